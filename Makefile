@@ -1,0 +1,47 @@
+# Two commands on a fresh machine with Python 3.11+: `make demo` and `make test`. Each does all of its own set-up.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+UV_VERSION := 0.13.9
+PACKAGES := lookalike encoders index server pipeline loadtest benchmarks tests
+
+.PHONY: help demo test check fmt protos bench load lock clean
+
+help:  ## Show this.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+.venv/ready: requirements/dev.lock
+	$(PYTHON) -c 'import sys; sys.exit("Lookalike needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: .venv/ready  ## Run the whole system on this machine. ONCE=1: stop after the answers. CATALOG=DIR: your own products.
+	$(BIN)/lookalike demo $(if $(ONCE),--once) $(if $(CATALOG),--catalog '$(CATALOG)') $(if $(PORT),--port $(PORT))
+
+test: .venv/ready  ## Run every test.
+	$(BIN)/python -m pytest
+
+check: .venv/ready  ## Style, types, import rules, stubs, spelling.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	tools/protos.sh --check
+	$(BIN)/typos
+
+fmt: .venv/ready  ## Format the code.
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+protos: .venv/ready  ## Generate the gRPC stubs.
+	tools/protos.sh
+
+lock: .venv/ready  ## Pin the newest versions that pyproject.toml allows, for all and for each role.
+	tools/lock.sh
+
+clean:  ## Remove what the demo built (not the virtual environment).
+	rm -rf .demo

@@ -1,0 +1,1 @@
+"""The vocabulary that every room of Lookalike shares, the Python client, and the command line."""

@@ -1,0 +1,29 @@
+"""A point in time until which an answer is of use. Made once per request and handed down; no I/O but the clock."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from lookalike.errors import DeadlineGone
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    at_s: float  # On the monotonic clock; infinity: never.
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Deadline:
+        return cls(math.inf if seconds is None else time.monotonic() + seconds)
+
+    def remaining_s(self) -> float:
+        """Seconds left. Raises DeadlineGone when there are none: nothing is started for an answer nobody awaits."""
+        left_s = self.at_s - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineGone("the deadline has passed")
+        return left_s
+
+    def capped(self, at_most_s: float) -> float:
+        """Seconds left, `at_most_s` at most: what to give one call on the way. Raises DeadlineGone."""
+        return min(self.remaining_s(), at_most_s)

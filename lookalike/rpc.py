@@ -1,0 +1,164 @@
+"""The edge between gRPC and everything else: channels, servers, and the one table from errors to status codes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+
+from lookalike.deadline import Deadline
+from lookalike.errors import (
+    DeadlineGone,
+    InvalidRequest,
+    LookalikeError,
+    NotFound,
+    Overloaded,
+    Unavailable,
+    WrongState,
+)
+
+log = logging.getLogger(__name__)
+
+STATUS: Mapping[type[LookalikeError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    WrongState: grpc.StatusCode.FAILED_PRECONDITION,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineGone: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+
+Unary = Callable[[Any, Deadline], Awaitable[Message | bytes]]
+Streaming = Callable[[Any, Deadline], AsyncIterator[Message | bytes]]
+
+
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """The status code of an exception, whoever raised it."""
+    if isinstance(error, asyncio.CancelledError):
+        return grpc.StatusCode.CANCELLED
+    return STATUS.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]  # .get takes any type
+
+
+def error_of(error: grpc.RpcError, what: str) -> LookalikeError:
+    """What a failed call to one of our own processes means to the caller: the way back through the table."""
+    code, details = error.code(), error.details()
+    for kind, its_code in STATUS.items():
+        if its_code is code and kind not in (InvalidRequest, Overloaded):
+            return kind(f"{what}: {details}")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Overloaded(f"{what}: {details}")
+    return Unavailable(f"{what}: {code.name}: {details}")
+
+
+def rich_status(error: LookalikeError) -> status_pb2.Status:
+    """google.rpc.Status with the details a client can act on."""
+    details: list[Message] = []
+    if isinstance(error, InvalidRequest):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.reason)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, Overloaded):
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=code_of(error).value[0], message=str(error), details=packed)
+
+
+def handler(service: ServiceDescriptor, methods: Mapping[str, Unary | Streaming]) -> grpc.GenericRpcHandler:
+    """All methods of one service, each a coroutine (or async generator) of the request and its deadline.
+
+    A reply given as bytes goes out as it is: an answer that is serialized already is not serialized again.
+    """
+    if set(methods) != set(service.methods_by_name):
+        raise ValueError(
+            f"{service.full_name} has the methods {sorted(service.methods_by_name)}, not {sorted(methods)}"
+        )
+    handlers = {name: _method(service.methods_by_name[name], method) for name, method in methods.items()}
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _method(descriptor: MethodDescriptor, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    parse = GetMessageClass(descriptor.input_type).FromString
+    if descriptor.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(_stream_edge(method), parse, _serialized)
+    return grpc.unary_unary_rpc_method_handler(_unary_edge(method), parse, _serialized)
+
+
+def _serialized(reply: Message | bytes) -> bytes:
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
+
+
+def _unary_edge(method: Unary) -> Callable[..., Awaitable[Message | bytes]]:
+    async def call(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message | bytes:
+        try:
+            return await method(request, Deadline.after(context.time_remaining()))
+        except Exception as error:
+            await _abort(context, error)
+
+    return call
+
+
+def _stream_edge(method: Streaming) -> Callable[..., AsyncIterator[Message | bytes]]:
+    async def call(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message | bytes]:
+        try:
+            async for reply in method(request, Deadline.after(context.time_remaining())):
+                yield reply
+        except Exception as error:
+            await _abort(context, error)
+
+    return call
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+    if isinstance(error, LookalikeError) and type(error) in STATUS:
+        status = rich_status(error)
+        trailer = (("grpc-status-details-bin", status.SerializeToString()),) if status.details else ()
+        await context.abort(code_of(error), str(error), trailer)
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    log.error("unexpected error", exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+
+
+# Images come to 8 MB each, batches of vectors to 4 KiB each.
+MESSAGE_BYTES = 32 << 20
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    # A replica that comes back is used within a second, not after gRPC's default back-off of up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+_SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # Two processes on one port by mistake is an error, not a lottery.
+)
+
+
+def channel(address: str) -> grpc.aio.Channel:
+    """A channel to `host:port`; connects when first used and again after every break."""
+    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)  # noqa: TID251  # the factory itself
+
+
+def blocking_channel(address: str) -> grpc.Channel:
+    """The same for code without an event loop."""
+    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)  # noqa: TID251  # the factory itself
+
+
+def server(handlers: Sequence[grpc.GenericRpcHandler]) -> grpc.aio.Server:
+    """A server without a port yet."""
+    return grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS)

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Pin every version with its hashes: requirements/dev.lock holds all, one more file per role what its container needs.
+# The files name no package index: the same lock serves whatever index a machine is set up for.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+compile() {  # compile FILE OPTION...
+    local out="requirements/$1.lock"; shift
+    .venv/bin/uv pip compile pyproject.toml "$@" --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-annotate --no-emit-index-url --custom-compile-command "make lock" -o "$out"
+}
+compile dev --extra dev "$@"
+for role in gateway index model-server text-encoder pipeline loadtest; do
+    compile "$role" --extra "$role" -c requirements/dev.lock
+done
