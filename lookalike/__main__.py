@@ -1,0 +1,35 @@
+"""The command line: every command of every room, in one table."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from lookalike.cli import Command, dispatch
+
+COMMANDS = {
+    "demo": Command("lookalike.demo:main", "run the whole system on this machine and show real answers"),
+    "search": Command("lookalike.search:main", "ask a gateway for similar products"),
+    "catalog sample": Command("pipeline.sample:main", "draw a sample catalogue"),
+    "catalog import": Command("pipeline.imports:main", "turn a foreign CSV, JSONL or Parquet file into a catalogue"),
+    "catalog check": Command("pipeline.check:main", "report the bad rows of a catalogue"),
+    "encoders export": Command("encoders.mobilenet:main", "write the image model as a versioned SavedModel"),
+    "encoders train-text": Command("encoders.train_text:main", "train the text encoder on a catalogue's words"),
+    "index build": Command("index.build:main", "index vectors you already have"),
+    "index inspect": Command("index.inspect:main", "show and verify an index location"),
+    "update": Command("pipeline.update:main", "encode a catalogue and build a new version of the index from it"),
+    "serve gateway": Command("server.app:main", "the gRPC gateway"),
+    "serve shard": Command("index.shard:main", "one shard of the index"),
+    "serve text-encoder": Command("encoders.text_server:main", "words to vectors"),
+    "serve model-server": Command("encoders.model_server:main", "TF-Serving's protocol from the same SavedModel"),
+    "serve local": Command("lookalike.local:main", "shards and a gateway for an index, without encoders"),
+    "load": Command("loadtest.run:main", "load a gateway and hold its histograms against slo.toml"),
+}
+
+
+def main() -> int:
+    return dispatch("lookalike", COMMANDS, sys.argv[1:], os.environ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
