@@ -47,7 +47,7 @@ class Coalescer(Generic[Item, Reply]):
         self._calls: set[asyncio.Task[None]] = set()
 
     async def __call__(self, item: Item, deadline: Deadline) -> Reply:
-        """The reply to one item. Raises DeadlineGone when it does not come in time, Overloaded, or what `send` raised."""
+        """The reply to one item. Raises DeadlineGone, Overloaded, or what `send` raised."""
         remaining_s = deadline.remaining_s()
         if self._waiting_size + self._size(item) > self._max_waiting and len(self._calls) >= self._max_in_flight:
             raise Overloaded(f"{self._waiting_size} already wait, {self._max_waiting} may")
