@@ -1,0 +1,1 @@
+"""The gateway: one request in, scattered over shards and encoders, one truthful answer out."""

@@ -1,0 +1,43 @@
+"""The gateway's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lookalike.settings import ProcessSettings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings(ProcessSettings):
+    PREFIX: ClassVar[str] = "LOOKALIKE_GATEWAY_"
+
+    port: int = setting(50051, "gRPC port; 0: any free one, printed at start", at_least=0, at_most=65535)
+    shards: tuple[str, ...] = setting((), "addresses of the shards, host:port, in the order of their ordinals")
+    model_server: str = setting("", "host:port of TF-Serving or the model server; empty: no photo queries")
+    model: str = setting("mobilenet", "name of the image model in TF-Serving")
+    text_encoder: str = setting("", "host:port of the text encoder; empty: no text queries")
+    redis: str = setting("", "redis://… of the result cache; empty: a cache in this process's memory", secret=True)
+    cache_ttl_s: float = setting(3600.0, "life of a cached answer; 0: no cache", at_least=0, at_most=7 * 86400)
+    cache_timeout_s: float = setting(
+        0.05, "time for one call to Redis; after it the answer is computed", at_least=0.001, at_most=5
+    )
+    cache_memory_bytes: int = setting(
+        64 << 20, "most memory of the in-process cache; beyond it the least recently used goes", at_least=0
+    )
+    auto_policy: tuple[str, ...] = setting(
+        ("fashion=image", "*=text"), "space of AUTO by category, category=space; the longest category wins, * is the rest"
+    )
+    max_inflight: int = setting(512, "calls answered at once; beyond it RESOURCE_EXHAUSTED", at_least=1, at_most=65536)
+    default_deadline_s: float = setting(5.0, "deadline of a call that brings none", at_least=0.01, at_most=600)
+    shard_timeout_s: float = setting(
+        2.0, "time for a shard; after it the answer is partial, and says so", at_least=0.001, at_most=600
+    )
+    shard_inflight: int = setting(
+        2, "batches under way per shard; queries that come meanwhile go together in the next", at_least=1, at_most=64
+    )
+    shard_batch: int = setting(64, "most queries in one batch to a shard", at_least=1, at_most=1024)
+    refresh_s: float = setting(1.0, "how often the shards are asked what they serve", at_least=0.05, at_most=60)
+    image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=256)
+    image_threads: int = setting(2, "threads that decode photos", at_least=1, at_most=64)
+    text_batch: int = setting(64, "most texts in one call to the text encoder", at_least=1, at_most=1024)
