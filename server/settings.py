@@ -26,7 +26,7 @@ class GatewaySettings(ProcessSettings):
         64 << 20, "most memory of the in-process cache; beyond it the least recently used goes", at_least=0
     )
     auto_policy: tuple[str, ...] = setting(
-        ("fashion=image", "*=text"), "space of AUTO by category, category=space; the longest category wins, * is the rest"
+        ("fashion=image", "*=text"), "space of AUTO, category=space; the longest category that fits wins, * is the rest"
     )
     max_inflight: int = setting(512, "calls answered at once; beyond it RESOURCE_EXHAUSTED", at_least=1, at_most=65536)
     default_deadline_s: float = setting(5.0, "deadline of a call that brings none", at_least=0.01, at_most=600)

@@ -1,0 +1,195 @@
+"""From a SearchRequest to a query that can be answered, or to the field that is wrong. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from lookalike.errors import InvalidRequest
+from lookalike.vectors import F32, normalised, unpack
+from protos.lookalike.v1 import search_pb2, types_pb2
+
+MAX_EXAMPLES = 16
+MAX_LIMIT = 1000
+DEFAULT_LIMIT = 10
+MAX_ID_BYTES = 256
+MAX_TEXT_BYTES = 64 << 10
+MAX_IMAGE_BYTES = 8 << 20
+MAX_FILTER_VALUES = 100
+MAX_DIM = 65536
+
+
+class Source(Enum):
+    PRODUCT = "product_id"
+    IMAGE = "image"
+    TEXT = "text"
+    VECTOR = "vector"
+
+
+_SOURCES = tuple(Source)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    field: str  # Where it stands in the request: "examples[0].text".
+    source: Source
+    value: str | bytes
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    examples: tuple[Example, ...]
+    space: types_pb2.Space
+    limit: int
+    filter: types_pb2.Filter
+    exclude_same_shop: bool
+    exact: bool
+    min_coverage: float
+
+    def of(self, source: Source) -> list[Example]:
+        return [example for example in self.examples if example.source is source]
+
+
+def parse_query(request: search_pb2.SearchRequest) -> Query:
+    """The query that the request states. Raises InvalidRequest naming the first field at fault."""
+    if not request.examples:
+        raise InvalidRequest("examples", "give at least one example to be similar to")
+    if len(request.examples) > MAX_EXAMPLES:
+        raise InvalidRequest("examples", f"{len(request.examples)} examples; {MAX_EXAMPLES} are the most")
+    if request.space not in types_pb2.Space.values():
+        raise InvalidRequest("space", f"no such space: {request.space}")
+    examples = tuple(_example(i, example) for i, example in enumerate(request.examples))
+    query = Query(
+        examples=examples,
+        space=request.space,
+        limit=_limit(request),
+        filter=check_filter(request.filter),
+        exclude_same_shop=request.exclude_same_shop,
+        exact=request.exact,
+        min_coverage=request.min_coverage,
+    )
+    if not 0 <= query.min_coverage <= 1:
+        raise InvalidRequest("min_coverage", f"{query.min_coverage} is not in 0..1")
+    if query.exclude_same_shop and not query.of(Source.PRODUCT):
+        raise InvalidRequest("exclude_same_shop", "needs an example given by product_id: nothing else has a shop")
+    return query
+
+
+def _limit(request: search_pb2.SearchRequest) -> int:
+    if not request.HasField("limit"):
+        return DEFAULT_LIMIT
+    if not 1 <= request.limit <= MAX_LIMIT:
+        raise InvalidRequest("limit", f"{request.limit} is not in 1..{MAX_LIMIT}")
+    return request.limit
+
+
+def _example(i: int, example: search_pb2.Example) -> Example:
+    given = [source for source in _SOURCES if example.HasField(source.value)]
+    if len(given) != 1:
+        names = " and ".join(source.value for source in given) or "none"
+        raise InvalidRequest(f"examples[{i}]", f"set exactly one of product_id, image, text, vector; set: {names}")
+    weight = example.weight if example.HasField("weight") else 1.0
+    if not math.isfinite(weight) or weight == 0:
+        raise InvalidRequest(f"examples[{i}].weight", f"{weight} is not a weight: it must be finite and not 0")
+    source = given[0]
+    field = f"examples[{i}].{source.value}"
+    value = getattr(example, source.value)
+    _CHECKS[source](field, value)
+    return Example(field, source, value, weight)
+
+
+def check_product_id(field: str, product_id: str) -> None:
+    """Raises InvalidRequest unless the id is 1..256 bytes of UTF-8."""
+    if not 1 <= len(product_id.encode()) <= MAX_ID_BYTES:
+        raise InvalidRequest(field, f"a product id has 1..{MAX_ID_BYTES} bytes")
+
+
+def _check_image(field: str, image: bytes) -> None:
+    if not image:
+        raise InvalidRequest(field, "is empty")
+    if len(image) > MAX_IMAGE_BYTES:
+        raise InvalidRequest(field, f"{len(image)} bytes; {MAX_IMAGE_BYTES} are the most")
+
+
+def _check_text(field: str, text: str) -> None:
+    if not text or text.isspace():
+        raise InvalidRequest(field, "is empty")
+    if len(text.encode()) > MAX_TEXT_BYTES:
+        raise InvalidRequest(field, f"{len(text.encode())} bytes; {MAX_TEXT_BYTES} are the most")
+
+
+def _check_vector(field: str, vector: bytes) -> None:
+    if not vector or len(vector) % 4 or len(vector) > 4 * MAX_DIM:
+        raise InvalidRequest(field, f"{len(vector)} bytes are no float32 vector")
+
+
+_CHECKS = {
+    Source.PRODUCT: check_product_id,
+    Source.IMAGE: _check_image,
+    Source.TEXT: _check_text,
+    Source.VECTOR: _check_vector,
+}
+
+
+def unit_vector(field: str, data: bytes, dim: int) -> F32:
+    """(dim,) float32 of unit norm. Raises InvalidRequest for a wrong dimension, NaN, infinity or the zero vector."""
+    if len(data) != 4 * dim:
+        raise InvalidRequest(field, f"{len(data) // 4} dimensions; the space has {dim}")
+    vector = unpack(data, dim)[0]
+    square = float(vector @ vector)
+    if 1e-20 < square < 1e30:  # Far from where float32 loses digits, and never NaN: the one branch that is ever taken.
+        return vector / np.float32(math.sqrt(square))
+    if not np.isfinite(vector).all():
+        raise InvalidRequest(field, "has a component that is NaN or infinite")
+    if not vector.any():
+        raise InvalidRequest(field, "is the zero vector, which is similar to nothing")
+    unit: F32 = normalised(vector[None, :])[0]
+    return unit
+
+
+def combined(vectors: Sequence[F32], weights: Sequence[float]) -> F32:
+    """The unit vector (dim,) of the weighted sum. Raises InvalidRequest when the examples cancel each other out."""
+    if len(vectors) == 1 and weights[0] > 0:
+        return vectors[0]
+    # Weights only count relative to each other; scaled, the largest float32 weights cannot overflow.
+    scaled = np.asarray(weights, dtype=np.float64) / max(abs(weight) for weight in weights)
+    total = scaled @ np.stack(vectors).astype(np.float64)
+    norm = float(np.linalg.norm(total))
+    if norm < 1e-6:
+        raise InvalidRequest("examples", "cancel each other out: their weighted sum is the zero vector")
+    return (total / norm).astype(np.float32)
+
+
+def check_filter(given: types_pb2.Filter) -> types_pb2.Filter:
+    """The filter in canonical form (lists sorted, without repetition): equal filters have equal bytes.
+
+    Raises InvalidRequest for too many values, an empty value, a price that is no number, or a range that is empty.
+    """
+    if not given.ByteSize():
+        return given
+    canonical = types_pb2.Filter()
+    canonical.CopyFrom(given)
+    for name in ("category_in", "category_not_in", "shop_in", "shop_not_in"):
+        values = getattr(canonical, name)
+        if len(values) > MAX_FILTER_VALUES:
+            raise InvalidRequest(f"filter.{name}", f"{len(values)} values; {MAX_FILTER_VALUES} are the most")
+        if "" in values:
+            raise InvalidRequest(f"filter.{name}", "has an empty value")
+        unique = sorted(set(values))
+        del values[:]
+        values.extend(unique)
+    for name in ("min_price", "max_price"):
+        if not math.isfinite(getattr(canonical, name)):
+            raise InvalidRequest(f"filter.{name}", "is not a finite number")
+    if (
+        canonical.HasField("min_price")
+        and canonical.HasField("max_price")
+        and canonical.min_price > canonical.max_price
+    ):
+        raise InvalidRequest("filter.max_price", "is below min_price: nothing can pass")
+    return canonical
