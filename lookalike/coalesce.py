@@ -46,18 +46,22 @@ class Coalescer(Generic[Item, Reply]):
         self._waiting_size = 0
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, item: Item, deadline: Deadline) -> Reply:
-        """The reply to one item. Raises DeadlineGone, Overloaded, or what `send` raised."""
-        remaining_s = deadline.remaining_s()
+    def submit(self, item: Item) -> asyncio.Future[Reply]:
+        """The reply to come. Cancel it when nobody waits for it any more. Raises Overloaded."""
         if self._waiting_size + self._size(item) > self._max_waiting and len(self._calls) >= self._max_in_flight:
             raise Overloaded(f"{self._waiting_size} already wait, {self._max_waiting} may")
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, reply))
         self._waiting_size += self._size(item)
         self._start()
+        return reply
+
+    async def __call__(self, item: Item, deadline: Deadline) -> Reply:
+        """The reply to one item. Raises DeadlineGone, Overloaded, or what `send` raised."""
+        remaining_s = deadline.remaining_s()
         try:
             async with asyncio.timeout(None if remaining_s == float("inf") else remaining_s):
-                return await reply
+                return await self.submit(item)
         except TimeoutError:
             raise DeadlineGone("the deadline passed while waiting for an answer") from None
 

@@ -9,11 +9,11 @@ from lookalike.errors import BadSettings, InvalidRequest, NotFound
 from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_TEXT, Space
 from server.requests import Query, Source
 
-_NAMES: Mapping[str, Space] = {"image": SPACE_IMAGE, "text": SPACE_TEXT}
-_ONLY_SPACE: Mapping[Source, Space] = {Source.IMAGE: SPACE_IMAGE, Source.TEXT: SPACE_TEXT}
+_NAMES: Mapping[str, Space.ValueType] = {"image": SPACE_IMAGE, "text": SPACE_TEXT}
+_ONLY_SPACE: Mapping[Source, Space.ValueType] = {Source.IMAGE: SPACE_IMAGE, Source.TEXT: SPACE_TEXT}
 
 
-def space_name(space: Space) -> str:
+def space_name(space: Space.ValueType) -> str:
     """ "image" for SPACE_IMAGE, as logs, metrics and errors name it."""
     return Space.Name(space).removeprefix("SPACE_").lower()
 
@@ -22,13 +22,13 @@ def space_name(space: Space) -> str:
 class AutoPolicy:
     """The space of a category: that of the longest path in the table that the category is or lies under."""
 
-    table: Mapping[str, Space]
-    rest: Space
+    table: Mapping[str, Space.ValueType]
+    rest: Space.ValueType
 
     @classmethod
     def parse(cls, entries: Sequence[str]) -> AutoPolicy:
         """From `("fashion=image", "*=text")`. Raises BadSettings."""
-        table: dict[str, Space] = {}
+        table: dict[str, Space.ValueType] = {}
         for entry in entries:
             category, _, name = entry.partition("=")
             if not category or name not in _NAMES:
@@ -40,7 +40,7 @@ class AutoPolicy:
             raise BadSettings("auto policy: no entry for * (every other category)")
         return cls(table, table.pop("*"))
 
-    def space_of(self, category: str) -> Space:
+    def space_of(self, category: str) -> Space.ValueType:
         path = category
         while path:
             if path in self.table:
@@ -49,12 +49,12 @@ class AutoPolicy:
         return self.rest
 
 
-def requested_space(query: Query) -> Space:
+def requested_space(query: Query) -> Space.ValueType:
     """The space that the request itself settles, or AUTO where the category of its products decides.
 
     Raises InvalidRequest for examples that cannot be in one space together.
     """
-    wanted: Space = query.space
+    wanted = query.space
     for example in query.examples:
         only = _ONLY_SPACE.get(example.source)
         if only is None:
@@ -68,7 +68,9 @@ def requested_space(query: Query) -> Space:
     return wanted
 
 
-def products_space(policy: AutoPolicy, category: str, weightiest: str, has: Collection[Space]) -> Space:
+def products_space(
+    policy: AutoPolicy, category: str, weightiest: str, has: Collection[Space.ValueType]
+) -> Space.ValueType:
     """The space for products alone: the policy's, or another one that the weightiest product has a vector in.
 
     Raises NotFound when it has none at all.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Example:
 @dataclass(frozen=True, slots=True)
 class Query:
     examples: tuple[Example, ...]
-    space: types_pb2.Space
+    space: types_pb2.Space.ValueType
     limit: int
     filter: types_pb2.Filter
     exclude_same_shop: bool
@@ -128,7 +129,7 @@ def _check_vector(field: str, vector: bytes) -> None:
         raise InvalidRequest(field, f"{len(vector)} bytes are no float32 vector")
 
 
-_CHECKS = {
+_CHECKS: Mapping[Source, Callable[[str, Any], None]] = {
     Source.PRODUCT: check_product_id,
     Source.IMAGE: _check_image,
     Source.TEXT: _check_text,
@@ -143,12 +144,13 @@ def unit_vector(field: str, data: bytes, dim: int) -> F32:
     vector = unpack(data, dim)[0]
     square = float(vector @ vector)
     if 1e-20 < square < 1e30:  # Far from where float32 loses digits, and never NaN: the one branch that is ever taken.
-        return vector / np.float32(math.sqrt(square))
+        unit: F32 = vector / np.float32(math.sqrt(square))
+        return unit
     if not np.isfinite(vector).all():
         raise InvalidRequest(field, "has a component that is NaN or infinite")
     if not vector.any():
         raise InvalidRequest(field, "is the zero vector, which is similar to nothing")
-    unit: F32 = normalised(vector[None, :])[0]
+    unit = normalised(vector[None, :])[0]
     return unit
 
 

@@ -1,0 +1,242 @@
+"""The shards as the gateway sees them: a batching client for each, asked all together for one version."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from lookalike import rpc
+from lookalike.coalesce import Coalescer
+from lookalike.deadline import Deadline
+from lookalike.errors import DeadlineGone, LookalikeError, Overloaded, Unavailable
+from lookalike.partition import shard_of
+from protos.lookalike.v1 import index_pb2, index_pb2_grpc, types_pb2
+from server.settings import GatewaySettings
+from server.topology import Snapshot, snapshot_of
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+
+# A tenth of the time left is kept back to make a partial answer of what has come.
+_SHARE_OF_DEADLINE = 0.9
+
+
+class Shard:
+    """One shard process. Searches, and look-ups, that come while `shard_inflight` batches are out go together."""
+
+    def __init__(self, address: str, settings: GatewaySettings) -> None:
+        self.name = address
+        self._settings = settings
+        self._channel = rpc.channel(address)
+        self._stub = index_pb2_grpc.IndexShardStub(self._channel)
+        self._version = ""
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def describe(self) -> index_pb2.ShardState | None:
+        """What the shard serves; None when it does not say."""
+        try:
+            return await self._stub.Describe(index_pb2.DescribeRequest(), timeout=self._settings.shard_timeout_s)
+        except grpc.aio.AioRpcError:
+            return None
+
+    def search(self, version: str, query: index_pb2.ShardQuery) -> asyncio.Future[index_pb2.ShardHits]:
+        self._pin(version)
+        return self._searches.submit(query)
+
+    async def lookup(self, version: str, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
+        """The product with its vectors of every space; without `product` where the shard has no such product."""
+        self._pin(version)
+        return await self._lookups(product_id, deadline)
+
+    async def fetch(self, version: str, ids: Sequence[str], deadline: Deadline) -> Sequence[index_pb2.Fetched]:
+        """Products with descriptions, without vectors."""
+        request = index_pb2.FetchRequest(version=version, ids=ids, descriptions=True)
+        return (await self._call(self._stub.Fetch, request, self._capped(deadline))).products
+
+    async def count(self, version: str, filter: types_pb2.Filter, deadline: Deadline) -> int:
+        request = index_pb2.ShardCountRequest(version=version, filter=filter)
+        return (await self._call(self._stub.Count, request, self._capped(deadline))).count
+
+    async def stream(
+        self, version: str, filter: types_pb2.Filter, after: str, deadline: Deadline
+    ) -> AsyncIterator[tuple[str, bytes]]:
+        """(id, serialized product) by rising id."""
+        request = index_pb2.ShardListRequest(version=version, filter=filter, after=after)
+        try:
+            async for page in self._stub.List(request, timeout=deadline.remaining_s()):
+                for entry in zip(page.ids, page.products, strict=True):
+                    yield entry
+        except grpc.aio.AioRpcError as error:
+            raise rpc.error_of(error, f"shard {self.name}") from error
+
+    def _pin(self, version: str) -> None:
+        """Batches are of one version. One that is superseded ends with the batches that wait for it."""
+        if version == self._version:
+            return
+        self._version = version
+        self._searches = self._coalescer(partial(self._search, version))
+        self._lookups = self._coalescer(partial(self._lookup, version))
+
+    def _coalescer(
+        self, send: Callable[[list[Item]], Awaitable[Sequence[Reply | Exception]]]
+    ) -> Coalescer[Item, Reply]:
+        return Coalescer(
+            send,
+            max_in_flight=self._settings.shard_inflight,
+            max_batch=self._settings.shard_batch,
+            max_waiting=self._settings.max_inflight,
+        )
+
+    async def _search(self, version: str, queries: list[index_pb2.ShardQuery]) -> Sequence[index_pb2.ShardHits]:
+        request = index_pb2.ShardSearchRequest(version=version, queries=queries)
+        return (await self._call(self._stub.Search, request, self._settings.shard_timeout_s)).results
+
+    async def _lookup(self, version: str, ids: list[str]) -> Sequence[index_pb2.Fetched]:
+        spaces = (types_pb2.SPACE_IMAGE, types_pb2.SPACE_TEXT)
+        request = index_pb2.FetchRequest(version=version, ids=ids, vectors=spaces)
+        return (await self._call(self._stub.Fetch, request, self._settings.shard_timeout_s)).products
+
+    async def _call(self, method: Callable[..., Awaitable[Reply]], request: object, timeout_s: float) -> Reply:
+        try:
+            return await method(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise rpc.error_of(error, f"shard {self.name}") from error
+
+    def _capped(self, deadline: Deadline) -> float:
+        return deadline.capped(self._settings.shard_timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    hits: list[index_pb2.ShardHits | None]  # Per shard, in order; None: it did not answer.
+    failures: list[str]  # Why, for each that did not.
+
+
+class Fleet:
+    """All shards, and the version they serve."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self._shards = [Shard(address, settings) for address in settings.shards]
+        self._snapshot: Snapshot | None = None
+        self._problem = "the shards have not been asked yet"
+        self._whole = asyncio.Event()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(shard.close() for shard in self._shards))
+
+    def snapshot(self) -> Snapshot:
+        """What to pin for one request. Raises Unavailable before any shard has answered."""
+        if self._snapshot is None:
+            raise Unavailable(self._problem)
+        return self._snapshot
+
+    async def refresh(self) -> None:
+        """Ask every shard what it serves."""
+        states = await asyncio.gather(*(shard.describe() for shard in self._shards))
+        try:
+            latest = snapshot_of(states, self._snapshot.version if self._snapshot else None)
+        except Unavailable as error:
+            self._problem = str(error)
+            return
+        if latest != self._snapshot:
+            log.info("version %s; serving: %s", latest.version, latest.serving)
+            self._snapshot = latest
+        if all(latest.serving):
+            self._whole.set()
+
+    async def keep_fresh(self) -> None:
+        """Refresh for ever, `refresh_s` apart."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(self._settings.refresh_s)
+
+    async def until_whole(self) -> None:
+        """Return once every shard has served one version: what readiness means."""
+        await self._whole.wait()
+
+    async def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline) -> Gathered:
+        """Ask every shard of the version. A shard that fails or is late is a gap in the answer, not its end.
+
+        Raises DeadlineGone, Overloaded or Unavailable when no shard answered.
+        """
+        wait_s = min(self._settings.shard_timeout_s, deadline.remaining_s() * _SHARE_OF_DEADLINE)
+        asked: list[asyncio.Future[index_pb2.ShardHits] | LookalikeError] = []
+        for shard in self._shards:
+            try:
+                asked.append(shard.search(snapshot.version, query))
+            except Overloaded as error:
+                asked.append(error)
+        waited_for = [reply for reply in asked if isinstance(reply, asyncio.Future)]
+        try:
+            if waited_for:
+                await asyncio.wait(waited_for, timeout=wait_s)
+        finally:
+            for reply in waited_for:
+                reply.cancel()  # Without effect on those that are done.
+        outcomes = [_outcome(reply, shard.name, wait_s) for reply, shard in zip(asked, self._shards, strict=True)]
+        errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
+        if len(errors) == len(outcomes):
+            deadline.remaining_s()
+            raise next((error for error in errors if isinstance(error, Overloaded)), errors[0])
+        hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
+        return Gathered(hits, [str(error) for error in errors])
+
+    async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
+        """Raises Unavailable when the one shard that owns the product does not answer."""
+        return await self._owner(product_id).lookup(snapshot.version, product_id, deadline)
+
+    async def fetch(self, snapshot: Snapshot, ids: Sequence[str], deadline: Deadline) -> list[index_pb2.Fetched]:
+        """In the order of `ids`; each without `product` where there is no such product."""
+        owners = [shard_of(product_id, snapshot.shards) for product_id in ids]
+        wanted = sorted(set(owners))
+        groups = [[i for i, owner in enumerate(owners) if owner == shard] for shard in wanted]
+        answers = await asyncio.gather(
+            *(
+                self._shards[shard].fetch(snapshot.version, [ids[i] for i in group], deadline)
+                for shard, group in zip(wanted, groups, strict=True)
+            )
+        )
+        found = {
+            i: each
+            for group, answer in zip(groups, answers, strict=True)
+            for i, each in zip(group, answer, strict=True)
+        }
+        return [found[i] for i in range(len(ids))]
+
+    async def count(self, snapshot: Snapshot, filter: types_pb2.Filter, deadline: Deadline) -> int:
+        return sum(await asyncio.gather(*(shard.count(snapshot.version, filter, deadline) for shard in self._shards)))
+
+    def streams(
+        self, snapshot: Snapshot, filter: types_pb2.Filter, after: str, deadline: Deadline
+    ) -> list[AsyncIterator[tuple[str, bytes]]]:
+        """One stream of (id, serialized product) per shard, each by rising id."""
+        return [shard.stream(snapshot.version, filter, after, deadline) for shard in self._shards]
+
+    def _owner(self, product_id: str) -> Shard:
+        return self._shards[shard_of(product_id, len(self._shards))]
+
+
+def _outcome(
+    reply: asyncio.Future[index_pb2.ShardHits] | LookalikeError, shard: str, waited_s: float
+) -> index_pb2.ShardHits | LookalikeError:
+    if isinstance(reply, LookalikeError):
+        return reply
+    if reply.cancelled():
+        return DeadlineGone(f"shard {shard}: no answer within {waited_s:.3g} s")
+    if isinstance(error := reply.exception(), LookalikeError):
+        return error
+    hits = reply.result()  # Whatever else it raises is a bug, here or in the shard, and not a gap.
+    if hits.error:
+        raise RuntimeError(f"shard {shard} refused a query: {hits.error}")
+    return hits
