@@ -1,0 +1,110 @@
+"""Encoded photos to the pixels MobileNet looks at: one function for a query and for the catalogue. Pure (Pillow).
+
+The photo is squashed to a square with a bilinear filter, without keeping its proportions: that is how Keras resizes and
+how the network's ImageNet weights met their pictures. Colour profiles are ignored, as they are there.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SIDE_PX: Final = 224
+MAX_BYTES: Final = 8 << 20
+# Decoding takes up to 9 bytes a pixel (a palette, its RGBA, and that premultiplied): 450 MB at the worst.
+MAX_PIXELS: Final = 50_000_000
+MAX_SIDE_PX: Final = 65_535  # What a JPEG can be; a picture a pixel high and millions wide is an attack.
+
+_SIGNATURES: Final = {
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "WebP": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "GIF": re.compile(rb"GIF8[79]a"),
+    "BMP": re.compile(rb"BM"),
+}
+_SIZE: Final = (SIDE_PX, SIDE_PX)
+# What Pillow warns of is decided here, or is harmless (damaged EXIF: not rotated). A filter and not `catch_warnings`,
+# which changes the whole process and goes wrong when two threads decode.
+_PILLOW_IS_QUIET: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+class BadImage(ValueError):
+    """Not a picture that can be encoded; `reason` says why, in words for whoever sent it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
+    """(224, 224, 3) uint8 RGB of a JPEG, PNG, WebP, GIF or BMP: upright, transparency on white, the first frame.
+
+    Type, bytes and pixels are checked by the header, before anything is decoded. Raises BadImage; safe in threads.
+    """
+    kind = _kind(data)
+    if _PILLOW_IS_QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
+            _check_size(*image.size)
+            return np.array(_pixels(image), dtype=np.uint8)
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage(f"its {kind} header is damaged") from None
+    except Image.DecompressionBombError:
+        raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # Pillow says "bad bytes" with OSError, ValueError, SyntaxError, TypeError, and others.
+        raise BadImage(f"a damaged {kind}: {error or type(error).__name__}") from error
+
+
+def _kind(data: bytes) -> str:
+    if not data:
+        raise BadImage("no bytes")
+    if len(data) > MAX_BYTES:
+        raise BadImage(f"{len(data):,} bytes, {MAX_BYTES:,} are allowed")
+    for kind, signature in _SIGNATURES.items():
+        if signature.match(data):
+            return kind
+    raise BadImage(f"not one of {', '.join(_SIGNATURES)}")
+
+
+def _check_size(width_px: int, height_px: int) -> None:
+    if not (1 <= width_px <= MAX_SIDE_PX and 1 <= height_px <= MAX_SIDE_PX):
+        raise BadImage(f"{width_px} × {height_px} pixels: a side has 1 to {MAX_SIDE_PX:,}")
+    if width_px * height_px > MAX_PIXELS:
+        raise BadImage(f"{width_px} × {height_px} pixels, {MAX_PIXELS:,} are allowed")
+
+
+def _pixels(image: Image.Image) -> Image.Image:
+    """Shrink first: turning it upright and laying it on white are the same on the small square, and cost nothing."""
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 as long as twice the pixels needed remain. Other formats ignore it.
+    image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))
+    colour = _in_colour(image)
+    square = colour.resize(_SIZE, Image.Resampling.BILINEAR)
+    if square.mode == "RGBA":
+        square = Image.alpha_composite(Image.new("RGBA", _SIZE, "white"), square)
+    return _upright(square.convert("RGB"), image.info.get("exif", b""))
+
+
+def _upright(square: Image.Image, exif: bytes) -> Image.Image:
+    square.info["exif"] = exif
+    try:
+        return ImageOps.exif_transpose(square)
+    except Exception:  # As many kinds as above. Every browser shows a photo whose EXIF is damaged, as it lies.
+        return square
+
+
+def _in_colour(image: Image.Image) -> Image.Image:
+    """RGB, or RGBA where something is transparent; the image itself where it is that already."""
+    image.load()
+    if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255.
+        image = Image.fromarray((np.asarray(image, dtype=np.uint32) // 257).astype(np.uint8))
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import subprocess
+import sys
+import tarfile
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageFile
+
+from encoders.images import MAX_BYTES, BadImage, preprocess
+
+FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP")
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(width_px: int, height_px: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height_px, width_px, 3), dtype=np.uint8))
+
+
+def quarters(side_px: int = 400) -> Image.Image:
+    """Red, green / blue, white: shows which way is up."""
+    image = Image.new("RGB", (side_px, side_px), "white")
+    half = side_px // 2
+    image.paste("red", (0, 0, half, half))
+    image.paste("lime", (half, 0, side_px, half))
+    image.paste("blue", (0, half, half, side_px))
+    return image
+
+
+def png_header(width_px: int, height_px: int) -> bytes:
+    """A PNG that promises so many pixels and has none."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def corners(pixels: npt.NDArray[np.uint8]) -> list[list[int]]:
+    return [pixels[y, x].tolist() for y in (20, -20) for x in (20, -20)]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_becomes_224_square_rgb_bytes(kind: str) -> None:
+    pixels = preprocess(encoded(noise(300, 500), kind))
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_every_colour_mode_is_understood(mode: str) -> None:
+    grey = Image.new("L", (64, 64), 200).convert("I").point(lambda v: v * 257).convert("I;16")
+    image = grey if mode == "I;16" else Image.new("RGB", (64, 64), (200, 200, 200)).convert(mode)
+    kind = {"CMYK": "JPEG", "P": "GIF"}.get(mode, "PNG")
+    assert abs(int(preprocess(encoded(image, kind)).mean()) - 200) <= (60 if mode == "1" else 5)
+
+
+def test_a_square_of_224_is_left_as_it_is() -> None:
+    image = noise(224, 224)
+    np.testing.assert_array_equal(preprocess(encoded(image)), np.asarray(image))
+
+
+def test_shrinking_is_bilinear_without_keeping_proportions() -> None:
+    image = noise(700, 300)
+    expected = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(preprocess(encoded(image)), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_rotated_photo_is_turned_upright(orientation: int) -> None:
+    # What EXIF calls 1..8, undone: the stored picture is the upright one put through the inverse.
+    inverse = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    upright = quarters()
+    stored = upright.transpose(inverse[orientation]) if orientation in inverse else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("JPEG", "PNG", "WebP"):
+        seen = np.array(corners(preprocess(encoded(stored, kind, exif=exif, quality=100))))
+        wanted = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
+        assert np.abs(seen - wanted).max() < 30, kind
+
+
+def test_damaged_exif_costs_the_rotation_not_the_photo() -> None:
+    data = encoded(quarters(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    assert corners(preprocess(data))[0][0] > 200
+
+
+def test_what_is_transparent_is_white() -> None:
+    image = Image.new("RGBA", (300, 300), (255, 0, 0, 0))
+    assert (preprocess(encoded(image)) == 255).all()
+    assert (preprocess(encoded(image, "WebP", lossless=True)) == 255).all()
+
+
+def test_a_transparent_colour_of_a_palette_is_white() -> None:
+    image = Image.new("P", (64, 64), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    assert (preprocess(encoded(image, transparency=1)) == 255).all()
+    assert (preprocess(encoded(image)) == (10, 20, 30)).all()
+
+
+def test_half_transparent_colour_is_laid_on_white() -> None:
+    image = Image.new("RGBA", (300, 300), (0, 0, 0, 128))
+    assert set(preprocess(encoded(image)).ravel().tolist()) <= {126, 127, 128}
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WebP"])
+def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
+    frames = [Image.new("RGB", (50, 50), colour) for colour in ("red", "lime", "blue")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert np.abs(preprocess(data).mean(axis=(0, 1)) - (255, 0, 0)).max() < 5
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "ICO", "PPM", "JPEG2000"])
+def test_another_format_is_refused_by_its_name(kind: str) -> None:
+    with pytest.raises(BadImage, match="not one of JPEG, PNG, WebP, GIF, BMP"):
+        preprocess(encoded(noise(32, 32), kind))
+
+
+@pytest.mark.parametrize("data", [b"", b"BM", b"\xff\xd8\xff", b"GIF89a", b"RIFF0000WEBP", b"no picture at all"])
+def test_bytes_that_are_no_picture_are_refused(data: bytes) -> None:
+    with pytest.raises(BadImage):
+        preprocess(data)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_truncated_image_is_refused_with_its_reason(kind: str) -> None:
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    data = encoded(noise(200, 200), kind)
+    for length in range(0, len(data) * 19 // 20, len(data) // 25):
+        with pytest.raises(BadImage) as refused:
+            preprocess(data[:length])
+        assert refused.value.reason == str(refused.value) != ""
+
+
+def test_random_damage_never_raises_anything_but_a_refusal() -> None:
+    rng = np.random.default_rng(7)
+    for kind in FORMATS:
+        whole = np.frombuffer(encoded(noise(64, 48), kind), dtype=np.uint8)
+        for _ in range(150):
+            data = whole.copy()
+            places = rng.integers(0, rng.choice([40, len(data)]), 4)
+            data[places] = rng.integers(0, 256, len(places), dtype=np.uint8)
+            with contextlib.suppress(BadImage):
+                assert preprocess(data.tobytes()).shape == (224, 224, 3)
+
+
+def test_more_than_eight_mebibytes_are_refused_unread() -> None:
+    data = encoded(noise(10, 10))
+    assert preprocess(data + bytes(MAX_BYTES - len(data))).shape == (224, 224, 3)
+    with pytest.raises(BadImage, match="8,388,608 are allowed"):
+        preprocess(data + bytes(MAX_BYTES - len(data) + 1))
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ((10_000, 5_001), "50,000,000 are allowed"),
+        ((13_000, 10_000), "50,000,000"),
+        ((60_000, 60_000), "50,000,000"),
+        ((65_536, 1), "a side has"),
+        ((1, 700_000), "a side has"),
+        ((0, 10), "PNG"),
+        ((2**31 - 1, 2**31 - 1), "PNG|pixels"),
+    ],
+)
+def test_too_many_pixels_or_an_absurd_side_are_refused_by_the_header(size: tuple[int, int], reason: str) -> None:
+    with pytest.raises(BadImage, match=reason):
+        preprocess(png_header(*size))
+
+
+def test_fifty_megapixels_are_allowed() -> None:
+    assert preprocess(encoded(Image.new("L", (10_000, 5_000), 7), compress_level=1)).max() == 7
+
+
+def test_a_large_jpeg_is_decoded_at_an_eighth() -> None:
+    """In a process of its own, whose peak memory can be read: 49 megapixels are 147 MB as RGB."""
+    script = """
+import io, resource, sys
+from encoders.images import preprocess
+data = sys.stdin.buffer.read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert preprocess(data).shape == (224, 224, 3)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    data = encoded(Image.new("RGB", (7_000, 7_000), "red"), "JPEG")
+    done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
+    assert int(done.stdout) < 60_000
+
+
+def test_the_scaled_decoding_shows_the_same_picture() -> None:
+    small = noise(28, 28).resize((1800, 1800), Image.Resampling.BICUBIC)
+    data = encoded(small, "JPEG", quality=95)
+    with Image.open(io.BytesIO(data)) as whole:
+        expected = np.asarray(whole.resize((224, 224), Image.Resampling.BILINEAR), dtype=np.float32)
+    assert np.abs(preprocess(data) - expected).mean() < 3
+
+
+def test_threads_that_decode_together_leave_the_warning_filters_alone() -> None:
+    odd = encoded(noise(20, 20), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    preprocess(odd)
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=lambda: [preprocess(odd) for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
+
+
+@pytest.mark.data
+def test_every_hostile_file_is_encoded_or_refused_with_a_reason(real_data: Path) -> None:
+    encoded_count, reasons = 0, []
+    with tarfile.open(real_data / "hostile" / "images.tar") as archive:
+        for member in archive:
+            if (file := archive.extractfile(member)) is None:
+                continue
+            try:
+                pixels = preprocess(file.read())
+            except BadImage as refused:
+                reasons.append(refused.reason)
+            else:
+                assert pixels.shape == (224, 224, 3)
+                encoded_count += 1
+    assert encoded_count + len(reasons) == 418
+    assert encoded_count > 250
+    assert all(reasons)
+    assert not any("object at 0x" in reason for reason in reasons)
