@@ -17,6 +17,10 @@ class Deadline:
     def after(cls, seconds: float | None) -> Deadline:
         return cls(math.inf if seconds is None else time.monotonic() + seconds)
 
+    def or_after(self, seconds: float) -> Deadline:
+        """This deadline; where it is never, one `seconds` from now."""
+        return Deadline.after(seconds) if self.at_s == math.inf else self
+
     def remaining_s(self) -> float:
         """Seconds left. Raises DeadlineGone when there are none: nothing is started for an answer nobody awaits."""
         left_s = self.at_s - time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -11,7 +12,7 @@ import grpc
 import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
@@ -22,6 +23,7 @@ from lookalike.errors import (
     LookalikeError,
     NotFound,
     Overloaded,
+    ServiceError,
     Unavailable,
     WrongState,
 )
@@ -48,15 +50,56 @@ def code_of(error: BaseException) -> grpc.StatusCode:
     return STATUS.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]  # .get takes any type
 
 
-def error_of(error: grpc.RpcError, what: str) -> LookalikeError:
-    """What a failed call to one of our own processes means to the caller: the way back through the table."""
+def error_of(error: grpc.RpcError, what: str, deadline: Deadline | None = None) -> LookalikeError:
+    """What a failed call to one of our own processes means to the caller: the way back through the table.
+
+    A callee that was late is DeadlineGone only where the caller's own time is over; else the callee is Unavailable.
+    """
     code, details = error.code(), error.details()
-    for kind, its_code in STATUS.items():
-        if its_code is code and kind not in (InvalidRequest, Overloaded):
-            return kind(f"{what}: {details}")
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Overloaded(f"{what}: {details}")
+    match code:
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            if deadline is not None and deadline.at_s <= time.monotonic():
+                return DeadlineGone(f"{what} did not answer before the deadline")
+            return Unavailable(f"{what} did not answer in time")
+        case grpc.StatusCode.NOT_FOUND:
+            return NotFound(f"{what}: {details}")
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return WrongState(f"{what}: {details}")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return Overloaded(f"{what}: {details}")
     return Unavailable(f"{what}: {code.name}: {details}")
+
+
+def error_told(error: grpc.RpcError) -> LookalikeError:
+    """What the peer raised, as its own caller should see it: `rich_status` undone, details and all."""
+    code, message = error.code(), error.details() or ""
+    details = _details_of(error)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        bad = error_details_pb2.BadRequest()
+        _unpack_first(details, bad)
+        violation = next(iter(bad.field_violations), None)
+        return InvalidRequest(violation.field, violation.description) if violation else InvalidRequest("", message)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        retry = error_details_pb2.RetryInfo()
+        told = _unpack_first(details, retry)
+        return Overloaded(message, retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if told else 0.1)
+    kind = next((kind for kind, its_code in STATUS.items() if its_code is code), None)
+    return ServiceError(f"{code.name}: {message}") if kind is None else kind(message)
+
+
+def _details_of(error: grpc.RpcError) -> Sequence[any_pb2.Any]:
+    trailer: Any = error.trailing_metadata() or ()  # Pairs; typed as a single one.
+    for key, value in trailer:
+        if key == "grpc-status-details-bin":
+            try:
+                return tuple(status_pb2.Status.FromString(value).details)
+            except DecodeError:  # Whoever is at the other end: its code and message still stand.
+                return ()
+    return ()
+
+
+def _unpack_first(details: Sequence[any_pb2.Any], into: Message) -> bool:
+    return any(detail.TypeName() == into.DESCRIPTOR.full_name and detail.Unpack(into) for detail in details)
 
 
 def rich_status(error: LookalikeError) -> status_pb2.Status:

@@ -15,7 +15,7 @@ import grpc.aio
 from lookalike import rpc
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, LookalikeError, Overloaded, Unavailable
+from lookalike.errors import LookalikeError, Overloaded, Unavailable
 from lookalike.partition import shard_of
 from protos.lookalike.v1 import index_pb2, index_pb2_grpc, types_pb2
 from server.settings import GatewaySettings
@@ -233,7 +233,7 @@ def _outcome(
     if isinstance(reply, LookalikeError):
         return reply
     if reply.cancelled():
-        return DeadlineGone(f"shard {shard}: no answer within {waited_s:.3g} s")
+        return Unavailable(f"shard {shard}: no answer within {waited_s:.3g} s")
     if isinstance(error := reply.exception(), LookalikeError):
         return error
     hits = reply.result()  # Whatever else it raises is a bug, here or in the shard, and not a gap.

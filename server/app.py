@@ -1,0 +1,70 @@
+"""The gateway process: everything it is made of, put together in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from lookalike import lifecycle, rpc, telemetry
+from lookalike.errors import BadSettings
+from lookalike.settings import load
+from protos.lookalike.v1 import catalog_pb2, search_pb2
+from server.admission import Admission
+from server.cache import Cache, MemoryCache
+from server.catalog import CatalogReader
+from server.encoding import Encoders
+from server.policy import AutoPolicy
+from server.redis_cache import RedisCache
+from server.search import Searcher
+from server.settings import GatewaySettings
+from server.shards import Fleet
+from server.single_flight import SingleFlight
+
+SEARCH = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
+CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["Catalog"]
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    settings = load(
+        GatewaySettings,
+        environ,
+        argv,
+        description="The gateway: answers Search and Catalog calls from shards and encoders.\n\nexample:\n"
+        "  lookalike serve gateway --shards 127.0.0.1:7000,127.0.0.1:7001 --model-server 127.0.0.1:8500 \\\n"
+        "      --text-encoder 127.0.0.1:7100 --redis redis://127.0.0.1:6379 --metrics-port 9090",
+    )
+    if not settings.shards:
+        raise BadSettings("LOOKALIKE_GATEWAY_SHARDS (--shards) is empty: name the address of every shard, in order")
+    telemetry.configure_logging(settings.log_level)
+    asyncio.run(serve(settings))
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Until a signal ends it; ready once every shard serves one version."""
+    policy = AutoPolicy.parse(settings.auto_policy)
+    fleet, encoders, cache = Fleet(settings), Encoders(settings), _cache(settings)
+    admission = Admission(settings.max_inflight)
+    searcher = Searcher(fleet, encoders, cache, policy, admission, settings.default_deadline_s, SingleFlight())
+    reader = CatalogReader(fleet, admission, settings.default_deadline_s)
+    handlers = (
+        rpc.handler(SEARCH, {"Search": searcher.search}),
+        rpc.handler(CATALOG, {"Get": reader.get, "Exists": reader.exists, "Count": reader.count, "List": reader.list}),
+    )
+    refreshing = asyncio.create_task(fleet.keep_fresh())
+    try:
+        await lifecycle.serve(
+            settings, handlers, services=(SEARCH.full_name, CATALOG.full_name), warm_up=fleet.until_whole
+        )
+    finally:
+        refreshing.cancel()
+        with suppress(asyncio.CancelledError):
+            await refreshing
+        await asyncio.gather(fleet.close(), encoders.close(), cache.close())
+
+
+def _cache(settings: GatewaySettings) -> Cache:
+    if settings.redis and settings.cache_ttl_s:
+        return RedisCache(settings.redis, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s)
+    max_bytes = settings.cache_memory_bytes if settings.cache_ttl_s else 0
+    return MemoryCache(max_bytes=max_bytes, ttl_s=settings.cache_ttl_s)

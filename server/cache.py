@@ -1,0 +1,81 @@
+"""The result cache: what it is, its keys (pure), and the twin that lives in this process's memory.
+
+A key carries the version of the index, so that a new version needs no flush; a value is a serialized answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Protocol
+
+from protos.lookalike.v1 import search_pb2
+from server.requests import Query
+
+
+class Cache(Protocol):
+    """Never raises and never hangs: a cache that is out of order has nothing and takes nothing."""
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep the value, soon; or not: nobody waits to be told."""
+
+    async def close(self) -> None: ...
+
+
+def cache_key(version: str, request: search_pb2.SearchRequest, query: Query) -> str:
+    """The same for every request that means the same and asks the same version.
+
+    `min_coverage` does not count, since only whole answers are kept; nor do defaults and the order of filter lists.
+    """
+    canonical = search_pb2.SearchRequest()
+    canonical.CopyFrom(request)
+    canonical.limit = query.limit
+    canonical.ClearField("min_coverage")
+    canonical.ClearField("filter")
+    if query.filter.ByteSize():
+        canonical.filter.CopyFrom(query.filter)
+    for example, parsed in zip(canonical.examples, query.examples, strict=True):
+        example.weight = parsed.weight
+    digest = blake2b(canonical.SerializeToString(deterministic=True), digest_size=16, person=b"search").hexdigest()
+    return f"{version}:{digest}"
+
+
+class MemoryCache:
+    """Least recently used goes first when `max_bytes` of keys and values are reached; nothing outlives `ttl_s`."""
+
+    def __init__(self, *, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._bytes = 0
+        self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+
+    async def get(self, key: str) -> bytes | None:
+        if (entry := self._entries.get(key)) is None:
+            return None
+        value, end_s = entry
+        if self._clock() >= end_s:
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: str, value: bytes) -> None:
+        if key in self._entries:
+            self._drop(key)
+        self._entries[key] = (value, self._clock() + self._ttl_s)
+        self._bytes += len(key) + len(value)
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    async def close(self) -> None:
+        self._entries.clear()
+        self._bytes = 0
+
+    def _drop(self, key: str) -> None:
+        value, _ = self._entries.pop(key)
+        self._bytes -= len(key) + len(value)

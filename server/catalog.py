@@ -1,0 +1,93 @@
+"""What is in the catalogue: whole answers or errors, never a short list."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from lookalike.deadline import Deadline
+from lookalike.errors import InvalidRequest, NotFound, Unavailable
+from protos.lookalike.v1 import catalog_pb2
+from protos.lookalike.v1.types_pb2 import Product
+from server.admission import Admission
+from server.metrics import watched
+from server.requests import MAX_LIMIT, check_filter, check_product_id
+from server.shards import Fleet
+from server.topology import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogReader:
+    fleet: Fleet
+    admission: Admission
+    default_deadline_s: float
+
+    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline) -> Product:
+        with watched("Get"), self.admission.permit():
+            check_product_id("product_id", request.product_id)
+            snapshot = self.fleet.snapshot()
+            (found,) = await self.fleet.fetch(snapshot, [request.product_id], self._bounded(deadline))
+            if not found.HasField("product"):
+                raise NotFound(f"no product {request.product_id}")
+            return found.product
+
+    async def exists(self, request: catalog_pb2.ExistsRequest, deadline: Deadline) -> catalog_pb2.ExistsResponse:
+        with watched("Exists"), self.admission.permit():
+            if not 1 <= len(request.product_ids) <= MAX_LIMIT:
+                raise InvalidRequest("product_ids", f"{len(request.product_ids)} ids; give 1..{MAX_LIMIT}")
+            for i, product_id in enumerate(request.product_ids):
+                check_product_id(f"product_ids[{i}]", product_id)
+            found = await self.fleet.fetch(self.fleet.snapshot(), request.product_ids, self._bounded(deadline))
+            return catalog_pb2.ExistsResponse(exists=[each.HasField("product") for each in found])
+
+    async def count(self, request: catalog_pb2.CountRequest, deadline: Deadline) -> catalog_pb2.CountResponse:
+        with watched("Count"), self.admission.permit():
+            filter = check_filter(request.filter)
+            snapshot = _whole(self.fleet.snapshot())
+            count = await self.fleet.count(snapshot, filter, self._bounded(deadline))
+            return catalog_pb2.CountResponse(count=count, version=snapshot.version)
+
+    async def list(self, request: catalog_pb2.ListRequest, deadline: Deadline) -> AsyncIterator[bytes]:
+        """Serialized products. A list has the caller's deadline and no other: it is as long as the catalogue."""
+        with watched("List"), self.admission.permit():
+            filter = check_filter(request.filter)
+            if request.HasField("limit") and request.limit == 0:
+                raise InvalidRequest("limit", "is 0; leave it out for all")
+            streams = self.fleet.streams(_whole(self.fleet.snapshot()), filter, request.after, deadline)
+            sent = 0
+            async for product in _by_id(streams):
+                yield product
+                sent += 1
+                if request.HasField("limit") and sent == request.limit:
+                    return
+
+    def _bounded(self, deadline: Deadline) -> Deadline:
+        return deadline.or_after(self.default_deadline_s)
+
+
+def _whole(snapshot: Snapshot) -> Snapshot:
+    """Raises Unavailable where a shard is missing: what cannot be whole is not begun."""
+    if not all(snapshot.serving):
+        missing = [str(shard) for shard, serving in enumerate(snapshot.serving) if not serving]
+        raise Unavailable(f"shard {', '.join(missing)} of {snapshot.shards} does not serve version {snapshot.version}")
+    return snapshot
+
+
+async def _by_id(streams: list[AsyncIterator[tuple[str, bytes]]]) -> AsyncIterator[bytes]:
+    """Merge streams of (id, product), each by rising id, into one by rising id; one entry of each is held."""
+    heads = []
+    for i, stream in enumerate(streams):
+        async for product_id, product in stream:
+            heads.append((product_id, i, product))
+            break
+    heapq.heapify(heads)
+    while heads:
+        _, i, product = heads[0]
+        yield product
+        try:
+            product_id, following = await anext(streams[i])
+        except StopAsyncIteration:
+            heapq.heappop(heads)
+        else:
+            heapq.heapreplace(heads, (product_id, i, following))

@@ -1,0 +1,70 @@
+"""Every metric of the gateway, declared once: base units, bounded labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from lookalike.rpc import code_of
+from lookalike.telemetry import SECONDS_BUCKETS
+
+REQUEST = Histogram(
+    "lookalike_request_seconds",
+    "Time to answer, by gRPC method, space searched, outcome (a gRPC code) and whether the cache had it.",
+    ["method", "space", "outcome", "cached"],
+    buckets=SECONDS_BUCKETS,
+)
+STAGE = Histogram(
+    "lookalike_stage_seconds",
+    "Time in a stage of a search: cache, lookup, encode, search.",
+    ["stage"],
+    buckets=SECONDS_BUCKETS,
+)
+INFLIGHT = Gauge("lookalike_requests_inflight", "Calls being answered.")
+REFUSED = Counter("lookalike_requests_refused_total", "Calls refused at once because too many were being answered.")
+DEGRADED = Counter("lookalike_degraded_total", "Answers that say they are less than they could be.", ["reason"])
+CACHE_FAILURES = Counter("lookalike_cache_failures_total", "Calls to the cache that failed or were late.")
+SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version in use.")
+
+_STAGES = {stage: STAGE.labels(stage) for stage in ("cache", "lookup", "encode", "search")}
+
+
+@dataclass(slots=True)
+class Watch:
+    """One call: its labels, filled in as they become known, and the seconds of its stages."""
+
+    space: str = ""
+    cached: bool = False
+    started_s: float = field(default_factory=perf_counter)
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start_s = perf_counter()
+        try:
+            yield
+        finally:
+            took_s = perf_counter() - start_s
+            self.stages[name] = self.stages.get(name, 0.0) + took_s
+            _STAGES[name].observe(took_s)
+
+    def elapsed_s(self) -> float:
+        return perf_counter() - self.started_s
+
+
+@contextmanager
+def watched(method: str) -> Iterator[Watch]:
+    """Observe the call with the outcome that its exception, if any, has on the wire."""
+    watch, outcome = Watch(), "OK"
+    try:
+        yield watch
+    except BaseException as error:
+        outcome = code_of(error).name
+        raise
+    finally:
+        cached = "true" if watch.cached else "false"
+        REQUEST.labels(method, watch.space, outcome, cached).observe(watch.elapsed_s())

@@ -1,0 +1,100 @@
+"""The result cache in Redis, shared by all gateways. Fails open: without Redis answers are computed, not refused."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from lookalike.coalesce import Coalescer
+from lookalike.deadline import Deadline
+from lookalike.errors import BadSettings, Overloaded, ServiceError
+from server import metrics
+
+log = logging.getLogger(__name__)
+
+
+class RedisCache:
+    """GETs that come while two are under way go together as one MGET, SETs as one pipeline.
+
+    After a failed or late call Redis is left alone for `pause_s`, so that a dead or hung one costs one time-out per
+    pause and not one per request.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ttl_s: float,
+        timeout_s: float,
+        pause_s: float = 1.0,
+        prefix: str = "lookalike:search:",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        try:
+            self._redis = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None)
+        except ValueError as error:
+            raise BadSettings(f"redis url: {error}") from error
+        self._ttl_ms = max(1, round(ttl_s * 1000))
+        self._timeout_s = timeout_s
+        self._pause_s = pause_s
+        self._prefix = prefix
+        self._clock = clock
+        self._paused_until_s = -1.0
+        self._gets: Coalescer[str, bytes | None] = Coalescer(
+            self._mget, max_in_flight=2, max_batch=64, max_waiting=4096
+        )
+        self._sets: Coalescer[tuple[str, bytes], None] = Coalescer(
+            self._mset, max_in_flight=1, max_batch=64, max_waiting=1024
+        )
+
+    async def get(self, key: str) -> bytes | None:
+        if self._clock() < self._paused_until_s:
+            return None
+        try:
+            return await self._gets(self._prefix + key, Deadline.after(self._timeout_s))
+        except (RedisError, OSError, TimeoutError, ServiceError) as error:
+            self._pause(error)
+            return None
+
+    def put(self, key: str, value: bytes) -> None:
+        if self._clock() < self._paused_until_s:
+            return
+        with suppress(Overloaded):  # More to keep than Redis takes: what is not kept is computed again.
+            self._sets.submit((self._prefix + key, value)).add_done_callback(_seen)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _mget(self, keys: list[str]) -> Sequence[bytes | None]:
+        values: list[Any] = await self._redis.mget(keys)  # Bytes or None: the client was not asked to decode.
+        return values
+
+    async def _mset(self, entries: list[tuple[str, bytes]]) -> Sequence[None]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for key, value in entries:
+            pipeline.set(key, value, px=self._ttl_ms)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await pipeline.execute()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._pause(error)
+        return [None] * len(entries)
+
+    def _pause(self, error: Exception) -> None:
+        if self._clock() >= self._paused_until_s:
+            log.warning("redis failed, answers go on without it: %s", error or type(error).__name__)
+        metrics.CACHE_FAILURES.inc()
+        self._paused_until_s = self._clock() + self._pause_s
+
+
+def _seen(done: asyncio.Future[None]) -> None:
+    """Nobody awaits a SET; its failure has been logged and counted."""
+    if not done.cancelled():
+        done.exception()
