@@ -142,7 +142,8 @@ def unit_vector(field: str, data: bytes, dim: int) -> F32:
     if len(data) != 4 * dim:
         raise InvalidRequest(field, f"{len(data) // 4} dimensions; the space has {dim}")
     vector = unpack(data, dim)[0]
-    square = float(vector @ vector)
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = float(vector @ vector)
     if 1e-20 < square < 1e30:  # Far from where float32 loses digits, and never NaN: the one branch that is ever taken.
         unit: F32 = vector / np.float32(math.sqrt(square))
         return unit

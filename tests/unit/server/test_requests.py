@@ -1,0 +1,121 @@
+"""What the gateway makes of a request, field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lookalike.errors import InvalidRequest
+from lookalike.vectors import pack
+from protos.lookalike.v1.search_pb2 import Example, SearchRequest
+from protos.lookalike.v1.types_pb2 import Filter
+from server.requests import (
+    DEFAULT_LIMIT,
+    MAX_EXAMPLES,
+    MAX_FILTER_VALUES,
+    MAX_IMAGE_BYTES,
+    MAX_TEXT_BYTES,
+    check_filter,
+    combined,
+    parse_query,
+    unit_vector,
+)
+
+
+def a_request(**fields: object) -> SearchRequest:
+    return SearchRequest(**{"examples": [Example(product_id="p1")], **fields})  # type: ignore[arg-type]
+
+
+MALFORMED: dict[str, tuple[SearchRequest, str]] = {
+    "no example": (SearchRequest(), "examples"),
+    "an empty example": (SearchRequest(examples=[Example()]), "examples[0]"),
+    "two sources": (
+        SearchRequest(examples=[Example(product_id="p"), Example(text="t", product_id="p")]),
+        "examples[1]",
+    ),
+    "too many examples": (SearchRequest(examples=[Example(text="t")] * (MAX_EXAMPLES + 1)), "examples"),
+    "an unknown space": (a_request(space=99), "space"),
+    "limit 0": (a_request(limit=0), "limit"),
+    "limit 1001": (a_request(limit=1001), "limit"),
+    "weight 0": (SearchRequest(examples=[Example(text="t", weight=0)]), "examples[0].weight"),
+    "weight NaN": (SearchRequest(examples=[Example(text="t", weight=float("nan"))]), "examples[0].weight"),
+    "an empty id": (SearchRequest(examples=[Example(product_id="")]), "examples[0].product_id"),
+    "an id of 257 bytes": (SearchRequest(examples=[Example(product_id="é" * 129)]), "examples[0].product_id"),
+    "an empty text": (SearchRequest(examples=[Example(text="")]), "examples[0].text"),
+    "a blank text": (SearchRequest(examples=[Example(text=" \n\u3000")]), "examples[0].text"),
+    "a text over 64 KiB": (SearchRequest(examples=[Example(text="x" * (MAX_TEXT_BYTES + 1))]), "examples[0].text"),
+    "an empty photo": (SearchRequest(examples=[Example(image=b"")]), "examples[0].image"),
+    "a photo over 8 MB": (SearchRequest(examples=[Example(image=bytes(MAX_IMAGE_BYTES + 1))]), "examples[0].image"),
+    "a vector of 3 bytes": (SearchRequest(examples=[Example(vector=b"abc")]), "examples[0].vector"),
+    "an empty vector": (SearchRequest(examples=[Example(vector=b"")]), "examples[0].vector"),
+    "coverage over 1": (a_request(min_coverage=1.5), "min_coverage"),
+    "coverage NaN": (a_request(min_coverage=float("nan")), "min_coverage"),
+    "same shop as a text": (
+        SearchRequest(examples=[Example(text="t")], exclude_same_shop=True),
+        "exclude_same_shop",
+    ),
+    "too many shops": (a_request(filter=Filter(shop_in=map(str, range(MAX_FILTER_VALUES + 1)))), "filter.shop_in"),
+    "an empty category": (a_request(filter=Filter(category_in=[""])), "filter.category_in"),
+    "a price that is NaN": (a_request(filter=Filter(min_price=float("nan"))), "filter.min_price"),
+    "an empty price range": (a_request(filter=Filter(min_price=2, max_price=1)), "filter.max_price"),
+}
+
+
+@pytest.mark.parametrize(("request_", "field"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_request_is_refused_with_its_field(request_: SearchRequest, field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_query(request_)
+    assert refused.value.field == field
+
+
+def test_at_every_bound_a_request_is_still_answered() -> None:
+    parse_query(SearchRequest(examples=[Example(text="x" * MAX_TEXT_BYTES)] * MAX_EXAMPLES, limit=1000))
+    parse_query(SearchRequest(examples=[Example(image=bytes(MAX_IMAGE_BYTES))], limit=1, min_coverage=1))
+    parse_query(SearchRequest(examples=[Example(product_id="é" * 128)]))
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    query = parse_query(a_request())
+    assert (query.limit, query.examples[0].weight, query.min_coverage, query.exact) == (DEFAULT_LIMIT, 1.0, 0.0, False)
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        np.zeros(4),
+        np.array([1, np.nan, 0, 0]),
+        np.array([1, np.inf, 0, 0]),
+        np.array([-np.inf, np.inf, 0, 0]),
+        np.ones(3),
+        np.ones(8),
+    ],
+    ids=["zero", "NaN", "infinite", "both infinities", "too short", "too long"],
+)
+def test_a_vector_that_has_no_direction_in_the_space_is_refused(
+    vector: np.ndarray[tuple[int], np.dtype[np.float64]],
+) -> None:
+    with pytest.raises(InvalidRequest, match="v:"):
+        unit_vector("v", pack(vector.astype(np.float32)), 4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-18, 1e18, 3e38], ids=str)
+def test_a_vector_of_any_length_becomes_a_unit_vector(scale: float) -> None:
+    unit = unit_vector("v", pack(np.array([0.6, 0.8], dtype=np.float32) * np.float32(scale)), 2)
+    np.testing.assert_allclose(unit, [0.6, 0.8], rtol=1e-5)
+
+
+def test_examples_are_summed_by_weight_and_normalised() -> None:
+    x, y = np.eye(2, dtype=np.float32)
+    np.testing.assert_allclose(combined([x, y], [3, 4]), [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(combined([x, y], [3e38, 4e38 / 2]), np.array([3, 2]) / 13**0.5, rtol=1e-6)
+    np.testing.assert_allclose(combined([x], [-1]), [-1, 0])
+    with pytest.raises(InvalidRequest, match="cancel"):
+        combined([x, x], [1, -1])
+
+
+def test_equal_filters_have_equal_bytes_whatever_their_order() -> None:
+    serialized: Callable[[Filter], bytes] = lambda given: check_filter(given).SerializeToString()  # noqa: E731
+    assert serialized(Filter(shop_in=["b", "a", "b"])) == serialized(Filter(shop_in=["a", "b"]))
+    assert serialized(Filter()) == b""

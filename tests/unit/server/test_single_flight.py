@@ -1,0 +1,90 @@
+"""One does the work, all have the answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from lookalike.deadline import Deadline
+from lookalike.errors import DeadlineGone, NotFound
+from server.single_flight import SingleFlight
+
+NEVER = Deadline.after(None)
+
+
+class Work:
+    def __init__(self) -> None:
+        self.started = 0
+        self.cancelled = 0
+        self.gate = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def __call__(self) -> bytes:
+        self.started += 1
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.error:
+            raise self.error
+        return b"answer"
+
+
+async def test_calls_of_one_key_share_one_work_and_other_keys_have_their_own() -> None:
+    flights, work = SingleFlight[bytes](), Work()
+    calls = [asyncio.create_task(flights(key, work, NEVER)) for key in ("a", "a", "a", "b")]
+    await asyncio.sleep(0)
+    work.gate.set()
+    assert await asyncio.gather(*calls) == [b"answer"] * 4
+    assert work.started == 2
+
+
+async def test_an_error_is_everyones_and_the_next_call_works_anew() -> None:
+    flights, work = SingleFlight[bytes](), Work()
+    work.error = NotFound("no such")
+    work.gate.set()
+    outcomes = await asyncio.gather(*(flights("a", work, NEVER) for _ in range(2)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [NotFound, NotFound]
+    work.error = None
+    assert await flights("a", work, NEVER) == b"answer"
+    assert work.started == 2
+
+
+async def test_the_work_goes_on_while_anyone_waits_and_ends_when_no_one_does() -> None:
+    flights, work = SingleFlight[bytes](), Work()
+    first, second = (asyncio.create_task(flights("a", work, NEVER)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    assert work.cancelled == 0
+    second.cancel()
+    await asyncio.wait((first, second))
+    await asyncio.sleep(0)
+    assert (work.started, work.cancelled) == (1, 1)
+
+
+async def test_a_deadline_ends_the_wait_of_its_own_call_only() -> None:
+    flights, work = SingleFlight[bytes](), Work()
+    patient = asyncio.create_task(flights("a", work, NEVER))
+    await asyncio.sleep(0)
+    with pytest.raises(DeadlineGone):
+        await flights("a", work, Deadline.after(0.01))
+    work.gate.set()
+    assert await patient == b"answer"
+
+
+async def test_who_has_time_left_starts_again_what_ran_out_of_anothers() -> None:
+    flights, hurried, patient = SingleFlight[bytes](), Work(), Work()
+    hurried.error = DeadlineGone("the first caller's time is over")
+    patient.gate.set()
+    first = asyncio.create_task(flights("a", hurried, Deadline.after(0.02)))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(flights("a", patient, NEVER))
+    await asyncio.sleep(0.03)
+    hurried.gate.set()
+    with pytest.raises(DeadlineGone):
+        await first
+    assert await second == b"answer"
+    assert (hurried.started, patient.started) == (1, 1)
