@@ -184,6 +184,8 @@ _CHANNEL_OPTIONS = (
     # A replica that comes back is used within a second, not after gRPC's default back-off of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Where a name has several addresses, calls go to all of them in turn; the default would use one and leave the rest.
+    ("grpc.lb_policy_name", "round_robin"),
 )
 _SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),

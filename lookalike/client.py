@@ -1,0 +1,164 @@
+"""The Python client of a gateway, blocking and asynchronous. The network, nothing else.
+
+    with Client("127.0.0.1:50051") as client:
+        answer = client.search(product_id="p-17", limit=5, max_price=5000, in_stock=True)
+        for hit in answer.hits:
+            print(f"{hit.score:.3f} {hit.product.title}")
+
+What a call can raise is in `lookalike.errors`: InvalidRequest names the field, Overloaded says when to come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+import grpc.aio
+
+from lookalike import rpc
+from lookalike.requests import Conditions, Question, conditions, example, search_request, within
+from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
+from protos.lookalike.v1.catalog_pb2_grpc import CatalogStub
+from protos.lookalike.v1.search_pb2 import SearchResponse
+from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
+from protos.lookalike.v1.types_pb2 import Product
+
+__all__ = ["AsyncClient", "Client", "Conditions", "Question", "example"]
+
+Reply = TypeVar("Reply")
+
+
+class Client:
+    """A blocking client; threads may share one. Close it, or use it in `with`.
+
+    timeout_s: what a call may take unless the call says otherwise; the gateway gives up on it then, too.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
+        self._timeout_s = timeout_s
+        self._channel = rpc.blocking_channel(address)
+        self._similar = SimilarProductsStub(self._channel)
+        self._catalog = CatalogStub(self._channel)
+
+    def search(self, *, timeout_s: float | None = None, **question: Unpack[Question]) -> SearchResponse:
+        """Products like the example(s), best first, and what the answer is (`provenance`).
+
+            client.search(image=Path("shoe.jpg"), category_in=["fashion"])
+            client.search(text="赤いスニーカー", space="text", limit=20)
+            client.search(examples=[example(product_id="p-17"), example(text="leather", weight=-0.5)], space="text")
+
+        Raises InvalidRequest, NotFound, WrongState, Overloaded, DeadlineGone, Unavailable.
+        """
+        return self._call(self._similar.Search, search_request(**question), timeout_s)
+
+    def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
+        """The product with its description. Raises NotFound."""
+        return self._call(self._catalog.Get, GetRequest(product_id=product_id), timeout_s)
+
+    def exists(self, product_ids: Sequence[str], *, timeout_s: float | None = None) -> Sequence[bool]:
+        """Whether there is a product of each id, in their order; at most 1,000."""
+        return [*self._call(self._catalog.Exists, ExistsRequest(product_ids=product_ids), timeout_s).exists]
+
+    def count(self, *, timeout_s: float | None = None, **wanted: Unpack[Conditions]) -> int:
+        """How many products there are, of those that pass the conditions."""
+        return self._call(self._catalog.Count, CountRequest(filter=conditions(**wanted)), timeout_s).count
+
+    def list(
+        self, *, after: str = "", limit: int | None = None, timeout_s: float | None = None, **wanted: Unpack[Conditions]
+    ) -> Generator[Product, None, None]:
+        """Products by rising id, as they come; `timeout_s` (none unless given) is for all of them.
+
+        After a break, go on with the last id seen as `after`.
+        """
+        call = self._catalog.List(_list_request(after, limit, wanted), timeout=timeout_s)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise rpc.error_told(error) from error
+        finally:
+            call.cancel()  # A caller that stops early leaves nothing running.
+
+    def _call(self, method: Callable[..., Reply], request: Any, timeout_s: float | None) -> Reply:
+        try:
+            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+        except grpc.RpcError as error:
+            raise rpc.error_told(error) from error
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """The same on an event loop; use it on the loop it was made on.
+
+    async with AsyncClient("127.0.0.1:50051") as client:
+        answers = await asyncio.gather(*(client.search(product_id=one) for one in product_ids))
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
+        self._timeout_s = timeout_s
+        self._channel = rpc.channel(address)
+        self._similar = SimilarProductsStub(self._channel)
+        self._catalog = CatalogStub(self._channel)
+
+    async def search(self, *, timeout_s: float | None = None, **question: Unpack[Question]) -> SearchResponse:
+        """As `Client.search`."""
+        return await self._call(self._similar.Search, search_request(**question), timeout_s)
+
+    async def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
+        """As `Client.get`."""
+        return await self._call(self._catalog.Get, GetRequest(product_id=product_id), timeout_s)
+
+    async def exists(self, product_ids: Sequence[str], *, timeout_s: float | None = None) -> Sequence[bool]:
+        """As `Client.exists`."""
+        reply = await self._call(self._catalog.Exists, ExistsRequest(product_ids=product_ids), timeout_s)
+        return [*reply.exists]
+
+    async def count(self, *, timeout_s: float | None = None, **wanted: Unpack[Conditions]) -> int:
+        """As `Client.count`."""
+        reply = await self._call(self._catalog.Count, CountRequest(filter=conditions(**wanted)), timeout_s)
+        return reply.count
+
+    async def list(
+        self, *, after: str = "", limit: int | None = None, timeout_s: float | None = None, **wanted: Unpack[Conditions]
+    ) -> AsyncGenerator[Product, None]:
+        """As `Client.list`."""
+        call = self._catalog.List(_list_request(after, limit, wanted), timeout=timeout_s)
+        try:
+            async for product in call:
+                yield product
+        except grpc.RpcError as error:
+            raise rpc.error_told(error) from error
+        finally:
+            call.cancel()
+
+    async def _call(self, method: Callable[..., Awaitable[Reply]], request: Any, timeout_s: float | None) -> Reply:
+        try:
+            return await method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+        except grpc.RpcError as error:
+            raise rpc.error_told(error) from error
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _list_request(after: str, limit: int | None, wanted: Conditions) -> ListRequest:
+    return ListRequest(filter=conditions(**wanted), after=after, limit=within("limit", limit, bits=64))

@@ -1,0 +1,149 @@
+"""Requests of the public contract, made from keyword arguments. No I/O but reading a photo that is given as a path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.errors import InvalidRequest
+from lookalike.rpc import MESSAGE_BYTES
+from lookalike.vectors import pack
+from protos.lookalike.v1.search_pb2 import Example, SearchRequest
+from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_TEXT, Filter
+
+SPACES = {"auto": SPACE_AUTO, "image": SPACE_IMAGE, "text": SPACE_TEXT}
+IMAGE_BYTES = 8 << 20  # As the contract says; checked here so that a file of any size is not read into memory.
+
+Vector = npt.NDArray[np.floating] | Sequence[float]
+
+
+class Conditions(TypedDict, total=False):
+    """What a product must be like; all that are given must hold."""
+
+    category_in: Sequence[str]  # "fashion" stands for itself and all below it.
+    category_not_in: Sequence[str]
+    shop_in: Sequence[str]
+    shop_not_in: Sequence[str]
+    min_price: float | None  # Inclusive.
+    max_price: float | None  # Inclusive.
+    in_stock: bool | None
+
+
+class Question(Conditions, total=False):
+    """A search: exactly one of product_id, image, text and vector; or several weighted `examples`."""
+
+    product_id: str | None
+    image: bytes | Path | None  # An encoded photo, or the file that holds it.
+    text: str | None
+    vector: Vector | None  # One vector of the space's dimension; its length does not matter.
+    examples: Sequence[Example]  # Made by `example(...)`.
+    space: str  # "auto", "image" or "text"; a vector needs one of the latter two.
+    limit: int | None  # 10 unless given.
+    exclude_same_shop: bool
+    exact: bool
+    min_coverage: float | None
+
+
+def search_request(
+    *,
+    product_id: str | None = None,
+    image: bytes | Path | None = None,
+    text: str | None = None,
+    vector: Vector | None = None,
+    examples: Sequence[Example] = (),
+    space: str = "auto",
+    limit: int | None = None,
+    exclude_same_shop: bool = False,
+    exact: bool = False,
+    min_coverage: float | None = None,
+    **wanted: Unpack[Conditions],
+) -> SearchRequest:
+    """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
+    if space not in SPACES:
+        raise InvalidRequest("space", f"{space!r} is not one of {', '.join(SPACES)}")
+    if any(source is not None for source in (product_id, image, text, vector)):
+        if examples:
+            raise InvalidRequest("examples", "give either these or one product_id, image, text or vector")
+        examples = [example(product_id=product_id, image=image, text=text, vector=vector)]
+    request = SearchRequest(
+        examples=examples,
+        space=SPACES[space],
+        limit=within("limit", limit, bits=32),
+        filter=conditions(**wanted),
+        exclude_same_shop=exclude_same_shop,
+        exact=exact,
+        min_coverage=min_coverage,
+    )
+    if (size_bytes := request.ByteSize()) > MESSAGE_BYTES:
+        raise InvalidRequest("examples", f"{size_bytes} bytes together; a message may have {MESSAGE_BYTES}")
+    return request
+
+
+def example(
+    *,
+    product_id: str | None = None,
+    image: bytes | Path | None = None,
+    text: str | None = None,
+    vector: Vector | None = None,
+    weight: float | None = None,
+) -> Example:
+    """One example of what is wanted or, with a negative weight, of what is not. Raises InvalidRequest."""
+    return Example(
+        product_id=product_id,
+        image=_photo(image) if isinstance(image, Path) else image,
+        text=text,
+        vector=None if vector is None else _packed(vector),
+        weight=weight,
+    )
+
+
+def conditions(
+    *,
+    category_in: Sequence[str] = (),
+    category_not_in: Sequence[str] = (),
+    shop_in: Sequence[str] = (),
+    shop_not_in: Sequence[str] = (),
+    min_price: float | None = None,
+    max_price: float | None = None,
+    in_stock: bool | None = None,
+) -> Filter:
+    """The filter. Raises InvalidRequest for a lone string where several may stand: "ab" would mean "a" and "b"."""
+    several = {
+        "category_in": category_in,
+        "category_not_in": category_not_in,
+        "shop_in": shop_in,
+        "shop_not_in": shop_not_in,
+    }
+    for name, values in several.items():
+        if isinstance(values, str):
+            raise InvalidRequest(f"filter.{name}", f"a list of strings is meant: [{values!r}]")
+    return Filter(**several, min_price=min_price, max_price=max_price, in_stock=in_stock)
+
+
+def within(name: str, value: int | None, *, bits: int) -> int | None:
+    """`value`, if it fits the message. Raises InvalidRequest."""
+    if value is not None and not 0 <= value < 1 << bits:
+        raise InvalidRequest(name, f"{value} is not in 0..{(1 << bits) - 1}")
+    return value
+
+
+def _photo(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(IMAGE_BYTES + 1)
+    except OSError as error:
+        raise InvalidRequest("image", f"{path}: {error.strerror}") from error
+    if len(data) > IMAGE_BYTES:
+        raise InvalidRequest("image", f"{path}: more than {IMAGE_BYTES} bytes")
+    return data
+
+
+def _packed(vector: Vector) -> bytes:
+    row = np.asarray(vector, dtype=np.float32)
+    if row.ndim != 1:
+        raise InvalidRequest("vector", f"one vector is meant, not an array of shape {row.shape}")
+    return pack(row)

@@ -1,0 +1,274 @@
+"""The Python client against a small real server that remembers what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf.message import Message
+
+from lookalike import rpc
+from lookalike.client import AsyncClient, Client, example
+from lookalike.deadline import Deadline
+from lookalike.errors import (
+    DeadlineGone,
+    InvalidRequest,
+    LookalikeError,
+    NotFound,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+    WrongState,
+)
+from protos.lookalike.v1 import catalog_pb2, search_pb2
+from protos.lookalike.v1.catalog_pb2 import CountResponse, ExistsResponse
+from protos.lookalike.v1.search_pb2 import Example, Hit, SearchRequest, SearchResponse
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Product
+
+PRODUCTS = [Product(id=f"p-{number}", title=f"shoe {number}") for number in range(5)]
+
+
+@dataclass
+class Gateway:
+    """Answers every call alike, or raises `error`."""
+
+    asked: list[Message] = field(default_factory=list)
+    error: Exception | None = None
+    delay_s: float = 0
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    address: str = ""
+
+    async def heard(self, request: Message) -> None:
+        self.asked.append(request)
+        await asyncio.sleep(self.delay_s)
+        if self.error is not None:
+            raise self.error
+
+    async def search(self, request: SearchRequest, deadline: Deadline) -> SearchResponse:
+        await self.heard(request)
+        return SearchResponse(hits=[Hit(product=product, score=0.5) for product in PRODUCTS])
+
+    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline) -> Product:
+        await self.heard(request)
+        return Product(id=request.product_id)
+
+    async def exists(self, request: catalog_pb2.ExistsRequest, deadline: Deadline) -> ExistsResponse:
+        await self.heard(request)
+        return ExistsResponse(exists=[one == "p-1" for one in request.product_ids])
+
+    async def count(self, request: catalog_pb2.CountRequest, deadline: Deadline) -> CountResponse:
+        await self.heard(request)
+        return CountResponse(count=5)
+
+    async def list(self, request: catalog_pb2.ListRequest, deadline: Deadline) -> AsyncIterator[Product]:
+        try:
+            for product in PRODUCTS:
+                yield product
+            await self.heard(request)
+        finally:
+            self.left.set()
+
+    @property
+    def request(self) -> SearchRequest:
+        (request,) = self.asked
+        assert isinstance(request, SearchRequest)
+        return request
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Gateway]:
+    fake = Gateway()
+    search = rpc.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], {"Search": fake.search})
+    catalog = rpc.handler(
+        catalog_pb2.DESCRIPTOR.services_by_name["Catalog"],
+        {"Get": fake.get, "Exists": fake.exists, "Count": fake.count, "List": fake.list},
+    )
+    server = rpc.server([search, catalog])
+    fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    yield fake
+    await server.stop(None)
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(gateway.address) as opened:
+        yield opened
+
+
+async def test_a_search_says_what_was_asked_and_gives_the_hits(gateway: Gateway, client: AsyncClient) -> None:
+    answer = await client.search(
+        product_id="p-9",
+        space="image",
+        limit=3,
+        category_in=["fashion"],
+        category_not_in=["fashion/hats"],
+        shop_in=["a", "b"],
+        shop_not_in=["c"],
+        min_price=10,
+        max_price=99.5,
+        in_stock=False,
+        exclude_same_shop=True,
+        exact=True,
+        min_coverage=1,
+    )
+    assert [hit.product.id for hit in answer.hits] == ["p-0", "p-1", "p-2", "p-3", "p-4"]
+    assert gateway.request == SearchRequest(
+        examples=[Example(product_id="p-9")],
+        space=SPACE_IMAGE,
+        limit=3,
+        filter=Filter(
+            category_in=["fashion"],
+            category_not_in=["fashion/hats"],
+            shop_in=["a", "b"],
+            shop_not_in=["c"],
+            min_price=10,
+            max_price=99.5,
+            in_stock=False,
+        ),
+        exclude_same_shop=True,
+        exact=True,
+        min_coverage=1,
+    )
+
+
+async def test_what_is_not_given_is_not_sent(gateway: Gateway, client: AsyncClient) -> None:
+    await client.search(text="靴")
+    assert gateway.request == SearchRequest(examples=[Example(text="靴")], filter=Filter())
+    assert not gateway.request.HasField("limit")
+
+
+async def test_a_photo_goes_as_bytes_or_as_a_file(gateway: Gateway, client: AsyncClient, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"from a file")
+    await client.search(examples=[example(image=b"as it is"), example(image=tmp_path / "a.jpg", weight=-2)])
+    assert list(gateway.request.examples) == [Example(image=b"as it is"), Example(image=b"from a file", weight=-2)]
+
+
+async def test_a_vector_of_any_number_type_goes_as_little_endian_float32(gateway: Gateway, client: AsyncClient) -> None:
+    await client.search(vector=np.array([1, 2], dtype=">f8"), space="text")
+    assert gateway.request.examples[0].vector == np.array([1, 2], dtype="<f4").tobytes()
+    assert gateway.request.space == SPACE_TEXT
+
+
+async def test_what_cannot_be_sent_is_refused_by_field(tmp_path: Path, client: AsyncClient) -> None:
+    big = tmp_path / "big.jpg"
+    with big.open("wb") as file:
+        file.truncate((8 << 20) + 1)
+    many = [example(image=b"\0" * (8 << 20))] * 4
+    for field_at_fault, search in {
+        "space": client.search(product_id="a", space="smell"),
+        "examples": client.search(product_id="a", examples=[example(text="b")]),
+        "image": client.search(image=tmp_path / "none.jpg"),
+        "vector": client.search(vector=np.zeros((2, 3), np.float32), space="image"),
+        "limit": client.search(product_id="a", limit=-1),
+        "filter.category_in": client.search(product_id="a", category_in="fashion"),
+    }.items():
+        with pytest.raises(InvalidRequest) as refusal:
+            await search
+        assert refusal.value.field == field_at_fault
+    with pytest.raises(InvalidRequest, match="more than 8388608 bytes"):
+        await client.search(image=big)
+    with pytest.raises(InvalidRequest, match="a message may have"):
+        await client.search(examples=many)
+
+
+async def test_the_catalogue_is_asked(gateway: Gateway, client: AsyncClient) -> None:
+    assert (await client.get("p-1")).id == "p-1"
+    assert await client.exists(["p-0", "p-1"]) == [False, True]
+    assert await client.count(shop_in=["a"]) == 5
+    assert [product.id async for product in client.list(after="o", limit=7, in_stock=True)] == [p.id for p in PRODUCTS]
+    assert gateway.asked == [
+        catalog_pb2.GetRequest(product_id="p-1"),
+        catalog_pb2.ExistsRequest(product_ids=["p-0", "p-1"]),
+        catalog_pb2.CountRequest(filter=Filter(shop_in=["a"])),
+        catalog_pb2.ListRequest(filter=Filter(in_stock=True), after="o", limit=7),
+    ]
+
+
+async def test_the_blocking_client_asks_and_hears_the_same(gateway: Gateway) -> None:
+    def blocking() -> None:
+        with Client(gateway.address) as client:
+            assert len(client.search(product_id="a", limit=2).hits) == 5
+            assert client.get("p-1").id == "p-1"
+            assert client.exists(["p-0", "p-1"]) == [False, True]
+            assert client.count(shop_in=["a"]) == 5
+            assert [product.id for product in client.list(limit=5)] == [p.id for p in PRODUCTS]
+            gateway.error = InvalidRequest("limit", "too many")
+            with pytest.raises(InvalidRequest):
+                client.search(product_id="a")
+            with pytest.raises(InvalidRequest):
+                list(client.list())
+
+    await asyncio.to_thread(blocking)
+    assert gateway.asked[:1] == [SearchRequest(examples=[Example(product_id="a")], limit=2, filter=Filter())]
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        InvalidRequest("filter.min_price", "not a number"),
+        NotFound("no product a"),
+        WrongState("no such space"),
+        Overloaded("512 requests under way", retry_after_s=2.5),
+        DeadlineGone("too late"),
+        Unavailable("shard 1 is out of reach"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_the_gateway_raises_arrives_whole(
+    gateway: Gateway, client: AsyncClient, raised: LookalikeError
+) -> None:
+    gateway.error = raised
+    with pytest.raises(type(raised)) as told:
+        await client.search(product_id="a")
+    assert (str(told.value), vars(told.value)) == (str(raised), vars(raised))
+    with pytest.raises(type(raised)):
+        _ = [product async for product in client.list()]
+
+
+async def test_a_bug_in_the_gateway_is_a_service_error_without_its_trace(gateway: Gateway, client: AsyncClient) -> None:
+    gateway.error = ZeroDivisionError("secret")
+    with pytest.raises(ServiceError, match="INTERNAL") as told:
+        await client.search(product_id="a")
+    assert "secret" not in str(told.value)
+
+
+async def test_the_timeout_of_a_call_wins_over_the_clients(gateway: Gateway) -> None:
+    gateway.delay_s = 5
+    async with AsyncClient(gateway.address, timeout_s=0.05) as hasty:
+        with pytest.raises(DeadlineGone):
+            await hasty.search(product_id="a")
+        gateway.delay_s = 0.1
+        assert await hasty.search(product_id="a", timeout_s=5)
+
+
+async def test_nobody_at_the_address_is_unavailable() -> None:
+    async with AsyncClient("127.0.0.1:1") as client:
+        with pytest.raises(Unavailable, match="Connection refused"):
+            await client.search(product_id="a")
+
+
+async def test_damaged_error_details_leave_code_and_message() -> None:
+    error = grpc.aio.AioRpcError(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.aio.Metadata(),
+        grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff")),
+        details="no such field",
+    )
+    told = rpc.error_told(error)
+    assert isinstance(told, InvalidRequest)
+    assert (told.field, told.reason) == ("", "no such field")
+
+
+async def test_a_listing_left_early_is_cancelled(gateway: Gateway, client: AsyncClient) -> None:
+    gateway.delay_s = 60
+    listing = client.list()
+    assert (await anext(listing)).id == "p-0"
+    await listing.aclose()
+    async with asyncio.timeout(5):
+        await gateway.left.wait()
