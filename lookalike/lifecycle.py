@@ -32,7 +32,8 @@ async def serve(
     """Serve until SIGTERM or SIGINT.
 
     Health, of the process ("") and of each of `services` (full names), says SERVING only after `warm_up` returned:
-    readiness is earned. A signal turns it to NOT_SERVING at once; calls under way have `settings.drain_s` to end.
+    readiness is earned. Of the health service itself it says SERVING from the start: that is liveness, which waits for
+    nothing else. A signal turns all to NOT_SERVING at once; calls under way have `settings.drain_s` to end.
     """
     server = rpc.server(handlers)
     checks = health.aio.HealthServicer()
@@ -40,6 +41,7 @@ async def serve(
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     for name in ("", *services):
         await checks.set(name, NOT_SERVING)
+    await checks.set(health.SERVICE_NAME, SERVING)
     port = _bound(server, settings)
     telemetry.expose_metrics(settings.host, settings.metrics_port)
     await server.start()
