@@ -1,0 +1,146 @@
+"""`lookalike search`: one question to a gateway, answered as a table or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+
+from lookalike import answers
+from lookalike.client import Client, Question, example
+from lookalike.errors import InvalidRequest
+from lookalike.requests import SPACES
+from protos.lookalike.v1.search_pb2 import Example, SearchResponse
+
+EXAMPLES = """\
+examples:
+  lookalike search --product p-17
+  lookalike search --image shoe.jpg --category fashion --in-stock --max-price 5000
+  lookalike search --text "赤いスニーカー" --space text --limit 20
+  lookalike search --product p-17 --product p-99 --weight 1 --weight 0.5
+  lookalike search --vector query.npy --space image --exact --json
+
+exit status: 0 answered, 1 the service could not answer, 2 the question is malformed
+"""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    parser = _parser()
+    asked = parser.parse_args(argv)
+    try:
+        with Client(asked.address, timeout_s=asked.timeout_s) as client:
+            answer = client.search(**_question(parser, asked))
+    except InvalidRequest as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if asked.json:
+        print(json.dumps(as_dict(answer), ensure_ascii=False))
+    else:
+        console = Console()
+        console.print(answers.table(answer))
+        console.print(answers.provenance(answer.provenance))
+    return 0
+
+
+def as_dict(answer: SearchResponse) -> dict[str, Any]:
+    """The message as JSON has it, under the names of the .proto files, and with every field of no presence."""
+    return MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lookalike search",
+        description="Ask a gateway for similar products.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_argument_group("what to be similar to: at least one; several are mixed into one query")
+    for flag, metavar, kind, help in (
+        ("--product", "ID", "product_id", "a product of the catalogue"),
+        ("--image", "FILE", "image", "a photo"),
+        ("--text", "TEXT", "text", "a title or a phrase"),
+        ("--vector", "FILE.npy", "vector", "a vector of the space, which must be named"),
+    ):
+        # All append to one list, so that each weight finds its example whatever kinds stand before it.
+        source.add_argument(
+            flag, metavar=metavar, dest="sources", action="append", type=_source(kind), help=help, default=[]
+        )
+    source.add_argument(
+        "--weight", type=float, action="append", default=[], help="one for each example, in their order; < 0: unlike it"
+    )
+    parser.add_argument("--space", choices=tuple(SPACES), default="auto", help="how to be similar (auto: by category)")
+    parser.add_argument("--limit", type=int, help="most hits, 1..1000; 10 unless given")
+    wanted = parser.add_argument_group("which products may be hits")
+    wanted.add_argument("--category", action="append", default=[], help="this one and all below it; repeatable")
+    wanted.add_argument("--not-category", action="append", default=[], help="repeatable")
+    wanted.add_argument("--shop", action="append", default=[], help="repeatable")
+    wanted.add_argument("--not-shop", action="append", default=[], help="repeatable")
+    wanted.add_argument("--min-price", type=float)
+    wanted.add_argument("--max-price", type=float)
+    wanted.add_argument("--in-stock", action="store_true", default=None)
+    wanted.add_argument("--exclude-same-shop", action="store_true", help="leave out the example products' shops")
+    parser.add_argument("--exact", action="store_true", help="compare with every vector")
+    parser.add_argument("--min-coverage", type=float, help="0..1: searching less than this is an error")
+    parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
+    parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    return parser
+
+
+def _source(kind: str) -> Any:
+    def parsed(text: str) -> tuple[str, str]:
+        return kind, text
+
+    return parsed
+
+
+def _question(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Question:
+    if not asked.sources:
+        parser.error("give at least one of --product, --image, --text and --vector")
+    if asked.weight and len(asked.weight) != len(asked.sources):
+        parser.error(f"{len(asked.sources)} examples have {len(asked.weight)} weights: give each its own, or none")
+    weights = asked.weight or [None] * len(asked.sources)
+    return Question(
+        examples=[_example(kind, text, weight) for (kind, text), weight in zip(asked.sources, weights, strict=True)],
+        space=asked.space,
+        limit=asked.limit,
+        exclude_same_shop=asked.exclude_same_shop,
+        exact=asked.exact,
+        min_coverage=asked.min_coverage,
+        category_in=asked.category,
+        category_not_in=asked.not_category,
+        shop_in=asked.shop,
+        shop_not_in=asked.not_shop,
+        min_price=asked.min_price,
+        max_price=asked.max_price,
+        in_stock=asked.in_stock,
+    )
+
+
+def _example(kind: str, text: str, weight: float | None) -> Example:
+    match kind:
+        case "image":
+            return example(image=Path(text), weight=weight)
+        case "vector":
+            return example(vector=_vector(Path(text)), weight=weight)
+        case "text":
+            return example(text=text, weight=weight)
+        case _:
+            return example(product_id=text, weight=weight)
+
+
+def _vector(path: Path) -> npt.NDArray[np.float32]:
+    """One vector: of shape (dim,) or (1, dim). Raises InvalidRequest."""
+    try:
+        array = np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise InvalidRequest("vector", f"{path}: {error}") from error
+    return array[0] if array.ndim == 2 and len(array) == 1 else array

@@ -1,0 +1,184 @@
+"""`lookalike search`, against a small real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike import answers, rpc, search
+from lookalike.cli import run
+from lookalike.deadline import Deadline
+from lookalike.errors import InvalidRequest
+from protos.lookalike.v1 import search_pb2
+from protos.lookalike.v1.search_pb2 import Example, Hit, Provenance, SearchRequest, SearchResponse
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Product
+
+ANSWER = SearchResponse(
+    hits=[
+        Hit(
+            product=Product(
+                id="p-1",
+                title="[bold]靴\x1b[2J",
+                category="fashion/shoes",
+                shop="kutsuya",
+                price=4980,
+                currency="JPY",
+                in_stock=True,
+            ),
+            score=0.875,
+        ),
+        Hit(product=Product(id="p-2", title="boot", price=19.5, currency="EUR"), score=0.5),
+    ],
+    provenance=Provenance(
+        version="20260101-abc",
+        space=SPACE_IMAGE,
+        encoder="mobilenet-0123456789ab",
+        coverage=0.5,
+        documents_searched=10,
+        documents_total=20,
+        shards_asked=2,
+        shards_answered=1,
+        degraded=["shard 1 did not answer"],
+    ),
+)
+
+Ask = Callable[..., Awaitable[int]]
+
+
+@pytest.fixture
+def asked() -> list[SearchRequest]:
+    return []
+
+
+@pytest.fixture
+async def ask(asked: list[SearchRequest]) -> AsyncIterator[Ask]:
+    """Runs the command as a shell would, its exit status returned."""
+
+    async def answer(request: SearchRequest, deadline: Deadline) -> SearchResponse:
+        asked.append(request)
+        if request.limit > 1000:
+            raise InvalidRequest("limit", "more than 1000")
+        return ANSWER
+
+    server = rpc.server([rpc.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], {"Search": answer})])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+
+    async def shell(*words: str, at: str = address) -> int:
+        return await asyncio.to_thread(_status, [*words, "--address", at])
+
+    yield shell
+    await server.stop(None)
+
+
+def _status(words: Sequence[str]) -> int:
+    try:
+        return run(lambda: search.main(words, {}))
+    except SystemExit as stop:  # argparse's
+        return stop.code if isinstance(stop.code, int) else 1
+
+
+async def test_flags_become_the_request(ask: Ask, asked: list[SearchRequest]) -> None:
+    words = ["--product", "p-9", "--space", "image", "--limit", "3", "--exclude-same-shop", "--exact", "--in-stock"]
+    words += ["--category", "a", "--category", "b/c", "--not-category", "a/x", "--shop", "s", "--not-shop", "t"]
+    words += ["--min-price", "1", "--max-price", "2.5", "--min-coverage", "0.9"]
+    assert await ask(*words) == 0
+    assert asked == [
+        SearchRequest(
+            examples=[Example(product_id="p-9")],
+            space=SPACE_IMAGE,
+            limit=3,
+            exclude_same_shop=True,
+            exact=True,
+            min_coverage=0.9,
+            filter=Filter(
+                category_in=["a", "b/c"],
+                category_not_in=["a/x"],
+                shop_in=["s"],
+                shop_not_in=["t"],
+                min_price=1,
+                max_price=2.5,
+                in_stock=True,
+            ),
+        )
+    ]
+
+
+async def test_examples_of_all_kinds_mix_in_their_order_with_their_weights(
+    ask: Ask, asked: list[SearchRequest], tmp_path: Path
+) -> None:
+    vector = np.array([1, 2], np.float32)
+    np.save(tmp_path / "one.npy", vector[None])
+    (tmp_path / "shoe.jpg").write_bytes(b"a photo")
+    words = ["--text", "red", "--image", str(tmp_path / "shoe.jpg"), "--product", "p-9"]
+    words += ["--vector", str(tmp_path / "one.npy"), "--space", "text"]
+    assert await ask(*words, "--weight", "1", "--weight", "2", "--weight", "-0.5", "--weight", "3") == 0
+    assert asked[0].space == SPACE_TEXT
+    assert list(asked[0].examples) == [
+        Example(text="red", weight=1),
+        Example(image=b"a photo", weight=2),
+        Example(product_id="p-9", weight=-0.5),
+        Example(vector=vector.tobytes(), weight=3),
+    ]
+
+
+async def test_the_table_shows_hits_and_what_the_answer_is(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await ask("--product", "p-9") == 0
+    words = " ".join(capsys.readouterr().out.split())
+    for shown in ("0.875", "p-1", "[bold]靴", "4,980 JPY", "19.50 EUR", "space image", "mobilenet-0123456789ab"):
+        assert shown in words
+    assert "coverage 50% (10 of 20 vectors)" in words
+    assert "degraded: shard 1 did not answer" in words
+    assert "\x1b[2J" not in words  # A title does not steer the terminal.
+
+
+async def test_json_is_the_whole_answer_under_the_names_of_the_protos(
+    ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await ask("--product", "p-9", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["hits"][0]["product"]["id"] == "p-1"
+    assert told["provenance"]["shards_answered"] == 1
+    assert told["provenance"]["cached"] is False
+
+
+async def test_no_service_is_exit_status_1(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await ask("--product", "p-9", at="127.0.0.1:1") == 1
+    assert "Connection refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "at least one of --product"),
+        (["--product", "a", "--weight", "1", "--weight", "2"], "1 examples have 2 weights"),
+        (["--product", "a", "--space", "smell"], "invalid choice"),
+        (["--image", "no-such-file.jpg"], "no-such-file.jpg: No such file"),
+        (["--vector", "no-such-file.npy", "--space", "text"], "no-such-file.npy"),
+        (["--product", "a", "--limit", "1001"], "limit: more than 1000"),
+    ],
+)
+async def test_a_malformed_question_is_exit_status_2(
+    ask: Ask, capsys: pytest.CaptureFixture[str], words: list[str], reason: str
+) -> None:
+    assert await ask(*words) == 2
+    assert reason in capsys.readouterr().err
+
+
+async def test_files_that_are_no_vectors_are_refused(ask: Ask, tmp_path: Path) -> None:
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    np.savez(tmp_path / "several.npz", a=np.zeros(3))
+    (tmp_path / "empty.npy").touch()
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for name in ("words.npy", "several.npz", "empty.npy", "objects.npy"):
+        assert await ask("--vector", str(tmp_path / name), "--space", "text") == 2
+
+
+def test_prices_show_decimals_where_there_are_some() -> None:
+    prices = [Product(price=1234567, currency="JPY"), Product(price=0.5, currency="EUR"), Product()]
+    assert [answers.price(product) for product in prices] == ["1,234,567 JPY", "0.50 EUR", "0"]
