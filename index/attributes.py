@@ -1,0 +1,157 @@
+"""The attributes of a shard's products: one memory-mapped Arrow file, rows by rising product id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from index.strings import SortedStrings, Strings
+from lookalike.errors import BadArtifact, BadCatalogue
+from protos.lookalike.v1 import types_pb2
+
+_TEXT = pa.large_string()
+_CODED = pa.dictionary(pa.int32(), pa.large_string())
+# What a catalogue may say of a product, with the type it is brought to.
+CATALOGUE: dict[str, pa.DataType] = {
+    "id": _TEXT,
+    "title": _TEXT,
+    "description": _TEXT,
+    "category": _TEXT,
+    "shop": _TEXT,
+    "price": pa.float64(),
+    "currency": _TEXT,
+    "in_stock": pa.bool_(),
+    "image": _TEXT,
+    "url": _TEXT,
+}
+# What is on disk: as above, what filters look at by code, and each product ready to be sent.
+SCHEMA = pa.schema(
+    [pa.field(name, _CODED if name in ("category", "shop") else kind) for name, kind in CATALOGUE.items()]
+    + [pa.field("product", pa.large_binary())]
+)
+ID_BYTES = 256
+# A hit carries its product: 1,000 hits of 8 KiB fill a quarter of the 32 MiB that a message may have.
+PRODUCT_BYTES = 8 << 10
+DESCRIPTION_BYTES = 1 << 20
+
+
+class Attributes:
+    """The table of one shard, read where it lies."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.ids = SortedStrings(batch["id"])
+        self.products = Strings(batch["product"])  # Serialized `Product`s without description.
+        self.descriptions = Strings(batch["description"])
+        self.categories = SortedStrings(batch["category"].dictionary)
+        self.category_codes: npt.NDArray[np.int32] = batch["category"].indices.to_numpy()
+        self.shops = SortedStrings(batch["shop"].dictionary)
+        self.shop_codes: npt.NDArray[np.int32] = batch["shop"].indices.to_numpy()
+        self.prices: npt.NDArray[np.float64] = batch["price"].to_numpy()
+        self.in_stock: npt.NDArray[np.bool_] = batch["in_stock"].to_numpy(zero_copy_only=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def opened(path: Path) -> Attributes:
+    """Raises BadArtifact when the file is not what `write` makes."""
+    try:
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        if file.schema != SCHEMA or file.num_record_batches != 1:
+            raise BadArtifact(f"{path}: not a table of products")
+        return Attributes(file.get_batch(0))
+    except (pa.ArrowException, OSError) as error:
+        raise BadArtifact(f"{path}: {error}") from error
+
+
+def write(path: Path, products: pa.Table) -> None:
+    """Write rows of a table that `checked` returned, in its order. One batch: every column is one piece of memory."""
+    columns = {name: products[name].combine_chunks() for name in CATALOGUE}
+    for name in ("category", "shop"):
+        columns[name] = _coded(columns[name])
+    columns["product"] = pa.array(_serialized(products), type=pa.large_binary())
+    batch = pa.record_batch([columns[field.name] for field in SCHEMA], schema=SCHEMA)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        writer.write_batch(batch)
+
+
+def checked(products: pa.Table) -> pa.Table:
+    """The table with exactly the columns of CATALOGUE, in their types; what is not stated is empty, 0 or false.
+
+    Raises BadCatalogue with the row (from 0) and why.
+    """
+    if unknown := set(products.column_names) - set(CATALOGUE):
+        raise BadCatalogue(f"unknown columns {sorted(unknown)}; known are {', '.join(CATALOGUE)}")
+    if "id" not in products.column_names:
+        raise BadCatalogue("no column `id`")
+    columns = {name: _column(products, name, kind) for name, kind in CATALOGUE.items()}
+    _refuse_first(pc.less(pc.binary_length(columns["id"]), 1), "has no id")
+    _refuse_first(pc.greater(pc.binary_length(columns["id"]), ID_BYTES), f"has an id over {ID_BYTES} bytes")
+    _refuse_first(pc.invert(pc.is_finite(columns["price"])), "has a price that is not finite")
+    too_long = pc.greater(pc.binary_length(columns["description"]), DESCRIPTION_BYTES)
+    _refuse_first(too_long, f"has a description over {DESCRIPTION_BYTES} bytes")
+    refuse_duplicates(columns["id"], "row")
+    return pa.table(columns)
+
+
+def refuse_duplicates(ids: Any, what: str, first: int = 0) -> None:
+    """Raises BadCatalogue naming the two places of an id that occurs twice; places are counted from `first`."""
+    seen: dict[str, int] = {}
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    for place, product_id in enumerate(ids.to_pylist(), start=first):
+        if product_id in seen:
+            raise BadCatalogue(f"{what} {place}: the id {product_id!r} is already that of {what} {seen[product_id]}")
+        seen[product_id] = place
+
+
+def _column(products: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
+    empty: Any = "" if kind == _TEXT else 0.0 if kind == pa.float64() else False
+    if name not in products.column_names:
+        return pa.chunked_array([pa.repeat(pa.scalar(empty, kind), products.num_rows)])
+    column = products[name]
+    if not _may_become(column.type, kind):
+        raise BadCatalogue(f"column {name} is {column.type}, not {kind}")
+    try:
+        return column.cast(kind).fill_null(empty)
+    except pa.ArrowInvalid as error:
+        raise BadCatalogue(f"column {name}: {error}") from error
+
+
+def _may_become(given: pa.DataType, wanted: pa.DataType) -> bool:
+    if pa.types.is_dictionary(given):
+        given = given.value_type
+    if pa.types.is_null(given):
+        return True
+    if wanted == _TEXT:
+        return bool(pa.types.is_string(given) or pa.types.is_large_string(given))
+    if wanted == pa.float64():
+        return bool(pa.types.is_floating(given) or pa.types.is_integer(given))
+    return bool(pa.types.is_boolean(given))
+
+
+def _refuse_first(bad: Any, why: str) -> None:
+    row = pc.index(bad, True).as_py()
+    if row >= 0:
+        raise BadCatalogue(f"row {row} {why}")
+
+
+def _coded(column: pa.Array) -> pa.DictionaryArray:
+    """Dictionary-encoded with rising values, so that a category's subtree is one range of codes."""
+    values = column.unique().sort()
+    return pa.DictionaryArray.from_arrays(pc.index_in(column, value_set=values), values)
+
+
+def _serialized(products: pa.Table) -> Iterator[bytes]:
+    names = [name for name in CATALOGUE if name != "description"]
+    for values in zip(*(products[name].to_pylist() for name in names), strict=True):
+        product = types_pb2.Product(**dict(zip(names, values, strict=True))).SerializeToString()
+        if len(product) > PRODUCT_BYTES:
+            raise BadCatalogue(f"product {values[0]!r} has over {PRODUCT_BYTES} bytes without its description")
+        yield product

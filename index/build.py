@@ -1,0 +1,275 @@
+"""Build a version of an index in a location, and let it serve. Reads arrays, writes files.
+
+A version is made in LOCATION/.building, renamed when whole, and named by CURRENT last: an interrupted build leaves
+nothing that serves. Its name is a digest of what went into it, so the same inputs give the same name and answers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from index import attributes, codes, version
+from index.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry, shard_name
+from index.recipe import EXACT_FLOATS, measured
+from index.scores import I64
+from index.space import CODES, ROWS, VECTORS
+from lookalike.errors import BadArtifact, OperatorError
+from lookalike.partition import shard_of
+from lookalike.vectors import F32, normalised
+from protos.lookalike.v1.types_pb2 import Space
+
+Progress = Callable[[str, int, int], None]  # What is under way, steps done, steps in all.
+MAX_SHARDS = 4096
+ATTRIBUTES = "attributes.arrow"
+_BUILDING = ".building"
+_CHUNK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceVectors:
+    """vectors (m, dim) float32 of any length but zero, possibly memory-mapped; rows (m,): the product of each."""
+
+    encoder: str
+    vectors: F32
+    rows: I64
+
+
+def space_name(space: int) -> str:
+    """The name on disk and on command lines: `image`, `text`."""
+    return Space.Name(space).removeprefix("SPACE_").lower()  # type: ignore[arg-type]  # a proto enum value is an int
+
+
+def build(
+    location: Path,
+    products: pa.Table,
+    spaces: Mapping[int, SpaceVectors],
+    *,
+    shards: int,
+    seed: int = 0,
+    threads: int = 1,
+    exact_floats: int = EXACT_FLOATS,
+    progress: Progress | None = None,
+) -> str:
+    """Build, verify and publish a version; returns its name. Vectors are scaled to unit norm.
+
+    exact_floats: a shard's space of at most so many floats is searched exactly.
+    Raises BadCatalogue or BadArtifact with the row at fault; OperatorError while another build is under way here.
+    """
+    if not 1 <= shards <= MAX_SHARDS:
+        raise OperatorError(f"{shards} shards: not in 1..{MAX_SHARDS}")
+    table = attributes.checked(products)
+    for space, given in spaces.items():
+        _check(space_name(space), given, table.num_rows)
+    step = _steps(progress, shards * (2 + 2 * len(spaces)))
+    with _workplace(location) as directory:
+        partition = _Partition.of(table["id"], shards)
+        for shard in range(shards):
+            step(f"writing the products of shard {shard}")
+            (directory / shard_name(shard)).mkdir()
+            attributes.write(directory / shard_name(shard) / ATTRIBUTES, table.take(partition.rows(shard)))
+            for space, given in sorted(spaces.items()):
+                step(f"writing the {space_name(space)} vectors of shard {shard}")
+                _write_vectors(directory / shard_name(shard) / space_name(space), given, partition, shard)
+        name = _name(directory, spaces, shards=shards, seed=seed, exact_floats=exact_floats)
+        if not _is_whole(location, name):
+            indexes = {
+                space: tuple(
+                    _index(step, directory, shard, space_name(space), seed=seed, threads=threads, most=exact_floats)
+                    for shard in range(shards)
+                )
+                for space in sorted(spaces)
+            }
+            step("computing checksums")
+            files = _files(directory)
+            _publish(location, directory, _manifest(name, spaces, indexes, partition, seed=seed, files=files))
+        version.make_current(location, name)
+    return name
+
+
+def _steps(progress: Progress | None, total: int) -> Callable[[str], None]:
+    done = 0
+
+    def step(what: str) -> None:
+        nonlocal done
+        if progress is not None:
+            progress(what, done, total)
+        done += 1
+
+    return step
+
+
+@contextmanager
+def _workplace(location: Path) -> Iterator[Path]:
+    """An empty directory in the location, for one build at a time; what is left of it afterwards goes away."""
+    try:
+        location.mkdir(parents=True, exist_ok=True)
+        with (location / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OperatorError(f"{location}: another build is under way here") from None
+            directory = location / _BUILDING
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            try:
+                yield directory
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
+    except OSError as error:
+        raise OperatorError(f"{location}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Partition:
+    """Where each product goes: the owner and the row in the owner's table."""
+
+    shards: int
+    order: I64  # Rows of the catalogue by rising id.
+    owners: npt.NDArray[np.int32]  # (n,) by catalogue row.
+    places: I64  # (n,) by catalogue row.
+
+    @classmethod
+    def of(cls, ids: pa.ChunkedArray, shards: int) -> _Partition:
+        order = pc.sort_indices(ids).to_numpy().astype(np.int64)
+        owners = np.fromiter((shard_of(product_id, shards) for product_id in ids.to_pylist()), np.int32, len(ids))
+        places = np.empty(len(ids), dtype=np.int64)
+        for shard in range(shards):
+            rows = order[owners[order] == shard]
+            places[rows] = np.arange(len(rows))
+        return cls(shards=shards, order=order, owners=owners, places=places)
+
+    def rows(self, shard: int) -> I64:
+        """The catalogue rows of a shard, by rising id."""
+        mine: I64 = self.order[self.owners[self.order] == shard]
+        return mine
+
+    def counts(self, rows: I64 | slice = slice(None)) -> tuple[int, ...]:
+        return tuple(np.bincount(self.owners[rows], minlength=self.shards).tolist())
+
+
+def _check(name: str, given: SpaceVectors, products: int) -> None:
+    vectors, rows = given.vectors, given.rows
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.shape[1]:
+        raise BadArtifact(f"{name}: vectors are {vectors.dtype} {vectors.shape}, not float32 (n, dim)")
+    if rows.shape != (len(vectors),):
+        raise BadArtifact(f"{name}: {len(vectors)} vectors, but {rows.shape} rows")
+    if len(rows) and not (rows.min() >= 0 and rows.max() < products):
+        raise BadArtifact(f"{name}: a row is not in 0..{products - 1}")
+    if len(np.unique(rows)) != len(rows):
+        raise BadArtifact(f"{name}: a product has two vectors")
+
+
+def _write_vectors(directory: Path, given: SpaceVectors, partition: _Partition, shard: int) -> None:
+    directory.mkdir()
+    mine = np.flatnonzero(partition.owners[given.rows] == shard)
+    mine = mine[np.argsort(partition.places[given.rows[mine]])]
+    np.save(directory / ROWS, partition.places[given.rows[mine]])
+    dim = given.vectors.shape[1]
+    with (directory / VECTORS).open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(mine), dim)}
+        np.lib.format.write_array_header_1_0(file, header)
+        step = max(1, _CHUNK_BYTES // (4 * dim))
+        for start in range(0, len(mine), step):
+            rows = mine[start : start + step]
+            file.write(_unit(directory.name, given.vectors[rows], rows).data)
+
+
+def _unit(name: str, vectors: F32, rows: I64) -> F32:
+    if not (finite := np.isfinite(vectors).all(axis=1)).all():
+        raise BadArtifact(f"{name}: vector {rows[finite.argmin()]} is not finite")
+    if not (nonzero := vectors.any(axis=1)).all():
+        raise BadArtifact(f"{name}: vector {rows[nonzero.argmin()]} is zero: it is similar to nothing")
+    return normalised(vectors)
+
+
+def _index(
+    step: Callable[[str], None], directory: Path, shard: int, name: str, *, seed: int, threads: int, most: int
+) -> IndexEntry:
+    """Train, measure and write the index of one space in one shard, where exact search would be slow."""
+    step(f"indexing the {name} vectors of shard {shard}")
+    here = directory / shard_name(shard) / name
+    vectors = np.asarray(np.load(here / VECTORS, mmap_mode="r")) if _documents(here) else np.empty((0, 1), np.float32)
+    if vectors.size <= most:
+        return IndexEntry()
+    made = codes.trained(vectors, seed, threads)
+    ladder = measured(made, vectors, seed)
+    if not ladder:
+        return IndexEntry()
+    made.write(here / CODES)
+    return IndexEntry(recipe=codes.recipe_of(*vectors.shape), nlist=made.nlist, ladder=ladder)
+
+
+def _documents(directory: Path) -> int:
+    return len(np.load(directory / ROWS))
+
+
+def _files(directory: Path) -> dict[str, FileEntry]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): version.entry(path) for path in files}
+
+
+def _name(directory: Path, spaces: Mapping[int, SpaceVectors], *, shards: int, seed: int, exact_floats: int) -> str:
+    """A digest of everything that decides the answers; codes are left out: they follow from the rest."""
+    inputs = {
+        "format": FORMAT,
+        "faiss": codes.build_tag(),
+        "files": {path: file.sha256 for path, file in _files(directory).items()},
+        "spaces": {space_name(space): given.encoder for space, given in spaces.items()},
+        "settings": [shards, seed, exact_floats],
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_whole(location: Path, name: str) -> bool:
+    """Whether this very version is here already, undamaged."""
+    try:
+        version.verify(location / name, version.read(location, name))
+    except BadArtifact:
+        return False
+    return True
+
+
+def _manifest(
+    name: str,
+    spaces: Mapping[int, SpaceVectors],
+    indexes: Mapping[int, tuple[IndexEntry, ...]],
+    partition: _Partition,
+    *,
+    seed: int,
+    files: Mapping[str, FileEntry],
+) -> Manifest:
+    entries = tuple(
+        SpaceEntry(
+            name=space_name(space),
+            dim=given.vectors.shape[1],
+            encoder=given.encoder,
+            documents=partition.counts(given.rows),
+            indexes=indexes[space],
+        )
+        for space, given in sorted(spaces.items())
+    )
+    return Manifest(
+        version=name, shards=partition.shards, seed=seed, products=partition.counts(), spaces=entries, files=files
+    )
+
+
+def _publish(location: Path, directory: Path, manifest: Manifest) -> None:
+    """See that all is on the disk, then give it its name (in place of a damaged one, if there is one)."""
+    version.write(directory, manifest)
+    for path in (*directory.rglob("*"), directory):
+        version.sync(path)
+    shutil.rmtree(location / manifest.version, ignore_errors=True)
+    directory.rename(location / manifest.version)
+    version.sync(location)

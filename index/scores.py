@@ -1,0 +1,61 @@
+"""Exact inner products and the best of them. Pure: arrays in, arrays out; vectors may be a memory mapping.
+
+Every score that leaves a shard comes from one kernel over one pair of vectors, so it does not depend on what else was
+asked in the same batch, nor on how the product was found: equal vectors have equal scores, and ties are real.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.vectors import F32
+
+I64 = npt.NDArray[np.int64]
+# Scores held at a time by an exact search: 256 KiB, so that they stay in the cache.
+CHUNK = 1 << 16
+
+
+class Neighbours(NamedTuple):
+    """Of one query, by falling score, equal scores by rising row."""
+
+    rows: I64
+    scores: F32
+
+
+def scores_of(queries: F32, vectors: F32, rows: I64) -> F32:
+    """Inner products (n, c) of queries (n, dim) with vectors[rows], rows (n, c); −∞ where a row is −1.
+
+    Reads the rows where they lie: 6 µs for 40 rows of 1024 dimensions, a third of what gathering them first costs.
+    """
+    scores = np.empty(rows.shape, dtype=np.float32)
+    queries, rows = np.ascontiguousarray(queries), np.ascontiguousarray(rows)
+    pointer = faiss.swig_ptr
+    faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]  # the stubs faiss ships are incomplete
+        pointer(scores), pointer(queries), pointer(vectors), pointer(rows), vectors.shape[1], *rows.shape
+    )
+    return scores
+
+
+def best(rows: I64, scores: F32, k: int) -> Neighbours:
+    """The k best, all ties at the edge considered."""
+    if len(rows) > k:
+        edge = np.partition(scores, len(scores) - k)[len(scores) - k]
+        rows, scores = rows[scores >= edge], scores[scores >= edge]
+    order = np.lexsort((rows, -scores))[:k]
+    return Neighbours(rows[order], scores[order])
+
+
+def exact(query: F32, vectors: F32, k: int, among: I64 | None = None) -> Neighbours:
+    """The k nearest of all vectors (m, dim), or of those at the rising rows `among`, to the query (dim,)."""
+    found = Neighbours(np.empty(0, np.int64), np.empty(0, np.float32))
+    if not k:
+        return found
+    for start in range(0, len(vectors) if among is None else len(among), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(vectors))) if among is None else among[start : start + CHUNK]
+        scores = scores_of(query[None, :], vectors, rows[None, :])[0]
+        found = best(np.concatenate((found.rows, rows)), np.concatenate((found.scores, scores)), k)
+    return found

@@ -1,0 +1,95 @@
+"""The vectors of one space in one shard, and the search among them. Reads memory-mapped files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from index import codes as compressed
+from index.codes import Codes
+from index.filters import Passing
+from index.manifest import IndexEntry, Rung
+from index.plan import plan
+from index.scores import I64, Neighbours, exact, scores_of
+from lookalike.errors import BadArtifact
+from lookalike.vectors import F32
+
+VECTORS, ROWS, CODES = "vectors.npy", "rows.npy", "index.faiss"
+# From 20 queries on, faiss compares them with the lists' centroids by matrix product, whose roundings depend on the
+# batch: smaller calls keep an answer the same in every company, and a larger batch gains only a few percent.
+BATCH = 16
+
+
+class SpaceIndex:
+    """Searches (m, dim) unit vectors. `rows` (m,) rising: the row in the shard's table that each vector belongs to.
+
+    codes: of the same vectors; None: exact search only. May be used by many threads at a time.
+    """
+
+    def __init__(self, *, entry: IndexEntry, vectors: F32, rows: I64, codes: Codes | None) -> None:
+        self.entry = entry
+        self.vectors = vectors
+        self.rows = rows
+        self._codes = codes
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def dim(self) -> int:
+        return int(self.vectors.shape[1])
+
+    def vector(self, row: int) -> F32 | None:
+        """The vector of a row of the shard's table, if it has one."""
+        at = int(np.searchsorted(self.rows, row))
+        return self.vectors[at] if at < len(self.rows) and self.rows[at] == row else None
+
+    def search(self, queries: F32, k: int, passing: Passing | None = None, *, audit: bool = False) -> list[Neighbours]:
+        """The k nearest to each of the queries (n, dim), by rows of the shard's table; fewer only where fewer pass.
+
+        passing: over the vectors here, not over the table. audit: compare with every passing vector.
+        """
+        count = len(self) if passing is None else passing.count
+        k = min(k, count)
+        rung = None if audit or self._codes is None else plan(self.entry, len(self), count, k)
+        found: list[Neighbours] = []
+        for start in range(0, len(queries), BATCH):
+            part = queries[start : start + BATCH]
+            found += self._compare(part, k, passing) if rung is None else self.probe(part, k, rung, passing)
+        return [Neighbours(self.rows[rows], scores) for rows, scores in found]
+
+    def _compare(self, queries: F32, k: int, passing: Passing | None) -> list[Neighbours]:
+        among = None if passing is None else passing.rows
+        return [exact(query, self.vectors, k, among) for query in queries]
+
+    def probe(self, queries: F32, k: int, rung: Rung, passing: Passing | None = None) -> list[Neighbours]:
+        """The k nearest that a rung finds, as positions among the vectors here; at most BATCH queries."""
+        assert self._codes is not None, "a ladder comes with codes"  # noqa: S101  # for the type checker
+        candidates = self._codes.candidates(queries, k * rung.factor, rung.nprobe, passing)
+        scores = scores_of(queries, self.vectors, candidates)
+        order = np.lexsort((candidates, -scores))[:, :k]
+        rows, scores = np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1)
+        if rows[:, -1].min() >= 0:
+            return [Neighbours(*found) for found in zip(rows, scores, strict=True)]
+        # The lists visited held less than k that pass: a short answer would hide what exists.
+        return [
+            Neighbours(rows[i], scores[i]) if rows[i, -1] >= 0 else self._compare(queries[i : i + 1], k, passing)[0]
+            for i in range(len(queries))
+        ]
+
+
+def opened(directory: Path, entry: IndexEntry, *, documents: int, dim: int) -> SpaceIndex:
+    """Vectors are mapped, codes are read into memory. Raises BadArtifact when the files are not as described."""
+    try:
+        rows = np.load(directory / ROWS, allow_pickle=False)
+        # An array without elements cannot be mapped.
+        mapped = np.load(directory / VECTORS, allow_pickle=False, mmap_mode="r" if documents else None)
+        codes = compressed.read(directory / CODES) if entry.ladder else None
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"{directory}: {error}") from error
+    if mapped.shape != (documents, dim) or mapped.dtype != np.float32 or rows.shape != (documents,):
+        raise BadArtifact(f"{directory}: not {documents} vectors of {dim} dimensions")
+    if codes is not None and (codes.documents, codes.dim, codes.nlist) != (documents, dim, entry.nlist):
+        raise BadArtifact(f"{directory / CODES}: not an index of {documents} vectors of {dim} dimensions")
+    return SpaceIndex(entry=entry, vectors=np.asarray(mapped), rows=rows, codes=codes)
