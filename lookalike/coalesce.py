@@ -58,9 +58,8 @@ class Coalescer(Generic[Item, Reply]):
 
     async def __call__(self, item: Item, deadline: Deadline) -> Reply:
         """The reply to one item. Raises DeadlineGone, Overloaded, or what `send` raised."""
-        remaining_s = deadline.remaining_s()
         try:
-            async with asyncio.timeout(None if remaining_s == float("inf") else remaining_s):
+            async with asyncio.timeout(deadline.timeout_s()):
                 return await self.submit(item)
         except TimeoutError:
             raise DeadlineGone("the deadline passed while waiting for an answer") from None

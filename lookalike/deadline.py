@@ -28,6 +28,11 @@ class Deadline:
             raise DeadlineGone("the deadline has passed")
         return left_s
 
+    def timeout_s(self) -> float | None:
+        """Seconds left, as gRPC and asyncio want them: None for never. Raises DeadlineGone."""
+        left_s = self.remaining_s()
+        return None if left_s == math.inf else left_s
+
     def capped(self, at_most_s: float) -> float:
         """Seconds left, `at_most_s` at most: what to give one call on the way. Raises DeadlineGone."""
         return min(self.remaining_s(), at_most_s)

@@ -41,6 +41,7 @@ STATUS: Mapping[type[LookalikeError], grpc.StatusCode] = {
 
 Unary = Callable[[Any, Deadline], Awaitable[Message | bytes]]
 Streaming = Callable[[Any, Deadline], AsyncIterator[Message | bytes]]
+Methods = Mapping[str, Unary | Streaming]
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
@@ -119,7 +120,7 @@ def rich_status(error: LookalikeError) -> status_pb2.Status:
     return status_pb2.Status(code=code_of(error).value[0], message=str(error), details=packed)
 
 
-def handler(service: ServiceDescriptor, methods: Mapping[str, Unary | Streaming]) -> grpc.GenericRpcHandler:
+def handler(service: ServiceDescriptor, methods: Methods) -> grpc.GenericRpcHandler:
     """All methods of one service, each a coroutine (or async generator) of the request and its deadline.
 
     A reply given as bytes goes out as it is: an answer that is serialized already is not serialized again.

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+
+import grpc
 
 from lookalike import lifecycle, rpc, telemetry
 from lookalike.errors import BadSettings
@@ -40,27 +43,41 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     asyncio.run(serve(settings))
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    fleet: Fleet
+    encoders: Encoders
+    cache: Cache
+    handlers: tuple[grpc.GenericRpcHandler, ...]
+
+    async def close(self) -> None:
+        await asyncio.gather(self.fleet.close(), self.encoders.close(), self.cache.close())
+
+
+def gateway(settings: GatewaySettings) -> Gateway:
+    """Everything that answers, connected to nothing yet."""
+    fleet, encoders, cache = Fleet(settings), Encoders(settings), _cache(settings)
+    admission, deadline_s = Admission(settings.max_inflight), settings.default_deadline_s
+    policy = AutoPolicy.parse(settings.auto_policy)
+    searcher = Searcher(fleet, encoders, cache, policy, admission, deadline_s, SingleFlight())
+    reader = CatalogReader(fleet, admission, deadline_s)
+    search: rpc.Methods = {"Search": searcher.search}
+    catalog: rpc.Methods = {"Get": reader.get, "Exists": reader.exists, "Count": reader.count, "List": reader.list}
+    return Gateway(fleet, encoders, cache, (rpc.handler(SEARCH, search), rpc.handler(CATALOG, catalog)))
+
+
 async def serve(settings: GatewaySettings) -> None:
     """Until a signal ends it; ready once every shard serves one version."""
-    policy = AutoPolicy.parse(settings.auto_policy)
-    fleet, encoders, cache = Fleet(settings), Encoders(settings), _cache(settings)
-    admission = Admission(settings.max_inflight)
-    searcher = Searcher(fleet, encoders, cache, policy, admission, settings.default_deadline_s, SingleFlight())
-    reader = CatalogReader(fleet, admission, settings.default_deadline_s)
-    handlers = (
-        rpc.handler(SEARCH, {"Search": searcher.search}),
-        rpc.handler(CATALOG, {"Get": reader.get, "Exists": reader.exists, "Count": reader.count, "List": reader.list}),
-    )
-    refreshing = asyncio.create_task(fleet.keep_fresh())
+    made = gateway(settings)
+    refreshing = asyncio.create_task(made.fleet.keep_fresh())
+    services = (SEARCH.full_name, CATALOG.full_name)
     try:
-        await lifecycle.serve(
-            settings, handlers, services=(SEARCH.full_name, CATALOG.full_name), warm_up=fleet.until_whole
-        )
+        await lifecycle.serve(settings, made.handlers, services=services, warm_up=made.fleet.until_whole)
     finally:
         refreshing.cancel()
         with suppress(asyncio.CancelledError):
             await refreshing
-        await asyncio.gather(fleet.close(), encoders.close(), cache.close())
+        await made.close()
 
 
 def _cache(settings: GatewaySettings) -> Cache:

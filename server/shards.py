@@ -15,7 +15,7 @@ import grpc.aio
 from lookalike import rpc
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
-from lookalike.errors import LookalikeError, Overloaded, Unavailable
+from lookalike.errors import DeadlineGone, LookalikeError, Overloaded, Unavailable
 from lookalike.partition import shard_of
 from protos.lookalike.v1 import index_pb2, index_pb2_grpc, types_pb2
 from server.settings import GatewaySettings
@@ -73,7 +73,7 @@ class Shard:
         """(id, serialized product) by rising id."""
         request = index_pb2.ShardListRequest(version=version, filter=filter, after=after)
         try:
-            async for page in self._stub.List(request, timeout=deadline.remaining_s()):
+            async for page in self._stub.List(request, timeout=deadline.timeout_s()):
                 for entry in zip(page.ids, page.products, strict=True):
                     yield entry
         except grpc.aio.AioRpcError as error:
@@ -187,7 +187,8 @@ class Fleet:
         outcomes = [_outcome(reply, shard.name, wait_s) for reply, shard in zip(asked, self._shards, strict=True)]
         errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
         if len(errors) == len(outcomes):
-            deadline.remaining_s()
+            if wait_s < self._settings.shard_timeout_s and any(reply.cancelled() for reply in waited_for):
+                raise DeadlineGone(f"no shard answered within {wait_s:.3g} s, nine tenths of the time that was left")
             raise next((error for error in errors if isinstance(error, Overloaded)), errors[0])
         hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
         return Gathered(hits, [str(error) for error in errors])

@@ -46,7 +46,7 @@ class SingleFlight(Generic[Answer]):
     async def _join(self, key: str, flight: _Flight[Answer], deadline: Deadline) -> Answer:
         flight.waiting += 1
         try:
-            await asyncio.wait((flight.task,), timeout=_finite(deadline.remaining_s()))
+            await asyncio.wait((flight.task,), timeout=deadline.timeout_s())
             if not flight.task.done():
                 raise DeadlineGone("the deadline passed before the answer came")
             return flight.task.result()
@@ -61,7 +61,3 @@ class SingleFlight(Generic[Answer]):
             del self._flights[key]
         if not flight.task.cancelled() and flight.task.done():
             flight.task.exception()  # Seen, even where nobody waits for it any more.
-
-
-def _finite(seconds: float) -> float | None:
-    return None if seconds == float("inf") else seconds
