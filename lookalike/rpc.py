@@ -120,8 +120,10 @@ def rich_status(error: LookalikeError) -> status_pb2.Status:
     return status_pb2.Status(code=code_of(error).value[0], message=str(error), details=packed)
 
 
-def handler(service: ServiceDescriptor, methods: Methods) -> grpc.GenericRpcHandler:
+def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> grpc.GenericRpcHandler:
     """All methods of one service, each a coroutine (or async generator) of the request and its deadline.
+
+    `name`: the full name it is served under, where that is not the descriptor's.
 
     A reply given as bytes goes out as it is: an answer that is serialized already is not serialized again.
     """
@@ -130,7 +132,7 @@ def handler(service: ServiceDescriptor, methods: Methods) -> grpc.GenericRpcHand
             f"{service.full_name} has the methods {sorted(service.methods_by_name)}, not {sorted(methods)}"
         )
     handlers = {name: _method(service.methods_by_name[name], method) for name, method in methods.items()}
-    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+    return grpc.method_handlers_generic_handler(name or service.full_name, handlers)
 
 
 def _method(descriptor: MethodDescriptor, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
