@@ -66,7 +66,7 @@ def test_examples_without_a_common_space_are_refused(
     assert refused.value.field == field
 
 
-def test_a_product_without_a_vector_in_the_policys_space_is_searched_in_one_it_has() -> None:
+def test_a_product_without_a_vector_in_the_preferred_space_is_searched_in_one_it_has() -> None:
     assert products_space(POLICY, "fashion", "p", {SPACE_IMAGE, SPACE_TEXT}) == SPACE_IMAGE
     assert products_space(POLICY, "fashion", "p", {SPACE_TEXT}) == SPACE_TEXT
     with pytest.raises(NotFound):

@@ -75,7 +75,7 @@ async def test_a_deadline_ends_the_wait_of_its_own_call_only() -> None:
     assert await patient == b"answer"
 
 
-async def test_who_has_time_left_starts_again_what_ran_out_of_anothers() -> None:
+async def test_who_has_time_left_starts_again_what_another_ran_out_of_time_for() -> None:
     flights, hurried, patient = SingleFlight[bytes](), Work(), Work()
     hurried.error = DeadlineGone("the first caller's time is over")
     patient.gate.set()
