@@ -1,0 +1,220 @@
+"""Local processes that live and die together: real ones, small."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lookalike import probes
+from lookalike.errors import OperatorError, Unavailable
+from lookalike.supervisor import Supervisor
+
+ENVIRON = {"PATH": os.defpath}
+PYTHON = [sys.executable, "-IS", "-c"]
+SLEEP = [*PYTHON, "import time; time.sleep(600)"]
+# Says its name in a file shared by all when it gets SIGTERM.
+POLITE = """
+import signal, sys, time
+def leave(*_):
+    open(sys.argv[1], "a").write(sys.argv[2])
+    sys.exit()
+signal.signal(signal.SIGTERM, leave)
+open(sys.argv[1] + sys.argv[2], "w")
+time.sleep(600)
+"""
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({!r}, 'w'); time.sleep(600)"
+
+
+def pid_is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie that nobody has reaped yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def eventually(condition: Callable[[], bool], within_s: float = 20) -> bool:
+    give_up_s = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > give_up_s:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    with Supervisor(tmp_path / "logs", ENVIRON, stop_s=5) as processes:
+        yield processes
+
+
+def pids(supervisor: Supervisor) -> list[int]:
+    return [process.popen.pid for process in supervisor._processes]
+
+
+def test_processes_stop_in_reverse_order_however_the_block_is_left(tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    for error in (None, KeyboardInterrupt, ValueError):
+        heard.write_text("")
+        with contextlib.suppress(KeyboardInterrupt, ValueError), Supervisor(tmp_path / "logs", ENVIRON) as processes:
+            for name in "abc":
+                started = tmp_path / f"heard{name}"
+                started.unlink(missing_ok=True)
+                processes.start(name, [*PYTHON, POLITE, str(heard), name], ready=started.exists)
+            processes.wait_ready(timeout_s=20)
+            running = pids(processes)
+            assert all(map(pid_is_alive, running))
+            if error is not None:
+                raise error
+        assert heard.read_text() == "cba"
+        assert not any(map(pid_is_alive, running))
+
+
+def test_a_process_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+    flag = tmp_path / "ready"
+    with Supervisor(tmp_path / "logs", ENVIRON, stop_s=0.2) as processes:
+        processes.start("stubborn", [*PYTHON, STUBBORN.format(str(flag))], ready=flag.exists)
+        processes.wait_ready(timeout_s=20)
+        (pid,) = pids(processes)
+    assert not pid_is_alive(pid)
+
+
+def test_what_a_process_started_stops_with_it(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    code = f"import subprocess; p = subprocess.Popen({SLEEP!r}); open({str(child)!r}, 'w').write(str(p.pid)); p.wait()"
+    with Supervisor(tmp_path / "logs", ENVIRON) as processes:
+        processes.start(
+            "parent", [sys.executable, "-I", "-c", code], ready=lambda: child.exists() and child.read_text() != ""
+        )
+        processes.wait_ready(timeout_s=20)
+        pid = int(child.read_text())
+        assert pid_is_alive(pid)
+    assert eventually(lambda: not pid_is_alive(pid))
+
+
+def test_an_early_end_is_an_error_with_the_last_words(supervisor: Supervisor) -> None:
+    code = "import sys; print('\\n'.join(f'line {n}' for n in range(99)), flush=True); sys.exit('no such index')"
+    supervisor.start("fine", SLEEP, ready=lambda: True)
+    supervisor.start("shard 0", [*PYTHON, code], ready=lambda: False)
+    with pytest.raises(Unavailable, match="shard 0 ended, exit status 1") as told:
+        supervisor.wait_ready(timeout_s=20)
+    assert str(told.value).endswith("line 98\n  no such index")
+    assert "line 50\n" not in str(told.value)
+
+
+def test_a_command_that_is_not_there_is_an_early_end(supervisor: Supervisor) -> None:
+    supervisor.start("nothing", ["/no/such/command"], ready=lambda: False)
+    with pytest.raises(Unavailable, match="/no/such/command: No such file"):
+        supervisor.wait_ready(timeout_s=20)
+
+
+def test_a_process_that_is_never_ready_is_an_error(supervisor: Supervisor) -> None:
+    supervisor.start("slow", SLEEP, ready=lambda: False)
+    with pytest.raises(Unavailable, match=r"slow is not ready after 0\.2 s"):
+        supervisor.wait_ready(timeout_s=0.2)
+
+
+def test_a_death_ends_the_watch(supervisor: Supervisor) -> None:
+    supervisor.start("shard 1", SLEEP, ready=lambda: True)
+    os.kill(pids(supervisor)[0], signal.SIGKILL)
+    with pytest.raises(Unavailable, match="shard 1 ended, killed by SIGKILL"):
+        supervisor.watch()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_watch_and_its_handler_comes_back(tmp_path: Path, number: signal.Signals) -> None:
+    def watch() -> None:
+        with Supervisor(tmp_path / "logs", ENVIRON) as processes:
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+            processes.watch()
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        watch()
+    assert signal.getsignal(number) is before
+
+
+def test_a_command_run_to_its_end_gives_its_output(supervisor: Supervisor) -> None:
+    assert supervisor.run("update", [*PYTHON, "print('{}')"]) == "{}\n"
+    assert supervisor._processes == []
+
+
+def test_a_command_that_fails_says_why_and_who_can_mend_it(supervisor: Supervisor) -> None:
+    with pytest.raises(OperatorError, match=r"(?s)update failed, exit status 2.*no products"):
+        supervisor.run("update", [*PYTHON, "import sys; print('no products', file=sys.stderr); sys.exit(2)"])
+    with pytest.raises(Unavailable, match="update failed, exit status 1"):
+        supervisor.run("update", [*PYTHON, "import sys; sys.exit(1)"])
+
+
+def test_a_command_run_is_given_up_when_another_process_dies(supervisor: Supervisor) -> None:
+    supervisor.start("model server", [*PYTHON, "import sys; sys.exit('out of memory')"], ready=lambda: True)
+    with pytest.raises(Unavailable, match=r"(?s)model server ended.*out of memory"):
+        supervisor.run("update", SLEEP)
+
+
+def test_processes_are_started_from_the_main_thread_only(supervisor: Supervisor) -> None:
+    errors: list[RuntimeError] = []
+
+    def start() -> None:
+        try:
+            supervisor.start("a", SLEEP, ready=lambda: True)
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+def test_a_supervisor_that_is_killed_leaves_nobody_behind(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from lookalike.supervisor import Supervisor
+with Supervisor(Path({str(tmp_path)!r}), {{}}) as processes:
+    for name in "ab":
+        processes.start(name, {SLEEP!r}, ready=lambda: True)
+    print(*(process.popen.pid for process in processes._processes), flush=True)
+    processes.watch()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as supervisor:
+        assert supervisor.stdout is not None
+        running = [int(pid) for pid in supervisor.stdout.readline().split()]
+        # Until each has become the command: before, it might end because its supervisor is gone already.
+        assert eventually(
+            lambda: all(b"sleep(600)" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[3] for pid in running)
+        )
+        supervisor.kill()
+    assert len(running) == 2
+    assert eventually(lambda: not any(map(pid_is_alive, running)))
+
+
+def test_a_server_is_serving_when_its_health_says_so(supervisor: Supervisor) -> None:
+    (port,) = probes.free_ports(1)
+    assert probes.is_free(port)
+    assert not probes.serving(f"127.0.0.1:{port}")
+    code = f"""
+import asyncio, dataclasses
+from lookalike import lifecycle, settings
+class Settings(settings.ProcessSettings):
+    PREFIX = "TEST_"
+asyncio.run(lifecycle.serve(Settings(port={port}), [], services=["some.Service"]))
+"""
+    supervisor.start("server", [sys.executable, "-c", code], ready=lambda: probes.serving(f"127.0.0.1:{port}"))
+    supervisor.wait_ready(timeout_s=30)
+    assert not probes.is_free(port)
+    assert not probes.redis_answers(f"127.0.0.1:{port}")
+
+
+def test_free_ports_differ() -> None:
+    assert len(set(probes.free_ports(20))) == 20
