@@ -21,18 +21,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index import attributes, codes, version
-from index.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry, shard_name
+from index.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry
+from index.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name, space_name
 from index.recipe import EXACT_FLOATS, measured
 from index.scores import I64
-from index.space import CODES, ROWS, VECTORS
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.partition import shard_of
 from lookalike.vectors import F32, normalised
-from protos.lookalike.v1.types_pb2 import Space
 
 Progress = Callable[[str, int, int], None]  # What is under way, steps done, steps in all.
 MAX_SHARDS = 4096
-ATTRIBUTES = "attributes.arrow"
 _BUILDING = ".building"
 _CHUNK_BYTES = 32 << 20
 
@@ -44,11 +42,6 @@ class SpaceVectors:
     encoder: str
     vectors: F32
     rows: I64
-
-
-def space_name(space: int) -> str:
-    """The name on disk and on command lines: `image`, `text`."""
-    return Space.Name(space).removeprefix("SPACE_").lower()  # type: ignore[arg-type]  # a proto enum value is an int
 
 
 def build(

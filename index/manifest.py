@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from index.names import number_of
 from lookalike.errors import BadArtifact
 
 FORMAT = 1
@@ -63,10 +64,6 @@ class Manifest:
     files: Mapping[str, FileEntry]  # By path below the version's directory, with "/".
 
 
-def shard_name(shard: int) -> str:
-    return f"shard-{shard:05d}"
-
-
 def dumped(manifest: Manifest) -> str:
     """JSON with a checksum of itself: a changed parameter is noticed like a changed file."""
     body = {"format": FORMAT, **asdict(manifest)}
@@ -106,6 +103,7 @@ def _manifest(body: Mapping[str, Any]) -> Manifest:
 
 
 def _space(body: Mapping[str, Any]) -> SpaceEntry:
+    number_of(body["name"])  # Raises ValueError for a space that this program does not know.
     indexes = tuple(
         IndexEntry(**{**index, "ladder": tuple(Rung(**rung) for rung in index["ladder"])}) for index in body["indexes"]
     )

@@ -10,12 +10,12 @@ from index import codes as compressed
 from index.codes import Codes
 from index.filters import Passing
 from index.manifest import IndexEntry, Rung
+from index.names import CODES, ROWS, VECTORS
 from index.plan import plan
 from index.scores import I64, Neighbours, exact, scores_of
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
 
-VECTORS, ROWS, CODES = "vectors.npy", "rows.npy", "index.faiss"
 # From 20 queries on, faiss compares them with the lists' centroids by matrix product, whose roundings depend on the
 # batch: smaller calls keep an answer the same in every company, and a larger batch gains only a few percent.
 BATCH = 16

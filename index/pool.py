@@ -1,0 +1,41 @@
+"""Work on threads, so that the event loop stays free: as many calls at a time as threads, and a bound on what waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from index.codes import use_threads
+from lookalike.deadline import Deadline
+from lookalike.errors import Overloaded
+
+Result = TypeVar("Result")
+
+
+class Pool:
+    """Each thread runs one call at a time, and faiss gets no further threads for it: calls do not fight for cores."""
+
+    def __init__(self, *, threads: int, max_waiting: int) -> None:
+        # A call holds its place until its thread is done with it, not only until its caller gave up.
+        self._places = threading.BoundedSemaphore(threads + max_waiting)
+        self._executor = ThreadPoolExecutor(threads, "search", initializer=use_threads, initargs=(1,))
+
+    async def run(self, work: Callable[[], Result], deadline: Deadline) -> Result:
+        """Raises Overloaded when too much waits, DeadlineGone when the time is over before a thread is free."""
+        if not self._places.acquire(blocking=False):
+            raise Overloaded("as many calls wait as may")
+        call = self._executor.submit(_in_time, work, deadline)
+        call.add_done_callback(lambda _: self._places.release())
+        return await asyncio.wrap_future(call)
+
+    def close(self) -> None:
+        """Calls that no thread has begun are cancelled; returns when the others ended."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_time(work: Callable[[], Result], deadline: Deadline) -> Result:
+    deadline.remaining_s()
+    return work()
