@@ -65,7 +65,7 @@ def build(
     table = attributes.checked(products)
     for space, given in spaces.items():
         _check(space_name(space), given, table.num_rows)
-    step = _steps(progress, shards * (2 + 2 * len(spaces)))
+    step = _steps(progress, shards * (1 + 2 * len(spaces)) + 1)
     with _workplace(location) as directory:
         partition = _Partition.of(table["id"], shards)
         for shard in range(shards):
@@ -88,6 +88,7 @@ def build(
             files = _files(directory)
             _publish(location, directory, _manifest(name, spaces, indexes, partition, seed=seed, files=files))
         version.make_current(location, name)
+    step("done")
     return name
 
 

@@ -1,0 +1,146 @@
+"""`lookalike index build`: an index over vectors you already have. Reads files, names the row at fault."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from index import build, version
+from index.attributes import ID_BYTES, checked, refuse_duplicates
+from index.names import number_of
+from lookalike.errors import BadArtifact, BadCatalogue
+from lookalike.vectors import F32
+
+EPILOG = """examples:
+  lookalike index build --vectors base.npy --space image --shards 2 index
+  lookalike index build --vectors base.npy --ids ids.txt --attributes attributes.parquet --space text --shards 4 index
+
+The version built serves at once (INDEX/CURRENT); shards and gateway: `lookalike serve local --location INDEX`."""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
+    options = _parser().parse_args(argv)
+    vectors = vectors_of(options.vectors)
+    ids = ids_of(options.ids) if options.ids else [str(row) for row in range(len(vectors))]
+    if len(ids) != len(vectors):
+        raise BadCatalogue(f"{options.ids}: {len(ids)} ids for {len(vectors)} vectors in {options.vectors}")
+    products = pa.table({"id": pa.array(ids, pa.large_string())})
+    if options.attributes:
+        products = with_attributes(products, options.attributes)
+    given = build.SpaceVectors(encoder=options.encoder, vectors=vectors, rows=np.arange(len(vectors)))
+    with shown_progress() as progress:
+        name = build.build(
+            options.location,
+            products,
+            {number_of(options.space): given},
+            shards=options.shards,
+            seed=options.seed,
+            threads=options.threads or len(os.sched_getaffinity(0)),
+            progress=progress,
+        )
+    _report(options.location, name, as_json=options.json)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lookalike index build",
+        description="Build a version of an index from vectors you already have, and let it serve.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("location", metavar="INDEX", type=Path, help="directory of the index; made if missing")
+    parser.add_argument("--vectors", required=True, type=Path, help="NumPy file, float32 (n, dim); memory-mapped")
+    parser.add_argument("--ids", type=Path, help="text file, the id of each vector on a line; default: 0, 1, 2, …")
+    parser.add_argument("--attributes", type=Path, help="Parquet file with `id` and any of title, category, shop, …")
+    parser.add_argument("--space", required=True, choices=("image", "text"), help="what the vectors say of products")
+    parser.add_argument("--shards", type=int, default=1, help="processes that will share the work (default: 1)")
+    parser.add_argument("--encoder", default="vectors", help="fingerprint of what made the vectors (default: vectors)")
+    parser.add_argument("--seed", type=int, default=0, help="of training and measuring (default: 0)")
+    parser.add_argument("--threads", type=int, default=0, help="cores to use; 0: all (default)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def vectors_of(path: Path) -> F32:
+    """Memory-mapped (n, dim) float32. Raises BadArtifact; the values are looked at when they are copied."""
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"{path}: {error}") from error
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype != np.dtype("<f4") or not vectors.size:
+        found = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else "an archive"
+        raise BadArtifact(f"{path}: {found}, not an array of float32 (n, dim)")
+    return np.asarray(vectors)
+
+
+def ids_of(path: Path) -> list[str]:
+    """One id per line. Raises BadCatalogue naming the line (from 1)."""
+    try:
+        lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    except OSError as error:
+        raise BadCatalogue(f"{path}: {error}") from error
+    ids = []
+    for number, line in enumerate(lines, start=1):
+        given = line.removesuffix(b"\r")
+        if not 1 <= len(given) <= ID_BYTES:
+            raise BadCatalogue(f"{path}: line {number}: an id has 1..{ID_BYTES} bytes, not {len(given)}")
+        try:
+            ids.append(given.decode())
+        except UnicodeDecodeError as error:
+            raise BadCatalogue(f"{path}: line {number}: not UTF-8: {error.reason}") from None
+    refuse_duplicates(pa.array(ids, pa.large_string()), f"{path}: line", first=1)
+    return ids
+
+
+def with_attributes(products: pa.Table, path: Path) -> pa.Table:
+    """The attributes of each product, in the order of `products`; one that the file lacks has none."""
+    try:
+        given = checked(pq.read_table(path))
+    except (pa.ArrowException, OSError) as error:
+        raise BadCatalogue(f"{path}: {error}") from error
+    except BadCatalogue as error:
+        raise BadCatalogue(f"{path}: {error}") from error
+    unknown = pc.index(pc.is_in(given["id"], value_set=products["id"]), False).as_py()
+    if unknown >= 0:
+        raise BadCatalogue(f"{path}: row {unknown}: no vector has the id {given['id'][unknown].as_py()!r}")
+    rows = pc.index_in(products["id"], value_set=given["id"])
+    columns = {name: given[name].take(rows) for name in given.column_names if name != "id"}
+    return pa.table({"id": products["id"], **columns})
+
+
+@contextmanager
+def shown_progress() -> Iterator[build.Progress]:
+    """A bar on standard error, to be given to `build.build`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield show
+
+
+def _report(location: Path, name: str, *, as_json: bool) -> None:
+    manifest = version.read(location, name)
+    (space,) = manifest.spaces
+    recall = min(index.recall_at_10 for index in space.indexes)
+    if as_json:
+        report = {"version": name, "products": sum(manifest.products), "shards": manifest.shards}
+        recipes = [index.recipe for index in space.indexes]
+        print(json.dumps({**report, "dim": space.dim, "recipes": recipes, "recall_at_10": recall}))
+    else:
+        print(f"{location}: version {name} serves: {sum(manifest.products)} products in {manifest.shards} shards,")
+        print(f"{space.name} {space.dim}-d, {space.indexes[0].recipe}, recall@10 {recall:.3f}")
