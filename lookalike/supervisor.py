@@ -44,11 +44,15 @@ class Supervisor:
     again: a process that dies is an error with its last words. Killed with SIGKILL it takes its processes along
     (Linux; see `leash`): the kernel ties them to the thread that started them, hence: the main thread only.
 
+    directory: where the processes run; the supervisor's own unless given.
     stop_s: time between SIGTERM and SIGKILL for each process; more than what servers take to drain.
     """
 
-    def __init__(self, logs: Path, environ: Mapping[str, str], *, stop_s: float = 10.0) -> None:
+    def __init__(
+        self, logs: Path, environ: Mapping[str, str], *, directory: Path | None = None, stop_s: float = 10.0
+    ) -> None:
         self._logs = logs
+        self._directory = directory
         self._environ = dict(environ)
         self._stop_s = stop_s
         self._processes: list[Process] = []
@@ -122,6 +126,10 @@ class Supervisor:
         """Raises Unavailable, with its last words, when a process is gone."""
         _check(self._processes)
 
+    def pids(self) -> dict[str, int]:
+        """Process ids by name, for whoever measures."""
+        return {process.name: process.popen.pid for process in self._processes}
+
     def _popen(
         self, command: Sequence[str], *, stdout: IO[bytes], stderr: IO[bytes] | int | None
     ) -> subprocess.Popen[bytes]:
@@ -132,6 +140,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
+            cwd=self._directory,
             env=self._environ,
             start_new_session=True,  # A Ctrl-C in the terminal is the supervisor's alone: it stops them in order.
         )

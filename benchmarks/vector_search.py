@@ -1,0 +1,158 @@
+"""Vector queries through the gateway and two shards, against bare faiss with the same recipe and a bare gRPC echo.
+
+100,000 x 1024-d vectors; all in one run, in turn, `--rounds` times; medians. The cache is off. CPU per query is that of
+the server processes (from /proc), so that the client's own cost on a small machine does not count.
+
+    python -m benchmarks.vector_search [--count 100000] [--calls 3000] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import faiss
+import grpc.aio
+import numpy as np
+import pyarrow as pa
+
+from benchmarks import echo
+from benchmarks.dataset import DIM, clustered
+from benchmarks.meter import COMMAND, Load, closed_loop, median, write
+from index.build import SpaceVectors, build
+from lookalike import rpc
+from lookalike.probes import accepting, free_ports, serving
+from lookalike.supervisor import Supervisor
+from lookalike.vectors import F32, pack
+from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
+from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
+
+K = 10
+SHARDS = 2
+INFLIGHT = (1, 16, 64)
+TARGET = 0.95
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--calls", type=int, default=3_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    vectors, queries = clustered(options.count, options.calls)
+    truth = exact(vectors, queries[:500])
+    with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
+        result = measured(Path(folder), vectors, queries, truth, options.rounds)
+    print(write("vector_search", {"vectors": f"{options.count} x {DIM}, clustered, k={K}", **result}))
+
+
+def exact(vectors: F32, queries: F32) -> np.ndarray[Any, Any]:
+    return np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :K]
+
+
+def recall(found: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
+    return float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(found, truth, strict=False)]))
+
+
+def measured(folder: Path, vectors: F32, queries: F32, truth: np.ndarray[Any, Any], rounds: int) -> dict[str, Any]:
+    names = [f"{i:06}" for i in range(len(vectors))]
+    began_s = time.perf_counter()
+    space = SpaceVectors(encoder="benchmark", vectors=vectors, rows=np.arange(len(vectors)))
+    build(folder / "index", pa.table({"id": names}), {SPACE_IMAGE: space}, shards=SHARDS, threads=2)
+    build_s = time.perf_counter() - began_s
+    faiss.omp_set_num_threads(1)
+    bare, bare_recall = bare_faiss(vectors, queries, truth)
+    first, second, gateway, echoing = free_ports(4)
+    shards = f"127.0.0.1:{first},127.0.0.1:{second}"
+    with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
+        for i, port in enumerate((first, second)):
+            shard = ["serve", "shard", "--location", str(folder / "index"), "--shard", str(i), "--threads", "1"]
+            processes.start(
+                f"shard {i}", [*COMMAND, *shard, "--port", str(port)], ready=partial(serving, f"127.0.0.1:{port}")
+            )
+        command = [*COMMAND, "serve", "gateway", "--shards", shards, "--port", str(gateway), "--cache-ttl-s", "0"]
+        processes.start("gateway", command, ready=lambda: serving(f"127.0.0.1:{gateway}"))
+        say = [COMMAND[0], "-m", "benchmarks.echo", str(echoing), "1200"]
+        processes.start("echo", say, ready=lambda: accepting(f"127.0.0.1:{echoing}"))
+        processes.wait_ready(timeout_s=120)
+        pids = processes.pids()
+        served = [pids[name] for name in ("shard 0", "shard 1", "gateway")]
+        loads: dict[str, list[Any]] = {}
+        for _ in range(rounds):
+            loads.setdefault("bare faiss", []).append(bare(queries))
+            loads.setdefault("echo", []).append(asyncio.run(echo_load(echoing, pids["echo"], len(queries))))
+            for inflight in INFLIGHT:
+                load, found = asyncio.run(served_load(gateway, served, queries, inflight))
+                loads.setdefault(f"gateway, {inflight} in flight", []).append(load)
+        return report(loads, build_s=build_s, bare_recall=bare_recall, recall=recall(found, truth))
+
+
+def report(loads: dict[str, list[Any]], **figures: float) -> dict[str, Any]:
+    faiss_us = float(np.median(loads.pop("bare faiss")))
+    floor_us = faiss_us + median(loads["echo"], "cpu_us")
+    rows = {
+        name: {f: round(median(each, f), 2) for f in ("per_s", "cpu_us", "p50_ms", "p99_ms")}
+        for name, each in loads.items()
+    }
+    for row in rows.values():
+        row["of_faiss_plus_echo"] = round(row["cpu_us"] / floor_us, 3)
+    return {
+        **{name: round(value, 4) for name, value in figures.items()},
+        "bare_faiss_cpu_us": round(faiss_us, 1),
+        "rows": rows,
+        "caveats": "closed loop; the client shares the cores, so per_s is no capacity: CPU per query is the figure",
+    }
+
+
+def bare_faiss(vectors: F32, queries: F32, truth: np.ndarray[Any, Any]) -> tuple[Any, float]:
+    """One index of all: IVF, PQ fast scan, refinement by full vectors; at the least nprobe that has the recall."""
+    index: Any = faiss.index_factory(DIM, "IVF1024,PQ256x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors[:60_000])
+    index.add(vectors)
+    index.k_factor = 4
+    ivf = faiss.extract_index_ivf(index.base_index)
+    for ivf.nprobe in (1, 2, 4, 8, 16, 32, 64, 128):
+        reached = recall(index.search(queries[:500], K)[1], truth)
+        if reached >= TARGET:
+            break
+
+    def searched(queries: F32) -> float:
+        began_s = time.process_time()
+        for query in queries:
+            index.search(query[None, :], K)
+        return (time.process_time() - began_s) / len(queries) * 1e6
+
+    return searched, reached
+
+
+async def echo_load(port: int, pid: int, calls: int) -> Load:
+    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+        say: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
+        request = bytes(4 * DIM)
+        return await closed_loop(lambda i: say(request), calls, 16, [pid])
+
+
+async def served_load(port: int, pids: list[int], queries: F32, inflight: int) -> tuple[Load, np.ndarray[Any, Any]]:
+    found = np.full((len(queries), K), -1)
+    requests = [SearchRequest(examples=[Example(vector=pack(query))], space=SPACE_IMAGE, limit=K) for query in queries]
+    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+        stub = SimilarProductsStub(channel)
+
+        async def ask(i: int) -> None:
+            response: SearchResponse = await stub.Search(requests[i])
+            if response.provenance.coverage < 1:
+                raise RuntimeError(f"partial: {response.provenance}")
+            found[i, : len(response.hits)] = [int(hit.product.id) for hit in response.hits]
+
+        return await closed_loop(ask, len(queries), inflight, pids), found
+
+
+if __name__ == "__main__":
+    main()
