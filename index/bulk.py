@@ -26,7 +26,7 @@ EPILOG = """examples:
   lookalike index build --vectors base.npy --space image --shards 2 index
   lookalike index build --vectors base.npy --ids ids.txt --attributes attributes.parquet --space text --shards 4 index
 
-The version built serves at once (INDEX/CURRENT); shards and gateway: `lookalike serve local --location INDEX`."""
+The version built serves at once (INDEX/CURRENT); shards and gateway: `lookalike serve local INDEX`."""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:

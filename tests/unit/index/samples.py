@@ -1,0 +1,54 @@
+"""Products and vectors drawn for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from index.build import SpaceVectors
+from index.scores import I64
+from index.space import SpaceIndex
+from lookalike.vectors import F32, normalised
+from protos.lookalike.v1.types_pb2 import Space
+
+IMAGE, TEXT = Space.SPACE_IMAGE, Space.SPACE_TEXT
+
+
+def unit_vectors(count: int, dim: int, seed: int = 0) -> F32:
+    return normalised(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
+
+
+def clustered(count: int, dim: int, seed: int = 0) -> F32:
+    """Unit vectors around 200 centres, as features of photos lie: near neighbours of a product are of its kind."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(200, dim))
+    spread = random.normal(size=(count, dim // 4)) @ random.normal(size=(dim // 4, dim)) / np.sqrt(dim // 4)
+    return normalised((centres[random.integers(0, 200, count)] + 0.4 * spread).astype(np.float32))
+
+
+def catalogue(count: int) -> pa.Table:
+    """Products "p0" to "p<count-1>", not in the order of their ids."""
+    rows = range(count)
+    return pa.table(
+        {
+            "id": [f"p{row}" for row in rows],
+            "title": [f"title of {row}" for row in rows],
+            "description": [f"description of {row}" for row in rows],
+            "category": [("fashion/shoes", "fashion", "fashionable", "home/kitchen/pans", "")[row % 5] for row in rows],
+            "shop": [f"shop {row % 3}" for row in rows],
+            "price": [float(row % 50) for row in rows],
+            "currency": ["JPY"] * count,
+            "in_stock": [row % 4 > 0 for row in rows],
+        }
+    )
+
+
+def vectors_of(vectors: F32, rows: I64 | None = None, encoder: str = "drawn") -> SpaceVectors:
+    return SpaceVectors(encoder=encoder, vectors=vectors, rows=np.arange(len(vectors)) if rows is None else rows)
+
+
+def recall(space: SpaceIndex, queries: F32, k: int) -> float:
+    """Of approximate search against exact search."""
+    truth, found = space.search(queries, k, audit=True), space.search(queries, k)
+    shared = (len(np.intersect1d(one.rows, other.rows)) for one, other in zip(truth, found, strict=True))
+    return sum(shared) / (k * len(queries))

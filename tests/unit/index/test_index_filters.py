@@ -1,0 +1,153 @@
+"""Filters over rows, and exact search under them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index import attributes
+from index.attributes import Attributes
+from index.filters import Passing, PassingCache, mask_of
+from index.manifest import IndexEntry
+from index.space import SpaceIndex
+from lookalike.vectors import normalised
+from protos.lookalike.v1.types_pb2 import Filter
+from tests.unit.index.samples import catalogue, unit_vectors
+
+
+def table_of(path: Path, products: pa.Table) -> Attributes:
+    attributes.write(path / "table.arrow", attributes.checked(products))
+    return attributes.opened(path / "table.arrow")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Attributes:
+    return table_of(tmp_path_factory.mktemp("table"), catalogue(10))
+
+
+def rows(table: Attributes, condition: Filter) -> list[int]:
+    return np.flatnonzero(mask_of(table, condition)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("condition", "passing"),
+    [
+        (Filter(), list(range(10))),
+        (Filter(category_in=["fashion"]), [0, 1, 5, 6]),  # Not row 2: "fashionable" is no part of fashion.
+        (Filter(category_in=["fashion/shoes"]), [0, 5]),
+        (Filter(category_in=["fash"]), []),
+        (Filter(category_in=["home"], category_not_in=["home/kitchen"]), []),
+        (Filter(category_not_in=["fashion"]), [2, 3, 4, 7, 8, 9]),
+        (Filter(shop_in=["shop 1", "shop 9"]), [1, 4, 7]),
+        (Filter(shop_not_in=["shop 1"]), [0, 2, 3, 5, 6, 8, 9]),
+        (Filter(min_price=3, max_price=5), [3, 4, 5]),
+        (Filter(min_price=5, max_price=3), []),
+        (Filter(max_price=0), [0]),
+        (Filter(in_stock=True), [1, 2, 3, 5, 6, 7, 9]),
+        (Filter(in_stock=False), [0, 4, 8]),
+        (Filter(category_in=["fashion"], shop_in=["shop 0"], in_stock=True), [6]),
+    ],
+)
+def test_a_product_passes_when_it_meets_every_condition(
+    table: Attributes, condition: Filter, passing: list[int]
+) -> None:
+    assert rows(table, condition) == passing
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        Filter(category_in=["", "/", "//", "a/", "\x00", "\U0010ffff", "x" * 100_000]),
+        Filter(shop_in=[""] * 1000),
+        Filter(min_price=float("nan")),
+        Filter(min_price=float("inf"), max_price=float("-inf")),
+    ],
+)
+def test_a_filter_without_sense_is_survived(table: Attributes, condition: Filter) -> None:
+    assert set(rows(table, condition)) <= {4, 9}  # The products without a category are in category "".
+
+
+def test_the_cache_keeps_the_filters_used_last() -> None:
+    cache = PassingCache(2)
+    computed = []
+
+    def ask(name: bytes) -> None:
+        def compute() -> Passing:
+            computed.append(name)
+            return Passing.of(np.ones(3, dtype=np.bool_))
+
+        cache.get(0, name, compute)
+
+    for name in (b"a", b"b", b"a", b"c", b"a", b"b"):
+        ask(name)
+    assert computed == [b"a", b"b", b"c", b"b"]
+    assert len(cache) == 2
+
+
+PATHS = st.lists(st.sampled_from(["a", "ab", "b", "a/b"]), min_size=0, max_size=3).map("/".join)
+PRODUCTS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "category": PATHS,
+            "shop": st.sampled_from(["", "s", "t", "店"]),
+            "price": st.sampled_from([0.0, 1.0, 2.5, 1e9]),
+            "in_stock": st.booleans(),
+            "vector": st.lists(st.integers(-2, 2), min_size=3, max_size=3).filter(any),
+        }
+    ),
+    min_size=1,
+    max_size=30,
+)
+FILTERS = st.builds(
+    Filter,
+    category_in=st.lists(PATHS, max_size=2),
+    category_not_in=st.lists(PATHS, max_size=2),
+    shop_in=st.lists(st.sampled_from(["", "s", "店", "none"]), max_size=2),
+    shop_not_in=st.lists(st.sampled_from(["", "s", "店", "none"]), max_size=2),
+    min_price=st.none() | st.sampled_from([0.0, 1.0, 3.0]),
+    max_price=st.none() | st.sampled_from([0.0, 1.0, 3.0]),
+    in_stock=st.none() | st.booleans(),
+)
+
+
+def below(category: str, path: str) -> bool:
+    return category == path or category.startswith(path + "/")
+
+
+def passes(product: dict[str, object], condition: Filter) -> bool:
+    category, shop, price = str(product["category"]), product["shop"], float(str(product["price"]))
+    return (
+        (not condition.category_in or any(below(category, path) for path in condition.category_in))
+        and not any(below(category, path) for path in condition.category_not_in)
+        and (not condition.shop_in or shop in condition.shop_in)
+        and shop not in condition.shop_not_in
+        and (not condition.HasField("min_price") or price >= condition.min_price)
+        and (not condition.HasField("max_price") or price <= condition.max_price)
+        and (not condition.HasField("in_stock") or product["in_stock"] == condition.in_stock)
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(products=PRODUCTS, condition=FILTERS, k=st.integers(0, 40))
+def test_filter_and_exact_search_agree_with_a_naive_reading_of_the_contract(
+    tmp_path_factory: pytest.TempPathFactory, products: list[dict[str, object]], condition: Filter, k: int
+) -> None:
+    # Few distinct vectors, so that ties are common.
+    vectors = normalised(np.array([product["vector"] for product in products], dtype=np.float32))
+    columns = {name: [product[name] for product in products] for name in ("category", "shop", "price", "in_stock")}
+    table = table_of(
+        tmp_path_factory.mktemp("oracle"),
+        pa.table({"id": [f"{row:03d}" for row in range(len(products))], **columns}),
+    )
+    space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=None)
+    query = unit_vectors(1, 3)
+    (found,) = space.search(query, k, Passing.of(mask_of(table, condition)))
+    expected_rows = [row for row, product in enumerate(products) if passes(product, condition)]
+    cosines = vectors.astype(np.float64) @ query[0].astype(np.float64)
+    expected = sorted(expected_rows, key=lambda row: (-round(float(cosines[row]), 5), row))[:k]
+    assert found.rows.tolist() == expected
