@@ -181,9 +181,14 @@ def cushion(pen: Pen, look: Look) -> None:
     pen.shape(outline, look.cloth(pen), edge=look.dark, width=1.2)
     pen.glaze(oval(38, 36, 20, 16), (255, 255, 255), 0.22, blur=9, within=outline)
     pen.glaze(path("M90 40 Q80 84 30 90 L95 95 Z"), darker(look.main, 0.7), 0.35, blur=6, within=outline)
+    if look.variant == "round":
+        for turn in range(0, 360, 45):
+            crease = turned([(50, 50), (49.2, 20), (50.8, 20)], turn, (50, 50))
+            pen.glaze(crease, darker(look.main, 0.6), 0.45, blur=0.6, within=outline)
+        pen.oval(50, 50, 3, 3, look.accent, edge=darker(look.accent))
     if look.variant == "button":
-        for crease in ("M50 50 L30 34", "M50 50 L70 34", "M50 50 L30 68", "M50 50 L70 68"):
-            pen.glaze([*path(crease), (50, 52)], darker(look.main, 0.6), 0.6, blur=1, within=outline)
+        for tuck in ("M50 50 L30 34", "M50 50 L70 34", "M50 50 L30 68", "M50 50 L70 68"):
+            pen.glaze([*path(tuck), (50, 52)], darker(look.main, 0.6), 0.6, blur=1, within=outline)
         pen.oval(50, 50, 3, 3, look.accent, edge=darker(look.accent))
 
 
