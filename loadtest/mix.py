@@ -1,0 +1,120 @@
+"""What the load asks: every kind of query, popular things more often. Pure: the random numbers are given."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from lookalike.client import Question
+from lookalike.errors import BadSettings
+from lookalike.vectors import F32
+
+# Asked besides the titles of the catalogue's own products, as customers do: short, inexact, in either language.
+PHRASES = (
+    "赤いスニーカー レディース", "北欧風 マグカップ", "革の長財布 メンズ 黒", "夏用 ワンピース 花柄",
+    "子供用 リュック 軽量", "木製 おもちゃ 出産祝い", "ステンレス 水筒 500ml", "冬 コート あたたかい",
+    "red sneakers for women",
+    "black leather wallet", "floral summer dress", "light backpack for kids", "stainless steel bottle",
+    "wooden toy gift", "warm winter coat", "mens watch silver",
+)  # fmt: skip
+KINDS = {"product": 6.0, "photo": 1.0, "text": 2.0, "vector": 1.0}
+FILTERED = 0.3  # The share of queries with a filter.
+TITLES = 0.5  # The share of texts that are a product's title; the rest are phrases.
+# Popularity of products in shops falls about as rank^-1 (Zipf): the result cache meets what it will meet in service.
+EXPONENT = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What the load knows of a product."""
+
+    id: str
+    title: str
+    category: str
+    price: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What there is to ask about."""
+
+    products: Sequence[Listed]
+    photos: Sequence[bytes] = ()
+    vectors: F32 | None = None  # (n, dim), of `vector_space`.
+    vector_space: str = ""
+
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of query that can be made of it."""
+        has = {"product": True, "photo": bool(self.photos), "text": True, "vector": self.vectors is not None}
+        return tuple(kind for kind in KINDS if has[kind])
+
+
+class Zipf:
+    """Draws 0..n-1; 0 is the most popular."""
+
+    def __init__(self, n: int, exponent: float = EXPONENT) -> None:
+        self._cumulative = list(accumulate((rank + 1) ** -exponent for rank in range(n)))
+
+    def draw(self, rng: random.Random) -> int:
+        return bisect(self._cumulative, rng.random() * self._cumulative[-1], hi=len(self._cumulative) - 1)
+
+
+class Asker:
+    """Makes one question after another; equal seeds, equal questions."""
+
+    def __init__(self, sample: Sample, mix: Mapping[str, float], seed: int) -> None:
+        self._sample = sample
+        self._kinds, self._weights = list(mix), list(mix.values())
+        self._rng = random.Random(seed)
+        self._products, self._phrases = Zipf(len(sample.products)), Zipf(len(PHRASES))
+        self._photos = Zipf(len(sample.photos))
+        self._vectors = Zipf(0 if sample.vectors is None else len(sample.vectors))
+
+    def next(self) -> tuple[str, Question]:
+        """The kind of the next question, and the question."""
+        kind = self._rng.choices(self._kinds, self._weights)[0]
+        question = self.of(kind)
+        if self._rng.random() < FILTERED:
+            question.update(self._filter())
+        return kind, question
+
+    def of(self, kind: str) -> Question:
+        sample, rng = self._sample, self._rng
+        if kind == "product":
+            return Question(product_id=sample.products[self._products.draw(rng)].id)
+        if kind == "photo":
+            return Question(image=sample.photos[self._photos.draw(rng)])
+        if kind == "vector" and sample.vectors is not None:
+            return Question(vector=sample.vectors[self._vectors.draw(rng)], space=sample.vector_space)
+        title = sample.products[self._products.draw(rng)].title.strip()
+        # A title may be empty in the catalogue, never in a query.
+        return Question(text=title if title and rng.random() < TITLES else PHRASES[self._phrases.draw(rng)])
+
+    def _filter(self) -> Question:
+        """A filter that a popular product passes."""
+        product = self._sample.products[self._products.draw(self._rng)]
+        choices = [Question(in_stock=True), Question(max_price=product.price)]
+        if product.category:
+            choices.append(Question(category_in=[product.category.partition("/")[0]]))
+        return self._rng.choice(choices)
+
+
+def parse_mix(text: str, possible: Sequence[str]) -> dict[str, float]:
+    """`product=6,text=2` as weights. Raises BadSettings for a kind that is none or has nothing to ask about."""
+    mix = {}
+    for entry in text.split(","):
+        kind, _, weight = entry.partition("=")
+        if kind not in KINDS:
+            raise BadSettings(f"--mix {entry!r}: not one of {', '.join(KINDS)}")
+        if kind not in possible:
+            raise BadSettings(f"--mix {entry!r}: {kind} queries need --{'images' if kind == 'photo' else 'vectors'}")
+        try:
+            mix[kind] = float(weight)
+        except ValueError:
+            raise BadSettings(f"--mix {entry!r}: write {kind}=WEIGHT") from None
+        if not 0 < mix[kind] < 1e6:
+            raise BadSettings(f"--mix {entry!r}: a weight is above 0")
+    return mix

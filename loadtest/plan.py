@@ -1,0 +1,72 @@
+"""The plan of a run: what the command hands to the process that makes the load, as a JSON file. File I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loadtest.mix import Listed, Sample
+from lookalike.errors import BadSettings
+from lookalike.vectors import F32
+
+MAX_PHOTOS = 200
+MAX_PHOTO_BYTES = 8 << 20  # The gateway refuses larger ones.
+MAX_VECTORS = 10_000
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    address: str
+    users: int
+    seconds: float
+    rate: float  # Calls per second of all users together; 0: each asks again as soon as it is answered.
+    seed: int
+    mix: Mapping[str, float]
+    products: Sequence[Listed]
+    photos: Sequence[str]  # Files.
+    vectors: str  # A .npy file; empty: none.
+    vector_space: str
+
+    def sample(self) -> Sample:
+        return Sample(
+            products=self.products,
+            photos=[Path(photo).read_bytes() for photo in self.photos],
+            vectors=read_vectors(Path(self.vectors)) if self.vectors else None,
+            vector_space=self.vector_space,
+        )
+
+
+def write(plan: Plan, path: Path) -> None:
+    path.write_text(json.dumps(dataclasses.asdict(plan)), encoding="utf-8")
+
+
+def read(path: Path) -> Plan:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return Plan(**{**document, "products": [Listed(**product) for product in document["products"]]})
+
+
+def find_photos(directory: Path) -> list[str]:
+    """The first 200 photos of at most 8 MB under a directory, by name. Raises BadSettings where there are none."""
+    found = (path for path in sorted(directory.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file())
+    photos = [str(path) for path in found if 0 < path.stat().st_size <= MAX_PHOTO_BYTES][:MAX_PHOTOS]
+    if not photos:
+        raise BadSettings(f"--images {directory}: no photos there ({', '.join(_SUFFIXES)}; at most 8 MB each)")
+    return photos
+
+
+def read_vectors(path: Path) -> F32:
+    """The first 10,000 rows of a .npy file as (n, dim) float32. Raises BadSettings."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadSettings(f"--vectors {path}: {error}") from error
+    if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.floating):
+        raise BadSettings(f"--vectors {path}: {array.dtype} of shape {array.shape}, not rows of floating-point numbers")
+    vectors: F32 = np.array(array[:MAX_VECTORS], dtype=np.float32)
+    return vectors

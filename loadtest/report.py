@@ -1,0 +1,160 @@
+"""What a run found: as tables for a person, as a document for a script. Prints, nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from loadtest.histogram import Histogram, Labels, Quantile, merged, quantile
+from loadtest.plan import Plan
+from loadtest.slo import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    plan: Plan
+    seen: Mapping[str, Any]  # By the users: `seconds`, `kinds`, `errors`.
+    left_out: Mapping[str, str]  # Kinds of query that were not asked, and why.
+    requests: Mapping[Labels, Histogram]  # Gained by the gateway's histograms.
+    stages: Mapping[Labels, Histogram]
+    verdicts: Sequence[Verdict]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    method: str
+    space: str
+    cached: str
+    histogram: Histogram
+
+
+def rows(requests: Mapping[Labels, Histogram]) -> Iterator[Row]:
+    """Answered calls by method, space and whether cached; failed ones are in the error ratio."""
+    names = ("method", "space", "cached")
+    found = {tuple(dict(labels).get(name, "") for name in names) for labels in requests}
+    for method, space, cached in sorted(found):
+        answered = merged(requests, method=method, space=space, cached=cached, outcome="OK")
+        if answered:
+            yield Row(method=method, space=space, cached=cached, histogram=answered)
+
+
+def outcomes(requests: Mapping[Labels, Histogram]) -> dict[str, int]:
+    """Calls by gRPC code."""
+    counted: dict[str, int] = {}
+    for labels, histogram in requests.items():
+        code = dict(labels).get("outcome", "")
+        counted[code] = counted.get(code, 0) + histogram.count
+    return dict(sorted(counted.items()))
+
+
+def cached_share(requests: Mapping[Labels, Histogram]) -> float:
+    answered, cached = merged(requests, outcome="OK"), merged(requests, outcome="OK", cached="true")
+    return cached.count / answered.count if answered and cached else 0.0
+
+
+def document(run: Run) -> dict[str, Any]:
+    """The same as the tables; seconds, and null for an end that is not known."""
+    return {
+        "address": run.plan.address,
+        "users": run.plan.users,
+        "offered_per_s": run.plan.rate or None,
+        "seconds": run.seen["seconds"],
+        "mix": dict(run.plan.mix),
+        "left_out": dict(run.left_out),
+        "outcomes": outcomes(run.requests),
+        "cached_share": cached_share(run.requests),
+        "server": [
+            {
+                "method": row.method,
+                "space": row.space,
+                "cached": row.cached == "true",
+                "answers": row.histogram.count,
+                "p50": _interval(quantile(row.histogram, 0.5)),
+                "p99": _interval(quantile(row.histogram, 0.99)),
+            }
+            for row in rows(run.requests)
+        ],
+        "stages": {
+            dict(labels)["stage"]: {"times": each.count, "mean_s": each.sum_s / each.count}
+            for labels, each in sorted(run.stages.items(), key=str)
+        },
+        "client": run.seen["kinds"],
+        "errors": run.seen["errors"],
+        "objectives": [
+            {"objective": each.objective, "allowed": each.allowed, "measured": each.measured, "met": each.met}
+            for each in run.verdicts
+        ],
+        "met": all(verdict.met for verdict in run.verdicts),
+    }
+
+
+def _interval(found: Quantile) -> dict[str, float | None]:
+    known = math.isfinite(found.high_s)
+    return {
+        "estimate_s": found.estimate_s if known else None,
+        "above_s": found.low_s,
+        "at_most_s": found.high_s if known else None,
+    }
+
+
+def show(run: Run) -> None:
+    console = Console()
+    answered = merged(run.requests, outcome="OK")
+    per_s = (answered.count if answered else 0) / run.seen["seconds"]
+    offered = f"{run.plan.rate:g} calls/s offered" if run.plan.rate else "as fast as answers come"
+    console.print(
+        f"{run.plan.users} users, {offered}, {run.seen['seconds']:.1f} s: {per_s:.1f} answers/s, "
+        f"{cached_share(run.requests):.0%} from the cache; "
+        + ", ".join(f"{code} {count}" for code, count in outcomes(run.requests).items())
+    )
+    for kind, reason in run.left_out.items():
+        console.print(f"[yellow]{kind} queries were left out:[/] {escape(reason)}", highlight=False)
+    console.print(_server_table(run), _stage_table(run), _client_table(run), _verdict_table(run), sep="\n")
+    for error in run.seen["errors"]:
+        console.print(f"[red]{error['times']} × {error['kind']}:[/] {escape(error['error'])}", highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    return table
+
+
+def _server_table(run: Run) -> Table:
+    table = _table("The gateway's histograms: answers (a quantile lies between the bounds of its bucket)",
+                   "method, space", "answers", "p50", "p99")  # fmt: skip
+    for row in rows(run.requests):
+        name = f"{row.method} {row.space} {'cached' if row.cached == 'true' else 'computed'}"
+        p50, p99 = quantile(row.histogram, 0.5), quantile(row.histogram, 0.99)
+        table.add_row(name, str(row.histogram.count), str(p50), str(p99))
+    return table
+
+
+def _stage_table(run: Run) -> Table:
+    table = _table("Its stages", "stage", "times", "mean", "p99")
+    for labels, each in sorted(run.stages.items(), key=str):
+        mean = f"{each.sum_s / each.count * 1000:.3g} ms"
+        table.add_row(dict(labels)["stage"], str(each.count), mean, str(quantile(each, 0.99)))
+    return table
+
+
+def _client_table(run: Run) -> Table:
+    table = _table("As the users saw it (the time of a busy client is in it)", "kind", "calls", "failed", "p50", "p99")
+    for kind, each in run.seen["kinds"].items():
+        p50, p99 = (f"{each[name] * 1000:.3g} ms" for name in ("p50_s", "p99_s"))
+        table.add_row(kind, str(each["calls"]), str(each["failed"]), p50, p99)
+    return table
+
+
+def _verdict_table(run: Run) -> Table:
+    table = _table("Objectives", "objective", "allowed", "measured", "")
+    for each in run.verdicts:
+        table.add_row(each.objective, each.allowed, each.measured, "[green]met[/]" if each.met else "[red]MISSED[/]")
+    return table

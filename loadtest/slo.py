@@ -1,0 +1,160 @@
+"""Service level objectives, and how a run holds against them. Pure but for `read`, which reads a TOML file:
+
+error_ratio = 0.001             most calls of all that may fail, as the server counts them and as its users do
+min_requests_per_s = 40         optional
+
+[[latency]]                     any number of them
+method = "Search"
+space = "image"                 optional: "image" or "text"; all unless set
+cached = false                  optional: all unless set
+p50_s = 0.05                    p50_s, p99_s or both; a bound of the server's buckets, so that the verdict is exact
+p99_s = 0.25
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest.histogram import Histogram, Labels, merged, quantile
+from lookalike.errors import BadSettings
+from lookalike.telemetry import SECONDS_BUCKETS
+
+QUANTILES = {"p50_s": 0.5, "p99_s": 0.99}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    labels: Mapping[str, str]
+    quantile: float
+    at_most_s: float
+
+    def __str__(self) -> str:
+        what = " ".join(
+            ("cached" if value == "true" else "computed") if name == "cached" else value
+            for name, value in self.labels.items()
+        )
+        return f"{what} p{self.quantile * 100:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objectives:
+    error_ratio: float
+    min_requests_per_s: float | None
+    latencies: tuple[Latency, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the users saw: a call that never reached the server is in no histogram of its."""
+
+    seconds: float
+    calls: int
+    failed: int
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Seen:
+        kinds = document["kinds"].values()
+        return cls(document["seconds"], sum(each["calls"] for each in kinds), sum(each["failed"] for each in kinds))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    objective: str
+    allowed: str
+    measured: str
+    met: bool
+
+
+def read(path: Path) -> Objectives:
+    """Raises BadSettings for a file that is none, or says anything that is not understood."""
+    try:
+        return parse(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, BadSettings) as error:
+        raise BadSettings(f"{path}: {error}") from error
+
+
+def parse(document: Mapping[str, Any]) -> Objectives:
+    _refuse_unknown(document, ("error_ratio", "min_requests_per_s", "latency"), "the file")
+    if "error_ratio" not in document:
+        raise BadSettings("error_ratio is missing")
+    rows = document.get("latency", [])
+    if not isinstance(rows, list):
+        raise BadSettings("latency: write [[latency]]")
+    return Objectives(
+        error_ratio=_number(document, "error_ratio", at_most=1.0),
+        min_requests_per_s=_number(document, "min_requests_per_s") if "min_requests_per_s" in document else None,
+        latencies=tuple(latency for row in rows for latency in _latencies(row)),
+    )
+
+
+def _latencies(row: Mapping[str, Any]) -> list[Latency]:
+    _refuse_unknown(row, ("method", "space", "cached", *QUANTILES), "[[latency]]")
+    labels = {}
+    for name, kind in (("method", str), ("space", str), ("cached", bool)):
+        if name in row:
+            if not isinstance(row[name], kind):
+                raise BadSettings(f"{name} = {row[name]!r}: not a {'string' if kind is str else 'true or false'}")
+            labels[name] = str(row[name]).lower() if kind is bool else row[name]
+    if "method" not in labels or not QUANTILES.keys() & row.keys():
+        raise BadSettings("[[latency]] needs method, and p50_s or p99_s")
+    return [
+        Latency(labels=labels, quantile=q, at_most_s=_bound(row, name)) for name, q in QUANTILES.items() if name in row
+    ]
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    if unknown := sorted(table.keys() - set(known)):
+        raise BadSettings(f"{where}: {', '.join(unknown)}: no such key; there are {', '.join(known)}")
+
+
+def _number(table: Mapping[str, Any], name: str, at_most: float = math.inf) -> float:
+    value = table[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= at_most:
+        raise BadSettings(f"{name} = {value!r}: not a number in 0..{at_most}")
+    return float(value)
+
+
+def _bound(table: Mapping[str, Any], name: str) -> float:
+    seconds = _number(table, name)
+    if seconds not in SECONDS_BUCKETS:
+        bounds = ", ".join(f"{bound:g}" for bound in SECONDS_BUCKETS)
+        raise BadSettings(
+            f"{name} = {seconds:g}: the server counts calls up to {bounds} s; between them nothing is known"
+        )
+    return seconds
+
+
+def judge(objectives: Objectives, series: Mapping[Labels, Histogram], seen: Seen) -> list[Verdict]:
+    """One verdict for each objective, on what the request histogram gained in the run."""
+    total, answered = merged(series), merged(series, outcome="OK")
+    calls, answers = (each.count if each else 0 for each in (total, answered))
+    verdicts = [
+        _error_ratio("errors, by the server", calls - answers, calls, objectives.error_ratio),
+        _error_ratio("errors, by its users", seen.failed, seen.calls, objectives.error_ratio),
+    ]
+    if (least := objectives.min_requests_per_s) is not None:
+        per_s = answers / seen.seconds
+        verdicts.append(Verdict("answers per second", f"≥ {least:g}", f"{per_s:.1f}", per_s >= least))
+    return verdicts + [_judged(latency, series) for latency in objectives.latencies]
+
+
+def _error_ratio(name: str, failed: int, calls: int, allowed: float) -> Verdict:
+    ratio = failed / calls if calls else 1.0
+    return Verdict(name, f"≤ {allowed:g}", f"{ratio:.3g} ({failed} of {calls})", ratio <= allowed)
+
+
+def _judged(latency: Latency, series: Mapping[Labels, Histogram]) -> Verdict:
+    allowed = f"≤ {latency.at_most_s:g} s"
+    # Failed calls are left out: an error that comes fast must not make answers look fast.
+    answers = merged(series, outcome="OK", **latency.labels)
+    least = math.ceil(1 / (1 - latency.quantile) - 1e-9)
+    if answers is None or answers.count < least:
+        count = answers.count if answers else 0
+        return Verdict(str(latency), allowed, f"{count} answers; it takes {least}", met=False)
+    found = quantile(answers, latency.quantile)
+    return Verdict(str(latency), allowed, str(found), found.high_s <= latency.at_most_s)

@@ -1,0 +1,135 @@
+"""Deltas and quantiles of Prometheus histograms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import Histogram as Live
+
+from loadtest.histogram import Histogram, added, merged, parsed, quantile
+from lookalike.errors import Unavailable
+from lookalike.telemetry import SECONDS_BUCKETS
+
+INF = math.inf
+IMAGE = frozenset({("space", "image"), ("outcome", "OK")})
+TEXT = frozenset({("space", "text"), ("outcome", "OK")})
+
+
+def of(*counts: int) -> Histogram:
+    return Histogram((1.0, 2.0, INF), counts, sum_s=float(sum(counts)))
+
+
+class Server:
+    """A metrics page made by the library that the servers use."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.seconds = Live("a_seconds", "", ["space"], buckets=SECONDS_BUCKETS, registry=self.registry)
+
+    def scrape(self) -> dict[frozenset[tuple[str, str]], Histogram]:
+        return parsed(generate_latest(self.registry).decode(), "a_seconds")
+
+
+def test_a_page_is_read_into_one_histogram_per_series() -> None:
+    server = Server()
+    for seconds in (0.0005, 0.001, 0.3, 99):
+        server.seconds.labels("image").observe(seconds)
+    server.seconds.labels("text").observe(0.02)
+    page = server.scrape()
+    assert set(page) == {frozenset({("space", "image")}), frozenset({("space", "text")})}
+    image = page[frozenset({("space", "image")})]
+    assert image.bounds_s == (*SECONDS_BUCKETS, INF)
+    assert (image.count, image.counts[0], image.counts[-1]) == (4, 2, 1)  # A bound belongs to the bucket below it.
+    assert image.sum_s == pytest.approx(99.3015)
+
+
+def test_a_page_without_the_histogram_has_no_series() -> None:
+    assert parsed("# TYPE other counter\nother_total 3\n", "a_seconds") == {}
+
+
+def test_only_what_came_between_two_scrapes_counts() -> None:
+    server = Server()
+    server.seconds.labels("image").observe(0.3)
+    server.seconds.labels("text").observe(0.3)
+    before = server.scrape()
+    server.seconds.labels("image").observe(0.004)
+    server.seconds.labels("image").observe(0.004)
+    gained = added(before, server.scrape())
+    assert list(gained) == [frozenset({("space", "image")})]
+    (only,) = gained.values()
+    assert only.count == 2
+    assert quantile(only, 0.99).high_s == 0.005
+    assert only.sum_s == pytest.approx(0.008)
+
+
+def test_a_series_that_is_new_counts_whole() -> None:
+    assert added({}, {IMAGE: of(1, 2, 3)}) == {IMAGE: of(1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    "after", [{IMAGE: of(0, 9, 9)}, {TEXT: of(5, 5, 5)}, {IMAGE: Histogram((1.0, INF), (9, 9), sum_s=1)}]
+)
+def test_a_server_that_was_started_anew_is_noticed(after: dict[frozenset[tuple[str, str]], Histogram]) -> None:
+    with pytest.raises(Unavailable, match="started anew"):
+        added({IMAGE: of(1, 1, 1)}, after)
+
+
+def test_series_are_merged_by_the_labels_wanted() -> None:
+    series = {
+        IMAGE: of(1, 0, 0),
+        TEXT: of(0, 2, 0),
+        frozenset({("space", "text"), ("outcome", "INTERNAL")}): of(0, 0, 4),
+    }
+    assert merged(series) == Histogram((1.0, 2.0, INF), (1, 2, 4), sum_s=7)
+    assert merged(series, space="text", outcome="OK") == of(0, 2, 0)
+    assert merged(series, space="product") is None
+
+
+@pytest.mark.parametrize(
+    ("q", "low_s", "high_s", "estimate_s"),
+    [(0.25, 0, 1, 0.5), (0.5, 0, 1, 1.0), (0.75, 1, 2, 1.5), (1.0, 1, 2, 2.0), (0.0, 0, 1, 0.0)],
+)
+def test_a_quantile_is_interpolated_within_its_bucket(q: float, low_s: float, high_s: float, estimate_s: float) -> None:
+    found = quantile(of(2, 2, 0), q)
+    assert (found.low_s, found.high_s, found.estimate_s) == (low_s, high_s, estimate_s)
+
+
+def test_an_empty_bucket_holds_no_quantile() -> None:
+    assert quantile(of(0, 4, 0), 0.0).low_s == 1.0
+
+
+def test_a_quantile_beyond_the_last_bound_is_not_invented() -> None:
+    server = Server()
+    for seconds in (0.01, 11.0, 4000.0):
+        server.seconds.labels("image").observe(seconds)
+    (histogram,) = server.scrape().values()
+    found = quantile(histogram, 0.99)
+    assert (found.low_s, found.high_s, found.estimate_s) == (10.0, INF, INF)
+    assert str(found) == "> 10 s"
+
+
+def test_a_quantile_shows_the_bounds_it_lies_between() -> None:
+    assert str(quantile(Histogram((0.05, 0.1, 2.5, INF), (0, 4, 0, 0), 0.3), 0.5)) == "75 ms (50 ms–100 ms)"
+    assert str(quantile(Histogram((1.0, 2.5, INF), (0, 1, 0), 2.0), 1.0)) == "2.5 s (1 s–2.5 s)"
+
+
+def test_an_empty_histogram_has_no_quantile() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        quantile(of(0, 0, 0), 0.5)
+
+
+@given(st.lists(st.floats(0.0001, 20), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99]))
+def test_the_true_quantile_lies_between_the_bounds_told(seconds: list[float], q: float) -> None:
+    server = Server()
+    for each in seconds:
+        server.seconds.labels("image").observe(each)
+    (histogram,) = server.scrape().values()
+    found = quantile(histogram, q)
+    true_s = float(np.quantile(seconds, q, method="inverted_cdf"))
+    assert found.low_s < true_s <= found.high_s
+    assert found.low_s <= found.estimate_s <= found.high_s

@@ -1,0 +1,144 @@
+"""Objectives: how they are written, and when they are met."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest import slo
+from loadtest.histogram import Histogram, Labels
+from loadtest.run import OBJECTIVES
+from lookalike.errors import BadSettings
+
+FINE = slo.Seen(seconds=10, calls=1000, failed=0)
+P99 = {"error_ratio": 0.01, "latency": [{"method": "Search", "p99_s": 0.5}]}
+
+
+def series(*counts: int, space: str = "image", outcome: str = "OK", cached: str = "false") -> dict[Labels, Histogram]:
+    labels = {"method": "Search", "space": space, "outcome": outcome, "cached": cached}
+    return {frozenset(labels.items()): Histogram((0.1, 0.5, 10.0, math.inf), counts, sum_s=1.0)}
+
+
+def met(document: dict[str, Any], gained: dict[Labels, Histogram], seen: slo.Seen = FINE) -> dict[str, bool]:
+    return {each.objective: each.met for each in slo.judge(slo.parse(document), gained, seen)}
+
+
+def test_the_objectives_of_the_project_can_be_read() -> None:
+    objectives = slo.read(OBJECTIVES)
+    assert {latency.labels.get("space") for latency in objectives.latencies} == {"image", "text", None}
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ({}, "error_ratio is missing"),
+        ({"error_ratio": 2}, "not a number in 0..1"),
+        ({"error_ratio": math.nan}, "not a number"),
+        ({"error_ratio": True}, "not a number"),
+        ({"error_ratio": 0, "p99": 1}, "p99: no such key"),
+        ({"error_ratio": 0, "min_requests_per_s": -1}, "not a number"),
+        ({"error_ratio": 0, "latency": {"method": "Search"}}, "write \\[\\[latency\\]\\]"),
+        ({"error_ratio": 0, "latency": [{"method": "Search"}]}, "p50_s or p99_s"),
+        ({"error_ratio": 0, "latency": [{"p50_s": 0.5}]}, "needs method"),
+        ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.5, "p95_s": 1.0}]}, "p95_s: no such key"),
+        ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.5, "cached": "no"}]}, "not a true or false"),
+        ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.3}]}, "between them nothing is known"),
+    ],
+)
+def test_what_is_not_understood_is_refused(document: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(BadSettings, match=complaint):
+        slo.parse(document)
+
+
+def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
+    bad = tmp_path / "slo.toml"
+    bad.write_text("error_ratio = = 1")
+    with pytest.raises(BadSettings, match=str(bad)):
+        slo.read(bad)
+    with pytest.raises(BadSettings, match=r"none\.toml"):
+        slo.read(tmp_path / "none.toml")
+
+
+def test_a_run_within_every_bound_meets_all() -> None:
+    document = {**P99, "min_requests_per_s": 99}
+    assert met(document, series(900, 100, 0, 0)) == {
+        "errors, by the server": True,
+        "errors, by its users": True,
+        "answers per second": True,
+        "Search p99": True,
+    }
+
+
+def test_a_quantile_above_its_bound_is_a_miss() -> None:
+    assert met(P99, series(980, 11, 9, 0))["Search p99"]
+    assert not met(P99, series(900, 80, 20, 0))["Search p99"]
+
+
+def test_the_verdict_is_that_of_the_exact_count_not_of_the_estimate() -> None:
+    # Of 1,000 answers 989 came in time: the 990th is in the next bucket, wherever in it.
+    assert not met(P99, series(0, 989, 11, 0))["Search p99"]
+    assert met(P99, series(0, 990, 10, 0))["Search p99"]
+
+
+def test_a_quantile_beyond_the_last_bound_is_a_miss() -> None:
+    slowest = {"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 10.0}]}
+    verdict = slo.judge(slo.parse(slowest), series(0, 0, 0, 1000), FINE)[-1]
+    assert (verdict.measured, verdict.met) == ("> 10 s", False)
+
+
+def test_an_objective_that_nothing_was_measured_for_is_a_miss() -> None:
+    text = {"error_ratio": 0, "latency": [{"method": "Search", "space": "text", "p50_s": 0.5}]}
+    verdict = slo.judge(slo.parse(text), series(1000, 0, 0, 0), FINE)[-1]
+    assert (verdict.measured, verdict.met) == ("0 answers; it takes 2", False)
+
+
+@pytest.mark.parametrize(("answers", "enough"), [(99, False), (100, True)])
+def test_a_p99_takes_a_hundred_answers(answers: int, enough: bool) -> None:
+    assert met(P99, series(answers, 0, 0, 0))["Search p99"] is enough
+
+
+def test_objectives_are_told_apart_by_space_and_cache() -> None:
+    gained = series(0, 1000, 0, 0) | series(1000, 0, 0, 0, cached="true") | series(0, 0, 1000, 0, space="text")
+    rows = [
+        {"method": "Search", "space": "image", "cached": False, "p50_s": 0.1},
+        {"method": "Search", "space": "image", "cached": True, "p50_s": 0.1},
+        {"method": "Search", "space": "text", "p50_s": 0.5},
+    ]
+    assert met({"error_ratio": 0, "latency": rows}, gained) == {
+        "errors, by the server": True,
+        "errors, by its users": True,
+        "Search image computed p50": False,
+        "Search image cached p50": True,
+        "Search text p50": False,
+    }
+
+
+def test_too_many_errors_are_a_miss() -> None:
+    gained = series(985, 0, 0, 0) | series(15, 0, 0, 0, outcome="UNAVAILABLE")
+    assert not met(P99, gained)["errors, by the server"]
+    assert met({"error_ratio": 0.015}, gained)["errors, by the server"]
+
+
+def test_errors_that_never_reached_the_server_are_a_miss_too() -> None:
+    seen = slo.Seen.of(
+        {"seconds": 10.0, "kinds": {"text": {"calls": 90, "failed": 30}, "photo": {"calls": 10, "failed": 0}}}
+    )
+    assert seen == slo.Seen(seconds=10.0, calls=100, failed=30)
+    assert not met(P99, series(1000, 0, 0, 0), seen)["errors, by its users"]
+
+
+def test_errors_that_come_fast_do_not_make_answers_look_fast() -> None:
+    gained = series(5000, 0, 0, 0, outcome="RESOURCE_EXHAUSTED") | series(0, 0, 200, 0)
+    assert not met({"error_ratio": 1, **{"latency": P99["latency"]}}, gained)["Search p99"]
+
+
+def test_a_run_without_any_call_misses_everything() -> None:
+    verdicts = slo.judge(slo.parse({**P99, "min_requests_per_s": 1}), {}, slo.Seen(10, 0, 0))
+    assert [verdict.met for verdict in verdicts] == [False] * 4
+
+
+def test_too_little_throughput_is_a_miss() -> None:
+    assert not met({"error_ratio": 0, "min_requests_per_s": 101}, series(1000, 0, 0, 0))["answers per second"]
