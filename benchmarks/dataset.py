@@ -20,7 +20,7 @@ def clustered(count: int, queries: int, *, seed: int = 0, clusters: int = 1000, 
 
     def drawn(n: int) -> F32:
         vectors = centres[random.integers(clusters, size=n)]
-        vectors += random.standard_normal((n, rank), dtype=np.float32) @ directions / np.float32(rank**0.5)
+        vectors += random.standard_normal((n, rank), dtype=np.float32) @ directions * np.float32(0.7 / rank**0.5)
         vectors += np.float32(0.2) * random.standard_normal((n, DIM), dtype=np.float32)
         return normalised(vectors)
 
