@@ -38,11 +38,9 @@ class Quantile:
     def __str__(self) -> str:
         if math.isinf(self.high_s):
             return f"> {self.low_s:g} s"
-        return f"{_shown(self.estimate_s)} ({_shown(self.low_s)}–{_shown(self.high_s)})"
-
-
-def _shown(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+        scale, unit = (1, "s") if self.high_s > 1 else (1000, "ms")
+        estimate, low, high = (f"{seconds * scale:.3g}" for seconds in (self.estimate_s, self.low_s, self.high_s))
+        return f"{estimate} {unit} ({low}–{high})"
 
 
 def parsed(page: str, name: str) -> dict[Labels, Histogram]:

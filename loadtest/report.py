@@ -65,6 +65,7 @@ def document(run: Run) -> dict[str, Any]:
         "users": run.plan.users,
         "offered_per_s": run.plan.rate or None,
         "seconds": run.seen["seconds"],
+        "seed": run.plan.seed,
         "mix": dict(run.plan.mix),
         "left_out": dict(run.left_out),
         "outcomes": outcomes(run.requests),
@@ -109,13 +110,14 @@ def show(run: Run) -> None:
     per_s = (answered.count if answered else 0) / run.seen["seconds"]
     offered = f"{run.plan.rate:g} calls/s offered" if run.plan.rate else "as fast as answers come"
     console.print(
-        f"{run.plan.users} users, {offered}, {run.seen['seconds']:.1f} s: {per_s:.1f} answers/s, "
+        f"{run.plan.users} users, {offered}, {run.seen['seconds']:.1f} s, seed {run.plan.seed}: {per_s:.1f} answers/s, "
         f"{cached_share(run.requests):.0%} from the cache; "
         + ", ".join(f"{code} {count}" for code, count in outcomes(run.requests).items())
     )
     for kind, reason in run.left_out.items():
         console.print(f"[yellow]{kind} queries were left out:[/] {escape(reason)}", highlight=False)
     console.print(_server_table(run), _stage_table(run), _client_table(run), _verdict_table(run), sep="\n")
+    console.print("A quantile lies between the bounds of its bucket (in brackets); within them it is an estimate.")
     for error in run.seen["errors"]:
         console.print(f"[red]{error['times']} × {error['kind']}:[/] {escape(error['error'])}", highlight=False)
 
@@ -128,8 +130,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _server_table(run: Run) -> Table:
-    table = _table("The gateway's histograms: answers (a quantile lies between the bounds of its bucket)",
-                   "method, space", "answers", "p50", "p99")  # fmt: skip
+    table = _table("By the gateway's histograms", "method, space", "answers", "p50", "p99")
     for row in rows(run.requests):
         name = f"{row.method} {row.space} {'cached' if row.cached == 'true' else 'computed'}"
         p50, p99 = quantile(row.histogram, 0.5), quantile(row.histogram, 0.99)
@@ -146,7 +147,7 @@ def _stage_table(run: Run) -> Table:
 
 
 def _client_table(run: Run) -> Table:
-    table = _table("As the users saw it (the time of a busy client is in it)", "kind", "calls", "failed", "p50", "p99")
+    table = _table("By its users (whose own time is in it)", "kind", "calls", "failed", "p50", "p99")
     for kind, each in run.seen["kinds"].items():
         p50, p99 = (f"{each[name] * 1000:.3g} ms" for name in ("p50_s", "p99_s"))
         table.add_row(kind, str(each["calls"]), str(each["failed"]), p50, p99)

@@ -7,6 +7,7 @@ import dataclasses
 import ipaddress
 import itertools
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -86,7 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     mix = ",".join(f"{kind}={weight:g}" for kind, weight in KINDS.items())
     option("--mix", metavar="KIND=WEIGHT,…", help=f"kinds of query; unless given, what the gateway answers of {mix}")
     option("--slo", metavar="FILE", type=Path, default=OBJECTIVES, help="objectives (TOML; default: loadtest/slo.toml)")
-    option("--seed", type=int, default=0, help="of the questions (%(default)s)")
+    # Drawn unless given: the same questions again would all come from the cache.
+    option(
+        "--seed", type=_number(int, 0, 2**32), default=random.randrange(2**32), help="of the questions; default: any"
+    )
     option("--i-own-this-server", action="store_true", help="allow other addresses than this machine's own")
     option("--json", action="store_true", help="print the report as JSON")
     return parser
@@ -123,7 +127,6 @@ def _planned(arguments: argparse.Namespace) -> tuple[plan.Plan, dict[str, str]]:
     """The plan, and the kinds of query that the gateway cannot answer with its reasons."""
     space, vectors = _vectors(arguments.vectors)
     with Client(arguments.address) as client:
-        # A gateway that is just starting is given a moment, a wrong address is told soon.
         products = [
             Listed(id=product.id, title=product.title, category=product.category, price=product.price)
             for product in itertools.islice(client.list(limit=MAX_PRODUCTS, timeout_s=20), MAX_PRODUCTS)

@@ -18,6 +18,7 @@ import gevent
 import grpc.experimental.gevent
 from locust import User, constant, constant_throughput, task
 from locust.env import Environment
+from locust.exception import StopUser
 
 from loadtest.mix import Asker, Sample
 from loadtest.plan import Plan, read
@@ -34,6 +35,7 @@ class Shopper(User):
     sample: ClassVar[Sample]
     client: ClassVar[Client]
     numbers: ClassVar[itertools.count[int]]
+    end_s: ClassVar[float]
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
@@ -41,6 +43,8 @@ class Shopper(User):
 
     @task
     def ask(self) -> None:
+        if perf_counter() >= self.end_s:
+            raise StopUser
         kind, question = self._asker.next()
         start_s, error = perf_counter(), None
         try:
@@ -65,9 +69,13 @@ def run(plan: Plan) -> dict[str, Any]:
     with Client(plan.address) as client:
         Shopper.client = client
         runner = environment.create_local_runner()
+        gevent.get_hub().loop.update_now()  # Its clock stands still while no greenlet waits: during the imports, say.
         start_s = perf_counter()
+        # Users end by themselves, a moment before they are told to: Locust breaks off the call of a user that was
+        # waiting when it was told, but woke up before it obeyed.
+        Shopper.end_s = start_s + plan.seconds
         runner.start(plan.users, spawn_rate=plan.users)
-        gevent.spawn_later(plan.seconds, runner.quit)
+        gevent.spawn_later(plan.seconds + 0.1, runner.quit)
         runner.greenlet.join()
         seconds = perf_counter() - start_s
     return {

@@ -114,8 +114,8 @@ def test_a_quantile_beyond_the_last_bound_is_not_invented() -> None:
 
 
 def test_a_quantile_shows_the_bounds_it_lies_between() -> None:
-    assert str(quantile(Histogram((0.05, 0.1, 2.5, INF), (0, 4, 0, 0), 0.3), 0.5)) == "75 ms (50 ms–100 ms)"
-    assert str(quantile(Histogram((1.0, 2.5, INF), (0, 1, 0), 2.0), 1.0)) == "2.5 s (1 s–2.5 s)"
+    assert str(quantile(Histogram((0.05, 0.1, 2.5, INF), (0, 4, 0, 0), 0.3), 0.5)) == "75 ms (50–100)"
+    assert str(quantile(Histogram((1.0, 2.5, INF), (0, 1, 0), 2.0), 1.0)) == "2.5 s (1–2.5)"
 
 
 def test_an_empty_histogram_has_no_quantile() -> None:

@@ -1,0 +1,181 @@
+"""The load command: what it refuses before it asks anything, what it hands to its users, and what it reports."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from loadtest import plan, report
+from loadtest.histogram import Histogram, Labels
+from loadtest.mix import Listed
+from loadtest.run import main
+from loadtest.slo import Verdict
+from lookalike.errors import BadSettings, LookalikeError, Unavailable
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--users", "0"],
+        ["--users", "257"],
+        ["--seconds", "601"],
+        ["--seconds", "nan"],
+        ["--rate", "5001"],
+        ["--rate", "-1"],
+        ["--users", "many"],
+        ["--nonsense"],
+    ],
+)
+def test_what_is_beyond_the_bounds_is_refused(argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv, {})
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--address", "203.0.113.7:50051"],
+        ["--address", "gateway.lookalike:50051"],
+        ["--metrics", "http://203.0.113.7:9090/metrics"],
+        ["--address", "127.0.0.1.example.net:50051"],
+        ["--address", "localhost.example.net:50051"],
+    ],
+)
+def test_another_machine_is_not_loaded(argv: list[str]) -> None:
+    with pytest.raises(BadSettings, match="not on this machine"):
+        main(argv, {})
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "ipv4:203.0.113.7:1", "unix:/run/x", "", "127.0.0.1:99999", "me@127.0.0.1:1", "a:1/b"]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(BadSettings, match="is not HOST:PORT"):
+        main(["--address", address], {})
+
+
+def test_the_owner_of_another_machine_may_load_it() -> None:
+    with pytest.raises(LookalikeError) as stopped:
+        main(["--address", "gateway.invalid:1", "--i-own-this-server"], {})
+    assert not isinstance(stopped.value, BadSettings)  # It was tried.
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--slo", "none.toml"], "none.toml"),
+        (["--vectors", "product=v.npy"], "write image=FILE.npy"),
+        (["--vectors", "image=none.npy"], "none.npy"),
+        (["--vectors", "v.npy"], "write image=FILE.npy"),
+    ],
+)
+def test_files_that_are_not_there_are_named(argv: list[str], complaint: str) -> None:
+    with pytest.raises(BadSettings, match=complaint):
+        main(["--address", "127.0.0.1:1", *argv], {})
+
+
+def test_no_gateway_is_a_failure_of_the_service() -> None:
+    with pytest.raises(LookalikeError) as stopped:
+        main(["--address", "127.0.0.1:1"], {})
+    assert isinstance(stopped.value, Unavailable)
+
+
+def test_vectors_are_rows_of_numbers(tmp_path: Path) -> None:
+    for name, array in {"flat": np.ones(3), "words": np.array([["a"]]), "none": np.ones((0, 4))}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(BadSettings, match="not rows of floating-point numbers"):
+            plan.read_vectors(tmp_path / f"{name}.npy")
+    np.save(tmp_path / "many.npy", np.ones((plan.MAX_VECTORS + 1, 2), dtype=np.float64))
+    read = plan.read_vectors(tmp_path / "many.npy")
+    assert read.shape == (plan.MAX_VECTORS, 2)
+    assert read.dtype == np.dtype(np.float32)
+
+
+def test_photos_are_found_below_a_directory_and_bounded(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="no photos there"):
+        plan.find_photos(tmp_path)
+    (tmp_path / "a").mkdir()
+    for i in range(plan.MAX_PHOTOS + 5):
+        (tmp_path / "a" / f"{i:03}.JPG").write_bytes(b"x")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "notes.txt").write_text("x")
+    with (tmp_path / "huge.png").open("wb") as huge:
+        huge.truncate(plan.MAX_PHOTO_BYTES + 1)
+    found = plan.find_photos(tmp_path)
+    assert len(found) == plan.MAX_PHOTOS
+    assert all(name.endswith(".JPG") for name in found)
+
+
+def planned() -> plan.Plan:
+    return plan.Plan(
+        address="127.0.0.1:1",
+        users=2,
+        seconds=3,
+        rate=4,
+        seed=5,
+        mix={"product": 1.0},
+        products=[Listed(id="p-1", title="赤い靴", category="fashion", price=1.5)],
+        photos=[],
+        vectors="",
+        vector_space="",
+    )
+
+
+def test_a_plan_that_is_written_is_read_again(tmp_path: Path) -> None:
+    plan.write(planned(), tmp_path / "plan.json")
+    assert plan.read(tmp_path / "plan.json") == planned()
+
+
+def series(space: str, cached: str, outcome: str, *counts: int) -> dict[Labels, Histogram]:
+    labels = {"method": "Search", "space": space, "cached": cached, "outcome": outcome}
+    return {frozenset(labels.items()): Histogram((0.1, 10.0, math.inf), counts, sum_s=2.0)}
+
+
+RUN = report.Run(
+    plan=planned(),
+    seen={
+        "seconds": 2.0,
+        "kinds": {"product": {"calls": 9, "failed": 1, "p50_s": 0.05, "p99_s": 11.0}},
+        "errors": [{"kind": "product", "error": "examples[0].image: [/] is no photo", "times": 1}],
+    },
+    left_out={"text": "this gateway has no [text] encoder"},
+    requests={
+        **series("image", "false", "OK", 3, 0, 1),
+        **series("image", "true", "OK", 4, 0, 0),
+        **series("image", "false", "UNAVAILABLE", 1, 0, 0),
+    },
+    stages={frozenset({("stage", "search")}): Histogram((0.1, math.inf), (4, 0), sum_s=0.2)},
+    verdicts=[Verdict("errors", "≤ 0", "1", False), Verdict("Search p50", "≤ 0.1 s", "50 ms", True)],
+)
+
+
+def test_the_report_for_a_script_says_what_is_known_and_null_where_nothing_is() -> None:
+    told = report.document(RUN)
+    assert told["outcomes"] == {"OK": 8, "UNAVAILABLE": 1}
+    assert told["cached_share"] == 0.5
+    assert [(row["cached"], row["answers"]) for row in told["server"]] == [(False, 4), (True, 4)]
+    assert told["server"][0]["p99"] == {"estimate_s": None, "above_s": 10.0, "at_most_s": None}
+    assert told["stages"] == {"search": {"times": 4, "mean_s": 0.05}}
+    assert told["met"] is False
+
+
+def test_the_report_for_a_person_shows_errors_and_misses_as_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "Console", lambda: Console(width=120))
+    report.show(RUN)
+    shown = capsys.readouterr().out
+    for line in ("> 10 s", "MISSED", "met", "examples[0].image: [/] is no photo", "no [text] encoder", "UNAVAILABLE 1"):
+        assert line in shown
+
+
+def test_nothing_but_the_users_imports_locust() -> None:
+    script = "import sys, loadtest.run; sys.exit('locust' in sys.modules or 'gevent' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
