@@ -109,9 +109,10 @@ def _find_image(root: Path, row: Row) -> None:
         return
     try:
         path = (root / row.image).resolve()
-    except (OSError, RuntimeError):  # a loop of links
+        there = path.is_file()
+    except (OSError, RuntimeError):  # a name too long for the disk; a loop of links
         raise Bad(Reason.BAD_IMAGE_PATH, shown(row.image)) from None
     if not path.is_relative_to(root):
         raise Bad(Reason.BAD_IMAGE_PATH, f"{shown(row.image)} leads out of the catalogue's directory")
-    if not path.is_file():
+    if not there:
         raise Bad(Reason.MISSING_IMAGE, f"there is no file {printable(row.image)}")

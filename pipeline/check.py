@@ -25,7 +25,7 @@ examples:
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
     report, photos = Report(strict=args.strict), 0
-    with counting("checking", quiet=args.json) as count:
+    with counting("checking") as count:
         for product in products(args.directory):
             count()
             if isinstance(product, Reject):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,7 +113,8 @@ def _with_good_photos(
         if bad is None:
             yield candidate.row
             continue
-        (directory / candidate.row.image).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # It may never have been written.
+            (directory / candidate.row.image).unlink()
         row, file = candidate.row, source.table.name
         report.reject(Reject(file=file, line=candidate.line, id=row.id, reason=bad.reason, detail=bad.detail))
 
@@ -138,7 +140,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         images=args.images,
         require_image=args.require_image,
     )
-    report = import_catalogue(source, args.directory, limit=args.limit, strict=args.strict, quiet=args.json)
+    report = import_catalogue(source, args.directory, limit=args.limit, strict=args.strict, quiet=False)
     photos = sum(1 for _, row in _rows(args.directory) if row.image)
     if args.json:
         print(json.dumps(report.as_json() | {"photos": photos}, indent=1))

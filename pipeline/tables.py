@@ -63,7 +63,11 @@ def _by_suffix(path: Path, columns: Sequence[str] | None) -> Iterator[Record | B
         yield from _parquet_records(path)
     elif kind in (".jsonl", ".csv", ".tsv"):
         with _opened(path) as binary:
-            yield from _json_records(binary) if kind == ".jsonl" else _csv_records(path, binary, columns)
+            if kind == ".jsonl":
+                yield from _json_records(binary)
+            else:
+                with _decoded(binary) as text:
+                    yield from _csv_records(path, text, columns)
     else:
         raise BadCatalogue(f"{path}: not a .csv, .tsv, .jsonl or .parquet file")
 
@@ -110,8 +114,7 @@ def _delimiter(path: Path) -> str:
     return "\t" if _kind(path) == ".tsv" else ","
 
 
-def _csv_records(path: Path, binary: IO[bytes], columns: Sequence[str] | None) -> Iterator[Record | Broken]:
-    text = _decoded(binary)
+def _csv_records(path: Path, text: io.TextIOWrapper, columns: Sequence[str] | None) -> Iterator[Record | Broken]:
     reader = csv.reader(_bounded_lines(text), delimiter=_delimiter(path), strict=True)
     names = list(columns) if columns else _header(path, reader)
     line = reader.line_num + 1

@@ -1,0 +1,55 @@
+"""Small catalogues for tests."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+GOOD: dict[str, Any] = {
+    "id": "a1",
+    "title": "Red Shoes",
+    "category": "fashion/shoes",
+    "price": 1200,
+    "currency": "JPY",
+    "in_stock": True,
+}
+
+
+def photo(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (40, 30)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def jsonl(directory: Path, *rows: Mapping[str, Any] | str | bytes, photos: Mapping[str, bytes] | None = None) -> Path:
+    """A catalogue of rows, each GOOD but for the fields given, or a line as it is."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = [
+        row
+        if isinstance(row, bytes)
+        else row.encode()
+        if isinstance(row, str)
+        else json.dumps(GOOD | dict(row)).encode()
+        for row in rows
+    ]
+    (directory / "products.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    for name, data in (photos or {}).items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return directory
+
+
+def table(directory: Path, text: str, name: str = "products.csv") -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_text(text, encoding="utf-8")
+    return directory
+
+
+def many(count: int, **fields: Any) -> Sequence[dict[str, Any]]:
+    return [{"id": f"p{number}", **fields} for number in range(count)]

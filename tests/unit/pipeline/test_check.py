@@ -1,0 +1,117 @@
+"""`lookalike catalog check`: what it says, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lookalike import cli
+from pipeline.check import main
+from pipeline.photos import products
+from pipeline.pool import ordered
+from pipeline.product import Reason, Reject
+from tests.unit.pipeline.catalogues import jsonl, many, photo
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    rows: list[dict[str, Any]] = [
+        {"id": "good", "image": "images/a.png"},
+        {"id": "none"},
+        {"id": "broken", "image": "images/b.png"},
+        {"id": "text", "image": "images/c.png"},
+        {"id": "poor", "price": -1},
+        {"id": "good"},
+    ]
+    photos = {"images/a.png": photo(), "images/b.png": photo()[:60], "images/c.png": b"hello"}
+    return jsonl(tmp_path / "shop", *rows, photos=photos)
+
+
+def run(*argv: str | Path) -> int:
+    return cli.run(lambda: main([str(word) for word in argv], {}))
+
+
+def test_every_bad_row_is_told_with_file_line_and_reason(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(mixed) == 0
+
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["products.jsonl:3", "broken image"],
+        ["products.jsonl:4", "broken image"],
+        ["products.jsonl:5", "bad price"],
+        ["products.jsonl:6", "duplicate id"],
+    ]
+    assert "2 products, 4 bad rows skipped: 2 broken image" in said.out
+
+
+def test_the_first_bad_row_stops_a_strict_check(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(mixed, "--strict") == 2
+
+    assert capsys.readouterr().err.startswith("error: products.jsonl:3: broken image: b.png")
+
+
+def test_json_has_every_bad_row(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(mixed, "--json") == 0
+
+    result = json.loads(capsys.readouterr().out)
+    assert result["products"] == 2
+    assert result["photos"] == 1
+    assert result["reasons"] == {"bad price": 1, "broken image": 2, "duplicate id": 1}
+    assert [reject["line"] for reject in result["rejects"]] == [3, 4, 5, 6]
+
+
+def test_a_catalogue_without_a_product_is_an_error(tmp_path: Path) -> None:
+    assert run(jsonl(tmp_path, {"price": -1})) == 2
+
+
+def test_a_known_photo_is_not_decoded_again(tmp_path: Path) -> None:
+    jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo()})
+    (first,) = products(tmp_path)
+    assert not isinstance(first, Reject)
+    assert first.photo is not None
+    assert first.photo.pixels is not None
+    assert first.photo.pixels.shape == (224, 224, 3)
+
+    (second,) = products(tmp_path, known={first.photo.digest})
+
+    assert not isinstance(second, Reject)
+    assert second.photo is not None
+    assert (second.photo.digest, second.photo.pixels) == (first.photo.digest, None)
+
+
+def test_a_photo_over_eight_megabytes_is_a_broken_image(tmp_path: Path) -> None:
+    jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo() + b"\0" * (8 << 20)})
+
+    (reject,) = products(tmp_path)
+
+    assert isinstance(reject, Reject)
+    assert reject.reason is Reason.BROKEN_IMAGE
+
+
+def test_rows_keep_their_order_while_photos_are_decoded(tmp_path: Path) -> None:
+    jsonl(tmp_path, *many(60, image="a.png"), photos={"a.png": photo(size=(800, 800))})
+
+    assert [item.row.id for item in products(tmp_path) if not isinstance(item, Reject)] == [f"p{n}" for n in range(60)]
+
+
+def test_no_more_is_decoded_ahead_than_there_is_room_for() -> None:
+    taken, lock = 0, threading.Lock()
+
+    def numbers() -> object:
+        nonlocal taken
+        for number in range(100):
+            with lock:
+                taken += 1
+            yield number
+
+    results = ordered(lambda number: number, numbers(), workers=2, ahead=8)  # type: ignore[arg-type, var-annotated]
+    next(results)
+    time.sleep(0.05)
+
+    assert taken == 8

@@ -1,0 +1,99 @@
+"""Mapping foreign columns to a product's fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lookalike.errors import BadSettings
+from pipeline.mapping import category, mapping, number
+
+
+@pytest.mark.parametrize(
+    ("cell", "price"),
+    [
+        ("1,299.00", "1299.00"),
+        ("₹ 899", "899"),
+        ("Rs. 1,499", "1499"),
+        ("¥2,980 (税込)", "2980"),
+        ("-5", "-5"),
+        ("free", "free"),
+        ("", ""),
+        (None, ""),
+        (12.5, "12.5"),
+        ("10-20", "10-20"),
+    ],
+)
+def test_a_price_loses_its_decoration_and_nothing_else(cell: Any, price: str) -> None:
+    assert number(cell) == price
+
+
+@pytest.mark.parametrize(
+    ("parts", "path"),
+    [
+        (["Apparel", "Topwear", "Tshirts"], "apparel/topwear/tshirts"),
+        (["Home  Decor ", "Lamps/Lights"], "home-decor/lamps-lights"),
+        (["", "ＳＨＯＥＳ"], "shoes"),
+        ([" / "], ""),
+    ],
+)
+def test_categories_become_paths_of_lower_case_names(parts: list[str], path: str) -> None:
+    assert category(parts) == path
+
+
+def test_columns_are_joined_split_and_set() -> None:
+    rules = mapping(
+        ["id=sku", "title=brand,name", "category=tree", "price=cost"],
+        ["currency=INR"],
+        category_separator=" >> ",
+        category_prefix="Fashion",
+        category_depth=3,
+        image="{sku}-{view}.jpg",
+    )
+    record = {
+        "sku": "7",
+        "brand": "Acme",
+        "name": "Lamp",
+        "tree": '["Men >> Shoes >> Boots"]',
+        "cost": "₹1,000",
+        "view": 2,
+    }
+
+    assert rules.product(record) == {
+        "currency": "INR",
+        "id": "7",
+        "title": "Acme Lamp",
+        "category": "fashion/men/shoes",
+        "price": "1000",
+    }
+    assert rules.image_name(record) == "7-2.jpg"
+    assert rules.image_name({"sku": "7"}) == ""
+    assert rules.columns() == {"sku", "brand", "name", "tree", "cost", "view"}
+
+
+@pytest.mark.parametrize("cell", ["[", "[]", '["a" "b"]', "[" * 50_000])
+def test_a_list_that_is_none_is_taken_as_it_is(cell: str) -> None:
+    assert isinstance(mapping(["category=c"]).product({"c": cell})["category"], str)
+
+
+def test_the_template_of_a_photo_is_no_program() -> None:
+    rules = mapping([], image="{id.__class__}{id}")
+
+    assert rules.columns() == {"id", "id.__class__"}
+    assert rules.image_name({"id": "a"}) == ""
+
+
+@pytest.mark.parametrize(
+    "fields", [["title"], ["title="], ["name=x"], ["image=x"], ["price=x", "currency=y", "colour=z"], ["id=a", "shop="]]
+)
+def test_a_field_that_is_none_is_the_operators_to_mend(fields: list[str]) -> None:
+    with pytest.raises(BadSettings):
+        mapping(fields)
+
+
+def test_a_field_is_mapped_or_set_not_both() -> None:
+    with pytest.raises(BadSettings, match="both"):
+        mapping(["currency=c"], ["currency=INR"])
+    with pytest.raises(BadSettings, match="depth"):
+        mapping([], category_depth=-1)
