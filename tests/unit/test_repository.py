@@ -1,0 +1,47 @@
+"""The repository itself: names resolve inside it, every command exists, heavy libraries stay where they belong."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from lookalike.__main__ import COMMANDS
+from tests.conftest import REPOSITORY
+
+
+@pytest.mark.parametrize("name", ["protos", "lookalike", "encoders", "index", "server", "pipeline", "loadtest"])
+def test_each_package_is_the_one_in_this_repository(name: str) -> None:
+    (path,) = importlib.import_module(name).__path__
+    assert path == str(REPOSITORY / name)
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_helps(words: str) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "lookalike", *words.split(), "--help"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("usage:")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("server.app", "faiss"),
+        ("server.app", "tensorflow.python"),
+        ("index.shard", "tensorflow.python"),
+        ("index.shard", "redis"),
+        ("lookalike.client", "pyarrow"),
+    ],
+)
+def test_a_process_does_not_load_what_it_does_not_need(module: str, heavy: str) -> None:
+    script = f"import sys, {module}; sys.exit({heavy!r} in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True, timeout=120)
