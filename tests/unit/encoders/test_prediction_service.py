@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoders.prediction_service import BadTensor, array, strings, tensor, type_name
+from protos.tfserving.v1 import prediction_pb2 as pb
+
+# The official stubs without importing TensorFlow: an empty module that only says where its files are.
+OFFICIAL = """
+import importlib.util, json, sys, types
+empty = types.ModuleType("tensorflow")
+empty.__path__ = list(importlib.util.find_spec("tensorflow").submodule_search_locations)
+sys.modules["tensorflow"] = empty
+from tensorflow_serving.apis import get_model_status_pb2, predict_pb2, prediction_log_pb2
+from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
+from tensorflow.core.framework import tensor_pb2
+"""
+
+
+def in_a_process(script: str) -> str:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_client_loads_without_tensorflow_and_in_little_memory() -> None:
+    printed = in_a_process(
+        "import pathlib, sys, json\n"
+        "import encoders.tfserving\n"
+        "loaded = [name for name in sys.modules if name.startswith(('tensorflow', 'keras'))]\n"
+        "status = pathlib.Path('/proc/self/status')\n"  # ru_maxrss would be that of the parent, where it is larger.
+        "lines = status.read_text().splitlines() if status.exists() else []\n"
+        "print(json.dumps([loaded, [int(line.split()[1]) for line in lines if line.startswith('VmHWM')]]))"
+    )
+    loaded, peak_kib = json.loads(printed)
+    assert loaded == []
+    assert sum(peak_kib) < 150 * 1024
+
+
+def test_every_field_is_one_of_the_official_protocol() -> None:
+    """Name, number, type, label and packing: then the bytes on the wire are the same."""
+    script = OFFICIAL + (
+        "from encoders.prediction_service import pb\n"
+        "def shape(f):\n"
+        "    kind = 'int32' if f.type in (f.TYPE_INT32, f.TYPE_ENUM) else f.type\n"
+        "    return f.name, kind, f.is_repeated, f.is_repeated and f.is_packed\n"
+        "def compare(ours, theirs):\n"
+        "    for f in ours.fields:\n"
+        "        official = theirs.fields_by_number[f.number]\n"
+        "        assert shape(f) == shape(official), (ours.full_name, f.name)\n"
+        "        global count; count += 1\n"
+        "        if f.message_type and f.message_type.file.package == 'tfserving.v1':\n"
+        "            compare(f.message_type, official.message_type)\n"
+        "        elif f.enum_type:\n"
+        "            for v in f.enum_type.values:\n"
+        "                assert official.enum_type.values_by_number[v.number].name == v.name\n"
+        "count = 0\n"
+        "compare(pb.PredictRequest.DESCRIPTOR, predict_pb2.PredictRequest.DESCRIPTOR)\n"
+        "compare(pb.PredictResponse.DESCRIPTOR, predict_pb2.PredictResponse.DESCRIPTOR)\n"
+        "compare(pb.GetModelStatusRequest.DESCRIPTOR, get_model_status_pb2.GetModelStatusRequest.DESCRIPTOR)\n"
+        "compare(pb.GetModelStatusResponse.DESCRIPTOR, get_model_status_pb2.GetModelStatusResponse.DESCRIPTOR)\n"
+        "compare(pb.PredictionLog.DESCRIPTOR, prediction_log_pb2.PredictionLog.DESCRIPTOR)\n"
+        "print(count)"
+    )
+    assert int(in_a_process(script)) > 50
+
+
+def test_services_and_methods_have_their_official_names() -> None:
+    script = OFFICIAL + (
+        "from encoders.prediction_service import GET_MODEL_STATUS, PREDICT\n"
+        "def path(m): return f'/{m.containing_service.full_name}/{m.name}'\n"
+        "predict = prediction_service_pb2.DESCRIPTOR.services_by_name['PredictionService']\n"
+        "status = model_service_pb2.DESCRIPTOR.services_by_name['ModelService']\n"
+        "assert path(predict.methods_by_name['Predict']) == PREDICT\n"
+        "assert path(status.methods_by_name['GetModelStatus']) == GET_MODEL_STATUS"
+    )
+    in_a_process(script)
+
+
+def test_a_request_is_the_bytes_of_the_official_one_both_ways() -> None:
+    script = OFFICIAL + (
+        "import numpy as np\n"
+        "from encoders.prediction_service import array, pb, tensor\n"
+        "values = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)\n"
+        "ours = pb.PredictRequest(inputs={'images': tensor(values)}, output_filter=['features'])\n"
+        "ours.model_spec.name, ours.model_spec.signature_name = 'mobilenet', 'serving_default'\n"
+        "ours.model_spec.version.value = 7\n"
+        "theirs = predict_pb2.PredictRequest()\n"
+        "theirs.model_spec.name, theirs.model_spec.signature_name = 'mobilenet', 'serving_default'\n"
+        "theirs.model_spec.version.value = 7\n"
+        "theirs.output_filter.append('features')\n"
+        "t = theirs.inputs['images']; t.dtype = 4; t.tensor_content = values.tobytes()\n"
+        "for n in values.shape: t.tensor_shape.dim.add(size=n)\n"
+        "wire = theirs.SerializeToString(deterministic=True)\n"
+        "assert ours.SerializeToString(deterministic=True) == wire\n"
+        "read = pb.PredictRequest.FromString(wire)\n"
+        "assert (array(read.inputs['images']) == values).all()\n"
+        "t.half_val.append(3); t.variant_val.add()\n"  # Fields that are left out here are skipped, not an error.
+        "assert pb.TensorProto.FromString(t.SerializeToString()).tensor_content == values.tobytes()"
+    )
+    in_a_process(script)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.float32, np.float64])
+def test_an_array_comes_back_as_it_went(dtype: Any) -> None:
+    values = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    back = array(tensor(values))
+    np.testing.assert_array_equal(back, values)
+    assert back.dtype == dtype
+
+
+def test_an_array_in_another_memory_order_is_sent_in_row_order() -> None:
+    values = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+    np.testing.assert_array_equal(array(tensor(values)), values)
+
+
+def test_values_are_read_from_the_fields_of_their_type_too() -> None:
+    two = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=2)])
+    floats = pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=two, float_val=[0.5, 2])
+    small = pb.TensorProto(dtype=pb.DT_UINT8, tensor_shape=two, int_val=[0, 255])
+    assert array(floats).tolist() == [0.5, 2]
+    assert array(small).tolist() == [0, 255]
+    assert array(strings([b"a", b"b"])).tolist() == [b"a", b"b"]
+
+
+def test_no_rows_are_a_tensor_too() -> None:
+    assert array(tensor(np.empty((0, 3), np.float32))).shape == (0, 3)
+    assert array(strings([])).shape == (0,)
+
+
+def shaped(*sizes: int, **values: Any) -> pb.TensorProto:
+    shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=size) for size in sizes])
+    return pb.TensorProto(tensor_shape=shape, **values)
+
+
+@pytest.mark.parametrize(
+    ("proto", "reason"),
+    [
+        (shaped(2, 2, dtype=pb.DT_UINT8, tensor_content=b"abc"), "do not fill"),
+        (shaped(1 << 40, 1 << 40, dtype=pb.DT_UINT8, int_val=[1]), "do not fill"),
+        (shaped(-1, dtype=pb.DT_UINT8, tensor_content=b"abc"), "not known"),
+        (shaped(1, dtype=pb.DT_FLOAT, tensor_content=b"abcde"), "no whole values"),
+        (shaped(1, dtype=pb.DT_UINT8, int_val=[256]), "0..255"),
+        (shaped(1, dtype=pb.DT_UINT8, int_val=[-1]), "0..255"),
+        (shaped(1, dtype=19), "type 19"),
+        (shaped(1), "invalid"),
+        (pb.TensorProto(dtype=pb.DT_UINT8, tensor_shape=pb.TensorShapeProto(unknown_rank=True)), "not known"),
+    ],
+)
+def test_a_tensor_that_is_not_what_it_says_is_refused(proto: pb.TensorProto, reason: str) -> None:
+    with pytest.raises(BadTensor, match=reason):
+        array(proto)
+
+
+def test_a_type_is_called_by_its_name() -> None:
+    assert type_name(pb.DT_UINT8) == "uint8"
+
+
+@pytest.mark.slow
+def test_tensorflow_and_its_own_stubs_load_beside_these_in_either_order() -> None:
+    in_a_process(
+        "from encoders.prediction_service import pb\n"
+        "import tensorflow as tf\n"
+        "from tensorflow_serving.apis import prediction_service_pb2_grpc, predict_pb2\n"
+        "assert tf.constant([1]).numpy().tolist() == [1]\n"
+        "assert predict_pb2.PredictRequest is not pb.PredictRequest\n"
+    )
+    in_a_process(
+        "import tensorflow as tf\n"
+        "from tensorflow_serving.apis import predict_pb2\n"
+        "import numpy as np\n"
+        "from encoders.prediction_service import pb, tensor\n"
+        "official = predict_pb2.PredictRequest.FromString(\n"
+        "    pb.PredictRequest(inputs={'x': tensor(np.arange(3.0))}).SerializeToString())\n"
+        "assert tf.make_ndarray(official.inputs['x']).tolist() == [0, 1, 2]\n"
+    )
