@@ -25,9 +25,13 @@ def build_tag() -> str:
 
 
 def recipe_of(documents: int, dim: int) -> str:
-    """As index_factory reads it: one code for the most dimensions up to 4 that divide `dim`."""
-    per_code = next(size for size in (4, 3, 2, 1) if dim % size == 0)
-    return f"IVF{lists_of(documents)},PQ{dim // per_code}x4fs"
+    """What `trained` makes, as faiss's index_factory would read it."""
+    return f"IVF{lists_of(documents)}(SQbf16),PQ{parts_of(dim)}x4fs"
+
+
+def parts_of(dim: int) -> int:
+    """Codes per vector: one for as many dimensions as divide `dim`, at most 4."""
+    return dim // next(size for size in (4, 3, 2, 1) if dim % size == 0)
 
 
 def lists_of(documents: int) -> int:
@@ -75,14 +79,18 @@ def use_threads(threads: int) -> None:
 def trained(vectors: F32, seed: int, threads: int) -> Codes:
     """Codes of unit vectors (m, dim), which may be a memory mapping. The same arguments give the same codes."""
     documents, dim = vectors.shape
-    index = faiss.index_factory(dim, recipe_of(documents, dim), faiss.METRIC_INNER_PRODUCT)
+    nlist = lists_of(documents)
+    # Finding the lists is most of a search: among 1,024 centroids of 1024 dimensions it takes 157 µs in float32, 73 µs
+    # in bfloat16, with 99.8 % the same lists. To assign many vectors, matrix products in float32 are faster.
+    centroids = faiss.IndexFlatIP(dim)
+    compact = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_bf16, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFPQFastScan(centroids, dim, nlist, parts_of(dim), 4, faiss.METRIC_INNER_PRODUCT)
     random = np.random.default_rng(seed)
     use_threads(threads)
-    means = faiss.Kmeans(
-        dim, index.nlist, niter=10, seed=seed, spherical=True, max_points_per_centroid=_POINTS_PER_LIST
-    )
-    means.train(_sample(vectors, index.nlist * _POINTS_PER_LIST, random))
-    index.quantizer.add(means.centroids)
+    means = faiss.Kmeans(dim, nlist, niter=10, seed=seed, spherical=True, max_points_per_centroid=_POINTS_PER_LIST)
+    means.train(_sample(vectors, nlist * _POINTS_PER_LIST, random))
+    centroids.add(means.centroids)
+    compact.add(means.centroids)
     # Many parallel sections of microseconds: 2 s on one thread, but 100 s on two of which one has to wait for its core.
     use_threads(1)
     index.pq.cp.seed = seed
@@ -90,7 +98,9 @@ def trained(vectors: F32, seed: int, threads: int) -> Codes:
     use_threads(threads)
     for start in range(0, documents, 1 << 14):
         index.add(np.ascontiguousarray(vectors[start : start + (1 << 14)]))
-    return Codes(index)
+    index.quantizer = compact
+    # A copy owns all its parts; here they belong to variables of this function.
+    return Codes(faiss.deserialize_index(faiss.serialize_index(index)))
 
 
 def _sample(vectors: F32, size: int, random: np.random.Generator) -> F32:

@@ -123,10 +123,11 @@ class LoadedShard:
                 continue
             rows = neighbours.rows.tolist()
             carried = [products[row] for row in rows]
-            room -= sum(map(len, carried))
-            if room < 0:
+            size = sum(map(len, carried))
+            if size > room:
                 hits.error = f"the products of this batch come to over {ANSWER_BYTES} bytes"
                 continue
+            room -= size
             hits.ids.extend([ids.text(row) for row in rows])
             hits.scores = pack(neighbours.scores)
             hits.products.extend(carried)

@@ -1,0 +1,297 @@
+"""IndexShard over the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from index import loaded, shard
+from index.build import SpaceVectors, build
+from index.loaded import LoadedShard, opened
+from index.pool import Pool
+from index.service import MAX_QUERIES, IndexShard
+from index.shard import ShardSettings, ordinal
+from lookalike import rpc
+from lookalike.deadline import Deadline
+from lookalike.errors import BadArtifact, BadSettings, DeadlineGone, Overloaded
+from lookalike.settings import load
+from lookalike.vectors import unpack
+from protos.lookalike.v1 import index_pb2, index_pb2_grpc
+from protos.lookalike.v1.types_pb2 import Filter, Product
+from tests.unit.index.samples import IMAGE, TEXT, catalogue, clustered, unit_vectors, vectors_of
+
+if TYPE_CHECKING:
+    from protos.lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
+
+COUNT = 1200
+NEVER = Deadline.after(None)
+VECTORS = clustered(COUNT, 16)
+
+
+@pytest.fixture(scope="module")
+def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("index")
+    given: dict[int, SpaceVectors] = {
+        IMAGE: vectors_of(VECTORS),
+        TEXT: vectors_of(unit_vectors(10, 4), np.arange(10) * 3),
+    }
+    build(where, catalogue(COUNT), given, shards=1)
+    return where
+
+
+@pytest.fixture(scope="module")
+def served(location: Path) -> LoadedShard:
+    return opened(location, 0)
+
+
+async def started(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.Channel]:
+    server = rpc.server([service.handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    return server, rpc.channel(f"127.0.0.1:{port}")
+
+
+@pytest_asyncio.fixture
+async def stub(served: LoadedShard) -> AsyncIterator[Stub]:
+    pool = Pool(threads=2, max_waiting=8)
+    service = IndexShard(pool)
+    service.serve(served)
+    server, channel = await started(service)
+    async with channel:
+        yield index_pb2_grpc.IndexShardStub(channel)
+    await server.stop(None)
+    pool.close()
+
+
+@pytest.fixture
+def version(served: LoadedShard) -> str:
+    return served.manifest.version
+
+
+def asking(row: int = 0, **fields: object) -> index_pb2.ShardQuery:
+    return index_pb2.ShardQuery(**{"space": IMAGE, "vector": VECTORS[row].tobytes(), "k": 5, **fields})
+
+
+async def test_a_shard_says_what_it_is(stub: Stub, version: str) -> None:
+    state = await stub.Describe(index_pb2.DescribeRequest())
+    assert (state.version, state.shard, state.shards, state.documents) == (version, 0, 1, COUNT)
+    assert [(space.space, space.dim, space.encoder, list(space.documents)) for space in state.spaces] == [
+        (IMAGE, 16, "drawn", [COUNT]),
+        (TEXT, 4, "drawn", [10]),
+    ]
+
+
+async def test_a_hit_carries_its_product_without_the_description(stub: Stub, version: str) -> None:
+    request = index_pb2.ShardSearchRequest(version=version, queries=[asking(7, exact=True)])
+    (hits,) = (await stub.Search(request)).results
+    assert hits.ids[0] == "p7"
+    scores = unpack(hits.scores, 5)[0]
+    assert scores[0] == pytest.approx(1, abs=1e-6)
+    assert (np.diff(scores) <= 0).all()
+    product = Product.FromString(hits.products[0])
+    assert (product.id, product.title, product.description, product.price) == ("p7", "title of 7", "", 7.0)
+    assert [Product.FromString(data).id for data in hits.products] == list(hits.ids)
+
+
+async def test_queries_of_one_batch_are_answered_in_their_order_whatever_they_ask(stub: Stub, version: str) -> None:
+    text = unit_vectors(10, 4)
+    queries = [
+        asking(3),
+        asking(4, k=2, filter=Filter(shop_in=["shop 1"])),
+        asking(5, exact=True, k=1),
+        asking(space=TEXT, vector=text[2].tobytes(), k=1),
+        asking(6),
+        asking(8, k=0),
+    ]
+    batch = await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))
+    assert [list(hits.ids[:1]) for hits in batch.results] == [["p3"], ["p4"], ["p5"], ["p6"], ["p6"], []]
+    alone = [await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=[query])) for query in queries]
+    assert [hits for one in alone for hits in one.results] == list(batch.results)
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        (asking(space=3), "no space 3 here"),
+        (asking(space=0), "no space 0 here"),
+        (asking(vector=b""), "a vector of 0 bytes in a space of 16 dimensions"),
+        (asking(vector=b"\0" * 60), "a vector of 60 bytes"),
+        (asking(vector=b"\0" * 128), "a vector of 128 bytes"),
+        (asking(vector=b"\0" * 64), "not of unit norm"),
+        (asking(vector=np.full(16, np.nan, np.float32).tobytes()), "not of unit norm"),
+        (asking(vector=np.full(16, np.inf, np.float32).tobytes()), "not of unit norm"),
+        (asking(vector=np.ones(16, np.float32).tobytes()), "not of unit norm"),
+        (asking(k=loaded.MAX_K + 1), "k is 4097"),
+    ],
+)
+async def test_what_is_wrong_with_a_query_is_its_own_error(
+    stub: Stub, version: str, query: index_pb2.ShardQuery, reason: str
+) -> None:
+    request = index_pb2.ShardSearchRequest(version=version, queries=[asking(1), query, asking(2)])
+    first, wrong, last = (await stub.Search(request)).results
+    assert reason in wrong.error
+    assert not wrong.ids
+    assert (first.ids[0], first.error, last.ids[0], last.error) == ("p1", "", "p2", "")
+
+
+async def test_products_too_large_for_one_message_fail_only_the_queries_that_have_no_room(
+    stub: Stub, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded, "ANSWER_BYTES", 1000)
+    queries = [asking(1), asking(2, k=100), asking(3, k=1)]
+    answers = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))).results
+    assert [bool(hits.error) for hits in answers] == [False, True, False]
+
+
+async def code_of(call: Awaitable[object]) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return error.value.code()
+
+
+@pytest.mark.parametrize("asked", ["", "another"])
+async def test_a_request_for_another_version_is_refused(stub: Stub, asked: str) -> None:
+    refused = grpc.StatusCode.FAILED_PRECONDITION
+    assert await code_of(stub.Search(index_pb2.ShardSearchRequest(version=asked))) is refused
+    assert await code_of(stub.Fetch(index_pb2.FetchRequest(version=asked))) is refused
+    assert await code_of(stub.Count(index_pb2.ShardCountRequest(version=asked))) is refused
+    with pytest.raises(grpc.aio.AioRpcError, match="this shard serves version"):
+        await stub.List(index_pb2.ShardListRequest(version=asked)).read()
+
+
+async def test_products_are_fetched_in_the_order_asked_with_what_is_wanted(stub: Stub, version: str) -> None:
+    request = index_pb2.FetchRequest(version=version, ids=["p9", "none", "p10"], vectors=[TEXT, IMAGE])
+    found, missing, other = (await stub.Fetch(request)).products
+    assert not missing.HasField("product")
+    assert (found.product.id, found.product.description) == ("p9", "")
+    assert [vector.space for vector in found.vectors] == [TEXT, IMAGE]
+    assert np.allclose(unpack(found.vectors[1].vector, 16)[0], VECTORS[9], atol=1e-6)
+    assert [vector.space for vector in other.vectors] == [IMAGE]
+    (described,) = (await stub.Fetch(index_pb2.FetchRequest(version=version, ids=["p9"], descriptions=True))).products
+    assert described.product.description == "description of 9"
+    assert not described.vectors
+
+
+async def test_counting_and_listing_agree(stub: Stub, version: str) -> None:
+    condition = Filter(category_in=["fashion"], in_stock=True)
+    counted = await stub.Count(index_pb2.ShardCountRequest(version=version, filter=condition))
+    pages = [page async for page in stub.List(index_pb2.ShardListRequest(version=version, filter=condition))]
+    ids = [product_id for page in pages for product_id in page.ids]
+    assert len(ids) == counted.count == COUNT * 2 // 5 * 3 // 4
+    assert ids == sorted(ids)
+    assert [Product.FromString(data).id for page in pages for data in page.products] == ids
+
+
+async def test_everything_is_listed_in_pages_of_at_most_500(stub: Stub, version: str) -> None:
+    pages = [page async for page in stub.List(index_pb2.ShardListRequest(version=version))]
+    assert [len(page.ids) for page in pages] == [500, 500, 200]
+
+
+async def test_listing_goes_on_after_an_id_that_need_not_exist(stub: Stub, version: str) -> None:
+    request = index_pb2.ShardListRequest(version=version, after="p995x", filter=Filter(shop_in=["shop 0"]))
+    (page,) = [page async for page in stub.List(request)]
+    assert list(page.ids) == ["p996", "p999"]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda stub, version: stub.Fetch(index_pb2.FetchRequest(version=version, ids=["x"] * 1001)),
+        lambda stub, version: stub.Fetch(index_pb2.FetchRequest(version=version, ids=["x"] * 17, descriptions=True)),
+        lambda stub, version: stub.Search(
+            index_pb2.ShardSearchRequest(version=version, queries=[asking()] * (MAX_QUERIES + 1))
+        ),
+    ],
+)
+async def test_more_than_one_answer_holds_is_refused(
+    stub: Stub, version: str, ask: Callable[[Stub, str], Awaitable[object]]
+) -> None:
+    assert await code_of(ask(stub, version)) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_shard_that_still_loads_is_unavailable() -> None:
+    pool = Pool(threads=1, max_waiting=1)
+    server, channel = await started(IndexShard(pool))
+    async with channel:
+        call = index_pb2_grpc.IndexShardStub(channel).Describe(index_pb2.DescribeRequest())
+        assert await code_of(call) is grpc.StatusCode.UNAVAILABLE
+    await server.stop(None)
+    pool.close()
+
+
+async def test_beyond_its_bound_the_pool_refuses_at_once_and_recovers() -> None:
+    pool, gate = Pool(threads=1, max_waiting=2), threading.Event()
+    calls = [asyncio.ensure_future(pool.run(gate.wait, NEVER)) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await pool.run(gate.wait, NEVER)
+    gate.set()
+    assert await asyncio.gather(*calls) == [True] * 3
+    assert await pool.run(lambda: 7, NEVER) == 7
+    pool.close()
+
+
+async def test_work_whose_time_passed_while_it_waited_is_not_begun() -> None:
+    pool, gate, begun = Pool(threads=1, max_waiting=2), threading.Event(), []
+    holding = asyncio.ensure_future(pool.run(gate.wait, NEVER))
+    late = asyncio.ensure_future(pool.run(lambda: begun.append(1), Deadline.after(0.01)))
+    await asyncio.sleep(0.03)
+    gate.set()
+    await holding
+    with pytest.raises(DeadlineGone):
+        await late
+    assert not begun
+    pool.close()
+
+
+async def test_a_caller_that_gives_up_keeps_its_place_until_the_thread_is_done() -> None:
+    pool, gate = Pool(threads=1, max_waiting=0), threading.Event()
+    call = asyncio.ensure_future(pool.run(gate.wait, NEVER))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await pool.run(gate.wait, NEVER)
+    gate.set()
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--shard", "3"], 3),
+        (["--pod-name", "lookalike-shard-12"], 12),
+        (["--pod-name", "7"], 7),
+        (["--shard", "0", "--pod-name", "x-5"], 0),
+    ],
+)
+def test_the_ordinal_is_given_or_that_of_the_pod(words: list[str], expected: int) -> None:
+    assert ordinal(load(ShardSettings, {}, words, description="")) == expected
+
+
+@pytest.mark.parametrize("words", [[], ["--pod-name", "lookalike-shard"], ["--pod-name", "shard12"]])
+def test_without_an_ordinal_a_shard_does_not_start(words: list[str]) -> None:
+    with pytest.raises(BadSettings, match="--shard"):
+        ordinal(load(ShardSettings, {}, words, description=""))
+
+
+def test_without_a_location_a_shard_does_not_start() -> None:
+    with pytest.raises(BadSettings, match="--location"):
+        shard.main(["--shard", "0"], {})
+
+
+def test_a_shard_of_a_damaged_index_ends_with_the_files_name(tmp_path: Path) -> None:
+    build(tmp_path, catalogue(3), {}, shards=1)
+    (file,) = tmp_path.rglob("attributes.arrow")
+    file.write_bytes(b"")
+    with pytest.raises(BadArtifact, match=r"attributes\.arrow: has 0 bytes"):
+        shard.main(["--shard", "0", "--location", str(tmp_path)], {})

@@ -1,0 +1,238 @@
+"""Building versions: what is refused, what is written, what an interruption leaves."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from index import codes, version
+from index.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
+from index.build import SpaceVectors, build
+from index.loaded import LoadedShard, opened
+from lookalike.errors import BadArtifact, BadCatalogue, LookalikeError, OperatorError
+from lookalike.partition import shard_of
+from lookalike.vectors import F32
+from protos.lookalike.v1 import index_pb2
+from protos.lookalike.v1.types_pb2 import Filter
+from tests.unit.index.samples import IMAGE, TEXT, catalogue, clustered, unit_vectors, vectors_of
+
+COUNT = 40
+
+
+def ids_in(shard: LoadedShard) -> list[str]:
+    return [shard.table.ids.text(row) for row in range(len(shard.table))]
+
+
+def test_each_product_is_in_the_shard_that_owns_it_by_rising_id(tmp_path: Path) -> None:
+    build(tmp_path, catalogue(COUNT), {IMAGE: vectors_of(unit_vectors(COUNT, 8))}, shards=3)
+    shards = [opened(tmp_path, shard) for shard in range(3)]
+    for shard in shards:
+        assert ids_in(shard) == sorted(ids_in(shard))
+        assert {shard_of(product_id, 3) for product_id in ids_in(shard)} == {shard.shard}
+    everywhere = [product_id for shard in shards for product_id in ids_in(shard)]
+    assert sorted(everywhere) == sorted(catalogue(COUNT)["id"].to_pylist())
+
+
+def test_each_product_keeps_its_vector_at_unit_norm(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(COUNT, 8)).astype(np.float32) * 1e-15
+    build(tmp_path, catalogue(COUNT), {IMAGE: vectors_of(vectors)}, shards=2)
+    for number in range(2):
+        shard = opened(tmp_path, number)
+        for row, product_id in enumerate(ids_in(shard)):
+            vector = shard.spaces[IMAGE].vector(row)
+            given = vectors[int(product_id[1:])]
+            assert vector is not None
+            assert np.allclose(vector, given / np.linalg.norm(given.astype(np.float64)), atol=1e-6)
+
+
+def test_a_product_may_lack_a_vector_in_a_space(tmp_path: Path) -> None:
+    rows = np.array([30, 4, 17])
+    spaces: dict[int, SpaceVectors] = {
+        IMAGE: vectors_of(unit_vectors(COUNT, 8)),
+        TEXT: vectors_of(unit_vectors(3, 5), rows),
+    }
+    build(tmp_path, catalogue(COUNT), spaces, shards=1)
+    shard = opened(tmp_path, 0)
+    assert {ids_in(shard)[row] for row in shard.spaces[TEXT].rows} == {"p30", "p4", "p17"}
+    fetched = shard.fetch(index_pb2.FetchRequest(ids=["p4", "p5"], vectors=[IMAGE, TEXT]))
+    assert [[found.space for found in product.vectors] for product in fetched.products] == [[IMAGE, TEXT], [IMAGE]]
+    query = index_pb2.ShardQuery(space=TEXT, vector=unit_vectors(3, 5)[1].tobytes(), k=10)
+    query.filter.in_stock = False  # p4, not p17 or p30
+    assert list(shard.search([query]).results[0].ids) == ["p4"]
+
+
+def test_more_shards_than_products_leave_some_shards_empty_and_able_to_answer(tmp_path: Path) -> None:
+    build(tmp_path, catalogue(2), {IMAGE: vectors_of(unit_vectors(2, 8))}, shards=5)
+    shards = [opened(tmp_path, shard) for shard in range(5)]
+    empty = next(shard for shard in shards if not len(shard.table))
+    query = index_pb2.ShardQuery(space=IMAGE, vector=unit_vectors(1, 8).tobytes(), k=3, filter=Filter(shop_in=["x"]))
+    (hits,) = empty.search([query]).results
+    assert (list(hits.ids), hits.error) == ([], "")
+    assert empty.count(Filter(in_stock=True)) == 0
+    assert not empty.page(Filter(), "").ids
+    assert not empty.fetch(index_pb2.FetchRequest(ids=["p0"])).products[0].HasField("product")
+    assert sum(len(shard.table) for shard in shards) == 2
+
+
+def test_a_catalogue_without_a_single_vector_can_be_listed(tmp_path: Path) -> None:
+    build(tmp_path, catalogue(3), {}, shards=1)
+    assert list(opened(tmp_path, 0).page(Filter(), "").ids) == ["p0", "p1", "p2"]
+
+
+def test_ids_of_256_bytes_in_any_script_are_found(tmp_path: Path) -> None:
+    ids = ["商" * 85 + "x", "é" * 128, "\U0001f45f" * 64, "a", "\x01", "z" * 256]
+    build(tmp_path, pa.table({"id": ids}), {IMAGE: vectors_of(unit_vectors(6, 4))}, shards=1)
+    shard = opened(tmp_path, 0)
+    assert list(shard.page(Filter(), "").ids) == sorted(ids, key=str.encode)
+    fetched = shard.fetch(index_pb2.FetchRequest(ids=[*ids, "b", ""]))
+    assert [product.product.id for product in fetched.products] == [*ids, "", ""]
+
+
+def test_the_same_inputs_give_the_same_version_and_answers(tmp_path: Path) -> None:
+    products, vectors = catalogue(3000), clustered(3000, 32)
+    query = index_pb2.ShardQuery(space=IMAGE, vector=vectors[7].tobytes(), k=20)
+    answers = []
+    for place, threads in (("one", 1), ("two", 2)):
+        location = tmp_path / place
+        name = build(location, products, {IMAGE: vectors_of(vectors)}, shards=1, threads=threads, exact_floats=1000)
+        answers.append((name, opened(location, 0).search([query])))
+        assert opened(location, 0).spaces[IMAGE].entry.ladder
+    assert answers[0] == answers[1]
+
+
+def test_the_order_in_which_products_are_given_does_not_matter(tmp_path: Path) -> None:
+    products, vectors = catalogue(COUNT), unit_vectors(COUNT, 8)
+    shuffled = np.random.default_rng(0).permutation(COUNT)
+    first = build(tmp_path, products, {IMAGE: vectors_of(vectors)}, shards=2)
+    assert build(tmp_path, products.take(shuffled), {IMAGE: vectors_of(vectors[shuffled])}, shards=2) == first
+
+
+@pytest.mark.parametrize("change", ["price", "vector", "encoder", "seed", "shards"])
+def test_another_input_gives_another_version(tmp_path: Path, change: str) -> None:
+    products, vectors = catalogue(COUNT), unit_vectors(COUNT, 8)
+    first = build(tmp_path, products, {IMAGE: vectors_of(vectors)}, shards=1)
+    if change == "price":
+        products = products.set_column(products.column_names.index("price"), "price", pa.array([1.0] * COUNT))
+    if change == "vector":
+        vectors[3] = vectors[4]
+    given = vectors_of(vectors, encoder="other" if change == "encoder" else "drawn")
+    second = build(tmp_path, products, {IMAGE: given}, shards=1 + (change == "shards"), seed=int(change == "seed"))
+    assert second != first
+    assert version.current(tmp_path) == second
+    assert (tmp_path / first / version.MANIFEST).exists()
+
+
+def broken(column: str, values: list[object]) -> pa.Table:
+    rows = len(values)
+    return pa.table({"id": [f"p{row}" for row in range(rows)], column: values})
+
+
+@pytest.mark.parametrize(
+    ("products", "reason"),
+    [
+        (pa.table({"title": ["a"]}), "no column `id`"),
+        (pa.table({"id": ["a"], "colour": ["red"]}), r"unknown columns \['colour'\]"),
+        (pa.table({"id": [1, 2]}), "column id is int64, not large_string"),
+        (pa.table({"id": ["a", ""]}), "row 1 has no id"),
+        (pa.table({"id": ["a", None]}), "row 1 has no id"),
+        (pa.table({"id": ["a", "b", "商" * 86]}), "row 2 has an id over 256 bytes"),
+        (pa.table({"id": ["a", "b", "a"]}), "row 2: the id 'a' is already that of row 0"),
+        (broken("price", ["1"]), "column price is string, not double"),
+        (broken("price", [1.0, float("nan")]), "row 1 has a price that is not finite"),
+        (broken("in_stock", ["yes"]), "column in_stock is string, not bool"),
+        (broken("description", ["x", "x" * (DESCRIPTION_BYTES + 1)]), "row 1 has a description over"),
+        (broken("title", ["x", "x" * PRODUCT_BYTES]), "product 'p1' has over"),
+    ],
+)
+def test_a_bad_catalogue_is_refused_with_its_row_and_reason(tmp_path: Path, products: pa.Table, reason: str) -> None:
+    with pytest.raises(BadCatalogue, match=reason):
+        build(tmp_path, products, {}, shards=1)
+    assert not (tmp_path / version.CURRENT).exists()
+
+
+def with_value(row: int, value: float) -> F32:
+    vectors = unit_vectors(COUNT, 4)
+    vectors[row] = value
+    return vectors
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (vectors_of(with_value(7, np.nan)), "image: vector 7 is not finite"),
+        (vectors_of(with_value(8, np.inf)), "image: vector 8 is not finite"),
+        (vectors_of(with_value(9, 0)), "image: vector 9 is zero"),
+        (vectors_of(unit_vectors(COUNT, 4)[0]), "not float32 "),
+        (vectors_of(unit_vectors(COUNT, 4).astype(np.float64)), "float64"),
+        (vectors_of(np.empty((0, 0), np.float32)), "not float32 "),
+        (vectors_of(unit_vectors(COUNT, 4), np.arange(3)), "40 vectors, but"),
+        (vectors_of(unit_vectors(1, 4), np.array([COUNT])), "a row is not in 0..39"),
+        (vectors_of(unit_vectors(1, 4), np.array([-1])), "a row is not in 0..39"),
+        (vectors_of(unit_vectors(2, 4), np.array([5, 5])), "a product has two vectors"),
+    ],
+)
+def test_bad_vectors_are_refused_with_their_row_and_reason(tmp_path: Path, given: SpaceVectors, reason: str) -> None:
+    with pytest.raises(BadArtifact, match=reason):
+        build(tmp_path, catalogue(COUNT), {IMAGE: given}, shards=1)
+    assert not (tmp_path / version.CURRENT).exists()
+
+
+@pytest.mark.parametrize("shards", [0, 5000])
+def test_a_number_of_shards_without_sense_is_refused(tmp_path: Path, shards: int) -> None:
+    with pytest.raises(OperatorError, match="shards: not in"):
+        build(tmp_path, catalogue(1), {}, shards=shards)
+
+
+@pytest.mark.parametrize("interrupted_at", [1, 3, 5])
+def test_an_interrupted_build_leaves_what_serves_as_it_is(tmp_path: Path, interrupted_at: int) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done == interrupted_at:
+            raise KeyboardInterrupt
+
+    first = build(tmp_path, catalogue(COUNT), {}, shards=1)
+    given: dict[int, SpaceVectors] = {IMAGE: vectors_of(unit_vectors(COUNT, 8))}
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, catalogue(COUNT), given, shards=2, progress=interrupt)
+    assert version.current(tmp_path) == first
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "CURRENT", first}
+    assert build(tmp_path, catalogue(COUNT), given, shards=2) == version.current(tmp_path)
+
+
+def test_what_a_killed_build_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".building" / "shard-00000").mkdir(parents=True)
+    name = build(tmp_path, catalogue(3), {}, shards=1)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "CURRENT", name}
+
+
+def test_one_location_has_one_build_at_a_time(tmp_path: Path) -> None:
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OperatorError, match="another build is under way"):
+            build(tmp_path, catalogue(3), {}, shards=1)
+
+
+def test_a_location_that_cannot_be_written_is_the_operators_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OperatorError, match="file"):
+        build(tmp_path / "file", catalogue(3), {}, shards=1)
+
+
+def test_building_again_mends_a_damaged_version(tmp_path: Path) -> None:
+    name = build(tmp_path, catalogue(3), {}, shards=1)
+    damaged = tmp_path / name / "shard-00000" / "attributes.arrow"
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    with pytest.raises(LookalikeError, match=r"attributes\.arrow: has"):
+        opened(tmp_path, 0)
+    assert build(tmp_path, catalogue(3), {}, shards=1) == name
+    assert len(opened(tmp_path, 0).table) == 3
+
+
+def test_a_version_that_is_there_already_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(3000, 32))}
+    name = build(tmp_path, catalogue(3000), given, shards=1, exact_floats=1000)
+    monkeypatch.setattr(codes, "trained", None)
+    assert build(tmp_path, catalogue(3000), given, shards=1, exact_floats=1000) == name

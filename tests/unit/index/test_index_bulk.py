@@ -1,0 +1,150 @@
+"""`lookalike index build` and `lookalike index inspect`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from index import bulk, inspect
+from index.loaded import opened
+from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
+from protos.lookalike.v1.types_pb2 import Filter
+from tests.unit.index.samples import unit_vectors
+
+COUNT = 20
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    np.save(tmp_path / "base.npy", unit_vectors(COUNT, 8) * 3)
+    return tmp_path
+
+
+def built(base: Path, *more: str) -> None:
+    words = ["--vectors", str(base / "base.npy"), "--space", "image", *more, str(base / "index")]
+    assert bulk.main(words, {}) == 0
+
+
+def ids_file(base: Path, lines: Sequence[str]) -> str:
+    (base / "ids.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return str(base / "ids.txt")
+
+
+def attributes_file(base: Path, table: pa.Table) -> str:
+    pq.write_table(table, base / "attributes.parquet")
+    return str(base / "attributes.parquet")
+
+
+def test_without_ids_products_are_numbered(base: Path) -> None:
+    built(base)
+    assert set(opened(base / "index", 0).page(Filter(), "").ids) == {str(row) for row in range(COUNT)}
+
+
+def test_ids_and_attributes_are_those_given(base: Path) -> None:
+    ids = [f"商品{row}" for row in range(COUNT)]
+    table = pa.table({"id": ids[::-1][:15], "price": list(range(15)), "shop": ["店"] * 15})
+    built(base, "--ids", ids_file(base, ids), "--attributes", attributes_file(base, table))
+    shard = opened(base / "index", 0)
+    assert shard.count(Filter(shop_in=["店"])) == 15
+    assert list(shard.page(Filter(shop_in=["店"], max_price=0), "").ids) == ["商品19"]
+
+
+def test_the_result_is_printed_for_scripts(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    built(base, "--json", "--shards", "2", "--encoder", "mine")
+    report = json.loads(capsys.readouterr().out)
+    assert (report["products"], report["shards"], report["recall_at_10"]) == (COUNT, 2, 1.0)
+    assert inspect.main([str(base / "index"), "--json", "--verify"], {}) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["version"], shown["spaces"][0]["encoder"]) == (report["version"], "mine")
+    assert shown["verified_bytes"] == sum(file["bytes"] for file in shown["files"].values())
+
+
+def test_what_is_built_can_be_looked_at(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    built(base)
+    assert inspect.main([str(base / "index"), "--verify"], {}) == 0
+    shown = capsys.readouterr().out
+    assert f"{COUNT} products" in shown
+    assert "verified: 3 files" in shown
+
+
+def test_inspecting_a_damaged_index_names_the_file(base: Path) -> None:
+    built(base)
+    (file,) = (base / "index").rglob("vectors.npy")
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    assert inspect.main([str(base / "index")], {}) == 0
+    with pytest.raises(BadArtifact, match=r"vectors\.npy: damaged"):
+        inspect.main([str(base / "index"), "--verify"], {})
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["x"] * COUNT, "line 2: the id 'x' is already that of .* line 1"),
+        (["a", "", "b"], "line 2: an id has 1..256 bytes, not 0"),
+        (["a", "é" * 129], "line 2: an id has 1..256 bytes, not 258"),
+        (["a", "b"], "2 ids for 20 vectors"),
+        ([], "line 1: an id has 1..256 bytes, not 0"),
+    ],
+)
+def test_bad_ids_are_refused_with_their_line(base: Path, lines: list[str], reason: str) -> None:
+    with pytest.raises(BadCatalogue, match=reason):
+        built(base, "--ids", ids_file(base, lines))
+
+
+def test_ids_that_are_not_utf8_are_refused_with_their_line(base: Path) -> None:
+    (base / "ids.txt").write_bytes(b"a\n\xff\n")
+    with pytest.raises(BadCatalogue, match="line 2: not UTF-8"):
+        built(base, "--ids", str(base / "ids.txt"))
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (pa.table({"id": ["0", "x"]}), "row 1: no vector has the id 'x'"),
+        (pa.table({"id": ["0", "0"]}), "row 1: the id '0' is already that of row 0"),
+        (pa.table({"id": ["0"], "size": [1]}), "unknown columns"),
+        (pa.table({"id": ["0"], "price": ["1"]}), "column price is string"),
+        (pa.table({"title": ["0"]}), "no column `id`"),
+    ],
+)
+def test_bad_attributes_are_refused_with_their_row(base: Path, table: pa.Table, reason: str) -> None:
+    with pytest.raises(BadCatalogue, match=reason):
+        built(base, "--attributes", attributes_file(base, table))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 4)),
+        np.zeros(5, np.float32),
+        np.zeros((0, 4), np.float32),
+        np.zeros((3, 4), ">f4"),
+        np.array([["a"]]),
+        np.array([{}]),
+    ],
+)
+def test_an_array_of_another_kind_is_refused(base: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.void]]) -> None:
+    np.save(base / "base.npy", array)
+    with pytest.raises(BadArtifact, match=r"base\.npy"):
+        built(base)
+
+
+def test_files_that_are_no_such_files_are_refused(base: Path) -> None:
+    (base / "ids.txt").write_text("x")
+    with pytest.raises(OperatorError, match=r"ids\.txt"):
+        built(base, "--attributes", str(base / "ids.txt"))
+    with pytest.raises(OperatorError, match="missing"):
+        built(base, "--ids", str(base / "missing"))
+    (base / "base.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(OperatorError, match=r"base\.npy"):
+        built(base)
+    np.savez(base / "archive.npz", unit_vectors(2, 2))
+    (base / "archive.npz").rename(base / "base.npy")
+    with pytest.raises(OperatorError, match="an archive"):
+        built(base)

@@ -1,0 +1,132 @@
+"""Versions on disk: what is damaged is refused, by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from index import version
+from index.build import build
+from index.loaded import opened
+from index.manifest import dumped, parsed
+from lookalike.errors import BadArtifact
+from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
+
+FILES = ["attributes.arrow", "image/index.faiss", "image/rows.npy", "image/vectors.npy"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    location = tmp_path_factory.mktemp("built")
+    build(location, catalogue(2000), {IMAGE: vectors_of(clustered(2000, 32))}, shards=1, exact_floats=1000)
+    return location
+
+
+@pytest.fixture
+def location(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "index"))
+
+
+def directory_of(location: Path) -> Path:
+    return location / version.current(location)
+
+
+def flip(path: Path, at: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(at * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("at", [0.0, 0.37, 1.0])
+def test_a_flipped_bit_is_refused_with_the_files_name(location: Path, file: str, at: float) -> None:
+    flip(directory_of(location) / "shard-00000" / file, at)
+    with pytest.raises(BadArtifact, match=f"{file}: damaged"):
+        opened(location, 0)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_truncated_file_is_refused_with_its_name(location: Path, file: str) -> None:
+    path = directory_of(location) / "shard-00000" / file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadArtifact, match=f"{file}: has .* bytes, not"):
+        opened(location, 0)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_missing_file_is_refused_with_its_name(location: Path, file: str) -> None:
+    (directory_of(location) / "shard-00000" / file).unlink()
+    with pytest.raises(BadArtifact, match=f"{file}: "):
+        opened(location, 0)
+
+
+def test_a_link_out_of_the_version_is_refused(location: Path, tmp_path: Path) -> None:
+    path = directory_of(location) / "shard-00000" / "attributes.arrow"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadArtifact, match="a link out of the version"):
+        opened(location, 0)
+
+
+@pytest.mark.parametrize("at", [0.01 * step for step in range(1, 100, 7)])
+def test_a_flipped_bit_in_the_manifest_is_refused(location: Path, at: float) -> None:
+    flip(directory_of(location) / version.MANIFEST, at)
+    with pytest.raises(BadArtifact, match=r"manifest\.json"):
+        opened(location, 0)
+
+
+def test_a_manifest_is_read_as_it_was_written(location: Path) -> None:
+    manifest = version.read(location, version.current(location))
+    assert parsed(dumped(manifest), "here") == manifest
+    assert manifest.spaces[0].indexes[0].recall_at_10 >= 0.95
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "", "a\\..\\x"])
+def test_a_path_in_a_manifest_may_not_leave_the_version(location: Path, path: str) -> None:
+    manifest = version.read(location, version.current(location))
+    (entry, *_) = manifest.files.values()
+    manifest.files[path] = entry  # type: ignore[index]  # a Mapping to all but this test
+    with pytest.raises(BadArtifact, match="leads out of the version"):
+        parsed(dumped(manifest), "here")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', "null", '{"format": 1, "checksum": ""}', "\x00"])
+def test_what_is_no_manifest_is_refused(text: str) -> None:
+    with pytest.raises(BadArtifact, match="here: "):
+        parsed(text, "here")
+
+
+def test_a_manifest_of_another_format_is_refused() -> None:
+    with pytest.raises(BadArtifact, match="has format 2, this program reads format 1"):
+        parsed(json.dumps({"format": 2}), "here")
+
+
+@pytest.mark.parametrize("name", ["", "../elsewhere", ".building", "a/b", "x" * 65])
+def test_current_must_name_a_version(location: Path, name: str) -> None:
+    (location / version.CURRENT).write_text(name)
+    with pytest.raises(BadArtifact, match="not the name of a version"):
+        opened(location, 0)
+
+
+def test_a_place_without_an_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadArtifact, match="no index here"):
+        opened(tmp_path, 0)
+
+
+def test_a_version_that_is_not_here_is_refused(location: Path) -> None:
+    with pytest.raises(BadArtifact, match="0123456789abcdef"):
+        opened(location, 0, "0123456789abcdef")
+
+
+def test_a_shard_that_the_version_lacks_is_refused(location: Path) -> None:
+    with pytest.raises(BadArtifact, match=r"has shards 0\.\.0, not 1"):
+        opened(location, 1)
+
+
+def test_a_version_in_the_place_of_another_is_refused(location: Path) -> None:
+    directory_of(location).rename(location / "other")
+    with pytest.raises(BadArtifact, match="is the manifest of version"):
+        opened(location, 0, "other")
