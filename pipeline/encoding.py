@@ -25,7 +25,7 @@ Encode = Callable[[Pixels], Awaitable[Encoded]]
 BATCH = 16
 IN_FLIGHT = 2  # While the model works on one batch, the next one is on its way.
 TRIES = 7
-_FIRST_PAUSE_S = 0.25  # Doubled each time: 16 seconds in all, in which a server restarts.
+FIRST_PAUSE_S = 0.25  # Doubled each time: 16 seconds in all, in which a server restarts.
 _CALL_S = 60.0
 
 
@@ -46,7 +46,7 @@ async def probe(encode: Encode) -> Encoded:
     return await patiently(encode, np.zeros((1, SIDE_PX, SIDE_PX, 3), np.uint8))
 
 
-async def patiently(encode: Encode, pixels: Pixels, *, first_pause_s: float = _FIRST_PAUSE_S) -> Encoded:
+async def patiently(encode: Encode, pixels: Pixels) -> Encoded:
     """Encode, and try again for a while where the encoder is busy or away. Raises what its last failure raised."""
     for number in itertools.count(1):
         try:
@@ -54,7 +54,7 @@ async def patiently(encode: Encode, pixels: Pixels, *, first_pause_s: float = _F
         except (Overloaded, Unavailable, DeadlineGone):
             if number == TRIES:
                 raise
-            await asyncio.sleep(first_pause_s * 2 ** (number - 1))
+            await asyncio.sleep(FIRST_PAUSE_S * 2 ** (number - 1))
     raise AssertionError("counting ends")
 
 

@@ -109,13 +109,14 @@ def category_name(text: str) -> str:
     return re.sub(r"[\s/]+", "-", unicodedata.normalize("NFKC", text).strip(" \t\r\n/").lower())
 
 
-_DECORATED = re.compile(r"^[^\d+\-.]*([+-]?[\d.][\d.,]*)[^\d]*$")
+# Commas between thousands, or as in India between lakhs; "12,50" and "1.299,00" are left to be refused.
+_DECORATED = re.compile(r"[^\d+\-.,]*([+-]?(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)(?:\.\d+)?)[^\d.,]*")
 
 
 def number(cell: Any) -> Any:
     """A price without its currency's sign and its thousands' commas, else what it is: "₹ 1,299.00" is "1299.00"."""
     text = _text(cell)
-    found = _DECORATED.match(re.sub(r"(?i)rs\.", "", text))
+    found = _DECORATED.fullmatch(re.sub(r"(?i)rs\.", "", text))
     return found[1].replace(",", "") if found else text
 
 

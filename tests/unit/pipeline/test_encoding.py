@@ -12,6 +12,7 @@ import pytest
 
 from encoders.types import Encoded
 from lookalike.errors import BadCatalogue, DeadlineGone, OperatorError, Overloaded, Unavailable
+from pipeline import encoding
 from pipeline.encoding import BATCH, IN_FLIGHT, TRIES, Pixels, encode_photos, patiently
 from pipeline.features import Features
 from pipeline.photos import Photo
@@ -89,20 +90,22 @@ async def test_no_more_photos_are_taken_than_there_is_room_for(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), Unavailable("away"), DeadlineGone("late")])
-async def test_an_encoder_that_is_busy_is_asked_again(error: Exception) -> None:
+async def test_an_encoder_that_is_busy_is_asked_again(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "FIRST_PAUSE_S", 0.0)
     encoder = Encoder(errors=iter([error, error]))
 
-    encoded = await patiently(encoder, np.zeros((1, 224, 224, 3), np.uint8), first_pause_s=0)
+    encoded = await patiently(encoder, np.zeros((1, 224, 224, 3), np.uint8))
 
     assert encoded.encoder == "fake-1"
     assert len(encoder.batches) == 3
 
 
-async def test_patience_ends() -> None:
+async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "FIRST_PAUSE_S", 0.0)
     encoder = Encoder(errors=(Unavailable("away") for _ in range(100)))
 
     with pytest.raises(Unavailable):
-        await patiently(encoder, np.zeros((1, 224, 224, 3), np.uint8), first_pause_s=0)
+        await patiently(encoder, np.zeros((1, 224, 224, 3), np.uint8))
 
     assert len(encoder.batches) == TRIES
 

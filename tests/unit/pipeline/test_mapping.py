@@ -23,6 +23,10 @@ from pipeline.mapping import category, mapping, number
         (None, ""),
         (12.5, "12.5"),
         ("10-20", "10-20"),
+        ("1,29,900.00", "129900.00"),
+        ("1.299,00", "1.299,00"),
+        ("12,50", "12,50"),
+        ("0.5", "0.5"),
     ],
 )
 def test_a_price_loses_its_decoration_and_nothing_else(cell: Any, price: str) -> None:
