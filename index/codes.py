@@ -19,9 +19,12 @@ _POINTS_PER_LIST = 64  # For k-means: faiss warns below 39; more takes longer an
 _PQ_POINTS = 4096  # faiss samples no more for codes of 4 bits.
 
 
+REVISION = 1  # To be raised when the same vectors come to be trained, or measured, in another way.
+
+
 def build_tag() -> str:
-    """What else decides the codes: other builds of faiss may train others from the same vectors."""
-    return str(faiss.__version__)
+    """What else than the vectors decides the answers: other builds of faiss may train other codes."""
+    return f"{faiss.__version__}/{REVISION}"
 
 
 def recipe_of(documents: int, dim: int) -> str:

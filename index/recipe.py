@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # Up to here exact search takes at most 1.5 ms of one core (8,192 vectors of 1024 dimensions) and needs no training.
 EXACT_FLOATS = 8 << 20
 TARGET_RECALL = 0.95
-DEPTHS = (10, 100, 1_000, 10_000)
+DEPTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 FACTORS = (4, 8, 16, 32)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,27 +57,28 @@ class SpaceIndex:
         found: list[Neighbours] = []
         for start in range(0, len(queries), BATCH):
             part = queries[start : start + BATCH]
-            found += self._compare(part, k, passing) if rung is None else self.probe(part, k, rung, passing)
+            if rung is None:
+                found += [self._compare(query, k, passing) for query in part]
+            else:
+                found += self._complete(part, k, passing, self.probe(part, k, rung, passing))
         return [Neighbours(self.rows[rows], scores) for rows, scores in found]
 
-    def _compare(self, queries: F32, k: int, passing: Passing | None) -> list[Neighbours]:
-        among = None if passing is None else passing.rows
-        return [exact(query, self.vectors, k, among) for query in queries]
+    def _complete(self, queries: F32, k: int, passing: Passing | None, found: list[Neighbours]) -> Iterator[Neighbours]:
+        """Where the lists visited held less than k that pass, compare with all: no short answer hides what exists."""
+        for query, neighbours in zip(queries, found, strict=True):
+            yield neighbours if len(neighbours.rows) == k else self._compare(query, k, passing)
+
+    def _compare(self, query: F32, k: int, passing: Passing | None) -> Neighbours:
+        return exact(query, self.vectors, k, None if passing is None else passing.rows)
 
     def probe(self, queries: F32, k: int, rung: Rung, passing: Passing | None = None) -> list[Neighbours]:
-        """The k nearest that a rung finds, as positions among the vectors here; at most BATCH queries."""
+        """At most k of the nearest, as positions among the vectors here: what a rung finds. At most BATCH queries."""
         assert self._codes is not None, "a ladder comes with codes"  # noqa: S101  # for the type checker
         candidates = self._codes.candidates(queries, k * rung.factor, rung.nprobe, passing)
         scores = scores_of(queries, self.vectors, candidates)
         order = np.lexsort((candidates, -scores))[:, :k]
         rows, scores = np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1)
-        if rows[:, -1].min() >= 0:
-            return [Neighbours(*found) for found in zip(rows, scores, strict=True)]
-        # The lists visited held less than k that pass: a short answer would hide what exists.
-        return [
-            Neighbours(rows[i], scores[i]) if rows[i, -1] >= 0 else self._compare(queries[i : i + 1], k, passing)[0]
-            for i in range(len(queries))
-        ]
+        return [Neighbours(row[row >= 0], score[row >= 0]) for row, score in zip(rows, scores, strict=True)]
 
 
 def opened(directory: Path, entry: IndexEntry, *, documents: int, dim: int) -> SpaceIndex:

@@ -21,8 +21,9 @@ def test_more_results_lie_deeper() -> None:
     assert plan(INDEX, N, N, 1000) == LADDER[2]
 
 
-def test_a_filter_that_one_in_ten_passes_needs_ten_times_the_depth() -> None:
-    assert plan(INDEX, N, N // 10, 10) == LADDER[1]
+def test_a_filter_needs_the_depth_at_which_enough_pass() -> None:
+    assert plan(INDEX, N, N // 6, 10) == LADDER[1]
+    assert plan(INDEX, N, N // 7, 10) == LADDER[2]  # 10 x 7 x 1.5 is more than 100.
 
 
 def test_few_passing_products_are_all_compared() -> None:
