@@ -1,0 +1,139 @@
+"""Rendered manifests as questions can be put to them: who runs what, with which settings, reachable how. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.unit.deploy.kustomize import Document, pod_templates
+
+MULTIPLES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+@dataclass(frozen=True)
+class Pod:
+    owner: Document
+    labels: Mapping[str, str]
+    spec: Document
+
+    @property
+    def name(self) -> str:
+        return str(self.owner["metadata"]["name"])
+
+    def containers(self) -> Iterator[Document]:
+        yield from self.spec.get("initContainers", [])
+        yield from self.spec["containers"]
+
+    def serves(self) -> bool:
+        return bool(self.owner["kind"] != "CronJob")
+
+
+class Cluster:
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self.documents = documents
+
+    def of(self, kind: str) -> dict[str, Document]:
+        return {each["metadata"]["name"]: each for each in self.documents if each["kind"] == kind}
+
+    def pods(self) -> list[Pod]:
+        return [
+            Pod(document, template["metadata"]["labels"], template["spec"])
+            for document in self.documents
+            for template in pod_templates(document)
+        ]
+
+    def pod(self, name: str) -> Pod:
+        (found,) = [pod for pod in self.pods() if pod.name == name]
+        return found
+
+    def environment(self, pod: Pod, container: Document) -> dict[str, str]:
+        """What the container will find in its environment; of a pod's own name, that of the first pod."""
+        found: dict[str, str] = {}
+        for source in container.get("envFrom", []):
+            found |= self.of("ConfigMap").get(source["configMapRef"]["name"], {}).get("data", {})
+        for variable in container.get("env", []):
+            if "value" in variable:
+                found[variable["name"]] = variable["value"]
+            else:
+                assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}, variable
+                found[variable["name"]] = f"{pod.name}-0"
+        return found
+
+    def destination(self, address: str) -> tuple[Pod, int] | None:
+        """The pod, and its port, behind `service:port` or `pod.service:port`; None where there is none."""
+        host, _, port = address.rpartition(":")
+        pod_name, _, service_name = host.rpartition(".")
+        service = self.of("Service").get(service_name)
+        if service is None:
+            return None
+        for pod in self.pods():
+            if not selects(service["spec"]["selector"], pod.labels):
+                continue
+            if pod_name and pod_name not in self.pod_names(pod):
+                continue
+            for each in service["spec"]["ports"]:
+                if str(each["port"]) == port:
+                    number = port_number(pod, each["targetPort"])
+                    # A headless Service gives addresses, not ports: what is asked for is what must be listened on.
+                    if number is not None and (service["spec"].get("clusterIP") != "None" or str(number) == port):
+                        return pod, number
+        return None
+
+    def pod_names(self, pod: Pod) -> list[str]:
+        """The names of a StatefulSet's pods, which are names in DNS; nothing else has any."""
+        if pod.owner["kind"] != "StatefulSet":
+            return []
+        return [f"{pod.name}-{i}" for i in range(pod.owner["spec"]["replicas"])]
+
+    def allows(self, source: Pod, target: Pod, port: int) -> bool:
+        """Whether the network policies let `source` call `target` on `port`."""
+        return self._passes("Egress", source, target, port, target) and self._passes(
+            "Ingress", target, source, port, target
+        )
+
+    def _passes(self, direction: str, subject: Pod, peer: Pod, port: int, listener: Pod) -> bool:
+        side, peers = ("egress", "to") if direction == "Egress" else ("ingress", "from")
+        policies = [
+            policy["spec"]
+            for policy in self.of("NetworkPolicy").values()
+            if direction in policy["spec"]["policyTypes"]
+            and selects(policy["spec"]["podSelector"].get("matchLabels", {}), subject.labels)
+        ]
+        return not policies or any(
+            _peer_fits(rule.get(peers), peer) and _port_fits(rule.get("ports"), port, listener)
+            for policy in policies
+            for rule in policy.get(side, [])
+        )
+
+
+def _peer_fits(peers: Sequence[Document] | None, pod: Pod) -> bool:
+    if peers is None:
+        return True
+    return any("podSelector" in each and selects(each["podSelector"]["matchLabels"], pod.labels) for each in peers)
+
+
+def _port_fits(ports: Sequence[Document] | None, port: int, listener: Pod) -> bool:
+    return ports is None or any(port_number(listener, each["port"]) == port for each in ports)
+
+
+def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    return selector.items() <= labels.items()
+
+
+def ports(pod: Pod) -> dict[str, int]:
+    return {
+        port["name"]: port["containerPort"] for container in pod.containers() for port in container.get("ports", [])
+    }
+
+
+def port_number(pod: Pod, port: Any) -> int | None:
+    """The number of a port given by name or number; None: the pod has no such port."""
+    if isinstance(port, str):
+        return ports(pod).get(port)
+    return port if port in ports(pod).values() else None
+
+
+def size_bytes(text: str) -> int:
+    """`512Mi` as bytes."""
+    return int(text[:-2]) * MULTIPLES[text[-2:]]

@@ -1,0 +1,149 @@
+"""deploy/k8s, rendered: it is what Kubernetes takes, and it fits the programs it runs. Each check is shown to fail."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.unit.deploy.checks import CHECKS
+from tests.unit.deploy.cluster import Cluster
+from tests.unit.deploy.kustomize import build
+
+K8S = REPOSITORY / "deploy" / "k8s"
+VARIANTS = ["base", *(f"overlays/{folder.name}" for folder in sorted((K8S / "overlays").iterdir()))]
+
+
+@functools.cache
+def cluster(variant: str) -> Cluster:
+    return Cluster(build(K8S / variant))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_manifests_hold(variant: str, check: str) -> None:
+    assert list(CHECKS[check](cluster(variant))) == []
+
+
+def test_every_manifest_is_part_of_the_base() -> None:
+    read = {str(path.relative_to(K8S / "base")) for path in (K8S / "base").rglob("*") if path.is_file()}
+    text = (K8S / "base" / "kustomization.yaml").read_text(encoding="utf-8")
+    assert {name for name in read if name not in text} == {"kustomization.yaml"}
+
+
+ELSEWHERE = {"a": "b"}
+NOBODY = {"matchLabels": ELSEWHERE}
+SMALL_BATCHES = {"batching.txt": "max_batch_size { value: 8 }"}
+NO_PATH = {"monitoring.txt": "prometheus_config {}"}
+
+
+class Change:
+    """A copy of the base, to be changed for the worse."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster(copy.deepcopy(list(cluster("base").documents)))
+
+    def of(self, kind: str, name: str) -> Any:
+        found = self.cluster.of(kind)
+        return next(document for key, document in found.items() if key == name or key.rpartition("-")[0] == name)
+
+    def pod(self, name: str) -> Any:
+        return self.cluster.pod(name).spec
+
+    def container(self, name: str) -> Any:
+        return self.pod(name)["containers"][0]
+
+    def policy(self, name: str) -> Any:
+        return self.of("NetworkPolicy", name)["spec"]
+
+    def volume(self, name: str) -> Any:
+        return self.pod(name)["volumes"][0]
+
+    def update(self) -> Any:
+        return self.pod("update")["initContainers"][0]
+
+    def settings(self, name: str) -> Any:
+        return self.of("ConfigMap", name)["data"]
+
+
+def setting(role: str, name: str, value: str) -> Callable[[Change], None]:
+    variable = f"LOOKALIKE_{role.upper().replace('-', '_')}_{name}"
+    return lambda change: change.settings(role).__setitem__(variable, value)
+
+
+MUTATIONS: list[tuple[str, str, Callable[[Change], Any]]] = [
+    ("schema", "a misspelt field", lambda c: c.container("gateway").update(imagePolicy="Always")),
+    ("schema", "a number for a text", lambda c: c.settings("gateway").update(LOOKALIKE_GATEWAY_PORT=50051)),
+    ("commands", "a misspelt setting", setting("gateway", "SHARD", "x:1")),
+    ("commands", "a setting of another role", lambda c: c.settings("gateway").update(LOOKALIKE_SHARD_PORT="1")),
+    ("commands", "a value that is none", setting("gateway", "MAX_INFLIGHT", "many")),
+    ("commands", "a value out of bounds", setting("shard", "DRAIN_S", "-1")),
+    ("commands", "no such command", lambda c: c.container("gateway").update(args=["serve", "gatewya"])),
+    ("commands", "no such flag", lambda c: c.container("shard")["args"].append("--shrads=2")),
+    ("commands", "no such flag of update", lambda c: c.update()["args"].append("--fast")),
+    ("listening", "another port", setting("shard", "PORT", "50052")),
+    ("listening", "another metrics port", setting("gateway", "METRICS_PORT", "9091")),
+    ("listening", "loopback only", setting("gateway", "HOST", "127.0.0.1")),
+    ("listening", "TF-Serving elsewhere", lambda c: c.container("model-server")["args"].__setitem__(0, "--port=8600")),
+    ("services", "no such port", lambda c: c.of("Service", "gateway")["spec"]["ports"][0].update(targetPort="http")),
+    ("services", "selects nobody", lambda c: c.of("Service", "redis")["spec"].update(selector=ELSEWHERE)),
+    ("addresses", "a Service that is not there", setting("gateway", "TEXT_ENCODER", "encoder:50051")),
+    ("addresses", "a port that is not there", setting("gateway", "MODEL_SERVER", "model-server:8501x")),
+    ("addresses", "another Redis", setting("gateway", "REDIS", "redis://cache:6379")),
+    ("addresses", "not let in", lambda c: c.policy("shard").update(ingress=[])),
+    ("addresses", "not let out", lambda c: c.policy("gateway")["egress"].pop()),
+    ("addresses", "a stranger to the model", lambda c: c.policy("update")["egress"].pop(0)),
+    ("policies", "Redis open to all", lambda c: c.policy("redis")["ingress"][0].pop("from")),
+    ("policies", "all open", lambda c: c.policy("nobody").update(policyTypes=["Ingress"])),
+    ("policies", "no such port", lambda c: c.policy("shard")["ingress"][0].update(ports=[{"port": "rpc"}])),
+    ("probes", "none", lambda c: c.container("redis").pop("livenessProbe")),
+    ("probes", "no such port", lambda c: c.container("shard")["readinessProbe"].update(grpc={"port": 50052})),
+    ("probes", "liveness by readiness", lambda c: c.container("gateway")["livenessProbe"]["grpc"].pop("service")),
+    ("references", "no such settings", lambda c: c.container("shard")["envFrom"][0]["configMapRef"].update(name="x")),
+    ("references", "no such claim", lambda c: c.volume("shard")["persistentVolumeClaim"].update(claimName="x")),
+    ("references", "no such volume", lambda c: c.pod("shard").update(volumes=[])),
+    ("references", "no such account", lambda c: c.pod("gateway").update(serviceAccountName="admin")),
+    ("selectors", "another label", lambda c: c.of("Deployment", "gateway")["spec"].update(selector=NOBODY)),
+    ("selectors", "a budget for nobody", lambda c: c.of("PodDisruptionBudget", "shard")["spec"].update(selector=NOBODY)),
+    ("images", "no such target", lambda c: c.container("gateway").update(image="lookalike/gatewya:1")),
+    ("images", "no tag", lambda c: c.container("gateway").update(image="lookalike/gateway")),
+    ("images", "the newest", lambda c: c.container("redis").update(image="redis:latest")),
+    ("images", "another role's", lambda c: c.container("gateway").update(image="lookalike/shard:1")),
+    ("images", "a stranger's", lambda c: c.container("redis").update(image="redys:8")),
+    ("shards", "one more", lambda c: c.of("StatefulSet", "shard")["spec"].update(replicas=3)),
+    ("shards", "the wrong order", setting("gateway", "SHARDS", "shard-1.shard:50051,shard-0.shard:50051")),
+    ("shards", "another number built", lambda c: c.update()["args"].append("--shards=3")),
+    ("shards", "no names", lambda c: c.of("Service", "shard")["spec"].pop("clusterIP")),
+    ("security", "root", lambda c: c.pod("redis")["securityContext"].pop("runAsNonRoot")),
+    ("security", "a writable system", lambda c: c.container("redis")["securityContext"].pop("readOnlyRootFilesystem")),
+    ("security", "a token", lambda c: c.pod("gateway").pop("automountServiceAccountToken")),
+    ("security", "service links", lambda c: c.pod("gateway").pop("enableServiceLinks")),
+    ("security", "no seccomp", lambda c: c.pod("shard")["securityContext"].pop("seccompProfile")),
+    ("security", "no bound on memory", lambda c: c.container("shard")["resources"].pop("limits")),
+    ("endings", "a longer drain", setting("gateway", "DRAIN_S", "35")),
+    ("paths", "an index elsewhere", setting("shard", "LOCATION", "/data/indices")),
+    ("paths", "an index nobody may write", lambda c: c.update()["volumeMounts"][1].update(readOnly=True)),
+    ("paths", "an index everybody may write", lambda c: c.container("shard")["volumeMounts"][0].pop("readOnly")),
+    ("memory", "more requests", setting("gateway", "MAX_INFLIGHT", "512")),
+    ("model", "another model", setting("gateway", "MODEL", "resnet")),
+    ("model", "smaller batches", lambda c: c.settings("model-server").update(SMALL_BATCHES)),
+    ("model", "no batching file", lambda c: c.settings("model-server").pop("batching.txt")),
+    ("model", "metrics elsewhere", lambda c: c.settings("model-server").update(NO_PATH)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("check", "what", "change"), MUTATIONS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_each_check_can_fail(check: str, what: str, change: Callable[[Change], Any]) -> None:
+    worse = Change()
+    change(worse)
+    assert list(CHECKS[check](worse.cluster)) != []
+
+
+def test_every_check_was_shown_to_fail() -> None:
+    assert {check for check, *_ in MUTATIONS} == set(CHECKS)
