@@ -27,7 +27,7 @@ class CatalogReader:
         with watched("Get"), self.admission.permit():
             check_product_id("product_id", request.product_id)
             snapshot = self.fleet.snapshot()
-            (found,) = await self.fleet.fetch(snapshot, [request.product_id], self._bounded(deadline))
+            found = await self.fleet.get(snapshot, request.product_id, self._bounded(deadline))
             if not found.HasField("product"):
                 raise NotFound(f"no product {request.product_id}")
             return found.product
@@ -38,8 +38,8 @@ class CatalogReader:
                 raise InvalidRequest("product_ids", f"{len(request.product_ids)} ids; give 1..{MAX_LIMIT}")
             for i, product_id in enumerate(request.product_ids):
                 check_product_id(f"product_ids[{i}]", product_id)
-            found = await self.fleet.fetch(self.fleet.snapshot(), request.product_ids, self._bounded(deadline))
-            return catalog_pb2.ExistsResponse(exists=[each.HasField("product") for each in found])
+            exist = await self.fleet.exist(self.fleet.snapshot(), request.product_ids, self._bounded(deadline))
+            return catalog_pb2.ExistsResponse(exists=exist)
 
     async def count(self, request: catalog_pb2.CountRequest, deadline: Deadline) -> catalog_pb2.CountResponse:
         with watched("Count"), self.admission.permit():

@@ -58,9 +58,11 @@ class Shard:
         self._pin(version)
         return await self._lookups(product_id, deadline)
 
-    async def fetch(self, version: str, ids: Sequence[str], deadline: Deadline) -> Sequence[index_pb2.Fetched]:
-        """Products with descriptions, without vectors."""
-        request = index_pb2.FetchRequest(version=version, ids=ids, descriptions=True)
+    async def fetch(
+        self, version: str, ids: Sequence[str], deadline: Deadline, *, descriptions: bool
+    ) -> Sequence[index_pb2.Fetched]:
+        """Products without vectors."""
+        request = index_pb2.FetchRequest(version=version, ids=ids, descriptions=descriptions)
         return (await self._call(self._stub.Fetch, request, self._capped(deadline))).products
 
     async def count(self, version: str, filter: types_pb2.Filter, deadline: Deadline) -> int:
@@ -197,23 +199,28 @@ class Fleet:
         """Raises Unavailable when the one shard that owns the product does not answer."""
         return await self._owner(product_id).lookup(snapshot.version, product_id, deadline)
 
-    async def fetch(self, snapshot: Snapshot, ids: Sequence[str], deadline: Deadline) -> list[index_pb2.Fetched]:
-        """In the order of `ids`; each without `product` where there is no such product."""
+    async def get(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
+        """With its description; without `product` where there is no such product."""
+        owner = self._owner(product_id)
+        (found,) = await owner.fetch(snapshot.version, [product_id], deadline, descriptions=True)
+        return found
+
+    async def exist(self, snapshot: Snapshot, ids: Sequence[str], deadline: Deadline) -> list[bool]:
+        """In the order of `ids`."""
         owners = [shard_of(product_id, snapshot.shards) for product_id in ids]
         wanted = sorted(set(owners))
         groups = [[i for i, owner in enumerate(owners) if owner == shard] for shard in wanted]
         answers = await asyncio.gather(
             *(
-                self._shards[shard].fetch(snapshot.version, [ids[i] for i in group], deadline)
+                self._shards[shard].fetch(snapshot.version, [ids[i] for i in group], deadline, descriptions=False)
                 for shard, group in zip(wanted, groups, strict=True)
             )
         )
-        found = {
-            i: each
-            for group, answer in zip(groups, answers, strict=True)
-            for i, each in zip(group, answer, strict=True)
-        }
-        return [found[i] for i in range(len(ids))]
+        exist = [False] * len(ids)
+        for group, answer in zip(groups, answers, strict=True):
+            for i, fetched in zip(group, answer, strict=True):
+                exist[i] = fetched.HasField("product")
+        return exist
 
     async def count(self, snapshot: Snapshot, filter: types_pb2.Filter, deadline: Deadline) -> int:
         return sum(await asyncio.gather(*(shard.count(snapshot.version, filter, deadline) for shard in self._shards)))

@@ -1,0 +1,108 @@
+"""The text encoder of an artifact: titles to unit vectors. Reads files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoders import scdv, words
+from encoders.scdv import Topics
+from encoders.tokens import Tokenizer
+from lookalike.errors import BadArtifact
+from lookalike.vectors import F32, normalised
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+FASTTEXT = "words.bin"
+ARRAYS = ("idf", "log_weights", "means", "precisions", "projection")
+KINDS = ("scdv", "fasttext")
+CACHED_WORDS = 65_536
+
+
+class TextModel:
+    """For one thread at a time. Words that training never saw are encoded through their subwords.
+
+    fingerprint: the kind, and a digest of the files. dim: of the vectors it gives.
+    """
+
+    def __init__(self, manifest: dict[str, Any], vocabulary: words.Words, arrays: dict[str, F32]) -> None:
+        self.fingerprint: str = manifest["fingerprint"]
+        self.dim: int = manifest["dim"]
+        self.kind: str = manifest["kind"]
+        self._threshold: float = manifest.get("threshold", 0.0)
+        self._tokenize = Tokenizer()
+        self._words = vocabulary
+        self._idf = dict(zip(vocabulary.known, arrays["idf"], strict=True))
+        self._unseen_idf = float(arrays["idf"].max())  # Rarer than all that was seen.
+        self._topics: Topics | None = None
+        if self.kind == "scdv":
+            self._projection = arrays["projection"]
+            self._topics = Topics(**{name: arrays[name] for name in ("log_weights", "means", "precisions")})
+        self._word = lru_cache(CACHED_WORDS)(self._looked_up)
+
+    def encode(self, texts: Sequence[str]) -> F32:
+        """(n, dim) float32, rows of unit norm; zeros for a text with nothing to encode in it."""
+        rows = [self._document(self._tokenize(text)) for text in texts]
+        if not rows:
+            return np.zeros((0, self.dim), dtype=np.float32)
+        documents = np.stack(rows)
+        if self._topics is not None:
+            documents = scdv.sparse(documents, self._threshold) @ self._projection
+        return normalised(np.nan_to_num(documents))
+
+    def _document(self, tokens: Sequence[str]) -> F32:
+        found = [self._word(token) for token in tokens]
+        size = self._words.dim * (len(self._topics.means) if self._topics else 1)
+        if not found:
+            return np.zeros(size, dtype=np.float32)
+        weights = np.array([weight for weight, _, _ in found], dtype=np.float32)
+        weights /= np.linalg.norm(weights)
+        vectors = np.stack([vector for _, vector, _ in found])
+        if self._topics is None:
+            mean: F32 = weights @ vectors
+            return mean
+        return scdv.composite(weights, np.stack([topics for _, _, topics in found]), vectors)
+
+    def _looked_up(self, word: str) -> tuple[float, F32, F32]:
+        """idf, unit vector (D,), topic probabilities (K,)."""
+        vector = normalised(self._words.vector(word)[None, :])
+        topics = self._topics.probabilities(vector)[0] if self._topics else vector[0]
+        return float(self._idf.get(word, self._unseen_idf)), vector[0], topics
+
+
+def load(directory: Path) -> TextModel:
+    """Raises BadArtifact, naming the file that is missing, damaged or of another format."""
+    manifest = _manifest(directory)
+    for name, entry in manifest["files"].items():
+        if Path(name).name != name:
+            raise BadArtifact(f"{directory / MANIFEST}: {name} is not in the directory")
+        if digest_of(directory / name) != entry:
+            raise BadArtifact(f"{directory / name}: not the file that the manifest describes")
+    present = [name for name in ARRAYS if f"{name}.npy" in manifest["files"]]
+    arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in present}
+    return TextModel(manifest, words.load(directory / FASTTEXT), arrays)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 in hex. Raises BadArtifact where there is no such file."""
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadArtifact(f"{path}: {error.strerror}") from error
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"{path}: {error}") from error
+    if manifest.get("format") != FORMAT or manifest.get("kind") not in KINDS:
+        raise BadArtifact(f"{path}: not a text encoder of format {FORMAT}")
+    return manifest

@@ -1,0 +1,111 @@
+"""The text-encoder process: `lookalike serve text-encoder`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from prometheus_client import Histogram
+
+from encoders import text
+from encoders.tokens import MAX_TEXT_BYTES
+from lookalike import lifecycle, rpc, telemetry
+from lookalike.coalesce import Coalescer
+from lookalike.deadline import Deadline
+from lookalike.errors import BadSettings, InvalidRequest, Unavailable
+from lookalike.settings import ProcessSettings, load, setting
+from lookalike.vectors import F32, pack
+from protos.lookalike.v1 import text_encoder_pb2 as pb
+
+SERVICE = pb.DESCRIPTOR.services_by_name["TextEncoder"]
+MAX_TEXTS = 1024
+
+BATCH_TEXTS = Histogram("lookalike_text_batch_texts", "Texts encoded together.", buckets=(1, 2, 4, 8, 16, 32, 64, 256))
+BATCH_SECONDS = Histogram("lookalike_text_batch_seconds", "Time for one batch.", buckets=telemetry.SECONDS_BUCKETS)
+
+DESCRIPTION = """Words to vectors, for gateways and index builds.
+
+  lookalike serve text-encoder --artifact texts/scdv-3f9a0c17d2b4 --port 7100"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderSettings(ProcessSettings):
+    PREFIX: ClassVar[str] = "LOOKALIKE_TEXT_ENCODER_"
+
+    artifact: Path | None = setting(None, "folder of the trained encoder, as written by `lookalike update`")  # noqa: RUF009  # a field, no value
+    max_batch: int = setting(64, "texts encoded together", at_least=1, at_most=MAX_TEXTS)
+    max_waiting: int = setting(4096, "texts that may wait; beyond it: RESOURCE_EXHAUSTED", at_least=1, at_most=1 << 20)
+
+
+class Encoder:
+    """Batches of texts on one thread, off the event loop; texts that come meanwhile go together in the next."""
+
+    def __init__(self, settings: TextEncoderSettings) -> None:
+        self._thread = ThreadPoolExecutor(1, "text")
+        self._model: text.TextModel | None = None
+        self._batches: Coalescer[Sequence[str], F32] = Coalescer(
+            self._encode,
+            max_in_flight=1,
+            max_batch=settings.max_batch,
+            max_waiting=settings.max_waiting,
+            size=len,
+        )
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def load(self, artifact: Path) -> None:
+        """Load and warm up. Raises BadArtifact."""
+        model = await asyncio.to_thread(text.load, artifact)
+        await self._run(model, ["warm up", "温まる"])
+        self._model = model
+
+    async def describe(self, request: pb.DescribeEncoderRequest, deadline: Deadline) -> pb.EncoderState:
+        model = self._loaded()
+        return pb.EncoderState(fingerprint=model.fingerprint, dim=model.dim)
+
+    async def encode(self, request: pb.EncodeTextRequest, deadline: Deadline) -> pb.EncodeTextResponse:
+        model = self._loaded()
+        if not 1 <= len(request.texts) <= MAX_TEXTS:
+            raise InvalidRequest("texts", f"{len(request.texts)} texts; give 1..{MAX_TEXTS}")
+        for i, each in enumerate(request.texts):
+            if len(each.encode()) > MAX_TEXT_BYTES:
+                raise InvalidRequest(f"texts[{i}]", f"{len(each.encode())} bytes; {MAX_TEXT_BYTES} are the most")
+        vectors = await self._batches(request.texts, deadline)
+        return pb.EncodeTextResponse(vectors=pack(vectors), dim=model.dim, fingerprint=model.fingerprint)
+
+    async def _encode(self, requests: list[Sequence[str]]) -> list[F32]:
+        with BATCH_SECONDS.time():
+            vectors = await self._run(self._loaded(), [each for texts in requests for each in texts])
+        BATCH_TEXTS.observe(len(vectors))
+        return np.split(vectors, np.cumsum([len(texts) for texts in requests])[:-1])
+
+    async def _run(self, model: text.TextModel, texts: list[str]) -> F32:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, model.encode, texts)
+
+    def _loaded(self) -> text.TextModel:
+        if self._model is None:
+            raise Unavailable("the text encoder is still loading")
+        return self._model
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    settings = load(TextEncoderSettings, environ, argv, description=DESCRIPTION)
+    if settings.artifact is None:
+        raise BadSettings("LOOKALIKE_TEXT_ENCODER_ARTIFACT (--artifact) is empty: name the trained encoder's folder")
+    telemetry.configure_logging(settings.log_level)
+    asyncio.run(serve(settings, settings.artifact))
+
+
+async def serve(settings: TextEncoderSettings, artifact: Path) -> None:
+    encoder = Encoder(settings)
+    handlers = [rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})]
+    try:
+        await lifecycle.serve(settings, handlers, services=(SERVICE.full_name,), warm_up=lambda: encoder.load(artifact))
+    finally:
+        encoder.close()

@@ -1,0 +1,172 @@
+"""Train a text encoder on a catalogue's own words: `lookalike encoders train-text`. Writes an artifact."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoders import scdv, words
+from encoders.text import FASTTEXT, FORMAT, KINDS, MANIFEST, digest_of
+from encoders.tokens import Tokenizer
+from lookalike.errors import BadCatalogue, OperatorError
+from lookalike.vectors import F32, normalised
+
+MAX_DIM = 1024
+_LEARNT_FROM = 5_000  # Documents for the projection and the threshold: more change neither.
+
+Progress = Callable[[str], None]
+
+EXAMPLES = """examples:
+  lookalike encoders train-text my-shop texts/scdv              title and description of my-shop/products.jsonl or .csv
+  lookalike encoders train-text titles.txt texts/plain --kind fasttext      one document per line
+"""
+
+
+def train(
+    texts: Iterable[str],
+    out: Path,
+    *,
+    kind: str = "scdv",
+    dim: int = 256,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> str:
+    """Write the artifact to `out` (a new directory) and return its fingerprint. Same arguments, same fingerprint.
+
+    dim: of an SCDV encoder, 1..1024; smaller where there are too few documents or words to fill it.
+    Raises BadCatalogue when no text has a word in it, OperatorError where `out` exists.
+    """
+    if kind not in KINDS:
+        raise OperatorError(f"no such kind of text encoder: {kind}; there are {', '.join(KINDS)}")
+    if not 1 <= dim <= MAX_DIM:
+        raise OperatorError(f"{dim} dimensions: not in 1..{MAX_DIM}")
+    if out.exists():
+        raise OperatorError(f"{out} exists already")
+    say = progress or (lambda step: None)
+    say("tokenizing")
+    tokenize = Tokenizer()
+    documents = [tokenize(text) for text in texts]
+    say("training word vectors")
+    vocabulary = words.train(documents)
+    arrays, facts = _learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, say=say)
+    return _written(out, kind, vocabulary, arrays, facts)
+
+
+def _learnt(
+    documents: Sequence[Sequence[str]], vocabulary: words.Words, *, kind: str, dim: int, seed: int, say: Progress
+) -> tuple[dict[str, F32], dict[str, Any]]:
+    number = {word: i for i, word in enumerate(vocabulary.known)}
+    numbered = [np.array([number[w] for w in document if w in number], dtype=np.int64) for document in documents]
+    idf = scdv.idf_of(numbered, len(number))
+    if kind == "fasttext":
+        return {"idf": idf}, {"dim": vocabulary.dim}
+    say("finding topics")
+    vectors = normalised(vocabulary.vectors(vocabulary.known))
+    topics = scdv.fit_topics(vectors, scdv.CLUSTERS, seed)
+    probabilities = topics.probabilities(vectors)
+    say("projecting documents")
+    filled = [document for document in numbered if len(document)]
+    sample = np.random.default_rng(seed).permutation(len(filled))[:_LEARNT_FROM]
+    composites = np.stack([_composite(filled[i], idf, probabilities, vectors) for i in sample])
+    threshold = scdv.threshold_of(composites)
+    projection = scdv.fit_projection(scdv.sparse(composites, threshold), dim, seed)
+    arrays = {
+        "idf": idf,
+        "log_weights": topics.log_weights,
+        "means": topics.means,
+        "precisions": topics.precisions,
+        "projection": projection,
+    }
+    return arrays, {"dim": projection.shape[1], "threshold": threshold, "clusters": len(topics.means)}
+
+
+def _composite(document: scdv.I64, idf: F32, probabilities: F32, vectors: F32) -> F32:
+    weights = idf[document]
+    return scdv.composite(weights / np.linalg.norm(weights), probabilities[document], vectors[document])
+
+
+def _written(out: Path, kind: str, vocabulary: words.Words, arrays: Mapping[str, F32], facts: dict[str, Any]) -> str:
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    vocabulary.save(part / FASTTEXT)
+    for name, array in arrays.items():
+        np.save(part / f"{name}.npy", array)
+    files = {path.name: digest_of(path) for path in sorted(part.iterdir())}
+    fingerprint = f"{kind}-{sha256(json.dumps([facts, files], sort_keys=True).encode()).hexdigest()[:12]}"
+    manifest = {"format": FORMAT, "kind": kind, "fingerprint": fingerprint, **facts, "files": files}
+    (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    part.rename(out)
+    return fingerprint
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="lookalike encoders train-text",
+        description="Train the text encoder on a catalogue's words.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source", type=Path, help="a catalogue's folder, a .jsonl or .csv with titles, or lines of text"
+    )
+    parser.add_argument("out", type=Path, help="the artifact, a new folder")
+    parser.add_argument("--kind", choices=KINDS, default="scdv")
+    parser.add_argument("--dim", type=int, default=256, help="most dimensions of an SCDV vector, 1..1024")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    options = parser.parse_args(argv)
+    texts = list(texts_of(options.source))
+    fingerprint = train(
+        texts,
+        options.out,
+        kind=options.kind,
+        dim=options.dim,
+        seed=options.seed,
+        progress=lambda step: print(f"{step} …", file=sys.stderr),
+    )
+    outcome = {"fingerprint": fingerprint, "artifact": str(options.out), "documents": len(texts)}
+    print(json.dumps(outcome) if options.json else f"{fingerprint} of {len(texts)} documents in {options.out}")
+
+
+def texts_of(source: Path) -> Iterator[str]:
+    """Title and description of each row, or each line. Raises BadCatalogue, naming file and line."""
+    if source.is_dir():
+        names = [source / name for name in ("products.jsonl", "products.csv") if (source / name).is_file()]
+        if not names:
+            raise BadCatalogue(f"{source}: neither products.jsonl nor products.csv in it")
+        source = names[0]
+    try:
+        with source.open(encoding="utf-8", newline="") as file:
+            yield from _READERS.get(source.suffix, _lines)(file, source)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadCatalogue(f"{source}: {error}") from error
+
+
+def _lines(file: Iterable[str], source: Path) -> Iterator[str]:
+    return (line.strip() for line in file)
+
+
+def _rows(file: Iterable[str], source: Path) -> Iterator[str]:
+    return (f"{row.get('title') or ''}\n{row.get('description') or ''}" for row in csv.DictReader(file))
+
+
+def _objects(file: Iterable[str], source: Path) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        try:
+            row = json.loads(line)
+            yield f"{row.get('title', '')}\n{row.get('description', '')}"
+        except (ValueError, AttributeError) as error:
+            raise BadCatalogue(f"{source}:{number}: {error}") from error
+
+
+_READERS: dict[str, Callable[[Iterable[str], Path], Iterator[str]]] = {".csv": _rows, ".jsonl": _objects}

@@ -1,0 +1,140 @@
+"""The text encoder: trained, written, loaded, asked."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoders import text
+from encoders.train_text import main, train
+from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
+
+GARMENTS = {"dress": "ワンピース", "sneakers": "スニーカー", "mug": "マグカップ", "lamp": "ランプ"}
+COLOURS = {"red": "赤い", "blue": "青い", "green": "緑の", "white": "白い", "black": "黒い"}
+TITLES = [
+    f"【送料無料】{colour} {garment} {GARMENTS[garment]} {COLOURS[colour]}{extra}"
+    for garment in GARMENTS
+    for colour in COLOURS
+    for extra in ("", " レディース ギフト", " 新作 人気 2026")
+]
+
+
+@pytest.fixture(scope="module", params=["scdv", "fasttext"])
+def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out: Path = tmp_path_factory.mktemp("text") / request.param
+    train(TITLES, out, kind=request.param, dim=64)
+    return out
+
+
+def test_titles_become_unit_vectors_of_the_stated_dimension(artifact: Path) -> None:
+    model = text.load(artifact)
+    vectors = model.encode(TITLES)
+    assert vectors.shape == (len(TITLES), model.dim)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    assert model.fingerprint.startswith(artifact.name + "-")
+
+
+def test_a_title_is_nearest_to_those_of_the_same_thing(artifact: Path) -> None:
+    model = text.load(artifact)
+    queries = model.encode(["緑のワンピース", "blue sneakers", "white mug マグカップ ☆★", "ランプ"])
+    nearest = (queries @ model.encode(TITLES).T).argmax(axis=1)
+    assert [next(name for name in GARMENTS if name in TITLES[i]) for i in nearest] == list(GARMENTS)
+
+
+def test_a_word_never_seen_is_encoded_by_its_subwords(artifact: Path) -> None:
+    model = text.load(artifact)
+    unseen, seen, other = model.encode(["sneakerz", "sneakers", "lamp"])
+    assert unseen @ seen > unseen @ other
+
+
+@pytest.mark.parametrize("nothing", ["", "   ", "☺☺☺", "★★★ !!! ---", "<br><br>", "【送料無料】", "\x00\x01"])
+def test_a_text_with_nothing_in_it_is_zeros_and_never_nan(artifact: Path, nothing: str) -> None:
+    zeros, something = text.load(artifact).encode([nothing, "dress"])
+    assert not zeros.any()
+    assert something.any()
+
+
+@pytest.mark.parametrize("odd", ["ქართული ტექსტი", "🧦 socks", "ﾜﾝﾋﾟｰｽ", "x" * 65_536, "dress " * 10_000, "ก็็็็็็"])
+def test_odd_texts_have_finite_vectors(artifact: Path, odd: str) -> None:
+    assert np.isfinite(text.load(artifact).encode([odd])).all()
+
+
+def test_no_texts_are_no_vectors(artifact: Path) -> None:
+    model = text.load(artifact)
+    assert model.encode([]).shape == (0, model.dim)
+
+
+def test_the_same_words_and_seed_give_the_same_fingerprint_and_others_another(tmp_path: Path) -> None:
+    prints = [train(TITLES, tmp_path / str(i), dim=16) for i in range(2)]
+    assert prints[0] == prints[1]
+    assert train(TITLES[1:], tmp_path / "other", dim=16) != prints[0]
+
+
+@pytest.mark.parametrize("texts", [["dress"], ["dress", "dress", ""], ["靴", "靴 赤"]])
+def test_the_smallest_catalogues_train(tmp_path: Path, texts: list[str]) -> None:
+    train(texts, tmp_path / "small")
+    assert text.load(tmp_path / "small").encode([texts[0]]).any()
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["☺", "★"]])
+def test_texts_without_any_word_are_refused(tmp_path: Path, texts: list[str]) -> None:
+    with pytest.raises(BadCatalogue, match="no text has a word"):
+        train(texts, tmp_path / "none")
+
+
+def test_a_damaged_missing_or_foreign_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    out = tmp_path / "scdv"
+    train(TITLES, out, dim=16)
+    manifest = (out / "manifest.json").read_text()
+    for name in json.loads(manifest)["files"]:
+        path = out / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(BadArtifact, match=name):
+            text.load(out)
+        path.unlink()
+        with pytest.raises(BadArtifact, match=name):
+            text.load(out)
+        path.write_bytes(whole)
+    text.load(out)
+    for other in ("", "{}", manifest.replace('"scdv"', '"other"'), manifest.replace('"words.bin"', '"../words.bin"')):
+        (out / "manifest.json").write_text(other)
+        with pytest.raises(BadArtifact, match=r"manifest\.json"):
+            text.load(out)
+
+
+def test_the_command_trains_on_a_catalogue_and_on_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.dumps({"id": str(i), "title": title}) for i, title in enumerate(TITLES)]
+    (tmp_path / "products.jsonl").write_text("\n".join(rows))
+    (tmp_path / "lines.txt").write_text("\n".join(TITLES))
+    for source, out in ((tmp_path, tmp_path / "a"), (tmp_path / "lines.txt", tmp_path / "b")):
+        main([str(source), str(out), "--json", "--dim", "16"], {})
+        outcome = json.loads(capsys.readouterr().out)
+        assert outcome["documents"] == len(TITLES)
+        assert outcome["fingerprint"] == text.load(out).fingerprint
+    with pytest.raises(OperatorError, match="exists"):
+        main([str(tmp_path), str(tmp_path / "a")], {})
+    with pytest.raises(BadCatalogue):
+        main([str(tmp_path / "nowhere.txt"), str(tmp_path / "c")], {})
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_real_titles_are_nearest_to_those_of_their_kind(real_data: Path, tmp_path: Path) -> None:
+    """Leave-one-out precision@10 by article type on 3,000 titles: .68 when this was written, chance .05."""
+    with gzip.open(real_data / "fashion" / "fashion_products.csv.gz", "rt", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:3000]]
+    kinds = np.array([row["articleType"] for row in rows])
+    train([row["title"] for row in rows], tmp_path / "scdv")
+    vectors = text.load(tmp_path / "scdv").encode([row["title"] for row in rows])
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -2)
+    nearest = np.argpartition(-scores, 10, axis=1)[:, :10]
+    assert (kinds[nearest] == kinds[:, None]).mean() > 0.6
