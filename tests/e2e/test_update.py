@@ -1,0 +1,229 @@
+"""`lookalike update` from a catalogue to a version that serves, with a fake image encoder and the real text encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoders.types import Encoded
+from index import version
+from lookalike import cli
+from lookalike.errors import BadCatalogue, Unavailable
+from lookalike.vectors import normalised
+from pipeline import encoding, sample
+from pipeline.encoding import Encode, Pixels
+from pipeline.report import Report
+from pipeline.update import Outcome, Update, main, update
+
+COUNT = 60
+
+
+class ImageModel:
+    """A fake encoder: a photo's colours on a grid of 4 x 4. Counts photos; fails when told to."""
+
+    def __init__(self) -> None:
+        self.photos = 0
+        self.fails_after = 10**9
+
+    async def encode(self, pixels: Pixels) -> Encoded:
+        if self.photos + len(pixels) > self.fails_after:
+            raise RuntimeError("pulled the plug")
+        self.photos += len(pixels)
+        grid = pixels.reshape(len(pixels), 4, 56, 4, 56, 3).mean(axis=(2, 4), dtype=np.float32)
+        vectors = normalised(grid.reshape(len(pixels), -1) - 100)
+        return Encoded(vectors=vectors, encoder="fake-000000000001")
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Encode]:
+        yield self.encode
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("update") / "shop"
+    sample.sample(directory, products=COUNT, workers=1)
+    return directory
+
+
+@pytest.fixture
+def model() -> ImageModel:
+    return ImageModel()
+
+
+@pytest.fixture
+def what(drawn: Path, tmp_path: Path, model: ImageModel) -> Update:
+    catalogue = tmp_path / "shop"
+    (catalogue / "images").mkdir(parents=True)
+    for photo in (drawn / "images").iterdir():
+        (catalogue / "images" / photo.name).hardlink_to(photo)
+    (catalogue / "products.jsonl").write_bytes((drawn / "products.jsonl").read_bytes())
+    return Update(
+        catalogue=catalogue,
+        location=tmp_path / "index",
+        text_artifacts=tmp_path / "text",
+        encoder=model.connected,
+        store=tmp_path / "store",
+    )
+
+
+def edited(what: Update, *changes: tuple[int, dict[str, Any]]) -> None:
+    file = what.catalogue / "products.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for number, change in changes:
+        lines[number] |= change
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+async def test_a_catalogue_becomes_the_version_that_serves(what: Update, model: ImageModel) -> None:
+    outcome = await update(what)
+
+    assert version.current(what.location) == outcome.version
+    assert outcome.report.products == COUNT
+    assert model.photos == COUNT + 1  # and the probe
+    assert outcome.spaces["image"] == {"encoder": "fake-000000000001", "vectors": COUNT}
+    assert outcome.spaces["text"]["vectors"] == COUNT
+    assert outcome.text_artifact == what.text_artifacts / outcome.spaces["text"]["encoder"]
+    manifest = version.read(what.location, outcome.version)
+    version.verify(what.location / outcome.version, manifest)
+
+
+async def test_nothing_is_computed_again_that_has_not_changed(what: Update, model: ImageModel) -> None:
+    first = await update(what)
+    model.photos = 0
+
+    second = await update(what)
+
+    assert model.photos == 1  # the probe
+    assert second.encoded == {"photos": 0, "texts": 0}
+    assert (first.trained, second.trained) == (True, False)
+    assert (second.version, second.text_artifact) == (first.version, first.text_artifact)
+
+
+async def test_a_new_price_is_a_new_version_of_the_same_vectors(what: Update) -> None:
+    first = await update(what)
+    edited(what, (3, {"price": 17}))
+
+    second = await update(what)
+
+    assert second.encoded == {"photos": 0, "texts": 0}
+    assert not second.trained
+    assert second.version != first.version
+
+
+async def test_a_new_photo_is_the_only_one_encoded(what: Update, model: ImageModel) -> None:
+    await update(what)
+    model.photos = 0
+    photo = what.catalogue / "images" / "00004.jpg"
+    other = (what.catalogue / "images" / "00005.jpg").read_bytes()
+    photo.unlink()
+    photo.write_bytes(other + b"\0")
+
+    assert (await update(what)).encoded == {"photos": 1, "texts": 0}
+    assert model.photos == 2
+
+
+async def test_an_interrupted_update_keeps_what_it_encoded(what: Update, model: ImageModel) -> None:
+    model.fails_after = 40
+    with pytest.raises(RuntimeError, match="plug"):
+        await update(what)
+    assert not (what.location / "CURRENT").exists()
+    model.fails_after, model.photos = 10**9, 0
+
+    outcome = await update(what)
+
+    assert outcome.report.products == COUNT
+    assert outcome.encoded["photos"] <= COUNT - 2 * encoding.BATCH
+
+
+async def test_products_without_photo_or_words_are_in_the_spaces_they_can_be_in(what: Update) -> None:
+    edited(what, (0, {"image": ""}), (1, {"title": "", "description": ""}), (2, {"price": -1}))
+
+    outcome = await update(what)
+
+    assert outcome.report.products == COUNT - 1
+    assert outcome.report.reasons == {"bad price": 1}
+    assert outcome.spaces["image"]["vectors"] == COUNT - 2
+    assert outcome.spaces["text"]["vectors"] == COUNT - 2
+
+
+async def test_without_an_encoder_there_is_only_text(what: Update) -> None:
+    outcome = await update(replace(what, encoder=None))
+
+    assert list(outcome.spaces) == ["text"]
+
+
+async def test_without_a_word_there_are_only_photos(what: Update) -> None:
+    edited(what, *((number, {"title": "", "description": ""}) for number in range(COUNT)))
+
+    outcome = await update(what)
+
+    assert list(outcome.spaces) == ["image"]
+    assert outcome.text_artifact is None
+
+
+async def test_a_bad_row_stops_a_strict_update_before_anything_is_published(what: Update) -> None:
+    edited(what, (50, {"price": -1}))
+
+    with pytest.raises(BadCatalogue, match=r"products\.jsonl:51: bad price"):
+        await update(replace(what, strict=True))
+
+    assert not (what.location / "CURRENT").exists()
+
+
+@pytest.mark.parametrize("content", ["", '{"id": "a"}\n', '{"id": "a", "category": "x"}\n'])
+async def test_a_catalogue_with_nothing_to_be_similar_by_is_an_error(what: Update, content: str) -> None:
+    (what.catalogue / "products.jsonl").write_text(content)
+
+    with pytest.raises(BadCatalogue, match="no product"):
+        await update(what)
+
+
+async def test_an_encoder_that_is_away_is_an_error_and_no_version_without_photos(
+    what: Update, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "FIRST_PAUSE_S", 0.0)
+
+    async def away(pixels: Pixels) -> Encoded:
+        raise Unavailable("nobody there")
+
+    @asynccontextmanager
+    async def connected() -> AsyncIterator[Encode]:
+        yield away
+
+    with pytest.raises(Unavailable):
+        await update(replace(what, encoder=connected))
+
+    assert not (what.location / "CURRENT").exists()
+
+
+def test_the_command_says_what_it_did(what: Update, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(what.catalogue), str(what.location), "--text-artifacts", str(what.text_artifacts)]
+
+    assert cli.run(lambda: main([*words, "--json"], {})) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"version", "text_artifact", "products", "rejected", "spaces"} <= told.keys()
+    assert Path(told["text_artifact"], "manifest.json").is_file()
+    assert cli.run(lambda: main(words, {})) == 0
+    said = capsys.readouterr().out
+    assert f"version {told['version']}: {COUNT} products, no bad row" in said
+    assert "no image space: no --models or --model-server" in said
+
+
+@pytest.mark.parametrize(
+    "more", [["--models", "a", "--model-server", "b:1"], ["--models", "nowhere"], ["--shards", "0"]]
+)
+def test_what_cannot_be_done_is_the_operators_to_mend(what: Update, more: list[str]) -> None:
+    words = [str(what.catalogue), str(what.location), "--text-artifacts", str(what.text_artifacts), *more]
+
+    assert cli.run(lambda: main(words, {})) == 2
+
+
+def test_an_outcome_without_a_space_can_be_told() -> None:
+    assert Outcome(Report()).as_json()["text_artifact"] is None
