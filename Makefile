@@ -25,6 +25,9 @@ demo: .venv/ready  ## Run the whole system on this machine. ONCE=1: stop after t
 test: .venv/ready  ## Run every test.
 	$(BIN)/python -m pytest
 
+load: .venv/ready  ## Load a running demo and hold it against loadtest/slo.toml. LOAD='--seconds 60 …': more options.
+	$(BIN)/lookalike load $(LOAD)
+
 check: .venv/ready  ## Style, types, import rules, stubs, spelling.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
