@@ -26,7 +26,7 @@ from encoders.prediction_service import (
     tensor,
     type_name,
 )
-from encoders.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
+from encoders.signature import ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.tensorflow_runtime import tensorflow
 from lookalike import lifecycle, rpc, telemetry
 from lookalike.coalesce import Coalescer
@@ -136,7 +136,7 @@ class ModelServer:
         # One after the other: a request of many images takes its turn with everyone else's.
         features = [await self._batches(part, deadline) for part in parts]
         outputs = {
-            FEATURES: lambda: tensor(np.concatenate([*features, np.empty((0, DIM), np.float32)])),
+            FEATURES: lambda: tensor(np.concatenate(features)),
             ENCODER: lambda: strings([self._found.encoder.encode()] * len(images)),
         }
         spec = pb.ModelSpec(name=MODEL, signature_name=SIGNATURE)
@@ -182,7 +182,7 @@ def _images(request: pb.PredictRequest) -> Pixels:
         images = array(sent)
     except BadTensor as error:
         raise InvalidRequest(field, str(error)) from error
-    if images.shape[1:] != (SIDE_PX, SIDE_PX, 3):
+    if images.shape[1:] != (SIDE_PX, SIDE_PX, 3) or not len(images):
         raise InvalidRequest(field, f"(n, {SIDE_PX}, {SIDE_PX}, 3) is expected, {images.shape} was sent")
     return images
 

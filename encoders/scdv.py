@@ -45,6 +45,11 @@ class Topics:
         return shares
 
 
+def centred(words: F32, centre: F32) -> F32:
+    """(n, D) unit vectors from the centre: what all words have in common, much where texts are few, says nothing."""
+    return normalised(words - centre)
+
+
 def fit_topics(words: F32, clusters: int, seed: int) -> Topics:
     """Topics of (n, D) word vectors by expectation maximisation; at most as many as there are different words."""
     from sklearn.exceptions import ConvergenceWarning

@@ -20,7 +20,7 @@ from lookalike.vectors import F32, normalised
 FORMAT = 1
 MANIFEST = "manifest.json"
 FASTTEXT = "words.bin"
-ARRAYS = ("idf", "log_weights", "means", "precisions", "projection")
+ARRAYS = ("idf", "centre", "log_weights", "means", "precisions", "projection")
 KINDS = ("scdv", "fasttext")
 CACHED_WORDS = 65_536
 
@@ -39,6 +39,7 @@ class TextModel:
         self._tokenize = Tokenizer()
         self._words = vocabulary
         self._idf = dict(zip(vocabulary.known, arrays["idf"], strict=True))
+        self._centre = arrays["centre"]
         self._unseen_idf = float(arrays["idf"].max())  # Rarer than all that was seen.
         self._topics: Topics | None = None
         if self.kind == "scdv":
@@ -71,7 +72,7 @@ class TextModel:
 
     def _looked_up(self, word: str) -> tuple[float, F32, F32]:
         """idf, unit vector (D,), topic probabilities (K,)."""
-        vector = normalised(self._words.vector(word)[None, :])
+        vector = scdv.centred(self._words.vector(word)[None, :], self._centre)
         topics = self._topics.probabilities(vector)[0] if self._topics else vector[0]
         return float(self._idf.get(word, self._unseen_idf)), vector[0], topics
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 from prometheus_client import Histogram
+from threadpoolctl import threadpool_limits
 
 from encoders import text
 from encoders.tokens import MAX_TEXT_BYTES
@@ -103,6 +104,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 
 async def serve(settings: TextEncoderSettings, artifact: Path) -> None:
+    # A title is a product of small matrices: more threads cost ten times the CPU and save nothing.
+    threadpool_limits(1, "blas")
     encoder = Encoder(settings)
     handlers = [rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})]
     try:

@@ -18,7 +18,7 @@ from encoders import scdv, words
 from encoders.text import FASTTEXT, FORMAT, KINDS, MANIFEST, digest_of
 from encoders.tokens import Tokenizer
 from lookalike.errors import BadCatalogue, OperatorError
-from lookalike.vectors import F32, normalised
+from lookalike.vectors import F32
 
 MAX_DIM = 1024
 _LEARNT_FROM = 5_000  # Documents for the projection and the threshold: more change neither.
@@ -67,10 +67,12 @@ def _learnt(
     number = {word: i for i, word in enumerate(vocabulary.known)}
     numbered = [np.array([number[w] for w in document if w in number], dtype=np.int64) for document in documents]
     idf = scdv.idf_of(numbered, len(number))
+    raw = vocabulary.vectors(vocabulary.known)
+    centre: F32 = raw.mean(axis=0) if len(raw) > 1 else np.zeros(vocabulary.dim, dtype=np.float32)
     if kind == "fasttext":
-        return {"idf": idf}, {"dim": vocabulary.dim}
+        return {"idf": idf, "centre": centre}, {"dim": vocabulary.dim}
     say("finding topics")
-    vectors = normalised(vocabulary.vectors(vocabulary.known))
+    vectors = scdv.centred(raw, centre)
     topics = scdv.fit_topics(vectors, scdv.CLUSTERS, seed)
     probabilities = topics.probabilities(vectors)
     say("projecting documents")
@@ -81,6 +83,7 @@ def _learnt(
     projection = scdv.fit_projection(scdv.sparse(composites, threshold), dim, seed)
     arrays = {
         "idf": idf,
+        "centre": centre,
         "log_weights": topics.log_weights,
         "means": topics.means,
         "precisions": topics.precisions,
