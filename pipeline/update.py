@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from encoders import text as text_encoder
 from encoders.models import exported
-from index.build import SpaceVectors, build
+from index.build import MAX_SHARDS, SpaceVectors, build
 from lookalike import probes, roles
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.supervisor import Supervisor
@@ -191,6 +191,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
     if args.models and args.model_server:
         raise BadSettings("--models and --model-server: one of them")
+    if not 1 <= args.shards <= MAX_SHARDS:
+        raise BadSettings(f"--shards {args.shards}: not in 1..{MAX_SHARDS}")
     with _model_server(args.models, environ) if args.models else contextlib.nullcontext(args.model_server) as address:
         what = Update(
             catalogue=args.catalogue,

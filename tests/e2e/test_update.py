@@ -70,6 +70,7 @@ def what(drawn: Path, tmp_path: Path, model: ImageModel) -> Update:
         text_artifacts=tmp_path / "text",
         encoder=model.connected,
         store=tmp_path / "store",
+        text_kind="fasttext",
     )
 
 
@@ -82,7 +83,7 @@ def edited(what: Update, *changes: tuple[int, dict[str, Any]]) -> None:
 
 
 async def test_a_catalogue_becomes_the_version_that_serves(what: Update, model: ImageModel) -> None:
-    outcome = await update(what)
+    outcome = await update(replace(what, text_kind="scdv"))
 
     assert version.current(what.location) == outcome.version
     assert outcome.report.products == COUNT
