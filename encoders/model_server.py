@@ -51,7 +51,7 @@ class ModelServerSettings(ProcessSettings):
 
     models: Path = setting(Path("models"), "the model is MODELS/mobilenet/<version>")  # noqa: RUF009  # a field, no value
     model_version: int = setting(0, "version to serve; 0: the highest there is", at_least=0)
-    max_batch: int = setting(32, "images in one run of the model; more are split", at_least=1, at_most=256)
+    max_batch: int = setting(16, "images in one run of the model; more are split", at_least=1, at_most=256)
     max_waiting: int = setting(256, "images that may wait; beyond it: RESOURCE_EXHAUSTED", at_least=1, at_most=10_000)
     intra_op_threads: int = setting(0, "threads within one operation; 0: as many as cores", at_least=0, at_most=1024)
     inter_op_threads: int = setting(0, "operations side by side; 0: as many as cores", at_least=0, at_most=1024)

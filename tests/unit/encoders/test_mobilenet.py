@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import json
+import logging
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from encoders import mobilenet
+from encoders.images import preprocess
+from encoders.model_server import Model
+from encoders.models import Exported, versions
+from encoders.signature import DIM, ENCODER, FEATURES, IMAGES, SIGNATURE
+from encoders.tensorflow_runtime import tensorflow
+from lookalike.errors import BadArtifact, BadSettings, OperatorError
+from lookalike.vectors import F32, normalised
+from protos.tfserving.v1 import prediction_pb2 as pb
+
+# TensorFlow's import, an export and a load take most of it.
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tf() -> Any:
+    return tensorflow({})
+
+
+@pytest.fixture(scope="module")
+def untrained(tf: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return mobilenet.export(tmp_path_factory.mktemp("models"), weights="untrained", seed=3, tf=tf)
+
+
+def noise(count: int) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
+
+
+def run(model: Exported, tf: Any, images: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    loaded = tf.saved_model.load(str(model.path))
+    return {name: value.numpy() for name, value in loaded.signatures[SIGNATURE](**{IMAGES: images}).items()}
+
+
+def test_the_saved_model_gives_what_keras_gives_normalised(untrained: Exported, tf: Any) -> None:
+    images = noise(3)
+    features = mobilenet.network("untrained", 3).predict(images / np.float32(127.5) - 1, verbose=0)
+    assert np.linalg.norm(features, axis=1).max() < 1e-9, "the trap this guards against: norms that an epsilon drowns"
+    outputs = run(untrained, tf, images)
+    np.testing.assert_allclose(outputs[FEATURES], normalised(features), atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(outputs[FEATURES], axis=1), 1, atol=1e-5)
+
+
+def test_every_row_names_the_encoder(untrained: Exported, tf: Any) -> None:
+    outputs = run(untrained, tf, noise(2))
+    assert outputs[FEATURES].shape == (2, DIM)
+    assert outputs[ENCODER].tolist() == [untrained.encoder.encode()] * 2
+
+
+def test_the_signature_is_the_one_that_was_promised(untrained: Exported, tf: Any) -> None:
+    (specification,) = tf.saved_model.load(str(untrained.path)).signatures[SIGNATURE].structured_input_signature[1:]
+    assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in specification.items()} == {
+        IMAGES: (tf.uint8, [None, 224, 224, 3])
+    }
+
+
+def test_warm_up_requests_are_where_tf_serving_looks_for_them(untrained: Exported, tf: Any) -> None:
+    file = untrained.path / "assets.extra" / "tf_serving_warmup_requests"
+    requests = [
+        pb.PredictionLog.FromString(record.numpy()).predict_log.request
+        for record in tf.data.TFRecordDataset([str(file)])
+    ]
+    assert [request.inputs[IMAGES].tensor_shape.dim[0].size for request in requests] == [1, 8]
+
+
+def test_untrained_says_so_in_the_log_and_in_its_name(
+    tf: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "encoders.mobilenet"):
+        done = mobilenet.export(tmp_path, weights="untrained", tf=tf)
+    assert done.encoder.startswith("mobilenet-untrained-")
+    assert "UNTRAINED" in caplog.text
+
+
+def test_the_same_weights_are_the_same_encoder_and_are_not_written_twice(
+    untrained: Exported, tf: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = untrained.path.parent.parent
+    assert mobilenet.main([str(models), "--weights", "untrained", "--seed", "3", "--json"], {}) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"path": str(untrained.path), "version": untrained.version, "encoder": untrained.encoder}
+    assert list(versions(models)) == [1]
+    with pytest.raises(BadSettings, match="exists already"):
+        mobilenet.export(models, weights="untrained", seed=3, version=1, tf=tf)
+    second = mobilenet.export(models, weights="untrained", seed=4, tf=tf)
+    assert (second.version, second.encoder != untrained.encoder) == (2, True)
+    assert sorted(path.name for path in (models / "mobilenet").iterdir()) == ["1", "2"]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own save_weights
+def test_a_file_of_weights_has_the_name_of_its_numbers(tf: Any, tmp_path: Path) -> None:
+    net = mobilenet.network("untrained", 5)
+    net.save_weights(tmp_path / "own.weights.h5")
+    done = mobilenet.export(tmp_path, weights=str(tmp_path / "own.weights.h5"), version=12, tf=tf)
+    assert done.version == 12
+    assert done.encoder == mobilenet.fingerprint_of(net.get_weights(), trained=True)
+    assert "untrained" not in done.encoder
+
+
+def test_weights_that_are_none_are_refused_and_nothing_is_left(tf: Any, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.weights.h5"
+    damaged.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    for weights in (damaged, tmp_path / "nowhere.h5"):
+        with pytest.raises(BadArtifact, match="--weights"):
+            mobilenet.export(tmp_path / "models", weights=str(weights), tf=tf)
+    assert not (tmp_path / "models").exists()
+
+
+def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, tf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    def unreachable(**options: Any) -> None:
+        raise Exception("URL fetch failure")  # as Keras does
+
+    monkeypatch.setattr(keras.applications, "MobileNet", unreachable)
+    with pytest.raises(OperatorError, match=r"--weights FILE.*--weights untrained"):
+        mobilenet.export(tmp_path, weights="imagenet", tf=tf)
+
+
+def test_a_folder_that_holds_another_model_is_refused(untrained: Exported, tf: Any, tmp_path: Path) -> None:
+    lying = Exported(path=untrained.path, version=1, encoder="mobilenet-000000000000")
+    with pytest.raises(BadArtifact, match="its card says"):
+        Model(tf, lying, warm_up_images=1).load()
+    (tmp_path / "saved_model.pb").write_bytes(b"no graph")
+    with pytest.raises(BadArtifact, match="no image model"):
+        Model(tf, Exported(path=tmp_path, version=1, encoder=""), warm_up_images=1).load()
+
+
+def photos(real_data: Path, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.str_]]:
+    """The first photos and what they show."""
+    with gzip.open(real_data / "fashion" / "fashion_products.csv.gz", "rt", encoding="utf-8") as file:
+        kinds = {row["id"]: row["articleType"] for row in csv.DictReader(file)}
+    pixels, shown = [], []
+    with tarfile.open(real_data / "fashion" / "images_224.tar.xz", "r|xz") as archive:
+        members = (member for member in archive if Path(member.name).stem in kinds)
+        for member in itertools.islice(members, count):
+            file_in_archive = archive.extractfile(member)
+            assert file_in_archive is not None
+            pixels.append(preprocess(file_in_archive.read()))
+            shown.append(kinds[Path(member.name).stem])
+    return np.stack(pixels), np.array(shown)
+
+
+def precision_at_10(vectors: F32, shown: npt.NDArray[np.str_]) -> float:
+    """How many of a photo's ten nearest others show the same kind of thing, on average."""
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -np.inf)
+    nearest = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    return float((shown[nearest] == shown[:, None]).mean())
+
+
+@pytest.mark.data
+def test_imagenet_weights_find_the_same_kind_of_clothes_far_more_often(
+    real_data: Path, untrained: Exported, tf: Any, tmp_path: Path
+) -> None:
+    pixels, shown = photos(real_data, 400)
+    (weights,) = (real_data / "mobilenet").glob("*.h5")
+    trained = mobilenet.export(tmp_path, weights=str(weights), tf=tf)
+    precision = {}
+    for name, found in (("trained", trained), ("untrained", untrained)):
+        model = Model(tf, found, warm_up_images=1)
+        model.load()
+        vectors = np.concatenate([model(pixels[start : start + 32]) for start in range(0, len(pixels), 32)])
+        precision[name] = precision_at_10(vectors, shown)
+    assert precision["trained"] > 0.5
+    assert precision["trained"] > precision["untrained"] + 0.12, precision

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from encoders.models import CARD, exported, versions
+from lookalike.errors import BadArtifact
+
+
+def write_version(models: Path, name: str, encoder: object = "mobilenet-0123456789ab") -> Path:
+    path = models / "mobilenet" / name
+    path.mkdir(parents=True)
+    (path / "saved_model.pb").write_bytes(b"")
+    (path / CARD).write_text(json.dumps({"encoder": encoder}))
+    return path
+
+
+def test_the_highest_version_by_number_is_the_one(tmp_path: Path) -> None:
+    for name in ("9", "10", "2"):
+        write_version(tmp_path, name)
+    assert list(versions(tmp_path)) == [2, 9, 10]
+    assert exported(tmp_path).version == 10
+    assert exported(tmp_path, 2).path == tmp_path / "mobilenet" / "2"
+
+
+def test_what_is_unfinished_or_no_number_is_no_version(tmp_path: Path) -> None:
+    write_version(tmp_path, ".unfinished-x")
+    write_version(tmp_path, "latest")
+    write_version(tmp_path, "²")
+    (tmp_path / "mobilenet" / "7").mkdir()
+    assert versions(tmp_path) == {}
+
+
+def test_where_there_is_no_model_the_error_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(BadArtifact, match="lookalike encoders export"):
+        exported(tmp_path / "nowhere")
+    write_version(tmp_path, "1")
+    with pytest.raises(BadArtifact, match=r"no version 2 .*there: 1"):
+        exported(tmp_path, 2)
+
+
+@pytest.mark.parametrize("card", ["", "{", "[]", '{"encoder": 7}', '{"encoder": ""}', "{}"])
+def test_a_version_whose_card_does_not_name_the_encoder_is_refused(tmp_path: Path, card: str) -> None:
+    (write_version(tmp_path, "1") / CARD).write_text(card)
+    with pytest.raises(BadArtifact, match="does not name the encoder"):
+        exported(tmp_path)
