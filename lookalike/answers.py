@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 from rich.text import Text
 
-from protos.lookalike.v1.search_pb2 import Hit, Provenance, SearchResponse
+from protos.lookalike.v1.search_pb2 import Provenance, SearchResponse
 from protos.lookalike.v1.types_pb2 import Product, Space
-
-TITLE_CELLS = 48
 
 
 def table(answer: SearchResponse, *, title: str | None = None) -> Table:
-    """Rank, score, id, title, category, shop and price of each hit."""
+    """Rank, score, id, and what the catalogue knows of title, category, shop and price of each hit."""
+    products = [hit.product for hit in answer.hits]
+    columns = {
+        "score": [f"{hit.score:.3f}" for hit in answer.hits],
+        "id": [product.id for product in products],
+        "title": [
+            product.title + (" (sold out)" if product.title and not product.in_stock else "") for product in products
+        ],
+        "category": [product.category for product in products],
+        "shop": [product.shop for product in products],
+        "price": [price(product) if product.price else "" for product in products],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells) or name in ("score", "id")}
     grid = Table(title=None if title is None else Text(title, "bold"), title_justify="left")
     grid.add_column("", justify="right")
-    grid.add_column("score", justify="right")
-    grid.add_column("id", no_wrap=True)
-    grid.add_column("title", max_width=TITLE_CELLS)
-    grid.add_column("category")
-    grid.add_column("shop")
-    grid.add_column("price", justify="right", no_wrap=True)
-    for rank, hit in enumerate(answer.hits, 1):
-        grid.add_row(*_row(rank, hit))
+    for name in shown:
+        right, whole = name in ("score", "price"), name in ("score", "id", "price")
+        grid.add_column(name, justify="right" if right else "left", no_wrap=whole)
+    for rank, cells in enumerate(zip(*shown.values(), strict=True), 1):
+        # Text, not str: a title such as "[red]shoe[/]" is shown as it is, not read as markup.
+        grid.add_row(str(rank), *(Text(printable(cell)) for cell in cells))
     return grid
 
 
@@ -60,11 +66,3 @@ def price(product: Product) -> str:
 def printable(text: str) -> str:
     """`text` without control characters: a title must not steer the terminal it is shown on."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def _row(rank: int, hit: Hit) -> Sequence[Text | str]:
-    product = hit.product
-    stock = "" if product.in_stock else " (sold out)"
-    texts = [f"{hit.score:.3f}", product.id, product.title + stock, product.category, product.shop, price(product)]
-    # Text, not str: a title such as "[red]shoe[/]" is shown as it is, not read as markup.
-    return [str(rank), *(Text(printable(text)) for text in texts)]

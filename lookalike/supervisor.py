@@ -51,7 +51,7 @@ class Supervisor:
     def __init__(
         self, logs: Path, environ: Mapping[str, str], *, directory: Path | None = None, stop_s: float = 10.0
     ) -> None:
-        self._logs = logs
+        self.logs = logs
         self._directory = directory
         self._environ = dict(environ)
         self._stop_s = stop_s
@@ -59,7 +59,7 @@ class Supervisor:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup asks for.
                 self._handlers[number] = signal.signal(number, _interrupt)
@@ -102,7 +102,7 @@ class Supervisor:
         Its standard error goes to its log or, `shown`, to the terminal. Raises OperatorError when it ends with
         status 2 (an operator can mend it), else Unavailable.
         """
-        log, output = self._log(name), self._logs / f"{_file_name(name)}.out"
+        log, output = self._log(name), self.logs / f"{_file_name(name)}.out"
         with log.open("wb") as errors, output.open("wb") as out:
             popen = self._popen(command, stdout=out, stderr=None if shown else errors)
         others = tuple(self._processes)
@@ -158,7 +158,7 @@ class Supervisor:
                 popen.wait()
 
     def _log(self, name: str) -> Path:
-        return self._logs / f"{_file_name(name)}.log"
+        return self.logs / f"{_file_name(name)}.log"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,0 +1,180 @@
+"""`lookalike demo`: the whole system on this machine, ending with real answers. Starts processes, writes its state."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from lookalike import answers, local, probes, roles
+from lookalike.client import Client
+from lookalike.errors import NotFound, OperatorError
+from lookalike.preparation import SHARDS, Index, Models, Preparation
+from lookalike.roles import Role
+from lookalike.supervisor import Supervisor
+from lookalike.tour import FASHION, Stop, stops
+from protos.lookalike.v1.types_pb2 import Product
+
+EXAMPLES = """\
+examples:
+  lookalike demo                         a sample catalogue; stays up until Ctrl-C
+  lookalike demo --once                  the same, but stops after the answers
+  lookalike demo --catalog my-products   your own; `lookalike catalog check` says what it makes of it
+  lookalike demo --weights mobilenet.h5  image weights that you have; else ImageNet's are downloaded
+
+The first start builds everything below --state; later starts build again only what has changed.
+"""
+READY_S = 300.0  # A busy laptop takes a minute to load TensorFlow.
+TOURED = 200  # Products in fashion, and out of it, among which the questions are looked for.
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    asked = _parser(environ).parse_args(argv)
+    console = Console(highlight=False)
+    state = asked.state.resolve()
+    with _alone(state), Supervisor(state / "logs", environ, directory=roles.ROOT) as processes:
+        started_s = time.monotonic()
+        preparation = Preparation(console, processes, state)
+        catalogue = preparation.catalogue(asked.catalog.resolve() if asked.catalog else None)
+        models = preparation.models(asked.weights)
+        metrics_port, port = *probes.free_ports(1), _port(console, asked.port)
+        gateway, index = _start(processes, preparation, catalogue, models, port=port, metrics_port=metrics_port)
+        _say_what_serves(console, index, models, gateway)
+        with Client(gateway.address) as client:
+            _tour(console, client, stops(_some_products(client), catalogue, index.spaces), started_s)
+        if not asked.once:
+            _say_how_to_ask(console, index, gateway, metrics_port)
+            with contextlib.suppress(KeyboardInterrupt):
+                processes.watch()
+    return 0
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lookalike demo",
+        description="Run the whole system on this machine and show real answers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--once", action="store_true", help="stop after the answers")
+    parser.add_argument("--catalog", type=Path, metavar="DIR", help="a catalogue; a sample is drawn unless given")
+    parser.add_argument("--port", type=int, default=50051, help="of the gateway (default: %(default)s)")
+    parser.add_argument("--state", type=Path, default=Path(".demo"), help="where all is kept (default: %(default)s)")
+    parser.add_argument(
+        "--weights",
+        default=environ.get("LOOKALIKE_DEMO_WEIGHTS", ""),
+        metavar="imagenet|untrained|FILE",
+        help="of the image model [LOOKALIKE_DEMO_WEIGHTS, default: imagenet, or untrained where it cannot be had]",
+    )
+    return parser
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Holds the state directory. Raises OperatorError while another demo does."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock = (state / ".lock").open("w")
+    except OSError as error:
+        raise OperatorError(f"{state}: {error.strerror}; choose another directory with --state") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OperatorError(f"another demo runs in {state}; stop it or choose another --state") from None
+        yield
+
+
+def _port(console: Console, wished: int) -> int:
+    if probes.is_free(wished):
+        return wished
+    (port,) = probes.free_ports(1)
+    console.print(f"[yellow]Port {wished} is taken: this demo uses {port} instead.[/]")
+    return port
+
+
+def _start(
+    processes: Supervisor,
+    preparation: Preparation,
+    catalogue: Path,
+    models: Models,
+    *,
+    port: int,
+    metrics_port: int,
+) -> tuple[Role, Index]:
+    """All processes, ready. With an index that is up to date all start at once; else it is built among them."""
+    redis_port, model_port, text_port, *shard_ports = probes.free_ports(3 + SHARDS)
+    cache = _cache(processes, redis_port)
+    model_server = roles.model_server(models.directory, model_port)
+    _launch(processes, *filter(None, [cache]), model_server)
+    if (index := preparation.built_index(catalogue, models)) is None:
+        processes.wait_ready(timeout_s=READY_S)
+        index = preparation.build_index(catalogue, models, model_server.address)
+    text_encoder = roles.text_encoder(index.text_artifact, text_port) if index.text_artifact else None
+    shards = [roles.shard(index.location, number, shard_port) for number, shard_port in enumerate(shard_ports)]
+    gateway = roles.gateway(
+        shards, port, metrics_port=metrics_port, model_server=model_server, text_encoder=text_encoder, redis=cache
+    )
+    _launch(processes, *filter(None, [text_encoder]), *shards, gateway)
+    processes.wait_ready(timeout_s=READY_S)
+    return gateway, index
+
+
+def _cache(processes: Supervisor, port: int) -> Role | None:
+    """Redis, where there is one; the gateway keeps answers in its own memory else."""
+    executable = roles.redis_executable()
+    return None if executable is None else roles.redis(executable, processes.logs, port)
+
+
+def _launch(processes: Supervisor, *started: Role) -> None:
+    for role in started:
+        processes.start(role.name, role.command, ready=role.ready)
+
+
+def _some_products(client: Client) -> list[Product]:
+    fashion = client.list(category_in=[FASHION], limit=TOURED)
+    others = client.list(category_not_in=[FASHION], limit=TOURED)
+    return sorted([*fashion, *others], key=lambda product: product.id.encode())
+
+
+def _tour(console: Console, client: Client, tour: Sequence[Stop], started_s: float) -> None:
+    """Ask everything and print the answers. Raises what the client raises, but NotFound: a photo may be unreadable."""
+    for number, stop in enumerate(tour, 1):
+        try:
+            answer = client.search(**stop.question)
+        except NotFound as error:
+            console.print(Text(f"{number}. {stop.title}: no answer: {error}\n", "yellow"))
+            continue
+        if number == 1:
+            console.print(f"First answer {time.monotonic() - started_s:.1f} s after the start.\n")
+        console.print(answers.table(answer, title=f"{number}. {stop.title}"))
+        console.print(answers.provenance(answer.provenance), "\n")
+
+
+def _say_what_serves(console: Console, index: Index, models: Models, gateway: Role) -> None:
+    refused = f" ({index.rejected:,} more were rejected)" if index.rejected else ""
+    console.print(
+        f"Version {index.version} with {index.products:,} products{refused} is served at [bold]{gateway.address}[/] "
+        f"in the space{'s' if len(index.spaces) > 1 else ''} {' and '.join(index.spaces)}."
+    )
+    if "-untrained-" in models.encoder:
+        why = f"{models.fell_back}\n\n" if models.fell_back else ""
+        text = (
+            f"{why}Answers by photo tell apart colours and shapes, little more. With a file of MobileNet v1 weights "
+            "(α 1.0, 224, Keras .h5): make demo WEIGHTS=FILE. To try the download again: make demo WEIGHTS=imagenet."
+        )
+        console.print(Panel(Text(text), title="The image model is UNTRAINED", border_style="red"))
+
+
+def _say_how_to_ask(console: Console, index: Index, gateway: Role, metrics_port: int) -> None:
+    console.print("Ask it yourself:", style="bold")
+    for line in local.how_to_ask(gateway.address, index.spaces, metrics_port):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    console.print("\nCtrl-C stops everything.")

@@ -1,0 +1,93 @@
+"""`serve local`: an index of vectors, served and asked through the commands a person would type."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lookalike import probes
+from lookalike.client import Client
+from lookalike.errors import InvalidRequest, WrongState
+
+LOOKALIKE = [sys.executable, "-m", "lookalike"]
+VECTORS = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("local")
+    np.save(folder / "base.npy", VECTORS)
+    words = ["index", "build", folder / "index", "--vectors", folder / "base.npy", "--space", "image", "--shards", "2"]
+    subprocess.run([*LOOKALIKE, *words], check=True, timeout=120)
+    return folder / "index"
+
+
+@pytest.fixture
+def served(index: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and the address of its gateway."""
+    (port,) = probes.free_ports(1)
+    words = ["serve", "local", str(index), "--port", str(port)]
+    with subprocess.Popen([*LOOKALIKE, *words], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]  # It says where it is when it is ready.
+        assert f"127.0.0.1:{port}" in lines[0], lines
+        yield process, f"127.0.0.1:{port}"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_the_nearest_of_all_shards_are_found_and_ctrl_c_stops_everything(
+    served: tuple[subprocess.Popen[str], str],
+) -> None:
+    process, address = served
+    query = VECTORS[7]
+    with Client(address) as client:
+        answer = client.search(vector=query, space="image", limit=5)
+        unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+        expected = np.argsort(-(unit @ query))[:5]
+        assert [hit.product.id for hit in answer.hits] == [str(row) for row in expected]
+        assert (answer.provenance.shards_answered, answer.provenance.coverage) == (2, 1.0)
+        assert client.count() == 300
+        with pytest.raises(InvalidRequest, match="vector"):
+            client.search(vector=query[:3], space="image")
+        with pytest.raises(WrongState, match="text"):
+            client.search(product_id="7", space="text")
+    running = children_of(process.pid)
+    assert len(running) == 3
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in running)
+
+
+def test_the_search_command_asks_it(served: tuple[subprocess.Popen[str], str]) -> None:
+    words = ["search", "--product", "7", "--space", "image", "--address", served[1], "--json"]
+    told = subprocess.run([*LOOKALIKE, *words], check=True, capture_output=True, text=True, timeout=60)
+    assert len(json.loads(told.stdout)["hits"]) == 10
+
+
+def test_a_shard_that_dies_ends_it_all_with_its_name(index: Path) -> None:
+    (port,) = probes.free_ports(1)
+    words = ["serve", "local", str(index), "--port", str(port)]
+    command = [*LOOKALIKE, *words]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        first, *others = children_of(process.pid)
+        subprocess.run(["kill", "-9", str(first)], check=True)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "shard 0 ended, killed by SIGKILL" in errors
+    assert not any(Path(f"/proc/{pid}").exists() for pid in others)

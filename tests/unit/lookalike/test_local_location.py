@@ -1,0 +1,68 @@
+"""What an index location serves, which processes that takes, and where Redis is."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from lookalike import local, location, roles
+from lookalike.cli import run
+from lookalike.errors import BadArtifact
+from lookalike.location import Version
+
+
+def write(index: Path, manifest: Mapping[str, object]) -> None:
+    (index / "v1").mkdir(parents=True)
+    (index / "CURRENT").write_text("v1\n")
+    (index / "v1" / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_current_version_says_its_shards_and_spaces(tmp_path: Path) -> None:
+    write(tmp_path, {"shards": 3, "spaces": [{"name": "image"}, {"name": "text"}]})
+    assert location.current(tmp_path) == Version(name="v1", shards=3, spaces=("image", "text"))
+
+
+@pytest.mark.parametrize("manifest", [{}, {"shards": "many", "spaces": []}, {"shards": 1, "spaces": [1]}])
+def test_a_damaged_manifest_is_told(tmp_path: Path, manifest: Mapping[str, object]) -> None:
+    write(tmp_path, manifest)
+    with pytest.raises(BadArtifact, match="damaged"):
+        location.current(tmp_path)
+
+
+def test_no_index_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda: local.main([str(tmp_path / "nothing")], {})) == 2
+    assert "no index here" in capsys.readouterr().err
+
+
+def test_a_taken_port_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, {"shards": 1, "spaces": []})
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert run(lambda: local.main([str(tmp_path), "--port", port], {})) == 2
+    assert f"port {port} of 127.0.0.1 is taken" in capsys.readouterr().err
+
+
+def test_a_gateway_is_told_of_every_shard_in_order_and_of_nobody_else() -> None:
+    shards = [roles.shard(Path("/index"), number, 7000 + number) for number in range(2)]
+    words = roles.gateway(shards, 50051).command
+    flags = dict(zip(words[5::2], words[6::2], strict=True))
+    assert flags["--shards"] == "127.0.0.1:7000,127.0.0.1:7001"
+    assert (flags["--model-server"], flags["--text-encoder"], flags["--redis"]) == ("", "", "")
+    assert flags["--host"] == "127.0.0.1"
+
+
+def test_redis_is_looked_for_on_the_path_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = tmp_path / "redis-server"
+    server.write_text("#!/bin/sh\n")
+    server.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert roles.redis_executable() == server
+    monkeypatch.setenv("PATH", "")
+    bundled = roles.redis_executable()
+    assert bundled is None or bundled.is_file()
