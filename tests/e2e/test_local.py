@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("local")
     np.save(folder / "base.npy", VECTORS)
-    words = ["index", "build", folder / "index", "--vectors", folder / "base.npy", "--space", "image", "--shards", "2"]
-    subprocess.run([*LOOKALIKE, *words], check=True, timeout=120)
+    words = ["index", "build", "--vectors", str(folder / "base.npy"), "--space", "image", "--shards", "2"]
+    subprocess.run([*LOOKALIKE, *words, str(folder / "index")], check=True, timeout=120)
     return folder / "index"
 
 
