@@ -1,6 +1,6 @@
-"""Choose the text encoder that the index was built with: ARTIFACTS/<fingerprint>, linked as LINK. Runs before it starts.
+"""Choose the text encoder that the index was built with: ARTIFACTS/<fingerprint>, linked as LINK, before it starts.
 
-    python choose.py INDEX ARTIFACTS LINK
+python choose.py INDEX ARTIFACTS LINK
 """
 
 import json
