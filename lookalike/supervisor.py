@@ -16,7 +16,7 @@ from types import FrameType, TracebackType
 from typing import IO, Any, NoReturn, Self
 
 from lookalike import leash
-from lookalike.errors import OperatorError, Unavailable
+from lookalike.errors import OperatorError, ServiceError, Unavailable
 
 TAIL_BYTES = 4096
 TAIL_LINES = 15
@@ -70,12 +70,15 @@ class Supervisor:
     ) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        died = self._death() if isinstance(error, ServiceError) else None
         try:
             while self._processes:
                 self._stop(self._processes.pop())
         finally:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
+        if died is not None:
+            raise died from error
 
     def start(self, name: str, command: Sequence[str], *, ready: Callable[[], bool]) -> None:
         """Start a process; its output goes to a log of its name, begun anew."""
@@ -129,6 +132,15 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """Process ids by name, for whoever measures."""
         return {process.name: process.popen.pid for process in self._processes}
+
+    def _death(self) -> Unavailable | None:
+        """Of the process that is gone, if one is: a call that failed meanwhile only tells that somebody is."""
+        time.sleep(POLL_S)  # Its connections break a moment before it can be waited for.
+        try:
+            self.check()
+        except Unavailable as death:
+            return death
+        return None
 
     def _popen(
         self, command: Sequence[str], *, stdout: IO[bytes], stderr: IO[bytes] | int | None

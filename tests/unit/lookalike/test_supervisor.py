@@ -130,6 +130,17 @@ def test_a_death_ends_the_watch(supervisor: Supervisor) -> None:
         supervisor.watch()
 
 
+def test_a_call_that_fails_because_of_a_death_is_told_as_the_death(tmp_path: Path) -> None:
+    def call() -> None:
+        with Supervisor(tmp_path / "logs", ENVIRON) as processes:
+            processes.start("shard 1", SLEEP, ready=lambda: True)
+            os.kill(pids(processes)[0], signal.SIGKILL)
+            raise Unavailable("connection reset")
+
+    with pytest.raises(Unavailable, match="shard 1 ended, killed by SIGKILL"):
+        call()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_watch_and_its_handler_comes_back(tmp_path: Path, number: signal.Signals) -> None:
     def watch() -> None:
