@@ -17,11 +17,14 @@ from encoders.tokens import Tokenizer
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, normalised
 
-FORMAT = 1
+FORMAT = 2  # Raised when other files, or the same files otherwise, make an encoder.
 MANIFEST = "manifest.json"
 FASTTEXT = "words.bin"
-ARRAYS = ("idf", "centre", "log_weights", "means", "precisions", "projection")
-KINDS = ("scdv", "fasttext")
+ARRAYS = {
+    "fasttext": ("idf", "centre"),
+    "scdv": ("idf", "centre", "log_weights", "means", "precisions", "projection"),
+}
+KINDS = tuple(ARRAYS)
 CACHED_WORDS = 65_536
 
 
@@ -85,8 +88,10 @@ def load(directory: Path) -> TextModel:
             raise BadArtifact(f"{directory / MANIFEST}: {name} is not in the directory")
         if digest_of(directory / name) != entry:
             raise BadArtifact(f"{directory / name}: not the file that the manifest describes")
-    present = [name for name in ARRAYS if f"{name}.npy" in manifest["files"]]
-    arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in present}
+    needed = ARRAYS[manifest["kind"]]
+    if missing := {f"{name}.npy" for name in needed} - set(manifest["files"]):
+        raise BadArtifact(f"{directory / MANIFEST}: {min(missing)} is not among the files")
+    arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in needed}
     return TextModel(manifest, words.load(directory / FASTTEXT), arrays)
 
 

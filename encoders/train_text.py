@@ -105,7 +105,7 @@ def _written(out: Path, kind: str, vocabulary: words.Words, arrays: Mapping[str,
     for name, array in arrays.items():
         np.save(part / f"{name}.npy", array)
     files = {path.name: digest_of(path) for path in sorted(part.iterdir())}
-    fingerprint = f"{kind}-{sha256(json.dumps([facts, files], sort_keys=True).encode()).hexdigest()[:12]}"
+    fingerprint = f"{kind}-{sha256(json.dumps([FORMAT, facts, files], sort_keys=True).encode()).hexdigest()[:12]}"
     manifest = {"format": FORMAT, "kind": kind, "fingerprint": fingerprint, **facts, "files": files}
     (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     part.rename(out)

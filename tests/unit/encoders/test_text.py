@@ -97,7 +97,15 @@ def test_a_damaged_missing_or_foreign_file_is_refused_by_its_name(tmp_path: Path
             text.load(out)
         path.write_bytes(whole)
     text.load(out)
-    for other in ("", "{}", manifest.replace('"scdv"', '"other"'), manifest.replace('"words.bin"', '"../words.bin"')):
+    without_array = manifest.replace('"centre.npy"', '"other.npy"')
+    (out / "other.npy").write_bytes((out / "centre.npy").read_bytes())
+    for other in (
+        "",
+        "{}",
+        without_array,
+        manifest.replace('"scdv"', '"other"'),
+        manifest.replace('"words.bin"', '"../words.bin"'),
+    ):
         (out / "manifest.json").write_text(other)
         with pytest.raises(BadArtifact, match=r"manifest\.json"):
             text.load(out)
