@@ -56,9 +56,14 @@ def train(
     tokenize = Tokenizer()
     documents = [tokenize(text) for text in texts]
     say("training word vectors")
-    vocabulary = words.train(documents)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    vocabulary = words.train(documents, part / FASTTEXT)
     arrays, facts = _learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, say=say)
-    return _written(out, kind, vocabulary, arrays, facts)
+    fingerprint = _described(part, kind, arrays, facts)
+    part.rename(out)
+    return fingerprint
 
 
 def _learnt(
@@ -97,18 +102,14 @@ def _composite(document: scdv.I64, idf: F32, probabilities: F32, vectors: F32) -
     return scdv.composite(weights / np.linalg.norm(weights), probabilities[document], vectors[document])
 
 
-def _written(out: Path, kind: str, vocabulary: words.Words, arrays: Mapping[str, F32], facts: dict[str, Any]) -> str:
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    vocabulary.save(part / FASTTEXT)
+def _described(part: Path, kind: str, arrays: Mapping[str, F32], facts: dict[str, Any]) -> str:
+    """Write the arrays and the manifest of all files; returns the fingerprint."""
     for name, array in arrays.items():
         np.save(part / f"{name}.npy", array)
     files = {path.name: digest_of(path) for path in sorted(part.iterdir())}
     fingerprint = f"{kind}-{sha256(json.dumps([FORMAT, facts, files], sort_keys=True).encode()).hexdigest()[:12]}"
     manifest = {"format": FORMAT, "kind": kind, "fingerprint": fingerprint, **facts, "files": files}
     (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    part.rename(out)
     return fingerprint
 
 
