@@ -84,7 +84,8 @@ def test_a_shard_that_dies_ends_it_all_with_its_name(index: Path) -> None:
     command = [*LOOKALIKE, *words]
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()
+        while not process.stdout.readline().startswith("Ctrl-C"):
+            assert process.poll() is None
         first, *others = children_of(process.pid)
         subprocess.run(["kill", "-9", str(first)], check=True)
         _, errors = process.communicate(timeout=60)
