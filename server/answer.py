@@ -1,19 +1,20 @@
 """What an answer says of itself, and its bytes. Pure.
 
-The bytes of a SearchResponse are put together from pieces: a protobuf message is the concatenation of its parts, and a
-sub-message that occurs twice is merged (Protocol Buffers, Encoding, "Last One Wins"). So an answer is serialized once,
-kept and shared as bytes, and each call adds only its own stamp: whether it was cached, and its timings.
+Hits and provenance are serialized once, kept and shared as bytes; each call adds its own stamp to the provenance:
+whether it was cached, and its timings. No field occurs twice: not every parser merges a sub-message that does
+(protobuf.js replaces the first), whatever the encoding's specification says.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
 from lookalike.errors import Unavailable
 from protos.lookalike.v1.index_pb2 import OpaqueSearchResponse
-from protos.lookalike.v1.search_pb2 import Provenance, SearchResponse, Timings
+from protos.lookalike.v1.search_pb2 import Provenance, Timings
 from protos.lookalike.v1.types_pb2 import Space
 from server import metrics
 from server.merge import merged
@@ -23,20 +24,30 @@ from server.requests import Query
 from server.shards import Gathered
 from server.topology import SpaceInfo
 
+_SPACE_AND_LENGTH = struct.Struct("<BI")
+
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    body: bytes  # A SearchResponse without the stamp.
+    hits: bytes  # A SearchResponse of hits alone.
+    provenance: bytes  # A Provenance without the stamp.
     space: Space.ValueType
     whole: bool  # Every shard answered: fit to be kept.
 
+    def stamped(self, watch: Watch) -> bytes:
+        """The whole SearchResponse for this one call."""
+        provenance = self.provenance + _stamp(watch)
+        return self.hits + OpaqueSearchResponse(provenance=provenance).SerializeToString()
+
     def to_keep(self) -> bytes:
-        """For the cache: the space in the first byte, so that a hit is counted without being parsed."""
-        return bytes((self.space,)) + self.body
+        """For the cache. Space and length first, so that a hit is counted and stamped without being parsed."""
+        return _SPACE_AND_LENGTH.pack(self.space, len(self.hits)) + self.hits + self.provenance
 
     @classmethod
     def of_kept(cls, kept: bytes) -> SearchAnswer:
-        return cls(kept[1:], cast("Space.ValueType", kept[0]), whole=True)
+        space, length = _SPACE_AND_LENGTH.unpack_from(kept)
+        end = _SPACE_AND_LENGTH.size + length
+        return cls(kept[_SPACE_AND_LENGTH.size : end], kept[end:], cast("Space.ValueType", space), whole=True)
 
 
 def answered(
@@ -66,8 +77,8 @@ def answered(
         why = "; ".join(gathered.failures)
         raise Unavailable(f"coverage {provenance.coverage:.3f} is below {query.min_coverage:.3f}: {why}")
     hits = merged((hits for hits in gathered.hits if hits is not None), query.limit, without)
-    body = OpaqueSearchResponse(hits=hits, provenance=provenance).SerializeToString()
-    return SearchAnswer(body, space, whole=not gathered.failures)
+    serialized = OpaqueSearchResponse(hits=hits).SerializeToString()
+    return SearchAnswer(serialized, provenance.SerializeToString(), space, whole=not gathered.failures)
 
 
 def degraded(space: Space.ValueType, info: SpaceInfo, gathered: Gathered) -> list[str]:
@@ -82,8 +93,8 @@ def degraded(space: Space.ValueType, info: SpaceInfo, gathered: Gathered) -> lis
     return reasons
 
 
-def stamp(watch: Watch) -> bytes:
-    """What is said of this call alone, to be put behind the answer."""
+def _stamp(watch: Watch) -> bytes:
+    """The fields of a Provenance that are of this call alone."""
     stages = watch.stages
     timings = Timings(
         cache_s=stages.get("cache", 0.0),
@@ -92,4 +103,4 @@ def stamp(watch: Watch) -> bytes:
         search_s=stages.get("search", 0.0),
         total_s=watch.elapsed_s(),
     )
-    return SearchResponse(provenance=Provenance(cached=watch.cached, timings=timings)).SerializeToString()
+    return Provenance(cached=watch.cached, timings=timings).SerializeToString()

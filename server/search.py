@@ -13,7 +13,7 @@ from lookalike.vectors import F32, pack, unpack
 from protos.lookalike.v1 import index_pb2, search_pb2
 from protos.lookalike.v1.types_pb2 import SPACE_AUTO, Filter, Space
 from server.admission import Admission
-from server.answer import SearchAnswer, answered, stamp
+from server.answer import SearchAnswer, answered
 from server.cache import Cache, cache_key
 from server.encoding import Encoders
 from server.metrics import Watch, watched
@@ -39,7 +39,7 @@ class Searcher:
     flights: SingleFlight[SearchAnswer]
 
     async def search(self, request: search_pb2.SearchRequest, deadline: Deadline) -> bytes:
-        """A serialized SearchResponse: an answer that all who ask the same share, then the stamp of this very call."""
+        """A serialized SearchResponse: an answer that all who ask the same share, with the stamp of this very call."""
         with watched("Search") as watch, self.admission.permit():
             deadline = deadline.or_after(self.default_deadline_s)
             query = parse_query(request)
@@ -55,7 +55,7 @@ class Searcher:
                     flight, lambda: self._found(key, query, snapshot, watch, deadline), deadline
                 )
             watch.space = space_name(answer.space)
-            return answer.body + stamp(watch)
+            return answer.stamped(watch)
 
     async def _found(
         self, key: str, query: Query, snapshot: Snapshot, watch: Watch, deadline: Deadline

@@ -7,7 +7,6 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from protos.lookalike.v1 import search_pb2 as _search_pb2
 from protos.lookalike.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -418,23 +417,24 @@ Global___ShardListPage: _TypeAlias = ShardListPage  # noqa: Y015
 
 @_typing.final
 class OpaqueSearchResponse(_message.Message):
-    """A SearchResponse to the byte, with products left serialized: shards write them once, the gateway never parses them."""
+    """A SearchResponse to the byte, with its parts left serialized: shards write products once, the gateway never parses
+    them; of one provenance it sends many, each with other timings.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HITS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    provenance: _builtins.bytes
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpaqueHit]: ...
-    @_builtins.property
-    def provenance(self) -> _search_pb2.Provenance: ...
     def __init__(
         self,
         *,
         hits: _abc.Iterable[Global___OpaqueHit] | None = ...,
-        provenance: _search_pb2.Provenance | None = ...,
+        provenance: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "provenance", b"provenance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

@@ -10,7 +10,7 @@ from lookalike.vectors import pack
 from protos.lookalike.v1.index_pb2 import OpaqueSearchResponse, ShardHits
 from protos.lookalike.v1.search_pb2 import Hit, Provenance, SearchResponse, Timings
 from protos.lookalike.v1.types_pb2 import SPACE_TEXT, Product
-from server.answer import SearchAnswer, stamp
+from server.answer import SearchAnswer
 from server.merge import merged
 from server.metrics import Watch
 
@@ -39,29 +39,26 @@ def test_the_merge_is_the_sorted_whole(scores: dict[str, float], limit: int, dat
     assert [(-hit.score, Product.FromString(hit.product).id) for hit in hits] == expected
 
 
-def test_an_opaque_answer_is_a_search_response_to_the_byte() -> None:
+def test_opaque_parts_are_a_search_response_to_the_byte() -> None:
     product = Product(id="p", title="靴", category="fashion/shoes", shop="s", price=1980, in_stock=True)
     provenance = Provenance(version="v1", space=SPACE_TEXT, coverage=1)
     public = SearchResponse(hits=[Hit(product=product, score=0.5)], provenance=provenance)
-    hits = merged(
-        [ShardHits(ids=["p"], scores=pack(np.array([0.5], dtype=np.float32)), products=[product.SerializeToString()])],
-        1,
-        (),
-    )
-    assert OpaqueSearchResponse(hits=hits, provenance=provenance).SerializeToString() == public.SerializeToString()
+    scores = pack(np.array([0.5], dtype=np.float32))
+    hits = merged([ShardHits(ids=["p"], scores=scores, products=[product.SerializeToString()])], 1, ())
+    opaque = OpaqueSearchResponse(hits=hits, provenance=provenance.SerializeToString())
+    assert opaque.SerializeToString() == public.SerializeToString()
 
 
-def test_a_stamp_behind_the_answer_adds_to_its_provenance_and_changes_nothing_else() -> None:
-    body = SearchResponse(
-        hits=[Hit(score=0.5)], provenance=Provenance(version="v1", degraded=["x"])
-    ).SerializeToString()
-    watch = Watch(cached=True, stages={"cache": 0.25})
-    kept = SearchAnswer.of_kept(SearchAnswer(body, SPACE_TEXT, whole=True).to_keep())
-    response = SearchResponse.FromString(kept.body + stamp(watch))
-    assert kept.space == SPACE_TEXT
+def test_a_kept_answer_is_stamped_without_any_field_occurring_twice() -> None:
+    hits = SearchResponse(hits=[Hit(score=0.5), Hit(score=0.25)])
+    provenance = Provenance(version="v1", coverage=1, degraded=["x"])
+    answer = SearchAnswer(hits.SerializeToString(), provenance.SerializeToString(), SPACE_TEXT, whole=True)
+    kept = SearchAnswer.of_kept(answer.to_keep())
+    assert kept == answer
+    stamped = kept.stamped(Watch(cached=True, stages={"cache": 0.25}))
+    response = SearchResponse.FromString(stamped)
+    assert response.SerializeToString() == stamped  # What occurs twice would be written once.
     assert response.provenance.timings.total_s > 0
     response.provenance.timings.total_s = 0
-    assert response == SearchResponse(
-        hits=[Hit(score=0.5)],
-        provenance=Provenance(version="v1", degraded=["x"], cached=True, timings=Timings(cache_s=0.25)),
-    )
+    timed = Provenance(version="v1", coverage=1, degraded=["x"], cached=True, timings=Timings(cache_s=0.25))
+    assert response == SearchResponse(hits=hits.hits, provenance=timed)
