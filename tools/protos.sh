@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Generate the Python stubs next to their .proto files. `--check DIR` writes them into DIR instead and compares.
+# Generate the Python stubs next to their .proto files. `--check` writes them elsewhere and compares.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -1,0 +1,53 @@
+"""From `lookalike demo` to its first answer: the first time, with everything to build, and the second.
+
+Set-up of the virtual environment is not counted. Untrained weights unless --weights: reading a file costs the same.
+
+    python -m benchmarks.demo_start [--weights FILE] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.meter import COMMAND, write
+
+_FIRST_ANSWER = re.compile(r"First answer ([\d.]+) s after the start")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="untrained")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
+        state = Path(folder) / "state"
+        first_s = first_answer_s(state, options.weights)
+        again_s = [first_answer_s(state, options.weights) for _ in range(options.rounds)]
+    result = {
+        "products": 2400,
+        "first_start_s": first_s,
+        "second_start_s": round(float(np.median(again_s)), 2),
+        "second_starts_s": again_s,
+        "caveats": "to the first answer, without making the virtual environment; the second is mostly TensorFlow loading",
+    }
+    print(write("demo_start", result))
+
+
+def first_answer_s(state: Path, weights: str) -> float:
+    """Seconds, as the demo itself says them."""
+    command = [*COMMAND, "demo", "--once", "--state", str(state), "--weights", weights]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout  # noqa: S603
+    found = _FIRST_ANSWER.search(told)
+    if found is None:
+        raise RuntimeError(f"the demo did not say when its first answer came:\n{told}")
+    return float(found[1])
+
+
+if __name__ == "__main__":
+    main()
