@@ -19,8 +19,9 @@ help:  ## Show this.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: .venv/ready  ## Run the whole system on this machine. ONCE=1: stop after the answers. CATALOG=DIR: your own products.
-	$(BIN)/lookalike demo $(if $(ONCE),--once) $(if $(CATALOG),--catalog '$(CATALOG)') $(if $(PORT),--port $(PORT))
+demo: .venv/ready  ## Run the whole system here. ONCE=1: stop after the answers. CATALOG=DIR: your products. WEIGHTS=FILE: MobileNet's.
+	$(BIN)/lookalike demo $(if $(ONCE),--once) $(if $(CATALOG),--catalog '$(CATALOG)') $(if $(PORT),--port $(PORT)) \
+		$(if $(WEIGHTS),--weights '$(WEIGHTS)')
 
 test: .venv/ready  ## Run every test.
 	$(BIN)/python -m pytest
@@ -45,6 +46,9 @@ protos: .venv/ready  ## Generate the gRPC stubs.
 
 lock: .venv/ready  ## Pin the newest versions that pyproject.toml allows, for all and for each role.
 	tools/lock.sh
+
+bench: .venv/ready  ## Measure: about ten minutes. Results go to benchmarks/results.
+	for name in vector_search cache_hits image_queries demo_start; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:  ## Remove what the demo built (not the virtual environment).
 	rm -rf .demo

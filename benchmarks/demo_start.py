@@ -34,7 +34,7 @@ def main() -> None:
         "first_start_s": first_s,
         "second_start_s": round(float(np.median(again_s)), 2),
         "second_starts_s": again_s,
-        "caveats": "to the first answer, without making the virtual environment; the second is mostly TensorFlow loading",
+        "caveats": "to the first answer, the virtual environment being there; the second is mostly TensorFlow loading",
     }
     print(write("demo_start", result))
 
