@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -9,28 +12,30 @@ from protos.lookalike.v1.search_pb2 import Provenance, SearchResponse
 from protos.lookalike.v1.types_pb2 import Product, Space
 
 
-def table(answer: SearchResponse, *, title: str | None = None) -> Table:
-    """Rank, score, id, and what the catalogue knows of title, category, shop and price of each hit."""
+def table(answer: SearchResponse, *, title: str | None = None, without: Collection[str] = ()) -> Table:
+    """A line for each hit: rank, score, id, and what the catalogue knows of title, category, shop and price.
+
+    without: columns to leave out, so that titles have room.
+    """
     products = [hit.product for hit in answer.hits]
     columns = {
         "score": [f"{hit.score:.3f}" for hit in answer.hits],
         "id": [product.id for product in products],
-        "title": [
-            product.title + (" (sold out)" if product.title and not product.in_stock else "") for product in products
-        ],
+        "title": [_titled(product) for product in products],
         "category": [product.category for product in products],
         "shop": [product.shop for product in products],
         "price": [price(product) if product.price else "" for product in products],
     }
-    shown = {name: cells for name, cells in columns.items() if any(cells) or name in ("score", "id")}
-    grid = Table(title=None if title is None else Text(title, "bold"), title_justify="left")
+    known = {name: cells for name, cells in columns.items() if any(cells) and name not in without}
+    grid = Table(title=None if title is None else Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD)
     grid.add_column("", justify="right")
-    for name in shown:
-        right, whole = name in ("score", "price"), name in ("score", "id", "price")
-        grid.add_column(name, justify="right" if right else "left", no_wrap=whole)
-    for rank, cells in enumerate(zip(*shown.values(), strict=True), 1):
+    for name in known:
+        # A cut title still tells what the product is; a cut number or id tells something wrong.
+        whole = name in ("score", "id", "price")
+        grid.add_column(name, justify="right" if name in ("score", "price") else "left", no_wrap=whole)
+    for rank, cells in enumerate(zip(*known.values(), strict=True), 1):
         # Text, not str: a title such as "[red]shoe[/]" is shown as it is, not read as markup.
-        grid.add_row(str(rank), *(Text(printable(cell)) for cell in cells))
+        grid.add_row(str(rank), *(Text(printable(cell), no_wrap=True, overflow="ellipsis") for cell in cells))
     return grid
 
 
@@ -66,3 +71,8 @@ def price(product: Product) -> str:
 def printable(text: str) -> str:
     """`text` without control characters: a title must not steer the terminal it is shown on."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _titled(product: Product) -> str:
+    sold_out = product.title and not product.in_stock
+    return f"(sold out) {product.title}" if sold_out else product.title

@@ -41,11 +41,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     state = asked.state.resolve()
     with _alone(state), Supervisor(state / "logs", environ, directory=roles.ROOT) as processes:
         started_s = time.monotonic()
-        preparation = Preparation(console, processes, state)
+        preparation = Preparation(console, processes.run, state)
         catalogue = preparation.catalogue(asked.catalog.resolve() if asked.catalog else None)
         models = preparation.models(asked.weights)
-        metrics_port, port = *probes.free_ports(1), _port(console, asked.port)
-        gateway, index = _start(processes, preparation, catalogue, models, port=port, metrics_port=metrics_port)
+        port = _port(console, asked.port)
+        metrics_port, *ports = probes.free_ports(4 + SHARDS, but=(port,))
+        gateway, index = _start(processes, preparation, catalogue, models, (port, metrics_port, *ports))
         _say_what_serves(console, index, models, gateway)
         with Client(gateway.address) as client:
             _tour(console, client, stops(_some_products(client), catalogue, index.spaces), started_s)
@@ -95,7 +96,7 @@ def _alone(state: Path) -> Iterator[None]:
 def _port(console: Console, wished: int) -> int:
     if probes.is_free(wished):
         return wished
-    (port,) = probes.free_ports(1)
+    (port,) = probes.free_ports(1, but=(wished,))
     console.print(f"[yellow]Port {wished} is taken: this demo uses {port} instead.[/]")
     return port
 
@@ -105,12 +106,10 @@ def _start(
     preparation: Preparation,
     catalogue: Path,
     models: Models,
-    *,
-    port: int,
-    metrics_port: int,
+    ports: Sequence[int],
 ) -> tuple[Role, Index]:
     """All processes, ready. With an index that is up to date all start at once; else it is built among them."""
-    redis_port, model_port, text_port, *shard_ports = probes.free_ports(3 + SHARDS)
+    port, metrics_port, redis_port, model_port, text_port, *shard_ports = ports
     cache = _cache(processes, redis_port)
     model_server = roles.model_server(models.directory, model_port)
     _launch(processes, *filter(None, [cache]), model_server)
@@ -154,7 +153,7 @@ def _tour(console: Console, client: Client, tour: Sequence[Stop], started_s: flo
             continue
         if number == 1:
             console.print(f"First answer {time.monotonic() - started_s:.1f} s after the start.\n")
-        console.print(answers.table(answer, title=f"{number}. {stop.title}"))
+        console.print(answers.table(answer, title=f"{number}. {stop.title}", without=("id", "shop")))
         console.print(answers.provenance(answer.provenance), "\n")
 
 

@@ -54,7 +54,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _serve(processes: Supervisor, index: Path, version: Version, *, port: int, metrics_port: int) -> None:
     """Until Ctrl-C, SIGTERM, or the death of a process (Unavailable)."""
-    shards = [roles.shard(index, number, port) for number, port in enumerate(probes.free_ports(version.shards))]
+    ports = probes.free_ports(version.shards, but=(port, metrics_port))
+    shards = [roles.shard(index, number, port_) for number, port_ in enumerate(ports)]
     gateway = roles.gateway(shards, port, metrics_port=metrics_port)
     for role in (*shards, gateway):
         processes.start(role.name, role.command, ready=role.ready)

@@ -19,7 +19,6 @@ from rich.console import Console
 from lookalike import location, roles, stamps
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
 from lookalike.stamps import Stamps
-from lookalike.supervisor import Supervisor
 
 SHARDS = 2
 
@@ -42,9 +41,11 @@ class Index:
 
 
 class Preparation:
-    def __init__(self, console: Console, processes: Supervisor, state: Path) -> None:
+    """The steps, each a command run by `run(name, command, shown=…)`, as `Supervisor.run` does; kept in `state`."""
+
+    def __init__(self, console: Console, run: Callable[..., str], state: Path) -> None:
         self._console = console
-        self._processes = processes
+        self._run = run
         self._state = state
         self._stamps = Stamps(state / "stamps")
 
@@ -61,7 +62,7 @@ class Preparation:
             drawn = sample.with_name("catalogue.part")
             for left in (drawn, sample):
                 shutil.rmtree(left, ignore_errors=True)
-            self._processes.run("catalog sample", roles.lookalike("catalog", "sample", drawn), shown=True)
+            self._run("catalog sample", roles.lookalike("catalog", "sample", drawn), shown=True)
             return str(drawn.rename(sample))
 
         self._step("sample catalogue", "catalogue", inputs, draw, made=lambda _: [sample])
@@ -82,14 +83,15 @@ class Preparation:
             try:
                 return {"encoder": self._export(directory, "imagenet"), "fell_back": ""}
             except OperatorError as error:
-                return {"encoder": self._export(directory, "untrained"), "fell_back": str(error)}
+                why = str(error).splitlines()[-1].strip()  # The command's own last line.
+                return {"encoder": self._export(directory, "untrained"), "fell_back": why}
 
         told = self._step("image model", f"models-{choice}", inputs, export, made=lambda _: [directory])
         return Models(directory=directory, encoder=told["encoder"], fell_back=told["fell_back"])
 
     def _export(self, directory: Path, weights: str) -> str:
         command = roles.lookalike("encoders", "export", directory, "--weights", weights, "--json")
-        encoder: str = json.loads(self._processes.run("encoders export", command))["encoder"]
+        encoder: str = json.loads(self._run("encoders export", command))["encoder"]
         return encoder
 
     def built_index(self, catalogue: Path, models: Models) -> Index | None:
@@ -116,7 +118,7 @@ class Preparation:
             "index",
             "index",
             self._index_inputs(catalogue, models),
-            lambda: json.loads(self._processes.run("update", command, shown=True)),
+            lambda: json.loads(self._run("update", command, shown=True)),
             made=lambda told: [Path(told["text_artifact"] or catalogue), self._location / told["version"]],
         )
         return self._index(told)

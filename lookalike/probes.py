@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Collection
 from typing import Any
 
 import grpc
@@ -57,13 +58,14 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-def free_ports(count: int) -> list[int]:
-    """Different free ports of 127.0.0.1; all are held while they are chosen."""
+def free_ports(count: int, *, but: Collection[int] = ()) -> list[int]:
+    """Different free ports of 127.0.0.1, none of those in `but`; all are held while they are chosen."""
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        sockets = [held.enter_context(socket.socket()) for _ in range(count + len(but))]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        ports = [one.getsockname()[1] for one in sockets]
+    return [port for port in ports if port not in but][:count]
 
 
 def _pair(address: str) -> tuple[str, int]:

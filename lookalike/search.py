@@ -31,6 +31,8 @@ examples:
 exit status: 0 answered, 1 the service could not answer, 2 the question is malformed
 """
 
+WIDE = 100  # Columns; in a narrower terminal the titles need the room of the shops.
+
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = _parser()
@@ -45,7 +47,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         print(json.dumps(as_dict(answer), ensure_ascii=False))
     else:
         console = Console()
-        console.print(answers.table(answer))
+        console.print(answers.table(answer, without=("shop",) if console.width < WIDE else ()))
         console.print(answers.provenance(answer.provenance))
     return 0
 
