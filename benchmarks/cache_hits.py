@@ -100,19 +100,24 @@ async def echoed(port: int, requests: list[SearchRequest], calls: int, pids: lis
 
 
 async def hits(port: int, requests: list[SearchRequest], calls: int, pids: list[int]) -> Load:
-    """Asks everything twice first, then counts on every answer being from the cache."""
+    """Asks everything twice first; then at least 99 of 100 answers must be from the cache, or there is no result."""
     async with rpc.channel(f"127.0.0.1:{port}") as channel:
         stub = SimilarProductsStub(channel)
 
+        missed = 0
+
         async def ask(i: int) -> None:
+            nonlocal missed
             response: SearchResponse = await stub.Search(requests[i % QUESTIONS])
-            if i >= 0 and not response.provenance.cached:
-                raise RuntimeError("not cached")
+            missed += i >= 0 and not response.provenance.cached
 
         for _ in range(2):
             await asyncio.gather(*(ask(i - QUESTIONS) for i in range(QUESTIONS)))
             await asyncio.sleep(0.5)
-        return await closed_loop(ask, calls, INFLIGHT, pids)
+        load = await closed_loop(ask, calls, INFLIGHT, pids)
+        if missed > calls / 100:
+            raise RuntimeError(f"{missed} of {calls} answers were not from the cache: this is no measure of hits")
+        return load
 
 
 if __name__ == "__main__":

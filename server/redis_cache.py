@@ -19,12 +19,14 @@ from server import metrics
 
 log = logging.getLogger(__name__)
 
+_FAILURES_IN_A_ROW = 3
+
 
 class RedisCache:
     """GETs that come while two are under way go together as one MGET, SETs as one pipeline.
 
-    After a failed or late call Redis is left alone for `pause_s`, so that a dead or hung one costs one time-out per
-    pause and not one per request.
+    After three failed or late calls in a row Redis is left alone for `pause_s`: a dead or hung one costs a few
+    time-outs per pause and not one per request, and one late call costs its own answer alone.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class RedisCache:
         self._prefix = prefix
         self._clock = clock
         self._paused_until_s = -1.0
+        self._failures = 0
         self._gets: Coalescer[str, bytes | None] = Coalescer(
             self._mget, max_in_flight=2, max_batch=64, max_waiting=4096
         )
@@ -58,10 +61,12 @@ class RedisCache:
         if self._clock() < self._paused_until_s:
             return None
         try:
-            return await self._gets(self._prefix + key, Deadline.after(self._timeout_s))
+            value = await self._gets(self._prefix + key, Deadline.after(self._timeout_s))
         except (RedisError, OSError, TimeoutError, ServiceError) as error:
-            self._pause(error)
+            self._failed(error)
             return None
+        self._failures = 0
+        return value
 
     def put(self, key: str, value: bytes) -> None:
         if self._clock() < self._paused_until_s:
@@ -84,14 +89,18 @@ class RedisCache:
             async with asyncio.timeout(self._timeout_s):
                 await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
-            self._pause(error)
+            self._failed(error)
         return [None] * len(entries)
 
-    def _pause(self, error: Exception) -> None:
-        if self._clock() >= self._paused_until_s:
-            log.warning("redis failed, answers go on without it: %s", error or type(error).__name__)
+    def _failed(self, error: Exception) -> None:
         metrics.CACHE_FAILURES.inc()
+        self._failures += 1
+        if self._failures < _FAILURES_IN_A_ROW:
+            return
+        if self._clock() >= self._paused_until_s:
+            log.warning("redis is left alone for %g s, answers go on: %s", self._pause_s, error or type(error).__name__)
         self._paused_until_s = self._clock() + self._pause_s
+        self._failures = _FAILURES_IN_A_ROW - 1  # Back from the pause, one more failure is the next pause.
 
 
 def _seen(done: asyncio.Future[None]) -> None:
