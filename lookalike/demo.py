@@ -31,6 +31,7 @@ examples:
 
 The first start builds everything below --state; later starts build again only what has changed.
 """
+METRICS_PORT = 9090  # Where `lookalike load` looks unless it is told otherwise.
 READY_S = 300.0  # A busy laptop takes a minute to load TensorFlow.
 TOURED = 200  # Products in fashion, and out of it, among which the questions are looked for.
 
@@ -45,7 +46,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         catalogue = preparation.catalogue(asked.catalog.resolve() if asked.catalog else None)
         models = preparation.models(asked.weights)
         port = _port(console, asked.port)
-        metrics_port, *ports = probes.free_ports(4 + SHARDS, but=(port,))
+        free_port, *ports = probes.free_ports(4 + SHARDS, but=(port, METRICS_PORT))
+        metrics_port = METRICS_PORT if probes.is_free(METRICS_PORT) else free_port
         gateway, index = _start(processes, preparation, catalogue, models, (port, metrics_port, *ports))
         _say_what_serves(console, index, models, gateway)
         with Client(gateway.address) as client:
@@ -153,7 +155,8 @@ def _tour(console: Console, client: Client, tour: Sequence[Stop], started_s: flo
             continue
         if number == 1:
             console.print(f"First answer {time.monotonic() - started_s:.1f} s after the start.\n")
-        console.print(answers.table(answer, title=f"{number}. {stop.title}", without=("id", "shop")))
+        console.print(Text(f"{number}. {stop.title}", "bold"))
+        console.print(answers.table(answer, without=("id", "shop")))
         console.print(answers.provenance(answer.provenance), "\n")
 
 
