@@ -12,14 +12,14 @@ from protos.lookalike.v1.search_pb2 import Provenance, SearchResponse
 from protos.lookalike.v1.types_pb2 import Product, Space
 
 
-def table(answer: SearchResponse, *, title: str | None = None, without: Collection[str] = ()) -> Table:
+def table(answer: SearchResponse, *, without: Collection[str] = ()) -> Table | Text:
     """A line for each hit: rank, score, id, and what the catalogue knows of title, category, shop and price.
 
     without: columns to leave out, so that titles have room.
     """
     products = [hit.product for hit in answer.hits]
     columns = {
-        "score": [f"{hit.score:.3f}" for hit in answer.hits],
+        "score": [f"{hit.score:z.3f}" for hit in answer.hits],
         "id": [product.id for product in products],
         "title": [_titled(product) for product in products],
         "category": [product.category for product in products],
@@ -27,7 +27,9 @@ def table(answer: SearchResponse, *, title: str | None = None, without: Collecti
         "price": [price(product) if product.price else "" for product in products],
     }
     known = {name: cells for name, cells in columns.items() if any(cells) and name not in without}
-    grid = Table(title=None if title is None else Text(title, "bold"), title_justify="left", box=SIMPLE_HEAD)
+    if not products:
+        return Text("no such product", "yellow")
+    grid = Table(box=SIMPLE_HEAD)
     grid.add_column("", justify="right")
     for name in known:
         # A cut title still tells what the product is; a cut number or id tells something wrong.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.table import Table
 
 from lookalike import answers, rpc, search
 from lookalike.cli import run
@@ -177,6 +178,13 @@ async def test_files_that_are_no_vectors_are_refused(ask: Ask, tmp_path: Path) -
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     for name in ("words.npy", "several.npz", "empty.npy", "objects.npy"):
         assert await ask("--vector", str(tmp_path / name), "--space", "text") == 2
+
+
+def test_an_answer_without_hits_says_so_and_what_nobody_knows_has_no_column() -> None:
+    assert str(answers.table(SearchResponse())) == "no such product"
+    table = answers.table(SearchResponse(hits=[Hit(product=Product(id="7"), score=1)]))
+    assert isinstance(table, Table)
+    assert [column.header for column in table.columns] == ["", "score", "id"]
 
 
 def test_prices_show_decimals_where_there_are_some() -> None:
