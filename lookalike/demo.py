@@ -14,8 +14,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lookalike import answers, local, probes, roles
+from lookalike.answers import printable
 from lookalike.client import Client
-from lookalike.errors import NotFound, OperatorError
+from lookalike.errors import InvalidRequest, NotFound, OperatorError
 from lookalike.preparation import SHARDS, Index, Models, Preparation
 from lookalike.roles import Role
 from lookalike.supervisor import Supervisor
@@ -45,10 +46,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         preparation = Preparation(console, processes.run, state)
         catalogue = preparation.catalogue(asked.catalog.resolve() if asked.catalog else None)
         models = preparation.models(asked.weights)
-        port = _port(console, asked.port)
-        free_port, *ports = probes.free_ports(4 + SHARDS, but=(port, METRICS_PORT))
-        metrics_port = METRICS_PORT if probes.is_free(METRICS_PORT) else free_port
-        gateway, index = _start(processes, preparation, catalogue, models, (port, metrics_port, *ports))
+        index, model_server, cache = _prepare(processes, preparation, catalogue, models)
+        port, metrics_port = _port(console, asked.port), _metrics_port()
+        gateway = _serve(processes, index, model_server, cache, port=port, metrics_port=metrics_port)
         _say_what_serves(console, index, models, gateway)
         with Client(gateway.address) as client:
             _tour(console, client, stops(_some_products(client), catalogue, index.spaces), started_s)
@@ -103,21 +103,30 @@ def _port(console: Console, wished: int) -> int:
     return port
 
 
-def _start(
-    processes: Supervisor,
-    preparation: Preparation,
-    catalogue: Path,
-    models: Models,
-    ports: Sequence[int],
-) -> tuple[Role, Index]:
-    """All processes, ready. With an index that is up to date all start at once; else it is built among them."""
-    port, metrics_port, redis_port, model_port, text_port, *shard_ports = ports
-    cache = _cache(processes, redis_port)
+def _metrics_port() -> int:
+    return METRICS_PORT if probes.is_free(METRICS_PORT) else probes.free_ports(1)[0]
+
+
+def _prepare(
+    processes: Supervisor, preparation: Preparation, catalogue: Path, models: Models
+) -> tuple[Index, Role, Role | None]:
+    """An up-to-date index, and what starts before the rest: the model server, which building needs, and Redis."""
+    cache_port, model_port = probes.free_ports(2)
+    cache = _cache(processes, cache_port)
     model_server = roles.model_server(models.directory, model_port)
     _launch(processes, *filter(None, [cache]), model_server)
     if (index := preparation.built_index(catalogue, models)) is None:
         processes.wait_ready(timeout_s=READY_S)
         index = preparation.build_index(catalogue, models, model_server.address)
+    return index, model_server, cache
+
+
+def _serve(
+    processes: Supervisor, index: Index, model_server: Role, cache: Role | None, *, port: int, metrics_port: int
+) -> Role:
+    """The gateway, ready like all the rest: all start at once."""
+    # Chosen only now: a build may take an hour, in which any connection could get a port that was chosen before it.
+    text_port, *shard_ports = probes.free_ports(1 + SHARDS, but=(port, metrics_port))
     text_encoder = roles.text_encoder(index.text_artifact, text_port) if index.text_artifact else None
     shards = [roles.shard(index.location, number, shard_port) for number, shard_port in enumerate(shard_ports)]
     gateway = roles.gateway(
@@ -125,7 +134,7 @@ def _start(
     )
     _launch(processes, *filter(None, [text_encoder]), *shards, gateway)
     processes.wait_ready(timeout_s=READY_S)
-    return gateway, index
+    return gateway
 
 
 def _cache(processes: Supervisor, port: int) -> Role | None:
@@ -146,15 +155,20 @@ def _some_products(client: Client) -> list[Product]:
 
 
 def _tour(console: Console, client: Client, tour: Sequence[Stop], started_s: float) -> None:
-    """Ask everything and print the answers. Raises what the client raises, but NotFound: a photo may be unreadable."""
+    """Ask everything and print the answers.
+
+    A catalogue may have a photo that cannot be read and a title without a word: to ask about those is no failure.
+    """
+    waited = True
     for number, stop in enumerate(tour, 1):
         try:
             answer = client.search(**stop.question)
-        except NotFound as error:
-            console.print(Text(f"{number}. {stop.title}: no answer: {error}\n", "yellow"))
+        except (NotFound, InvalidRequest) as error:
+            console.print(Text(f"{number}. {stop.title}\nno answer: {printable(str(error))}\n", "yellow"))
             continue
-        if number == 1:
+        if waited:
             console.print(f"First answer {time.monotonic() - started_s:.1f} s after the start.\n")
+            waited = False
         console.print(Text(f"{number}. {stop.title}", "bold"))
         console.print(answers.table(answer, without=("id", "shop")))
         console.print(answers.provenance(answer.provenance), "\n")

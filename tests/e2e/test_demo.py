@@ -159,7 +159,8 @@ def ask_everything(address: str, catalogue: Path) -> None:
         by_words = client.search(text=shoe.title, category_in=["fashion"], in_stock=True)
         assert by_words.provenance.space == SPACE_TEXT
         assert all(hit.product.in_stock and hit.product.category.startswith("fashion") for hit in by_words.hits)
-        mixed = client.search(examples=[example(product_id=shoe.id), example(text="blue", weight=-0.3)], space="text")
+        unlike = example(text=products[-1].title, weight=-0.3)
+        mixed = client.search(examples=[example(product_id=shoe.id), unlike], space="text")
         assert len(mixed.hits) == 10
 
 
