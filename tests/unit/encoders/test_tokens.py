@@ -1,0 +1,118 @@
+"""Titles as shops write them, cut into words."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from encoders.tokens import MAX_TEXT_BYTES, MAX_WORD_CHARS, RUN_CHARS, Tokenizer, cleaned
+
+
+@pytest.fixture(scope="module")
+def tokenize() -> Tokenizer:
+    return Tokenizer()
+
+
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [
+        ("Men's Blue T-Shirt", "men blue t shirt"),
+        ("レディース ワンピース 花柄", "レディース ワンピース 花柄"),
+        ("赤いスニーカーのセット", "赤い スニーカー セット"),  # Without the particle.
+        ("Vネック ロング丈ワンピース", "v ネック ロング 丈 ワンピース"),
+        ("iPhone15ケース 手帳型", "iphone15 ケース 手帳 型"),
+        ("Кроссовки мужские", "кроссовки мужские"),
+        ("हिन्दी กระเป๋า 가방", "हिन्दी กระเป๋า 가방"),  # Vowel signs do not cut words.
+    ],
+)
+def test_a_title_becomes_its_words(tokenize: Tokenizer, title: str, words: str) -> None:
+    assert tokenize(title) == words.split()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ｽﾆｰｶｰ", "スニーカー"),
+        ("ＮＩＫＥ　９０", "nike 90"),
+        ("引越し", "引っ越し"),
+        ("珈琲豆", "コーヒー豆"),
+        ("Nike™ Air®", "nike air"),
+        ("Tom &amp; Jerry", "tom & jerry"),
+    ],
+)
+def test_two_spellings_are_the_same_words(tokenize: Tokenizer, one: str, other: str) -> None:
+    assert tokenize(one) == tokenize(other) != []
+
+
+@pytest.mark.parametrize(
+    "noisy",
+    [
+        "【送料無料】★花柄ワンピース★",
+        "花柄ワンピース ポイント10倍 【あす楽対応】",
+        "◆即納◆ 花柄ワンピース！！ 30% OFF",
+        "花柄ワンピース🎉✨ クーポン配布中",
+        "<b>花柄ワンピース</b><br/><!-- 靴 --><script>靴()</script><STYLE>靴{}</STYLE >",
+        "&lt;p class=&quot;靴&quot;&gt;花柄ワンピース&lt;/p&gt;",
+        "花柄\x00ワンピース\x1b\ud800",
+    ],
+)
+def test_markup_notices_and_decoration_are_no_words(tokenize: Tokenizer, noisy: str) -> None:
+    assert tokenize(noisy) == ["花柄", "ワンピース"]
+
+
+def test_what_shops_put_in_brackets_stays_unless_it_is_a_notice(tokenize: Tokenizer) -> None:
+    assert tokenize("【NIKE】【送料無料】【メンズ】靴") == ["nike", "メンズ", "靴"]
+
+
+def test_less_than_is_not_markup(tokenize: Tokenizer) -> None:
+    assert tokenize("3 < 5 and 7 > 2") == ["3", "5", "and", "7", "2"]
+
+
+@pytest.mark.parametrize("nothing", ["", " \n\t", "★☆♪", "🎉👟", "!?…・。", "<br>", "\x00", "\ud800"])
+def test_a_text_without_words_has_none(tokenize: Tokenizer, nothing: str) -> None:
+    assert tokenize(nothing) == []
+
+
+def test_words_that_mean_something_to_fasttext_never_come_out(tokenize: Tokenizer) -> None:
+    words = tokenize("</s> __label__x a\u00a0b a\u2028b a\x85b")
+    assert not any(word == "</s>" or word.startswith("__label__") or not word.isalnum() for word in words)
+
+
+def test_long_words_are_cut_and_long_runs_go_through_in_parts(tokenize: Tokenizer) -> None:
+    assert tokenize("x" * 100) == ["x" * MAX_WORD_CHARS]
+    assert len(tokenize("花柄" * RUN_CHARS)) >= RUN_CHARS
+
+
+def test_a_text_is_read_as_far_as_the_bound_however_its_characters_expand() -> None:
+    assert len(cleaned("a" * (MAX_TEXT_BYTES + 5))) == MAX_TEXT_BYTES
+    assert len(cleaned("ﷺ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Eighteen characters each.
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<",
+        "<a",
+        "<!--",
+        "<script>",
+        "&",
+        "&a",
+        "&#",
+        "1",
+        "1 ",
+        "%",
+        " ",
+        "ポイント",
+        "全品最大",
+        "ー",
+        "\u0300",
+        "<a '",
+        "off",
+    ],
+)
+def test_no_text_costs_more_than_in_proportion_to_its_length(tokenize: Tokenizer, piece: str) -> None:
+    text = (piece * MAX_TEXT_BYTES)[:MAX_TEXT_BYTES]
+    started = time.process_time()
+    tokenize(text)
+    assert time.process_time() - started < 5  # Some 0.1 s; where a pattern backtracks, minutes.
