@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +17,7 @@ from encoders.tokens import Tokenizer
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, normalised
 
-FORMAT = 2  # Raised when other files, or the same files otherwise, make an encoder.
+FORMAT = 3  # Raised when other files, or the same files otherwise, make an encoder.
 MANIFEST = "manifest.json"
 FASTTEXT = "words.bin"
 ARRAYS = {
@@ -39,9 +39,10 @@ class TextModel:
         self.dim: int = manifest["dim"]
         self.kind: str = manifest["kind"]
         self._threshold: float = manifest.get("threshold", 0.0)
+        self._faint: float = manifest["faint"]
         self._tokenize = Tokenizer()
         self._words = vocabulary
-        self._idf = dict(zip(vocabulary.known, arrays["idf"], strict=True))
+        self._idf = dict(zip(vocabulary.known, arrays["idf"].tolist(), strict=True))
         self._centre = arrays["centre"]
         self._unseen_idf = float(arrays["idf"].max())  # Rarer than all that was seen.
         self._topics: Topics | None = None
@@ -66,7 +67,6 @@ class TextModel:
         if not found:
             return np.zeros(size, dtype=np.float32)
         weights = np.array([weight for weight, _, _ in found], dtype=np.float32)
-        weights /= np.linalg.norm(weights)
         vectors = np.stack([vector for _, vector, _ in found])
         if self._topics is None:
             mean: F32 = weights @ vectors
@@ -74,10 +74,12 @@ class TextModel:
         return scdv.composite(weights, np.stack([topics for _, _, topics in found]), vectors)
 
     def _looked_up(self, word: str) -> tuple[float, F32, F32]:
-        """idf, unit vector (D,), topic probabilities (K,)."""
-        vector = scdv.centred(self._words.vector(word)[None, :], self._centre)
-        topics = self._topics.probabilities(vector)[0] if self._topics else vector[0]
-        return float(self._idf.get(word, self._unseen_idf)), vector[0], topics
+        """idf, vector from the centre of all words (D,), topic probabilities (K,)."""
+        raw = self._words.vector(word)
+        seen = word in self._idf
+        vector = raw - self._centre if seen else scdv.guessed(raw, self._centre, self._faint)
+        topics = self._topics.probabilities(vector[None, :])[0] if self._topics else vector
+        return self._idf[word] if seen else self._unseen_idf, vector, topics
 
 
 def load(directory: Path) -> TextModel:
@@ -89,7 +91,7 @@ def load(directory: Path) -> TextModel:
         if digest_of(directory / name) != entry:
             raise BadArtifact(f"{directory / name}: not the file that the manifest describes")
     needed = ARRAYS[manifest["kind"]]
-    if missing := {f"{name}.npy" for name in needed} - set(manifest["files"]):
+    if missing := {FASTTEXT, *(f"{name}.npy" for name in needed)} - set(manifest["files"]):
         raise BadArtifact(f"{directory / MANIFEST}: {min(missing)} is not among the files")
     arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in needed}
     return TextModel(manifest, words.load(directory / FASTTEXT), arrays)
@@ -109,6 +111,14 @@ def _manifest(directory: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BadArtifact(f"{path}: {error}") from error
-    if manifest.get("format") != FORMAT or manifest.get("kind") not in KINDS:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("kind") not in KINDS:
         raise BadArtifact(f"{path}: not a text encoder of format {FORMAT}")
+    if manifest.get("fingerprint") != fingerprint_of(manifest):
+        raise BadArtifact(f"{path}: changed since it was written")
     return manifest
+
+
+def fingerprint_of(manifest: Mapping[str, Any]) -> str:
+    """The kind, and a digest of all that the manifest says: of the files too, by their digests."""
+    said = {key: value for key, value in manifest.items() if key != "fingerprint"}
+    return f"{manifest['kind']}-{sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]}"

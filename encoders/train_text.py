@@ -8,14 +8,13 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from encoders import scdv, words
-from encoders.text import FASTTEXT, FORMAT, KINDS, MANIFEST, digest_of
+from encoders.text import FASTTEXT, FORMAT, KINDS, MANIFEST, digest_of, fingerprint_of
 from encoders.tokens import Tokenizer
 from lookalike.errors import BadCatalogue, OperatorError
 from lookalike.vectors import F32
@@ -74,10 +73,11 @@ def _learnt(
     idf = scdv.idf_of(numbered, len(number))
     raw = vocabulary.vectors(vocabulary.known)
     centre: F32 = raw.mean(axis=0) if len(raw) > 1 else np.zeros(vocabulary.dim, dtype=np.float32)
+    faint = float(np.linalg.norm(raw, axis=1).min() / 2)
     if kind == "fasttext":
-        return {"idf": idf, "centre": centre}, {"dim": vocabulary.dim}
+        return {"idf": idf, "centre": centre}, {"dim": vocabulary.dim, "faint": faint}
     say("finding topics")
-    vectors = scdv.centred(raw, centre)
+    vectors = raw - centre  # What all words have in common, much where texts are few, says nothing.
     topics = scdv.fit_topics(vectors, scdv.CLUSTERS, seed)
     probabilities = topics.probabilities(vectors)
     say("projecting documents")
@@ -94,12 +94,11 @@ def _learnt(
         "precisions": topics.precisions,
         "projection": projection,
     }
-    return arrays, {"dim": projection.shape[1], "threshold": threshold, "clusters": len(topics.means)}
+    return arrays, {"dim": projection.shape[1], "faint": faint, "threshold": threshold, "clusters": len(topics.means)}
 
 
 def _composite(document: scdv.I64, idf: F32, probabilities: F32, vectors: F32) -> F32:
-    weights = idf[document]
-    return scdv.composite(weights / np.linalg.norm(weights), probabilities[document], vectors[document])
+    return scdv.composite(idf[document], probabilities[document], vectors[document])
 
 
 def _described(part: Path, kind: str, arrays: Mapping[str, F32], facts: dict[str, Any]) -> str:
@@ -107,9 +106,9 @@ def _described(part: Path, kind: str, arrays: Mapping[str, F32], facts: dict[str
     for name, array in arrays.items():
         np.save(part / f"{name}.npy", array)
     files = {path.name: digest_of(path) for path in sorted(part.iterdir())}
-    fingerprint = f"{kind}-{sha256(json.dumps([FORMAT, facts, files], sort_keys=True).encode()).hexdigest()[:12]}"
-    manifest = {"format": FORMAT, "kind": kind, "fingerprint": fingerprint, **facts, "files": files}
-    (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    manifest = {"format": FORMAT, "kind": kind, **facts, "files": files}
+    fingerprint = fingerprint_of(manifest)
+    (part / MANIFEST).write_text(json.dumps({"fingerprint": fingerprint, **manifest}, indent=1) + "\n")
     return fingerprint
 
 
@@ -152,7 +151,7 @@ def texts_of(source: Path) -> Iterator[str]:
     try:
         with source.open(encoding="utf-8", newline="") as file:
             yield from _READERS.get(source.suffix, _lines)(file, source)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadCatalogue(f"{source}: {error}") from error
 
 
@@ -166,9 +165,11 @@ def _rows(file: Iterable[str], source: Path) -> Iterator[str]:
 
 def _objects(file: Iterable[str], source: Path) -> Iterator[str]:
     for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
-            yield f"{row.get('title', '')}\n{row.get('description', '')}"
+            yield f"{row.get('title') or ''}\n{row.get('description') or ''}"
         except (ValueError, AttributeError) as error:
             raise BadCatalogue(f"{source}:{number}: {error}") from error
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders import text
-from encoders.train_text import main, train
+from encoders import text, words
+from encoders.train_text import main, texts_of, train
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 
 GARMENTS = {"dress": "ワンピース", "sneakers": "スニーカー", "mug": "マグカップ", "lamp": "ランプ"}
@@ -102,6 +102,8 @@ def test_a_damaged_missing_or_foreign_file_is_refused_by_its_name(tmp_path: Path
     for other in (
         "",
         "{}",
+        "[]",
+        manifest.replace('"dim": 16', '"dim": 15'),
         without_array,
         manifest.replace('"scdv"', '"other"'),
         manifest.replace('"words.bin"', '"../words.bin"'),
@@ -126,10 +128,53 @@ def test_the_command_trains_on_a_catalogue_and_on_lines(tmp_path: Path, capsys: 
         main([str(tmp_path / "nowhere.txt"), str(tmp_path / "c")], {})
 
 
+@pytest.mark.parametrize("name", ["products.csv", "products.jsonl"])
+def test_titles_and_descriptions_are_read_and_gaps_passed_over(tmp_path: Path, name: str) -> None:
+    csv_rows = 'id,title,description\n1,red dress,"of\nsilk"\n2,,\n'
+    json_rows = '{"title": "red dress", "description": "of\\nsilk"}\n\n{"title": null}\n'
+    (tmp_path / name).write_text(csv_rows if name.endswith("csv") else json_rows)
+    assert list(texts_of(tmp_path)) == ["red dress\nof\nsilk", "\n"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("products.jsonl", b'{"title": "dress"}\n{"title'),
+        ("products.jsonl", b'["dress"]'),
+        ("products.csv", b"title\n" + b"x" * 200_000),  # Beyond what a field of a CSV file may have.
+        ("products.csv", b"\xff\xfe"),
+        ("products.parquet", b""),
+    ],
+)
+def test_a_catalogue_that_cannot_be_read_is_refused_by_its_name(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadCatalogue, match=tmp_path.name):
+        list(texts_of(tmp_path))
+
+
+def test_only_the_most_frequent_words_have_vectors_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words, "MAX_WORDS", 3)
+    trained = words.train([["red", "dress"], ["red", "shoes"], ["dress", "red", "zebra"], ["zebra"]], tmp_path / "bin")
+    assert sorted(trained.known) == ["</s>", "dress", "red", "zebra"]
+    assert trained.vector("shoes").shape == (trained.dim,)
+
+
+def test_few_texts_are_read_often_and_many_seldom() -> None:
+    assert [words.epochs(tokens) for tokens in (1, 1_800, 18_000, 200_000, 1 << 40)] == [1000, 250, 50, 9, 5]
+
+
+def test_one_word_a_thousand_times_trains_and_ends(tmp_path: Path) -> None:
+    """Negative sampling looks for another word: the end of the line is one."""
+    train(["dress " * 1000], tmp_path / "one")
+    assert text.load(tmp_path / "one").encode(["dress"]).any()
+
+
 @pytest.mark.data
 @pytest.mark.slow
 def test_real_titles_are_nearest_to_those_of_their_kind(real_data: Path, tmp_path: Path) -> None:
-    """Leave-one-out precision@10 by article type on 3,000 titles: .68 when this was written, chance .05."""
+    """Leave-one-out precision@10 by article type on 3,000 titles: .71 when this was written, TF-IDF .65, chance .05."""
     with gzip.open(real_data / "fashion" / "fashion_products.csv.gz", "rt", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:3000]]
@@ -140,7 +185,7 @@ def test_real_titles_are_nearest_to_those_of_their_kind(real_data: Path, tmp_pat
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -2)
     nearest = np.argpartition(-scores, 10, axis=1)[:, :10]
-    assert (kinds[nearest] == kinds[:, None]).mean() > 0.6
+    assert (kinds[nearest] == kinds[:, None]).mean() > 0.67
     # Words that training never saw are encoded through their subwords.
     for unseen, seen, other in (("wattch", "watch", "shirt"), ("shoess", "shoes", "dress")):
         known = {word for row in rows for word in row["title"].lower().split()}

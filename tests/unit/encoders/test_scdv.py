@@ -1,0 +1,94 @@
+"""Sparse composite document vectors: the arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from encoders import scdv
+from lookalike.vectors import F32
+
+
+def _two_groups(each: int = 30, dim: int = 8) -> F32:
+    random = np.random.default_rng(0)
+    centres = np.repeat(np.eye(2, dim), each, axis=0)
+    return (5 * centres + random.normal(0, 0.3, (2 * each, dim))).astype(np.float32)
+
+
+def test_words_of_one_group_have_the_same_topic_and_those_of_two_do_not() -> None:
+    words = _two_groups()
+    topics = scdv.fit_topics(words, 2, seed=0)
+    shares = topics.probabilities(words)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+    favourite = shares.argmax(axis=1)
+    assert len(set(favourite[:30])) == len(set(favourite[30:])) == 1
+    assert favourite[0] != favourite[30]
+
+
+def test_probabilities_are_those_of_the_mixture_made_softer() -> None:
+    from sklearn.mixture import GaussianMixture
+
+    words = _two_groups()
+    topics = scdv.fit_topics(words, 2, seed=0)
+    reference = GaussianMixture(2, covariance_type="diag")
+    reference.weights_, reference.means_ = np.exp(topics.log_weights), topics.means
+    reference.covariances_, reference.precisions_cholesky_ = 1 / topics.precisions, np.sqrt(topics.precisions)
+    unit = words / np.linalg.norm(words, axis=1, keepdims=True)
+    logs = reference._estimate_weighted_log_prob(unit) / scdv.TEMPERATURE
+    expected = np.exp(logs - logs.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(
+        topics.probabilities(words), expected / expected.sum(axis=1, keepdims=True), rtol=1e-2, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("words", [1, 2, 3])
+def test_fewer_words_than_clusters_make_fewer_clusters(words: int) -> None:
+    topics = scdv.fit_topics(_two_groups()[:words], 20, seed=0)
+    assert 1 <= len(topics.means) <= words
+    assert np.isfinite(topics.probabilities(_two_groups())).all()
+
+
+def test_a_document_is_the_sum_over_its_words_of_weight_topic_and_vector() -> None:
+    random = np.random.default_rng(1)
+    weights, topics, words = (random.random(shape).astype(np.float32) for shape in ((3,), (3, 4), (3, 5)))
+    by_hand = sum(np.outer(t, w).ravel() * idf for idf, t, w in zip(weights, topics, words, strict=True))
+    np.testing.assert_allclose(
+        scdv.composite(weights, topics, words), by_hand / np.linalg.norm(by_hand), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_only_small_components_become_zeros() -> None:
+    documents = np.array([[1, -0.5, 0.01, 0], [0.8, -0.6, 0.02, 0.3]], dtype=np.float32)
+    threshold = scdv.threshold_of(documents)
+    assert threshold == pytest.approx(0.04 * (0.55 + 0.9) / 2)
+    np.testing.assert_array_equal(
+        scdv.sparse(documents, threshold), np.array([[1, -0.5, 0, 0], [0.8, -0.6, 0, 0.3]], dtype=np.float32)
+    )
+
+
+def test_a_projection_keeps_the_angles_of_documents_that_fit_into_it() -> None:
+    random = np.random.default_rng(2)
+    documents = (random.normal(size=(40, 6)) @ random.normal(size=(6, 100))).astype(np.float32)
+    projection = scdv.fit_projection(documents, 6, seed=0)
+    assert projection.shape == (100, 6)
+    projected = documents @ projection
+    np.testing.assert_allclose(projected @ projected.T, documents @ documents.T, rtol=1e-3, atol=1e-2)
+
+
+def test_a_word_is_rarer_the_fewer_documents_have_it_however_often() -> None:
+    idf = scdv.idf_of([np.array([0, 1]), np.array([0, 2, 2, 2]), np.array([0])], 4)
+    assert idf[0] == pytest.approx(1)
+    assert idf[0] < idf[1] == idf[2] < idf[3]
+
+
+def test_an_unseen_word_loses_only_the_share_of_the_centre_that_is_in_it() -> None:
+    centre = np.array([2, 0], dtype=np.float32)
+    assert scdv.guessed(np.array([1, 1], dtype=np.float32), centre, 0.1).tolist() == [0, 1]
+    assert scdv.guessed(np.array([3, 1], dtype=np.float32), centre, 0.1).tolist() == [1, 1]
+    assert scdv.guessed(np.array([-1, 1], dtype=np.float32), centre, 0.1).tolist() == [-1, 1]
+    assert scdv.guessed(np.array([1, 1], dtype=np.float32), np.zeros(2, dtype=np.float32), 0.1).tolist() == [1, 1]
+
+
+def test_a_word_of_subwords_that_training_never_saw_says_nothing() -> None:
+    faint = np.array([0.05, 0.05], dtype=np.float32)
+    assert not scdv.guessed(faint, np.array([2, 0], dtype=np.float32), 0.1).any()
