@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from encoders import scdv, words
 from encoders.text import FASTTEXT, FORMAT, KINDS, MANIFEST, digest_of, fingerprint_of
@@ -59,7 +60,9 @@ def train(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     vocabulary = words.train(documents, part / FASTTEXT)
-    arrays, facts = _learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, say=say)
+    # More threads take ten times as long where they have to wait for cores, and add in another order each time.
+    with threadpool_limits(1):
+        arrays, facts = _learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, say=say)
     fingerprint = _described(part, kind, arrays, facts)
     part.rename(out)
     return fingerprint
