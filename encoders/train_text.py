@@ -60,6 +60,8 @@ def train(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     vocabulary = words.train(documents, part / FASTTEXT)
+    import sklearn.mixture  # noqa: F401  # Brings its own BLAS and OpenMP: only what is loaded can be limited.
+
     # More threads take ten times as long where they have to wait for cores, and add in another order each time.
     with threadpool_limits(1):
         arrays, facts = _learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, say=say)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from encoders import text, words
 from encoders.train_text import main, texts_of, train
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 GARMENTS = {"dress": "ワンピース", "sneakers": "スニーカー", "mug": "マグカップ", "lamp": "ランプ"}
 COLOURS = {"red": "赤い", "blue": "青い", "green": "緑の", "white": "白い", "black": "黒い"}
 TITLES = [
@@ -68,6 +71,16 @@ def test_the_same_words_and_seed_give_the_same_fingerprint_and_others_another(tm
     prints = [train(TITLES, tmp_path / str(i), dim=16) for i in range(2)]
     assert prints[0] == prints[1]
     assert train(TITLES[1:], tmp_path / "other", dim=16) != prints[0]
+
+
+def test_another_process_gives_the_same_fingerprint(tmp_path: Path) -> None:
+    """Whatever was loaded, allocated and freed before: a first training once ran on more threads than the second."""
+    (tmp_path / "titles.txt").write_text("\n".join(TITLES))
+    command = [sys.executable, "-m", "lookalike", "encoders", "train-text", "titles.txt", "a", "--dim", "16", "--json"]
+    told = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, check=True, text=True
+    )
+    assert json.loads(told.stdout)["fingerprint"] == train(TITLES, tmp_path / "b", dim=16)
 
 
 @pytest.mark.parametrize("texts", [["dress"], ["dress", "dress", ""], ["靴", "靴 赤"]])
