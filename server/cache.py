@@ -26,8 +26,8 @@ class Cache(Protocol):
     async def close(self) -> None: ...
 
 
-def cache_key(version: str, request: search_pb2.SearchRequest, query: Query) -> str:
-    """The same for every request that means the same and asks the same version.
+def cache_key(version: str, policy: str, request: search_pb2.SearchRequest, query: Query) -> str:
+    """The same for every request that means the same, under the same policy for AUTO, and asks the same version.
 
     `min_coverage` does not count, since only whole answers are kept; nor do defaults and the order of filter lists.
     """
@@ -40,7 +40,8 @@ def cache_key(version: str, request: search_pb2.SearchRequest, query: Query) -> 
         canonical.filter.CopyFrom(query.filter)
     for example, parsed in zip(canonical.examples, query.examples, strict=True):
         example.weight = parsed.weight
-    digest = blake2b(canonical.SerializeToString(deterministic=True), digest_size=16, person=b"search").hexdigest()
+    meant = policy.encode() + b"\0" + canonical.SerializeToString(deterministic=True)
+    digest = blake2b(meant, digest_size=16, person=b"search").hexdigest()
     return f"{version}:{digest}"
 
 

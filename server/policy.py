@@ -24,6 +24,7 @@ class AutoPolicy:
 
     table: Mapping[str, Space.ValueType]
     rest: Space.ValueType
+    text: str  # As it was given: answers under another policy are other answers.
 
     @classmethod
     def parse(cls, entries: Sequence[str]) -> AutoPolicy:
@@ -38,7 +39,7 @@ class AutoPolicy:
             table[category] = _NAMES[name]
         if "*" not in table:
             raise BadSettings("auto policy: no entry for * (every other category)")
-        return cls(table, table.pop("*"))
+        return cls(table, table.pop("*"), ",".join(entries))
 
     def space_of(self, category: str) -> Space.ValueType:
         path = category

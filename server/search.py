@@ -44,7 +44,7 @@ class Searcher:
             deadline = deadline.or_after(self.default_deadline_s)
             query = parse_query(request)
             snapshot = self.fleet.snapshot()
-            key = cache_key(snapshot.version, request, query)
+            key = cache_key(snapshot.version, self.policy.text, request, query)
             with watch.stage("cache"):
                 kept = await self.cache.get(key)
             if kept is not None:

@@ -134,9 +134,9 @@ async def test_one_late_call_costs_its_own_answer_alone() -> None:
     await cache.close()
 
 
-def key_of(version: str = "v1", **fields: object) -> str:
+def key_of(version: str = "v1", policy: str = "*=text", **fields: object) -> str:
     request = SearchRequest(**{"examples": [Example(product_id="p")], **fields})  # type: ignore[arg-type]
-    return cache_key(version, request, parse_query(request))
+    return cache_key(version, policy, request, parse_query(request))
 
 
 def test_requests_that_mean_the_same_have_one_key() -> None:
@@ -149,6 +149,7 @@ def test_requests_that_mean_different_things_or_versions_have_different_keys() -
     keys = [
         key_of(),
         key_of("v2"),
+        key_of(policy="*=image"),
         key_of(limit=11),
         key_of(space=1),
         key_of(exact=True),
