@@ -33,8 +33,8 @@ class GatewaySettings(ProcessSettings):
     shard_timeout_s: float = setting(
         2.0, "time for a shard; after it the answer is partial, and says so", at_least=0.001, at_most=600
     )
-    # One batch at a time costs a third less CPU per query under load than two, and no latency: an RPC costs a process
-    # 0.3 ms whatever it carries, so fewer and larger ones win (benchmarks/results/vector_search.json).
+    # One batch at a time cost a fifth to a third less CPU per query than two, with 16 and 64 queries in flight over two
+    # shards: an RPC costs a process 0.3 ms whatever it carries, so fewer and larger ones win.
     shard_inflight: int = setting(
         1, "batches under way per shard; queries that come meanwhile go together in the next", at_least=1, at_most=64
     )

@@ -18,6 +18,7 @@ from lookalike.deadline import Deadline
 from lookalike.errors import DeadlineGone, LookalikeError, Overloaded, Unavailable
 from lookalike.partition import shard_of
 from protos.lookalike.v1 import index_pb2, index_pb2_grpc, types_pb2
+from server import metrics
 from server.settings import GatewaySettings
 from server.topology import Snapshot, snapshot_of
 
@@ -150,7 +151,9 @@ class Fleet:
             latest = snapshot_of(states, self._snapshot.version if self._snapshot else None)
         except Unavailable as error:
             self._problem = str(error)
+            metrics.SHARDS_SERVING.set(0)
             return
+        metrics.SHARDS_SERVING.set(sum(latest.serving))
         if latest != self._snapshot:
             log.info("version %s; serving: %s", latest.version, latest.serving)
             self._snapshot = latest

@@ -11,6 +11,7 @@ import grpc.aio
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from prometheus_client import REGISTRY
 
 from lookalike.errors import Overloaded, Unavailable
 from lookalike.vectors import pack
@@ -283,7 +284,9 @@ async def test_the_catalogue_is_told_whole_and_in_order() -> None:
 
 async def test_the_catalogue_is_an_error_and_not_a_short_list_without_a_shard() -> None:
     async with a_scene() as scene:
+        assert REGISTRY.get_sample_value("lookalike_shards_serving") == 2
         await a_broken_shard(scene)
+        assert REGISTRY.get_sample_value("lookalike_shards_serving") == 1
         assert (await refused(scene.catalog.Count(CountRequest()))).code() is grpc.StatusCode.UNAVAILABLE
         with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
             [product async for product in scene.catalog.List(ListRequest())]
