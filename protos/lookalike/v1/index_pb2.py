@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.lookalike.v1 import types_pb2 as protos_dot_lookalike_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/lookalike/v1/index.proto\x12\x0clookalike.v1\x1a\x1fprotos/lookalike/v1/types.proto\"\x11\n\x0f\x44\x65scribeRequest\"y\n\nShardState\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0e\n\x06shards\x18\x03 \x01(\r\x12(\n\x06spaces\x18\x04 \x03(\x0b\x32\x18.lookalike.v1.SpaceState\x12\x11\n\tdocuments\x18\x05 \x01(\x04\"a\n\nSpaceState\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12\x11\n\tdocuments\x18\x04 \x03(\x04\"P\n\x12ShardSearchRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x07queries\x18\x02 \x03(\x0b\x32\x18.lookalike.v1.ShardQuery\"\x80\x01\n\nShardQuery\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\t\n\x01k\x18\x03 \x01(\r\x12$\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\"?\n\x13ShardSearchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.ShardHits\"I\n\tShardHits\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\x12\x10\n\x08products\x18\x03 \x03(\x0c\x12\r\n\x05\x65rror\x18\x04 \x01(\t\"h\n\x0c\x46\x65tchRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12$\n\x07vectors\x18\x03 \x03(\x0e\x32\x13.lookalike.v1.Space\x12\x14\n\x0c\x64\x65scriptions\x18\x04 \x01(\x08\"8\n\rFetchResponse\x12\'\n\x08products\x18\x01 \x03(\x0b\x32\x15.lookalike.v1.Fetched\"]\n\x07\x46\x65tched\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12*\n\x07vectors\x18\x02 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\"A\n\x0bSpaceVector\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"J\n\x11ShardCountRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x14.lookalike.v1.Filter\"#\n\x12ShardCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"X\n\x10ShardListRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\".\n\rShardListPage\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x10\n\x08products\x18\x02 \x03(\x0c\"Q\n\x14OpaqueSearchResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.OpaqueHit\x12\x12\n\nprovenance\x18\x02 \x01(\x0c\"+\n\tOpaqueHit\x12\x0f\n\x07product\x18\x01 \x01(\x0c\x12\r\n\x05score\x18\x02 \x01(\x02\x32\xf5\x02\n\nIndexShard\x12\x43\n\x08\x44\x65scribe\x12\x1d.lookalike.v1.DescribeRequest\x1a\x18.lookalike.v1.ShardState\x12M\n\x06Search\x12 .lookalike.v1.ShardSearchRequest\x1a!.lookalike.v1.ShardSearchResponse\x12@\n\x05\x46\x65tch\x12\x1a.lookalike.v1.FetchRequest\x1a\x1b.lookalike.v1.FetchResponse\x12J\n\x05\x43ount\x12\x1f.lookalike.v1.ShardCountRequest\x1a .lookalike.v1.ShardCountResponse\x12\x45\n\x04List\x12\x1e.lookalike.v1.ShardListRequest\x1a\x1b.lookalike.v1.ShardListPage0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/lookalike/v1/index.proto\x12\x0clookalike.v1\x1a\x1fprotos/lookalike/v1/types.proto\"\x11\n\x0f\x44\x65scribeRequest\"y\n\nShardState\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0e\n\x06shards\x18\x03 \x01(\r\x12(\n\x06spaces\x18\x04 \x03(\x0b\x32\x18.lookalike.v1.SpaceState\x12\x11\n\tdocuments\x18\x05 \x01(\x04\"a\n\nSpaceState\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12\x11\n\tdocuments\x18\x04 \x03(\x04\"P\n\x12ShardSearchRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x07queries\x18\x02 \x03(\x0b\x32\x18.lookalike.v1.ShardQuery\"\x95\x01\n\nShardQuery\x12*\n\x07vectors\x18\x06 \x03(\x0b\x32\x19.lookalike.v1.QueryVector\x12\t\n\x01k\x18\x03 \x01(\r\x12$\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08J\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03\"Q\n\x0bQueryVector\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"?\n\x13ShardSearchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.ShardHits\"\\\n\tShardHits\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\x12\x10\n\x08products\x18\x03 \x03(\x0c\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x11\n\texplained\x18\x05 \x01(\x0c\"h\n\x0c\x46\x65tchRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12$\n\x07vectors\x18\x03 \x03(\x0e\x32\x13.lookalike.v1.Space\x12\x14\n\x0c\x64\x65scriptions\x18\x04 \x01(\x08\"8\n\rFetchResponse\x12\'\n\x08products\x18\x01 \x03(\x0b\x32\x15.lookalike.v1.Fetched\"]\n\x07\x46\x65tched\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12*\n\x07vectors\x18\x02 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\"A\n\x0bSpaceVector\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"J\n\x11ShardCountRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x14.lookalike.v1.Filter\"#\n\x12ShardCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"X\n\x10ShardListRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\".\n\rShardListPage\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x10\n\x08products\x18\x02 \x03(\x0c\"Q\n\x14OpaqueSearchResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.OpaqueHit\x12\x12\n\nprovenance\x18\x02 \x01(\x0c\"U\n\tOpaqueHit\x12\x0f\n\x07product\x18\x01 \x01(\x0c\x12\r\n\x05score\x18\x02 \x01(\x02\x12(\n\x06scores\x18\x03 \x03(\x0b\x32\x18.lookalike.v1.SpaceScore2\xf5\x02\n\nIndexShard\x12\x43\n\x08\x44\x65scribe\x12\x1d.lookalike.v1.DescribeRequest\x1a\x18.lookalike.v1.ShardState\x12M\n\x06Search\x12 .lookalike.v1.ShardSearchRequest\x1a!.lookalike.v1.ShardSearchResponse\x12@\n\x05\x46\x65tch\x12\x1a.lookalike.v1.FetchRequest\x1a\x1b.lookalike.v1.FetchResponse\x12J\n\x05\x43ount\x12\x1f.lookalike.v1.ShardCountRequest\x1a .lookalike.v1.ShardCountResponse\x12\x45\n\x04List\x12\x1e.lookalike.v1.ShardListRequest\x1a\x1b.lookalike.v1.ShardListPage0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,31 +41,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHARDSEARCHREQUEST']._serialized_start=323
   _globals['_SHARDSEARCHREQUEST']._serialized_end=403
   _globals['_SHARDQUERY']._serialized_start=406
-  _globals['_SHARDQUERY']._serialized_end=534
-  _globals['_SHARDSEARCHRESPONSE']._serialized_start=536
-  _globals['_SHARDSEARCHRESPONSE']._serialized_end=599
-  _globals['_SHARDHITS']._serialized_start=601
-  _globals['_SHARDHITS']._serialized_end=674
-  _globals['_FETCHREQUEST']._serialized_start=676
-  _globals['_FETCHREQUEST']._serialized_end=780
-  _globals['_FETCHRESPONSE']._serialized_start=782
-  _globals['_FETCHRESPONSE']._serialized_end=838
-  _globals['_FETCHED']._serialized_start=840
-  _globals['_FETCHED']._serialized_end=933
-  _globals['_SPACEVECTOR']._serialized_start=935
-  _globals['_SPACEVECTOR']._serialized_end=1000
-  _globals['_SHARDCOUNTREQUEST']._serialized_start=1002
-  _globals['_SHARDCOUNTREQUEST']._serialized_end=1076
-  _globals['_SHARDCOUNTRESPONSE']._serialized_start=1078
-  _globals['_SHARDCOUNTRESPONSE']._serialized_end=1113
-  _globals['_SHARDLISTREQUEST']._serialized_start=1115
-  _globals['_SHARDLISTREQUEST']._serialized_end=1203
-  _globals['_SHARDLISTPAGE']._serialized_start=1205
-  _globals['_SHARDLISTPAGE']._serialized_end=1251
-  _globals['_OPAQUESEARCHRESPONSE']._serialized_start=1253
-  _globals['_OPAQUESEARCHRESPONSE']._serialized_end=1334
-  _globals['_OPAQUEHIT']._serialized_start=1336
-  _globals['_OPAQUEHIT']._serialized_end=1379
-  _globals['_INDEXSHARD']._serialized_start=1382
-  _globals['_INDEXSHARD']._serialized_end=1755
+  _globals['_SHARDQUERY']._serialized_end=555
+  _globals['_QUERYVECTOR']._serialized_start=557
+  _globals['_QUERYVECTOR']._serialized_end=638
+  _globals['_SHARDSEARCHRESPONSE']._serialized_start=640
+  _globals['_SHARDSEARCHRESPONSE']._serialized_end=703
+  _globals['_SHARDHITS']._serialized_start=705
+  _globals['_SHARDHITS']._serialized_end=797
+  _globals['_FETCHREQUEST']._serialized_start=799
+  _globals['_FETCHREQUEST']._serialized_end=903
+  _globals['_FETCHRESPONSE']._serialized_start=905
+  _globals['_FETCHRESPONSE']._serialized_end=961
+  _globals['_FETCHED']._serialized_start=963
+  _globals['_FETCHED']._serialized_end=1056
+  _globals['_SPACEVECTOR']._serialized_start=1058
+  _globals['_SPACEVECTOR']._serialized_end=1123
+  _globals['_SHARDCOUNTREQUEST']._serialized_start=1125
+  _globals['_SHARDCOUNTREQUEST']._serialized_end=1199
+  _globals['_SHARDCOUNTRESPONSE']._serialized_start=1201
+  _globals['_SHARDCOUNTRESPONSE']._serialized_end=1236
+  _globals['_SHARDLISTREQUEST']._serialized_start=1238
+  _globals['_SHARDLISTREQUEST']._serialized_end=1326
+  _globals['_SHARDLISTPAGE']._serialized_start=1328
+  _globals['_SHARDLISTPAGE']._serialized_end=1374
+  _globals['_OPAQUESEARCHRESPONSE']._serialized_start=1376
+  _globals['_OPAQUESEARCHRESPONSE']._serialized_end=1457
+  _globals['_OPAQUEHIT']._serialized_start=1459
+  _globals['_OPAQUEHIT']._serialized_end=1544
+  _globals['_INDEXSHARD']._serialized_start=1547
+  _globals['_INDEXSHARD']._serialized_end=1920
 # @@protoc_insertion_point(module_scope)

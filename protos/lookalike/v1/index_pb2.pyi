@@ -129,34 +129,68 @@ Global___ShardSearchRequest: _TypeAlias = ShardSearchRequest  # noqa: Y015
 class ShardQuery(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    SPACE_FIELD_NUMBER: _builtins.int
-    VECTOR_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
-    space: _types_pb2.Space.ValueType
-    vector: _builtins.bytes
-    """float32, unit norm."""
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     exact: _builtins.bool
+    """Compare with every vector: all products are candidates."""
+    explain: _builtins.bool
+    """Tell each cosine of each hit."""
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryVector]:
+        """One: the nearest in its space. Several, of different spaces: late fusion. The candidates are the nearest in each
+        space; the best of them all by the weighted sum of their cosines in every one of these spaces are the answer (0
+        where a product has no vector).
+        """
+
     @_builtins.property
     def filter(self) -> _types_pb2.Filter: ...
     def __init__(
         self,
         *,
-        space: _types_pb2.Space.ValueType = ...,
-        vector: _builtins.bytes = ...,
+        vectors: _abc.Iterable[Global___QueryVector] | None = ...,
         k: _builtins.int = ...,
         filter: _types_pb2.Filter | None = ...,
         exact: _builtins.bool = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "filter", b"filter", "k", b"k", "space", b"space", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explain", b"explain", "filter", b"filter", "k", b"k", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardQuery: _TypeAlias = ShardQuery  # noqa: Y015
+
+@_typing.final
+class QueryVector(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    space: _types_pb2.Space.ValueType
+    vector: _builtins.bytes
+    """float32, unit norm."""
+    weight: _builtins.float
+    """Above 0; not looked at where it is the only one."""
+    def __init__(
+        self,
+        *,
+        space: _types_pb2.Space.ValueType = ...,
+        vector: _builtins.bytes = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["space", b"space", "vector", b"vector", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryVector: _TypeAlias = QueryVector  # noqa: Y015
 
 @_typing.final
 class ShardSearchResponse(_message.Message):
@@ -188,10 +222,13 @@ class ShardHits(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     PRODUCTS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    EXPLAINED_FIELD_NUMBER: _builtins.int
     scores: _builtins.bytes
     """float32 cosines, as many as ids."""
     error: _builtins.str
     """Why this query alone failed (say, a vector of a wrong dimension); empty: it did not."""
+    explained: _builtins.bytes
+    """With `explain`: float32 cosines, for each hit one per vector of the query, in its order."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """By falling score, equal scores by rising id."""
@@ -207,10 +244,11 @@ class ShardHits(_message.Message):
         scores: _builtins.bytes = ...,
         products: _abc.Iterable[_builtins.bytes] | None = ...,
         error: _builtins.str = ...,
+        explained: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "ids", b"ids", "products", b"products", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "explained", b"explained", "ids", b"ids", "products", b"products", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -448,17 +486,21 @@ class OpaqueHit(_message.Message):
 
     PRODUCT_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     product: _builtins.bytes
     score: _builtins.float
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceScore]: ...
     def __init__(
         self,
         *,
         product: _builtins.bytes = ...,
         score: _builtins.float = ...,
+        scores: _abc.Iterable[_types_pb2.SpaceScore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "score", b"score", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,7 +88,10 @@ class SearchRequest(_message.Message):
     EXCLUDE_SAME_SHOP_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     MIN_COVERAGE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
+    """Photos together with texts under AUTO: the product space; without one, image and text half and half."""
     limit: _builtins.int
     """1..1000; 10 unless set. The products given as examples are never among the hits."""
     exclude_same_shop: _builtins.bool
@@ -97,12 +100,24 @@ class SearchRequest(_message.Message):
     """Compare with every vector (brute force), for audits."""
     min_coverage: _builtins.float
     """0..1; below it the answer is UNAVAILABLE. Unless set, a partial answer is an answer."""
+    explain: _builtins.bool
+    """Tell the score in each space, with each hit."""
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
-        """At most 16. Several are one query: the normalised sum of weight x unit vector, in one space."""
+        """At most 16. Several are one query: in each space that is searched, the normalised sum of weight x unit vector. In
+        the product space, photos and texts of positive weight are one product: fused as a product's photo and title are.
+        """
 
     @_builtins.property
     def filter(self) -> _types_pb2.Filter: ...
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceWeight]:
+        """Late fusion: of the nearest in each of these spaces, the best by the weighted mean of the cosines in all of them.
+        Each space once; `space` stays AUTO. Photos count in IMAGE and PRODUCT, texts in TEXT and PRODUCT, products in all
+        spaces that they have a vector in. A space that no example counts in is an error; one in which only the example
+        products lack a vector is left out, and said to be in `degraded`.
+        """
+
     def __init__(
         self,
         *,
@@ -113,10 +128,12 @@ class SearchRequest(_message.Message):
         exclude_same_shop: _builtins.bool = ...,
         exact: _builtins.bool = ...,
         min_coverage: _builtins.float | None = ...,
+        weights: _abc.Iterable[_types_pb2.SpaceWeight] | None = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_min_coverage", b"_min_coverage", "filter", b"filter", "limit", b"limit", "min_coverage", b"min_coverage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_min_coverage", b"_min_coverage", "exact", b"exact", "examples", b"examples", "exclude_same_shop", b"exclude_same_shop", "filter", b"filter", "limit", b"limit", "min_coverage", b"min_coverage", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_min_coverage", b"_min_coverage", "exact", b"exact", "examples", b"examples", "exclude_same_shop", b"exclude_same_shop", "explain", b"explain", "filter", b"filter", "limit", b"limit", "min_coverage", b"min_coverage", "space", b"space", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -161,19 +178,27 @@ class Hit(_message.Message):
 
     PRODUCT_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """Cosine similarity with the query vector, -1..1, computed on the full vectors."""
+    """Cosine similarity with the query vector, -1..1, computed on the full vectors; of several spaces"""
     @_builtins.property
     def product(self) -> _types_pb2.Product: ...
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceScore]:
+        """their weighted mean.
+        With `explain`: in the order of the provenance's spaces.
+        """
+
     def __init__(
         self,
         *,
         product: _types_pb2.Product | None = ...,
         score: _builtins.float = ...,
+        scores: _abc.Iterable[_types_pb2.SpaceScore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "score", b"score", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,8 +211,8 @@ class Provenance(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
-    SPACE_FIELD_NUMBER: _builtins.int
-    ENCODER_FIELD_NUMBER: _builtins.int
+    SPACES_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
     DOCUMENTS_SEARCHED_FIELD_NUMBER: _builtins.int
     DOCUMENTS_TOTAL_FIELD_NUMBER: _builtins.int
@@ -199,21 +224,23 @@ class Provenance(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of the index that answered."""
-    space: _types_pb2.Space.ValueType
-    """The space that was searched, never AUTO."""
-    encoder: _builtins.str
-    """The fingerprint of the encoder that made the space's vectors."""
+    policy: _builtins.str
+    """The entry of AUTO's policy that chose the space: "fashion=image"; empty: none did."""
     coverage: _builtins.float
     """documents_searched / documents_total; 1 where there is nothing to search."""
     documents_searched: _builtins.int
-    """Vectors of the space, before filters, in the shards that answered."""
+    """Vectors of the spaces, before filters, in the shards that answered."""
     documents_total: _builtins.int
-    """Vectors of the space in the whole version."""
+    """Vectors of the spaces in the whole version."""
     shards_asked: _builtins.int
     shards_answered: _builtins.int
     exact: _builtins.bool
     cached: _builtins.bool
     """An earlier answer of this version to the same request."""
+    @_builtins.property
+    def spaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchedSpace]:
+        """By number; more than one in a late fusion."""
+
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why this answer is less than it could be; empty when it is not."""
@@ -226,8 +253,8 @@ class Provenance(_message.Message):
         self,
         *,
         version: _builtins.str = ...,
-        space: _types_pb2.Space.ValueType = ...,
-        encoder: _builtins.str = ...,
+        spaces: _abc.Iterable[Global___SearchedSpace] | None = ...,
+        policy: _builtins.str = ...,
         coverage: _builtins.float = ...,
         documents_searched: _builtins.int = ...,
         documents_total: _builtins.int = ...,
@@ -240,11 +267,199 @@ class Provenance(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "coverage", b"coverage", "degraded", b"degraded", "documents_searched", b"documents_searched", "documents_total", b"documents_total", "encoder", b"encoder", "exact", b"exact", "shards_answered", b"shards_answered", "shards_asked", b"shards_asked", "space", b"space", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "coverage", b"coverage", "degraded", b"degraded", "documents_searched", b"documents_searched", "documents_total", b"documents_total", "exact", b"exact", "policy", b"policy", "shards_answered", b"shards_answered", "shards_asked", b"shards_asked", "spaces", b"spaces", "timings", b"timings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Provenance: _TypeAlias = Provenance  # noqa: Y015
+
+@_typing.final
+class SearchedSpace(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    space: _types_pb2.Space.ValueType
+    """Never AUTO."""
+    encoder: _builtins.str
+    """The fingerprint of the encoder that made the space's vectors."""
+    weight: _builtins.float
+    """Its share: 1 where it is the only one."""
+    def __init__(
+        self,
+        *,
+        space: _types_pb2.Space.ValueType = ...,
+        encoder: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "space", b"space", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchedSpace: _TypeAlias = SearchedSpace  # noqa: Y015
+
+@_typing.final
+class ClassifyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """Set product_id alone, or image, or text, or image and text of one product."""
+    image: _builtins.bytes
+    """As in Example."""
+    text: _builtins.str
+    """As in Example."""
+    limit: _builtins.int
+    """Most categories in the answer, 1..100; 5 unless set."""
+    precision: _builtins.float
+    """0.5..0.99: abstain rather than give answers of which fewer than this share are right; 0.9 unless set."""
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str | None = ...,
+        image: _builtins.bytes | None = ...,
+        text: _builtins.str | None = ...,
+        limit: _builtins.int | None = ...,
+        precision: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_limit", b"_limit", "_precision", b"_precision", "_product_id", b"_product_id", "_text", b"_text", "image", b"image", "limit", b"limit", "precision", b"precision", "product_id", b"product_id", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image", b"_image", "_limit", b"_limit", "_precision", b"_precision", "_product_id", b"_product_id", "_text", b"_text", "image", b"image", "limit", b"limit", "precision", b"precision", "product_id", b"product_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__image: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofArgType__image: _TypeAlias = _typing.Literal["_image", b"_image"]  # noqa: Y015
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    _WhichOneofReturnType__product_id: _TypeAlias = _typing.Literal["product_id"]  # noqa: Y015
+    _WhichOneofArgType__product_id: _TypeAlias = _typing.Literal["_product_id", b"_product_id"]  # noqa: Y015
+    _WhichOneofReturnType__text: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
+    _WhichOneofArgType__text: _TypeAlias = _typing.Literal["_text", b"_text"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__image) -> _WhichOneofReturnType__image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__product_id) -> _WhichOneofReturnType__product_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text) -> _WhichOneofReturnType__text | None: ...
+
+Global___ClassifyRequest: _TypeAlias = ClassifyRequest  # noqa: Y015
+
+@_typing.final
+class ClassifyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    ABSTAINED_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    """Empty: the classifier abstains."""
+    abstained: _builtins.str
+    """Why it does; empty: it does not."""
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___CategoryProbability]:
+        """The likeliest by falling probability, whether it abstains or not."""
+
+    @_builtins.property
+    def provenance(self) -> Global___ClassifyProvenance: ...
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        abstained: _builtins.str = ...,
+        categories: _abc.Iterable[Global___CategoryProbability] | None = ...,
+        provenance: Global___ClassifyProvenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "categories", b"categories", "category", b"category", "provenance", b"provenance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyResponse: _TypeAlias = ClassifyResponse  # noqa: Y015
+
+@_typing.final
+class CategoryProbability(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    probability: _builtins.float
+    """Calibrated on products that training did not see; of all categories they sum to 1."""
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        probability: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "probability", b"probability"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CategoryProbability: _TypeAlias = CategoryProbability  # noqa: Y015
+
+@_typing.final
+class ClassifyProvenance(_message.Message):
+    """What this classification is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    encoder: _builtins.str
+    """The fingerprint of the product encoder whose classifier this is."""
+    version: _builtins.str
+    """The version of the index that knew the product; empty for photos and texts."""
+    precision: _builtins.float
+    """What was asked for."""
+    threshold: _builtins.float
+    """The probability from which on answers were that precise on held-out products; 2: never."""
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Space.ValueType]:
+        """What there was to go by: IMAGE, TEXT or both."""
+
+    @_builtins.property
+    def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def timings(self) -> Global___Timings: ...
+    def __init__(
+        self,
+        *,
+        encoder: _builtins.str = ...,
+        version: _builtins.str = ...,
+        inputs: _abc.Iterable[_types_pb2.Space.ValueType] | None = ...,
+        precision: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+        degraded: _abc.Iterable[_builtins.str] | None = ...,
+        timings: Global___Timings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "encoder", b"encoder", "inputs", b"inputs", "precision", b"precision", "threshold", b"threshold", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyProvenance: _TypeAlias = ClassifyProvenance  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):

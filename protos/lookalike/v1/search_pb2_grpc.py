@@ -40,6 +40,11 @@ class SimilarProductsStub:
                 request_serializer=protos_dot_lookalike_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
                 response_deserializer=protos_dot_lookalike_dot_v1_dot_search__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/lookalike.v1.SimilarProducts/Classify',
+                request_serializer=protos_dot_lookalike_dot_v1_dot_search__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=protos_dot_lookalike_dot_v1_dot_search__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
 
 
 class SimilarProductsServicer:
@@ -58,6 +63,18 @@ class SimilarProductsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Classify(self, request, context):
+        """Which category does this product, photo or title belong to?
+
+        INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
+        NOT_FOUND            the catalogue lacks the product, or it has neither a photo nor a text vector
+        FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those that serve
+        RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SimilarProductsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +82,11 @@ def add_SimilarProductsServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=protos_dot_lookalike_dot_v1_dot_search__pb2.SearchRequest.FromString,
                     response_serializer=protos_dot_lookalike_dot_v1_dot_search__pb2.SearchResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=protos_dot_lookalike_dot_v1_dot_search__pb2.ClassifyRequest.FromString,
+                    response_serializer=protos_dot_lookalike_dot_v1_dot_search__pb2.ClassifyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,6 +117,33 @@ class SimilarProducts:
             '/lookalike.v1.SimilarProducts/Search',
             protos_dot_lookalike_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
             protos_dot_lookalike_dot_v1_dot_search__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SimilarProducts/Classify',
+            protos_dot_lookalike_dot_v1_dot_search__pb2.ClassifyRequest.SerializeToString,
+            protos_dot_lookalike_dot_v1_dot_search__pb2.ClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

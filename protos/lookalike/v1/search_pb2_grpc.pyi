@@ -41,6 +41,14 @@ class SimilarProductsStub:
     DEADLINE_EXCEEDED    the caller's deadline passed; nothing goes on in the background
     UNAVAILABLE          an encoder or every shard is out of reach, or coverage is below `min_coverage`
     """
+    Classify: _grpc.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]
+    """Which category does this product, photo or title belong to?
+
+    INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
+    NOT_FOUND            the catalogue lacks the product, or it has neither a photo nor a text vector
+    FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those that serve
+    RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
+    """
 
 @_typing.type_check_only
 class SimilarProductsAsyncStub(SimilarProductsStub):
@@ -54,6 +62,14 @@ class SimilarProductsAsyncStub(SimilarProductsStub):
     RESOURCE_EXHAUSTED   overload; RetryInfo says when to come back
     DEADLINE_EXCEEDED    the caller's deadline passed; nothing goes on in the background
     UNAVAILABLE          an encoder or every shard is out of reach, or coverage is below `min_coverage`
+    """
+    Classify: _aio.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]  # type: ignore[assignment]
+    """Which category does this product, photo or title belong to?
+
+    INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
+    NOT_FOUND            the catalogue lacks the product, or it has neither a photo nor a text vector
+    FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those that serve
+    RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
     """
 
 class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
@@ -71,6 +87,20 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED   overload; RetryInfo says when to come back
         DEADLINE_EXCEEDED    the caller's deadline passed; nothing goes on in the background
         UNAVAILABLE          an encoder or every shard is out of reach, or coverage is below `min_coverage`
+        """
+
+    @_abc_1.abstractmethod
+    def Classify(
+        self,
+        request: _search_pb2.ClassifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.ClassifyResponse, _abc.Awaitable[_search_pb2.ClassifyResponse]]:
+        """Which category does this product, photo or title belong to?
+
+        INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
+        NOT_FOUND            the catalogue lacks the product, or it has neither a photo nor a text vector
+        FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those that serve
+        RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
         """
 
 def add_SimilarProductsServicer_to_server(servicer: SimilarProductsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

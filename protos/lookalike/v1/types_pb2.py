@@ -24,17 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/lookalike/v1/types.proto\x12\x0clookalike.v1\"\xa8\x01\n\x07Product\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\x0c\n\x04shop\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\x01\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x10\n\x08in_stock\x18\x08 \x01(\x08\x12\r\n\x05image\x18\t \x01(\t\x12\x0b\n\x03url\x18\n \x01(\t\"\xcc\x01\n\x06\x46ilter\x12\x13\n\x0b\x63\x61tegory_in\x18\x01 \x03(\t\x12\x17\n\x0f\x63\x61tegory_not_in\x18\x02 \x03(\t\x12\x0f\n\x07shop_in\x18\x03 \x03(\t\x12\x13\n\x0bshop_not_in\x18\x04 \x03(\t\x12\x16\n\tmin_price\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tmax_price\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\x08in_stock\x18\x07 \x01(\x08H\x02\x88\x01\x01\x42\x0c\n\n_min_priceB\x0c\n\n_max_priceB\x0b\n\t_in_stock*8\n\x05Space\x12\x0e\n\nSPACE_AUTO\x10\x00\x12\x0f\n\x0bSPACE_IMAGE\x10\x01\x12\x0e\n\nSPACE_TEXT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/lookalike/v1/types.proto\x12\x0clookalike.v1\"A\n\x0bSpaceWeight\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0e\n\x06weight\x18\x02 \x01(\x02\"?\n\nSpaceScore\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\r\n\x05score\x18\x02 \x01(\x02\"\xb6\x01\n\x07Product\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\x0c\n\x04shop\x18\x05 \x01(\t\x12\r\n\x05price\x18\x06 \x01(\x01\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x10\n\x08in_stock\x18\x08 \x01(\x08\x12\r\n\x05image\x18\t \x01(\t\x12\x0b\n\x03url\x18\n \x01(\t\x12\x0c\n\x04tags\x18\x0b \x03(\t\"\xcc\x01\n\x06\x46ilter\x12\x13\n\x0b\x63\x61tegory_in\x18\x01 \x03(\t\x12\x17\n\x0f\x63\x61tegory_not_in\x18\x02 \x03(\t\x12\x0f\n\x07shop_in\x18\x03 \x03(\t\x12\x13\n\x0bshop_not_in\x18\x04 \x03(\t\x12\x16\n\tmin_price\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\tmax_price\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\x08in_stock\x18\x07 \x01(\x08H\x02\x88\x01\x01\x42\x0c\n\n_min_priceB\x0c\n\n_max_priceB\x0b\n\t_in_stock*K\n\x05Space\x12\x0e\n\nSPACE_AUTO\x10\x00\x12\x0f\n\x0bSPACE_IMAGE\x10\x01\x12\x0e\n\nSPACE_TEXT\x10\x02\x12\x11\n\rSPACE_PRODUCT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.lookalike.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SPACE']._serialized_start=427
-  _globals['_SPACE']._serialized_end=483
-  _globals['_PRODUCT']._serialized_start=50
-  _globals['_PRODUCT']._serialized_end=218
-  _globals['_FILTER']._serialized_start=221
-  _globals['_FILTER']._serialized_end=425
+  _globals['_SPACE']._serialized_start=573
+  _globals['_SPACE']._serialized_end=648
+  _globals['_SPACEWEIGHT']._serialized_start=49
+  _globals['_SPACEWEIGHT']._serialized_end=114
+  _globals['_SPACESCORE']._serialized_start=116
+  _globals['_SPACESCORE']._serialized_end=179
+  _globals['_PRODUCT']._serialized_start=182
+  _globals['_PRODUCT']._serialized_end=364
+  _globals['_FILTER']._serialized_start=367
+  _globals['_FILTER']._serialized_end=571
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,8 @@ class _SpaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Space.ValueType
     """How products look."""
     SPACE_TEXT: _Space.ValueType  # 2
     """How their titles and descriptions read."""
+    SPACE_PRODUCT: _Space.ValueType  # 3
+    """Both together, as learnt from the catalogue's categories."""
 
 class Space(_Space, metaclass=_SpaceEnumTypeWrapper):
     """The vocabulary that every service shares.
@@ -46,7 +48,57 @@ SPACE_IMAGE: Space.ValueType  # 1
 """How products look."""
 SPACE_TEXT: Space.ValueType  # 2
 """How their titles and descriptions read."""
+SPACE_PRODUCT: Space.ValueType  # 3
+"""Both together, as learnt from the catalogue's categories."""
 Global___Space: _TypeAlias = Space  # noqa: Y015
+
+@_typing.final
+class SpaceWeight(_message.Message):
+    """How much a space counts in a late fusion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    space: Global___Space.ValueType
+    weight: _builtins.float
+    """Above 0; only its share of the sum of all weights counts."""
+    def __init__(
+        self,
+        *,
+        space: Global___Space.ValueType = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["space", b"space", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpaceWeight: _TypeAlias = SpaceWeight  # noqa: Y015
+
+@_typing.final
+class SpaceScore(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    space: Global___Space.ValueType
+    score: _builtins.float
+    """Cosine similarity in this space; 0 where the product has no vector in it."""
+    def __init__(
+        self,
+        *,
+        space: Global___Space.ValueType = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["score", b"score", "space", b"space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpaceScore: _TypeAlias = SpaceScore  # noqa: Y015
 
 @_typing.final
 class Product(_message.Message):
@@ -62,6 +114,7 @@ class Product(_message.Message):
     IN_STOCK_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """1..256 bytes of UTF-8, unique in the catalogue."""
     title: _builtins.str
@@ -78,6 +131,10 @@ class Product(_message.Message):
     image: _builtins.str
     """Where the photo is, as the catalogue states it; empty: the product has none."""
     url: _builtins.str
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other labels: "colour:red", "women". At most 32 of at most 64 bytes."""
+
     def __init__(
         self,
         *,
@@ -91,10 +148,11 @@ class Product(_message.Message):
         in_stock: _builtins.bool = ...,
         image: _builtins.str = ...,
         url: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "currency", b"currency", "description", b"description", "id", b"id", "image", b"image", "in_stock", b"in_stock", "price", b"price", "shop", b"shop", "title", b"title", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "currency", b"currency", "description", b"description", "id", b"id", "image", b"image", "in_stock", b"in_stock", "price", b"price", "shop", b"shop", "tags", b"tags", "title", b"title", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
