@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -11,14 +12,16 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from encoders.text import load
+from encoders import text
+from encoders.text import TextModel, load
 from encoders.text_client import TextEncoder
-from encoders.text_server import MAX_TEXTS, SERVICE, Encoder, TextEncoderSettings
+from encoders.text_server import MAX_TEXTS, SERVICE, Encoder, TextEncoderSettings, sliced
 from encoders.tokens import MAX_TEXT_BYTES
 from encoders.train_text import train
 from lookalike import rpc
 from lookalike.deadline import Deadline
-from lookalike.errors import Overloaded
+from lookalike.errors import DeadlineGone, Overloaded
+from lookalike.vectors import F32
 from protos.lookalike.v1 import text_encoder_pb2 as pb
 from protos.lookalike.v1 import text_encoder_pb2_grpc
 from tests.rpc.gateways import serving
@@ -74,3 +77,103 @@ async def test_beyond_its_queue_it_refuses_at_once(channel: grpc.aio.Channel) ->
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert any(isinstance(outcome, Overloaded) for outcome in outcomes)
     assert any(not isinstance(outcome, BaseException) for outcome in outcomes)
+
+
+class Held:
+    """A real model that says when a batch begins, and waits with it until it is let go."""
+
+    def __init__(self, model: TextModel) -> None:
+        self._model = model
+        self.fingerprint, self.dim = model.fingerprint, model.dim
+        self.batches: list[list[str]] = []
+        self.began = threading.Event()
+        self.go = threading.Event()
+        self.go.set()
+
+    def encode(self, texts: Sequence[str]) -> F32:
+        self.batches.append(list(texts))
+        self.began.set()
+        self.go.wait(10)
+        return self._model.encode(texts)
+
+    def hold(self) -> None:
+        self.batches.clear()
+        self.began.clear()
+        self.go.clear()
+
+    async def begun(self) -> None:
+        assert await asyncio.to_thread(self.began.wait, 10)
+
+
+@pytest.fixture
+async def held(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Held, grpc.aio.Channel]]:
+    """A server of batches of four that waits at its first one, and a channel to it."""
+    model = Held(load(artifact))
+    monkeypatch.setattr(text, "load", lambda path: model)
+    encoder = Encoder(TextEncoderSettings(max_batch=4, max_waiting=16))
+    await encoder.load(artifact)
+    handler = rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
+    model.hold()
+    async with serving(handler) as address, rpc.channel(address) as made:
+        yield model, made
+    model.go.set()
+    encoder.close()
+
+
+async def test_a_request_of_many_texts_lets_others_in_between(
+    held: tuple[Held, grpc.aio.Channel], artifact: Path
+) -> None:
+    model, channel = held
+    client = TextEncoder(channel)
+    many = [f"dress {i}" for i in range(10)]
+    large = asyncio.create_task(client.encode(many, SOON))
+    await model.begun()
+    small = [asyncio.create_task(client.encode(["mug", *TITLES[:n]], SOON)) for n in (0, 1)]
+    await asyncio.sleep(0.2)  # Until they are there: nothing but the order hangs on it.
+    model.go.set()
+    encoded = await large
+    await asyncio.gather(*small)
+    assert [batch[0] for batch in model.batches] == ["dress 0", "mug", "dress 4", "dress 8"]
+    np.testing.assert_allclose(encoded.vectors, load(artifact).encode(many), atol=1e-6)
+
+
+async def test_a_caller_that_leaves_takes_the_rest_of_its_texts_along(held: tuple[Held, grpc.aio.Channel]) -> None:
+    model, channel = held
+    leaving = asyncio.create_task(TextEncoder(channel).encode(["dress"] * 12, SOON))
+    await model.begun()
+    leaving.cancel()
+    await asyncio.sleep(0.2)  # Until the server knows.
+    model.go.set()
+    assert len((await TextEncoder(channel).encode(["mug"] * 16, SOON)).vectors) == 16  # Nothing waits: all are let in.
+    assert model.batches == [["dress"] * 4, *[["mug"] * 4] * 4]
+
+
+async def test_a_deadline_that_passes_ends_the_work(held: tuple[Held, grpc.aio.Channel]) -> None:
+    model, channel = held
+    with pytest.raises(DeadlineGone):
+        await TextEncoder(channel).encode(["dress"] * 12, Deadline.after(0.3))
+    await asyncio.sleep(0.1)  # The server's clock is its own.
+    model.go.set()
+    await TextEncoder(channel).encode(["mug"], SOON)
+    assert model.batches == [["dress"] * 4, ["mug"]]
+
+
+async def test_the_bound_counts_what_is_not_answered_by_the_kib(held: tuple[Held, grpc.aio.Channel]) -> None:
+    model, channel = held
+    client = TextEncoder(channel)
+    large = asyncio.create_task(
+        client.encode(["x" * MAX_TEXT_BYTES], SOON)
+    )  # More than the bound: alone, it is let in.
+    await model.begun()
+    with pytest.raises(Overloaded, match="64"):
+        await client.encode(["mug"], SOON)
+    model.go.set()
+    await large
+    assert len((await client.encode(["mug"], SOON)).vectors) == 1
+
+
+def test_slices_keep_the_order_and_count_long_texts_by_the_kib() -> None:
+    long, longest = "é" * 1000, "x" * MAX_TEXT_BYTES
+    assert list(sliced(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
+    assert list(sliced(["a", long, "b", longest, "c"], 3)) == [["a", long], ["b"], [longest], ["c"]]
+    assert list(sliced(["x" * 1024] * 3, 2)) == [["x" * 1024] * 2, ["x" * 1024]]
