@@ -31,7 +31,7 @@ from encoders.tensorflow_runtime import tensorflow
 from lookalike import lifecycle, rpc, telemetry
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
-from lookalike.errors import BadArtifact, InvalidRequest, NotFound, Unavailable
+from lookalike.errors import BadArtifact, InvalidRequest, NotFound, Unavailable, WrongState
 from lookalike.settings import ProcessSettings, load, setting
 from lookalike.vectors import F32
 from protos.tfserving.v1 import prediction_pb2 as pb
@@ -121,10 +121,15 @@ class ModelServer:
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         services = pb.DESCRIPTOR.services_by_name
+        predictions = {"Predict": self.predict, "GetModelMetadata": self.unserved}
+        models = {"GetModelStatus": self.status, "HandleReloadConfigRequest": self.unserved}
         return (
-            rpc.handler(services["PredictionService"], {"Predict": self.predict}, name=PREDICTION_SERVICE),
-            rpc.handler(services["ModelService"], {"GetModelStatus": self.status}, name=MODEL_SERVICE),
+            rpc.handler(services["PredictionService"], predictions, name=PREDICTION_SERVICE),
+            rpc.handler(services["ModelService"], models, name=MODEL_SERVICE),
         )
+
+    async def unserved(self, request: object, deadline: Deadline) -> pb.GetModelMetadataResponse:
+        raise WrongState("this server does not do that")
 
     async def predict(self, request: pb.PredictRequest, deadline: Deadline) -> pb.PredictResponse:
         self._check_model(request.model_spec)

@@ -17,7 +17,9 @@ from protos.tfserving.v1 import prediction_pb2 as pb
 PREDICTION_SERVICE: Final = "tensorflow.serving.PredictionService"
 MODEL_SERVICE: Final = "tensorflow.serving.ModelService"
 PREDICT: Final = f"/{PREDICTION_SERVICE}/Predict"
+GET_MODEL_METADATA: Final = f"/{PREDICTION_SERVICE}/GetModelMetadata"
 GET_MODEL_STATUS: Final = f"/{MODEL_SERVICE}/GetModelStatus"
+RELOAD_CONFIG: Final = f"/{MODEL_SERVICE}/HandleReloadConfigRequest"
 
 _NUMBERS: Final[dict[pb.DataType.ValueType, str]] = {
     pb.DT_FLOAT: "<f4",

@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
+from protos.tfserving.v1 import config_pb2 as protos_dot_tfserving_dot_v1_dot_config__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$protos/tfserving/v1/prediction.proto\x12\x0ctfserving.v1\x1a\x1egoogle/protobuf/wrappers.proto\"|\n\x10TensorShapeProto\x12/\n\x03\x64im\x18\x02 \x03(\x0b\x32\".tfserving.v1.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xf9\x01\n\x0bTensorProto\x12%\n\x05\x64type\x18\x01 \x01(\x0e\x32\x16.tfserving.v1.DataType\x12\x34\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1e.tfserving.v1.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x11\n\tint64_val\x18\n \x03(\x03\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xd8\x01\n\x0ePredictRequest\x12+\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x17.tfserving.v1.ModelSpec\x12\x38\n\x06inputs\x18\x02 \x03(\x0b\x32(.tfserving.v1.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aH\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tfserving.v1.TensorProto:\x02\x38\x01\"\xc6\x01\n\x0fPredictResponse\x12;\n\x07outputs\x18\x01 \x03(\x0b\x32*.tfserving.v1.PredictResponse.OutputsEntry\x12+\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x17.tfserving.v1.ModelSpec\x1aI\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tfserving.v1.TensorProto:\x02\x38\x01\"D\n\x15GetModelStatusRequest\x12+\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x17.tfserving.v1.ModelSpec\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\xdc\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.tfserving.v1.ModelVersionStatus.State\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.tfserving.v1.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"X\n\x16GetModelStatusResponse\x12>\n\x14model_version_status\x18\x01 \x03(\x0b\x32 .tfserving.v1.ModelVersionStatus\";\n\nPredictLog\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.tfserving.v1.PredictRequest\">\n\rPredictionLog\x12-\n\x0bpredict_log\x18\x06 \x01(\x0b\x32\x18.tfserving.v1.PredictLog*p\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t2[\n\x11PredictionService\x12\x46\n\x07Predict\x12\x1c.tfserving.v1.PredictRequest\x1a\x1d.tfserving.v1.PredictResponse2k\n\x0cModelService\x12[\n\x0eGetModelStatus\x12#.tfserving.v1.GetModelStatusRequest\x1a$.tfserving.v1.GetModelStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$protos/tfserving/v1/prediction.proto\x12\x0ctfserving.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a protos/tfserving/v1/config.proto\"|\n\x10TensorShapeProto\x12/\n\x03\x64im\x18\x02 \x03(\x0b\x32\".tfserving.v1.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xf9\x01\n\x0bTensorProto\x12%\n\x05\x64type\x18\x01 \x01(\x0e\x32\x16.tfserving.v1.DataType\x12\x34\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\x1e.tfserving.v1.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\ndouble_val\x18\x06 \x03(\x01\x12\x0f\n\x07int_val\x18\x07 \x03(\x05\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x11\n\tint64_val\x18\n \x03(\x03\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xd8\x01\n\x0ePredictRequest\x12+\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x17.tfserving.v1.ModelSpec\x12\x38\n\x06inputs\x18\x02 \x03(\x0b\x32(.tfserving.v1.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aH\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tfserving.v1.TensorProto:\x02\x38\x01\"\xc6\x01\n\x0fPredictResponse\x12;\n\x07outputs\x18\x01 \x03(\x0b\x32*.tfserving.v1.PredictResponse.OutputsEntry\x12+\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x17.tfserving.v1.ModelSpec\x1aI\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x05value\x18\x02 \x01(\x0b\x32\x19.tfserving.v1.TensorProto:\x02\x38\x01\"D\n\x15GetModelStatusRequest\x12+\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x17.tfserving.v1.ModelSpec\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\xdc\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.tfserving.v1.ModelVersionStatus.State\x12)\n\x06status\x18\x03 \x01(\x0b\x32\x19.tfserving.v1.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"X\n\x16GetModelStatusResponse\x12>\n\x14model_version_status\x18\x01 \x03(\x0b\x32 .tfserving.v1.ModelVersionStatus\"^\n\x17GetModelMetadataRequest\x12+\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x17.tfserving.v1.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xd6\x01\n\x18GetModelMetadataResponse\x12+\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x17.tfserving.v1.ModelSpec\x12\x46\n\x08metadata\x18\x02 \x03(\x0b\x32\x34.tfserving.v1.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"F\n\x13ReloadConfigRequest\x12/\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x1f.tfserving.v1.ModelServerConfig\"A\n\x14ReloadConfigResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.tfserving.v1.StatusProto\";\n\nPredictLog\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.tfserving.v1.PredictRequest\">\n\rPredictionLog\x12-\n\x0bpredict_log\x18\x06 \x01(\x0b\x32\x18.tfserving.v1.PredictLog*p\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t2\xbe\x01\n\x11PredictionService\x12\x46\n\x07Predict\x12\x1c.tfserving.v1.PredictRequest\x1a\x1d.tfserving.v1.PredictResponse\x12\x61\n\x10GetModelMetadata\x12%.tfserving.v1.GetModelMetadataRequest\x1a&.tfserving.v1.GetModelMetadataResponse2\xcf\x01\n\x0cModelService\x12[\n\x0eGetModelStatus\x12#.tfserving.v1.GetModelStatusRequest\x1a$.tfserving.v1.GetModelStatusResponse\x12\x62\n\x19HandleReloadConfigRequest\x12!.tfserving.v1.ReloadConfigRequest\x1a\".tfserving.v1.ReloadConfigResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,40 +38,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._loaded_options = None
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1593
-  _globals['_DATATYPE']._serialized_end=1705
-  _globals['_TENSORSHAPEPROTO']._serialized_start=86
-  _globals['_TENSORSHAPEPROTO']._serialized_end=210
-  _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=177
-  _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=210
-  _globals['_TENSORPROTO']._serialized_start=213
-  _globals['_TENSORPROTO']._serialized_end=462
-  _globals['_MODELSPEC']._serialized_start=465
-  _globals['_MODELSPEC']._serialized_end=605
-  _globals['_PREDICTREQUEST']._serialized_start=608
-  _globals['_PREDICTREQUEST']._serialized_end=824
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=752
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=824
-  _globals['_PREDICTRESPONSE']._serialized_start=827
-  _globals['_PREDICTRESPONSE']._serialized_end=1025
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=952
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1025
-  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1027
-  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1095
-  _globals['_STATUSPROTO']._serialized_start=1097
-  _globals['_STATUSPROTO']._serialized_end=1153
-  _globals['_MODELVERSIONSTATUS']._serialized_start=1156
-  _globals['_MODELVERSIONSTATUS']._serialized_end=1376
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1293
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1376
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1378
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1466
-  _globals['_PREDICTLOG']._serialized_start=1468
-  _globals['_PREDICTLOG']._serialized_end=1527
-  _globals['_PREDICTIONLOG']._serialized_start=1529
-  _globals['_PREDICTIONLOG']._serialized_end=1591
-  _globals['_PREDICTIONSERVICE']._serialized_start=1707
-  _globals['_PREDICTIONSERVICE']._serialized_end=1798
-  _globals['_MODELSERVICE']._serialized_start=1800
-  _globals['_MODELSERVICE']._serialized_end=1907
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._loaded_options = None
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_DATATYPE']._serialized_start=2106
+  _globals['_DATATYPE']._serialized_end=2218
+  _globals['_TENSORSHAPEPROTO']._serialized_start=147
+  _globals['_TENSORSHAPEPROTO']._serialized_end=271
+  _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=238
+  _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=271
+  _globals['_TENSORPROTO']._serialized_start=274
+  _globals['_TENSORPROTO']._serialized_end=523
+  _globals['_MODELSPEC']._serialized_start=526
+  _globals['_MODELSPEC']._serialized_end=666
+  _globals['_PREDICTREQUEST']._serialized_start=669
+  _globals['_PREDICTREQUEST']._serialized_end=885
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=813
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=885
+  _globals['_PREDICTRESPONSE']._serialized_start=888
+  _globals['_PREDICTRESPONSE']._serialized_end=1086
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1013
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1086
+  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1088
+  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1156
+  _globals['_STATUSPROTO']._serialized_start=1158
+  _globals['_STATUSPROTO']._serialized_end=1214
+  _globals['_MODELVERSIONSTATUS']._serialized_start=1217
+  _globals['_MODELVERSIONSTATUS']._serialized_end=1437
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1354
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1437
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1439
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1527
+  _globals['_GETMODELMETADATAREQUEST']._serialized_start=1529
+  _globals['_GETMODELMETADATAREQUEST']._serialized_end=1623
+  _globals['_GETMODELMETADATARESPONSE']._serialized_start=1626
+  _globals['_GETMODELMETADATARESPONSE']._serialized_end=1840
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=1771
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=1840
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=1842
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=1912
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=1914
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1979
+  _globals['_PREDICTLOG']._serialized_start=1981
+  _globals['_PREDICTLOG']._serialized_end=2040
+  _globals['_PREDICTIONLOG']._serialized_start=2042
+  _globals['_PREDICTIONLOG']._serialized_end=2104
+  _globals['_PREDICTIONSERVICE']._serialized_start=2221
+  _globals['_PREDICTIONSERVICE']._serialized_end=2411
+  _globals['_MODELSERVICE']._serialized_start=2414
+  _globals['_MODELSERVICE']._serialized_end=2621
 # @@protoc_insertion_point(module_scope)

@@ -4,18 +4,20 @@ isort:skip_file
 TensorFlow-Serving's protocol, as much of it as Lookalike speaks.
 
 The same bytes as tensorflow/core/framework/{tensor,tensor_shape,types}.proto and
-tensorflow_serving/apis/{predict,model,get_model_status,prediction_log}.proto, under a package name of its own:
+tensorflow_serving/apis/{predict,model,get_model_status,get_model_metadata,model_management,prediction_log}.proto, under a package name of its own:
 a process may then load these and TensorFlow's own, of any version, and a process without TensorFlow needs neither
 its half a gigabyte nor its 10 seconds of import. What is left out is skipped when read, as protobuf does.
 The services are served and called as tensorflow.serving.PredictionService and .ModelService.
 """
 
 from collections import abc as _abc
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import wrappers_pb2 as _wrappers_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from protos.tfserving.v1 import config_pb2 as _config_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -384,6 +386,121 @@ class GetModelStatusResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelStatusResponse: _TypeAlias = GetModelStatusResponse  # noqa: Y015
+
+@_typing.final
+class GetModelMetadataRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SPEC_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_spec(self) -> Global___ModelSpec: ...
+    @_builtins.property
+    def metadata_field(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"signature_def" is the one there is"""
+
+    def __init__(
+        self,
+        *,
+        model_spec: Global___ModelSpec | None = ...,
+        metadata_field: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_spec", b"model_spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata_field", b"metadata_field", "model_spec", b"model_spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelMetadataRequest: _TypeAlias = GetModelMetadataRequest  # noqa: Y015
+
+@_typing.final
+class GetModelMetadataResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _any_pb2.Any: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _any_pb2.Any | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_SPEC_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_spec(self) -> Global___ModelSpec: ...
+    @_builtins.property
+    def metadata(self) -> _containers.MessageMap[_builtins.str, _any_pb2.Any]:
+        """"signature_def": a tensorflow.serving.SignatureDefMap"""
+
+    def __init__(
+        self,
+        *,
+        model_spec: Global___ModelSpec | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _any_pb2.Any] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_spec", b"model_spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "model_spec", b"model_spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelMetadataResponse: _TypeAlias = GetModelMetadataResponse  # noqa: Y015
+
+@_typing.final
+class ReloadConfigRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def config(self) -> _config_pb2.ModelServerConfig:
+        """replaces the whole configuration"""
+
+    def __init__(
+        self,
+        *,
+        config: _config_pb2.ModelServerConfig | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadConfigRequest: _TypeAlias = ReloadConfigRequest  # noqa: Y015
+
+@_typing.final
+class ReloadConfigResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___StatusProto: ...
+    def __init__(
+        self,
+        *,
+        status: Global___StatusProto | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadConfigResponse: _TypeAlias = ReloadConfigResponse  # noqa: Y015
 
 @_typing.final
 class PredictLog(_message.Message):

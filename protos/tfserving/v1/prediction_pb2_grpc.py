@@ -39,14 +39,27 @@ class PredictionServiceStub:
                 request_serializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.PredictRequest.SerializeToString,
                 response_deserializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.GetModelMetadata = channel.unary_unary(
+                '/tfserving.v1.PredictionService/GetModelMetadata',
+                request_serializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelMetadataRequest.SerializeToString,
+                response_deserializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelMetadataResponse.FromString,
+                _registered_method=True)
 
 
 class PredictionServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Predict(self, request, context):
-        """INVALID_ARGUMENT: no such signature, input, type or shape; NOT_FOUND: no such model or version;
-        RESOURCE_EXHAUSTED: too many images wait; UNAVAILABLE: the model is not loaded yet.
+        """INVALID_ARGUMENT: no such version label, input, type, shape or output, or more rows than max_batch_size;
+        FAILED_PRECONDITION: no such signature; NOT_FOUND: no such model or version, or it is not AVAILABLE;
+        UNAVAILABLE: the batch scheduling queue is full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModelMetadata(self, request, context):
+        """INVALID_ARGUMENT: no such version label or metadata field; NOT_FOUND: no such model or version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -59,6 +72,11 @@ def add_PredictionServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.PredictRequest.FromString,
                     response_serializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.PredictResponse.SerializeToString,
+            ),
+            'GetModelMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelMetadata,
+                    request_deserializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelMetadataRequest.FromString,
+                    response_serializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelMetadataResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -98,6 +116,33 @@ class PredictionService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def GetModelMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tfserving.v1.PredictionService/GetModelMetadata',
+            protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelMetadataRequest.SerializeToString,
+            protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ModelServiceStub:
     """Missing associated documentation comment in .proto file."""
@@ -113,13 +158,25 @@ class ModelServiceStub:
                 request_serializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelStatusRequest.SerializeToString,
                 response_deserializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelStatusResponse.FromString,
                 _registered_method=True)
+        self.HandleReloadConfigRequest = channel.unary_unary(
+                '/tfserving.v1.ModelService/HandleReloadConfigRequest',
+                request_serializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.ReloadConfigRequest.SerializeToString,
+                response_deserializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.ReloadConfigResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def GetModelStatus(self, request, context):
-        """NOT_FOUND: no such model or version.
+        """INVALID_ARGUMENT: no such version label; NOT_FOUND: no such model or version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def HandleReloadConfigRequest(self, request, context):
+        """INVALID_ARGUMENT: a configuration that cannot be; FAILED_PRECONDITION: a label for a version that is not AVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,6 +189,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetModelStatus,
                     request_deserializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelStatusRequest.FromString,
                     response_serializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelStatusResponse.SerializeToString,
+            ),
+            'HandleReloadConfigRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandleReloadConfigRequest,
+                    request_deserializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.ReloadConfigRequest.FromString,
+                    response_serializer=protos_dot_tfserving_dot_v1_dot_prediction__pb2.ReloadConfigResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -161,6 +223,33 @@ class ModelService:
             '/tfserving.v1.ModelService/GetModelStatus',
             protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelStatusRequest.SerializeToString,
             protos_dot_tfserving_dot_v1_dot_prediction__pb2.GetModelStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandleReloadConfigRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tfserving.v1.ModelService/HandleReloadConfigRequest',
+            protos_dot_tfserving_dot_v1_dot_prediction__pb2.ReloadConfigRequest.SerializeToString,
+            protos_dot_tfserving_dot_v1_dot_prediction__pb2.ReloadConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,7 +4,7 @@ isort:skip_file
 TensorFlow-Serving's protocol, as much of it as Lookalike speaks.
 
 The same bytes as tensorflow/core/framework/{tensor,tensor_shape,types}.proto and
-tensorflow_serving/apis/{predict,model,get_model_status,prediction_log}.proto, under a package name of its own:
+tensorflow_serving/apis/{predict,model,get_model_status,get_model_metadata,model_management,prediction_log}.proto, under a package name of its own:
 a process may then load these and TensorFlow's own, of any version, and a process without TensorFlow needs neither
 its half a gigabyte nor its 10 seconds of import. What is left out is skipped when read, as protobuf does.
 The services are served and called as tensorflow.serving.PredictionService and .ModelService.
@@ -39,17 +39,23 @@ class PredictionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PredictionServiceAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_prediction_pb2.PredictRequest, _prediction_pb2.PredictResponse]
-    """INVALID_ARGUMENT: no such signature, input, type or shape; NOT_FOUND: no such model or version;
-    RESOURCE_EXHAUSTED: too many images wait; UNAVAILABLE: the model is not loaded yet.
+    """INVALID_ARGUMENT: no such version label, input, type, shape or output, or more rows than max_batch_size;
+    FAILED_PRECONDITION: no such signature; NOT_FOUND: no such model or version, or it is not AVAILABLE;
+    UNAVAILABLE: the batch scheduling queue is full.
     """
+    GetModelMetadata: _grpc.UnaryUnaryMultiCallable[_prediction_pb2.GetModelMetadataRequest, _prediction_pb2.GetModelMetadataResponse]
+    """INVALID_ARGUMENT: no such version label or metadata field; NOT_FOUND: no such model or version."""
 
 @_typing.type_check_only
 class PredictionServiceAsyncStub(PredictionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_prediction_pb2.PredictRequest, _prediction_pb2.PredictResponse]  # type: ignore[assignment]
-    """INVALID_ARGUMENT: no such signature, input, type or shape; NOT_FOUND: no such model or version;
-    RESOURCE_EXHAUSTED: too many images wait; UNAVAILABLE: the model is not loaded yet.
+    """INVALID_ARGUMENT: no such version label, input, type, shape or output, or more rows than max_batch_size;
+    FAILED_PRECONDITION: no such signature; NOT_FOUND: no such model or version, or it is not AVAILABLE;
+    UNAVAILABLE: the batch scheduling queue is full.
     """
+    GetModelMetadata: _aio.UnaryUnaryMultiCallable[_prediction_pb2.GetModelMetadataRequest, _prediction_pb2.GetModelMetadataResponse]  # type: ignore[assignment]
+    """INVALID_ARGUMENT: no such version label or metadata field; NOT_FOUND: no such model or version."""
 
 class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -58,9 +64,18 @@ class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prediction_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prediction_pb2.PredictResponse, _abc.Awaitable[_prediction_pb2.PredictResponse]]:
-        """INVALID_ARGUMENT: no such signature, input, type or shape; NOT_FOUND: no such model or version;
-        RESOURCE_EXHAUSTED: too many images wait; UNAVAILABLE: the model is not loaded yet.
+        """INVALID_ARGUMENT: no such version label, input, type, shape or output, or more rows than max_batch_size;
+        FAILED_PRECONDITION: no such signature; NOT_FOUND: no such model or version, or it is not AVAILABLE;
+        UNAVAILABLE: the batch scheduling queue is full.
         """
+
+    @_abc_1.abstractmethod
+    def GetModelMetadata(
+        self,
+        request: _prediction_pb2.GetModelMetadataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prediction_pb2.GetModelMetadataResponse, _abc.Awaitable[_prediction_pb2.GetModelMetadataResponse]]:
+        """INVALID_ARGUMENT: no such version label or metadata field; NOT_FOUND: no such model or version."""
 
 def add_PredictionServiceServicer_to_server(servicer: PredictionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -70,13 +85,17 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     GetModelStatus: _grpc.UnaryUnaryMultiCallable[_prediction_pb2.GetModelStatusRequest, _prediction_pb2.GetModelStatusResponse]
-    """NOT_FOUND: no such model or version."""
+    """INVALID_ARGUMENT: no such version label; NOT_FOUND: no such model or version."""
+    HandleReloadConfigRequest: _grpc.UnaryUnaryMultiCallable[_prediction_pb2.ReloadConfigRequest, _prediction_pb2.ReloadConfigResponse]
+    """INVALID_ARGUMENT: a configuration that cannot be; FAILED_PRECONDITION: a label for a version that is not AVAILABLE."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetModelStatus: _aio.UnaryUnaryMultiCallable[_prediction_pb2.GetModelStatusRequest, _prediction_pb2.GetModelStatusResponse]  # type: ignore[assignment]
-    """NOT_FOUND: no such model or version."""
+    """INVALID_ARGUMENT: no such version label; NOT_FOUND: no such model or version."""
+    HandleReloadConfigRequest: _aio.UnaryUnaryMultiCallable[_prediction_pb2.ReloadConfigRequest, _prediction_pb2.ReloadConfigResponse]  # type: ignore[assignment]
+    """INVALID_ARGUMENT: a configuration that cannot be; FAILED_PRECONDITION: a label for a version that is not AVAILABLE."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -85,6 +104,14 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prediction_pb2.GetModelStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prediction_pb2.GetModelStatusResponse, _abc.Awaitable[_prediction_pb2.GetModelStatusResponse]]:
-        """NOT_FOUND: no such model or version."""
+        """INVALID_ARGUMENT: no such version label; NOT_FOUND: no such model or version."""
+
+    @_abc_1.abstractmethod
+    def HandleReloadConfigRequest(
+        self,
+        request: _prediction_pb2.ReloadConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prediction_pb2.ReloadConfigResponse, _abc.Awaitable[_prediction_pb2.ReloadConfigResponse]]:
+        """INVALID_ARGUMENT: a configuration that cannot be; FAILED_PRECONDITION: a label for a version that is not AVAILABLE."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -18,8 +18,11 @@ empty = types.ModuleType("tensorflow")
 empty.__path__ = list(importlib.util.find_spec("tensorflow").submodule_search_locations)
 sys.modules["tensorflow"] = empty
 from tensorflow_serving.apis import get_model_status_pb2, predict_pb2, prediction_log_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+from protos.tfserving.v1 import prediction_pb2 as pb, saved_model_pb2 as signatures
 """
 
 
@@ -50,7 +53,10 @@ def test_every_field_is_one_of_the_official_protocol() -> None:
         "def shape(f):\n"
         "    kind = 'int32' if f.type in (f.TYPE_INT32, f.TYPE_ENUM) else f.type\n"
         "    return f.name, kind, f.is_repeated, f.is_repeated and f.is_packed\n"
+        "seen = set()\n"
         "def compare(ours, theirs):\n"
+        "    if ours.full_name in seen: return\n"
+        "    seen.add(ours.full_name)\n"
         "    for f in ours.fields:\n"
         "        official = theirs.fields_by_number[f.number]\n"
         "        assert shape(f) == shape(official), (ours.full_name, f.name)\n"
@@ -66,19 +72,27 @@ def test_every_field_is_one_of_the_official_protocol() -> None:
         "compare(pb.GetModelStatusRequest.DESCRIPTOR, get_model_status_pb2.GetModelStatusRequest.DESCRIPTOR)\n"
         "compare(pb.GetModelStatusResponse.DESCRIPTOR, get_model_status_pb2.GetModelStatusResponse.DESCRIPTOR)\n"
         "compare(pb.PredictionLog.DESCRIPTOR, prediction_log_pb2.PredictionLog.DESCRIPTOR)\n"
+        "for name in ('GetModelMetadataRequest', 'GetModelMetadataResponse'):\n"
+        "    compare(getattr(pb, name).DESCRIPTOR, getattr(get_model_metadata_pb2, name).DESCRIPTOR)\n"
+        "for name in ('ReloadConfigRequest', 'ReloadConfigResponse'):\n"
+        "    compare(getattr(pb, name).DESCRIPTOR, getattr(model_management_pb2, name).DESCRIPTOR)\n"
+        "compare(signatures.SignatureDefMap.DESCRIPTOR, get_model_metadata_pb2.SignatureDefMap.DESCRIPTOR)\n"
+        "compare(signatures.SavedModel.DESCRIPTOR, saved_model_pb2.SavedModel.DESCRIPTOR)\n"
         "print(count)"
     )
-    assert int(in_a_process(script)) > 50
+    assert int(in_a_process(script)) > 60
 
 
 def test_services_and_methods_have_their_official_names() -> None:
     script = OFFICIAL + (
-        "from encoders.prediction_service import GET_MODEL_STATUS, PREDICT\n"
+        "from encoders.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG\n"
         "def path(m): return f'/{m.containing_service.full_name}/{m.name}'\n"
         "predict = prediction_service_pb2.DESCRIPTOR.services_by_name['PredictionService']\n"
         "status = model_service_pb2.DESCRIPTOR.services_by_name['ModelService']\n"
         "assert path(predict.methods_by_name['Predict']) == PREDICT\n"
-        "assert path(status.methods_by_name['GetModelStatus']) == GET_MODEL_STATUS"
+        "assert path(predict.methods_by_name['GetModelMetadata']) == GET_MODEL_METADATA\n"
+        "assert path(status.methods_by_name['GetModelStatus']) == GET_MODEL_STATUS\n"
+        "assert path(status.methods_by_name['HandleReloadConfigRequest']) == RELOAD_CONFIG"
     )
     in_a_process(script)
 
