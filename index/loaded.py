@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from index import attributes, space, version
+from index import attributes, fusion, space, version
 from index.attributes import Attributes
 from index.filters import Mask, Passing, PassingCache, mask_of
 from index.manifest import Manifest
 from index.names import ATTRIBUTES, number_of, shard_name
-from index.scores import Neighbours
+from index.queries import Query, parsed
+from index.scores import I64, Neighbours, best_of, chunks_of
 from index.space import SpaceIndex
 from lookalike.errors import BadArtifact, InvalidRequest
-from lookalike.vectors import F32, pack, unpack
+from lookalike.vectors import F32, pack
 from protos.lookalike.v1 import index_pb2, types_pb2
 from protos.lookalike.v1.types_pb2 import Space
 
-# Over-fetching included: a gateway asks for at most 1,000 hits and 16 examples.
-MAX_K = 4096
 MAX_IDS = 1000
 MAX_DESCRIPTIONS = 16  # Of at most 1 MiB each.
 PAGE_ROWS = 500
 # What one answer may hold of products; beyond it, queries get an error: a message has at most 32 MiB.
 ANSWER_BYTES = 24 << 20
-_NORM_TOLERANCE = 1e-3
 _ALL = Space.SPACE_AUTO  # The key under which filters over the whole table, not over one space, are cached.
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What queries that are searched together have in common. Of k too: an answer must not depend on its company."""
+class _Kind(NamedTuple):
+    """What searches that are done together have in common. Of k too: an answer must not depend on its company."""
 
     space: Space.ValueType
     filter: bytes
@@ -58,6 +55,7 @@ class LoadedShard:
         self.shard = shard
         self.table = table
         self.spaces = spaces
+        self._dims = {number: searched.dim for number, searched in spaces.items()}
         self._filters = PassingCache(filters)
 
     def state(self) -> index_pb2.ShardState:
@@ -77,61 +75,74 @@ class LoadedShard:
 
     def search(self, queries: Sequence[index_pb2.ShardQuery]) -> index_pb2.ShardSearchResponse:
         """One ShardHits for each query; what is wrong with a query is said in its own."""
-        groups: dict[_Question, list[tuple[int, F32]]] = {}
-        errors: dict[int, str] = {}
-        for i, query in enumerate(queries):
-            try:
-                vector = self._vector_of(query)
-            except ValueError as error:
-                errors[i] = str(error)
-                continue
-            condition = query.filter.SerializeToString(deterministic=True) if query.HasField("filter") else b""
-            question = _Question(query.space, condition, query.k, query.exact)
-            groups.setdefault(question, []).append((i, vector))
-        found: dict[int, Neighbours] = {}
-        for question, members in groups.items():
-            vectors = np.stack([vector for _, vector in members])
-            passing = self._passing(question.space, question.filter)
-            neighbours = self.spaces[question.space].search(vectors, question.k, passing, audit=question.exact)
-            found.update(zip((i for i, _ in members), neighbours, strict=True))
-        return self._answer(len(queries), found, errors)
-
-    def _vector_of(self, query: index_pb2.ShardQuery) -> F32:
-        """Raises ValueError with what is wrong with the query."""
-        if (searched := self.spaces.get(query.space)) is None:
-            raise ValueError(f"no space {query.space} here")
-        if len(query.vector) != 4 * searched.dim:
-            raise ValueError(f"a vector of {len(query.vector)} bytes in a space of {searched.dim} dimensions")
-        if query.k > MAX_K:
-            raise ValueError(f"k is {query.k}, at most {MAX_K} may be")
-        vector: F32 = unpack(query.vector, searched.dim)[0]
-        # Written so that NaN and infinity fail too.
-        if not abs(float(np.dot(vector, vector)) - 1) <= _NORM_TOLERANCE:
-            raise ValueError("the vector is not of unit norm")
-        return vector
-
-    def _answer(
-        self, count: int, found: dict[int, Neighbours], errors: dict[int, str]
-    ) -> index_pb2.ShardSearchResponse:
         answer = index_pb2.ShardSearchResponse()
-        ids, products = self.table.ids, self.table.products
-        room = ANSWER_BYTES
-        for i in range(count):
+        asked: list[tuple[Query, index_pb2.ShardHits]] = []
+        for query in queries:
             hits = answer.results.add()
-            if (neighbours := found.get(i)) is None:
-                hits.error = errors[i]
-                continue
-            rows = neighbours.rows.tolist()
-            carried = [products[row] for row in rows]
-            size = sum(map(len, carried))
-            if size > room:
-                hits.error = f"the products of this batch come to over {ANSWER_BYTES} bytes"
-                continue
-            room -= size
-            hits.ids.extend([ids.text(row) for row in rows])
-            hits.scores = pack(neighbours.scores)
-            hits.products.extend(carried)
+            try:
+                asked.append((parsed(query, self._dims), hits))
+            except ValueError as error:
+                hits.error = str(error)
+        found, room = self._found([query for query, _ in asked]), ANSWER_BYTES
+        for (query, hits), neighbours in zip(asked, found, strict=True):
+            room -= self._fill(hits, query, neighbours, room)
         return answer
+
+    def _found(self, queries: Sequence[Query]) -> list[Neighbours]:
+        """The answer to each query. Searches of one kind are done together, whichever queries they are for."""
+        groups: dict[_Kind, list[tuple[int, F32]]] = {}
+        for i, query in enumerate(queries):
+            for kind, vector in _searches(query):
+                groups.setdefault(kind, []).append((i, vector))
+        nearest: list[list[Neighbours]] = [[] for _ in queries]
+        for kind, members in groups.items():
+            vectors = np.stack([vector for _, vector in members])
+            passing = self._passing(kind.space, kind.filter)
+            found = self.spaces[kind.space].search(vectors, kind.k, passing, audit=kind.exact)
+            for (i, _), neighbours in zip(members, found, strict=True):
+                nearest[i].append(neighbours)
+        return [
+            per_space[0] if len(query.vectors) == 1 else self._fused(query, per_space)
+            for query, per_space in zip(queries, nearest, strict=True)
+        ]
+
+    def _fused(self, query: Query, nearest: Sequence[Neighbours]) -> Neighbours:
+        """The best by all the query's spaces together, among the nearest in each."""
+        if query.exact:
+            candidates = self._everything(query)
+        else:
+            candidates = np.unique(np.concatenate([found.rows for found in nearest]))
+        return best_of(
+            chunks_of(candidates), query.k, lambda rows: fusion.fused(self._cosines(query, rows), query.shares)
+        )
+
+    def _everything(self, query: Query) -> I64:
+        """The rows that pass and have a vector in any of the query's spaces."""
+        candidates = np.zeros(len(self.table), dtype=np.bool_)
+        for number in query.vectors:
+            rows, passing = self.spaces[number].rows, self._passing(number, query.filter)
+            candidates[rows if passing is None else rows[passing.rows]] = True
+        return np.flatnonzero(candidates)
+
+    def _cosines(self, query: Query, rows: I64) -> F32:
+        """(s, c): in each of the query's spaces with each of the rows."""
+        return np.stack([self.spaces[number].cosines(vector, rows) for number, vector in query.vectors.items()])
+
+    def _fill(self, hits: index_pb2.ShardHits, query: Query, found: Neighbours, room: int) -> int:
+        """Write what was found, if there is room for it; how many bytes it takes."""
+        ids, products = self.table.ids, self.table.products
+        rows = found.rows.tolist()
+        carried = [products[row] for row in rows]
+        size = sum(map(len, carried))
+        if size > room:
+            hits.error = f"the products of this batch come to over {ANSWER_BYTES} bytes"
+            return 0
+        hits.ids.extend([ids.text(row) for row in rows])
+        hits.scores = pack(found.scores)
+        hits.products.extend(carried)
+        if query.explain:
+            hits.explained = hits.scores if len(query.vectors) == 1 else pack(self._cosines(query, found.rows).T)
+        return size
 
     def fetch(self, request: index_pb2.FetchRequest) -> index_pb2.FetchResponse:
         """Raises InvalidRequest when more is asked than fits into an answer."""
@@ -181,7 +192,17 @@ class LoadedShard:
         """Queries by vectors spread over a space, for warming up."""
         searched = self.spaces[number]
         for at in np.linspace(0, len(searched) - 1, min(size, len(searched)), dtype=np.int64):
-            yield index_pb2.ShardQuery(space=number, vector=pack(searched.vectors[at]), k=10)
+            vector = index_pb2.QueryVector(space=number, vector=pack(searched.vectors[at]))
+            yield index_pb2.ShardQuery(vectors=[vector], k=10)
+
+
+def _searches(query: Query) -> Iterator[tuple[_Kind, F32]]:
+    """The searches by one vector that a query takes. Exact fusion takes none: all products are its candidates."""
+    if query.exact and len(query.vectors) > 1:
+        return
+    k = query.k if len(query.vectors) == 1 else fusion.depth(query.k)
+    for number, vector in query.vectors.items():
+        yield _Kind(number, query.filter, k, query.exact), vector
 
 
 def _from(start: int, end: int, passing: Passing | None) -> Iterable[int]:

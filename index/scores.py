@@ -6,6 +6,7 @@ asked in the same batch, nor on how the product was found: equal vectors have eq
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import faiss
@@ -51,11 +52,24 @@ def best(rows: I64, scores: F32, k: int) -> Neighbours:
 
 def exact(query: F32, vectors: F32, k: int, among: I64 | None = None) -> Neighbours:
     """The k nearest of all vectors (m, dim), or of those at the rising rows `among`, to the query (dim,)."""
+    return best_of(_chunks(len(vectors), among), k, lambda rows: scores_of(query[None, :], vectors, rows[None, :])[0])
+
+
+def best_of(chunks: Iterable[I64], k: int, score: Callable[[I64], F32]) -> Neighbours:
+    """The k best of the rows in all chunks; `score` says how good each row is."""
     found = Neighbours(np.empty(0, np.int64), np.empty(0, np.float32))
     if not k:
         return found
-    for start in range(0, len(vectors) if among is None else len(among), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(vectors))) if among is None else among[start : start + CHUNK]
-        scores = scores_of(query[None, :], vectors, rows[None, :])[0]
-        found = best(np.concatenate((found.rows, rows)), np.concatenate((found.scores, scores)), k)
+    for rows in chunks:
+        found = best(np.concatenate((found.rows, rows)), np.concatenate((found.scores, score(rows))), k)
     return found
+
+
+def chunks_of(rows: I64) -> Iterator[I64]:
+    return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+
+
+def _chunks(count: int, among: I64 | None) -> Iterator[I64]:
+    if among is not None:
+        return chunks_of(among)
+    return (np.arange(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))

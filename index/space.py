@@ -46,6 +46,15 @@ class SpaceIndex:
         at = int(np.searchsorted(self.rows, row))
         return self.vectors[at] if at < len(self.rows) and self.rows[at] == row else None
 
+    def cosines(self, query: F32, rows: I64) -> F32:
+        """With the query (dim,), of rows (c,) of the shard's table; 0 where a row has no vector."""
+        if not len(self):
+            return np.zeros(len(rows), dtype=np.float32)
+        at = np.minimum(np.searchsorted(self.rows, rows), len(self) - 1)
+        here = self.rows[at] == rows
+        scores: F32 = scores_of(query[None, :], self.vectors, np.where(here, at, -1)[None, :])[0]
+        return np.where(here, scores, np.float32(0))
+
     def search(self, queries: F32, k: int, passing: Passing | None = None, *, audit: bool = False) -> list[Neighbours]:
         """The k nearest to each of the queries (n, dim), by rows of the shard's table; fewer only where fewer pass.
 

@@ -18,6 +18,7 @@ from index import loaded, shard
 from index.build import SpaceVectors, build
 from index.loaded import LoadedShard, opened
 from index.pool import Pool
+from index.queries import MAX_K
 from index.service import MAX_QUERIES, IndexShard
 from index.shard import ShardSettings, ordinal
 from lookalike import rpc
@@ -27,7 +28,7 @@ from lookalike.settings import load
 from lookalike.vectors import unpack
 from protos.lookalike.v1 import index_pb2, index_pb2_grpc
 from protos.lookalike.v1.types_pb2 import Filter, Product
-from tests.unit.index.samples import IMAGE, TEXT, catalogue, clustered, unit_vectors, vectors_of
+from tests.unit.index.samples import IMAGE, PRODUCT, TEXT, by, catalogue, clustered, unit_vectors, vectors_of
 
 if TYPE_CHECKING:
     from protos.lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
@@ -77,8 +78,9 @@ def version(served: LoadedShard) -> str:
     return served.manifest.version
 
 
-def asking(row: int = 0, **fields: object) -> index_pb2.ShardQuery:
-    return index_pb2.ShardQuery(**{"space": IMAGE, "vector": VECTORS[row].tobytes(), "k": 5, **fields})
+def asking(row: int = 0, *vectors: index_pb2.QueryVector, **fields: object) -> index_pb2.ShardQuery:
+    """By the image of the product of that row, unless other vectors are given."""
+    return index_pb2.ShardQuery(**{"vectors": vectors or [by(IMAGE, VECTORS[row])], "k": 5, **fields})
 
 
 async def test_a_shard_says_what_it_is(stub: Stub, version: str) -> None:
@@ -108,7 +110,7 @@ async def test_queries_of_one_batch_are_answered_in_their_order_whatever_they_as
         asking(3),
         asking(4, k=2, filter=Filter(shop_in=["shop 1"])),
         asking(5, exact=True, k=1),
-        asking(space=TEXT, vector=text[2].tobytes(), k=1),
+        asking(0, by(TEXT, text[2]), k=1),
         asking(6),
         asking(8, k=0),
     ]
@@ -121,16 +123,16 @@ async def test_queries_of_one_batch_are_answered_in_their_order_whatever_they_as
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        (asking(space=3), "no space 3 here"),
-        (asking(space=0), "no space 0 here"),
-        (asking(vector=b""), "a vector of 0 bytes in a space of 16 dimensions"),
-        (asking(vector=b"\0" * 60), "a vector of 60 bytes"),
-        (asking(vector=b"\0" * 128), "a vector of 128 bytes"),
-        (asking(vector=b"\0" * 64), "not of unit norm"),
-        (asking(vector=np.full(16, np.nan, np.float32).tobytes()), "not of unit norm"),
-        (asking(vector=np.full(16, np.inf, np.float32).tobytes()), "not of unit norm"),
-        (asking(vector=np.ones(16, np.float32).tobytes()), "not of unit norm"),
-        (asking(k=loaded.MAX_K + 1), "k is 4097"),
+        (asking(0, by(PRODUCT, VECTORS[0])), "no space 3 here"),
+        (asking(0, by(0, VECTORS[0])), "no space 0 here"),
+        (asking(0, by(IMAGE, b"")), "a vector of 0 bytes in a space of 16 dimensions"),
+        (asking(0, by(IMAGE, b"\0" * 60)), "a vector of 60 bytes"),
+        (asking(0, by(IMAGE, b"\0" * 128)), "a vector of 128 bytes"),
+        (asking(0, by(IMAGE, b"\0" * 64)), "not of unit norm"),
+        (asking(0, by(IMAGE, np.full(16, np.nan, np.float32))), "not of unit norm"),
+        (asking(0, by(IMAGE, np.full(16, np.inf, np.float32))), "not of unit norm"),
+        (asking(0, by(IMAGE, np.ones(16, np.float32))), "not of unit norm"),
+        (asking(k=MAX_K + 1), "k is 4097"),
     ],
 )
 async def test_what_is_wrong_with_a_query_is_its_own_error(

@@ -9,9 +9,10 @@ from index.build import SpaceVectors
 from index.scores import I64
 from index.space import SpaceIndex
 from lookalike.vectors import F32, normalised
+from protos.lookalike.v1.index_pb2 import QueryVector
 from protos.lookalike.v1.types_pb2 import Space
 
-IMAGE, TEXT = Space.SPACE_IMAGE, Space.SPACE_TEXT
+IMAGE, TEXT, PRODUCT = Space.SPACE_IMAGE, Space.SPACE_TEXT, Space.SPACE_PRODUCT
 
 
 def unit_vectors(count: int, dim: int, seed: int = 0) -> F32:
@@ -45,6 +46,11 @@ def catalogue(count: int) -> pa.Table:
 
 def vectors_of(vectors: F32, rows: I64 | None = None, encoder: str = "drawn") -> SpaceVectors:
     return SpaceVectors(encoder=encoder, vectors=vectors, rows=np.arange(len(vectors)) if rows is None else rows)
+
+
+def by(space: int, vector: F32 | bytes, weight: float = 0) -> QueryVector:
+    data = vector if isinstance(vector, bytes) else vector.tobytes()
+    return QueryVector(space=space, vector=data, weight=weight)  # type: ignore[arg-type]  # wrong spaces are asked for
 
 
 def recall(space: SpaceIndex, queries: F32, k: int) -> float:

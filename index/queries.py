@@ -1,0 +1,65 @@
+"""What a ShardQuery asks, once it has been checked. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from index import fusion
+from lookalike.vectors import F32, unpack
+from protos.lookalike.v1 import index_pb2
+from protos.lookalike.v1.types_pb2 import Space
+
+# Over-fetching included: a gateway asks for at most 1,000 hits and 16 examples.
+MAX_K = 4096
+_NORM_TOLERANCE = 1e-3
+
+
+class Query(NamedTuple):
+    vectors: dict[Space.ValueType, F32]  # One at least; each (dim,) of unit norm, in the order of the query.
+    shares: tuple[float, ...]  # Of each vector's cosine in a score; they sum to 1.
+    filter: bytes  # Serialized; empty: everything passes.
+    k: int
+    exact: bool
+    explain: bool
+
+
+def parsed(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) -> Query:
+    """dims: of the spaces there are. Raises ValueError with what is wrong with the query."""
+    if query.k > MAX_K:
+        raise ValueError(f"k is {query.k}, at most {MAX_K} may be")
+    vectors: dict[Space.ValueType, F32] = {}
+    for given in query.vectors:
+        vector = _vector_of(given, dims)
+        if given.space in vectors:
+            raise ValueError(f"two vectors of space {given.space}")
+        vectors[given.space] = vector
+    if not vectors:
+        raise ValueError("no vector")
+    condition = query.filter.SerializeToString(deterministic=True) if query.HasField("filter") else b""
+    return Query(vectors, _shares_of(query), condition, query.k, query.exact, query.explain)
+
+
+def _vector_of(given: index_pb2.QueryVector, dims: Mapping[Space.ValueType, int]) -> F32:
+    if (dim := dims.get(given.space)) is None:
+        raise ValueError(f"no space {given.space} here")
+    data = given.vector
+    if len(data) != 4 * dim:
+        raise ValueError(f"a vector of {len(data)} bytes in a space of {dim} dimensions")
+    vector: F32 = unpack(data, dim)[0]
+    # Written so that NaN and infinity fail too.
+    if not abs(float(np.dot(vector, vector)) - 1) <= _NORM_TOLERANCE:
+        raise ValueError("the vector is not of unit norm")
+    return vector
+
+
+def _shares_of(query: index_pb2.ShardQuery) -> tuple[float, ...]:
+    if len(query.vectors) == 1:
+        return (1.0,)
+    for given in query.vectors:
+        if not 0 < given.weight < math.inf:
+            raise ValueError(f"the weight of space {given.space} is {given.weight}, not a finite number above 0")
+    return fusion.shares([given.weight for given in query.vectors])
