@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -46,8 +46,7 @@ def provenance(told: Provenance) -> Text:
     parts = [
         f"{told.timings.total_s * 1e3:.1f} ms",
         "cached" if told.cached else "computed",
-        f"space {space_name(told.space)}",
-        f"encoder {told.encoder or '–'}",
+        *_searched(told),
         f"version {told.version}",
         f"coverage {told.coverage:.0%} ({told.documents_searched:,} of {told.documents_total:,} vectors)",
         f"shards {told.shards_answered} of {told.shards_asked}",
@@ -58,6 +57,16 @@ def provenance(told: Provenance) -> Text:
     for reason in told.degraded:
         line.append(f"\ndegraded: {printable(reason)}", "yellow")
     return line
+
+
+def _searched(told: Provenance) -> Iterator[str]:
+    """ "space image", "encoder mobilenet-…"; of several spaces with the share of each."""
+    several = len(told.spaces) > 1
+    names = [space_name(each.space) + (f" {each.weight:.0%}" if several else "") for each in told.spaces]
+    yield f"space{'s' if several else ''} {' + '.join(names) or '–'}"
+    if told.policy:
+        yield f"policy {told.policy}"
+    yield f"encoder{'s' if several else ''} {', '.join(each.encoder or '–' for each in told.spaces) or '–'}"
 
 
 def space_name(space: Space.ValueType) -> str:

@@ -8,30 +8,29 @@ whether it was cached, and its timings. No field occurs twice: not every parser 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from lookalike.errors import Unavailable
 from protos.lookalike.v1.index_pb2 import OpaqueSearchResponse
-from protos.lookalike.v1.search_pb2 import Provenance, Timings
+from protos.lookalike.v1.search_pb2 import Provenance, SearchedSpace, Timings
 from protos.lookalike.v1.types_pb2 import Space
 from server import metrics
 from server.merge import merged
 from server.metrics import Watch
-from server.policy import space_name
+from server.policy import Route, space_name
 from server.requests import Query
 from server.shards import Gathered
-from server.topology import SpaceInfo
+from server.topology import Snapshot
 
-_SPACE_AND_LENGTH = struct.Struct("<BI")
+_LENGTHS = struct.Struct("<BI")  # Of the name of the spaces, and of the hits.
 
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
     hits: bytes  # A SearchResponse of hits alone.
     provenance: bytes  # A Provenance without the stamp.
-    space: Space.ValueType
+    searched: str  # The spaces, as metrics name them: "image", "image+text".
     whole: bool  # Every shard answered: fit to be kept.
 
     def stamped(self, watch: Watch) -> bytes:
@@ -40,56 +39,78 @@ class SearchAnswer:
         return self.hits + OpaqueSearchResponse(provenance=provenance).SerializeToString()
 
     def to_keep(self) -> bytes:
-        """For the cache. Space and length first, so that a hit is counted and stamped without being parsed."""
-        return _SPACE_AND_LENGTH.pack(self.space, len(self.hits)) + self.hits + self.provenance
+        """For the cache. Spaces and lengths first, so that a hit is counted and stamped without being parsed."""
+        searched = self.searched.encode()
+        return _LENGTHS.pack(len(searched), len(self.hits)) + searched + self.hits + self.provenance
 
     @classmethod
     def of_kept(cls, kept: bytes) -> SearchAnswer:
-        space, length = _SPACE_AND_LENGTH.unpack_from(kept)
-        end = _SPACE_AND_LENGTH.size + length
-        return cls(kept[_SPACE_AND_LENGTH.size : end], kept[end:], cast("Space.ValueType", space), whole=True)
+        name_bytes, hits_bytes = _LENGTHS.unpack_from(kept)
+        hits = _LENGTHS.size + name_bytes
+        end = hits + hits_bytes
+        return cls(kept[hits:end], kept[end:], kept[_LENGTHS.size : hits].decode(), whole=True)
 
 
 def answered(
-    query: Query,
-    version: str,
-    space: Space.ValueType,
-    info: SpaceInfo,
-    gathered: Gathered,
-    *,
-    without: Collection[str],
+    query: Query, snapshot: Snapshot, route: Route, gathered: Gathered, *, without: Collection[str]
 ) -> SearchAnswer:
     """The merged answer with its provenance. Raises Unavailable when coverage is below what the query accepts."""
+    documents = [
+        sum(shard) for shard in zip(*(snapshot.spaces[space].documents for space in route.spaces), strict=True)
+    ]
     provenance = Provenance(
-        version=version,
-        space=space,
-        encoder=info.encoder,
-        documents_searched=sum(n for n, hits in zip(info.documents, gathered.hits, strict=True) if hits is not None),
-        documents_total=sum(info.documents),
+        version=snapshot.version,
+        spaces=[
+            SearchedSpace(space=space, encoder=snapshot.spaces[space].encoder, weight=share)
+            for space, share in route.shares
+        ],
+        policy=route.policy,
+        documents_searched=sum(n for n, hits in zip(documents, gathered.hits, strict=True) if hits is not None),
+        documents_total=sum(documents),
         shards_asked=len(gathered.hits),
         shards_answered=sum(hits is not None for hits in gathered.hits),
         exact=query.exact,
-        degraded=degraded(space, info, gathered),
+        degraded=degraded(snapshot, route, gathered),
     )
     total = provenance.documents_total
     provenance.coverage = provenance.documents_searched / total if total else 1.0
     if provenance.coverage < query.min_coverage:
         why = "; ".join(gathered.failures)
         raise Unavailable(f"coverage {provenance.coverage:.3f} is below {query.min_coverage:.3f}: {why}")
-    hits = merged((hits for hits in gathered.hits if hits is not None), query.limit, without)
+    hits = merged(
+        (hits for hits in gathered.hits if hits is not None),
+        query.limit,
+        without,
+        route.spaces if query.explain else (),
+    )
     serialized = OpaqueSearchResponse(hits=hits).SerializeToString()
-    return SearchAnswer(serialized, provenance.SerializeToString(), space, whole=not gathered.failures)
+    return SearchAnswer(
+        serialized, provenance.SerializeToString(), spaces_name(route.spaces), whole=not gathered.failures
+    )
 
 
-def degraded(space: Space.ValueType, info: SpaceInfo, gathered: Gathered) -> list[str]:
+def spaces_name(spaces: Sequence[Space.ValueType]) -> str:
+    """ "image+text" for both, as metrics name them: seven names at most."""
+    return "+".join(map(space_name, spaces))
+
+
+def degraded(snapshot: Snapshot, route: Route, gathered: Gathered) -> list[str]:
     """Every way in which an answer can be less than it could be: the one place that knows them, and counts them."""
     reasons = []
     if gathered.failures:
         metrics.DEGRADED.labels("shard_missing").inc()
         reasons += gathered.failures
-    if "-untrained-" in info.encoder:
-        metrics.DEGRADED.labels("encoder_untrained").inc()
-        reasons.append(f"the {space_name(space)} encoder is untrained: likeness is only of colour and rough texture")
+    reasons += _untrained((space, snapshot.spaces[space].encoder) for space in route.spaces)
+    return reasons
+
+
+def _untrained(encoders: Iterable[tuple[Space.ValueType, str]]) -> list[str]:
+    reasons = []
+    for space, encoder in encoders:
+        if "-untrained-" in encoder:
+            metrics.DEGRADED.labels("encoder_untrained").inc()
+            name = space_name(space)
+            reasons.append(f"the {name} encoder is untrained: likeness is only of colour and rough texture")
     return reasons
 
 

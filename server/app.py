@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import grpc
 
 from lookalike import lifecycle, rpc, telemetry
-from lookalike.errors import BadSettings
+from lookalike.deadline import Deadline
+from lookalike.errors import BadSettings, WrongState
 from lookalike.settings import load
 from protos.lookalike.v1 import catalog_pb2, search_pb2
 from server.admission import Admission
@@ -65,9 +66,13 @@ def gateway(settings: GatewaySettings) -> Gateway:
     policy = AutoPolicy.parse(settings.auto_policy)
     searcher = Searcher(fleet, encoders, cache, policy, admission, deadline_s, SingleFlight())
     reader = CatalogReader(fleet, admission, deadline_s)
-    search: rpc.Methods = {"Search": searcher.search}
+    search: rpc.Methods = {"Search": searcher.search, "Classify": _classify}
     catalog: rpc.Methods = {"Get": reader.get, "Exists": reader.exists, "Count": reader.count, "List": reader.list}
     return Gateway(fleet, encoders, cache, (rpc.handler(SEARCH, search), rpc.handler(CATALOG, catalog)))
+
+
+async def _classify(request: search_pb2.ClassifyRequest, deadline: Deadline) -> search_pb2.ClassifyResponse:
+    raise WrongState("no classifier is deployed")
 
 
 async def serve(settings: GatewaySettings) -> None:

@@ -14,7 +14,7 @@ from lookalike.telemetry import SECONDS_BUCKETS
 
 REQUEST = Histogram(
     "lookalike_request_seconds",
-    "Time to answer, by gRPC method, space searched, outcome (a gRPC code) and whether the cache had it.",
+    "Time to answer, by gRPC method, space searched (or image+text), outcome (a gRPC code), whether the cache had it.",
     ["method", "space", "outcome", "cached"],
     buckets=SECONDS_BUCKETS,
 )

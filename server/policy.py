@@ -19,6 +19,18 @@ def space_name(space: Space.ValueType) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """The spaces that a query is searched in, and why in these."""
+
+    shares: tuple[tuple[Space.ValueType, float], ...]  # By the number of the space; together 1.
+    policy: str = ""  # The entry of AUTO's policy that chose; empty: none did.
+
+    @property
+    def spaces(self) -> tuple[Space.ValueType, ...]:
+        return tuple(space for space, _ in self.shares)
+
+
+@dataclass(frozen=True, slots=True)
 class AutoPolicy:
     """The space of a category: that of the longest path in the table that the category is or lies under."""
 

@@ -36,7 +36,7 @@ class RedisCache:
         ttl_s: float,
         timeout_s: float,
         pause_s: float = 1.0,
-        prefix: str = "lookalike:search:1:",  # The number changes with what a value is made of.
+        prefix: str = "lookalike:search:2:",  # The number changes with what a value is made of.
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         try:

@@ -51,6 +51,7 @@ class Query:
     exclude_same_shop: bool
     exact: bool
     min_coverage: float
+    explain: bool
 
     def of(self, source: Source) -> list[Example]:
         return [example for example in self.examples if example.source is source]
@@ -73,6 +74,7 @@ def parse_query(request: search_pb2.SearchRequest) -> Query:
         exclude_same_shop=request.exclude_same_shop,
         exact=request.exact,
         min_coverage=request.min_coverage,
+        explain=request.explain,
     )
     if not 0 <= query.min_coverage <= 1:
         raise InvalidRequest("min_coverage", f"{query.min_coverage} is not in 0..1")

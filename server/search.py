@@ -17,7 +17,7 @@ from server.answer import SearchAnswer, answered
 from server.cache import Cache, cache_key
 from server.encoding import Encoders
 from server.metrics import Watch, watched
-from server.policy import AutoPolicy, products_space, requested_space, space_name
+from server.policy import AutoPolicy, Route, products_space, requested_space, space_name
 from server.requests import Example, Query, Source, combined, parse_query, unit_vector
 from server.shards import Fleet
 from server.single_flight import SingleFlight
@@ -54,7 +54,7 @@ class Searcher:
                 answer = await self.flights(
                     flight, lambda: self._found(key, query, snapshot, watch, deadline), deadline
                 )
-            watch.space = space_name(answer.space)
+            watch.space = answer.searched
             return answer.stamped(watch)
 
     async def _found(
@@ -64,13 +64,14 @@ class Searcher:
         with watch.stage("lookup"):
             products = await self._products(query, snapshot, deadline)
         space = self._auto(query, products) if requested == SPACE_AUTO else requested
-        info = snapshot.space(space)
+        route = Route(((space, 1.0),))
+        snapshot.space(space)
         with watch.stage("encode"):
             vectors = [self._vector(example, products, snapshot, space, deadline) for example in query.examples]
             vector = combined(await _all(vectors), [example.weight for example in query.examples])
         with watch.stage("search"):
-            gathered = await self.fleet.search(snapshot, _shard_query(query, space, vector, products), deadline)
-        answer = answered(query, snapshot.version, space, info, gathered, without=products)
+            gathered = await self.fleet.search(snapshot, _shard_query(query, route, [vector], products), deadline)
+        answer = answered(query, snapshot, route, gathered, without=products)
         if answer.whole:
             self.cache.put(key, answer.to_keep())
         return answer
@@ -122,7 +123,7 @@ def _product_vector(fetched: index_pb2.Fetched, space: Space.ValueType, dim: int
     raise NotFound(f"product {fetched.product.id} has no {space_name(space)} vector")
 
 
-def _shard_query(query: Query, space: Space.ValueType, vector: F32, products: Products) -> index_pb2.ShardQuery:
+def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: Products) -> index_pb2.ShardQuery:
     """The example products themselves may come back from the shards: so many hits more are asked for."""
     filter = query.filter
     if query.exclude_same_shop:
@@ -131,5 +132,12 @@ def _shard_query(query: Query, space: Space.ValueType, vector: F32, products: Pr
         filter.CopyFrom(query.filter)
         filter.shop_not_in.extend(sorted(shops.difference(filter.shop_not_in)))
     return index_pb2.ShardQuery(
-        space=space, vector=pack(vector), k=query.limit + len(products), filter=filter, exact=query.exact
+        vectors=[
+            index_pb2.QueryVector(space=space, vector=pack(vector), weight=share)
+            for (space, share), vector in zip(route.shares, vectors, strict=True)
+        ],
+        k=query.limit + len(products),
+        filter=filter,
+        exact=query.exact,
+        explain=query.explain,
     )

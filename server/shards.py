@@ -50,13 +50,13 @@ class Shard:
         except grpc.aio.AioRpcError:
             return None
 
-    def search(self, version: str, query: index_pb2.ShardQuery) -> asyncio.Future[index_pb2.ShardHits]:
-        self._pin(version)
+    def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery) -> asyncio.Future[index_pb2.ShardHits]:
+        self._pin(snapshot)
         return self._searches.submit(query)
 
-    async def lookup(self, version: str, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
+    async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
         """The product with its vectors of every space; without `product` where the shard has no such product."""
-        self._pin(version)
+        self._pin(snapshot)
         return await self._lookups(product_id, deadline)
 
     async def fetch(
@@ -82,13 +82,14 @@ class Shard:
         except grpc.aio.AioRpcError as error:
             raise rpc.error_of(error, f"shard {self.name}") from error
 
-    def _pin(self, version: str) -> None:
+    def _pin(self, snapshot: Snapshot) -> None:
         """Batches are of one version. One that is superseded ends with the batches that wait for it."""
+        version = snapshot.version
         if version == self._version:
             return
         self._version = version
         self._searches = self._coalescer(partial(self._search, version))
-        self._lookups = self._coalescer(partial(self._lookup, version))
+        self._lookups = self._coalescer(partial(self._lookup, version, sorted(snapshot.spaces)))
 
     def _coalescer(
         self, send: Callable[[list[Item]], Awaitable[Sequence[Reply | Exception]]]
@@ -104,8 +105,9 @@ class Shard:
         request = index_pb2.ShardSearchRequest(version=version, queries=queries)
         return (await self._call(self._stub.Search, request, self._settings.shard_timeout_s)).results
 
-    async def _lookup(self, version: str, ids: list[str]) -> Sequence[index_pb2.Fetched]:
-        spaces = (types_pb2.SPACE_IMAGE, types_pb2.SPACE_TEXT)
+    async def _lookup(
+        self, version: str, spaces: Sequence[types_pb2.Space.ValueType], ids: list[str]
+    ) -> Sequence[index_pb2.Fetched]:
         request = index_pb2.FetchRequest(version=version, ids=ids, vectors=spaces)
         return (await self._call(self._stub.Fetch, request, self._settings.shard_timeout_s)).products
 
@@ -179,7 +181,7 @@ class Fleet:
         asked: list[asyncio.Future[index_pb2.ShardHits] | LookalikeError] = []
         for shard in self._shards:
             try:
-                asked.append(shard.search(snapshot.version, query))
+                asked.append(shard.search(snapshot, query))
             except Overloaded as error:
                 asked.append(error)
         waited_for = [reply for reply in asked if isinstance(reply, asyncio.Future)]
@@ -200,7 +202,7 @@ class Fleet:
 
     async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
         """Raises Unavailable when the one shard that owns the product does not answer."""
-        return await self._owner(product_id).lookup(snapshot.version, product_id, deadline)
+        return await self._owner(product_id).lookup(snapshot, product_id, deadline)
 
     async def get(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
         """With its description; without `product` where there is no such product."""

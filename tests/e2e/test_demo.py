@@ -152,12 +152,12 @@ def ask_everything(address: str, catalogue: Path) -> None:
         products = list(client.list())
         assert len(products) == client.count() == 120
         shoe = next(product for product in products if product.category.startswith("fashion/"))
-        assert client.search(product_id=shoe.id).provenance.space == SPACE_IMAGE
+        assert client.search(product_id=shoe.id).provenance.spaces[0].space == SPACE_IMAGE
         by_photo = client.search(image=catalogue / shoe.image, limit=1)
         assert by_photo.hits[0].product.id == shoe.id
         assert by_photo.hits[0].score > 0.999  # Query and catalogue went through the same preprocessing and model.
         by_words = client.search(text=shoe.title, category_in=["fashion"], in_stock=True)
-        assert by_words.provenance.space == SPACE_TEXT
+        assert by_words.provenance.spaces[0].space == SPACE_TEXT
         assert all(hit.product.in_stock and hit.product.category.startswith("fashion") for hit in by_words.hits)
         unlike = example(text=products[-1].title, weight=-0.3)
         mixed = client.search(examples=[example(product_id=shoe.id), unlike], space="text")

@@ -89,16 +89,27 @@ class ScriptedShard:
         return index_pb2.ShardSearchResponse(results=[self._hits(query) for query in request.queries])
 
     def _hits(self, query: index_pb2.ShardQuery) -> index_pb2.ShardHits:
-        vector = unpack(query.vector, DIM)[0]
-        found = sorted(
-            (-float(VECTORS[product.id, query.space] @ vector), product.id, product)
-            for product in self.products
-            if (product.id, query.space) in VECTORS and product.shop not in query.filter.shop_not_in
-        )[: query.k]
+        """By the weighted sum of the cosines: 0 where a product has no vector, no hit where it has none at all."""
+        found = []
+        for product in self.products:
+            cosines = [
+                float(VECTORS[product.id, each.space] @ unpack(each.vector, DIM)[0])
+                if (product.id, each.space) in VECTORS
+                else None
+                for each in query.vectors
+            ]
+            if product.shop in query.filter.shop_not_in or not any(cosine is not None for cosine in cosines):
+                continue
+            told = [cosine or 0.0 for cosine in cosines]
+            weights = [each.weight for each in query.vectors] if len(told) > 1 else [1.0]
+            score = sum(weight * cosine for weight, cosine in zip(weights, told, strict=True))
+            found.append((-score, product.id, product, told))
+        found = sorted(found)[: query.k]
         return index_pb2.ShardHits(
-            ids=[product_id for _, product_id, _ in found],
-            scores=pack(np.array([-score for score, _, _ in found], dtype=np.float32)),
-            products=[product.SerializeToString() for *_, product in found],
+            ids=[product_id for _, product_id, *_ in found],
+            scores=pack(np.array([-score for score, *_ in found], dtype=np.float32)),
+            products=[product.SerializeToString() for _, _, product, _ in found],
+            explained=pack(np.array([told for *_, told in found], dtype=np.float32)) if query.explain else b"",
         )
 
     async def fetch(self, request: index_pb2.FetchRequest, _: Deadline) -> index_pb2.FetchResponse:

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from lookalike.errors import Overloaded, Unavailable
 from lookalike.vectors import pack
 from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
+from protos.lookalike.v1.search_pb2 import Example, SearchedSpace, SearchRequest, SearchResponse
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Space
 from tests.rpc.gateways import PRODUCTS, VECTORS, Scene, a_scene
 
@@ -34,6 +34,10 @@ def ids(response: SearchResponse) -> list[str]:
     return [hit.product.id for hit in response.hits]
 
 
+def spaces(response: SearchResponse) -> list[Space.ValueType]:
+    return [each.space for each in response.provenance.spaces]
+
+
 async def refused(call: Awaitable[object]) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
@@ -46,7 +50,8 @@ async def test_a_product_is_answered_from_all_shards_best_first_without_itself()
     assert ids(response) == nearest("p07", SPACE_IMAGE)[:5]
     assert response.hits[0].product.title == PRODUCTS[int(ids(response)[0][1:])].title
     provenance = response.provenance
-    assert (provenance.version, provenance.space, provenance.encoder) == ("v1", SPACE_IMAGE, "encoder-1")
+    assert provenance.version == "v1"
+    assert list(provenance.spaces) == [SearchedSpace(space=SPACE_IMAGE, encoder="encoder-1", weight=1)]
     assert (provenance.coverage, provenance.documents_searched, provenance.documents_total) == (1, 19, 19)
     assert (provenance.shards_asked, provenance.shards_answered, provenance.cached) == (2, 2, False)
     assert provenance.timings.total_s >= provenance.timings.search_s > 0
@@ -57,7 +62,7 @@ async def test_auto_goes_by_the_products_category_and_by_what_vectors_it_has() -
     async with a_scene() as scene:
         for product_id, space in (("p07", SPACE_IMAGE), ("p08", SPACE_TEXT), ("p19", SPACE_TEXT)):
             response = await scene.search.Search(SearchRequest(examples=[Example(product_id=product_id)]))
-            assert response.provenance.space == space
+            assert spaces(response) == [space]
             assert ids(response) == nearest(product_id, space)[:10]
 
 
@@ -66,7 +71,7 @@ async def test_a_text_and_a_vector_find_their_product_first() -> None:
     async with a_scene() as scene:
         by_text = await scene.search.Search(SearchRequest(examples=[Example(text="p07")]))
         by_vector = await scene.search.Search(SearchRequest(examples=[vector], space=SPACE_IMAGE, exact=True))
-    assert (ids(by_text)[0], by_text.provenance.space) == ("p07", SPACE_TEXT)
+    assert (ids(by_text)[0], spaces(by_text)) == ("p07", [SPACE_TEXT])
     assert (ids(by_vector)[0], by_vector.provenance.exact) == ("p03", True)
     assert by_vector.hits[0].score == pytest.approx(1)
 

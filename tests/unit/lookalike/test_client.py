@@ -27,7 +27,14 @@ from lookalike.errors import (
 )
 from protos.lookalike.v1 import catalog_pb2, search_pb2
 from protos.lookalike.v1.catalog_pb2 import CountResponse, ExistsResponse
-from protos.lookalike.v1.search_pb2 import Example, Hit, SearchRequest, SearchResponse
+from protos.lookalike.v1.search_pb2 import (
+    ClassifyRequest,
+    ClassifyResponse,
+    Example,
+    Hit,
+    SearchRequest,
+    SearchResponse,
+)
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Product
 
 PRODUCTS = [Product(id=f"p-{number}", title=f"shoe {number}") for number in range(5)]
@@ -52,6 +59,10 @@ class Gateway:
     async def search(self, request: SearchRequest, deadline: Deadline) -> SearchResponse:
         await self.heard(request)
         return SearchResponse(hits=[Hit(product=product, score=0.5) for product in PRODUCTS])
+
+    async def classify(self, request: ClassifyRequest, deadline: Deadline) -> ClassifyResponse:
+        await self.heard(request)
+        return ClassifyResponse(category="fashion/shoes")
 
     async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline) -> Product:
         await self.heard(request)
@@ -83,7 +94,8 @@ class Gateway:
 @pytest.fixture
 async def gateway() -> AsyncIterator[Gateway]:
     fake = Gateway()
-    search = rpc.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], {"Search": fake.search})
+    methods: rpc.Methods = {"Search": fake.search, "Classify": fake.classify}
+    search = rpc.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], methods)
     catalog = rpc.handler(
         catalog_pb2.DESCRIPTOR.services_by_name["Catalog"],
         {"Get": fake.get, "Exists": fake.exists, "Count": fake.count, "List": fake.list},

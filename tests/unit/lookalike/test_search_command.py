@@ -16,7 +16,16 @@ from lookalike.cli import run
 from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest
 from protos.lookalike.v1 import search_pb2
-from protos.lookalike.v1.search_pb2 import Example, Hit, Provenance, SearchRequest, SearchResponse
+from protos.lookalike.v1.search_pb2 import (
+    ClassifyRequest,
+    ClassifyResponse,
+    Example,
+    Hit,
+    Provenance,
+    SearchedSpace,
+    SearchRequest,
+    SearchResponse,
+)
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Product
 
 ANSWER = SearchResponse(
@@ -37,8 +46,7 @@ ANSWER = SearchResponse(
     ],
     provenance=Provenance(
         version="20260101-abc",
-        space=SPACE_IMAGE,
-        encoder="mobilenet-0123456789ab",
+        spaces=[SearchedSpace(space=SPACE_IMAGE, encoder="mobilenet-0123456789ab", weight=1)],
         coverage=0.5,
         documents_searched=10,
         documents_total=20,
@@ -66,7 +74,11 @@ async def ask(asked: list[SearchRequest]) -> AsyncIterator[Ask]:
             raise InvalidRequest("limit", "more than 1000")
         return ANSWER
 
-    server = rpc.server([rpc.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], {"Search": answer})])
+    async def classify(request: ClassifyRequest, deadline: Deadline) -> ClassifyResponse:
+        return ClassifyResponse()
+
+    service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
+    server = rpc.server([rpc.handler(service, {"Search": answer, "Classify": classify})])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 

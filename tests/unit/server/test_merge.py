@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookalike.vectors import pack
 from protos.lookalike.v1.index_pb2 import OpaqueSearchResponse, ShardHits
-from protos.lookalike.v1.search_pb2 import Hit, Provenance, SearchResponse, Timings
-from protos.lookalike.v1.types_pb2 import SPACE_TEXT, Product
+from protos.lookalike.v1.search_pb2 import Hit, Provenance, SearchedSpace, SearchResponse, Timings
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from server.answer import SearchAnswer
 from server.merge import merged
 from server.metrics import Watch
@@ -41,7 +42,7 @@ def test_the_merge_is_the_sorted_whole(scores: dict[str, float], limit: int, dat
 
 def test_opaque_parts_are_a_search_response_to_the_byte() -> None:
     product = Product(id="p", title="靴", category="fashion/shoes", shop="s", price=1980, in_stock=True)
-    provenance = Provenance(version="v1", space=SPACE_TEXT, coverage=1)
+    provenance = Provenance(version="v1", spaces=[SearchedSpace(space=SPACE_TEXT, weight=1)], coverage=1)
     public = SearchResponse(hits=[Hit(product=product, score=0.5)], provenance=provenance)
     scores = pack(np.array([0.5], dtype=np.float32))
     hits = merged([ShardHits(ids=["p"], scores=scores, products=[product.SerializeToString()])], 1, ())
@@ -49,10 +50,22 @@ def test_opaque_parts_are_a_search_response_to_the_byte() -> None:
     assert opaque.SerializeToString() == public.SerializeToString()
 
 
+def test_explained_hits_keep_the_cosines_of_their_own_through_the_merge() -> None:
+    first, second = a_shard([("a", 0.9), ("c", 0.5)]), a_shard([("b", 0.7)])
+    first.explained = pack(np.array([[1, 0.8], [0.5, 0.5]], dtype=np.float32))
+    second.explained = pack(np.array([[0.4, 1]], dtype=np.float32))
+    hits = merged([first, second], 2, (), explained=(SPACE_IMAGE, SPACE_TEXT))
+    told = [(Product.FromString(hit.product).id, *((each.space, each.score) for each in hit.scores)) for hit in hits]
+    assert told == [
+        ("a", (SPACE_IMAGE, 1), (SPACE_TEXT, pytest.approx(0.8))),
+        ("b", (SPACE_IMAGE, pytest.approx(0.4)), (SPACE_TEXT, 1)),
+    ]
+
+
 def test_a_kept_answer_is_stamped_without_any_field_occurring_twice() -> None:
     hits = SearchResponse(hits=[Hit(score=0.5), Hit(score=0.25)])
     provenance = Provenance(version="v1", coverage=1, degraded=["x"])
-    answer = SearchAnswer(hits.SerializeToString(), provenance.SerializeToString(), SPACE_TEXT, whole=True)
+    answer = SearchAnswer(hits.SerializeToString(), provenance.SerializeToString(), "image+text", whole=True)
     kept = SearchAnswer.of_kept(answer.to_keep())
     assert kept == answer
     stamped = kept.stamped(Watch(cached=True, stages={"cache": 0.25}))
