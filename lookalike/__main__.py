@@ -15,6 +15,7 @@ COMMANDS = {
     "catalog check": Command("pipeline.check:main", "report the bad rows of a catalogue"),
     "encoders export": Command("encoders.mobilenet:main", "write the image model as a versioned SavedModel"),
     "encoders train-text": Command("encoders.train_text:main", "train the text encoder on a catalogue's words"),
+    "encoders evaluate": Command("pipeline.evaluate:main", "report how good the neighbours of an index are"),
     "index build": Command("index.bulk:main", "index vectors you already have"),
     "index inspect": Command("index.inspect:main", "show and verify an index location"),
     "update": Command("pipeline.update:main", "encode a catalogue and build a new version of the index from it"),

@@ -193,7 +193,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise BadSettings("--models and --model-server: one of them")
     if not 1 <= args.shards <= MAX_SHARDS:
         raise BadSettings(f"--shards {args.shards}: not in 1..{MAX_SHARDS}")
-    with _model_server(args.models, environ) if args.models else contextlib.nullcontext(args.model_server) as address:
+    with model_server(args.models, environ) if args.models else contextlib.nullcontext(args.model_server) as address:
         what = Update(
             catalogue=args.catalogue,
             location=args.location,
@@ -211,7 +211,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 @contextmanager
-def _model_server(models: Path, environ: Mapping[str, str]) -> Iterator[str]:
+def model_server(models: Path, environ: Mapping[str, str]) -> Iterator[str]:
     """The address of a model server of our own: TensorFlow's memory is free again when the photos are done."""
     exported(models)  # Where there is none, say so at once.
     role = roles.model_server(models.resolve(), probes.free_ports(1)[0])

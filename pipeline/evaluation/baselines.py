@@ -1,0 +1,77 @@
+"""What a space must be better than: vectors that know nothing, untrained ones, and words counted. Computes vectors."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike import roles
+from lookalike.supervisor import Supervisor
+from lookalike.vectors import F32, normalised
+from pipeline import encoding
+from pipeline.evaluation.measures import Scores
+from pipeline.photos import opened
+from pipeline.pool import ordered
+from pipeline.update import model_server
+
+_RANDOM_DIM = 64
+_DECODERS = 2
+
+
+def random_vectors(count: int, seed: int) -> F32:
+    """(count, 64) of unit norm, in all directions alike."""
+    return normalised(np.random.default_rng(seed).standard_normal((count, _RANDOM_DIM)).astype(np.float32))
+
+
+def counted_words(titles: Sequence[str], learnt_from: Sequence[str]) -> Scores:
+    """Cosines of TF-IDF vectors of titles (scikit-learn: logarithmic idf, smoothed), in the text encoder's words.
+
+    learnt_from: the titles whose words are counted.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    from encoders.tokens import Tokenizer
+
+    vectorizer = TfidfVectorizer(analyzer=Tokenizer(), dtype=np.float32)
+    try:
+        vectorizer.fit(learnt_from)
+    except ValueError:  # No title has a word in it.
+        return lambda rows: np.zeros((len(rows), len(titles)), dtype=np.float32)
+    vectors = vectorizer.transform(titles)
+    return lambda rows: np.asarray((vectors[rows] @ vectors.T).toarray(), dtype=np.float32)
+
+
+def untrained_vectors(
+    photos: Sequence[Path], environ: Mapping[str, str], *, seed: int, count: Callable[[], Any]
+) -> tuple[F32, str]:
+    """(n, 1024) of photos by the image model with random weights, and its fingerprint.
+
+    Exports one, and runs it. Raises ServiceError, OperatorError; Bad for a photo that cannot be decoded.
+    """
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        models, logs = Path(folder) / "models", Path(folder) / "logs"
+        command = roles.lookalike("encoders", "export", models, "--weights", "untrained", "--seed", seed)
+        with Supervisor(logs, environ, directory=roles.ROOT) as processes:
+            processes.run("encoders export", command)
+        with model_server(models, environ) as address:
+            return asyncio.run(_encoded(photos, address, count))
+
+
+async def _encoded(photos: Sequence[Path], address: str, count: Callable[[], Any]) -> tuple[F32, str]:
+    vectors: list[F32] = []
+    encoder = ""
+    async with encoding.served(address) as encode:
+        for start in range(0, len(photos), encoding.BATCH):
+            decoded = ordered(opened, photos[start : start + encoding.BATCH], workers=_DECODERS, ahead=encoding.BATCH)
+            pixels = [photo.pixels for _, photo in decoded if photo.pixels is not None]
+            answer = await encoding.patiently(encode, np.stack(pixels))
+            vectors.append(answer.vectors)
+            encoder = answer.encoder
+            for _ in pixels:
+                count()
+    return np.concatenate(vectors), encoder

@@ -1,0 +1,107 @@
+"""The products that a report judges, and those that may vote on them. Reads an index, memory-mapped.
+
+Judged are held-out products alone (`encoders.splits`), as queries and as neighbours, and only those that have a
+vector in every space: all spaces are then measured on the same products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from encoders.splits import Split, splits_of
+from index import version
+from index.loaded import LoadedShard, opened
+from index.names import number_of
+from index.scores import I64
+from lookalike.errors import OperatorError
+from lookalike.vectors import F32
+from protos.lookalike.v1.types_pb2 import Product, Space
+
+VOTERS = 20_000  # At most so many others vote: 80 MB of 1,024-d vectors, whatever the index has.
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """Some products by rising id, and for each space their vectors (n, dim) float32, rows of unit norm."""
+
+    products: Sequence[Product]
+    vectors: Mapping[str, F32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOut:
+    version: str
+    encoders: Mapping[str, str]  # The fingerprint of each space's encoder; spaces in the order of the contract.
+    products: int  # In the index.
+    held_out: int  # Of these.
+    lacking: Mapping[str, int]  # Held-out products without a vector in a space.
+    complete: int  # Held-out products with a vector in every space: judged are these, or a sample of them.
+    judged: Part
+    voters: Part  # Products that are not held out, with a vector in every space; or a sample of them.
+
+
+def read(location: Path, *, sample: int, seed: int) -> HeldOut:
+    """Of the version that serves. Raises BadArtifact where there is none, OperatorError where nothing can be judged."""
+    name = version.current(location)
+    manifest = version.read(location, name)
+    spaces = sorted((entry.name for entry in manifest.spaces), key=number_of)
+    places = _Places([opened(location, shard, name) for shard in range(manifest.shards)], spaces)
+    held_out = places.splits == Split.TEST
+    complete = places.has.all(axis=0)
+    if not (held_out & complete).any():
+        raise OperatorError(
+            f"{location}: none of its {len(held_out):,} products is held out (every fifth is, by its id) and has a "
+            f"vector in every space ({', '.join(spaces)}): there is nothing to judge by"
+        )
+    random = np.random.default_rng(seed)
+    return HeldOut(
+        version=name,
+        encoders={entry.name: entry.encoder for entry in sorted(manifest.spaces, key=lambda it: number_of(it.name))},
+        products=len(held_out),
+        held_out=int(held_out.sum()),
+        lacking={space: int((held_out & ~has).sum()) for space, has in zip(spaces, places.has, strict=True)},
+        complete=int((held_out & complete).sum()),
+        judged=places.part(_sampled(held_out & complete, sample, random)),
+        voters=places.part(_sampled(~held_out & complete, VOTERS, random)),
+    )
+
+
+def _sampled(mask: npt.NDArray[np.bool_], size: int, random: np.random.Generator) -> I64:
+    rows = np.flatnonzero(mask)
+    return np.sort(random.choice(rows, size, replace=False)) if len(rows) > size else rows
+
+
+class _Places:
+    """Every product of an index by rising id: where it is, which split it belongs to, which spaces have it."""
+
+    def __init__(self, shards: Sequence[LoadedShard], spaces: Sequence[str]) -> None:
+        self._shards = shards
+        self._spaces = {name: number_of(name) for name in spaces}
+        ids = [shard.table.ids.text(row) for shard in shards for row in range(len(shard.table))]
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        sizes = [len(shard.table) for shard in shards]
+        self._shard_of = np.repeat(np.arange(len(shards)), sizes)[order]
+        self._row_of = np.concatenate([np.arange(size) for size in sizes])[order]
+        self.splits = splits_of([ids[place] for place in order])
+        # (spaces, products)
+        self.has = np.stack([self._having(number)[order] for number in self._spaces.values()])
+
+    def _having(self, number: Space.ValueType) -> npt.NDArray[np.bool_]:
+        return np.concatenate([np.isin(np.arange(len(each.table)), each.spaces[number].rows) for each in self._shards])
+
+    def part(self, places: I64) -> Part:
+        at = [(self._shards[self._shard_of[place]], int(self._row_of[place])) for place in places]
+        products = [Product.FromString(shard.table.products[row]) for shard, row in at]
+        vectors = {name: _vectors(at, number) for name, number in self._spaces.items()}
+        return Part(products=products, vectors=vectors)
+
+
+def _vectors(at: Sequence[tuple[LoadedShard, int]], number: Space.ValueType) -> F32:
+    """(n, dim) of rows that all have one. Raises KeyError or TypeError otherwise."""
+    vectors = [shard.spaces[number].vector(row) for shard, row in at]
+    return np.array(vectors, dtype=np.float32).reshape(len(at), -1)

@@ -1,0 +1,168 @@
+"""The report's pictures: bars, a confusion matrix, a contact sheet. Draws with matplotlib and Pillow, writes PNG.
+
+Words in pictures are ASCII: fonts for anything else are not everywhere. A label that is not is shown by its place in
+the report's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lookalike.errors import OperatorError
+from pipeline.evaluation.judging import AUTO, Column, Judgement
+from pipeline.evaluation.labels import Labelling
+from pipeline.evaluation.measures import shares
+
+COLOURS = {"image": "#4477aa", "text": "#ee7733", "product": "#228833", AUTO: "#222222"}
+_GREYS = ("#888888", "#aaaaaa", "#cccccc", "#dddddd")
+_BARS, _CONFUSED, _LABEL_CHARS = 20, 12, 28
+_DPI = 100
+
+QUERIES, NEIGHBOURS = 8, 8
+_SIDE_PX, _FRAME_PX, _GAP_PX, _NAME_PX = 96, 5, 6, 64
+RIGHT, WRONG, _NEITHER = "#1f77b4", "#d62728", "#222222"
+
+
+def plotting() -> Any:
+    """matplotlib.figure, drawing into files alone. Raises OperatorError where it is not installed."""
+    try:
+        from matplotlib import figure
+    except ImportError as error:
+        raise OperatorError(f"pictures need matplotlib ({error}): pip install 'lookalike[report]'") from None
+    return figure
+
+
+def shown(labelling: Labelling, label: str, at: int) -> str:
+    """A label as pictures show it; `at`: its place in the report's table, from 1."""
+    if not label.isascii():
+        return f"{_ascii(labelling.title)} {at}"
+    short = label if len(label) <= _LABEL_CHARS else f"...{label[3 - _LABEL_CHARS :]}"
+    return _ascii(short)
+
+
+def frequent(labelling: Labelling) -> list[str]:
+    """The labels that are asked about, those of most products first."""
+    counts = np.bincount(labelling.codes[labelling.asked], minlength=len(labelling.names))
+    return [labelling.names[code] for code in np.argsort(-counts, kind="stable") if counts[code]]
+
+
+def draw_averages(path: Path, judgement: Judgement) -> None:
+    """precision@10 of every space and baseline, by labelling, with intervals."""
+    columns: dict[str, Column] = {**judgement.spaces, AUTO: judgement.auto, **judgement.baselines}
+    titles = [labelling.title for labelling in judgement.labellings]
+    figure = plotting().Figure(figsize=(max(7, 2.2 * len(titles) + 3), 4), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    width = 0.85 / len(columns)
+    for at, (name, colour) in enumerate(_coloured(columns)):
+        micro = [columns[name].averages[title][0].micro for title in titles]
+        reach = [[it.value - it.low for it in micro], [it.high - it.value for it in micro]]
+        places = np.arange(len(titles)) + at * width
+        axes.bar(places, [it.value for it in micro], width, yerr=reach, color=colour, label=name, ecolor="#555555")
+    axes.set_xticks(np.arange(len(titles)) + 0.425 - width / 2, list(map(_ascii, titles)))
+    axes.set(ylabel="precision@10", ylim=(0, 1))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def draw_precision(path: Path, judgement: Judgement, labelling: Labelling) -> None:
+    """precision@10 by label and space, of the most frequent labels."""
+    labels = frequent(labelling)[:_BARS]
+    figure = plotting().Figure(figsize=(8, 1.2 + 0.38 * len(labels)), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(judgement.spaces)
+    for at, (name, colour) in enumerate(_coloured(judgement.spaces)):
+        values = [judgement.spaces[name].labels[labelling.title][label][0] for label in labels]
+        axes.barh(np.arange(len(labels)) + at * height, values, height, color=colour, label=name)
+    names = [shown(labelling, label, at) for at, label in enumerate(labels, 1)]
+    axes.set_yticks(np.arange(len(labels)) + 0.4 - height / 2, names)
+    axes.invert_yaxis()
+    axes.set(xlabel=f"precision@10 by {_ascii(labelling.title)}", xlim=(0, 1))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def draw_confusions(path: Path, judgement: Judgement, labelling: Labelling) -> None:
+    """For each space, of which label the ten nearest of each label's products are."""
+    labels = frequent(labelling)[:_CONFUSED]
+    names = [shown(labelling, label, at) for at, label in enumerate(labels, 1)]
+    spaces = judgement.spaces
+    size = (2.6 + 3.6 * len(spaces), 2.6 + 0.28 * len(labels))
+    figure = plotting().Figure(figsize=size, dpi=_DPI, layout="constrained")
+    for at, (name, axes) in enumerate(zip(spaces, np.atleast_1d(figure.subplots(1, len(spaces))), strict=True)):
+        table = shares(spaces[name].nearest, labelling, labels)
+        drawn = axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(labels) + 1), [*names, "others"], rotation=90, fontsize=7)
+        axes.set_yticks(range(len(labels)), names if at == 0 else [], fontsize=7)
+        axes.set_title(f"{name}: share of the 10 nearest", fontsize=9)
+        for row, column in zip(*np.nonzero(table >= 0.005), strict=True):
+            shade = "white" if table[row, column] > 0.5 else "black"
+            text = f"{100 * table[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=6, color=shade)
+    figure.colorbar(drawn, ax=figure.axes, shrink=0.7)
+    _save(figure, path)
+
+
+def draw_neighbours(
+    path: Path, judgement: Judgement, labelling: Labelling, photos: Sequence[Path | None], *, seed: int
+) -> int:
+    """Queries drawn at random, one of a label, and in each space their nearest; how many queries there are."""
+    queries = _queries(labelling, photos, seed)
+    line = _SIDE_PX + _GAP_PX
+    width = _NAME_PX + (1 + NEIGHBOURS) * line + 2 * _GAP_PX
+    block = len(judgement.spaces) * line + 2 * _GAP_PX
+    sheet = Image.new("RGB", (width, max(len(queries), 1) * block), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, query in enumerate(queries):
+        for at, (name, column) in enumerate(judgement.spaces.items()):
+            top = number * block + at * line + _GAP_PX
+            pen.text((_GAP_PX, top + _SIDE_PX // 2), name, fill="black")
+            if at == 0:
+                sheet.paste(_tile(photos[query], _NEITHER), (_NAME_PX, top))
+            for place, neighbour in enumerate(column.nearest[query][:NEIGHBOURS]):
+                right = labelling.codes[neighbour] == labelling.codes[query]
+                left = _NAME_PX + (1 + place) * line + 2 * _GAP_PX
+                sheet.paste(_tile(photos[neighbour], RIGHT if right else WRONG), (left, top))
+    sheet.save(path, optimize=True)
+    return len(queries)
+
+
+def _queries(labelling: Labelling, photos: Sequence[Path | None], seed: int) -> list[int]:
+    random = np.random.default_rng(seed)
+    having = np.array([photo is not None for photo in photos]) & labelling.asked
+    codes = random.permutation(np.unique(labelling.codes[having]))[:QUERIES]
+    return [int(random.choice(np.flatnonzero(having & (labelling.codes == code)))) for code in np.sort(codes)]
+
+
+def _tile(photo: Path | None, frame: str) -> Image.Image:
+    tile = Image.new("RGB", (_SIDE_PX, _SIDE_PX), frame)
+    inner = _SIDE_PX - 2 * _FRAME_PX
+    tile.paste(_thumbnail(photo, inner), (_FRAME_PX, _FRAME_PX))
+    return tile
+
+
+def _thumbnail(photo: Path | None, side_px: int) -> Image.Image:
+    """The photo as the image encoder sees it, smaller; grey where there is none."""
+    from pipeline.photos import opened
+
+    if photo is None or (pixels := opened(photo).pixels) is None:
+        return Image.new("RGB", (side_px, side_px), "#dddddd")
+    return Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.LANCZOS)
+
+
+def _coloured(columns: Mapping[str, Any]) -> list[tuple[str, str]]:
+    others = [name for name in columns if name not in COLOURS]
+    return [(name, COLOURS.get(name) or _GREYS[others.index(name) % len(_GREYS)]) for name in columns]
+
+
+def _ascii(text: str) -> str:
+    """Without what fonts may lack, and without what matplotlib takes for formulas."""
+    return text.encode("ascii", "replace").decode().replace("$", r"\$")
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, metadata={"Software": None})  # The same bytes from the same numbers.
