@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -75,42 +75,52 @@ def judged(
     seed: int,
     step: Callable[[str], None] = lambda what: None,
 ) -> Judgement:
-    """Raises OperatorError where no two products share a category: then there is nothing to be found."""
-    count = len(part.products)
+    """Raises OperatorError where no two products share a label: then there is nothing to be found."""
     every = labellings(part.products)
     if not any(labelling.asked.any() for labelling in every):
         raise OperatorError(
-            f"{count:,} held-out products with vectors in every space, and no two of one category: nothing to judge by"
+            f"of {len(part.products):,} held-out products with a vector in every space, no two are of one category: "
+            "nothing to judge by"
         )
     telling = [labelling for labelling in every if labelling.tells]
-    given: dict[str, Found] = {}
-    for name, vectors in part.vectors.items():
-        step(f"ranking by {name}")
-        given[name] = found(count, cosines(vectors), telling)
-    built = tuple(part.vectors)
-    chosen = [policy.space(product.category, built) for product in part.products]
-    auto = _auto(given, chosen)
-    against: dict[str, Found] = {}
-    for name, scores in baselines.items():
-        step(name)
-        against[name] = found(count, scores(), telling)
-    nothing = np.empty((count, 0), dtype=np.int64)
-    against[CHANCE] = Found(nothing, {labelling.title: chance(labelling) for labelling in telling})
-    against[CEILING] = Found(nothing, {labelling.title: ceiling(labelling) for labelling in telling})
-    step("drawing intervals")
     main = _main(telling)
+    spaces = _found(
+        len(part.products), {name: partial(cosines, each) for name, each in part.vectors.items()}, telling, step
+    )
+    chosen = [policy.space(product.category, tuple(spaces)) for product in part.products]
+    auto = _auto(spaces, chosen)
+    against = {**_found(len(part.products), baselines, telling, step), **_bounds(len(part.products), telling)}
+    step("drawing intervals")
     return Judgement(
         labellings=telling,
         trivial=[labelling.title for labelling in every if not labelling.tells],
         main=main,
-        spaces={name: _column(each, telling, seed) for name, each in given.items()},
+        spaces={name: _column(each, telling, seed) for name, each in spaces.items()},
         auto=_column(auto, telling, seed),
         baselines={name: _column(each, telling, seed) for name, each in against.items()},
         policy=policy,
         chosen=chosen,
-        worth=_worths(part, policy, main, {**given, AUTO: auto}, chosen, seed) if main else [],
-        confusions={name: confusions(each.nearest, main) for name, each in given.items()} if main else {},
+        worth=_worths(part, policy, main, {**spaces, AUTO: auto}, chosen, seed=seed) if main else [],
+        confusions={name: confusions(each.nearest, main) for name, each in spaces.items()} if main else {},
     )
+
+
+def _found(
+    count: int, ways: Mapping[str, Callable[[], Scores]], telling: Sequence[Labelling], step: Callable[[str], None]
+) -> dict[str, Found]:
+    given = {}
+    for name, scores in ways.items():
+        step(f"ranking by {name}")
+        given[name] = found(count, scores(), telling)
+    return given
+
+
+def _bounds(count: int, telling: Sequence[Labelling]) -> dict[str, Found]:
+    nothing = np.empty((count, 0), dtype=np.int64)
+    return {
+        name: Found(nothing, {labelling.title: bound(labelling) for labelling in telling})
+        for name, bound in ((CHANCE, chance), (CEILING, ceiling))
+    }
 
 
 def _main(telling: Sequence[Labelling]) -> Labelling | None:
@@ -145,18 +155,17 @@ def _column(each: Found, telling: Sequence[Labelling], seed: int) -> Column:
 
 
 def _worths(
-    part: Part, policy: Policy, main: Labelling, given: Mapping[str, Found], chosen: Sequence[str], seed: int
+    part: Part, policy: Policy, main: Labelling, given: Mapping[str, Found], chosen: Sequence[str], *, seed: int
 ) -> list[Worth]:
     """Of every entry that decides about a query, and of all of them together."""
     entries = np.array([policy.entry(product.category) for product in part.products], dtype=object)
     precision = {name: each.values[main.title][0] for name, each in given.items()}
-    counts = Counter(entries[main.asked])
     worths = []
-    for entry in [name for name in policy.table if counts[name]]:
+    for entry in policy.table:
         queries = main.asked & (entries == entry)
-        space = chosen[int(np.flatnonzero(queries)[0])]
-        worths.append(_worth(entry, space, queries, main, precision, seed))
-    return worths if len(worths) == 1 else [*worths, _worth("all", "", main.asked, main, precision, seed)]
+        if queries.any():
+            worths.append(_worth(entry, chosen[int(np.flatnonzero(queries)[0])], queries, main, precision, seed=seed))
+    return worths if len(worths) == 1 else [*worths, _worth("all", "", main.asked, main, precision, seed=seed)]
 
 
 def _worth(
@@ -165,6 +174,7 @@ def _worth(
     queries: npt.NDArray[np.bool_],
     main: Labelling,
     precision: Mapping[str, F64],
+    *,
     seed: int,
 ) -> Worth:
     spaces = [name for name in precision if name != AUTO]

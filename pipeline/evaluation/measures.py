@@ -141,7 +141,7 @@ def by_label(values: F64, labelling: Labelling) -> dict[str, F64]:
     codes = labelling.codes[labelling.asked]
     counts = np.bincount(codes, minlength=len(labelling.names))
     means = [np.bincount(codes, row[labelling.asked], len(labelling.names)) / np.maximum(counts, 1) for row in values]
-    return {labelling.names[code]: np.array([mean[code] for mean in means]) for code in np.flatnonzero(counts)}
+    return {labelling.names[code]: np.array([mean[code] for mean in means]) for code in np.flatnonzero(counts).tolist()}
 
 
 class Confusion(NamedTuple):

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lookalike.errors import OperatorError
-from pipeline.evaluation.judging import AUTO, Column, Judgement
+from pipeline.evaluation.judging import AUTO, CEILING, Column, Judgement
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.measures import shares
 
 COLOURS = {"image": "#4477aa", "text": "#ee7733", "product": "#228833", AUTO: "#222222"}
-_GREYS = ("#888888", "#aaaaaa", "#cccccc", "#dddddd")
+_GREYS = ("#dddddd", "#999999", "#bbbbbb", "#eeeeee")  # Of baselines.
 _BARS, _CONFUSED, _LABEL_CHARS = 20, 12, 28
 _DPI = 100
 
@@ -52,8 +52,9 @@ def frequent(labelling: Labelling) -> list[str]:
 
 
 def draw_averages(path: Path, judgement: Judgement) -> None:
-    """precision@10 of every space and baseline, by labelling, with intervals."""
+    """precision@10 of every space and baseline, by labelling, with intervals; a line where the best possible is."""
     columns: dict[str, Column] = {**judgement.spaces, AUTO: judgement.auto, **judgement.baselines}
+    best = columns.pop(CEILING)
     titles = [labelling.title for labelling in judgement.labellings]
     figure = plotting().Figure(figsize=(max(7, 2.2 * len(titles) + 3), 4), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
@@ -63,8 +64,11 @@ def draw_averages(path: Path, judgement: Judgement) -> None:
         reach = [[it.value - it.low for it in micro], [it.high - it.value for it in micro]]
         places = np.arange(len(titles)) + at * width
         axes.bar(places, [it.value for it in micro], width, yerr=reach, color=colour, label=name, ecolor="#555555")
-    axes.set_xticks(np.arange(len(titles)) + 0.425 - width / 2, list(map(_ascii, titles)))
-    axes.set(ylabel="precision@10", ylim=(0, 1))
+    left = np.arange(len(titles)) - width / 2
+    heights = [best.averages[title][0].micro.value for title in titles]
+    axes.hlines(heights, left, left + 0.85, colors="#cc3311", linestyles="dashed", label=CEILING)
+    axes.set_xticks(left + 0.425, list(map(_ascii, titles)))
+    axes.set(ylabel="precision@10", ylim=(0, 1.02))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     _save(figure, path)
 
@@ -80,7 +84,7 @@ def draw_precision(path: Path, judgement: Judgement, labelling: Labelling) -> No
         axes.barh(np.arange(len(labels)) + at * height, values, height, color=colour, label=name)
     names = [shown(labelling, label, at) for at, label in enumerate(labels, 1)]
     axes.set_yticks(np.arange(len(labels)) + 0.4 - height / 2, names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.1, -0.5)
     axes.set(xlabel=f"precision@10 by {_ascii(labelling.title)}", xlim=(0, 1))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     _save(figure, path)
@@ -127,7 +131,7 @@ def draw_neighbours(
                 right = labelling.codes[neighbour] == labelling.codes[query]
                 left = _NAME_PX + (1 + place) * line + 2 * _GAP_PX
                 sheet.paste(_tile(photos[neighbour], RIGHT if right else WRONG), (left, top))
-    sheet.save(path, optimize=True)
+    sheet.quantize(256).save(path, optimize=True)  # A third of the bytes.
     return len(queries)
 
 

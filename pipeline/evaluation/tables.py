@@ -247,7 +247,8 @@ def _definitions(judgement: Judgement, run: Run) -> Iterator[str]:
         "labels. The differences of AUTO are of the same queries."
     )
     yield "* Products whose label no other one has are nobody's right neighbour, and are not asked about."
-    yield f"* **{CHANCE}**: expected of an order at random, R / (n − 1). **{CEILING}**: where all right ones come first."
+    yield f"* **{CHANCE}**: expected of an order at random, R / (n − 1)."
+    yield f"* **{CEILING}**: of an order in which all right ones come first; of a label of few products that is little."
     yield ""
 
 
