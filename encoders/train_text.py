@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from encoders import scdv, words
 from encoders.text import FASTTEXT, FORMAT, KINDS, MANIFEST, digest_of, fingerprint_of
 from encoders.tokens import Tokenizer
-from lookalike.errors import BadCatalogue, OperatorError
+from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.vectors import F32
 
 MAX_DIM = 1024
@@ -28,6 +28,7 @@ Progress = Callable[[str], None]
 EXAMPLES = """examples:
   lookalike encoders train-text my-shop texts/scdv              title and description of my-shop/products.jsonl or .csv
   lookalike encoders train-text titles.txt texts/plain --kind fasttext      one document per line
+  lookalike encoders train-text my-shop texts/ja --words cc.ja.300.bin      words learnt elsewhere
 """
 
 
@@ -38,12 +39,17 @@ def train(
     kind: str = "scdv",
     dim: int = 256,
     seed: int = 0,
+    word_vectors: Path | None = None,
+    recipe: scdv.Recipe | None = None,
+    word_recipe: words.Recipe | None = None,
     progress: Progress | None = None,
 ) -> str:
     """Write the artifact to `out` (a new directory) and return its fingerprint. Same arguments, same fingerprint.
 
     dim: of an SCDV encoder, 1..1024; smaller where there are too few documents or words to fill it.
-    Raises BadCatalogue when no text has a word in it, OperatorError where `out` exists.
+    word_vectors: a fastText .bin to take words from (a copy goes into the artifact); None: they are trained.
+    Raises BadCatalogue when no text has a word in it, or none that `word_vectors` knows; BadArtifact where that is no
+    fastText model; OperatorError where `out` exists.
     """
     if kind not in KINDS:
         raise OperatorError(f"no such kind of text encoder: {kind}; there are {', '.join(KINDS)}")
@@ -55,41 +61,57 @@ def train(
     say("tokenizing")
     tokenize = Tokenizer()
     documents = [tokenize(text) for text in texts]
-    say("training word vectors")
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    vocabulary = words.train(documents, part / FASTTEXT)
+    if word_vectors is None:
+        say("training word vectors")
+        vocabulary = words.train(documents, part / FASTTEXT, word_recipe)
+    else:
+        vocabulary = words.copied(word_vectors, part / FASTTEXT)
     import sklearn.mixture  # noqa: F401  # Brings its own BLAS and OpenMP: only what is loaded can be limited.
 
     # More threads take ten times as long where they have to wait for cores, and add in another order each time.
     with threadpool_limits(1):
-        arrays, facts = _learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, say=say)
+        arrays, facts = _learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, recipe=recipe, say=say)
     fingerprint = _described(part, kind, arrays, facts)
     part.rename(out)
     return fingerprint
 
 
 def _learnt(
-    documents: Sequence[Sequence[str]], vocabulary: words.Words, *, kind: str, dim: int, seed: int, say: Progress
+    documents: Sequence[Sequence[str]],
+    vocabulary: words.Words,
+    *,
+    kind: str,
+    dim: int,
+    seed: int,
+    recipe: scdv.Recipe | None,
+    say: Progress,
 ) -> tuple[dict[str, F32], dict[str, Any]]:
-    number = {word: i for i, word in enumerate(vocabulary.known)}
-    numbered = [np.array([number[w] for w in document if w in number], dtype=np.int64) for document in documents]
-    idf = scdv.idf_of(numbered, len(number))
-    raw = vocabulary.vectors(vocabulary.known)
-    centre: F32 = raw.mean(axis=0) if len(raw) > 1 else np.zeros(vocabulary.dim, dtype=np.float32)
-    faint = float(np.linalg.norm(raw, axis=1).min() / 2)
+    recipe = recipe or scdv.Recipe()
+    numbered = words.numbered(documents, vocabulary)
+    filled = [document for document in numbered if len(document)]
+    if not filled:
+        raise BadCatalogue("no text has a word in it that the word vectors know")
+    idf = scdv.idf_of(numbered, len(vocabulary.known))
+    used = np.unique(np.concatenate(filled))
+    vectors = vocabulary.vectors([vocabulary.known[i] for i in used])
+    if not np.isfinite(vectors).all():
+        raise BadArtifact("the word vectors have components that are no finite numbers")
+    faint = float(np.linalg.norm(vectors, axis=1).min() / 2)
+    centre = scdv.centre_of(vectors)
     if kind == "fasttext":
         return {"idf": idf, "centre": centre}, {"dim": vocabulary.dim, "faint": faint}
     say("finding topics")
-    vectors = raw - centre  # What all words have in common, much where texts are few, says nothing.
-    topics = scdv.fit_topics(vectors, scdv.CLUSTERS, seed)
-    probabilities = topics.probabilities(vectors)
+    vectors -= centre
+    topics = scdv.fit_topics(vectors, recipe, seed)
+    shares = topics.probabilities(vectors) * idf[used, None]
     say("projecting documents")
-    filled = [document for document in numbered if len(document)]
-    sample = np.random.default_rng(seed).permutation(len(filled))[:_LEARNT_FROM]
-    composites = np.stack([_composite(filled[i], idf, probabilities, vectors) for i in sample])
-    threshold = scdv.threshold_of(composites)
+    sample = [filled[i] for i in np.random.default_rng(seed).permutation(len(filled))[:_LEARNT_FROM]]
+    rows = np.searchsorted(used, np.concatenate(sample))
+    composites = scdv.composites(shares[rows], vectors[rows], [len(document) for document in sample])
+    threshold = scdv.threshold_of(composites, recipe.sparsity)
     projection = scdv.fit_projection(scdv.sparse(composites, threshold), dim, seed)
     arrays = {
         "idf": idf,
@@ -99,11 +121,8 @@ def _learnt(
         "precisions": topics.precisions,
         "projection": projection,
     }
-    return arrays, {"dim": projection.shape[1], "faint": faint, "threshold": threshold, "clusters": len(topics.means)}
-
-
-def _composite(document: scdv.I64, idf: F32, probabilities: F32, vectors: F32) -> F32:
-    return scdv.composite(idf[document], probabilities[document], vectors[document])
+    facts = {"dim": projection.shape[1], "faint": faint, "threshold": threshold, "temperature": topics.temperature}
+    return arrays, facts
 
 
 def _described(part: Path, kind: str, arrays: Mapping[str, F32], facts: dict[str, Any]) -> str:
@@ -131,6 +150,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     parser.add_argument("--kind", choices=KINDS, default="scdv")
     parser.add_argument("--dim", type=int, default=256, help="most dimensions of an SCDV vector, 1..1024")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--words", type=Path, metavar="FILE", help="take word vectors from this fastText .bin")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     options = parser.parse_args(argv)
     texts = list(texts_of(options.source))
@@ -140,6 +160,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
         kind=options.kind,
         dim=options.dim,
         seed=options.seed,
+        word_vectors=options.words,
         progress=lambda step: print(f"{step} …", file=sys.stderr),
     )
     outcome = {"fingerprint": fingerprint, "artifact": str(options.out), "documents": len(texts)}

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.vectors import F32
 
-MAX_WORDS = 200_000  # The most frequent: 160 MB of vectors. Rarer ones are encoded through their subwords.
 _LEARNING_RATE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How word vectors are trained."""
+
+    dim: int = 100
+    epochs: int | None = None  # None: by how much text there is, see epochs().
+    window: int = 5  # Words on either side that a word is to predict.
+    most_words: int = 200_000  # The most frequent: 160 MB of vectors. Rarer ones are encoded through their subwords.
+    buckets: int = 50_000  # Of hashed subwords: 20 MB of vectors, where fastText's own default is 800 MB.
+    subwords: tuple[int, int] = (3, 6)  # Shortest and longest, in characters; (0, 0): none, which is word2vec.
 
 
 class Words:
@@ -38,21 +53,36 @@ class Words:
         return np.stack(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
 
 
-def train(documents: Sequence[Sequence[str]], out: Path) -> Words:
+def train(documents: Sequence[Sequence[str]], out: Path, recipe: Recipe | None = None) -> Words:
     """Skip-gram vectors, written to `out`: same documents, same file. Raises BadCatalogue, OperatorError."""
+    recipe = recipe or Recipe()
     tokens = sum(map(len, documents))
     if not tokens:
         raise BadCatalogue("no text has a word in it: there is nothing to train a text encoder on")
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as corpus:
-        corpus.writelines(line + "\n" for line in _lines(documents))
+        corpus.writelines(line + "\n" for line in _lines(documents, recipe.most_words))
         corpus.flush()
         script = Path(__file__).with_name("skipgram.py")
         command = ["env", "MALLOC_PERTURB_=255", sys.executable, "-I", str(script), corpus.name, str(out)]
-        command += [str(epochs(tokens)), str(_LEARNING_RATE)]
+        command.append(json.dumps(_options(recipe, tokens)))
         ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # our own words
     if ended.returncode:
         raise OperatorError(f"fastText failed on {tokens} words: {ended.stderr.strip()[-500:]}")
     return load(out)
+
+
+def _options(recipe: Recipe, tokens: int) -> dict[str, Any]:
+    """In fastText's own names."""
+    shortest, longest = recipe.subwords
+    return {
+        "dim": recipe.dim,
+        "epoch": recipe.epochs or epochs(tokens),
+        "ws": recipe.window,
+        "bucket": recipe.buckets,
+        "minn": shortest,
+        "maxn": longest,
+        "lr": _LEARNING_RATE,
+    }
 
 
 def epochs(tokens: int) -> int:
@@ -63,12 +93,30 @@ def epochs(tokens: int) -> int:
     return int(np.clip(50 * (18_000 / tokens) ** 0.7, 5, 1_000))
 
 
-def _lines(documents: Sequence[Sequence[str]]) -> Iterator[str]:
+def _lines(documents: Sequence[Sequence[str]], most_words: int) -> Iterator[str]:
     counts = Counter(word for document in documents for word in document)
-    kept = set(sorted(counts, key=lambda word: (-counts[word], word))[:MAX_WORDS])
+    kept = set(sorted(counts, key=lambda word: (-counts[word], word))[:most_words])
     for document in documents:
         if line := " ".join(word for word in document if word in kept):
             yield line
+
+
+def numbered(documents: Sequence[Sequence[str]], words: Words) -> list[npt.NDArray[np.int64]]:
+    """Of each document the numbers of its known words, in order."""
+    number = {word: i for i, word in enumerate(words.known)}
+    return [np.array([number[w] for w in document if w in number], dtype=np.int64) for document in documents]
+
+
+def copied(source: Path, out: Path) -> Words:
+    """The words of a fastText .bin, of which `out` becomes a copy. Raises BadArtifact."""
+    try:
+        shutil.copyfile(source, out)
+    except OSError as error:
+        raise BadArtifact(f"{source}: {error.strerror}") from error
+    try:
+        return load(out)
+    except BadArtifact as error:
+        raise BadArtifact(f"{source}: not a fastText model") from error
 
 
 def load(path: Path) -> Words:

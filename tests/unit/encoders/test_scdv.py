@@ -8,6 +8,8 @@ import pytest
 from encoders import scdv
 from lookalike.vectors import F32
 
+SOFT = scdv.Recipe(clusters=2, temperature=7.0)
+
 
 def _two_groups(each: int = 30, dim: int = 8) -> F32:
     random = np.random.default_rng(0)
@@ -17,7 +19,7 @@ def _two_groups(each: int = 30, dim: int = 8) -> F32:
 
 def test_words_of_one_group_have_the_same_topic_and_those_of_two_do_not() -> None:
     words = _two_groups()
-    topics = scdv.fit_topics(words, 2, seed=0)
+    topics = scdv.fit_topics(words, SOFT, seed=0)
     shares = topics.probabilities(words)
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     favourite = shares.argmax(axis=1)
@@ -29,12 +31,12 @@ def test_probabilities_are_those_of_the_mixture_made_softer() -> None:
     from sklearn.mixture import GaussianMixture
 
     words = _two_groups()
-    topics = scdv.fit_topics(words, 2, seed=0)
+    topics = scdv.fit_topics(words, SOFT, seed=0)
     reference = GaussianMixture(2, covariance_type="diag")
     reference.weights_, reference.means_ = np.exp(topics.log_weights), topics.means
     reference.covariances_, reference.precisions_cholesky_ = 1 / topics.precisions, np.sqrt(topics.precisions)
     unit = words / np.linalg.norm(words, axis=1, keepdims=True)
-    logs = reference._estimate_weighted_log_prob(unit) / scdv.TEMPERATURE
+    logs = reference._estimate_weighted_log_prob(unit) / SOFT.temperature
     expected = np.exp(logs - logs.max(axis=1, keepdims=True))
     np.testing.assert_allclose(
         topics.probabilities(words), expected / expected.sum(axis=1, keepdims=True), rtol=1e-2, atol=1e-4
@@ -43,23 +45,50 @@ def test_probabilities_are_those_of_the_mixture_made_softer() -> None:
 
 @pytest.mark.parametrize("words", [1, 2, 3])
 def test_fewer_words_than_clusters_make_fewer_clusters(words: int) -> None:
-    topics = scdv.fit_topics(_two_groups()[:words], 20, seed=0)
+    topics = scdv.fit_topics(_two_groups()[:words], scdv.Recipe(), seed=0)
     assert 1 <= len(topics.means) <= words
     assert np.isfinite(topics.probabilities(_two_groups())).all()
 
 
 def test_a_document_is_the_sum_over_its_words_of_weight_topic_and_vector() -> None:
     random = np.random.default_rng(1)
-    weights, topics, words = (random.random(shape).astype(np.float32) for shape in ((3,), (3, 4), (3, 5)))
-    by_hand = sum(np.outer(t, w).ravel() * idf for idf, t, w in zip(weights, topics, words, strict=True))
-    np.testing.assert_allclose(
-        scdv.composite(weights, topics, words), by_hand / np.linalg.norm(by_hand), rtol=1e-5, atol=1e-7
-    )
+    shares, words = (random.normal(size=shape).astype(np.float32) for shape in ((5, 4), (5, 6)))
+    documents = scdv.composites(shares, words, [3, 0, 2])
+    for document, of in ((documents[0], range(3)), (documents[2], range(3, 5))):
+        by_hand = sum(np.outer(shares[i], words[i]).ravel() for i in of)
+        np.testing.assert_allclose(document, by_hand / np.linalg.norm(by_hand), rtol=1e-5, atol=1e-7)
+    assert not documents[1].any()
+
+
+def test_a_word_and_a_document_are_the_same_bits_in_any_company() -> None:
+    """Else a component next to the threshold is now 0 and now not."""
+    random = np.random.default_rng(3)
+    words = random.normal(size=(200, 100)).astype(np.float32)
+    topics = scdv.fit_topics(words, scdv.Recipe(), seed=0)
+    together = topics.probabilities(words)
+    alone = np.concatenate([topics.probabilities(words[i : i + 1]) for i in range(len(words))])
+    np.testing.assert_array_equal(alone, together)
+    lengths = [1, 7, 2, 190]
+    parts = np.split(np.arange(200), np.cumsum(lengths)[:-1])
+    by_one = np.concatenate([scdv.composites(together[part], words[part], [len(part)]) for part in parts])
+    np.testing.assert_array_equal(scdv.composites(together, words, lengths), by_one)
+
+
+def test_a_higher_temperature_makes_topics_softer() -> None:
+    words = _two_groups()
+    shares = scdv.fit_topics(words, scdv.Recipe(clusters=2, temperature=1000), seed=0).probabilities(words)
+    softer = scdv.fit_topics(words, scdv.Recipe(clusters=2, temperature=2000), seed=0).probabilities(words)
+    assert (softer.max(axis=1) < shares.max(axis=1)).all()
+
+
+def test_the_words_of_a_single_document_do_not_cancel_out() -> None:
+    words = _two_groups()[:3]
+    assert np.linalg.norm((words - scdv.centre_of(words)).sum(axis=0)) > 1
 
 
 def test_only_small_components_become_zeros() -> None:
     documents = np.array([[1, -0.5, 0.01, 0], [0.8, -0.6, 0.02, 0.3]], dtype=np.float32)
-    threshold = scdv.threshold_of(documents)
+    threshold = scdv.threshold_of(documents, 0.04)
     assert threshold == pytest.approx(0.04 * (0.55 + 0.9) / 2)
     np.testing.assert_array_equal(
         scdv.sparse(documents, threshold), np.array([[1, -0.5, 0, 0], [0.8, -0.6, 0, 0.3]], dtype=np.float32)

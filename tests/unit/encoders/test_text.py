@@ -165,11 +165,9 @@ def test_a_catalogue_that_cannot_be_read_is_refused_by_its_name(tmp_path: Path, 
         list(texts_of(tmp_path))
 
 
-def test_only_the_most_frequent_words_have_vectors_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(words, "MAX_WORDS", 3)
-    trained = words.train([["red", "dress"], ["red", "shoes"], ["dress", "red", "zebra"], ["zebra"]], tmp_path / "bin")
+def test_only_the_most_frequent_words_have_vectors_of_their_own(tmp_path: Path) -> None:
+    documents = [["red", "dress"], ["red", "shoes"], ["dress", "red", "zebra"], ["zebra"]]
+    trained = words.train(documents, tmp_path / "bin", words.Recipe(most_words=3))
     assert sorted(trained.known) == ["</s>", "dress", "red", "zebra"]
     assert trained.vector("shoes").shape == (trained.dim,)
 
