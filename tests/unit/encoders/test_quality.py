@@ -1,0 +1,80 @@
+"""How good neighbours are, and confidences: the arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from encoders.quality import expected_calibration_error, neighbours, precision_at_10, precisions
+from lookalike.vectors import F32, normalised
+
+
+def _random(count: int, dim: int = 6) -> F32:
+    return normalised(np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32))
+
+
+def test_neighbours_are_the_nearest_others_nearest_first() -> None:
+    vectors = normalised(np.array([[1, 0], [1, 0.1], [1, 0.5], [0, 1]], np.float32))
+
+    np.testing.assert_array_equal(neighbours(vectors, 2), [[1, 2], [0, 2], [1, 0], [2, 1]])
+
+
+@pytest.mark.parametrize("count", [513, 700])
+def test_neighbours_of_many_are_those_of_a_full_sort(count: int) -> None:
+    vectors = _random(count)
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -np.inf)
+
+    np.testing.assert_array_equal(neighbours(vectors, 10), np.argsort(-scores, axis=1, kind="stable")[:, :10])
+
+
+def test_equal_scores_are_in_the_order_of_rows() -> None:
+    vectors = np.tile(np.array([[0.6, 0.8]], np.float32), (5, 1))
+
+    np.testing.assert_array_equal(neighbours(vectors, 4)[2], [0, 1, 3, 4])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_there_are_no_more_neighbours_than_others(count: int) -> None:
+    assert neighbours(_random(count), 10).shape == (count, max(count - 1, 0))
+
+
+def test_precision_is_the_share_of_neighbours_of_the_own_label() -> None:
+    found = np.array([[1, 2], [0, 2], [0, 1]])
+
+    np.testing.assert_allclose(precisions(found, ["a", "a", "b"]), [0.5, 0.5, 0])
+
+
+def test_a_label_of_one_product_does_not_count_in_the_mean() -> None:
+    vectors = normalised(np.array([[1, 0.01 * i] for i in range(11)] + [[0, 1], [0.01, 1]], np.float32))
+
+    assert precision_at_10(vectors[:11], ["a"] * 11) == 1
+    assert precision_at_10(vectors[:12], ["a"] * 11 + ["alone"]) == 1
+    # Of the ten nearest of the two "b", one is a "b".
+    assert precision_at_10(vectors, ["a"] * 11 + ["b"] * 2) == pytest.approx((11 * 1 + 2 * 0.1) / 13)
+
+
+def test_nothing_to_compare_is_precision_0() -> None:
+    assert precision_at_10(_random(0), []) == 0
+    assert precision_at_10(_random(1), ["a"]) == 0
+    assert precision_at_10(_random(2), ["a", "b"]) == 0
+
+
+def test_confidences_that_come_true_as_often_as_they_say_have_no_calibration_error() -> None:
+    confidences, right = np.repeat([0.25, 0.75], 100), np.tile([True, False, False, False], 25)
+
+    assert expected_calibration_error(confidences, np.concatenate([right, ~right])) == pytest.approx(0)
+
+
+def test_calibration_error_is_the_distance_of_confidence_and_accuracy_weighted_by_queries() -> None:
+    confidences = np.array([0.95] * 30 + [0.55] * 10)
+    right = np.array([True] * 15 + [False] * 15 + [True] * 10)
+
+    # 30 of 40 are too sure by .45, 10 of 40 not sure enough by .45: the two do not cancel out.
+    assert expected_calibration_error(confidences, right) == pytest.approx(0.45)
+    assert expected_calibration_error(confidences, right, bins=1) == pytest.approx(0.85 - 25 / 40)
+
+
+def test_certainty_belongs_to_the_last_bin_and_no_answers_have_no_error() -> None:
+    assert expected_calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
+    assert expected_calibration_error(np.array([]), np.array([], bool)) == 0
