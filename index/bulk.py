@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from index import build, version
 from index.attributes import ID_BYTES, checked, refuse_duplicates
-from index.names import number_of
+from index.names import SPACES, number_of
 from lookalike.errors import BadArtifact, BadCatalogue
 from lookalike.vectors import F32
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vectors", required=True, type=Path, help="NumPy file, float32 (n, dim); memory-mapped")
     parser.add_argument("--ids", type=Path, help="text file, the id of each vector on a line; default: 0, 1, 2, …")
     parser.add_argument("--attributes", type=Path, help="Parquet file with `id` and any of title, category, shop, …")
-    parser.add_argument("--space", required=True, choices=("image", "text"), help="what the vectors say of products")
+    parser.add_argument("--space", required=True, choices=SPACES, help="what the vectors say of products")
     parser.add_argument("--shards", type=int, default=1, help="processes that will share the work (default: 1)")
     parser.add_argument("--encoder", default="vectors", help="fingerprint of what made the vectors (default: vectors)")
     parser.add_argument("--seed", type=int, default=0, help="of training and measuring (default: 0)")

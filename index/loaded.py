@@ -77,10 +77,10 @@ class LoadedShard:
         """One ShardHits for each query; what is wrong with a query is said in its own."""
         answer = index_pb2.ShardSearchResponse()
         asked: list[tuple[Query, index_pb2.ShardHits]] = []
-        for query in queries:
+        for given in queries:
             hits = answer.results.add()
             try:
-                asked.append((parsed(query, self._dims), hits))
+                asked.append((parsed(given, self._dims), hits))
             except ValueError as error:
                 hits.error = str(error)
         found, room = self._found([query for query, _ in asked]), ANSWER_BYTES
@@ -196,13 +196,13 @@ class LoadedShard:
             yield index_pb2.ShardQuery(vectors=[vector], k=10)
 
 
-def _searches(query: Query) -> Iterator[tuple[_Kind, F32]]:
+def _searches(query: Query) -> list[tuple[_Kind, F32]]:
     """The searches by one vector that a query takes. Exact fusion takes none: all products are its candidates."""
-    if query.exact and len(query.vectors) > 1:
-        return
-    k = query.k if len(query.vectors) == 1 else fusion.depth(query.k)
-    for number, vector in query.vectors.items():
-        yield _Kind(number, query.filter, k, query.exact), vector
+    several = len(query.vectors) > 1
+    if several and query.exact:
+        return []
+    k = fusion.depth(query.k) if several else query.k
+    return [(_Kind(number, query.filter, k, query.exact), vector) for number, vector in query.vectors.items()]
 
 
 def _from(start: int, end: int, passing: Passing | None) -> Iterable[int]:

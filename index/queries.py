@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,16 +31,12 @@ def parsed(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) -> 
     """dims: of the spaces there are. Raises ValueError with what is wrong with the query."""
     if query.k > MAX_K:
         raise ValueError(f"k is {query.k}, at most {MAX_K} may be")
-    vectors: dict[Space.ValueType, F32] = {}
-    for given in query.vectors:
-        vector = _vector_of(given, dims)
-        if given.space in vectors:
-            raise ValueError(f"two vectors of space {given.space}")
-        vectors[given.space] = vector
+    given = list(query.vectors)
+    vectors = {each.space: _vector_of(each, dims) for each in given}
     if not vectors:
         raise ValueError("no vector")
     condition = query.filter.SerializeToString(deterministic=True) if query.HasField("filter") else b""
-    return Query(vectors, _shares_of(query), condition, query.k, query.exact, query.explain)
+    return Query(vectors, _shares_of(given), condition, query.k, query.exact, query.explain)
 
 
 def _vector_of(given: index_pb2.QueryVector, dims: Mapping[Space.ValueType, int]) -> F32:
@@ -56,10 +52,14 @@ def _vector_of(given: index_pb2.QueryVector, dims: Mapping[Space.ValueType, int]
     return vector
 
 
-def _shares_of(query: index_pb2.ShardQuery) -> tuple[float, ...]:
-    if len(query.vectors) == 1:
+def _shares_of(given: Sequence[index_pb2.QueryVector]) -> tuple[float, ...]:
+    if len(given) == 1:
         return (1.0,)
-    for given in query.vectors:
-        if not 0 < given.weight < math.inf:
-            raise ValueError(f"the weight of space {given.space} is {given.weight}, not a finite number above 0")
-    return fusion.shares([given.weight for given in query.vectors])
+    weights: dict[Space.ValueType, float] = {}
+    for each in given:
+        if each.space in weights:
+            raise ValueError(f"two vectors of space {each.space}")
+        if not 0 < each.weight < math.inf:
+            raise ValueError(f"the weight of space {each.space} is {each.weight}, not a finite number above 0")
+        weights[each.space] = each.weight
+    return fusion.shares(list(weights.values()))

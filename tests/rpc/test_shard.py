@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -78,9 +78,9 @@ def version(served: LoadedShard) -> str:
     return served.manifest.version
 
 
-def asking(row: int = 0, *vectors: index_pb2.QueryVector, **fields: object) -> index_pb2.ShardQuery:
+def asking(row: int = 0, *vectors: index_pb2.QueryVector, k: int = 5, **fields: Any) -> index_pb2.ShardQuery:
     """By the image of the product of that row, unless other vectors are given."""
-    return index_pb2.ShardQuery(**{"vectors": vectors or [by(IMAGE, VECTORS[row])], "k": 5, **fields})
+    return index_pb2.ShardQuery(vectors=vectors or [by(IMAGE, VECTORS[row])], k=k, **fields)
 
 
 async def test_a_shard_says_what_it_is(stub: Stub, version: str) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from index import bulk, inspect
 from index.loaded import opened
+from index.names import SPACES
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
-from protos.lookalike.v1.types_pb2 import Filter
+from protos.lookalike.v1.types_pb2 import Filter, Space
 from tests.unit.index.samples import unit_vectors
 
 COUNT = 20
@@ -53,6 +54,22 @@ def test_ids_and_attributes_are_those_given(base: Path) -> None:
     shard = opened(base / "index", 0)
     assert shard.count(Filter(shop_in=["店"])) == 15
     assert list(shard.page(Filter(shop_in=["店"], max_price=0), "").ids) == ["商品19"]
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_vectors_of_every_space_are_built_and_inspected_by_its_name(
+    base: Path, space: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built(base, "--space", space)
+    assert list(opened(base / "index", 0).spaces) == [Space.Value(f"SPACE_{space.upper()}")]
+    assert f"{space} 8-d" in capsys.readouterr().out
+    assert inspect.main([str(base / "index"), "--json"], {}) == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["spaces"]] == [space]
+
+
+def test_no_vector_is_in_the_space_that_lets_the_gateway_choose(base: Path) -> None:
+    with pytest.raises(SystemExit):
+        built(base, "--space", "auto")
 
 
 def test_the_result_is_printed_for_scripts(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
