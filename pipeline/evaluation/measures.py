@@ -28,6 +28,7 @@ Scores = Callable[[I64], F32]  # Of the products in some rows (b,) with all: (b,
 MEASURES = ("precision@10", "recall@R", "recall@100")
 NEAREST, FAR = 10, 100
 RESAMPLES = 1000
+_DRAWN = 200_000  # Queries drawn at a time: 5 MB of values.
 _BLOCK = 256  # Queries ranked at a time: 40 MB of ranks among 20,000.
 
 
@@ -115,25 +116,30 @@ def averages(values: F64, codes: I64, seed: int) -> list[Averages]:
     """
     if not len(codes):
         return [Averages(_NOTHING, _NOTHING)] * len(values)
-    order = np.argsort(codes, kind="stable")
-    values = values[:, order]
+    values = values[:, np.argsort(codes, kind="stable")]
     sizes = np.unique(codes, return_counts=True)[1]
     starts = np.cumsum(sizes) - sizes
-    own_start, own_size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
-    random = np.random.default_rng(seed)
-    drawn = [
-        _means(values[:, own_start + (random.random(len(order)) * own_size).astype(np.int64)], starts, sizes)
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.percentile(np.stack(drawn), [2.5, 97.5], axis=0)
     mean = _means(values, starts, sizes)
+    low, high = np.percentile(_resampled(values, starts, sizes, seed), [2.5, 97.5], axis=1)
     return [Averages(*map(Average, mean[i], low[i], high[i])) for i in range(len(values))]
 
 
+def _resampled(values: F64, starts: I64, sizes: I64, seed: int) -> F64:
+    """(m, RESAMPLES, 2): `_means` of queries drawn again within their labels."""
+    random, count = np.random.default_rng(seed), values.shape[1]
+    own_start, own_size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
+    at_once = max(_DRAWN // count, 1)
+    drawn = []
+    for done in range(0, RESAMPLES, at_once):
+        places = random.random((min(at_once, RESAMPLES - done), count))
+        drawn.append(_means(values[:, own_start + (places * own_size).astype(np.int64)], starts, sizes))
+    return np.concatenate(drawn, axis=1)
+
+
 def _means(values: F64, starts: I64, sizes: I64) -> F64:
-    """(m, 2): micro and macro means of values (m, n) whose labels lie together."""
-    sums = np.add.reduceat(values, starts, axis=1)
-    return np.stack([sums.sum(axis=1) / sizes.sum(), (sums / sizes).mean(axis=1)], axis=1)
+    """(…, 2): micro and macro means of values (…, q) whose labels lie together."""
+    sums = np.add.reduceat(values, starts, axis=-1)
+    return np.stack([sums.sum(axis=-1) / sizes.sum(), (sums / sizes).mean(axis=-1)], axis=-1)
 
 
 def by_label(values: F64, labelling: Labelling) -> dict[str, F64]:
