@@ -138,6 +138,7 @@ async def test_the_model_is_available(channel: grpc.aio.Channel) -> None:
 
 
 INVALID, UNKNOWN = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+WRONG = grpc.StatusCode.FAILED_PRECONDITION
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ INVALID, UNKNOWN = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
         pytest.param({"spec": {"version": {"value": 987_654}}}, UNKNOWN, id="unknown version"),
         pytest.param({"spec": {"name": ""}}, INVALID, id="no model"),
         pytest.param({"spec": {"version_label": "canary"}}, INVALID, id="unknown label"),
-        pytest.param({"spec": {"signature_name": "classify"}}, INVALID, id="unknown signature"),
+        pytest.param({"spec": {"signature_name": "classify"}}, WRONG, id="unknown signature"),
         pytest.param({"inputs": {}}, INVALID, id="no input"),
         pytest.param({"inputs": {"pictures": tensor(pixels(1))}}, INVALID, id="unknown input"),
         pytest.param({"inputs": {IMAGES: tensor(pixels(1).astype(np.float32))}}, INVALID, id="other type"),

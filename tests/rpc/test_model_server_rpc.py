@@ -3,89 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from encoders.model_server import ModelServer
-from encoders.models import Exported
 from encoders.prediction_service import PREDICT, strings, tensor
 from encoders.signature import DIM, ENCODER, FEATURES
 from encoders.tfserving import MAX_IMAGES, ImageEncoder
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import DeadlineGone, Overloaded, Unavailable
-from lookalike.vectors import F32
 from protos.tfserving.v1 import prediction_pb2 as pb
+from tests.rpc.model_servers import Arithmetic, images, served, until, write_version
 
-FOUND = Exported(path=Path("models/mobilenet/3"), version=3, encoder="mobilenet-0123456789ab")
-
-
-class Arithmetic:
-    """An image's vector points along the axis that its first byte names; `gate` holds a run back."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.batches: list[int] = []
-
-    def load(self) -> None:
-        self.gate.wait(10)
-
-    def __call__(self, images: npt.NDArray[np.uint8]) -> F32:
-        self.batches.append(len(images))
-        assert self.gate.wait(10)
-        return np.eye(DIM, dtype=np.float32)[images[:, 0, 0, 0]]
+Serve = Any  # (model, **batching) -> a channel to a server of it
 
 
-def images(*axes: int) -> npt.NDArray[np.uint8]:
-    pixels = np.zeros((len(axes), 224, 224, 3), np.uint8)
-    pixels[:, 0, 0, 0] = axes
-    return pixels
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    write_version(tmp_path, 3)
+    models = []
 
+    def one(model: Arithmetic, **options: Any) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+        models.append(model)
+        return served(tmp_path, lambda path: model, **options)
 
-@asynccontextmanager
-async def served(model: Arithmetic, *, ready: bool = True, **bounds: int) -> AsyncIterator[grpc.aio.Channel]:
-    server = ModelServer(model, FOUND, **{"max_batch": 4, "max_waiting": 8, **bounds})
-    grpc_server = rpc.server(server.handlers())
-    port = grpc_server.add_insecure_port("127.0.0.1:0")
-    await grpc_server.start()
-    if ready:
-        await server.warm_up()
-    try:
-        async with rpc.channel(f"127.0.0.1:{port}") as channel:
-            yield channel
-    finally:
+    yield one
+    for model in models:
         model.gate.set()
-        await grpc_server.stop(None)
-        server.close()
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # what is awaited happens on a thread without an event
-            await asyncio.sleep(0.002)
-
-
-async def test_every_caller_gets_its_own_rows_in_its_order() -> None:
-    async with served(Arithmetic()) as channel:
+async def test_every_caller_gets_its_own_rows_in_its_order(serve: Serve) -> None:
+    async with serve(Arithmetic()) as channel:
         encoder = ImageEncoder(channel)
         asked = [(5, 1), (2,), (7, 8, 9), (0,)]
         answers = await asyncio.gather(*(encoder.encode(images(*axes), Deadline.after(5)) for axes in asked))
     assert [tuple(answer.vectors.argmax(axis=1)) for answer in answers] == asked
-    assert {answer.encoder for answer in answers} == {FOUND.encoder}
+    assert {answer.encoder for answer in answers} == {Arithmetic().encoder}
 
 
-async def test_requests_that_wait_share_a_batch_of_bounded_size() -> None:
+async def test_requests_that_wait_share_a_batch_of_bounded_size(serve: Serve) -> None:
     model = Arithmetic()
-    async with served(model) as channel:
+    async with serve(model) as channel:
         encoder = ImageEncoder(channel)
         model.gate.clear()
         first = asyncio.create_task(encoder.encode(images(0), Deadline.after(5)))
@@ -97,49 +62,122 @@ async def test_requests_that_wait_share_a_batch_of_bounded_size() -> None:
     assert model.batches == [1, 4, 2]
 
 
-async def test_more_images_than_a_batch_are_split_and_come_back_whole() -> None:
+async def test_more_images_than_a_batch_are_split_and_come_back_whole(serve: Serve) -> None:
     model = Arithmetic()
-    async with served(model) as channel:
+    async with serve(model) as channel:
         answer = await ImageEncoder(channel).encode(images(*range(11)), Deadline.after(5))
     assert answer.vectors.argmax(axis=1).tolist() == list(range(11))
     assert model.batches == [4, 4, 3]
 
 
-async def test_as_many_images_as_a_message_holds_are_taken() -> None:
-    async with served(Arithmetic()) as channel:
+async def test_as_many_images_as_a_message_holds_are_taken(serve: Serve) -> None:
+    async with serve(Arithmetic()) as channel:
         answer = await ImageEncoder(channel).encode(images(*range(MAX_IMAGES)), Deadline.after(30))
     assert answer.vectors.shape == (MAX_IMAGES, DIM)
 
 
-async def test_beyond_the_bound_on_waiting_images_is_refused_at_once() -> None:
+async def test_where_large_requests_are_not_split_one_that_is_larger_than_a_batch_is_refused(serve: Serve) -> None:
+    async with serve(Arithmetic(), max_batch_size=4, enable_large_batch_splitting=False) as channel:
+        encoder = ImageEncoder(channel)
+        assert len((await encoder.encode(images(0, 1, 2, 3), Deadline.after(5))).vectors) == 4
+        with pytest.raises(
+            Unavailable, match=r"INVALID_ARGUMENT.*Task size 5 is larger than maximum input batch size 4"
+        ):
+            await encoder.encode(images(0, 1, 2, 3, 4), Deadline.after(5))
+
+
+async def test_beyond_the_bound_on_waiting_batches_a_request_is_refused_at_once(serve: Serve) -> None:
     model = Arithmetic()
-    async with served(model, max_waiting=4) as channel:
+    async with serve(model, max_enqueued_batches=1) as channel:
         encoder = ImageEncoder(channel)
         model.gate.clear()
         running = asyncio.create_task(encoder.encode(images(0), Deadline.after(5)))
         await until(lambda: model.batches)
         waiting = asyncio.create_task(encoder.encode(images(1, 2, 3, 4), Deadline.after(5)))
         await asyncio.sleep(0.2)
-        with pytest.raises(Overloaded):
+        with pytest.raises(
+            Overloaded, match="UNAVAILABLE: The batch scheduling queue to which this task was submitted"
+        ):
             await encoder.encode(images(5), Deadline.after(5))
         model.gate.set()
         await asyncio.gather(running, waiting)
 
 
-async def test_a_deadline_that_passes_is_the_callers_error() -> None:
+async def test_a_batch_that_is_not_full_waits_for_more_as_long_as_it_may(serve: Serve) -> None:
     model = Arithmetic()
-    async with served(model) as channel:
+    async with serve(model, batch_timeout_micros=10_000_000) as channel:
+        encoder = ImageEncoder(channel)
+        first = asyncio.create_task(encoder.encode(images(0, 1), Deadline.after(5)))
+        await asyncio.sleep(0.2)
+        assert model.batches == []
+        await asyncio.gather(first, encoder.encode(images(2, 3), Deadline.after(5)))
+    assert model.batches == [4]
+
+
+async def test_when_its_time_is_over_a_batch_goes_out_as_it_is(serve: Serve) -> None:
+    model = Arithmetic()
+    async with serve(model, batch_timeout_micros=1000) as channel:
+        await ImageEncoder(channel).encode(images(0), Deadline.after(5))
+    assert model.batches == [1]
+
+
+async def test_batches_run_side_by_side_on_as_many_threads_as_there_are(serve: Serve) -> None:
+    model = Arithmetic()
+    async with serve(model, num_batch_threads=2) as channel:
+        encoder = ImageEncoder(channel)
+        model.gate.clear()
+        calls = [asyncio.create_task(encoder.encode(images(n), Deadline.after(5))) for n in range(3)]
+        await until(lambda: len(model.batches) == 2)
+        await asyncio.sleep(0.1)
+        assert len(model.batches) == 2
+        model.gate.set()
+        await asyncio.gather(*calls)
+
+
+async def test_a_batch_is_padded_to_an_allowed_size_and_nobody_sees_it(serve: Serve) -> None:
+    model = Arithmetic()
+    async with serve(model, allowed_batch_sizes=(2, 4)) as channel:
+        answer = await ImageEncoder(channel).encode(images(6, 7, 8), Deadline.after(5))
+    assert model.batches == [4]
+    assert answer.vectors.argmax(axis=1).tolist() == [6, 7, 8]
+
+
+async def test_what_nobody_waits_for_any_more_is_not_run(serve: Serve) -> None:
+    model = Arithmetic()
+    async with serve(model) as channel:
+        encoder = ImageEncoder(channel)
+        model.gate.clear()
+        running = asyncio.create_task(encoder.encode(images(0), Deadline.after(5)))
+        await until(lambda: model.batches)
+        with pytest.raises(DeadlineGone):
+            await encoder.encode(images(1, 2, 3, 4), Deadline.after(0.1))
+        waiting = asyncio.create_task(encoder.encode(images(5), Deadline.after(5)))
+        await asyncio.sleep(0.2)
+        model.gate.set()
+        await asyncio.gather(running, waiting)
+    assert model.batches == [1, 1]
+
+
+async def test_an_error_of_the_model_reaches_those_of_its_batch_and_the_next_one_runs(serve: Serve) -> None:
+    class Broken(Arithmetic):
+        def __call__(self, images: Any) -> Any:
+            if images[0, 0, 0, 0] == 9:
+                raise RuntimeError("a broken image")
+            return super().__call__(images)
+
+    async with serve(Broken()) as channel:
+        encoder = ImageEncoder(channel)
+        with pytest.raises(Unavailable, match="INTERNAL"):
+            await encoder.encode(images(9), Deadline.after(5))
+        assert len((await encoder.encode(images(0), Deadline.after(5))).vectors) == 1
+
+
+async def test_a_deadline_that_passes_is_the_callers_error(serve: Serve) -> None:
+    model = Arithmetic()
+    async with serve(model) as channel:
         model.gate.clear()
         with pytest.raises(DeadlineGone):
             await ImageEncoder(channel).encode(images(0), Deadline.after(0.1))
-
-
-async def test_a_model_that_is_being_loaded_says_so() -> None:
-    async with served(Arithmetic(), ready=False) as channel:
-        encoder = ImageEncoder(channel)
-        assert await encoder.status(Deadline.after(5)) == {3: "LOADING"}
-        with pytest.raises(Unavailable, match="being loaded"):
-            await encoder.encode(images(0), Deadline.after(5))
 
 
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
@@ -148,8 +186,8 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
 
 
-async def test_an_unknown_model_is_a_fault_of_the_deployment_and_not_of_who_asked() -> None:
-    async with served(Arithmetic()) as channel:
+async def test_an_unknown_model_is_a_fault_of_the_deployment_and_not_of_who_asked(serve: Serve) -> None:
+    async with serve(Arithmetic()) as channel:
         with pytest.raises(Unavailable, match="NOT_FOUND"):
             await ImageEncoder(channel, model="resnet").encode(images(0), Deadline.after(5))
         with pytest.raises(Unavailable, match="NOT_FOUND"):

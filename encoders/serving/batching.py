@@ -1,0 +1,132 @@
+"""Tasks to batches by TensorFlow-Serving's rules and with its words (shared_batch_scheduler.h). Pure: the caller owns
+the clock and the threads."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from lookalike.errors import BadSettings, InvalidRequest, Unavailable
+
+Task = TypeVar("Task")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchingParameters:
+    """Names and meaning as in TensorFlow-Serving's batching_parameters_file. Raises BadSettings."""
+
+    max_batch_size: int  # rows in one request; without splitting also in one run of the model
+    batch_timeout_micros: int = 0  # how long a batch that is not full waits for more; 0: until a thread is free
+    max_enqueued_batches: int = 16  # batches that may wait, the one being filled included
+    num_batch_threads: int = 1  # runs of the model side by side
+    enable_large_batch_splitting: bool = False
+    max_execution_batch_size: int = 0  # with splitting: rows in one run of the model; 0: max_batch_size
+    allowed_batch_sizes: tuple[int, ...] = ()  # a batch is padded to the next of these
+
+    def __post_init__(self) -> None:
+        if self.max_execution_batch_size > self.max_batch_size:
+            raise BadSettings(
+                f"max_execution_batch_size={self.max_execution_batch_size}: more than max_batch_size="
+                f"{self.max_batch_size}"
+            )
+        sizes = self.allowed_batch_sizes
+        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.execution_size):
+            raise BadSettings(f"allowed_batch_sizes={sizes}: not increasing to {self.execution_size}")
+
+    @property
+    def execution_size(self) -> int:
+        """Rows in one run of the model, at most."""
+        splits = self.enable_large_batch_splitting and self.max_execution_batch_size
+        return self.max_execution_batch_size if splits else self.max_batch_size
+
+    def padded(self, rows: int) -> int:
+        """The rows that are run for a batch of `rows`."""
+        return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[Task]):
+    """Rows start:stop of a task."""
+
+    task: Task
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(slots=True)
+class _Batch(Generic[Task]):
+    since_s: float = 0.0  # when its first part came
+    rows: int = 0
+    parts: list[Part[Task]] = field(default_factory=list)
+
+
+class BatchQueue(Generic[Task]):
+    """What waits for one model version: closed batches, and one that is still open."""
+
+    def __init__(self, parameters: BatchingParameters) -> None:
+        self._parameters = parameters
+        self._size = parameters.execution_size
+        self._closed: deque[_Batch[Task]] = deque()
+        self._open: _Batch[Task] = _Batch()
+
+    @property
+    def rows(self) -> int:
+        """How many wait."""
+        return self._open.rows + sum(batch.rows for batch in self._closed)
+
+    def add(self, task: Task, rows: int, now_s: float) -> None:
+        """Put a task of at least one row in line, split where it must and may be.
+
+        Raises InvalidRequest where it is larger than any task may be, Unavailable where there is no room.
+        """
+        self._check(rows)
+        start = 0
+        while start < rows:
+            room = self._size - self._open.rows
+            taken = min(room, rows - start) if self._parameters.enable_large_batch_splitting else rows
+            if not taken or taken > room:
+                self._closed.append(self._open)
+                self._open = _Batch()
+                continue
+            if not self._open.parts:
+                self._open.since_s = now_s
+            self._open.parts.append(Part(task, start, start + taken))
+            self._open.rows += taken
+            start += taken
+
+    def take(self, now_s: float) -> list[Part[Task]] | None:
+        """The batch for a thread that is free, the oldest first; None while there is none, or it waits for more."""
+        if self._closed:
+            return self._closed.popleft().parts
+        if now_s < self.due_s():
+            return None
+        batch, self._open = self._open, _Batch()
+        return batch.parts
+
+    def due_s(self) -> float:
+        """When `take` gives a batch, if nothing is added; infinity: never."""
+        if self._closed or self._open.rows >= self._size:
+            return -math.inf
+        waits_s = self._parameters.batch_timeout_micros / 1e6
+        return self._open.since_s + waits_s if self._open.parts else math.inf
+
+    def _check(self, rows: int) -> None:
+        """TensorFlow-Serving's ValidateBatchTaskQueueCapacity, and its two messages."""
+        limits = self._parameters
+        if rows > limits.max_batch_size:
+            most = limits.max_batch_size
+            raise InvalidRequest("inputs", f"Task size {rows} is larger than maximum input batch size {most}")
+        full = "The batch scheduling queue to which this task was submitted is full"
+        enqueued, room = len(self._closed) + 1, self._size - self._open.rows
+        if limits.enable_large_batch_splitting:
+            capacity = max(limits.max_enqueued_batches - enqueued, 0) * self._size + room
+            if rows > capacity:
+                raise Unavailable(f"{full}; task size is {rows} but scheduling capacity is only {capacity}")
+        elif rows > room and enqueued >= limits.max_enqueued_batches:
+            most = limits.max_enqueued_batches
+            raise Unavailable(f"{full}; currently {enqueued} batches enqueued and max_enqueued_batches is {most}")

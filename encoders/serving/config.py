@@ -1,0 +1,82 @@
+"""TensorFlow-Serving's configuration messages to and from ours. Touches the file system only to check base paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from encoders.serving.policy import All, Latest, Specific, VersionPolicy
+from encoders.serving.versions import ModelConfig
+from lookalike.errors import InvalidRequest
+from protos.tfserving.v1 import config_pb2 as pb
+
+PLATFORM: Final = "tensorflow"
+_Policy = pb.FileSystemStoragePathSourceConfig.ServableVersionPolicy
+
+
+def read(config: pb.ModelServerConfig, models: Path) -> list[ModelConfig]:
+    """What a ReloadConfigRequest asks for. Raises InvalidRequest, in TensorFlow-Serving's words where it has them.
+
+    models: base paths are folders in it; from a request leads no path to anywhere else.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        kinds = "Only ModelConfigList is currently supported"
+        raise InvalidRequest("config", f"ServerModelConfig type not supported by HandleReloadConfigRequest. {kinds}")
+    entries = config.model_config_list.config
+    names = [entry.name for entry in entries]
+    for entry in entries:
+        if names.count(entry.name) > 1:
+            raise InvalidRequest("config", f"Illegal to list model {entry.name} multiple times in config list")
+        if entry.model_platform != PLATFORM:
+            platform = entry.model_platform
+            raise InvalidRequest("config", f"Model {entry.name} requests unsupported platform {platform}")
+    return [_read(entry, models.resolve()) for entry in entries]
+
+
+def written(configs: Sequence[ModelConfig]) -> pb.ModelServerConfig:
+    entries = [
+        pb.ModelConfig(
+            name=config.name,
+            base_path=str(config.base_path),
+            model_platform=PLATFORM,
+            model_version_policy=_written_policy(config.policy),
+            version_labels=config.labels,
+        )
+        for config in configs
+    ]
+    return pb.ModelServerConfig(model_config_list=pb.ModelConfigList(config=entries))
+
+
+def _read(entry: pb.ModelConfig, models: Path) -> ModelConfig:
+    if not entry.name:
+        raise InvalidRequest("config", "a model has no name")
+    base_path = Path(entry.base_path).resolve()
+    if base_path.parent != models or not base_path.is_dir():
+        raise InvalidRequest("config", f"Could not find base path {entry.base_path} for servable {entry.name}")
+    return ModelConfig(
+        name=entry.name,
+        base_path=base_path,
+        policy=_read_policy(entry.model_version_policy),
+        labels=dict(entry.version_labels),
+    )
+
+
+def _read_policy(policy: _Policy) -> VersionPolicy:
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return All()
+        case "specific":
+            return Specific(frozenset(policy.specific.versions))
+        case _:
+            return Latest(max(policy.latest.num_versions, 1))
+
+
+def _written_policy(policy: VersionPolicy) -> _Policy:
+    match policy:
+        case All():
+            return _Policy(all=_Policy.All())
+        case Specific(versions):
+            return _Policy(specific=_Policy.Specific(versions=sorted(versions)))
+        case Latest(num_versions):
+            return _Policy(latest=_Policy.Latest(num_versions=num_versions))

@@ -1,0 +1,34 @@
+"""The signatures of a SavedModel, without TensorFlow. Reads files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
+
+from lookalike.errors import BadArtifact
+from protos.tfserving.v1 import saved_model_pb2 as pb
+
+SIGNATURE_DEF: Final = "signature_def"  # The one metadata field there is.
+_SERVE: Final = "serve"  # tf.saved_model.SERVING: the graph that is served.
+_OFFICIAL: Final = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+
+
+def signatures(model: Path) -> pb.SignatureDefMap:
+    """Those of the graph in `model`/saved_model.pb that is for serving. Raises BadArtifact."""
+    path = model / "saved_model.pb"
+    try:
+        graphs = pb.SavedModel.FromString(path.read_bytes()).meta_graphs
+    except (OSError, DecodeError) as error:
+        raise BadArtifact(f"{path} is no SavedModel: {error}") from error
+    served = next((graph for graph in graphs if set(graph.meta_info_def.tags) == {_SERVE}), None)
+    if served is None:
+        raise BadArtifact(f"{path} has no graph for serving")
+    return pb.SignatureDefMap(signature_def=served.signature_def)
+
+
+def packed(found: pb.SignatureDefMap) -> Any:
+    """As GetModelMetadata carries them: under the official name."""
+    return Any(type_url=_OFFICIAL, value=found.SerializeToString(deterministic=True))

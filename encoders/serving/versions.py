@@ -1,0 +1,330 @@
+"""The models that are served, each in its versions: loaded, labelled, leased to requests and unloaded. One event loop.
+
+A version goes START, LOADING, AVAILABLE, UNLOADING, END; one that fails to load ends with the error. What to do next is
+decided by `encoders.serving.policy`; a version that requests still use is let go when the last of them ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+from grpc import StatusCode
+
+from encoders.models import versions
+from encoders.serving.batching import BatchingParameters
+from encoders.serving.metrics import LOADS, QUEUED_IMAGES, VERSION_STATE
+from encoders.serving.policy import (
+    AVAILABLE,
+    END,
+    LOADING,
+    UNLOADING,
+    Latest,
+    Load,
+    State,
+    Unload,
+    VersionPolicy,
+    aspired,
+    next_action,
+)
+from encoders.serving.saved_model import Servable
+from encoders.serving.scheduler import Lane, Scheduler
+from lookalike.deadline import Deadline
+from lookalike.errors import BadArtifact, DeadlineGone, InvalidRequest, NotFound, WrongState
+from lookalike.rpc import code_of
+from protos.tfserving.v1 import prediction_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+ENDED: Final = 16  # Versions of a model that have ended and are still told of; beyond it the oldest are forgotten.
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    name: str
+    base_path: Path  # its versions are the folders in it
+    policy: VersionPolicy = Latest()  # noqa: RUF009  # frozen
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version in memory, and the queue of its requests."""
+
+    model: str
+    number: int
+    servable: Servable
+    lane: Lane
+
+
+class Version:
+    """One version of one model."""
+
+    def __init__(self, model: str, number: int) -> None:
+        self.model = model
+        self.number = number
+        self.error: Exception | None = None  # why it ended, if it did not end well
+        self.loaded: Loaded | None = None
+        self.retired = False  # ended, and since then not wanted: if it is wanted again, it is loaded again
+        self._users = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def to(self, state: State) -> None:
+        self._state = state
+        VERSION_STATE.labels(self.model, str(self.number)).set(state)
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        self._users += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._idle.set()
+
+    async def unused(self) -> None:
+        await self._idle.wait()
+
+    def status(self) -> pb.ModelVersionStatus:
+        told = pb.StatusProto()
+        if self.error is not None:
+            code = StatusCode.INVALID_ARGUMENT if isinstance(self.error, BadArtifact) else code_of(self.error)
+            told = pb.StatusProto(error_code=code.value[0], error_message=str(self.error))
+        return pb.ModelVersionStatus(version=self.number, state=self.state, status=told)
+
+
+class _Model:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.config: ModelConfig | None = None  # None: no longer to be served
+        self.versions: dict[int, Version] = {}
+        self.labels: Mapping[str, int] = {}
+        self.missing = False  # none of the versions that are wanted is there
+
+    def available(self) -> list[int]:
+        return [version.number for version in self.versions.values() if version.state == AVAILABLE]
+
+    def states(self) -> dict[int, State]:
+        return {version.number: version.state for version in self.versions.values() if not version.retired}
+
+    def error(self) -> str:
+        """Why the last version that failed to load did so."""
+        errors = [str(version.error) for version in self.versions.values() if version.error and not version.retired]
+        return errors[-1] if errors else "none is there"
+
+
+class Versions:
+    """What is served. `load` blocks, and is called on a thread of its own while the old versions serve on."""
+
+    def __init__(
+        self, configs: Sequence[ModelConfig], load: Callable[[Path], Servable], batching: BatchingParameters
+    ) -> None:
+        self._models: dict[str, _Model] = {}
+        self._configure(configs)
+        self._load = load
+        self._scheduler = Scheduler(batching)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._settling = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._unloading: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Load what there is; labels are given once their versions are there. Raises BadArtifact, WrongState."""
+        await self.settle()
+        for model in self._models.values():
+            if not model.available():
+                raise BadArtifact(f"no version of {model.name} could be loaded: {model.error()}")
+        self._label([model.config for model in self._models.values() if model.config])
+
+    async def watch(self, poll_s: float) -> None:
+        """Look for new and for vanished versions every `poll_s` seconds, and when the configuration was changed.
+
+        poll_s: 0: only when the configuration was changed.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(poll_s or None):
+                    await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.settle()
+            except OSError as error:
+                log.error("the models cannot be looked at: %s", error)
+
+    def close(self) -> None:
+        self._scheduler.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @contextlib.contextmanager
+    def lease(self, spec: pb.ModelSpec) -> Iterator[Loaded]:
+        """The version that a request asks for, kept loaded until the request ends. Raises InvalidRequest, NotFound."""
+        version, loaded = self._found(spec)
+        with version.used():
+            yield loaded
+
+    def statuses(self, spec: pb.ModelSpec) -> list[pb.ModelVersionStatus]:
+        """Of the version asked for or of all, the highest first. Raises InvalidRequest, NotFound."""
+        model = self._models.get(spec.name)
+        known = model.versions if model else {}
+        number = self._number(spec)
+        if number is not None:
+            if number not in known:
+                raise NotFound(f"Could not find version {number} of model {spec.name}")
+            return [known[number].status()]
+        if not known:
+            raise NotFound(f"Could not find any versions of model {spec.name}")
+        return [known[version].status() for version in sorted(known, reverse=True)]
+
+    async def reload(self, configs: Sequence[ModelConfig], deadline: Deadline) -> None:
+        """Serve these models and no others. Returns when models that are new are AVAILABLE; all else follows soon.
+
+        Raises WrongState for a label of a version that is not AVAILABLE (nothing is changed then), and for a new model
+        none of whose versions could be loaded; DeadlineGone.
+        """
+        self._label(configs)
+        served = {name for name, model in self._models.items() if model.config}
+        self._configure(configs)
+        self._changed.set()
+        new = [config.name for config in configs if config.name not in served]
+        if not new:
+            return
+        try:
+            async with asyncio.timeout(deadline.timeout_s()):
+                await self.settle()
+        except TimeoutError:
+            raise DeadlineGone(f"the deadline passed while {', '.join(new)} was being loaded") from None
+        for model in (self._models[name] for name in new):
+            if not model.available():
+                raise WrongState(f"model(s) did not become available: {model.name}: {model.error()}")
+
+    async def settle(self) -> None:
+        """Look at the folders; load, and begin to unload, until what is served is what is wanted. Raises OSError."""
+        async with self._settling:
+            for model in list(self._models.values()):
+                await self._settle(model)
+
+    def _configure(self, configs: Sequence[ModelConfig]) -> None:
+        for model in self._models.values():
+            model.config = None
+        for config in configs:
+            self._models.setdefault(config.name, _Model(config.name)).config = config
+
+    def _label(self, configs: Sequence[ModelConfig]) -> None:
+        """All or nothing: a label may only stand for a version that is AVAILABLE. Raises WrongState."""
+        for config in configs:
+            available = self._models[config.name].available() if config.name in self._models else []
+            for number in config.labels.values():
+                if number not in available:
+                    raise WrongState(
+                        f"Request to assign label to version {number} of model {config.name}, "
+                        "which is not currently available for inference"
+                    )
+        labels = {config.name: config.labels for config in configs}
+        for name, model in self._models.items():
+            model.labels = labels.get(name, {})
+
+    async def _settle(self, model: _Model) -> None:
+        found: dict[int, Path] = {}
+        if model.config is not None:
+            base = model.config.base_path
+            found = await self._on_thread(versions, base.parent, base.name)
+        wanted = aspired(model.config.policy, found) if model.config else frozenset()
+        # As with TensorFlow-Serving's servable_versions_always_present: a folder that is empty for a moment, or a
+        # misspelt version, is no reason to serve nothing.
+        if model.config is not None and not wanted:
+            if not model.missing:
+                log.warning("no version of %s that is wanted is in %s", model.name, model.config.base_path)
+            model.missing = True
+            return
+        model.missing = False
+        for version in model.versions.values():
+            version.retired |= version.state == END and version.number not in wanted
+        while (action := next_action(model.states(), wanted)) is not None:
+            match action:
+                case Load(number):
+                    await self._load_version(model, number, found[number])
+                case Unload(number):
+                    self._unload_version(model.versions[number])
+        _forget(model)
+
+    async def _load_version(self, model: _Model, number: int, path: Path) -> None:
+        version = model.versions[number] = Version(model.name, number)
+        version.to(LOADING)
+        try:
+            servable = await self._on_thread(self._load, path)
+        except Exception as error:  # Whatever is wrong with it, it is this version's end and no other's.
+            log.error("%s, version %d, cannot be served: %s", model.name, number, error)
+            LOADS.labels(model.name, "failed").inc()
+            version.error = error
+            version.to(END)
+            return
+        loaded = Loaded(model.name, number, servable, self._scheduler.lane(servable))
+        version.loaded = loaded
+        QUEUED_IMAGES.labels(model.name, str(number)).set_function(lambda: loaded.lane.queue.rows)
+        LOADS.labels(model.name, "loaded").inc()
+        version.to(AVAILABLE)
+        log.info("serving %s, version %d: %s", model.name, number, servable.encoder)
+
+    def _unload_version(self, version: Version) -> None:
+        version.to(UNLOADING)
+        task = asyncio.ensure_future(self._drained(version))
+        self._unloading.add(task)
+        task.add_done_callback(self._unloading.discard)
+
+    async def _drained(self, version: Version) -> None:
+        await version.unused()
+        if version.loaded is not None:
+            self._scheduler.remove(version.loaded.lane)
+            QUEUED_IMAGES.remove(version.model, str(version.number))
+        version.loaded = None
+        version.retired = True
+        version.to(END)
+        self._changed.set()  # It may be wanted again by now.
+        log.info("%s, version %d, is unloaded", version.model, version.number)
+
+    async def _on_thread(self, call: Callable[..., Result], *args: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    def _found(self, spec: pb.ModelSpec) -> tuple[Version, Loaded]:
+        if not spec.name:
+            raise InvalidRequest("model_spec", "ModelSpec has no name specified.")
+        number, model = self._number(spec), self._models.get(spec.name)
+        latest = max(model.available(), default=None) if model else None
+        asked = latest if number is None else number
+        version = model.versions.get(asked) if model and asked is not None else None
+        if version is None or version.loaded is None or version.state != AVAILABLE:
+            request = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+            raise NotFound(f"Servable not found for request: {request}")
+        return version, version.loaded
+
+    def _number(self, spec: pb.ModelSpec) -> int | None:
+        if spec.HasField("version"):
+            return spec.version.value
+        if not spec.HasField("version_label"):
+            return None
+        labels = self._models[spec.name].labels if spec.name in self._models else {}
+        if spec.version_label not in labels:
+            raise InvalidRequest("model_spec", f"Unrecognized servable version label: {spec.version_label}")
+        return labels[spec.version_label]
+
+
+def _forget(model: _Model) -> None:
+    ended = sorted(version.number for version in model.versions.values() if version.retired)
+    for number in ended[:-ENDED]:
+        del model.versions[number]
+        VERSION_STATE.remove(model.name, str(number))

@@ -1,0 +1,97 @@
+"""A model server on a port of its own, with models made of arithmetic in place of TensorFlow's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import numpy.typing as npt
+
+from encoders.serving.batching import BatchingParameters
+from encoders.serving.policy import Latest, VersionPolicy
+from encoders.serving.saved_model import Servable
+from encoders.serving.service import Service
+from encoders.serving.versions import ModelConfig, Versions
+from encoders.signature import DIM, FEATURES, IMAGES, MODEL, SIGNATURE
+from lookalike import rpc
+from lookalike.vectors import F32
+from protos.tfserving.v1 import prediction_pb2 as pb
+from protos.tfserving.v1 import saved_model_pb2
+
+
+class Arithmetic:
+    """An image's vector points along the axis that its first byte names; `gate` holds a run back."""
+
+    def __init__(self, encoder: str = "mobilenet-0123456789ab") -> None:
+        self.encoder = encoder
+        self.signatures = saved_model_pb2.SignatureDefMap()
+        self.signatures.signature_def[SIGNATURE].inputs[IMAGES].dtype = pb.DT_UINT8
+        self.signatures.signature_def[SIGNATURE].outputs[FEATURES].dtype = pb.DT_FLOAT
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[int] = []
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> F32:
+        self.batches.append(len(images))
+        assert self.gate.wait(10)
+        return np.eye(DIM, dtype=np.float32)[images[:, 0, 0, 0]]
+
+
+def images(*axes: int) -> npt.NDArray[np.uint8]:
+    pixels = np.zeros((len(axes), 224, 224, 3), np.uint8)
+    pixels[:, 0, 0, 0] = axes
+    return pixels
+
+
+def write_version(models: Path, *numbers: int, name: str = MODEL) -> None:
+    """What tells a server that there is a version; a real one would not load it."""
+    for number in numbers:
+        (models / name / str(number)).mkdir(parents=True)
+        (models / name / str(number) / "saved_model.pb").touch()
+
+
+@asynccontextmanager
+async def served(
+    models: Path,
+    load: Callable[[Path], Servable],
+    *,
+    policy: VersionPolicy = Latest(),  # noqa: B008  # frozen
+    labels: Mapping[str, int] | None = None,
+    start: bool = True,
+    poll_s: float = 0,
+    **batching: Any,
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a server of `models`; batches of 4 unless `batching` says otherwise."""
+    limits = {"max_batch_size": 256, "enable_large_batch_splitting": True, "max_execution_batch_size": 4}
+    parameters = BatchingParameters(**{**limits, "max_enqueued_batches": 64, **batching})
+    config = ModelConfig(name=MODEL, base_path=models / MODEL, policy=policy, labels=labels or {})
+    versions = Versions([config], load, parameters)
+    grpc_server = rpc.server(Service(versions, models).handlers())
+    port = grpc_server.add_insecure_port("127.0.0.1:0")
+    await grpc_server.start()
+    watching = None
+    try:
+        if start:
+            await versions.start()
+            watching = asyncio.ensure_future(versions.watch(poll_s))
+        async with rpc.channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+    finally:
+        await grpc_server.stop(None)
+        if watching is not None:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+        versions.close()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # what is awaited happens on a thread without an event
+            await asyncio.sleep(0.002)

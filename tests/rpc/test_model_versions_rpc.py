@@ -1,0 +1,386 @@
+"""Versions of a model over real gRPC: loaded, labelled, exchanged and unloaded while requests are under way."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.message import Message
+
+from encoders.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG, array, tensor
+from encoders.serving.policy import All, Latest, Specific
+from encoders.signature import ENCODER, IMAGES, MODEL, SIGNATURE
+from lookalike.errors import BadArtifact, WrongState
+from protos.tfserving.v1 import config_pb2
+from protos.tfserving.v1 import prediction_pb2 as pb
+from protos.tfserving.v1.saved_model_pb2 import SignatureDefMap
+from tests.rpc.model_servers import Arithmetic, images, served, write_version
+
+INVALID, UNKNOWN, WRONG = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
+Policy = config_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
+
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class Models:
+    """Loads arithmetic in place of the versions in a folder; those in `broken` fail, `gate` holds loading back."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[int, Arithmetic] = {}
+        self.loads: list[int] = []
+        self.broken: set[int] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, path: Path) -> Arithmetic:
+        number = int(path.name)
+        self.loads.append(number)
+        assert self.gate.wait(10)
+        if number in self.broken:
+            raise BadArtifact(f"{path} is no image model")
+        self.loaded[number] = Arithmetic(f"mobilenet-{number}")
+        return self.loaded[number]
+
+
+class Client:
+    """The bare methods, so that codes and messages are seen as they are sent."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    async def predict(self, *axes: int, output_filter: tuple[str, ...] = (), **spec: Any) -> pb.PredictResponse:
+        request = pb.PredictRequest(model_spec=asked(**spec), inputs={IMAGES: tensor(images(*axes or (0,)))})
+        request.output_filter.extend(output_filter)
+        return await self._call(PREDICT, request, pb.PredictResponse)
+
+    async def encoder(self, **spec: Any) -> str:
+        """Whose answer it is."""
+        response = await self.predict(**spec)
+        return str(array(response.outputs[ENCODER])[0], "ascii")
+
+    async def states(self, **spec: Any) -> dict[int, str]:
+        statuses = await self.statuses(**spec)
+        return {each.version: pb.ModelVersionStatus.State.Name(each.state) for each in statuses}
+
+    async def statuses(self, **spec: Any) -> list[pb.ModelVersionStatus]:
+        request = pb.GetModelStatusRequest(model_spec=asked(**spec))
+        response = await self._call(GET_MODEL_STATUS, request, pb.GetModelStatusResponse)
+        return list(response.model_version_status)
+
+    async def metadata(self, *fields: str, **spec: Any) -> pb.GetModelMetadataResponse:
+        request = pb.GetModelMetadataRequest(model_spec=asked(**spec), metadata_field=fields)
+        return await self._call(GET_MODEL_METADATA, request, pb.GetModelMetadataResponse)
+
+    async def reload(self, *configs: config_pb2.ModelConfig) -> pb.ReloadConfigResponse:
+        listed = config_pb2.ModelConfigList(config=configs)
+        request = pb.ReloadConfigRequest(config=config_pb2.ModelServerConfig(model_config_list=listed))
+        return await self._call(RELOAD_CONFIG, request, pb.ReloadConfigResponse)
+
+    async def until(self, states: dict[int, str]) -> None:
+        async with asyncio.timeout(10):
+            while await self.states() != states:  # noqa: ASYNC110  # it happens in the server
+                await asyncio.sleep(0.01)
+
+    async def _call(self, path: str, request: Message, answer: type[Answer]) -> Answer:
+        call = self._channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
+        response: Answer = await call(request, timeout=10)
+        return response
+
+
+def asked(**spec: Any) -> pb.ModelSpec:
+    return pb.ModelSpec(**{"name": MODEL, **spec})
+
+
+def a_config(models: Path, policy: Policy | None = None, name: str = MODEL, **labels: int) -> config_pb2.ModelConfig:
+    return config_pb2.ModelConfig(
+        name=name,
+        base_path=str(models / name),
+        model_platform="tensorflow",
+        model_version_policy=policy,
+        version_labels=labels,
+    )
+
+
+def refused(code: grpc.StatusCode, words: str = "") -> Any:
+    return pytest.raises(grpc.aio.AioRpcError, match=rf"(?s){code.name}.*{words}")
+
+
+async def test_until_it_is_loaded_a_model_is_not_found_and_its_status_says_loading(tmp_path: Path) -> None:
+    write_version(tmp_path, 3)
+    load = Models()
+    async with served(tmp_path, load, policy=All()) as channel:
+        client = Client(channel)
+        load.gate.clear()
+        write_version(tmp_path, 4)
+        await client.reload(a_config(tmp_path, Policy(all=Policy.All())))
+        await client.until({4: "LOADING", 3: "AVAILABLE"})
+        with refused(UNKNOWN, r"Servable not found for request: Specific\(mobilenet, 4\)"):
+            await client.predict(version={"value": 4})
+        assert await client.encoder() == "mobilenet-3"
+        load.gate.set()
+        await client.until({4: "AVAILABLE", 3: "AVAILABLE"})
+        assert await client.encoder() == "mobilenet-4"
+
+
+async def test_a_server_that_has_loaded_nothing_yet_finds_no_model(tmp_path: Path) -> None:
+    write_version(tmp_path, 3)
+    async with served(tmp_path, Models(), start=False) as channel:
+        with refused(UNKNOWN, r"Servable not found for request: Latest\(mobilenet\)"):
+            await Client(channel).predict()
+        with refused(UNKNOWN, "Could not find any versions of model mobilenet"):
+            await Client(channel).statuses()
+
+
+async def test_of_several_versions_each_answers_who_asks_for_it_and_the_highest_who_does_not(tmp_path: Path) -> None:
+    write_version(tmp_path, 2, 3, 11)
+    async with served(tmp_path, Models(), policy=Latest(2)) as channel:
+        client = Client(channel)
+        assert list(await client.states()) == [11, 3]
+        assert await client.encoder() == "mobilenet-11"
+        assert await client.encoder(version={"value": 3}) == "mobilenet-3"
+        assert (await client.predict(version={"value": 3})).model_spec.version.value == 3
+        assert await client.states(version={"value": 3}) == {3: "AVAILABLE"}
+        with refused(UNKNOWN, r"Specific\(mobilenet, 2\)"):
+            await client.predict(version={"value": 2})
+        with refused(UNKNOWN, "Could not find version 2 of model mobilenet"):
+            await client.statuses(version={"value": 2})
+
+
+async def test_a_new_version_in_the_folder_takes_over_and_requests_of_the_old_one_end_well(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    load = Models()
+    async with served(tmp_path, load, poll_s=0.02) as channel:
+        client = Client(channel)
+        load.loaded[1].gate.clear()
+        under_way = asyncio.create_task(client.encoder())
+        waiting = asyncio.create_task(client.encoder())
+        await asyncio.sleep(0.1)
+        write_version(tmp_path, 2)
+        await client.until({2: "AVAILABLE", 1: "UNLOADING"})
+        assert not under_way.done()
+        with refused(UNKNOWN):
+            await client.predict(version={"value": 1})
+        load.loaded[1].gate.set()
+        assert [await under_way, await waiting] == ["mobilenet-1", "mobilenet-1"]
+        await client.until({2: "AVAILABLE", 1: "END"})
+        assert await client.encoder() == "mobilenet-2"
+
+
+async def test_while_a_new_version_is_being_loaded_the_old_one_answers(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    load = Models()
+    async with served(tmp_path, load, poll_s=0.02) as channel:
+        client = Client(channel)
+        load.gate.clear()
+        write_version(tmp_path, 2)
+        await client.until({2: "LOADING", 1: "AVAILABLE"})
+        assert await client.encoder() == "mobilenet-1"
+        load.gate.set()
+        await client.until({2: "AVAILABLE", 1: "END"})
+
+
+async def test_a_version_that_cannot_be_loaded_ends_with_its_error_and_the_old_one_serves_on(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    load = Models()
+    load.broken.add(2)
+    async with served(tmp_path, load, poll_s=0.02) as channel:
+        client = Client(channel)
+        write_version(tmp_path, 2)
+        await client.until({2: "END", 1: "AVAILABLE"})
+        (told, _) = await client.statuses()
+        assert told.status.error_code == INVALID.value[0]
+        assert "is no image model" in told.status.error_message
+        await asyncio.sleep(0.1)
+        assert load.loads == [1, 2]  # Tried once.
+        assert await client.encoder() == "mobilenet-1"
+
+
+async def test_a_version_that_was_mended_is_loaded_when_it_is_put_back(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    load = Models()
+    load.broken.add(2)
+    async with served(tmp_path, load, poll_s=0.02) as channel:
+        client = Client(channel)
+        write_version(tmp_path, 2)
+        await client.until({2: "END", 1: "AVAILABLE"})
+        shutil.rmtree(tmp_path / MODEL / "2")
+        await asyncio.sleep(0.1)
+        load.broken.clear()
+        write_version(tmp_path, 2)
+        await client.until({2: "AVAILABLE", 1: "END"})
+
+
+async def test_a_folder_that_is_empty_for_a_moment_unloads_nothing(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    async with served(tmp_path, Models(), poll_s=0.02) as channel:
+        client = Client(channel)
+        shutil.rmtree(tmp_path / MODEL)
+        await asyncio.sleep(0.1)
+        assert await client.encoder() == "mobilenet-1"
+
+
+async def test_without_a_version_that_can_be_loaded_there_is_no_start(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    load = Models()
+    load.broken.add(1)
+    with pytest.raises(BadArtifact, match=r"no version of mobilenet could be loaded: .* is no image model"):
+        async with served(tmp_path, load):
+            pass
+
+
+async def test_a_label_stands_for_a_version_and_moves_by_a_new_configuration(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, 2)
+    every = Policy(all=Policy.All())
+    async with served(tmp_path, Models(), policy=All(), labels={"stable": 1}) as channel:
+        client = Client(channel)
+        assert await client.encoder(version_label="stable") == "mobilenet-1"
+        assert await client.states(version_label="stable") == {1: "AVAILABLE"}
+        await client.reload(a_config(tmp_path, every, stable=2, previous=1))
+        assert await client.encoder(version_label="stable") == "mobilenet-2"
+        assert await client.encoder(version_label="previous") == "mobilenet-1"
+        with refused(INVALID, "Unrecognized servable version label: canary"):
+            await client.predict(version_label="canary")
+        with refused(INVALID, "Unrecognized servable version label: canary"):
+            await client.statuses(version_label="canary")
+
+
+async def test_a_label_of_a_version_that_is_not_available_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, 2)
+    async with served(tmp_path, Models(), policy=Specific(frozenset({1})), labels={"stable": 1}) as channel:
+        client = Client(channel)
+        with refused(
+            WRONG, "Request to assign label to version 2 of model mobilenet, which is not currently available"
+        ):
+            await client.reload(a_config(tmp_path, Policy(all=Policy.All()), stable=2))
+        assert await client.encoder(version_label="stable") == "mobilenet-1"
+        assert await client.states() == {1: "AVAILABLE"}
+
+
+async def test_at_the_start_too_a_label_needs_its_version(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    with pytest.raises(WrongState, match="version 9 of model mobilenet"):
+        async with served(tmp_path, Models(), labels={"stable": 9}):
+            pass
+
+
+async def test_a_new_policy_loads_what_it_wants_and_then_unloads_the_rest(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, 2)
+    load = Models()
+    async with served(tmp_path, load) as channel:
+        client = Client(channel)
+        await client.reload(a_config(tmp_path, Policy(specific=Policy.Specific(versions=[1]))))
+        await client.until({2: "END", 1: "AVAILABLE"})
+        await client.reload(a_config(tmp_path))
+        await client.until({2: "AVAILABLE", 1: "END"})
+        assert load.loads == [2, 1, 2]
+
+
+async def test_a_new_model_is_available_when_the_configuration_is_accepted(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    write_version(tmp_path, 5, name="other")
+    async with served(tmp_path, Models()) as channel:
+        client = Client(channel)
+        await client.reload(a_config(tmp_path), a_config(tmp_path, name="other"))
+        assert await client.encoder(name="other") == "mobilenet-5"
+        assert await client.encoder() == "mobilenet-1"
+
+
+async def test_a_new_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    write_version(tmp_path, 5, name="other")
+    load = Models()
+    async with served(tmp_path, load) as channel:
+        load.broken.add(5)
+        with refused(WRONG, "did not become available: other"):
+            await Client(channel).reload(a_config(tmp_path), a_config(tmp_path, name="other"))
+        assert await Client(channel).encoder() == "mobilenet-1"
+
+
+async def test_a_model_that_is_no_longer_configured_is_unloaded(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    async with served(tmp_path, Models()) as channel:
+        client = Client(channel)
+        await client.reload()
+        await client.until({1: "END"})
+        with refused(UNKNOWN, r"Latest\(mobilenet\)"):
+            await client.predict()
+        await client.reload(a_config(tmp_path))
+        assert await client.encoder() == "mobilenet-1"
+
+
+Change = Callable[[config_pb2.ModelConfig], Any]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda config: setattr(config, "base_path", "/etc"), "Could not find base path /etc"),
+        (lambda config: setattr(config, "base_path", config.base_path + "/1"), "Could not find base path"),
+        (lambda config: setattr(config, "base_path", config.base_path + "/../../.."), "Could not find base path"),
+        (lambda config: setattr(config, "base_path", config.base_path + "s"), "Could not find base path"),
+        (lambda config: setattr(config, "model_platform", "pytorch"), "requests unsupported platform pytorch"),
+        (lambda config: setattr(config, "name", ""), "has no name"),
+    ],
+)
+async def test_a_configuration_that_cannot_be_is_refused(tmp_path: Path, change: Change, words: str) -> None:
+    write_version(tmp_path, 1)
+    config = a_config(tmp_path)
+    change(config)
+    async with served(tmp_path, Models()) as channel:
+        with refused(INVALID, words):
+            await Client(channel).reload(config)
+        assert await Client(channel).encoder() == "mobilenet-1"
+
+
+async def test_a_model_may_not_be_listed_twice_and_a_list_there_must_be(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    async with served(tmp_path, Models()) as channel:
+        client = Client(channel)
+        with refused(INVALID, "multiple times"):
+            await client.reload(a_config(tmp_path), a_config(tmp_path))
+        with refused(INVALID, "Only ModelConfigList is currently supported"):
+            await client._call(RELOAD_CONFIG, pb.ReloadConfigRequest(), pb.ReloadConfigResponse)
+
+
+async def test_metadata_are_the_signatures_under_their_official_name(tmp_path: Path) -> None:
+    write_version(tmp_path, 7)
+    async with served(tmp_path, Models()) as channel:
+        client = Client(channel)
+        response = await client.metadata("signature_def")
+        assert (response.model_spec.name, response.model_spec.version.value) == (MODEL, 7)
+        packed = response.metadata["signature_def"]
+        assert packed.type_url == "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+        assert set(SignatureDefMap.FromString(packed.value).signature_def) == {SIGNATURE}
+        with refused(INVALID, "must specify at least one metadata_field"):
+            await client.metadata()
+        with refused(INVALID, "Metadata field weights is not supported"):
+            await client.metadata("weights")
+        with refused(UNKNOWN, r"Latest\(resnet\)"):
+            await client.metadata("signature_def", name="resnet")
+
+
+async def test_requests_without_a_model_are_refused(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    async with served(tmp_path, Models()) as channel:
+        client = Client(channel)
+        for path, request, answer in (
+            (PREDICT, pb.PredictRequest(), pb.PredictResponse),
+            (GET_MODEL_STATUS, pb.GetModelStatusRequest(), pb.GetModelStatusResponse),
+            (GET_MODEL_METADATA, pb.GetModelMetadataRequest(), pb.GetModelMetadataResponse),
+        ):
+            with refused(INVALID, "Missing ModelSpec"):
+                await client._call(path, request, answer)
+        with refused(INVALID, "ModelSpec has no name specified"):
+            await client.predict(name="")

@@ -1,0 +1,120 @@
+"""The rules of tensorflow/core/kernels/batching_util/shared_batch_scheduler.h."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from encoders.serving.batching import BatchingParameters, BatchQueue
+from lookalike.errors import BadSettings, InvalidRequest, Unavailable
+
+
+def queue(**changes: Any) -> BatchQueue[str]:
+    return BatchQueue(BatchingParameters(**{"max_batch_size": 4, "max_enqueued_batches": 2, **changes}))
+
+
+SPLITTING: dict[str, Any] = {"max_batch_size": 10, "enable_large_batch_splitting": True, "max_execution_batch_size": 4}
+
+
+def taken(waiting: BatchQueue[str], now_s: float = 0) -> list[tuple[str, int, int]]:
+    return [(part.task, part.start, part.stop) for part in waiting.take(now_s) or []]
+
+
+def test_tasks_share_a_batch_as_long_as_there_is_room_and_keep_their_order() -> None:
+    waiting = queue()
+    for name, rows in (("a", 1), ("b", 2), ("c", 2)):
+        waiting.add(name, rows, 0)
+    assert taken(waiting) == [("a", 0, 1), ("b", 0, 2)]
+    assert taken(waiting) == [("c", 0, 2)]
+    assert taken(waiting) == []
+
+
+def test_a_large_task_fills_what_is_open_and_goes_on_in_batches_of_its_own() -> None:
+    waiting = queue(**SPLITTING, max_enqueued_batches=3)
+    waiting.add("a", 3, 0)
+    waiting.add("b", 7, 0)
+    assert waiting.rows == 10
+    assert taken(waiting) == [("a", 0, 3), ("b", 0, 1)]
+    assert taken(waiting) == [("b", 1, 5)]
+    assert taken(waiting) == [("b", 5, 7)]
+    assert waiting.rows == 0
+
+
+def test_a_task_larger_than_any_batch_is_the_callers_error() -> None:
+    with pytest.raises(InvalidRequest, match="Task size 5 is larger than maximum input batch size 4"):
+        queue().add("a", 5, 0)
+    with pytest.raises(InvalidRequest, match="Task size 11 is larger than maximum input batch size 10"):
+        queue(**SPLITTING).add("a", 11, 0)
+
+
+def test_as_many_batches_wait_as_may_and_then_the_queue_is_full() -> None:
+    waiting = queue()
+    for name in ("a", "b"):
+        waiting.add(name, 3, 0)
+    waiting.add("c", 1, 0)  # There is room for it in the open batch.
+    with pytest.raises(Unavailable, match="queue to which this task was submitted is full; currently 2 batches"):
+        waiting.add("d", 1, 0)
+    assert taken(waiting) == [("a", 0, 3)]
+    waiting.add("d", 1, 0)
+
+
+def test_with_splitting_the_queue_is_full_when_its_rows_are() -> None:
+    waiting = queue(**SPLITTING)
+    waiting.add("a", 5, 0)
+    with pytest.raises(Unavailable, match="task size is 4 but scheduling capacity is only 3"):
+        waiting.add("b", 4, 0)
+    waiting.add("b", 3, 0)
+    with pytest.raises(Unavailable, match="is full"):
+        waiting.add("c", 1, 0)
+
+
+def test_a_refused_task_leaves_nothing_behind() -> None:
+    waiting = queue(**SPLITTING)
+    waiting.add("a", 1, 0)
+    with pytest.raises(Unavailable):
+        waiting.add("b", 8, 0)
+    assert taken(waiting) == [("a", 0, 1)]
+    assert waiting.rows == 0
+
+
+def test_a_batch_that_is_not_full_waits_until_its_first_task_has_waited_long_enough() -> None:
+    waiting = queue(batch_timeout_micros=500_000)
+    assert waiting.due_s() == math.inf
+    waiting.add("a", 1, 10.0)
+    waiting.add("b", 1, 10.4)
+    assert waiting.due_s() == 10.5
+    assert taken(waiting, 10.49) == []
+    assert taken(waiting, 10.5) == [("a", 0, 1), ("b", 0, 1)]
+    waiting.add("c", 1, 11.0)
+    assert waiting.due_s() == 11.5
+
+
+def test_a_full_batch_waits_for_nothing() -> None:
+    waiting = queue(batch_timeout_micros=500_000)
+    waiting.add("a", 4, 10.0)
+    assert taken(waiting, 10.0) == [("a", 0, 4)]
+
+
+def test_batches_are_padded_to_the_next_allowed_size() -> None:
+    parameters = BatchingParameters(max_batch_size=8, allowed_batch_sizes=(1, 4, 8))
+    assert [parameters.padded(rows) for rows in (1, 2, 4, 5, 8)] == [1, 4, 4, 8, 8]
+    assert BatchingParameters(max_batch_size=8).padded(3) == 3
+
+
+@pytest.mark.parametrize("sizes", [(4, 1), (1, 1, 8), (1, 4), (0, 8), (1, 8, 16)])
+def test_allowed_sizes_increase_to_the_size_of_a_batch(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(BadSettings, match="allowed_batch_sizes"):
+        BatchingParameters(max_batch_size=8, allowed_batch_sizes=sizes)
+
+
+def test_a_slice_is_not_larger_than_a_request() -> None:
+    with pytest.raises(BadSettings, match="max_execution_batch_size=9"):
+        BatchingParameters(max_batch_size=8, max_execution_batch_size=9)
+
+
+def test_without_splitting_a_batch_is_as_large_as_a_request() -> None:
+    assert BatchingParameters(max_batch_size=8, max_execution_batch_size=4).execution_size == 8
+    assert BatchingParameters(max_batch_size=8, enable_large_batch_splitting=True).execution_size == 8
+    assert BatchingParameters(**SPLITTING).execution_size == 4

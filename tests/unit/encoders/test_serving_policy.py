@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from encoders.serving.policy import (
+    AVAILABLE,
+    END,
+    LOADING,
+    UNLOADING,
+    All,
+    Latest,
+    Load,
+    Specific,
+    State,
+    Unload,
+    VersionPolicy,
+    aspired,
+    next_action,
+    parsed_labels,
+    parsed_policy,
+)
+from lookalike.errors import BadSettings
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted"),
+    [
+        (Latest(), {11}),
+        (Latest(2), {9, 11}),
+        (Latest(0), {11}),
+        (Latest(7), {1, 9, 11}),
+        (All(), {1, 9, 11}),
+        (Specific(frozenset({1, 5})), {1}),
+    ],
+)
+def test_the_policy_says_which_versions_of_those_there_are_wanted(policy: VersionPolicy, wanted: set[int]) -> None:
+    assert aspired(policy, [9, 11, 1]) == wanted
+
+
+def test_of_no_versions_none_is_wanted() -> None:
+    assert aspired(Latest(), []) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("states", "wanted", "action"),
+    [
+        ({}, {1, 2}, Load(2)),
+        ({2: AVAILABLE}, {1, 2}, Load(1)),
+        ({1: AVAILABLE}, {2}, Load(2)),
+        ({1: AVAILABLE, 2: LOADING}, {2}, None),
+        ({1: AVAILABLE, 2: AVAILABLE}, {2}, Unload(1)),
+        ({1: UNLOADING, 2: AVAILABLE}, {2}, None),
+        ({1: AVAILABLE, 2: AVAILABLE}, {3}, Unload(1)),
+        ({2: AVAILABLE}, {3}, Load(3)),
+        ({2: AVAILABLE, 3: END}, {3}, None),
+        ({2: AVAILABLE}, set(), Unload(2)),
+        ({2: AVAILABLE}, {2}, None),
+        ({}, set(), None),
+    ],
+)
+def test_a_new_version_is_loaded_before_the_last_old_one_is_unloaded(
+    states: dict[int, State], wanted: set[int], action: Load | Unload | None
+) -> None:
+    assert next_action(states, wanted) == action
+
+
+def test_from_any_versions_to_any_others_there_is_always_one_that_serves() -> None:
+    every = [frozenset(some) for n in range(1, 4) for some in itertools.combinations(range(1, 5), n)]
+    for before, wanted in itertools.product(every, every):
+        states: dict[int, State] = dict.fromkeys(before, AVAILABLE)
+        for _ in range(10):
+            action = next_action(states, wanted)
+            if isinstance(action, Load):
+                states[action.version] = AVAILABLE
+            elif isinstance(action, Unload):
+                del states[action.version]
+            assert states
+        assert states.keys() == wanted
+
+
+def test_a_policy_is_written_in_a_word() -> None:
+    assert parsed_policy("latest") == Latest(1)
+    assert parsed_policy("latest:3") == Latest(3)
+    assert parsed_policy("all") == All()
+    assert parsed_policy("specific:1,30") == Specific(frozenset({1, 30}))
+
+
+@pytest.mark.parametrize("text", ["", "newest", "latest:", "latest:0", "all:2", "specific", "specific:", "specific:-1"])
+def test_another_word_is_no_policy(text: str) -> None:
+    with pytest.raises(BadSettings, match="model_version_policy"):
+        parsed_policy(text)
+
+
+def test_labels_are_names_of_versions() -> None:
+    assert parsed_labels(("stable=3", "canary=12")) == {"stable": 3, "canary": 12}
+
+
+@pytest.mark.parametrize("pair", ["stable", "=3", "stable=", "stable=x", "stable=0"])
+def test_a_label_without_name_or_version_is_refused(pair: str) -> None:
+    with pytest.raises(BadSettings, match="version_labels"):
+        parsed_labels((pair,))
