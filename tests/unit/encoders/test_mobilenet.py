@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import logging
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 
 from encoders import mobilenet
 from encoders.images import preprocess
-from encoders.model_server import Model
-from encoders.models import Exported, versions
+from encoders.models import CARD, Exported, versions
+from encoders.serving.batching import BatchingParameters
+from encoders.serving.saved_model import SavedModel
 from encoders.signature import DIM, ENCODER, FEATURES, IMAGES, SIGNATURE
 from encoders.tensorflow_runtime import tensorflow
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
@@ -25,6 +27,8 @@ from protos.tfserving.v1 import prediction_pb2 as pb
 
 # TensorFlow's import, an export and a load take most of it.
 pytestmark = pytest.mark.slow
+
+ONE = BatchingParameters(max_batch_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +136,13 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, tf: Any, mo
 
 
 def test_a_folder_that_holds_another_model_is_refused(untrained: Exported, tf: Any, tmp_path: Path) -> None:
-    lying = Exported(path=untrained.path, version=1, encoder="mobilenet-000000000000")
+    shutil.copytree(untrained.path, tmp_path / "1")
+    (tmp_path / "1" / CARD).write_text('{"encoder": "mobilenet-000000000000"}', encoding="utf-8")
     with pytest.raises(BadArtifact, match="its card says"):
-        Model(tf, lying, warm_up_images=1).load()
-    (tmp_path / "saved_model.pb").write_bytes(b"no graph")
+        SavedModel(tf, tmp_path / "1", ONE)
+    (tmp_path / "1" / "variables" / "variables.index").unlink()
     with pytest.raises(BadArtifact, match="no image model"):
-        Model(tf, Exported(path=tmp_path, version=1, encoder=""), warm_up_images=1).load()
+        SavedModel(tf, tmp_path / "1", ONE)
 
 
 def photos(real_data: Path, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.str_]]:
@@ -172,8 +177,7 @@ def test_imagenet_weights_find_the_same_kind_of_clothes_far_more_often(
     trained = mobilenet.export(tmp_path, weights=str(weights), tf=tf)
     precision = {}
     for name, found in (("trained", trained), ("untrained", untrained)):
-        model = Model(tf, found, warm_up_images=1)
-        model.load()
+        model = SavedModel(tf, found.path, ONE)
         vectors = np.concatenate([model(pixels[start : start + 32]) for start in range(0, len(pixels), 32)])
         precision[name] = precision_at_10(vectors, shown)
     assert precision["trained"] > 0.5
