@@ -1,0 +1,98 @@
+"""Categories with calibrated probabilities from product vectors, and when to abstain. Pure: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from encoders.fusion import Kind
+from lookalike.vectors import F32
+
+F64 = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+# The shares of right answers that may be asked for: 0.50, 0.51, … 0.99.
+PRECISIONS = tuple(percent / 100 for percent in range(50, 100))
+NEVER = 2.0  # A threshold that no probability reaches.
+_SURE = 1.2816  # Standard deviations: the precision is reached with a probability of nine in ten (one-sided Wilson).
+_FIT = 50_000  # Products to learn from: more change little and cost much.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classifier:
+    """Multinomial logistic regression; a temperature for each kind of product (Guo et al. 2017)."""
+
+    weights: F32  # (d, C)
+    bias: F32  # (C,)
+    temperatures: Mapping[Kind, float]
+    thresholds: Mapping[Kind, F32]  # (len(PRECISIONS),)
+
+    def probabilities(self, kind: Kind, vectors: F32) -> F32:
+        """(n, C) float32 with rows that sum to 1, for product vectors (n, d) of one kind."""
+        return softmax((vectors @ self.weights + self.bias) / np.float32(self.temperatures[kind]))
+
+    def threshold(self, kind: Kind, precision: float) -> float:
+        """The probability from which on answers were that precise on products that training did not see."""
+        at = int(np.searchsorted(PRECISIONS, precision - 1e-9))
+        return float(self.thresholds[kind][at]) if at < len(PRECISIONS) else NEVER
+
+
+def softmax(scores: F32) -> F32:
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares: F32 = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def fitted(vectors: F32, categories: npt.NDArray[np.int64], count: int) -> tuple[F32, F32]:
+    """Weights (d, count) and bias (count,) from product vectors (n, d) and their category numbers (n,), all there."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=30.0, max_iter=200, tol=1e-3)
+    model.fit(vectors[:_FIT], categories[:_FIT])
+    weights, bias = model.coef_.T, model.intercept_
+    if count == 2:  # One column: of the second category against the first.
+        weights, bias = np.hstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    if weights.shape[1] != count:
+        raise ValueError(f"{weights.shape[1]} categories among the first {_FIT} products, {count} are meant")
+    return weights.astype(np.float32), bias.astype(np.float32)
+
+
+def temperature_of(scores: F32, categories: npt.NDArray[np.int64]) -> float:
+    """What scores (n, C) are to be divided by, so that right categories (n,) are as likely as they can be."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        shares = softmax(scores / np.float32(np.exp(log_temperature)))
+        return float(-np.log(np.maximum(shares[np.arange(len(shares)), categories], 1e-12)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x)) if len(scores) else 1.0
+
+
+def thresholds_of(confidences: F32, right: Flags) -> F32:
+    """(len(PRECISIONS),): for each, the least probability from which on that share of answers is right, or NEVER.
+
+    Of what was measured the lower bound of Wilson's interval counts, so that few products promise little.
+    """
+    order = np.argsort(-confidences, kind="stable")
+    taken = np.arange(1, len(order) + 1, dtype=np.float64)
+    lower = wilson(np.cumsum(right[order]) / taken, taken)
+    # Answers of one probability are given together or not at all.
+    last = np.append(np.diff(confidences[order]) < 0, True)[: len(order)]
+    found = np.full(len(PRECISIONS), NEVER, dtype=np.float32)
+    for i, precision in enumerate(PRECISIONS):
+        reached = np.flatnonzero((lower >= precision) & last)
+        if len(reached):
+            found[i] = confidences[order][reached[-1]]
+    return found
+
+
+def wilson(share: F64, count: F64) -> F64:
+    """The lower bound of a share that was measured on so many."""
+    square = _SURE**2
+    centre = share + square / (2 * count)
+    spread = _SURE * np.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    lower: F64 = (centre - spread) / (1 + square / count)
+    return lower
