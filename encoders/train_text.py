@@ -48,8 +48,8 @@ def train(
 
     dim: of an SCDV encoder, 1..1024; smaller where there are too few documents or words to fill it.
     word_vectors: a fastText .bin to take words from (a copy goes into the artifact); None: they are trained.
-    Raises BadCatalogue when no text has a word in it, or none that `word_vectors` knows; BadArtifact where that is no
-    fastText model; OperatorError where `out` exists.
+    Raises BadCatalogue when no text has a word in it, BadArtifact where `word_vectors` is no fastText model or knows
+    none of the words, OperatorError where `out` exists.
     """
     if kind not in KINDS:
         raise OperatorError(f"no such kind of text encoder: {kind}; there are {', '.join(KINDS)}")
@@ -61,6 +61,8 @@ def train(
     say("tokenizing")
     tokenize = Tokenizer()
     documents = [tokenize(text) for text in texts]
+    if not any(documents):
+        raise BadCatalogue("no text has a word in it: there is nothing to train a text encoder on")
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -93,7 +95,7 @@ def _learnt(
     numbered = words.numbered(documents, vocabulary)
     filled = [document for document in numbered if len(document)]
     if not filled:
-        raise BadCatalogue("no text has a word in it that the word vectors know")
+        raise BadArtifact("the word vectors know none of the words of the texts")
     idf = scdv.idf_of(numbered, len(vocabulary.known))
     used = np.unique(np.concatenate(filled))
     vectors = vocabulary.vectors([vocabulary.known[i] for i in used])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoders import fasttext_file
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.vectors import F32
 
@@ -109,14 +110,9 @@ def numbered(documents: Sequence[Sequence[str]], words: Words) -> list[npt.NDArr
 
 def copied(source: Path, out: Path) -> Words:
     """The words of a fastText .bin, of which `out` becomes a copy. Raises BadArtifact."""
-    try:
-        shutil.copyfile(source, out)
-    except OSError as error:
-        raise BadArtifact(f"{source}: {error.strerror}") from error
-    try:
-        return load(out)
-    except BadArtifact as error:
-        raise BadArtifact(f"{source}: not a fastText model") from error
+    fasttext_file.check(source)
+    shutil.copyfile(source, out)
+    return load(out)
 
 
 def load(path: Path) -> Words:

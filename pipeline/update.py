@@ -53,6 +53,7 @@ class Update:
     shards: int = 2
     seed: int = 0
     text_kind: str = "scdv"
+    text_words: Path | None = None  # A fastText .bin; None: word vectors are trained.
     strict: bool = False
 
 
@@ -169,6 +170,7 @@ def _text_space(what: Update, read: _Catalogue, outcome: Outcome, scratch: Path)
                 what.text_artifacts,
                 kind=what.text_kind,
                 seed=what.seed,
+                word_vectors=what.text_words,
             )
     except BadCatalogue:
         return None  # There is no word in it; what it has is photos.
@@ -203,6 +205,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             shards=args.shards,
             seed=args.seed,
             text_kind=args.text_kind,
+            text_words=args.text_words,
             strict=args.strict,
         )
         outcome = asyncio.run(update(what))
@@ -266,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model-server", default="", metavar="HOST:PORT", help="have photos encoded by a model server or TF-Serving")
     add("--text-artifacts", type=Path, required=True, metavar="DIR", help="the text encoder goes to DIR/<fingerprint>")
     add("--text-kind", choices=text_encoder.KINDS, default="scdv", help="(default %(default)s)")
+    add("--text-words", type=Path, metavar="FILE", help="take word vectors from this fastText .bin, train none")
     add("--features", type=Path, metavar="DIR", help=f"where computed vectors are kept (default LOCATION/{STORE})")
     add("--shards", type=int, default=2, metavar="N", help="(default %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of training and building (default %(default)s)")

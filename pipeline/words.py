@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+from encoders import text as text_encoder
 from encoders.text import FORMAT, MANIFEST, TextModel
 from encoders.train_text import train
 from pipeline.features import Features
@@ -39,18 +40,21 @@ def digest_of(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def trained(texts: Sequence[str], directory: Path, *, kind: str, seed: int) -> tuple[Path, bool]:
+def trained(
+    texts: Sequence[str], directory: Path, *, kind: str, seed: int, word_vectors: Path | None = None
+) -> tuple[Path, bool]:
     """DIRECTORY/<fingerprint>, the encoder trained on these texts, and whether it had to be trained.
 
-    Raises BadCatalogue where there is no word in them.
+    word_vectors: a fastText .bin to take words from; None: they are trained too.
+    Raises BadCatalogue where there is no word in the texts, BadArtifact where there is no such file or it does not fit.
     """
-    note = directory / f"trained-{_inputs(texts, kind, seed)}.json"
+    note = directory / f"trained-{_inputs(texts, kind, seed, word_vectors)}.json"
     if (artifact := _trained_before(note)) is not None:
         return artifact, False
     directory.mkdir(parents=True, exist_ok=True)
     staged = directory / ".training"
     shutil.rmtree(staged, ignore_errors=True)
-    fingerprint = train(texts, staged, kind=kind, dim=DIM, seed=seed)
+    fingerprint = train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors)
     artifact = directory / fingerprint
     if artifact.exists():
         shutil.rmtree(staged)
@@ -76,8 +80,9 @@ def encode_texts(
     return len(digests)
 
 
-def _inputs(texts: Sequence[str], kind: str, seed: int) -> str:
-    digest = blake2b(f"{FORMAT} {kind} {DIM} {seed}".encode(), digest_size=16)
+def _inputs(texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None) -> str:
+    given = text_encoder.digest_of(word_vectors) if word_vectors else ""
+    digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {given}".encode(), digest_size=16)
     for text in texts:
         digest.update(blake2b(text.encode(), digest_size=16).digest())
     return digest.hexdigest()

@@ -1,0 +1,108 @@
+"""Text encoders on word vectors that were learnt elsewhere: a fastText .bin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoders import text, words
+from encoders.text import KINDS
+from encoders.tokens import Tokenizer
+from encoders.train_text import main, train
+from lookalike.errors import BadArtifact, BadCatalogue
+from pipeline.words import trained
+
+THINGS = ["cotton shirt", "wool sweater", "table lamp", "desk lamp", "coffee mug", "tea mug", "leather shoes"]
+TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in THINGS]
+ELSEWHERE = [f"{colour} {thing} for you" for colour in ("red", "pink", "black", "blue") for thing in THINGS]
+WORD_DIM = 24
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenize = Tokenizer()
+    out: Path = tmp_path_factory.mktemp("words") / "given.bin"
+    words.train([tokenize(title) for title in ELSEWHERE], out, words.Recipe(dim=WORD_DIM, buckets=1_000, epochs=50))
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_encoder_takes_the_words_and_their_dimensions(given: Path, tmp_path: Path, kind: str) -> None:
+    train(TITLES, tmp_path / "out", kind=kind, word_vectors=given)
+    model = text.load(tmp_path / "out")
+    assert model.dim == WORD_DIM if kind == "fasttext" else 1 <= model.dim <= len(TITLES)
+    assert (tmp_path / "out" / text.FASTTEXT).read_bytes() == given.read_bytes()
+    vectors = model.encode([*TITLES, "pink lamp", "lamps"])  # Known to the file alone; known to neither.
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    query, *others = model.encode(["reading lamp", "desk lamp", "tea mug"])
+    assert query @ others[0] > query @ others[1]
+
+
+def test_the_same_file_gives_the_same_encoder_and_another_file_another(given: Path, tmp_path: Path) -> None:
+    def made(name: str, word_vectors: Path) -> str:
+        return train(TITLES, tmp_path / name, kind="fasttext", word_vectors=word_vectors)
+
+    other = tmp_path / "other.bin"
+    words.train([["red", "lamp"], ["blue", "mug"]], other, words.Recipe(dim=WORD_DIM, buckets=1_000, epochs=5))
+    assert made("a", given) == made("b", given) != made("c", other)
+
+
+def test_an_update_trains_anew_only_when_the_file_has_changed(given: Path, tmp_path: Path) -> None:
+    source = tmp_path / "vectors.bin"
+    source.write_bytes(given.read_bytes())
+    texts = tmp_path / "text"
+    first, fresh = trained(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
+    assert fresh
+    assert trained(TITLES, texts, kind="fasttext", seed=0, word_vectors=given) == (first, False)
+    words.train([["red", "lamp"], ["blue", "mug"]], source, words.Recipe(dim=WORD_DIM, buckets=1_000, epochs=5))
+    second, fresh = trained(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
+    assert fresh
+    assert second != first
+
+
+def test_the_command_takes_a_file(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "titles.txt").write_text("\n".join(TITLES))
+    out = tmp_path / "out"
+    main([str(tmp_path / "titles.txt"), str(out), "--kind", "fasttext", "--words", str(given), "--json"], {})
+    assert json.loads(capsys.readouterr().out)["fingerprint"] == text.load(out).fingerprint
+    assert text.load(out).dim == WORD_DIM
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        (b"", "not a whole fastText model"),
+        (b"x" * 9_999, "not a whole fastText model: it does"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_by_its_name(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    source = tmp_path / "vectors.bin"
+    if content is not None:
+        source.write_bytes(content)
+    with pytest.raises(BadArtifact, match=rf"vectors\.bin: {reason}"):
+        train(TITLES, tmp_path / "out", word_vectors=source)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.001, 0.004, 0.1, 0.5, 0.99, 1.01])
+def test_a_file_that_is_cut_short_is_refused_where_the_library_would_crash_or_hang(
+    given: Path, tmp_path: Path, share: float
+) -> None:
+    whole = given.read_bytes()
+    cut = tmp_path / "vectors.bin"
+    cut.write_bytes((whole + whole)[: int(len(whole) * share)])
+    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a whole fastText model"):
+        train(TITLES, tmp_path / "out", word_vectors=cut)
+
+
+def test_a_file_that_knows_none_of_the_words_is_refused_and_a_catalogue_without_any_too(
+    given: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadArtifact, match="none of the words"):
+        train(["赤い靴", "白い皿"], tmp_path / "out", word_vectors=given)
+    with pytest.raises(BadCatalogue, match="no text has a word"):
+        train(["", "★"], tmp_path / "out", word_vectors=given)
