@@ -8,19 +8,19 @@ whether it was cached, and its timings. No field occurs twice: not every parser 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lookalike.errors import Unavailable
 from protos.lookalike.v1.index_pb2 import OpaqueSearchResponse
-from protos.lookalike.v1.search_pb2 import Provenance, SearchedSpace, Timings
-from protos.lookalike.v1.types_pb2 import Space
+from protos.lookalike.v1.search_pb2 import Provenance, Timings
 from server import metrics
 from server.merge import merged
 from server.metrics import Watch
-from server.policy import Route, space_name
+from server.policy import Route
 from server.requests import Query
 from server.shards import Gathered
+from server.spaces import space_name, spaces_name
 from server.topology import Snapshot
 
 _LENGTHS = struct.Struct("<BI")  # Of the name of the spaces, and of the hits.
@@ -55,15 +55,10 @@ def answered(
     query: Query, snapshot: Snapshot, route: Route, gathered: Gathered, *, without: Collection[str]
 ) -> SearchAnswer:
     """The merged answer with its provenance. Raises Unavailable when coverage is below what the query accepts."""
-    documents = [
-        sum(shard) for shard in zip(*(snapshot.spaces[space].documents for space in route.spaces), strict=True)
-    ]
+    infos = snapshot.searched(route.spaces).values()
+    documents = [*map(sum, zip(*(info.documents for info in infos), strict=True))]
     provenance = Provenance(
         version=snapshot.version,
-        spaces=[
-            SearchedSpace(space=space, encoder=snapshot.spaces[space].encoder, weight=share)
-            for space, share in route.shares
-        ],
         policy=route.policy,
         documents_searched=sum(n for n, hits in zip(documents, gathered.hits, strict=True) if hits is not None),
         documents_total=sum(documents),
@@ -72,6 +67,8 @@ def answered(
         exact=query.exact,
         degraded=degraded(snapshot, route, gathered),
     )
+    for space, info, share in zip(route.spaces, infos, route.shares, strict=True):
+        provenance.spaces.add(space=space, encoder=info.encoder, weight=share)
     total = provenance.documents_total
     provenance.coverage = provenance.documents_searched / total if total else 1.0
     if provenance.coverage < query.min_coverage:
@@ -89,25 +86,17 @@ def answered(
     )
 
 
-def spaces_name(spaces: Sequence[Space.ValueType]) -> str:
-    """ "image+text" for both, as metrics name them: seven names at most."""
-    return "+".join(map(space_name, spaces))
-
-
 def degraded(snapshot: Snapshot, route: Route, gathered: Gathered) -> list[str]:
     """Every way in which an answer can be less than it could be: the one place that knows them, and counts them."""
     reasons = []
     if gathered.failures:
         metrics.DEGRADED.labels("shard_missing").inc()
         reasons += gathered.failures
-    reasons += _untrained((space, snapshot.spaces[space].encoder) for space in route.spaces)
-    return reasons
-
-
-def _untrained(encoders: Iterable[tuple[Space.ValueType, str]]) -> list[str]:
-    reasons = []
-    for space, encoder in encoders:
-        if "-untrained-" in encoder:
+    if route.lacking:
+        metrics.DEGRADED.labels("vector_missing").inc()
+        reasons += route.lacking
+    for space in route.spaces:
+        if "-untrained-" in snapshot.spaces[space].encoder:
             metrics.DEGRADED.labels("encoder_untrained").inc()
             name = space_name(space)
             reasons.append(f"the {name} encoder is untrained: likeness is only of colour and rough texture")

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 from protos.lookalike.v1 import search_pb2
+from protos.lookalike.v1.types_pb2 import SpaceWeight
 from server.requests import Query
 
 
@@ -29,7 +30,8 @@ class Cache(Protocol):
 def cache_key(version: str, policy: str, request: search_pb2.SearchRequest, query: Query) -> str:
     """The same for every request that means the same, under the same policy for AUTO, and asks the same version.
 
-    `min_coverage` does not count, since only whole answers are kept; nor do defaults and the order of filter lists.
+    `min_coverage` does not count, since only whole answers are kept; nor do defaults, the order of filter lists, and
+    the order and the sum of `weights`.
     """
     canonical = search_pb2.SearchRequest()
     canonical.CopyFrom(request)
@@ -38,6 +40,11 @@ def cache_key(version: str, policy: str, request: search_pb2.SearchRequest, quer
     canonical.ClearField("filter")
     if query.filter.ByteSize():
         canonical.filter.CopyFrom(query.filter)
+    if query.shares is not None:
+        canonical.ClearField("weights")
+        canonical.weights.extend(
+            SpaceWeight(space=space, weight=share) for space, share in zip(*query.shares, strict=True)
+        )
     for example, parsed in zip(canonical.examples, query.examples, strict=True):
         example.weight = parsed.weight
     meant = policy.encode() + b"\0" + canonical.SerializeToString(deterministic=True)

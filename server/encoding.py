@@ -1,75 +1,119 @@
-"""Photos and texts to query vectors, through the model server and the text encoder, in batches."""
+"""Photos, texts and what is known of products to vectors, through the model server and the text encoder, in batches."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
 from encoders.images import BadImage, preprocess
+from encoders.product_client import Probabilities, ProductEncoder, Trained
 from encoders.text_client import TextEncoder
 from encoders.tfserving import ImageEncoder
 from lookalike import rpc
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, Unavailable, WrongState
-from lookalike.vectors import F32
+from lookalike.errors import InvalidRequest, LookalikeError, Unavailable, WrongState
+from lookalike.vectors import F32, pack
+from protos.lookalike.v1.product_encoder_pb2 import ProductInput
 from server.settings import GatewaySettings
-from server.topology import SpaceInfo
 
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
 Pixels = npt.NDArray[np.uint8]
 Vector = tuple[F32, str]  # (dim,) float32, and the fingerprint of the encoder that made it.
 
+PRODUCT_BATCH = 64  # Most products in one call to the product encoder.
+MAX_CATEGORIES = 100  # Most categories of one product that are asked for.
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of one product: at least one of the two."""
+
+    image: Vector | None
+    text: Vector | None
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The likeliest categories of one product, at most MAX_CATEGORIES, and who says so."""
+
+    likeliest: Probabilities
+    encoder: str
+
 
 class Encoders:
-    """The two encoders; one that is not configured, or is down, fails the queries that need it and no other."""
+    """The encoders; one that is not configured, or is down, fails the queries that need it and no other."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._threads = ThreadPoolExecutor(settings.image_threads, "photo")
         self._channels: list[grpc.aio.Channel] = []
         self._images: Coalescer[Pixels, Vector] | None = None
         self._texts: Coalescer[str, Vector] | None = None
+        self._products: Coalescer[Known, Vector] | None = None
+        self._classified: Coalescer[tuple[Known, float], Classification] | None = None
         # A batch has no caller of its own: its time is the longest any of its callers could have.
         self._longest_s = settings.default_deadline_s
-        waiting = settings.max_inflight
+        self._waiting = settings.max_inflight
         if settings.model_server:
             self._image_encoder = ImageEncoder(self._channel(settings.model_server), model=settings.model)
-            self._images = Coalescer(
-                self._encode_images, max_in_flight=2, max_batch=settings.image_batch, max_waiting=waiting
-            )
+            self._images = self._coalescer(self._encode_images, settings.image_batch)
         if settings.text_encoder:
-            self._text_encoder = TextEncoder(self._channel(settings.text_encoder))
-            self._texts = Coalescer(
-                self._encode_texts, max_in_flight=2, max_batch=settings.text_batch, max_waiting=waiting
-            )
+            channel = self._channel(settings.text_encoder)
+            self._text_encoder = TextEncoder(channel)
+            self._texts = self._coalescer(self._encode_texts, settings.text_batch)
+            # The product encoder lives in the same process: it takes the text encoder's vectors.
+            self._product_encoder = ProductEncoder(channel)
+            self._products = self._coalescer(self._encode_products, PRODUCT_BATCH)
+            self._classified = self._coalescer(self._classify_products, PRODUCT_BATCH)
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
-    async def image(self, field: str, data: bytes, space: SpaceInfo, deadline: Deadline) -> F32:
-        """(dim,) float32 of unit norm. Raises InvalidRequest for what is no photo, Unavailable, WrongState."""
+    async def image(self, field: str, data: bytes, deadline: Deadline) -> Vector:
+        """Of unit norm. Raises InvalidRequest for what is no photo, and what `ImageEncoder.encode` does."""
         if self._images is None:
-            raise Unavailable("this gateway has no image encoder: photo queries cannot be answered")
+            raise Unavailable("this gateway has no image encoder: photos cannot be answered")
         try:
             pixels = await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data)
         except BadImage as error:
             raise InvalidRequest(field, error.reason) from error
-        return _checked(field, await self._images(pixels, deadline), space)
+        return await self._images(pixels, deadline)
 
-    async def text(self, field: str, text: str, space: SpaceInfo, deadline: Deadline) -> F32:
-        """(dim,) float32 of unit norm. Raises InvalidRequest for a text without words, Unavailable, WrongState."""
+    async def text(self, text: str, deadline: Deadline) -> Vector:
+        """Of unit norm, or zeros for a text without words. Raises what `TextEncoder.encode` does."""
         if self._texts is None:
-            raise Unavailable("this gateway has no text encoder: text queries cannot be answered")
-        return _checked(field, await self._texts(text, deadline), space)
+            raise Unavailable("this gateway has no text encoder: texts cannot be answered")
+        return await self._texts(text, deadline)
+
+    async def product(self, known: Known, deadline: Deadline) -> Vector:
+        """Of unit norm. Raises what `ProductEncoder.encode` does, WrongState for vectors of other encoders than its."""
+        if self._products is None:
+            raise Unavailable("this gateway has no product encoder: its space cannot be searched by photos and texts")
+        return await self._products(known, deadline)
+
+    async def classified(self, known: Known, precision: float, deadline: Deadline) -> Classification:
+        """Raises what `ProductEncoder.classify` does, and WrongState for vectors of other encoders than its."""
+        if self._classified is None:
+            raise Unavailable("this gateway has no product encoder: nothing can be classified")
+        return await self._classified((known, precision), deadline)
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         self._channels.append(rpc.channel(address))
         return self._channels[-1]
+
+    def _coalescer(
+        self, send: Callable[[list[Item]], Awaitable[Sequence[Reply | Exception]]], max_batch: int
+    ) -> Coalescer[Item, Reply]:
+        return Coalescer(send, max_in_flight=2, max_batch=max_batch, max_waiting=self._waiting)
 
     async def _encode_images(self, batch: list[Pixels]) -> Sequence[Vector]:
         encoded = await self._image_encoder.encode(np.stack(batch), Deadline.after(self._longest_s))
@@ -79,12 +123,42 @@ class Encoders:
         encoded = await self._text_encoder.encode(batch, Deadline.after(self._longest_s))
         return [(vector, encoded.encoder) for vector in encoded.vectors]
 
+    async def _encode_products(self, batch: list[Known]) -> Sequence[Vector | WrongState]:
+        fused = await self._product_encoder.encode([_input(known) for known in batch], Deadline.after(self._longest_s))
+        return [
+            _mismatch(known, fused.by) or (vector, fused.by.encoder)
+            for known, vector in zip(batch, fused.vectors, strict=True)
+        ]
 
-def _checked(field: str, answer: Vector, space: SpaceInfo) -> F32:
-    """A query vector only ever meets an index of the same encoder version."""
-    vector, encoder = answer
-    if encoder != space.encoder:
-        raise WrongState(f"the encoder is {encoder}, the index was built with {space.encoder}")
-    if not vector.any():
-        raise InvalidRequest(field, "has no words in it to be similar to")
-    return vector
+    async def _classify_products(self, batch: list[tuple[Known, float]]) -> Sequence[Classification | LookalikeError]:
+        """One call for each precision that is asked for: most ask for the same."""
+        answers: dict[int, Classification | LookalikeError] = {}
+        for precision in sorted({precision for _, precision in batch}):
+            at = [i for i, (_, asked) in enumerate(batch) if asked == precision]
+            answers.update(zip(at, await self._classify_alike([batch[i][0] for i in at], precision), strict=True))
+        return [answers[i] for i in range(len(batch))]
+
+    async def _classify_alike(self, batch: list[Known], precision: float) -> Sequence[Classification | LookalikeError]:
+        inputs = [_input(known) for known in batch]
+        likeliest, by = await self._product_encoder.classify(
+            inputs, Deadline.after(self._longest_s), limit=MAX_CATEGORIES, precision=precision
+        )
+        return [
+            _mismatch(known, by) or Classification(each, by.encoder)
+            for known, each in zip(batch, likeliest, strict=True)
+        ]
+
+
+def _input(known: Known) -> ProductInput:
+    """Texts go as vectors: whether one has words in it, and which encoder made it, is known before it is fused."""
+    return ProductInput(
+        image=pack(known.image[0]) if known.image else b"", text_vector=pack(known.text[0]) if known.text else b""
+    )
+
+
+def _mismatch(known: Known, by: Trained) -> WrongState | None:
+    """Vectors of other encoders than the product encoder was trained on mean nothing to it."""
+    for what, given, taken in (("photo", known.image, by.image_encoder), ("text", known.text, by.text_encoder)):
+        if given is not None and given[1] != taken:
+            return WrongState(f"the {what} was encoded by {given[1]}; {by.encoder} takes {taken or 'none'}")
+    return None

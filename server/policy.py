@@ -1,4 +1,4 @@
-"""Which space a query is searched in. Pure."""
+"""Which spaces a query is searched in, and what counts there. Pure."""
 
 from __future__ import annotations
 
@@ -6,54 +6,64 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lookalike.errors import BadSettings, InvalidRequest, NotFound
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_TEXT, Space
-from server.requests import Query, Source
+from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
+from server.requests import COUNTED_IN, Query, Source
+from server.spaces import SPACES, space_name
 
-_NAMES: Mapping[str, Space.ValueType] = {"image": SPACE_IMAGE, "text": SPACE_TEXT}
-_ONLY_SPACE: Mapping[Source, Space.ValueType] = {Source.IMAGE: SPACE_IMAGE, Source.TEXT: SPACE_TEXT}
-
-
-def space_name(space: Space.ValueType) -> str:
-    """ "image" for SPACE_IMAGE, as logs, metrics and errors name it."""
-    return Space.Name(space).removeprefix("SPACE_").lower()
+# The spaces that each example product has a vector in, by product id.
+Vectors = Mapping[str, Collection[Space.ValueType]]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """The spaces that a query is searched in, and why in these."""
 
-    shares: tuple[tuple[Space.ValueType, float], ...]  # By the number of the space; together 1.
+    spaces: tuple[Space.ValueType, ...]  # By number.
+    shares: tuple[float, ...]  # Of each; together 1.
     policy: str = ""  # The entry of AUTO's policy that chose; empty: none did.
+    lacking: tuple[str, ...] = ()  # What does not count though it was asked for, in words.
 
-    @property
-    def spaces(self) -> tuple[Space.ValueType, ...]:
-        return tuple(space for space, _ in self.shares)
+
+ONLY = {space: Route((space,), (1.0,)) for space in SPACES.values()}
+HALF_AND_HALF = Route((SPACE_IMAGE, SPACE_TEXT), (0.5, 0.5))
+
+
+_PHOTOS_AND_TEXTS = {Source.IMAGE, Source.TEXT}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    text: str  # As it was given: "fashion=product>image".
+    spaces: tuple[Space.ValueType, ...]  # The most wanted first.
 
 
 @dataclass(frozen=True, slots=True)
 class AutoPolicy:
-    """The space of a category: that of the longest path in the table that the category is or lies under."""
+    """The entry of a category is that of the longest path in the table that the category is or lies under.
 
-    table: Mapping[str, Space.ValueType]
-    rest: Space.ValueType
+    Of its spaces it is the first that the version has built and the product has a vector in.
+    """
+
+    table: Mapping[str, Entry]
+    rest: Entry
     text: str  # As it was given: answers under another policy are other answers.
 
     @classmethod
     def parse(cls, entries: Sequence[str]) -> AutoPolicy:
-        """From `("fashion=image", "*=text")`. Raises BadSettings."""
-        table: dict[str, Space.ValueType] = {}
+        """From `("fashion=product>image", "*=product>text")`. Raises BadSettings."""
+        table: dict[str, Entry] = {}
         for entry in entries:
-            category, _, name = entry.partition("=")
-            if not category or name not in _NAMES:
-                raise BadSettings(f"auto policy {entry!r}: not CATEGORY=SPACE with one of {', '.join(_NAMES)}")
+            category, _, names = entry.partition("=")
+            if not category:
+                raise BadSettings(f"auto policy {entry!r}: not CATEGORY=SPACE, or CATEGORY=SPACE>SPACE")
             if category in table:
                 raise BadSettings(f"auto policy {entry!r}: {category} is there already")
-            table[category] = _NAMES[name]
+            table[category] = Entry(entry, _preferences(entry, names))
         if "*" not in table:
             raise BadSettings("auto policy: no entry for * (every other category)")
         return cls(table, table.pop("*"), ",".join(entries))
 
-    def space_of(self, category: str) -> Space.ValueType:
+    def entry_of(self, category: str) -> Entry:
         path = category
         while path:
             if path in self.table:
@@ -61,36 +71,96 @@ class AutoPolicy:
             path = path.rpartition("/")[0]
         return self.rest
 
+    def route(self, category: str, product_id: str, has: Collection[Space.ValueType]) -> Route:
+        """For a product that has vectors in the spaces `has`; where none of its entry's is among them, any it has.
 
-def requested_space(query: Query) -> Space.ValueType:
-    """The space that the request itself settles, or AUTO where the category of its products decides.
+        Raises NotFound when it has none at all.
+        """
+        entry = self.entry_of(category)
+        for space in entry.spaces:
+            if space in has:
+                return Route((space,), (1.0,), entry.text)
+        if not has:
+            raise NotFound(f"product {product_id} has neither a photo nor a text vector")
+        return ONLY[min(has)]
 
-    Raises InvalidRequest for examples that cannot be in one space together.
+
+def _preferences(entry: str, names: str) -> tuple[Space.ValueType, ...]:
+    wanted = names.split(">")
+    for name in wanted:
+        if name not in SPACES:
+            raise BadSettings(f"auto policy {entry!r}: {name!r} is not one of {', '.join(SPACES)}")
+        if wanted.count(name) > 1:
+            raise BadSettings(f"auto policy {entry!r}: {name} is there twice")
+    return tuple(SPACES[name] for name in wanted)
+
+
+def settled(query: Query, built: Collection[Space.ValueType]) -> Route | None:
+    """The route that the request itself settles; None: the category of its products decides.
+
+    built: the spaces of the version. Raises InvalidRequest for examples that cannot be in one space together.
     """
+    if query.shares:
+        return Route(*query.shares)
+    sources = {example.source for example in query.examples}
+    if query.space == SPACE_AUTO and sources >= _PHOTOS_AND_TEXTS:
+        _refuse_unnamed(query)
+        return ONLY[SPACE_PRODUCT] if SPACE_PRODUCT in built else HALF_AND_HALF
+    space = _common_space(query)
+    return None if space == SPACE_AUTO else ONLY[space]
+
+
+def _common_space(query: Query) -> Space.ValueType:
     wanted = query.space
     for example in query.examples:
-        only = _ONLY_SPACE.get(example.source)
-        if only is None:
-            continue
-        if wanted not in (SPACE_AUTO, only):
-            reason = f"is of space {space_name(only)}, the query of space {space_name(wanted)}"
+        spaces = COUNTED_IN.get(example.source, ())
+        if spaces and wanted == SPACE_AUTO:
+            wanted = spaces[0]
+        elif spaces and wanted not in spaces:
+            reason = f"is of space {space_name(spaces[0])}, the query of space {space_name(wanted)}"
             raise InvalidRequest(example.field, reason)
-        wanted = only
-    if wanted == SPACE_AUTO and (vectors := query.of(Source.VECTOR)):
-        raise InvalidRequest("space", f"name the space that {vectors[0].field} is of")
+    if wanted == SPACE_AUTO:
+        _refuse_unnamed(query)
     return wanted
 
 
-def products_space(
-    policy: AutoPolicy, category: str, weightiest: str, has: Collection[Space.ValueType]
-) -> Space.ValueType:
-    """The space for products alone: the policy's, or another one that the weightiest product has a vector in.
+def _refuse_unnamed(query: Query) -> None:
+    if vectors := query.of(Source.VECTOR):
+        raise InvalidRequest("space", f"name the space that {vectors[0].field} is of")
 
-    Raises NotFound when it has none at all.
+
+def narrowed(route: Route, query: Query, has: Vectors) -> Route:
+    """The route without the spaces in which nothing but products would count that have no vector there.
+
+    Raises NotFound for a product that has a vector in none of several spaces. One space is searched or is an error:
+    there is nothing to leave out of it.
     """
-    preferred = policy.space_of(category)
-    if preferred in has:
-        return preferred
-    if not has:
-        raise NotFound(f"product {weightiest} has neither a photo nor a text vector")
-    return min(has)
+    if len(route.spaces) == 1:
+        return route
+    for product_id, spaces in has.items():
+        if not any(space in spaces for space in route.spaces):
+            names = " or ".join(map(space_name, route.spaces))
+            raise NotFound(f"product {product_id} has no {names} vector")
+    left = {space: share for space, share in zip(route.spaces, route.shares, strict=True) if _any(query, space, has)}
+    total = sum(left.values())
+    shares = tuple(share / total for share in left.values())
+    return Route(tuple(left), shares, route.policy, _lacking(route.spaces, left, has))
+
+
+def _any(query: Query, space: Space.ValueType, has: Vectors) -> bool:
+    """Whether an example counts in the space."""
+    return any(
+        space in (has[str(example.value)] if example.source is Source.PRODUCT else COUNTED_IN[example.source])
+        for example in query.examples
+    )
+
+
+def _lacking(asked: Sequence[Space.ValueType], searched: Collection[Space.ValueType], has: Vectors) -> tuple[str, ...]:
+    reasons = []
+    for space in asked:
+        without = [product_id for product_id, spaces in has.items() if space not in spaces]
+        if without:
+            those = f"product{'s' if len(without) > 1 else ''} {', '.join(without)}"
+            lack = f"no {space_name(space)} vector of {those}"
+            reasons.append(f"{lack}: other examples alone" if space in searched else f"{lack}: space left out")
+    return tuple(reasons)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -13,6 +13,8 @@ import numpy as np
 from lookalike.errors import InvalidRequest
 from lookalike.vectors import F32, normalised, unpack
 from protos.lookalike.v1 import search_pb2, types_pb2
+from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
+from server.spaces import SPACES, space_name
 
 MAX_EXAMPLES = 16
 MAX_LIMIT = 1000
@@ -22,6 +24,7 @@ MAX_TEXT_BYTES = 64 << 10
 MAX_IMAGE_BYTES = 8 << 20
 MAX_FILTER_VALUES = 100
 MAX_DIM = 65536
+MIN_SHARE = 1e-6  # Of a space in a late fusion: a cosine times this is below what float32 scores tell apart.
 
 
 class Source(Enum):
@@ -32,6 +35,11 @@ class Source(Enum):
 
 
 _SOURCES = tuple(Source)
+# The spaces that a photo or a text can be compared in, its own first; a product counts wherever it has a vector.
+COUNTED_IN: Mapping[Source, tuple[Space.ValueType, ...]] = {
+    Source.IMAGE: (SPACE_IMAGE, SPACE_PRODUCT),
+    Source.TEXT: (SPACE_TEXT, SPACE_PRODUCT),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,9 @@ class Example:
 @dataclass(frozen=True, slots=True)
 class Query:
     examples: tuple[Example, ...]
-    space: types_pb2.Space.ValueType
+    space: Space.ValueType
+    # Late fusion: the spaces by number, and the share of each, together 1; None: one space.
+    shares: tuple[tuple[Space.ValueType, ...], tuple[float, ...]] | None
     limit: int
     filter: types_pb2.Filter
     exclude_same_shop: bool
@@ -69,6 +79,7 @@ def parse_query(request: search_pb2.SearchRequest) -> Query:
     query = Query(
         examples=examples,
         space=request.space,
+        shares=_shares(request, examples),
         limit=_limit(request),
         filter=check_filter(request.filter),
         exclude_same_shop=request.exclude_same_shop,
@@ -81,6 +92,43 @@ def parse_query(request: search_pb2.SearchRequest) -> Query:
     if query.exclude_same_shop and not query.of(Source.PRODUCT):
         raise InvalidRequest("exclude_same_shop", "needs an example given by product_id: nothing else has a shop")
     return query
+
+
+def _shares(
+    request: search_pb2.SearchRequest, examples: Sequence[Example]
+) -> tuple[tuple[Space.ValueType, ...], tuple[float, ...]] | None:
+    if not request.weights:
+        return None
+    if request.space != SPACE_AUTO:
+        raise InvalidRequest("space", "leave it out: `weights` names the spaces")
+    weights: dict[Space.ValueType, float] = {}
+    for i, each in enumerate(request.weights):
+        if each.space not in SPACES.values():
+            raise InvalidRequest(f"weights[{i}].space", f"name one of {', '.join(SPACES)}")
+        if each.space in weights:
+            raise InvalidRequest(f"weights[{i}].space", f"{space_name(each.space)} is there already")
+        if not (math.isfinite(each.weight) and each.weight > 0):
+            raise InvalidRequest(f"weights[{i}].weight", f"{each.weight} is not a weight: it must be finite, above 0")
+        if not any(_counts(example, (each.space,)) for example in examples):
+            raise InvalidRequest(f"weights[{i}].space", f"no example counts in the {space_name(each.space)} space")
+        weights[each.space] = each.weight
+    for example in examples:
+        if example.source is Source.VECTOR:
+            raise InvalidRequest(example.field, "does not go with `weights`: the space that it is of is not named")
+        if not _counts(example, weights):
+            raise InvalidRequest(example.field, f"does not count in {' and '.join(map(space_name, weights))}")
+    total, spaces = sum(weights.values()), tuple(sorted(weights))
+    shares = tuple(weights[space] / total for space in spaces)
+    if min(shares) < MIN_SHARE:
+        raise InvalidRequest("weights", f"one is less than {MIN_SHARE} of their sum: nothing would tell it from 0")
+    return spaces, shares
+
+
+def _counts(example: Example, spaces: Collection[Space.ValueType]) -> bool:
+    """Whether it can count in one of the spaces; a product can in any."""
+    if example.source is Source.PRODUCT:
+        return True
+    return any(space in spaces for space in COUNTED_IN.get(example.source, ()))
 
 
 def _limit(request: search_pb2.SearchRequest) -> int:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from lookalike.deadline import Deadline
 from lookalike.errors import NotFound
-from lookalike.vectors import F32, pack, unpack
+from lookalike.vectors import F32, pack
 from protos.lookalike.v1 import index_pb2, search_pb2
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, Filter, Space
+from protos.lookalike.v1.types_pb2 import Filter, Space
 from server.admission import Admission
 from server.answer import SearchAnswer, answered
 from server.cache import Cache, cache_key
+from server.composition import Products, composed, concurrently
 from server.encoding import Encoders
 from server.metrics import Watch, watched
-from server.policy import AutoPolicy, Route, products_space, requested_space, space_name
-from server.requests import Example, Query, Source, combined, parse_query, unit_vector
+from server.policy import AutoPolicy, Route, narrowed, settled
+from server.requests import Query, Source, parse_query
 from server.shards import Fleet
 from server.single_flight import SingleFlight
 from server.topology import Snapshot
-
-Result = TypeVar("Result")
-# The example products of a query, by id.
-Products = Mapping[str, index_pb2.Fetched]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +55,16 @@ class Searcher:
     async def _found(
         self, key: str, query: Query, snapshot: Snapshot, watch: Watch, deadline: Deadline
     ) -> SearchAnswer:
-        requested = requested_space(query)
+        route = settled(query, snapshot.spaces)
+        if route is not None:
+            snapshot.searched(route.spaces)  # What the version lacks is refused before anything is looked up.
         with watch.stage("lookup"):
             products = await self._products(query, snapshot, deadline)
-        space = self._auto(query, products) if requested == SPACE_AUTO else requested
-        route = Route(((space, 1.0),))
-        snapshot.space(space)
+        route = narrowed(route, query, _spaces_of(products)) if route else self._auto(query, products)
         with watch.stage("encode"):
-            vectors = [self._vector(example, products, snapshot, space, deadline) for example in query.examples]
-            vector = combined(await _all(vectors), [example.weight for example in query.examples])
+            vectors = await composed(self.encoders, query, snapshot.searched(route.spaces), products, deadline)
         with watch.stage("search"):
-            gathered = await self.fleet.search(snapshot, _shard_query(query, route, [vector], products), deadline)
+            gathered = await self.fleet.search(snapshot, _shard_query(query, route, vectors, products), deadline)
         answer = answered(query, snapshot, route, gathered, without=products)
         if answer.whole:
             self.cache.put(key, answer.to_keep())
@@ -79,48 +73,21 @@ class Searcher:
     async def _products(self, query: Query, snapshot: Snapshot, deadline: Deadline) -> Products:
         """Raises NotFound for a product that the catalogue lacks."""
         ids = [str(example.value) for example in query.of(Source.PRODUCT)]
-        found = await _all([self.fleet.lookup(snapshot, product_id, deadline) for product_id in ids])
+        found = await concurrently([self.fleet.lookup(snapshot, product_id, deadline) for product_id in ids])
         for product_id, fetched in zip(ids, found, strict=True):
             if not fetched.HasField("product"):
                 raise NotFound(f"no product {product_id}")
         return dict(zip(ids, found, strict=True))
 
-    def _auto(self, query: Query, products: Products) -> Space.ValueType:
+    def _auto(self, query: Query, products: Products) -> Route:
         weightiest = max(query.of(Source.PRODUCT), key=lambda example: example.weight)
         fetched = products[str(weightiest.value)]
-        has = {each.space for each in fetched.vectors}
-        return products_space(self.policy, fetched.product.category, fetched.product.id, has)
-
-    async def _vector(
-        self, example: Example, products: Products, snapshot: Snapshot, space: Space.ValueType, deadline: Deadline
-    ) -> F32:
-        """(dim,) float32 of unit norm."""
-        info = snapshot.space(space)
-        match example.source, example.value:
-            case Source.PRODUCT, str(product_id):
-                return _product_vector(products[product_id], space, info.dim)
-            case Source.VECTOR, bytes(data):
-                return unit_vector(example.field, data, info.dim)
-            case Source.IMAGE, bytes(data):
-                return await self.encoders.image(example.field, data, info, deadline)
-            case Source.TEXT, str(text):
-                return await self.encoders.text(example.field, text, info, deadline)
-        raise TypeError(f"{example.source} with a {type(example.value).__name__}")
+        has = [each.space for each in fetched.vectors]
+        return self.policy.route(fetched.product.category, fetched.product.id, has)
 
 
-async def _all(coroutines: Sequence[Coroutine[None, None, Result]]) -> list[Result]:
-    """Their results; one is awaited in place, without a task of its own: the common case and the fast path."""
-    if len(coroutines) == 1:
-        return [await coroutines[0]]
-    return await asyncio.gather(*coroutines)
-
-
-def _product_vector(fetched: index_pb2.Fetched, space: Space.ValueType, dim: int) -> F32:
-    for each in fetched.vectors:
-        if each.space == space:
-            vector: F32 = unpack(each.vector, dim)[0]
-            return vector
-    raise NotFound(f"product {fetched.product.id} has no {space_name(space)} vector")
+def _spaces_of(products: Products) -> Mapping[str, Collection[Space.ValueType]]:
+    return {product_id: [each.space for each in fetched.vectors] for product_id, fetched in products.items()}
 
 
 def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: Products) -> index_pb2.ShardQuery:
@@ -131,13 +98,7 @@ def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: P
         filter = Filter()
         filter.CopyFrom(query.filter)
         filter.shop_not_in.extend(sorted(shops.difference(filter.shop_not_in)))
-    return index_pb2.ShardQuery(
-        vectors=[
-            index_pb2.QueryVector(space=space, vector=pack(vector), weight=share)
-            for (space, share), vector in zip(route.shares, vectors, strict=True)
-        ],
-        k=query.limit + len(products),
-        filter=filter,
-        exact=query.exact,
-        explain=query.explain,
-    )
+    asked = index_pb2.ShardQuery(k=query.limit + len(products), filter=filter, exact=query.exact, explain=query.explain)
+    for space, share, vector in zip(route.spaces, route.shares, vectors, strict=True):
+        asked.vectors.add(space=space, vector=pack(vector), weight=share)
+    return asked

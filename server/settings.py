@@ -16,7 +16,7 @@ class GatewaySettings(ProcessSettings):
     shards: tuple[str, ...] = setting((), "addresses of the shards, host:port, in the order of their ordinals")
     model_server: str = setting("", "host:port of TF-Serving or the model server; empty: no photo queries")
     model: str = setting("mobilenet", "name of the image model in TF-Serving")
-    text_encoder: str = setting("", "host:port of the text encoder; empty: no text queries")
+    text_encoder: str = setting("", "host:port of the text and the product encoder; empty: no text queries")
     redis: str = setting("", "redis://… of the result cache; empty: a cache in this process's memory", secret=True)
     cache_ttl_s: float = setting(3600.0, "life of a cached answer; 0: no cache", at_least=0, at_most=7 * 86400)
     cache_timeout_s: float = setting(
@@ -26,7 +26,9 @@ class GatewaySettings(ProcessSettings):
         64 << 20, "most memory of the in-process cache; beyond it the least recently used goes", at_least=0
     )
     auto_policy: tuple[str, ...] = setting(
-        ("fashion=image", "*=text"), "space of AUTO, category=space; the longest category that fits wins, * is the rest"
+        ("fashion=product>image", "*=product>text"),
+        "spaces of AUTO, category=space>space: the first that is built and the product is in; the longest category "
+        "that fits wins, * is the rest",
     )
     max_inflight: int = setting(512, "calls answered at once; beyond it RESOURCE_EXHAUSTED", at_least=1, at_most=65536)
     default_deadline_s: float = setting(5.0, "deadline of a call that brings none", at_least=0.01, at_most=600)

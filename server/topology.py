@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lookalike.errors import Unavailable, WrongState
 from protos.lookalike.v1 import index_pb2
 from protos.lookalike.v1.types_pb2 import Space
-from server.policy import space_name
+from server.spaces import space_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,13 @@ class Snapshot:
     def shards(self) -> int:
         return len(self.serving)
 
-    def space(self, space: Space.ValueType) -> SpaceInfo:
-        """Raises WrongState where the version has no such space."""
-        if (info := self.spaces.get(space)) is None:
-            has = ", ".join(space_name(each) for each in sorted(self.spaces)) or "none"
-            raise WrongState(f"version {self.version} has no {space_name(space)} space; it has: {has}")
-        return info
+    def searched(self, spaces: Sequence[Space.ValueType]) -> dict[Space.ValueType, SpaceInfo]:
+        """What is known of each, in their order. Raises WrongState for one that the version lacks."""
+        for space in spaces:
+            if space not in self.spaces:
+                has = ", ".join(space_name(each) for each in sorted(self.spaces)) or "none"
+                raise WrongState(f"version {self.version} has no {space_name(space)} space; it has: {has}")
+        return {space: self.spaces[space] for space in spaces}
 
 
 def snapshot_of(states: Sequence[index_pb2.ShardState | None], current: str | None) -> Snapshot:

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import Filter
+from protos.lookalike.v1.types_pb2 import Filter, SpaceWeight
 from server.cache import Cache, MemoryCache, cache_key
 from server.redis_cache import RedisCache
 from server.requests import parse_query
+from server.spaces import SPACES
 from tests.conftest import running_redis
 
 
@@ -139,10 +140,15 @@ def key_of(version: str = "v1", policy: str = "*=text", **fields: object) -> str
     return cache_key(version, policy, request, parse_query(request))
 
 
+def weights(**by_name: float) -> list[SpaceWeight]:
+    return [SpaceWeight(space=SPACES[name], weight=weight) for name, weight in by_name.items()]
+
+
 def test_requests_that_mean_the_same_have_one_key() -> None:
     assert key_of() == key_of(limit=10) == key_of(examples=[Example(product_id="p", weight=1)])
     assert key_of(filter=Filter(shop_in=["a", "b"])) == key_of(filter=Filter(shop_in=["b", "a", "a"]))
     assert key_of() == key_of(filter=Filter()) == key_of(min_coverage=0.5)
+    assert key_of(weights=weights(image=1, text=3)) == key_of(weights=weights(text=0.75, image=0.25))
 
 
 def test_requests_that_mean_different_things_or_versions_have_different_keys() -> None:
@@ -156,6 +162,10 @@ def test_requests_that_mean_different_things_or_versions_have_different_keys() -
         key_of(exclude_same_shop=True),
         key_of(filter=Filter(in_stock=True)),
         key_of(filter=Filter(in_stock=False)),
+        key_of(explain=True),
+        key_of(weights=weights(image=1, text=1)),
+        key_of(weights=weights(image=1, text=2)),
+        key_of(weights=weights(image=1, product=2)),
         key_of(examples=[Example(text="p")]),
         key_of(examples=[Example(product_id="p", weight=2)]),
         key_of(examples=[Example(product_id="p"), Example(product_id="q")]),

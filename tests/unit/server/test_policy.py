@@ -2,72 +2,141 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from lookalike.errors import BadSettings, InvalidRequest, NotFound
 from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_TEXT, Space
-from server.policy import AutoPolicy, products_space, requested_space
+from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceWeight
+from server.policy import HALF_AND_HALF, ONLY, AutoPolicy, Route, narrowed, settled
 from server.requests import parse_query
+from server.settings import GatewaySettings
 
-POLICY = AutoPolicy.parse(("fashion=image", "fashion/fabric=text", "*=text"))
+POLICY = AutoPolicy.parse(("fashion=product>image", "fashion/fabric=text", "*=product>text"))
+BUILT = (SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)
 VECTOR = Example(vector=bytes([0, 0, 128, 63]))
+PHOTO, WORDS, P = Example(image=b"x"), Example(text="x"), Example(product_id="p")
+FUSED = (SpaceWeight(space=SPACE_TEXT, weight=1), SpaceWeight(space=SPACE_IMAGE, weight=3))
 
 
-def space_of(*examples: Example, space: Space.ValueType = SPACE_AUTO) -> Space.ValueType:
-    return requested_space(parse_query(SearchRequest(examples=examples, space=space)))
+def route_of(
+    *examples: Example, space: Space.ValueType = SPACE_AUTO, built: tuple[Space.ValueType, ...] = BUILT
+) -> Route | None:
+    return settled(parse_query(SearchRequest(examples=examples, space=space)), built)
 
 
 @pytest.mark.parametrize(
-    ("category", "space"),
+    ("category", "entry"),
     [
-        ("fashion", SPACE_IMAGE),
-        ("fashion/shoes/boots", SPACE_IMAGE),
-        ("fashion/fabric/silk", SPACE_TEXT),
-        ("fashionable", SPACE_TEXT),
-        ("food", SPACE_TEXT),
-        ("", SPACE_TEXT),
+        ("fashion", "fashion=product>image"),
+        ("fashion/shoes/boots", "fashion=product>image"),
+        ("fashion/fabric/silk", "fashion/fabric=text"),
+        ("fashionable", "*=product>text"),
+        ("food", "*=product>text"),
+        ("", "*=product>text"),
     ],
 )
-def test_the_longest_category_that_fits_decides(category: str, space: Space.ValueType) -> None:
-    assert POLICY.space_of(category) == space
+def test_the_longest_category_that_fits_decides(category: str, entry: str) -> None:
+    assert POLICY.entry_of(category).text == entry
 
 
 @pytest.mark.parametrize(
-    "entries", [(), ("fashion=image",), ("*=sound",), ("*",), ("=text", "*=text"), ("*=text", "*=image")]
+    ("entries", "reason"),
+    [
+        ((), "no entry for *"),
+        (("fashion=image",), "no entry for *"),
+        (("*=sound",), "'sound' is not one of image, text, product"),
+        (("*=auto",), "'auto' is not one of"),
+        (("*",), "'' is not one of"),
+        (("*=",), "'' is not one of"),
+        (("*=image>",), "'' is not one of"),
+        (("=text", "*=text"), "not CATEGORY=SPACE"),
+        (("*=text", "*=image"), "is there already"),
+        (("fashion=image", "fashion=image>text", "*=text"), "fashion is there already"),
+        (("*=image>text>image",), "image is there twice"),
+    ],
 )
-def test_a_policy_that_does_not_say_it_all_or_says_it_twice_is_refused(entries: tuple[str, ...]) -> None:
-    with pytest.raises(BadSettings):
+def test_a_policy_that_does_not_say_it_all_or_says_it_twice_is_refused(entries: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(BadSettings, match=re.escape(reason)):
         AutoPolicy.parse(entries)
 
 
+def test_the_default_prefers_the_product_space_then_looks_for_fashion_and_words_for_the_rest() -> None:
+    policy = AutoPolicy.parse(GatewaySettings().auto_policy)
+    assert policy.entry_of("fashion/shoes").spaces == (SPACE_PRODUCT, SPACE_IMAGE)
+    assert policy.entry_of("food").spaces == (SPACE_PRODUCT, SPACE_TEXT)
+
+
+def test_a_product_is_searched_in_the_first_preferred_space_that_it_has_a_vector_in() -> None:
+    assert POLICY.route("fashion", "p", BUILT) == Route((SPACE_PRODUCT,), (1.0,), "fashion=product>image")
+    assert POLICY.route("fashion", "p", {SPACE_IMAGE, SPACE_TEXT}).spaces == (SPACE_IMAGE,)
+    assert POLICY.route("food", "p", {SPACE_IMAGE, SPACE_TEXT}).spaces == (SPACE_TEXT,)
+
+
+def test_a_product_that_has_none_of_the_preferred_is_searched_where_it_can_be_and_no_entry_chose_that() -> None:
+    assert POLICY.route("fashion", "p", {SPACE_TEXT}) == Route((SPACE_TEXT,), (1.0,), "")
+    with pytest.raises(NotFound):
+        POLICY.route("fashion", "p", set())
+
+
 def test_the_examples_settle_the_space_where_they_can() -> None:
-    assert space_of(Example(image=b"x")) == SPACE_IMAGE
-    assert space_of(Example(text="x"), Example(product_id="p")) == SPACE_TEXT
-    assert space_of(Example(product_id="p")) == SPACE_AUTO
-    assert space_of(Example(product_id="p"), space=SPACE_IMAGE) == SPACE_IMAGE
-    assert space_of(VECTOR, space=SPACE_TEXT) == SPACE_TEXT
+    assert route_of(PHOTO) == ONLY[SPACE_IMAGE]
+    assert route_of(WORDS, P) == ONLY[SPACE_TEXT]
+    assert route_of(PHOTO, P) == ONLY[SPACE_IMAGE]
+    assert route_of(P) is None
+    assert route_of(P, space=SPACE_IMAGE) == ONLY[SPACE_IMAGE]
+    assert route_of(VECTOR, space=SPACE_TEXT) == ONLY[SPACE_TEXT]
+    assert route_of(PHOTO, WORDS, P, VECTOR, space=SPACE_PRODUCT) == ONLY[SPACE_PRODUCT]
+
+
+def test_photos_with_texts_are_products_or_where_there_is_no_such_space_half_and_half() -> None:
+    for examples in ((PHOTO, WORDS), (P, WORDS, PHOTO)):
+        assert route_of(*examples) == ONLY[SPACE_PRODUCT]
+        assert route_of(*examples, built=(SPACE_IMAGE, SPACE_TEXT)) == HALF_AND_HALF
 
 
 @pytest.mark.parametrize(
     ("examples", "space", "field"),
     [
-        ([Example(image=b"x")], SPACE_TEXT, "examples[0].image"),
-        ([Example(text="x")], SPACE_IMAGE, "examples[0].text"),
-        ([Example(image=b"x"), Example(text="x")], SPACE_AUTO, "examples[1].text"),
+        ([PHOTO], SPACE_TEXT, "examples[0].image"),
+        ([WORDS], SPACE_IMAGE, "examples[0].text"),
+        ([PHOTO, WORDS], SPACE_IMAGE, "examples[1].text"),
         ([VECTOR], SPACE_AUTO, "space"),
+        ([PHOTO, WORDS, VECTOR], SPACE_AUTO, "space"),
     ],
 )
 def test_examples_without_a_common_space_are_refused(
     examples: list[Example], space: Space.ValueType, field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        space_of(*examples, space=space)
+        route_of(*examples, space=space)
     assert refused.value.field == field
 
 
-def test_a_product_without_a_vector_in_the_preferred_space_is_searched_in_one_it_has() -> None:
-    assert products_space(POLICY, "fashion", "p", {SPACE_IMAGE, SPACE_TEXT}) == SPACE_IMAGE
-    assert products_space(POLICY, "fashion", "p", {SPACE_TEXT}) == SPACE_TEXT
-    with pytest.raises(NotFound):
-        products_space(POLICY, "fashion", "p", set())
+def narrowed_by(has: dict[str, tuple[Space.ValueType, ...]], *more: Example) -> Route:
+    examples = [*(Example(product_id=product_id) for product_id in has), *more]
+    query = parse_query(SearchRequest(examples=examples, weights=FUSED))
+    route = settled(query, BUILT)
+    assert route is not None
+    return narrowed(route, query, has)
+
+
+def test_the_shares_of_a_late_fusion_are_of_one_whatever_the_weights_add_up_to() -> None:
+    assert narrowed_by({"p": BUILT}) == Route((SPACE_IMAGE, SPACE_TEXT), (0.75, 0.25))
+
+
+def test_a_space_in_which_only_products_lack_a_vector_is_left_out_and_said_to_be() -> None:
+    left_out = narrowed_by({"p": (SPACE_TEXT,), "q": (SPACE_TEXT,)})
+    assert left_out == Route((SPACE_TEXT,), (1.0,), "", ("no image vector of products p, q: space left out",))
+
+
+def test_a_product_without_a_vector_in_a_space_that_others_count_in_counts_in_the_rest() -> None:
+    lacking = ("no image vector of product p: other examples alone",)
+    assert narrowed_by({"p": (SPACE_TEXT,), "q": BUILT}) == Route((SPACE_IMAGE, SPACE_TEXT), (0.75, 0.25), "", lacking)
+    assert narrowed_by({"p": (SPACE_TEXT,)}, PHOTO).spaces == (SPACE_IMAGE, SPACE_TEXT)
+
+
+def test_a_product_without_a_vector_in_any_of_the_spaces_is_not_found() -> None:
+    with pytest.raises(NotFound, match="product p has no image or text vector"):
+        narrowed_by({"p": (SPACE_PRODUCT,), "q": BUILT})

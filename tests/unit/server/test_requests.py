@@ -10,7 +10,7 @@ import pytest
 from lookalike.errors import InvalidRequest
 from lookalike.vectors import pack
 from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import Filter
+from protos.lookalike.v1.types_pb2 import Filter, SpaceWeight
 from server.requests import (
     DEFAULT_LIMIT,
     MAX_EXAMPLES,
@@ -26,6 +26,10 @@ from server.requests import (
 
 def a_request(**fields: object) -> SearchRequest:
     return SearchRequest(**{"examples": [Example(product_id="p1")], **fields})  # type: ignore[arg-type]
+
+
+def weight(space: int, value: float = 1) -> SpaceWeight:
+    return SpaceWeight(space=space, weight=value)  # type: ignore[arg-type]  # numbers that are no space, too
 
 
 MALFORMED: dict[str, tuple[SearchRequest, str]] = {
@@ -56,6 +60,27 @@ MALFORMED: dict[str, tuple[SearchRequest, str]] = {
         SearchRequest(examples=[Example(text="t")], exclude_same_shop=True),
         "exclude_same_shop",
     ),
+    "weights and a space": (a_request(weights=[weight(1)], space=1), "space"),
+    "a weight of AUTO": (a_request(weights=[weight(1), weight(0)]), "weights[1].space"),
+    "a weight of an unknown space": (a_request(weights=[weight(99)]), "weights[0].space"),
+    "two weights of a space": (a_request(weights=[weight(1), weight(2), weight(1)]), "weights[2].space"),
+    "a space of weight 0": (a_request(weights=[weight(1, 0)]), "weights[0].weight"),
+    "a space of weight below 0": (a_request(weights=[weight(1, -1)]), "weights[0].weight"),
+    "a space of weight NaN": (a_request(weights=[weight(1, float("nan"))]), "weights[0].weight"),
+    "a space of infinite weight": (a_request(weights=[weight(1, float("inf"))]), "weights[0].weight"),
+    "a space of no weight beside the others": (a_request(weights=[weight(1, 1e-30), weight(2, 1e30)]), "weights"),
+    "a weighted space that nothing counts in": (
+        SearchRequest(examples=[Example(text="t")], weights=[weight(1), weight(2)]),
+        "weights[0].space",
+    ),
+    "an example that counts in none of the spaces": (
+        a_request(examples=[Example(product_id="p"), Example(image=b"i")], weights=[weight(2)]),
+        "examples[1].image",
+    ),
+    "a vector with weights": (
+        a_request(examples=[Example(product_id="p"), Example(vector=bytes(4))], weights=[weight(2)]),
+        "examples[1].vector",
+    ),
     "too many shops": (a_request(filter=Filter(shop_in=map(str, range(MAX_FILTER_VALUES + 1)))), "filter.shop_in"),
     "an empty category": (a_request(filter=Filter(category_in=[""])), "filter.category_in"),
     "a price that is NaN": (a_request(filter=Filter(min_price=float("nan"))), "filter.min_price"),
@@ -79,6 +104,18 @@ def test_at_every_bound_a_request_is_still_answered() -> None:
 def test_what_is_not_said_has_its_default() -> None:
     query = parse_query(a_request())
     assert (query.limit, query.examples[0].weight, query.min_coverage, query.exact) == (DEFAULT_LIMIT, 1.0, 0.0, False)
+
+
+def test_weights_become_shares_by_the_number_of_their_space() -> None:
+    query = parse_query(a_request(weights=[weight(3, 1), weight(1, 2), weight(2, 1)]))
+    assert query.shares == ((1, 2, 3), (0.5, 0.25, 0.25))
+    assert parse_query(a_request()).shares is None
+
+
+def test_every_example_may_count_in_other_spaces_than_the_next() -> None:
+    examples = [Example(image=b"i"), Example(text="t", weight=-1)]
+    parse_query(SearchRequest(examples=examples, weights=[weight(1), weight(2)]))
+    parse_query(SearchRequest(examples=examples, weights=[weight(3)]))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,6 @@ def test_shards_out_of_order_or_too_few_addresses_are_an_error_and_not_half_an_i
 
 def test_a_space_that_the_version_lacks_is_named_with_those_it_has() -> None:
     snapshot = snapshot_of([a_state(0, "v1"), a_state(1, "v1")], current=None)
-    assert snapshot.space(SPACE_IMAGE).documents == (3, 3)
+    assert [info.documents for info in snapshot.searched([SPACE_IMAGE]).values()] == [(3, 3)]
     with pytest.raises(WrongState, match="no text space; it has: image"):
-        snapshot.space(SPACE_TEXT)
+        snapshot.searched([SPACE_IMAGE, SPACE_TEXT])

@@ -1,0 +1,111 @@
+"""The product encoder at the other end of a channel, in the text encoder's process: a gRPC client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import numpy as np
+
+from lookalike import rpc
+from lookalike.deadline import Deadline
+from lookalike.errors import LookalikeError, Unavailable, WrongState
+from lookalike.vectors import F32, unpack
+from protos.lookalike.v1.product_encoder_pb2 import (
+    Classified,
+    ClassifyProductsRequest,
+    ClassifyProductsResponse,
+    EncodeProductsRequest,
+    EncodeProductsResponse,
+    ProductInput,
+)
+from protos.lookalike.v1.product_encoder_pb2_grpc import ProductEncoderStub
+
+MAX_INPUTS = 256  # In one call.
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Which product encoder answered, and the encoders whose vectors it was trained on: fingerprints."""
+
+    encoder: str
+    image_encoder: str
+    text_encoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    vectors: F32  # (n, dim), rows of unit norm; zeros for a text with nothing to encode.
+    by: Trained
+
+
+@dataclass(frozen=True, slots=True)
+class Probabilities:
+    """The likeliest categories of one product, by falling probability; none: there was nothing to go by."""
+
+    categories: Sequence[str]
+    values: Sequence[float]
+    threshold: float  # From this probability on answers were as precise as was asked for; 2: never.
+
+
+class ProductEncoder:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = ProductEncoderStub(channel)
+
+    async def encode(self, inputs: Sequence[ProductInput], deadline: Deadline) -> Fused:
+        """One vector for each of 1..MAX_INPUTS inputs.
+
+        Raises WrongState where no product encoder is deployed or the inputs are of other dimensions than it takes;
+        Unavailable (also for an answer that is not what the contract promises), Overloaded or DeadlineGone.
+        """
+        try:
+            reply = await self._stub.Encode(EncodeProductsRequest(inputs=inputs), timeout=deadline.timeout_s())
+        except grpc.aio.AioRpcError as error:
+            raise _meaning(error, deadline) from error
+        return Fused(_vectors(reply, len(inputs)), _trained(reply))
+
+    async def classify(
+        self, inputs: Sequence[ProductInput], deadline: Deadline, *, limit: int, precision: float
+    ) -> tuple[Sequence[Probabilities], Trained]:
+        """For each of 1..MAX_INPUTS inputs its `limit` likeliest categories. Raises as `encode` does."""
+        request = ClassifyProductsRequest(inputs=inputs, limit=limit, precision=precision)
+        try:
+            reply = await self._stub.Classify(request, timeout=deadline.timeout_s())
+        except grpc.aio.AioRpcError as error:
+            raise _meaning(error, deadline) from error
+        if len(reply.results) != len(inputs):
+            raise Unavailable(f"product encoder: {len(reply.results)} answers for {len(inputs)} products")
+        return [_probabilities(result) for result in reply.results], _trained(reply)
+
+
+def _meaning(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
+    """A process without a product encoder, or one trained on vectors of other dimensions, is there and stays so."""
+    match error.code():
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return WrongState("no product encoder is deployed: the text encoder's process serves none")
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return WrongState(f"product encoder: {error.details()}")
+    return rpc.error_of(error, "product encoder", deadline)
+
+
+def _trained(reply: EncodeProductsResponse | ClassifyProductsResponse) -> Trained:
+    return Trained(reply.fingerprint, reply.image_encoder, reply.text_encoder)
+
+
+def _vectors(reply: EncodeProductsResponse, count: int) -> F32:
+    if not reply.dim or len(reply.vectors) != 4 * reply.dim * count:
+        raise Unavailable(f"product encoder: {len(reply.vectors)} bytes are not {count} vectors of {reply.dim}")
+    vectors = unpack(reply.vectors, reply.dim)
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    if not ((np.abs(squares - 1) < 2e-3) | (squares == 0)).all():  # Written so that NaN fails too.
+        raise Unavailable("product encoder: vectors that are not of unit length")
+    return vectors
+
+
+def _probabilities(result: Classified) -> Probabilities:
+    values: list[float] = np.frombuffer(result.probabilities, dtype="<f4").tolist()
+    if len(values) != len(result.categories) or result.empty == bool(values):
+        raise Unavailable(f"product encoder: {len(values)} probabilities of {len(result.categories)} categories")
+    return Probabilities(tuple(result.categories), values, result.threshold)

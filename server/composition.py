@@ -1,0 +1,137 @@
+"""The vectors of a query: one for each space that is searched, of all examples that count there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TypeVar
+
+from lookalike.deadline import Deadline
+from lookalike.errors import InvalidRequest, NotFound, WrongState
+from lookalike.vectors import F32, unpack
+from protos.lookalike.v1 import index_pb2
+from protos.lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
+from server.encoding import Encoders, Known, Vector
+from server.requests import COUNTED_IN, Example, Query, Source, combined, unit_vector
+from server.spaces import space_name
+from server.topology import SpaceInfo
+
+Result = TypeVar("Result")
+# The example products of a query, by id.
+Products = Mapping[str, index_pb2.Fetched]
+# The spaces that are searched, by number.
+Searched = Mapping[Space.ValueType, SpaceInfo]
+# What the encoders made of the photos and texts of a query, by the field of the example.
+Encoded = Mapping[str, Vector]
+
+
+async def composed(
+    encoders: Encoders, query: Query, searched: Searched, products: Products, deadline: Deadline
+) -> list[F32]:
+    """A unit vector (dim,) float32 for each of the searched spaces, in their order.
+
+    Photos and texts are encoded concurrently and once, whatever spaces they count in. Raises InvalidRequest, NotFound
+    for a product without a vector in the one space that is searched, and what the encoders raise.
+    """
+    given = [example for example in query.examples if example.source in COUNTED_IN]
+    encoded = await _encoded(encoders, given, deadline) if given else {}
+    vectors = []
+    for space, info in searched.items():
+        parts = _direct(query, space, info, products, encoded, required=len(searched) == 1)
+        if given and space == SPACE_PRODUCT:
+            parts += await _fused(encoders, given, encoded, info, deadline)
+        vectors.append(combined([vector for vector, _ in parts], [weight for _, weight in parts]))
+    return vectors
+
+
+async def _encoded(encoders: Encoders, given: Sequence[Example], deadline: Deadline) -> Encoded:
+    vectors = await concurrently([_vector_of(encoders, example, deadline) for example in given])
+    return {example.field: vector for example, vector in zip(given, vectors, strict=True)}
+
+
+async def _vector_of(encoders: Encoders, example: Example, deadline: Deadline) -> Vector:
+    match example.source, example.value:
+        case Source.IMAGE, bytes(data):
+            return await encoders.image(example.field, data, deadline)
+        case Source.TEXT, str(text):
+            if not (vector := await encoders.text(text, deadline))[0].any():
+                raise InvalidRequest(example.field, "has no words in it to be similar to")
+            return vector
+    raise TypeError(f"{example.source} with a {type(example.value).__name__}")
+
+
+def _direct(
+    query: Query, space: Space.ValueType, info: SpaceInfo, products: Products, encoded: Encoded, *, required: bool
+) -> list[tuple[F32, float]]:
+    """The vectors, with their weights, of the examples that have one of the space without being fused.
+
+    required: a product without a vector in the space is NotFound; else it does not count there.
+    """
+    parts = []
+    for example in query.examples:
+        match example.source, example.value:
+            case Source.PRODUCT, str(product_id):
+                fetched = products[product_id]
+                if (stored := product_vector(fetched, space, info.dim)) is not None:
+                    parts.append((stored, example.weight))
+                elif required:
+                    raise NotFound(f"product {fetched.product.id} has no {space_name(space)} vector")
+            case Source.VECTOR, bytes(data):
+                parts.append((unit_vector(example.field, data, info.dim), example.weight))
+            case source, _ if COUNTED_IN[source][0] == space:
+                parts.append((_of_index(encoded[example.field], info), example.weight))
+    return parts
+
+
+async def _fused(
+    encoders: Encoders, given: Sequence[Example], encoded: Encoded, info: SpaceInfo, deadline: Deadline
+) -> list[tuple[F32, float]]:
+    """Photos and texts as products, with their weights.
+
+    Those of positive weight are one product, that weighs as much as all of them: of its photos, and of its texts, the
+    weighted mean goes to the product encoder. Each of the others is a product of its own: "less like this photo" says
+    nothing of a text that stands beside it.
+    """
+    wanted = [example for example in given if example.weight > 0]
+    groups = [*([wanted] if wanted else []), *([example] for example in given if example.weight < 0)]
+    vectors = await concurrently([encoders.product(_known(group, encoded), deadline) for group in groups])
+    weights = [sum(example.weight for example in group) for group in groups]
+    return [(_of_index(vector, info), weight) for vector, weight in zip(vectors, weights, strict=True)]
+
+
+def _known(group: Sequence[Example], encoded: Encoded) -> Known:
+    return Known(image=_mean(group, Source.IMAGE, encoded), text=_mean(group, Source.TEXT, encoded))
+
+
+def _mean(group: Sequence[Example], source: Source, encoded: Encoded) -> Vector | None:
+    examples = [example for example in group if example.source is source]
+    if not examples:
+        return None
+    vectors, encoders = zip(*(encoded[example.field] for example in examples), strict=True)
+    if len(set(encoders)) > 1:
+        raise WrongState(f"the encoder changed meanwhile: {' and '.join(sorted(set(encoders)))}")
+    return combined(vectors, [abs(example.weight) for example in examples]), encoders[0]
+
+
+def _of_index(answer: Vector, space: SpaceInfo) -> F32:
+    """A query vector only ever meets an index of the same encoder version."""
+    vector, encoder = answer
+    if encoder != space.encoder:
+        raise WrongState(f"the encoder is {encoder}, the index was built with {space.encoder}")
+    return vector
+
+
+def product_vector(fetched: index_pb2.Fetched, space: Space.ValueType, dim: int) -> F32 | None:
+    """The product's stored vector (dim,), or None where it has none in the space."""
+    for each in fetched.vectors:
+        if each.space == space:
+            vector: F32 = unpack(each.vector, dim)[0]
+            return vector
+    return None
+
+
+async def concurrently(coroutines: Sequence[Coroutine[None, None, Result]]) -> list[Result]:
+    """Their results; one is awaited in place, without a task of its own: the common case and the fast path."""
+    if len(coroutines) == 1:
+        return [await coroutines[0]]
+    return await asyncio.gather(*coroutines)
