@@ -23,7 +23,7 @@ from lookalike.vectors import F32
 from pipeline import catalogue
 from pipeline.evaluation import baselines, heldout, pictures, tables
 from pipeline.evaluation.heldout import HeldOut
-from pipeline.evaluation.judging import Judgement, judged
+from pipeline.evaluation.judging import AUTO, Judgement, judged
 from pipeline.evaluation.measures import Scores, cosines
 from pipeline.evaluation.policy import DEFAULT, Policy
 from pipeline.evaluation.tables import Run
@@ -160,12 +160,13 @@ def _processor() -> str:
 
 
 def _told(out: Path, judgement: Judgement) -> str:
-    lines = [f"{out / 'report.md'}"]
-    if (labelling := judgement.main) is not None:
-        lines.append(f"  precision@10 by {labelling.title}, {int(labelling.asked.sum()):,} queries:")
-        for name, column in {**judgement.spaces, "AUTO": judgement.auto, **judgement.baselines}.items():
-            value, low, high = column.averages[labelling.title][0].micro
-            lines.append(f"  {name:<20} {value:.3f} ({low:.3f}–{high:.3f})")
+    written = str(out / "report.md")
+    if (labelling := judgement.main) is None:
+        return f"{written}: no label tells one space from another"
+    lines = [written, f"  precision@10 by {labelling.title}, {int(labelling.asked.sum()):,} queries:"]
+    for name, column in {**judgement.spaces, AUTO: judgement.auto, **judgement.baselines}.items():
+        value, low, high = column.averages[labelling.title][0].micro
+        lines.append(f"  {name:<20} {value:.3f} ({low:.3f}–{high:.3f})")
     return "\n".join(lines)
 
 

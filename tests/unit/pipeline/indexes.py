@@ -1,0 +1,76 @@
+"""Small indexes for tests, and the catalogues that they were built from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from index.build import SpaceVectors, build
+from lookalike.vectors import F32, normalised
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
+from tests.unit.pipeline.catalogues import jsonl, photo
+
+KINDS = ("fashion/shoes", "fashion/hats", "home/mugs", "home/beds")
+COUNT = 200
+COLOURS = ((200, 30, 30), (30, 160, 60), (40, 60, 200), (230, 200, 40))
+
+
+def around(labels: Sequence[str], spread: float, *, dim: int = 16, seed: int = 0) -> F32:
+    """Unit vectors around one centre for each label."""
+    random = np.random.default_rng(seed)
+    centres = random.standard_normal((len(set(labels)), dim))
+    codes = np.unique(labels, return_inverse=True)[1]
+    return normalised((centres[codes] + spread * random.standard_normal((len(labels), dim))).astype(np.float32))
+
+
+def categories(count: int = COUNT) -> list[str]:
+    return [KINDS[number % len(KINDS)] for number in range(count)]
+
+
+def ids(count: int = COUNT) -> list[str]:
+    return [f"p{number}" for number in range(count)]
+
+
+def index(
+    location: Path,
+    of: Sequence[str],
+    spaces: Mapping[Space.ValueType, tuple[F32, Sequence[int]]],
+    *,
+    shards: int = 2,
+    names: Sequence[str] = (),
+) -> Path:
+    """Of products of these categories; spaces: vectors and the products that they are of."""
+    table = pa.table(
+        {
+            "id": list(names) or ids(len(of)),
+            "category": list(of),
+            "title": [f"{category.rpartition('/')[2]} {at % 3}" for at, category in enumerate(of)],
+        }
+    )
+    given = {
+        space: SpaceVectors(encoder=f"fake-{space}", vectors=vectors, rows=np.array(rows, np.int64))
+        for space, (vectors, rows) in spaces.items()
+    }
+    build(location, table, given, shards=shards)
+    return location
+
+
+def shop(directory: Path, count: int = COUNT) -> Path:
+    """A catalogue, its index in `index`: photos are of a category, titles tell the departments apart, hardly more."""
+    kinds, every = categories(count), range(count)
+    rows = [
+        {"id": name, "category": kind, "title": "", "image": f"images/{KINDS.index(kind)}.png"}
+        for name, kind in zip(ids(count), kinds, strict=True)
+    ]
+    photos = {f"images/{at}.png": photo(colour) for at, colour in enumerate(COLOURS)}
+    jsonl(directory / "catalogue", *rows, photos=photos)
+    departments = [kind.partition("/")[0] for kind in kinds]
+    spaces = {
+        SPACE_IMAGE: (around(kinds, 0.8), every),
+        SPACE_TEXT: (around(departments, 0.8, dim=8, seed=1), every),
+    }
+    index(directory / "index", kinds, spaces)
+    return directory

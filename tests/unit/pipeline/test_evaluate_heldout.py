@@ -1,0 +1,89 @@
+"""Which products a quality report judges, read from an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoders.splits import Split, split_of
+from lookalike.errors import BadArtifact, OperatorError
+from pipeline.evaluation import heldout
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
+from tests.unit.pipeline.indexes import COUNT, around, categories, ids, index
+
+
+@pytest.fixture
+def location(tmp_path: Path) -> Path:
+    """Every tenth product lacks a text vector."""
+    of = categories()
+    some = [row for row in range(COUNT) if row % 10]
+    spaces = {SPACE_IMAGE: (around(of, 0.5), range(COUNT)), SPACE_TEXT: (around(of, 0.5, seed=1)[some], some)}
+    return index(tmp_path, of, spaces, shards=3)
+
+
+def held_out(name: str) -> bool:
+    return split_of(name) == Split.TEST
+
+
+def test_judged_are_the_held_out_products_with_a_vector_in_every_space(location: Path) -> None:
+    held = heldout.read(location, sample=1000, seed=0)
+
+    expected = [name for row, name in enumerate(ids()) if held_out(name) and row % 10]
+    assert [product.id for product in held.judged.products] == sorted(expected)
+    assert (held.products, held.held_out, held.complete) == (COUNT, sum(map(held_out, ids())), len(expected))
+    assert held.lacking == {"image": 0, "text": held.held_out - held.complete}
+    assert held.encoders == {"image": "fake-1", "text": "fake-2"}
+
+
+def test_vectors_are_those_of_their_products(location: Path) -> None:
+    held = heldout.read(location, sample=1000, seed=0)
+
+    rows = [int(product.id[1:]) for product in held.judged.products]
+    np.testing.assert_allclose(held.judged.vectors["image"], around(categories(), 0.5)[rows], atol=1e-6)
+    np.testing.assert_allclose(held.judged.vectors["text"], around(categories(), 0.5, seed=1)[rows], atol=1e-6)
+    assert [product.category for product in held.judged.products] == [categories()[row] for row in rows]
+
+
+def test_voters_are_products_that_are_not_held_out(location: Path) -> None:
+    held = heldout.read(location, sample=1000, seed=0)
+
+    expected = [name for row, name in enumerate(ids()) if not held_out(name) and row % 10]
+    assert [product.id for product in held.voters.products] == sorted(expected)
+    assert held.voters.vectors["text"].shape == (len(expected), 16)
+
+
+def test_a_sample_is_drawn_by_its_seed(location: Path) -> None:
+    def drawn(seed: int) -> list[str]:
+        return [product.id for product in heldout.read(location, sample=12, seed=seed).judged.products]
+
+    assert len(drawn(0)) == 12
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert all(map(held_out, drawn(1)))
+
+
+def test_without_an_index_there_is_an_error_that_names_the_place(tmp_path: Path) -> None:
+    with pytest.raises(BadArtifact, match=r"CURRENT: no index here"):
+        heldout.read(tmp_path, sample=10, seed=0)
+
+
+def test_without_a_held_out_product_there_is_nothing_to_judge_by(tmp_path: Path) -> None:
+    learnt_from = [name for name in ids() if not held_out(name)][:20]
+    spaces = {SPACE_IMAGE: (around(["a"] * 20, 1), range(20))}
+    index(tmp_path, ["a"] * 20, spaces, names=learnt_from)
+
+    with pytest.raises(OperatorError, match="none of its 20 products is held out"):
+        heldout.read(tmp_path, sample=10, seed=0)
+
+
+def test_held_out_products_that_lack_a_vector_are_not_judged_by_another_space(tmp_path: Path) -> None:
+    rows = [row for row, name in enumerate(ids()) if not held_out(name)]
+    spaces = {
+        SPACE_IMAGE: (around(categories(), 1), range(COUNT)),
+        SPACE_TEXT: (around(categories(), 1)[rows], rows),
+    }
+    index(tmp_path, categories(), spaces)
+
+    with pytest.raises(OperatorError, match=r"has a vector in every space \(image, text\)"):
+        heldout.read(tmp_path, sample=10, seed=0)
