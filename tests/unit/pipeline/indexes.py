@@ -50,7 +50,7 @@ def index(
             "title": [f"{category.rpartition('/')[2]} {at % 3}" for at, category in enumerate(of)],
         }
     )
-    given = {
+    given: dict[int, SpaceVectors] = {
         space: SpaceVectors(encoder=f"fake-{space}", vectors=vectors, rows=np.array(rows, np.int64))
         for space, (vectors, rows) in spaces.items()
     }
