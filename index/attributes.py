@@ -11,11 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from index import tags
 from index.strings import SortedStrings, Strings
 from lookalike.errors import BadArtifact, BadCatalogue
 from protos.lookalike.v1 import types_pb2
 
 _TEXT = pa.large_string()
+_TAGS = pa.large_list(_TEXT)
 _CODED = pa.dictionary(pa.int32(), pa.large_string())
 # What a catalogue may say of a product, with the type it is brought to.
 CATALOGUE: dict[str, pa.DataType] = {
@@ -29,6 +31,7 @@ CATALOGUE: dict[str, pa.DataType] = {
     "in_stock": pa.bool_(),
     "image": _TEXT,
     "url": _TEXT,
+    "tags": _TAGS,
 }
 # What is on disk: as above, what filters look at by code, and each product ready to be sent.
 SCHEMA = pa.schema(
@@ -36,8 +39,9 @@ SCHEMA = pa.schema(
     + [pa.field("product", pa.large_binary())]
 )
 ID_BYTES = 256
-# A hit carries its product: 1,000 hits of 8 KiB fill a quarter of the 32 MiB that a message may have.
-PRODUCT_BYTES = 8 << 10
+# A hit carries its product, all of whose fields may be as long as they may; 1,000 hits of 12 KiB are less than half of
+# the 32 MiB that a message may have.
+PRODUCT_BYTES = 12 << 10
 DESCRIPTION_BYTES = 1 << 20
 
 
@@ -90,7 +94,8 @@ def checked(products: pa.Table) -> pa.Table:
         raise BadCatalogue(f"unknown columns {sorted(unknown)}; known are {', '.join(CATALOGUE)}")
     if "id" not in products.column_names:
         raise BadCatalogue("no column `id`")
-    columns = {name: _column(products, name, kind) for name, kind in CATALOGUE.items()}
+    columns = {name: _column(products, name, kind) for name, kind in CATALOGUE.items() if name != "tags"}
+    columns["tags"] = _tags(products)
     _refuse_first(pc.less(pc.binary_length(columns["id"]), 1), "has no id")
     _refuse_first(pc.greater(pc.binary_length(columns["id"]), ID_BYTES), f"has an id over {ID_BYTES} bytes")
     _refuse_first(pc.invert(pc.is_finite(columns["price"])), "has a price that is not finite")
@@ -122,6 +127,27 @@ def _column(products: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray
         return column.cast(kind).fill_null(empty)
     except pa.ArrowInvalid as error:
         raise BadCatalogue(f"column {name}: {error}") from error
+
+
+def _tags(products: pa.Table) -> pa.ChunkedArray:
+    """Lists of text, or one text each as `tags.split` reads it; where none are stated, none."""
+    if "tags" not in products.column_names:
+        return pa.chunked_array([pa.repeat(pa.scalar([], _TAGS), products.num_rows)])
+    column = products["tags"]
+    if not (_may_become(column.type, _TEXT) or _is_list_of_text(column.type)):
+        raise BadCatalogue(f"column tags is {column.type}, neither lists of text nor text")
+    rows: list[list[str]] = []
+    for row, given in enumerate(column.to_pylist()):
+        listed = tags.split(given) if isinstance(given, str) else [tag or "" for tag in given or ()]
+        try:
+            rows.append(tags.checked(listed))
+        except ValueError as error:
+            raise BadCatalogue(f"row {row} has {error}") from None
+    return pa.chunked_array([pa.array(rows, _TAGS)])
+
+
+def _is_list_of_text(given: pa.DataType) -> bool:
+    return bool(pa.types.is_list(given) or pa.types.is_large_list(given)) and _may_become(given.value_type, _TEXT)
 
 
 def _may_become(given: pa.DataType, wanted: pa.DataType) -> bool:

@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("location", metavar="INDEX", type=Path, help="directory of the index; made if missing")
     parser.add_argument("--vectors", required=True, type=Path, help="NumPy file, float32 (n, dim); memory-mapped")
     parser.add_argument("--ids", type=Path, help="text file, the id of each vector on a line; default: 0, 1, 2, …")
-    parser.add_argument("--attributes", type=Path, help="Parquet file with `id` and any of title, category, shop, …")
+    parser.add_argument(
+        "--attributes", type=Path, help="Parquet file with `id` and any of title, category, shop, tags, …"
+    )
     parser.add_argument("--space", required=True, choices=SPACES, help="what the vectors say of products")
     parser.add_argument("--shards", type=int, default=1, help="processes that will share the work (default: 1)")
     parser.add_argument("--encoder", default="vectors", help="fingerprint of what made the vectors (default: vectors)")

@@ -12,7 +12,7 @@ from typing import Any
 from index.names import number_of
 from lookalike.errors import BadArtifact
 
-FORMAT = 1
+FORMAT = 2  # Since products have tags.
 EXACT = "Flat"
 
 
@@ -75,7 +75,9 @@ def parsed(text: str, where: str) -> Manifest:
     try:
         body = json.loads(text)
         if body["format"] != FORMAT:
-            raise BadArtifact(f"{where}: has format {body['format']}, this program reads format {FORMAT}")
+            raise BadArtifact(
+                f"{where}: has format {body['format']}, this program reads format {FORMAT}: build it again"
+            )
         if body.pop("checksum") != _checksum(body):
             raise BadArtifact(f"{where}: damaged: its checksum differs")
         return _manifest(body)

@@ -29,6 +29,13 @@ _ALUMINIUM: Words = ("Aluminium", "アルミ")
 _PAPER: Words = ("Paperback", "単行本")
 _GIFT: Words = ("Gift Box", "ギフト対応")
 
+# Of what a leaf calls material, that which a thing can be made of; the rest are sizes, features and wrappings.
+MATERIALS = frozenset(
+    ("ABS", "Aluminium", "Arita Ware", "Beech", "Canvas", "Carbon", "Chiffon", "Chromoly", "Cotton", "Denim", "Enamel",
+     "Fabric", "Fleece", "Glass", "Leather", "Linen", "Mino Ware", "Nylon", "Oak", "Organic Cotton", "Porcelain",
+     "Rubberwood", "Stainless Steel", "Suede", "Tokoname Ware", "Wooden", "Wool")
+)  # fmt: skip
+
 _PRINTS = (SOLID, SOLID, *CLOTHS)
 _QUIET = (SOLID, SOLID, SOLID, DOT, BORDER)
 _CHECKS = (SOLID, GINGHAM, TARTAN, STRIPE, FLOWER)

@@ -157,6 +157,7 @@ _EPILOG = """\
 examples:
   lookalike catalog import shop.csv my-shop --field id=sku --field title=brand,name --field category=department,kind
       --field price=price --set currency=JPY --images photos/ --image '{sku}.jpg'
+      --field 'tags={gender},colour:{shade},labels'
   lookalike catalog import names.csv.gz my-shop --no-header --columns id,title,tree --field title=title
       --field category=tree --category-separator ' >> ' --category-depth 3 --limit 1000
 """
@@ -173,7 +174,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help=".csv, .tsv, .jsonl (each also .gz) or .parquet")
     add("directory", type=Path, metavar="DIR", help="where to; must be empty or not exist")
-    add("--field", action="append", default=[], metavar="FIELD=COLUMN[,COLUMN…]", help="what a field is made of")
+    add(
+        "--field",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN[,COLUMN…]",
+        help="what a field is made of; tags: column or 'colour:{column}'",
+    )
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="one value for every product")
     add("--category-separator", default="/", metavar="TEXT", help="what divides a category in its column (default /)")
     add("--category-prefix", default="", metavar="NAME", help="put every category below this one")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from index import tags
 from lookalike.errors import BadSettings
 from pipeline.product import FIELDS
 
@@ -19,7 +20,8 @@ _PLACE = re.compile(r"\{([^{}]+)\}")
 class Rules:
     """What each field of a product is made of.
 
-    fields:    field -> columns. Several make one category path, or one text with spaces between.
+    fields:    field -> columns. Several make one category path, or one text with spaces between. For tags, columns
+               that hold tags, and tags with columns in braces: "colour:{baseColour}".
     constants: field -> its value for every product.
     image:     the photo's name, with columns in braces: "{id}.jpg"; empty: no photos.
     """
@@ -33,21 +35,23 @@ class Rules:
 
     def columns(self) -> set[str]:
         """Every column it reads."""
-        return {column for columns in self.fields.values() for column in columns} | set(_PLACE.findall(self.image))
+        named = {column for name, columns in self.fields.items() if name != "tags" for column in columns}
+        in_tags = {column for part in self.fields.get("tags", ()) for column in _PLACE.findall(part) or [part]}
+        return named | in_tags | set(_PLACE.findall(self.image))
 
     def product(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a product but its photo, not checked yet."""
         made: dict[str, Any] = dict(self.constants)
         for name, columns in self.fields.items():
-            made[name] = self._field(name, [record.get(column) for column in columns])
+            if name == "tags":
+                made[name] = [tag for part in columns for tag in _tags(part, record)]
+            else:
+                made[name] = self._field(name, [record.get(column) for column in columns])
         return made
 
     def image_name(self, record: Mapping[str, Any]) -> str:
         """What the product's photo is called; empty where a column that its name needs is."""
-        values = {column: _text(record.get(column)) for column in _PLACE.findall(self.image)}
-        if not all(values.values()):
-            return ""
-        return _PLACE.sub(lambda place: values[place[1]], self.image)
+        return _filled(self.image, {column: _text(record.get(column)) for column in _PLACE.findall(self.image)})
 
     def _field(self, name: str, cells: Sequence[Any]) -> Any:
         if name == "category":
@@ -96,6 +100,21 @@ def _pair(word: str) -> tuple[str, str]:
     if not equals or not value or name not in FIELDS:
         raise BadSettings(f"{word}: not FIELD=…, with FIELD one of {', '.join(FIELDS)}")
     return name, value
+
+
+def _tags(part: str, record: Mapping[str, Any]) -> list[str]:
+    """What a part of the rule for tags makes of a product: one tag at most, or those that a column holds."""
+    if columns := _PLACE.findall(part):
+        made = [_filled(part, {column: category_name(_text(record.get(column))) for column in columns})]
+    else:
+        cell = record.get(part)
+        made = [category_name(_text(tag)) for tag in (cell if isinstance(cell, list) else tags.split(_text(cell)))]
+    return [tag for tag in made if tag]
+
+
+def _filled(pattern: str, values: Mapping[str, str]) -> str:
+    """The pattern with values for the columns in its braces; empty where a value is."""
+    return _PLACE.sub(lambda place: values[place[1]], pattern) if all(values.values()) else ""
 
 
 def category(parts: Sequence[str], depth: int = 0) -> str:

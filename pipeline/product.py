@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
+from index import tags
+
 ID_BYTES = 256
 TITLE_CHARS = 1000
 DESCRIPTION_BYTES = 64 << 10
@@ -34,6 +36,7 @@ class Reason(StrEnum):
     BAD_PRICE = "bad price"
     BAD_CURRENCY = "bad currency"
     BAD_STOCK = "bad in_stock"
+    BAD_TAGS = "bad tags"
     BAD_IMAGE_PATH = "bad image path"
     MISSING_IMAGE = "missing image"
     BROKEN_IMAGE = "broken image"
@@ -53,6 +56,7 @@ class Row:
     in_stock: bool = True
     image: str = ""  # Relative to the catalogue's directory, with "/" between its parts; empty: no photo.
     url: str = ""
+    tags: tuple[str, ...] = ()  # Sorted, each once.
 
 
 FIELDS = tuple(Row.__dataclass_fields__)
@@ -96,6 +100,7 @@ def parsed(fields: Mapping[str, Any]) -> Row:
         in_stock=_in_stock(fields.get("in_stock")),
         image=_image(fields.get("image")),
         url=_bounded("url", fields.get("url"), URL_BYTES),
+        tags=_tags(fields.get("tags")),
     )
 
 
@@ -196,6 +201,16 @@ def _in_stock(value: object) -> bool:
     if word not in _STOCK:
         raise Bad(Reason.BAD_STOCK, f"{shown(value)} is neither true nor false")
     return _STOCK[word]
+
+
+def _tags(value: object) -> tuple[str, ...]:
+    """A list of texts, or one text with "|" between them."""
+    given = value if isinstance(value, list | tuple) else tags.split(_text("tags", value))
+    texts = [_text("a tag", tag) for tag in given]
+    try:
+        return tuple(tags.checked(texts))
+    except ValueError as error:
+        raise Bad(Reason.BAD_TAGS, str(error)) from None
 
 
 def _image(value: object) -> str:

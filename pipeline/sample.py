@@ -21,7 +21,7 @@ from pipeline.drawing.pen import Pen, View
 from pipeline.drawing.photo import photographed
 from pipeline.product import Row
 from pipeline.progress import counting
-from pipeline.titles import Facts, Shop, description, shops, title
+from pipeline.titles import Facts, Shop, description, shops, tags, title
 
 PRODUCTS = 2400
 MAX_PRODUCTS = 1_000_000
@@ -118,6 +118,7 @@ def _row(number: int, models: int, seed: int, sellers: Sequence[Shop]) -> Row:
         in_stock=rng.random() < 0.9,
         image=_image(number),
         url=f"https://{shop.name}.example/items/{product}",
+        tags=tags(facts),
     )
 
 

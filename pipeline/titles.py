@@ -1,4 +1,4 @@
-"""Shops, and the titles and descriptions they give their products, in Japanese and in English. Pure."""
+"""Shops, and the titles, descriptions and tags of their products, in Japanese and in English. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.assortment import LEAVES, Leaf, Words
+from pipeline.assortment import LEAVES, MATERIALS, Leaf, Words
 from pipeline.drawing.palette import Colour
 from pipeline.drawing.patterns import SOLID, Pattern
+from pipeline.mapping import category_name
 
 SHOPS = 72
 
@@ -101,6 +102,16 @@ def _colour_name(facts: Facts, language: int) -> str:
     ) or facts.leaf.category == "sports/balls":
         return ""
     return facts.colour.ja if language else facts.colour.name
+
+
+def tags(facts: Facts) -> tuple[str, ...]:
+    """Colour, material and pattern where they can be chosen, in English whatever the shop's language: "colour:navy"."""
+    told = {
+        "colour": _colour_name(facts, 0),
+        "material": facts.material[0] if facts.material[0] in MATERIALS else "",
+        "pattern": facts.pattern.name if len(facts.leaf.patterns) > 1 else "",
+    }
+    return tuple(f"{label}:{category_name(value)}" for label, value in told.items() if value)
 
 
 def description(facts: Facts, shop: Shop, rng: random.Random) -> str:

@@ -113,9 +113,10 @@ async def test_queries_of_one_batch_are_answered_in_their_order_whatever_they_as
         asking(0, by(TEXT, text[2]), k=1),
         asking(6),
         asking(8, k=0),
+        asking(9, by(IMAGE, VECTORS[9], 3), by(TEXT, text[3], 1), k=1, explain=True),
     ]
     batch = await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))
-    assert [list(hits.ids[:1]) for hits in batch.results] == [["p3"], ["p4"], ["p5"], ["p6"], ["p6"], []]
+    assert [list(hits.ids[:1]) for hits in batch.results] == [["p3"], ["p4"], ["p5"], ["p6"], ["p6"], [], ["p9"]]
     alone = [await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=[query])) for query in queries]
     assert [hits for one in alone for hits in one.results] == list(batch.results)
 

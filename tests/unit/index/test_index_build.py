@@ -17,7 +17,7 @@ from lookalike.errors import BadArtifact, BadCatalogue, LookalikeError, Operator
 from lookalike.partition import shard_of
 from lookalike.vectors import F32
 from protos.lookalike.v1 import index_pb2
-from protos.lookalike.v1.types_pb2 import Filter
+from protos.lookalike.v1.types_pb2 import Filter, Product
 from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, clustered, unit_vectors, vectors_of
 
 COUNT = 40
@@ -111,12 +111,14 @@ def test_the_order_in_which_products_are_given_does_not_matter(tmp_path: Path) -
     assert build(tmp_path, products.take(shuffled), {IMAGE: vectors_of(vectors[shuffled])}, shards=2) == first
 
 
-@pytest.mark.parametrize("change", ["price", "vector", "encoder", "seed", "shards"])
+@pytest.mark.parametrize("change", ["price", "tags", "vector", "encoder", "seed", "shards"])
 def test_another_input_gives_another_version(tmp_path: Path, change: str) -> None:
     products, vectors = catalogue(COUNT), unit_vectors(COUNT, 8)
     first = build(tmp_path, products, {IMAGE: vectors_of(vectors)}, shards=1)
     if change == "price":
         products = products.set_column(products.column_names.index("price"), "price", pa.array([1.0] * COUNT))
+    if change == "tags":
+        products = products.append_column("tags", pa.array([["new"]] * COUNT))
     if change == "vector":
         vectors[3] = vectors[4]
     given = vectors_of(vectors, encoder="other" if change == "encoder" else "drawn")
@@ -143,6 +145,13 @@ def broken(column: str, values: list[object]) -> pa.Table:
         (pa.table({"id": ["a", "b", "a"]}), "row 2: the id 'a' is already that of row 0"),
         (broken("price", ["1"]), "column price is string, not double"),
         (broken("price", [1.0, float("nan")]), "row 1 has a price that is not finite"),
+        (broken("tags", [1, 2]), "column tags is int64, neither lists of text nor text"),
+        (broken("tags", [[1]]), r"column tags is list<.*int64>, neither"),
+        (broken("tags", [["a"], ["b", ""]]), "row 1 has an empty tag"),
+        (broken("tags", [["a"], ["b", None]]), "row 1 has an empty tag"),
+        (broken("tags", ["a", "b||c"]), "row 1 has an empty tag"),
+        (broken("tags", [[], ["x" * 65]]), "row 1 has a tag of 65 bytes, 64 are allowed"),
+        (broken("tags", ["|".join(map(str, range(33)))]), "row 0 has 33 tags, 32 are allowed"),
         (broken("in_stock", ["yes"]), "column in_stock is string, not bool"),
         (broken("description", ["x", "x" * (DESCRIPTION_BYTES + 1)]), "row 1 has a description over"),
         (broken("title", ["x", "x" * PRODUCT_BYTES]), "product 'p1' has over"),
@@ -152,6 +161,32 @@ def test_a_bad_catalogue_is_refused_with_its_row_and_reason(tmp_path: Path, prod
     with pytest.raises(BadCatalogue, match=reason):
         build(tmp_path, products, {}, shards=1)
     assert not (tmp_path / version.CURRENT).exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pa.array([["women", " colour:red", "women"], None, []]),
+        pa.array([["women", "colour:red"], [], []], pa.large_list(pa.large_string())),
+        pa.array(["women|colour:red", None, ""]),
+        pa.array(["women|colour:red", None, " "]).dictionary_encode(),
+    ],
+    ids=lambda given: str(given.type)[:20],
+)
+def test_tags_are_lists_or_texts_and_come_with_their_product(tmp_path: Path, given: pa.Array) -> None:
+    products = pa.table({"id": ["a", "b", "c"], "tags": given})
+    build(tmp_path, products, {}, shards=1)
+    page = opened(tmp_path, 0).page(Filter(), "")
+    assert [list(Product.FromString(data).tags) for data in page.products] == [["colour:red", "women"], [], []]
+
+
+def test_a_product_has_no_tags_unless_they_are_given(tmp_path: Path) -> None:
+    build(tmp_path / "none", catalogue(2), {}, shards=1)
+    build(tmp_path / "null", catalogue(2).append_column("tags", pa.nulls(2)), {}, shards=1)
+    build(tmp_path / "empty", catalogue(2).append_column("tags", pa.array([[], []])), {}, shards=1)
+    assert len({version.current(tmp_path / how) for how in ("none", "null", "empty")}) == 1
+    (data, _) = opened(tmp_path / "none", 0).page(Filter(), "").products
+    assert not Product.FromString(data).tags
 
 
 def with_value(row: int, value: float) -> F32:

@@ -15,7 +15,7 @@ from index import bulk, inspect
 from index.loaded import opened
 from index.names import SPACES
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
-from protos.lookalike.v1.types_pb2 import Filter, Space
+from protos.lookalike.v1.types_pb2 import Filter, Product, Space
 from tests.unit.index.samples import unit_vectors
 
 COUNT = 20
@@ -49,11 +49,13 @@ def test_without_ids_products_are_numbered(base: Path) -> None:
 
 def test_ids_and_attributes_are_those_given(base: Path) -> None:
     ids = [f"商品{row}" for row in range(COUNT)]
-    table = pa.table({"id": ids[::-1][:15], "price": list(range(15)), "shop": ["店"] * 15})
+    table = pa.table({"id": ids[::-1][:15], "price": list(range(15)), "shop": ["店"] * 15, "tags": [["x", "a"]] * 15})
     built(base, "--ids", ids_file(base, ids), "--attributes", attributes_file(base, table))
     shard = opened(base / "index", 0)
     assert shard.count(Filter(shop_in=["店"])) == 15
     assert list(shard.page(Filter(shop_in=["店"], max_price=0), "").ids) == ["商品19"]
+    tagged, bare = (Product.FromString(shard.table.products[row]) for row in (19, 0))
+    assert (list(tagged.tags), list(bare.tags)) == (["a", "x"], [])
 
 
 @pytest.mark.parametrize("space", SPACES)

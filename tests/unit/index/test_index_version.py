@@ -93,15 +93,16 @@ def test_a_path_in_a_manifest_may_not_leave_the_version(location: Path, path: st
         parsed(dumped(manifest), "here")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', "null", '{"format": 1, "checksum": ""}', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "null", '{"format": 2, "checksum": ""}', "\x00"])
 def test_what_is_no_manifest_is_refused(text: str) -> None:
     with pytest.raises(BadArtifact, match="here: "):
         parsed(text, "here")
 
 
-def test_a_manifest_of_another_format_is_refused() -> None:
-    with pytest.raises(BadArtifact, match="has format 2, this program reads format 1"):
-        parsed(json.dumps({"format": 2}), "here")
+@pytest.mark.parametrize("given", [1, 3])
+def test_a_manifest_of_another_format_is_refused(given: int) -> None:
+    with pytest.raises(BadArtifact, match=f"here: has format {given}, this program reads format 2: build it again"):
+        parsed(json.dumps({"format": given}), "here")
 
 
 @pytest.mark.parametrize("name", ["", "../elsewhere", ".building", "a/b", "x" * 65])

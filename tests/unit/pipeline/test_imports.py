@@ -67,6 +67,13 @@ def test_a_table_becomes_a_catalogue(source: Path, target: Path, capsys: pytest.
     assert said.err == 'shop.csv:4: bad price: "cheap" is no number from 0 up (product "3")\n'
 
 
+def test_tags_come_from_columns(source: Path, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(source, target, *FIELDS, "--field", "tags=colour:{colour}") == 2
+    assert "shop.csv has no column colour" in capsys.readouterr().err
+    assert run(source, target, *FIELDS, "--field", "tags=kind,costs:{cost},says:{name}") == 0
+    assert rows(target)[0].tags == ("costs:1,200", "says:red-shoe", "shoes")
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".tar.xz", ".tar.gz", "folder"])
 def test_photos_come_from_a_folder_or_an_archive(source: Path, target: Path, tmp_path: Path, suffix: str) -> None:
     pictures = {"images/1.png": photo(), "./images/deep/2.png": photo((0, 0, 250))}

@@ -47,6 +47,8 @@ def test_fashion_with_photos_of_60_by_80(real_data: Path, tmp_path: Path) -> Non
     assert all(row.image and row.title for row in rows)
     assert {row.category.split("/")[0] for row in rows} == {"fashion"}
     assert "fashion/apparel/topwear/tshirts" in {row.category for row in rows}
+    assert all({"men", "women", "unisex", "boys", "girls"} & set(row.tags) for row in rows)
+    assert all(any(tag.startswith("colour:") for tag in row.tags) for row in rows)
 
 
 @pytest.mark.data

@@ -76,6 +76,29 @@ def test_columns_are_joined_split_and_set() -> None:
     assert rules.columns() == {"sku", "brand", "name", "tree", "cost", "view"}
 
 
+@pytest.mark.parametrize(
+    ("record", "made"),
+    [
+        ({"gender": "Women", "baseColour": "Navy Blue"}, ["women", "colour:navy-blue"]),
+        ({"gender": "", "baseColour": None}, []),
+        ({"gender": "Men", "usage": "Casual| New In "}, ["men", "casual", "new-in"]),
+        ({"usage": ["Ｆｏｒｍａｌ", "a/b", "", None]}, ["formal", "a-b"]),
+        ({"usage": 2012}, ["2012"]),
+    ],
+)
+def test_tags_are_made_of_columns_that_hold_them_and_of_columns_in_braces(
+    record: dict[str, Any], made: list[str]
+) -> None:
+    rules = mapping(["tags={gender}, colour:{baseColour} ,usage"])
+
+    assert rules.columns() == {"id", "gender", "baseColour", "usage"}
+    assert rules.product(record)["tags"] == made
+
+
+def test_tags_can_be_set_for_all() -> None:
+    assert mapping([], ["tags=women|sale"]).product({})["tags"] == "women|sale"
+
+
 @pytest.mark.parametrize("cell", ["[", "[]", '["a" "b"]', "[" * 50_000])
 def test_a_list_that_is_none_is_taken_as_it_is(cell: str) -> None:
     assert isinstance(mapping(["category=c"]).product({"c": cell})["category"], str)

@@ -13,12 +13,13 @@ from PIL import Image
 
 from lookalike import cli
 from pipeline import catalogue, sample
-from pipeline.assortment import LEAVES, Leaf
+from pipeline.assortment import LEAVES, MATERIALS, Leaf
 from pipeline.drawing.curves import both, box, oval, path
 from pipeline.drawing.look import Look
 from pipeline.drawing.palette import COLOURS
 from pipeline.drawing.patterns import CLOTHS
 from pipeline.drawing.pen import Pen, View
+from pipeline.mapping import category_name
 from pipeline.photos import products
 from pipeline.product import Reject, Row
 from pipeline.titles import SHOPS, shops
@@ -105,6 +106,26 @@ def test_titles_are_japanese_or_english_and_say_what_it_is(drawn: Path) -> None:
         assert row.description
         japanese += not row.title.isascii()
     assert 0.4 < japanese / COUNT < 0.85
+
+
+def test_tags_tell_colour_material_and_pattern_in_english_and_are_true(drawn: Path) -> None:
+    leaves = {leaf.category: leaf for leaf in LEAVES}
+    values: dict[str, set[str]] = {"colour": set(), "material": set(), "pattern": set()}
+    for row in rows(drawn):
+        leaf, told = leaves[row.category], dict(tag.split(":") for tag in row.tags)
+        for label, value in told.items():
+            values[label].add(value)
+        assert told.get("colour") in {None, *(category_name(colour.name) for colour in leaf.colours)}
+        assert told.get("material") in {None, *(category_name(english) for english, _ in leaf.materials)}
+        assert ("pattern" in told) == (len(leaf.patterns) > 1)
+        if row.title.isascii() and "colour" in told:
+            assert told["colour"].replace("-", " ") in row.title.lower()
+        assert row.tags == tuple(sorted(row.tags))
+    assert {label: len(found) > 6 for label, found in values.items()} == dict.fromkeys(values, True)
+
+
+def test_every_material_that_is_told_is_that_of_a_category() -> None:
+    assert {english for leaf in LEAVES for english, _ in leaf.materials} >= MATERIALS
 
 
 def test_every_department_has_shops_of_both_languages() -> None:
