@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from lookalike.vectors import F32
 
 I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
 _BLOCK = 512  # Queries compared at a time: 40 MB of scores against 20,000 vectors.
 
 
@@ -50,15 +52,46 @@ def precision_at_10(vectors: F32, labels: Sequence[str]) -> float:
     return float(precisions(neighbours(vectors, 10), labels)[counted].mean()) if counted.any() else 0.0
 
 
+def voted(queries: F32, voters: F32, labels: Sequence[str], k: int = 10) -> tuple[list[str], F64]:
+    """The label that most of the k nearest voters have, for each query, and the share that have it (n,).
+
+    queries (n, dim) and voters (m, dim), m > 0, of unit norm. Of labels with as many votes the one wins whose voters
+    are nearer, by the sum of their inner products; then the first by name.
+    """
+    names, numbers = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
+    k = min(k, len(voters))
+    winners, shares = np.empty(len(queries), dtype=np.int64), np.empty(len(queries))
+    for row in range(0, len(queries), _BLOCK):
+        scores = queries[row : row + _BLOCK] @ voters.T
+        nearest = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        for at, voting in enumerate(nearest, row):
+            ballots = np.bincount(numbers[voting], minlength=len(names))
+            nearness = np.bincount(numbers[voting], scores[at - row, voting], len(names))
+            winners[at] = np.lexsort((-nearness, -ballots))[0]
+            shares[at] = ballots[winners[at]] / k
+    return [str(names[winner]) for winner in winners], shares
+
+
+class Bin(NamedTuple):
+    """Answers of about one confidence."""
+
+    confidence: float  # Mean.
+    accuracy: float  # The share of right ones.
+    answers: int
+
+
+def reliability(confidences: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], bins: int = 15) -> list[Bin]:
+    """Answers in bins of equal width by confidence, 0..1; empty bins are left out."""
+    bin_of = np.minimum((confidences * bins).astype(int), bins - 1)
+    return [
+        Bin(float(confidences[bin_of == b].mean()), float(right[bin_of == b].mean()), int((bin_of == b).sum()))
+        for b in np.unique(bin_of)
+    ]
+
+
 def expected_calibration_error(
     confidences: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], bins: int = 15
 ) -> float:
     """ECE (Guo et al. 2017): mean distance between confidence and accuracy over equal-width bins, by their sizes."""
-    if not len(confidences):
-        return 0.0
-    bin_of = np.minimum((confidences * bins).astype(int), bins - 1)
-    gaps = [
-        abs(float(confidences[bin_of == b].mean()) - float(right[bin_of == b].mean())) * int((bin_of == b).sum())
-        for b in np.unique(bin_of)
-    ]
-    return float(sum(gaps) / len(confidences))
+    told = reliability(confidences, right, bins)
+    return sum(abs(each.confidence - each.accuracy) * each.answers for each in told) / max(len(confidences), 1)

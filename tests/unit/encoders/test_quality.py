@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from encoders.quality import expected_calibration_error, neighbours, precision_at_10, precisions
+from encoders.quality import expected_calibration_error, neighbours, precision_at_10, precisions, reliability, voted
 from lookalike.vectors import F32, normalised
 
 
@@ -78,3 +78,44 @@ def test_calibration_error_is_the_distance_of_confidence_and_accuracy_weighted_b
 def test_certainty_belongs_to_the_last_bin_and_no_answers_have_no_error() -> None:
     assert expected_calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
     assert expected_calibration_error(np.array([]), np.array([], bool)) == 0
+
+
+def test_bins_of_confidence_tell_how_often_answers_were_right() -> None:
+    told = reliability(np.array([0.1, 0.2, 0.9, 0.7, 1.0]), np.array([False, True, True, False, True]), bins=2)
+
+    np.testing.assert_allclose(told, [(0.15, 0.5, 2), (2.6 / 3, 2 / 3, 3)])
+
+
+def test_the_label_of_most_of_the_nearest_wins_with_its_share() -> None:
+    voters = normalised(np.array([[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1]], np.float32))
+    queries = normalised(np.array([[1, 0.05], [0, 1]], np.float32))
+
+    names, shares = voted(queries, voters, ["a", "b", "a", "b", "b"], k=3)
+
+    assert names == ["a", "b"]
+    np.testing.assert_allclose(shares, [2 / 3, 2 / 3])  # The third nearest to the last is the third voter, an "a".
+
+
+def test_with_as_many_votes_the_nearer_wins_and_then_the_first_by_name() -> None:
+    voters = normalised(np.array([[1, 0.3], [1, 0], [0, 1], [0, -1]], np.float32))
+
+    assert voted(np.array([[1, 0]], np.float32), voters[:2], ["a", "b"])[0] == ["b"]
+    assert voted(np.array([[1, 0]], np.float32), voters[2:], ["b", "a"])[0] == ["a"]
+
+
+def test_fewer_voters_than_asked_for_all_vote() -> None:
+    voters = normalised(np.array([[1, 0], [0, 1], [0.1, 1]], np.float32))
+    names, shares = voted(np.array([[1, 0]], np.float32), voters, ["a", "b", "b"], k=10)
+
+    assert names == ["b"]
+    np.testing.assert_allclose(shares, [2 / 3])
+
+
+def test_votes_about_many_are_those_about_each_alone() -> None:
+    queries, voters = _random(1100), _random(300)
+    labels = [f"label {number % 9}" for number in range(300)]
+    together = voted(queries, voters, labels)
+
+    for row in (0, 511, 512, 1099):
+        (name,), (share,) = voted(queries[row : row + 1], voters, labels)
+        assert (name, share) == (together[0][row], together[1][row])
