@@ -18,7 +18,6 @@ Flags = npt.NDArray[np.bool_]
 PRECISIONS = tuple(percent / 100 for percent in range(50, 100))
 NEVER = 2.0  # A threshold that no probability reaches.
 _SURE = 1.2816  # Standard deviations: the precision is reached with a probability of nine in ten (one-sided Wilson).
-_FIT = 50_000  # Products to learn from: more change little and cost much.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +45,44 @@ def softmax(scores: F32) -> F32:
     return shares
 
 
-def fitted(vectors: F32, categories: npt.NDArray[np.int64], count: int) -> tuple[F32, F32]:
-    """Weights (d, count) and bias (count,) from product vectors (n, d) and their category numbers (n,), all there."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """Products whose category is known, as seen with both, with the photo alone and with the title alone."""
+
+    vectors: Mapping[Kind, F32]  # (n, d) each
+    categories: npt.NDArray[np.int64]  # (n,)
+
+
+def learnt(learning: Labelled, calibrating: Labelled, count: int) -> Classifier:
+    """From products of categories 0..count-1, each there, two at least; calibrated on other products."""
+    weights, bias = _fitted(learning, count)
+    scores = {kind: vectors @ weights + bias for kind, vectors in calibrating.vectors.items()}
+    temperatures = {kind: temperature_of(each, calibrating.categories) for kind, each in scores.items()}
+    made = Classifier(weights=weights, bias=bias, temperatures=temperatures, thresholds={})
+    thresholds = {kind: thresholds_of(*answers(made, kind, calibrating)) for kind in scores}
+    return Classifier(weights=weights, bias=bias, temperatures=temperatures, thresholds=thresholds)
+
+
+def answers(classifier: Classifier, kind: Kind, products: Labelled) -> tuple[F32, Flags]:
+    """The probability of the likeliest category of each product, and whether it is the right one."""
+    shares = classifier.probabilities(kind, products.vectors[kind])
+    return shares.max(axis=1, initial=0), shares.argmax(axis=1) == products.categories
+
+
+def _fitted(learning: Labelled, count: int) -> tuple[F32, F32]:
+    """Weights (d, count) and bias (count,), learnt from each product three times, once for each of its kinds.
+
+    From vectors of both alone, accuracy by photos falls from .874 to .867 and their calibration error rises from .021
+    to .043 (8,609 fashion products, 135 categories).
+    """
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=30.0, max_iter=200, tol=1e-3)
-    model.fit(vectors[:_FIT], categories[:_FIT])
+    kinds = list(learning.vectors.values())
+    model = LogisticRegression(C=10.0, max_iter=200, tol=1e-3)
+    model.fit(np.concatenate(kinds), np.tile(learning.categories, len(kinds)))
     weights, bias = model.coef_.T, model.intercept_
     if count == 2:  # One column: of the second category against the first.
         weights, bias = np.hstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    if weights.shape[1] != count:
-        raise ValueError(f"{weights.shape[1]} categories among the first {_FIT} products, {count} are meant")
     return weights.astype(np.float32), bias.astype(np.float32)
 
 
