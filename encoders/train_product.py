@@ -80,13 +80,13 @@ def _trained(given: Examples, out: Path, rng: np.random.Generator, say: Progress
     precision = _precisions(given, fused, judging)
     _check_better(precision)
     say("learning to tell categories")
-    sides = [_labelled(given, fused, rows, names) for rows in (learning, choosing, judging)]
-    classifier = learnt(sides[0], sides[1], len(names))
+    known, calibrating, held_out = (_labelled(given, fused, rows, names) for rows in (learning, choosing, judging))
+    classifier = learnt(known, calibrating, len(names))
     measured = {
         "learnt_from": len(learning),
         "judged_by": len(judging),
         "precision_at_10": precision,
-        "classifier": {kind.value: _judged(classifier, kind, sides[2]) for kind in Kind},
+        "classifier": {kind.value: _judged(classifier, kind, held_out) for kind in Kind},
     }
     return product.write(
         out,
