@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import grpc
 import grpc.aio
 import numpy as np
 import numpy.typing as npt
+from prometheus_client import Counter
 
 from encoders.images import SIDE_PX
 from encoders.prediction_service import GET_MODEL_STATUS, PREDICT, BadTensor, array, tensor
+from encoders.retries import RetryBudget
 from encoders.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.types import Encoded
 from lookalike.deadline import Deadline
@@ -19,24 +22,31 @@ from lookalike.rpc import MESSAGE_BYTES
 from lookalike.vectors import F32
 from protos.tfserving.v1 import prediction_pb2 as pb
 
+Answer = TypeVar("Answer", pb.PredictResponse, pb.GetModelStatusResponse)
+
 MAX_IMAGES = MESSAGE_BYTES // (SIDE_PX * SIDE_PX * 3) - 1  # 221: as many as a message holds.
 
 
-class ImageEncoder:
-    """Pixels to vectors by the model of that name at `channel`: TF-Serving, or the embedded model server."""
+RETRIES = Counter("lookalike_image_encoder_retries_total", "Calls to the model server that were tried a second time.")
 
-    def __init__(self, channel: grpc.aio.Channel, *, model: str = MODEL) -> None:
-        self._model = model
-        self._predict = channel.unary_unary(
-            PREDICT,
-            request_serializer=pb.PredictRequest.SerializeToString,
-            response_deserializer=pb.PredictResponse.FromString,
-        )
-        self._status = channel.unary_unary(
-            GET_MODEL_STATUS,
-            request_serializer=pb.GetModelStatusRequest.SerializeToString,
-            response_deserializer=pb.GetModelStatusResponse.FromString,
-        )
+
+class ImageEncoder:
+    """Pixels to vectors by the model of that name at `channels`: TF-Serving, or the embedded model server.
+
+    channels: to the same servers (`lookalike.rpc.channels`); a call takes the one with the fewest under way.
+    version, label: the version to keep to, by number or by label, at most one of them; neither: the latest there is.
+    """
+
+    def __init__(self, *channels: grpc.aio.Channel, model: str = MODEL, version: int = 0, label: str = "") -> None:
+        if not channels or (version and label):
+            raise ValueError("one or more channels, and at most one of version and label")
+        self._spec = pb.ModelSpec(name=model)
+        if label:
+            self._spec.version_label = label
+        if version:
+            self._spec.version.value = version
+        self._lanes = [_Lane(channel) for channel in channels]
+        self._budget = RetryBudget()
 
     async def encode(self, pixels: npt.NDArray[np.uint8], deadline: Deadline) -> Encoded:
         """One vector for each of (n, 224, 224, 3) uint8 images, n in 1..MAX_IMAGES.
@@ -46,36 +56,82 @@ class ImageEncoder:
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (SIDE_PX, SIDE_PX, 3) or not 1 <= len(pixels) <= MAX_IMAGES:
             raise ValueError(f"{pixels.dtype} {pixels.shape} are no 1..{MAX_IMAGES} images of 224 × 224 RGB bytes")
         request = pb.PredictRequest(
-            model_spec=pb.ModelSpec(name=self._model, signature_name=SIGNATURE),
-            inputs={IMAGES: tensor(pixels)},
-            output_filter=[FEATURES, ENCODER],
+            model_spec=self._spec, inputs={IMAGES: tensor(pixels)}, output_filter=[FEATURES, ENCODER]
         )
-        try:
-            response = await self._predict(request, timeout=_timeout_s(deadline))
-        except grpc.aio.AioRpcError as error:
-            raise _meaning(error) from error
+        request.model_spec.signature_name = SIGNATURE
+        response = await self._call(lambda lane: lane.predict(request, timeout=deadline.timeout_s()))
         try:
             return Encoded(vectors=_vectors(response, len(pixels)), encoder=_fingerprint(response, len(pixels)))
         except BadTensor as error:
             raise Unavailable(f"image encoder: not the answer of an image model: {error}") from error
 
     async def status(self, deadline: Deadline) -> Mapping[int, str]:
-        """The state of each version of the model: {3: "AVAILABLE"}. Raises as `encode` does."""
-        request = pb.GetModelStatusRequest(model_spec=pb.ModelSpec(name=self._model))
-        try:
-            response = await self._status(request, timeout=_timeout_s(deadline))
-        except grpc.aio.AioRpcError as error:
-            raise _meaning(error) from error
+        """The state of each version of the model, or of the one kept to: {3: "AVAILABLE"}. Raises as `encode` does."""
+        request = pb.GetModelStatusRequest(model_spec=self._spec)
+        response = await self._call(lambda lane: lane.status(request, timeout=deadline.timeout_s()))
         states = pb.ModelVersionStatus.State
         return {
             entry.version: states.Name(entry.state) if entry.state in states.values() else "UNKNOWN"
             for entry in response.model_version_status
         }
 
+    async def _call(self, call: Callable[[_Lane], Awaitable[Answer]]) -> Answer:
+        """Twice at most: both methods may be asked again without harm, and one connection may break."""
+        lane = self._least_busy(self._lanes)
+        try:
+            return await self._answer(lane, call)
+        except grpc.aio.AioRpcError as error:
+            if not (_lost(error) and self._budget.failed()):
+                raise _meaning(error) from error
+        RETRIES.inc()
+        try:
+            return await self._answer(self._least_busy([other for other in self._lanes if other is not lane]), call)
+        except grpc.aio.AioRpcError as error:
+            raise _meaning(error) from error
 
-def _timeout_s(deadline: Deadline) -> float | None:
-    remaining_s = deadline.remaining_s()
-    return None if remaining_s == float("inf") else remaining_s
+    async def _answer(self, lane: _Lane, call: Callable[[_Lane], Awaitable[Answer]]) -> Answer:
+        lane.in_flight += 1
+        try:
+            answer = await call(lane)
+        finally:
+            lane.in_flight -= 1
+        self._budget.succeeded()
+        return answer
+
+    def _least_busy(self, lanes: list[_Lane]) -> _Lane:
+        return min(lanes or self._lanes, key=_Lane.load)
+
+
+class _Lane:
+    """The methods on one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self.in_flight = 0
+        self.predict = channel.unary_unary(
+            PREDICT,
+            request_serializer=pb.PredictRequest.SerializeToString,
+            response_deserializer=pb.PredictResponse.FromString,
+        )
+        self.status = channel.unary_unary(
+            GET_MODEL_STATUS,
+            request_serializer=pb.GetModelStatusRequest.SerializeToString,
+            response_deserializer=pb.GetModelStatusResponse.FromString,
+        )
+
+    def load(self) -> tuple[bool, int]:
+        """A channel that is broken fails at once, so it is always the least busy one: it comes last."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE, self.in_flight
+
+
+def _lost(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the connection failed, and not the server's patience: a full batch queue is UNAVAILABLE too."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not _queue_full(error)
+
+
+def _queue_full(error: grpc.aio.AioRpcError) -> bool:
+    """TF-Serving's batcher says UNAVAILABLE "The batch scheduling queue … is full" (shared_batch_scheduler.h)."""
+    return "batch scheduling queue" in (error.details() or "")
 
 
 def _meaning(error: grpc.aio.AioRpcError) -> LookalikeError:
@@ -83,8 +139,7 @@ def _meaning(error: grpc.aio.AioRpcError) -> LookalikeError:
     code, said = error.code(), f"image encoder: {error.code().name}: {error.details()}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineGone(said)
-    # TF-Serving's batcher says UNAVAILABLE "The batch scheduling queue … is full" (shared_batch_scheduler.h).
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED or "batch scheduling queue" in (error.details() or ""):
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED or _queue_full(error):
         return Overloaded(said)
     return Unavailable(said)
 

@@ -202,6 +202,12 @@ def channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)  # noqa: TID251  # the factory itself
 
 
+def channels(address: str, count: int) -> tuple[grpc.aio.Channel, ...]:
+    """`count` of them, each with connections of its own; gRPC lets the channels of a process share them otherwise."""
+    options = (*_CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+    return tuple(grpc.aio.insecure_channel(address, options=options) for _ in range(count))  # noqa: TID251  # the factory itself
+
+
 def blocking_channel(address: str) -> grpc.Channel:
     """The same for code without an event loop."""
     return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)  # noqa: TID251  # the factory itself

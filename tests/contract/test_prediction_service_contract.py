@@ -1,6 +1,17 @@
 """What Lookalike needs of a TensorFlow-Serving server: held by the embedded model server, and by a real one.
 
-LOOKALIKE_TFSERVING_ADDRESS=host:port runs it against a server of any exported image model called `mobilenet`.
+A real one, of any exported image model called `mobilenet`:
+
+    lookalike encoders export /srv/models
+    lookalike encoders serving-config /models /srv/serving
+    docker run --rm -p 8500:8500 -v /srv/models:/models:ro -v /srv/serving:/serving:ro tensorflow/serving \\
+        --model_config_file=/serving/models.config \\
+        --enable_batching=true --batching_parameters_file=/serving/batching.config
+    LOOKALIKE_TFSERVING_ADDRESS=127.0.0.1:8500 python -m pytest tests/contract/test_prediction_service_contract.py
+
+LOOKALIKE_TFSERVING_LABEL: a version label that it has; without it, nothing is asked by label.
+LOOKALIKE_TFSERVING_BASE_PATH: where it reads the model (/models/mobilenet). With it the configuration of the server is
+replaced, and left at the latest version, which has the label if there is one.
 """
 
 from __future__ import annotations
@@ -14,31 +25,48 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from encoders.prediction_service import GET_MODEL_STATUS, PREDICT, array, tensor
+from encoders.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG, array, tensor
 from encoders.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.tfserving import ImageEncoder
 from lookalike import rpc
 from lookalike.deadline import Deadline
+from lookalike.errors import DeadlineGone, Unavailable
 from lookalike.lifecycle import SERVING
 from protos.tfserving.v1 import prediction_pb2 as pb
+from protos.tfserving.v1.config_pb2 import ModelConfig, ModelConfigList, ModelServerConfig
+from protos.tfserving.v1.saved_model_pb2 import SignatureDefMap, TensorInfo
+
+Answer = TypeVar("Answer", bound=Message)
 
 pytestmark = pytest.mark.slow  # An export and a start of TensorFlow: 20 s for all of them together.
 
 REAL = os.environ.get("LOOKALIKE_TFSERVING_ADDRESS", "")  # noqa: TID251
+REAL_LABEL = os.environ.get("LOOKALIKE_TFSERVING_LABEL", "")  # noqa: TID251
+REAL_BASE_PATH = os.environ.get("LOOKALIKE_TFSERVING_BASE_PATH", "")  # noqa: TID251
+LABEL = "stable"  # of the embedded one
 START_S = 180
 
 
+@dataclass(frozen=True)
+class Server:
+    address: str
+    label: str  # "": it has none
+    base_path: str  # "": its configuration is left alone
+
+
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A model server as an operator starts it, with a model that needs no download."""
     models = tmp_path_factory.mktemp("models")
     lookalike = [sys.executable, "-m", "lookalike"]
@@ -47,10 +75,11 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     port = address.rpartition(":")[2]
-    process = subprocess.Popen([*lookalike, "serve", "model-server", "--models", str(models), "--port", port])
+    options = ["--models", str(models), "--port", port, "--version-labels", f"{LABEL}=1"]
+    process = subprocess.Popen([*lookalike, "serve", "model-server", *options])
     try:
         wait_until_serving(address, process)
-        yield address
+        yield Server(address, LABEL, str(models / MODEL))
     finally:
         process.send_signal(signal.SIGTERM)
         status = process.wait(timeout=60)
@@ -71,16 +100,38 @@ def wait_until_serving(address: str, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(params=["embedded", "tf-serving"])
-def address(request: pytest.FixtureRequest) -> str:
+def server(request: pytest.FixtureRequest) -> Server:
     if request.param == "tf-serving" and not REAL:
         pytest.skip("no TensorFlow-Serving (LOOKALIKE_TFSERVING_ADDRESS)")
-    return REAL if request.param == "tf-serving" else str(request.getfixturevalue("embedded"))
+    if request.param == "tf-serving":
+        return Server(REAL, REAL_LABEL, REAL_BASE_PATH)
+    embedded: Server = request.getfixturevalue("embedded")
+    return embedded
 
 
 @pytest.fixture
-async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    async with rpc.channel(address) as channel:
+async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
+    async with rpc.channel(server.address) as channel:
         yield channel
+
+
+@pytest.fixture
+def label(server: Server) -> str:
+    if not server.label:
+        pytest.skip("no label of that server is known (LOOKALIKE_TFSERVING_LABEL)")
+    return server.label
+
+
+@pytest.fixture
+async def base_path(server: Server, channel: grpc.aio.Channel) -> AsyncIterator[str]:
+    """Where the model is, for a server whose configuration may be replaced; put back afterwards."""
+    if not server.base_path:
+        pytest.skip("that server's configuration is left alone (LOOKALIKE_TFSERVING_BASE_PATH)")
+    yield server.base_path
+    labels = {}
+    if server.label:
+        labels[server.label] = await available(channel)
+    await reload(channel, a_model(server.base_path, **labels))
 
 
 def pixels(count: int) -> Any:
@@ -93,10 +144,40 @@ def asked(**changes: Any) -> pb.PredictRequest:
     return pb.PredictRequest(model_spec=pb.ModelSpec(**spec), inputs=inputs, **changes)
 
 
-async def predict(channel: grpc.aio.Channel, request: pb.PredictRequest) -> pb.PredictResponse:
-    call = channel.unary_unary(PREDICT, pb.PredictRequest.SerializeToString, pb.PredictResponse.FromString)
-    response: pb.PredictResponse = await call(request, timeout=60)
+async def called(channel: grpc.aio.Channel, path: str, request: Message, answer: type[Answer]) -> Answer:
+    call = channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
+    response: Answer = await call(request, timeout=60)
     return response
+
+
+async def predict(channel: grpc.aio.Channel, request: pb.PredictRequest) -> pb.PredictResponse:
+    return await called(channel, PREDICT, request, pb.PredictResponse)
+
+
+async def status(channel: grpc.aio.Channel, **spec: Any) -> dict[int, str]:
+    request = pb.GetModelStatusRequest(model_spec=pb.ModelSpec(**{"name": MODEL, **spec}))
+    response = await called(channel, GET_MODEL_STATUS, request, pb.GetModelStatusResponse)
+    return {each.version: pb.ModelVersionStatus.State.Name(each.state) for each in response.model_version_status}
+
+
+async def available(channel: grpc.aio.Channel) -> int:
+    """The highest version that is: the one that answers who names none."""
+    return max(version for version, state in (await status(channel)).items() if state == "AVAILABLE")
+
+
+async def metadata(channel: grpc.aio.Channel, *fields: str, **spec: Any) -> pb.GetModelMetadataResponse:
+    asked_for = pb.ModelSpec(**{"name": MODEL, **spec})
+    request = pb.GetModelMetadataRequest(model_spec=asked_for, metadata_field=fields)
+    return await called(channel, GET_MODEL_METADATA, request, pb.GetModelMetadataResponse)
+
+
+def a_model(base_path: str, **labels: int) -> ModelConfig:
+    return ModelConfig(name=MODEL, base_path=base_path, model_platform="tensorflow", version_labels=labels)
+
+
+async def reload(channel: grpc.aio.Channel, *configs: ModelConfig) -> pb.ReloadConfigResponse:
+    config = ModelServerConfig(model_config_list=ModelConfigList(config=configs))
+    return await called(channel, RELOAD_CONFIG, pb.ReloadConfigRequest(config=config), pb.ReloadConfigResponse)
 
 
 async def test_the_client_gets_unit_vectors_and_their_encoder(channel: grpc.aio.Channel) -> None:
@@ -122,19 +203,103 @@ async def test_the_answer_says_which_model_and_version_made_it(channel: grpc.aio
 
 
 async def test_the_signature_may_go_unnamed_and_outputs_may_be_chosen(channel: grpc.aio.Channel) -> None:
-    response = await predict(channel, asked(spec={"signature_name": ""}, output_filter=[FEATURES]))
-    assert set(response.outputs) == {FEATURES}
+    unnamed = {"signature_name": ""}
+    for chosen in ([FEATURES], [ENCODER], [ENCODER, FEATURES], []):
+        response = await predict(channel, asked(spec=unnamed, output_filter=chosen))
+        assert set(response.outputs) == set(chosen or [FEATURES, ENCODER])
+        assert response.model_spec.signature_name == SIGNATURE
 
 
 async def test_the_version_may_be_named(channel: grpc.aio.Channel) -> None:
-    (version,) = await ImageEncoder(channel).status(Deadline.after(5))
-    request = asked()
-    request.model_spec.version.value = version
-    assert (await predict(channel, request)).model_spec.version.value == version
+    version = await available(channel)
+    response = await predict(channel, asked(spec={"version": {"value": version}}))
+    assert response.model_spec.version.value == version
+    assert await status(channel, version={"value": version}) == {version: "AVAILABLE"}
 
 
-async def test_the_model_is_available(channel: grpc.aio.Channel) -> None:
-    assert "AVAILABLE" in (await ImageEncoder(channel).status(Deadline.after(5))).values()
+async def test_a_client_may_keep_to_a_version(channel: grpc.aio.Channel) -> None:
+    version = await available(channel)
+    named = await ImageEncoder(channel, version=version).encode(pixels(2), Deadline.after(60))
+    latest = await ImageEncoder(channel).encode(pixels(2), Deadline.after(60))
+    assert named.encoder == latest.encoder
+    with pytest.raises(Unavailable, match="NOT_FOUND"):
+        await ImageEncoder(channel, version=987_654).encode(pixels(1), Deadline.after(60))
+
+
+async def test_a_version_may_be_asked_for_by_its_label(channel: grpc.aio.Channel, label: str) -> None:
+    response = await predict(channel, asked(spec={"version_label": label}))
+    (labelled,) = await status(channel, version_label=label)
+    assert response.model_spec.version.value == labelled
+    encoded = await ImageEncoder(channel, label=label).encode(pixels(2), Deadline.after(60))
+    assert {encoded.encoder.encode()} == set(array(response.outputs[ENCODER]).tolist())
+
+
+async def test_many_at_once_each_get_their_own_rows(channel: grpc.aio.Channel) -> None:
+    encoder, images = ImageEncoder(channel), pixels(24)
+    slices = [images[n : n + 1 + n % 4] for n in range(20)]
+    whole = await encoder.encode(images, Deadline.after(60))
+    answers = await asyncio.gather(*(encoder.encode(some, Deadline.after(60)) for some in slices))
+    for n, answer in enumerate(answers):
+        np.testing.assert_allclose(answer.vectors, whole.vectors[n : n + len(slices[n])], atol=1e-4)
+
+
+async def test_a_deadline_is_kept(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(DeadlineGone):
+        await ImageEncoder(channel).encode(pixels(16), Deadline.after(0.005))
+
+
+async def test_metadata_tell_what_goes_in_and_comes_out(channel: grpc.aio.Channel) -> None:
+    response = await metadata(channel, "signature_def")
+    assert (response.model_spec.name, response.model_spec.version.value) == (MODEL, await available(channel))
+    packed = response.metadata["signature_def"]
+    assert packed.TypeName() == "tensorflow.serving.SignatureDefMap"
+    signature = SignatureDefMap.FromString(packed.value).signature_def[SIGNATURE]
+    assert {name: (info.dtype, sizes(info)) for name, info in signature.inputs.items()} == {
+        IMAGES: (pb.DT_UINT8, [-1, 224, 224, 3])
+    }
+    assert {name: info.dtype for name, info in signature.outputs.items()} == {
+        FEATURES: pb.DT_FLOAT,
+        ENCODER: pb.DT_STRING,
+    }
+    assert sizes(signature.outputs[FEATURES]) == [-1, DIM]
+    assert signature.method_name == "tensorflow/serving/predict"
+
+
+def sizes(info: TensorInfo) -> list[int]:
+    return [dim.size for dim in info.tensor_shape.dim]
+
+
+async def test_metadata_that_there_are_not_are_refused(channel: grpc.aio.Channel) -> None:
+    for fields, spec, code in (
+        ((), {}, INVALID),
+        (("weights",), {}, INVALID),
+        (("signature_def",), {"name": "resnet"}, UNKNOWN),
+        (("signature_def",), {"version": {"value": 987_654}}, UNKNOWN),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await metadata(channel, *fields, **spec)
+        assert refused.value.code() is code
+
+
+async def test_the_latest_version_is_loaded_and_may_be_labelled(channel: grpc.aio.Channel, base_path: str) -> None:
+    version = await available(channel)
+    response = await reload(channel, a_model(base_path, canary=version))
+    assert response.status.error_code == 0
+    canary = await predict(channel, asked(spec={"version_label": "canary"}))
+    assert canary.model_spec.version.value == version
+
+
+async def test_a_label_of_a_version_that_is_not_served_is_refused(channel: grpc.aio.Channel, base_path: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="not currently available for inference") as refused:
+        await reload(channel, a_model(base_path, canary=987_654))
+    assert refused.value.code() is WRONG
+    assert await available(channel)
+
+
+async def test_a_configuration_without_a_list_of_models_is_refused(channel: grpc.aio.Channel, base_path: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="Only ModelConfigList") as refused:
+        await called(channel, RELOAD_CONFIG, pb.ReloadConfigRequest(), pb.ReloadConfigResponse)
+    assert refused.value.code() is INVALID
 
 
 INVALID, UNKNOWN = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
@@ -154,9 +319,9 @@ WRONG = grpc.StatusCode.FAILED_PRECONDITION
         pytest.param({"inputs": {IMAGES: tensor(pixels(1).astype(np.float32))}}, INVALID, id="other type"),
         pytest.param({"inputs": {IMAGES: tensor(pixels(1)[:, :100].copy())}}, INVALID, id="other shape"),
         pytest.param({"inputs": {IMAGES: tensor(pixels(1)[0])}}, INVALID, id="other rank"),
-        pytest.param({"inputs": {IMAGES: tensor(pixels(0))}}, INVALID, id="no images"),
         pytest.param({"inputs": {IMAGES: pb.TensorProto(dtype=pb.DT_UINT8)}}, INVALID, id="no values"),
         pytest.param({"output_filter": ["labels"]}, INVALID, id="unknown output"),
+        pytest.param({"output_filter": [FEATURES, FEATURES]}, INVALID, id="an output twice"),
     ],
 )
 async def test_a_request_that_does_not_fit_the_model_is_refused(
@@ -168,16 +333,25 @@ async def test_a_request_that_does_not_fit_the_model_is_refused(
     assert refused.value.details()
 
 
-async def test_the_status_of_an_unknown_model_is_not_found(channel: grpc.aio.Channel) -> None:
-    call = channel.unary_unary(
-        GET_MODEL_STATUS, pb.GetModelStatusRequest.SerializeToString, pb.GetModelStatusResponse.FromString
-    )
+async def test_requests_without_a_model_are_refused(channel: grpc.aio.Channel) -> None:
+    for path, request, answer in (
+        (PREDICT, pb.PredictRequest(), pb.PredictResponse),
+        (GET_MODEL_STATUS, pb.GetModelStatusRequest(), pb.GetModelStatusResponse),
+        (GET_MODEL_METADATA, pb.GetModelMetadataRequest(), pb.GetModelMetadataResponse),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await called(channel, path, request, answer)
+        assert refused.value.code() is INVALID
+
+
+@pytest.mark.parametrize("spec", [{"name": "resnet"}, {"version": {"value": 987_654}}])
+async def test_the_status_of_what_there_is_not_is_not_found(channel: grpc.aio.Channel, spec: dict[str, Any]) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await call(pb.GetModelStatusRequest(model_spec=pb.ModelSpec(name="resnet")), timeout=5)
+        await status(channel, **spec)
     assert refused.value.code() is UNKNOWN
 
 
-async def test_the_official_messages_are_understood(address: str, channel: grpc.aio.Channel) -> None:
+async def test_the_official_messages_are_understood(server: Server, channel: grpc.aio.Channel) -> None:
     """A client with the stubs of the tensorflow-serving-api package, in a process of its own."""
     script = f"""
 import importlib.util, sys, types
@@ -185,7 +359,7 @@ empty = types.ModuleType("tensorflow")
 empty.__path__ = list(importlib.util.find_spec("tensorflow").submodule_search_locations)
 sys.modules["tensorflow"] = empty
 import grpc
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 request = predict_pb2.PredictRequest()
 request.model_spec.name = "{MODEL}"
 images = request.inputs["{IMAGES}"]
@@ -193,11 +367,17 @@ images.dtype, images.tensor_content = 4, bytes(224 * 224 * 3)
 for size in (1, 224, 224, 3):
     images.tensor_shape.dim.add(size=size)
 with grpc.insecure_channel(sys.argv[1]) as channel:
-    answer = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=60)
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    answer = stub.Predict(request, timeout=60)
+    about = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    about.model_spec.name = "{MODEL}"
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    assert stub.GetModelMetadata(about, timeout=60).metadata["signature_def"].Unpack(signatures)
+    assert "{IMAGES}" in signatures.signature_def["{SIGNATURE}"].inputs
 print(answer.outputs["{ENCODER}"].string_val[0].decode())
 """
     done = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, address, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parent
+        sys.executable, "-c", script, server.address, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parent
     )
     printed, _ = await done.communicate()
     assert done.returncode == 0

@@ -1,0 +1,166 @@
+"""The image encoder's connections, retries and pins over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from encoders.prediction_service import PREDICT, strings, tensor
+from encoders.serving.policy import All
+from encoders.signature import DIM, ENCODER, FEATURES
+from encoders.tfserving import ImageEncoder
+from lookalike import rpc
+from lookalike.deadline import Deadline
+from lookalike.errors import DeadlineGone, LookalikeError, Overloaded, Unavailable
+from protos.tfserving.v1 import prediction_pb2 as pb
+from tests.rpc.model_servers import Arithmetic, images, served, until, write_version
+
+Predict = Callable[[pb.PredictRequest, grpc.aio.ServicerContext[Any, Any]], Awaitable[pb.PredictResponse]]
+NOWHERE = "127.0.0.1:1"
+FULL = "The batch scheduling queue to which this task was submitted is full"
+
+
+@asynccontextmanager
+async def answering(predict: Predict) -> AsyncIterator[str]:
+    async def call(request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PredictResponse:
+        return await predict(request, context)
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        call, pb.PredictRequest.FromString, pb.PredictResponse.SerializeToString
+    )
+    service, method = PREDICT.strip("/").split("/")
+    server = rpc.server([grpc.method_handlers_generic_handler(service, {method: handler})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+def one_vector() -> pb.PredictResponse:
+    return pb.PredictResponse(
+        outputs={FEATURES: tensor(np.eye(1, DIM, dtype=np.float32)), ENCODER: strings([b"mobilenet-a"])}
+    )
+
+
+class Failing:
+    """Fails with a status, the first `times` times it is asked."""
+
+    def __init__(self, code: grpc.StatusCode, details: str = "", *, times: int = 1_000) -> None:
+        self.asked = 0
+        self._code, self._details, self._times = code, details, times
+
+    async def __call__(
+        self, request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.PredictResponse:
+        self.asked += 1
+        if self.asked <= self._times:
+            await context.abort(self._code, self._details)
+        return one_vector()
+
+
+async def test_a_call_whose_connection_fails_is_tried_once_more_on_another() -> None:
+    server = Failing(grpc.StatusCode.OK, times=0)
+    async with answering(server) as address, rpc.channel(NOWHERE) as broken, rpc.channel(address) as whole:
+        encoder = ImageEncoder(broken, whole)
+        assert (await encoder.encode(images(0), Deadline.after(5))).encoder == "mobilenet-a"
+        await until(lambda: broken.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
+        for _ in range(20):  # More than the budget has retries: the broken one is left alone now.
+            await encoder.encode(images(0), Deadline.after(5))
+    assert server.asked == 21
+
+
+async def test_a_server_that_says_unavailable_is_asked_twice_and_no_more() -> None:
+    server = Failing(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    async with answering(server) as address, rpc.channel(address) as channel:
+        with pytest.raises(Unavailable, match="Socket closed"):
+            await ImageEncoder(channel).encode(images(0), Deadline.after(5))
+    assert server.asked == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, FULL, Overloaded),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "", Overloaded),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "", DeadlineGone),
+        (grpc.StatusCode.INTERNAL, "", Unavailable),
+        (grpc.StatusCode.INVALID_ARGUMENT, "", Unavailable),
+        (grpc.StatusCode.NOT_FOUND, "", Unavailable),
+        (grpc.StatusCode.FAILED_PRECONDITION, "", Unavailable),
+    ],
+)
+async def test_what_a_second_try_would_not_mend_is_not_tried_again(
+    code: grpc.StatusCode, details: str, kind: type[LookalikeError]
+) -> None:
+    server = Failing(code, details)
+    async with answering(server) as address, rpc.channel(address) as channel:
+        with pytest.raises(kind):
+            await ImageEncoder(channel).encode(images(0), Deadline.after(5))
+    assert server.asked == 1
+
+
+async def test_where_most_calls_fail_none_is_tried_again_until_some_succeed() -> None:
+    server = Failing(grpc.StatusCode.UNAVAILABLE, "away", times=16 + 4)
+    async with answering(server) as address, rpc.channel(address) as channel:
+        encoder = ImageEncoder(channel)
+        for _ in range(16):
+            with pytest.raises(Unavailable):
+                await encoder.encode(images(0), Deadline.after(5))
+        assert server.asked == 16 + 4
+        await encoder.encode(images(0), Deadline.after(5))
+
+
+async def test_after_its_deadline_nothing_is_tried_again() -> None:
+    async def slow(request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PredictResponse:
+        await asyncio.sleep(5)
+        return one_vector()
+
+    async with answering(slow) as address, rpc.channel(address) as channel:
+        with pytest.raises(DeadlineGone):
+            await ImageEncoder(channel).encode(images(0), Deadline.after(0.1))
+        with pytest.raises(DeadlineGone):
+            await ImageEncoder(channel).encode(images(0), Deadline.after(-1))
+
+
+async def test_calls_are_spread_over_connections_of_their_own() -> None:
+    peers, together = set(), asyncio.Barrier(4)
+
+    async def remember(request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PredictResponse:
+        peers.add(context.peer())
+        await together.wait()
+        return one_vector()
+
+    async with answering(remember) as address:
+        channels = rpc.channels(address, 2)
+        encoder = ImageEncoder(*channels)
+        await asyncio.gather(*(encoder.encode(images(0), Deadline.after(5)) for _ in range(4)))
+        await asyncio.gather(*(channel.close() for channel in channels))
+    assert len(peers) == 2
+
+
+async def test_a_client_keeps_to_its_version_or_its_label(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, 2, 3)
+    load = lambda path: Arithmetic(f"mobilenet-{path.name}")  # noqa: E731
+    async with served(tmp_path, load, policy=All(), labels={"stable": 2}) as channel:
+        encoders = [ImageEncoder(channel, version=1), ImageEncoder(channel, label="stable"), ImageEncoder(channel)]
+        answers = [(await encoder.encode(images(0), Deadline.after(5))).encoder for encoder in encoders]
+        assert answers == ["mobilenet-1", "mobilenet-2", "mobilenet-3"]
+        assert await encoders[1].status(Deadline.after(5)) == {2: "AVAILABLE"}
+        with pytest.raises(Unavailable, match="Unrecognized servable version label"):
+            await ImageEncoder(channel, label="canary").encode(images(0), Deadline.after(5))
+
+
+async def test_version_and_label_at_once_are_a_mistake() -> None:
+    async with rpc.channel(NOWHERE) as channel:
+        with pytest.raises(ValueError, match="at most one"):
+            ImageEncoder(channel, version=1, label="stable")
