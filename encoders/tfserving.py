@@ -17,7 +17,7 @@ from encoders.retries import RetryBudget
 from encoders.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.types import Encoded
 from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, LookalikeError, Overloaded, Unavailable
+from lookalike.errors import BadSettings, DeadlineGone, LookalikeError, Overloaded, Unavailable
 from lookalike.rpc import MESSAGE_BYTES
 from lookalike.vectors import F32
 from protos.tfserving.v1 import prediction_pb2 as pb
@@ -34,12 +34,12 @@ class ImageEncoder:
     """Pixels to vectors by the model of that name at `channels`: TF-Serving, or the embedded model server.
 
     channels: to the same servers (`lookalike.rpc.channels`); a call takes the one with the fewest under way.
-    version, label: the version to keep to, by number or by label, at most one of them; neither: the latest there is.
+    version, label: the version to keep to, by number or by label; neither: the latest there is. Both: BadSettings.
     """
 
     def __init__(self, *channels: grpc.aio.Channel, model: str = MODEL, version: int = 0, label: str = "") -> None:
-        if not channels or (version and label):
-            raise ValueError("one or more channels, and at most one of version and label")
+        if version and label:
+            raise BadSettings(f"model_version={version}, model_label={label}: at most one of them")
         self._spec = pb.ModelSpec(name=model)
         if label:
             self._spec.version_label = label

@@ -16,6 +16,11 @@ class GatewaySettings(ProcessSettings):
     shards: tuple[str, ...] = setting((), "addresses of the shards, host:port, in the order of their ordinals")
     model_server: str = setting("", "host:port of TF-Serving or the model server; empty: no photo queries")
     model: str = setting("mobilenet", "name of the image model in TF-Serving")
+    model_version: int = setting(0, "version of the image model to keep to; 0: the latest, or model_label's", at_least=0)
+    model_label: str = setting("", "version label of the image model to keep to; empty: none")
+    # To one server two or four were no faster than one (8 calls of 1 or 16 photos in flight, loopback); where a load
+    # balancer takes whole connections, each is another server.
+    model_server_connections: int = setting(1, "HTTP/2 connections to the model server", at_least=1, at_most=64)
     text_encoder: str = setting("", "host:port of the text and the product encoder; empty: no text queries")
     redis: str = setting("", "redis://… of the result cache; empty: a cache in this process's memory", secret=True)
     cache_ttl_s: float = setting(3600.0, "life of a cached answer; 0: no cache", at_least=0, at_most=7 * 86400)

@@ -19,7 +19,7 @@ from encoders.signature import DIM, ENCODER, FEATURES
 from encoders.tfserving import ImageEncoder
 from lookalike import rpc
 from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, LookalikeError, Overloaded, Unavailable
+from lookalike.errors import BadSettings, DeadlineGone, LookalikeError, Overloaded, Unavailable
 from protos.tfserving.v1 import prediction_pb2 as pb
 from tests.rpc.model_servers import Arithmetic, images, served, until, write_version
 
@@ -162,5 +162,5 @@ async def test_a_client_keeps_to_its_version_or_its_label(tmp_path: Path) -> Non
 
 async def test_version_and_label_at_once_are_a_mistake() -> None:
     async with rpc.channel(NOWHERE) as channel:
-        with pytest.raises(ValueError, match="at most one"):
+        with pytest.raises(BadSettings, match="at most one"):
             ImageEncoder(channel, version=1, label="stable")
