@@ -78,7 +78,7 @@ def test_warm_up_requests_are_where_tf_serving_looks_for_them(untrained: Exporte
         pb.PredictionLog.FromString(record.numpy()).predict_log.request
         for record in tf.data.TFRecordDataset([str(file)])
     ]
-    assert [request.inputs[IMAGES].tensor_shape.dim[0].size for request in requests] == [1, 8]
+    assert [request.inputs[IMAGES].tensor_shape.dim[0].size for request in requests] == [1, 8, 16]
 
 
 def test_untrained_says_so_in_the_log_and_in_its_name(
