@@ -7,6 +7,7 @@ how the network's ImageNet weights met their pictures. Colour profiles are ignor
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from typing import Final
@@ -17,8 +18,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 SIDE_PX: Final = 224
 MAX_BYTES: Final = 8 << 20
-# Decoding takes up to 9 bytes a pixel (a palette, its RGBA, and that premultiplied): 450 MB at the worst.
+# Decoding takes up to 8 bytes a pixel (a progressive CMYK JPEG, of which libjpeg keeps every coefficient); a WebP 16
+# (two canvases, their bytes, Pillow's image): 400 MB at the worst. A PNG, GIF or BMP takes 4, and an eighth of 8 more.
 MAX_PIXELS: Final = 50_000_000
+MAX_WEBP_PIXELS: Final = 25_000_000
 MAX_SIDE_PX: Final = 65_535  # What a JPEG can be; a picture a pixel high and millions wide is an attack.
 
 _SIGNATURES: Final = {
@@ -29,6 +32,9 @@ _SIGNATURES: Final = {
     "BMP": re.compile(rb"BM"),
 }
 _SIZE: Final = (SIDE_PX, SIDE_PX)
+# Above so many pixels the square is made in bands, so that an eighth of the picture is held in colour at a time.
+_WHOLE_PIXELS: Final = 4_000_000
+_BAND_PX: Final = SIDE_PX // 8
 # What Pillow warns of is decided here, or is harmless (damaged EXIF: not rotated). A filter and not `catch_warnings`,
 # which changes the whole process and goes wrong when two threads decode.
 _PILLOW_IS_QUIET: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -52,7 +58,7 @@ def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
-            _check_size(*image.size)
+            _check_size(*image.size, MAX_WEBP_PIXELS if kind == "WebP" else MAX_PIXELS)
             return np.array(_pixels(image), dtype=np.uint8)
     except BadImage:
         raise
@@ -75,22 +81,39 @@ def _kind(data: bytes) -> str:
     raise BadImage(f"not one of {', '.join(_SIGNATURES)}")
 
 
-def _check_size(width_px: int, height_px: int) -> None:
+def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:
     if not (1 <= width_px <= MAX_SIDE_PX and 1 <= height_px <= MAX_SIDE_PX):
         raise BadImage(f"{width_px} × {height_px} pixels: a side has 1 to {MAX_SIDE_PX:,}")
-    if width_px * height_px > MAX_PIXELS:
-        raise BadImage(f"{width_px} × {height_px} pixels, {MAX_PIXELS:,} are allowed")
+    if width_px * height_px > max_pixels:
+        raise BadImage(f"{width_px} × {height_px} pixels, {max_pixels:,} are allowed")
 
 
 def _pixels(image: Image.Image) -> Image.Image:
     """Shrink first: turning it upright and laying it on white are the same on the small square, and cost nothing."""
     # A JPEG is decoded at 1/2, 1/4 or 1/8 as long as twice the pixels needed remain. Other formats ignore it.
     image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))
-    colour = _in_colour(image)
-    square = colour.resize(_SIZE, Image.Resampling.BILINEAR)
+    image.load()
+    square = _shrunk(image)
     if square.mode == "RGBA":
         square = Image.alpha_composite(Image.new("RGBA", _SIZE, "white"), square)
     return _upright(square.convert("RGB"), image.info.get("exif", b""))
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    """RGB, or RGBA where something is transparent. Bands differ from the whole by what rounding does."""
+    if image.width * image.height <= _WHOLE_PIXELS:
+        return _in_colour(image).resize(_SIZE, Image.Resampling.BILINEAR)
+    square = Image.new(_colour_mode(image), _SIZE)
+    scale = image.height / SIDE_PX
+    for top in range(0, SIDE_PX, _BAND_PX):
+        begin, end = top * scale, (top + _BAND_PX) * scale
+        # The filter looks one row of the square, and at least one of the picture, beyond the band.
+        first = max(0, math.floor(begin - max(scale, 1)))
+        last = min(image.height, math.ceil(end + max(scale, 1)))
+        strip = _in_colour(image.crop((0, first, image.width, last)))
+        box = (0, begin - first, image.width, min(end, image.height) - first)
+        square.paste(strip.resize((SIDE_PX, _BAND_PX), Image.Resampling.BILINEAR, box), (0, top))
+    return square
 
 
 def _upright(square: Image.Image, exif: bytes) -> Image.Image:
@@ -103,8 +126,11 @@ def _upright(square: Image.Image, exif: bytes) -> Image.Image:
 
 def _in_colour(image: Image.Image) -> Image.Image:
     """RGB, or RGBA where something is transparent; the image itself where it is that already."""
-    image.load()
+    mode = _colour_mode(image)
     if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255.
         image = Image.fromarray((np.asarray(image, dtype=np.uint32) // 257).astype(np.uint8))
-    mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode else image.convert(mode)
+
+
+def _colour_mode(image: Image.Image) -> str:
+    return "RGBA" if image.has_transparency_data else "RGB"
