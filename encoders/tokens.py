@@ -21,12 +21,20 @@ _RUNS = re.compile(f"(?P<japanese>{_JAPANESE})|{_OTHER}")
 
 # What shops write into any title, of whatever product. Every repetition is bounded: a text may be 64 KiB of digits.
 _NOTICES = re.compile(
-    r"(?:全品)?送料(?:無料|込み?|別)|(?:最大)?ポイント ?\d{1,3} ?倍|あす楽(?:対応)?|最短(?:即日|翌日)"
-    r"|(?:即日|翌日)(?:発送|出荷|配送)|即納|楽天(?:ランキング)?\d位|ランキング\d位|\d位(?:獲得|受賞)|(?:off)?クーポン(?:配布中|利用で?|対象)?|メール便(?:対応|可|不可)?"
-    r"|ネコポス(?:対応|可)?|ゆうパケット|(?:数量|期間|本日|当店|会員)限定|レビュー(?:を書いて|特典)|代引き?(?:不可|手数料無料)"
-    r"|返品(?:不可|交換)|(?:タイム|スーパー)セール|在庫処分|訳あり|お買い物マラソン|\d{1,2} ?% ?off"
-    r"|free shipping|limited time offer|best price guaranteed|['’]s\b"
+    r"(?:全品|全国|宅配便)?送料(?:無料|込み?|別)|あす楽(?:対応)?|最短(?:即日|翌日)|(?:即日|翌日)(?:発送|出荷|配送)|即納|在庫(?:あり|処分)"
+    r"|エントリーで|(?:最大)?(?:ポイント|(?<![a-z\d])p) ?(?:最大)? ?[\d〇○.~〜-]{1,6} ?倍|〇倍"
+    r"|(?:最大)?(?:\d{1,2} ?%|\d{1,7} ?円) ?off(?![a-z])|(?:off)?クーポン(?:配布中|利用で?|対象)?"
+    r"|(?:楽天)?(?:ランキング|楽天)第?\d{1,2}位|\d{1,2}位(?:獲得|受賞)|累計\d{1,4}万?[個本枚台]?突破"
+    r"|メール便(?:対応|可|不可)?|ネコポス(?:対応|可)?|ゆうパケット|(?:数量|期間|本日|当店|会員|週末|\d{1,3}時間)限定"
+    r"|レビュー(?:を書いて|特典|で)|代引き?(?:不可|手数料無料)|返品(?:不可|交換)|ラッピング(?:無料|対応|可)"
+    r"|(?:タイム|スーパー)?セール(?:中|開催中|対象)?(?!ス)|半額|激安|大?特価|お買い?得|訳あり|お買い物マラソン"
+    r"|税(?:込み?|抜き?|別)|free shipping|limited time offer|best price guaranteed|['’]s\b"
 )
+# 3,980円, ¥3980; not a 500円玉貯金箱 (for coins) or anything round (円形).
+_PRICES = re.compile(r"(?<!\d)(?:¥ ?\d{1,9}(?!\d)|\d{1,9} ?円(?![形筒卓錐盤柱玉札周]))")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# WH-1000XM5, NR-F609HPX: one word, as those write it who leave the hyphen out. Pack-of-30 and T-shirt are none.
+_MODELS = re.compile(r"(?<![a-z\d-])([a-z]{1,3})-(?=[a-z]{0,3}\d{2})")
 _MARKS = str.maketrans(dict.fromkeys("™®©℠", " "))  # NFKC would glue "TM" to the brand.
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 _UNSEEN = re.compile(r"<!--|<script\b|<style\b", re.IGNORECASE)
@@ -75,7 +83,8 @@ def cleaned(text: str) -> str:
     if "<" in text:
         text = _TAG.sub(" ", _without_unseen(text))
     text = unicodedata.normalize("NFKC", text)[:MAX_TEXT_BYTES]  # One character can become eighteen.
-    return _NOTICES.sub(" ", text.lower())
+    text = _MODELS.sub(r"\1", _THOUSANDS.sub("", text.lower()))
+    return _PRICES.sub(" ", _NOTICES.sub(" ", text))
 
 
 def _without_unseen(markup: str) -> str:
