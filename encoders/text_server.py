@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from prometheus_client import Histogram
 from threadpoolctl import threadpool_limits
 
-from encoders import text
+from encoders import product, product_server, text
+from encoders.product_server import ProductService
 from encoders.tokens import MAX_TEXT_BYTES
 from lookalike import lifecycle, rpc, telemetry
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
-from lookalike.errors import BadSettings, InvalidRequest, Overloaded, Unavailable
+from lookalike.errors import BadArtifact, BadSettings, InvalidRequest, Overloaded, Unavailable
 from lookalike.settings import ProcessSettings, load, setting
 from lookalike.vectors import F32, pack
 from protos.lookalike.v1 import text_encoder_pb2 as pb
 
+Result = TypeVar("Result")
 SERVICE = pb.DESCRIPTOR.services_by_name["TextEncoder"]
 MAX_TEXTS = 1024
 # A text counts as one for each KiB begun: a title is one, the longest text 64. One of 64 holds the thread for 0.03 s,
@@ -35,9 +37,10 @@ UNIT_BYTES = 1 << 10
 BATCH_TEXTS = Histogram("lookalike_text_batch_texts", "Texts encoded together.", buckets=(1, 2, 4, 8, 16, 32, 64, 256))
 BATCH_SECONDS = Histogram("lookalike_text_batch_seconds", "Time for one batch.", buckets=telemetry.SECONDS_BUCKETS)
 
-DESCRIPTION = """Words to vectors, for gateways and index builds.
+DESCRIPTION = """Words to vectors, and products to vectors and categories, for gateways.
 
-  lookalike serve text-encoder --artifact texts/scdv-3f9a0c17d2b4 --port 7100"""
+  lookalike serve text-encoder --artifact texts/scdv-3f9a0c17d2b4 --port 7100
+  lookalike serve text-encoder --artifact texts/scdv-3f9a0c17d2b4 --product-artifact texts/product-81c09b2e77aa"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,9 @@ class TextEncoderSettings(ProcessSettings):
     PREFIX: ClassVar[str] = "LOOKALIKE_TEXT_ENCODER_"
 
     artifact: Path | None = setting(None, "folder of the trained encoder, as written by `lookalike update`")  # noqa: RUF009  # a field, no value
+    product_artifact: Path | None = setting(
+        None, "folder of the product encoder of this text encoder's vectors, if any"
+    )  # noqa: RUF009  # a field, no value
     max_batch: int = setting(64, "texts encoded together; a long one counts by the KiB", at_least=1, at_most=MAX_TEXTS)
     max_waiting: int = setting(
         4096, "texts, by the KiB, not yet answered; beyond it: RESOURCE_EXHAUSTED", at_least=1, at_most=1 << 20
@@ -75,11 +81,12 @@ class Encoder:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def load(self, artifact: Path) -> None:
-        """Load and warm up. Raises BadArtifact."""
+    async def load(self, artifact: Path) -> str:
+        """Load and warm up; the fingerprint. Raises BadArtifact."""
         model = await asyncio.to_thread(text.load, artifact)
-        await self._run(model, ["warm up", "温まる"])
+        await self.run(lambda: model.encode(["warm up", "温まる"]))
         self._model = model
+        return model.fingerprint
 
     async def describe(self, request: pb.DescribeEncoderRequest, deadline: Deadline) -> pb.EncoderState:
         model = self._loaded()
@@ -92,9 +99,19 @@ class Encoder:
         for i, each in enumerate(request.texts):
             if len(each.encode()) > MAX_TEXT_BYTES:
                 raise InvalidRequest(f"texts[{i}]", f"{len(each.encode())} bytes; {MAX_TEXT_BYTES} are the most")
-        with self._admitted(sum(map(units_of, request.texts))):
-            slices = [await self._batches(each, deadline) for each in sliced(request.texts, self._max_batch)]
-        return pb.EncodeTextResponse(vectors=pack(np.concatenate(slices)), dim=model.dim, fingerprint=model.fingerprint)
+        vectors = await self.vectors(request.texts, deadline)
+        return pb.EncodeTextResponse(vectors=pack(vectors), dim=model.dim, fingerprint=model.fingerprint)
+
+    async def vectors(self, texts: Sequence[str], deadline: Deadline) -> F32:
+        """(n, dim) float32: unit rows, zeros for a text with nothing to encode. Raises Overloaded, DeadlineGone."""
+        self._loaded()
+        with self._admitted(sum(map(units_of, texts))):
+            slices = [await self._batches(each, deadline) for each in sliced(texts, self._max_batch)]
+        return np.concatenate(slices)
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """The outcome of work on the encoder's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     @contextmanager
     def _admitted(self, units: int) -> Iterator[None]:
@@ -109,12 +126,10 @@ class Encoder:
 
     async def _encode(self, requests: list[Sequence[str]]) -> list[F32]:
         with BATCH_SECONDS.time():
-            vectors = await self._run(self._loaded(), [each for texts in requests for each in texts])
+            model, batch = self._loaded(), [each for texts in requests for each in texts]
+            vectors = await self.run(lambda: model.encode(batch))
         BATCH_TEXTS.observe(len(vectors))
         return np.split(vectors, np.cumsum([len(texts) for texts in requests])[:-1])
-
-    async def _run(self, model: text.TextModel, texts: list[str]) -> F32:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, model.encode, texts)
 
     def _loaded(self) -> text.TextModel:
         if self._model is None:
@@ -153,8 +168,29 @@ async def serve(settings: TextEncoderSettings, artifact: Path) -> None:
     # A title is a product of small matrices: more threads cost ten times the CPU and save nothing.
     threadpool_limits(1, "blas")
     encoder = Encoder(settings)
-    handlers = [rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})]
+    products = ProductService(encoder)
+    handlers = [
+        rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode}),
+        rpc.handler(product_server.SERVICE, products.methods()),
+    ]
+    services = [SERVICE.full_name]
+    if settings.product_artifact is not None:
+        services.append(product_server.SERVICE.full_name)
+
+    async def load_all() -> None:
+        fingerprint = await encoder.load(artifact)
+        if settings.product_artifact is not None:
+            products.serve(await asyncio.to_thread(_product_model, settings.product_artifact, fingerprint))
+
     try:
-        await lifecycle.serve(settings, handlers, services=(SERVICE.full_name,), warm_up=lambda: encoder.load(artifact))
+        await lifecycle.serve(settings, handlers, services=services, warm_up=load_all)
     finally:
         encoder.close()
+
+
+def _product_model(artifact: Path, text_encoder: str) -> product.ProductModel:
+    """Raises BadArtifact."""
+    model = product.load(artifact)
+    if model.text_encoder != text_encoder:
+        raise BadArtifact(f"{artifact}: trained on vectors of {model.text_encoder}; the text encoder is {text_encoder}")
+    return model
