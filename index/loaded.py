@@ -36,6 +36,7 @@ class _Kind(NamedTuple):
     space: Space.ValueType
     filter: bytes
     k: int
+    enough: int
     exact: bool
 
 
@@ -98,7 +99,8 @@ class LoadedShard:
         for kind, members in groups.items():
             vectors = np.stack([vector for _, vector in members])
             passing = self._passing(kind.space, kind.filter)
-            found = self.spaces[kind.space].search(vectors, kind.k, passing, audit=kind.exact)
+            searched = self.spaces[kind.space]
+            found = searched.search(vectors, kind.k, passing, audit=kind.exact, enough=kind.enough)
             for (i, _), neighbours in zip(members, found, strict=True):
                 nearest[i].append(neighbours)
         return [
@@ -202,7 +204,7 @@ def _searches(query: Query) -> list[tuple[_Kind, F32]]:
     if several and query.exact:
         return []
     k = fusion.depth(query.k) if several else query.k
-    return [(_Kind(number, query.filter, k, query.exact), vector) for number, vector in query.vectors.items()]
+    return [(_Kind(number, query.filter, k, query.k, query.exact), vector) for number, vector in query.vectors.items()]
 
 
 def _from(start: int, end: int, passing: Passing | None) -> Iterable[int]:

@@ -55,13 +55,17 @@ class SpaceIndex:
         scores: F32 = scores_of(query[None, :], self.vectors, np.where(here, at, -1)[None, :])[0]
         return np.where(here, scores, np.float32(0))
 
-    def search(self, queries: F32, k: int, passing: Passing | None = None, *, audit: bool = False) -> list[Neighbours]:
+    def search(
+        self, queries: F32, k: int, passing: Passing | None = None, *, audit: bool = False, enough: int | None = None
+    ) -> list[Neighbours]:
         """The k nearest to each of the queries (n, dim), by rows of the shard's table; fewer only where fewer pass.
 
         passing: over the vectors here, not over the table. audit: compare with every passing vector.
+        enough:  so many will do where the lists that are visited hold no more; k unless given.
         """
         count = len(self) if passing is None else passing.count
         k = min(k, count)
+        enough = k if enough is None else min(enough, k)
         rung = None if audit or self._codes is None else plan(self.entry, len(self), count, k)
         found: list[Neighbours] = []
         for start in range(0, len(queries), BATCH):
@@ -69,13 +73,16 @@ class SpaceIndex:
             if rung is None:
                 found += [self._compare(query, k, passing) for query in part]
             else:
-                found += self._complete(part, k, passing, self.probe(part, k, rung, passing))
+                probed = self.probe(part, k, rung, passing)
+                found += self._complete(part, k, passing, probed, enough)
         return [Neighbours(self.rows[rows], scores) for rows, scores in found]
 
-    def _complete(self, queries: F32, k: int, passing: Passing | None, found: list[Neighbours]) -> Iterator[Neighbours]:
-        """Where the lists visited held less than k that pass, compare with all: no short answer hides what exists."""
+    def _complete(
+        self, queries: F32, k: int, passing: Passing | None, found: list[Neighbours], enough: int
+    ) -> Iterator[Neighbours]:
+        """Where the lists visited held too few that pass, compare with all: no short answer hides what exists."""
         for query, neighbours in zip(queries, found, strict=True):
-            yield neighbours if len(neighbours.rows) == k else self._compare(query, k, passing)
+            yield neighbours if len(neighbours.rows) >= enough else self._compare(query, k, passing)
 
     def _compare(self, query: F32, k: int, passing: Passing | None) -> Neighbours:
         return exact(query, self.vectors, k, None if passing is None else passing.rows)

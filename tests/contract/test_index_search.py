@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from index import codes
 from index.filters import Passing
-from index.manifest import IndexEntry
+from index.manifest import IndexEntry, Rung
 from index.recipe import measured
 from index.space import SpaceIndex
 from tests.unit.index.samples import clustered, recall, unit_vectors
@@ -110,6 +111,17 @@ def test_a_search_for_much_gives_that_much(space: SpaceIndex) -> None:
         assert len(np.unique(found.rows)) == 4096
     (everything,) = space.search(queries(1), COUNT + 5)
     assert len(everything.rows) == COUNT
+
+
+@pytest.mark.parametrize("enough", [10, 300, 9999])
+def test_at_least_as_many_as_are_enough_are_found(compressed: SpaceIndex, enough: int) -> None:
+    """Where the lists that are visited hold less than is asked for, but enough, the rest is not compared."""
+    ladder = (Rung(depth=1000, nprobe=4, factor=4, recall=1),)
+    entry = replace(compressed.entry, ladder=ladder)
+    space = SpaceIndex(entry=entry, vectors=compressed.vectors, rows=compressed.rows, codes=compressed._codes)
+    counts = [len(found.rows) for found in space.search(queries(20), 1000, enough=enough)]
+    assert all(min(enough, 1000) <= count <= 1000 for count in counts)
+    assert (min(counts) < 1000) == (enough == 10)
 
 
 def test_where_nothing_passes_nothing_is_found(space: SpaceIndex) -> None:
