@@ -14,6 +14,7 @@ COMMANDS = {
     "catalog import": Command("pipeline.imports:main", "turn a foreign CSV, JSONL or Parquet file into a catalogue"),
     "catalog check": Command("pipeline.check:main", "report the bad rows of a catalogue"),
     "encoders export": Command("encoders.mobilenet:main", "write the image model as a versioned SavedModel"),
+    "encoders serving-config": Command("encoders.serving.files:main", "write TF-Serving's configuration files"),
     "encoders train-text": Command("encoders.train_text:main", "train the text encoder on a catalogue's words"),
     "encoders evaluate": Command("pipeline.evaluate:main", "report how good the neighbours of an index are"),
     "index build": Command("index.bulk:main", "index vectors you already have"),

@@ -16,7 +16,7 @@ class GatewaySettings(ProcessSettings):
     shards: tuple[str, ...] = setting((), "addresses of the shards, host:port, in the order of their ordinals")
     model_server: str = setting("", "host:port of TF-Serving or the model server; empty: no photo queries")
     model: str = setting("mobilenet", "name of the image model in TF-Serving")
-    model_version: int = setting(0, "version of the image model to keep to; 0: the latest, or model_label's", at_least=0)
+    model_version: int = setting(0, "version of the image model to keep to; 0: the latest, or the label's", at_least=0)
     model_label: str = setting("", "version label of the image model to keep to; empty: none")
     # To one server two or four were no faster than one (8 calls of 1 or 16 photos in flight, loopback); where a load
     # balancer takes whole connections, each is another server.

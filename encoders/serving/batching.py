@@ -26,7 +26,7 @@ class BatchingParameters:
     allowed_batch_sizes: tuple[int, ...] = ()  # a batch is padded to the next of these
 
     def __post_init__(self) -> None:
-        if self.max_execution_batch_size > self.max_batch_size:
+        if self.enable_large_batch_splitting and self.max_execution_batch_size > self.max_batch_size:
             raise BadSettings(
                 f"max_execution_batch_size={self.max_execution_batch_size}: more than max_batch_size="
                 f"{self.max_batch_size}"

@@ -8,9 +8,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import kubernetes_validate
+from google.protobuf import text_format
 
 from lookalike.rpc import MESSAGE_BYTES
 from pipeline.encoding import BATCH
+from protos.tfserving.v1.config_pb2 import BatchingParameters, ModelServerConfig, MonitoringConfig
 from tests.unit.deploy.cluster import Cluster, Pod, port_number, ports, selects, size_bytes
 from tests.unit.deploy.commands import understood
 from tests.unit.deploy.containers import parse, targets
@@ -329,20 +331,23 @@ def memory(cluster: Cluster) -> Iterator[str]:
 def model(cluster: Cluster) -> Iterator[str]:
     """TF-Serving has the model that the gateway asks for, and takes batches as large as it is sent."""
     flags, found = model_server_flags(cluster), settings(cluster, "gateway")
-    if flags["model_name"] != found.get("model") or not flags["model_base_path"].endswith(f"/{found.get('model')}"):
-        yield f"model-server serves {flags['model_name']}, the gateway asks for {found.get('model')}"
     pod = cluster.pod("model-server")
     reference = next(config_map_references(pod.owner))
-    files = cluster.of("ConfigMap").get(reference["name"], {}).get("data", {})
-    for flag in ("batching_parameters_file", "monitoring_config_file"):
-        if PurePosixPath(flags[flag]).name not in files:
-            yield f"model-server: no {flags[flag]}"
-    most = re.search(r"max_batch_size \{ value: (\d+) \}", files.get("batching.txt", ""))
+    held = cluster.of("ConfigMap").get(reference["name"], {}).get("data", {})
+    files = {}
+    for flag in ("model_config_file", "batching_parameters_file", "monitoring_config_file"):
+        files[flag] = held.get(PurePosixPath(flags.get(flag, "")).name, "")
+        if not files[flag]:
+            yield f"model-server: no {flag}"
+    served = text_format.Parse(files["model_config_file"], ModelServerConfig()).model_config_list.config
+    if {model.name: model.base_path for model in served} != {found.get("model"): f"/data/models/{found.get('model')}"}:
+        yield f"model-server serves {served}, the gateway asks for {found.get('model')}"
+    most = text_format.Parse(files["batching_parameters_file"], BatchingParameters()).max_batch_size.value
     for name, size in (("gateway", int(found.get("image_batch", 0))), ("update", BATCH)):
-        if most is None or int(most[1]) < size:
+        if most < size:
             yield f"model-server refuses the batches of {name}: {size}"
     path = cluster_annotations(pod)["prometheus.io/path"]
-    if f'path: "{path}"' not in files.get("monitoring.txt", ""):
+    if text_format.Parse(files["monitoring_config_file"], MonitoringConfig()).prometheus_config.path != path:
         yield f"model-server: no metrics at {path}"
 
 

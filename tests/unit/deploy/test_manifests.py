@@ -37,8 +37,8 @@ def test_every_manifest_is_part_of_the_base() -> None:
 
 ELSEWHERE = {"a": "b"}
 NOBODY = {"matchLabels": ELSEWHERE}
-SMALL_BATCHES = {"batching.txt": "max_batch_size { value: 8 }"}
-NO_PATH = {"monitoring.txt": "prometheus_config {}"}
+SMALL_BATCHES = {"batching.config": "max_batch_size { value: 8 }"}
+NO_PATH = {"monitoring.config": "prometheus_config {}"}
 
 
 class Change:
@@ -130,8 +130,9 @@ MUTATIONS: list[tuple[str, str, Callable[[Change], Any]]] = [
     ("paths", "an index everybody may write", lambda c: c.container("shard")["volumeMounts"][0].pop("readOnly")),
     ("memory", "more requests", setting("gateway", "MAX_INFLIGHT", "512")),
     ("model", "another model", setting("gateway", "MODEL", "resnet")),
+    ("model", "no model", lambda c: c.settings("model-server").update({"models.config": "model_config_list {}"})),
     ("model", "smaller batches", lambda c: c.settings("model-server").update(SMALL_BATCHES)),
-    ("model", "no batching file", lambda c: c.settings("model-server").pop("batching.txt")),
+    ("model", "no batching file", lambda c: c.settings("model-server").pop("batching.config")),
     ("model", "metrics elsewhere", lambda c: c.settings("model-server").update(NO_PATH)),
 ]  # fmt: skip
 

@@ -111,7 +111,7 @@ def test_allowed_sizes_increase_to_the_size_of_a_batch(sizes: tuple[int, ...]) -
 
 def test_a_slice_is_not_larger_than_a_request() -> None:
     with pytest.raises(BadSettings, match="max_execution_batch_size=9"):
-        BatchingParameters(max_batch_size=8, max_execution_batch_size=9)
+        BatchingParameters(max_batch_size=8, max_execution_batch_size=9, enable_large_batch_splitting=True)
 
 
 def test_without_splitting_a_batch_is_as_large_as_a_request() -> None:
