@@ -22,7 +22,7 @@ def tokenize() -> Tokenizer:
         ("赤いスニーカーのセット", "赤い スニーカー セット"),  # Without the particle.
         ("ソニー WH-1000XM5 と NR-F609HPX", "ソニー wh1000xm5 nrf609hpx"),  # Models, as others write them.
         ("Pack-of-30 turn-off T-Shirt off-white", "pack of 30 turn off t shirt off white"),
-        ("500円玉貯金箱 双眼鏡10倍", "500 円 玉 貯金 箱 双眼 鏡 10 倍"),  # Neither a price nor points.
+        ("500円玉貯金箱 双眼鏡10倍", "500 円玉 貯金 箱 双眼 鏡 10 倍"),  # Neither a price nor points.
         ("1,500ml 3,4", "1500ml 3 4"),
         ("Vネック ロング丈ワンピース", "v ネック ロング 丈 ワンピース"),
         ("iPhone15ケース 手帳型", "iphone15 ケース 手帳 型"),
