@@ -43,7 +43,7 @@ class Fused:
 
 @dataclass(frozen=True, slots=True)
 class Probabilities:
-    """The likeliest categories of one product, by falling probability; none: there was nothing to go by."""
+    """The likeliest categories of one product, by falling probability: at least one."""
 
     categories: Sequence[str]
     values: Sequence[float]
@@ -106,6 +106,6 @@ def _vectors(reply: EncodeProductsResponse, count: int) -> F32:
 
 def _probabilities(result: Classified) -> Probabilities:
     values: list[float] = np.frombuffer(result.probabilities, dtype="<f4").tolist()
-    if len(values) != len(result.categories) or result.empty == bool(values):
+    if not values or len(values) != len(result.categories):
         raise Unavailable(f"product encoder: {len(values)} probabilities of {len(result.categories)} categories")
     return Probabilities(tuple(result.categories), values, result.threshold)

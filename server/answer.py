@@ -15,10 +15,11 @@ from lookalike.errors import Unavailable
 from protos.lookalike.v1.index_pb2 import OpaqueSearchResponse
 from protos.lookalike.v1.search_pb2 import Provenance, Timings
 from server import metrics
+from server.encoding import Known
 from server.merge import merged
 from server.metrics import Watch
 from server.policy import Route
-from server.requests import Query
+from server.requests import Query, Subject
 from server.shards import Gathered
 from server.spaces import space_name, spaces_name
 from server.topology import Snapshot
@@ -103,14 +104,31 @@ def degraded(snapshot: Snapshot, route: Route, gathered: Gathered) -> list[str]:
     return reasons
 
 
-def _stamp(watch: Watch) -> bytes:
-    """The fields of a Provenance that are of this call alone."""
+def degraded_classification(subject: Subject, known: Known) -> list[str]:
+    """The same for a classification."""
+    reasons = []
+    if known.image is None or known.text is None:
+        metrics.DEGRADED.labels("half_known").inc()
+        reasons.append(f"there is {'no photo' if known.image is None else 'no text'} of the product to go by")
+    if subject.text is not None and known.text is None:
+        reasons[-1] += ": the text that was given has no words in it"
+    if known.image is not None and "-untrained-" in known.image[1]:
+        metrics.DEGRADED.labels("encoder_untrained").inc()
+        reasons.append("the image encoder is untrained: the photo tells only of colour and rough texture")
+    return reasons
+
+
+def timings(watch: Watch) -> Timings:
     stages = watch.stages
-    timings = Timings(
+    return Timings(
         cache_s=stages.get("cache", 0.0),
         lookup_s=stages.get("lookup", 0.0),
         encode_s=stages.get("encode", 0.0),
         search_s=stages.get("search", 0.0),
         total_s=watch.elapsed_s(),
     )
-    return Provenance(cached=watch.cached, timings=timings).SerializeToString()
+
+
+def _stamp(watch: Watch) -> bytes:
+    """The fields of a Provenance that are of this call alone."""
+    return Provenance(cached=watch.cached, timings=timings(watch)).SerializeToString()

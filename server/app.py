@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import grpc
 
 from lookalike import lifecycle, rpc, telemetry
-from lookalike.deadline import Deadline
-from lookalike.errors import BadSettings, WrongState
+from lookalike.errors import BadSettings
 from lookalike.settings import load
 from protos.lookalike.v1 import catalog_pb2, search_pb2
 from server.admission import Admission
 from server.cache import Cache, MemoryCache
 from server.catalog import CatalogReader
+from server.classify import Classifier
 from server.encoding import Encoders
 from server.policy import AutoPolicy
 from server.redis_cache import RedisCache
@@ -65,14 +65,11 @@ def gateway(settings: GatewaySettings) -> Gateway:
     admission, deadline_s = Admission(settings.max_inflight), settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy)
     searcher = Searcher(fleet, encoders, cache, policy, admission, deadline_s, SingleFlight())
+    classifier = Classifier(fleet, encoders, admission, deadline_s)
     reader = CatalogReader(fleet, admission, deadline_s)
-    search: rpc.Methods = {"Search": searcher.search, "Classify": _classify}
+    search: rpc.Methods = {"Search": searcher.search, "Classify": classifier.classify}
     catalog: rpc.Methods = {"Get": reader.get, "Exists": reader.exists, "Count": reader.count, "List": reader.list}
     return Gateway(fleet, encoders, cache, (rpc.handler(SEARCH, search), rpc.handler(CATALOG, catalog)))
-
-
-async def _classify(request: search_pb2.ClassifyRequest, deadline: Deadline) -> search_pb2.ClassifyResponse:
-    raise WrongState("no classifier is deployed")
 
 
 async def serve(settings: GatewaySettings) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import TypeVar
 
 from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, NotFound, WrongState
+from lookalike.errors import InvalidRequest, WrongState
 from lookalike.vectors import F32, unpack
 from protos.lookalike.v1 import index_pb2
 from protos.lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
 from server.encoding import Encoders, Known, Vector
 from server.requests import COUNTED_IN, Example, Query, Source, combined, unit_vector
-from server.spaces import space_name
 from server.topology import SpaceInfo
 
 Result = TypeVar("Result")
@@ -30,14 +29,14 @@ async def composed(
 ) -> list[F32]:
     """A unit vector (dim,) float32 for each of the searched spaces, in their order.
 
-    Photos and texts are encoded concurrently and once, whatever spaces they count in. Raises InvalidRequest, NotFound
-    for a product without a vector in the one space that is searched, and what the encoders raise.
+    Photos and texts are encoded concurrently and once, whatever spaces they count in; every space has an example that
+    counts in it (`policy.narrowed`). Raises InvalidRequest, WrongState, and what the encoders raise.
     """
     given = [example for example in query.examples if example.source in COUNTED_IN]
     encoded = await _encoded(encoders, given, deadline) if given else {}
     vectors = []
     for space, info in searched.items():
-        parts = _direct(query, space, info, products, encoded, required=len(searched) == 1)
+        parts = _direct(query, space, info, products, encoded)
         if given and space == SPACE_PRODUCT:
             parts += await _fused(encoders, given, encoded, info, deadline)
         vectors.append(combined([vector for vector, _ in parts], [weight for _, weight in parts]))
@@ -61,21 +60,15 @@ async def _vector_of(encoders: Encoders, example: Example, deadline: Deadline) -
 
 
 def _direct(
-    query: Query, space: Space.ValueType, info: SpaceInfo, products: Products, encoded: Encoded, *, required: bool
+    query: Query, space: Space.ValueType, info: SpaceInfo, products: Products, encoded: Encoded
 ) -> list[tuple[F32, float]]:
-    """The vectors, with their weights, of the examples that have one of the space without being fused.
-
-    required: a product without a vector in the space is NotFound; else it does not count there.
-    """
+    """The vectors, with their weights, of the examples that have one of the space without being fused."""
     parts = []
     for example in query.examples:
         match example.source, example.value:
             case Source.PRODUCT, str(product_id):
-                fetched = products[product_id]
-                if (stored := product_vector(fetched, space, info.dim)) is not None:
+                if (stored := product_vector(products[product_id], space, info.dim)) is not None:
                     parts.append((stored, example.weight))
-                elif required:
-                    raise NotFound(f"product {fetched.product.id} has no {space_name(space)} vector")
             case Source.VECTOR, bytes(data):
                 parts.append((unit_vector(example.field, data, info.dim), example.weight))
             case source, _ if COUNTED_IN[source][0] == space:

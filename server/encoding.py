@@ -22,6 +22,7 @@ from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, LookalikeError, Unavailable, WrongState
 from lookalike.vectors import F32, pack
 from protos.lookalike.v1.product_encoder_pb2 import ProductInput
+from server.requests import MAX_CATEGORIES
 from server.settings import GatewaySettings
 
 Item = TypeVar("Item")
@@ -30,7 +31,6 @@ Pixels = npt.NDArray[np.uint8]
 Vector = tuple[F32, str]  # (dim,) float32, and the fingerprint of the encoder that made it.
 
 PRODUCT_BATCH = 64  # Most products in one call to the product encoder.
-MAX_CATEGORIES = 100  # Most categories of one product that are asked for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,11 @@ class Encoders:
         self._longest_s = settings.default_deadline_s
         self._waiting = settings.max_inflight
         if settings.model_server:
-            self._image_encoder = ImageEncoder(self._channel(settings.model_server), model=settings.model)
+            channels = rpc.channels(settings.model_server, settings.model_server_connections)
+            self._channels += channels
+            self._image_encoder = ImageEncoder(
+                *channels, model=settings.model, version=settings.model_version, label=settings.model_label
+            )
             self._images = self._coalescer(self._encode_images, settings.image_batch)
         if settings.text_encoder:
             channel = self._channel(settings.text_encoder)

@@ -132,15 +132,14 @@ def _refuse_unnamed(query: Query) -> None:
 def narrowed(route: Route, query: Query, has: Vectors) -> Route:
     """The route without the spaces in which nothing but products would count that have no vector there.
 
-    Raises NotFound for a product that has a vector in none of several spaces. One space is searched or is an error:
-    there is nothing to leave out of it.
+    Raises NotFound for a product that has a vector in none of the spaces.
     """
-    if len(route.spaces) == 1:
-        return route
     for product_id, spaces in has.items():
         if not any(space in spaces for space in route.spaces):
             names = " or ".join(map(space_name, route.spaces))
             raise NotFound(f"product {product_id} has no {names} vector")
+    if len(route.spaces) == 1:
+        return route
     left = {space: share for space, share in zip(route.spaces, route.shares, strict=True) if _any(query, space, has)}
     total = sum(left.values())
     shares = tuple(share / total for share in left.values())

@@ -1,4 +1,4 @@
-"""From a SearchRequest to a query that can be answered, or to the field that is wrong. Pure."""
+"""From a request to a query or a subject that can be answered, or to the field that is wrong. Pure."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ MAX_TEXT_BYTES = 64 << 10
 MAX_IMAGE_BYTES = 8 << 20
 MAX_FILTER_VALUES = 100
 MAX_DIM = 65536
+MAX_CATEGORIES = 100
+DEFAULT_CATEGORIES = 5
+MIN_PRECISION, DEFAULT_PRECISION, MAX_PRECISION = 0.5, 0.9, 0.99
 MIN_SHARE = 1e-6  # Of a space in a late fusion: a cosine times this is below what float32 scores tell apart.
 
 
@@ -129,6 +132,41 @@ def _counts(example: Example, spaces: Collection[Space.ValueType]) -> bool:
     if example.source is Source.PRODUCT:
         return True
     return any(space in spaces for space in COUNTED_IN.get(example.source, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is to be classified: a product of the catalogue, or a photo or a text or both of one that need not be."""
+
+    product_id: str | None
+    image: bytes | None
+    text: str | None
+    limit: int
+    precision: float
+
+
+def parse_subject(request: search_pb2.ClassifyRequest) -> Subject:
+    """Raises InvalidRequest naming the first field at fault."""
+    given = [source for source in (Source.PRODUCT, Source.IMAGE, Source.TEXT) if request.HasField(source.value)]
+    if not given:
+        raise InvalidRequest("product_id", "set it, or image, or text, or image and text")
+    if Source.PRODUCT in given and len(given) > 1:
+        raise InvalidRequest(given[1].value, "does not go with product_id: the catalogue knows the product's own")
+    for source in given:
+        _CHECKS[source](source.value, getattr(request, source.value))
+    limit = request.limit if request.HasField("limit") else DEFAULT_CATEGORIES
+    if not 1 <= limit <= MAX_CATEGORIES:
+        raise InvalidRequest("limit", f"{limit} is not in 1..{MAX_CATEGORIES}")
+    precision = request.precision if request.HasField("precision") else DEFAULT_PRECISION
+    if not MIN_PRECISION <= precision <= MAX_PRECISION:  # NaN is not, either.
+        raise InvalidRequest("precision", f"{precision} is not in {MIN_PRECISION}..{MAX_PRECISION}")
+    return Subject(
+        product_id=request.product_id if Source.PRODUCT in given else None,
+        image=request.image if Source.IMAGE in given else None,
+        text=request.text if Source.TEXT in given else None,
+        limit=limit,
+        precision=precision,
+    )
 
 
 def _limit(request: search_pb2.SearchRequest) -> int:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lookalike.deadline import Deadline
 from lookalike.errors import NotFound
 from lookalike.vectors import F32, pack
 from protos.lookalike.v1 import index_pb2, search_pb2
-from protos.lookalike.v1.types_pb2 import Filter, Space
+from protos.lookalike.v1.types_pb2 import Filter
 from server.admission import Admission
 from server.answer import SearchAnswer, answered
 from server.cache import Cache, cache_key
 from server.composition import Products, composed, concurrently
 from server.encoding import Encoders
 from server.metrics import Watch, watched
-from server.policy import AutoPolicy, Route, narrowed, settled
+from server.policy import AutoPolicy, Route, Vectors, narrowed, settled
 from server.requests import Query, Source, parse_query
 from server.shards import Fleet
 from server.single_flight import SingleFlight
@@ -60,7 +60,8 @@ class Searcher:
             snapshot.searched(route.spaces)  # What the version lacks is refused before anything is looked up.
         with watch.stage("lookup"):
             products = await self._products(query, snapshot, deadline)
-        route = narrowed(route, query, _spaces_of(products)) if route else self._auto(query, products)
+        has = {product_id: [each.space for each in fetched.vectors] for product_id, fetched in products.items()}
+        route = narrowed(route or self._auto(query, products, has), query, has)
         with watch.stage("encode"):
             vectors = await composed(self.encoders, query, snapshot.searched(route.spaces), products, deadline)
         with watch.stage("search"):
@@ -79,15 +80,10 @@ class Searcher:
                 raise NotFound(f"no product {product_id}")
         return dict(zip(ids, found, strict=True))
 
-    def _auto(self, query: Query, products: Products) -> Route:
+    def _auto(self, query: Query, products: Products, has: Vectors) -> Route:
         weightiest = max(query.of(Source.PRODUCT), key=lambda example: example.weight)
-        fetched = products[str(weightiest.value)]
-        has = [each.space for each in fetched.vectors]
-        return self.policy.route(fetched.product.category, fetched.product.id, has)
-
-
-def _spaces_of(products: Products) -> Mapping[str, Collection[Space.ValueType]]:
-    return {product_id: [each.space for each in fetched.vectors] for product_id, fetched in products.items()}
+        product_id = str(weightiest.value)
+        return self.policy.route(products[product_id].product.category, product_id, has[product_id])
 
 
 def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: Products) -> index_pb2.ShardQuery:

@@ -3,33 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
+from PIL import Image
 
+from encoders import signature
+from encoders.prediction_service import PREDICTION_SERVICE, array, strings, tensor
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import LookalikeError, WrongState
 from lookalike.partition import shard_of
 from lookalike.vectors import F32, normalised, pack, unpack
-from protos.lookalike.v1 import catalog_pb2_grpc, index_pb2, search_pb2_grpc, text_encoder_pb2
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
+from protos.lookalike.v1 import catalog_pb2_grpc, index_pb2, product_encoder_pb2, search_pb2_grpc, text_encoder_pb2
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space
+from protos.tfserving.v1 import prediction_pb2
 from server.app import gateway
 from server.settings import GatewaySettings
 
 DIM = 8
+DIMS = {SPACE_IMAGE: signature.DIM, SPACE_TEXT: DIM, SPACE_PRODUCT: DIM}  # The client of the model server knows its.
 SHARDS = 2
 SHARD = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 TEXT = text_encoder_pb2.DESCRIPTOR.services_by_name["TextEncoder"]
+PRODUCT = product_encoder_pb2.DESCRIPTOR.services_by_name["ProductEncoder"]
+CATEGORIES = ("fashion/shoes", "food/sweets", "home")
 
 
-def product_vector(number: int, space: int) -> F32:
-    vector: F32 = normalised(np.random.default_rng((number, space)).standard_normal((1, DIM)).astype(np.float32))[0]
+def random_unit(*seed: int, dim: int) -> F32:
+    vector: F32 = normalised(np.random.default_rng(seed).standard_normal((1, dim)).astype(np.float32))[0]
+    return vector
+
+
+def fused(image: F32 | None, text: F32 | None) -> F32:
+    """What the scripted product encoder makes of a photo's and a text's vector: the photo in one half, the text in
+    the other."""
+    halves = np.zeros((1, DIM), dtype=np.float32)
+    if image is not None:
+        halves[0, : DIM // 2] = image[: DIM // 2] * 16
+    if text is not None:
+        halves[0, DIM // 2 :] = text[: DIM // 2]
+    vector: F32 = normalised(halves)[0]
     return vector
 
 
@@ -44,13 +64,25 @@ PRODUCTS = [
     )
     for i in range(20)
 ]
-# p19 has no photo.
+# p19 has no photo, and p17 is not in the product space.
 VECTORS = {
-    (product.id, space): product_vector(i, space)
+    (product.id, space): random_unit(i, space, dim=DIMS[space])
     for i, product in enumerate(PRODUCTS)
     for space in (SPACE_IMAGE, SPACE_TEXT)
     if (i, space) != (19, SPACE_IMAGE)
 }
+VECTORS |= {
+    (product.id, SPACE_PRODUCT): fused(VECTORS.get((product.id, SPACE_IMAGE)), VECTORS.get((product.id, SPACE_TEXT)))
+    for product in PRODUCTS
+    if product.id != "p17"
+}
+
+
+def a_photo(number: int) -> bytes:
+    """The photo of the product of that number, as the scripted model sees it: its red tells."""
+    buffer = BytesIO()
+    Image.new("RGB", (64, 64), (10 * number, 30, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @dataclass
@@ -59,6 +91,8 @@ class ScriptedShard:
 
     ordinal: int
     version: str = "v1"
+    spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT)
+    image_encoder: str = f"encoder-{SPACE_IMAGE}"
     error: LookalikeError | None = None
     hang: bool = False
     batches: list[int] = field(default_factory=list)
@@ -72,14 +106,14 @@ class ScriptedShard:
         spaces = [
             index_pb2.SpaceState(
                 space=space,
-                dim=DIM,
-                encoder=f"encoder-{space}",
+                dim=DIMS[space],
+                encoder=self.image_encoder if space == SPACE_IMAGE else f"encoder-{space}",
                 documents=[
                     sum(s == space and shard_of(product_id, SHARDS) == shard for product_id, s in VECTORS)
                     for shard in range(SHARDS)
                 ],
             )
-            for space in (SPACE_IMAGE, SPACE_TEXT)
+            for space in self.spaces
         ]
         return index_pb2.ShardState(version=self.version, shard=self.ordinal, shards=SHARDS, spaces=spaces)
 
@@ -93,7 +127,7 @@ class ScriptedShard:
         found = []
         for product in self.products:
             cosines = [
-                float(VECTORS[product.id, each.space] @ unpack(each.vector, DIM)[0])
+                float(VECTORS[product.id, each.space] @ unpack(each.vector, DIMS[each.space])[0])
                 if (product.id, each.space) in VECTORS
                 else None
                 for each in query.vectors
@@ -164,6 +198,7 @@ class ScriptedTextEncoder:
 
     fingerprint: str = f"encoder-{SPACE_TEXT}"
     error: LookalikeError | None = None
+    texts: list[str] = field(default_factory=list)
 
     async def describe(self, _: text_encoder_pb2.DescribeEncoderRequest, __: Deadline) -> text_encoder_pb2.EncoderState:
         return text_encoder_pb2.EncoderState(fingerprint=self.fingerprint, dim=DIM)
@@ -173,6 +208,7 @@ class ScriptedTextEncoder:
     ) -> text_encoder_pb2.EncodeTextResponse:
         if self.error is not None:
             raise self.error
+        self.texts += request.texts
         zeros = np.zeros(DIM, dtype=np.float32)
         vectors = np.stack([VECTORS.get((text, SPACE_TEXT), zeros) for text in request.texts])
         return text_encoder_pb2.EncodeTextResponse(vectors=pack(vectors), dim=DIM, fingerprint=self.fingerprint)
@@ -182,9 +218,100 @@ class ScriptedTextEncoder:
 
 
 @dataclass
+class ScriptedModel:
+    """TensorFlow-Serving, of a model that sees the product in its photo; black is the product 0."""
+
+    fingerprint: str = f"encoder-{SPACE_IMAGE}"
+    photos: list[int] = field(default_factory=list)
+
+    async def predict(
+        self, request: prediction_pb2.PredictRequest, _: grpc.aio.ServicerContext[Any, Any]
+    ) -> prediction_pb2.PredictResponse:
+        numbers = [round(float(pixels[..., 0].mean()) / 10) for pixels in array(request.inputs[signature.IMAGES])]
+        self.photos += numbers
+        features = np.stack([VECTORS[f"p{number:02}", SPACE_IMAGE] for number in numbers])
+        encoders = [self.fingerprint.encode()] * len(numbers)
+        outputs = {signature.FEATURES: tensor(features), signature.ENCODER: strings(encoders)}
+        return prediction_pb2.PredictResponse(outputs=outputs)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        predict = grpc.unary_unary_rpc_method_handler(
+            self.predict,
+            prediction_pb2.PredictRequest.FromString,
+            prediction_pb2.PredictResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(PREDICTION_SERVICE, {"Predict": predict})
+
+
+@dataclass
+class ScriptedProductEncoder:
+    """Fuses as `fused` does; whatever it is, is a shoe with probability 0.6."""
+
+    image_encoder: str = f"encoder-{SPACE_IMAGE}"
+    text_encoder: str = f"encoder-{SPACE_TEXT}"
+    fingerprint: str = f"encoder-{SPACE_PRODUCT}"
+    threshold: float = 0.5
+    error: LookalikeError | None = None
+    vectors: F32 | None = None  # What it answers, whatever it is asked.
+    asked: list[list[product_encoder_pb2.ProductInput]] = field(default_factory=list)
+    precisions: list[float] = field(default_factory=list)
+
+    async def describe(
+        self, _: product_encoder_pb2.DescribeProductEncoderRequest, __: Deadline
+    ) -> product_encoder_pb2.ProductEncoderState:
+        return product_encoder_pb2.ProductEncoderState(fingerprint=self.fingerprint, dim=DIM)
+
+    async def encode(
+        self, request: product_encoder_pb2.EncodeProductsRequest, _: Deadline
+    ) -> product_encoder_pb2.EncodeProductsResponse:
+        self._heard(request.inputs)
+        vectors = np.stack([fused(*_unpacked(each)) for each in request.inputs])
+        return product_encoder_pb2.EncodeProductsResponse(
+            vectors=pack(vectors if self.vectors is None else self.vectors),
+            dim=DIM,
+            fingerprint=self.fingerprint,
+            image_encoder=self.image_encoder,
+            text_encoder=self.text_encoder,
+        )
+
+    async def classify(
+        self, request: product_encoder_pb2.ClassifyProductsRequest, _: Deadline
+    ) -> product_encoder_pb2.ClassifyProductsResponse:
+        self._heard(request.inputs)
+        self.precisions.append(request.precision)
+        likely = product_encoder_pb2.Classified(
+            categories=CATEGORIES[: request.limit],
+            probabilities=pack(np.array([0.6, 0.3, 0.1], dtype=np.float32)[: request.limit]),
+            threshold=self.threshold,
+        )
+        return product_encoder_pb2.ClassifyProductsResponse(
+            results=[likely] * len(request.inputs),
+            fingerprint=self.fingerprint,
+            image_encoder=self.image_encoder,
+            text_encoder=self.text_encoder,
+        )
+
+    def _heard(self, inputs: Sequence[product_encoder_pb2.ProductInput]) -> None:
+        self.asked.append([*inputs])
+        if self.error is not None:
+            raise self.error
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        return rpc.handler(PRODUCT, {"Describe": self.describe, "Encode": self.encode, "Classify": self.classify})
+
+
+def _unpacked(given: product_encoder_pb2.ProductInput) -> tuple[F32 | None, F32 | None]:
+    image = unpack(given.image, DIMS[SPACE_IMAGE])[0] if given.image else None
+    text = unpack(given.text_vector, DIMS[SPACE_TEXT])[0] if given.text_vector else None
+    return image, text
+
+
+@dataclass
 class Scene:
     shards: list[ScriptedShard]
     encoder: ScriptedTextEncoder
+    model: ScriptedModel
+    products: ScriptedProductEncoder
     search: search_pb2_grpc.SimilarProductsAsyncStub
     catalog: catalog_pb2_grpc.CatalogAsyncStub
 
@@ -202,19 +329,34 @@ async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def a_scene(**settings: object) -> AsyncIterator[Scene]:
-    """The gateway, once it knows its shards."""
-    shards, encoder = [ScriptedShard(i) for i in range(SHARDS)], ScriptedTextEncoder()
+async def a_scene(
+    *,
+    spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT),
+    product_encoder: bool = True,
+    image_encoder: str = f"encoder-{SPACE_IMAGE}",
+    **settings: object,
+) -> AsyncIterator[Scene]:
+    """The gateway, once it knows its shards.
+
+    spaces: those that the version has built; product_encoder: whether the text encoder's process has one, too;
+    image_encoder: that of the version, of the model server and of what the product encoder takes.
+    """
+    shards = [ScriptedShard(i, spaces=spaces, image_encoder=image_encoder) for i in range(SHARDS)]
+    encoder, model = ScriptedTextEncoder(), ScriptedModel(image_encoder)
+    products = ScriptedProductEncoder(image_encoder)
+    of_words = [encoder.handler(), *([products.handler()] if product_encoder else [])]
     async with (
         serving(shards[0].handler()) as first,
         serving(shards[1].handler()) as second,
-        serving(encoder.handler()) as text,
-        running({"shards": (first, second), "text_encoder": text, "refresh_s": 0.05, **settings}) as address,
+        serving(*of_words) as text,
+        serving(model.handler()) as photos,
+        running(
+            {"shards": (first, second), "text_encoder": text, "model_server": photos, "refresh_s": 0.05, **settings}
+        ) as address,
         rpc.channel(address) as channel,
     ):
-        yield Scene(
-            shards, encoder, search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
-        )
+        similar, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
+        yield Scene(shards, encoder, model, products, similar, catalog)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from lookalike.vectors import pack
 from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
 from protos.lookalike.v1.search_pb2 import Example, SearchedSpace, SearchRequest, SearchResponse
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Space
-from tests.rpc.gateways import PRODUCTS, VECTORS, Scene, a_scene
+from tests.rpc.gateways import PRODUCTS, VECTORS, Scene, a_photo, a_scene
 
 P7 = Example(product_id="p07")
 
@@ -213,7 +213,7 @@ async def test_unknown_products_and_missing_vectors_are_not_found() -> None:
 
 
 async def test_an_encoder_that_is_down_fails_the_queries_that_need_it_and_no_other() -> None:
-    photo = SearchRequest(examples=[Example(image=a_photo())])
+    photo = SearchRequest(examples=[Example(image=a_photo(3))])
     async with a_scene(model_server="127.0.0.1:1") as scene:
         assert (await refused(scene.search.Search(photo))).code() is grpc.StatusCode.UNAVAILABLE
         assert ids(await scene.search.Search(SearchRequest(examples=[P7])))
@@ -225,7 +225,7 @@ async def test_an_encoder_that_is_down_fails_the_queries_that_need_it_and_no_oth
 
 async def test_what_is_no_photo_is_refused_before_it_is_encoded() -> None:
     async with a_scene(model_server="127.0.0.1:1") as scene:
-        for data in (b"no photo", a_photo()[:-40]):
+        for data in (b"no photo", a_photo(3)[:-40]):
             error = await refused(scene.search.Search(SearchRequest(examples=[Example(image=data)])))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert "examples[0].image" in (error.details() or "")
@@ -315,13 +315,3 @@ async def test_malformed_catalogue_requests_name_their_field() -> None:
 async def a_broken_shard(scene: Scene) -> None:
     scene.shards[1].error = Unavailable("broken")
     await asyncio.sleep(0.2)
-
-
-def a_photo() -> bytes:
-    from io import BytesIO
-
-    from PIL import Image
-
-    buffer = BytesIO()
-    Image.new("RGB", (64, 64), (200, 30, 30)).save(buffer, "JPEG")
-    return buffer.getvalue()

@@ -9,7 +9,7 @@ import pytest
 
 from lookalike.errors import InvalidRequest
 from lookalike.vectors import pack
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest
+from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
 from protos.lookalike.v1.types_pb2 import Filter, SpaceWeight
 from server.requests import (
     DEFAULT_LIMIT,
@@ -20,6 +20,7 @@ from server.requests import (
     check_filter,
     combined,
     parse_query,
+    parse_subject,
     unit_vector,
 )
 
@@ -95,10 +96,42 @@ def test_a_malformed_request_is_refused_with_its_field(request_: SearchRequest, 
     assert refused.value.field == field
 
 
+UNCLASSIFIABLE: dict[str, tuple[ClassifyRequest, str]] = {
+    "nothing": (ClassifyRequest(), "product_id"),
+    "a product and a photo": (ClassifyRequest(product_id="p", image=b"i"), "image"),
+    "a product and a text": (ClassifyRequest(product_id="p", text="t"), "text"),
+    "an empty id": (ClassifyRequest(product_id=""), "product_id"),
+    "an empty photo": (ClassifyRequest(image=b"", text="t"), "image"),
+    "a photo over 8 MB": (ClassifyRequest(image=bytes(MAX_IMAGE_BYTES + 1)), "image"),
+    "a blank text": (ClassifyRequest(image=b"i", text=" "), "text"),
+    "a text over 64 KiB": (ClassifyRequest(text="x" * (MAX_TEXT_BYTES + 1)), "text"),
+    "limit 0": (ClassifyRequest(text="t", limit=0), "limit"),
+    "limit 101": (ClassifyRequest(text="t", limit=101), "limit"),
+    "precision below a half": (ClassifyRequest(text="t", precision=0.49), "precision"),
+    "precision 1": (ClassifyRequest(text="t", precision=1), "precision"),
+    "precision NaN": (ClassifyRequest(text="t", precision=float("nan")), "precision"),
+}
+
+
+@pytest.mark.parametrize(("request_", "field"), UNCLASSIFIABLE.values(), ids=UNCLASSIFIABLE)
+def test_what_cannot_be_classified_is_refused_with_its_field(request_: ClassifyRequest, field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_subject(request_)
+    assert refused.value.field == field
+
+
+def test_what_is_to_be_classified_has_its_defaults() -> None:
+    subject = parse_subject(ClassifyRequest(image=b"i", text="t"))
+    assert (subject.product_id, subject.image, subject.text) == (None, b"i", "t")
+    assert (subject.limit, subject.precision) == (5, 0.9)
+
+
 def test_at_every_bound_a_request_is_still_answered() -> None:
     parse_query(SearchRequest(examples=[Example(text="x" * MAX_TEXT_BYTES)] * MAX_EXAMPLES, limit=1000))
     parse_query(SearchRequest(examples=[Example(image=bytes(MAX_IMAGE_BYTES))], limit=1, min_coverage=1))
     parse_query(SearchRequest(examples=[Example(product_id="é" * 128)]))
+    parse_subject(ClassifyRequest(product_id="é" * 128, limit=100, precision=0.99))
+    parse_subject(ClassifyRequest(text="t", limit=1, precision=0.5))
 
 
 def test_what_is_not_said_has_its_default() -> None:

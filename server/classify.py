@@ -1,0 +1,114 @@
+"""One classification: which category does this product, photo or title belong to?"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from lookalike.deadline import Deadline
+from lookalike.errors import InvalidRequest, NotFound
+from protos.lookalike.v1 import index_pb2, search_pb2
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
+from server import answer
+from server.admission import Admission
+from server.composition import product_vector
+from server.encoding import Classification, Encoders, Known, Vector
+from server.metrics import Watch, watched
+from server.requests import Subject, parse_subject
+from server.shards import Fleet
+from server.topology import Snapshot
+
+NEVER = 2.0  # The threshold of a precision that answers of no probability had: above every probability.
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    fleet: Fleet
+    encoders: Encoders
+    admission: Admission
+    default_deadline_s: float
+
+    async def classify(self, request: search_pb2.ClassifyRequest, deadline: Deadline) -> search_pb2.ClassifyResponse:
+        with watched("Classify") as watch, self.admission.permit():
+            deadline = deadline.or_after(self.default_deadline_s)
+            subject, version = parse_subject(request), ""
+            if subject.product_id is None:
+                with watch.stage("encode"):
+                    known = await self._encoded(subject, deadline)
+            else:
+                snapshot = self.fleet.snapshot()
+                version = snapshot.version
+                with watch.stage("lookup"):
+                    fetched = await self.fleet.lookup(snapshot, subject.product_id, deadline)
+                known = _stored(fetched, subject.product_id, snapshot)
+            with watch.stage("encode"):
+                classification = await self.encoders.classified(known, subject.precision, deadline)
+            return _response(subject, version, known, classification, watch)
+
+    async def _encoded(self, subject: Subject, deadline: Deadline) -> Known:
+        """Raises InvalidRequest for a text without words where there is no photo to go by."""
+        image, text = await asyncio.gather(self._image(subject, deadline), self._text(subject, deadline))
+        if image is None and text is None:
+            raise InvalidRequest("text", "has no words in it to be classified by")
+        return Known(image, text)
+
+    async def _image(self, subject: Subject, deadline: Deadline) -> Vector | None:
+        return None if subject.image is None else await self.encoders.image("image", subject.image, deadline)
+
+    async def _text(self, subject: Subject, deadline: Deadline) -> Vector | None:
+        """None, too, for a text without words."""
+        if subject.text is None:
+            return None
+        vector = await self.encoders.text(subject.text, deadline)
+        return vector if vector[0].any() else None
+
+
+def _stored(fetched: index_pb2.Fetched, product_id: str, snapshot: Snapshot) -> Known:
+    if not fetched.HasField("product"):
+        raise NotFound(f"no product {product_id}")
+    image, text = (_vector(fetched, space, snapshot) for space in (SPACE_IMAGE, SPACE_TEXT))
+    if image is None and text is None:
+        raise NotFound(f"product {product_id} has neither a photo nor a text vector")
+    return Known(image, text)
+
+
+def _vector(fetched: index_pb2.Fetched, space: Space.ValueType, snapshot: Snapshot) -> Vector | None:
+    if (info := snapshot.spaces.get(space)) is None:
+        return None
+    vector = product_vector(fetched, space, info.dim)
+    return None if vector is None else (vector, info.encoder)
+
+
+def _response(
+    subject: Subject, version: str, known: Known, classification: Classification, watch: Watch
+) -> search_pb2.ClassifyResponse:
+    likeliest = classification.likeliest
+    abstained = _abstained(likeliest.values[0], likeliest.threshold, subject.precision)
+    response = search_pb2.ClassifyResponse(
+        category="" if abstained else likeliest.categories[0],
+        abstained=abstained,
+        provenance=search_pb2.ClassifyProvenance(
+            encoder=classification.encoder,
+            version=version,
+            inputs=[*([SPACE_IMAGE] if known.image else []), *([SPACE_TEXT] if known.text else [])],
+            precision=subject.precision,
+            threshold=likeliest.threshold,
+            degraded=answer.degraded_classification(subject, known),
+            timings=answer.timings(watch),
+        ),
+    )
+    for category, probability in list(zip(likeliest.categories, likeliest.values, strict=True))[: subject.limit]:
+        response.categories.add(category=category, probability=probability)
+    return response
+
+
+def _abstained(probability: float, threshold: float, precision: float) -> str:
+    """Why no category is given, or nothing."""
+    if threshold >= NEVER:
+        return f"no probability gave answers of which {precision:.3g} were right on held-out products"
+    if probability < threshold:
+        return (
+            f"the likeliest category has probability {probability:.3f}; of answers from {threshold:.3f} on, "
+            f"{precision:.3g} were right on held-out products"
+        )
+    return ""

@@ -1,0 +1,382 @@
+"""The product space, late fusion and AUTO's preferences, through real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from lookalike.errors import LookalikeError, Overloaded, Unavailable, WrongState
+from lookalike.vectors import F32, normalised, pack, unpack
+from protos.lookalike.v1.search_pb2 import Example, SearchedSpace, SearchRequest, SearchResponse
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceWeight
+from tests.rpc.gateways import DIMS, PRODUCTS, VECTORS, a_photo, a_scene, fused
+
+ALL = (SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)
+UNTRAINED = "mobilenet-untrained-0"
+
+
+def photo(number: int, weight: float | None = None) -> Example:
+    return Example(image=a_photo(number), weight=weight)
+
+
+def words(number: int, weight: float | None = None) -> Example:
+    return Example(text=f"p{number:02}", weight=weight)
+
+
+def product(number: int, weight: float | None = None) -> Example:
+    return Example(product_id=f"p{number:02}", weight=weight)
+
+
+def weights(**by_name: float) -> list[SpaceWeight]:
+    return [SpaceWeight(space=Space.Value(f"SPACE_{name.upper()}"), weight=each) for name, each in by_name.items()]
+
+
+def image_of(number: int) -> F32:
+    return VECTORS[f"p{number:02}", SPACE_IMAGE]
+
+
+def text_of(number: int) -> F32:
+    return VECTORS[f"p{number:02}", SPACE_TEXT]
+
+
+def unit(vector: F32) -> F32:
+    row: F32 = normalised(vector[None, :].astype(np.float32))[0]
+    return row
+
+
+def ranked(queries: dict[Space.ValueType, tuple[F32, float]], without: tuple[int, ...] = ()) -> list[tuple[str, float]]:
+    """Every product that has a vector in one of the spaces, by the weighted sum of its cosines: by brute force."""
+    scores = {
+        each.id: sum(
+            float(weight * (VECTORS[each.id, s] @ q)) for s, (q, weight) in queries.items() if (each.id, s) in VECTORS
+        )
+        for each in PRODUCTS
+        if any((each.id, space) in VECTORS for space in queries)
+    }
+    kept = {product_id: score for product_id, score in scores.items() if int(product_id[1:]) not in without}
+    return sorted(kept.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def same(response: SearchResponse, expected: list[tuple[str, float]]) -> None:
+    found = [(hit.product.id, hit.score) for hit in response.hits]
+    assert [product_id for product_id, _ in found] == [product_id for product_id, _ in expected][: len(found)]
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected][: len(found)], abs=1e-5)
+
+
+def spaces(response: SearchResponse) -> list[Space.ValueType]:
+    return [each.space for each in response.provenance.spaces]
+
+
+async def refused(call: Awaitable[object], code: grpc.StatusCode) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    assert error.value.code() is code
+    return error.value.details() or ""
+
+
+async def test_a_product_is_searched_by_its_stored_vector_in_the_product_space() -> None:
+    async with a_scene(spaces=ALL) as scene:
+        response = await scene.search.Search(SearchRequest(examples=[product(7)], space=SPACE_PRODUCT))
+        lacking = SearchRequest(examples=[product(17)], space=SPACE_PRODUCT)
+        assert "p17 has no product vector" in await refused(scene.search.Search(lacking), grpc.StatusCode.NOT_FOUND)
+        assert scene.products.asked == []
+    same(response, ranked({SPACE_PRODUCT: (VECTORS["p07", SPACE_PRODUCT], 1)}, without=(7,)))
+    assert list(response.provenance.spaces) == [SearchedSpace(space=SPACE_PRODUCT, encoder="encoder-3", weight=1)]
+    assert (response.provenance.documents_total, response.provenance.policy) == (19, "")
+
+
+async def test_a_photo_and_a_text_are_fused_as_a_products_own_are() -> None:
+    async with a_scene(spaces=ALL) as scene:
+        response = await scene.search.Search(SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT))
+        ((asked,),) = scene.products.asked
+    assert response.hits[0].product.id == "p07"
+    assert response.hits[0].score == pytest.approx(1)
+    assert (asked.image, asked.text_vector, asked.text) == (pack(image_of(7)), pack(text_of(7)), "")
+
+
+async def test_a_photo_or_a_text_alone_is_a_product_of_which_only_that_is_known() -> None:
+    async with a_scene(spaces=ALL) as scene:
+        by_photo = await scene.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_PRODUCT))
+        by_words = await scene.search.Search(SearchRequest(examples=[words(7)], space=SPACE_PRODUCT))
+    same(by_photo, ranked({SPACE_PRODUCT: (fused(image_of(7), None), 1)}))
+    same(by_words, ranked({SPACE_PRODUCT: (fused(None, text_of(7)), 1)}))
+
+
+async def test_several_photos_and_texts_are_one_product_of_their_weighted_means_that_weighs_as_much_as_all() -> None:
+    examples = [photo(1, 3), words(2, 1), photo(3, 1), words(4, 2), product(5, 2)]
+    async with a_scene(spaces=ALL) as scene:
+        response = await scene.search.Search(SearchRequest(examples=examples, space=SPACE_PRODUCT))
+        ((asked,),) = scene.products.asked
+    image, text = unit(3 * image_of(1) + image_of(3)), unit(text_of(2) + 2 * text_of(4))
+    np.testing.assert_allclose(unpack(asked.image, DIMS[SPACE_IMAGE])[0], image, atol=1e-6)
+    np.testing.assert_allclose(unpack(asked.text_vector, DIMS[SPACE_TEXT])[0], text, atol=1e-6)
+    query = unit(7 * fused(image, text) + 2 * VECTORS["p05", SPACE_PRODUCT])
+    same(response, ranked({SPACE_PRODUCT: (query, 1)}, without=(5,)))
+
+
+async def test_photos_and_texts_of_negative_weight_each_stand_for_themselves() -> None:
+    examples = [photo(1, 2), words(2, -1), photo(3, -0.5), words(4)]
+    async with a_scene(spaces=ALL) as scene:
+        response = await scene.search.Search(SearchRequest(examples=examples, space=SPACE_PRODUCT))
+        assert sum(map(len, scene.products.asked)) == 3
+    parts = 3 * fused(image_of(1), text_of(4)) - fused(None, text_of(2)) - 0.5 * fused(image_of(3), None)
+    same(response, ranked({SPACE_PRODUCT: (unit(parts), 1)}))
+
+
+async def test_a_vector_of_the_product_space_is_searched_as_it_is() -> None:
+    async with a_scene(spaces=ALL) as scene:
+        vector = Example(vector=pack(VECTORS["p03", SPACE_PRODUCT]))
+        response = await scene.search.Search(SearchRequest(examples=[vector], space=SPACE_PRODUCT))
+    assert response.hits[0].product.id == "p03"
+
+
+async def test_products_to_be_fused_at_the_same_time_go_together() -> None:
+    async with a_scene(spaces=ALL, cache_ttl_s=0) as scene:
+        requests = [SearchRequest(examples=[words(i)], space=SPACE_PRODUCT) for i in range(17)]
+        responses = await asyncio.gather(*(scene.search.Search(request) for request in requests * 3))
+        batches = [len(batch) for batch in scene.products.asked]
+    # 51 questions of which the same at one time are one.
+    assert max(batches) > 1
+    for i, response in enumerate(responses):
+        same(response, ranked({SPACE_PRODUCT: (fused(None, text_of(i % 17)), 1)}))
+
+
+@pytest.mark.parametrize(
+    ("at_fault", "reason"),
+    [
+        ({"image_encoder": "encoder-other"}, "the photo was encoded by encoder-1; encoder-3 takes encoder-other"),
+        ({"text_encoder": "encoder-other"}, "the text was encoded by encoder-2; encoder-3 takes encoder-other"),
+        ({"fingerprint": "encoder-other"}, "the encoder is encoder-other, the index was built with encoder-3"),
+    ],
+)
+async def test_a_product_encoder_of_other_encoders_or_of_another_index_is_never_used(
+    at_fault: dict[str, str], reason: str
+) -> None:
+    async with a_scene(spaces=ALL) as scene:
+        for name, value in at_fault.items():
+            setattr(scene.products, name, value)
+        request = SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT)
+        assert reason in await refused(scene.search.Search(request), grpc.StatusCode.FAILED_PRECONDITION)
+
+
+async def test_without_a_product_encoder_only_the_queries_that_need_it_fail() -> None:
+    async with a_scene(spaces=ALL, product_encoder=False) as scene:
+        for examples in ([photo(7), words(7)], [photo(7), product(1), words(7)]):
+            why = await refused(
+                scene.search.Search(SearchRequest(examples=examples)), grpc.StatusCode.FAILED_PRECONDITION
+            )
+            assert "no product encoder is deployed" in why
+        for request in (
+            SearchRequest(examples=[product(7)], space=SPACE_PRODUCT),
+            SearchRequest(examples=[photo(7), words(7)], weights=weights(image=1, text=1)),
+            SearchRequest(examples=[words(7)]),
+        ):
+            assert (await scene.search.Search(request)).hits
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (WrongState("this process has no product encoder"), grpc.StatusCode.FAILED_PRECONDITION),
+        (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (Unavailable("still loading"), grpc.StatusCode.UNAVAILABLE),
+    ],
+    ids=lambda each: getattr(each, "name", type(each).__name__),
+)
+async def test_what_the_product_encoder_says_of_itself_is_passed_on(
+    error: LookalikeError, code: grpc.StatusCode
+) -> None:
+    async with a_scene(spaces=ALL) as scene:
+        scene.products.error = error
+        request = SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT)
+        assert str(error) in await refused(scene.search.Search(request), code)
+        assert (await scene.search.Search(SearchRequest(examples=[photo(7)]))).hits
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [np.full((1, 8), np.nan), np.full((1, 8), 2.0), np.zeros((2, 8)), np.zeros((0, 8))],
+    ids=["NaN", "not of unit length", "two for one", "none"],
+)
+async def test_an_answer_of_the_product_encoder_that_breaks_the_contract_is_no_query(vectors: F32) -> None:
+    async with a_scene(spaces=ALL) as scene:
+        scene.products.vectors = vectors.astype(np.float32)
+        request = SearchRequest(examples=[photo(7)], space=SPACE_PRODUCT)
+        assert "product encoder" in await refused(scene.search.Search(request), grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_a_text_without_words_is_the_callers_mistake_in_every_space() -> None:
+    async with a_scene(spaces=ALL) as scene:
+        for request in (
+            SearchRequest(examples=[photo(7), Example(text="☺")], space=SPACE_PRODUCT),
+            SearchRequest(examples=[photo(7), Example(text="☺")], weights=weights(image=1, text=1)),
+        ):
+            why = await refused(scene.search.Search(request), grpc.StatusCode.INVALID_ARGUMENT)
+            assert "examples[1].text" in why
+
+
+async def test_a_late_fusion_is_the_weighted_mean_of_the_cosines_in_all_its_spaces() -> None:
+    examples = [photo(7), words(8)]
+    async with a_scene(spaces=ALL) as scene:
+        response = await scene.search.Search(
+            SearchRequest(examples=examples, weights=weights(text=1, image=3), limit=20)
+        )
+    same(response, ranked({SPACE_IMAGE: (image_of(7), 0.75), SPACE_TEXT: (text_of(8), 0.25)}))
+    assert len(response.hits) == 20  # Also what has no photo.
+    provenance = response.provenance
+    assert list(provenance.spaces) == [
+        SearchedSpace(space=SPACE_IMAGE, encoder="encoder-1", weight=0.75),
+        SearchedSpace(space=SPACE_TEXT, encoder="encoder-2", weight=0.25),
+    ]
+    assert (provenance.documents_searched, provenance.documents_total, provenance.coverage) == (39, 39, 1)
+    assert all(not hit.scores for hit in response.hits)
+
+
+async def test_explained_hits_tell_the_cosine_in_each_space_and_nothing_where_there_is_no_vector() -> None:
+    request = SearchRequest(examples=[product(7)], weights=weights(image=1, text=1), limit=20, explain=True)
+    async with a_scene(spaces=ALL) as scene:
+        first = await scene.search.Search(request)
+        again = await scene.search.Search(request)
+        single = await scene.search.Search(SearchRequest(examples=[product(7)], space=SPACE_TEXT, explain=True))
+    for hit in first.hits:
+        cosines = [
+            float(VECTORS[hit.product.id, space] @ VECTORS["p07", space]) if (hit.product.id, space) in VECTORS else 0
+            for space in (SPACE_IMAGE, SPACE_TEXT)
+        ]
+        assert [each.space for each in hit.scores] == [SPACE_IMAGE, SPACE_TEXT]
+        assert [each.score for each in hit.scores] == pytest.approx(cosines, abs=1e-6)
+        assert hit.score == pytest.approx(sum(cosines) / 2, abs=1e-6)
+    assert "p19" in {hit.product.id for hit in first.hits}
+    assert (again.provenance.cached, again.hits) == (True, first.hits)
+    assert [each.space for each in single.hits[0].scores] == [SPACE_TEXT]
+    assert single.hits[0].scores[0].score == single.hits[0].score
+
+
+async def test_each_photo_and_text_is_encoded_once_whatever_spaces_it_counts_in() -> None:
+    examples = [photo(7), words(8), photo(9, -1)]
+    async with a_scene(spaces=ALL) as scene:
+        request = SearchRequest(examples=examples, weights=weights(image=1, text=1, product=2))
+        response = await scene.search.Search(request)
+        assert (sorted(scene.model.photos), scene.encoder.texts) == ([7, 9], ["p08"])
+        assert sum(map(len, scene.products.asked)) == 2
+    image = unit(image_of(7) - image_of(9))
+    both = unit(2 * fused(image_of(7), text_of(8)) - fused(image_of(9), None))
+    same(response, ranked({SPACE_IMAGE: (image, 0.25), SPACE_TEXT: (text_of(8), 0.25), SPACE_PRODUCT: (both, 0.5)}))
+
+
+async def test_a_space_in_which_only_products_lack_a_vector_is_left_out_and_said_to_be() -> None:
+    async with a_scene(spaces=ALL) as scene:
+        response = await scene.search.Search(SearchRequest(examples=[product(19)], weights=weights(image=3, text=1)))
+        partly = SearchRequest(examples=[product(19), photo(7)], weights=weights(image=1, text=1))
+        mixed = await scene.search.Search(partly)
+    same(response, ranked({SPACE_TEXT: (text_of(19), 1)}, without=(19,)))
+    assert list(response.provenance.spaces) == [SearchedSpace(space=SPACE_TEXT, encoder="encoder-2", weight=1)]
+    assert list(response.provenance.degraded) == ["no image vector of product p19: space left out"]
+    same(mixed, ranked({SPACE_IMAGE: (image_of(7), 0.5), SPACE_TEXT: (text_of(19), 0.5)}, without=(19,)))
+    assert list(mixed.provenance.degraded) == ["no image vector of product p19: other examples alone"]
+
+
+async def test_a_late_fusion_is_refused_for_what_is_not_there() -> None:
+    async with a_scene() as scene:
+        unbuilt = SearchRequest(examples=[product(7)], weights=weights(image=1, product=1))
+        why = await refused(scene.search.Search(unbuilt), grpc.StatusCode.FAILED_PRECONDITION)
+        assert "no product space; it has: image, text" in why
+        none = SearchRequest(examples=[product(19), photo(7)], weights=weights(image=1))
+        assert "p19 has no image vector" in await refused(scene.search.Search(none), grpc.StatusCode.NOT_FOUND)
+        assert scene.model.photos == []  # Nothing is encoded for what cannot be answered.
+        words_alone = SearchRequest(examples=[words(7)], weights=weights(image=1, text=1))
+        why = await refused(scene.search.Search(words_alone), grpc.StatusCode.INVALID_ARGUMENT)
+        assert why.startswith("weights[0].space: no example counts in the image space")
+
+
+async def test_a_shard_that_is_missing_is_a_gap_in_every_space_of_a_late_fusion() -> None:
+    async with a_scene(spaces=ALL) as scene:
+        scene.shards[1].error = Unavailable("broken")
+        request = SearchRequest(examples=[photo(7), words(7)], weights=weights(image=1, text=1), limit=20)
+        response = await scene.search.Search(request)
+    there = {each.id for each in scene.shards[0].products}
+    held = sum(product_id in there for product_id, space in VECTORS if space in (SPACE_IMAGE, SPACE_TEXT))
+    assert (response.provenance.documents_searched, response.provenance.documents_total) == (held, 39)
+    assert {hit.product.id for hit in response.hits} == there
+
+
+async def test_auto_takes_the_first_preferred_space_that_is_built_and_says_which_entry_chose() -> None:
+    async with a_scene(spaces=ALL) as everything, a_scene() as without:
+        for scene, product_id, space, entry in (
+            (everything, 7, SPACE_PRODUCT, "fashion=product>image"),
+            (everything, 8, SPACE_PRODUCT, "*=product>text"),
+            (everything, 17, SPACE_IMAGE, "fashion=product>image"),  # It is not in the product space.
+            (without, 7, SPACE_IMAGE, "fashion=product>image"),
+            (without, 8, SPACE_TEXT, "*=product>text"),
+            (without, 19, SPACE_TEXT, ""),  # Fashion without a photo: no entry asks for that.
+        ):
+            response = await scene.search.Search(SearchRequest(examples=[product(product_id)]))
+            assert (spaces(response), response.provenance.policy) == ([space], entry)
+
+
+async def test_the_policy_is_a_setting() -> None:
+    policy = ("fashion/shoes=text>product", "*=image")
+    async with a_scene(spaces=ALL, auto_policy=policy) as scene:
+        for product_id, space in ((7, SPACE_TEXT), (8, SPACE_IMAGE)):
+            assert spaces(await scene.search.Search(SearchRequest(examples=[product(product_id)]))) == [space]
+
+
+async def test_auto_compares_photos_by_image_texts_by_text_and_both_as_products() -> None:
+    async with a_scene(spaces=ALL) as scene:
+        for examples, space in (
+            ([photo(7)], SPACE_IMAGE),
+            ([photo(7), product(8)], SPACE_IMAGE),
+            ([words(7)], SPACE_TEXT),
+            ([words(7), product(8)], SPACE_TEXT),
+            ([photo(7), words(7)], SPACE_PRODUCT),
+            ([product(8), words(7), photo(7)], SPACE_PRODUCT),
+        ):
+            response = await scene.search.Search(SearchRequest(examples=examples))
+            assert (spaces(response), response.provenance.policy) == ([space], "")
+
+
+async def test_auto_compares_a_photo_with_a_text_half_and_half_where_products_are_no_space() -> None:
+    async with a_scene() as scene:
+        response = await scene.search.Search(SearchRequest(examples=[photo(7), words(8, 5)]))
+    same(response, ranked({SPACE_IMAGE: (image_of(7), 0.5), SPACE_TEXT: (text_of(8), 0.5)}))
+    assert [(each.space, each.weight) for each in response.provenance.spaces] == [(SPACE_IMAGE, 0.5), (SPACE_TEXT, 0.5)]
+
+
+async def test_auto_does_not_compare_photos_or_texts_in_another_space_than_theirs() -> None:
+    async with a_scene(spaces=(SPACE_TEXT, SPACE_PRODUCT)) as scene:
+        why = await refused(
+            scene.search.Search(SearchRequest(examples=[photo(7)])), grpc.StatusCode.FAILED_PRECONDITION
+        )
+        assert "no image space; it has: text, product" in why
+
+
+async def test_an_untrained_image_encoder_is_said_to_be_where_its_space_is_searched() -> None:
+    async with a_scene(spaces=ALL, image_encoder=UNTRAINED) as scene:
+        by_image = await scene.search.Search(SearchRequest(examples=[product(7)], weights=weights(image=1, text=1)))
+        by_text = await scene.search.Search(SearchRequest(examples=[product(7)], space=SPACE_TEXT))
+    assert [reason.split(":")[0] for reason in by_image.provenance.degraded] == ["the image encoder is untrained"]
+    assert not by_text.provenance.degraded
+
+
+async def test_what_was_kept_in_another_form_is_not_read(redis_url: str) -> None:
+    from redis.asyncio import Redis
+
+    async with a_scene(redis=redis_url, cache_timeout_s=2) as scene, Redis.from_url(redis_url) as redis:
+        request = SearchRequest(examples=[product(7)])
+        await scene.search.Search(request)
+        keys: list[Any] = []
+        for _ in range(50):
+            if keys := await redis.keys("lookalike:search:*"):
+                break
+            await asyncio.sleep(0.02)
+        (key,) = keys
+        assert key.startswith(b"lookalike:search:2:")
+        await redis.set(key.replace(b":2:", b":1:"), b"\x01\x00\x00\x00\x00")
+        await redis.delete(key)
+        assert not (await scene.search.Search(request)).provenance.cached
