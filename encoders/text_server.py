@@ -48,9 +48,7 @@ class TextEncoderSettings(ProcessSettings):
     PREFIX: ClassVar[str] = "LOOKALIKE_TEXT_ENCODER_"
 
     artifact: Path | None = setting(None, "folder of the trained encoder, as written by `lookalike update`")  # noqa: RUF009  # a field, no value
-    product_artifact: Path | None = setting(
-        None, "folder of the product encoder of this text encoder's vectors, if any"
-    )  # noqa: RUF009  # a field, no value
+    product_artifact: Path | None = setting(None, "folder of its product encoder; none, or an empty one: not served")  # noqa: RUF009  # a field, no value
     max_batch: int = setting(64, "texts encoded together; a long one counts by the KiB", at_least=1, at_most=MAX_TEXTS)
     max_waiting: int = setting(
         4096, "texts, by the KiB, not yet answered; beyond it: RESOURCE_EXHAUSTED", at_least=1, at_most=1 << 20
@@ -173,19 +171,23 @@ async def serve(settings: TextEncoderSettings, artifact: Path) -> None:
         rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode}),
         rpc.handler(product_server.SERVICE, products.methods()),
     ]
-    services = [SERVICE.full_name]
-    if settings.product_artifact is not None:
-        services.append(product_server.SERVICE.full_name)
+    fusing = settings.product_artifact is not None and not _is_empty(settings.product_artifact)
+    services = [SERVICE.full_name, *([product_server.SERVICE.full_name] if fusing else [])]
 
     async def load_all() -> None:
         fingerprint = await encoder.load(artifact)
-        if settings.product_artifact is not None:
+        if fusing and settings.product_artifact is not None:
             products.serve(await asyncio.to_thread(_product_model, settings.product_artifact, fingerprint))
 
     try:
         await lifecycle.serve(settings, handlers, services=services, warm_up=load_all)
     finally:
         encoder.close()
+
+
+def _is_empty(folder: Path) -> bool:
+    """What stands for no product encoder where a folder must be named. A path without a folder is an error."""
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _product_model(artifact: Path, text_encoder: str) -> product.ProductModel:

@@ -127,7 +127,9 @@ def _serve(
     """The gateway, ready like all the rest: all start at once."""
     # Chosen only now: a build may take an hour, in which any connection could get a port that was chosen before it.
     text_port, *shard_ports = probes.free_ports(1 + SHARDS, but=(port, metrics_port))
-    text_encoder = roles.text_encoder(index.text_artifact, text_port) if index.text_artifact else None
+    text_encoder = None
+    if index.text_artifact is not None:
+        text_encoder = roles.text_encoder(index.text_artifact, text_port, product_artifact=index.product_artifact)
     shards = [roles.shard(index.location, number, shard_port) for number, shard_port in enumerate(shard_ports)]
     gateway = roles.gateway(
         shards, port, metrics_port=metrics_port, model_server=model_server, text_encoder=text_encoder, redis=cache

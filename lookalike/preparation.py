@@ -35,6 +35,7 @@ class Index:
     location: Path
     version: str
     text_artifact: Path | None  # None: no product has a word.
+    product_artifact: Path | None  # None: there is no product space.
     products: int
     rejected: int
     spaces: Sequence[str]
@@ -107,8 +108,8 @@ class Preparation:
         words: list[str | Path | int] = [
             "--model-server",
             model_server,
-            "--text-artifacts",
-            self._state / "text",
+            "--artifacts",
+            self._state / "encoders",
             "--shards",
             SHARDS,
             "--json",
@@ -119,7 +120,10 @@ class Preparation:
             "index",
             self._index_inputs(catalogue, models),
             lambda: json.loads(self._run("update", command, shown=True)),
-            made=lambda told: [Path(told["text_artifact"] or catalogue), self._location / told["version"]],
+            made=lambda told: [
+                *(Path(told[name]) for name in ("text_artifact", "product_artifact") if told[name]),
+                self._location / told["version"],
+            ],
         )
         return self._index(told)
 
@@ -139,11 +143,12 @@ class Preparation:
         }
 
     def _index(self, told: Mapping[str, Any]) -> Index:
-        artifact = told["text_artifact"]
+        text, product = told["text_artifact"], told["product_artifact"]
         return Index(
             location=self._location,
             version=told["version"],
-            text_artifact=Path(artifact) if artifact else None,
+            text_artifact=Path(text) if text else None,
+            product_artifact=Path(product) if product else None,
             products=told["products"],
             rejected=told["rejected"],
             spaces=tuple(told["spaces"]),

@@ -33,8 +33,9 @@ def shard(location: Path, number: int, port: int) -> Role:
     return _serving(f"shard {number}", port, "shard", "--location", location, "--shard", number)
 
 
-def text_encoder(artifact: Path, port: int) -> Role:
-    return _serving("text encoder", port, "text-encoder", "--artifact", artifact)
+def text_encoder(artifact: Path, port: int, *, product_artifact: Path | None = None) -> Role:
+    fusing: list[str | Path] = ["--product-artifact", product_artifact] if product_artifact else []
+    return _serving("text encoder", port, "text-encoder", "--artifact", artifact, *fusing)
 
 
 def model_server(models: Path, port: int) -> Role:

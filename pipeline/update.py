@@ -23,19 +23,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from encoders import product as product_encoder
 from encoders import text as text_encoder
 from encoders.models import exported
+from encoders.train_product import NotBetter
 from index.build import MAX_SHARDS, SpaceVectors, build
+from index.names import space_name
 from lookalike import probes, roles
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.supervisor import Supervisor
-from pipeline import encoding, words
+from pipeline import encoding, fusing, words
 from pipeline.features import Features, locked
 from pipeline.photos import Photo, products
 from pipeline.product import FIELDS, Reject, Row
 from pipeline.progress import counting
 from pipeline.report import Report
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 
 _READY_S = 120.0  # TensorFlow takes ten seconds to start where the cores are busy.
 STORE = ".features"  # In the location: what was computed lives where its results do.
@@ -47,7 +50,7 @@ class Update:
 
     catalogue: Path
     location: Path
-    text_artifacts: Path
+    artifacts: Path
     encoder: Callable[[], AbstractAsyncContextManager[encoding.Encode]] | None  # None: no image space.
     store: Path
     shards: int = 2
@@ -62,7 +65,9 @@ class Outcome:
     report: Report
     version: str = ""
     text_artifact: Path | None = None
-    trained: bool = False
+    trained: bool = False  # The text encoder, this time.
+    product_artifact: Path | None = None
+    no_product: str = ""  # Why there is no product space.
     spaces: dict[str, dict[str, Any]] = field(default_factory=dict)
     encoded: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -78,6 +83,8 @@ class Outcome:
             "version": self.version,
             "text_artifact": str(self.text_artifact) if self.text_artifact else None,
             "text_trained": self.trained,
+            "product_artifact": str(self.product_artifact) if self.product_artifact else None,
+            "no_product_space": self.no_product,
             "spaces": self.spaces,
             "encoded": self.encoded,
             "seconds": self.seconds,
@@ -111,11 +118,12 @@ async def update(what: Update) -> Outcome:
             spaces[SPACE_TEXT] = text
         if not spaces:
             raise BadCatalogue(f"{what.catalogue}: no product has a photo or a word in it to be similar by")
+        if (product := _product_space(what, read, spaces, outcome, Path(scratch))) is not None:
+            spaces[SPACE_PRODUCT] = product
         with outcome.stage("index"):
             outcome.version = build(what.location, read.table(), spaces, shards=what.shards, seed=what.seed)
-    for name, space in (("image", SPACE_IMAGE), ("text", SPACE_TEXT)):
-        if space in spaces:
-            outcome.spaces[name] = {"encoder": spaces[space].encoder, "vectors": len(spaces[space].rows)}
+    for number, space in sorted(spaces.items()):
+        outcome.spaces[space_name(number)] = {"encoder": space.encoder, "vectors": len(space.rows)}
     return outcome
 
 
@@ -167,7 +175,7 @@ def _text_space(what: Update, read: _Catalogue, outcome: Outcome, scratch: Path)
         with outcome.stage("training"), counting("training the text encoder"):
             artifact, outcome.trained = words.trained(
                 [words.training_text(row) for row in read.rows],
-                what.text_artifacts,
+                what.artifacts,
                 kind=what.text_kind,
                 seed=what.seed,
                 word_vectors=what.text_words,
@@ -189,6 +197,25 @@ def _text_space(what: Update, read: _Catalogue, outcome: Outcome, scratch: Path)
     return SpaceVectors(encoder=model.fingerprint, vectors=kept, rows=rows)
 
 
+def _product_space(
+    what: Update, read: _Catalogue, spaces: Mapping[int, SpaceVectors], outcome: Outcome, scratch: Path
+) -> SpaceVectors | None:
+    """Both in one, where that is better than either alone; else why there is none is told."""
+    if not (SPACE_IMAGE in spaces and SPACE_TEXT in spaces):
+        outcome.no_product = f"there is no {'text' if SPACE_IMAGE in spaces else 'image'} space to fuse"
+        return None
+    sides = fusing.Sides(image=spaces[SPACE_IMAGE], text=spaces[SPACE_TEXT])
+    try:
+        with outcome.stage("fusing"), counting("training the product encoder"):
+            artifact, _ = fusing.trained(sides, read.rows, what.artifacts, seed=what.seed)
+            space = fusing.fused(sides, product_encoder.load(artifact), scratch / "product.npy")
+    except NotBetter as error:
+        outcome.no_product = str(error)
+        return None
+    outcome.product_artifact = artifact
+    return space
+
+
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
     if args.models and args.model_server:
@@ -199,7 +226,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         what = Update(
             catalogue=args.catalogue,
             location=args.location,
-            text_artifacts=args.text_artifacts,
+            artifacts=args.artifacts,
             encoder=partial(encoding.served, address) if address else None,
             store=args.features or args.location / STORE,
             shards=args.shards,
@@ -237,28 +264,33 @@ def _told(outcome: Outcome, with_images: bool) -> str:
         )
     if "text" not in outcome.spaces:
         lines.append("  no text space: no product has a word in it")
+    if outcome.no_product:
+        lines.append(f"  no product space: {outcome.no_product}")
     for what, stage in (("photos", "photos"), ("texts", "texts")):
         if (count := outcome.encoded.get(what, 0)) and outcome.seconds[stage] > 0:
             lines.append(f"  {what + ' encoded':<15} {count:,} ({count / outcome.seconds[stage]:,.0f} a second)")
     lines.append("  seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in outcome.seconds.items()))
     if outcome.text_artifact:
         lines.append(f"  text encoder{'' if outcome.trained else ' (unchanged)'}: {outcome.text_artifact}")
+    if outcome.product_artifact:
+        lines.append(f"  product encoder: {outcome.product_artifact}")
     return "\n".join(lines)
 
 
 _EPILOG = """\
 examples:
-  lookalike update my-shop index --models models --text-artifacts text
-  lookalike update my-shop index --model-server tf-serving:8500 --text-artifacts text --shards 4
-  lookalike update my-shop index --text-artifacts text          no photos: similar by text only
+  lookalike update my-shop index --models models --artifacts text
+  lookalike update my-shop index --model-server tf-serving:8500 --artifacts text --shards 4
+  lookalike update my-shop index --artifacts text          no photos: similar by text only
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike update",
-        description="Encode a catalogue's photos, train the text encoder on its words, build a version of the index "
-        "and let it serve. Only what changed since the last time is computed; an interrupted update goes on.",
+        description="Encode a catalogue's photos, train the text encoder on its words and the product encoder on its "
+        "categories and tags, build a version of the index and let it serve. Only what changed since the last time is "
+        "computed; an interrupted update goes on.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -267,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     add("location", type=Path, metavar="LOCATION", help="where versions of the index are; the new one will be CURRENT")
     add("--models", type=Path, metavar="MODELS_DIR", help="run the image model of this folder meanwhile")
     add("--model-server", default="", metavar="HOST:PORT", help="have photos encoded by a model server or TF-Serving")
-    add("--text-artifacts", type=Path, required=True, metavar="DIR", help="the text encoder goes to DIR/<fingerprint>")
+    add("--artifacts", type=Path, required=True, metavar="DIR", help="trained encoders go to DIR/<fingerprint>")
     add("--text-kind", choices=text_encoder.KINDS, default="scdv", help="(default %(default)s)")
     add("--text-words", type=Path, metavar="FILE", help="take word vectors from this fastText .bin, train none")
     add("--features", type=Path, metavar="DIR", help=f"where computed vectors are kept (default LOCATION/{STORE})")

@@ -5,17 +5,16 @@ Training is skipped where the same words were trained on before, and every text 
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
 from encoders import text as text_encoder
-from encoders.text import FORMAT, MANIFEST, TextModel
+from encoders.text import FORMAT, TextModel
 from encoders.train_text import train
 from pipeline.features import Features
 from pipeline.product import Row
+from pipeline.trainings import once
 
 DIM = 256
 _BATCH = 1024
@@ -48,22 +47,12 @@ def trained(
     word_vectors: a fastText .bin to take words from; None: they are trained too.
     Raises BadCatalogue where there is no word in the texts, BadArtifact where there is no such file or it does not fit.
     """
-    note = directory / f"trained-{_inputs(texts, kind, seed, word_vectors)}.json"
-    if (artifact := _trained_before(note)) is not None:
-        return artifact, False
-    directory.mkdir(parents=True, exist_ok=True)
-    staged = directory / ".training"
-    shutil.rmtree(staged, ignore_errors=True)
-    fingerprint = train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors)
-    artifact = directory / fingerprint
-    if artifact.exists():
-        shutil.rmtree(staged)
-    else:
-        staged.replace(artifact)
-    part = note.with_suffix(".part")
-    part.write_text(json.dumps({"fingerprint": fingerprint}), encoding="utf-8")
-    part.replace(note)
-    return artifact, True
+    inputs = _inputs(texts, kind, seed, word_vectors)
+    return once(
+        directory,
+        inputs,
+        lambda staged: train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors),
+    )
 
 
 def encode_texts(
@@ -86,11 +75,3 @@ def _inputs(texts: Sequence[str], kind: str, seed: int, word_vectors: Path | Non
     for text in texts:
         digest.update(blake2b(text.encode(), digest_size=16).digest())
     return digest.hexdigest()
-
-
-def _trained_before(note: Path) -> Path | None:
-    try:
-        artifact: Path = note.parent / json.loads(note.read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return artifact if (artifact / MANIFEST).is_file() else None

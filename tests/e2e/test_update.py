@@ -67,7 +67,7 @@ def what(drawn: Path, tmp_path: Path, model: ImageModel) -> Update:
     return Update(
         catalogue=catalogue,
         location=tmp_path / "index",
-        text_artifacts=tmp_path / "text",
+        artifacts=tmp_path / "text",
         encoder=model.connected,
         store=tmp_path / "store",
         text_kind="fasttext",
@@ -90,7 +90,7 @@ async def test_a_catalogue_becomes_the_version_that_serves(what: Update, model: 
     assert model.photos == COUNT + 1  # and the probe
     assert outcome.spaces["image"] == {"encoder": "fake-000000000001", "vectors": COUNT}
     assert outcome.spaces["text"]["vectors"] == COUNT
-    assert outcome.text_artifact == what.text_artifacts / outcome.spaces["text"]["encoder"]
+    assert outcome.text_artifact == what.artifacts / outcome.spaces["text"]["encoder"]
     manifest = version.read(what.location, outcome.version)
     version.verify(what.location / outcome.version, manifest)
 
@@ -205,7 +205,7 @@ async def test_an_encoder_that_is_away_is_an_error_and_no_version_without_photos
 
 
 def test_the_command_says_what_it_did(what: Update, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [str(what.catalogue), str(what.location), "--text-artifacts", str(what.text_artifacts)]
+    words = [str(what.catalogue), str(what.location), "--artifacts", str(what.artifacts)]
 
     assert cli.run(lambda: main([*words, "--json"], {})) == 0
     told = json.loads(capsys.readouterr().out)
@@ -221,7 +221,7 @@ def test_the_command_says_what_it_did(what: Update, capsys: pytest.CaptureFixtur
     "more", [["--models", "a", "--model-server", "b:1"], ["--models", "nowhere"], ["--shards", "0"]]
 )
 def test_what_cannot_be_done_is_the_operators_to_mend(what: Update, more: list[str]) -> None:
-    words = [str(what.catalogue), str(what.location), "--text-artifacts", str(what.text_artifacts), *more]
+    words = [str(what.catalogue), str(what.location), "--artifacts", str(what.artifacts), *more]
 
     assert cli.run(lambda: main(words, {})) == 2
 

@@ -61,7 +61,7 @@ def test_neighbours_of_real_products_share_their_category_far_above_chance(real_
     )  # fmt: skip
     lookalike("encoders", "export", models, "--weights", *(real_data / "mobilenet").glob("*.h5"))
 
-    words = ("update", shop, index, "--models", models, "--text-artifacts", tmp_path / "text", "--json")
+    words = ("update", shop, index, "--models", models, "--artifacts", tmp_path / "text", "--json")
     told = json.loads(lookalike(*words))
 
     assert told["products"] == COUNT

@@ -35,13 +35,19 @@ class Commands:
             made.mkdir(parents=True, exist_ok=True)
             return json.dumps({"encoder": f"mobilenet-{weights}"})
         if name == "update":
-            text = Path(words[words.index("--text-artifacts") + 1]) / "scdv"
+            text = Path(words[words.index("--artifacts") + 1]) / "scdv"
             for directory in (made / self.version, text):
                 directory.mkdir(parents=True, exist_ok=True)
             manifest = {"shards": 2, "spaces": [{"name": "text"}]}
             (made / self.version / "manifest.json").write_text(json.dumps(manifest))
             (made / "CURRENT").write_text(self.version)
-            told = {"version": self.version, "text_artifact": str(text), "products": 1, "rejected": 0}
+            told = {
+                "version": self.version,
+                "text_artifact": str(text),
+                "product_artifact": None,
+                "products": 1,
+                "rejected": 0,
+            }
             return json.dumps({**told, "spaces": {"text": {"encoder": "scdv"}}})
         return ""
 
@@ -157,7 +163,8 @@ def test_an_index_is_what_the_update_said(preparation: Preparation, catalogue: P
     assert index == Index(
         location=state / "index",
         version="v1",
-        text_artifact=state / "text" / "scdv",
+        text_artifact=state / "encoders" / "scdv",
+        product_artifact=None,
         products=1,
         rejected=0,
         spaces=("text",),

@@ -1,30 +1,42 @@
-"""Choose the text encoder that the index was built with: ARTIFACTS/<fingerprint>, linked as LINK, before it starts.
+"""Choose the encoders that the index was built with, before they start: CHOSEN/text and CHOSEN/product, links to
+ARTIFACTS/<fingerprint>. Where the index has no product space, CHOSEN/product is an empty folder.
 
-python choose.py INDEX ARTIFACTS LINK
+python choose.py INDEX ARTIFACTS CHOSEN
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 
-def chosen(index: Path, artifacts: Path) -> Path:
+def wanted(index: Path) -> dict[str, str]:
+    """The fingerprint of the encoder of each space."""
     version = (index / "CURRENT").read_text(encoding="utf-8").strip()
     manifest = json.loads((index / version / "manifest.json").read_bytes())
-    encoders = [space["encoder"] for space in manifest["spaces"] if space["name"] == "text"]
-    if not encoders:
+    encoders = {space["name"]: space["encoder"] for space in manifest["spaces"]}
+    if "text" not in encoders:
         sys.exit(f"version {version} of the index has no text space: scale text-encoder to 0")
-    if not (artifacts / encoders[0]).is_dir():
-        sys.exit(f"version {version} of the index needs {artifacts / encoders[0]}, which is not there")
-    return artifacts / encoders[0]
+    return encoders
+
+
+def choose(index: Path, artifacts: Path, chosen: Path) -> None:
+    encoders = wanted(index)
+    for space in ("text", "product"):
+        if space in encoders and not (artifacts / encoders[space]).is_dir():
+            sys.exit(f"the index needs {artifacts / encoders[space]}, which is not there")
+    shutil.rmtree(chosen, ignore_errors=True)
+    chosen.mkdir(parents=True)
+    for space in ("text", "product"):
+        if space in encoders:
+            (chosen / space).symlink_to(artifacts / encoders[space])
+            print(f"{space}: {artifacts / encoders[space]}")
+        else:
+            (chosen / space).mkdir()
 
 
 if __name__ == "__main__":
-    index, artifacts, link = map(Path, sys.argv[1:])
     try:
-        artifact = chosen(index, artifacts)
+        choose(*map(Path, sys.argv[1:]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        sys.exit(f"no index to serve texts for: {error}")
-    link.unlink(missing_ok=True)
-    link.symlink_to(artifact)
-    print(f"serving {artifact}")
+        sys.exit(f"no index to serve encoders for: {error}")
