@@ -18,15 +18,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from encoders import product
+from encoders.fusion import Kind
+from encoders.product import ProductModel
 from lookalike.errors import BadCatalogue, BadSettings, OperatorError
 from lookalike.vectors import F32
 from pipeline import catalogue
 from pipeline.evaluation import baselines, heldout, pictures, tables
+from pipeline.evaluation.classes import KINDS, classified, inputs
 from pipeline.evaluation.heldout import HeldOut
 from pipeline.evaluation.judging import AUTO, Judgement, judged
 from pipeline.evaluation.measures import Scores, cosines
 from pipeline.evaluation.policy import DEFAULT, Policy
-from pipeline.evaluation.tables import Run
+from pipeline.evaluation.tables import Findings, Run
 from pipeline.product import Bad, Reject
 from pipeline.progress import counting
 
@@ -41,10 +45,18 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     policy = Policy.parse(args.policy)
     pictures.plotting()  # Where it is missing, say so at once.
     held = heldout.read(args.location, sample=args.sample, seed=args.seed)
+    model = _product_encoder(args.product_artifact, held)
     photos, notes = _photos(args.catalogue, held)
     say = _saying(args.json)
     against = _baselines(held, photos, notes, environ, untrained=args.untrained, seed=args.seed)
-    judgement = judged(held.judged, policy, against, seed=args.seed, step=say)
+    if "product" in held.encoders and model is None:
+        notes.append("The product encoder was not given (--product-artifact): its classifier is not measured.")
+    further = {} if model is None else _asked_with_less(held, model)
+    judgement = judged(held.judged, policy, against, further=further, seed=args.seed, step=say)
+    say("telling categories")
+    # Where all products are of one label, anybody is right.
+    classification = classified(held, model, seed=args.seed) if judgement.main else None
+    findings = Findings(held=held, judgement=judgement, classification=classification)
     run = Run(
         location=str(args.location),
         catalogue=str(args.catalogue),
@@ -55,9 +67,38 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         notes=notes,
     )
     say("drawing")
-    told = _written(args.out, held, judgement, run, photos)
+    told = _written(args.out, findings, run, photos)
     print(json.dumps(told, indent=1, ensure_ascii=False) if args.json else _told(args.out, judgement))
     return 0
+
+
+def _product_encoder(artifact: Path | None, held: HeldOut) -> ProductModel | None:
+    """The one that made the index's product space. Raises BadArtifact, BadSettings."""
+    if artifact is None:
+        return None
+    model = product.load(artifact)
+    made = held.encoders.get("product", "")
+    if model.fingerprint != made:
+        raise BadSettings(
+            f"--product-artifact {artifact}: {model.fingerprint}, but the index "
+            + (f"was made with {made}" if made else "has no product space")
+        )
+    return model
+
+
+def _asked_with_less(held: HeldOut, model: ProductModel) -> dict[str, Callable[[], Scores]]:
+    """Queries by a photo or a title alone, among whole products."""
+    whole = held.judged.vectors["product"]
+    return {
+        f"product, {name}": partial(_scores, whole, held, model, kind)
+        for name, kind in KINDS.items()
+        if kind != Kind.BOTH
+    }
+
+
+def _scores(whole: F32, held: HeldOut, model: ProductModel, kind: Kind) -> Scores:
+    queries = model.encode(*inputs(held.judged, kind))
+    return lambda rows: np.asarray(queries[rows] @ whole.T)
 
 
 def _saying(quiet: bool) -> Callable[[str], None]:
@@ -118,27 +159,31 @@ def _untrained(photos: Sequence[Path | None], notes: list[str], environ: Mapping
     return cosines(every)
 
 
-def _written(out: Path, held: HeldOut, judgement: Judgement, run: Run, photos: Sequence[Path | None]) -> dict[str, Any]:
+def _written(out: Path, findings: Findings, run: Run, photos: Sequence[Path | None]) -> dict[str, Any]:
     """Pictures, report.json and report.md, this one last; what report.json says."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        run = _drawn(out, judgement, run, photos)
-        told = tables.as_json(held, judgement, run)
+        run = _drawn(out, findings, run, photos)
+        told = tables.as_json(findings, run)
         (out / "report.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (out / "report.md").write_text(tables.markdown(held, judgement, run), encoding="utf-8")
+        (out / "report.md").write_text(tables.markdown(findings, run), encoding="utf-8")
     except OSError as error:
         raise OperatorError(f"{out}: {error}") from error
     return told
 
 
-def _drawn(out: Path, judgement: Judgement, run: Run, photos: Sequence[Path | None]) -> Run:
+def _drawn(out: Path, findings: Findings, run: Run, photos: Sequence[Path | None]) -> Run:
     """Draw what there is to draw; the run with its pictures."""
+    judgement = findings.judgement
     if (labelling := judgement.main) is None:
         return run
     names = {name: f"{name}.png" for name in ("averages", "precision", "confusion")}
     pictures.draw_averages(out / names["averages"], judgement)
     pictures.draw_precision(out / names["precision"], judgement, labelling)
     pictures.draw_confusions(out / names["confusion"], judgement, labelling)
+    if findings.classification is not None:
+        names["reliability"] = "reliability.png"
+        pictures.draw_reliability(out / names["reliability"], findings.classification)
     if not any(photos):
         return replace(run, pictures=names)
     names["neighbours"] = "neighbours.png"
@@ -173,6 +218,7 @@ def _told(out: Path, judgement: Judgement) -> str:
 _EPILOG = """\
 examples:
   lookalike encoders evaluate my-shop index --out quality
+  lookalike encoders evaluate my-shop index --out quality --product-artifact text/product-3f9a0c17d2b4
   lookalike encoders evaluate my-shop index --policy 'fashion=image,*=text' --no-untrained --json
 
 Judged are held-out products (every fifth, by its id) that have a vector in every space. docs/quality.md says how to
@@ -191,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("catalogue", type=Path, metavar="CATALOGUE", help="what the index was built from: for its photos")
     add("location", type=Path, metavar="LOCATION", help="where versions of the index are; judged is the CURRENT one")
+    add("--product-artifact", type=Path, metavar="DIR", help="the index's product encoder: to measure its classifier")
     add("--policy", default=DEFAULT, metavar="POLICY", help="the gateway's, of AUTO (default '%(default)s')")
     add("--out", type=Path, default=Path("quality"), metavar="DIR", help="where the report goes (default %(default)s)")
     add("--sample", type=int, default=3000, metavar="N", help="most products judged (default %(default)s)")

@@ -22,7 +22,8 @@ from lookalike.errors import OperatorError
 from lookalike.vectors import F32
 from protos.lookalike.v1.types_pb2 import Product, Space
 
-VOTERS = 20_000  # At most so many others vote: 80 MB of 1,024-d vectors, whatever the index has.
+# At most so many vote, and choose thresholds: 80 MB of 1,024-d vectors, whatever the index has.
+VOTERS, CALIBRATING = 20_000, 5_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +43,10 @@ class HeldOut:
     lacking: Mapping[str, int]  # Held-out products without a vector in a space.
     complete: int  # Held-out products with a vector in every space: judged are these, or a sample of them.
     judged: Part
-    voters: Part  # Products that are not held out, with a vector in every space; or a sample of them.
+    # With a vector in every space too, or samples of these:
+    voters: Part  # Products to learn from.
+    calibrating: Part  # Products to choose thresholds by.
+    known: Mapping[str, int]  # Judged products with the very vector of a voter in a space: the same photo, or title.
 
 
 def read(location: Path, *, sample: int, seed: int) -> HeldOut:
@@ -51,14 +55,16 @@ def read(location: Path, *, sample: int, seed: int) -> HeldOut:
     manifest = version.read(location, name)
     spaces = sorted((entry.name for entry in manifest.spaces), key=number_of)
     places = _Places([opened(location, shard, name) for shard in range(manifest.shards)], spaces)
-    held_out = places.splits == Split.TEST
     complete = places.has.all(axis=0)
+    held_out, learnt, calibrating = (places.splits == split for split in (Split.TEST, Split.TRAIN, Split.CALIBRATE))
     if not (held_out & complete).any():
         raise OperatorError(
             f"{location}: none of its {len(held_out):,} products is held out (every fifth is, by its id) and has a "
             f"vector in every space ({', '.join(spaces)}): there is nothing to judge by"
         )
     random = np.random.default_rng(seed)
+    judged = places.part(_sampled(held_out & complete, sample, random))
+    voters = places.part(_sampled(learnt & complete, VOTERS, random))
     return HeldOut(
         version=name,
         encoders={entry.name: entry.encoder for entry in sorted(manifest.spaces, key=lambda it: number_of(it.name))},
@@ -66,9 +72,17 @@ def read(location: Path, *, sample: int, seed: int) -> HeldOut:
         held_out=int(held_out.sum()),
         lacking={space: int((held_out & ~has).sum()) for space, has in zip(spaces, places.has, strict=True)},
         complete=int((held_out & complete).sum()),
-        judged=places.part(_sampled(held_out & complete, sample, random)),
-        voters=places.part(_sampled(~held_out & complete, VOTERS, random)),
+        judged=judged,
+        voters=voters,
+        calibrating=places.part(_sampled(calibrating & complete, CALIBRATING, random)),
+        known={space: _known(judged.vectors[space], voters.vectors[space]) for space in spaces},
     )
+
+
+def _known(vectors: F32, among: F32) -> int:
+    """How many of the vectors are among others."""
+    others = {other.tobytes() for other in among}
+    return sum(vector.tobytes() in others for vector in vectors)
 
 
 def _sampled(mask: npt.NDArray[np.bool_], size: int, random: np.random.Generator) -> I64:
@@ -97,11 +111,10 @@ class _Places:
     def part(self, places: I64) -> Part:
         at = [(self._shards[self._shard_of[place]], int(self._row_of[place])) for place in places]
         products = [Product.FromString(shard.table.products[row]) for shard, row in at]
-        vectors = {name: _vectors(at, number) for name, number in self._spaces.items()}
+        vectors = {name: self._vectors(at, number) for name, number in self._spaces.items()}
         return Part(products=products, vectors=vectors)
 
-
-def _vectors(at: Sequence[tuple[LoadedShard, int]], number: Space.ValueType) -> F32:
-    """(n, dim) of rows that all have one. Raises KeyError or TypeError otherwise."""
-    vectors = [shard.spaces[number].vector(row) for shard, row in at]
-    return np.array(vectors, dtype=np.float32).reshape(len(at), -1)
+    def _vectors(self, at: Sequence[tuple[LoadedShard, int]], number: Space.ValueType) -> F32:
+        """(n, dim) of rows that all have one."""
+        vectors = [shard.spaces[number].vector(row) for shard, row in at]
+        return np.array(vectors, dtype=np.float32).reshape(len(at), self._shards[0].spaces[number].dim)

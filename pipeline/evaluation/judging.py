@@ -61,6 +61,7 @@ class Judgement:
     spaces: Mapping[str, Column]
     auto: Column
     baselines: Mapping[str, Column]
+    further: Mapping[str, Column]  # Other ways of asking, not of what is built.
     policy: Policy
     chosen: Sequence[str]  # (n,) the space of each product by the policy.
     worth: Sequence[Worth]
@@ -73,6 +74,7 @@ def judged(
     baselines: Mapping[str, Callable[[], Scores]],
     *,
     seed: int,
+    further: Mapping[str, Callable[[], Scores]] | None = None,
     step: Callable[[str], None] = lambda what: None,
 ) -> Judgement:
     """Raises OperatorError where no two products share a label: then there is nothing to be found."""
@@ -84,20 +86,22 @@ def judged(
         )
     telling = [labelling for labelling in every if labelling.tells]
     main = _main(telling)
-    spaces = _found(
+    spaces = ranked(
         len(part.products), {name: partial(cosines, each) for name, each in part.vectors.items()}, telling, step
     )
     chosen = [policy.space(product.category, tuple(spaces)) for product in part.products]
     auto = _auto(spaces, chosen)
-    against = {**_found(len(part.products), baselines, telling, step), **_bounds(len(part.products), telling)}
+    against = {**ranked(len(part.products), baselines, telling, step), **_bounds(len(part.products), telling)}
+    asked = ranked(len(part.products), further or {}, telling, step)
     step("drawing intervals")
     return Judgement(
         labellings=telling,
         trivial=[labelling.title for labelling in every if not labelling.tells],
         main=main,
-        spaces={name: _column(each, telling, seed) for name, each in spaces.items()},
-        auto=_column(auto, telling, seed),
-        baselines={name: _column(each, telling, seed) for name, each in against.items()},
+        spaces={name: column(each, telling, seed) for name, each in spaces.items()},
+        auto=column(auto, telling, seed),
+        baselines={name: column(each, telling, seed) for name, each in against.items()},
+        further={name: column(each, telling, seed) for name, each in asked.items()},
         policy=policy,
         chosen=chosen,
         worth=_worths(part, policy, main, {**spaces, AUTO: auto}, chosen, seed=seed) if main else [],
@@ -105,9 +109,10 @@ def judged(
     )
 
 
-def _found(
+def ranked(
     count: int, ways: Mapping[str, Callable[[], Scores]], telling: Sequence[Labelling], step: Callable[[str], None]
 ) -> dict[str, Found]:
+    """What each way of scoring `count` products finds; `step` is told of each before."""
     given = {}
     for name, scores in ways.items():
         step(f"ranking by {name}")
@@ -140,7 +145,8 @@ def _auto(given: Mapping[str, Found], chosen: Sequence[str]) -> Found:
     return Found(nearest, values)
 
 
-def _column(each: Found, telling: Sequence[Labelling], seed: int) -> Column:
+def column(each: Found, telling: Sequence[Labelling], seed: int) -> Column:
+    """Its averages, with intervals drawn by the seed."""
     return Column(
         nearest=each.nearest,
         values=each.values,

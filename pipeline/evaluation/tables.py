@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.evaluation.classes import NEIGHBOURS as VOTES
+from pipeline.evaluation.classes import Abstention, Classification
 from pipeline.evaluation.heldout import HeldOut
 from pipeline.evaluation.judging import AUTO, CEILING, CHANCE, Column, Judgement, Worth
 from pipeline.evaluation.labels import Labelling
@@ -14,6 +16,13 @@ from pipeline.evaluation.pictures import NEIGHBOURS, frequent
 
 ROWS = 30  # Labels in a table; all of them are in the JSON.
 _CONFUSIONS = 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Findings:
+    held: HeldOut
+    judgement: Judgement
+    classification: Classification | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +40,15 @@ class Run:
     queries: int = 0  # On the contact sheet.
 
 
-def as_json(held: HeldOut, judgement: Judgement, run: Run) -> dict[str, Any]:
+def as_json(findings: Findings, run: Run) -> dict[str, Any]:
+    held, judgement, classification = findings.held, findings.judgement, findings.classification
     return {
         "version": held.version,
         "encoders": dict(held.encoders),
         "products": held.products,
         "held_out": held.held_out,
         "lacking": dict(held.lacking),
+        "known": dict(held.known),
         "complete": held.complete,
         "judged": len(held.judged.products),
         "date": run.date,
@@ -48,6 +59,7 @@ def as_json(held: HeldOut, judgement: Judgement, run: Run) -> dict[str, Any]:
         "notes": list(run.notes),
         "trivial": list(judgement.trivial),
         "labellings": {labelling.title: _labelling_json(judgement, labelling) for labelling in judgement.labellings},
+        "classification": asdict(classification) if classification else None,
         "policy_worth": [_worth_json(worth) for worth in judgement.worth],
         "confusions": {
             space: [confusion._asdict() for confusion in confusions[:100]]
@@ -61,6 +73,7 @@ def _labelling_json(judgement: Judgement, labelling: Labelling) -> dict[str, Any
         "labels": len(labelling.names),
         "queries": int(labelling.asked.sum()),
         "by": {name: _column_json(column, labelling.title) for name, column in _columns(judgement).items()},
+        "further": {name: _column_json(column, labelling.title) for name, column in judgement.further.items()},
     }
 
 
@@ -95,12 +108,15 @@ def _columns(judgement: Judgement) -> dict[str, Column]:
     return {**judgement.spaces, AUTO: judgement.auto, **judgement.baselines}
 
 
-def markdown(held: HeldOut, judgement: Judgement, run: Run) -> str:
+def markdown(findings: Findings, run: Run) -> str:
+    held, judgement, classification = findings.held, findings.judgement, findings.classification
     parts = [
         _head(held, run),
         _notes(judgement, run),
         _averages(judgement, run),
         _policy(judgement),
+        _further(judgement),
+        _classification(classification, run),
         _by_label(judgement, run),
         _confused(judgement, run),
         _neighbours(judgement, run),
@@ -115,16 +131,17 @@ def _head(held: HeldOut, run: Run) -> Iterator[str]:
     yield ""
     yield f"Measured on {run.date} by `lookalike encoders evaluate`, seed {run.seed}, on {run.machine}."
     yield ""
-    yield "| space | encoder | dimensions | held-out products without a vector |"
-    yield "| --- | --- | ---: | ---: |"
+    yield "| space | encoder | dimensions | held-out products without a vector | judged ones with a known vector |"
+    yield "| --- | --- | ---: | ---: | ---: |"
     for space, encoder in held.encoders.items():
         dim = held.judged.vectors[space].shape[1]
-        yield f"| {space} | `{encoder}` | {dim:,} | {held.lacking[space]:,} |"
+        yield f"| {space} | `{encoder}` | {dim:,} | {held.lacking[space]:,} | {held.known[space]:,} |"
     yield ""
     drawn = "all of them" if judged == held.complete else f"{judged:,} of them, drawn at random"
     yield (
         f"Of {held.products:,} products {held.held_out:,} are held out: no encoder learnt from their labels. "
-        f"{held.complete:,} of these have a vector in every space; judged are {drawn}, as queries and as neighbours."
+        f"{held.complete:,} of these have a vector in every space; judged are {drawn}, as queries and as neighbours. "
+        "A known vector is that of a product to learn from too: the same photo, or a title of the same words."
     )
     yield ""
 
@@ -178,6 +195,48 @@ def _policy(judgement: Judgement) -> Iterator[str]:
         cells = " | ".join([*precision, *gains])
         yield f"| {_cell(worth.entry)} | {worth.space or '–'} | {worth.queries:,} | {cells} |"
     yield ""
+
+
+def _further(judgement: Judgement) -> Iterator[str]:
+    if not judgement.further or judgement.main is None:
+        return
+    titles = [labelling.title for labelling in judgement.labellings]
+    yield "## The product space, asked with less"
+    yield ""
+    yield "precision@10, micro, of queries by a photo or a title alone among products that have both."
+    yield ""
+    yield "| | " + " | ".join(map(_cell, titles)) + " |"
+    yield "| --- |" + " ---: |" * len(titles)
+    for name, column in {**judgement.spaces, **judgement.further}.items():
+        yield f"| {name} | " + " | ".join(_interval(column.averages[title][0].micro) for title in titles) + " |"
+    yield ""
+
+
+def _classification(told: Classification | None, run: Run) -> Iterator[str]:
+    if told is None:
+        return
+    asked = next(iter(told.ways.values())).abstentions
+    yield "## Telling the category"
+    yield ""
+    yield (
+        f"The whole path, of {told.judged:,} held-out products; {told.unknown:,} are of a category that none of "
+        f"{told.voters:,} products to learn from has"
+        + (f", {told.unpredicted:,} of one that the classifier does not know. " if told.unpredicted else ". ")
+        + "Where a precision is asked for, only answers from a confidence on are given, which promised it on other "
+        "products: the share answered, and the share of these that is right."
+    )
+    yield ""
+    yield "| | accuracy | ECE | " + " | ".join(f"{each.precision:.0%} asked" for each in asked) + " |"
+    yield "| --- | ---: | ---: |" + " ---: |" * len(asked)
+    for name, way in told.ways.items():
+        cells = [_abstention(each) for each in way.abstentions]
+        yield f"| {name} | {_interval(way.accuracy)} | {way.calibration_error:.3f} | " + " | ".join(cells) + " |"
+    yield ""
+    yield from _picture(run, "reliability", "accuracy of answers by their confidence")
+
+
+def _abstention(each: Abstention) -> str:
+    return f"{each.answered:.1%}, {each.right:.1%}" if each.answered else "never"
 
 
 def _by_label(judgement: Judgement, run: Run) -> Iterator[str]:
@@ -247,6 +306,8 @@ def _definitions(judgement: Judgement, run: Run) -> Iterator[str]:
         "labels. The differences of AUTO are of the same queries."
     )
     yield "* Products whose label no other one has are nobody's right neighbour, and are not asked about."
+    yield "* **ECE**: mean distance between confidence and accuracy over 15 bins of confidence (Guo et al. 2017)."
+    yield f"* **{VOTES} neighbours**: the category of most of the nearest {VOTES} to learn from; its share of them."
     yield f"* **{CHANCE}**: expected of an order at random, R / (n − 1)."
     yield f"* **{CEILING}**: of an order in which all right ones come first; of a label of few products that is little."
     yield ""
@@ -258,7 +319,7 @@ def _picture(run: Run, name: str, what: str) -> Iterator[str]:
         yield ""
 
 
-def _interval(average: Average, exact: bool) -> str:
+def _interval(average: Average, exact: bool = False) -> str:
     if exact:
         return f"{average.value:.3f}"
     return f"{average.value:.3f} ({average.low:.3f}–{average.high:.3f})"

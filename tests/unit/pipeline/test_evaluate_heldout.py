@@ -46,12 +46,32 @@ def test_vectors_are_those_of_their_products(location: Path) -> None:
     assert [product.category for product in held.judged.products] == [categories()[row] for row in rows]
 
 
-def test_voters_are_products_that_are_not_held_out(location: Path) -> None:
+def test_voters_are_those_to_learn_from_and_others_choose_thresholds(location: Path) -> None:
     held = heldout.read(location, sample=1000, seed=0)
 
-    expected = [name for row, name in enumerate(ids()) if not held_out(name) and row % 10]
-    assert [product.id for product in held.voters.products] == sorted(expected)
-    assert held.voters.vectors["text"].shape == (len(expected), 16)
+    for part, split in ((held.voters, Split.TRAIN), (held.calibrating, Split.CALIBRATE)):
+        expected = [name for row, name in enumerate(ids()) if split_of(name) == split and row % 10]
+        assert [product.id for product in part.products] == sorted(expected)
+        assert part.vectors["text"].shape == (len(expected), 16)
+
+
+def test_a_vector_that_a_product_to_learn_from_has_too_is_counted(tmp_path: Path) -> None:
+    vectors = around(categories(), 0.5)
+    learnt_from = next(row for row, name in enumerate(ids()) if split_of(name) == Split.TRAIN)
+    judged = [row for row, name in enumerate(ids()) if held_out(name)]
+    vectors[judged[:3]] = vectors[learnt_from]
+    index(tmp_path, categories(), {SPACE_IMAGE: (vectors, range(COUNT))})
+
+    assert heldout.read(tmp_path, sample=1000, seed=0).known == {"image": 3}
+
+
+def test_an_index_of_held_out_products_alone_has_no_voters(tmp_path: Path) -> None:
+    names = [name for name in ids() if held_out(name)][:20]
+    index(tmp_path, ["a"] * 20, {SPACE_IMAGE: (around(["a"] * 20, 1), range(20))}, names=names)
+    held = heldout.read(tmp_path, sample=10, seed=0)
+
+    assert (len(held.judged.products), len(held.voters.products)) == (10, 0)
+    assert held.calibrating.vectors["image"].shape == (0, 16)
 
 
 def test_a_sample_is_drawn_by_its_seed(location: Path) -> None:
