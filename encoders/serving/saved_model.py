@@ -44,7 +44,8 @@ class SavedModel:
         try:
             self._loaded: Any = tf.saved_model.load(str(path))  # Kept: it owns the variables.
             self._run = self._loaded.signatures[SIGNATURE]
-            for count in {batching.padded(1), batching.execution_size}:
+            # The smallest first: run after the largest, a single image costs 7 % more CPU ever after (two EPYC cores).
+            for count in (batching.padded(1), batching.execution_size):
                 outputs = self._outputs(np.zeros((count, SIDE_PX, SIDE_PX, 3), np.uint8))
         except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
             raise BadArtifact(f"{path} is no image model: {error}") from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +15,12 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.message import Message
+from prometheus_client import start_http_server
 
 from encoders.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG, array, tensor
+from encoders.serving.files import METRICS_PATH
 from encoders.serving.policy import All, Latest, Specific
+from encoders.serving.versions import ENDED
 from encoders.signature import ENCODER, IMAGES, MODEL, SIGNATURE
 from lookalike.errors import BadArtifact, WrongState
 from protos.tfserving.v1 import config_pb2
@@ -384,3 +389,63 @@ async def test_requests_without_a_model_are_refused(tmp_path: Path) -> None:
                 await client._call(path, request, answer)
         with refused(INVALID, "ModelSpec has no name specified"):
             await client.predict(name="")
+
+
+def page() -> str:
+    """What a scrape of TensorFlow-Serving's path finds."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server, thread = start_http_server(port, addr="127.0.0.1")
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{METRICS_PATH}", timeout=10) as response:
+            return str(response.read(), "utf-8")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+async def test_requests_batches_queues_and_versions_are_counted(tmp_path: Path) -> None:
+    write_version(tmp_path, 41)
+    write_version(tmp_path, 42)
+    load = Models()
+    load.broken.add(42)
+    async with served(tmp_path, load, policy=All()) as channel:
+        client = Client(channel)
+        await client.predict(1, 2, 3)
+        with refused(UNKNOWN):
+            await client.predict(name="resnet")
+        lines = (await asyncio.to_thread(page)).splitlines()
+    for line in (
+        'lookalike_model_requests_total{code="OK",method="Predict",model_name="mobilenet",version="41"} 1.0',
+        'lookalike_model_version_state{model_name="mobilenet",version="41"} 30.0',
+        'lookalike_model_version_state{model_name="mobilenet",version="42"} 50.0',
+        'lookalike_model_queued_images{model_name="mobilenet",version="41"} 0.0',
+    ):
+        assert line in lines
+    text = "\n".join(lines)
+    assert 'code="NOT_FOUND",method="Predict",model_name="",version=""' in text
+    assert "resnet" not in text  # Whoever asks does not choose our labels.
+    for name in ("request_seconds", "queue_seconds", "batch_images", "batch_seconds"):
+        assert f"lookalike_model_{name}_count" in text
+    assert 'lookalike_model_loads_total{model_name="mobilenet",outcome="failed"}' in text
+
+
+async def test_no_images_are_refused(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    async with served(tmp_path, Models()) as channel:
+        request = pb.PredictRequest(model_spec=asked(), inputs={IMAGES: tensor(images())})
+        with refused(INVALID):
+            await Client(channel)._call(PREDICT, request, pb.PredictResponse)
+
+
+async def test_versions_that_ended_long_ago_are_forgotten(tmp_path: Path) -> None:
+    write_version(tmp_path, *range(1, 31))
+    async with served(tmp_path, Models(), policy=All()) as channel:
+        client = Client(channel)
+        await client.reload(a_config(tmp_path))
+        async with asyncio.timeout(10):
+            while len(states := await client.states()) != 1 + ENDED:  # noqa: ASYNC110  # it happens in the server
+                await asyncio.sleep(0.01)
+        assert list(states) == [30, *range(29, 29 - ENDED, -1)]
