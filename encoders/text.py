@@ -82,10 +82,10 @@ class TextModel:
         self.fingerprint: str = manifest["fingerprint"]
         self.dim: int = manifest["dim"]
         self.kind: str = manifest["kind"]
-        self._threshold: float = manifest.get("threshold", 0.0)
+        self.threshold: float = manifest.get("threshold", 0.0)
         self._tokenize = Tokenizer()
-        self._lexicon = lexicon
-        self._projection = projection
+        self.lexicon = lexicon
+        self.projection = projection
 
     def encode(self, texts: Sequence[str]) -> F32:
         """(n, dim) float32, rows of unit norm; zeros for a text with nothing to encode in it."""
@@ -96,10 +96,10 @@ class TextModel:
         return vectors
 
     def _encoded(self, documents: Sequence[Sequence[str]]) -> F32:
-        shares, vectors = self._lexicon.looked_up([token for document in documents for token in document])
+        shares, vectors = self.lexicon.looked_up([token for document in documents for token in document])
         composites = scdv.composites(shares, vectors, [len(document) for document in documents])
-        if self._projection is not None:
-            composites = normalised(scdv.sparse(composites, self._threshold) @ self._projection)
+        if self.projection is not None:
+            composites = normalised(scdv.sparse(composites, self.threshold) @ self.projection)
         return composites
 
 

@@ -75,22 +75,26 @@ def train(
 
     # More threads take ten times as long where they have to wait for cores, and add in another order each time.
     with threadpool_limits(1):
-        arrays, facts = _learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, recipe=recipe, say=say)
+        arrays, facts = learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, recipe=recipe, say=say)
     fingerprint = _described(part, kind, arrays, facts)
     part.rename(out)
     return fingerprint
 
 
-def _learnt(
+def learnt(
     documents: Sequence[Sequence[str]],
     vocabulary: words.Words,
     *,
     kind: str,
     dim: int,
     seed: int,
-    recipe: scdv.Recipe | None,
-    say: Progress,
+    recipe: scdv.Recipe | None = None,
+    say: Progress = lambda step: None,
 ) -> tuple[dict[str, F32], dict[str, Any]]:
+    """The arrays of an encoder, as encoders.text.ARRAYS names them, and what its manifest says beside its files.
+
+    Raises BadArtifact where the vocabulary knows none of the words, or has vectors that are not finite.
+    """
     recipe = recipe or scdv.Recipe()
     numbered = words.numbered(documents, vocabulary)
     filled = [document for document in numbered if len(document)]
