@@ -22,6 +22,7 @@ from pipeline.evaluation.measures import shares
 COLOURS = {"image": "#4477aa", "text": "#ee7733", "product": "#228833", AUTO: "#222222"}
 _GREYS = ("#dddddd", "#999999", "#bbbbbb", "#eeeeee")  # Of baselines.
 _LINES = ("#222222", "#4477aa", "#ee7733", "#66aadd", "#ffaa66", "#228833")
+_LEAST_ANSWERS = 10
 _BARS, _CONFUSED, _LABEL_CHARS = 20, 12, 28
 _DPI = 100
 
@@ -114,18 +115,19 @@ def draw_confusions(path: Path, judgement: Judgement, labelling: Labelling) -> N
 
 
 def draw_reliability(path: Path, classification: Classification) -> None:
-    """Accuracy by confidence: on the diagonal, an answer is right as often as it says."""
+    """Accuracy by confidence, of bins with ten answers or more: on the diagonal, one is right as often as it says."""
     figure = plotting().Figure(figsize=(7, 4), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
     for at, (name, told) in enumerate(classification.ways.items()):
-        confidences, accuracies = [each.confidence for each in told.bins], [each.accuracy for each in told.bins]
+        bins = [each for each in told.bins if each.answers >= _LEAST_ANSWERS]
+        confidences, accuracies = [each.confidence for each in bins], [each.accuracy for each in bins]
         style = "dashed" if "neighbours" in name else "solid"
         colour = _LINES[at % len(_LINES)]
         axes.plot(
             confidences, accuracies, color=colour, linestyle=style, label=f"{name}, ECE {told.calibration_error:.3f}"
         )
-        sizes = [4 + 200 * each.answers / classification.judged for each in told.bins]
+        sizes = [4 + 200 * each.answers / classification.judged for each in bins]
         axes.scatter(confidences, accuracies, sizes, color=colour)
     axes.set(xlabel="confidence", ylabel="share of right answers", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

@@ -41,6 +41,7 @@ def index(
     *,
     shards: int = 2,
     names: Sequence[str] = (),
+    encoders: Mapping[Space.ValueType, str] | None = None,
 ) -> Path:
     """Of products of these categories; spaces: vectors and the products that they are of."""
     table = pa.table(
@@ -51,7 +52,9 @@ def index(
         }
     )
     given: dict[int, SpaceVectors] = {
-        space: SpaceVectors(encoder=f"fake-{space}", vectors=vectors, rows=np.array(rows, np.int64))
+        space: SpaceVectors(
+            encoder=(encoders or {}).get(space, f"fake-{space}"), vectors=vectors, rows=np.array(rows, np.int64)
+        )
         for space, (vectors, rows) in spaces.items()
     }
     build(location, table, given, shards=shards)
