@@ -10,11 +10,13 @@ from lookalike.cli import Command, dispatch
 COMMANDS = {
     "demo": Command("lookalike.demo:main", "run the whole system on this machine and show real answers"),
     "search": Command("lookalike.search:main", "ask a gateway for similar products"),
+    "classify": Command("lookalike.classify:main", "ask a gateway for the category of a product, photo or title"),
     "catalog sample": Command("pipeline.sample:main", "draw a sample catalogue"),
     "catalog import": Command("pipeline.imports:main", "turn a foreign CSV, JSONL or Parquet file into a catalogue"),
     "catalog check": Command("pipeline.check:main", "report the bad rows of a catalogue"),
     "encoders export": Command("encoders.mobilenet:main", "write the image model as a versioned SavedModel"),
     "encoders serving-config": Command("encoders.serving.files:main", "write TF-Serving's configuration files"),
+    "encoders list": Command("encoders.list_models:main", "list the versions of the image model"),
     "encoders train-text": Command("encoders.train_text:main", "train the text encoder on a catalogue's words"),
     "encoders evaluate": Command("pipeline.evaluate:main", "report how good the neighbours of an index are"),
     "index build": Command("index.bulk:main", "index vectors you already have"),

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from protos.lookalike.v1.search_pb2 import Provenance, SearchResponse
-from protos.lookalike.v1.types_pb2 import Product, Space
+from protos.lookalike.v1.search_pb2 import ClassifyResponse, Provenance, SearchResponse
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space
+
+
+def space_name(space: Space.ValueType) -> str:
+    return Space.Name(space).removeprefix("SPACE_").lower()
+
+
+SPACE_NAMES = tuple(map(space_name, (SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)))
 
 
 def table(answer: SearchResponse, *, without: Collection[str] = ()) -> Table | Text:
     """A line for each hit: rank, score, id, and what the catalogue knows of title, category, shop and price.
+
+    Where the answer explains its scores, they stand beside them under the names of their spaces.
 
     without: columns to leave out, so that titles have room.
     """
     products = [hit.product for hit in answer.hits]
     columns = {
         "score": [f"{hit.score:z.3f}" for hit in answer.hits],
+        **_explained(answer),
         "id": [product.id for product in products],
         "title": [_titled(product) for product in products],
         "category": [product.category for product in products],
@@ -33,12 +43,41 @@ def table(answer: SearchResponse, *, without: Collection[str] = ()) -> Table | T
     grid.add_column("", justify="right")
     for name in known:
         # A cut title still tells what the product is; a cut number or id tells something wrong.
-        whole = name in ("score", "id", "price")
-        grid.add_column(name, justify="right" if name in ("score", "price") else "left", no_wrap=whole)
+        number = name in ("score", "price", *SPACE_NAMES)
+        grid.add_column(name, justify="right" if number else "left", no_wrap=number or name == "id")
     for rank, cells in enumerate(zip(*known.values(), strict=True), 1):
         # Text, not str: a title such as "[red]shoe[/]" is shown as it is, not read as markup.
         grid.add_row(str(rank), *(Text(printable(cell), no_wrap=True, overflow="ellipsis") for cell in cells))
     return grid
+
+
+def classification(answer: ClassifyResponse) -> Table:
+    """A line for each of the likeliest categories."""
+    grid = Table(box=SIMPLE_HEAD)
+    grid.add_column("category")
+    grid.add_column("probability", justify="right")
+    for each in answer.categories:
+        style = "bold" if each.category == answer.category else ""
+        grid.add_row(Text(printable(each.category), style), f"{each.probability:.3f}")
+    return grid
+
+
+def classification_provenance(answer: ClassifyResponse) -> Text:
+    """One line: the category or why there is none, what it was told by, and what the answer is."""
+    told = answer.provenance
+    parts = [
+        f"{told.timings.total_s * 1e3:.1f} ms",
+        f"by {' and '.join(map(space_name, told.inputs)) or '–'}",
+        f"encoder {told.encoder or '–'}",
+        *([f"version {told.version}"] if told.version else []),
+        f"precision {told.precision:.3g}",
+        f"from probability {told.threshold:.3f} on" if told.threshold <= 1 else "never reached",
+    ]
+    line = Text(f"category: {printable(answer.category)}\n" if answer.category else "", "bold")
+    if answer.abstained:
+        line.append(f"abstains: {printable(answer.abstained)}\n", "yellow")
+    line.append(" · ".join(map(printable, parts)), "dim not bold")
+    return _degraded(line, told.degraded)
 
 
 def provenance(told: Provenance) -> Text:
@@ -54,9 +93,19 @@ def provenance(told: Provenance) -> Text:
     if told.exact:
         parts.append("exact")
     line = Text(" · ".join(map(printable, parts)), "dim")
-    for reason in told.degraded:
-        line.append(f"\ndegraded: {printable(reason)}", "yellow")
+    return _degraded(line, told.degraded)
+
+
+def _degraded(line: Text, reasons: Iterable[str]) -> Text:
+    for reason in reasons:
+        line.append(f"\ndegraded: {printable(reason)}", "yellow not bold")
     return line
+
+
+def _explained(answer: SearchResponse) -> dict[str, list[str]]:
+    """The scores of all hits in each space, by its name."""
+    spaces = [each.space for each in answer.hits[0].scores] if answer.hits else []
+    return {space_name(space): [f"{hit.scores[i].score:z.3f}" for hit in answer.hits] for i, space in enumerate(spaces)}
 
 
 def _searched(told: Provenance) -> Iterator[str]:
@@ -67,10 +116,6 @@ def _searched(told: Provenance) -> Iterator[str]:
     if told.policy:
         yield f"policy {told.policy}"
     yield f"encoder{'s' if several else ''} {', '.join(each.encoder or '–' for each in told.spaces) or '–'}"
-
-
-def space_name(space: Space.ValueType) -> str:
-    return Space.Name(space).removeprefix("SPACE_").lower()
 
 
 def price(product: Product) -> str:

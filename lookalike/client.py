@@ -18,14 +18,23 @@ import grpc
 import grpc.aio
 
 from lookalike import rpc
-from lookalike.requests import Conditions, Question, conditions, example, search_request, within
+from lookalike.requests import (
+    Conditions,
+    Question,
+    Subject,
+    classify_request,
+    conditions,
+    example,
+    search_request,
+    within,
+)
 from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
 from protos.lookalike.v1.catalog_pb2_grpc import CatalogStub
-from protos.lookalike.v1.search_pb2 import SearchResponse
+from protos.lookalike.v1.search_pb2 import ClassifyResponse, SearchResponse
 from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from protos.lookalike.v1.types_pb2 import Product
 
-__all__ = ["AsyncClient", "Client", "Conditions", "Question", "example"]
+__all__ = ["AsyncClient", "Client", "Conditions", "Question", "Subject", "example"]
 
 Reply = TypeVar("Reply")
 
@@ -47,11 +56,21 @@ class Client:
 
             client.search(image=Path("shoe.jpg"), category_in=["fashion"])
             client.search(text="赤いスニーカー", space="text", limit=20)
+            client.search(image=Path("shoe.jpg"), text="赤い", weights={"image": 0.7, "text": 0.3})
             client.search(examples=[example(product_id="p-17"), example(text="leather", weight=-0.5)], space="text")
 
         Raises InvalidRequest, NotFound, WrongState, Overloaded, DeadlineGone, Unavailable.
         """
         return self._call(self._similar.Search, search_request(**question), timeout_s)
+
+    def classify(self, *, timeout_s: float | None = None, **subject: Unpack[Subject]) -> ClassifyResponse:
+        """The category of a product, or of a photo, a text or both; or none, and why (`abstained`).
+
+            client.classify(image=Path("shoe.jpg"), text="赤いスニーカー", precision=0.95)
+
+        Raises as `search` does.
+        """
+        return self._call(self._similar.Classify, classify_request(**subject), timeout_s)
 
     def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
         """The product with its description. Raises NotFound."""
@@ -114,6 +133,10 @@ class AsyncClient:
     async def search(self, *, timeout_s: float | None = None, **question: Unpack[Question]) -> SearchResponse:
         """As `Client.search`."""
         return await self._call(self._similar.Search, search_request(**question), timeout_s)
+
+    async def classify(self, *, timeout_s: float | None = None, **subject: Unpack[Subject]) -> ClassifyResponse:
+        """As `Client.classify`."""
+        return await self._call(self._similar.Classify, classify_request(**subject), timeout_s)
 
     async def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
         """As `Client.get`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
 
 from lookalike import answers, local, probes, roles
@@ -164,7 +165,7 @@ def _tour(console: Console, client: Client, tour: Sequence[Stop], started_s: flo
     waited = True
     for number, stop in enumerate(tour, 1):
         try:
-            answer = client.search(**stop.question)
+            hits, line = _answered(client, stop)
         except (NotFound, InvalidRequest) as error:
             console.print(Text(f"{number}. {stop.title}\nno answer: {printable(str(error))}\n", "yellow"))
             continue
@@ -172,8 +173,17 @@ def _tour(console: Console, client: Client, tour: Sequence[Stop], started_s: flo
             console.print(f"First answer {time.monotonic() - started_s:.1f} s after the start.\n")
             waited = False
         console.print(Text(f"{number}. {stop.title}", "bold"))
-        console.print(answers.table(answer, without=("id", "shop")))
-        console.print(answers.provenance(answer.provenance), "\n")
+        console.print(hits)
+        console.print(line, "\n")
+
+
+def _answered(client: Client, stop: Stop) -> tuple[Table | Text, Text]:
+    """The answer, and the line on what it is."""
+    if stop.subject is not None:
+        classified = client.classify(**stop.subject)
+        return answers.classification(classified), answers.classification_provenance(classified)
+    answer = client.search(**stop.question)
+    return answers.table(answer, without=("id", "shop")), answers.provenance(answer.provenance)
 
 
 def _say_what_serves(console: Console, index: Index, models: Models, gateway: Role) -> None:

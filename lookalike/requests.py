@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -12,10 +12,10 @@ import numpy.typing as npt
 from lookalike.errors import InvalidRequest
 from lookalike.rpc import MESSAGE_BYTES
 from lookalike.vectors import pack
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_TEXT, Filter
+from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
+from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, SpaceWeight
 
-SPACES = {"auto": SPACE_AUTO, "image": SPACE_IMAGE, "text": SPACE_TEXT}
+SPACES = {"auto": SPACE_AUTO, "image": SPACE_IMAGE, "text": SPACE_TEXT, "product": SPACE_PRODUCT}
 IMAGE_BYTES = 8 << 20  # As the contract says; checked here so that a file of any size is not read into memory.
 
 Vector = npt.NDArray[np.floating] | Sequence[float]
@@ -34,18 +34,30 @@ class Conditions(TypedDict, total=False):
 
 
 class Question(Conditions, total=False):
-    """A search: exactly one of product_id, image, text and vector; or several weighted `examples`."""
+    """A search: one of product_id, image, text and vector, or an image with a text; or several `examples`."""
 
     product_id: str | None
     image: bytes | Path | None  # An encoded photo, or the file that holds it.
     text: str | None
     vector: Vector | None  # One vector of the space's dimension; its length does not matter.
     examples: Sequence[Example]  # Made by `example(...)`.
-    space: str  # "auto", "image" or "text"; a vector needs one of the latter two.
+    space: str  # "auto", "image", "text" or "product"; a vector needs one of the latter three.
+    weights: Mapping[str, float] | None  # Late fusion: {"image": 0.7, "text": 0.3}, and no `space`.
     limit: int | None  # 10 unless given.
     exclude_same_shop: bool
     exact: bool
     min_coverage: float | None
+    explain: bool  # Tell the score in each space, with each hit.
+
+
+class Subject(TypedDict, total=False):
+    """What to classify: a product of the catalogue, or a photo, a text or both of one that need not be there."""
+
+    product_id: str | None
+    image: bytes | Path | None  # An encoded photo, or the file that holds it.
+    text: str | None
+    limit: int | None  # Most categories told; 5 unless given.
+    precision: float | None  # 0.5..0.99, of the answers that are given; 0.9 unless given.
 
 
 def search_request(
@@ -56,10 +68,12 @@ def search_request(
     vector: Vector | None = None,
     examples: Sequence[Example] = (),
     space: str = "auto",
+    weights: Mapping[str, float] | None = None,
     limit: int | None = None,
     exclude_same_shop: bool = False,
     exact: bool = False,
     min_coverage: float | None = None,
+    explain: bool = False,
     **wanted: Unpack[Conditions],
 ) -> SearchRequest:
     """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
@@ -68,19 +82,39 @@ def search_request(
     if any(source is not None for source in (product_id, image, text, vector)):
         if examples:
             raise InvalidRequest("examples", "give either these or one product_id, image, text or vector")
-        examples = [example(product_id=product_id, image=image, text=text, vector=vector)]
+        examples = _examples(product_id, image, text, vector)
     request = SearchRequest(
         examples=examples,
         space=SPACES[space],
+        weights=[_space_weight(name, weight) for name, weight in (weights or {}).items()],
         limit=within("limit", limit, bits=32),
         filter=conditions(**wanted),
         exclude_same_shop=exclude_same_shop,
         exact=exact,
         min_coverage=min_coverage,
+        explain=explain,
     )
     if (size_bytes := request.ByteSize()) > MESSAGE_BYTES:
         raise InvalidRequest("examples", f"{size_bytes} bytes together; a message may have {MESSAGE_BYTES}")
     return request
+
+
+def classify_request(
+    *,
+    product_id: str | None = None,
+    image: bytes | Path | None = None,
+    text: str | None = None,
+    limit: int | None = None,
+    precision: float | None = None,
+) -> ClassifyRequest:
+    """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
+    return ClassifyRequest(
+        product_id=product_id,
+        image=_photo(image) if isinstance(image, Path) else image,
+        text=text,
+        limit=within("limit", limit, bits=32),
+        precision=precision,
+    )
 
 
 def example(
@@ -99,6 +133,22 @@ def example(
         vector=None if vector is None else _packed(vector),
         weight=weight,
     )
+
+
+def _examples(
+    product_id: str | None, image: bytes | Path | None, text: str | None, vector: Vector | None
+) -> Sequence[Example]:
+    """One; a photo with a text are two, which the server takes for one product. Whatever else comes together is told
+    to the server as one example, which it refuses by its field."""
+    if image is not None and text is not None and product_id is None and vector is None:
+        return [example(image=image), example(text=text)]
+    return [example(product_id=product_id, image=image, text=text, vector=vector)]
+
+
+def _space_weight(name: str, weight: float) -> SpaceWeight:
+    if name not in SPACES:
+        raise InvalidRequest("weights", f"{name!r} is not one of {', '.join(SPACES)}")
+    return SpaceWeight(space=SPACES[name], weight=weight)
 
 
 def conditions(

@@ -18,7 +18,7 @@ from lookalike import answers
 from lookalike.client import Client, Question, example
 from lookalike.errors import InvalidRequest
 from lookalike.requests import SPACES
-from protos.lookalike.v1.search_pb2 import Example, SearchResponse
+from protos.lookalike.v1.search_pb2 import ClassifyResponse, Example, SearchResponse
 
 EXAMPLES = """\
 examples:
@@ -26,6 +26,7 @@ examples:
   lookalike search --image shoe.jpg --category fashion --in-stock --max-price 5000
   lookalike search --text "赤いスニーカー" --space text --limit 20
   lookalike search --product p-17 --product p-99 --weight 1 --weight 0.5
+  lookalike search --image shoe.jpg --text "赤い" --weights image=0.7,text=0.3 --explain
   lookalike search --vector query.npy --space image --exact --json
 
 exit status: 0 answered, 1 the service could not answer, 2 the question is malformed
@@ -52,7 +53,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
-def as_dict(answer: SearchResponse) -> dict[str, Any]:
+def as_dict(answer: SearchResponse | ClassifyResponse) -> dict[str, Any]:
     """The message as JSON has it, under the names of the .proto files, and with every field of no presence."""
     return MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
@@ -78,7 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--weight", type=float, action="append", default=[], help="one for each example, in their order; < 0: unlike it"
     )
-    parser.add_argument("--space", choices=tuple(SPACES), default="auto", help="how to be similar (auto: by category)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--space", choices=tuple(SPACES), default="auto", help="how to be similar (auto: by category)")
+    how.add_argument(
+        "--weights", type=_weights, metavar="SPACE=W,…", help="in several ways at once: image=0.7,text=0.3"
+    )
     parser.add_argument("--limit", type=int, help="most hits, 1..1000; 10 unless given")
     wanted = parser.add_argument_group("which products may be hits")
     wanted.add_argument("--category", action="append", default=[], help="this one and all below it; repeatable")
@@ -89,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     wanted.add_argument("--max-price", type=float)
     wanted.add_argument("--in-stock", action="store_true", default=None)
     wanted.add_argument("--exclude-same-shop", action="store_true", help="leave out the example products' shops")
+    parser.add_argument("--explain", action="store_true", help="show the score in each space")
     parser.add_argument("--exact", action="store_true", help="compare with every vector")
     parser.add_argument("--min-coverage", type=float, help="0..1: searching less than this is an error")
     parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
@@ -104,6 +110,19 @@ def _source(kind: str) -> Any:
     return parsed
 
 
+def _weights(text: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for entry in text.split(","):
+        name, _, weight = entry.strip().partition("=")
+        if name in weights:
+            raise argparse.ArgumentTypeError(f"{name} is there twice")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{entry!r} is not SPACE=WEIGHT, as in image=0.7,text=0.3") from None
+    return weights
+
+
 def _question(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Question:
     if not asked.sources:
         parser.error("give at least one of --product, --image, --text and --vector")
@@ -113,6 +132,8 @@ def _question(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Que
     return Question(
         examples=[_example(kind, text, weight) for (kind, text), weight in zip(asked.sources, weights, strict=True)],
         space=asked.space,
+        weights=asked.weights,
+        explain=asked.explain,
         limit=asked.limit,
         exclude_same_shop=asked.exclude_same_shop,
         exact=asked.exact,

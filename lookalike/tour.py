@@ -5,14 +5,16 @@ from __future__ import annotations
 import statistics
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lookalike.answers import price, printable
-from lookalike.client import Question, example
+from lookalike.client import Question, Subject, example
 from protos.lookalike.v1.types_pb2 import Product
 
-FASHION = "fashion"  # As in the gateway's default policy: fashion goes by image, all else by text.
+# As in the gateway's default policy: products go by photo and words together where the index has that space; where it
+# has not, fashion goes by image, all else by text.
+FASHION = "fashion"
 LIMIT = 5
 TITLE_LETTERS = 40
 
@@ -20,7 +22,8 @@ TITLE_LETTERS = 40
 @dataclass(frozen=True, kw_only=True)
 class Stop:
     title: str
-    question: Question
+    question: Question = field(default_factory=Question)
+    subject: Subject | None = None  # What to classify, instead of a question.
 
 
 def stops(products: Sequence[Product], catalogue: Path, spaces: Collection[str]) -> list[Stop]:
@@ -30,12 +33,15 @@ def stops(products: Sequence[Product], catalogue: Path, spaces: Collection[str])
     """
     pictured = [product for product in products if product.image] if "image" in spaces else []
     worded = list(products) if "text" in spaces else []
+    known = [product for product in pictured if product.title] if "text" in spaces else []
     found = [
-        *_by_id(pictured, worded),
+        *(_as_products(pictured, worded) if "product" in spaces else _by_id(pictured, worded)),
         *_by_photo(pictured, catalogue),
         *_by_text(worded),
         *_filtered(worded or pictured, "text" if worded else "image"),
         *_mixed(pictured, worded),
+        *_fused(known, catalogue, "product" in spaces),
+        *(_classified(known, worded, catalogue) if "product" in spaces else ()),
     ]
     return [*found, Stop(title=f"Once more: {found[0].title}", question=found[0].question)] if found else []
 
@@ -52,12 +58,20 @@ def _by_id(pictured: Sequence[Product], worded: Sequence[Product]) -> Iterator[S
         yield _stop(f"Reads like {_named(worded[0])}", Question(product_id=worded[0].id, space="text"))
 
 
+def _as_products(pictured: Sequence[Product], worded: Sequence[Product]) -> Iterator[Stop]:
+    """One product by photo and words together, as the policy has it, then one by each alone."""
+    if (product := _first(each for each in pictured if _is_fashion(each)) or _first([*pictured, *worded])) is not None:
+        yield _stop(f"Like {_named(product)} (by photo and words together)", Question(product_id=product.id))
+    if product is not None and product in pictured:
+        yield _stop(f"Looks like {_named(product)}", Question(product_id=product.id, space="image"))
+    if (product := _first(each for each in worded if not _is_fashion(each)) or _first(worded)) is not None:
+        yield _stop(f"Reads like {_named(product)}", Question(product_id=product.id, space="text"))
+
+
 def _by_photo(pictured: Sequence[Product], catalogue: Path) -> Iterator[Stop]:
-    # From the other end, so that it is another product than the first one.
-    for product in reversed(pictured):
-        if (photo := catalogue / product.image).is_file():
-            yield _stop(f"Looks like the photo {photo.name} ({_named(product)})", Question(image=photo))
-            return
+    if (product := _with_photo(pictured, catalogue)) is not None:
+        photo = catalogue / product.image
+        yield _stop(f"Looks like the photo {photo.name} ({_named(product)})", Question(image=photo))
 
 
 def _by_text(worded: Sequence[Product]) -> Iterator[Stop]:
@@ -88,6 +102,36 @@ def _mixed(pictured: Sequence[Product], worded: Sequence[Product]) -> Iterator[S
             title = f"Like {_named(one)} and, half as much, {_named(other)}"
             yield _stop(title, Question(examples=examples, space=space))
             return
+
+
+def _fused(known: Sequence[Product], catalogue: Path, as_products: bool) -> Iterator[Stop]:
+    """A photo together with words, and a product in two spaces at once.
+
+    known: products with a photo and a title, where the index has spaces for both.
+    """
+    if (product := _with_photo(known, catalogue)) is not None:
+        photo = catalogue / product.image
+        how = "as one product" if as_products else "half by photo, half by words"
+        title = f"Like the photo {photo.name} with the words {_named(product)} ({how})"
+        yield _stop(title, Question(image=photo, text=product.title))
+    if known:
+        title = f"Like {_named(known[0])}, 70 % by photo and 30 % by words"
+        yield _stop(title, Question(product_id=known[0].id, weights={"image": 0.7, "text": 0.3}, explain=True))
+
+
+def _classified(known: Sequence[Product], worded: Sequence[Product], catalogue: Path) -> Iterator[Stop]:
+    if (product := _with_photo(known, catalogue)) is not None:
+        photo = catalogue / product.image
+        title = f"Which category? The photo {photo.name} with the words {_named(product)}"
+        yield Stop(title=title, subject=Subject(image=photo, text=product.title, limit=LIMIT))
+    elif (product := _first(each for each in worded if each.title)) is not None:
+        title = f"Which category? The words {_named(product)}"
+        yield Stop(title=title, subject=Subject(text=product.title, limit=LIMIT))
+
+
+def _with_photo(products: Sequence[Product], catalogue: Path) -> Product | None:
+    # From the other end, so that it is another product than the first one.
+    return _first(product for product in reversed(products) if (catalogue / product.image).is_file())
 
 
 def _stop(title: str, question: Question) -> Stop:

@@ -253,6 +253,7 @@ class ScriptedProductEncoder:
     threshold: float = 0.5
     error: LookalikeError | None = None
     vectors: F32 | None = None  # What it answers, whatever it is asked.
+    results: list[product_encoder_pb2.Classified] | None = None  # Likewise.
     asked: list[list[product_encoder_pb2.ProductInput]] = field(default_factory=list)
     precisions: list[float] = field(default_factory=list)
 
@@ -285,7 +286,7 @@ class ScriptedProductEncoder:
             threshold=self.threshold,
         )
         return product_encoder_pb2.ClassifyProductsResponse(
-            results=[likely] * len(request.inputs),
+            results=[likely] * len(request.inputs) if self.results is None else self.results,
             fingerprint=self.fingerprint,
             image_encoder=self.image_encoder,
             text_encoder=self.text_encoder,

@@ -12,6 +12,7 @@ import pytest
 
 from lookalike.errors import LookalikeError, Overloaded, WrongState
 from lookalike.vectors import pack
+from protos.lookalike.v1.product_encoder_pb2 import Classified
 from protos.lookalike.v1.search_pb2 import ClassifyRequest, ClassifyResponse
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from tests.rpc.gateways import VECTORS, a_photo, a_scene
@@ -150,6 +151,19 @@ async def test_what_the_product_encoder_says_of_itself_is_passed_on(
     async with a_scene() as scene:
         scene.products.error = error
         assert str(error) in await refused(scene.search.Classify(STORED), code)
+
+
+@pytest.mark.parametrize(
+    "results",
+    [[], [Classified()], [Classified(categories=["a", "b"], probabilities=bytes(4))]],
+    ids=["none", "without a category", "of fewer probabilities than categories"],
+)
+async def test_an_answer_of_the_product_encoder_that_breaks_the_contract_is_no_classification(
+    results: list[Classified],
+) -> None:
+    async with a_scene() as scene:
+        scene.products.results = results
+        assert "product encoder" in await refused(scene.search.Classify(STORED), grpc.StatusCode.UNAVAILABLE)
 
 
 async def test_without_a_product_encoder_nothing_is_classified_and_the_rest_goes_on() -> None:

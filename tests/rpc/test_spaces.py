@@ -11,7 +11,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from lookalike.errors import LookalikeError, Overloaded, Unavailable, WrongState
+from lookalike.errors import InvalidRequest, LookalikeError, Overloaded, Unavailable, WrongState
 from lookalike.vectors import F32, normalised, pack, unpack
 from protos.lookalike.v1.search_pb2 import Example, SearchedSpace, SearchRequest, SearchResponse
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceWeight
@@ -184,6 +184,7 @@ async def test_without_a_product_encoder_only_the_queries_that_need_it_fail() ->
     ("error", "code"),
     [
         (WrongState("this process has no product encoder"), grpc.StatusCode.FAILED_PRECONDITION),
+        (InvalidRequest("inputs[0].image", "has 8 dimensions"), grpc.StatusCode.FAILED_PRECONDITION),
         (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (Unavailable("still loading"), grpc.StatusCode.UNAVAILABLE),
     ],

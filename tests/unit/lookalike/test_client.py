@@ -35,7 +35,7 @@ from protos.lookalike.v1.search_pb2 import (
     SearchRequest,
     SearchResponse,
 )
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Product
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, Product, SpaceWeight
 
 PRODUCTS = [Product(id=f"p-{number}", title=f"shoe {number}") for number in range(5)]
 
@@ -174,6 +174,7 @@ async def test_what_cannot_be_sent_is_refused_by_field(tmp_path: Path, client: A
     many = [example(image=b"\0" * (8 << 20))] * 4
     for field_at_fault, search in {
         "space": client.search(product_id="a", space="smell"),
+        "weights": client.search(product_id="a", weights={"smell": 1}),
         "examples": client.search(product_id="a", examples=[example(text="b")]),
         "image": client.search(image=tmp_path / "none.jpg"),
         "vector": client.search(vector=np.zeros((2, 3), np.float32), space="image"),
@@ -187,6 +188,32 @@ async def test_what_cannot_be_sent_is_refused_by_field(tmp_path: Path, client: A
         await client.search(image=big)
     with pytest.raises(InvalidRequest, match="a message may have"):
         await client.search(examples=many)
+
+
+async def test_a_late_fusion_names_its_spaces_and_their_weights(gateway: Gateway, client: AsyncClient) -> None:
+    await client.search(product_id="a", weights={"image": 0.75, "product": 2}, explain=True)
+    weights = [SpaceWeight(space=SPACE_IMAGE, weight=0.75), SpaceWeight(space=SPACE_PRODUCT, weight=2)]
+    examples = [Example(product_id="a")]
+    assert gateway.request == SearchRequest(examples=examples, weights=weights, explain=True, filter=Filter())
+
+
+async def test_a_photo_with_a_text_are_two_examples(gateway: Gateway, client: AsyncClient) -> None:
+    await client.search(image=b"a photo", text="靴", space="product")
+    assert list(gateway.request.examples) == [Example(image=b"a photo"), Example(text="靴")]
+    assert gateway.request.space == SPACE_PRODUCT
+
+
+async def test_a_classification_says_what_is_classified(gateway: Gateway, client: AsyncClient, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"from a file")
+    answer = await client.classify(image=tmp_path / "a.jpg", text="靴", limit=3, precision=0.95)
+    await client.classify(product_id="p-9")
+    assert answer.category == "fashion/shoes"
+    assert gateway.asked == [
+        ClassifyRequest(image=b"from a file", text="靴", limit=3, precision=0.95),
+        ClassifyRequest(product_id="p-9"),
+    ]
+    with pytest.raises(InvalidRequest, match="limit"):
+        await client.classify(product_id="p-9", limit=-1)
 
 
 async def test_the_catalogue_is_asked(gateway: Gateway, client: AsyncClient) -> None:
@@ -206,6 +233,7 @@ async def test_the_blocking_client_asks_and_hears_the_same(gateway: Gateway) -> 
     def blocking() -> None:
         with Client(gateway.address) as client:
             assert len(client.search(product_id="a", limit=2).hits) == 5
+            assert client.classify(text="a").category == "fashion/shoes"
             assert client.get("p-1").id == "p-1"
             assert client.exists(["p-0", "p-1"]) == [False, True]
             assert client.count(shop_in=["a"]) == 5

@@ -26,7 +26,16 @@ from protos.lookalike.v1.search_pb2 import (
     SearchRequest,
     SearchResponse,
 )
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Product
+from protos.lookalike.v1.types_pb2 import (
+    SPACE_AUTO,
+    SPACE_IMAGE,
+    SPACE_PRODUCT,
+    SPACE_TEXT,
+    Filter,
+    Product,
+    SpaceScore,
+    SpaceWeight,
+)
 
 ANSWER = SearchResponse(
     hits=[
@@ -140,6 +149,18 @@ async def test_examples_of_all_kinds_mix_in_their_order_with_their_weights(
     ]
 
 
+async def test_weights_name_several_spaces(ask: Ask, asked: list[SearchRequest]) -> None:
+    words = ["--image", str(Path(__file__)), "--text", "red", "--weights", "image=0.75, text=0.5", "--explain"]
+    assert await ask(*words) == 0
+    assert list(asked[0].weights) == [
+        SpaceWeight(space=SPACE_IMAGE, weight=0.75),
+        SpaceWeight(space=SPACE_TEXT, weight=0.5),
+    ]
+    assert (asked[0].space, asked[0].explain, len(asked[0].examples)) == (SPACE_AUTO, True, 2)
+    assert await ask("--product", "p-9", "--space", "product") == 0
+    assert asked[1].space == SPACE_PRODUCT
+
+
 async def test_the_table_shows_hits_and_what_the_answer_is(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
     assert await ask("--product", "p-9") == 0
     words = " ".join(capsys.readouterr().out.split())
@@ -171,6 +192,10 @@ async def test_no_service_is_exit_status_1(ask: Ask, capsys: pytest.CaptureFixtu
         ([], "at least one of --product"),
         (["--product", "a", "--weight", "1", "--weight", "2"], "1 examples have 2 weights"),
         (["--product", "a", "--space", "smell"], "invalid choice"),
+        (["--product", "a", "--space", "text", "--weights", "text=1"], "not allowed with"),
+        (["--product", "a", "--weights", "smell=1"], "'smell' is not one of"),
+        (["--product", "a", "--weights", "image"], "'image' is not SPACE=WEIGHT"),
+        (["--product", "a", "--weights", "image=1,image=2"], "image is there twice"),
         (["--image", "no-such-file.jpg"], "no-such-file.jpg: No such file"),
         (["--vector", "no-such-file.npy", "--space", "text"], "no-such-file.npy"),
         (["--product", "a", "--limit", "1001"], "limit: more than 1000"),
@@ -197,6 +222,28 @@ def test_an_answer_without_hits_says_so_and_what_nobody_knows_has_no_column() ->
     table = answers.table(SearchResponse(hits=[Hit(product=Product(id="7"), score=1)]))
     assert isinstance(table, Table)
     assert [column.header for column in table.columns] == ["", "score", "id"]
+
+
+def test_explained_scores_stand_beside_the_score_under_the_names_of_their_spaces() -> None:
+    scores = [SpaceScore(space=SPACE_IMAGE, score=0.25), SpaceScore(space=SPACE_TEXT, score=-0.5)]
+    hit = Hit(product=Product(id="7"), score=0.125, scores=scores)
+    table = answers.table(SearchResponse(hits=[hit]))
+    assert isinstance(table, Table)
+    columns = {column.header: [str(cell) for cell in column.cells] for column in table.columns}
+    assert columns == {"": ["1"], "score": ["0.125"], "image": ["0.250"], "text": ["-0.500"], "id": ["7"]}
+
+
+def test_the_line_below_names_every_space_with_its_share_and_the_policy_that_chose() -> None:
+    fused = [
+        SearchedSpace(space=SPACE_IMAGE, encoder="mobilenet-1", weight=0.7),
+        SearchedSpace(space=SPACE_TEXT, encoder="scdv-2", weight=0.3),
+    ]
+    line = str(answers.provenance(Provenance(spaces=fused)))
+    assert "spaces image 70% + text 30%" in line
+    assert "encoders mobilenet-1, scdv-2" in line
+    assert "policy" not in line
+    chosen = Provenance(spaces=[SearchedSpace(space=SPACE_PRODUCT, weight=1)], policy="fashion=product>image")
+    assert "space product · policy fashion=product>image" in str(answers.provenance(chosen))
 
 
 def test_prices_show_decimals_where_there_are_some() -> None:
