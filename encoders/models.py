@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from encoders.signature import MODEL
 from lookalike.errors import BadArtifact
@@ -18,6 +18,17 @@ class Exported:
     path: Path
     version: int
     encoder: str  # its fingerprint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    path: Path
+    version: int
+    size_bytes: int
+    encoder: str = ""  # its fingerprint; "" where the card is damaged, of which `damage` tells
+    damage: str = ""
+    precision: str = ""  # of its layers, and below the name of the weights; "" where the card does not say
+    weights: str = ""
 
 
 def versions(models: Path, name: str = MODEL) -> dict[int, Path]:
@@ -40,15 +51,43 @@ def exported(models: Path, version: int | None = None, name: str = MODEL) -> Exp
     return Exported(path=found[number], version=number, encoder=fingerprint(found[number]))
 
 
+def listed(models: Path, name: str = MODEL) -> list[Listed]:
+    """Every version there is, ascending, the damaged ones too."""
+    return [_listed(number, path) for number, path in versions(models, name).items()]
+
+
 def fingerprint(path: Path) -> str:
     """The fingerprint on the card of a version. Raises BadArtifact."""
+    encoder: str = _card(path)["encoder"]
+    return encoder
+
+
+def _listed(number: int, path: Path) -> Listed:
+    size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
-        encoder = json.loads((path / CARD).read_text(encoding="utf-8"))["encoder"]
+        card = _card(path)
+    except BadArtifact as damage:
+        return Listed(path=path, version=number, size_bytes=size_bytes, damage=str(damage))
+    return Listed(
+        path=path,
+        version=number,
+        size_bytes=size_bytes,
+        encoder=card["encoder"],
+        precision=str(card.get("precision", "")),
+        weights=str(card.get("weights", "")),
+    )
+
+
+def _card(path: Path) -> dict[str, Any]:
+    """What the export wrote beside the model; "encoder" is there, and names one. Raises BadArtifact."""
+    try:
+        card: dict[str, Any] = json.loads((path / CARD).read_text(encoding="utf-8"))
+        encoder = card["encoder"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadArtifact(f"{path / CARD} does not name the encoder: {error}") from error
     if not isinstance(encoder, str) or not encoder:
         raise BadArtifact(f"{path / CARD} does not name the encoder")
-    return encoder
+    return card
 
 
 def _is_version(path: Path) -> bool:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from encoders.models import CARD, exported, versions
+from encoders import list_models
+from encoders.models import CARD, exported, listed, versions
 from lookalike.errors import BadArtifact
 
 
@@ -46,3 +47,31 @@ def test_a_version_whose_card_does_not_name_the_encoder_is_refused(tmp_path: Pat
     (write_version(tmp_path, "1") / CARD).write_text(card)
     with pytest.raises(BadArtifact, match="does not name the encoder"):
         exported(tmp_path)
+
+
+def test_the_list_has_every_version_with_what_its_card_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card = {"encoder": "mobilenet-bfloat16-0123456789ab", "precision": "bfloat16", "weights": "own.h5"}
+    (write_version(tmp_path, "10") / CARD).write_text(json.dumps(card))
+    write_version(tmp_path, "9")
+    assert list_models.main([str(tmp_path), "--json"], {}) == 0
+    ninth, tenth = json.loads(capsys.readouterr().out)
+    assert (ninth["version"], ninth["encoder"], ninth["precision"]) == (9, "mobilenet-0123456789ab", "")
+    assert {name: tenth[name] for name in card} == card
+    assert tenth["path"] == str(tmp_path / "mobilenet" / "10")
+    assert tenth["size_bytes"] == len(json.dumps(card))
+
+
+def test_a_damaged_version_is_listed_with_its_damage_and_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (write_version(tmp_path, "1") / CARD).write_text("{")
+    write_version(tmp_path, "2")
+    assert [each.encoder for each in listed(tmp_path)] == ["", "mobilenet-0123456789ab"]
+    assert "does not name the encoder" in listed(tmp_path)[0].damage
+    list_models.main([str(tmp_path)], {})
+    assert "mobilenet-0123456789ab" in capsys.readouterr().out
+
+
+def test_a_list_of_nothing_says_how_to_get_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list_models.main([str(tmp_path / "nowhere")], {}) == 0
+    assert "lookalike encoders export" in capsys.readouterr().out.replace("\n", " ")

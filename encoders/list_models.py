@@ -1,0 +1,49 @@
+"""`lookalike encoders list`: the image models there are, every version of them. Reads files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from encoders.models import Listed, listed
+
+EPILOG = """examples:
+  lookalike encoders list models
+  lookalike encoders list models --json | jq -r '.[].encoder'
+
+A version that a server would refuse is listed with its damage. Nothing is changed, and TensorFlow is not loaded."""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="lookalike encoders list",
+        description="List every version of the image model in MODELS_DIR.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("models", metavar="MODELS_DIR", type=Path, help="where 'lookalike encoders export' wrote them")
+    parser.add_argument("--json", action="store_true", help="print them as JSON")
+    options = parser.parse_args(argv)
+    found = listed(options.models)
+    if options.json:
+        print(json.dumps([{**asdict(each), "path": str(each.path)} for each in found], indent=1))
+    else:
+        _show(Console(), options.models, found)
+    return 0
+
+
+def _show(console: Console, models: Path, found: Sequence[Listed]) -> None:
+    if not found:
+        console.print(f"no model in {models}; 'lookalike encoders export {models}' writes one")
+        return
+    table = Table("version", "encoder", "precision", "weights", "MB")
+    for each in found:
+        size = f"{each.size_bytes / 1e6:.1f}"
+        table.add_row(str(each.version), each.encoder or each.damage, each.precision, each.weights, size)
+    console.print(table)
