@@ -124,8 +124,8 @@ class _Regression:
         from scipy.linalg import cho_factor
 
         mean = inputs.mean(axis=0, dtype=np.float64)
-        gram = (inputs.T @ inputs).astype(np.float64)
-        covariance = gram - len(inputs) * np.outer(mean, mean)
+        centred = inputs - mean.astype(np.float32)
+        covariance = (centred.T @ centred).astype(np.float64)
         # Never 0: inputs that are all alike have no variance, and no inverse without this.
         added = max(ridge * float(np.trace(covariance)) / len(covariance), 1e-6)
         factor = cho_factor(covariance + added * np.eye(len(covariance)))
