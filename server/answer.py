@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lookalike.errors import Unavailable
 from protos.lookalike.v1.index_pb2 import OpaqueSearchResponse
 from protos.lookalike.v1.search_pb2 import Provenance, Timings
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT
 from server import metrics
 from server.encoding import Known
 from server.merge import merged
@@ -87,6 +88,13 @@ def answered(
     )
 
 
+# A product encoder that learnt from an untrained image encoder has "untrained" in its name, too.
+_UNTRAINED = {
+    SPACE_IMAGE: "the image encoder is untrained: likeness is only of colour and rough texture",
+    SPACE_PRODUCT: "the product encoder learnt from an untrained image encoder: photos tell it little",
+}
+
+
 def degraded(snapshot: Snapshot, route: Route, gathered: Gathered) -> list[str]:
     """Every way in which an answer can be less than it could be: the one place that knows them, and counts them."""
     reasons = []
@@ -99,8 +107,7 @@ def degraded(snapshot: Snapshot, route: Route, gathered: Gathered) -> list[str]:
     for space in route.spaces:
         if "-untrained-" in snapshot.spaces[space].encoder:
             metrics.DEGRADED.labels("encoder_untrained").inc()
-            name = space_name(space)
-            reasons.append(f"the {name} encoder is untrained: likeness is only of colour and rough texture")
+            reasons.append(_UNTRAINED.get(space) or f"the {space_name(space)} encoder is untrained")
     return reasons
 
 

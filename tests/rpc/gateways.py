@@ -92,7 +92,7 @@ class ScriptedShard:
     ordinal: int
     version: str = "v1"
     spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT)
-    image_encoder: str = f"encoder-{SPACE_IMAGE}"
+    encoders: Mapping[Space.ValueType, str] = field(default_factory=dict)  # By space, where another.
     error: LookalikeError | None = None
     hang: bool = False
     batches: list[int] = field(default_factory=list)
@@ -107,7 +107,7 @@ class ScriptedShard:
             index_pb2.SpaceState(
                 space=space,
                 dim=DIMS[space],
-                encoder=self.image_encoder if space == SPACE_IMAGE else f"encoder-{space}",
+                encoder=self.encoders.get(space, f"encoder-{space}"),
                 documents=[
                     sum(s == space and shard_of(product_id, SHARDS) == shard for product_id, s in VECTORS)
                     for shard in range(SHARDS)
@@ -335,16 +335,19 @@ async def a_scene(
     spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT),
     product_encoder: bool = True,
     image_encoder: str = f"encoder-{SPACE_IMAGE}",
+    product_encoder_name: str = f"encoder-{SPACE_PRODUCT}",
     **settings: object,
 ) -> AsyncIterator[Scene]:
     """The gateway, once it knows its shards.
 
     spaces: those that the version has built; product_encoder: whether the text encoder's process has one, too;
-    image_encoder: that of the version, of the model server and of what the product encoder takes.
+    image_encoder: that of the version, of the model server and of what the product encoder takes;
+    product_encoder_name: that of the version and of the product encoder.
     """
-    shards = [ScriptedShard(i, spaces=spaces, image_encoder=image_encoder) for i in range(SHARDS)]
+    encoders = {SPACE_IMAGE: image_encoder, SPACE_PRODUCT: product_encoder_name}
+    shards = [ScriptedShard(i, spaces=spaces, encoders=encoders) for i in range(SHARDS)]
     encoder, model = ScriptedTextEncoder(), ScriptedModel(image_encoder)
-    products = ScriptedProductEncoder(image_encoder)
+    products = ScriptedProductEncoder(image_encoder, fingerprint=product_encoder_name)
     of_words = [encoder.handler(), *([products.handler()] if product_encoder else [])]
     async with (
         serving(shards[0].handler()) as first,

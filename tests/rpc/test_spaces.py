@@ -365,6 +365,14 @@ async def test_an_untrained_image_encoder_is_said_to_be_where_its_space_is_searc
     assert not by_text.provenance.degraded
 
 
+async def test_a_product_encoder_that_learnt_from_an_untrained_one_is_said_to_have() -> None:
+    async with a_scene(spaces=ALL, product_encoder_name="product-untrained-0") as scene:
+        response = await scene.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_PRODUCT))
+    assert list(response.provenance.degraded) == [
+        "the product encoder learnt from an untrained image encoder: photos tell it little"
+    ]
+
+
 async def test_what_was_kept_in_another_form_is_not_read(redis_url: str) -> None:
     from redis.asyncio import Redis
 

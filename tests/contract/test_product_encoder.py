@@ -1,0 +1,114 @@
+"""What a product encoder does at the other end of the client, held against the scripted and the real one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from encoders import product, product_server
+from encoders.product_client import ProductEncoder, Trained
+from encoders.train_product import train
+from lookalike import rpc
+from lookalike.deadline import Deadline
+from lookalike.errors import Unavailable, WrongState
+from lookalike.vectors import F32, pack
+from protos.lookalike.v1.product_encoder_pb2 import ProductInput
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
+from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, serving
+from tests.unit.encoders import made_products
+
+Result = TypeVar("Result")
+SOON = Deadline.after(30)
+
+
+class NoTexts:
+    """The text encoder of a process that is asked with vectors alone."""
+
+    async def vectors(self, texts: Sequence[str], deadline: Deadline) -> F32:
+        raise AssertionError(texts)
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        return work()
+
+
+@dataclass
+class Side:
+    client: ProductEncoder
+    image: bytes
+    text: bytes
+    by: Trained
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> product.ProductModel:
+    folder = tmp_path_factory.mktemp("encoders") / "product"
+    train(made_products.examples(), folder)
+    return product.load(folder)
+
+
+@pytest.fixture(params=["scripted", "real"])
+async def side(request: pytest.FixtureRequest, model: product.ProductModel) -> AsyncIterator[Side]:
+    if request.param == "scripted":
+        by = Trained("encoder-3", "encoder-1", "encoder-2")
+        image, text = pack(VECTORS["p07", SPACE_IMAGE]), pack(VECTORS["p07", SPACE_TEXT])
+        handler = ScriptedProductEncoder().handler()
+    else:
+        by = Trained(model.fingerprint, model.image_encoder, model.text_encoder)
+        given = made_products.examples(1)
+        image, text = pack(given.images[0]), pack(given.texts[0])
+        service = product_server.ProductService(NoTexts())
+        service.serve(model)
+        handler = rpc.handler(product_server.SERVICE, service.methods())
+    async with serving(handler) as address, rpc.channel(address) as channel:
+        yield Side(ProductEncoder(channel), image, text, by)
+
+
+async def test_photos_texts_and_both_become_vectors_of_one_length_each_its_own(side: Side) -> None:
+    both, photo = ProductInput(image=side.image, text_vector=side.text), ProductInput(image=side.image)
+    fused = await side.client.encode([both, photo, ProductInput(text_vector=side.text), both], SOON)
+    assert fused.by == side.by
+    np.testing.assert_allclose(np.linalg.norm(fused.vectors, axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(fused.vectors[0], fused.vectors[3], atol=1e-6)
+    assert fused.vectors[0] @ fused.vectors[1] < 0.9999
+
+
+async def test_categories_come_by_falling_probability_and_as_many_as_were_asked_for(side: Side) -> None:
+    both, photo = ProductInput(image=side.image, text_vector=side.text), ProductInput(image=side.image)
+    answers, by = await side.client.classify([both, photo], SOON, limit=2, precision=0.9)
+    assert by == side.by
+    for answer in answers:
+        assert len(answer.categories) == len(answer.values) == 2
+        assert 1 >= answer.values[0] >= answer.values[1] > 0
+        assert 0 <= answer.threshold <= 2
+
+
+async def test_vectors_of_other_dimensions_are_of_another_encoder(model: product.ProductModel) -> None:
+    service = product_server.ProductService(NoTexts())
+    service.serve(model)
+    async with (
+        serving(rpc.handler(product_server.SERVICE, service.methods())) as address,
+        rpc.channel(address) as channel,
+    ):
+        with pytest.raises(WrongState, match=r"inputs\[0\].image: 4 bytes"):
+            await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], SOON)
+
+
+async def test_a_process_without_one_says_so_served_or_not() -> None:
+    unserved = rpc.handler(product_server.SERVICE, product_server.ProductService(NoTexts()).methods())
+    for handlers, reason in (((unserved,), "has no product encoder"), ((), "no product encoder is deployed")):
+        async with serving(*handlers) as address, rpc.channel(address) as channel:
+            client = ProductEncoder(channel)
+            with pytest.raises(WrongState, match=reason):
+                await client.encode([ProductInput(image=bytes(4))], SOON)
+            with pytest.raises(WrongState, match=reason):
+                await client.classify([ProductInput(image=bytes(4))], SOON, limit=1, precision=0.9)
+
+
+async def test_nobody_at_the_address_is_unavailable() -> None:
+    async with rpc.channel("127.0.0.1:1") as channel:
+        with pytest.raises(Unavailable, match="product encoder"):
+            await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], SOON)
