@@ -22,6 +22,7 @@ from loadtest.histogram import Histogram, Labels, added, parsed
 from loadtest.mix import KINDS, Asker, Listed, parse_mix
 from lookalike.client import Client
 from lookalike.errors import BadSettings, LookalikeError, Unavailable
+from lookalike.requests import SPACES
 
 MAX_USERS = 256
 MAX_SECONDS = 600.0
@@ -170,8 +171,8 @@ def _vectors(text: str | None) -> tuple[str, str]:
     if not text:
         return "", ""
     space, _, file = text.partition("=")
-    if space not in ("image", "text") or not file:
-        raise BadSettings(f"--vectors {text!r}: write image=FILE.npy or text=FILE.npy")
+    if space not in SPACES or space == "auto" or not file:
+        raise BadSettings(f"--vectors {text!r}: write image=FILE.npy, text=FILE.npy or product=FILE.npy")
     plan.read_vectors(Path(file))
     return space, file
 

@@ -5,7 +5,7 @@ min_requests_per_s = 40         optional
 
 [[latency]]                     any number of them
 method = "Search"
-space = "image"                 optional: "image" or "text"; all unless set
+space = "image"                 optional: "image", "text", "product", "image+text"; all unless set
 cached = false                  optional: all unless set
 p50_s = 0.05                    p50_s, p99_s or both; a bound of the server's buckets, so that the verdict is exact
 p99_s = 0.25

@@ -71,7 +71,7 @@ def test_the_owner_of_another_machine_may_load_it() -> None:
     ("argv", "complaint"),
     [
         (["--slo", "none.toml"], "none.toml"),
-        (["--vectors", "product=v.npy"], "write image=FILE.npy"),
+        (["--vectors", "auto=v.npy"], "write image=FILE.npy"),
         (["--vectors", "image=none.npy"], "none.npy"),
         (["--vectors", "v.npy"], "write image=FILE.npy"),
     ],
