@@ -90,7 +90,7 @@ def test_without_any_product_nothing_is_promised() -> None:
 
 
 def test_answers_of_one_probability_are_given_together_or_not_at_all() -> None:
-    confidences = np.repeat(np.float32([0.9, 0.6]), 50)
+    confidences = np.repeat(np.array([0.9, 0.6], np.float32), 50)
     right = np.arange(100) < 75  # All of the first, half of the second.
     thresholds = thresholds_of(confidences, right)
     assert thresholds[PRECISIONS.index(0.95)] == np.float32(0.9)
@@ -104,7 +104,8 @@ def test_the_lower_bound_is_wilsons() -> None:
 
 
 def test_scores_of_any_size_have_a_softmax() -> None:
-    np.testing.assert_allclose(softmax(np.float32([[1e30, 0], [-1e30, -1e30]])), [[1, 0], [0.5, 0.5]])
+    shares = softmax(np.array([[1e30, 0], [-1e30, -1e30]], np.float32))
+    assert shares.tolist() == [[1, 0], [0.5, 0.5]]
 
 
 def test_overconfident_scores_are_cooled() -> None:

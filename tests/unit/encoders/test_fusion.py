@@ -7,10 +7,11 @@ import pytest
 
 from encoders import fusion
 from encoders.fusion import Fusion, Kind, labels_of
+from lookalike.vectors import F32
 from tests.unit.encoders.made_products import examples
 
 
-def fused(count: int = 300, *, tags: bool = True) -> tuple[Fusion, fusion.F32, fusion.F32]:
+def fused(count: int = 300, *, tags: bool = True) -> tuple[Fusion, F32, F32]:
     given = examples(count)
     categories, _ = labels_of([[category] for category in given.categories], at_least=1, most=100)
     labels, _ = labels_of(given.tags if tags else [[] for _ in given.tags], at_least=1, most=100)

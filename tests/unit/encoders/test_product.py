@@ -13,6 +13,7 @@ from encoders import product
 from encoders.product import ProductModel
 from encoders.train_product import Examples, NotBetter, train
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.vectors import F32
 from tests.unit.encoders.made_products import examples
 
 
@@ -68,7 +69,7 @@ def test_neither_photo_nor_title_gives_zeros_and_no_category(given: Examples, mo
 def test_categories_come_by_falling_probability_and_are_right_more_often_with_both(
     given: Examples, model: ProductModel
 ) -> None:
-    def accuracy(images: product.F32, texts: product.F32) -> float:
+    def accuracy(images: F32, texts: F32) -> float:
         guesses = model.classify(images, texts, limit=1, precision=0.9)
         hits = [
             guess is not None and guess.categories[0] == c for guess, c in zip(guesses, given.categories, strict=True)

@@ -1,0 +1,201 @@
+"""The product encoder over real gRPC, beside the text encoder that it encodes titles with."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from encoders import product, product_server, text, text_server, train_product, train_text
+from encoders.product import ProductModel
+from encoders.product_server import MAX_INPUTS
+from encoders.text import TextModel
+from encoders.text_server import TextEncoderSettings
+from encoders.tokens import MAX_TEXT_BYTES
+from lookalike import probes, rpc
+from lookalike.errors import BadArtifact
+from lookalike.vectors import pack, unpack
+from protos.lookalike.v1 import product_encoder_pb2 as pb
+from protos.lookalike.v1 import product_encoder_pb2_grpc
+from tests.rpc.gateways import serving
+from tests.unit.encoders.made_products import examples
+
+TITLES = ["red dress", "blue dress", "white mug", "black mug", "wooden table", "赤い靴"]
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """text/, and product/ trained on its vectors of titles."""
+    folder = tmp_path_factory.mktemp("encoders")
+    train_text.train(TITLES, folder / "text", dim=16)
+    given, model = examples(), text.load(folder / "text")
+    word = [int(category[-1]) for category in given.categories]
+    vectors = model.encode([TITLES[2 * w] for w in word])
+    trained_on = dataclasses.replace(given, texts=vectors, text_encoder=model.fingerprint)
+    train_product.train(trained_on, folder / "product")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(artifacts: Path) -> TextModel:
+    return text.load(artifacts / "text")
+
+
+@pytest.fixture(scope="module")
+def model(artifacts: Path) -> ProductModel:
+    return product.load(artifacts / "product")
+
+
+@pytest.fixture
+async def stub(artifacts: Path, model: ProductModel) -> AsyncIterator[product_encoder_pb2_grpc.ProductEncoderAsyncStub]:
+    encoder = text_server.Encoder(TextEncoderSettings())
+    await encoder.load(artifacts / "text")
+    service = product_server.ProductService(encoder)
+    service.serve(model)
+    async with serving(rpc.handler(product_server.SERVICE, service.methods())) as address, rpc.channel(address) as made:
+        yield product_encoder_pb2_grpc.ProductEncoderStub(made)
+    encoder.close()
+
+
+def photo(row: int = 0) -> bytes:
+    return pack(examples().images[row])
+
+
+async def test_photo_and_title_are_fused_as_the_model_does_and_it_says_who_it_is(
+    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel, words: TextModel
+) -> None:
+    title = words.encode(["red dress"])
+    inputs = [
+        pb.ProductInput(image=photo(), text="red dress"),
+        pb.ProductInput(image=photo(), text_vector=pack(title)),
+        pb.ProductInput(image=photo()),
+        pb.ProductInput(text="red dress"),
+    ]
+    reply = await stub.Encode(pb.EncodeProductsRequest(inputs=inputs))
+    image = unpack(photo(), model.image_dim)
+    expected = [
+        model.encode(image, title),
+        model.encode(image, title),
+        model.encode(image, title * 0),
+        model.encode(image * 0, title),
+    ]
+    np.testing.assert_allclose(unpack(reply.vectors, reply.dim), np.concatenate(expected), atol=1e-5)
+    assert (reply.fingerprint, reply.dim) == (model.fingerprint, model.dim)
+    assert (reply.image_encoder, reply.text_encoder) == (model.image_encoder, words.fingerprint)
+    state = await stub.Describe(pb.DescribeProductEncoderRequest())
+    assert (state.fingerprint, state.dim, state.categories) == (model.fingerprint, model.dim, 9)
+
+
+async def test_a_text_without_words_counts_as_none(
+    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel
+) -> None:
+    inputs = [pb.ProductInput(text="★★★"), pb.ProductInput(image=photo(), text="★★★"), pb.ProductInput(image=photo())]
+    vectors = unpack((await stub.Encode(pb.EncodeProductsRequest(inputs=inputs))).vectors, model.dim)
+    assert not vectors[0].any()
+    np.testing.assert_array_equal(vectors[1], vectors[2])
+    reply = await stub.Classify(pb.ClassifyProductsRequest(inputs=inputs, limit=3, precision=0.9))
+    assert [(result.empty, len(result.categories)) for result in reply.results] == [(True, 0), (False, 3), (False, 3)]
+
+
+async def test_categories_come_with_probabilities_and_the_threshold_of_their_kind(
+    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel
+) -> None:
+    inputs = [pb.ProductInput(image=photo(), text="red dress"), pb.ProductInput(image=photo())]
+    reply = await stub.Classify(pb.ClassifyProductsRequest(inputs=inputs, limit=2, precision=0.8))
+    both, image = reply.results
+    assert len(both.categories) == 2
+    assert set(both.categories) <= set(model.categories)
+    first, second = np.frombuffer(both.probabilities, "<f4")
+    assert 1 >= first >= second >= 0
+    assert image.threshold > both.threshold
+    assert reply.fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("inputs", "complaint"),
+    [
+        ([], f"0 products; give 1..{MAX_INPUTS}"),
+        ([pb.ProductInput(text="a")] * (MAX_INPUTS + 1), f"{MAX_INPUTS + 1} products"),
+        ([pb.ProductInput()], "inputs[0]: has neither image nor text"),
+        ([pb.ProductInput(text="a", text_vector=b"1234")], "has both text and text_vector"),
+        ([pb.ProductInput(text="a"), pb.ProductInput(image=b"1234")], "inputs[1].image: 4 bytes"),
+        ([pb.ProductInput(image=bytes(96))], "inputs[0].image: is not of unit norm"),
+        ([pb.ProductInput(image=np.full(24, np.nan, "<f4").tobytes())], "inputs[0].image: is not of unit norm"),
+        ([pb.ProductInput(text="x" * (MAX_TEXT_BYTES + 1))], "inputs[0].text: 65537 bytes"),
+    ],
+)
+async def test_what_cannot_be_fused_is_refused_by_name(
+    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, inputs: list[pb.ProductInput], complaint: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Encode(pb.EncodeProductsRequest(inputs=inputs))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert complaint in str(caught.value.details())
+
+
+@pytest.mark.parametrize(("limit", "precision"), [(0, 0.9), (1, 0.4), (1, 1.0), (1, float("nan"))])
+async def test_a_precision_or_limit_that_means_nothing_is_refused(
+    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, limit: int, precision: float
+) -> None:
+    request = pb.ClassifyProductsRequest(inputs=[pb.ProductInput(text="a")], limit=limit, precision=precision)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Classify(request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_many_callers_at_once_each_have_their_own_vectors(
+    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel, words: TextModel
+) -> None:
+    async def alone(title: str) -> bytes:
+        return (await stub.Encode(pb.EncodeProductsRequest(inputs=[pb.ProductInput(text=title)]))).vectors
+
+    replies = await asyncio.gather(*(alone(title) for title in TITLES * 8))
+    expected = model.encode(np.zeros((6, model.image_dim), np.float32), words.encode(TITLES))
+    np.testing.assert_allclose(np.concatenate([unpack(each, model.dim) for each in replies[:6]]), expected, atol=1e-5)
+
+
+async def started(tmp_path: Path, settings: TextEncoderSettings) -> tuple[asyncio.Task[None], str]:
+    assert settings.artifact is not None
+    (port,) = probes.free_ports(1)
+    chosen = dataclasses.replace(settings, host="127.0.0.1", port=port)
+    return asyncio.create_task(text_server.serve(chosen, settings.artifact)), f"127.0.0.1:{port}"
+
+
+async def test_a_process_without_a_product_encoder_says_so_and_serves_texts(artifacts: Path, tmp_path: Path) -> None:
+    for product_artifact in (None, tmp_path):  # An empty folder stands for none.
+        settings = TextEncoderSettings(artifact=artifacts / "text", product_artifact=product_artifact)
+        serving_it, address = await started(tmp_path, settings)
+        try:
+            async with rpc.channel(address) as channel:
+                stub = product_encoder_pb2_grpc.ProductEncoderStub(channel)
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stub.Describe(pb.DescribeProductEncoderRequest(), wait_for_ready=True, timeout=20)
+                assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        finally:
+            serving_it.cancel()
+            await asyncio.wait([serving_it])
+
+
+async def test_a_product_encoder_of_another_text_encoder_is_refused_at_the_start(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    train_text.train(["other words", "of another shop"], tmp_path / "text", dim=16)
+    settings = TextEncoderSettings(artifact=tmp_path / "text", product_artifact=artifacts / "product")
+    serving_it, _ = await started(tmp_path, settings)
+    with pytest.raises(BadArtifact, match=r"trained on vectors of scdv-.*; the text encoder is scdv-"):
+        await serving_it
+
+
+async def test_a_folder_that_is_not_there_is_refused_at_the_start(artifacts: Path, tmp_path: Path) -> None:
+    shutil.copytree(artifacts / "text", tmp_path / "text")
+    settings = TextEncoderSettings(artifact=tmp_path / "text", product_artifact=tmp_path / "absent")
+    serving_it, _ = await started(tmp_path, settings)
+    with pytest.raises(BadArtifact, match="absent"):
+        await serving_it
