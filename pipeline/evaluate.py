@@ -21,7 +21,7 @@ from rich.console import Console
 from encoders import product
 from encoders.fusion import Kind
 from encoders.product import ProductModel
-from lookalike.errors import BadCatalogue, BadSettings, OperatorError
+from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
 from lookalike.vectors import F32
 from pipeline import catalogue
 from pipeline.evaluation import baselines, heldout, pictures, tables
@@ -45,12 +45,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     policy = Policy.parse(args.policy)
     pictures.plotting()  # Where it is missing, say so at once.
     held = heldout.read(args.location, sample=args.sample, seed=args.seed)
-    model = _product_encoder(args.product_artifact, held)
+    model = _product_encoder(args.artifacts, held)
     photos, notes = _photos(args.catalogue, held)
     say = _saying(args.json)
     against = _baselines(held, photos, notes, environ, untrained=args.untrained, seed=args.seed)
     if "product" in held.encoders and model is None:
-        notes.append("The product encoder was not given (--product-artifact): its classifier is not measured.")
+        notes.append("The product encoder was not given (--artifacts): its classifier is not measured.")
     further = {} if model is None else _asked_with_less(held, model)
     judgement = judged(held.judged, policy, against, further=further, seed=args.seed, step=say)
     say("telling categories")
@@ -72,17 +72,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _product_encoder(artifact: Path | None, held: HeldOut) -> ProductModel | None:
-    """The one that made the index's product space. Raises BadArtifact, BadSettings."""
-    if artifact is None:
-        return None
-    model = product.load(artifact)
+def _product_encoder(artifacts: Path | None, held: HeldOut) -> ProductModel | None:
+    """The one that made the index's product space, where there is one. Raises BadArtifact."""
     made = held.encoders.get("product", "")
+    if artifacts is None or not made:
+        return None
+    model = product.load(artifacts / made)
     if model.fingerprint != made:
-        raise BadSettings(
-            f"--product-artifact {artifact}: {model.fingerprint}, but the index "
-            + (f"was made with {made}" if made else "has no product space")
-        )
+        raise BadArtifact(f"{artifacts / made}: is {model.fingerprint}")
     return model
 
 
@@ -218,7 +215,7 @@ def _told(out: Path, judgement: Judgement) -> str:
 _EPILOG = """\
 examples:
   lookalike encoders evaluate my-shop index --out quality
-  lookalike encoders evaluate my-shop index --out quality --product-artifact text/product-3f9a0c17d2b4
+  lookalike encoders evaluate my-shop index --out quality --artifacts encoders
   lookalike encoders evaluate my-shop index --policy 'fashion=image,*=text' --no-untrained --json
 
 Judged are held-out products (every fifth, by its id) that have a vector in every space. docs/quality.md says how to
@@ -237,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("catalogue", type=Path, metavar="CATALOGUE", help="what the index was built from: for its photos")
     add("location", type=Path, metavar="LOCATION", help="where versions of the index are; judged is the CURRENT one")
-    add("--product-artifact", type=Path, metavar="DIR", help="the index's product encoder: to measure its classifier")
+    add("--artifacts", type=Path, metavar="DIR", help="as for `lookalike update`: to measure the classifier too")
     add("--policy", default=DEFAULT, metavar="POLICY", help="the gateway's, of AUTO (default '%(default)s')")
     add("--out", type=Path, default=Path("quality"), metavar="DIR", help="where the report goes (default %(default)s)")
     add("--sample", type=int, default=3000, metavar="N", help="most products judged (default %(default)s)")

@@ -40,8 +40,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ids=NAMES, categories=of, tags=[[]] * COUNT, images=images, texts=texts,
         image_encoder=f"fake-{SPACE_IMAGE}", text_encoder=f"fake-{SPACE_TEXT}",
     )  # fmt: skip
-    fingerprint = train_product.train(given, folder / "product")
-    products = product.load(folder / "product").encode(images, texts)
+    fingerprint = train_product.train(given, folder / "new")
+    (folder / "new").rename(folder / fingerprint)
+    products = product.load(folder / fingerprint).encode(images, texts)
     every = range(COUNT)
     spaces = {SPACE_IMAGE: (images, every), SPACE_TEXT: (texts, every)}
     index(folder / "two", of, spaces)
@@ -56,8 +57,8 @@ def held(built: Path) -> HeldOut:
 
 
 @pytest.fixture(scope="module")
-def model(built: Path) -> ProductModel:
-    return product.load(built / "product")
+def model(built: Path, held: HeldOut) -> ProductModel:
+    return product.load(built / held.encoders["product"])
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_without_a_product_to_learn_from_nobody_votes(tmp_path: Path) -> None:
 
 
 def test_the_report_tells_categories_and_asks_with_less(built: Path, tmp_path: Path) -> None:
-    text, told = report(built, tmp_path, "three", "--product-artifact", built / "product")
+    text, told = report(built, tmp_path, "three", "--artifacts", built)
 
     by, further = (told["labellings"]["category"][of] for of in ("by", "further"))
     micro = {name: column["averages"]["precision@10"]["micro"][0] for name, column in {**by, **further}.items()}
@@ -156,22 +157,35 @@ def test_auto_finds_by_the_product_space_where_it_is_built(built: Path, tmp_path
     assert (worth["entry"], worth["space"]) == ("*", "product")
     assert worth["gain"]["product"] == [0, 0, 0]
     assert worth["gain"]["image"][1] > 0
-    assert "The product encoder was not given (--product-artifact)" in text
+    assert "The product encoder was not given (--artifacts)" in text
 
 
-@pytest.mark.parametrize(
-    ("location", "why"), [("two", "the index has no product space"), ("other", "the index was made with product-other")]
-)
-def test_another_product_encoder_than_the_index_was_made_with_is_refused(
-    built: Path, tmp_path: Path, location: str, why: str, capsys: pytest.CaptureFixture[str]
+def test_without_a_product_space_no_product_encoder_is_looked_for(built: Path, tmp_path: Path) -> None:
+    _, told = report(built, tmp_path, "two", "--artifacts", tmp_path / "none")
+
+    assert list(told["encoders"]) == ["image", "text"]
+    assert list(told["classification"]["ways"]) == ["10 neighbours, image", "10 neighbours, text"]
+    assert told["labellings"]["category"]["further"] == {}
+
+
+def test_a_product_encoder_that_is_not_there_is_named(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    vectors = (around(KINDS, 1), range(COUNT))
-    index(built / "other", KINDS, {SPACE_PRODUCT: vectors}, encoders={SPACE_PRODUCT: "product-other"})
+    assert run(built / "catalogue", built / "three", "--artifacts", tmp_path, "--out", tmp_path / "out") == 2
 
-    options = ("--product-artifact", built / "product", "--out", tmp_path)
-    assert run(built / "catalogue", built / location, *options) == 2
+    assert f"{tmp_path}/product-" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
-    assert why in capsys.readouterr().err
+
+def test_a_product_encoder_under_the_name_of_another_is_refused(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index(tmp_path / "other", KINDS, {SPACE_PRODUCT: (around(KINDS, 1), range(COUNT))}, encoders={SPACE_PRODUCT: "x"})
+    (tmp_path / "x").symlink_to(next(built.glob("product-*")))
+
+    assert run(built / "catalogue", tmp_path / "other", "--artifacts", tmp_path) == 2
+
+    assert f"{tmp_path}/x: is product-" in capsys.readouterr().err
 
 
 def test_vectors_of_the_index_are_those_that_its_product_encoder_makes(held: HeldOut, model: ProductModel) -> None:
