@@ -280,7 +280,7 @@ def test_a_message_cannot_play_tricks_on_a_terminal(tmp_path: Path) -> None:
 def test_a_product_at_every_bound_fits_an_index(tmp_path: Path) -> None:
     longest: dict[str, Any] = {
         "id": "i" * 256, "title": "𠮷" * 1000, "category": "c" * 512, "shop": "s" * 256, "url": "u" * 2048,
-        "image": "images/" + "x/" * 500 + "a.png", "description": "d" * 65536, "price": 1e300,
+        "image": "images/" + "x/" * 506 + "a.png", "description": "d" * 65536, "price": 1e300,
         "currency": "JPY", "in_stock": True, "tags": [f"{number:064}" for number in range(32)],
     }  # fmt: skip
     path = tmp_path / longest["image"]
