@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from grpc import StatusCode
 
@@ -141,7 +141,7 @@ class Versions:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._settling = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._unloading: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # Kept: the loop itself holds them weakly.
 
     async def start(self) -> None:
         """Load what there is; labels are given once their versions are there. Raises BadArtifact, WrongState."""
@@ -203,9 +203,10 @@ class Versions:
         new = [config.name for config in configs if config.name not in served]
         if not new:
             return
+        settling = self._task(self.settle())  # It goes on without its caller: no version may stay half loaded.
         try:
             async with asyncio.timeout(deadline.timeout_s()):
-                await self.settle()
+                await asyncio.shield(settling)
         except TimeoutError:
             raise DeadlineGone(f"the deadline passed while {', '.join(new)} was being loaded") from None
         for model in (self._models[name] for name in new):
@@ -282,9 +283,7 @@ class Versions:
 
     def _unload_version(self, version: Version) -> None:
         version.to(UNLOADING)
-        task = asyncio.ensure_future(self._drained(version))
-        self._unloading.add(task)
-        task.add_done_callback(self._unloading.discard)
+        self._task(self._drained(version))
 
     async def _drained(self, version: Version) -> None:
         await version.unused()
@@ -296,6 +295,12 @@ class Versions:
         version.to(END)
         self._changed.set()  # It may be wanted again by now.
         log.info("%s, version %d, is unloaded", version.model, version.number)
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _on_thread(self, call: Callable[..., Result], *args: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)

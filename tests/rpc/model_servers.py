@@ -57,7 +57,14 @@ def write_version(models: Path, *numbers: int, name: str = MODEL) -> None:
 
 
 @asynccontextmanager
-async def served(
+async def served(models: Path, load: Callable[[Path], Servable], **options: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a server as `listening` gives."""
+    async with listening(models, load, **options) as address, rpc.channel(address) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def listening(
     models: Path,
     load: Callable[[Path], Servable],
     *,
@@ -66,8 +73,8 @@ async def served(
     start: bool = True,
     poll_s: float = 0,
     **batching: Any,
-) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a server of `models`; batches of 4 unless `batching` says otherwise."""
+) -> AsyncIterator[str]:
+    """The address of a server of `models`; batches of 4 unless `batching` says otherwise."""
     limits = {"max_batch_size": 256, "enable_large_batch_splitting": True, "max_execution_batch_size": 4}
     parameters = BatchingParameters(**{**limits, "max_enqueued_batches": 64, **batching})
     config = ModelConfig(name=MODEL, base_path=models / MODEL, policy=policy, labels=labels or {})
@@ -80,8 +87,7 @@ async def served(
         if start:
             await versions.start()
             watching = asyncio.ensure_future(versions.watch(poll_s))
-        async with rpc.channel(f"127.0.0.1:{port}") as channel:
-            yield channel
+        yield f"127.0.0.1:{port}"
     finally:
         await grpc_server.stop(None)
         if watching is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from PIL import Image
 
 from encoders.prediction_service import PREDICT, strings, tensor
 from encoders.serving.policy import All
@@ -21,7 +23,9 @@ from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import BadSettings, DeadlineGone, LookalikeError, Overloaded, Unavailable
 from protos.tfserving.v1 import prediction_pb2 as pb
-from tests.rpc.model_servers import Arithmetic, images, served, until, write_version
+from server.encoding import Encoders
+from server.settings import GatewaySettings
+from tests.rpc.model_servers import Arithmetic, images, listening, served, until, write_version
 
 Predict = Callable[[pb.PredictRequest, grpc.aio.ServicerContext[Any, Any]], Awaitable[pb.PredictResponse]]
 NOWHERE = "127.0.0.1:1"
@@ -164,3 +168,23 @@ async def test_version_and_label_at_once_are_a_mistake() -> None:
     async with rpc.channel(NOWHERE) as channel:
         with pytest.raises(BadSettings, match="at most one"):
             ImageEncoder(channel, version=1, label="stable")
+
+
+async def test_the_gateway_keeps_to_the_version_that_it_is_told_to(tmp_path: Path) -> None:
+    write_version(tmp_path / "models", 1, 2, 3)
+    load = lambda path: Arithmetic(f"mobilenet-{path.name}")  # noqa: E731
+    photo = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(photo, "PNG")
+
+    async def encoder(**pin: Any) -> str:
+        made = Encoders(GatewaySettings(model_server=address, model_server_connections=2, **pin))
+        _, fingerprint = await made.image("", photo.getvalue(), Deadline.after(5))
+        await made.close()
+        return fingerprint
+
+    async with listening(tmp_path / "models", load, policy=All(), labels={"stable": 2}) as address:
+        assert await encoder() == "mobilenet-3"
+        assert await encoder(model_version=1) == "mobilenet-1"
+        assert await encoder(model_label="stable") == "mobilenet-2"
+        with pytest.raises(BadSettings, match="model_version=1, model_label=stable"):
+            await encoder(model_version=1, model_label="stable")

@@ -26,7 +26,7 @@ from lookalike.errors import BadArtifact, WrongState
 from protos.tfserving.v1 import config_pb2
 from protos.tfserving.v1 import prediction_pb2 as pb
 from protos.tfserving.v1.saved_model_pb2 import SignatureDefMap
-from tests.rpc.model_servers import Arithmetic, images, served, write_version
+from tests.rpc.model_servers import Arithmetic, images, served, until, write_version
 
 INVALID, UNKNOWN, WRONG = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -88,19 +88,19 @@ class Client:
         request = pb.GetModelMetadataRequest(model_spec=asked(**spec), metadata_field=fields)
         return await self._call(GET_MODEL_METADATA, request, pb.GetModelMetadataResponse)
 
-    async def reload(self, *configs: config_pb2.ModelConfig) -> pb.ReloadConfigResponse:
+    async def reload(self, *configs: config_pb2.ModelConfig, timeout_s: float = 10) -> pb.ReloadConfigResponse:
         listed = config_pb2.ModelConfigList(config=configs)
         request = pb.ReloadConfigRequest(config=config_pb2.ModelServerConfig(model_config_list=listed))
-        return await self._call(RELOAD_CONFIG, request, pb.ReloadConfigResponse)
+        return await self._call(RELOAD_CONFIG, request, pb.ReloadConfigResponse, timeout_s)
 
     async def until(self, states: dict[int, str]) -> None:
         async with asyncio.timeout(10):
             while await self.states() != states:  # noqa: ASYNC110  # it happens in the server
                 await asyncio.sleep(0.01)
 
-    async def _call(self, path: str, request: Message, answer: type[Answer]) -> Answer:
+    async def _call(self, path: str, request: Message, answer: type[Answer], timeout_s: float = 10) -> Answer:
         call = self._channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
-        response: Answer = await call(request, timeout=10)
+        response: Answer = await call(request, timeout=timeout_s)
         return response
 
 
@@ -292,6 +292,23 @@ async def test_a_new_policy_loads_what_it_wants_and_then_unloads_the_rest(tmp_pa
         assert load.loads == [2, 1, 2]
 
 
+async def test_a_version_that_is_wanted_again_while_it_is_unloaded_is_loaded_again(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, 2)
+    load = Models()
+    async with served(tmp_path, load, policy=All()) as channel:
+        client, old = Client(channel), load.loaded[1]
+        old.gate.clear()
+        under_way = asyncio.create_task(client.encoder(version={"value": 1}))
+        await until(lambda: old.batches)
+        await client.reload(a_config(tmp_path))
+        await client.until({2: "AVAILABLE", 1: "UNLOADING"})
+        await client.reload(a_config(tmp_path, Policy(all=Policy.All())))
+        old.gate.set()
+        await under_way
+        await client.until({2: "AVAILABLE", 1: "AVAILABLE"})
+        assert load.loads == [2, 1, 1]
+
+
 async def test_a_new_model_is_available_when_the_configuration_is_accepted(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
     write_version(tmp_path, 5, name="other")
@@ -300,6 +317,22 @@ async def test_a_new_model_is_available_when_the_configuration_is_accepted(tmp_p
         await client.reload(a_config(tmp_path), a_config(tmp_path, name="other"))
         assert await client.encoder(name="other") == "mobilenet-5"
         assert await client.encoder() == "mobilenet-1"
+
+
+async def test_a_model_is_loaded_to_its_end_though_who_asked_for_it_gave_up(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    write_version(tmp_path, 5, name="other")
+    load = Models()
+    async with served(tmp_path, load) as channel:
+        client = Client(channel)
+        load.gate.clear()
+        with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
+            await client.reload(a_config(tmp_path), a_config(tmp_path, name="other"), timeout_s=0.3)
+        load.gate.set()
+        async with asyncio.timeout(10):
+            while await client.states(name="other") != {5: "AVAILABLE"}:  # noqa: ASYNC110  # it happens in the server
+                await asyncio.sleep(0.01)
+        assert load.loads == [1, 5]
 
 
 async def test_a_new_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
