@@ -15,9 +15,12 @@ from PIL import Image
 from lookalike import cli
 from pipeline import evaluate
 from pipeline.evaluation import pictures
+from pipeline.evaluation.heldout import Part
+from pipeline.evaluation.judging import judged
 from pipeline.evaluation.labels import Labelling
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
-from tests.unit.pipeline.catalogues import jsonl
+from pipeline.evaluation.policy import Policy
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, Product
+from tests.unit.pipeline.catalogues import jsonl, photo
 from tests.unit.pipeline.indexes import around, index, shop
 
 PICTURES = ("averages.png", "precision.png", "confusion.png", "neighbours.png")
@@ -98,18 +101,28 @@ def test_pictures_are_drawn_and_shown(sold: Path, report: tuple[str, dict[str, A
             assert min(picture.size) > 100
 
 
-def test_frames_of_neighbours_are_blue_where_right_and_red_where_wrong(
-    sold: Path, report: tuple[str, dict[str, Any]]
-) -> None:
-    with Image.open(sold / "out" / "neighbours.png") as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    frames = {colour: tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5)) for colour in ("#1f77b4", "#d62728")}
-    counts = {colour: int((np.abs(pixels.astype(int) - rgb).max(axis=2) < 8).sum()) for colour, rgb in frames.items()}
+def test_frames_of_neighbours_are_blue_where_right_and_red_where_wrong(tmp_path: Path) -> None:
+    of = [f"{'abcdefgh'[number % 8]}" for number in range(80)]
+    products = [Product(id=f"p{at}", category=category) for at, category in enumerate(of)]
+    right = np.eye(8, dtype=np.float32)[[ord(category) - ord("a") for category in of]]
+    # Of another category is whatever is ten rows on, and looks the same.
+    part = Part(products=products, vectors={"image": right, "text": np.eye(8, dtype=np.float32)[np.arange(80) // 10]})
+    told = judged(part, Policy.parse("*=image"), {}, seed=0)
+    (tmp_path / "grey.png").write_bytes(photo((120, 120, 120)))
 
-    # Four queries, eight neighbours in two spaces each: about as right as the tables say.
-    by = report[1]["labellings"]["category"]["by"]
-    expected = np.mean([by[name]["averages"]["precision@10"]["micro"][0] for name in ("image", "text")])
-    assert counts["#1f77b4"] / sum(counts.values()) == pytest.approx(expected, abs=0.2)
+    assert told.main is not None
+    photos = [tmp_path / "grey.png"] * 80
+    assert pictures.draw_neighbours(tmp_path / "sheet.png", told, told.main, photos, seed=0) == 8
+
+    with Image.open(tmp_path / "sheet.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    # Each query has a line for each space: the lines of the first, of the second.
+    lines = np.arange(len(pixels)) % (len(pixels) // 8) < len(pixels) // 16
+    blue, red = (np.abs(pixels - rgb).max(axis=2) < 8 for rgb in ((0x1F, 0x77, 0xB4), (0xD6, 0x27, 0x28)))
+    assert blue[lines].sum() > 0
+    assert red[lines].sum() == 0
+    # In ten rows one or two others have the same of eight categories.
+    assert 0 < blue[~lines].sum() < red[~lines].sum() / 2
 
 
 def test_the_same_seed_gives_the_same_report(sold: Path, report: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
