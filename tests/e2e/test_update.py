@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from encoders import product
 from encoders.types import Encoded
 from index import version
 from lookalike import cli
@@ -154,10 +155,46 @@ async def test_products_without_photo_or_words_are_in_the_spaces_they_can_be_in(
     assert outcome.spaces["text"]["vectors"] == COUNT - 2
 
 
+def several_of_each(what: Update) -> None:
+    """Four shops sell each of the products, and there are few categories: enough to learn from."""
+    file = what.catalogue / "products.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [
+        row | {"id": f"{row['id']}-{n}", "category": row["category"].split("/")[0]} for n in range(4) for row in lines
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+async def test_photo_and_title_are_fused_where_that_is_better_than_either(what: Update) -> None:
+    several_of_each(what)
+    edited(what, (0, {"image": ""}), (1, {"title": "", "description": ""}))
+
+    outcome = await update(what)
+
+    assert outcome.product_artifact is not None, outcome.no_product
+    model = product.load(outcome.product_artifact)
+    assert outcome.spaces["product"] == {"encoder": model.fingerprint, "vectors": 4 * COUNT}
+    assert (model.image_encoder, model.text_encoder) == tuple(
+        outcome.spaces[name]["encoder"] for name in ("image", "text")
+    )
+    version.verify(what.location / outcome.version, version.read(what.location, outcome.version))
+    again = await update(what)
+    assert (again.version, again.product_artifact) == (outcome.version, outcome.product_artifact)
+
+
+async def test_too_little_to_learn_from_leaves_out_the_product_space_and_says_why(what: Update) -> None:
+    outcome = await update(what)
+
+    assert list(outcome.spaces) == ["image", "text"]
+    assert outcome.product_artifact is None
+    assert "to learn what makes products alike" in outcome.no_product or "needed to judge" in outcome.no_product
+
+
 async def test_without_an_encoder_there_is_only_text(what: Update) -> None:
     outcome = await update(replace(what, encoder=None))
 
     assert list(outcome.spaces) == ["text"]
+    assert outcome.no_product == "there is no image space to fuse"
 
 
 async def test_without_a_word_there_are_only_photos(what: Update) -> None:
