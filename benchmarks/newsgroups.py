@@ -131,7 +131,7 @@ def _of_topics(
     method, facts = facts["method"], {key: value for key, value in facts.items() if key != "method"}
     whole = _both(known, sparsified)
     facts["temperature"] = recipe.temperature
-    trial.judge(method, whole, **facts, nonzero=round(whole[0].nnz / np.prod(whole[0].shape), 3))
+    trial.judge(method, whole, **facts, nonzero=round(float(whole[0].nnz / np.prod(whole[0].shape)), 3))
     for dim in DIMS:
         projection = arrays["projection"][:, :dim]
         trial.judge(f"{method}, projected", _both(whole, lambda half: normalised(half @ projection)), **facts)  # noqa: B023  # called at once

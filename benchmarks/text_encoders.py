@@ -124,7 +124,8 @@ def one_by_one(model: text.TextModel, tokenize: Tokenizer, titles: Sequence[str]
 
     def document(title: str) -> F32:
         shares, vectors = (np.stack(parts) for parts in zip(*map(rows.__getitem__, tokenize(title)), strict=True))
-        return normalised((shares.T @ vectors).reshape(1, -1))[0]
+        composite: F32 = normalised((shares.T @ vectors).reshape(1, -1))[0]
+        return composite
 
     def encode(batch: Sequence[str]) -> F32:
         documents = scdv.sparse(np.stack([document(title) for title in batch]), model.threshold)
