@@ -133,11 +133,12 @@ def _told(
         accuracy=accuracy.micro,
         calibration_error=expected_calibration_error(confidences, right),
         bins=reliability(confidences, right),
-        abstentions=[_abstention(confidences, right, precision, threshold(precision)) for precision in ASKED],
+        abstentions=[abstention(confidences, right, precision, threshold(precision)) for precision in ASKED],
     )
 
 
-def _abstention(confidences: F32, right: Flags, precision: float, threshold: float) -> Abstention:
+def abstention(confidences: F32, right: Flags, precision: float, threshold: float) -> Abstention:
+    """What answers (n,) of a confidence from the threshold on come to."""
     answered = confidences >= np.float32(threshold) if threshold < NEVER else np.zeros_like(right)
     return Abstention(
         precision=precision,

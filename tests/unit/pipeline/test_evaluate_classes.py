@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from encoders import product, train_product
+from encoders.classifier import NEVER, PRECISIONS, thresholds_of
 from encoders.product import ProductModel
+from encoders.quality import voted
 from encoders.splits import Split, split_of
 from encoders.train_product import Examples
 from lookalike import cli
 from pipeline import evaluate
 from pipeline.evaluation import heldout
-from pipeline.evaluation.classes import ASKED, Classification, classified
+from pipeline.evaluation.classes import ASKED, Classification, abstention, classified
 from pipeline.evaluation.heldout import HeldOut
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from tests.unit.pipeline.catalogues import jsonl
@@ -114,6 +116,26 @@ def test_more_precision_is_asked_for_by_fewer_answers(told: Classification) -> N
     assert both.right > 0.8
     # Of two categories that look the same, no confidence promises four right answers of five.
     assert (photo.answered, photo.right) == (0, 0)
+
+
+def test_abstaining_leaves_the_answers_of_a_confidence_from_the_threshold_on() -> None:
+    confidences, right = np.array([0.9, 0.8, 0.7, 0.2], np.float32), np.array([True, False, True, True])
+
+    told = abstention(confidences, right, 0.6, 0.7)
+    assert (told.precision, told.threshold, told.answered, told.right) == (0.6, 0.7, 0.75, pytest.approx(2 / 3))
+    never = abstention(confidences, right, 0.99, NEVER)
+    assert (never.answered, never.right) == (0, 0)
+
+
+def test_votes_abstain_from_a_threshold_that_other_products_chose(told: Classification, held: HeldOut) -> None:
+    voters, choosing = held.voters, held.calibrating
+    labels = [each.category for each in voters.products]
+    names, shares = voted(choosing.vectors["product"], voters.vectors["product"], labels, 10)
+    right = np.array([name == each.category for name, each in zip(names, choosing.products, strict=True)])
+    found = thresholds_of(shares.astype(np.float32), right)
+
+    for each in told.ways["10 neighbours, product"].abstentions:
+        assert each.threshold == found[PRECISIONS.index(each.precision)]
 
 
 def test_without_a_product_encoder_neighbours_vote_all_the_same(held: HeldOut) -> None:
