@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     tf = tensorflow(environ)
     tf.config.threading.set_intra_op_parallelism_threads(settings.intra_op_threads)
     tf.config.threading.set_inter_op_parallelism_threads(settings.inter_op_threads)
+    # TensorFlow's 370,000 objects stay for good: looking through them for garbage takes 0.6 s, without them 5 ms.
+    gc.collect()
+    gc.freeze()
     asyncio.run(serve(settings, lambda path: SavedModel(tf, path, batching)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -291,6 +292,8 @@ class Versions:
             self._scheduler.remove(version.loaded.lane)
             QUEUED_IMAGES.remove(version.model, str(version.number))
         version.loaded = None
+        # A SavedModel is full of cycles: in 24 exchanges a server grew from 0.9 to 2.9 GB without this, to 1.1 with it.
+        await self._on_thread(gc.collect)
         version.retired = True
         version.to(END)
         self._changed.set()  # It may be wanted again by now.

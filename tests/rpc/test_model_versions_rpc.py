@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 import urllib.request
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -344,6 +345,25 @@ async def test_a_new_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None
         with refused(WRONG, "did not become available: other"):
             await Client(channel).reload(a_config(tmp_path), a_config(tmp_path, name="other"))
         assert await Client(channel).encoder() == "mobilenet-1"
+
+
+async def test_of_a_version_that_is_unloaded_nothing_stays_in_memory(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    loaded: list[weakref.ref[Arithmetic]] = []
+
+    def load(path: Path) -> Arithmetic:
+        model = Arithmetic()
+        model.__dict__["itself"] = model  # As TensorFlow's models hold themselves.
+        loaded.append(weakref.ref(model))
+        return model
+
+    async with served(tmp_path, load) as channel:
+        client = Client(channel)
+        await client.predict()
+        assert loaded[0]() is not None
+        await client.reload()
+        await client.until({1: "END"})
+        assert loaded[0]() is None
 
 
 async def test_a_model_that_is_no_longer_configured_is_unloaded(tmp_path: Path) -> None:
