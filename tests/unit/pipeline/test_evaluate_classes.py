@@ -122,7 +122,8 @@ def test_abstaining_leaves_the_answers_of_a_confidence_from_the_threshold_on() -
     confidences, right = np.array([0.9, 0.8, 0.7, 0.2], np.float32), np.array([True, False, True, True])
 
     told = abstention(confidences, right, 0.6, 0.7)
-    assert (told.precision, told.threshold, told.answered, told.right) == (0.6, 0.7, 0.75, pytest.approx(2 / 3))
+    assert (told.precision, told.threshold, told.answered) == (0.6, 0.7, 0.75)
+    assert told.right == pytest.approx(2 / 3)
     never = abstention(confidences, right, 0.99, NEVER)
     assert (never.answered, never.right) == (0, 0)
 
