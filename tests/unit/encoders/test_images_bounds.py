@@ -1,0 +1,144 @@
+"""What a photo may cost while it is decoded: memory and CPU time, measured in a process of its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoders.images import MAX_PIXELS, MAX_WEBP_PIXELS
+
+SIDE_PX = int(MAX_PIXELS**0.5)
+WEBP_SIDE_PX = int(MAX_WEBP_PIXELS**0.5)
+BOUND_MB = 420  # The 400 that encoders.images states, and what an allocator keeps beside.
+CPU_S = 20  # A photo takes up to 3 s of CPU here; a busy machine counts somewhat more.
+
+# Reads (size, bytes) one after the other and says of each what became of it. RLIMIT_AS is what the process has
+# already and half as much again as the bound; beyond RLIMIT_CPU the process dies of SIGXCPU.
+CHILD = """
+import json, resource, struct, sys, time
+from pathlib import Path
+from PIL import Image
+from encoders.images import BadImage, preprocess
+
+def status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(field)) / 1e3 * 1.024
+
+bound_mb, cpu_s = float(sys.argv[1]), float(sys.argv[2])
+Image.init()
+own_mb = status("VmSize")
+resource.setrlimit(resource.RLIMIT_AS, (int((own_mb + bound_mb * 1.5) * 1e6),) * 2)
+while header := sys.stdin.buffer.read(8):
+    data = sys.stdin.buffer.read(struct.unpack("<Q", header)[0])
+    Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
+    before_mb, began_s = status("VmRSS"), time.process_time()
+    resource.setrlimit(resource.RLIMIT_CPU, (int(began_s + cpu_s) + 1, resource.RLIM_INFINITY))
+    reason = ""
+    try:
+        assert preprocess(data).shape == (224, 224, 3)
+    except BadImage as refused:
+        reason = refused.reason
+        assert reason and "MemoryError" not in repr(refused.__cause__)
+    print(json.dumps({"reason": reason, "mb": status("VmHWM") - before_mb, "cpu_s": time.process_time() - began_s}))
+"""
+
+
+def outcomes(images: list[bytes]) -> list[dict[str, Any]]:
+    """Of each image why it was refused ("": it was not), its peak memory in MB and its CPU seconds."""
+    sent = b"".join(struct.pack("<Q", len(data)) + data for data in images)
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(BOUND_MB), str(CPU_S)], input=sent, capture_output=True, check=False
+    )
+    assert child.returncode == 0, (child.returncode, child.stderr.decode()[-2000:])
+    return [json.loads(line) for line in child.stdout.splitlines()]
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def ramp(side_px: int, channels: str) -> Image.Image:
+    """A picture of so many channels that compresses well, and is not of one colour."""
+    row = (np.arange(side_px) >> 5).astype(np.uint8)
+    grey = Image.fromarray(np.broadcast_to(row, (side_px, side_px)).copy())
+    return grey if len(channels) == 1 else Image.merge(channels, [grey] * (4 if channels == "CMYK" else len(channels)))
+
+
+def palette(side_px: int) -> Image.Image:
+    image = Image.frombytes("P", (side_px, side_px), ramp(side_px, "L").tobytes())
+    image.putpalette(list(range(256)) * 3)
+    return image
+
+
+def largest(kind: str) -> bytes:
+    """As many pixels as are allowed, of the kind that takes the most memory."""
+    options: dict[str, Any] = {"compress_level": 1} if "PNG" in kind else {}
+    match kind:
+        case "PNG, palette with transparency":
+            return encoded(palette(SIDE_PX), "PNG", transparency=bytes(range(256)), **options)
+        case "PNG, transparent":
+            return encoded(ramp(SIDE_PX, "RGBA"), "PNG", **options)
+        case "PNG, 16 bits of grey":
+            grey = np.asarray(ramp(SIDE_PX, "L"), np.uint16) * 257
+            return encoded(Image.fromarray(grey), "PNG", **options)
+        case "GIF, transparent":
+            return encoded(Image.new("P", (SIDE_PX, SIDE_PX), 1), "GIF", transparency=1)
+        case "JPEG, progressive, CMYK":
+            options = {"subsampling": 0, "progressive": True, "quality": 30}
+            return encoded(ramp(SIDE_PX, "CMYK"), "JPEG", **options)
+        case "WebP, transparent":
+            return encoded(Image.new("RGBA", (WEBP_SIDE_PX,) * 2, (9, 8, 7, 99)), "WEBP", lossless=True, method=0)
+    raise ValueError(kind)
+
+
+@pytest.mark.slow  # Pictures of 25 or 50 megapixels are made, and decoded.
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.parametrize(
+    ("kind", "bound_mb"),
+    [
+        ("PNG, palette with transparency", 160),  # It was 450 when all of it was made RGBA at once.
+        ("PNG, transparent", 310),
+        ("PNG, 16 bits of grey", 260),
+        ("GIF, transparent", 160),
+        ("JPEG, progressive, CMYK", BOUND_MB),
+        ("WebP, transparent", BOUND_MB),
+    ],
+)
+def test_the_largest_picture_of_each_kind_stays_within_its_bound(kind: str, bound_mb: float) -> None:
+    (outcome,) = outcomes([largest(kind)])
+    assert outcome["reason"] == ""
+    assert 20 < outcome["mb"] < bound_mb, "and it was measured at all"
+    assert outcome["cpu_s"] < CPU_S
+
+
+@pytest.mark.data
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_every_hostile_file_is_encoded_or_refused_with_a_reason_within_the_bounds(real_data: Path) -> None:
+    plain = json.loads((real_data / "hostile" / "pillow_outcomes.json").read_text())
+    with tarfile.open(real_data / "hostile" / "images.tar") as archive:
+        files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
+        images = {name: file.read() for name, file in files.items() if file is not None}
+    found = dict(zip(images, outcomes(list(images.values())), strict=True))
+    assert len(found) == 418
+    assert max(outcome["mb"] for outcome in found.values()) < BOUND_MB
+    assert max(outcome["cpu_s"] for outcome in found.values()) < CPU_S
+    assert not any("object at 0x" in outcome["reason"] for outcome in found.values())
+    # What plain Pillow reads of these formats is encoded, unless it is too large; what it does not read is refused.
+    ours = ("ok JPEG", "ok MPO", "ok PNG", "ok WEBP", "ok GIF", "ok BMP")
+    readable = {name for name in found if plain[name]["pillow"] in ours}
+    encoded_names = {name for name, outcome in found.items() if not outcome["reason"]}
+    assert encoded_names <= readable
+    assert all("are allowed" in found[name]["reason"] for name in readable - encoded_names)
+    assert len(encoded_names) > 250
