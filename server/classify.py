@@ -11,11 +11,11 @@ from protos.lookalike.v1 import index_pb2, search_pb2
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
 from server import answer
 from server.admission import Admission
-from server.composition import product_vector
 from server.encoding import Classification, Encoders, Known, Vector
 from server.metrics import Watch, watched
 from server.requests import Subject, parse_subject
 from server.shards import Fleet
+from server.stored import Stored
 from server.topology import Snapshot
 
 NEVER = 2.0  # The threshold of a precision that answers of no probability had: above every probability.
@@ -64,18 +64,17 @@ class Classifier:
 
 
 def _stored(fetched: index_pb2.Fetched, product_id: str, snapshot: Snapshot) -> Known:
-    if not fetched.HasField("product"):
-        raise NotFound(f"no product {product_id}")
-    image, text = (_vector(fetched, space, snapshot) for space in (SPACE_IMAGE, SPACE_TEXT))
+    stored = Stored.of(product_id, fetched)
+    image, text = (_vector(stored, space, snapshot) for space in (SPACE_IMAGE, SPACE_TEXT))
     if image is None and text is None:
         raise NotFound(f"product {product_id} has neither a photo nor a text vector")
     return Known(image, text)
 
 
-def _vector(fetched: index_pb2.Fetched, space: Space.ValueType, snapshot: Snapshot) -> Vector | None:
+def _vector(stored: Stored, space: Space.ValueType, snapshot: Snapshot) -> Vector | None:
     if (info := snapshot.spaces.get(space)) is None:
         return None
-    vector = product_vector(fetched, space, info.dim)
+    vector = stored.vector(space, info.dim)
     return None if vector is None else (vector, info.encoder)
 
 

@@ -8,16 +8,16 @@ from typing import TypeVar
 
 from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, WrongState
-from lookalike.vectors import F32, unpack
-from protos.lookalike.v1 import index_pb2
+from lookalike.vectors import F32
 from protos.lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
 from server.encoding import Encoders, Known, Vector
 from server.requests import COUNTED_IN, Example, Query, Source, combined, unit_vector
+from server.stored import Stored
 from server.topology import SpaceInfo
 
 Result = TypeVar("Result")
 # The example products of a query, by id.
-Products = Mapping[str, index_pb2.Fetched]
+Products = Mapping[str, Stored]
 # The spaces that are searched, by number.
 Searched = Mapping[Space.ValueType, SpaceInfo]
 # What the encoders made of the photos and texts of a query, by the field of the example.
@@ -67,7 +67,7 @@ def _direct(
     for example in query.examples:
         match example.source, example.value:
             case Source.PRODUCT, str(product_id):
-                if (stored := product_vector(products[product_id], space, info.dim)) is not None:
+                if (stored := products[product_id].vector(space, info.dim)) is not None:
                     parts.append((stored, example.weight))
             case Source.VECTOR, bytes(data):
                 parts.append((unit_vector(example.field, data, info.dim), example.weight))
@@ -112,15 +112,6 @@ def _of_index(answer: Vector, space: SpaceInfo) -> F32:
     if encoder != space.encoder:
         raise WrongState(f"the encoder is {encoder}, the index was built with {space.encoder}")
     return vector
-
-
-def product_vector(fetched: index_pb2.Fetched, space: Space.ValueType, dim: int) -> F32 | None:
-    """The product's stored vector (dim,), or None where it has none in the space."""
-    for each in fetched.vectors:
-        if each.space == space:
-            vector: F32 = unpack(each.vector, dim)[0]
-            return vector
-    return None
 
 
 async def concurrently(coroutines: Sequence[Coroutine[None, None, Result]]) -> list[Result]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lookalike.deadline import Deadline
-from lookalike.errors import NotFound
 from lookalike.vectors import F32, pack
 from protos.lookalike.v1 import index_pb2, search_pb2
 from protos.lookalike.v1.types_pb2 import Filter
@@ -20,6 +19,7 @@ from server.policy import AutoPolicy, Route, Vectors, narrowed, settled
 from server.requests import Query, Source, parse_query
 from server.shards import Fleet
 from server.single_flight import SingleFlight
+from server.stored import Stored
 from server.topology import Snapshot
 
 
@@ -60,7 +60,7 @@ class Searcher:
             snapshot.searched(route.spaces)  # What the version lacks is refused before anything is looked up.
         with watch.stage("lookup"):
             products = await self._products(query, snapshot, deadline)
-        has = {product_id: [each.space for each in fetched.vectors] for product_id, fetched in products.items()}
+        has = {product_id: stored.vectors for product_id, stored in products.items()}
         route = narrowed(route or self._auto(query, products, has), query, has)
         with watch.stage("encode"):
             vectors = await composed(self.encoders, query, snapshot.searched(route.spaces), products, deadline)
@@ -75,10 +75,7 @@ class Searcher:
         """Raises NotFound for a product that the catalogue lacks."""
         ids = [str(example.value) for example in query.of(Source.PRODUCT)]
         found = await concurrently([self.fleet.lookup(snapshot, product_id, deadline) for product_id in ids])
-        for product_id, fetched in zip(ids, found, strict=True):
-            if not fetched.HasField("product"):
-                raise NotFound(f"no product {product_id}")
-        return dict(zip(ids, found, strict=True))
+        return {product_id: Stored.of(product_id, fetched) for product_id, fetched in zip(ids, found, strict=True)}
 
     def _auto(self, query: Query, products: Products, has: Vectors) -> Route:
         weightiest = max(query.of(Source.PRODUCT), key=lambda example: example.weight)
@@ -90,7 +87,7 @@ def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: P
     """The example products themselves may come back from the shards: so many hits more are asked for."""
     filter = query.filter
     if query.exclude_same_shop:
-        shops = {fetched.product.shop for fetched in products.values() if fetched.product.shop}
+        shops = {stored.product.shop for stored in products.values() if stored.product.shop}
         filter = Filter()
         filter.CopyFrom(query.filter)
         filter.shop_not_in.extend(sorted(shops.difference(filter.shop_not_in)))
