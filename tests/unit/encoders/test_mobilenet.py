@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import tarfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ import numpy.typing as npt
 import pytest
 
 from encoders import mobilenet
+from encoders.folded import convolutions, features
 from encoders.images import preprocess
-from encoders.models import CARD, Exported, versions
+from encoders.models import CARD, Exported, exported, listed, versions
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.saved_model import SavedModel
 from encoders.signature import DIM, ENCODER, FEATURES, IMAGES, SIGNATURE
 from encoders.tensorflow_runtime import tensorflow
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.vectors import F32, normalised
-from protos.tfserving.v1 import prediction_pb2 as pb
 
 # TensorFlow's import, an export and a load take most of it.
 pytestmark = pytest.mark.slow
@@ -59,6 +60,65 @@ def test_the_saved_model_gives_what_keras_gives_normalised(untrained: Exported, 
     np.testing.assert_allclose(np.linalg.norm(outputs[FEATURES], axis=1), 1, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights whose normalisations do something, and each something else: those of a new network, and of the ImageNet
+    weights that are tested with, are all but the identity."""
+    net = mobilenet.network("untrained", 5)
+    random = np.random.default_rng(5)
+    for layer in net.layers:
+        if layer.name.endswith("_bn"):
+            gamma, beta, mean, variance = (
+                random.uniform(low, 1.5, layer.gamma.shape) for low in (0.5, -0.5, -0.5, 0.5)
+            )
+            layer.set_weights([2 * gamma, beta, mean, variance])
+    file = tmp_path_factory.mktemp("weights") / "lively.weights.h5"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # Keras' own save_weights
+        net.save_weights(file)
+    return file
+
+
+def test_normalisations_are_folded_into_the_convolutions_without_a_difference(
+    lively: Path, tf: Any, tmp_path: Path
+) -> None:
+    images, net = noise(3), mobilenet.network(str(lively))
+    expected = net.predict(images / np.float32(127.5) - 1, verbose=0)
+    raw = features(tf, convolutions(net), images, "float32").numpy()
+    assert expected.std() > 0.01, "something to tell apart"
+    np.testing.assert_allclose(raw, expected, atol=1e-4)
+    done = mobilenet.export(tmp_path, weights=str(lively), tf=tf)
+    np.testing.assert_allclose(run(done, tf, images)[FEATURES], normalised(expected), atol=1e-4)
+
+
+def test_what_is_exported_is_all_constants(untrained: Exported, tf: Any) -> None:
+    assert not tf.train.list_variables(str(untrained.path / "variables" / "variables"))[1:]  # [0]: the list of objects.
+    # Its 3.2 million weights once, of four bytes, and the graph.
+    assert 12.8e6 < (untrained.path / "saved_model.pb").stat().st_size < 13.5e6
+
+
+def test_bfloat16_is_another_encoder_of_nearly_the_same_vectors(lively: Path, tf: Any, tmp_path: Path) -> None:
+    words = [str(tmp_path), "--weights", str(lively)]
+    assert mobilenet.main(words, {}) == mobilenet.main([*words, "--precision", "bfloat16"], {}) == 0
+    first, second = listed(tmp_path)
+    assert (first.precision, second.precision) == ("float32", "bfloat16")
+    assert second.encoder == first.encoder.replace("mobilenet-", "mobilenet-bfloat16-")
+    assert second.size_bytes < first.size_bytes - 6e6
+    vectors = [run(exported(tmp_path, version), tf, noise(2)) for version in (1, 2)]
+    cosines = (vectors[0][FEATURES] * vectors[1][FEATURES]).sum(axis=1)
+    assert vectors[1][ENCODER].tolist() == [second.encoder.encode()] * 2
+    assert (cosines > 0.99).all()
+    assert (cosines < 1 - 1e-6).any(), "it is computed in bfloat16 indeed"
+    np.testing.assert_allclose(np.linalg.norm(vectors[1][FEATURES], axis=1), 1, atol=1e-5)
+
+
+def test_untrained_is_in_the_name_whatever_the_precision(tf: Any, tmp_path: Path) -> None:
+    done = mobilenet.export(tmp_path, weights="untrained", precision="bfloat16", tf=tf)
+    assert done.encoder.startswith("mobilenet-untrained-bfloat16-")
+    outputs = run(done, tf, noise(1))
+    np.testing.assert_allclose(np.linalg.norm(outputs[FEATURES], axis=1), 1, atol=1e-5)
+
+
 def test_every_row_names_the_encoder(untrained: Exported, tf: Any) -> None:
     outputs = run(untrained, tf, noise(2))
     assert outputs[FEATURES].shape == (2, DIM)
@@ -72,13 +132,37 @@ def test_the_signature_is_the_one_that_was_promised(untrained: Exported, tf: Any
     }
 
 
-def test_warm_up_requests_are_where_tf_serving_looks_for_them(untrained: Exported, tf: Any) -> None:
+def test_tf_serving_can_batch_by_the_shapes_that_the_signature_declares(untrained: Exported, tf: Any) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((untrained.path / "saved_model.pb").read_bytes())
+    signature = saved.meta_graphs[0].signature_def[SIGNATURE]
+
+    def declared(infos: Any) -> dict[str, Any]:
+        return {
+            name: (tf.dtypes.as_dtype(info.dtype), [dim.size for dim in info.tensor_shape.dim])
+            for name, info in infos.items()
+        }
+
+    assert signature.method_name == "tensorflow/serving/predict"
+    assert declared(signature.inputs) == {IMAGES: (tf.uint8, [-1, 224, 224, 3])}
+    assert declared(signature.outputs) == {FEATURES: (tf.float32, [-1, DIM]), ENCODER: (tf.string, [-1])}
+
+
+def test_warm_up_requests_are_what_tf_serving_reads_and_the_model_answers(untrained: Exported, tf: Any) -> None:
+    from tensorflow_serving.apis import prediction_log_pb2
+
     file = untrained.path / "assets.extra" / "tf_serving_warmup_requests"
-    requests = [
-        pb.PredictionLog.FromString(record.numpy()).predict_log.request
-        for record in tf.data.TFRecordDataset([str(file)])
-    ]
-    assert [request.inputs[IMAGES].tensor_shape.dim[0].size for request in requests] == [1, 8, 16]
+    records = [record.numpy() for record in tf.data.TFRecordDataset([str(file)])]
+    logs = [prediction_log_pb2.PredictionLog.FromString(record) for record in records]
+    assert [log.WhichOneof("log_type") for log in logs] == ["predict_log"] * 3
+    requests = [log.predict_log.request for log in logs]
+    assert {(request.model_spec.name, request.model_spec.signature_name) for request in requests} == {
+        ("mobilenet", SIGNATURE)
+    }
+    images = [tf.make_ndarray(request.inputs[IMAGES]) for request in requests]
+    assert [each.shape for each in images] == [(count, 224, 224, 3) for count in (1, 8, 16)]
+    assert run(untrained, tf, images[1])[FEATURES].shape == (8, DIM)
 
 
 def test_untrained_says_so_in_the_log_and_in_its_name(
@@ -182,3 +266,18 @@ def test_imagenet_weights_find_the_same_kind_of_clothes_far_more_often(
         precision[name] = precision_at_10(vectors, shown)
     assert precision["trained"] > 0.5
     assert precision["trained"] > precision["untrained"] + 0.12, precision
+
+
+@pytest.mark.data
+def test_the_export_gives_what_keras_gives_for_real_photos(real_data: Path, tf: Any, tmp_path: Path) -> None:
+    pixels, _ = photos(real_data, 24)
+    (weights,) = (real_data / "mobilenet").glob("*.h5")
+    net = mobilenet.network(str(weights))
+    expected = net.predict(pixels / np.float32(127.5) - 1, verbose=0)
+    raw = features(tf, convolutions(net), pixels, "float32").numpy()
+    assert expected.max() > 1, "not so small that anything passes"
+    np.testing.assert_allclose(raw, expected, rtol=0, atol=1e-4)
+    done = mobilenet.export(tmp_path, weights=str(weights), tf=tf)
+    np.testing.assert_allclose(run(done, tf, pixels)[FEATURES], normalised(expected), rtol=0, atol=1e-4)
+    half = mobilenet.export(tmp_path, weights=str(weights), precision="bfloat16", tf=tf)
+    assert ((run(half, tf, pixels)[FEATURES] * normalised(expected)).sum(axis=1) > 0.995).all()
