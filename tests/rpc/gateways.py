@@ -199,6 +199,7 @@ class ScriptedTextEncoder:
     fingerprint: str = f"encoder-{SPACE_TEXT}"
     error: LookalikeError | None = None
     texts: list[str] = field(default_factory=list)
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def describe(self, _: text_encoder_pb2.DescribeEncoderRequest, __: Deadline) -> text_encoder_pb2.EncoderState:
         return text_encoder_pb2.EncoderState(fingerprint=self.fingerprint, dim=DIM)
@@ -209,6 +210,7 @@ class ScriptedTextEncoder:
         if self.error is not None:
             raise self.error
         self.texts += request.texts
+        self.heard.set()
         zeros = np.zeros(DIM, dtype=np.float32)
         vectors = np.stack([VECTORS.get((text, SPACE_TEXT), zeros) for text in request.texts])
         return text_encoder_pb2.EncodeTextResponse(vectors=pack(vectors), dim=DIM, fingerprint=self.fingerprint)
@@ -223,12 +225,15 @@ class ScriptedModel:
 
     fingerprint: str = f"encoder-{SPACE_IMAGE}"
     photos: list[int] = field(default_factory=list)
+    waits_for: asyncio.Event | None = None  # Before it answers.
 
     async def predict(
         self, request: prediction_pb2.PredictRequest, _: grpc.aio.ServicerContext[Any, Any]
     ) -> prediction_pb2.PredictResponse:
         numbers = [round(float(pixels[..., 0].mean()) / 10) for pixels in array(request.inputs[signature.IMAGES])]
         self.photos += numbers
+        if self.waits_for is not None:
+            await self.waits_for.wait()
         features = np.stack([VECTORS[f"p{number:02}", SPACE_IMAGE] for number in numbers])
         encoders = [self.fingerprint.encode()] * len(numbers)
         outputs = {signature.FEATURES: tensor(features), signature.ENCODER: strings(encoders)}

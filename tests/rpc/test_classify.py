@@ -46,6 +46,12 @@ async def test_a_photo_with_a_text_is_classified_by_both() -> None:
     assert provenance.timings.total_s >= provenance.timings.encode_s > 0
 
 
+async def test_a_photo_and_its_text_are_encoded_at_the_same_time() -> None:
+    async with a_scene() as scene:
+        scene.model.waits_for = scene.encoder.heard
+        assert (await scene.search.Classify(BOTH, timeout=30)).category == "fashion/shoes"
+
+
 async def test_a_product_is_classified_by_its_stored_vectors() -> None:
     async with a_scene() as scene:
         response = await scene.search.Classify(STORED)

@@ -271,6 +271,13 @@ async def test_each_photo_and_text_is_encoded_once_whatever_spaces_it_counts_in(
     same(response, ranked({SPACE_IMAGE: (image, 0.25), SPACE_TEXT: (text_of(8), 0.25), SPACE_PRODUCT: (both, 0.5)}))
 
 
+async def test_photos_and_texts_of_one_request_are_encoded_at_the_same_time() -> None:
+    async with a_scene(spaces=ALL) as scene:
+        scene.model.waits_for = scene.encoder.heard
+        request = SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT)
+        assert (await scene.search.Search(request, timeout=30)).hits[0].product.id == "p07"
+
+
 async def test_a_space_in_which_only_products_lack_a_vector_is_left_out_and_said_to_be() -> None:
     async with a_scene(spaces=ALL) as scene:
         response = await scene.search.Search(SearchRequest(examples=[product(19)], weights=weights(image=3, text=1)))

@@ -1,0 +1,83 @@
+"""The scripted shards that the gateway's tests stand on answer as real ones do, in every space and in several."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from index.build import SpaceVectors, build
+from index.loaded import opened
+from index.pool import Pool
+from index.service import IndexShard
+from lookalike.vectors import pack
+from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, SpaceWeight
+from tests.rpc.gateways import PRODUCTS, SHARDS, VECTORS, a_photo, a_scene, serving
+
+ALL = (SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)
+P7, P19 = Example(product_id="p07"), Example(product_id="p19")
+PHOTO, WORDS = Example(image=a_photo(7)), Example(text="p08", weight=2)
+HALVES = [SpaceWeight(space=SPACE_IMAGE, weight=1), SpaceWeight(space=SPACE_TEXT, weight=1)]
+THIRDS = [*HALVES, SpaceWeight(space=SPACE_PRODUCT, weight=1)]
+
+REQUESTS = {
+    "by policy": SearchRequest(examples=[P7]),
+    "by policy, without a photo": SearchRequest(examples=[P19]),
+    "a photo": SearchRequest(examples=[PHOTO], explain=True),
+    "a vector": SearchRequest(examples=[Example(vector=pack(VECTORS["p03", SPACE_TEXT]))], space=SPACE_TEXT),
+    "a photo with a text": SearchRequest(examples=[PHOTO, WORDS], limit=5),
+    "a late fusion of two": SearchRequest(examples=[PHOTO, WORDS], weights=HALVES, limit=20),
+    "a late fusion of three": SearchRequest(examples=[P7, WORDS], weights=THIRDS, limit=20, explain=True),
+    "a late fusion, exact": SearchRequest(examples=[P7], weights=THIRDS, limit=3, explain=True, exact=True),
+    "a late fusion that a space is left out of": SearchRequest(examples=[P19], weights=HALVES, limit=20, explain=True),
+    "other shops": SearchRequest(examples=[P7], weights=HALVES, exclude_same_shop=True, limit=20),
+}
+
+
+@pytest.fixture(scope="module")
+def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("index")
+    columns = ("id", "title", "category", "shop", "price", "in_stock")
+    table = pa.table({name: [getattr(product, name) for product in PRODUCTS] for name in columns})
+    spaces: dict[int, SpaceVectors] = {}
+    for space in ALL:
+        rows = [row for row, product in enumerate(PRODUCTS) if (product.id, space) in VECTORS]
+        vectors = np.stack([VECTORS[PRODUCTS[row].id, space] for row in rows])
+        spaces[space] = SpaceVectors(encoder=f"encoder-{space}", vectors=vectors, rows=np.array(rows))
+    build(where, table, spaces, shards=SHARDS)
+    return where
+
+
+@asynccontextmanager
+async def real_shards(location: Path) -> AsyncIterator[tuple[str, str]]:
+    pool = Pool(threads=1, max_waiting=8)
+    shards = [IndexShard(pool) for _ in range(SHARDS)]
+    for number, shard in enumerate(shards):
+        shard.serve(opened(location, number))
+    async with serving(shards[0].handler()) as first, serving(shards[1].handler()) as second:
+        yield first, second
+    pool.close()
+
+
+def told(response: SearchResponse) -> SearchResponse:
+    """Without what is of the version and of this very call."""
+    response.provenance.version = ""
+    response.provenance.ClearField("timings")
+    return response
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+async def test_real_shards_answer_as_scripted_ones_do(location: Path, request_: SearchRequest) -> None:
+    async with real_shards(location) as addresses, a_scene(shards=addresses) as real, a_scene(spaces=ALL) as scripted:
+        found, expected = [told(await scene.search.Search(request_)) for scene in (real, scripted)]
+    assert found.provenance == expected.provenance
+    assert [hit.product for hit in found.hits] == [hit.product for hit in expected.hits]
+    assert [hit.score for hit in found.hits] == pytest.approx([hit.score for hit in expected.hits], abs=1e-5)
+    for hit, other in zip(found.hits, expected.hits, strict=True):
+        assert [each.space for each in hit.scores] == [each.space for each in other.scores]
+        assert [each.score for each in hit.scores] == pytest.approx([each.score for each in other.scores], abs=1e-5)
