@@ -1,0 +1,235 @@
+"""What the image model costs and is worth, for each way of exporting it, the ones that are not offered too.
+
+Photos are fashion products at 224 × 224, in the order of their archive; weights are trained ones. All variants run in
+this process, in turn, `--rounds` times: the median CPU time of all threads per photo, at batch sizes of 1, 8 and 16.
+Their vectors are compared with those of the float32 export. precision@10: how many of a photo's ten nearest others, by
+cosine, have its articleType, on average; not for what is dropped and has the numbers of another variant.
+
+    python -m benchmarks.image_model WEIGHTS.h5 FASHION_DIR [--photos 2000] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import os
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.meter import write
+from encoders.folded import Convolution, convolutions, features, unit
+from encoders.images import SIDE_PX, preprocess
+from encoders.mobilenet import network, served
+from encoders.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
+from encoders.tensorflow_runtime import tensorflow
+from lookalike.vectors import F32
+
+Pixels = npt.NDArray[np.uint8]
+Names = npt.NDArray[np.str_]
+Run = Callable[[Pixels], F32]
+
+BATCHES = (1, 8, 16)
+FEW = 160  # Photos whose vectors are compared where precision@10 is not measured.
+WHAT = {
+    "float32": "the default: constants, normalisation folded into the convolutions",
+    "bfloat16": "--precision bfloat16: the same, layers in bfloat16",
+    "variables": "dropped: Keras' layers with variables",
+    "keras_bfloat16": "dropped: Keras' own mixed_bfloat16, constants",
+    "int8_weights": "dropped: float32 layers, kernels rounded to int8 per channel (a quarter if stored so)",
+    "int8": "dropped: TensorFlow's post-training static quantisation (TF op set), 64 photos to calibrate",
+    "xla": "dropped: jit_compile=True; TF-Serving wants --xla_cpu_compilation_enabled, and compiles every size",
+}
+NUMBERS_OF_ANOTHER = ("variables", "keras_bfloat16", "xla")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("fashion", type=Path)
+    parser.add_argument("--photos", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    tf = tensorflow(os.environ)  # noqa: TID251  # a script of its own
+    photos, kinds = read(options.fashion, options.photos)
+    with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
+        sizes = save_all(tf, Path(folder), str(options.weights), photos)
+        runs = {name: load(tf, Path(folder) / name) for name in WHAT}
+        cost = timed(runs, photos, options.rounds)
+        worth = quality(runs, photos, kinds)
+    rows = [{"export": name, "what": WHAT[name], "bytes": sizes[name], **cost[name], **worth[name]} for name in WHAT]
+    result = {
+        "weights": options.weights.name,
+        "photos": len(photos),
+        "kinds": len(set(kinds.tolist())),
+        "rounds": options.rounds,
+        "processor_has": features_of_processor(),
+        "rows": rows,
+        "caveats": "a shared machine: CPU time, of all threads, is compared, not wall time; bfloat16 is as fast only "
+        "where the processor computes in it; these weights were trained with fake quantisation",
+    }
+    print(write("image_model", result))
+
+
+def read(fashion: Path, count: int) -> tuple[Pixels, Names]:
+    """The first photos, and the articleType of each."""
+    with gzip.open(fashion / "fashion_products.csv.gz", "rt", encoding="utf-8") as file:
+        kinds = {row["id"]: row["articleType"] for row in csv.DictReader(file)}
+    pixels, shown = [], []
+    with tarfile.open(fashion / "images_224.tar.xz", "r|xz") as archive:
+        members = (member for member in archive if Path(member.name).stem in kinds)
+        for member in islice(members, count):
+            photo = archive.extractfile(member)
+            assert photo is not None  # noqa: S101  # every member of these is a file
+            pixels.append(preprocess(photo.read()))
+            shown.append(kinds[Path(member.name).stem])
+    return np.stack(pixels), np.array(shown)
+
+
+def save_all(tf: Any, folder: Path, weights: str, photos: Pixels) -> Mapping[str, int]:
+    """Every variant as a SavedModel in `folder`, by name; the bytes of each."""
+    import keras
+
+    net = network(weights)
+    layers = convolutions(net)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    mixed = network(weights)
+    keras.config.set_dtype_policy("float32")
+    modules = {
+        "float32": served(tf, layers, "float32", "float32"),
+        "bfloat16": served(tf, layers, "bfloat16", "bfloat16"),
+        "variables": module(tf, lambda images: net(scaled(tf, images), training=False), net),
+        "keras_bfloat16": module(tf, constants(tf, mixed), None),
+        "int8_weights": module(tf, lambda images: features(tf, in_int8(layers), images, "float32"), None),
+        "xla": module(tf, tf.function(lambda images: features(tf, layers, images, "float32"), jit_compile=True), None),
+    }
+    for name, each in modules.items():
+        tf.saved_model.save(each, str(folder / name), signatures={SIGNATURE: each.serve})
+    quantise(folder / "float32", folder / "int8", photos[:64])
+    return {name: sum(f.stat().st_size for f in (folder / name).rglob("*") if f.is_file()) for name in WHAT}
+
+
+def scaled(tf: Any, images: Any) -> Any:
+    return tf.cast(images, tf.float32) / 127.5 - 1.0
+
+
+def constants(tf: Any, net: Any) -> Callable[[Any], Any]:
+    """Keras' layers with constants for variables."""
+    kinds = (net.trainable_variables, net.non_trainable_variables)
+    trainable, others = ([variable.numpy() for variable in variables] for variables in kinds)
+
+    def infer(images: Any) -> Any:
+        values = ([tf.constant(value) for value in kind] for kind in (trainable, others))
+        return net.stateless_call(*values, scaled(tf, images), training=False)[0]
+
+    return infer
+
+
+def in_int8(layers: Sequence[Convolution]) -> list[Convolution]:
+    """Kernels rounded to 255 steps for each output channel: the numbers that int8 stored on disk gives."""
+
+    def rounded(layer: Convolution) -> F32:
+        step = np.abs(layer.kernel).max(axis=(0, 1) if layer.depthwise else (0, 1, 2), keepdims=True) / 127
+        kernel: F32 = np.round(layer.kernel / np.where(step, step, 1)) * step
+        return kernel
+
+    return [replace(layer, kernel=rounded(layer)) for layer in layers]
+
+
+def module(tf: Any, infer: Callable[[Any], Any], kept: Any) -> Any:
+    """What `encoders.mobilenet.served` makes, of other layers; variables belong to `kept`."""
+
+    def serve(images: Any) -> dict[str, Any]:
+        return {FEATURES: unit(tf, tf.cast(infer(images), tf.float32)), ENCODER: tf.fill(tf.shape(images)[:1], "other")}
+
+    made = tf.Module()
+    made.kept = kept
+    specification = tf.TensorSpec((None, SIDE_PX, SIDE_PX, 3), tf.uint8, name=IMAGES)
+    made.serve = tf.function(serve, input_signature=[specification], autograph=False)
+    return made
+
+
+def quantise(source: Path, target: Path, photos: Pixels) -> None:
+    from tensorflow.compiler.mlir.quantization.tensorflow import quantization_options_pb2 as options
+    from tensorflow.compiler.mlir.quantization.tensorflow.python import quantize_model
+
+    method = options.QuantizationMethod.METHOD_STATIC_RANGE_INT8
+    wanted = options.QuantizationOptions(
+        quantization_method=options.QuantizationMethod(preset_method=method),
+        op_set=options.TF,
+        tags={"serve"},
+        signature_keys=[SIGNATURE],
+    )
+    seen = [{IMAGES: photos[start : start + 8]} for start in range(0, len(photos), 8)]
+    quantize_model.quantize(str(source), str(target), wanted, representative_dataset=seen)
+
+
+def load(tf: Any, path: Path) -> Run:
+    loaded = tf.saved_model.load(str(path))
+
+    def run(images: Pixels) -> F32:
+        found: F32 = loaded.signatures[SIGNATURE](**{IMAGES: tf.constant(images)})[FEATURES].numpy()
+        return found
+
+    return run
+
+
+def timed(runs: Mapping[str, Run], photos: Pixels, rounds: int) -> dict[str, dict[str, float]]:
+    """Of each variant the median CPU milliseconds per photo at each batch size."""
+    cost: dict[str, dict[str, float]] = {name: {} for name in runs}
+    for size in BATCHES:
+        took_ms: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(rounds + 1):  # The first warms up.
+            for name, run in runs.items():
+                began_s = time.process_time()
+                for start in range(0, BATCHES[-1], size):
+                    run(photos[start : start + size])
+                took_ms[name] += [(time.process_time() - began_s) / BATCHES[-1] * 1e3] if turn else []
+        for name, values in took_ms.items():
+            cost[name][f"cpu_ms_batch_{size}"] = round(float(np.median(values)), 2)
+    return cost
+
+
+def quality(runs: Mapping[str, Run], photos: Pixels, kinds: Names) -> dict[str, dict[str, float | int | None]]:
+    reference = vectors(runs["float32"], photos)
+    rows: dict[str, dict[str, float | int | None]] = {}
+    for name, run in runs.items():
+        count = FEW if name in NUMBERS_OF_ANOTHER else len(photos)
+        found = reference if name == "float32" else vectors(run, photos[:count])
+        rows[name] = {
+            "compared_photos": count,
+            "max_abs_difference": float(f"{np.abs(found - reference[:count]).max():.2g}"),
+            "min_cosine": round(float(np.einsum("ij,ij->i", found, reference[:count]).min()), 5),
+            "precision_at_10": round(precision_at_10(found, kinds), 4) if count == len(photos) else None,
+        }
+    return rows
+
+
+def vectors(run: Run, photos: Pixels) -> F32:
+    return np.concatenate([run(photos[start : start + 16]) for start in range(0, len(photos), 16)])
+
+
+def precision_at_10(found: F32, kinds: Names) -> float:
+    scores = found @ found.T
+    np.fill_diagonal(scores, -np.inf)
+    nearest = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    return float((kinds[nearest] == kinds[:, None]).mean())
+
+
+def features_of_processor() -> list[str]:
+    """What makes bfloat16 or int8 fast, of what this processor has."""
+    flags = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0].split()
+    return [name for name in ("avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8") if name in flags]
+
+
+if __name__ == "__main__":
+    main()
