@@ -135,7 +135,7 @@ def fingerprint_of(
 ) -> str:
     """`mobilenet-[untrained-][bfloat16-]<12 hex>`: of Keras' numbers, whatever file they came in.
 
-    In bfloat16 a photo's vector lies up to 0.05 from the float32 one (cosine 0.9986, benchmarks/image_model): another encoder.
+    In bfloat16 a vector lies up to 0.05 from float32's (cosine 0.9986, benchmarks/image_model): another encoder.
     """
     digest = hashlib.sha256()
     for part in weights:
