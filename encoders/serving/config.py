@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from encoders.serving.model import ModelConfig
 from encoders.serving.policy import All, Latest, Specific, VersionPolicy
-from encoders.serving.versions import ModelConfig
 from lookalike.errors import InvalidRequest
 from protos.tfserving.v1 import config_pb2 as pb
 

@@ -21,9 +21,10 @@ from encoders.prediction_service import (
 )
 from encoders.serving import config
 from encoders.serving.metrics import REQUEST_SECONDS, REQUESTS
+from encoders.serving.model import Loaded
 from encoders.serving.scheduler import Pixels
 from encoders.serving.signatures import SIGNATURE_DEF, packed
-from encoders.serving.versions import Loaded, Versions
+from encoders.serving.versions import Versions
 from encoders.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
 from lookalike import rpc
 from lookalike.deadline import Deadline

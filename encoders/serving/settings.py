@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from encoders.serving.batching import BatchingParameters
+from encoders.serving.model import ModelConfig
 from encoders.serving.policy import parsed_labels, parsed_policy
-from encoders.serving.versions import ModelConfig
 from encoders.signature import MODEL
 from lookalike.errors import BadSettings
 from lookalike.settings import ProcessSettings, setting

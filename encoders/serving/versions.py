@@ -10,123 +10,34 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-from grpc import StatusCode
+from typing import Any, TypeVar
 
 from encoders.models import versions
 from encoders.serving.batching import BatchingParameters
-from encoders.serving.metrics import LOADS, QUEUED_IMAGES, VERSION_STATE
+from encoders.serving.metrics import LOADS, QUEUED_IMAGES
+from encoders.serving.model import Loaded, Model, ModelConfig, Version
 from encoders.serving.policy import (
     AVAILABLE,
     END,
     LOADING,
     UNLOADING,
-    Latest,
     Load,
-    State,
     Unload,
-    VersionPolicy,
     aspired,
     next_action,
 )
 from encoders.serving.saved_model import Servable
-from encoders.serving.scheduler import Lane, Scheduler
+from encoders.serving.scheduler import Scheduler
 from lookalike.deadline import Deadline
 from lookalike.errors import BadArtifact, DeadlineGone, InvalidRequest, NotFound, WrongState
-from lookalike.rpc import code_of
 from protos.tfserving.v1 import prediction_pb2 as pb
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-
-ENDED: Final = 16  # Versions of a model that have ended and are still told of; beyond it the oldest are forgotten.
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    name: str
-    base_path: Path  # its versions are the folders in it
-    policy: VersionPolicy = Latest()  # noqa: RUF009  # frozen
-    labels: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A version in memory, and the queue of its requests."""
-
-    model: str
-    number: int
-    servable: Servable
-    lane: Lane
-
-
-class Version:
-    """One version of one model."""
-
-    def __init__(self, model: str, number: int) -> None:
-        self.model = model
-        self.number = number
-        self.error: Exception | None = None  # why it ended, if it did not end well
-        self.loaded: Loaded | None = None
-        self.retired = False  # ended, and since then not wanted: if it is wanted again, it is loaded again
-        self._users = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @property
-    def state(self) -> State:
-        return self._state
-
-    def to(self, state: State) -> None:
-        self._state = state
-        VERSION_STATE.labels(self.model, str(self.number)).set(state)
-
-    @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
-        self._users += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._idle.set()
-
-    async def unused(self) -> None:
-        await self._idle.wait()
-
-    def status(self) -> pb.ModelVersionStatus:
-        told = pb.StatusProto()
-        if self.error is not None:
-            code = StatusCode.INVALID_ARGUMENT if isinstance(self.error, BadArtifact) else code_of(self.error)
-            told = pb.StatusProto(error_code=code.value[0], error_message=str(self.error))
-        return pb.ModelVersionStatus(version=self.number, state=self.state, status=told)
-
-
-class _Model:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.config: ModelConfig | None = None  # None: no longer to be served
-        self.versions: dict[int, Version] = {}
-        self.labels: Mapping[str, int] = {}
-        self.missing = False  # none of the versions that are wanted is there
-
-    def available(self) -> list[int]:
-        return [version.number for version in self.versions.values() if version.state == AVAILABLE]
-
-    def states(self) -> dict[int, State]:
-        return {version.number: version.state for version in self.versions.values() if not version.retired}
-
-    def error(self) -> str:
-        """Why the last version that failed to load did so."""
-        errors = [str(version.error) for version in self.versions.values() if version.error and not version.retired]
-        return errors[-1] if errors else "none is there"
 
 
 class Versions:
@@ -135,7 +46,7 @@ class Versions:
     def __init__(
         self, configs: Sequence[ModelConfig], load: Callable[[Path], Servable], batching: BatchingParameters
     ) -> None:
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, Model] = {}
         self._configure(configs)
         self._load = load
         self._scheduler = Scheduler(batching)
@@ -224,7 +135,7 @@ class Versions:
         for model in self._models.values():
             model.config = None
         for config in configs:
-            self._models.setdefault(config.name, _Model(config.name)).config = config
+            self._models.setdefault(config.name, Model(config.name)).config = config
 
     def _label(self, configs: Sequence[ModelConfig]) -> None:
         """All or nothing: a label may only stand for a version that is AVAILABLE. Raises WrongState."""
@@ -240,7 +151,7 @@ class Versions:
         for name, model in self._models.items():
             model.labels = labels.get(name, {})
 
-    async def _settle(self, model: _Model) -> None:
+    async def _settle(self, model: Model) -> None:
         found: dict[int, Path] = {}
         if model.config is not None:
             base = model.config.base_path
@@ -262,9 +173,9 @@ class Versions:
                     await self._load_version(model, number, found[number])
                 case Unload(number):
                     self._unload_version(model.versions[number])
-        _forget(model)
+        model.forget()
 
-    async def _load_version(self, model: _Model, number: int, path: Path) -> None:
+    async def _load_version(self, model: Model, number: int, path: Path) -> None:
         version = model.versions[number] = Version(model.name, number)
         version.to(LOADING)
         try:
@@ -329,10 +240,3 @@ class Versions:
         if spec.version_label not in labels:
             raise InvalidRequest("model_spec", f"Unrecognized servable version label: {spec.version_label}")
         return labels[spec.version_label]
-
-
-def _forget(model: _Model) -> None:
-    ended = sorted(version.number for version in model.versions.values() if version.retired)
-    for number in ended[:-ENDED]:
-        del model.versions[number]
-        VERSION_STATE.remove(model.name, str(number))

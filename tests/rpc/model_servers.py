@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.serving.batching import BatchingParameters
+from encoders.serving.model import ModelConfig
 from encoders.serving.policy import Latest, VersionPolicy
 from encoders.serving.saved_model import Servable
 from encoders.serving.service import Service
-from encoders.serving.versions import ModelConfig, Versions
+from encoders.serving.versions import Versions
 from encoders.signature import DIM, FEATURES, IMAGES, MODEL, SIGNATURE
 from lookalike import rpc
 from lookalike.vectors import F32

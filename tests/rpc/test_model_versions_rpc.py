@@ -20,8 +20,8 @@ from prometheus_client import start_http_server
 
 from encoders.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG, array, tensor
 from encoders.serving.files import METRICS_PATH
+from encoders.serving.model import ENDED
 from encoders.serving.policy import All, Latest, Specific
-from encoders.serving.versions import ENDED
 from encoders.signature import ENCODER, IMAGES, MODEL, SIGNATURE
 from lookalike.errors import BadArtifact, WrongState
 from protos.tfserving.v1 import config_pb2
