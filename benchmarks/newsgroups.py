@@ -8,7 +8,7 @@ each representation and tested on the others. The paper reports 84.6 % for SCDV,
 Bound: about forty minutes on one core, thirty of them training of word vectors on one thread. `--words DIR` keeps those
 and takes them from there the next time.
 
-    python -m benchmarks.newsgroups [--data ../shared/data] [--words DIR]
+    python -m benchmarks.newsgroups [--data ../shared/data] [--words DIR] [--of subwords]
 """
 
 from __future__ import annotations
@@ -73,6 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--words", type=Path, help="keep trained word vectors here, and use those that are here")
+    parser.add_argument(
+        "--of", nargs="+", choices=WORDS, default=list(WORDS), help="kinds of word vectors (default all)"
+    )
     options = parser.parse_args()
     tokenize = Tokenizer()
     splits = texts.newsgroups(options.data)
@@ -82,7 +85,7 @@ def main() -> None:
         folder = options.words or Path(scratch)
         folder.mkdir(exist_ok=True)
         tfidf(trial)
-        trained = {name: of_words(trial, name, recipe, folder) for name, recipe in WORDS.items()}
+        trained = {name: of_words(trial, name, WORDS[name], folder) for name in options.of}
     print(write("newsgroups", report(trial, trained)))
 
 
