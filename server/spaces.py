@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cache
 
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 
@@ -14,6 +15,7 @@ def space_name(space: Space.ValueType) -> str:
     return Space.Name(space).removeprefix("SPACE_").lower()
 
 
-def spaces_name(spaces: Sequence[Space.ValueType]) -> str:
-    """ "image+text" for both, as metrics name them: seven names at most."""
+@cache  # Of at most seven.
+def spaces_name(spaces: tuple[Space.ValueType, ...]) -> str:
+    """ "image+text" for both, as metrics name them."""
     return "+".join(map(space_name, spaces))
