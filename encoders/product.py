@@ -76,17 +76,19 @@ class ProductModel:
             vectors[rows] = self.fusion.of(kind, images[rows], texts[rows])
         return vectors
 
-    def classify(self, images: F32, texts: F32, *, limit: int, precision: float) -> list[Guess | None]:
-        """The `limit` likeliest categories of each product; None where there is neither photo nor title."""
-        guesses: list[Guess | None] = [None] * len(images)
+    def classify(self, images: F32, texts: F32, *, limit: int, precision: float) -> list[Guess]:
+        """The `limit` likeliest categories of each product. Raises ValueError for one with neither photo nor title."""
+        if not (images.any(axis=1) | texts.any(axis=1)).all():
+            raise ValueError("a product with neither photo nor title cannot be classified")
+        guesses: dict[int, Guess] = {}
         for kind, rows in _by_kind(images, texts):
             shares = self.classifier.probabilities(kind, self.fusion.of(kind, images[rows], texts[rows]))
             threshold = self.classifier.threshold(kind, precision)
             best = np.argsort(-shares, axis=1, kind="stable")[:, :limit]
             for row, columns, probabilities in zip(rows, best, shares, strict=True):
                 names = [self.categories[column] for column in columns]
-                guesses[row] = Guess(categories=names, probabilities=probabilities[columns], threshold=threshold)
-        return guesses
+                guesses[int(row)] = Guess(categories=names, probabilities=probabilities[columns], threshold=threshold)
+        return [guesses[row] for row in range(len(images))]
 
 
 def _by_kind(images: F32, texts: F32) -> Iterator[tuple[Kind, npt.NDArray[np.int64]]]:

@@ -37,7 +37,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    vectors: F32  # (n, dim), rows of unit norm; zeros for a text with nothing to encode.
+    vectors: F32  # (n, dim), rows of unit norm.
     by: Trained
 
 
@@ -99,7 +99,7 @@ def _vectors(reply: EncodeProductsResponse, count: int) -> F32:
         raise Unavailable(f"product encoder: {len(reply.vectors)} bytes are not {count} vectors of {reply.dim}")
     vectors = unpack(reply.vectors, reply.dim)
     squares = np.einsum("ij,ij->i", vectors, vectors)
-    if not ((np.abs(squares - 1) < 2e-3) | (squares == 0)).all():  # Written so that NaN fails too.
+    if not (np.abs(squares - 1) < 2e-3).all():  # Written so that NaN fails too.
         raise Unavailable("product encoder: vectors that are not of unit length")
     return vectors
 

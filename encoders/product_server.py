@@ -1,23 +1,22 @@
-"""The service ProductEncoder, within the text-encoder process: what it fuses it has encoded itself, without a hop."""
+"""The service ProductEncoder, within the text-encoder process: the vectors of photos and texts to one, or a category."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import numpy as np
 from prometheus_client import Histogram
 
 from encoders.classifier import PRECISIONS
 from encoders.product import Guess, ProductModel
-from encoders.tokens import MAX_TEXT_BYTES
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, WrongState
 from lookalike.vectors import F32, pack, unpack
 from protos.lookalike.v1 import product_encoder_pb2 as pb
 
-Result = TypeVar("Result")
+Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 SERVICE = pb.DESCRIPTOR.services_by_name["ProductEncoder"]
 MAX_INPUTS = 256
 _NORM_TOLERANCE = 1e-3
@@ -27,23 +26,14 @@ BATCH_PRODUCTS = Histogram(
 )
 
 
-class Texts(Protocol):
-    """The text encoder of this process."""
-
-    async def vectors(self, texts: Sequence[str], deadline: Deadline) -> F32:
-        """(n, dim) float32: unit rows, zeros for a text with nothing to encode."""
-        ...
-
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """The outcome of work on its thread."""
-        ...
-
-
 class ProductService:
-    """Until `serve` was called every request is FAILED_PRECONDITION: there is no product encoder here."""
+    """Until `serve` was called every request is FAILED_PRECONDITION: there is no product encoder here.
 
-    def __init__(self, texts: Texts) -> None:
-        self._texts = texts
+    run: does work on the process's one thread for vectors, off the event loop.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self._model: ProductModel | None = None
 
     def serve(self, model: ProductModel) -> None:
@@ -64,8 +54,8 @@ class ProductService:
 
     async def encode(self, request: pb.EncodeProductsRequest, deadline: Deadline) -> pb.EncodeProductsResponse:
         model = self._served()
-        images, texts = await self._vectors(model, request.inputs, deadline)
-        vectors: F32 = await self._texts.run(lambda: model.encode(images, texts))
+        images, texts = _sides(model, request.inputs)
+        vectors: F32 = await self._run(lambda: model.encode(images, texts))
         return pb.EncodeProductsResponse(
             vectors=pack(vectors),
             dim=model.dim,
@@ -80,8 +70,8 @@ class ProductService:
             raise InvalidRequest("precision", f"{request.precision} is not in {PRECISIONS[0]}..{PRECISIONS[-1]}")
         if not request.limit:
             raise InvalidRequest("limit", "0 categories are asked for")
-        images, texts = await self._vectors(model, request.inputs, deadline)
-        guesses: list[Guess | None] = await self._texts.run(
+        images, texts = _sides(model, request.inputs)
+        guesses: list[Guess] = await self._run(
             lambda: model.classify(images, texts, limit=request.limit, precision=request.precision)
         )
         return pb.ClassifyProductsResponse(
@@ -96,33 +86,22 @@ class ProductService:
             raise WrongState("this process has no product encoder (--product-artifact)")
         return self._model
 
-    async def _vectors(
-        self, model: ProductModel, inputs: Sequence[pb.ProductInput], deadline: Deadline
-    ) -> tuple[F32, F32]:
-        """Photo vectors (n, image_dim) and title vectors (n, text_dim); rows of zeros for what is not there."""
-        if not 1 <= len(inputs) <= MAX_INPUTS:
-            raise InvalidRequest("inputs", f"{len(inputs)} products; give 1..{MAX_INPUTS}")
-        images = np.zeros((len(inputs), model.image_dim), dtype=np.float32)
-        texts = np.zeros((len(inputs), model.text_dim), dtype=np.float32)
-        for i, each in enumerate(inputs):
-            _check(f"inputs[{i}]", each)
-            if each.image:
-                images[i] = _unit(f"inputs[{i}].image", each.image, model.image_dim)
-            if each.text_vector:
-                texts[i] = _unit(f"inputs[{i}].text_vector", each.text_vector, model.text_dim)
-        if worded := [i for i, each in enumerate(inputs) if each.text]:
-            texts[worded] = await self._texts.vectors([inputs[i].text for i in worded], deadline)
-        BATCH_PRODUCTS.observe(len(inputs))
-        return images, texts
 
-
-def _check(field: str, given: pb.ProductInput) -> None:
-    if given.text and given.text_vector:
-        raise InvalidRequest(field, "has both text and text_vector: one of them")
-    if not (given.image or given.text or given.text_vector):
-        raise InvalidRequest(field, "has neither image nor text")
-    if len(given.text.encode()) > MAX_TEXT_BYTES:
-        raise InvalidRequest(f"{field}.text", f"{len(given.text.encode())} bytes; {MAX_TEXT_BYTES} are the most")
+def _sides(model: ProductModel, inputs: Sequence[pb.ProductInput]) -> tuple[F32, F32]:
+    """Photo vectors (n, image_dim) and title vectors (n, text_dim); rows of zeros for what is not there."""
+    if not 1 <= len(inputs) <= MAX_INPUTS:
+        raise InvalidRequest("inputs", f"{len(inputs)} products; give 1..{MAX_INPUTS}")
+    images = np.zeros((len(inputs), model.image_dim), dtype=np.float32)
+    texts = np.zeros((len(inputs), model.text_dim), dtype=np.float32)
+    for i, each in enumerate(inputs):
+        if not (each.image or each.text):
+            raise InvalidRequest(f"inputs[{i}]", "has neither image nor text")
+        if each.image:
+            images[i] = _unit(f"inputs[{i}].image", each.image, model.image_dim)
+        if each.text:
+            texts[i] = _unit(f"inputs[{i}].text", each.text, model.text_dim)
+    BATCH_PRODUCTS.observe(len(inputs))
+    return images, texts
 
 
 def _unit(field: str, data: bytes, dim: int) -> F32:
@@ -134,9 +113,7 @@ def _unit(field: str, data: bytes, dim: int) -> F32:
     return vector
 
 
-def _classified(guess: Guess | None) -> pb.Classified:
-    if guess is None:
-        return pb.Classified(empty=True)
+def _classified(guess: Guess) -> pb.Classified:
     return pb.Classified(
         categories=guess.categories, probabilities=pack(guess.probabilities), threshold=guess.threshold
     )

@@ -97,15 +97,9 @@ class Encoder:
         for i, each in enumerate(request.texts):
             if len(each.encode()) > MAX_TEXT_BYTES:
                 raise InvalidRequest(f"texts[{i}]", f"{len(each.encode())} bytes; {MAX_TEXT_BYTES} are the most")
-        vectors = await self.vectors(request.texts, deadline)
-        return pb.EncodeTextResponse(vectors=pack(vectors), dim=model.dim, fingerprint=model.fingerprint)
-
-    async def vectors(self, texts: Sequence[str], deadline: Deadline) -> F32:
-        """(n, dim) float32: unit rows, zeros for a text with nothing to encode. Raises Overloaded, DeadlineGone."""
-        self._loaded()
-        with self._admitted(sum(map(units_of, texts))):
-            slices = [await self._batches(each, deadline) for each in sliced(texts, self._max_batch)]
-        return np.concatenate(slices)
+        with self._admitted(sum(map(units_of, request.texts))):
+            slices = [await self._batches(each, deadline) for each in sliced(request.texts, self._max_batch)]
+        return pb.EncodeTextResponse(vectors=pack(np.concatenate(slices)), dim=model.dim, fingerprint=model.fingerprint)
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """The outcome of work on the encoder's thread."""
@@ -166,7 +160,7 @@ async def serve(settings: TextEncoderSettings, artifact: Path) -> None:
     # A title is a product of small matrices: more threads cost ten times the CPU and save nothing.
     threadpool_limits(1, "blas")
     encoder = Encoder(settings)
-    products = ProductService(encoder)
+    products = ProductService(encoder.run)
     handlers = [
         rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode}),
         rpc.handler(product_server.SERVICE, products.methods()),

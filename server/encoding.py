@@ -156,7 +156,7 @@ class Encoders:
 def _input(known: Known) -> ProductInput:
     """Texts go as vectors: whether one has words in it, and which encoder made it, is known before it is fused."""
     return ProductInput(
-        image=pack(known.image[0]) if known.image else b"", text_vector=pack(known.text[0]) if known.text else b""
+        image=pack(known.image[0]) if known.image else b"", text=pack(known.text[0]) if known.text else b""
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from encoders.train_product import train
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import Unavailable, WrongState
-from lookalike.vectors import F32, pack
+from lookalike.vectors import pack
 from protos.lookalike.v1.product_encoder_pb2 import ProductInput
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, serving
@@ -25,14 +25,8 @@ Result = TypeVar("Result")
 SOON = Deadline.after(30)
 
 
-class NoTexts:
-    """The text encoder of a process that is asked with vectors alone."""
-
-    async def vectors(self, texts: Sequence[str], deadline: Deadline) -> F32:
-        raise AssertionError(texts)
-
-    async def run(self, work: Callable[[], Result]) -> Result:
-        return work()
+async def in_place(work: Callable[[], Result]) -> Result:
+    return work()
 
 
 @dataclass
@@ -60,7 +54,7 @@ async def side(request: pytest.FixtureRequest, model: product.ProductModel) -> A
         by = Trained(model.fingerprint, model.image_encoder, model.text_encoder)
         given = made_products.examples(1)
         image, text = pack(given.images[0]), pack(given.texts[0])
-        service = product_server.ProductService(NoTexts())
+        service = product_server.ProductService(in_place)
         service.serve(model)
         handler = rpc.handler(product_server.SERVICE, service.methods())
     async with serving(handler) as address, rpc.channel(address) as channel:
@@ -68,8 +62,8 @@ async def side(request: pytest.FixtureRequest, model: product.ProductModel) -> A
 
 
 async def test_photos_texts_and_both_become_vectors_of_one_length_each_its_own(side: Side) -> None:
-    both, photo = ProductInput(image=side.image, text_vector=side.text), ProductInput(image=side.image)
-    fused = await side.client.encode([both, photo, ProductInput(text_vector=side.text), both], SOON)
+    both, photo = ProductInput(image=side.image, text=side.text), ProductInput(image=side.image)
+    fused = await side.client.encode([both, photo, ProductInput(text=side.text), both], SOON)
     assert fused.by == side.by
     np.testing.assert_allclose(np.linalg.norm(fused.vectors, axis=1), 1, atol=1e-3)
     np.testing.assert_allclose(fused.vectors[0], fused.vectors[3], atol=1e-6)
@@ -77,7 +71,7 @@ async def test_photos_texts_and_both_become_vectors_of_one_length_each_its_own(s
 
 
 async def test_categories_come_by_falling_probability_and_as_many_as_were_asked_for(side: Side) -> None:
-    both, photo = ProductInput(image=side.image, text_vector=side.text), ProductInput(image=side.image)
+    both, photo = ProductInput(image=side.image, text=side.text), ProductInput(image=side.image)
     answers, by = await side.client.classify([both, photo], SOON, limit=2, precision=0.9)
     assert by == side.by
     for answer in answers:
@@ -87,7 +81,7 @@ async def test_categories_come_by_falling_probability_and_as_many_as_were_asked_
 
 
 async def test_vectors_of_other_dimensions_are_of_another_encoder(model: product.ProductModel) -> None:
-    service = product_server.ProductService(NoTexts())
+    service = product_server.ProductService(in_place)
     service.serve(model)
     async with (
         serving(rpc.handler(product_server.SERVICE, service.methods())) as address,
@@ -98,7 +92,7 @@ async def test_vectors_of_other_dimensions_are_of_another_encoder(model: product
 
 
 async def test_a_process_without_one_says_so_served_or_not() -> None:
-    unserved = rpc.handler(product_server.SERVICE, product_server.ProductService(NoTexts()).methods())
+    unserved = rpc.handler(product_server.SERVICE, product_server.ProductService(in_place).methods())
     for handlers, reason in (((unserved,), "has no product encoder"), ((), "no product encoder is deployed")):
         async with serving(*handlers) as address, rpc.channel(address) as channel:
             client = ProductEncoder(channel)

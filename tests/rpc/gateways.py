@@ -308,7 +308,7 @@ class ScriptedProductEncoder:
 
 def _unpacked(given: product_encoder_pb2.ProductInput) -> tuple[F32 | None, F32 | None]:
     image = unpack(given.image, DIMS[SPACE_IMAGE])[0] if given.image else None
-    text = unpack(given.text_vector, DIMS[SPACE_TEXT])[0] if given.text_vector else None
+    text = unpack(given.text, DIMS[SPACE_TEXT])[0] if given.text else None
     return image, text
 
 

@@ -36,7 +36,7 @@ async def test_a_photo_with_a_text_is_classified_by_both() -> None:
     async with a_scene() as scene:
         response = await scene.search.Classify(BOTH)
         ((asked,),) = scene.products.asked
-    assert (asked.image, asked.text_vector) == (pack(VECTORS["p07", SPACE_IMAGE]), pack(VECTORS["p07", SPACE_TEXT]))
+    assert (asked.image, asked.text) == (pack(VECTORS["p07", SPACE_IMAGE]), pack(VECTORS["p07", SPACE_TEXT]))
     assert (response.category, response.abstained) == ("fashion/shoes", "")
     assert likeliest(response) == {"fashion/shoes": 0.6, "food/sweets": 0.3, "home": 0.1}
     provenance = response.provenance
@@ -57,7 +57,7 @@ async def test_a_product_is_classified_by_its_stored_vectors() -> None:
         response = await scene.search.Classify(STORED)
         ((asked,),) = scene.products.asked
         assert (scene.model.photos, scene.encoder.texts) == ([], [])
-    assert (asked.image, asked.text_vector) == (pack(VECTORS["p07", SPACE_IMAGE]), pack(VECTORS["p07", SPACE_TEXT]))
+    assert (asked.image, asked.text) == (pack(VECTORS["p07", SPACE_IMAGE]), pack(VECTORS["p07", SPACE_TEXT]))
     assert response.category == "fashion/shoes"
     assert (response.provenance.version, response.provenance.encoder) == ("v1", "encoder-3")
     assert response.provenance.timings.lookup_s > 0

@@ -1,4 +1,4 @@
-"""The product encoder over real gRPC, beside the text encoder that it encodes titles with."""
+"""The product encoder over real gRPC, in the text encoder's process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from encoders.product import ProductModel
 from encoders.product_server import MAX_INPUTS
 from encoders.text import TextModel
 from encoders.text_server import TextEncoderSettings
-from encoders.tokens import MAX_TEXT_BYTES
 from lookalike import probes, rpc
 from lookalike.errors import BadArtifact
 from lookalike.vectors import pack, unpack
@@ -57,7 +56,7 @@ def model(artifacts: Path) -> ProductModel:
 async def stub(artifacts: Path, model: ProductModel) -> AsyncIterator[product_encoder_pb2_grpc.ProductEncoderAsyncStub]:
     encoder = text_server.Encoder(TextEncoderSettings())
     await encoder.load(artifacts / "text")
-    service = product_server.ProductService(encoder)
+    service = product_server.ProductService(encoder.run)
     service.serve(model)
     async with serving(rpc.handler(product_server.SERVICE, service.methods())) as address, rpc.channel(address) as made:
         yield product_encoder_pb2_grpc.ProductEncoderStub(made)
@@ -73,15 +72,13 @@ async def test_photo_and_title_are_fused_as_the_model_does_and_it_says_who_it_is
 ) -> None:
     title = words.encode(["red dress"])
     inputs = [
-        pb.ProductInput(image=photo(), text="red dress"),
-        pb.ProductInput(image=photo(), text_vector=pack(title)),
+        pb.ProductInput(image=photo(), text=pack(title)),
         pb.ProductInput(image=photo()),
-        pb.ProductInput(text="red dress"),
+        pb.ProductInput(text=pack(title)),
     ]
     reply = await stub.Encode(pb.EncodeProductsRequest(inputs=inputs))
     image = unpack(photo(), model.image_dim)
     expected = [
-        model.encode(image, title),
         model.encode(image, title),
         model.encode(image, title * 0),
         model.encode(image * 0, title),
@@ -93,21 +90,10 @@ async def test_photo_and_title_are_fused_as_the_model_does_and_it_says_who_it_is
     assert (state.fingerprint, state.dim, state.categories) == (model.fingerprint, model.dim, 9)
 
 
-async def test_a_text_without_words_counts_as_none(
-    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel
-) -> None:
-    inputs = [pb.ProductInput(text="★★★"), pb.ProductInput(image=photo(), text="★★★"), pb.ProductInput(image=photo())]
-    vectors = unpack((await stub.Encode(pb.EncodeProductsRequest(inputs=inputs))).vectors, model.dim)
-    assert not vectors[0].any()
-    np.testing.assert_array_equal(vectors[1], vectors[2])
-    reply = await stub.Classify(pb.ClassifyProductsRequest(inputs=inputs, limit=3, precision=0.9))
-    assert [(result.empty, len(result.categories)) for result in reply.results] == [(True, 0), (False, 3), (False, 3)]
-
-
 async def test_categories_come_with_probabilities_and_the_threshold_of_their_kind(
-    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel
+    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel, words: TextModel
 ) -> None:
-    inputs = [pb.ProductInput(image=photo(), text="red dress"), pb.ProductInput(image=photo())]
+    inputs = [pb.ProductInput(image=photo(), text=pack(words.encode(["red dress"]))), pb.ProductInput(image=photo())]
     reply = await stub.Classify(pb.ClassifyProductsRequest(inputs=inputs, limit=2, precision=0.8))
     both, image = reply.results
     assert len(both.categories) == 2
@@ -122,13 +108,12 @@ async def test_categories_come_with_probabilities_and_the_threshold_of_their_kin
     ("inputs", "complaint"),
     [
         ([], f"0 products; give 1..{MAX_INPUTS}"),
-        ([pb.ProductInput(text="a")] * (MAX_INPUTS + 1), f"{MAX_INPUTS + 1} products"),
+        ([pb.ProductInput(text=b"1234")] * (MAX_INPUTS + 1), f"{MAX_INPUTS + 1} products"),
         ([pb.ProductInput()], "inputs[0]: has neither image nor text"),
-        ([pb.ProductInput(text="a", text_vector=b"1234")], "has both text and text_vector"),
-        ([pb.ProductInput(text="a"), pb.ProductInput(image=b"1234")], "inputs[1].image: 4 bytes"),
+        ([pb.ProductInput(text=b"1234")], "inputs[0].text: 4 bytes; a vector of"),
+        ([pb.ProductInput(image=photo()), pb.ProductInput(image=b"1234")], "inputs[1].image: 4 bytes"),
         ([pb.ProductInput(image=bytes(96))], "inputs[0].image: is not of unit norm"),
         ([pb.ProductInput(image=np.full(24, np.nan, "<f4").tobytes())], "inputs[0].image: is not of unit norm"),
-        ([pb.ProductInput(text="x" * (MAX_TEXT_BYTES + 1))], "inputs[0].text: 65537 bytes"),
     ],
 )
 async def test_what_cannot_be_fused_is_refused_by_name(
@@ -144,21 +129,22 @@ async def test_what_cannot_be_fused_is_refused_by_name(
 async def test_a_precision_or_limit_that_means_nothing_is_refused(
     stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, limit: int, precision: float
 ) -> None:
-    request = pb.ClassifyProductsRequest(inputs=[pb.ProductInput(text="a")], limit=limit, precision=precision)
+    request = pb.ClassifyProductsRequest(inputs=[pb.ProductInput(image=photo())], limit=limit, precision=precision)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Classify(request)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_many_callers_at_once_each_have_their_own_vectors(
-    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel, words: TextModel
+    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel
 ) -> None:
-    async def alone(title: str) -> bytes:
-        return (await stub.Encode(pb.EncodeProductsRequest(inputs=[pb.ProductInput(text=title)]))).vectors
+    async def alone(row: int) -> bytes:
+        return (await stub.Encode(pb.EncodeProductsRequest(inputs=[pb.ProductInput(image=photo(row))]))).vectors
 
-    replies = await asyncio.gather(*(alone(title) for title in TITLES * 8))
-    expected = model.encode(np.zeros((6, model.image_dim), np.float32), words.encode(TITLES))
-    np.testing.assert_allclose(np.concatenate([unpack(each, model.dim) for each in replies[:6]]), expected, atol=1e-5)
+    replies = await asyncio.gather(*(alone(row) for row in range(24)))
+    images = examples().images[:24]
+    expected = model.encode(images, np.zeros((24, model.text_dim), np.float32))
+    np.testing.assert_allclose(np.concatenate([unpack(each, model.dim) for each in replies]), expected, atol=1e-5)
 
 
 async def started(tmp_path: Path, settings: TextEncoderSettings) -> tuple[asyncio.Task[None], str]:

@@ -97,7 +97,7 @@ async def test_a_photo_and_a_text_are_fused_as_a_products_own_are() -> None:
         ((asked,),) = scene.products.asked
     assert response.hits[0].product.id == "p07"
     assert response.hits[0].score == pytest.approx(1)
-    assert (asked.image, asked.text_vector, asked.text) == (pack(image_of(7)), pack(text_of(7)), "")
+    assert (asked.image, asked.text) == (pack(image_of(7)), pack(text_of(7)))
 
 
 async def test_a_photo_or_a_text_alone_is_a_product_of_which_only_that_is_known() -> None:
@@ -115,7 +115,7 @@ async def test_several_photos_and_texts_are_one_product_of_their_weighted_means_
         ((asked,),) = scene.products.asked
     image, text = unit(3 * image_of(1) + image_of(3)), unit(text_of(2) + 2 * text_of(4))
     np.testing.assert_allclose(unpack(asked.image, DIMS[SPACE_IMAGE])[0], image, atol=1e-6)
-    np.testing.assert_allclose(unpack(asked.text_vector, DIMS[SPACE_TEXT])[0], text, atol=1e-6)
+    np.testing.assert_allclose(unpack(asked.text, DIMS[SPACE_TEXT])[0], text, atol=1e-6)
     query = unit(7 * fused(image, text) + 2 * VECTORS["p05", SPACE_PRODUCT])
     same(response, ranked({SPACE_PRODUCT: (query, 1)}, without=(5,)))
 
@@ -202,8 +202,8 @@ async def test_what_the_product_encoder_says_of_itself_is_passed_on(
 
 @pytest.mark.parametrize(
     "vectors",
-    [np.full((1, 8), np.nan), np.full((1, 8), 2.0), np.zeros((2, 8)), np.zeros((0, 8))],
-    ids=["NaN", "not of unit length", "two for one", "none"],
+    [np.full((1, 8), np.nan), np.full((1, 8), 2.0), np.zeros((1, 8)), np.eye(2, 8), np.zeros((0, 8))],
+    ids=["NaN", "not of unit length", "zeros", "two for one", "none"],
 )
 async def test_an_answer_of_the_product_encoder_that_breaks_the_contract_is_no_query(vectors: F32) -> None:
     async with a_scene(spaces=ALL) as scene:

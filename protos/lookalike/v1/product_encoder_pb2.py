@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)protos/lookalike/v1/product_encoder.proto\x12\x0clookalike.v1\"\x1f\n\x1d\x44\x65scribeProductEncoderRequest\"x\n\x13ProductEncoderState\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x15\n\rimage_encoder\x18\x03 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x04 \x01(\t\x12\x12\n\ncategories\x18\x05 \x01(\r\"@\n\x0cProductInput\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x13\n\x0btext_vector\x18\x03 \x01(\x0c\"C\n\x15\x45ncodeProductsRequest\x12*\n\x06inputs\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.ProductInput\"x\n\x16\x45ncodeProductsResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x15\n\rimage_encoder\x18\x04 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x05 \x01(\t\"g\n\x17\x43lassifyProductsRequest\x12*\n\x06inputs\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.ProductInput\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x11\n\tprecision\x18\x03 \x01(\x01\"\x87\x01\n\x18\x43lassifyProductsResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.lookalike.v1.Classified\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x15\n\rimage_encoder\x18\x03 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x04 \x01(\t\"Y\n\nClassified\x12\x12\n\ncategories\x18\x01 \x03(\t\x12\x15\n\rprobabilities\x18\x02 \x01(\x0c\x12\x11\n\tthreshold\x18\x03 \x01(\x02\x12\r\n\x05\x65mpty\x18\x04 \x01(\x08\x32\x9c\x02\n\x0eProductEncoder\x12Z\n\x08\x44\x65scribe\x12+.lookalike.v1.DescribeProductEncoderRequest\x1a!.lookalike.v1.ProductEncoderState\x12S\n\x06\x45ncode\x12#.lookalike.v1.EncodeProductsRequest\x1a$.lookalike.v1.EncodeProductsResponse\x12Y\n\x08\x43lassify\x12%.lookalike.v1.ClassifyProductsRequest\x1a&.lookalike.v1.ClassifyProductsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)protos/lookalike/v1/product_encoder.proto\x12\x0clookalike.v1\"\x1f\n\x1d\x44\x65scribeProductEncoderRequest\"x\n\x13ProductEncoderState\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x15\n\rimage_encoder\x18\x03 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x04 \x01(\t\x12\x12\n\ncategories\x18\x05 \x01(\r\"+\n\x0cProductInput\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\x0c\"C\n\x15\x45ncodeProductsRequest\x12*\n\x06inputs\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.ProductInput\"x\n\x16\x45ncodeProductsResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x15\n\rimage_encoder\x18\x04 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x05 \x01(\t\"g\n\x17\x43lassifyProductsRequest\x12*\n\x06inputs\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.ProductInput\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x11\n\tprecision\x18\x03 \x01(\x01\"\x87\x01\n\x18\x43lassifyProductsResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.lookalike.v1.Classified\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x15\n\rimage_encoder\x18\x03 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x04 \x01(\t\"J\n\nClassified\x12\x12\n\ncategories\x18\x01 \x03(\t\x12\x15\n\rprobabilities\x18\x02 \x01(\x0c\x12\x11\n\tthreshold\x18\x03 \x01(\x02\x32\x9c\x02\n\x0eProductEncoder\x12Z\n\x08\x44\x65scribe\x12+.lookalike.v1.DescribeProductEncoderRequest\x1a!.lookalike.v1.ProductEncoderState\x12S\n\x06\x45ncode\x12#.lookalike.v1.EncodeProductsRequest\x1a$.lookalike.v1.EncodeProductsResponse\x12Y\n\x08\x43lassify\x12%.lookalike.v1.ClassifyProductsRequest\x1a&.lookalike.v1.ClassifyProductsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,17 +36,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCTENCODERSTATE']._serialized_start=92
   _globals['_PRODUCTENCODERSTATE']._serialized_end=212
   _globals['_PRODUCTINPUT']._serialized_start=214
-  _globals['_PRODUCTINPUT']._serialized_end=278
-  _globals['_ENCODEPRODUCTSREQUEST']._serialized_start=280
-  _globals['_ENCODEPRODUCTSREQUEST']._serialized_end=347
-  _globals['_ENCODEPRODUCTSRESPONSE']._serialized_start=349
-  _globals['_ENCODEPRODUCTSRESPONSE']._serialized_end=469
-  _globals['_CLASSIFYPRODUCTSREQUEST']._serialized_start=471
-  _globals['_CLASSIFYPRODUCTSREQUEST']._serialized_end=574
-  _globals['_CLASSIFYPRODUCTSRESPONSE']._serialized_start=577
-  _globals['_CLASSIFYPRODUCTSRESPONSE']._serialized_end=712
-  _globals['_CLASSIFIED']._serialized_start=714
-  _globals['_CLASSIFIED']._serialized_end=803
-  _globals['_PRODUCTENCODER']._serialized_start=806
-  _globals['_PRODUCTENCODER']._serialized_end=1090
+  _globals['_PRODUCTINPUT']._serialized_end=257
+  _globals['_ENCODEPRODUCTSREQUEST']._serialized_start=259
+  _globals['_ENCODEPRODUCTSREQUEST']._serialized_end=326
+  _globals['_ENCODEPRODUCTSRESPONSE']._serialized_start=328
+  _globals['_ENCODEPRODUCTSRESPONSE']._serialized_end=448
+  _globals['_CLASSIFYPRODUCTSREQUEST']._serialized_start=450
+  _globals['_CLASSIFYPRODUCTSREQUEST']._serialized_end=553
+  _globals['_CLASSIFYPRODUCTSRESPONSE']._serialized_start=556
+  _globals['_CLASSIFYPRODUCTSRESPONSE']._serialized_end=691
+  _globals['_CLASSIFIED']._serialized_start=693
+  _globals['_CLASSIFIED']._serialized_end=767
+  _globals['_PRODUCTENCODER']._serialized_start=770
+  _globals['_PRODUCTENCODER']._serialized_end=1054
 # @@protoc_insertion_point(module_scope)

@@ -69,29 +69,25 @@ Global___ProductEncoderState: _TypeAlias = ProductEncoderState  # noqa: Y015
 
 @_typing.final
 class ProductInput(_message.Message):
-    """What is known of one product: at least one of image, text and text_vector, not both of the latter."""
+    """What is known of one product: image, text, or both."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
-    TEXT_VECTOR_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
     """float32, unit norm, by the image encoder."""
-    text: _builtins.str
-    """Encoded here."""
-    text_vector: _builtins.bytes
+    text: _builtins.bytes
     """float32, unit norm, by the text encoder."""
     def __init__(
         self,
         *,
         image: _builtins.bytes = ...,
-        text: _builtins.str = ...,
-        text_vector: _builtins.bytes = ...,
+        text: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "text", b"text", "text_vector", b"text_vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -127,11 +123,11 @@ class EncodeProductsResponse(_message.Message):
     IMAGE_ENCODER_FIELD_NUMBER: _builtins.int
     TEXT_ENCODER_FIELD_NUMBER: _builtins.int
     vectors: _builtins.bytes
-    """float32 (n, dim), rows of unit norm; zeros where there was nothing to encode in the text."""
+    """float32 (n, dim), rows of unit norm."""
     dim: _builtins.int
     fingerprint: _builtins.str
     image_encoder: _builtins.str
-    """What the images must have been encoded by."""
+    """What images and texts must have been encoded by."""
     text_encoder: _builtins.str
     def __init__(
         self,
@@ -216,13 +212,10 @@ class Classified(_message.Message):
     CATEGORIES_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
-    EMPTY_FIELD_NUMBER: _builtins.int
     probabilities: _builtins.bytes
     """float32, as many as categories."""
     threshold: _builtins.float
     """From this probability on, answers were as precise as was asked for on held-out products; 2: never."""
-    empty: _builtins.bool
-    """There was nothing to go by: a text without words, and no image."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """By falling probability."""
@@ -233,11 +226,10 @@ class Classified(_message.Message):
         categories: _abc.Iterable[_builtins.str] | None = ...,
         probabilities: _builtins.bytes = ...,
         threshold: _builtins.float = ...,
-        empty: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "empty", b"empty", "probabilities", b"probabilities", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "probabilities", b"probabilities", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

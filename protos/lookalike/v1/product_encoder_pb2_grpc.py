@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ProductEncoderStub:
-    """Photos and words to one vector, and to a category: internal, asked by gateways. Served by the text-encoder process.
+    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
+    process.
     """
 
     def __init__(self, channel):
@@ -53,7 +54,8 @@ class ProductEncoderStub:
 
 
 class ProductEncoderServicer:
-    """Photos and words to one vector, and to a category: internal, asked by gateways. Served by the text-encoder process.
+    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
+    process.
     """
 
     def Describe(self, request, context):
@@ -103,7 +105,8 @@ def add_ProductEncoderServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProductEncoder:
-    """Photos and words to one vector, and to a category: internal, asked by gateways. Served by the text-encoder process.
+    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
+    process.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProductEncoderStub:
-    """Photos and words to one vector, and to a category: internal, asked by gateways. Served by the text-encoder process."""
+    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
+    process.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,7 +43,9 @@ class ProductEncoderStub:
 
 @_typing.type_check_only
 class ProductEncoderAsyncStub(ProductEncoderStub):
-    """Photos and words to one vector, and to a category: internal, asked by gateways. Served by the text-encoder process."""
+    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
+    process.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_product_encoder_pb2.DescribeProductEncoderRequest, _product_encoder_pb2.ProductEncoderState]  # type: ignore[assignment]
@@ -51,7 +55,9 @@ class ProductEncoderAsyncStub(ProductEncoderStub):
     Classify: _aio.UnaryUnaryMultiCallable[_product_encoder_pb2.ClassifyProductsRequest, _product_encoder_pb2.ClassifyProductsResponse]  # type: ignore[assignment]
 
 class ProductEncoderServicer(metaclass=_abc_1.ABCMeta):
-    """Photos and words to one vector, and to a category: internal, asked by gateways. Served by the text-encoder process."""
+    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
+    process.
+    """
 
     @_abc_1.abstractmethod
     def Describe(
