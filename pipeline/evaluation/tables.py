@@ -95,13 +95,13 @@ def _worth_json(worth: Worth) -> dict[str, Any]:
         "entry": worth.entry,
         "space": worth.space,
         "queries": worth.queries,
-        "precision@10": {name: round(value, 4) for name, value in worth.precision.items()},
+        "precision@10": {name: round(value, 6) for name, value in worth.precision.items()},
         "gain": {name: _rounded(average) for name, average in worth.gain.items()},
     }
 
 
 def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(float(value), 4) for value in values]
+    return [round(float(value), 6) for value in values]
 
 
 def _columns(judgement: Judgement) -> dict[str, Column]:
@@ -139,7 +139,7 @@ def _head(held: HeldOut, run: Run) -> Iterator[str]:
     yield ""
     drawn = "all of them" if judged == held.complete else f"{judged:,} of them, drawn at random"
     yield (
-        f"Of {held.products:,} products {held.held_out:,} are held out: no encoder learnt from their labels. "
+        f"Of {held.products:,} products {held.held_out:,} are held out: nothing learnt from their labels. "
         f"{held.complete:,} of these have a vector in every space; judged are {drawn}, as queries and as neighbours. "
         "A known vector is that of a product to learn from too: the same photo, or a title of the same words."
     )
