@@ -1,4 +1,4 @@
-"""The service ProductEncoder, within the text-encoder process: the vectors of photos and texts to one, or a category."""
+"""The service ProductEncoder, in the text encoder's process: vectors of photo and text to one, or to a category."""
 
 from __future__ import annotations
 
