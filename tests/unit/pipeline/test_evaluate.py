@@ -82,7 +82,7 @@ def test_every_space_stands_beside_the_baselines_at_every_level(report: tuple[st
     assert told["labellings"]["level 1"]["by"]["text"]["averages"]["precision@10"]["micro"][0] > 0.8
 
 
-def test_the_policys_worth_and_confusions_are_told(report: tuple[str, dict[str, Any]]) -> None:
+def test_the_worth_of_the_policy_and_confusions_are_told(report: tuple[str, dict[str, Any]]) -> None:
     text, told = report
 
     assert [worth["entry"] for worth in told["policy_worth"]] == ["fashion", "*", "all"]
