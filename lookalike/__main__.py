@@ -17,7 +17,6 @@ COMMANDS = {
     "encoders export": Command("encoders.mobilenet:main", "write the image model as a versioned SavedModel"),
     "encoders serving-config": Command("encoders.serving.files:main", "write TF-Serving's configuration files"),
     "encoders list": Command("encoders.list_models:main", "list the versions of the image model"),
-    "encoders list": Command("encoders.list_models:main", "list the versions of the image model"),
     "encoders train-text": Command("encoders.train_text:main", "train the text encoder on a catalogue's words"),
     "encoders evaluate": Command("pipeline.evaluate:main", "report how good the neighbours of an index are"),
     "index build": Command("index.bulk:main", "index vectors you already have"),

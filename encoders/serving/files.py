@@ -35,12 +35,20 @@ _SHARED: Final = (
     "allowed_batch_sizes",
 )
 
+_EPILOG: Final = """\
+examples:
+  lookalike encoders serving-config /data/models tf-serving
+  lookalike encoders serving-config /data/models tf-serving --max-batch-size 16 --version-labels stable=3,canary=4
+
+The options are settings of 'lookalike serve model-server'; its variables are read, too."""
+
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lookalike encoders serving-config",
         description=f"Write {MODELS}, {BATCHING} and {MONITORING} for TensorFlow-Serving, and print its flags.",
-        epilog="The options are settings of 'lookalike serve model-server'; its variables are read, too.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("models", metavar="MODELS_DIR", help="where TensorFlow-Serving will find mobilenet/<version>")
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="where the files are written")
