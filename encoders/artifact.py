@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping
-from hashlib import sha256
+from collections.abc import Callable, Collection, Mapping, Sequence
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,20 @@ def written(out: Path, *, kind: str, form: int, fill: Callable[[Path], Mapping[s
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    facts = fill(part)
-    files = {path.name: digest_of(path) for path in sorted(part.iterdir())}
-    manifest = {"format": form, "kind": kind, **facts, "files": files}
-    fingerprint = fingerprint_of(manifest)
-    text = json.dumps({"fingerprint": fingerprint, **manifest}, indent=1, ensure_ascii=False)
-    (part / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    part.rename(out)
+    try:
+        facts = fill(part)
+        files = {path.name: digest_of(path) for path in sorted(part.iterdir())}
+        manifest = {"format": form, "kind": kind, **facts, "files": files}
+        fingerprint = fingerprint_of(manifest)
+        text = json.dumps({"fingerprint": fingerprint, **manifest}, indent=1, ensure_ascii=False)
+        (part / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return fingerprint
 
 
-def manifest_of(directory: Path, *, kinds: Collection[str], form: int, files: Collection[str]) -> dict[str, Any]:
+def manifest_of(directory: Path, *, kinds: Sequence[str], form: int, files: Collection[str]) -> dict[str, Any]:
     """The manifest, once every file has been found to be what it says.
 
     kinds, form, files: what it may be, must have and must hold. Raises BadArtifact, naming the file at fault.
@@ -51,7 +54,7 @@ def manifest_of(directory: Path, *, kinds: Collection[str], form: int, files: Co
     except (OSError, ValueError) as error:
         raise BadArtifact(f"{path}: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != form or manifest.get("kind") not in kinds:
-        raise BadArtifact(f"{path}: not a {' or '.join(sorted(kinds))} encoder of format {form}")
+        raise BadArtifact(f"{path}: not a {' or '.join(kinds)} encoder of format {form}")
     if manifest.get("fingerprint") != fingerprint_of(manifest):
         raise BadArtifact(f"{path}: changed since it was written")
     if missing := set(files) - set(manifest["files"]):
@@ -64,8 +67,10 @@ def manifest_of(directory: Path, *, kinds: Collection[str], form: int, files: Co
     return manifest
 
 
-def arrays_of(directory: Path, names: Collection[str]) -> dict[str, npt.NDArray[Any]]:
-    """NAME.npy of each name. Raises BadArtifact."""
+def arrays_of(directory: Path, names: Collection[str], manifest: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """NAME.npy of each name. Raises BadArtifact, also for one that the manifest does not describe."""
+    if missing := {f"{name}.npy" for name in names} - set(manifest["files"]):
+        raise BadArtifact(f"{directory / MANIFEST}: {min(missing)} is not among the files")
     try:
         return {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in names}
     except (OSError, ValueError) as error:
@@ -80,6 +85,7 @@ def fingerprint_of(manifest: Mapping[str, Any]) -> str:
 def digest_of(path: Path) -> str:
     """SHA-256 in hex. Raises BadArtifact where there is no such file."""
     try:
-        return sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadArtifact(f"{path}: {error.strerror}") from error

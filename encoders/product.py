@@ -141,9 +141,8 @@ def _arrays(fusion: Fusion, classifier: Classifier) -> dict[str, F32]:
 
 def load(directory: Path) -> ProductModel:
     """Raises BadArtifact, naming the file that is missing, damaged or of another format."""
-    files = [f"{name}.npy" for name in _ARRAYS]
-    manifest = artifact.manifest_of(directory, kinds=KINDS, form=FORMAT, files=files)
-    arrays = artifact.arrays_of(directory, _ARRAYS)
+    manifest = artifact.manifest_of(directory, kinds=KINDS, form=FORMAT, files=[])
+    arrays = artifact.arrays_of(directory, _ARRAYS, manifest)
     model = ProductModel(
         fingerprint=manifest["fingerprint"],
         image_encoder=manifest["image_encoder"],

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from encoders import scdv, words
+from encoders import artifact, scdv, words
 from encoders.scdv import Topics
 from encoders.tokens import Tokenizer
-from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, normalised
 
 FORMAT = 4  # Raised when other files, or the same files otherwise, make an encoder.
-MANIFEST = "manifest.json"
 FASTTEXT = "words.bin"
 ARRAYS = {
     "fasttext": ("idf", "centre"),
@@ -116,43 +112,7 @@ def _batches(documents: Sequence[Sequence[str]]) -> Iterator[slice]:
 
 def load(directory: Path) -> TextModel:
     """Raises BadArtifact, naming the file that is missing, damaged or of another format."""
-    manifest = _manifest(directory)
-    for name, entry in manifest["files"].items():
-        if Path(name).name != name:
-            raise BadArtifact(f"{directory / MANIFEST}: {name} is not in the directory")
-        if digest_of(directory / name) != entry:
-            raise BadArtifact(f"{directory / name}: not the file that the manifest describes")
-    needed = ARRAYS[manifest["kind"]]
-    if missing := {FASTTEXT, *(f"{name}.npy" for name in needed)} - set(manifest["files"]):
-        raise BadArtifact(f"{directory / MANIFEST}: {min(missing)} is not among the files")
-    arrays = {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in needed}
+    manifest = artifact.manifest_of(directory, kinds=KINDS, form=FORMAT, files=[FASTTEXT])
+    arrays = artifact.arrays_of(directory, ARRAYS[manifest["kind"]], manifest)
     lexicon = Lexicon(manifest, words.load(directory / FASTTEXT), arrays)
     return TextModel(manifest, lexicon, arrays.get("projection"))
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 in hex. Raises BadArtifact where there is no such file."""
-    try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadArtifact(f"{path}: {error.strerror}") from error
-
-
-def _manifest(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BadArtifact(f"{path}: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("kind") not in KINDS:
-        raise BadArtifact(f"{path}: not a text encoder of format {FORMAT}")
-    if manifest.get("fingerprint") != fingerprint_of(manifest):
-        raise BadArtifact(f"{path}: changed since it was written")
-    return manifest
-
-
-def fingerprint_of(manifest: Mapping[str, Any]) -> str:
-    """The kind, and a digest of all that the manifest says: of the files too, by their digests."""
-    said = {key: value for key, value in manifest.items() if key != "fingerprint"}
-    return f"{manifest['kind']}-{sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from encoders import scdv, words
-from encoders.text import FASTTEXT, FORMAT, KINDS, MANIFEST, digest_of, fingerprint_of
+from encoders import artifact, scdv, words
+from encoders.text import FASTTEXT, FORMAT, KINDS
 from encoders.tokens import Tokenizer
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.vectors import F32
@@ -55,30 +54,29 @@ def train(
         raise OperatorError(f"no such kind of text encoder: {kind}; there are {', '.join(KINDS)}")
     if not 1 <= dim <= MAX_DIM:
         raise OperatorError(f"{dim} dimensions: not in 1..{MAX_DIM}")
-    if out.exists():
-        raise OperatorError(f"{out} exists already")
     say = progress or (lambda step: None)
-    say("tokenizing")
-    tokenize = Tokenizer()
-    documents = [tokenize(text) for text in texts]
-    if not any(documents):
-        raise BadCatalogue("no text has a word in it: there is nothing to train a text encoder on")
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    if word_vectors is None:
-        say("training word vectors")
-        vocabulary = words.train(documents, part / FASTTEXT, word_recipe)
-    else:
-        vocabulary = words.copied(word_vectors, part / FASTTEXT)
-    import sklearn.mixture  # noqa: F401  # Brings its own BLAS and OpenMP: only what is loaded can be limited.
 
-    # More threads take ten times as long where they have to wait for cores, and add in another order each time.
-    with threadpool_limits(1):
-        arrays, facts = learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, recipe=recipe, say=say)
-    fingerprint = _described(part, kind, arrays, facts)
-    part.rename(out)
-    return fingerprint
+    def fill(part: Path) -> Mapping[str, Any]:
+        say("tokenizing")
+        tokenize = Tokenizer()
+        documents = [tokenize(text) for text in texts]
+        if not any(documents):
+            raise BadCatalogue("no text has a word in it: there is nothing to train a text encoder on")
+        if word_vectors is None:
+            say("training word vectors")
+            vocabulary = words.train(documents, part / FASTTEXT, word_recipe)
+        else:
+            vocabulary = words.copied(word_vectors, part / FASTTEXT)
+        import sklearn.mixture  # noqa: F401  # Brings its own BLAS and OpenMP: only what is loaded can be limited.
+
+        # More threads take ten times as long where they have to wait for cores, and add in another order each time.
+        with threadpool_limits(1):
+            arrays, facts = learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, recipe=recipe, say=say)
+        for name, array in arrays.items():
+            np.save(part / f"{name}.npy", array)
+        return facts
+
+    return artifact.written(out, kind=kind, form=FORMAT, fill=fill)
 
 
 def learnt(
@@ -129,17 +127,6 @@ def learnt(
     }
     facts = {"dim": projection.shape[1], "faint": faint, "threshold": threshold, "temperature": topics.temperature}
     return arrays, facts
-
-
-def _described(part: Path, kind: str, arrays: Mapping[str, F32], facts: dict[str, Any]) -> str:
-    """Write the arrays and the manifest of all files; returns the fingerprint."""
-    for name, array in arrays.items():
-        np.save(part / f"{name}.npy", array)
-    files = {path.name: digest_of(path) for path in sorted(part.iterdir())}
-    manifest = {"format": FORMAT, "kind": kind, **facts, "files": files}
-    fingerprint = fingerprint_of(manifest)
-    (part / MANIFEST).write_text(json.dumps({"fingerprint": fingerprint, **manifest}, indent=1) + "\n")
-    return fingerprint
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:

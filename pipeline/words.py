@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from encoders import text as text_encoder
+from encoders import artifact
 from encoders.text import FORMAT, TextModel
 from encoders.train_text import train
 from pipeline.features import Features
@@ -70,7 +70,7 @@ def encode_texts(
 
 
 def _inputs(texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None) -> str:
-    given = text_encoder.digest_of(word_vectors) if word_vectors else ""
+    given = artifact.digest_of(word_vectors) if word_vectors else ""
     digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {given}".encode(), digest_size=16)
     for text in texts:
         digest.update(blake2b(text.encode(), digest_size=16).digest())
