@@ -87,14 +87,24 @@ def _fitted(learning: Labelled, count: int) -> tuple[F32, F32]:
 
 
 def temperature_of(scores: F32, categories: npt.NDArray[np.int64]) -> float:
-    """What scores (n, C) are to be divided by, so that right categories (n,) are as likely as they can be."""
+    """What scores (n, C) are to be divided by, so that right categories (n,) are as likely as they can be.
+
+    What is likely is smoothed as by Platt (1999): of n answers that are all right, one of n + 2 is taken to be wrong. A
+    few hundred products that are easily told apart would have every answer certain otherwise.
+    """
     from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    count, width = scores.shape
+    wrong = 1 / (count + 2)
 
     def loss(log_temperature: float) -> float:
-        shares = softmax(scores / np.float32(np.exp(log_temperature)))
-        return float(-np.log(np.maximum(shares[np.arange(len(shares)), categories], 1e-12)).mean())
+        logs = log_softmax(scores.astype(np.float64) / np.exp(log_temperature), axis=1)
+        right = logs[np.arange(count), categories]
+        others = (logs.sum(axis=1) - right) / max(width - 1, 1)
+        return float(-((1 - wrong) * right + wrong * others).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x)) if len(scores) else 1.0
+    return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x)) if count else 1.0
 
 
 def thresholds_of(confidences: F32, right: Flags) -> F32:

@@ -108,6 +108,13 @@ def test_scores_of_any_size_have_a_softmax() -> None:
     assert shares.tolist() == [[1, 0], [0.5, 0.5]]
 
 
+def test_answers_that_were_all_right_do_not_make_every_answer_certain() -> None:
+    numbers = np.arange(200) % 4
+    scores = np.eye(4, dtype=np.float32)[numbers] * 3
+    confidences = softmax(scores / np.float32(temperature_of(scores, numbers))).max(axis=1)
+    np.testing.assert_allclose(confidences, 201 / 202, atol=1e-3)
+
+
 def test_overconfident_scores_are_cooled() -> None:
     rng = np.random.default_rng(0)
     numbers = rng.integers(3, size=3_000)
