@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.meter import write
-from encoders.folded import Convolution, convolutions, features, unit
-from encoders.images import SIDE_PX, preprocess
-from encoders.mobilenet import network, served
-from encoders.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
-from encoders.tensorflow_runtime import tensorflow
+from encoders.image.folded import Convolution, convolutions, features, unit
+from encoders.image.mobilenet import network, served
+from encoders.image.photos import SIDE_PX, preprocess
+from encoders.image.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
+from encoders.image.tensorflow_runtime import tensorflow
 from lookalike.vectors import F32
 
 Pixels = npt.NDArray[np.uint8]
@@ -146,7 +146,7 @@ def in_int8(layers: Sequence[Convolution]) -> list[Convolution]:
 
 
 def module(tf: Any, infer: Callable[[Any], Any], kept: Any) -> Any:
-    """What `encoders.mobilenet.served` makes, of other layers; variables belong to `kept`."""
+    """What `encoders.image.mobilenet.served` makes, of other layers; variables belong to `kept`."""
 
     def serve(images: Any) -> dict[str, Any]:
         return {FEATURES: unit(tf, tf.cast(infer(images), tf.float32)), ENCODER: tf.fill(tf.shape(images)[:1], "other")}

@@ -23,8 +23,8 @@ import pyarrow as pa
 from PIL import Image
 
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
-from encoders.images import preprocess
-from encoders.tfserving import ImageEncoder
+from encoders.image.client import ImageEncoder
+from encoders.image.photos import preprocess
 from index.build import SpaceVectors, build
 from lookalike import rpc
 from lookalike.deadline import Deadline

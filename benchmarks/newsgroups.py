@@ -31,10 +31,10 @@ from threadpoolctl import threadpool_limits
 from benchmarks import texts
 from benchmarks.meter import write
 from benchmarks.texts import Documents, Labels, averaged, unprojected
-from encoders import scdv, words
-from encoders.text import Lexicon
-from encoders.tokens import Tokenizer
-from encoders.train_text import learnt
+from encoders.text import scdv, words
+from encoders.text.model import Lexicon
+from encoders.text.tokens import Tokenizer
+from encoders.text.train import learnt
 from lookalike.vectors import normalised
 
 PAPER = scdv.Recipe(clusters=60, temperature=1.0)

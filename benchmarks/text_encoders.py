@@ -24,10 +24,11 @@ from threadpoolctl import threadpool_limits
 from benchmarks import texts
 from benchmarks.meter import write
 from benchmarks.texts import Labels, Texts, averaged, precision_at_10, unprojected
-from encoders import scdv, text, words
-from encoders.text import FASTTEXT, Lexicon
-from encoders.tokens import Tokenizer
-from encoders.train_text import learnt, train
+from encoders.text import model as text
+from encoders.text import scdv, words
+from encoders.text.model import FASTTEXT, Lexicon
+from encoders.text.tokens import Tokenizer
+from encoders.text.train import learnt, train
 from lookalike.vectors import F32, normalised
 
 DIMS = (1024, 512, 256, 128)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoders import scdv
-from encoders.text import Lexicon
-from encoders.words import Words
+from encoders.text import scdv
+from encoders.text.model import Lexicon
+from encoders.text.words import Words
 from lookalike.vectors import F32, normalised
 
 _AT_ONCE = 256  # Documents: composites of 60 topics x 200 dimensions take 12 MB.

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import numpy.typing as npt
 
-from encoders.images import SIDE_PX
-from encoders.tfserving import ImageEncoder
+from encoders.image.client import ImageEncoder
+from encoders.image.photos import SIDE_PX
 from encoders.types import Encoded
 from lookalike import rpc
 from lookalike.deadline import Deadline

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from encoders import product
-from encoders.fusion import Kind
-from encoders.product import ProductModel
+from encoders.product import model as product
+from encoders.product.fusion import Kind
+from encoders.product.model import ProductModel
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
 from lookalike.vectors import F32
 from pipeline import catalogue

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders.product import FORMAT, ProductModel
-from encoders.train_product import Examples, train
+from encoders.product.model import FORMAT, ProductModel
+from encoders.product.train import Examples, train
 from index.build import SpaceVectors
 from index.scores import I64
 from lookalike.vectors import F32

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from encoders import product as product_encoder
-from encoders import text as text_encoder
-from encoders.models import exported
-from encoders.train_product import NotBetter
+from encoders.image.models import exported
+from encoders.product import model as product_encoder
+from encoders.product.train import NotBetter
+from encoders.text import model as text_encoder
 from index.build import MAX_SHARDS, SpaceVectors, build
 from index.names import space_name
 from lookalike import probes, roles

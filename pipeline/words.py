@@ -10,8 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from encoders import artifact
-from encoders.text import FORMAT, TextModel
-from encoders.train_text import train
+from encoders.text.model import FORMAT, TextModel
+from encoders.text.train import train
 from pipeline.features import Features
 from pipeline.product import Row
 from pipeline.trainings import once

@@ -12,10 +12,10 @@ import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from encoders.images import BadImage, preprocess
-from encoders.product_client import Probabilities, ProductEncoder, Trained
-from encoders.text_client import TextEncoder
-from encoders.tfserving import ImageEncoder
+from encoders.image.client import ImageEncoder
+from encoders.image.photos import BadImage, preprocess
+from encoders.product.client import Probabilities, ProductEncoder, Trained
+from encoders.text.client import TextEncoder
 from lookalike import rpc
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from encoders.images import SIDE_PX
-from encoders.models import fingerprint
+from encoders.image.models import fingerprint
+from encoders.image.photos import SIDE_PX
+from encoders.image.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.scheduler import Pixels
 from encoders.serving.signatures import signatures
-from encoders.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
 from protos.tfserving.v1.saved_model_pb2 import SignatureDefMap

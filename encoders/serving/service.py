@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import grpc
 
-from encoders.images import SIDE_PX
-from encoders.prediction_service import (
+from encoders.image.photos import SIDE_PX
+from encoders.image.prediction_service import (
     MODEL_SERVICE,
     PREDICTION_SERVICE,
     BadTensor,
@@ -19,13 +19,13 @@ from encoders.prediction_service import (
     tensor,
     type_name,
 )
+from encoders.image.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
 from encoders.serving import config
 from encoders.serving.metrics import REQUEST_SECONDS, REQUESTS
 from encoders.serving.model import Loaded
 from encoders.serving.scheduler import Pixels
 from encoders.serving.signatures import SIGNATURE_DEF, packed
 from encoders.serving.versions import Versions
-from encoders.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, WrongState

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from encoders.image.signature import MODEL
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.model import ModelConfig
 from encoders.serving.policy import parsed_labels, parsed_policy
-from encoders.signature import MODEL
 from lookalike.errors import BadSettings
 from lookalike.settings import ProcessSettings, setting
 

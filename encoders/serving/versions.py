@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from encoders.models import versions
+from encoders.image.models import versions
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.metrics import LOADS, QUEUED_IMAGES
 from encoders.serving.model import Loaded, Model, ModelConfig, Version

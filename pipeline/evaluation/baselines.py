@@ -35,7 +35,7 @@ def counted_words(titles: Sequence[str], learnt_from: Sequence[str]) -> Scores:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    from encoders.tokens import Tokenizer
+    from encoders.text.tokens import Tokenizer
 
     vectorizer = TfidfVectorizer(analyzer=Tokenizer(), dtype=np.float32)
     try:

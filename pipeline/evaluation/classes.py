@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from encoders.classifier import NEVER, PRECISIONS, thresholds_of
-from encoders.fusion import Kind
-from encoders.product import ProductModel
+from encoders.product.classifier import NEVER, PRECISIONS, thresholds_of
+from encoders.product.fusion import Kind
+from encoders.product.model import ProductModel
 from encoders.quality import Bin, expected_calibration_error, reliability, voted
 from lookalike.vectors import F32
 from pipeline.evaluation.heldout import HeldOut, Part

@@ -36,9 +36,16 @@ import pytest
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from encoders.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG, array, tensor
-from encoders.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
-from encoders.tfserving import ImageEncoder
+from encoders.image.client import ImageEncoder
+from encoders.image.prediction_service import (
+    GET_MODEL_METADATA,
+    GET_MODEL_STATUS,
+    PREDICT,
+    RELOAD_CONFIG,
+    array,
+    tensor,
+)
+from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import DeadlineGone, Unavailable

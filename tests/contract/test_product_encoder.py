@@ -9,9 +9,10 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from encoders import product, product_server
-from encoders.product_client import ProductEncoder, Trained
-from encoders.train_product import train
+from encoders.product import model as product
+from encoders.product import server as product_server
+from encoders.product.client import ProductEncoder, Trained
+from encoders.product.train import train
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import Unavailable, WrongState

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders import product
+from encoders.product import model as product
 from encoders.types import Encoded
 from index import version
 from lookalike import cli

@@ -14,8 +14,8 @@ import grpc.aio
 import numpy as np
 from PIL import Image
 
-from encoders import signature
-from encoders.prediction_service import PREDICTION_SERVICE, array, strings, tensor
+from encoders.image import signature
+from encoders.image.prediction_service import PREDICTION_SERVICE, array, strings, tensor
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import LookalikeError, WrongState

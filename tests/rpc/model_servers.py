@@ -13,13 +13,13 @@ import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
+from encoders.image.signature import DIM, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.model import ModelConfig
 from encoders.serving.policy import Latest, VersionPolicy
 from encoders.serving.saved_model import Servable
 from encoders.serving.service import Service
 from encoders.serving.versions import Versions
-from encoders.signature import DIM, FEATURES, IMAGES, MODEL, SIGNATURE
 from lookalike import rpc
 from lookalike.vectors import F32
 from protos.tfserving.v1 import prediction_pb2 as pb

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoders.prediction_service import PREDICT, strings, tensor
+from encoders.image.client import ImageEncoder
+from encoders.image.prediction_service import PREDICT, strings, tensor
+from encoders.image.signature import DIM, ENCODER, FEATURES
 from encoders.serving.policy import All
-from encoders.signature import DIM, ENCODER, FEATURES
-from encoders.tfserving import ImageEncoder
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import BadSettings, DeadlineGone, LookalikeError, Overloaded, Unavailable

@@ -13,9 +13,9 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from encoders.prediction_service import PREDICT, strings, tensor
-from encoders.signature import DIM, ENCODER, FEATURES
-from encoders.tfserving import MAX_IMAGES, ImageEncoder
+from encoders.image.client import MAX_IMAGES, ImageEncoder
+from encoders.image.prediction_service import PREDICT, strings, tensor
+from encoders.image.signature import DIM, ENCODER, FEATURES
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import DeadlineGone, Overloaded, Unavailable

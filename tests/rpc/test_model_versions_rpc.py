@@ -18,11 +18,18 @@ import pytest
 from google.protobuf.message import Message
 from prometheus_client import start_http_server
 
-from encoders.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG, array, tensor
+from encoders.image.prediction_service import (
+    GET_MODEL_METADATA,
+    GET_MODEL_STATUS,
+    PREDICT,
+    RELOAD_CONFIG,
+    array,
+    tensor,
+)
+from encoders.image.signature import ENCODER, IMAGES, MODEL, SIGNATURE
 from encoders.serving.files import METRICS_PATH
 from encoders.serving.model import ENDED
 from encoders.serving.policy import All, Latest, Specific
-from encoders.signature import ENCODER, IMAGES, MODEL, SIGNATURE
 from lookalike.errors import BadArtifact, WrongState
 from protos.tfserving.v1 import config_pb2
 from protos.tfserving.v1 import prediction_pb2 as pb

@@ -13,11 +13,16 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from encoders import product, product_server, text, text_server, train_product, train_text
-from encoders.product import ProductModel
-from encoders.product_server import MAX_INPUTS
-from encoders.text import TextModel
-from encoders.text_server import TextEncoderSettings
+from encoders.product import model as product
+from encoders.product import server as product_server
+from encoders.product import train as train_product
+from encoders.product.model import ProductModel
+from encoders.product.server import MAX_INPUTS
+from encoders.text import model as text
+from encoders.text import server as text_server
+from encoders.text import train as train_text
+from encoders.text.model import TextModel
+from encoders.text.server import TextEncoderSettings
 from lookalike import probes, rpc
 from lookalike.errors import BadArtifact
 from lookalike.vectors import pack, unpack

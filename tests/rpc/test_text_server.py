@@ -12,12 +12,12 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from encoders import text
-from encoders.text import TextModel, load
-from encoders.text_client import TextEncoder
-from encoders.text_server import MAX_TEXTS, SERVICE, Encoder, TextEncoderSettings, sliced
-from encoders.tokens import MAX_TEXT_BYTES
-from encoders.train_text import train
+from encoders.text import model as text
+from encoders.text.client import TextEncoder
+from encoders.text.model import TextModel, load
+from encoders.text.server import MAX_TEXTS, SERVICE, Encoder, TextEncoderSettings, sliced
+from encoders.text.tokens import MAX_TEXT_BYTES
+from encoders.text.train import train
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import DeadlineGone, Overloaded

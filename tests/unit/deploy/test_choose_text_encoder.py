@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from index.build import SpaceVectors, build
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from tests.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "deploy" / "k8s" / "base" / "text-encoder" / "choose.py"
@@ -21,10 +21,12 @@ ENCODER = "scdv-0123456789ab"
 PRODUCT = "product-0123456789ab"
 
 
-def built(location: Path, *spaces: int) -> Path:
+def built(location: Path, *spaces: Space.ValueType) -> Path:
     vectors = np.eye(4, dtype=np.float32)
     encoders = {SPACE_TEXT: ENCODER, SPACE_IMAGE: "mobilenet-0123456789ab", SPACE_PRODUCT: PRODUCT}
-    given = {space: SpaceVectors(encoder=encoders[space], vectors=vectors, rows=np.arange(4)) for space in spaces}
+    given: dict[int, SpaceVectors] = {
+        space: SpaceVectors(encoder=encoders[space], vectors=vectors, rows=np.arange(4)) for space in spaces
+    }
     build(location, pa.table({"id": ["a", "b", "c", "d"]}), given, shards=1)
     return location
 
@@ -63,7 +65,7 @@ def test_a_product_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("space", "complaint"), [(SPACE_TEXT, "which is not there"), (SPACE_IMAGE, "has no text space")]
 )
-def test_an_encoder_that_cannot_be_had_is_named(tmp_path: Path, space: int, complaint: str) -> None:
+def test_an_encoder_that_cannot_be_had_is_named(tmp_path: Path, space: Space.ValueType, complaint: str) -> None:
     ended = choose(built(tmp_path / "index", space), tmp_path / "text", tmp_path / "chosen")
     assert ended.returncode != 0
     assert complaint in ended.stderr

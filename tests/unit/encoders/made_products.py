@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from encoders.train_product import Examples
+from encoders.product.train import Examples
 from lookalike.vectors import F32, normalised
 
 IMAGE_DIM, TEXT_DIM = 24, 16
@@ -34,5 +34,5 @@ def examples(count: int = 900, *, seed: int = 1, noise: float = 0.6, told: bool 
     )
 
 
-def _noisy(vectors: np.ndarray, noise: float, rng: np.random.Generator) -> F32:  # type: ignore[type-arg]  # any floats
+def _noisy(vectors: np.ndarray, noise: float, rng: np.random.Generator) -> F32:
     return normalised((vectors + noise * rng.normal(size=vectors.shape)).astype(np.float32))

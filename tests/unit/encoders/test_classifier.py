@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from encoders.classifier import (
+from encoders.product.classifier import (
     NEVER,
     PRECISIONS,
     Classifier,
@@ -16,7 +16,7 @@ from encoders.classifier import (
     thresholds_of,
     wilson,
 )
-from encoders.fusion import Kind
+from encoders.product.fusion import Kind
 from encoders.quality import expected_calibration_error
 from lookalike.vectors import normalised
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from encoders import fusion
-from encoders.fusion import Fusion, Kind, labels_of
+from encoders.product import fusion
+from encoders.product.fusion import Fusion, Kind, labels_of
 from lookalike.vectors import F32
 from tests.unit.encoders.made_products import examples
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFile
 
-from encoders import images
-from encoders.images import MAX_BYTES, MAX_PIXELS, BadImage, preprocess
+from encoders.image import photos as images
+from encoders.image.photos import MAX_BYTES, MAX_PIXELS, BadImage, preprocess
 from pipeline import photos
 from server import encoding
 
@@ -233,7 +233,7 @@ def test_a_large_jpeg_is_decoded_at_an_eighth() -> None:
     """In a process of its own, whose peak memory can be read: 49 megapixels are 147 MB as RGB."""
     script = """
 import pathlib, sys
-from encoders.images import preprocess
+from encoders.image.photos import preprocess
 def peak_kib():  # Not ru_maxrss, which begins with the parent's.
     status = pathlib.Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoders.images import MAX_PIXELS, MAX_WEBP_PIXELS
+from encoders.image.photos import MAX_PIXELS, MAX_WEBP_PIXELS
 
 SIDE_PX = int(MAX_PIXELS**0.5)
 WEBP_SIDE_PX = int(MAX_WEBP_PIXELS**0.5)
-BOUND_MB = 420  # The 400 that encoders.images states, and what an allocator keeps beside.
+BOUND_MB = 420  # The 400 that encoders.image.photos states, and what an allocator keeps beside.
 CPU_S = 20  # A photo takes up to 3 s of CPU here; a busy machine counts somewhat more.
 
 # Reads (size, bytes) one after the other and says of each what became of it. RLIMIT_AS is what the process has
@@ -28,7 +28,7 @@ CHILD = """
 import json, resource, struct, sys, time
 from pathlib import Path
 from PIL import Image
-from encoders.images import BadImage, preprocess
+from encoders.image.photos import BadImage, preprocess
 
 def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()

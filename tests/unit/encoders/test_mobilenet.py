@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from encoders import mobilenet
-from encoders.folded import convolutions, features
-from encoders.images import preprocess
-from encoders.models import CARD, Exported, exported, listed, versions
+from encoders.image import mobilenet
+from encoders.image.folded import convolutions, features
+from encoders.image.models import CARD, Exported, exported, listed, versions
+from encoders.image.photos import preprocess
+from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, SIGNATURE
+from encoders.image.tensorflow_runtime import tensorflow
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.saved_model import SavedModel
-from encoders.signature import DIM, ENCODER, FEATURES, IMAGES, SIGNATURE
-from encoders.tensorflow_runtime import tensorflow
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.vectors import F32, normalised
 
@@ -168,7 +168,7 @@ def test_warm_up_requests_are_what_tf_serving_reads_and_the_model_answers(untrai
 def test_untrained_says_so_in_the_log_and_in_its_name(
     tf: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "encoders.mobilenet"):
+    with caplog.at_level(logging.WARNING, "encoders.image.mobilenet"):
         done = mobilenet.export(tmp_path, weights="untrained", tf=tf)
     assert done.encoder.startswith("mobilenet-untrained-")
     assert "UNTRAINED" in caplog.text

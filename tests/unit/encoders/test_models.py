@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from encoders import list_models
-from encoders.models import CARD, exported, listed, versions
+from encoders.image import list_models
+from encoders.image.models import CARD, exported, listed, versions
 from lookalike.errors import BadArtifact
 
 

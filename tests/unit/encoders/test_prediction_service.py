@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders.prediction_service import BadTensor, array, strings, tensor, type_name
+from encoders.image.prediction_service import BadTensor, array, strings, tensor, type_name
 from protos.tfserving.v1 import prediction_pb2 as pb
 
 # The official stubs without importing TensorFlow: an empty module that only says where its files are.
@@ -35,7 +35,7 @@ def in_a_process(script: str) -> str:
 def test_the_client_loads_without_tensorflow_and_in_little_memory() -> None:
     printed = in_a_process(
         "import pathlib, sys, json\n"
-        "import encoders.tfserving\n"
+        "import encoders.image.client\n"
         "loaded = [name for name in sys.modules if name.startswith(('tensorflow', 'keras'))]\n"
         "status = pathlib.Path('/proc/self/status')\n"  # ru_maxrss would be that of the parent, where it is larger.
         "lines = status.read_text().splitlines() if status.exists() else []\n"
@@ -49,7 +49,7 @@ def test_the_client_loads_without_tensorflow_and_in_little_memory() -> None:
 def test_every_field_is_one_of_the_official_protocol() -> None:
     """Name, number, type, label and packing: then the bytes on the wire are the same."""
     script = OFFICIAL + (
-        "from encoders.prediction_service import pb\n"
+        "from encoders.image.prediction_service import pb\n"
         "def shape(f):\n"
         "    kind = 'int32' if f.type in (f.TYPE_INT32, f.TYPE_ENUM) else f.type\n"
         "    return f.name, kind, f.is_repeated, f.is_repeated and f.is_packed\n"
@@ -85,7 +85,7 @@ def test_every_field_is_one_of_the_official_protocol() -> None:
 
 def test_services_and_methods_have_their_official_names() -> None:
     script = OFFICIAL + (
-        "from encoders.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG\n"
+        "from encoders.image.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG\n"
         "def path(m): return f'/{m.containing_service.full_name}/{m.name}'\n"
         "predict = prediction_service_pb2.DESCRIPTOR.services_by_name['PredictionService']\n"
         "status = model_service_pb2.DESCRIPTOR.services_by_name['ModelService']\n"
@@ -100,7 +100,7 @@ def test_services_and_methods_have_their_official_names() -> None:
 def test_a_request_is_the_bytes_of_the_official_one_both_ways() -> None:
     script = OFFICIAL + (
         "import numpy as np\n"
-        "from encoders.prediction_service import array, pb, tensor\n"
+        "from encoders.image.prediction_service import array, pb, tensor\n"
         "values = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)\n"
         "ours = pb.PredictRequest(inputs={'images': tensor(values)}, output_filter=['features'])\n"
         "ours.model_spec.name, ours.model_spec.signature_name = 'mobilenet', 'serving_default'\n"
@@ -179,7 +179,7 @@ def test_a_type_is_called_by_its_name() -> None:
 @pytest.mark.slow
 def test_tensorflow_and_its_own_stubs_load_beside_these_in_either_order() -> None:
     in_a_process(
-        "from encoders.prediction_service import pb\n"
+        "from encoders.image.prediction_service import pb\n"
         "import tensorflow as tf\n"
         "from tensorflow_serving.apis import prediction_service_pb2_grpc, predict_pb2\n"
         "assert tf.constant([1]).numpy().tolist() == [1]\n"
@@ -189,7 +189,7 @@ def test_tensorflow_and_its_own_stubs_load_beside_these_in_either_order() -> Non
         "import tensorflow as tf\n"
         "from tensorflow_serving.apis import predict_pb2\n"
         "import numpy as np\n"
-        "from encoders.prediction_service import pb, tensor\n"
+        "from encoders.image.prediction_service import pb, tensor\n"
         "official = predict_pb2.PredictRequest.FromString(\n"
         "    pb.PredictRequest(inputs={'x': tensor(np.arange(3.0))}).SerializeToString())\n"
         "assert tf.make_ndarray(official.inputs['x']).tolist() == [0, 1, 2]\n"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders import product
-from encoders.product import ProductModel
-from encoders.train_product import Examples, NotBetter, train
+from encoders.product import model as product
+from encoders.product.model import ProductModel
+from encoders.product.train import Examples, NotBetter, train
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.vectors import F32
 from tests.unit.encoders.made_products import examples

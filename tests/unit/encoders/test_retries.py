@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from encoders.retries import RetryBudget
+from encoders.image.retries import RetryBudget
 
 
 def test_one_failure_among_successes_may_be_tried_again() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from encoders import scdv
+from encoders.text import scdv
 from lookalike.vectors import F32
 
 SOFT = scdv.Recipe(clusters=2, temperature=7.0)

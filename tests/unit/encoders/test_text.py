@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders import text, words
-from encoders.train_text import main, texts_of, train
+from encoders.text import model as text
+from encoders.text import words
+from encoders.text.train import main, texts_of, train
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 
 REPOSITORY = Path(__file__).resolve().parents[3]

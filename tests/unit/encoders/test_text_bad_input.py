@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders import text
-from encoders.text import KINDS
-from encoders.train_text import train
+from encoders.text import model as text
+from encoders.text.model import KINDS
+from encoders.text.train import train
 from lookalike.errors import BadCatalogue
 
 NOTHING = ["", " \n\t ", "🎉👟✨", "★☆♪ !!! ---", "\x00\x1b", "\ud800", "<br>", "【送料無料】税込3,980円", "،؟۔"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders import text
-from encoders.train_text import train
+from encoders.text import model as text
+from encoders.text.train import train
 
 _DRESS = "ワンピース"
 _SHOES = "靴"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders import text
-from encoders.tokens import Tokenizer
-from encoders.train_text import train
+from encoders.text import model as text
+from encoders.text.tokens import Tokenizer
+from encoders.text.train import train
 
 PRODUCTS = {
     "headphones": [

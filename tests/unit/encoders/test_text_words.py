@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders import text, words
-from encoders.text import KINDS
-from encoders.tokens import Tokenizer
-from encoders.train_text import main, train
+from encoders.text import model as text
+from encoders.text import words
+from encoders.text.model import KINDS
+from encoders.text.tokens import Tokenizer
+from encoders.text.train import main, train
 from lookalike.errors import BadArtifact, BadCatalogue
 from pipeline.words import trained
 

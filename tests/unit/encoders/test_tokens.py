@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from encoders.tokens import MAX_TEXT_BYTES, MAX_WORD_CHARS, RUN_CHARS, Tokenizer, cleaned
+from encoders.text.tokens import MAX_TEXT_BYTES, MAX_WORD_CHARS, RUN_CHARS, Tokenizer, cleaned
 
 
 @pytest.fixture(scope="module")

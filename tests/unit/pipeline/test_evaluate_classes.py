@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders import product, train_product
-from encoders.classifier import NEVER, PRECISIONS, thresholds_of
-from encoders.product import ProductModel
+from encoders.product import model as product
+from encoders.product import train as train_product
+from encoders.product.classifier import NEVER, PRECISIONS, thresholds_of
+from encoders.product.model import ProductModel
+from encoders.product.train import Examples
 from encoders.quality import voted
 from encoders.splits import Split, split_of
-from encoders.train_product import Examples
 from lookalike import cli
 from pipeline import evaluate
 from pipeline.evaluation import heldout

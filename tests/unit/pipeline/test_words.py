@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders import text
+from encoders.text import model as text
 from lookalike.errors import BadCatalogue
 from pipeline.features import Features
 from pipeline.product import Row

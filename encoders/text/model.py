@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from encoders import artifact, scdv, words
-from encoders.scdv import Topics
-from encoders.tokens import Tokenizer
+from encoders import artifact
+from encoders.text import scdv, words
+from encoders.text.scdv import Topics
+from encoders.text.tokens import Tokenizer
 from lookalike.vectors import F32, normalised
 
 FORMAT = 4  # Raised when other files, or the same files otherwise, make an encoder.

@@ -16,9 +16,11 @@ import numpy as np
 from prometheus_client import Histogram
 from threadpoolctl import threadpool_limits
 
-from encoders import product, product_server, text
-from encoders.product_server import ProductService
-from encoders.tokens import MAX_TEXT_BYTES
+from encoders.product import model as product
+from encoders.product import server as product_server
+from encoders.product.server import ProductService
+from encoders.text import model as text
+from encoders.text.tokens import MAX_TEXT_BYTES
 from lookalike import lifecycle, rpc, telemetry
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from encoders import artifact, scdv, words
-from encoders.text import FASTTEXT, FORMAT, KINDS
-from encoders.tokens import Tokenizer
+from encoders import artifact
+from encoders.text import scdv, words
+from encoders.text.model import FASTTEXT, FORMAT, KINDS
+from encoders.text.tokens import Tokenizer
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.vectors import F32
 
@@ -89,7 +90,7 @@ def learnt(
     recipe: scdv.Recipe | None = None,
     say: Progress = lambda step: None,
 ) -> tuple[dict[str, F32], dict[str, Any]]:
-    """The arrays of an encoder, as encoders.text.ARRAYS names them, and what its manifest says beside its files.
+    """The arrays of an encoder, as encoders.text.model.ARRAYS names them, and what its manifest says beside its files.
 
     Raises BadArtifact where the vocabulary knows none of the words, or has vectors that are not finite.
     """

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoders import fasttext_file
+from encoders.text import fasttext_file
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.vectors import F32
 

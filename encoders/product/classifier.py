@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from encoders.fusion import Kind
+from encoders.product.fusion import Kind
 from lookalike.vectors import F32
 
 F64 = npt.NDArray[np.float64]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from prometheus_client import Histogram
 
-from encoders.classifier import PRECISIONS
-from encoders.product import Guess, ProductModel
+from encoders.product.classifier import PRECISIONS
+from encoders.product.model import Guess, ProductModel
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, WrongState

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import Counter
 
-from encoders.images import SIDE_PX
-from encoders.prediction_service import GET_MODEL_STATUS, PREDICT, BadTensor, array, tensor
-from encoders.retries import RetryBudget
-from encoders.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
+from encoders.image.photos import SIDE_PX
+from encoders.image.prediction_service import GET_MODEL_STATUS, PREDICT, BadTensor, array, tensor
+from encoders.image.retries import RetryBudget
+from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.types import Encoded
 from lookalike.deadline import Deadline
 from lookalike.errors import BadSettings, DeadlineGone, LookalikeError, Overloaded, Unavailable

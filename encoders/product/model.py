@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders import artifact
-from encoders.classifier import Classifier
-from encoders.fusion import Centres, Fusion, Kind, Map
+from encoders.product.classifier import Classifier
+from encoders.product.fusion import Centres, Fusion, Kind, Map
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
 

@@ -47,8 +47,8 @@ class Topics:
         component next to the threshold would turn to 0 or not with the company.
         """
         unit = normalised(words)
-        squares = np.einsum("nd,kd->nk", unit**2, self.precisions)
-        squares -= 2 * np.einsum("nd,kd->nk", unit, self.means * self.precisions)
+        squares = np.einsum("nj,kj->nk", unit**2, self.precisions)
+        squares -= 2 * np.einsum("nj,kj->nk", unit, self.means * self.precisions)
         squares += (self.means**2 * self.precisions).sum(axis=1)
         logs = (self.log_weights + 0.5 * np.log(self.precisions).sum(axis=1) - 0.5 * squares) / self.temperature
         odds = np.exp(logs - logs.max(axis=1, keepdims=True))

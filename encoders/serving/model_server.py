@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from encoders.models import exported
-from encoders.prediction_service import MODEL_SERVICE, PREDICTION_SERVICE
+from encoders.image.models import exported
+from encoders.image.prediction_service import MODEL_SERVICE, PREDICTION_SERVICE
+from encoders.image.tensorflow_runtime import tensorflow
 from encoders.serving.saved_model import SavedModel, Servable
 from encoders.serving.service import Service
 from encoders.serving.settings import ModelServerSettings, batching_parameters, model_config
 from encoders.serving.versions import Versions
-from encoders.tensorflow_runtime import tensorflow
 from lookalike import lifecycle, telemetry
 from lookalike.settings import load
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from encoders.signature import MODEL
+from encoders.image.signature import MODEL
 from lookalike.errors import BadArtifact
 
 CARD: Final = "fingerprint.json"  # Beside saved_model.pb; TF-Serving reads only the names it knows.

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from encoders.models import Listed, listed
+from encoders.image.models import Listed, listed
 
 EPILOG = """examples:
   lookalike encoders list models

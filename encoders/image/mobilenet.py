@@ -20,12 +20,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from encoders.folded import PRECISIONS, Convolution, Precision, convolutions, features, unit
-from encoders.images import SIDE_PX
-from encoders.models import CARD, Exported, fingerprint, versions
-from encoders.prediction_service import tensor
-from encoders.signature import ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
-from encoders.tensorflow_runtime import tensorflow
+from encoders.image.folded import PRECISIONS, Convolution, Precision, convolutions, features, unit
+from encoders.image.models import CARD, Exported, fingerprint, versions
+from encoders.image.photos import SIDE_PX
+from encoders.image.prediction_service import tensor
+from encoders.image.signature import ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
+from encoders.image.tensorflow_runtime import tensorflow
 from lookalike import telemetry
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from protos.tfserving.v1 import prediction_pb2 as pb
@@ -146,7 +146,7 @@ def fingerprint_of(
 
 
 def served(tf: Any, layers: Sequence[Convolution], encoder: str, precision: Precision) -> Any:
-    """A module whose one function has the signature that `encoders.signature` describes."""
+    """A module whose one function has the signature that `encoders.image.signature` describes."""
 
     class Served(tf.Module):  # type: ignore[misc]  # tf is Any
         @tf.function(  # type: ignore[untyped-decorator]

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoders import fusion, product
-from encoders.classifier import Classifier, Labelled, answers, learnt
-from encoders.fusion import Fusion, Kind
+from encoders.product import fusion
+from encoders.product import model as product
+from encoders.product.classifier import Classifier, Labelled, answers, learnt
+from encoders.product.fusion import Fusion, Kind
 from encoders.quality import expected_calibration_error, precision_at_10
 from encoders.splits import Split, splits_of
 from lookalike.errors import OperatorError

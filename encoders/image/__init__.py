@@ -1,0 +1,1 @@
+"""Photos to vectors: preprocessing, the MobileNet export, and the client of whoever serves it."""
