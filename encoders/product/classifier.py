@@ -47,19 +47,31 @@ def softmax(scores: F32) -> F32:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """Products whose category is known, as seen with both, with the photo alone and with the title alone."""
+    """Products as seen with both, with the photo alone and with the title alone, and the right answers."""
 
     vectors: Mapping[Kind, F32]  # (n, d) each
-    categories: npt.NDArray[np.int64]  # (n,)
+    categories: npt.NDArray[np.int64]  # (n,); -1: none that the classifier knows, so that every answer is wrong.
+
+    def known(self) -> Labelled:
+        """Those of a category that the classifier knows."""
+        rows = self.categories >= 0
+        return Labelled(
+            vectors={kind: each[rows] for kind, each in self.vectors.items()}, categories=self.categories[rows]
+        )
 
 
 def learnt(learning: Labelled, calibrating: Labelled, count: int) -> Classifier:
-    """From products of categories 0..count-1, each there, two at least; calibrated on other products."""
-    weights, bias = _fitted(learning, count)
-    scores = {kind: vectors @ weights + bias for kind, vectors in calibrating.vectors.items()}
-    temperatures = {kind: temperature_of(each, calibrating.categories) for kind, each in scores.items()}
+    """From products of categories 0..count-1, each there, two at least; calibrated on other products.
+
+    Temperatures are of products whose category is known; thresholds of all, since the next product may be of any.
+    """
+    weights, bias = _fitted(learning.known(), count)
+    known = calibrating.known()
+    temperatures = {
+        kind: temperature_of(each @ weights + bias, known.categories) for kind, each in known.vectors.items()
+    }
     made = Classifier(weights=weights, bias=bias, temperatures=temperatures, thresholds={})
-    thresholds = {kind: thresholds_of(*answers(made, kind, calibrating)) for kind in scores}
+    thresholds = {kind: thresholds_of(*answers(made, kind, calibrating)) for kind in temperatures}
     return Classifier(weights=weights, bias=bias, temperatures=temperatures, thresholds=thresholds)
 
 

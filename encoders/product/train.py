@@ -178,17 +178,16 @@ def _check_better(precision: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def _labelled(given: Examples, fused: Fusion, rows: Rows, names: Sequence[str]) -> Labelled:
-    """Those of the products whose category the classifier knows."""
     number = {name: i for i, name in enumerate(names)}
-    rows = rows[[given.categories[row] in number for row in rows]]
     images, texts = given.images[rows], given.texts[rows]
-    numbers = np.array([number[given.categories[row]] for row in rows], dtype=np.int64)
+    numbers = np.array([number.get(given.categories[row], -1) for row in rows], dtype=np.int64)
     return Labelled(vectors={kind: fused.of(kind, images, texts) for kind in Kind}, categories=numbers)
 
 
 def _judged(classifier: Classifier, kind: Kind, products: Labelled) -> dict[str, Any]:
     confidences, right = answers(classifier, kind, products)
-    facts: dict[str, Any] = {"products": len(right), "accuracy": _share(right)}
+    facts: dict[str, Any] = {"products": len(right), "of known categories": _share(products.categories >= 0)}
+    facts["accuracy"] = _share(right)
     facts["calibration_error"] = round(expected_calibration_error(confidences, right), 4)
     for precision in (0.9, 0.95):
         answered = confidences >= classifier.threshold(kind, precision)

@@ -121,3 +121,18 @@ def test_overconfident_scores_are_cooled() -> None:
     scores = (np.eye(3)[numbers] * 2 + rng.normal(size=(3_000, 3))).astype(np.float32)
     honest = temperature_of(scores, numbers)
     assert temperature_of(scores * 7, numbers) == pytest.approx(7 * honest, rel=0.01)
+
+
+def test_products_of_unknown_categories_raise_the_thresholds() -> None:
+    learning, known = labelled(2_000, 5, noise=0.35, seed=1), labelled(1_000, 5, noise=0.35, seed=2)
+    strange = labelled(1_000, 8, noise=0.35, seed=3)  # Categories 5..7 were never learnt from.
+    some = Labelled(
+        vectors=strange.vectors, categories=np.where(strange.categories < 5, strange.categories, -1)
+    )  # fmt: skip
+    sheltered, honest = learnt(learning, known, 5), learnt(learning, some, 5)
+    assert honest.threshold(Kind.BOTH, 0.8) > sheltered.threshold(Kind.BOTH, 0.8)
+    fresh = labelled(2_000, 8, noise=0.35, seed=4)
+    shares = honest.probabilities(Kind.BOTH, fresh.vectors[Kind.BOTH])
+    answered = shares.max(axis=1) >= honest.threshold(Kind.BOTH, 0.8)
+    assert answered.any()
+    assert (shares.argmax(axis=1) == fresh.categories)[answered].mean() > 0.78
