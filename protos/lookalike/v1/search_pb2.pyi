@@ -319,7 +319,9 @@ class ClassifyRequest(_message.Message):
     limit: _builtins.int
     """Most categories in the answer, 1..100; 5 unless set."""
     precision: _builtins.float
-    """0.5..0.99: abstain rather than give answers of which fewer than this share are right; 0.9 unless set."""
+    """0.5..0.99: abstain rather than give answers of which fewer than this share are right, products of categories that
+    the classifier does not know among them; 0.9 unless set.
+    """
     def __init__(
         self,
         *,
@@ -398,7 +400,9 @@ class CategoryProbability(_message.Message):
     PROBABILITY_FIELD_NUMBER: _builtins.int
     category: _builtins.str
     probability: _builtins.float
-    """Calibrated on products that training did not see; of all categories they sum to 1."""
+    """Calibrated on products that training did not see, of the categories that the classifier knows (those with five
+    products or more to learn from); over all of them they sum to 1.
+    """
     def __init__(
         self,
         *,
