@@ -1,0 +1,180 @@
+"""The whole system on real products: import, encode with ImageNet weights, train, build, serve, ask, evaluate."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoders.splits import Split, split_of
+from index import names, version
+from index.loaded import opened
+from lookalike import probes, roles
+from lookalike.client import Client
+from lookalike.supervisor import Supervisor
+from lookalike.vectors import F32
+from pipeline import catalogue
+from pipeline.product import Reject, Row
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
+
+pytestmark = [pytest.mark.data, pytest.mark.slow]
+
+COUNT = 800
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop:
+    catalogue: Path
+    models: Path
+    index: Path
+    encoders: Path
+    told: Mapping[str, Any]  # By the update.
+
+
+def lookalike(*words: str | Path | int) -> str:
+    command = [sys.executable, "-m", "lookalike", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def shop(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    folder = tmp_path_factory.mktemp("real")
+    fashion = real_data / "fashion"
+    lookalike(
+        "catalog", "import", fashion / "fashion_products.csv.gz", folder / "shop", "--field", "title=title",
+        "--field", "category=masterCategory,subCategory,articleType", "--category-prefix", "fashion",
+        "--field", "tags=colour:{baseColour},gender:{gender}", "--images", fashion / "images_224.tar.xz",
+        "--image", "{id}.jpg", "--require-image", "--limit", COUNT,
+    )  # fmt: skip
+    lookalike("encoders", "export", folder / "models", "--weights", *(real_data / "mobilenet").glob("*.h5"))
+    words = ("--models", folder / "models", "--artifacts", folder / "encoders", "--json")
+    told = json.loads(lookalike("update", folder / "shop", folder / "index", *words))
+    return Shop(
+        catalogue=folder / "shop",
+        models=folder / "models",
+        index=folder / "index",
+        encoders=folder / "encoders",
+        told=told,
+    )
+
+
+@pytest.fixture(scope="module")
+def client(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Of a gateway over two shards, a model server and the encoders that the update trained: five processes."""
+    model_port, text_port, first_port, second_port, gateway_port = probes.free_ports(5)
+    model_server = roles.model_server(shop.models, model_port)
+    text_encoder = roles.text_encoder(
+        Path(shop.told["text_artifact"]), text_port, product_artifact=Path(shop.told["product_artifact"])
+    )
+    shards = [roles.shard(shop.index, number, port) for number, port in enumerate((first_port, second_port))]
+    gateway = roles.gateway(shards, gateway_port, model_server=model_server, text_encoder=text_encoder)
+    logs = tmp_path_factory.mktemp("logs")
+    with Supervisor(logs, dict(os.environ), directory=roles.ROOT) as processes:  # noqa: TID251  # theirs as ours
+        for role in (model_server, text_encoder, *shards, gateway):
+            processes.start(role.name, role.command, ready=role.ready)
+        processes.wait_ready(timeout_s=120)
+        with Client(gateway.address) as client:
+            yield client
+
+
+def held_out(shop: Shop, count: int) -> list[Row]:
+    rows = [item[1] for item in catalogue.read(shop.catalogue) if not isinstance(item, Reject)]
+    return [row for row in rows if split_of(row.id) is Split.TEST][:count]
+
+
+def vectors_and_categories(location: Path, space: str) -> tuple[F32, list[str]]:
+    """The vectors of a space of the version that serves, and the leaf of each product's category."""
+    current = version.current(location)
+    vectors, leaves = [], []
+    for shard in range(version.read(location, current).shards):
+        loaded = opened(location, shard)
+        index = loaded.spaces[names.number_of(space)]
+        vectors.append(np.asarray(index.vectors))
+        leaves += [loaded.table.categories.text(int(loaded.table.category_codes[row])) for row in index.rows]
+    return np.concatenate(vectors), leaves
+
+
+def precision_at_10(vectors: F32, leaves: list[str]) -> tuple[float, float]:
+    """How many of the ten nearest share the leaf category, each product left out of its own answer; and by chance."""
+    codes = np.unique(leaves, return_inverse=True)[1]
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -np.inf)
+    nearest = np.argsort(-scores, axis=1)[:, :10]
+    counts = np.bincount(codes)[codes]
+    return float((codes[nearest] == codes[:, None]).mean()), float((counts - 1).mean() / (len(codes) - 1))
+
+
+def test_neighbours_of_real_products_share_their_category_far_above_chance(shop: Shop) -> None:
+    assert shop.told["products"] == COUNT
+    for space, least in (("image", 0.45), ("text", 0.45)):
+        assert shop.told["spaces"][space]["vectors"] == COUNT
+        precision, chance = precision_at_10(*vectors_and_categories(shop.index, space))
+        assert precision > max(least, 3 * chance), (space, precision, chance)
+
+
+def test_the_report_finds_the_product_space_better_than_either_on_held_out_products(shop: Shop, tmp_path: Path) -> None:
+    words = ("--artifacts", shop.encoders, "--out", tmp_path, "--no-untrained", "--json")
+    told = json.loads(lookalike("encoders", "evaluate", shop.catalogue, shop.index, *words))
+    averages = told["labellings"]["category"]["by"]
+    precision = {
+        space: averages[space]["averages"]["precision@10"]["micro"][0] for space in ("image", "text", "product")
+    }
+    assert precision["product"] > max(precision["image"], precision["text"]) + 0.05
+    assert told["classification"]["ways"]["classifier, photo and title"]["accuracy"][0] > 0.75
+    assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".json", ".png"}
+
+
+def test_a_product_goes_by_photo_and_title_together_under_auto(shop: Shop, client: Client) -> None:
+    right, asked = 0, held_out(shop, 20)
+    for row in asked:
+        answer = client.search(product_id=row.id, limit=10)
+        assert [each.space for each in answer.provenance.spaces] == [SPACE_PRODUCT]
+        assert answer.provenance.policy == "fashion=product>image"
+        right += sum(hit.product.category == row.category for hit in answer.hits)
+    assert right / (10 * len(asked)) > 0.6
+
+
+def test_a_photo_and_a_text_find_the_product_that_has_both(shop: Shop, client: Client) -> None:
+    for row in held_out(shop, 5):
+        photo = shop.catalogue / row.image
+        answer = client.search(image=photo, text=row.title, limit=3)
+        assert answer.hits[0].product.id == row.id
+        assert answer.hits[0].score == pytest.approx(1, abs=1e-3)
+        fused = client.search(image=photo, text=row.title, weights={"image": 3, "text": 1}, limit=3, explain=True)
+        assert fused.hits[0].product.id == row.id
+        assert [score.space for score in fused.hits[0].scores] == [SPACE_IMAGE, SPACE_TEXT]
+
+
+@pytest.mark.parametrize("half", ["photo", "title"])
+def test_half_of_a_product_is_enough_to_ask_the_product_space(shop: Shop, client: Client, half: str) -> None:
+    right, asked = 0, held_out(shop, 20)
+    for row in asked:
+        given = {"image": shop.catalogue / row.image} if half == "photo" else {"text": row.title}
+        answer = client.search(**given, space="product", limit=10)
+        right += sum(hit.product.category == row.category for hit in answer.hits)
+    assert right / (10 * len(asked)) > 0.45
+
+
+def test_categories_are_told_by_id_photo_and_text_and_alike_for_the_same_product(shop: Shop, client: Client) -> None:
+    answers = []
+    for row in held_out(shop, 25):
+        by_id = client.classify(product_id=row.id, precision=0.8)
+        by_both = client.classify(image=shop.catalogue / row.image, text=row.title, precision=0.8)
+        assert by_id.category == by_both.category
+        assert by_id.categories[0].probability == pytest.approx(by_both.categories[0].probability, abs=0.02)
+        assert bool(by_id.category) != bool(by_id.abstained)
+        if by_id.category:
+            answers.append(by_id.category == row.category)
+    assert len(answers) > 5
+    assert np.mean(answers) > 0.7
