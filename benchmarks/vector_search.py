@@ -25,7 +25,7 @@ import pyarrow as pa
 from benchmarks import echo
 from benchmarks.dataset import DIM, clustered
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
-from index.build import SpaceVectors, build
+from index.building.build import SpaceVectors, build
 from lookalike import rpc
 from lookalike.probes import accepting, free_ports, serving
 from lookalike.supervisor import Supervisor

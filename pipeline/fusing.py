@@ -11,9 +11,8 @@ import numpy as np
 
 from encoders.product.model import FORMAT, ProductModel
 from encoders.product.train import Examples, train
-from index.build import SpaceVectors
-from index.scores import I64
-from lookalike.vectors import F32
+from index.building.build import SpaceVectors
+from lookalike.vectors import F32, I64
 from pipeline.product import Row
 from pipeline.trainings import once
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from index import tags
+from index.storage import tags
 from lookalike.errors import BadSettings
 from pipeline.product import FIELDS
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
-from index import tags
+from index.storage import tags
 
 ID_BYTES = 256
 TITLE_CHARS = 1000

@@ -27,8 +27,8 @@ from encoders.image.models import exported
 from encoders.product import model as product_encoder
 from encoders.product.train import NotBetter
 from encoders.text import model as text_encoder
-from index.build import MAX_SHARDS, SpaceVectors, build
-from index.names import space_name
+from index.building.build import MAX_SHARDS, SpaceVectors, build
+from index.storage.names import space_name
 from lookalike import probes, roles
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.supervisor import Supervisor

@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.splits import Split, splits_of
-from index import version
-from index.loaded import LoadedShard, opened
-from index.names import number_of
-from index.scores import I64
+from index.serving.loaded import LoadedShard, opened
+from index.storage import version
+from index.storage.names import number_of
 from lookalike.errors import OperatorError
-from lookalike.vectors import F32
+from lookalike.vectors import F32, I64
 from protos.lookalike.v1.types_pb2 import Product, Space
 
 # At most so many vote, and choose thresholds: 80 MB of 1,024-d vectors, whatever the index has.
@@ -96,9 +95,9 @@ class _Places:
     def __init__(self, shards: Sequence[LoadedShard], spaces: Sequence[str]) -> None:
         self._shards = shards
         self._spaces = {name: number_of(name) for name in spaces}
-        ids = [shard.table.ids.text(row) for shard in shards for row in range(len(shard.table))]
+        ids = [shard.base.table.ids.text(row) for shard in shards for row in range(len(shard.base.table))]
         order = sorted(range(len(ids)), key=ids.__getitem__)
-        sizes = [len(shard.table) for shard in shards]
+        sizes = [len(shard.base.table) for shard in shards]
         self._shard_of = np.repeat(np.arange(len(shards)), sizes)[order]
         self._row_of = np.concatenate([np.arange(size) for size in sizes])[order]
         self.splits = splits_of([ids[place] for place in order])
@@ -106,15 +105,16 @@ class _Places:
         self.has = np.stack([self._having(number)[order] for number in self._spaces.values()])
 
     def _having(self, number: Space.ValueType) -> npt.NDArray[np.bool_]:
-        return np.concatenate([np.isin(np.arange(len(each.table)), each.spaces[number].rows) for each in self._shards])
+        bases = [shard.base for shard in self._shards]
+        return np.concatenate([np.isin(np.arange(len(base)), base.spaces[number].rows) for base in bases])
 
     def part(self, places: I64) -> Part:
         at = [(self._shards[self._shard_of[place]], int(self._row_of[place])) for place in places]
-        products = [Product.FromString(shard.table.products[row]) for shard, row in at]
+        products = [Product.FromString(shard.base.table.products[row]) for shard, row in at]
         vectors = {name: self._vectors(at, number) for name, number in self._spaces.items()}
         return Part(products=products, vectors=vectors)
 
     def _vectors(self, at: Sequence[tuple[LoadedShard, int]], number: Space.ValueType) -> F32:
         """(n, dim) of rows that all have one."""
-        vectors = [shard.spaces[number].vector(row) for shard, row in at]
-        return np.array(vectors, dtype=np.float32).reshape(len(at), self._shards[0].spaces[number].dim)
+        vectors = [shard.base.spaces[number].vector(row) for shard, row in at]
+        return np.array(vectors, dtype=np.float32).reshape(len(at), self._shards[0].base.spaces[number].dim)

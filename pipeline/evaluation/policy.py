@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from index.names import space_name
+from index.storage.names import space_name
 from lookalike.errors import BadSettings
 from protos.lookalike.v1.types_pb2 import SPACE_AUTO, Space
 

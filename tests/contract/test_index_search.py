@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from index import codes
-from index.filters import Passing
-from index.manifest import IndexEntry, Rung
-from index.recipe import measured
-from index.space import SpaceIndex
+from index.building.ladder import measured
+from index.kinds import codes
+from index.kinds.passing import Passing
+from index.search.space import SpaceIndex
+from index.storage.manifest import IndexEntry, Rung
 from tests.unit.index.samples import clustered, recall, unit_vectors
 
 COUNT, DIM = 20_000, 64

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index.build import SpaceVectors, build
-from index.loaded import opened
-from index.pool import Pool
-from index.service import IndexShard
+from index.building.build import SpaceVectors, build
+from index.serving.loaded import opened
+from index.serving.pool import Pool
+from index.serving.service import IndexShard
 from lookalike.vectors import pack
 from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, SpaceWeight

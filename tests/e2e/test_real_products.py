@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from encoders.splits import Split, split_of
-from index import names, version
-from index.loaded import opened
+from index.serving.loaded import opened
+from index.storage import names, version
 from lookalike import probes, roles
 from lookalike.client import Client
 from lookalike.supervisor import Supervisor
@@ -99,9 +99,9 @@ def vectors_and_categories(location: Path, space: str) -> tuple[F32, list[str]]:
     vectors, leaves = [], []
     for shard in range(version.read(location, current).shards):
         loaded = opened(location, shard)
-        index = loaded.spaces[names.number_of(space)]
+        index = loaded.base.spaces[names.number_of(space)]
         vectors.append(np.asarray(index.vectors))
-        leaves += [loaded.table.categories.text(int(loaded.table.category_codes[row])) for row in index.rows]
+        leaves += [loaded.base.table.categories.text(int(loaded.base.table.category_codes[row])) for row in index.rows]
     return np.concatenate(vectors), leaves
 
 

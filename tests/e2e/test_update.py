@@ -14,7 +14,7 @@ import pytest
 
 from encoders.product import model as product
 from encoders.types import Encoded
-from index import version
+from index.storage import version
 from lookalike import cli
 from lookalike.errors import BadCatalogue, Unavailable
 from lookalike.vectors import normalised

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from index import loaded, shard
-from index.build import SpaceVectors, build
-from index.loaded import LoadedShard, opened
-from index.pool import Pool
-from index.queries import MAX_K
-from index.service import MAX_QUERIES, IndexShard
-from index.shard import ShardSettings, ordinal
+from index.building.build import SpaceVectors, build
+from index.search.queries import MAX_K
+from index.serving import loaded, shard
+from index.serving.loaded import LoadedShard, opened
+from index.serving.pool import Pool
+from index.serving.service import MAX_QUERIES, IndexShard
+from index.serving.shard import ShardSettings, ordinal
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import BadArtifact, BadSettings, DeadlineGone, Overloaded

@@ -37,8 +37,8 @@ def test_every_command_helps(words: str) -> None:
     [
         ("server.app", "faiss"),
         ("server.app", "tensorflow.python"),
-        ("index.shard", "tensorflow.python"),
-        ("index.shard", "redis"),
+        ("index.serving.shard", "tensorflow.python"),
+        ("index.serving.shard", "redis"),
         ("lookalike.client", "pyarrow"),
     ],
 )

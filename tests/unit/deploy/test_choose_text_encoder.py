@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index.build import SpaceVectors, build
+from index.building.build import SpaceVectors, build
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from tests.conftest import REPOSITORY
 

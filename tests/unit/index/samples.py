@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from index.build import SpaceVectors
-from index.scores import I64
-from index.space import SpaceIndex
-from lookalike.vectors import F32, normalised
+from index.building.build import SpaceVectors
+from index.search.space import SpaceIndex
+from lookalike.vectors import F32, I64, normalised
 from protos.lookalike.v1.index_pb2 import QueryVector
 from protos.lookalike.v1.types_pb2 import Space
 

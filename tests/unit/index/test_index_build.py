@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index import codes, version
-from index.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
-from index.build import SpaceVectors, build
-from index.loaded import LoadedShard, opened
+from index.building.build import SpaceVectors, build
+from index.kinds import codes
+from index.serving.loaded import LoadedShard, opened
+from index.storage import version
+from index.storage.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
 from lookalike.errors import BadArtifact, BadCatalogue, LookalikeError, OperatorError
 from lookalike.partition import shard_of
 from lookalike.vectors import F32
@@ -24,7 +25,7 @@ COUNT = 40
 
 
 def ids_in(shard: LoadedShard) -> list[str]:
-    return [shard.table.ids.text(row) for row in range(len(shard.table))]
+    return [shard.base.table.ids.text(row) for row in range(len(shard.base.table))]
 
 
 def test_each_product_is_in_the_shard_that_owns_it_by_rising_id(tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_each_product_keeps_its_vector_at_unit_norm(tmp_path: Path) -> None:
     for number in range(2):
         shard = opened(tmp_path, number)
         for row, product_id in enumerate(ids_in(shard)):
-            vector = shard.spaces[IMAGE].vector(row)
+            vector = shard.base.spaces[IMAGE].vector(row)
             given = vectors[int(product_id[1:])]
             assert vector is not None
             assert np.allclose(vector, given / np.linalg.norm(given.astype(np.float64)), atol=1e-6)
@@ -57,7 +58,7 @@ def test_a_product_may_lack_a_vector_in_a_space(tmp_path: Path) -> None:
     }
     build(tmp_path, catalogue(COUNT), spaces, shards=1)
     shard = opened(tmp_path, 0)
-    assert {ids_in(shard)[row] for row in shard.spaces[TEXT].rows} == {"p30", "p4", "p17"}
+    assert {ids_in(shard)[row] for row in shard.base.spaces[TEXT].rows} == {"p30", "p4", "p17"}
     fetched = shard.fetch(index_pb2.FetchRequest(ids=["p4", "p5"], vectors=[IMAGE, TEXT]))
     assert [[found.space for found in product.vectors] for product in fetched.products] == [[IMAGE, TEXT], [IMAGE]]
     query = index_pb2.ShardQuery(vectors=[by(TEXT, unit_vectors(3, 5)[1])], k=10)
@@ -68,14 +69,14 @@ def test_a_product_may_lack_a_vector_in_a_space(tmp_path: Path) -> None:
 def test_more_shards_than_products_leave_some_shards_empty_and_able_to_answer(tmp_path: Path) -> None:
     build(tmp_path, catalogue(2), {IMAGE: vectors_of(unit_vectors(2, 8))}, shards=5)
     shards = [opened(tmp_path, shard) for shard in range(5)]
-    empty = next(shard for shard in shards if not len(shard.table))
+    empty = next(shard for shard in shards if not len(shard.base.table))
     query = index_pb2.ShardQuery(vectors=[by(IMAGE, unit_vectors(1, 8))], k=3, filter=Filter(shop_in=["x"]))
     (hits,) = empty.search([query]).results
     assert (list(hits.ids), hits.error) == ([], "")
     assert empty.count(Filter(in_stock=True)) == 0
     assert not empty.page(Filter(), "").ids
     assert not empty.fetch(index_pb2.FetchRequest(ids=["p0"])).products[0].HasField("product")
-    assert sum(len(shard.table) for shard in shards) == 2
+    assert sum(len(shard.base.table) for shard in shards) == 2
 
 
 def test_a_catalogue_without_a_single_vector_can_be_listed(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_the_same_inputs_give_the_same_version_and_answers(tmp_path: Path) -> No
         location = tmp_path / place
         name = build(location, products, {IMAGE: vectors_of(vectors)}, shards=1, threads=threads, exact_floats=1000)
         answers.append((name, opened(location, 0).search([query])))
-        assert opened(location, 0).spaces[IMAGE].entry.ladder
+        assert opened(location, 0).base.spaces[IMAGE].entry.ladder
     assert answers[0] == answers[1]
 
 
@@ -263,7 +264,7 @@ def test_building_again_mends_a_damaged_version(tmp_path: Path) -> None:
     with pytest.raises(LookalikeError, match=r"attributes\.arrow: has"):
         opened(tmp_path, 0)
     assert build(tmp_path, catalogue(3), {}, shards=1) == name
-    assert len(opened(tmp_path, 0).table) == 3
+    assert len(opened(tmp_path, 0).base.table) == 3
 
 
 def test_a_version_that_is_there_already_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index import bulk, inspect
-from index.loaded import opened
-from index.names import SPACES
+from index.building import bulk, inspect
+from index.serving.loaded import opened
+from index.storage.names import SPACES
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from protos.lookalike.v1.types_pb2 import Filter, Product, Space
 from tests.unit.index.samples import unit_vectors
@@ -54,7 +54,7 @@ def test_ids_and_attributes_are_those_given(base: Path) -> None:
     shard = opened(base / "index", 0)
     assert shard.count(Filter(shop_in=["店"])) == 15
     assert list(shard.page(Filter(shop_in=["店"], max_price=0), "").ids) == ["商品19"]
-    tagged, bare = (Product.FromString(shard.table.products[row]) for row in (19, 0))
+    tagged, bare = (Product.FromString(shard.base.table.products[row]) for row in (19, 0))
     assert (list(tagged.tags), list(bare.tags)) == (["a", "x"], [])
 
 
@@ -63,7 +63,7 @@ def test_vectors_of_every_space_are_built_and_inspected_by_its_name(
     base: Path, space: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built(base, "--space", space)
-    assert list(opened(base / "index", 0).spaces) == [Space.Value(f"SPACE_{space.upper()}")]
+    assert list(opened(base / "index", 0).base.spaces) == [Space.Value(f"SPACE_{space.upper()}")]
     assert f"{space} 8-d" in capsys.readouterr().out
     assert inspect.main([str(base / "index"), "--json"], {}) == 0
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["spaces"]] == [space]

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import attributes
-from index.attributes import Attributes
-from index.filters import Passing, PassingCache, mask_of
-from index.manifest import IndexEntry
-from index.space import SpaceIndex
+from index.kinds.passing import Passing
+from index.search.filters import PassingCache, mask_of
+from index.search.space import SpaceIndex
+from index.storage import attributes
+from index.storage.attributes import Attributes
+from index.storage.manifest import IndexEntry
 from lookalike.vectors import normalised
 from protos.lookalike.v1.types_pb2 import Filter
 from tests.unit.index.samples import catalogue, unit_vectors

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.build import SpaceVectors, build
-from index.loaded import LoadedShard, opened
-from index.queries import MAX_K
-from index.scores import I64
-from lookalike.vectors import F32, pack, unpack
+from index.building.build import SpaceVectors, build
+from index.search.queries import MAX_K
+from index.serving.loaded import LoadedShard, opened
+from lookalike.vectors import F32, I64, pack, unpack
 from protos.lookalike.v1.index_pb2 import QueryVector, ShardHits, ShardQuery
 from protos.lookalike.v1.types_pb2 import Filter
 from tests.unit.index.samples import IMAGE, PRODUCT, TEXT, by, catalogue, clustered, unit_vectors, vectors_of
@@ -38,7 +37,7 @@ def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     most = 1 << 30 if request.param == "exact" else 1000
     build(location, catalogue(COUNT), given, shards=1, exact_floats=most)
     made = opened(location, 0)
-    assert [bool(space.entry.ladder) for space in made.spaces.values()] == [request.param == "compressed"] * 3
+    assert [bool(space.entry.ladder) for space in made.base.spaces.values()] == [request.param == "compressed"] * 3
     return made
 
 

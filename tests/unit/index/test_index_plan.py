@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from index.manifest import IndexEntry, Rung
-from index.plan import plan
+from index.search.plan import plan
+from index.storage.manifest import IndexEntry, Rung
 
 LADDER = tuple(
     Rung(depth=depth, nprobe=nprobe, factor=4, recall=0.96) for depth, nprobe in ((10, 16), (100, 32), (1000, 128))

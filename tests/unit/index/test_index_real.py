@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import codes
-from index.manifest import IndexEntry
-from index.recipe import measured
-from index.space import SpaceIndex
+from index.building.ladder import measured
+from index.kinds import codes
+from index.search.space import SpaceIndex
+from index.storage.manifest import IndexEntry
 from lookalike.vectors import normalised
 from tests.unit.index.samples import recall
 

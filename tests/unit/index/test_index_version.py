@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from index import version
-from index.build import build
-from index.loaded import opened
-from index.manifest import dumped, parsed
+from index.building.build import build
+from index.serving.loaded import opened
+from index.storage import version
+from index.storage.manifest import dumped, parsed
 from lookalike.errors import BadArtifact
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 

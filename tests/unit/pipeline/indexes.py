@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from index.build import SpaceVectors, build
+from index.building.build import SpaceVectors, build
 from lookalike.vectors import F32, normalised
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
 from tests.unit.pipeline.catalogues import jsonl, photo

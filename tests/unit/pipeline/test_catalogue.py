@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index import attributes
+from index.storage import attributes
 from lookalike.errors import BadCatalogue
 from pipeline import catalogue, tables
 from pipeline.product import FIELDS, Reason, Reject, Row

@@ -11,11 +11,9 @@ from typing import NamedTuple
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-from lookalike.vectors import F32
+from lookalike.vectors import F32, I64
 
-I64 = npt.NDArray[np.int64]
 # Scores held at a time by an exact search: 256 KiB, so that they stay in the cache.
 CHUNK = 1 << 16
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from index.manifest import IndexEntry, Rung
+from index.storage.manifest import IndexEntry, Rung
 
 # One full vector compared costs as much time as this many 4-bit codes scanned (1024-d, one core: 0.17 µs, 0.012 µs).
 CODES_PER_ROW = 14

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from index import version
-from index.manifest import Manifest, SpaceEntry, dumped
+from index.storage import version
+from index.storage.manifest import Manifest, SpaceEntry, dumped
 
 EPILOG = """examples:
   lookalike index inspect index

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from index import codes as compressed
-from index.codes import Codes
-from index.filters import Passing
-from index.manifest import IndexEntry, Rung
-from index.names import CODES, ROWS, VECTORS
-from index.plan import plan
-from index.scores import I64, Neighbours, exact, scores_of
+from index.kinds import codes as compressed
+from index.kinds.codes import Codes
+from index.kinds.passing import Passing
+from index.search.plan import plan
+from index.search.scores import Neighbours, exact, scores_of
+from index.storage.manifest import IndexEntry, Rung
+from index.storage.names import CODES, ROWS, VECTORS
 from lookalike.errors import BadArtifact
-from lookalike.vectors import F32
+from lookalike.vectors import F32, I64
 
 # From 20 queries on, faiss compares them with the lists' centroids by matrix product, whose roundings depend on the
 # batch: smaller calls keep an answer the same in every company, and a larger batch gains only a few percent.

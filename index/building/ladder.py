@@ -12,11 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from index.codes import Codes
-from index.manifest import IndexEntry, Rung
-from index.scores import I64
-from index.space import BATCH, SpaceIndex
-from lookalike.vectors import F32
+from index.kinds.codes import Codes
+from index.search.space import BATCH, SpaceIndex
+from index.storage.manifest import IndexEntry, Rung
+from lookalike.vectors import F32, I64
 
 log = logging.getLogger(__name__)
 

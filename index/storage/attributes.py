@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index import tags
-from index.strings import SortedStrings, Strings
+from index.storage import tags
+from index.storage.strings import SortedStrings, Strings
 from lookalike.errors import BadArtifact, BadCatalogue
 from protos.lookalike.v1 import types_pb2
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from index.loaded import LoadedShard, opened
-from index.pool import Pool
-from index.service import SERVICE, IndexShard
+from index.serving.loaded import LoadedShard, opened
+from index.serving.pool import Pool
+from index.serving.service import SERVICE, IndexShard
 from lookalike import lifecycle, telemetry
 from lookalike.errors import BadSettings
 from lookalike.settings import ProcessSettings, load, setting
@@ -80,7 +80,7 @@ def ordinal(settings: ShardSettings) -> int:
 
 def _warm(location: Path, number: int, version: str) -> LoadedShard:
     shard = opened(location, number, version)
-    for space in shard.spaces:
+    for space in shard.base.spaces:
         shard.search(list(shard.sample(space, WARM_UP_QUERIES)))
-    log.info("shard %d of version %s: %d products", number, shard.manifest.version, len(shard.table))
+    log.info("shard %d of version %s: %d products", number, shard.manifest.version, len(shard.base.table))
     return shard

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from index.manifest import FileEntry, Manifest, dumped, parsed
+from index.storage.manifest import FileEntry, Manifest, dumped, parsed
 from lookalike.errors import BadArtifact
 
 MANIFEST = "manifest.json"

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from index import build, version
-from index.attributes import ID_BYTES, checked, refuse_duplicates
-from index.names import SPACES, number_of
+from index.building import build
+from index.storage import version
+from index.storage.attributes import ID_BYTES, checked, refuse_duplicates
+from index.storage.names import SPACES, number_of
 from lookalike.errors import BadArtifact, BadCatalogue
 from lookalike.vectors import F32
 

@@ -9,9 +9,9 @@ from functools import partial
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
 
-from index.loaded import LoadedShard
-from index.names import space_name
-from index.pool import Pool
+from index.serving.loaded import LoadedShard
+from index.serving.pool import Pool
+from index.storage.names import space_name
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, Unavailable, WrongState
@@ -40,7 +40,7 @@ class IndexShard:
 
     def serve(self, shard: LoadedShard) -> None:
         self._shard = shard
-        for number, space in shard.spaces.items():
+        for number, space in shard.base.spaces.items():
             DOCUMENTS.labels(space_name(number)).set(len(space))
 
     def handler(self) -> grpc.GenericRpcHandler:

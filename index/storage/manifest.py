@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from index.names import number_of
+from index.storage.names import number_of
 from lookalike.errors import BadArtifact
 
 FORMAT = 2  # Since products have tags.

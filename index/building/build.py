@@ -20,14 +20,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index import attributes, codes, version
-from index.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry
-from index.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name, space_name
-from index.recipe import EXACT_FLOATS, measured
-from index.scores import I64
+from index.building.ladder import EXACT_FLOATS, measured
+from index.kinds import codes
+from index.storage import attributes, version
+from index.storage.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry
+from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name, space_name
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.partition import shard_of
-from lookalike.vectors import F32, normalised
+from lookalike.vectors import F32, I64, normalised
 
 Progress = Callable[[str, int, int], None]  # What is under way, steps done, steps in all.
 MAX_SHARDS = 4096

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from index.filters import Passing
-from index.scores import I64
+from index.kinds.passing import Passing
 from lookalike.errors import BadArtifact
-from lookalike.vectors import F32
+from lookalike.vectors import F32, I64
 
 faiss: Any = import_module("faiss")  # The type stubs it ships lack most of what is used here.
 

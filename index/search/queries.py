@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from index import fusion
+from index.search import fusion
 from lookalike.vectors import F32, unpack
 from protos.lookalike.v1 import index_pb2
 from protos.lookalike.v1.types_pb2 import Space

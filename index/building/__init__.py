@@ -1,0 +1,1 @@
+"""Making versions: from vectors and attributes to measured, checksummed files."""

@@ -1,0 +1,1 @@
+"""Compressed forms of vectors, behind one seam: what finds candidates."""

@@ -1,0 +1,1 @@
+"""Searching one set of vectors: filters, plans, exact scores, fusion. No network."""

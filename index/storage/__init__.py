@@ -1,0 +1,1 @@
+"""What an index is on disk: versions, manifests, attribute tables, names."""
