@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from encoders.product import model as product
@@ -17,33 +16,13 @@ from encoders.types import Encoded
 from index.storage import version
 from lookalike import cli
 from lookalike.errors import BadCatalogue, Unavailable
-from lookalike.vectors import normalised
 from pipeline import encoding, sample
 from pipeline.encoding import Encode, Pixels
 from pipeline.report import Report
 from pipeline.update import Outcome, Update, main, update
+from tests.e2e.updates import ImageModel, indexed
 
 COUNT = 60
-
-
-class ImageModel:
-    """A fake encoder: a photo's colours on a grid of 4 x 4. Counts photos; fails when told to."""
-
-    def __init__(self) -> None:
-        self.photos = 0
-        self.fails_after = 10**9
-
-    async def encode(self, pixels: Pixels) -> Encoded:
-        if self.photos + len(pixels) > self.fails_after:
-            raise RuntimeError("pulled the plug")
-        self.photos += len(pixels)
-        grid = pixels.reshape(len(pixels), 4, 56, 4, 56, 3).mean(axis=(2, 4), dtype=np.float32)
-        vectors = normalised(grid.reshape(len(pixels), -1) - 100)
-        return Encoded(vectors=vectors, encoder="fake-000000000001")
-
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[Encode]:
-        yield self.encode
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +157,7 @@ async def test_photo_and_title_are_fused_where_that_is_better_than_either(what: 
         outcome.spaces[name]["encoder"] for name in ("image", "text")
     )
     version.verify(what.location / outcome.version, version.read(what.location, outcome.version))
+    assert len(indexed(what.location)["product"]) == 4 * COUNT
     again = await update(what)
     assert (again.version, again.product_artifact) == (outcome.version, outcome.product_artifact)
 

@@ -1,0 +1,120 @@
+"""`lookalike update` of catalogues that are hardly any: sound vectors in the index that serves, or a clear error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoders.types import Encoded
+from lookalike.errors import BadArtifact, BadCatalogue
+from pipeline.encoding import Encode, Pixels
+from pipeline.update import Update, update
+from tests.e2e.updates import ImageModel, indexed
+from tests.unit.pipeline.catalogues import jsonl, many, photo
+
+COLOURS = ("red", "blue", "green", "white", "black")
+RGB = ((200, 30, 30), (40, 60, 200), (30, 160, 60), (250, 250, 250), (5, 5, 5))
+PHOTOS = {f"{colour}.png": photo(rgb) for colour, rgb in zip(COLOURS, RGB, strict=True)}
+DRESSES = [
+    {"id": f"{colour}-{n}", "title": f"{colour} {thing}", "category": "fashion", "image": f"{colour}.png"}
+    for n, thing in enumerate(("cotton dress", "silk dress", "shirt", "hat"))
+    for colour in COLOURS
+]
+EMOJI = ("👗", "🎉👟✨", "★☆♪ !!!", "🧦🧦")
+
+
+def without(*fields: str, rows: Sequence[Mapping[str, Any]] = DRESSES) -> list[dict[str, Any]]:
+    return [{**row, **dict.fromkeys(fields, "")} for row in rows]
+
+
+def titled(titles: Sequence[str], rows: Sequence[Mapping[str, Any]] = DRESSES) -> list[dict[str, Any]]:
+    return [{**row, "title": titles[i % len(titles)]} for i, row in enumerate(rows)]
+
+
+# Rows, and how many vectors there are to be in each space.
+CATALOGUES: dict[str, tuple[Sequence[Mapping[str, Any] | str], dict[str, int]]] = {
+    "one product": (DRESSES[:1], {"image": 1, "text": 1}),
+    "one product without a photo": (without("image", rows=DRESSES[:1]), {"text": 1}),
+    "one product without a title": (without("title", rows=DRESSES[:1]), {"image": 1}),
+    "one product among bad rows": ([*DRESSES[:1], *many(3, price=-1), "{"], {"image": 1, "text": 1}),
+    "one category": (DRESSES, {"image": 20, "text": 20}),
+    "one category, one photo, one title": (
+        [{**row, "title": "dress", "image": "red.png"} for row in DRESSES],
+        {"image": 20, "text": 20},
+    ),
+    "no photo": (without("image"), {"text": 20}),
+    "no title": (without("title"), {"image": 20}),
+    "titles of emoji alone": (titled(EMOJI), {"image": 20}),
+    "titles of emoji alone, but for one": ([*DRESSES[:1], *titled(EMOJI, DRESSES[1:])], {"image": 20, "text": 1}),
+    "titles of one unknown script": (titled(["ᚠᚢᚦᚨᚱᚲ", "ქართული ტექსტი"]), {"image": 20, "text": 20}),
+    "photos here, words there": (
+        [*without("title", rows=DRESSES[:10]), *without("image", rows=DRESSES[10:])],
+        {"image": 10, "text": 10},
+    ),
+}
+
+
+@pytest.fixture
+def what(tmp_path: Path) -> Update:
+    return Update(
+        catalogue=tmp_path / "shop",
+        location=tmp_path / "index",
+        artifacts=tmp_path / "encoders",
+        encoder=ImageModel().connected,
+        store=tmp_path / "store",
+    )
+
+
+@pytest.mark.parametrize("name", CATALOGUES)
+async def test_the_poorest_catalogue_is_indexed_with_unit_vectors(what: Update, name: str) -> None:
+    rows, expected = CATALOGUES[name]
+    jsonl(what.catalogue, *rows, photos=PHOTOS)
+
+    await update(what)
+
+    assert {space: len(vectors) for space, vectors in indexed(what.location).items()} == expected
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([], id="no product"),
+        pytest.param(without("title", "image", rows=DRESSES[:1]), id="one product of nothing"),
+        pytest.param(without("image", rows=titled(EMOJI)), id="emoji and no photo"),
+        pytest.param(many(3, price=-1), id="bad rows alone"),
+    ],
+)
+async def test_a_catalogue_with_nothing_to_be_similar_by_is_an_error_and_no_version(
+    what: Update, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    jsonl(what.catalogue, *rows)
+
+    with pytest.raises(BadCatalogue, match="no product"):
+        await update(what)
+
+    assert not (what.location / "CURRENT").exists()
+
+
+@pytest.mark.parametrize(("value", "complaint"), [(np.nan, "not finite"), (np.inf, "not finite"), (0.0, "is zero")])
+async def test_an_image_model_that_answers_with_no_vectors_is_an_error_and_no_version(
+    what: Update, value: float, complaint: str
+) -> None:
+    jsonl(what.catalogue, *DRESSES, photos=PHOTOS)
+
+    async def broken(pixels: Pixels) -> Encoded:
+        return Encoded(vectors=np.full((len(pixels), 8), value, np.float32), encoder="fake-000000000002")
+
+    @asynccontextmanager
+    async def connected() -> AsyncIterator[Encode]:
+        yield broken
+
+    with pytest.raises(BadArtifact, match=rf"image: vector \d+ .*{complaint}"):
+        await update(replace(what, encoder=connected))
+
+    assert not (what.location / "CURRENT").exists()
