@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,31 @@ from pipeline.words import trained
 THINGS = ["cotton shirt", "wool sweater", "table lamp", "desk lamp", "coffee mug", "tea mug", "leather shoes"]
 TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in THINGS]
 ELSEWHERE = [f"{colour} {thing} for you" for colour in ("red", "pink", "black", "blue") for thing in THINGS]
-WORD_DIM = 24
+WORD_DIM, BUCKETS = 24, 1_000
+# Of a fastText .bin: where its counts of entries and of words are, and how each of its two matrices begins (whether it
+# is quantised, rows, columns).
+COUNTS, MATRIX_HEADER = 64, struct.Struct("<?2q")
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenize = Tokenizer()
     out: Path = tmp_path_factory.mktemp("words") / "given.bin"
-    words.train([tokenize(title) for title in ELSEWHERE], out, words.Recipe(dim=WORD_DIM, buckets=1_000, epochs=50))
+    words.train([tokenize(title) for title in ELSEWHERE], out, words.Recipe(dim=WORD_DIM, buckets=BUCKETS, epochs=50))
+    return out
+
+
+def vectors_at(given: Path) -> int:
+    """Where the vectors of the words begin; those of the buckets and the second matrix, of words again, follow."""
+    count = len(words.load(given).known)
+    return given.stat().st_size - MATRIX_HEADER.size - 4 * WORD_DIM * (2 * count + BUCKETS)
+
+
+def changed(given: Path, out: Path, *places: tuple[int, bytes]) -> Path:
+    data = bytearray(given.read_bytes())
+    for at, new in places:
+        data[at : at + len(new)] = new
+    out.write_bytes(data)
     return out
 
 
@@ -107,3 +125,41 @@ def test_a_file_that_knows_none_of_the_words_is_refused_and_a_catalogue_without_
         train(["赤い靴", "白い皿"], tmp_path / "out", word_vectors=given)
     with pytest.raises(BadCatalogue, match="no text has a word"):
         train(["", "★"], tmp_path / "out", word_vectors=given)
+
+
+def test_a_vocabulary_of_no_words_is_refused(given: Path, tmp_path: Path) -> None:
+    empty = changed(given, tmp_path / "vectors.bin", (COUNTS, struct.pack("<2i", 0, 0)))
+    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a whole fastText model: it has no words"):
+        train(TITLES, tmp_path / "out", word_vectors=empty)
+
+
+def test_quantised_vectors_are_refused(given: Path, tmp_path: Path) -> None:
+    quantised = changed(given, tmp_path / "vectors.bin", (vectors_at(given) - MATRIX_HEADER.size, b"\1"))
+    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a whole fastText model: it is quantised"):
+        train(TITLES, tmp_path / "out", word_vectors=quantised)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_vectors_that_are_no_numbers_are_refused_where_the_texts_have_their_words(
+    given: Path, tmp_path: Path, kind: str, value: float
+) -> None:
+    at = vectors_at(given) + 4 * WORD_DIM * words.load(given).known.index("lamp")
+    broken = changed(given, tmp_path / "vectors.bin", (at, struct.pack("<f", value)))
+    with pytest.raises(BadArtifact, match="no finite numbers"):
+        train(TITLES, tmp_path / "out", kind=kind, word_vectors=broken)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_word_whose_vector_is_no_numbers_says_nothing_where_the_texts_did_not_have_it(
+    given: Path, tmp_path: Path, kind: str
+) -> None:
+    at = vectors_at(given) + 4 * WORD_DIM * words.load(given).known.index("pink")
+    broken = changed(given, tmp_path / "vectors.bin", (at, struct.pack("<f", np.nan)))
+    train(TITLES, tmp_path / "out", kind=kind, word_vectors=broken)
+    model = text.load(tmp_path / "out")
+    pink, pink_lamp, lamp = model.encode(["pink", "pink lamp", "lamp"])
+    assert not pink.any()
+    assert lamp.any()
+    np.testing.assert_allclose(pink_lamp, lamp, atol=1e-6)
