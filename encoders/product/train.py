@@ -1,7 +1,8 @@
 """Train the product encoder on products that have a photo, a title and a category. Writes an artifact.
 
 It is judged on held-out products, and kept only where its neighbours are better than those of the photo alone and of
-the title alone.
+the title alone: by category, the full one and the broad one. Tags teach it and are measured, but refuse nothing: what
+it gains by category it can lose by colour, and there the image space remains.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def _trained(given: Examples, out: Path, rng: np.random.Generator, say: Progress
     fused = _fused(given, learning, choosing)
     say("comparing with the photo alone and the title alone")
     precision = _precisions(given, fused, judging)
-    _check_better(precision)
+    check_better(precision)
     say("learning to tell categories")
     known, calibrating, held_out = (_labelled(given, fused, rows, names) for rows in (learning, choosing, judging))
     classifier = learnt(known, calibrating, len(names))
@@ -151,9 +152,9 @@ def _precisions(given: Examples, fused: Fusion, judging: Rows) -> dict[str, dict
 
 
 def _labels(given: Examples, rows: Rows) -> Iterator[tuple[str, list[str]]]:
-    """What likeness is judged by: the broadest category, the full one, and each kind of tag that half of them have."""
+    """What likeness is judged by: the broad category, the full one, and each kind of tag that half of them have."""
     paths = [given.categories[row] for row in rows]
-    yield "broad category", [path.split("/")[0] for path in paths]
+    yield "broad category", _broadest(paths)
     yield "category", paths
     kinds: dict[str, dict[int, str]] = {}
     for i, row in enumerate(rows):
@@ -166,8 +167,21 @@ def _labels(given: Examples, rows: Rows) -> Iterator[tuple[str, list[str]]]:
             yield f"tag {kind}", [values.get(i, f"none {i}") for i in range(len(rows))]
 
 
-def _check_better(precision: Mapping[str, Mapping[str, float]]) -> None:
-    """Better by the full category; by the broad one not worse, which is all there is to be had near 1."""
+def _broadest(paths: list[str]) -> list[str]:
+    """Their categories at the first level that tells them apart: where all are fashion, any neighbour is."""
+    above = [levels(path) for path in paths]
+    for depth in range(max(map(len, above))):
+        broad = [each[min(depth, len(each) - 1)] for each in above]
+        if len(set(broad)) > 1:
+            return broad
+    return paths
+
+
+def check_better(precision: Mapping[str, Mapping[str, float]]) -> None:
+    """The gate: better by the full category; by the broad one not worse, which is all there is to be had near 1.
+
+    precision: of held-out products, by label, then by space. Raises NotBetter.
+    """
     fine, broad = precision["category"], precision["broad category"]
     for alone in ("image", "text"):
         if fine["product"] <= fine[alone] or broad["product"] < broad[alone]:

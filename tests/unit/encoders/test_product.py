@@ -11,7 +11,7 @@ import pytest
 
 from encoders.product import model as product
 from encoders.product.model import ProductModel
-from encoders.product.train import Examples, NotBetter, train
+from encoders.product.train import Examples, NotBetter, check_better, train
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.vectors import F32
 from tests.unit.encoders.made_products import examples
@@ -88,6 +88,45 @@ def test_what_is_not_better_than_the_photo_alone_is_refused_with_the_figures(tmp
     with pytest.raises(NotBetter, match=r"by category 1\.000.*image alone 1\.000"):
         train(shown, tmp_path / "product")
     assert not list(tmp_path.iterdir())
+
+
+def precisions(**by_label: tuple[float, float, float]) -> dict[str, dict[str, float]]:
+    """By label, of image, text and product."""
+    spaces = ("image", "text", "product")
+    return {label.replace("_", " "): dict(zip(spaces, values, strict=True)) for label, values in by_label.items()}
+
+
+@pytest.mark.parametrize(
+    ("category", "broad", "alone"),
+    [
+        ((0.8, 0.7, 0.8), (0.9, 0.9, 0.95), "image"),
+        ((0.7, 0.8, 0.8), (0.9, 0.9, 0.95), "text"),
+        ((0.7, 0.7, 0.8), (0.951, 0.9, 0.95), "image"),
+        ((0.7, 0.7, 0.8), (0.9, 0.951, 0.95), "text"),
+    ],
+)
+def test_either_side_alone_that_is_as_good_by_full_category_or_better_by_the_broad_one_refuses_it(
+    category: tuple[float, float, float], broad: tuple[float, float, float], alone: str
+) -> None:
+    with pytest.raises(NotBetter, match=rf"by {alone} alone"):
+        check_better(precisions(category=category, broad_category=broad))
+
+
+def test_by_the_broad_category_it_may_be_as_good_and_by_tags_anything() -> None:
+    tags = (0.4, 0.2, 0.1)
+    check_better(precisions(category=(0.7, 0.7, 0.8), broad_category=(1, 0.9, 1), tag_colour=tags))
+
+
+def test_the_broad_category_is_the_first_level_that_tells_products_apart(
+    given: Examples, model: ProductModel, tmp_path: Path
+) -> None:
+    below = dataclasses.replace(given, categories=[f"all/of them/{category}" for category in given.categories])
+    train(below, tmp_path / "product")
+
+    measured = product.load(tmp_path / "product").measured["precision_at_10"]
+    for space in ("image", "text"):
+        assert measured["broad category"][space] == model.measured["precision_at_10"]["broad category"][space]
+    assert measured["broad category"]["product"] < 1
 
 
 @pytest.mark.parametrize(
