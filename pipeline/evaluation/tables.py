@@ -242,22 +242,32 @@ def _abstention(each: Abstention) -> str:
 def _by_label(judgement: Judgement, run: Run) -> Iterator[str]:
     if not judgement.labellings:
         return
-    yield "## precision@10 by label"
+    yield "## By label"
     yield ""
-    shown = {CHANCE: judgement.baselines[CHANCE], CEILING: judgement.baselines[CEILING]}
-    columns = {**judgement.spaces, AUTO: judgement.auto, **shown}
+    yield f"precision@10, then recall@R: there, {CHANCE} is the same, and {CEILING} is 1."
+    yield ""
+    columns = _columns(judgement)
+    recalled = {name: column for name, column in columns.items() if name not in (CHANCE, CEILING)}
     for labelling in judgement.labellings:
         labels = frequent(labelling)
         yield f"### By {_cell(labelling.title)}{f': the {ROWS} of most products' if len(labels) > ROWS else ''}"
         yield ""
-        yield "| | | products | " + " | ".join(columns) + " |"
-        yield "| ---: | --- | ---: |" + " ---: |" * len(columns)
-        for at, label in enumerate(labels[:ROWS], 1):
-            count = int((labelling.codes == labelling.names.index(label)).sum())
-            cells = [f"{column.labels[labelling.title][label][0]:.3f}" for column in columns.values()]
-            yield f"| {at} | {_cell(label)} | {count:,} | " + " | ".join(cells) + " |"
-        yield ""
+        yield from _of_labels("precision@10", columns, labelling, labels[:ROWS])
+        yield from _of_labels("recall@R", recalled, labelling, labels[:ROWS])
     yield from _picture(run, "precision", "precision@10 by label and space")
+
+
+def _of_labels(
+    measure: str, columns: Mapping[str, Column], labelling: Labelling, labels: Sequence[str]
+) -> Iterator[str]:
+    at = MEASURES.index(measure)
+    yield f"| | {measure} | products | " + " | ".join(columns) + " |"
+    yield "| ---: | --- | ---: |" + " ---: |" * len(columns)
+    for place, label in enumerate(labels, 1):
+        count = int((labelling.codes == labelling.names.index(label)).sum())
+        cells = [f"{column.labels[labelling.title][label][at]:.3f}" for column in columns.values()]
+        yield f"| {place} | {_cell(label)} | {count:,} | " + " | ".join(cells) + " |"
+    yield ""
 
 
 def _confused(judgement: Judgement, run: Run) -> Iterator[str]:

@@ -82,6 +82,33 @@ def test_every_space_stands_beside_the_baselines_at_every_level(report: tuple[st
     assert told["labellings"]["level 1"]["by"]["text"]["averages"]["precision@10"]["micro"][0] > 0.8
 
 
+def table(text: str, title: str, measure: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Of one way of labelling: the columns, and the cells of each label."""
+    _, _, lines = section(text, "## By label").partition(f"### {title}\n")[2].partition(f"| | {measure} | ")
+    head, _, *rows = lines.partition("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return head.strip("| ").split(" | "), {label: values for _, label, *values in cells}
+
+
+def test_every_label_has_its_precision_and_recall_beside_the_baselines(report: tuple[str, dict[str, Any]]) -> None:
+    text, told = report
+    by = told["labellings"]["category"]["by"]
+    bounds = ["chance", "best possible"]
+    for measure, left_out in (("precision@10", []), ("recall@R", bounds)):
+        columns, labels = table(text, "By category", measure)
+        ways = [name for name in by if name not in left_out]
+        assert columns == ["products", *ways]
+        assert sorted(labels) == ["fashion/hats", "fashion/shoes", "home/beds", "home/mugs"]
+        for label, (_, *cells) in labels.items():
+            wanted = [by[name]["labels"][label][measure] for name in ways]
+            assert [*map(float, cells)] == pytest.approx(wanted, abs=0.00051)  # To three digits.
+    # What the second table leaves out, and says so.
+    for label in labels:
+        chance, best = (by[name]["labels"][label] for name in bounds)
+        assert chance["recall@R"] == chance["precision@10"]
+        assert best["recall@R"] == 1
+
+
 def test_the_worth_of_the_policy_and_confusions_are_told(report: tuple[str, dict[str, Any]]) -> None:
     text, told = report
 
@@ -240,6 +267,8 @@ def test_the_untrained_network_is_a_baseline_with_a_name(sold: Path, tmp_path: P
     told = json.loads((tmp_path / "report.json").read_text())
     (note,) = told["notes"]
     assert note.startswith("untrained MobileNet: `mobilenet-untrained-")
+    columns, _ = table((tmp_path / "report.md").read_text(encoding="utf-8"), "By category", "recall@R")
+    assert columns[-3:] == ["random vectors", "TF-IDF of titles", "untrained MobileNet"]
     # There is one photo for each category: any network that is not blind finds it again.
     by = told["labellings"]["category"]["by"]
     assert by["untrained MobileNet"]["averages"]["precision@10"] == by["best possible"]["averages"]["precision@10"]
