@@ -34,7 +34,7 @@ from protos.lookalike.v1.search_pb2 import ClassifyResponse, SearchResponse
 from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from protos.lookalike.v1.types_pb2 import Product
 
-__all__ = ["AsyncClient", "Client", "Conditions", "Question", "Subject", "example"]
+__all__ = ["AsyncClient", "Client", "Conditions", "Question", "Subject", "conditions", "example"]
 
 Reply = TypeVar("Reply")
 
@@ -57,6 +57,7 @@ class Client:
             client.search(image=Path("shoe.jpg"), category_in=["fashion"])
             client.search(text="赤いスニーカー", space="text", limit=20)
             client.search(image=Path("shoe.jpg"), text="赤い", weights={"image": 0.7, "text": 0.3})
+            client.search(product_id="p-17", any_of=[conditions(tags_any=["sale"]), conditions(max_price=1000)])
             client.search(examples=[example(product_id="p-17"), example(text="leather", weight=-0.5)], space="text")
 
         Raises InvalidRequest, NotFound, WrongState, Overloaded, DeadlineGone, Unavailable.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import InvalidRequest
+from lookalike.instants import unix_s
 from lookalike.rpc import MESSAGE_BYTES
 from lookalike.vectors import pack
 from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
@@ -21,16 +23,26 @@ IMAGE_BYTES = 8 << 20  # As the contract says; checked here so that a file of an
 Vector = npt.NDArray[np.floating] | Sequence[float]
 
 
-class Conditions(TypedDict, total=False):
-    """What a product must be like; all that are given must hold."""
-
+class _Several(TypedDict, total=False):
     category_in: Sequence[str]  # "fashion" stands for itself and all below it.
     category_not_in: Sequence[str]
     shop_in: Sequence[str]
     shop_not_in: Sequence[str]
+    tags_any: Sequence[str]  # At least one of these.
+    tags_all: Sequence[str]
+    tags_none: Sequence[str]
+
+
+class Conditions(_Several, total=False):
+    """What a product must be like; all that are given must hold."""
+
     min_price: float | None  # Inclusive.
     max_price: float | None  # Inclusive.
     in_stock: bool | None
+    created_after: datetime | date | int | None  # Exclusive; a number is seconds since 1970; without a zone, UTC.
+    any_of: Sequence[Filter]  # Each made by `conditions(...)`, to whatever depth the server allows.
+    all_of: Sequence[Filter]
+    none_of: Sequence[Filter]
 
 
 class Question(Conditions, total=False):
@@ -153,25 +165,37 @@ def _space_weight(name: str, weight: float) -> SpaceWeight:
 
 def conditions(
     *,
-    category_in: Sequence[str] = (),
-    category_not_in: Sequence[str] = (),
-    shop_in: Sequence[str] = (),
-    shop_not_in: Sequence[str] = (),
     min_price: float | None = None,
     max_price: float | None = None,
     in_stock: bool | None = None,
+    created_after: datetime | date | int | None = None,
+    any_of: Sequence[Filter] = (),
+    all_of: Sequence[Filter] = (),
+    none_of: Sequence[Filter] = (),
+    **several: Unpack[_Several],
 ) -> Filter:
-    """The filter. Raises InvalidRequest for a lone string where several may stand: "ab" would mean "a" and "b"."""
-    several = {
-        "category_in": category_in,
-        "category_not_in": category_not_in,
-        "shop_in": shop_in,
-        "shop_not_in": shop_not_in,
-    }
+    """The filter. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
     for name, values in several.items():
-        if isinstance(values, str):
+        if name not in _Several.__annotations__:
+            raise InvalidRequest(
+                f"filter.{name}", f"no such condition; there are {', '.join(Conditions.__annotations__)}"
+            )
+        if isinstance(values, str):  # "ab" would mean "a" and "b".
             raise InvalidRequest(f"filter.{name}", f"a list of strings is meant: [{values!r}]")
-    return Filter(**several, min_price=min_price, max_price=max_price, in_stock=in_stock)
+    try:
+        created_after_s = None if created_after is None else unix_s(created_after)
+    except ValueError as error:
+        raise InvalidRequest("filter.created_after", str(error)) from None
+    return Filter(
+        **several,
+        min_price=min_price,
+        max_price=max_price,
+        in_stock=in_stock,
+        created_after=created_after_s,
+        any_of=any_of,
+        all_of=all_of,
+        none_of=none_of,
+    )
 
 
 def within(name: str, value: int | None, *, bits: int) -> int | None:

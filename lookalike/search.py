@@ -11,20 +11,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, Parse, ParseError
 from rich.console import Console
 
 from lookalike import answers
 from lookalike.client import Client, Question, example
 from lookalike.errors import InvalidRequest
+from lookalike.instants import unix_s
 from lookalike.requests import SPACES
 from protos.lookalike.v1.search_pb2 import ClassifyResponse, Example, SearchResponse
+from protos.lookalike.v1.types_pb2 import Filter
 
 EXAMPLES = """\
 examples:
   lookalike search --product p-17
   lookalike search --image shoe.jpg --category fashion --in-stock --max-price 5000
   lookalike search --text "赤いスニーカー" --space text --limit 20
+  lookalike search --product p-17 --tag colour:red --not-tag sale --created-after 2026-11-01
+  lookalike search --product p-17 --filter '{"any_of": [{"tags_any": ["sale"]}, {"max_price": 1000}]}'
   lookalike search --product p-17 --product p-99 --weight 1 --weight 0.5
   lookalike search --image shoe.jpg --text "赤い" --weights image=0.7,text=0.3 --explain
   lookalike search --vector query.npy --space image --exact --json
@@ -93,6 +97,15 @@ def _parser() -> argparse.ArgumentParser:
     wanted.add_argument("--min-price", type=float)
     wanted.add_argument("--max-price", type=float)
     wanted.add_argument("--in-stock", action="store_true", default=None)
+    wanted.add_argument("--tag", action="append", default=[], help="has this tag; repeatable: has them all")
+    wanted.add_argument("--any-tag", action="append", default=[], metavar="TAG", help="repeatable: has one at least")
+    wanted.add_argument("--not-tag", action="append", default=[], metavar="TAG", help="repeatable: has none of them")
+    wanted.add_argument(
+        "--created-after", type=_time, metavar="TIME", help="2026-11-25, 2026-11-25T09:30+09:00, or seconds since 1970"
+    )
+    wanted.add_argument(
+        "--filter", type=_filter, metavar="JSON", help="a Filter of AND, OR and NOT, that must hold besides"
+    )
     wanted.add_argument("--exclude-same-shop", action="store_true", help="leave out the example products' shops")
     parser.add_argument("--explain", action="store_true", help="show the score in each space")
     parser.add_argument("--exact", action="store_true", help="compare with every vector")
@@ -123,6 +136,20 @@ def _weights(text: str) -> dict[str, float]:
     return weights
 
 
+def _time(text: str) -> int:
+    try:
+        return unix_s(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _filter(text: str) -> Filter:
+    try:
+        return Parse(text, Filter())
+    except ParseError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _question(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Question:
     if not asked.sources:
         parser.error("give at least one of --product, --image, --text and --vector")
@@ -145,6 +172,11 @@ def _question(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Que
         min_price=asked.min_price,
         max_price=asked.max_price,
         in_stock=asked.in_stock,
+        created_after=asked.created_after,
+        tags_all=asked.tag,
+        tags_any=asked.any_tag,
+        tags_none=asked.not_tag,
+        all_of=[asked.filter] if asked.filter else [],
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from index.storage import tags
+from lookalike.instants import unix_s
 
 ID_BYTES = 256
 TITLE_CHARS = 1000
@@ -37,6 +38,7 @@ class Reason(StrEnum):
     BAD_CURRENCY = "bad currency"
     BAD_STOCK = "bad in_stock"
     BAD_TAGS = "bad tags"
+    BAD_CREATED_AT = "bad created_at"
     BAD_IMAGE_PATH = "bad image path"
     MISSING_IMAGE = "missing image"
     BROKEN_IMAGE = "broken image"
@@ -57,6 +59,7 @@ class Row:
     image: str = ""  # Relative to the catalogue's directory, with "/" between its parts; empty: no photo.
     url: str = ""
     tags: tuple[str, ...] = ()  # Sorted, each once.
+    created_at: int = 0  # Seconds since 1970 in UTC; 0: not stated.
 
 
 FIELDS = tuple(Row.__dataclass_fields__)
@@ -101,6 +104,7 @@ def parsed(fields: Mapping[str, Any]) -> Row:
         image=_image(fields.get("image")),
         url=_bounded("url", fields.get("url"), URL_BYTES),
         tags=_tags(fields.get("tags")),
+        created_at=_created_at(fields.get("created_at")),
     )
 
 
@@ -211,6 +215,13 @@ def _tags(value: object) -> tuple[str, ...]:
         return tuple(tags.checked(texts))
     except ValueError as error:
         raise Bad(Reason.BAD_TAGS, str(error)) from None
+
+
+def _created_at(value: object) -> int:
+    try:
+        return 0 if value is None or value == "" else unix_s(value)
+    except (ValueError, OverflowError) as error:
+        raise Bad(Reason.BAD_CREATED_AT, f"{shown(value)}: {error}") from None
 
 
 def _image(value: object) -> str:

@@ -28,6 +28,7 @@ MAX_PRODUCTS = 1_000_000
 # Of ten products one or two are what another shop sells too, under its own title and in its own photo.
 _MODELS_SHARE = 0.85
 _CHUNK = 32
+_FIRST_DAY_S, _YEAR_S = 1735689600, 365 * 86400  # They came into the catalogue in the course of 2025.
 
 
 def sample(directory: Path, *, products: int = PRODUCTS, seed: int = 0, quiet: bool = True, workers: int = 0) -> int:
@@ -119,6 +120,7 @@ def _row(number: int, models: int, seed: int, sellers: Sequence[Shop]) -> Row:
         image=_image(number),
         url=f"https://{shop.name}.example/items/{product}",
         tags=tags(facts),
+        created_at=_FIRST_DAY_S + rng.randrange(_YEAR_S),
     )
 
 

@@ -11,8 +11,9 @@ from lookalike.errors import InvalidRequest, NotFound, Unavailable
 from protos.lookalike.v1 import catalog_pb2
 from protos.lookalike.v1.types_pb2 import Product
 from server.admission import Admission
+from server.filters import check_filter
 from server.metrics import watched
-from server.requests import MAX_LIMIT, check_filter, check_product_id
+from server.requests import MAX_LIMIT, check_product_id
 from server.shards import Fleet
 from server.topology import Snapshot
 

@@ -14,6 +14,7 @@ from lookalike.errors import InvalidRequest
 from lookalike.vectors import F32, normalised, unpack
 from protos.lookalike.v1 import search_pb2, types_pb2
 from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
+from server.filters import check_filter
 from server.spaces import SPACES, space_name
 
 MAX_EXAMPLES = 16
@@ -22,7 +23,6 @@ DEFAULT_LIMIT = 10
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 64 << 10
 MAX_IMAGE_BYTES = 8 << 20
-MAX_FILTER_VALUES = 100
 MAX_DIM = 65536
 MAX_CATEGORIES = 100
 DEFAULT_CATEGORIES = 5
@@ -254,33 +254,3 @@ def combined(vectors: Sequence[F32], weights: Sequence[float]) -> F32:
     if norm < 1e-6:
         raise InvalidRequest("examples", "cancel each other out: their weighted sum is the zero vector")
     return (total / norm).astype(np.float32)
-
-
-def check_filter(given: types_pb2.Filter) -> types_pb2.Filter:
-    """The filter in canonical form (lists sorted, without repetition): equal filters have equal bytes.
-
-    Raises InvalidRequest for too many values, an empty value, a price that is no number, or a range that is empty.
-    """
-    if not given.ByteSize():
-        return given
-    canonical = types_pb2.Filter()
-    canonical.CopyFrom(given)
-    for name in ("category_in", "category_not_in", "shop_in", "shop_not_in"):
-        values = getattr(canonical, name)
-        if len(values) > MAX_FILTER_VALUES:
-            raise InvalidRequest(f"filter.{name}", f"{len(values)} values; {MAX_FILTER_VALUES} are the most")
-        if "" in values:
-            raise InvalidRequest(f"filter.{name}", "has an empty value")
-        unique = sorted(set(values))
-        del values[:]
-        values.extend(unique)
-    for name in ("min_price", "max_price"):
-        if not math.isfinite(getattr(canonical, name)):
-            raise InvalidRequest(f"filter.{name}", "is not a finite number")
-    if (
-        canonical.HasField("min_price")
-        and canonical.HasField("max_price")
-        and canonical.min_price > canonical.max_price
-    ):
-        raise InvalidRequest("filter.max_price", "is below min_price: nothing can pass")
-    return canonical

@@ -1,37 +1,71 @@
-"""Which rows pass a `Filter`: over dictionary codes, as bits for faiss. Pure."""
+"""Which rows pass a `Filter`: over whole columns and their dictionary codes. Pure."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 
 from index.kinds.passing import Mask, Passing
 from index.storage.attributes import Attributes
 from index.storage.strings import SortedStrings
-from protos.lookalike.v1 import types_pb2
+from protos.lookalike.v1.types_pb2 import Filter
 
 
-def mask_of(attributes: Attributes, condition: types_pb2.Filter) -> Mask:
-    """Which rows meet every condition that is set. A filter that makes no sense passes nothing."""
+def mask_of(attributes: Attributes, condition: Filter) -> Mask:
+    """Which rows meet every condition that is set. One that makes no sense passes nothing: gateways have refused it."""
     passes = np.ones(len(attributes), dtype=np.bool_)
-    if condition.category_in:
-        passes &= _below(attributes.categories, condition.category_in)[attributes.category_codes]
-    if condition.category_not_in:
-        passes &= ~_below(attributes.categories, condition.category_not_in)[attributes.category_codes]
-    if condition.shop_in:
-        passes &= _equal(attributes.shops, condition.shop_in)[attributes.shop_codes]
-    if condition.shop_not_in:
-        passes &= ~_equal(attributes.shops, condition.shop_not_in)[attributes.shop_codes]
-    if condition.HasField("min_price"):
-        passes &= attributes.prices >= condition.min_price
-    if condition.HasField("max_price"):
-        passes &= attributes.prices <= condition.max_price
-    if condition.HasField("in_stock"):
-        passes &= attributes.in_stock == condition.in_stock
+    for mask in chain(_values(attributes, condition), _tags(attributes, condition), _groups(attributes, condition)):
+        passes &= mask
     return passes
+
+
+def _values(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
+    if condition.category_in:
+        yield _below(attributes.categories, condition.category_in)[attributes.category_codes]
+    if condition.category_not_in:
+        yield ~_below(attributes.categories, condition.category_not_in)[attributes.category_codes]
+    if condition.shop_in:
+        yield _equal(attributes.shops, condition.shop_in)[attributes.shop_codes]
+    if condition.shop_not_in:
+        yield ~_equal(attributes.shops, condition.shop_not_in)[attributes.shop_codes]
+    if condition.HasField("min_price"):
+        yield attributes.prices >= condition.min_price
+    if condition.HasField("max_price"):
+        yield attributes.prices <= condition.max_price
+    if condition.HasField("in_stock"):
+        yield attributes.in_stock == condition.in_stock
+    if condition.HasField("created_after"):
+        yield attributes.created > condition.created_after
+
+
+def _tags(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
+    if condition.tags_any:
+        yield _tagged(attributes, condition.tags_any) > 0
+    if condition.tags_all:
+        yield _tagged(attributes, condition.tags_all) == len(set(condition.tags_all))
+    if condition.tags_none:
+        yield _tagged(attributes, condition.tags_none) == 0
+
+
+def _groups(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
+    if condition.any_of:
+        yield np.logical_or.reduce([mask_of(attributes, each) for each in condition.any_of])
+    yield from (mask_of(attributes, each) for each in condition.all_of)
+    yield from (~mask_of(attributes, each) for each in condition.none_of)
+
+
+def _tagged(attributes: Attributes, tags: Iterable[str]) -> npt.NDArray[np.int32]:
+    """How many of `tags` each row has. A row has a tag once."""
+    chosen = _equal(attributes.tags, tags)[attributes.tag_codes]
+    so_far = np.zeros(len(chosen) + 1, dtype=np.int32)
+    np.cumsum(chosen, out=so_far[1:])
+    offsets = attributes.tag_offsets
+    return so_far[offsets[1:]] - so_far[offsets[:-1]]
 
 
 def _equal(known: SortedStrings, values: Iterable[str]) -> Mask:

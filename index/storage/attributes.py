@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from index.storage import tags
 from index.storage.strings import SortedStrings, Strings
 from lookalike.errors import BadArtifact, BadCatalogue
+from lookalike.instants import MAX_UNIX_S
 from protos.lookalike.v1 import types_pb2
 
 _TEXT = pa.large_string()
@@ -32,11 +33,17 @@ CATALOGUE: dict[str, pa.DataType] = {
     "image": _TEXT,
     "url": _TEXT,
     "tags": _TAGS,
+    "created_at": pa.int64(),
 }
 # What is on disk: as above, what filters look at by code, and each product ready to be sent.
 SCHEMA = pa.schema(
-    [pa.field(name, _CODED if name in ("category", "shop") else kind) for name, kind in CATALOGUE.items()]
-    + [pa.field("product", pa.large_binary())]
+    {
+        **CATALOGUE,
+        "category": _CODED,
+        "shop": _CODED,
+        "tags": pa.large_list(_CODED),
+        "product": pa.large_binary(),
+    }
 )
 ID_BYTES = 256
 # A hit carries its product, all of whose fields may be as long as they may; 1,000 hits of 12 KiB are less than half of
@@ -58,6 +65,11 @@ class Attributes:
         self.shop_codes: npt.NDArray[np.int32] = batch["shop"].indices.to_numpy()
         self.prices: npt.NDArray[np.float64] = batch["price"].to_numpy()
         self.in_stock: npt.NDArray[np.bool_] = batch["in_stock"].to_numpy(zero_copy_only=False)
+        self.created: npt.NDArray[np.int64] = batch["created_at"].to_numpy()
+        # The tags of row i are those of the codes tag_codes[tag_offsets[i] : tag_offsets[i + 1]].
+        self.tags = SortedStrings(batch["tags"].values.dictionary)
+        self.tag_codes: npt.NDArray[np.int32] = batch["tags"].values.indices.to_numpy()
+        self.tag_offsets: npt.NDArray[np.int64] = batch["tags"].offsets.to_numpy()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,6 +91,8 @@ def write(path: Path, products: pa.Table) -> None:
     columns = {name: products[name].combine_chunks() for name in CATALOGUE}
     for name in ("category", "shop"):
         columns[name] = _coded(columns[name])
+    listed = columns["tags"]
+    columns["tags"] = pa.LargeListArray.from_arrays(listed.offsets, _coded(listed.values))
     columns["product"] = pa.array(_serialized(products), type=pa.large_binary())
     batch = pa.record_batch([columns[field.name] for field in SCHEMA], schema=SCHEMA)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
@@ -94,8 +108,11 @@ def checked(products: pa.Table) -> pa.Table:
         raise BadCatalogue(f"unknown columns {sorted(unknown)}; known are {', '.join(CATALOGUE)}")
     if "id" not in products.column_names:
         raise BadCatalogue("no column `id`")
-    columns = {name: _column(products, name, kind) for name, kind in CATALOGUE.items() if name != "tags"}
-    columns["tags"] = _tags(products)
+    made = {"tags": _tags, "created_at": _created}
+    columns = {
+        name: made[name](products) if name in made else _column(products, name, kind)
+        for name, kind in CATALOGUE.items()
+    }
     _refuse_first(pc.less(pc.binary_length(columns["id"]), 1), "has no id")
     _refuse_first(pc.greater(pc.binary_length(columns["id"]), ID_BYTES), f"has an id over {ID_BYTES} bytes")
     _refuse_first(pc.invert(pc.is_finite(columns["price"])), "has a price that is not finite")
@@ -144,6 +161,22 @@ def _tags(products: pa.Table) -> pa.ChunkedArray:
         except ValueError as error:
             raise BadCatalogue(f"row {row} has {error}") from None
     return pa.chunked_array([pa.array(rows, _TAGS)])
+
+
+def _created(products: pa.Table) -> pa.ChunkedArray:
+    """Whole seconds since 1970, or timestamps (in UTC where they state no zone); where none is stated, 0."""
+    if "created_at" not in products.column_names:
+        return pa.chunked_array([pa.repeat(pa.scalar(0, pa.int64()), products.num_rows)])
+    column = products["created_at"]
+    kind = column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_null(kind)):
+        raise BadCatalogue(f"column created_at is {kind}, neither whole seconds since 1970 nor timestamps")
+    if pa.types.is_timestamp(kind):
+        column = pc.floor_temporal(column, unit="second").cast(pa.timestamp("s", kind.tz))
+    seconds = column.cast(pa.int64()).fill_null(0)
+    _refuse_first(pc.less(seconds, 0), "was created before 1970")
+    _refuse_first(pc.greater(seconds, MAX_UNIX_S), "was created after the year 5138: seconds are meant")
+    return seconds
 
 
 def _is_list_of_text(given: pa.DataType) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from index.storage.names import number_of
 from lookalike.errors import BadArtifact
 
-FORMAT = 2  # Since products have tags.
+FORMAT = 3  # Since tags have codes and products a time.
 EXACT = "Flat"
 
 

@@ -115,6 +115,7 @@ class Product(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """1..256 bytes of UTF-8, unique in the catalogue."""
     title: _builtins.str
@@ -131,6 +132,8 @@ class Product(_message.Message):
     image: _builtins.str
     """Where the photo is, as the catalogue states it; empty: the product has none."""
     url: _builtins.str
+    created_at: _builtins.int
+    """Seconds since 1970 in UTC; 0: the catalogue does not say."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other labels: "colour:red", "women". At most 32 of at most 64 bytes."""
@@ -149,10 +152,11 @@ class Product(_message.Message):
         image: _builtins.str = ...,
         url: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        created_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "currency", b"currency", "description", b"description", "id", b"id", "image", b"image", "in_stock", b"in_stock", "price", b"price", "shop", b"shop", "tags", b"tags", "title", b"title", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "created_at", b"created_at", "currency", b"currency", "description", b"description", "id", b"id", "image", b"image", "in_stock", b"in_stock", "price", b"price", "shop", b"shop", "tags", b"tags", "title", b"title", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,7 +164,9 @@ Global___Product: _TypeAlias = Product  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):
-    """A conjunction: a product passes when it passes every condition that is set. An empty filter lets all products pass."""
+    """A conjunction: a product passes when it passes every condition that is set. An empty filter lets all products pass.
+    The filters in a filter make AND, OR and NOT of any shape, 4 deep and 32 together at most; none of them is empty.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -171,11 +177,20 @@ class Filter(_message.Message):
     MIN_PRICE_FIELD_NUMBER: _builtins.int
     MAX_PRICE_FIELD_NUMBER: _builtins.int
     IN_STOCK_FIELD_NUMBER: _builtins.int
+    CREATED_AFTER_FIELD_NUMBER: _builtins.int
+    TAGS_ANY_FIELD_NUMBER: _builtins.int
+    TAGS_ALL_FIELD_NUMBER: _builtins.int
+    TAGS_NONE_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    ALL_OF_FIELD_NUMBER: _builtins.int
+    NONE_OF_FIELD_NUMBER: _builtins.int
     min_price: _builtins.float
     """Inclusive."""
     max_price: _builtins.float
     """Inclusive."""
     in_stock: _builtins.bool
+    created_after: _builtins.int
+    """Seconds since 1970 in UTC, exclusive: a product of unknown time does not pass."""
     @_builtins.property
     def category_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """A category stands for itself and all below it: "fashion" lets "fashion/shoes" pass. At most 100 of each."""
@@ -186,6 +201,30 @@ class Filter(_message.Message):
     def shop_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def shop_not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def tags_any(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """It has at least one of these. At most 100 of each."""
+
+    @_builtins.property
+    def tags_all(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """It has each of these."""
+
+    @_builtins.property
+    def tags_none(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """It has none of these."""
+
+    @_builtins.property
+    def any_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
+        """It passes at least one of these."""
+
+    @_builtins.property
+    def all_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
+        """It passes each of these."""
+
+    @_builtins.property
+    def none_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
+        """It passes none of these."""
+
     def __init__(
         self,
         *,
@@ -196,17 +235,28 @@ class Filter(_message.Message):
         min_price: _builtins.float | None = ...,
         max_price: _builtins.float | None = ...,
         in_stock: _builtins.bool | None = ...,
+        created_after: _builtins.int | None = ...,
+        tags_any: _abc.Iterable[_builtins.str] | None = ...,
+        tags_all: _abc.Iterable[_builtins.str] | None = ...,
+        tags_none: _abc.Iterable[_builtins.str] | None = ...,
+        any_of: _abc.Iterable[Global___Filter] | None = ...,
+        all_of: _abc.Iterable[Global___Filter] | None = ...,
+        none_of: _abc.Iterable[Global___Filter] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_in_stock", b"_in_stock", "_max_price", b"_max_price", "_min_price", b"_min_price", "in_stock", b"in_stock", "max_price", b"max_price", "min_price", b"min_price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_in_stock", b"_in_stock", "_max_price", b"_max_price", "_min_price", b"_min_price", "created_after", b"created_after", "in_stock", b"in_stock", "max_price", b"max_price", "min_price", b"min_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_stock", b"_in_stock", "_max_price", b"_max_price", "_min_price", b"_min_price", "category_in", b"category_in", "category_not_in", b"category_not_in", "in_stock", b"in_stock", "max_price", b"max_price", "min_price", b"min_price", "shop_in", b"shop_in", "shop_not_in", b"shop_not_in"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_in_stock", b"_in_stock", "_max_price", b"_max_price", "_min_price", b"_min_price", "all_of", b"all_of", "any_of", b"any_of", "category_in", b"category_in", "category_not_in", b"category_not_in", "created_after", b"created_after", "in_stock", b"in_stock", "max_price", b"max_price", "min_price", b"min_price", "none_of", b"none_of", "shop_in", b"shop_in", "shop_not_in", b"shop_not_in", "tags_all", b"tags_all", "tags_any", b"tags_any", "tags_none", b"tags_none"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__created_after: _TypeAlias = _typing.Literal["created_after"]  # noqa: Y015
+    _WhichOneofArgType__created_after: _TypeAlias = _typing.Literal["_created_after", b"_created_after"]  # noqa: Y015
     _WhichOneofReturnType__in_stock: _TypeAlias = _typing.Literal["in_stock"]  # noqa: Y015
     _WhichOneofArgType__in_stock: _TypeAlias = _typing.Literal["_in_stock", b"_in_stock"]  # noqa: Y015
     _WhichOneofReturnType__max_price: _TypeAlias = _typing.Literal["max_price"]  # noqa: Y015
     _WhichOneofArgType__max_price: _TypeAlias = _typing.Literal["_max_price", b"_max_price"]  # noqa: Y015
     _WhichOneofReturnType__min_price: _TypeAlias = _typing.Literal["min_price"]  # noqa: Y015
     _WhichOneofArgType__min_price: _TypeAlias = _typing.Literal["_min_price", b"_min_price"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__created_after) -> _WhichOneofReturnType__created_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__in_stock) -> _WhichOneofReturnType__in_stock | None: ...
     @_typing.overload

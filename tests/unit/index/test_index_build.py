@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,10 @@ def broken(column: str, values: list[object]) -> pa.Table:
         (broken("tags", ["a", "b||c"]), "row 1 has an empty tag"),
         (broken("tags", [[], ["x" * 65]]), "row 1 has a tag of 65 bytes, 64 are allowed"),
         (broken("tags", ["|".join(map(str, range(33)))]), "row 0 has 33 tags, 32 are allowed"),
+        (broken("created_at", ["2025-11-25"]), "column created_at is string, neither whole seconds"),
+        (broken("created_at", [1.5]), "column created_at is double, neither whole seconds"),
+        (broken("created_at", [0, -1]), "row 1 was created before 1970"),
+        (broken("created_at", [1_764_062_700_000]), "row 0 was created after the year 5138"),
         (broken("in_stock", ["yes"]), "column in_stock is string, not bool"),
         (broken("description", ["x", "x" * (DESCRIPTION_BYTES + 1)]), "row 1 has a description over"),
         (broken("title", ["x", "x" * PRODUCT_BYTES]), "product 'p1' has over"),
@@ -188,6 +193,23 @@ def test_a_product_has_no_tags_unless_they_are_given(tmp_path: Path) -> None:
     assert len({version.current(tmp_path / how) for how in ("none", "null", "empty")}) == 1
     (data, _) = opened(tmp_path / "none", 0).page(Filter(), "").products
     assert not Product.FromString(data).tags
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pa.array([1_764_062_700, None], pa.int32()),
+        pa.array([datetime(2025, 11, 25, 9, 25, 0, 900_000), None], pa.timestamp("us")),
+        pa.array([datetime(2025, 11, 25, 9, 25, tzinfo=UTC), None], pa.timestamp("ns", "Asia/Tokyo")),
+    ],
+    ids=lambda given: str(given.type),
+)
+def test_times_are_seconds_or_timestamps_and_come_with_their_product(tmp_path: Path, given: pa.Array) -> None:
+    build(tmp_path, pa.table({"id": ["a", "b"], "created_at": given}), {}, shards=1)
+    shard = opened(tmp_path, 0)
+    page = shard.page(Filter(), "")
+    assert [Product.FromString(data).created_at for data in page.products] == [1_764_062_700, 0]
+    assert list(shard.page(Filter(created_after=1_764_062_699), "").ids) == ["a"]
 
 
 def with_value(row: int, value: float) -> F32:

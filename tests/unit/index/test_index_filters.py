@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,10 @@ def table_of(path: Path, products: pa.Table) -> Attributes:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Attributes:
-    return table_of(tmp_path_factory.mktemp("table"), catalogue(10))
+    tags = [[tag for n, tag in ((2, "even"), (3, "third"), (7, "店")) if row % n == 0] for row in range(10)]
+    products = catalogue(10).append_column("tags", pa.array(tags))
+    products = products.append_column("created_at", pa.array([row * 86_400 for row in range(10)]))
+    return table_of(tmp_path_factory.mktemp("table"), products)
 
 
 def rows(table: Attributes, condition: Filter) -> list[int]:
@@ -52,6 +56,18 @@ def rows(table: Attributes, condition: Filter) -> list[int]:
         (Filter(in_stock=True), [1, 2, 3, 5, 6, 7, 9]),
         (Filter(in_stock=False), [0, 4, 8]),
         (Filter(category_in=["fashion"], shop_in=["shop 0"], in_stock=True), [6]),
+        (Filter(created_after=6 * 86_400), [7, 8, 9]),  # Exclusive.
+        (Filter(created_after=0), list(range(1, 10))),  # Not row 0, of which no time is known.
+        (Filter(tags_any=["even", "店", "none"]), [0, 2, 4, 6, 7, 8]),
+        (Filter(tags_any=["none"]), []),
+        (Filter(tags_all=["even", "third"]), [0, 6]),
+        (Filter(tags_all=["even", "even"]), [0, 2, 4, 6, 8]),
+        (Filter(tags_all=["even", "none"]), []),
+        (Filter(tags_none=["even", "third", "none"]), [1, 5, 7]),
+        (Filter(any_of=[Filter(tags_any=["店"]), Filter(max_price=2)]), [0, 1, 2, 7]),
+        (Filter(all_of=[Filter(any_of=[Filter(tags_any=["店"]), Filter(max_price=2)])], in_stock=True), [1, 2, 7]),
+        (Filter(none_of=[Filter(tags_any=["even"]), Filter(min_price=6)]), [1, 3, 5]),
+        (Filter(none_of=[Filter(none_of=[Filter(min_price=6)])]), [6, 7, 8, 9]),
     ],
 )
 def test_a_product_passes_when_it_meets_every_condition(
@@ -97,6 +113,8 @@ PRODUCTS = st.lists(
             "category": PATHS,
             "shop": st.sampled_from(["", "s", "t", "店"]),
             "price": st.sampled_from([0.0, 1.0, 2.5, 1e9]),
+            "tags": st.lists(st.sampled_from(["red", "赤"]), max_size=2, unique=True),
+            "created_at": st.integers(0, 3),
             "in_stock": st.booleans(),
             "vector": st.lists(st.integers(-2, 2), min_size=3, max_size=3).filter(any),
         }
@@ -104,16 +122,34 @@ PRODUCTS = st.lists(
     min_size=1,
     max_size=30,
 )
-FILTERS = st.builds(
-    Filter,
-    category_in=st.lists(PATHS, max_size=2),
-    category_not_in=st.lists(PATHS, max_size=2),
-    shop_in=st.lists(st.sampled_from(["", "s", "店", "none"]), max_size=2),
-    shop_not_in=st.lists(st.sampled_from(["", "s", "店", "none"]), max_size=2),
-    min_price=st.none() | st.sampled_from([0.0, 1.0, 3.0]),
-    max_price=st.none() | st.sampled_from([0.0, 1.0, 3.0]),
-    in_stock=st.none() | st.booleans(),
-)
+CATEGORIES = st.lists(PATHS, max_size=2)
+SHOPS = st.lists(st.sampled_from(["", "s", "店", "none"]), max_size=2)
+TAGS = st.lists(st.sampled_from(["red", "赤", "none"]), max_size=2)
+PRICES = st.none() | st.sampled_from([0.0, 1.0, 3.0])
+
+
+def filters(inside: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
+    groups = st.lists(inside, max_size=2)
+    return st.builds(
+        Filter,
+        category_in=CATEGORIES,
+        category_not_in=CATEGORIES,
+        shop_in=SHOPS,
+        shop_not_in=SHOPS,
+        min_price=PRICES,
+        max_price=PRICES,
+        in_stock=st.none() | st.booleans(),
+        created_after=st.none() | st.integers(0, 3),
+        tags_any=TAGS,
+        tags_all=TAGS,
+        tags_none=TAGS,
+        any_of=groups,
+        all_of=groups,
+        none_of=groups,
+    )
+
+
+FILTERS = filters(filters(st.builds(Filter, shop_in=SHOPS, tags_any=TAGS)))
 
 
 def below(category: str, path: str) -> bool:
@@ -122,6 +158,7 @@ def below(category: str, path: str) -> bool:
 
 def passes(product: dict[str, object], condition: Filter) -> bool:
     category, shop, price = str(product["category"]), product["shop"], float(str(product["price"]))
+    tags, created = set(cast("list[str]", product["tags"])), cast("int", product["created_at"])
     return (
         (not condition.category_in or any(below(category, path) for path in condition.category_in))
         and not any(below(category, path) for path in condition.category_not_in)
@@ -130,6 +167,13 @@ def passes(product: dict[str, object], condition: Filter) -> bool:
         and (not condition.HasField("min_price") or price >= condition.min_price)
         and (not condition.HasField("max_price") or price <= condition.max_price)
         and (not condition.HasField("in_stock") or product["in_stock"] == condition.in_stock)
+        and (not condition.HasField("created_after") or created > condition.created_after)
+        and (not condition.tags_any or not tags.isdisjoint(condition.tags_any))
+        and tags.issuperset(condition.tags_all)
+        and tags.isdisjoint(condition.tags_none)
+        and (not condition.any_of or any(passes(product, each) for each in condition.any_of))
+        and all(passes(product, each) for each in condition.all_of)
+        and not any(passes(product, each) for each in condition.none_of)
     )
 
 
@@ -140,7 +184,8 @@ def test_filter_and_exact_search_agree_with_a_naive_reading_of_the_contract(
 ) -> None:
     # Few distinct vectors, so that ties are common.
     vectors = normalised(np.array([product["vector"] for product in products], dtype=np.float32))
-    columns = {name: [product[name] for product in products] for name in ("category", "shop", "price", "in_stock")}
+    names = ("category", "shop", "price", "in_stock", "tags", "created_at")
+    columns = {name: [product[name] for product in products] for name in names}
     table = table_of(
         tmp_path_factory.mktemp("oracle"),
         pa.table({"id": [f"{row:03d}" for row in range(len(products))], **columns}),

@@ -11,7 +11,7 @@ import pytest
 from index.building.build import build
 from index.serving.loaded import opened
 from index.storage import version
-from index.storage.manifest import dumped, parsed
+from index.storage.manifest import FORMAT, dumped, parsed
 from lookalike.errors import BadArtifact
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 
@@ -99,9 +99,10 @@ def test_what_is_no_manifest_is_refused(text: str) -> None:
         parsed(text, "here")
 
 
-@pytest.mark.parametrize("given", [1, 3])
+@pytest.mark.parametrize("given", [FORMAT - 1, FORMAT + 1])
 def test_a_manifest_of_another_format_is_refused(given: int) -> None:
-    with pytest.raises(BadArtifact, match=f"here: has format {given}, this program reads format 2: build it again"):
+    told = f"here: has format {given}, this program reads format {FORMAT}: build it again"
+    with pytest.raises(BadArtifact, match=told):
         parsed(json.dumps({"format": given}), "here")
 
 

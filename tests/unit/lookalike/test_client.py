@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from google.protobuf.message import Message
 
 from lookalike import rpc
-from lookalike.client import AsyncClient, Client, example
+from lookalike.client import AsyncClient, Client, conditions, example
 from lookalike.deadline import Deadline
 from lookalike.errors import (
     DeadlineGone,
@@ -111,6 +113,40 @@ async def gateway() -> AsyncIterator[Gateway]:
 async def client(gateway: Gateway) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(gateway.address) as opened:
         yield opened
+
+
+async def test_conditions_make_trees(gateway: Gateway, client: AsyncClient) -> None:
+    await client.search(
+        product_id="p-9",
+        tags_all=["red"],
+        tags_none=["sale"],
+        created_after=datetime(2025, 11, 25, 9, 25, tzinfo=UTC),
+        any_of=[conditions(tags_any=["a", "b"]), conditions(none_of=[conditions(max_price=10)])],
+    )
+    assert gateway.request.filter == Filter(
+        tags_all=["red"],
+        tags_none=["sale"],
+        created_after=1_764_062_700,
+        any_of=[Filter(tags_any=["a", "b"]), Filter(none_of=[Filter(max_price=10)])],
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "field"),
+    [
+        ({"colour": ["red"]}, "filter.colour"),
+        ({"tags_any": "red"}, "filter.tags_any"),
+        ({"created_after": -1}, "filter.created_after"),
+        ({"created_after": datetime(1969, 1, 1)}, "filter.created_after"),
+    ],
+)
+async def test_what_is_no_condition_is_refused_by_name(
+    gateway: Gateway, client: AsyncClient, wanted: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await client.search(product_id="p-9", **wanted)
+    assert refused.value.field == field
+    assert not gateway.asked
 
 
 async def test_a_search_says_what_was_asked_and_gives_the_hits(gateway: Gateway, client: AsyncClient) -> None:

@@ -131,6 +131,35 @@ async def test_flags_become_the_request(ask: Ask, asked: list[SearchRequest]) ->
     ]
 
 
+async def test_tags_times_and_trees_become_the_filter(ask: Ask, asked: list[SearchRequest]) -> None:
+    words = ["--product", "p-9", "--tag", "red", "--tag", "women", "--any-tag", "a", "--not-tag", "sale"]
+    words += ["--created-after", "2025-11-25T18:25+09:00"]
+    words += ["--filter", '{"any_of": [{"tags_any": ["b"]}, {"none_of": [{"max_price": 10}]}]}']
+    assert await ask(*words) == 0
+    tree = Filter(any_of=[Filter(tags_any=["b"]), Filter(none_of=[Filter(max_price=10)])])
+    assert asked[0].filter == Filter(
+        tags_all=["red", "women"], tags_any=["a"], tags_none=["sale"], created_after=1_764_062_700, all_of=[tree]
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--filter", '{"any_of": [{"colour": "red"}]}'], 'no field named "colour" at "Filter.any_of[0]"'),
+        (["--filter", "{"], "Failed to load JSON"),
+        (["--filter", '{"max_price": "cheap"}'], "max_price"),
+        (["--created-after", "yesterday"], "neither seconds since 1970 nor a time"),
+        (["--created-after", "1764062700000"], "seconds since 1970 are meant"),
+    ],
+)
+async def test_a_filter_that_is_none_is_refused_before_anything_is_asked(
+    ask: Ask, asked: list[SearchRequest], capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert await ask("--product", "p-9", *words) == 2
+    assert said in capsys.readouterr().err
+    assert not asked
+
+
 async def test_examples_of_all_kinds_mix_in_their_order_with_their_weights(
     ask: Ask, asked: list[SearchRequest], tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,21 @@ def test_a_product_is_read_with_every_field(tmp_path: Path) -> None:
 def test_all_three_kinds_of_file_say_the_same(tmp_path: Path, kind: str) -> None:
     rows: list[dict[str, Any]] = [
         {"id": "a1", "title": '赤い 靴, "red"', "category": "fashion/shoes", "price": 1200.5, "in_stock": False,
-         "tags": ("colour:red", "women")},
-        {"id": "a2", "title": "two\nlines", "category": "home", "price": 0.0, "in_stock": True, "tags": ()},
+         "tags": ("colour:red", "women"), "created_at": 1764062700},
+        {"id": "a2", "title": "two\nlines", "category": "home", "price": 0.0, "in_stock": True, "tags": (),
+         "created_at": 0},
     ]  # fmt: skip
     if kind == "jsonl":
         (tmp_path / "products.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "products.parquet")
+        created = pa.array([datetime(2025, 11, 25, 9, 25), None])
+        products = pa.Table.from_pylist(rows).drop_columns("created_at").append_column("created_at", created)
+        pq.write_table(products, tmp_path / "products.parquet")
     else:
         csv = (
-            "id,title,category,price,in_stock,tags\n"
-            'a1,"赤い 靴, ""red""",fashion/shoes,1200.5,no,women|colour:red\na2,"two\nlines",home,,,\n'
+            "id,title,category,price,in_stock,tags,created_at\n"
+            'a1,"赤い 靴, ""red""",fashion/shoes,1200.5,no,women|colour:red,2025-11-25T09:25\n'
+            'a2,"two\nlines",home,,,,\n'
         )
         table(tmp_path, csv)
 
@@ -99,6 +104,13 @@ def test_all_three_kinds_of_file_say_the_same(tmp_path: Path, kind: str) -> None
         ({"tags": ["\ud800"]}, Reason.BAD_TEXT),
         ({"tags": {"colour": "red"}}, Reason.BAD_TEXT),
         ({"tags": True}, Reason.BAD_TEXT),
+        ({"created_at": -1}, Reason.BAD_CREATED_AT),
+        ({"created_at": 1.5}, Reason.BAD_CREATED_AT),
+        ({"created_at": True}, Reason.BAD_CREATED_AT),
+        ({"created_at": "yesterday"}, Reason.BAD_CREATED_AT),
+        ({"created_at": "1969-12-31"}, Reason.BAD_CREATED_AT),
+        ({"created_at": 1_764_062_700_000}, Reason.BAD_CREATED_AT),  # Milliseconds.
+        ({"created_at": "9" * 5000}, Reason.BAD_CREATED_AT),
         ({"image": "/etc/passwd"}, Reason.BAD_IMAGE_PATH),
         ({"image": "../a.png"}, Reason.BAD_IMAGE_PATH),
         ({"image": "images/../../a.png"}, Reason.BAD_IMAGE_PATH),
@@ -133,6 +145,12 @@ def test_a_bad_field_is_a_reject_with_its_reason(tmp_path: Path, fields: dict[st
         ({"in_stock": None}, {"in_stock": True}),
         ({"image": None}, {"image": ""}),
         ({"category": " home "}, {"category": "home"}),
+        ({"created_at": None}, {"created_at": 0}),
+        ({"created_at": ""}, {"created_at": 0}),
+        ({"created_at": "1764062700"}, {"created_at": 1_764_062_700}),
+        ({"created_at": "2025-11-25"}, {"created_at": 1_764_028_800}),
+        ({"created_at": "2025-11-25T09:25:00.9Z"}, {"created_at": 1_764_062_700}),
+        ({"created_at": "2025-11-25T18:25+09:00"}, {"created_at": 1_764_062_700}),
         ({"tags": None}, {"tags": ()}),
         ({"tags": ""}, {"tags": ()}),
         ({"tags": []}, {"tags": ()}),

@@ -1,0 +1,85 @@
+"""Filters: what is refused, by field, and what filters of one meaning share."""
+
+from __future__ import annotations
+
+import pytest
+
+from lookalike.errors import InvalidRequest
+from lookalike.instants import MAX_UNIX_S
+from protos.lookalike.v1.types_pb2 import Filter
+from server.filters import MAX_DEPTH, MAX_FILTERS, MAX_VALUES, check_filter
+
+
+def nested(depth: int) -> Filter:
+    """A filter with a filter in it, so many times."""
+    return Filter(any_of=[nested(depth - 1)]) if depth else Filter(in_stock=True)
+
+
+SHOPS = [Filter(shop_in=[f"shop {i}"]) for i in range(MAX_FILTERS)]
+SENSELESS: dict[str, tuple[Filter, str]] = {
+    "too many shops": (Filter(shop_in=map(str, range(MAX_VALUES + 1))), "filter.shop_in"),
+    "too many tags": (Filter(tags_all=map(str, range(MAX_VALUES + 1))), "filter.tags_all"),
+    "an empty category": (Filter(category_in=[""]), "filter.category_in"),
+    "an empty tag": (Filter(tags_none=["a", ""]), "filter.tags_none"),
+    "a price that is NaN": (Filter(min_price=float("nan")), "filter.min_price"),
+    "a price that is infinite": (Filter(max_price=float("inf")), "filter.max_price"),
+    "an empty price range": (Filter(min_price=2, max_price=1), "filter.max_price"),
+    "a time before 1970": (Filter(created_after=-1), "filter.created_after"),
+    "a time in milliseconds": (Filter(created_after=1_764_062_700_000), "filter.created_after"),
+    "a filter in it that is empty": (Filter(any_of=[SHOPS[0], Filter()]), "filter.any_of[1]"),
+    "a fault deep inside": (
+        Filter(any_of=[SHOPS[0], Filter(none_of=[Filter(min_price=2, max_price=1)])]),
+        "filter.any_of[1].none_of[0].max_price",
+    ),
+    "too deep": (nested(MAX_DEPTH + 1), "filter" + ".any_of[0]" * (MAX_DEPTH + 1)),
+    "far too deep": (nested(60), "filter" + ".any_of[0]" * (MAX_DEPTH + 1)),
+    "too many filters": (Filter(any_of=SHOPS, none_of=SHOPS[:1]), "filter"),
+}
+
+
+@pytest.mark.parametrize(("given", "field"), SENSELESS.values(), ids=SENSELESS)
+def test_a_filter_without_sense_is_refused_with_its_field(given: Filter, field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check_filter(given)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        nested(MAX_DEPTH),
+        Filter(any_of=SHOPS),
+        Filter(shop_in=map(str, range(MAX_VALUES)), tags_none=map(str, range(MAX_VALUES)), created_after=MAX_UNIX_S),
+        Filter(min_price=-1, max_price=-1, created_after=0),
+    ],
+)
+def test_at_every_bound_a_filter_still_passes(given: Filter) -> None:
+    assert check_filter(given).ByteSize()
+
+
+def test_filters_of_one_meaning_have_equal_bytes_whatever_their_order() -> None:
+    def serialized(given: Filter) -> bytes:
+        return check_filter(given).SerializeToString()
+
+    assert serialized(Filter(shop_in=["b", "a", "b"])) == serialized(Filter(shop_in=["a", "b"]))
+    one, other = Filter(tags_any=["x", "y"]), Filter(tags_any=["y", "x", "y"])
+    assert serialized(Filter(any_of=[one, SHOPS[1], SHOPS[0]])) == serialized(Filter(any_of=[*SHOPS[:2], other, one]))
+    assert serialized(Filter()) == b""
+
+
+def test_filters_of_other_meaning_have_other_bytes() -> None:
+    conditions = [
+        Filter(tags_any=["x"]),
+        Filter(tags_all=["x"]),
+        Filter(tags_none=["x"]),
+        Filter(created_after=0),
+        Filter(created_after=1),
+        Filter(),
+    ]
+    trees = [
+        tree
+        for each in conditions[:-1]
+        for tree in (Filter(any_of=[each]), Filter(all_of=[each]), Filter(none_of=[each]))
+    ]
+    given = [*conditions, *trees]
+    assert len({check_filter(each).SerializeToString() for each in given}) == len(given)
