@@ -22,6 +22,9 @@ MAX_BYTES: Final = 8 << 20
 # (two canvases, their bytes, Pillow's image): 400 MB at the worst. A PNG, GIF or BMP takes 4, and an eighth of 8 more.
 MAX_PIXELS: Final = 50_000_000
 MAX_WEBP_PIXELS: Final = 25_000_000
+# A JPEG of one scan is scaled down while it is decoded, a row of blocks at a time: so large a square takes 20 MB. The
+# most, 310 MB, takes one of 65,500 × 895, which is too flat to be scaled. At 178,956,970 pixels Pillow itself gives up.
+MAX_STREAMED_PIXELS: Final = 150_000_000
 MAX_SIDE_PX: Final = 65_535  # What a JPEG can be; a picture a pixel high and millions wide is an attack.
 
 _SIGNATURES: Final = {
@@ -31,6 +34,10 @@ _SIGNATURES: Final = {
     "GIF": re.compile(rb"GIF8[79]a"),
     "BMP": re.compile(rb"BM"),
 }
+# Markers of a JPEG's segments: sequential frames by Huffman codes; a scan; tables, intervals, APP0 to 15, comments.
+_SEQUENTIAL: Final = (0xC0, 0xC1)
+_START_OF_SCAN: Final = 0xDA
+_BESIDE: Final = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)
 _SIZE: Final = (SIDE_PX, SIDE_PX)
 # Above so many pixels the square is made in bands, so that an eighth of the picture is held in colour at a time.
 _WHOLE_PIXELS: Final = 4_000_000
@@ -54,18 +61,19 @@ def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
     Type, bytes and pixels are checked by the header, before anything is decoded. Raises BadImage; safe in threads.
     """
     kind = _kind(data)
+    max_pixels = _max_pixels(kind, data)
     if _PILLOW_IS_QUIET not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
-            _check_size(*image.size, MAX_WEBP_PIXELS if kind == "WebP" else MAX_PIXELS)
+            _check_size(*image.size, max_pixels)
             return np.array(_pixels(image), dtype=np.uint8)
     except BadImage:
         raise
     except UnidentifiedImageError:
         raise BadImage(f"its {kind} header is damaged") from None
     except Image.DecompressionBombError:
-        raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
+        raise BadImage(f"far more than {max_pixels:,} pixels, which are allowed") from None
     except Exception as error:  # Pillow says "bad bytes" with OSError, ValueError, SyntaxError, TypeError, and others.
         raise BadImage(f"a damaged {kind}: {error or type(error).__name__}") from error
 
@@ -79,6 +87,31 @@ def _kind(data: bytes) -> str:
         if signature.match(data):
             return kind
     raise BadImage(f"not one of {', '.join(_SIGNATURES)}")
+
+
+def _max_pixels(kind: str, data: bytes) -> int:
+    if kind == "WebP":
+        return MAX_WEBP_PIXELS
+    return MAX_STREAMED_PIXELS if kind == "JPEG" and _is_one_scan(data) else MAX_PIXELS
+
+
+def _is_one_scan(data: bytes) -> bool:
+    """Whether a JPEG is sequential, with all components in its first scan (ITU-T T.81, annex B).
+
+    Of all others, progressive ones among them, libjpeg keeps every coefficient. What does not lie segment by segment is
+    taken for one of these, though libjpeg may read it.
+    """
+    at, components = 2, 0
+    while len(head := data[at : at + 10]) == 10 and head[0] == 0xFF:
+        marker, length = head[1], int.from_bytes(head[2:4])
+        if marker in _SEQUENTIAL:
+            components = head[9]
+        elif marker == _START_OF_SCAN:
+            return head[4] == components
+        elif marker not in _BESIDE:
+            return False
+        at += 2 + length
+    return False
 
 
 def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:

@@ -34,7 +34,9 @@ class Example(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     image: _builtins.bytes
-    """An encoded photo (JPEG, PNG, WebP, GIF, BMP): at most 8 MB and 50 megapixels (WebP: 25)."""
+    """An encoded photo (JPEG, PNG, WebP, GIF, BMP): at most 8 MB and 50 megapixels, of a WebP 25, of a JPEG that is not
+    progressive 150.
+    """
     text: _builtins.str
     """A title or a phrase: at most 64 KiB of UTF-8."""
     vector: _builtins.bytes

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from encoders.image import photos as images
-from encoders.image.photos import MAX_BYTES, MAX_PIXELS, BadImage, preprocess
+from encoders.image.photos import MAX_BYTES, MAX_PIXELS, MAX_STREAMED_PIXELS, BadImage, preprocess
 from pipeline import photos
 from server import encoding
 
@@ -229,8 +229,45 @@ def test_fifty_megapixels_are_allowed() -> None:
     assert preprocess(encoded(Image.new("L", (10_000, 5_000), 7), compress_level=1)).max() == 7
 
 
+def jpeg_header(width_px: int, height_px: int, **options: Any) -> bytes:
+    """A JPEG that promises so many pixels and has few."""
+    data = encoded(noise(16, 16), "JPEG", **options)
+    frame = data.index(b"\xff\xc2" if options.get("progressive") else b"\xff\xc0") + 5
+    return data[:frame] + struct.pack(">HH", height_px, width_px) + data[frame + 4 :]
+
+
+def test_a_jpeg_of_one_scan_may_have_150_megapixels() -> None:
+    photo = Image.new("L", (12_500, 12_000), 200)
+    assert photo.width * photo.height == MAX_STREAMED_PIXELS
+    assert preprocess(encoded(photo, "JPEG")).min() == 200
+    for size in ((12_500, 12_001), (60_000, 60_000)):  # For the second one Pillow has an error.
+        with pytest.raises(BadImage, match="150,000,000"):
+            preprocess(jpeg_header(*size))
+
+
+def test_a_progressive_jpeg_may_have_50_megapixels() -> None:
+    with pytest.raises(BadImage, match="10000 × 5001 pixels, 50,000,000 are allowed"):
+        preprocess(jpeg_header(10_000, 5_001, progressive=True))
+
+
+@pytest.mark.parametrize(
+    ("found", "instead"),
+    [
+        pytest.param(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x0c\x01", id="a scan for each component"),
+        pytest.param(b"\xff\xda", b"\0\xff\xda", id="bytes between segments"),
+        pytest.param(b"\xff\xda", b"\xff\xff\xda", id="filling"),
+        pytest.param(b"\xff\xc0", b"\xff\xc9", id="arithmetic codes"),
+    ],
+)
+def test_a_jpeg_that_is_not_plainly_of_one_scan_may_have_50_megapixels(found: bytes, instead: bytes) -> None:
+    data = jpeg_header(10_000, 5_001)
+    assert found in data
+    with pytest.raises(BadImage, match="10000 × 5001 pixels, 50,000,000 are allowed"):
+        preprocess(data.replace(found, instead, 1))
+
+
 def test_a_large_jpeg_is_decoded_at_an_eighth() -> None:
-    """In a process of its own, whose peak memory can be read: 49 megapixels are 147 MB as RGB."""
+    """In a process of its own, whose peak memory can be read: 100 megapixels are 300 MB as RGB."""
     script = """
 import pathlib, sys
 from encoders.image.photos import preprocess
@@ -243,7 +280,7 @@ before = peak_kib()
 assert preprocess(data).shape == (224, 224, 3)
 print(peak_kib() - before)
 """
-    data = encoded(Image.new("RGB", (7_000, 7_000), "red"), "JPEG")
+    data = encoded(Image.new("RGB", (10_000, 10_000), "red"), "JPEG")
     done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
     assert int(done.stdout) < 60_000
 
