@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 import grpc.aio
@@ -62,6 +63,25 @@ async def serve(
         log.info("draining for at most %g s", settings.drain_s)
         await server.stop(settings.drain_s)
         log.info("stopped")
+
+
+@asynccontextmanager
+async def alongside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """`work` goes on beside what is done inside. Should it fail, the process must not go on without it: SIGTERM."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_stop_if_broken)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _stop_if_broken(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("cannot go on", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _bound(server: grpc.aio.Server, settings: ProcessSettings) -> int:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import signal
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import grpc
@@ -26,8 +23,6 @@ from server.search import Searcher
 from server.settings import GatewaySettings
 from server.shards import Fleet
 from server.single_flight import SingleFlight
-
-log = logging.getLogger(__name__)
 
 SEARCH = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
 CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["Catalog"]
@@ -75,23 +70,12 @@ def gateway(settings: GatewaySettings) -> Gateway:
 async def serve(settings: GatewaySettings) -> None:
     """Until a signal ends it; ready once every shard serves one version."""
     made = gateway(settings)
-    refreshing = asyncio.create_task(made.fleet.keep_fresh())
-    refreshing.add_done_callback(_stop_if_broken)
     services = (SEARCH.full_name, CATALOG.full_name)
     try:
-        await lifecycle.serve(settings, made.handlers, services=services, warm_up=made.fleet.until_whole)
+        async with lifecycle.alongside(made.fleet.keep_fresh()):
+            await lifecycle.serve(settings, made.handlers, services=services, warm_up=made.fleet.until_whole)
     finally:
-        refreshing.cancel()
-        with suppress(asyncio.CancelledError):
-            await refreshing
         await made.close()
-
-
-def _stop_if_broken(refreshing: asyncio.Task[None]) -> None:
-    """A gateway that no longer learns what its shards serve must not go on as if it did."""
-    if not refreshing.cancelled() and (error := refreshing.exception()) is not None:
-        log.critical("cannot go on without knowing the shards", exc_info=error)
-        signal.raise_signal(signal.SIGTERM)
 
 
 def _cache(settings: GatewaySettings) -> Cache:
