@@ -131,7 +131,11 @@ def _serve(
     text_encoder = None
     if index.text_artifact is not None:
         text_encoder = roles.text_encoder(index.text_artifact, text_port, product_artifact=index.product_artifact)
-    shards = [roles.shard(index.location, number, shard_port) for number, shard_port in enumerate(shard_ports)]
+    # The text encoder that starts with them is of this version, and follows no other.
+    shards = [
+        roles.shard(index.location, number, shard_port, version=index.version)
+        for number, shard_port in enumerate(shard_ports)
+    ]
     gateway = roles.gateway(
         shards, port, metrics_port=metrics_port, model_server=model_server, text_encoder=text_encoder, redis=cache
     )

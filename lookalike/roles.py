@@ -29,8 +29,10 @@ def lookalike(*words: str | Path | int) -> list[str]:
     return [sys.executable, "-m", "lookalike", *map(str, words)]
 
 
-def shard(location: Path, number: int, port: int) -> Role:
-    return _serving(f"shard {number}", port, "shard", "--location", location, "--shard", number)
+def shard(location: Path, number: int, port: int, *, version: str = "") -> Role:
+    """version: to be served for ever; empty: the current one, whichever that comes to be."""
+    words: list[str | Path | int] = ["--location", location, "--shard", number, "--version", version]
+    return _serving(f"shard {number}", port, "shard", *words)
 
 
 def text_encoder(artifact: Path, port: int, *, product_artifact: Path | None = None) -> Role:

@@ -28,6 +28,15 @@ Reply = TypeVar("Reply")
 
 # A tenth of the time left is kept back to make a partial answer of what has come.
 _SHARE_OF_DEADLINE = 0.9
+_VERSIONS = 2  # That requests under way may pin: shards serve no more at once.
+
+
+@dataclass(frozen=True, slots=True)
+class _Batching:
+    """Of one version at one shard."""
+
+    searches: Coalescer[index_pb2.ShardQuery, index_pb2.ShardHits]
+    lookups: Coalescer[str, index_pb2.Fetched]
 
 
 class Shard:
@@ -38,26 +47,25 @@ class Shard:
         self._settings = settings
         self._channel = rpc.channel(address)
         self._stub = index_pb2_grpc.IndexShardStub(self._channel)
-        self._version = ""
+        self._batching: dict[str, _Batching] = {}
 
     async def close(self) -> None:
         await self._channel.close()
 
-    async def describe(self) -> index_pb2.ShardState | None:
-        """What the shard serves; None when it does not say."""
+    async def describe(self, pinned: str) -> index_pb2.DescribeResponse | None:
+        """What the shard serves, `pinned` for a while longer; None when it does not say."""
+        request = index_pb2.DescribeRequest(pinned=pinned)
         try:
-            return await self._stub.Describe(index_pb2.DescribeRequest(), timeout=self._settings.shard_timeout_s)
+            return await self._stub.Describe(request, timeout=self._settings.shard_timeout_s)
         except grpc.aio.AioRpcError:
             return None
 
     def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery) -> asyncio.Future[index_pb2.ShardHits]:
-        self._pin(snapshot)
-        return self._searches.submit(query)
+        return self._batching_of(snapshot).searches.submit(query)
 
     async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
         """The product with its vectors of every space; without `product` where the shard has no such product."""
-        self._pin(snapshot)
-        return await self._lookups(product_id, deadline)
+        return await self._batching_of(snapshot).lookups(product_id, deadline)
 
     async def fetch(
         self, version: str, ids: Sequence[str], deadline: Deadline, *, descriptions: bool
@@ -82,14 +90,17 @@ class Shard:
         except grpc.aio.AioRpcError as error:
             raise rpc.error_of(error, f"shard {self.name}") from error
 
-    def _pin(self, snapshot: Snapshot) -> None:
-        """Batches are of one version. One that is superseded ends with the batches that wait for it."""
+    def _batching_of(self, snapshot: Snapshot) -> _Batching:
+        """Batches are of one version. When it changes, requests that pin the one before still come for a moment."""
         version = snapshot.version
-        if version == self._version:
-            return
-        self._version = version
-        self._searches = self._coalescer(partial(self._search, version))
-        self._lookups = self._coalescer(partial(self._lookup, version, sorted(snapshot.spaces)))
+        if version not in self._batching:
+            self._batching[version] = _Batching(
+                self._coalescer(partial(self._search, version)),
+                self._coalescer(partial(self._lookup, version, sorted(snapshot.spaces))),
+            )
+            for older in [*self._batching][:-_VERSIONS]:
+                del self._batching[older]  # It ends with the batches that wait for it.
+        return self._batching[version]
 
     def _coalescer(
         self, send: Callable[[list[Item]], Awaitable[Sequence[Reply | Exception]]]
@@ -135,6 +146,7 @@ class Fleet:
         self._shards = [Shard(address, settings) for address in settings.shards]
         self._snapshot: Snapshot | None = None
         self._problem = "the shards have not been asked yet"
+        self._refused: dict[str, str] = {}
         self._whole = asyncio.Event()
 
     async def close(self) -> None:
@@ -148,9 +160,11 @@ class Fleet:
 
     async def refresh(self) -> None:
         """Ask every shard what it serves."""
-        states = await asyncio.gather(*(shard.describe() for shard in self._shards))
+        pinned = self._snapshot.version if self._snapshot else ""
+        told = await asyncio.gather(*(shard.describe(pinned) for shard in self._shards))
+        self._tell_refusals(told)
         try:
-            latest = snapshot_of(states, self._snapshot.version if self._snapshot else None)
+            latest = snapshot_of(told, pinned)
         except Unavailable as error:
             self._problem = str(error)
             metrics.SHARDS_SERVING.set(0)
@@ -161,6 +175,15 @@ class Fleet:
             self._snapshot = latest
         if all(latest.serving):
             self._whole.set()
+
+    def _tell_refusals(self, told: Sequence[index_pb2.DescribeResponse | None]) -> None:
+        """Once each: why a shard does not serve the version that its location names, so that all stay with another."""
+        refused = {
+            shard.name: each.refused for shard, each in zip(self._shards, told, strict=True) if each and each.refused
+        }
+        for name, why in refused.items() - self._refused.items():
+            log.warning("shard %s refused %s", name, why)
+        self._refused = refused
 
     async def keep_fresh(self) -> None:
         """Refresh for ever, `refresh_s` apart."""

@@ -1,4 +1,4 @@
-"""What the shards serve: one version at a time, the same for every shard of an answer. The table is pure."""
+"""What the shards serve, and which version of it requests pin: the same for every shard of an answer. Pure."""
 
 from __future__ import annotations
 
@@ -39,24 +39,37 @@ class Snapshot:
         return {space: self.spaces[space] for space in spaces}
 
 
-def snapshot_of(states: Sequence[index_pb2.ShardState | None], current: str | None) -> Snapshot:
-    """The snapshot for what the shards (None: out of reach) said.
+def snapshot_of(told: Sequence[index_pb2.DescribeResponse | None], pinned: str | None) -> Snapshot:
+    """The snapshot for what the shards (None: out of reach) said that they serve.
 
-    The current version stays while any shard serves it; else the version that most shards serve is next (the greatest
-    name among equals). Raises Unavailable when no shard serves anything, or one is not the shard it is taken for.
+    The pinned version stays until every shard in reach has moved on to the same other one, or none serves it any more;
+    then the one that most shards serve is next (among equals that which most call current, then the greatest name).
+    Raises Unavailable when no shard is in reach, or one is not the shard it is taken for.
     """
-    known = [state for state in states if state is not None]
-    for ordinal, state in enumerate(states):
-        if state is not None and (state.shard, state.shards) != (ordinal, len(states)):
-            raise Unavailable(
-                f"shard address {ordinal} of {len(states)} is shard {state.shard} of {state.shards}: "
-                "the addresses are not in the order of the shards, or not all of them"
-            )
-    if not known:
+    in_reach = [(ordinal, each) for ordinal, each in enumerate(told) if each is not None]
+    if not in_reach:
         raise Unavailable("no shard is in reach")
-    versions = [state.version for state in known]
-    version = current if current in versions else max(versions, key=lambda each: (versions.count(each), each))
-    serving = tuple(state is not None and state.version == version for state in states)
-    witness = next(state for state in known if state.version == version)
+    served = {ordinal: _askable(each.versions, ordinal, len(told)) for ordinal, each in in_reach}
+    versions = [state.version for states in served.values() for state in states]
+    currents = [states[0].version for states in served.values()]
+    if len(set(currents)) == 1:
+        version = currents[0]
+    elif pinned in versions:
+        version = pinned
+    else:
+        version = max(versions, key=lambda each: (versions.count(each), currents.count(each), each))
+    witnesses = {ordinal: state for ordinal, states in served.items() for state in states if state.version == version}
+    (witness, *_) = witnesses.values()
     spaces = {s.space: SpaceInfo(s.dim, s.encoder, tuple(s.documents)) for s in witness.spaces}
-    return Snapshot(version, spaces, serving)
+    return Snapshot(version, spaces, tuple(ordinal in witnesses for ordinal in range(len(told))))
+
+
+def _askable(states: Sequence[index_pb2.ShardState], ordinal: int, shards: int) -> Sequence[index_pb2.ShardState]:
+    """Those that have as many shards as there are addresses, in their order. Raises Unavailable where none has."""
+    askable = [state for state in states if (state.shard, state.shards) == (ordinal, shards)]
+    if not askable:
+        raise Unavailable(
+            f"shard address {ordinal} of {shards} is shard {states[0].shard} of {states[0].shards}: "
+            "the addresses are not in the order of the shards, or not all of them"
+        )
+    return askable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from index.kinds.codes import use_threads
@@ -24,12 +24,19 @@ class Pool:
         self._executor = ThreadPoolExecutor(threads, "search", initializer=use_threads, initargs=(1,))
 
     async def run(self, work: Callable[[], Result], deadline: Deadline) -> Result:
-        """Raises Overloaded when too much waits, DeadlineGone when the time is over before a thread is free."""
+        """What `work` returns. Raises as `submit` does."""
+        return await asyncio.wrap_future(self.submit(work, deadline))
+
+    def submit(self, work: Callable[[], Result], deadline: Deadline) -> Future[Result]:
+        """Done when the thread is done with it, or will not begin: a caller that gave up does not stop what runs.
+
+        Raises Overloaded when too much waits; the future DeadlineGone when the time is over before a thread is free.
+        """
         if not self._places.acquire(blocking=False):
             raise Overloaded("as many calls wait as may")
         call = self._executor.submit(_in_time, work, deadline)
         call.add_done_callback(lambda _: self._places.release())
-        return await asyncio.wrap_future(call)
+        return call
 
     def close(self) -> None:
         """Calls that no thread has begun are cancelled; returns when the others ended."""

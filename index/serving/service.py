@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from functools import partial
+from typing import TypeVar
 
 import grpc
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
 from index.serving.loaded import LoadedShard
 from index.serving.pool import Pool
-from index.storage.names import space_name
+from index.serving.served import Served
 from lookalike import rpc
 from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, Unavailable, WrongState
+from lookalike.errors import InvalidRequest
 from lookalike.telemetry import SECONDS_BUCKETS
 from protos.lookalike.v1 import index_pb2
 
@@ -28,20 +31,16 @@ BATCH_SECONDS = Histogram(
     "lookalike_shard_batch_seconds", "Time to search one batch, without waiting for a thread.", buckets=SECONDS_BUCKETS
 )
 QUERIES = Counter("lookalike_shard_queries", "Queries answered.", ["outcome"])  # ok | error
-DOCUMENTS = Gauge("lookalike_shard_documents", "Vectors in this shard.", ["space"])
+
+Result = TypeVar("Result")
 
 
 class IndexShard:
-    """Until `serve` was called every request is UNAVAILABLE: the process listens while it still loads."""
+    """While nothing is served yet every request is UNAVAILABLE: the process listens while it still loads."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, served: Served) -> None:
         self._pool = pool
-        self._shard: LoadedShard | None = None
-
-    def serve(self, shard: LoadedShard) -> None:
-        self._shard = shard
-        for number, space in shard.base.spaces.items():
-            DOCUMENTS.labels(space_name(number)).set(len(space))
+        self._served = served
 
     def handler(self) -> grpc.GenericRpcHandler:
         methods: dict[str, rpc.Unary | rpc.Streaming] = {
@@ -53,46 +52,43 @@ class IndexShard:
         }
         return rpc.handler(SERVICE, methods)
 
-    async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.ShardState:
-        return self._loaded().state()
+    async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
+        return self._served.describe(request.pinned)
 
     async def search(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
-        shard = self._serving(request.version)
         if len(request.queries) > MAX_QUERIES:
             raise InvalidRequest("queries", f"{len(request.queries)} queries, at most {MAX_QUERIES} may be")
-        return await self._pool.run(partial(_searched, shard, request), deadline)
+        return await self._run(request.version, lambda shard: _searched(shard, request), deadline)
 
     async def fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> bytes:
-        shard = self._serving(request.version)
-        return await self._pool.run(lambda: shard.fetch(request).SerializeToString(), deadline)
+        return await self._run(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
 
     async def count(self, request: index_pb2.ShardCountRequest, deadline: Deadline) -> index_pb2.ShardCountResponse:
-        shard = self._serving(request.version)
-        return index_pb2.ShardCountResponse(count=await self._pool.run(lambda: shard.count(request.filter), deadline))
+        count = await self._run(request.version, lambda shard: shard.count(request.filter), deadline)
+        return index_pb2.ShardCountResponse(count=count)
 
     async def list(
         self, request: index_pb2.ShardListRequest, deadline: Deadline
     ) -> AsyncIterator[index_pb2.ShardListPage]:
         """Pages until the table ends; the next is read when the one before has gone out."""
-        shard, after = self._serving(request.version), request.after
-        while True:
-            read: Callable[[], index_pb2.ShardListPage] = partial(shard.page, request.filter, after)
-            page = await self._pool.run(read, deadline)
-            if not page.ids:
-                return
-            yield page
-            after = page.ids[-1]
+        after = request.after
+        with self._served.lease(request.version):
+            while True:
+                read = partial(LoadedShard.page, condition=request.filter, after=after)
+                page = await self._run(request.version, read, deadline)
+                if not page.ids:
+                    return
+                yield page
+                after = page.ids[-1]
 
-    def _loaded(self) -> LoadedShard:
-        if self._shard is None:
-            raise Unavailable("the shard is still loading")
-        return self._shard
-
-    def _serving(self, version: str) -> LoadedShard:
-        shard = self._loaded()
-        if version != shard.manifest.version:
-            raise WrongState(f"this shard serves version {shard.manifest.version}, not {version!r}")
-        return shard
+    async def _run(self, version: str, work: Callable[[LoadedShard], Result], deadline: Deadline) -> Result:
+        """On a thread. The version is leased until the thread is done with it, even where the caller gave up before."""
+        with ExitStack() as lease:
+            shard = lease.enter_context(self._served.lease(version))
+            call = self._pool.submit(partial(work, shard), deadline)
+            release = lease.pop_all().close
+        call.add_done_callback(lambda _: release())
+        return await asyncio.wrap_future(call)
 
 
 def _searched(shard: LoadedShard, request: index_pb2.ShardSearchRequest) -> bytes:

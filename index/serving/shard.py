@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,13 @@ from typing import ClassVar
 
 from index.serving.loaded import LoadedShard, opened
 from index.serving.pool import Pool
+from index.serving.rollout import Rollout
+from index.serving.served import Loaded, Served
 from index.serving.service import SERVICE, IndexShard
+from index.storage import version
+from index.storage.names import SPACES
 from lookalike import lifecycle, telemetry
-from lookalike.errors import BadSettings
+from lookalike.errors import BadArtifact, BadSettings
 from lookalike.settings import ProcessSettings, load, setting
 
 log = logging.getLogger(__name__)
@@ -24,7 +29,9 @@ WARM_UP_QUERIES = 64
 
 DESCRIPTION = """One shard of the index, for gateways.
 
-Verifies the checksums of its files, maps them, searches with real vectors to warm up, and only then is ready.
+Verifies the checksums of its files, maps them, searches with real vectors to warm up, and only then is ready. A version
+that comes to be CURRENT is served beside the old one, which goes when no gateway and no request needs it any more. What
+is wrong with a new version is logged, and the old one serves on.
 
   lookalike serve shard --location index --shard 0 --port 7000
   lookalike serve shard --location index --pod-name lookalike-shard-2     (shard 2, as in a StatefulSet)"""
@@ -37,7 +44,17 @@ class ShardSettings(ProcessSettings):
     location: Path | None = setting(None, "the index location, as written by `lookalike index build` or `update`")  # noqa: RUF009  # `setting` makes a field, not a value
     shard: int = setting(-1, "which shard this is, from 0; -1: the number at the end of pod-name", at_least=-1)
     pod_name: str = setting("", "name of the StatefulSet's pod, whose last number is the shard's when shard is -1")
-    version: str = setting("", "version to serve; empty: the one that LOCATION/CURRENT names at start")
+    version: str = setting("", "version to serve for ever; empty: the one that LOCATION/CURRENT names, followed")
+    poll_s: float = setting(5.0, "how often CURRENT is looked at", at_least=0.05, at_most=3600)
+    lease_s: float = setting(
+        30.0,
+        "how long a version is kept after a gateway pinned it; more than their refresh_s",
+        at_least=0,
+        at_most=3600,
+    )
+    expect: tuple[str, ...] = setting(
+        (), "space=fingerprint of encoders: a version with vectors of others is refused; empty: any"
+    )
     threads: int = setting(0, "searches at a time, one core each; 0: as many as cores", at_least=0, at_most=256)
     max_waiting: int = setting(256, "calls that may wait for a thread; more are refused at once", at_least=0)
 
@@ -50,16 +67,22 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 
 
 async def run(settings: ShardSettings) -> None:
-    location, shard = location_of(settings), ordinal(settings)
+    location, shard, expected = location_of(settings), ordinal(settings), expected_encoders(settings.expect)
     pool = Pool(threads=settings.threads or len(os.sched_getaffinity(0)), max_waiting=settings.max_waiting)
-    service = IndexShard(pool)
-
-    async def warm_up() -> None:
-        service.serve(await asyncio.to_thread(_warm, location, shard, settings.version))
-
+    served = Served(time.monotonic, settings.lease_s)
+    rollout = Rollout(
+        served,
+        wanted=lambda: settings.version or version.current(location),
+        load=lambda name: Loaded(warmed_up(location, shard, name, expected)),
+        clock=time.monotonic,
+        retry_s=settings.poll_s,
+    )
+    service = IndexShard(pool, served)
     try:
-        await lifecycle.serve(settings, [service.handler()], services=[SERVICE.full_name], warm_up=warm_up)
+        async with lifecycle.alongside(rollout.watch(settings.poll_s)):
+            await lifecycle.serve(settings, [service.handler()], services=[SERVICE.full_name], warm_up=rollout.start)
     finally:
+        rollout.close()
         pool.close()
 
 
@@ -78,9 +101,23 @@ def ordinal(settings: ShardSettings) -> int:
     return int(number[1])
 
 
-def _warm(location: Path, number: int, version: str) -> LoadedShard:
-    shard = opened(location, number, version)
-    for space in shard.base.spaces:
-        shard.search(list(shard.sample(space, WARM_UP_QUERIES)))
-    log.info("shard %d of version %s: %d products", number, shard.manifest.version, len(shard.base.table))
+def expected_encoders(expect: Sequence[str]) -> dict[str, str]:
+    """By space. Raises BadSettings."""
+    pairs = [pair.partition("=") for pair in expect]
+    for space, _, fingerprint in pairs:
+        if space not in SPACES or not fingerprint:
+            raise BadSettings(f"--expect {','.join(expect)}: not space=fingerprint with a space of {', '.join(SPACES)}")
+    return {space: fingerprint for space, _, fingerprint in pairs}
+
+
+def warmed_up(location: Path, number: int, name: str, expected: Mapping[str, str]) -> LoadedShard:
+    """The shard of a version, verified, mapped, and searched with vectors of its own. Raises BadArtifact."""
+    for space in version.read(location, name).spaces:
+        if space.encoder != (wanted := expected.get(space.name, space.encoder)):
+            raise BadArtifact(
+                f"{location}: version {name} has {space.name} vectors of {space.encoder}, not of {wanted}"
+            )
+    shard = opened(location, number, name)
+    for searched in shard.base.spaces:
+        shard.search(list(shard.sample(searched, WARM_UP_QUERIES)))
     return shard

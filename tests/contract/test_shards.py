@@ -18,6 +18,7 @@ from lookalike.vectors import pack
 from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, SpaceWeight
 from tests.rpc.gateways import PRODUCTS, SHARDS, VECTORS, a_photo, a_scene, serving
+from tests.unit.index.samples import serving_only
 
 ALL = (SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)
 P7, P19 = Example(product_id="p07"), Example(product_id="p19")
@@ -56,9 +57,7 @@ def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @asynccontextmanager
 async def real_shards(location: Path) -> AsyncIterator[tuple[str, str]]:
     pool = Pool(threads=1, max_waiting=8)
-    shards = [IndexShard(pool) for _ in range(SHARDS)]
-    for number, shard in enumerate(shards):
-        shard.serve(opened(location, number))
+    shards = [IndexShard(pool, serving_only(opened(location, number))) for number in range(SHARDS)]
     async with serving(shards[0].handler()) as first, serving(shards[1].handler()) as second:
         yield first, second
     pool.close()

@@ -101,7 +101,7 @@ class ScriptedShard:
     def products(self) -> list[Product]:
         return [product for product in PRODUCTS if shard_of(product.id, SHARDS) == self.ordinal]
 
-    async def describe(self, _: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.ShardState:
+    async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
         await self._script("")
         spaces = [
             index_pb2.SpaceState(
@@ -115,7 +115,8 @@ class ScriptedShard:
             )
             for space in self.spaces
         ]
-        return index_pb2.ShardState(version=self.version, shard=self.ordinal, shards=SHARDS, spaces=spaces)
+        state = index_pb2.ShardState(version=self.version, shard=self.ordinal, shards=SHARDS, spaces=spaces)
+        return index_pb2.DescribeResponse(versions=[state])
 
     async def search(self, request: index_pb2.ShardSearchRequest, _: Deadline) -> index_pb2.ShardSearchResponse:
         await self._script(request.version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from index.search.queries import MAX_K
 from index.serving import loaded, shard
 from index.serving.loaded import LoadedShard, opened
 from index.serving.pool import Pool
+from index.serving.served import Served
 from index.serving.service import MAX_QUERIES, IndexShard
 from index.serving.shard import ShardSettings, ordinal
 from lookalike import rpc
@@ -28,7 +30,17 @@ from lookalike.settings import load
 from lookalike.vectors import unpack
 from protos.lookalike.v1 import index_pb2, index_pb2_grpc
 from protos.lookalike.v1.types_pb2 import Filter, Product
-from tests.unit.index.samples import IMAGE, PRODUCT, TEXT, by, catalogue, clustered, unit_vectors, vectors_of
+from tests.unit.index.samples import (
+    IMAGE,
+    PRODUCT,
+    TEXT,
+    by,
+    catalogue,
+    clustered,
+    serving_only,
+    unit_vectors,
+    vectors_of,
+)
 
 if TYPE_CHECKING:
     from protos.lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
@@ -64,9 +76,7 @@ async def started(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.Channe
 @pytest_asyncio.fixture
 async def stub(served: LoadedShard) -> AsyncIterator[Stub]:
     pool = Pool(threads=2, max_waiting=8)
-    service = IndexShard(pool)
-    service.serve(served)
-    server, channel = await started(service)
+    server, channel = await started(IndexShard(pool, serving_only(served)))
     async with channel:
         yield index_pb2_grpc.IndexShardStub(channel)
     await server.stop(None)
@@ -84,7 +94,7 @@ def asking(row: int = 0, *vectors: index_pb2.QueryVector, k: int = 5, **fields: 
 
 
 async def test_a_shard_says_what_it_is(stub: Stub, version: str) -> None:
-    state = await stub.Describe(index_pb2.DescribeRequest())
+    (state,) = (await stub.Describe(index_pb2.DescribeRequest())).versions
     assert (state.version, state.shard, state.shards, state.documents) == (version, 0, 1, COUNT)
     assert [(space.space, space.dim, space.encoder, list(space.documents)) for space in state.spaces] == [
         (IMAGE, 16, "drawn", [COUNT]),
@@ -223,7 +233,7 @@ async def test_more_than_one_answer_holds_is_refused(
 
 async def test_a_shard_that_still_loads_is_unavailable() -> None:
     pool = Pool(threads=1, max_waiting=1)
-    server, channel = await started(IndexShard(pool))
+    server, channel = await started(IndexShard(pool, Served(time.monotonic, lease_s=30)))
     async with channel:
         call = index_pb2_grpc.IndexShardStub(channel).Describe(index_pb2.DescribeRequest())
         assert await code_of(call) is grpc.StatusCode.UNAVAILABLE

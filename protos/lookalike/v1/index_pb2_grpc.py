@@ -40,7 +40,7 @@ class IndexShardStub:
         self.Describe = channel.unary_unary(
                 '/lookalike.v1.IndexShard/Describe',
                 request_serializer=protos_dot_lookalike_dot_v1_dot_index__pb2.DescribeRequest.SerializeToString,
-                response_deserializer=protos_dot_lookalike_dot_v1_dot_index__pb2.ShardState.FromString,
+                response_deserializer=protos_dot_lookalike_dot_v1_dot_index__pb2.DescribeResponse.FromString,
                 _registered_method=True)
         self.Search = channel.unary_unary(
                 '/lookalike.v1.IndexShard/Search',
@@ -106,7 +106,7 @@ def add_IndexShardServicer_to_server(servicer, server):
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
                     request_deserializer=protos_dot_lookalike_dot_v1_dot_index__pb2.DescribeRequest.FromString,
-                    response_serializer=protos_dot_lookalike_dot_v1_dot_index__pb2.ShardState.SerializeToString,
+                    response_serializer=protos_dot_lookalike_dot_v1_dot_index__pb2.DescribeResponse.SerializeToString,
             ),
             'Search': grpc.unary_unary_rpc_method_handler(
                     servicer.Search,
@@ -158,7 +158,7 @@ class IndexShard:
             target,
             '/lookalike.v1.IndexShard/Describe',
             protos_dot_lookalike_dot_v1_dot_index__pb2.DescribeRequest.SerializeToString,
-            protos_dot_lookalike_dot_v1_dot_index__pb2.ShardState.FromString,
+            protos_dot_lookalike_dot_v1_dot_index__pb2.DescribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,7 +36,7 @@ class IndexShardStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> IndexShardAsyncStub: ...
-    Describe: _grpc.UnaryUnaryMultiCallable[_index_pb2.DescribeRequest, _index_pb2.ShardState]
+    Describe: _grpc.UnaryUnaryMultiCallable[_index_pb2.DescribeRequest, _index_pb2.DescribeResponse]
     Search: _grpc.UnaryUnaryMultiCallable[_index_pb2.ShardSearchRequest, _index_pb2.ShardSearchResponse]
     Fetch: _grpc.UnaryUnaryMultiCallable[_index_pb2.FetchRequest, _index_pb2.FetchResponse]
     Count: _grpc.UnaryUnaryMultiCallable[_index_pb2.ShardCountRequest, _index_pb2.ShardCountResponse]
@@ -50,7 +50,7 @@ class IndexShardAsyncStub(IndexShardStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Describe: _aio.UnaryUnaryMultiCallable[_index_pb2.DescribeRequest, _index_pb2.ShardState]  # type: ignore[assignment]
+    Describe: _aio.UnaryUnaryMultiCallable[_index_pb2.DescribeRequest, _index_pb2.DescribeResponse]  # type: ignore[assignment]
     Search: _aio.UnaryUnaryMultiCallable[_index_pb2.ShardSearchRequest, _index_pb2.ShardSearchResponse]  # type: ignore[assignment]
     Fetch: _aio.UnaryUnaryMultiCallable[_index_pb2.FetchRequest, _index_pb2.FetchResponse]  # type: ignore[assignment]
     Count: _aio.UnaryUnaryMultiCallable[_index_pb2.ShardCountRequest, _index_pb2.ShardCountResponse]  # type: ignore[assignment]
@@ -67,7 +67,7 @@ class IndexShardServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _index_pb2.DescribeRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_index_pb2.ShardState, _abc.Awaitable[_index_pb2.ShardState]]: ...
+    ) -> _typing.Union[_index_pb2.DescribeResponse, _abc.Awaitable[_index_pb2.DescribeResponse]]: ...
 
     @_abc_1.abstractmethod
     def Search(

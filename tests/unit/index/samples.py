@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pyarrow as pa
 
 from index.building.build import SpaceVectors
 from index.search.space import SpaceIndex
+from index.serving.loaded import LoadedShard
+from index.serving.served import Loaded, Served
 from lookalike.vectors import F32, I64, normalised
 from protos.lookalike.v1.index_pb2 import QueryVector
 from protos.lookalike.v1.types_pb2 import Space
@@ -57,3 +61,10 @@ def recall(space: SpaceIndex, queries: F32, k: int) -> float:
     truth, found = space.search(queries, k, audit=True), space.search(queries, k)
     shared = (len(np.intersect1d(one.rows, other.rows)) for one, other in zip(truth, found, strict=True))
     return sum(shared) / (k * len(queries))
+
+
+def serving_only(shard: LoadedShard) -> Served:
+    """As a shard process that has loaded this one version."""
+    served = Served(time.monotonic, lease_s=30)
+    served.add(Loaded(shard))
+    return served
