@@ -57,6 +57,8 @@ class Question(Conditions, total=False):
     weights: Mapping[str, float] | None  # Late fusion: {"image": 0.7, "text": 0.3}, and no `space`.
     limit: int | None  # 10 unless given.
     exclude_same_shop: bool
+    max_per_shop: int | None
+    min_score: float | None
     exact: bool
     min_coverage: float | None
     explain: bool  # Tell the score in each space, with each hit.
@@ -83,6 +85,8 @@ def search_request(
     weights: Mapping[str, float] | None = None,
     limit: int | None = None,
     exclude_same_shop: bool = False,
+    max_per_shop: int | None = None,
+    min_score: float | None = None,
     exact: bool = False,
     min_coverage: float | None = None,
     explain: bool = False,
@@ -102,6 +106,8 @@ def search_request(
         limit=within("limit", limit, bits=32),
         filter=conditions(**wanted),
         exclude_same_shop=exclude_same_shop,
+        max_per_shop=within("max_per_shop", max_per_shop, bits=32),
+        min_score=min_score,
         exact=exact,
         min_coverage=min_coverage,
         explain=explain,

@@ -8,7 +8,7 @@ whether it was cached, and its timings. No field occurs twice: not every parser 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lookalike.errors import Unavailable
@@ -17,7 +17,7 @@ from protos.lookalike.v1.search_pb2 import Provenance, Timings
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT
 from server import metrics
 from server.encoding import Known
-from server.merge import merged
+from server.merge import Hit, merged
 from server.metrics import Watch
 from server.policy import Route
 from server.requests import Query, Subject
@@ -30,7 +30,7 @@ _LENGTHS = struct.Struct("<BI")  # Of the name of the spaces, and of the hits.
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    hits: bytes  # A SearchResponse of hits alone.
+    hits: bytes  # A SearchResponse without provenance.
     provenance: bytes  # A Provenance without the stamp.
     searched: str  # The spaces, as metrics name them: "image", "image+text".
     whole: bool  # Every shard answered: fit to be kept.
@@ -53,10 +53,15 @@ class SearchAnswer:
         return cls(kept[hits:end], kept[end:], kept[_LENGTHS.size : hits].decode(), whole=True)
 
 
-def answered(
-    query: Query, snapshot: Snapshot, route: Route, gathered: Gathered, *, without: Collection[str]
-) -> SearchAnswer:
-    """The merged answer with its provenance. Raises Unavailable when coverage is below what the query accepts."""
+def ranked(query: Query, route: Route, gathered: Gathered, limit: int) -> list[Hit]:
+    """The best hits of the shards that answered."""
+    answers = (hits for hits in gathered.hits if hits is not None)
+    explained = len(route.spaces) if query.explain else 0
+    return merged(answers, limit, max_per_shop=query.max_per_shop, explained=explained)
+
+
+def answered(query: Query, snapshot: Snapshot, route: Route, gathered: Gathered, hits: Sequence[Hit]) -> SearchAnswer:
+    """The first `limit` hits, with provenance. Raises Unavailable when coverage is below what the query accepts."""
     infos = snapshot.searched(route.spaces).values()
     documents = [*map(sum, zip(*(info.documents for info in infos), strict=True))]
     provenance = Provenance(
@@ -76,13 +81,10 @@ def answered(
     if provenance.coverage < query.min_coverage:
         why = "; ".join(gathered.failures)
         raise Unavailable(f"coverage {provenance.coverage:.3f} is below {query.min_coverage:.3f}: {why}")
-    hits = merged(
-        (hits for hits in gathered.hits if hits is not None),
-        query.limit,
-        without,
-        route.spaces if query.explain else (),
-    )
-    serialized = OpaqueSearchResponse(hits=hits).SerializeToString()
+    explained = route.spaces if query.explain else ()
+    serialized = OpaqueSearchResponse(
+        hits=[hit.opaque(explained) for hit in hits[: query.limit]], truncated=len(hits) > query.limit
+    ).SerializeToString()
     return SearchAnswer(
         serialized, provenance.SerializeToString(), spaces_name(route.spaces), whole=not gathered.failures
     )

@@ -65,6 +65,8 @@ class Query:
     exact: bool
     min_coverage: float
     explain: bool
+    max_per_shop: int  # 0: any number.
+    min_score: float | None
 
     def of(self, source: Source) -> list[Example]:
         return [example for example in self.examples if example.source is source]
@@ -89,7 +91,11 @@ def parse_query(request: search_pb2.SearchRequest) -> Query:
         exact=request.exact,
         min_coverage=request.min_coverage,
         explain=request.explain,
+        max_per_shop=_max_per_shop(request),
+        min_score=request.min_score if request.HasField("min_score") else None,
     )
+    if not -1 <= request.min_score <= 1:  # Nor is NaN.
+        raise InvalidRequest("min_score", f"{request.min_score} is not in -1..1")
     if not 0 <= query.min_coverage <= 1:
         raise InvalidRequest("min_coverage", f"{query.min_coverage} is not in 0..1")
     if query.exclude_same_shop and not query.of(Source.PRODUCT):
@@ -175,6 +181,12 @@ def _limit(request: search_pb2.SearchRequest) -> int:
     if not 1 <= request.limit <= MAX_LIMIT:
         raise InvalidRequest("limit", f"{request.limit} is not in 1..{MAX_LIMIT}")
     return request.limit
+
+
+def _max_per_shop(request: search_pb2.SearchRequest) -> int:
+    if request.HasField("max_per_shop") and not 1 <= request.max_per_shop <= MAX_LIMIT:
+        raise InvalidRequest("max_per_shop", f"{request.max_per_shop} is not in 1..{MAX_LIMIT}; leave it out for any")
+    return request.max_per_shop
 
 
 def _example(i: int, example: search_pb2.Example) -> Example:

@@ -10,7 +10,7 @@ from lookalike.vectors import F32, pack
 from protos.lookalike.v1 import index_pb2, search_pb2
 from protos.lookalike.v1.types_pb2 import Filter
 from server.admission import Admission
-from server.answer import SearchAnswer, answered
+from server.answer import SearchAnswer, answered, ranked
 from server.cache import Cache, cache_key
 from server.composition import Products, composed, concurrently
 from server.encoding import Encoders
@@ -66,7 +66,7 @@ class Searcher:
             vectors = await composed(self.encoders, query, snapshot.searched(route.spaces), products, deadline)
         with watch.stage("search"):
             gathered = await self.fleet.search(snapshot, _shard_query(query, route, vectors, products), deadline)
-        answer = answered(query, snapshot, route, gathered, without=products)
+        answer = answered(query, snapshot, route, gathered, ranked(query, route, gathered, _depth(query)))
         if answer.whole:
             self.cache.put(key, answer.to_keep())
         return answer
@@ -83,15 +83,27 @@ class Searcher:
         return self.policy.route(products[product_id].product.category, product_id, has[product_id])
 
 
+def _depth(query: Query) -> int:
+    """How many hits to look at: with a minimal score one more than are told, to see whether any was left out."""
+    return query.limit + (query.min_score is not None)
+
+
 def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: Products) -> index_pb2.ShardQuery:
-    """The example products themselves may come back from the shards: so many hits more are asked for."""
     filter = query.filter
     if query.exclude_same_shop:
         shops = {stored.product.shop for stored in products.values() if stored.product.shop}
         filter = Filter()
         filter.CopyFrom(query.filter)
         filter.shop_not_in.extend(sorted(shops.difference(filter.shop_not_in)))
-    asked = index_pb2.ShardQuery(k=query.limit + len(products), filter=filter, exact=query.exact, explain=query.explain)
+    asked = index_pb2.ShardQuery(
+        k=_depth(query),
+        filter=filter,
+        exact=query.exact,
+        explain=query.explain,
+        without=sorted(products),
+        min_score=query.min_score,
+        max_per_shop=query.max_per_shop,
+    )
     for space, share, vector in zip(route.spaces, route.shares, vectors, strict=True):
         asked.vectors.add(space=space, vector=pack(vector), weight=share)
     return asked

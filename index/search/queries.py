@@ -25,18 +25,33 @@ class Query(NamedTuple):
     k: int
     exact: bool
     explain: bool
+    without: frozenset[str] = frozenset()  # Ids.
+    min_score: float = -math.inf
+    max_per_shop: int = 0  # 0: any number.
 
 
 def parsed(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) -> Query:
     """dims: of the spaces there are. Raises ValueError with what is wrong with the query."""
-    if query.k > MAX_K:
-        raise ValueError(f"k is {query.k}, at most {MAX_K} may be")
+    if query.k + len(query.without) > MAX_K:
+        raise ValueError(f"k is {query.k}, without {len(query.without)} ids; together at most {MAX_K} may be")
+    if math.isnan(query.min_score):
+        raise ValueError("min_score is no number")
     given = list(query.vectors)
     vectors = {each.space: _vector_of(each, dims) for each in given}
     if not vectors:
         raise ValueError("no vector")
     condition = query.filter.SerializeToString(deterministic=True) if query.HasField("filter") else b""
-    return Query(vectors, _shares_of(given), condition, query.k, query.exact, query.explain)
+    return Query(
+        vectors=vectors,
+        shares=_shares_of(given),
+        filter=condition,
+        k=query.k,
+        exact=query.exact,
+        explain=query.explain,
+        without=frozenset(query.without),
+        min_score=query.min_score if query.HasField("min_score") else -math.inf,
+        max_per_shop=query.max_per_shop,
+    )
 
 
 def _vector_of(given: index_pb2.QueryVector, dims: Mapping[Space.ValueType, int]) -> F32:

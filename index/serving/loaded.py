@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index.search import space
+from index.search import grouping, space
 from index.search.queries import Query, parsed
 from index.search.scores import Neighbours
 from index.search.segment import Segment
@@ -66,10 +66,18 @@ class LoadedShard:
                 asked.append((parsed(given, self._dims), hits))
             except ValueError as error:
                 hits.error = str(error)
-        found, room = self.base.nearest([query for query, _ in asked]), ANSWER_BYTES
-        for (query, hits), neighbours in zip(asked, found, strict=True):
-            room -= self._fill(hits, query, neighbours, room)
+        found = grouping.settled([query for query, _ in asked], self.base.nearest, self._chosen)
+        room = ANSWER_BYTES
+        for (query, hits), (ranking, places) in zip(asked, found, strict=True):
+            room -= self._fill(hits, query, Neighbours(ranking.rows[places], ranking.scores[places]), room)
         return answer
+
+    def _chosen(self, query: Query, found: Neighbours) -> list[int]:
+        ids, rows = self.base.table.ids, found.rows
+        return grouping.chosen(query, found.scores, lambda i: ids.text(rows[i]), lambda i: self._shop(rows[i]))
+
+    def _shop(self, row: int) -> str:
+        return self.base.table.shops.text(self.base.table.shop_codes[row])
 
     def _fill(self, hits: index_pb2.ShardHits, query: Query, found: Neighbours, room: int) -> int:
         """Write what was found, if there is room for it; how many bytes it takes."""
@@ -83,6 +91,8 @@ class LoadedShard:
         hits.ids.extend([ids.text(row) for row in rows])
         hits.scores = pack(found.scores)
         hits.products.extend(carried)
+        if query.max_per_shop:
+            hits.shops.extend(map(self._shop, rows))
         if query.explain:
             hits.explained = hits.scores if len(query.vectors) == 1 else pack(self.base.cosines(query, found.rows).T)
         return size

@@ -19,6 +19,7 @@ from encoders.image.prediction_service import PREDICTION_SERVICE, array, strings
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import LookalikeError, WrongState
+from lookalike.grouping import within
 from lookalike.partition import shard_of
 from lookalike.vectors import F32, normalised, pack, unpack
 from protos.lookalike.v1 import catalog_pb2_grpc, index_pb2, product_encoder_pb2, search_pb2_grpc, text_encoder_pb2
@@ -135,16 +136,21 @@ class ScriptedShard:
             ]
             if product.shop in query.filter.shop_not_in or not any(cosine is not None for cosine in cosines):
                 continue
+            if product.id in query.without:
+                continue
             told = [cosine or 0.0 for cosine in cosines]
             weights = [each.weight for each in query.vectors] if len(told) > 1 else [1.0]
             score = sum(weight * cosine for weight, cosine in zip(weights, told, strict=True))
             found.append((-score, product.id, product, told))
-        found = sorted(found)[: query.k]
+        found = sorted(hit for hit in found if not query.HasField("min_score") or -hit[0] >= query.min_score)
+        shops = [product.shop for _, _, product, _ in found]
+        found = [found[place] for place in within(shops, query.max_per_shop or len(found), query.k)]
         return index_pb2.ShardHits(
             ids=[product_id for _, product_id, *_ in found],
             scores=pack(np.array([-score for score, *_ in found], dtype=np.float32)),
             products=[product.SerializeToString() for _, _, product, _ in found],
             explained=pack(np.array([told for *_, told in found], dtype=np.float32)) if query.explain else b"",
+            shops=[product.shop for _, _, product, _ in found] if query.max_per_shop else [],
         )
 
     async def fetch(self, request: index_pb2.FetchRequest, _: Deadline) -> index_pb2.FetchResponse:

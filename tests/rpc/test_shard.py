@@ -144,6 +144,8 @@ async def test_queries_of_one_batch_are_answered_in_their_order_whatever_they_as
         (asking(0, by(IMAGE, np.full(16, np.inf, np.float32))), "not of unit norm"),
         (asking(0, by(IMAGE, np.ones(16, np.float32))), "not of unit norm"),
         (asking(k=MAX_K + 1), "k is 4097"),
+        (asking(k=MAX_K, without=["p"]), "k is 4096, without 1 ids"),
+        (asking(min_score=float("nan")), "min_score is no number"),
     ],
 )
 async def test_what_is_wrong_with_a_query_is_its_own_error(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.lookalike.v1 import types_pb2 as protos_dot_lookalike_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/lookalike/v1/index.proto\x12\x0clookalike.v1\x1a\x1fprotos/lookalike/v1/types.proto\"!\n\x0f\x44\x65scribeRequest\x12\x0e\n\x06pinned\x18\x01 \x01(\t\"O\n\x10\x44\x65scribeResponse\x12*\n\x08versions\x18\x01 \x03(\x0b\x32\x18.lookalike.v1.ShardState\x12\x0f\n\x07refused\x18\x02 \x01(\t\"y\n\nShardState\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0e\n\x06shards\x18\x03 \x01(\r\x12(\n\x06spaces\x18\x04 \x03(\x0b\x32\x18.lookalike.v1.SpaceState\x12\x11\n\tdocuments\x18\x05 \x01(\x04\"a\n\nSpaceState\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12\x11\n\tdocuments\x18\x04 \x03(\x04\"P\n\x12ShardSearchRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x07queries\x18\x02 \x03(\x0b\x32\x18.lookalike.v1.ShardQuery\"\x95\x01\n\nShardQuery\x12*\n\x07vectors\x18\x06 \x03(\x0b\x32\x19.lookalike.v1.QueryVector\x12\t\n\x01k\x18\x03 \x01(\r\x12$\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08J\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03\"Q\n\x0bQueryVector\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"?\n\x13ShardSearchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.ShardHits\"\\\n\tShardHits\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\x12\x10\n\x08products\x18\x03 \x03(\x0c\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x11\n\texplained\x18\x05 \x01(\x0c\"h\n\x0c\x46\x65tchRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12$\n\x07vectors\x18\x03 \x03(\x0e\x32\x13.lookalike.v1.Space\x12\x14\n\x0c\x64\x65scriptions\x18\x04 \x01(\x08\"8\n\rFetchResponse\x12\'\n\x08products\x18\x01 \x03(\x0b\x32\x15.lookalike.v1.Fetched\"]\n\x07\x46\x65tched\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12*\n\x07vectors\x18\x02 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\"A\n\x0bSpaceVector\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"J\n\x11ShardCountRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x14.lookalike.v1.Filter\"#\n\x12ShardCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"X\n\x10ShardListRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\".\n\rShardListPage\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x10\n\x08products\x18\x02 \x03(\x0c\"Q\n\x14OpaqueSearchResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.OpaqueHit\x12\x12\n\nprovenance\x18\x02 \x01(\x0c\"U\n\tOpaqueHit\x12\x0f\n\x07product\x18\x01 \x01(\x0c\x12\r\n\x05score\x18\x02 \x01(\x02\x12(\n\x06scores\x18\x03 \x03(\x0b\x32\x18.lookalike.v1.SpaceScore2\xfb\x02\n\nIndexShard\x12I\n\x08\x44\x65scribe\x12\x1d.lookalike.v1.DescribeRequest\x1a\x1e.lookalike.v1.DescribeResponse\x12M\n\x06Search\x12 .lookalike.v1.ShardSearchRequest\x1a!.lookalike.v1.ShardSearchResponse\x12@\n\x05\x46\x65tch\x12\x1a.lookalike.v1.FetchRequest\x1a\x1b.lookalike.v1.FetchResponse\x12J\n\x05\x43ount\x12\x1f.lookalike.v1.ShardCountRequest\x1a .lookalike.v1.ShardCountResponse\x12\x45\n\x04List\x12\x1e.lookalike.v1.ShardListRequest\x1a\x1b.lookalike.v1.ShardListPage0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/lookalike/v1/index.proto\x12\x0clookalike.v1\x1a\x1fprotos/lookalike/v1/types.proto\"!\n\x0f\x44\x65scribeRequest\x12\x0e\n\x06pinned\x18\x01 \x01(\t\"O\n\x10\x44\x65scribeResponse\x12*\n\x08versions\x18\x01 \x03(\x0b\x32\x18.lookalike.v1.ShardState\x12\x0f\n\x07refused\x18\x02 \x01(\t\"y\n\nShardState\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05shard\x18\x02 \x01(\r\x12\x0e\n\x06shards\x18\x03 \x01(\r\x12(\n\x06spaces\x18\x04 \x03(\x0b\x32\x18.lookalike.v1.SpaceState\x12\x11\n\tdocuments\x18\x05 \x01(\x04\"a\n\nSpaceState\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x0f\n\x07\x65ncoder\x18\x03 \x01(\t\x12\x11\n\tdocuments\x18\x04 \x03(\x04\"P\n\x12ShardSearchRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x07queries\x18\x02 \x03(\x0b\x32\x18.lookalike.v1.ShardQuery\"\xe2\x01\n\nShardQuery\x12*\n\x07vectors\x18\x06 \x03(\x0b\x32\x19.lookalike.v1.QueryVector\x12\t\n\x01k\x18\x03 \x01(\r\x12$\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\x0f\n\x07\x65xplain\x18\x07 \x01(\x08\x12\x0f\n\x07without\x18\x08 \x03(\t\x12\x16\n\tmin_score\x18\t \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x0cmax_per_shop\x18\n \x01(\rB\x0c\n\n_min_scoreJ\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03\"Q\n\x0bQueryVector\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x0e\n\x06weight\x18\x03 \x01(\x02\"?\n\x13ShardSearchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.ShardHits\"k\n\tShardHits\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\x12\x10\n\x08products\x18\x03 \x03(\x0c\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\r\n\x05shops\x18\x06 \x03(\t\x12\x11\n\texplained\x18\x05 \x01(\x0c\"h\n\x0c\x46\x65tchRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\t\x12$\n\x07vectors\x18\x03 \x03(\x0e\x32\x13.lookalike.v1.Space\x12\x14\n\x0c\x64\x65scriptions\x18\x04 \x01(\x08\"8\n\rFetchResponse\x12\'\n\x08products\x18\x01 \x03(\x0b\x32\x15.lookalike.v1.Fetched\"]\n\x07\x46\x65tched\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12*\n\x07vectors\x18\x02 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\"A\n\x0bSpaceVector\x12\"\n\x05space\x18\x01 \x01(\x0e\x32\x13.lookalike.v1.Space\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\"J\n\x11ShardCountRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x14.lookalike.v1.Filter\"#\n\x12ShardCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"X\n\x10ShardListRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\".\n\rShardListPage\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x10\n\x08products\x18\x02 \x03(\x0c\"d\n\x14OpaqueSearchResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.lookalike.v1.OpaqueHit\x12\x12\n\nprovenance\x18\x02 \x01(\x0c\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"U\n\tOpaqueHit\x12\x0f\n\x07product\x18\x01 \x01(\x0c\x12\r\n\x05score\x18\x02 \x01(\x02\x12(\n\x06scores\x18\x03 \x03(\x0b\x32\x18.lookalike.v1.SpaceScore2\xfb\x02\n\nIndexShard\x12I\n\x08\x44\x65scribe\x12\x1d.lookalike.v1.DescribeRequest\x1a\x1e.lookalike.v1.DescribeResponse\x12M\n\x06Search\x12 .lookalike.v1.ShardSearchRequest\x1a!.lookalike.v1.ShardSearchResponse\x12@\n\x05\x46\x65tch\x12\x1a.lookalike.v1.FetchRequest\x1a\x1b.lookalike.v1.FetchResponse\x12J\n\x05\x43ount\x12\x1f.lookalike.v1.ShardCountRequest\x1a .lookalike.v1.ShardCountResponse\x12\x45\n\x04List\x12\x1e.lookalike.v1.ShardListRequest\x1a\x1b.lookalike.v1.ShardListPage0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,33 +43,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHARDSEARCHREQUEST']._serialized_start=420
   _globals['_SHARDSEARCHREQUEST']._serialized_end=500
   _globals['_SHARDQUERY']._serialized_start=503
-  _globals['_SHARDQUERY']._serialized_end=652
-  _globals['_QUERYVECTOR']._serialized_start=654
-  _globals['_QUERYVECTOR']._serialized_end=735
-  _globals['_SHARDSEARCHRESPONSE']._serialized_start=737
-  _globals['_SHARDSEARCHRESPONSE']._serialized_end=800
-  _globals['_SHARDHITS']._serialized_start=802
-  _globals['_SHARDHITS']._serialized_end=894
-  _globals['_FETCHREQUEST']._serialized_start=896
-  _globals['_FETCHREQUEST']._serialized_end=1000
-  _globals['_FETCHRESPONSE']._serialized_start=1002
-  _globals['_FETCHRESPONSE']._serialized_end=1058
-  _globals['_FETCHED']._serialized_start=1060
-  _globals['_FETCHED']._serialized_end=1153
-  _globals['_SPACEVECTOR']._serialized_start=1155
-  _globals['_SPACEVECTOR']._serialized_end=1220
-  _globals['_SHARDCOUNTREQUEST']._serialized_start=1222
-  _globals['_SHARDCOUNTREQUEST']._serialized_end=1296
-  _globals['_SHARDCOUNTRESPONSE']._serialized_start=1298
-  _globals['_SHARDCOUNTRESPONSE']._serialized_end=1333
-  _globals['_SHARDLISTREQUEST']._serialized_start=1335
-  _globals['_SHARDLISTREQUEST']._serialized_end=1423
-  _globals['_SHARDLISTPAGE']._serialized_start=1425
-  _globals['_SHARDLISTPAGE']._serialized_end=1471
-  _globals['_OPAQUESEARCHRESPONSE']._serialized_start=1473
-  _globals['_OPAQUESEARCHRESPONSE']._serialized_end=1554
-  _globals['_OPAQUEHIT']._serialized_start=1556
-  _globals['_OPAQUEHIT']._serialized_end=1641
-  _globals['_INDEXSHARD']._serialized_start=1644
-  _globals['_INDEXSHARD']._serialized_end=2023
+  _globals['_SHARDQUERY']._serialized_end=729
+  _globals['_QUERYVECTOR']._serialized_start=731
+  _globals['_QUERYVECTOR']._serialized_end=812
+  _globals['_SHARDSEARCHRESPONSE']._serialized_start=814
+  _globals['_SHARDSEARCHRESPONSE']._serialized_end=877
+  _globals['_SHARDHITS']._serialized_start=879
+  _globals['_SHARDHITS']._serialized_end=986
+  _globals['_FETCHREQUEST']._serialized_start=988
+  _globals['_FETCHREQUEST']._serialized_end=1092
+  _globals['_FETCHRESPONSE']._serialized_start=1094
+  _globals['_FETCHRESPONSE']._serialized_end=1150
+  _globals['_FETCHED']._serialized_start=1152
+  _globals['_FETCHED']._serialized_end=1245
+  _globals['_SPACEVECTOR']._serialized_start=1247
+  _globals['_SPACEVECTOR']._serialized_end=1312
+  _globals['_SHARDCOUNTREQUEST']._serialized_start=1314
+  _globals['_SHARDCOUNTREQUEST']._serialized_end=1388
+  _globals['_SHARDCOUNTRESPONSE']._serialized_start=1390
+  _globals['_SHARDCOUNTRESPONSE']._serialized_end=1425
+  _globals['_SHARDLISTREQUEST']._serialized_start=1427
+  _globals['_SHARDLISTREQUEST']._serialized_end=1515
+  _globals['_SHARDLISTPAGE']._serialized_start=1517
+  _globals['_SHARDLISTPAGE']._serialized_end=1563
+  _globals['_OPAQUESEARCHRESPONSE']._serialized_start=1565
+  _globals['_OPAQUESEARCHRESPONSE']._serialized_end=1665
+  _globals['_OPAQUEHIT']._serialized_start=1667
+  _globals['_OPAQUEHIT']._serialized_end=1752
+  _globals['_INDEXSHARD']._serialized_start=1755
+  _globals['_INDEXSHARD']._serialized_end=2134
 # @@protoc_insertion_point(module_scope)

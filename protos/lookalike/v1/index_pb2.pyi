@@ -167,11 +167,18 @@ class ShardQuery(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    WITHOUT_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
+    MAX_PER_SHOP_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     exact: _builtins.bool
     """Compare with every vector: all products are candidates."""
     explain: _builtins.bool
     """Tell each cosine of each hit."""
+    min_score: _builtins.float
+    """Hits below are left out."""
+    max_per_shop: _builtins.int
+    """Of the hits in their order, at most so many of one shop; 0: any number."""
     @_builtins.property
     def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryVector]:
         """One: the nearest in its space. Several, of different spaces: late fusion. The candidates are the nearest in each
@@ -181,6 +188,10 @@ class ShardQuery(_message.Message):
 
     @_builtins.property
     def filter(self) -> _types_pb2.Filter: ...
+    @_builtins.property
+    def without(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of products that are no hits."""
+
     def __init__(
         self,
         *,
@@ -189,12 +200,17 @@ class ShardQuery(_message.Message):
         filter: _types_pb2.Filter | None = ...,
         exact: _builtins.bool = ...,
         explain: _builtins.bool = ...,
+        without: _abc.Iterable[_builtins.str] | None = ...,
+        min_score: _builtins.float | None = ...,
+        max_per_shop: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explain", b"explain", "filter", b"filter", "k", b"k", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "exact", b"exact", "explain", b"explain", "filter", b"filter", "k", b"k", "max_per_shop", b"max_per_shop", "min_score", b"min_score", "vectors", b"vectors", "without", b"without"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
+    _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
 
 Global___ShardQuery: _TypeAlias = ShardQuery  # noqa: Y015
 
@@ -255,6 +271,7 @@ class ShardHits(_message.Message):
     SCORES_FIELD_NUMBER: _builtins.int
     PRODUCTS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SHOPS_FIELD_NUMBER: _builtins.int
     EXPLAINED_FIELD_NUMBER: _builtins.int
     scores: _builtins.bytes
     """float32 cosines, as many as ids."""
@@ -270,6 +287,10 @@ class ShardHits(_message.Message):
     def products(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """A serialized `Product` without description for each id: passed on, never parsed."""
 
+    @_builtins.property
+    def shops(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With `max_per_shop`: the shop of each id, empty where it has none."""
+
     def __init__(
         self,
         *,
@@ -277,11 +298,12 @@ class ShardHits(_message.Message):
         scores: _builtins.bytes = ...,
         products: _abc.Iterable[_builtins.bytes] | None = ...,
         error: _builtins.str = ...,
+        shops: _abc.Iterable[_builtins.str] | None = ...,
         explained: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "explained", b"explained", "ids", b"ids", "products", b"products", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "explained", b"explained", "ids", b"ids", "products", b"products", "scores", b"scores", "shops", b"shops"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -496,7 +518,9 @@ class OpaqueSearchResponse(_message.Message):
 
     HITS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
     provenance: _builtins.bytes
+    truncated: _builtins.bool
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpaqueHit]: ...
     def __init__(
@@ -504,10 +528,11 @@ class OpaqueSearchResponse(_message.Message):
         *,
         hits: _abc.Iterable[Global___OpaqueHit] | None = ...,
         provenance: _builtins.bytes = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "provenance", b"provenance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "provenance", b"provenance", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,6 +92,8 @@ class SearchRequest(_message.Message):
     MIN_COVERAGE_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    MAX_PER_SHOP_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
     """Photos together with texts under AUTO: the product space; without one, image and text half and half."""
     limit: _builtins.int
@@ -104,6 +106,10 @@ class SearchRequest(_message.Message):
     """0..1; below it the answer is UNAVAILABLE. Unless set, a partial answer is an answer."""
     explain: _builtins.bool
     """Tell the score in each space, with each hit."""
+    max_per_shop: _builtins.int
+    """1..1000: the best hits of which no more are of one shop. Those of no shop all count."""
+    min_score: _builtins.float
+    """-1..1: hits of a lower score are left out, however few are left."""
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
         """At most 16. Several are one query: in each space that is searched, the normalised sum of weight x unit vector. In
@@ -132,19 +138,29 @@ class SearchRequest(_message.Message):
         min_coverage: _builtins.float | None = ...,
         weights: _abc.Iterable[_types_pb2.SpaceWeight] | None = ...,
         explain: _builtins.bool = ...,
+        max_per_shop: _builtins.int | None = ...,
+        min_score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_min_coverage", b"_min_coverage", "filter", b"filter", "limit", b"limit", "min_coverage", b"min_coverage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_max_per_shop", b"_max_per_shop", "_min_coverage", b"_min_coverage", "_min_score", b"_min_score", "filter", b"filter", "limit", b"limit", "max_per_shop", b"max_per_shop", "min_coverage", b"min_coverage", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_min_coverage", b"_min_coverage", "exact", b"exact", "examples", b"examples", "exclude_same_shop", b"exclude_same_shop", "explain", b"explain", "filter", b"filter", "limit", b"limit", "min_coverage", b"min_coverage", "space", b"space", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_max_per_shop", b"_max_per_shop", "_min_coverage", b"_min_coverage", "_min_score", b"_min_score", "exact", b"exact", "examples", b"examples", "exclude_same_shop", b"exclude_same_shop", "explain", b"explain", "filter", b"filter", "limit", b"limit", "max_per_shop", b"max_per_shop", "min_coverage", b"min_coverage", "min_score", b"min_score", "space", b"space", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__max_per_shop: _TypeAlias = _typing.Literal["max_per_shop"]  # noqa: Y015
+    _WhichOneofArgType__max_per_shop: _TypeAlias = _typing.Literal["_max_per_shop", b"_max_per_shop"]  # noqa: Y015
     _WhichOneofReturnType__min_coverage: _TypeAlias = _typing.Literal["min_coverage"]  # noqa: Y015
     _WhichOneofArgType__min_coverage: _TypeAlias = _typing.Literal["_min_coverage", b"_min_coverage"]  # noqa: Y015
+    _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
+    _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_per_shop) -> _WhichOneofReturnType__max_per_shop | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_coverage) -> _WhichOneofReturnType__min_coverage | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
@@ -154,6 +170,9 @@ class SearchResponse(_message.Message):
 
     HITS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """With `min_score`: `limit` left out hits that score as much."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """By falling score; equal scores by rising product id."""
@@ -165,10 +184,11 @@ class SearchResponse(_message.Message):
         *,
         hits: _abc.Iterable[Global___Hit] | None = ...,
         provenance: Global___Provenance | None = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "provenance", b"provenance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "provenance", b"provenance", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

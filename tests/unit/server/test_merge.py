@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lookalike.grouping import within
 from lookalike.vectors import pack
 from protos.lookalike.v1.index_pb2 import OpaqueSearchResponse, ShardHits
 from protos.lookalike.v1.search_pb2 import Hit, Provenance, SearchedSpace, SearchResponse, Timings
@@ -16,12 +19,13 @@ from server.merge import merged
 from server.metrics import Watch
 
 
-def a_shard(hits: list[tuple[str, float]]) -> ShardHits:
+def a_shard(hits: list[tuple[str, float]], shops: Mapping[str, str] | None = None) -> ShardHits:
     ordered = sorted(hits, key=lambda hit: (-hit[1], hit[0]))
     return ShardHits(
         ids=[product_id for product_id, _ in ordered],
         scores=pack(np.array([score for _, score in ordered], dtype=np.float32)),
         products=[Product(id=product_id).SerializeToString() for product_id, _ in ordered],
+        shops=[shops[product_id] for product_id, _ in ordered] if shops else [],
     )
 
 
@@ -33,11 +37,36 @@ def a_shard(hits: list[tuple[str, float]]) -> ShardHits:
 )
 def test_the_merge_is_the_sorted_whole(scores: dict[str, float], limit: int, data: st.DataObject) -> None:
     owner = {product_id: data.draw(st.integers(0, 2)) for product_id in scores}
-    without = data.draw(st.sets(st.sampled_from(sorted(scores)), max_size=2)) if scores else set()
     shards = [a_shard([(p, s) for p, s in scores.items() if owner[p] == shard]) for shard in range(3)]
-    expected = sorted(((-s, p) for p, s in scores.items() if p not in without))[:limit]
-    hits = merged(shards, limit, without)
-    assert [(-hit.score, Product.FromString(hit.product).id) for hit in hits] == expected
+    hits = merged(shards, limit)
+    assert [(hit.negated, Product.FromString(hit.product).id) for hit in hits] == sorted(
+        (-s, p) for p, s in scores.items()
+    )[:limit]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    scores=st.dictionaries(st.text(min_size=1, max_size=3), st.sampled_from([-1.0, 0.25, 0.5, 1.0]), max_size=30),
+    limit=st.integers(1, 10),
+    most=st.integers(1, 3),
+    data=st.data(),
+)
+def test_grouping_in_each_shard_and_again_in_the_merge_is_grouping_the_whole(
+    scores: dict[str, float], limit: int, most: int, data: st.DataObject
+) -> None:
+    owner = {product_id: data.draw(st.integers(0, 2)) for product_id in scores}
+    shops = {product_id: data.draw(st.sampled_from(["", "a", "b", "c"])) for product_id in scores}
+    expected: list[str] = []
+    for _, product_id in sorted((-s, p) for p, s in scores.items()):
+        shop = shops[product_id]
+        if not shop or sum(shops[other] == shop for other in expected) < most:
+            expected.append(product_id)
+    shards = []
+    for shard in range(3):
+        whole = a_shard([(p, s) for p, s in scores.items() if owner[p] == shard], shops)
+        kept = within(whole.shops, most, limit)
+        shards.append(a_shard([(whole.ids[place], scores[whole.ids[place]]) for place in kept], shops))
+    assert [hit.id for hit in merged(shards, limit, max_per_shop=most)] == expected[:limit]
 
 
 def test_opaque_parts_are_a_search_response_to_the_byte() -> None:
@@ -45,8 +74,8 @@ def test_opaque_parts_are_a_search_response_to_the_byte() -> None:
     provenance = Provenance(version="v1", spaces=[SearchedSpace(space=SPACE_TEXT, weight=1)], coverage=1)
     public = SearchResponse(hits=[Hit(product=product, score=0.5)], provenance=provenance)
     scores = pack(np.array([0.5], dtype=np.float32))
-    hits = merged([ShardHits(ids=["p"], scores=scores, products=[product.SerializeToString()])], 1, ())
-    opaque = OpaqueSearchResponse(hits=hits, provenance=provenance.SerializeToString())
+    hits = merged([ShardHits(ids=["p"], scores=scores, products=[product.SerializeToString()])], 1)
+    opaque = OpaqueSearchResponse(hits=[hit.opaque(()) for hit in hits], provenance=provenance.SerializeToString())
     assert opaque.SerializeToString() == public.SerializeToString()
 
 
@@ -54,7 +83,7 @@ def test_explained_hits_keep_the_cosines_of_their_own_through_the_merge() -> Non
     first, second = a_shard([("a", 0.9), ("c", 0.5)]), a_shard([("b", 0.7)])
     first.explained = pack(np.array([[1, 0.8], [0.5, 0.5]], dtype=np.float32))
     second.explained = pack(np.array([[0.4, 1]], dtype=np.float32))
-    hits = merged([first, second], 2, (), explained=(SPACE_IMAGE, SPACE_TEXT))
+    hits = [hit.opaque((SPACE_IMAGE, SPACE_TEXT)) for hit in merged([first, second], 2, explained=2)]
     told = [(Product.FromString(hit.product).id, *((each.space, each.score) for each in hit.scores)) for hit in hits]
     assert told == [
         ("a", (SPACE_IMAGE, 1), (SPACE_TEXT, pytest.approx(0.8))),

@@ -53,6 +53,11 @@ MALFORMED: dict[str, tuple[SearchRequest, str]] = {
     "an empty vector": (SearchRequest(examples=[Example(vector=b"")]), "examples[0].vector"),
     "coverage over 1": (a_request(min_coverage=1.5), "min_coverage"),
     "coverage NaN": (a_request(min_coverage=float("nan")), "min_coverage"),
+    "none of a shop": (a_request(max_per_shop=0), "max_per_shop"),
+    "1001 of a shop": (a_request(max_per_shop=1001), "max_per_shop"),
+    "a score over 1": (a_request(min_score=1.01), "min_score"),
+    "a score below -1": (a_request(min_score=-1.01), "min_score"),
+    "a score NaN": (a_request(min_score=float("nan")), "min_score"),
     "same shop as a text": (
         SearchRequest(examples=[Example(text="t")], exclude_same_shop=True),
         "exclude_same_shop",
@@ -122,6 +127,8 @@ def test_what_is_to_be_classified_has_its_defaults() -> None:
 def test_at_every_bound_a_request_is_still_answered() -> None:
     parse_query(SearchRequest(examples=[Example(text="x" * MAX_TEXT_BYTES)] * MAX_EXAMPLES, limit=1000))
     parse_query(SearchRequest(examples=[Example(image=bytes(MAX_IMAGE_BYTES))], limit=1, min_coverage=1))
+    parse_query(a_request(limit=1, max_per_shop=1, min_score=-1))
+    parse_query(a_request(limit=1000, max_per_shop=1000, min_score=1))
     parse_query(SearchRequest(examples=[Example(product_id="é" * 128)]))
     parse_subject(ClassifyRequest(product_id="é" * 128, limit=100, precision=0.99))
     parse_subject(ClassifyRequest(text="t", limit=1, precision=0.5))

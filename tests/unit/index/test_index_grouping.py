@@ -1,0 +1,146 @@
+"""Grouping by shop and what else a ranking is searched for: against a naive reading, however deep it has to go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index.building.build import SpaceVectors, build
+from index.search.grouping import chosen, settled
+from index.search.queries import Query
+from index.serving.loaded import LoadedShard, opened
+from lookalike.grouping import within
+from lookalike.vectors import F32
+from protos.lookalike.v1.index_pb2 import ShardQuery
+from protos.lookalike.v1.types_pb2 import Filter
+from tests.unit.index.samples import IMAGE, TEXT, by, clustered, unit_vectors, vectors_of
+
+
+class Ranking(NamedTuple):
+    scores: F32
+
+
+def a_query(k: int, *, most: int = 0, min_score: float = -np.inf, without: Sequence[str] = ()) -> Query:
+    return Query({}, (), b"", k, False, False, frozenset(without), min_score, most)
+
+
+class Catalogue:
+    """Ranks all products alike for every query, and remembers how deep it was asked to go."""
+
+    def __init__(self, scores: Sequence[float], shops: Sequence[str]) -> None:
+        self.scores = np.array(sorted(scores, reverse=True), dtype=np.float32)
+        self.shops = shops
+        self.depths: list[list[int]] = []
+
+    def nearest(self, queries: Sequence[Query]) -> list[Ranking]:
+        self.depths.append([query.k for query in queries])
+        return [Ranking(self.scores[: query.k]) for query in queries]
+
+    def choose(self, query: Query, ranking: Ranking) -> list[int]:
+        return chosen(query, ranking.scores, str, lambda place: self.shops[place])
+
+    def hits(self, *queries: Query) -> list[list[int]]:
+        return [places for _, places in settled(queries, self.nearest, self.choose)]
+
+    def expected(self, query: Query) -> list[int]:
+        kept: list[int] = []
+        for place, (score, shop) in enumerate(zip(self.scores, self.shops, strict=True)):
+            full = query.max_per_shop and shop and [self.shops[i] for i in kept].count(shop) == query.max_per_shop
+            if score >= query.min_score and str(place) not in query.without and not full:
+                kept.append(place)
+        return kept[: query.k]
+
+
+SHOPS = st.sampled_from(["", "a", "b", "c", "d"])
+QUERIES = st.builds(
+    a_query,
+    st.integers(0, 12),
+    most=st.integers(0, 3),
+    min_score=st.sampled_from([-np.inf, -1.0, 0.25, 0.5, 2.0]),
+    without=st.lists(st.integers(0, 20).map(str), max_size=3),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    products=st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0]), SHOPS), max_size=40),
+    queries=st.lists(QUERIES, max_size=3),
+)
+def test_hits_are_the_first_in_the_whole_ranking_that_keep_the_rules(
+    products: list[tuple[float, str]], queries: list[Query]
+) -> None:
+    catalogue = Catalogue([score for score, _ in products], [shop for _, shop in products])
+    assert catalogue.hits(*queries) == [catalogue.expected(query) for query in queries]
+
+
+def test_a_ranking_goes_no_deeper_than_it_must() -> None:
+    one_shop = Catalogue(np.linspace(1, 0, 1000).tolist(), ["a"] * 900 + ["b"] * 100)
+    assert one_shop.hits(a_query(5), a_query(2, most=1)) == [[0, 1, 2, 3, 4], [0, 900]]
+    assert one_shop.depths == [[5, 4], [16], [64], [256], [1024]]
+    scored = Catalogue(np.linspace(1, 0, 1000).tolist(), ["a"] * 1000)
+    assert scored.hits(a_query(2, most=1, min_score=0.99)) == [[0]]
+    assert scored.depths == [[4], [16]]  # The sixteenth scores less than that: so do all below.
+
+
+def test_a_ranking_of_all_there_is_is_the_end() -> None:
+    two = Catalogue([1.0, 0.5], ["a", "a"])
+    assert two.hits(a_query(10, most=1)) == [[0]]
+    assert two.depths == [[20]]
+
+
+COUNT = 4000  # All of them fit into one answer.
+VECTORS = clustered(COUNT, 32)
+SHOPS_OF = ["" if row % 11 == 0 else f"shop {row % 7 if row % 3 else 0}" for row in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> LoadedShard:
+    where = tmp_path_factory.mktemp("grouped")
+    products = pa.table({"id": [f"p{row:05}" for row in range(COUNT)], "shop": SHOPS_OF})
+    given: dict[int, SpaceVectors] = {
+        IMAGE: vectors_of(VECTORS),
+        TEXT: vectors_of(unit_vectors(COUNT // 2, 8), np.arange(COUNT // 2) * 2),
+    }
+    build(where, products, given, shards=1, exact_floats=50_000)
+    served = opened(where, 0)
+    assert served.base.spaces[IMAGE].entry.ladder
+    return served
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(("k", "most"), [(10, 1), (10, 3), (40, 5), (1000, 2)])
+def test_of_each_shop_come_its_best_and_no_more_than_are_wanted(
+    shard: LoadedShard, exact: bool, several: bool, k: int, most: int
+) -> None:
+    vectors = [by(IMAGE, VECTORS[5], 0.7), *([by(TEXT, unit_vectors(1, 8, 3)[0], 0.3)] if several else [])]
+    asked = ShardQuery(vectors=vectors, k=k, max_per_shop=most, exact=exact, without=["p00005", "nobody"])
+    everything = ShardQuery(vectors=vectors, k=COUNT, exact=True)
+    whole, grouped = shard.search([everything, asked]).results
+    shops = [SHOPS_OF[int(product_id[1:])] for product_id in grouped.ids]
+    assert list(grouped.shops) == shops
+    assert max(shops.count(shop) for shop in set(shops) if shop) <= most
+    others = [product_id for product_id in whole.ids if product_id != "p00005"]
+    places = within([SHOPS_OF[int(product_id[1:])] for product_id in others], most, k)
+    expected = [others[place] for place in places]
+    assert len(grouped.ids) == len(expected)
+    if exact:
+        assert list(grouped.ids) == expected
+    assert len({*grouped.ids} & {*expected}) >= 0.95 * len(expected)
+
+
+def test_no_hit_is_below_the_least_score_and_none_above_it_is_left_out(shard: LoadedShard) -> None:
+    everything = ShardQuery(vectors=[by(IMAGE, VECTORS[5])], k=50, exact=True)
+    (whole,) = shard.search([everything]).results
+    scores = np.frombuffer(whole.scores, np.float32)
+    asked = ShardQuery(vectors=[by(IMAGE, VECTORS[5])], k=50, exact=True, min_score=scores[19])
+    (some,) = shard.search([asked]).results
+    assert list(some.ids) == list(whole.ids)[: int((scores >= scores[19]).sum())]
+    nothing = ShardQuery(vectors=[by(IMAGE, VECTORS[5])], k=50, min_score=1.5, filter=Filter(shop_in=["shop 1"]))
+    assert not shard.search([nothing]).results[0].ids
