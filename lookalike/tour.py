@@ -71,7 +71,7 @@ def _as_products(pictured: Sequence[Product], worded: Sequence[Product]) -> Iter
 def _by_photo(pictured: Sequence[Product], catalogue: Path) -> Iterator[Stop]:
     if (product := _with_photo(pictured, catalogue)) is not None:
         photo = catalogue / product.image
-        yield _stop(f"Looks like the photo {photo.name} ({_named(product)})", Question(image=photo))
+        yield _stop(f"Like the photo {photo.name} ({_named(product)})", Question(image=photo))
 
 
 def _by_text(worded: Sequence[Product]) -> Iterator[Stop]:
@@ -80,7 +80,7 @@ def _by_text(worded: Sequence[Product]) -> Iterator[Stop]:
     other = _first(product for product in worded if product.title)
     for product in (japanese, english) if japanese or english else (other,):
         if product is not None:
-            yield _stop(f"Reads like the words {_named(product)}", Question(text=product.title))
+            yield _stop(f"Like the words {_named(product)}", Question(text=product.title))
 
 
 def _filtered(products: Sequence[Product], space: str) -> Iterator[Stop]:

@@ -58,7 +58,7 @@ def gateway(settings: GatewaySettings) -> Gateway:
     """Everything that answers, connected to nothing yet."""
     fleet, encoders, cache = Fleet(settings), Encoders(settings), _cache(settings)
     admission, deadline_s = Admission(settings.max_inflight), settings.default_deadline_s
-    policy = AutoPolicy.parse(settings.auto_policy)
+    policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
     searcher = Searcher(fleet, encoders, cache, policy, admission, deadline_s, SingleFlight())
     classifier = Classifier(fleet, encoders, admission, deadline_s)
     reader = CatalogReader(fleet, admission, deadline_s)

@@ -41,16 +41,18 @@ class Entry:
 class AutoPolicy:
     """The entry of a category is that of the longest path in the table that the category is or lies under.
 
-    Of its spaces it is the first that the version has built and the product has a vector in.
+    Of its spaces it is the first that the version has built and the product has a vector in. Photos alone, and texts
+    alone, have no category and an entry of their own.
     """
 
     table: Mapping[str, Entry]
     rest: Entry
+    alone: Mapping[Source, Entry]  # Of photos, of texts, with nothing else beside them.
     text: str  # As it was given: answers under another policy are other answers.
 
     @classmethod
-    def parse(cls, entries: Sequence[str]) -> AutoPolicy:
-        """From `("fashion=product>image", "*=product>text")`. Raises BadSettings."""
+    def parse(cls, entries: Sequence[str], *, photo: str, text: str) -> AutoPolicy:
+        """From `("fashion=product>image", "*=product>text")`, "product>image", "product>text". Raises BadSettings."""
         table: dict[str, Entry] = {}
         for entry in entries:
             category, _, names = entry.partition("=")
@@ -58,10 +60,15 @@ class AutoPolicy:
                 raise BadSettings(f"auto policy {entry!r}: not CATEGORY=SPACE, or CATEGORY=SPACE>SPACE")
             if category in table:
                 raise BadSettings(f"auto policy {entry!r}: {category} is there already")
-            table[category] = Entry(entry, _preferences(entry, names))
+            table[category] = Entry(entry, _preferences(entry, names, SPACES.values()))
         if "*" not in table:
             raise BadSettings("auto policy: no entry for * (every other category)")
-        return cls(table, table.pop("*"), ",".join(entries))
+        alone = {
+            source: Entry(entry, _preferences(entry, entry.partition("=")[2], COUNTED_IN[source]))
+            for source, entry in ((Source.IMAGE, f"auto_photo={photo}"), (Source.TEXT, f"auto_text={text}"))
+        }
+        every = [*entries, *(entry.text for entry in alone.values())]
+        return cls(table, table.pop("*"), alone, ",".join(every))
 
     def entry_of(self, category: str) -> Entry:
         path = category
@@ -84,19 +91,27 @@ class AutoPolicy:
             raise NotFound(f"product {product_id} has neither a photo nor a text vector")
         return ONLY[min(has)]
 
+    def route_alone(self, source: Source, built: Collection[Space.ValueType]) -> Route:
+        """For photos or for texts, nothing else; where none of their entry's spaces is built, their own."""
+        entry = self.alone[source]
+        for space in entry.spaces:
+            if space in built:
+                return Route((space,), (1.0,), entry.text)
+        return ONLY[COUNTED_IN[source][0]]
 
-def _preferences(entry: str, names: str) -> tuple[Space.ValueType, ...]:
-    wanted = names.split(">")
+
+def _preferences(entry: str, names: str, spaces: Collection[Space.ValueType]) -> tuple[Space.ValueType, ...]:
+    wanted, allowed = names.split(">"), [*map(space_name, spaces)]
     for name in wanted:
-        if name not in SPACES:
-            raise BadSettings(f"auto policy {entry!r}: {name!r} is not one of {', '.join(SPACES)}")
+        if name not in allowed:
+            raise BadSettings(f"auto policy {entry!r}: {name!r} is not one of {', '.join(allowed)}")
         if wanted.count(name) > 1:
             raise BadSettings(f"auto policy {entry!r}: {name} is there twice")
     return tuple(SPACES[name] for name in wanted)
 
 
-def settled(query: Query, built: Collection[Space.ValueType]) -> Route | None:
-    """The route that the request itself settles; None: the category of its products decides.
+def settled(query: Query, built: Collection[Space.ValueType], policy: AutoPolicy) -> Route | None:
+    """The route that needs no category; None: that of the query's products decides.
 
     built: the spaces of the version. Raises InvalidRequest for examples that cannot be in one space together.
     """
@@ -106,6 +121,9 @@ def settled(query: Query, built: Collection[Space.ValueType]) -> Route | None:
     if query.space == SPACE_AUTO and sources >= _PHOTOS_AND_TEXTS:
         _refuse_unnamed(query)
         return ONLY[SPACE_PRODUCT] if SPACE_PRODUCT in built else HALF_AND_HALF
+    match [*sources]:
+        case [Source.IMAGE | Source.TEXT as source] if query.space == SPACE_AUTO:
+            return policy.route_alone(source, built)
     space = _common_space(query)
     return None if space == SPACE_AUTO else ONLY[space]
 

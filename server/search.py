@@ -55,7 +55,7 @@ class Searcher:
     async def _found(
         self, key: str, query: Query, snapshot: Snapshot, watch: Watch, deadline: Deadline
     ) -> SearchAnswer:
-        route = settled(query, snapshot.spaces)
+        route = settled(query, snapshot.spaces, self.policy)
         if route is not None:
             snapshot.searched(route.spaces)  # What the version lacks is refused before anything is looked up.
         with watch.stage("lookup"):

@@ -35,6 +35,9 @@ class GatewaySettings(ProcessSettings):
         "spaces of AUTO, category=space>space: the first that is built and the product is in; the longest category "
         "that fits wins, * is the rest",
     )
+    # Either finds more of its category in the product space than in its own: docs/quality.md.
+    auto_photo: str = setting("product>image", "spaces of AUTO for photos alone, space>space: the first that is built")
+    auto_text: str = setting("product>text", "spaces of AUTO for texts alone, space>space: the first that is built")
     max_inflight: int = setting(512, "calls answered at once; beyond it RESOURCE_EXHAUSTED", at_least=1, at_most=65536)
     default_deadline_s: float = setting(5.0, "deadline of a call that brings none", at_least=0.01, at_most=600)
     shard_timeout_s: float = setting(

@@ -167,7 +167,7 @@ async def test_a_product_encoder_of_other_encoders_or_of_another_index_is_never_
 
 async def test_without_a_product_encoder_only_the_queries_that_need_it_fail() -> None:
     async with a_scene(spaces=ALL, product_encoder=False) as scene:
-        for examples in ([photo(7), words(7)], [photo(7), product(1), words(7)]):
+        for examples in ([photo(7)], [photo(7), words(7)], [photo(7), product(1), words(7)]):
             why = await refused(
                 scene.search.Search(SearchRequest(examples=examples)), grpc.StatusCode.FAILED_PRECONDITION
             )
@@ -175,7 +175,7 @@ async def test_without_a_product_encoder_only_the_queries_that_need_it_fail() ->
         for request in (
             SearchRequest(examples=[product(7)], space=SPACE_PRODUCT),
             SearchRequest(examples=[photo(7), words(7)], weights=weights(image=1, text=1)),
-            SearchRequest(examples=[words(7)]),
+            SearchRequest(examples=[words(7)], space=SPACE_TEXT),
         ):
             assert (await scene.search.Search(request)).hits
 
@@ -197,7 +197,7 @@ async def test_what_the_product_encoder_says_of_itself_is_passed_on(
         scene.products.error = error
         request = SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT)
         assert str(error) in await refused(scene.search.Search(request), code)
-        assert (await scene.search.Search(SearchRequest(examples=[photo(7)]))).hits
+        assert (await scene.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_IMAGE))).hits
 
 
 @pytest.mark.parametrize(
@@ -330,17 +330,40 @@ async def test_auto_takes_the_first_preferred_space_that_is_built_and_says_which
 
 async def test_the_policy_is_a_setting() -> None:
     policy = ("fashion/shoes=text>product", "*=image")
-    async with a_scene(spaces=ALL, auto_policy=policy) as scene:
-        for product_id, space in ((7, SPACE_TEXT), (8, SPACE_IMAGE)):
-            assert spaces(await scene.search.Search(SearchRequest(examples=[product(product_id)]))) == [space]
+    async with a_scene(spaces=ALL, auto_policy=policy, auto_photo="image", auto_text="text>product") as scene:
+        for examples, space, entry in (
+            ([product(7)], SPACE_TEXT, "fashion/shoes=text>product"),
+            ([product(8)], SPACE_IMAGE, "*=image"),
+            ([photo(7)], SPACE_IMAGE, "auto_photo=image"),
+            ([words(7)], SPACE_TEXT, "auto_text=text>product"),
+        ):
+            response = await scene.search.Search(SearchRequest(examples=examples))
+            assert (spaces(response), response.provenance.policy) == ([space], entry)
 
 
-async def test_auto_compares_photos_by_image_texts_by_text_and_both_as_products() -> None:
+async def test_auto_compares_a_photo_or_a_text_as_a_product_of_which_only_that_is_known_where_there_are_products() -> (
+    None
+):
+    async with a_scene(spaces=ALL) as scene:
+        by_photo = await scene.search.Search(SearchRequest(examples=[photo(7)]))
+        by_words = await scene.search.Search(SearchRequest(examples=[words(7)]))
+    same(by_photo, ranked({SPACE_PRODUCT: (fused(image_of(7), None), 1)}))
+    same(by_words, ranked({SPACE_PRODUCT: (fused(None, text_of(7)), 1)}))
+    entries = [response.provenance.policy for response in (by_photo, by_words)]
+    assert entries == ["auto_photo=product>image", "auto_text=product>text"]
+
+
+async def test_auto_compares_a_photo_by_image_and_a_text_by_text_where_there_are_no_products_or_beside_one() -> None:
+    async with a_scene() as scene:
+        for examples, space, entry in (
+            ([photo(7)], SPACE_IMAGE, "auto_photo=product>image"),
+            ([words(7)], SPACE_TEXT, "auto_text=product>text"),
+        ):
+            response = await scene.search.Search(SearchRequest(examples=examples))
+            assert (spaces(response), response.provenance.policy) == ([space], entry)
     async with a_scene(spaces=ALL) as scene:
         for examples, space in (
-            ([photo(7)], SPACE_IMAGE),
             ([photo(7), product(8)], SPACE_IMAGE),
-            ([words(7)], SPACE_TEXT),
             ([words(7), product(8)], SPACE_TEXT),
             ([photo(7), words(7)], SPACE_PRODUCT),
             ([product(8), words(7), photo(7)], SPACE_PRODUCT),
@@ -357,7 +380,7 @@ async def test_auto_compares_a_photo_with_a_text_half_and_half_where_products_ar
 
 
 async def test_auto_does_not_compare_photos_or_texts_in_another_space_than_theirs() -> None:
-    async with a_scene(spaces=(SPACE_TEXT, SPACE_PRODUCT)) as scene:
+    async with a_scene(spaces=(SPACE_TEXT, SPACE_PRODUCT), auto_photo="image") as scene:
         why = await refused(
             scene.search.Search(SearchRequest(examples=[photo(7)])), grpc.StatusCode.FAILED_PRECONDITION
         )

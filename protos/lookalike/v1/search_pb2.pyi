@@ -95,7 +95,7 @@ class SearchRequest(_message.Message):
     MAX_PER_SHOP_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
-    """Photos together with texts under AUTO: the product space; without one, image and text half and half."""
+    """Under AUTO, photos, texts, and both together go to the product space; without one to their own, both half and half."""
     limit: _builtins.int
     """1..1000; 10 unless set. The products given as examples are never among the hits."""
     exclude_same_shop: _builtins.bool

@@ -141,7 +141,7 @@ def test_the_default_policy_is_the_gateways() -> None:
 @pytest.mark.parametrize("text", [DEFAULT, "*=text", "a/b=image>product,a=text,*=product>text", "a=product,*=image"])
 @pytest.mark.parametrize("built", [("image", "text", "product"), ("image", "text"), ("text",), ("product",)])
 def test_a_policy_chooses_as_the_gateway_does(text: str, built: tuple[str, ...]) -> None:
-    ours, theirs = Policy.parse(text), AutoPolicy.parse(text.split(","))
+    ours, theirs = Policy.parse(text), AutoPolicy.parse(text.split(","), photo="image", text="text")
     has = [Space.Value(f"SPACE_{name.upper()}") for name in built]
     for category in ("a", "a/b", "a/b/c", "a/bc", "ab", "fashion", "fashion/shoes", "", "z"):
         (space,) = theirs.route(category, "p", has).spaces

@@ -10,10 +10,11 @@ from lookalike.errors import BadSettings, InvalidRequest, NotFound
 from protos.lookalike.v1.search_pb2 import Example, SearchRequest
 from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceWeight
 from server.policy import HALF_AND_HALF, ONLY, AutoPolicy, Route, narrowed, settled
-from server.requests import parse_query
+from server.requests import Source, parse_query
 from server.settings import GatewaySettings
 
-POLICY = AutoPolicy.parse(("fashion=product>image", "fashion/fabric=text", "*=product>text"))
+ENTRIES = ("fashion=product>image", "fashion/fabric=text", "*=product>text")
+POLICY = AutoPolicy.parse(ENTRIES, photo="product>image", text="text>product")
 BUILT = (SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)
 VECTOR = Example(vector=bytes([0, 0, 128, 63]))
 PHOTO, WORDS, P = Example(image=b"x"), Example(text="x"), Example(product_id="p")
@@ -21,9 +22,12 @@ FUSED = (SpaceWeight(space=SPACE_TEXT, weight=1), SpaceWeight(space=SPACE_IMAGE,
 
 
 def route_of(
-    *examples: Example, space: Space.ValueType = SPACE_AUTO, built: tuple[Space.ValueType, ...] = BUILT
+    *examples: Example,
+    space: Space.ValueType = SPACE_AUTO,
+    built: tuple[Space.ValueType, ...] = BUILT,
+    policy: AutoPolicy = POLICY,
 ) -> Route | None:
-    return settled(parse_query(SearchRequest(examples=examples, space=space)), built)
+    return settled(parse_query(SearchRequest(examples=examples, space=space)), built, policy)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +63,52 @@ def test_the_longest_category_that_fits_decides(category: str, entry: str) -> No
 )
 def test_a_policy_that_does_not_say_it_all_or_says_it_twice_is_refused(entries: tuple[str, ...], reason: str) -> None:
     with pytest.raises(BadSettings, match=re.escape(reason)):
-        AutoPolicy.parse(entries)
+        AutoPolicy.parse(entries, photo="image", text="text")
+
+
+@pytest.mark.parametrize(
+    ("photo", "text", "reason"),
+    [
+        ("text", "text", "'auto_photo=text': 'text' is not one of image, product"),
+        ("image", "product>image", "'auto_text=product>image': 'image' is not one of text, product"),
+        ("", "text", "'auto_photo=': '' is not one of image, product"),
+        ("image", "text>product>text", "'auto_text=text>product>text': text is there twice"),
+    ],
+)
+def test_photos_and_texts_are_sent_where_they_can_be_compared_once_or_the_policy_is_refused(
+    photo: str, text: str, reason: str
+) -> None:
+    with pytest.raises(BadSettings, match=re.escape(reason)):
+        AutoPolicy.parse(ENTRIES, photo=photo, text=text)
 
 
 def test_the_default_prefers_the_product_space_then_looks_for_fashion_and_words_for_the_rest() -> None:
-    policy = AutoPolicy.parse(GatewaySettings().auto_policy)
+    settings = GatewaySettings()
+    policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
     assert policy.entry_of("fashion/shoes").spaces == (SPACE_PRODUCT, SPACE_IMAGE)
     assert policy.entry_of("food").spaces == (SPACE_PRODUCT, SPACE_TEXT)
+    assert policy.alone[Source.IMAGE].spaces == (SPACE_PRODUCT, SPACE_IMAGE)
+    assert policy.alone[Source.TEXT].spaces == (SPACE_PRODUCT, SPACE_TEXT)
+
+
+def test_photos_alone_and_texts_alone_are_searched_in_the_first_preferred_space_that_is_built() -> None:
+    assert route_of(PHOTO, PHOTO) == Route((SPACE_PRODUCT,), (1.0,), "auto_photo=product>image")
+    assert route_of(PHOTO, built=(SPACE_IMAGE, SPACE_TEXT)) == Route((SPACE_IMAGE,), (1.0,), "auto_photo=product>image")
+    assert route_of(WORDS) == Route((SPACE_TEXT,), (1.0,), "auto_text=text>product")
+    assert route_of(WORDS, built=(SPACE_IMAGE, SPACE_PRODUCT)) == Route(
+        (SPACE_PRODUCT,), (1.0,), "auto_text=text>product"
+    )
+
+
+def test_photos_and_texts_whose_preferred_spaces_are_not_built_stay_in_their_own_and_no_entry_chose_that() -> None:
+    policy = AutoPolicy.parse(ENTRIES, photo="product", text="product")
+    assert route_of(PHOTO, built=(SPACE_IMAGE, SPACE_TEXT), policy=policy) == ONLY[SPACE_IMAGE]
+    assert route_of(WORDS, built=(SPACE_IMAGE, SPACE_TEXT), policy=policy) == ONLY[SPACE_TEXT]
+
+
+def test_answers_under_another_policy_for_photos_or_texts_are_other_answers() -> None:
+    texts = {AutoPolicy.parse(ENTRIES, photo=p, text=t).text for p in ("image", "product") for t in ("text", "product")}
+    assert len(texts) == 4
 
 
 def test_a_product_is_searched_in_the_first_preferred_space_that_it_has_a_vector_in() -> None:
@@ -81,7 +124,8 @@ def test_a_product_that_has_none_of_the_preferred_is_searched_where_it_can_be_an
 
 
 def test_the_examples_settle_the_space_where_they_can() -> None:
-    assert route_of(PHOTO) == ONLY[SPACE_IMAGE]
+    assert route_of(PHOTO, space=SPACE_IMAGE) == ONLY[SPACE_IMAGE]
+    assert route_of(PHOTO, VECTOR) == ONLY[SPACE_IMAGE]
     assert route_of(WORDS, P) == ONLY[SPACE_TEXT]
     assert route_of(PHOTO, P) == ONLY[SPACE_IMAGE]
     assert route_of(P) is None
@@ -117,7 +161,7 @@ def test_examples_without_a_common_space_are_refused(
 def narrowed_by(has: dict[str, tuple[Space.ValueType, ...]], *more: Example) -> Route:
     examples = [*(Example(product_id=product_id) for product_id in has), *more]
     query = parse_query(SearchRequest(examples=examples, weights=FUSED))
-    route = settled(query, BUILT)
+    route = settled(query, BUILT, POLICY)
     assert route is not None
     return narrowed(route, query, has)
 
