@@ -30,10 +30,13 @@ _CALL_S = 60.0
 
 
 @asynccontextmanager
-async def served(address: str) -> AsyncIterator[Encode]:
-    """The encoder of a model server or TF-Serving at host:port."""
+async def served(address: str, *, version: int = 0, label: str = "") -> AsyncIterator[Encode]:
+    """The encoder of a model server or TF-Serving at host:port.
+
+    version, label: of the model, to keep to; neither: the latest there is. Both: BadSettings.
+    """
     async with rpc.channel(address) as channel:
-        encoder = ImageEncoder(channel)
+        encoder = ImageEncoder(channel, version=version, label=label)
 
         async def encode(pixels: Pixels) -> Encoded:
             return await encoder.encode(pixels, Deadline.after(_CALL_S))

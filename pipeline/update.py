@@ -220,6 +220,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
     if args.models and args.model_server:
         raise BadSettings("--models and --model-server: one of them")
+    if args.model_version < 0:
+        raise BadSettings(f"--model-version {args.model_version}: versions are numbered from 1")
+    if (args.model_version or args.model_label) and not args.model_server:
+        raise BadSettings("--model-version and --model-label are of the model of --model-server")
     if not 1 <= args.shards <= MAX_SHARDS:
         raise BadSettings(f"--shards {args.shards}: not in 1..{MAX_SHARDS}")
     with model_server(args.models, environ) if args.models else contextlib.nullcontext(args.model_server) as address:
@@ -227,7 +231,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             catalogue=args.catalogue,
             location=args.location,
             artifacts=args.artifacts,
-            encoder=partial(encoding.served, address) if address else None,
+            encoder=partial(encoding.served, address, version=args.model_version, label=args.model_label)
+            if address
+            else None,
             store=args.features or args.location / STORE,
             shards=args.shards,
             seed=args.seed,
@@ -299,6 +305,8 @@ def _parser() -> argparse.ArgumentParser:
     add("location", type=Path, metavar="LOCATION", help="where versions of the index are; the new one will be CURRENT")
     add("--models", type=Path, metavar="MODELS_DIR", help="run the image model of this folder meanwhile")
     add("--model-server", default="", metavar="HOST:PORT", help="have photos encoded by a model server or TF-Serving")
+    add("--model-version", type=int, default=0, metavar="N", help="of --model-server; 0: the latest (default)")
+    add("--model-label", default="", metavar="LABEL", help="the version of --model-server that has this label")
     add("--artifacts", type=Path, required=True, metavar="DIR", help="trained encoders go to DIR/<fingerprint>")
     add("--text-kind", choices=text_encoder.KINDS, default="scdv", help="(default %(default)s)")
     add("--text-words", type=Path, metavar="FILE", help="take word vectors from this fastText .bin, train none")

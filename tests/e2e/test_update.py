@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from encoders.product import model as product
+from encoders.serving.policy import All
 from encoders.types import Encoded
 from index.storage import version
 from lookalike import cli
@@ -21,6 +23,8 @@ from pipeline.encoding import Encode, Pixels
 from pipeline.report import Report
 from pipeline.update import Outcome, Update, main, update
 from tests.e2e.updates import ImageModel, indexed
+from tests.rpc.model_servers import Arithmetic, listening, write_version
+from tests.unit.pipeline.catalogues import jsonl, photo
 
 COUNT = 60
 
@@ -41,8 +45,8 @@ def model() -> ImageModel:
 def what(drawn: Path, tmp_path: Path, model: ImageModel) -> Update:
     catalogue = tmp_path / "shop"
     (catalogue / "images").mkdir(parents=True)
-    for photo in (drawn / "images").iterdir():
-        (catalogue / "images" / photo.name).hardlink_to(photo)
+    for file in (drawn / "images").iterdir():
+        (catalogue / "images" / file.name).hardlink_to(file)
     (catalogue / "products.jsonl").write_bytes((drawn / "products.jsonl").read_bytes())
     return Update(
         catalogue=catalogue,
@@ -235,7 +239,40 @@ def test_the_command_says_what_it_did(what: Update, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "more", [["--models", "a", "--model-server", "b:1"], ["--models", "nowhere"], ["--shards", "0"]]
+    ("pinned", "encoder"),
+    [
+        pytest.param([], "mobilenet-2", id="the latest"),
+        pytest.param(["--model-version", "1"], "mobilenet-1", id="a version"),
+        pytest.param(["--model-label", "stable"], "mobilenet-1", id="a label"),
+    ],
+)
+async def test_an_update_keeps_to_the_version_of_the_image_model_that_it_is_told(
+    tmp_path: Path, pinned: list[str], encoder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop = jsonl(tmp_path / "shop", {"image": "a.png"}, photos={"a.png": photo()})
+    write_version(tmp_path / "models", 1, 2)
+    serving = listening(
+        tmp_path / "models", lambda path: Arithmetic(f"mobilenet-{path.name}"), policy=All(), labels={"stable": 1}
+    )
+    async with serving as address:
+        words = [str(shop), str(tmp_path / "index"), "--artifacts", str(tmp_path / "text"), "--json"]
+        words += ["--model-server", address, *pinned]
+        assert await asyncio.to_thread(cli.run, lambda: main(words, {})) == 0
+
+    assert json.loads(capsys.readouterr().out)["spaces"]["image"] == {"encoder": encoder, "vectors": 1}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--models", "a", "--model-server", "b:1"],
+        ["--models", "nowhere"],
+        ["--models", "a", "--model-version", "1"],
+        ["--model-label", "stable"],
+        ["--model-server", "b:1", "--model-version", "-1"],
+        ["--model-server", "b:1", "--model-version", "1", "--model-label", "stable"],
+        ["--shards", "0"],
+    ],
 )
 def test_what_cannot_be_done_is_the_operators_to_mend(what: Update, more: list[str]) -> None:
     words = [str(what.catalogue), str(what.location), "--artifacts", str(what.artifacts), *more]
