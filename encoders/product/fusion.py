@@ -26,6 +26,7 @@ from lookalike.vectors import F32, normalised
 # by article type and by colour): photo .706 and .310, title .737 and .238, both side by side .809 and .288, these .936
 # and .536.
 SIZES = {"categories": 128, "tags": 64, "rest": 64}
+LEAST_DIM = 128  # Where labels are few, there is more of the rest.
 SHARES = {"categories": 0.6, "tags": 0.2, "rest": 0.2}
 PHOTO, TITLE = 0.6, 0.4  # Side by side: .5 and .5 lose a point.
 
@@ -93,7 +94,8 @@ def learnt(images: F32, texts: F32, categories: Any, tags: Any, *, ridge: float)
     """From training products that have both: vectors (n, di) and (n, dt), sparse 0/1 labels (n, categories), (n, tags).
 
     ridge: added to the inputs' covariance, as a share of its mean diagonal. A block is as large as SIZES says or as
-    its labels allow; a block without labels is left out.
+    its labels allow; one without labels is left out. The rest is larger where all together would have less than
+    LEAST_DIM, as far as the inputs allow.
     """
     centres = Centres(image=images.mean(axis=0), text=texts.mean(axis=0))
     both = _Regression.of(centres.inputs(Kind.BOTH, images, texts), ridge)
@@ -102,7 +104,8 @@ def learnt(images: F32, texts: F32, categories: Any, tags: Any, *, ridge: float)
     for name, each in labels.items():
         if each.shape[1]:
             targets[name] = each @ both.directions(each, SIZES[name])
-    targets["rest"] = both.inputs @ both.components(SIZES["rest"])
+    rest = max(SIZES["rest"], LEAST_DIM - sum(each.shape[1] for each in targets.values()))
+    targets["rest"] = both.inputs @ both.components(rest)
     wanted = np.hstack(list(targets.values()))
     maps = {Kind.BOTH: both.map_to(wanted)}
     for kind in (Kind.IMAGE, Kind.TEXT):

@@ -17,7 +17,7 @@ from encoders.product.fusion import Centres, Fusion, Kind, Map
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
 
-FORMAT = 1  # Raised when other files, or the same files otherwise, make an encoder.
+FORMAT = 2  # Raised when other files, or the same files otherwise, make an encoder.
 # Of which untrained photo vectors went in: every answer says so by its name.
 KINDS = ("product", "product-untrained")
 _KINDS = tuple(Kind)

@@ -7,7 +7,7 @@ import pytest
 
 from encoders.product import fusion
 from encoders.product.fusion import Fusion, Kind, labels_of
-from lookalike.vectors import F32
+from lookalike.vectors import F32, normalised
 from tests.unit.encoders.made_products import examples
 
 
@@ -37,6 +37,26 @@ def test_the_blocks_have_their_shares_of_a_vector() -> None:
 
 def test_without_tags_there_is_no_block_of_them() -> None:
     assert list(fused(tags=False)[0].sizes) == ["categories", "rest"]
+
+
+@pytest.mark.parametrize(
+    ("categories", "image_dim", "rest", "dim"),
+    [
+        pytest.param(2, 120, 127, 128, id="few categories"),
+        pytest.param(100, 120, 64, 163, id="many categories"),
+        pytest.param(2, 30, 80, 81, id="few dimensions"),
+    ],
+)
+def test_a_vector_has_128_dimensions_or_more_where_the_inputs_have_them(
+    categories: int, image_dim: int, rest: int, dim: int
+) -> None:
+    rng, count, text_dim = np.random.default_rng(0), 500, 50
+    images, texts = (normalised(rng.normal(size=(count, size)).astype(np.float32)) for size in (image_dim, text_dim))
+    labels, _ = labels_of([[f"c{i % categories}"] for i in range(count)], at_least=1, most=1_000)
+    none, _ = labels_of([[] for _ in range(count)], at_least=1, most=1)
+    made = fusion.learnt(images, texts, labels, none, ridge=0.1)
+    assert made.sizes == {"categories": categories - 1, "rest": rest}  # Of all categories each product has one.
+    assert made.of(Kind.BOTH, images, texts).shape == (count, made.dim) == (count, dim)
 
 
 def test_a_photo_alone_is_not_changed_by_a_title_that_is_not_looked_at() -> None:
