@@ -12,6 +12,9 @@ A real one, of any exported image model called `mobilenet`:
 LOOKALIKE_TFSERVING_LABEL: a version label that it has; without it, nothing is asked by label.
 LOOKALIKE_TFSERVING_BASE_PATH: where it reads the model (/models/mobilenet). With it the configuration of the server is
 replaced, and left at the latest version, which has the label if there is one.
+LOOKALIKE_TFSERVING_MAX_BATCH_SIZE: its max_batch_size, at most 220: one image more must still fit into a message.
+LOOKALIKE_TFSERVING_BURST: how many images at once are more than it runs and lets wait (max_enqueued_batches). They are
+sent to it, so name a number only where nobody else needs the server.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ from encoders.image.prediction_service import (
 from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from lookalike import rpc
 from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, Unavailable
+from lookalike.errors import DeadlineGone, Overloaded, Unavailable
 from lookalike.lifecycle import SERVING
 from protos.tfserving.v1 import prediction_pb2 as pb
 from protos.tfserving.v1.config_pb2 import ModelConfig, ModelConfigList, ModelServerConfig
@@ -61,7 +64,12 @@ pytestmark = pytest.mark.slow  # An export and a start of TensorFlow: 20 s for a
 REAL = os.environ.get("LOOKALIKE_TFSERVING_ADDRESS", "")  # noqa: TID251
 REAL_LABEL = os.environ.get("LOOKALIKE_TFSERVING_LABEL", "")  # noqa: TID251
 REAL_BASE_PATH = os.environ.get("LOOKALIKE_TFSERVING_BASE_PATH", "")  # noqa: TID251
+REAL_MAX_BATCH_SIZE = int(os.environ.get("LOOKALIKE_TFSERVING_MAX_BATCH_SIZE", "0"))  # noqa: TID251
+REAL_BURST = int(os.environ.get("LOOKALIKE_TFSERVING_BURST", "0"))  # noqa: TID251
 LABEL = "stable"  # of the embedded one
+# Of the embedded one: room for 64 images that wait, in batches of 16.
+MAX_BATCH_SIZE, MAX_ENQUEUED_BATCHES, BURST = 32, 4, 320
+BURST_REQUEST = 8  # images
 START_S = 180
 
 
@@ -70,6 +78,8 @@ class Server:
     address: str
     label: str  # "": it has none
     base_path: str  # "": its configuration is left alone
+    max_batch_size: int  # 0: not known
+    burst: int  # images that are more than it runs and lets wait; 0: its queue is left alone
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +93,11 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     port = address.rpartition(":")[2]
     options = ["--models", str(models), "--port", port, "--version-labels", f"{LABEL}=1"]
+    options += ["--max-batch-size", str(MAX_BATCH_SIZE), "--max-enqueued-batches", str(MAX_ENQUEUED_BATCHES)]
     process = subprocess.Popen([*lookalike, "serve", "model-server", *options])
     try:
         wait_until_serving(address, process)
-        yield Server(address, LABEL, str(models / MODEL))
+        yield Server(address, LABEL, str(models / MODEL), MAX_BATCH_SIZE, BURST)
     finally:
         process.send_signal(signal.SIGTERM)
         status = process.wait(timeout=60)
@@ -111,7 +122,7 @@ def server(request: pytest.FixtureRequest) -> Server:
     if request.param == "tf-serving" and not REAL:
         pytest.skip("no TensorFlow-Serving (LOOKALIKE_TFSERVING_ADDRESS)")
     if request.param == "tf-serving":
-        return Server(REAL, REAL_LABEL, REAL_BASE_PATH)
+        return Server(REAL, REAL_LABEL, REAL_BASE_PATH, REAL_MAX_BATCH_SIZE, REAL_BURST)
     embedded: Server = request.getfixturevalue("embedded")
     return embedded
 
@@ -253,6 +264,35 @@ async def test_many_at_once_each_get_their_own_rows(channel: grpc.aio.Channel) -
 async def test_a_deadline_is_kept(channel: grpc.aio.Channel) -> None:
     with pytest.raises(DeadlineGone):
         await ImageEncoder(channel).encode(pixels(16), Deadline.after(0.005))
+
+
+async def test_as_many_images_as_a_batch_may_have_are_taken_and_one_more_is_refused(
+    server: Server, channel: grpc.aio.Channel
+) -> None:
+    if not server.max_batch_size:
+        pytest.skip("the size of that server's batches is not known (LOOKALIKE_TFSERVING_MAX_BATCH_SIZE)")
+    most = await ImageEncoder(channel).encode(pixels(server.max_batch_size), Deadline.after(60))
+    assert len(most.vectors) == server.max_batch_size
+    with pytest.raises(grpc.aio.AioRpcError, match="larger than maximum input batch size") as refused:
+        await predict(channel, asked(inputs={IMAGES: tensor(pixels(server.max_batch_size + 1))}))
+    assert refused.value.code() is INVALID
+
+
+async def test_a_full_queue_refuses_at_once_and_answers_what_it_took(server: Server, channel: grpc.aio.Channel) -> None:
+    if not server.burst:
+        pytest.skip("that server's queue is its operator's to fill (LOOKALIKE_TFSERVING_BURST)")
+    encoder, images = ImageEncoder(channel), pixels(BURST_REQUEST)
+    calls = [encoder.encode(images, Deadline.after(60)) for _ in range(server.burst // BURST_REQUEST)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, BaseException)]
+    answered = [answer for answer in answers if not isinstance(answer, BaseException)]
+    assert refused, f"a queue that {server.burst} images do not fill"
+    assert {type(error) for error in refused} == {Overloaded}
+    assert all("UNAVAILABLE: The batch scheduling queue" in str(error) for error in refused)
+    alone = await encoder.encode(images, Deadline.after(60))  # It is well again.
+    assert answered
+    for answer in answered:
+        np.testing.assert_allclose(answer.vectors, alone.vectors, atol=1e-4)
 
 
 async def test_metadata_tell_what_goes_in_and_comes_out(channel: grpc.aio.Channel) -> None:
