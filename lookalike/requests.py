@@ -59,6 +59,7 @@ class Question(Conditions, total=False):
     exclude_same_shop: bool
     max_per_shop: int | None
     min_score: float | None
+    diversity: float  # 0..1: hits unlike each other.
     exact: bool
     min_coverage: float | None
     explain: bool  # Tell the score in each space, with each hit.
@@ -87,6 +88,7 @@ def search_request(
     exclude_same_shop: bool = False,
     max_per_shop: int | None = None,
     min_score: float | None = None,
+    diversity: float = 0.0,
     exact: bool = False,
     min_coverage: float | None = None,
     explain: bool = False,
@@ -108,6 +110,7 @@ def search_request(
         exclude_same_shop=exclude_same_shop,
         max_per_shop=within("max_per_shop", max_per_shop, bits=32),
         min_score=min_score,
+        diversity=diversity,
         exact=exact,
         min_coverage=min_coverage,
         explain=explain,

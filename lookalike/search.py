@@ -31,7 +31,7 @@ examples:
   lookalike search --product p-17 --filter '{"any_of": [{"tags_any": ["sale"]}, {"max_price": 1000}]}'
   lookalike search --product p-17 --product p-99 --weight 1 --weight 0.5
   lookalike search --image shoe.jpg --text "赤い" --weights image=0.7,text=0.3 --explain
-  lookalike search --product p-17 --max-per-shop 1 --min-score 0.8
+  lookalike search --product p-17 --max-per-shop 1 --diversity 0.3
   lookalike search --vector query.npy --space image --exact --json
 
 exit status: 0 answered, 1 the service could not answer, 2 the question is malformed
@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     wanted.add_argument("--exclude-same-shop", action="store_true", help="leave out the example products' shops")
     wanted.add_argument("--max-per-shop", type=int, metavar="N", help="no more of one shop, 1..1000")
     wanted.add_argument("--min-score", type=float, metavar="S", help="-1..1: leave out hits that score less")
+    parser.add_argument("--diversity", type=float, default=0.0, metavar="D", help="0..1: hits unlike each other")
     parser.add_argument("--explain", action="store_true", help="show the score in each space")
     parser.add_argument("--exact", action="store_true", help="compare with every vector")
     parser.add_argument("--min-coverage", type=float, help="0..1: searching less than this is an error")
@@ -168,6 +169,7 @@ def _question(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Que
         exclude_same_shop=asked.exclude_same_shop,
         max_per_shop=asked.max_per_shop,
         min_score=asked.min_score,
+        diversity=asked.diversity,
         exact=asked.exact,
         min_coverage=asked.min_coverage,
         category_in=asked.category,

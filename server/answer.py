@@ -83,7 +83,8 @@ def answered(query: Query, snapshot: Snapshot, route: Route, gathered: Gathered,
         raise Unavailable(f"coverage {provenance.coverage:.3f} is below {query.min_coverage:.3f}: {why}")
     explained = route.spaces if query.explain else ()
     serialized = OpaqueSearchResponse(
-        hits=[hit.opaque(explained) for hit in hits[: query.limit]], truncated=len(hits) > query.limit
+        hits=[hit.opaque(explained) for hit in hits[: query.limit]],
+        truncated=query.min_score is not None and len(hits) > query.limit,
     ).SerializeToString()
     return SearchAnswer(
         serialized, provenance.SerializeToString(), spaces_name(route.spaces), whole=not gathered.failures

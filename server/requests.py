@@ -20,6 +20,7 @@ from server.spaces import SPACES, space_name
 MAX_EXAMPLES = 16
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 10
+MAX_DIVERSE = 100  # Hits unlike each other: each costs a comparison with all that may be the next.
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 64 << 10
 MAX_IMAGE_BYTES = 8 << 20
@@ -67,6 +68,7 @@ class Query:
     explain: bool
     max_per_shop: int  # 0: any number.
     min_score: float | None
+    diversity: float  # 0: by score alone.
 
     def of(self, source: Source) -> list[Example]:
         return [example for example in self.examples if example.source is source]
@@ -93,7 +95,12 @@ def parse_query(request: search_pb2.SearchRequest) -> Query:
         explain=request.explain,
         max_per_shop=_max_per_shop(request),
         min_score=request.min_score if request.HasField("min_score") else None,
+        diversity=request.diversity,
     )
+    if not 0 <= query.diversity <= 1:
+        raise InvalidRequest("diversity", f"{query.diversity} is not in 0..1")
+    if query.diversity and query.limit > MAX_DIVERSE:
+        raise InvalidRequest("limit", f"{query.limit} hits; with `diversity` {MAX_DIVERSE} are the most")
     if not -1 <= request.min_score <= 1:  # Nor is NaN.
         raise InvalidRequest("min_score", f"{request.min_score} is not in -1..1")
     if not 0 <= query.min_coverage <= 1:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from lookalike.deadline import Deadline
+from lookalike.errors import LookalikeError
 from lookalike.vectors import F32, pack
 from protos.lookalike.v1 import index_pb2, search_pb2
 from protos.lookalike.v1.types_pb2 import Filter
@@ -13,11 +17,13 @@ from server.admission import Admission
 from server.answer import SearchAnswer, answered, ranked
 from server.cache import Cache, cache_key
 from server.composition import Products, composed, concurrently
+from server.diversity import POOL, diversified, vectors_of
 from server.encoding import Encoders
+from server.merge import Hit
 from server.metrics import Watch, watched
 from server.policy import AutoPolicy, Route, Vectors, narrowed, settled
 from server.requests import Query, Source, parse_query
-from server.shards import Fleet
+from server.shards import Fleet, Gathered
 from server.single_flight import SingleFlight
 from server.stored import Stored
 from server.topology import Snapshot
@@ -66,10 +72,29 @@ class Searcher:
             vectors = await composed(self.encoders, query, snapshot.searched(route.spaces), products, deadline)
         with watch.stage("search"):
             gathered = await self.fleet.search(snapshot, _shard_query(query, route, vectors, products), deadline)
-        answer = answered(query, snapshot, route, gathered, ranked(query, route, gathered, _depth(query)))
+            gathered, hits = await self._chosen(query, snapshot, route, gathered, deadline)
+        answer = answered(query, snapshot, route, gathered, hits)
         if answer.whole:
             self.cache.put(key, answer.to_keep())
         return answer
+
+    async def _chosen(
+        self, query: Query, snapshot: Snapshot, route: Route, gathered: Gathered, deadline: Deadline
+    ) -> tuple[Gathered, list[Hit]]:
+        """The hits, those that are told first; by score alone, which the answer says, where vectors cannot be had."""
+        hits = ranked(query, route, gathered, _depth(query))
+        if not query.diversity or len(hits) < 2:
+            return gathered, hits
+        try:
+            fetched = await self.fleet.fetch(snapshot, [hit.id for hit in hits], route.spaces, deadline)
+        except LookalikeError as error:
+            return gathered.lacking(f"not diversified: {error}"), hits
+        vectors = vectors_of(fetched, snapshot.spaces, route)
+        scores = np.array([-hit.negated for hit in hits], dtype=np.float32)
+        # On a thread: 100 hits of 500 take 15 ms at 1024 dimensions, in which this loop can answer others.
+        chosen = await asyncio.to_thread(diversified, scores, vectors, query.diversity, query.limit)
+        others = sorted({*range(len(hits))}.difference(chosen))
+        return gathered, [hits[place] for place in (*chosen, *others)]
 
     async def _products(self, query: Query, snapshot: Snapshot, deadline: Deadline) -> Products:
         """Raises NotFound for a product that the catalogue lacks."""
@@ -84,8 +109,8 @@ class Searcher:
 
 
 def _depth(query: Query) -> int:
-    """How many hits to look at: with a minimal score one more than are told, to see whether any was left out."""
-    return query.limit + (query.min_score is not None)
+    """How many hits to look at: some to choose among; or one more than are told, to see whether any was left out."""
+    return query.limit * POOL if query.diversity else query.limit + (query.min_score is not None)
 
 
 def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: Products) -> index_pb2.ShardQuery:

@@ -68,10 +68,16 @@ class Shard:
         return await self._batching_of(snapshot).lookups(product_id, deadline)
 
     async def fetch(
-        self, version: str, ids: Sequence[str], deadline: Deadline, *, descriptions: bool
+        self,
+        version: str,
+        ids: Sequence[str],
+        deadline: Deadline,
+        *,
+        descriptions: bool = False,
+        vectors: Sequence[types_pb2.Space.ValueType] = (),
     ) -> Sequence[index_pb2.Fetched]:
-        """Products without vectors."""
-        request = index_pb2.FetchRequest(version=version, ids=ids, descriptions=descriptions)
+        """Products with their vectors of these spaces."""
+        request = index_pb2.FetchRequest(version=version, ids=ids, descriptions=descriptions, vectors=vectors)
         return (await self._call(self._stub.Fetch, request, self._capped(deadline))).products
 
     async def count(self, version: str, filter: types_pb2.Filter, deadline: Deadline) -> int:
@@ -136,6 +142,10 @@ class Shard:
 class Gathered:
     hits: list[index_pb2.ShardHits | None]  # Per shard, in order; None: it did not answer.
     failures: list[str]  # Why, for each that did not.
+
+    def lacking(self, why: str) -> Gathered:
+        """The same, without something that a shard should have given besides."""
+        return Gathered(self.hits, [*self.failures, why])
 
 
 class Fleet:
@@ -235,20 +245,27 @@ class Fleet:
 
     async def exist(self, snapshot: Snapshot, ids: Sequence[str], deadline: Deadline) -> list[bool]:
         """In the order of `ids`."""
+        return [fetched.HasField("product") for fetched in await self.fetch(snapshot, ids, (), deadline)]
+
+    async def fetch(
+        self, snapshot: Snapshot, ids: Sequence[str], spaces: Sequence[types_pb2.Space.ValueType], deadline: Deadline
+    ) -> list[index_pb2.Fetched]:
+        """In the order of `ids`, with their vectors of these spaces; without `product` where there is no such product.
+
+        Raises Unavailable when a shard that owns one of them does not answer.
+        """
         owners = [shard_of(product_id, snapshot.shards) for product_id in ids]
-        wanted = sorted(set(owners))
-        groups = [[i for i, owner in enumerate(owners) if owner == shard] for shard in wanted]
+        groups = {shard: [i for i, owner in enumerate(owners) if owner == shard] for shard in sorted(set(owners))}
         answers = await asyncio.gather(
             *(
-                self._shards[shard].fetch(snapshot.version, [ids[i] for i in group], deadline, descriptions=False)
-                for shard, group in zip(wanted, groups, strict=True)
+                self._shards[shard].fetch(snapshot.version, [ids[i] for i in group], deadline, vectors=spaces)
+                for shard, group in groups.items()
             )
         )
-        exist = [False] * len(ids)
-        for group, answer in zip(groups, answers, strict=True):
-            for i, fetched in zip(group, answer, strict=True):
-                exist[i] = fetched.HasField("product")
-        return exist
+        found: dict[int, index_pb2.Fetched] = {}
+        for group, answer in zip(groups.values(), answers, strict=True):
+            found.update(zip(group, answer, strict=True))
+        return [found[i] for i in range(len(ids))]
 
     async def count(self, snapshot: Snapshot, filter: types_pb2.Filter, deadline: Deadline) -> int:
         return sum(await asyncio.gather(*(shard.count(snapshot.version, filter, deadline) for shard in self._shards)))

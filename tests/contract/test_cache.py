@@ -147,6 +147,7 @@ def weights(**by_name: float) -> list[SpaceWeight]:
 def test_requests_that_mean_the_same_have_one_key() -> None:
     assert key_of() == key_of(limit=10) == key_of(examples=[Example(product_id="p", weight=1)])
     assert key_of(filter=Filter(shop_in=["a", "b"])) == key_of(filter=Filter(shop_in=["b", "a", "a"]))
+    assert key_of() == key_of(diversity=0)
     assert key_of() == key_of(filter=Filter()) == key_of(min_coverage=0.5)
     assert key_of(weights=weights(image=1, text=3)) == key_of(weights=weights(text=0.75, image=0.25))
 
@@ -167,6 +168,8 @@ def test_requests_that_mean_different_things_or_versions_have_different_keys() -
         key_of(filter=Filter(none_of=[Filter(in_stock=True)])),
         key_of(max_per_shop=1),
         key_of(max_per_shop=2),
+        key_of(diversity=0.5),
+        key_of(diversity=1),
         key_of(min_score=0),
         key_of(min_score=0.5),
         key_of(weights=weights(image=1, text=1)),

@@ -45,6 +45,10 @@ REQUESTS = {
     "one of each shop, in several spaces": SearchRequest(examples=[P7], weights=THIRDS, max_per_shop=1, limit=3),
     "what scores enough": SearchRequest(examples=[P7], space=SPACE_TEXT, min_score=0.1, limit=20),
     "the best of what scores enough": SearchRequest(examples=[P7], space=SPACE_TEXT, min_score=0.1, limit=2),
+    "unlike each other": SearchRequest(examples=[P7], space=SPACE_TEXT, diversity=0.5, limit=4),
+    "unlike each other, in several spaces": SearchRequest(
+        examples=[P7, WORDS], weights=THIRDS, diversity=0.7, max_per_shop=2, limit=4, explain=True
+    ),
     "nothing scores enough": SearchRequest(examples=[P7], weights=HALVES, min_score=0.99, limit=20),
 }
 

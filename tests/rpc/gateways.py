@@ -95,6 +95,7 @@ class ScriptedShard:
     spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT)
     encoders: Mapping[Space.ValueType, str] = field(default_factory=dict)  # By space, where another.
     error: LookalikeError | None = None
+    fetch_error: LookalikeError | None = None
     hang: bool = False
     batches: list[int] = field(default_factory=list)
 
@@ -155,6 +156,8 @@ class ScriptedShard:
 
     async def fetch(self, request: index_pb2.FetchRequest, _: Deadline) -> index_pb2.FetchResponse:
         await self._script(request.version)
+        if self.fetch_error is not None:
+            raise self.fetch_error
         known = {product.id: product for product in self.products}
         return index_pb2.FetchResponse(
             products=[

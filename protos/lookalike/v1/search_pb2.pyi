@@ -94,6 +94,7 @@ class SearchRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     MAX_PER_SHOP_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
     """Under AUTO, photos, texts, and both together go to the product space; without one to their own, both half and half."""
     limit: _builtins.int
@@ -110,6 +111,10 @@ class SearchRequest(_message.Message):
     """1..1000: the best hits of which no more are of one shop. Those of no shop all count."""
     min_score: _builtins.float
     """-1..1: hits of a lower score are left out, however few are left."""
+    diversity: _builtins.float
+    """0..1: hits unlike each other, of the best 5 x limit; limit is at most 100. Each next one has the highest
+    (1 - diversity) x score - diversity x its similarity to the most similar one before it. 0: by score alone.
+    """
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
         """At most 16. Several are one query: in each space that is searched, the normalised sum of weight x unit vector. In
@@ -140,10 +145,11 @@ class SearchRequest(_message.Message):
         explain: _builtins.bool = ...,
         max_per_shop: _builtins.int | None = ...,
         min_score: _builtins.float | None = ...,
+        diversity: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_max_per_shop", b"_max_per_shop", "_min_coverage", b"_min_coverage", "_min_score", b"_min_score", "filter", b"filter", "limit", b"limit", "max_per_shop", b"max_per_shop", "min_coverage", b"min_coverage", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_max_per_shop", b"_max_per_shop", "_min_coverage", b"_min_coverage", "_min_score", b"_min_score", "exact", b"exact", "examples", b"examples", "exclude_same_shop", b"exclude_same_shop", "explain", b"explain", "filter", b"filter", "limit", b"limit", "max_per_shop", b"max_per_shop", "min_coverage", b"min_coverage", "min_score", b"min_score", "space", b"space", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_max_per_shop", b"_max_per_shop", "_min_coverage", b"_min_coverage", "_min_score", b"_min_score", "diversity", b"diversity", "exact", b"exact", "examples", b"examples", "exclude_same_shop", b"exclude_same_shop", "explain", b"explain", "filter", b"filter", "limit", b"limit", "max_per_shop", b"max_per_shop", "min_coverage", b"min_coverage", "min_score", b"min_score", "space", b"space", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -175,7 +181,7 @@ class SearchResponse(_message.Message):
     """With `min_score`: `limit` left out hits that score as much."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
-        """By falling score; equal scores by rising product id."""
+        """By falling score; equal scores by rising product id. With `diversity` as they were chosen."""
 
     @_builtins.property
     def provenance(self) -> Global___Provenance: ...
@@ -505,7 +511,7 @@ class Timings(_message.Message):
     encode_s: _builtins.float
     """Preprocessing and encoding photos and texts."""
     search_s: _builtins.float
-    """Asking the shards, until the last answer that was waited for."""
+    """Asking the shards, until the last answer that was waited for, and choosing of the hits."""
     total_s: _builtins.float
     def __init__(
         self,

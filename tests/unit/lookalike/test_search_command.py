@@ -109,7 +109,7 @@ async def test_flags_become_the_request(ask: Ask, asked: list[SearchRequest]) ->
     words = ["--product", "p-9", "--space", "image", "--limit", "3", "--exclude-same-shop", "--exact", "--in-stock"]
     words += ["--category", "a", "--category", "b/c", "--not-category", "a/x", "--shop", "s", "--not-shop", "t"]
     words += ["--min-price", "1", "--max-price", "2.5", "--min-coverage", "0.9"]
-    words += ["--max-per-shop", "2", "--min-score", "0.5"]
+    words += ["--max-per-shop", "2", "--min-score", "0.5", "--diversity", "0.25"]
     assert await ask(*words) == 0
     assert asked == [
         SearchRequest(
@@ -119,6 +119,7 @@ async def test_flags_become_the_request(ask: Ask, asked: list[SearchRequest]) ->
             exclude_same_shop=True,
             max_per_shop=2,
             min_score=0.5,
+            diversity=0.25,
             exact=True,
             min_coverage=0.9,
             filter=Filter(

@@ -58,6 +58,10 @@ MALFORMED: dict[str, tuple[SearchRequest, str]] = {
     "a score over 1": (a_request(min_score=1.01), "min_score"),
     "a score below -1": (a_request(min_score=-1.01), "min_score"),
     "a score NaN": (a_request(min_score=float("nan")), "min_score"),
+    "diversity over 1": (a_request(diversity=1.01), "diversity"),
+    "diversity below 0": (a_request(diversity=-0.01), "diversity"),
+    "diversity NaN": (a_request(diversity=float("nan")), "diversity"),
+    "101 hits unlike each other": (a_request(diversity=0.1, limit=101), "limit"),
     "same shop as a text": (
         SearchRequest(examples=[Example(text="t")], exclude_same_shop=True),
         "exclude_same_shop",
@@ -128,6 +132,7 @@ def test_at_every_bound_a_request_is_still_answered() -> None:
     parse_query(SearchRequest(examples=[Example(text="x" * MAX_TEXT_BYTES)] * MAX_EXAMPLES, limit=1000))
     parse_query(SearchRequest(examples=[Example(image=bytes(MAX_IMAGE_BYTES))], limit=1, min_coverage=1))
     parse_query(a_request(limit=1, max_per_shop=1, min_score=-1))
+    parse_query(a_request(limit=100, diversity=1))
     parse_query(a_request(limit=1000, max_per_shop=1000, min_score=1))
     parse_query(SearchRequest(examples=[Example(product_id="é" * 128)]))
     parse_subject(ClassifyRequest(product_id="é" * 128, limit=100, precision=0.99))
