@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.building.ladder import EXACT_FLOATS, measured
-from index.kinds import codes
-from index.storage import attributes, version
+from index.building.ladder import EXACT_FLOATS, TARGET_RECALL, measured
+from index.kinds import choice, engine, recipe
+from index.storage import attributes, vectors, version
 from index.storage.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry
 from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name, space_name
-from lookalike.errors import BadArtifact, OperatorError
+from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.partition import shard_of
 from lookalike.vectors import F32, I64, normalised
 
@@ -44,12 +44,25 @@ class SpaceVectors:
     rows: I64
 
 
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What the index of every space and shard is to be like."""
+
+    recipe: str = recipe.AUTO  # A name that index/kinds/recipe.py knows.
+    rescore: str = "float32"  # float16 takes half the disk; scores then are of the rounded vectors.
+    recall: float = TARGET_RECALL  # Of the k nearest, for every k; what cannot reach it is searched exactly.
+
+
+AS_USUAL = Form()
+
+
 def build(
     location: Path,
     products: pa.Table,
     spaces: Mapping[int, SpaceVectors],
     *,
     shards: int,
+    form: Form = AS_USUAL,
     seed: int = 0,
     threads: int = 1,
     exact_floats: int = EXACT_FLOATS,
@@ -57,11 +70,13 @@ def build(
 ) -> str:
     """Build, verify and publish a version; returns its name. Vectors are scaled to unit norm.
 
-    exact_floats: a shard's space of at most so many floats is searched exactly.
-    Raises BadCatalogue or BadArtifact with the row at fault; OperatorError while another build is under way here.
+    exact_floats: with the recipe `auto` a shard's space of at most so many floats is searched exactly.
+    Raises BadCatalogue or BadArtifact with the row at fault; BadSettings for a form that cannot be made of the vectors;
+    OperatorError while another build is under way here.
     """
     if not 1 <= shards <= MAX_SHARDS:
         raise OperatorError(f"{shards} shards: not in 1..{MAX_SHARDS}")
+    _check_form(form)
     table = attributes.checked(products)
     for space, given in spaces.items():
         _check(space_name(space), given, table.num_rows)
@@ -74,19 +89,19 @@ def build(
             attributes.write(directory / shard_name(shard) / ATTRIBUTES, table.take(partition.rows(shard)))
             for space, given in sorted(spaces.items()):
                 step(f"writing the {space_name(space)} vectors of shard {shard}")
-                _write_vectors(directory / shard_name(shard) / space_name(space), given, partition, shard)
-        name = _name(directory, spaces, shards=shards, seed=seed, exact_floats=exact_floats)
+                _write_vectors(directory / shard_name(shard) / space_name(space), given, partition, shard, form)
+        name = _name(directory, spaces, form, shards=shards, seed=seed, exact_floats=exact_floats)
         if not _is_whole(location, name):
             indexes = {
                 space: tuple(
-                    _index(step, directory, shard, space_name(space), seed=seed, threads=threads, most=exact_floats)
+                    _index(step, directory, shard, space, form, seed=seed, threads=threads, most=exact_floats)
                     for shard in range(shards)
                 )
                 for space in sorted(spaces)
             }
             step("computing checksums")
             files = _files(directory)
-            _publish(location, directory, _manifest(name, spaces, indexes, partition, seed=seed, files=files))
+            _publish(location, directory, _manifest(name, spaces, form, indexes, partition, seed=seed, files=files))
         version.make_current(location, name)
     step("done")
     return name
@@ -153,60 +168,72 @@ class _Partition:
         return tuple(np.bincount(self.owners[rows], minlength=self.shards).tolist())
 
 
+def _check_form(form: Form) -> None:
+    if form.recipe != recipe.AUTO:
+        recipe.parsed(form.recipe)
+    if form.rescore not in vectors.RESCORES:
+        raise BadSettings(f"rescore {form.rescore!r}: allowed are {', '.join(vectors.RESCORES)}")
+    if not 0 < form.recall <= 1:
+        raise BadSettings(f"recall {form.recall}: not above 0 and at most 1")
+
+
 def _check(name: str, given: SpaceVectors, products: int) -> None:
-    vectors, rows = given.vectors, given.rows
-    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.shape[1]:
-        raise BadArtifact(f"{name}: vectors are {vectors.dtype} {vectors.shape}, not float32 (n, dim)")
-    if rows.shape != (len(vectors),):
-        raise BadArtifact(f"{name}: {len(vectors)} vectors, but {rows.shape} rows")
+    found, rows = given.vectors, given.rows
+    if found.ndim != 2 or found.dtype != np.float32 or not found.shape[1]:
+        raise BadArtifact(f"{name}: vectors are {found.dtype} {found.shape}, not float32 (n, dim)")
+    if rows.shape != (len(found),):
+        raise BadArtifact(f"{name}: {len(found)} vectors, but {rows.shape} rows")
     if len(rows) and not (rows.min() >= 0 and rows.max() < products):
         raise BadArtifact(f"{name}: a row is not in 0..{products - 1}")
     if len(np.unique(rows)) != len(rows):
         raise BadArtifact(f"{name}: a product has two vectors")
 
 
-def _write_vectors(directory: Path, given: SpaceVectors, partition: _Partition, shard: int) -> None:
+def _write_vectors(directory: Path, given: SpaceVectors, partition: _Partition, shard: int, form: Form) -> None:
     directory.mkdir()
     mine = np.flatnonzero(partition.owners[given.rows] == shard)
     mine = mine[np.argsort(partition.places[given.rows[mine]])]
     np.save(directory / ROWS, partition.places[given.rows[mine]])
     dim = given.vectors.shape[1]
-    with (directory / VECTORS).open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (len(mine), dim)}
-        np.lib.format.write_array_header_1_0(file, header)
-        step = max(1, _CHUNK_BYTES // (4 * dim))
-        for start in range(0, len(mine), step):
-            rows = mine[start : start + step]
-            file.write(_unit(directory.name, given.vectors[rows], rows).data)
+    step = max(1, _CHUNK_BYTES // (4 * dim))
+    chosen = (mine[start : start + step] for start in range(0, len(mine), step))
+    parts = (_unit(directory.name, given.vectors[rows], rows) for rows in chosen)
+    vectors.write(directory / VECTORS, parts, documents=len(mine), dim=dim, rescore=form.rescore)
 
 
-def _unit(name: str, vectors: F32, rows: I64) -> F32:
-    if not (finite := np.isfinite(vectors).all(axis=1)).all():
+def _unit(name: str, given: F32, rows: I64) -> F32:
+    if not (finite := np.isfinite(given).all(axis=1)).all():
         raise BadArtifact(f"{name}: vector {rows[finite.argmin()]} is not finite")
-    if not (nonzero := vectors.any(axis=1)).all():
+    if not (nonzero := given.any(axis=1)).all():
         raise BadArtifact(f"{name}: vector {rows[nonzero.argmin()]} is zero: it is similar to nothing")
-    return normalised(vectors)
+    return normalised(given)
 
 
 def _index(
-    step: Callable[[str], None], directory: Path, shard: int, name: str, *, seed: int, threads: int, most: int
+    step: Callable[[str], None],
+    directory: Path,
+    shard: int,
+    space: int,
+    form: Form,
+    *,
+    seed: int,
+    threads: int,
+    most: int,
 ) -> IndexEntry:
-    """Train, measure and write the index of one space in one shard, where exact search would be slow."""
-    step(f"indexing the {name} vectors of shard {shard}")
-    here = directory / shard_name(shard) / name
-    vectors = np.asarray(np.load(here / VECTORS, mmap_mode="r")) if _documents(here) else np.empty((0, 1), np.float32)
-    if vectors.size <= most:
+    """Train, measure and write the index of one space in one shard, unless it is to be searched exactly."""
+    step(f"indexing the {space_name(space)} vectors of shard {shard}")
+    here = directory / shard_name(shard) / space_name(space)
+    mapped = vectors.mapped(here / VECTORS, rescore=form.rescore)
+    documents, dim = mapped.shape
+    wanted = recipe.resolved(form.recipe, documents, dim, most)
+    if wanted is None:
         return IndexEntry()
-    made = codes.trained(vectors, seed, threads)
-    ladder = measured(made, vectors, seed)
+    made = choice.trained(wanted, mapped, seed, threads)
+    ladder = measured(made, mapped, seed, form.recall)
     if not ladder:
         return IndexEntry()
     made.write(here / CODES)
-    return IndexEntry(recipe=codes.recipe_of(*vectors.shape), nlist=made.nlist, ladder=ladder)
-
-
-def _documents(directory: Path) -> int:
-    return len(np.load(directory / ROWS))
+    return IndexEntry(recipe=str(wanted), ladder=ladder)
 
 
 def _files(directory: Path) -> dict[str, FileEntry]:
@@ -214,14 +241,16 @@ def _files(directory: Path) -> dict[str, FileEntry]:
     return {path.relative_to(directory).as_posix(): version.entry(path) for path in files}
 
 
-def _name(directory: Path, spaces: Mapping[int, SpaceVectors], *, shards: int, seed: int, exact_floats: int) -> str:
+def _name(
+    directory: Path, spaces: Mapping[int, SpaceVectors], form: Form, *, shards: int, seed: int, exact_floats: int
+) -> str:
     """A digest of everything that decides the answers; codes are left out: they follow from the rest."""
     inputs = {
         "format": FORMAT,
-        "faiss": codes.build_tag(),
+        "faiss": engine.build_tag(),
         "files": {path: file.sha256 for path, file in _files(directory).items()},
         "spaces": {space_name(space): given.encoder for space, given in spaces.items()},
-        "settings": [shards, seed, exact_floats],
+        "settings": [shards, seed, exact_floats, *astuple(form)],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -238,6 +267,7 @@ def _is_whole(location: Path, name: str) -> bool:
 def _manifest(
     name: str,
     spaces: Mapping[int, SpaceVectors],
+    form: Form,
     indexes: Mapping[int, tuple[IndexEntry, ...]],
     partition: _Partition,
     *,
@@ -249,6 +279,7 @@ def _manifest(
             name=space_name(space),
             dim=given.vectors.shape[1],
             encoder=given.encoder,
+            rescore=form.rescore,
             documents=partition.counts(given.rows),
             indexes=indexes[space],
         )

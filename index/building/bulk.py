@@ -17,14 +17,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from index.building import build
+from index.kinds.recipe import ALLOWED
 from index.storage import version
 from index.storage.attributes import ID_BYTES, checked, refuse_duplicates
 from index.storage.names import SPACES, number_of
+from index.storage.vectors import RESCORES
 from lookalike.errors import BadArtifact, BadCatalogue
 from lookalike.vectors import F32
 
 EPILOG = """examples:
   lookalike index build --vectors base.npy --space image --shards 2 index
+  lookalike index build --vectors base.npy --space image --recipe OPQ64_256,IVF,PQ64x4fs --rescore float16 index
   lookalike index build --vectors base.npy --ids ids.txt --attributes attributes.parquet --space text --shards 4 index
 
 The version built serves at once (INDEX/CURRENT); shards and gateway: `lookalike serve local INDEX`."""
@@ -46,6 +49,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
             products,
             {number_of(options.space): given},
             shards=options.shards,
+            form=build.Form(recipe=options.recipe, rescore=options.rescore, recall=options.recall),
             seed=options.seed,
             threads=options.threads or len(os.sched_getaffinity(0)),
             progress=progress,
@@ -69,6 +73,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--space", required=True, choices=SPACES, help="what the vectors say of products")
     parser.add_argument("--shards", type=int, default=1, help="processes that will share the work (default: 1)")
+    parser.add_argument(
+        "--recipe",
+        default=build.AS_USUAL.recipe,
+        help=f"how vectors are compressed (default: auto, by size): {ALLOWED}",
+    )
+    parser.add_argument(
+        "--rescore",
+        default=build.AS_USUAL.rescore,
+        choices=RESCORES,
+        help="what full vectors are kept as on disk; float16 takes half of it, and scores are of the rounded vectors",
+    )
+    parser.add_argument(
+        "--recall",
+        type=float,
+        default=build.AS_USUAL.recall,
+        help="of the nearest k, for every k; what cannot reach it is searched exactly (default: 0.95)",
+    )
     parser.add_argument("--encoder", default="vectors", help="fingerprint of what made the vectors (default: vectors)")
     parser.add_argument("--seed", type=int, default=0, help="of training and measuring (default: 0)")
     parser.add_argument("--threads", type=int, default=0, help="cores to use; 0: all (default)")

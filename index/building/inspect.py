@@ -45,7 +45,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 def _show(console: Console, location: Path, manifest: Manifest, read_bytes: int | None) -> None:
     stored = sum(file.bytes for file in manifest.files.values())
     console.print(f"{location}: version {manifest.version}, {sum(manifest.products)} products, {_size(stored)}")
-    table = Table("shard", "space", "dim", "vectors", "encoder", "index", "lists visited", "recall@10")
+    table = Table("shard", "space", "dim", "vectors", "encoder", "kept as", "index", "effort", "recall@10")
     for shard in range(manifest.shards):
         for space in manifest.spaces:
             table.add_row(*_row(shard, space))
@@ -56,9 +56,9 @@ def _show(console: Console, location: Path, manifest: Manifest, read_bytes: int 
 
 def _row(shard: int, space: SpaceEntry) -> tuple[str, ...]:
     index = space.indexes[shard]
-    visited = f"{index.ladder[0].nprobe} of {index.nlist}" if index.ladder else "-"
-    what = (str(shard), space.name, str(space.dim), str(space.documents[shard]), space.encoder)
-    return (*what, index.recipe, visited, f"{index.recall_at_10:.3f}")
+    effort = str(index.ladder[0].effort) if index.ladder else "-"
+    what = (str(shard), space.name, str(space.dim), str(space.documents[shard]), space.encoder, space.rescore)
+    return (*what, index.recipe, effort, f"{index.recall_at_10:.3f}")
 
 
 def _size(size_bytes: int) -> str:

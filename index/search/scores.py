@@ -12,10 +12,13 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
+from index.storage.vectors import Stored
 from lookalike.vectors import F32, I64
 
 # Scores held at a time by an exact search: 256 KiB, so that they stay in the cache.
 CHUNK = 1 << 16
+# Vectors widened at a time: 1 MiB of 1024 dimensions.
+_WIDENED = 1 << 8
 
 
 class Neighbours(NamedTuple):
@@ -25,17 +28,31 @@ class Neighbours(NamedTuple):
     scores: F32
 
 
-def scores_of(queries: F32, vectors: F32, rows: I64) -> F32:
+def scores_of(queries: F32, vectors: Stored, rows: I64) -> F32:
     """Inner products (n, c) of queries (n, dim) with vectors[rows], rows (n, c); −∞ where a row is −1.
 
     Reads the rows where they lie: 6 µs for 40 rows of 1024 dimensions, a third of what gathering them first costs.
     """
+    if vectors.dtype != np.float32:
+        return _scores_of_halves(queries, vectors, rows)
     scores = np.empty(rows.shape, dtype=np.float32)
     queries, rows = np.ascontiguousarray(queries), np.ascontiguousarray(rows)
     pointer = faiss.swig_ptr
     faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]  # the stubs faiss ships are incomplete
         pointer(scores), pointer(queries), pointer(vectors), pointer(rows), vectors.shape[1], *rows.shape
     )
+    return scores
+
+
+def _scores_of_halves(queries: F32, vectors: Stored, rows: I64) -> F32:
+    """Of float16: gathered and widened a few at a time, then compared as all others are."""
+    scores = np.full(rows.shape, -np.inf, dtype=np.float32)
+    for query, of_query, into in zip(queries, rows, scores, strict=True):
+        known = np.flatnonzero(of_query >= 0)
+        for start in range(0, len(known), _WIDENED):
+            part = known[start : start + _WIDENED]
+            wide = vectors[of_query[part]].astype(np.float32)
+            into[part] = scores_of(query[None, :], wide, np.arange(len(part))[None, :])[0]
     return scores
 
 
@@ -48,7 +65,7 @@ def best(rows: I64, scores: F32, k: int) -> Neighbours:
     return Neighbours(rows[order], scores[order])
 
 
-def exact(query: F32, vectors: F32, k: int, among: I64 | None = None) -> Neighbours:
+def exact(query: F32, vectors: Stored, k: int, among: I64 | None = None) -> Neighbours:
     """The k nearest of all vectors (m, dim), or of those at the rising rows `among`, to the query (dim,)."""
     return best_of(_chunks(len(vectors), among), k, lambda rows: scores_of(query[None, :], vectors, rows[None, :])[0])
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from index.kinds import codes as compressed
-from index.kinds.codes import Codes
+from index.kinds import choice, recipe
 from index.kinds.passing import Passing
+from index.kinds.seam import Codes
 from index.search.plan import plan
 from index.search.scores import Neighbours, exact, scores_of
+from index.storage import vectors as stored
 from index.storage.manifest import IndexEntry, Rung
 from index.storage.names import CODES, ROWS, VECTORS
+from index.storage.vectors import Stored
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, I64
 
@@ -28,11 +30,11 @@ class SpaceIndex:
     codes: of the same vectors; None: exact search only. May be used by many threads at a time.
     """
 
-    def __init__(self, *, entry: IndexEntry, vectors: F32, rows: I64, codes: Codes | None) -> None:
+    def __init__(self, *, entry: IndexEntry, vectors: Stored, rows: I64, codes: Codes | None) -> None:
         self.entry = entry
         self.vectors = vectors
         self.rows = rows
-        self._codes = codes
+        self.codes = codes
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -44,7 +46,7 @@ class SpaceIndex:
     def vector(self, row: int) -> F32 | None:
         """The vector of a row of the shard's table, if it has one."""
         at = int(np.searchsorted(self.rows, row))
-        return self.vectors[at] if at < len(self.rows) and self.rows[at] == row else None
+        return self.vectors[at].astype(np.float32) if at < len(self.rows) and self.rows[at] == row else None
 
     def cosines(self, query: F32, rows: I64) -> F32:
         """With the query (dim,), of rows (c,) of the shard's table; 0 where a row has no vector."""
@@ -66,7 +68,7 @@ class SpaceIndex:
         count = len(self) if passing is None else passing.count
         k = min(k, count)
         enough = k if enough is None else min(enough, k)
-        rung = None if audit or self._codes is None else plan(self.entry, len(self), count, k)
+        rung = None if audit or self.codes is None else plan(self.entry, len(self), count, k)
         found: list[Neighbours] = []
         for start in range(0, len(queries), BATCH):
             part = queries[start : start + BATCH]
@@ -89,25 +91,22 @@ class SpaceIndex:
 
     def probe(self, queries: F32, k: int, rung: Rung, passing: Passing | None = None) -> list[Neighbours]:
         """At most k of the nearest, as positions among the vectors here: what a rung finds. At most BATCH queries."""
-        assert self._codes is not None, "a ladder comes with codes"  # noqa: S101  # for the type checker
-        candidates = self._codes.candidates(queries, k * rung.factor, rung.nprobe, passing)
+        assert self.codes is not None, "a ladder comes with codes"  # noqa: S101  # for the type checker
+        candidates = self.codes.candidates(queries, k * rung.factor, rung.effort, passing)
         scores = scores_of(queries, self.vectors, candidates)
         order = np.lexsort((candidates, -scores))[:, :k]
         rows, scores = np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1)
         return [Neighbours(row[row >= 0], score[row >= 0]) for row, score in zip(rows, scores, strict=True)]
 
 
-def opened(directory: Path, entry: IndexEntry, *, documents: int, dim: int) -> SpaceIndex:
-    """Vectors are mapped, codes are read into memory. Raises BadArtifact when the files are not as described."""
-    try:
-        rows = np.load(directory / ROWS, allow_pickle=False)
-        # An array without elements cannot be mapped.
-        mapped = np.load(directory / VECTORS, allow_pickle=False, mmap_mode="r" if documents else None)
-        codes = compressed.read(directory / CODES) if entry.ladder else None
-    except (OSError, ValueError) as error:
-        raise BadArtifact(f"{directory}: {error}") from error
-    if mapped.shape != (documents, dim) or mapped.dtype != np.float32 or rows.shape != (documents,):
+def opened(directory: Path, entry: IndexEntry, *, documents: int, dim: int, rescore: str) -> SpaceIndex:
+    """Vectors and rows are mapped, codes are read into memory. Raises BadArtifact when a file is not as described."""
+    vectors = stored.mapped(directory / VECTORS, rescore=rescore)
+    rows = stored.rows(directory / ROWS)
+    if vectors.shape != (documents, dim) or rows.shape != (documents,):
         raise BadArtifact(f"{directory}: not {documents} vectors of {dim} dimensions")
-    if codes is not None and (codes.documents, codes.dim, codes.nlist) != (documents, dim, entry.nlist):
+    made = recipe.parsed(entry.recipe)
+    codes = None if made is None else choice.read(directory / CODES, made, dim)
+    if codes is not None and (codes.documents, codes.dim) != (documents, dim):
         raise BadArtifact(f"{directory / CODES}: not an index of {documents} vectors of {dim} dimensions")
-    return SpaceIndex(entry=entry, vectors=np.asarray(mapped), rows=rows, codes=codes)
+    return SpaceIndex(entry=entry, vectors=vectors, rows=rows, codes=codes)

@@ -148,7 +148,11 @@ def opened(location: Path, shard: int, wanted: str = "") -> LoadedShard:
         raise BadArtifact(f"{directory / ATTRIBUTES}: has {len(table)} products, not {manifest.products[shard]}")
     spaces = {
         number_of(entry.name): space.opened(
-            directory / entry.name, entry.indexes[shard], documents=entry.documents[shard], dim=entry.dim
+            directory / entry.name,
+            entry.indexes[shard],
+            documents=entry.documents[shard],
+            dim=entry.dim,
+            rescore=entry.rescore,
         )
         for entry in manifest.spaces
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from index.kinds.codes import use_threads
+from index.kinds.engine import use_threads
 from lookalike.deadline import Deadline
 from lookalike.errors import Overloaded
 

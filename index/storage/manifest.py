@@ -12,7 +12,7 @@ from typing import Any
 from index.storage.names import number_of
 from lookalike.errors import BadArtifact
 
-FORMAT = 3  # Since tags have codes and products a time.
+FORMAT = 4  # Since there are several kinds of indexes.
 EXACT = "Flat"
 
 
@@ -21,17 +21,17 @@ class Rung:
     """How hard to look for neighbours that lie `depth` deep in the ranking of all vectors, and what was measured so."""
 
     depth: int
-    nprobe: int  # Inverted lists visited.
+    effort: int  # In the kind's own measure: lists visited, nodes kept, how far a graph is explored.
     factor: int  # Candidates rescored with full vectors, per result wanted.
+    cost: float  # Of finding candidates: about as much time as comparing with so many full vectors.
     recall: float  # Of `depth` results, against exact search, queries being products of the shard.
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexEntry:
-    """The index over the vectors of one space in one shard. Exact search needs no lists and no ladder."""
+    """The index over the vectors of one space in one shard. Exact search needs no codes and no ladder."""
 
-    recipe: str = EXACT  # As faiss's index_factory reads it.
-    nlist: int = 0
+    recipe: str = EXACT  # As index/kinds/recipe.py reads it.
     ladder: tuple[Rung, ...] = ()  # By rising depth, the first of depth 10; deeper than the last: exact search.
 
     @property
@@ -44,6 +44,7 @@ class SpaceEntry:
     name: str
     dim: int
     encoder: str
+    rescore: str  # What the full vectors are kept as, and scores are of: float32 or float16.
     documents: tuple[int, ...]  # Vectors per shard.
     indexes: tuple[IndexEntry, ...]  # One per shard.
 

@@ -7,7 +7,7 @@ from protos.lookalike.v1.types_pb2 import Space
 ATTRIBUTES = "attributes.arrow"
 VECTORS = "vectors.npy"
 ROWS = "rows.npy"
-CODES = "index.faiss"
+CODES = "codes"  # A file of faiss, or a directory of NGT.
 
 
 def shard_name(shard: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from encoders.types import Encoded
+from index.kinds.engine import wide
 from index.serving import loaded
 from index.storage import version
 from index.storage.names import space_name
@@ -41,7 +42,7 @@ def indexed(location: Path) -> dict[str, F32]:
     found: dict[str, list[F32]] = {}
     for number in range(version.read(location, version.current(location)).shards):
         for space, searched in loaded.opened(location, number).base.spaces.items():
-            found.setdefault(space_name(space), []).append(searched.vectors)
+            found.setdefault(space_name(space), []).append(wide(searched.vectors))
     vectors = {name: np.concatenate(parts) for name, parts in found.items()}
     for each in vectors.values():
         np.testing.assert_allclose(np.linalg.norm(each, axis=1), 1, atol=1e-5)  # NaN is not close to 1.

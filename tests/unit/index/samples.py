@@ -8,9 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from index.building.build import SpaceVectors
+from index.building.ladder import measured
+from index.kinds import choice
+from index.kinds.recipe import DEFAULT, resolved
 from index.search.space import SpaceIndex
 from index.serving.loaded import LoadedShard
 from index.serving.served import Loaded, Served
+from index.storage.manifest import IndexEntry
+from index.storage.vectors import Stored
 from lookalike.vectors import F32, I64, normalised
 from protos.lookalike.v1.index_pb2 import QueryVector
 from protos.lookalike.v1.types_pb2 import Space
@@ -49,6 +54,16 @@ def catalogue(count: int) -> pa.Table:
 
 def vectors_of(vectors: F32, rows: I64 | None = None, encoder: str = "drawn") -> SpaceVectors:
     return SpaceVectors(encoder=encoder, vectors=vectors, rows=np.arange(len(vectors)) if rows is None else rows)
+
+
+def space_of(vectors: Stored, recipe: str = DEFAULT, rows: I64 | None = None, seed: int = 0) -> SpaceIndex:
+    """The space that a build makes of unit vectors; searched exactly where the recipe does not find enough."""
+    rows = np.arange(len(vectors)) if rows is None else rows
+    wanted = resolved(recipe, len(vectors), vectors.shape[1], 0)
+    made = None if wanted is None else choice.trained(wanted, vectors, seed, 1)
+    ladder = () if made is None else measured(made, vectors, seed)
+    entry = IndexEntry(recipe=str(wanted), ladder=ladder) if ladder else IndexEntry()
+    return SpaceIndex(entry=entry, vectors=vectors, rows=rows, codes=made if ladder else None)
 
 
 def by(space: int, vector: F32 | bytes, weight: float = 0) -> QueryVector:

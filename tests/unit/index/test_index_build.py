@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from index.building.build import SpaceVectors, build
-from index.kinds import codes
+from index.kinds import choice
 from index.serving.loaded import LoadedShard, opened
 from index.storage import version
 from index.storage.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
@@ -292,5 +292,5 @@ def test_building_again_mends_a_damaged_version(tmp_path: Path) -> None:
 def test_a_version_that_is_there_already_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(3000, 32))}
     name = build(tmp_path, catalogue(3000), given, shards=1, exact_floats=1000)
-    monkeypatch.setattr(codes, "trained", None)
+    monkeypatch.setattr(choice, "trained", None)
     assert build(tmp_path, catalogue(3000), given, shards=1, exact_floats=1000) == name

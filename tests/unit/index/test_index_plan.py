@@ -6,9 +6,10 @@ from index.search.plan import plan
 from index.storage.manifest import IndexEntry, Rung
 
 LADDER = tuple(
-    Rung(depth=depth, nprobe=nprobe, factor=4, recall=0.96) for depth, nprobe in ((10, 16), (100, 32), (1000, 128))
+    Rung(depth=depth, effort=effort, factor=4, cost=1024 + 7 * effort, recall=0.96)
+    for depth, effort in ((10, 16), (100, 32), (1000, 128))
 )
-INDEX = IndexEntry(recipe="IVF1024,PQ256x4fs", nlist=1024, ladder=LADDER)
+INDEX = IndexEntry(recipe="IVF1024,PQ256x4fs", ladder=LADDER)
 N = 100_000
 
 

@@ -161,14 +161,14 @@ async def test_a_third_version_waits_until_one_of_two_is_no_longer_pinned(scene:
 async def test_a_damaged_version_is_refused_by_name_and_the_old_one_serves_on(scene: Scene) -> None:
     old = version.current(scene.location)
     new = built(scene.location, 2)
-    damaged = scene.location / new / "shard-00000" / "image" / "index.faiss"
+    damaged = scene.location / new / "shard-00000" / "image" / "codes"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     await scene.later(0)
     assert scene.told() == [old]
     refused = scene.served.describe("").refused
     assert refused.startswith(f"version {new}: ")
-    assert "index.faiss: damaged: its checksum differs" in refused
+    assert "codes: damaged: its checksum differs" in refused
     assert asked(scene.served, old).ids[0] == "p7"
     damaged.write_bytes(whole)
     await scene.later(RETRY_S)

@@ -15,7 +15,7 @@ from index.storage.manifest import FORMAT, dumped, parsed
 from lookalike.errors import BadArtifact
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 
-FILES = ["attributes.arrow", "image/index.faiss", "image/rows.npy", "image/vectors.npy"]
+FILES = ["attributes.arrow", "image/codes", "image/rows.npy", "image/vectors.npy"]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_path_in_a_manifest_may_not_leave_the_version(location: Path, path: st
         parsed(dumped(manifest), "here")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "null", '{"format": 2, "checksum": ""}', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 4}', "null", '{"format": 4, "checksum": ""}', "\x00"])
 def test_what_is_no_manifest_is_refused(text: str) -> None:
     with pytest.raises(BadArtifact, match="here: "):
         parsed(text, "here")

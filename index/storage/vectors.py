@@ -1,0 +1,56 @@
+"""The full vectors of one space on disk, and the row of each: .npy files, mapped. Does file I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.errors import BadArtifact
+from lookalike.vectors import F32, I64
+
+Stored = npt.NDArray[np.float32] | npt.NDArray[np.float16]
+RESCORES = ("float32", "float16")  # What they may be kept as; scores are of what is kept.
+# So that a vector of 1024 float32, a page, lies in one page and not in two.
+PAGE = 4096
+_MAGIC = b"\x93NUMPY\x01\x00"
+
+
+def write(path: Path, parts: Iterable[F32], *, documents: int, dim: int, rescore: str) -> None:
+    """Rows (documents, dim) in parts, rounded to `rescore`."""
+    kept = np.dtype(rescore).newbyteorder("<")
+    described = repr({"descr": kept.str, "fortran_order": False, "shape": (documents, dim)})
+    room = PAGE - len(_MAGIC) - 2
+    with path.open("wb") as file:
+        file.write(_MAGIC + room.to_bytes(2, "little") + described.ljust(room - 1).encode("latin1") + b"\n")
+        for part in parts:
+            file.write(part.astype(kept, copy=False).data)
+
+
+def mapped(path: Path, *, rescore: str) -> Stored:
+    """(documents, dim). Raises BadArtifact when the file holds something else."""
+    vectors = _array(path)
+    if vectors.ndim != 2 or vectors.dtype != np.dtype(rescore):
+        raise BadArtifact(f"{path}: {vectors.dtype} {vectors.shape}, not vectors in {rescore}")
+    return vectors
+
+
+def rows(path: Path) -> I64:
+    """(documents,). Raises BadArtifact when the file holds something else."""
+    found = _array(path)
+    if found.ndim != 1 or found.dtype != np.int64:
+        raise BadArtifact(f"{path}: {found.dtype} {found.shape}, not rows")
+    return found
+
+
+def _array(path: Path) -> npt.NDArray[Any]:
+    try:
+        try:
+            return np.asarray(np.load(path, allow_pickle=False, mmap_mode="r"))
+        except ValueError:  # An array without elements cannot be mapped.
+            return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"{path}: {error}") from error

@@ -1,0 +1,82 @@
+"""The names of kinds: what they stand for, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from index.building.ladder import EXACT_FLOATS
+from index.kinds import choice
+from index.kinds.recipe import ALLOWED, Ngt, parsed, resolved
+from lookalike.errors import BadSettings
+from tests.unit.index.samples import unit_vectors
+
+N, DIM = 100_000, 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "complete"),
+    [
+        ("IVF,Flat", "IVF1024,Flat"),
+        ("IVF512,SQ8", "IVF512,SQ8"),
+        ("IVF,SQ4", "IVF1024,SQ4"),
+        ("IVF,PQ4fs", "IVF1024,PQ256x4fs"),
+        ("IVF,PQ64x4fs", "IVF1024,PQ64x4fs"),
+        ("OPQ64_256,IVF,PQ64x4fs", "OPQ64_256,IVF1024,PQ64x4fs"),
+        ("PCAR128,IVF,RaBitQ", "PCAR128,IVF1024,RaBitQ"),
+        ("IVF64,RaBitQfs", "IVF64,RaBitQfs"),
+        ("HNSW32", "HNSW32"),
+        ("HNSW16,SQ8", "HNSW16,SQ8"),
+        ("NGT", "NGT"),
+        ("auto", "IVF1024,PQ256x4fs"),
+    ],
+)
+def test_what_a_name_leaves_out_follows_from_the_vectors(name: str, complete: str) -> None:
+    recipe = resolved(name, N, DIM, EXACT_FLOATS)
+    assert str(recipe) == complete
+    assert parsed(complete) == recipe
+
+
+@pytest.mark.parametrize("documents", [1, 255, 256, EXACT_FLOATS // DIM])
+def test_a_small_space_is_searched_exactly_unless_a_recipe_is_named(documents: int) -> None:
+    assert resolved("auto", documents, DIM, EXACT_FLOATS) is None
+    assert (resolved("IVF,PQ4fs", documents, DIM, EXACT_FLOATS) is None) == (documents < 256)
+
+
+def test_flat_is_exact_however_large() -> None:
+    assert resolved("Flat", N, DIM, 0) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "flat", "IVF", "IVF,PQ8", "HNSW", "HNSW32,PQ4fs", "IVF-1,Flat", "ivf,Flat", "auto "]
+)
+def test_an_unknown_name_is_refused_with_those_that_are_allowed(name: str) -> None:
+    with pytest.raises(BadSettings) as refused:
+        resolved(name, N, DIM, EXACT_FLOATS)
+    assert ALLOWED in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("IVF4096,Flat", "4096 lists for 100000 vectors, at most 2564"),
+        ("IVF,PQ100x4fs", "100 codes do not divide 1024 dimensions"),
+        ("OPQ64_2048,IVF,PQ64x4fs", "vectors of 1024 dimensions cannot be rotated to 2048"),
+        ("OPQ64_100,IVF,PQ64x4fs", "64 codes do not divide 100 dimensions"),
+        ("OPQ32_256,IVF,PQ64x4fs", "OPQ<codes>_<dim> goes with PQ<codes>x4fs"),
+        ("OPQ32_256,IVF,SQ8", "OPQ<codes>_<dim> goes with PQ<codes>x4fs"),
+        ("PCAR256,IVF,PQ64x4fs", "PCAR<dim> with all others"),
+        ("HNSW1", r"a node has 2\.\.256 links"),
+        ("HNSW999", r"a node has 2\.\.256 links"),
+    ],
+)
+def test_what_cannot_be_made_of_the_vectors_is_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(BadSettings, match=reason):
+        resolved(name, N, DIM, EXACT_FLOATS)
+
+
+def test_without_ngt_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ngtpy", None)
+    with pytest.raises(BadSettings, match="extra `ngt`"):
+        choice.trained(Ngt(), unit_vectors(2000, 8), 0, 1)
