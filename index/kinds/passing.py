@@ -23,6 +23,20 @@ class Passing:
     def of(cls, mask: Mask) -> Passing:
         return cls(np.packbits(mask, bitorder="little"), len(mask), int(np.count_nonzero(mask)))
 
+    def without(self, rows: npt.NDArray[np.int64]) -> Passing:
+        """A copy in which these rows pass no longer."""
+        bits = self.bits.copy()
+        np.bitwise_and.at(bits, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
+        return Passing(bits, self.total, int(np.bitwise_count(bits).sum()))
+
+    def __and__(self, other: Passing) -> Passing:
+        """The rows that pass both."""
+        bits = self.bits & other.bits
+        return Passing(bits, self.total, int(np.bitwise_count(bits).sum()))
+
+    def __contains__(self, row: int) -> bool:
+        return bool(self.bits[row >> 3] >> (row & 7) & 1)
+
     @property
     def mask(self) -> Mask:
         return np.unpackbits(self.bits, count=self.total, bitorder="little").view(np.bool_)

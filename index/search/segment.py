@@ -1,25 +1,33 @@
-"""Products that are searched together: their table and their vectors by space. Reads memory-mapped files."""
+"""Products that are searched together: their table, their vectors by space, and which of them are deleted.
+
+Reads memory-mapped files.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from index.kinds.passing import Mask, Passing
-from index.search import fusion
+from index.search import fusion, space
 from index.search.filters import PassingCache, mask_of
 from index.search.queries import Query
 from index.search.scores import Neighbours, best_of, chunks_of
 from index.search.space import SpaceIndex
+from index.storage import attributes
 from index.storage.attributes import Attributes
+from index.storage.manifest import Manifest
+from index.storage.names import ATTRIBUTES, number_of, shard_name
+from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, I64
 from protos.lookalike.v1 import types_pb2
 from protos.lookalike.v1.types_pb2 import Space
 
-_ALL = Space.SPACE_AUTO  # The key under which filters over the whole table, not over one space, are cached.
+ALL = Space.SPACE_AUTO  # The key of what is over the whole table, not over one space.
 
 
 class _Kind(NamedTuple):
@@ -32,16 +40,92 @@ class _Kind(NamedTuple):
     exact: bool
 
 
-class Segment:
-    """Neither table nor vectors change. For many threads at a time."""
+class Ids(Protocol):
+    def find(self, value: bytes, /) -> int | None: ...
 
-    def __init__(self, table: Attributes, spaces: Mapping[Space.ValueType, SpaceIndex], *, filters: int = 64) -> None:
+    def after(self, value: bytes, /) -> int:
+        """How many, by rising id, come before the first greater one."""
+
+    def text(self, i: int, /) -> str: ...
+
+
+class Products(Protocol):
+    def __getitem__(self, i: int, /) -> bytes: ...
+
+
+class Table(Protocol):
+    """Products by row: `Attributes`, or what is in memory only."""
+
+    @property
+    def ids(self) -> Ids: ...
+
+    @property
+    def products(self) -> Products: ...
+
+    @property
+    def parts(self) -> Sequence[Attributes]: ...
+
+    @property
+    def order(self) -> I64 | None:
+        """The rows by rising id; None: they rise with the ids."""
+
+    def description(self, row: int, /) -> str: ...
+
+    def shop(self, row: int, /) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
+class Segment:
+    """Nothing in it changes: one with deletions is another, which shares the rest. For many threads at a time.
+
+    alive: what is not deleted, over the table under SPACE_AUTO and over the vectors of each space; None: everything.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        spaces: Mapping[Space.ValueType, SpaceIndex],
+        *,
+        alive: Mapping[Space.ValueType, Passing] | None = None,
+        filters: PassingCache | None = None,
+    ) -> None:
         self.table = table
         self.spaces = spaces
-        self._filters = PassingCache(filters)
+        self._alive = alive
+        self._filters = filters or PassingCache(64)
 
     def __len__(self) -> int:
-        return len(self.table)
+        """Products that are not deleted."""
+        return len(self.table) if self._alive is None else self._alive[ALL].count
+
+    def vectors(self, number: Space.ValueType) -> int:
+        """Of products that are not deleted."""
+        return len(self.spaces[number]) if self._alive is None else self._alive[number].count
+
+    def rows(self) -> I64:
+        """Of the products that are not deleted, rising."""
+        return np.arange(len(self.table)) if self._alive is None else self._alive[ALL].rows
+
+    def positions(self, number: Space.ValueType) -> I64:
+        """Of the vectors whose products are not deleted, rising."""
+        return np.arange(len(self.spaces[number])) if self._alive is None else self._alive[number].rows
+
+    def find(self, product_id: bytes) -> int | None:
+        """The row of a product, unless it is deleted."""
+        row = self.table.ids.find(product_id)
+        return row if row is not None and (self._alive is None or row in self._alive[ALL]) else None
+
+    def without(self, rows: Sequence[int]) -> Segment:
+        """The same, in which these rows are deleted."""
+        deleted = np.asarray(rows, dtype=np.int64)
+        before = self._alive or {
+            number: Passing.of(np.ones(size, dtype=np.bool_))
+            for number, size in [(ALL, len(self.table)), *((each, len(found)) for each, found in self.spaces.items())]
+        }
+        alive = {number: before[number].without(found.positions(deleted)) for number, found in self.spaces.items()}
+        alive[ALL] = before[ALL].without(deleted)
+        return Segment(self.table, self.spaces, alive=alive, filters=self._filters)
 
     def nearest(self, queries: Sequence[Query]) -> list[Neighbours]:
         """Of each query, as rows of the table. Searches of one kind are done together, of whichever queries."""
@@ -86,26 +170,51 @@ class Segment:
 
     def count(self, condition: bytes) -> int:
         """How many products pass the serialized filter."""
-        passing = self._passing(_ALL, condition)
+        passing = self._passing(ALL, condition)
         return len(self.table) if passing is None else passing.count
 
     def page(self, condition: bytes, after: str, size: int) -> list[int]:
         """The rows of the next products that pass, by rising id, at most `size`; none: there are no more."""
-        passing = self._passing(_ALL, condition)
+        passing, order = self._passing(ALL, condition), self.table.order
         start = self.table.ids.after(after.encode()) if after else 0
-        return list(islice(_from(start, len(self.table), passing), size))
+        if order is None:
+            return list(islice(_from(start, len(self.table), passing), size))
+        rows = order[start:]
+        return list((rows if passing is None else rows[passing.mask[rows]])[:size].tolist())
 
     def _passing(self, number: Space.ValueType, condition: bytes) -> Passing | None:
-        """What passes, over the vectors of a space or over the table; None: everything."""
+        """What passes and is not deleted, over the vectors of a space or over the table; None: everything."""
+        alive = None if self._alive is None else self._alive[number]
         if not condition:
-            return None
-        return self._filters.get(number, condition, lambda: Passing.of(self._mask(number, condition)))
+            return alive
+        passing = self._filters.get(number, condition, lambda: Passing.of(self._mask(number, condition)))
+        return passing if alive is None else passing & alive
 
     def _mask(self, number: Space.ValueType, condition: bytes) -> Mask:
-        if number == _ALL:
-            return mask_of(self.table, types_pb2.Filter.FromString(condition))
-        everywhere = self._filters.get(_ALL, condition, lambda: Passing.of(self._mask(_ALL, condition)))
+        if number == ALL:
+            parsed = types_pb2.Filter.FromString(condition)
+            return np.concatenate([mask_of(part, parsed) for part in self.table.parts])
+        everywhere = self._filters.get(ALL, condition, lambda: Passing.of(self._mask(ALL, condition)))
         return everywhere.mask[self.spaces[number].rows]
+
+
+def opened(root: Path, manifest: Manifest, shard: int) -> Segment:
+    """Map one shard of a version whose files have been verified. Raises BadArtifact, naming the file."""
+    directory = root / shard_name(shard)
+    table = attributes.opened(directory / ATTRIBUTES)
+    if len(table) != manifest.products[shard]:
+        raise BadArtifact(f"{directory / ATTRIBUTES}: has {len(table)} products, not {manifest.products[shard]}")
+    spaces = {
+        number_of(entry.name): space.opened(
+            directory / entry.name,
+            entry.indexes[shard],
+            documents=entry.documents[shard],
+            dim=entry.dim,
+            rescore=entry.rescore,
+        )
+        for entry in manifest.spaces
+    }
+    return Segment(table, spaces)
 
 
 def _searches(query: Query) -> list[tuple[_Kind, F32]]:

@@ -48,6 +48,11 @@ class SpaceIndex:
         at = int(np.searchsorted(self.rows, row))
         return self.vectors[at].astype(np.float32) if at < len(self.rows) and self.rows[at] == row else None
 
+    def positions(self, rows: I64) -> I64:
+        """Of the vectors of these rows of the shard's table, as far as they have one."""
+        at = np.minimum(np.searchsorted(self.rows, rows), max(0, len(self) - 1))
+        return at[self.rows[at] == rows] if len(self) else np.empty(0, np.int64)
+
     def cosines(self, query: F32, rows: I64) -> F32:
         """With the query (dim,), of rows (c,) of the shard's table; 0 where a row has no vector."""
         if not len(self):

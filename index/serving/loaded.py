@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from index.search import grouping, space
+from index.live.live import Bounds, Live
+from index.search import grouping, segment
 from index.search.queries import Query, parsed
-from index.search.scores import Neighbours
 from index.search.segment import Segment
-from index.storage import attributes, version
+from index.search.view import Hits, View
+from index.storage import version
 from index.storage.manifest import Manifest
-from index.storage.names import ATTRIBUTES, number_of, shard_name
+from index.storage.names import number_of, shard_name
 from lookalike.errors import BadArtifact, InvalidRequest
 from lookalike.vectors import pack
 from protos.lookalike.v1 import index_pb2, types_pb2
@@ -35,30 +36,50 @@ class LoadedShard:
         manifest: Manifest,
         shard: int,
         base: Segment,
+        live: Live | None = None,
     ) -> None:
         self.manifest = manifest
         self.shard = shard
-        self.base = base
+        self.base = base  # As it was built.
+        self.live = live  # None: nothing changes.
+        self._built = View((base,))
         self._dims = {number: searched.dim for number, searched in base.spaces.items()}
 
+    @property
+    def view(self) -> View:
+        """What there is now. A call takes it once: what comes later is of a later view."""
+        return self._built if self.live is None else self.live.view
+
+    def taking(self, live: Live) -> LoadedShard:
+        """The same with its updates."""
+        return LoadedShard(manifest=self.manifest, shard=self.shard, base=self.base, live=live)
+
     def state(self) -> index_pb2.ShardState:
+        view = self.view
         spaces = [
             index_pb2.SpaceState(
-                space=number_of(entry.name), dim=entry.dim, encoder=entry.encoder, documents=entry.documents
+                space=number,
+                dim=entry.dim,
+                encoder=entry.encoder,
+                documents=entry.documents,
+                live=view.vectors(number),
             )
             for entry in self.manifest.spaces
+            for number in [number_of(entry.name)]
         ]
         return index_pb2.ShardState(
             version=self.manifest.version,
             shard=self.shard,
             shards=self.manifest.shards,
             spaces=spaces,
-            documents=len(self.base.table),
+            documents=len(view),
+            sequence=self.live.sequence if self.live else 0,
+            live=self.live.state() if self.live else None,
         )
 
     def search(self, queries: Sequence[index_pb2.ShardQuery]) -> index_pb2.ShardSearchResponse:
         """One ShardHits for each query; what is wrong with a query is said in its own."""
-        answer = index_pb2.ShardSearchResponse()
+        answer, view = index_pb2.ShardSearchResponse(), self.view
         asked: list[tuple[Query, index_pb2.ShardHits]] = []
         for given in queries:
             hits = answer.results.add()
@@ -66,65 +87,38 @@ class LoadedShard:
                 asked.append((parsed(given, self._dims), hits))
             except ValueError as error:
                 hits.error = str(error)
-        found = grouping.settled([query for query, _ in asked], self.base.nearest, self._chosen)
+        found = grouping.settled([query for query, _ in asked], view.nearest, _chosen)
         room = ANSWER_BYTES
-        for (query, hits), (ranking, places) in zip(asked, found, strict=True):
-            room -= self._fill(hits, query, Neighbours(ranking.rows[places], ranking.scores[places]), room)
+        for (query, hits), (ranking, chosen) in zip(asked, found, strict=True):
+            room -= _fill(hits, view, query, ranking.only(chosen), room)
         return answer
-
-    def _chosen(self, query: Query, found: Neighbours) -> list[int]:
-        ids, rows = self.base.table.ids, found.rows
-        return grouping.chosen(query, found.scores, lambda i: ids.text(rows[i]), lambda i: self._shop(rows[i]))
-
-    def _shop(self, row: int) -> str:
-        return self.base.table.shops.text(self.base.table.shop_codes[row])
-
-    def _fill(self, hits: index_pb2.ShardHits, query: Query, found: Neighbours, room: int) -> int:
-        """Write what was found, if there is room for it; how many bytes it takes."""
-        ids, products = self.base.table.ids, self.base.table.products
-        rows = found.rows.tolist()
-        carried = [products[row] for row in rows]
-        size = sum(map(len, carried))
-        if size > room:
-            hits.error = f"the products of this batch come to over {ANSWER_BYTES} bytes"
-            return 0
-        hits.ids.extend([ids.text(row) for row in rows])
-        hits.scores = pack(found.scores)
-        hits.products.extend(carried)
-        if query.max_per_shop:
-            hits.shops.extend(map(self._shop, rows))
-        if query.explain:
-            hits.explained = hits.scores if len(query.vectors) == 1 else pack(self.base.cosines(query, found.rows).T)
-        return size
 
     def fetch(self, request: index_pb2.FetchRequest) -> index_pb2.FetchResponse:
         """Raises InvalidRequest when more is asked than fits into an answer."""
         most = MAX_DESCRIPTIONS if request.descriptions else MAX_IDS
         if len(request.ids) > most:
             raise InvalidRequest("ids", f"{len(request.ids)} ids, at most {most} may be")
-        answer = index_pb2.FetchResponse()
+        answer, view = index_pb2.FetchResponse(), self.view
         for product_id in request.ids:
             fetched = answer.products.add()
-            if (row := self.base.table.ids.find(product_id.encode())) is None:
+            if (place := view.find(product_id)) is None:
                 continue
-            fetched.product.ParseFromString(self.base.table.products[row])
+            fetched.product.ParseFromString(place.product)
             if request.descriptions:
-                fetched.product.description = self.base.table.descriptions.text(row)
+                fetched.product.description = place.description
             for number in request.vectors:
-                searched = self.base.spaces.get(number)
-                if searched is not None and (vector := searched.vector(row)) is not None:
+                if number in self._dims and (vector := place.vector(number)) is not None:
                     fetched.vectors.add(space=number, vector=pack(vector))
         return answer
 
     def count(self, condition: types_pb2.Filter) -> int:
-        return self.base.count(condition.SerializeToString(deterministic=True))
+        return self.view.count(condition.SerializeToString(deterministic=True))
 
     def page(self, condition: types_pb2.Filter, after: str) -> index_pb2.ShardListPage:
         """The next products that pass, by rising id, at most PAGE_ROWS; none: there are no more."""
-        table = self.base.table
-        rows = self.base.page(condition.SerializeToString(deterministic=True), after, PAGE_ROWS)
+        page = self.view.page(condition.SerializeToString(deterministic=True), after, PAGE_ROWS)
         return index_pb2.ShardListPage(
-            ids=[table.ids.text(row) for row in rows], products=[table.products[row] for row in rows]
+            ids=[product_id for product_id, _ in page], products=[place.product for _, place in page]
         )
 
     def sample(self, number: Space.ValueType, size: int) -> Iterator[index_pb2.ShardQuery]:
@@ -135,6 +129,27 @@ class LoadedShard:
             yield index_pb2.ShardQuery(vectors=[vector], k=10)
 
 
+def _chosen(query: Query, found: Hits) -> list[int]:
+    return grouping.chosen(query, found.scores, found.ids.__getitem__, lambda i: found.places[i].shop)
+
+
+def _fill(hits: index_pb2.ShardHits, view: View, query: Query, found: Hits, room: int) -> int:
+    """Write what was found, if there is room for it; how many bytes it takes."""
+    carried = [place.product for place in found.places]
+    size = sum(map(len, carried))
+    if size > room:
+        hits.error = f"the products of this batch come to over {ANSWER_BYTES} bytes"
+        return 0
+    hits.ids.extend(found.ids)
+    hits.scores = pack(found.scores)
+    hits.products.extend(carried)
+    if query.max_per_shop:
+        hits.shops.extend([place.shop for place in found.places])
+    if query.explain:
+        hits.explained = hits.scores if len(query.vectors) == 1 else pack(view.cosines(query, found.places).T)
+    return size
+
+
 def opened(location: Path, shard: int, wanted: str = "") -> LoadedShard:
     """Verify and map a shard of the version `wanted`, or of the current one. Raises BadArtifact, naming the file."""
     manifest = version.read(location, wanted or version.current(location))
@@ -142,18 +157,13 @@ def opened(location: Path, shard: int, wanted: str = "") -> LoadedShard:
         raise BadArtifact(f"{location}: version {manifest.version} has shards 0..{manifest.shards - 1}, not {shard}")
     root = location / manifest.version
     version.verify(root, manifest, below=shard_name(shard) + "/")
-    directory = root / shard_name(shard)
-    table = attributes.opened(directory / ATTRIBUTES)
-    if len(table) != manifest.products[shard]:
-        raise BadArtifact(f"{directory / ATTRIBUTES}: has {len(table)} products, not {manifest.products[shard]}")
-    spaces = {
-        number_of(entry.name): space.opened(
-            directory / entry.name,
-            entry.indexes[shard],
-            documents=entry.documents[shard],
-            dim=entry.dim,
-            rescore=entry.rescore,
-        )
-        for entry in manifest.spaces
-    }
-    return LoadedShard(manifest=manifest, shard=shard, base=Segment(table, spaces))
+    return LoadedShard(manifest=manifest, shard=shard, base=segment.opened(root, manifest, shard))
+
+
+def updates_of(shard: LoadedShard, live_dir: Path, bounds: Bounds) -> Live:
+    """What was acknowledged since it was built, kept below `live_dir`, and open for more.
+
+    Raises BadArtifact, naming the file; OperatorError where another process has it open.
+    """
+    directory = live_dir / shard.manifest.version / shard_name(shard.shard)
+    return Live(shard.base, shard.manifest, shard.shard, directory, bounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,8 @@ from lookalike.deadline import Deadline
 from lookalike.errors import Overloaded
 
 Result = TypeVar("Result")
+
+_YIELDING = 10  # How nice a thread is that searches go before.
 
 
 class Pool:
@@ -46,3 +49,8 @@ class Pool:
 def _in_time(work: Callable[[], Result], deadline: Deadline) -> Result:
     deadline.remaining_s()
     return work()
+
+
+def yield_to_others() -> None:
+    """On Linux a thread has a priority of its own, which the threads it starts inherit."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _YIELDING)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,6 +15,7 @@ from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from index.serving.pool import yield_to_others
 from index.serving.served import AT_ONCE, Loaded, Served, Use
 from index.storage.names import space_name
 from lookalike.errors import LookalikeError
@@ -34,7 +33,6 @@ LOAD_SECONDS = Histogram(
 REFUSALS = Counter("lookalike_shard_refusals", "Looks at the location, and loads, that failed.")
 
 RETRY_MOST_S = 300.0
-_YIELDING = 10  # How nice the loading thread is: searches of the version that serves go first.
 
 
 class Rollout:
@@ -61,7 +59,7 @@ class Rollout:
         self._failures = 0
         self._again_s = 0.0
         self._started = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "load", initializer=_yield_to_others)
+        self._thread = ThreadPoolExecutor(1, "load", initializer=yield_to_others)
 
     async def start(self) -> None:
         """Load the first version. Raises what is wrong with it: a shard that serves nothing had better not start."""
@@ -158,8 +156,3 @@ def _free(gone: list[Loaded]) -> None:
     """Nothing else refers to the shard: its memory and mappings go here, then its files may."""
     release = gone.pop().release
     release()
-
-
-def _yield_to_others() -> None:
-    """On Linux a thread has a priority of its own, which the threads it starts inherit."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _YIELDING)

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Histogram
 from index.serving.loaded import LoadedShard
 from index.serving.pool import Pool
 from index.serving.served import Served
+from index.serving.writer import Writer
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest
@@ -38,8 +39,9 @@ Result = TypeVar("Result")
 class IndexShard:
     """While nothing is served yet every request is UNAVAILABLE: the process listens while it still loads."""
 
-    def __init__(self, pool: Pool, served: Served) -> None:
+    def __init__(self, pool: Pool, served: Served, writer: Writer) -> None:
         self._pool = pool
+        self._writer = writer
         self._served = served
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -49,6 +51,7 @@ class IndexShard:
             "Fetch": self.fetch,
             "Count": self.count,
             "List": self.list,
+            "Apply": self._writer.apply,
         }
         return rpc.handler(SERVICE, methods)
 

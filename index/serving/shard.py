@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from index.serving.loaded import LoadedShard, opened
+from index.live.live import Bounds
+from index.serving.loaded import LoadedShard, opened, updates_of
 from index.serving.pool import Pool
 from index.serving.rollout import Rollout
 from index.serving.served import Loaded, Served
 from index.serving.service import SERVICE, IndexShard
+from index.serving.writer import Writer
 from index.storage import version
 from index.storage.names import SPACES
 from lookalike import lifecycle, telemetry
@@ -57,6 +59,18 @@ class ShardSettings(ProcessSettings):
     )
     threads: int = setting(0, "searches at a time, one core each; 0: as many as cores", at_least=0, at_most=256)
     max_waiting: int = setting(256, "calls that may wait for a thread; more are refused at once", at_least=0)
+    live_dir: Path | None = setting(None, "where updates are kept, on a disk of this shard; none: it takes no updates")  # noqa: RUF009  # as above
+    delta_rows: int = setting(
+        4096,
+        "changed products kept in memory, compared one by one with each query; half as many are compacted, beyond it "
+        "updates are refused",
+        at_least=2,
+        at_most=1 << 20,
+    )
+    max_changes: int = setting(
+        1_000_000, "products changed since the version was built; beyond it updates are refused", at_least=1
+    )
+    max_updates_waiting: int = setting(1024, "updates that may wait for a write; more are refused at once", at_least=1)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
@@ -73,17 +87,28 @@ async def run(settings: ShardSettings) -> None:
     rollout = Rollout(
         served,
         wanted=lambda: settings.version or version.current(location),
-        load=lambda name: Loaded(warmed_up(location, shard, name, expected)),
+        load=lambda name: loaded(settings, warmed_up(location, shard, name, expected)),
         clock=time.monotonic,
         retry_s=settings.poll_s,
     )
-    service = IndexShard(pool, served)
+    writer = Writer(served, max_waiting=settings.max_updates_waiting)
+    service = IndexShard(pool, served, writer)
     try:
         async with lifecycle.alongside(rollout.watch(settings.poll_s)):
             await lifecycle.serve(settings, [service.handler()], services=[SERVICE.full_name], warm_up=rollout.start)
     finally:
+        writer.close()
         rollout.close()
         pool.close()
+
+
+def loaded(settings: ShardSettings, shard: LoadedShard) -> Loaded:
+    """With its updates, where there is a place for them."""
+    if settings.live_dir is None:
+        return Loaded(shard)
+    bounds = Bounds(delta_rows=settings.delta_rows, changes=settings.max_changes)
+    live = updates_of(shard, settings.live_dir, bounds)
+    return Loaded(shard.taking(live), live.close)
 
 
 def location_of(settings: ShardSettings) -> Path:

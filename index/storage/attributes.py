@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ CATALOGUE: dict[str, pa.DataType] = {
     "url": _TEXT,
     "tags": _TAGS,
     "created_at": pa.int64(),
+    "revision": pa.uint64(),
 }
 # What is on disk: as above, what filters look at by code, and each product ready to be sent.
 SCHEMA = pa.schema(
@@ -63,6 +64,7 @@ class Attributes:
         self.category_codes: npt.NDArray[np.int32] = batch["category"].indices.to_numpy()
         self.shops = SortedStrings(batch["shop"].dictionary)
         self.shop_codes: npt.NDArray[np.int32] = batch["shop"].indices.to_numpy()
+        self.revisions: npt.NDArray[np.uint64] = batch["revision"].to_numpy()
         self.prices: npt.NDArray[np.float64] = batch["price"].to_numpy()
         self.in_stock: npt.NDArray[np.bool_] = batch["in_stock"].to_numpy(zero_copy_only=False)
         self.created: npt.NDArray[np.int64] = batch["created_at"].to_numpy()
@@ -73,6 +75,21 @@ class Attributes:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def description(self, row: int) -> str:
+        return self.descriptions.text(row)
+
+    def shop(self, row: int) -> str:
+        return self.shops.text(self.shop_codes[row])
+
+    @property
+    def parts(self) -> Sequence[Attributes]:
+        """What filters look at, one after another."""
+        return (self,)
+
+    @property
+    def order(self) -> None:
+        """Rows rise with the ids."""
 
 
 def opened(path: Path) -> Attributes:
@@ -87,16 +104,53 @@ def opened(path: Path) -> Attributes:
 
 
 def write(path: Path, products: pa.Table) -> None:
-    """Write rows of a table that `checked` returned, in its order. One batch: every column is one piece of memory."""
-    columns = {name: products[name].combine_chunks() for name in CATALOGUE}
+    """Write rows of a table that `checked` returned, in its order."""
+    save(path, serialized(products))
+
+
+def save(path: Path, products: pa.Table) -> None:
+    """The same of a table that `serialized` or `read` returned."""
+    batch = batch_of(products)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        writer.write_batch(batch)
+
+
+def read(path: Path) -> pa.Table:
+    """What `save` was given. Raises ArrowException or OSError."""
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    columns = {name: table[name] for name in table.column_names}
+    for name in ("category", "shop"):
+        columns[name] = columns[name].combine_chunks().dictionary_decode()
+    listed = columns["tags"].combine_chunks()
+    columns["tags"] = pa.LargeListArray.from_arrays(listed.offsets, listed.values.dictionary_decode())
+    return pa.table(columns)
+
+
+def batch_of(products: pa.Table) -> pa.RecordBatch:
+    """As it is on disk. One batch: every column is one piece of memory."""
+    columns = {name: products[name].combine_chunks() for name in SCHEMA.names}
     for name in ("category", "shop"):
         columns[name] = _coded(columns[name])
     listed = columns["tags"]
     columns["tags"] = pa.LargeListArray.from_arrays(listed.offsets, _coded(listed.values))
-    columns["product"] = pa.array(_serialized(products), type=pa.large_binary())
-    batch = pa.record_batch([columns[field.name] for field in SCHEMA], schema=SCHEMA)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        writer.write_batch(batch)
+    return pa.record_batch([columns[field.name] for field in SCHEMA], schema=SCHEMA)
+
+
+def table_of(products: Sequence[types_pb2.Product], revisions: Sequence[int]) -> pa.Table:
+    """What `checked` returns, of products that have been checked, with their revisions."""
+    columns = {
+        name: pa.array([getattr(product, name) for product in products], kind)
+        for name, kind in CATALOGUE.items()
+        if name not in ("tags", "revision")
+    }
+    columns["tags"] = pa.array([[*product.tags] for product in products], _TAGS)
+    columns["revision"] = pa.array(revisions, CATALOGUE["revision"])
+    return pa.table({name: columns[name] for name in CATALOGUE})
+
+
+def serialized(products: pa.Table) -> pa.Table:
+    """A table that `checked` returned, and each product ready to be sent. Raises BadCatalogue for one too large."""
+    return products.append_column("product", pa.array(_serialized(products), type=pa.large_binary()))
 
 
 def checked(products: pa.Table) -> pa.Table:
@@ -134,7 +188,7 @@ def refuse_duplicates(ids: Any, what: str, first: int = 0) -> None:
 
 
 def _column(products: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
-    empty: Any = "" if kind == _TEXT else 0.0 if kind == pa.float64() else False
+    empty: Any = "" if kind == _TEXT else False if kind == pa.bool_() else 0
     if name not in products.column_names:
         return pa.chunked_array([pa.repeat(pa.scalar(empty, kind), products.num_rows)])
     column = products[name]
@@ -190,6 +244,8 @@ def _may_become(given: pa.DataType, wanted: pa.DataType) -> bool:
         return True
     if wanted == _TEXT:
         return bool(pa.types.is_string(given) or pa.types.is_large_string(given))
+    if wanted == pa.uint64():
+        return bool(pa.types.is_integer(given))
     if wanted == pa.float64():
         return bool(pa.types.is_floating(given) or pa.types.is_integer(given))
     return bool(pa.types.is_boolean(given))
@@ -208,7 +264,7 @@ def _coded(column: pa.Array) -> pa.DictionaryArray:
 
 
 def _serialized(products: pa.Table) -> Iterator[bytes]:
-    names = [name for name in CATALOGUE if name != "description"]
+    names = [name for name in CATALOGUE if name not in ("description", "revision")]
     for values in zip(*(products[name].to_pylist() for name in names), strict=True):
         product = types_pb2.Product(**dict(zip(names, values, strict=True))).SerializeToString()
         if len(product) > PRODUCT_BYTES:

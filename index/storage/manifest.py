@@ -12,7 +12,7 @@ from typing import Any
 from index.storage.names import number_of
 from lookalike.errors import BadArtifact
 
-FORMAT = 4  # Since there are several kinds of indexes.
+FORMAT = 5  # Since products have revisions.
 EXACT = "Flat"
 
 

@@ -14,6 +14,7 @@ from index.building.build import SpaceVectors, build
 from index.serving.loaded import opened
 from index.serving.pool import Pool
 from index.serving.service import IndexShard
+from index.serving.writer import Writer
 from lookalike.vectors import pack
 from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, SpaceWeight
@@ -70,7 +71,8 @@ def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @asynccontextmanager
 async def real_shards(location: Path) -> AsyncIterator[tuple[str, str]]:
     pool = Pool(threads=1, max_waiting=8)
-    shards = [IndexShard(pool, serving_only(opened(location, number))) for number in range(SHARDS)]
+    served = [serving_only(opened(location, number)) for number in range(SHARDS)]
+    shards = [IndexShard(pool, each, Writer(each, max_waiting=8)) for each in served]
     async with serving(shards[0].handler()) as first, serving(shards[1].handler()) as second:
         yield first, second
     pool.close()

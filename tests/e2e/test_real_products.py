@@ -101,7 +101,8 @@ def vectors_and_categories(location: Path, space: str) -> tuple[F32, list[str]]:
         loaded = opened(location, shard)
         index = loaded.base.spaces[names.number_of(space)]
         vectors.append(np.asarray(index.vectors))
-        leaves += [loaded.base.table.categories.text(int(loaded.base.table.category_codes[row])) for row in index.rows]
+        (table,) = loaded.base.table.parts
+        leaves += [table.categories.text(int(table.category_codes[row])) for row in index.rows]
     return np.concatenate(vectors), leaves
 
 

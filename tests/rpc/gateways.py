@@ -98,6 +98,9 @@ class ScriptedShard:
     fetch_error: LookalikeError | None = None
     hang: bool = False
     batches: list[int] = field(default_factory=list)
+    updates: list[index_pb2.Update] = field(default_factory=list)
+    outcome: index_pb2.Applied.Outcome.ValueType = index_pb2.Applied.APPLIED
+    refusal: str = ""
 
     @property
     def products(self) -> list[Product]:
@@ -183,6 +186,14 @@ class ScriptedShard:
             if product.id > request.after:
                 yield index_pb2.ShardListPage(ids=[product.id], products=[product.SerializeToString()])
 
+    async def apply(self, request: index_pb2.ApplyRequest, _: Deadline) -> index_pb2.ApplyResponse:
+        await self._script(request.version)
+        self.updates += request.updates
+        return index_pb2.ApplyResponse(
+            results=[index_pb2.Applied(outcome=self.outcome, error=self.refusal) for _ in request.updates],
+            sequence=len(self.updates),
+        )
+
     async def _script(self, version: str) -> None:
         if self.hang:
             await asyncio.sleep(3600)
@@ -198,6 +209,7 @@ class ScriptedShard:
             "Fetch": self.fetch,
             "Count": self.count,
             "List": self.list,
+            "Apply": self.apply,
         }
         return rpc.handler(SHARD, methods)
 

@@ -23,6 +23,7 @@ from index.serving.pool import Pool
 from index.serving.served import Served
 from index.serving.service import MAX_QUERIES, IndexShard
 from index.serving.shard import ShardSettings, ordinal
+from index.serving.writer import Writer
 from lookalike import rpc
 from lookalike.deadline import Deadline
 from lookalike.errors import BadArtifact, BadSettings, DeadlineGone, Overloaded
@@ -66,6 +67,10 @@ def served(location: Path) -> LoadedShard:
     return opened(location, 0)
 
 
+def a_service(pool: Pool, served: Served) -> IndexShard:
+    return IndexShard(pool, served, Writer(served, max_waiting=8))
+
+
 async def started(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.Channel]:
     server = rpc.server([service.handler()])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -76,7 +81,7 @@ async def started(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.Channe
 @pytest_asyncio.fixture
 async def stub(served: LoadedShard) -> AsyncIterator[Stub]:
     pool = Pool(threads=2, max_waiting=8)
-    server, channel = await started(IndexShard(pool, serving_only(served)))
+    server, channel = await started(a_service(pool, serving_only(served)))
     async with channel:
         yield index_pb2_grpc.IndexShardStub(channel)
     await server.stop(None)
@@ -235,7 +240,7 @@ async def test_more_than_one_answer_holds_is_refused(
 
 async def test_a_shard_that_still_loads_is_unavailable() -> None:
     pool = Pool(threads=1, max_waiting=1)
-    server, channel = await started(IndexShard(pool, Served(time.monotonic, lease_s=30)))
+    server, channel = await started(a_service(pool, Served(time.monotonic, lease_s=30)))
     async with channel:
         call = index_pb2_grpc.IndexShardStub(channel).Describe(index_pb2.DescribeRequest())
         assert await code_of(call) is grpc.StatusCode.UNAVAILABLE

@@ -19,6 +19,7 @@ from index.serving.rollout import Rollout
 from index.serving.served import Loaded, Served
 from index.serving.service import IndexShard
 from index.serving.shard import warmed_up
+from index.serving.writer import Writer
 from index.storage import version
 from lookalike import lifecycle, rpc
 from protos.lookalike.v1 import catalog_pb2, catalog_pb2_grpc, search_pb2_grpc
@@ -57,7 +58,8 @@ async def a_shard(location: Path, number: int) -> AsyncIterator[Shard]:
         retry_s=POLL_S,
     )
     await rollout.start()
-    async with lifecycle.alongside(rollout.watch(POLL_S)), serving(IndexShard(pool, served).handler()) as address:
+    service = IndexShard(pool, served, Writer(served, max_waiting=8))
+    async with lifecycle.alongside(rollout.watch(POLL_S)), serving(service.handler()) as address:
         yield Shard(served, rollout, address)
     rollout.close()
     pool.close()

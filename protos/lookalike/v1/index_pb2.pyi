@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from protos.lookalike.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -76,14 +77,22 @@ class ShardState(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     SPACES_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     shard: _builtins.int
     """0..shards-1."""
     shards: _builtins.int
     documents: _builtins.int
-    """Products in this shard, with or without vectors."""
+    """Products in this shard now, with or without vectors."""
+    sequence: _builtins.int
+    """Updates applied since the version was built; of equal sequences, equal answers."""
     @_builtins.property
     def spaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceState]: ...
+    @_builtins.property
+    def live(self) -> Global___LiveState:
+        """Unset: this shard takes no updates."""
+
     def __init__(
         self,
         *,
@@ -92,14 +101,55 @@ class ShardState(_message.Message):
         shards: _builtins.int = ...,
         spaces: _abc.Iterable[Global___SpaceState] | None = ...,
         documents: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        live: Global___LiveState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "shard", b"shard", "shards", b"shards", "spaces", b"spaces", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "live", b"live", "sequence", b"sequence", "shard", b"shard", "shards", b"shards", "spaces", b"spaces", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardState: _TypeAlias = ShardState  # noqa: Y015
+
+@_typing.final
+class LiveState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    COMPACTED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    COMPACTIONS_FIELD_NUMBER: _builtins.int
+    LOG_BYTES_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Products kept in memory and in the log until the next compaction, superseded ones included."""
+    compacted: _builtins.int
+    """Products in the compacted segment."""
+    deleted: _builtins.int
+    """Products of the version as it was built that are removed or superseded."""
+    removed: _builtins.int
+    """Removals that are remembered, so that no older update undoes them."""
+    compactions: _builtins.int
+    """Since the process began."""
+    log_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        compacted: _builtins.int = ...,
+        deleted: _builtins.int = ...,
+        removed: _builtins.int = ...,
+        compactions: _builtins.int = ...,
+        log_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compacted", b"compacted", "compactions", b"compactions", "deleted", b"deleted", "log_bytes", b"log_bytes", "removed", b"removed", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveState: _TypeAlias = LiveState  # noqa: Y015
 
 @_typing.final
 class SpaceState(_message.Message):
@@ -109,13 +159,16 @@ class SpaceState(_message.Message):
     DIM_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
     dim: _builtins.int
     encoder: _builtins.str
     """Fingerprint of the encoder whose vectors these are."""
+    live: _builtins.int
+    """Vectors in this shard now."""
     @_builtins.property
     def documents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Vectors per shard of the whole version: index = shard."""
+        """Vectors per shard of the whole version as it was built: index = shard."""
 
     def __init__(
         self,
@@ -124,10 +177,11 @@ class SpaceState(_message.Message):
         dim: _builtins.int = ...,
         encoder: _builtins.str = ...,
         documents: _abc.Iterable[_builtins.int] | None = ...,
+        live: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "documents", b"documents", "encoder", b"encoder", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "documents", b"documents", "encoder", b"encoder", "live", b"live", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -507,6 +561,184 @@ class ShardListPage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardListPage: _TypeAlias = ShardListPage  # noqa: Y015
+
+@_typing.final
+class ApplyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    UPDATES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    @_builtins.property
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Update]: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        updates: _abc.Iterable[Global___Update] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["updates", b"updates", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyRequest: _TypeAlias = ApplyRequest  # noqa: Y015
+
+@_typing.final
+class Update(_message.Message):
+    """What is to be of one product. The newest revision wins, in whatever order updates come and however often."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    UPSERT_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Above 0; that of a product in the catalogue is 0 unless it states one."""
+    remove: _builtins.str
+    """The product's id."""
+    @_builtins.property
+    def upsert(self) -> Global___Upsert: ...
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        upsert: Global___Upsert | None = ...,
+        remove: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remove", b"remove", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["remove", b"remove", "revision", b"revision", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["upsert", "remove"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___Update: _TypeAlias = Update  # noqa: Y015
+
+@_typing.final
+class Upsert(_message.Message):
+    """The whole product: what is not given, it does not have. Vectors of any length but zero, one for a space at most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def product(self) -> _types_pb2.Product: ...
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceVector]: ...
+    def __init__(
+        self,
+        *,
+        product: _types_pb2.Product | None = ...,
+        vectors: _abc.Iterable[Global___SpaceVector] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Upsert: _TypeAlias = Upsert  # noqa: Y015
+
+@_typing.final
+class ApplyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """As in ShardState, after them."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Applied]:
+        """One for each update, in their order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___Applied] | None = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyResponse: _TypeAlias = ApplyResponse  # noqa: Y015
+
+@_typing.final
+class Applied(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Outcome:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Applied._Outcome.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        APPLIED: Applied._Outcome.ValueType  # 0
+        STALE: Applied._Outcome.ValueType  # 1
+        """This revision or a newer one was known: nothing changed."""
+        INVALID: Applied._Outcome.ValueType  # 2
+        """`error` says why."""
+        FULL: Applied._Outcome.ValueType  # 3
+        """There is no room for it now, or until another version is built: `error` says which."""
+
+    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
+    APPLIED: Applied.Outcome.ValueType  # 0
+    STALE: Applied.Outcome.ValueType  # 1
+    """This revision or a newer one was known: nothing changed."""
+    INVALID: Applied.Outcome.ValueType  # 2
+    """`error` says why."""
+    FULL: Applied.Outcome.ValueType  # 3
+    """There is no room for it now, or until another version is built: `error` says which."""
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    outcome: Global___Applied.Outcome.ValueType
+    error: _builtins.str
+    def __init__(
+        self,
+        *,
+        outcome: Global___Applied.Outcome.ValueType = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Applied: _TypeAlias = Applied  # noqa: Y015
+
+@_typing.final
+class LoggedUpdates(_message.Message):
+    """One write to a shard's log on disk: all of it happened or nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    UPDATES_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """After them."""
+    @_builtins.property
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Update]: ...
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        updates: _abc.Iterable[Global___Update] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence", "updates", b"updates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoggedUpdates: _TypeAlias = LoggedUpdates  # noqa: Y015
 
 @_typing.final
 class OpaqueSearchResponse(_message.Message):

@@ -62,6 +62,11 @@ class IndexShardStub:
                 request_serializer=protos_dot_lookalike_dot_v1_dot_index__pb2.ShardListRequest.SerializeToString,
                 response_deserializer=protos_dot_lookalike_dot_v1_dot_index__pb2.ShardListPage.FromString,
                 _registered_method=True)
+        self.Apply = channel.unary_unary(
+                '/lookalike.v1.IndexShard/Apply',
+                request_serializer=protos_dot_lookalike_dot_v1_dot_index__pb2.ApplyRequest.SerializeToString,
+                response_deserializer=protos_dot_lookalike_dot_v1_dot_index__pb2.ApplyResponse.FromString,
+                _registered_method=True)
 
 
 class IndexShardServicer:
@@ -100,6 +105,15 @@ class IndexShardServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Apply(self, request, context):
+        """An update that is acknowledged is on the disk, and every later call sees it. Each is judged by itself.
+        FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many wait, or the disk is full; nothing of
+        this request was applied, or all that the answer would have said.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IndexShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -127,6 +141,11 @@ def add_IndexShardServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=protos_dot_lookalike_dot_v1_dot_index__pb2.ShardListRequest.FromString,
                     response_serializer=protos_dot_lookalike_dot_v1_dot_index__pb2.ShardListPage.SerializeToString,
+            ),
+            'Apply': grpc.unary_unary_rpc_method_handler(
+                    servicer.Apply,
+                    request_deserializer=protos_dot_lookalike_dot_v1_dot_index__pb2.ApplyRequest.FromString,
+                    response_serializer=protos_dot_lookalike_dot_v1_dot_index__pb2.ApplyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +286,33 @@ class IndexShard:
             '/lookalike.v1.IndexShard/List',
             protos_dot_lookalike_dot_v1_dot_index__pb2.ShardListRequest.SerializeToString,
             protos_dot_lookalike_dot_v1_dot_index__pb2.ShardListPage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Apply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.IndexShard/Apply',
+            protos_dot_lookalike_dot_v1_dot_index__pb2.ApplyRequest.SerializeToString,
+            protos_dot_lookalike_dot_v1_dot_index__pb2.ApplyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,11 @@ class IndexShardStub:
     Fetch: _grpc.UnaryUnaryMultiCallable[_index_pb2.FetchRequest, _index_pb2.FetchResponse]
     Count: _grpc.UnaryUnaryMultiCallable[_index_pb2.ShardCountRequest, _index_pb2.ShardCountResponse]
     List: _grpc.UnaryStreamMultiCallable[_index_pb2.ShardListRequest, _index_pb2.ShardListPage]
+    Apply: _grpc.UnaryUnaryMultiCallable[_index_pb2.ApplyRequest, _index_pb2.ApplyResponse]
+    """An update that is acknowledged is on the disk, and every later call sees it. Each is judged by itself.
+    FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many wait, or the disk is full; nothing of
+    this request was applied, or all that the answer would have said.
+    """
 
 @_typing.type_check_only
 class IndexShardAsyncStub(IndexShardStub):
@@ -55,6 +60,11 @@ class IndexShardAsyncStub(IndexShardStub):
     Fetch: _aio.UnaryUnaryMultiCallable[_index_pb2.FetchRequest, _index_pb2.FetchResponse]  # type: ignore[assignment]
     Count: _aio.UnaryUnaryMultiCallable[_index_pb2.ShardCountRequest, _index_pb2.ShardCountResponse]  # type: ignore[assignment]
     List: _aio.UnaryStreamMultiCallable[_index_pb2.ShardListRequest, _index_pb2.ShardListPage]  # type: ignore[assignment]
+    Apply: _aio.UnaryUnaryMultiCallable[_index_pb2.ApplyRequest, _index_pb2.ApplyResponse]  # type: ignore[assignment]
+    """An update that is acknowledged is on the disk, and every later call sees it. Each is judged by itself.
+    FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many wait, or the disk is full; nothing of
+    this request was applied, or all that the answer would have said.
+    """
 
 class IndexShardServicer(metaclass=_abc_1.ABCMeta):
     """One shard of the index: internal, asked by gateways only.
@@ -96,5 +106,16 @@ class IndexShardServicer(metaclass=_abc_1.ABCMeta):
         request: _index_pb2.ShardListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_index_pb2.ShardListPage], _abc.AsyncIterator[_index_pb2.ShardListPage]]: ...
+
+    @_abc_1.abstractmethod
+    def Apply(
+        self,
+        request: _index_pb2.ApplyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_index_pb2.ApplyResponse, _abc.Awaitable[_index_pb2.ApplyResponse]]:
+        """An update that is acknowledged is on the disk, and every later call sees it. Each is judged by itself.
+        FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many wait, or the disk is full; nothing of
+        this request was applied, or all that the answer would have said.
+        """
 
 def add_IndexShardServicer_to_server(servicer: IndexShardServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -93,7 +93,7 @@ def test_a_path_in_a_manifest_may_not_leave_the_version(location: Path, path: st
         parsed(dumped(manifest), "here")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 4}', "null", '{"format": 4, "checksum": ""}', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 5}', "null", '{"format": 5, "checksum": ""}', "\x00"])
 def test_what_is_no_manifest_is_refused(text: str) -> None:
     with pytest.raises(BadArtifact, match="here: "):
         parsed(text, "here")

@@ -1,0 +1,205 @@
+"""One segment made of several: what is alive in them, by rising id, with full vectors. Reads and writes files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from index.building.ladder import measured
+from index.kinds.recipe import LEAST
+from index.kinds.seam import Codes
+from index.search import segment
+from index.search.segment import Segment
+from index.storage import attributes, vectors, version
+from index.storage.manifest import FileEntry, IndexEntry, Manifest, SpaceEntry
+from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, number_of, shard_name
+from index.storage.strings import SortedStrings
+from index.storage.vectors import Stored
+from lookalike.errors import BadArtifact
+from lookalike.vectors import F32, I64
+from protos.lookalike.v1.types_pb2 import Space
+
+REMOVED = "removed.arrow"
+_REMOVED = pa.schema({"id": pa.large_string(), "revision": pa.uint64()})
+_CHUNK_BYTES = 8 << 20
+
+
+class Source(NamedTuple):
+    table: pa.Table  # As `attributes.serialized` returns it, all rows.
+    segment: Segment  # Over the same rows; knows which are alive.
+
+
+class Learnt(NamedTuple):
+    """What the codes of a space are made by."""
+
+    codes: Codes
+    built: IndexEntry  # Of the version as it was built: its recipe, and the recall to be reached again.
+
+
+class Removed:
+    """The revisions of removals, by id."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.ids = SortedStrings(batch["id"])
+        self.revisions: npt.NDArray[np.uint64] = batch["revision"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def revision(self, product_id: bytes) -> int | None:
+        at = self.ids.find(product_id)
+        return None if at is None else int(self.revisions[at])
+
+    def items(self) -> Iterator[tuple[bytes, int]]:
+        return ((self.ids[at], int(self.revisions[at])) for at in range(len(self)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compacted:
+    """A compacted segment on disk, and the removals that came before it."""
+
+    directory: Path
+    segment: Segment
+    removed: Removed
+
+    def table(self) -> pa.Table:
+        return attributes.read(self.directory / shard_name(0) / ATTRIBUTES)
+
+    def revision(self, product_id: bytes) -> int | None:
+        """Of a product that was upserted or removed before the compaction; None: it was neither."""
+        if (row := self.segment.table.ids.find(product_id)) is None:
+            return self.removed.revision(product_id)
+        (part,) = self.segment.table.parts
+        return int(part.revisions[row])
+
+    def ids(self) -> Iterator[bytes]:
+        """Of all products that were upserted or removed before the compaction."""
+        (part,) = self.segment.table.parts
+        for strings in (part.ids, self.removed.ids):
+            yield from (strings[at] for at in range(len(strings)))
+
+
+def write(
+    directory: Path,
+    sources: Sequence[Source],
+    removed: Mapping[bytes, int],
+    spaces: Sequence[SpaceEntry],
+    learnt: Mapping[Space.ValueType, Learnt],
+) -> None:
+    """Write what is alive in the sources as a version of one shard; all of it is on the disk afterwards.
+
+    spaces: as in the version that was built. What an interrupted write left in the directory goes away. Raises OSError.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    here = directory / shard_name(0)
+    here.mkdir(parents=True)
+    rows = [source.segment.rows() for source in sources]
+    table = pa.concat_tables([source.table.take(kept) for source, kept in zip(sources, rows, strict=True)])
+    order = pc.sort_indices(table["id"]).to_numpy().astype(np.int64)
+    attributes.save(here / ATTRIBUTES, table.take(order))
+    places = np.empty(len(order), dtype=np.int64)  # Where each row went.
+    places[order] = np.arange(len(order))
+    places_by_source = np.split(places, np.cumsum([len(kept) for kept in rows])[:-1])
+    entries = []
+    for entry in spaces:
+        number = number_of(entry.name)
+        moved = [
+            _Moved.of(source.segment, number, kept, to)
+            for source, kept, to in zip(sources, rows, places_by_source, strict=True)
+        ]
+        documents = _write_vectors(here / entry.name, moved, entry)
+        index = _index(here / entry.name, entry, learnt.get(number))
+        entries.append(replace(entry, documents=(documents,), indexes=(index,)))
+    _write_removed(directory / REMOVED, removed)
+    manifest = Manifest(
+        version=directory.name,
+        shards=1,
+        seed=0,
+        products=(len(order),),
+        spaces=tuple(entries),
+        files=_files(directory),
+    )
+    version.write(directory, manifest)
+    for path in (*directory.rglob("*"), directory, directory.parent):
+        version.sync(path)
+
+
+def opened(directory: Path) -> Compacted:
+    """Verify and map. Raises BadArtifact, naming the file."""
+    manifest = version.read(directory.parent, directory.name)
+    version.verify(directory, manifest)
+    try:
+        removed = Removed(pa.ipc.open_file(pa.memory_map(str(directory / REMOVED))).get_batch(0))
+    except (pa.ArrowException, OSError) as error:
+        raise BadArtifact(f"{directory / REMOVED}: {error}") from error
+    return Compacted(directory=directory, segment=segment.opened(directory, manifest, 0), removed=removed)
+
+
+class _Moved(NamedTuple):
+    """The vectors of one source that are kept: where they are, and the row each gets."""
+
+    vectors: Stored
+    positions: I64
+    rows: I64
+
+    @classmethod
+    def of(cls, source: Segment, number: Space.ValueType, kept: I64, places: I64) -> _Moved:
+        """kept: the rows of the source that are alive, rising; places: where each went."""
+        index, positions = source.spaces[number], source.positions(number)
+        return cls(index.vectors, positions, places[np.searchsorted(kept, index.rows[positions])])
+
+
+def _write_vectors(directory: Path, moved: Sequence[_Moved], entry: SpaceEntry) -> int:
+    """By rising row; how many there are."""
+    directory.mkdir()
+    rows = np.concatenate([each.rows for each in moved])
+    positions = np.concatenate([each.positions for each in moved])
+    sources = np.repeat(np.arange(len(moved)), [len(each.rows) for each in moved])
+    order = np.argsort(rows)
+    np.save(directory / ROWS, rows[order])
+    step = max(1, _CHUNK_BYTES // (4 * entry.dim))
+
+    def gathered(part: I64) -> F32:
+        chunk = np.empty((len(part), entry.dim), dtype=np.float32)
+        for i, each in enumerate(moved):
+            mine = sources[part] == i
+            chunk[mine] = each.vectors[positions[part[mine]]]
+        return chunk
+
+    parts = (gathered(order[start : start + step]) for start in range(0, len(order), step))
+    vectors.write(directory / VECTORS, parts, documents=len(rows), dim=entry.dim, rescore=entry.rescore)
+    return len(rows)
+
+
+def _index(directory: Path, entry: SpaceEntry, learnt: Learnt | None) -> IndexEntry:
+    """Make, measure and write the codes, where the version has some, and they find as much here as there."""
+    mapped = vectors.mapped(directory / VECTORS, rescore=entry.rescore)
+    if learnt is None or len(mapped) < LEAST:
+        return IndexEntry()
+    made = learnt.codes.refilled(mapped)
+    ladder = measured(made, mapped, 0, min(rung.recall for rung in learnt.built.ladder))
+    if not ladder:
+        return IndexEntry()
+    made.write(directory / CODES)
+    return IndexEntry(recipe=learnt.built.recipe, ladder=ladder)
+
+
+def _write_removed(path: Path, removed: Mapping[bytes, int]) -> None:
+    ids = sorted(removed)
+    columns = [[product_id.decode() for product_id in ids], [removed[product_id] for product_id in ids]]
+    batch = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, _REMOVED, strict=True)], schema=_REMOVED)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _REMOVED) as writer:
+        writer.write_batch(batch)
+
+
+def _files(directory: Path) -> dict[str, FileEntry]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): version.entry(path) for path in files}

@@ -1,0 +1,120 @@
+"""The write-ahead log: frames appended to one file, each whole or not there. Does file I/O.
+
+A frame is the length of its payload, the payload's CRC-32, the CRC-32 of these two, and the payload. What a crash left
+half-written is the end of the file, and is cut off; anything else that is not as it was written is damage.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from zlib import crc32
+
+from index.storage.version import sync
+from lookalike.errors import BadArtifact
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"LKLOG\x01\r\n"
+_FRAME = struct.Struct("<II")
+_CHECK = struct.Struct("<I")
+_HEADER = _FRAME.size + _CHECK.size
+
+
+class Log:
+    """For one writer. After an error of the disk the file is as it was before the write."""
+
+    def __init__(self, path: Path, descriptor: int, size: int) -> None:
+        self.path = path
+        self.size = size  # In bytes, all of them on the disk.
+        self._descriptor = descriptor
+        self._broken = ""
+
+    @classmethod
+    def create(cls, path: Path) -> Log:
+        """A new file, on the disk with its name. Raises OSError, and leaves no file."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        made = cls(path, descriptor, 0)
+        try:
+            made._write(MAGIC)
+            sync(path.parent)
+        except OSError:
+            made.close()
+            path.unlink()
+            raise
+        return made
+
+    @classmethod
+    def reopen(cls, path: Path, size: int) -> Log:
+        """Go on after the whole frames, of `size` bytes. Cuts off what follows them."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        if (torn := os.fstat(descriptor).st_size - size) > 0:
+            log.warning("%s: cutting off %d bytes of a write that was never acknowledged", path, torn)
+            os.ftruncate(descriptor, size)
+            os.fsync(descriptor)
+        reopened = cls(path, descriptor, size)
+        if not size:
+            reopened._write(MAGIC)
+        return reopened
+
+    def append(self, payload: bytes) -> None:
+        """Returns when the frame is on the disk. Raises OSError when it is not, and nothing of it is left."""
+        head = _FRAME.pack(len(payload), crc32(payload))
+        self._write(head + _CHECK.pack(crc32(head)) + payload)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _write(self, data: bytes) -> None:
+        if self._broken:
+            raise OSError(self._broken)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+            os.fdatasync(self._descriptor)
+        except OSError:
+            self._undo()
+            raise
+        self.size += len(data)
+
+    def _undo(self) -> None:
+        try:
+            os.ftruncate(self._descriptor, self.size)
+            os.fsync(self._descriptor)
+        except OSError as error:  # What the file holds is unknown: only a restart, which reads it, can tell.
+            self._broken = f"{self.path}: a failed write could not be undone: {error}; restart the shard"
+            log.exception(self._broken)
+
+
+def frames(path: Path, *, last: bool) -> Iterator[tuple[bytes, int]]:
+    """Each payload with the size of the file up to its end.
+
+    last: of a log that was being written, whose end may be torn. Raises BadArtifact, naming file and place.
+    """
+    data = path.read_bytes()
+    at = len(MAGIC)
+    if data[:at] != MAGIC:
+        if last and MAGIC.startswith(data):
+            return
+        raise BadArtifact(f"{path}: not a log of updates")
+    while at < len(data):
+        rest = memoryview(data)[at:]
+        torn = len(rest) < _HEADER or not any(rest)
+        if not torn:
+            length, check = _FRAME.unpack_from(rest)
+            if _CHECK.unpack_from(rest, _FRAME.size)[0] != crc32(rest[: _FRAME.size]):
+                raise BadArtifact(f"{path}: damaged at byte {at}")
+            torn = len(rest) < _HEADER + length
+        if torn:
+            if last:
+                return
+            raise BadArtifact(f"{path}: truncated at byte {at}")
+        payload = bytes(rest[_HEADER : _HEADER + length])
+        if crc32(payload) != check:
+            raise BadArtifact(f"{path}: damaged at byte {at}")
+        at += _HEADER + length
+        yield payload, at

@@ -1,0 +1,123 @@
+"""All products of a shard at one moment: segments, each product in at most one of them. Reads memory-mapped files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from index.search.queries import Query
+from index.search.scores import Neighbours
+from index.search.segment import Segment
+from lookalike.vectors import F32
+from protos.lookalike.v1.types_pb2 import Space
+
+
+class Place(NamedTuple):
+    """Where a product is, in the view that told it."""
+
+    segment: Segment
+    row: int
+
+    @property
+    def id(self) -> str:
+        return self.segment.table.ids.text(self.row)
+
+    @property
+    def product(self) -> bytes:
+        """Serialized, without its description."""
+        return self.segment.table.products[self.row]
+
+    @property
+    def description(self) -> str:
+        return self.segment.table.description(self.row)
+
+    @property
+    def shop(self) -> str:
+        return self.segment.table.shop(self.row)
+
+    def vector(self, number: Space.ValueType) -> F32 | None:
+        return self.segment.spaces[number].vector(self.row)
+
+
+class Hits(NamedTuple):
+    """Of one query, by falling score, equal scores by rising id."""
+
+    ids: list[str]
+    places: list[Place]
+    scores: F32
+
+    def only(self, chosen: Sequence[int]) -> Hits:
+        """Those at the chosen places of the ranking."""
+        return Hits([self.ids[i] for i in chosen], [self.places[i] for i in chosen], self.scores[[*chosen]])
+
+
+class View:
+    """Nothing in it changes: a write makes another. For many threads at a time."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = segments
+
+    def __len__(self) -> int:
+        return sum(map(len, self.segments))
+
+    def vectors(self, number: Space.ValueType) -> int:
+        return sum(segment.vectors(number) for segment in self.segments)
+
+    def find(self, product_id: str) -> Place | None:
+        for segment in self.segments:
+            if (row := segment.find(product_id.encode())) is not None:
+                return Place(segment, row)
+        return None
+
+    def nearest(self, queries: Sequence[Query]) -> list[Hits]:
+        """Each segment is asked for as many as the query wants: any of them may hold the best."""
+        found = [_nearest(segment, queries) for segment in self.segments]
+        return [self._best([each[i] for each in found], query.k) for i, query in enumerate(queries)]
+
+    def _best(self, found: Sequence[Neighbours], k: int) -> Hits:
+        scores = np.concatenate([neighbours.scores for neighbours in found])
+        edge = np.partition(scores, len(scores) - k)[len(scores) - k] if 0 < k < len(scores) else -np.inf
+        hits = sorted(
+            (-score, place.id, place)
+            for segment, neighbours in zip(self.segments, found, strict=True)
+            for score, row in zip(neighbours.scores.tolist(), neighbours.rows.tolist(), strict=True)
+            if score >= edge
+            for place in [Place(segment, row)]
+        )[:k]
+        falling = np.array([-negative for negative, *_ in hits], dtype=np.float32)
+        return Hits([product_id for _, product_id, _ in hits], [place for *_, place in hits], falling)
+
+    def cosines(self, query: Query, places: Sequence[Place]) -> F32:
+        """(s, c): in each of the query's spaces with each of the products."""
+        cosines = np.zeros((len(query.vectors), len(places)), dtype=np.float32)
+        for segment in self.segments:
+            at = [i for i, place in enumerate(places) if place.segment is segment]
+            cosines[:, at] = segment.cosines(query, np.array([places[i].row for i in at], dtype=np.int64))
+        return cosines
+
+    def count(self, condition: bytes) -> int:
+        """How many products pass the serialized filter."""
+        return sum(segment.count(condition) for segment in self.segments)
+
+    def page(self, condition: bytes, after: str, size: int) -> list[tuple[str, Place]]:
+        """The next products that pass, by rising id, at most `size`; none: there are no more."""
+        pages = [[Place(each, row) for row in each.page(condition, after, size)] for each in self.segments]
+        return sorted((place.id, place) for page in pages for place in page)[:size]
+
+
+def _nearest(segment: Segment, queries: Sequence[Query]) -> list[Neighbours]:
+    if segment.table.order is None:
+        return segment.nearest(queries)
+    return [_with_ties(segment, query) for query in queries]
+
+
+def _with_ties(segment: Segment, query: Query) -> Neighbours:
+    """Of a table whose rows are not in the order of ids: all that are as good as the last, so that the ids decide."""
+    depth = query.k + 1
+    while True:
+        (found,) = segment.nearest([query._replace(k=depth)])
+        if len(found.rows) < depth or not query.k or found.scores[-1] < found.scores[query.k - 1]:
+            return found
+        depth *= 2

@@ -1,0 +1,140 @@
+"""Updates of a shard: those that come while others are being written go together next; compaction beside it.
+
+Writes have a thread of their own and compaction another, so that neither takes one from searches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from index.kinds.engine import use_threads
+from index.live.live import Live
+from index.serving.pool import yield_to_others
+from index.serving.served import Served
+from lookalike.coalesce import Coalescer
+from lookalike.deadline import Deadline
+from lookalike.errors import InvalidRequest, LookalikeError, WrongState
+from lookalike.telemetry import SECONDS_BUCKETS
+from protos.lookalike.v1.index_pb2 import Applied, ApplyRequest, ApplyResponse
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+MAX_UPDATES = 256  # In one request, and in one write of several.
+
+UPDATES = Counter("lookalike_shard_updates", "Updates judged.", ["outcome"])  # applied | stale | invalid | full
+WRITE_UPDATES = Histogram("lookalike_shard_write_updates", "Updates in one write.", buckets=(1, 4, 16, 64, 256))
+WRITE_SECONDS = Histogram(
+    "lookalike_shard_write_seconds", "Time to judge, log and show what is written together.", buckets=SECONDS_BUCKETS
+)
+COMPACTION_SECONDS = Histogram(
+    "lookalike_shard_compaction_seconds", "Time of a compaction.", buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+)
+COMPACTION_FAILURES = Counter("lookalike_shard_compaction_failures", "Compactions that failed: the disk is full?")
+SEQUENCE = Gauge("lookalike_shard_sequence", "Updates applied since the version was built.")
+ROWS = Gauge("lookalike_shard_delta_rows", "Products in memory and in the log until the next compaction.")
+COMPACTED = Gauge("lookalike_shard_compacted", "Products in the compacted segment.")
+DELETED = Gauge("lookalike_shard_deleted", "Products of the version as it was built, removed or superseded.")
+REMOVED = Gauge("lookalike_shard_removed", "Removals that are remembered.")
+LOG_BYTES = Gauge("lookalike_shard_log_bytes", "Size of the write-ahead log.")
+
+
+class Writer:
+    """For one event loop."""
+
+    def __init__(self, served: Served, *, max_waiting: int) -> None:
+        self._served = served
+        self._writes = ThreadPoolExecutor(1, "write")
+        self._compactions = ThreadPoolExecutor(1, "compact", initializer=_beside_searches)
+        self._compacting: asyncio.Task[None] | None = None
+        self._groups: Coalescer[ApplyRequest, ApplyResponse] = Coalescer(
+            self._write,
+            max_in_flight=1,
+            max_batch=MAX_UPDATES,
+            max_waiting=max_waiting,
+            size=lambda request: len(request.updates),
+        )
+
+    async def apply(self, request: ApplyRequest, deadline: Deadline) -> ApplyResponse:
+        """Returns when its updates are on the disk and every later call sees them.
+
+        Raises Overloaded, DeadlineGone (it may happen all the same), WrongState where there is nothing to write to.
+        """
+        if len(request.updates) > MAX_UPDATES:
+            raise InvalidRequest("updates", f"{len(request.updates)} updates, at most {MAX_UPDATES} may be")
+        return await self._groups(request, deadline)
+
+    def close(self) -> None:
+        """Returns when what is under way has ended."""
+        self._writes.shutdown(wait=True)
+        self._compactions.shutdown(wait=True)
+
+    async def _write(self, requests: list[ApplyRequest]) -> Sequence[ApplyResponse | LookalikeError]:
+        """Of each version together; the answers in the order of the requests."""
+        answers: dict[int, ApplyResponse | LookalikeError] = {}
+        for version in dict.fromkeys(request.version for request in requests):
+            at = [i for i, request in enumerate(requests) if request.version == version]
+            try:
+                written: Sequence[ApplyResponse | LookalikeError]
+                written = await self._written(version, [requests[i] for i in at])
+            except LookalikeError as error:
+                written = [error] * len(at)
+            answers.update(zip(at, written, strict=True))
+        return [answers[i] for i in range(len(requests))]
+
+    async def _written(self, version: str, requests: Sequence[ApplyRequest]) -> Sequence[ApplyResponse]:
+        with self._served.lease(version) as shard:
+            if (live := shard.live) is None:
+                raise WrongState("this shard takes no updates: it was started without --live-dir")
+            updates = [update for request in requests for update in request.updates]
+            with WRITE_SECONDS.time():
+                outcomes = await _aside(self._writes, lambda: live.apply(updates))
+            WRITE_UPDATES.observe(len(updates))
+            _tell(live, outcomes)
+            if live.compaction_due and self._compacting is None:
+                self._compacting = asyncio.create_task(self._compact(version))
+            each = iter(outcomes)
+            return [
+                ApplyResponse(results=[next(each) for _ in request.updates], sequence=live.sequence)
+                for request in requests
+            ]
+
+    async def _compact(self, version: str) -> None:
+        try:
+            with self._served.lease(version) as shard:
+                while shard.live is not None and shard.live.compaction_due:
+                    with COMPACTION_SECONDS.time():
+                        await _aside(self._compactions, shard.live.compact)
+                    _tell(shard.live, ())
+        except OSError:  # Nothing is lost by it. It is tried again with the next update.
+            log.exception("compaction failed")
+            COMPACTION_FAILURES.inc()
+        finally:
+            self._compacting = None
+
+
+def _beside_searches() -> None:
+    yield_to_others()
+    use_threads(1)
+
+
+async def _aside(threads: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+
+def _tell(live: Live, outcomes: Sequence[Applied]) -> None:
+    for outcome in outcomes:
+        UPDATES.labels(Applied.Outcome.Name(outcome.outcome).lower()).inc()
+    state = live.state()
+    SEQUENCE.set(live.sequence)
+    ROWS.set(state.rows)
+    COMPACTED.set(state.compacted)
+    DELETED.set(state.deleted)
+    REMOVED.set(state.removed)
+    LOG_BYTES.set(state.log_bytes)

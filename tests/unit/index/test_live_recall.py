@@ -1,0 +1,120 @@
+"""Recall of a compressed index under churn: no worse before, during and after a compaction than as it was built."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from index.building.build import build
+from index.kinds.engine import use_threads
+from index.live import compaction
+from index.live.live import Bounds, Live
+from index.search.queries import parsed
+from index.search.view import View
+from index.serving.loaded import opened
+from lookalike.vectors import F32, pack
+from protos.lookalike.v1.index_pb2 import ShardQuery, SpaceVector, Update, Upsert
+from protos.lookalike.v1.types_pb2 import Filter, Product
+from tests.unit.index.samples import IMAGE, by, clustered, vectors_of
+
+COUNT, DIM, ASKED, K = 12_000, 64, 300, 10
+CHURN = COUNT // 5  # A fifth of the products: as many are superseded, removed and new.
+DRAWN = clustered(COUNT + CHURN + ASKED, DIM)
+QUERIES = DRAWN[-ASKED:]
+HALF_A_POINT = 0.005
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """The machine may have others to serve."""
+    use_threads(1)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Live]:
+    products = pa.table({"id": [f"p{row:05}" for row in range(COUNT)], "shop": [f"{row % 2}" for row in range(COUNT)]})
+    build(tmp_path / "index", products, {IMAGE: vectors_of(DRAWN[:COUNT])}, shards=1, exact_floats=0)
+    shard = opened(tmp_path / "index", 0)
+    assert shard.base.spaces[IMAGE].codes is not None
+    live = Live(shard.base, shard.manifest, 0, tmp_path / "live", Bounds(delta_rows=2 * CHURN, changes=COUNT))
+    yield live
+    live.close()
+
+
+def churned() -> list[Update]:
+    """Of three in turn one product gets the vector of another, one goes, and one comes."""
+    random = np.random.default_rng(1)
+    gone = random.permutation(COUNT)[: 2 * CHURN // 3]
+    updates = []
+    for turn, row in enumerate(gone.tolist()):
+        fresh = [DRAWN[COUNT + turn]]
+        if turn % 2:
+            updates.append(Update(revision=1, remove=f"p{row:05}"))
+            updates.append(_upsert(f"new{turn}", fresh[0]))
+        else:
+            updates.append(_upsert(f"p{row:05}", fresh[0]))
+    return updates
+
+
+def _upsert(product_id: str, vector: F32) -> Update:
+    vectors = [SpaceVector(space=IMAGE, vector=pack(vector))]
+    return Update(revision=1, upsert=Upsert(product=Product(id=product_id, shop="0"), vectors=vectors))
+
+
+def recall(view: View, condition: Filter | None = None) -> float:
+    """Against exact search of the same view."""
+    asked = [ShardQuery(vectors=[by(IMAGE, each)], k=K, filter=condition) for each in QUERIES]
+    found = view.nearest([parsed(each, {IMAGE: DIM}) for each in asked])
+    true = view.nearest([parsed(each, {IMAGE: DIM})._replace(exact=True) for each in asked])
+    return sum(len({*one.ids} & {*other.ids}) for one, other in zip(found, true, strict=True)) / (K * ASKED)
+
+
+@pytest.mark.slow
+def test_under_churn_recall_is_within_half_a_point_before_during_and_after_a_compaction(
+    state: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, updates = recall(state.view), churned()
+    assert built < 1  # There is something to lose.
+    reached, go_on = threading.Event(), threading.Event()
+    write = compaction.write
+
+    def held(*given: Any) -> None:
+        write(*given)
+        reached.set()
+        go_on.wait()
+
+    monkeypatch.setattr(compaction, "write", held)
+    half = len(updates) // 2
+    for start in range(0, half, 100):
+        state.apply(updates[start : min(start + 100, half)])
+    assert recall(state.view) >= built - HALF_A_POINT
+    thread = threading.Thread(target=_compacting(state))
+    thread.start()
+    measures = [recall(state.view)]  # While it is being written,
+    reached.wait()
+    for start in range(half, len(updates), 100):
+        state.apply(updates[start : start + 100])
+        measures.append(recall(state.view))  # while updates come, of what is being compacted, too,
+    go_on.set()
+    thread.join()
+    measures.append(recall(state.view))  # and when it is done.
+    state.compact()
+    measures += [recall(state.view), recall(state.view, Filter(shop_in=["1"]))]
+    assert min(measures) >= built - HALF_A_POINT
+    assert state.state().rows == 0
+    compacted = state.view.segments[1].spaces[IMAGE]
+    assert compacted.codes is not None  # Made by what was learnt when the version was built.
+
+
+def _compacting(state: Live) -> Callable[[], None]:
+    def compact() -> None:
+        use_threads(1)
+        state.compact()
+
+    return compact

@@ -1,0 +1,155 @@
+"""Several segments answer like one that holds all of them; what is deleted is in none of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from index.kinds.engine import use_threads
+from index.live.delta import Delta
+from index.live.updates import Change
+from index.search.queries import Query, parsed
+from index.search.segment import Segment
+from index.search.space import SpaceIndex
+from index.search.view import View
+from index.storage import attributes
+from index.storage.attributes import Attributes
+from index.storage.manifest import IndexEntry, SpaceEntry
+from index.storage.names import space_name
+from lookalike.vectors import F32, I64
+from protos.lookalike.v1.index_pb2 import ShardQuery
+from protos.lookalike.v1.types_pb2 import Filter, Product
+from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, unit_vectors
+
+COUNT = 120
+PRODUCTS = attributes.serialized(attributes.checked(catalogue(COUNT)).sort_by("id"))
+NAMES = PRODUCTS["id"].to_pylist()
+VECTORS = {IMAGE: unit_vectors(COUNT, 8), TEXT: unit_vectors(COUNT, 4, seed=1)}
+VECTORS[IMAGE][30:60] = VECTORS[IMAGE][7]  # One photo that thirty-one products share.
+DIMS = {IMAGE: 8, TEXT: 4}
+SPACES = [
+    SpaceEntry(name=space_name(space), dim=dim, encoder="drawn", rescore="float32", documents=(), indexes=())
+    for space, dim in DIMS.items()
+]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """For such small arrays more threads only wait for each other."""
+    use_threads(1)
+
+
+def texts(rows: I64) -> I64:
+    """Of these products, those with a text: every third has none."""
+    return np.flatnonzero(rows % 3)
+
+
+def segment_of(rows: I64) -> Segment:
+    """As it is on disk: rows rise."""
+    table = Attributes(attributes.batch_of(PRODUCTS.take(rows)))
+    vectors = {IMAGE: VECTORS[IMAGE][rows], TEXT: VECTORS[TEXT][rows[texts(rows)]]}
+    of = {IMAGE: np.arange(len(rows)), TEXT: texts(rows)}
+    return Segment(
+        table,
+        {
+            number: SpaceIndex(entry=IndexEntry(), vectors=vectors[number], rows=of[number], codes=None)
+            for number in (IMAGE, TEXT)
+        },
+    )
+
+
+def delta_of(rows: I64, random: np.random.Generator) -> Segment:
+    """The same in any order, a few at a time."""
+    delta = Delta(SPACES, COUNT)
+    data = PRODUCTS["product"].to_pylist()
+    for group in np.array_split(random.permutation(rows), 7):
+        delta.apply(
+            [
+                Change(
+                    NAMES[row].encode(),
+                    1,
+                    Product.FromString(data[row]),
+                    {IMAGE: VECTORS[IMAGE][row]} | ({TEXT: VECTORS[TEXT][row]} if row % 3 else {}),
+                )
+                for row in group
+            ]
+        )
+    return delta.segment()
+
+
+def split(seed: int) -> View:
+    random = np.random.default_rng(seed)
+    of = random.integers(0, 3, COUNT)
+    sorted_ones = [segment_of(np.flatnonzero(of == part)) for part in (0, 1)]
+    return View([*sorted_ones, delta_of(np.flatnonzero(of == 2), random)])
+
+
+WHOLE = View([segment_of(np.arange(COUNT))])
+
+
+def queries() -> list[Query]:
+    condition = Filter(shop_in=["shop 1"], min_price=10)
+    image, text = by(IMAGE, VECTORS[IMAGE][7], 2), by(TEXT, VECTORS[TEXT][8], 1)
+    asked = [
+        ShardQuery(vectors=vectors, k=k, filter=each, exact=exact, explain=True)
+        for vectors in ([image], [text], [image, text])
+        for k in (0, 1, 10, 25, COUNT)
+        for each in (None, condition, Filter(shop_in=["none"]))
+        for exact in (False, True)
+    ]
+    return [parsed(each, DIMS) for each in asked]
+
+
+def answers(view: View) -> list[tuple[Sequence[str], F32, F32]]:
+    return [
+        (hits.ids, hits.scores, view.cosines(query, hits.places))
+        for query, hits in zip(queries(), view.nearest(queries()), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_products_are_found_the_same_however_they_are_spread_ties_included(seed: int) -> None:
+    for (ids, scores, cosines), (true_ids, true_scores, true_cosines) in zip(
+        answers(split(seed)), answers(WHOLE), strict=True
+    ):
+        assert ids == true_ids
+        assert (scores == true_scores).all()
+        assert (cosines == true_cosines).all()
+
+
+@pytest.mark.parametrize("condition", [Filter(), Filter(category_in=["fashion"], in_stock=True)])
+def test_counting_and_listing_are_the_same_however_products_are_spread(condition: Filter) -> None:
+    data, view = condition.SerializeToString(), split(4)
+    assert view.count(data) == WHOLE.count(data) > 0
+    for after in ("", "p3", "p999"):
+        listed = view.page(data, after, 20)
+        assert [product_id for product_id, _ in listed] == [i for i, _ in WHOLE.page(data, after, 20)]
+        assert all(place.id == product_id for product_id, place in listed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_deleted_is_nowhere_and_the_rest_as_if_it_had_never_been(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    view, left = split(seed), np.ones(COUNT, dtype=np.bool_)
+    for _ in range(4):  # Deletion upon deletion.
+        gone = random.choice(COUNT, 20, replace=False)
+        left[gone] = False
+        places = [found for row in gone if (found := view.find(NAMES[row])) is not None]
+        view = View([each.without([row for segment, row in places if segment is each]) for each in view.segments])
+    expected = View([segment_of(np.flatnonzero(left))])
+    for (ids, scores, _), (true_ids, true_scores, _) in zip(answers(view), answers(expected), strict=True):
+        assert ids == true_ids
+        assert (scores == true_scores).all()
+    assert len(view) == view.count(b"") == left.sum()
+    assert [view.find(name) is not None for name in NAMES] == left.tolist()
+    assert view.vectors(TEXT) == np.count_nonzero(np.flatnonzero(left) % 3)
+    assert [i for i, _ in view.page(b"", "", COUNT)] == [i for i, _ in expected.page(b"", "", COUNT)]
+
+
+def test_a_view_before_a_deletion_goes_on_as_it_was() -> None:
+    (segment,) = WHOLE.segments
+    fewer = segment.without([3, 5])
+    assert (len(segment), len(fewer), len(fewer.without([4]))) == (COUNT, COUNT - 2, COUNT - 3)
+    assert len(fewer.without([3])) == COUNT - 2  # Deleted once, and once more.
