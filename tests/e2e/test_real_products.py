@@ -158,11 +158,12 @@ def test_a_photo_and_a_text_find_the_product_that_has_both(shop: Shop, client: C
 
 
 @pytest.mark.parametrize("half", ["photo", "title"])
-def test_half_of_a_product_is_enough_to_ask_the_product_space(shop: Shop, client: Client, half: str) -> None:
+def test_half_of_a_product_is_enough_for_auto_to_ask_the_product_space(shop: Shop, client: Client, half: str) -> None:
     right, asked = 0, held_out(shop, 20)
     for row in asked:
         given = {"image": shop.catalogue / row.image} if half == "photo" else {"text": row.title}
-        answer = client.search(**given, space="product", limit=10)
+        answer = client.search(**given, limit=10)
+        assert [each.space for each in answer.provenance.spaces] == [SPACE_PRODUCT]
         right += sum(hit.product.category == row.category for hit in answer.hits)
     assert right / (10 * len(asked)) > 0.45
 
