@@ -24,64 +24,74 @@ DEPTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
 _GAIN = 0.002
 
 
+class Exam:
+    """Some of the vectors as queries, each without itself, and the score of the last true neighbour of each."""
+
+    def __init__(self, codes: Codes, vectors: Stored, depth: int, asked: I64) -> None:
+        self.depth = depth
+        self.space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=codes)
+        self.asked = asked
+        self._codes = codes
+        self._edges = _edges(vectors, self.asked, depth)
+
+    def least(self, target: float, *, effort: int = 0, factor: int = 0) -> Rung | None:
+        """The cheapest rung that reaches the target, with at least so much effort and so many candidates.
+
+        More candidates may save effort: from the least on they are raised as long as that makes the search cheaper.
+        """
+        best: Rung | None = None
+        for candidates in (candidates for candidates in self._codes.factors if candidates >= factor):
+            recall = -1.0
+            for tried in (tried for tried in self._codes.efforts(self.depth) if tried >= effort):
+                if best is not None and self._work(tried, candidates) >= best.cost + self.depth * best.factor:
+                    return best
+                rung, before = self.measured(tried, candidates), recall
+                recall = rung.recall
+                if recall >= target:
+                    best = rung
+                    break
+                if recall - before < _GAIN:
+                    break
+        return best
+
+    def _work(self, effort: int, factor: int) -> float:
+        return self._codes.cost(effort) + self.depth * factor
+
+    def measured(self, effort: int, factor: int) -> Rung:
+        """With its recall: the part of the results that score no less than the last true one, so ties are hits."""
+        rung = Rung(depth=self.depth, effort=effort, factor=factor, cost=round(self._codes.cost(effort), 1), recall=0)
+        hits = 0
+        for start in range(0, len(self.asked), BATCH):
+            part, edges = self.asked[start : start + BATCH], self._edges[start : start + BATCH]
+            found = self.space.probe(self.queries(part), self.depth + 1, rung)
+            for itself, edge, (rows, scores) in zip(part, edges, found, strict=True):
+                # The edge comes from a matrix product, which rounds otherwise.
+                hits += int(np.count_nonzero(scores[rows != itself][: self.depth] >= edge - 1e-6))
+        return replace(rung, recall=round(hits / (self.depth * len(self.asked)), 4))
+
+    def queries(self, asked: I64) -> F32:
+        return wide(self.space.vectors[asked])
+
+
 def measured(codes: Codes, vectors: Stored, seed: int, target: float = TARGET_RECALL) -> tuple[Rung, ...]:
     """For each depth the least work that reaches the target recall on sampled vectors, each without itself.
 
     Ends before the first depth at which nothing reaches it; empty: only exact search is good enough.
     """
-    documents = len(vectors)
-    space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(documents), codes=codes)
     random = np.random.default_rng(seed)
     ladder: list[Rung] = []
-    for depth in (depth for depth in DEPTHS if depth == DEPTHS[0] or depth * 10 <= documents):
+    effort, factor = 0, 0
+    for depth in (depth for depth in DEPTHS if depth == DEPTHS[0] or depth * 10 <= len(vectors)):
         # 2,560 neighbours and more: the standard error of a recall of 0.95 is about half a percent.
-        asked = np.sort(random.choice(documents, min(documents, 256 if depth <= 100 else 32), replace=False))
-        below = ladder[-1] if ladder else Rung(depth=0, effort=0, factor=0, cost=0, recall=0)
-        reached = _least(space, codes, asked, below, depth=depth, target=target)
+        size = min(len(vectors), 256 if depth <= 100 else 32)
+        asked = np.sort(random.choice(len(vectors), size, replace=False))
+        reached = Exam(codes, vectors, depth, asked).least(target, effort=effort, factor=factor)
         if reached is None:
             log.warning("recall@%d of %.2f is out of reach of the compressed index: searched exactly", depth, target)
             break
         ladder.append(reached)
+        effort, factor = reached.effort, reached.factor
     return tuple(ladder)
-
-
-def _least(space: SpaceIndex, codes: Codes, asked: I64, below: Rung, *, depth: int, target: float) -> Rung | None:
-    """The cheapest rung that reaches the target, with no less effort and candidates than the one below it.
-
-    More candidates may save effort: from the least on they are raised as long as that makes the search cheaper.
-    """
-    edges = _edges(space.vectors, asked, depth)
-    best: Rung | None = None
-    for factor in (factor for factor in codes.factors if factor >= below.factor):
-        recall = -1.0
-        for effort in (effort for effort in codes.efforts(depth) if effort >= below.effort):
-            rung = Rung(depth=depth, effort=effort, factor=factor, cost=round(codes.cost(effort), 1), recall=0)
-            if best is not None and _work(rung) >= _work(best):
-                return best
-            rung, before = _measure(space, asked, edges, rung), recall
-            recall = rung.recall
-            if recall >= target:
-                best = rung
-                break
-            if recall - before < _GAIN:
-                break
-    return best
-
-
-def _work(rung: Rung) -> float:
-    return rung.cost + rung.depth * rung.factor
-
-
-def _measure(space: SpaceIndex, asked: I64, edges: F32, rung: Rung) -> Rung:
-    """The rung with its recall: the part of the results that score no less than the last true one, so ties are hits."""
-    hits = 0
-    for start in range(0, len(asked), BATCH):
-        part = asked[start : start + BATCH]
-        found = space.probe(wide(space.vectors[part]), rung.depth + 1, rung)
-        for itself, edge, (rows, scores) in zip(part, edges[start : start + BATCH], found, strict=True):
-            # The edge comes from a matrix product, which rounds otherwise.
-            hits += int(np.count_nonzero(scores[rows != itself][: rung.depth] >= edge - 1e-6))
-    return replace(rung, recall=round(hits / (rung.depth * len(asked)), 4))
 
 
 def _edges(vectors: Stored, asked: I64, depth: int) -> F32:

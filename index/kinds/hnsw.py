@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from index.kinds import engine
+from index.kinds import engine, formulas
 from index.kinds.engine import faiss
 from index.kinds.passing import Passing
 from index.kinds.recipe import Graph
@@ -42,8 +42,7 @@ class SmallWorld:
         return (least << power for power in range(8) if least << power <= 2 * self.documents)
 
     def cost(self, effort: int) -> float:
-        """Most of the neighbours of the nodes kept are compared."""
-        return self._recipe.links * effort
+        return formulas.cost(self._recipe, self.documents, self.dim, effort)
 
     def refilled(self, vectors: Stored) -> SmallWorld:
         index = engine.copied(self._index)

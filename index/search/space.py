@@ -99,9 +99,17 @@ class SpaceIndex:
         assert self.codes is not None, "a ladder comes with codes"  # noqa: S101  # for the type checker
         candidates = self.codes.candidates(queries, k * rung.factor, rung.effort, passing)
         scores = scores_of(queries, self.vectors, candidates)
-        order = np.lexsort((candidates, -scores))[:, :k]
-        rows, scores = np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1)
-        return [Neighbours(row[row >= 0], score[row >= 0]) for row, score in zip(rows, scores, strict=True)]
+        # Query by query: sorting all at once takes as long again for 16, and six times as long for one.
+        return [_first(row, score, k) for row, score in zip(candidates, scores, strict=True)]
+
+
+def _first(rows: I64, scores: F32, k: int) -> Neighbours:
+    """The k best; where a row is −1 there is none, and its score of −∞ comes last."""
+    order = np.lexsort((rows, -scores))[:k]
+    rows, scores = rows[order], scores[order]
+    if len(rows) and rows[-1] < 0:
+        rows, scores = rows[rows >= 0], scores[rows >= 0]
+    return Neighbours(rows, scores)
 
 
 def opened(directory: Path, entry: IndexEntry, *, documents: int, dim: int, rescore: str) -> SpaceIndex:
