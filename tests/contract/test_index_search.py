@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from index.building.ladder import measured
-from index.kinds import choice, engine
+from index.kinds import choice, engine, formulas
 from index.kinds.passing import Passing
-from index.kinds.recipe import resolved
+from index.kinds.recipe import Graph, Lists, resolved
 from index.search.space import SpaceIndex
 from index.storage.manifest import Rung
 from lookalike.vectors import F32
@@ -230,6 +230,15 @@ def test_codes_are_read_as_they_were_written(made: dict[str, SpaceIndex], recipe
     for among in (None, passing):
         found = again.candidates(queries(16), 40, effort, among)
         assert (found == codes.candidates(queries(16), 40, effort, among)).all()
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in COMPRESSED if recipe != "NGT"])
+def test_the_memory_of_codes_is_what_the_formula_says(made: dict[str, SpaceIndex], recipe: str) -> None:
+    """Memory is told of indexes too large to try."""
+    codes, wanted = space_by(made, recipe).codes, resolved(recipe, COUNT, DIM, 0)
+    assert codes is not None
+    assert isinstance(wanted, Lists | Graph)
+    assert formulas.ram_bytes(wanted, COUNT, DIM) == pytest.approx(codes.ram_bytes(), rel=0.02)
 
 
 def test_what_compression_cannot_find_is_searched_exactly(caplog: pytest.LogCaptureFixture) -> None:
