@@ -10,6 +10,7 @@ from lookalike.cli import Command, dispatch
 COMMANDS = {
     "demo": Command("lookalike.demo:main", "run the whole system on this machine and show real answers"),
     "search": Command("lookalike.search:main", "ask a gateway for similar products"),
+    "duplicates": Command("lookalike.duplicates:main", "ask a gateway for products that are all but the same as one"),
     "classify": Command("lookalike.classify:main", "ask a gateway for the category of a product, photo or title"),
     "catalog sample": Command("pipeline.sample:main", "draw a sample catalogue"),
     "catalog import": Command("pipeline.imports:main", "turn a foreign CSV, JSONL or Parquet file into a catalogue"),

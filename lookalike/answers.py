@@ -16,6 +16,7 @@ def space_name(space: Space.ValueType) -> str:
     return Space.Name(space).removeprefix("SPACE_").lower()
 
 
+TRUNCATED = Text("others score as much: the limit leaves them out", "yellow")
 SPACE_NAMES = tuple(map(space_name, (SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)))
 
 

@@ -20,10 +20,12 @@ import grpc.aio
 from lookalike import rpc
 from lookalike.requests import (
     Conditions,
+    Original,
     Question,
     Subject,
     classify_request,
     conditions,
+    duplicates_request,
     example,
     search_request,
     within,
@@ -34,7 +36,7 @@ from protos.lookalike.v1.search_pb2 import ClassifyResponse, SearchResponse
 from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from protos.lookalike.v1.types_pb2 import Product
 
-__all__ = ["AsyncClient", "Client", "Conditions", "Question", "Subject", "conditions", "example"]
+__all__ = ["AsyncClient", "Client", "Conditions", "Original", "Question", "Subject", "conditions", "example"]
 
 Reply = TypeVar("Reply")
 
@@ -63,6 +65,15 @@ class Client:
         Raises InvalidRequest, NotFound, WrongState, Overloaded, DeadlineGone, Unavailable.
         """
         return self._call(self._similar.Search, search_request(**question), timeout_s)
+
+    def find_duplicates(self, *, timeout_s: float | None = None, **original: Unpack[Original]) -> SearchResponse:
+        """Products that are all but the same as one, the most similar first; `truncated` says that there are more.
+
+            client.find_duplicates(product_id="p-17", exclude_same_shop=True)
+
+        Raises as `search` does.
+        """
+        return self._call(self._similar.FindDuplicates, duplicates_request(**original), timeout_s)
 
     def classify(self, *, timeout_s: float | None = None, **subject: Unpack[Subject]) -> ClassifyResponse:
         """The category of a product, or of a photo, a text or both; or none, and why (`abstained`).
@@ -134,6 +145,10 @@ class AsyncClient:
     async def search(self, *, timeout_s: float | None = None, **question: Unpack[Question]) -> SearchResponse:
         """As `Client.search`."""
         return await self._call(self._similar.Search, search_request(**question), timeout_s)
+
+    async def find_duplicates(self, *, timeout_s: float | None = None, **original: Unpack[Original]) -> SearchResponse:
+        """As `Client.find_duplicates`."""
+        return await self._call(self._similar.FindDuplicates, duplicates_request(**original), timeout_s)
 
     async def classify(self, *, timeout_s: float | None = None, **subject: Unpack[Subject]) -> ClassifyResponse:
         """As `Client.classify`."""

@@ -14,8 +14,8 @@ from lookalike.errors import InvalidRequest
 from lookalike.instants import unix_s
 from lookalike.rpc import MESSAGE_BYTES
 from lookalike.vectors import pack
-from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, SpaceWeight
+from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, FindDuplicatesRequest, SearchRequest
+from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, Space, SpaceWeight
 
 SPACES = {"auto": SPACE_AUTO, "image": SPACE_IMAGE, "text": SPACE_TEXT, "product": SPACE_PRODUCT}
 IMAGE_BYTES = 8 << 20  # As the contract says; checked here so that a file of any size is not read into memory.
@@ -65,6 +65,22 @@ class Question(Conditions, total=False):
     explain: bool  # Tell the score in each space, with each hit.
 
 
+class Original(Conditions, total=False):
+    """What to find duplicates of: one of product_id, image, text and vector."""
+
+    product_id: str | None
+    image: bytes | Path | None  # An encoded photo, or the file that holds it.
+    text: str | None
+    vector: Vector | None
+    space: str  # "image" unless given; for a text "text".
+    min_score: float | None  # 0.95 unless given.
+    limit: int | None  # 100 unless given.
+    exclude_same_shop: bool
+    exact: bool
+    min_coverage: float | None
+    explain: bool
+
+
 class Subject(TypedDict, total=False):
     """What to classify: a product of the catalogue, or a photo, a text or both of one that need not be there."""
 
@@ -95,15 +111,13 @@ def search_request(
     **wanted: Unpack[Conditions],
 ) -> SearchRequest:
     """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
-    if space not in SPACES:
-        raise InvalidRequest("space", f"{space!r} is not one of {', '.join(SPACES)}")
     if any(source is not None for source in (product_id, image, text, vector)):
         if examples:
             raise InvalidRequest("examples", "give either these or one product_id, image, text or vector")
         examples = _examples(product_id, image, text, vector)
     request = SearchRequest(
         examples=examples,
-        space=SPACES[space],
+        space=_space(space),
         weights=[_space_weight(name, weight) for name, weight in (weights or {}).items()],
         limit=within("limit", limit, bits=32),
         filter=conditions(**wanted),
@@ -118,6 +132,35 @@ def search_request(
     if (size_bytes := request.ByteSize()) > MESSAGE_BYTES:
         raise InvalidRequest("examples", f"{size_bytes} bytes together; a message may have {MESSAGE_BYTES}")
     return request
+
+
+def duplicates_request(
+    *,
+    product_id: str | None = None,
+    image: bytes | Path | None = None,
+    text: str | None = None,
+    vector: Vector | None = None,
+    space: str = "auto",
+    min_score: float | None = None,
+    limit: int | None = None,
+    exclude_same_shop: bool = False,
+    exact: bool = False,
+    min_coverage: float | None = None,
+    explain: bool = False,
+    **wanted: Unpack[Conditions],
+) -> FindDuplicatesRequest:
+    """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
+    return FindDuplicatesRequest(
+        example=example(product_id=product_id, image=image, text=text, vector=vector),
+        space=_space(space),
+        min_score=min_score,
+        limit=within("limit", limit, bits=32),
+        filter=conditions(**wanted),
+        exclude_same_shop=exclude_same_shop,
+        exact=exact,
+        min_coverage=min_coverage,
+        explain=explain,
+    )
 
 
 def classify_request(
@@ -164,6 +207,12 @@ def _examples(
     if image is not None and text is not None and product_id is None and vector is None:
         return [example(image=image), example(text=text)]
     return [example(product_id=product_id, image=image, text=text, vector=vector)]
+
+
+def _space(name: str) -> Space.ValueType:
+    if name not in SPACES:
+        raise InvalidRequest("space", f"{name!r} is not one of {', '.join(SPACES)}")
+    return SPACES[name]
 
 
 def _space_weight(name: str, weight: float) -> SpaceWeight:

@@ -9,18 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from google.protobuf.json_format import MessageToDict, Parse, ParseError
+from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 
-from lookalike import answers
-from lookalike.client import Client, Question, example
+from lookalike import answers, flags
+from lookalike.client import Client, example
 from lookalike.errors import InvalidRequest
-from lookalike.instants import unix_s
 from lookalike.requests import SPACES
 from protos.lookalike.v1.search_pb2 import ClassifyResponse, Example, SearchResponse
-from protos.lookalike.v1.types_pb2 import Filter
 
 EXAMPLES = """\
 examples:
@@ -45,17 +41,36 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     asked = parser.parse_args(argv)
     try:
         with Client(asked.address, timeout_s=asked.timeout_s) as client:
-            answer = client.search(**_question(parser, asked))
+            answer = client.search(
+                examples=_examples(parser, asked),
+                space=asked.space,
+                weights=asked.weights,
+                limit=asked.limit,
+                exclude_same_shop=asked.exclude_same_shop,
+                max_per_shop=asked.max_per_shop,
+                min_score=asked.min_score,
+                diversity=asked.diversity,
+                exact=asked.exact,
+                min_coverage=asked.min_coverage,
+                explain=asked.explain,
+                **flags.conditions_of(asked),
+            )
     except InvalidRequest as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if asked.json:
-        print(json.dumps(as_dict(answer), ensure_ascii=False))
-    else:
-        console = Console()
-        console.print(answers.table(answer, without=("shop",) if console.width < WIDE else ()))
-        console.print(answers.provenance(answer.provenance))
+    show(answer, as_json=asked.json)
     return 0
+
+
+def show(answer: SearchResponse, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(as_dict(answer), ensure_ascii=False))
+        return
+    console = Console()
+    console.print(answers.table(answer, without=("shop",) if console.width < WIDE else ()))
+    if answer.truncated:
+        console.print(answers.TRUNCATED)
+    console.print(answers.provenance(answer.provenance))
 
 
 def as_dict(answer: SearchResponse | ClassifyResponse) -> dict[str, Any]:
@@ -91,32 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--limit", type=int, help="most hits, 1..1000; 10 unless given")
     wanted = parser.add_argument_group("which products may be hits")
-    wanted.add_argument("--category", action="append", default=[], help="this one and all below it; repeatable")
-    wanted.add_argument("--not-category", action="append", default=[], help="repeatable")
-    wanted.add_argument("--shop", action="append", default=[], help="repeatable")
-    wanted.add_argument("--not-shop", action="append", default=[], help="repeatable")
-    wanted.add_argument("--min-price", type=float)
-    wanted.add_argument("--max-price", type=float)
-    wanted.add_argument("--in-stock", action="store_true", default=None)
-    wanted.add_argument("--tag", action="append", default=[], help="has this tag; repeatable: has them all")
-    wanted.add_argument("--any-tag", action="append", default=[], metavar="TAG", help="repeatable: has one at least")
-    wanted.add_argument("--not-tag", action="append", default=[], metavar="TAG", help="repeatable: has none of them")
-    wanted.add_argument(
-        "--created-after", type=_time, metavar="TIME", help="2026-11-25, 2026-11-25T09:30+09:00, or seconds since 1970"
-    )
-    wanted.add_argument(
-        "--filter", type=_filter, metavar="JSON", help="a Filter of AND, OR and NOT, that must hold besides"
-    )
+    flags.add_conditions(wanted)
     wanted.add_argument("--exclude-same-shop", action="store_true", help="leave out the example products' shops")
     wanted.add_argument("--max-per-shop", type=int, metavar="N", help="no more of one shop, 1..1000")
     wanted.add_argument("--min-score", type=float, metavar="S", help="-1..1: leave out hits that score less")
     parser.add_argument("--diversity", type=float, default=0.0, metavar="D", help="0..1: hits unlike each other")
-    parser.add_argument("--explain", action="store_true", help="show the score in each space")
-    parser.add_argument("--exact", action="store_true", help="compare with every vector")
-    parser.add_argument("--min-coverage", type=float, help="0..1: searching less than this is an error")
-    parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
-    parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    flags.add_answer(parser)
     return parser
 
 
@@ -140,51 +135,13 @@ def _weights(text: str) -> dict[str, float]:
     return weights
 
 
-def _time(text: str) -> int:
-    try:
-        return unix_s(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _filter(text: str) -> Filter:
-    try:
-        return Parse(text, Filter())
-    except ParseError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _question(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Question:
+def _examples(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> list[Example]:
     if not asked.sources:
         parser.error("give at least one of --product, --image, --text and --vector")
     if asked.weight and len(asked.weight) != len(asked.sources):
         parser.error(f"{len(asked.sources)} examples have {len(asked.weight)} weights: give each its own, or none")
     weights = asked.weight or [None] * len(asked.sources)
-    return Question(
-        examples=[_example(kind, text, weight) for (kind, text), weight in zip(asked.sources, weights, strict=True)],
-        space=asked.space,
-        weights=asked.weights,
-        explain=asked.explain,
-        limit=asked.limit,
-        exclude_same_shop=asked.exclude_same_shop,
-        max_per_shop=asked.max_per_shop,
-        min_score=asked.min_score,
-        diversity=asked.diversity,
-        exact=asked.exact,
-        min_coverage=asked.min_coverage,
-        category_in=asked.category,
-        category_not_in=asked.not_category,
-        shop_in=asked.shop,
-        shop_not_in=asked.not_shop,
-        min_price=asked.min_price,
-        max_price=asked.max_price,
-        in_stock=asked.in_stock,
-        created_after=asked.created_after,
-        tags_all=asked.tag,
-        tags_any=asked.any_tag,
-        tags_none=asked.not_tag,
-        all_of=[asked.filter] if asked.filter else [],
-    )
+    return [_example(kind, text, weight) for (kind, text), weight in zip(asked.sources, weights, strict=True)]
 
 
 def _example(kind: str, text: str, weight: float | None) -> Example:
@@ -192,17 +149,8 @@ def _example(kind: str, text: str, weight: float | None) -> Example:
         case "image":
             return example(image=Path(text), weight=weight)
         case "vector":
-            return example(vector=_vector(Path(text)), weight=weight)
+            return example(vector=flags.vector_of(Path(text)), weight=weight)
         case "text":
             return example(text=text, weight=weight)
         case _:
             return example(product_id=text, weight=weight)
-
-
-def _vector(path: Path) -> npt.NDArray[np.float32]:
-    """One vector: of shape (dim,) or (1, dim). Raises InvalidRequest."""
-    try:
-        array = np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
-    except (OSError, ValueError, TypeError, EOFError) as error:
-        raise InvalidRequest("vector", f"{path}: {error}") from error
-    return array[0] if array.ndim == 2 and len(array) == 1 else array

@@ -62,7 +62,11 @@ def gateway(settings: GatewaySettings) -> Gateway:
     searcher = Searcher(fleet, encoders, cache, policy, admission, deadline_s, SingleFlight())
     classifier = Classifier(fleet, encoders, admission, deadline_s)
     reader = CatalogReader(fleet, admission, deadline_s)
-    search: rpc.Methods = {"Search": searcher.search, "Classify": classifier.classify}
+    search: rpc.Methods = {
+        "Search": searcher.search,
+        "FindDuplicates": searcher.find_duplicates,
+        "Classify": classifier.classify,
+    }
     catalog: rpc.Methods = {"Get": reader.get, "Exists": reader.exists, "Count": reader.count, "List": reader.list}
     return Gateway(fleet, encoders, cache, (rpc.handler(SEARCH, search), rpc.handler(CATALOG, catalog)))
 

@@ -20,6 +20,8 @@ from server.spaces import SPACES, space_name
 MAX_EXAMPLES = 16
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 10
+DEFAULT_DUPLICATES = 100
+DUPLICATE_SCORE = 0.95
 MAX_DIVERSE = 100  # Hits unlike each other: each costs a comparison with all that may be the next.
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 64 << 10
@@ -74,15 +76,18 @@ class Query:
         return [example for example in self.examples if example.source is source]
 
 
-def parse_query(request: search_pb2.SearchRequest) -> Query:
-    """The query that the request states. Raises InvalidRequest naming the first field at fault."""
+def parse_query(request: search_pb2.SearchRequest, *, example: str = "examples[{}]") -> Query:
+    """The query that the request states. Raises InvalidRequest naming the first field at fault.
+
+    example: what the field of an example is called, of that number.
+    """
     if not request.examples:
         raise InvalidRequest("examples", "give at least one example to be similar to")
     if len(request.examples) > MAX_EXAMPLES:
         raise InvalidRequest("examples", f"{len(request.examples)} examples; {MAX_EXAMPLES} are the most")
     if request.space not in types_pb2.Space.values():
         raise InvalidRequest("space", f"no such space: {request.space}")
-    examples = tuple(_example(i, example) for i, example in enumerate(request.examples))
+    examples = tuple(_example(example.format(i), given) for i, given in enumerate(request.examples))
     query = Query(
         examples=examples,
         space=request.space,
@@ -108,6 +113,24 @@ def parse_query(request: search_pb2.SearchRequest) -> Query:
     if query.exclude_same_shop and not query.of(Source.PRODUCT):
         raise InvalidRequest("exclude_same_shop", "needs an example given by product_id: nothing else has a shop")
     return query
+
+
+def search_for_duplicates(request: search_pb2.FindDuplicatesRequest) -> search_pb2.SearchRequest:
+    """The search that finds them. Raises InvalidRequest where there is a weight."""
+    if request.example.HasField("weight"):
+        raise InvalidRequest("example.weight", "leave it out: there is one example")
+    space = SPACE_TEXT if request.example.HasField(Source.TEXT.value) else SPACE_IMAGE
+    return search_pb2.SearchRequest(
+        examples=[request.example],
+        space=request.space or space,
+        limit=request.limit if request.HasField("limit") else DEFAULT_DUPLICATES,
+        min_score=request.min_score if request.HasField("min_score") else DUPLICATE_SCORE,
+        filter=request.filter,
+        exclude_same_shop=request.exclude_same_shop,
+        exact=request.exact,
+        min_coverage=request.min_coverage,
+        explain=request.explain,
+    )
 
 
 def _shares(
@@ -196,16 +219,16 @@ def _max_per_shop(request: search_pb2.SearchRequest) -> int:
     return request.max_per_shop
 
 
-def _example(i: int, example: search_pb2.Example) -> Example:
+def _example(at: str, example: search_pb2.Example) -> Example:
     given = [source for source in _SOURCES if example.HasField(source.value)]
     if len(given) != 1:
         names = " and ".join(source.value for source in given) or "none"
-        raise InvalidRequest(f"examples[{i}]", f"set exactly one of product_id, image, text, vector; set: {names}")
+        raise InvalidRequest(at, f"set exactly one of product_id, image, text, vector; set: {names}")
     weight = example.weight if example.HasField("weight") else 1.0
     if not math.isfinite(weight) or weight == 0:
-        raise InvalidRequest(f"examples[{i}].weight", f"{weight} is not a weight: it must be finite and not 0")
+        raise InvalidRequest(f"{at}.weight", f"{weight} is not a weight: it must be finite and not 0")
     source = given[0]
-    field = f"examples[{i}].{source.value}"
+    field = f"{at}.{source.value}"
     value = getattr(example, source.value)
     _CHECKS[source](field, value)
     return Example(field, source, value, weight)

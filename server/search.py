@@ -22,7 +22,7 @@ from server.encoding import Encoders
 from server.merge import Hit
 from server.metrics import Watch, watched
 from server.policy import AutoPolicy, Route, Vectors, narrowed, settled
-from server.requests import Query, Source, parse_query
+from server.requests import Query, Source, parse_query, search_for_duplicates
 from server.shards import Fleet, Gathered
 from server.single_flight import SingleFlight
 from server.stored import Stored
@@ -40,23 +40,30 @@ class Searcher:
     flights: SingleFlight[SearchAnswer]
 
     async def search(self, request: search_pb2.SearchRequest, deadline: Deadline) -> bytes:
-        """A serialized SearchResponse: an answer that all who ask the same share, with the stamp of this very call."""
+        """A serialized SearchResponse."""
         with watched("Search") as watch, self.admission.permit():
-            deadline = deadline.or_after(self.default_deadline_s)
-            query = parse_query(request)
-            snapshot = self.fleet.snapshot()
-            key = cache_key(snapshot.version, self.policy.text, request, query)
-            with watch.stage("cache"):
-                kept = await self.cache.get(key)
-            if kept is not None:
-                answer, watch.cached = SearchAnswer.of_kept(kept), True
-            else:
-                flight = f"{key}:{query.min_coverage}"
-                answer = await self.flights(
-                    flight, lambda: self._found(key, query, snapshot, watch, deadline), deadline
-                )
-            watch.space = answer.searched
-            return answer.stamped(watch)
+            return await self._answer(request, parse_query(request), watch, deadline)
+
+    async def find_duplicates(self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline) -> bytes:
+        """A serialized SearchResponse, that of the same search if it was asked as one."""
+        with watched("FindDuplicates") as watch, self.admission.permit():
+            search = search_for_duplicates(request)
+            return await self._answer(search, parse_query(search, example="example"), watch, deadline)
+
+    async def _answer(self, request: search_pb2.SearchRequest, query: Query, watch: Watch, deadline: Deadline) -> bytes:
+        """One that all who ask the same share, with the stamp of this very call."""
+        deadline = deadline.or_after(self.default_deadline_s)
+        snapshot = self.fleet.snapshot()
+        key = cache_key(snapshot.version, self.policy.text, request, query)
+        with watch.stage("cache"):
+            kept = await self.cache.get(key)
+        if kept is not None:
+            answer, watch.cached = SearchAnswer.of_kept(kept), True
+        else:
+            flight = f"{key}:{query.min_coverage}"
+            answer = await self.flights(flight, lambda: self._found(key, query, snapshot, watch, deadline), deadline)
+        watch.space = answer.searched
+        return answer.stamped(watch)
 
     async def _found(
         self, key: str, query: Query, snapshot: Snapshot, watch: Watch, deadline: Deadline

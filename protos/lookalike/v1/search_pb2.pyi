@@ -171,6 +171,69 @@ class SearchRequest(_message.Message):
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
 @_typing.final
+class FindDuplicatesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    EXCLUDE_SAME_SHOP_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    MIN_COVERAGE_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    space: _types_pb2.Space.ValueType
+    """Under AUTO: IMAGE; for a text TEXT."""
+    min_score: _builtins.float
+    """As in SearchRequest; 0.95 unless set."""
+    limit: _builtins.int
+    """1..1000; 100 unless set."""
+    exclude_same_shop: _builtins.bool
+    exact: _builtins.bool
+    min_coverage: _builtins.float
+    explain: _builtins.bool
+    @_builtins.property
+    def example(self) -> Global___Example:
+        """Without a weight."""
+
+    @_builtins.property
+    def filter(self) -> _types_pb2.Filter:
+        """The rest is as in SearchRequest."""
+
+    def __init__(
+        self,
+        *,
+        example: Global___Example | None = ...,
+        space: _types_pb2.Space.ValueType = ...,
+        min_score: _builtins.float | None = ...,
+        limit: _builtins.int | None = ...,
+        filter: _types_pb2.Filter | None = ...,
+        exclude_same_shop: _builtins.bool = ...,
+        exact: _builtins.bool = ...,
+        min_coverage: _builtins.float | None = ...,
+        explain: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_min_coverage", b"_min_coverage", "_min_score", b"_min_score", "example", b"example", "filter", b"filter", "limit", b"limit", "min_coverage", b"min_coverage", "min_score", b"min_score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_min_coverage", b"_min_coverage", "_min_score", b"_min_score", "exact", b"exact", "example", b"example", "exclude_same_shop", b"exclude_same_shop", "explain", b"explain", "filter", b"filter", "limit", b"limit", "min_coverage", b"min_coverage", "min_score", b"min_score", "space", b"space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__min_coverage: _TypeAlias = _typing.Literal["min_coverage"]  # noqa: Y015
+    _WhichOneofArgType__min_coverage: _TypeAlias = _typing.Literal["_min_coverage", b"_min_coverage"]  # noqa: Y015
+    _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
+    _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_coverage) -> _WhichOneofReturnType__min_coverage | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
+
+Global___FindDuplicatesRequest: _TypeAlias = FindDuplicatesRequest  # noqa: Y015
+
+@_typing.final
 class SearchResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

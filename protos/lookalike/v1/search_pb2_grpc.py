@@ -40,6 +40,11 @@ class SimilarProductsStub:
                 request_serializer=protos_dot_lookalike_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
                 response_deserializer=protos_dot_lookalike_dot_v1_dot_search__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.FindDuplicates = channel.unary_unary(
+                '/lookalike.v1.SimilarProducts/FindDuplicates',
+                request_serializer=protos_dot_lookalike_dot_v1_dot_search__pb2.FindDuplicatesRequest.SerializeToString,
+                response_deserializer=protos_dot_lookalike_dot_v1_dot_search__pb2.SearchResponse.FromString,
+                _registered_method=True)
         self.Classify = channel.unary_unary(
                 '/lookalike.v1.SimilarProducts/Classify',
                 request_serializer=protos_dot_lookalike_dot_v1_dot_search__pb2.ClassifyRequest.SerializeToString,
@@ -63,6 +68,15 @@ class SimilarProductsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindDuplicates(self, request, context):
+        """Which products are this one again, or all but the same? A Search for one example, with a minimal score: `truncated`
+        says that `limit` left out others. Provenance and status codes are those of Search; NOT_FOUND, too, for an example
+        product that has no vector in the space.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Classify(self, request, context):
         """Which category does this product, photo or title belong to?
 
@@ -81,6 +95,11 @@ def add_SimilarProductsServicer_to_server(servicer, server):
             'Search': grpc.unary_unary_rpc_method_handler(
                     servicer.Search,
                     request_deserializer=protos_dot_lookalike_dot_v1_dot_search__pb2.SearchRequest.FromString,
+                    response_serializer=protos_dot_lookalike_dot_v1_dot_search__pb2.SearchResponse.SerializeToString,
+            ),
+            'FindDuplicates': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindDuplicates,
+                    request_deserializer=protos_dot_lookalike_dot_v1_dot_search__pb2.FindDuplicatesRequest.FromString,
                     response_serializer=protos_dot_lookalike_dot_v1_dot_search__pb2.SearchResponse.SerializeToString,
             ),
             'Classify': grpc.unary_unary_rpc_method_handler(
@@ -116,6 +135,33 @@ class SimilarProducts:
             target,
             '/lookalike.v1.SimilarProducts/Search',
             protos_dot_lookalike_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
+            protos_dot_lookalike_dot_v1_dot_search__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindDuplicates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SimilarProducts/FindDuplicates',
+            protos_dot_lookalike_dot_v1_dot_search__pb2.FindDuplicatesRequest.SerializeToString,
             protos_dot_lookalike_dot_v1_dot_search__pb2.SearchResponse.FromString,
             options,
             channel_credentials,

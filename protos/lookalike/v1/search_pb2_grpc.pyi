@@ -41,6 +41,11 @@ class SimilarProductsStub:
     DEADLINE_EXCEEDED    the caller's deadline passed; nothing goes on in the background
     UNAVAILABLE          an encoder or every shard is out of reach, or coverage is below `min_coverage`
     """
+    FindDuplicates: _grpc.UnaryUnaryMultiCallable[_search_pb2.FindDuplicatesRequest, _search_pb2.SearchResponse]
+    """Which products are this one again, or all but the same? A Search for one example, with a minimal score: `truncated`
+    says that `limit` left out others. Provenance and status codes are those of Search; NOT_FOUND, too, for an example
+    product that has no vector in the space.
+    """
     Classify: _grpc.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]
     """Which category does this product, photo or title belong to?
 
@@ -62,6 +67,11 @@ class SimilarProductsAsyncStub(SimilarProductsStub):
     RESOURCE_EXHAUSTED   overload; RetryInfo says when to come back
     DEADLINE_EXCEEDED    the caller's deadline passed; nothing goes on in the background
     UNAVAILABLE          an encoder or every shard is out of reach, or coverage is below `min_coverage`
+    """
+    FindDuplicates: _aio.UnaryUnaryMultiCallable[_search_pb2.FindDuplicatesRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
+    """Which products are this one again, or all but the same? A Search for one example, with a minimal score: `truncated`
+    says that `limit` left out others. Provenance and status codes are those of Search; NOT_FOUND, too, for an example
+    product that has no vector in the space.
     """
     Classify: _aio.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]  # type: ignore[assignment]
     """Which category does this product, photo or title belong to?
@@ -87,6 +97,17 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED   overload; RetryInfo says when to come back
         DEADLINE_EXCEEDED    the caller's deadline passed; nothing goes on in the background
         UNAVAILABLE          an encoder or every shard is out of reach, or coverage is below `min_coverage`
+        """
+
+    @_abc_1.abstractmethod
+    def FindDuplicates(
+        self,
+        request: _search_pb2.FindDuplicatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
+        """Which products are this one again, or all but the same? A Search for one example, with a minimal score: `truncated`
+        says that `limit` left out others. Provenance and status codes are those of Search; NOT_FOUND, too, for an example
+        product that has no vector in the space.
         """
 
     @_abc_1.abstractmethod

@@ -66,7 +66,7 @@ async def ask(asked: list[ClassifyRequest]) -> AsyncIterator[Ask]:
         return SearchResponse()
 
     service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
-    server = rpc.server([rpc.handler(service, {"Search": search, "Classify": answer})])
+    server = rpc.server([rpc.handler(service, {"Search": search, "FindDuplicates": search, "Classify": answer})])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 

@@ -33,6 +33,7 @@ from protos.lookalike.v1.search_pb2 import (
     ClassifyRequest,
     ClassifyResponse,
     Example,
+    FindDuplicatesRequest,
     Hit,
     SearchRequest,
     SearchResponse,
@@ -96,7 +97,7 @@ class Gateway:
 @pytest.fixture
 async def gateway() -> AsyncIterator[Gateway]:
     fake = Gateway()
-    methods: rpc.Methods = {"Search": fake.search, "Classify": fake.classify}
+    methods: rpc.Methods = {"Search": fake.search, "FindDuplicates": fake.search, "Classify": fake.classify}
     search = rpc.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], methods)
     catalog = rpc.handler(
         catalog_pb2.DESCRIPTOR.services_by_name["Catalog"],
@@ -113,6 +114,22 @@ async def gateway() -> AsyncIterator[Gateway]:
 async def client(gateway: Gateway) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(gateway.address) as opened:
         yield opened
+
+
+async def test_duplicates_are_asked_for_of_one_product(gateway: Gateway, client: AsyncClient) -> None:
+    answer = await client.find_duplicates(product_id="p-9", min_score=0.5, limit=7, shop_not_in=["a"])
+    assert len(answer.hits) == 5
+    assert gateway.asked == [
+        FindDuplicatesRequest(
+            example=Example(product_id="p-9"), min_score=0.5, limit=7, filter=Filter(shop_not_in=["a"])
+        )
+    ]
+    with Client(gateway.address) as blocking:
+        again = await asyncio.to_thread(
+            blocking.find_duplicates, product_id="p-9", min_score=0.5, limit=7, shop_not_in=["a"]
+        )
+    assert again == answer
+    assert gateway.asked[1] == gateway.asked[0]
 
 
 async def test_conditions_make_trees(gateway: Gateway, client: AsyncClient) -> None:

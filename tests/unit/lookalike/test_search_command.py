@@ -20,6 +20,7 @@ from protos.lookalike.v1.search_pb2 import (
     ClassifyRequest,
     ClassifyResponse,
     Example,
+    FindDuplicatesRequest,
     Hit,
     Provenance,
     SearchedSpace,
@@ -83,11 +84,14 @@ async def ask(asked: list[SearchRequest]) -> AsyncIterator[Ask]:
             raise InvalidRequest("limit", "more than 1000")
         return ANSWER
 
+    async def duplicates(request: FindDuplicatesRequest, deadline: Deadline) -> SearchResponse:
+        return SearchResponse()
+
     async def classify(request: ClassifyRequest, deadline: Deadline) -> ClassifyResponse:
         return ClassifyResponse()
 
     service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
-    server = rpc.server([rpc.handler(service, {"Search": answer, "Classify": classify})])
+    server = rpc.server([rpc.handler(service, {"Search": answer, "FindDuplicates": duplicates, "Classify": classify})])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 

@@ -1,0 +1,96 @@
+"""FindDuplicates, through a real gateway."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from prometheus_client import REGISTRY
+
+from lookalike.errors import Unavailable
+from lookalike.vectors import pack
+from protos.lookalike.v1.search_pb2 import Example, FindDuplicatesRequest, SearchRequest
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
+from tests.rpc.gateways import VECTORS, a_photo, a_scene
+from tests.rpc.test_gateway import P7, ids, nearest, refused, spaces
+
+VECTOR = Example(vector=pack(VECTORS["p03", SPACE_IMAGE]))
+
+
+async def test_a_photo_a_title_and_a_vector_find_what_they_are_of_each_in_its_space() -> None:
+    async with a_scene() as scene:
+        for example, product_id, space in (
+            (Example(image=a_photo(7)), "p07", SPACE_IMAGE),
+            (Example(text="p08"), "p08", SPACE_TEXT),
+            (VECTOR, "p03", SPACE_IMAGE),
+        ):
+            response = await scene.search.FindDuplicates(FindDuplicatesRequest(example=example))
+            assert (ids(response), spaces(response)) == ([product_id], [space])
+            assert response.hits[0].score == pytest.approx(1)
+
+
+async def test_a_product_has_those_near_enough_but_not_itself() -> None:
+    request = FindDuplicatesRequest(example=P7, space=SPACE_TEXT, min_score=-1)
+    async with a_scene() as scene:
+        everything = await scene.search.FindDuplicates(request)
+        request.min_score = everything.hits[2].score
+        three = await scene.search.FindDuplicates(request)
+        request.limit = 2
+        two = await scene.search.FindDuplicates(request)
+        request.exclude_same_shop = True
+        others = await scene.search.FindDuplicates(request)
+        none = await scene.search.FindDuplicates(FindDuplicatesRequest(example=P7))
+    assert ids(everything) == nearest("p07", SPACE_TEXT)
+    assert [ids(three), three.truncated] == [ids(everything)[:3], False]
+    assert [ids(two), two.truncated] == [ids(everything)[:2], True]
+    assert "shop3" not in {hit.product.shop for hit in others.hits}
+    assert [ids(none), spaces(none), none.provenance.coverage] == [[], [SPACE_IMAGE], 1]
+
+
+async def test_it_is_the_search_that_says_the_same_and_shares_its_answer() -> None:
+    async with a_scene() as scene:
+        found = await scene.search.FindDuplicates(FindDuplicatesRequest(example=P7, min_score=0, limit=5, explain=True))
+        search = SearchRequest(examples=[P7], space=SPACE_IMAGE, min_score=0, limit=5, explain=True)
+        searched = await scene.search.Search(search)
+    assert searched.provenance.cached
+    assert searched.hits == found.hits
+    assert REGISTRY.get_sample_value(
+        "lookalike_request_seconds_count",
+        {"method": "FindDuplicates", "space": "image", "outcome": "OK", "cached": "false"},
+    )
+
+
+async def test_a_malformed_request_is_told_its_field() -> None:
+    async with a_scene() as scene:
+        for request, field in (
+            (FindDuplicatesRequest(), "example"),
+            (FindDuplicatesRequest(example=Example(product_id="p07", text="t")), "example"),
+            (FindDuplicatesRequest(example=Example(product_id="")), "example.product_id"),
+            (FindDuplicatesRequest(example=Example(text=" ")), "example.text"),
+            (FindDuplicatesRequest(example=Example(product_id="p07", weight=1)), "example.weight"),
+            (FindDuplicatesRequest(example=Example(image=a_photo(7)), space=SPACE_TEXT), "example.image"),
+            (FindDuplicatesRequest(example=Example(image=b"no photo")), "example.image"),
+            (FindDuplicatesRequest(example=Example(vector=bytes(4))), "example.vector"),
+            (FindDuplicatesRequest(example=P7, min_score=float("nan")), "min_score"),
+            (FindDuplicatesRequest(example=P7, limit=1001), "limit"),
+            (FindDuplicatesRequest(example=VECTOR, exclude_same_shop=True), "exclude_same_shop"),
+            (FindDuplicatesRequest(example=P7, space=99), "space"),  # type: ignore[arg-type]  # no space
+        ):
+            error = await refused(scene.search.FindDuplicates(request))
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert (error.details() or "").startswith(field + ":")
+
+
+async def test_what_is_not_there_and_what_is_out_of_reach_have_the_codes_of_a_search() -> None:
+    async with a_scene() as scene:
+        for request, code in (
+            (FindDuplicatesRequest(example=Example(product_id="nobody")), grpc.StatusCode.NOT_FOUND),
+            (FindDuplicatesRequest(example=Example(product_id="p19")), grpc.StatusCode.NOT_FOUND),  # It has no photo.
+            (FindDuplicatesRequest(example=P7, space=SPACE_PRODUCT), grpc.StatusCode.FAILED_PRECONDITION),
+        ):
+            assert (await refused(scene.search.FindDuplicates(request))).code() is code
+        scene.shards[1].error = Unavailable("broken")
+        partial = await scene.search.FindDuplicates(FindDuplicatesRequest(example=VECTOR))
+        whole = FindDuplicatesRequest(example=VECTOR, min_coverage=1)
+        assert (await refused(scene.search.FindDuplicates(whole))).code() is grpc.StatusCode.UNAVAILABLE
+    assert 0 < partial.provenance.coverage < 1
+    assert partial.provenance.degraded
