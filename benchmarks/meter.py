@@ -84,15 +84,18 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}, {platform.system()}, Python {platform.python_version()}"
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """benchmarks/results/NAME.json, with where, when and of what commit it is."""
+def stamp() -> dict[str, str]:
+    """Where, when and of what commit something is measured."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
-    stamped = {
+    return {
         "machine": machine(),
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit.stdout.strip(),
-        **result,
     }
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """benchmarks/results/NAME.json, with a stamp."""
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(stamped, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps({**stamp(), **result}, indent=1, ensure_ascii=False) + "\n")
     return path

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import tarfile
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from encoders.text import scdv
 from encoders.text.model import Lexicon
 from encoders.text.words import Words
 from lookalike.vectors import F32, normalised
+from pipeline import sample as catalogue_sample
 
 _AT_ONCE = 256  # Documents: composites of 60 topics x 200 dimensions take 12 MB.
 
@@ -43,6 +46,14 @@ def flipkart(data: Path) -> Texts:
         return _of((name, tree.strip('[]"').split(" >> ")[0]) for _, name, tree in csv.reader(file))
 
 
+def drawn(folder: Path) -> Texts:
+    """The Japanese ones among the 2,400 titles of the drawn sample, by broad category. Draws it into `folder`."""
+    catalogue_sample.sample(folder / "drawn")
+    rows = [json.loads(line) for line in (folder / "drawn" / "products.jsonl").read_text("utf-8").splitlines()]
+    japanese = (row for row in rows if any("\u3040" < letter < "\ua000" for letter in row["title"]))
+    return _of((row["title"], row["category"].split("/")[0]) for row in japanese)
+
+
 def newsgroups(data: Path) -> tuple[Texts, Texts]:
     """Training and test documents of the bydate split, whole: headers, quotes and signatures too."""
     split: dict[str, list[tuple[str, str]]] = {"20news-bydate-train": [], "20news-bydate-test": []}
@@ -66,6 +77,24 @@ def sample(of: Texts, most: int, *, at_least: int = 1, seed: int = 0) -> Texts:
     names, counts = np.unique(of.labels[chosen], return_counts=True)
     chosen = chosen[np.isin(of.labels[chosen], names[counts >= at_least])]
     return Texts(texts=[of.texts[i] for i in chosen], labels=of.labels[chosen])
+
+
+def unheard(texts: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """The texts with each letter exchanged for any of its script that they have: as long, of words nobody knows."""
+    letters: dict[str, list[str]] = {}
+    for letter in sorted(set("".join(texts))):
+        letters.setdefault(_script(letter), []).append(letter)
+
+    def exchanged(letter: str) -> str:
+        script = _script(letter)
+        return letters[script][rng.integers(len(letters[script]))] if script else letter
+
+    return ["".join(map(exchanged, text)) for text in texts]
+
+
+def _script(letter: str) -> str:
+    """As Unicode names it: LATIN, KATAKANA, CJK; empty for what is no letter."""
+    return unicodedata.name(letter, "").partition(" ")[0] if letter.isalpha() else ""
 
 
 def unprojected(documents: Documents, lexicon: Lexicon, threshold: float) -> F32:
