@@ -22,6 +22,7 @@ COMMANDS = {
     "encoders evaluate": Command("pipeline.evaluate:main", "report how good the neighbours of an index are"),
     "index build": Command("index.building.bulk:main", "index vectors you already have"),
     "index inspect": Command("index.building.inspect:main", "show and verify an index location"),
+    "versions": Command("index.building.versions:main", "list the versions of an index, let one serve, drop one"),
     "update": Command("pipeline.update:main", "encode a catalogue and build a new version of the index from it"),
     "serve gateway": Command("server.app:main", "the gRPC gateway"),
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),

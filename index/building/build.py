@@ -6,7 +6,6 @@ nothing that serves. Its name is a digest of what went into it, so the same inpu
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -124,11 +123,7 @@ def _workplace(location: Path) -> Iterator[Path]:
     """An empty directory in the location, for one build at a time; what is left of it afterwards goes away."""
     try:
         location.mkdir(parents=True, exist_ok=True)
-        with (location / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OperatorError(f"{location}: another build is under way here") from None
+        with version.alone(location):
             directory = location / _BUILDING
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
@@ -238,7 +233,8 @@ def _index(
 
 def _files(directory: Path) -> dict[str, FileEntry]:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): version.entry(path) for path in files}
+    paths = [path.relative_to(directory).as_posix() for path in files]
+    return dict(zip(paths, version.entries(files), strict=True))
 
 
 def _name(

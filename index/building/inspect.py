@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from index.storage import version
+from index.storage.location import Location, located
 from index.storage.manifest import Manifest, SpaceEntry, dumped
 
 EPILOG = """examples:
   lookalike index inspect index
   lookalike index inspect index --verify
+  lookalike index inspect s3://bucket/index --version 5f2c9a0d1e7b3c48
   lookalike index inspect index --json | jq '.spaces[].indexes[].ladder'
 
 Exit status 2: there is no index, or it is damaged; the file is named."""
@@ -28,30 +28,31 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("location", metavar="INDEX", type=Path)
+    parser.add_argument("location", metavar="INDEX", help="directory or URL")
     parser.add_argument("--version", default="", help="which version (default: the one that serves)")
     parser.add_argument("--verify", action="store_true", help="read every file and compare its checksum")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     options = parser.parse_args(argv)
-    manifest = version.read(options.location, options.version or version.current(options.location))
-    read_bytes = version.verify(options.location / manifest.version, manifest) if options.verify else None
+    location = located(options.location)
+    manifest = location.read(options.version or location.current())
+    read_bytes = location.verify(manifest) if options.verify else None
     if options.json:
         print(json.dumps({**json.loads(dumped(manifest)), "verified_bytes": read_bytes}, indent=1))
     else:
-        _show(Console(), options.location, manifest, read_bytes)
+        _show(Console(), location, manifest, read_bytes)
     return 0
 
 
-def _show(console: Console, location: Path, manifest: Manifest, read_bytes: int | None) -> None:
+def _show(console: Console, location: Location, manifest: Manifest, read_bytes: int | None) -> None:
     stored = sum(file.bytes for file in manifest.files.values())
-    console.print(f"{location}: version {manifest.version}, {sum(manifest.products)} products, {_size(stored)}")
+    console.print(f"{location}: version {manifest.version}, {sum(manifest.products)} products, {size(stored)}")
     table = Table("shard", "space", "dim", "vectors", "encoder", "kept as", "index", "effort", "recall@10")
     for shard in range(manifest.shards):
         for space in manifest.spaces:
             table.add_row(*_row(shard, space))
     console.print(table)
     if read_bytes is not None:
-        console.print(f"verified: {len(manifest.files)} files, {_size(read_bytes)}")
+        console.print(f"verified: {len(manifest.files)} files, {size(read_bytes)}")
 
 
 def _row(shard: int, space: SpaceEntry) -> tuple[str, ...]:
@@ -61,5 +62,5 @@ def _row(shard: int, space: SpaceEntry) -> tuple[str, ...]:
     return (*what, index.recipe, effort, f"{index.recall_at_10:.3f}")
 
 
-def _size(size_bytes: int) -> str:
+def size(size_bytes: int) -> str:
     return f"{size_bytes / (1 << 20):.1f} MiB"

@@ -153,11 +153,17 @@ def _fill(hits: index_pb2.ShardHits, view: View, query: Query, found: Hits, room
 def opened(location: Path, shard: int, wanted: str = "") -> LoadedShard:
     """Verify and map a shard of the version `wanted`, or of the current one. Raises BadArtifact, naming the file."""
     manifest = version.read(location, wanted or version.current(location))
+    version.verify(location / manifest.version, manifest, below=shard_name(shard) + "/")
+    return mapped(location, manifest, shard)
+
+
+def mapped(location: Path, manifest: Manifest, shard: int) -> LoadedShard:
+    """A shard whose files are verified. Raises BadArtifact where the version has no such shard, or not what it says."""
     if not 0 <= shard < manifest.shards:
         raise BadArtifact(f"{location}: version {manifest.version} has shards 0..{manifest.shards - 1}, not {shard}")
-    root = location / manifest.version
-    version.verify(root, manifest, below=shard_name(shard) + "/")
-    return LoadedShard(manifest=manifest, shard=shard, base=segment.opened(root, manifest, shard))
+    return LoadedShard(
+        manifest=manifest, shard=shard, base=segment.opened(location / manifest.version, manifest, shard)
+    )
 
 
 def updates_of(shard: LoadedShard, live_dir: Path, bounds: Bounds) -> Live:

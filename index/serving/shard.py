@@ -6,28 +6,29 @@ import asyncio
 import logging
 import os
 import re
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from index.live.live import Bounds
-from index.serving.loaded import LoadedShard, opened, updates_of
+from index.serving.loading import Hold, Loader, Updates
 from index.serving.pool import Pool
 from index.serving.rollout import Rollout
-from index.serving.served import Loaded, Served
+from index.serving.served import Served
 from index.serving.service import SERVICE, IndexShard
 from index.serving.writer import Writer
-from index.storage import version
+from index.storage.cache import Cache
+from index.storage.location import Directory, located
 from index.storage.names import SPACES
+from index.storage.store import Store
 from lookalike import lifecycle, telemetry
-from lookalike.errors import BadArtifact, BadSettings
+from lookalike.errors import BadSettings
 from lookalike.settings import ProcessSettings, load, setting
 
 log = logging.getLogger(__name__)
-
-WARM_UP_QUERIES = 64
 
 DESCRIPTION = """One shard of the index, for gateways.
 
@@ -43,7 +44,14 @@ is wrong with a new version is logged, and the old one serves on.
 class ShardSettings(ProcessSettings):
     PREFIX: ClassVar[str] = "LOOKALIKE_SHARD_"
 
-    location: Path | None = setting(None, "the index location, as written by `lookalike index build` or `update`")  # noqa: RUF009  # `setting` makes a field, not a value
+    location: str = setting("", "the index: a directory or a URL (s3://…), as `index build` or `update` wrote it")
+    storage_options: str = setting(
+        "", "JSON object for fsspec's filesystem of the URL, beside what its library finds itself", secret=True
+    )
+    cache_dir: Path | None = setting(None, "where the files of an index at a URL are kept; processes may share it")  # noqa: RUF009  # `setting` makes a field, not a value
+    cache_bytes: int = setting(
+        32 << 30, "most of them, for two versions at least; what was not used longest goes first", at_least=0
+    )
     shard: int = setting(-1, "which shard this is, from 0; -1: the number at the end of pod-name", at_least=-1)
     pod_name: str = setting("", "name of the StatefulSet's pod, whose last number is the shard's when shard is -1")
     version: str = setting("", "version to serve for ever; empty: the one that LOCATION/CURRENT names, followed")
@@ -81,13 +89,20 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 
 
 async def run(settings: ShardSettings) -> None:
-    location, shard, expected = location_of(settings), ordinal(settings), expected_encoders(settings.expect)
+    location, stopping = location_of(settings), threading.Event()
+    loader = Loader(
+        location=location,
+        shard=ordinal(settings),
+        hold=holder(location, settings, stopping.is_set),
+        expected=expected_encoders(settings.expect),
+        updates=updates(settings),
+    )
     pool = Pool(threads=settings.threads or len(os.sched_getaffinity(0)), max_waiting=settings.max_waiting)
     served = Served(time.monotonic, settings.lease_s)
     rollout = Rollout(
         served,
-        wanted=lambda: settings.version or version.current(location),
-        load=lambda name: loaded(settings, warmed_up(location, shard, name, expected)),
+        wanted=lambda: settings.version or location.current(),
+        load=loader,
         clock=time.monotonic,
         retry_s=settings.poll_s,
     )
@@ -97,24 +112,32 @@ async def run(settings: ShardSettings) -> None:
         async with lifecycle.alongside(rollout.watch(settings.poll_s)):
             await lifecycle.serve(settings, [service.handler()], services=[SERVICE.full_name], warm_up=rollout.start)
     finally:
+        stopping.set()
         writer.close()
         rollout.close()
         pool.close()
 
 
-def loaded(settings: ShardSettings, shard: LoadedShard) -> Loaded:
-    """With its updates, where there is a place for them."""
-    if settings.live_dir is None:
-        return Loaded(shard)
-    bounds = Bounds(delta_rows=settings.delta_rows, changes=settings.max_changes)
-    live = updates_of(shard, settings.live_dir, bounds)
-    return Loaded(shard.taking(live), live.close)
-
-
-def location_of(settings: ShardSettings) -> Path:
-    if settings.location is None:
+def location_of(settings: ShardSettings) -> Directory | Store:
+    if not settings.location:
         raise BadSettings("--location is not given: where is the index?")
-    return settings.location
+    return located(settings.location, settings.storage_options)
+
+
+def holder(location: Directory | Store, settings: ShardSettings, stopped: Callable[[], bool]) -> Hold:
+    """How the files of a shard come to this machine. Raises BadSettings."""
+    if isinstance(location, Directory):
+        return location.hold
+    if settings.cache_dir is None:
+        raise BadSettings(f"--cache-dir is not given: where may files of {location} be kept?")
+    return Cache(location, settings.cache_dir, settings.cache_bytes, stopped).hold
+
+
+def updates(settings: ShardSettings) -> Updates | None:
+    if settings.live_dir is None:
+        return None
+    bounds = Bounds(delta_rows=settings.delta_rows, changes=settings.max_changes)
+    return Updates(directory=settings.live_dir, bounds=bounds)
 
 
 def ordinal(settings: ShardSettings) -> int:
@@ -133,16 +156,3 @@ def expected_encoders(expect: Sequence[str]) -> dict[str, str]:
         if space not in SPACES or not fingerprint:
             raise BadSettings(f"--expect {','.join(expect)}: not space=fingerprint with a space of {', '.join(SPACES)}")
     return {space: fingerprint for space, _, fingerprint in pairs}
-
-
-def warmed_up(location: Path, number: int, name: str, expected: Mapping[str, str]) -> LoadedShard:
-    """The shard of a version, verified, mapped, and searched with vectors of its own. Raises BadArtifact."""
-    for space in version.read(location, name).spaces:
-        if space.encoder != (wanted := expected.get(space.name, space.encoder)):
-            raise BadArtifact(
-                f"{location}: version {name} has {space.name} vectors of {space.encoder}, not of {wanted}"
-            )
-    shard = opened(location, number, name)
-    for searched in shard.base.spaces:
-        shard.search(list(shard.sample(searched, WARM_UP_QUERIES)))
-    return shard

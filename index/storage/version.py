@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from index.storage.manifest import FileEntry, Manifest, dumped, parsed
-from lookalike.errors import BadArtifact
+from lookalike.errors import BadArtifact, OperatorError
 
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
@@ -17,13 +22,23 @@ _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 def current(location: Path) -> str:
     """The version that serves. Raises BadArtifact."""
+    path = location / CURRENT
     try:
-        name = (location / CURRENT).read_text(encoding="utf-8").strip()
+        return named(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise BadArtifact(f"{location / CURRENT}: no index here: {error}") from error
-    if not _NAME.fullmatch(name):
-        raise BadArtifact(f"{location / CURRENT}: not the name of a version: {name[:80]!r}")
+        raise BadArtifact(f"{path}: no index here: {error}") from error
+
+
+def named(text: str, where: str) -> str:
+    """The name of a version, as CURRENT has it: no path leads out of the location. Raises BadArtifact."""
+    if not _NAME.fullmatch(name := text.strip()):
+        raise BadArtifact(f"{where}: not the name of a version: {name[:80]!r}")
     return name
+
+
+def names(entries: Iterable[str]) -> list[str]:
+    """Which entries of a location's directory can be versions."""
+    return sorted(entry for entry in entries if _NAME.fullmatch(entry) and entry != CURRENT)
 
 
 def make_current(location: Path, version: str) -> None:
@@ -35,17 +50,31 @@ def make_current(location: Path, version: str) -> None:
     sync(location)
 
 
+@contextmanager
+def alone(location: Path) -> Iterator[None]:
+    """One at a time adds or removes versions. Raises OperatorError while another does."""
+    with (location / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OperatorError(f"{location}: another build is under way here") from None
+        yield
+
+
 def read(location: Path, version: str) -> Manifest:
     """The manifest of a version; its files are not looked at. Raises BadArtifact."""
-    if not _NAME.fullmatch(version):
-        raise BadArtifact(f"{location}: not the name of a version: {version[:80]!r}")
-    path = location / version / MANIFEST
+    path = location / named(version, str(location)) / MANIFEST
     try:
-        manifest = parsed(path.read_text(encoding="utf-8"), str(path))
+        return parsed_as(version, path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise BadArtifact(f"{path}: {error}") from error
+
+
+def parsed_as(version: str, text: str, where: str) -> Manifest:
+    """The manifest of that version and no other. Raises BadArtifact."""
+    manifest = parsed(text, where)
     if manifest.version != version:
-        raise BadArtifact(f"{path}: is the manifest of version {manifest.version}")
+        raise BadArtifact(f"{where}: is the manifest of version {manifest.version}")
     return manifest
 
 
@@ -55,17 +84,24 @@ def write(directory: Path, manifest: Manifest) -> None:
     sync(path)
 
 
+def drop(location: Path, version: str) -> None:
+    """Remove a version; without its manifest it is none any more, should this be interrupted."""
+    directory = location / named(version, str(location))
+    with alone(location):
+        (directory / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(directory)
+
+
 def verify(directory: Path, manifest: Manifest, below: str = "") -> int:
     """Compare every file (whose path begins with `below`) with its checksum; returns the bytes read.
 
     Raises BadArtifact naming the file that is missing, truncated or changed.
     """
-    read_bytes = 0
-    for path, expected in manifest.files.items():
-        if not path.startswith(below):
-            continue
+    root = directory.resolve()
+
+    def verified(path: str, expected: FileEntry) -> int:
         file = directory / path
-        if not file.resolve().is_relative_to(directory.resolve()):
+        if not file.resolve().is_relative_to(root):
             raise BadArtifact(f"{file}: a link out of the version")
         try:
             size = file.stat().st_size
@@ -75,8 +111,16 @@ def verify(directory: Path, manifest: Manifest, below: str = "") -> int:
                 raise BadArtifact(f"{file}: damaged: its checksum differs")
         except OSError as error:
             raise BadArtifact(f"{file}: {error}") from error
-        read_bytes += size
-    return read_bytes
+        return size
+
+    files = {path: expected for path, expected in manifest.files.items() if path.startswith(below)}
+    with ThreadPoolExecutor() as threads:  # Hashing needs no interpreter: a thread is a core.
+        return sum(threads.map(verified, files.keys(), files.values()))
+
+
+def entries(files: Iterable[Path]) -> list[FileEntry]:
+    with ThreadPoolExecutor() as threads:
+        return [*threads.map(entry, files)]
 
 
 def entry(file: Path) -> FileEntry:

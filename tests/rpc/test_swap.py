@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from index.building.build import SpaceVectors, build
+from index.serving.loading import Loader
 from index.serving.pool import Pool
 from index.serving.rollout import Rollout
-from index.serving.served import Loaded, Served
+from index.serving.served import Served
 from index.serving.service import IndexShard
-from index.serving.shard import warmed_up
 from index.serving.writer import Writer
 from index.storage import version
+from index.storage.location import Directory
 from lookalike import lifecycle, rpc
 from protos.lookalike.v1 import catalog_pb2, catalog_pb2_grpc, search_pb2_grpc
 from protos.lookalike.v1.search_pb2 import Example, SearchRequest
@@ -49,11 +50,12 @@ class Shard:
 
 @asynccontextmanager
 async def a_shard(location: Path, number: int) -> AsyncIterator[Shard]:
+    place = Directory(location)
     served, pool = Served(time.monotonic, LEASE_S), Pool(threads=1, max_waiting=256)
     rollout = Rollout(
         served,
-        wanted=lambda: version.current(location),
-        load=lambda name: Loaded(warmed_up(location, number, name, {})),
+        wanted=place.current,
+        load=Loader(location=place, shard=number, hold=place.hold),
         clock=time.monotonic,
         retry_s=POLL_S,
     )

@@ -13,11 +13,14 @@ import pytest
 import pytest_asyncio
 
 from index.building.build import SpaceVectors, build
-from index.serving.loaded import LoadedShard
+from index.serving.loaded import opened
+from index.serving.loading import Loader
 from index.serving.rollout import RETRY_MOST_S, Rollout, superseded
 from index.serving.served import Loaded, Served, Use
-from index.serving.shard import expected_encoders, warmed_up
+from index.serving.shard import expected_encoders
 from index.storage import version
+from index.storage.location import Directory, Held
+from index.storage.manifest import Manifest
 from lookalike.errors import BadArtifact, BadSettings, Unavailable, WrongState
 from protos.lookalike.v1 import index_pb2
 from tests.unit.index.samples import IMAGE, by, catalogue, clustered, vectors_of
@@ -50,8 +53,9 @@ class Scene:
         self.released: list[str] = []
         self.served = Served(self.clock, LEASE_S)
         self.loads: list[str] = []
-        self.load: Callable[..., LoadedShard] = warmed_up
-        self._expected = expected
+        self.load: Callable[[str], Loaded] = Loader(
+            location=Directory(location), shard=0, hold=self._hold, expected=expected
+        )
         self.rollout = Rollout(
             self.served,
             wanted=lambda: version.current(location),
@@ -62,7 +66,11 @@ class Scene:
 
     def _loaded(self, name: str) -> Loaded:
         self.loads.append(name)
-        return Loaded(self.load(self.location, 0, name, self._expected), lambda: self.released.append(name))
+        return self.load(name)
+
+    def _hold(self, manifest: Manifest, shard: int) -> Held:
+        held = Directory(self.location).hold(manifest, shard)
+        return Held(held.location, lambda: self.released.append(manifest.version))
 
     async def later(self, seconds: float, pinned: str = "") -> None:
         """Two looks at the location: the first may make the room that the second needs."""
@@ -214,7 +222,8 @@ async def test_vectors_of_an_encoder_that_is_not_expected_are_refused(tmp_path: 
     other = vectors_of(clustered(COUNT, DIM, 2), encoder="another")
     new = build(tmp_path, catalogue(COUNT), {IMAGE: other}, shards=1)
     await scene.later(0)
-    assert f"version {new} has image vectors of another, not of drawn" in scene.served.describe("").refused
+    refused = scene.served.describe("").refused
+    assert refused == f"version {new}: {tmp_path}: its image vectors are of another, not of drawn"
     scene.rollout.close()
 
 
@@ -234,7 +243,7 @@ async def test_a_version_with_vectors_of_another_dimension_than_its_manifest_say
 async def test_an_error_that_nobody_expected_is_no_end_of_what_serves(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> LoadedShard:
+    def broken(name: str) -> Loaded:
         raise ZeroDivisionError("a bug")
 
     old = version.current(scene.location)
@@ -329,7 +338,7 @@ def _search(scene: Scene, ended: Callable[[], bool], failures: list[BaseExceptio
 def test_a_lease_is_of_the_shard_and_counts_once_however_it_ends(tmp_path: Path) -> None:
     name = built(tmp_path, 1)
     served = Served(Clock(), LEASE_S)
-    served.add(Loaded(warmed_up(tmp_path, 0, name, {})))
+    served.add(Loaded(opened(tmp_path, 0)))
     with served.lease(name), served.lease(name):
         assert served.uses()[name].calls == 2
         assert served.remove(name) is None

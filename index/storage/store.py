@@ -1,0 +1,129 @@
+"""Versions in an object store, or whatever else fsspec speaks to: s3://, gs://, memory://, … Does network I/O.
+
+A version is uploaded before its manifest, and CURRENT is written last, by one request: whoever reads meanwhile finds
+the version before. Addresses and credentials are where the store's own library looks for them, in the environment or
+its files, unless they are given as options.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from index.storage import version
+from index.storage.manifest import FileEntry, Manifest
+from index.storage.version import CURRENT, MANIFEST
+from lookalike.errors import BadArtifact, OperatorError
+
+# Files are read and written side by side; each is read in pieces, one request each.
+_AT_ONCE = 4
+_PIECE_BYTES = 8 << 20
+
+
+class Store:
+    """options: what the filesystem of the URL's scheme takes, say {"key": …, "secret": …} of s3fs."""
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self._url = url.rstrip("/")
+        try:
+            filesystem, root = fsspec.url_to_fs(self._url, **{"use_listings_cache": False, **options})
+        except (ImportError, ValueError, TypeError) as error:
+            raise OperatorError(f"{self._url}: {error}") from error
+        self._filesystem: Any = filesystem  # fsspec has no types.
+        self._root = root.rstrip("/")
+
+    def __str__(self) -> str:
+        return self._url
+
+    def current(self) -> str:
+        return version.named(self._text(CURRENT), f"{self._url}/{CURRENT}")
+
+    def make_current(self, name: str) -> None:
+        with self._asking(CURRENT):
+            self._filesystem.pipe_file(self._path(CURRENT), f"{name}\n".encode())
+
+    def names(self) -> list[str]:
+        with self._asking(""):
+            entries = self._filesystem.ls(self._root, detail=True)
+        return version.names(
+            entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory"
+        )
+
+    def read(self, name: str) -> Manifest:
+        path = f"{version.named(name, self._url)}/{MANIFEST}"
+        return version.parsed_as(name, self._text(path), f"{self._url}/{path}")
+
+    def verify(self, manifest: Manifest) -> int:
+        def verified(path: str, expected: FileEntry) -> int:
+            for _ in self.pieces(f"{manifest.version}/{path}", expected):
+                pass
+            return expected.bytes
+
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return sum(threads.map(verified, manifest.files.keys(), manifest.files.values()))
+
+    def drop(self, name: str) -> None:
+        directory = version.named(name, self._url)
+        with self._asking(directory):
+            self._filesystem.rm_file(self._path(f"{directory}/{MANIFEST}"))  # Without it, it is no version any more.
+            self._filesystem.rm(self._path(directory), recursive=True)
+
+    def publish(self, location: Path, name: str) -> None:
+        """Upload a version of a directory on this machine, and let it serve."""
+        manifest = version.read(location, name)
+
+        def upload(path: str) -> None:
+            with self._asking(f"{name}/{path}"):
+                self._filesystem.makedirs(self._path(f"{name}/{path}").rpartition("/")[0], exist_ok=True)
+                self._filesystem.put_file(str(location / name / path), self._path(f"{name}/{path}"))
+
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            for _ in threads.map(upload, manifest.files):
+                pass
+        upload(MANIFEST)
+        self.make_current(name)
+
+    def pieces(self, path: str, expected: FileEntry) -> Iterator[bytes]:
+        """A file, piece by piece. Raises BadArtifact, after the last one, where it is not as expected."""
+        digest, count = hashlib.sha256(), 0
+        with self._asking(path):
+            file = self._filesystem.open(self._path(path), "rb", block_size=_PIECE_BYTES, cache_type="none")
+        with file:
+            while True:
+                with self._asking(path):
+                    piece: bytes = file.read(_PIECE_BYTES)
+                count += len(piece)
+                if not piece or count > expected.bytes:
+                    break
+                digest.update(piece)
+                yield piece
+        if count != expected.bytes:
+            raise BadArtifact(f"{self._url}/{path}: has {count} bytes or more, not {expected.bytes}")
+        if digest.hexdigest() != expected.sha256:
+            raise BadArtifact(f"{self._url}/{path}: damaged: its checksum differs")
+
+    def _text(self, path: str) -> str:
+        with self._asking(path):
+            data: bytes = self._filesystem.cat_file(self._path(path))
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise BadArtifact(f"{self._url}/{path}: {error}") from error
+
+    def _path(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+    @contextmanager
+    def _asking(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise BadArtifact(f"{self._url}/{path}: not there") from error
+        except Exception as error:  # Every store's client has errors of its own, without a common ancestor.
+            raise OperatorError(f"{self._url}/{path}: {type(error).__name__}: {error}") from error
