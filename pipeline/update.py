@@ -28,7 +28,10 @@ from encoders.product import model as product_encoder
 from encoders.product.train import NotBetter
 from encoders.text import model as text_encoder
 from index.building.build import MAX_SHARDS, SpaceVectors, build
+from index.building.workshop import publish, workshop
+from index.storage.location import located
 from index.storage.names import space_name
+from index.storage.store import Store
 from lookalike import probes, roles
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.supervisor import Supervisor
@@ -226,15 +229,21 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise BadSettings("--model-version and --model-label are of the model of --model-server")
     if not 1 <= args.shards <= MAX_SHARDS:
         raise BadSettings(f"--shards {args.shards}: not in 1..{MAX_SHARDS}")
-    with model_server(args.models, environ) if args.models else contextlib.nullcontext(args.model_server) as address:
+    location = located(args.location)
+    if isinstance(location, Store) and args.staging is None:
+        raise BadSettings(f"--staging is not given: where may what {location} is made from be built, and kept?")
+    with (
+        workshop(location, args.staging) as directory,
+        model_server(args.models, environ) if args.models else contextlib.nullcontext(args.model_server) as address,
+    ):
         what = Update(
             catalogue=args.catalogue,
-            location=args.location,
+            location=directory,
             artifacts=args.artifacts,
             encoder=partial(encoding.served, address, version=args.model_version, label=args.model_label)
             if address
             else None,
-            store=args.features or args.location / STORE,
+            store=args.features or directory / STORE,
             shards=args.shards,
             seed=args.seed,
             text_kind=args.text_kind,
@@ -242,6 +251,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             strict=args.strict,
         )
         outcome = asyncio.run(update(what))
+        publish(location, directory, outcome.version)
     print(json.dumps(outcome.as_json(), indent=1) if args.json else _told(outcome, bool(address)))
     return 0
 
@@ -287,6 +297,7 @@ _EPILOG = """\
 examples:
   lookalike update my-shop index --models models --artifacts text
   lookalike update my-shop index --model-server tf-serving:8500 --artifacts text --shards 4
+  lookalike update my-shop s3://bucket/index --staging work --models models --artifacts text
   lookalike update my-shop index --artifacts text          no photos: similar by text only
 """
 
@@ -302,7 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("catalogue", type=Path, metavar="CATALOGUE", help="holds products.jsonl, .csv or .parquet, and photos")
-    add("location", type=Path, metavar="LOCATION", help="where versions of the index are; the new one will be CURRENT")
+    add("location", metavar="LOCATION", help="directory or URL of the index, where the new version will be CURRENT")
+    add("--staging", type=Path, metavar="DIR", help="where to build for a URL; keeps the version built last")
     add("--models", type=Path, metavar="MODELS_DIR", help="run the image model of this folder meanwhile")
     add("--model-server", default="", metavar="HOST:PORT", help="have photos encoded by a model server or TF-Serving")
     add("--model-version", type=int, default=0, metavar="N", help="of --model-server; 0: the latest (default)")
@@ -310,7 +322,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--artifacts", type=Path, required=True, metavar="DIR", help="trained encoders go to DIR/<fingerprint>")
     add("--text-kind", choices=text_encoder.KINDS, default="scdv", help="(default %(default)s)")
     add("--text-words", type=Path, metavar="FILE", help="take word vectors from this fastText .bin, train none")
-    add("--features", type=Path, metavar="DIR", help=f"where computed vectors are kept (default LOCATION/{STORE})")
+    add(
+        "--features",
+        type=Path,
+        metavar="DIR",
+        help=f"where computed vectors are kept (default {STORE} in LOCATION or --staging)",
+    )
     add("--shards", type=int, default=2, metavar="N", help="(default %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of training and building (default %(default)s)")
     add("--strict", action="store_true", help="stop at the first bad row, with exit status 2")

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from index.building import build
+from index.building.workshop import publish, workshop
 from index.kinds.recipe import ALLOWED
-from index.storage import version
 from index.storage.attributes import ID_BYTES, checked, refuse_duplicates
+from index.storage.location import Location, located
 from index.storage.names import SPACES, number_of
 from index.storage.vectors import RESCORES
 from lookalike.errors import BadArtifact, BadCatalogue
@@ -28,6 +29,7 @@ from lookalike.vectors import F32
 EPILOG = """examples:
   lookalike index build --vectors base.npy --space image --shards 2 index
   lookalike index build --vectors base.npy --space image --recipe OPQ64_256,IVF,PQ64x4fs --rescore float16 index
+  lookalike index build --vectors base.npy --space image s3://bucket/index
   lookalike index build --vectors base.npy --ids ids.txt --attributes attributes.parquet --space text --shards 4 index
 
 The version built serves at once (INDEX/CURRENT); shards and gateway: `lookalike serve local INDEX`."""
@@ -43,9 +45,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     if options.attributes:
         products = with_attributes(products, options.attributes)
     given = build.SpaceVectors(encoder=options.encoder, vectors=vectors, rows=np.arange(len(vectors)))
-    with shown_progress() as progress:
+    location = located(options.location)
+    with workshop(location, options.staging) as directory, shown_progress() as progress:
         name = build.build(
-            options.location,
+            directory,
             products,
             {number_of(options.space): given},
             shards=options.shards,
@@ -54,7 +57,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
             threads=options.threads or len(os.sched_getaffinity(0)),
             progress=progress,
         )
-    _report(options.location, name, as_json=options.json)
+        publish(location, directory, name)
+    _report(location, name, as_json=options.json)
     return 0
 
 
@@ -65,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("location", metavar="INDEX", type=Path, help="directory of the index; made if missing")
+    parser.add_argument("location", metavar="INDEX", help="directory of the index, made if missing, or URL (s3://…)")
+    parser.add_argument("--staging", type=Path, help="where to build for a URL; a temporary directory unless given")
     parser.add_argument("--vectors", required=True, type=Path, help="NumPy file, float32 (n, dim); memory-mapped")
     parser.add_argument("--ids", type=Path, help="text file, the id of each vector on a line; default: 0, 1, 2, …")
     parser.add_argument(
@@ -157,8 +162,8 @@ def shown_progress() -> Iterator[build.Progress]:
         yield show
 
 
-def _report(location: Path, name: str, *, as_json: bool) -> None:
-    manifest = version.read(location, name)
+def _report(location: Location, name: str, *, as_json: bool) -> None:
+    manifest = location.read(name)
     (space,) = manifest.spaces
     recall = min(index.recall_at_10 for index in space.indexes)
     if as_json:

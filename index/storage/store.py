@@ -49,11 +49,7 @@ class Store:
             self._filesystem.pipe_file(self._path(CURRENT), f"{name}\n".encode())
 
     def names(self) -> list[str]:
-        with self._asking(""):
-            entries = self._filesystem.ls(self._root, detail=True)
-        return version.names(
-            entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory"
-        )
+        return version.names(name for name, kind in self._entries("") if kind == "directory")
 
     def read(self, name: str) -> Manifest:
         path = f"{version.named(name, self._url)}/{MANIFEST}"
@@ -70,8 +66,11 @@ class Store:
 
     def drop(self, name: str) -> None:
         directory = version.named(name, self._url)
+        entries = [entry for entry, _ in self._entries(directory)]
+        version.check_contents(entries, f"{self._url}/{directory}")
         with self._asking(directory):
-            self._filesystem.rm_file(self._path(f"{directory}/{MANIFEST}"))  # Without it, it is no version any more.
+            if MANIFEST in entries:  # Without it, it is no version any more.
+                self._filesystem.rm_file(self._path(f"{directory}/{MANIFEST}"))
             self._filesystem.rm(self._path(directory), recursive=True)
 
     def publish(self, location: Path, name: str) -> None:
@@ -107,6 +106,12 @@ class Store:
             raise BadArtifact(f"{self._url}/{path}: has {count} bytes or more, not {expected.bytes}")
         if digest.hexdigest() != expected.sha256:
             raise BadArtifact(f"{self._url}/{path}: damaged: its checksum differs")
+
+    def _entries(self, path: str) -> list[tuple[str, str]]:
+        """Names and types of what lies directly below."""
+        with self._asking(path):
+            entries = self._filesystem.ls(self._path(path).rstrip("/"), detail=True)
+        return [(entry["name"].rstrip("/").rpartition("/")[2], entry["type"]) for entry in entries]
 
     def _text(self, path: str) -> str:
         with self._asking(path):

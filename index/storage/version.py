@@ -17,6 +17,7 @@ from lookalike.errors import BadArtifact, OperatorError
 
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
+_SHARD = re.compile(r"shard-\d{5}")
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
@@ -48,6 +49,12 @@ def make_current(location: Path, version: str) -> None:
     sync(staged)
     staged.replace(location / CURRENT)
     sync(location)
+
+
+def check_contents(entries: Iterable[str], where: str) -> None:
+    """Whether a directory holds what a version does and nothing else, so that all may go. Raises BadArtifact."""
+    if foreign := sorted(entry for entry in entries if entry != MANIFEST and not _SHARD.fullmatch(entry)):
+        raise BadArtifact(f"{where}: not a version: it holds {foreign[0]}")
 
 
 @contextmanager
@@ -85,9 +92,10 @@ def write(directory: Path, manifest: Manifest) -> None:
 
 
 def drop(location: Path, version: str) -> None:
-    """Remove a version; without its manifest it is none any more, should this be interrupted."""
+    """Remove a version; without its manifest it is none any more, should this be interrupted. Raises BadArtifact."""
     directory = location / named(version, str(location))
     with alone(location):
+        check_contents((entry.name for entry in directory.iterdir()), str(directory))
         (directory / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(directory)
 

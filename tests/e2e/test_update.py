@@ -22,6 +22,7 @@ from pipeline import encoding, sample
 from pipeline.encoding import Encode, Pixels
 from pipeline.report import Report
 from pipeline.update import Outcome, Update, main, update
+from tests import stores
 from tests.e2e.updates import ImageModel, indexed
 from tests.rpc.model_servers import Arithmetic, listening, write_version
 from tests.unit.pipeline.catalogues import jsonl, photo
@@ -278,6 +279,22 @@ def test_what_cannot_be_done_is_the_operators_to_mend(what: Update, more: list[s
     words = [str(what.catalogue), str(what.location), "--artifacts", str(what.artifacts), *more]
 
     assert cli.run(lambda: main(words, {})) == 2
+
+
+def test_an_index_at_a_url_is_made_in_a_directory_and_uploaded(
+    what: Update, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, staging = stores.in_memory(), tmp_path / "staging"
+    words = [str(what.catalogue), str(store), "--artifacts", str(what.artifacts), "--json"]
+
+    assert cli.run(lambda: main(words, {})) == 2
+    assert "--staging is not given" in capsys.readouterr().err
+    assert cli.run(lambda: main([*words, "--staging", str(staging)], {})) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert store.current() == told["version"]
+    assert sum(store.read(told["version"]).products) == told["products"]
+    assert store.verify(store.read(told["version"]))
+    assert indexed(staging).keys() == told["spaces"].keys()
 
 
 def test_an_outcome_without_a_space_can_be_told() -> None:

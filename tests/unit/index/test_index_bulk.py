@@ -13,9 +13,11 @@ import pytest
 
 from index.building import bulk, inspect
 from index.serving.loaded import opened
+from index.storage.location import Directory
 from index.storage.names import SPACES
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from protos.lookalike.v1.types_pb2 import Filter, Product, Space
+from tests import stores
 from tests.unit.index.samples import unit_vectors
 
 COUNT = 20
@@ -82,6 +84,23 @@ def test_the_result_is_printed_for_scripts(base: Path, capsys: pytest.CaptureFix
     shown = json.loads(capsys.readouterr().out)
     assert (shown["version"], shown["spaces"][0]["encoder"]) == (report["version"], "mine")
     assert shown["verified_bytes"] == sum(file["bytes"] for file in shown["files"].values())
+
+
+def test_an_index_at_a_url_is_built_on_this_machine_and_uploaded(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, staging = stores.in_memory(), tmp_path / "staging"
+    words = ["--vectors", str(base / "base.npy"), "--space", "image", "--json", "--staging", str(staging)]
+    names = []
+    for seed in ("1", "2"):
+        assert bulk.main([*words, "--seed", seed, str(store)], {}) == 0
+        names.append(json.loads(capsys.readouterr().out)["version"])
+        assert store.current() == names[-1]
+    assert store.names() == sorted(names)
+    assert store.verify(store.read(names[0]))
+    assert Directory(staging).names() == [names[1]]  # What was uploaded before is not kept here.
+    assert bulk.main([*words[:4], "--seed", "1", str(store)], {}) == 0  # Without a place to keep anything.
+    assert store.current() == names[0]
 
 
 def test_what_is_built_can_be_looked_at(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
