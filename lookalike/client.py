@@ -10,7 +10,8 @@ What a call can raise is in `lookalike.errors`: InvalidRequest names the field, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -23,14 +24,17 @@ from lookalike.requests import (
     Original,
     Question,
     Subject,
+    Vector,
     classify_request,
     conditions,
     duplicates_request,
     example,
+    remove_request,
     search_request,
+    upsert_request,
     within,
 )
-from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
+from protos.lookalike.v1.catalog_pb2 import ChangeResponse, CountRequest, ExistsRequest, GetRequest, ListRequest
 from protos.lookalike.v1.catalog_pb2_grpc import CatalogStub
 from protos.lookalike.v1.search_pb2 import ClassifyResponse, SearchResponse
 from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
@@ -111,6 +115,31 @@ class Client:
         finally:
             call.cancel()  # A caller that stops early leaves nothing running.
 
+    def upsert(
+        self,
+        product: Product,
+        *,
+        revision: int,
+        vectors: Mapping[str, Vector] | None = None,
+        encode: bool = False,
+        image: bytes | Path | None = None,
+        timeout_s: float | None = None,
+    ) -> ChangeResponse:
+        """Add the product, or replace it whole, unless this revision or a newer one is known. Durable when it returns.
+
+            client.upsert(Product(id="p-17", title="red sneakers"), revision=1764066600000, vectors={"image": vector})
+            client.upsert(product, revision=2, encode=True, image=Path("shoe.jpg"))
+
+        encode: make the vectors that are not given of the title and of `image`. To try again after any failure is
+        harmless. Raises as `search` does.
+        """
+        request = upsert_request(product, revision, vectors or {}, encode=encode, image=image)
+        return self._call(self._catalog.Upsert, request, timeout_s)
+
+    def remove(self, product_id: str, *, revision: int, timeout_s: float | None = None) -> ChangeResponse:
+        """Remove the product, which need not exist, unless this revision or a newer one is known; as `upsert`."""
+        return self._call(self._catalog.Remove, remove_request(product_id, revision), timeout_s)
+
     def _call(self, method: Callable[..., Reply], request: Any, timeout_s: float | None) -> Reply:
         try:
             return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
@@ -180,6 +209,24 @@ class AsyncClient:
             raise rpc.error_told(error) from error
         finally:
             call.cancel()
+
+    async def upsert(
+        self,
+        product: Product,
+        *,
+        revision: int,
+        vectors: Mapping[str, Vector] | None = None,
+        encode: bool = False,
+        image: bytes | Path | None = None,
+        timeout_s: float | None = None,
+    ) -> ChangeResponse:
+        """As `Client.upsert`."""
+        request = upsert_request(product, revision, vectors or {}, encode=encode, image=image)
+        return await self._call(self._catalog.Upsert, request, timeout_s)
+
+    async def remove(self, product_id: str, *, revision: int, timeout_s: float | None = None) -> ChangeResponse:
+        """As `Client.remove`."""
+        return await self._call(self._catalog.Remove, remove_request(product_id, revision), timeout_s)
 
     async def _call(self, method: Callable[..., Awaitable[Reply]], request: Any, timeout_s: float | None) -> Reply:
         try:

@@ -133,7 +133,7 @@ def _serve(
         text_encoder = roles.text_encoder(index.text_artifact, text_port, product_artifact=index.product_artifact)
     # The text encoder that starts with them is of this version, and follows no other.
     shards = [
-        roles.shard(index.location, number, shard_port, version=index.version)
+        roles.shard(index.location, number, shard_port, version=index.version, live_dir=index.location.parent / "live")
         for number, shard_port in enumerate(shard_ports)
     ]
     gateway = roles.gateway(

@@ -22,6 +22,7 @@ EXAMPLES = """\
 examples:
   lookalike index build --vectors base.npy --space image --shards 2 index
   lookalike serve local index --port 50051 --metrics-port 9090
+  lookalike serve local index --live-dir changes      (takes `lookalike catalog upsert` and `remove`)
 
 Queries are product ids and vectors: photos and texts need encoders, as in `lookalike demo`. A version that comes to be
 CURRENT is served within seconds, without a failed call, if it has as many shards.
@@ -39,7 +40,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("location", type=Path, metavar="INDEX", help="as `index build` or `update` made it")
     parser.add_argument("--port", type=int, default=50051, help="of the gateway (default: %(default)s)")
     parser.add_argument("--metrics-port", type=int, default=0, help="of the gateway's Prometheus page; 0: none")
+    parser.add_argument("--live-dir", type=Path, help="directory that keeps changes; without it none are taken")
     asked = parser.parse_args(argv)
+    live_dir = asked.live_dir.resolve() if asked.live_dir else None
     index = asked.location.resolve()
     version = location.current(index)
     for port in filter(None, (asked.port, asked.metrics_port)):
@@ -49,14 +52,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         tempfile.TemporaryDirectory(prefix="lookalike-") as logs,
         Supervisor(Path(logs), environ, directory=roles.ROOT) as processes,
     ):
-        _serve(processes, index, version, port=asked.port, metrics_port=asked.metrics_port)
+        _serve(processes, index, version, live_dir, port=asked.port, metrics_port=asked.metrics_port)
     return 0
 
 
-def _serve(processes: Supervisor, index: Path, version: Version, *, port: int, metrics_port: int) -> None:
+def _serve(
+    processes: Supervisor, index: Path, version: Version, live_dir: Path | None, *, port: int, metrics_port: int
+) -> None:
     """Until Ctrl-C, SIGTERM, or the death of a process (Unavailable)."""
     ports = probes.free_ports(version.shards, but=(port, metrics_port))
-    shards = [roles.shard(index, number, port_) for number, port_ in enumerate(ports)]
+    shards = [roles.shard(index, number, port_, live_dir=live_dir) for number, port_ in enumerate(ports)]
     gateway = roles.gateway(shards, port, metrics_port=metrics_port)
     for role in (*shards, gateway):
         processes.start(role.name, role.command, ready=role.ready)

@@ -14,8 +14,19 @@ from lookalike.errors import InvalidRequest
 from lookalike.instants import unix_s
 from lookalike.rpc import MESSAGE_BYTES
 from lookalike.vectors import pack
+from protos.lookalike.v1.catalog_pb2 import RemoveRequest, UpsertRequest
 from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, FindDuplicatesRequest, SearchRequest
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, Space, SpaceWeight
+from protos.lookalike.v1.types_pb2 import (
+    SPACE_AUTO,
+    SPACE_IMAGE,
+    SPACE_PRODUCT,
+    SPACE_TEXT,
+    Filter,
+    Product,
+    Space,
+    SpaceVector,
+    SpaceWeight,
+)
 
 SPACES = {"auto": SPACE_AUTO, "image": SPACE_IMAGE, "text": SPACE_TEXT, "product": SPACE_PRODUCT}
 IMAGE_BYTES = 8 << 20  # As the contract says; checked here so that a file of any size is not read into memory.
@@ -254,6 +265,34 @@ def conditions(
         all_of=all_of,
         none_of=none_of,
     )
+
+
+def upsert_request(
+    product: Product,
+    revision: int,
+    vectors: Mapping[str, Vector],
+    *,
+    encode: bool,
+    image: bytes | Path | None,
+) -> UpsertRequest:
+    """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
+    for space in vectors:
+        if space not in SPACES:
+            raise InvalidRequest("vectors", f"{space!r} is not one of {', '.join(SPACES)}")
+    within("revision", revision, bits=64)
+    photo = _photo(image) if isinstance(image, Path) else image
+    return UpsertRequest(
+        product=product,
+        revision=revision,
+        vectors=[SpaceVector(space=SPACES[space], vector=_packed(vector)) for space, vector in vectors.items()],
+        encode=encode,
+        image=photo or b"",
+    )
+
+
+def remove_request(product_id: str, revision: int) -> RemoveRequest:
+    within("revision", revision, bits=64)
+    return RemoveRequest(product_id=product_id, revision=revision)
 
 
 def within(name: str, value: int | None, *, bits: int) -> int | None:

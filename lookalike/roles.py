@@ -29,9 +29,13 @@ def lookalike(*words: str | Path | int) -> list[str]:
     return [sys.executable, "-m", "lookalike", *map(str, words)]
 
 
-def shard(location: Path, number: int, port: int, *, version: str = "") -> Role:
-    """version: to be served for ever; empty: the current one, whichever that comes to be."""
+def shard(location: Path, number: int, port: int, *, version: str = "", live_dir: Path | None = None) -> Role:
+    """version: to be served for ever; empty: the current one, whichever that comes to be.
+
+    live_dir: where updates are kept; None: none are taken.
+    """
     words: list[str | Path | int] = ["--location", location, "--shard", number, "--version", version]
+    words += ["--live-dir", live_dir] if live_dir else []
     return _serving(f"shard {number}", port, "shard", *words)
 
 

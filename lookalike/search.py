@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from rich.console import Console
 
 from lookalike import answers, flags
 from lookalike.client import Client, example
 from lookalike.errors import InvalidRequest
 from lookalike.requests import SPACES
-from protos.lookalike.v1.search_pb2 import ClassifyResponse, Example, SearchResponse
+from protos.lookalike.v1.search_pb2 import Example, SearchResponse
 
 EXAMPLES = """\
 examples:
@@ -73,7 +74,7 @@ def show(answer: SearchResponse, *, as_json: bool) -> None:
     console.print(answers.provenance(answer.provenance))
 
 
-def as_dict(answer: SearchResponse | ClassifyResponse) -> dict[str, Any]:
+def as_dict(answer: Message) -> dict[str, Any]:
     """The message as JSON has it, under the names of the .proto files, and with every field of no presence."""
     return MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 

@@ -15,6 +15,7 @@ from protos.lookalike.v1 import catalog_pb2, search_pb2
 from server.admission import Admission
 from server.cache import Cache, MemoryCache
 from server.catalog import CatalogReader
+from server.changes import CatalogWriter
 from server.classify import Classifier
 from server.encoding import Encoders
 from server.policy import AutoPolicy
@@ -67,7 +68,15 @@ def gateway(settings: GatewaySettings) -> Gateway:
         "FindDuplicates": searcher.find_duplicates,
         "Classify": classifier.classify,
     }
-    catalog: rpc.Methods = {"Get": reader.get, "Exists": reader.exists, "Count": reader.count, "List": reader.list}
+    writer = CatalogWriter(fleet, encoders, admission, deadline_s)
+    catalog: rpc.Methods = {
+        "Get": reader.get,
+        "Exists": reader.exists,
+        "Count": reader.count,
+        "List": reader.list,
+        "Upsert": writer.upsert,
+        "Remove": writer.remove,
+    }
     return Gateway(fleet, encoders, cache, (rpc.handler(SEARCH, search), rpc.handler(CATALOG, catalog)))
 
 

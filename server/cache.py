@@ -1,6 +1,7 @@
 """The result cache: what it is, its keys (pure), and the twin that lives in this process's memory.
 
-A key carries the version of the index, so that a new version needs no flush; a value is a serialized answer.
+A key carries the version of the index, and what is known of its changes, so that neither a new version nor an update
+needs a flush; a value is a serialized answer.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Cache(Protocol):
     async def close(self) -> None: ...
 
 
-def cache_key(version: str, policy: str, request: search_pb2.SearchRequest, query: Query) -> str:
-    """The same for every request that means the same, under the same policy for AUTO, and asks the same version.
+def cache_key(content: str, policy: str, request: search_pb2.SearchRequest, query: Query) -> str:
+    """The same for every request that means the same, under the same policy for AUTO, and asks the same content.
 
     `min_coverage` does not count, since only whole answers are kept; nor do defaults, the order of filter lists, and
     the order and the sum of `weights`.
@@ -49,7 +50,7 @@ def cache_key(version: str, policy: str, request: search_pb2.SearchRequest, quer
         example.weight = parsed.weight
     meant = policy.encode() + b"\0" + canonical.SerializeToString(deterministic=True)
     digest = blake2b(meant, digest_size=16, person=b"search").hexdigest()
-    return f"{version}:{digest}"
+    return f"{content}:{digest}"
 
 
 class MemoryCache:

@@ -72,7 +72,7 @@ def _direct(
             case Source.VECTOR, bytes(data):
                 parts.append((unit_vector(example.field, data, info.dim), example.weight))
             case source, _ if COUNTED_IN[source][0] == space:
-                parts.append((_of_index(encoded[example.field], info), example.weight))
+                parts.append((of_index(encoded[example.field], info), example.weight))
     return parts
 
 
@@ -89,7 +89,7 @@ async def _fused(
     groups = [*([wanted] if wanted else []), *([example] for example in given if example.weight < 0)]
     vectors = await concurrently([encoders.product(_known(group, encoded), deadline) for group in groups])
     weights = [sum(example.weight for example in group) for group in groups]
-    return [(_of_index(vector, info), weight) for vector, weight in zip(vectors, weights, strict=True)]
+    return [(of_index(vector, info), weight) for vector, weight in zip(vectors, weights, strict=True)]
 
 
 def _known(group: Sequence[Example], encoded: Encoded) -> Known:
@@ -106,7 +106,7 @@ def _mean(group: Sequence[Example], source: Source, encoded: Encoded) -> Vector 
     return combined(vectors, [abs(example.weight) for example in examples]), encoders[0]
 
 
-def _of_index(answer: Vector, space: SpaceInfo) -> F32:
+def of_index(answer: Vector, space: SpaceInfo) -> F32:
     """A query vector only ever meets an index of the same encoder version."""
     vector, encoder = answer
     if encoder != space.encoder:

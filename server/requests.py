@@ -240,7 +240,7 @@ def check_product_id(field: str, product_id: str) -> None:
         raise InvalidRequest(field, f"a product id has 1..{MAX_ID_BYTES} bytes")
 
 
-def _check_image(field: str, image: bytes) -> None:
+def check_image(field: str, image: bytes) -> None:
     if not image:
         raise InvalidRequest(field, "is empty")
     if len(image) > MAX_IMAGE_BYTES:
@@ -261,7 +261,7 @@ def _check_vector(field: str, vector: bytes) -> None:
 
 _CHECKS: Mapping[Source, Callable[[str, Any], None]] = {
     Source.PRODUCT: check_product_id,
-    Source.IMAGE: _check_image,
+    Source.IMAGE: check_image,
     Source.TEXT: _check_text,
     Source.VECTOR: _check_vector,
 }

@@ -54,7 +54,7 @@ class Searcher:
         """One that all who ask the same share, with the stamp of this very call."""
         deadline = deadline.or_after(self.default_deadline_s)
         snapshot = self.fleet.snapshot()
-        key = cache_key(snapshot.version, self.policy.text, request, query)
+        key = cache_key(snapshot.content, self.policy.text, request, query)
         with watch.stage("cache"):
             kept = await self.cache.get(key)
         if kept is not None:

@@ -28,6 +28,8 @@ Reply = TypeVar("Reply")
 
 # A tenth of the time left is kept back to make a partial answer of what has come.
 _SHARE_OF_DEADLINE = 0.9
+# In one batch; an update counts once for every 128 KiB, so that a message never is too large.
+_UPDATE_BATCH = 64
 _VERSIONS = 2  # That requests under way may pin: shards serve no more at once.
 
 
@@ -37,6 +39,7 @@ class _Batching:
 
     searches: Coalescer[index_pb2.ShardQuery, index_pb2.ShardHits]
     lookups: Coalescer[str, index_pb2.Fetched]
+    updates: Coalescer[index_pb2.Update, tuple[index_pb2.Applied, int]]  # With the shard's sequence after it.
 
 
 class Shard:
@@ -66,6 +69,12 @@ class Shard:
     async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
         """The product with its vectors of every space; without `product` where the shard has no such product."""
         return await self._batching_of(snapshot).lookups(product_id, deadline)
+
+    async def apply(
+        self, snapshot: Snapshot, update: index_pb2.Update, deadline: Deadline
+    ) -> tuple[index_pb2.Applied, int]:
+        """What became of it, and how many updates the shard had applied then."""
+        return await self._batching_of(snapshot).updates(update, deadline)
 
     async def fetch(
         self,
@@ -103,6 +112,13 @@ class Shard:
             self._batching[version] = _Batching(
                 self._coalescer(partial(self._search, version)),
                 self._coalescer(partial(self._lookup, version, sorted(snapshot.spaces))),
+                Coalescer(
+                    partial(self._apply, version),
+                    max_in_flight=1,
+                    max_batch=_UPDATE_BATCH,
+                    max_waiting=self._settings.max_inflight,
+                    size=_size_of_update,
+                ),
             )
             for older in [*self._batching][:-_VERSIONS]:
                 del self._batching[older]  # It ends with the batches that wait for it.
@@ -128,6 +144,11 @@ class Shard:
         request = index_pb2.FetchRequest(version=version, ids=ids, vectors=spaces)
         return (await self._call(self._stub.Fetch, request, self._settings.shard_timeout_s)).products
 
+    async def _apply(self, version: str, updates: list[index_pb2.Update]) -> Sequence[tuple[index_pb2.Applied, int]]:
+        request = index_pb2.ApplyRequest(version=version, updates=updates)
+        answer = await self._call(self._stub.Apply, request, self._settings.shard_timeout_s)
+        return [(result, answer.sequence) for result in answer.results]
+
     async def _call(self, method: Callable[..., Awaitable[Reply]], request: object, timeout_s: float) -> Reply:
         try:
             return await method(request, timeout=timeout_s)
@@ -136,6 +157,10 @@ class Shard:
 
     def _capped(self, deadline: Deadline) -> float:
         return deadline.capped(self._settings.shard_timeout_s)
+
+
+def _size_of_update(update: index_pb2.Update) -> int:
+    return 1 + (update.ByteSize() >> 17)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +205,11 @@ class Fleet:
             metrics.SHARDS_SERVING.set(0)
             return
         metrics.SHARDS_SERVING.set(sum(latest.serving))
-        if latest != self._snapshot:
+        if self._snapshot is not None and latest.version == pinned:
+            latest = latest.after(dict(enumerate(self._snapshot.sequences)))  # A write may have told more meanwhile.
+        if self._snapshot is None or (latest.version, latest.serving) != (pinned, self._snapshot.serving):
             log.info("version %s; serving: %s", latest.version, latest.serving)
-            self._snapshot = latest
+        self._snapshot = latest
         if all(latest.serving):
             self._whole.set()
 
@@ -266,6 +293,19 @@ class Fleet:
         for group, answer in zip(groups.values(), answers, strict=True):
             found.update(zip(group, answer, strict=True))
         return [found[i] for i in range(len(ids))]
+
+    async def apply(
+        self, snapshot: Snapshot, product_id: str, update: index_pb2.Update, deadline: Deadline
+    ) -> index_pb2.Applied:
+        """What became of it. From then on this gateway's answers are no older.
+
+        Raises Unavailable when the one shard that owns the product does not answer.
+        """
+        owner = shard_of(product_id, snapshot.shards)
+        applied, sequence = await self._shards[owner].apply(snapshot, update, deadline)
+        if self._snapshot is not None and self._snapshot.version == snapshot.version:
+            self._snapshot = self._snapshot.after({owner: sequence})
+        return applied
 
     async def count(self, snapshot: Snapshot, filter: types_pb2.Filter, deadline: Deadline) -> int:
         return sum(await asyncio.gather(*(shard.count(snapshot.version, filter, deadline) for shard in self._shards)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 from lookalike.errors import Unavailable, WrongState
 from protos.lookalike.v1 import index_pb2
@@ -25,10 +26,24 @@ class Snapshot:
     version: str
     spaces: Mapping[Space.ValueType, SpaceInfo]
     serving: tuple[bool, ...]  # Per shard: whether it said, when last asked, that it serves this version.
+    sequences: tuple[int, ...]  # Per shard: how many updates it had applied since the version was built.
 
     @property
     def shards(self) -> int:
         return len(self.serving)
+
+    @property
+    def content(self) -> str:
+        """What is searched, by name: the version, and what was changed since, as far as is known."""
+        if not any(self.sequences):
+            return self.version
+        changes = blake2b(repr(self.sequences).encode(), digest_size=8).hexdigest()
+        return f"{self.version}+{changes}"
+
+    def after(self, sequences: Mapping[int, int]) -> Snapshot:
+        """The same, once it is known how many updates these shards have applied at least."""
+        latest = (max(known, sequences.get(shard, 0)) for shard, known in enumerate(self.sequences))
+        return replace(self, sequences=tuple(latest))
 
     def searched(self, spaces: Sequence[Space.ValueType]) -> dict[Space.ValueType, SpaceInfo]:
         """What is known of each, in their order. Raises WrongState for one that the version lacks."""
@@ -60,8 +75,20 @@ def snapshot_of(told: Sequence[index_pb2.DescribeResponse | None], pinned: str |
         version = max(versions, key=lambda each: (versions.count(each), currents.count(each), each))
     witnesses = {ordinal: state for ordinal, states in served.items() for state in states if state.version == version}
     (witness, *_) = witnesses.values()
-    spaces = {s.space: SpaceInfo(s.dim, s.encoder, tuple(s.documents)) for s in witness.spaces}
-    return Snapshot(version, spaces, tuple(ordinal in witnesses for ordinal in range(len(told))))
+    spaces = {each.space: SpaceInfo(each.dim, each.encoder, _documents(each, witnesses)) for each in witness.spaces}
+    serving = tuple(ordinal in witnesses for ordinal in range(len(told)))
+    sequences = tuple(witnesses[ordinal].sequence if ordinal in witnesses else 0 for ordinal in range(len(told)))
+    return Snapshot(version, spaces, serving, sequences)
+
+
+def _documents(space: index_pb2.SpaceState, witnesses: Mapping[int, index_pb2.ShardState]) -> tuple[int, ...]:
+    """Vectors per shard: each tells how many it has now; of one out of reach it is known how many it was built with."""
+    documents = [*space.documents]
+    for ordinal, state in witnesses.items():
+        for own in state.spaces:
+            if own.space == space.space and own.HasField("live"):
+                documents[ordinal] = own.live
+    return tuple(documents)
 
 
 def _askable(states: Sequence[index_pb2.ShardState], ordinal: int, shards: int) -> Sequence[index_pb2.ShardState]:

@@ -23,7 +23,7 @@ from lookalike.grouping import within
 from lookalike.partition import shard_of
 from lookalike.vectors import F32, normalised, pack, unpack
 from protos.lookalike.v1 import catalog_pb2_grpc, index_pb2, product_encoder_pb2, search_pb2_grpc, text_encoder_pb2
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space, SpaceVector
 from protos.tfserving.v1 import prediction_pb2
 from server.app import gateway
 from server.settings import GatewaySettings
@@ -167,7 +167,7 @@ class ScriptedShard:
                 index_pb2.Fetched(
                     product=known.get(product_id),
                     vectors=[
-                        index_pb2.SpaceVector(space=space, vector=pack(VECTORS[product_id, space]))
+                        SpaceVector(space=space, vector=pack(VECTORS[product_id, space]))
                         for space in request.vectors
                         if product_id in known and (product_id, space) in VECTORS
                     ],

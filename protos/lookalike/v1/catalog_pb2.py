@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos.lookalike.v1 import types_pb2 as protos_dot_lookalike_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/lookalike/v1/catalog.proto\x12\x0clookalike.v1\x1a\x1fprotos/lookalike/v1/types.proto\" \n\nGetRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\"$\n\rExistsRequest\x12\x13\n\x0bproduct_ids\x18\x01 \x03(\t\" \n\x0e\x45xistsResponse\x12\x0e\n\x06\x65xists\x18\x01 \x03(\x08\"4\n\x0c\x43ountRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Filter\"/\n\rCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\"`\n\x0bListRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_limit2\x84\x02\n\x07\x43\x61talog\x12\x36\n\x03Get\x12\x18.lookalike.v1.GetRequest\x1a\x15.lookalike.v1.Product\x12\x43\n\x06\x45xists\x12\x1b.lookalike.v1.ExistsRequest\x1a\x1c.lookalike.v1.ExistsResponse\x12@\n\x05\x43ount\x12\x1a.lookalike.v1.CountRequest\x1a\x1b.lookalike.v1.CountResponse\x12:\n\x04List\x12\x19.lookalike.v1.ListRequest\x1a\x15.lookalike.v1.Product0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/lookalike/v1/catalog.proto\x12\x0clookalike.v1\x1a\x1fprotos/lookalike/v1/types.proto\" \n\nGetRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\"$\n\rExistsRequest\x12\x13\n\x0bproduct_ids\x18\x01 \x03(\t\" \n\x0e\x45xistsResponse\x12\x0e\n\x06\x65xists\x18\x01 \x03(\x08\"4\n\x0c\x43ountRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Filter\"/\n\rCountResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\"`\n\x0bListRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.lookalike.v1.Filter\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x12\n\x05limit\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_limit\"\x94\x01\n\rUpsertRequest\x12&\n\x07product\x18\x01 \x01(\x0b\x32\x15.lookalike.v1.Product\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12*\n\x07vectors\x18\x03 \x03(\x0b\x32\x19.lookalike.v1.SpaceVector\x12\x0e\n\x06\x65ncode\x18\x04 \x01(\x08\x12\r\n\x05image\x18\x05 \x01(\x0c\"5\n\rRemoveRequest\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\"F\n\x0e\x43hangeResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x08\x12#\n\x06spaces\x18\x02 \x03(\x0e\x32\x13.lookalike.v1.Space2\x8e\x03\n\x07\x43\x61talog\x12\x36\n\x03Get\x12\x18.lookalike.v1.GetRequest\x1a\x15.lookalike.v1.Product\x12\x43\n\x06\x45xists\x12\x1b.lookalike.v1.ExistsRequest\x1a\x1c.lookalike.v1.ExistsResponse\x12@\n\x05\x43ount\x12\x1a.lookalike.v1.CountRequest\x1a\x1b.lookalike.v1.CountResponse\x12:\n\x04List\x12\x19.lookalike.v1.ListRequest\x1a\x15.lookalike.v1.Product0\x01\x12\x43\n\x06Upsert\x12\x1b.lookalike.v1.UpsertRequest\x1a\x1c.lookalike.v1.ChangeResponse\x12\x43\n\x06Remove\x12\x1b.lookalike.v1.RemoveRequest\x1a\x1c.lookalike.v1.ChangeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +44,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COUNTRESPONSE']._serialized_end=291
   _globals['_LISTREQUEST']._serialized_start=293
   _globals['_LISTREQUEST']._serialized_end=389
-  _globals['_CATALOG']._serialized_start=392
-  _globals['_CATALOG']._serialized_end=652
+  _globals['_UPSERTREQUEST']._serialized_start=392
+  _globals['_UPSERTREQUEST']._serialized_end=540
+  _globals['_REMOVEREQUEST']._serialized_start=542
+  _globals['_REMOVEREQUEST']._serialized_end=595
+  _globals['_CHANGERESPONSE']._serialized_start=597
+  _globals['_CHANGERESPONSE']._serialized_end=667
+  _globals['_CATALOG']._serialized_start=670
+  _globals['_CATALOG']._serialized_end=1068
 # @@protoc_insertion_point(module_scope)

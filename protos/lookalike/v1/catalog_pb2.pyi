@@ -153,3 +153,96 @@ class ListRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
 
 Global___ListRequest: _TypeAlias = ListRequest  # noqa: Y015
+
+@_typing.final
+class UpsertRequest(_message.Message):
+    """The whole product as it is to be: what is not given, it does not have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    ENCODE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Above 0, say the milliseconds since 1970 of the change."""
+    encode: _builtins.bool
+    """Make the vectors of the other spaces: of the text space from the title (or else the description), of the image space
+    from `image`, of the product space from both.
+    """
+    image: _builtins.bytes
+    """An encoded photo, at most 8 MiB. Not kept."""
+    @_builtins.property
+    def product(self) -> _types_pb2.Product: ...
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]:
+        """float32 of the spaces' dimensions, of any length but zero, one for a space at most. The product is found in the
+        spaces that it has a vector in.
+        """
+
+    def __init__(
+        self,
+        *,
+        product: _types_pb2.Product | None = ...,
+        revision: _builtins.int = ...,
+        vectors: _abc.Iterable[_types_pb2.SpaceVector] | None = ...,
+        encode: _builtins.bool = ...,
+        image: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode", b"encode", "image", b"image", "product", b"product", "revision", b"revision", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpsertRequest: _TypeAlias = UpsertRequest  # noqa: Y015
+
+@_typing.final
+class RemoveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    product_id: _builtins.str
+    """Need not exist: no older upsert will bring it."""
+    revision: _builtins.int
+    def __init__(
+        self,
+        *,
+        product_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_id", b"product_id", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveRequest: _TypeAlias = RemoveRequest  # noqa: Y015
+
+@_typing.final
+class ChangeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLIED_FIELD_NUMBER: _builtins.int
+    SPACES_FIELD_NUMBER: _builtins.int
+    applied: _builtins.bool
+    """False: this revision, or a newer one, was known: nothing changed."""
+    @_builtins.property
+    def spaces(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Space.ValueType]:
+        """That an upserted product has a vector in."""
+
+    def __init__(
+        self,
+        *,
+        applied: _builtins.bool = ...,
+        spaces: _abc.Iterable[_types_pb2.Space.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "spaces", b"spaces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeResponse: _TypeAlias = ChangeResponse  # noqa: Y015

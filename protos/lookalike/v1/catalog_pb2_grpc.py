@@ -59,6 +59,16 @@ class CatalogStub:
                 request_serializer=protos_dot_lookalike_dot_v1_dot_catalog__pb2.ListRequest.SerializeToString,
                 response_deserializer=protos_dot_lookalike_dot_v1_dot_types__pb2.Product.FromString,
                 _registered_method=True)
+        self.Upsert = channel.unary_unary(
+                '/lookalike.v1.Catalog/Upsert',
+                request_serializer=protos_dot_lookalike_dot_v1_dot_catalog__pb2.UpsertRequest.SerializeToString,
+                response_deserializer=protos_dot_lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.FromString,
+                _registered_method=True)
+        self.Remove = channel.unary_unary(
+                '/lookalike.v1.Catalog/Remove',
+                request_serializer=protos_dot_lookalike_dot_v1_dot_catalog__pb2.RemoveRequest.SerializeToString,
+                response_deserializer=protos_dot_lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServicer:
@@ -94,6 +104,25 @@ class CatalogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Upsert(self, request, context):
+        """What is acknowledged is on the disk of the one shard that owns the product, and every search that the shard is asked
+        from then on sees it; a cached answer may be older for as long as the gateway's `refresh_s`. The newest revision wins,
+        in whatever order changes come and however often: to try again after any failure is harmless.
+
+        FAILED_PRECONDITION  the shards take no updates; an encoder is not that of the index
+        RESOURCE_EXHAUSTED   too many changes wait, the disk is full, or another version must be built: the message says which
+        UNAVAILABLE          the shard, or an encoder, is out of reach; the change may have happened if it was the shard
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Remove(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +145,16 @@ def add_CatalogServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=protos_dot_lookalike_dot_v1_dot_catalog__pb2.ListRequest.FromString,
                     response_serializer=protos_dot_lookalike_dot_v1_dot_types__pb2.Product.SerializeToString,
+            ),
+            'Upsert': grpc.unary_unary_rpc_method_handler(
+                    servicer.Upsert,
+                    request_deserializer=protos_dot_lookalike_dot_v1_dot_catalog__pb2.UpsertRequest.FromString,
+                    response_serializer=protos_dot_lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.SerializeToString,
+            ),
+            'Remove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remove,
+                    request_deserializer=protos_dot_lookalike_dot_v1_dot_catalog__pb2.RemoveRequest.FromString,
+                    response_serializer=protos_dot_lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -230,6 +269,60 @@ class Catalog:
             '/lookalike.v1.Catalog/List',
             protos_dot_lookalike_dot_v1_dot_catalog__pb2.ListRequest.SerializeToString,
             protos_dot_lookalike_dot_v1_dot_types__pb2.Product.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upsert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.Catalog/Upsert',
+            protos_dot_lookalike_dot_v1_dot_catalog__pb2.UpsertRequest.SerializeToString,
+            protos_dot_lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Remove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.Catalog/Remove',
+            protos_dot_lookalike_dot_v1_dot_catalog__pb2.RemoveRequest.SerializeToString,
+            protos_dot_lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,16 @@ class CatalogStub:
     Count: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CountRequest, _catalog_pb2.CountResponse]
     List: _grpc.UnaryStreamMultiCallable[_catalog_pb2.ListRequest, _types_pb2.Product]
     """By rising product id (in UTF-8 byte order). To go on after a break, ask again with the last id seen as `after`."""
+    Upsert: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.UpsertRequest, _catalog_pb2.ChangeResponse]
+    """What is acknowledged is on the disk of the one shard that owns the product, and every search that the shard is asked
+    from then on sees it; a cached answer may be older for as long as the gateway's `refresh_s`. The newest revision wins,
+    in whatever order changes come and however often: to try again after any failure is harmless.
+
+    FAILED_PRECONDITION  the shards take no updates; an encoder is not that of the index
+    RESOURCE_EXHAUSTED   too many changes wait, the disk is full, or another version must be built: the message says which
+    UNAVAILABLE          the shard, or an encoder, is out of reach; the change may have happened if it was the shard
+    """
+    Remove: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.ChangeResponse]
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
@@ -60,6 +70,16 @@ class CatalogAsyncStub(CatalogStub):
     Count: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CountRequest, _catalog_pb2.CountResponse]  # type: ignore[assignment]
     List: _aio.UnaryStreamMultiCallable[_catalog_pb2.ListRequest, _types_pb2.Product]  # type: ignore[assignment]
     """By rising product id (in UTF-8 byte order). To go on after a break, ask again with the last id seen as `after`."""
+    Upsert: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpsertRequest, _catalog_pb2.ChangeResponse]  # type: ignore[assignment]
+    """What is acknowledged is on the disk of the one shard that owns the product, and every search that the shard is asked
+    from then on sees it; a cached answer may be older for as long as the gateway's `refresh_s`. The newest revision wins,
+    in whatever order changes come and however often: to try again after any failure is harmless.
+
+    FAILED_PRECONDITION  the shards take no updates; an encoder is not that of the index
+    RESOURCE_EXHAUSTED   too many changes wait, the disk is full, or another version must be built: the message says which
+    UNAVAILABLE          the shard, or an encoder, is out of reach; the change may have happened if it was the shard
+    """
+    Remove: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.ChangeResponse]  # type: ignore[assignment]
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
     """What is in the catalogue. These answers are whole or an error: a shard out of reach is UNAVAILABLE, never a short list.
@@ -97,5 +117,27 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_types_pb2.Product], _abc.AsyncIterator[_types_pb2.Product]]:
         """By rising product id (in UTF-8 byte order). To go on after a break, ask again with the last id seen as `after`."""
+
+    @_abc_1.abstractmethod
+    def Upsert(
+        self,
+        request: _catalog_pb2.UpsertRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ChangeResponse, _abc.Awaitable[_catalog_pb2.ChangeResponse]]:
+        """What is acknowledged is on the disk of the one shard that owns the product, and every search that the shard is asked
+        from then on sees it; a cached answer may be older for as long as the gateway's `refresh_s`. The newest revision wins,
+        in whatever order changes come and however often: to try again after any failure is harmless.
+
+        FAILED_PRECONDITION  the shards take no updates; an encoder is not that of the index
+        RESOURCE_EXHAUSTED   too many changes wait, the disk is full, or another version must be built: the message says which
+        UNAVAILABLE          the shard, or an encoder, is out of reach; the change may have happened if it was the shard
+        """
+
+    @_abc_1.abstractmethod
+    def Remove(
+        self,
+        request: _catalog_pb2.RemoveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ChangeResponse, _abc.Awaitable[_catalog_pb2.ChangeResponse]]: ...
 
 def add_CatalogServicer_to_server(servicer: CatalogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -177,13 +177,15 @@ class SpaceState(_message.Message):
         dim: _builtins.int = ...,
         encoder: _builtins.str = ...,
         documents: _abc.Iterable[_builtins.int] | None = ...,
-        live: _builtins.int = ...,
+        live: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "live", b"live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "documents", b"documents", "encoder", b"encoder", "live", b"live", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "dim", b"dim", "documents", b"documents", "encoder", b"encoder", "live", b"live", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__live: _TypeAlias = _typing.Literal["live"]  # noqa: Y015
+    _WhichOneofArgType__live: _TypeAlias = _typing.Literal["_live", b"_live"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__live) -> _WhichOneofReturnType__live | None: ...
 
 Global___SpaceState: _TypeAlias = SpaceState  # noqa: Y015
 
@@ -428,14 +430,14 @@ class Fetched(_message.Message):
         """Unset: this shard has no such product."""
 
     @_builtins.property
-    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceVector]:
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]:
         """Only of the spaces in which the product has one."""
 
     def __init__(
         self,
         *,
         product: _types_pb2.Product | None = ...,
-        vectors: _abc.Iterable[Global___SpaceVector] | None = ...,
+        vectors: _abc.Iterable[_types_pb2.SpaceVector] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -444,29 +446,6 @@ class Fetched(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Fetched: _TypeAlias = Fetched  # noqa: Y015
-
-@_typing.final
-class SpaceVector(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SPACE_FIELD_NUMBER: _builtins.int
-    VECTOR_FIELD_NUMBER: _builtins.int
-    space: _types_pb2.Space.ValueType
-    vector: _builtins.bytes
-    """float32, unit norm."""
-    def __init__(
-        self,
-        *,
-        space: _types_pb2.Space.ValueType = ...,
-        vector: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["space", b"space", "vector", b"vector"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SpaceVector: _TypeAlias = SpaceVector  # noqa: Y015
 
 @_typing.final
 class ShardCountRequest(_message.Message):
@@ -628,12 +607,12 @@ class Upsert(_message.Message):
     @_builtins.property
     def product(self) -> _types_pb2.Product: ...
     @_builtins.property
-    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceVector]: ...
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]: ...
     def __init__(
         self,
         *,
         product: _types_pb2.Product | None = ...,
-        vectors: _abc.Iterable[Global___SpaceVector] | None = ...,
+        vectors: _abc.Iterable[_types_pb2.SpaceVector] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -78,6 +78,31 @@ class SpaceWeight(_message.Message):
 Global___SpaceWeight: _TypeAlias = SpaceWeight  # noqa: Y015
 
 @_typing.final
+class SpaceVector(_message.Message):
+    """A vector of a product. As an answer it has unit norm."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    space: Global___Space.ValueType
+    vector: _builtins.bytes
+    """float32."""
+    def __init__(
+        self,
+        *,
+        space: Global___Space.ValueType = ...,
+        vector: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["space", b"space", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpaceVector: _TypeAlias = SpaceVector  # noqa: Y015
+
+@_typing.final
 class SpaceScore(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -28,7 +28,7 @@ from lookalike.errors import (
     WrongState,
 )
 from protos.lookalike.v1 import catalog_pb2, search_pb2
-from protos.lookalike.v1.catalog_pb2 import CountResponse, ExistsResponse
+from protos.lookalike.v1.catalog_pb2 import ChangeResponse, CountResponse, ExistsResponse
 from protos.lookalike.v1.search_pb2 import (
     ClassifyRequest,
     ClassifyResponse,
@@ -38,7 +38,15 @@ from protos.lookalike.v1.search_pb2 import (
     SearchRequest,
     SearchResponse,
 )
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, Product, SpaceWeight
+from protos.lookalike.v1.types_pb2 import (
+    SPACE_IMAGE,
+    SPACE_PRODUCT,
+    SPACE_TEXT,
+    Filter,
+    Product,
+    SpaceVector,
+    SpaceWeight,
+)
 
 PRODUCTS = [Product(id=f"p-{number}", title=f"shoe {number}") for number in range(5)]
 
@@ -87,6 +95,14 @@ class Gateway:
         finally:
             self.left.set()
 
+    async def upsert(self, request: catalog_pb2.UpsertRequest, deadline: Deadline) -> ChangeResponse:
+        await self.heard(request)
+        return ChangeResponse(applied=True, spaces=[each.space for each in request.vectors])
+
+    async def remove(self, request: catalog_pb2.RemoveRequest, deadline: Deadline) -> ChangeResponse:
+        await self.heard(request)
+        return ChangeResponse(applied=request.revision > 5)
+
     @property
     def request(self) -> SearchRequest:
         (request,) = self.asked
@@ -101,7 +117,14 @@ async def gateway() -> AsyncIterator[Gateway]:
     search = rpc.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], methods)
     catalog = rpc.handler(
         catalog_pb2.DESCRIPTOR.services_by_name["Catalog"],
-        {"Get": fake.get, "Exists": fake.exists, "Count": fake.count, "List": fake.list},
+        {
+            "Get": fake.get,
+            "Exists": fake.exists,
+            "Count": fake.count,
+            "List": fake.list,
+            "Upsert": fake.upsert,
+            "Remove": fake.remove,
+        },
     )
     server = rpc.server([search, catalog])
     fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -286,6 +309,33 @@ async def test_the_catalogue_is_asked(gateway: Gateway, client: AsyncClient) -> 
         catalog_pb2.CountRequest(filter=Filter(shop_in=["a"])),
         catalog_pb2.ListRequest(filter=Filter(in_stock=True), after="o", limit=7),
     ]
+
+
+async def test_a_change_names_its_product_its_revision_and_its_vectors_by_space(
+    gateway: Gateway, client: AsyncClient, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"photo")
+    answer = await client.upsert(PRODUCTS[1], revision=7, vectors={"text": [1, 0.5]}, encode=True, image=photo)
+    assert list(answer.spaces) == [SPACE_TEXT]
+    assert not (await client.remove("p-1", revision=3)).applied
+    blocking = Client(gateway.address)
+    assert (await asyncio.to_thread(blocking.remove, "p-1", revision=8)).applied
+    assert (await asyncio.to_thread(blocking.upsert, PRODUCTS[1], revision=9)).applied
+    blocking.close()
+    upserted, *_, last = gateway.asked
+    assert upserted == catalog_pb2.UpsertRequest(
+        product=PRODUCTS[1],
+        revision=7,
+        vectors=[SpaceVector(space=SPACE_TEXT, vector=np.array([1, 0.5], "<f4").tobytes())],
+        encode=True,
+        image=b"photo",
+    )
+    assert last == catalog_pb2.UpsertRequest(product=PRODUCTS[1], revision=9)
+    with pytest.raises(InvalidRequest, match="revision: -1 is not in"):
+        await client.remove("p-1", revision=-1)
+    with pytest.raises(InvalidRequest, match="vectors: 'smell' is not one of"):
+        await client.upsert(PRODUCTS[1], revision=1, vectors={"smell": [1]})
 
 
 async def test_the_blocking_client_asks_and_hears_the_same(gateway: Gateway) -> None:

@@ -72,3 +72,23 @@ def test_a_space_that_the_version_lacks_is_named_with_those_it_has() -> None:
     assert [info.documents for info in snapshot.searched([SPACE_IMAGE]).values()] == [(3, 3)]
     with pytest.raises(WrongState, match="no text space; it has: image"):
         snapshot.searched([SPACE_IMAGE, SPACE_TEXT])
+
+
+def test_each_shard_tells_what_it_holds_and_has_applied_and_of_one_out_of_reach_the_build_tells() -> None:
+    answers = told("v1", "v1", "", shards=3)
+    for shard, (live, sequence) in enumerate([(5, 7), (0, 2)]):
+        answer = answers[shard]
+        assert answer is not None
+        answer.versions[0].spaces[0].live = live
+        answer.versions[0].sequence = sequence
+    snapshot = snapshot_of(answers, pinned="v1")
+    assert snapshot.spaces[SPACE_IMAGE].documents == (5, 0, 3)
+    assert snapshot.sequences == (7, 2, 0)
+
+
+def test_the_content_has_another_name_after_every_update_and_the_versions_where_there_was_none() -> None:
+    built = snapshot_of(told("v1", "v1"), pinned="v1")
+    assert built.content == "v1"
+    names = [built.content, built.after({0: 1}).content, built.after({1: 1}).content, built.after({0: 1, 1: 1}).content]
+    assert len({*names}) == 4
+    assert built.after({0: 3}).after({0: 2}) == built.after({0: 3})  # What is told late changes nothing.

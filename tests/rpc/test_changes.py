@@ -1,0 +1,219 @@
+"""Changes of the catalogue through the gateway: before scripted shards, and before real ones."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from index.building.build import build
+from index.kinds.engine import use_threads
+from index.live.live import Bounds
+from index.serving.loaded import opened, updates_of
+from index.serving.pool import Pool
+from index.serving.service import IndexShard
+from index.serving.writer import Writer
+from lookalike import rpc
+from lookalike.partition import shard_of
+from lookalike.vectors import F32, unpack
+from protos.lookalike.v1 import catalog_pb2_grpc, search_pb2_grpc
+from protos.lookalike.v1.catalog_pb2 import CountRequest, GetRequest, RemoveRequest, UpsertRequest
+from protos.lookalike.v1.index_pb2 import Applied
+from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space, SpaceVector
+from tests.rpc.gateways import DIMS, SHARDS, VECTORS, Scene, a_photo, a_scene, fused, running, serving
+from tests.unit.index.samples import catalogue, serving_only, unit_vectors, vectors_of
+
+
+@pytest_asyncio.fixture
+async def scene() -> AsyncIterator[Scene]:
+    async with a_scene(spaces=(SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)) as scene:
+        yield scene
+
+
+def upserting(
+    product_id: str = "new",
+    revision: int = 1,
+    *,
+    encode: bool = False,
+    image: bytes = b"",
+    title: str = "",
+    **given: F32,
+) -> UpsertRequest:
+    """With vectors by the names of their spaces (`image_`, since `image` is the photo)."""
+    vectors = [
+        SpaceVector(space=Space.Value(f"SPACE_{name.strip('_').upper()}"), vector=v.tobytes())
+        for name, v in given.items()
+    ]
+    product = Product(id=product_id, title=title)
+    return UpsertRequest(product=product, revision=revision, vectors=vectors, encode=encode, image=image)
+
+
+def sent(scene: Scene) -> dict[Space.ValueType, F32]:
+    """The vectors of the one upsert that the shards got."""
+    (update,) = [update for shard in scene.shards for update in shard.updates]
+    return {each.space: unpack(each.vector, DIMS[each.space])[0] for each in update.upsert.vectors}
+
+
+async def test_a_change_goes_to_the_one_shard_that_owns_the_product(scene: Scene) -> None:
+    for product_id in ("a", "b", "c", "d"):
+        assert (await scene.catalog.Upsert(upserting(product_id, 7))).applied
+        assert (await scene.catalog.Remove(RemoveRequest(product_id=product_id, revision=8))).applied
+    for ordinal, shard in enumerate(scene.shards):
+        told = [(update.upsert.product.id or update.remove, update.revision) for update in shard.updates]
+        mine = [product_id for product_id in "abcd" if shard_of(product_id, SHARDS) == ordinal]
+        assert told == [(product_id, revision) for product_id in mine for revision in (7, 8)]
+
+
+async def test_vectors_that_are_given_are_scaled_and_nothing_else_is_made(scene: Scene) -> None:
+    text = np.full(DIMS[SPACE_TEXT], 3, dtype=np.float32)
+    answer = await scene.catalog.Upsert(upserting(title="p07", text=text))
+    assert list(answer.spaces) == [SPACE_TEXT]
+    assert np.allclose(sent(scene)[SPACE_TEXT], text / np.linalg.norm(text))
+    assert not scene.encoder.texts
+
+
+async def test_what_is_not_given_is_made_of_title_and_photo_where_that_is_wanted(scene: Scene) -> None:
+    answer = await scene.catalog.Upsert(upserting(encode=True, title="p07", image=a_photo(3)))
+    assert list(answer.spaces) == [SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT]
+    image, text = VECTORS["p03", SPACE_IMAGE], VECTORS["p07", SPACE_TEXT]
+    made = sent(scene)
+    assert np.allclose(made[SPACE_IMAGE], image, atol=1e-6)
+    assert np.allclose(made[SPACE_TEXT], text, atol=1e-6)
+    assert np.allclose(made[SPACE_PRODUCT], fused(image, text), atol=1e-5)
+
+
+async def test_a_product_vector_is_made_of_the_vectors_that_are_given(scene: Scene) -> None:
+    image = VECTORS["p05", SPACE_IMAGE]
+    answer = await scene.catalog.Upsert(upserting(encode=True, title="no words", image=a_photo(3), image_=image))
+    assert list(answer.spaces) == [SPACE_IMAGE, SPACE_PRODUCT]  # A text without words has no vector.
+    assert np.allclose(sent(scene)[SPACE_PRODUCT], fused(image, None), atol=1e-5)
+    assert not scene.model.photos
+
+
+async def test_an_older_change_is_answered_and_changes_nothing(scene: Scene) -> None:
+    for shard in scene.shards:
+        shard.outcome = Applied.STALE
+    assert not (await scene.catalog.Upsert(upserting())).applied
+    assert not (await scene.catalog.Remove(RemoveRequest(product_id="new", revision=1))).applied
+
+
+async def status_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return error.value.code(), error.value.details() or ""
+
+
+BAD, FULL, STATE = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (upserting(""), (BAD, "product.id: a product id has 1..256 bytes")),
+        (upserting(revision=0), (BAD, "revision: is 0; give the change a number above")),
+        (upserting(text=np.ones(3, np.float32)), (BAD, "vectors[0].vector: 3 dimensions; the space has 8")),
+        (upserting(text=np.zeros(8, np.float32)), (BAD, "vectors[0].vector: is the zero vector")),
+        (upserting(auto=np.ones(8, np.float32)), (STATE, "has no auto space")),
+        (upserting(image=a_photo(1)), (BAD, "image: is given without `encode`")),
+        (upserting(image=b"x", encode=True), (BAD, "image: ")),
+    ],
+)
+async def test_what_is_wrong_with_a_change_is_told_by_its_field(
+    scene: Scene, request_: UpsertRequest, told: tuple[grpc.StatusCode, str]
+) -> None:
+    code, details = await status_of(scene.catalog.Upsert(request_))
+    assert code is told[0]
+    assert told[1] in details
+    assert not [update for shard in scene.shards for update in shard.updates]
+
+
+async def test_a_space_twice_or_unknown_is_refused(scene: Scene) -> None:
+    vector = SpaceVector(space=SPACE_TEXT, vector=np.ones(8, "<f4").tobytes())
+    twice = UpsertRequest(product=Product(id="a"), revision=1, vectors=[vector, vector])
+    assert await status_of(scene.catalog.Upsert(twice)) == (BAD, "vectors[1].space: this space has a vector already")
+    vector.space = 9  # type: ignore[assignment]  # as a newer client may
+    unknown = UpsertRequest(product=Product(id="a"), revision=1, vectors=[vector])
+    assert await status_of(scene.catalog.Upsert(unknown)) == (BAD, "vectors[0].space: no such space: 9")
+
+
+async def test_what_a_shard_refuses_is_told_as_it_says(scene: Scene) -> None:
+    for shard in scene.shards:
+        shard.outcome, shard.refusal = Applied.FULL, "4096 changes wait for a compaction; try again later"
+    assert await status_of(scene.catalog.Upsert(upserting())) == (FULL, scene.shards[0].refusal)
+    for shard in scene.shards:
+        shard.outcome, shard.refusal = Applied.INVALID, "the price is not finite"
+    assert await status_of(scene.catalog.Upsert(upserting())) == (BAD, "product: the price is not finite")
+
+
+async def test_an_encoder_of_another_version_than_the_index_makes_no_vectors(scene: Scene) -> None:
+    scene.encoder.fingerprint = "newer"
+    code, details = await status_of(scene.catalog.Upsert(upserting(encode=True, title="p07")))
+    assert code is STATE
+    assert "newer" in details
+    assert not [update for shard in scene.shards for update in shard.updates]
+
+
+@pytest_asyncio.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[str]:
+    """The address of one that asks its shards what they serve once in a minute."""
+    use_threads(1)
+    build(tmp_path / "index", catalogue(40), {SPACE_TEXT: vectors_of(unit_vectors(40, 8))}, shards=SHARDS)
+    pool, handlers, writers, lives = Pool(threads=1, max_waiting=64), [], [], []
+    for number in range(SHARDS):
+        shard = opened(tmp_path / "index", number)
+        lives.append(updates_of(shard, tmp_path / "live", Bounds(delta_rows=64, changes=1000)))
+        served = serving_only(shard.taking(lives[-1]))
+        writers.append(Writer(served, max_waiting=64))
+        handlers.append(IndexShard(pool, served, writers[-1]).handler())
+    async with (
+        serving(handlers[0]) as first,
+        serving(handlers[1]) as second,
+        running({"shards": (first, second), "refresh_s": 60.0}) as address,
+    ):
+        yield address
+    for writer in writers:
+        writer.close()
+    for live in lives:
+        live.close()
+    pool.close()
+
+
+async def test_a_change_is_seen_by_the_gateways_next_answers_cached_ones_included(gateway: str) -> None:
+    async with rpc.channel(gateway) as channel:
+        search, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
+        mine = unit_vectors(1, 8, seed=5)[0]
+
+        async def asked() -> SearchResponse:
+            example = Example(vector=mine.tobytes())
+            return await search.Search(SearchRequest(examples=[example], space=SPACE_TEXT, limit=1))
+
+        before, again = await asked(), await asked()
+        assert (before.provenance.cached, again.provenance.cached) == (False, True)
+        answer = await catalog.Upsert(upserting("new", 1, title="just come", text=mine))
+        assert (answer.applied, list(answer.spaces)) == (True, [SPACE_TEXT])
+        found = await asked()
+        assert not found.provenance.cached
+        assert [hit.product.title for hit in found.hits] == ["just come"]
+        assert (await asked()).provenance.cached
+        assert (await catalog.Get(GetRequest(product_id="new"))).title == "just come"
+        assert (await catalog.Count(CountRequest())).count == 41
+        by_id = SearchRequest(examples=[Example(product_id="new")], space=SPACE_TEXT, limit=5)
+        assert len((await search.Search(by_id)).hits) == 5
+        assert not (await catalog.Upsert(upserting("new", 1, title="late"))).applied
+        assert (await catalog.Remove(RemoveRequest(product_id="new", revision=2))).applied
+        gone = await asked()
+        assert [hit.product.id for hit in gone.hits] == [hit.product.id for hit in before.hits]
+        assert await status_of(catalog.Get(GetRequest(product_id="new"))) == (
+            grpc.StatusCode.NOT_FOUND,
+            "no product new",
+        )
