@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +85,36 @@ class Live:
             return outcomes
 
     @property
+    def version(self) -> str:
+        return self._manifest.version
+
+    @property
+    def encoders(self) -> dict[Space.ValueType, str]:
+        """By space: whose vectors these are."""
+        return {number_of(entry.name): entry.encoder for entry in self._manifest.spaces}
+
+    def changes(self) -> Iterator[tuple[bytes, int]]:
+        """The products changed since the version was built, removed ones included, with their revisions.
+
+        Of about now: a product that changes meanwhile may come with its revision of before.
+        """
+        deltas = [[*delta.revisions.items()] for delta in (self._delta, self._frozen) if delta is not None]
+        changed = dict(change for delta in reversed(deltas) for change in delta)
+        if (compacted := self._compacted) is not None:
+            for product_id in compacted.ids():
+                if product_id not in changed and (revision := compacted.revision(product_id)) is not None:
+                    yield product_id, revision
+        yield from changed.items()
+
+    def was_built_with(self, product_id: bytes) -> bool:
+        return self._base.table.ids.find(product_id) is not None
+
+    @property
+    def room(self) -> int:
+        """For so many changes until a compaction."""
+        return max(0, self._bounds.delta_rows - self._delta.changes)
+
+    @property
     def compaction_due(self) -> bool:
         """Whether enough has come, or an earlier compaction failed."""
         return self._frozen is not None or 2 * self._delta.changes >= self._bounds.delta_rows
@@ -128,7 +158,7 @@ class Live:
             except ValueError as error:
                 outcomes.append(Applied(outcome=Applied.INVALID, error=str(error)))
                 continue
-            known = newest[change.id].change.revision if change.id in newest else self._revision(change.id)
+            known = newest[change.id].change.revision if change.id in newest else self.revision(change.id)
             if known >= change.revision:
                 outcomes.append(Applied(outcome=Applied.STALE))
             elif full := "" if change.id in newest else self._full(len(newest)):
@@ -148,7 +178,7 @@ class Live:
             return f"{before} products changed since this version was built, {self._bounds.changes} may: build another"
         return ""
 
-    def _revision(self, product_id: bytes) -> int:
+    def revision(self, product_id: bytes) -> int:
         """The newest known; 0: there never was such a product."""
         for delta in (self._delta, self._frozen):
             if delta is not None and (revision := delta.revisions.get(product_id)) is not None:

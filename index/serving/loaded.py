@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index.live.live import Bounds, Live
+from index.live.live import Live
 from index.search import grouping, segment
 from index.search.queries import Query, parsed
 from index.search.segment import Segment
@@ -164,12 +164,3 @@ def mapped(location: Path, manifest: Manifest, shard: int) -> LoadedShard:
     return LoadedShard(
         manifest=manifest, shard=shard, base=segment.opened(location / manifest.version, manifest, shard)
     )
-
-
-def updates_of(shard: LoadedShard, live_dir: Path, bounds: Bounds) -> Live:
-    """What was acknowledged since it was built, kept below `live_dir`, and open for more.
-
-    Raises BadArtifact, naming the file; OperatorError where another process has it open.
-    """
-    directory = live_dir / shard.manifest.version / shard_name(shard.shard)
-    return Live(shard.base, shard.manifest, shard.shard, directory, bounds)

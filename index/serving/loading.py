@@ -1,14 +1,12 @@
-"""A version on its way to being served: its files held, mapped, warmed up, and what changed since it was built. I/O."""
+"""A version on its way to being served: its files held, mapped, warmed up. Does I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from index.live.live import Bounds
-from index.serving.loaded import LoadedShard, mapped, updates_of
+from index.serving.loaded import LoadedShard, mapped
 from index.serving.served import Loaded
 from index.storage.location import Held, Location
 from index.storage.manifest import Manifest
@@ -19,12 +17,6 @@ Hold = Callable[[Manifest, int], Held]  # The files of a shard, verified. Raises
 
 
 @dataclass(frozen=True, kw_only=True)
-class Updates:
-    directory: Path
-    bounds: Bounds
-
-
-@dataclass(frozen=True, kw_only=True)
 class Loader:
     """Loads versions of one shard of a location by their names."""
 
@@ -32,7 +24,6 @@ class Loader:
     shard: int
     hold: Hold
     expected: Mapping[str, str] = field(default_factory=dict)  # Encoders, by space; of other spaces any will do.
-    updates: Updates | None = None  # None: the shard takes none.
 
     def __call__(self, name: str) -> Loaded:
         """Raises OperatorError: BadArtifact where the version is at fault."""
@@ -45,10 +36,6 @@ class Loader:
             release.callback(held.release)
             shard = mapped(held.location, manifest, self.shard)
             _warm_up(shard)
-            if self.updates is not None:
-                live = updates_of(shard, self.updates.directory, self.updates.bounds)
-                release.callback(live.close)
-                shard = shard.taking(live)
             return Loaded(shard, release.pop_all().close)
 
 

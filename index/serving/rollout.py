@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -38,6 +38,8 @@ RETRY_MOST_S = 300.0
 class Rollout:
     """wanted: which version the location names; load: the version, verified and warm. Both may take long.
 
+    admit: adds what was loaded to `served`, when something that must come before is done.
+
     For one event loop; loads and frees on a thread of its own.
     """
 
@@ -49,10 +51,12 @@ class Rollout:
         load: Callable[[str], Loaded],
         clock: Callable[[], float],
         retry_s: float,
+        admit: Callable[[Loaded], Awaitable[None]] | None = None,
     ) -> None:
         self._served = served
         self._find_wanted = wanted
         self._load = load
+        self._admit = admit or _added_to(served)
         self._clock = clock
         self._retry_s = retry_s
         self._wanted = ""
@@ -110,7 +114,7 @@ class Rollout:
     async def _add(self, name: str) -> None:
         began_s = self._clock()
         loaded = await self._aside(partial(self._load, name))
-        self._served.add(loaded)
+        await self._admit(loaded)
         self._served.refused = ""
         took_s = self._clock() - began_s
         LOAD_SECONDS.observe(took_s)
@@ -150,6 +154,13 @@ def superseded(uses: Mapping[str, Use], wanted: str, current: str, now_s: float)
     if len(uses) < AT_ONCE:
         return []
     return [name for name in idle if name != current or len(idle) < len(uses)]
+
+
+def _added_to(served: Served) -> Callable[[Loaded], Awaitable[None]]:
+    async def add(loaded: Loaded) -> None:
+        served.add(loaded)
+
+    return add
 
 
 def _free(gone: list[Loaded]) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from index.live.live import Bounds
-from index.serving.loading import Hold, Loader, Updates
+from index.serving.loading import Hold, Loader
 from index.serving.pool import Pool
 from index.serving.rollout import Rollout
 from index.serving.served import Served
 from index.serving.service import SERVICE, IndexShard
+from index.serving.succession import Succession
 from index.serving.writer import Writer
 from index.storage.cache import Cache
 from index.storage.location import Directory, located
@@ -95,18 +96,24 @@ async def run(settings: ShardSettings) -> None:
         shard=ordinal(settings),
         hold=holder(location, settings, stopping.is_set),
         expected=expected_encoders(settings.expect),
-        updates=updates(settings),
     )
     pool = Pool(threads=settings.threads or len(os.sched_getaffinity(0)), max_waiting=settings.max_waiting)
     served = Served(time.monotonic, settings.lease_s)
+    succession = _succession(settings, served, loader)
+    writer = Writer(
+        served,
+        max_waiting=settings.max_updates_waiting,
+        take_over=succession.take_over if succession else None,
+    )
+
     rollout = Rollout(
         served,
         wanted=lambda: settings.version or location.current(),
-        load=loader,
+        load=succession.load if succession else loader,
         clock=time.monotonic,
         retry_s=settings.poll_s,
+        admit=writer.admit,
     )
-    writer = Writer(served, max_waiting=settings.max_updates_waiting)
     service = IndexShard(pool, served, writer)
     try:
         async with lifecycle.alongside(rollout.watch(settings.poll_s)):
@@ -116,6 +123,14 @@ async def run(settings: ShardSettings) -> None:
         writer.close()
         rollout.close()
         pool.close()
+
+
+def _succession(settings: ShardSettings, served: Served, load: Loader) -> Succession | None:
+    """None: no updates are taken."""
+    if settings.live_dir is None:
+        return None
+    bounds = Bounds(delta_rows=settings.delta_rows, changes=settings.max_changes)
+    return Succession(served, settings.live_dir, load.shard, bounds, load)
 
 
 def location_of(settings: ShardSettings) -> Directory | Store:
@@ -131,13 +146,6 @@ def holder(location: Directory | Store, settings: ShardSettings, stopped: Callab
     if settings.cache_dir is None:
         raise BadSettings(f"--cache-dir is not given: where may files of {location} be kept?")
     return Cache(location, settings.cache_dir, settings.cache_bytes, stopped).hold
-
-
-def updates(settings: ShardSettings) -> Updates | None:
-    if settings.live_dir is None:
-        return None
-    bounds = Bounds(delta_rows=settings.delta_rows, changes=settings.max_changes)
-    return Updates(directory=settings.live_dir, bounds=bounds)
 
 
 def ordinal(settings: ShardSettings) -> int:

@@ -9,19 +9,24 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from index.kinds.engine import use_threads
+from index.live.carrying import comparable
+from index.live.carrying import following as followed
 from index.live.live import Live
+from index.serving.loaded import LoadedShard
 from index.serving.pool import yield_to_others
-from index.serving.served import Served
+from index.serving.served import Loaded, Served
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, LookalikeError, WrongState
 from lookalike.telemetry import SECONDS_BUCKETS
-from protos.lookalike.v1.index_pb2 import Applied, ApplyRequest, ApplyResponse
+from protos.lookalike.v1.index_pb2 import Applied, ApplyRequest, ApplyResponse, Update
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -48,8 +53,13 @@ LOG_BYTES = Gauge("lookalike_shard_log_bytes", "Size of the write-ahead log.")
 class Writer:
     """For one event loop."""
 
-    def __init__(self, served: Served, *, max_waiting: int) -> None:
+    def __init__(
+        self, served: Served, *, max_waiting: int, take_over: Callable[[LoadedShard], None] | None = None
+    ) -> None:
+        """take_over: brings a version the changes of the one that it follows."""
         self._served = served
+        self._take_over = take_over
+        self._changing = asyncio.Lock()
         self._writes = ThreadPoolExecutor(1, "write")
         self._compactions = ThreadPoolExecutor(1, "compact", initializer=_beside_searches)
         self._compacting: asyncio.Task[None] | None = None
@@ -75,6 +85,13 @@ class Writer:
         self._writes.shutdown(wait=True)
         self._compactions.shutdown(wait=True)
 
+    async def admit(self, loaded: Loaded) -> None:
+        """Add a version to what is served. No write is between what it takes over and its first own one."""
+        async with self._changing:
+            if self._take_over is not None:
+                await _aside(self._writes, partial(self._take_over, loaded.shard))
+            self._served.add(loaded)
+
     async def _write(self, requests: list[ApplyRequest]) -> Sequence[ApplyResponse | LookalikeError]:
         """Of each version together; the answers in the order of the requests."""
         answers: dict[int, ApplyResponse | LookalikeError] = {}
@@ -89,19 +106,21 @@ class Writer:
         return [answers[i] for i in range(len(requests))]
 
     async def _written(self, version: str, requests: Sequence[ApplyRequest]) -> Sequence[ApplyResponse]:
-        with self._served.lease(version) as shard:
-            if (live := shard.live) is None:
-                raise WrongState("this shard takes no updates: it was started without --live-dir")
-            updates = [update for request in requests for update in request.updates]
+        updates = [update for request in requests for update in request.updates]
+        async with self._changing, AsyncExitStack() as leases:
+            live = _updatable(leases.enter_context(self._served.lease(version)))
+            others = [leases.enter_context(self._served.lease(name)) for name in self._served.uses() if name != version]
+            following = [shard.live for shard in others if shard.live is not None]
             with WRITE_SECONDS.time():
-                outcomes = await _aside(self._writes, lambda: live.apply(updates))
+                outcomes = await _aside(self._writes, partial(_applied, live, following, updates))
             WRITE_UPDATES.observe(len(updates))
             _tell(live, outcomes)
-            if live.compaction_due and self._compacting is None:
-                self._compacting = asyncio.create_task(self._compact(version))
-            each = iter(outcomes)
+            for each in (live, *following):
+                if each.compaction_due and self._compacting is None:
+                    self._compacting = asyncio.create_task(self._compact(each.version))
+            each_outcome = iter(outcomes)
             return [
-                ApplyResponse(results=[next(each) for _ in request.updates], sequence=live.sequence)
+                ApplyResponse(results=[next(each_outcome) for _ in request.updates], sequence=live.sequence)
                 for request in requests
             ]
 
@@ -117,6 +136,27 @@ class Writer:
             COMPACTION_FAILURES.inc()
         finally:
             self._compacting = None
+
+
+def _updatable(shard: LoadedShard) -> Live:
+    if shard.live is None:
+        raise WrongState("this shard takes no updates: it was started without --live-dir")
+    return shard.live
+
+
+def _applied(live: Live, following: Sequence[Live], updates: Sequence[Update]) -> list[Applied]:
+    """What the one says that was asked. But every version takes an update, or it is tried again: none may lack it."""
+    outcomes = live.apply(updates)
+    for other in following:
+        common = comparable(live, other)
+        theirs = other.apply([followed(update, common) for update in updates])
+        outcomes = [_of_both(mine, its) for mine, its in zip(outcomes, theirs, strict=True)]
+    return outcomes
+
+
+def _of_both(asked: Applied, following: Applied) -> Applied:
+    caught_up = asked.outcome == Applied.STALE and following.outcome == Applied.APPLIED
+    return following if caught_up or following.outcome == Applied.FULL else asked
 
 
 def _beside_searches() -> None:

@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from index.building.build import build
 from index.kinds.engine import use_threads
-from index.live.live import Bounds
-from index.serving.loaded import opened, updates_of
+from index.live.live import Bounds, Live
+from index.serving.loaded import opened
 from index.serving.pool import Pool
 from index.serving.service import IndexShard
 from index.serving.writer import Writer
@@ -171,7 +171,8 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
     pool, handlers, writers, lives = Pool(threads=1, max_waiting=64), [], [], []
     for number in range(SHARDS):
         shard = opened(tmp_path / "index", number)
-        lives.append(updates_of(shard, tmp_path / "live", Bounds(delta_rows=64, changes=1000)))
+        directory = tmp_path / "live" / str(number)
+        lives.append(Live(shard.base, shard.manifest, number, directory, Bounds(delta_rows=64, changes=1000)))
         served = serving_only(shard.taking(lives[-1]))
         writers.append(Writer(served, max_waiting=64))
         handlers.append(IndexShard(pool, served, writers[-1]).handler())

@@ -1,0 +1,103 @@
+"""The changes of a shard from one version to the next. Reads and writes files.
+
+LIVE_DIR/<shard>/<version>/ holds the changes of a version; LIVE_DIR/<shard>/CURRENT names the version that took updates
+last, which knows of all. Whatever is loaded takes over from it what is newer, whether it is still served or was stopped
+with the process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from prometheus_client import Counter
+
+from index.live.carrying import carry
+from index.live.live import Bounds, Live
+from index.serving.loaded import LoadedShard
+from index.serving.served import Loaded, Served
+from index.storage import version
+from index.storage.names import shard_name
+from lookalike.errors import BadArtifact
+
+log = logging.getLogger(__name__)
+
+LOST = Counter("lookalike_shard_changes_lost", "Changes that a version could not take over whole from another.")
+
+
+class Succession:
+    """load: a version of this shard, as it was built. For one thread that loads and one that writes."""
+
+    def __init__(
+        self, served: Served, live_dir: Path, shard: int, bounds: Bounds, load: Callable[[str], Loaded]
+    ) -> None:
+        self._served = served
+        self._directory = live_dir / shard_name(shard)
+        self._bounds = bounds
+        self._load = load
+
+    def load(self, name: str) -> Loaded:
+        """With its changes, and those of the version that took updates last, as far as they have come.
+
+        Raises what `load` does, and OperatorError where another process has its changes open.
+        """
+        loaded = self._with_changes(name)
+        live = loaded.shard.live
+        try:
+            if live is not None and (last := self._last()) not in ("", name) and not self._carried(last, live):
+                self._carried_from_stopped(last, live)
+        except BaseException:
+            loaded.release()
+            raise
+        return loaded
+
+    def take_over(self, shard: LoadedShard) -> None:
+        """What has come since; from then on it is this version that takes updates."""
+        if shard.live is None:
+            return
+        if (last := self._last()) != shard.live.version:
+            self._carried(last, shard.live)
+            version.make_current(self._directory, shard.live.version)
+
+    def _last(self) -> str:
+        return version.current(self._directory) if (self._directory / version.CURRENT).exists() else ""
+
+    def _carried(self, last: str, live: Live) -> bool:
+        """Whether that version is served, so that its changes could be taken over."""
+        if last not in self._served.uses():
+            return False
+        with self._served.lease(last) as before:
+            if before.live is not None:
+                _carry(before.live, live)
+        return True
+
+    def _carried_from_stopped(self, last: str, live: Live) -> None:
+        try:
+            before = self._with_changes(last)
+        except BadArtifact as error:  # What it took since it was built is lost, but what there is can be served.
+            log.critical("the changes of version %s are not in version %s: %s", last, live.version, error)
+            LOST.inc()
+            return
+        try:
+            if before.shard.live is not None:
+                _carry(before.shard.live, live)
+        finally:
+            before.release()
+
+    def _with_changes(self, name: str) -> Loaded:
+        with ExitStack() as release:
+            loaded = self._load(name)
+            release.callback(loaded.release)
+            shard = loaded.shard
+            live = Live(shard.base, shard.manifest, shard.shard, self._directory / name, self._bounds)
+            release.callback(live.close)
+            return Loaded(shard.taking(live), release.pop_all().close)
+
+
+def _carry(before: Live, live: Live) -> None:
+    lost = carry(before, live)
+    LOST.inc(lost.changes)
+    for reason in sorted(lost.reasons):
+        log.error("version %s lacks changes of version %s: %s", live.version, before.version, reason)
