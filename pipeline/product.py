@@ -39,6 +39,7 @@ class Reason(StrEnum):
     BAD_STOCK = "bad in_stock"
     BAD_TAGS = "bad tags"
     BAD_CREATED_AT = "bad created_at"
+    BAD_REVISION = "bad revision"
     BAD_IMAGE_PATH = "bad image path"
     MISSING_IMAGE = "missing image"
     BROKEN_IMAGE = "broken image"
@@ -60,6 +61,7 @@ class Row:
     url: str = ""
     tags: tuple[str, ...] = ()  # Sorted, each once.
     created_at: int = 0  # Seconds since 1970 in UTC; 0: not stated.
+    revision: int = 0  # Of two states of a product the greater one's is the newer; 0: not stated.
 
 
 FIELDS = tuple(Row.__dataclass_fields__)
@@ -105,6 +107,7 @@ def parsed(fields: Mapping[str, Any]) -> Row:
         url=_bounded("url", fields.get("url"), URL_BYTES),
         tags=_tags(fields.get("tags")),
         created_at=_created_at(fields.get("created_at")),
+        revision=_revision(fields.get("revision")),
     )
 
 
@@ -222,6 +225,16 @@ def _created_at(value: object) -> int:
         return 0 if value is None or value == "" else unix_s(value)
     except (ValueError, OverflowError) as error:
         raise Bad(Reason.BAD_CREATED_AT, f"{shown(value)}: {error}") from None
+
+
+def _revision(value: object) -> int:
+    if value is None or value == "":
+        return 0
+    text = str(value)
+    # Twenty digits hold all that 64 bits do.
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 1 << 64):
+        raise Bad(Reason.BAD_REVISION, f"{shown(value)} is no whole number in 64 bits")
+    return int(text)
 
 
 def _image(value: object) -> str:
