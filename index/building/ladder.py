@@ -41,6 +41,8 @@ class Exam:
         """
         best: Rung | None = None
         for candidates in (candidates for candidates in self._codes.factors if candidates >= factor):
+            if self.depth * candidates >= len(self.space):
+                break  # Exact search compares no more.
             recall = -1.0
             for tried in (tried for tried in self._codes.efforts(self.depth) if tried >= effort):
                 if best is not None and self._work(tried, candidates) >= best.cost + self.depth * best.factor:

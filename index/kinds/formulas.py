@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log2
+
 from index.kinds.recipe import Graph, Lists
 
 _ID = 8  # faiss keeps the id of each vector in its list as 8 bytes.
@@ -28,7 +30,8 @@ def ram_bytes(recipe: Lists | Graph, documents: int, dim: int) -> float:
 def cost(recipe: Lists | Graph, documents: int, dim: int, effort: int) -> float:
     """Of finding candidates: about as much time as comparing a query with so many full vectors."""
     if isinstance(recipe, Graph):
-        return recipe.links * effort  # Most of the neighbours of the nodes kept in mind are compared.
+        # Most of the neighbours of the nodes kept in mind are compared, and paths grow with the logarithm.
+        return recipe.links * effort * log2(documents) / 16
     held = recipe.dim or dim
     code, _ = _code(recipe, held)
     centroids = recipe.lists * _CENTROID * held / dim
