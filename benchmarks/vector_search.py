@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks import echo
-from benchmarks.dataset import DIM, clustered
+from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from index.building.build import SpaceVectors, build
 from lookalike import rpc
@@ -46,11 +46,11 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=3_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    vectors, queries = clustered(options.count, options.calls)
+    vectors, queries = cnn_like(options.count, options.calls)
     truth = exact(vectors, queries[:500])
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         result = measured(Path(folder), vectors, queries, truth, options.rounds)
-    print(write("vector_search", {"vectors": f"{options.count} x {DIM}, clustered, k={K}", **result}))
+    print(write("vector_search", {"vectors": f"{options.count} x {DIM}, CNN-like, k={K}", **result}))
 
 
 def exact(vectors: F32, queries: F32) -> np.ndarray[Any, Any]:
