@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from index.kinds import hnsw, ivf, ngt
-from index.kinds.recipe import Graph, Lists, Recipe
+from index.kinds import hnsw, ivf, ngt, whole
+from index.kinds.recipe import Graph, Halves, Lists, Recipe
 from index.kinds.seam import Codes
 from index.storage.vectors import Stored
 
@@ -20,6 +20,8 @@ def trained(recipe: Recipe, vectors: Stored, seed: int, threads: int) -> Codes:
             return ivf.trained(recipe, vectors, seed, threads)
         case Graph():
             return hnsw.trained(recipe, vectors, seed)
+        case Halves():
+            return whole.made(vectors)
         case _:
             return ngt.trained(vectors, threads)
 
@@ -31,5 +33,7 @@ def read(path: Path, recipe: Recipe, dim: int) -> Codes:
             return ivf.read(path, recipe)
         case Graph():
             return hnsw.read(path, recipe)
+        case Halves():
+            return whole.read(path)
         case _:
             return ngt.read(path, dim)

@@ -17,7 +17,7 @@ from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, I64
 
 _POINTS_PER_LIST = 64  # For k-means: faiss warns below 39; more takes longer and finds no better.
-_PQ_POINTS = 4096  # faiss samples no more for codes of 4 bits.
+_POINTS_PER_CODE = 256  # faiss samples no more.
 _ROTATION_POINTS = 1 << 13
 _ROTATION_ROUNDS = 20
 
@@ -31,8 +31,8 @@ class InvertedLists:
     def __init__(self, index: Any, recipe: Lists) -> None:
         """index: an IVF of faiss, or one behind a linear map, that owns all its parts."""
         self._index = index
-        self._recipe = recipe
-        self._lists = faiss.extract_index_ivf(index)
+        self.recipe = recipe
+        self.lists = faiss.extract_index_ivf(index)
         self._rotation = _rotation_of(index)
         self._kept: dict[int, Any] = {}
         self.documents = int(index.ntotal)
@@ -40,11 +40,12 @@ class InvertedLists:
         self.factors: tuple[int, ...] = _FINE if recipe.payload in ("Flat", "SQ8", "SQ4") else _COARSE
 
     def candidates(self, queries: F32, count: int, effort: int, passing: Passing | None) -> I64:
-        parameters = self._parameters(effort, passing)
-        if self._rotation is not None:
-            queries = _rotated_alone(queries, self._rotation)
-        found: I64 = self._lists.search(queries, count, params=parameters)[1]
+        found: I64 = self.lists.search(self.turned(queries), count, params=self._parameters(effort, passing))[1]
         return found
+
+    def turned(self, queries: F32) -> F32:
+        """As the lists hold vectors: rotated, where they are."""
+        return queries if self._rotation is None else _rotated_alone(queries, self._rotation)
 
     def _parameters(self, effort: int, passing: Passing | None) -> Any:
         """Kept where they are the same for many: to make them takes 6 µs."""
@@ -55,16 +56,16 @@ class InvertedLists:
         return kept
 
     def efforts(self, depth: int) -> Iterable[int]:
-        return (1 << power for power in range(self._recipe.lists.bit_length()))
+        return (1 << power for power in range(self.recipe.lists.bit_length()))
 
     def cost(self, effort: int) -> float:
-        return formulas.cost(self._recipe, self.documents, self.dim, effort)
+        return formulas.cost(self.recipe, self.documents, self.dim, effort)
 
     def refilled(self, vectors: Stored) -> InvertedLists:
         index = engine.copied(self._index)
         index.reset()
-        _fill(index, vectors)
-        return InvertedLists(index, self._recipe)
+        _fill(index, vectors, lambda centroids: centroids)
+        return InvertedLists(index, self.recipe)
 
     def ram_bytes(self) -> int:
         return engine.size_bytes(self._index)
@@ -85,8 +86,13 @@ def read(path: Path, recipe: Lists) -> InvertedLists:
     return InvertedLists(index, recipe)
 
 
-def trained(recipe: Lists, vectors: Stored, seed: int, threads: int) -> InvertedLists:
-    """Of unit vectors (m, dim), which may be a memory mapping. The same arguments give the same codes."""
+def trained(
+    recipe: Lists, vectors: Stored, seed: int, threads: int, there: Callable[[Any], Any] = lambda index: index
+) -> InvertedLists:
+    """Of unit vectors (m, dim), which may be a memory mapping. The same arguments give the same codes.
+
+    there: copies an index to where vectors are compared with centroids, which is most of the work.
+    """
     dim, nlist = vectors.shape[1], recipe.lists
     random = np.random.default_rng(seed)
     engine.use_threads(1)  # Several would sum in another order.
@@ -96,46 +102,45 @@ def trained(recipe: Lists, vectors: Stored, seed: int, threads: int) -> Inverted
     held = recipe.dim or dim
     # Finding the lists is most of a search: among 1,024 centroids of 1024 dimensions it takes 157 µs in float32, 73 µs
     # in bfloat16, with 99.8 % the same lists.
-    means = faiss.Kmeans(held, nlist, niter=10, seed=seed, spherical=True, max_points_per_centroid=_POINTS_PER_LIST)
-    means.train(rotated(engine.sample(vectors, nlist * _POINTS_PER_LIST, random)))
+    means = faiss.Clustering(held, nlist)
+    means.niter, means.seed, means.spherical, means.max_points_per_centroid = 10, seed, True, _POINTS_PER_LIST
+    means.train(rotated(engine.sample(vectors, nlist * _POINTS_PER_LIST, random)), there(faiss.IndexFlatIP(held)))
     compact = faiss.IndexScalarQuantizer(held, faiss.ScalarQuantizer.QT_bf16, faiss.METRIC_INNER_PRODUCT)
-    compact.add(means.centroids)
+    compact.add(faiss.vector_to_array(means.centroids).reshape(nlist, held))
     index = _empty(recipe, compact, held)
     # Many parallel sections of microseconds: 2 s on one thread, but 100 s on two of which one has to wait for its core.
     engine.use_threads(1)
-    if recipe.payload == "PQ":
+    if recipe.bits:
         index.pq.cp.seed = seed
-    index.train(rotated(engine.sample(vectors, _PQ_POINTS, random)))
+    index.train(rotated(engine.sample(vectors, _POINTS_PER_CODE << (recipe.bits or 4), random)))
     engine.use_threads(threads)
     whole = index if rotation is None else _behind(rotation, index)
     owner = engine.copied(whole)  # Its parts belong to variables of this function.
-    _fill(owner, vectors)
+    _fill(owner, vectors, there)
     return InvertedLists(owner, recipe)
 
 
 def _empty(recipe: Lists, centroids: Any, dim: int) -> Any:
-    metric, quantizer = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer
-    match recipe.payload:
-        case "Flat":
-            return faiss.IndexIVFFlat(centroids, dim, recipe.lists, metric)
-        case "SQ8":
-            return faiss.IndexIVFScalarQuantizer(centroids, dim, recipe.lists, quantizer.QT_8bit, metric)
-        case "SQ4":
-            return faiss.IndexIVFScalarQuantizer(centroids, dim, recipe.lists, quantizer.QT_4bit, metric)
-        case "RaBitQ":
-            return faiss.IndexIVFRaBitQ(centroids, dim, recipe.lists, metric)
-        case "RaBitQfs":
-            return faiss.IndexIVFRaBitQFastScan(centroids, dim, recipe.lists, metric)
-        case _:
-            return faiss.IndexIVFPQFastScan(centroids, dim, recipe.lists, recipe.parts, 4, metric)
+    of, metric, quantizer = (centroids, dim, recipe.lists), faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer
+    makers: dict[str, Callable[[], Any]] = {
+        "Flat": lambda: faiss.IndexIVFFlat(*of, metric),
+        "SQ8": lambda: faiss.IndexIVFScalarQuantizer(*of, quantizer.QT_8bit, metric),
+        "SQ4": lambda: faiss.IndexIVFScalarQuantizer(*of, quantizer.QT_4bit, metric),
+        "PQ": lambda: faiss.IndexIVFPQFastScan(*of, recipe.parts, 4, metric),
+        "PQ8": lambda: faiss.IndexIVFPQ(*of, recipe.parts, 8, metric),
+        "RaBitQ": lambda: faiss.IndexIVFRaBitQ(*of, metric),
+        "RaBitQfs": lambda: faiss.IndexIVFRaBitQFastScan(*of, metric),
+    }
+    return makers[recipe.payload]()
 
 
-def _fill(index: Any, vectors: Stored) -> None:
+def _fill(index: Any, vectors: Stored, there: Callable[[Any], Any]) -> None:
     """To assign many vectors to lists, matrix products in float32 are faster than the compact centroids."""
     lists = faiss.extract_index_ivf(index)
     rotated = _together(_rotation_of(index))
     compact, centroids = lists.quantizer, faiss.IndexFlatIP(lists.d)
     centroids.add(compact.reconstruct_n(0, lists.nlist))
+    centroids = there(centroids)
     lists.quantizer = centroids
     try:
         for part in engine.chunks(vectors):
@@ -152,10 +157,10 @@ def _learnt_rotation(recipe: Lists, points: F32, seed: int) -> F32:
     """
     moments = (points.T @ points).astype(np.float64)
     directions = np.ascontiguousarray(np.linalg.eigh(moments)[1][:, : -recipe.dim - 1 : -1].T.astype(np.float32))
-    if recipe.payload == "PQ":
+    if recipe.bits:
         turn = faiss.OPQMatrix(recipe.dim, recipe.parts, recipe.dim)
         turn.niter = _ROTATION_ROUNDS
-        quantizer = faiss.ProductQuantizer(recipe.dim, recipe.parts, 4)
+        quantizer = faiss.ProductQuantizer(recipe.dim, recipe.parts, recipe.bits)
         quantizer.cp.seed = seed
         turn.pq = quantizer
         turn.train(points @ directions.T)

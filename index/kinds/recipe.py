@@ -5,8 +5,10 @@
     IVF,Flat                  inverted lists of full vectors
     IVF,SQ8  IVF,SQ4          of one byte, half a byte, for each dimension
     IVF,PQ4fs                 of 4-bit product-quantised codes, scanned in registers; the default for a large space
+    IVF,PQ64x8                of 64 codes of 8 bits, as a GPU can search them
     IVF,RaBitQ  IVF,RaBitQfs  of one bit for each dimension
     NGT                       a graph with a tree over full vectors
+    SQfp16                    every vector in half precision, compared one by one: for a GPU
 
 `IVF1024` states how many lists, `PQ64x4fs` how many codes a vector has; both follow from the vectors where they are not
 stated. Lists may hold vectors rotated to fewer dimensions: `OPQ64_256,IVF,PQ64x4fs` to 256, for 64 codes;
@@ -26,8 +28,8 @@ AUTO = "auto"
 EXACT = "Flat"
 DEFAULT = "IVF,PQ4fs"  # 2-3 times the queries per core of a graph at the same recall, built 5 times as fast.
 ALLOWED = (
-    "auto, Flat, HNSW<links>[,SQ8], NGT, or [OPQ<codes>_<dim>,|PCAR<dim>,]IVF[<lists>],"
-    "<Flat|SQ8|SQ4|PQ4fs|PQ<codes>x4fs|RaBitQ|RaBitQfs>"
+    "auto, Flat, SQfp16, HNSW<links>[,SQ8], NGT, or [OPQ<codes>_<dim>,|PCAR<dim>,]IVF[<lists>],"
+    "<Flat|SQ8|SQ4|PQ4fs|PQ<codes>x4fs|PQ<codes>x8|RaBitQ|RaBitQfs>"
 )
 LEAST = 256  # Fewer vectors are compared one by one, whatever the recipe: there is little to learn from them.
 _POINTS_PER_LIST = 39  # faiss warns below.
@@ -36,7 +38,7 @@ _GRAPH = re.compile(r"HNSW(?P<links>\d{1,3})(?P<bytes>,SQ8)?")
 _LISTS = re.compile(
     r"(?:OPQ(?P<blocks>\d{1,4})_(?P<opq>\d{1,5}),|PCAR(?P<pca>\d{1,5}),)?"
     r"IVF(?P<lists>\d{1,7})?,"
-    r"(?P<payload>Flat|SQ8|SQ4|PQ4fs|RaBitQ|RaBitQfs|PQ(?P<parts>\d{1,4})x4fs)"
+    r"(?P<payload>Flat|SQ8|SQ4|PQ4fs|RaBitQ|RaBitQfs|PQ(?P<parts>\d{1,4})x(?:4fs|8))"
 )
 
 
@@ -55,14 +57,19 @@ class Graph:
 class Lists:
     """IVF. What is 0 follows from the vectors."""
 
-    payload: str  # Flat, SQ8, SQ4, PQ, RaBitQ, RaBitQfs
+    payload: str  # Flat, SQ8, SQ4, PQ, PQ8, RaBitQ, RaBitQfs
     lists: int = 0
-    parts: int = 0  # Codes per vector, where the payload is PQ.
+    parts: int = 0  # Codes per vector, where the payload is PQ or PQ8.
     dim: int = 0  # Of what the lists hold; 0: of the vectors as they are.
 
+    @property
+    def bits(self) -> int:
+        """Of a code; 0: the payload is not product-quantised."""
+        return {"PQ": 4, "PQ8": 8}.get(self.payload, 0)
+
     def __str__(self) -> str:
-        rotation = f"OPQ{self.parts}_{self.dim}," if self.payload == "PQ" else f"PCAR{self.dim},"
-        payload = f"PQ{self.parts}x4fs" if self.payload == "PQ" else self.payload
+        rotation = f"OPQ{self.parts}_{self.dim}," if self.bits else f"PCAR{self.dim},"
+        payload = {4: f"PQ{self.parts}x4fs", 8: f"PQ{self.parts}x8"}.get(self.bits, self.payload)
         return f"{rotation if self.dim else ''}IVF{self.lists},{payload}"
 
 
@@ -72,23 +79,31 @@ class Ngt:
         return "NGT"
 
 
-Recipe = Graph | Lists | Ngt
+@dataclass(frozen=True)
+class Halves:
+    def __str__(self) -> str:
+        return "SQfp16"
+
+
+Recipe = Graph | Lists | Ngt | Halves
 
 
 def parsed(name: str) -> Recipe | None:
     """What a name stands for; None: `Flat`. Raises BadSettings with what is allowed."""
     if name == EXACT:
         return None
-    if name == "NGT":
-        return Ngt()
+    if name in ("NGT", "SQfp16"):
+        return Ngt() if name == "NGT" else Halves()
     if match := _GRAPH.fullmatch(name):
         return Graph(int(match["links"]), bool(match["bytes"]))
     if match := _LISTS.fullmatch(name):
-        payload = "PQ" if match["payload"].startswith("PQ") else match["payload"]
+        payload = match["payload"]
+        if payload.startswith("PQ"):
+            payload = "PQ8" if payload.endswith("x8") else "PQ"
         blocks, lists, parts = _int(match["blocks"]), _int(match["lists"]), _int(match["parts"])
         recipe = Lists(payload, lists, parts, dim=_int(match["opq"]) or _int(match["pca"]))
         if recipe.dim and blocks != parts:
-            raise BadSettings(f"recipe {name!r}: OPQ<codes>_<dim> goes with PQ<codes>x4fs, PCAR<dim> with all others")
+            raise BadSettings(f"recipe {name!r}: OPQ<codes>_<dim> goes with PQ<codes>, PCAR<dim> with all others")
         return recipe
     raise BadSettings(f"no recipe {name!r}; allowed: {ALLOWED}")
 

@@ -198,8 +198,11 @@ class Segment:
         return everywhere.mask[self.spaces[number].rows]
 
 
-def opened(root: Path, manifest: Manifest, shard: int) -> Segment:
-    """Map one shard of a version whose files have been verified. Raises BadArtifact, naming the file."""
+def opened(root: Path, manifest: Manifest, shard: int, place: space.Place | None = None) -> Segment:
+    """Map one shard of a version whose files have been verified; `place` puts its codes elsewhere, onto a GPU, say.
+
+    Raises BadArtifact, naming the file, or what `place` raises.
+    """
     directory = root / shard_name(shard)
     table = attributes.opened(directory / ATTRIBUTES)
     if len(table) != manifest.products[shard]:
@@ -211,6 +214,7 @@ def opened(root: Path, manifest: Manifest, shard: int) -> Segment:
             documents=entry.documents[shard],
             dim=entry.dim,
             rescore=entry.rescore,
+            place=place,
         )
         for entry in manifest.spaces
     }

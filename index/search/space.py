@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from lookalike.vectors import F32, I64
 # From 20 queries on, faiss compares them with the lists' centroids by matrix product, whose roundings depend on the
 # batch: smaller calls keep an answer the same in every company, and a larger batch gains only a few percent.
 BATCH = 16
+
+Place = Callable[[Codes], Codes]  # Onto a GPU, say.
 
 
 class SpaceIndex:
@@ -112,8 +114,13 @@ def _first(rows: I64, scores: F32, k: int) -> Neighbours:
     return Neighbours(rows, scores)
 
 
-def opened(directory: Path, entry: IndexEntry, *, documents: int, dim: int, rescore: str) -> SpaceIndex:
-    """Vectors and rows are mapped, codes are read into memory. Raises BadArtifact when a file is not as described."""
+def opened(
+    directory: Path, entry: IndexEntry, *, documents: int, dim: int, rescore: str, place: Place | None = None
+) -> SpaceIndex:
+    """Vectors and rows are mapped, codes are read into memory, and put elsewhere by `place`.
+
+    Raises BadArtifact when a file is not as described.
+    """
     vectors = stored.mapped(directory / VECTORS, rescore=rescore)
     rows = stored.rows(directory / ROWS)
     if vectors.shape != (documents, dim) or rows.shape != (documents,):
@@ -122,4 +129,6 @@ def opened(directory: Path, entry: IndexEntry, *, documents: int, dim: int, resc
     codes = None if made is None else choice.read(directory / CODES, made, dim)
     if codes is not None and (codes.documents, codes.dim) != (documents, dim):
         raise BadArtifact(f"{directory / CODES}: not an index of {documents} vectors of {dim} dimensions")
+    if codes is not None and place is not None:
+        codes = place(codes)
     return SpaceIndex(entry=entry, vectors=vectors, rows=rows, codes=codes)

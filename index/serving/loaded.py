@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from index.kinds import gpu
 from index.live.live import Live
 from index.search import grouping, segment
 from index.search.queries import Query, parsed
 from index.search.segment import Segment
+from index.search.space import Place
 from index.search.view import Hits, View
 from index.storage import version
 from index.storage.manifest import Manifest
@@ -63,6 +65,7 @@ class LoadedShard:
                 encoder=entry.encoder,
                 documents=entry.documents,
                 live=view.vectors(number),
+                device=gpu.device_of(self.base.spaces[number].codes),
             )
             for entry in self.manifest.spaces
             for number in [number_of(entry.name)]
@@ -157,10 +160,12 @@ def opened(location: Path, shard: int, wanted: str = "") -> LoadedShard:
     return mapped(location, manifest, shard)
 
 
-def mapped(location: Path, manifest: Manifest, shard: int) -> LoadedShard:
-    """A shard whose files are verified. Raises BadArtifact where the version has no such shard, or not what it says."""
+def mapped(location: Path, manifest: Manifest, shard: int, place: Place | None = None) -> LoadedShard:
+    """A shard whose files are verified; `place` puts its codes elsewhere, onto a GPU, say.
+
+    Raises BadArtifact where the version has no such shard, or not what it says; what `place` raises.
+    """
     if not 0 <= shard < manifest.shards:
         raise BadArtifact(f"{location}: version {manifest.version} has shards 0..{manifest.shards - 1}, not {shard}")
-    return LoadedShard(
-        manifest=manifest, shard=shard, base=segment.opened(location / manifest.version, manifest, shard)
-    )
+    base = segment.opened(location / manifest.version, manifest, shard, place)
+    return LoadedShard(manifest=manifest, shard=shard, base=base)

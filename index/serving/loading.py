@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from index.search.space import Place
 from index.serving.loaded import LoadedShard, mapped
 from index.serving.served import Loaded
 from index.storage.location import Held, Location
@@ -24,6 +25,7 @@ class Loader:
     shard: int
     hold: Hold
     expected: Mapping[str, str] = field(default_factory=dict)  # Encoders, by space; of other spaces any will do.
+    place: Place | None = None  # Where codes are put; None: they stay in memory.
 
     def __call__(self, name: str) -> Loaded:
         """Raises OperatorError: BadArtifact where the version is at fault."""
@@ -34,7 +36,7 @@ class Loader:
         with ExitStack() as release:
             held = self.hold(manifest, self.shard)
             release.callback(held.release)
-            shard = mapped(held.location, manifest, self.shard)
+            shard = mapped(held.location, manifest, self.shard, self.place)
             _warm_up(shard)
             return Loaded(shard, release.pop_all().close)
 

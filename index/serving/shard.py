@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from index.kinds import gpu
 from index.live.live import Bounds
+from index.search.space import BATCH
 from index.serving.loading import Hold, Loader
 from index.serving.pool import Pool
 from index.serving.rollout import Rollout
@@ -68,6 +70,12 @@ class ShardSettings(ProcessSettings):
     )
     threads: int = setting(0, "searches at a time, one core each; 0: as many as cores", at_least=0, at_most=256)
     max_waiting: int = setting(256, "calls that may wait for a thread; more are refused at once", at_least=0)
+    device: str = setting(
+        "cpu", "cpu, cuda:<number>, or auto: the first GPU, where there is one and for what fits into its memory"
+    )
+    device_mib: int = setting(
+        0, "of the GPU's memory, at most; what needs more is refused; 0: what is free", at_least=0
+    )
     live_dir: Path | None = setting(None, "where updates are kept, on a disk of this shard; none: it takes no updates")  # noqa: RUF009  # as above
     delta_rows: int = setting(
         4096,
@@ -91,13 +99,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 
 async def run(settings: ShardSettings) -> None:
     location, stopping = location_of(settings), threading.Event()
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    device = gpu.opened(settings.device, limit_bytes=settings.device_mib << 20, max_waiting=threads * BATCH)
     loader = Loader(
         location=location,
         shard=ordinal(settings),
         hold=holder(location, settings, stopping.is_set),
         expected=expected_encoders(settings.expect),
+        place=None if device is None else device.place,
     )
-    pool = Pool(threads=settings.threads or len(os.sched_getaffinity(0)), max_waiting=settings.max_waiting)
+    pool = Pool(threads=threads, max_waiting=settings.max_waiting)
     served = Served(time.monotonic, settings.lease_s)
     succession = _succession(settings, served, loader)
     writer = Writer(
@@ -123,6 +134,8 @@ async def run(settings: ShardSettings) -> None:
         writer.close()
         rollout.close()
         pool.close()
+        if device is not None:
+            device.close()
 
 
 def _succession(settings: ShardSettings, served: Served, load: Loader) -> Succession | None:

@@ -160,12 +160,15 @@ class SpaceState(_message.Message):
     ENCODER_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
     dim: _builtins.int
     encoder: _builtins.str
     """Fingerprint of the encoder whose vectors these are."""
     live: _builtins.int
     """Vectors in this shard now."""
+    device: _builtins.str
+    """Where this shard searches those of the version: cpu, cuda:0, …"""
     @_builtins.property
     def documents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Vectors per shard of the whole version as it was built: index = shard."""
@@ -178,10 +181,11 @@ class SpaceState(_message.Message):
         encoder: _builtins.str = ...,
         documents: _abc.Iterable[_builtins.int] | None = ...,
         live: _builtins.int | None = ...,
+        device: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "live", b"live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "dim", b"dim", "documents", b"documents", "encoder", b"encoder", "live", b"live", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "device", b"device", "dim", b"dim", "documents", b"documents", "encoder", b"encoder", "live", b"live", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__live: _TypeAlias = _typing.Literal["live"]  # noqa: Y015
     _WhichOneofArgType__live: _TypeAlias = _typing.Literal["_live", b"_live"]  # noqa: Y015

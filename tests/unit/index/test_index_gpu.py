@@ -1,0 +1,216 @@
+"""Codes on a GPU, with a device that is this machine's memory: all but the copy is the code that a GPU runs."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu import Host
+from index.kinds import choice, device, gpu
+from index.kinds.device import chosen, missing
+from index.kinds.gpu import DEVICE_QUERIES, DEVICE_REFUSALS, Gpu, lists_bytes
+from index.kinds.passing import Passing
+from index.kinds.recipe import resolved
+from index.kinds.seam import Codes
+from lookalike.errors import BadSettings, OperatorError, Overloaded
+from tests.unit.index.samples import clustered
+
+COUNT, DIM = 4_000, 32
+VECTORS = clustered(COUNT + 40, DIM)
+QUERIES = VECTORS[COUNT:]
+
+Opened = Callable[..., Gpu]
+
+
+@pytest.fixture
+def opened() -> Iterator[Opened]:
+    made: list[Gpu] = []
+
+    def on(host: Host, *, limit_bytes: int = 0, optional: bool = False) -> Gpu:
+        made.append(Gpu(lambda: host, "host", limit_bytes=limit_bytes, max_waiting=64, optional=optional))
+        return made[-1]
+
+    yield on
+    for each in made:
+        each.close()
+
+
+def codes_of(name: str) -> Codes:
+    recipe = resolved(name, COUNT, DIM, 0)
+    assert recipe is not None
+    return choice.trained(recipe, VECTORS[:COUNT], 0, 1)
+
+
+def searched(where: str) -> float:
+    counted: float = DEVICE_QUERIES.labels(where)._value.get()
+    return counted
+
+
+@pytest.mark.parametrize("name", ["IVF16,Flat", "IVF16,SQ8", "IVF16,SQ4", "IVF16,PQ8x8", "PCAR16,IVF16,SQ8", "SQfp16"])
+def test_a_copy_finds_what_the_original_does(opened: Opened, name: str) -> None:
+    original, there = codes_of(name), opened(Host()).place(codes_of(name))
+    before = searched("device")
+    found = there.candidates(QUERIES[:16], 20, 4, None)
+    assert searched("device") == before + 16
+    assert np.array_equal(np.sort(found), np.sort(original.candidates(QUERIES[:16], 20, 4, None)))
+
+
+@pytest.mark.parametrize("name", ["IVF16,PQ8x4fs", "IVF16,RaBitQ", "HNSW16"])
+def test_a_kind_that_no_gpu_knows_is_refused_by_name_of_those_that_it_does(opened: Opened, name: str) -> None:
+    with pytest.raises(OperatorError, match="host: only SQfp16, and IVF with Flat, SQ8, SQ4, PQ8, can be searched"):
+        opened(Host()).place(codes_of(name))
+
+
+def test_candidates_under_a_filter_all_pass_although_the_device_has_none(opened: Opened) -> None:
+    """A third passes: three times as many, and half as many again, are fetched, and found there."""
+    there, before = opened(Host()).place(codes_of("IVF16,SQ8")), (searched("device"), searched("cpu_filter"))
+    mask = np.arange(COUNT) % 3 == 0
+    found = there.candidates(QUERIES[:16], 20, 16, Passing.of(mask))
+    assert (found >= 0).all()
+    assert mask[found].all()
+    assert (searched("device"), searched("cpu_filter")) == (before[0] + 16, before[1])
+
+
+def test_where_too_few_of_those_fetched_pass_the_original_searches_inside_the_filter(opened: Opened) -> None:
+    """Half passes: the half that is farthest from the queries, of which none is among those fetched."""
+    original, there = codes_of("SQfp16"), opened(Host()).place(codes_of("SQfp16"))
+    near = VECTORS[:COUNT] @ QUERIES[0]
+    passing = Passing.of(near < np.median(near))
+    before = searched("cpu_filter")
+    found = there.candidates(QUERIES[:1], 20, 1, passing)
+    assert searched("cpu_filter") == before + 1
+    assert np.array_equal(found, original.candidates(QUERIES[:1], 20, 1, passing))
+
+
+def test_what_a_device_cannot_select_the_original_does(opened: Opened) -> None:
+    """More than 2,048 candidates; a filter for which so many would have to be fetched."""
+    original, there = codes_of("IVF16,SQ8"), opened(Host()).place(codes_of("IVF16,SQ8"))
+    before = searched("cpu_depth"), searched("cpu_filter")
+    deep = there.candidates(QUERIES[:2], 2049, 16, None)
+    assert np.array_equal(deep, original.candidates(QUERIES[:2], 2049, 16, None))
+    few = Passing.of(np.arange(COUNT) % 200 == 0)
+    assert np.array_equal(there.candidates(QUERIES[:2], 10, 16, few), original.candidates(QUERIES[:2], 10, 16, few))
+    assert (searched("cpu_depth"), searched("cpu_filter")) == (before[0] + 2, before[1] + 2)
+
+
+def test_so_many_lists_as_a_device_cannot_visit_the_original_does(opened: Opened) -> None:
+    host = Host()
+    host.most = 8
+    there, before = opened(host).place(codes_of("IVF16,SQ8")), searched("cpu_depth")
+    assert (there.candidates(QUERIES[:1], 8, 9, None) >= 0).all()
+    assert searched("cpu_depth") == before + 1
+
+
+def test_nothing_passes_and_nothing_is_found(opened: Opened) -> None:
+    there = opened(Host()).place(codes_of("IVF16,SQ8"))
+    assert (there.candidates(QUERIES[:1], 10, 4, Passing.of(np.zeros(COUNT, np.bool_))) == -1).all()
+
+
+def test_many_threads_are_answered_as_one(opened: Opened) -> None:
+    original, there = codes_of("IVF16,SQ8"), opened(Host()).place(codes_of("IVF16,SQ8"))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: there.candidates(QUERIES[i : i + 1], 10, 4, None), range(40)))
+    assert np.array_equal(np.concatenate(found), original.candidates(QUERIES, 10, 4, None))
+
+
+def test_more_queries_than_may_wait_are_refused(opened: Opened) -> None:
+    with pytest.raises(Overloaded):
+        opened(Host()).place(codes_of("SQfp16")).candidates(np.repeat(QUERIES, 2, axis=0), 10, 1, None)
+
+
+@pytest.mark.parametrize(("free_bytes", "limit_bytes"), [(1 << 17, 0), (1 << 30, 1 << 17)])
+def test_what_does_not_fit_is_refused_with_figures_before_it_is_copied(
+    opened: Opened, free_bytes: int, limit_bytes: int
+) -> None:
+    class Counting(Host):
+        copies = 0
+
+        def copied(self, index: Any) -> Any:
+            self.copies += 1
+            return index
+
+    host = Counting(free_bytes)
+    with pytest.raises(OperatorError, match=r"host: 4000 vectors take \d+ KiB there, 1\d\d KiB may be used"):
+        opened(host, limit_bytes=limit_bytes).place(codes_of("IVF16,SQ8"))
+    assert host.copies == 0
+
+
+def test_where_the_cpu_may_do_it_what_does_not_fit_stays_there_and_that_is_said(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    codes, before = codes_of("IVF16,SQ8"), DEVICE_REFUSALS._value.get()
+    kept = opened(Host(0), optional=True).place(codes)
+    assert kept is codes
+    assert gpu.device_of(kept) == "cpu"
+    assert DEVICE_REFUSALS._value.get() == before + 1
+    assert "searched on the CPU: host: 4000 vectors take" in caplog.text
+
+
+def test_an_index_is_freed_by_the_thread_that_owns_the_device(opened: Opened) -> None:
+    freed_by: list[object] = []
+    held = opened(Host())
+
+    class Copy:
+        def __del__(self) -> None:
+            freed_by.append(held.owner.runs_here())
+
+    held.device.copied = lambda index: Copy()  # type: ignore[method-assign]
+    there = held.place(codes_of("IVF16,SQ8"))
+    assert gpu.device_of(there) == "host"
+    del there
+    gc.collect()
+    held.owner.do(lambda: None)
+    assert freed_by == [True]
+
+
+def test_memory_is_computed_by_lists_as_they_are_laid_out() -> None:
+    """Codes in groups of 32 vectors, ids of 4 bytes, each array in steps of 512 bytes."""
+    assert lists_bytes([0], 64) == 0
+    assert lists_bytes([1], 64) == 32 * 64 + 512
+    assert lists_bytes([33, 129], 64) == (64 * 64 + 512) + (160 * 64 + 1024)
+
+
+def test_with_the_devices_help_codes_are_learnt_that_find_the_same(opened: Opened) -> None:
+    recipe = resolved("IVF16,SQ8", COUNT, DIM, 0)
+    assert recipe is not None
+    made = opened(Host()).trained(recipe, VECTORS[:COUNT], 0, 1)  # type: ignore[arg-type]
+    found = made.candidates(QUERIES[:16], 10, 4, None)
+    assert np.array_equal(found, codes_of("IVF16,SQ8").candidates(QUERIES[:16], 10, 4, None))
+
+
+def test_without_a_gpu_a_shard_says_what_is_missing_and_auto_does_without() -> None:
+    assert chosen("cpu") is None
+    if missing(0) is None:
+        pytest.skip("there is a GPU")
+    assert chosen("auto") is None
+    with pytest.raises(OperatorError, match="device cuda:0: faiss"):
+        chosen("cuda:0")
+
+
+def test_a_setting_that_is_no_device_is_refused() -> None:
+    for setting in ("gpu", "cuda", "cuda:x", "CPU", ""):
+        with pytest.raises(BadSettings, match="not cpu, auto or cuda:<number>"):
+            chosen(setting)
+
+
+def test_a_driver_that_is_too_old_is_told_from_no_gpu_and_from_a_wrong_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faiss:
+        __version__ = "1.15.1"
+        StandardGpuResources = object
+
+        def __init__(self, devices: int) -> None:
+            self.get_num_gpus = lambda: devices
+
+    monkeypatch.setattr(device, "faiss", Faiss(0))
+    monkeypatch.setattr(device, "_driver_says", lambda: "CUDA driver version is insufficient")
+    assert missing(0) == "faiss sees no GPU: CUDA driver version is insufficient"
+    monkeypatch.setattr(device, "faiss", Faiss(2))
+    assert missing(1) is None
+    assert missing(2) == "there are 2 GPUs, numbered from 0"
+    assert chosen("auto") == 0
+    assert chosen("cuda:1") == 1

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# On a machine with an NVIDIA GPU and its driver (CUDA 12.6 or newer): says whether faiss can use the GPU, and if so
+# measures it (benchmarks/gpu.py) and leaves benchmarks/results/gpu.json. Nothing of CUDA need be installed: faiss-gpu
+# brings its libraries. In a virtual environment of its own, since faiss-gpu and faiss-cpu are one module.
+#   tools/gpu.sh                                   1,000,000 vectors: about 20 GB of disk, 16 GB of memory
+#   tools/gpu.sh --vectors 100000 --device cuda:1
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=.cache/gpu-venv
+test -x "$venv/bin/python" || "${PYTHON:-python3}" -m venv "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check uv
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" '.[gpu,gateway]'
+"$venv/bin/python" - <<'PYTHON'
+import sys
+from index.kinds.device import missing
+sys.exit(missing(0))
+PYTHON
+exec "$venv/bin/python" -m benchmarks.gpu "$@"
