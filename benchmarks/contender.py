@@ -79,7 +79,7 @@ class Recipe:
     def rescored(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
             return np.arange(len(self.space))
-        found: I64 = self.codes.candidates(query[None, :], K * knobs.factor, int(knobs.effort), None)[0]
+        found: I64 = self.codes.candidates(query[None, :], K * knobs.factor, int(knobs.effort))[0]
         return found
 
 

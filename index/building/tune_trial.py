@@ -112,7 +112,7 @@ def _pages(codes: Codes, exam: Exam, rung: Rung) -> float:
     size = exam.space.vectors.itemsize * exam.space.dim
     counts = []
     for query in exam.queries(exam.asked):
-        rows = codes.candidates(query[None, :], exam.depth * rung.factor, rung.effort, None)[0]
+        rows = codes.candidates(query[None, :], exam.depth * rung.factor, rung.effort)[0]
         first, last = rows[rows >= 0] * size // PAGE, ((rows[rows >= 0] + 1) * size - 1) // PAGE
         counts.append(len(np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]))))
     return float(np.mean(counts))

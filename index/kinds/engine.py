@@ -1,4 +1,4 @@
-"""faiss, as all kinds use it: its threads, filters, copies and samples."""
+"""faiss, as all kinds use it: its threads, copies and samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from index.kinds.passing import Passing
 from index.storage.vectors import Stored
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
@@ -28,11 +27,6 @@ def build_tag() -> str:
 def use_threads(threads: int) -> None:
     """How many threads faiss may use for a call from the calling thread."""
     faiss.omp_set_num_threads(threads)
-
-
-def selector(passing: Passing | None) -> Any:
-    """To be kept as long as it is searched with."""
-    return None if passing is None else faiss.IDSelectorBitmap(passing.total, faiss.swig_ptr(passing.bits))
 
 
 def copied(index: Any) -> Any:

@@ -1,8 +1,7 @@
 """Kinds of which a copy is searched on a GPU; the original stays beside it, for what a GPU cannot do.
 
-faiss's GPU indexes know no filter (they ignore an IDSelector without a word), no 4-bit fast scan, no bits (RaBitQ), and
-select at most 2,048 of anything. So under a filter more is fetched, and what does not pass is dropped; where that would
-be more than 2,048, or where too few passed, the original searches, inside the filter, as it would without a GPU.
+faiss's GPU indexes know no 4-bit fast scan, no bits (RaBitQ), and select at most 2,048 of anything: where more is
+wanted, as under a filter that few pass, the original searches, as it would without a GPU.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from prometheus_client import Counter, Gauge
 
 from index.kinds import ivf
@@ -22,7 +20,6 @@ from index.kinds.device import AUTO, CPU, Cuda, Device, chosen
 from index.kinds.engine import copied, faiss
 from index.kinds.ivf import InvertedLists
 from index.kinds.owner import Owner
-from index.kinds.passing import Passing
 from index.kinds.recipe import Lists
 from index.kinds.seam import Codes
 from index.kinds.whole import Whole
@@ -34,12 +31,11 @@ log = logging.getLogger(__name__)
 
 DEVICE_BYTES = Gauge("lookalike_shard_device_bytes", "Memory computed for the indexes on a GPU.", ["device"])
 DEVICE_QUERIES = Counter("lookalike_shard_device_queries", "Queries, by where they were searched.", ["where"])
-# device; of those that a GPU was there for: cpu_filter (too few of what it may fetch pass), cpu_depth (too much wanted)
+# device; cpu: of those that a GPU was there for, but more was wanted than it selects
 DEVICE_REFUSALS = Counter("lookalike_shard_device_refusals", "Indexes that stayed on the CPU: they did not fit, or so.")
 
 SEARCHABLE = ("Flat", "SQ8", "SQ4", "PQ8")  # Payloads of inverted lists.
 MAX_BATCH = 1024  # Queries in one search there. A tile of the GPU's matrix products holds about so many.
-_SPREAD = 1.5  # What passes is near some queries, and far from others.
 _USABLE = 0.9  # Of what is free: the driver, and memory in pieces, take some.
 _LIST_ALIGNMENT = 32  # Vectors of a list are laid out in groups of so many.
 _ALLOCATION_BYTES = 512  # What an array takes at least.
@@ -138,16 +134,16 @@ class OnDevice:
         DEVICE_BYTES.labels(gpu.name).inc(device_bytes)
         weakref.finalize(self, _forget, gpu, self._there, device_bytes).atexit = False
 
-    def candidates(self, queries: F32, count: int, effort: int, passing: Passing | None) -> I64:
-        wanted = count if passing is None else _fetched(count, self.documents, passing.count)
-        if max(wanted, effort) > self._gpu.device.most:
-            return self._by_original(queries, count, effort, passing)
+    def candidates(self, queries: F32, count: int, effort: int) -> I64:
+        if max(count, effort) > self._gpu.device.most:
+            DEVICE_QUERIES.labels("cpu").inc(len(queries))
+            return self._original.candidates(queries, count, effort)
         turned = self._original.turned(queries) if isinstance(self._original, InvertedLists) else queries
         found = self._gpu.owner.search(
-            (id(self), wanted, effort), turned, lambda batch: self._search(batch, wanted, effort)
+            (id(self), count, effort), turned, lambda batch: self._search(batch, count, effort)
         )
         DEVICE_QUERIES.labels("device").inc(len(queries))
-        return found if passing is None else self._passed(queries, found, count, effort, passing)
+        return found
 
     def _search(self, queries: F32, count: int, effort: int) -> I64:
         """On the owner's thread."""
@@ -155,22 +151,6 @@ class OnDevice:
         parameters = faiss.SearchParametersIVF(nprobe=effort) if lists else None
         found: I64 = self._there[0].search(queries, count, params=parameters)[1]
         return found
-
-    def _passed(self, queries: F32, found: I64, count: int, effort: int, passing: Passing) -> I64:
-        """Of each row the first `count` that pass; where there are fewer, what the original finds."""
-        passes = (found >= 0) & passing.mask[found]
-        kept = np.full((len(found), count), -1, dtype=np.int64)
-        for into, rows, passed in zip(kept, found, passes, strict=True):
-            near = rows[passed][:count]
-            into[: len(near)] = near
-        short = np.flatnonzero(kept[:, -1] < 0)
-        if len(short):
-            kept[short] = self._by_original(queries[short], count, effort, passing)
-        return kept
-
-    def _by_original(self, queries: F32, count: int, effort: int, passing: Passing | None) -> I64:
-        DEVICE_QUERIES.labels("cpu_depth" if passing is None else "cpu_filter").inc(len(queries))
-        return self._original.candidates(queries, count, effort, passing)
 
     def efforts(self, depth: int) -> Iterable[int]:
         return self._original.efforts(depth)
@@ -212,11 +192,6 @@ def lists_bytes(sizes: Sequence[int], code_bytes: int) -> int:
 
 def _allocated(wanted_bytes: int) -> int:
     return math.ceil(wanted_bytes / _ALLOCATION_BYTES) * _ALLOCATION_BYTES
-
-
-def _fetched(count: int, documents: int, passing: int) -> int:
-    """So many that `count` of them should pass."""
-    return documents if not passing else min(documents, math.ceil(count * documents / passing * _SPREAD))
 
 
 def _with_plain_centroids(lists: Any) -> Any:

@@ -10,7 +10,6 @@ import numpy as np
 
 from index.kinds import engine, formulas
 from index.kinds.engine import faiss
-from index.kinds.passing import Passing
 from index.kinds.recipe import Graph
 from index.storage.vectors import Stored
 from lookalike.errors import BadArtifact
@@ -31,8 +30,8 @@ class SmallWorld:
         self.documents = int(index.ntotal)
         self.dim = int(index.d)
 
-    def candidates(self, queries: F32, count: int, effort: int, passing: Passing | None) -> I64:
-        parameters = faiss.SearchParametersHNSW(efSearch=effort, sel=engine.selector(passing))
+    def candidates(self, queries: F32, count: int, effort: int) -> I64:
+        parameters = faiss.SearchParametersHNSW(efSearch=effort)
         found: I64 = self._index.search(queries, count, params=parameters)[1]
         return found
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from index.kinds import engine, formulas
 from index.kinds.engine import faiss
-from index.kinds.passing import Passing
 from index.kinds.recipe import Lists
 from index.storage.vectors import Stored
 from lookalike.errors import BadArtifact
@@ -39,18 +38,16 @@ class InvertedLists:
         self.dim = int(index.d)
         self.factors: tuple[int, ...] = _FINE if recipe.payload in ("Flat", "SQ8", "SQ4") else _COARSE
 
-    def candidates(self, queries: F32, count: int, effort: int, passing: Passing | None) -> I64:
-        found: I64 = self.lists.search(self.turned(queries), count, params=self._parameters(effort, passing))[1]
+    def candidates(self, queries: F32, count: int, effort: int) -> I64:
+        found: I64 = self.lists.search(self.turned(queries), count, params=self._parameters(effort))[1]
         return found
 
     def turned(self, queries: F32) -> F32:
         """As the lists hold vectors: rotated, where they are."""
         return queries if self._rotation is None else _rotated_alone(queries, self._rotation)
 
-    def _parameters(self, effort: int, passing: Passing | None) -> Any:
+    def _parameters(self, effort: int) -> Any:
         """Kept where they are the same for many: to make them takes 6 µs."""
-        if passing is not None:
-            return faiss.SearchParametersIVF(nprobe=effort, sel=engine.selector(passing))
         if (kept := self._kept.get(effort)) is None:
             kept = self._kept[effort] = faiss.SearchParametersIVF(nprobe=effort)
         return kept

@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 
 from index.kinds import engine
-from index.kinds.passing import Passing
 from index.storage.vectors import Stored
 from lookalike.errors import BadArtifact, BadSettings
 from lookalike.vectors import F32, I64
 
 _EPSILONS = (0, 5, 10, 15, 20, 30, 40, 60)  # In hundredths.
-# Under a random filter as many as are wanted pass of this much more than on average.
-_SPREAD = 1.5
 _EDGES = 40  # Of a node that are looked at, NGT's own default; each may be a vector compared.
 
 
@@ -35,17 +32,11 @@ class TreeAndGraph:
         self.documents = int(index.get_num_of_objects())
         self.dim = dim
 
-    def candidates(self, queries: F32, count: int, effort: int, passing: Passing | None) -> I64:
-        """NGT knows no filters: so many more are fetched that enough should pass."""
+    def candidates(self, queries: F32, count: int, effort: int) -> I64:
         found = np.full((len(queries), count), -1, dtype=np.int64)
-        if passing is not None and not passing.count:
-            return found
-        size = count if passing is None else int(count * self.documents / passing.count * _SPREAD) + 1
-        mask = None if passing is None else passing.mask
+        size = min(count, self.documents)
         for query, row in zip(queries, found, strict=True):
-            near = self._index.search(query, size=min(size, self.documents), epsilon=effort / 100, with_distance=False)
-            if mask is not None:
-                near = near[mask[near]][:count]
+            near = self._index.search(query, size=size, epsilon=effort / 100, with_distance=False)
             row[: len(near)] = near
         return found
 

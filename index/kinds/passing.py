@@ -1,4 +1,4 @@
-"""Which of some vectors, or rows of a table, pass: as bits for faiss. Pure."""
+"""Which of some vectors, or rows of a table, pass: as bits. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Passing:
-    """The rows that pass, as packed bits (row 0 is the lowest bit of the first byte, as faiss reads them)."""
+    """The rows that pass, as packed bits (row 0 is the lowest bit of the first byte)."""
 
     bits: npt.NDArray[np.uint8]
     total: int  # Rows, passing or not.
@@ -36,6 +36,11 @@ class Passing:
 
     def __contains__(self, row: int) -> bool:
         return bool(self.bits[row >> 3] >> (row & 7) & 1)
+
+    def among(self, rows: npt.NDArray[np.int64]) -> Mask:
+        """Which of these rows, of any shape, pass; −1 does not."""
+        passes: Mask = (self.bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).view(np.bool_) & (rows >= 0)
+        return passes
 
     @property
     def mask(self) -> Mask:

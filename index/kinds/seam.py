@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from index.kinds.passing import Passing
 from index.storage.vectors import Stored
 from lookalike.vectors import F32, I64
 
@@ -22,10 +21,10 @@ class Codes(Protocol):
     dim: int
     factors: tuple[int, ...]  # Candidates for each result that are worth trying, rising.
 
-    def candidates(self, queries: F32, count: int, effort: int, passing: Passing | None) -> I64:
-        """(n, count) positions of likely neighbours, in no certain order, −1 where fewer were found.
+    def candidates(self, queries: F32, count: int, effort: int) -> I64:
+        """(n, count) positions of likely neighbours, the likeliest first, −1 where fewer were found.
 
-        What does not pass takes no candidate's place. At most 16 queries; each one's answer is that it gets alone.
+        At most 16 queries; each one's answer is that it gets alone.
         """
 
     def efforts(self, depth: int) -> Iterable[int]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from index.kinds import engine, formulas
 from index.kinds.engine import faiss
-from index.kinds.passing import Passing
 from index.kinds.recipe import Halves
 from index.kinds.seam import Codes
 from index.storage.vectors import Stored
@@ -26,9 +25,8 @@ class Whole:
         self.documents = int(index.ntotal)
         self.dim = int(index.d)
 
-    def candidates(self, queries: F32, count: int, effort: int, passing: Passing | None) -> I64:
-        parameters = faiss.SearchParameters(sel=engine.selector(passing))
-        found: I64 = self.index.search(queries, count, params=parameters)[1]
+    def candidates(self, queries: F32, count: int, effort: int) -> I64:
+        found: I64 = self.index.search(queries, count)[1]
         return found
 
     def efforts(self, depth: int) -> Iterable[int]:

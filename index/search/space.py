@@ -10,8 +10,8 @@ import numpy as np
 from index.kinds import choice, recipe
 from index.kinds.passing import Passing
 from index.kinds.seam import Codes
-from index.search.plan import plan
-from index.search.scores import Neighbours, exact, scores_of
+from index.search.plan import Plan, deeper, plan
+from index.search.scores import Neighbours, best, exact, scores_of
 from index.storage import vectors as stored
 from index.storage.manifest import IndexEntry, Rung
 from index.storage.names import CODES, ROWS, VECTORS
@@ -75,43 +75,44 @@ class SpaceIndex:
         count = len(self) if passing is None else passing.count
         k = min(k, count)
         enough = k if enough is None else min(enough, k)
-        rung = None if audit or self.codes is None else plan(self.entry, len(self), count, k)
-        found: list[Neighbours] = []
-        for start in range(0, len(queries), BATCH):
-            part = queries[start : start + BATCH]
-            if rung is None:
-                found += [self._compare(query, k, passing) for query in part]
-            else:
-                probed = self.probe(part, k, rung, passing)
-                found += self._complete(part, k, passing, probed, enough)
-        return [Neighbours(self.rows[rows], scores) for rows, scores in found]
+        found: dict[int, Neighbours] = {}
+        left = [*range(len(queries))]
+        tried = None if audit or self.codes is None else plan(self.entry, len(self), count, k)
+        while left and tried is not None:
+            for start in range(0, len(left), BATCH):
+                part = left[start : start + BATCH]
+                for i, (neighbours, near) in zip(part, self._near(queries[part], k, tried, passing), strict=True):
+                    if near >= enough:
+                        found[i] = neighbours
+            left = [i for i in left if i not in found]
+            tried = deeper(self.entry, len(self), count, tried)
+        for i in left:  # No short answer hides what exists, and no filter that passes nothing near hides what is far.
+            found[i] = exact(queries[i], self.vectors, k, None if passing is None else passing.rows)
+        return [Neighbours(self.rows[rows], scores) for rows, scores in (found[i] for i in range(len(queries)))]
 
-    def _complete(
-        self, queries: F32, k: int, passing: Passing | None, found: list[Neighbours], enough: int
-    ) -> Iterator[Neighbours]:
-        """Where the lists visited held too few that pass, compare with all: no short answer hides what exists."""
-        for query, neighbours in zip(queries, found, strict=True):
-            yield neighbours if len(neighbours.rows) >= enough else self._compare(query, k, passing)
+    def _near(self, queries: F32, k: int, tried: Plan, passing: Passing | None) -> Iterator[tuple[Neighbours, int]]:
+        """The k best that pass of what a plan finds, as positions, and how many of the likeliest `depth` pass."""
+        if passing is None:
+            for found in self.probe(queries, k, tried.rung):
+                yield found, len(found.rows)
+            return
+        candidates = self._candidates(queries, tried.candidates, tried.rung)
+        passes = passing.among(candidates)
+        for query, rows, kept in zip(queries, candidates, passes, strict=True):
+            scores = scores_of(query[None, :], self.vectors, rows[None, kept])[0]
+            yield best(rows[kept], scores, k), int(np.count_nonzero(kept[: tried.depth]))
 
-    def _compare(self, query: F32, k: int, passing: Passing | None) -> Neighbours:
-        return exact(query, self.vectors, k, None if passing is None else passing.rows)
-
-    def probe(self, queries: F32, k: int, rung: Rung, passing: Passing | None = None) -> list[Neighbours]:
+    def probe(self, queries: F32, k: int, rung: Rung) -> list[Neighbours]:
         """At most k of the nearest, as positions among the vectors here: what a rung finds. At most BATCH queries."""
-        assert self.codes is not None, "a ladder comes with codes"  # noqa: S101  # for the type checker
-        candidates = self.codes.candidates(queries, k * rung.factor, rung.effort, passing)
+        candidates = self._candidates(queries, k * rung.factor, rung)
         scores = scores_of(queries, self.vectors, candidates)
-        # Query by query: sorting all at once takes as long again for 16, and six times as long for one.
-        return [_first(row, score, k) for row, score in zip(candidates, scores, strict=True)]
+        order = np.lexsort((candidates, -scores))[:, :k]
+        rows, scores = np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1)
+        return [Neighbours(row[row >= 0], score[row >= 0]) for row, score in zip(rows, scores, strict=True)]
 
-
-def _first(rows: I64, scores: F32, k: int) -> Neighbours:
-    """The k best; where a row is −1 there is none, and its score of −∞ comes last."""
-    order = np.lexsort((rows, -scores))[:k]
-    rows, scores = rows[order], scores[order]
-    if len(rows) and rows[-1] < 0:
-        rows, scores = rows[rows >= 0], scores[rows >= 0]
-    return Neighbours(rows, scores)
+    def _candidates(self, queries: F32, count: int, rung: Rung) -> I64:
+        assert self.codes is not None, "a ladder comes with codes"  # noqa: S101  # for the type checker
+        return self.codes.candidates(queries, count, rung.effort)
 
 
 def opened(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -94,14 +95,44 @@ def test_a_kind_is_measured_by_what_it_finds_itself(compressed: SpaceIndex) -> N
         assert sum(found) >= 0.95 * 32 * rung.depth
 
 
-def test_under_a_filter_recall_holds(space: SpaceIndex) -> None:
-    random = np.random.default_rng(1)
-    for share in (0.5, 0.2, 0.05):
-        passing = Passing.of(random.random(COUNT) < share)
-        truth = space.search(queries(100), 10, passing, audit=True)
-        found = space.search(queries(100), 10, passing)
-        shared = sum(len(np.intersect1d(one.rows, other.rows)) for one, other in zip(truth, found, strict=True))
-        assert shared / 1000 >= 0.93
+SELECTIVITIES = (0.5, 0.1, 0.01, 0.001)
+
+
+def at_random(query: F32) -> F32:
+    return np.random.default_rng(1).random(COUNT, dtype=np.float32)
+
+
+def by_kind(query: F32) -> F32:
+    """Whole neighbourhoods pass, or do not: as of a category."""
+    kind: F32 = (DRAWN[:COUNT] @ DRAWN[:200].T).argmax(axis=1).astype(np.float32)
+    return kind
+
+
+def by_side(query: F32) -> F32:
+    along: F32 = DRAWN[:COUNT] @ unit_vectors(1, DIM, seed=4)[0]
+    return along
+
+
+def by_distance(query: F32) -> F32:
+    far: F32 = -(DRAWN[:COUNT] @ query)
+    return far
+
+
+@pytest.mark.parametrize("share", SELECTIVITIES)
+@pytest.mark.parametrize("trait", [at_random, by_kind, by_side, by_distance])
+def test_under_a_filter_recall_is_no_less_whatever_the_filter_has_to_do_with_the_vectors(
+    space: SpaceIndex, trait: Callable[[F32], F32], share: float
+) -> None:
+    """The products pass that have the most of a trait."""
+    asked, hits = queries(40), 0
+    for query in asked:
+        mask = np.zeros(COUNT, dtype=np.bool_)
+        mask[np.argpartition(-trait(query), round(share * COUNT))[: round(share * COUNT)]] = True
+        passing = Passing.of(mask)
+        (truth,), (found,) = (space.search(query[None, :], 10, passing, audit=audit) for audit in (True, False))
+        assert len(found.rows) == 10
+        hits += len(np.intersect1d(truth.rows, found.rows))
+    assert hits / (10 * len(asked)) >= 0.95 * recall(space, asked, 10)
 
 
 def test_results_fall_by_score_and_rise_by_row_where_scores_are_equal(space: SpaceIndex) -> None:
@@ -206,7 +237,7 @@ def test_the_same_vectors_and_seed_give_the_same_codes(recipe: str) -> None:
     assert wanted is not None
     first, second = (choice.trained(wanted, vectors, 7, threads) for threads in (1, 2))
     effort = max(first.efforts(40))
-    assert (first.candidates(asked, 40, effort, None) == second.candidates(asked, 40, effort, None)).all()
+    assert (first.candidates(asked, 40, effort) == second.candidates(asked, 40, effort)).all()
 
 
 @pytest.mark.parametrize("recipe", COMPRESSED)
@@ -217,12 +248,12 @@ def test_codes_can_be_filled_with_other_vectors_while_they_are_searched(recipe: 
     assert wanted is not None
     old = choice.trained(wanted, vectors, 0, 1)
     effort = max(old.efforts(40))
-    before = old.candidates(asked, 40, effort, None)
+    before = old.candidates(asked, 40, effort)
     other = np.concatenate((vectors[::-1], clustered(500, DIM, seed=3)))
     new = old.refilled(other)
-    assert (old.candidates(asked, 40, effort, None) == before).all()
+    assert (old.candidates(asked, 40, effort) == before).all()
     assert (new.documents, new.dim, old.documents) == (5500, DIM, 5000)
-    itself = new.candidates(np.ascontiguousarray(other[-16:]), 40, effort, None)
+    itself = new.candidates(np.ascontiguousarray(other[-16:]), 40, effort)
     assert [row in found for row, found in zip(range(5484, 5500), itself, strict=True)] == [True] * 16
 
 
@@ -236,10 +267,8 @@ def test_codes_are_read_as_they_were_written(made: dict[str, SpaceIndex], recipe
     again = choice.read(tmp_path / "codes", wanted, DIM)
     assert (again.documents, again.dim, again.ram_bytes()) == (COUNT, DIM, codes.ram_bytes())
     effort = max(codes.efforts(40))
-    passing = Passing.of(np.random.default_rng(2).random(COUNT) < 0.3)
-    for among in (None, passing):
-        found = again.candidates(queries(16), 40, effort, among)
-        assert (found == codes.candidates(queries(16), 40, effort, among)).all()
+    found = again.candidates(queries(16), 40, effort)
+    assert (found == codes.candidates(queries(16), 40, effort)).all()
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in COMPRESSED if recipe != "NGT"])

@@ -14,7 +14,6 @@ from benchmarks.gpu import Host
 from index.kinds import choice, device, gpu
 from index.kinds.device import chosen, missing
 from index.kinds.gpu import DEVICE_QUERIES, DEVICE_REFUSALS, Gpu, lists_bytes
-from index.kinds.passing import Passing
 from index.kinds.recipe import resolved
 from index.kinds.seam import Codes
 from lookalike.errors import BadSettings, OperatorError, Overloaded
@@ -55,9 +54,9 @@ def searched(where: str) -> float:
 def test_a_copy_finds_what_the_original_does(opened: Opened, name: str) -> None:
     original, there = codes_of(name), opened(Host()).place(codes_of(name))
     before = searched("device")
-    found = there.candidates(QUERIES[:16], 20, 4, None)
+    found = there.candidates(QUERIES[:16], 20, 4)
     assert searched("device") == before + 16
-    assert np.array_equal(np.sort(found), np.sort(original.candidates(QUERIES[:16], 20, 4, None)))
+    assert np.array_equal(np.sort(found), np.sort(original.candidates(QUERIES[:16], 20, 4)))
 
 
 @pytest.mark.parametrize("name", ["IVF16,PQ8x4fs", "IVF16,RaBitQ", "HNSW16"])
@@ -66,61 +65,33 @@ def test_a_kind_that_no_gpu_knows_is_refused_by_name_of_those_that_it_does(opene
         opened(Host()).place(codes_of(name))
 
 
-def test_candidates_under_a_filter_all_pass_although_the_device_has_none(opened: Opened) -> None:
-    """A third passes: three times as many, and half as many again, are fetched, and found there."""
-    there, before = opened(Host()).place(codes_of("IVF16,SQ8")), (searched("device"), searched("cpu_filter"))
-    mask = np.arange(COUNT) % 3 == 0
-    found = there.candidates(QUERIES[:16], 20, 16, Passing.of(mask))
-    assert (found >= 0).all()
-    assert mask[found].all()
-    assert (searched("device"), searched("cpu_filter")) == (before[0] + 16, before[1])
-
-
-def test_where_too_few_of_those_fetched_pass_the_original_searches_inside_the_filter(opened: Opened) -> None:
-    """Half passes: the half that is farthest from the queries, of which none is among those fetched."""
-    original, there = codes_of("SQfp16"), opened(Host()).place(codes_of("SQfp16"))
-    near = VECTORS[:COUNT] @ QUERIES[0]
-    passing = Passing.of(near < np.median(near))
-    before = searched("cpu_filter")
-    found = there.candidates(QUERIES[:1], 20, 1, passing)
-    assert searched("cpu_filter") == before + 1
-    assert np.array_equal(found, original.candidates(QUERIES[:1], 20, 1, passing))
-
-
 def test_what_a_device_cannot_select_the_original_does(opened: Opened) -> None:
-    """More than 2,048 candidates; a filter for which so many would have to be fetched."""
+    """More than 2,048 candidates."""
     original, there = codes_of("IVF16,SQ8"), opened(Host()).place(codes_of("IVF16,SQ8"))
-    before = searched("cpu_depth"), searched("cpu_filter")
-    deep = there.candidates(QUERIES[:2], 2049, 16, None)
-    assert np.array_equal(deep, original.candidates(QUERIES[:2], 2049, 16, None))
-    few = Passing.of(np.arange(COUNT) % 200 == 0)
-    assert np.array_equal(there.candidates(QUERIES[:2], 10, 16, few), original.candidates(QUERIES[:2], 10, 16, few))
-    assert (searched("cpu_depth"), searched("cpu_filter")) == (before[0] + 2, before[1] + 2)
+    before = searched("cpu")
+    deep = there.candidates(QUERIES[:2], 2049, 16)
+    assert np.array_equal(deep, original.candidates(QUERIES[:2], 2049, 16))
+    assert searched("cpu") == before + 2
 
 
 def test_so_many_lists_as_a_device_cannot_visit_the_original_does(opened: Opened) -> None:
     host = Host()
     host.most = 8
-    there, before = opened(host).place(codes_of("IVF16,SQ8")), searched("cpu_depth")
-    assert (there.candidates(QUERIES[:1], 8, 9, None) >= 0).all()
-    assert searched("cpu_depth") == before + 1
-
-
-def test_nothing_passes_and_nothing_is_found(opened: Opened) -> None:
-    there = opened(Host()).place(codes_of("IVF16,SQ8"))
-    assert (there.candidates(QUERIES[:1], 10, 4, Passing.of(np.zeros(COUNT, np.bool_))) == -1).all()
+    there, before = opened(host).place(codes_of("IVF16,SQ8")), searched("cpu")
+    assert (there.candidates(QUERIES[:1], 8, 9) >= 0).all()
+    assert searched("cpu") == before + 1
 
 
 def test_many_threads_are_answered_as_one(opened: Opened) -> None:
     original, there = codes_of("IVF16,SQ8"), opened(Host()).place(codes_of("IVF16,SQ8"))
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: there.candidates(QUERIES[i : i + 1], 10, 4, None), range(40)))
-    assert np.array_equal(np.concatenate(found), original.candidates(QUERIES, 10, 4, None))
+        found = list(pool.map(lambda i: there.candidates(QUERIES[i : i + 1], 10, 4), range(40)))
+    assert np.array_equal(np.concatenate(found), original.candidates(QUERIES, 10, 4))
 
 
 def test_more_queries_than_may_wait_are_refused(opened: Opened) -> None:
     with pytest.raises(Overloaded):
-        opened(Host()).place(codes_of("SQfp16")).candidates(np.repeat(QUERIES, 2, axis=0), 10, 1, None)
+        opened(Host()).place(codes_of("SQfp16")).candidates(np.repeat(QUERIES, 2, axis=0), 10, 1)
 
 
 @pytest.mark.parametrize(("free_bytes", "limit_bytes"), [(1 << 17, 0), (1 << 30, 1 << 17)])
@@ -179,8 +150,8 @@ def test_with_the_devices_help_codes_are_learnt_that_find_the_same(opened: Opene
     recipe = resolved("IVF16,SQ8", COUNT, DIM, 0)
     assert recipe is not None
     made = opened(Host()).trained(recipe, VECTORS[:COUNT], 0, 1)  # type: ignore[arg-type]
-    found = made.candidates(QUERIES[:16], 10, 4, None)
-    assert np.array_equal(found, codes_of("IVF16,SQ8").candidates(QUERIES[:16], 10, 4, None))
+    found = made.candidates(QUERIES[:16], 10, 4)
+    assert np.array_equal(found, codes_of("IVF16,SQ8").candidates(QUERIES[:16], 10, 4))
 
 
 def test_without_a_gpu_a_shard_says_what_is_missing_and_auto_does_without() -> None:
