@@ -47,6 +47,7 @@ class Delta:
     def __init__(self, spaces: Sequence[SpaceEntry], capacity: int) -> None:
         self.capacity = capacity  # Rows.
         self.revisions: dict[bytes, int] = {}  # Of every product that was changed here, removed ones included.
+        self.removed: dict[bytes, int] = {}  # The revisions of those.
         self._alive = np.zeros(capacity, dtype=np.bool_)
         self._latest: dict[bytes, int] = {}  # The row of each product that is alive here.
         self._spaces = {number_of(entry.name): _Vectors(capacity, entry.dim, entry.rescore) for entry in spaces}
@@ -61,16 +62,14 @@ class Delta:
         """How much room is taken: by rows, or by products that were changed."""
         return max(len(self), len(self.revisions))
 
-    @property
-    def removed(self) -> dict[bytes, int]:
-        """The revisions of the removals."""
-        return {product_id: at for product_id, at in self.revisions.items() if product_id not in self._latest}
-
     def apply(self, changes: Sequence[Change]) -> None:
         """Of different products, newer than what is here; no more than there is room for."""
         upserts = [(change, change.product) for change in changes if change.product is not None]
         for change in changes:
             self.revisions[change.id] = change.revision
+            self.removed.pop(change.id, None)
+            if change.product is None:
+                self.removed[change.id] = change.revision
             self.delete(change.id)
         for row, (change, _) in enumerate(upserts, start=len(self)):
             self._alive[row], self._latest[change.id] = True, row

@@ -217,7 +217,7 @@ class Live:
             self._frozen, self._delta = self._delta, Delta(self._manifest.spaces, self._bounds.delta_rows)
             self._frozen_sequence = self.sequence
         sources = [Source(self._frozen.table(), self._frozen.segment())]
-        removed = self._frozen.removed
+        removed = self._frozen.removed.copy()
         if (before := self._compacted) is not None:
             sources.append(Source(before.table(), before.segment))
             removed |= {each: at for each, at in before.removed.items() if each not in self._frozen.revisions}

@@ -92,3 +92,32 @@ def test_a_shard_that_dies_ends_it_all_with_its_name(index: Path) -> None:
     assert process.returncode == 1
     assert "shard 0 ended, killed by SIGKILL" in errors
     assert not any(Path(f"/proc/{pid}").exists() for pid in others)
+
+
+def test_changes_by_command_are_found_and_outlive_shards_that_are_killed(index: Path, tmp_path: Path) -> None:
+    (port,) = probes.free_ports(1)
+    np.save(tmp_path / "vector.npy", VECTORS[7])
+    address = f"127.0.0.1:{port}"
+    command = [*LOOKALIKE, "serve", "local", str(index), "--port", str(port), "--live-dir", str(tmp_path / "live")]
+
+    def change(*words: str) -> str:
+        told = [*LOOKALIKE, "catalog", *words, "--address", address]
+        return subprocess.run(told, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    for started in range(2):
+        with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            while not process.stdout.readline().startswith("Ctrl-C"):
+                assert process.poll() is None
+            if not started:
+                words = ["--title", "seven again", "--vector", f"image={tmp_path / 'vector.npy'}", "--revision", "2"]
+                assert change("upsert", "new", *words) == "new: changed, revision 2; in the spaces: image\n"
+                assert change("remove", "7", "--revision", "1") == "7: changed, revision 1\n"
+            assert "nothing changed" in change("remove", "new", "--revision", "1")
+            with Client(address) as client:
+                (hit,) = client.search(vector=VECTORS[7], space="image", limit=1).hits
+                assert (hit.product.id, hit.product.title) == ("new", "seven again")
+                assert (client.count(), client.exists(["7"])) == (300, [False])
+            for pid in children_of(process.pid):
+                subprocess.run(["kill", "-9", str(pid)], check=False)  # It ends the others when the first is gone.
+            assert process.wait(timeout=60) == 1

@@ -1,0 +1,201 @@
+"""What updates cost a shard, and what they cost its searches: a fifth of 100,000 x 1024-d products changes.
+
+Two processes serve the same version; one of them takes the updates. Written are single updates, so many calls in
+flight; a call returns when its update is on the disk and is found. Then both are asked in turn, `--rounds` times, in
+batches of 16 as a gateway sends them: CPU per query (from /proc), and recall@10 against exact search of the same shard.
+
+    python -m benchmarks.live_updates [--count 100000] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.dataset import DIM, clustered
+from benchmarks.meter import COMMAND, Load, closed_loop, median, write
+from index.building.build import SpaceVectors, build
+from lookalike import rpc
+from lookalike.probes import free_ports, serving
+from lookalike.supervisor import Supervisor
+from lookalike.vectors import F32, pack
+from protos.lookalike.v1.index_pb2 import (
+    Applied,
+    ApplyRequest,
+    DescribeRequest,
+    QueryVector,
+    ShardQuery,
+    ShardSearchRequest,
+    ShardState,
+    Update,
+    Upsert,
+)
+from protos.lookalike.v1.index_pb2_grpc import IndexShardStub
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, Product, SpaceVector
+
+if TYPE_CHECKING:
+    from protos.lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
+
+K, BATCH, ASKED = 10, 16, 1600
+INFLIGHT = (1, 16, 64)
+PAUSE_S = 0.05
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    fresh = options.count // 5
+    vectors, queries = clustered(options.count + fresh, ASKED)
+    with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
+        space = SpaceVectors(encoder="benchmark", vectors=vectors[: options.count], rows=np.arange(options.count))
+        products = pa.table({"id": [f"{i:06}" for i in range(options.count)]})
+        version = build(Path(folder) / "index", products, {SPACE_IMAGE: space}, shards=1, threads=2)
+        updates = changes(options.count, vectors[options.count :])
+        result = measured(Path(folder), version, updates, queries, options.rounds)
+    told = f"{options.count} x {DIM}, clustered, k={K}"
+    mixed = f"{fresh}: half supersede a product, a quarter removes one, a quarter adds one"
+    print(write("live_updates", {"vectors": told, "changes": mixed, **result}))
+
+
+def changes(count: int, fresh: F32) -> Iterator[Update]:
+    """In any order: of four, two products get another vector, one goes, and one comes."""
+    rows = np.random.default_rng(1).permutation(count).tolist()
+    for number, (row, vector) in enumerate(zip(rows, fresh, strict=False)):
+        product_id = f"new{number}" if number % 4 == 3 else f"{row:06}"
+        if number % 4 == 2:
+            yield Update(revision=1, remove=product_id)
+            continue
+        upsert = Upsert(product=Product(id=product_id), vectors=[SpaceVector(space=SPACE_IMAGE, vector=pack(vector))])
+        yield Update(revision=1, upsert=upsert)
+
+
+def measured(folder: Path, version: str, updates: Iterator[Update], queries: F32, rounds: int) -> dict[str, Any]:
+    ports = dict(zip(("as built", "changed"), free_ports(2), strict=True))
+    with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
+        for name, port in ports.items():
+            words = ["serve", "shard", "--location", str(folder / "index"), "--shard", "0", "--threads", "1"]
+            words += ["--live-dir", str(folder / name), "--port", str(port)]
+            processes.start(name, [*COMMAND, *words], ready=partial(serving, f"127.0.0.1:{port}"))
+        processes.wait_ready(timeout_s=300)
+        return asyncio.run(_measured(ports, processes.pids(), version, [*updates], queries=queries, rounds=rounds))
+
+
+async def _measured(
+    ports: dict[str, int], pids: dict[str, int], version: str, updates: list[Update], *, queries: F32, rounds: int
+) -> dict[str, Any]:
+    async with (
+        rpc.channel(f"127.0.0.1:{ports['as built']}") as built,
+        rpc.channel(f"127.0.0.1:{ports['changed']}") as changed,
+    ):
+        stubs = {"as built": IndexShardStub(built), "changed": IndexShardStub(changed)}
+        shard, pid = stubs["changed"], pids["changed"]
+        waiting = len(updates) // 10  # Fewer than begin a compaction.
+        writes, given = {}, iter(updates[:-waiting])
+        for inflight, share in zip(INFLIGHT, (0.1, 0.45, 0.45), strict=True):
+            part = [*itertools.islice(given, round(share * len(updates)))]
+            writes[f"{inflight} in flight"] = await written(shard, version, part, inflight, pid)
+        compacting_s = await settled(shard)
+        for update in given:
+            await until_applied(shard, version, update)
+        compacted = await settled(shard)
+        searches = await searched(stubs, pids, version, queries, rounds)
+        for update in updates[-waiting:]:
+            await until_applied(shard, version, update)
+        with_delta = await searched(stubs, pids, version, queries, rounds)
+        state = await described(shard)
+    return {
+        "writes": writes,
+        "compacted": {**searches, "waited_s": round(compacting_s + compacted, 1)},
+        f"compacted, and {state.live.rows} rows in the delta": with_delta,
+        "state": {"documents": state.documents, "sequence": state.sequence, "compactions": state.live.compactions},
+        "caveats": "closed loop; client and servers share the cores and the disk of a shared machine: CPU per call and "
+        "ratios are the figures. CPU per update has the compactions in it that ran meanwhile.",
+    }
+
+
+async def written(shard: Stub, version: str, updates: list[Update], inflight: int, pid: int) -> dict[str, float]:
+    refused = 0
+
+    async def apply(i: int) -> None:
+        nonlocal refused
+        refused += await until_applied(shard, version, updates[i])
+
+    load = await closed_loop(apply, len(updates), inflight, [pid])
+    figures = {name: load.row()[name] for name in ("calls", "per_s", "cpu_us", "p50_ms", "p99_ms")}
+    return {**figures, "refused_until_compacted": refused}
+
+
+async def until_applied(shard: Stub, version: str, update: Update) -> int:
+    """How often it was refused for want of room."""
+    for refused in itertools.count():
+        (result,) = (await shard.Apply(ApplyRequest(version=version, updates=[update]))).results
+        if result.outcome == Applied.APPLIED:
+            return refused
+        if result.outcome != Applied.FULL:
+            raise RuntimeError(result.error)
+        await asyncio.sleep(PAUSE_S)
+    raise AssertionError("counting ends")
+
+
+async def described(shard: Stub) -> ShardState:
+    return (await shard.Describe(DescribeRequest())).versions[0]
+
+
+async def settled(shard: Stub) -> float:
+    """Seconds until no compaction is under way: the log of the last one has been begun, and little is in it."""
+    began_s = time.perf_counter()
+    before = -1
+    while (now := (await described(shard)).live.compactions) != before:
+        before = now
+        await asyncio.sleep(20)
+    return time.perf_counter() - began_s
+
+
+async def searched(
+    stubs: dict[str, Stub], pids: dict[str, int], version: str, queries: F32, rounds: int
+) -> dict[str, Any]:
+    requests = [asking(version, queries[start : start + BATCH], exact=False) for start in range(0, len(queries), BATCH)]
+    loads: dict[str, list[Load]] = {name: [] for name in stubs}
+    for _ in range(rounds):
+        for name, stub in stubs.items():
+            call = partial(_search, stub, requests)
+            loads[name].append(await closed_loop(call, len(requests), 1, [pids[name]]))
+    cpu_us = {name: median(each, "cpu_us") / BATCH for name, each in loads.items()}
+    figures = {f"{name}, cpu_us per query": round(each, 1) for name, each in cpu_us.items()}
+    recalls = {f"{name}, recall@10": await recall(stub, version, queries[:320]) for name, stub in stubs.items()}
+    return {**figures, "ratio": round(cpu_us["changed"] / cpu_us["as built"], 3), **recalls}
+
+
+async def _search(stub: Stub, requests: list[ShardSearchRequest], i: int) -> None:
+    await stub.Search(requests[i])
+
+
+def asking(version: str, queries: F32, *, exact: bool) -> ShardSearchRequest:
+    vectors = [QueryVector(space=SPACE_IMAGE, vector=pack(query)) for query in queries]
+    return ShardSearchRequest(version=version, queries=[ShardQuery(vectors=[v], k=K, exact=exact) for v in vectors])
+
+
+async def recall(stub: Stub, version: str, queries: F32) -> float:
+    shared = 0
+    for start in range(0, len(queries), BATCH):
+        part = queries[start : start + BATCH]
+        found, true = [(await stub.Search(asking(version, part, exact=exact))).results for exact in (False, True)]
+        shared += sum(len({*one.ids} & {*other.ids}) for one, other in zip(found, true, strict=True))
+    return round(shared / (K * len(queries)), 4)
+
+
+if __name__ == "__main__":
+    main()
