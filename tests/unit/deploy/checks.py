@@ -24,7 +24,7 @@ FOREIGN = {"tensorflow/serving", "redis", "alpine/kubectl"}
 OWN = "lookalike/"
 # Made by Kubernetes in every namespace.
 GIVEN_CONFIG_MAPS = {"kube-root-ca.crt"}
-WRITES = {"update": {"/data/index", "/data/models/text"}, "export": {"/data/models"}}
+WRITES = {"shard": {"/data/live"}, "update": {"/data/index", "/data/models/text"}, "export": {"/data/models"}}
 
 Check = Callable[[Cluster], Iterator[str]]
 
@@ -193,6 +193,7 @@ def references(cluster: Cluster) -> Iterator[str]:
                 yield f"{document['metadata']['name']}: no ConfigMap {reference['name']}"
     for pod in cluster.pods():
         volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
+        volumes |= {claim["metadata"]["name"]: {} for claim in pod.owner["spec"].get("volumeClaimTemplates", [])}
         mounted = {mount["name"] for each in pod.containers() for mount in each.get("volumeMounts", [])}
         if mounted != volumes.keys():
             yield f"{pod.name}: volumes {sorted(volumes)}, mounted {sorted(mounted)}"
