@@ -42,10 +42,9 @@ class _Vectors:
 
 
 class Delta:
-    """Changes in the order they came. One writer; a segment that it made stays as it was."""
+    """Changes in the order they came, at most `capacity` rows. One writer; a segment that it made stays as it was."""
 
     def __init__(self, spaces: Sequence[SpaceEntry], capacity: int) -> None:
-        self.capacity = capacity  # Rows.
         self.revisions: dict[bytes, int] = {}  # Of every product that was changed here, removed ones included.
         self.removed: dict[bytes, int] = {}  # The revisions of those.
         self._alive = np.zeros(capacity, dtype=np.bool_)

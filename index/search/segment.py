@@ -93,7 +93,7 @@ class Segment:
         self.table = table
         self.spaces = spaces
         self._alive = alive
-        self._filters = filters or PassingCache(64)
+        self._filters = PassingCache(64) if filters is None else filters
 
     def __len__(self) -> int:
         """Products that are not deleted."""

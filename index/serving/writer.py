@@ -21,7 +21,9 @@ from index.live.carrying import following as followed
 from index.live.live import Live
 from index.serving.loaded import LoadedShard
 from index.serving.pool import yield_to_others
+from index.serving.rollout import DOCUMENTS
 from index.serving.served import Loaded, Served
+from index.storage.names import space_name
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, LookalikeError, WrongState
@@ -86,10 +88,17 @@ class Writer:
         self._compactions.shutdown(wait=True)
 
     async def admit(self, loaded: Loaded) -> None:
-        """Add a version to what is served. No write is between what it takes over and its first own one."""
+        """Add a version to what is served. No write is between what it takes over and its first own one.
+
+        Raises what taking over does; the version is released then.
+        """
         async with self._changing:
-            if self._take_over is not None:
-                await _aside(self._writes, partial(self._take_over, loaded.shard))
+            try:
+                if self._take_over is not None:
+                    await _aside(self._writes, partial(self._take_over, loaded.shard))
+            except BaseException:
+                loaded.release()
+                raise
             self._served.add(loaded)
 
     async def _write(self, requests: list[ApplyRequest]) -> Sequence[ApplyResponse | LookalikeError]:
@@ -178,3 +187,5 @@ def _tell(live: Live, outcomes: Sequence[Applied]) -> None:
     DELETED.set(state.deleted)
     REMOVED.set(state.removed)
     LOG_BYTES.set(state.log_bytes)
+    for number in live.encoders:
+        DOCUMENTS.labels(space_name(number)).set(live.view.vectors(number))

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from index.building.build import build
-from index.live.live import Bounds
+from index.live import carrying
+from index.live.carrying import Lost
+from index.live.live import Bounds, Live
 from index.serving.loading import Loader
 from index.serving.pool import Pool
 from index.serving.rollout import Rollout
@@ -25,6 +27,7 @@ from index.serving.writer import Writer
 from index.storage import version
 from index.storage.location import Directory
 from lookalike import lifecycle, rpc
+from lookalike.errors import Overloaded
 from protos.lookalike.v1 import catalog_pb2_grpc
 from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, RemoveRequest, UpsertRequest
 from protos.lookalike.v1.types_pb2 import Product, SpaceVector
@@ -45,12 +48,12 @@ async def a_shard(place: Path) -> AsyncIterator[tuple[str, Served]]:
     """Its address, and what it serves of PLACE/index."""
     location, served, pool = Directory(place / "index"), Served(time.monotonic, 0.2), Pool(threads=1, max_waiting=64)
     loader = Loader(location=location, shard=0, hold=location.hold)
-    succession = Succession(served, place / "live", 0, Bounds(delta_rows=32, changes=10_000), loader)
-    writer = Writer(served, max_waiting=64, take_over=succession.take_over)
+    changes = Succession(served, place / "live", 0, Bounds(delta_rows=32, changes=10_000), loader)
+    writer = Writer(served, max_waiting=64, take_over=changes.take_over)
     rollout = Rollout(
         served,
         wanted=location.current,
-        load=succession.load,
+        load=changes.load,
         clock=time.monotonic,
         retry_s=POLL_S,
         admit=writer.admit,
@@ -151,3 +154,30 @@ async def test_where_the_version_before_is_gone_its_changes_are_missed_loudly(
     async with a_shard(tmp_path) as (address, _), a_catalogue(address) as catalog:
         assert (await catalog.Count(CountRequest())).count == COUNT
     assert f"the changes of version {gone} are not in version" in caplog.text
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_where_changes_cannot_be_taken_over_the_old_version_serves_on_until_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Once before a version is served, or when it was about to be."""
+    calls = 0
+
+    def full(before: Live, live: Live) -> Lost:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise Overloaded("the update could not be logged: No space left on device")
+        return carrying.carry(before, live)
+
+    monkeypatch.setattr("index.serving.succession.carry", full)
+    built(tmp_path / "index", 0)
+    async with a_shard(tmp_path) as (address, served), a_catalogue(address) as catalog:
+        await catalog.Upsert(upserting(1))
+        name = built(tmp_path / "index", 1)
+        asking = asyncio.ensure_future(asyncio.sleep(60))
+        await until(lambda: "No space left on device" in served.refused, asking)
+        assert list((await catalog.Exists(ExistsRequest(product_ids=["new1"]))).exists) == [True]
+        await until(lambda: [*served.uses()] == [name], asking)
+        assert list((await catalog.Exists(ExistsRequest(product_ids=["new1"]))).exists) == [True]
+        asking.cancel()
