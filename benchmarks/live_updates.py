@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.dataset import DIM, clustered
+from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from index.building.build import SpaceVectors, build
 from lookalike import rpc
@@ -58,14 +58,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     fresh = options.count // 5
-    vectors, queries = clustered(options.count + fresh, ASKED)
+    vectors, queries = cnn_like(options.count + fresh, ASKED)
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         space = SpaceVectors(encoder="benchmark", vectors=vectors[: options.count], rows=np.arange(options.count))
         products = pa.table({"id": [f"{i:06}" for i in range(options.count)]})
         version = build(Path(folder) / "index", products, {SPACE_IMAGE: space}, shards=1, threads=2)
         updates = changes(options.count, vectors[options.count :])
         result = measured(Path(folder), version, updates, queries, options.rounds)
-    told = f"{options.count} x {DIM}, clustered, k={K}"
+    told = f"{options.count} x {DIM}, CNN-like, k={K}"
     mixed = f"{fresh}: half supersede a product, a quarter removes one, a quarter adds one"
     print(write("live_updates", {"vectors": told, "changes": mixed, **result}))
 

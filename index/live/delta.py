@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -115,20 +115,18 @@ class _Ids:
         return self._values[row].decode()
 
 
-class _Part(NamedTuple):
-    """Some rows, in a form that filters can look at."""
+class _Part:
+    """Some rows. What filters look at is made when one does: most writes are not filtered before the next."""
 
-    table: pa.Table
-    attributes: Attributes
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
 
-    @classmethod
-    def of(cls, *tables: pa.Table) -> _Part:
-        table = pa.concat_tables(tables)
-        return cls(table, Attributes(attributes.batch_of(table)))
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
 
-    @property
-    def size(self) -> int:
-        return len(self.attributes)
+    @cached_property
+    def attributes(self) -> Attributes:
+        return Attributes(attributes.batch_of(self.table))
 
 
 class Rows:
@@ -161,9 +159,9 @@ class Rows:
 
     def _at(self, row: int) -> tuple[Attributes, int]:
         for part in self._parts:
-            if row < part.size:
+            if row < len(part):
                 return part.attributes, row
-            row -= part.size
+            row -= len(part)
         raise IndexError(row)
 
     def table(self) -> pa.Table:
@@ -171,14 +169,14 @@ class Rows:
         return pa.concat_tables([_NOTHING, *(part.table for part in self._parts)])
 
     def followed_by(self, products: Sequence[Product], revisions: Sequence[int]) -> Rows:
-        parts = [*self._parts, _Part.of(attributes.serialized(attributes.table_of(products, revisions)))]
-        added = parts[-1].attributes
-        coming = range(len(self), len(self) + len(added))
-        self._values += [added.ids[row] for row in range(len(added))]
-        self.products += [added.products[row] for row in range(len(added))]
-        # Each part is at least twice as long as the next, so there are few, and a row is copied a few times.
-        while len(parts) > 1 and parts[-2].size < 2 * parts[-1].size:
-            parts[-2:] = [_Part.of(parts[-2].table, parts[-1].table)]
+        added = attributes.serialized(attributes.table_of(products, revisions))
+        coming = range(len(self), len(self) + len(products))
+        self._values += [product.id.encode() for product in products]
+        self.products += added["product"].to_pylist()
+        parts = [*self._parts, _Part(added)]
+        # Each part is at least twice as long as the next, so there are few, and a row is encoded anew a few times.
+        while len(parts) > 1 and len(parts[-2]) < 2 * len(parts[-1]):
+            parts[-2:] = [_Part(pa.concat_tables([parts[-2].table, parts[-1].table]))]
         rows = sorted(coming, key=self._values.__getitem__)
         order: I64 = np.insert(self.order, [self.ids.after(self._values[row]) for row in rows], rows)
         return Rows(self._values, self.products, parts, order)

@@ -229,7 +229,7 @@ class Live:
         for number, built in self._base.spaces.items():
             # A copy of the smaller ones is made sooner.
             codes = (self._compacted and self._compacted.segment.spaces[number].codes) or built.codes
-            if codes is not None:
+            if codes is not None and built.entry.ladder:
                 learnt[number] = Learnt(codes, built.entry)
         return learnt
 
