@@ -52,5 +52,6 @@ def _in_time(work: Callable[[], Result], deadline: Deadline) -> Result:
 
 
 def yield_to_others() -> None:
-    """On Linux a thread has a priority of its own, which the threads it starts inherit."""
+    """On Linux a thread has a priority of its own, which the threads it starts inherit. faiss gets no others for it."""
+    use_threads(1)
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _YIELDING)

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from index.kinds.engine import use_threads
 from index.live.carrying import comparable
 from index.live.carrying import following as followed
 from index.live.live import Live
@@ -63,7 +62,7 @@ class Writer:
         self._take_over = take_over
         self._changing = asyncio.Lock()
         self._writes = ThreadPoolExecutor(1, "write")
-        self._compactions = ThreadPoolExecutor(1, "compact", initializer=_beside_searches)
+        self._compactions = ThreadPoolExecutor(1, "compact", initializer=yield_to_others)
         self._compacting: asyncio.Task[None] | None = None
         self._groups: Coalescer[ApplyRequest, ApplyResponse] = Coalescer(
             self._write,
@@ -166,11 +165,6 @@ def _applied(live: Live, following: Sequence[Live], updates: Sequence[Update]) -
 def _of_both(asked: Applied, following: Applied) -> Applied:
     caught_up = asked.outcome == Applied.STALE and following.outcome == Applied.APPLIED
     return following if caught_up or following.outcome == Applied.FULL else asked
-
-
-def _beside_searches() -> None:
-    yield_to_others()
-    use_threads(1)
 
 
 async def _aside(threads: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:

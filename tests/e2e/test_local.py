@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,24 @@ def test_the_search_command_asks_it(served: tuple[subprocess.Popen[str], str]) -
     words = ["search", "--product", "7", "--space", "image", "--address", served[1], "--json"]
     told = subprocess.run([*LOOKALIKE, *words], check=True, capture_output=True, text=True, timeout=60)
     assert len(json.loads(told.stdout)["hits"]) == 10
+
+
+def test_a_version_that_is_built_meanwhile_is_served_without_a_restart_and_one_can_go_back(
+    served: tuple[subprocess.Popen[str], str], index: Path
+) -> None:
+    def until(name: str) -> None:
+        while (told := client.search(product_id="7", space="image").provenance).version != name:
+            assert told.coverage == 1.0
+            time.sleep(0.1)
+
+    with Client(served[1]) as client:
+        old = client.search(product_id="7", space="image").provenance.version
+        words = ["index", "build", "--vectors", str(index.parent / "base.npy"), "--space", "image", "--shards", "2"]
+        build = [*LOOKALIKE, *words, "--seed", "1", "--json", str(index)]
+        built = subprocess.run(build, check=True, capture_output=True, text=True, timeout=120)
+        until(json.loads(built.stdout)["version"])
+        subprocess.run([*LOOKALIKE, "versions", "use", str(index), old], check=True, timeout=60)
+        until(old)
 
 
 def test_a_shard_that_dies_ends_it_all_with_its_name(index: Path) -> None:

@@ -132,6 +132,38 @@ async def test_versions_change_under_load_without_a_failed_partial_or_mixed_answ
 
 
 @pytest.mark.slow
+async def test_a_version_that_one_shard_refuses_is_moved_to_by_none_until_it_is_mended(tmp_path: Path) -> None:
+    location, elsewhere = tmp_path / "index", tmp_path / "elsewhere"
+    old, new = built(location, "old"), built(elsewhere, "new")
+    (elsewhere / new).rename(location / new)
+    damaged = location / new / "shard-00001" / "attributes.arrow"
+    damaged.write_bytes(flipped(damaged.read_bytes()))
+    async with (
+        a_shard(location, 0) as first,
+        a_shard(location, 1) as second,
+        running({"shards": (first.address, second.address), "refresh_s": REFRESH_S, "cache_ttl_s": 0.0}) as address,
+    ):
+        callers = Callers(address)
+        calling = asyncio.gather(*(callers.ask(number) for number in range(4)))
+        version.make_current(location, new)
+        await until(lambda: new in first.served.uses() and bool(second.served.describe(old).refused), calling)
+        assert f"version {new}: {damaged}: damaged" in second.served.describe(old).refused
+        before = callers.answers[old]
+        await until(lambda: callers.answers[old] >= before + 100, calling)
+        assert callers.answers.keys() == {old}
+        damaged.write_bytes(flipped(damaged.read_bytes()))
+        await until(lambda: callers.answers[new] >= 100, calling)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+    assert callers.coverages == {1.0}
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+@pytest.mark.slow
 async def test_a_list_that_its_caller_leaves_does_not_keep_a_version_for_ever(tmp_path: Path) -> None:
     old = built(tmp_path, "old")
     async with (
