@@ -114,7 +114,11 @@ class Rollout:
     async def _add(self, name: str) -> None:
         began_s = self._clock()
         loaded = await self._aside(partial(self._load, name))
-        await self._admit(loaded)
+        try:
+            await self._admit(loaded)
+        except BaseException:
+            loaded.release()
+            raise
         self._served.refused = ""
         took_s = self._clock() - began_s
         LOAD_SECONDS.observe(took_s)

@@ -254,6 +254,25 @@ async def test_an_error_that_nobody_expected_is_no_end_of_what_serves(
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_the_files_of_a_version_that_is_not_admitted_are_let_go(scene: Scene) -> None:
+    async def refusing(loaded: Loaded) -> None:
+        raise BadArtifact("its changes cannot be read")
+
+    old = version.current(scene.location)
+    scene.rollout = Rollout(
+        scene.served,
+        wanted=lambda: version.current(scene.location),
+        load=scene.load,
+        clock=scene.clock,
+        retry_s=RETRY_S,
+        admit=refusing,
+    )
+    new = built(scene.location, 2)
+    await scene.later(0)
+    assert (scene.told(), scene.released) == ([old], [new])
+    scene.rollout.close()
+
+
 async def test_a_shard_that_can_serve_nothing_does_not_start(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     with pytest.raises(BadArtifact, match="no index here"):
