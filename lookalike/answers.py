@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from protos.lookalike.v1.search_pb2 import ClassifyResponse, Provenance, SearchResponse
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, SearchPlan, Space
 
 
 def space_name(space: Space.ValueType) -> str:
@@ -93,8 +93,14 @@ def provenance(told: Provenance) -> Text:
     ]
     if told.exact:
         parts.append("exact")
-    line = Text(" · ".join(map(printable, parts)), "dim")
+    line = Text("\n".join([" · ".join(map(printable, parts)), *map(_plan, told.plans)]), "dim")
     return _degraded(line, told.degraded)
+
+
+def _plan(plan: SearchPlan) -> str:
+    how = f"{plan.recipe}, {plan.depth:,} deep, effort {plan.effort}, {plan.candidates:,} candidates"
+    part = f"shard {plan.shard}, {space_name(plan.space)}: {plan.passing:,} of {plan.documents:,} vectors pass"
+    return f"{part} · {printable(how) if plan.recipe else 'each compared'}"
 
 
 def _degraded(line: Text, reasons: Iterable[str]) -> Text:

@@ -54,7 +54,7 @@ def conditions_of(asked: argparse.Namespace) -> Conditions:
 
 def add_answer(parser: argparse.ArgumentParser) -> None:
     """What is to be told, by whom and how."""
-    parser.add_argument("--explain", action="store_true", help="show the score in each space")
+    parser.add_argument("--explain", action="store_true", help="show the score in each space, and how shards searched")
     parser.add_argument("--exact", action="store_true", help="compare with every vector")
     parser.add_argument("--min-coverage", type=float, help="0..1: searching less than this is an error")
     parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")

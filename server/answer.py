@@ -76,6 +76,9 @@ def answered(query: Query, snapshot: Snapshot, route: Route, gathered: Gathered,
     )
     for space, info, share in zip(route.spaces, infos, route.shares, strict=True):
         provenance.spaces.add(space=space, encoder=info.encoder, weight=share)
+    for shard, answer in enumerate(gathered.hits):
+        for plan in answer.plans if answer is not None else ():
+            provenance.plans.add(shard=shard).MergeFrom(plan)
     total = provenance.documents_total
     provenance.coverage = provenance.documents_searched / total if total else 1.0
     if provenance.coverage < query.min_coverage:

@@ -15,8 +15,9 @@ import numpy as np
 from index.kinds.passing import Mask, Passing
 from index.search import fusion, space
 from index.search.filters import PassingCache, mask_of
+from index.search.plan import Plan
 from index.search.queries import Query
-from index.search.scores import Neighbours, best_of, chunks_of
+from index.search.scores import best_of, chunks_of
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
@@ -38,6 +39,24 @@ class _Kind(NamedTuple):
     k: int
     enough: int
     exact: bool
+
+
+class Look(NamedTuple):
+    """How one space was searched for a query."""
+
+    space: Space.ValueType
+    documents: int
+    passing: int
+    recipe: str
+    plan: Plan | None  # None: compared with all that pass.
+
+
+class Found(NamedTuple):
+    """Of one query, by falling score, equal scores by rising row."""
+
+    rows: I64
+    scores: F32
+    looks: tuple[Look, ...]  # In each of the query's spaces, by number.
 
 
 class Ids(Protocol):
@@ -127,34 +146,42 @@ class Segment:
         alive[ALL] = before[ALL].without(deleted)
         return Segment(self.table, self.spaces, alive=alive, filters=self._filters)
 
-    def nearest(self, queries: Sequence[Query]) -> list[Neighbours]:
+    def nearest(self, queries: Sequence[Query]) -> list[Found]:
         """Of each query, as rows of the table. Searches of one kind are done together, of whichever queries."""
         groups: dict[_Kind, list[tuple[int, F32]]] = {}
         for i, query in enumerate(queries):
             for kind, vector in _searches(query):
                 groups.setdefault(kind, []).append((i, vector))
-        per_query: list[list[Neighbours]] = [[] for _ in queries]
+        per_query: list[list[Found]] = [[] for _ in queries]
         for kind, members in groups.items():
             vectors = np.stack([vector for _, vector in members])
             passing = self._passing(kind.space, kind.filter)
             searched = self.spaces[kind.space]
-            found = searched.search(vectors, kind.k, passing, audit=kind.exact, enough=kind.enough)
-            for (i, _), neighbours in zip(members, found, strict=True):
-                per_query[i].append(neighbours)
+            found = searched.explained(vectors, kind.k, passing, audit=kind.exact, enough=kind.enough)
+            for (i, _), ((rows, scores), plan) in zip(members, found, strict=True):
+                per_query[i].append(Found(rows, scores, (self._look(kind.space, passing, plan),)))
         return [
             per_space[0] if len(query.vectors) == 1 else self._fused(query, per_space)
             for query, per_space in zip(queries, per_query, strict=True)
         ]
 
-    def _fused(self, query: Query, nearest: Sequence[Neighbours]) -> Neighbours:
+    def _look(self, number: Space.ValueType, passing: Passing | None, plan: Plan | None) -> Look:
+        searched = self.spaces[number]
+        passed = len(searched) if passing is None else passing.count
+        return Look(number, len(searched), passed, searched.entry.recipe, plan)
+
+    def _fused(self, query: Query, nearest: Sequence[Found]) -> Found:
         """The best by all the query's spaces together, among the nearest in each."""
         if query.exact:
             candidates = self._everything(query)
+            looks = [self._look(each, self._passing(each, query.filter), None) for each in query.vectors]
         else:
             candidates = np.unique(np.concatenate([found.rows for found in nearest]))
-        return best_of(
+            looks = [look for found in nearest for look in found.looks]
+        rows, scores = best_of(
             chunks_of(candidates), query.k, lambda rows: fusion.fused(self.cosines(query, rows), query.shares)
         )
+        return Found(rows, scores, tuple(sorted(looks, key=lambda look: look.space)))
 
     def _everything(self, query: Query) -> I64:
         """The rows that pass and have a vector in any of the query's spaces."""

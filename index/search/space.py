@@ -72,10 +72,16 @@ class SpaceIndex:
         passing: over the vectors here, not over the table. audit: compare with every passing vector.
         enough:  so many will do where the lists that are visited hold no more; k unless given.
         """
+        return [found for found, _ in self.explained(queries, k, passing, audit=audit, enough=enough)]
+
+    def explained(
+        self, queries: F32, k: int, passing: Passing | None = None, *, audit: bool = False, enough: int | None = None
+    ) -> list[tuple[Neighbours, Plan | None]]:
+        """As `search`, each with the plan that found it; None: comparing with all that pass."""
         count = len(self) if passing is None else passing.count
         k = min(k, count)
         enough = k if enough is None else min(enough, k)
-        found: dict[int, Neighbours] = {}
+        found: dict[int, tuple[Neighbours, Plan | None]] = {}
         left = [*range(len(queries))]
         tried = None if audit or self.codes is None else plan(self.entry, len(self), count, k)
         while left and tried is not None:
@@ -83,12 +89,13 @@ class SpaceIndex:
                 part = left[start : start + BATCH]
                 for i, (neighbours, near) in zip(part, self._near(queries[part], k, tried, passing), strict=True):
                     if near >= enough:
-                        found[i] = neighbours
+                        found[i] = neighbours, tried
             left = [i for i in left if i not in found]
             tried = deeper(self.entry, len(self), count, tried)
         for i in left:  # No short answer hides what exists, and no filter that passes nothing near hides what is far.
-            found[i] = exact(queries[i], self.vectors, k, None if passing is None else passing.rows)
-        return [Neighbours(self.rows[rows], scores) for rows, scores in (found[i] for i in range(len(queries)))]
+            found[i] = exact(queries[i], self.vectors, k, None if passing is None else passing.rows), None
+        by_query = (found[i] for i in range(len(queries)))
+        return [(Neighbours(self.rows[rows], scores), how) for (rows, scores), how in by_query]
 
     def _near(self, queries: F32, k: int, tried: Plan, passing: Passing | None) -> Iterator[tuple[Neighbours, int]]:
         """The k best that pass of what a plan finds, as positions, and how many of the likeliest `depth` pass."""

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from index.search.queries import Query
-from index.search.scores import Neighbours
-from index.search.segment import Segment
+from index.search.segment import Found, Look, Segment
 from lookalike.vectors import F32
 from protos.lookalike.v1.types_pb2 import Space
 
@@ -47,10 +46,11 @@ class Hits(NamedTuple):
     ids: list[str]
     places: list[Place]
     scores: F32
+    looks: tuple[Look, ...]  # In each segment, in each of the query's spaces.
 
     def only(self, chosen: Sequence[int]) -> Hits:
         """Those at the chosen places of the ranking."""
-        return Hits([self.ids[i] for i in chosen], [self.places[i] for i in chosen], self.scores[[*chosen]])
+        return Hits([self.ids[i] for i in chosen], [self.places[i] for i in chosen], self.scores[[*chosen]], self.looks)
 
 
 class View:
@@ -76,7 +76,7 @@ class View:
         found = [_nearest(segment, queries) for segment in self.segments]
         return [self._best([each[i] for each in found], query.k) for i, query in enumerate(queries)]
 
-    def _best(self, found: Sequence[Neighbours], k: int) -> Hits:
+    def _best(self, found: Sequence[Found], k: int) -> Hits:
         scores = np.concatenate([neighbours.scores for neighbours in found])
         edge = np.partition(scores, len(scores) - k)[len(scores) - k] if 0 < k < len(scores) else -np.inf
         hits = sorted(
@@ -87,7 +87,8 @@ class View:
             for place in [Place(segment, row)]
         )[:k]
         falling = np.array([-negative for negative, *_ in hits], dtype=np.float32)
-        return Hits([product_id for _, product_id, _ in hits], [place for *_, place in hits], falling)
+        looks = tuple(look for each in found for look in each.looks)
+        return Hits([product_id for _, product_id, _ in hits], [place for *_, place in hits], falling, looks)
 
     def cosines(self, query: Query, places: Sequence[Place]) -> F32:
         """(s, c): in each of the query's spaces with each of the products."""
@@ -107,13 +108,13 @@ class View:
         return sorted((place.id, place) for page in pages for place in page)[:size]
 
 
-def _nearest(segment: Segment, queries: Sequence[Query]) -> list[Neighbours]:
+def _nearest(segment: Segment, queries: Sequence[Query]) -> list[Found]:
     if segment.table.order is None:
         return segment.nearest(queries)
     return [_with_ties(segment, query) for query in queries]
 
 
-def _with_ties(segment: Segment, query: Query) -> Neighbours:
+def _with_ties(segment: Segment, query: Query) -> Found:
     """Of a table whose rows are not in the order of ids: all that are as good as the last, so that the ids decide."""
     depth = query.k + 1
     while True:

@@ -11,7 +11,7 @@ from index.kinds import gpu
 from index.live.live import Live
 from index.search import grouping, segment
 from index.search.queries import Query, parsed
-from index.search.segment import Segment
+from index.search.segment import Look, Segment
 from index.search.space import Place
 from index.search.view import Hits, View
 from index.storage import version
@@ -136,6 +136,14 @@ def _chosen(query: Query, found: Hits) -> list[int]:
     return grouping.chosen(query, found.scores, found.ids.__getitem__, lambda i: found.places[i].shop)
 
 
+def _plan(look: Look) -> types_pb2.SearchPlan:
+    told = types_pb2.SearchPlan(space=look.space, documents=look.documents, passing=look.passing)
+    if look.plan is not None:
+        told.recipe, told.depth, told.effort = look.recipe, look.plan.depth, look.plan.rung.effort
+        told.candidates = look.plan.candidates
+    return told
+
+
 def _fill(hits: index_pb2.ShardHits, view: View, query: Query, found: Hits, room: int) -> int:
     """Write what was found, if there is room for it; how many bytes it takes."""
     carried = [place.product for place in found.places]
@@ -150,6 +158,7 @@ def _fill(hits: index_pb2.ShardHits, view: View, query: Query, found: Hits, room
         hits.shops.extend([place.shop for place in found.places])
     if query.explain:
         hits.explained = hits.scores if len(query.vectors) == 1 else pack(view.cosines(query, found.places).T)
+        hits.plans.extend(map(_plan, found.looks))
     return size
 
 

@@ -23,7 +23,15 @@ from lookalike.grouping import within
 from lookalike.partition import shard_of
 from lookalike.vectors import F32, normalised, pack, unpack
 from protos.lookalike.v1 import catalog_pb2_grpc, index_pb2, product_encoder_pb2, search_pb2_grpc, text_encoder_pb2
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space, SpaceVector
+from protos.lookalike.v1.types_pb2 import (
+    SPACE_IMAGE,
+    SPACE_PRODUCT,
+    SPACE_TEXT,
+    Product,
+    SearchPlan,
+    Space,
+    SpaceVector,
+)
 from protos.tfserving.v1 import prediction_pb2
 from server.app import gateway
 from server.settings import GatewaySettings
@@ -154,8 +162,16 @@ class ScriptedShard:
             scores=pack(np.array([-score for score, *_ in found], dtype=np.float32)),
             products=[product.SerializeToString() for _, _, product, _ in found],
             explained=pack(np.array([told for *_, told in found], dtype=np.float32)) if query.explain else b"",
+            plans=[self._plan(query, space) for space in sorted(each.space for each in query.vectors)]
+            if query.explain
+            else [],
             shops=[product.shop for _, _, product, _ in found] if query.max_per_shop else [],
         )
+
+    def _plan(self, query: index_pb2.ShardQuery, space: Space.ValueType) -> SearchPlan:
+        there = [product for product in self.products if (product.id, space) in VECTORS]
+        passing = [product for product in there if product.shop not in query.filter.shop_not_in]
+        return SearchPlan(space=space, documents=len(there), passing=len(passing))
 
     async def fetch(self, request: index_pb2.FetchRequest, _: Deadline) -> index_pb2.FetchResponse:
         await self._script(request.version)

@@ -136,6 +136,25 @@ async def test_queries_of_one_batch_are_answered_in_their_order_whatever_they_as
     assert [hits for one in alone for hits in one.results] == list(batch.results)
 
 
+async def test_an_explained_query_tells_how_it_was_searched(stub: Stub, version: str) -> None:
+    queries = [
+        asking(1, explain=True, filter=Filter(in_stock=True)),
+        asking(1, explain=True, filter=Filter(max_price=4, in_stock=True)),
+        asking(1, explain=True, exact=True),
+        asking(1, by(TEXT, unit_vectors(1, 4)[0]), explain=True),
+        asking(1),
+    ]
+    results = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))).results
+    told = [[(each.space, each.documents, each.passing, each.recipe) for each in hits.plans] for hits in results]
+    assert told == [
+        [(IMAGE, COUNT, COUNT * 3 // 4, "")],
+        [(IMAGE, COUNT, sum(row % 50 <= 4 and row % 4 > 0 for row in range(COUNT)), "")],
+        [(IMAGE, COUNT, COUNT, "")],
+        [(TEXT, 10, 10, "")],
+        [],
+    ]
+
+
 @pytest.mark.parametrize(
     ("query", "reason"),
     [

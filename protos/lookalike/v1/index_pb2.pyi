@@ -332,6 +332,7 @@ class ShardHits(_message.Message):
     PRODUCTS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     SHOPS_FIELD_NUMBER: _builtins.int
+    PLANS_FIELD_NUMBER: _builtins.int
     EXPLAINED_FIELD_NUMBER: _builtins.int
     scores: _builtins.bytes
     """float32 cosines, as many as ids."""
@@ -351,6 +352,10 @@ class ShardHits(_message.Message):
     def shops(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """With `max_per_shop`: the shop of each id, empty where it has none."""
 
+    @_builtins.property
+    def plans(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SearchPlan]:
+        """With `explain`; `shard` unset."""
+
     def __init__(
         self,
         *,
@@ -359,11 +364,12 @@ class ShardHits(_message.Message):
         products: _abc.Iterable[_builtins.bytes] | None = ...,
         error: _builtins.str = ...,
         shops: _abc.Iterable[_builtins.str] | None = ...,
+        plans: _abc.Iterable[_types_pb2.SearchPlan] | None = ...,
         explained: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "explained", b"explained", "ids", b"ids", "products", b"products", "scores", b"scores", "shops", b"shops"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "explained", b"explained", "ids", b"ids", "plans", b"plans", "products", b"products", "scores", b"scores", "shops", b"shops"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

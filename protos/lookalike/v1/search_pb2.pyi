@@ -106,7 +106,7 @@ class SearchRequest(_message.Message):
     min_coverage: _builtins.float
     """0..1; below it the answer is UNAVAILABLE. Unless set, a partial answer is an answer."""
     explain: _builtins.bool
-    """Tell the score in each space, with each hit."""
+    """Tell the score in each space, with each hit, and how shards looked for them."""
     max_per_shop: _builtins.int
     """1..1000: the best hits of which no more are of one shop. Those of no shop all count."""
     min_score: _builtins.float
@@ -313,6 +313,7 @@ class Provenance(_message.Message):
     DEGRADED_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    PLANS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The version of the index that answered."""
     policy: _builtins.str
@@ -340,6 +341,10 @@ class Provenance(_message.Message):
     def timings(self) -> Global___Timings:
         """Of this very call, cached or not."""
 
+    @_builtins.property
+    def plans(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SearchPlan]:
+        """With `explain`: how each shard that answered looked in each space."""
+
     def __init__(
         self,
         *,
@@ -355,10 +360,11 @@ class Provenance(_message.Message):
         degraded: _abc.Iterable[_builtins.str] | None = ...,
         cached: _builtins.bool = ...,
         timings: Global___Timings | None = ...,
+        plans: _abc.Iterable[_types_pb2.SearchPlan] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "coverage", b"coverage", "degraded", b"degraded", "documents_searched", b"documents_searched", "documents_total", b"documents_total", "exact", b"exact", "policy", b"policy", "shards_answered", b"shards_answered", "shards_asked", b"shards_asked", "spaces", b"spaces", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "coverage", b"coverage", "degraded", b"degraded", "documents_searched", b"documents_searched", "documents_total", b"documents_total", "exact", b"exact", "plans", b"plans", "policy", b"policy", "shards_answered", b"shards_answered", "shards_asked", b"shards_asked", "spaces", b"spaces", "timings", b"timings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -290,3 +290,51 @@ class Filter(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_price) -> _WhichOneofReturnType__min_price | None: ...
 
 Global___Filter: _TypeAlias = Filter  # noqa: Y015
+
+@_typing.final
+class SearchPlan(_message.Message):
+    """How a shard looked in one space for one query. A shard of which updates changed something has parts, a plan in each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    PASSING_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    EFFORT_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    space: Global___Space.ValueType
+    documents: _builtins.int
+    """Vectors in this part, those of deleted products included."""
+    passing: _builtins.int
+    """Of them those that pass the filter and are not deleted."""
+    recipe: _builtins.str
+    """Of the codes that found the candidates; empty: exact, compared with each that passes."""
+    depth: _builtins.int
+    """So many of the nearest were looked for, passing or not."""
+    effort: _builtins.int
+    """In the kind's own measure: lists visited, nodes kept, how far a graph is explored."""
+    candidates: _builtins.int
+    """So many, as far as they pass, were compared by their full vectors."""
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        space: Global___Space.ValueType = ...,
+        documents: _builtins.int = ...,
+        passing: _builtins.int = ...,
+        recipe: _builtins.str = ...,
+        depth: _builtins.int = ...,
+        effort: _builtins.int = ...,
+        candidates: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "depth", b"depth", "documents", b"documents", "effort", b"effort", "passing", b"passing", "recipe", b"recipe", "shard", b"shard", "space", b"space"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchPlan: _TypeAlias = SearchPlan  # noqa: Y015

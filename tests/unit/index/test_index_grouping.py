@@ -144,3 +144,20 @@ def test_no_hit_is_below_the_least_score_and_none_above_it_is_left_out(shard: Lo
     assert list(some.ids) == list(whole.ids)[: int((scores >= scores[19]).sum())]
     nothing = ShardQuery(vectors=[by(IMAGE, VECTORS[5])], k=50, min_score=1.5, filter=Filter(shop_in=["shop 1"]))
     assert not shard.search([nothing]).results[0].ids
+
+
+def test_an_explained_answer_tells_the_search_that_was_deep_enough(shard: LoadedShard) -> None:
+    vector = by(IMAGE, VECTORS[5])
+    queries = [
+        ShardQuery(vectors=[vector], k=10, explain=True),
+        ShardQuery(vectors=[vector], k=10, explain=True, max_per_shop=1),
+        ShardQuery(vectors=[vector], k=10, explain=True, filter=Filter(shop_in=["shop 1"])),
+        ShardQuery(vectors=[vector], k=10, explain=True, exact=True),
+    ]
+    plain, grouped, filtered, exact = [hits.plans[0] for hits in shard.search(queries).results]
+    entry = shard.base.spaces[IMAGE].entry
+    assert (plain.recipe, plain.depth, plain.effort) == (entry.recipe, 10, entry.ladder[0].effort)
+    assert plain.candidates == 10 * entry.ladder[0].factor
+    assert grouped.depth >= 20
+    assert (filtered.passing, filtered.recipe) == (SHOPS_OF.count("shop 1"), "")
+    assert (exact.passing, exact.recipe, exact.candidates) == (COUNT, "", 0)
