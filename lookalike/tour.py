@@ -88,8 +88,15 @@ def _filtered(products: Sequence[Product], space: str) -> Iterator[Stop]:
         product = products[len(products) // 2]
         limit = Product(price=statistics.median_high(each.price for each in products), currency=product.currency)
         yield _stop(
-            f"Like {_named(product)}, in stock, at most {price(limit)}, from other shops",
-            Question(product_id=product.id, space=space, max_price=limit.price, in_stock=True, exclude_same_shop=True),
+            f"Like {_named(product)}, in stock, at most {price(limit)}, from other shops, one of each",
+            Question(
+                product_id=product.id,
+                space=space,
+                max_price=limit.price,
+                in_stock=True,
+                exclude_same_shop=True,
+                max_per_shop=1,
+            ),
         )
 
 

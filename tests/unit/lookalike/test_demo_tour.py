@@ -64,6 +64,7 @@ def test_a_shop_of_all_kinds_is_asked_in_every_way(catalogue: Path) -> None:
     assert photo["image"] == catalogue / "images/c.jpg"
     assert (japanese["text"], english["text"]) == ("花柄のワンピース", "canvas sneakers")
     assert (filtered["max_price"], filtered["in_stock"], filtered["exclude_same_shop"]) == (3000, True, True)
+    assert filtered["max_per_shop"] == 1
     assert [each.product_id for each in mixed["examples"]] == ["a", "b"]
     assert (both["image"], both["text"]) == (catalogue / "images/c.jpg", "steel kettle")
     assert "half by photo, half by words" in found[7].title

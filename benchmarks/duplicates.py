@@ -1,0 +1,98 @@
+"""How similar a photo is to copies of itself and to the photos of other products: where FindDuplicates may cut.
+
+Photos are fashion products at 224 × 224, in the order of their archive; weights are trained ones. Each is copied as
+shops copy: smaller and compressed again, cut, made lighter, mirrored. Of every kind of copy the share that scores at
+least each threshold is told, and so is the share of photos that some other product scores that much with, among which
+there are true duplicates that nobody has labelled.
+
+    python -m benchmarks.duplicates WEIGHTS.h5 FASHION_DIR [--photos 2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tarfile
+from collections.abc import Callable
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from benchmarks.meter import write
+from encoders.image.folded import convolutions
+from encoders.image.mobilenet import network, served
+from encoders.image.photos import preprocess
+from encoders.image.signature import FEATURES
+from encoders.image.tensorflow_runtime import tensorflow
+from lookalike.vectors import F32
+
+BATCH = 16
+THRESHOLDS = (0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
+COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "compressed": lambda photo: photo,
+    "half as wide": lambda photo: photo.resize((photo.width // 2, photo.height // 2)),
+    "cut by 5 % at each side": lambda photo: ImageOps.crop(photo, round(photo.width * 0.05)),
+    "a fifth lighter": lambda photo: ImageEnhance.Brightness(photo).enhance(1.2),
+    "mirrored": ImageOps.mirror,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("fashion", type=Path)
+    parser.add_argument("--photos", type=int, default=2000)
+    options = parser.parse_args()
+    tf = tensorflow(os.environ)  # noqa: TID251  # a script of its own
+    model = served(tf, convolutions(network(str(options.weights))), "measured", "float32")
+    photos = read(options.fashion, options.photos)
+
+    def encoded(change: Callable[[Image.Image], Image.Image] | None) -> F32:
+        parts = []
+        for start in range(0, len(photos), BATCH):
+            part = photos[start : start + BATCH]
+            pixels = np.stack([preprocess(photo if change is None else copied(photo, change)) for photo in part])
+            parts.append(model.serve(tf.constant(pixels))[FEATURES].numpy())
+        return np.concatenate(parts)
+
+    originals = encoded(None)
+    others = originals @ originals.T
+    np.fill_diagonal(others, -1)
+    rows = [row("another product", others.max(axis=1))]
+    rows += [row(name, (originals * encoded(change)).sum(axis=1)) for name, change in COPIES.items()]
+    result = {
+        "weights": options.weights.name,
+        "photos": len(photos),
+        "jpeg_quality_of_copies": 70,
+        "rows": rows,
+        "caveats": "one catalogue of clean product photos; its own near-identical products count as others",
+    }
+    print(write("duplicates", result))
+
+
+def read(fashion: Path, count: int) -> list[bytes]:
+    with tarfile.open(fashion / "images_224.tar.xz", "r|xz") as archive:
+        files = (archive.extractfile(member) for member in archive if member.isfile())
+        return [file.read() for file in islice(files, count) if file is not None]
+
+
+def copied(photo: bytes, change: Callable[[Image.Image], Image.Image]) -> bytes:
+    buffer = BytesIO()
+    with Image.open(BytesIO(photo)) as image:
+        change(image.convert("RGB")).save(buffer, "JPEG", quality=70)
+    return buffer.getvalue()
+
+
+def row(what: str, cosines: F32) -> dict[str, object]:
+    return {
+        "cosine_with": what,
+        "median": round(float(np.median(cosines)), 4),
+        "at_least": {str(threshold): round(float((cosines >= threshold).mean()), 4) for threshold in THRESHOLDS},
+    }
+
+
+if __name__ == "__main__":
+    main()
