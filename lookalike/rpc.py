@@ -136,30 +136,39 @@ def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> 
 
 
 def _method(descriptor: MethodDescriptor, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    parse = GetMessageClass(descriptor.input_type).FromString
+    kind = GetMessageClass(descriptor.input_type)
     if descriptor.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_stream_edge(method), parse, _serialized)
-    return grpc.unary_unary_rpc_method_handler(_unary_edge(method), parse, _serialized)
+        return grpc.unary_stream_rpc_method_handler(_stream_edge(method, kind), None, _serialized)
+    return grpc.unary_unary_rpc_method_handler(_unary_edge(method, kind), None, _serialized)
+
+
+def _parsed(kind: type[Message], data: bytes) -> Message:
+    """Parsed here and not by gRPC, which would call bytes that are no message the server's fault."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        reason = f"is no {kind.DESCRIPTOR.full_name}, or one of more than 100 messages in each other"
+        raise InvalidRequest("request", reason) from None
 
 
 def _serialized(reply: Message | bytes) -> bytes:
     return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
 
-def _unary_edge(method: Unary) -> Callable[..., Awaitable[Message | bytes]]:
-    async def call(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> Message | bytes:
+def _unary_edge(method: Unary, kind: type[Message]) -> Callable[..., Awaitable[Message | bytes]]:
+    async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message | bytes:
         try:
-            return await method(request, Deadline.after(context.time_remaining()))
+            return await method(_parsed(kind, request), Deadline.after(context.time_remaining()))
         except Exception as error:
             await _abort(context, error)
 
     return call
 
 
-def _stream_edge(method: Streaming) -> Callable[..., AsyncIterator[Message | bytes]]:
-    async def call(request: Message, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message | bytes]:
+def _stream_edge(method: Streaming, kind: type[Message]) -> Callable[..., AsyncIterator[Message | bytes]]:
+    async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message | bytes]:
         try:
-            async for reply in method(request, Deadline.after(context.time_remaining())):
+            async for reply in method(_parsed(kind, request), Deadline.after(context.time_remaining())):
                 yield reply
         except Exception as error:
             await _abort(context, error)

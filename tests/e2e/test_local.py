@@ -8,9 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lookalike import probes
@@ -27,7 +31,20 @@ pytestmark = pytest.mark.slow
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("local")
     np.save(folder / "base.npy", VECTORS)
+    pq.write_table(
+        pa.table(
+            {
+                "id": [str(row) for row in range(300)],
+                "shop": [f"shop {row % 3}" for row in range(300)],
+                "price": [float(row) for row in range(300)],
+                "tags": [["even"] if row % 2 == 0 else [] for row in range(300)],
+                "created_at": [datetime(2025, 1, 1) + timedelta(days=row) for row in range(300)],
+            }
+        ),
+        folder / "attributes.parquet",
+    )
     words = ["index", "build", "--vectors", str(folder / "base.npy"), "--space", "image", "--shards", "2"]
+    words += ["--attributes", str(folder / "attributes.parquet")]
     subprocess.run([*LOOKALIKE, *words, str(folder / "index")], check=True, timeout=120)
     return folder / "index"
 
@@ -79,6 +96,33 @@ def test_the_search_command_asks_it(served: tuple[subprocess.Popen[str], str]) -
     assert len(json.loads(told.stdout)["hits"]) == 10
 
 
+def test_commands_filter_group_and_find_duplicates(served: tuple[subprocess.Popen[str], str]) -> None:
+    def told(*words: str) -> dict[str, Any]:
+        asked = [*LOOKALIKE, *words, "--space", "image", "--address", served[1], "--json"]
+        found: dict[str, Any] = json.loads(
+            subprocess.run(asked, check=True, capture_output=True, text=True, timeout=60).stdout
+        )
+        return found
+
+    def rows(answer: dict[str, Any]) -> list[int]:
+        return [int(hit["product"]["id"]) for hit in answer["hits"]]
+
+    tree = '{"any_of": [{"max_price": 99}, {"none_of": [{"max_price": 199}]}]}'
+    words = ["--tag", "even", "--created-after", "2025-01-11", "--filter", tree, "--limit", "300", "--explain"]
+    filtered = told("search", "--product", "7", *words)
+    expected = [row for row in range(11, 300) if row % 2 == 0 and (row <= 99 or row > 199)]
+    assert sorted(rows(filtered)) == expected
+    assert sum(int(plan["passing"]) for plan in filtered["provenance"]["plans"]) == len(expected)
+    one_each = rows(told("search", "--product", "7", "--max-per-shop", "1"))
+    assert sorted(row % 3 for row in one_each) == [0, 1, 2]
+    assert rows(told("search", "--product", "7", "--diversity", "0.5", "--limit", "3"))[0] != 7
+    unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+    near = [row for row in np.argsort(-(unit @ unit[7])).tolist() if row != 7 and unit[row] @ unit[7] >= 0.4]
+    duplicates = told("duplicates", "--product", "7", "--min-score", "0.4", "--limit", "2")
+    assert len(near) > 2
+    assert (rows(duplicates), duplicates["truncated"]) == (near[:2], True)
+
+
 def test_a_version_that_is_built_meanwhile_is_served_without_a_restart_and_one_can_go_back(
     served: tuple[subprocess.Popen[str], str], index: Path
 ) -> None:
@@ -90,6 +134,7 @@ def test_a_version_that_is_built_meanwhile_is_served_without_a_restart_and_one_c
     with Client(served[1]) as client:
         old = client.search(product_id="7", space="image").provenance.version
         words = ["index", "build", "--vectors", str(index.parent / "base.npy"), "--space", "image", "--shards", "2"]
+        words += ["--attributes", str(index.parent / "attributes.parquet")]
         build = [*LOOKALIKE, *words, "--seed", "1", "--json", str(index)]
         built = subprocess.run(build, check=True, capture_output=True, text=True, timeout=120)
         until(json.loads(built.stdout)["version"])

@@ -358,6 +358,7 @@ class Scene:
     products: ScriptedProductEncoder
     search: search_pb2_grpc.SimilarProductsAsyncStub
     catalog: catalog_pb2_grpc.CatalogAsyncStub
+    channel: grpc.aio.Channel
 
 
 @asynccontextmanager
@@ -403,7 +404,7 @@ async def a_scene(
         rpc.channel(address) as channel,
     ):
         similar, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
-        yield Scene(shards, encoder, model, products, similar, catalog)
+        yield Scene(shards, encoder, model, products, similar, catalog, channel)
 
 
 @asynccontextmanager

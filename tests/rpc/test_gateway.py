@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -201,6 +202,38 @@ async def test_a_malformed_request_is_told_its_field_in_the_details() -> None:
     assert status.details[0].Unpack(bad_request)
     assert bad_request.field_violations[0].field == "limit"
     assert "examples[0].vector: 1 dimensions; the space has 8" in (dimension.details() or "")
+
+
+async def test_bytes_that_are_no_request_are_the_callers_mistake() -> None:
+    """A filter in a filter, 150 deep, is more than a parser takes."""
+    nested = Filter(in_stock=True).SerializeToString()
+    for _ in range(150):
+        nested = wrapped(nested)
+    async with a_scene() as scene:
+        channel: Any = scene.channel  # Its stubs know of no calls without a serializer.
+        for method, data in (
+            ("SimilarProducts/Search", b"\xff"),
+            ("SimilarProducts/Search", b"\x22" + sized(nested)),  # 4: filter.
+            ("Catalog/Count", b"\x0a" + sized(nested)),
+        ):
+            error = await refused(channel.unary_unary(f"/lookalike.v1.{method}")(data))
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert (error.details() or "").startswith("request: is no lookalike.v1.")
+        with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
+            [page async for page in channel.unary_stream("/lookalike.v1.Catalog/List")(b"\xff")]
+
+
+def wrapped(serialized: bytes) -> bytes:
+    """A filter whose any_of (12) is this one: by hand, as the library writes none so deep."""
+    return b"\x62" + sized(serialized)
+
+
+def sized(data: bytes) -> bytes:
+    low, rest = [], len(data)
+    while rest > 127:
+        low.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([*low, rest]) + data
 
 
 async def test_unknown_products_and_missing_vectors_are_not_found() -> None:
