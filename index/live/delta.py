@@ -64,6 +64,7 @@ class Delta:
     def apply(self, changes: Sequence[Change]) -> None:
         """Of different products, newer than what is here; no more than there is room for."""
         upserts = [(change, change.product) for change in changes if change.product is not None]
+        rows = self._rows.followed_by([product for _, product in upserts], [change.revision for change, _ in upserts])
         for change in changes:
             self.revisions[change.id] = change.revision
             self.removed.pop(change.id, None)
@@ -74,10 +75,7 @@ class Delta:
             self._alive[row], self._latest[change.id] = True, row
             for number, vector in change.vectors.items():
                 self._spaces[number].add(row, vector)
-        if upserts:
-            self._rows = self._rows.followed_by(
-                [product for _, product in upserts], [change.revision for change, _ in upserts]
-            )
+        self._rows = rows
 
     def delete(self, product_id: bytes) -> None:
         if (row := self._latest.pop(product_id, None)) is not None:
@@ -169,10 +167,12 @@ class Rows:
         return pa.concat_tables([_NOTHING, *(part.table for part in self._parts)])
 
     def followed_by(self, products: Sequence[Product], revisions: Sequence[int]) -> Rows:
+        if not products:
+            return self
         added = attributes.serialized(attributes.table_of(products, revisions))
         coming = range(len(self), len(self) + len(products))
-        self._values += [product.id.encode() for product in products]
-        self.products += added["product"].to_pylist()
+        self._values[len(self) :] = [product.id.encode() for product in products]
+        self.products[len(self) :] = added["product"].to_pylist()
         parts = [*self._parts, _Part(added)]
         # Each part is at least twice as long as the next, so there are few, and a row is encoded anew a few times.
         while len(parts) > 1 and len(parts[-2]) < 2 * len(parts[-1]):

@@ -192,13 +192,14 @@ class Live:
     def _show(self, changes: Sequence[Change]) -> None:
         """Let the view have them: each product is in the delta or nowhere."""
         ids = [change.id for change in changes]
-        self._base = _without(self._base, ids)
-        if self._compacted is not None:
-            self._compacted = replace(self._compacted, segment=_without(self._compacted.segment, ids))
+        base, compacted = _without(self._base, ids), self._compacted
+        if compacted is not None:
+            compacted = replace(compacted, segment=_without(compacted.segment, ids))
+        self._delta.apply(changes)
+        self._base, self._compacted = base, compacted
         if self._frozen is not None:
             for product_id in ids:
                 self._frozen.delete(product_id)
-        self._delta.apply(changes)
         self.view = self._seen()
 
     def _seen(self) -> View:
