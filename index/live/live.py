@@ -272,7 +272,8 @@ class Live:
         # The bound may have been higher when they were written.
         self._delta = Delta(self._manifest.spaces, max(self._bounds.delta_rows, sum(map(len, groups))))
         for group in groups:
-            self._show(group)
+            # One that could not be shown when it was logged may be newer than what came after it.
+            self._show([change for change in group if change.revision > self.revision(change.id)])
         return size
 
 

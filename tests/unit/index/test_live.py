@@ -304,3 +304,28 @@ def test_a_log_that_is_missing_is_damage(shard: LoadedShard, tmp_path: Path) -> 
     (tmp_path / "log-000002").unlink()
     with pytest.raises(BadArtifact, match="log-000002: a log is missing"):
         live(shard, tmp_path)
+
+
+def test_a_write_that_fails_after_it_was_logged_leaves_no_half_and_is_there_after_a_restart(
+    shard: LoadedShard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, oracle = live(shard, tmp_path), Oracle.of(shard)
+
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("index.storage.attributes.serialized", exhausted)
+        with pytest.raises(MemoryError):
+            state.apply([upsert("p1", 5), remove("p2", 5), upsert("new", 5)])
+    oracle.check(state)
+    state.apply([upsert("p3", 5), upsert("p1", 4)])
+    oracle.apply(upsert("p3", 5))
+    oracle.apply(upsert("p1", 4))
+    oracle.check(state)
+    state.close()
+    state = live(shard, tmp_path)
+    for update in (upsert("p1", 5), remove("p2", 5), upsert("new", 5)):
+        oracle.apply(update)
+    oracle.check(state)
+    state.close()
