@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,24 @@ async def test_a_version_for_which_there_is_no_room_is_refused_and_the_old_one_s
         assert await found(stub, old, 1)
         await asyncio.to_thread(store.make_current, old)
         assert not (await told(stub, lambda response: not response.refused)).refused
+
+
+async def test_without_its_store_a_shard_serves_on_and_its_files_are_fetched_once(tmp_path: Path) -> None:
+    async with AsyncExitStack() as processes:
+        with stores.s3() as options:
+            once = json.dumps(json.loads(options) | {"config_kwargs": {"retries": {"max_attempts": 0}}})
+            store = stores.in_bucket(once)
+            name = await asyncio.to_thread(published, store, tmp_path / "built", 1)
+            async with a_process(store, once, tmp_path / "kept") as stub:
+                await told(stub, serves(name))
+            for path in (path for path in store.read(name).files if path.startswith("shard-00001")):
+                await asyncio.to_thread(store._filesystem.rm_file, store._path(f"{name}/{path}"))
+            stub = await processes.enter_async_context(a_process(store, once, tmp_path / "kept"))
+            await told(stub, serves(name))
+        response = await told(stub, lambda response: bool(response.refused))
+        assert f"{store}/CURRENT: " in response.refused
+        assert [state.version for state in response.versions] == [name]
+        assert await found(stub, name, 1)
 
 
 def test_a_shard_of_a_url_needs_a_place_for_its_files(capsys: pytest.CaptureFixture[str]) -> None:
