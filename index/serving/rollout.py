@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import TypeVar
 
@@ -68,7 +69,7 @@ class Rollout:
     async def start(self) -> None:
         """Load the first version. Raises what is wrong with it: a shard that serves nothing had better not start."""
         self._want(await self._aside(self._find_wanted))
-        await self._add(self._wanted)
+        await self._add(await self._aside(partial(self._timed, self._wanted)))
         self._started.set()
 
     async def watch(self, poll_s: float) -> None:
@@ -102,30 +103,29 @@ class Rollout:
             self._wanted, self._failures, self._again_s = name, 0, 0.0
 
     async def _try(self) -> None:
+        name = self._wanted
         try:
-            await self._add(self._wanted)
+            with ExitStack() as unless_served:
+                loaded = await self._aside(partial(self._timed, name))
+                unless_served.callback(loaded.release)
+                self._want(await self._aside(self._find_wanted))
+                if name == self._wanted:  # Else somebody went back from it while it was loaded.
+                    await self._add(loaded)
+                    unless_served.pop_all()
         except Exception as error:
             # Whatever it is, what serves must serve on.
             unexpected = None if isinstance(error, (LookalikeError, OSError, MemoryError)) else error
-            self._refuse(f"version {self._wanted}: {error}", unexpected)
+            self._refuse(f"version {name}: {error}", unexpected)
             self._again_s = self._clock() + min(self._retry_s * 2**self._failures, RETRY_MOST_S)
             self._failures += 1
 
-    async def _add(self, name: str) -> None:
-        began_s = self._clock()
-        loaded = await self._aside(partial(self._load, name))
-        try:
-            await self._admit(loaded)
-        except BaseException:
-            loaded.release()
-            raise
+    async def _add(self, loaded: Loaded) -> None:
+        await self._admit(loaded)
         self._served.refused = ""
-        took_s = self._clock() - began_s
-        LOAD_SECONDS.observe(took_s)
         VERSIONS.set(len(self._served.uses()))
         for number, space in loaded.shard.base.spaces.items():
             DOCUMENTS.labels(space_name(number)).set(len(space))
-        log.info("version %s is served; it took %.1f s to load", name, took_s)
+        log.info("version %s is served", loaded.shard.manifest.version)
 
     async def _drop(self) -> None:
         for name in superseded(self._served.uses(), self._wanted, self._served.current, self._clock()):
@@ -141,6 +141,12 @@ class Rollout:
             log.error("what serves, serves on: %s", why, exc_info=unexpected)
         self._served.refused = why
         REFUSALS.inc()
+
+    def _timed(self, name: str) -> Loaded:
+        began_s = self._clock()
+        loaded = self._load(name)
+        LOAD_SECONDS.observe(self._clock() - began_s)
+        return loaded
 
     async def _aside(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -154,6 +154,23 @@ async def test_going_back_to_a_version_that_is_still_loaded_loads_nothing(scene:
     assert scene.told() == [old]
 
 
+async def test_a_version_from_which_somebody_goes_back_while_it_is_loaded_is_not_served(scene: Scene) -> None:
+    def overtaken(name: str) -> Loaded:
+        loaded = whole(name)
+        version.make_current(scene.location, old)
+        return loaded
+
+    old, whole = version.current(scene.location), scene.load
+    new = built(scene.location, 2)
+    scene.load = overtaken
+    await scene.rollout.settle()
+    assert (scene.told(), scene.released) == ([old], [new])
+    scene.load = whole
+    version.make_current(scene.location, new)
+    await scene.later(0)
+    assert scene.told() == [new, old]
+
+
 async def test_a_third_version_waits_until_one_of_two_is_no_longer_pinned(scene: Scene) -> None:
     first = version.current(scene.location)
     second = built(scene.location, 2)
