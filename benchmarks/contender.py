@@ -2,6 +2,7 @@
 
     python -m benchmarks.contender build NAME FOLDER WHERE     builds it in WHERE; prints what that took
     python -m benchmarks.contender weigh NAME FOLDER WHERE     memory before and after loading; least effort per recall
+    python -m benchmarks.contender change NAME FOLDER WHERE    NGT: memory where it is opened to be changed
     python -m benchmarks.contender cold NAME FOLDER WHERE      knobs in; out: what a query reads of a file not in memory
     python -m benchmarks.contender serve NAME FOLDER WHERE     a line of JSON in: how hard, how often; a line out: times
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 import resource
 import shutil
@@ -108,6 +110,8 @@ def main(verb: str, name: str, folder: Path, where: Path) -> None:
             print(json.dumps(built(name, mapped(folder), where)))
         case "weigh":
             print(json.dumps(weighed(name, mapped(folder), queries, truth, where)))
+        case "change":
+            print(json.dumps(open_to_change(where)))
         case "cold":
             print(json.dumps(cold(name, folder, where, queries, json.loads(sys.stdin.read()))))
         case _:
@@ -179,8 +183,12 @@ def weighed(name: str, vectors: Stored, queries: F32, truth: I64, where: Path) -
     }
 
 
-def mapped(folder: Path) -> Stored:
-    vectors: Stored = np.asarray(np.load(folder / VECTORS, mmap_mode="r"))
+def mapped(folder: Path, *, at_random: bool = False) -> Stored:
+    """at_random: the kernel shall not read ahead."""
+    array = np.load(folder / VECTORS, mmap_mode="r")
+    if at_random:
+        array._mmap.madvise(mmap.MADV_RANDOM)
+    vectors: Stored = np.asarray(array)
     return vectors
 
 
@@ -240,6 +248,13 @@ def recall(found: Sequence[I64], truth: I64) -> float:
     return float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(found, truth, strict=False)]))
 
 
+def open_to_change(where: Path) -> dict[str, Any]:
+    """What NGT takes when it is opened so that objects can be inserted and removed, its default."""
+    before = memory()
+    index = ngtpy().Index(str(where / "graph"), log_disabled=True)
+    return {"before": before, "loaded": memory(), "objects": index.get_num_of_objects()}
+
+
 def touched(contender: Contender, queries: F32, knobs: Knobs, rows_per_page: int) -> float:
     """Pages of full vectors that a query looks at."""
     candidates = (contender.rescored(query, knobs) for query in queries[:COLD])
@@ -249,19 +264,29 @@ def touched(contender: Contender, queries: F32, knobs: Knobs, rows_per_page: int
 def cold(
     name: str, folder: Path, where: Path, queries: F32, at: Sequence[Mapping[str, float]]
 ) -> list[dict[str, float]]:
-    """What a query reads from the disk while none of the full vectors is in memory; read-ahead counts as read."""
+    """Pages that a query reads from the disk while none of the full vectors is in memory, read-ahead counted.
+
+    As vectors are mapped, and where the kernel is told that they are read at random.
+    """
     read = []
     for knobs in at:
-        with (folder / VECTORS).open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        contender = opened(name, mapped(folder), where)
-        before, waited = read_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_majflt
-        for query in queries[:COLD]:
-            contender.search(query, Knobs(knobs["effort"], int(knobs["factor"])))
-        waits = resource.getrusage(resource.RUSAGE_SELF).ru_majflt - waited
-        read.append({"cold_waits": waits / COLD, "cold_pages_read": (read_bytes() - before) / stored.PAGE / COLD})
-        del contender
+        pages = []
+        for advised in (False, True):
+            with (folder / VECTORS).open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            contender = opened(name, mapped(folder, at_random=advised), where)
+            pages.append(pages_read(contender, queries[:COLD], Knobs(knobs["effort"], int(knobs["factor"]))))
+            del contender  # What is mapped cannot be forgotten.
+        read.append(dict(zip(("cold_pages_read", "cold_pages_read_at_random"), pages, strict=True)))
     return read
+
+
+def pages_read(contender: Contender, queries: F32, knobs: Knobs) -> float:
+    """From the disk, for a query."""
+    before = read_bytes()
+    for query in queries:
+        contender.search(query, knobs)
+    return round((read_bytes() - before) / stored.PAGE / len(queries), 1)
 
 
 def read_bytes() -> int:

@@ -1,0 +1,138 @@
+"""Are the vectors of `benchmarks/dataset.py` like a network's? Real features and as many drawn ones, side by side.
+
+Features are those of MobileNet in float32, as `encoders/image` exports it. What decides how hard a search is: the
+spectrum of the covariance, how far neighbours lie and how far any two, the intrinsic dimension around a vector, hubs.
+And recall@10: of inverted lists by lists visited, of 4-bit codes by candidates rescored, of a graph by nodes kept.
+
+    python -m benchmarks.likeness WEIGHTS.h5 PHOTOS.tar.xz FEATURES.npy        makes FEATURES.npy unless it is there
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tarfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.dataset import DIM, CnnLike
+from benchmarks.meter import write
+from benchmarks.ngt_comparison import nearest
+from encoders.image.folded import convolutions, features
+from encoders.image.mobilenet import network
+from encoders.image.photos import preprocess
+from encoders.image.tensorflow_runtime import tensorflow
+from index.kinds import choice
+from index.kinds.engine import use_threads
+from index.kinds.recipe import resolved
+from index.kinds.seam import Codes
+from index.search.scores import scores_of
+from lookalike.vectors import F32, normalised
+
+QUERIES = 500
+K = 10
+LISTS, CANDIDATES, NODES = (1, 2, 4, 8, 16, 32), (20, 40, 80, 160), (16, 32, 64, 128)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights")
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("features", type=Path)
+    options = parser.parse_args()
+    if not options.features.exists():
+        np.save(options.features, np.concatenate(list(computed(options.weights, options.photos))))
+    use_threads(1)
+    real = np.random.default_rng(0).permutation(normalised(np.load(options.features)))
+    made = CnnLike()
+    count = len(real) - QUERIES
+    pairs = {
+        "real": (np.ascontiguousarray(real[QUERIES:]), real[:QUERIES]),
+        "drawn": (np.concatenate(list(made.vectors(count))), made.queries(QUERIES)),
+    }
+    rows = {name: {**shape(*pair), **curves(*pair)} for name, pair in pairs.items()}
+    result = {"vectors": count, "queries": QUERIES, "features": options.features.name, "rows": rows}
+    print(write("likeness", result))
+
+
+def computed(weights: str, photos: Path) -> Iterator[F32]:
+    """Features of all photos of an archive, not normalised, 16 at a time."""
+    tf = tensorflow(os.environ)  # noqa: TID251  # a script of its own
+    layers = convolutions(network(weights))
+    run = tf.function(lambda pixels: features(tf, layers, pixels, "float32"), autograph=False)
+    with tarfile.open(photos, "r|xz") as archive:
+        files = (archive.extractfile(member) for member in archive if member.isfile())
+        pixels = (preprocess(file.read()) for file in files if file is not None)
+        while batch := list(islice(pixels, 16)):
+            yield run(np.stack(batch)).numpy()
+
+
+def shape(vectors: F32, queries: F32) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    variances = np.linalg.eigvalsh(np.cov(vectors[:20_000].T))[::-1]
+    held = np.cumsum(variances) / variances.sum()
+    one, other = vectors[random.integers(len(vectors), size=(2, 20_000))]
+    near = distances(np.sort(queries @ vectors.T, axis=1)[:, : -100 - 1 : -1])
+    ratios = np.log(near[:, 19:20] / np.maximum(near[:, :19], 1e-6)).mean(axis=1)
+    sample = vectors[:10_000]
+    hubs = np.bincount(nearest(sample, sample, K + 1)[:, 1:].ravel(), minlength=len(sample))
+    return {
+        "components_hold": {n: rounded(held[n - 1]) for n in (1, 4, 16, 64, 256)},
+        "norm_of_mean": rounded(np.linalg.norm(vectors.mean(axis=0))),
+        "below_0.001": rounded((vectors < 1e-3).mean()),
+        "any_two_apart": quantiles(distances(np.einsum("ij,ij->i", one, other))),
+        **{f"neighbour_{n}_apart": quantiles(near[:, n - 1]) for n in (1, 10, 100)},
+        "intrinsic_dimension": rounded(1 / ratios[ratios > 0].mean()),  # Levina and Bickel, of 20 neighbours.
+        "hubs": {
+            "skewness": rounded(((hubs - K) ** 3).mean() / hubs.std() ** 3),
+            "nobody's": rounded((hubs == 0).mean()),
+        },
+    }
+
+
+def curves(vectors: F32, queries: F32) -> dict[str, Any]:
+    truth = nearest(vectors, queries)
+    lists, codes, graph = (trained(name, vectors) for name in ("IVF,Flat", "IVF,PQ4fs", "HNSW32"))
+
+    def found(by: Codes, count: int, effort: int) -> float:
+        """recall@10 of `count` candidates rescored; in pieces of 16, as the seam asks."""
+        hits = 0
+        for start in range(0, len(queries), 16):
+            part = queries[start : start + 16]
+            rows = by.candidates(part, count, effort)
+            best = np.take_along_axis(rows, np.argsort(-scores_of(part, vectors, rows), axis=1)[:, :K], 1)
+            hits += sum(len(np.intersect1d(a, b)) for a, b in zip(best, truth[start:], strict=False))
+        return rounded(hits / truth.size)
+
+    return {
+        "recall_by_lists_visited": {n: found(lists, K, n) for n in LISTS},
+        "recall_by_candidates_of_codes": {n: found(codes, n, max(LISTS)) for n in CANDIDATES},
+        "recall_by_nodes_kept": {n: found(graph, K, n) for n in NODES},
+    }
+
+
+def trained(name: str, vectors: F32) -> Codes:
+    recipe = resolved(name, len(vectors), DIM, 0)
+    assert recipe is not None  # noqa: S101  # none of these is exact
+    return choice.trained(recipe, vectors, 0, 1)
+
+
+def distances(products: F32) -> F32:
+    apart: F32 = np.sqrt(np.maximum(2 - 2 * products, 0))
+    return apart
+
+
+def quantiles(values: F32) -> dict[str, float]:
+    return {f"{part}%": rounded(np.percentile(values, part)) for part in (5, 50, 95)}
+
+
+def rounded(value: Any) -> float:
+    return round(float(value), 3)
+
+
+if __name__ == "__main__":
+    main()
