@@ -129,7 +129,7 @@ def opened(
 
     Raises BadArtifact when a file is not as described.
     """
-    vectors = stored.mapped(directory / VECTORS, rescore=rescore)
+    vectors = stored.mapped(directory / VECTORS, rescore=rescore, at_random=True)
     rows = stored.rows(directory / ROWS)
     if vectors.shape != (documents, dim) or rows.shape != (documents,):
         raise BadArtifact(f"{directory}: not {documents} vectors of {dim} dimensions")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,13 @@ def write(path: Path, parts: Iterable[F32], *, documents: int, dim: int, rescore
             file.write(part.astype(kept, copy=False).data)
 
 
-def mapped(path: Path, *, rescore: str) -> Stored:
-    """(documents, dim). Raises BadArtifact when the file holds something else."""
-    vectors = _array(path)
+def mapped(path: Path, *, rescore: str, at_random: bool = False) -> Stored:
+    """(documents, dim). Raises BadArtifact when the file holds something else.
+
+    at_random: rows will be read one here, one there, and the kernel is not to read ahead. A query of 1,000,000 vectors
+    that are not in memory reads 279 pages so, and 2,500 otherwise, of a disk that reads 8 MiB ahead (ngt_comparison).
+    """
+    vectors = _array(path, mmap.MADV_RANDOM if at_random else mmap.MADV_NORMAL)
     if vectors.ndim != 2 or vectors.dtype != np.dtype(rescore):
         raise BadArtifact(f"{path}: {vectors.dtype} {vectors.shape}, not vectors in {rescore}")
     return vectors
@@ -46,10 +51,12 @@ def rows(path: Path) -> I64:
     return found
 
 
-def _array(path: Path) -> npt.NDArray[Any]:
+def _array(path: Path, advice: int = mmap.MADV_NORMAL) -> npt.NDArray[Any]:
     try:
         try:
-            return np.asarray(np.load(path, allow_pickle=False, mmap_mode="r"))
+            array = np.load(path, allow_pickle=False, mmap_mode="r")
+            array._mmap.madvise(advice)  # NumPy has no other way to it.
+            return np.asarray(array)
         except ValueError:  # An array without elements cannot be mapped.
             return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError) as error:
