@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.building.ladder import measured
-from index.kinds.recipe import LEAST
+from index.kinds import choice
+from index.kinds.recipe import LEAST, Lists, lists_of, parsed
 from index.kinds.seam import Codes
 from index.search import segment
 from index.search.segment import Segment
@@ -41,7 +42,8 @@ class Learnt(NamedTuple):
     """What the codes of a space are made by."""
 
     codes: Codes
-    built: IndexEntry  # Of the version as it was built: its recipe, and the recall to be reached again.
+    recipe: str  # Of the codes.
+    recall: float  # To be reached again: that of the version as it was built.
 
 
 class Removed:
@@ -184,12 +186,26 @@ def _index(directory: Path, entry: SpaceEntry, learnt: Learnt | None) -> IndexEn
     mapped = vectors.mapped(directory / VECTORS, rescore=entry.rescore)
     if learnt is None or len(mapped) < LEAST:
         return IndexEntry()
-    made = learnt.codes.refilled(mapped)
-    ladder = measured(made, mapped, 0, min(rung.recall for rung in learnt.built.ladder))
+    recipe, made = _coded(mapped, learnt)
+    ladder = measured(made, mapped, 0, learnt.recall)
     if not ladder:
         return IndexEntry()
     made.write(directory / CODES)
-    return IndexEntry(recipe=learnt.built.recipe, ladder=ladder)
+    return IndexEntry(recipe=recipe, ladder=ladder)
+
+
+def _coded(mapped: Stored, learnt: Learnt) -> tuple[str, Codes]:
+    """By what was learnt before; but lists that are far too many, or too few, for so many vectors are learnt anew.
+
+    To find and visit 1,024 lists of 15,000 vectors costs a query as much as those of 100,000.
+    """
+    known = parsed(learnt.recipe)
+    if isinstance(known, Lists) and not known.dim:  # A rotation takes too long to learn.
+        lists = lists_of(len(mapped))
+        if not known.lists <= 2 * lists <= 4 * known.lists:
+            wanted = replace(known, lists=lists)
+            return str(wanted), choice.trained(wanted, mapped, 0, 1)
+    return learnt.recipe, learnt.codes.refilled(mapped)
 
 
 def _write_removed(path: Path, removed: Mapping[bytes, int]) -> None:

@@ -225,13 +225,14 @@ class Live:
         return _Frozen(self._number, removed, sources, self._frozen_sequence)
 
     def _learnt(self) -> dict[Space.ValueType, Learnt]:
-        """What codes the vectors that are compacted get: those of the version as it was built, where it has any."""
+        """What codes the vectors that are compacted get: those of before, where the version was built with any."""
         learnt = {}
         for number, built in self._base.spaces.items():
-            # A copy of the smaller ones is made sooner.
-            codes = (self._compacted and self._compacted.segment.spaces[number].codes) or built.codes
-            if codes is not None and built.entry.ladder:
-                learnt[number] = Learnt(codes, built.entry)
+            latest = self._compacted.segment.spaces[number] if self._compacted else built
+            latest = built if latest.codes is None else latest
+            if latest.codes is not None and built.entry.ladder:
+                recall = min(rung.recall for rung in built.entry.ladder)
+                learnt[number] = Learnt(latest.codes, latest.entry.recipe, recall)
         return learnt
 
     def _swap(self, made: Compacted) -> None:

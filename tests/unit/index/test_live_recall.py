@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 
 from index.building.build import build
 from index.kinds.engine import use_threads
+from index.kinds.recipe import Lists
+from index.kinds.recipe import parsed as parsed_recipe
 from index.live import compaction
 from index.live.live import Bounds, Live
 from index.search.queries import parsed
@@ -108,8 +111,11 @@ def test_under_churn_recall_is_within_half_a_point_before_during_and_after_a_com
     measures += [recall(state.view), recall(state.view, Filter(shop_in=["1"]))]
     assert min(measures) >= built - HALF_A_POINT
     assert state.state().rows == 0
-    compacted = state.view.segments[1].spaces[IMAGE]
-    assert compacted.codes is not None  # Made by what was learnt when the version was built.
+    base, compacted = (parsed_recipe(segment.spaces[IMAGE].entry.recipe) for segment in state.view.segments)
+    assert isinstance(base, Lists)
+    assert isinstance(compacted, Lists)
+    assert compacted.lists < base.lists / 2  # As many as suit a fifth of the vectors; the rest is the same.
+    assert replace(compacted, lists=base.lists) == base
 
 
 def _compacting(state: Live) -> Callable[[], None]:
