@@ -46,6 +46,8 @@ CONTENDERS = (
     "PCAR256,IVF,RaBitQfs",
 )
 
+SETTING = ("contender", "effort", "factor")
+
 Report = dict[str, Any]
 
 
@@ -245,7 +247,13 @@ def table(made: Sequence[Report]) -> str:
         "pages a query reads | build CPU s"
     )
     lines = [f"| {head} |", "|" + " --- |" * len(head.split(" | "))]
-    return "\n".join(lines + [f"| {line(row)} |" for row in made]) + "\n"
+    shown = [row for before, row in zip([None, *made], made, strict=False) if not same(before, row)]
+    return "\n".join(lines + [f"| {line(row)} |" for row in shown]) + "\n"
+
+
+def same(before: Report | None, row: Report) -> bool:
+    """Whether the effort for the recall below reaches this one, too."""
+    return before is not None and [before[part] for part in SETTING] == [row[part] for part in SETTING]
 
 
 def line(row: Report) -> str:
@@ -275,12 +283,14 @@ def plot(made: Sequence[Report], path: Path, title: str) -> None:
     for panel, target in zip(panels, TARGETS, strict=True):
         for row in (row for row in made if row["recall_target"] == target):
             at = max(row["ram_bytes_per_vector"], 1), row["qps"]
-            panel.scatter(*at, s=30, color="tab:red" if row["contender"] in NGT_GRAPHS else "tab:blue")
-            panel.annotate(row["contender"], at, fontsize=7, xytext=(4, 3), textcoords="offset points")
+            colour = f"C{sorted({each['contender'] for each in made}).index(row['contender'])}"
+            marker = "s" if row["contender"] in NGT_GRAPHS else "o"
+            panel.scatter(*at, s=60, color=colour, marker=marker, label=row["contender"])
         panel.set(
             xscale="log", yscale="log", title=f"{title}, recall@10 ≥ {target:.2f}", xlabel="RAM, bytes per vector"
         )
         panel.grid(alpha=0.3, which="both")
+    panels[0].legend(fontsize=8, loc="lower right")
     panels[0].set_ylabel("queries per second of one core")
     figure.savefig(path, dpi=120)
 
