@@ -101,8 +101,8 @@ class SpaceIndex:
     def _near(self, queries: F32, k: int, tried: Plan, passing: Passing | None) -> Iterator[tuple[Neighbours, int]]:
         """The k best that pass of what a plan finds, as positions, and how many of the likeliest `depth` pass."""
         if passing is None:
-            for found in self.probe(queries, k, tried.rung):
-                yield found, len(found.rows)
+            for rows, scores in self.probe(queries, tried.depth, tried.rung):
+                yield Neighbours(rows[:k], scores[:k]), len(rows)
             return
         candidates = self._candidates(queries, tried.candidates, tried.rung)
         passes = passing.among(candidates)

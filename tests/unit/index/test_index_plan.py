@@ -24,8 +24,12 @@ def test_more_results_lie_deeper() -> None:
 
 def test_a_filter_needs_the_depth_at_which_enough_pass() -> None:
     assert plan(INDEX, N, N // 5, 10) == Plan(70, LADDER[1])  # 10 x 5, and of what does not pass half as much again.
-    assert plan(INDEX, N, N // 10, 10) == Plan(146, LADDER[2])
-    assert plan(INDEX, N, N - 1, 10) == Plan(11, LADDER[1])
+    assert plan(INDEX, N, N // 10, 10) == Plan(145, LADDER[2])
+
+
+def test_a_few_deletions_make_no_search_deeper() -> None:
+    assert plan(INDEX, N, N - N // 200, 10) == Plan(10, LADDER[0])
+    assert plan(INDEX, N, N - N // 50, 10) == Plan(11, LADDER[1])
 
 
 def test_where_too_few_of_the_nearest_pass_the_next_search_is_deeper_until_all_are_compared() -> None:
@@ -39,9 +43,9 @@ def test_where_too_few_of_the_nearest_pass_the_next_search_is_deeper_until_all_a
 
 
 def test_exact_search_is_chosen_where_it_is_cheaper() -> None:
-    # 596 deep: 1,920 for the lists, 596 for the candidates, and 60 of them pass.
-    assert plan(INDEX, N, 2_500, 10) is None
-    assert plan(INDEX, N, 2_600, 10) == Plan(572, LADDER[2])
+    # 572 deep: 1,920 for the lists, 686 for the candidates, and 60 of them pass.
+    assert plan(INDEX, N, 2_600, 10) is None
+    assert plan(INDEX, N, 2_700, 10) == Plan(551, LADDER[2])
 
 
 def test_few_passing_products_are_all_compared() -> None:
