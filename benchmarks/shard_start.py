@@ -1,0 +1,159 @@
+"""How soon a shard of many vectors is ready, and what its process keeps in memory: a real process over a real index.
+
+Builds an index of drawn vectors (`benchmarks/dataset.py`) in FOLDER, unless it is there, and one of 1,000 vectors
+beside it. Starts `lookalike serve shard` on it with its files out of the page cache and in it, in turn, `--rounds`
+times: seconds until it answers, and CPU seconds. Then asks 1,000 queries: memory is RssAnon, what the kernel counts as
+the process's own, less that of the shard of 1,000 vectors; mapped files are not in it. The CPU of a query is the
+process's, in batches of 16, with gRPC.
+
+    python -m benchmarks.shard_start FOLDER [--count 1000000] [--recipe PCAR128,IVF,RaBitQ] [--recall 0.9] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.dataset import DIM, CnnLike
+from benchmarks.meter import COMMAND, cpu_s, write
+from index.storage import version
+from lookalike import rpc
+from lookalike.probes import free_ports, serving
+from lookalike.vectors import F32, pack
+from protos.lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest
+from protos.lookalike.v1.index_pb2_grpc import IndexShardStub
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
+
+FEW = 1_000
+K, BATCH = 10, 16
+PATIENCE_S = 600
+
+
+class Started(NamedTuple):
+    ready_s: float
+    cpu_s: float
+    query_cpu_s: float
+    own_bytes: int  # After the queries.
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--recipe", default="PCAR128,IVF,RaBitQ")
+    parser.add_argument("--recall", default="0.9")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    queries = CnnLike().queries(1_000)
+    built = ["--recipe", options.recipe, "--recall", options.recall, "--rescore", "float16"]
+    few, many = index_of(options.folder, FEW, []), index_of(options.folder, options.count, built)
+    bare = started(few, queries)
+    cold, warm = [], []
+    for _ in range(options.rounds):
+        forget(many)
+        cold.append(started(many, queries))
+        warm.append(started(many, queries))
+    manifest = version.read(many, version.current(many))
+    (entry,) = manifest.spaces[0].indexes
+    own = float(np.median([each.own_bytes for each in (*cold, *warm)]))
+    print(
+        write(
+            "shard_start",
+            {
+                "vectors": f"{options.count} x {DIM}, like those of a CNN, kept as float16",
+                "recipe": entry.recipe,
+                "recall_at_10": entry.recall_at_10,
+                "files_gb": round(sum(file.bytes for file in manifest.files.values()) / 1e9, 3),
+                "ready_s": {"out of the page cache": _median(cold, "ready_s"), "in it": _median(warm, "ready_s")},
+                "cpu_s": {"out of the page cache": _median(cold, "cpu_s"), "in it": _median(warm, "cpu_s")},
+                "query_cpu_us": round(float(np.median([each.query_cpu_s for each in warm])) * 1e6),
+                "own_bytes_per_vector": round((own - bare.own_bytes) / (options.count - FEW), 1),
+                "own_mb": {"of the whole process": round(own / 1e6, 1), "with 1000 vectors": bare.own_bytes // 10**6},
+                "caveats": "a shared machine and disk; ready: files verified, mapped, codes read, 64 queries searched",
+            },
+        )
+    )
+
+
+def index_of(folder: Path, count: int, options: list[str]) -> Path:
+    """Built by the command that users have."""
+    location, vectors = folder / f"index-{count}", folder / f"vectors-{count}.npy"
+    if not (location / version.CURRENT).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn = np.lib.format.open_memmap(vectors, mode="w+", dtype="<f4", shape=(count, DIM))
+        at = 0
+        for piece in CnnLike().vectors(count):
+            drawn[at : at + len(piece)] = piece
+            at += len(piece)
+        drawn.flush()
+        build = ["index", "build", "--vectors", str(vectors), "--space", "image", *options, str(location)]
+        subprocess.run([*COMMAND, *build], check=True)  # noqa: S603  # our own command
+        vectors.unlink()
+    return location
+
+
+def forget(location: Path) -> None:
+    """Take the files out of the page cache."""
+    for path in location.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def started(location: Path, queries: F32) -> Started:
+    """A shard on one core's worth of threads, ready and asked, then stopped."""
+    (port,) = free_ports(1)
+    with _process(location, port) as pid:
+        began_s = time.monotonic()
+        while not serving(f"127.0.0.1:{port}"):
+            if time.monotonic() - began_s > PATIENCE_S:
+                raise RuntimeError(f"the shard of {location} is not ready after {PATIENCE_S} s")
+            time.sleep(0.02)
+        ready_s, used_s = time.monotonic() - began_s, cpu_s(pid)
+        _ask(f"127.0.0.1:{port}", version.current(location), queries)
+        asked_s = cpu_s(pid) - used_s
+        return Started(ready_s, used_s, asked_s / len(queries), _own_bytes(pid))
+
+
+@contextmanager
+def _process(location: Path, port: int) -> Iterator[int]:
+    shard = ["serve", "shard", "--location", str(location), "--shard", "0", "--port", str(port), "--threads", "1"]
+    process = subprocess.Popen([*COMMAND, *shard])  # noqa: S603  # our own command
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _ask(address: str, name: str, queries: F32) -> None:
+    with rpc.blocking_channel(address) as channel:
+        stub = IndexShardStub(channel)
+        for start in range(0, len(queries), BATCH):
+            asked = [
+                ShardQuery(vectors=[QueryVector(space=SPACE_IMAGE, vector=pack(query))], k=K)
+                for query in queries[start : start + BATCH]
+            ]
+            stub.Search(ShardSearchRequest(version=name, queries=asked), timeout=60)
+
+
+def _own_bytes(pid: int) -> int:
+    said = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(said["RssAnon"].split()[0]) << 10
+
+
+def _median(rounds: list[Started], figure: str) -> float:
+    return round(float(np.median([getattr(each, figure) for each in rounds])), 2)
+
+
+if __name__ == "__main__":
+    main()
