@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 MAX_UPDATES = 256  # In one request, and in one write of several.
+RETRY_S = 5.0  # After a compaction that failed, not with every update.
 
 UPDATES = Counter("lookalike_shard_updates", "Updates judged.", ["outcome"])  # applied | stale | invalid | full
 WRITE_UPDATES = Histogram("lookalike_shard_write_updates", "Updates in one write.", buckets=(1, 4, 16, 64, 256))
@@ -139,9 +140,10 @@ class Writer:
                     with COMPACTION_SECONDS.time():
                         await _aside(self._compactions, shard.live.compact)
                     _tell(shard.live, ())
-        except OSError:  # Nothing is lost by it. It is tried again with the next update.
+        except Exception:  # A full disk, most likely. Nothing is lost by it; it is tried again with an update.
             log.exception("compaction failed")
             COMPACTION_FAILURES.inc()
+            await asyncio.sleep(RETRY_S)
         finally:
             self._compacting = None
 

@@ -6,21 +6,24 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 
+from index.live import compaction
 from index.live.live import Bounds, Live
+from index.serving import writer
 from index.serving.loaded import LoadedShard
 from index.serving.pool import Pool
 from index.serving.service import IndexShard
 from index.serving.writer import MAX_UPDATES, Writer
 from lookalike import rpc
-from lookalike.errors import Overloaded
+from lookalike.errors import BadArtifact, Overloaded
 from protos.lookalike.v1 import index_pb2, index_pb2_grpc
 from protos.lookalike.v1.index_pb2 import Applied, Update
 from tests.rpc.gateways import serving
@@ -44,10 +47,10 @@ def state(shard: LoadedShard, tmp_path: Path) -> Live:
 @pytest_asyncio.fixture
 async def stub(shard: LoadedShard, state: Live) -> AsyncIterator[Stub]:
     served, pool = serving_only(shard.taking(state)), Pool(threads=2, max_waiting=64)
-    writer = Writer(served, max_waiting=64)
-    async with serving(IndexShard(pool, served, writer).handler()) as address, rpc.channel(address) as channel:
+    writes = Writer(served, max_waiting=64)
+    async with serving(IndexShard(pool, served, writes).handler()) as address, rpc.channel(address) as channel:
         yield index_pb2_grpc.IndexShardStub(channel)
-    writer.close()
+    writes.close()
     pool.close()
     state.close()
 
@@ -110,6 +113,31 @@ async def test_enough_updates_are_compacted_while_others_come(stub: Stub, versio
     while state.compaction_due:  # noqa: ASYNC110  # a thread's doing
         await asyncio.sleep(0.01)
     assert state.compactions
+    assert (await stub.Count(index_pb2.ShardCountRequest(version=version))).count == COUNT
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BadArtifact("segment-000002: damaged")])
+async def test_a_compaction_that_fails_is_counted_and_tried_again(
+    stub: Stub, version: str, state: Live, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    write, tried = compaction.write, list[Path]()
+
+    def failing_once(directory: Path, *what: Any) -> None:
+        tried.append(directory)
+        if len(tried) == 1:
+            raise error
+        write(directory, *what)
+
+    monkeypatch.setattr(compaction, "write", failing_once)
+    monkeypatch.setattr(writer, "RETRY_S", 0)
+    failures = REGISTRY.get_sample_value("lookalike_shard_compaction_failures_total") or 0
+    revision = 0
+    while not state.compactions:
+        revision += 1
+        await stub.Apply(applying(version, *[upsert(f"p{i}", revision) for i in range(4)]))
+        await asyncio.sleep(0.01)
+    assert REGISTRY.get_sample_value("lookalike_shard_compaction_failures_total") == failures + 1
+    assert len(tried) > 1
     assert (await stub.Count(index_pb2.ShardCountRequest(version=version))).count == COUNT
 
 
