@@ -55,6 +55,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 
 def use(location: Location, name: str) -> str:
     """Let a version serve, if its manifest is whole; says what changed. Raises BadArtifact."""
+    _refuse_unknown(location, name)
     location.read(name)
     before = _current(location)
     location.make_current(name)
@@ -65,9 +66,13 @@ def drop(location: Location, name: str) -> None:
     """Raises BadSettings for the version that serves, BadArtifact for one that is not here."""
     if name == _current(location):
         raise BadSettings(f"{location}: version {name} serves: let another one serve before it is dropped")
-    if name not in location.names():
-        raise BadArtifact(f"{location}: no version {name} here")
+    _refuse_unknown(location, name)
     location.drop(name)
+
+
+def _refuse_unknown(location: Location, name: str) -> None:
+    if name not in (names := location.names()):
+        raise BadArtifact(f"{location}: no version {name} here; there are: {', '.join(names) or 'none'}")
 
 
 def _current(location: Location) -> str:

@@ -86,7 +86,8 @@ def test_a_version_that_is_not_here_is_neither_used_nor_dropped(
     index: Index, capsys: pytest.CaptureFixture[str], step: str
 ) -> None:
     assert status(step, index.where, "0123456789abcdef") == 2
-    assert "0123456789abcdef" in capsys.readouterr().err
+    there = ", ".join(sorted((index.old, index.new)))
+    assert f"no version 0123456789abcdef here; there are: {there}" in capsys.readouterr().err
     assert index.current() == index.new
 
 
