@@ -39,7 +39,7 @@ def table(answer: SearchResponse, *, without: Collection[str] = ()) -> Table | T
     }
     known = {name: cells for name, cells in columns.items() if any(cells) and name not in without}
     if not products:
-        return Text("no such product", "yellow")
+        return Text("nothing found", "yellow")
     grid = Table(box=SIMPLE_HEAD)
     grid.add_column("", justify="right")
     for name in known:

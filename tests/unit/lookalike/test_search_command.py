@@ -256,7 +256,7 @@ async def test_files_that_are_no_vectors_are_refused(ask: Ask, tmp_path: Path) -
 
 
 def test_an_answer_without_hits_says_so_and_what_nobody_knows_has_no_column() -> None:
-    assert str(answers.table(SearchResponse())) == "no such product"
+    assert str(answers.table(SearchResponse())) == "nothing found"
     table = answers.table(SearchResponse(hits=[Hit(product=Product(id="7"), score=1)]))
     assert isinstance(table, Table)
     assert [column.header for column in table.columns] == ["", "score", "id"]
