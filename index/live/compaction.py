@@ -17,6 +17,7 @@ from index.building.ladder import measured
 from index.kinds import choice
 from index.kinds.recipe import LEAST, Lists, lists_of, parsed
 from index.kinds.seam import Codes
+from index.live.updates import Removal
 from index.search import segment
 from index.search.segment import Segment
 from index.storage import attributes, vectors, version
@@ -29,7 +30,7 @@ from lookalike.vectors import F32, I64
 from protos.lookalike.v1.types_pb2 import Space
 
 REMOVED = "removed.arrow"
-_REMOVED = pa.schema({"id": pa.large_string(), "revision": pa.uint64()})
+_REMOVED = pa.schema({"id": pa.large_string(), "revision": pa.uint64(), "passed_on": pa.uint32()})
 _CHUNK_BYTES = 8 << 20
 
 
@@ -47,21 +48,25 @@ class Learnt(NamedTuple):
 
 
 class Removed:
-    """The revisions of removals, by id."""
+    """Removals by id."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self.ids = SortedStrings(batch["id"])
-        self.revisions: npt.NDArray[np.uint64] = batch["revision"].to_numpy()
+        self._revisions: npt.NDArray[np.uint64] = batch["revision"].to_numpy()
+        self._passed_on: npt.NDArray[np.uint32] = batch["passed_on"].to_numpy()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def revision(self, product_id: bytes) -> int | None:
+    def get(self, product_id: bytes) -> Removal | None:
         at = self.ids.find(product_id)
-        return None if at is None else int(self.revisions[at])
+        return None if at is None else self._at(at)
 
-    def items(self) -> Iterator[tuple[bytes, int]]:
-        return ((self.ids[at], int(self.revisions[at])) for at in range(len(self)))
+    def items(self) -> Iterator[tuple[bytes, Removal]]:
+        return ((self.ids[at], self._at(at)) for at in range(len(self)))
+
+    def _at(self, at: int) -> Removal:
+        return Removal(int(self._revisions[at]), int(self._passed_on[at]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +83,8 @@ class Compacted:
     def revision(self, product_id: bytes) -> int | None:
         """Of a product that was upserted or removed before the compaction; None: it was neither."""
         if (row := self.segment.table.ids.find(product_id)) is None:
-            return self.removed.revision(product_id)
+            removal = self.removed.get(product_id)
+            return removal.revision if removal else None
         (part,) = self.segment.table.parts
         return int(part.revisions[row])
 
@@ -89,18 +95,33 @@ class Compacted:
             yield from (strings[at] for at in range(len(strings)))
 
 
+def made(
+    directory: Path,
+    sources: Sequence[Source],
+    removed: Mapping[bytes, Removal],
+    spaces: Sequence[SpaceEntry],
+    learnt: Mapping[Space.ValueType, Learnt],
+) -> Compacted:
+    """Write what is alive in the sources as a version of one shard; all of it is on the disk afterwards.
+
+    directory: a new one, of which nothing is left after an error. spaces: as in the version that was built.
+    Raises OSError.
+    """
+    try:
+        write(directory, sources, removed, spaces, learnt)
+        return opened(directory)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
 def write(
     directory: Path,
     sources: Sequence[Source],
-    removed: Mapping[bytes, int],
+    removed: Mapping[bytes, Removal],
     spaces: Sequence[SpaceEntry],
     learnt: Mapping[Space.ValueType, Learnt],
 ) -> None:
-    """Write what is alive in the sources as a version of one shard; all of it is on the disk afterwards.
-
-    spaces: as in the version that was built. What an interrupted write left in the directory goes away. Raises OSError.
-    """
-    shutil.rmtree(directory, ignore_errors=True)
     here = directory / shard_name(0)
     here.mkdir(parents=True)
     rows = [source.segment.rows() for source in sources]
@@ -208,9 +229,10 @@ def _coded(mapped: Stored, learnt: Learnt) -> tuple[str, Codes]:
     return learnt.recipe, learnt.codes.refilled(mapped)
 
 
-def _write_removed(path: Path, removed: Mapping[bytes, int]) -> None:
+def _write_removed(path: Path, removed: Mapping[bytes, Removal]) -> None:
     ids = sorted(removed)
-    columns = [[product_id.decode() for product_id in ids], [removed[product_id] for product_id in ids]]
+    each = [removed[product_id] for product_id in ids]
+    columns = [[one.decode() for one in ids], [one.revision for one in each], [one.passed_on for one in each]]
     batch = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, _REMOVED, strict=True)], schema=_REMOVED)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _REMOVED) as writer:
         writer.write_batch(batch)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from index.kinds.passing import Passing
-from index.live.updates import Change
+from index.live.updates import Change, Removal
 from index.search.segment import ALL, Segment
 from index.search.space import SpaceIndex
 from index.storage import attributes
@@ -41,12 +41,18 @@ class _Vectors:
         return SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=rows, codes=None)
 
 
+def nothing(spaces: Sequence[SpaceEntry]) -> Segment:
+    """A segment of no products."""
+    indexes = {number_of(entry.name): _Vectors(0, entry.dim, entry.rescore).index() for entry in spaces}
+    return Segment(Attributes(attributes.batch_of(_NOTHING)), indexes)
+
+
 class Delta:
     """Changes in the order they came, at most `capacity` rows. One writer; a segment that it made stays as it was."""
 
     def __init__(self, spaces: Sequence[SpaceEntry], capacity: int) -> None:
         self.revisions: dict[bytes, int] = {}  # Of every product that was changed here, removed ones included.
-        self.removed: dict[bytes, int] = {}  # The revisions of those.
+        self.removed: dict[bytes, Removal] = {}
         self._alive = np.zeros(capacity, dtype=np.bool_)
         self._latest: dict[bytes, int] = {}  # The row of each product that is alive here.
         self._spaces = {number_of(entry.name): _Vectors(capacity, entry.dim, entry.rescore) for entry in spaces}
@@ -69,7 +75,7 @@ class Delta:
             self.revisions[change.id] = change.revision
             self.removed.pop(change.id, None)
             if change.product is None:
-                self.removed[change.id] = change.revision
+                self.removed[change.id] = Removal(change.revision, change.passed_on)
             self.delete(change.id)
         for row, (change, _) in enumerate(upserts, start=len(self)):
             self._alive[row], self._latest[change.id] = True, row

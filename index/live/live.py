@@ -18,13 +18,14 @@ from google.protobuf.message import DecodeError
 
 from index.live import compaction, state
 from index.live.compaction import Compacted, Learnt, Source
-from index.live.delta import Delta
-from index.live.log import Log, frames
+from index.live.delta import Delta, nothing
+from index.live.log import Log, frames, size_of_head
 from index.live.state import State
-from index.live.updates import Change, changed, refuse_foreign
+from index.live.updates import Change, Removal, changed, refuse_foreign
 from index.search.segment import Segment
 from index.search.view import View
-from index.storage.manifest import Manifest
+from index.storage import version
+from index.storage.manifest import Manifest, dumped, parsed
 from index.storage.names import number_of
 from lookalike.errors import BadArtifact, Overloaded
 from protos.lookalike.v1 import index_pb2
@@ -55,11 +56,22 @@ class Live:
         self.compactions = 0
         self._lock = state.lock(directory)
         try:
+            self._keep_manifest()
             self._log, self._number = self._recovered()
         except BaseException:
             os.close(self._lock)
             raise
         self.view = self._seen()
+
+    @classmethod
+    def stopped(cls, directory: Path, shard: int, bounds: Bounds) -> Live:
+        """What a version took, without what it was built with, which may be gone. Raises as the constructor does."""
+        path = directory / version.MANIFEST
+        try:
+            manifest = parsed(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadArtifact(f"{path}: {error}") from error
+        return cls(nothing(manifest.spaces), manifest, shard, directory, bounds)
 
     def close(self) -> None:
         """To be called when no write and no compaction is under way."""
@@ -106,8 +118,18 @@ class Live:
                     yield product_id, revision
         yield from changed.items()
 
-    def was_built_with(self, product_id: bytes) -> bool:
-        return self._base.table.ids.find(product_id) is not None
+    def passed_on(self, product_id: bytes) -> int:
+        """Of a product that was removed: how many versions have taken that over from another."""
+        for delta in (self._delta, self._frozen):
+            if delta is not None and product_id in delta.revisions:
+                removal = delta.removed.get(product_id)
+                return removal.passed_on if removal else 0
+        removal = self._compacted.removed.get(product_id) if self._compacted else None
+        return removal.passed_on if removal else 0
+
+    def knows(self, product_id: bytes) -> bool:
+        """Whether the version was built with the product, or took a change of it."""
+        return self._base.table.ids.find(product_id) is not None or self.revision(product_id) > 0
 
     @property
     def room(self) -> int:
@@ -126,8 +148,7 @@ class Live:
                 number, removed, sources, sequence = self._freeze()
                 learnt = self._learnt()
             directory = state.segment_path(self._directory, number)
-            compaction.write(directory, sources, removed, self._manifest.spaces, learnt)
-            made = compaction.opened(directory)
+            made = compaction.made(directory, sources, removed, self._manifest.spaces, learnt)
             with self._writing:
                 after = State(log=number, segment=directory.name, sequence=sequence)
                 state.write(self._directory, after)
@@ -161,14 +182,14 @@ class Live:
             known = newest[change.id].change.revision if change.id in newest else self.revision(change.id)
             if known >= change.revision:
                 outcomes.append(Applied(outcome=Applied.STALE))
-            elif full := "" if change.id in newest else self._full(len(newest)):
+            elif full := "" if change.id in newest else self.full(len(newest)):
                 outcomes.append(Applied(outcome=Applied.FULL, error=full))
             else:
                 newest[change.id] = _Judged(change, update)
                 outcomes.append(Applied(outcome=Applied.APPLIED))
         return outcomes, newest
 
-    def _full(self, coming: int) -> str:
+    def full(self, coming: int) -> str:
         """Why there is no room for one more change than are coming; empty: there is."""
         if self._delta.changes + coming >= self._bounds.delta_rows:
             return f"{self._bounds.delta_rows} changes wait for a compaction; try again later"
@@ -235,6 +256,11 @@ class Live:
                 learnt[number] = Learnt(latest.codes, latest.entry.recipe, recall)
         return learnt
 
+    def _keep_manifest(self) -> None:
+        """So that the changes can be read without the version."""
+        if not (path := self._directory / version.MANIFEST).exists():
+            version.replace(path, dumped(self._manifest))
+
     def _swap(self, made: Compacted) -> None:
         """Show what was made in place of what it was made of. What changed meanwhile is in the delta."""
         self._compacted = replace(made, segment=_without(made.segment, self._delta.revisions))
@@ -262,7 +288,7 @@ class Live:
 
     def _replay(self, path: Path, *, last: bool) -> int:
         """Apply a log to a delta of its own; how many bytes of it count."""
-        size, groups = 0, []
+        size, groups = size_of_head(path), []
         for payload, end in frames(path, last=last):
             try:
                 logged = index_pb2.LoggedUpdates.FromString(payload)
@@ -285,7 +311,7 @@ class _Judged(NamedTuple):
 
 class _Frozen(NamedTuple):
     number: int  # Of the log that goes on.
-    removed: dict[bytes, int]
+    removed: dict[bytes, Removal]
     sources: list[Source]
     sequence: int
 

@@ -90,6 +90,11 @@ class Log:
             log.exception(self._broken)
 
 
+def size_of_head(path: Path) -> int:
+    """In bytes; 0: not even that was written whole."""
+    return len(MAGIC) if path.stat().st_size >= len(MAGIC) else 0
+
+
 def frames(path: Path, *, last: bool) -> Iterator[tuple[bytes, int]]:
     """Each payload with the size of the file up to its end.
 

@@ -12,14 +12,15 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from zlib import crc32
 
-from index.storage.version import sync
+from index.storage.version import replace
 from lookalike.errors import BadArtifact, OperatorError
 
 LIVE = "LIVE"
-FORMAT = 1
+FORMAT = 2  # Since segments say how often removals were passed on.
 _LOG = re.compile(r"log-(\d{6,})")
 
 
@@ -35,8 +36,9 @@ def log_path(directory: Path, number: int) -> Path:
 
 
 def segment_path(directory: Path, number: int) -> Path:
-    """Of the segment that holds what came before the log of that number."""
-    return directory / f"segment-{number:06d}"
+    """For a segment of what came before the log of that number: of no earlier attempt, which LIVE may name already."""
+    paths = (directory / f"segment-{number:06d}-{attempt}" for attempt in count(1))
+    return next(path for path in paths if not path.exists())
 
 
 def lock(directory: Path) -> int:
@@ -66,13 +68,9 @@ def read(directory: Path) -> State:
 
 
 def write(directory: Path, state: State) -> None:
-    """Raises OSError; the state before stands then."""
-    staged = directory / f".{LIVE}"
+    """Raises OSError; then it is the state before or this one that a crash leaves."""
     body = {"format": FORMAT, **asdict(state)}
-    staged.write_text(json.dumps({**body, "checksum": _checksum(body)}) + "\n", encoding="utf-8")
-    sync(staged)
-    staged.replace(directory / LIVE)
-    sync(directory)
+    replace(directory / LIVE, json.dumps({**body, "checksum": _checksum(body)}) + "\n")
 
 
 def logs(directory: Path, state: State) -> list[int]:

@@ -39,7 +39,8 @@ RETRY_MOST_S = 300.0
 class Rollout:
     """wanted: which version the location names; load: the version, verified and warm. Both may take long.
 
-    admit: adds what was loaded to `served`, when something that must come before is done.
+    admit: adds what was loaded to `served`, when something that must come before is done; leave: what must be done
+    before a version is dropped.
 
     For one event loop; loads and frees on a thread of its own.
     """
@@ -53,11 +54,13 @@ class Rollout:
         clock: Callable[[], float],
         retry_s: float,
         admit: Callable[[Loaded], Awaitable[None]] | None = None,
+        leave: Callable[[str], None] | None = None,
     ) -> None:
         self._served = served
         self._find_wanted = wanted
         self._load = load
         self._admit = admit or _added_to(served)
+        self._leave = leave
         self._clock = clock
         self._retry_s = retry_s
         self._wanted = ""
@@ -129,6 +132,12 @@ class Rollout:
 
     async def _drop(self) -> None:
         for name in superseded(self._served.uses(), self._wanted, self._served.current, self._clock()):
+            if self._leave is not None:
+                try:
+                    await self._aside(partial(self._leave, name))
+                except OSError as error:
+                    self._refuse(f"version {name} cannot be left: {error}")
+                    return
             if (loaded := self._served.remove(name)) is not None:
                 gone = [loaded]
                 del loaded

@@ -124,6 +124,7 @@ async def run(settings: ShardSettings) -> None:
         clock=time.monotonic,
         retry_s=settings.poll_s,
         admit=writer.admit,
+        leave=succession.leave if succession else None,
     )
     service = IndexShard(pool, served, writer)
     try:

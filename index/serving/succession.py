@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from prometheus_client import Counter
@@ -20,7 +20,7 @@ from index.serving.loaded import LoadedShard
 from index.serving.served import Loaded, Served
 from index.storage import version
 from index.storage.names import shard_name
-from lookalike.errors import BadArtifact
+from lookalike.errors import BadArtifact, OperatorError
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ class Succession:
         self, served: Served, live_dir: Path, shard: int, bounds: Bounds, load: Callable[[str], Loaded]
     ) -> None:
         self._served = served
+        self._shard = shard
         self._directory = live_dir / shard_name(shard)
         self._bounds = bounds
         self._load = load
@@ -43,23 +44,30 @@ class Succession:
 
         Raises what `load` does, and OperatorError where another process has its changes open.
         """
-        loaded = self._with_changes(name)
-        live = loaded.shard.live
-        try:
-            if live is not None and (last := self._last()) not in ("", name) and not self._carried(last, live):
+        with ExitStack() as release:
+            loaded = self._load(name)
+            release.callback(loaded.release)
+            shard = loaded.shard
+            live = Live(shard.base, shard.manifest, shard.shard, self._directory / name, self._bounds)
+            release.callback(live.close)
+            if (last := self._last()) not in ("", name) and not self._carried(last, live):
                 self._carried_from_stopped(last, live)
-        except BaseException:
-            loaded.release()
-            raise
-        return loaded
+            return Loaded(shard.taking(live), release.pop_all().close)
 
     def take_over(self, shard: LoadedShard) -> None:
         """What has come since; from then on it is this version that takes updates."""
         if shard.live is None:
             return
         if (last := self._last()) != shard.live.version:
-            self._carried(last, shard.live)
+            if not self._carried(last, shard.live) and self._served.uses():
+                raise OperatorError(f"the changes of version {last} are not at hand: it is not served")
             version.make_current(self._directory, shard.live.version)
+
+    def leave(self, name: str) -> None:
+        """To be called before a version is dropped: those that stay have taken every update, too."""
+        if self._last() == name:
+            staying = next(other for other in self._served.uses() if other != name)
+            version.make_current(self._directory, staying)
 
     def _last(self) -> str:
         return version.current(self._directory) if (self._directory / version.CURRENT).exists() else ""
@@ -75,25 +83,13 @@ class Succession:
 
     def _carried_from_stopped(self, last: str, live: Live) -> None:
         try:
-            before = self._with_changes(last)
+            before = Live.stopped(self._directory / last, self._shard, self._bounds)
         except BadArtifact as error:  # What it took since it was built is lost, but what there is can be served.
             log.critical("the changes of version %s are not in version %s: %s", last, live.version, error)
             LOST.inc()
             return
-        try:
-            if before.shard.live is not None:
-                _carry(before.shard.live, live)
-        finally:
-            before.release()
-
-    def _with_changes(self, name: str) -> Loaded:
-        with ExitStack() as release:
-            loaded = self._load(name)
-            release.callback(loaded.release)
-            shard = loaded.shard
-            live = Live(shard.base, shard.manifest, shard.shard, self._directory / name, self._bounds)
-            release.callback(live.close)
-            return Loaded(shard.taking(live), release.pop_all().close)
+        with closing(before):
+            _carry(before, live)
 
 
 def _carry(before: Live, live: Live) -> None:

@@ -15,19 +15,19 @@ from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from index.live.carrying import comparable
-from index.live.carrying import following as followed
+from index.live.carrying import Lost, apply_to_all
 from index.live.live import Live
 from index.serving.loaded import LoadedShard
 from index.serving.pool import yield_to_others
 from index.serving.rollout import DOCUMENTS
 from index.serving.served import Loaded, Served
+from index.serving.succession import LOST
 from index.storage.names import space_name
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, LookalikeError, WrongState
 from lookalike.telemetry import SECONDS_BUCKETS
-from protos.lookalike.v1.index_pb2 import Applied, ApplyRequest, ApplyResponse, Update
+from protos.lookalike.v1.index_pb2 import Applied, ApplyRequest, ApplyResponse
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -65,6 +65,7 @@ class Writer:
         self._writes = ThreadPoolExecutor(1, "write")
         self._compactions = ThreadPoolExecutor(1, "compact", initializer=yield_to_others)
         self._compacting: asyncio.Task[None] | None = None
+        self._told: frozenset[str] = frozenset()  # What is lost between the versions that are loaded.
         self._groups: Coalescer[ApplyRequest, ApplyResponse] = Coalescer(
             self._write,
             max_in_flight=1,
@@ -100,6 +101,7 @@ class Writer:
                 loaded.release()
                 raise
             self._served.add(loaded)
+            self._told = frozenset()
 
     async def _write(self, requests: list[ApplyRequest]) -> Sequence[ApplyResponse | LookalikeError]:
         """Of each version together; the answers in the order of the requests."""
@@ -121,9 +123,10 @@ class Writer:
             others = [leases.enter_context(self._served.lease(name)) for name in self._served.uses() if name != version]
             following = [shard.live for shard in others if shard.live is not None]
             with WRITE_SECONDS.time():
-                outcomes = await _aside(self._writes, partial(_applied, live, following, updates))
+                outcomes, lost = await _aside(self._writes, partial(apply_to_all, live, following, updates))
             WRITE_UPDATES.observe(len(updates))
             _tell(live, outcomes)
+            self._tell_lost(lost, version)
             for each in (live, *following):
                 if each.compaction_due and self._compacting is None:
                     self._compacting = asyncio.create_task(self._compact(each.version))
@@ -132,6 +135,13 @@ class Writer:
                 ApplyResponse(results=[next(each_outcome) for _ in request.updates], sequence=live.sequence)
                 for request in requests
             ]
+
+    def _tell_lost(self, lost: Lost, version: str) -> None:
+        """The log has each reason once."""
+        LOST.inc(lost.changes)
+        for reason in sorted(lost.reasons - self._told):
+            log.error("changes of version %s are missing in the one loaded beside it: %s", version, reason)
+        self._told |= lost.reasons
 
     async def _compact(self, version: str) -> None:
         try:
@@ -152,21 +162,6 @@ def _updatable(shard: LoadedShard) -> Live:
     if shard.live is None:
         raise WrongState("this shard takes no updates: it was started without --live-dir")
     return shard.live
-
-
-def _applied(live: Live, following: Sequence[Live], updates: Sequence[Update]) -> list[Applied]:
-    """What the one says that was asked. But every version takes an update, or it is tried again: none may lack it."""
-    outcomes = live.apply(updates)
-    for other in following:
-        common = comparable(live, other)
-        theirs = other.apply([followed(update, common) for update in updates])
-        outcomes = [_of_both(mine, its) for mine, its in zip(outcomes, theirs, strict=True)]
-    return outcomes
-
-
-def _of_both(asked: Applied, following: Applied) -> Applied:
-    caught_up = asked.outcome == Applied.STALE and following.outcome == Applied.APPLIED
-    return following if caught_up or following.outcome == Applied.FULL else asked
 
 
 async def _aside(threads: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:

@@ -44,11 +44,7 @@ def names(entries: Iterable[str]) -> list[str]:
 
 def make_current(location: Path, version: str) -> None:
     """Let `version` serve: one atomic rename."""
-    staged = location / f".{CURRENT}"
-    staged.write_text(version + "\n", encoding="utf-8")
-    sync(staged)
-    staged.replace(location / CURRENT)
-    sync(location)
+    replace(location / CURRENT, version + "\n")
 
 
 def check_contents(entries: Iterable[str], where: str) -> None:
@@ -134,6 +130,15 @@ def entries(files: Iterable[Path]) -> list[FileEntry]:
 def entry(file: Path) -> FileEntry:
     with file.open("rb") as opened:
         return FileEntry(bytes=file.stat().st_size, sha256=hashlib.file_digest(opened, "sha256").hexdigest())
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file by rename: a crash leaves the one before or this one. It is on the disk afterwards."""
+    staged = path.with_name(f".{path.name}")
+    staged.write_text(text, encoding="utf-8")
+    sync(staged)
+    staged.replace(path)
+    sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from index.building.build import build
 from index.live import carrying
@@ -39,15 +40,16 @@ COUNT, DIM = 200, 8
 POLL_S = 0.05
 
 
-def built(location: Path, seed: int) -> str:
-    return build(location, catalogue(COUNT), {IMAGE: vectors_of(unit_vectors(COUNT, DIM, seed))}, shards=1)
+def built(location: Path, seed: int, encoder: str = "drawn") -> str:
+    vectors = vectors_of(unit_vectors(COUNT, DIM, seed), encoder=encoder)
+    return build(location, catalogue(COUNT), {IMAGE: vectors}, shards=1)
 
 
 @asynccontextmanager
-async def a_shard(place: Path) -> AsyncIterator[tuple[str, Served]]:
+async def a_shard(place: Path, **expected: str) -> AsyncIterator[tuple[str, Served]]:
     """Its address, and what it serves of PLACE/index."""
     location, served, pool = Directory(place / "index"), Served(time.monotonic, 0.2), Pool(threads=1, max_waiting=64)
-    loader = Loader(location=location, shard=0, hold=location.hold)
+    loader = Loader(location=location, shard=0, hold=location.hold, expected=expected)
     changes = Succession(served, place / "live", 0, Bounds(delta_rows=32, changes=10_000), loader)
     writer = Writer(served, max_waiting=64, take_over=changes.take_over)
     rollout = Rollout(
@@ -57,6 +59,7 @@ async def a_shard(place: Path) -> AsyncIterator[tuple[str, Served]]:
         clock=time.monotonic,
         retry_s=POLL_S,
         admit=writer.admit,
+        leave=changes.leave,
     )
     await rollout.start()
     service = IndexShard(pool, served, writer)
@@ -143,17 +146,66 @@ async def test_a_version_that_is_first_seen_at_a_start_takes_over_from_the_one_t
             assert (await catalog.Count(CountRequest())).count == COUNT
 
 
-async def test_where_the_version_before_is_gone_its_changes_are_missed_loudly(
+async def test_who_goes_back_while_both_are_loaded_finds_later_changes_in_the_version_after(tmp_path: Path) -> None:
+    first = built(tmp_path / "index", 0)
+    never = asyncio.get_running_loop().create_future()
+    async with a_shard(tmp_path) as (address, served), a_catalogue(address) as catalog:
+        second = await asyncio.to_thread(built, tmp_path / "index", 1)
+        await until(lambda: second in served.uses(), never)
+        assert first in served.uses()
+        version.make_current(tmp_path / "index", first)
+        await until(lambda: [*served.uses()] == [first], never)
+        await patiently(catalog.Upsert, upserting(7))
+        await patiently(catalog.Remove, RemoveRequest(product_id="p3", revision=5))
+        third = await asyncio.to_thread(built, tmp_path / "index", 2)
+        await until(lambda: [*served.uses()] == [third], never)
+        exist = (await catalog.Exists(ExistsRequest(product_ids=["new7", "p3", "p4"]))).exists
+        assert list(exist) == [True, False, True]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_changes_outlast_the_version_that_took_them_and_its_encoder(tmp_path: Path, *, gone: bool) -> None:
+    before = built(tmp_path / "index", 0)
+    async with a_shard(tmp_path, image="drawn") as (address, _), a_catalogue(address) as catalog:
+        await catalog.Upsert(upserting(1))
+        await catalog.Remove(RemoveRequest(product_id="p3", revision=1))
+    built(tmp_path / "index", 1, encoder="another")
+    if gone:
+        (tmp_path / "index" / before).rename(tmp_path / "elsewhere")
+    async with a_shard(tmp_path, image="another") as (address, _), a_catalogue(address) as catalog:
+        exist = (await catalog.Exists(ExistsRequest(product_ids=["new1", "p3", "p4"]))).exists
+        assert list(exist) == [True, False, True]
+
+
+async def test_where_the_changes_before_cannot_be_read_they_are_missed_loudly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gone = built(tmp_path / "index", 0)
+    damaged = built(tmp_path / "index", 0)
     async with a_shard(tmp_path) as (address, _), a_catalogue(address) as catalog:
         await catalog.Upsert(upserting(1))
     built(tmp_path / "index", 1)
-    (tmp_path / "index" / gone).rename(tmp_path / "elsewhere")
+    (tmp_path / "live" / "shard-00000" / damaged / "log-000001").write_bytes(b"no log of updates")
+    lost = REGISTRY.get_sample_value("lookalike_shard_changes_lost_total") or 0
     async with a_shard(tmp_path) as (address, _), a_catalogue(address) as catalog:
         assert (await catalog.Count(CountRequest())).count == COUNT
-    assert f"the changes of version {gone} are not in version" in caplog.text
+    assert f"the changes of version {damaged} are not in version" in caplog.text
+    assert REGISTRY.get_sample_value("lookalike_shard_changes_lost_total") == lost + 1
+
+
+async def test_what_a_change_loses_in_the_version_beside_is_logged_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    built(tmp_path / "index", 0)
+    never = asyncio.get_running_loop().create_future()
+    async with a_shard(tmp_path) as (address, served), a_catalogue(address) as catalog:
+        lost = REGISTRY.get_sample_value("lookalike_shard_changes_lost_total") or 0
+        following = await asyncio.to_thread(built, tmp_path / "index", 1, encoder="another")
+        await until(lambda: following in served.uses(), never)
+        for number in (1, 2):
+            await patiently(catalog.Upsert, upserting(number))
+        await until(lambda: [*served.uses()] == [following], never)
+    assert REGISTRY.get_sample_value("lookalike_shard_changes_lost_total") in (lost + 1, lost + 2)
+    assert caplog.text.count("an encoder is another: its vectors are left out") == 1
 
 
 @pytest.mark.parametrize("failing", [1, 2])

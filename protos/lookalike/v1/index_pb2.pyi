@@ -583,10 +583,13 @@ class Update(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     UPSERT_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
+    PASSED_ON_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Above 0; that of a product in the catalogue is 0 unless it states one."""
     remove: _builtins.str
     """The product's id."""
+    passed_on: _builtins.int
+    """Of a removal: how many versions have taken it over from another."""
     @_builtins.property
     def upsert(self) -> Global___Upsert: ...
     def __init__(
@@ -595,10 +598,11 @@ class Update(_message.Message):
         revision: _builtins.int = ...,
         upsert: Global___Upsert | None = ...,
         remove: _builtins.str = ...,
+        passed_on: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["remove", b"remove", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["remove", b"remove", "revision", b"revision", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passed_on", b"passed_on", "remove", b"remove", "revision", b"revision", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["upsert", "remove"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015

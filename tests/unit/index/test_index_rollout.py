@@ -51,6 +51,7 @@ class Scene:
         self.location = location
         self.clock = Clock()
         self.released: list[str] = []
+        self.before_dropping: Callable[[str], None] = lambda name: None
         self.served = Served(self.clock, LEASE_S)
         self.loads: list[str] = []
         self.load: Callable[[str], Loaded] = Loader(
@@ -62,6 +63,7 @@ class Scene:
             load=self._loaded,
             clock=self.clock,
             retry_s=RETRY_S,
+            leave=lambda name: self.before_dropping(name),
         )
 
     def _loaded(self, name: str) -> Loaded:
@@ -140,6 +142,24 @@ async def test_a_version_that_a_call_uses_stays_until_the_call_has_ended(scene: 
         del shard
     await scene.later(0)
     assert old not in scene.told()
+
+
+async def test_a_version_that_cannot_be_left_stays_until_it_can(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(name: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    old = version.current(scene.location)
+    new = built(scene.location, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(scene, "before_dropping", full)
+        await scene.later(0)
+        await scene.later(2 * LEASE_S)
+        assert scene.told() == [new, old]
+        assert f"version {old} cannot be left" in caplog.text
+    await scene.later(0)
+    assert scene.told() == [new]
 
 
 async def test_going_back_to_a_version_that_is_still_loaded_loads_nothing(scene: Scene) -> None:

@@ -17,6 +17,7 @@ from index.live import compaction
 from index.live.live import Bounds, Live
 from index.serving.loaded import LoadedShard, opened
 from index.storage.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
+from index.storage.version import sync
 from lookalike.errors import BadArtifact, OperatorError, Overloaded
 from lookalike.partition import shard_of
 from protos.lookalike.v1.index_pb2 import Applied, Update, Upsert
@@ -271,6 +272,54 @@ def test_a_compaction_that_the_disk_refuses_changes_nothing_and_can_be_done_late
     state.close()
 
 
+def test_where_it_is_not_known_whether_a_compaction_counts_none_of_its_files_is_touched(
+    shard: LoadedShard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oracle, state = Oracle.of(shard), live(shard, tmp_path / "live")
+
+    def apply(updates: list[Update]) -> None:
+        state.apply(updates)
+        for update in updates:
+            oracle.apply(update)
+
+    def not_on_the_disk(path: Path) -> None:
+        if path == tmp_path / "live" and (path / "LIVE").exists():
+            raise OSError(5, "Input/output error")
+        sync(path)
+
+    def killed(directory: Path, *_: Any) -> None:
+        directory.mkdir()
+        shutil.copytree(tmp_path / "live", tmp_path / "crashed")
+        raise OSError(28, "No space left on device")
+
+    apply([upsert("p1", 9), remove("p2", 9)])
+    with monkeypatch.context() as patch:
+        patch.setattr("index.storage.version.sync", not_on_the_disk)
+        with pytest.raises(OSError, match="Input/output error"):
+            state.compact()
+    apply([upsert("p3", 9)])
+    with monkeypatch.context() as patch:
+        patch.setattr(compaction, "write", killed)
+        with pytest.raises(OSError, match="No space left"):
+            state.compact()
+    oracle.check(state)
+    recovered = live(shard, tmp_path / "crashed")
+    oracle.check(recovered)
+    state.compact()
+    oracle.check(state)
+    assert len([*(tmp_path / "live").glob("segment-*")]) == 1
+
+
+def test_a_log_without_an_update_goes_on_after_a_restart_without_a_word(
+    shard: LoadedShard, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        state = live(shard, tmp_path)
+        assert not state.sequence
+        state.close()
+    assert not caplog.text
+
+
 def test_a_directory_that_another_shard_writes_to_is_refused(shard: LoadedShard, tmp_path: Path) -> None:
     state = live(shard, tmp_path)
     with pytest.raises(OperatorError, match="another process writes here"):
@@ -280,7 +329,7 @@ def test_a_directory_that_another_shard_writes_to_is_refused(shard: LoadedShard,
 
 
 @pytest.mark.parametrize(
-    "damaged", ["LIVE", "log-000002", "segment-000002/removed.arrow", "segment-000002/shard-00000/attributes.arrow"]
+    "damaged", ["LIVE", "log-000002", "segment-000002-1/removed.arrow", "segment-000002-1/shard-00000/attributes.arrow"]
 )
 def test_a_damaged_file_is_refused_by_name(shard: LoadedShard, tmp_path: Path, damaged: str) -> None:
     state = live(shard, tmp_path)
