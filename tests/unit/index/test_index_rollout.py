@@ -63,8 +63,11 @@ class Scene:
             load=self._loaded,
             clock=self.clock,
             retry_s=RETRY_S,
-            leave=lambda name: self.before_dropping(name),
+            leave=self._left,
         )
+
+    def _left(self, name: str) -> None:
+        self.before_dropping(name)
 
     def _loaded(self, name: str) -> Loaded:
         self.loads.append(name)
