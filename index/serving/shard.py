@@ -74,7 +74,10 @@ class ShardSettings(ProcessSettings):
         "cpu", "cpu, cuda:<number>, or auto: the first GPU, where there is one and for what fits into its memory"
     )
     device_mib: int = setting(
-        0, "of the GPU's memory, at most; what needs more is refused; 0: what is free", at_least=0
+        0,
+        "of the GPU's memory, at most, for two versions while one follows the other; what needs more is refused; "
+        "0: what is free",
+        at_least=0,
     )
     live_dir: Path | None = setting(None, "where updates are kept, on a disk of this shard; none: it takes no updates")  # noqa: RUF009  # as above
     delta_rows: int = setting(
