@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from threadpoolctl import threadpool_limits
+
 from index.kinds import gpu
 from index.live.live import Bounds
 from index.search.space import BATCH
@@ -101,6 +103,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 
 
 async def run(settings: ShardSettings) -> None:
+    # BLAS would share numpy's matrix products among threads of its own, beside as many searches as there are cores, and
+    # without the low priority of a thread that loads or compacts.
+    threadpool_limits(1, "blas")
     location, stopping = location_of(settings), threading.Event()
     threads = settings.threads or len(os.sched_getaffinity(0))
     device = gpu.opened(settings.device, limit_bytes=settings.device_mib << 20, max_waiting=threads * BATCH)
