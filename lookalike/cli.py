@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lookalike.errors import LookalikeError, OperatorError
 
 # A command gets the words after its name and the environment, and returns its exit status (None: 0).
+Number = TypeVar("Number", int, float)
 Main = Callable[[Sequence[str], Mapping[str, str]], int | None]
 
 
@@ -44,6 +47,22 @@ def run(main: Callable[[], int | None]) -> int:
         return 2 if isinstance(error, OperatorError) else 1
     except KeyboardInterrupt:
         return 130
+
+
+def number(kind: type[Number], least: float, most: float) -> Callable[[str], Number]:
+    """What an argument's text stands for, to be its `type`: from `least` to `most`, both included."""
+
+    def number(text: str) -> Number:
+        value = kind(text)
+        if not least <= value <= most:  # Nor is NaN.
+            raise argparse.ArgumentTypeError(f"{text} is not in {least}..{most}")
+        return value
+
+    return number
+
+
+seed = number(int, 0, 2**31 - 1)  # NumPy takes none below, faiss none above.
+threads = number(int, 0, 256)
 
 
 def _overview(prog: str, commands: Mapping[str, Command], argv: Sequence[str]) -> str:

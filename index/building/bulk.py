@@ -23,6 +23,7 @@ from index.storage.attributes import ID_BYTES, checked, refuse_duplicates
 from index.storage.location import Location, located
 from index.storage.names import SPACES, number_of
 from index.storage.vectors import RESCORES
+from lookalike import cli
 from lookalike.errors import BadArtifact, BadCatalogue
 from lookalike.vectors import F32
 
@@ -96,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         help="of the nearest k, for every k; what cannot reach it is searched exactly (default: 0.95)",
     )
     parser.add_argument("--encoder", default="vectors", help="fingerprint of what made the vectors (default: vectors)")
-    parser.add_argument("--seed", type=int, default=0, help="of training and measuring (default: 0)")
-    parser.add_argument("--threads", type=int, default=0, help="cores to use; 0: all (default)")
+    parser.add_argument("--seed", type=cli.seed, default=0, help="of training and measuring (default: 0)")
+    parser.add_argument("--threads", type=cli.threads, default=0, help="cores to use; 0: all (default)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 

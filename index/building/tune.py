@@ -22,6 +22,7 @@ from index.building.tune_choice import Budget, chosen, nearest
 from index.building.tune_report import Findings, lacking, told
 from index.building.tune_trial import candidates, tried
 from index.storage.vectors import RESCORES, Stored
+from lookalike import cli
 from lookalike.errors import BadArtifact, BadSettings
 from lookalike.vectors import F32, normalised
 
@@ -89,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=int, default=1, help="of the index to be built (default: 1)")
     parser.add_argument("--rescore", default="float32", choices=RESCORES, help="what full vectors are kept as on disk")
     parser.add_argument("--out", type=Path, default=Path("tune"), help="folder for the report (default: tune)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="cores to use; 0: all (default)")
+    parser.add_argument("--seed", type=cli.seed, default=0)
+    parser.add_argument("--threads", type=cli.threads, default=0, help="cores to use; 0: all (default)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
