@@ -27,13 +27,17 @@ class Command:
         return main
 
 
+HELP = ("-h", "--help")
+
+
 def dispatch(prog: str, commands: Mapping[str, Command], argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the command whose one or two words begin `argv`; without one, or with --help, show them all."""
+    """Run the command whose one or two words begin `argv`; without one, or with --help, show all, or a group's."""
     for words in (2, 1):
         if (command := commands.get(" ".join(argv[:words]))) is not None and len(argv) >= words:
             main = command.load()
             return run(lambda: main(argv[words:], environ))  # noqa: B023  # runs before the loop goes on
-    asked = not argv or argv[0] in ("-h", "--help")
+    groups = {name.split()[0] for name in commands}
+    asked = not argv or argv[0] in HELP or (argv[0] in groups and " ".join(argv[1:2]) in HELP)
     print(_overview(prog, commands, argv), file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 
