@@ -23,7 +23,7 @@ from loadtest.mix import KINDS, Asker, Listed, parse_mix
 from lookalike.cli import number
 from lookalike.client import Client
 from lookalike.errors import BadSettings, LookalikeError, Unavailable
-from lookalike.requests import SPACES
+from lookalike.requests import VECTOR_SPACES
 
 MAX_USERS = 256
 MAX_SECONDS = 600.0
@@ -160,7 +160,7 @@ def _vectors(text: str | None) -> tuple[str, str]:
     if not text:
         return "", ""
     space, _, file = text.partition("=")
-    if space not in SPACES or space == "auto" or not file:
+    if space not in VECTOR_SPACES or not file:
         raise BadSettings(f"--vectors {text!r}: write image=FILE.npy, text=FILE.npy or product=FILE.npy")
     plan.read_vectors(Path(file))
     return space, file

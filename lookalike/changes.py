@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lookalike.client import Client
 from lookalike.errors import InvalidRequest
-from lookalike.requests import SPACES
+from lookalike.requests import VECTOR_SPACES
 from lookalike.search import as_dict
 from protos.lookalike.v1.catalog_pb2 import ChangeResponse
 from protos.lookalike.v1.types_pb2 import Product, Space
@@ -124,8 +124,8 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
 
 def _vector(text: str) -> tuple[str, npt.NDArray[np.float32]]:
     space, _, path = text.partition("=")
-    if space not in SPACES or not path:
-        raise argparse.ArgumentTypeError(f"not SPACE=FILE.npy with a space of {', '.join(SPACES)}")
+    if space not in VECTOR_SPACES or not path:
+        raise argparse.ArgumentTypeError(f"not SPACE=FILE.npy with a space of {', '.join(VECTOR_SPACES)}")
     try:
         vector = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -98,7 +98,8 @@ async def test_a_late_change_is_no_failure(change: Change, capsys: pytest.Captur
     ("words", "status", "told"),
     [
         (["upsert", "p-17", "--price", "-1"], 2, "product.price: is below 0"),
-        (["upsert", "p-17", "--vector", "smell=x.npy"], 2, "not SPACE=FILE.npy with a space of"),
+        (["upsert", "p-17", "--vector", "smell=x.npy"], 2, "not SPACE=FILE.npy with a space of image, text, product\n"),
+        (["upsert", "p-17", "--vector", "auto=x.npy"], 2, "not SPACE=FILE.npy with a space of image, text, product\n"),
         (["upsert", "p-17", "--vector", "text=/no/such.npy"], 2, "No such file"),
         (["upsert", "p-17", "--encode", "--image", "/no/such.jpg"], 2, "No such file"),
         (["remove", "none"], 1, "this shard takes no updates"),
