@@ -77,6 +77,7 @@ def upsert(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         lambda client: client.upsert(
             product, revision=asked.revision, vectors=dict(asked.vector), encode=asked.encode, image=asked.image
         ),
+        _spaces,
     )
 
 
@@ -85,7 +86,17 @@ def remove(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return _changed(asked, lambda client: client.remove(asked.id, revision=asked.revision))
 
 
-def _changed(asked: argparse.Namespace, change: Callable[[Client], ChangeResponse]) -> int:
+def _spaces(answer: ChangeResponse) -> str:
+    """Where an upserted product is found."""
+    spaces = ", ".join(Space.Name(space).removeprefix("SPACE_").lower() for space in answer.spaces)
+    return f"; in the spaces: {spaces}" if spaces else "; it has no vector: no search finds it"
+
+
+def _changed(
+    asked: argparse.Namespace,
+    change: Callable[[Client], ChangeResponse],
+    told: Callable[[ChangeResponse], str] = lambda answer: "",
+) -> int:
     try:
         with Client(asked.address, timeout_s=asked.timeout_s) as client:
             answer = change(client)
@@ -97,8 +108,7 @@ def _changed(asked: argparse.Namespace, change: Callable[[Client], ChangeRespons
     elif not answer.applied:
         print(f"{asked.id}: nothing changed: revision {asked.revision} or a newer one was known")
     else:
-        spaces = ", ".join(Space.Name(space).removeprefix("SPACE_").lower() for space in answer.spaces)
-        print(f"{asked.id}: changed, revision {asked.revision}" + (f"; in the spaces: {spaces}" if spaces else ""))
+        print(f"{asked.id}: changed, revision {asked.revision}{told(answer)}")
     return 0
 
 

@@ -17,7 +17,7 @@ from server.encoding import Encoders, Known
 from server.metrics import watched
 from server.requests import check_image, check_product_id, unit_vector
 from server.shards import Fleet
-from server.spaces import SPACES
+from server.spaces import SPACES, space_name
 from server.topology import Snapshot
 
 FULL_RETRY_S = 1.0  # About what a compaction takes.
@@ -39,6 +39,9 @@ class CatalogWriter:
             vectors = _given(request, snapshot)
             if request.encode:
                 vectors = {**await self._encoded(request, vectors, snapshot, deadline), **vectors}
+                if not vectors:  # In the place of one that was found, it would be the end of it.
+                    spaces = ", ".join(map(space_name, sorted(snapshot.spaces)))
+                    raise InvalidRequest("encode", f"nothing is given to make a vector of; the spaces are {spaces}")
             elif request.image:
                 raise InvalidRequest("image", "is given without `encode`: photos are not kept")
             upsert = Upsert(

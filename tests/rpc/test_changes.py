@@ -126,6 +126,8 @@ BAD, FULL, STATE = (
         (upserting(auto=np.ones(8, np.float32)), (BAD, "vectors[0].space: name one of image, text, product")),
         (upserting(image=a_photo(1)), (BAD, "image: is given without `encode`")),
         (upserting(image=b"x", encode=True), (BAD, "image: ")),
+        (upserting(encode=True), (BAD, "encode: nothing is given to make a vector of; the spaces are image, text")),
+        (upserting(encode=True, title="no words"), (BAD, "encode: nothing is given to make a vector of")),
     ],
 )
 async def test_what_is_wrong_with_a_change_is_told_by_its_field(
@@ -160,6 +162,13 @@ async def test_an_encoder_of_another_version_than_the_index_makes_no_vectors(sce
     code, details = await status_of(scene.catalog.Upsert(upserting(encode=True, title="p07")))
     assert code is STATE
     assert "newer" in details
+    assert not [update for shard in scene.shards for update in shard.updates]
+
+
+async def test_a_title_is_nothing_to_make_a_vector_of_where_photos_alone_are_compared() -> None:
+    async with a_scene(spaces=(SPACE_IMAGE,)) as scene:
+        code, details = await status_of(scene.catalog.Upsert(upserting(encode=True, title="p07")))
+    assert (code, details) == (BAD, "encode: nothing is given to make a vector of; the spaces are image")
     assert not [update for shard in scene.shards for update in shard.updates]
 
 

@@ -35,7 +35,7 @@ async def change(asked: list[Message]) -> AsyncIterator[Change]:
         asked.append(request)
         if request.product.price < 0:
             raise InvalidRequest("product.price", "is below 0")
-        return ChangeResponse(applied=True, spaces=[SPACE_IMAGE, SPACE_TEXT])
+        return ChangeResponse(applied=True, spaces=[SPACE_IMAGE, SPACE_TEXT] if request.vectors else [])
 
     async def remove(request: RemoveRequest, deadline: Deadline) -> ChangeResponse:
         asked.append(request)
@@ -78,6 +78,13 @@ async def test_an_upsert_says_what_was_given_and_tells_the_spaces(
     assert (request.revision, request.encode) == (7, False)
     assert [(each.space, each.vector) for each in request.vectors] == [(SPACE_IMAGE, np.array([1, 2], "<f4").tobytes())]
     assert capsys.readouterr().out == "p-17: changed, revision 7; in the spaces: image, text\n"
+
+
+async def test_of_a_product_without_vectors_it_is_told_that_no_search_finds_it(
+    change: Change, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await change("upsert", "p-17", "--revision", "7", "--title", "red") == 0
+    assert capsys.readouterr().out == "p-17: changed, revision 7; it has no vector: no search finds it\n"
 
 
 async def test_without_a_revision_the_clock_gives_one(change: Change, asked: list[Message]) -> None:
