@@ -33,7 +33,8 @@ EPILOG = """examples:
   lookalike index tune --vectors base.npy --bytes-per-vector 48 --recall 0.9
   lookalike index tune --vectors base.npy --bytes-per-vector 80 --recall 0.95 --latency-ms 1 --shards 4 --out report
 
-Writes tune.md, tune.json and tune.png, and prints the command that builds what was chosen.
+Writes tune.md, tune.json and tune.png, and prints the command that builds what was chosen; for SPACE put what your
+vectors say of products: image, text or product.
 Exit status 1: no recipe meets the budget; the nearest is named."""
 
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     tune_report.plotting()  # Where it is missing, say so at once.
     vectors = vectors_of(options.vectors)
     budget = _budget(options, *vectors.shape)
+    tune_report.prepare(options.out)
     sample = _sample(options.vectors, vectors, min(options.sample, budget.documents), options.rescore, options.seed)
     names, rows = candidates(vectors.shape[1]), []
     threads = options.threads or len(os.sched_getaffinity(0))
@@ -138,7 +140,7 @@ def _sample(path: Path, vectors: F32, size: int, rescore: str, seed: int) -> Sto
 
 
 def _command(options: argparse.Namespace, recipe: str) -> str:
-    words = ["lookalike", "index", "build", "--vectors", str(options.vectors), "--space", "image"]
+    words = ["lookalike", "index", "build", "--vectors", str(options.vectors), "--space", "SPACE"]
     words += ["--shards", str(options.shards), "--recipe", recipe, "--recall", f"{options.recall:g}"]
     return shlex.join([*words, "--rescore", options.rescore, "index"])
 
