@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lookalike import arrays
 from lookalike.client import Client
 from lookalike.errors import InvalidRequest
 from lookalike.requests import VECTOR_SPACES
@@ -137,7 +138,6 @@ def _vector(text: str) -> tuple[str, npt.NDArray[np.float32]]:
     if space not in VECTOR_SPACES or not path:
         raise argparse.ArgumentTypeError(f"not SPACE=FILE.npy with a space of {', '.join(VECTOR_SPACES)}")
     try:
-        vector = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return space, arrays.read(Path(path)).reshape(-1).astype(np.float32)
+    except (ValueError, TypeError) as error:
         raise argparse.ArgumentTypeError(f"{path}: {error}") from None
-    return space, np.asarray(vector).reshape(-1).astype(np.float32)

@@ -187,6 +187,8 @@ def test_files_that_are_no_such_files_are_refused(base: Path) -> None:
     (base / "ids.txt").write_text("x")
     with pytest.raises(OperatorError, match=r"ids\.txt"):
         built(base, "--attributes", str(base / "ids.txt"))
+    with pytest.raises(OperatorError, match=r"none\.parquet: no such file"):
+        built(base, "--attributes", str(base / "none.parquet"))
     with pytest.raises(OperatorError, match="missing"):
         built(base, "--ids", str(base / "missing"))
     (base / "base.npy").write_bytes(b"\x93NUMPY")
@@ -194,5 +196,11 @@ def test_files_that_are_no_such_files_are_refused(base: Path) -> None:
         built(base)
     np.savez(base / "archive.npz", unit_vectors(2, 2))
     (base / "archive.npz").rename(base / "base.npy")
-    with pytest.raises(OperatorError, match="an archive"):
+    with pytest.raises(OperatorError, match=r"base\.npy: not a \.npy file"):
+        built(base)
+    (base / "base.npy").write_text("0.1 0.2")
+    with pytest.raises(OperatorError, match=r"base\.npy: not a \.npy file"):
+        built(base)
+    (base / "base.npy").write_bytes(b"")
+    with pytest.raises(OperatorError, match=r"base\.npy: not a \.npy file"):
         built(base)

@@ -108,6 +108,7 @@ async def test_a_late_change_is_no_failure(change: Change, capsys: pytest.Captur
         (["upsert", "p-17", "--vector", "smell=x.npy"], 2, "not SPACE=FILE.npy with a space of image, text, product\n"),
         (["upsert", "p-17", "--vector", "auto=x.npy"], 2, "not SPACE=FILE.npy with a space of image, text, product\n"),
         (["upsert", "p-17", "--vector", "text=/no/such.npy"], 2, "No such file"),
+        (["upsert", "p-17", "--vector", f"text={__file__}"], 2, f"{__file__}: not a .npy file"),
         (["upsert", "p-17", "--encode", "--image", "/no/such.jpg"], 2, "No such file"),
         (["remove", "none"], 1, "this shard takes no updates"),
     ],
