@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtest.mix import Listed, Sample
+from lookalike import arrays
 from lookalike.errors import BadSettings
 from lookalike.vectors import F32
 
@@ -63,8 +64,8 @@ def find_photos(directory: Path) -> list[str]:
 def read_vectors(path: Path) -> F32:
     """The first 10,000 rows of a .npy file as (n, dim) float32. Raises BadSettings."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = arrays.read(path, mapped=True)
+    except ValueError as error:
         raise BadSettings(f"--vectors {path}: {error}") from error
     if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.floating):
         raise BadSettings(f"--vectors {path}: {array.dtype} of shape {array.shape}, not rows of floating-point numbers")

@@ -20,9 +20,10 @@ from urllib.parse import urlsplit
 from loadtest import plan, report, slo
 from loadtest.histogram import Histogram, Labels, added, parsed
 from loadtest.mix import KINDS, Asker, Listed, parse_mix
+from lookalike.cli import number
 from lookalike.client import Client
 from lookalike.errors import BadSettings, LookalikeError, Unavailable
-from lookalike.requests import SPACES
+from lookalike.requests import VECTOR_SPACES
 
 MAX_USERS = 256
 MAX_SECONDS = 600.0
@@ -79,32 +80,20 @@ def _parser() -> argparse.ArgumentParser:
     option = parser.add_argument
     option("--address", metavar="HOST:PORT", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
     option("--metrics", metavar="URL", default="http://127.0.0.1:9090/metrics", help="its metrics (%(default)s)")
-    option("--users", type=_number(int, 1, MAX_USERS), default=16, help="at once, at most 256 (%(default)s)")
-    option("--seconds", type=_number(float, 1, MAX_SECONDS), default=30.0, help="at most 600 (%(default)g)")
+    option("--users", type=number(int, 1, MAX_USERS), default=16, help="at once, at most 256 (%(default)s)")
+    option("--seconds", type=number(float, 1, MAX_SECONDS), default=30.0, help="at most 600 (%(default)g)")
     rate = "calls per second of all users together (%(default)g); 0: each asks again as soon as it is answered"
-    option("--rate", type=_number(float, 0, MAX_RATE), default=40.0, help=rate)
+    option("--rate", type=number(float, 0, MAX_RATE), default=40.0, help=rate)
     option("--images", metavar="DIR", type=Path, help="photos to ask with; without it there are no photo queries")
     option("--vectors", metavar="SPACE=FILE.npy", help="vectors to ask with, one per row, say image=queries.npy")
     mix = ",".join(f"{kind}={weight:g}" for kind, weight in KINDS.items())
     option("--mix", metavar="KIND=WEIGHT,…", help=f"kinds of query; unless given, what the gateway answers of {mix}")
     option("--slo", metavar="FILE", type=Path, default=OBJECTIVES, help="objectives (TOML; default: loadtest/slo.toml)")
     # Drawn unless given: the same questions again would all come from the cache.
-    option(
-        "--seed", type=_number(int, 0, 2**32), default=random.randrange(2**32), help="of the questions; default: any"
-    )
+    option("--seed", type=number(int, 0, 2**32), default=random.randrange(2**32), help="of the questions; default: any")
     option("--i-own-this-server", action="store_true", help="allow other addresses than this machine's own")
     option("--json", action="store_true", help="print the report as JSON")
     return parser
-
-
-def _number(kind: type[int] | type[float], least: float, most: float) -> Any:
-    def number(text: str) -> int | float:
-        value = kind(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not in {least:g}..{most:g}")
-        return value
-
-    return number
 
 
 def _check_place(place: str, *, owned: bool) -> None:
@@ -171,7 +160,7 @@ def _vectors(text: str | None) -> tuple[str, str]:
     if not text:
         return "", ""
     space, _, file = text.partition("=")
-    if space not in SPACES or space == "auto" or not file:
+    if space not in VECTOR_SPACES or not file:
         raise BadSettings(f"--vectors {text!r}: write image=FILE.npy, text=FILE.npy or product=FILE.npy")
     plan.read_vectors(Path(file))
     return space, file

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lookalike import arrays
 from lookalike.client import Client
 from lookalike.errors import InvalidRequest
-from lookalike.requests import SPACES
+from lookalike.requests import VECTOR_SPACES
 from lookalike.search import as_dict
 from protos.lookalike.v1.catalog_pb2 import ChangeResponse
 from protos.lookalike.v1.types_pb2 import Product, Space
@@ -77,6 +78,7 @@ def upsert(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         lambda client: client.upsert(
             product, revision=asked.revision, vectors=dict(asked.vector), encode=asked.encode, image=asked.image
         ),
+        _spaces,
     )
 
 
@@ -85,7 +87,17 @@ def remove(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return _changed(asked, lambda client: client.remove(asked.id, revision=asked.revision))
 
 
-def _changed(asked: argparse.Namespace, change: Callable[[Client], ChangeResponse]) -> int:
+def _spaces(answer: ChangeResponse) -> str:
+    """Where an upserted product is found."""
+    spaces = ", ".join(Space.Name(space).removeprefix("SPACE_").lower() for space in answer.spaces)
+    return f"; in the spaces: {spaces}" if spaces else "; it has no vector: no search finds it"
+
+
+def _changed(
+    asked: argparse.Namespace,
+    change: Callable[[Client], ChangeResponse],
+    told: Callable[[ChangeResponse], str] = lambda answer: "",
+) -> int:
     try:
         with Client(asked.address, timeout_s=asked.timeout_s) as client:
             answer = change(client)
@@ -97,8 +109,7 @@ def _changed(asked: argparse.Namespace, change: Callable[[Client], ChangeRespons
     elif not answer.applied:
         print(f"{asked.id}: nothing changed: revision {asked.revision} or a newer one was known")
     else:
-        spaces = ", ".join(Space.Name(space).removeprefix("SPACE_").lower() for space in answer.spaces)
-        print(f"{asked.id}: changed, revision {asked.revision}" + (f"; in the spaces: {spaces}" if spaces else ""))
+        print(f"{asked.id}: changed, revision {asked.revision}{told(answer)}")
     return 0
 
 
@@ -124,10 +135,9 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
 
 def _vector(text: str) -> tuple[str, npt.NDArray[np.float32]]:
     space, _, path = text.partition("=")
-    if space not in SPACES or not path:
-        raise argparse.ArgumentTypeError(f"not SPACE=FILE.npy with a space of {', '.join(SPACES)}")
+    if space not in VECTOR_SPACES or not path:
+        raise argparse.ArgumentTypeError(f"not SPACE=FILE.npy with a space of {', '.join(VECTOR_SPACES)}")
     try:
-        vector = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return space, arrays.read(Path(path)).reshape(-1).astype(np.float32)
+    except (ValueError, TypeError) as error:
         raise argparse.ArgumentTypeError(f"{path}: {error}") from None
-    return space, np.asarray(vector).reshape(-1).astype(np.float32)

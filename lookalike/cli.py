@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lookalike.errors import LookalikeError, OperatorError
 
 # A command gets the words after its name and the environment, and returns its exit status (None: 0).
+Number = TypeVar("Number", int, float)
 Main = Callable[[Sequence[str], Mapping[str, str]], int | None]
 
 
@@ -24,13 +27,17 @@ class Command:
         return main
 
 
+HELP = ("-h", "--help")
+
+
 def dispatch(prog: str, commands: Mapping[str, Command], argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the command whose one or two words begin `argv`; without one, or with --help, show them all."""
+    """Run the command whose one or two words begin `argv`; without one, or with --help, show all, or a group's."""
     for words in (2, 1):
         if (command := commands.get(" ".join(argv[:words]))) is not None and len(argv) >= words:
             main = command.load()
             return run(lambda: main(argv[words:], environ))  # noqa: B023  # runs before the loop goes on
-    asked = not argv or argv[0] in ("-h", "--help")
+    groups = {name.split()[0] for name in commands}
+    asked = not argv or argv[0] in HELP or (argv[0] in groups and " ".join(argv[1:2]) in HELP)
     print(_overview(prog, commands, argv), file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2
 
@@ -44,6 +51,22 @@ def run(main: Callable[[], int | None]) -> int:
         return 2 if isinstance(error, OperatorError) else 1
     except KeyboardInterrupt:
         return 130
+
+
+def number(kind: type[Number], least: float, most: float) -> Callable[[str], Number]:
+    """What an argument's text stands for, to be its `type`: from `least` to `most`, both included."""
+
+    def number(text: str) -> Number:
+        value = kind(text)
+        if not least <= value <= most:  # Nor is NaN.
+            raise argparse.ArgumentTypeError(f"{text} is not in {least}..{most}")
+        return value
+
+    return number
+
+
+seed = number(int, 0, 2**31 - 1)  # NumPy takes none below, faiss none above.
+threads = number(int, 0, 256)
 
 
 def _overview(prog: str, commands: Mapping[str, Command], argv: Sequence[str]) -> str:

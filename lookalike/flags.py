@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.json_format import Parse, ParseError
 
+from lookalike import arrays
 from lookalike.client import Conditions
 from lookalike.errors import InvalidRequest
 from lookalike.instants import unix_s
@@ -79,7 +80,7 @@ def _filter(text: str) -> Filter:
 def vector_of(path: Path) -> npt.NDArray[np.float32]:
     """One vector: of shape (dim,) or (1, dim). Raises InvalidRequest."""
     try:
-        array = np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
-    except (OSError, ValueError, TypeError, EOFError) as error:
+        array = np.asarray(arrays.read(path), dtype=np.float32)
+    except (ValueError, TypeError) as error:
         raise InvalidRequest("vector", f"{path}: {error}") from error
     return array[0] if array.ndim == 2 and len(array) == 1 else array

@@ -59,7 +59,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def _serve(
     processes: Supervisor, index: Path, version: Version, live_dir: Path | None, *, port: int, metrics_port: int
 ) -> None:
-    """Until Ctrl-C, SIGTERM, or the death of a process (Unavailable)."""
+    """Until Ctrl-C, SIGTERM, or the death of a process (raises as `Supervisor.check`)."""
     ports = probes.free_ports(version.shards, but=(port, metrics_port))
     shards = [roles.shard(index, number, port_, live_dir=live_dir) for number, port_ in enumerate(ports)]
     gateway = roles.gateway(shards, port, metrics_port=metrics_port)

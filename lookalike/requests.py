@@ -29,6 +29,7 @@ from protos.lookalike.v1.types_pb2 import (
 )
 
 SPACES = {"auto": SPACE_AUTO, "image": SPACE_IMAGE, "text": SPACE_TEXT, "product": SPACE_PRODUCT}
+VECTOR_SPACES = {name: space for name, space in SPACES.items() if space != SPACE_AUTO}  # Those that a vector is of.
 IMAGE_BYTES = 8 << 20  # As the contract says; checked here so that a file of any size is not read into memory.
 
 Vector = npt.NDArray[np.floating] | Sequence[float]
@@ -277,8 +278,8 @@ def upsert_request(
 ) -> UpsertRequest:
     """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
     for space in vectors:
-        if space not in SPACES:
-            raise InvalidRequest("vectors", f"{space!r} is not one of {', '.join(SPACES)}")
+        if space not in VECTOR_SPACES:
+            raise InvalidRequest("vectors", f"{space!r} is not one of {', '.join(VECTOR_SPACES)}")
     within("revision", revision, bits=64)
     photo = _photo(image) if isinstance(image, Path) else image
     return UpsertRequest(

@@ -16,7 +16,7 @@ from types import FrameType, TracebackType
 from typing import IO, Any, NoReturn, Self
 
 from lookalike import leash
-from lookalike.errors import OperatorError, ServiceError, Unavailable
+from lookalike.errors import LookalikeError, OperatorError, ServiceError, Unavailable
 
 TAIL_BYTES = 4096
 TAIL_LINES = 15
@@ -88,7 +88,7 @@ class Supervisor:
         self._processes.append(Process(name=name, popen=popen, log=log, ready=ready))
 
     def wait_ready(self, *, timeout_s: float) -> None:
-        """Until all that were started are ready. Raises Unavailable when one dies, or is not ready in time."""
+        """Until all that were started are ready. Raises as `check` when one dies; Unavailable if not ready in time."""
         give_up_s = time.monotonic() + timeout_s
         waiting = list(self._processes)
         while waiting := [process for process in waiting if not process.ready()]:
@@ -115,30 +115,31 @@ class Supervisor:
             time.sleep(POLL_S)
         self._processes.remove(process)
         if status:
-            kind = OperatorError if status == 2 else Unavailable
-            raise kind(f"{name} failed, {_described(status)}{'; it said why above' if shown else _last_words(log)}")
+            raise _kind(status)(
+                f"{name} failed, {_described(status)}{'; it said why above' if shown else _last_words(log)}"
+            )
         return output.read_text()
 
     def watch(self) -> NoReturn:
-        """Until one of them dies (Unavailable) or a signal comes (KeyboardInterrupt)."""
+        """Until one of them dies (raises as `check`) or a signal comes (KeyboardInterrupt)."""
         while True:
             self.check()
             time.sleep(4 * POLL_S)
 
     def check(self) -> None:
-        """Raises Unavailable, with its last words, when a process is gone."""
+        """Raises, with its last words, when a process is gone: OperatorError after status 2, else Unavailable."""
         _check(self._processes)
 
     def pids(self) -> dict[str, int]:
         """Process ids by name, for whoever measures."""
         return {process.name: process.popen.pid for process in self._processes}
 
-    def _death(self) -> Unavailable | None:
+    def _death(self) -> LookalikeError | None:
         """Of the process that is gone, if one is: a call that failed meanwhile only tells that somebody is."""
         time.sleep(POLL_S)  # Its connections break a moment before it can be waited for.
         try:
             self.check()
-        except Unavailable as death:
+        except LookalikeError as death:
             return death
         return None
 
@@ -180,7 +181,12 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def _check(processes: Sequence[Process]) -> None:
     for process in processes:
         if (status := process.popen.poll()) is not None:
-            raise Unavailable(f"{process.name} ended, {_described(status)}{_last_words(process.log)}")
+            raise _kind(status)(f"{process.name} ended, {_described(status)}{_last_words(process.log)}")
+
+
+def _kind(status: int) -> type[LookalikeError]:
+    """Of the error of a process that ended so (lookalike/cli.py)."""
+    return OperatorError if status == 2 else Unavailable
 
 
 def _file_name(name: str) -> str:

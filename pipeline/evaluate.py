@@ -21,6 +21,7 @@ from rich.console import Console
 from encoders.product import model as product
 from encoders.product.fusion import Kind
 from encoders.product.model import ProductModel
+from lookalike import cli
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
 from lookalike.vectors import F32
 from pipeline import catalogue
@@ -238,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--policy", default=DEFAULT, metavar="POLICY", help="the gateway's, of AUTO (default '%(default)s')")
     add("--out", type=Path, default=Path("quality"), metavar="DIR", help="where the report goes (default %(default)s)")
     add("--sample", type=int, default=3000, metavar="N", help="most products judged (default %(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the sample and of intervals (default %(default)s)")
+    add("--seed", type=cli.seed, default=0, metavar="N", help="of the sample and of intervals (default %(default)s)")
     add("--no-untrained", dest="untrained", action="store_false", help="without the baseline of an untrained network")
     add("--json", action="store_true", help="print what report.json says")
     return parser

@@ -32,7 +32,7 @@ from index.building.workshop import publish, workshop
 from index.storage.location import located
 from index.storage.names import space_name
 from index.storage.store import Store
-from lookalike import probes, roles
+from lookalike import cli, probes, roles
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.supervisor import Supervisor
 from pipeline import encoding, fusing, words
@@ -329,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"where computed vectors are kept (default {STORE} in LOCATION or --staging)",
     )
     add("--shards", type=int, default=2, metavar="N", help="(default %(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of training and building (default %(default)s)")
+    add("--seed", type=cli.seed, default=0, metavar="N", help="of training and building (default %(default)s)")
     add("--strict", action="store_true", help="stop at the first bad row, with exit status 2")
     add("--json", action="store_true", help="print the outcome as JSON")
     return parser

@@ -17,6 +17,7 @@ from server.encoding import Encoders, Known
 from server.metrics import watched
 from server.requests import check_image, check_product_id, unit_vector
 from server.shards import Fleet
+from server.spaces import SPACES, space_name
 from server.topology import Snapshot
 
 FULL_RETRY_S = 1.0  # About what a compaction takes.
@@ -38,6 +39,9 @@ class CatalogWriter:
             vectors = _given(request, snapshot)
             if request.encode:
                 vectors = {**await self._encoded(request, vectors, snapshot, deadline), **vectors}
+                if not vectors:  # In the place of one that was found, it would be the end of it.
+                    spaces = ", ".join(map(space_name, sorted(snapshot.spaces)))
+                    raise InvalidRequest("encode", f"nothing is given to make a vector of; the spaces are {spaces}")
             elif request.image:
                 raise InvalidRequest("image", "is given without `encode`: photos are not kept")
             upsert = Upsert(
@@ -104,8 +108,8 @@ def _given(request: catalog_pb2.UpsertRequest, snapshot: Snapshot) -> dict[Space
     """Of unit norm. Raises InvalidRequest; WrongState for a space that the version lacks."""
     vectors: dict[Space.ValueType, F32] = {}
     for i, given in enumerate(request.vectors):
-        if given.space not in Space.values():
-            raise InvalidRequest(f"vectors[{i}].space", f"no such space: {given.space}")
+        if given.space not in SPACES.values():
+            raise InvalidRequest(f"vectors[{i}].space", f"name one of {', '.join(SPACES)}")
         if given.space in vectors:
             raise InvalidRequest(f"vectors[{i}].space", "this space has a vector already")
         (info,) = snapshot.searched([given.space]).values()

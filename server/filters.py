@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
+from google.protobuf.unknown_fields import UnknownFieldSet
+
 from lookalike.errors import InvalidRequest
 from lookalike.instants import MAX_UNIX_S
 from protos.lookalike.v1.types_pb2 import Filter
@@ -22,7 +24,8 @@ def check_filter(given: Filter) -> Filter:
     """The filter in canonical form: lists and groups sorted, without repetition.
 
     Filters that differ in order and repetition alone have equal bytes. Raises InvalidRequest naming the field: too many
-    values, an empty value, a number that is none, a range that is empty, a filter in it that is empty or too deep.
+    values, an empty value, a number that is none, a range that is empty, a filter in it that is empty or too deep, a
+    field of a newer client: without it, more would pass than is wanted.
     """
     if not given.ByteSize():
         return given
@@ -32,9 +35,11 @@ def check_filter(given: Filter) -> Filter:
 
 
 def _tree(given: Filter, field: str, depth: int) -> Iterator[Filter]:
-    """The filter and all in it."""
+    """The filter and all in it. Raises InvalidRequest for one that is too deep, or not known whole."""
     if depth > MAX_DEPTH:
         raise InvalidRequest(field, f"is {depth} deep; {MAX_DEPTH} is the most")
+    if len(unknown := UnknownFieldSet(given)):
+        raise InvalidRequest(field, f"field {unknown[0].field_number} is unknown to this server")
     yield given
     for name in _GROUPS:
         for i, each in enumerate(getattr(given, name)):

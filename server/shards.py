@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +24,15 @@ from server.settings import GatewaySettings
 from server.topology import Snapshot, snapshot_of
 
 log = logging.getLogger(__name__)
-Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 
 # A tenth of the time left is kept back to make a partial answer of what has come.
 _SHARE_OF_DEADLINE = 0.9
 # In one batch; an update counts once for every 128 KiB, so that a message never is too large.
 _UPDATE_BATCH = 64
+# That the queries of one batch may ask for together: of products as large as they may be, 12 KiB, a shard's answer has
+# room for as many. So a query that is answered alone is answered in whatever company.
+ANSWER_PRODUCTS = 2048
 _VERSIONS = 2  # That requests under way may pin: shards serve no more at once.
 
 
@@ -110,8 +113,19 @@ class Shard:
         version = snapshot.version
         if version not in self._batching:
             self._batching[version] = _Batching(
-                self._coalescer(partial(self._search, version)),
-                self._coalescer(partial(self._lookup, version, sorted(snapshot.spaces))),
+                Coalescer(
+                    partial(self._search, version),
+                    max_in_flight=self._settings.shard_inflight,
+                    max_batch=ANSWER_PRODUCTS,
+                    max_waiting=self._settings.max_inflight * ANSWER_PRODUCTS,
+                    size=self._size_of_query,
+                ),
+                Coalescer(
+                    partial(self._lookup, version, sorted(snapshot.spaces)),
+                    max_in_flight=self._settings.shard_inflight,
+                    max_batch=self._settings.shard_batch,
+                    max_waiting=self._settings.max_inflight,
+                ),
                 Coalescer(
                     partial(self._apply, version),
                     max_in_flight=1,
@@ -124,15 +138,9 @@ class Shard:
                 del self._batching[older]  # It ends with the batches that wait for it.
         return self._batching[version]
 
-    def _coalescer(
-        self, send: Callable[[list[Item]], Awaitable[Sequence[Reply | Exception]]]
-    ) -> Coalescer[Item, Reply]:
-        return Coalescer(
-            send,
-            max_in_flight=self._settings.shard_inflight,
-            max_batch=self._settings.shard_batch,
-            max_waiting=self._settings.max_inflight,
-        )
+    def _size_of_query(self, query: index_pb2.ShardQuery) -> int:
+        """In products; of small queries as many as `shard_batch` fill a batch."""
+        return max(query.k, math.ceil(ANSWER_PRODUCTS / self._settings.shard_batch))
 
     async def _search(self, version: str, queries: list[index_pb2.ShardQuery]) -> Sequence[index_pb2.ShardHits]:
         request = index_pb2.ShardSearchRequest(version=version, queries=queries)

@@ -82,6 +82,9 @@ def build(
     step = _steps(progress, shards * (1 + 2 * len(spaces)) + 1)
     with _workplace(location) as directory:
         partition = _Partition.of(table["id"], shards)
+        for given in spaces.values():  # Before anything is written: that takes long where there is much.
+            for documents in partition.counts(given.rows):
+                recipe.resolved(form.recipe, documents, given.vectors.shape[1], exact_floats)
         for shard in range(shards):
             step(f"writing the products of shard {shard}")
             (directory / shard_name(shard)).mkdir()

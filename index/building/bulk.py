@@ -23,6 +23,7 @@ from index.storage.attributes import ID_BYTES, checked, refuse_duplicates
 from index.storage.location import Location, located
 from index.storage.names import SPACES, number_of
 from index.storage.vectors import RESCORES
+from lookalike import arrays, cli
 from lookalike.errors import BadArtifact, BadCatalogue
 from lookalike.vectors import F32
 
@@ -96,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         help="of the nearest k, for every k; what cannot reach it is searched exactly (default: 0.95)",
     )
     parser.add_argument("--encoder", default="vectors", help="fingerprint of what made the vectors (default: vectors)")
-    parser.add_argument("--seed", type=int, default=0, help="of training and measuring (default: 0)")
-    parser.add_argument("--threads", type=int, default=0, help="cores to use; 0: all (default)")
+    parser.add_argument("--seed", type=cli.seed, default=0, help="of training and measuring (default: 0)")
+    parser.add_argument("--threads", type=cli.threads, default=0, help="cores to use; 0: all (default)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -105,12 +106,11 @@ def _parser() -> argparse.ArgumentParser:
 def vectors_of(path: Path) -> F32:
     """Memory-mapped (n, dim) float32. Raises BadArtifact; the values are looked at when they are copied."""
     try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        vectors = arrays.read(path, mapped=True)
+    except ValueError as error:
         raise BadArtifact(f"{path}: {error}") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype != np.dtype("<f4") or not vectors.size:
-        found = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else "an archive"
-        raise BadArtifact(f"{path}: {found}, not an array of float32 (n, dim)")
+    if vectors.ndim != 2 or vectors.dtype != np.dtype("<f4") or not vectors.size:
+        raise BadArtifact(f"{path}: {vectors.dtype} {vectors.shape}, not an array of float32 (n, dim)")
     return np.asarray(vectors)
 
 
@@ -137,6 +137,8 @@ def with_attributes(products: pa.Table, path: Path) -> pa.Table:
     """The attributes of each product, in the order of `products`; one that the file lacks has none."""
     try:
         given = checked(pq.read_table(path))
+    except FileNotFoundError as error:  # Its own message is the path, and no more.
+        raise BadCatalogue(f"{path}: no such file") from error
     except (pa.ArrowException, OSError) as error:
         raise BadCatalogue(f"{path}: {error}") from error
     except BadCatalogue as error:

@@ -22,6 +22,7 @@ from index.building.tune_choice import Budget, chosen, nearest
 from index.building.tune_report import Findings, lacking, told
 from index.building.tune_trial import candidates, tried
 from index.storage.vectors import RESCORES, Stored
+from lookalike import cli
 from lookalike.errors import BadArtifact, BadSettings
 from lookalike.vectors import F32, normalised
 
@@ -32,7 +33,8 @@ EPILOG = """examples:
   lookalike index tune --vectors base.npy --bytes-per-vector 48 --recall 0.9
   lookalike index tune --vectors base.npy --bytes-per-vector 80 --recall 0.95 --latency-ms 1 --shards 4 --out report
 
-Writes tune.md, tune.json and tune.png, and prints the command that builds what was chosen.
+Writes tune.md, tune.json and tune.png, and prints the command that builds what was chosen; for SPACE put what your
+vectors say of products: image, text or product.
 Exit status 1: no recipe meets the budget; the nearest is named."""
 
 
@@ -41,6 +43,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     tune_report.plotting()  # Where it is missing, say so at once.
     vectors = vectors_of(options.vectors)
     budget = _budget(options, *vectors.shape)
+    tune_report.prepare(options.out)
     sample = _sample(options.vectors, vectors, min(options.sample, budget.documents), options.rescore, options.seed)
     names, rows = candidates(vectors.shape[1]), []
     threads = options.threads or len(os.sched_getaffinity(0))
@@ -89,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=int, default=1, help="of the index to be built (default: 1)")
     parser.add_argument("--rescore", default="float32", choices=RESCORES, help="what full vectors are kept as on disk")
     parser.add_argument("--out", type=Path, default=Path("tune"), help="folder for the report (default: tune)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0, help="cores to use; 0: all (default)")
+    parser.add_argument("--seed", type=cli.seed, default=0)
+    parser.add_argument("--threads", type=cli.threads, default=0, help="cores to use; 0: all (default)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
@@ -137,7 +140,7 @@ def _sample(path: Path, vectors: F32, size: int, rescore: str, seed: int) -> Sto
 
 
 def _command(options: argparse.Namespace, recipe: str) -> str:
-    words = ["lookalike", "index", "build", "--vectors", str(options.vectors), "--space", "image"]
+    words = ["lookalike", "index", "build", "--vectors", str(options.vectors), "--space", "SPACE"]
     words += ["--shards", str(options.shards), "--recipe", recipe, "--recall", f"{options.recall:g}"]
     return shlex.join([*words, "--rescore", options.rescore, "index"])
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from index.building.tune_choice import Budget, Measured, excesses, front
@@ -47,10 +48,19 @@ def plotting() -> Any:
     return figure
 
 
-def write(folder: Path, findings: Findings) -> None:
-    """Raises OperatorError."""
+def prepare(folder: Path) -> None:
+    """Make the folder, so that nothing is measured in vain. Raises OperatorError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OperatorError(f"{folder}: no report can be written there: {error.strerror}") from error
+
+
+def write(folder: Path, findings: Findings) -> None:
+    """Into a folder that was prepared. Raises OperatorError."""
+    try:
         (folder / "tune.md").write_text(markdown(findings), encoding="utf-8")
         (folder / "tune.json").write_text(json.dumps(as_json(findings), indent=1) + "\n", encoding="utf-8")
         _plot(folder / "tune.png", findings)
@@ -123,7 +133,8 @@ def _verdict(findings: Findings) -> str:
     near = findings.nearest
     if findings.chosen is None:
         return f"**None meets it.** The nearest is `{near.recipe}`: {lacking(near, findings.budget)}."
-    return f"**`{findings.chosen.recipe}`** is the fastest that meets it:\n\n```sh\n{findings.command}\n```"
+    best = f"**`{findings.chosen.recipe}`** is the fastest that meets it; SPACE is image, text or product"
+    return f"{best}:\n\n```sh\n{findings.command}\n```"
 
 
 def _row(row: Measured, budget: Budget) -> tuple[str, ...]:

@@ -50,10 +50,12 @@ class Gpu:
     ) -> None:
         """make: called on the owner's thread. optional: what does not fit stays on the CPU, and the log says so.
 
-        limit_bytes: of the device's memory, at most; 0: what is free. max_waiting: queries; more are refused.
+        limit_bytes: of the device's memory, for all codes together; 0: what is free.
+        max_waiting: queries; more are refused.
         """
         self.name = name
         self._limit_bytes = limit_bytes
+        self._placed_bytes = 0  # The owner's thread alone reads and writes it.
         self._optional = optional
         self.owner = Owner(name, max_batch=MAX_BATCH, max_waiting=max_waiting)
         self.device = self.owner.do(make)
@@ -84,19 +86,31 @@ class Gpu:
     def _copy(self, index: Any, wanted_bytes: int) -> Any:
         """On the owner's thread: refuse before memory runs out."""
         free = self.device.free_bytes()
-        usable = min(int(free * _USABLE), self._limit_bytes or free)
+        left = self._limit_bytes - self._placed_bytes if self._limit_bytes else free
+        usable = min(int(free * _USABLE), left)
         if wanted_bytes > usable:
             raise OperatorError(
                 f"{self.name}: {index.ntotal} vectors take {_kib(wanted_bytes)} there, "
-                f"{_kib(usable)} may be used ({_kib(free)} are free)"
+                f"{_kib(usable)} may be used ({_kib(free)} are free, others here take {_kib(self._placed_bytes)})"
             )
         try:
             there = self.device.copied(index)
         except RuntimeError as error:  # faiss has no other, nor has CUDA.
             raise OperatorError(f"{self.name}: {error}") from error
+        self._placed_bytes += wanted_bytes
         taken = free - self.device.free_bytes()
         log.info("%s: %d vectors, %s computed, %s taken", self.name, index.ntotal, _kib(wanted_bytes), _kib(taken))
         return there
+
+    def forget(self, there: list[Any], device_bytes: int) -> None:
+        """Free a copy, soon, and count what it took as free."""
+
+        def freed() -> None:
+            there.clear()
+            self._placed_bytes -= device_bytes
+
+        self.owner.later(freed)
+        DEVICE_BYTES.labels(self.name).dec(device_bytes)
 
     def trained(self, recipe: Lists, vectors: Stored, seed: int, threads: int) -> InvertedLists:
         """As on the CPU, but what a GPU is good at is done there; with its roundings, so not the same to the bit."""
@@ -132,7 +146,7 @@ class OnDevice:
         self._gpu = gpu
         self._there = [there]
         DEVICE_BYTES.labels(gpu.name).inc(device_bytes)
-        weakref.finalize(self, _forget, gpu, self._there, device_bytes).atexit = False
+        weakref.finalize(self, gpu.forget, self._there, device_bytes).atexit = False
 
     def candidates(self, queries: F32, count: int, effort: int) -> I64:
         if max(count, effort) > self._gpu.device.most:
@@ -204,11 +218,6 @@ def _with_plain_centroids(lists: Any) -> Any:
         return copied(index)
     finally:
         index.quantizer = compact  # Which it owns, and frees.
-
-
-def _forget(gpu: Gpu, there: list[Any], device_bytes: int) -> None:
-    gpu.owner.later(there.clear)
-    DEVICE_BYTES.labels(gpu.name).dec(device_bytes)
 
 
 def _kib(size_bytes: int) -> str:

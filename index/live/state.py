@@ -42,9 +42,15 @@ def segment_path(directory: Path, number: int) -> Path:
 
 
 def lock(directory: Path) -> int:
-    """Make the directory, and hold it until the descriptor is closed. Raises OperatorError where another does."""
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    """Make the directory, and hold it until the descriptor is closed.
+
+    Raises OperatorError where another does, and where nothing can be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OperatorError(f"{directory}: changes cannot be kept there: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from threadpoolctl import threadpool_limits
+
 from index.kinds import gpu
 from index.live.live import Bounds
 from index.search.space import BATCH
@@ -74,7 +76,10 @@ class ShardSettings(ProcessSettings):
         "cpu", "cpu, cuda:<number>, or auto: the first GPU, where there is one and for what fits into its memory"
     )
     device_mib: int = setting(
-        0, "of the GPU's memory, at most; what needs more is refused; 0: what is free", at_least=0
+        0,
+        "of the GPU's memory, at most, for two versions while one follows the other; what needs more is refused; "
+        "0: what is free",
+        at_least=0,
     )
     live_dir: Path | None = setting(None, "where updates are kept, on a disk of this shard; none: it takes no updates")  # noqa: RUF009  # as above
     delta_rows: int = setting(
@@ -98,6 +103,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 
 
 async def run(settings: ShardSettings) -> None:
+    # BLAS would share numpy's matrix products among threads of its own, beside as many searches as there are cores, and
+    # without the low priority of a thread that loads or compacts.
+    threadpool_limits(1, "blas")
     location, stopping = location_of(settings), threading.Event()
     threads = settings.threads or len(os.sched_getaffinity(0))
     device = gpu.opened(settings.device, limit_bytes=settings.device_mib << 20, max_waiting=threads * BATCH)

@@ -158,6 +158,16 @@ def test_a_shard_that_dies_ends_it_all_with_its_name(index: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in others)
 
 
+def test_a_live_directory_that_cannot_be_written_ends_it_with_the_reason(index: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (port,) = probes.free_ports(1)
+    words = ["serve", "local", str(index), "--port", str(port), "--live-dir", str(tmp_path / "file")]
+    told = subprocess.run([*LOOKALIKE, *words], check=False, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 2
+    assert "changes cannot be kept there: Not a directory" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
 def test_changes_by_command_are_found_and_outlive_shards_that_are_killed(index: Path, tmp_path: Path) -> None:
     (port,) = probes.free_ports(1)
     np.save(tmp_path / "vector.npy", VECTORS[7])

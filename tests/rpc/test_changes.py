@@ -123,9 +123,11 @@ BAD, FULL, STATE = (
         (upserting(revision=0), (BAD, "revision: is 0; give the change a number above")),
         (upserting(text=np.ones(3, np.float32)), (BAD, "vectors[0].vector: 3 dimensions; the space has 8")),
         (upserting(text=np.zeros(8, np.float32)), (BAD, "vectors[0].vector: is the zero vector")),
-        (upserting(auto=np.ones(8, np.float32)), (STATE, "has no auto space")),
+        (upserting(auto=np.ones(8, np.float32)), (BAD, "vectors[0].space: name one of image, text, product")),
         (upserting(image=a_photo(1)), (BAD, "image: is given without `encode`")),
         (upserting(image=b"x", encode=True), (BAD, "image: ")),
+        (upserting(encode=True), (BAD, "encode: nothing is given to make a vector of; the spaces are image, text")),
+        (upserting(encode=True, title="no words"), (BAD, "encode: nothing is given to make a vector of")),
     ],
 )
 async def test_what_is_wrong_with_a_change_is_told_by_its_field(
@@ -143,7 +145,7 @@ async def test_a_space_twice_or_unknown_is_refused(scene: Scene) -> None:
     assert await status_of(scene.catalog.Upsert(twice)) == (BAD, "vectors[1].space: this space has a vector already")
     vector.space = 9  # type: ignore[assignment]  # as a newer client may
     unknown = UpsertRequest(product=Product(id="a"), revision=1, vectors=[vector])
-    assert await status_of(scene.catalog.Upsert(unknown)) == (BAD, "vectors[0].space: no such space: 9")
+    assert await status_of(scene.catalog.Upsert(unknown)) == (BAD, "vectors[0].space: name one of image, text, product")
 
 
 async def test_what_a_shard_refuses_is_told_as_it_says(scene: Scene) -> None:
@@ -160,6 +162,13 @@ async def test_an_encoder_of_another_version_than_the_index_makes_no_vectors(sce
     code, details = await status_of(scene.catalog.Upsert(upserting(encode=True, title="p07")))
     assert code is STATE
     assert "newer" in details
+    assert not [update for shard in scene.shards for update in shard.updates]
+
+
+async def test_a_title_is_nothing_to_make_a_vector_of_where_photos_alone_are_compared() -> None:
+    async with a_scene(spaces=(SPACE_IMAGE,)) as scene:
+        code, details = await status_of(scene.catalog.Upsert(upserting(encode=True, title="p07")))
+    assert (code, details) == (BAD, "encode: nothing is given to make a vector of; the spaces are image")
     assert not [update for shard in scene.shards for update in shard.updates]
 
 

@@ -17,7 +17,13 @@ from prometheus_client import REGISTRY
 from lookalike.errors import Overloaded, Unavailable
 from lookalike.vectors import pack
 from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
-from protos.lookalike.v1.search_pb2 import Example, SearchedSpace, SearchRequest, SearchResponse
+from protos.lookalike.v1.search_pb2 import (
+    Example,
+    FindDuplicatesRequest,
+    SearchedSpace,
+    SearchRequest,
+    SearchResponse,
+)
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Space
 from tests.rpc.gateways import PRODUCTS, VECTORS, Scene, a_photo, a_scene
 
@@ -348,3 +354,18 @@ async def test_malformed_catalogue_requests_name_their_field() -> None:
 async def a_broken_shard(scene: Scene) -> None:
     scene.shards[1].error = Unavailable("broken")
     await asyncio.sleep(0.2)
+
+
+async def test_a_filter_of_which_the_server_knows_only_a_part_is_refused_by_every_call_that_takes_one() -> None:
+    newer = Filter.FromString(b"\xfa\x06\x03red")  # Field 111.
+    async with a_scene() as scene:
+        calls: tuple[Awaitable[object], ...] = (
+            scene.search.Search(SearchRequest(examples=[P7], filter=newer)),
+            scene.search.FindDuplicates(FindDuplicatesRequest(example=P7, filter=newer)),
+            scene.catalog.Count(CountRequest(filter=newer)),
+            anext(aiter(scene.catalog.List(ListRequest(filter=newer)))),
+        )
+        for call in calls:
+            error = await refused(call)
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert error.details() == "filter: field 111 is unknown to this server"

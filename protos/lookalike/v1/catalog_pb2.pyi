@@ -169,7 +169,7 @@ class UpsertRequest(_message.Message):
     """Above 0, say the milliseconds since 1970 of the change."""
     encode: _builtins.bool
     """Make the vectors of the other spaces: of the text space from the title (or else the description), of the image space
-    from `image`, of the product space from both.
+    from `image`, of the product space from both. Where none is made and none is given, INVALID_ARGUMENT.
     """
     image: _builtins.bytes
     """An encoded photo, at most 8 MiB. Not kept."""

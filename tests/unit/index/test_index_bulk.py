@@ -76,6 +76,16 @@ def test_no_vector_is_in_the_space_that_lets_the_gateway_choose(base: Path) -> N
         built(base, "--space", "auto")
 
 
+@pytest.mark.parametrize("flag", [("--seed", "-1"), ("--seed", "5000000000"), ("--threads", "-1")])
+def test_a_number_that_nothing_can_be_done_with_is_refused_by_its_flag(
+    base: Path, flag: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        built(base, *flag)
+    assert left.value.code == 2
+    assert f"argument {flag[0]}: {flag[1]} is not in 0.." in capsys.readouterr().err
+
+
 def test_the_result_is_printed_for_scripts(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     built(base, "--json", "--shards", "2", "--encoder", "mine")
     report = json.loads(capsys.readouterr().out)
@@ -177,6 +187,8 @@ def test_files_that_are_no_such_files_are_refused(base: Path) -> None:
     (base / "ids.txt").write_text("x")
     with pytest.raises(OperatorError, match=r"ids\.txt"):
         built(base, "--attributes", str(base / "ids.txt"))
+    with pytest.raises(OperatorError, match=r"none\.parquet: no such file"):
+        built(base, "--attributes", str(base / "none.parquet"))
     with pytest.raises(OperatorError, match="missing"):
         built(base, "--ids", str(base / "missing"))
     (base / "base.npy").write_bytes(b"\x93NUMPY")
@@ -184,5 +196,11 @@ def test_files_that_are_no_such_files_are_refused(base: Path) -> None:
         built(base)
     np.savez(base / "archive.npz", unit_vectors(2, 2))
     (base / "archive.npz").rename(base / "base.npy")
-    with pytest.raises(OperatorError, match="an archive"):
+    with pytest.raises(OperatorError, match=r"base\.npy: not a \.npy file"):
+        built(base)
+    (base / "base.npy").write_text("0.1 0.2")
+    with pytest.raises(OperatorError, match=r"base\.npy: not a \.npy file"):
+        built(base)
+    (base / "base.npy").write_bytes(b"")
+    with pytest.raises(OperatorError, match=r"base\.npy: not a \.npy file"):
         built(base)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from index.building.build import Form, build
+from index.building.build import Form, Progress, SpaceVectors, build
 from index.building.bulk import main as built_from_files
 from index.search import space
 from index.serving.loaded import opened
@@ -23,9 +23,11 @@ from tests.unit.index.samples import IMAGE, by, catalogue, clustered, vectors_of
 COUNT, DIM = 1500, 32
 
 
-def version_of(location: Path, form: Form, *, shards: int = 1, count: int = COUNT) -> str:
-    given = {IMAGE: vectors_of(clustered(count, DIM))}
-    return build(location, catalogue(count), given, shards=shards, form=form)  # type: ignore[arg-type]  # an enum is an int
+def version_of(
+    location: Path, form: Form, *, shards: int = 1, count: int = COUNT, progress: Progress | None = None
+) -> str:
+    given: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(count, DIM))}
+    return build(location, catalogue(count), given, shards=shards, form=form, progress=progress)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +95,11 @@ def test_another_form_is_another_version(tmp_path: Path) -> None:
         (Form(recall=float("nan")), "recall nan"),
     ],
 )
-def test_a_form_that_cannot_be_is_refused_and_leaves_nothing(tmp_path: Path, form: Form, reason: str) -> None:
+def test_a_form_that_cannot_be_is_refused_before_anything_is_written(tmp_path: Path, form: Form, reason: str) -> None:
+    steps: list[str] = []
     with pytest.raises(BadSettings, match=reason):
-        version_of(tmp_path, form)
+        version_of(tmp_path, form, progress=lambda step, *_: steps.append(step))
+    assert not steps
     assert not (tmp_path / version.CURRENT).exists()
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 

@@ -13,7 +13,8 @@ import pytest
 from benchmarks.gpu import Host
 from index.kinds import choice, device, gpu
 from index.kinds.device import chosen, missing
-from index.kinds.gpu import DEVICE_QUERIES, DEVICE_REFUSALS, Gpu, lists_bytes
+from index.kinds.gpu import DEVICE_QUERIES, DEVICE_REFUSALS, Gpu, bytes_of, lists_bytes
+from index.kinds.ivf import InvertedLists
 from index.kinds.recipe import resolved
 from index.kinds.seam import Codes
 from lookalike.errors import BadSettings, OperatorError, Overloaded
@@ -109,6 +110,21 @@ def test_what_does_not_fit_is_refused_with_figures_before_it_is_copied(
     with pytest.raises(OperatorError, match=r"host: 4000 vectors take \d+ KiB there, 1\d\d KiB may be used"):
         opened(host, limit_bytes=limit_bytes).place(codes_of("IVF16,SQ8"))
     assert host.copies == 0
+
+
+def test_a_cap_is_on_all_that_is_there_together_and_what_goes_makes_room(opened: Opened) -> None:
+    codes = codes_of("IVF16,SQ8")
+    assert isinstance(codes, InvertedLists)
+    held = opened(Host(), limit_bytes=int(2.5 * bytes_of(codes)))
+    placed = [held.place(codes) for _ in range(2)]
+    with pytest.raises(OperatorError, match="may be used"):
+        held.place(codes)
+    for _ in range(3):
+        placed.pop()
+        gc.collect()
+        placed.append(held.place(codes))
+    with pytest.raises(OperatorError, match="may be used"):
+        held.place(codes)
 
 
 def test_where_the_cpu_may_do_it_what_does_not_fit_stays_there_and_that_is_said(

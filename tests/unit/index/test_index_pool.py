@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
 
 from index.kinds.engine import faiss, use_threads
-from index.serving.pool import Pool
+from index.serving.pool import Pool, yield_to_others
+from index.serving.shard import ShardSettings, run
 from lookalike.deadline import Deadline
+from lookalike.errors import BadSettings
 
 
 async def test_faiss_takes_no_further_threads_for_calls_of_the_pool() -> None:
@@ -26,3 +34,21 @@ async def test_faiss_takes_no_further_threads_for_calls_of_the_pool() -> None:
     finally:
         pool.close()
         use_threads(1)
+
+
+async def test_a_matrix_product_in_a_shard_takes_no_time_of_other_threads_than_its_own() -> None:
+    factors = np.ones((2, 2048, 2048), dtype=np.float32)
+
+    def seconds() -> tuple[float, float]:
+        began_s, mine_s = time.process_time(), time.thread_time()
+        for _ in range(4):
+            factors[0] @ factors[1]
+        return time.process_time() - began_s, time.thread_time() - mine_s
+
+    with threadpool_limits(2, "blas"), ThreadPoolExecutor(1, initializer=yield_to_others) as thread:
+        with pytest.raises(
+            BadSettings, match="location"
+        ):  # It gets no further, but the process is made one of a shard.
+            await run(ShardSettings())
+        of_all_s, of_its_own_s = thread.submit(seconds).result()
+    assert of_all_s < 1.3 * of_its_own_s

@@ -328,6 +328,12 @@ def test_a_directory_that_another_shard_writes_to_is_refused(shard: LoadedShard,
     live(shard, tmp_path).close()
 
 
+def test_a_directory_that_cannot_be_made_is_refused_by_name(shard: LoadedShard, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OperatorError, match="file/live: changes cannot be kept there: Not a directory"):
+        live(shard, tmp_path / "file" / "live")
+
+
 @pytest.mark.parametrize(
     "damaged", ["LIVE", "log-000002", "segment-000002-1/removed.arrow", "segment-000002-1/shard-00000/attributes.arrow"]
 )

@@ -35,7 +35,7 @@ async def change(asked: list[Message]) -> AsyncIterator[Change]:
         asked.append(request)
         if request.product.price < 0:
             raise InvalidRequest("product.price", "is below 0")
-        return ChangeResponse(applied=True, spaces=[SPACE_IMAGE, SPACE_TEXT])
+        return ChangeResponse(applied=True, spaces=[SPACE_IMAGE, SPACE_TEXT] if request.vectors else [])
 
     async def remove(request: RemoveRequest, deadline: Deadline) -> ChangeResponse:
         asked.append(request)
@@ -80,6 +80,13 @@ async def test_an_upsert_says_what_was_given_and_tells_the_spaces(
     assert capsys.readouterr().out == "p-17: changed, revision 7; in the spaces: image, text\n"
 
 
+async def test_of_a_product_without_vectors_it_is_told_that_no_search_finds_it(
+    change: Change, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await change("upsert", "p-17", "--revision", "7", "--title", "red") == 0
+    assert capsys.readouterr().out == "p-17: changed, revision 7; it has no vector: no search finds it\n"
+
+
 async def test_without_a_revision_the_clock_gives_one(change: Change, asked: list[Message]) -> None:
     assert await change("remove", "p-17") == 0
     (request,) = asked
@@ -98,8 +105,10 @@ async def test_a_late_change_is_no_failure(change: Change, capsys: pytest.Captur
     ("words", "status", "told"),
     [
         (["upsert", "p-17", "--price", "-1"], 2, "product.price: is below 0"),
-        (["upsert", "p-17", "--vector", "smell=x.npy"], 2, "not SPACE=FILE.npy with a space of"),
+        (["upsert", "p-17", "--vector", "smell=x.npy"], 2, "not SPACE=FILE.npy with a space of image, text, product\n"),
+        (["upsert", "p-17", "--vector", "auto=x.npy"], 2, "not SPACE=FILE.npy with a space of image, text, product\n"),
         (["upsert", "p-17", "--vector", "text=/no/such.npy"], 2, "No such file"),
+        (["upsert", "p-17", "--vector", f"text={__file__}"], 2, f"{__file__}: not a .npy file"),
         (["upsert", "p-17", "--encode", "--image", "/no/such.jpg"], 2, "No such file"),
         (["remove", "none"], 1, "this shard takes no updates"),
     ],

@@ -246,13 +246,16 @@ async def test_a_malformed_question_is_exit_status_2(
     assert reason in capsys.readouterr().err
 
 
-async def test_files_that_are_no_vectors_are_refused(ask: Ask, tmp_path: Path) -> None:
+async def test_files_that_are_no_vectors_are_refused(
+    ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.save(tmp_path / "words.npy", np.array(["a", "b"]))
     np.savez(tmp_path / "several.npz", a=np.zeros(3))
     (tmp_path / "empty.npy").touch()
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     for name in ("words.npy", "several.npz", "empty.npy", "objects.npy"):
         assert await ask("--vector", str(tmp_path / name), "--space", "text") == 2
+        assert f"vector: {tmp_path / name}: " in capsys.readouterr().err
 
 
 def test_an_answer_without_hits_says_so_and_what_nobody_knows_has_no_column() -> None:

@@ -111,6 +111,12 @@ def test_an_early_end_is_an_error_with_the_last_words(supervisor: Supervisor) ->
     assert "line 50\n" not in str(told.value)
 
 
+def test_an_early_end_that_the_operator_can_mend_is_told_as_such(supervisor: Supervisor) -> None:
+    supervisor.start("shard 0", [*PYTHON, "import sys; print('no such disk'); sys.exit(2)"], ready=lambda: False)
+    with pytest.raises(OperatorError, match=r"(?s)shard 0 ended, exit status 2.*no such disk"):
+        supervisor.wait_ready(timeout_s=20)
+
+
 def test_a_command_that_is_not_there_is_an_early_end(supervisor: Supervisor) -> None:
     supervisor.start("nothing", ["/no/such/command"], ready=lambda: False)
     with pytest.raises(Unavailable, match="/no/such/command: No such file"):

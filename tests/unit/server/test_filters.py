@@ -15,6 +15,7 @@ def nested(depth: int) -> Filter:
     return Filter(any_of=[nested(depth - 1)]) if depth else Filter(in_stock=True)
 
 
+NEWER = Filter.FromString(b"\xfa\x06\x03red")  # Field 111, as a newer client may know one.
 SHOPS = [Filter(shop_in=[f"shop {i}"]) for i in range(MAX_FILTERS)]
 SENSELESS: dict[str, tuple[Filter, str]] = {
     "too many shops": (Filter(shop_in=map(str, range(MAX_VALUES + 1))), "filter.shop_in"),
@@ -33,6 +34,8 @@ SENSELESS: dict[str, tuple[Filter, str]] = {
     ),
     "too deep": (nested(MAX_DEPTH + 1), "filter" + ".any_of[0]" * (MAX_DEPTH + 1)),
     "far too deep": (nested(60), "filter" + ".any_of[0]" * (MAX_DEPTH + 1)),
+    "a field of a newer client": (NEWER, "filter"),
+    "one deep inside": (Filter(all_of=[Filter(none_of=[SHOPS[0], NEWER])]), "filter.all_of[0].none_of[1]"),
     "too many filters": (Filter(any_of=SHOPS, none_of=SHOPS[:1]), "filter"),
 }
 

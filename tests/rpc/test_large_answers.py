@@ -1,0 +1,60 @@
+"""Answers of the largest products, through a real gateway and a real shard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from index.building.build import build
+from index.serving.loaded import ANSWER_BYTES, opened
+from index.serving.pool import Pool
+from index.serving.service import IndexShard
+from index.serving.writer import Writer
+from index.storage.attributes import PRODUCT_BYTES
+from lookalike import rpc
+from protos.lookalike.v1 import search_pb2_grpc
+from protos.lookalike.v1.search_pb2 import Example, SearchRequest
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
+from server.requests import MAX_LIMIT
+from server.shards import ANSWER_PRODUCTS
+from tests.rpc.gateways import running, serving
+from tests.unit.index.samples import catalogue, serving_only, unit_vectors, vectors_of
+
+COUNT = MAX_LIMIT + 10
+
+
+@pytest_asyncio.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[str]:
+    """The address of one before a shard whose products are all but as large as they may be."""
+    products = catalogue(COUNT)
+    titles = ["x" * (PRODUCT_BYTES - 200)] * COUNT
+    products = products.set_column(products.column_names.index("title"), "title", [titles])
+    build(tmp_path, products, {SPACE_IMAGE: vectors_of(unit_vectors(COUNT, 8))}, shards=1)
+    served, pool = serving_only(opened(tmp_path, 0)), Pool(threads=1, max_waiting=64)
+    writer = Writer(served, max_waiting=8)
+    async with (
+        serving(IndexShard(pool, served, writer).handler()) as shard,
+        running({"shards": (shard,), "shard_timeout_s": 60.0, "default_deadline_s": 60.0}) as address,
+    ):
+        yield address
+    writer.close()
+    pool.close()
+
+
+async def test_what_is_answered_alone_is_answered_beside_others_however_much_each_asks_for(gateway: str) -> None:
+    async with rpc.channel(gateway) as channel:
+        stub = search_pb2_grpc.SimilarProductsStub(channel)
+
+        async def hits(product_id: str) -> int:
+            example = Example(product_id=product_id)
+            answer = await stub.Search(SearchRequest(examples=[example], space=SPACE_IMAGE, limit=MAX_LIMIT))
+            return len(answer.hits)
+
+        assert await asyncio.gather(*(hits(f"p{i}") for i in range(5))) == [MAX_LIMIT] * 5
+
+
+def test_a_shards_answer_has_room_for_as_many_of_the_largest_products_as_a_batch_asks_for() -> None:
+    assert ANSWER_PRODUCTS * PRODUCT_BYTES <= ANSWER_BYTES
