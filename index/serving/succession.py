@@ -42,16 +42,19 @@ class Succession:
     def load(self, name: str) -> Loaded:
         """With its changes, and those of the version that took updates last, as far as they have come.
 
-        Raises what `load` does, and OperatorError where another process has its changes open.
+        Raises what `load` does, and OperatorError where another process has its changes open or the disk is full.
         """
         with ExitStack() as release:
             loaded = self._load(name)
             release.callback(loaded.release)
             shard = loaded.shard
-            live = Live(shard.base, shard.manifest, shard.shard, self._directory / name, self._bounds)
-            release.callback(live.close)
-            if (last := self._last()) not in ("", name) and not self._carried(last, live):
-                self._carried_from_stopped(last, live)
+            try:
+                live = Live(shard.base, shard.manifest, shard.shard, self._directory / name, self._bounds)
+                release.callback(live.close)
+                if (last := self._last()) not in ("", name) and not self._carried(last, live):
+                    self._carried_from_stopped(last, live)
+            except OSError as error:
+                raise OperatorError(f"changes cannot be kept in {self._directory}: {error}") from error
             return Loaded(shard.taking(live), release.pop_all().close)
 
     def take_over(self, shard: LoadedShard) -> None:

@@ -18,6 +18,7 @@ from index.building.build import build
 from index.live import carrying
 from index.live.carrying import Lost
 from index.live.live import Bounds, Live
+from index.live.log import Log
 from index.serving.loading import Loader
 from index.serving.pool import Pool
 from index.serving.rollout import Rollout
@@ -28,7 +29,7 @@ from index.serving.writer import Writer
 from index.storage import version
 from index.storage.location import Directory
 from lookalike import lifecycle, rpc
-from lookalike.errors import Overloaded
+from lookalike.errors import OperatorError, Overloaded
 from protos.lookalike.v1 import catalog_pb2_grpc
 from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, RemoveRequest, UpsertRequest
 from protos.lookalike.v1.types_pb2 import Product, SpaceVector
@@ -190,6 +191,19 @@ async def test_where_the_changes_before_cannot_be_read_they_are_missed_loudly(
         assert (await catalog.Count(CountRequest())).count == COUNT
     assert f"the changes of version {damaged} are not in version" in caplog.text
     assert REGISTRY.get_sample_value("lookalike_shard_changes_lost_total") == lost + 1
+
+
+async def test_a_disk_that_takes_no_changes_is_an_error_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> Log:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Log, "create", full)
+    built(tmp_path / "index", 0)
+    with pytest.raises(OperatorError, match=r"changes cannot be kept in .*shard-00000: .*No space left on device"):
+        async with a_shard(tmp_path):
+            pass
 
 
 async def test_what_a_change_loses_in_the_version_beside_is_logged_and_counted(
