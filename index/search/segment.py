@@ -23,6 +23,7 @@ from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import Manifest
 from index.storage.names import ATTRIBUTES, number_of, shard_name
+from index.storage.strings import Strings
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, I64
 from protos.lookalike.v1 import types_pb2
@@ -134,6 +135,22 @@ class Segment:
         """The row of a product, unless it is deleted."""
         row = self.table.ids.find(product_id)
         return row if row is not None and (self._alive is None or row in self._alive[ALL]) else None
+
+    def ids(self, rows: I64) -> list[str]:
+        ids = self.table.ids
+        return ids.texts(rows) if isinstance(ids, Strings) else [ids.text(row) for row in rows.tolist()]
+
+    def products(self, rows: I64) -> list[bytes]:
+        """Serialized, without their descriptions."""
+        products = self.table.products
+        return products.several(rows) if isinstance(products, Strings) else [products[row] for row in rows.tolist()]
+
+    def shops(self, rows: I64) -> list[str]:
+        """Empty where a product has none."""
+        table = self.table
+        if isinstance(table, Attributes):
+            return table.shops.texts(table.shop_codes[rows])
+        return [table.shop(row) for row in rows.tolist()]
 
     def without(self, rows: Sequence[int]) -> Segment:
         """The same, in which these rows are deleted."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 
@@ -31,6 +33,19 @@ class Strings:
 
     def text(self, i: int) -> str:
         return self[i].decode()
+
+    def several(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
+        """The values at these indices, each of which there is: at 0.2 µs each."""
+        return [bytes(part) for part in self._parts(rows)]
+
+    def texts(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """The same, decoded."""
+        return [str(part, "utf-8") for part in self._parts(rows)]
+
+    def _parts(self, rows: npt.NDArray[np.integer]) -> Iterator[memoryview]:
+        data = self._data
+        starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
+        return (data[start:end] for start, end in zip(starts, ends, strict=True))
 
 
 class SortedStrings(Strings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from index.kinds.engine import use_threads
@@ -18,6 +19,7 @@ from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry, SpaceEntry
 from index.storage.names import space_name
+from index.storage.strings import Strings
 from lookalike.vectors import F32, I64
 from protos.lookalike.v1.index_pb2 import ShardQuery
 from protos.lookalike.v1.types_pb2 import Filter, Product
@@ -153,3 +155,27 @@ def test_a_view_before_a_deletion_goes_on_as_it_was() -> None:
     fewer = segment.without([3, 5])
     assert (len(segment), len(fewer), len(fewer.without([4]))) == (COUNT, COUNT - 2, COUNT - 3)
     assert len(fewer.without([3])) == COUNT - 2  # Deleted once, and once more.
+
+
+class Counted(Strings):
+    """Remembers how many values were read."""
+
+    read = 0
+
+    def several(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
+        self.read += len(rows)
+        return super().several(rows)
+
+    def __getitem__(self, i: int) -> bytes:
+        self.read += 1
+        return super().__getitem__(i)
+
+
+def test_products_are_read_of_what_is_returned_and_not_of_all_that_was_found() -> None:
+    segment = segment_of(np.arange(COUNT))
+    assert isinstance(segment.table, Attributes)
+    segment.table.products = products = Counted(PRODUCTS["product"].combine_chunks())
+    (hits,) = View([segment]).nearest([parsed(ShardQuery(vectors=[by(IMAGE, VECTORS[IMAGE][7])], k=25), DIMS)])
+    assert products.read == 0
+    assert [Product.FromString(data).id for data in hits.only([2, 5]).products] == [hits.ids[2], hits.ids[5]]
+    assert products.read == 2
