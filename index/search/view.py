@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from index.search import shops
 from index.search.queries import Query
 from index.search.segment import Found, Look, Segment
 from lookalike.vectors import F32, I64
@@ -100,6 +101,16 @@ class View:
         """Each segment is asked for as many as the query wants: any of them may hold the best."""
         found = [_nearest(segment, queries) for segment in self.segments]
         return [self._best([each[i] for each in found], query.k) for i, query in enumerate(queries)]
+
+    def possible(self, query: Query) -> int:
+        """How many hits there can be whatever they score, at most `max_per_shop` of a shop; k if there are more."""
+        tables = ((segment.shop_codes, segment.eligible(query)) for segment in self.segments)
+        return shops.possible(tables, query.max_per_shop, query.k)
+
+    def of_each_shop(self, query: Query) -> Hits:
+        """The best of each shop by exact scores, and of no shop: among them the k hits, or all there are."""
+        found = [segment.of_each_shop(query) for segment in self.segments]
+        return self._best(found, sum(len(each.rows) for each in found))
 
     def _best(self, found: Sequence[Found], k: int) -> Hits:
         if len(found) == 1 and self.segments[0].table.order is None:

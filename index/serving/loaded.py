@@ -90,7 +90,7 @@ class LoadedShard:
                 asked.append((parsed(given, self._dims), hits))
             except ValueError as error:
                 hits.error = str(error)
-        found = grouping.settled([query for query, _ in asked], view.nearest, _chosen)
+        found = grouping.settled([query for query, _ in asked], view, _chosen)
         room = ANSWER_BYTES
         for (query, hits), (ranking, chosen) in zip(asked, found, strict=True):
             whole = len(chosen) == len(ranking.rows)
