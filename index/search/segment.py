@@ -246,7 +246,8 @@ class Segment:
         passing, order = self._passing(ALL, condition), self.table.order
         start = self.table.ids.after(after.encode()) if after else 0
         if order is None:
-            return list(islice(_from(start, len(self.table), passing), size))
+            rising = range(start, len(self.table)) if passing is None else passing.rows_from(start)
+            return list(islice(rising, size))
         rows = order[start:]
         return list((rows if passing is None else rows[passing.mask[rows]])[:size].tolist())
 
@@ -300,10 +301,3 @@ def _searches(query: Query) -> list[tuple[_Kind, F32]]:
 
 def _by_space(looks: Iterable[Look]) -> tuple[Look, ...]:
     return tuple(sorted(looks, key=lambda look: look.space))
-
-
-def _from(start: int, end: int, passing: Passing | None) -> Iterable[int]:
-    if passing is None:
-        return range(start, end)
-    rows = passing.rows
-    return (int(row) for row in rows[np.searchsorted(rows, start) :])
