@@ -172,7 +172,7 @@ class Segment:
                 groups.setdefault(kind, []).append((i, vector))
         per_query: list[list[Found]] = [[] for _ in queries]
         for kind, members in groups.items():
-            vectors = np.stack([vector for _, vector in members])
+            vectors = members[0][1][None, :] if len(members) == 1 else np.stack([vector for _, vector in members])
             passing = self._passing(kind.space, kind.filter)
             searched = self.spaces[kind.space]
             found = searched.explained(vectors, kind.k, passing, audit=kind.exact, enough=kind.enough)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from numpy.lib.stride_tricks import as_strided
 
 
 class Strings:
     """A large_string or large_binary array without nulls, as a sequence of bytes. One value costs about 0.3 µs."""
 
     def __init__(self, array: pa.Array) -> None:
-        self._keep = array  # Owns the memory (or the mapping) that the two views below look at.
+        self._keep = array  # Owns the memory (or the mapping) that the views below look at.
         _, offsets, data = array.buffers()
         if len(array):
             self._offsets = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
@@ -22,6 +22,7 @@ class Strings:
         else:
             self._offsets = np.zeros(1, dtype=np.int64)
             self._data = memoryview(b"")
+        self._bounds = as_strided(self._offsets, (len(self), 2), (8, 8))  # Where each begins and ends.
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -35,17 +36,13 @@ class Strings:
         return self[i].decode()
 
     def several(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
-        """The values at these indices, each of which there is: at 0.2 µs each."""
-        return [bytes(part) for part in self._parts(rows)]
+        """The values at these indices, each of which there is: ten take half as long as one by one."""
+        data = self._data
+        return [data[start:end].tobytes() for start, end in self._bounds[rows].tolist()]
 
     def texts(self, rows: npt.NDArray[np.integer]) -> list[str]:
         """The same, decoded."""
-        return [str(part, "utf-8") for part in self._parts(rows)]
-
-    def _parts(self, rows: npt.NDArray[np.integer]) -> Iterator[memoryview]:
-        data = self._data
-        starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        return (data[start:end] for start, end in zip(starts, ends, strict=True))
+        return [value.decode() for value in self.several(rows)]
 
 
 class SortedStrings(Strings):
