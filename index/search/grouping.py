@@ -26,9 +26,11 @@ Ranked = TypeVar("Ranked", bound=Ranking)
 Ranked_co = TypeVar("Ranked_co", bound=Ranking, covariant=True)
 
 
-def chosen(query: Query, scores: F32, id_of: Callable[[int], str], shop_of: Callable[[int], str]) -> list[int]:
+def chosen(query: Query, scores: F32, id_of: Callable[[int], str], shop_of: Callable[[int], str]) -> Sequence[int]:
     """The places of its k hits in a ranking: none below `min_score`, none of `without`, `max_per_shop` of one shop."""
-    places = [*range(len(scores) if query.min_score == -math.inf else int((scores >= query.min_score).sum()))]
+    places: Sequence[int] = range(
+        len(scores) if query.min_score == -math.inf else int((scores >= query.min_score).sum())
+    )
     if query.without:
         places = [place for place in places if id_of(place) not in query.without]
     if query.max_per_shop:
@@ -50,16 +52,16 @@ class Products(Protocol[Ranked_co]):
 
 
 def settled(
-    queries: Sequence[Query], products: Products[Ranked], choose: Callable[[Query, Ranked], list[int]]
-) -> list[tuple[Ranked, list[int]]]:
+    queries: Sequence[Query], products: Products[Ranked], choose: Callable[[Query, Ranked], Sequence[int]]
+) -> list[tuple[Ranked, Sequence[int]]]:
     """For each query a ranking and the places of its hits in it: k of them, or all there are.
 
     Whoever got too few asks again, for more; at last everything is compared once.
     """
-    answers: dict[int, tuple[Ranked, list[int]]] = {}
+    answers: dict[int, tuple[Ranked, Sequence[int]]] = {}
     depths = {i: _first_depth(query) for i, query in enumerate(queries)}
     while depths:
-        rankings = products.nearest([queries[i]._replace(k=depth) for i, depth in depths.items()])
+        rankings = products.nearest([_of_depth(queries[i], depth) for i, depth in depths.items()])
         deeper = {}
         for (i, depth), ranking in zip(depths.items(), rankings, strict=True):
             query = queries[i]
@@ -73,6 +75,10 @@ def settled(
                 deeper[i] = depth * _DEEPER
         depths = deeper
     return [answers[i] for i in range(len(queries))]
+
+
+def _of_depth(query: Query, depth: int) -> Query:
+    return query if query.k == depth else query._replace(k=depth)
 
 
 def _first_depth(query: Query) -> int:

@@ -133,7 +133,7 @@ class LoadedShard:
             yield index_pb2.ShardQuery(vectors=[vector], k=10)
 
 
-def _chosen(query: Query, found: Hits) -> list[int]:
+def _chosen(query: Query, found: Hits) -> Sequence[int]:
     ids = found.ids if query.without else []
     shops = found.shops if query.max_per_shop else []
     return grouping.chosen(query, found.scores, ids.__getitem__, shops.__getitem__)

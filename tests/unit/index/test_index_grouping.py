@@ -50,11 +50,11 @@ class Catalogue:
         self.compared += 1
         return Ranking(self.scores)
 
-    def choose(self, query: Query, ranking: Ranking) -> list[int]:
+    def choose(self, query: Query, ranking: Ranking) -> Sequence[int]:
         return chosen(query, ranking.scores, str, lambda place: self.shops[place])
 
     def hits(self, *queries: Query) -> list[list[int]]:
-        return [places for _, places in settled(queries, self, self.choose)]
+        return [[*places] for _, places in settled(queries, self, self.choose)]
 
     def expected(self, query: Query) -> list[int]:
         kept: list[int] = []
