@@ -7,22 +7,21 @@ from bisect import bisect_left, bisect_right
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from numpy.lib.stride_tricks import as_strided
 
 
 class Strings:
     """A large_string or large_binary array without nulls, as a sequence of bytes. One value costs about 0.3 µs."""
 
     def __init__(self, array: pa.Array) -> None:
-        self._keep = array  # Owns the memory (or the mapping) that the views below look at.
+        self._keep = array  # Owns the memory (or the mapping) that the two views below look at.
         _, offsets, data = array.buffers()
         if len(array):
-            self._offsets = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+            # A third of the time that numpy takes for one of them.
+            self._offsets = memoryview(offsets).cast("q")[array.offset : array.offset + len(array) + 1]
             self._data = memoryview(data) if data is not None else memoryview(b"")
         else:
-            self._offsets = np.zeros(1, dtype=np.int64)
+            self._offsets = memoryview(bytes(8)).cast("q")
             self._data = memoryview(b"")
-        self._bounds = as_strided(self._offsets, (len(self), 2), (8, 8))  # Where each begins and ends.
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -30,15 +29,15 @@ class Strings:
     def __getitem__(self, i: int) -> bytes:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        return bytes(self._data[self._offsets[i] : self._offsets[i + 1]])
+        return self._data[self._offsets[i] : self._offsets[i + 1]].tobytes()
 
     def text(self, i: int) -> str:
         return self[i].decode()
 
     def several(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
-        """The values at these indices, each of which there is: ten take half as long as one by one."""
-        data = self._data
-        return [data[start:end].tobytes() for start, end in self._bounds[rows].tolist()]
+        """The values at these indices, each of which there is."""
+        data, offsets = self._data, self._offsets
+        return [data[offsets[row] : offsets[row + 1]].tobytes() for row in rows.tolist()]
 
     def texts(self, rows: npt.NDArray[np.integer]) -> list[str]:
         """The same, decoded."""
