@@ -66,7 +66,11 @@ def main() -> None:
             given = {"vectors": vectors, "table": table, "queries": queries, "flat": flat, "truth": truth}
             row = _compared(path, codes, rung, rounds=options.rounds, **given)
             rows[str(made)] = {"ram_bytes_per_vector": round(codes.ram_bytes() / len(vectors), 1), **row}
-    caveats = "full vectors are in memory for all: on a cold disk each page is a read more; a shard without gRPC"
+    caveats = (
+        "full vectors are in memory for all: on a cold disk each page is a read more; "
+        "a shard without gRPC and updates; "
+        "times change with the machine's other work, which the ways that take turns share: their ratios count"
+    )
     print(
         write(
             "shard_search",
