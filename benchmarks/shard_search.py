@@ -1,7 +1,9 @@
 """A shard's search in its process against bare faiss: the same codes, the same work, the same rescoring; CPU per query.
 
-Ours is `SpaceIndex.search`; bare faiss is its IndexRefine over the same codes and all full vectors in memory. In turn,
-`--rounds` times, on one thread each; medians. What the codes take in memory is told beside it.
+`index` is `SpaceIndex.search`; `shard` is all that a shard's thread does for a request that has been parsed: it is
+checked, searched, the products of its hits are read, and the answer is serialized. Bare faiss is its IndexRefine over
+the same codes and all full vectors in memory. In turn, `--rounds` times, on one thread each; medians. What the codes
+take in memory is told beside it.
 
     python -m benchmarks.shard_search [--count 100000] [--queries 1000] [--rounds 7]
 """
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import write
@@ -24,10 +27,16 @@ from index.kinds import choice, engine
 from index.kinds.engine import faiss
 from index.kinds.recipe import resolved
 from index.kinds.seam import Codes
+from index.search.segment import Segment
 from index.search.space import SpaceIndex
-from index.storage.manifest import IndexEntry, Rung
+from index.serving.loaded import LoadedShard
+from index.storage import attributes
+from index.storage.attributes import Attributes
+from index.storage.manifest import IndexEntry, Manifest, Rung
 from index.storage.vectors import PAGE
-from lookalike.vectors import F32, I64
+from lookalike.vectors import F32, I64, pack
+from protos.lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest, ShardSearchResponse
+from protos.lookalike.v1.types_pb2 import Space
 
 K = 10
 BATCHES = (1, 16)
@@ -46,6 +55,7 @@ def main() -> None:
     flat = faiss.IndexFlatIP(DIM)
     flat.add(vectors)
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
+        table = _table(Path(folder) / "products", len(vectors))
         rows = {}
         for name, target in RECIPES:
             path = Path(folder) / "codes"
@@ -53,10 +63,14 @@ def main() -> None:
             assert made is not None  # noqa: S101  # none of them is Flat
             rung = _written(path, made, vectors, target)
             codes = choice.read(path, made, DIM)
-            given = {"vectors": vectors, "queries": queries, "flat": flat, "truth": truth}
+            given = {"vectors": vectors, "table": table, "queries": queries, "flat": flat, "truth": truth}
             row = _compared(path, codes, rung, rounds=options.rounds, **given)
             rows[str(made)] = {"ram_bytes_per_vector": round(codes.ram_bytes() / len(vectors), 1), **row}
-    caveats = "full vectors are in memory for both: on a cold disk each page is a read more"
+    caveats = (
+        "full vectors are in memory for all: on a cold disk each page is a read more; "
+        "a shard without gRPC and updates; "
+        "times change with the machine's other work, which the ways that take turns share: their ratios count"
+    )
     print(
         write(
             "shard_search",
@@ -77,29 +91,58 @@ def _written(path: Path, recipe: Any, vectors: F32, target: float) -> Rung:
     return rung
 
 
+def _table(path: Path, count: int) -> Attributes:
+    """Products of some 160 bytes, mapped."""
+    rows = range(count)
+    products = {
+        "id": [f"p{row:08}" for row in rows],
+        "title": [f"Low-top sneaker of soft leather, model {row}" for row in rows],
+        "category": ["fashion/shoes/sneakers"] * count,
+        "shop": [f"shop {row % 1000}" for row in rows],
+        "price": [float(row % 20_000) for row in rows],
+        "currency": ["JPY"] * count,
+        "url": [f"https://shop.example/products/{row}" for row in rows],
+    }
+    attributes.write(path, attributes.checked(pa.table(products)))
+    return attributes.opened(path)
+
+
 def _compared(
-    path: Path, codes: Codes, rung: Rung, *, vectors: F32, queries: F32, flat: Any, truth: I64, rounds: int
+    path: Path,
+    codes: Codes,
+    rung: Rung,
+    *,
+    vectors: F32,
+    table: Attributes,
+    queries: F32,
+    flat: Any,
+    truth: I64,
+    rounds: int,
 ) -> dict[str, Any]:
     entry = IndexEntry(recipe="measured", ladder=(rung,))
     space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), codes=codes)
+    manifest = Manifest(version="measured", shards=1, seed=0, products=(len(table),), spaces=(), files={})
+    shard = LoadedShard(manifest=manifest, shard=0, base=Segment(table, {Space.SPACE_IMAGE: space}))
     base = faiss.read_index(str(path))
     faiss.extract_index_ivf(base).nprobe = rung.effort
     refined = faiss.IndexRefine(base, flat)
     refined.k_factor = rung.factor
-    ways: dict[str, Callable[[F32], list[I64]]] = {
-        "ours": lambda part: [found.rows for found in space.search(part, K)],
-        "faiss": lambda part: list(refined.search(part, K)[1]),
+    ways: dict[str, Callable[[F32, ShardSearchRequest], Any]] = {
+        "index": lambda part, _: [found.rows for found in space.search(part, K)],
+        "shard": lambda _, request: shard.search(request.queries).SerializeToString(),
+        "faiss": lambda part, _: refined.search(part, K)[1],
     }
     took: dict[tuple[str, int], list[float]] = {}
     recalls: dict[str, float] = {}
     for _ in range(rounds):
         for batch in BATCHES:
+            parts = [queries[start : start + batch] for start in range(0, len(queries), batch)]
+            asked = [(part, _request(part)) for part in parts]
             for name, search in ways.items():
-                found: list[I64] = []
                 began_s = time.thread_time()
-                for start in range(0, len(queries), batch):
-                    found += search(queries[start : start + batch])
+                answers = [search(*each) for each in asked]
                 took.setdefault((name, batch), []).append((time.thread_time() - began_s) / len(queries) * 1e6)
+                found = [rows for answer in answers for rows in _rows_of(answer)]
                 recalls[name] = float(
                     np.mean([len(np.intersect1d(*pair)) / K for pair in zip(found, truth, strict=True)])
                 )
@@ -109,9 +152,26 @@ def _compared(
         "factor": rung.factor,
         "recall_at_10": {name: round(recall, 4) for name, recall in recalls.items()},
         "cpu_us_per_query": {f"{name}, batch {batch}": round(value, 1) for (name, batch), value in cpu_us.items()},
-        "of_faiss": {f"batch {batch}": round(cpu_us["ours", batch] / cpu_us["faiss", batch], 3) for batch in BATCHES},
+        "of_faiss": {
+            f"{name}, batch {batch}": round(cpu_us[name, batch] / cpu_us["faiss", batch], 3)
+            for name in ("index", "shard")
+            for batch in BATCHES
+        },
         "pages_per_query": K * rung.factor * -(-4 * DIM // PAGE),
     }
+
+
+def _request(queries: F32) -> ShardSearchRequest:
+    """As a gateway sends it."""
+    vectors = [QueryVector(space=Space.SPACE_IMAGE, vector=pack(query)) for query in queries]
+    return ShardSearchRequest(queries=[ShardQuery(vectors=[vector], k=K) for vector in vectors])
+
+
+def _rows_of(answer: Any) -> list[I64]:
+    if not isinstance(answer, bytes):
+        return list(answer)
+    answered = ShardSearchResponse.FromString(answer)
+    return [np.array([int(product_id[1:]) for product_id in hits.ids]) for hits in answered.results]
 
 
 if __name__ == "__main__":

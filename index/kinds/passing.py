@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
+
+_BYTES = 1 << 10  # Looked at together.
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,13 @@ class Passing:
     def mask(self) -> Mask:
         return np.unpackbits(self.bits, count=self.total, bitorder="little").view(np.bool_)
 
-    @cached_property
+    @property
     def rows(self) -> npt.NDArray[np.int64]:
-        """The rows that pass, rising."""
+        """The rows that pass, rising. Made anew each time: kept, they would take up to 64 times what the bits take."""
         return np.flatnonzero(self.mask)
+
+    def rows_from(self, start: int) -> Iterator[int]:
+        """The rows that pass, rising, from `start` on: of no more bits than it takes."""
+        for first in range(start >> 3, len(self.bits), _BYTES):
+            rows = np.flatnonzero(np.unpackbits(self.bits[first : first + _BYTES], bitorder="little")) + 8 * first
+            yield from rows[rows >= start].tolist()

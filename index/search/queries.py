@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from index.search import fusion
-from lookalike.vectors import F32, unpack
+from lookalike.vectors import F32
 from protos.lookalike.v1 import index_pb2
 from protos.lookalike.v1.types_pb2 import Space
 
@@ -48,7 +48,7 @@ def parsed(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) -> 
         k=query.k,
         exact=query.exact,
         explain=query.explain,
-        without=frozenset(query.without),
+        without=frozenset(query.without) if query.without else frozenset(),
         min_score=query.min_score if query.HasField("min_score") else -math.inf,
         max_per_shop=query.max_per_shop,
     )
@@ -60,9 +60,9 @@ def _vector_of(given: index_pb2.QueryVector, dims: Mapping[Space.ValueType, int]
     data = given.vector
     if len(data) != 4 * dim:
         raise ValueError(f"a vector of {len(data)} bytes in a space of {dim} dimensions")
-    vector: F32 = unpack(data, dim)[0]
+    vector: F32 = np.frombuffer(data, dtype="<f4")
     # Written so that NaN and infinity fail too.
-    if not abs(float(np.dot(vector, vector)) - 1) <= _NORM_TOLERANCE:
+    if not abs(float(vector.dot(vector)) - 1) <= _NORM_TOLERANCE:
         raise ValueError("the vector is not of unit norm")
     return vector
 

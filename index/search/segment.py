@@ -13,16 +13,18 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from index.kinds.passing import Mask, Passing
-from index.search import fusion, space
+from index.search import fusion, shops, space
 from index.search.filters import PassingCache, mask_of
 from index.search.plan import Plan
 from index.search.queries import Query
 from index.search.scores import best_of, chunks_of
+from index.search.shops import Shops
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import Manifest
 from index.storage.names import ATTRIBUTES, number_of, shard_name
+from index.storage.strings import Strings
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, I64
 from protos.lookalike.v1 import types_pb2
@@ -135,6 +137,22 @@ class Segment:
         row = self.table.ids.find(product_id)
         return row if row is not None and (self._alive is None or row in self._alive[ALL]) else None
 
+    def ids(self, rows: I64) -> list[str]:
+        ids = self.table.ids
+        return ids.texts(rows) if isinstance(ids, Strings) else [ids.text(row) for row in rows.tolist()]
+
+    def products(self, rows: I64) -> list[bytes]:
+        """Serialized, without their descriptions."""
+        products = self.table.products
+        return products.several(rows) if isinstance(products, Strings) else [products[row] for row in rows.tolist()]
+
+    def shops(self, rows: I64) -> list[str]:
+        """Empty where a product has none."""
+        table = self.table
+        if isinstance(table, Attributes):
+            return table.shops.texts(table.shop_codes[rows])
+        return [table.shop(row) for row in rows.tolist()]
+
     def without(self, rows: Sequence[int]) -> Segment:
         """The same, in which these rows are deleted."""
         deleted = np.asarray(rows, dtype=np.int64)
@@ -154,7 +172,7 @@ class Segment:
                 groups.setdefault(kind, []).append((i, vector))
         per_query: list[list[Found]] = [[] for _ in queries]
         for kind, members in groups.items():
-            vectors = np.stack([vector for _, vector in members])
+            vectors = members[0][1][None, :] if len(members) == 1 else np.stack([vector for _, vector in members])
             passing = self._passing(kind.space, kind.filter)
             searched = self.spaces[kind.space]
             found = searched.explained(vectors, kind.k, passing, audit=kind.exact, enough=kind.enough)
@@ -173,15 +191,38 @@ class Segment:
     def _fused(self, query: Query, nearest: Sequence[Found]) -> Found:
         """The best by all the query's spaces together, among the nearest in each."""
         if query.exact:
-            candidates = self._everything(query)
-            looks = [self._look(each, self._passing(each, query.filter), None) for each in query.vectors]
+            candidates, looks = self._everything(query), self._compared(query)
         else:
             candidates = np.unique(np.concatenate([found.rows for found in nearest]))
-            looks = [look for found in nearest for look in found.looks]
-        rows, scores = best_of(
-            chunks_of(candidates), query.k, lambda rows: fusion.fused(self.cosines(query, rows), query.shares)
-        )
-        return Found(rows, scores, tuple(sorted(looks, key=lambda look: look.space)))
+            looks = _by_space(look for found in nearest for look in found.looks)
+        rows, scores = best_of(chunks_of(candidates), query.k, lambda rows: self._scores(query, rows))
+        return Found(rows, scores, looks)
+
+    def of_each_shop(self, query: Query) -> Found:
+        """The k best, at most `max_per_shop` of a shop, equal scores by rising id: compares everything that passes."""
+        rows, order = self.eligible(query), self.table.order
+        if order is not None:
+            rows = order[np.isin(order, rows)]
+        scores = self._scores(query, rows)
+        falling = np.argsort(-scores, kind="stable")
+        best = falling[self.shop_codes.within(rows[falling], query.max_per_shop)][: query.k]
+        return Found(rows[best], scores[best], self._compared(query))
+
+    def eligible(self, query: Query) -> I64:
+        """The rows, rising, that may be hits whatever they score: they pass, have a vector, and are not excluded."""
+        rows = self._everything(query)
+        gone = [row for product_id in query.without if (row := self.find(product_id.encode())) is not None]
+        return rows[~np.isin(rows, gone)] if gone else rows
+
+    @property
+    def shop_codes(self) -> Shops:
+        return shops.of_parts(self.table.parts)
+
+    def _scores(self, query: Query, rows: I64) -> F32:
+        return fusion.fused(self.cosines(query, rows), query.shares)
+
+    def _compared(self, query: Query) -> tuple[Look, ...]:
+        return _by_space(self._look(number, self._passing(number, query.filter), None) for number in query.vectors)
 
     def _everything(self, query: Query) -> I64:
         """The rows that pass and have a vector in any of the query's spaces."""
@@ -205,7 +246,8 @@ class Segment:
         passing, order = self._passing(ALL, condition), self.table.order
         start = self.table.ids.after(after.encode()) if after else 0
         if order is None:
-            return list(islice(_from(start, len(self.table), passing), size))
+            rising = range(start, len(self.table)) if passing is None else passing.rows_from(start)
+            return list(islice(rising, size))
         rows = order[start:]
         return list((rows if passing is None else rows[passing.mask[rows]])[:size].tolist())
 
@@ -257,8 +299,5 @@ def _searches(query: Query) -> list[tuple[_Kind, F32]]:
     return [(_Kind(number, query.filter, k, query.k, query.exact), vector) for number, vector in query.vectors.items()]
 
 
-def _from(start: int, end: int, passing: Passing | None) -> Iterable[int]:
-    if passing is None:
-        return range(start, end)
-    rows = passing.rows
-    return (int(row) for row in rows[np.searchsorted(rows, start) :])
+def _by_space(looks: Iterable[Look]) -> tuple[Look, ...]:
+    return tuple(sorted(looks, key=lambda look: look.space))

@@ -93,8 +93,9 @@ class SpaceIndex:
                         found[i] = neighbours, tried
             left = [i for i in left if i not in found]
             tried = deeper(self.entry, len(self), count, tried) if left else None
+        among = passing.rows if left and passing is not None else None
         for i in left:  # No short answer hides what exists, and no filter that passes nothing near hides what is far.
-            found[i] = exact(queries[i], self.vectors, k, None if passing is None else passing.rows), None
+            found[i] = exact(queries[i], self.vectors, k, among), None
         by_query = (found[i] for i in range(len(queries)))
         return [(Neighbours(self.rows[rows], scores), how) for (rows, scores), how in by_query]
 

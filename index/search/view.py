@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from index.search import shops
 from index.search.queries import Query
 from index.search.segment import Found, Look, Segment
-from lookalike.vectors import F32
+from lookalike.vectors import F32, I64
 from protos.lookalike.v1.types_pb2 import Space
+
+Told = TypeVar("Told")
 
 
 class Place(NamedTuple):
@@ -32,25 +35,48 @@ class Place(NamedTuple):
     def description(self) -> str:
         return self.segment.table.description(self.row)
 
-    @property
-    def shop(self) -> str:
-        return self.segment.table.shop(self.row)
-
     def vector(self, number: Space.ValueType) -> F32 | None:
         return self.segment.spaces[number].vector(self.row)
 
 
 class Hits(NamedTuple):
-    """Of one query, by falling score, equal scores by rising id."""
+    """Of one query, by falling score, equal scores by rising id. What is told of them is read when it is asked for."""
 
-    ids: list[str]
-    places: list[Place]
+    segments: Sequence[Segment]
+    of: I64 | None  # The segment of each; None: all are of the first.
+    rows: I64
     scores: F32
     looks: tuple[Look, ...]  # In each segment, in each of the query's spaces.
 
+    @property
+    def ids(self) -> list[str]:
+        return self._read(Segment.ids)
+
+    @property
+    def products(self) -> list[bytes]:
+        """Serialized, without their descriptions."""
+        return self._read(Segment.products)
+
+    @property
+    def shops(self) -> list[str]:
+        """Empty where a product has none."""
+        return self._read(Segment.shops)
+
+    @property
+    def places(self) -> list[Place]:
+        return self._read(lambda segment, rows: [Place(segment, row) for row in rows.tolist()])
+
     def only(self, chosen: Sequence[int]) -> Hits:
-        """Those at the chosen places of the ranking."""
-        return Hits([self.ids[i] for i in chosen], [self.places[i] for i in chosen], self.scores[[*chosen]], self.looks)
+        """Those at the chosen places of the ranking, in that order."""
+        at = [*chosen]
+        of = None if self.of is None else self.of[at]
+        return Hits(self.segments, of, self.rows[at], self.scores[at], self.looks)
+
+    def _read(self, read: Callable[[Segment, I64], list[Told]]) -> list[Told]:
+        if self.of is None:
+            return read(self.segments[0], self.rows)
+        told = [iter(read(segment, self.rows[self.of == i])) for i, segment in enumerate(self.segments)]
+        return [next(told[i]) for i in self.of.tolist()]
 
 
 class View:
@@ -76,19 +102,28 @@ class View:
         found = [_nearest(segment, queries) for segment in self.segments]
         return [self._best([each[i] for each in found], query.k) for i, query in enumerate(queries)]
 
+    def possible(self, query: Query) -> int:
+        """How many hits there can be whatever they score, at most `max_per_shop` of a shop; k if there are more."""
+        tables = ((segment.shop_codes, segment.eligible(query)) for segment in self.segments)
+        return shops.possible(tables, query.max_per_shop, query.k)
+
+    def of_each_shop(self, query: Query) -> Hits:
+        """The best of each shop by exact scores, and of no shop: among them the k hits, or all there are."""
+        found = [segment.of_each_shop(query) for segment in self.segments]
+        return self._best(found, sum(len(each.rows) for each in found))
+
     def _best(self, found: Sequence[Found], k: int) -> Hits:
+        if len(found) == 1 and self.segments[0].table.order is None:
+            return Hits(self.segments, None, *found[0])
         scores = np.concatenate([neighbours.scores for neighbours in found])
+        rows = np.concatenate([neighbours.rows for neighbours in found])
+        of = np.repeat(np.arange(len(found)), [len(neighbours.rows) for neighbours in found])
         edge = np.partition(scores, len(scores) - k)[len(scores) - k] if 0 < k < len(scores) else -np.inf
-        hits = sorted(
-            (-score, place.id, place)
-            for segment, neighbours in zip(self.segments, found, strict=True)
-            for score, row in zip(neighbours.scores.tolist(), neighbours.rows.tolist(), strict=True)
-            if score >= edge
-            for place in [Place(segment, row)]
-        )[:k]
-        falling = np.array([-negative for negative, *_ in hits], dtype=np.float32)
+        near = scores >= edge
         looks = tuple(look for each in found for look in each.looks)
-        return Hits([product_id for _, product_id, _ in hits], [place for *_, place in hits], falling, looks)
+        hits = Hits(self.segments, of[near], rows[near], scores[near], looks)
+        order = sorted(zip((-hits.scores).tolist(), hits.ids, range(len(hits.rows)), strict=True))
+        return hits.only([at for *_, at in order[:k]])
 
     def cosines(self, query: Query, places: Sequence[Place]) -> F32:
         """(s, c): in each of the query's spaces with each of the products."""

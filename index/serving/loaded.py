@@ -90,10 +90,11 @@ class LoadedShard:
                 asked.append((parsed(given, self._dims), hits))
             except ValueError as error:
                 hits.error = str(error)
-        found = grouping.settled([query for query, _ in asked], view.nearest, _chosen)
+        found = grouping.settled([query for query, _ in asked], view, _chosen)
         room = ANSWER_BYTES
         for (query, hits), (ranking, chosen) in zip(asked, found, strict=True):
-            room -= _fill(hits, view, query, ranking.only(chosen), room)
+            whole = len(chosen) == len(ranking.rows)
+            room -= _fill(hits, view, query, ranking if whole else ranking.only(chosen), room)
         return answer
 
     def fetch(self, request: index_pb2.FetchRequest) -> index_pb2.FetchResponse:
@@ -132,8 +133,10 @@ class LoadedShard:
             yield index_pb2.ShardQuery(vectors=[vector], k=10)
 
 
-def _chosen(query: Query, found: Hits) -> list[int]:
-    return grouping.chosen(query, found.scores, found.ids.__getitem__, lambda i: found.places[i].shop)
+def _chosen(query: Query, found: Hits) -> Sequence[int]:
+    ids = found.ids if query.without else []
+    shops = found.shops if query.max_per_shop else []
+    return grouping.chosen(query, found.scores, ids.__getitem__, shops.__getitem__)
 
 
 def _plan(look: Look) -> types_pb2.SearchPlan:
@@ -146,7 +149,7 @@ def _plan(look: Look) -> types_pb2.SearchPlan:
 
 def _fill(hits: index_pb2.ShardHits, view: View, query: Query, found: Hits, room: int) -> int:
     """Write what was found, if there is room for it; how many bytes it takes."""
-    carried = [place.product for place in found.places]
+    carried = found.products
     size = sum(map(len, carried))
     if size > room:
         hits.error = f"the products of this batch come to over {ANSWER_BYTES} bytes"
@@ -155,7 +158,7 @@ def _fill(hits: index_pb2.ShardHits, view: View, query: Query, found: Hits, room
     hits.scores = pack(found.scores)
     hits.products.extend(carried)
     if query.max_per_shop:
-        hits.shops.extend([place.shop for place in found.places])
+        hits.shops.extend(found.shops)
     if query.explain:
         hits.explained = hits.scores if len(query.vectors) == 1 else pack(view.cosines(query, found.places).T)
         hits.plans.extend(map(_plan, found.looks))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 
@@ -15,10 +16,11 @@ class Strings:
         self._keep = array  # Owns the memory (or the mapping) that the two views below look at.
         _, offsets, data = array.buffers()
         if len(array):
-            self._offsets = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+            # A third of the time that numpy takes for one of them.
+            self._offsets = memoryview(offsets).cast("q")[array.offset : array.offset + len(array) + 1]
             self._data = memoryview(data) if data is not None else memoryview(b"")
         else:
-            self._offsets = np.zeros(1, dtype=np.int64)
+            self._offsets = memoryview(bytes(8)).cast("q")
             self._data = memoryview(b"")
 
     def __len__(self) -> int:
@@ -27,10 +29,19 @@ class Strings:
     def __getitem__(self, i: int) -> bytes:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        return bytes(self._data[self._offsets[i] : self._offsets[i + 1]])
+        return self._data[self._offsets[i] : self._offsets[i + 1]].tobytes()
 
     def text(self, i: int) -> str:
         return self[i].decode()
+
+    def several(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
+        """The values at these indices, each of which there is."""
+        data, offsets = self._data, self._offsets
+        return [data[offsets[row] : offsets[row + 1]].tobytes() for row in rows.tolist()]
+
+    def texts(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """The same, decoded."""
+        return [value.decode() for value in self.several(rows)]
 
 
 class SortedStrings(Strings):

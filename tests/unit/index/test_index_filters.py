@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -13,13 +15,16 @@ from hypothesis import strategies as st
 
 from index.kinds.passing import Passing
 from index.search.filters import PassingCache, mask_of
+from index.search.queries import parsed
+from index.search.segment import ALL, Segment
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry
 from lookalike.vectors import normalised
+from protos.lookalike.v1.index_pb2 import ShardQuery
 from protos.lookalike.v1.types_pb2 import Filter
-from tests.unit.index.samples import catalogue, unit_vectors
+from tests.unit.index.samples import IMAGE, by, catalogue, unit_vectors
 
 
 def table_of(path: Path, products: pa.Table) -> Attributes:
@@ -33,6 +38,18 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Attributes:
     products = catalogue(10).append_column("tags", pa.array(tags))
     products = products.append_column("created_at", pa.array([row * 86_400 for row in range(10)]))
     return table_of(tmp_path_factory.mktemp("table"), products)
+
+
+@dataclass(frozen=True)
+class Counted(Passing):
+    """Remembers how often its rows were made."""
+
+    made: list[int] = field(default_factory=list)
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        self.made.append(1)
+        return super().rows
 
 
 def rows(table: Attributes, condition: Filter) -> list[int]:
@@ -197,3 +214,32 @@ def test_filter_and_exact_search_agree_with_a_naive_reading_of_the_contract(
     cosines = vectors.astype(np.float64) @ query[0].astype(np.float64)
     expected = sorted(expected_rows, key=lambda row: (-round(float(cosines[row]), 5), row))[:k]
     assert found.rows.tolist() == expected
+
+
+def test_a_filter_that_is_kept_takes_a_bit_for_each_row_however_it_was_used(table: Attributes) -> None:
+    space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), codes=None)
+    cache = PassingCache(4)
+    segment = Segment(table, {IMAGE: space}, filters=cache)
+    condition = Filter(tags_any=["even"]).SerializeToString()
+    query = parsed(ShardQuery(vectors=[by(IMAGE, unit_vectors(1, 4)[0])], k=3, exact=True), {IMAGE: 4})
+    assert len(segment.nearest([query._replace(filter=condition)])[0].rows) == 3
+    assert segment.page(condition, "p1", 10) == [2, 4, 6, 8]
+    for number in (IMAGE, ALL):
+        kept = cache.get(number, condition, lambda: Passing.of(np.zeros(0, dtype=np.bool_)))
+        assert kept.count == 5
+        assert sum(each.nbytes for each in vars(kept).values() if isinstance(each, np.ndarray)) == 2
+
+
+def test_the_rows_that_pass_are_made_once_for_all_queries_of_a_search() -> None:
+    space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), codes=None)
+    passing = Counted(np.array([0b11110000, 0b01], dtype=np.uint8), 10, 5)
+    found = space.search(unit_vectors(7, 4, seed=1), 10, passing)
+    assert [sorted(each.rows.tolist()) for each in found] == [[4, 5, 6, 7, 8]] * 7
+    assert len(passing.made) == 1
+
+
+@pytest.mark.parametrize("share", [0, 0.0001, 0.5, 1])
+@pytest.mark.parametrize("start", [0, 1, 8, 9_001, 19_999, 20_000])
+def test_the_rows_that_pass_are_told_from_any_row_on(share: float, start: int) -> None:
+    passing = Passing.of(np.random.default_rng(5).random(20_000) < share)
+    assert [*passing.rows_from(start)] == passing.rows[passing.rows >= start].tolist()

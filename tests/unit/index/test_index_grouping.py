@@ -37,16 +37,24 @@ class Catalogue:
         self.scores = np.array(sorted(scores, reverse=True), dtype=np.float32)
         self.shops = shops
         self.depths: list[list[int]] = []
+        self.compared = 0  # Times that everything was.
 
     def nearest(self, queries: Sequence[Query]) -> list[Ranking]:
         self.depths.append([query.k for query in queries])
         return [Ranking(self.scores[: query.k]) for query in queries]
 
-    def choose(self, query: Query, ranking: Ranking) -> list[int]:
+    def possible(self, query: Query) -> int:
+        return len(self.expected(query._replace(min_score=-np.inf)))
+
+    def of_each_shop(self, query: Query) -> Ranking:
+        self.compared += 1
+        return Ranking(self.scores)
+
+    def choose(self, query: Query, ranking: Ranking) -> Sequence[int]:
         return chosen(query, ranking.scores, str, lambda place: self.shops[place])
 
     def hits(self, *queries: Query) -> list[list[int]]:
-        return [places for _, places in settled(queries, self.nearest, self.choose)]
+        return [[*places] for _, places in settled(queries, self, self.choose)]
 
     def expected(self, query: Query) -> list[int]:
         kept: list[int] = []
@@ -92,6 +100,24 @@ def test_a_ranking_of_all_there_is_is_the_end() -> None:
     two = Catalogue([1.0, 0.5], ["a", "a"])
     assert two.hits(a_query(10, most=1)) == [[0]]
     assert two.depths == [[20]]
+
+
+def test_no_ranking_is_searched_for_hits_that_there_cannot_be() -> None:
+    one_shop = Catalogue(np.linspace(1, 0, 100_000).tolist(), ["a"] * 100_000)
+    assert one_shop.hits(a_query(10, most=3)) == [[0, 1, 2]]
+    assert one_shop.depths == [[20], [80], [320]]
+    assert one_shop.hits(a_query(10, most=1)._replace(exact=True)) == [[0]]
+    assert one_shop.depths[3:] == [[20]]
+    assert not one_shop.compared
+
+
+def test_what_lies_deepest_is_found_by_comparing_everything_once() -> None:
+    hidden = Catalogue(np.linspace(1, 0, 100_000).tolist(), ["a"] * 99_999 + ["b"])
+    assert hidden.hits(a_query(10, most=1)) == [[0, 99_999]]
+    assert hidden.depths == [[20], [80], [320], [1280], [5120]]
+    assert hidden.hits(a_query(10, most=1)._replace(exact=True)) == [[0, 99_999]]
+    assert hidden.depths[5:] == [[20]]
+    assert hidden.compared == 2
 
 
 COUNT = 4000  # All of them fit into one answer.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from index.kinds.engine import use_threads
@@ -18,6 +19,8 @@ from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry, SpaceEntry
 from index.storage.names import space_name
+from index.storage.strings import Strings
+from lookalike.grouping import within
 from lookalike.vectors import F32, I64
 from protos.lookalike.v1.index_pb2 import ShardQuery
 from protos.lookalike.v1.types_pb2 import Filter, Product
@@ -153,3 +156,48 @@ def test_a_view_before_a_deletion_goes_on_as_it_was() -> None:
     fewer = segment.without([3, 5])
     assert (len(segment), len(fewer), len(fewer.without([4]))) == (COUNT, COUNT - 2, COUNT - 3)
     assert len(fewer.without([3])) == COUNT - 2  # Deleted once, and once more.
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("condition", [None, Filter(in_stock=True)])
+@pytest.mark.parametrize(("k", "most"), [(5, 1), (5, 2), (25, 3), (25, COUNT)])
+def test_the_best_of_each_shop_are_those_of_the_whole_ranking(
+    seed: int, condition: Filter | None, k: int, most: int
+) -> None:
+    image, text = by(IMAGE, VECTORS[IMAGE][7], 2), by(TEXT, VECTORS[TEXT][8], 1)
+    for vectors in ([image], [text], [image, text]):
+        asked = ShardQuery(vectors=vectors, k=k, filter=condition, max_per_shop=most, without=["p7", "p40"])
+        query, view = parsed(asked, DIMS), split(seed)
+        view = View([each.without([3, 4, 5]) for each in view.segments])
+        (everything,) = view.nearest([query._replace(k=COUNT, exact=True)])
+        others = everything.only([i for i, product_id in enumerate(everything.ids) if product_id not in query.without])
+        expected = others.only(within(others.shops, most, k))
+        found = view.of_each_shop(query)
+        best = found.only(within(found.shops, most, k))
+        assert best.ids == expected.ids
+        assert (best.scores == expected.scores).all()
+        assert view.possible(query) == len(expected.ids)
+
+
+class Counted(Strings):
+    """Remembers how many values were read."""
+
+    read = 0
+
+    def several(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
+        self.read += len(rows)
+        return super().several(rows)
+
+    def __getitem__(self, i: int) -> bytes:
+        self.read += 1
+        return super().__getitem__(i)
+
+
+def test_products_are_read_of_what_is_returned_and_not_of_all_that_was_found() -> None:
+    segment = segment_of(np.arange(COUNT))
+    assert isinstance(segment.table, Attributes)
+    segment.table.products = products = Counted(PRODUCTS["product"].combine_chunks())
+    (hits,) = View([segment]).nearest([parsed(ShardQuery(vectors=[by(IMAGE, VECTORS[IMAGE][7])], k=25), DIMS)])
+    assert products.read == 0
+    assert [Product.FromString(data).id for data in hits.only([2, 5]).products] == [hits.ids[2], hits.ids[5]]
+    assert products.read == 2
