@@ -64,7 +64,8 @@ class BadImage(ValueError):
 def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
     """(224, 224, 3) uint8 RGB of a JPEG, PNG, WebP, GIF or BMP: upright, transparency on white, the first frame.
 
-    Type, bytes and pixels are checked by the header, before anything is decoded. Raises BadImage; safe in threads.
+    Type, bytes and pixels are checked by the header, before anything is decoded. Raises BadImage; MemoryError, which is
+    not the photo's fault. Safe in threads.
     """
     kind = _kind(data)
     max_pixels = _max_pixels(kind, data)
@@ -78,7 +79,7 @@ def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
             if kind == "JPEG" and not _is_one_scan(data):
                 _check_scans(data, *image.size)
             return np.array(_pixels(image), dtype=np.uint8)
-    except BadImage:
+    except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
         raise BadImage(f"its {kind} header is damaged") from None
@@ -185,6 +186,8 @@ def _upright(square: Image.Image, exif: bytes) -> Image.Image:
     square.info["exif"] = exif
     try:
         return ImageOps.exif_transpose(square)
+    except MemoryError:
+        raise
     except Exception:  # As many kinds as above. Every browser shows a photo whose EXIF is damaged, as it lies.
         return square
 

@@ -308,6 +308,15 @@ def test_a_bmp_with_the_oldest_header_is_never_taken_for_one_of_run_lengths() ->
     assert preprocess(header + row * side_px).shape == (224, 224, 3)
 
 
+def test_what_memory_does_not_suffice_for_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(image: Image.Image) -> Image.Image:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_pixels", exhausted)
+    with pytest.raises(MemoryError):
+        preprocess(encoded(noise(8, 8)))
+
+
 def test_the_scaled_decoding_shows_the_same_picture() -> None:
     small = noise(28, 28).resize((1800, 1800), Image.Resampling.BICUBIC)
     data = encoded(small, "JPEG", quality=95)
