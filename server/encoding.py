@@ -19,7 +19,7 @@ from encoders.text.client import TextEncoder
 from lookalike import rpc
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, LookalikeError, Unavailable, WrongState
+from lookalike.errors import DeadlineGone, InvalidRequest, LookalikeError, Unavailable, WrongState
 from lookalike.vectors import F32, pack
 from protos.lookalike.v1.product_encoder_pb2 import ProductInput
 from server.requests import MAX_CATEGORIES
@@ -83,11 +83,17 @@ class Encoders:
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def image(self, field: str, data: bytes, deadline: Deadline) -> Vector:
-        """Of unit norm. Raises InvalidRequest for what is no photo, and what `ImageEncoder.encode` does."""
+        """Of unit norm. Raises InvalidRequest for what is no photo, and what `ImageEncoder.encode` does.
+
+        A thread that is decoding at the deadline goes on until it is done; a photo that waits for one is not decoded.
+        """
         if self._images is None:
             raise Unavailable("this gateway has no image encoder: photos cannot be answered")
         try:
-            pixels = await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data)
+            async with asyncio.timeout(deadline.timeout_s()):
+                pixels = await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data)
+        except TimeoutError:
+            raise DeadlineGone("the deadline passed before the photo was decoded") from None
         except BadImage as error:
             raise InvalidRequest(field, error.reason) from error
         return await self._images(pixels, deadline)

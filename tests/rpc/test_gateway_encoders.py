@@ -1,0 +1,58 @@
+"""The gateway before encoders that are late, through real gRPC."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import grpc
+import grpc.aio
+import pytest
+
+from encoders.image.photos import preprocess
+from protos.lookalike.v1.catalog_pb2 import UpsertRequest
+from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, Product
+from server import encoding
+from tests.rpc.gateways import Scene, a_photo, a_scene
+
+PHOTO = SearchRequest(examples=[Example(image=a_photo(7))], space=SPACE_IMAGE)
+Call = Callable[[Scene], grpc.aio.UnaryUnaryCall[object, object]]
+
+
+async def code_of(call: grpc.aio.UnaryUnaryCall[object, object]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return error.value.code(), error.value.details() or ""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda scene: scene.search.Search(PHOTO), id="Search"),
+        pytest.param(lambda scene: scene.search.Classify(ClassifyRequest(image=a_photo(7))), id="Classify"),
+        pytest.param(
+            lambda scene: scene.catalog.Upsert(
+                UpsertRequest(product=Product(id="new"), revision=1, encode=True, image=a_photo(7))
+            ),
+            id="Upsert",
+        ),
+    ],
+)
+async def test_the_gateways_deadline_is_kept_while_a_photo_is_decoded(
+    monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    may_end, ended = threading.Event(), threading.Event()
+
+    def held(data: bytes) -> encoding.Pixels:
+        may_end.wait(20)
+        ended.set()
+        return preprocess(data)
+
+    monkeypatch.setattr(encoding, "preprocess", held)
+    async with a_scene(default_deadline_s=0.1) as scene:
+        try:
+            code, _ = await code_of(call(scene))
+            assert (code, ended.is_set()) == (grpc.StatusCode.DEADLINE_EXCEEDED, False)
+        finally:
+            may_end.set()
