@@ -59,7 +59,6 @@ class Encoders:
         self._texts: Coalescer[str, Vector] | None = None
         self._products: Coalescer[Known, Vector] | None = None
         self._classified: Coalescer[tuple[Known, float], Classification] | None = None
-        # A batch has no caller of its own: its time is the longest any of its callers could have.
         self._longest_s = settings.default_deadline_s
         self._waiting = settings.max_inflight
         if settings.model_server:
@@ -68,15 +67,15 @@ class Encoders:
             self._image_encoder = ImageEncoder(
                 *channels, model=settings.model, version=settings.model_version, label=settings.model_label
             )
-            self._images = self._coalescer(self._encode_images, settings.image_batch)
+            self._images = self._coalescer("image encoder", self._encode_images, settings.image_batch)
         if settings.text_encoder:
             channel = self._channel(settings.text_encoder)
             self._text_encoder = TextEncoder(channel)
-            self._texts = self._coalescer(self._encode_texts, settings.text_batch)
+            self._texts = self._coalescer("text encoder", self._encode_texts, settings.text_batch)
             # The product encoder lives in the same process: it takes the text encoder's vectors.
             self._product_encoder = ProductEncoder(channel)
-            self._products = self._coalescer(self._encode_products, PRODUCT_BATCH)
-            self._classified = self._coalescer(self._classify_products, PRODUCT_BATCH)
+            self._products = self._coalescer("product encoder", self._encode_products, PRODUCT_BATCH)
+            self._classified = self._coalescer("product encoder", self._classify_products, PRODUCT_BATCH)
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -121,37 +120,53 @@ class Encoders:
         return self._channels[-1]
 
     def _coalescer(
-        self, send: Callable[[list[Item]], Awaitable[Sequence[Reply | Exception]]], max_batch: int
+        self, what: str, send: Callable[[list[Item], Deadline], Awaitable[Sequence[Reply | Exception]]], max_batch: int
     ) -> Coalescer[Item, Reply]:
-        return Coalescer(send, max_in_flight=2, max_batch=max_batch, max_waiting=self._waiting)
+        """A batch has no caller of its own: its time is the longest any of its callers could have.
 
-    async def _encode_images(self, batch: list[Pixels]) -> Sequence[Vector]:
-        encoded = await self._image_encoder.encode(np.stack(batch), Deadline.after(self._longest_s))
+        When it is over, the encoder is Unavailable; each caller's own time is for the Coalescer to keep.
+        """
+
+        async def in_time(batch: list[Item]) -> Sequence[Reply | Exception]:
+            try:
+                return await send(batch, Deadline.after(self._longest_s))
+            except DeadlineGone as error:
+                raise Unavailable(f"{what} did not answer in time") from error
+
+        return Coalescer(in_time, max_in_flight=2, max_batch=max_batch, max_waiting=self._waiting)
+
+    async def _encode_images(self, batch: list[Pixels], deadline: Deadline) -> Sequence[Vector]:
+        encoded = await self._image_encoder.encode(np.stack(batch), deadline)
         return [(vector, encoded.encoder) for vector in encoded.vectors]
 
-    async def _encode_texts(self, batch: list[str]) -> Sequence[Vector]:
-        encoded = await self._text_encoder.encode(batch, Deadline.after(self._longest_s))
+    async def _encode_texts(self, batch: list[str], deadline: Deadline) -> Sequence[Vector]:
+        encoded = await self._text_encoder.encode(batch, deadline)
         return [(vector, encoded.encoder) for vector in encoded.vectors]
 
-    async def _encode_products(self, batch: list[Known]) -> Sequence[Vector | WrongState]:
-        fused = await self._product_encoder.encode([_input(known) for known in batch], Deadline.after(self._longest_s))
+    async def _encode_products(self, batch: list[Known], deadline: Deadline) -> Sequence[Vector | WrongState]:
+        fused = await self._product_encoder.encode([_input(known) for known in batch], deadline)
         return [
             _mismatch(known, fused.by) or (vector, fused.by.encoder)
             for known, vector in zip(batch, fused.vectors, strict=True)
         ]
 
-    async def _classify_products(self, batch: list[tuple[Known, float]]) -> Sequence[Classification | LookalikeError]:
+    async def _classify_products(
+        self, batch: list[tuple[Known, float]], deadline: Deadline
+    ) -> Sequence[Classification | LookalikeError]:
         """One call for each precision that is asked for: most ask for the same."""
         answers: dict[int, Classification | LookalikeError] = {}
         for precision in sorted({precision for _, precision in batch}):
             at = [i for i, (_, asked) in enumerate(batch) if asked == precision]
-            answers.update(zip(at, await self._classify_alike([batch[i][0] for i in at], precision), strict=True))
+            alike = await self._classify_alike([batch[i][0] for i in at], precision, deadline)
+            answers.update(zip(at, alike, strict=True))
         return [answers[i] for i in range(len(batch))]
 
-    async def _classify_alike(self, batch: list[Known], precision: float) -> Sequence[Classification | LookalikeError]:
+    async def _classify_alike(
+        self, batch: list[Known], precision: float, deadline: Deadline
+    ) -> Sequence[Classification | LookalikeError]:
         inputs = [_input(known) for known in batch]
         likeliest, by = await self._product_encoder.classify(
-            inputs, Deadline.after(self._longest_s), limit=MAX_CATEGORIES, precision=precision
+            inputs, deadline, limit=MAX_CATEGORIES, precision=precision
         )
         return [
             _mismatch(known, by) or Classification(each, by.encoder)

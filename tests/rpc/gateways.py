@@ -264,14 +264,17 @@ class ScriptedModel:
     fingerprint: str = f"encoder-{SPACE_IMAGE}"
     photos: list[int] = field(default_factory=list)
     waits_for: asyncio.Event | None = None  # Before it answers.
+    error: grpc.StatusCode | None = None
 
     async def predict(
-        self, request: prediction_pb2.PredictRequest, _: grpc.aio.ServicerContext[Any, Any]
+        self, request: prediction_pb2.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> prediction_pb2.PredictResponse:
         numbers = [round(float(pixels[..., 0].mean()) / 10) for pixels in array(request.inputs[signature.IMAGES])]
         self.photos += numbers
         if self.waits_for is not None:
             await self.waits_for.wait()
+        if self.error is not None:
+            await context.abort(self.error)
         features = np.stack([VECTORS[f"p{number:02}", SPACE_IMAGE] for number in numbers])
         encoders = [self.fingerprint.encode()] * len(numbers)
         outputs = {signature.FEATURES: tensor(features), signature.ENCODER: strings(encoders)}

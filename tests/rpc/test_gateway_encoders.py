@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
 import grpc.aio
@@ -17,10 +18,10 @@ from server import encoding
 from tests.rpc.gateways import Scene, a_photo, a_scene
 
 PHOTO = SearchRequest(examples=[Example(image=a_photo(7))], space=SPACE_IMAGE)
-Call = Callable[[Scene], grpc.aio.UnaryUnaryCall[object, object]]
+Call = Callable[[Scene], Awaitable[object]]
 
 
-async def code_of(call: grpc.aio.UnaryUnaryCall[object, object]) -> tuple[grpc.StatusCode, str]:
+async def code_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
     return error.value.code(), error.value.details() or ""
@@ -56,3 +57,19 @@ async def test_the_gateways_deadline_is_kept_while_a_photo_is_decoded(
             assert (code, ended.is_set()) == (grpc.StatusCode.DEADLINE_EXCEEDED, False)
         finally:
             may_end.set()
+
+
+async def test_a_model_server_that_says_it_was_late_is_asked_once_and_unavailable() -> None:
+    async with a_scene() as scene:
+        scene.model.error = grpc.StatusCode.DEADLINE_EXCEEDED
+        told = await code_of(scene.search.Search(PHOTO, timeout=2))
+        assert told == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
+        assert scene.model.photos == [7]
+
+
+async def test_a_model_server_that_is_late_is_asked_once_though_its_caller_has_time_left() -> None:
+    async with a_scene(default_deadline_s=0.1) as scene:
+        scene.model.waits_for = asyncio.Event()
+        told = await code_of(scene.search.Search(PHOTO, timeout=20))
+        assert told == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
+        assert scene.model.photos == [7]
