@@ -50,6 +50,6 @@ class GatewaySettings(ProcessSettings):
     )
     shard_batch: int = setting(64, "most queries in one batch to a shard", at_least=1, at_most=256)
     refresh_s: float = setting(1.0, "how often the shards are asked what they serve", at_least=0.05, at_most=60)
-    image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=256)
+    image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=221)
     image_threads: int = setting(2, "threads that decode photos", at_least=1, at_most=64)
     text_batch: int = setting(64, "most texts in one call to the text encoder", at_least=1, at_most=1024)
