@@ -236,6 +236,7 @@ class ScriptedTextEncoder:
 
     fingerprint: str = f"encoder-{SPACE_TEXT}"
     error: LookalikeError | None = None
+    answer: text_encoder_pb2.EncodeTextResponse | None = None  # What it answers, whatever it is asked.
     texts: list[str] = field(default_factory=list)
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -249,6 +250,8 @@ class ScriptedTextEncoder:
             raise self.error
         self.texts += request.texts
         self.heard.set()
+        if self.answer is not None:
+            return self.answer
         zeros = np.zeros(DIM, dtype=np.float32)
         vectors = np.stack([VECTORS.get((text, SPACE_TEXT), zeros) for text in request.texts])
         return text_encoder_pb2.EncodeTextResponse(vectors=pack(vectors), dim=DIM, fingerprint=self.fingerprint)

@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 
 from encoders.image.photos import preprocess
+from lookalike.vectors import pack
 from protos.lookalike.v1.catalog_pb2 import UpsertRequest
 from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
+from protos.lookalike.v1.text_encoder_pb2 import EncodeTextResponse
 from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, Product
 from server import encoding
 from tests.rpc.gateways import Scene, a_photo, a_scene
@@ -73,3 +76,29 @@ async def test_a_model_server_that_is_late_is_asked_once_though_its_caller_has_t
         told = await code_of(scene.search.Search(PHOTO, timeout=20))
         assert told == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
         assert scene.model.photos == [7]
+
+
+UNIT = np.eye(1, 8, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (EncodeTextResponse(), "0 bytes are not 1 vectors of 0"),
+        (EncodeTextResponse(vectors=pack(UNIT)), "32 bytes are not 1 vectors of 0"),
+        (EncodeTextResponse(vectors=pack(UNIT), dim=4), "32 bytes are not 1 vectors of 4"),
+        (EncodeTextResponse(vectors=pack(UNIT)[:-1], dim=8), "31 bytes are not 1 vectors of 8"),
+        (EncodeTextResponse(dim=8), "0 bytes are not 1 vectors of 8"),
+        (EncodeTextResponse(vectors=pack(UNIT * np.float32(2)), dim=8), "neither of unit length nor zero"),
+        (EncodeTextResponse(vectors=pack(UNIT * np.float32(np.nan)), dim=8), "neither of unit length nor zero"),
+    ],
+)
+async def test_an_answer_of_the_text_encoder_that_breaks_the_contract_is_no_query(
+    answer: EncodeTextResponse, reason: str
+) -> None:
+    answer.fingerprint = "encoder-2"
+    async with a_scene() as scene:
+        scene.encoder.answer = answer
+        code, details = await code_of(scene.search.Search(SearchRequest(examples=[Example(text="p07")])))
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert reason in details
