@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,7 +19,7 @@ from encoders.text.client import TextEncoder
 from lookalike import rpc
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, InvalidRequest, LookalikeError, Unavailable, WrongState
+from lookalike.errors import DeadlineGone, InvalidRequest, Unavailable, WrongState
 from lookalike.vectors import F32, pack
 from protos.lookalike.v1.product_encoder_pb2 import ProductInput
 from server.requests import MAX_CATEGORIES
@@ -144,6 +144,9 @@ class Encoders:
         return [(vector, encoded.encoder) for vector in encoded.vectors]
 
     async def _encode_products(self, batch: list[Known], deadline: Deadline) -> Sequence[Vector | WrongState]:
+        return await _each_kind(batch, _kinds(batch), lambda alike: self._encode_alike(alike, deadline))
+
+    async def _encode_alike(self, batch: list[Known], deadline: Deadline) -> Sequence[Vector | WrongState]:
         fused = await self._product_encoder.encode([_input(known) for known in batch], deadline)
         return [
             _mismatch(known, fused.by) or (vector, fused.by.encoder)
@@ -152,26 +155,49 @@ class Encoders:
 
     async def _classify_products(
         self, batch: list[tuple[Known, float]], deadline: Deadline
-    ) -> Sequence[Classification | LookalikeError]:
-        """One call for each precision that is asked for: most ask for the same."""
-        answers: dict[int, Classification | LookalikeError] = {}
-        for precision in sorted({precision for _, precision in batch}):
-            at = [i for i, (_, asked) in enumerate(batch) if asked == precision]
-            alike = await self._classify_alike([batch[i][0] for i in at], precision, deadline)
-            answers.update(zip(at, alike, strict=True))
-        return [answers[i] for i in range(len(batch))]
+    ) -> Sequence[Classification | WrongState]:
+        """Most ask for the same precision; one that is another is another call."""
+        known, precisions = zip(*batch, strict=True)
+        kinds = [*zip(precisions, _kinds(known), strict=True)]
+        return await _each_kind(batch, kinds, lambda alike: self._classify_alike(alike, deadline))
 
     async def _classify_alike(
-        self, batch: list[Known], precision: float, deadline: Deadline
-    ) -> Sequence[Classification | LookalikeError]:
-        inputs = [_input(known) for known in batch]
+        self, batch: list[tuple[Known, float]], deadline: Deadline
+    ) -> Sequence[Classification | WrongState]:
+        inputs, (_, precision) = [_input(known) for known, _ in batch], batch[0]
         likeliest, by = await self._product_encoder.classify(
             inputs, deadline, limit=MAX_CATEGORIES, precision=precision
         )
         return [
             _mismatch(known, by) or Classification(each, by.encoder)
-            for known, each in zip(batch, likeliest, strict=True)
+            for (known, _), each in zip(batch, likeliest, strict=True)
         ]
+
+
+def _kinds(batch: Sequence[Known]) -> list[tuple[str, str]]:
+    """The encoders of what each is known by: vectors of different ones may be of different dimensions.
+
+    What has no photo, or no text, goes with those that have one, as long as these are all of one encoder.
+    """
+    photos = {known.image[1] for known in batch if known.image}
+    texts = {known.text[1] for known in batch if known.text}
+    photo = photos.pop() if len(photos) == 1 else ""
+    text = texts.pop() if len(texts) == 1 else ""
+    return [(known.image[1] if known.image else photo, known.text[1] if known.text else text) for known in batch]
+
+
+async def _each_kind(
+    batch: list[Item], kinds: Sequence[Hashable], send: Callable[[list[Item]], Awaitable[Sequence[Reply | WrongState]]]
+) -> list[Reply | WrongState]:
+    """The replies to one call for each kind of items, in their order; WrongState is the reply to its kind alone."""
+    replies: dict[int, Reply | WrongState] = {}
+    for kind in dict.fromkeys(kinds):
+        at = [i for i, each in enumerate(kinds) if each == kind]
+        try:
+            replies.update(zip(at, await send([batch[i] for i in at]), strict=True))
+        except WrongState as error:
+            replies.update(dict.fromkeys(at, error))
+    return [replies[i] for i in range(len(batch))]
 
 
 def _input(known: Known) -> ProductInput:

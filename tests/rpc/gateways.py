@@ -18,7 +18,7 @@ from encoders.image import signature
 from encoders.image.prediction_service import PREDICTION_SERVICE, array, strings, tensor
 from lookalike import rpc
 from lookalike.deadline import Deadline
-from lookalike.errors import LookalikeError, WrongState
+from lookalike.errors import InvalidRequest, LookalikeError, WrongState
 from lookalike.grouping import within
 from lookalike.partition import shard_of
 from lookalike.vectors import F32, normalised, pack, unpack
@@ -345,6 +345,9 @@ class ScriptedProductEncoder:
         self.asked.append([*inputs])
         if self.error is not None:
             raise self.error
+        for i, each in enumerate(inputs):
+            if each.text and len(each.text) != 4 * DIM:
+                raise InvalidRequest(f"inputs[{i}].text", f"{len(each.text)} bytes")
 
     def handler(self) -> grpc.GenericRpcHandler:
         return rpc.handler(PRODUCT, {"Describe": self.describe, "Encode": self.encode, "Classify": self.classify})

@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 
 from encoders.image.photos import preprocess
+from lookalike.deadline import Deadline
+from lookalike.errors import WrongState
 from lookalike.vectors import pack
 from protos.lookalike.v1.catalog_pb2 import UpsertRequest
 from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
 from protos.lookalike.v1.text_encoder_pb2 import EncodeTextResponse
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, Product
+from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from server import encoding
-from tests.rpc.gateways import Scene, a_photo, a_scene
+from server.encoding import Encoders, Known
+from server.settings import GatewaySettings
+from tests.rpc.gateways import VECTORS, Scene, ScriptedProductEncoder, a_photo, a_scene, serving
 
 PHOTO = SearchRequest(examples=[Example(image=a_photo(7))], space=SPACE_IMAGE)
 Call = Callable[[Scene], Awaitable[object]]
@@ -78,6 +82,7 @@ async def test_a_model_server_that_is_late_is_asked_once_though_its_caller_has_t
         assert scene.model.photos == [7]
 
 
+NEVER = Deadline.after(None)
 UNIT = np.eye(1, 8, dtype=np.float32)
 
 
@@ -102,3 +107,24 @@ async def test_an_answer_of_the_text_encoder_that_breaks_the_contract_is_no_quer
         code, details = await code_of(scene.search.Search(SearchRequest(examples=[Example(text="p07")])))
         assert code is grpc.StatusCode.UNAVAILABLE
         assert reason in details
+
+
+@pytest.mark.parametrize("classified", [False, True])
+async def test_a_vector_of_another_encoder_fails_no_other_that_would_go_with_it(classified: bool) -> None:
+    """As while text encoders are exchanged: products of the old version come with vectors of other dimensions."""
+    photo, text = (VECTORS["p07", SPACE_IMAGE], "encoder-1"), (VECTORS["p07", SPACE_TEXT], "encoder-2")
+    known = [Known(photo, text), Known(None, text), Known(photo, None), Known(None, text), Known(photo, text)]
+    other = Known(None, (np.ones(300, dtype=np.float32), "encoder-of-300-dimensions"))
+    products = ScriptedProductEncoder()
+    async with serving(products.handler()) as address:
+        encoders = Encoders(GatewaySettings(text_encoder=address))
+
+        async def answer(each: Known) -> object:
+            return await (encoders.classified(each, 0.9, NEVER) if classified else encoders.product(each, NEVER))
+
+        answers = await asyncio.gather(*map(answer, [*known[:2], other, *known[2:]]), return_exceptions=True)
+        await encoders.close()
+    assert [isinstance(each, Exception) for each in answers] == [False, False, True, False, False, False]
+    assert isinstance(answers[2], WrongState)
+    # The first two at once; of those that came meanwhile the other, the photo alone, and the rest.
+    assert [len(inputs) for inputs in products.asked] == [1, 1, 1, 1, 2]
