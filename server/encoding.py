@@ -98,7 +98,7 @@ class Encoders:
         return await self._images(pixels, deadline)
 
     async def text(self, text: str, deadline: Deadline) -> Vector:
-        """Of unit norm, or zeros for a text without words. Raises what `TextEncoder.encode` does."""
+        """Of unit norm, or zeros for a text without words that it knows. Raises what `TextEncoder.encode` does."""
         if self._texts is None:
             raise Unavailable("this gateway has no text encoder: texts cannot be answered")
         return await self._texts(text, deadline)
