@@ -124,7 +124,7 @@ def degraded_classification(subject: Subject, known: Known) -> list[str]:
         metrics.DEGRADED.labels("half_known").inc()
         reasons.append(f"there is {'no photo' if known.image is None else 'no text'} of the product to go by")
     if subject.text is not None and known.text is None:
-        reasons[-1] += ": the text that was given has no words in it"
+        reasons[-1] += ": the text encoder knows no word of what was given"
     if known.image is not None and "-untrained-" in known.image[1]:
         metrics.DEGRADED.labels("encoder_untrained").inc()
         reasons.append("the image encoder is untrained: the photo tells only of colour and rough texture")

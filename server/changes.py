@@ -15,7 +15,7 @@ from server.admission import Admission
 from server.composition import of_index
 from server.encoding import Encoders, Known
 from server.metrics import watched
-from server.requests import check_image, check_product_id, unit_vector
+from server.requests import check_image, check_product_id, check_text_length, unit_vector
 from server.shards import Fleet
 from server.spaces import SPACES, space_name
 from server.topology import Snapshot
@@ -88,10 +88,12 @@ class CatalogWriter:
         elif request.image and (fused or SPACE_IMAGE in wanted):
             check_image("image", request.image)
             image = await self.encoders.image("image", request.image, deadline)
-        words = request.product.title or request.product.description  # As the update does (pipeline/words.py).
+        field = "title" if request.product.title else "description"  # As the update does (pipeline/words.py).
+        words: str = getattr(request.product, field)
         if SPACE_TEXT in given:
             text = given[SPACE_TEXT], snapshot.spaces[SPACE_TEXT].encoder
         elif words and (fused or SPACE_TEXT in wanted):
+            check_text_length(f"product.{field}", words)
             encoded = await self.encoders.text(words, deadline)
             text = encoded if encoded[0].any() else None
         made = {SPACE_IMAGE: image, SPACE_TEXT: text}

@@ -46,17 +46,17 @@ class Classifier:
             return _response(subject, version, known, classification, watch)
 
     async def _encoded(self, subject: Subject, deadline: Deadline) -> Known:
-        """Raises InvalidRequest for a text without words where there is no photo to go by."""
+        """Raises InvalidRequest for a text without words that are known where there is no photo to go by."""
         image, text = await asyncio.gather(self._image(subject, deadline), self._text(subject, deadline))
         if image is None and text is None:
-            raise InvalidRequest("text", "has no words in it to be classified by")
+            raise InvalidRequest("text", "has no words that the text encoder knows")
         return Known(image, text)
 
     async def _image(self, subject: Subject, deadline: Deadline) -> Vector | None:
         return None if subject.image is None else await self.encoders.image("image", subject.image, deadline)
 
     async def _text(self, subject: Subject, deadline: Deadline) -> Vector | None:
-        """None, too, for a text without words."""
+        """None, too, for a text without words that the encoder knows."""
         if subject.text is None:
             return None
         vector = await self.encoders.text(subject.text, deadline)

@@ -54,7 +54,7 @@ async def _vector_of(encoders: Encoders, example: Example, deadline: Deadline) -
             return await encoders.image(example.field, data, deadline)
         case Source.TEXT, str(text):
             if not (vector := await encoders.text(text, deadline))[0].any():
-                raise InvalidRequest(example.field, "has no words in it to be similar to")
+                raise InvalidRequest(example.field, "has no words that the text encoder knows")
             return vector
     raise TypeError(f"{example.source} with a {type(example.value).__name__}")
 

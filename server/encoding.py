@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,7 +19,7 @@ from encoders.text.client import TextEncoder
 from lookalike import rpc
 from lookalike.coalesce import Coalescer
 from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, LookalikeError, Unavailable, WrongState
+from lookalike.errors import DeadlineGone, InvalidRequest, Unavailable, WrongState
 from lookalike.vectors import F32, pack
 from protos.lookalike.v1.product_encoder_pb2 import ProductInput
 from server.requests import MAX_CATEGORIES
@@ -59,7 +59,6 @@ class Encoders:
         self._texts: Coalescer[str, Vector] | None = None
         self._products: Coalescer[Known, Vector] | None = None
         self._classified: Coalescer[tuple[Known, float], Classification] | None = None
-        # A batch has no caller of its own: its time is the longest any of its callers could have.
         self._longest_s = settings.default_deadline_s
         self._waiting = settings.max_inflight
         if settings.model_server:
@@ -68,32 +67,38 @@ class Encoders:
             self._image_encoder = ImageEncoder(
                 *channels, model=settings.model, version=settings.model_version, label=settings.model_label
             )
-            self._images = self._coalescer(self._encode_images, settings.image_batch)
+            self._images = self._coalescer("image encoder", self._encode_images, settings.image_batch)
         if settings.text_encoder:
             channel = self._channel(settings.text_encoder)
             self._text_encoder = TextEncoder(channel)
-            self._texts = self._coalescer(self._encode_texts, settings.text_batch)
+            self._texts = self._coalescer("text encoder", self._encode_texts, settings.text_batch)
             # The product encoder lives in the same process: it takes the text encoder's vectors.
             self._product_encoder = ProductEncoder(channel)
-            self._products = self._coalescer(self._encode_products, PRODUCT_BATCH)
-            self._classified = self._coalescer(self._classify_products, PRODUCT_BATCH)
+            self._products = self._coalescer("product encoder", self._encode_products, PRODUCT_BATCH)
+            self._classified = self._coalescer("product encoder", self._classify_products, PRODUCT_BATCH)
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def image(self, field: str, data: bytes, deadline: Deadline) -> Vector:
-        """Of unit norm. Raises InvalidRequest for what is no photo, and what `ImageEncoder.encode` does."""
+        """Of unit norm. Raises InvalidRequest for what is no photo, and what `ImageEncoder.encode` does.
+
+        A thread that is decoding at the deadline goes on until it is done; a photo that waits for one is not decoded.
+        """
         if self._images is None:
             raise Unavailable("this gateway has no image encoder: photos cannot be answered")
         try:
-            pixels = await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data)
+            async with asyncio.timeout(deadline.timeout_s()):
+                pixels = await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data)
+        except TimeoutError:
+            raise DeadlineGone("the deadline passed before the photo was decoded") from None
         except BadImage as error:
             raise InvalidRequest(field, error.reason) from error
         return await self._images(pixels, deadline)
 
     async def text(self, text: str, deadline: Deadline) -> Vector:
-        """Of unit norm, or zeros for a text without words. Raises what `TextEncoder.encode` does."""
+        """Of unit norm, or zeros for a text without words that it knows. Raises what `TextEncoder.encode` does."""
         if self._texts is None:
             raise Unavailable("this gateway has no text encoder: texts cannot be answered")
         return await self._texts(text, deadline)
@@ -115,42 +120,84 @@ class Encoders:
         return self._channels[-1]
 
     def _coalescer(
-        self, send: Callable[[list[Item]], Awaitable[Sequence[Reply | Exception]]], max_batch: int
+        self, what: str, send: Callable[[list[Item], Deadline], Awaitable[Sequence[Reply | Exception]]], max_batch: int
     ) -> Coalescer[Item, Reply]:
-        return Coalescer(send, max_in_flight=2, max_batch=max_batch, max_waiting=self._waiting)
+        """A batch has no caller of its own: its time is the longest any of its callers could have.
 
-    async def _encode_images(self, batch: list[Pixels]) -> Sequence[Vector]:
-        encoded = await self._image_encoder.encode(np.stack(batch), Deadline.after(self._longest_s))
+        When it is over, the encoder is Unavailable; each caller's own time is for the Coalescer to keep.
+        """
+
+        async def in_time(batch: list[Item]) -> Sequence[Reply | Exception]:
+            try:
+                return await send(batch, Deadline.after(self._longest_s))
+            except DeadlineGone as error:
+                raise Unavailable(f"{what} did not answer in time") from error
+
+        return Coalescer(in_time, max_in_flight=2, max_batch=max_batch, max_waiting=self._waiting)
+
+    async def _encode_images(self, batch: list[Pixels], deadline: Deadline) -> Sequence[Vector]:
+        encoded = await self._image_encoder.encode(np.stack(batch), deadline)
         return [(vector, encoded.encoder) for vector in encoded.vectors]
 
-    async def _encode_texts(self, batch: list[str]) -> Sequence[Vector]:
-        encoded = await self._text_encoder.encode(batch, Deadline.after(self._longest_s))
+    async def _encode_texts(self, batch: list[str], deadline: Deadline) -> Sequence[Vector]:
+        encoded = await self._text_encoder.encode(batch, deadline)
         return [(vector, encoded.encoder) for vector in encoded.vectors]
 
-    async def _encode_products(self, batch: list[Known]) -> Sequence[Vector | WrongState]:
-        fused = await self._product_encoder.encode([_input(known) for known in batch], Deadline.after(self._longest_s))
+    async def _encode_products(self, batch: list[Known], deadline: Deadline) -> Sequence[Vector | WrongState]:
+        return await _each_kind(batch, _kinds(batch), lambda alike: self._encode_alike(alike, deadline))
+
+    async def _encode_alike(self, batch: list[Known], deadline: Deadline) -> Sequence[Vector | WrongState]:
+        fused = await self._product_encoder.encode([_input(known) for known in batch], deadline)
         return [
             _mismatch(known, fused.by) or (vector, fused.by.encoder)
             for known, vector in zip(batch, fused.vectors, strict=True)
         ]
 
-    async def _classify_products(self, batch: list[tuple[Known, float]]) -> Sequence[Classification | LookalikeError]:
-        """One call for each precision that is asked for: most ask for the same."""
-        answers: dict[int, Classification | LookalikeError] = {}
-        for precision in sorted({precision for _, precision in batch}):
-            at = [i for i, (_, asked) in enumerate(batch) if asked == precision]
-            answers.update(zip(at, await self._classify_alike([batch[i][0] for i in at], precision), strict=True))
-        return [answers[i] for i in range(len(batch))]
+    async def _classify_products(
+        self, batch: list[tuple[Known, float]], deadline: Deadline
+    ) -> Sequence[Classification | WrongState]:
+        """Most ask for the same precision; one that is another is another call."""
+        known, precisions = zip(*batch, strict=True)
+        kinds = [*zip(precisions, _kinds(known), strict=True)]
+        return await _each_kind(batch, kinds, lambda alike: self._classify_alike(alike, deadline))
 
-    async def _classify_alike(self, batch: list[Known], precision: float) -> Sequence[Classification | LookalikeError]:
-        inputs = [_input(known) for known in batch]
+    async def _classify_alike(
+        self, batch: list[tuple[Known, float]], deadline: Deadline
+    ) -> Sequence[Classification | WrongState]:
+        inputs, (_, precision) = [_input(known) for known, _ in batch], batch[0]
         likeliest, by = await self._product_encoder.classify(
-            inputs, Deadline.after(self._longest_s), limit=MAX_CATEGORIES, precision=precision
+            inputs, deadline, limit=MAX_CATEGORIES, precision=precision
         )
         return [
             _mismatch(known, by) or Classification(each, by.encoder)
-            for known, each in zip(batch, likeliest, strict=True)
+            for (known, _), each in zip(batch, likeliest, strict=True)
         ]
+
+
+def _kinds(batch: Sequence[Known]) -> list[tuple[str, str]]:
+    """The encoders of what each is known by: vectors of different ones may be of different dimensions.
+
+    What has no photo, or no text, goes with those that have one, as long as these are all of one encoder.
+    """
+    photos = {known.image[1] for known in batch if known.image}
+    texts = {known.text[1] for known in batch if known.text}
+    photo = photos.pop() if len(photos) == 1 else ""
+    text = texts.pop() if len(texts) == 1 else ""
+    return [(known.image[1] if known.image else photo, known.text[1] if known.text else text) for known in batch]
+
+
+async def _each_kind(
+    batch: list[Item], kinds: Sequence[Hashable], send: Callable[[list[Item]], Awaitable[Sequence[Reply | WrongState]]]
+) -> list[Reply | WrongState]:
+    """The replies to one call for each kind of items, in their order; WrongState is the reply to its kind alone."""
+    replies: dict[int, Reply | WrongState] = {}
+    for kind in dict.fromkeys(kinds):
+        at = [i for i, each in enumerate(kinds) if each == kind]
+        try:
+            replies.update(zip(at, await send([batch[i] for i in at]), strict=True))
+        except WrongState as error:
+            replies.update(dict.fromkeys(at, error))
+    return [replies[i] for i in range(len(batch))]
 
 
 def _input(known: Known) -> ProductInput:

@@ -79,7 +79,9 @@ class AutoPolicy:
         return self.rest
 
     def route(self, category: str, product_id: str, has: Collection[Space.ValueType]) -> Route:
-        """For a product that has vectors in the spaces `has`; where none of its entry's is among them, any it has.
+        """For a product that has vectors in the spaces `has`.
+
+        Where none of its entry's is among them it is the first that there is, by number, and said to be.
 
         Raises NotFound when it has none at all.
         """
@@ -89,7 +91,9 @@ class AutoPolicy:
                 return Route((space,), (1.0,), entry.text)
         if not has:
             raise NotFound(f"product {product_id} has neither a photo nor a text vector")
-        return ONLY[min(has)]
+        instead = min(has)
+        lack = f"no {' or '.join(map(space_name, entry.spaces))} vector of product {product_id}"
+        return Route((instead,), (1.0,), lacking=(f"{lack}: {space_name(instead)} space instead",))
 
     def route_alone(self, source: Source, built: Collection[Space.ValueType]) -> Route:
         """For photos or for texts, nothing else; where none of their entry's spaces is built, their own."""

@@ -250,6 +250,11 @@ def check_image(field: str, image: bytes) -> None:
 def _check_text(field: str, text: str) -> None:
     if not text or text.isspace():
         raise InvalidRequest(field, "is empty")
+    check_text_length(field, text)
+
+
+def check_text_length(field: str, text: str) -> None:
+    """Raises InvalidRequest for more than the text encoder takes."""
     if len(text.encode()) > MAX_TEXT_BYTES:
         raise InvalidRequest(field, f"{len(text.encode())} bytes; {MAX_TEXT_BYTES} are the most")
 

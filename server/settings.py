@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lookalike.errors import BadSettings
 from lookalike.settings import ProcessSettings, setting
+from server.policy import AutoPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,14 @@ class GatewaySettings(ProcessSettings):
         64, "most queries in one batch to a shard; fewer where they want many hits", at_least=1, at_most=256
     )
     refresh_s: float = setting(1.0, "how often the shards are asked what they serve", at_least=0.05, at_most=60)
-    image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=256)
+    image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=221)
     image_threads: int = setting(2, "threads that decode photos", at_least=1, at_most=64)
     text_batch: int = setting(64, "most texts in one call to the text encoder", at_least=1, at_most=1024)
+
+    def __post_init__(self) -> None:
+        """Raises BadSettings for what the bounds of single settings do not tell."""
+        AutoPolicy.parse(self.auto_policy, photo=self.auto_photo, text=self.auto_text)
+        if self.model_version and self.model_label:
+            raise BadSettings(
+                f"model_version={self.model_version}, model_label={self.model_label}: at most one of them"
+            )

@@ -28,15 +28,15 @@ class SingleFlight(Generic[Answer]):
     async def __call__(self, key: str, work: Callable[[], Coroutine[None, None, Answer]], deadline: Deadline) -> Answer:
         """What `work` returns or raises, whoever's work it was. Raises DeadlineGone at this caller's own deadline.
 
-        Work ends when the last caller that waits for it is gone. Where it ran out of the first caller's time while
-        this caller has time left, this caller starts it again.
+        Work ends when the last caller that waits for it is gone. Where it ran out of another caller's time while this
+        caller has time left, this caller starts it again; its own it starts once.
         """
-        while True:
-            flight = self._flights.get(key) or self._start(key, work)
+        while flight := self._flights.get(key):
             try:
                 return await self._join(key, flight, deadline)
             except DeadlineGone:
                 deadline.remaining_s()
+        return await self._join(key, self._start(key, work), deadline)
 
     def _start(self, key: str, work: Callable[[], Coroutine[None, None, Answer]]) -> _Flight[Answer]:
         flight = self._flights[key] = _Flight(asyncio.create_task(work()))

@@ -16,8 +16,9 @@ from encoders.image.prediction_service import GET_MODEL_STATUS, PREDICT, BadTens
 from encoders.image.retries import RetryBudget
 from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.types import Encoded
+from lookalike import rpc
 from lookalike.deadline import Deadline
-from lookalike.errors import BadSettings, DeadlineGone, LookalikeError, Overloaded, Unavailable
+from lookalike.errors import BadSettings, LookalikeError, Overloaded, Unavailable
 from lookalike.rpc import MESSAGE_BYTES
 from lookalike.vectors import F32
 from protos.tfserving.v1 import prediction_pb2 as pb
@@ -59,7 +60,7 @@ class ImageEncoder:
             model_spec=self._spec, inputs={IMAGES: tensor(pixels)}, output_filter=[FEATURES, ENCODER]
         )
         request.model_spec.signature_name = SIGNATURE
-        response = await self._call(lambda lane: lane.predict(request, timeout=deadline.timeout_s()))
+        response = await self._call(lambda lane: lane.predict(request, timeout=deadline.timeout_s()), deadline)
         try:
             return Encoded(vectors=_vectors(response, len(pixels)), encoder=_fingerprint(response, len(pixels)))
         except BadTensor as error:
@@ -68,26 +69,26 @@ class ImageEncoder:
     async def status(self, deadline: Deadline) -> Mapping[int, str]:
         """The state of each version of the model, or of the one kept to: {3: "AVAILABLE"}. Raises as `encode` does."""
         request = pb.GetModelStatusRequest(model_spec=self._spec)
-        response = await self._call(lambda lane: lane.status(request, timeout=deadline.timeout_s()))
+        response = await self._call(lambda lane: lane.status(request, timeout=deadline.timeout_s()), deadline)
         states = pb.ModelVersionStatus.State
         return {
             entry.version: states.Name(entry.state) if entry.state in states.values() else "UNKNOWN"
             for entry in response.model_version_status
         }
 
-    async def _call(self, call: Callable[[_Lane], Awaitable[Answer]]) -> Answer:
+    async def _call(self, call: Callable[[_Lane], Awaitable[Answer]], deadline: Deadline) -> Answer:
         """Twice at most: both methods may be asked again without harm, and one connection may break."""
         lane = self._least_busy(self._lanes)
         try:
             return await self._answer(lane, call)
         except grpc.aio.AioRpcError as error:
             if not (_lost(error) and self._budget.failed()):
-                raise _meaning(error) from error
+                raise _meaning(error, deadline) from error
         RETRIES.inc()
         try:
             return await self._answer(self._least_busy([other for other in self._lanes if other is not lane]), call)
         except grpc.aio.AioRpcError as error:
-            raise _meaning(error) from error
+            raise _meaning(error, deadline) from error
 
     async def _answer(self, lane: _Lane, call: Callable[[_Lane], Awaitable[Answer]]) -> Answer:
         lane.in_flight += 1
@@ -134,11 +135,14 @@ def _queue_full(error: grpc.aio.AioRpcError) -> bool:
     return "batch scheduling queue" in (error.details() or "")
 
 
-def _meaning(error: grpc.aio.AioRpcError) -> LookalikeError:
-    """A model that is unknown there, or another signature, is a fault of the deployment and not of who asked us."""
+def _meaning(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
+    """A model that is unknown there, or another signature, is a fault of the deployment and not of who asked us.
+
+    A server that was late is DeadlineGone only where the caller's own time is over; else it is Unavailable.
+    """
     code, said = error.code(), f"image encoder: {error.code().name}: {error.details()}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineGone(said)
+        return rpc.error_of(error, "image encoder", deadline)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or _queue_full(error):
         return Overloaded(said)
     return Unavailable(said)

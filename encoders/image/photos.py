@@ -25,6 +25,12 @@ MAX_WEBP_PIXELS: Final = 25_000_000
 # A JPEG of one scan is scaled down while it is decoded, a row of blocks at a time: so large a square takes 20 MB. The
 # most, 310 MB, takes one of 65,500 × 895, which is too flat to be scaled. At 178,956,970 pixels Pillow itself gives up.
 MAX_STREAMED_PIXELS: Final = 150_000_000
+# Each scan of a JPEG of several goes over all its pixels, however few bytes it has: 0.04 s of CPU for 50 million. So
+# large a picture may have 50 scans, a smaller one more; Pillow writes 10, of CMYK 18.
+MAX_SCANNED_PIXELS: Final = 2_500_000_000
+MAX_RUN_LENGTH_PIXELS: Final = 2_000_000  # Of a BMP: Pillow decodes run lengths in Python, 50 million pixels in 8 s.
+# Of a JPEG; photos have a few. With each, Pillow copies those before: 39,000 take 7 s.
+MAX_EXIF_SEGMENTS: Final = 1_000
 MAX_SIDE_PX: Final = 65_535  # What a JPEG can be; a picture a pixel high and millions wide is an attack.
 
 _SIGNATURES: Final = {
@@ -58,17 +64,22 @@ class BadImage(ValueError):
 def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
     """(224, 224, 3) uint8 RGB of a JPEG, PNG, WebP, GIF or BMP: upright, transparency on white, the first frame.
 
-    Type, bytes and pixels are checked by the header, before anything is decoded. Raises BadImage; safe in threads.
+    Type, bytes and pixels are checked by the header, before anything is decoded. Raises BadImage; MemoryError, which is
+    not the photo's fault. Safe in threads.
     """
     kind = _kind(data)
     max_pixels = _max_pixels(kind, data)
+    if kind == "JPEG":
+        _check_exif(data)
     if _PILLOW_IS_QUIET not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
             _check_size(*image.size, max_pixels)
+            if kind == "JPEG" and not _is_one_scan(data):
+                _check_scans(data, *image.size)
             return np.array(_pixels(image), dtype=np.uint8)
-    except BadImage:
+    except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
         raise BadImage(f"its {kind} header is damaged") from None
@@ -92,6 +103,8 @@ def _kind(data: bytes) -> str:
 def _max_pixels(kind: str, data: bytes) -> int:
     if kind == "WebP":
         return MAX_WEBP_PIXELS
+    if kind == "BMP" and _is_run_lengths(data):
+        return MAX_RUN_LENGTH_PIXELS
     return MAX_STREAMED_PIXELS if kind == "JPEG" and _is_one_scan(data) else MAX_PIXELS
 
 
@@ -112,6 +125,26 @@ def _is_one_scan(data: bytes) -> bool:
             return False
         at += 2 + length
     return False
+
+
+def _is_run_lengths(bmp: bytes) -> bool:
+    """Whether a BMP is compressed as RLE8 or RLE4. The oldest header, of 12 bytes, has no compression."""
+    return bmp[14:18] != b"\x0c\0\0\0" and int.from_bytes(bmp[30:34], "little") in (1, 2)
+
+
+def _check_exif(jpeg: bytes) -> None:
+    """A marker is found by its bytes: it cannot be within a scan, and elsewhere comes by chance in 64 KiB once."""
+    segments = jpeg.count(b"\xff\xe1")
+    if segments > MAX_EXIF_SEGMENTS:
+        raise BadImage(f"{segments:,} segments of EXIF or XMP, {MAX_EXIF_SEGMENTS:,} are allowed")
+
+
+def _check_scans(jpeg: bytes, width_px: int, height_px: int) -> None:
+    """libjpeg refuses a second scan where the first has all components: `_is_one_scan` needs no check."""
+    scans = jpeg.count(b"\xff\xda")
+    if scans * width_px * height_px > MAX_SCANNED_PIXELS:
+        allowed = MAX_SCANNED_PIXELS // (width_px * height_px)
+        raise BadImage(f"{scans:,} scans of {width_px} × {height_px} pixels, {allowed:,} are allowed")
 
 
 def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:
@@ -153,6 +186,8 @@ def _upright(square: Image.Image, exif: bytes) -> Image.Image:
     square.info["exif"] = exif
     try:
         return ImageOps.exif_transpose(square)
+    except MemoryError:
+        raise
     except Exception:  # As many kinds as above. Every browser shows a photo whose EXIF is damaged, as it lies.
         return square
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import grpc.aio
+import numpy as np
 
 from encoders.types import Encoded
 from lookalike import rpc
 from lookalike.deadline import Deadline
-from lookalike.vectors import unpack
-from protos.lookalike.v1.text_encoder_pb2 import EncodeTextRequest
+from lookalike.errors import Unavailable
+from lookalike.vectors import F32, unpack
+from protos.lookalike.v1.text_encoder_pb2 import EncodeTextRequest, EncodeTextResponse
 from protos.lookalike.v1.text_encoder_pb2_grpc import TextEncoderStub
 
 
@@ -19,9 +21,22 @@ class TextEncoder:
         self._stub = TextEncoderStub(channel)
 
     async def encode(self, texts: Sequence[str], deadline: Deadline) -> Encoded:
-        """(n, dim) unit rows; zeros for a text with nothing to encode. Raises Unavailable, Overloaded, DeadlineGone."""
+        """(n, dim) unit rows; zeros for a text with nothing to encode.
+
+        Raises Unavailable (also for an answer that is not what the contract promises), Overloaded or DeadlineGone.
+        """
         try:
             reply = await self._stub.Encode(EncodeTextRequest(texts=texts), timeout=deadline.timeout_s())
         except grpc.aio.AioRpcError as error:
             raise rpc.error_of(error, "text encoder", deadline) from error
-        return Encoded(vectors=unpack(reply.vectors, reply.dim), encoder=reply.fingerprint)
+        return Encoded(vectors=_vectors(reply, len(texts)), encoder=reply.fingerprint)
+
+
+def _vectors(reply: EncodeTextResponse, count: int) -> F32:
+    if not reply.dim or len(reply.vectors) != 4 * reply.dim * count:
+        raise Unavailable(f"text encoder: {len(reply.vectors)} bytes are not {count} vectors of {reply.dim}")
+    vectors = unpack(reply.vectors, reply.dim)
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    if not ((np.abs(squares - 1) < 2e-3) | (squares == 0)).all():  # Written so that NaN fails too.
+        raise Unavailable("text encoder: vectors that are neither of unit length nor zero")
+    return vectors

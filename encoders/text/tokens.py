@@ -82,8 +82,8 @@ def cleaned(text: str) -> str:
         text = html.unescape(text)  # First: feeds hold markup that is escaped once more.
     if "<" in text:
         text = _TAG.sub(" ", _without_unseen(text))
-    text = unicodedata.normalize("NFKC", text)[:MAX_TEXT_BYTES]  # One character can become eighteen.
-    text = _MODELS.sub(r"\1", _THOUSANDS.sub("", text.lower()))
+    text = unicodedata.normalize("NFKC", text).lower()[:MAX_TEXT_BYTES]  # One character can become eighteen.
+    text = _MODELS.sub(r"\1", _THOUSANDS.sub("", text))
     return _PRICES.sub(" ", _NOTICES.sub(" ", text))
 
 

@@ -18,7 +18,7 @@ from encoders.image import signature
 from encoders.image.prediction_service import PREDICTION_SERVICE, array, strings, tensor
 from lookalike import rpc
 from lookalike.deadline import Deadline
-from lookalike.errors import LookalikeError, WrongState
+from lookalike.errors import InvalidRequest, LookalikeError, WrongState
 from lookalike.grouping import within
 from lookalike.partition import shard_of
 from lookalike.vectors import F32, normalised, pack, unpack
@@ -236,6 +236,7 @@ class ScriptedTextEncoder:
 
     fingerprint: str = f"encoder-{SPACE_TEXT}"
     error: LookalikeError | None = None
+    answer: text_encoder_pb2.EncodeTextResponse | None = None  # What it answers, whatever it is asked.
     texts: list[str] = field(default_factory=list)
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -249,6 +250,8 @@ class ScriptedTextEncoder:
             raise self.error
         self.texts += request.texts
         self.heard.set()
+        if self.answer is not None:
+            return self.answer
         zeros = np.zeros(DIM, dtype=np.float32)
         vectors = np.stack([VECTORS.get((text, SPACE_TEXT), zeros) for text in request.texts])
         return text_encoder_pb2.EncodeTextResponse(vectors=pack(vectors), dim=DIM, fingerprint=self.fingerprint)
@@ -264,14 +267,17 @@ class ScriptedModel:
     fingerprint: str = f"encoder-{SPACE_IMAGE}"
     photos: list[int] = field(default_factory=list)
     waits_for: asyncio.Event | None = None  # Before it answers.
+    error: grpc.StatusCode | None = None
 
     async def predict(
-        self, request: prediction_pb2.PredictRequest, _: grpc.aio.ServicerContext[Any, Any]
+        self, request: prediction_pb2.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> prediction_pb2.PredictResponse:
         numbers = [round(float(pixels[..., 0].mean()) / 10) for pixels in array(request.inputs[signature.IMAGES])]
         self.photos += numbers
         if self.waits_for is not None:
             await self.waits_for.wait()
+        if self.error is not None:
+            await context.abort(self.error)
         features = np.stack([VECTORS[f"p{number:02}", SPACE_IMAGE] for number in numbers])
         encoders = [self.fingerprint.encode()] * len(numbers)
         outputs = {signature.FEATURES: tensor(features), signature.ENCODER: strings(encoders)}
@@ -339,6 +345,9 @@ class ScriptedProductEncoder:
         self.asked.append([*inputs])
         if self.error is not None:
             raise self.error
+        for i, each in enumerate(inputs):
+            if each.text and len(each.text) != 4 * DIM:
+                raise InvalidRequest(f"inputs[{i}].text", f"{len(each.text)} bytes")
 
     def handler(self) -> grpc.GenericRpcHandler:
         return rpc.handler(PRODUCT, {"Describe": self.describe, "Encode": self.encode, "Classify": self.classify})

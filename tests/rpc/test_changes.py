@@ -43,6 +43,7 @@ def upserting(
     encode: bool = False,
     image: bytes = b"",
     title: str = "",
+    description: str = "",
     **given: F32,
 ) -> UpsertRequest:
     """With vectors by the names of their spaces (`image_`, since `image` is the photo)."""
@@ -50,7 +51,7 @@ def upserting(
         SpaceVector(space=Space.Value(f"SPACE_{name.strip('_').upper()}"), vector=v.tobytes())
         for name, v in given.items()
     ]
-    product = Product(id=product_id, title=title)
+    product = Product(id=product_id, title=title, description=description)
     return UpsertRequest(product=product, revision=revision, vectors=vectors, encode=encode, image=image)
 
 
@@ -128,6 +129,8 @@ BAD, FULL, STATE = (
         (upserting(image=b"x", encode=True), (BAD, "image: ")),
         (upserting(encode=True), (BAD, "encode: nothing is given to make a vector of; the spaces are image, text")),
         (upserting(encode=True, title="no words"), (BAD, "encode: nothing is given to make a vector of")),
+        (upserting(title="a" * 65_537, encode=True), (BAD, "product.title: 65537 bytes; 65536 are the most")),
+        (upserting(description="é" * 32_769, encode=True), (BAD, "product.description: 65538 bytes")),
     ],
 )
 async def test_what_is_wrong_with_a_change_is_told_by_its_field(

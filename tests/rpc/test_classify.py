@@ -76,7 +76,7 @@ async def test_one_half_of_a_product_is_enough_and_is_said_to_be_one() -> None:
         (
             wordless,
             [SPACE_IMAGE],
-            "there is no text of the product to go by: the text that was given has no words in it",
+            "there is no text of the product to go by: the text encoder knows no word of what was given",
         ),
     ):
         assert (list(response.provenance.inputs), list(response.provenance.degraded)) == (inputs, [reason])

@@ -18,6 +18,7 @@ from lookalike.errors import Overloaded, Unavailable
 from lookalike.vectors import pack
 from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
 from protos.lookalike.v1.search_pb2 import (
+    ClassifyRequest,
     Example,
     FindDuplicatesRequest,
     SearchedSpace,
@@ -278,10 +279,14 @@ async def test_an_encoder_of_another_version_than_the_index_never_meets_it() -> 
     assert "encoder-other" in (error.details() or "")
 
 
-async def test_a_text_without_words_is_the_callers_mistake() -> None:
+@pytest.mark.parametrize("text", ["☺☺☺", "zzzqqq"])
+async def test_a_text_without_words_that_are_known_is_the_callers_mistake_and_told_as_what_it_is(text: str) -> None:
+    why = "text: has no words that the text encoder knows"
     async with a_scene() as scene:
-        error = await refused(scene.search.Search(SearchRequest(examples=[Example(text="☺☺☺")])))
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        search = await refused(scene.search.Search(SearchRequest(examples=[Example(text=text)])))
+        classification = await refused(scene.search.Classify(ClassifyRequest(text=text)))
+    assert (search.code(), search.details()) == (grpc.StatusCode.INVALID_ARGUMENT, f"examples[0].{why}")
+    assert (classification.code(), classification.details()) == (grpc.StatusCode.INVALID_ARGUMENT, why)
 
 
 async def test_beyond_its_bound_a_call_is_refused_at_once_with_a_time_to_come_back() -> None:

@@ -96,7 +96,7 @@ async def test_a_server_that_says_unavailable_is_asked_twice_and_no_more() -> No
     [
         (grpc.StatusCode.UNAVAILABLE, FULL, Overloaded),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "", Overloaded),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, "", DeadlineGone),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "", Unavailable),
         (grpc.StatusCode.INTERNAL, "", Unavailable),
         (grpc.StatusCode.INVALID_ARGUMENT, "", Unavailable),
         (grpc.StatusCode.NOT_FOUND, "", Unavailable),

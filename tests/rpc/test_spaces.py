@@ -341,6 +341,13 @@ async def test_the_policy_is_a_setting() -> None:
             assert (spaces(response), response.provenance.policy) == ([space], entry)
 
 
+async def test_a_product_in_no_space_of_its_entry_is_searched_in_another_which_is_said() -> None:
+    async with a_scene(spaces=ALL, auto_policy=("*=image",)) as scene:
+        provenance = (await scene.search.Search(SearchRequest(examples=[product(19)]))).provenance
+    assert ([each.space for each in provenance.spaces], provenance.policy) == ([SPACE_TEXT], "")
+    assert list(provenance.degraded) == ["no image vector of product p19: text space instead"]
+
+
 async def test_auto_compares_a_photo_or_a_text_as_a_product_of_which_only_that_is_known_where_there_are_products() -> (
     None
 ):

@@ -35,7 +35,7 @@ class Example(_message.Message):
     product_id: _builtins.str
     image: _builtins.bytes
     """An encoded photo (JPEG, PNG, WebP, GIF, BMP): at most 8 MB and 50 megapixels, of a WebP 25, of a JPEG that is not
-    progressive 150.
+    progressive 150, of a BMP of run lengths 2.
     """
     text: _builtins.str
     """A title or a phrase: at most 64 KiB of UTF-8."""

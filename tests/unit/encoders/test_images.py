@@ -285,6 +285,38 @@ print(peak_kib() - before)
     assert int(done.stdout) < 60_000
 
 
+def test_a_small_progressive_jpeg_may_have_many_scans() -> None:
+    data = encoded(noise(64, 64), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    assert preprocess(data[:-2] + data[last : last + 10] * 1_000 + data[-2:]).shape == (224, 224, 3)
+
+
+def test_markers_by_chance_do_not_condemn_a_photo_of_one_scan() -> None:
+    """A film of its own lies behind many phones' photos."""
+    data = encoded(Image.new("RGB", (4_000, 3_000), "red"), "JPEG")
+    assert preprocess(data + b"\xff\xda\xff\xe1" * 900).shape == (224, 224, 3)
+
+
+def test_a_bmp_with_the_oldest_header_is_never_taken_for_one_of_run_lengths() -> None:
+    side_px = 1_600
+    row = bytes([0, 0, 0, 0, 1, 0, 0, 0]) + bytes(3 * side_px - 8)  # Where a newer header says how it is compressed.
+    header = (
+        b"BM"
+        + struct.pack("<IHHI", 26 + side_px * len(row), 0, 0, 26)
+        + struct.pack("<IHHHH", 12, *(side_px,) * 2, 1, 24)
+    )
+    assert preprocess(header + row * side_px).shape == (224, 224, 3)
+
+
+def test_what_memory_does_not_suffice_for_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(image: Image.Image) -> Image.Image:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "_pixels", exhausted)
+    with pytest.raises(MemoryError):
+        preprocess(encoded(noise(8, 8)))
+
+
 def test_the_scaled_decoding_shows_the_same_picture() -> None:
     small = noise(28, 28).resize((1800, 1800), Image.Resampling.BICUBIC)
     data = encoded(small, "JPEG", quality=95)

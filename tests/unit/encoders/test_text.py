@@ -7,10 +7,12 @@ import gzip
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from encoders.text import model as text
 from encoders.text import words
@@ -61,6 +63,18 @@ def test_a_text_with_nothing_in_it_is_zeros_and_never_nan(artifact: Path, nothin
 @pytest.mark.parametrize("odd", ["ქართული ტექსტი", "🧦 socks", "ﾜﾝﾋﾟｰｽ", "x" * 65_536, "dress " * 10_000, "ก็็็็็็"])
 def test_odd_texts_have_finite_vectors(artifact: Path, odd: str) -> None:
     assert np.isfinite(text.load(artifact).encode([odd])).all()
+
+
+def test_a_title_costs_five_milliseconds_of_cpu_at_the_most(artifact: Path) -> None:
+    """One at a time, with words that were never met. The goal is 1 ms; benchmarks/README.md has what is measured."""
+    model = text.load(artifact)
+    titles = [f"{TITLES[i % len(TITLES)]} novelty{i:03} 限定品{i:03}番" for i in range(500)]
+    with threadpool_limits(1, "blas"):  # As the process that serves it does.
+        model.encode(titles[:1])
+        began_s = time.process_time()
+        for title in titles:
+            model.encode([title])
+        assert (time.process_time() - began_s) / len(titles) < 0.005
 
 
 def test_no_texts_are_no_vectors(artifact: Path) -> None:

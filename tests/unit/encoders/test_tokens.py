@@ -95,6 +95,7 @@ def test_long_words_are_cut_and_long_runs_go_through_in_parts(tokenize: Tokenize
 def test_a_text_is_read_as_far_as_the_bound_however_its_characters_expand() -> None:
     assert len(cleaned("a" * (MAX_TEXT_BYTES + 5))) == MAX_TEXT_BYTES
     assert len(cleaned("ﷺ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Eighteen characters each.
+    assert len(cleaned("İ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Lower-case it is two.
 
 
 @pytest.mark.parametrize(

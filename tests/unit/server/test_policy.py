@@ -118,7 +118,9 @@ def test_a_product_is_searched_in_the_first_preferred_space_that_it_has_a_vector
 
 
 def test_a_product_that_has_none_of_the_preferred_is_searched_where_it_can_be_and_no_entry_chose_that() -> None:
-    assert POLICY.route("fashion", "p", {SPACE_TEXT}) == Route((SPACE_TEXT,), (1.0,), "")
+    lacking = ("no product or image vector of product p: text space instead",)
+    assert POLICY.route("fashion", "p", {SPACE_TEXT}) == Route((SPACE_TEXT,), (1.0,), "", lacking)
+    assert POLICY.route("fashion/fabric", "p", {SPACE_PRODUCT, SPACE_IMAGE}).spaces == (SPACE_IMAGE,)
     with pytest.raises(NotFound):
         POLICY.route("fashion", "p", set())
 

@@ -88,3 +88,12 @@ async def test_who_has_time_left_starts_again_what_another_ran_out_of_time_for()
         await first
     assert await second == b"answer"
     assert (hurried.started, patient.started) == (1, 1)
+
+
+async def test_work_that_runs_out_of_time_while_its_own_caller_has_some_is_not_started_again() -> None:
+    flights, work = SingleFlight[bytes](), Work()
+    work.error = DeadlineGone("somebody's time is over")
+    work.gate.set()
+    with pytest.raises(DeadlineGone):
+        await flights("a", work, Deadline.after(60))
+    assert work.started == 1

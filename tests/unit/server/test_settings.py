@@ -1,0 +1,37 @@
+"""The gateway's settings: what is refused before it starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from encoders.image.client import MAX_IMAGES
+from lookalike.errors import BadSettings
+from lookalike.settings import load
+from server.settings import GatewaySettings
+
+
+def loaded(*flags: str) -> GatewaySettings:
+    return load(GatewaySettings, {}, flags, description="")
+
+
+def test_a_batch_of_photos_is_as_large_as_the_encoders_client_takes_and_no_larger() -> None:
+    assert loaded("--image-batch", str(MAX_IMAGES)).image_batch == MAX_IMAGES
+    with pytest.raises(BadSettings, match=rf"--image-batch={MAX_IMAGES + 1}: not in 1\.\.{MAX_IMAGES}"):
+        loaded("--image-batch", str(MAX_IMAGES + 1))
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--auto-policy", "fashion=sound,*=text"), "auto policy 'fashion=sound': 'sound' is not one of"),
+        (("--auto-policy", "fashion=image"), "no entry for"),
+        (("--auto-photo", "text"), "auto policy 'auto_photo=text'"),
+        (("--auto-text", "product>product"), "product is there twice"),
+        (("--model-version", "1", "--model-label", "stable"), "model_version=1, model_label=stable: at most one"),
+    ],
+)
+def test_what_the_gateway_would_not_start_with_is_refused_when_its_settings_are_checked(
+    flags: tuple[str, ...], reason: str
+) -> None:
+    with pytest.raises(BadSettings, match=reason):
+        loaded(*flags, "--check-config")
