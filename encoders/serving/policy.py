@@ -88,10 +88,12 @@ def parsed_policy(text: str) -> VersionPolicy:
 
 
 def parsed_labels(pairs: Iterable[str]) -> dict[str, int]:
-    """`stable=3` to {"stable": 3}. Raises BadSettings."""
-    labels = {}
+    """`stable=3` to {"stable": 3}. Raises BadSettings, also for a label that is given twice."""
+    labels: dict[str, int] = {}
     for pair in pairs:
         label, _, version = pair.partition("=")
+        if label in labels:
+            raise BadSettings(f"version_labels={pair}: {label} is version {labels[label]} already")
         try:
             labels[label] = _positive(version)
         except ValueError:

@@ -93,6 +93,11 @@ def test_another_word_is_no_policy(text: str) -> None:
         parsed_policy(text)
 
 
+def test_a_label_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(BadSettings, match="version_labels=stable=4: stable is version 3 already"):
+        parsed_labels(("stable=3", "canary=4", "stable=4"))
+
+
 def test_labels_are_names_of_versions() -> None:
     assert parsed_labels(("stable=3", "canary=12")) == {"stable": 3, "canary": 12}
 
