@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -170,18 +169,17 @@ def _load(net: Any, weights: Path) -> None:
 
 def _write(tf: Any, module: Any, card: Mapping[str, Any], path: Path) -> Path:
     """Beside it first, under a name no server takes for a version; then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
     try:
-        tf.saved_model.save(module, str(unfinished), signatures={SIGNATURE: module.serve})
-        (unfinished / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        _write_warm_up(tf, unfinished)
-        unfinished.chmod(0o755)  # mkdtemp's 0700 would keep a server out that runs as another user.
-        os.rename(unfinished, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent, ignore_cleanup_errors=True) as made:
+            unfinished = Path(made)
+            tf.saved_model.save(module, str(unfinished), signatures={SIGNATURE: module.serve})
+            (unfinished / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+            _write_warm_up(tf, unfinished)
+            unfinished.chmod(0o755)  # Its own 0700 would keep a server out that runs as another user.
+            os.rename(unfinished, path)
     except OSError as error:
         raise OperatorError(f"{path} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return path
 
 

@@ -208,6 +208,12 @@ def test_weights_that_are_none_are_refused_and_nothing_is_left(tf: Any, tmp_path
     assert not (tmp_path / "models").exists()
 
 
+def test_a_file_where_the_models_should_be_is_named(tf: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OperatorError, match="file/mobilenet/1 cannot be written"):
+        mobilenet.export(tmp_path / "file", weights="untrained", tf=tf)
+
+
 def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, tf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import keras
 
