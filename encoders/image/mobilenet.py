@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.image.folded import PRECISIONS, Convolution, Precision, convolutions, features, unit
-from encoders.image.models import CARD, Exported, fingerprint, versions
+from encoders.image.models import CARD, MAX_VERSION, Exported, fingerprint, versions
 from encoders.image.photos import SIDE_PX
 from encoders.image.prediction_service import tensor
 from encoders.image.signature import ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
@@ -92,24 +92,26 @@ def export(
     Raises BadSettings, BadArtifact or OperatorError; leaves nothing half-written.
     """
     there = versions(models)
-    if version is not None and (version < 1 or version in there):
-        raise BadSettings(f"--model-version {version}: {'it exists already' if version in there else 'less than 1'}")
+    highest = max(there, default=0)
+    number = highest + 1 if version is None else version
+    if not 1 <= number <= MAX_VERSION:
+        raise BadSettings(f"--model-version {number}: not in 1..{MAX_VERSION}")
+    if version in there:
+        raise BadSettings(f"--model-version {version}: it exists already")
     net = network(weights, seed)
     encoder = fingerprint_of(net.get_weights(), trained=weights != "untrained", precision=precision)
     if weights == "untrained":
         log.warning("UNTRAINED weights (%s): good for trying things out, not for finding similar products", encoder)
-    highest = max(there, default=0)
     if version is None and there and fingerprint(there[highest]) == encoder:
         return Exported(path=there[highest], version=highest, encoder=encoder)
-    version = version or highest + 1
     card = {
         "encoder": encoder,
         "weights": Path(weights).name,
         "precision": precision,
         "seed": seed if weights == "untrained" else None,
     }
-    path = _write(tf, served(tf, convolutions(net), encoder, precision), card, models / MODEL / str(version))
-    return Exported(path=path, version=version, encoder=encoder)
+    path = _write(tf, served(tf, convolutions(net), encoder, precision), card, models / MODEL / str(number))
+    return Exported(path=path, version=number, encoder=encoder)
 
 
 def network(weights: str, seed: int = 0) -> Any:
