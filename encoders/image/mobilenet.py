@@ -102,7 +102,7 @@ def export(
     encoder = fingerprint_of(net.get_weights(), trained=weights != "untrained", precision=precision)
     if weights == "untrained":
         log.warning("UNTRAINED weights (%s): good for trying things out, not for finding similar products", encoder)
-    if version is None and there and fingerprint(there[highest]) == encoder:
+    if version is None and there and _is_of(there[highest], encoder):
         return Exported(path=there[highest], version=highest, encoder=encoder)
     card = {
         "encoder": encoder,
@@ -158,6 +158,15 @@ def served(tf: Any, layers: Sequence[Convolution], encoder: str, precision: Prec
             return {FEATURES: vectors, ENCODER: tf.fill(tf.shape(images)[:1], encoder)}
 
     return Served()
+
+
+def _is_of(path: Path, encoder: str) -> bool:
+    """Whether a version is that of the encoder; one whose card is damaged is of none."""
+    try:
+        return fingerprint(path) == encoder
+    except BadArtifact as damage:
+        log.warning("%s; a new version goes beside it", damage)
+        return False
 
 
 def _load(net: Any, weights: Path) -> None:
