@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -18,46 +18,53 @@ import numpy.typing as npt
 from lookalike.errors import BadArtifact, OperatorError
 
 MANIFEST = "manifest.json"
+Files = Mapping[str, Collection[str]]  # Of each kind of encoder, the files that it has beside the manifest.
 
 
-def written(out: Path, *, kind: str, form: int, fill: Callable[[Path], Mapping[str, Any]]) -> str:
+def written(out: Path, *, kind: str, form: int, files: Files, fill: Callable[[Path], Mapping[str, Any]]) -> str:
     """Make the new folder `out` of the files that `fill` writes and the facts that it returns; the fingerprint.
 
-    Whole or not at all. Raises OperatorError where `out` exists.
+    Whole or not at all. What a run that was killed left is removed by the next one with the same `out`.
+    Raises OperatorError where `out` exists or cannot be written.
     """
     if out.exists():
         raise OperatorError(f"{out} exists already")
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
+        part.mkdir(parents=True)
         facts = fill(part)
-        files = {path.name: digest_of(path) for path in sorted(part.iterdir())}
-        manifest = {"format": form, "kind": kind, **facts, "files": files}
+        digests = {path.name: digest_of(path) for path in sorted(part.iterdir())}
+        if missing := set(files[kind]) - digests.keys():
+            raise OperatorError(f"{part / min(missing)} is gone: does another command write {out}?")
+        manifest = {"format": form, "kind": kind, **facts, "files": digests}
         fingerprint = fingerprint_of(manifest)
         text = json.dumps({"fingerprint": fingerprint, **manifest}, indent=1, ensure_ascii=False)
         (part / MANIFEST).write_text(text + "\n", encoding="utf-8")
         part.rename(out)
+    except OSError as error:
+        raise OperatorError(f"{out} cannot be written: {error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return fingerprint
 
 
-def manifest_of(directory: Path, *, kinds: Sequence[str], form: int, files: Collection[str]) -> dict[str, Any]:
+def manifest_of(directory: Path, *, form: int, files: Files) -> dict[str, Any]:
     """The manifest, once every file has been found to be what it says.
 
-    kinds, form, files: what it may be, must have and must hold. Raises BadArtifact, naming the file at fault.
+    form, files: what it must have, and must hold, of each kind that it may be. Raises BadArtifact, naming the file
+    at fault.
     """
     path = directory / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadArtifact(f"{path}: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != form or manifest.get("kind") not in kinds:
-        raise BadArtifact(f"{path}: not a {' or '.join(kinds)} encoder of format {form}")
+    if not isinstance(manifest, dict) or manifest.get("format") != form or manifest.get("kind") not in files:
+        raise BadArtifact(f"{path}: not a {' or '.join(files)} encoder of format {form}")
     if manifest.get("fingerprint") != fingerprint_of(manifest):
         raise BadArtifact(f"{path}: changed since it was written")
-    if missing := set(files) - set(manifest["files"]):
+    if missing := set(files[manifest["kind"]]) - set(manifest["files"]):
         raise BadArtifact(f"{path}: {min(missing)} is not among the files")
     for name, digest in manifest["files"].items():
         if Path(name).name != name:
@@ -67,10 +74,8 @@ def manifest_of(directory: Path, *, kinds: Sequence[str], form: int, files: Coll
     return manifest
 
 
-def arrays_of(directory: Path, names: Collection[str], manifest: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    """NAME.npy of each name. Raises BadArtifact, also for one that the manifest does not describe."""
-    if missing := {f"{name}.npy" for name in names} - set(manifest["files"]):
-        raise BadArtifact(f"{directory / MANIFEST}: {min(missing)} is not among the files")
+def arrays_of(directory: Path, names: Collection[str]) -> dict[str, npt.NDArray[Any]]:
+    """NAME.npy of each name, files that the manifest has been found to describe. Raises BadArtifact."""
     try:
         return {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in names}
     except (OSError, ValueError) as error:

@@ -7,10 +7,8 @@ deleted: it is encoded again when it is needed again.
 
 from __future__ import annotations
 
-import fcntl
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lookalike.errors import BadArtifact, OperatorError
+from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
 
 PART_ROWS = 1024  # Parts of 4 MiB at 1,024 dimensions: what an interruption costs at most.
@@ -84,18 +82,6 @@ class Features:
         if places:
             raise KeyError(f"{len(places)} digests have no vector")
         return gathered
-
-
-@contextmanager
-def locked(store: Path) -> Iterator[Path]:
-    """The store for one update at a time. Raises OperatorError."""
-    store.mkdir(parents=True, exist_ok=True)
-    with (store / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OperatorError(f"{store}: another update is under way here") from None
-        yield store
 
 
 def _rows(part: Path, dim: int) -> Iterator[tuple[bytes, bytes]]:

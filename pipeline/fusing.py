@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders.product.model import FORMAT, ProductModel
+from encoders.product.model import FORMAT, ProductModel, checked
 from encoders.product.train import Examples, train
 from index.building.build import SpaceVectors
 from lookalike.vectors import F32, I64
@@ -41,7 +41,12 @@ def trained(sides: Sides, rows: Sequence[Row], directory: Path, *, seed: int) ->
     Raises NotBetter where it is not worth having.
     """
     examples = _examples(sides, rows, seed)
-    return once(directory, _inputs(examples, seed), lambda staged: train(examples, staged, seed=seed))
+    return once(
+        directory,
+        _inputs(examples, seed),
+        train=lambda staged: train(examples, staged, seed=seed),
+        check=checked,
+    )
 
 
 def fused(sides: Sides, model: ProductModel, scratch: Path) -> SpaceVectors:

@@ -36,7 +36,8 @@ from lookalike import cli, probes, roles
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.supervisor import Supervisor
 from pipeline import encoding, fusing, words
-from pipeline.features import Features, locked
+from pipeline.features import Features
+from pipeline.locks import locked
 from pipeline.photos import Photo, products
 from pipeline.product import FIELDS, Reject, Row
 from pipeline.progress import counting

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from encoders import artifact
-from encoders.text.model import FORMAT, TextModel
+from encoders.text.model import FORMAT, TextModel, checked
 from encoders.text.train import train
 from pipeline.features import Features
 from pipeline.product import Row
@@ -51,7 +51,8 @@ def trained(
     return once(
         directory,
         inputs,
-        lambda staged: train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors),
+        train=lambda staged: train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors),
+        check=checked,
     )
 
 

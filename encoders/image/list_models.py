@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from encoders.image.models import Listed, listed
 
@@ -42,7 +42,8 @@ def _show(console: Console, models: Path, found: Sequence[Listed]) -> None:
     if not found:
         console.print(f"no model in {models}; 'lookalike encoders export {models}' writes one")
         return
-    table = Table("version", "encoder", "precision", "weights", "MB")
+    # The fingerprint whole, on as many lines as it takes: other commands ask for it.
+    table = Table("version", Column("encoder", overflow="fold"), "precision", "weights", "MB")
     for each in found:
         size = f"{each.size_bytes / 1e6:.1f}"
         table.add_row(str(each.version), each.encoder or each.damage, each.precision, each.weights, size)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.image.folded import PRECISIONS, Convolution, Precision, convolutions, features, unit
-from encoders.image.models import CARD, Exported, fingerprint, versions
+from encoders.image.models import CARD, MAX_VERSION, Exported, fingerprint, versions
 from encoders.image.photos import SIDE_PX
 from encoders.image.prediction_service import tensor
 from encoders.image.signature import ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
@@ -93,24 +92,26 @@ def export(
     Raises BadSettings, BadArtifact or OperatorError; leaves nothing half-written.
     """
     there = versions(models)
-    if version is not None and (version < 1 or version in there):
-        raise BadSettings(f"--model-version {version}: {'it exists already' if version in there else 'less than 1'}")
+    highest = max(there, default=0)
+    number = highest + 1 if version is None else version
+    if not 1 <= number <= MAX_VERSION:
+        raise BadSettings(f"--model-version {number}: not in 1..{MAX_VERSION}")
+    if version in there:
+        raise BadSettings(f"--model-version {version}: it exists already")
     net = network(weights, seed)
     encoder = fingerprint_of(net.get_weights(), trained=weights != "untrained", precision=precision)
     if weights == "untrained":
         log.warning("UNTRAINED weights (%s): good for trying things out, not for finding similar products", encoder)
-    highest = max(there, default=0)
-    if version is None and there and fingerprint(there[highest]) == encoder:
+    if version is None and there and _is_of(there[highest], encoder):
         return Exported(path=there[highest], version=highest, encoder=encoder)
-    version = version or highest + 1
     card = {
         "encoder": encoder,
         "weights": Path(weights).name,
         "precision": precision,
         "seed": seed if weights == "untrained" else None,
     }
-    path = _write(tf, served(tf, convolutions(net), encoder, precision), card, models / MODEL / str(version))
-    return Exported(path=path, version=version, encoder=encoder)
+    path = _write(tf, served(tf, convolutions(net), encoder, precision), card, models / MODEL / str(number))
+    return Exported(path=path, version=number, encoder=encoder)
 
 
 def network(weights: str, seed: int = 0) -> Any:
@@ -159,6 +160,15 @@ def served(tf: Any, layers: Sequence[Convolution], encoder: str, precision: Prec
     return Served()
 
 
+def _is_of(path: Path, encoder: str) -> bool:
+    """Whether a version is that of the encoder; one whose card is damaged is of none."""
+    try:
+        return fingerprint(path) == encoder
+    except BadArtifact as damage:
+        log.warning("%s; a new version goes beside it", damage)
+        return False
+
+
 def _load(net: Any, weights: Path) -> None:
     if not weights.is_file():
         raise BadArtifact(f"--weights {weights}: neither imagenet, nor untrained, nor a file")
@@ -170,18 +180,17 @@ def _load(net: Any, weights: Path) -> None:
 
 def _write(tf: Any, module: Any, card: Mapping[str, Any], path: Path) -> Path:
     """Beside it first, under a name no server takes for a version; then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=path.parent))
     try:
-        tf.saved_model.save(module, str(unfinished), signatures={SIGNATURE: module.serve})
-        (unfinished / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        _write_warm_up(tf, unfinished)
-        unfinished.chmod(0o755)  # mkdtemp's 0700 would keep a server out that runs as another user.
-        os.rename(unfinished, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent, ignore_cleanup_errors=True) as made:
+            unfinished = Path(made)
+            tf.saved_model.save(module, str(unfinished), signatures={SIGNATURE: module.serve})
+            (unfinished / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+            _write_warm_up(tf, unfinished)
+            unfinished.chmod(0o755)  # Its own 0700 would keep a server out that runs as another user.
+            os.rename(unfinished, path)
     except OSError as error:
         raise OperatorError(f"{path} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return path
 
 

@@ -12,6 +12,8 @@ from lookalike.errors import BadArtifact
 
 CARD: Final = "fingerprint.json"  # Beside saved_model.pb; TF-Serving reads only the names it knows.
 
+MAX_VERSION: Final = (1 << 63) - 1  # The messages and TF-Serving count versions in 64 bits with a sign.
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
@@ -32,7 +34,7 @@ class Listed:
 
 
 def versions(models: Path, name: str = MODEL) -> dict[int, Path]:
-    """Every version there is, ascending; as in TF-Serving, other names than whole numbers do not count."""
+    """Every version there is, ascending; as in TF-Serving, only whole numbers up to MAX_VERSION count."""
     folder = models / name
     found = {int(path.name): path for path in folder.iterdir() if _is_version(path)} if folder.is_dir() else {}
     return dict(sorted(found.items()))
@@ -91,4 +93,5 @@ def _card(path: Path) -> dict[str, Any]:
 
 
 def _is_version(path: Path) -> bool:
-    return path.name.isascii() and path.name.isdecimal() and (path / "saved_model.pb").is_file()
+    number = int(path.name) if path.name.isascii() and path.name.isdecimal() else MAX_VERSION + 1
+    return number <= MAX_VERSION and (path / "saved_model.pb").is_file()

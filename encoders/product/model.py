@@ -28,6 +28,7 @@ _ARRAYS = (
     "category_weights",
     "category_bias",
 )
+FILES = {kind: tuple(f"{name}.npy" for name in _ARRAYS) for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,7 @@ def write(
         }
 
     kind = KINDS["-untrained-" in image_encoder]
-    return artifact.written(out, kind=kind, form=FORMAT, fill=fill)
+    return artifact.written(out, kind=kind, form=FORMAT, files=FILES, fill=fill)
 
 
 def _arrays(fusion: Fusion, classifier: Classifier) -> dict[str, F32]:
@@ -141,8 +142,8 @@ def _arrays(fusion: Fusion, classifier: Classifier) -> dict[str, F32]:
 
 def load(directory: Path) -> ProductModel:
     """Raises BadArtifact, naming the file that is missing, damaged or of another format."""
-    manifest = artifact.manifest_of(directory, kinds=KINDS, form=FORMAT, files=[])
-    arrays = artifact.arrays_of(directory, _ARRAYS, manifest)
+    manifest = checked(directory)
+    arrays = artifact.arrays_of(directory, _ARRAYS)
     model = ProductModel(
         fingerprint=manifest["fingerprint"],
         image_encoder=manifest["image_encoder"],
@@ -163,6 +164,11 @@ def load(directory: Path) -> ProductModel:
     )
     _check(directory, model)
     return model
+
+
+def checked(directory: Path) -> dict[str, Any]:
+    """The manifest, once every file is found to be there and whole. Raises BadArtifact, as `load` does."""
+    return artifact.manifest_of(directory, form=FORMAT, files=FILES)
 
 
 def _check(directory: Path, model: ProductModel) -> None:

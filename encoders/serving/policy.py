@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from encoders.image.models import MAX_VERSION
 from lookalike.errors import BadSettings
 from protos.tfserving.v1 import prediction_pb2 as pb
 
@@ -88,10 +89,12 @@ def parsed_policy(text: str) -> VersionPolicy:
 
 
 def parsed_labels(pairs: Iterable[str]) -> dict[str, int]:
-    """`stable=3` to {"stable": 3}. Raises BadSettings."""
-    labels = {}
+    """`stable=3` to {"stable": 3}. Raises BadSettings, also for a label that is given twice."""
+    labels: dict[str, int] = {}
     for pair in pairs:
         label, _, version = pair.partition("=")
+        if label in labels:
+            raise BadSettings(f"version_labels={pair}: {label} is version {labels[label]} already")
         try:
             labels[label] = _positive(version)
         except ValueError:
@@ -102,6 +105,6 @@ def parsed_labels(pairs: Iterable[str]) -> dict[str, int]:
 
 
 def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MAX_VERSION:
         raise ValueError(text)
     return int(text)

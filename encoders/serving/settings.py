@@ -41,6 +41,11 @@ class ModelServerSettings(ProcessSettings):
     intra_op_threads: int = setting(0, "threads within one operation; 0: as many as cores", at_least=0, at_most=1024)
     inter_op_threads: int = setting(0, "operations side by side; 0: as many as cores", at_least=0, at_most=1024)
 
+    def __post_init__(self) -> None:
+        """Raises BadSettings."""
+        model_config(self)
+        batching_parameters(self)
+
 
 def batching_parameters(settings: ModelServerSettings) -> BatchingParameters:
     """Raises BadSettings."""

@@ -21,6 +21,7 @@ ARRAYS = {
     "scdv": ("idf", "centre", "log_weights", "means", "precisions", "projection"),
 }
 KINDS = tuple(ARRAYS)
+FILES = {kind: (FASTTEXT, *(f"{name}.npy" for name in names)) for kind, names in ARRAYS.items()}
 MOST_WORDS = 65_536  # Of those looked up, and of a batch: 31 MB. The longest text has no more.
 
 
@@ -113,7 +114,12 @@ def _batches(documents: Sequence[Sequence[str]]) -> Iterator[slice]:
 
 def load(directory: Path) -> TextModel:
     """Raises BadArtifact, naming the file that is missing, damaged or of another format."""
-    manifest = artifact.manifest_of(directory, kinds=KINDS, form=FORMAT, files=[FASTTEXT])
-    arrays = artifact.arrays_of(directory, ARRAYS[manifest["kind"]], manifest)
+    manifest = checked(directory)
+    arrays = artifact.arrays_of(directory, ARRAYS[manifest["kind"]])
     lexicon = Lexicon(manifest, words.load(directory / FASTTEXT), arrays)
     return TextModel(manifest, lexicon, arrays.get("projection"))
+
+
+def checked(directory: Path) -> dict[str, Any]:
+    """The manifest, once every file is found to be there and whole. Raises BadArtifact, as `load` does."""
+    return artifact.manifest_of(directory, form=FORMAT, files=FILES)

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from encoders import artifact
 from encoders.text import scdv, words
-from encoders.text.model import FASTTEXT, FORMAT, KINDS
+from encoders.text.model import FASTTEXT, FILES, FORMAT, KINDS
 from encoders.text.tokens import Tokenizer
 from lookalike import cli
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
@@ -50,7 +50,7 @@ def train(
     dim: of an SCDV encoder, 1..1024; smaller where there are too few documents or words to fill it.
     word_vectors: a fastText .bin to take words from (a copy goes into the artifact); None: they are trained.
     Raises BadCatalogue when no text has a word in it, BadArtifact where `word_vectors` is no fastText model or knows
-    none of the words, OperatorError where `out` exists.
+    none of the words, OperatorError where `out` exists or cannot be written.
     """
     if kind not in KINDS:
         raise OperatorError(f"no such kind of text encoder: {kind}; there are {', '.join(KINDS)}")
@@ -78,7 +78,7 @@ def train(
             np.save(part / f"{name}.npy", array)
         return facts
 
-    return artifact.written(out, kind=kind, form=FORMAT, fill=fill)
+    return artifact.written(out, kind=kind, form=FORMAT, files=FILES, fill=fill)
 
 
 def learnt(

@@ -208,6 +208,26 @@ def test_weights_that_are_none_are_refused_and_nothing_is_left(tf: Any, tmp_path
     assert not (tmp_path / "models").exists()
 
 
+def test_beside_a_version_that_is_damaged_the_next_one_is_written(tf: Any, tmp_path: Path) -> None:
+    damaged = tmp_path / "mobilenet" / "3"
+    damaged.mkdir(parents=True)
+    (damaged / "saved_model.pb").touch()
+    assert mobilenet.export(tmp_path, weights="untrained", tf=tf).version == 4
+
+
+@pytest.mark.parametrize("version", [0, -1, 1 << 63])
+def test_a_version_that_no_server_can_name_is_refused(tf: Any, tmp_path: Path, version: int) -> None:
+    with pytest.raises(BadSettings, match=f"--model-version {version}: not in 1"):
+        mobilenet.export(tmp_path, weights="untrained", version=version, tf=tf)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_file_where_the_models_should_be_is_named(tf: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OperatorError, match="file/mobilenet/1 cannot be written"):
+        mobilenet.export(tmp_path / "file", weights="untrained", tf=tf)
+
+
 def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, tf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import keras
 

@@ -30,6 +30,7 @@ def test_what_is_unfinished_or_no_number_is_no_version(tmp_path: Path) -> None:
     write_version(tmp_path, ".unfinished-x")
     write_version(tmp_path, "latest")
     write_version(tmp_path, "²")
+    write_version(tmp_path, str(1 << 63))  # No answer of a server has room for it.
     (tmp_path / "mobilenet" / "7").mkdir()
     assert versions(tmp_path) == {}
 
@@ -70,6 +71,18 @@ def test_a_damaged_version_is_listed_with_its_damage_and_hides_no_other(
     assert "does not name the encoder" in listed(tmp_path)[0].damage
     list_models.main([str(tmp_path)], {})
     assert "mobilenet-0123456789ab" in capsys.readouterr().out
+
+
+def test_the_list_cuts_no_fingerprint_however_narrow_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    encoder = "mobilenet-untrained-bfloat16-0123456789ab"
+    card = {"encoder": encoder, "precision": "bfloat16", "weights": "mobilenet_v1_1.0_224_qat_notop.weights.h5"}
+    (write_version(tmp_path, "1") / CARD).write_text(json.dumps(card))
+    list_models.main([str(tmp_path)], {})
+    cells = [line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert "".join(cells) == encoder
 
 
 def test_a_list_of_nothing_says_how_to_get_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,17 +87,25 @@ def test_a_policy_is_written_in_a_word() -> None:
     assert parsed_policy("specific:1,30") == Specific(frozenset({1, 30}))
 
 
-@pytest.mark.parametrize("text", ["", "newest", "latest:", "latest:0", "all:2", "specific", "specific:", "specific:-1"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "newest", "latest:", "latest:0", "all:2", "specific", "specific:", "specific:-1", f"specific:{1 << 63}"],
+)
 def test_another_word_is_no_policy(text: str) -> None:
     with pytest.raises(BadSettings, match="model_version_policy"):
         parsed_policy(text)
+
+
+def test_a_label_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(BadSettings, match="version_labels=stable=4: stable is version 3 already"):
+        parsed_labels(("stable=3", "canary=4", "stable=4"))
 
 
 def test_labels_are_names_of_versions() -> None:
     assert parsed_labels(("stable=3", "canary=12")) == {"stable": 3, "canary": 12}
 
 
-@pytest.mark.parametrize("pair", ["stable", "=3", "stable=", "stable=x", "stable=0"])
+@pytest.mark.parametrize("pair", ["stable", "=3", "stable=", "stable=x", "stable=0", f"stable={1 << 63}"])
 def test_a_label_without_name_or_version_is_refused(pair: str) -> None:
     with pytest.raises(BadSettings, match="version_labels"):
         parsed_labels((pair,))

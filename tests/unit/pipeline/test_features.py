@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike.errors import BadArtifact, OperatorError
+from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
-from pipeline.features import PART_ROWS, Features, locked
+from pipeline.features import PART_ROWS, Features
 
 
 def digest(number: int) -> str:
@@ -90,10 +90,3 @@ def test_vectors_of_another_dimension_are_refused(tmp_path: Path) -> None:
 def test_a_digest_without_a_vector_is_a_bug_and_not_zeros(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         Features(tmp_path / "s", 8).gathered([digest(1)], tmp_path / "v")
-
-
-def test_one_update_at_a_time(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(OperatorError, match="another update"), locked(tmp_path):
-        pass
-    with locked(tmp_path):
-        pass
