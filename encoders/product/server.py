@@ -16,7 +16,7 @@ from lookalike.errors import InvalidRequest, WrongState
 from lookalike.vectors import F32, pack, unpack
 from protos.lookalike.v1 import product_encoder_pb2 as pb
 
-Run = Callable[[Callable[[], Any]], Awaitable[Any]]
+Run = Callable[[Callable[[], Any], int], Awaitable[Any]]
 SERVICE = pb.DESCRIPTOR.services_by_name["ProductEncoder"]
 MAX_INPUTS = 256
 _NORM_TOLERANCE = 5e-3  # Of its square; the encoders' clients hold the length to 1e-3.
@@ -29,7 +29,8 @@ BATCH_PRODUCTS = Histogram(
 class ProductService:
     """Until `serve` was called every request is FAILED_PRECONDITION: there is no product encoder here.
 
-    run: does work on the process's one thread for vectors, off the event loop.
+    run: does work of so many products on the process's one thread for vectors, off the event loop, or raises
+    Overloaded.
     """
 
     def __init__(self, run: Run) -> None:
@@ -55,7 +56,7 @@ class ProductService:
     async def encode(self, request: pb.EncodeProductsRequest, deadline: Deadline) -> pb.EncodeProductsResponse:
         model = self._served()
         images, texts = _sides(model, request.inputs)
-        vectors: F32 = await self._run(lambda: model.encode(images, texts))
+        vectors: F32 = await self._run(lambda: model.encode(images, texts), len(images))
         return pb.EncodeProductsResponse(
             vectors=pack(vectors),
             dim=model.dim,
@@ -72,7 +73,7 @@ class ProductService:
             raise InvalidRequest("limit", "0 categories are asked for")
         images, texts = _sides(model, request.inputs)
         guesses: list[Guess] = await self._run(
-            lambda: model.classify(images, texts, limit=request.limit, precision=request.precision)
+            lambda: model.classify(images, texts, limit=request.limit, precision=request.precision), len(images)
         )
         return pb.ClassifyProductsResponse(
             results=map(_classified, guesses),

@@ -53,7 +53,10 @@ class TextEncoderSettings(ProcessSettings):
     product_artifact: Path | None = setting(None, "folder of its product encoder; none, or an empty one: not served")  # noqa: RUF009  # a field, no value
     max_batch: int = setting(64, "texts encoded together; a long one counts by the KiB", at_least=1, at_most=MAX_TEXTS)
     max_waiting: int = setting(
-        4096, "texts, by the KiB, not yet answered; beyond it: RESOURCE_EXHAUSTED", at_least=1, at_most=1 << 20
+        4096,
+        "texts, by the KiB, and products, not yet answered; beyond it: RESOURCE_EXHAUSTED",
+        at_least=1,
+        at_most=1 << 20,
     )
 
 
@@ -107,11 +110,16 @@ class Encoder:
         """The outcome of work on the encoder's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    async def run_beside(self, work: Callable[[], Result], units: int) -> Result:
+        """The same, let in or refused as texts of so many KiB would be. Raises Overloaded."""
+        with self._admitted(units):
+            return await self.run(work)
+
     @contextmanager
     def _admitted(self, units: int) -> Iterator[None]:
         """For the time of one request. Raises Overloaded; a request larger than the bound is let in alone."""
         if self._unanswered and self._unanswered + units > self._max_waiting:
-            raise Overloaded(f"{self._unanswered} KiB of texts already wait, {self._max_waiting} may")
+            raise Overloaded(f"{self._unanswered} KiB of texts, or products, already wait, {self._max_waiting} may")
         self._unanswered += units
         try:
             yield
@@ -162,7 +170,7 @@ async def serve(settings: TextEncoderSettings, artifact: Path) -> None:
     # A title is a product of small matrices: more threads cost ten times the CPU and save nothing.
     threadpool_limits(1, "blas")
     encoder = Encoder(settings)
-    products = ProductService(encoder.run)
+    products = ProductService(encoder.run_beside)
     handlers = [
         rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode}),
         rpc.handler(product_server.SERVICE, products.methods()),

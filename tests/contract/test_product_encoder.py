@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 SOON = Deadline.after(None)
 
 
-async def in_place(work: Callable[[], Result]) -> Result:
+async def in_place(work: Callable[[], Result], products: int) -> Result:
     return work()
 
 

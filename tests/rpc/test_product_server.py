@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def model(artifacts: Path) -> ProductModel:
 async def stub(artifacts: Path, model: ProductModel) -> AsyncIterator[product_encoder_pb2_grpc.ProductEncoderAsyncStub]:
     encoder = text_server.Encoder(TextEncoderSettings())
     await encoder.load(artifacts / "text")
-    service = product_server.ProductService(encoder.run)
+    service = product_server.ProductService(encoder.run_beside)
     service.serve(model)
     async with serving(rpc.handler(product_server.SERVICE, service.methods())) as address, rpc.channel(address) as made:
         yield product_encoder_pb2_grpc.ProductEncoderStub(made)
@@ -190,3 +191,24 @@ async def test_a_folder_that_is_not_there_is_refused_at_the_start(artifacts: Pat
     serving_it, _ = await started(tmp_path, settings)
     with pytest.raises(BadArtifact, match="absent"):
         await serving_it
+
+
+async def test_products_that_wait_are_bounded_with_the_texts(artifacts: Path, model: ProductModel) -> None:
+    encoder = text_server.Encoder(TextEncoderSettings(max_waiting=4))
+    await encoder.load(artifacts / "text")
+    go_on, service = threading.Event(), product_server.ProductService(encoder.run_beside)
+    service.serve(model)
+    held = asyncio.ensure_future(encoder.run(go_on.wait))
+    async with serving(rpc.handler(product_server.SERVICE, service.methods())) as address, rpc.channel(address) as made:
+        stub = product_encoder_pb2_grpc.ProductEncoderStub(made)
+        request = pb.EncodeProductsRequest(inputs=[pb.ProductInput(image=photo())] * 3)
+        calls = [asyncio.ensure_future(stub.Encode(request)) for _ in range(2)]
+        (refused,), _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        with pytest.raises(grpc.aio.AioRpcError, match="3 KiB of texts, or products, already wait, 4 may") as caught:
+            await refused
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        go_on.set()
+        (answered,) = [call for call in calls if call is not refused]
+        assert (await answered).dim == model.dim
+    await held
+    encoder.close()
