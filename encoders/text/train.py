@@ -139,7 +139,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "source", type=Path, help="a catalogue's folder, a .jsonl or .csv with titles, or lines of text"
+        "source", type=Path, help="a .jsonl or .csv with titles, a catalogue's folder that has one, or lines of text"
     )
     parser.add_argument("out", type=Path, help="the artifact, a new folder")
     parser.add_argument("--kind", choices=KINDS, default="scdv")
@@ -181,7 +181,10 @@ def _lines(file: Iterable[str], source: Path) -> Iterator[str]:
 
 
 def _rows(file: Iterable[str], source: Path) -> Iterator[str]:
-    return (f"{row.get('title') or ''}\n{row.get('description') or ''}" for row in csv.DictReader(file))
+    table = csv.DictReader(file)
+    if not {"title", "description"} & {*(table.fieldnames or ())}:
+        raise BadCatalogue(f"{source}: no column title among {', '.join(table.fieldnames or ()) or 'none'}")
+    return (f"{row.get('title') or ''}\n{row.get('description') or ''}" for row in table)
 
 
 def _objects(file: Iterable[str], source: Path) -> Iterator[str]:

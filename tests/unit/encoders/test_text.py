@@ -180,6 +180,12 @@ def test_a_catalogue_that_cannot_be_read_is_refused_by_its_name(tmp_path: Path, 
         list(texts_of(tmp_path))
 
 
+def test_a_table_without_titles_is_refused_by_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text("id,name\np1,red mug\n", encoding="utf-8")
+    with pytest.raises(BadCatalogue, match=r"products\.csv: no column title among id, name"):
+        list(texts_of(tmp_path))
+
+
 def test_only_the_most_frequent_words_have_vectors_of_their_own(tmp_path: Path) -> None:
     documents = [["red", "dress"], ["red", "shoes"], ["dress", "red", "zebra"], ["zebra"]]
     trained = words.train(documents, tmp_path / "bin", words.Recipe(most_words=3))
