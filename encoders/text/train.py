@@ -170,7 +170,7 @@ def texts_of(source: Path) -> Iterator[str]:
             raise BadCatalogue(f"{source}: neither products.jsonl nor products.csv in it")
         source = names[0]
     try:
-        with source.open(encoding="utf-8", newline="") as file:
+        with source.open(encoding="utf-8-sig", newline="") as file:
             yield from _READERS.get(source.suffix, _lines)(file, source)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadCatalogue(f"{source}: {error}") from error

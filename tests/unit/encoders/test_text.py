@@ -180,6 +180,11 @@ def test_a_catalogue_that_cannot_be_read_is_refused_by_its_name(tmp_path: Path, 
         list(texts_of(tmp_path))
 
 
+def test_a_mark_of_the_byte_order_hides_no_column(tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text("title,id\nred mug,p1\n", encoding="utf-8-sig")
+    assert list(texts_of(tmp_path)) == ["red mug\n"]
+
+
 def test_a_table_without_titles_is_refused_by_its_columns(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("id,name\np1,red mug\n", encoding="utf-8")
     with pytest.raises(BadCatalogue, match=r"products\.csv: no column title among id, name"):
