@@ -36,20 +36,26 @@ def never(staged: Path) -> str:
     raise AssertionError("trained again")
 
 
+class Held:
+    """A training that has begun, and goes on when it may."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def pause(self) -> None:
+        self.begun.set()
+        assert self.go_on.wait(10)
+
+
 def test_two_trainings_at_once_leave_two_whole_artifacts(tmp_path: Path) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def pause() -> None:
-        begun.set()
-        assert go_on.wait(10)
-
+    held = Held()
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(once, tmp_path, "a", train=training("a", pause), check=check)
-        assert begun.wait(10)
+        first = threads.submit(once, tmp_path, "a", train=training("a", held.pause), check=check)
+        assert held.begun.wait(10)
         second = threads.submit(once, tmp_path, "b", train=training("b"), check=check)
         with pytest.raises(TimeoutError):
             second.result(timeout=0.2)
-        go_on.set()
+        held.go_on.set()
         paths = [first.result()[0], second.result()[0]]
 
     assert [(path / "first").read_text() + (path / "second").read_text() for path in paths] == ["aa", "bb"]
@@ -57,17 +63,12 @@ def test_two_trainings_at_once_leave_two_whole_artifacts(tmp_path: Path) -> None
 
 
 def test_what_another_trained_meanwhile_is_not_trained_again(tmp_path: Path) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def pause() -> None:
-        begun.set()
-        assert go_on.wait(10)
-
+    held = Held()
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(once, tmp_path, "a", train=training("a", pause), check=check)
-        assert begun.wait(10)
+        first = threads.submit(once, tmp_path, "a", train=training("a", held.pause), check=check)
+        assert held.begun.wait(10)
         second = threads.submit(once, tmp_path, "a", train=never, check=check)
-        go_on.set()
+        held.go_on.set()
 
         assert second.result() == (first.result()[0], False)
 
