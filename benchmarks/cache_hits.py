@@ -24,13 +24,13 @@ from benchmarks import echo
 from benchmarks.dataset import cnn_like
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from index.building.build import SpaceVectors, build
-from lookalike import rpc
-from lookalike.probes import accepting, free_ports, redis_answers, serving
-from lookalike.supervisor import Supervisor
+from lookalike.channels import aio_channel
+from lookalike.local.probes import accepting, free_ports, redis_answers, serving
+from lookalike.local.supervisor import Supervisor
+from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
+from lookalike.v1.search_pb2_grpc import SimilarProductsStub
+from lookalike.v1.types_pb2 import SPACE_IMAGE
 from lookalike.vectors import pack
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
-from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
 
 QUESTIONS = 500
 INFLIGHT = 16
@@ -94,14 +94,14 @@ def measured(folder: Path, calls: int, rounds: int) -> dict[str, Any]:
 
 async def echoed(port: int, requests: list[SearchRequest], calls: int, pids: list[int]) -> Load:
     bodies = [request.SerializeToString() for request in requests]
-    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
         say: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
         return await closed_loop(lambda i: say(bodies[i % QUESTIONS]), calls, INFLIGHT, pids)
 
 
 async def hits(port: int, requests: list[SearchRequest], calls: int, pids: list[int]) -> Load:
     """Asks everything twice first; then at least 99 of 100 answers must be from the cache, or there is no result."""
-    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
         stub = SimilarProductsStub(channel)
 
         missed = 0

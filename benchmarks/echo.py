@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from lookalike import rpc
+from lookalike.runtime import edge
 
 METHOD = "/benchmark.Echo/Say"
 
@@ -22,7 +22,7 @@ def handler(reply: bytes) -> grpc.GenericRpcHandler:
 
 
 async def main(port: int, reply_bytes: int) -> None:
-    server = rpc.server([handler(bytes(reply_bytes))])
+    server = edge.server([handler(bytes(reply_bytes))])
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await server.wait_for_termination()

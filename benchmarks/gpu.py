@@ -40,14 +40,14 @@ from index.search.space import BATCH, SpaceIndex
 from index.storage import vectors as stored
 from index.storage.manifest import IndexEntry
 from index.storage.vectors import Stored
-from lookalike import rpc
+from lookalike.channels import aio_channel
 from lookalike.errors import OperatorError
-from lookalike.probes import free_ports, serving
-from lookalike.supervisor import Supervisor
+from lookalike.local.probes import free_ports, serving
+from lookalike.local.supervisor import Supervisor
+from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
+from lookalike.v1.search_pb2_grpc import SimilarProductsStub
+from lookalike.v1.types_pb2 import SPACE_IMAGE
 from lookalike.vectors import F32, I64, pack
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
-from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
 
 RECIPES = ("SQfp16", "IVF,SQ8", "IVF,PQ64x8")
 SERVED = "IVF,SQ8"
@@ -199,7 +199,7 @@ def served(folder: Path, device: str, vectors: Stored, asked: Asked, threads: in
 
 async def by_gateway(port: int, pids: Sequence[int], asked: Asked) -> Mapping[str, Any]:
     rows = {}
-    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
         stub = SimilarProductsStub(channel)
         for k in DEPTHS:
             found: dict[int, I64] = {}

@@ -26,13 +26,13 @@ from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from encoders.image.client import ImageEncoder
 from encoders.image.photos import preprocess
 from index.building.build import SpaceVectors, build
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.probes import free_ports, serving
-from lookalike.supervisor import Supervisor
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
+from lookalike.channels import aio_channel
+from lookalike.local.probes import free_ports, serving
+from lookalike.local.supervisor import Supervisor
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1.search_pb2 import Example, SearchRequest
+from lookalike.v1.search_pb2_grpc import SimilarProductsStub
+from lookalike.v1.types_pb2 import SPACE_IMAGE
 
 SIDE_PX = 400
 BATCH = 8
@@ -106,21 +106,21 @@ def measured(folder: Path, photos: list[bytes], rounds: int, weights: str) -> di
 
 
 async def index_some(location: Path, port: int, pixels: Any) -> None:
-    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
         encoded = await ImageEncoder(channel).encode(pixels, Deadline.after(60))
     space = SpaceVectors(encoder=encoded.encoder, vectors=encoded.vectors, rows=np.arange(len(pixels)))
     build(location, pa.table({"id": [f"{i:03}" for i in range(len(pixels))]}), {SPACE_IMAGE: space}, shards=1)
 
 
 async def model_load(port: int, pixels: Any, pids: list[int]) -> Load:
-    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
         encoder = ImageEncoder(channel)
         batches = [pixels[i : i + BATCH] for i in range(0, len(pixels) - BATCH + 1, BATCH)]
         return await closed_loop(lambda i: encoder.encode(batches[i], Deadline.after(60)), len(batches), 4, pids)
 
 
 async def query_load(port: int, photos: list[bytes], pids: list[int]) -> Load:
-    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
         stub = SimilarProductsStub(channel)
         requests = [SearchRequest(examples=[Example(image=photo)]) for photo in photos]
         return await closed_loop(lambda i: stub.Search(requests[i], timeout=60), len(requests), INFLIGHT, pids)

@@ -26,11 +26,10 @@ import pyarrow as pa
 from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from index.building.build import SpaceVectors, build
-from lookalike import rpc
-from lookalike.probes import free_ports, serving
-from lookalike.supervisor import Supervisor
-from lookalike.vectors import F32, pack
-from protos.lookalike.v1.index_pb2 import (
+from lookalike.channels import aio_channel
+from lookalike.local.probes import free_ports, serving
+from lookalike.local.supervisor import Supervisor
+from lookalike.v1.index_pb2 import (
     Applied,
     ApplyRequest,
     DescribeRequest,
@@ -41,11 +40,12 @@ from protos.lookalike.v1.index_pb2 import (
     Update,
     Upsert,
 )
-from protos.lookalike.v1.index_pb2_grpc import IndexShardStub
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, Product, SpaceVector
+from lookalike.v1.index_pb2_grpc import IndexShardStub
+from lookalike.v1.types_pb2 import SPACE_IMAGE, Product, SpaceVector
+from lookalike.vectors import F32, pack
 
 if TYPE_CHECKING:
-    from protos.lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
+    from lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
 
 K, BATCH, ASKED = 10, 16, 1600
 INFLIGHT = (1, 16, 64)
@@ -97,8 +97,8 @@ async def _measured(
     ports: dict[str, int], pids: dict[str, int], version: str, updates: list[Update], *, queries: F32, rounds: int
 ) -> dict[str, Any]:
     async with (
-        rpc.channel(f"127.0.0.1:{ports['as built']}") as built,
-        rpc.channel(f"127.0.0.1:{ports['changed']}") as changed,
+        aio_channel(f"127.0.0.1:{ports['as built']}") as built,
+        aio_channel(f"127.0.0.1:{ports['changed']}") as changed,
     ):
         stubs = {"as built": IndexShardStub(built), "changed": IndexShardStub(changed)}
         shard, pid = stubs["changed"], pids["changed"]

@@ -34,9 +34,9 @@ from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry, Manifest, Rung
 from index.storage.vectors import PAGE
+from lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest, ShardSearchResponse
+from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64, pack
-from protos.lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest, ShardSearchResponse
-from protos.lookalike.v1.types_pb2 import Space
 
 K = 10
 BATCHES = (1, 16)

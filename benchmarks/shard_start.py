@@ -25,12 +25,12 @@ import numpy as np
 from benchmarks.dataset import DIM, CnnLike
 from benchmarks.meter import COMMAND, cpu_s, write
 from index.storage import version
-from lookalike import rpc
-from lookalike.probes import free_ports, serving
+from lookalike.channels import blocking_channel
+from lookalike.local.probes import free_ports, serving
+from lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest
+from lookalike.v1.index_pb2_grpc import IndexShardStub
+from lookalike.v1.types_pb2 import SPACE_IMAGE
 from lookalike.vectors import F32, pack
-from protos.lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest
-from protos.lookalike.v1.index_pb2_grpc import IndexShardStub
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
 
 FEW = 1_000
 K, BATCH = 10, 16
@@ -136,7 +136,7 @@ def _process(location: Path, port: int) -> Iterator[int]:
 
 
 def _ask(address: str, name: str, queries: F32) -> None:
-    with rpc.blocking_channel(address) as channel:
+    with blocking_channel(address) as channel:
         stub = IndexShardStub(channel)
         for start in range(0, len(queries), BATCH):
             asked = [

@@ -28,15 +28,15 @@ from index.building.build import SpaceVectors, build
 from index.building.versions import use
 from index.storage import version
 from index.storage.location import Directory
-from lookalike import rpc
-from lookalike.probes import free_ports, serving
-from lookalike.supervisor import Supervisor
+from lookalike.channels import aio_channel
+from lookalike.local.probes import free_ports, serving
+from lookalike.local.supervisor import Supervisor
+from lookalike.v1.index_pb2 import DescribeRequest
+from lookalike.v1.index_pb2_grpc import IndexShardStub
+from lookalike.v1.search_pb2 import Example, SearchRequest
+from lookalike.v1.search_pb2_grpc import SimilarProductsStub
+from lookalike.v1.types_pb2 import SPACE_IMAGE
 from lookalike.vectors import F32, pack
-from protos.lookalike.v1.index_pb2 import DescribeRequest
-from protos.lookalike.v1.index_pb2_grpc import IndexShardStub
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
 
 SHARDS = 2
 POLL_S, LEASE_S = 1.0, 2.0
@@ -107,7 +107,7 @@ async def measured(
     """One version after the other, while callers ask without a pause. What fails is raised: nothing may."""
     answers: list[Answer] = []
     rounds = []
-    async with rpc.channel(gateway) as channel:
+    async with aio_channel(gateway) as channel:
         search = SimilarProductsStub(channel).Search
         asking = [asyncio.create_task(ask(search, queries, answers)) for queries in parts]
         for new in turns:
@@ -151,7 +151,7 @@ async def ask(search: Callable[..., Awaitable[Any]], queries: F32, answers: list
 async def only(shards: Sequence[str], name: str) -> bool:
     """Whether every shard serves that version and no other."""
     for address in shards:
-        async with rpc.channel(address) as channel:
+        async with aio_channel(address) as channel:
             told = await IndexShardStub(channel).Describe(DescribeRequest(), timeout=10)
         if [state.version for state in told.versions] != [name]:
             return False

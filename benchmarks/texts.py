@@ -18,8 +18,8 @@ import numpy.typing as npt
 from encoders.text import scdv
 from encoders.text.model import Lexicon
 from encoders.text.words import Words
+from lookalike.demo.sample import command as catalogue_sample
 from lookalike.vectors import F32, normalised
-from pipeline import sample as catalogue_sample
 
 _AT_ONCE = 256  # Documents: composites of 60 topics x 200 dimensions take 12 MB.
 

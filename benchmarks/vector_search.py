@@ -26,13 +26,13 @@ from benchmarks import echo
 from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from index.building.build import SpaceVectors, build
-from lookalike import rpc
-from lookalike.probes import accepting, free_ports, serving
-from lookalike.supervisor import Supervisor
+from lookalike.channels import aio_channel
+from lookalike.local.probes import accepting, free_ports, serving
+from lookalike.local.supervisor import Supervisor
+from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
+from lookalike.v1.search_pb2_grpc import SimilarProductsStub
+from lookalike.v1.types_pb2 import SPACE_IMAGE
 from lookalike.vectors import F32, pack
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
-from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
 
 K = 10
 SHARDS = 2
@@ -133,7 +133,7 @@ def bare_faiss(vectors: F32, queries: F32, truth: np.ndarray[Any, Any]) -> tuple
 
 
 async def echo_load(port: int, pid: int, calls: int) -> Load:
-    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
         say: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
         request = bytes(4 * DIM)
         return await closed_loop(lambda i: say(request), calls, 16, [pid])
@@ -142,7 +142,7 @@ async def echo_load(port: int, pid: int, calls: int) -> Load:
 async def served_load(port: int, pids: list[int], queries: F32, inflight: int) -> tuple[Load, np.ndarray[Any, Any]]:
     found = np.full((len(queries), K), -1)
     requests = [SearchRequest(examples=[Example(vector=pack(query))], space=SPACE_IMAGE, limit=K) for query in queries]
-    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
         stub = SimilarProductsStub(channel)
 
         async def ask(i: int) -> None:

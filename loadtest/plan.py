@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from loadtest.mix import Listed, Sample
-from lookalike import arrays
+from lookalike.cli import npy_files
 from lookalike.errors import BadSettings
+from lookalike.limits import MAX_IMAGE_BYTES
 from lookalike.vectors import F32
 
 MAX_PHOTOS = 200
-MAX_PHOTO_BYTES = 8 << 20  # The gateway refuses larger ones.
 MAX_VECTORS = 10_000
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
@@ -55,7 +55,7 @@ def read(path: Path) -> Plan:
 def find_photos(directory: Path) -> list[str]:
     """The first 200 photos of at most 8 MB under a directory, by name. Raises BadSettings where there are none."""
     found = (path for path in sorted(directory.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file())
-    photos = [str(path) for path in found if 0 < path.stat().st_size <= MAX_PHOTO_BYTES][:MAX_PHOTOS]
+    photos = [str(path) for path in found if 0 < path.stat().st_size <= MAX_IMAGE_BYTES][:MAX_PHOTOS]
     if not photos:
         raise BadSettings(f"--images {directory}: no photos there ({', '.join(_SUFFIXES)}; at most 8 MB each)")
     return photos
@@ -64,7 +64,7 @@ def find_photos(directory: Path) -> list[str]:
 def read_vectors(path: Path) -> F32:
     """The first 10,000 rows of a .npy file as (n, dim) float32. Raises BadSettings."""
     try:
-        array = arrays.read(path, mapped=True)
+        array = npy_files.read(path, mapped=True)
     except ValueError as error:
         raise BadSettings(f"--vectors {path}: {error}") from error
     if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.floating):

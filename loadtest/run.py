@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 from loadtest import plan, report, slo
 from loadtest.histogram import Histogram, Labels, added, parsed
 from loadtest.mix import KINDS, Asker, Listed, parse_mix
-from lookalike.cli import number
+from lookalike.cli.arguments import number
 from lookalike.client import Client
 from lookalike.errors import BadSettings, LookalikeError, Unavailable
-from lookalike.requests import VECTOR_SPACES
+from lookalike.spaces import VECTOR_SPACES
 
 MAX_USERS = 256
 MAX_SECONDS = 600.0

@@ -22,7 +22,7 @@ from typing import Any
 
 from loadtest.histogram import Histogram, Labels, merged, quantile
 from lookalike.errors import BadSettings
-from lookalike.telemetry import SECONDS_BUCKETS
+from lookalike.runtime.telemetry import SECONDS_BUCKETS
 
 QUANTILES = {"p50_s": 0.5, "p99_s": 0.99}
 

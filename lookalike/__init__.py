@@ -1,1 +1,1 @@
-"""The vocabulary that every room of Lookalike shares, the Python client, and the command line."""
+"""Lookalike's client: ask a gateway for similar products, from Python (`lookalike.client`) or the command line."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import sys
 
-from lookalike.cli import Command, dispatch
+from lookalike.cli.dispatch import Command, dispatch
 
 COMMANDS = {
-    "demo": Command("lookalike.demo:main", "run the whole system on this machine and show real answers"),
-    "search": Command("lookalike.search:main", "ask a gateway for similar products"),
-    "duplicates": Command("lookalike.duplicates:main", "ask a gateway for products that are all but the same as one"),
-    "classify": Command("lookalike.classify:main", "ask a gateway for the category of a product, photo or title"),
-    "catalog sample": Command("pipeline.sample:main", "draw a sample catalogue"),
+    "demo": Command("lookalike.demo.command:main", "run the whole system on this machine and show real answers"),
+    "search": Command("lookalike.cli.search:main", "ask a gateway for similar products"),
+    "duplicates": Command(
+        "lookalike.cli.duplicates:main", "ask a gateway for products that are all but the same as one"
+    ),
+    "classify": Command("lookalike.cli.classify:main", "ask a gateway for the category of a product, photo or title"),
+    "catalog sample": Command("lookalike.demo.sample.command:main", "draw a sample catalogue"),
     "catalog import": Command("pipeline.imports:main", "turn a foreign CSV, JSONL or Parquet file into a catalogue"),
-    "catalog upsert": Command("lookalike.changes:upsert", "add a product to what a gateway serves, or replace it"),
-    "catalog remove": Command("lookalike.changes:remove", "remove a product from what a gateway serves"),
+    "catalog upsert": Command("lookalike.cli.catalog:upsert", "add a product to what a gateway serves, or replace it"),
+    "catalog remove": Command("lookalike.cli.catalog:remove", "remove a product from what a gateway serves"),
     "catalog check": Command("pipeline.check:main", "report the bad rows of a catalogue"),
     "encoders export": Command("encoders.image.mobilenet:main", "write the image model as a versioned SavedModel"),
     "encoders serving-config": Command("encoders.serving.files:main", "write TF-Serving's configuration files"),
@@ -31,7 +33,7 @@ COMMANDS = {
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),
     "serve text-encoder": Command("encoders.text.server:main", "words to vectors"),
     "serve model-server": Command("encoders.serving.model_server:main", "TF-Serving's protocol from the same files"),
-    "serve local": Command("lookalike.local:main", "shards and a gateway for an index, without encoders"),
+    "serve local": Command("lookalike.local.serve:main", "shards and a gateway for an index, without encoders"),
     "load": Command("loadtest.run:main", "load a gateway and hold its histograms against slo.toml"),
 }
 

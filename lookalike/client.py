@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 import grpc.aio
 
-from lookalike import rpc
+from lookalike.channels import aio_channel, blocking_channel
 from lookalike.requests import (
     Conditions,
     Original,
@@ -34,11 +34,12 @@ from lookalike.requests import (
     upsert_request,
     within,
 )
-from protos.lookalike.v1.catalog_pb2 import ChangeResponse, CountRequest, ExistsRequest, GetRequest, ListRequest
-from protos.lookalike.v1.catalog_pb2_grpc import CatalogStub
-from protos.lookalike.v1.search_pb2 import ClassifyResponse, SearchResponse
-from protos.lookalike.v1.search_pb2_grpc import SimilarProductsStub
-from protos.lookalike.v1.types_pb2 import Product
+from lookalike.status import to_error
+from lookalike.v1.catalog_pb2 import ChangeResponse, CountRequest, ExistsRequest, GetRequest, ListRequest
+from lookalike.v1.catalog_pb2_grpc import CatalogStub
+from lookalike.v1.search_pb2 import ClassifyResponse, SearchResponse
+from lookalike.v1.search_pb2_grpc import SimilarProductsStub
+from lookalike.v1.types_pb2 import Product
 
 __all__ = ["AsyncClient", "Client", "Conditions", "Original", "Question", "Subject", "conditions", "example"]
 
@@ -53,7 +54,7 @@ class Client:
 
     def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
-        self._channel = rpc.blocking_channel(address)
+        self._channel = blocking_channel(address)
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
 
@@ -66,7 +67,7 @@ class Client:
             client.search(product_id="p-17", any_of=[conditions(tags_any=["sale"]), conditions(max_price=1000)])
             client.search(examples=[example(product_id="p-17"), example(text="leather", weight=-0.5)], space="text")
 
-        Raises InvalidRequest, NotFound, WrongState, Overloaded, DeadlineGone, Unavailable.
+        Raises InvalidRequest, NotFound, FailedPrecondition, Overloaded, DeadlineExceeded, Unavailable.
         """
         return self._call(self._similar.Search, search_request(**question), timeout_s)
 
@@ -111,7 +112,7 @@ class Client:
         try:
             yield from call
         except grpc.RpcError as error:
-            raise rpc.error_told(error) from error
+            raise to_error(error) from error
         finally:
             call.cancel()  # A caller that stops early leaves nothing running.
 
@@ -144,7 +145,7 @@ class Client:
         try:
             return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
-            raise rpc.error_told(error) from error
+            raise to_error(error) from error
 
     def close(self) -> None:
         self._channel.close()
@@ -167,7 +168,7 @@ class AsyncClient:
 
     def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
-        self._channel = rpc.channel(address)
+        self._channel = aio_channel(address)
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
 
@@ -206,7 +207,7 @@ class AsyncClient:
             async for product in call:
                 yield product
         except grpc.RpcError as error:
-            raise rpc.error_told(error) from error
+            raise to_error(error) from error
         finally:
             call.cancel()
 
@@ -232,7 +233,7 @@ class AsyncClient:
         try:
             return await method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
-            raise rpc.error_told(error) from error
+            raise to_error(error) from error
 
     async def close(self) -> None:
         await self._channel.close()

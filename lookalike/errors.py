@@ -4,10 +4,10 @@ LookalikeError
 ├── CallerError            the caller can mend it
 │   ├── InvalidRequest     a field of the request is malformed            INVALID_ARGUMENT
 │   ├── NotFound           no such product, or it has no such vector      NOT_FOUND
-│   └── WrongState         no such space or version here                  FAILED_PRECONDITION
+│   └── FailedPrecondition         no such space or version here                  FAILED_PRECONDITION
 ├── ServiceError           the caller can try again
 │   ├── Overloaded         a bound was reached                            RESOURCE_EXHAUSTED
-│   ├── DeadlineGone       the caller's time is over                      DEADLINE_EXCEEDED
+│   ├── DeadlineExceeded       the caller's time is over                      DEADLINE_EXCEEDED
 │   └── Unavailable        something this needs is out of reach           UNAVAILABLE
 └── OperatorError          whoever runs the command can mend it           exit status 2
     ├── BadSettings        an unknown setting, or a value not allowed
@@ -37,7 +37,7 @@ class NotFound(CallerError):
     pass
 
 
-class WrongState(CallerError):
+class FailedPrecondition(CallerError):
     pass
 
 
@@ -51,7 +51,7 @@ class Overloaded(ServiceError):
         self.retry_after_s = retry_after_s
 
 
-class DeadlineGone(ServiceError):
+class DeadlineExceeded(ServiceError):
     pass
 
 

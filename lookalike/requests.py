@@ -11,26 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import InvalidRequest
-from lookalike.instants import unix_s
-from lookalike.rpc import MESSAGE_BYTES
-from lookalike.vectors import pack
-from protos.lookalike.v1.catalog_pb2 import RemoveRequest, UpsertRequest
-from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, FindDuplicatesRequest, SearchRequest
-from protos.lookalike.v1.types_pb2 import (
-    SPACE_AUTO,
-    SPACE_IMAGE,
-    SPACE_PRODUCT,
-    SPACE_TEXT,
+from lookalike.limits import MAX_IMAGE_BYTES, MAX_MESSAGE_BYTES
+from lookalike.spaces import SPACES, VECTOR_SPACES
+from lookalike.timestamps import unix_s
+from lookalike.v1.catalog_pb2 import RemoveRequest, UpsertRequest
+from lookalike.v1.search_pb2 import ClassifyRequest, Example, FindDuplicatesRequest, SearchRequest
+from lookalike.v1.types_pb2 import (
     Filter,
     Product,
     Space,
     SpaceVector,
     SpaceWeight,
 )
-
-SPACES = {"auto": SPACE_AUTO, "image": SPACE_IMAGE, "text": SPACE_TEXT, "product": SPACE_PRODUCT}
-VECTOR_SPACES = {name: space for name, space in SPACES.items() if space != SPACE_AUTO}  # Those that a vector is of.
-IMAGE_BYTES = 8 << 20  # As the contract says; checked here so that a file of any size is not read into memory.
+from lookalike.vectors import pack
 
 Vector = npt.NDArray[np.floating] | Sequence[float]
 
@@ -141,8 +134,8 @@ def search_request(
         min_coverage=min_coverage,
         explain=explain,
     )
-    if (size_bytes := request.ByteSize()) > MESSAGE_BYTES:
-        raise InvalidRequest("examples", f"{size_bytes} bytes together; a message may have {MESSAGE_BYTES}")
+    if (size_bytes := request.ByteSize()) > MAX_MESSAGE_BYTES:
+        raise InvalidRequest("examples", f"{size_bytes} bytes together; a message may have {MAX_MESSAGE_BYTES}")
     return request
 
 
@@ -306,11 +299,11 @@ def within(name: str, value: int | None, *, bits: int) -> int | None:
 def _photo(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(IMAGE_BYTES + 1)
+            data = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise InvalidRequest("image", f"{path}: {error.strerror}") from error
-    if len(data) > IMAGE_BYTES:
-        raise InvalidRequest("image", f"{path}: more than {IMAGE_BYTES} bytes")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise InvalidRequest("image", f"{path}: more than {MAX_IMAGE_BYTES} bytes")
     return data
 
 

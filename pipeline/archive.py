@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from lookalike.errors import BadCatalogue
+from lookalike.limits import MAX_IMAGE_BYTES
 
-_COPY_BYTES = (8 << 20) + 1  # The bound of a photo and one more: what is longer is refused when it is decoded.
+_COPY_BYTES = MAX_IMAGE_BYTES + 1  # The bound of a photo and one more: what is longer is refused when it is decoded.
 MAX_MEMBERS = 20_000_000
 
 

@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lookalike.cli.progress import counting
 from lookalike.errors import BadCatalogue
 from pipeline.photos import products
 from pipeline.product import Reject
-from pipeline.progress import counting
 from pipeline.report import Report
 
 _EPILOG = """\

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from encoders.image.client import ImageEncoder
 from encoders.image.photos import SIDE_PX
 from encoders.types import Encoded
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, OperatorError, Overloaded, Unavailable
+from lookalike.channels import aio_channel
+from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
+from lookalike.runtime.deadline import Deadline
 from pipeline.features import Features
 from pipeline.photos import Photo
 
@@ -35,7 +35,7 @@ async def served(address: str, *, version: int = 0, label: str = "") -> AsyncIte
 
     version, label: of the model, to keep to; neither: the latest there is. Both: BadSettings.
     """
-    async with rpc.channel(address) as channel:
+    async with aio_channel(address) as channel:
         encoder = ImageEncoder(channel, version=version, label=label)
 
         async def encode(pixels: Pixels) -> Encoded:
@@ -54,7 +54,7 @@ async def patiently(encode: Encode, pixels: Pixels) -> Encoded:
     for number in itertools.count(1):
         try:
             return await encode(pixels)
-        except (Overloaded, Unavailable, DeadlineGone):
+        except (Overloaded, Unavailable, DeadlineExceeded):
             if number == TRIES:
                 raise
             await asyncio.sleep(FIRST_PAUSE_S * 2 ** (number - 1))

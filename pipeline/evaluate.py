@@ -21,7 +21,8 @@ from rich.console import Console
 from encoders.product import model as product
 from encoders.product.fusion import Kind
 from encoders.product.model import ProductModel
-from lookalike import cli
+from lookalike.cli import arguments
+from lookalike.cli.progress import counting
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
 from lookalike.vectors import F32
 from pipeline import catalogue
@@ -33,7 +34,6 @@ from pipeline.evaluation.measures import Scores, cosines
 from pipeline.evaluation.policy import DEFAULT, Policy
 from pipeline.evaluation.tables import Findings, Run
 from pipeline.product import Bad, Reject
-from pipeline.progress import counting
 
 MAX_SAMPLE = 20_000  # All are ranked for each: 20,000 take minutes, and intervals are narrow long before.
 RANDOM, WORDS, UNTRAINED = "random vectors", "TF-IDF of titles", "untrained MobileNet"
@@ -239,7 +239,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--policy", default=DEFAULT, metavar="POLICY", help="the gateway's, of AUTO (default '%(default)s')")
     add("--out", type=Path, default=Path("quality"), metavar="DIR", help="where the report goes (default %(default)s)")
     add("--sample", type=int, default=3000, metavar="N", help="most products judged (default %(default)s)")
-    add("--seed", type=cli.seed, default=0, metavar="N", help="of the sample and of intervals (default %(default)s)")
+    add(
+        "--seed",
+        type=arguments.seed,
+        default=0,
+        metavar="N",
+        help="of the sample and of intervals (default %(default)s)",
+    )
     add("--no-untrained", dest="untrained", action="store_false", help="without the baseline of an untrained network")
     add("--json", action="store_true", help="print what report.json says")
     return parser

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from lookalike.cli.progress import counting
 from lookalike.errors import BadCatalogue, BadSettings
 from pipeline import archive, catalogue, tables
 from pipeline.mapping import Rules, mapping
 from pipeline.photos import opened
 from pipeline.pool import ordered
 from pipeline.product import Bad, Reason, Reject, Row, parsed, printable
-from pipeline.progress import counting
 from pipeline.report import Report
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.image.photos import BadImage, preprocess
+from lookalike.limits import MAX_IMAGE_BYTES
 from pipeline import catalogue
 from pipeline.pool import ordered
 from pipeline.product import Bad, Reason, Reject, Row
 
 # The bound of a photo (encoders.image.photos) and one more byte: enough to be refused, never more in memory.
-_READ_BYTES = (8 << 20) + 1
+_READ_BYTES = MAX_IMAGE_BYTES + 1
 _WORKERS = min(os.cpu_count() or 1, 16)
 _AHEAD = 16 * _WORKERS  # Photos in memory before anybody asks: 150 kB each once they are preprocessed.
 

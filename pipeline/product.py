@@ -11,11 +11,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from index.storage import tags
-from lookalike.instants import unix_s
+from lookalike.limits import MAX_ID_BYTES, MAX_TEXT_BYTES
+from lookalike.timestamps import unix_s
 
-ID_BYTES = 256
 TITLE_CHARS = 1000
-DESCRIPTION_BYTES = 64 << 10
 CATEGORY_BYTES = 512
 SHOP_BYTES = 256
 PATH_BYTES = 1024
@@ -97,7 +96,7 @@ def parsed(fields: Mapping[str, Any]) -> Row:
     return Row(
         id=_id(fields.get("id")),
         title=_title(fields.get("title")),
-        description=_bounded("description", fields.get("description"), DESCRIPTION_BYTES),
+        description=_bounded("description", fields.get("description"), MAX_TEXT_BYTES),
         category=_category(fields.get("category")),
         shop=_bounded("shop", fields.get("shop"), SHOP_BYTES),
         price=_price(fields.get("price")),
@@ -156,7 +155,7 @@ def _bounded(name: str, value: object, at_most_bytes: int, reason: Reason = Reas
 
 
 def _id(value: object) -> str:
-    text = _bounded("id", value, ID_BYTES, Reason.LONG_ID)
+    text = _bounded("id", value, MAX_ID_BYTES, Reason.LONG_ID)
     if not text:
         raise Bad(Reason.MISSING_ID)
     return text

@@ -30,19 +30,20 @@ from encoders.text import model as text_encoder
 from index.building.build import MAX_SHARDS, SpaceVectors, build
 from index.building.workshop import publish, workshop
 from index.storage.location import located
-from index.storage.names import space_name
 from index.storage.store import Store
-from lookalike import cli, probes, roles
+from lookalike.cli import arguments
+from lookalike.cli.progress import counting
 from lookalike.errors import BadCatalogue, BadSettings
-from lookalike.supervisor import Supervisor
+from lookalike.local import probes, process_specs
+from lookalike.local.supervisor import Supervisor
+from lookalike.spaces import space_name
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from pipeline import encoding, fusing, words
 from pipeline.features import Features
 from pipeline.locks import locked
 from pipeline.photos import Photo, products
 from pipeline.product import FIELDS, Reject, Row
-from pipeline.progress import counting
 from pipeline.report import Report
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 
 _READY_S = 120.0  # TensorFlow takes ten seconds to start where the cores are busy.
 STORE = ".features"  # In the location: what was computed lives where its results do.
@@ -261,10 +262,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def model_server(models: Path, environ: Mapping[str, str]) -> Iterator[str]:
     """The address of a model server of our own: TensorFlow's memory is free again when the photos are done."""
     exported(models)  # Where there is none, say so at once.
-    role = roles.model_server(models.resolve(), probes.free_ports(1)[0])
+    role = process_specs.model_server(models.resolve(), probes.free_ports(1)[0])
     with (
         tempfile.TemporaryDirectory(prefix="lookalike-") as logs,
-        Supervisor(Path(logs), environ, directory=roles.ROOT) as processes,
+        Supervisor(Path(logs), environ, directory=process_specs.ROOT) as processes,
     ):
         processes.start(role.name, role.command, ready=role.ready)
         processes.wait_ready(timeout_s=_READY_S)
@@ -330,7 +331,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"where computed vectors are kept (default {STORE} in LOCATION or --staging)",
     )
     add("--shards", type=int, default=2, metavar="N", help="(default %(default)s)")
-    add("--seed", type=cli.seed, default=0, metavar="N", help="of training and building (default %(default)s)")
+    add("--seed", type=arguments.seed, default=0, metavar="N", help="of training and building (default %(default)s)")
     add("--strict", action="store_true", help="stop at the first bad row, with exit status 2")
     add("--json", action="store_true", help="print the outcome as JSON")
     return parser

@@ -10,11 +10,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from lookalike.errors import Unavailable
-from protos.lookalike.v1.index_pb2 import OpaqueSearchResponse
-from protos.lookalike.v1.search_pb2 import Provenance, Timings
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT
+from lookalike.spaces import space_name
+from lookalike.v1.index_pb2 import OpaqueSearchResponse
+from lookalike.v1.search_pb2 import Provenance, Timings
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, Space
 from server import metrics
 from server.encoding import Known
 from server.merge import Hit, merged
@@ -22,7 +24,6 @@ from server.metrics import Watch
 from server.policy import Route
 from server.requests import Query, Subject
 from server.shards import Gathered
-from server.spaces import space_name, spaces_name
 from server.topology import Snapshot
 
 _LENGTHS = struct.Struct("<BI")  # Of the name of the spaces, and of the hits.
@@ -92,6 +93,12 @@ def answered(query: Query, snapshot: Snapshot, route: Route, gathered: Gathered,
     return SearchAnswer(
         serialized, provenance.SerializeToString(), spaces_name(route.spaces), whole=not gathered.failures
     )
+
+
+@cache  # Of at most seven.
+def spaces_name(spaces: tuple[Space.ValueType, ...]) -> str:
+    """ "image+text" for both, as metrics name them."""
+    return "+".join(map(space_name, spaces))
 
 
 # A product encoder that learnt from an untrained image encoder has "untrained" in its name, too.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import grpc
 
-from lookalike import lifecycle, rpc, telemetry
 from lookalike.errors import BadSettings
-from lookalike.settings import load
-from protos.lookalike.v1 import catalog_pb2, search_pb2
+from lookalike.runtime import edge, lifecycle, telemetry
+from lookalike.runtime.settings import load
+from lookalike.v1 import catalog_pb2, search_pb2
 from server.admission import Admission
 from server.cache import Cache, MemoryCache
 from server.catalog import CatalogReader
@@ -63,13 +63,13 @@ def gateway(settings: GatewaySettings) -> Gateway:
     searcher = Searcher(fleet, encoders, cache, policy, admission, deadline_s, SingleFlight())
     classifier = Classifier(fleet, encoders, admission, deadline_s)
     reader = CatalogReader(fleet, admission, deadline_s)
-    search: rpc.Methods = {
+    search: edge.Methods = {
         "Search": searcher.search,
         "FindDuplicates": searcher.find_duplicates,
         "Classify": classifier.classify,
     }
     writer = CatalogWriter(fleet, encoders, admission, deadline_s)
-    catalog: rpc.Methods = {
+    catalog: edge.Methods = {
         "Get": reader.get,
         "Exists": reader.exists,
         "Count": reader.count,
@@ -77,7 +77,7 @@ def gateway(settings: GatewaySettings) -> Gateway:
         "Upsert": writer.upsert,
         "Remove": writer.remove,
     }
-    return Gateway(fleet, encoders, cache, (rpc.handler(SEARCH, search), rpc.handler(CATALOG, catalog)))
+    return Gateway(fleet, encoders, cache, (edge.handler(SEARCH, search), edge.handler(CATALOG, catalog)))
 
 
 async def serve(settings: GatewaySettings) -> None:

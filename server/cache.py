@@ -12,8 +12,8 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Protocol
 
-from protos.lookalike.v1 import search_pb2
-from protos.lookalike.v1.types_pb2 import SpaceWeight
+from lookalike.v1 import search_pb2
+from lookalike.v1.types_pb2 import SpaceWeight
 from server.requests import Query
 
 

@@ -6,14 +6,15 @@ import heapq
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, NotFound, Unavailable
-from protos.lookalike.v1 import catalog_pb2
-from protos.lookalike.v1.types_pb2 import Product
+from lookalike.limits import MAX_IDS
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1 import catalog_pb2
+from lookalike.v1.types_pb2 import Product
 from server.admission import Admission
 from server.filters import check_filter
 from server.metrics import watched
-from server.requests import MAX_LIMIT, check_product_id
+from server.requests import check_product_id
 from server.shards import Fleet
 from server.topology import Snapshot
 
@@ -35,8 +36,8 @@ class CatalogReader:
 
     async def exists(self, request: catalog_pb2.ExistsRequest, deadline: Deadline) -> catalog_pb2.ExistsResponse:
         with watched("Exists"), self.admission.permit():
-            if not 1 <= len(request.product_ids) <= MAX_LIMIT:
-                raise InvalidRequest("product_ids", f"{len(request.product_ids)} ids; give 1..{MAX_LIMIT}")
+            if not 1 <= len(request.product_ids) <= MAX_IDS:
+                raise InvalidRequest("product_ids", f"{len(request.product_ids)} ids; give 1..{MAX_IDS}")
             for i, product_id in enumerate(request.product_ids):
                 check_product_id(f"product_ids[{i}]", product_id)
             exist = await self.fleet.exist(self.fleet.snapshot(), request.product_ids, self._bounded(deadline))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, Overloaded
+from lookalike.runtime.deadline import Deadline
+from lookalike.spaces import VECTOR_SPACES, space_name
+from lookalike.v1 import catalog_pb2
+from lookalike.v1.index_pb2 import Applied, Update, Upsert
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceVector
 from lookalike.vectors import F32, pack
-from protos.lookalike.v1 import catalog_pb2
-from protos.lookalike.v1.index_pb2 import Applied, Update, Upsert
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceVector
 from server.admission import Admission
 from server.composition import of_index
 from server.encoding import Encoders, Known
 from server.metrics import watched
 from server.requests import check_image, check_product_id, check_text_length, unit_vector
 from server.shards import Fleet
-from server.spaces import SPACES, space_name
 from server.topology import Snapshot
 
 FULL_RETRY_S = 1.0  # About what a compaction takes.
@@ -107,11 +107,11 @@ class CatalogWriter:
 
 
 def _given(request: catalog_pb2.UpsertRequest, snapshot: Snapshot) -> dict[Space.ValueType, F32]:
-    """Of unit norm. Raises InvalidRequest; WrongState for a space that the version lacks."""
+    """Of unit norm. Raises InvalidRequest; FailedPrecondition for a space that the version lacks."""
     vectors: dict[Space.ValueType, F32] = {}
     for i, given in enumerate(request.vectors):
-        if given.space not in SPACES.values():
-            raise InvalidRequest(f"vectors[{i}].space", f"name one of {', '.join(SPACES)}")
+        if given.space not in VECTOR_SPACES.values():
+            raise InvalidRequest(f"vectors[{i}].space", f"name one of {', '.join(VECTOR_SPACES)}")
         if given.space in vectors:
             raise InvalidRequest(f"vectors[{i}].space", "this space has a vector already")
         (info,) = snapshot.searched([given.space]).values()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest, NotFound
-from protos.lookalike.v1 import index_pb2, search_pb2
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1 import index_pb2, search_pb2
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
 from server import answer
 from server.admission import Admission
 from server.encoding import Classification, Encoders, Known, Vector

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TypeVar
 
-from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, WrongState
+from lookalike.errors import FailedPrecondition, InvalidRequest
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
 from lookalike.vectors import F32
-from protos.lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
 from server.encoding import Encoders, Known, Vector
 from server.requests import COUNTED_IN, Example, Query, Source, combined, unit_vector
 from server.stored import Stored
@@ -30,7 +30,7 @@ async def composed(
     """A unit vector (dim,) float32 for each of the searched spaces, in their order.
 
     Photos and texts are encoded concurrently and once, whatever spaces they count in; every space has an example that
-    counts in it (`policy.narrowed`). Raises InvalidRequest, WrongState, and what the encoders raise.
+    counts in it (`policy.narrowed`). Raises InvalidRequest, FailedPrecondition, and what the encoders raise.
     """
     given = [example for example in query.examples if example.source in COUNTED_IN]
     encoded = await _encoded(encoders, given, deadline) if given else {}
@@ -102,7 +102,7 @@ def _mean(group: Sequence[Example], source: Source, encoded: Encoded) -> Vector 
         return None
     vectors, encoders = zip(*(encoded[example.field] for example in examples), strict=True)
     if len(set(encoders)) > 1:
-        raise WrongState(f"the encoder changed meanwhile: {' and '.join(sorted(set(encoders)))}")
+        raise FailedPrecondition(f"the encoder changed meanwhile: {' and '.join(sorted(set(encoders)))}")
     return combined(vectors, [abs(example.weight) for example in examples]), encoders[0]
 
 
@@ -110,7 +110,7 @@ def of_index(answer: Vector, space: SpaceInfo) -> F32:
     """A query vector only ever meets an index of the same encoder version."""
     vector, encoder = answer
     if encoder != space.encoder:
-        raise WrongState(f"the encoder is {encoder}, the index was built with {space.encoder}")
+        raise FailedPrecondition(f"the encoder is {encoder}, the index was built with {space.encoder}")
     return vector
 
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lookalike.v1.index_pb2 import Fetched
+from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, unpack
-from protos.lookalike.v1.index_pb2 import Fetched
-from protos.lookalike.v1.types_pb2 import Space
 from server.policy import Route
 from server.topology import SpaceInfo
 

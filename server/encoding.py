@@ -16,12 +16,12 @@ from encoders.image.client import ImageEncoder
 from encoders.image.photos import BadImage, preprocess
 from encoders.product.client import Probabilities, ProductEncoder, Trained
 from encoders.text.client import TextEncoder
-from lookalike import rpc
-from lookalike.coalesce import Coalescer
-from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, InvalidRequest, Unavailable, WrongState
+from lookalike.channels import aio_channel, aio_channels
+from lookalike.errors import DeadlineExceeded, FailedPrecondition, InvalidRequest, Unavailable
+from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1.product_encoder_pb2 import ProductInput
 from lookalike.vectors import F32, pack
-from protos.lookalike.v1.product_encoder_pb2 import ProductInput
 from server.requests import MAX_CATEGORIES
 from server.settings import GatewaySettings
 
@@ -62,7 +62,7 @@ class Encoders:
         self._longest_s = settings.default_deadline_s
         self._waiting = settings.max_inflight
         if settings.model_server:
-            channels = rpc.channels(settings.model_server, settings.model_server_connections)
+            channels = aio_channels(settings.model_server, settings.model_server_connections)
             self._channels += channels
             self._image_encoder = ImageEncoder(
                 *channels, model=settings.model, version=settings.model_version, label=settings.model_label
@@ -92,7 +92,7 @@ class Encoders:
             async with asyncio.timeout(deadline.timeout_s()):
                 pixels = await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data)
         except TimeoutError:
-            raise DeadlineGone("the deadline passed before the photo was decoded") from None
+            raise DeadlineExceeded("the deadline passed before the photo was decoded") from None
         except BadImage as error:
             raise InvalidRequest(field, error.reason) from error
         return await self._images(pixels, deadline)
@@ -104,19 +104,19 @@ class Encoders:
         return await self._texts(text, deadline)
 
     async def product(self, known: Known, deadline: Deadline) -> Vector:
-        """Of unit norm. Raises what `ProductEncoder.encode` does, WrongState for vectors of other encoders than its."""
+        """Of unit norm. Raises as `ProductEncoder.encode`; FailedPrecondition for vectors of other encoders."""
         if self._products is None:
             raise Unavailable("this gateway has no product encoder: its space cannot be searched by photos and texts")
         return await self._products(known, deadline)
 
     async def classified(self, known: Known, precision: float, deadline: Deadline) -> Classification:
-        """Raises what `ProductEncoder.classify` does, and WrongState for vectors of other encoders than its."""
+        """Raises what `ProductEncoder.classify` does, and FailedPrecondition for vectors of other encoders than its."""
         if self._classified is None:
             raise Unavailable("this gateway has no product encoder: nothing can be classified")
         return await self._classified((known, precision), deadline)
 
     def _channel(self, address: str) -> grpc.aio.Channel:
-        self._channels.append(rpc.channel(address))
+        self._channels.append(aio_channel(address))
         return self._channels[-1]
 
     def _coalescer(
@@ -130,7 +130,7 @@ class Encoders:
         async def in_time(batch: list[Item]) -> Sequence[Reply | Exception]:
             try:
                 return await send(batch, Deadline.after(self._longest_s))
-            except DeadlineGone as error:
+            except DeadlineExceeded as error:
                 raise Unavailable(f"{what} did not answer in time") from error
 
         return Coalescer(in_time, max_in_flight=2, max_batch=max_batch, max_waiting=self._waiting)
@@ -143,10 +143,10 @@ class Encoders:
         encoded = await self._text_encoder.encode(batch, deadline)
         return [(vector, encoded.encoder) for vector in encoded.vectors]
 
-    async def _encode_products(self, batch: list[Known], deadline: Deadline) -> Sequence[Vector | WrongState]:
+    async def _encode_products(self, batch: list[Known], deadline: Deadline) -> Sequence[Vector | FailedPrecondition]:
         return await _each_kind(batch, _kinds(batch), lambda alike: self._encode_alike(alike, deadline))
 
-    async def _encode_alike(self, batch: list[Known], deadline: Deadline) -> Sequence[Vector | WrongState]:
+    async def _encode_alike(self, batch: list[Known], deadline: Deadline) -> Sequence[Vector | FailedPrecondition]:
         fused = await self._product_encoder.encode([_input(known) for known in batch], deadline)
         return [
             _mismatch(known, fused.by) or (vector, fused.by.encoder)
@@ -155,7 +155,7 @@ class Encoders:
 
     async def _classify_products(
         self, batch: list[tuple[Known, float]], deadline: Deadline
-    ) -> Sequence[Classification | WrongState]:
+    ) -> Sequence[Classification | FailedPrecondition]:
         """Most ask for the same precision; one that is another is another call."""
         known, precisions = zip(*batch, strict=True)
         kinds = [*zip(precisions, _kinds(known), strict=True)]
@@ -163,7 +163,7 @@ class Encoders:
 
     async def _classify_alike(
         self, batch: list[tuple[Known, float]], deadline: Deadline
-    ) -> Sequence[Classification | WrongState]:
+    ) -> Sequence[Classification | FailedPrecondition]:
         inputs, (_, precision) = [_input(known) for known, _ in batch], batch[0]
         likeliest, by = await self._product_encoder.classify(
             inputs, deadline, limit=MAX_CATEGORIES, precision=precision
@@ -187,15 +187,17 @@ def _kinds(batch: Sequence[Known]) -> list[tuple[str, str]]:
 
 
 async def _each_kind(
-    batch: list[Item], kinds: Sequence[Hashable], send: Callable[[list[Item]], Awaitable[Sequence[Reply | WrongState]]]
-) -> list[Reply | WrongState]:
-    """The replies to one call for each kind of items, in their order; WrongState is the reply to its kind alone."""
-    replies: dict[int, Reply | WrongState] = {}
+    batch: list[Item],
+    kinds: Sequence[Hashable],
+    send: Callable[[list[Item]], Awaitable[Sequence[Reply | FailedPrecondition]]],
+) -> list[Reply | FailedPrecondition]:
+    """The replies to one call for each kind of items, in their order; a FailedPrecondition fails its kind alone."""
+    replies: dict[int, Reply | FailedPrecondition] = {}
     for kind in dict.fromkeys(kinds):
         at = [i for i, each in enumerate(kinds) if each == kind]
         try:
             replies.update(zip(at, await send([batch[i] for i in at]), strict=True))
-        except WrongState as error:
+        except FailedPrecondition as error:
             replies.update(dict.fromkeys(at, error))
     return [replies[i] for i in range(len(batch))]
 
@@ -207,9 +209,9 @@ def _input(known: Known) -> ProductInput:
     )
 
 
-def _mismatch(known: Known, by: Trained) -> WrongState | None:
+def _mismatch(known: Known, by: Trained) -> FailedPrecondition | None:
     """Vectors of other encoders than the product encoder was trained on mean nothing to it."""
     for what, given, taken in (("photo", known.image, by.image_encoder), ("text", known.text, by.text_encoder)):
         if given is not None and given[1] != taken:
-            return WrongState(f"the {what} was encoded by {given[1]}; {by.encoder} takes {taken or 'none'}")
+            return FailedPrecondition(f"the {what} was encoded by {given[1]}; {by.encoder} takes {taken or 'none'}")
     return None

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from lookalike.errors import InvalidRequest
-from lookalike.instants import MAX_UNIX_S
-from protos.lookalike.v1.types_pb2 import Filter
+from lookalike.timestamps import MAX_UNIX_S
+from lookalike.v1.types_pb2 import Filter
 
 MAX_VALUES = 100
 # Each filter in a filter costs a shard a pass over its columns.

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lookalike.grouping import within
-from protos.lookalike.v1.index_pb2 import OpaqueHit, ShardHits
-from protos.lookalike.v1.types_pb2 import Space, SpaceScore
+from lookalike.runtime.grouping import within
+from lookalike.v1.index_pb2 import OpaqueHit, ShardHits
+from lookalike.v1.types_pb2 import Space, SpaceScore
 
 
 class Hit(NamedTuple):

@@ -9,8 +9,8 @@ from time import perf_counter
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from lookalike.rpc import code_of
-from lookalike.telemetry import SECONDS_BUCKETS
+from lookalike.runtime.telemetry import SECONDS_BUCKETS
+from lookalike.status import code_of
 
 REQUEST = Histogram(
     "lookalike_request_seconds",

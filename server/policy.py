@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lookalike.errors import BadSettings, InvalidRequest, NotFound
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
+from lookalike.spaces import VECTOR_SPACES, space_name
+from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from server.requests import COUNTED_IN, Query, Source
-from server.spaces import SPACES, space_name
 
 # The spaces that each example product has a vector in, by product id.
 Vectors = Mapping[str, Collection[Space.ValueType]]
@@ -24,7 +24,7 @@ class Route:
     lacking: tuple[str, ...] = ()  # What does not count though it was asked for, in words.
 
 
-ONLY = {space: Route((space,), (1.0,)) for space in SPACES.values()}
+ONLY = {space: Route((space,), (1.0,)) for space in VECTOR_SPACES.values()}
 HALF_AND_HALF = Route((SPACE_IMAGE, SPACE_TEXT), (0.5, 0.5))
 
 
@@ -60,7 +60,7 @@ class AutoPolicy:
                 raise BadSettings(f"auto policy {entry!r}: not CATEGORY=SPACE, or CATEGORY=SPACE>SPACE")
             if category in table:
                 raise BadSettings(f"auto policy {entry!r}: {category} is there already")
-            table[category] = Entry(entry, _preferences(entry, names, SPACES.values()))
+            table[category] = Entry(entry, _preferences(entry, names, VECTOR_SPACES.values()))
         if "*" not in table:
             raise BadSettings("auto policy: no entry for * (every other category)")
         alone = {
@@ -111,7 +111,7 @@ def _preferences(entry: str, names: str, spaces: Collection[Space.ValueType]) ->
             raise BadSettings(f"auto policy {entry!r}: {name!r} is not one of {', '.join(allowed)}")
         if wanted.count(name) > 1:
             raise BadSettings(f"auto policy {entry!r}: {name} is there twice")
-    return tuple(SPACES[name] for name in wanted)
+    return tuple(VECTOR_SPACES[name] for name in wanted)
 
 
 def settled(query: Query, built: Collection[Space.ValueType], policy: AutoPolicy) -> Route | None:

@@ -12,9 +12,9 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from lookalike.coalesce import Coalescer
-from lookalike.deadline import Deadline
 from lookalike.errors import BadSettings, Overloaded, ServiceError
+from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.deadline import Deadline
 from server import metrics
 
 log = logging.getLogger(__name__)

@@ -11,21 +11,18 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import InvalidRequest
+from lookalike.limits import MAX_ID_BYTES, MAX_IMAGE_BYTES, MAX_LIMIT, MAX_TEXT_BYTES
+from lookalike.spaces import VECTOR_SPACES, space_name
+from lookalike.v1 import search_pb2, types_pb2
+from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from lookalike.vectors import F32, normalised, unpack
-from protos.lookalike.v1 import search_pb2, types_pb2
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from server.filters import check_filter
-from server.spaces import SPACES, space_name
 
 MAX_EXAMPLES = 16
-MAX_LIMIT = 1000
 DEFAULT_LIMIT = 10
 DEFAULT_DUPLICATES = 100
 DUPLICATE_SCORE = 0.95
 MAX_DIVERSE = 100  # Hits unlike each other: each costs a comparison with all that may be the next.
-MAX_ID_BYTES = 256
-MAX_TEXT_BYTES = 64 << 10
-MAX_IMAGE_BYTES = 8 << 20
 MAX_DIM = 65536
 MAX_CATEGORIES = 100
 DEFAULT_CATEGORIES = 5
@@ -142,8 +139,8 @@ def _shares(
         raise InvalidRequest("space", "leave it out: `weights` names the spaces")
     weights: dict[Space.ValueType, float] = {}
     for i, each in enumerate(request.weights):
-        if each.space not in SPACES.values():
-            raise InvalidRequest(f"weights[{i}].space", f"name one of {', '.join(SPACES)}")
+        if each.space not in VECTOR_SPACES.values():
+            raise InvalidRequest(f"weights[{i}].space", f"name one of {', '.join(VECTOR_SPACES)}")
         if each.space in weights:
             raise InvalidRequest(f"weights[{i}].space", f"{space_name(each.space)} is there already")
         if not (math.isfinite(each.weight) and each.weight > 0):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookalike.deadline import Deadline
 from lookalike.errors import LookalikeError
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1 import index_pb2, search_pb2
+from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32, pack
-from protos.lookalike.v1 import index_pb2, search_pb2
-from protos.lookalike.v1.types_pb2 import Filter
 from server.admission import Admission
 from server.answer import SearchAnswer, answered, ranked
 from server.cache import Cache, cache_key

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lookalike.errors import BadSettings
-from lookalike.settings import ProcessSettings, setting
+from lookalike.runtime.settings import ProcessSettings, setting
 from server.policy import AutoPolicy
 
 

@@ -13,12 +13,13 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
-from lookalike import rpc
-from lookalike.coalesce import Coalescer
-from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, LookalikeError, Overloaded, Unavailable
-from lookalike.partition import shard_of
-from protos.lookalike.v1 import index_pb2, index_pb2_grpc, types_pb2
+from lookalike.channels import aio_channel
+from lookalike.errors import DeadlineExceeded, LookalikeError, Overloaded, Unavailable
+from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.edge import peer_error
+from lookalike.runtime.partition import shard_of
+from lookalike.v1 import index_pb2, index_pb2_grpc, types_pb2
 from server import metrics
 from server.settings import GatewaySettings
 from server.topology import Snapshot, snapshot_of
@@ -51,7 +52,7 @@ class Shard:
     def __init__(self, address: str, settings: GatewaySettings) -> None:
         self.name = address
         self._settings = settings
-        self._channel = rpc.channel(address)
+        self._channel = aio_channel(address)
         self._stub = index_pb2_grpc.IndexShardStub(self._channel)
         self._batching: dict[str, _Batching] = {}
 
@@ -106,7 +107,7 @@ class Shard:
                 for entry in zip(page.ids, page.products, strict=True):
                     yield entry
         except grpc.aio.AioRpcError as error:
-            raise rpc.error_of(error, f"shard {self.name}") from error
+            raise peer_error(error, f"shard {self.name}") from error
 
     def _batching_of(self, snapshot: Snapshot) -> _Batching:
         """Batches are of one version. When it changes, requests that pin the one before still come for a moment."""
@@ -161,7 +162,7 @@ class Shard:
         try:
             return await method(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise rpc.error_of(error, f"shard {self.name}") from error
+            raise peer_error(error, f"shard {self.name}") from error
 
     def _capped(self, deadline: Deadline) -> float:
         return deadline.capped(self._settings.shard_timeout_s)
@@ -243,7 +244,7 @@ class Fleet:
     async def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline) -> Gathered:
         """Ask every shard of the version. A shard that fails or is late is a gap in the answer, not its end.
 
-        Raises DeadlineGone, Overloaded or Unavailable when no shard answered.
+        Raises DeadlineExceeded, Overloaded or Unavailable when no shard answered.
         """
         wait_s = min(self._settings.shard_timeout_s, deadline.remaining_s() * _SHARE_OF_DEADLINE)
         asked: list[asyncio.Future[index_pb2.ShardHits] | LookalikeError] = []
@@ -263,7 +264,9 @@ class Fleet:
         errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
         if len(errors) == len(outcomes):
             if wait_s < self._settings.shard_timeout_s and any(reply.cancelled() for reply in waited_for):
-                raise DeadlineGone(f"no shard answered within {wait_s:.3g} s, nine tenths of the time that was left")
+                raise DeadlineExceeded(
+                    f"no shard answered within {wait_s:.3g} s, nine tenths of the time that was left"
+                )
             raise next((error for error in errors if isinstance(error, Overloaded)), errors[0])
         hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
         return Gathered(hits, [str(error) for error in errors])

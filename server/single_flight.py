@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone
+from lookalike.errors import DeadlineExceeded
+from lookalike.runtime.deadline import Deadline
 
 Answer = TypeVar("Answer")
 
@@ -26,7 +26,7 @@ class SingleFlight(Generic[Answer]):
         self._flights: dict[str, _Flight[Answer]] = {}
 
     async def __call__(self, key: str, work: Callable[[], Coroutine[None, None, Answer]], deadline: Deadline) -> Answer:
-        """What `work` returns or raises, whoever's work it was. Raises DeadlineGone at this caller's own deadline.
+        """What `work` returns or raises, whoever's work it was. Raises DeadlineExceeded at this caller's own deadline.
 
         Work ends when the last caller that waits for it is gone. Where it ran out of another caller's time while this
         caller has time left, this caller starts it again; its own it starts once.
@@ -34,7 +34,7 @@ class SingleFlight(Generic[Answer]):
         while flight := self._flights.get(key):
             try:
                 return await self._join(key, flight, deadline)
-            except DeadlineGone:
+            except DeadlineExceeded:
                 deadline.remaining_s()
         return await self._join(key, self._start(key, work), deadline)
 
@@ -48,7 +48,7 @@ class SingleFlight(Generic[Answer]):
         try:
             await asyncio.wait((flight.task,), timeout=deadline.timeout_s())
             if not flight.task.done():
-                raise DeadlineGone("the deadline passed before the answer came")
+                raise DeadlineExceeded("the deadline passed before the answer came")
             return flight.task.result()
         finally:
             flight.waiting -= 1

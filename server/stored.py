@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lookalike.errors import NotFound
+from lookalike.v1.index_pb2 import Fetched
+from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, unpack
-from protos.lookalike.v1.index_pb2 import Fetched
-from protos.lookalike.v1.types_pb2 import Product, Space
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from lookalike.errors import Unavailable, WrongState
-from protos.lookalike.v1 import index_pb2
-from protos.lookalike.v1.types_pb2 import Space
-from server.spaces import space_name
+from lookalike.errors import FailedPrecondition, Unavailable
+from lookalike.spaces import space_name
+from lookalike.v1 import index_pb2
+from lookalike.v1.types_pb2 import Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Snapshot:
         return replace(self, sequences=tuple(latest))
 
     def searched(self, spaces: Sequence[Space.ValueType]) -> dict[Space.ValueType, SpaceInfo]:
-        """What is known of each, in their order. Raises WrongState for one that the version lacks."""
+        """What is known of each, in their order. Raises FailedPrecondition for one that the version lacks."""
         for space in spaces:
             if space not in self.spaces:
                 has = ", ".join(space_name(each) for each in sorted(self.spaces)) or "none"
-                raise WrongState(f"version {self.version} has no {space_name(space)} space; it has: {has}")
+                raise FailedPrecondition(f"version {self.version} has no {space_name(space)} space; it has: {has}")
         return {space: self.spaces[space] for space in spaces}
 
 

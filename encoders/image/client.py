@@ -15,17 +15,17 @@ from encoders.image.photos import SIDE_PX
 from encoders.image.prediction_service import GET_MODEL_STATUS, PREDICT, BadTensor, array, tensor
 from encoders.image.retries import RetryBudget
 from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
+from encoders.tfserving.v1 import prediction_pb2 as pb
 from encoders.types import Encoded
-from lookalike import rpc
-from lookalike.deadline import Deadline
 from lookalike.errors import BadSettings, LookalikeError, Overloaded, Unavailable
-from lookalike.rpc import MESSAGE_BYTES
+from lookalike.limits import MAX_MESSAGE_BYTES
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.edge import peer_error
 from lookalike.vectors import F32
-from protos.tfserving.v1 import prediction_pb2 as pb
 
 Answer = TypeVar("Answer", pb.PredictResponse, pb.GetModelStatusResponse)
 
-MAX_IMAGES = MESSAGE_BYTES // (SIDE_PX * SIDE_PX * 3) - 1  # 221: as many as a message holds.
+MAX_IMAGES = MAX_MESSAGE_BYTES // (SIDE_PX * SIDE_PX * 3) - 1  # 221: as many as a message holds.
 
 
 RETRIES = Counter("lookalike_image_encoder_retries_total", "Calls to the model server that were tried a second time.")
@@ -52,7 +52,7 @@ class ImageEncoder:
     async def encode(self, pixels: npt.NDArray[np.uint8], deadline: Deadline) -> Encoded:
         """One vector for each of (n, 224, 224, 3) uint8 images, n in 1..MAX_IMAGES.
 
-        Raises Unavailable (also for an answer that is not what the signature promises), Overloaded or DeadlineGone.
+        Raises Unavailable (also for an answer that is not what the signature promises), Overloaded or DeadlineExceeded.
         """
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (SIDE_PX, SIDE_PX, 3) or not 1 <= len(pixels) <= MAX_IMAGES:
             raise ValueError(f"{pixels.dtype} {pixels.shape} are no 1..{MAX_IMAGES} images of 224 × 224 RGB bytes")
@@ -138,11 +138,11 @@ def _queue_full(error: grpc.aio.AioRpcError) -> bool:
 def _meaning(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
     """A model that is unknown there, or another signature, is a fault of the deployment and not of who asked us.
 
-    A server that was late is DeadlineGone only where the caller's own time is over; else it is Unavailable.
+    A server that was late is DeadlineExceeded only where the caller's own time is over; else it is Unavailable.
     """
     code, said = error.code(), f"image encoder: {error.code().name}: {error.details()}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return rpc.error_of(error, "image encoder", deadline)
+        return peer_error(error, "image encoder", deadline)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or _queue_full(error):
         return Overloaded(said)
     return Unavailable(said)

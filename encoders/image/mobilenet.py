@@ -25,9 +25,10 @@ from encoders.image.photos import SIDE_PX
 from encoders.image.prediction_service import tensor
 from encoders.image.signature import ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.image.tensorflow_runtime import tensorflow
-from lookalike import cli, telemetry
+from encoders.tfserving.v1 import prediction_pb2 as pb
+from lookalike.cli import arguments
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
-from protos.tfserving.v1 import prediction_pb2 as pb
+from lookalike.runtime import telemetry
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("--weights", default="imagenet", metavar="imagenet|untrained|FILE", help="default: imagenet")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the layers; default: float32")
     parser.add_argument("--model-version", type=int, metavar="N", help="default: one more than the highest there is")
-    parser.add_argument("--seed", type=cli.seed, default=0, help="of untrained weights; default: 0")
+    parser.add_argument("--seed", type=arguments.seed, default=0, help="of untrained weights; default: 0")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     args = parser.parse_args(argv)
     telemetry.configure_logging("info")

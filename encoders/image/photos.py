@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lookalike.limits import MAX_IMAGE_BYTES
+
 SIDE_PX: Final = 224
-MAX_BYTES: Final = 8 << 20
 # Decoding takes up to 8 bytes a pixel (a progressive CMYK JPEG, of which libjpeg keeps every coefficient); a WebP 16
 # (two canvases, their bytes, Pillow's image): 400 MB at the worst. A PNG, GIF or BMP takes 4, and an eighth of 8 more.
 MAX_PIXELS: Final = 50_000_000
@@ -92,8 +93,8 @@ def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
 def _kind(data: bytes) -> str:
     if not data:
         raise BadImage("no bytes")
-    if len(data) > MAX_BYTES:
-        raise BadImage(f"{len(data):,} bytes, {MAX_BYTES:,} are allowed")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise BadImage(f"{len(data):,} bytes, {MAX_IMAGE_BYTES:,} are allowed")
     for kind, signature in _SIGNATURES.items():
         if signature.match(data):
             return kind

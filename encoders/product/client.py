@@ -9,11 +9,10 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import LookalikeError, Unavailable, WrongState
-from lookalike.vectors import F32, unpack
-from protos.lookalike.v1.product_encoder_pb2 import (
+from lookalike.errors import FailedPrecondition, LookalikeError, Unavailable
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.edge import peer_error
+from lookalike.v1.product_encoder_pb2 import (
     Classified,
     ClassifyProductsRequest,
     ClassifyProductsResponse,
@@ -21,7 +20,8 @@ from protos.lookalike.v1.product_encoder_pb2 import (
     EncodeProductsResponse,
     ProductInput,
 )
-from protos.lookalike.v1.product_encoder_pb2_grpc import ProductEncoderStub
+from lookalike.v1.product_encoder_pb2_grpc import ProductEncoderStub
+from lookalike.vectors import F32, unpack
 
 MAX_INPUTS = 256  # In one call.
 
@@ -57,8 +57,8 @@ class ProductEncoder:
     async def encode(self, inputs: Sequence[ProductInput], deadline: Deadline) -> Fused:
         """One vector for each of 1..MAX_INPUTS inputs.
 
-        Raises WrongState where no product encoder is deployed or the inputs are of other dimensions than it takes;
-        Unavailable (also for an answer that is not what the contract promises), Overloaded or DeadlineGone.
+        Raises FailedPrecondition where no product encoder is deployed or the inputs are of other dimensions;
+        Unavailable (also for an answer that is not what the contract promises), Overloaded or DeadlineExceeded.
         """
         try:
             reply = await self._stub.Encode(EncodeProductsRequest(inputs=inputs), timeout=deadline.timeout_s())
@@ -84,10 +84,10 @@ def _meaning(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
     """A process without a product encoder, or one trained on vectors of other dimensions, is there and stays so."""
     match error.code():
         case grpc.StatusCode.UNIMPLEMENTED:
-            return WrongState("no product encoder is deployed: the text encoder's process serves none")
+            return FailedPrecondition("no product encoder is deployed: the text encoder's process serves none")
         case grpc.StatusCode.INVALID_ARGUMENT:
-            return WrongState(f"product encoder: {error.details()}")
-    return rpc.error_of(error, "product encoder", deadline)
+            return FailedPrecondition(f"product encoder: {error.details()}")
+    return peer_error(error, "product encoder", deadline)
 
 
 def _trained(reply: EncodeProductsResponse | ClassifyProductsResponse) -> Trained:

@@ -10,11 +10,11 @@ from prometheus_client import Histogram
 
 from encoders.product.classifier import PRECISIONS
 from encoders.product.model import Guess, ProductModel
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, WrongState
+from lookalike.errors import FailedPrecondition, InvalidRequest
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1 import product_encoder_pb2 as pb
 from lookalike.vectors import F32, pack, unpack
-from protos.lookalike.v1 import product_encoder_pb2 as pb
 
 Run = Callable[[Callable[[], Any], int], Awaitable[Any]]
 SERVICE = pb.DESCRIPTOR.services_by_name["ProductEncoder"]
@@ -40,7 +40,7 @@ class ProductService:
     def serve(self, model: ProductModel) -> None:
         self._model = model
 
-    def methods(self) -> rpc.Methods:
+    def methods(self) -> edge.Methods:
         return {"Describe": self.describe, "Encode": self.encode, "Classify": self.classify}
 
     async def describe(self, request: pb.DescribeProductEncoderRequest, deadline: Deadline) -> pb.ProductEncoderState:
@@ -84,7 +84,7 @@ class ProductService:
 
     def _served(self) -> ProductModel:
         if self._model is None:
-            raise WrongState("this process has no product encoder (--product-artifact)")
+            raise FailedPrecondition("this process has no product encoder (--product-artifact)")
         return self._model
 
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from encoders.serving.model import ModelConfig
 from encoders.serving.policy import All, Latest, Specific, VersionPolicy
+from encoders.tfserving.v1 import config_pb2 as pb
 from lookalike.errors import InvalidRequest
-from protos.tfserving.v1 import config_pb2 as pb
 
 PLATFORM: Final = "tensorflow"
 _Policy = pb.FileSystemStoragePathSourceConfig.ServableVersionPolicy

@@ -16,9 +16,9 @@ from google.protobuf.wrappers_pb2 import BoolValue, Int64Value
 from encoders.serving import config
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.settings import ModelServerSettings, batching_parameters, model_config
+from encoders.tfserving.v1 import config_pb2 as pb
 from lookalike.errors import BadSettings, OperatorError
-from lookalike.settings import load
-from protos.tfserving.v1 import config_pb2 as pb
+from lookalike.runtime.settings import load
 
 METRICS_PATH: Final = "/monitoring/prometheus/metrics"  # TensorFlow-Serving's own.
 MODELS, BATCHING, MONITORING = "models.config", "batching.config", "monitoring.config"

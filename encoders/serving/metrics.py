@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from lookalike import telemetry
+from lookalike.runtime import telemetry
 
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 

@@ -15,9 +15,9 @@ from encoders.serving.metrics import VERSION_STATE
 from encoders.serving.policy import AVAILABLE, Latest, State, VersionPolicy
 from encoders.serving.saved_model import Servable
 from encoders.serving.scheduler import Lane
+from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.errors import BadArtifact
-from lookalike.rpc import code_of
-from protos.tfserving.v1 import prediction_pb2 as pb
+from lookalike.status import code_of
 
 ENDED: Final = 16  # Versions of a model that have ended and are still told of; beyond it the oldest are forgotten.
 

@@ -16,8 +16,8 @@ from encoders.serving.saved_model import SavedModel, Servable
 from encoders.serving.service import Service
 from encoders.serving.settings import ModelServerSettings, batching_parameters, model_config
 from encoders.serving.versions import Versions
-from lookalike import lifecycle, telemetry
-from lookalike.settings import load
+from lookalike.runtime import lifecycle, telemetry
+from lookalike.runtime.settings import load
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from encoders.image.models import MAX_VERSION
+from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.errors import BadSettings
-from protos.tfserving.v1 import prediction_pb2 as pb
 
 State: TypeAlias = pb.ModelVersionStatus.State.ValueType
 START: Final = pb.ModelVersionStatus.START

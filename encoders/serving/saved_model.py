@@ -13,9 +13,9 @@ from encoders.image.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.scheduler import Pixels
 from encoders.serving.signatures import signatures
+from encoders.tfserving.v1.saved_model_pb2 import SignatureDefMap
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
-from protos.tfserving.v1.saved_model_pb2 import SignatureDefMap
 
 
 class Servable(Protocol):

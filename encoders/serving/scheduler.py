@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from encoders.serving.batching import BatchingParameters, BatchQueue, Part
 from encoders.serving.metrics import BATCH_IMAGES, BATCH_SECONDS, QUEUE_SECONDS
-from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, Unavailable
+from lookalike.errors import DeadlineExceeded, Unavailable
+from lookalike.runtime.deadline import Deadline
 from lookalike.vectors import F32
 
 Pixels = npt.NDArray[np.uint8]  # (n, 224, 224, 3)
@@ -54,7 +54,7 @@ class Lane:
         self._scheduler = scheduler
 
     async def __call__(self, images: Pixels, deadline: Deadline) -> F32:
-        """The features of at least one image. Raises InvalidRequest, Unavailable, DeadlineGone, or the model's."""
+        """The features of at least one image. Raises InvalidRequest, Unavailable, DeadlineExceeded, or the model's."""
         task = _Task(images, asyncio.get_running_loop().create_future(), time.monotonic())
         try:
             async with asyncio.timeout(deadline.timeout_s()):
@@ -62,7 +62,7 @@ class Lane:
                 self._scheduler.start()
                 return await task.reply
         except TimeoutError:
-            raise DeadlineGone("the deadline passed while waiting for the model") from None
+            raise DeadlineExceeded("the deadline passed while waiting for the model") from None
 
     def next_batch(self, now_s: float) -> list[Part[_Task]]:
         """The parts that somebody still waits for; none where no batch is to be had."""

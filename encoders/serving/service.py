@@ -26,10 +26,11 @@ from encoders.serving.model import Loaded
 from encoders.serving.scheduler import Pixels
 from encoders.serving.signatures import SIGNATURE_DEF, packed
 from encoders.serving.versions import Versions
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, WrongState
-from protos.tfserving.v1 import prediction_pb2 as pb
+from encoders.tfserving.v1 import prediction_pb2 as pb
+from lookalike.errors import FailedPrecondition, InvalidRequest
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.status import code_of
 
 Request = TypeVar("Request", pb.PredictRequest, pb.GetModelMetadataRequest, pb.GetModelStatusRequest)
 _Method = Callable[[Any, Deadline], Awaitable[Any]]
@@ -49,8 +50,8 @@ class Service:
         predictions: _Methods = {"Predict": self.predict, "GetModelMetadata": self.metadata}
         models: _Methods = {"GetModelStatus": self.status, "HandleReloadConfigRequest": self.reload}
         return (
-            rpc.handler(services["PredictionService"], _counted(predictions), name=PREDICTION_SERVICE),
-            rpc.handler(services["ModelService"], _counted(models), name=MODEL_SERVICE),
+            edge.handler(services["PredictionService"], _counted(predictions), name=PREDICTION_SERVICE),
+            edge.handler(services["ModelService"], _counted(models), name=MODEL_SERVICE),
         )
 
     async def predict(self, request: pb.PredictRequest, deadline: Deadline) -> pb.PredictResponse:
@@ -83,11 +84,11 @@ class Service:
         return pb.ReloadConfigResponse(status=pb.StatusProto())
 
 
-def _counted(methods: _Methods) -> dict[str, rpc.Unary]:
+def _counted(methods: _Methods) -> dict[str, edge.Unary]:
     return {name: _counting(name, method) for name, method in methods.items()}
 
 
-def _counting(name: str, method: _Method) -> rpc.Unary:
+def _counting(name: str, method: _Method) -> edge.Unary:
     seconds = REQUEST_SECONDS.labels(name)
 
     async def call(request: Any, deadline: Deadline) -> Any:
@@ -97,7 +98,7 @@ def _counting(name: str, method: _Method) -> rpc.Unary:
             spec = getattr(response, "model_spec", spec)
             return response
         except BaseException as error:
-            code = rpc.code_of(error).name
+            code = code_of(error).name
             raise
         finally:
             # Names that somebody asked for and that are not there are no label: there is no bound on them.
@@ -122,7 +123,7 @@ def _answered(version: Loaded, signature: str = "") -> pb.ModelSpec:
 def _signature(request: pb.PredictRequest) -> str:
     signature = request.model_spec.signature_name or SIGNATURE
     if signature != SIGNATURE:
-        raise WrongState(f'Serving signature key "{signature}" not found.')
+        raise FailedPrecondition(f'Serving signature key "{signature}" not found.')
     return signature
 
 

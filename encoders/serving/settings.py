@@ -11,7 +11,7 @@ from encoders.serving.batching import BatchingParameters
 from encoders.serving.model import ModelConfig
 from encoders.serving.policy import parsed_labels, parsed_policy
 from lookalike.errors import BadSettings
-from lookalike.settings import ProcessSettings, setting
+from lookalike.runtime.settings import ProcessSettings, setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Final
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
+from encoders.tfserving.v1 import saved_model_pb2 as pb
 from lookalike.errors import BadArtifact
-from protos.tfserving.v1 import saved_model_pb2 as pb
 
 SIGNATURE_DEF: Final = "signature_def"  # The one metadata field there is.
 _SERVE: Final = "serve"  # tf.saved_model.SERVING: the graph that is served.

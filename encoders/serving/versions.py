@@ -31,9 +31,9 @@ from encoders.serving.policy import (
 )
 from encoders.serving.saved_model import Servable
 from encoders.serving.scheduler import Scheduler
-from lookalike.deadline import Deadline
-from lookalike.errors import BadArtifact, DeadlineGone, InvalidRequest, NotFound, WrongState
-from protos.tfserving.v1 import prediction_pb2 as pb
+from encoders.tfserving.v1 import prediction_pb2 as pb
+from lookalike.errors import BadArtifact, DeadlineExceeded, FailedPrecondition, InvalidRequest, NotFound
+from lookalike.runtime.deadline import Deadline
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Versions:
         self._tasks: set[asyncio.Task[None]] = set()  # Kept: the loop itself holds them weakly.
 
     async def start(self) -> None:
-        """Load what there is; labels are given once their versions are there. Raises BadArtifact, WrongState."""
+        """Load the versions there are, then assign their labels. Raises BadArtifact, FailedPrecondition."""
         await self.settle()
         for model in self._models.values():
             if not model.available():
@@ -105,8 +105,9 @@ class Versions:
     async def reload(self, configs: Sequence[ModelConfig], deadline: Deadline) -> None:
         """Serve these models and no others. Returns when models that are new are AVAILABLE; all else follows soon.
 
-        Raises WrongState for a label of a version that is not AVAILABLE (nothing is changed then), and for a new model
-        none of whose versions could be loaded; DeadlineGone.
+        Raises FailedPrecondition for a label of a version that is not AVAILABLE (nothing is changed then), and for a
+        new model
+        none of whose versions could be loaded; DeadlineExceeded.
         """
         self._label(configs)
         served = {name for name, model in self._models.items() if model.config}
@@ -120,10 +121,10 @@ class Versions:
             async with asyncio.timeout(deadline.timeout_s()):
                 await asyncio.shield(settling)
         except TimeoutError:
-            raise DeadlineGone(f"the deadline passed while {', '.join(new)} was being loaded") from None
+            raise DeadlineExceeded(f"the deadline passed while {', '.join(new)} was being loaded") from None
         for model in (self._models[name] for name in new):
             if not model.available():
-                raise WrongState(f"model(s) did not become available: {model.name}: {model.error()}")
+                raise FailedPrecondition(f"model(s) did not become available: {model.name}: {model.error()}")
 
     async def settle(self) -> None:
         """Look at the folders; load, and begin to unload, until what is served is what is wanted. Raises OSError."""
@@ -138,12 +139,12 @@ class Versions:
             self._models.setdefault(config.name, Model(config.name)).config = config
 
     def _label(self, configs: Sequence[ModelConfig]) -> None:
-        """All or nothing: a label may only stand for a version that is AVAILABLE. Raises WrongState."""
+        """All or nothing: a label may only stand for a version that is AVAILABLE. Raises FailedPrecondition."""
         for config in configs:
             available = self._models[config.name].available() if config.name in self._models else []
             for number in config.labels.values():
                 if number not in available:
-                    raise WrongState(
+                    raise FailedPrecondition(
                         f"Request to assign label to version {number} of model {config.name}, "
                         "which is not currently available for inference"
                     )

@@ -8,12 +8,12 @@ import grpc.aio
 import numpy as np
 
 from encoders.types import Encoded
-from lookalike import rpc
-from lookalike.deadline import Deadline
 from lookalike.errors import Unavailable
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.edge import peer_error
+from lookalike.v1.text_encoder_pb2 import EncodeTextRequest, EncodeTextResponse
+from lookalike.v1.text_encoder_pb2_grpc import TextEncoderStub
 from lookalike.vectors import F32, unpack
-from protos.lookalike.v1.text_encoder_pb2 import EncodeTextRequest, EncodeTextResponse
-from protos.lookalike.v1.text_encoder_pb2_grpc import TextEncoderStub
 
 
 class TextEncoder:
@@ -23,12 +23,12 @@ class TextEncoder:
     async def encode(self, texts: Sequence[str], deadline: Deadline) -> Encoded:
         """(n, dim) unit rows; zeros for a text with nothing to encode.
 
-        Raises Unavailable (also for an answer that is not what the contract promises), Overloaded or DeadlineGone.
+        Raises Unavailable (also for an answer that is not what the contract promises), Overloaded or DeadlineExceeded.
         """
         try:
             reply = await self._stub.Encode(EncodeTextRequest(texts=texts), timeout=deadline.timeout_s())
         except grpc.aio.AioRpcError as error:
-            raise rpc.error_of(error, "text encoder", deadline) from error
+            raise peer_error(error, "text encoder", deadline) from error
         return Encoded(vectors=_vectors(reply, len(texts)), encoder=reply.fingerprint)
 
 

@@ -20,14 +20,14 @@ from encoders.product import model as product
 from encoders.product import server as product_server
 from encoders.product.server import ProductService
 from encoders.text import model as text
-from encoders.text.tokens import MAX_TEXT_BYTES
-from lookalike import lifecycle, rpc, telemetry
-from lookalike.coalesce import Coalescer
-from lookalike.deadline import Deadline
 from lookalike.errors import BadArtifact, BadSettings, InvalidRequest, Overloaded, Unavailable
-from lookalike.settings import ProcessSettings, load, setting
+from lookalike.limits import MAX_TEXT_BYTES
+from lookalike.runtime import edge, lifecycle, telemetry
+from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.settings import ProcessSettings, load, setting
+from lookalike.v1 import text_encoder_pb2 as pb
 from lookalike.vectors import F32, pack
-from protos.lookalike.v1 import text_encoder_pb2 as pb
 
 Result = TypeVar("Result")
 SERVICE = pb.DESCRIPTOR.services_by_name["TextEncoder"]
@@ -172,8 +172,8 @@ async def serve(settings: TextEncoderSettings, artifact: Path) -> None:
     encoder = Encoder(settings)
     products = ProductService(encoder.run_beside)
     handlers = [
-        rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode}),
-        rpc.handler(product_server.SERVICE, products.methods()),
+        edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode}),
+        edge.handler(product_server.SERVICE, products.methods()),
     ]
     fusing = settings.product_artifact is not None and not _is_empty(settings.product_artifact)
     services = [SERVICE.full_name, *([product_server.SERVICE.full_name] if fusing else [])]

@@ -7,7 +7,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-MAX_TEXT_BYTES = 64 << 10  # What the protocol allows; of a longer text, the tokenizer reads as many characters.
+from lookalike.limits import MAX_TEXT_BYTES
+
 MAX_WORD_CHARS = 40  # Longer "words" are codes, addresses, and scripts without spaces: cut, so that subwords stay few.
 RUN_CHARS = 4_000  # Sudachi refuses more than 49,149 bytes at a time; a character in its normal form has up to 9.
 

@@ -17,7 +17,7 @@ from encoders import artifact
 from encoders.text import scdv, words
 from encoders.text.model import FASTTEXT, FILES, FORMAT, KINDS
 from encoders.text.tokens import Tokenizer
-from lookalike import cli
+from lookalike.cli import arguments
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.vectors import F32
 
@@ -144,7 +144,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     parser.add_argument("out", type=Path, help="the artifact, a new folder")
     parser.add_argument("--kind", choices=KINDS, default="scdv")
     parser.add_argument("--dim", type=int, default=256, help="most dimensions of an SCDV vector, 1..1024")
-    parser.add_argument("--seed", type=cli.seed, default=0)
+    parser.add_argument("--seed", type=arguments.seed, default=0)
     parser.add_argument("--words", type=Path, metavar="FILE", help="take word vectors from this fastText .bin")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     options = parser.parse_args(argv)

@@ -23,9 +23,10 @@ from index.building.ladder import EXACT_FLOATS, TARGET_RECALL, measured
 from index.kinds import choice, engine, recipe
 from index.storage import attributes, vectors, version
 from index.storage.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry
-from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name, space_name
+from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
-from lookalike.partition import shard_of
+from lookalike.runtime.partition import shard_of
+from lookalike.spaces import space_name
 from lookalike.vectors import F32, I64, normalised
 
 Progress = Callable[[str, int, int], None]  # What is under way, steps done, steps in all.
@@ -241,7 +242,13 @@ def _files(directory: Path) -> dict[str, FileEntry]:
 
 
 def _name(
-    directory: Path, spaces: Mapping[int, SpaceVectors], form: Form, *, shards: int, seed: int, exact_floats: int
+    directory: Path,
+    spaces: Mapping[int, SpaceVectors],
+    form: Form,
+    *,
+    shards: int,
+    seed: int,
+    exact_floats: int,
 ) -> str:
     """A digest of everything that decides the answers; codes are left out: they follow from the rest."""
     inputs = {

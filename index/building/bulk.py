@@ -5,26 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from index.building import build
 from index.building.workshop import publish, workshop
 from index.kinds.recipe import ALLOWED
 from index.storage.attributes import ID_BYTES, checked, refuse_duplicates
 from index.storage.location import Location, located
-from index.storage.names import SPACES, number_of
 from index.storage.vectors import RESCORES
-from lookalike import arrays, cli
+from lookalike.cli import arguments, npy_files
+from lookalike.cli.progress import progress_of_stages
 from lookalike.errors import BadArtifact, BadCatalogue
+from lookalike.spaces import VECTOR_SPACES, space_number
 from lookalike.vectors import F32
 
 EPILOG = """examples:
@@ -47,11 +45,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         products = with_attributes(products, options.attributes)
     given = build.SpaceVectors(encoder=options.encoder, vectors=vectors, rows=np.arange(len(vectors)))
     location = located(options.location)
-    with workshop(location, options.staging) as directory, shown_progress() as progress:
+    with workshop(location, options.staging) as directory, progress_of_stages() as progress:
         name = build.build(
             directory,
             products,
-            {number_of(options.space): given},
+            {space_number(options.space): given},
             shards=options.shards,
             form=build.Form(recipe=options.recipe, rescore=options.rescore, recall=options.recall),
             seed=options.seed,
@@ -77,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--attributes", type=Path, help="Parquet file with `id` and any of title, category, shop, tags, …"
     )
-    parser.add_argument("--space", required=True, choices=SPACES, help="what the vectors say of products")
+    parser.add_argument("--space", required=True, choices=VECTOR_SPACES, help="what the vectors say of products")
     parser.add_argument("--shards", type=int, default=1, help="processes that will share the work (default: 1)")
     parser.add_argument(
         "--recipe",
@@ -97,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         help="of the nearest k, for every k; what cannot reach it is searched exactly (default: 0.95)",
     )
     parser.add_argument("--encoder", default="vectors", help="fingerprint of what made the vectors (default: vectors)")
-    parser.add_argument("--seed", type=cli.seed, default=0, help="of training and measuring (default: 0)")
-    parser.add_argument("--threads", type=cli.threads, default=0, help="cores to use; 0: all (default)")
+    parser.add_argument("--seed", type=arguments.seed, default=0, help="of training and measuring (default: 0)")
+    parser.add_argument("--threads", type=arguments.threads, default=0, help="cores to use; 0: all (default)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -106,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 def vectors_of(path: Path) -> F32:
     """Memory-mapped (n, dim) float32. Raises BadArtifact; the values are looked at when they are copied."""
     try:
-        vectors = arrays.read(path, mapped=True)
+        vectors = npy_files.read(path, mapped=True)
     except ValueError as error:
         raise BadArtifact(f"{path}: {error}") from error
     if vectors.ndim != 2 or vectors.dtype != np.dtype("<f4") or not vectors.size:
@@ -149,19 +147,6 @@ def with_attributes(products: pa.Table, path: Path) -> pa.Table:
     rows = pc.index_in(products["id"], value_set=given["id"])
     columns = {name: given[name].take(rows) for name in given.column_names if name != "id"}
     return pa.table({"id": products["id"], **columns})
-
-
-@contextmanager
-def shown_progress() -> Iterator[build.Progress]:
-    """A bar on standard error, to be given to `build.build`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield show
 
 
 def _report(location: Location, name: str, *, as_json: bool) -> None:

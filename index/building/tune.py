@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from index.building import tune_report
-from index.building.bulk import shown_progress, vectors_of
+from index.building.bulk import vectors_of
 from index.building.ladder import EXACT_FLOATS
 from index.building.tune_choice import Budget, chosen, nearest
 from index.building.tune_report import Findings, lacking, told
 from index.building.tune_trial import candidates, tried
 from index.storage.vectors import RESCORES, Stored
-from lookalike import cli
+from lookalike.cli import arguments
+from lookalike.cli.progress import progress_of_stages
 from lookalike.errors import BadArtifact, BadSettings
 from lookalike.vectors import F32, normalised
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     sample = _sample(options.vectors, vectors, min(options.sample, budget.documents), options.rescore, options.seed)
     names, rows = candidates(vectors.shape[1]), []
     threads = options.threads or len(os.sched_getaffinity(0))
-    with shown_progress() as progress:
+    with progress_of_stages() as progress:
         for done, name in enumerate(names):
             progress(f"trying {name}", done, len(names))
             rows.append(tried(name, sample, budget, seed=options.seed, threads=threads))
@@ -92,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=int, default=1, help="of the index to be built (default: 1)")
     parser.add_argument("--rescore", default="float32", choices=RESCORES, help="what full vectors are kept as on disk")
     parser.add_argument("--out", type=Path, default=Path("tune"), help="folder for the report (default: tune)")
-    parser.add_argument("--seed", type=cli.seed, default=0)
-    parser.add_argument("--threads", type=cli.threads, default=0, help="cores to use; 0: all (default)")
+    parser.add_argument("--seed", type=arguments.seed, default=0)
+    parser.add_argument("--threads", type=arguments.threads, default=0, help="cores to use; 0: all (default)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from index.live.live import Live
+from lookalike.v1.index_pb2 import Applied, Update, Upsert
+from lookalike.v1.types_pb2 import Product, Space, SpaceVector
 from lookalike.vectors import pack
-from protos.lookalike.v1.index_pb2 import Applied, Update, Upsert
-from protos.lookalike.v1.types_pb2 import Product, Space, SpaceVector
 
 _TOGETHER = 256  # Changes in one write.
 REMEMBERED = 8  # Versions that take over a removal of what they do not have: an older update may come late.

@@ -22,12 +22,13 @@ from index.search import segment
 from index.search.segment import Segment
 from index.storage import attributes, vectors, version
 from index.storage.manifest import FileEntry, IndexEntry, Manifest, SpaceEntry
-from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, number_of, shard_name
+from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name
 from index.storage.strings import SortedStrings
 from index.storage.vectors import Stored
 from lookalike.errors import BadArtifact
+from lookalike.spaces import space_number
+from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
-from protos.lookalike.v1.types_pb2 import Space
 
 REMOVED = "removed.arrow"
 _REMOVED = pa.schema({"id": pa.large_string(), "revision": pa.uint64(), "passed_on": pa.uint32()})
@@ -133,7 +134,7 @@ def write(
     places_by_source = np.split(places, np.cumsum([len(kept) for kept in rows])[:-1])
     entries = []
     for entry in spaces:
-        number = number_of(entry.name)
+        number = space_number(entry.name)
         moved = [
             _Moved.of(source.segment, number, kept, to)
             for source, kept, to in zip(sources, rows, places_by_source, strict=True)

@@ -16,10 +16,10 @@ from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry, SpaceEntry
-from index.storage.names import number_of
 from index.storage.vectors import Stored
+from lookalike.spaces import space_number
+from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import F32, I64
-from protos.lookalike.v1.types_pb2 import Product
 
 _NOTHING = attributes.serialized(attributes.table_of([], []))
 
@@ -43,7 +43,7 @@ class _Vectors:
 
 def nothing(spaces: Sequence[SpaceEntry]) -> Segment:
     """A segment of no products."""
-    indexes = {number_of(entry.name): _Vectors(0, entry.dim, entry.rescore).index() for entry in spaces}
+    indexes = {space_number(entry.name): _Vectors(0, entry.dim, entry.rescore).index() for entry in spaces}
     return Segment(Attributes(attributes.batch_of(_NOTHING)), indexes)
 
 
@@ -55,7 +55,7 @@ class Delta:
         self.removed: dict[bytes, Removal] = {}
         self._alive = np.zeros(capacity, dtype=np.bool_)
         self._latest: dict[bytes, int] = {}  # The row of each product that is alive here.
-        self._spaces = {number_of(entry.name): _Vectors(capacity, entry.dim, entry.rescore) for entry in spaces}
+        self._spaces = {space_number(entry.name): _Vectors(capacity, entry.dim, entry.rescore) for entry in spaces}
         self._rows = Rows([], [], (), np.empty(0, np.int64))
 
     def __len__(self) -> int:

@@ -7,7 +7,6 @@ another delta and another log go on.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -26,11 +25,11 @@ from index.search.segment import Segment
 from index.search.view import View
 from index.storage import version
 from index.storage.manifest import Manifest, dumped, parsed
-from index.storage.names import number_of
 from lookalike.errors import BadArtifact, Overloaded
-from protos.lookalike.v1 import index_pb2
-from protos.lookalike.v1.index_pb2 import Applied
-from protos.lookalike.v1.types_pb2 import Space
+from lookalike.spaces import space_number
+from lookalike.v1 import index_pb2
+from lookalike.v1.index_pb2 import Applied
+from lookalike.v1.types_pb2 import Space
 
 
 class Bounds(NamedTuple):
@@ -43,7 +42,7 @@ class Live:
         """Recover what was acknowledged. Raises BadArtifact, naming the file; OperatorError where another has it."""
         self._manifest = manifest
         self._shard = shard
-        self._dims = {number_of(entry.name): entry.dim for entry in manifest.spaces}
+        self._dims = {space_number(entry.name): entry.dim for entry in manifest.spaces}
         self._directory = directory
         self._bounds = bounds
         self._writing = threading.Lock()
@@ -59,7 +58,7 @@ class Live:
             self._keep_manifest()
             self._log, self._number = self._recovered()
         except BaseException:
-            os.close(self._lock)
+            self._lock.release()
             raise
         self.view = self._seen()
 
@@ -76,7 +75,7 @@ class Live:
     def close(self) -> None:
         """To be called when no write and no compaction is under way."""
         self._log.close()
-        os.close(self._lock)
+        self._lock.release()
 
     def apply(self, updates: Sequence[index_pb2.Update]) -> list[Applied]:
         """The outcome of each. Returns when those that were applied are on the disk and in `view`.
@@ -103,7 +102,7 @@ class Live:
     @property
     def encoders(self) -> dict[Space.ValueType, str]:
         """By space: whose vectors these are."""
-        return {number_of(entry.name): entry.encoder for entry in self._manifest.spaces}
+        return {space_number(entry.name): entry.encoder for entry in self._manifest.spaces}
 
     def changes(self) -> Iterator[tuple[bytes, int]]:
         """The products changed since the version was built, removed ones included, with their revisions.

@@ -5,9 +5,7 @@ LIVE is replaced by rename: a crash leaves the state before or the state after. 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -18,6 +16,8 @@ from zlib import crc32
 
 from index.storage.version import replace
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.runtime import directory_lock
+from lookalike.runtime.directory_lock import DirectoryLock
 
 LIVE = "LIVE"
 FORMAT = 2  # Since segments say how often removals were passed on.
@@ -41,22 +41,19 @@ def segment_path(directory: Path, number: int) -> Path:
     return next(path for path in paths if not path.exists())
 
 
-def lock(directory: Path) -> int:
-    """Make the directory, and hold it until the descriptor is closed.
+def lock(directory: Path) -> DirectoryLock:
+    """Make the directory, and lock it.
 
     Raises OperatorError where another does, and where nothing can be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = directory_lock.try_acquire(directory)
     except OSError as error:
         raise OperatorError(f"{directory}: changes cannot be kept there: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise OperatorError(f"{directory}: another process writes here; give each shard a directory") from None
-    return descriptor
+    if lock is None:
+        raise OperatorError(f"{directory}: another process writes here; give each shard a directory")
+    return lock
 
 
 def read(directory: Path) -> State:

@@ -10,11 +10,11 @@ import numpy as np
 
 from index.storage import tags
 from index.storage.attributes import DESCRIPTION_BYTES, ID_BYTES, PRODUCT_BYTES
-from lookalike.instants import MAX_UNIX_S
-from lookalike.partition import shard_of
+from lookalike.runtime.partition import shard_of
+from lookalike.timestamps import MAX_UNIX_S
+from lookalike.v1 import index_pb2
+from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, normalised, unpack
-from protos.lookalike.v1 import index_pb2
-from protos.lookalike.v1.types_pb2 import Product, Space
 
 
 class Removal(NamedTuple):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from index.kinds.passing import Mask, Passing
 from index.storage.attributes import Attributes
 from index.storage.strings import SortedStrings
-from protos.lookalike.v1.types_pb2 import Filter
+from lookalike.v1.types_pb2 import Filter
 
 
 def mask_of(attributes: Attributes, condition: Filter) -> Mask:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from index.search.queries import Query
-from lookalike.grouping import within
+from lookalike.runtime.grouping import within
 from lookalike.vectors import F32
 
 _DEEPER = 4  # Times, where a ranking held too few.

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from index.search import fusion
+from lookalike.v1 import index_pb2
+from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32
-from protos.lookalike.v1 import index_pb2
-from protos.lookalike.v1.types_pb2 import Space
 
 # Over-fetching included: a gateway asks for at most 1,000 hits and 16 examples.
 MAX_K = 4096

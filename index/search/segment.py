@@ -23,12 +23,13 @@ from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import Manifest
-from index.storage.names import ATTRIBUTES, number_of, shard_name
+from index.storage.names import ATTRIBUTES, shard_name
 from index.storage.strings import Strings
 from lookalike.errors import BadArtifact
+from lookalike.spaces import space_number
+from lookalike.v1 import types_pb2
+from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
-from protos.lookalike.v1 import types_pb2
-from protos.lookalike.v1.types_pb2 import Space
 
 ALL = Space.SPACE_AUTO  # The key of what is over the whole table, not over one space.
 
@@ -277,7 +278,7 @@ def opened(root: Path, manifest: Manifest, shard: int, place: space.Place | None
     if len(table) != manifest.products[shard]:
         raise BadArtifact(f"{directory / ATTRIBUTES}: has {len(table)} products, not {manifest.products[shard]}")
     spaces = {
-        number_of(entry.name): space.opened(
+        space_number(entry.name): space.opened(
             directory / entry.name,
             entry.indexes[shard],
             documents=entry.documents[shard],

@@ -10,8 +10,8 @@ import numpy as np
 from index.search import shops
 from index.search.queries import Query
 from index.search.segment import Found, Look, Segment
+from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
-from protos.lookalike.v1.types_pb2 import Space
 
 Told = TypeVar("Told")
 

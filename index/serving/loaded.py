@@ -16,13 +16,14 @@ from index.search.space import Place
 from index.search.view import Hits, View
 from index.storage import version
 from index.storage.manifest import Manifest
-from index.storage.names import number_of, shard_name
+from index.storage.names import shard_name
 from lookalike.errors import BadArtifact, InvalidRequest
+from lookalike.limits import MAX_IDS
+from lookalike.spaces import space_number
+from lookalike.v1 import index_pb2, types_pb2
+from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import pack
-from protos.lookalike.v1 import index_pb2, types_pb2
-from protos.lookalike.v1.types_pb2 import Space
 
-MAX_IDS = 1000
 MAX_DESCRIPTIONS = 16  # Of at most 1 MiB each.
 PAGE_ROWS = 500
 # What one answer may hold of products; beyond it, queries get an error: a message has at most 32 MiB.
@@ -68,7 +69,7 @@ class LoadedShard:
                 device=gpu.device_of(self.base.spaces[number].codes),
             )
             for entry in self.manifest.spaces
-            for number in [number_of(entry.name)]
+            for number in [space_number(entry.name)]
         ]
         return index_pb2.ShardState(
             version=self.manifest.version,

@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from index.kinds.engine import use_threads
-from lookalike.deadline import Deadline
 from lookalike.errors import Overloaded
+from lookalike.runtime.deadline import Deadline
 
 Result = TypeVar("Result")
 
@@ -33,7 +33,7 @@ class Pool:
     def submit(self, work: Callable[[], Result], deadline: Deadline) -> Future[Result]:
         """Done when the thread is done with it, or will not begin: a caller that gave up does not stop what runs.
 
-        Raises Overloaded when too much waits; the future DeadlineGone when the time is over before a thread is free.
+        Raises Overloaded when too much waits. The future raises DeadlineExceeded if no thread is free in time.
         """
         if not self._places.acquire(blocking=False):
             raise Overloaded("as many calls wait as may")

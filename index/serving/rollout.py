@@ -18,8 +18,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from index.serving.pool import yield_to_others
 from index.serving.served import AT_ONCE, Loaded, Served, Use
-from index.storage.names import space_name
 from lookalike.errors import LookalikeError
+from lookalike.spaces import space_name
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from index.serving.loaded import LoadedShard
-from lookalike.errors import Unavailable, WrongState
-from protos.lookalike.v1 import index_pb2
+from lookalike.errors import FailedPrecondition, Unavailable
+from lookalike.v1 import index_pb2
 
 AT_ONCE = 2  # Versions loaded beside each other: twice the memory of one. A third waits until one of them goes.
 
@@ -70,12 +70,14 @@ class Served:
 
     @contextmanager
     def lease(self, name: str) -> Iterator[LoadedShard]:
-        """The version for a call that names it, not freed before this is left. Raises Unavailable or WrongState."""
+        """The version that a call names, pinned while inside. Raises Unavailable, FailedPrecondition."""
         with self._lock:
             if not self._entries:
                 raise Unavailable("the shard is still loading")
             if (entry := self._entries.get(name)) is None:
-                raise WrongState(f"this shard serves version {' and '.join(sorted(self._entries))}, not {name!r}")
+                raise FailedPrecondition(
+                    f"this shard serves version {' and '.join(sorted(self._entries))}, not {name!r}"
+                )
             entry.calls += 1
         try:
             yield entry.loaded.shard

@@ -16,11 +16,11 @@ from index.serving.loaded import LoadedShard
 from index.serving.pool import Pool
 from index.serving.served import Served
 from index.serving.writer import Writer
-from lookalike import rpc
-from lookalike.deadline import Deadline
 from lookalike.errors import InvalidRequest
-from lookalike.telemetry import SECONDS_BUCKETS
-from protos.lookalike.v1 import index_pb2
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.telemetry import SECONDS_BUCKETS
+from lookalike.v1 import index_pb2
 
 SERVICE = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 MAX_QUERIES = 256
@@ -45,7 +45,7 @@ class IndexShard:
         self._served = served
 
     def handler(self) -> grpc.GenericRpcHandler:
-        methods: dict[str, rpc.Unary | rpc.Streaming] = {
+        methods: dict[str, edge.Unary | edge.Streaming] = {
             "Describe": self.describe,
             "Search": self.search,
             "Fetch": self.fetch,
@@ -53,7 +53,7 @@ class IndexShard:
             "List": self.list,
             "Apply": self._writer.apply,
         }
-        return rpc.handler(SERVICE, methods)
+        return edge.handler(SERVICE, methods)
 
     async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
         return self._served.describe(request.pinned)

@@ -27,11 +27,11 @@ from index.serving.succession import Succession
 from index.serving.writer import Writer
 from index.storage.cache import Cache
 from index.storage.location import Directory, located
-from index.storage.names import SPACES
 from index.storage.store import Store
-from lookalike import lifecycle, telemetry
 from lookalike.errors import BadSettings
-from lookalike.settings import ProcessSettings, load, setting
+from lookalike.runtime import lifecycle, telemetry
+from lookalike.runtime.settings import ProcessSettings, load, setting
+from lookalike.spaces import VECTOR_SPACES
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +183,8 @@ def expected_encoders(expect: Sequence[str]) -> dict[str, str]:
     """By space. Raises BadSettings."""
     pairs = [pair.partition("=") for pair in expect]
     for space, _, fingerprint in pairs:
-        if space not in SPACES or not fingerprint:
-            raise BadSettings(f"--expect {','.join(expect)}: not space=fingerprint with a space of {', '.join(SPACES)}")
+        if space not in VECTOR_SPACES or not fingerprint:
+            raise BadSettings(
+                f"--expect {','.join(expect)}: not space=fingerprint with a space of {', '.join(VECTOR_SPACES)}"
+            )
     return {space: fingerprint for space, _, fingerprint in pairs}

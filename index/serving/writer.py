@@ -22,12 +22,12 @@ from index.serving.pool import yield_to_others
 from index.serving.rollout import DOCUMENTS
 from index.serving.served import Loaded, Served
 from index.serving.succession import LOST
-from index.storage.names import space_name
-from lookalike.coalesce import Coalescer
-from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, LookalikeError, WrongState
-from lookalike.telemetry import SECONDS_BUCKETS
-from protos.lookalike.v1.index_pb2 import Applied, ApplyRequest, ApplyResponse
+from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
+from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.telemetry import SECONDS_BUCKETS
+from lookalike.spaces import space_name
+from lookalike.v1.index_pb2 import Applied, ApplyRequest, ApplyResponse
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -77,7 +77,7 @@ class Writer:
     async def apply(self, request: ApplyRequest, deadline: Deadline) -> ApplyResponse:
         """Returns when its updates are on the disk and every later call sees them.
 
-        Raises Overloaded, DeadlineGone (it may happen all the same), WrongState where there is nothing to write to.
+        Raises Overloaded, DeadlineExceeded (the write may still happen), FailedPrecondition where updates are off.
         """
         if len(request.updates) > MAX_UPDATES:
             raise InvalidRequest("updates", f"{len(request.updates)} updates, at most {MAX_UPDATES} may be")
@@ -160,7 +160,7 @@ class Writer:
 
 def _updatable(shard: LoadedShard) -> Live:
     if shard.live is None:
-        raise WrongState("this shard takes no updates: it was started without --live-dir")
+        raise FailedPrecondition("this shard takes no updates: it was started without --live-dir")
     return shard.live
 
 

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from index.storage import tags
 from index.storage.strings import SortedStrings, Strings
 from lookalike.errors import BadArtifact, BadCatalogue
-from lookalike.instants import MAX_UNIX_S
-from protos.lookalike.v1 import types_pb2
+from lookalike.timestamps import MAX_UNIX_S
+from lookalike.v1 import types_pb2
 
 _TEXT = pa.large_string()
 _TAGS = pa.large_list(_TEXT)

@@ -11,14 +11,13 @@ there must be room, and parts whose process is gone.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from index.storage import version
@@ -27,8 +26,9 @@ from index.storage.manifest import FileEntry, Manifest
 from index.storage.names import shard_name
 from index.storage.store import Store
 from lookalike.errors import BadArtifact, OperatorError, Unavailable
+from lookalike.runtime import directory_lock
+from lookalike.runtime.directory_lock import LOCK_FILE, DirectoryLock
 
-_LOCK = ".lock"
 _PART = ".part-"
 _ENTRY = re.compile(r".+-shard-\d{5}")
 _FILES_AT_ONCE = 4
@@ -79,21 +79,21 @@ class Cache:
                 for _ in threads.map(lambda path: self._fetch(part, f"{manifest.version}/{path}", files[path]), files):
                     pass
             with self._locked():
-                fcntl.flock(lock, fcntl.LOCK_UN)
+                lock.release()  # It moves with the directory; the entry gets one of its own.
                 if not entry.is_dir():  # Else another process was faster.
                     part.rename(entry)
                 return _held(entry)
         finally:
             with self._locked():
                 shutil.rmtree(part, ignore_errors=True)  # Unless it is the entry now.
-            os.close(lock)
+            lock.release()
 
-    def _begun(self, manifest: Manifest, files: Mapping[str, FileEntry]) -> tuple[Path, int]:
+    def _begun(self, manifest: Manifest, files: Mapping[str, FileEntry]) -> tuple[Path, DirectoryLock]:
         """A part, locked, in which all files have their size already: a disk that is full is noticed now."""
         with self._locked():
             self._make_room(manifest.version, sum(file.bytes for file in files.values()))
             part = self._new_part()
-            lock = _lock(part, fcntl.LOCK_EX)
+            lock = directory_lock.acquire(part)
             try:
                 (part / manifest.version).mkdir()
                 version.write(part / manifest.version, manifest)
@@ -105,7 +105,7 @@ class Cache:
                             os.posix_fallocate(opened.fileno(), 0, expected.bytes)
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
-                os.close(lock)
+                lock.release()
                 raise
             return part, lock
 
@@ -136,44 +136,26 @@ class Cache:
                 f"and of the {self._max_bytes} that may be kept {used} are in use"
             )
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> DirectoryLock:
         self._directory.mkdir(parents=True, exist_ok=True)
-        lock = _lock(self._directory, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            os.close(lock)
+        return directory_lock.acquire(self._directory)
 
 
 def _held(entry: Path) -> Held:
     """The entry, marked as used now; to be called with the directory locked."""
-    lock = _lock(entry, fcntl.LOCK_SH)
-    os.utime(entry / _LOCK)
-    return Held(entry, lambda: os.close(lock))
+    lock = directory_lock.acquire(entry, shared=True)
+    os.utime(entry / LOCK_FILE)
+    return Held(entry, lock.release)
 
 
 def _remove_unused(directory: Path) -> bool:
     """Whether it is gone: it stays while a process holds its lock. To be called with the whole directory locked."""
-    try:
-        lock = _lock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    lock = directory_lock.try_acquire(directory)
+    if lock is None:
         return False
-    try:
+    with lock:
         shutil.rmtree(directory)
-    finally:
-        os.close(lock)
     return True
-
-
-def _lock(directory: Path, how: int) -> int:
-    descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, how)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _is_part(directory: Path) -> bool:
@@ -182,7 +164,7 @@ def _is_part(directory: Path) -> bool:
 
 def _last_used(entry: Path) -> int:
     with suppress(OSError):
-        return (entry / _LOCK).stat().st_mtime_ns
+        return (entry / LOCK_FILE).stat().st_mtime_ns
     return 0
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from index.storage.names import number_of
 from lookalike.errors import BadArtifact
+from lookalike.spaces import space_number
 
 FORMAT = 5  # Since products have revisions.
 EXACT = "Flat"
@@ -106,7 +106,7 @@ def _manifest(body: Mapping[str, Any]) -> Manifest:
 
 
 def _space(body: Mapping[str, Any]) -> SpaceEntry:
-    number_of(body["name"])  # Raises ValueError for a space that this program does not know.
+    space_number(body["name"])  # Raises ValueError for a space that this program does not know.
     indexes = tuple(
         IndexEntry(**{**index, "ladder": tuple(Rung(**rung) for rung in index["ladder"])}) for index in body["indexes"]
     )

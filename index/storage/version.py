@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from index.storage.manifest import FileEntry, Manifest, dumped, parsed
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.runtime import directory_lock
 
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
@@ -56,11 +56,10 @@ def check_contents(entries: Iterable[str], where: str) -> None:
 @contextmanager
 def alone(location: Path) -> Iterator[None]:
     """One at a time adds or removes versions. Raises OperatorError while another does."""
-    with (location / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OperatorError(f"{location}: another build is under way here") from None
+    lock = directory_lock.try_acquire(location)
+    if lock is None:
+        raise OperatorError(f"{location}: another build is under way here")
+    with lock:
         yield
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lookalike import roles
-from lookalike.supervisor import Supervisor
+from lookalike.local import process_specs
+from lookalike.local.supervisor import Supervisor
 from lookalike.vectors import F32, normalised
 from pipeline import encoding
 from pipeline.evaluation.measures import Scores
@@ -55,8 +55,8 @@ def untrained_vectors(
     """
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         models, logs = Path(folder) / "models", Path(folder) / "logs"
-        command = roles.lookalike("encoders", "export", models, "--weights", "untrained", "--seed", seed)
-        with Supervisor(logs, environ, directory=roles.ROOT) as processes:
+        command = process_specs.lookalike("encoders", "export", models, "--weights", "untrained", "--seed", seed)
+        with Supervisor(logs, environ, directory=process_specs.ROOT) as processes:
             processes.run("encoders export", command)
         with model_server(models, environ) as address:
             return asyncio.run(_encoded(photos, address, count))

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from encoders.splits import Split, splits_of
 from index.serving.loaded import LoadedShard, opened
 from index.storage import version
-from index.storage.names import number_of
 from lookalike.errors import OperatorError
+from lookalike.spaces import space_number
+from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, I64
-from protos.lookalike.v1.types_pb2 import Product, Space
 
 # At most so many vote, and choose thresholds: 80 MB of 1,024-d vectors, whatever the index has.
 VOTERS, CALIBRATING = 20_000, 5_000
@@ -52,7 +52,7 @@ def read(location: Path, *, sample: int, seed: int) -> HeldOut:
     """Of the version that serves. Raises BadArtifact where there is none, OperatorError where nothing can be judged."""
     name = version.current(location)
     manifest = version.read(location, name)
-    spaces = sorted((entry.name for entry in manifest.spaces), key=number_of)
+    spaces = sorted((entry.name for entry in manifest.spaces), key=space_number)
     places = _Places([opened(location, shard, name) for shard in range(manifest.shards)], spaces)
     complete = places.has.all(axis=0)
     held_out, learnt, calibrating = (places.splits == split for split in (Split.TEST, Split.TRAIN, Split.CALIBRATE))
@@ -66,7 +66,7 @@ def read(location: Path, *, sample: int, seed: int) -> HeldOut:
     voters = places.part(_sampled(learnt & complete, VOTERS, random))
     return HeldOut(
         version=name,
-        encoders={entry.name: entry.encoder for entry in sorted(manifest.spaces, key=lambda it: number_of(it.name))},
+        encoders={entry.name: entry.encoder for entry in sorted(manifest.spaces, key=lambda it: space_number(it.name))},
         products=len(held_out),
         held_out=int(held_out.sum()),
         lacking={space: int((held_out & ~has).sum()) for space, has in zip(spaces, places.has, strict=True)},
@@ -94,7 +94,7 @@ class _Places:
 
     def __init__(self, shards: Sequence[LoadedShard], spaces: Sequence[str]) -> None:
         self._shards = shards
-        self._spaces = {name: number_of(name) for name in spaces}
+        self._spaces = {name: space_number(name) for name in spaces}
         ids = [shard.base.table.ids.text(row) for shard in shards for row in range(len(shard.base.table))]
         order = sorted(range(len(ids)), key=ids.__getitem__)
         sizes = [len(shard.base.table) for shard in shards]

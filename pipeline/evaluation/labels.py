@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from protos.lookalike.v1.types_pb2 import Product
+from lookalike.v1.types_pb2 import Product
 
 I64 = npt.NDArray[np.int64]
 CATEGORY = "category"  # The whole path.

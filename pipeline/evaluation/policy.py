@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from index.storage.names import space_name
 from lookalike.errors import BadSettings
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, Space
+from lookalike.spaces import VECTOR_SPACES
 
 DEFAULT = "fashion=product>image,*=product>text"  # That of the gateway.
 REST = "*"
-SPACES = tuple(space_name(number) for number in Space.values() if number != SPACE_AUTO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Policy:
         for entry in text.split(","):
             category, _, spaces = entry.strip().partition("=")
             wanted = tuple(spaces.split(">"))
-            if not category or not set(wanted) <= set(SPACES) or len(set(wanted)) < len(wanted):
+            if not category or not set(wanted) <= set(VECTOR_SPACES) or len(set(wanted)) < len(wanted):
                 raise BadSettings(f"--policy {entry!r}: not CATEGORY=SPACE or CATEGORY=SPACE>SPACE of {_NAMES}")
             if category in table:
                 raise BadSettings(f"--policy {entry!r}: {category} is there already")
@@ -51,4 +49,4 @@ class Policy:
         return next((space for space in self.table[self.entry(category)] if space in built), built[0])
 
 
-_NAMES = ", ".join(SPACES)
+_NAMES = ", ".join(VECTOR_SPACES)

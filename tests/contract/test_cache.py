@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import Filter, SpaceWeight
+from lookalike.spaces import VECTOR_SPACES
+from lookalike.v1.search_pb2 import Example, SearchRequest
+from lookalike.v1.types_pb2 import Filter, SpaceWeight
 from server.cache import Cache, MemoryCache, cache_key
 from server.redis_cache import RedisCache
 from server.requests import parse_query
-from server.spaces import SPACES
 from tests.conftest import running_redis
 
 
@@ -141,7 +141,7 @@ def key_of(version: str = "v1", policy: str = "*=text", **fields: object) -> str
 
 
 def weights(**by_name: float) -> list[SpaceWeight]:
-    return [SpaceWeight(space=SPACES[name], weight=weight) for name, weight in by_name.items()]
+    return [SpaceWeight(space=VECTOR_SPACES[name], weight=weight) for name, weight in by_name.items()]
 
 
 def test_requests_that_mean_the_same_have_one_key() -> None:

@@ -18,7 +18,7 @@ from index.storage.cache import Cache
 from index.storage.location import Directory, located
 from index.storage.store import Store
 from lookalike.errors import BadArtifact, BadSettings, OperatorError, Unavailable
-from protos.lookalike.v1.index_pb2 import ShardQuery
+from lookalike.v1.index_pb2 import ShardQuery
 from tests import stores
 from tests.unit.index.samples import IMAGE, by, catalogue, clustered, vectors_of
 

@@ -49,13 +49,13 @@ from encoders.image.prediction_service import (
     tensor,
 )
 from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, Overloaded, Unavailable
-from lookalike.lifecycle import SERVING
-from protos.tfserving.v1 import prediction_pb2 as pb
-from protos.tfserving.v1.config_pb2 import ModelConfig, ModelConfigList, ModelServerConfig
-from protos.tfserving.v1.saved_model_pb2 import SignatureDefMap, TensorInfo
+from encoders.tfserving.v1 import prediction_pb2 as pb
+from encoders.tfserving.v1.config_pb2 import ModelConfig, ModelConfigList, ModelServerConfig
+from encoders.tfserving.v1.saved_model_pb2 import SignatureDefMap, TensorInfo
+from lookalike.channels import aio_channel, blocking_channel
+from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.lifecycle import SERVING
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -106,7 +106,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def wait_until_serving(address: str, process: subprocess.Popen[bytes]) -> None:
     give_up_s = time.monotonic() + START_S
-    with rpc.blocking_channel(address) as channel:
+    with blocking_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # Its type stub names no methods.
         while time.monotonic() < give_up_s:
             assert process.poll() is None, "the model server ended"
@@ -129,7 +129,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture
 async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
-    async with rpc.channel(server.address) as channel:
+    async with aio_channel(server.address) as channel:
         yield channel
 
 
@@ -262,7 +262,7 @@ async def test_many_at_once_each_get_their_own_rows(channel: grpc.aio.Channel) -
 
 
 async def test_a_deadline_is_kept(channel: grpc.aio.Channel) -> None:
-    with pytest.raises(DeadlineGone):
+    with pytest.raises(DeadlineExceeded):
         await ImageEncoder(channel).encode(pixels(16), Deadline.after(0.005))
 
 

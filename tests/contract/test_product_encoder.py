@@ -13,12 +13,13 @@ from encoders.product import model as product
 from encoders.product import server as product_server
 from encoders.product.client import ProductEncoder, Trained
 from encoders.product.train import train
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import Unavailable, WrongState
+from lookalike.channels import aio_channel
+from lookalike.errors import FailedPrecondition, Unavailable
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1.product_encoder_pb2 import ProductInput
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import pack
-from protos.lookalike.v1.product_encoder_pb2 import ProductInput
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, serving
 from tests.unit.encoders import made_products
 
@@ -57,8 +58,8 @@ async def side(request: pytest.FixtureRequest, model: product.ProductModel) -> A
         image, text = pack(given.images[0]), pack(given.texts[0])
         service = product_server.ProductService(in_place)
         service.serve(model)
-        handler = rpc.handler(product_server.SERVICE, service.methods())
-    async with serving(handler) as address, rpc.channel(address) as channel:
+        handler = edge.handler(product_server.SERVICE, service.methods())
+    async with serving(handler) as address, aio_channel(address) as channel:
         yield Side(ProductEncoder(channel), image, text, by)
 
 
@@ -85,25 +86,25 @@ async def test_vectors_of_other_dimensions_are_of_another_encoder(model: product
     service = product_server.ProductService(in_place)
     service.serve(model)
     async with (
-        serving(rpc.handler(product_server.SERVICE, service.methods())) as address,
-        rpc.channel(address) as channel,
+        serving(edge.handler(product_server.SERVICE, service.methods())) as address,
+        aio_channel(address) as channel,
     ):
-        with pytest.raises(WrongState, match=r"inputs\[0\].image: 4 bytes"):
+        with pytest.raises(FailedPrecondition, match=r"inputs\[0\].image: 4 bytes"):
             await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], SOON)
 
 
 async def test_a_process_without_one_says_so_served_or_not() -> None:
-    unserved = rpc.handler(product_server.SERVICE, product_server.ProductService(in_place).methods())
+    unserved = edge.handler(product_server.SERVICE, product_server.ProductService(in_place).methods())
     for handlers, reason in (((unserved,), "has no product encoder"), ((), "no product encoder is deployed")):
-        async with serving(*handlers) as address, rpc.channel(address) as channel:
+        async with serving(*handlers) as address, aio_channel(address) as channel:
             client = ProductEncoder(channel)
-            with pytest.raises(WrongState, match=reason):
+            with pytest.raises(FailedPrecondition, match=reason):
                 await client.encode([ProductInput(image=bytes(4))], SOON)
-            with pytest.raises(WrongState, match=reason):
+            with pytest.raises(FailedPrecondition, match=reason):
                 await client.classify([ProductInput(image=bytes(4))], SOON, limit=1, precision=0.9)
 
 
 async def test_nobody_at_the_address_is_unavailable() -> None:
-    async with rpc.channel("127.0.0.1:1") as channel:
+    async with aio_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable, match="product encoder"):
             await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], SOON)

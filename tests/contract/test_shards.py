@@ -15,9 +15,9 @@ from index.serving.loaded import opened
 from index.serving.pool import Pool
 from index.serving.service import IndexShard
 from index.serving.writer import Writer
+from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, SpaceWeight
 from lookalike.vectors import pack
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, SpaceWeight
 from tests.rpc.gateways import PRODUCTS, SHARDS, VECTORS, a_photo, a_scene, serving
 from tests.unit.index.samples import serving_only
 

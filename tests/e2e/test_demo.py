@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.client import Client, example
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 
 LOOKALIKE = [sys.executable, "-m", "lookalike"]
 MARK = "DEMO_UNDER_TEST"  # In the environment of everything a demo starts.

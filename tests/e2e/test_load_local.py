@@ -15,8 +15,8 @@ from time import monotonic, sleep
 import numpy as np
 import pytest
 
-from lookalike import probes
-from lookalike.roles import ROOT
+from lookalike.local import probes
+from lookalike.local.process_specs import ROOT
 
 pytestmark = pytest.mark.slow
 

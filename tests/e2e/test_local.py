@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lookalike import probes
 from lookalike.client import Client
-from lookalike.errors import InvalidRequest, WrongState
+from lookalike.errors import FailedPrecondition, InvalidRequest
+from lookalike.local import probes
 
 LOOKALIKE = [sys.executable, "-m", "lookalike"]
 VECTORS = np.random.default_rng(0).standard_normal((300, 16)).astype(np.float32)
@@ -81,7 +81,7 @@ def test_the_nearest_of_all_shards_are_found_and_ctrl_c_stops_everything(
         assert client.count() == 300
         with pytest.raises(InvalidRequest, match="vector"):
             client.search(vector=query[:3], space="image")
-        with pytest.raises(WrongState, match="text"):
+        with pytest.raises(FailedPrecondition, match="text"):
             client.search(product_id="7", space="text")
     running = children_of(process.pid)
     assert len(running) == 3

@@ -16,14 +16,15 @@ import pytest
 
 from encoders.splits import Split, split_of
 from index.serving.loaded import opened
-from index.storage import names, version
-from lookalike import probes, roles
+from index.storage import version
 from lookalike.client import Client
-from lookalike.supervisor import Supervisor
+from lookalike.local import probes, process_specs
+from lookalike.local.supervisor import Supervisor
+from lookalike.spaces import space_number
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from lookalike.vectors import F32
 from pipeline import catalogue
 from pipeline.product import Reject, Row
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 
@@ -73,14 +74,14 @@ def shop(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
 def client(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Of a gateway over two shards, a model server and the encoders that the update trained: five processes."""
     model_port, text_port, first_port, second_port, gateway_port = probes.free_ports(5)
-    model_server = roles.model_server(shop.models, model_port)
-    text_encoder = roles.text_encoder(
+    model_server = process_specs.model_server(shop.models, model_port)
+    text_encoder = process_specs.text_encoder(
         Path(shop.told["text_artifact"]), text_port, product_artifact=Path(shop.told["product_artifact"])
     )
-    shards = [roles.shard(shop.index, number, port) for number, port in enumerate((first_port, second_port))]
-    gateway = roles.gateway(shards, gateway_port, model_server=model_server, text_encoder=text_encoder)
+    shards = [process_specs.shard(shop.index, number, port) for number, port in enumerate((first_port, second_port))]
+    gateway = process_specs.gateway(shards, gateway_port, model_server=model_server, text_encoder=text_encoder)
     logs = tmp_path_factory.mktemp("logs")
-    with Supervisor(logs, dict(os.environ), directory=roles.ROOT) as processes:  # noqa: TID251  # theirs as ours
+    with Supervisor(logs, dict(os.environ), directory=process_specs.ROOT) as processes:  # noqa: TID251  # theirs as ours
         for role in (model_server, text_encoder, *shards, gateway):
             processes.start(role.name, role.command, ready=role.ready)
         processes.wait_ready(timeout_s=120)
@@ -99,7 +100,7 @@ def vectors_and_categories(location: Path, space: str) -> tuple[F32, list[str]]:
     vectors, leaves = [], []
     for shard in range(version.read(location, current).shards):
         loaded = opened(location, shard)
-        index = loaded.base.spaces[names.number_of(space)]
+        index = loaded.base.spaces[space_number(space)]
         vectors.append(np.asarray(index.vectors))
         (table,) = loaded.base.table.parts
         leaves += [table.categories.text(int(table.category_codes[row])) for row in index.rows]

@@ -16,9 +16,10 @@ from encoders.product import model as product
 from encoders.serving.policy import All
 from encoders.types import Encoded
 from index.storage import version
-from lookalike import cli
+from lookalike.cli import dispatch
+from lookalike.demo.sample import command
 from lookalike.errors import BadCatalogue, Unavailable
-from pipeline import encoding, sample
+from pipeline import encoding
 from pipeline.encoding import Encode, Pixels
 from pipeline.report import Report
 from pipeline.update import Outcome, Update, main, update
@@ -33,7 +34,7 @@ COUNT = 60
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("update") / "shop"
-    sample.sample(directory, products=COUNT, workers=1)
+    command.sample(directory, products=COUNT, workers=1)
     return directory
 
 
@@ -229,11 +230,11 @@ async def test_an_encoder_that_is_away_is_an_error_and_no_version_without_photos
 def test_the_command_says_what_it_did(what: Update, capsys: pytest.CaptureFixture[str]) -> None:
     words = [str(what.catalogue), str(what.location), "--artifacts", str(what.artifacts)]
 
-    assert cli.run(lambda: main([*words, "--json"], {})) == 0
+    assert dispatch.run(lambda: main([*words, "--json"], {})) == 0
     told = json.loads(capsys.readouterr().out)
     assert {"version", "text_artifact", "products", "rejected", "spaces"} <= told.keys()
     assert Path(told["text_artifact"], "manifest.json").is_file()
-    assert cli.run(lambda: main(words, {})) == 0
+    assert dispatch.run(lambda: main(words, {})) == 0
     said = capsys.readouterr().out
     assert f"version {told['version']}: {COUNT} products, no bad row" in said
     assert "no image space: no --models or --model-server" in said
@@ -258,7 +259,7 @@ async def test_an_update_keeps_to_the_version_of_the_image_model_that_it_is_told
     async with serving as address:
         words = [str(shop), str(tmp_path / "index"), "--artifacts", str(tmp_path / "text"), "--json"]
         words += ["--model-server", address, *pinned]
-        assert await asyncio.to_thread(cli.run, lambda: main(words, {})) == 0
+        assert await asyncio.to_thread(dispatch.run, lambda: main(words, {})) == 0
 
     assert json.loads(capsys.readouterr().out)["spaces"]["image"] == {"encoder": encoder, "vectors": 1}
 
@@ -278,7 +279,7 @@ async def test_an_update_keeps_to_the_version_of_the_image_model_that_it_is_told
 def test_what_cannot_be_done_is_the_operators_to_mend(what: Update, more: list[str]) -> None:
     words = [str(what.catalogue), str(what.location), "--artifacts", str(what.artifacts), *more]
 
-    assert cli.run(lambda: main(words, {})) == 2
+    assert dispatch.run(lambda: main(words, {})) == 2
 
 
 def test_an_index_at_a_url_is_made_in_a_directory_and_uploaded(
@@ -287,9 +288,9 @@ def test_an_index_at_a_url_is_made_in_a_directory_and_uploaded(
     store, staging = stores.in_memory(), tmp_path / "staging"
     words = [str(what.catalogue), str(store), "--artifacts", str(what.artifacts), "--json"]
 
-    assert cli.run(lambda: main(words, {})) == 2
+    assert dispatch.run(lambda: main(words, {})) == 2
     assert "--staging is not given" in capsys.readouterr().err
-    assert cli.run(lambda: main([*words, "--staging", str(staging)], {})) == 0
+    assert dispatch.run(lambda: main([*words, "--staging", str(staging)], {})) == 0
     told = json.loads(capsys.readouterr().out)
     assert store.current() == told["version"]
     assert sum(store.read(told["version"]).products) == told["products"]

@@ -12,7 +12,7 @@ from encoders.types import Encoded
 from index.kinds.engine import wide
 from index.serving import loaded
 from index.storage import version
-from index.storage.names import space_name
+from lookalike.spaces import space_name
 from lookalike.vectors import F32, normalised
 from pipeline.encoding import Encode, Pixels
 

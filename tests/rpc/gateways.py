@@ -16,14 +16,15 @@ from PIL import Image
 
 from encoders.image import signature
 from encoders.image.prediction_service import PREDICTION_SERVICE, array, strings, tensor
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, LookalikeError, WrongState
-from lookalike.grouping import within
-from lookalike.partition import shard_of
-from lookalike.vectors import F32, normalised, pack, unpack
-from protos.lookalike.v1 import catalog_pb2_grpc, index_pb2, product_encoder_pb2, search_pb2_grpc, text_encoder_pb2
-from protos.lookalike.v1.types_pb2 import (
+from encoders.tfserving.v1 import prediction_pb2
+from lookalike.channels import aio_channel
+from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.grouping import within
+from lookalike.runtime.partition import shard_of
+from lookalike.v1 import catalog_pb2_grpc, index_pb2, product_encoder_pb2, search_pb2_grpc, text_encoder_pb2
+from lookalike.v1.types_pb2 import (
     SPACE_IMAGE,
     SPACE_PRODUCT,
     SPACE_TEXT,
@@ -32,7 +33,7 @@ from protos.lookalike.v1.types_pb2 import (
     Space,
     SpaceVector,
 )
-from protos.tfserving.v1 import prediction_pb2
+from lookalike.vectors import F32, normalised, pack, unpack
 from server.app import gateway
 from server.settings import GatewaySettings
 
@@ -216,10 +217,10 @@ class ScriptedShard:
         if self.error is not None:
             raise self.error
         if version not in ("", self.version):
-            raise WrongState(f"serves {self.version}, not {version}")
+            raise FailedPrecondition(f"serves {self.version}, not {version}")
 
     def handler(self) -> grpc.GenericRpcHandler:
-        methods: rpc.Methods = {
+        methods: edge.Methods = {
             "Describe": self.describe,
             "Search": self.search,
             "Fetch": self.fetch,
@@ -227,7 +228,7 @@ class ScriptedShard:
             "List": self.list,
             "Apply": self.apply,
         }
-        return rpc.handler(SHARD, methods)
+        return edge.handler(SHARD, methods)
 
 
 @dataclass
@@ -257,7 +258,7 @@ class ScriptedTextEncoder:
         return text_encoder_pb2.EncodeTextResponse(vectors=pack(vectors), dim=DIM, fingerprint=self.fingerprint)
 
     def handler(self) -> grpc.GenericRpcHandler:
-        return rpc.handler(TEXT, {"Describe": self.describe, "Encode": self.encode})
+        return edge.handler(TEXT, {"Describe": self.describe, "Encode": self.encode})
 
 
 @dataclass
@@ -350,7 +351,7 @@ class ScriptedProductEncoder:
                 raise InvalidRequest(f"inputs[{i}].text", f"{len(each.text)} bytes")
 
     def handler(self) -> grpc.GenericRpcHandler:
-        return rpc.handler(PRODUCT, {"Describe": self.describe, "Encode": self.encode, "Classify": self.classify})
+        return edge.handler(PRODUCT, {"Describe": self.describe, "Encode": self.encode, "Classify": self.classify})
 
 
 def _unpacked(given: product_encoder_pb2.ProductInput) -> tuple[F32 | None, F32 | None]:
@@ -373,7 +374,7 @@ class Scene:
 @asynccontextmanager
 async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
     """The address of a real server."""
-    server = rpc.server(handlers)
+    server = edge.server(handlers)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -410,7 +411,7 @@ async def a_scene(
         running(
             {"shards": (first, second), "text_encoder": text, "model_server": photos, "refresh_s": 0.05, **settings}
         ) as address,
-        rpc.channel(address) as channel,
+        aio_channel(address) as channel,
     ):
         similar, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
         yield Scene(shards, encoder, model, products, similar, catalog, channel)

@@ -20,10 +20,11 @@ from encoders.serving.policy import Latest, VersionPolicy
 from encoders.serving.saved_model import Servable
 from encoders.serving.service import Service
 from encoders.serving.versions import Versions
-from lookalike import rpc
+from encoders.tfserving.v1 import prediction_pb2 as pb
+from encoders.tfserving.v1 import saved_model_pb2
+from lookalike.channels import aio_channel
+from lookalike.runtime import edge
 from lookalike.vectors import F32
-from protos.tfserving.v1 import prediction_pb2 as pb
-from protos.tfserving.v1 import saved_model_pb2
 
 
 class Arithmetic:
@@ -60,7 +61,7 @@ def write_version(models: Path, *numbers: int, name: str = MODEL) -> None:
 @asynccontextmanager
 async def served(models: Path, load: Callable[[Path], Servable], **options: Any) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server as `listening` gives."""
-    async with listening(models, load, **options) as address, rpc.channel(address) as channel:
+    async with listening(models, load, **options) as address, aio_channel(address) as channel:
         yield channel
 
 
@@ -80,7 +81,7 @@ async def listening(
     parameters = BatchingParameters(**{**limits, "max_enqueued_batches": 64, **batching})
     config = ModelConfig(name=MODEL, base_path=models / MODEL, policy=policy, labels=labels or {})
     versions = Versions([config], load, parameters)
-    grpc_server = rpc.server(Service(versions, models).handlers())
+    grpc_server = edge.server(Service(versions, models).handlers())
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     await grpc_server.start()
     watching = None

@@ -18,14 +18,14 @@ from index.serving.loaded import opened
 from index.serving.pool import Pool
 from index.serving.service import IndexShard
 from index.serving.writer import Writer
-from lookalike import rpc
-from lookalike.partition import shard_of
+from lookalike.channels import aio_channel
+from lookalike.runtime.partition import shard_of
+from lookalike.v1 import catalog_pb2_grpc, search_pb2_grpc
+from lookalike.v1.catalog_pb2 import CountRequest, GetRequest, RemoveRequest, UpsertRequest
+from lookalike.v1.index_pb2 import Applied
+from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space, SpaceVector
 from lookalike.vectors import F32, unpack
-from protos.lookalike.v1 import catalog_pb2_grpc, search_pb2_grpc
-from protos.lookalike.v1.catalog_pb2 import CountRequest, GetRequest, RemoveRequest, UpsertRequest
-from protos.lookalike.v1.index_pb2 import Applied
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space, SpaceVector
 from tests.rpc.gateways import DIMS, SHARDS, VECTORS, Scene, a_photo, a_scene, fused, running, serving
 from tests.unit.index.samples import catalogue, serving_only, unit_vectors, vectors_of
 
@@ -202,7 +202,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
 
 
 async def test_a_change_is_seen_by_the_gateways_next_answers_cached_ones_included(gateway: str) -> None:
-    async with rpc.channel(gateway) as channel:
+    async with aio_channel(gateway) as channel:
         search, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
         mine = unit_vectors(1, 8, seed=5)[0]
 

@@ -10,11 +10,11 @@ import grpc
 import grpc.aio
 import pytest
 
-from lookalike.errors import LookalikeError, Overloaded, WrongState
+from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded
+from lookalike.v1.product_encoder_pb2 import Classified
+from lookalike.v1.search_pb2 import ClassifyRequest, ClassifyResponse
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import pack
-from protos.lookalike.v1.product_encoder_pb2 import Classified
-from protos.lookalike.v1.search_pb2 import ClassifyRequest, ClassifyResponse
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from tests.rpc.gateways import VECTORS, a_photo, a_scene
 
 BOTH = ClassifyRequest(image=a_photo(7), text="p07")
@@ -146,7 +146,7 @@ async def test_a_classifier_of_other_encoders_is_never_asked(
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (WrongState("no classifier"), grpc.StatusCode.FAILED_PRECONDITION),
+        (FailedPrecondition("no classifier"), grpc.StatusCode.FAILED_PRECONDITION),
         (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     ],
     ids=lambda each: getattr(each, "name", type(each).__name__),

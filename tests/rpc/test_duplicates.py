@@ -7,9 +7,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from lookalike.errors import Unavailable
+from lookalike.v1.search_pb2 import Example, FindDuplicatesRequest, SearchRequest
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from lookalike.vectors import pack
-from protos.lookalike.v1.search_pb2 import Example, FindDuplicatesRequest, SearchRequest
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from tests.rpc.gateways import VECTORS, a_photo, a_scene
 from tests.rpc.test_gateway import P7, ids, nearest, refused, spaces
 

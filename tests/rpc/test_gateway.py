@@ -15,9 +15,8 @@ from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import REGISTRY
 
 from lookalike.errors import Overloaded, Unavailable
-from lookalike.vectors import pack
-from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
-from protos.lookalike.v1.search_pb2 import (
+from lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
+from lookalike.v1.search_pb2 import (
     ClassifyRequest,
     Example,
     FindDuplicatesRequest,
@@ -25,7 +24,8 @@ from protos.lookalike.v1.search_pb2 import (
     SearchRequest,
     SearchResponse,
 )
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Space
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Space
+from lookalike.vectors import pack
 from tests.rpc.gateways import PRODUCTS, VECTORS, Scene, a_photo, a_scene
 
 P7 = Example(product_id="p07")

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from encoders.image.photos import preprocess
-from lookalike.deadline import Deadline
-from lookalike.errors import WrongState
+from lookalike.errors import FailedPrecondition
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1.catalog_pb2 import UpsertRequest
+from lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
+from lookalike.v1.text_encoder_pb2 import EncodeTextResponse
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from lookalike.vectors import pack
-from protos.lookalike.v1.catalog_pb2 import UpsertRequest
-from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
-from protos.lookalike.v1.text_encoder_pb2 import EncodeTextResponse
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from server import encoding
 from server.encoding import Encoders, Known
 from server.settings import GatewaySettings
@@ -125,6 +125,6 @@ async def test_a_vector_of_another_encoder_fails_no_other_that_would_go_with_it(
         answers = await asyncio.gather(*map(answer, [*known[:2], other, *known[2:]]), return_exceptions=True)
         await encoders.close()
     assert [isinstance(each, Exception) for each in answers] == [False, False, True, False, False, False]
-    assert isinstance(answers[2], WrongState)
+    assert isinstance(answers[2], FailedPrecondition)
     # The first two at once; of those that came meanwhile the other, the photo alone, and the rest.
     assert [len(inputs) for inputs in products.asked] == [1, 1, 1, 1, 2]

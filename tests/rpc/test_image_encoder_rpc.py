@@ -19,10 +19,11 @@ from encoders.image.client import ImageEncoder
 from encoders.image.prediction_service import PREDICT, strings, tensor
 from encoders.image.signature import DIM, ENCODER, FEATURES
 from encoders.serving.policy import All
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import BadSettings, DeadlineGone, LookalikeError, Overloaded, Unavailable
-from protos.tfserving.v1 import prediction_pb2 as pb
+from encoders.tfserving.v1 import prediction_pb2 as pb
+from lookalike.channels import aio_channel, aio_channels
+from lookalike.errors import BadSettings, DeadlineExceeded, LookalikeError, Overloaded, Unavailable
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
 from server.encoding import Encoders
 from server.settings import GatewaySettings
 from tests.rpc.model_servers import Arithmetic, images, listening, served, until, write_version
@@ -41,7 +42,7 @@ async def answering(predict: Predict) -> AsyncIterator[str]:
         call, pb.PredictRequest.FromString, pb.PredictResponse.SerializeToString
     )
     service, method = PREDICT.strip("/").split("/")
-    server = rpc.server([grpc.method_handlers_generic_handler(service, {method: handler})])
+    server = edge.server([grpc.method_handlers_generic_handler(service, {method: handler})])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -74,7 +75,7 @@ class Failing:
 
 async def test_a_call_whose_connection_fails_is_tried_once_more_on_another() -> None:
     server = Failing(grpc.StatusCode.OK, times=0)
-    async with answering(server) as address, rpc.channel(NOWHERE) as broken, rpc.channel(address) as whole:
+    async with answering(server) as address, aio_channel(NOWHERE) as broken, aio_channel(address) as whole:
         encoder = ImageEncoder(broken, whole)
         assert (await encoder.encode(images(0), Deadline.after(5))).encoder == "mobilenet-a"
         await until(lambda: broken.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
@@ -85,7 +86,7 @@ async def test_a_call_whose_connection_fails_is_tried_once_more_on_another() -> 
 
 async def test_a_server_that_says_unavailable_is_asked_twice_and_no_more() -> None:
     server = Failing(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-    async with answering(server) as address, rpc.channel(address) as channel:
+    async with answering(server) as address, aio_channel(address) as channel:
         with pytest.raises(Unavailable, match="Socket closed"):
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
     assert server.asked == 2
@@ -107,7 +108,7 @@ async def test_what_a_second_try_would_not_mend_is_not_tried_again(
     code: grpc.StatusCode, details: str, kind: type[LookalikeError]
 ) -> None:
     server = Failing(code, details)
-    async with answering(server) as address, rpc.channel(address) as channel:
+    async with answering(server) as address, aio_channel(address) as channel:
         with pytest.raises(kind):
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
     assert server.asked == 1
@@ -115,7 +116,7 @@ async def test_what_a_second_try_would_not_mend_is_not_tried_again(
 
 async def test_where_most_calls_fail_none_is_tried_again_until_some_succeed() -> None:
     server = Failing(grpc.StatusCode.UNAVAILABLE, "away", times=16 + 4)
-    async with answering(server) as address, rpc.channel(address) as channel:
+    async with answering(server) as address, aio_channel(address) as channel:
         encoder = ImageEncoder(channel)
         for _ in range(16):
             with pytest.raises(Unavailable):
@@ -129,10 +130,10 @@ async def test_after_its_deadline_nothing_is_tried_again() -> None:
         await asyncio.sleep(5)
         return one_vector()
 
-    async with answering(slow) as address, rpc.channel(address) as channel:
-        with pytest.raises(DeadlineGone):
+    async with answering(slow) as address, aio_channel(address) as channel:
+        with pytest.raises(DeadlineExceeded):
             await ImageEncoder(channel).encode(images(0), Deadline.after(0.1))
-        with pytest.raises(DeadlineGone):
+        with pytest.raises(DeadlineExceeded):
             await ImageEncoder(channel).encode(images(0), Deadline.after(-1))
 
 
@@ -145,7 +146,7 @@ async def test_calls_are_spread_over_connections_of_their_own() -> None:
         return one_vector()
 
     async with answering(remember) as address:
-        channels = rpc.channels(address, 2)
+        channels = aio_channels(address, 2)
         encoder = ImageEncoder(*channels)
         await asyncio.gather(*(encoder.encode(images(0), Deadline.after(5)) for _ in range(4)))
         await asyncio.gather(*(channel.close() for channel in channels))
@@ -165,7 +166,7 @@ async def test_a_client_keeps_to_its_version_or_its_label(tmp_path: Path) -> Non
 
 
 async def test_version_and_label_at_once_are_a_mistake() -> None:
-    async with rpc.channel(NOWHERE) as channel:
+    async with aio_channel(NOWHERE) as channel:
         with pytest.raises(BadSettings, match="at most one"):
             ImageEncoder(channel, version=1, label="stable")
 

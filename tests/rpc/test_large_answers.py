@@ -14,11 +14,11 @@ from index.serving.pool import Pool
 from index.serving.service import IndexShard
 from index.serving.writer import Writer
 from index.storage.attributes import PRODUCT_BYTES
-from lookalike import rpc
-from protos.lookalike.v1 import search_pb2_grpc
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
-from server.requests import MAX_LIMIT
+from lookalike.channels import aio_channel
+from lookalike.limits import MAX_LIMIT
+from lookalike.v1 import search_pb2_grpc
+from lookalike.v1.search_pb2 import Example, SearchRequest
+from lookalike.v1.types_pb2 import SPACE_IMAGE
 from server.shards import ANSWER_PRODUCTS
 from tests.rpc.gateways import running, serving
 from tests.unit.index.samples import catalogue, serving_only, unit_vectors, vectors_of
@@ -45,7 +45,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
 
 
 async def test_what_is_answered_alone_is_answered_beside_others_however_much_each_asks_for(gateway: str) -> None:
-    async with rpc.channel(gateway) as channel:
+    async with aio_channel(gateway) as channel:
         stub = search_pb2_grpc.SimilarProductsStub(channel)
 
         async def hits(product_id: str) -> int:

@@ -16,10 +16,11 @@ import pytest
 from encoders.image.client import MAX_IMAGES, ImageEncoder
 from encoders.image.prediction_service import PREDICT, strings, tensor
 from encoders.image.signature import DIM, ENCODER, FEATURES
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, Overloaded, Unavailable
-from protos.tfserving.v1 import prediction_pb2 as pb
+from encoders.tfserving.v1 import prediction_pb2 as pb
+from lookalike.channels import aio_channel
+from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
 from tests.rpc.model_servers import Arithmetic, images, served, until, write_version
 
 Serve = Any  # (model, **batching) -> a channel to a server of it
@@ -149,7 +150,7 @@ async def test_what_nobody_waits_for_any_more_is_not_run(serve: Serve) -> None:
         model.gate.clear()
         running = asyncio.create_task(encoder.encode(images(0), Deadline.after(5)))
         await until(lambda: model.batches)
-        with pytest.raises(DeadlineGone):
+        with pytest.raises(DeadlineExceeded):
             await encoder.encode(images(1, 2, 3, 4), Deadline.after(0.1))
         waiting = asyncio.create_task(encoder.encode(images(5), Deadline.after(5)))
         await asyncio.sleep(0.2)
@@ -176,12 +177,12 @@ async def test_a_deadline_that_passes_is_the_callers_error(serve: Serve) -> None
     model = Arithmetic()
     async with serve(model) as channel:
         model.gate.clear()
-        with pytest.raises(DeadlineGone):
+        with pytest.raises(DeadlineExceeded):
             await ImageEncoder(channel).encode(images(0), Deadline.after(0.1))
 
 
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
-    async with rpc.channel("127.0.0.1:1") as channel:
+    async with aio_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable):
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
 
@@ -199,7 +200,7 @@ async def test_an_unknown_model_is_a_fault_of_the_deployment_and_not_of_who_aske
     [np.zeros((0, 224, 224, 3), np.uint8), np.zeros((1, 224, 224, 3), np.float32), np.zeros((224, 224, 3), np.uint8)],
 )
 async def test_pixels_of_another_shape_never_leave_the_process(pixels: Any) -> None:
-    async with rpc.channel("127.0.0.1:1") as channel:
+    async with aio_channel("127.0.0.1:1") as channel:
         with pytest.raises(ValueError, match="are no 1"):
             await ImageEncoder(channel).encode(pixels, Deadline.after(5))
 
@@ -215,11 +216,11 @@ async def answering(**outputs: pb.TensorProto) -> AsyncIterator[ImageEncoder]:
         predict, pb.PredictRequest.FromString, pb.PredictResponse.SerializeToString
     )
     service, method = PREDICT.strip("/").split("/")
-    server = rpc.server([grpc.method_handlers_generic_handler(service, {method: handler})])
+    server = edge.server([grpc.method_handlers_generic_handler(service, {method: handler})])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with rpc.channel(f"127.0.0.1:{port}") as channel:
+        async with aio_channel(f"127.0.0.1:{port}") as channel:
             yield ImageEncoder(channel)
     finally:
         await server.stop(None)

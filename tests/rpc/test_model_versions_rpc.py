@@ -30,10 +30,10 @@ from encoders.image.signature import ENCODER, IMAGES, MODEL, SIGNATURE
 from encoders.serving.files import METRICS_PATH
 from encoders.serving.model import ENDED
 from encoders.serving.policy import All, Latest, Specific
-from lookalike.errors import BadArtifact, WrongState
-from protos.tfserving.v1 import config_pb2
-from protos.tfserving.v1 import prediction_pb2 as pb
-from protos.tfserving.v1.saved_model_pb2 import SignatureDefMap
+from encoders.tfserving.v1 import config_pb2
+from encoders.tfserving.v1 import prediction_pb2 as pb
+from encoders.tfserving.v1.saved_model_pb2 import SignatureDefMap
+from lookalike.errors import BadArtifact, FailedPrecondition
 from tests.rpc.model_servers import Arithmetic, images, served, until, write_version
 
 INVALID, UNKNOWN, WRONG = (
@@ -283,7 +283,7 @@ async def test_a_label_of_a_version_that_is_not_available_is_refused_and_nothing
 
 async def test_at_the_start_too_a_label_needs_its_version(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    with pytest.raises(WrongState, match="version 9 of model mobilenet"):
+    with pytest.raises(FailedPrecondition, match="version 9 of model mobilenet"):
         async with served(tmp_path, Models(), labels={"stable": 9}):
             pass
 

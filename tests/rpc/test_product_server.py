@@ -24,11 +24,13 @@ from encoders.text import server as text_server
 from encoders.text import train as train_text
 from encoders.text.model import TextModel
 from encoders.text.server import TextEncoderSettings
-from lookalike import probes, rpc
+from lookalike.channels import aio_channel
 from lookalike.errors import BadArtifact
+from lookalike.local import probes
+from lookalike.runtime import edge
+from lookalike.v1 import product_encoder_pb2 as pb
+from lookalike.v1 import product_encoder_pb2_grpc
 from lookalike.vectors import pack, unpack
-from protos.lookalike.v1 import product_encoder_pb2 as pb
-from protos.lookalike.v1 import product_encoder_pb2_grpc
 from tests.rpc.gateways import serving
 from tests.unit.encoders.made_products import examples
 
@@ -64,7 +66,10 @@ async def stub(artifacts: Path, model: ProductModel) -> AsyncIterator[product_en
     await encoder.load(artifacts / "text")
     service = product_server.ProductService(encoder.run_beside)
     service.serve(model)
-    async with serving(rpc.handler(product_server.SERVICE, service.methods())) as address, rpc.channel(address) as made:
+    async with (
+        serving(edge.handler(product_server.SERVICE, service.methods())) as address,
+        aio_channel(address) as made,
+    ):
         yield product_encoder_pb2_grpc.ProductEncoderStub(made)
     encoder.close()
 
@@ -165,7 +170,7 @@ async def test_a_process_without_a_product_encoder_says_so_and_serves_texts(arti
         settings = TextEncoderSettings(artifact=artifacts / "text", product_artifact=product_artifact)
         serving_it, address = await started(tmp_path, settings)
         try:
-            async with rpc.channel(address) as channel:
+            async with aio_channel(address) as channel:
                 stub = product_encoder_pb2_grpc.ProductEncoderStub(channel)
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await stub.Describe(pb.DescribeProductEncoderRequest(), wait_for_ready=True, timeout=20)
@@ -199,7 +204,10 @@ async def test_products_that_wait_are_bounded_with_the_texts(artifacts: Path, mo
     go_on, service = threading.Event(), product_server.ProductService(encoder.run_beside)
     service.serve(model)
     held = asyncio.ensure_future(encoder.run(go_on.wait))
-    async with serving(rpc.handler(product_server.SERVICE, service.methods())) as address, rpc.channel(address) as made:
+    async with (
+        serving(edge.handler(product_server.SERVICE, service.methods())) as address,
+        aio_channel(address) as made,
+    ):
         stub = product_encoder_pb2_grpc.ProductEncoderStub(made)
         request = pb.EncodeProductsRequest(inputs=[pb.ProductInput(image=photo())] * 3)
         calls = [asyncio.ensure_future(stub.Encode(request)) for _ in range(2)]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from lookalike.errors import Unavailable
+from lookalike.v1.search_pb2 import Example, SearchRequest
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space, SpaceWeight
 from lookalike.vectors import pack
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space, SpaceWeight
 from tests.rpc.gateways import DIMS, PRODUCTS, VECTORS, a_scene
 from tests.rpc.test_gateway import P7, ids, nearest
 

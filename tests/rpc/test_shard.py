@@ -24,13 +24,14 @@ from index.serving.served import Served
 from index.serving.service import MAX_QUERIES, IndexShard
 from index.serving.shard import ShardSettings, ordinal
 from index.serving.writer import Writer
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import BadArtifact, BadSettings, DeadlineGone, Overloaded
-from lookalike.settings import load
+from lookalike.channels import aio_channel
+from lookalike.errors import BadArtifact, BadSettings, DeadlineExceeded, Overloaded
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.settings import load
+from lookalike.v1 import index_pb2, index_pb2_grpc
+from lookalike.v1.types_pb2 import Filter, Product
 from lookalike.vectors import unpack
-from protos.lookalike.v1 import index_pb2, index_pb2_grpc
-from protos.lookalike.v1.types_pb2 import Filter, Product
 from tests.unit.index.samples import (
     IMAGE,
     PRODUCT,
@@ -44,7 +45,7 @@ from tests.unit.index.samples import (
 )
 
 if TYPE_CHECKING:
-    from protos.lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
+    from lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
 
 COUNT = 1200
 NEVER = Deadline.after(None)
@@ -72,10 +73,10 @@ def a_service(pool: Pool, served: Served) -> IndexShard:
 
 
 async def started(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.Channel]:
-    server = rpc.server([service.handler()])
+    server = edge.server([service.handler()])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    return server, rpc.channel(f"127.0.0.1:{port}")
+    return server, aio_channel(f"127.0.0.1:{port}")
 
 
 @pytest_asyncio.fixture
@@ -286,7 +287,7 @@ async def test_work_whose_time_passed_while_it_waited_is_not_begun() -> None:
     await asyncio.sleep(0.03)
     gate.set()
     await holding
-    with pytest.raises(DeadlineGone):
+    with pytest.raises(DeadlineExceeded):
         await late
     assert not begun
     pool.close()

@@ -17,15 +17,16 @@ import pytest
 from index.building.build import SpaceVectors, build
 from index.serving.shard import ShardSettings, main, run
 from index.storage.store import Store
-from lookalike import probes, rpc
-from lookalike.cli import run as status_of
-from lookalike.settings import load
-from protos.lookalike.v1 import index_pb2, index_pb2_grpc
+from lookalike.channels import aio_channel
+from lookalike.cli.dispatch import run as status_of
+from lookalike.local import probes
+from lookalike.runtime.settings import load
+from lookalike.v1 import index_pb2, index_pb2_grpc
 from tests import stores
 from tests.unit.index.samples import IMAGE, by, catalogue, clustered, vectors_of
 
 if TYPE_CHECKING:
-    from protos.lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
+    from lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
 
 COUNT, DIM = 300, 8
 GIVE_UP_S = 60.0
@@ -58,7 +59,7 @@ async def a_process(store: Store, options: str, kept: Path, *words: str) -> Asyn
     given += ["--shard", "1", "--port", str(port), "--poll-s", "0.1", "--lease-s", "0.3", "--drain-s", "0"]
     process = asyncio.create_task(run(load(ShardSettings, {}, given, description="")))
     try:
-        async with rpc.channel(f"127.0.0.1:{port}") as channel:
+        async with aio_channel(f"127.0.0.1:{port}") as channel:
             yield index_pb2_grpc.IndexShardStub(channel)
     finally:
         process.cancel()

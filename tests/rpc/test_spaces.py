@@ -11,10 +11,10 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from lookalike.errors import InvalidRequest, LookalikeError, Overloaded, Unavailable, WrongState
+from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError, Overloaded, Unavailable
+from lookalike.v1.search_pb2 import Example, SearchedSpace, SearchRequest, SearchResponse
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceWeight
 from lookalike.vectors import F32, normalised, pack, unpack
-from protos.lookalike.v1.search_pb2 import Example, SearchedSpace, SearchRequest, SearchResponse
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceWeight
 from tests.rpc.gateways import DIMS, PRODUCTS, VECTORS, a_photo, a_scene, fused
 
 ALL = (SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)
@@ -183,7 +183,7 @@ async def test_without_a_product_encoder_only_the_queries_that_need_it_fail() ->
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (WrongState("this process has no product encoder"), grpc.StatusCode.FAILED_PRECONDITION),
+        (FailedPrecondition("this process has no product encoder"), grpc.StatusCode.FAILED_PRECONDITION),
         (InvalidRequest("inputs[0].image", "has 8 dimensions"), grpc.StatusCode.FAILED_PRECONDITION),
         (Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (Unavailable("still loading"), grpc.StatusCode.UNAVAILABLE),

@@ -28,11 +28,12 @@ from index.serving.succession import Succession
 from index.serving.writer import Writer
 from index.storage import version
 from index.storage.location import Directory
-from lookalike import lifecycle, rpc
+from lookalike.channels import aio_channel
 from lookalike.errors import OperatorError, Overloaded
-from protos.lookalike.v1 import catalog_pb2_grpc
-from protos.lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, RemoveRequest, UpsertRequest
-from protos.lookalike.v1.types_pb2 import Product, SpaceVector
+from lookalike.runtime import lifecycle
+from lookalike.v1 import catalog_pb2_grpc
+from lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, RemoveRequest, UpsertRequest
+from lookalike.v1.types_pb2 import Product, SpaceVector
 from tests.rpc.gateways import running, serving
 from tests.rpc.test_swap import until
 from tests.unit.index.samples import IMAGE, catalogue, unit_vectors, vectors_of
@@ -76,7 +77,7 @@ async def a_shard(place: Path, **expected: str) -> AsyncIterator[tuple[str, Serv
 
 @asynccontextmanager
 async def a_catalogue(address: str) -> AsyncIterator[catalog_pb2_grpc.CatalogAsyncStub]:
-    async with running({"shards": (address,), "refresh_s": 0.05}) as gateway, rpc.channel(gateway) as channel:
+    async with running({"shards": (address,), "refresh_s": 0.05}) as gateway, aio_channel(gateway) as channel:
         yield catalog_pb2_grpc.CatalogStub(channel)
 
 

@@ -22,10 +22,11 @@ from index.serving.service import IndexShard
 from index.serving.writer import Writer
 from index.storage import version
 from index.storage.location import Directory
-from lookalike import lifecycle, rpc
-from protos.lookalike.v1 import catalog_pb2, catalog_pb2_grpc, search_pb2_grpc
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE
+from lookalike.channels import aio_channel
+from lookalike.runtime import lifecycle
+from lookalike.v1 import catalog_pb2, catalog_pb2_grpc, search_pb2_grpc
+from lookalike.v1.search_pb2 import Example, SearchRequest
+from lookalike.v1.types_pb2 import SPACE_IMAGE
 from tests.rpc.gateways import running, serving
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 
@@ -78,7 +79,7 @@ class Callers:
     lists: set[tuple[int, frozenset[str]]] = field(default_factory=set)
 
     async def ask(self, number: int) -> None:
-        async with rpc.channel(self.address) as channel:
+        async with aio_channel(self.address) as channel:
             stub = search_pb2_grpc.SimilarProductsStub(channel)
             for row in range(number, 1 << 30, 7):
                 example = Example(product_id=f"p{row % COUNT}")
@@ -89,7 +90,7 @@ class Callers:
                 self.titles.setdefault(told.version, set()).update(hit.product.title for hit in answer.hits)
 
     async def list(self) -> None:
-        async with rpc.channel(self.address) as channel:
+        async with aio_channel(self.address) as channel:
             stub = catalog_pb2_grpc.CatalogStub(channel)
             while True:
                 titles = [product.title async for product in stub.List(catalog_pb2.ListRequest())]
@@ -170,7 +171,7 @@ async def test_a_list_that_its_caller_leaves_does_not_keep_a_version_for_ever(tm
         a_shard(tmp_path, 0) as first,
         a_shard(tmp_path, 1) as second,
         running({"shards": (first.address, second.address), "refresh_s": REFRESH_S}) as address,
-        rpc.channel(address) as channel,
+        aio_channel(address) as channel,
     ):
         stub = catalog_pb2_grpc.CatalogStub(channel)
         listing = stub.List(catalog_pb2.ListRequest())

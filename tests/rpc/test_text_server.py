@@ -16,14 +16,15 @@ from encoders.text import model as text
 from encoders.text.client import TextEncoder
 from encoders.text.model import TextModel, load
 from encoders.text.server import MAX_TEXTS, SERVICE, Encoder, TextEncoderSettings, sliced
-from encoders.text.tokens import MAX_TEXT_BYTES
 from encoders.text.train import train
-from lookalike import rpc
-from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, Overloaded
+from lookalike.channels import aio_channel
+from lookalike.errors import DeadlineExceeded, Overloaded
+from lookalike.limits import MAX_TEXT_BYTES
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1 import text_encoder_pb2 as pb
+from lookalike.v1 import text_encoder_pb2_grpc
 from lookalike.vectors import F32
-from protos.lookalike.v1 import text_encoder_pb2 as pb
-from protos.lookalike.v1 import text_encoder_pb2_grpc
 from tests.rpc.gateways import serving
 
 TITLES = ["red dress", "blue dress", "赤い靴", "white mug"]
@@ -41,8 +42,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def channel(artifact: Path) -> AsyncIterator[grpc.aio.Channel]:
     encoder = Encoder(TextEncoderSettings(max_waiting=8))
     await encoder.load(artifact)
-    handler = rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
-    async with serving(handler) as address, rpc.channel(address) as made:
+    handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
+    async with serving(handler) as address, aio_channel(address) as made:
         yield made
     encoder.close()
 
@@ -112,9 +113,9 @@ async def held(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setattr(text, "load", lambda path: model)
     encoder = Encoder(TextEncoderSettings(max_batch=4, max_waiting=16))
     await encoder.load(artifact)
-    handler = rpc.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
+    handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
     model.hold()
-    async with serving(handler) as address, rpc.channel(address) as made:
+    async with serving(handler) as address, aio_channel(address) as made:
         yield model, made
     model.go.set()
     encoder.close()
@@ -150,7 +151,7 @@ async def test_a_caller_that_leaves_takes_the_rest_of_its_texts_along(held: tupl
 
 async def test_a_deadline_that_passes_ends_the_work(held: tuple[Held, grpc.aio.Channel]) -> None:
     model, channel = held
-    with pytest.raises(DeadlineGone):
+    with pytest.raises(DeadlineExceeded):
         await TextEncoder(channel).encode(["dress"] * 12, Deadline.after(0.3))
     await asyncio.sleep(0.1)  # The server's clock is its own.
     model.go.set()

@@ -22,16 +22,16 @@ from index.serving.loaded import LoadedShard
 from index.serving.pool import Pool
 from index.serving.service import IndexShard
 from index.serving.writer import MAX_UPDATES, Writer
-from lookalike import rpc
+from lookalike.channels import aio_channel
 from lookalike.errors import BadArtifact, Overloaded
-from protos.lookalike.v1 import index_pb2, index_pb2_grpc
-from protos.lookalike.v1.index_pb2 import Applied, Update
+from lookalike.v1 import index_pb2, index_pb2_grpc
+from lookalike.v1.index_pb2 import Applied, Update
 from tests.rpc.gateways import serving
 from tests.unit.index.live_samples import COUNT, built, live, remove, upsert
 from tests.unit.index.samples import IMAGE, by, serving_only
 
 if TYPE_CHECKING:
-    from protos.lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
+    from lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def state(shard: LoadedShard, tmp_path: Path) -> Live:
 async def stub(shard: LoadedShard, state: Live) -> AsyncIterator[Stub]:
     served, pool = serving_only(shard.taking(state)), Pool(threads=2, max_waiting=64)
     writes = Writer(served, max_waiting=64)
-    async with serving(IndexShard(pool, served, writes).handler()) as address, rpc.channel(address) as channel:
+    async with serving(IndexShard(pool, served, writes).handler()) as address, aio_channel(address) as channel:
         yield index_pb2_grpc.IndexShardStub(channel)
     writes.close()
     pool.close()
@@ -166,7 +166,7 @@ async def test_what_cannot_be_written_is_refused_with_its_reason(
 async def test_a_shard_without_a_place_for_updates_takes_none(shard: LoadedShard, version: str) -> None:
     served, pool = serving_only(shard), Pool(threads=1, max_waiting=1)
     writer = Writer(served, max_waiting=8)
-    async with serving(IndexShard(pool, served, writer).handler()) as address, rpc.channel(address) as channel:
+    async with serving(IndexShard(pool, served, writer).handler()) as address, aio_channel(address) as channel:
         call = index_pb2_grpc.IndexShardStub(channel).Apply(applying(version, remove("p1", 1)))
         with pytest.raises(grpc.aio.AioRpcError, match="without --live-dir"):
             await call

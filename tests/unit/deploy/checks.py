@@ -10,9 +10,9 @@ from typing import Any
 import kubernetes_validate
 from google.protobuf import text_format
 
-from lookalike.rpc import MESSAGE_BYTES
+from encoders.tfserving.v1.config_pb2 import BatchingParameters, ModelServerConfig, MonitoringConfig
+from lookalike.limits import MAX_MESSAGE_BYTES
 from pipeline.encoding import BATCH
-from protos.tfserving.v1.config_pb2 import BatchingParameters, ModelServerConfig, MonitoringConfig
 from tests.unit.deploy.cluster import Cluster, Pod, port_number, ports, selects, size_bytes
 from tests.unit.deploy.commands import understood
 from tests.unit.deploy.containers import parse, targets
@@ -325,8 +325,9 @@ def memory(cluster: Cluster) -> Iterator[str]:
     (container,) = cluster.pod("gateway").spec["containers"]
     limit = size_bytes(container["resources"]["limits"]["memory"])
     cache = 0 if found.get("redis") else int(found.get("cache_memory_bytes", 0))
-    if int(found.get("max_inflight", 0)) * MESSAGE_BYTES + cache > limit:
-        yield f"gateway: {found.get('max_inflight')} requests of {MESSAGE_BYTES} bytes, and a cache of {cache}: {limit}"
+    if int(found.get("max_inflight", 0)) * MAX_MESSAGE_BYTES + cache > limit:
+        requests = f"{found.get('max_inflight')} requests of {MAX_MESSAGE_BYTES} bytes"
+        yield f"gateway: {requests}, and a cache of {cache}: {limit}"
 
 
 def model(cluster: Cluster) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from index.building.build import SpaceVectors, build
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from tests.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "deploy" / "k8s" / "base" / "text-encoder" / "choose.py"

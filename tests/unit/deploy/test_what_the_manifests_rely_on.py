@@ -13,8 +13,9 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from lookalike import lifecycle, rpc
-from lookalike.settings import ProcessSettings
+from lookalike.channels import aio_channel
+from lookalike.runtime import edge, lifecycle
+from lookalike.runtime.settings import ProcessSettings
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -25,7 +26,7 @@ class SomeSettings(ProcessSettings):
 
 
 async def health_of(port: int, service: str) -> int:
-    async with rpc.channel(f"127.0.0.1:{port}") as channel:
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
         check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # the published types lack it
         reply = await check(health_pb2.HealthCheckRequest(service=service), wait_for_ready=True, timeout=10)
         return int(reply.status)
@@ -69,11 +70,11 @@ async def test_a_process_that_is_warm_is_ready() -> None:
 async def test_calls_through_a_name_with_several_addresses_go_to_all_of_them() -> None:
     servers, ports = [], []
     for name in ("a", "b"):
-        servers.append(rpc.server((_telling(name.encode()),)))
+        servers.append(edge.server((_telling(name.encode()),)))
         ports.append(servers[-1].add_insecure_port("127.0.0.1:0"))
         await servers[-1].start()
     try:
-        async with rpc.channel("ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)) as channel:
+        async with aio_channel("ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)) as channel:
             tell: Any = channel.unary_unary("/test.Names/Tell", lambda empty: empty.SerializeToString())
             told = {await tell(Empty(), wait_for_ready=True, timeout=10) for _ in range(50)}
         assert told == {b"a", b"b"}

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from encoders.image import photos as images
-from encoders.image.photos import MAX_BYTES, MAX_PIXELS, MAX_STREAMED_PIXELS, BadImage, preprocess
+from encoders.image.photos import MAX_PIXELS, MAX_STREAMED_PIXELS, BadImage, preprocess
+from lookalike.limits import MAX_IMAGE_BYTES
 from pipeline import photos
 from server import encoding
 
@@ -203,9 +204,9 @@ def test_random_damage_never_raises_anything_but_a_refusal() -> None:
 
 def test_more_than_eight_mebibytes_are_refused_unread() -> None:
     data = encoded(noise(10, 10))
-    assert preprocess(data + bytes(MAX_BYTES - len(data))).shape == (224, 224, 3)
+    assert preprocess(data + bytes(MAX_IMAGE_BYTES - len(data))).shape == (224, 224, 3)
     with pytest.raises(BadImage, match="8,388,608 are allowed"):
-        preprocess(data + bytes(MAX_BYTES - len(data) + 1))
+        preprocess(data + bytes(MAX_IMAGE_BYTES - len(data) + 1))
 
 
 @pytest.mark.parametrize(

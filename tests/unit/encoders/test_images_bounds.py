@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from encoders.image.photos import (
-    MAX_BYTES,
     MAX_PIXELS,
     MAX_RUN_LENGTH_PIXELS,
     MAX_SCANNED_PIXELS,
     MAX_STREAMED_PIXELS,
     MAX_WEBP_PIXELS,
 )
+from lookalike.limits import MAX_IMAGE_BYTES
 
 SIDE_PX = int(MAX_PIXELS**0.5)
 WEBP_SIDE_PX = int(MAX_WEBP_PIXELS**0.5)
@@ -141,7 +141,9 @@ LARGEST: dict[str, tuple[Callable[[], bytes], float]] = {
     ),
     "BMP, black and white": (lambda: encoded(ramp(SIDE_PX, "L").convert("1"), "BMP"), 160),
     "BMP of run lengths": (
-        lambda: run_lengths(RLE_SIDE_PX, NOWHERE * ((MAX_BYTES - 10_000) // 4 - RLE_SIDE_PX) + LINE * RLE_SIDE_PX),
+        lambda: run_lengths(
+            RLE_SIDE_PX, NOWHERE * ((MAX_IMAGE_BYTES - 10_000) // 4 - RLE_SIDE_PX) + LINE * RLE_SIDE_PX
+        ),
         40,
     ),
     "WebP, transparent": (

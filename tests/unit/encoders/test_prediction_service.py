@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from encoders.image.prediction_service import BadTensor, array, strings, tensor, type_name
-from protos.tfserving.v1 import prediction_pb2 as pb
+from encoders.tfserving.v1 import prediction_pb2 as pb
 
 # The official stubs without importing TensorFlow: an empty module that only says where its files are.
 OFFICIAL = """
@@ -22,7 +22,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2
 from tensorflow_serving.apis import model_service_pb2, prediction_service_pb2
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import saved_model_pb2
-from protos.tfserving.v1 import prediction_pb2 as pb, saved_model_pb2 as signatures
+from encoders.tfserving.v1 import prediction_pb2 as pb, saved_model_pb2 as signatures
 """
 
 

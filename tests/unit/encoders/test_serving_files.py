@@ -12,8 +12,8 @@ from google.protobuf import text_format
 from encoders.serving.config import read
 from encoders.serving.files import BATCHING, MODELS, MONITORING, files, flags, main
 from encoders.serving.settings import ModelServerSettings, batching_parameters, model_config
+from encoders.tfserving.v1.config_pb2 import BatchingParameters, ModelServerConfig, MonitoringConfig
 from lookalike.errors import BadSettings, OperatorError
-from protos.tfserving.v1.config_pb2 import BatchingParameters, ModelServerConfig, MonitoringConfig
 from tests.conftest import REPOSITORY
 
 DEPLOYED = REPOSITORY / "deploy" / "k8s" / "base" / "model-server"

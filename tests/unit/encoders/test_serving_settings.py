@@ -4,7 +4,7 @@ import pytest
 
 from encoders.serving.settings import ModelServerSettings
 from lookalike.errors import BadSettings
-from lookalike.settings import load
+from lookalike.runtime.settings import load
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from encoders.serving.signatures import packed, signatures
+from encoders.tfserving.v1.saved_model_pb2 import MetaGraphDef, SavedModel, SignatureDef
 from lookalike.errors import BadArtifact
-from protos.tfserving.v1.saved_model_pb2 import MetaGraphDef, SavedModel, SignatureDef
 
 SERVED = MetaGraphDef(meta_info_def={"tags": ["serve"]}, signature_def={"one": SignatureDef(method_name="predict")})  # type: ignore[arg-type]  # a dict is taken
 

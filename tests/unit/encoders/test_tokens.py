@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from encoders.text.tokens import MAX_TEXT_BYTES, MAX_WORD_CHARS, RUN_CHARS, Tokenizer, cleaned
+from encoders.text.tokens import MAX_WORD_CHARS, RUN_CHARS, Tokenizer, cleaned
+from lookalike.limits import MAX_TEXT_BYTES
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from index.live.live import Bounds, Live
 from index.serving.loaded import opened
-from protos.lookalike.v1.index_pb2 import ApplyRequest
+from lookalike.v1.index_pb2 import ApplyRequest
 
 BOUNDS = Bounds(delta_rows=10_000, changes=10_000)  # Nothing is refused.
 

@@ -13,9 +13,9 @@ from index.building.build import build
 from index.live.live import Bounds, Live
 from index.search.queries import parsed
 from index.serving.loaded import LoadedShard, opened
+from lookalike.v1.index_pb2 import Applied, ShardQuery, Update, Upsert
+from lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector
 from lookalike.vectors import F32, normalised
-from protos.lookalike.v1.index_pb2 import Applied, ShardQuery, Update, Upsert
-from protos.lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector
 from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, unit_vectors, vectors_of
 
 COUNT = 60  # Products of the version as it was built, "p0" to "p59"; those after p39 have revision 5.

@@ -16,9 +16,9 @@ from index.serving.loaded import LoadedShard
 from index.serving.served import Loaded, Served
 from index.storage.manifest import IndexEntry
 from index.storage.vectors import Stored
+from lookalike.v1.index_pb2 import QueryVector
+from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64, normalised
-from protos.lookalike.v1.index_pb2 import QueryVector
-from protos.lookalike.v1.types_pb2 import Space
 
 IMAGE, TEXT, PRODUCT = Space.SPACE_IMAGE, Space.SPACE_TEXT, Space.SPACE_PRODUCT
 

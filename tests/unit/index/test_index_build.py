@@ -16,10 +16,10 @@ from index.serving.loaded import LoadedShard, opened
 from index.storage import version
 from index.storage.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
 from lookalike.errors import BadArtifact, BadCatalogue, LookalikeError, OperatorError
-from lookalike.partition import shard_of
+from lookalike.runtime.partition import shard_of
+from lookalike.v1 import index_pb2
+from lookalike.v1.types_pb2 import Filter, Product
 from lookalike.vectors import F32
-from protos.lookalike.v1 import index_pb2
-from protos.lookalike.v1.types_pb2 import Filter, Product
 from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, clustered, unit_vectors, vectors_of
 
 COUNT = 40

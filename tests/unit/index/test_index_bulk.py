@@ -14,9 +14,9 @@ import pytest
 from index.building import bulk, inspect
 from index.serving.loaded import opened
 from index.storage.location import Directory
-from index.storage.names import SPACES
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
-from protos.lookalike.v1.types_pb2 import Filter, Product, Space
+from lookalike.spaces import VECTOR_SPACES
+from lookalike.v1.types_pb2 import Filter, Product, Space
 from tests import stores
 from tests.unit.index.samples import unit_vectors
 
@@ -60,7 +60,7 @@ def test_ids_and_attributes_are_those_given(base: Path) -> None:
     assert (list(tagged.tags), list(bare.tags)) == (["a", "x"], [])
 
 
-@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("space", VECTOR_SPACES)
 def test_vectors_of_every_space_are_built_and_inspected_by_its_name(
     base: Path, space: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,9 +21,9 @@ from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry
+from lookalike.v1.index_pb2 import ShardQuery
+from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import normalised
-from protos.lookalike.v1.index_pb2 import ShardQuery
-from protos.lookalike.v1.types_pb2 import Filter
 from tests.unit.index.samples import IMAGE, by, catalogue, unit_vectors
 
 

@@ -16,8 +16,8 @@ from index.storage import version
 from index.storage.names import VECTORS
 from index.storage.vectors import PAGE
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings
+from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.vectors import unpack
-from protos.lookalike.v1.index_pb2 import ShardQuery
 from tests.unit.index.samples import IMAGE, by, catalogue, clustered, vectors_of
 
 COUNT, DIM = 1500, 32

@@ -11,9 +11,9 @@ import pytest
 from index.building.build import SpaceVectors, build
 from index.search.queries import MAX_K
 from index.serving.loaded import LoadedShard, opened
+from lookalike.v1.index_pb2 import QueryVector, ShardHits, ShardQuery
+from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32, I64, pack, unpack
-from protos.lookalike.v1.index_pb2 import QueryVector, ShardHits, ShardQuery
-from protos.lookalike.v1.types_pb2 import Filter
 from tests.unit.index.samples import IMAGE, PRODUCT, TEXT, by, catalogue, clustered, unit_vectors, vectors_of
 
 COUNT = 3000

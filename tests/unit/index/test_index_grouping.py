@@ -15,10 +15,10 @@ from index.building.build import SpaceVectors, build
 from index.search.grouping import chosen, settled
 from index.search.queries import Query
 from index.serving.loaded import LoadedShard, opened
-from lookalike.grouping import within
+from lookalike.runtime.grouping import within
+from lookalike.v1.index_pb2 import ShardQuery
+from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32
-from protos.lookalike.v1.index_pb2 import ShardQuery
-from protos.lookalike.v1.types_pb2 import Filter
 from tests.unit.index.samples import IMAGE, TEXT, by, clustered, unit_vectors, vectors_of
 
 

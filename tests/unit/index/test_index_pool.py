@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 from index.kinds.engine import faiss, use_threads
 from index.serving.pool import Pool, yield_to_others
 from index.serving.shard import ShardSettings, run
-from lookalike.deadline import Deadline
 from lookalike.errors import BadSettings
+from lookalike.runtime.deadline import Deadline
 
 
 async def test_faiss_takes_no_further_threads_for_calls_of_the_pool() -> None:

@@ -21,8 +21,8 @@ from index.serving.shard import expected_encoders
 from index.storage import version
 from index.storage.location import Directory, Held
 from index.storage.manifest import Manifest
-from lookalike.errors import BadArtifact, BadSettings, Unavailable, WrongState
-from protos.lookalike.v1 import index_pb2
+from lookalike.errors import BadArtifact, BadSettings, FailedPrecondition, Unavailable
+from lookalike.v1 import index_pb2
 from tests.unit.index.samples import IMAGE, by, catalogue, clustered, vectors_of
 
 COUNT, DIM = 400, 16
@@ -130,7 +130,7 @@ async def test_the_old_version_goes_when_no_gateway_pins_it_any_more_and_its_fil
     assert old not in scene.told()
     assert scene.released == [old]
     assert not mapped(scene.location, old)
-    with pytest.raises(WrongState, match="this shard serves version"):
+    with pytest.raises(FailedPrecondition, match="this shard serves version"):
         asked(scene.served, old)
 
 
@@ -387,7 +387,7 @@ def _search(scene: Scene, ended: Callable[[], bool], failures: list[BaseExceptio
                 with scene.served.lease(name):
                     assert not asked(scene.served, name).error
                     assert scene.released.count(name) < scene.loads.count(name), "let go under a search"
-            except WrongState:
+            except FailedPrecondition:
                 pass  # It went between the look and the call.
             except BaseException as error:
                 failures.append(error)

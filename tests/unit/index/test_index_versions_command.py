@@ -12,7 +12,7 @@ import pytest
 from index.building import inspect, versions
 from index.building.build import SpaceVectors, build
 from index.storage.location import located
-from lookalike.cli import run
+from lookalike.cli.dispatch import run
 from tests import stores
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 

@@ -19,9 +19,9 @@ from index.serving.loaded import LoadedShard, opened
 from index.storage.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
 from index.storage.version import sync
 from lookalike.errors import BadArtifact, OperatorError, Overloaded
-from lookalike.partition import shard_of
-from protos.lookalike.v1.index_pb2 import Applied, Update, Upsert
-from protos.lookalike.v1.types_pb2 import Product, Space, SpaceVector
+from lookalike.runtime.partition import shard_of
+from lookalike.v1.index_pb2 import Applied, Update, Upsert
+from lookalike.v1.types_pb2 import Product, Space, SpaceVector
 from tests.unit.index.live_samples import BOUNDS, COUNT, NAMES, Oracle, built, drawn, live, remove, upsert
 from tests.unit.index.samples import IMAGE, PRODUCT, catalogue, unit_vectors, vectors_of
 from tests.unit.index.test_live_log import files_of_at_most

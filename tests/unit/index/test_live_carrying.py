@@ -14,9 +14,9 @@ from index.kinds.engine import use_threads
 from index.live.carrying import REMEMBERED, apply_to_all, carry
 from index.live.live import Bounds, Live
 from index.serving.loaded import LoadedShard, opened
+from lookalike.v1.index_pb2 import Applied
+from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import pack
-from protos.lookalike.v1.index_pb2 import Applied
-from protos.lookalike.v1.types_pb2 import Product
 from tests.unit.index.live_samples import BOUNDS, COUNT, Oracle, built, drawn, live, remove, upsert
 from tests.unit.index.samples import IMAGE, TEXT, catalogue, unit_vectors, vectors_of
 

@@ -12,7 +12,7 @@ import pytest
 
 from index.kinds.engine import use_threads
 from index.live.live import Live
-from protos.lookalike.v1.index_pb2 import Applied, ApplyRequest
+from lookalike.v1.index_pb2 import Applied, ApplyRequest
 from tests.conftest import REPOSITORY
 from tests.unit.index.live_child import BOUNDS
 from tests.unit.index.live_samples import Oracle, built, drawn

@@ -21,9 +21,9 @@ from index.live.live import Bounds, Live
 from index.search.queries import parsed
 from index.search.view import View
 from index.serving.loaded import opened
+from lookalike.v1.index_pb2 import ShardQuery, Update, Upsert
+from lookalike.v1.types_pb2 import Filter, Product, SpaceVector
 from lookalike.vectors import F32, pack
-from protos.lookalike.v1.index_pb2 import ShardQuery, Update, Upsert
-from protos.lookalike.v1.types_pb2 import Filter, Product, SpaceVector
 from tests.unit.index.samples import IMAGE, by, clustered, vectors_of
 
 COUNT, DIM, ASKED, K = 12_000, 64, 300, 10

@@ -18,12 +18,12 @@ from index.search.view import View
 from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry, SpaceEntry
-from index.storage.names import space_name
 from index.storage.strings import Strings
-from lookalike.grouping import within
+from lookalike.runtime.grouping import within
+from lookalike.spaces import space_name
+from lookalike.v1.index_pb2 import ShardQuery
+from lookalike.v1.types_pb2 import Filter, Product
 from lookalike.vectors import F32, I64
-from protos.lookalike.v1.index_pb2 import ShardQuery
-from protos.lookalike.v1.types_pb2 import Filter, Product
 from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, unit_vectors
 
 COUNT = 120

@@ -13,7 +13,7 @@ from prometheus_client import Histogram as Live
 
 from loadtest.histogram import Histogram, added, merged, parsed, quantile
 from lookalike.errors import Unavailable
-from lookalike.telemetry import SECONDS_BUCKETS
+from lookalike.runtime.telemetry import SECONDS_BUCKETS
 
 INF = math.inf
 IMAGE = frozenset({("space", "image"), ("outcome", "OK")})

@@ -17,6 +17,7 @@ from loadtest.mix import Listed
 from loadtest.run import main
 from loadtest.slo import Verdict
 from lookalike.errors import BadSettings, LookalikeError, Unavailable
+from lookalike.limits import MAX_IMAGE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_photos_are_found_below_a_directory_and_bounded(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "notes.txt").write_text("x")
     with (tmp_path / "huge.png").open("wb") as huge:
-        huge.truncate(plan.MAX_PHOTO_BYTES + 1)
+        huge.truncate(MAX_IMAGE_BYTES + 1)
     found = plan.find_photos(tmp_path)
     assert len(found) == plan.MAX_PHOTOS
     assert all(name.endswith(".JPG") for name in found)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from lookalike import changes, rpc
-from lookalike.cli import run
-from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, WrongState
-from protos.lookalike.v1 import catalog_pb2
-from protos.lookalike.v1.catalog_pb2 import ChangeResponse, RemoveRequest, UpsertRequest
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
+from lookalike.cli import catalog
+from lookalike.cli.dispatch import run
+from lookalike.errors import FailedPrecondition, InvalidRequest
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1 import catalog_pb2
+from lookalike.v1.catalog_pb2 import ChangeResponse, RemoveRequest, UpsertRequest
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 
 Change = Callable[..., Awaitable[int]]
 
@@ -40,7 +41,7 @@ async def change(asked: list[Message]) -> AsyncIterator[Change]:
     async def remove(request: RemoveRequest, deadline: Deadline) -> ChangeResponse:
         asked.append(request)
         if request.product_id == "none":
-            raise WrongState("this shard takes no updates")
+            raise FailedPrecondition("this shard takes no updates")
         return ChangeResponse(applied=request.revision > 5)
 
     async def other(request: Message, deadline: Deadline) -> Message:
@@ -48,7 +49,7 @@ async def change(asked: list[Message]) -> AsyncIterator[Change]:
 
     service = catalog_pb2.DESCRIPTOR.services_by_name["Catalog"]
     methods = dict.fromkeys(("Get", "Exists", "Count", "List"), other)
-    server = rpc.server([rpc.handler(service, {**methods, "Upsert": upsert, "Remove": remove})])
+    server = edge.server([edge.handler(service, {**methods, "Upsert": upsert, "Remove": remove})])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 
@@ -61,7 +62,7 @@ async def change(asked: list[Message]) -> AsyncIterator[Change]:
 
 def _status(command: str, words: Sequence[str]) -> int:
     try:
-        return run(lambda: getattr(changes, command)(words, {}))
+        return run(lambda: getattr(catalog, command)(words, {}))
     except SystemExit as error:
         return int(str(error.code))
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lookalike import answers, classify, rpc
-from lookalike.cli import run
-from lookalike.deadline import Deadline
-from lookalike.errors import InvalidRequest, LookalikeError, WrongState
-from protos.lookalike.v1 import search_pb2
-from protos.lookalike.v1.search_pb2 import (
+from lookalike.cli import classify, render
+from lookalike.cli.dispatch import run
+from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1 import search_pb2
+from lookalike.v1.search_pb2 import (
     CategoryProbability,
     ClassifyProvenance,
     ClassifyRequest,
@@ -22,7 +23,7 @@ from protos.lookalike.v1.search_pb2 import (
     SearchRequest,
     SearchResponse,
 )
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 
 SHOES = ClassifyResponse(
     category="fashion/shoes",
@@ -56,7 +57,7 @@ async def ask(asked: list[ClassifyRequest]) -> AsyncIterator[Ask]:
         asked.append(request)
         refusals: dict[str, LookalikeError] = {
             "☺": InvalidRequest("text", "has no words"),
-            "none": WrongState("no product encoder is deployed"),
+            "none": FailedPrecondition("no product encoder is deployed"),
         }
         if request.text in refusals:
             raise refusals[request.text]
@@ -66,7 +67,7 @@ async def ask(asked: list[ClassifyRequest]) -> AsyncIterator[Ask]:
         return SearchResponse()
 
     service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
-    server = rpc.server([rpc.handler(service, {"Search": search, "FindDuplicates": search, "Classify": answer})])
+    server = edge.server([edge.handler(service, {"Search": search, "FindDuplicates": search, "Classify": answer})])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 
@@ -109,7 +110,7 @@ async def test_the_answer_is_a_table_a_category_and_what_it_is(ask: Ask, capsys:
 
 def test_an_abstention_says_why_and_names_no_category() -> None:
     abstains = ClassifyResponse(abstained="too unlikely", provenance=ClassifyProvenance(precision=0.9, threshold=2))
-    line = str(answers.classification_provenance(abstains))
+    line = str(render.classification_provenance(abstains))
     assert "abstains: too unlikely" in line
     assert "never reached" in line
     assert "category" not in line

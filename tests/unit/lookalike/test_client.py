@@ -14,22 +14,23 @@ import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from lookalike import rpc
 from lookalike.client import AsyncClient, Client, conditions, example
-from lookalike.deadline import Deadline
 from lookalike.errors import (
-    DeadlineGone,
+    DeadlineExceeded,
+    FailedPrecondition,
     InvalidRequest,
     LookalikeError,
     NotFound,
     Overloaded,
     ServiceError,
     Unavailable,
-    WrongState,
 )
-from protos.lookalike.v1 import catalog_pb2, search_pb2
-from protos.lookalike.v1.catalog_pb2 import ChangeResponse, CountResponse, ExistsResponse
-from protos.lookalike.v1.search_pb2 import (
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.status import to_error
+from lookalike.v1 import catalog_pb2, search_pb2
+from lookalike.v1.catalog_pb2 import ChangeResponse, CountResponse, ExistsResponse
+from lookalike.v1.search_pb2 import (
     ClassifyRequest,
     ClassifyResponse,
     Example,
@@ -38,7 +39,7 @@ from protos.lookalike.v1.search_pb2 import (
     SearchRequest,
     SearchResponse,
 )
-from protos.lookalike.v1.types_pb2 import (
+from lookalike.v1.types_pb2 import (
     SPACE_IMAGE,
     SPACE_PRODUCT,
     SPACE_TEXT,
@@ -113,9 +114,9 @@ class Gateway:
 @pytest.fixture
 async def gateway() -> AsyncIterator[Gateway]:
     fake = Gateway()
-    methods: rpc.Methods = {"Search": fake.search, "FindDuplicates": fake.search, "Classify": fake.classify}
-    search = rpc.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], methods)
-    catalog = rpc.handler(
+    methods: edge.Methods = {"Search": fake.search, "FindDuplicates": fake.search, "Classify": fake.classify}
+    search = edge.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], methods)
+    catalog = edge.handler(
         catalog_pb2.DESCRIPTOR.services_by_name["Catalog"],
         {
             "Get": fake.get,
@@ -126,7 +127,7 @@ async def gateway() -> AsyncIterator[Gateway]:
             "Remove": fake.remove,
         },
     )
-    server = rpc.server([search, catalog])
+    server = edge.server([search, catalog])
     fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     yield fake
@@ -362,9 +363,9 @@ async def test_the_blocking_client_asks_and_hears_the_same(gateway: Gateway) -> 
     [
         InvalidRequest("filter.min_price", "not a number"),
         NotFound("no product a"),
-        WrongState("no such space"),
+        FailedPrecondition("no such space"),
         Overloaded("512 requests under way", retry_after_s=2.5),
-        DeadlineGone("too late"),
+        DeadlineExceeded("too late"),
         Unavailable("shard 1 is out of reach"),
     ],
     ids=lambda error: type(error).__name__,
@@ -390,7 +391,7 @@ async def test_a_bug_in_the_gateway_is_a_service_error_without_its_trace(gateway
 async def test_the_timeout_of_a_call_wins_over_the_clients(gateway: Gateway) -> None:
     gateway.delay_s = 5
     async with AsyncClient(gateway.address, timeout_s=0.05) as hasty:
-        with pytest.raises(DeadlineGone):
+        with pytest.raises(DeadlineExceeded):
             await hasty.search(product_id="a")
         gateway.delay_s = 0.1
         assert await hasty.search(product_id="a", timeout_s=5)
@@ -409,7 +410,7 @@ async def test_damaged_error_details_leave_code_and_message() -> None:
         grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff")),
         details="no such field",
     )
-    told = rpc.error_told(error)
+    told = to_error(error)
     assert isinstance(told, InvalidRequest)
     assert (told.field, told.reason) == ("", "no such field")
 

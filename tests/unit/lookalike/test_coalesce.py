@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from lookalike.coalesce import Coalescer
-from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, Overloaded
+from lookalike.errors import DeadlineExceeded, Overloaded
+from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.deadline import Deadline
 
 NEVER = Deadline.after(None)
 
@@ -73,7 +73,7 @@ async def test_a_deadline_ends_the_wait_and_an_item_whose_caller_left_is_not_sen
     sender = Sender()
     coalescer = Coalescer(sender, max_in_flight=1, max_batch=8, max_waiting=8)
     (first,) = await asked(coalescer, 1)
-    with pytest.raises(DeadlineGone):
+    with pytest.raises(DeadlineExceeded):
         await coalescer(2, Deadline.after(0.01))
     sender.gate.set()
     assert await first == 10

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lookalike.demo.preparation import Index, Preparation
 from lookalike.errors import BadCatalogue, BadSettings, OperatorError, Unavailable
-from lookalike.preparation import Index, Preparation
 
 
 class Commands:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lookalike.stamps import Stamps, sources, state_of
+from lookalike.demo.build_cache import Stamps, sources, state_of
 
 
 def test_a_step_is_remembered_while_its_inputs_are_the_same_and_what_it_made_is_there(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lookalike.demo.queries import Stop, stops
 from lookalike.requests import classify_request, search_request
-from lookalike.tour import Stop, stops
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_TEXT, Product
+from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_TEXT, Product
 
 BOTH = ("image", "text")
 ALL = ("image", "product", "text")

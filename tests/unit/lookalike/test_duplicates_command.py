@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lookalike import duplicates, rpc
-from lookalike.cli import run
-from lookalike.deadline import Deadline
+from lookalike.cli import duplicates
+from lookalike.cli.dispatch import run
 from lookalike.errors import NotFound
-from protos.lookalike.v1 import search_pb2
-from protos.lookalike.v1.search_pb2 import Example, FindDuplicatesRequest, Hit, SearchRequest, SearchResponse
-from protos.lookalike.v1.types_pb2 import SPACE_PRODUCT, Filter, Product
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1 import search_pb2
+from lookalike.v1.search_pb2 import Example, FindDuplicatesRequest, Hit, SearchRequest, SearchResponse
+from lookalike.v1.types_pb2 import SPACE_PRODUCT, Filter, Product
 
 Ask = Callable[..., Awaitable[int]]
 ANSWER = SearchResponse(hits=[Hit(product=Product(id="p-18", title="赤い靴"), score=0.99)], truncated=True)
@@ -41,7 +42,7 @@ async def ask(asked: list[FindDuplicatesRequest]) -> AsyncIterator[Ask]:
         return SearchResponse()
 
     service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
-    server = rpc.server([rpc.handler(service, {"Search": other, "FindDuplicates": answer, "Classify": other})])
+    server = edge.server([edge.handler(service, {"Search": other, "FindDuplicates": answer, "Classify": other})])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 

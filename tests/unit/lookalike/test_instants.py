@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
-from lookalike.instants import MAX_UNIX_S, unix_s
+from lookalike.timestamps import MAX_UNIX_S, unix_s
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lookalike import local, location, roles
-from lookalike.cli import run
+from lookalike.cli.dispatch import run
 from lookalike.errors import BadArtifact
-from lookalike.location import Version
+from lookalike.local import location, process_specs, serve
+from lookalike.local.location import Version
 
 
 def write(index: Path, manifest: Mapping[str, object]) -> None:
@@ -34,7 +34,7 @@ def test_a_damaged_manifest_is_told(tmp_path: Path, manifest: Mapping[str, objec
 
 
 def test_no_index_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(lambda: local.main([str(tmp_path / "nothing")], {})) == 2
+    assert run(lambda: serve.main([str(tmp_path / "nothing")], {})) == 2
     assert "no index here" in capsys.readouterr().err
 
 
@@ -44,13 +44,13 @@ def test_a_taken_port_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFix
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert run(lambda: local.main([str(tmp_path), "--port", port], {})) == 2
+        assert run(lambda: serve.main([str(tmp_path), "--port", port], {})) == 2
     assert f"port {port} of 127.0.0.1 is taken" in capsys.readouterr().err
 
 
 def test_a_gateway_is_told_of_every_shard_in_order_and_of_nobody_else() -> None:
-    shards = [roles.shard(Path("/index"), number, 7000 + number) for number in range(2)]
-    words = roles.gateway(shards, 50051).command
+    shards = [process_specs.shard(Path("/index"), number, 7000 + number) for number in range(2)]
+    words = process_specs.gateway(shards, 50051).command
     flags = dict(zip(words[5::2], words[6::2], strict=True))
     assert flags["--shards"] == "127.0.0.1:7000,127.0.0.1:7001"
     assert (flags["--model-server"], flags["--text-encoder"], flags["--redis"]) == ("", "", "")
@@ -62,7 +62,7 @@ def test_redis_is_looked_for_on_the_path_first(tmp_path: Path, monkeypatch: pyte
     server.write_text("#!/bin/sh\n")
     server.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert roles.redis_executable() == server
+    assert process_specs.redis_executable() == server
     monkeypatch.setenv("PATH", "")
-    bundled = roles.redis_executable()
+    bundled = process_specs.redis_executable()
     assert bundled is None or bundled.is_file()

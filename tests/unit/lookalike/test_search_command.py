@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from rich.table import Table
 
-from lookalike import answers, rpc, search
-from lookalike.cli import run
-from lookalike.deadline import Deadline
+from lookalike.cli import render, search
+from lookalike.cli.dispatch import run
 from lookalike.errors import InvalidRequest
-from protos.lookalike.v1 import search_pb2
-from protos.lookalike.v1.search_pb2 import (
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1 import search_pb2
+from lookalike.v1.search_pb2 import (
     ClassifyRequest,
     ClassifyResponse,
     Example,
@@ -27,7 +28,7 @@ from protos.lookalike.v1.search_pb2 import (
     SearchRequest,
     SearchResponse,
 )
-from protos.lookalike.v1.types_pb2 import (
+from lookalike.v1.types_pb2 import (
     SPACE_AUTO,
     SPACE_IMAGE,
     SPACE_PRODUCT,
@@ -92,7 +93,9 @@ async def ask(asked: list[SearchRequest]) -> AsyncIterator[Ask]:
         return ClassifyResponse()
 
     service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
-    server = rpc.server([rpc.handler(service, {"Search": answer, "FindDuplicates": duplicates, "Classify": classify})])
+    server = edge.server(
+        [edge.handler(service, {"Search": answer, "FindDuplicates": duplicates, "Classify": classify})]
+    )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 
@@ -259,8 +262,8 @@ async def test_files_that_are_no_vectors_are_refused(
 
 
 def test_an_answer_without_hits_says_so_and_what_nobody_knows_has_no_column() -> None:
-    assert str(answers.table(SearchResponse())) == "nothing found"
-    table = answers.table(SearchResponse(hits=[Hit(product=Product(id="7"), score=1)]))
+    assert str(render.table(SearchResponse())) == "nothing found"
+    table = render.table(SearchResponse(hits=[Hit(product=Product(id="7"), score=1)]))
     assert isinstance(table, Table)
     assert [column.header for column in table.columns] == ["", "score", "id"]
 
@@ -268,7 +271,7 @@ def test_an_answer_without_hits_says_so_and_what_nobody_knows_has_no_column() ->
 def test_explained_scores_stand_beside_the_score_under_the_names_of_their_spaces() -> None:
     scores = [SpaceScore(space=SPACE_IMAGE, score=0.25), SpaceScore(space=SPACE_TEXT, score=-0.5)]
     hit = Hit(product=Product(id="7"), score=0.125, scores=scores)
-    table = answers.table(SearchResponse(hits=[hit]))
+    table = render.table(SearchResponse(hits=[hit]))
     assert isinstance(table, Table)
     columns = {column.header: [str(cell) for cell in column.cells] for column in table.columns}
     assert columns == {"": ["1"], "score": ["0.125"], "image": ["0.250"], "text": ["-0.500"], "id": ["7"]}
@@ -279,12 +282,12 @@ def test_the_line_below_names_every_space_with_its_share_and_the_policy_that_cho
         SearchedSpace(space=SPACE_IMAGE, encoder="mobilenet-1", weight=0.7),
         SearchedSpace(space=SPACE_TEXT, encoder="scdv-2", weight=0.3),
     ]
-    line = str(answers.provenance(Provenance(spaces=fused)))
+    line = str(render.provenance(Provenance(spaces=fused)))
     assert "spaces image 70% + text 30%" in line
     assert "encoders mobilenet-1, scdv-2" in line
     assert "policy" not in line
     chosen = Provenance(spaces=[SearchedSpace(space=SPACE_PRODUCT, weight=1)], policy="fashion=product>image")
-    assert "space product · policy fashion=product>image" in str(answers.provenance(chosen))
+    assert "space product · policy fashion=product>image" in str(render.provenance(chosen))
 
 
 def test_explained_searches_tell_how_each_shard_looked() -> None:
@@ -299,7 +302,7 @@ def test_explained_searches_tell_how_each_shard_looked() -> None:
         effort=32,
         candidates=1160,
     )
-    lines = str(answers.provenance(Provenance(plans=[exact, codes]))).splitlines()
+    lines = str(render.provenance(Provenance(plans=[exact, codes]))).splitlines()
     assert lines[1:] == [
         "shard 0, image: 200 of 60,000 vectors pass · each compared",
         "shard 1, text: 6,000 of 60,000 vectors pass · IVF,PQ4fs, 145 deep, effort 32, 1,160 candidates",
@@ -308,4 +311,4 @@ def test_explained_searches_tell_how_each_shard_looked() -> None:
 
 def test_prices_show_decimals_where_there_are_some() -> None:
     prices = [Product(price=1234567, currency="JPY"), Product(price=0.5, currency="EUR"), Product()]
-    assert [answers.price(product) for product in prices] == ["1,234,567 JPY", "0.50 EUR", "0"]
+    assert [render.price(product) for product in prices] == ["1,234,567 JPY", "0.50 EUR", "0"]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from lookalike import probes
 from lookalike.errors import OperatorError, Unavailable
-from lookalike.supervisor import Supervisor
+from lookalike.local import probes
+from lookalike.local.supervisor import Supervisor
 
 ENVIRON = {"PATH": os.defpath}
 PYTHON = [sys.executable, "-IS", "-c"]
@@ -197,7 +197,7 @@ def test_processes_are_started_from_the_main_thread_only(supervisor: Supervisor)
 def test_a_supervisor_that_is_killed_leaves_nobody_behind(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from lookalike.supervisor import Supervisor
+from lookalike.local.supervisor import Supervisor
 with Supervisor(Path({str(tmp_path)!r}), {{}}) as processes:
     for name in "ab":
         processes.start(name, {SLEEP!r}, ready=lambda: True)
@@ -222,7 +222,8 @@ def test_a_server_is_serving_when_its_health_says_so(supervisor: Supervisor) -> 
     assert not probes.serving(f"127.0.0.1:{port}")
     code = f"""
 import asyncio, dataclasses
-from lookalike import lifecycle, settings
+from lookalike.runtime import lifecycle
+from lookalike.runtime import settings
 class Settings(settings.ProcessSettings):
     PREFIX = "TEST_"
 asyncio.run(lifecycle.serve(Settings(port={port}), [], services=["some.Service"]))

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from index.building.build import SpaceVectors, build
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
 from lookalike.vectors import F32, normalised
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
 from tests.unit.pipeline.catalogues import jsonl, photo
 
 KINDS = ("fashion/shoes", "fashion/hats", "home/mugs", "home/beds")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lookalike import cli
+from lookalike.cli import dispatch
 from pipeline.check import main
 from pipeline.photos import products
 from pipeline.pool import ordered
@@ -33,7 +33,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def run(*argv: str | Path) -> int:
-    return cli.run(lambda: main([str(word) for word in argv], {}))
+    return dispatch.run(lambda: main([str(word) for word in argv], {}))
 
 
 def test_every_bad_row_is_told_with_file_line_and_reason(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:

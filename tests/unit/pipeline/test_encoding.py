@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from encoders.types import Encoded
-from lookalike.errors import BadCatalogue, DeadlineGone, OperatorError, Overloaded, Unavailable
+from lookalike.errors import BadCatalogue, DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from pipeline import encoding
 from pipeline.encoding import BATCH, IN_FLIGHT, TRIES, Pixels, encode_photos, patiently
 from pipeline.features import Features
@@ -89,7 +89,7 @@ async def test_no_more_photos_are_taken_than_there_is_room_for(tmp_path: Path) -
     assert await running == 20 * BATCH
 
 
-@pytest.mark.parametrize("error", [Overloaded("full"), Unavailable("away"), DeadlineGone("late")])
+@pytest.mark.parametrize("error", [Overloaded("full"), Unavailable("away"), DeadlineExceeded("late")])
 async def test_an_encoder_that_is_busy_is_asked_again(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "FIRST_PAUSE_S", 0.0)
     encoder = Encoder(errors=iter([error, error]))

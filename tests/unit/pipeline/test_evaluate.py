@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike import cli
+from lookalike.cli import dispatch
+from lookalike.v1.types_pb2 import SPACE_IMAGE, Product
 from pipeline import evaluate
 from pipeline.evaluation import pictures
 from pipeline.evaluation.heldout import Part
 from pipeline.evaluation.judging import judged
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.policy import Policy
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, Product
 from tests.unit.pipeline.catalogues import jsonl, photo
 from tests.unit.pipeline.indexes import around, index, shop
 
@@ -27,7 +27,7 @@ PICTURES = ("averages.png", "precision.png", "confusion.png", "neighbours.png")
 
 
 def run(*argv: str | Path | int) -> int:
-    return cli.run(lambda: evaluate.main([str(word) for word in argv], {}))
+    return dispatch.run(lambda: evaluate.main([str(word) for word in argv], {}))
 
 
 def evaluated(directory: Path, *options: str | int) -> tuple[str, dict[str, Any]]:
@@ -262,7 +262,7 @@ def test_without_matplotlib_the_error_says_what_to_install(
 def test_the_untrained_network_is_a_baseline_with_a_name(sold: Path, tmp_path: Path) -> None:
     environ = dict(os.environ)  # noqa: TID251  # a test begins a process as a terminal does
     argv = [str(sold / "catalogue"), str(sold / "index"), "--out", str(tmp_path)]
-    assert cli.run(lambda: evaluate.main(argv, environ)) == 0
+    assert dispatch.run(lambda: evaluate.main(argv, environ)) == 0
 
     told = json.loads((tmp_path / "report.json").read_text())
     (note,) = told["notes"]

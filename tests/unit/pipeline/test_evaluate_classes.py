@@ -16,12 +16,12 @@ from encoders.product.model import ProductModel
 from encoders.product.train import Examples
 from encoders.quality import voted
 from encoders.splits import Split, split_of
-from lookalike import cli
+from lookalike.cli import dispatch
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from pipeline import evaluate
 from pipeline.evaluation import heldout
 from pipeline.evaluation.classes import ASKED, Classification, abstention, classified
 from pipeline.evaluation.heldout import HeldOut
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from tests.unit.pipeline.catalogues import jsonl
 from tests.unit.pipeline.indexes import around, index
 
@@ -72,7 +72,7 @@ def told(held: HeldOut, model: ProductModel) -> Classification:
 
 
 def run(*argv: str | Path) -> int:
-    return cli.run(lambda: evaluate.main([str(word) for word in argv], {}))
+    return dispatch.run(lambda: evaluate.main([str(word) for word in argv], {}))
 
 
 def report(built: Path, out: Path, index: str, *options: str | Path) -> tuple[str, dict[str, Any]]:

@@ -9,8 +9,8 @@ import pytest
 
 from encoders.splits import Split, split_of
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from pipeline.evaluation import heldout
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from tests.unit.pipeline.indexes import COUNT, around, categories, ids, index
 
 

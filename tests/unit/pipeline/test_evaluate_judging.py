@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from lookalike.errors import BadSettings, OperatorError
+from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32
 from pipeline.evaluation import baselines
 from pipeline.evaluation.heldout import Part
 from pipeline.evaluation.judging import CEILING, CHANCE, Judgement, judged
 from pipeline.evaluation.measures import cosines
-from pipeline.evaluation.policy import DEFAULT, SPACES, Policy
-from protos.lookalike.v1.types_pb2 import Product, Space
+from pipeline.evaluation.policy import DEFAULT, Policy
 from server.policy import AutoPolicy
 from server.settings import GatewaySettings
 from tests.unit.pipeline.indexes import around, categories
@@ -146,7 +146,3 @@ def test_a_policy_chooses_as_the_gateway_does(text: str, built: tuple[str, ...])
     for category in ("a", "a/b", "a/b/c", "a/bc", "ab", "fashion", "fashion/shoes", "", "z"):
         (space,) = theirs.route(category, "p", has).spaces
         assert ours.space(category, built) == Space.Name(space).removeprefix("SPACE_").lower(), category
-
-
-def test_spaces_are_in_the_order_of_the_contract() -> None:
-    assert SPACES == ("image", "text", "product")

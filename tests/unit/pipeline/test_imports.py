@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lookalike import cli
+from lookalike.cli import dispatch
 from pipeline import catalogue
 from pipeline.imports import main
 from pipeline.product import Reject, Row
@@ -23,7 +23,7 @@ FIELDS = ["--field", "id=sku", "--field", "title=name", "--field", "category=kin
 
 
 def run(*argv: str | Path | int) -> int:
-    return cli.run(lambda: main([str(word) for word in argv], {}))
+    return dispatch.run(lambda: main([str(word) for word in argv], {}))
 
 
 def rows(directory: Path) -> list[Row]:

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike import cli
-from pipeline import catalogue, sample
-from pipeline.assortment import LEAVES, MATERIALS, Leaf
-from pipeline.drawing.curves import both, box, oval, path
-from pipeline.drawing.look import Look
-from pipeline.drawing.palette import COLOURS
-from pipeline.drawing.patterns import CLOTHS
-from pipeline.drawing.pen import Pen, View
+from lookalike.cli import dispatch
+from lookalike.demo.sample import command
+from lookalike.demo.sample.assortment import LEAVES, MATERIALS, Leaf
+from lookalike.demo.sample.drawing.curves import both, box, oval, path
+from lookalike.demo.sample.drawing.look import Look
+from lookalike.demo.sample.drawing.palette import COLOURS
+from lookalike.demo.sample.drawing.patterns import CLOTHS
+from lookalike.demo.sample.drawing.pen import Pen, View
+from lookalike.demo.sample.titles import SHOPS, shops
+from pipeline import catalogue
 from pipeline.mapping import category_name
 from pipeline.photos import products
 from pipeline.product import Reject, Row
-from pipeline.titles import SHOPS, shops
 
 COUNT = 2 * len(LEAVES)
 
@@ -30,7 +31,7 @@ COUNT = 2 * len(LEAVES)
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sample") / "shop"
-    sample.sample(directory, products=COUNT, seed=3, workers=1)
+    command.sample(directory, products=COUNT, seed=3, workers=1)
     return directory
 
 
@@ -50,13 +51,13 @@ def test_every_row_and_photo_is_good(drawn: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(drawn: Path, tmp_path: Path) -> None:
-    sample.sample(tmp_path / "again", products=COUNT, seed=3, workers=2)
+    command.sample(tmp_path / "again", products=COUNT, seed=3, workers=2)
 
     assert files(tmp_path / "again") == files(drawn)
 
 
 def test_another_seed_gives_other_products(tmp_path: Path, drawn: Path) -> None:
-    sample.sample(tmp_path / "other", products=4, seed=4)
+    command.sample(tmp_path / "other", products=4, seed=4)
 
     assert rows(tmp_path / "other")[0] != rows(drawn)[0]
     assert (tmp_path / "other/images/00001.jpg").read_bytes() != (drawn / "images/00001.jpg").read_bytes()
@@ -151,12 +152,12 @@ def test_every_variant_can_be_drawn_in_every_pattern(leaf: Leaf) -> None:
 
 
 def test_a_sample_is_not_drawn_over_something(drawn: Path) -> None:
-    assert cli.run(lambda: sample.main([str(drawn)], {})) == 2
+    assert dispatch.run(lambda: command.main([str(drawn)], {})) == 2
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "1000001"])
 def test_the_number_of_products_is_bounded(tmp_path: Path, count: str) -> None:
-    assert cli.run(lambda: sample.main([str(tmp_path / "x"), "--products", count], {})) == 2
+    assert dispatch.run(lambda: command.main([str(tmp_path / "x"), "--products", count], {})) == 2
 
 
 def test_outlines_are_points_along_paths() -> None:

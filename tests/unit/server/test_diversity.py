@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lookalike.v1.index_pb2 import Fetched
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, SpaceVector
 from lookalike.vectors import F32, normalised, pack
-from protos.lookalike.v1.index_pb2 import Fetched
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, SpaceVector
 from server.diversity import diversified, vectors_of
 from server.policy import Route
 from server.topology import SpaceInfo

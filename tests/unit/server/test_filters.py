@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lookalike.errors import InvalidRequest
-from lookalike.instants import MAX_UNIX_S
-from protos.lookalike.v1.types_pb2 import Filter
+from lookalike.timestamps import MAX_UNIX_S
+from lookalike.v1.types_pb2 import Filter
 from server.filters import MAX_DEPTH, MAX_FILTERS, MAX_VALUES, check_filter
 
 

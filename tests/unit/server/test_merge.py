@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.grouping import within
+from lookalike.runtime.grouping import within
+from lookalike.v1.index_pb2 import OpaqueSearchResponse, ShardHits
+from lookalike.v1.search_pb2 import Hit, Provenance, SearchedSpace, SearchResponse, Timings
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from lookalike.vectors import pack
-from protos.lookalike.v1.index_pb2 import OpaqueSearchResponse, ShardHits
-from protos.lookalike.v1.search_pb2 import Hit, Provenance, SearchedSpace, SearchResponse, Timings
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from server.answer import SearchAnswer
 from server.merge import merged
 from server.metrics import Watch

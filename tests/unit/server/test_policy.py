@@ -7,8 +7,8 @@ import re
 import pytest
 
 from lookalike.errors import BadSettings, InvalidRequest, NotFound
-from protos.lookalike.v1.search_pb2 import Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceWeight
+from lookalike.v1.search_pb2 import Example, SearchRequest
+from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceWeight
 from server.policy import HALF_AND_HALF, ONLY, AutoPolicy, Route, narrowed, settled
 from server.requests import Source, parse_query
 from server.settings import GatewaySettings

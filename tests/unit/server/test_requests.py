@@ -6,19 +6,11 @@ import numpy as np
 import pytest
 
 from lookalike.errors import InvalidRequest
+from lookalike.limits import MAX_IMAGE_BYTES, MAX_TEXT_BYTES
+from lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
+from lookalike.v1.types_pb2 import Filter, SpaceWeight
 from lookalike.vectors import pack
-from protos.lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
-from protos.lookalike.v1.types_pb2 import Filter, SpaceWeight
-from server.requests import (
-    DEFAULT_LIMIT,
-    MAX_EXAMPLES,
-    MAX_IMAGE_BYTES,
-    MAX_TEXT_BYTES,
-    combined,
-    parse_query,
-    parse_subject,
-    unit_vector,
-)
+from server.requests import DEFAULT_LIMIT, MAX_EXAMPLES, combined, parse_query, parse_subject, unit_vector
 
 
 def a_request(**fields: object) -> SearchRequest:

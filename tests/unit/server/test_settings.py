@@ -6,7 +6,7 @@ import pytest
 
 from encoders.image.client import MAX_IMAGES
 from lookalike.errors import BadSettings
-from lookalike.settings import load
+from lookalike.runtime.settings import load
 from server.settings import GatewaySettings
 
 

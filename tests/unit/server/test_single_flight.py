@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from lookalike.deadline import Deadline
-from lookalike.errors import DeadlineGone, NotFound
+from lookalike.errors import DeadlineExceeded, NotFound
+from lookalike.runtime.deadline import Deadline
 from server.single_flight import SingleFlight
 
 NEVER = Deadline.after(None)
@@ -69,7 +69,7 @@ async def test_a_deadline_ends_the_wait_of_its_own_call_only() -> None:
     flights, work = SingleFlight[bytes](), Work()
     patient = asyncio.create_task(flights("a", work, NEVER))
     await asyncio.sleep(0)
-    with pytest.raises(DeadlineGone):
+    with pytest.raises(DeadlineExceeded):
         await flights("a", work, Deadline.after(0.01))
     work.gate.set()
     assert await patient == b"answer"
@@ -77,14 +77,14 @@ async def test_a_deadline_ends_the_wait_of_its_own_call_only() -> None:
 
 async def test_who_has_time_left_starts_again_what_another_ran_out_of_time_for() -> None:
     flights, hurried, patient = SingleFlight[bytes](), Work(), Work()
-    hurried.error = DeadlineGone("the first caller's time is over")
+    hurried.error = DeadlineExceeded("the first caller's time is over")
     patient.gate.set()
     first = asyncio.create_task(flights("a", hurried, Deadline.after(0.02)))
     await asyncio.sleep(0)
     second = asyncio.create_task(flights("a", patient, NEVER))
     await asyncio.sleep(0.03)
     hurried.gate.set()
-    with pytest.raises(DeadlineGone):
+    with pytest.raises(DeadlineExceeded):
         await first
     assert await second == b"answer"
     assert (hurried.started, patient.started) == (1, 1)
@@ -92,8 +92,8 @@ async def test_who_has_time_left_starts_again_what_another_ran_out_of_time_for()
 
 async def test_work_that_runs_out_of_time_while_its_own_caller_has_some_is_not_started_again() -> None:
     flights, work = SingleFlight[bytes](), Work()
-    work.error = DeadlineGone("somebody's time is over")
+    work.error = DeadlineExceeded("somebody's time is over")
     work.gate.set()
-    with pytest.raises(DeadlineGone):
+    with pytest.raises(DeadlineExceeded):
         await flights("a", work, Deadline.after(60))
     assert work.started == 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lookalike.errors import Unavailable, WrongState
-from protos.lookalike.v1.index_pb2 import DescribeResponse, ShardState, SpaceState
-from protos.lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
+from lookalike.errors import FailedPrecondition, Unavailable
+from lookalike.v1.index_pb2 import DescribeResponse, ShardState, SpaceState
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from server.topology import snapshot_of
 
 
@@ -70,7 +70,7 @@ def test_shards_out_of_order_or_too_few_addresses_are_an_error_and_not_half_an_i
 def test_a_space_that_the_version_lacks_is_named_with_those_it_has() -> None:
     snapshot = snapshot_of(told("v1", "v1"), pinned=None)
     assert [info.documents for info in snapshot.searched([SPACE_IMAGE]).values()] == [(3, 3)]
-    with pytest.raises(WrongState, match="no text space; it has: image"):
+    with pytest.raises(FailedPrecondition, match="no text space; it has: image"):
         snapshot.searched([SPACE_IMAGE, SPACE_TEXT])
 
 

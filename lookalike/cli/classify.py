@@ -1,0 +1,72 @@
+"""`lookalike classify`: the category of a product, a photo or a title, by a gateway."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lookalike.cli import render
+from lookalike.cli.search import as_dict
+from lookalike.client import Client
+from lookalike.errors import InvalidRequest
+
+EXAMPLES = """\
+examples:
+  lookalike classify --product p-17
+  lookalike classify --image shoe.jpg --text "赤いスニーカー" --precision 0.95
+  lookalike classify --text "赤いスニーカー" --json
+
+exit status: 0 answered, with a category or without; 1 the service could not answer; 2 the question is malformed
+"""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    parser = _parser()
+    asked = parser.parse_args(argv)
+    if asked.product is None and asked.image is None and asked.text is None:
+        parser.error("give --product, or --image, --text or both")
+    try:
+        with Client(asked.address, timeout_s=asked.timeout_s) as client:
+            answer = client.classify(
+                product_id=asked.product,
+                image=asked.image,
+                text=asked.text,
+                limit=asked.limit,
+                precision=asked.precision,
+            )
+    except InvalidRequest as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if asked.json:
+        print(json.dumps(as_dict(answer), ensure_ascii=False))
+    else:
+        console = Console()
+        console.print(render.classification(answer))
+        console.print(render.classification_provenance(answer))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lookalike classify",
+        description="Ask a gateway which category a product belongs to.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subject = parser.add_argument_group("what to classify: a product, or a photo, a text or both")
+    subject.add_argument("--product", metavar="ID", help="a product of the catalogue")
+    subject.add_argument("--image", metavar="FILE", type=Path, help="a photo")
+    subject.add_argument("--text", metavar="TEXT", help="a title")
+    parser.add_argument(
+        "--precision", type=float, help="0.5..0.99: of the answers that are given, the rest is none; 0.9 unless given"
+    )
+    parser.add_argument("--limit", type=int, help="most categories shown, 1..100; 5 unless given")
+    parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
+    parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    return parser

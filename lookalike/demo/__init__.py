@@ -1,0 +1,1 @@
+"""`lookalike demo`: the whole system on this machine over a sample catalogue."""

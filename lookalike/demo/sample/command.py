@@ -1,0 +1,180 @@
+"""`lookalike catalog sample`: draw a catalogue of products that nobody sells. Writes files, uses every core."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from lookalike.cli.progress import counting
+from lookalike.demo.sample.assortment import LEAVES, Leaf
+from lookalike.demo.sample.drawing.look import Look
+from lookalike.demo.sample.drawing.palette import COLOURS, Colour, luminance
+from lookalike.demo.sample.drawing.pen import Pen, View
+from lookalike.demo.sample.drawing.photo import photographed
+from lookalike.demo.sample.titles import Facts, Shop, description, shops, tags, title
+from lookalike.errors import BadCatalogue, BadSettings
+
+PRODUCTS = 2400
+IMAGES = "images"
+MAX_PRODUCTS = 1_000_000
+# Of ten products one or two are what another shop sells too, under its own title and in its own photo.
+_MODELS_SHARE = 0.85
+_CHUNK = 32
+_FIRST_DAY_S, _YEAR_S = 1735689600, 365 * 86400  # They came into the catalogue in the course of 2025.
+
+
+def sample(directory: Path, *, products: int = PRODUCTS, seed: int = 0, quiet: bool = True, workers: int = 0) -> int:
+    """Draw a catalogue into a new directory: the same seed, the same bytes (with the same Pillow). How many products.
+
+    workers: processes that draw; 0: as many as there are cores.
+    """
+    _make_directory(directory)
+    sellers, models = shops(seed), max(math.ceil(products * _MODELS_SHARE), 1)
+    with counting("drawing", total=products, quiet=quiet) as count:
+        for _ in _drawn(directory, products, models, seed, workers or os.cpu_count() or 1):
+            count()
+    return _write(directory, (_row(number, models, seed, sellers) for number in range(products)))
+
+
+def _make_directory(directory: Path) -> None:
+    """Raises BadCatalogue where there is something already."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise BadCatalogue(f"{directory}: not empty; a new catalogue needs a directory of its own")
+        (directory / IMAGES).mkdir()
+    except OSError as error:
+        raise BadCatalogue(f"{directory}: {error.strerror}") from None
+
+
+def _write(directory: Path, rows: Iterable[Mapping[str, object]]) -> int:
+    """products.jsonl as docs/catalogue.md states it, whole or not at all; how many rows it has."""
+    part, count = directory / "products.jsonl.part", 0
+    with part.open("w", encoding="utf-8") as file:
+        for count, row in enumerate(rows, 1):  # noqa: B007  # the last one is the count
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    part.replace(directory / "products.jsonl")
+    return count
+
+
+def _drawn(directory: Path, products: int, models: int, seed: int, workers: int) -> Iterator[None]:
+    draw = partial(_draw, directory=directory, models=models, seed=seed)
+    if workers == 1 or products < 2 * _CHUNK:
+        yield from map(draw, range(products))
+        return
+    # Fresh processes: whoever calls this may have threads, and gRPC in them, which a fork would tear.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(draw, range(products), chunksize=_CHUNK)
+
+
+def _draw(number: int, *, directory: Path, models: int, seed: int) -> None:
+    (directory / _image(number)).write_bytes(_photo(number, models, seed))
+
+
+def _photo(number: int, models: int, seed: int) -> bytes:
+    model = _model(number, models, seed)
+    facts, look = _facts_and_look(model, seed)
+    rng, leaf = random.Random(f"{seed}/photo/{number}"), facts.leaf
+    tilt = 1.0 if leaf.stands else 9.0
+    view = View(
+        degrees=rng.uniform(-tilt, tilt),
+        scale=rng.uniform(0.84, 0.97),
+        dx=rng.uniform(-2, 2),
+        dy=rng.uniform(-2, 2),
+        mirrored=rng.random() < 0.3,
+    )
+    pen = Pen(view, look.main)
+    leaf.draw(pen, look)
+    return photographed(pen, stands=leaf.stands, rng=rng)
+
+
+def _facts_and_look(model: int, seed: int) -> tuple[Facts, Look]:
+    rng, leaf = random.Random(f"{seed}/model/{model}"), LEAVES[model % len(LEAVES)]
+    variant = rng.choice(sorted(leaf.variants))
+    colour = rng.choice(leaf.colours)
+    facts = Facts(
+        leaf=leaf,
+        variant=variant,
+        colour=colour,
+        accent=rng.choice([other for other in COLOURS if _tell_apart(colour, other)]),
+        pattern=rng.choice(leaf.patterns),
+        material=rng.choice(leaf.materials),
+    )
+    look = Look(variant=variant, main=colour.rgb, accent=facts.accent.rgb, pattern=facts.pattern, rng=rng)
+    return facts, look
+
+
+def _tell_apart(one: Colour, other: Colour) -> bool:
+    return abs(luminance(one.rgb) - luminance(other.rgb)) > 0.18
+
+
+def _model(number: int, models: int, seed: int) -> int:
+    return number if number < models else random.Random(f"{seed}/again/{number}").randrange(models)
+
+
+def _image(number: int) -> str:
+    return f"{IMAGES}/{number + 1:05d}.jpg"
+
+
+def _row(number: int, models: int, seed: int, sellers: Sequence[Shop]) -> dict[str, object]:
+    facts, _ = _facts_and_look(_model(number, models, seed), seed)
+    rng = random.Random(f"{seed}/offer/{number}")
+    shop = rng.choice([shop for shop in sellers if facts.leaf.department in shop.departments])
+    product = f"sample-{number + 1:05d}"
+    return {
+        "id": product,
+        "title": title(facts, shop, rng),
+        "description": description(facts, shop, rng),
+        "category": facts.leaf.category,
+        "shop": shop.name,
+        "price": float(_price(facts.leaf, rng)),
+        "currency": "JPY",
+        "in_stock": rng.random() < 0.9,
+        "image": _image(number),
+        "url": f"https://{shop.name}.example/items/{product}",
+        "tags": tags(facts),
+        "created_at": _FIRST_DAY_S + rng.randrange(_YEAR_S),
+    }
+
+
+def _price(leaf: Leaf, rng: random.Random) -> int:
+    """Cheap things are more common than dear ones; prices end in 80."""
+    low, high = leaf.price
+    return round(math.exp(rng.uniform(math.log(low), math.log(high))) / 100) * 100 - 20
+
+
+_EPILOG = """\
+examples:
+  lookalike catalog sample my-shop                      2,400 products
+  lookalike catalog sample small --products 200 --seed 7
+"""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    args = _parser().parse_args(argv)
+    if not 1 <= args.products <= MAX_PRODUCTS:
+        raise BadSettings(f"--products {args.products}: not in 1..{MAX_PRODUCTS}")
+    count = sample(args.directory, products=args.products, seed=args.seed, quiet=False)
+    print(f"{args.directory}: {count:,} products in {len(LEAVES)} categories")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lookalike catalog sample",
+        description="Draw a catalogue: photos, titles and descriptions in Japanese and English, shops, prices.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where to; must be empty or not exist")
+    parser.add_argument("--products", type=int, default=PRODUCTS, metavar="N", help="how many (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other products (default 0)")
+    return parser

@@ -1,0 +1,1 @@
+"""Drawn photos of the sample's products."""

@@ -1,0 +1,1 @@
+"""What every serving process shares: settings, life cycle, gRPC edge, deadlines, batching, metrics."""

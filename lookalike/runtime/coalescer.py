@@ -1,0 +1,106 @@
+"""Natural batching: while a slot is free an item goes out at once; else it waits with others for the next slot.
+
+No timers: at low load nothing is delayed, at high load batches grow by themselves. One RPC of 16 queries costs a
+server 9-15 times less per query than 16 RPCs. No I/O of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from lookalike.errors import DeadlineExceeded, Overloaded
+from lookalike.runtime.deadline import Deadline
+
+Item = TypeVar("Item")
+Reply = TypeVar("Reply")
+
+
+class Coalescer(Generic[Item, Reply]):
+    """Calls `send` with lists of items, at most `max_in_flight` calls at a time; for use on one event loop.
+
+    send:         list of items -> as many replies in their order; an exception among them is raised to its item alone,
+                  an exception from the call is raised to every item of the batch.
+    max_batch:    most size in one call (an item larger than this goes alone).
+    max_waiting:  most size waiting for a slot; beyond it Overloaded is raised at once.
+    size:         what an item counts as; 1 unless given.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[list[Item]], Awaitable[Sequence[Reply | Exception]]],
+        *,
+        max_in_flight: int,
+        max_batch: int,
+        max_waiting: int,
+        size: Callable[[Item], int] = lambda item: 1,
+    ) -> None:
+        self._send = send
+        self._max_in_flight = max_in_flight
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._size = size
+        self._waiting: deque[tuple[Item, asyncio.Future[Reply]]] = deque()
+        self._waiting_size = 0
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def submit(self, item: Item) -> asyncio.Future[Reply]:
+        """The reply to come. Cancel it when nobody waits for it any more. Raises Overloaded."""
+        if self._waiting_size + self._size(item) > self._max_waiting and len(self._calls) >= self._max_in_flight:
+            raise Overloaded(f"{self._waiting_size} already wait, {self._max_waiting} may")
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, reply))
+        self._waiting_size += self._size(item)
+        self._start()
+        return reply
+
+    async def __call__(self, item: Item, deadline: Deadline) -> Reply:
+        """The reply to one item. Raises DeadlineExceeded, Overloaded, or what `send` raised."""
+        try:
+            async with asyncio.timeout(deadline.timeout_s()):
+                return await self.submit(item)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while waiting for an answer") from None
+
+    def _start(self) -> None:
+        while self._waiting and len(self._calls) < self._max_in_flight:
+            batch = self._next_batch()
+            if not batch:
+                return
+            call = asyncio.ensure_future(self._call(batch))
+            self._calls.add(call)
+            call.add_done_callback(self._finished)
+
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Reply]]]:
+        batch: list[tuple[Item, asyncio.Future[Reply]]] = []
+        room = self._max_batch
+        while self._waiting:
+            size = self._size(self._waiting[0][0])
+            if batch and size > room:
+                break
+            item, reply = self._waiting.popleft()
+            self._waiting_size -= size
+            if not reply.done():  # Its caller gave up while it waited: nothing is sent for it.
+                batch.append((item, reply))
+                room -= size
+        return batch
+
+    async def _call(self, batch: list[tuple[Item, asyncio.Future[Reply]]]) -> None:
+        try:
+            results = await self._send([item for item, _ in batch])
+            outcomes = list(zip(batch, results, strict=True))
+        except Exception as error:  # Whatever it is, it belongs to those who wait.
+            outcomes = [(entry, error) for entry in batch]
+        for (_, reply), outcome in outcomes:
+            if reply.done():
+                continue
+            if isinstance(outcome, Exception):
+                reply.set_exception(outcome)
+            else:
+                reply.set_result(outcome)
+
+    def _finished(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._start()

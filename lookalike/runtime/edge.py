@@ -1,0 +1,132 @@
+"""The gRPC edge of a serving process: servers, method handlers, and what a failed call to a peer means."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from lookalike.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidRequest,
+    LookalikeError,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
+from lookalike.limits import MAX_MESSAGE_BYTES
+from lookalike.runtime.deadline import Deadline
+from lookalike.status import STATUS, code_of, rich_status
+
+log = logging.getLogger(__name__)
+
+Unary = Callable[[Any, Deadline], Awaitable[Message | bytes]]
+Streaming = Callable[[Any, Deadline], AsyncIterator[Message | bytes]]
+Methods = Mapping[str, Unary | Streaming]
+
+
+def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None) -> LookalikeError:
+    """What a failed call to one of our own processes means to the caller: the way back through the table.
+
+    A callee that was late is DeadlineExceeded only where the caller's own time is over; else the callee is Unavailable.
+    """
+    code, details = error.code(), error.details()
+    match code:
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            if deadline is not None and deadline.at_s <= time.monotonic():
+                return DeadlineExceeded(f"{peer} did not answer before the deadline")
+            return Unavailable(f"{peer} did not answer in time")
+        case grpc.StatusCode.NOT_FOUND:
+            return NotFound(f"{peer}: {details}")
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return FailedPrecondition(f"{peer}: {details}")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return Overloaded(f"{peer}: {details}")
+    return Unavailable(f"{peer}: {code.name}: {details}")
+
+
+def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> grpc.GenericRpcHandler:
+    """All methods of one service, each a coroutine (or async generator) of the request and its deadline.
+
+    `name`: the full name it is served under, where that is not the descriptor's.
+
+    A reply given as bytes goes out as it is: an answer that is serialized already is not serialized again.
+    """
+    if set(methods) != set(service.methods_by_name):
+        raise ValueError(
+            f"{service.full_name} has the methods {sorted(service.methods_by_name)}, not {sorted(methods)}"
+        )
+    handlers = {name: _method(service.methods_by_name[name], method) for name, method in methods.items()}
+    return grpc.method_handlers_generic_handler(name or service.full_name, handlers)
+
+
+def _method(descriptor: MethodDescriptor, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
+    kind = GetMessageClass(descriptor.input_type)
+    if descriptor.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(_stream_edge(method, kind), None, _serialized)
+    return grpc.unary_unary_rpc_method_handler(_unary_edge(method, kind), None, _serialized)
+
+
+def _parsed(kind: type[Message], data: bytes) -> Message:
+    """Parsed here and not by gRPC, which would call bytes that are no message the server's fault."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        reason = f"is no {kind.DESCRIPTOR.full_name}, or one of more than 100 messages in each other"
+        raise InvalidRequest("request", reason) from None
+
+
+def _serialized(reply: Message | bytes) -> bytes:
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
+
+
+def _unary_edge(method: Unary, kind: type[Message]) -> Callable[..., Awaitable[Message | bytes]]:
+    async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message | bytes:
+        try:
+            return await method(_parsed(kind, request), Deadline.after(context.time_remaining()))
+        except Exception as error:
+            await _abort(context, error)
+
+    return call
+
+
+def _stream_edge(method: Streaming, kind: type[Message]) -> Callable[..., AsyncIterator[Message | bytes]]:
+    async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message | bytes]:
+        try:
+            async for reply in method(_parsed(kind, request), Deadline.after(context.time_remaining())):
+                yield reply
+        except Exception as error:
+            await _abort(context, error)
+
+    return call
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+    if isinstance(error, LookalikeError) and type(error) in STATUS:
+        status = rich_status(error)
+        trailer = (("grpc-status-details-bin", status.SerializeToString()),) if status.details else ()
+        await context.abort(code_of(error), str(error), trailer)
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    log.error("unexpected error", exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+
+
+_SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # Two processes on one port by mistake is an error, not a lottery.
+)
+
+
+def server(handlers: Sequence[grpc.GenericRpcHandler]) -> grpc.aio.Server:
+    """A server without a port yet."""
+    return grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS)

@@ -1,0 +1,106 @@
+"""The life of a serving process: start, warm up, ready, SIGTERM, not serving, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from lookalike.errors import OperatorError
+from lookalike.runtime import edge, telemetry
+from lookalike.runtime.settings import ProcessSettings
+
+log = logging.getLogger(__name__)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def serve(
+    settings: ProcessSettings,
+    handlers: Sequence[grpc.GenericRpcHandler],
+    *,
+    services: Sequence[str],
+    warm_up: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Health, of the process ("") and of each of `services` (full names), says SERVING only after `warm_up` returned:
+    readiness is earned. Of the health service itself it says SERVING from the start: that is liveness, which waits for
+    nothing else. A signal turns all to NOT_SERVING at once; calls under way have `settings.drain_s` to end.
+    """
+    server = edge.server(handlers)
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    for name in ("", *services):
+        await checks.set(name, NOT_SERVING)
+    await checks.set(health.SERVICE_NAME, SERVING)
+    port = _bound(server, settings)
+    telemetry.expose_metrics(settings.host, settings.metrics_port)
+    await server.start()
+    log.info("listening on %s:%d", settings.host, port)
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        if await _warmed_up(warm_up, stopping):
+            for name in ("", *services):
+                await checks.set(name, SERVING)
+            log.info("ready")
+            await stopping.wait()
+    finally:
+        await checks.enter_graceful_shutdown()
+        log.info("draining for at most %g s", settings.drain_s)
+        await server.stop(settings.drain_s)
+        log.info("stopped")
+
+
+@asynccontextmanager
+async def alongside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """`work` goes on beside what is done inside. Should it fail, the process must not go on without it: SIGTERM."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_stop_if_broken)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _stop_if_broken(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("cannot go on", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _bound(server: grpc.aio.Server, settings: ProcessSettings) -> int:
+    address = f"{settings.host}:{settings.port}"
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OperatorError(f"cannot listen on {address}: {error}") from error
+
+
+async def _warmed_up(warm_up: Callable[[], Awaitable[None]] | None, stopping: asyncio.Event) -> bool:
+    """Whether the warm-up ended before a signal came; its error is raised."""
+    if warm_up is None:
+        return True
+    warming, stop = asyncio.ensure_future(warm_up()), asyncio.ensure_future(stopping.wait())
+    await asyncio.wait((warming, stop), return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if warming.done():
+        warming.result()
+        return True
+    warming.cancel()
+    return False
