@@ -1,7 +1,7 @@
 """One way of searching vectors in a process of its own: built, weighed, timed. For `benchmarks.ngt_comparison`.
 
     python -m benchmarks.contender build NAME FOLDER WHERE     builds it in WHERE; prints what that took
-    python -m benchmarks.contender weigh NAME FOLDER WHERE     memory before and after loading; least effort per recall
+    python -m benchmarks.contender weigh NAME FOLDER WHERE     memory before and after loading; least search_parameter per recall
     python -m benchmarks.contender change NAME FOLDER WHERE    NGT: memory where it is opened to be changed
     python -m benchmarks.contender cold NAME FOLDER WHERE      knobs in; out: what a query reads of a file not in memory
     python -m benchmarks.contender serve NAME FOLDER WHERE     a line of JSON in: how hard, how often; a line out: times
@@ -47,7 +47,7 @@ NGT_GRAPHS = ("NGT ANNG", "NGT ONNG")
 
 
 class Knobs(NamedTuple):
-    effort: float
+    search_parameter: float
     factor: int
 
 
@@ -75,18 +75,18 @@ class Recipe:
     def search(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
             return exact(query, self.space.vectors, K).rows
-        rung = Rung(depth=K, effort=int(knobs.effort), factor=knobs.factor, cost=0, recall=0)
+        rung = Rung(depth=K, search_parameter=int(knobs.search_parameter), factor=knobs.factor, cost=0, recall=0)
         return self.space.probe(query[None, :], K, rung)[0].rows
 
     def rescored(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
             return np.arange(len(self.space))
-        found: I64 = self.codes.candidates(query[None, :], K * knobs.factor, int(knobs.effort))[0]
+        found: I64 = self.codes.candidates(query[None, :], K * knobs.factor, int(knobs.search_parameter))[0]
         return found
 
 
 class Ngt:
-    """The effort is NGT's epsilon. It compares the full vectors that it keeps in memory; nothing is on disk."""
+    """The search_parameter is NGT's epsilon. It compares the full vectors that it keeps in memory; nothing is on disk."""
 
     factors: Sequence[int] = (1,)
     efforts: Sequence[float] = tuple(round(-0.1 + step * 0.005, 3) for step in range(141))
@@ -95,7 +95,7 @@ class Ngt:
         self._index = ngtpy().Index(str(where / "graph"), read_only=True, log_disabled=True)
 
     def search(self, query: F32, knobs: Knobs) -> I64:
-        found: I64 = self._index.search(query, size=K, epsilon=knobs.effort, with_distance=False)
+        found: I64 = self._index.search(query, size=K, epsilon=knobs.search_parameter, with_distance=False)
         return found
 
     def rescored(self, query: F32, knobs: Knobs) -> I64:
@@ -275,7 +275,7 @@ def cold(
             with (folder / VECTORS).open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             contender = opened(name, mapped(folder, at_random=advised), where)
-            pages.append(pages_read(contender, queries[:COLD], Knobs(knobs["effort"], int(knobs["factor"]))))
+            pages.append(pages_read(contender, queries[:COLD], Knobs(knobs["search_parameter"], int(knobs["factor"]))))
             del contender  # What is mapped cannot be forgotten.
         read.append(dict(zip(("cold_pages_read", "cold_pages_read_at_random"), pages, strict=True)))
     return read
@@ -294,9 +294,9 @@ def read_bytes() -> int:
     return int(Path("/proc/self/io").read_text().partition("\nread_bytes:")[2].split()[0])
 
 
-def timed(contender: Contender, queries: F32, *, effort: float, factor: int, count: int) -> list[float]:
+def timed(contender: Contender, queries: F32, *, search_parameter: float, factor: int, count: int) -> list[float]:
     """CPU milliseconds of each query, one at a time: on a core of its own that is how long it takes."""
-    knobs, took_ms = Knobs(effort, factor), []
+    knobs, took_ms = Knobs(search_parameter, factor), []
     for i in range(count):
         began_ns = time.thread_time_ns()
         contender.search(queries[i % len(queries)], knobs)

@@ -140,7 +140,7 @@ def searched(device: Gpu, name: str, vectors: Stored, asked: Asked, threads: int
                     "where": where,
                     "k": k,
                     "recall": recall(found, asked.truth[:, :k]),
-                    "effort": rung.effort,
+                    "search_parameter": rung.search_parameter,
                     "factor": rung.factor,
                     "qps": round(len(asked.queries) / took_s, 1),
                     "build_cpu_s": round(by_cpu_s, 1),

@@ -98,12 +98,12 @@ def curves(vectors: F32, queries: F32) -> dict[str, Any]:
     truth = nearest(vectors, queries)
     lists, codes, graph = (trained(name, vectors) for name in ("IVF,Flat", "IVF,PQ4fs", "HNSW32"))
 
-    def found(by: Codes, count: int, effort: int) -> float:
+    def found(by: Codes, count: int, search_parameter: int) -> float:
         """recall@10 of `count` candidates rescored; in pieces of 16, as the seam asks."""
         hits = 0
         for start in range(0, len(queries), 16):
             part = queries[start : start + 16]
-            rows = by.candidates(part, count, effort)
+            rows = by.candidates(part, count, search_parameter)
             best = np.take_along_axis(rows, np.argsort(-scores_of(part, vectors, rows), axis=1)[:, :K], 1)
             hits += sum(len(np.intersect1d(a, b)) for a, b in zip(best, truth[start:], strict=False))
         return rounded(hits / truth.size)

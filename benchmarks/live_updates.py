@@ -30,7 +30,6 @@ from lookalike.channels import aio_channel
 from lookalike.local.probes import free_ports, serving
 from lookalike.local.supervisor import Supervisor
 from lookalike.v1.index_pb2 import (
-    Applied,
     ApplyRequest,
     DescribeRequest,
     QueryVector,
@@ -38,6 +37,7 @@ from lookalike.v1.index_pb2 import (
     ShardSearchRequest,
     ShardState,
     Update,
+    UpdateResult,
     Upsert,
 )
 from lookalike.v1.index_pb2_grpc import IndexShardStub
@@ -119,7 +119,7 @@ async def _measured(
     return {
         "writes": writes,
         "compacted": {**searches, "waited_s": round(compacting_s + compacted, 1)},
-        f"compacted, and {state.live.rows} rows in the delta": with_delta,
+        f"compacted, and {state.live.delta_rows} rows in the delta": with_delta,
         "state": {"documents": state.documents, "sequence": state.sequence, "compactions": state.live.compactions},
         "caveats": "closed loop; client and servers share the cores and the disk of a shared machine: CPU per call and "
         "ratios are the figures. CPU per update has the compactions in it that ran meanwhile.",
@@ -142,9 +142,9 @@ async def until_applied(shard: Stub, version: str, update: Update) -> int:
     """How often it was refused for want of room."""
     for refused in itertools.count():
         (result,) = (await shard.Apply(ApplyRequest(version=version, updates=[update]))).results
-        if result.outcome == Applied.APPLIED:
+        if result.outcome == UpdateResult.APPLIED:
             return refused
-        if result.outcome != Applied.FULL:
+        if result.outcome != UpdateResult.FULL:
             raise RuntimeError(result.error)
         await asyncio.sleep(PAUSE_S)
     raise AssertionError("counting ends")

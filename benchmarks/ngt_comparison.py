@@ -2,7 +2,7 @@
 
 Vectors are those of `benchmarks/dataset.py`. Every contender is built, weighed and timed in a process of its own
 (`benchmarks/contender.py`): memory is what the kernel says is resident, before loading, after it, and after 1,000
-queries. Each recall is reached by the least effort that does, found on 400 queries. Then all contenders are loaded and
+queries. Each recall is reached by the least search_parameter that does, found on 400 queries. Then all contenders are loaded and
 timed in turn, on one core, one query at a time, `--rounds` times; medians, of CPU time.
 
     python -m benchmarks.ngt_comparison FOLDER [--count 100000] [--rounds 5] [--only NAME …] [--resume]
@@ -46,7 +46,7 @@ CONTENDERS = (
     "PCAR256,IVF,RaBitQfs",
 )
 
-SETTING = ("contender", "effort", "factor")
+SETTING = ("contender", "search_parameter", "factor")
 
 Report = dict[str, Any]
 
@@ -123,7 +123,7 @@ def time_all(folder: Path, reports: Mapping[str, Report], rounds: int) -> None:
             for name, process in processes.items():
                 for knobs in reports[name]["weight"]["at_recall"].values():
                     count = TIMED if name != "Flat" else 30
-                    asked = {"effort": knobs["effort"], "factor": knobs["factor"], "count": count}
+                    asked = {"search_parameter": knobs["search_parameter"], "factor": knobs["factor"], "count": count}
                     took_ms = json.loads(process(json.dumps(asked)))
                     knobs.setdefault("rounds", [])
                     knobs["rounds"] += [took_ms] if turn else []
@@ -252,7 +252,7 @@ def table(made: Sequence[Report]) -> str:
 
 
 def same(before: Report | None, row: Report) -> bool:
-    """Whether the effort for the recall below reaches this one, too."""
+    """Whether the search_parameter for the recall below reaches this one, too."""
     return before is not None and [before[part] for part in SETTING] == [row[part] for part in SETTING]
 
 

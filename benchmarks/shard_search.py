@@ -124,7 +124,7 @@ def _compared(
     manifest = Manifest(version="measured", shards=1, seed=0, products=(len(table),), spaces=(), files={})
     shard = LoadedShard(manifest=manifest, shard=0, base=Segment(table, {Space.SPACE_IMAGE: space}))
     base = faiss.read_index(str(path))
-    faiss.extract_index_ivf(base).nprobe = rung.effort
+    faiss.extract_index_ivf(base).nprobe = rung.search_parameter
     refined = faiss.IndexRefine(base, flat)
     refined.k_factor = rung.factor
     ways: dict[str, Callable[[F32, ShardSearchRequest], Any]] = {
@@ -148,7 +148,7 @@ def _compared(
                 )
     cpu_us = {key: float(np.median(each)) for key, each in took.items()}
     return {
-        "effort": rung.effort,
+        "search_parameter": rung.search_parameter,
         "factor": rung.factor,
         "recall_at_10": {name: round(recall, 4) for name, recall in recalls.items()},
         "cpu_us_per_query": {f"{name}, batch {batch}": round(value, 1) for (name, batch), value in cpu_us.items()},

@@ -9,7 +9,7 @@ from lookalike.errors import InvalidRequest, Overloaded
 from lookalike.runtime.deadline import Deadline
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1 import catalog_pb2
-from lookalike.v1.index_pb2 import Applied, Update, Upsert
+from lookalike.v1.index_pb2 import Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceVector
 from lookalike.vectors import F32, pack
 from server.admission import Admission
@@ -63,11 +63,11 @@ class CatalogWriter:
 
     async def _apply(self, snapshot: Snapshot, product_id: str, update: Update, deadline: Deadline) -> bool:
         outcome = await self.fleet.apply(snapshot, product_id, update, deadline)
-        if outcome.outcome == Applied.INVALID:
+        if outcome.outcome == UpdateResult.INVALID:
             raise InvalidRequest("product", outcome.error)
-        if outcome.outcome == Applied.FULL:
+        if outcome.outcome == UpdateResult.FULL:
             raise Overloaded(outcome.error, retry_after_s=FULL_RETRY_S)
-        return outcome.outcome == Applied.APPLIED
+        return outcome.outcome == UpdateResult.APPLIED
 
     async def _encoded(
         self,

@@ -63,7 +63,7 @@ class Classifier:
         return vector if vector[0].any() else None
 
 
-def _stored(fetched: index_pb2.Fetched, product_id: str, snapshot: Snapshot) -> Known:
+def _stored(fetched: index_pb2.FetchedProduct, product_id: str, snapshot: Snapshot) -> Known:
     stored = Stored.of(product_id, fetched)
     image, text = (_vector(stored, space, snapshot) for space in (SPACE_IMAGE, SPACE_TEXT))
     if image is None and text is None:
@@ -85,7 +85,7 @@ def _response(
     abstained = _abstained(likeliest.values[0], likeliest.threshold, subject.precision)
     response = search_pb2.ClassifyResponse(
         category="" if abstained else likeliest.categories[0],
-        abstained=abstained,
+        abstention_reason=abstained,
         provenance=search_pb2.ClassifyProvenance(
             encoder=classification.encoder,
             version=version,

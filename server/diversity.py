@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lookalike.v1.index_pb2 import Fetched
+from lookalike.v1.index_pb2 import FetchedProduct
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, unpack
 from server.policy import Route
@@ -21,7 +21,7 @@ from server.topology import SpaceInfo
 POOL = 5
 
 
-def vectors_of(hits: Sequence[Fetched], spaces: Mapping[Space.ValueType, SpaceInfo], route: Route) -> F32:
+def vectors_of(hits: Sequence[FetchedProduct], spaces: Mapping[Space.ValueType, SpaceInfo], route: Route) -> F32:
     """(n, sum of dims): the inner product of two rows is the weighted mean of the hits' cosines in the route's spaces.
 
     As in a score, a cosine is 0 in a space where one of them has no vector.

@@ -47,5 +47,5 @@ def merged(shards: Iterable[ShardHits], limit: int, *, max_per_shop: int = 0, ex
 
 def _cosines(hits: ShardHits, spaces: int) -> list[list[float]]:
     """For each hit one cosine per space."""
-    rows: list[list[float]] = np.frombuffer(hits.explained, dtype="<f4").reshape(-1, spaces).tolist()
+    rows: list[list[float]] = np.frombuffer(hits.cosines, dtype="<f4").reshape(-1, spaces).tolist()
     return rows

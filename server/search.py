@@ -132,7 +132,7 @@ def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: P
         filter=filter,
         exact=query.exact,
         explain=query.explain,
-        without=sorted(products),
+        exclude_ids=sorted(products),
         min_score=query.min_score,
         max_per_shop=query.max_per_shop,
     )

@@ -42,8 +42,8 @@ class _Batching:
     """Of one version at one shard."""
 
     searches: Coalescer[index_pb2.ShardQuery, index_pb2.ShardHits]
-    lookups: Coalescer[str, index_pb2.Fetched]
-    updates: Coalescer[index_pb2.Update, tuple[index_pb2.Applied, int]]  # With the shard's sequence after it.
+    lookups: Coalescer[str, index_pb2.FetchedProduct]
+    updates: Coalescer[index_pb2.Update, tuple[index_pb2.UpdateResult, int]]  # With the shard's sequence after it.
 
 
 class Shard:
@@ -70,13 +70,13 @@ class Shard:
     def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery) -> asyncio.Future[index_pb2.ShardHits]:
         return self._batching_of(snapshot).searches.submit(query)
 
-    async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
+    async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
         """The product with its vectors of every space; without `product` where the shard has no such product."""
         return await self._batching_of(snapshot).lookups(product_id, deadline)
 
     async def apply(
         self, snapshot: Snapshot, update: index_pb2.Update, deadline: Deadline
-    ) -> tuple[index_pb2.Applied, int]:
+    ) -> tuple[index_pb2.UpdateResult, int]:
         """What became of it, and how many updates the shard had applied then."""
         return await self._batching_of(snapshot).updates(update, deadline)
 
@@ -88,7 +88,7 @@ class Shard:
         *,
         descriptions: bool = False,
         vectors: Sequence[types_pb2.Space.ValueType] = (),
-    ) -> Sequence[index_pb2.Fetched]:
+    ) -> Sequence[index_pb2.FetchedProduct]:
         """Products with their vectors of these spaces."""
         request = index_pb2.FetchRequest(version=version, ids=ids, descriptions=descriptions, vectors=vectors)
         return (await self._call(self._stub.Fetch, request, self._capped(deadline))).products
@@ -149,11 +149,13 @@ class Shard:
 
     async def _lookup(
         self, version: str, spaces: Sequence[types_pb2.Space.ValueType], ids: list[str]
-    ) -> Sequence[index_pb2.Fetched]:
+    ) -> Sequence[index_pb2.FetchedProduct]:
         request = index_pb2.FetchRequest(version=version, ids=ids, vectors=spaces)
         return (await self._call(self._stub.Fetch, request, self._settings.shard_timeout_s)).products
 
-    async def _apply(self, version: str, updates: list[index_pb2.Update]) -> Sequence[tuple[index_pb2.Applied, int]]:
+    async def _apply(
+        self, version: str, updates: list[index_pb2.Update]
+    ) -> Sequence[tuple[index_pb2.UpdateResult, int]]:
         request = index_pb2.ApplyRequest(version=version, updates=updates)
         answer = await self._call(self._stub.Apply, request, self._settings.shard_timeout_s)
         return [(result, answer.sequence) for result in answer.results]
@@ -225,7 +227,7 @@ class Fleet:
     def _tell_refusals(self, told: Sequence[index_pb2.DescribeResponse | None]) -> None:
         """Once each: why a shard does not serve the version that its location names, so that all stay with another."""
         refused = {
-            shard.name: each.refused for shard, each in zip(self._shards, told, strict=True) if each and each.refused
+            shard.name: each.refusal for shard, each in zip(self._shards, told, strict=True) if each and each.refusal
         }
         for name, why in refused.items() - self._refused.items():
             log.warning("shard %s refused %s", name, why)
@@ -271,11 +273,11 @@ class Fleet:
         hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
         return Gathered(hits, [str(error) for error in errors])
 
-    async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
+    async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
         """Raises Unavailable when the one shard that owns the product does not answer."""
         return await self._owner(product_id).lookup(snapshot, product_id, deadline)
 
-    async def get(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.Fetched:
+    async def get(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
         """With its description; without `product` where there is no such product."""
         owner = self._owner(product_id)
         (found,) = await owner.fetch(snapshot.version, [product_id], deadline, descriptions=True)
@@ -287,7 +289,7 @@ class Fleet:
 
     async def fetch(
         self, snapshot: Snapshot, ids: Sequence[str], spaces: Sequence[types_pb2.Space.ValueType], deadline: Deadline
-    ) -> list[index_pb2.Fetched]:
+    ) -> list[index_pb2.FetchedProduct]:
         """In the order of `ids`, with their vectors of these spaces; without `product` where there is no such product.
 
         Raises Unavailable when a shard that owns one of them does not answer.
@@ -300,14 +302,14 @@ class Fleet:
                 for shard, group in groups.items()
             )
         )
-        found: dict[int, index_pb2.Fetched] = {}
+        found: dict[int, index_pb2.FetchedProduct] = {}
         for group, answer in zip(groups.values(), answers, strict=True):
             found.update(zip(group, answer, strict=True))
         return [found[i] for i in range(len(ids))]
 
     async def apply(
         self, snapshot: Snapshot, product_id: str, update: index_pb2.Update, deadline: Deadline
-    ) -> index_pb2.Applied:
+    ) -> index_pb2.UpdateResult:
         """What became of it. From then on this gateway's answers are no older.
 
         Raises Unavailable when the one shard that owns the product does not answer.

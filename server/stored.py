@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lookalike.errors import NotFound
-from lookalike.v1.index_pb2 import Fetched
+from lookalike.v1.index_pb2 import FetchedProduct
 from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, unpack
 
@@ -17,7 +17,7 @@ class Stored:
     vectors: Mapping[Space.ValueType, bytes]  # float32 of unit norm, in each space that it has one in.
 
     @classmethod
-    def of(cls, product_id: str, fetched: Fetched) -> Stored:
+    def of(cls, product_id: str, fetched: FetchedProduct) -> Stored:
         """Raises NotFound for a product that the catalogue lacks."""
         if not fetched.HasField("product"):
             raise NotFound(f"no product {product_id}")

@@ -13,12 +13,12 @@ from lookalike.errors import FailedPrecondition, LookalikeError, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.v1.product_encoder_pb2 import (
-    Classified,
     ClassifyProductsRequest,
     ClassifyProductsResponse,
     EncodeProductsRequest,
     EncodeProductsResponse,
     ProductInput,
+    RankedCategories,
 )
 from lookalike.v1.product_encoder_pb2_grpc import ProductEncoderStub
 from lookalike.vectors import F32, unpack
@@ -104,7 +104,7 @@ def _vectors(reply: EncodeProductsResponse, count: int) -> F32:
     return vectors
 
 
-def _probabilities(result: Classified) -> Probabilities:
+def _probabilities(result: RankedCategories) -> Probabilities:
     values: list[float] = np.frombuffer(result.probabilities, dtype="<f4").tolist()
     if not values or len(values) != len(result.categories):
         raise Unavailable(f"product encoder: {len(values)} probabilities of {len(result.categories)} categories")

@@ -114,7 +114,7 @@ def _unit(field: str, data: bytes, dim: int) -> F32:
     return vector
 
 
-def _classified(guess: Guess) -> pb.Classified:
-    return pb.Classified(
+def _classified(guess: Guess) -> pb.RankedCategories:
+    return pb.RankedCategories(
         categories=guess.categories, probabilities=pack(guess.probabilities), threshold=guess.threshold
     )

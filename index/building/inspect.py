@@ -46,7 +46,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 def _show(console: Console, location: Location, manifest: Manifest, read_bytes: int | None) -> None:
     stored = sum(file.bytes for file in manifest.files.values())
     console.print(f"{location}: version {manifest.version}, {sum(manifest.products)} products, {size(stored)}")
-    table = Table("shard", "space", "dim", "vectors", "encoder", "kept as", "index", "effort", "recall@10")
+    table = Table("shard", "space", "dim", "vectors", "encoder", "kept as", "index", "search_parameter", "recall@10")
     for shard in range(manifest.shards):
         for space in manifest.spaces:
             table.add_row(*_row(shard, space))
@@ -57,9 +57,9 @@ def _show(console: Console, location: Location, manifest: Manifest, read_bytes: 
 
 def _row(shard: int, space: SpaceEntry) -> tuple[str, ...]:
     index = space.indexes[shard]
-    effort = str(index.ladder[0].effort) if index.ladder else "-"
+    search_parameter = str(index.ladder[0].search_parameter) if index.ladder else "-"
     what = (str(shard), space.name, str(space.dim), str(space.documents[shard]), space.encoder, space.rescore)
-    return (*what, index.recipe, effort, f"{index.recall_at_10:.3f}")
+    return (*what, index.recipe, search_parameter, f"{index.recall_at_10:.3f}")
 
 
 def size(size_bytes: int) -> str:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 EXACT_FLOATS = 8 << 20
 TARGET_RECALL = 0.95
 DEPTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
-# Where more effort gains less than this, the codes and not the effort set the limit: only more candidates help.
+# Where more search_parameter gains less than this, the codes and not the search_parameter set the limit: only more candidates help.
 _GAIN = 0.002
 
 
@@ -34,17 +34,17 @@ class Exam:
         self._codes = codes
         self._edges = _edges(vectors, self.asked, depth)
 
-    def least(self, target: float, *, effort: int = 0, factor: int = 0) -> Rung | None:
-        """The cheapest rung that reaches the target, with at least so much effort and so many candidates.
+    def least(self, target: float, *, search_parameter: int = 0, factor: int = 0) -> Rung | None:
+        """The cheapest rung that reaches the target, with at least so much search_parameter and so many candidates.
 
-        More candidates may save effort: from the least on they are raised as long as that makes the search cheaper.
+        More candidates may save search_parameter: from the least on they are raised as long as that makes the search cheaper.
         """
         best: Rung | None = None
         for candidates in (candidates for candidates in self._codes.factors if candidates >= factor):
             if self.depth * candidates >= len(self.space):
                 break  # Exact search compares no more.
             recall = -1.0
-            for tried in (tried for tried in self._codes.efforts(self.depth) if tried >= effort):
+            for tried in (tried for tried in self._codes.efforts(self.depth) if tried >= search_parameter):
                 if best is not None and self._work(tried, candidates) >= best.cost + self.depth * best.factor:
                     return best
                 rung, before = self.measured(tried, candidates), recall
@@ -56,12 +56,18 @@ class Exam:
                     break
         return best
 
-    def _work(self, effort: int, factor: int) -> float:
-        return self._codes.cost(effort) + self.depth * factor
+    def _work(self, search_parameter: int, factor: int) -> float:
+        return self._codes.cost(search_parameter) + self.depth * factor
 
-    def measured(self, effort: int, factor: int) -> Rung:
+    def measured(self, search_parameter: int, factor: int) -> Rung:
         """With its recall: the part of the results that score no less than the last true one, so ties are hits."""
-        rung = Rung(depth=self.depth, effort=effort, factor=factor, cost=round(self._codes.cost(effort), 1), recall=0)
+        rung = Rung(
+            depth=self.depth,
+            search_parameter=search_parameter,
+            factor=factor,
+            cost=round(self._codes.cost(search_parameter), 1),
+            recall=0,
+        )
         hits = 0
         for start in range(0, len(self.asked), BATCH):
             part, edges = self.asked[start : start + BATCH], self._edges[start : start + BATCH]
@@ -82,17 +88,17 @@ def measured(codes: Codes, vectors: Stored, seed: int, target: float = TARGET_RE
     """
     random = np.random.default_rng(seed)
     ladder: list[Rung] = []
-    effort, factor = 0, 0
+    search_parameter, factor = 0, 0
     for depth in (depth for depth in DEPTHS if depth == DEPTHS[0] or depth * 10 <= len(vectors)):
         # 2,560 neighbours and more: the standard error of a recall of 0.95 is about half a percent.
         size = min(len(vectors), 256 if depth <= 100 else 32)
         asked = np.sort(random.choice(len(vectors), size, replace=False))
-        reached = Exam(codes, vectors, depth, asked).least(target, effort=effort, factor=factor)
+        reached = Exam(codes, vectors, depth, asked).least(target, search_parameter=search_parameter, factor=factor)
         if reached is None:
             log.warning("recall@%d of %.2f is out of reach of the compressed index: searched exactly", depth, target)
             break
         ladder.append(reached)
-        effort, factor = reached.effort, reached.factor
+        search_parameter, factor = reached.search_parameter, reached.factor
     return tuple(ladder)
 
 

@@ -23,7 +23,7 @@ class Measured:
     complete: str  # With all that follows from the full count.
     ram_bytes: float  # For each vector at the full count, by formula.
     formula_off: float  # By what share the formula differed from what the sample's codes took.
-    effort: int
+    search_parameter: int
     factor: int
     recall_half: float  # With this work, at half of the sample.
     recall_sample: float

@@ -12,7 +12,7 @@ from typing import Any
 from index.building.tune_choice import Budget, Measured, excesses, front
 from lookalike.errors import OperatorError
 
-_HEAD = ("recipe", "B/vector in RAM", "recall", "measured at half → all of the sample", "effort × candidates")
+_HEAD = ("recipe", "B/vector in RAM", "recall", "measured at half → all of the sample", "search_parameter × candidates")
 _TAIL = ("CPU ms/query", "at the sample", "pages/query", "meets the budget")
 _DPI = 120
 
@@ -143,7 +143,7 @@ def _row(row: Measured, budget: Budget) -> tuple[str, ...]:
         f"{row.ram_bytes:.1f}",
         f"{row.recall:.3f}",
         f"{row.recall_half:.3f} → {row.recall_sample:.3f}",
-        f"{row.effort} × {row.factor}",
+        f"{row.search_parameter} × {row.factor}",
         f"{row.cpu_ms:.3f}",
         f"{row.cpu_ms_sample:.3f}",
         f"{row.pages:.0f}",

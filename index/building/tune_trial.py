@@ -49,15 +49,15 @@ def tried(name: str, vectors: Stored, budget: Budget, *, seed: int, threads: int
     engine.use_threads(1)
     exam, before = Exam(codes, vectors, budget.k, asked), Exam(small, half, budget.k, asked)
     rung, recall_half, recall = _climbed(codes, exam, before, budget)
-    work = formulas.cost(recipe, documents, dim, rung.effort) + budget.k * rung.factor
-    works = formulas.cost(whole, budget.documents, dim, rung.effort) + budget.k * rung.factor
+    work = formulas.cost(recipe, documents, dim, rung.search_parameter) + budget.k * rung.factor
+    works = formulas.cost(whole, budget.documents, dim, rung.search_parameter) + budget.k * rung.factor
     cpu_ms = _cpu_ms(exam, rung)
     return Measured(
         recipe=name,
         complete=str(whole),
         ram_bytes=formulas.ram_bytes(whole, budget.documents, dim) / budget.documents,
         formula_off=formulas.ram_bytes(recipe, documents, dim) / codes.ram_bytes() - 1,
-        effort=rung.effort,
+        search_parameter=rung.search_parameter,
         factor=rung.factor,
         recall_half=recall_half,
         recall_sample=rung.recall,
@@ -92,7 +92,7 @@ def _climbed(codes: Codes, exam: Exam, before: Exam, budget: Budget) -> tuple[Ru
 
 
 def _carried(rung: Rung, before: Exam, doublings: float) -> tuple[float, float]:
-    half = before.measured(rung.effort, rung.factor).recall
+    half = before.measured(rung.search_parameter, rung.factor).recall
     return half, carried(half, rung.recall, doublings)
 
 
@@ -112,7 +112,7 @@ def _pages(codes: Codes, exam: Exam, rung: Rung) -> float:
     size = exam.space.vectors.itemsize * exam.space.dim
     counts = []
     for query in exam.queries(exam.asked):
-        rows = codes.candidates(query[None, :], exam.depth * rung.factor, rung.effort)[0]
+        rows = codes.candidates(query[None, :], exam.depth * rung.factor, rung.search_parameter)[0]
         first, last = rows[rows >= 0] * size // PAGE, ((rows[rows >= 0] + 1) * size - 1) // PAGE
         counts.append(len(np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]))))
     return float(np.mean(counts))

@@ -29,17 +29,17 @@ def ram_bytes(recipe: Lists | Graph | Halves, documents: int, dim: int) -> float
     return padded * code + documents * _ID + recipe.lists * 2 * held + 4 * dim * recipe.dim + learnt
 
 
-def cost(recipe: Lists | Graph | Halves, documents: int, dim: int, effort: int) -> float:
+def cost(recipe: Lists | Graph | Halves, documents: int, dim: int, search_parameter: int) -> float:
     """Of finding candidates: about as much time as comparing a query with so many full vectors."""
     if isinstance(recipe, Halves):
         return documents / 2  # Half the bytes of each, in a batch of 16: 65 ns, where a full vector takes 160.
     if isinstance(recipe, Graph):
         # Most of the neighbours of the nodes kept in mind are compared, and paths grow with the logarithm.
-        return recipe.links * effort * log2(documents) / 16
+        return recipe.links * search_parameter * log2(documents) / 16
     held = recipe.dim or dim
     code, _ = _code(recipe, held)
     centroids = recipe.lists * _CENTROID * held / dim
-    return centroids + documents * effort / recipe.lists * code / (4 * dim) * _SLOWNESS[recipe.payload]
+    return centroids + documents * search_parameter / recipe.lists * code / (4 * dim) * _SLOWNESS[recipe.payload]
 
 
 def _code(recipe: Lists, held: int) -> tuple[int, int]:

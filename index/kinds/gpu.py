@@ -148,29 +148,29 @@ class OnDevice:
         DEVICE_BYTES.labels(gpu.name).inc(device_bytes)
         weakref.finalize(self, gpu.forget, self._there, device_bytes).atexit = False
 
-    def candidates(self, queries: F32, count: int, effort: int) -> I64:
-        if max(count, effort) > self._gpu.device.most:
+    def candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
+        if max(count, search_parameter) > self._gpu.device.most:
             DEVICE_QUERIES.labels("cpu").inc(len(queries))
-            return self._original.candidates(queries, count, effort)
+            return self._original.candidates(queries, count, search_parameter)
         turned = self._original.turned(queries) if isinstance(self._original, InvertedLists) else queries
         found = self._gpu.owner.search(
-            (id(self), count, effort), turned, lambda batch: self._search(batch, count, effort)
+            (id(self), count, search_parameter), turned, lambda batch: self._search(batch, count, search_parameter)
         )
         DEVICE_QUERIES.labels("device").inc(len(queries))
         return found
 
-    def _search(self, queries: F32, count: int, effort: int) -> I64:
+    def _search(self, queries: F32, count: int, search_parameter: int) -> I64:
         """On the owner's thread."""
         lists = isinstance(self._original, InvertedLists)
-        parameters = faiss.SearchParametersIVF(nprobe=effort) if lists else None
+        parameters = faiss.SearchParametersIVF(nprobe=search_parameter) if lists else None
         found: I64 = self._there[0].search(queries, count, params=parameters)[1]
         return found
 
     def efforts(self, depth: int) -> Iterable[int]:
         return self._original.efforts(depth)
 
-    def cost(self, effort: int) -> float:
-        return self._original.cost(effort)
+    def cost(self, search_parameter: int) -> float:
+        return self._original.cost(search_parameter)
 
     def refilled(self, vectors: Stored) -> Codes:
         """On the CPU: what is made anew while a shard serves is small."""

@@ -20,7 +20,7 @@ _LEAST_EFFORT = 16
 
 
 class SmallWorld:
-    """`Codes`; the effort is how many nodes are kept in mind (efSearch)."""
+    """`Codes`; the search_parameter is how many nodes are kept in mind (efSearch)."""
 
     factors: tuple[int, ...] = (1, 2, 4)
 
@@ -30,8 +30,8 @@ class SmallWorld:
         self.documents = int(index.ntotal)
         self.dim = int(index.d)
 
-    def candidates(self, queries: F32, count: int, effort: int) -> I64:
-        parameters = faiss.SearchParametersHNSW(efSearch=effort)
+    def candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
+        parameters = faiss.SearchParametersHNSW(efSearch=search_parameter)
         found: I64 = self._index.search(queries, count, params=parameters)[1]
         return found
 
@@ -40,8 +40,8 @@ class SmallWorld:
         least = max(_LEAST_EFFORT, depth)
         return (least << power for power in range(8) if least << power <= 2 * self.documents)
 
-    def cost(self, effort: int) -> float:
-        return formulas.cost(self._recipe, self.documents, self.dim, effort)
+    def cost(self, search_parameter: int) -> float:
+        return formulas.cost(self._recipe, self.documents, self.dim, search_parameter)
 
     def refilled(self, vectors: Stored) -> SmallWorld:
         index = engine.copied(self._index)

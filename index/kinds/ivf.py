@@ -25,7 +25,7 @@ _FINE, _COARSE = (1, 2, 4, 8), (4, 8, 16, 32, 64)
 
 
 class InvertedLists:
-    """`Codes`; the effort is how many lists are visited."""
+    """`Codes`; the search_parameter is how many lists are visited."""
 
     def __init__(self, index: Any, recipe: Lists) -> None:
         """index: an IVF of faiss, or one behind a linear map, that owns all its parts."""
@@ -38,25 +38,25 @@ class InvertedLists:
         self.dim = int(index.d)
         self.factors: tuple[int, ...] = _FINE if recipe.payload in ("Flat", "SQ8", "SQ4") else _COARSE
 
-    def candidates(self, queries: F32, count: int, effort: int) -> I64:
-        found: I64 = self.lists.search(self.turned(queries), count, params=self._parameters(effort))[1]
+    def candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
+        found: I64 = self.lists.search(self.turned(queries), count, params=self._parameters(search_parameter))[1]
         return found
 
     def turned(self, queries: F32) -> F32:
         """As the lists hold vectors: rotated, where they are."""
         return queries if self._rotation is None else _rotated_alone(queries, self._rotation)
 
-    def _parameters(self, effort: int) -> Any:
+    def _parameters(self, search_parameter: int) -> Any:
         """Kept where they are the same for many: to make them takes 6 µs."""
-        if (kept := self._kept.get(effort)) is None:
-            kept = self._kept[effort] = faiss.SearchParametersIVF(nprobe=effort)
+        if (kept := self._kept.get(search_parameter)) is None:
+            kept = self._kept[search_parameter] = faiss.SearchParametersIVF(nprobe=search_parameter)
         return kept
 
     def efforts(self, depth: int) -> Iterable[int]:
         return (1 << power for power in range(self.recipe.lists.bit_length()))
 
-    def cost(self, effort: int) -> float:
-        return formulas.cost(self.recipe, self.documents, self.dim, effort)
+    def cost(self, search_parameter: int) -> float:
+        return formulas.cost(self.recipe, self.documents, self.dim, search_parameter)
 
     def refilled(self, vectors: Stored) -> InvertedLists:
         index = engine.copied(self._index)

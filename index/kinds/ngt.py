@@ -22,7 +22,7 @@ _EDGES = 40  # Of a node that are looked at, NGT's own default; each may be a ve
 
 
 class TreeAndGraph:
-    """`Codes`; the effort is NGT's epsilon in hundredths: how much farther than the nearest so far it explores."""
+    """`Codes`; the search_parameter is NGT's epsilon in hundredths: how much farther than the nearest so far it explores."""
 
     factors: tuple[int, ...] = (1, 2, 4)
 
@@ -32,19 +32,19 @@ class TreeAndGraph:
         self.documents = int(index.get_num_of_objects())
         self.dim = dim
 
-    def candidates(self, queries: F32, count: int, effort: int) -> I64:
+    def candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
         found = np.full((len(queries), count), -1, dtype=np.int64)
         size = min(count, self.documents)
         for query, row in zip(queries, found, strict=True):
-            near = self._index.search(query, size=size, epsilon=effort / 100, with_distance=False)
+            near = self._index.search(query, size=size, epsilon=search_parameter / 100, with_distance=False)
             row[: len(near)] = near
         return found
 
     def efforts(self, depth: int) -> Iterable[int]:
         return _EPSILONS
 
-    def cost(self, effort: int) -> float:
-        return _EDGES * 40 * (1 + effort / 20)
+    def cost(self, search_parameter: int) -> float:
+        return _EDGES * 40 * (1 + search_parameter / 20)
 
     def refilled(self, vectors: Stored) -> TreeAndGraph:
         """Nothing was learnt but the graph itself, which is made anew."""

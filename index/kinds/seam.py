@@ -14,14 +14,14 @@ class Codes(Protocol):
     """A compressed form of (documents, dim) unit vectors. Never changes; may be searched by many threads at a time.
 
     Its scores are approximate and stay inside: whoever asks for candidates compares them again by their full vectors.
-    `effort` is the kind's own measure of how hard it looks: lists visited, nodes kept, or how far a graph is explored.
+    `search_parameter` is the kind's own measure of how hard it looks: lists visited, nodes kept, or how far a graph is explored.
     """
 
     documents: int
     dim: int
     factors: tuple[int, ...]  # Candidates for each result that are worth trying, rising.
 
-    def candidates(self, queries: F32, count: int, effort: int) -> I64:
+    def candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
         """(n, count) positions of likely neighbours, the likeliest first, −1 where fewer were found.
 
         At most 16 queries; each one's answer is that it gets alone.
@@ -30,7 +30,7 @@ class Codes(Protocol):
     def efforts(self, depth: int) -> Iterable[int]:
         """What to try when the `depth` nearest are wanted, rising."""
 
-    def cost(self, effort: int) -> float:
+    def cost(self, search_parameter: int) -> float:
         """About as much time as comparing a query with so many full vectors."""
 
     def refilled(self, vectors: Stored) -> Codes:

@@ -16,7 +16,7 @@ from lookalike.vectors import F32, I64
 
 
 class Whole:
-    """`Codes`; there is one effort."""
+    """`Codes`; there is one search_parameter."""
 
     factors: tuple[int, ...] = (1, 2)
 
@@ -25,15 +25,15 @@ class Whole:
         self.documents = int(index.ntotal)
         self.dim = int(index.d)
 
-    def candidates(self, queries: F32, count: int, effort: int) -> I64:
+    def candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
         found: I64 = self.index.search(queries, count)[1]
         return found
 
     def efforts(self, depth: int) -> Iterable[int]:
         return (1,)
 
-    def cost(self, effort: int) -> float:
-        return formulas.cost(Halves(), self.documents, self.dim, effort)
+    def cost(self, search_parameter: int) -> float:
+        return formulas.cost(Halves(), self.documents, self.dim, search_parameter)
 
     def refilled(self, vectors: Stored) -> Codes:
         return made(vectors)

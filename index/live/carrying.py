@@ -7,7 +7,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from index.live.live import Live
-from lookalike.v1.index_pb2 import Applied, Update, Upsert
+from lookalike.v1.index_pb2 import Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import Product, Space, SpaceVector
 from lookalike.vectors import pack
 
@@ -41,7 +41,7 @@ def carry(old: Live, new: Live) -> Lost:
     return Lost(len(reasons), frozenset(reasons))
 
 
-def apply_to_all(asked: Live, others: Sequence[Live], updates: Sequence[Update]) -> tuple[list[Applied], Lost]:
+def apply_to_all(asked: Live, others: Sequence[Live], updates: Sequence[Update]) -> tuple[list[UpdateResult], Lost]:
     """Apply updates to the version that they name, and to the others that are loaded: none may lack them.
 
     The outcomes are those of the version that was asked. What one of them has no room for, none takes; an error of the
@@ -54,14 +54,16 @@ def apply_to_all(asked: Live, others: Sequence[Live], updates: Sequence[Update])
     outcomes = asked.apply(taken)
     for other in others:
         common = _comparable(asked, other)
-        valid = [i for i, outcome in enumerate(outcomes) if outcome.outcome != Applied.INVALID]
+        valid = [i for i, outcome in enumerate(outcomes) if outcome.outcome != UpdateResult.INVALID]
         given = [taken[i] for i in valid]
         theirs = other.apply([_following(update, common) for update in given])
         reasons += _missed(given, theirs, common)
         for i, its in zip(valid, theirs, strict=True):
-            if its.outcome == Applied.APPLIED:  # Where the one that was asked has it already, it came again for this.
+            if (
+                its.outcome == UpdateResult.APPLIED
+            ):  # Where the one that was asked has it already, it came again for this.
                 outcomes[i] = its
-    outcomes += [Applied(outcome=Applied.FULL, error=full)] * (len(updates) - room)
+    outcomes += [UpdateResult(outcome=UpdateResult.FULL, error=full)] * (len(updates) - room)
     return outcomes, Lost(len(reasons), frozenset(reasons))
 
 
@@ -73,13 +75,13 @@ def _room(versions: Sequence[Live], coming: int) -> tuple[int, str]:
     return coming, ""
 
 
-def _missed(updates: Sequence[Update], outcomes: Sequence[Applied], common: set[Space.ValueType]) -> list[str]:
+def _missed(updates: Sequence[Update], outcomes: Sequence[UpdateResult], common: set[Space.ValueType]) -> list[str]:
     """What a version did not take of updates that another has: the reason of each that it misses something of."""
     reasons = []
     for update, outcome in zip(updates, outcomes, strict=True):
-        if outcome.outcome in (Applied.INVALID, Applied.FULL):
+        if outcome.outcome in (UpdateResult.INVALID, UpdateResult.FULL):
             reasons.append(outcome.error)
-        elif outcome.outcome == Applied.APPLIED and _loses(update, common):
+        elif outcome.outcome == UpdateResult.APPLIED and _loses(update, common):
             reasons.append("an encoder is another: its vectors are left out")
     return reasons
 
@@ -107,8 +109,8 @@ def _newer(old: Live, new: Live) -> Iterator[Update]:
         if new.revision(product_id) >= revision:
             continue
         if (place := old.view.find(product_id.decode())) is None:
-            if (passed_on := old.passed_on(product_id)) < REMEMBERED or new.knows(product_id):
-                yield Update(revision=revision, remove=product_id.decode(), passed_on=passed_on + 1)
+            if (generation := old.generation(product_id)) < REMEMBERED or new.knows(product_id):
+                yield Update(revision=revision, remove=product_id.decode(), generation=generation + 1)
             continue
         product = Product.FromString(place.product)
         product.description = place.description

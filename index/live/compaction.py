@@ -31,7 +31,7 @@ from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
 
 REMOVED = "removed.arrow"
-_REMOVED = pa.schema({"id": pa.large_string(), "revision": pa.uint64(), "passed_on": pa.uint32()})
+_REMOVED = pa.schema({"id": pa.large_string(), "revision": pa.uint64(), "generation": pa.uint32()})
 _CHUNK_BYTES = 8 << 20
 
 
@@ -54,7 +54,7 @@ class Removed:
     def __init__(self, batch: pa.RecordBatch) -> None:
         self.ids = SortedStrings(batch["id"])
         self._revisions: npt.NDArray[np.uint64] = batch["revision"].to_numpy()
-        self._passed_on: npt.NDArray[np.uint32] = batch["passed_on"].to_numpy()
+        self._passed_on: npt.NDArray[np.uint32] = batch["generation"].to_numpy()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -233,7 +233,7 @@ def _coded(mapped: Stored, learnt: Learnt) -> tuple[str, Codes]:
 def _write_removed(path: Path, removed: Mapping[bytes, Removal]) -> None:
     ids = sorted(removed)
     each = [removed[product_id] for product_id in ids]
-    columns = [[one.decode() for one in ids], [one.revision for one in each], [one.passed_on for one in each]]
+    columns = [[one.decode() for one in ids], [one.revision for one in each], [one.generation for one in each]]
     batch = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, _REMOVED, strict=True)], schema=_REMOVED)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _REMOVED) as writer:
         writer.write_batch(batch)

@@ -75,7 +75,7 @@ class Delta:
             self.revisions[change.id] = change.revision
             self.removed.pop(change.id, None)
             if change.product is None:
-                self.removed[change.id] = Removal(change.revision, change.passed_on)
+                self.removed[change.id] = Removal(change.revision, change.generation)
             self.delete(change.id)
         for row, (change, _) in enumerate(upserts, start=len(self)):
             self._alive[row], self._latest[change.id] = True, row

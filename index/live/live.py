@@ -28,7 +28,7 @@ from index.storage.manifest import Manifest, dumped, parsed
 from lookalike.errors import BadArtifact, Overloaded
 from lookalike.spaces import space_number
 from lookalike.v1 import index_pb2
-from lookalike.v1.index_pb2 import Applied
+from lookalike.v1.index_pb2 import UpdateResult
 from lookalike.v1.types_pb2 import Space
 
 
@@ -77,7 +77,7 @@ class Live:
         self._log.close()
         self._lock.release()
 
-    def apply(self, updates: Sequence[index_pb2.Update]) -> list[Applied]:
+    def apply(self, updates: Sequence[index_pb2.Update]) -> list[UpdateResult]:
         """The outcome of each. Returns when those that were applied are on the disk and in `view`.
 
         Raises Overloaded when the disk takes no more: then none was applied.
@@ -85,8 +85,8 @@ class Live:
         with self._writing:
             outcomes, newest = self._judged(updates)
             if newest:
-                sequence = self.sequence + sum(each.outcome == Applied.APPLIED for each in outcomes)
-                logged = index_pb2.LoggedUpdates(sequence=sequence, updates=[update for _, update in newest.values()])
+                sequence = self.sequence + sum(each.outcome == UpdateResult.APPLIED for each in outcomes)
+                logged = index_pb2.LogRecord(sequence=sequence, updates=[update for _, update in newest.values()])
                 try:
                     self._log.append(logged.SerializeToString())
                 except OSError as error:
@@ -117,14 +117,14 @@ class Live:
                     yield product_id, revision
         yield from changed.items()
 
-    def passed_on(self, product_id: bytes) -> int:
+    def generation(self, product_id: bytes) -> int:
         """Of a product that was removed: how many versions have taken that over from another."""
         for delta in (self._delta, self._frozen):
             if delta is not None and product_id in delta.revisions:
                 removal = delta.removed.get(product_id)
-                return removal.passed_on if removal else 0
+                return removal.generation if removal else 0
         removal = self._compacted.removed.get(product_id) if self._compacted else None
-        return removal.passed_on if removal else 0
+        return removal.generation if removal else 0
 
     def knows(self, product_id: bytes) -> bool:
         """Whether the version was built with the product, or took a change of it."""
@@ -159,33 +159,33 @@ class Live:
         deltas = [delta for delta in (self._frozen, self._delta) if delta is not None]
         compacted, base = self._compacted, self._base
         return index_pb2.LiveState(
-            rows=sum(map(len, deltas)),
-            compacted=len(compacted.segment) if compacted else 0,
-            deleted=len(base.table) - len(base),
-            removed=sum(len(delta.removed) for delta in deltas) + (len(compacted.removed) if compacted else 0),
+            delta_rows=sum(map(len, deltas)),
+            segment_rows=len(compacted.segment) if compacted else 0,
+            superseded_rows=len(base.table) - len(base),
+            tombstones=sum(len(delta.removed) for delta in deltas) + (len(compacted.removed) if compacted else 0),
             compactions=self.compactions,
             log_bytes=self._log.size,
         )
 
-    def _judged(self, updates: Sequence[index_pb2.Update]) -> tuple[list[Applied], dict[bytes, _Judged]]:
+    def _judged(self, updates: Sequence[index_pb2.Update]) -> tuple[list[UpdateResult], dict[bytes, _Judged]]:
         """The outcome of each update, and the newest of each product that is to be applied."""
-        outcomes: list[Applied] = []
+        outcomes: list[UpdateResult] = []
         newest: dict[bytes, _Judged] = {}
         for update in updates:
             try:
                 change = changed(update, self._dims)
                 refuse_foreign(change, self._shard, self._manifest.shards)
             except ValueError as error:
-                outcomes.append(Applied(outcome=Applied.INVALID, error=str(error)))
+                outcomes.append(UpdateResult(outcome=UpdateResult.INVALID, error=str(error)))
                 continue
             known = newest[change.id].change.revision if change.id in newest else self.revision(change.id)
             if known >= change.revision:
-                outcomes.append(Applied(outcome=Applied.STALE))
+                outcomes.append(UpdateResult(outcome=UpdateResult.STALE))
             elif full := "" if change.id in newest else self.full(len(newest)):
-                outcomes.append(Applied(outcome=Applied.FULL, error=full))
+                outcomes.append(UpdateResult(outcome=UpdateResult.FULL, error=full))
             else:
                 newest[change.id] = _Judged(change, update)
-                outcomes.append(Applied(outcome=Applied.APPLIED))
+                outcomes.append(UpdateResult(outcome=UpdateResult.APPLIED))
         return outcomes, newest
 
     def full(self, coming: int) -> str:
@@ -290,7 +290,7 @@ class Live:
         size, groups = size_of_head(path), []
         for payload, end in frames(path, last=last):
             try:
-                logged = index_pb2.LoggedUpdates.FromString(payload)
+                logged = index_pb2.LogRecord.FromString(payload)
                 groups.append([changed(update, self._dims) for update in logged.updates])
             except (DecodeError, ValueError) as error:
                 raise BadArtifact(f"{path}: no updates before byte {end}: {error}") from error

@@ -21,7 +21,7 @@ class Removal(NamedTuple):
     """What is remembered of a product that was removed, so that no older update undoes it."""
 
     revision: int
-    passed_on: int  # How many versions have taken it over from another.
+    generation: int  # How many versions have taken it over from another.
 
 
 class Change(NamedTuple):
@@ -29,7 +29,7 @@ class Change(NamedTuple):
     revision: int
     product: Product | None  # None: it is removed.
     vectors: Mapping[Space.ValueType, F32]  # Each (dim,), of unit norm.
-    passed_on: int = 0  # As in `Removal`.
+    generation: int = 0  # As in `Removal`.
 
 
 def changed(update: index_pb2.Update, dims: Mapping[Space.ValueType, int]) -> Change:
@@ -41,7 +41,7 @@ def changed(update: index_pb2.Update, dims: Mapping[Space.ValueType, int]) -> Ch
         raise ValueError("revision: 0 is that of a product nobody updated; give one above")
     match update.WhichOneof("what"):
         case "remove":
-            return Change(_id(update.remove), update.revision, None, {}, update.passed_on)
+            return Change(_id(update.remove), update.revision, None, {}, update.generation)
         case "upsert":
             product = _checked(update.upsert.product)
             return Change(_id(product.id), update.revision, product, _vectors(update.upsert, dims))

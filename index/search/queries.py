@@ -32,8 +32,8 @@ class Query(NamedTuple):
 
 def parsed(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) -> Query:
     """dims: of the spaces there are. Raises ValueError with what is wrong with the query."""
-    if query.k + len(query.without) > MAX_K:
-        raise ValueError(f"k is {query.k}, without {len(query.without)} ids; together at most {MAX_K} may be")
+    if query.k + len(query.exclude_ids) > MAX_K:
+        raise ValueError(f"k is {query.k}, without {len(query.exclude_ids)} ids; together at most {MAX_K} may be")
     if math.isnan(query.min_score):
         raise ValueError("min_score is no number")
     given = list(query.vectors)
@@ -48,7 +48,7 @@ def parsed(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) -> 
         k=query.k,
         exact=query.exact,
         explain=query.explain,
-        without=frozenset(query.without) if query.without else frozenset(),
+        without=frozenset(query.exclude_ids) if query.exclude_ids else frozenset(),
         min_score=query.min_score if query.HasField("min_score") else -math.inf,
         max_per_shop=query.max_per_shop,
     )

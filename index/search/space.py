@@ -120,7 +120,7 @@ class SpaceIndex:
 
     def _candidates(self, queries: F32, count: int, rung: Rung) -> I64:
         assert self.codes is not None, "a ladder comes with codes"  # noqa: S101  # for the type checker
-        return self.codes.candidates(queries, count, rung.effort)
+        return self.codes.candidates(queries, count, rung.search_parameter)
 
 
 def _first(rows: I64, scores: F32, k: int) -> Neighbours:

@@ -141,9 +141,9 @@ def _chosen(query: Query, found: Hits) -> Sequence[int]:
 
 
 def _plan(look: Look) -> types_pb2.SearchPlan:
-    told = types_pb2.SearchPlan(space=look.space, documents=look.documents, passing=look.passing)
+    told = types_pb2.SearchPlan(space=look.space, documents=look.documents, matching=look.passing)
     if look.plan is not None:
-        told.recipe, told.depth, told.effort = look.recipe, look.plan.depth, look.plan.rung.effort
+        told.recipe, told.depth, told.search_parameter = look.recipe, look.plan.depth, look.plan.rung.search_parameter
         told.candidates = look.plan.candidates
     return told
 
@@ -161,7 +161,7 @@ def _fill(hits: index_pb2.ShardHits, view: View, query: Query, found: Hits, room
     if query.max_per_shop:
         hits.shops.extend(found.shops)
     if query.explain:
-        hits.explained = hits.scores if len(query.vectors) == 1 else pack(view.cosines(query, found.places).T)
+        hits.cosines = hits.scores if len(query.vectors) == 1 else pack(view.cosines(query, found.places).T)
         hits.plans.extend(map(_plan, found.looks))
     return size
 

@@ -97,7 +97,7 @@ class Served:
                 self._entries[name].until_s = self._clock() + self._lease_s
             names = sorted(self._entries, key=lambda name: (name != self._current, name))
             return index_pb2.DescribeResponse(
-                versions=[self._entries[name].loaded.shard.state() for name in names], refused=self.refused
+                versions=[self._entries[name].loaded.shard.state() for name in names], refusal=self.refused
             )
 
     @property

@@ -27,7 +27,7 @@ from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.telemetry import SECONDS_BUCKETS
 from lookalike.spaces import space_name
-from lookalike.v1.index_pb2 import Applied, ApplyRequest, ApplyResponse
+from lookalike.v1.index_pb2 import ApplyRequest, ApplyResponse, UpdateResult
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -168,15 +168,15 @@ async def _aside(threads: ThreadPoolExecutor, work: Callable[[], Result]) -> Res
     return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
-def _tell(live: Live, outcomes: Sequence[Applied]) -> None:
+def _tell(live: Live, outcomes: Sequence[UpdateResult]) -> None:
     for outcome in outcomes:
-        UPDATES.labels(Applied.Outcome.Name(outcome.outcome).lower()).inc()
+        UPDATES.labels(UpdateResult.Outcome.Name(outcome.outcome).lower()).inc()
     state = live.state()
     SEQUENCE.set(live.sequence)
-    ROWS.set(state.rows)
-    COMPACTED.set(state.compacted)
-    DELETED.set(state.deleted)
-    REMOVED.set(state.removed)
+    ROWS.set(state.delta_rows)
+    COMPACTED.set(state.segment_rows)
+    DELETED.set(state.superseded_rows)
+    REMOVED.set(state.tombstones)
     LOG_BYTES.set(state.log_bytes)
     for number in live.encoders:
         DOCUMENTS.labels(space_name(number)).set(live.view.vectors(number))

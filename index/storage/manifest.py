@@ -21,7 +21,7 @@ class Rung:
     """How hard to look for neighbours that lie `depth` deep in the ranking of all vectors, and what was measured so."""
 
     depth: int
-    effort: int  # In the kind's own measure: lists visited, nodes kept, how far a graph is explored.
+    search_parameter: int  # In the kind's own measure: lists visited, nodes kept, how far a graph is explored.
     factor: int  # Candidates rescored with full vectors, per result wanted.
     cost: float  # Of finding candidates: about as much time as comparing with so many full vectors.
     recall: float  # Of `depth` results, against exact search, queries being products of the shard.

@@ -70,8 +70,8 @@ def classification_provenance(answer: ClassifyResponse) -> Text:
         f"from probability {told.threshold:.3f} on" if told.threshold <= 1 else "never reached",
     ]
     line = Text(f"category: {printable(answer.category)}\n" if answer.category else "", "bold")
-    if answer.abstained:
-        line.append(f"abstains: {printable(answer.abstained)}\n", "yellow")
+    if answer.abstention_reason:
+        line.append(f"abstains: {printable(answer.abstention_reason)}\n", "yellow")
     line.append(" · ".join(map(printable, parts)), "dim not bold")
     return _degraded(line, told.degraded)
 
@@ -93,8 +93,10 @@ def provenance(told: Provenance) -> Text:
 
 
 def _plan(plan: SearchPlan) -> str:
-    how = f"{plan.recipe}, {plan.depth:,} deep, effort {plan.effort}, {plan.candidates:,} candidates"
-    part = f"shard {plan.shard}, {space_name(plan.space)}: {plan.passing:,} of {plan.documents:,} vectors pass"
+    how = (
+        f"{plan.recipe}, {plan.depth:,} deep, search_parameter {plan.search_parameter}, {plan.candidates:,} candidates"
+    )
+    part = f"shard {plan.shard}, {space_name(plan.space)}: {plan.matching:,} of {plan.documents:,} vectors pass"
     return f"{part} · {printable(how) if plan.recipe else 'each compared'}"
 
 

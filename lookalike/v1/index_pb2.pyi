@@ -45,9 +45,9 @@ class DescribeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSIONS_FIELD_NUMBER: _builtins.int
-    REFUSED_FIELD_NUMBER: _builtins.int
-    refused: _builtins.str
-    """Why the version that the index location names is not served; empty: it is, or will be."""
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    refusal: _builtins.str
+    """Why the version that CURRENT names is not served; empty: it is, or is being loaded."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardState]:
         """All that requests may name, the current one first."""
@@ -56,11 +56,11 @@ class DescribeResponse(_message.Message):
         self,
         *,
         versions: _abc.Iterable[Global___ShardState] | None = ...,
-        refused: _builtins.str = ...,
+        refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["refused", b"refused", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -116,36 +116,36 @@ Global___ShardState: _TypeAlias = ShardState  # noqa: Y015
 class LiveState(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ROWS_FIELD_NUMBER: _builtins.int
-    COMPACTED_FIELD_NUMBER: _builtins.int
-    DELETED_FIELD_NUMBER: _builtins.int
-    REMOVED_FIELD_NUMBER: _builtins.int
+    DELTA_ROWS_FIELD_NUMBER: _builtins.int
+    SEGMENT_ROWS_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_ROWS_FIELD_NUMBER: _builtins.int
+    TOMBSTONES_FIELD_NUMBER: _builtins.int
     COMPACTIONS_FIELD_NUMBER: _builtins.int
     LOG_BYTES_FIELD_NUMBER: _builtins.int
-    rows: _builtins.int
-    """Products kept in memory and in the log until the next compaction, superseded ones included."""
-    compacted: _builtins.int
+    delta_rows: _builtins.int
+    """Products in the deltas: in memory and in the log until the next compaction."""
+    segment_rows: _builtins.int
     """Products in the compacted segment."""
-    deleted: _builtins.int
-    """Products of the version as it was built that are removed or superseded."""
-    removed: _builtins.int
-    """Removals that are remembered, so that no older update undoes them."""
+    superseded_rows: _builtins.int
+    """Products of the base (the version as built) that an update removed or replaced."""
+    tombstones: _builtins.int
+    """Removals remembered, so that no older update undoes them."""
     compactions: _builtins.int
-    """Since the process began."""
+    """Since the process started."""
     log_bytes: _builtins.int
     def __init__(
         self,
         *,
-        rows: _builtins.int = ...,
-        compacted: _builtins.int = ...,
-        deleted: _builtins.int = ...,
-        removed: _builtins.int = ...,
+        delta_rows: _builtins.int = ...,
+        segment_rows: _builtins.int = ...,
+        superseded_rows: _builtins.int = ...,
+        tombstones: _builtins.int = ...,
         compactions: _builtins.int = ...,
         log_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compacted", b"compacted", "compactions", b"compactions", "deleted", b"deleted", "log_bytes", b"log_bytes", "removed", b"removed", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compactions", b"compactions", "delta_rows", b"delta_rows", "log_bytes", b"log_bytes", "segment_rows", b"segment_rows", "superseded_rows", b"superseded_rows", "tombstones", b"tombstones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,14 +227,14 @@ class ShardQuery(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
-    WITHOUT_FIELD_NUMBER: _builtins.int
+    EXCLUDE_IDS_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     MAX_PER_SHOP_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     exact: _builtins.bool
     """Compare with every vector: all products are candidates."""
     explain: _builtins.bool
-    """Tell each cosine of each hit."""
+    """Return the cosine of each hit in each space."""
     min_score: _builtins.float
     """Hits below are left out."""
     max_per_shop: _builtins.int
@@ -249,8 +249,8 @@ class ShardQuery(_message.Message):
     @_builtins.property
     def filter(self) -> _types_pb2.Filter: ...
     @_builtins.property
-    def without(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of products that are no hits."""
+    def exclude_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Products that must not be hits."""
 
     def __init__(
         self,
@@ -260,13 +260,13 @@ class ShardQuery(_message.Message):
         filter: _types_pb2.Filter | None = ...,
         exact: _builtins.bool = ...,
         explain: _builtins.bool = ...,
-        without: _abc.Iterable[_builtins.str] | None = ...,
+        exclude_ids: _abc.Iterable[_builtins.str] | None = ...,
         min_score: _builtins.float | None = ...,
         max_per_shop: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "exact", b"exact", "explain", b"explain", "filter", b"filter", "k", b"k", "max_per_shop", b"max_per_shop", "min_score", b"min_score", "vectors", b"vectors", "without", b"without"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "exact", b"exact", "exclude_ids", b"exclude_ids", "explain", b"explain", "filter", b"filter", "k", b"k", "max_per_shop", b"max_per_shop", "min_score", b"min_score", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
@@ -333,12 +333,12 @@ class ShardHits(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     SHOPS_FIELD_NUMBER: _builtins.int
     PLANS_FIELD_NUMBER: _builtins.int
-    EXPLAINED_FIELD_NUMBER: _builtins.int
+    COSINES_FIELD_NUMBER: _builtins.int
     scores: _builtins.bytes
     """float32 cosines, as many as ids."""
     error: _builtins.str
     """Why this query alone failed (say, a vector of a wrong dimension); empty: it did not."""
-    explained: _builtins.bytes
+    cosines: _builtins.bytes
     """With `explain`: float32 cosines, for each hit one per vector of the query, in its order."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -365,11 +365,11 @@ class ShardHits(_message.Message):
         error: _builtins.str = ...,
         shops: _abc.Iterable[_builtins.str] | None = ...,
         plans: _abc.Iterable[_types_pb2.SearchPlan] | None = ...,
-        explained: _builtins.bytes = ...,
+        cosines: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "explained", b"explained", "ids", b"ids", "plans", b"plans", "products", b"products", "scores", b"scores", "shops", b"shops"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosines", b"cosines", "error", b"error", "ids", b"ids", "plans", b"plans", "products", b"products", "scores", b"scores", "shops", b"shops"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,13 +413,13 @@ class FetchResponse(_message.Message):
 
     PRODUCTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def products(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fetched]:
+    def products(self) -> _containers.RepeatedCompositeFieldContainer[Global___FetchedProduct]:
         """One for each id, in their order."""
 
     def __init__(
         self,
         *,
-        products: _abc.Iterable[Global___Fetched] | None = ...,
+        products: _abc.Iterable[Global___FetchedProduct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -430,7 +430,7 @@ class FetchResponse(_message.Message):
 Global___FetchResponse: _TypeAlias = FetchResponse  # noqa: Y015
 
 @_typing.final
-class Fetched(_message.Message):
+class FetchedProduct(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRODUCT_FIELD_NUMBER: _builtins.int
@@ -455,7 +455,7 @@ class Fetched(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Fetched: _TypeAlias = Fetched  # noqa: Y015
+Global___FetchedProduct: _TypeAlias = FetchedProduct  # noqa: Y015
 
 @_typing.final
 class ShardCountRequest(_message.Message):
@@ -583,13 +583,13 @@ class Update(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     UPSERT_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
-    PASSED_ON_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Above 0; that of a product in the catalogue is 0 unless it states one."""
     remove: _builtins.str
     """The product's id."""
-    passed_on: _builtins.int
-    """Of a removal: how many versions have taken it over from another."""
+    generation: _builtins.int
+    """Of a tombstone: how many versions it has been migrated to since the removal."""
     @_builtins.property
     def upsert(self) -> Global___Upsert: ...
     def __init__(
@@ -598,11 +598,11 @@ class Update(_message.Message):
         revision: _builtins.int = ...,
         upsert: Global___Upsert | None = ...,
         remove: _builtins.str = ...,
-        passed_on: _builtins.int = ...,
+        generation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["remove", b"remove", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passed_on", b"passed_on", "remove", b"remove", "revision", b"revision", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "remove", b"remove", "revision", b"revision", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["upsert", "remove"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
@@ -645,13 +645,13 @@ class ApplyResponse(_message.Message):
     sequence: _builtins.int
     """As in ShardState, after them."""
     @_builtins.property
-    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Applied]:
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpdateResult]:
         """One for each update, in their order."""
 
     def __init__(
         self,
         *,
-        results: _abc.Iterable[Global___Applied] | None = ...,
+        results: _abc.Iterable[Global___UpdateResult] | None = ...,
         sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -663,40 +663,40 @@ class ApplyResponse(_message.Message):
 Global___ApplyResponse: _TypeAlias = ApplyResponse  # noqa: Y015
 
 @_typing.final
-class Applied(_message.Message):
+class UpdateResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Outcome:
         ValueType = _typing.NewType("ValueType", _builtins.int)
         V: _TypeAlias = ValueType  # noqa: Y015
 
-    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Applied._Outcome.ValueType], _builtins.type):
+    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[UpdateResult._Outcome.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
-        APPLIED: Applied._Outcome.ValueType  # 0
-        STALE: Applied._Outcome.ValueType  # 1
+        APPLIED: UpdateResult._Outcome.ValueType  # 0
+        STALE: UpdateResult._Outcome.ValueType  # 1
         """This revision or a newer one was known: nothing changed."""
-        INVALID: Applied._Outcome.ValueType  # 2
+        INVALID: UpdateResult._Outcome.ValueType  # 2
         """`error` says why."""
-        FULL: Applied._Outcome.ValueType  # 3
+        FULL: UpdateResult._Outcome.ValueType  # 3
         """There is no room for it now, or until another version is built: `error` says which."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
-    APPLIED: Applied.Outcome.ValueType  # 0
-    STALE: Applied.Outcome.ValueType  # 1
+    APPLIED: UpdateResult.Outcome.ValueType  # 0
+    STALE: UpdateResult.Outcome.ValueType  # 1
     """This revision or a newer one was known: nothing changed."""
-    INVALID: Applied.Outcome.ValueType  # 2
+    INVALID: UpdateResult.Outcome.ValueType  # 2
     """`error` says why."""
-    FULL: Applied.Outcome.ValueType  # 3
+    FULL: UpdateResult.Outcome.ValueType  # 3
     """There is no room for it now, or until another version is built: `error` says which."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
-    outcome: Global___Applied.Outcome.ValueType
+    outcome: Global___UpdateResult.Outcome.ValueType
     error: _builtins.str
     def __init__(
         self,
         *,
-        outcome: Global___Applied.Outcome.ValueType = ...,
+        outcome: Global___UpdateResult.Outcome.ValueType = ...,
         error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -705,10 +705,10 @@ class Applied(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Applied: _TypeAlias = Applied  # noqa: Y015
+Global___UpdateResult: _TypeAlias = UpdateResult  # noqa: Y015
 
 @_typing.final
-class LoggedUpdates(_message.Message):
+class LogRecord(_message.Message):
     """One write to a shard's log on disk: all of it happened or nothing."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -731,7 +731,7 @@ class LoggedUpdates(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___LoggedUpdates: _TypeAlias = LoggedUpdates  # noqa: Y015
+Global___LogRecord: _TypeAlias = LogRecord  # noqa: Y015
 
 @_typing.final
 class OpaqueSearchResponse(_message.Message):

@@ -186,13 +186,13 @@ class ClassifyProductsResponse(_message.Message):
     image_encoder: _builtins.str
     text_encoder: _builtins.str
     @_builtins.property
-    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Classified]:
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedCategories]:
         """One for each input, in their order."""
 
     def __init__(
         self,
         *,
-        results: _abc.Iterable[Global___Classified] | None = ...,
+        results: _abc.Iterable[Global___RankedCategories] | None = ...,
         fingerprint: _builtins.str = ...,
         image_encoder: _builtins.str = ...,
         text_encoder: _builtins.str = ...,
@@ -206,7 +206,7 @@ class ClassifyProductsResponse(_message.Message):
 Global___ClassifyProductsResponse: _TypeAlias = ClassifyProductsResponse  # noqa: Y015
 
 @_typing.final
-class Classified(_message.Message):
+class RankedCategories(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CATEGORIES_FIELD_NUMBER: _builtins.int
@@ -233,4 +233,4 @@ class Classified(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Classified: _TypeAlias = Classified  # noqa: Y015
+Global___RankedCategories: _TypeAlias = RankedCategories  # noqa: Y015

@@ -460,13 +460,13 @@ class ClassifyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CATEGORY_FIELD_NUMBER: _builtins.int
-    ABSTAINED_FIELD_NUMBER: _builtins.int
+    ABSTENTION_REASON_FIELD_NUMBER: _builtins.int
     CATEGORIES_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     category: _builtins.str
     """Empty: the classifier abstains."""
-    abstained: _builtins.str
-    """Why it does; empty: it does not."""
+    abstention_reason: _builtins.str
+    """Empty: it does not abstain."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___CategoryProbability]:
         """The likeliest by falling probability, whether it abstains or not."""
@@ -477,13 +477,13 @@ class ClassifyResponse(_message.Message):
         self,
         *,
         category: _builtins.str = ...,
-        abstained: _builtins.str = ...,
+        abstention_reason: _builtins.str = ...,
         categories: _abc.Iterable[Global___CategoryProbability] | None = ...,
         provenance: Global___ClassifyProvenance | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "categories", b"categories", "category", b"category", "provenance", b"provenance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstention_reason", b"abstention_reason", "categories", b"categories", "category", b"category", "provenance", b"provenance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

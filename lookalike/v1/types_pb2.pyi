@@ -300,23 +300,23 @@ class SearchPlan(_message.Message):
     SHARD_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
-    PASSING_FIELD_NUMBER: _builtins.int
+    MATCHING_FIELD_NUMBER: _builtins.int
     RECIPE_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
-    EFFORT_FIELD_NUMBER: _builtins.int
+    SEARCH_PARAMETER_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     space: Global___Space.ValueType
     documents: _builtins.int
     """Vectors in this part, those of deleted products included."""
-    passing: _builtins.int
+    matching: _builtins.int
     """Of them those that pass the filter and are not deleted."""
     recipe: _builtins.str
     """Of the codes that found the candidates; empty: exact, compared with each that passes."""
     depth: _builtins.int
     """So many of the nearest were looked for, passing or not."""
-    effort: _builtins.int
-    """In the kind's own measure: lists visited, nodes kept, how far a graph is explored."""
+    search_parameter: _builtins.int
+    """nprobe of an inverted file, efSearch of a graph."""
     candidates: _builtins.int
     """So many, as far as they pass, were compared by their full vectors."""
     def __init__(
@@ -325,15 +325,15 @@ class SearchPlan(_message.Message):
         shard: _builtins.int = ...,
         space: Global___Space.ValueType = ...,
         documents: _builtins.int = ...,
-        passing: _builtins.int = ...,
+        matching: _builtins.int = ...,
         recipe: _builtins.str = ...,
         depth: _builtins.int = ...,
-        effort: _builtins.int = ...,
+        search_parameter: _builtins.int = ...,
         candidates: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "depth", b"depth", "documents", b"documents", "effort", b"effort", "passing", b"passing", "recipe", b"recipe", "shard", b"shard", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "depth", b"depth", "documents", b"documents", "matching", b"matching", "recipe", b"recipe", "search_parameter", b"search_parameter", "shard", b"shard", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

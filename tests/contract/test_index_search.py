@@ -191,7 +191,7 @@ def test_a_search_for_much_gives_that_much(space: SpaceIndex) -> None:
 def test_at_least_as_many_as_are_enough_are_found(made: dict[str, SpaceIndex], enough: int) -> None:
     """Where the lists that are visited hold less than is asked for, but enough, the rest is not compared."""
     compressed = space_by(made, "IVF,PQ4fs")
-    ladder = (Rung(depth=1000, effort=2, factor=4, cost=0, recall=1),)
+    ladder = (Rung(depth=1000, search_parameter=2, factor=4, cost=0, recall=1),)
     entry = replace(compressed.entry, ladder=ladder)
     space = SpaceIndex(entry=entry, vectors=compressed.vectors, rows=compressed.rows, codes=compressed.codes)
     counts = [len(found.rows) for found in space.search(queries(20), 1000, enough=enough)]
@@ -236,8 +236,8 @@ def test_the_same_vectors_and_seed_give_the_same_codes(recipe: str) -> None:
     wanted = resolved(recipe, 5000, DIM, 0)
     assert wanted is not None
     first, second = (choice.trained(wanted, vectors, 7, threads) for threads in (1, 2))
-    effort = max(first.efforts(40))
-    assert (first.candidates(asked, 40, effort) == second.candidates(asked, 40, effort)).all()
+    search_parameter = max(first.efforts(40))
+    assert (first.candidates(asked, 40, search_parameter) == second.candidates(asked, 40, search_parameter)).all()
 
 
 @pytest.mark.parametrize("recipe", COMPRESSED)
@@ -247,13 +247,13 @@ def test_codes_can_be_filled_with_other_vectors_while_they_are_searched(recipe: 
     wanted = resolved(recipe, 5000, DIM, 0)
     assert wanted is not None
     old = choice.trained(wanted, vectors, 0, 1)
-    effort = max(old.efforts(40))
-    before = old.candidates(asked, 40, effort)
+    search_parameter = max(old.efforts(40))
+    before = old.candidates(asked, 40, search_parameter)
     other = np.concatenate((vectors[::-1], clustered(500, DIM, seed=3)))
     new = old.refilled(other)
-    assert (old.candidates(asked, 40, effort) == before).all()
+    assert (old.candidates(asked, 40, search_parameter) == before).all()
     assert (new.documents, new.dim, old.documents) == (5500, DIM, 5000)
-    itself = new.candidates(np.ascontiguousarray(other[-16:]), 40, effort)
+    itself = new.candidates(np.ascontiguousarray(other[-16:]), 40, search_parameter)
     assert [row in found for row, found in zip(range(5484, 5500), itself, strict=True)] == [True] * 16
 
 
@@ -266,9 +266,9 @@ def test_codes_are_read_as_they_were_written(made: dict[str, SpaceIndex], recipe
     codes.write(tmp_path / "codes")
     again = choice.read(tmp_path / "codes", wanted, DIM)
     assert (again.documents, again.dim, again.ram_bytes()) == (COUNT, DIM, codes.ram_bytes())
-    effort = max(codes.efforts(40))
-    found = again.candidates(queries(16), 40, effort)
-    assert (found == codes.candidates(queries(16), 40, effort)).all()
+    search_parameter = max(codes.efforts(40))
+    found = again.candidates(queries(16), 40, search_parameter)
+    assert (found == codes.candidates(queries(16), 40, search_parameter)).all()
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in COMPRESSED if recipe != "NGT"])

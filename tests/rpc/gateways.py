@@ -108,7 +108,7 @@ class ScriptedShard:
     hang: bool = False
     batches: list[int] = field(default_factory=list)
     updates: list[index_pb2.Update] = field(default_factory=list)
-    outcome: index_pb2.Applied.Outcome.ValueType = index_pb2.Applied.APPLIED
+    outcome: index_pb2.UpdateResult.Outcome.ValueType = index_pb2.UpdateResult.APPLIED
     refusal: str = ""
 
     @property
@@ -149,7 +149,7 @@ class ScriptedShard:
             ]
             if product.shop in query.filter.shop_not_in or not any(cosine is not None for cosine in cosines):
                 continue
-            if product.id in query.without:
+            if product.id in query.exclude_ids:
                 continue
             told = [cosine or 0.0 for cosine in cosines]
             weights = [each.weight for each in query.vectors] if len(told) > 1 else [1.0]
@@ -162,7 +162,7 @@ class ScriptedShard:
             ids=[product_id for _, product_id, *_ in found],
             scores=pack(np.array([-score for score, *_ in found], dtype=np.float32)),
             products=[product.SerializeToString() for _, _, product, _ in found],
-            explained=pack(np.array([told for *_, told in found], dtype=np.float32)) if query.explain else b"",
+            cosines=pack(np.array([told for *_, told in found], dtype=np.float32)) if query.explain else b"",
             plans=[self._plan(query, space) for space in sorted(each.space for each in query.vectors)]
             if query.explain
             else [],
@@ -172,7 +172,7 @@ class ScriptedShard:
     def _plan(self, query: index_pb2.ShardQuery, space: Space.ValueType) -> SearchPlan:
         there = [product for product in self.products if (product.id, space) in VECTORS]
         passing = [product for product in there if product.shop not in query.filter.shop_not_in]
-        return SearchPlan(space=space, documents=len(there), passing=len(passing))
+        return SearchPlan(space=space, documents=len(there), matching=len(passing))
 
     async def fetch(self, request: index_pb2.FetchRequest, _: Deadline) -> index_pb2.FetchResponse:
         await self._script(request.version)
@@ -181,7 +181,7 @@ class ScriptedShard:
         known = {product.id: product for product in self.products}
         return index_pb2.FetchResponse(
             products=[
-                index_pb2.Fetched(
+                index_pb2.FetchedProduct(
                     product=known.get(product_id),
                     vectors=[
                         SpaceVector(space=space, vector=pack(VECTORS[product_id, space]))
@@ -207,7 +207,7 @@ class ScriptedShard:
         await self._script(request.version)
         self.updates += request.updates
         return index_pb2.ApplyResponse(
-            results=[index_pb2.Applied(outcome=self.outcome, error=self.refusal) for _ in request.updates],
+            results=[index_pb2.UpdateResult(outcome=self.outcome, error=self.refusal) for _ in request.updates],
             sequence=len(self.updates),
         )
 
@@ -303,7 +303,7 @@ class ScriptedProductEncoder:
     threshold: float = 0.5
     error: LookalikeError | None = None
     vectors: F32 | None = None  # What it answers, whatever it is asked.
-    results: list[product_encoder_pb2.Classified] | None = None  # Likewise.
+    results: list[product_encoder_pb2.RankedCategories] | None = None  # Likewise.
     asked: list[list[product_encoder_pb2.ProductInput]] = field(default_factory=list)
     precisions: list[float] = field(default_factory=list)
 
@@ -330,7 +330,7 @@ class ScriptedProductEncoder:
     ) -> product_encoder_pb2.ClassifyProductsResponse:
         self._heard(request.inputs)
         self.precisions.append(request.precision)
-        likely = product_encoder_pb2.Classified(
+        likely = product_encoder_pb2.RankedCategories(
             categories=CATEGORIES[: request.limit],
             probabilities=pack(np.array([0.6, 0.3, 0.1], dtype=np.float32)[: request.limit]),
             threshold=self.threshold,

@@ -22,7 +22,7 @@ from lookalike.channels import aio_channel
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import catalog_pb2_grpc, search_pb2_grpc
 from lookalike.v1.catalog_pb2 import CountRequest, GetRequest, RemoveRequest, UpsertRequest
-from lookalike.v1.index_pb2 import Applied
+from lookalike.v1.index_pb2 import UpdateResult
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space, SpaceVector
 from lookalike.vectors import F32, unpack
@@ -99,7 +99,7 @@ async def test_a_product_vector_is_made_of_the_vectors_that_are_given(scene: Sce
 
 async def test_an_older_change_is_answered_and_changes_nothing(scene: Scene) -> None:
     for shard in scene.shards:
-        shard.outcome = Applied.STALE
+        shard.outcome = UpdateResult.STALE
     assert not (await scene.catalog.Upsert(upserting())).applied
     assert not (await scene.catalog.Remove(RemoveRequest(product_id="new", revision=1))).applied
 
@@ -153,10 +153,10 @@ async def test_a_space_twice_or_unknown_is_refused(scene: Scene) -> None:
 
 async def test_what_a_shard_refuses_is_told_as_it_says(scene: Scene) -> None:
     for shard in scene.shards:
-        shard.outcome, shard.refusal = Applied.FULL, "4096 changes wait for a compaction; try again later"
+        shard.outcome, shard.refusal = UpdateResult.FULL, "4096 changes wait for a compaction; try again later"
     assert await status_of(scene.catalog.Upsert(upserting())) == (FULL, scene.shards[0].refusal)
     for shard in scene.shards:
-        shard.outcome, shard.refusal = Applied.INVALID, "the price is not finite"
+        shard.outcome, shard.refusal = UpdateResult.INVALID, "the price is not finite"
     assert await status_of(scene.catalog.Upsert(upserting())) == (BAD, "product: the price is not finite")
 
 

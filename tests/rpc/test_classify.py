@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded
-from lookalike.v1.product_encoder_pb2 import Classified
+from lookalike.v1.product_encoder_pb2 import RankedCategories
 from lookalike.v1.search_pb2 import ClassifyRequest, ClassifyResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import pack
@@ -37,7 +37,7 @@ async def test_a_photo_with_a_text_is_classified_by_both() -> None:
         response = await scene.search.Classify(BOTH)
         ((asked,),) = scene.products.asked
     assert (asked.image, asked.text) == (pack(VECTORS["p07", SPACE_IMAGE]), pack(VECTORS["p07", SPACE_TEXT]))
-    assert (response.category, response.abstained) == ("fashion/shoes", "")
+    assert (response.category, response.abstention_reason) == ("fashion/shoes", "")
     assert likeliest(response) == {"fashion/shoes": 0.6, "food/sweets": 0.3, "home": 0.1}
     provenance = response.provenance
     assert (provenance.encoder, provenance.version, list(provenance.degraded)) == ("encoder-3", "", [])
@@ -100,7 +100,7 @@ async def test_below_the_threshold_it_abstains_says_why_and_tells_the_likeliest_
         scene.products.threshold = 0.75
         response = await scene.search.Classify(ClassifyRequest(text="p07", precision=0.8, limit=2))
     assert response.category == ""
-    assert response.abstained == (
+    assert response.abstention_reason == (
         "the likeliest category has probability 0.600; of answers from 0.750 on, 0.8 were right on held-out products"
     )
     assert likeliest(response) == {"fashion/shoes": 0.6, "food/sweets": 0.3}
@@ -112,7 +112,7 @@ async def test_a_precision_that_was_never_reached_is_always_abstained_at() -> No
         scene.products.threshold = 2
         response = await scene.search.Classify(ClassifyRequest(text="p07", precision=0.99))
     assert (response.category, response.provenance.threshold) == ("", 2)
-    assert response.abstained == "no probability gave answers of which 0.99 were right on held-out products"
+    assert response.abstention_reason == "no probability gave answers of which 0.99 were right on held-out products"
 
 
 async def test_what_is_asked_at_the_same_time_goes_together_each_at_its_own_precision() -> None:
@@ -161,11 +161,11 @@ async def test_what_the_product_encoder_says_of_itself_is_passed_on(
 
 @pytest.mark.parametrize(
     "results",
-    [[], [Classified()], [Classified(categories=["a", "b"], probabilities=bytes(4))]],
+    [[], [RankedCategories()], [RankedCategories(categories=["a", "b"], probabilities=bytes(4))]],
     ids=["none", "without a category", "of fewer probabilities than categories"],
 )
 async def test_an_answer_of_the_product_encoder_that_breaks_the_contract_is_no_classification(
-    results: list[Classified],
+    results: list[RankedCategories],
 ) -> None:
     async with a_scene() as scene:
         scene.products.results = results

@@ -146,7 +146,7 @@ async def test_an_explained_query_tells_how_it_was_searched(stub: Stub, version:
         asking(1),
     ]
     results = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))).results
-    told = [[(each.space, each.documents, each.passing, each.recipe) for each in hits.plans] for hits in results]
+    told = [[(each.space, each.documents, each.matching, each.recipe) for each in hits.plans] for hits in results]
     assert told == [
         [(IMAGE, COUNT, COUNT * 3 // 4, "")],
         [(IMAGE, COUNT, sum(row % 50 <= 4 and row % 4 > 0 for row in range(COUNT)), "")],

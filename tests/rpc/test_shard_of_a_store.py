@@ -114,11 +114,11 @@ async def test_a_version_for_which_there_is_no_room_is_refused_and_the_old_one_s
     async with a_process(store, s3, tmp_path / "kept", "--cache-bytes", room) as stub:
         await told(stub, serves(old))
         new = await asyncio.to_thread(published, store, tmp_path / "built", 2)
-        response = await told(stub, lambda response: bool(response.refused))
-        assert f"version {new}: {tmp_path / 'kept'}: no room for version {new}" in response.refused
+        response = await told(stub, lambda response: bool(response.refusal))
+        assert f"version {new}: {tmp_path / 'kept'}: no room for version {new}" in response.refusal
         assert await found(stub, old, 1)
         await asyncio.to_thread(store.make_current, old)
-        assert not (await told(stub, lambda response: not response.refused)).refused
+        assert not (await told(stub, lambda response: not response.refusal)).refusal
 
 
 async def test_without_its_store_a_shard_serves_on_and_its_files_are_fetched_once(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ async def test_without_its_store_a_shard_serves_on_and_its_files_are_fetched_onc
                 await asyncio.to_thread(store._filesystem.rm_file, store._path(f"{name}/{path}"))
             stub = await processes.enter_async_context(a_process(store, once, tmp_path / "kept"))
             await told(stub, serves(name))
-        response = await told(stub, lambda response: bool(response.refused))
-        assert f"{store}/CURRENT: " in response.refused
+        response = await told(stub, lambda response: bool(response.refusal))
+        assert f"{store}/CURRENT: " in response.refusal
         assert [state.version for state in response.versions] == [name]
         assert await found(stub, name, 1)
 

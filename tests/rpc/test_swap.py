@@ -147,8 +147,8 @@ async def test_a_version_that_one_shard_refuses_is_moved_to_by_none_until_it_is_
         callers = Callers(address)
         calling = asyncio.gather(*(callers.ask(number) for number in range(4)))
         version.make_current(location, new)
-        await until(lambda: new in first.served.uses() and bool(second.served.describe(old).refused), calling)
-        assert f"version {new}: {damaged}: damaged" in second.served.describe(old).refused
+        await until(lambda: new in first.served.uses() and bool(second.served.describe(old).refusal), calling)
+        assert f"version {new}: {damaged}: damaged" in second.served.describe(old).refusal
         before = callers.answers[old]
         await until(lambda: callers.answers[old] >= before + 100, calling)
         assert callers.answers.keys() == {old}

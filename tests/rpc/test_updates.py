@@ -25,7 +25,7 @@ from index.serving.writer import MAX_UPDATES, Writer
 from lookalike.channels import aio_channel
 from lookalike.errors import BadArtifact, Overloaded
 from lookalike.v1 import index_pb2, index_pb2_grpc
-from lookalike.v1.index_pb2 import Applied, Update
+from lookalike.v1.index_pb2 import Update, UpdateResult
 from tests.rpc.gateways import serving
 from tests.unit.index.live_samples import COUNT, built, live, remove, upsert
 from tests.unit.index.samples import IMAGE, by, serving_only
@@ -67,7 +67,11 @@ def applying(version: str, *updates: Update) -> index_pb2.ApplyRequest:
 async def test_an_acknowledged_update_is_in_every_later_answer(stub: Stub, version: str) -> None:
     given = upsert("new", 7)
     answer = await stub.Apply(applying(version, given, remove("p3", 1), upsert("new", 7)))
-    assert [result.outcome for result in answer.results] == [Applied.APPLIED, Applied.APPLIED, Applied.STALE]
+    assert [result.outcome for result in answer.results] == [
+        UpdateResult.APPLIED,
+        UpdateResult.APPLIED,
+        UpdateResult.STALE,
+    ]
     assert answer.sequence == 2
     vector = np.frombuffer(given.upsert.vectors[0].vector, "<f4")
     query = index_pb2.ShardQuery(vectors=[by(IMAGE, vector / np.linalg.norm(vector))], k=1, max_per_shop=1)
@@ -80,7 +84,7 @@ async def test_an_acknowledged_update_is_in_every_later_answer(stub: Stub, versi
     (told,) = (await stub.Describe(index_pb2.DescribeRequest())).versions
     assert (told.documents, told.sequence) == (COUNT, 2)
     assert [(space.live, list(space.documents)) for space in told.spaces] == [(COUNT, [COUNT]), (31, [30])]
-    assert (told.live.rows, told.live.deleted, told.live.removed) == (1, 1, 1)
+    assert (told.live.delta_rows, told.live.superseded_rows, told.live.tombstones) == (1, 1, 1)
 
 
 async def test_updates_that_come_together_are_written_together(
@@ -90,7 +94,7 @@ async def test_updates_that_come_together_are_written_together(
     gate, first = threading.Event(), threading.Event()
     apply = state.apply
 
-    def held(updates: list[Update]) -> list[Applied]:
+    def held(updates: list[Update]) -> list[UpdateResult]:
         groups.append(len(updates))
         first.set()
         gate.wait()
@@ -154,7 +158,7 @@ async def test_what_cannot_be_written_is_refused_with_its_reason(
     assert await code_of(stub.Apply(too_many)) is grpc.StatusCode.INVALID_ARGUMENT
     assert await code_of(stub.Apply(applying("another"))) is grpc.StatusCode.FAILED_PRECONDITION
 
-    def full(updates: list[Update]) -> list[Applied]:
+    def full(updates: list[Update]) -> list[UpdateResult]:
         raise Overloaded("the update could not be logged: No space left on device")
 
     monkeypatch.setattr(state, "apply", full)

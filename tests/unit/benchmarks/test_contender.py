@@ -17,13 +17,13 @@ QUERY = np.zeros((1, 4), np.float32)
 
 
 class Found:
-    """Finds as many of the ten as its effort, times its factor, says."""
+    """Finds as many of the ten as its search_parameter, times its factor, says."""
 
     factors: Sequence[int] = (1, 2)
     efforts: Sequence[float] = tuple(range(1, 11))
 
     def search(self, query: F32, knobs: Knobs) -> I64:
-        return np.arange(min(10, int(knobs.effort) * knobs.factor))
+        return np.arange(min(10, int(knobs.search_parameter) * knobs.factor))
 
     def rescored(self, query: F32, knobs: Knobs) -> I64:
         return np.empty(0, np.int64)
@@ -50,7 +50,7 @@ def test_the_effort_found_reaches_the_recall_and_no_less_does(target: float) -> 
     assert found is not None
     knobs, reached = found
     assert reached >= target
-    assert (knobs.effort - 1) * knobs.factor < 10 * target
+    assert (knobs.search_parameter - 1) * knobs.factor < 10 * target
 
 
 def test_a_recall_that_is_out_of_reach_is_none() -> None:

@@ -13,7 +13,7 @@ from index.building.build import build
 from index.live.live import Bounds, Live
 from index.search.queries import parsed
 from index.serving.loaded import LoadedShard, opened
-from lookalike.v1.index_pb2 import Applied, ShardQuery, Update, Upsert
+from lookalike.v1.index_pb2 import ShardQuery, Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector
 from lookalike.vectors import F32, normalised
 from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, unit_vectors, vectors_of
@@ -102,17 +102,17 @@ class Oracle:
             held[product_id] = Held(5 * (int(product_id[1:]) >= 40), product, vectors)
         return cls(held)
 
-    def apply(self, update: Update) -> Applied.Outcome.ValueType:
+    def apply(self, update: Update) -> UpdateResult.Outcome.ValueType:
         product_id = update.remove or update.upsert.product.id
         if (known := self.held.get(product_id)) is not None and known.revision >= update.revision:
-            return Applied.STALE
+            return UpdateResult.STALE
         product = update.upsert.product if update.HasField("upsert") else None
         vectors = {
             each.space: normalised(np.frombuffer(each.vector, "<f4").reshape(1, -1))[0]
             for each in update.upsert.vectors
         }
         self.held[product_id] = Held(update.revision, product, vectors)
-        return Applied.APPLIED
+        return UpdateResult.APPLIED
 
     def check(self, shard: Live) -> None:
         """Raises AssertionError where anything that can be asked is not as it must be."""

@@ -101,7 +101,7 @@ def test_a_score_is_the_same_to_the_last_bit_however_its_product_was_found(shard
 def test_explained_cosines_are_those_that_each_space_alone_gives(shard: LoadedShard) -> None:
     vectors = all_three(12)
     hits = one(shard, ShardQuery(vectors=vectors, k=20, explain=True))
-    explained = unpack(hits.explained, 3)
+    explained = unpack(hits.cosines, 3)
     assert explained.shape == (20, 3)
     for column, given in enumerate(vectors):
         alone = scores_of(one(shard, ShardQuery(vectors=[given], k=COUNT, exact=True)))
@@ -111,9 +111,9 @@ def test_explained_cosines_are_those_that_each_space_alone_gives(shard: LoadedSh
 
 def test_of_one_vector_the_explanation_is_the_score(shard: LoadedShard) -> None:
     told = one(shard, ShardQuery(vectors=[asked(TEXT, 3)], k=5, explain=True))
-    assert told.explained == told.scores
-    assert not one(shard, ShardQuery(vectors=[asked(TEXT, 3)], k=5)).explained
-    assert not one(shard, ShardQuery(vectors=all_three(3), k=5)).explained
+    assert told.cosines == told.scores
+    assert not one(shard, ShardQuery(vectors=[asked(TEXT, 3)], k=5)).cosines
+    assert not one(shard, ShardQuery(vectors=all_three(3), k=5)).cosines
 
 
 def test_only_the_shares_of_the_weights_count(shard: LoadedShard) -> None:
@@ -133,7 +133,7 @@ def test_a_product_that_lacks_a_vector_is_found_by_those_it_has(shard: LoadedSha
     """p15 has a text vector alone."""
     hits = one(shard, ShardQuery(vectors=[asked(IMAGE, 2, 0.01), by(TEXT, VECTORS[TEXT][15], 0.99)], k=1, explain=True))
     assert list(hits.ids) == ["p15"]
-    assert unpack(hits.explained, 2)[0] == pytest.approx([0, 1], abs=1e-6)
+    assert unpack(hits.cosines, 2)[0] == pytest.approx([0, 1], abs=1e-6)
     assert unpack(hits.scores, 1)[0] == pytest.approx([0.99], abs=1e-6)
 
 
@@ -220,4 +220,4 @@ def test_a_space_without_a_vector_here_adds_nothing(tmp_path: Path) -> None:
     vectors = [by(IMAGE, unit_vectors(3, 8)[1], 1), by(TEXT, unit_vectors(1, 4), 1)]
     hits = one(opened(tmp_path, 0), ShardQuery(vectors=vectors, k=3, explain=True))
     assert hits.ids[0] == "p1"
-    assert unpack(hits.explained, 2)[0] == pytest.approx([1, 0], abs=1e-6)
+    assert unpack(hits.cosines, 2)[0] == pytest.approx([1, 0], abs=1e-6)

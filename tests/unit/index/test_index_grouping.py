@@ -146,7 +146,7 @@ def test_of_each_shop_come_its_best_and_no_more_than_are_wanted(
     shard: LoadedShard, exact: bool, several: bool, k: int, most: int
 ) -> None:
     vectors = [by(IMAGE, VECTORS[5], 0.7), *([by(TEXT, unit_vectors(1, 8, 3)[0], 0.3)] if several else [])]
-    asked = ShardQuery(vectors=vectors, k=k, max_per_shop=most, exact=exact, without=["p00005", "nobody"])
+    asked = ShardQuery(vectors=vectors, k=k, max_per_shop=most, exact=exact, exclude_ids=["p00005", "nobody"])
     everything = ShardQuery(vectors=vectors, k=COUNT, exact=True)
     whole, grouped = shard.search([everything, asked]).results
     shops = [SHOPS_OF[int(product_id[1:])] for product_id in grouped.ids]
@@ -182,8 +182,8 @@ def test_an_explained_answer_tells_the_search_that_was_deep_enough(shard: Loaded
     ]
     plain, grouped, filtered, exact = [hits.plans[0] for hits in shard.search(queries).results]
     entry = shard.base.spaces[IMAGE].entry
-    assert (plain.recipe, plain.depth, plain.effort) == (entry.recipe, 10, entry.ladder[0].effort)
+    assert (plain.recipe, plain.depth, plain.search_parameter) == (entry.recipe, 10, entry.ladder[0].search_parameter)
     assert plain.candidates == 10 * entry.ladder[0].factor
     assert grouped.depth >= 20
-    assert (filtered.passing, filtered.recipe) == (SHOPS_OF.count("shop 1"), "")
-    assert (exact.passing, exact.recipe, exact.candidates) == (COUNT, "", 0)
+    assert (filtered.matching, filtered.recipe) == (SHOPS_OF.count("shop 1"), "")
+    assert (exact.matching, exact.recipe, exact.candidates) == (COUNT, "", 0)

@@ -6,8 +6,8 @@ from index.search.plan import Plan, deeper, plan
 from index.storage.manifest import IndexEntry, Rung
 
 LADDER = tuple(
-    Rung(depth=depth, effort=effort, factor=4, cost=1024 + 7 * effort, recall=0.96)
-    for depth, effort in ((10, 16), (100, 32), (1000, 128))
+    Rung(depth=depth, search_parameter=search_parameter, factor=4, cost=1024 + 7 * search_parameter, recall=0.96)
+    for depth, search_parameter in ((10, 16), (100, 32), (1000, 128))
 )
 INDEX = IndexEntry(recipe="IVF1024,PQ256x4fs", ladder=LADDER)
 N = 100_000

@@ -201,7 +201,7 @@ async def test_a_third_version_waits_until_one_of_two_is_no_longer_pinned(scene:
     third = built(scene.location, 3)
     await scene.later(1, pinned=first)
     assert scene.told() == [second, first]
-    assert not scene.served.describe(first).refused
+    assert not scene.served.describe(first).refusal
     await scene.later(LEASE_S, pinned=first)  # Another shard has no second version: gateways stay with the first.
     assert scene.told() == [third, first]
 
@@ -214,20 +214,20 @@ async def test_a_damaged_version_is_refused_by_name_and_the_old_one_serves_on(sc
     damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     await scene.later(0)
     assert scene.told() == [old]
-    refused = scene.served.describe("").refused
+    refused = scene.served.describe("").refusal
     assert refused.startswith(f"version {new}: ")
     assert "codes: damaged: its checksum differs" in refused
     assert asked(scene.served, old).ids[0] == "p7"
     damaged.write_bytes(whole)
     await scene.later(RETRY_S)
     assert scene.told() == [new, old]
-    assert not scene.served.describe("").refused
+    assert not scene.served.describe("").refusal
 
 
 async def test_a_version_that_is_not_there_is_refused_and_tried_again_ever_more_seldom(scene: Scene) -> None:
     (scene.location / version.CURRENT).write_text("missing\n")
     await scene.later(0)
-    assert scene.served.describe("").refused.startswith("version missing: ")
+    assert scene.served.describe("").refusal.startswith("version missing: ")
     for _ in range(int(3600 / RETRY_S)):
         await scene.later(RETRY_S)
     tries = scene.loads.count("missing")
@@ -249,10 +249,10 @@ async def test_where_current_cannot_be_read_what_serves_serves_on(scene: Scene) 
     (scene.location / version.CURRENT).unlink()
     await scene.later(0)
     assert scene.told() == [old]
-    assert "CURRENT: no index here" in scene.served.describe("").refused
+    assert "CURRENT: no index here" in scene.served.describe("").refusal
     version.make_current(scene.location, old)
     await scene.later(0)
-    assert not scene.served.describe("").refused
+    assert not scene.served.describe("").refusal
 
 
 async def test_vectors_of_an_encoder_that_is_not_expected_are_refused(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ async def test_vectors_of_an_encoder_that_is_not_expected_are_refused(tmp_path: 
     other = vectors_of(clustered(COUNT, DIM, 2), encoder="another")
     new = build(tmp_path, catalogue(COUNT), {IMAGE: other}, shards=1)
     await scene.later(0)
-    refused = scene.served.describe("").refused
+    refused = scene.served.describe("").refusal
     assert refused == f"version {new}: {tmp_path}: its image vectors are of another, not of drawn"
     scene.rollout.close()
 
@@ -277,7 +277,7 @@ async def test_a_version_with_vectors_of_another_dimension_than_its_manifest_say
     version.write(scene.location / new, manifest)
     await scene.later(0)
     assert scene.told() == [old]
-    assert f"image: not {COUNT} vectors of {DIM} dimensions" in scene.served.describe("").refused
+    assert f"image: not {COUNT} vectors of {DIM} dimensions" in scene.served.describe("").refusal
 
 
 async def test_an_error_that_nobody_expected_is_no_end_of_what_serves(
@@ -290,7 +290,7 @@ async def test_an_error_that_nobody_expected_is_no_end_of_what_serves(
     new = built(scene.location, 2)
     monkeypatch.setattr(scene, "load", broken)
     await scene.later(0)
-    assert (scene.told(), scene.served.describe("").refused) == ([old], f"version {new}: a bug")
+    assert (scene.told(), scene.served.describe("").refusal) == ([old], f"version {new}: a bug")
     assert "ZeroDivisionError" in caplog.text
 
 

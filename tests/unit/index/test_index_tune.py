@@ -26,7 +26,7 @@ ROW = Measured(
     complete="IVF4096,PQ64x4fs",
     ram_bytes=40,
     formula_off=0,
-    effort=8,
+    search_parameter=8,
     factor=4,
     recall_half=0.95,
     recall_sample=0.94,
@@ -109,7 +109,7 @@ def test_what_no_work_reaches_is_told_with_the_most_that_was_tried() -> None:
     budget = Budget(documents=4000, k=10, recall=0.9999, bytes_per_vector=48)
     row = tried("PCAR8,IVF,SQ4", clustered(4000, 64), budget, seed=0, threads=1)
     assert row.recall < 0.9999
-    assert (row.effort, row.factor) == (64, 8)
+    assert (row.search_parameter, row.factor) == (64, 8)
 
 
 @pytest.fixture(scope="module")

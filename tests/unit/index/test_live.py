@@ -20,13 +20,13 @@ from index.storage.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
 from index.storage.version import sync
 from lookalike.errors import BadArtifact, OperatorError, Overloaded
 from lookalike.runtime.partition import shard_of
-from lookalike.v1.index_pb2 import Applied, Update, Upsert
+from lookalike.v1.index_pb2 import Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import Product, Space, SpaceVector
 from tests.unit.index.live_samples import BOUNDS, COUNT, NAMES, Oracle, built, drawn, live, remove, upsert
 from tests.unit.index.samples import IMAGE, PRODUCT, catalogue, unit_vectors, vectors_of
 from tests.unit.index.test_live_log import files_of_at_most
 
-APPLIED, STALE, INVALID, FULL = Applied.APPLIED, Applied.STALE, Applied.INVALID, Applied.FULL
+APPLIED, STALE, INVALID, FULL = UpdateResult.APPLIED, UpdateResult.STALE, UpdateResult.INVALID, UpdateResult.FULL
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> LoadedShard:
     return built(tmp_path_factory.mktemp("index"))
 
 
-def outcomes(results: list[Applied]) -> list[Applied.Outcome.ValueType]:
+def outcomes(results: list[UpdateResult]) -> list[UpdateResult.Outcome.ValueType]:
     return [result.outcome for result in results]
 
 
@@ -97,7 +97,7 @@ def test_while_a_compaction_is_under_way_everything_goes_on_and_a_crash_then_los
         go_on.set()
         thread.join()
         oracle.check(state)
-        assert state.state().rows < 40
+        assert state.state().delta_rows < 40
         recovered = live(shard, crashed)
         oracle.check(recovered)
         recovered.compact()
@@ -131,12 +131,12 @@ def test_an_older_upsert_does_not_bring_back_what_was_removed_even_after_a_compa
     for _ in range(3):
         assert outcomes(state.apply([upsert("never seen", 2), upsert("p2", 3)])) == [STALE, STALE]
         state.compact()
-    assert state.state().removed == 2
+    assert state.state().tombstones == 2
     state.close()
     state = live(shard, tmp_path)
     assert outcomes(state.apply([upsert("never seen", 2), upsert("p2", 4)])) == [STALE, APPLIED]
     state.compact()
-    assert (state.state().removed, state.state().compacted, state.state().deleted) == (1, 1, 1)
+    assert (state.state().tombstones, state.state().segment_rows, state.state().superseded_rows) == (1, 1, 1)
     state.close()
 
 
@@ -265,7 +265,7 @@ def test_a_compaction_that_the_disk_refuses_changes_nothing_and_can_be_done_late
     state.compact()
     state.compact()
     oracle.check(state)
-    assert state.state().rows == 0
+    assert state.state().delta_rows == 0
     state.close()
     state = live(shard, tmp_path)
     oracle.check(state)

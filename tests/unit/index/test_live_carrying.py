@@ -14,7 +14,7 @@ from index.kinds.engine import use_threads
 from index.live.carrying import REMEMBERED, apply_to_all, carry
 from index.live.live import Bounds, Live
 from index.serving.loaded import LoadedShard, opened
-from lookalike.v1.index_pb2 import Applied
+from lookalike.v1.index_pb2 import UpdateResult
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import pack
 from tests.unit.index.live_samples import BOUNDS, COUNT, Oracle, built, drawn, live, remove, upsert
@@ -83,11 +83,11 @@ def test_a_removal_is_remembered_by_so_many_versions_and_as_long_as_the_product_
         if number % 2:
             new.compact()
         late = [upsert(each, 8) for each in ("p1", "p59", "never seen")]
-        assert [each.outcome for each in new.apply(late)] == [Applied.STALE] * 3
+        assert [each.outcome for each in new.apply(late)] == [UpdateResult.STALE] * 3
         old = new
     new = live(shard, tmp_path / "last")
     carry(old, new)
-    assert new.state().removed == 1
+    assert new.state().tombstones == 1
     assert new.view.find("p1") is None
 
 
@@ -110,7 +110,12 @@ def test_an_update_is_taken_by_all_versions_and_what_one_of_them_misses_is_told(
     outcomes, lost = apply_to_all(
         old, [new], [upsert("p1", 9), wrong, upsert("p3", 9, spaces=(IMAGE,)), remove("p4", 9)]
     )
-    assert [each.outcome for each in outcomes] == [Applied.APPLIED, Applied.INVALID, Applied.APPLIED, Applied.APPLIED]
+    assert [each.outcome for each in outcomes] == [
+        UpdateResult.APPLIED,
+        UpdateResult.INVALID,
+        UpdateResult.APPLIED,
+        UpdateResult.APPLIED,
+    ]
     assert (lost.changes, *lost.reasons) == (1, "an encoder is another: its vectors are left out")
     for version in (old, new):
         assert [version.revision(each.encode()) for each in ("p1", "p2", "p3", "p4")] == [9, 0, 9, 9]
@@ -120,17 +125,17 @@ def test_an_update_that_one_version_lacked_is_applied_when_it_comes_again(old: L
     new = live(rebuilt(tmp_path / "next"), tmp_path / "new")
     old.apply([upsert("p1", 9)])
     (outcome,), _ = apply_to_all(old, [new], [upsert("p1", 9)])
-    assert outcome.outcome == Applied.APPLIED
+    assert outcome.outcome == UpdateResult.APPLIED
     assert new.revision(b"p1") == 9
     (outcome,), _ = apply_to_all(old, [new], [upsert("p1", 9)])
-    assert outcome.outcome == Applied.STALE
+    assert outcome.outcome == UpdateResult.STALE
 
 
 def test_what_one_version_has_no_room_for_none_takes(old: Live, tmp_path: Path) -> None:
     new = live(rebuilt(tmp_path / "next"), tmp_path / "new", Bounds(delta_rows=64, changes=3))
     new.apply([upsert("x1", 1), upsert("x2", 1)])
     outcomes, lost = apply_to_all(old, [new], [upsert("first", 7), upsert("second", 7)])
-    assert [each.outcome for each in outcomes] == [Applied.APPLIED, Applied.FULL]
+    assert [each.outcome for each in outcomes] == [UpdateResult.APPLIED, UpdateResult.FULL]
     assert "build another" in outcomes[1].error
     assert not lost.changes
     for version in (old, new):

@@ -12,7 +12,7 @@ import pytest
 
 from index.kinds.engine import use_threads
 from index.live.live import Live
-from lookalike.v1.index_pb2 import Applied, ApplyRequest
+from lookalike.v1.index_pb2 import ApplyRequest, UpdateResult
 from tests.conftest import REPOSITORY
 from tests.unit.index.live_child import BOUNDS
 from tests.unit.index.live_samples import Oracle, built, drawn
@@ -38,10 +38,10 @@ def test_killed_again_and_again_it_comes_back_with_all_that_was_acknowledged_and
         for number, request in enumerate(requests):
             if number >= acknowledged and sequence == recovered.sequence:
                 break
-            sequence += sum(oracle.apply(update) == Applied.APPLIED for update in request.updates)
+            sequence += sum(oracle.apply(update) == UpdateResult.APPLIED for update in request.updates)
         assert sequence == recovered.sequence
         oracle.check(recovered)
-        moved += recovered.state().compacted > 0
+        moved += recovered.state().segment_rows > 0
         recovered.close()
     assert moved  # A compaction was under way, or done, at some of the kills.
 

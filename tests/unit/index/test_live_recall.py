@@ -110,7 +110,7 @@ def test_under_churn_recall_is_within_half_a_point_before_during_and_after_a_com
     state.compact()
     measures += [recall(state.view), recall(state.view, Filter(shop_in=["1"]))]
     assert min(measures) >= built - HALF_A_POINT
-    assert state.state().rows == 0
+    assert state.state().delta_rows == 0
     base, compacted = (parsed_recipe(segment.spaces[IMAGE].entry.recipe) for segment in state.view.segments)
     assert isinstance(base, Lists)
     assert isinstance(compacted, Lists)

@@ -166,7 +166,7 @@ def test_the_best_of_each_shop_are_those_of_the_whole_ranking(
 ) -> None:
     image, text = by(IMAGE, VECTORS[IMAGE][7], 2), by(TEXT, VECTORS[TEXT][8], 1)
     for vectors in ([image], [text], [image, text]):
-        asked = ShardQuery(vectors=vectors, k=k, filter=condition, max_per_shop=most, without=["p7", "p40"])
+        asked = ShardQuery(vectors=vectors, k=k, filter=condition, max_per_shop=most, exclude_ids=["p7", "p40"])
         query, view = parsed(asked, DIMS), split(seed)
         view = View([each.without([3, 4, 5]) for each in view.segments])
         (everything,) = view.nearest([query._replace(k=COUNT, exact=True)])

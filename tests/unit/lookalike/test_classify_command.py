@@ -109,7 +109,9 @@ async def test_the_answer_is_a_table_a_category_and_what_it_is(ask: Ask, capsys:
 
 
 def test_an_abstention_says_why_and_names_no_category() -> None:
-    abstains = ClassifyResponse(abstained="too unlikely", provenance=ClassifyProvenance(precision=0.9, threshold=2))
+    abstains = ClassifyResponse(
+        abstention_reason="too unlikely", provenance=ClassifyProvenance(precision=0.9, threshold=2)
+    )
     line = str(render.classification_provenance(abstains))
     assert "abstains: too unlikely" in line
     assert "never reached" in line

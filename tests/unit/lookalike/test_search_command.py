@@ -291,21 +291,21 @@ def test_the_line_below_names_every_space_with_its_share_and_the_policy_that_cho
 
 
 def test_explained_searches_tell_how_each_shard_looked() -> None:
-    exact = SearchPlan(shard=0, space=SPACE_IMAGE, documents=60_000, passing=200)
+    exact = SearchPlan(shard=0, space=SPACE_IMAGE, documents=60_000, matching=200)
     codes = SearchPlan(
         shard=1,
         space=SPACE_TEXT,
         documents=60_000,
-        passing=6_000,
+        matching=6_000,
         recipe="IVF,PQ4fs",
         depth=145,
-        effort=32,
+        search_parameter=32,
         candidates=1160,
     )
     lines = str(render.provenance(Provenance(plans=[exact, codes]))).splitlines()
     assert lines[1:] == [
         "shard 0, image: 200 of 60,000 vectors pass · each compared",
-        "shard 1, text: 6,000 of 60,000 vectors pass · IVF,PQ4fs, 145 deep, effort 32, 1,160 candidates",
+        "shard 1, text: 6,000 of 60,000 vectors pass · IVF,PQ4fs, 145 deep, search_parameter 32, 1,160 candidates",
     ]
 
 

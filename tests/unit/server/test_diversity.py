@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.v1.index_pb2 import Fetched
+from lookalike.v1.index_pb2 import FetchedProduct
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, SpaceVector
 from lookalike.vectors import F32, normalised, pack
 from server.diversity import diversified, vectors_of
@@ -57,7 +57,7 @@ def test_similarity_in_several_spaces_is_the_weighted_mean_and_0_where_a_vector_
     random = np.random.default_rng(0)
     images, texts = (normalised(random.normal(size=(3, dim)).astype(np.float32)) for dim in (4, 6))
     hits = [
-        Fetched(vectors=[SpaceVector(space=SPACE_IMAGE, vector=pack(images[i])) for _ in "1" if i != 2]
+        FetchedProduct(vectors=[SpaceVector(space=SPACE_IMAGE, vector=pack(images[i])) for _ in "1" if i != 2]
                 + [SpaceVector(space=SPACE_TEXT, vector=pack(texts[i]))])
         for i in range(3)
     ]  # fmt: skip

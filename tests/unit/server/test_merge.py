@@ -81,8 +81,8 @@ def test_opaque_parts_are_a_search_response_to_the_byte() -> None:
 
 def test_explained_hits_keep_the_cosines_of_their_own_through_the_merge() -> None:
     first, second = a_shard([("a", 0.9), ("c", 0.5)]), a_shard([("b", 0.7)])
-    first.explained = pack(np.array([[1, 0.8], [0.5, 0.5]], dtype=np.float32))
-    second.explained = pack(np.array([[0.4, 1]], dtype=np.float32))
+    first.cosines = pack(np.array([[1, 0.8], [0.5, 0.5]], dtype=np.float32))
+    second.cosines = pack(np.array([[0.4, 1]], dtype=np.float32))
     hits = [hit.opaque((SPACE_IMAGE, SPACE_TEXT)) for hit in merged([first, second], 2, explained=2)]
     told = [(Product.FromString(hit.product).id, *((each.space, each.score) for each in hit.scores)) for hit in hits]
     assert told == [
