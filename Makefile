@@ -35,6 +35,7 @@ check: .venv/ready  ## Style, types, import rules, stubs, spelling.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	tools/protos.sh --check
+	tools/buf.sh
 	$(BIN)/typos
 
 fmt: .venv/ready  ## Format the code.

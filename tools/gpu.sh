@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 venv=.cache/gpu-venv
 test -x "$venv/bin/python" || "${PYTHON:-python3}" -m venv "$venv"
 "$venv/bin/pip" install --quiet --disable-pip-version-check uv
-"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" '.[gpu,gateway]'
+"$venv/bin/uv" pip install --quiet --python "$venv/bin/python" -r pyproject.toml --group gpu --group gateway
 "$venv/bin/python" - <<'PYTHON'
 import sys
 from index.kinds.device import missing

@@ -8,7 +8,7 @@ compile() {  # compile FILE OPTION...
     .venv/bin/uv pip compile pyproject.toml "$@" --quiet --universal --python-version 3.11 --generate-hashes \
         --no-annotate --no-emit-index-url --custom-compile-command "make lock" -o "$out"
 }
-compile dev --extra dev "$@"
+compile dev --group dev "$@"
 for role in gateway index model-server text-encoder pipeline loadtest; do
-    compile "$role" --extra "$role" -c requirements/dev.lock
+    compile "$role" --group "$role" -c requirements/dev.lock
 done

@@ -1,4 +1,4 @@
-"""What every command line shares: one table from words to functions, and an exit status that means something."""
+"""The command-line dispatcher: finds a command by its words, runs it, and maps its errors to an exit status."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lookalike.errors import LookalikeError, OperatorError
 
-# A command gets the words after its name and the environment, and returns its exit status (None: 0).
+# A command takes the words after its name and the environment, and returns its exit status (None: 0).
 Main = Callable[[Sequence[str], Mapping[str, str]], int | None]
+
+_HELP = ("-h", "--help")
+_ROOT = Path(__file__).resolve().parents[2]  # Of a clone or an image; of an installed client, site-packages.
+
+
+def _file_of(module: str) -> Path:
+    return _ROOT.joinpath(*module.split(".")).with_suffix(".py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,29 +26,39 @@ class Command:
     target: str  # "module:function", imported only when the command is run: rooms stay apart, `--help` stays quick.
     help: str
 
+    @property
+    def installed(self) -> bool:
+        """Whether the command's code is here: `pip install` brings the client and the commands that ask, no more."""
+        module = self.target.partition(":")[0]
+        in_client = module.startswith("lookalike.")
+        # Beside an installed client, a folder `server` or `index` belongs to somebody else.
+        return _file_of(module).is_file() and (in_client or _file_of("lookalike.runtime.edge").is_file())
+
     def load(self) -> Main:
+        """Import the command's function. Raises OperatorError where its code is not installed."""
+        if not self.installed:
+            raise OperatorError(
+                "this command runs a part of the system, of which only the client is installed here: run it from a "
+                "clone of the repository (`make demo` sets one up) or from its role's container image"
+            )
         module, _, function = self.target.partition(":")
         main: Main = getattr(importlib.import_module(module), function)
         return main
 
 
-HELP = ("-h", "--help")
-
-
 def dispatch(prog: str, commands: Mapping[str, Command], argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the command whose one or two words begin `argv`; without one, or with --help, show all, or a group's."""
+    """Run the command that the first one or two words of `argv` name; without one, or with --help, list commands."""
     for words in (2, 1):
         if (command := commands.get(" ".join(argv[:words]))) is not None and len(argv) >= words:
-            main = command.load()
-            return run(lambda: main(argv[words:], environ))  # noqa: B023  # runs before the loop goes on
+            return run(lambda: command.load()(argv[words:], environ))  # noqa: B023  # runs before the loop goes on
     groups = {name.split()[0] for name in commands}
-    asked = not argv or argv[0] in HELP or (argv[0] in groups and " ".join(argv[1:2]) in HELP)
-    print(_overview(prog, commands, argv), file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    wants_help = not argv or argv[0] in _HELP or (argv[0] in groups and " ".join(argv[1:2]) in _HELP)
+    print(_overview(prog, commands, argv), file=sys.stdout if wants_help else sys.stderr)
+    return 0 if wants_help else 2
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """The exit status: what `main` returns; 2: the operator can mend it; 1: the service failed; 130: Ctrl-C."""
+    """Run a command. Exit status: what `main` returns; 2 OperatorError; 1 other errors of ours; 130 Ctrl-C."""
     try:
         return main() or 0
     except LookalikeError as error:
@@ -52,9 +70,18 @@ def run(main: Callable[[], int | None]) -> int:
 
 def _overview(prog: str, commands: Mapping[str, Command], argv: Sequence[str]) -> str:
     group = {name: command for name, command in commands.items() if argv and name.split()[0] == argv[0]}
-    shown = group or commands
-    width = max(len(name) for name in shown)
+    listed = group or commands
+    here = {name: command for name, command in listed.items() if command.installed}
+    elsewhere = {name: command for name, command in listed.items() if name not in here}
     lines = [f"usage: {prog} COMMAND [OPTION ...]      {prog} COMMAND --help says more", ""]
     if argv and not group and not argv[0].startswith("-"):
         lines.insert(0, f"error: no such command: {' '.join(argv[:2])}")
-    return "\n".join(lines + [f"  {name:<{width}}  {command.help}" for name, command in shown.items()])
+    lines += _table(here)
+    if elsewhere:
+        lines += [*([""] if here else []), "only in a clone of the repository or a container image:", *_table(elsewhere)]
+    return "\n".join(lines)
+
+
+def _table(commands: Mapping[str, Command]) -> list[str]:
+    width = max(map(len, commands), default=0)
+    return [f"  {name:<{width}}  {command.help}" for name, command in commands.items()]
