@@ -14,6 +14,7 @@ from loadtest.mix import Listed, Sample
 from lookalike.cli import npy_files
 from lookalike.errors import BadSettings
 from lookalike.limits import MAX_IMAGE_BYTES
+from lookalike.spaces import VECTOR_SPACES
 from lookalike.vectors import F32
 
 MAX_PHOTOS = 200
@@ -59,6 +60,17 @@ def find_photos(directory: Path) -> list[str]:
     if not photos:
         raise BadSettings(f"--images {directory}: no photos there ({', '.join(_SUFFIXES)}; at most 8 MB each)")
     return photos
+
+
+def parse_vectors(text: str | None) -> tuple[str, str]:
+    """Space and file of `SPACE=FILE.npy`; two empty strings for none."""
+    if not text:
+        return "", ""
+    space, _, file = text.partition("=")
+    if space not in VECTOR_SPACES or not file:
+        raise BadSettings(f"--vectors {text!r}: write image=FILE.npy, text=FILE.npy or product=FILE.npy")
+    read_vectors(Path(file))
+    return space, file
 
 
 def read_vectors(path: Path) -> F32:

@@ -91,7 +91,7 @@ def document(run: Run) -> dict[str, Any]:
             {"objective": each.objective, "allowed": each.allowed, "measured": each.measured, "met": each.met}
             for each in run.verdicts
         ],
-        "met": all(verdict.met for verdict in run.verdicts),
+        "met": not any(verdict.met is False for verdict in run.verdicts),
     }
 
 
@@ -154,8 +154,11 @@ def _client_table(run: Run) -> Table:
     return table
 
 
+_VERDICTS = {True: "[green]met[/]", False: "[red]MISSED[/]", None: "[yellow]left out[/]"}
+
+
 def _verdict_table(run: Run) -> Table:
     table = _table("Objectives", "objective", "allowed", "measured", "")
     for each in run.verdicts:
-        table.add_row(each.objective, each.allowed, each.measured, "[green]met[/]" if each.met else "[red]MISSED[/]")
+        table.add_row(each.objective, each.allowed, each.measured, _VERDICTS[each.met])
     return table

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import ipaddress
-import itertools
 import json
 import random
 import subprocess
@@ -17,18 +16,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from loadtest import plan, report, slo
+from loadtest import discovery, plan, report, slo
 from loadtest.histogram import Histogram, Labels, added, parsed
-from loadtest.mix import KINDS, Asker, Listed, parse_mix
+from loadtest.mix import KINDS
 from lookalike.cli.arguments import number
 from lookalike.client import Client
-from lookalike.errors import BadSettings, LookalikeError, Unavailable
-from lookalike.spaces import VECTOR_SPACES
+from lookalike.errors import BadSettings, Unavailable
 
 MAX_USERS = 256
 MAX_SECONDS = 600.0
 MAX_RATE = 5000.0
-MAX_PRODUCTS = 2000  # Asked about; more would only make the plan larger.
 MAX_PAGE_BYTES = 16 << 20
 OBJECTIVES = Path(__file__).with_name("slo.toml")
 REQUESTS, STAGES = "lookalike_request_seconds", "lookalike_stage_seconds"
@@ -45,14 +42,14 @@ examples:
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    arguments = _parser().parse_args(argv)
-    for place in (arguments.address, urlsplit(arguments.metrics).netloc):
-        _check_place(place, owned=arguments.i_own_this_server)
-    objectives = slo.read(arguments.slo)
-    made, left_out = _planned(arguments)
-    before = _scraped(arguments.metrics)
+    options = _parser().parse_args(argv)
+    for place in (options.address, urlsplit(options.metrics).netloc):
+        _check_place(place, owned=options.i_own_this_server)
+    objectives = slo.read(options.slo)
+    made, left_out = _plan_run(options)
+    before = _scraped(options.metrics)
     seen = _made(made)
-    after = _scraped(arguments.metrics)
+    after = _scraped(options.metrics)
     gained = added(before[REQUESTS], after[REQUESTS])
     run = report.Run(
         plan=made,
@@ -62,11 +59,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         stages=added(before[STAGES], after[STAGES]),
         verdicts=slo.judge(objectives, gained, seen=slo.Seen.of(seen)),
     )
-    if arguments.json:
+    if options.json:
         print(json.dumps(report.document(run), indent=2, ensure_ascii=False))
     else:
         report.show(run)
-    return 0 if all(verdict.met for verdict in run.verdicts) else 1
+    return 1 if any(verdict.met is False for verdict in run.verdicts) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,57 +110,24 @@ def _check_place(place: str, *, owned: bool) -> None:
         raise BadSettings(f"{place} is not on this machine: load only what is yours, then say --i-own-this-server")
 
 
-def _planned(arguments: argparse.Namespace) -> tuple[plan.Plan, dict[str, str]]:
+def _plan_run(options: argparse.Namespace) -> tuple[plan.Plan, Mapping[str, str]]:
     """The plan, and the kinds of query that the gateway cannot answer with its reasons."""
-    space, vectors = _vectors(arguments.vectors)
-    with Client(arguments.address) as client:
-        products = [
-            Listed(id=product.id, title=product.title, category=product.category, price=product.price)
-            for product in itertools.islice(client.list(limit=MAX_PRODUCTS, timeout_s=20), MAX_PRODUCTS)
-        ]
-        if not products:
-            raise Unavailable("the catalogue is empty: there is nothing to ask about")
-        made = plan.Plan(
-            address=arguments.address,
-            users=arguments.users,
-            seconds=arguments.seconds,
-            rate=arguments.rate,
-            seed=arguments.seed,
+    space, vectors = plan.parse_vectors(options.vectors)
+    with Client(options.address) as client:
+        draft = plan.Plan(
+            address=options.address,
+            users=options.users,
+            seconds=options.seconds,
+            rate=options.rate,
+            seed=options.seed,
             mix={},
-            products=products,
-            photos=plan.find_photos(arguments.images) if arguments.images else (),
+            products=discovery.list_products(client),
+            photos=plan.find_photos(options.images) if options.images else (),
             vectors=vectors,
             vector_space=space,
         )
-        sample = made.sample()
-        mix = (
-            parse_mix(arguments.mix, sample.kinds())
-            if arguments.mix
-            else {kind: KINDS[kind] for kind in sample.kinds()}
-        )
-        asker, left_out = Asker(sample, mix, arguments.seed), {}
-        for kind in mix:
-            try:
-                client.search(**asker.of(kind))
-            except LookalikeError as error:
-                if arguments.mix:
-                    raise
-                left_out[kind] = str(error)
-    mix = {kind: weight for kind, weight in mix.items() if kind not in left_out}
-    if not mix:
-        raise Unavailable("the gateway answers no kind of query: " + "; ".join(left_out.values()))
-    return dataclasses.replace(made, mix=mix), left_out
-
-
-def _vectors(text: str | None) -> tuple[str, str]:
-    """Space and file of `SPACE=FILE.npy`; two empty strings for none."""
-    if not text:
-        return "", ""
-    space, _, file = text.partition("=")
-    if space not in VECTOR_SPACES or not file:
-        raise BadSettings(f"--vectors {text!r}: write image=FILE.npy, text=FILE.npy or product=FILE.npy")
-    plan.read_vectors(Path(file))
-    return space, file
+        mix = discovery.answerable_mix(client, draft.sample(), options.mix, options.seed)
+    return dataclasses.replace(draft, mix=mix.weights), mix.left_out
 
 
 def _made(made: plan.Plan) -> dict[str, Any]:

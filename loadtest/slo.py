@@ -9,6 +9,7 @@ space = "image"                 optional: "image", "text", "product", "image+tex
 cached = false                  optional: all unless set
 p50_s = 0.05                    p50_s, p99_s or both; a bound of the server's buckets, so that the verdict is exact
 p99_s = 0.25
+optional = true                 optional: left out where no such call was answered, and not missed
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Latency:
     labels: Mapping[str, str]
     quantile: float
     at_most_s: float
+    optional: bool = False  # Left out where no such call was answered.
 
     def __str__(self) -> str:
         what = " ".join(
@@ -67,7 +69,7 @@ class Verdict:
     objective: str
     allowed: str
     measured: str
-    met: bool
+    met: bool | None  # None: left out, as nothing was measured for an optional objective.
 
 
 def read(path: Path) -> Objectives:
@@ -93,7 +95,7 @@ def parse(document: Mapping[str, Any]) -> Objectives:
 
 
 def _latencies(row: Mapping[str, Any]) -> list[Latency]:
-    _refuse_unknown(row, ("method", "space", "cached", *QUANTILES), "[[latency]]")
+    _refuse_unknown(row, ("method", "space", "cached", "optional", *QUANTILES), "[[latency]]")
     labels = {}
     for name, kind in (("method", str), ("space", str), ("cached", bool)):
         if name in row:
@@ -102,8 +104,12 @@ def _latencies(row: Mapping[str, Any]) -> list[Latency]:
             labels[name] = str(row[name]).lower() if kind is bool else row[name]
     if "method" not in labels or not QUANTILES.keys() & row.keys():
         raise BadSettings("[[latency]] needs method, and p50_s or p99_s")
+    if not isinstance(optional := row.get("optional", False), bool):
+        raise BadSettings(f"optional = {optional!r}: not a true or false")
     return [
-        Latency(labels=labels, quantile=q, at_most_s=_bound(row, name)) for name, q in QUANTILES.items() if name in row
+        Latency(labels=labels, quantile=q, at_most_s=_bound(row, name), optional=optional)
+        for name, q in QUANTILES.items()
+        if name in row
     ]
 
 
@@ -152,6 +158,8 @@ def _judged(latency: Latency, series: Mapping[Labels, Histogram]) -> Verdict:
     allowed = f"≤ {latency.at_most_s:g} s"
     # Failed calls are left out: an error that comes fast must not make answers look fast.
     answers = merged(series, outcome="OK", **latency.labels)
+    if latency.optional and not (answers and answers.count):
+        return Verdict(str(latency), allowed, "no such answer", met=None)
     least = math.ceil(1 / (1 - latency.quantile) - 1e-9)
     if answers is None or answers.count < least:
         count = answers.count if answers else 0

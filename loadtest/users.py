@@ -1,54 +1,71 @@
-"""The users: a process of its own that asks a gateway as planned, with Locust, and prints what they saw as JSON.
+"""Locust users that ask a gateway for similar products. A locustfile, and what `lookalike load` runs.
 
-    python -m loadtest.users PLAN.json
+    locust -f loadtest/users.py --host 127.0.0.1:50051                                        with Locust's web page
+    locust -f loadtest/users.py --host 127.0.0.1:50051 --headless -u 16 -r 16 -t 30s --images photos/
+    python -m loadtest.users PLAN.json                                   as `lookalike load` does: prints JSON
 
 A process of its own because Locust patches the interpreter: sockets and threads become gevent's.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
+import random
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import gevent
 import grpc.experimental.gevent
-from locust import User, constant, constant_throughput, task
+from locust import User, constant, constant_throughput, events, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from loadtest.mix import Asker, Sample
-from loadtest.plan import Plan, read
+from loadtest import discovery
+from loadtest.mix import KINDS, Asker, Sample
+from loadtest.plan import Plan, find_photos, parse_vectors, read, read_vectors
 from lookalike.client import Client
-from lookalike.errors import LookalikeError
+from lookalike.errors import BadSettings, LookalikeError
 
 grpc.experimental.gevent.init_gevent()
 
 DRAIN_S = 10.0  # Calls under way at the end are awaited: one that is broken off would count as a failure of the server.
+_STOP_AFTER_S = 1.0
+RATE_PER_USER = 2.5  # As the 16 users and 40 calls per second of `lookalike load`.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The gateway that all users ask, and what they ask it."""
+
+    client: Client
+    sample: Sample
+    mix: Mapping[str, float]
+    seeds: itertools.count[int]  # Of each user's queries.
 
 
 class Shopper(User):
-    plan: ClassVar[Plan]
-    sample: ClassVar[Sample]
-    client: ClassVar[Client]
-    numbers: ClassVar[itertools.count[int]]
-    end_s: ClassVar[float]
+    """Asks one query after another, of a kind drawn by the mix."""
 
-    def __init__(self, environment: Environment) -> None:
-        super().__init__(environment)
-        self._asker = Asker(self.sample, self.plan.mix, seed=self.plan.seed + next(self.numbers))
+    target: ClassVar[Target | None] = None  # None: the gateway could not be asked.
+    end_s: ClassVar[float] = float("inf")  # On perf_counter's clock: from then on a user ends instead of asking.
+    asker: Asker | None = None
 
     @task
     def ask(self) -> None:
-        if perf_counter() >= self.end_s:
+        if self.target is None or perf_counter() >= self.end_s:
             raise StopUser
-        kind, question = self._asker.next()
+        self.asker = self.asker or Asker(self.target.sample, self.target.mix, seed=next(self.target.seeds))
+        kind, question = self.asker.next()
         start_s, error = perf_counter(), None
         try:
-            self.client.search(**question)
+            self.target.client.search(**question)
         except LookalikeError as failure:
             error = failure
         self.environment.events.request.fire(
@@ -61,13 +78,87 @@ class Shopper(User):
         )
 
 
+def _aim(target: Target, *, rate_per_user: float) -> None:
+    """Let all users ask the target. A rate of 0: each asks again as soon as it is answered."""
+    Shopper.target = target
+    Shopper.wait_time = constant_throughput(rate_per_user) if rate_per_user else constant(0)
+
+
+@events.init_command_line_parser.add_listener
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `locust -f loadtest/users.py`; they are on Locust's web page, too."""
+    option = parser.add_argument
+    option("--images", metavar="DIR", default="", help="photos to ask with; without it there are no photo queries")
+    option("--vectors", metavar="SPACE=FILE.npy", default="", help="vectors to ask with, say image=queries.npy")
+    mix = ",".join(f"{kind}={weight:g}" for kind, weight in KINDS.items())
+    option("--mix", metavar="KIND=WEIGHT,…", default="", help=f"default: what the gateway answers of {mix}")
+    option(
+        "--rate-per-user", type=float, default=RATE_PER_USER, help="calls per second; 0: as answers come (%(default)s)"
+    )
+    option("--query-seed", type=int, default=-1, help="of the queries; -1: another for each run")
+
+
+@events.test_start.add_listener
+def _on_test_start(environment: Any, **_: Any) -> None:
+    """Started by `locust`: look what the gateway can be asked, or say why it cannot be."""
+    if (options := environment.parsed_options) is None:  # Started by `run` below.
+        return
+    try:
+        _aim(_explore(_address(environment.host or ""), options), rate_per_user=options.rate_per_user)
+    except LookalikeError as error:
+        if environment.web_ui is None:
+            sys.exit(f"error: {error}")
+        Shopper.target = None
+        gevent.spawn_later(
+            _STOP_AFTER_S, environment.runner.stop
+        )  # When the users, which have nothing to do, are there.
+        environment.events.request.fire(
+            request_type="Search", name="first", response_time=0, response_length=0, exception=error, context={}
+        )
+
+
+@events.test_stop.add_listener
+def _on_test_stop(environment: Any, **_: Any) -> None:
+    if environment.parsed_options is not None and Shopper.target is not None:
+        Shopper.target.client.close()
+
+
+def _explore(address: str, options: argparse.Namespace) -> Target:
+    """Ask the gateway for its products, and try every kind of query. Raises LookalikeError."""
+    seed = random.randrange(2**32) if options.query_seed < 0 else options.query_seed
+    space, vectors = parse_vectors(options.vectors)
+    photos = find_photos(Path(options.images)) if options.images else []
+    client = Client(address)
+    try:
+        sample = Sample(
+            products=discovery.list_products(client),
+            photos=[Path(photo).read_bytes() for photo in photos],
+            vectors=read_vectors(Path(vectors)) if vectors else None,
+            vector_space=space,
+        )
+        mix = discovery.answerable_mix(client, sample, options.mix or None, seed)
+    except LookalikeError:
+        client.close()
+        raise
+    for kind, reason in mix.left_out.items():
+        print(f"{kind} queries are left out: {reason}", file=sys.stderr)
+    return Target(client=client, sample=sample, mix=mix.weights, seeds=itertools.count(seed))
+
+
+def _address(host: str) -> str:
+    """host:port of Locust's --host, which may be written like a URL. Raises BadSettings."""
+    address = urlsplit(host).netloc if "://" in host else host
+    if ":" not in address:
+        raise BadSettings(f"--host {host!r}: write HOST:PORT of a gateway, say 127.0.0.1:50051")
+    return address
+
+
 def run(plan: Plan) -> dict[str, Any]:
-    """Ask for `plan.seconds`; what was seen, by kind of query."""
-    Shopper.plan, Shopper.sample, Shopper.numbers = plan, plan.sample(), itertools.count()
-    Shopper.wait_time = constant_throughput(plan.rate / plan.users) if plan.rate else constant(0)
+    """Ask for `plan.seconds`; returns what the users measured, by kind of query."""
     environment = Environment(user_classes=[Shopper], stop_timeout=DRAIN_S)
     with Client(plan.address) as client:
-        Shopper.client = client
+        target = Target(client=client, sample=plan.sample(), mix=plan.mix, seeds=itertools.count(plan.seed))
+        _aim(target, rate_per_user=plan.rate / plan.users)
         runner = environment.create_local_runner()
         gevent.get_hub().loop.update_now()  # Its clock stands still while no greenlet waits: during the imports, say.
         start_s = perf_counter()
@@ -80,7 +171,7 @@ def run(plan: Plan) -> dict[str, Any]:
         seconds = perf_counter() - start_s
     return {
         "seconds": seconds,
-        "kinds": {name: _seen(entry) for (name, _), entry in sorted(environment.stats.entries.items())},
+        "kinds": {name: _summary(entry) for (name, _), entry in sorted(environment.stats.entries.items())},
         "errors": [
             {"kind": failure.name, "error": str(failure.error), "times": failure.occurrences}
             for failure in sorted(environment.stats.errors.values(), key=lambda failure: -failure.occurrences)
@@ -88,7 +179,7 @@ def run(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _seen(entry: Any) -> dict[str, float]:
+def _summary(entry: Any) -> dict[str, float]:
     return {
         "calls": entry.num_requests,
         "failed": entry.num_failures,

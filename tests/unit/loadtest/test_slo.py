@@ -22,13 +22,14 @@ def series(*counts: int, space: str = "image", outcome: str = "OK", cached: str 
     return {frozenset(labels.items()): Histogram((0.1, 0.5, 10.0, math.inf), counts, sum_s=1.0)}
 
 
-def met(document: dict[str, Any], gained: dict[Labels, Histogram], seen: slo.Seen = FINE) -> dict[str, bool]:
+def met(document: dict[str, Any], gained: dict[Labels, Histogram], seen: slo.Seen = FINE) -> dict[str, bool | None]:
     return {each.objective: each.met for each in slo.judge(slo.parse(document), gained, seen)}
 
 
 def test_the_objectives_of_the_project_can_be_read() -> None:
     objectives = slo.read(OBJECTIVES)
-    assert {latency.labels.get("space") for latency in objectives.latencies} == {"image", "text", None}
+    optional = {latency.labels.get("space"): latency.optional for latency in objectives.latencies}
+    assert optional == {None: False, "image": True, "text": True, "product": True}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,7 @@ def test_the_objectives_of_the_project_can_be_read() -> None:
         ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.5, "p95_s": 1.0}]}, "p95_s: no such key"),
         ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.5, "cached": "no"}]}, "not a true or false"),
         ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.3}]}, "between them nothing is known"),
+        ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.5, "optional": 1}]}, "not a true or false"),
     ],
 )
 def test_what_is_not_understood_is_refused(document: dict[str, Any], complaint: str) -> None:
@@ -93,6 +95,15 @@ def test_an_objective_that_nothing_was_measured_for_is_a_miss() -> None:
     text = {"error_ratio": 0, "latency": [{"method": "Search", "space": "text", "p50_s": 0.5}]}
     verdict = slo.judge(slo.parse(text), series(1000, 0, 0, 0), FINE)[-1]
     assert (verdict.measured, verdict.met) == ("0 answers; it takes 2", False)
+
+
+def test_an_optional_objective_is_left_out_where_nothing_was_answered_and_judged_where_something_was() -> None:
+    row = {"method": "Search", "space": "text", "p50_s": 0.1, "optional": True}
+    objectives = slo.parse({"error_ratio": 0, "latency": [row]})
+    assert slo.judge(objectives, series(1000, 0, 0, 0), FINE)[-1].met is None
+    assert slo.judge(objectives, series(1000, 0, 0, 0, space="text"), FINE)[-1].met is True
+    assert slo.judge(objectives, series(0, 1000, 0, 0, space="text"), FINE)[-1].met is False
+    assert slo.judge(objectives, series(1, 0, 0, 0, space="text"), FINE)[-1].met is False  # Too few answers to tell.
 
 
 @pytest.mark.parametrize(("answers", "enough"), [(99, False), (100, True)])

@@ -1,0 +1,52 @@
+"""What a gateway can be asked: its products, and which kinds of query it answers. Network I/O."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loadtest.mix import KINDS, Asker, Listed, Sample, parse_mix
+from lookalike.client import Client
+from lookalike.errors import LookalikeError, Unavailable
+
+MAX_PRODUCTS = 2000  # Asked about; more would only make the plan larger.
+_LIST_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    weights: Mapping[str, float]  # By kind of query.
+    left_out: Mapping[str, str]  # Kinds that the gateway cannot answer, and its reasons.
+
+
+def list_products(client: Client) -> list[Listed]:
+    """The first products of the catalogue. Raises Unavailable where it is empty."""
+    products = [
+        Listed(id=product.id, title=product.title, category=product.category, price=product.price)
+        for product in itertools.islice(client.list(limit=MAX_PRODUCTS, timeout_s=_LIST_TIMEOUT_S), MAX_PRODUCTS)
+    ]
+    if not products:
+        raise Unavailable("the catalogue is empty: there is nothing to ask about")
+    return products
+
+
+def answerable_mix(client: Client, sample: Sample, requested: str | None, seed: int) -> Mix:
+    """The kinds of query to ask, each tried once.
+
+    requested: "product=6,text=2"; every kind in it must be answered. None: the default weights of what is answered.
+    Raises BadSettings, and what a search raises.
+    """
+    weights = parse_mix(requested, sample.kinds()) if requested else {kind: KINDS[kind] for kind in sample.kinds()}
+    asker, left_out = Asker(sample, weights, seed), {}
+    for kind in weights:
+        try:
+            client.search(**asker.of(kind))
+        except LookalikeError as error:
+            if requested:
+                raise
+            left_out[kind] = str(error)
+    answered = {kind: weight for kind, weight in weights.items() if kind not in left_out}
+    if not answered:
+        raise Unavailable("the gateway answers no kind of query: " + "; ".join(left_out.values()))
+    return Mix(weights=answered, left_out=left_out)
