@@ -67,7 +67,7 @@ class ExistsResponse(_message.Message):
     EXISTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def exists(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """In the order asked."""
+        """In the order of the ids."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ Global___ListRequest: _TypeAlias = ListRequest  # noqa: Y015
 
 @_typing.final
 class UpsertRequest(_message.Message):
-    """The whole product as it is to be: what is not given, it does not have."""
+    """Replaces the whole product: a field that is not set is empty afterwards."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -166,19 +166,19 @@ class UpsertRequest(_message.Message):
     ENCODE_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Above 0, say the milliseconds since 1970 of the change."""
+    """Above 0; for example the time of the change in milliseconds since 1970."""
     encode: _builtins.bool
-    """Make the vectors of the other spaces: of the text space from the title (or else the description), of the image space
-    from `image`, of the product space from both. Where none is made and none is given, INVALID_ARGUMENT.
+    """Encode the vectors of the other spaces: text from the title (or the description if there is none), image from `image`,
+    product from both. INVALID_ARGUMENT if the product would have no vector at all.
     """
     image: _builtins.bytes
-    """An encoded photo, at most 8 MiB. Not kept."""
+    """An encoded photo, at most 8 MiB. Not stored."""
     @_builtins.property
     def product(self) -> _types_pb2.Product: ...
     @_builtins.property
     def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]:
-        """float32 of the spaces' dimensions, of any length but zero, one for a space at most. The product is found in the
-        spaces that it has a vector in.
+        """float32 of the space's dimension, of any norm above 0, at most one per space. The product can be found in the spaces
+        in which it has a vector.
         """
 
     def __init__(
@@ -205,7 +205,7 @@ class RemoveRequest(_message.Message):
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
-    """Need not exist: no older upsert will bring it."""
+    """Need not exist: the tombstone keeps an older upsert from bringing it back."""
     revision: _builtins.int
     def __init__(
         self,
@@ -228,10 +228,10 @@ class ChangeResponse(_message.Message):
     APPLIED_FIELD_NUMBER: _builtins.int
     SPACES_FIELD_NUMBER: _builtins.int
     applied: _builtins.bool
-    """False: this revision, or a newer one, was known: nothing changed."""
+    """False: this revision or a newer one was applied before; nothing changed."""
     @_builtins.property
     def spaces(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Space.ValueType]:
-        """That an upserted product has a vector in."""
+        """Spaces in which an upserted product has a vector."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from lookalike.v1 import types_pb2 as lookalike_dot_v1_dot_types__pb2
 
 
 class CatalogStub:
-    """What is in the catalogue. These answers are whole or an error: a shard out of reach is UNAVAILABLE, never a short list.
+    """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
@@ -52,7 +52,7 @@ class CatalogStub:
 
 
 class CatalogServicer:
-    """What is in the catalogue. These answers are whole or an error: a shard out of reach is UNAVAILABLE, never a short list.
+    """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
@@ -78,20 +78,20 @@ class CatalogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """By rising product id (in UTF-8 byte order). To go on after a break, ask again with the last id seen as `after`.
+        """Products by rising id (UTF-8 byte order). To resume after a break, send the last id received as `after`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Upsert(self, request, context):
-        """What is acknowledged is on the disk of the one shard that owns the product, and every search that the shard is asked
-        from then on sees it; a cached answer may be older for as long as the gateway's `refresh_s`. The newest revision wins,
-        in whatever order changes come and however often: to try again after any failure is harmless.
+        """An acknowledged change is durable on the disk of the shard that owns the product, and visible to every later search of
+        that shard; a cached answer may be older by the gateway's `refresh_s`. The newest revision wins, in whatever order and
+        however often changes arrive: retrying after any failure is safe.
 
-        FAILED_PRECONDITION  the shards take no updates; an encoder is not that of the index
-        RESOURCE_EXHAUSTED   too many changes wait, the disk is full, or another version must be built: the message says which
-        UNAVAILABLE          the shard, or an encoder, is out of reach; the change may have happened if it was the shard
+        FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's
+        RESOURCE_EXHAUSTED   the update queue or the disk is full, or the version has no room left: the message says which
+        UNAVAILABLE          the shard or an encoder is unreachable; if it was the shard, the change may have been applied
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,7 +145,7 @@ def add_CatalogServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Catalog:
-    """What is in the catalogue. These answers are whole or an error: a shard out of reach is UNAVAILABLE, never a short list.
+    """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts

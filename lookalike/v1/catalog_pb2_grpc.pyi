@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogStub:
-    """What is in the catalogue. These answers are whole or an error: a shard out of reach is UNAVAILABLE, never a short list.
+    """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
@@ -43,21 +43,21 @@ class CatalogStub:
     Exists: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ExistsRequest, _catalog_pb2.ExistsResponse]
     Count: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CountRequest, _catalog_pb2.CountResponse]
     List: _grpc.UnaryStreamMultiCallable[_catalog_pb2.ListRequest, _types_pb2.Product]
-    """By rising product id (in UTF-8 byte order). To go on after a break, ask again with the last id seen as `after`."""
+    """Products by rising id (UTF-8 byte order). To resume after a break, send the last id received as `after`."""
     Upsert: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.UpsertRequest, _catalog_pb2.ChangeResponse]
-    """What is acknowledged is on the disk of the one shard that owns the product, and every search that the shard is asked
-    from then on sees it; a cached answer may be older for as long as the gateway's `refresh_s`. The newest revision wins,
-    in whatever order changes come and however often: to try again after any failure is harmless.
+    """An acknowledged change is durable on the disk of the shard that owns the product, and visible to every later search of
+    that shard; a cached answer may be older by the gateway's `refresh_s`. The newest revision wins, in whatever order and
+    however often changes arrive: retrying after any failure is safe.
 
-    FAILED_PRECONDITION  the shards take no updates; an encoder is not that of the index
-    RESOURCE_EXHAUSTED   too many changes wait, the disk is full, or another version must be built: the message says which
-    UNAVAILABLE          the shard, or an encoder, is out of reach; the change may have happened if it was the shard
+    FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's
+    RESOURCE_EXHAUSTED   the update queue or the disk is full, or the version has no room left: the message says which
+    UNAVAILABLE          the shard or an encoder is unreachable; if it was the shard, the change may have been applied
     """
     Remove: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.ChangeResponse]
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
-    """What is in the catalogue. These answers are whole or an error: a shard out of reach is UNAVAILABLE, never a short list.
+    """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
@@ -69,20 +69,20 @@ class CatalogAsyncStub(CatalogStub):
     Exists: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ExistsRequest, _catalog_pb2.ExistsResponse]  # type: ignore[assignment]
     Count: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CountRequest, _catalog_pb2.CountResponse]  # type: ignore[assignment]
     List: _aio.UnaryStreamMultiCallable[_catalog_pb2.ListRequest, _types_pb2.Product]  # type: ignore[assignment]
-    """By rising product id (in UTF-8 byte order). To go on after a break, ask again with the last id seen as `after`."""
+    """Products by rising id (UTF-8 byte order). To resume after a break, send the last id received as `after`."""
     Upsert: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpsertRequest, _catalog_pb2.ChangeResponse]  # type: ignore[assignment]
-    """What is acknowledged is on the disk of the one shard that owns the product, and every search that the shard is asked
-    from then on sees it; a cached answer may be older for as long as the gateway's `refresh_s`. The newest revision wins,
-    in whatever order changes come and however often: to try again after any failure is harmless.
+    """An acknowledged change is durable on the disk of the shard that owns the product, and visible to every later search of
+    that shard; a cached answer may be older by the gateway's `refresh_s`. The newest revision wins, in whatever order and
+    however often changes arrive: retrying after any failure is safe.
 
-    FAILED_PRECONDITION  the shards take no updates; an encoder is not that of the index
-    RESOURCE_EXHAUSTED   too many changes wait, the disk is full, or another version must be built: the message says which
-    UNAVAILABLE          the shard, or an encoder, is out of reach; the change may have happened if it was the shard
+    FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's
+    RESOURCE_EXHAUSTED   the update queue or the disk is full, or the version has no room left: the message says which
+    UNAVAILABLE          the shard or an encoder is unreachable; if it was the shard, the change may have been applied
     """
     Remove: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.ChangeResponse]  # type: ignore[assignment]
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
-    """What is in the catalogue. These answers are whole or an error: a shard out of reach is UNAVAILABLE, never a short list.
+    """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
 
     INVALID_ARGUMENT  an id of 0 or more than 256 bytes, more than 1,000 ids, a malformed filter; details name the field
     DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED  as in SimilarProducts
@@ -116,7 +116,7 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_types_pb2.Product], _abc.AsyncIterator[_types_pb2.Product]]:
-        """By rising product id (in UTF-8 byte order). To go on after a break, ask again with the last id seen as `after`."""
+        """Products by rising id (UTF-8 byte order). To resume after a break, send the last id received as `after`."""
 
     @_abc_1.abstractmethod
     def Upsert(
@@ -124,13 +124,13 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.UpsertRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ChangeResponse, _abc.Awaitable[_catalog_pb2.ChangeResponse]]:
-        """What is acknowledged is on the disk of the one shard that owns the product, and every search that the shard is asked
-        from then on sees it; a cached answer may be older for as long as the gateway's `refresh_s`. The newest revision wins,
-        in whatever order changes come and however often: to try again after any failure is harmless.
+        """An acknowledged change is durable on the disk of the shard that owns the product, and visible to every later search of
+        that shard; a cached answer may be older by the gateway's `refresh_s`. The newest revision wins, in whatever order and
+        however often changes arrive: retrying after any failure is safe.
 
-        FAILED_PRECONDITION  the shards take no updates; an encoder is not that of the index
-        RESOURCE_EXHAUSTED   too many changes wait, the disk is full, or another version must be built: the message says which
-        UNAVAILABLE          the shard, or an encoder, is out of reach; the change may have happened if it was the shard
+        FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's
+        RESOURCE_EXHAUSTED   the update queue or the disk is full, or the version has no room left: the message says which
+        UNAVAILABLE          the shard or an encoder is unreachable; if it was the shard, the change may have been applied
         """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ class DescribeRequest(_message.Message):
 
     PINNED_FIELD_NUMBER: _builtins.int
     pinned: _builtins.str
-    """The version that the asking gateway's requests name: it is kept for a while longer. Empty: none."""
+    """The version that the calling gateway's requests name: its lease is renewed. Empty: none."""
     def __init__(
         self,
         *,
@@ -50,7 +50,7 @@ class DescribeResponse(_message.Message):
     """Why the version that CURRENT names is not served; empty: it is, or is being loaded."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardState]:
-        """All that requests may name, the current one first."""
+        """Versions that requests may name, the current one first."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
 
 @_typing.final
 class ShardState(_message.Message):
-    """One version of the shard."""
+    """The state of one version of the shard."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -86,7 +86,7 @@ class ShardState(_message.Message):
     documents: _builtins.int
     """Products in this shard now, with or without vectors."""
     sequence: _builtins.int
-    """Updates applied since the version was built; of equal sequences, equal answers."""
+    """Updates applied since the version was built; equal sequences give equal answers."""
     @_builtins.property
     def spaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpaceState]: ...
     @_builtins.property
@@ -164,14 +164,14 @@ class SpaceState(_message.Message):
     space: _types_pb2.Space.ValueType
     dim: _builtins.int
     encoder: _builtins.str
-    """Fingerprint of the encoder whose vectors these are."""
+    """Fingerprint of the encoder that made the vectors."""
     live: _builtins.int
     """Vectors in this shard now."""
     device: _builtins.str
-    """Where this shard searches those of the version: cpu, cuda:0, …"""
+    """Device that searches the version as built: cpu, cuda:0, …"""
     @_builtins.property
     def documents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Vectors per shard of the whole version as it was built: index = shard."""
+        """Vectors in each shard of the version as built; position = shard."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ Global___SpaceState: _TypeAlias = SpaceState  # noqa: Y015
 
 @_typing.final
 class ShardSearchRequest(_message.Message):
-    """Many queries in one message: the gateway sends what has collected while earlier batches were under way."""
+    """A batch of queries: the gateway sends those that arrived while the previous batch was in flight."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -232,18 +232,18 @@ class ShardQuery(_message.Message):
     MAX_PER_SHOP_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     exact: _builtins.bool
-    """Compare with every vector: all products are candidates."""
+    """Brute force: compare with every vector."""
     explain: _builtins.bool
     """Return the cosine of each hit in each space."""
     min_score: _builtins.float
     """Hits below are left out."""
     max_per_shop: _builtins.int
-    """Of the hits in their order, at most so many of one shop; 0: any number."""
+    """Most hits of one shop; 0: unlimited."""
     @_builtins.property
     def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryVector]:
-        """One: the nearest in its space. Several, of different spaces: late fusion. The candidates are the nearest in each
-        space; the best of them all by the weighted sum of their cosines in every one of these spaces are the answer (0
-        where a product has no vector).
+        """One vector: nearest neighbours in its space. Several, of different spaces: late fusion. The nearest of each space are
+        candidates; hits are the best of them by the weighted sum of their cosines in all these spaces (0 where a product has
+        no vector).
         """
 
     @_builtins.property
@@ -285,7 +285,7 @@ class QueryVector(_message.Message):
     vector: _builtins.bytes
     """float32, unit norm."""
     weight: _builtins.float
-    """Above 0; not looked at where it is the only one."""
+    """Above 0; ignored if it is the only vector."""
     def __init__(
         self,
         *,
@@ -308,7 +308,7 @@ class ShardSearchResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardHits]:
-        """One for each query, in their order."""
+        """One per query, in order."""
 
     def __init__(
         self,
@@ -337,20 +337,20 @@ class ShardHits(_message.Message):
     scores: _builtins.bytes
     """float32 cosines, as many as ids."""
     error: _builtins.str
-    """Why this query alone failed (say, a vector of a wrong dimension); empty: it did not."""
+    """Why this query alone failed, for example a wrong dimension; empty: it did not."""
     cosines: _builtins.bytes
-    """With `explain`: float32 cosines, for each hit one per vector of the query, in its order."""
+    """With `explain`: float32, per hit one cosine per query vector, in order."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """By falling score, equal scores by rising id."""
 
     @_builtins.property
     def products(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """A serialized `Product` without description for each id: passed on, never parsed."""
+        """Per id, a serialized `Product` without description: the gateway forwards it unparsed."""
 
     @_builtins.property
     def shops(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """With `max_per_shop`: the shop of each id, empty where it has none."""
+        """With `max_per_shop`: the shop of each id, or empty."""
 
     @_builtins.property
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SearchPlan]:
@@ -389,7 +389,7 @@ class FetchRequest(_message.Message):
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def vectors(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Space.ValueType]:
-        """The spaces whose vectors are wanted."""
+        """Spaces whose vectors to return."""
 
     def __init__(
         self,
@@ -414,7 +414,7 @@ class FetchResponse(_message.Message):
     PRODUCTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def products(self) -> _containers.RepeatedCompositeFieldContainer[Global___FetchedProduct]:
-        """One for each id, in their order."""
+        """One per id, in order."""
 
     def __init__(
         self,
@@ -441,7 +441,7 @@ class FetchedProduct(_message.Message):
 
     @_builtins.property
     def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]:
-        """Only of the spaces in which the product has one."""
+        """Of the requested spaces in which the product has one."""
 
     def __init__(
         self,
@@ -576,7 +576,7 @@ Global___ApplyRequest: _TypeAlias = ApplyRequest  # noqa: Y015
 
 @_typing.final
 class Update(_message.Message):
-    """What is to be of one product. The newest revision wins, in whatever order updates come and however often."""
+    """A change of one product. The newest revision wins, in whatever order and however often updates arrive."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -585,7 +585,7 @@ class Update(_message.Message):
     REMOVE_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Above 0; that of a product in the catalogue is 0 unless it states one."""
+    """Above 0. A product of the catalogue has revision 0 unless the catalogue states one."""
     remove: _builtins.str
     """The product's id."""
     generation: _builtins.int
@@ -612,7 +612,7 @@ Global___Update: _TypeAlias = Update  # noqa: Y015
 
 @_typing.final
 class Upsert(_message.Message):
-    """The whole product: what is not given, it does not have. Vectors of any length but zero, one for a space at most."""
+    """Replaces the whole product. Vectors of any norm above 0, at most one per space."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -643,10 +643,10 @@ class ApplyResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """As in ShardState, after them."""
+    """ShardState.sequence after these updates."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpdateResult]:
-        """One for each update, in their order."""
+        """One per update, in order."""
 
     def __init__(
         self,
@@ -674,20 +674,20 @@ class UpdateResult(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         APPLIED: UpdateResult._Outcome.ValueType  # 0
         STALE: UpdateResult._Outcome.ValueType  # 1
-        """This revision or a newer one was known: nothing changed."""
+        """This revision or a newer one was applied before; nothing changed."""
         INVALID: UpdateResult._Outcome.ValueType  # 2
         """`error` says why."""
         FULL: UpdateResult._Outcome.ValueType  # 3
-        """There is no room for it now, or until another version is built: `error` says which."""
+        """No room until the next compaction, or until another version is built: `error` says which."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
     APPLIED: UpdateResult.Outcome.ValueType  # 0
     STALE: UpdateResult.Outcome.ValueType  # 1
-    """This revision or a newer one was known: nothing changed."""
+    """This revision or a newer one was applied before; nothing changed."""
     INVALID: UpdateResult.Outcome.ValueType  # 2
     """`error` says why."""
     FULL: UpdateResult.Outcome.ValueType  # 3
-    """There is no room for it now, or until another version is built: `error` says which."""
+    """No room until the next compaction, or until another version is built: `error` says which."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
@@ -709,14 +709,14 @@ Global___UpdateResult: _TypeAlias = UpdateResult  # noqa: Y015
 
 @_typing.final
 class LogRecord(_message.Message):
-    """One write to a shard's log on disk: all of it happened or nothing."""
+    """One record of a shard's write-ahead log: all of it was applied, or nothing."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     UPDATES_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """After them."""
+    """ShardState.sequence after these updates."""
     @_builtins.property
     def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Update]: ...
     def __init__(
@@ -735,8 +735,8 @@ Global___LogRecord: _TypeAlias = LogRecord  # noqa: Y015
 
 @_typing.final
 class OpaqueSearchResponse(_message.Message):
-    """A SearchResponse to the byte, with its parts left serialized: shards write products once, the gateway never parses
-    them; of one provenance it sends many, each with other timings.
+    """The same bytes as a SearchResponse, with parts left serialized: the gateway forwards products without parsing them, and
+    reuses a cached provenance with new timings.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -6,7 +6,7 @@ from lookalike.v1 import index_pb2 as lookalike_dot_v1_dot_index__pb2
 
 
 class IndexShardStub:
-    """One shard of the index: internal, asked by gateways only.
+    """One shard of the index. Internal: called by gateways only.
 
     Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
     """
@@ -50,7 +50,7 @@ class IndexShardStub:
 
 
 class IndexShardServicer:
-    """One shard of the index: internal, asked by gateways only.
+    """One shard of the index. Internal: called by gateways only.
 
     Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
     """
@@ -86,9 +86,9 @@ class IndexShardServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Apply(self, request, context):
-        """An update that is acknowledged is on the disk, and every later call sees it. Each is judged by itself.
-        FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many wait, or the disk is full; nothing of
-        this request was applied, or all that the answer would have said.
+        """An acknowledged update is on disk, and visible to every later call. Each update has its own result.
+        FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
+        either none of this request's updates was applied, or all that could be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,7 +136,7 @@ def add_IndexShardServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IndexShard:
-    """One shard of the index: internal, asked by gateways only.
+    """One shard of the index. Internal: called by gateways only.
 
     Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
     """

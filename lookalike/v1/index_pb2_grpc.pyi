@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IndexShardStub:
-    """One shard of the index: internal, asked by gateways only.
+    """One shard of the index. Internal: called by gateways only.
 
     Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
     """
@@ -42,14 +42,14 @@ class IndexShardStub:
     Count: _grpc.UnaryUnaryMultiCallable[_index_pb2.ShardCountRequest, _index_pb2.ShardCountResponse]
     List: _grpc.UnaryStreamMultiCallable[_index_pb2.ShardListRequest, _index_pb2.ShardListPage]
     Apply: _grpc.UnaryUnaryMultiCallable[_index_pb2.ApplyRequest, _index_pb2.ApplyResponse]
-    """An update that is acknowledged is on the disk, and every later call sees it. Each is judged by itself.
-    FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many wait, or the disk is full; nothing of
-    this request was applied, or all that the answer would have said.
+    """An acknowledged update is on disk, and visible to every later call. Each update has its own result.
+    FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
+    either none of this request's updates was applied, or all that could be.
     """
 
 @_typing.type_check_only
 class IndexShardAsyncStub(IndexShardStub):
-    """One shard of the index: internal, asked by gateways only.
+    """One shard of the index. Internal: called by gateways only.
 
     Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
     """
@@ -61,13 +61,13 @@ class IndexShardAsyncStub(IndexShardStub):
     Count: _aio.UnaryUnaryMultiCallable[_index_pb2.ShardCountRequest, _index_pb2.ShardCountResponse]  # type: ignore[assignment]
     List: _aio.UnaryStreamMultiCallable[_index_pb2.ShardListRequest, _index_pb2.ShardListPage]  # type: ignore[assignment]
     Apply: _aio.UnaryUnaryMultiCallable[_index_pb2.ApplyRequest, _index_pb2.ApplyResponse]  # type: ignore[assignment]
-    """An update that is acknowledged is on the disk, and every later call sees it. Each is judged by itself.
-    FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many wait, or the disk is full; nothing of
-    this request was applied, or all that the answer would have said.
+    """An acknowledged update is on disk, and visible to every later call. Each update has its own result.
+    FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
+    either none of this request's updates was applied, or all that could be.
     """
 
 class IndexShardServicer(metaclass=_abc_1.ABCMeta):
-    """One shard of the index: internal, asked by gateways only.
+    """One shard of the index. Internal: called by gateways only.
 
     Every request names the version it means. FAILED_PRECONDITION: this shard does not serve that version.
     """
@@ -113,9 +113,9 @@ class IndexShardServicer(metaclass=_abc_1.ABCMeta):
         request: _index_pb2.ApplyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_index_pb2.ApplyResponse, _abc.Awaitable[_index_pb2.ApplyResponse]]:
-        """An update that is acknowledged is on the disk, and every later call sees it. Each is judged by itself.
-        FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many wait, or the disk is full; nothing of
-        this request was applied, or all that the answer would have said.
+        """An acknowledged update is on disk, and visible to every later call. Each update has its own result.
+        FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
+        either none of this request's updates was applied, or all that could be.
         """
 
 def add_IndexShardServicer_to_server(servicer: IndexShardServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -46,10 +46,10 @@ class ProductEncoderState(_message.Message):
     """"product-3f9a0c17d2b4"."""
     dim: _builtins.int
     image_encoder: _builtins.str
-    """The fingerprints of the encoders whose vectors it takes."""
+    """Fingerprints of the encoders whose vectors are its input."""
     text_encoder: _builtins.str
     categories: _builtins.int
-    """Those that its classifier knows."""
+    """How many categories the classifier knows."""
     def __init__(
         self,
         *,
@@ -69,7 +69,7 @@ Global___ProductEncoderState: _TypeAlias = ProductEncoderState  # noqa: Y015
 
 @_typing.final
 class ProductInput(_message.Message):
-    """What is known of one product: image, text, or both."""
+    """One product's image vector, text vector, or both."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,7 +127,7 @@ class EncodeProductsResponse(_message.Message):
     dim: _builtins.int
     fingerprint: _builtins.str
     image_encoder: _builtins.str
-    """What images and texts must have been encoded by."""
+    """Fingerprints of the encoders that the inputs must come from."""
     text_encoder: _builtins.str
     def __init__(
         self,
@@ -154,7 +154,7 @@ class ClassifyProductsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """Most categories for each."""
+    """Most categories per input."""
     precision: _builtins.float
     """0.5..0.99."""
     @_builtins.property
@@ -187,7 +187,7 @@ class ClassifyProductsResponse(_message.Message):
     text_encoder: _builtins.str
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedCategories]:
-        """One for each input, in their order."""
+        """One per input, in order."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class RankedCategories(_message.Message):
     probabilities: _builtins.bytes
     """float32, as many as categories."""
     threshold: _builtins.float
-    """From this probability on, answers were as precise as was asked for on held-out products; 2: never."""
+    """Least probability at which held-out answers reached the requested precision; 2: never reached."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """By falling probability."""

@@ -6,8 +6,8 @@ from lookalike.v1 import product_encoder_pb2 as lookalike_dot_v1_dot_product__en
 
 
 class ProductEncoderStub:
-    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
-    process.
+    """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
+    Served by the text-encoder process.
     """
 
     def __init__(self, channel):
@@ -34,8 +34,8 @@ class ProductEncoderStub:
 
 
 class ProductEncoderServicer:
-    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
-    process.
+    """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
+    Served by the text-encoder process.
     """
 
     def Describe(self, request, context):
@@ -85,8 +85,8 @@ def add_ProductEncoderServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProductEncoder:
-    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
-    process.
+    """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
+    Served by the text-encoder process.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProductEncoderStub:
-    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
-    process.
+    """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
+    Served by the text-encoder process.
     """
 
     @_typing.overload
@@ -43,8 +43,8 @@ class ProductEncoderStub:
 
 @_typing.type_check_only
 class ProductEncoderAsyncStub(ProductEncoderStub):
-    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
-    process.
+    """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
+    Served by the text-encoder process.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -55,8 +55,8 @@ class ProductEncoderAsyncStub(ProductEncoderStub):
     Classify: _aio.UnaryUnaryMultiCallable[_product_encoder_pb2.ClassifyProductsRequest, _product_encoder_pb2.ClassifyProductsResponse]  # type: ignore[assignment]
 
 class ProductEncoderServicer(metaclass=_abc_1.ABCMeta):
-    """The vectors of a photo and of words to one, and to a category: internal, asked by gateways. Served by the text-encoder
-    process.
+    """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
+    Served by the text-encoder process.
     """
 
     @_abc_1.abstractmethod

@@ -21,8 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Example(_message.Message):
-    """What to be similar to. Set exactly one source; two are an error, not a precedence (hence no `oneof`, whose last
-    source on the wire would silently win).
+    """One example to be similar to. Set exactly one source: two are an error (a `oneof` would silently take the last one on the
+    wire).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -34,15 +34,15 @@ class Example(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     image: _builtins.bytes
-    """An encoded photo (JPEG, PNG, WebP, GIF, BMP): at most 8 MB and 50 megapixels, of a WebP 25, of a JPEG that is not
-    progressive 150, of a BMP of run lengths 2.
+    """An encoded photo (JPEG, PNG, WebP, GIF, BMP): at most 8 MiB and 50 megapixels; a WebP 25, a baseline JPEG 150, a
+    run-length-encoded BMP 2.
     """
     text: _builtins.str
     """A title or a phrase: at most 64 KiB of UTF-8."""
     vector: _builtins.bytes
-    """float32, of the space's dimension; needs `SearchRequest.space`. Its length is ignored."""
+    """float32, of the space's dimension; needs `SearchRequest.space`. Of any norm above 0."""
     weight: _builtins.float
-    """1 unless set; below zero: "less like this"; 0 is an error."""
+    """Default 1; negative: "less like this"; 0 is an error."""
     def __init__(
         self,
         *,
@@ -96,39 +96,41 @@ class SearchRequest(_message.Message):
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     DIVERSITY_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
-    """Under AUTO, photos, texts, and both together go to the product space; without one to their own, both half and half."""
+    """With AUTO, photos, texts, and both together search the product space; if the index has none, their own space, or both
+    with weight 1/2 each.
+    """
     limit: _builtins.int
-    """1..1000; 10 unless set. The products given as examples are never among the hits."""
+    """1..1000; default 10. Example products are never among the hits."""
     exclude_same_shop: _builtins.bool
-    """Leave out the shops of the example products."""
+    """Exclude the shops of the example products."""
     exact: _builtins.bool
-    """Compare with every vector (brute force), for audits."""
+    """Brute force: compare with every vector."""
     min_coverage: _builtins.float
-    """0..1; below it the answer is UNAVAILABLE. Unless set, a partial answer is an answer."""
+    """0..1: less coverage is an error, UNAVAILABLE. Unset: partial answers are returned."""
     explain: _builtins.bool
-    """Tell the score in each space, with each hit, and how shards looked for them."""
+    """Return each hit's score in each space, and how each shard searched."""
     max_per_shop: _builtins.int
-    """1..1000: the best hits of which no more are of one shop. Those of no shop all count."""
+    """1..1000: most hits of one shop. Products without a shop are not limited."""
     min_score: _builtins.float
-    """-1..1: hits of a lower score are left out, however few are left."""
+    """-1..1: least score of a hit."""
     diversity: _builtins.float
-    """0..1: hits unlike each other, of the best 5 x limit; limit is at most 100. Each next one has the highest
-    (1 - diversity) x score - diversity x its similarity to the most similar one before it. 0: by score alone.
+    """0..1: diversify by maximal marginal relevance over the best 5 x limit hits; limit is then at most 100. Each next hit has
+    the highest (1 - diversity) x score - diversity x its similarity to the most similar hit before it. 0: by score alone.
     """
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
-        """At most 16. Several are one query: in each space that is searched, the normalised sum of weight x unit vector. In
-        the product space, photos and texts of positive weight are one product: fused as a product's photo and title are.
+        """1..16. Several make one query vector per searched space: the normalised sum of weight x unit vector. In the product
+        space, photos and texts of positive weight are fused into one product vector, as a product's photo and title are.
         """
 
     @_builtins.property
     def filter(self) -> _types_pb2.Filter: ...
     @_builtins.property
     def weights(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceWeight]:
-        """Late fusion: of the nearest in each of these spaces, the best by the weighted mean of the cosines in all of them.
-        Each space once; `space` stays AUTO. Photos count in IMAGE and PRODUCT, texts in TEXT and PRODUCT, products in all
-        spaces that they have a vector in. A space that no example counts in is an error; one in which only the example
-        products lack a vector is left out, and said to be in `degraded`.
+        """Late fusion: the nearest of each of these spaces are candidates, ranked by the weighted mean of their cosines in all of
+        them. Each space once; `space` stays AUTO. Photos count in IMAGE and PRODUCT, texts in TEXT and PRODUCT, products in
+        every space in which they have a vector. A space in which no example counts is an error; a space in which the example
+        products happen to have no vector is left out and reported in `degraded`.
         """
 
     def __init__(
@@ -184,11 +186,11 @@ class FindDuplicatesRequest(_message.Message):
     MIN_COVERAGE_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
-    """Under AUTO: IMAGE; for a text TEXT."""
+    """AUTO: IMAGE, or TEXT for a text."""
     min_score: _builtins.float
-    """As in SearchRequest; 0.95 unless set."""
+    """As in SearchRequest; default 0.95."""
     limit: _builtins.int
-    """1..1000; 100 unless set."""
+    """1..1000; default 100."""
     exclude_same_shop: _builtins.bool
     exact: _builtins.bool
     min_coverage: _builtins.float
@@ -199,7 +201,7 @@ class FindDuplicatesRequest(_message.Message):
 
     @_builtins.property
     def filter(self) -> _types_pb2.Filter:
-        """The rest is as in SearchRequest."""
+        """The rest as in SearchRequest."""
 
     def __init__(
         self,
@@ -241,10 +243,10 @@ class SearchResponse(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
-    """With `min_score`: `limit` left out hits that score as much."""
+    """With `min_score`: `limit` cut off hits that score at least as much."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
-        """By falling score; equal scores by rising product id. With `diversity` as they were chosen."""
+        """By falling score; equal scores by rising product id. With `diversity` in the order of selection."""
 
     @_builtins.property
     def provenance(self) -> Global___Provenance: ...
@@ -271,13 +273,13 @@ class Hit(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """Cosine similarity with the query vector, -1..1, computed on the full vectors; of several spaces"""
+    """Cosine similarity with the query vector, -1..1, computed on the full vectors; in late fusion the"""
     @_builtins.property
     def product(self) -> _types_pb2.Product: ...
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceScore]:
-        """their weighted mean.
-        With `explain`: in the order of the provenance's spaces.
+        """weighted mean over the spaces.
+        With `explain`: in the order of `Provenance.spaces`.
         """
 
     def __init__(
@@ -297,7 +299,7 @@ Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
 @_typing.final
 class Provenance(_message.Message):
-    """What this answer is."""
+    """Where this answer comes from, and how complete it is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -317,33 +319,33 @@ class Provenance(_message.Message):
     version: _builtins.str
     """The version of the index that answered."""
     policy: _builtins.str
-    """The entry of AUTO's policy that chose the space: "fashion=image"; empty: none did."""
+    """The entry of the AUTO policy that chose the space: "fashion=image"; empty: none did."""
     coverage: _builtins.float
     """documents_searched / documents_total; 1 where there is nothing to search."""
     documents_searched: _builtins.int
-    """Vectors of the spaces, before filters, in the shards that answered."""
+    """Vectors of these spaces in the shards that answered, before filters."""
     documents_total: _builtins.int
-    """Vectors of the spaces in the whole version."""
+    """Vectors of these spaces in the whole version."""
     shards_asked: _builtins.int
     shards_answered: _builtins.int
     exact: _builtins.bool
     cached: _builtins.bool
-    """An earlier answer of this version to the same request."""
+    """The answer is an earlier one of this version to the same request."""
     @_builtins.property
     def spaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchedSpace]:
-        """By number; more than one in a late fusion."""
+        """By number; several in late fusion."""
 
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Why this answer is less than it could be; empty when it is not."""
+        """Every way in which the answer is worse than usual; empty: none."""
 
     @_builtins.property
     def timings(self) -> Global___Timings:
-        """Of this very call, cached or not."""
+        """Of this call, cached or not."""
 
     @_builtins.property
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SearchPlan]:
-        """With `explain`: how each shard that answered looked in each space."""
+        """With `explain`: how each shard that answered searched each space."""
 
     def __init__(
         self,
@@ -380,9 +382,9 @@ class SearchedSpace(_message.Message):
     space: _types_pb2.Space.ValueType
     """Never AUTO."""
     encoder: _builtins.str
-    """The fingerprint of the encoder that made the space's vectors."""
+    """Fingerprint of the encoder that made the space's vectors."""
     weight: _builtins.float
-    """Its share: 1 where it is the only one."""
+    """Normalised weight: 1 for a single space."""
     def __init__(
         self,
         *,
@@ -414,10 +416,10 @@ class ClassifyRequest(_message.Message):
     text: _builtins.str
     """As in Example."""
     limit: _builtins.int
-    """Most categories in the answer, 1..100; 5 unless set."""
+    """Most categories in the answer, 1..100; default 5."""
     precision: _builtins.float
-    """0.5..0.99: abstain rather than give answers of which fewer than this share are right, products of categories that
-    the classifier does not know among them; 0.9 unless set.
+    """0.5..0.99, default 0.9: the classifier abstains unless answers of this confidence are right at least this often,
+    products of unknown categories included.
     """
     def __init__(
         self,
@@ -469,7 +471,7 @@ class ClassifyResponse(_message.Message):
     """Empty: it does not abstain."""
     @_builtins.property
     def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___CategoryProbability]:
-        """The likeliest by falling probability, whether it abstains or not."""
+        """By falling probability, also when it abstains."""
 
     @_builtins.property
     def provenance(self) -> Global___ClassifyProvenance: ...
@@ -497,8 +499,8 @@ class CategoryProbability(_message.Message):
     PROBABILITY_FIELD_NUMBER: _builtins.int
     category: _builtins.str
     probability: _builtins.float
-    """Calibrated on products that training did not see, of the categories that the classifier knows (those with five
-    products or more to learn from); over all of them they sum to 1.
+    """Calibrated on held-out products of the categories that the classifier knows (those with at least five training
+    products); the probabilities of all categories sum to 1.
     """
     def __init__(
         self,
@@ -516,7 +518,7 @@ Global___CategoryProbability: _TypeAlias = CategoryProbability  # noqa: Y015
 
 @_typing.final
 class ClassifyProvenance(_message.Message):
-    """What this classification is."""
+    """Where this classification comes from."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -528,16 +530,16 @@ class ClassifyProvenance(_message.Message):
     DEGRADED_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     encoder: _builtins.str
-    """The fingerprint of the product encoder whose classifier this is."""
+    """Fingerprint of the product encoder that the classifier belongs to."""
     version: _builtins.str
-    """The version of the index that knew the product; empty for photos and texts."""
+    """Index version that the product's vectors came from; empty for photos and texts."""
     precision: _builtins.float
-    """What was asked for."""
+    """The requested precision."""
     threshold: _builtins.float
-    """The probability from which on answers were that precise on held-out products; 2: never."""
+    """Least probability at which held-out answers reached it; 2: never reached."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Space.ValueType]:
-        """What there was to go by: IMAGE, TEXT or both."""
+        """Vectors that the classification is based on: IMAGE, TEXT or both."""
 
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -574,13 +576,13 @@ class Timings(_message.Message):
     SEARCH_S_FIELD_NUMBER: _builtins.int
     TOTAL_S_FIELD_NUMBER: _builtins.int
     cache_s: _builtins.float
-    """Asking the result cache."""
+    """Result cache."""
     lookup_s: _builtins.float
     """Fetching the example products."""
     encode_s: _builtins.float
     """Preprocessing and encoding photos and texts."""
     search_s: _builtins.float
-    """Asking the shards, until the last answer that was waited for, and choosing of the hits."""
+    """Searching the shards, merging and diversifying the hits."""
     total_s: _builtins.float
     def __init__(
         self,

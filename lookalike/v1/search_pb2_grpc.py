@@ -6,7 +6,7 @@ from lookalike.v1 import search_pb2 as lookalike_dot_v1_dot_search__pb2
 
 
 class SimilarProductsStub:
-    """Which products look or read like this one?
+    """Finds products that look or read like the examples.
     """
 
     def __init__(self, channel):
@@ -33,36 +33,35 @@ class SimilarProductsStub:
 
 
 class SimilarProductsServicer:
-    """Which products look or read like this one?
+    """Finds products that look or read like the examples.
     """
 
     def Search(self, request, context):
-        """INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
+        """INVALID_ARGUMENT     the request is malformed; BadRequest details name the field at fault
         NOT_FOUND            an example names a product that the catalogue lacks, or that has no vector in the space
         FAILED_PRECONDITION  the catalogue has no such space, or its encoder is of another version than the index
-        RESOURCE_EXHAUSTED   overload; RetryInfo says when to come back
-        DEADLINE_EXCEEDED    the caller's deadline passed; nothing goes on in the background
-        UNAVAILABLE          an encoder or every shard is out of reach, or coverage is below `min_coverage`
+        RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
+        DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
+        UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindDuplicates(self, request, context):
-        """Which products are this one again, or all but the same? A Search for one example, with a minimal score: `truncated`
-        says that `limit` left out others. Provenance and status codes are those of Search; NOT_FOUND, too, for an example
-        product that has no vector in the space.
+        """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
+        off further duplicates. Provenance and status codes are those of Search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Classify(self, request, context):
-        """Which category does this product, photo or title belong to?
+        """Predicts the category of a product, photo or title, or abstains.
 
         INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
-        NOT_FOUND            the catalogue lacks the product, or it has neither a photo nor a text vector
-        FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those that serve
+        NOT_FOUND            the catalogue lacks the product, or it has neither an image nor a text vector
+        FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those serving
         RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -96,7 +95,7 @@ def add_SimilarProductsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SimilarProducts:
-    """Which products look or read like this one?
+    """Finds products that look or read like the examples.
     """
 
     @staticmethod

@@ -27,63 +27,61 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SimilarProductsStub:
-    """Which products look or read like this one?"""
+    """Finds products that look or read like the examples."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SimilarProductsAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
-    """INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
+    """INVALID_ARGUMENT     the request is malformed; BadRequest details name the field at fault
     NOT_FOUND            an example names a product that the catalogue lacks, or that has no vector in the space
     FAILED_PRECONDITION  the catalogue has no such space, or its encoder is of another version than the index
-    RESOURCE_EXHAUSTED   overload; RetryInfo says when to come back
-    DEADLINE_EXCEEDED    the caller's deadline passed; nothing goes on in the background
-    UNAVAILABLE          an encoder or every shard is out of reach, or coverage is below `min_coverage`
+    RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
+    DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
+    UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
     """
     FindDuplicates: _grpc.UnaryUnaryMultiCallable[_search_pb2.FindDuplicatesRequest, _search_pb2.SearchResponse]
-    """Which products are this one again, or all but the same? A Search for one example, with a minimal score: `truncated`
-    says that `limit` left out others. Provenance and status codes are those of Search; NOT_FOUND, too, for an example
-    product that has no vector in the space.
+    """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
+    off further duplicates. Provenance and status codes are those of Search.
     """
     Classify: _grpc.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]
-    """Which category does this product, photo or title belong to?
+    """Predicts the category of a product, photo or title, or abstains.
 
     INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
-    NOT_FOUND            the catalogue lacks the product, or it has neither a photo nor a text vector
-    FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those that serve
+    NOT_FOUND            the catalogue lacks the product, or it has neither an image nor a text vector
+    FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those serving
     RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
     """
 
 @_typing.type_check_only
 class SimilarProductsAsyncStub(SimilarProductsStub):
-    """Which products look or read like this one?"""
+    """Finds products that look or read like the examples."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
-    """INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
+    """INVALID_ARGUMENT     the request is malformed; BadRequest details name the field at fault
     NOT_FOUND            an example names a product that the catalogue lacks, or that has no vector in the space
     FAILED_PRECONDITION  the catalogue has no such space, or its encoder is of another version than the index
-    RESOURCE_EXHAUSTED   overload; RetryInfo says when to come back
-    DEADLINE_EXCEEDED    the caller's deadline passed; nothing goes on in the background
-    UNAVAILABLE          an encoder or every shard is out of reach, or coverage is below `min_coverage`
+    RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
+    DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
+    UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
     """
     FindDuplicates: _aio.UnaryUnaryMultiCallable[_search_pb2.FindDuplicatesRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
-    """Which products are this one again, or all but the same? A Search for one example, with a minimal score: `truncated`
-    says that `limit` left out others. Provenance and status codes are those of Search; NOT_FOUND, too, for an example
-    product that has no vector in the space.
+    """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
+    off further duplicates. Provenance and status codes are those of Search.
     """
     Classify: _aio.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]  # type: ignore[assignment]
-    """Which category does this product, photo or title belong to?
+    """Predicts the category of a product, photo or title, or abstains.
 
     INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
-    NOT_FOUND            the catalogue lacks the product, or it has neither a photo nor a text vector
-    FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those that serve
+    NOT_FOUND            the catalogue lacks the product, or it has neither an image nor a text vector
+    FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those serving
     RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
     """
 
 class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
-    """Which products look or read like this one?"""
+    """Finds products that look or read like the examples."""
 
     @_abc_1.abstractmethod
     def Search(
@@ -91,12 +89,12 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
-        """INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
+        """INVALID_ARGUMENT     the request is malformed; BadRequest details name the field at fault
         NOT_FOUND            an example names a product that the catalogue lacks, or that has no vector in the space
         FAILED_PRECONDITION  the catalogue has no such space, or its encoder is of another version than the index
-        RESOURCE_EXHAUSTED   overload; RetryInfo says when to come back
-        DEADLINE_EXCEEDED    the caller's deadline passed; nothing goes on in the background
-        UNAVAILABLE          an encoder or every shard is out of reach, or coverage is below `min_coverage`
+        RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
+        DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
+        UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
         """
 
     @_abc_1.abstractmethod
@@ -105,9 +103,8 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.FindDuplicatesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
-        """Which products are this one again, or all but the same? A Search for one example, with a minimal score: `truncated`
-        says that `limit` left out others. Provenance and status codes are those of Search; NOT_FOUND, too, for an example
-        product that has no vector in the space.
+        """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
+        off further duplicates. Provenance and status codes are those of Search.
         """
 
     @_abc_1.abstractmethod
@@ -116,11 +113,11 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.ClassifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.ClassifyResponse, _abc.Awaitable[_search_pb2.ClassifyResponse]]:
-        """Which category does this product, photo or title belong to?
+        """Predicts the category of a product, photo or title, or abstains.
 
         INVALID_ARGUMENT     the request is malformed; BadRequest details name each field at fault
-        NOT_FOUND            the catalogue lacks the product, or it has neither a photo nor a text vector
-        FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those that serve
+        NOT_FOUND            the catalogue lacks the product, or it has neither an image nor a text vector
+        FAILED_PRECONDITION  no classifier is deployed, or it was trained on other encoders than those serving
         RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, UNAVAILABLE: as in Search
         """
 

@@ -84,7 +84,7 @@ class EncodeTextResponse(_message.Message):
     DIM_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     vectors: _builtins.bytes
-    """float32 (n, dim), rows of unit norm; a text with nothing to encode in it gives a row of zeros."""
+    """float32 (n, dim), rows of unit norm; a text without a known word gives a row of zeros."""
     dim: _builtins.int
     fingerprint: _builtins.str
     def __init__(

@@ -6,7 +6,7 @@ from lookalike.v1 import text_encoder_pb2 as lookalike_dot_v1_dot_text__encoder_
 
 
 class TextEncoderStub:
-    """Words to vectors: internal, asked by gateways and index builds.
+    """Encodes text as vectors. Internal: called by gateways and index builds.
     """
 
     def __init__(self, channel):
@@ -28,7 +28,7 @@ class TextEncoderStub:
 
 
 class TextEncoderServicer:
-    """Words to vectors: internal, asked by gateways and index builds.
+    """Encodes text as vectors. Internal: called by gateways and index builds.
     """
 
     def Describe(self, request, context):
@@ -66,7 +66,7 @@ def add_TextEncoderServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TextEncoder:
-    """Words to vectors: internal, asked by gateways and index builds.
+    """Encodes text as vectors. Internal: called by gateways and index builds.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TextEncoderStub:
-    """Words to vectors: internal, asked by gateways and index builds."""
+    """Encodes text as vectors. Internal: called by gateways and index builds."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,7 +39,7 @@ class TextEncoderStub:
 
 @_typing.type_check_only
 class TextEncoderAsyncStub(TextEncoderStub):
-    """Words to vectors: internal, asked by gateways and index builds."""
+    """Encodes text as vectors. Internal: called by gateways and index builds."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Describe: _aio.UnaryUnaryMultiCallable[_text_encoder_pb2.DescribeEncoderRequest, _text_encoder_pb2.EncoderState]  # type: ignore[assignment]
@@ -47,7 +47,7 @@ class TextEncoderAsyncStub(TextEncoderStub):
     """INVALID_ARGUMENT: no text, more than 1,024 texts, or a text over 64 KiB. RESOURCE_EXHAUSTED: overload."""
 
 class TextEncoderServicer(metaclass=_abc_1.ABCMeta):
-    """Words to vectors: internal, asked by gateways and index builds."""
+    """Encodes text as vectors. Internal: called by gateways and index builds."""
 
     @_abc_1.abstractmethod
     def Describe(

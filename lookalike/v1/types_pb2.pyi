@@ -26,16 +26,16 @@ class _Space:
 class _SpaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Space.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SPACE_AUTO: _Space.ValueType  # 0
-    """Let the gateway's policy choose, by the category of the product that is asked about."""
+    """The gateway's policy chooses, by the category of the example product."""
     SPACE_IMAGE: _Space.ValueType  # 1
     """How products look."""
     SPACE_TEXT: _Space.ValueType  # 2
     """How their titles and descriptions read."""
     SPACE_PRODUCT: _Space.ValueType  # 3
-    """Both together, as learnt from the catalogue's categories."""
+    """Image and text fused into one vector, learnt from the catalogue's categories."""
 
 class Space(_Space, metaclass=_SpaceEnumTypeWrapper):
-    """The vocabulary that every service shares.
+    """Messages that every service shares.
 
     Vectors travel as packed little-endian float32 `bytes` of 4 x dim bytes, never as repeated floats.
 
@@ -43,18 +43,18 @@ class Space(_Space, metaclass=_SpaceEnumTypeWrapper):
     """
 
 SPACE_AUTO: Space.ValueType  # 0
-"""Let the gateway's policy choose, by the category of the product that is asked about."""
+"""The gateway's policy chooses, by the category of the example product."""
 SPACE_IMAGE: Space.ValueType  # 1
 """How products look."""
 SPACE_TEXT: Space.ValueType  # 2
 """How their titles and descriptions read."""
 SPACE_PRODUCT: Space.ValueType  # 3
-"""Both together, as learnt from the catalogue's categories."""
+"""Image and text fused into one vector, learnt from the catalogue's categories."""
 Global___Space: _TypeAlias = Space  # noqa: Y015
 
 @_typing.final
 class SpaceWeight(_message.Message):
-    """How much a space counts in a late fusion."""
+    """The weight of a space in late fusion."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -62,7 +62,7 @@ class SpaceWeight(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     space: Global___Space.ValueType
     weight: _builtins.float
-    """Above 0; only its share of the sum of all weights counts."""
+    """Above 0; weights are normalised to sum to 1."""
     def __init__(
         self,
         *,
@@ -79,7 +79,7 @@ Global___SpaceWeight: _TypeAlias = SpaceWeight  # noqa: Y015
 
 @_typing.final
 class SpaceVector(_message.Message):
-    """A vector of a product. As an answer it has unit norm."""
+    """A product's vector in one space. In responses it has unit norm."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -145,7 +145,7 @@ class Product(_message.Message):
     """1..256 bytes of UTF-8, unique in the catalogue."""
     title: _builtins.str
     description: _builtins.str
-    """Only in Catalog.Get: a hit leaves it out."""
+    """Returned by Catalog.Get only, not with hits."""
     category: _builtins.str
     """A path from broad to narrow: "fashion/shoes/sneakers"."""
     shop: _builtins.str
@@ -155,10 +155,10 @@ class Product(_message.Message):
     """ISO 4217: "JPY"."""
     in_stock: _builtins.bool
     image: _builtins.str
-    """Where the photo is, as the catalogue states it; empty: the product has none."""
+    """Path or URL of the photo, as the catalogue states it; empty: no photo."""
     url: _builtins.str
     created_at: _builtins.int
-    """Seconds since 1970 in UTC; 0: the catalogue does not say."""
+    """Unix time in seconds; 0: unknown."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other labels: "colour:red", "women". At most 32 of at most 64 bytes."""
@@ -189,8 +189,8 @@ Global___Product: _TypeAlias = Product  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):
-    """A conjunction: a product passes when it passes every condition that is set. An empty filter lets all products pass.
-    The filters in a filter make AND, OR and NOT of any shape, 4 deep and 32 together at most; none of them is empty.
+    """A conjunction: a product passes when it meets every condition that is set. Every product passes an empty filter.
+    Nested filters express AND, OR and NOT: at most 4 levels deep and 32 in total, none of them empty.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -215,10 +215,10 @@ class Filter(_message.Message):
     """Inclusive."""
     in_stock: _builtins.bool
     created_after: _builtins.int
-    """Seconds since 1970 in UTC, exclusive: a product of unknown time does not pass."""
+    """Unix time in seconds, exclusive. A product of unknown time does not pass."""
     @_builtins.property
     def category_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """A category stands for itself and all below it: "fashion" lets "fashion/shoes" pass. At most 100 of each."""
+        """A category matches itself and all below it: "fashion" matches "fashion/shoes". At most 100 values in each list."""
 
     @_builtins.property
     def category_not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -228,27 +228,27 @@ class Filter(_message.Message):
     def shop_not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def tags_any(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """It has at least one of these. At most 100 of each."""
+        """The product has at least one of these tags. At most 100 values in each list."""
 
     @_builtins.property
     def tags_all(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """It has each of these."""
+        """The product has all of these tags."""
 
     @_builtins.property
     def tags_none(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """It has none of these."""
+        """The product has none of these tags."""
 
     @_builtins.property
     def any_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
-        """It passes at least one of these."""
+        """The product passes at least one of these filters."""
 
     @_builtins.property
     def all_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
-        """It passes each of these."""
+        """The product passes all of these filters."""
 
     @_builtins.property
     def none_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
-        """It passes none of these."""
+        """The product passes none of these filters."""
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ Global___Filter: _TypeAlias = Filter  # noqa: Y015
 
 @_typing.final
 class SearchPlan(_message.Message):
-    """How a shard looked in one space for one query. A shard of which updates changed something has parts, a plan in each."""
+    """How a shard searched one space for one query. A shard with live updates has several segments, each with its own plan."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -308,17 +308,17 @@ class SearchPlan(_message.Message):
     shard: _builtins.int
     space: Global___Space.ValueType
     documents: _builtins.int
-    """Vectors in this part, those of deleted products included."""
+    """Vectors in this segment, deleted ones included."""
     matching: _builtins.int
-    """Of them those that pass the filter and are not deleted."""
+    """Vectors that pass the filter and are not deleted."""
     recipe: _builtins.str
-    """Of the codes that found the candidates; empty: exact, compared with each that passes."""
+    """Factory string of the index that found the candidates; empty: brute force."""
     depth: _builtins.int
-    """So many of the nearest were looked for, passing or not."""
+    """Nearest neighbours that the index was asked for, before the filter."""
     search_parameter: _builtins.int
     """nprobe of an inverted file, efSearch of a graph."""
     candidates: _builtins.int
-    """So many, as far as they pass, were compared by their full vectors."""
+    """Candidates whose full vectors were compared, if they pass the filter."""
     def __init__(
         self,
         *,
