@@ -58,7 +58,7 @@ class Preparation:
                 raise BadCatalogue(f"{given}: no such directory")
             return given
         sample = self._state / "catalogue"
-        inputs = {"code": build_cache.sources(process_specs.ROOT, "pipeline")}
+        inputs = {"code": build_cache.sources(process_specs.ROOT, "lookalike/demo/sample")}
 
         def draw() -> str:
             drawn = sample.with_name("catalogue.part")

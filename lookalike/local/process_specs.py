@@ -13,7 +13,7 @@ from pathlib import Path
 from lookalike.local import probes
 
 # Where `python -m lookalike` finds this very copy of the packages, whatever the working directory.
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)

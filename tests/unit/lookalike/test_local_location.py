@@ -13,6 +13,7 @@ from lookalike.cli.dispatch import run
 from lookalike.errors import BadArtifact
 from lookalike.local import location, process_specs, serve
 from lookalike.local.location import Version
+from tests.conftest import REPOSITORY
 
 
 def write(index: Path, manifest: Mapping[str, object]) -> None:
@@ -66,3 +67,7 @@ def test_redis_is_looked_for_on_the_path_first(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", "")
     bundled = process_specs.redis_executable()
     assert bundled is None or bundled.is_file()
+
+
+def test_commands_run_in_the_repository_that_holds_the_packages() -> None:
+    assert process_specs.ROOT == REPOSITORY
