@@ -20,11 +20,12 @@ import grpc.aio
 
 from lookalike.channels import aio_channel, blocking_channel
 from lookalike.requests import (
-    Conditions,
-    Original,
-    Question,
-    Subject,
+    ClassifyArguments,
+    DuplicatesArguments,
+    FilterArguments,
+    SearchArguments,
     Vector,
+    check_uint,
     classify_request,
     conditions,
     duplicates_request,
@@ -32,7 +33,6 @@ from lookalike.requests import (
     remove_request,
     search_request,
     upsert_request,
-    within,
 )
 from lookalike.status import to_error
 from lookalike.v1.catalog_pb2 import ChangeResponse, CountRequest, ExistsRequest, GetRequest, ListRequest
@@ -41,9 +41,18 @@ from lookalike.v1.search_pb2 import ClassifyResponse, SearchResponse
 from lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from lookalike.v1.types_pb2 import Product
 
-__all__ = ["AsyncClient", "Client", "Conditions", "Original", "Question", "Subject", "conditions", "example"]
+__all__ = [
+    "AsyncClient",
+    "ClassifyArguments",
+    "Client",
+    "DuplicatesArguments",
+    "FilterArguments",
+    "SearchArguments",
+    "conditions",
+    "example",
+]
 
-Reply = TypeVar("Reply")
+Response = TypeVar("Response")
 
 
 class Client:
@@ -58,7 +67,7 @@ class Client:
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
 
-    def search(self, *, timeout_s: float | None = None, **question: Unpack[Question]) -> SearchResponse:
+    def search(self, *, timeout_s: float | None = None, **arguments: Unpack[SearchArguments]) -> SearchResponse:
         """Products like the example(s), best first, and what the answer is (`provenance`).
 
             client.search(image=Path("shoe.jpg"), category_in=["fashion"])
@@ -69,25 +78,27 @@ class Client:
 
         Raises InvalidRequest, NotFound, FailedPrecondition, Overloaded, DeadlineExceeded, Unavailable.
         """
-        return self._call(self._similar.Search, search_request(**question), timeout_s)
+        return self._call(self._similar.Search, search_request(**arguments), timeout_s)
 
-    def find_duplicates(self, *, timeout_s: float | None = None, **original: Unpack[Original]) -> SearchResponse:
+    def find_duplicates(
+        self, *, timeout_s: float | None = None, **arguments: Unpack[DuplicatesArguments]
+    ) -> SearchResponse:
         """Products that are all but the same as one, the most similar first; `truncated` says that there are more.
 
             client.find_duplicates(product_id="p-17", exclude_same_shop=True)
 
         Raises as `search` does.
         """
-        return self._call(self._similar.FindDuplicates, duplicates_request(**original), timeout_s)
+        return self._call(self._similar.FindDuplicates, duplicates_request(**arguments), timeout_s)
 
-    def classify(self, *, timeout_s: float | None = None, **subject: Unpack[Subject]) -> ClassifyResponse:
+    def classify(self, *, timeout_s: float | None = None, **arguments: Unpack[ClassifyArguments]) -> ClassifyResponse:
         """The category of a product, or of a photo, a text or both; or none, and why (`abstained`).
 
             client.classify(image=Path("shoe.jpg"), text="赤いスニーカー", precision=0.95)
 
         Raises as `search` does.
         """
-        return self._call(self._similar.Classify, classify_request(**subject), timeout_s)
+        return self._call(self._similar.Classify, classify_request(**arguments), timeout_s)
 
     def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
         """The product with its description. Raises NotFound."""
@@ -97,18 +108,23 @@ class Client:
         """Whether there is a product of each id, in their order; at most 1,000."""
         return [*self._call(self._catalog.Exists, ExistsRequest(product_ids=product_ids), timeout_s).exists]
 
-    def count(self, *, timeout_s: float | None = None, **wanted: Unpack[Conditions]) -> int:
+    def count(self, *, timeout_s: float | None = None, **filter_arguments: Unpack[FilterArguments]) -> int:
         """How many products there are, of those that pass the conditions."""
-        return self._call(self._catalog.Count, CountRequest(filter=conditions(**wanted)), timeout_s).count
+        return self._call(self._catalog.Count, CountRequest(filter=conditions(**filter_arguments)), timeout_s).count
 
     def list(
-        self, *, after: str = "", limit: int | None = None, timeout_s: float | None = None, **wanted: Unpack[Conditions]
+        self,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        timeout_s: float | None = None,
+        **filter_arguments: Unpack[FilterArguments],
     ) -> Generator[Product, None, None]:
         """Products by rising id, as they come; `timeout_s` (none unless given) is for all of them.
 
         After a break, go on with the last id seen as `after`.
         """
-        call = self._catalog.List(_list_request(after, limit, wanted), timeout=timeout_s)
+        call = self._catalog.List(_list_request(after, limit, filter_arguments), timeout=timeout_s)
         try:
             yield from call
         except grpc.RpcError as error:
@@ -141,7 +157,7 @@ class Client:
         """Remove the product, which need not exist, unless this revision or a newer one is known; as `upsert`."""
         return self._call(self._catalog.Remove, remove_request(product_id, revision), timeout_s)
 
-    def _call(self, method: Callable[..., Reply], request: Any, timeout_s: float | None) -> Reply:
+    def _call(self, method: Callable[..., Response], request: Any, timeout_s: float | None) -> Response:
         try:
             return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
@@ -172,17 +188,21 @@ class AsyncClient:
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
 
-    async def search(self, *, timeout_s: float | None = None, **question: Unpack[Question]) -> SearchResponse:
+    async def search(self, *, timeout_s: float | None = None, **arguments: Unpack[SearchArguments]) -> SearchResponse:
         """As `Client.search`."""
-        return await self._call(self._similar.Search, search_request(**question), timeout_s)
+        return await self._call(self._similar.Search, search_request(**arguments), timeout_s)
 
-    async def find_duplicates(self, *, timeout_s: float | None = None, **original: Unpack[Original]) -> SearchResponse:
+    async def find_duplicates(
+        self, *, timeout_s: float | None = None, **arguments: Unpack[DuplicatesArguments]
+    ) -> SearchResponse:
         """As `Client.find_duplicates`."""
-        return await self._call(self._similar.FindDuplicates, duplicates_request(**original), timeout_s)
+        return await self._call(self._similar.FindDuplicates, duplicates_request(**arguments), timeout_s)
 
-    async def classify(self, *, timeout_s: float | None = None, **subject: Unpack[Subject]) -> ClassifyResponse:
+    async def classify(
+        self, *, timeout_s: float | None = None, **arguments: Unpack[ClassifyArguments]
+    ) -> ClassifyResponse:
         """As `Client.classify`."""
-        return await self._call(self._similar.Classify, classify_request(**subject), timeout_s)
+        return await self._call(self._similar.Classify, classify_request(**arguments), timeout_s)
 
     async def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
         """As `Client.get`."""
@@ -193,16 +213,21 @@ class AsyncClient:
         reply = await self._call(self._catalog.Exists, ExistsRequest(product_ids=product_ids), timeout_s)
         return [*reply.exists]
 
-    async def count(self, *, timeout_s: float | None = None, **wanted: Unpack[Conditions]) -> int:
+    async def count(self, *, timeout_s: float | None = None, **filter_arguments: Unpack[FilterArguments]) -> int:
         """As `Client.count`."""
-        reply = await self._call(self._catalog.Count, CountRequest(filter=conditions(**wanted)), timeout_s)
+        reply = await self._call(self._catalog.Count, CountRequest(filter=conditions(**filter_arguments)), timeout_s)
         return reply.count
 
     async def list(
-        self, *, after: str = "", limit: int | None = None, timeout_s: float | None = None, **wanted: Unpack[Conditions]
+        self,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        timeout_s: float | None = None,
+        **filter_arguments: Unpack[FilterArguments],
     ) -> AsyncGenerator[Product, None]:
         """As `Client.list`."""
-        call = self._catalog.List(_list_request(after, limit, wanted), timeout=timeout_s)
+        call = self._catalog.List(_list_request(after, limit, filter_arguments), timeout=timeout_s)
         try:
             async for product in call:
                 yield product
@@ -229,7 +254,9 @@ class AsyncClient:
         """As `Client.remove`."""
         return await self._call(self._catalog.Remove, remove_request(product_id, revision), timeout_s)
 
-    async def _call(self, method: Callable[..., Awaitable[Reply]], request: Any, timeout_s: float | None) -> Reply:
+    async def _call(
+        self, method: Callable[..., Awaitable[Response]], request: Any, timeout_s: float | None
+    ) -> Response:
         try:
             return await method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
@@ -247,5 +274,5 @@ class AsyncClient:
         await self.close()
 
 
-def _list_request(after: str, limit: int | None, wanted: Conditions) -> ListRequest:
-    return ListRequest(filter=conditions(**wanted), after=after, limit=within("limit", limit, bits=64))
+def _list_request(after: str, limit: int | None, filter_arguments: FilterArguments) -> ListRequest:
+    return ListRequest(filter=conditions(**filter_arguments), after=after, limit=check_uint("limit", limit, bits=64))

@@ -28,7 +28,7 @@ from lookalike.vectors import pack
 Vector = npt.NDArray[np.floating] | Sequence[float]
 
 
-class _Several(TypedDict, total=False):
+class _ListFilterArguments(TypedDict, total=False):
     category_in: Sequence[str]  # "fashion" stands for itself and all below it.
     category_not_in: Sequence[str]
     shop_in: Sequence[str]
@@ -38,7 +38,7 @@ class _Several(TypedDict, total=False):
     tags_none: Sequence[str]
 
 
-class Conditions(_Several, total=False):
+class FilterArguments(_ListFilterArguments, total=False):
     """What a product must be like; all that are given must hold."""
 
     min_price: float | None  # Inclusive.
@@ -50,7 +50,7 @@ class Conditions(_Several, total=False):
     none_of: Sequence[Filter]
 
 
-class Question(Conditions, total=False):
+class SearchArguments(FilterArguments, total=False):
     """A search: one of product_id, image, text and vector, or an image with a text; or several `examples`."""
 
     product_id: str | None
@@ -70,7 +70,7 @@ class Question(Conditions, total=False):
     explain: bool  # Tell the score in each space, with each hit.
 
 
-class Original(Conditions, total=False):
+class DuplicatesArguments(FilterArguments, total=False):
     """What to find duplicates of: one of product_id, image, text and vector."""
 
     product_id: str | None
@@ -86,7 +86,7 @@ class Original(Conditions, total=False):
     explain: bool
 
 
-class Subject(TypedDict, total=False):
+class ClassifyArguments(TypedDict, total=False):
     """What to classify: a product of the catalogue, or a photo, a text or both of one that need not be there."""
 
     product_id: str | None
@@ -113,7 +113,7 @@ def search_request(
     exact: bool = False,
     min_coverage: float | None = None,
     explain: bool = False,
-    **wanted: Unpack[Conditions],
+    **filter_arguments: Unpack[FilterArguments],
 ) -> SearchRequest:
     """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
     if any(source is not None for source in (product_id, image, text, vector)):
@@ -124,10 +124,10 @@ def search_request(
         examples=examples,
         space=_space(space),
         weights=[_space_weight(name, weight) for name, weight in (weights or {}).items()],
-        limit=within("limit", limit, bits=32),
-        filter=conditions(**wanted),
+        limit=check_uint("limit", limit, bits=32),
+        filter=conditions(**filter_arguments),
         exclude_same_shop=exclude_same_shop,
-        max_per_shop=within("max_per_shop", max_per_shop, bits=32),
+        max_per_shop=check_uint("max_per_shop", max_per_shop, bits=32),
         min_score=min_score,
         diversity=diversity,
         exact=exact,
@@ -152,15 +152,15 @@ def duplicates_request(
     exact: bool = False,
     min_coverage: float | None = None,
     explain: bool = False,
-    **wanted: Unpack[Conditions],
+    **filter_arguments: Unpack[FilterArguments],
 ) -> FindDuplicatesRequest:
     """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
     return FindDuplicatesRequest(
         example=example(product_id=product_id, image=image, text=text, vector=vector),
         space=_space(space),
         min_score=min_score,
-        limit=within("limit", limit, bits=32),
-        filter=conditions(**wanted),
+        limit=check_uint("limit", limit, bits=32),
+        filter=conditions(**filter_arguments),
         exclude_same_shop=exclude_same_shop,
         exact=exact,
         min_coverage=min_coverage,
@@ -181,7 +181,7 @@ def classify_request(
         product_id=product_id,
         image=_photo(image) if isinstance(image, Path) else image,
         text=text,
-        limit=within("limit", limit, bits=32),
+        limit=check_uint("limit", limit, bits=32),
         precision=precision,
     )
 
@@ -235,13 +235,13 @@ def conditions(
     any_of: Sequence[Filter] = (),
     all_of: Sequence[Filter] = (),
     none_of: Sequence[Filter] = (),
-    **several: Unpack[_Several],
+    **several: Unpack[_ListFilterArguments],
 ) -> Filter:
     """The filter. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
     for name, values in several.items():
-        if name not in _Several.__annotations__:
+        if name not in _ListFilterArguments.__annotations__:
             raise InvalidRequest(
-                f"filter.{name}", f"no such condition; there are {', '.join(Conditions.__annotations__)}"
+                f"filter.{name}", f"no such condition; there are {', '.join(FilterArguments.__annotations__)}"
             )
         if isinstance(values, str):  # "ab" would mean "a" and "b".
             raise InvalidRequest(f"filter.{name}", f"a list of strings is meant: [{values!r}]")
@@ -273,7 +273,7 @@ def upsert_request(
     for space in vectors:
         if space not in VECTOR_SPACES:
             raise InvalidRequest("vectors", f"{space!r} is not one of {', '.join(VECTOR_SPACES)}")
-    within("revision", revision, bits=64)
+    check_uint("revision", revision, bits=64)
     photo = _photo(image) if isinstance(image, Path) else image
     return UpsertRequest(
         product=product,
@@ -285,11 +285,11 @@ def upsert_request(
 
 
 def remove_request(product_id: str, revision: int) -> RemoveRequest:
-    within("revision", revision, bits=64)
+    check_uint("revision", revision, bits=64)
     return RemoveRequest(product_id=product_id, revision=revision)
 
 
-def within(name: str, value: int | None, *, bits: int) -> int | None:
+def check_uint(name: str, value: int | None, *, bits: int) -> int | None:
     """`value`, if it fits the message. Raises InvalidRequest."""
     if value is not None and not 0 <= value < 1 << bits:
         raise InvalidRequest(name, f"{value} is not in 0..{(1 << bits) - 1}")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from google.protobuf.json_format import Parse, ParseError
 
 from lookalike.cli import npy_files
-from lookalike.client import Conditions
+from lookalike.client import FilterArguments
 from lookalike.errors import InvalidRequest
 from lookalike.timestamps import unix_s
 from lookalike.v1.types_pb2 import Filter
@@ -36,8 +36,8 @@ def add_conditions(wanted: argparse._ArgumentGroup) -> None:
     )
 
 
-def conditions_of(asked: argparse.Namespace) -> Conditions:
-    return Conditions(
+def conditions_of(asked: argparse.Namespace) -> FilterArguments:
+    return FilterArguments(
         category_in=asked.category,
         category_not_in=asked.not_category,
         shop_in=asked.shop,

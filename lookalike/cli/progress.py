@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 
 @contextmanager
-def counting(what: str, *, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[], None]]:
+def progress_bar(what: str, *, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[], None]]:
     """A bar for one stage; call what it gives once per item done."""
     console = Console(stderr=True)
     columns = (
@@ -26,7 +26,7 @@ def counting(what: str, *, total: int | None = None, quiet: bool = False) -> Ite
 
 
 @contextmanager
-def progress_of_stages() -> Iterator[Callable[[str, int, int], None]]:
+def stage_progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """One bar for several stages, one after the other; call what it gives with (stage, done, total)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

@@ -20,7 +20,7 @@ from lookalike.demo.preparation import SHARDS, Index, Models, Preparation
 from lookalike.demo.queries import FASHION, Stop, stops
 from lookalike.errors import InvalidRequest, NotFound, OperatorError
 from lookalike.local import probes, process_specs, serve
-from lookalike.local.process_specs import Role
+from lookalike.local.process_specs import ProcessSpec
 from lookalike.local.supervisor import Supervisor
 from lookalike.runtime import directory_lock
 from lookalike.v1.types_pb2 import Product
@@ -96,20 +96,20 @@ def _alone(state: Path) -> Iterator[None]:
 
 
 def _port(console: Console, wished: int) -> int:
-    if probes.is_free(wished):
+    if probes.is_port_free(wished):
         return wished
-    (port,) = probes.free_ports(1, but=(wished,))
+    (port,) = probes.free_ports(1, exclude=(wished,))
     console.print(f"[yellow]Port {wished} is taken: this demo uses {port} instead.[/]")
     return port
 
 
 def _metrics_port() -> int:
-    return METRICS_PORT if probes.is_free(METRICS_PORT) else probes.free_ports(1)[0]
+    return METRICS_PORT if probes.is_port_free(METRICS_PORT) else probes.free_ports(1)[0]
 
 
 def _prepare(
     processes: Supervisor, preparation: Preparation, catalogue: Path, models: Models
-) -> tuple[Index, Role, Role | None]:
+) -> tuple[Index, ProcessSpec, ProcessSpec | None]:
     """An up-to-date index, and what starts before the rest: the model server, which building needs, and Redis."""
     cache_port, model_port = probes.free_ports(2)
     cache = _cache(processes, cache_port)
@@ -122,11 +122,17 @@ def _prepare(
 
 
 def _serve(
-    processes: Supervisor, index: Index, model_server: Role, cache: Role | None, *, port: int, metrics_port: int
-) -> Role:
+    processes: Supervisor,
+    index: Index,
+    model_server: ProcessSpec,
+    cache: ProcessSpec | None,
+    *,
+    port: int,
+    metrics_port: int,
+) -> ProcessSpec:
     """The gateway, ready like all the rest: all start at once."""
     # Chosen only now: a build may take an hour, in which any connection could get a port that was chosen before it.
-    text_port, *shard_ports = probes.free_ports(1 + SHARDS, but=(port, metrics_port))
+    text_port, *shard_ports = probes.free_ports(1 + SHARDS, exclude=(port, metrics_port))
     text_encoder = None
     if index.text_artifact is not None:
         text_encoder = process_specs.text_encoder(
@@ -147,13 +153,13 @@ def _serve(
     return gateway
 
 
-def _cache(processes: Supervisor, port: int) -> Role | None:
+def _cache(processes: Supervisor, port: int) -> ProcessSpec | None:
     """Redis, where there is one; the gateway keeps answers in its own memory else."""
     executable = process_specs.redis_executable()
     return None if executable is None else process_specs.redis(executable, processes.logs, port)
 
 
-def _launch(processes: Supervisor, *started: Role) -> None:
+def _launch(processes: Supervisor, *started: ProcessSpec) -> None:
     for role in started:
         processes.start(role.name, role.command, ready=role.ready)
 
@@ -193,7 +199,7 @@ def _answered(client: Client, stop: Stop) -> tuple[Table | Text, Text]:
     return render.table(answer, without=("id", "shop")), render.provenance(answer.provenance)
 
 
-def _say_what_serves(console: Console, index: Index, models: Models, gateway: Role) -> None:
+def _say_what_serves(console: Console, index: Index, models: Models, gateway: ProcessSpec) -> None:
     refused = f" ({index.rejected:,} more were rejected)" if index.rejected else ""
     console.print(
         f"Version {index.version} with {index.products:,} products{refused} is served at [bold]{gateway.address}[/] "
@@ -208,7 +214,7 @@ def _say_what_serves(console: Console, index: Index, models: Models, gateway: Ro
         console.print(Panel(Text(text), title="The image model is UNTRAINED", border_style="red"))
 
 
-def _say_how_to_ask(console: Console, index: Index, gateway: Role, metrics_port: int) -> None:
+def _say_how_to_ask(console: Console, index: Index, gateway: ProcessSpec, metrics_port: int) -> None:
     console.print("Ask it yourself:", style="bold")
     for line in serve.how_to_ask(gateway.address, index.spaces, metrics_port):
         console.print(f"  {line}", markup=False, soft_wrap=True)

@@ -64,7 +64,7 @@ class Preparation:
             drawn = sample.with_name("catalogue.part")
             for left in (drawn, sample):
                 shutil.rmtree(left, ignore_errors=True)
-            self._run("catalog sample", process_specs.lookalike("catalog", "sample", drawn), shown=True)
+            self._run("catalog sample", process_specs.lookalike_command("catalog", "sample", drawn), shown=True)
             return str(drawn.rename(sample))
 
         self._step("sample catalogue", "catalogue", inputs, draw, made=lambda _: [sample])
@@ -95,7 +95,7 @@ class Preparation:
         return Models(directory=directory, encoder=told["encoder"], fell_back=told["fell_back"])
 
     def _export(self, directory: Path, weights: str) -> str:
-        command = process_specs.lookalike("encoders", "export", directory, "--weights", weights, "--json")
+        command = process_specs.lookalike_command("encoders", "export", directory, "--weights", weights, "--json")
         encoder: str = json.loads(self._run("encoders export", command))["encoder"]
         return encoder
 
@@ -118,7 +118,7 @@ class Preparation:
             SHARDS,
             "--json",
         ]
-        command = process_specs.lookalike("update", catalogue, self._location, *words)
+        command = process_specs.lookalike_command("update", catalogue, self._location, *words)
         told = self._step(
             "index",
             "index",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lookalike.cli.render import price, printable
-from lookalike.client import Question, Subject, example
+from lookalike.client import ClassifyArguments, SearchArguments, example
 from lookalike.v1.types_pb2 import Product
 
 # As in the gateway's default policy: products go by photo and words together where the index has that space; where it
@@ -22,8 +22,8 @@ TITLE_LETTERS = 40
 @dataclass(frozen=True, kw_only=True)
 class Stop:
     title: str
-    question: Question = field(default_factory=Question)
-    subject: Subject | None = None  # What to classify, instead of a question.
+    question: SearchArguments = field(default_factory=SearchArguments)
+    subject: ClassifyArguments | None = None  # What to classify, instead of a question.
 
 
 def stops(products: Sequence[Product], catalogue: Path, spaces: Collection[str]) -> list[Stop]:
@@ -49,29 +49,29 @@ def stops(products: Sequence[Product], catalogue: Path, spaces: Collection[str])
 def _by_id(pictured: Sequence[Product], worded: Sequence[Product]) -> Iterator[Stop]:
     """One product that the policy sends to its photo and one that it sends to its words, or that are sent there."""
     if (product := _first(each for each in pictured if _is_fashion(each))) is not None:
-        yield _stop(f"Like {_named(product)} (fashion: by its photo)", Question(product_id=product.id))
+        yield _stop(f"Like {_named(product)} (fashion: by its photo)", SearchArguments(product_id=product.id))
     elif pictured:
-        yield _stop(f"Looks like {_named(pictured[0])}", Question(product_id=pictured[0].id, space="image"))
+        yield _stop(f"Looks like {_named(pictured[0])}", SearchArguments(product_id=pictured[0].id, space="image"))
     if (product := _first(each for each in worded if not _is_fashion(each))) is not None:
-        yield _stop(f"Like {_named(product)} (not fashion: by its words)", Question(product_id=product.id))
+        yield _stop(f"Like {_named(product)} (not fashion: by its words)", SearchArguments(product_id=product.id))
     elif worded:
-        yield _stop(f"Reads like {_named(worded[0])}", Question(product_id=worded[0].id, space="text"))
+        yield _stop(f"Reads like {_named(worded[0])}", SearchArguments(product_id=worded[0].id, space="text"))
 
 
 def _as_products(pictured: Sequence[Product], worded: Sequence[Product]) -> Iterator[Stop]:
     """One product by photo and words together, as the policy has it, then one by each alone."""
     if (product := _first(each for each in pictured if _is_fashion(each)) or _first([*pictured, *worded])) is not None:
-        yield _stop(f"Like {_named(product)} (by photo and words together)", Question(product_id=product.id))
+        yield _stop(f"Like {_named(product)} (by photo and words together)", SearchArguments(product_id=product.id))
     if product is not None and product in pictured:
-        yield _stop(f"Looks like {_named(product)}", Question(product_id=product.id, space="image"))
+        yield _stop(f"Looks like {_named(product)}", SearchArguments(product_id=product.id, space="image"))
     if (product := _first(each for each in worded if not _is_fashion(each)) or _first(worded)) is not None:
-        yield _stop(f"Reads like {_named(product)}", Question(product_id=product.id, space="text"))
+        yield _stop(f"Reads like {_named(product)}", SearchArguments(product_id=product.id, space="text"))
 
 
 def _by_photo(pictured: Sequence[Product], catalogue: Path) -> Iterator[Stop]:
     if (product := _with_photo(pictured, catalogue)) is not None:
         photo = catalogue / product.image
-        yield _stop(f"Like the photo {photo.name} ({_named(product)})", Question(image=photo))
+        yield _stop(f"Like the photo {photo.name} ({_named(product)})", SearchArguments(image=photo))
 
 
 def _by_text(worded: Sequence[Product]) -> Iterator[Stop]:
@@ -80,7 +80,7 @@ def _by_text(worded: Sequence[Product]) -> Iterator[Stop]:
     other = _first(product for product in worded if product.title)
     for product in (japanese, english) if japanese or english else (other,):
         if product is not None:
-            yield _stop(f"Like the words {_named(product)}", Question(text=product.title))
+            yield _stop(f"Like the words {_named(product)}", SearchArguments(text=product.title))
 
 
 def _filtered(products: Sequence[Product], space: str) -> Iterator[Stop]:
@@ -89,7 +89,7 @@ def _filtered(products: Sequence[Product], space: str) -> Iterator[Stop]:
         limit = Product(price=statistics.median_high(each.price for each in products), currency=product.currency)
         yield _stop(
             f"Like {_named(product)}, in stock, at most {price(limit)}, from other shops, one of each",
-            Question(
+            SearchArguments(
                 product_id=product.id,
                 space=space,
                 max_price=limit.price,
@@ -107,7 +107,7 @@ def _mixed(pictured: Sequence[Product], worded: Sequence[Product]) -> Iterator[S
             other = _first(each for each in products if each.category != one.category) or products[1]
             examples = [example(product_id=one.id, weight=1), example(product_id=other.id, weight=0.5)]
             title = f"Like {_named(one)} and, half as much, {_named(other)}"
-            yield _stop(title, Question(examples=examples, space=space))
+            yield _stop(title, SearchArguments(examples=examples, space=space))
             return
 
 
@@ -120,20 +120,20 @@ def _fused(known: Sequence[Product], catalogue: Path, as_products: bool) -> Iter
         photo = catalogue / product.image
         how = "as one product" if as_products else "half by photo, half by words"
         title = f"Like the photo {photo.name} with the words {_named(product)} ({how})"
-        yield _stop(title, Question(image=photo, text=product.title))
+        yield _stop(title, SearchArguments(image=photo, text=product.title))
     if known:
         title = f"Like {_named(known[0])}, 70 % by photo and 30 % by words"
-        yield _stop(title, Question(product_id=known[0].id, weights={"image": 0.7, "text": 0.3}, explain=True))
+        yield _stop(title, SearchArguments(product_id=known[0].id, weights={"image": 0.7, "text": 0.3}, explain=True))
 
 
 def _classified(known: Sequence[Product], worded: Sequence[Product], catalogue: Path) -> Iterator[Stop]:
     if (product := _with_photo(known, catalogue)) is not None:
         photo = catalogue / product.image
         title = f"Which category? The photo {photo.name} with the words {_named(product)}"
-        yield Stop(title=title, subject=Subject(image=photo, text=product.title, limit=LIMIT))
+        yield Stop(title=title, subject=ClassifyArguments(image=photo, text=product.title, limit=LIMIT))
     elif (product := _first(each for each in worded if each.title)) is not None:
         title = f"Which category? The words {_named(product)}"
-        yield Stop(title=title, subject=Subject(text=product.title, limit=LIMIT))
+        yield Stop(title=title, subject=ClassifyArguments(text=product.title, limit=LIMIT))
 
 
 def _with_photo(products: Sequence[Product], catalogue: Path) -> Product | None:
@@ -141,7 +141,7 @@ def _with_photo(products: Sequence[Product], catalogue: Path) -> Product | None:
     return _first(product for product in reversed(products) if (catalogue / product.image).is_file())
 
 
-def _stop(title: str, question: Question) -> Stop:
+def _stop(title: str, question: SearchArguments) -> Stop:
     return Stop(title=title, question={**question, "limit": LIMIT})
 
 

@@ -15,9 +15,9 @@ from lookalike.channels import blocking_channel
 PROBE_S = 1.0  # A server that is busy starting may accept and not answer: ask again rather than wait.
 
 
-def serving(address: str) -> bool:
+def is_serving(address: str) -> bool:
     """Whether the gRPC server at `host:port` says SERVING."""
-    if not accepting(address):
+    if not accepts_connections(address):
         return False
     with blocking_channel(address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)  # Its type stub names no methods.
@@ -38,7 +38,7 @@ def redis_answers(address: str) -> bool:
         return False
 
 
-def accepting(address: str) -> bool:
+def accepts_connections(address: str) -> bool:
     """Whether anybody accepts connections at `host:port`."""
     try:
         with socket.create_connection(_pair(address), timeout=PROBE_S):
@@ -47,7 +47,7 @@ def accepting(address: str) -> bool:
         return False
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
+def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a server could listen there now."""
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # As servers do: TIME_WAIT does not count.
@@ -58,14 +58,14 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-def free_ports(count: int, *, but: Collection[int] = ()) -> list[int]:
-    """Different free ports of 127.0.0.1, none of those in `but`; all are held while they are chosen."""
+def free_ports(count: int, *, exclude: Collection[int] = ()) -> list[int]:
+    """Different free ports of 127.0.0.1, none of those in `exclude`; all are held while they are chosen."""
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count + len(but))]
+        sockets = [held.enter_context(socket.socket()) for _ in range(count + len(exclude))]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         ports = [one.getsockname()[1] for one in sockets]
-    return [port for port in ports if port not in but][:count]
+    return [port for port in ports if port not in exclude][:count]
 
 
 def _pair(address: str) -> tuple[str, int]:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     index = asked.location.resolve()
     version = location.current(index)
     for port in filter(None, (asked.port, asked.metrics_port)):
-        if not probes.is_free(port):
+        if not probes.is_port_free(port):
             raise OperatorError(f"port {port} of 127.0.0.1 is taken")
     with (
         tempfile.TemporaryDirectory(prefix="lookalike-") as logs,
@@ -60,7 +60,7 @@ def _serve(
     processes: Supervisor, index: Path, version: Version, live_dir: Path | None, *, port: int, metrics_port: int
 ) -> None:
     """Until Ctrl-C, SIGTERM, or the death of a process (raises as `Supervisor.check`)."""
-    ports = probes.free_ports(version.shards, but=(port, metrics_port))
+    ports = probes.free_ports(version.shards, exclude=(port, metrics_port))
     shards = [process_specs.shard(index, number, port_, live_dir=live_dir) for number, port_ in enumerate(ports)]
     gateway = process_specs.gateway(shards, port, metrics_port=metrics_port)
     for role in (*shards, gateway):

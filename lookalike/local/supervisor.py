@@ -36,7 +36,7 @@ class Supervisor:
     """Starts processes, each in a session of its own, and stops all of them, the last one first, when it is left.
 
         with Supervisor(Path("logs"), environ) as processes:
-            processes.start("shard 0", [...], ready=lambda: probes.serving(address))
+            processes.start("shard 0", [...], ready=lambda: probes.is_serving(address))
             processes.wait_ready(timeout_s=60)
             processes.watch()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 
-def within(shops: Iterable[str], most: int, k: int) -> list[int]:
+def limit_per_shop(shops: Iterable[str], most: int, k: int) -> list[int]:
     """Of hits in their order, by shop, the places of the first k that have fewer than `most` of their shop before them.
 
     Hits of no shop ("") are not limited. Of rankings that are merged it may be done first and again at the end: whoever

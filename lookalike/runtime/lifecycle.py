@@ -66,7 +66,7 @@ async def serve(
 
 
 @asynccontextmanager
-async def alongside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def background_task(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """`work` goes on beside what is done inside. Should it fail, the process must not go on without it: SIGTERM."""
     task = asyncio.create_task(work)
     task.add_done_callback(_stop_if_broken)

@@ -80,7 +80,7 @@ def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *
 
     settings = cls(**values)
     if check_only:
-        print("\n".join(described(settings)))
+        print("\n".join(effective_settings(settings)))
         raise SystemExit(0)
     return settings
 
@@ -95,7 +95,7 @@ def variables(cls: type[ProcessSettings]) -> frozenset[str]:
     return frozenset(variable(cls, field.name) for field in dataclasses.fields(cls))
 
 
-def described(settings: ProcessSettings) -> list[str]:
+def effective_settings(settings: ProcessSettings) -> list[str]:
     """`VARIABLE=value` lines; secrets masked."""
     lines = []
     for field in dataclasses.fields(settings):

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from lookalike.cli.progress import counting
+from lookalike.cli.progress import progress_bar
 from lookalike.demo.sample.assortment import LEAVES, Leaf
 from lookalike.demo.sample.drawing.look import Look
 from lookalike.demo.sample.drawing.palette import COLOURS, Colour, luminance
@@ -38,7 +38,7 @@ def sample(directory: Path, *, products: int = PRODUCTS, seed: int = 0, quiet: b
     """
     _make_directory(directory)
     sellers, models = shops(seed), max(math.ceil(products * _MODELS_SHARE), 1)
-    with counting("drawing", total=products, quiet=quiet) as count:
+    with progress_bar("drawing", total=products, quiet=quiet) as count:
         for _ in _drawn(directory, products, models, seed, workers or os.cpu_count() or 1):
             count()
     return _write(directory, (_row(number, models, seed, sellers) for number in range(products)))

@@ -218,8 +218,8 @@ with Supervisor(Path({str(tmp_path)!r}), {{}}) as processes:
 
 def test_a_server_is_serving_when_its_health_says_so(supervisor: Supervisor) -> None:
     (port,) = probes.free_ports(1)
-    assert probes.is_free(port)
-    assert not probes.serving(f"127.0.0.1:{port}")
+    assert probes.is_port_free(port)
+    assert not probes.is_serving(f"127.0.0.1:{port}")
     code = f"""
 import asyncio, dataclasses
 from lookalike.runtime import lifecycle
@@ -228,9 +228,9 @@ class Settings(settings.ProcessSettings):
     PREFIX = "TEST_"
 asyncio.run(lifecycle.serve(Settings(port={port}), [], services=["some.Service"]))
 """
-    supervisor.start("server", [sys.executable, "-c", code], ready=lambda: probes.serving(f"127.0.0.1:{port}"))
+    supervisor.start("server", [sys.executable, "-c", code], ready=lambda: probes.is_serving(f"127.0.0.1:{port}"))
     supervisor.wait_ready(timeout_s=30)
-    assert not probes.is_free(port)
+    assert not probes.is_port_free(port)
     assert not probes.redis_answers(f"127.0.0.1:{port}")
 
 
