@@ -1,4 +1,4 @@
-"""`lookalike classify`, against a small real server."""
+"""`lookalike classify` against a small real gRPC server."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ SHOES = ClassifyResponse(
     ),
 )
 
-Ask = Callable[..., Awaitable[int]]
+RunCommand = Callable[..., Awaitable[int]]
 
 
 @pytest.fixture
-def asked() -> list[ClassifyRequest]:
+def requests() -> list[ClassifyRequest]:
     return []
 
 
 @pytest.fixture
-async def ask(asked: list[ClassifyRequest]) -> AsyncIterator[Ask]:
-    """Runs the command as a shell would, its exit status returned."""
+async def run_command(requests: list[ClassifyRequest]) -> AsyncIterator[RunCommand]:
+    """Runs the command as a shell would, and returns its exit status."""
 
-    async def answer(request: ClassifyRequest, deadline: Deadline) -> ClassifyResponse:
-        asked.append(request)
+    async def respond(request: ClassifyRequest, deadline: Deadline) -> ClassifyResponse:
+        requests.append(request)
         refusals: dict[str, LookalikeError] = {
             "☺": InvalidRequest("text", "has no words"),
             "none": FailedPrecondition("no product encoder is deployed"),
@@ -67,68 +67,72 @@ async def ask(asked: list[ClassifyRequest]) -> AsyncIterator[Ask]:
         return SearchResponse()
 
     service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
-    server = edge.server([edge.handler(service, {"Search": search, "FindDuplicates": search, "Classify": answer})])
+    server = edge.server([edge.handler(service, {"Search": search, "FindDuplicates": search, "Classify": respond})])
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 
-    async def shell(*words: str) -> int:
-        return await asyncio.to_thread(_status, [*words, "--address", address])
+    async def shell(*arguments: str) -> int:
+        return await asyncio.to_thread(_status, [*arguments, "--address", address])
 
     yield shell
     await server.stop(None)
 
 
-def _status(words: Sequence[str]) -> int:
+def _status(arguments: Sequence[str]) -> int:
     try:
-        return run(lambda: classify.main(words, {}))
+        return run(lambda: classify.main(arguments, {}))
     except SystemExit as stop:  # argparse's
         return stop.code if isinstance(stop.code, int) else 1
 
 
-async def test_flags_become_the_request(ask: Ask, asked: list[ClassifyRequest], tmp_path: Path) -> None:
+async def test_flags_become_the_request(
+    run_command: RunCommand, requests: list[ClassifyRequest], tmp_path: Path
+) -> None:
     (tmp_path / "shoe.jpg").write_bytes(b"a photo")
-    words = ["--image", str(tmp_path / "shoe.jpg"), "--text", "red", "--precision", "0.95", "--limit", "3"]
-    assert await ask(*words) == 0
-    assert await ask("--product", "p-9") == 0
-    assert asked == [
+    arguments = ["--image", str(tmp_path / "shoe.jpg"), "--text", "red", "--precision", "0.95", "--limit", "3"]
+    assert await run_command(*arguments) == 0
+    assert await run_command("--product", "p-9") == 0
+    assert requests == [
         ClassifyRequest(image=b"a photo", text="red", precision=0.95, limit=3),
         ClassifyRequest(product_id="p-9"),
     ]
 
 
-async def test_the_answer_is_a_table_a_category_and_what_it_is(ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
-    assert await ask("--product", "p-9") == 0
+async def test_the_output_has_the_probabilities_the_category_and_the_provenance(
+    run_command: RunCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run_command("--product", "p-9") == 0
     printed = capsys.readouterr().out
-    words = " ".join(printed.split())
-    assert "fashion/shoes 0.875" in words
-    assert "[bold]food [2J 0.125" in words  # Shown as it is: it steers nothing.
-    assert "category: fashion/shoes" in words
-    assert "by image and text · encoder product-0123456789ab · version 20260101-abc" in words
-    assert "precision 0.95 · from probability 0.750 on" in words
-    assert "degraded: the image encoder is untrained" in words
+    output = " ".join(printed.split())
+    assert "fashion/shoes 0.875" in output
+    assert "[bold]food [2J 0.125" in output  # Shown as it is: neither markup nor terminal commands take effect.
+    assert "category: fashion/shoes" in output
+    assert "by image and text · encoder product-0123456789ab · version 20260101-abc" in output
+    assert "precision 0.95 · from probability 0.750 on" in output
+    assert "degraded: the image encoder is untrained" in output
 
 
-def test_an_abstention_says_why_and_names_no_category() -> None:
-    abstains = ClassifyResponse(
+def test_an_abstention_gives_its_reason_and_no_category() -> None:
+    abstention = ClassifyResponse(
         abstention_reason="too unlikely", provenance=ClassifyProvenance(precision=0.9, threshold=2)
     )
-    line = str(render.classification_provenance(abstains))
+    line = str(render.classification_provenance(abstention))
     assert "abstains: too unlikely" in line
     assert "never reached" in line
     assert "category" not in line
 
 
-async def test_json_is_the_whole_answer_under_the_names_of_the_protos(
-    ask: Ask, capsys: pytest.CaptureFixture[str]
+async def test_json_is_the_whole_response_with_the_field_names_of_the_protos(
+    run_command: RunCommand, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert await ask("--text", "red", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["category"], told["abstained"]) == ("fashion/shoes", "")
-    assert told["provenance"]["inputs"] == ["SPACE_IMAGE", "SPACE_TEXT"]
+    assert await run_command("--text", "red", "--json") == 0
+    response = json.loads(capsys.readouterr().out)
+    assert (response["category"], response["abstention_reason"]) == ("fashion/shoes", "")
+    assert response["provenance"]["inputs"] == ["SPACE_IMAGE", "SPACE_TEXT"]
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "reason"),
+    ("arguments", "status", "reason"),
     [
         ([], 2, "give --product, or --image, --text or both"),
         (["--image", "no-such-file.jpg"], 2, "no-such-file.jpg: No such file"),
@@ -136,8 +140,8 @@ async def test_json_is_the_whole_answer_under_the_names_of_the_protos(
         (["--text", "none"], 1, "no product encoder is deployed"),
     ],
 )
-async def test_what_cannot_be_answered_has_a_reason_and_an_exit_status(
-    ask: Ask, capsys: pytest.CaptureFixture[str], words: list[str], status: int, reason: str
+async def test_a_failure_has_a_reason_and_an_exit_status(
+    run_command: RunCommand, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, reason: str
 ) -> None:
-    assert await ask(*words) == status
+    assert await run_command(*arguments) == status
     assert reason in capsys.readouterr().err
