@@ -67,11 +67,11 @@ def classification_provenance(response: ClassifyResponse) -> Text:
         f"encoder {provenance.encoder or '–'}",
         *([f"version {provenance.version}"] if provenance.version else []),
         f"precision {provenance.precision:.3g}",
-        f"from probability {provenance.threshold:.3f} on" if provenance.threshold <= 1 else "never reached",
+        f"threshold {provenance.threshold:.3f}" if provenance.threshold <= 1 else "no threshold reaches it",
     ]
     line = Text(f"category: {printable(response.category)}\n" if response.category else "", "bold")
     if response.abstention_reason:
-        line.append(f"abstains: {printable(response.abstention_reason)}\n", "yellow")
+        line.append(f"no category: {printable(response.abstention_reason)}\n", "yellow")
     line.append(" · ".join(map(printable, parts)), "dim not bold")
     return _degraded(line, provenance.degraded)
 

@@ -73,7 +73,10 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--catalog", type=Path, metavar="DIR", help="your catalogue (default: a drawn sample)")
     parser.add_argument("--port", type=int, default=50051, help="the gateway's port (default: %(default)s)")
     parser.add_argument(
-        "--state", type=Path, default=Path(".demo"), help="directory of all files (default: %(default)s)"
+        "--state",
+        type=Path,
+        default=Path(".demo"),
+        help="directory for all that the demo builds (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",
@@ -168,6 +171,7 @@ def _start(processes: Supervisor, *specs: ProcessSpec) -> None:
 
 
 def _some_products(client: Client) -> list[Product]:
+    """The products that the demo queries are chosen from, fashion and others, by rising id."""
     fashion = client.list(category_in=[FASHION], limit=QUERY_PRODUCTS)
     others = client.list(category_not_in=[FASHION], limit=QUERY_PRODUCTS)
     return sorted([*fashion, *others], key=lambda product: product.id.encode())

@@ -123,10 +123,8 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) 
 _SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    (
-        "grpc.so_reuseport",
-        0,
-    ),  # Two processes on one port by mistake must be an error: calls would go to either at random.
+    # Two processes on one port by mistake must be an error: calls would go to either at random.
+    ("grpc.so_reuseport", 0),
 )
 
 

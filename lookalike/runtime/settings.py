@@ -51,7 +51,7 @@ Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
 def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *, description: str) -> Settings:
-    """Load settings: flags win over the environment, the environment over defaults. `--check-config` prints them.
+    """Load settings: flags over environment variables over defaults. `--check-config` prints them and exits.
 
     Raises BadSettings, naming the key, the value and what is allowed.
     """

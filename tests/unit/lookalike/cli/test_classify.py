@@ -108,7 +108,7 @@ async def test_the_output_has_the_probabilities_the_category_and_the_provenance(
     assert "[bold]food [2J 0.125" in output  # Shown as it is: neither markup nor terminal commands take effect.
     assert "category: fashion/shoes" in output
     assert "by image and text · encoder product-0123456789ab · version 20260101-abc" in output
-    assert "precision 0.95 · from probability 0.750 on" in output
+    assert "precision 0.95 · threshold 0.750" in output
     assert "degraded: the image encoder is untrained" in output
 
 
@@ -117,9 +117,9 @@ def test_an_abstention_gives_its_reason_and_no_category() -> None:
         abstention_reason="too unlikely", provenance=ClassifyProvenance(precision=0.9, threshold=2)
     )
     line = str(render.classification_provenance(abstention))
-    assert "abstains: too unlikely" in line
-    assert "never reached" in line
-    assert "category" not in line
+    assert line.startswith("no category: too unlikely\n")
+    assert "no threshold reaches it" in line
+    assert line.count("category") == 1
 
 
 async def test_json_is_the_whole_response_with_the_field_names_of_the_protos(

@@ -42,10 +42,10 @@ def pid_is_alive(pid: int) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 20) -> bool:
-    give_up_s = time.monotonic() + within_s
+def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
+    deadline_s = time.monotonic() + timeout_s
     while not condition():
-        if time.monotonic() > give_up_s:
+        if time.monotonic() > deadline_s:
             return False
         time.sleep(0.02)
     return True
