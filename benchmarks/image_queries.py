@@ -27,7 +27,7 @@ from encoders.image.client import ImageEncoder
 from encoders.image.photos import preprocess
 from index.building.build import SpaceVectors, build
 from lookalike.channels import aio_channel
-from lookalike.local.probes import free_ports, serving
+from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.search_pb2 import Example, SearchRequest
@@ -65,7 +65,7 @@ def measured(folder: Path, photos: list[bytes], rounds: int, weights: str) -> di
     with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
         processes.run("export", [*COMMAND, "encoders", "export", str(models), "--weights", weights])
         command = [*COMMAND, "serve", "model-server", "--models", str(models), "--port", str(model)]
-        processes.start("model server", command, ready=partial(serving, f"127.0.0.1:{model}"))
+        processes.start("model server", command, ready=partial(is_serving, f"127.0.0.1:{model}"))
         processes.wait_ready(timeout_s=180)
         pixels = np.stack([preprocess(photo) for photo in photos])
         asyncio.run(index_some(folder / "index", model, pixels[:64]))
@@ -80,10 +80,10 @@ def measured(folder: Path, photos: list[bytes], rounds: int, weights: str) -> di
             "--port",
             str(shard),
         ]
-        processes.start("shard", command, ready=partial(serving, f"127.0.0.1:{shard}"))
+        processes.start("shard", command, ready=partial(is_serving, f"127.0.0.1:{shard}"))
         words = ["--shards", f"127.0.0.1:{shard}", "--model-server", f"127.0.0.1:{model}", "--cache-ttl-s", "0"]
         command = [*COMMAND, "serve", "gateway", *words, "--port", str(gateway)]
-        processes.start("gateway", command, ready=partial(serving, f"127.0.0.1:{gateway}"))
+        processes.start("gateway", command, ready=partial(is_serving, f"127.0.0.1:{gateway}"))
         processes.wait_ready(timeout_s=60)
         pids = list(processes.pids().values())
         alone: list[Load] = []

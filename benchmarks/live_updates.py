@@ -27,7 +27,7 @@ from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from index.building.build import SpaceVectors, build
 from lookalike.channels import aio_channel
-from lookalike.local.probes import free_ports, serving
+from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
 from lookalike.v1.index_pb2 import (
     ApplyRequest,
@@ -88,7 +88,7 @@ def measured(folder: Path, version: str, updates: Iterator[Update], queries: F32
         for name, port in ports.items():
             words = ["serve", "shard", "--location", str(folder / "index"), "--shard", "0", "--threads", "1"]
             words += ["--live-dir", str(folder / name), "--port", str(port)]
-            processes.start(name, [*COMMAND, *words], ready=partial(serving, f"127.0.0.1:{port}"))
+            processes.start(name, [*COMMAND, *words], ready=partial(is_serving, f"127.0.0.1:{port}"))
         processes.wait_ready(timeout_s=300)
         return asyncio.run(_measured(ports, processes.pids(), version, [*updates], queries=queries, rounds=rounds))
 

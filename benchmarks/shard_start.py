@@ -26,7 +26,7 @@ from benchmarks.dataset import DIM, CnnLike
 from benchmarks.meter import COMMAND, cpu_s, write
 from index.storage import version
 from lookalike.channels import blocking_channel
-from lookalike.local.probes import free_ports, serving
+from lookalike.local.probes import free_ports, is_serving
 from lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest
 from lookalike.v1.index_pb2_grpc import IndexShardStub
 from lookalike.v1.types_pb2 import SPACE_IMAGE
@@ -114,7 +114,7 @@ def started(location: Path, queries: F32) -> Started:
     (port,) = free_ports(1)
     with _process(location, port) as pid:
         began_s = time.monotonic()
-        while not serving(f"127.0.0.1:{port}"):
+        while not is_serving(f"127.0.0.1:{port}"):
             if time.monotonic() - began_s > PATIENCE_S:
                 raise RuntimeError(f"the shard of {location} is not ready after {PATIENCE_S} s")
             time.sleep(0.02)

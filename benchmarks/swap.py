@@ -29,7 +29,7 @@ from index.building.versions import use
 from index.storage import version
 from index.storage.location import Directory
 from lookalike.channels import aio_channel
-from lookalike.local.probes import free_ports, serving
+from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
 from lookalike.v1.index_pb2 import DescribeRequest
 from lookalike.v1.index_pb2_grpc import IndexShardStub
@@ -90,10 +90,10 @@ def served(folder: Path, names: list[str], queries: F32, options: argparse.Names
             words = ["--location", str(folder / "index"), "--shard", str(number), "--threads", "1", "--port", str(port)]
             words += ["--poll-s", str(POLL_S), "--lease-s", str(LEASE_S)]
             command = [*COMMAND, "serve", "shard", *words]
-            processes.start(f"shard {number}", command, ready=partial(serving, addresses[number]))
+            processes.start(f"shard {number}", command, ready=partial(is_serving, addresses[number]))
         command = [*COMMAND, "serve", "gateway", "--shards", ",".join(addresses), "--port", str(gateway)]
         command += ["--cache-ttl-s", "0"]
-        processes.start("gateway", command, ready=partial(serving, f"127.0.0.1:{gateway}"))
+        processes.start("gateway", command, ready=partial(is_serving, f"127.0.0.1:{gateway}"))
         processes.wait_ready(timeout_s=120)
         parts = [queries[i :: options.inflight] for i in range(options.inflight)]
         turns = [names[change % 2] for change in range(options.rounds)]

@@ -48,7 +48,7 @@ def flipkart(data: Path) -> Texts:
 
 def drawn(folder: Path) -> Texts:
     """The Japanese ones among the 2,400 titles of the drawn sample, by broad category. Draws it into `folder`."""
-    catalogue_sample.sample(folder / "drawn")
+    catalogue_sample.draw_catalogue(folder / "drawn")
     rows = [json.loads(line) for line in (folder / "drawn" / "products.jsonl").read_text("utf-8").splitlines()]
     japanese = (row for row in rows if any("\u3040" < letter < "\ua000" for letter in row["title"]))
     return _of((row["title"], row["category"].split("/")[0]) for row in japanese)

@@ -27,7 +27,7 @@ from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from index.building.build import SpaceVectors, build
 from lookalike.channels import aio_channel
-from lookalike.local.probes import accepting, free_ports, serving
+from lookalike.local.probes import accepts_connections, free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from lookalike.v1.search_pb2_grpc import SimilarProductsStub
@@ -75,12 +75,12 @@ def measured(folder: Path, vectors: F32, queries: F32, truth: np.ndarray[Any, An
         for i, port in enumerate((first, second)):
             shard = ["serve", "shard", "--location", str(folder / "index"), "--shard", str(i), "--threads", "1"]
             processes.start(
-                f"shard {i}", [*COMMAND, *shard, "--port", str(port)], ready=partial(serving, f"127.0.0.1:{port}")
+                f"shard {i}", [*COMMAND, *shard, "--port", str(port)], ready=partial(is_serving, f"127.0.0.1:{port}")
             )
         command = [*COMMAND, "serve", "gateway", "--shards", shards, "--port", str(gateway), "--cache-ttl-s", "0"]
-        processes.start("gateway", command, ready=lambda: serving(f"127.0.0.1:{gateway}"))
+        processes.start("gateway", command, ready=lambda: is_serving(f"127.0.0.1:{gateway}"))
         say = [COMMAND[0], "-m", "benchmarks.echo", str(echoing), "1200"]
-        processes.start("echo", say, ready=lambda: accepting(f"127.0.0.1:{echoing}"))
+        processes.start("echo", say, ready=lambda: accepts_connections(f"127.0.0.1:{echoing}"))
         processes.wait_ready(timeout_s=120)
         pids = processes.pids()
         served = [pids[name] for name in ("shard 0", "shard 1", "gateway")]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from lookalike.client import Question
+from lookalike.client import SearchArguments
 from lookalike.errors import BadSettings
 from lookalike.vectors import F32
 
@@ -73,7 +73,7 @@ class Asker:
         self._photos = Zipf(len(sample.photos))
         self._vectors = Zipf(0 if sample.vectors is None else len(sample.vectors))
 
-    def next(self) -> tuple[str, Question]:
+    def next(self) -> tuple[str, SearchArguments]:
         """The kind of the next question, and the question."""
         kind = self._rng.choices(self._kinds, self._weights)[0]
         question = self.of(kind)
@@ -81,24 +81,24 @@ class Asker:
             question.update(self._filter())
         return kind, question
 
-    def of(self, kind: str) -> Question:
+    def of(self, kind: str) -> SearchArguments:
         sample, rng = self._sample, self._rng
         if kind == "product":
-            return Question(product_id=sample.products[self._products.draw(rng)].id)
+            return SearchArguments(product_id=sample.products[self._products.draw(rng)].id)
         if kind == "photo":
-            return Question(image=sample.photos[self._photos.draw(rng)])
+            return SearchArguments(image=sample.photos[self._photos.draw(rng)])
         if kind == "vector" and sample.vectors is not None:
-            return Question(vector=sample.vectors[self._vectors.draw(rng)], space=sample.vector_space)
+            return SearchArguments(vector=sample.vectors[self._vectors.draw(rng)], space=sample.vector_space)
         title = sample.products[self._products.draw(rng)].title.strip()
         # A title may be empty in the catalogue, never in a query.
-        return Question(text=title if title and rng.random() < TITLES else PHRASES[self._phrases.draw(rng)])
+        return SearchArguments(text=title if title and rng.random() < TITLES else PHRASES[self._phrases.draw(rng)])
 
-    def _filter(self) -> Question:
+    def _filter(self) -> SearchArguments:
         """A filter that a popular product passes."""
         product = self._sample.products[self._products.draw(self._rng)]
-        choices = [Question(in_stock=True), Question(max_price=product.price)]
+        choices = [SearchArguments(in_stock=True), SearchArguments(max_price=product.price)]
         if product.category:
-            choices.append(Question(category_in=[product.category.partition("/")[0]]))
+            choices.append(SearchArguments(category_in=[product.category.partition("/")[0]]))
         return self._rng.choice(choices)
 
 

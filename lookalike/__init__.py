@@ -1,1 +1,1 @@
-"""Lookalike's client: ask a gateway for similar products, from Python (`lookalike.client`) or the command line."""
+"""Lookalike: find similar products. The client (`lookalike.client`), the commands, and what all processes share."""

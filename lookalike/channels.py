@@ -1,4 +1,4 @@
-"""gRPC channels: the one place that opens them. Connects when first used, and again after every break."""
+"""gRPC channels, opened nowhere else. They connect when first used, and reconnect after every break."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _OPTIONS = (
     # A replica that comes back is used within a second, not after gRPC's default back-off of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # Where a name has several addresses, calls go to all of them in turn; the default would use one and leave the rest.
+    # If a name has several addresses, calls go to all of them in turn; gRPC's default is to use only one.
     ("grpc.lb_policy_name", "round_robin"),
 )
-# gRPC lets the channels of a process share connections; these have connections of their own.
+# By default gRPC lets channels of one process share connections; with this option a channel has its own.
 _OWN_CONNECTIONS = ("grpc.use_local_subchannel_pool", 1)
 
 
 def blocking_channel(address: str) -> grpc.Channel:
-    """A channel to `host:port` for code without an event loop."""
+    """A blocking channel to `host:port`."""
     return grpc.insecure_channel(address, options=_OPTIONS)  # noqa: TID251  # the factory itself
 
 
 def aio_channel(address: str) -> grpc.aio.Channel:
-    """A channel to `host:port` for the running event loop."""
+    """An asyncio channel to `host:port`, for the running event loop."""
     return grpc.aio.insecure_channel(address, options=_OPTIONS)  # noqa: TID251  # the factory itself
 
 
 def aio_channels(address: str, count: int) -> tuple[grpc.aio.Channel, ...]:
-    """`count` channels, each with connections of its own."""
+    """`count` asyncio channels to one `host:port`, each with its own connections."""
     options = (*_OPTIONS, _OWN_CONNECTIONS)
     return tuple(grpc.aio.insecure_channel(address, options=options) for _ in range(count))  # noqa: TID251  # the factory itself

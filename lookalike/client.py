@@ -1,11 +1,11 @@
-"""The Python client of a gateway, blocking and asynchronous. The network, nothing else.
+"""The Python client of a gateway, blocking and asynchronous. Does network I/O.
 
     with Client("127.0.0.1:50051") as client:
-        answer = client.search(product_id="p-17", limit=5, max_price=5000, in_stock=True)
-        for hit in answer.hits:
+        response = client.search(product_id="p-17", limit=5, max_price=5000, in_stock=True)
+        for hit in response.hits:
             print(f"{hit.score:.3f} {hit.product.title}")
 
-What a call can raise is in `lookalike.errors`: InvalidRequest names the field, Overloaded says when to come back.
+A call raises an error of `lookalike.errors`: InvalidRequest names the field, Overloaded says when to retry.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import grpc.aio
 
 from lookalike.channels import aio_channel, blocking_channel
 from lookalike.requests import (
-    Conditions,
-    Original,
-    Question,
-    Subject,
+    ClassifyArguments,
+    DuplicatesArguments,
+    FilterArguments,
+    SearchArguments,
     Vector,
+    check_uint,
     classify_request,
     conditions,
     duplicates_request,
@@ -32,7 +33,6 @@ from lookalike.requests import (
     remove_request,
     search_request,
     upsert_request,
-    within,
 )
 from lookalike.status import to_error
 from lookalike.v1.catalog_pb2 import ChangeResponse, CountRequest, ExistsRequest, GetRequest, ListRequest
@@ -41,15 +41,24 @@ from lookalike.v1.search_pb2 import ClassifyResponse, SearchResponse
 from lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from lookalike.v1.types_pb2 import Product
 
-__all__ = ["AsyncClient", "Client", "Conditions", "Original", "Question", "Subject", "conditions", "example"]
+__all__ = [
+    "AsyncClient",
+    "ClassifyArguments",
+    "Client",
+    "DuplicatesArguments",
+    "FilterArguments",
+    "SearchArguments",
+    "conditions",
+    "example",
+]
 
-Reply = TypeVar("Reply")
+Response = TypeVar("Response")
 
 
 class Client:
-    """A blocking client; threads may share one. Close it, or use it in `with`.
+    """A blocking client, safe to share between threads. Close it, or use it in `with`.
 
-    timeout_s: what a call may take unless the call says otherwise; the gateway gives up on it then, too.
+    timeout_s: the default timeout of a call. It is sent as the gRPC deadline: the gateway stops working on it then.
     """
 
     def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
@@ -58,8 +67,8 @@ class Client:
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
 
-    def search(self, *, timeout_s: float | None = None, **question: Unpack[Question]) -> SearchResponse:
-        """Products like the example(s), best first, and what the answer is (`provenance`).
+    def search(self, *, timeout_s: float | None = None, **arguments: Unpack[SearchArguments]) -> SearchResponse:
+        """Search products similar to one or several examples: hits, best first, and how they were found (`provenance`).
 
             client.search(image=Path("shoe.jpg"), category_in=["fashion"])
             client.search(text="赤いスニーカー", space="text", limit=20)
@@ -69,52 +78,59 @@ class Client:
 
         Raises InvalidRequest, NotFound, FailedPrecondition, Overloaded, DeadlineExceeded, Unavailable.
         """
-        return self._call(self._similar.Search, search_request(**question), timeout_s)
+        return self._call(self._similar.Search, search_request(**arguments), timeout_s)
 
-    def find_duplicates(self, *, timeout_s: float | None = None, **original: Unpack[Original]) -> SearchResponse:
-        """Products that are all but the same as one, the most similar first; `truncated` says that there are more.
+    def find_duplicates(
+        self, *, timeout_s: float | None = None, **arguments: Unpack[DuplicatesArguments]
+    ) -> SearchResponse:
+        """Find near-duplicates of one product, the most similar first; `truncated` is true if the limit cut off some.
 
             client.find_duplicates(product_id="p-17", exclude_same_shop=True)
 
         Raises as `search` does.
         """
-        return self._call(self._similar.FindDuplicates, duplicates_request(**original), timeout_s)
+        return self._call(self._similar.FindDuplicates, duplicates_request(**arguments), timeout_s)
 
-    def classify(self, *, timeout_s: float | None = None, **subject: Unpack[Subject]) -> ClassifyResponse:
-        """The category of a product, or of a photo, a text or both; or none, and why (`abstained`).
+    def classify(self, *, timeout_s: float | None = None, **arguments: Unpack[ClassifyArguments]) -> ClassifyResponse:
+        """Classify a product, or a photo, a text or both; without a category, `abstention_reason` says why.
 
             client.classify(image=Path("shoe.jpg"), text="赤いスニーカー", precision=0.95)
 
         Raises as `search` does.
         """
-        return self._call(self._similar.Classify, classify_request(**subject), timeout_s)
+        return self._call(self._similar.Classify, classify_request(**arguments), timeout_s)
 
     def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
-        """The product with its description. Raises NotFound."""
+        """Get one product, with its description. Raises NotFound."""
         return self._call(self._catalog.Get, GetRequest(product_id=product_id), timeout_s)
 
     def exists(self, product_ids: Sequence[str], *, timeout_s: float | None = None) -> Sequence[bool]:
-        """Whether there is a product of each id, in their order; at most 1,000."""
+        """Whether each of at most 1,000 product ids exists, in their order."""
         return [*self._call(self._catalog.Exists, ExistsRequest(product_ids=product_ids), timeout_s).exists]
 
-    def count(self, *, timeout_s: float | None = None, **wanted: Unpack[Conditions]) -> int:
-        """How many products there are, of those that pass the conditions."""
-        return self._call(self._catalog.Count, CountRequest(filter=conditions(**wanted)), timeout_s).count
+    def count(self, *, timeout_s: float | None = None, **filter_arguments: Unpack[FilterArguments]) -> int:
+        """How many products pass the conditions; without conditions, how many there are."""
+        return self._call(self._catalog.Count, CountRequest(filter=conditions(**filter_arguments)), timeout_s).count
 
     def list(
-        self, *, after: str = "", limit: int | None = None, timeout_s: float | None = None, **wanted: Unpack[Conditions]
+        self,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        timeout_s: float | None = None,
+        **filter_arguments: Unpack[FilterArguments],
     ) -> Generator[Product, None, None]:
-        """Products by rising id, as they come; `timeout_s` (none unless given) is for all of them.
+        """Stream products by rising id. `timeout_s` is for the whole stream; there is none by default.
 
-        After a break, go on with the last id seen as `after`.
+        To resume a broken stream, pass the last id received as `after`.
         """
-        call = self._catalog.List(_list_request(after, limit, wanted), timeout=timeout_s)
+        call = self._catalog.List(_list_request(after, limit, filter_arguments), timeout=timeout_s)
         try:
             yield from call
         except grpc.RpcError as error:
             raise to_error(error) from error
         finally:
-            call.cancel()  # A caller that stops early leaves nothing running.
+            call.cancel()  # If the caller stops early, the stream ends on the server, too.
 
     def upsert(
         self,
@@ -126,22 +142,22 @@ class Client:
         image: bytes | Path | None = None,
         timeout_s: float | None = None,
     ) -> ChangeResponse:
-        """Add the product, or replace it whole, unless this revision or a newer one is known. Durable when it returns.
+        """Add or replace a whole product, unless this revision or a newer one is stored. Durable when it returns.
 
             client.upsert(Product(id="p-17", title="red sneakers"), revision=1764066600000, vectors={"image": vector})
             client.upsert(product, revision=2, encode=True, image=Path("shoe.jpg"))
 
-        encode: make the vectors that are not given of the title and of `image`. To try again after any failure is
-        harmless. Raises as `search` does.
+        encode: compute the vectors that are not given from the title and from `image`. Retrying after any failure is
+        safe. Raises as `search` does.
         """
         request = upsert_request(product, revision, vectors or {}, encode=encode, image=image)
         return self._call(self._catalog.Upsert, request, timeout_s)
 
     def remove(self, product_id: str, *, revision: int, timeout_s: float | None = None) -> ChangeResponse:
-        """Remove the product, which need not exist, unless this revision or a newer one is known; as `upsert`."""
+        """Remove a product, which need not exist, unless this revision or a newer one is stored; as `upsert`."""
         return self._call(self._catalog.Remove, remove_request(product_id, revision), timeout_s)
 
-    def _call(self, method: Callable[..., Reply], request: Any, timeout_s: float | None) -> Reply:
+    def _call(self, method: Callable[..., Response], request: Any, timeout_s: float | None) -> Response:
         try:
             return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
@@ -160,10 +176,10 @@ class Client:
 
 
 class AsyncClient:
-    """The same on an event loop; use it on the loop it was made on.
+    """An asyncio client with the methods of `Client`; use it on the event loop that it was created on.
 
     async with AsyncClient("127.0.0.1:50051") as client:
-        answers = await asyncio.gather(*(client.search(product_id=one) for one in product_ids))
+        responses = await asyncio.gather(*(client.search(product_id=product_id) for product_id in product_ids))
     """
 
     def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
@@ -172,17 +188,21 @@ class AsyncClient:
         self._similar = SimilarProductsStub(self._channel)
         self._catalog = CatalogStub(self._channel)
 
-    async def search(self, *, timeout_s: float | None = None, **question: Unpack[Question]) -> SearchResponse:
+    async def search(self, *, timeout_s: float | None = None, **arguments: Unpack[SearchArguments]) -> SearchResponse:
         """As `Client.search`."""
-        return await self._call(self._similar.Search, search_request(**question), timeout_s)
+        return await self._call(self._similar.Search, search_request(**arguments), timeout_s)
 
-    async def find_duplicates(self, *, timeout_s: float | None = None, **original: Unpack[Original]) -> SearchResponse:
+    async def find_duplicates(
+        self, *, timeout_s: float | None = None, **arguments: Unpack[DuplicatesArguments]
+    ) -> SearchResponse:
         """As `Client.find_duplicates`."""
-        return await self._call(self._similar.FindDuplicates, duplicates_request(**original), timeout_s)
+        return await self._call(self._similar.FindDuplicates, duplicates_request(**arguments), timeout_s)
 
-    async def classify(self, *, timeout_s: float | None = None, **subject: Unpack[Subject]) -> ClassifyResponse:
+    async def classify(
+        self, *, timeout_s: float | None = None, **arguments: Unpack[ClassifyArguments]
+    ) -> ClassifyResponse:
         """As `Client.classify`."""
-        return await self._call(self._similar.Classify, classify_request(**subject), timeout_s)
+        return await self._call(self._similar.Classify, classify_request(**arguments), timeout_s)
 
     async def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
         """As `Client.get`."""
@@ -190,19 +210,24 @@ class AsyncClient:
 
     async def exists(self, product_ids: Sequence[str], *, timeout_s: float | None = None) -> Sequence[bool]:
         """As `Client.exists`."""
-        reply = await self._call(self._catalog.Exists, ExistsRequest(product_ids=product_ids), timeout_s)
-        return [*reply.exists]
+        response = await self._call(self._catalog.Exists, ExistsRequest(product_ids=product_ids), timeout_s)
+        return [*response.exists]
 
-    async def count(self, *, timeout_s: float | None = None, **wanted: Unpack[Conditions]) -> int:
+    async def count(self, *, timeout_s: float | None = None, **filter_arguments: Unpack[FilterArguments]) -> int:
         """As `Client.count`."""
-        reply = await self._call(self._catalog.Count, CountRequest(filter=conditions(**wanted)), timeout_s)
-        return reply.count
+        response = await self._call(self._catalog.Count, CountRequest(filter=conditions(**filter_arguments)), timeout_s)
+        return response.count
 
     async def list(
-        self, *, after: str = "", limit: int | None = None, timeout_s: float | None = None, **wanted: Unpack[Conditions]
+        self,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        timeout_s: float | None = None,
+        **filter_arguments: Unpack[FilterArguments],
     ) -> AsyncGenerator[Product, None]:
         """As `Client.list`."""
-        call = self._catalog.List(_list_request(after, limit, wanted), timeout=timeout_s)
+        call = self._catalog.List(_list_request(after, limit, filter_arguments), timeout=timeout_s)
         try:
             async for product in call:
                 yield product
@@ -229,7 +254,9 @@ class AsyncClient:
         """As `Client.remove`."""
         return await self._call(self._catalog.Remove, remove_request(product_id, revision), timeout_s)
 
-    async def _call(self, method: Callable[..., Awaitable[Reply]], request: Any, timeout_s: float | None) -> Reply:
+    async def _call(
+        self, method: Callable[..., Awaitable[Response]], request: Any, timeout_s: float | None
+    ) -> Response:
         try:
             return await method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
@@ -247,5 +274,5 @@ class AsyncClient:
         await self.close()
 
 
-def _list_request(after: str, limit: int | None, wanted: Conditions) -> ListRequest:
-    return ListRequest(filter=conditions(**wanted), after=after, limit=within("limit", limit, bits=64))
+def _list_request(after: str, limit: int | None, filter_arguments: FilterArguments) -> ListRequest:
+    return ListRequest(filter=conditions(**filter_arguments), after=after, limit=check_uint("limit", limit, bits=64))

@@ -1,32 +1,34 @@
-"""Everything that can go wrong, in one tree; the type says whose fault it is. Pure.
+"""Every error that Lookalike raises on purpose, in one tree; the type says who can fix it. Pure.
 
 LookalikeError
-├── CallerError            the caller can mend it
-│   ├── InvalidRequest     a field of the request is malformed            INVALID_ARGUMENT
-│   ├── NotFound           no such product, or it has no such vector      NOT_FOUND
-│   └── FailedPrecondition         no such space or version here                  FAILED_PRECONDITION
-├── ServiceError           the caller can try again
-│   ├── Overloaded         a bound was reached                            RESOURCE_EXHAUSTED
-│   ├── DeadlineExceeded       the caller's time is over                      DEADLINE_EXCEEDED
-│   └── Unavailable        something this needs is out of reach           UNAVAILABLE
-└── OperatorError          whoever runs the command can mend it           exit status 2
-    ├── BadSettings        an unknown setting, or a value not allowed
-    ├── BadArtifact        a file is missing, damaged or of another kind
-    └── BadCatalogue       a catalogue that cannot be read
+├── CallerError                 the caller can fix it
+│   ├── InvalidRequest          a field of the request is malformed                 INVALID_ARGUMENT
+│   ├── NotFound                no such product, or it has no such vector           NOT_FOUND
+│   └── FailedPrecondition      no such space or version here                       FAILED_PRECONDITION
+├── ServiceError                the caller can retry
+│   ├── Overloaded              a limit of the server was reached                   RESOURCE_EXHAUSTED
+│   ├── DeadlineExceeded        the caller's deadline passed                        DEADLINE_EXCEEDED
+│   └── Unavailable             something that this needs cannot be reached         UNAVAILABLE
+└── OperatorError               whoever runs the command can fix it                 exit status 2
+    ├── BadSettings             an unknown setting, or a value that is not allowed
+    ├── BadArtifact             a file is missing, damaged or of another kind
+    └── BadCatalogue            a catalogue that cannot be read
 
-gRPC codes are given to these types in one place, `lookalike.rpc`. Whatever else is raised is a bug: INTERNAL.
+`lookalike.status` maps these types to gRPC status codes. Any other exception is a bug: INTERNAL.
 """
 
 
 class LookalikeError(Exception):
-    """Has a message that a person can act on."""
+    """The base of all errors. Its message tells a person what to do."""
 
 
 class CallerError(LookalikeError):
-    pass
+    """The request cannot succeed as it is."""
 
 
 class InvalidRequest(CallerError):
+    """A field of the request is malformed. `field` is its path in the message, `reason` what is wrong with it."""
+
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
         self.field = field
@@ -34,42 +36,44 @@ class InvalidRequest(CallerError):
 
 
 class NotFound(CallerError):
-    pass
+    """The product does not exist, or has no vector in the space."""
 
 
 class FailedPrecondition(CallerError):
-    pass
+    """The server does not have the space or version that the request needs."""
 
 
 class ServiceError(LookalikeError):
-    pass
+    """The service failed. The same request may succeed later."""
 
 
 class Overloaded(ServiceError):
+    """The server refused the request because a limit was reached. Retry after `retry_after_s` seconds."""
+
     def __init__(self, message: str, *, retry_after_s: float = 0.1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(ServiceError):
-    pass
+    """The caller's deadline passed before the answer was ready."""
 
 
 class Unavailable(ServiceError):
-    pass
+    """A server, store or encoder that the request needs cannot be reached."""
 
 
 class OperatorError(LookalikeError):
-    pass
+    """Whoever runs the command has to change something: a setting, a file, the machine."""
 
 
 class BadSettings(OperatorError):
-    pass
+    """A setting is unknown, or its value is not allowed."""
 
 
 class BadArtifact(OperatorError):
-    pass
+    """A file of an index or a model is missing, damaged or of another kind."""
 
 
 class BadCatalogue(OperatorError):
-    pass
+    """The catalogue cannot be read."""

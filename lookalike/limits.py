@@ -1,10 +1,12 @@
-"""Bounds of the public contract that several parts of the system check. Pure."""
+"""Limits of the public API that several processes check. Pure."""
 
 from __future__ import annotations
 
 from typing import Final
 
-MAX_MESSAGE_BYTES: Final = 32 << 20  # Of one gRPC message, either way: several photos, or thousands of vectors.
+MAX_MESSAGE_BYTES: Final = (
+    32 << 20
+)  # Of one gRPC message, request or response: several photos, or thousands of vectors.
 MAX_IMAGE_BYTES: Final = 8 << 20  # Of one encoded photo.
 MAX_TEXT_BYTES: Final = 64 << 10  # Of one text, in UTF-8.
 MAX_ID_BYTES: Final = 256  # Of a product id, in UTF-8.

@@ -1,4 +1,7 @@
-"""Requests of the public contract, made from keyword arguments. No I/O but reading a photo that is given as a path."""
+"""Build the request messages of the public API from keyword arguments. Reads photos given as paths; no other I/O.
+
+Only what the messages cannot hold is refused here; the server checks everything else.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,10 @@ from lookalike.vectors import pack
 Vector = npt.NDArray[np.floating] | Sequence[float]
 
 
-class _Several(TypedDict, total=False):
-    category_in: Sequence[str]  # "fashion" stands for itself and all below it.
+class _ListFilterArguments(TypedDict, total=False):
+    """The filter arguments that are lists of strings."""
+
+    category_in: Sequence[str]  # "fashion" matches itself and every category below it.
     category_not_in: Sequence[str]
     shop_in: Sequence[str]
     shop_not_in: Sequence[str]
@@ -38,62 +43,62 @@ class _Several(TypedDict, total=False):
     tags_none: Sequence[str]
 
 
-class Conditions(_Several, total=False):
-    """What a product must be like; all that are given must hold."""
+class FilterArguments(_ListFilterArguments, total=False):
+    """The conditions that a product must pass, all of them."""
 
     min_price: float | None  # Inclusive.
     max_price: float | None  # Inclusive.
     in_stock: bool | None
-    created_after: datetime | date | int | None  # Exclusive; a number is seconds since 1970; without a zone, UTC.
-    any_of: Sequence[Filter]  # Each made by `conditions(...)`, to whatever depth the server allows.
+    created_after: datetime | date | int | None  # Exclusive; a number is seconds since 1970; without a time zone, UTC.
+    any_of: Sequence[Filter]  # Each made by `conditions(...)`; may be nested.
     all_of: Sequence[Filter]
     none_of: Sequence[Filter]
 
 
-class Question(Conditions, total=False):
-    """A search: one of product_id, image, text and vector, or an image with a text; or several `examples`."""
+class SearchArguments(FilterArguments, total=False):
+    """The arguments of a search: one of product_id, image, text and vector, or image and text, or `examples`."""
 
     product_id: str | None
     image: bytes | Path | None  # An encoded photo, or the file that holds it.
     text: str | None
-    vector: Vector | None  # One vector of the space's dimension; its length does not matter.
+    vector: Vector | None  # One vector of the space's dimension; its norm does not matter.
     examples: Sequence[Example]  # Made by `example(...)`.
-    space: str  # "auto", "image", "text" or "product"; a vector needs one of the latter three.
-    weights: Mapping[str, float] | None  # Late fusion: {"image": 0.7, "text": 0.3}, and no `space`.
-    limit: int | None  # 10 unless given.
+    space: str  # "auto" (default), "image", "text" or "product"; a vector needs one of the last three.
+    weights: Mapping[str, float] | None  # Late fusion: {"image": 0.7, "text": 0.3}, without `space`.
+    limit: int | None  # Default: 10.
     exclude_same_shop: bool
     max_per_shop: int | None
     min_score: float | None
-    diversity: float  # 0..1: hits unlike each other.
+    diversity: float  # 0..1: how strongly hits that resemble better hits are pushed down. Default: 0.
     exact: bool
     min_coverage: float | None
-    explain: bool  # Tell the score in each space, with each hit.
+    explain: bool  # Return each hit's score in each space.
 
 
-class Original(Conditions, total=False):
-    """What to find duplicates of: one of product_id, image, text and vector."""
+class DuplicatesArguments(FilterArguments, total=False):
+    """The arguments of a search for duplicates: one of product_id, image, text and vector, and filters."""
 
     product_id: str | None
     image: bytes | Path | None  # An encoded photo, or the file that holds it.
     text: str | None
     vector: Vector | None
-    space: str  # "image" unless given; for a text "text".
-    min_score: float | None  # 0.95 unless given.
-    limit: int | None  # 100 unless given.
+    space: str  # Default: "image"; for a text "text".
+    min_score: float | None  # Default: 0.95.
+    limit: int | None  # Default: 100.
     exclude_same_shop: bool
     exact: bool
     min_coverage: float | None
     explain: bool
 
 
-class Subject(TypedDict, total=False):
-    """What to classify: a product of the catalogue, or a photo, a text or both of one that need not be there."""
+class ClassifyArguments(TypedDict, total=False):
+    """The arguments of a classification: a product of the catalogue, or the photo, the text or both of any product."""
 
     product_id: str | None
     image: bytes | Path | None  # An encoded photo, or the file that holds it.
     text: str | None
-    limit: int | None  # Most categories told; 5 unless given.
-    precision: float | None  # 0.5..0.99, of the answers that are given; 0.9 unless given.
+    limit: int | None  # Maximum number of categories returned. Default: 5.
+    precision: float | None  # 0.5..0.99: required share of right answers among those with a category. Default: 0.9.
 
 
 def search_request(
@@ -113,21 +118,21 @@ def search_request(
     exact: bool = False,
     min_coverage: float | None = None,
     explain: bool = False,
-    **wanted: Unpack[Conditions],
+    **filter_arguments: Unpack[FilterArguments],
 ) -> SearchRequest:
-    """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
+    """Build a SearchRequest. Raises InvalidRequest for values that the message cannot hold."""
     if any(source is not None for source in (product_id, image, text, vector)):
         if examples:
-            raise InvalidRequest("examples", "give either these or one product_id, image, text or vector")
+            raise InvalidRequest("examples", "give either examples or one of product_id, image, text and vector")
         examples = _examples(product_id, image, text, vector)
     request = SearchRequest(
         examples=examples,
         space=_space(space),
         weights=[_space_weight(name, weight) for name, weight in (weights or {}).items()],
-        limit=within("limit", limit, bits=32),
-        filter=conditions(**wanted),
+        limit=check_uint("limit", limit, bits=32),
+        filter=conditions(**filter_arguments),
         exclude_same_shop=exclude_same_shop,
-        max_per_shop=within("max_per_shop", max_per_shop, bits=32),
+        max_per_shop=check_uint("max_per_shop", max_per_shop, bits=32),
         min_score=min_score,
         diversity=diversity,
         exact=exact,
@@ -135,7 +140,7 @@ def search_request(
         explain=explain,
     )
     if (size_bytes := request.ByteSize()) > MAX_MESSAGE_BYTES:
-        raise InvalidRequest("examples", f"{size_bytes} bytes together; a message may have {MAX_MESSAGE_BYTES}")
+        raise InvalidRequest("examples", f"the request has {size_bytes} bytes, allowed are {MAX_MESSAGE_BYTES}")
     return request
 
 
@@ -152,15 +157,15 @@ def duplicates_request(
     exact: bool = False,
     min_coverage: float | None = None,
     explain: bool = False,
-    **wanted: Unpack[Conditions],
+    **filter_arguments: Unpack[FilterArguments],
 ) -> FindDuplicatesRequest:
-    """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
+    """Build a FindDuplicatesRequest. Raises InvalidRequest for values that the message cannot hold."""
     return FindDuplicatesRequest(
         example=example(product_id=product_id, image=image, text=text, vector=vector),
         space=_space(space),
         min_score=min_score,
-        limit=within("limit", limit, bits=32),
-        filter=conditions(**wanted),
+        limit=check_uint("limit", limit, bits=32),
+        filter=conditions(**filter_arguments),
         exclude_same_shop=exclude_same_shop,
         exact=exact,
         min_coverage=min_coverage,
@@ -176,12 +181,12 @@ def classify_request(
     limit: int | None = None,
     precision: float | None = None,
 ) -> ClassifyRequest:
-    """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
+    """Build a ClassifyRequest. Raises InvalidRequest for values that the message cannot hold."""
     return ClassifyRequest(
         product_id=product_id,
-        image=_photo(image) if isinstance(image, Path) else image,
+        image=_read_photo(image) if isinstance(image, Path) else image,
         text=text,
-        limit=within("limit", limit, bits=32),
+        limit=check_uint("limit", limit, bits=32),
         precision=precision,
     )
 
@@ -194,12 +199,12 @@ def example(
     vector: Vector | None = None,
     weight: float | None = None,
 ) -> Example:
-    """One example of what is wanted or, with a negative weight, of what is not. Raises InvalidRequest."""
+    """One example of what to find or, with a negative weight, of what to avoid. Raises InvalidRequest."""
     return Example(
         product_id=product_id,
-        image=_photo(image) if isinstance(image, Path) else image,
+        image=_read_photo(image) if isinstance(image, Path) else image,
         text=text,
-        vector=None if vector is None else _packed(vector),
+        vector=None if vector is None else _pack_vector(vector),
         weight=weight,
     )
 
@@ -207,8 +212,10 @@ def example(
 def _examples(
     product_id: str | None, image: bytes | Path | None, text: str | None, vector: Vector | None
 ) -> Sequence[Example]:
-    """One; a photo with a text are two, which the server takes for one product. Whatever else comes together is told
-    to the server as one example, which it refuses by its field."""
+    """One example, or two for a photo with a text, which the server takes for one product.
+
+    Any other combination goes to the server as one example, and the server's error names the field at fault.
+    """
     if image is not None and text is not None and product_id is None and vector is None:
         return [example(image=image), example(text=text)]
     return [example(product_id=product_id, image=image, text=text, vector=vector)]
@@ -235,22 +242,22 @@ def conditions(
     any_of: Sequence[Filter] = (),
     all_of: Sequence[Filter] = (),
     none_of: Sequence[Filter] = (),
-    **several: Unpack[_Several],
+    **lists: Unpack[_ListFilterArguments],
 ) -> Filter:
-    """The filter. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
-    for name, values in several.items():
-        if name not in _Several.__annotations__:
+    """Build a Filter. Raises InvalidRequest for values that the message cannot hold."""
+    for name, values in lists.items():
+        if name not in _ListFilterArguments.__annotations__:
             raise InvalidRequest(
-                f"filter.{name}", f"no such condition; there are {', '.join(Conditions.__annotations__)}"
+                f"filter.{name}", f"no such condition; there are {', '.join(FilterArguments.__annotations__)}"
             )
         if isinstance(values, str):  # "ab" would mean "a" and "b".
-            raise InvalidRequest(f"filter.{name}", f"a list of strings is meant: [{values!r}]")
+            raise InvalidRequest(f"filter.{name}", f"expected a list of strings: [{values!r}]")
     try:
         created_after_s = None if created_after is None else unix_s(created_after)
     except ValueError as error:
         raise InvalidRequest("filter.created_after", str(error)) from None
     return Filter(
-        **several,
+        **lists,
         min_price=min_price,
         max_price=max_price,
         in_stock=in_stock,
@@ -269,46 +276,47 @@ def upsert_request(
     encode: bool,
     image: bytes | Path | None,
 ) -> UpsertRequest:
-    """The message. Raises InvalidRequest for what cannot be put into one; the server judges all else."""
+    """Build a UpsertRequest. Raises InvalidRequest for values that the message cannot hold."""
     for space in vectors:
         if space not in VECTOR_SPACES:
             raise InvalidRequest("vectors", f"{space!r} is not one of {', '.join(VECTOR_SPACES)}")
-    within("revision", revision, bits=64)
-    photo = _photo(image) if isinstance(image, Path) else image
+    check_uint("revision", revision, bits=64)
+    data = _read_photo(image) if isinstance(image, Path) else image
     return UpsertRequest(
         product=product,
         revision=revision,
-        vectors=[SpaceVector(space=SPACES[space], vector=_packed(vector)) for space, vector in vectors.items()],
+        vectors=[SpaceVector(space=SPACES[space], vector=_pack_vector(vector)) for space, vector in vectors.items()],
         encode=encode,
-        image=photo or b"",
+        image=data or b"",
     )
 
 
 def remove_request(product_id: str, revision: int) -> RemoveRequest:
-    within("revision", revision, bits=64)
+    """Build a RemoveRequest. Raises InvalidRequest if the revision does not fit 64 bits."""
+    check_uint("revision", revision, bits=64)
     return RemoveRequest(product_id=product_id, revision=revision)
 
 
-def within(name: str, value: int | None, *, bits: int) -> int | None:
-    """`value`, if it fits the message. Raises InvalidRequest."""
+def check_uint(name: str, value: int | None, *, bits: int) -> int | None:
+    """`value`, checked to fit an unsigned integer field of so many bits. Raises InvalidRequest."""
     if value is not None and not 0 <= value < 1 << bits:
         raise InvalidRequest(name, f"{value} is not in 0..{(1 << bits) - 1}")
     return value
 
 
-def _photo(path: Path) -> bytes:
+def _read_photo(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise InvalidRequest("image", f"{path}: {error.strerror}") from error
     if len(data) > MAX_IMAGE_BYTES:
-        raise InvalidRequest("image", f"{path}: more than {MAX_IMAGE_BYTES} bytes")
+        raise InvalidRequest("image", f"{path}: larger than {MAX_IMAGE_BYTES} bytes")
     return data
 
 
-def _packed(vector: Vector) -> bytes:
+def _pack_vector(vector: Vector) -> bytes:
     row = np.asarray(vector, dtype=np.float32)
     if row.ndim != 1:
-        raise InvalidRequest("vector", f"one vector is meant, not an array of shape {row.shape}")
+        raise InvalidRequest("vector", f"expected one vector, not an array of shape {row.shape}")
     return pack(row)

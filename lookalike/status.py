@@ -1,4 +1,4 @@
-"""Errors and gRPC status codes: the one table between them, both ways, with `google.rpc` details. No I/O."""
+"""The table between errors and gRPC status codes, in both directions, with `google.rpc` details. Pure."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ STATUS: Mapping[type[LookalikeError], grpc.StatusCode] = {
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
-    """The status code of an exception, whoever raised it."""
+    """The status code of any exception: INTERNAL if it is not in the table."""
     if isinstance(error, asyncio.CancelledError):
         return grpc.StatusCode.CANCELLED
     return STATUS.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]  # .get takes any type
 
 
 def to_error(error: grpc.RpcError) -> LookalikeError:
-    """What the peer raised, as its own caller should see it: `rich_status` undone, details and all."""
+    """The LookalikeError that the server raised, with its details: the reverse of `rich_status`."""
     code, message = error.code(), error.details() or ""
     details = _details_of(error)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
@@ -51,29 +51,30 @@ def to_error(error: grpc.RpcError) -> LookalikeError:
         return InvalidRequest(violation.field, violation.description) if violation else InvalidRequest("", message)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         retry = error_details_pb2.RetryInfo()
-        told = _unpack_first(details, retry)
-        return Overloaded(message, retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if told else 0.1)
-    kind = next((kind for kind, its_code in STATUS.items() if its_code is code), None)
-    return ServiceError(f"{code.name}: {message}") if kind is None else kind(message)
+        has_delay = _unpack_first(details, retry)
+        return Overloaded(message, retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if has_delay else 0.1)
+    error_type = next((each for each, its_code in STATUS.items() if its_code is code), None)
+    return ServiceError(f"{code.name}: {message}") if error_type is None else error_type(message)
 
 
 def _details_of(error: grpc.RpcError) -> Sequence[any_pb2.Any]:
-    trailer: Any = error.trailing_metadata() or ()  # Pairs; typed as a single one.
+    trailer: Any = error.trailing_metadata() or ()  # A sequence of pairs, but typed as a single pair.
     for key, value in trailer:
         if key == "grpc-status-details-bin":
             try:
                 return tuple(status_pb2.Status.FromString(value).details)
-            except DecodeError:  # Whoever is at the other end: its code and message still stand.
+            except DecodeError:  # Not one of our servers: its code and message are still useful.
                 return ()
     return ()
 
 
 def _unpack_first(details: Sequence[any_pb2.Any], into: Message) -> bool:
+    """Unpack the first detail of the type of `into` into it; whether there was one."""
     return any(detail.TypeName() == into.DESCRIPTOR.full_name and detail.Unpack(into) for detail in details)
 
 
 def rich_status(error: LookalikeError) -> status_pb2.Status:
-    """google.rpc.Status with the details a client can act on."""
+    """The google.rpc.Status of an error, with details that a client can act on: the field, or the retry delay."""
     details: list[Message] = []
     if isinstance(error, InvalidRequest):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.reason)

@@ -1,38 +1,38 @@
-"""Moments as seconds since 1970 in UTC, from what people and tables write. Pure."""
+"""Timestamps: numbers, dates, times and texts as seconds since 1970 in UTC. Pure."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
-_NEITHER = "neither seconds since 1970 nor a time like 2026-11-25 or 2026-11-25T09:30+09:00"
-MAX_UNIX_S = 10**11 - 1  # In the year 5138. What is more was meant in milliseconds.
+_EXPECTED = "expected seconds since 1970 or a time like 2026-11-25 or 2026-11-25T09:30+09:00"
+MAX_UNIX_S = 10**11 - 1  # In the year 5138. A larger number is most likely in milliseconds.
 
 
-def unix_s(given: object) -> int:
-    """Of a number of seconds, a date or a time, or any of them as text (ISO 8601). Where no zone is stated, UTC.
+def unix_s(value: object) -> int:
+    """Seconds since 1970 of a number of seconds, a date or a time, or of any of them as text (ISO 8601).
 
-    Raises ValueError with what is wrong with it.
+    Without a time zone it is UTC. Raises ValueError, which says what is wrong.
     """
-    seconds = _seconds(given)
+    seconds = _seconds(value)
     if not 0 <= seconds <= MAX_UNIX_S:
-        raise ValueError("not between 1970 and 5138: seconds since 1970 are meant")
+        raise ValueError("not between 1970 and 5138; expected seconds since 1970")
     return seconds
 
 
-def _seconds(given: object) -> int:
-    if isinstance(given, str):
-        return _written(given.strip())
-    if isinstance(given, datetime):
-        return int((given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp() // 1)
-    if isinstance(given, date):
-        return _seconds(datetime(given.year, given.month, given.day))
-    if isinstance(given, int) and not isinstance(given, bool):
-        return given
-    raise ValueError(_NEITHER)
+def _seconds(value: object) -> int:
+    if isinstance(value, str):
+        return _parse(value.strip())
+    if isinstance(value, datetime):
+        return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() // 1)
+    if isinstance(value, date):
+        return _seconds(datetime(value.year, value.month, value.day))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(_EXPECTED)
 
 
-def _written(text: str) -> int:
+def _parse(text: str) -> int:
     try:
         return int(text) if text.isascii() and text.isdigit() else _seconds(datetime.fromisoformat(text))
     except ValueError:
-        raise ValueError(_NEITHER) from None
+        raise ValueError(_EXPECTED) from None

@@ -1,4 +1,4 @@
-"""Vectors on the wire: packed little-endian float32. Pure."""
+"""Vectors as arrays and as the bytes of messages: packed little-endian float32. Pure."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ I64 = npt.NDArray[np.int64]
 
 
 def pack(vectors: F32) -> bytes:
-    """Rows as the bytes of the wire, one copy. Any shape."""
+    """The bytes of an array of any shape, row by row, as little-endian float32. Copies once."""
     return vectors.astype("<f4", copy=False).tobytes()
 
 
 def unpack(data: bytes, dim: int) -> F32:
-    """Read-only view of (n, dim) float32, no copy. Raises ValueError unless they are whole vectors."""
+    """Packed vectors as a read-only (n, dim) float32 view, without a copy. Raises ValueError for a partial vector."""
     if len(data) % (4 * dim):
-        raise ValueError(f"{len(data)} bytes are no float32 vectors of {dim} dimensions ({4 * dim} bytes each)")
+        raise ValueError(
+            f"{len(data)} bytes are not a multiple of {4 * dim}, the size of a float32 vector of {dim} dimensions"
+        )
     return np.frombuffer(data, dtype="<f4").reshape(-1, dim)
 
 
 def normalised(vectors: F32) -> F32:
-    """Rows scaled to unit L2 norm, (n, dim) float32; rows of zeros stay zeros.
+    """Scale rows to unit L2 norm: (n, dim) float32; rows of zeros stay zeros.
 
     Norms are taken in float64 after scaling by the largest component: features of an untrained network have norms
     around 1e-18, which an epsilon, or float32 squares, would turn into zeros.

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lookalike.cli.progress import counting
+from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue
 from pipeline.photos import products
 from pipeline.product import Reject
@@ -25,7 +25,7 @@ examples:
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
     report, photos = Report(strict=args.strict), 0
-    with counting("checking") as count:
+    with progress_bar("checking") as count:
         for product in products(args.directory):
             count()
             if isinstance(product, Reject):

@@ -22,7 +22,7 @@ from encoders.product import model as product
 from encoders.product.fusion import Kind
 from encoders.product.model import ProductModel
 from lookalike.cli import arguments
-from lookalike.cli.progress import counting
+from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
 from lookalike.vectors import F32
 from pipeline import catalogue
@@ -146,7 +146,7 @@ def _untrained(photos: Sequence[Path | None], notes: list[str], environ: Mapping
     """Products without a photo have a vector of zeros, which is similar to nothing."""
     having = [at for at, photo in enumerate(photos) if photo is not None]
     try:
-        with counting("encoding photos without training", total=len(having)) as count:
+        with progress_bar("encoding photos without training", total=len(having)) as count:
             given = [photo for photo in photos if photo is not None]
             vectors, encoder = baselines.untrained_vectors(given, environ, seed=seed, count=count)
     except Bad as bad:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from lookalike.cli.progress import counting
+from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue, BadSettings
 from pipeline import archive, catalogue, tables
 from pipeline.mapping import Rules, mapping
@@ -51,7 +51,7 @@ def import_catalogue(
     if source.images:
         wanted = {candidate.file: directory / candidate.row.image for candidate in candidates if candidate.file}
         archive.copy(source.images, wanted)
-    with counting("checking photos", total=len(candidates), quiet=quiet) as count:
+    with progress_bar("checking photos", total=len(candidates), quiet=quiet) as count:
         rows = [row for row in _with_good_photos(source, directory, candidates, report) if not count()]
     report.products = catalogue.write(directory, rows)
     if not rows:

@@ -32,7 +32,7 @@ from index.building.workshop import publish, workshop
 from index.storage.location import located
 from index.storage.store import Store
 from lookalike.cli import arguments
-from lookalike.cli.progress import counting
+from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.local import probes, process_specs
 from lookalike.local.supervisor import Supervisor
@@ -156,7 +156,7 @@ async def _encoder(what: Update) -> AsyncIterator[encoding.Encode | None]:
 
 
 def _photos(what: Update, read: _Catalogue, report: Report, features: Features | None) -> Iterator[Photo]:
-    with counting("reading and encoding photos") as count:
+    with progress_bar("reading and encoding photos") as count:
         for product in products(what.catalogue, known=() if features is None else features):
             count()
             if isinstance(product, Reject):
@@ -177,7 +177,7 @@ def _image_space(image: tuple[str, Features], read: _Catalogue, scratch: Path) -
 
 def _text_space(what: Update, read: _Catalogue, outcome: Outcome, scratch: Path) -> SpaceVectors | None:
     try:
-        with outcome.stage("training"), counting("training the text encoder"):
+        with outcome.stage("training"), progress_bar("training the text encoder"):
             artifact, outcome.trained = words.trained(
                 [words.training_text(row) for row in read.rows],
                 what.artifacts,
@@ -188,7 +188,7 @@ def _text_space(what: Update, read: _Catalogue, outcome: Outcome, scratch: Path)
     except BadCatalogue:
         return None  # There is no word in it; what it has is photos.
     texts = [words.text_of(row) for row in read.rows]
-    with outcome.stage("texts"), counting("encoding texts") as count:
+    with outcome.stage("texts"), progress_bar("encoding texts") as count:
         model = text_encoder.load(artifact)
         features = Features(what.store / "text" / model.fingerprint, model.dim)
         outcome.encoded["texts"] = words.encode_texts(texts, model, features, count)
@@ -211,7 +211,7 @@ def _product_space(
         return None
     sides = fusing.Sides(image=spaces[SPACE_IMAGE], text=spaces[SPACE_TEXT])
     try:
-        with outcome.stage("fusing"), counting("training the product encoder"):
+        with outcome.stage("fusing"), progress_bar("training the product encoder"):
             artifact, _ = fusing.trained(sides, read.rows, what.artifacts, seed=what.seed)
             space = fusing.fused(sides, product_encoder.load(artifact), scratch / "product.npy")
     except NotBetter as error:

@@ -85,7 +85,7 @@ async def serve(settings: GatewaySettings) -> None:
     made = gateway(settings)
     services = (SEARCH.full_name, CATALOG.full_name)
     try:
-        async with lifecycle.alongside(made.fleet.keep_fresh()):
+        async with lifecycle.background_task(made.fleet.keep_fresh()):
             await lifecycle.serve(settings, made.handlers, services=services, warm_up=made.fleet.until_whole)
     finally:
         await made.close()

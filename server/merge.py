@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lookalike.runtime.grouping import within
+from lookalike.runtime.grouping import limit_per_shop
 from lookalike.v1.index_pb2 import OpaqueHit, ShardHits
 from lookalike.v1.types_pb2 import Space, SpaceScore
 
@@ -41,7 +41,7 @@ def merged(shards: Iterable[ShardHits], limit: int, *, max_per_shop: int = 0, ex
         best += map(Hit._make, zip(negated, hits.ids, hits.products, cosines, shops, strict=True))
     best.sort()
     if max_per_shop:
-        return [best[place] for place in within((hit.shop for hit in best), max_per_shop, limit)]
+        return [best[place] for place in limit_per_shop((hit.shop for hit in best), max_per_shop, limit)]
     return best[:limit]
 
 

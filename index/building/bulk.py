@@ -20,7 +20,7 @@ from index.storage.attributes import ID_BYTES, checked, refuse_duplicates
 from index.storage.location import Location, located
 from index.storage.vectors import RESCORES
 from lookalike.cli import arguments, npy_files
-from lookalike.cli.progress import progress_of_stages
+from lookalike.cli.progress import stage_progress_bar
 from lookalike.errors import BadArtifact, BadCatalogue
 from lookalike.spaces import VECTOR_SPACES, space_number
 from lookalike.vectors import F32
@@ -45,7 +45,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         products = with_attributes(products, options.attributes)
     given = build.SpaceVectors(encoder=options.encoder, vectors=vectors, rows=np.arange(len(vectors)))
     location = located(options.location)
-    with workshop(location, options.staging) as directory, progress_of_stages() as progress:
+    with workshop(location, options.staging) as directory, stage_progress_bar() as progress:
         name = build.build(
             directory,
             products,

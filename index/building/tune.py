@@ -23,7 +23,7 @@ from index.building.tune_report import Findings, lacking, told
 from index.building.tune_trial import candidates, tried
 from index.storage.vectors import RESCORES, Stored
 from lookalike.cli import arguments
-from lookalike.cli.progress import progress_of_stages
+from lookalike.cli.progress import stage_progress_bar
 from lookalike.errors import BadArtifact, BadSettings
 from lookalike.vectors import F32, normalised
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     sample = _sample(options.vectors, vectors, min(options.sample, budget.documents), options.rescore, options.seed)
     names, rows = candidates(vectors.shape[1]), []
     threads = options.threads or len(os.sched_getaffinity(0))
-    with progress_of_stages() as progress:
+    with stage_progress_bar() as progress:
         for done, name in enumerate(names):
             progress(f"trying {name}", done, len(names))
             rows.append(tried(name, sample, budget, seed=options.seed, threads=threads))

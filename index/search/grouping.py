@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from index.search.queries import Query
-from lookalike.runtime.grouping import within
+from lookalike.runtime.grouping import limit_per_shop
 from lookalike.vectors import F32
 
 _DEEPER = 4  # Times, where a ranking held too few.
@@ -34,7 +34,7 @@ def chosen(query: Query, scores: F32, id_of: Callable[[int], str], shop_of: Call
     if query.without:
         places = [place for place in places if id_of(place) not in query.without]
     if query.max_per_shop:
-        return [places[i] for i in within(map(shop_of, places), query.max_per_shop, query.k)]
+        return [places[i] for i in limit_per_shop(map(shop_of, places), query.max_per_shop, query.k)]
     return places[: query.k]
 
 

@@ -136,7 +136,7 @@ async def run(settings: ShardSettings) -> None:
     )
     service = IndexShard(pool, served, writer)
     try:
-        async with lifecycle.alongside(rollout.watch(settings.poll_s)):
+        async with lifecycle.background_task(rollout.watch(settings.poll_s)):
             await lifecycle.serve(settings, [service.handler()], services=[SERVICE.full_name], warm_up=rollout.start)
     finally:
         stopping.set()

@@ -1,4 +1,4 @@
-"""Types of command-line arguments. Pure."""
+"""Types of command-line arguments, for argparse. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TypeVar
 Number = TypeVar("Number", int, float)
 
 
-def number(kind: type[Number], least: float, most: float) -> Callable[[str], Number]:
-    """An argparse `type`: a number from `least` to `most`, both included."""
+def number(kind: type[Number], minimum: float, maximum: float) -> Callable[[str], Number]:
+    """An argparse `type`: a number from `minimum` to `maximum`, both included."""
 
-    def number(text: str) -> Number:
+    def parse(text: str) -> Number:
         value = kind(text)
-        if not least <= value <= most:  # Nor is NaN.
-            raise argparse.ArgumentTypeError(f"{text} is not in {least}..{most}")
+        if not minimum <= value <= maximum:  # Written so that NaN fails, too.
+            raise argparse.ArgumentTypeError(f"{text} is not in {minimum}..{maximum}")
         return value
 
-    return number
+    return parse
 
 
-seed = number(int, 0, 2**31 - 1)  # NumPy takes none below, faiss none above.
+seed = number(int, 0, 2**31 - 1)  # NumPy takes no negative seeds, faiss none above.
 threads = number(int, 0, 256)

@@ -1,4 +1,4 @@
-"""`lookalike catalog upsert` and `lookalike catalog remove`: one change of the catalogue that a gateway serves."""
+"""`lookalike catalog upsert` and `remove`: change one product of the catalogue that a gateway serves."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1.catalog_pb2 import ChangeResponse
 from lookalike.v1.types_pb2 import Product
 
-UPSERT = """\
+UPSERT_EXAMPLES = """\
 examples:
   lookalike catalog upsert p-17 --title "赤いスニーカー" --category fashion/shoes --price 4900 --in-stock --encode
   lookalike catalog upsert p-17 --title "赤いスニーカー" --image shoe.jpg --encode --revision 1764066600000
   lookalike catalog upsert p-17 --title "red sneakers" --vector image=photo.npy --tag colour:red
 
-The product is replaced whole: what is not given, it does not have. Shards take changes when they were started with
---live-dir.
+The product is replaced whole: it loses every attribute that is not given. Shards accept changes only if they were
+started with --live-dir.
 
-exit status: 0 answered, also where a newer revision was known; 1 the service could not answer; 2 it is malformed
+exit status: 0 done, or a newer revision is stored already; 1 the service failed; 2 an argument is wrong
 """
-REMOVE = """\
+REMOVE_EXAMPLES = """\
 example:
   lookalike catalog remove p-17
 
-exit status: 0 answered, also where a newer revision was known; 1 the service could not answer; 2 it is malformed
+exit status: 0 done, or a newer revision is stored already; 1 the service failed; 2 an argument is wrong
 """
 
 
 def upsert(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    parser = _parser("upsert", "Add a product, or replace it whole.", UPSERT)
+    parser = _parser("upsert", "Add a product, or replace it whole.", UPSERT_EXAMPLES)
     parser.add_argument("--title", default="")
     parser.add_argument("--description", default="")
     parser.add_argument("--category", default="", help="a path from broad to narrow: fashion/shoes")
@@ -52,64 +52,66 @@ def upsert(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("--tag", action="append", default=[], help="repeatable")
     parser.add_argument(
         "--vector",
-        type=_vector,
+        type=_parse_vector,
         action="append",
         default=[],
         metavar="SPACE=FILE.npy",
-        help="one for a space; repeatable",
+        help="the vector in one space; repeatable",
     )
-    parser.add_argument("--encode", action="store_true", help="make the other vectors of the title and the photo")
+    parser.add_argument("--encode", action="store_true", help="compute the other vectors from the title and the photo")
     parser.add_argument("--image", type=Path, metavar="FILE", help="the photo, for --encode")
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     product = Product(
-        id=asked.id,
-        title=asked.title,
-        description=asked.description,
-        category=asked.category,
-        shop=asked.shop,
-        price=asked.price,
-        currency=asked.currency,
-        in_stock=asked.in_stock,
-        url=asked.url,
-        tags=asked.tag,
+        id=options.id,
+        title=options.title,
+        description=options.description,
+        category=options.category,
+        shop=options.shop,
+        price=options.price,
+        currency=options.currency,
+        in_stock=options.in_stock,
+        url=options.url,
+        tags=options.tag,
     )
-    return _changed(
-        asked,
+    return _send_change(
+        options,
         lambda client: client.upsert(
-            product, revision=asked.revision, vectors=dict(asked.vector), encode=asked.encode, image=asked.image
+            product, revision=options.revision, vectors=dict(options.vector), encode=options.encode, image=options.image
         ),
-        _spaces,
+        _describe_spaces,
     )
 
 
 def remove(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    asked = _parser("remove", "Remove a product. No older upsert brings it back.", REMOVE).parse_args(argv)
-    return _changed(asked, lambda client: client.remove(asked.id, revision=asked.revision))
+    options = _parser(
+        "remove", "Remove a product. An older upsert does not bring it back.", REMOVE_EXAMPLES
+    ).parse_args(argv)
+    return _send_change(options, lambda client: client.remove(options.id, revision=options.revision))
 
 
-def _spaces(answer: ChangeResponse) -> str:
-    """Where an upserted product is found."""
-    spaces = ", ".join(space_name(space) for space in answer.spaces)
+def _describe_spaces(response: ChangeResponse) -> str:
+    """In which spaces a search finds an upserted product."""
+    spaces = ", ".join(space_name(space) for space in response.spaces)
     return f"; in the spaces: {spaces}" if spaces else "; it has no vector: no search finds it"
 
 
-def _changed(
-    asked: argparse.Namespace,
+def _send_change(
+    options: argparse.Namespace,
     change: Callable[[Client], ChangeResponse],
-    told: Callable[[ChangeResponse], str] = lambda answer: "",
+    describe: Callable[[ChangeResponse], str] = lambda response: "",
 ) -> int:
     try:
-        with Client(asked.address, timeout_s=asked.timeout_s) as client:
-            answer = change(client)
+        with Client(options.address, timeout_s=options.timeout_s) as client:
+            response = change(client)
     except InvalidRequest as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if asked.json:
-        print(json.dumps(as_dict(answer), ensure_ascii=False))
-    elif not answer.applied:
-        print(f"{asked.id}: nothing changed: revision {asked.revision} or a newer one was known")
+    if options.json:
+        print(json.dumps(as_dict(response), ensure_ascii=False))
+    elif not response.applied:
+        print(f"{options.id}: not changed: revision {options.revision} or a newer one is already stored")
     else:
-        print(f"{asked.id}: changed, revision {asked.revision}{told(answer)}")
+        print(f"{options.id}: changed, revision {options.revision}{describe(response)}")
     return 0
 
 
@@ -120,23 +122,23 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("id", metavar="ID", help="of the product")
+    parser.add_argument("id", metavar="ID", help="the product's id")
     parser.add_argument(
         "--revision",
         type=int,
         default=time.time_ns() // 1_000_000,
-        help="of the change; the newest wins (default: now, in milliseconds since 1970)",
+        help="revision of the change; the highest wins (default: now, in milliseconds since 1970)",
     )
     parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
     parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
     return parser
 
 
-def _vector(text: str) -> tuple[str, npt.NDArray[np.float32]]:
+def _parse_vector(text: str) -> tuple[str, npt.NDArray[np.float32]]:
     space, _, path = text.partition("=")
     if space not in VECTOR_SPACES or not path:
-        raise argparse.ArgumentTypeError(f"not SPACE=FILE.npy with a space of {', '.join(VECTOR_SPACES)}")
+        raise argparse.ArgumentTypeError(f"expected SPACE=FILE.npy with one of the spaces {', '.join(VECTOR_SPACES)}")
     try:
         return space, npy_files.read(Path(path)).reshape(-1).astype(np.float32)
     except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""`lookalike classify`: the category of a product, a photo or a title, by a gateway."""
+"""`lookalike classify`: ask a gateway for the category of a product, a photo or a title."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ examples:
   lookalike classify --image shoe.jpg --text "赤いスニーカー" --precision 0.95
   lookalike classify --text "赤いスニーカー" --json
 
-exit status: 0 answered, with a category or without; 1 the service could not answer; 2 the question is malformed
+exit status: 0 answered, with a category or without; 1 the service failed; 2 an argument is wrong
 """
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = _parser()
-    asked = parser.parse_args(argv)
-    if asked.product is None and asked.image is None and asked.text is None:
+    options = parser.parse_args(argv)
+    if options.product is None and options.image is None and options.text is None:
         parser.error("give --product, or --image, --text or both")
     try:
-        with Client(asked.address, timeout_s=asked.timeout_s) as client:
-            answer = client.classify(
-                product_id=asked.product,
-                image=asked.image,
-                text=asked.text,
-                limit=asked.limit,
-                precision=asked.precision,
+        with Client(options.address, timeout_s=options.timeout_s) as client:
+            response = client.classify(
+                product_id=options.product,
+                image=options.image,
+                text=options.text,
+                limit=options.limit,
+                precision=options.precision,
             )
     except InvalidRequest as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if asked.json:
-        print(json.dumps(as_dict(answer), ensure_ascii=False))
+    if options.json:
+        print(json.dumps(as_dict(response), ensure_ascii=False))
     else:
         console = Console()
-        console.print(render.classification(answer))
-        console.print(render.classification_provenance(answer))
+        console.print(render.classification(response))
+        console.print(render.classification_provenance(response))
     return 0
 
 
@@ -63,10 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     subject.add_argument("--image", metavar="FILE", type=Path, help="a photo")
     subject.add_argument("--text", metavar="TEXT", help="a title")
     parser.add_argument(
-        "--precision", type=float, help="0.5..0.99: of the answers that are given, the rest is none; 0.9 unless given"
+        "--precision",
+        type=float,
+        help="0.5..0.99: required share of right answers; without enough certainty there is no category (default: 0.9)",
     )
-    parser.add_argument("--limit", type=int, help="most categories shown, 1..100; 5 unless given")
+    parser.add_argument("--limit", type=int, help="most categories shown, 1..100 (default: 5)")
     parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
     parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
     return parser

@@ -1,4 +1,4 @@
-"""`lookalike duplicates`: products that are all but the same as one, by a gateway."""
+"""`lookalike duplicates`: ask a gateway for near-duplicates of one product."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lookalike.cli import flags
-from lookalike.cli.search import show
+from lookalike.cli.search import print_response
 from lookalike.client import Client
 from lookalike.errors import InvalidRequest
 from lookalike.spaces import SPACES
@@ -20,52 +20,54 @@ examples:
   lookalike duplicates --image shoe.jpg --category fashion --json
   lookalike duplicates --text "赤いスニーカー 24cm"
 
-exit status: 0 answered, 1 the service could not answer, 2 the question is malformed
+exit status: 0 answered, 1 the service failed, 2 an argument is wrong
 """
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    asked = _parser().parse_args(argv)
+    options = _parser().parse_args(argv)
     try:
-        with Client(asked.address, timeout_s=asked.timeout_s) as client:
-            answer = client.find_duplicates(
-                product_id=asked.product,
-                image=asked.image,
-                text=asked.text,
-                vector=None if asked.vector is None else flags.vector_of(asked.vector),
-                space=asked.space,
-                min_score=asked.min_score,
-                limit=asked.limit,
-                exclude_same_shop=asked.exclude_same_shop,
-                exact=asked.exact,
-                min_coverage=asked.min_coverage,
-                explain=asked.explain,
-                **flags.conditions_of(asked),
+        with Client(options.address, timeout_s=options.timeout_s) as client:
+            response = client.find_duplicates(
+                product_id=options.product,
+                image=options.image,
+                text=options.text,
+                vector=None if options.vector is None else flags.read_vector(options.vector),
+                space=options.space,
+                min_score=options.min_score,
+                limit=options.limit,
+                exclude_same_shop=options.exclude_same_shop,
+                exact=options.exact,
+                min_coverage=options.min_coverage,
+                explain=options.explain,
+                **flags.filter_arguments(options),
             )
     except InvalidRequest as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    show(answer, as_json=asked.json)
+    print_response(response, as_json=options.json)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike duplicates",
-        description="Ask a gateway for products that are all but the same as one.",
+        description="Ask a gateway for near-duplicates of one product.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    given = parser.add_argument_group("of what").add_mutually_exclusive_group(required=True)
-    given.add_argument("--product", metavar="ID", help="a product of the catalogue")
-    given.add_argument("--image", metavar="FILE", type=Path, help="a photo")
-    given.add_argument("--text", metavar="TEXT", help="a title")
-    given.add_argument("--vector", metavar="FILE.npy", type=Path, help="a vector of the space")
-    parser.add_argument("--space", choices=tuple(SPACES), default="auto", help="auto: image; for a text: text")
-    parser.add_argument("--min-score", type=float, metavar="S", help="how similar, -1..1; 0.95 unless given")
-    parser.add_argument("--limit", type=int, help="most hits, 1..1000; 100 unless given")
-    wanted = parser.add_argument_group("which products may be hits")
-    flags.add_conditions(wanted)
-    wanted.add_argument("--exclude-same-shop", action="store_true", help="leave out the example product's shop")
-    flags.add_answer(parser)
+    source = parser.add_argument_group("what to find duplicates of: one of these").add_mutually_exclusive_group(
+        required=True
+    )
+    source.add_argument("--product", metavar="ID", help="a product of the catalogue")
+    source.add_argument("--image", metavar="FILE", type=Path, help="a photo")
+    source.add_argument("--text", metavar="TEXT", help="a title")
+    source.add_argument("--vector", metavar="FILE.npy", type=Path, help="a vector of the space")
+    parser.add_argument("--space", choices=tuple(SPACES), default="auto", help="auto: image, or text for a text")
+    parser.add_argument("--min-score", type=float, metavar="S", help="least similarity, -1..1 (default: 0.95)")
+    parser.add_argument("--limit", type=int, help="most hits, 1..1000 (default: 100)")
+    filters = parser.add_argument_group("which products may be hits")
+    flags.add_filter_flags(filters)
+    filters.add_argument("--exclude-same-shop", action="store_true", help="leave out products of the example's shop")
+    flags.add_request_flags(parser)
     return parser

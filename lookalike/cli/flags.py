@@ -1,4 +1,4 @@
-"""Flags that the commands which search have in common. Reads the files that they name."""
+"""Command-line flags that `search` and `duplicates` share. Reads the files that they name."""
 
 from __future__ import annotations
 
@@ -10,75 +10,86 @@ import numpy.typing as npt
 from google.protobuf.json_format import Parse, ParseError
 
 from lookalike.cli import npy_files
-from lookalike.client import Conditions
+from lookalike.client import FilterArguments
 from lookalike.errors import InvalidRequest
 from lookalike.timestamps import unix_s
 from lookalike.v1.types_pb2 import Filter
 
 
-def add_conditions(wanted: argparse._ArgumentGroup) -> None:
-    """Which products may be hits; `conditions_of` reads them."""
-    wanted.add_argument("--category", action="append", default=[], help="this one and all below it; repeatable")
-    wanted.add_argument("--not-category", action="append", default=[], help="repeatable")
-    wanted.add_argument("--shop", action="append", default=[], help="repeatable")
-    wanted.add_argument("--not-shop", action="append", default=[], help="repeatable")
-    wanted.add_argument("--min-price", type=float)
-    wanted.add_argument("--max-price", type=float)
-    wanted.add_argument("--in-stock", action="store_true", default=None)
-    wanted.add_argument("--tag", action="append", default=[], help="has this tag; repeatable: has them all")
-    wanted.add_argument("--any-tag", action="append", default=[], metavar="TAG", help="repeatable: has one at least")
-    wanted.add_argument("--not-tag", action="append", default=[], metavar="TAG", help="repeatable: has none of them")
-    wanted.add_argument(
-        "--created-after", type=_time, metavar="TIME", help="2026-11-25, 2026-11-25T09:30+09:00, or seconds since 1970"
+def add_filter_flags(filters: argparse._ArgumentGroup) -> None:
+    """Add the flags that say which products may be hits; `filter_arguments` reads them."""
+    filters.add_argument("--category", action="append", default=[], help="this category or one below it; repeatable")
+    filters.add_argument("--not-category", action="append", default=[], help="repeatable")
+    filters.add_argument("--shop", action="append", default=[], help="repeatable")
+    filters.add_argument("--not-shop", action="append", default=[], help="repeatable")
+    filters.add_argument("--min-price", type=float)
+    filters.add_argument("--max-price", type=float)
+    filters.add_argument("--in-stock", action="store_true", default=None)
+    filters.add_argument("--tag", action="append", default=[], help="has this tag; repeatable: has all of them")
+    filters.add_argument(
+        "--any-tag", action="append", default=[], metavar="TAG", help="repeatable: has at least one of them"
     )
-    wanted.add_argument(
-        "--filter", type=_filter, metavar="JSON", help="a Filter of AND, OR and NOT, that must hold besides"
+    filters.add_argument("--not-tag", action="append", default=[], metavar="TAG", help="repeatable: has none of them")
+    filters.add_argument(
+        "--created-after",
+        type=_parse_time,
+        metavar="TIME",
+        help="2026-11-25, 2026-11-25T09:30+09:00, or seconds since 1970",
     )
-
-
-def conditions_of(asked: argparse.Namespace) -> Conditions:
-    return Conditions(
-        category_in=asked.category,
-        category_not_in=asked.not_category,
-        shop_in=asked.shop,
-        shop_not_in=asked.not_shop,
-        min_price=asked.min_price,
-        max_price=asked.max_price,
-        in_stock=asked.in_stock,
-        created_after=asked.created_after,
-        tags_all=asked.tag,
-        tags_any=asked.any_tag,
-        tags_none=asked.not_tag,
-        all_of=[asked.filter] if asked.filter else [],
+    filters.add_argument(
+        "--filter",
+        type=_parse_filter,
+        metavar="JSON",
+        help="a Filter message as JSON, with AND, OR and NOT, that hits must pass, too",
     )
 
 
-def add_answer(parser: argparse.ArgumentParser) -> None:
-    """What is to be told, by whom and how."""
-    parser.add_argument("--explain", action="store_true", help="show the score in each space, and how shards searched")
-    parser.add_argument("--exact", action="store_true", help="compare with every vector")
-    parser.add_argument("--min-coverage", type=float, help="0..1: searching less than this is an error")
+def filter_arguments(options: argparse.Namespace) -> FilterArguments:
+    """The filter arguments of a search, from the flags of `add_filter_flags`."""
+    return FilterArguments(
+        category_in=options.category,
+        category_not_in=options.not_category,
+        shop_in=options.shop,
+        shop_not_in=options.not_shop,
+        min_price=options.min_price,
+        max_price=options.max_price,
+        in_stock=options.in_stock,
+        created_after=options.created_after,
+        tags_all=options.tag,
+        tags_any=options.any_tag,
+        tags_none=options.not_tag,
+        all_of=[options.filter] if options.filter else [],
+    )
+
+
+def add_request_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of how to search, which gateway to call, and how to print the response."""
+    parser.add_argument(
+        "--explain", action="store_true", help="show the score in each space, and each shard's search plan"
+    )
+    parser.add_argument("--exact", action="store_true", help="compare the query with every vector (brute force)")
+    parser.add_argument("--min-coverage", type=float, help="0..1: fail if a smaller share of the vectors was searched")
     parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
     parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
 
 
-def _time(text: str) -> int:
+def _parse_time(text: str) -> int:
     try:
         return unix_s(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _filter(text: str) -> Filter:
+def _parse_filter(text: str) -> Filter:
     try:
         return Parse(text, Filter())
     except ParseError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def vector_of(path: Path) -> npt.NDArray[np.float32]:
-    """One vector: of shape (dim,) or (1, dim). Raises InvalidRequest."""
+def read_vector(path: Path) -> npt.NDArray[np.float32]:
+    """The vector in a .npy file of shape (dim,) or (1, dim). Raises InvalidRequest."""
     try:
         array = np.asarray(npy_files.read(path), dtype=np.float32)
     except (ValueError, TypeError) as error:

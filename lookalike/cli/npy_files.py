@@ -1,4 +1,4 @@
-"""Arrays that a person names on a command line: .npy files. Reads files."""
+"""Read the .npy files that are named on a command line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 
 def read(path: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
-    """The array of a .npy file, of any shape and type of number. Raises ValueError, which says why it is none.
+    """The array in a .npy file, of any shape and dtype. Raises ValueError, which says why it cannot be read.
 
-    mapped: left where it is, and read as it is looked at.
+    mapped: map the file into memory instead of reading it.
     """
     try:
         with path.open("rb") as file:
-            head = file.read(len(np.lib.format.MAGIC_PREFIX))
-        if head == np.lib.format.MAGIC_PREFIX:
+            magic = file.read(len(np.lib.format.MAGIC_PREFIX))
+        if magic == np.lib.format.MAGIC_PREFIX:
             array: npt.NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
             return array
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Progress of long work: bars on a terminal's standard error, and nothing anywhere else."""
+"""Progress bars for long commands, on standard error. They are hidden if that is not a terminal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 
 @contextmanager
-def counting(what: str, *, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[], None]]:
-    """A bar for one stage; call what it gives once per item done."""
+def progress_bar(label: str, *, total: int | None = None, quiet: bool = False) -> Iterator[Callable[[], None]]:
+    """A bar for one stage. Yields a function to call once per finished item."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
@@ -21,13 +21,13 @@ def counting(what: str, *, total: int | None = None, quiet: bool = False) -> Ite
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(label, total=total)
         yield lambda: progress.advance(task)
 
 
 @contextmanager
-def progress_of_stages() -> Iterator[Callable[[str, int, int], None]]:
-    """One bar for several stages, one after the other; call what it gives with (stage, done, total)."""
+def stage_progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar for several consecutive stages. Yields a function to call with (stage, done, total)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("reading", total=None)

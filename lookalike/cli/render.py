@@ -1,4 +1,4 @@
-"""Answers as a person reads them: a table of hits and a line on what the answer is. Pure: rich renderables."""
+"""Render responses for a terminal: a table of hits, and a line on their provenance. Pure: rich renderables."""
 
 from __future__ import annotations
 
@@ -12,92 +12,95 @@ from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1.search_pb2 import ClassifyResponse, Provenance, SearchResponse
 from lookalike.v1.types_pb2 import Product, SearchPlan
 
-TRUNCATED = Text("others score as much: the limit leaves them out", "yellow")
+TRUNCATED = Text("the limit cuts off more products that score as high", "yellow")
 
 
-def table(answer: SearchResponse, *, without: Collection[str] = ()) -> Table | Text:
-    """A line for each hit: rank, score, id, and what the catalogue knows of title, category, shop and price.
+def table(response: SearchResponse, *, without: Collection[str] = ()) -> Table | Text:
+    """The hits as a table, one row each: rank, score, id, title, category, shop and price; no empty columns.
 
-    Where the answer explains its scores, they stand beside them under the names of their spaces.
+    If the response explains its scores, there is a column for the score in each space.
 
     without: columns to leave out, so that titles have room.
     """
-    products = [hit.product for hit in answer.hits]
+    products = [hit.product for hit in response.hits]
     columns = {
-        "score": [f"{hit.score:z.3f}" for hit in answer.hits],
-        **_explained(answer),
+        "score": [f"{hit.score:z.3f}" for hit in response.hits],
+        **_score_columns(response),
         "id": [product.id for product in products],
-        "title": [_titled(product) for product in products],
+        "title": [_title(product) for product in products],
         "category": [product.category for product in products],
         "shop": [product.shop for product in products],
         "price": [price(product) if product.price else "" for product in products],
     }
-    known = {name: cells for name, cells in columns.items() if any(cells) and name not in without}
+    shown = {name: cells for name, cells in columns.items() if any(cells) and name not in without}
     if not products:
         return Text("nothing found", "yellow")
     grid = Table(box=SIMPLE_HEAD)
     grid.add_column("", justify="right")
-    for name in known:
-        # A cut title still tells what the product is; a cut number or id tells something wrong.
+    for name in shown:
+        # A title that is cut off is still useful; a number or id that is cut off is wrong.
         number = name in ("score", "price", *VECTOR_SPACES)
         grid.add_column(name, justify="right" if number else "left", no_wrap=number or name == "id")
-    for rank, cells in enumerate(zip(*known.values(), strict=True), 1):
+    for rank, cells in enumerate(zip(*shown.values(), strict=True), 1):
         # Text, not str: a title such as "[red]shoe[/]" is shown as it is, not read as markup.
         grid.add_row(str(rank), *(Text(printable(cell), no_wrap=True, overflow="ellipsis") for cell in cells))
     return grid
 
 
-def classification(answer: ClassifyResponse) -> Table:
-    """A line for each of the likeliest categories."""
+def classification(response: ClassifyResponse) -> Table:
+    """The most probable categories as a table, one row each."""
     grid = Table(box=SIMPLE_HEAD)
     grid.add_column("category")
     grid.add_column("probability", justify="right")
-    for each in answer.categories:
-        style = "bold" if each.category == answer.category else ""
+    for each in response.categories:
+        style = "bold" if each.category == response.category else ""
         grid.add_row(Text(printable(each.category), style), f"{each.probability:.3f}")
     return grid
 
 
-def classification_provenance(answer: ClassifyResponse) -> Text:
-    """One line: the category or why there is none, what it was told by, and what the answer is."""
-    told = answer.provenance
+def classification_provenance(response: ClassifyResponse) -> Text:
+    """The category or why there is none, and a line with the inputs, encoder, version and precision."""
+    provenance = response.provenance
     parts = [
-        f"{told.timings.total_s * 1e3:.1f} ms",
-        f"by {' and '.join(map(space_name, told.inputs)) or '–'}",
-        f"encoder {told.encoder or '–'}",
-        *([f"version {told.version}"] if told.version else []),
-        f"precision {told.precision:.3g}",
-        f"from probability {told.threshold:.3f} on" if told.threshold <= 1 else "never reached",
+        f"{provenance.timings.total_s * 1e3:.1f} ms",
+        f"by {' and '.join(map(space_name, provenance.inputs)) or '–'}",
+        f"encoder {provenance.encoder or '–'}",
+        *([f"version {provenance.version}"] if provenance.version else []),
+        f"precision {provenance.precision:.3g}",
+        f"threshold {provenance.threshold:.3f}" if provenance.threshold <= 1 else "no threshold reaches it",
     ]
-    line = Text(f"category: {printable(answer.category)}\n" if answer.category else "", "bold")
-    if answer.abstention_reason:
-        line.append(f"abstains: {printable(answer.abstention_reason)}\n", "yellow")
+    line = Text(f"category: {printable(response.category)}\n" if response.category else "", "bold")
+    if response.abstention_reason:
+        line.append(f"no category: {printable(response.abstention_reason)}\n", "yellow")
     line.append(" · ".join(map(printable, parts)), "dim not bold")
-    return _degraded(line, told.degraded)
+    return _degraded(line, provenance.degraded)
 
 
-def provenance(told: Provenance) -> Text:
-    """One line: which version, space and encoder answered, how much of the catalogue was searched, and how fast."""
+def provenance(provenance: Provenance) -> Text:
+    """A line with the time, spaces, encoders, version and coverage of a search, then its plans and degradations."""
     parts = [
-        f"{told.timings.total_s * 1e3:.1f} ms",
-        "cached" if told.cached else "computed",
-        *_searched(told),
-        f"version {told.version}",
-        f"coverage {told.coverage:.0%} ({told.documents_searched:,} of {told.documents_total:,} vectors)",
-        f"shards {told.shards_answered} of {told.shards_asked}",
+        f"{provenance.timings.total_s * 1e3:.1f} ms",
+        "cached" if provenance.cached else "computed",
+        *_space_parts(provenance),
+        f"version {provenance.version}",
+        f"coverage {provenance.coverage:.0%}"
+        f" ({provenance.documents_searched:,} of {provenance.documents_total:,} vectors)",
+        f"shards {provenance.shards_answered} of {provenance.shards_asked}",
     ]
-    if told.exact:
+    if provenance.exact:
         parts.append("exact")
-    line = Text("\n".join([" · ".join(map(printable, parts)), *map(_plan, told.plans)]), "dim")
-    return _degraded(line, told.degraded)
+    line = Text("\n".join([" · ".join(map(printable, parts)), *map(_plan, provenance.plans)]), "dim")
+    return _degraded(line, provenance.degraded)
 
 
 def _plan(plan: SearchPlan) -> str:
-    how = (
-        f"{plan.recipe}, {plan.depth:,} deep, search_parameter {plan.search_parameter}, {plan.candidates:,} candidates"
+    """A line on how one shard searched one space: by its ANN backend or by brute force, and over how many vectors."""
+    matching = f"{plan.matching:,} of {plan.documents:,} vectors match the filter"
+    backend = (
+        f"{plan.recipe}, depth {plan.depth:,}, search_parameter {plan.search_parameter}, {plan.candidates:,} candidates"
     )
-    part = f"shard {plan.shard}, {space_name(plan.space)}: {plan.matching:,} of {plan.documents:,} vectors pass"
-    return f"{part} · {printable(how) if plan.recipe else 'each compared'}"
+    how = printable(backend) if plan.recipe else "brute force"
+    return f"shard {plan.shard}, {space_name(plan.space)}: {matching} · {how}"
 
 
 def _degraded(line: Text, reasons: Iterable[str]) -> Text:
@@ -106,33 +109,35 @@ def _degraded(line: Text, reasons: Iterable[str]) -> Text:
     return line
 
 
-def _explained(answer: SearchResponse) -> dict[str, list[str]]:
-    """The scores of all hits in each space, by its name."""
-    spaces = [each.space for each in answer.hits[0].scores] if answer.hits else []
-    return {space_name(space): [f"{hit.scores[i].score:z.3f}" for hit in answer.hits] for i, space in enumerate(spaces)}
+def _score_columns(response: SearchResponse) -> dict[str, list[str]]:
+    """The scores of all hits in each space, by the name of the space."""
+    spaces = [each.space for each in response.hits[0].scores] if response.hits else []
+    return {
+        space_name(space): [f"{hit.scores[i].score:z.3f}" for hit in response.hits] for i, space in enumerate(spaces)
+    }
 
 
-def _searched(told: Provenance) -> Iterator[str]:
-    """ "space image", "encoder mobilenet-…"; of several spaces with the share of each."""
-    several = len(told.spaces) > 1
-    names = [space_name(each.space) + (f" {each.weight:.0%}" if several else "") for each in told.spaces]
+def _space_parts(provenance: Provenance) -> Iterator[str]:
+    """The parts of the line that name spaces, policy and encoders; several spaces with the weight of each."""
+    several = len(provenance.spaces) > 1
+    names = [space_name(each.space) + (f" {each.weight:.0%}" if several else "") for each in provenance.spaces]
     yield f"space{'s' if several else ''} {' + '.join(names) or '–'}"
-    if told.policy:
-        yield f"policy {told.policy}"
-    yield f"encoder{'s' if several else ''} {', '.join(each.encoder or '–' for each in told.spaces) or '–'}"
+    if provenance.policy:
+        yield f"policy {provenance.policy}"
+    yield f"encoder{'s' if several else ''} {', '.join(each.encoder or '–' for each in provenance.spaces) or '–'}"
 
 
 def price(product: Product) -> str:
-    """Amount and currency; yen and the like have no decimals to show."""
+    """The price as an amount and a currency; ".00" is left out, as yen have no decimals."""
     amount = f"{product.price:,.2f}".removesuffix(".00")
     return f"{amount} {printable(product.currency)}".strip()
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: a title must not steer the terminal it is shown on."""
+    """`text` with control characters replaced by spaces: a title must not send commands to the terminal."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def _titled(product: Product) -> str:
+def _title(product: Product) -> str:
     sold_out = product.title and not product.in_stock
     return f"(sold out) {product.title}" if sold_out else product.title

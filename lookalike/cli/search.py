@@ -1,4 +1,4 @@
-"""`lookalike search`: one question to a gateway, answered as a table or as JSON."""
+"""`lookalike search`: ask a gateway for similar products, printed as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -31,52 +31,52 @@ examples:
   lookalike search --product p-17 --max-per-shop 1 --diversity 0.3
   lookalike search --vector query.npy --space image --exact --json
 
-exit status: 0 answered, 1 the service could not answer, 2 the question is malformed
+exit status: 0 answered, 1 the service failed, 2 an argument is wrong
 """
 
-WIDE = 100  # Columns; in a narrower terminal the titles need the room of the shops.
+WIDE_TERMINAL = 100  # Columns; in a narrower terminal the table leaves out the shops, to have room for the titles.
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = _parser()
-    asked = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     try:
-        with Client(asked.address, timeout_s=asked.timeout_s) as client:
-            answer = client.search(
-                examples=_examples(parser, asked),
-                space=asked.space,
-                weights=asked.weights,
-                limit=asked.limit,
-                exclude_same_shop=asked.exclude_same_shop,
-                max_per_shop=asked.max_per_shop,
-                min_score=asked.min_score,
-                diversity=asked.diversity,
-                exact=asked.exact,
-                min_coverage=asked.min_coverage,
-                explain=asked.explain,
-                **flags.conditions_of(asked),
+        with Client(options.address, timeout_s=options.timeout_s) as client:
+            response = client.search(
+                examples=_examples(parser, options),
+                space=options.space,
+                weights=options.weights,
+                limit=options.limit,
+                exclude_same_shop=options.exclude_same_shop,
+                max_per_shop=options.max_per_shop,
+                min_score=options.min_score,
+                diversity=options.diversity,
+                exact=options.exact,
+                min_coverage=options.min_coverage,
+                explain=options.explain,
+                **flags.filter_arguments(options),
             )
     except InvalidRequest as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    show(answer, as_json=asked.json)
+    print_response(response, as_json=options.json)
     return 0
 
 
-def show(answer: SearchResponse, *, as_json: bool) -> None:
+def print_response(response: SearchResponse, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(as_dict(answer), ensure_ascii=False))
+        print(json.dumps(as_dict(response), ensure_ascii=False))
         return
     console = Console()
-    console.print(render.table(answer, without=("shop",) if console.width < WIDE else ()))
-    if answer.truncated:
+    console.print(render.table(response, without=("shop",) if console.width < WIDE_TERMINAL else ()))
+    if response.truncated:
         console.print(render.TRUNCATED)
-    console.print(render.provenance(answer.provenance))
+    console.print(render.provenance(response.provenance))
 
 
-def as_dict(answer: Message) -> dict[str, Any]:
-    """The message as JSON has it, under the names of the .proto files, and with every field of no presence."""
-    return MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+def as_dict(message: Message) -> dict[str, Any]:
+    """A message as a JSON object: the field names of the .proto files; fields without presence even when empty."""
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,42 +93,50 @@ def _parser() -> argparse.ArgumentParser:
         ("--text", "TEXT", "text", "a title or a phrase"),
         ("--vector", "FILE.npy", "vector", "a vector of the space, which must be named"),
     ):
-        # All append to one list, so that each weight finds its example whatever kinds stand before it.
+        # All append to one list: weights belong to the examples in the order of the flags, whatever their kinds.
         source.add_argument(
-            flag, metavar=metavar, dest="sources", action="append", type=_source(kind), help=help, default=[]
+            flag, metavar=metavar, dest="sources", action="append", type=_parse_source(kind), help=help, default=[]
         )
     source.add_argument(
-        "--weight", type=float, action="append", default=[], help="one for each example, in their order; < 0: unlike it"
+        "--weight", type=float, action="append", default=[], help="one for each example, in their order; < 0: avoid it"
     )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--space", choices=tuple(SPACES), default="auto", help="how to be similar (auto: by category)")
-    how.add_argument(
-        "--weights", type=_weights, metavar="SPACE=W,…", help="in several ways at once: image=0.7,text=0.3"
+    spaces = parser.add_mutually_exclusive_group()
+    spaces.add_argument(
+        "--space", choices=tuple(SPACES), default="auto", help="the vector space (auto: chosen by the category)"
     )
-    parser.add_argument("--limit", type=int, help="most hits, 1..1000; 10 unless given")
-    wanted = parser.add_argument_group("which products may be hits")
-    flags.add_conditions(wanted)
-    wanted.add_argument("--exclude-same-shop", action="store_true", help="leave out the example products' shops")
-    wanted.add_argument("--max-per-shop", type=int, metavar="N", help="no more of one shop, 1..1000")
-    wanted.add_argument("--min-score", type=float, metavar="S", help="-1..1: leave out hits that score less")
-    parser.add_argument("--diversity", type=float, default=0.0, metavar="D", help="0..1: hits unlike each other")
-    flags.add_answer(parser)
+    spaces.add_argument(
+        "--weights", type=_parse_weights, metavar="SPACE=W,…", help="several spaces (late fusion): image=0.7,text=0.3"
+    )
+    parser.add_argument("--limit", type=int, help="most hits, 1..1000 (default: 10)")
+    filters = parser.add_argument_group("which products may be hits")
+    flags.add_filter_flags(filters)
+    filters.add_argument("--exclude-same-shop", action="store_true", help="leave out products of the examples' shops")
+    filters.add_argument("--max-per-shop", type=int, metavar="N", help="most hits of one shop, 1..1000")
+    filters.add_argument("--min-score", type=float, metavar="S", help="-1..1: leave out hits that score less")
+    parser.add_argument(
+        "--diversity",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="0..1: prefer hits that differ from each other (default: 0)",
+    )
+    flags.add_request_flags(parser)
     return parser
 
 
-def _source(kind: str) -> Any:
-    def parsed(text: str) -> tuple[str, str]:
+def _parse_source(kind: str) -> Any:
+    def parse(text: str) -> tuple[str, str]:
         return kind, text
 
-    return parsed
+    return parse
 
 
-def _weights(text: str) -> dict[str, float]:
+def _parse_weights(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for entry in text.split(","):
         name, _, weight = entry.strip().partition("=")
         if name in weights:
-            raise argparse.ArgumentTypeError(f"{name} is there twice")
+            raise argparse.ArgumentTypeError(f"{name} is given twice")
         try:
             weights[name] = float(weight)
         except ValueError:
@@ -136,13 +144,13 @@ def _weights(text: str) -> dict[str, float]:
     return weights
 
 
-def _examples(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> list[Example]:
-    if not asked.sources:
+def _examples(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Example]:
+    if not options.sources:
         parser.error("give at least one of --product, --image, --text and --vector")
-    if asked.weight and len(asked.weight) != len(asked.sources):
-        parser.error(f"{len(asked.sources)} examples have {len(asked.weight)} weights: give each its own, or none")
-    weights = asked.weight or [None] * len(asked.sources)
-    return [_example(kind, text, weight) for (kind, text), weight in zip(asked.sources, weights, strict=True)]
+    if options.weight and len(options.weight) != len(options.sources):
+        parser.error(f"{len(options.sources)} examples have {len(options.weight)} weights: give one for each, or none")
+    weights = options.weight or [None] * len(options.sources)
+    return [_example(kind, text, weight) for (kind, text), weight in zip(options.sources, weights, strict=True)]
 
 
 def _example(kind: str, text: str, weight: float | None) -> Example:
@@ -150,7 +158,7 @@ def _example(kind: str, text: str, weight: float | None) -> Example:
         case "image":
             return example(image=Path(text), weight=weight)
         case "vector":
-            return example(vector=flags.vector_of(Path(text)), weight=weight)
+            return example(vector=flags.read_vector(Path(text)), weight=weight)
         case "text":
             return example(text=text, weight=weight)
         case _:

@@ -1,6 +1,6 @@
-"""What was built from what, so that a step is done again only when what goes into it differs. Reads and writes files.
+"""The demo's build cache: which inputs each build step ran with and what it produced. Reads and writes files.
 
-A stamp is written after its step, and taken away before it: a step that was interrupted has none, and is done again.
+A step's entry is deleted before the step runs and written after it: an interrupted step has no entry and runs again.
 """
 
 from __future__ import annotations
@@ -12,53 +12,55 @@ from pathlib import Path
 from typing import Any
 
 
-class Stamps:
-    """Stamps of steps, one file each in a directory. Inputs and outcomes are anything that JSON can hold."""
+class BuildCache:
+    """Entries of build steps, one JSON file each in a directory. Inputs and results are anything JSON can hold."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def outcome(self, step: str, inputs: Mapping[str, Any]) -> Any | None:
-        """What the step gave, where it went in full with these inputs and all that it made is still there."""
+    def result(self, step: str, inputs: Mapping[str, Any]) -> Any | None:
+        """The result of the step if it last ran with these inputs and its output files still exist, else None."""
         try:
-            stamp = json.loads(self._file(step).read_bytes())
-            if stamp["inputs"] == inputs and all(Path(made).exists() for made in stamp["made"]):
-                return stamp["outcome"]
+            entry = json.loads(self._file(step).read_bytes())
+            if entry["inputs"] == inputs and all(Path(output).exists() for output in entry["outputs"]):
+                return entry["result"]
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # No stamp, or not one of ours: the step is done again, which is always right.
+            pass  # No entry, or a damaged one: the step runs again, which is always right.
         return None
 
-    def begin(self, step: str) -> None:
+    def invalidate(self, step: str) -> None:
+        """Delete the entry of a step that is about to run."""
         self._file(step).unlink(missing_ok=True)
 
-    def done(self, step: str, inputs: Mapping[str, Any], outcome: Any, *, made: Sequence[Path]) -> None:
+    def store(self, step: str, inputs: Mapping[str, Any], result: Any, *, outputs: Sequence[Path]) -> None:
+        """Record a step that has finished; `outputs` are the files and directories that it wrote."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        stamp = {"inputs": inputs, "outcome": outcome, "made": [str(path) for path in made]}
+        entry = {"inputs": inputs, "result": result, "outputs": [str(path) for path in outputs]}
         part = self._file(step).with_suffix(".part")
-        part.write_text(json.dumps(stamp, indent=1))
+        part.write_text(json.dumps(entry, indent=1))
         part.replace(self._file(step))
 
     def _file(self, step: str) -> Path:
         return self._directory / f"{step}.json"
 
 
-def state_of(path: Path) -> str:
-    """Digest of the names, sizes and times of change of a file, or of all files of a directory.
+def metadata_digest(path: Path) -> str:
+    """Digest of the names, sizes and modification times of a file, or of all files of a directory.
 
-    Contents are not read: a catalogue may have a million photos. What is touched without a change is built again.
+    Contents are not read: a catalogue may have a million photos. A touched but unchanged file counts as changed.
     """
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
-        told = file.stat()
+        stat = file.stat()
         digest.update(
-            f"{file.relative_to(path)}\0{told.st_size}\0{told.st_mtime_ns}\0".encode(errors="surrogateescape")
+            f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode(errors="surrogateescape")
         )
     return digest.hexdigest()
 
 
-def sources(root: Path, *packages: str) -> str:
-    """Digest of the code of packages: what an older program built is built again by a newer one."""
+def source_digest(root: Path, *packages: str) -> str:
+    """Digest of the Python source of packages below `root`: what older code built is rebuilt by newer code."""
     digest = hashlib.sha256()
     for package in packages:
         for file in sorted((root / package).rglob("*.py")):

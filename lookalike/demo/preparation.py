@@ -1,6 +1,6 @@
-"""What the demo builds before anything is served: catalogue, image model, index. Runs commands, writes its state.
+"""The demo's build steps before anything is served: catalogue, image model, index. Runs commands, writes files.
 
-Every step is remembered with what went into it, and skipped while that is the same.
+The build cache skips a step while its inputs are unchanged.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lookalike.demo import build_cache
-from lookalike.demo.build_cache import Stamps
+from lookalike.demo.build_cache import BuildCache, metadata_digest, source_digest
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
 from lookalike.local import location, process_specs
 
@@ -25,14 +24,18 @@ SHARDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Models:
+class ExportedModels:
+    """The directory that the model server loads, and which image encoder is in it."""
+
     directory: Path
     encoder: str  # Fingerprint of the image encoder.
-    fell_back: str  # Why the weights are not those that were wished for; empty: they are.
+    fallback_reason: str  # Why untrained weights are used instead of ImageNet's; empty: they are not.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Index:
+class BuiltIndex:
+    """An index location with the version that `lookalike update` built there, and its encoders."""
+
     location: Path
     version: str
     text_artifact: Path | None  # None: no product has a word.
@@ -43,73 +46,76 @@ class Index:
 
 
 class Preparation:
-    """The steps, each a command run by `run(name, command, shown=…)`, as `Supervisor.run` does; kept in `state`."""
+    """The build steps. Each is a command run by `run(name, command, show_stderr=…)`, as `Supervisor.run` does it.
+
+    state: the directory that all outputs and the build cache are kept in.
+    """
 
     def __init__(self, console: Console, run: Callable[..., str], state: Path) -> None:
         self._console = console
         self._run = run
         self._state = state
-        self._stamps = Stamps(state / "stamps")
+        self._cache = BuildCache(state / "build-cache")
 
-    def catalogue(self, given: Path | None) -> Path:
-        """The given directory, else a sample. Raises BadCatalogue."""
-        if given is not None:
-            if not given.is_dir():
-                raise BadCatalogue(f"{given}: no such directory")
-            return given
+    def prepare_catalogue(self, directory: Path | None) -> Path:
+        """The user's catalogue directory, or a sample that is drawn once. Raises BadCatalogue."""
+        if directory is not None:
+            if not directory.is_dir():
+                raise BadCatalogue(f"{directory}: no such directory")
+            return directory
         sample = self._state / "catalogue"
-        inputs = {"code": build_cache.sources(process_specs.ROOT, "pipeline")}
+        inputs = {"code": source_digest(process_specs.ROOT, "lookalike/demo/sample")}
 
         def draw() -> str:
-            drawn = sample.with_name("catalogue.part")
-            for left in (drawn, sample):
-                shutil.rmtree(left, ignore_errors=True)
-            self._run("catalog sample", process_specs.lookalike("catalog", "sample", drawn), shown=True)
-            return str(drawn.rename(sample))
+            part = sample.with_name("catalogue.part")
+            for leftover in (part, sample):
+                shutil.rmtree(leftover, ignore_errors=True)
+            self._run("catalog sample", process_specs.lookalike_command("catalog", "sample", part), show_stderr=True)
+            return str(part.rename(sample))
 
-        self._step("sample catalogue", "catalogue", inputs, draw, made=lambda _: [sample])
+        self._run_step("sample catalogue", "catalogue", inputs, draw, outputs=lambda _: [sample])
         return sample
 
-    def models(self, weights: str) -> Models:
-        """The image model with the weights of a file, "imagenet", "untrained", or ("") the best to be had."""
+    def export_models(self, weights: str) -> ExportedModels:
+        """The image model with weights from a file, "imagenet" or "untrained"; "": ImageNet's, else untrained."""
         file = Path(weights).expanduser().resolve() if weights not in ("", "imagenet", "untrained") else None
         if file is not None and not file.is_file():
-            raise BadSettings(f"--weights {weights}: neither imagenet, nor untrained, nor a file")
+            raise BadSettings(f"--weights {weights}: expected imagenet, untrained, or an existing file")
         choice = f"file-{hashlib.sha256(bytes(file)).hexdigest()[:12]}" if file else weights or "automatic"
         directory = self._state / "models" / choice
         inputs = {
-            "code": build_cache.sources(process_specs.ROOT, "encoders"),
-            "weights": build_cache.state_of(file) if file else weights,
+            "code": source_digest(process_specs.ROOT, "encoders"),
+            "weights": metadata_digest(file) if file else weights,
         }
 
         def export() -> dict[str, str]:
             if weights:
-                return {"encoder": self._export(directory, str(file or weights)), "fell_back": ""}
+                return {"encoder": self._export(directory, str(file or weights)), "fallback_reason": ""}
             try:
-                return {"encoder": self._export(directory, "imagenet"), "fell_back": ""}
+                return {"encoder": self._export(directory, "imagenet"), "fallback_reason": ""}
             except OperatorError as error:
-                why = str(error).splitlines()[-1].strip()  # The command's own last line.
-                return {"encoder": self._export(directory, "untrained"), "fell_back": why}
+                reason = str(error).splitlines()[-1].strip()  # The last line that the command printed.
+                return {"encoder": self._export(directory, "untrained"), "fallback_reason": reason}
 
-        told = self._step("image model", f"models-{choice}", inputs, export, made=lambda _: [directory])
-        return Models(directory=directory, encoder=told["encoder"], fell_back=told["fell_back"])
+        result = self._run_step("image model", f"models-{choice}", inputs, export, outputs=lambda _: [directory])
+        return ExportedModels(directory=directory, encoder=result["encoder"], fallback_reason=result["fallback_reason"])
 
     def _export(self, directory: Path, weights: str) -> str:
-        command = process_specs.lookalike("encoders", "export", directory, "--weights", weights, "--json")
+        command = process_specs.lookalike_command("encoders", "export", directory, "--weights", weights, "--json")
         encoder: str = json.loads(self._run("encoders export", command))["encoder"]
         return encoder
 
-    def built_index(self, catalogue: Path, models: Models) -> Index | None:
-        """The index, where nothing that goes into it has changed since it was built."""
-        told = self._stamps.outcome("index", self._index_inputs(catalogue, models))
-        if told is None or not self._serves(told["version"]):
+    def cached_index(self, catalogue: Path, models: ExportedModels) -> BuiltIndex | None:
+        """The index of the last build; None if any input has changed since then."""
+        result = self._cache.result("index", self._index_inputs(catalogue, models))
+        if result is None or not self._is_current(result["version"]):
             return None
-        self._say("index", "unchanged")
-        return self._index(told)
+        self._print_step("index", "unchanged")
+        return self._built_index(result)
 
-    def build_index(self, catalogue: Path, models: Models, model_server: str) -> Index:
-        """Build it, with the model server at an address."""
-        words: list[str | Path | int] = [
+    def build_index(self, catalogue: Path, models: ExportedModels, model_server: str) -> BuiltIndex:
+        """Build the index with `lookalike update`; `model_server` is the address (host:port) of the image encoder."""
+        arguments: list[str | Path | int] = [
             "--model-server",
             model_server,
             "--artifacts",
@@ -118,70 +124,71 @@ class Preparation:
             SHARDS,
             "--json",
         ]
-        command = process_specs.lookalike("update", catalogue, self._location, *words)
-        told = self._step(
+        command = process_specs.lookalike_command("update", catalogue, self._location, *arguments)
+        result = self._run_step(
             "index",
             "index",
             self._index_inputs(catalogue, models),
-            lambda: json.loads(self._run("update", command, shown=True)),
-            made=lambda told: [
-                *(Path(told[name]) for name in ("text_artifact", "product_artifact") if told[name]),
-                self._location / told["version"],
+            lambda: json.loads(self._run("update", command, show_stderr=True)),
+            outputs=lambda result: [
+                *(Path(result[name]) for name in ("text_artifact", "product_artifact") if result[name]),
+                self._location / result["version"],
             ],
         )
-        return self._index(told)
+        return self._built_index(result)
 
-    def _serves(self, version: str) -> bool:
-        """Whether the location is as the last build left it: an `update` by hand may have come between."""
+    def _is_current(self, version: str) -> bool:
+        """Whether the location still serves this version: the user may have run `update` there since."""
         try:
-            return location.current(self._location).name == version
+            return location.read_current(self._location).version == version
         except BadArtifact:
             return False
 
-    def _index_inputs(self, catalogue: Path, models: Models) -> Mapping[str, Any]:
+    def _index_inputs(self, catalogue: Path, models: ExportedModels) -> Mapping[str, Any]:
         return {
-            "catalogue": [str(catalogue), build_cache.state_of(catalogue)],
+            "catalogue": [str(catalogue), metadata_digest(catalogue)],
             "encoder": models.encoder,
             "shards": SHARDS,
-            "code": build_cache.sources(process_specs.ROOT, "pipeline", "encoders", "index"),
+            "code": source_digest(process_specs.ROOT, "pipeline", "encoders", "index"),
         }
 
-    def _index(self, told: Mapping[str, Any]) -> Index:
-        text, product = told["text_artifact"], told["product_artifact"]
-        return Index(
+    def _built_index(self, result: Mapping[str, Any]) -> BuiltIndex:
+        """From the JSON that `lookalike update --json` prints."""
+        text, product = result["text_artifact"], result["product_artifact"]
+        return BuiltIndex(
             location=self._location,
-            version=told["version"],
+            version=result["version"],
             text_artifact=Path(text) if text else None,
             product_artifact=Path(product) if product else None,
-            products=told["products"],
-            rejected=told["rejected"],
-            spaces=tuple(told["spaces"]),
+            products=result["products"],
+            rejected=result["rejected"],
+            spaces=tuple(result["spaces"]),
         )
 
     @property
     def _location(self) -> Path:
         return self._state / "index"
 
-    def _step(
+    def _run_step(
         self,
-        what: str,
+        label: str,
         step: str,
         inputs: Mapping[str, Any],
-        do: Callable[[], Any],
+        build: Callable[[], Any],
         *,
-        made: Callable[[Any], Sequence[Path]],
+        outputs: Callable[[Any], Sequence[Path]],
     ) -> Any:
-        """The outcome (JSON can hold it) of a step: remembered, or of doing it now."""
-        if (outcome := self._stamps.outcome(step, inputs)) is not None:
-            self._say(what, "unchanged")
-            return outcome
-        self._console.print(f"… {what}")
-        self._stamps.begin(step)
+        """The step's result (anything JSON can hold): from the build cache, or else from running it now."""
+        if (result := self._cache.result(step, inputs)) is not None:
+            self._print_step(label, "unchanged")
+            return result
+        self._console.print(f"… {label}")
+        self._cache.invalidate(step)
         started_s = time.monotonic()
-        outcome = do()
-        self._stamps.done(step, inputs, outcome, made=made(outcome))
-        self._say(what, f"{time.monotonic() - started_s:.1f} s")
-        return outcome
+        result = build()
+        self._cache.store(step, inputs, result, outputs=outputs(result))
+        self._print_step(label, f"{time.monotonic() - started_s:.1f} s")
+        return result
 
-    def _say(self, what: str, how: str) -> None:
-        self._console.print(f"[green]✓[/] {what} [dim]{how}[/]")
+    def _print_step(self, label: str, status: str) -> None:
+        self._console.print(f"[green]✓[/] {label} [dim]{status}[/]")

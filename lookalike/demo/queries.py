@@ -1,4 +1,4 @@
-"""Questions of every kind, chosen from whatever the catalogue has. Looks which photos exist; no other I/O."""
+"""The demo's queries, one of every kind, chosen from the products of any catalogue. Checks which photo files exist."""
 
 from __future__ import annotations
 
@@ -9,87 +9,98 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lookalike.cli.render import price, printable
-from lookalike.client import Question, Subject, example
+from lookalike.client import ClassifyArguments, SearchArguments, example
 from lookalike.v1.types_pb2 import Product
 
-# As in the gateway's default policy: products go by photo and words together where the index has that space; where it
-# has not, fashion goes by image, all else by text.
+# As in the gateway's default policy: a product id is searched in the product space where the index has one; without
+# it, fashion is searched by image and everything else by text.
 FASHION = "fashion"
 LIMIT = 5
-TITLE_LETTERS = 40
+MAX_TITLE_LETTERS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stop:
-    title: str
-    question: Question = field(default_factory=Question)
-    subject: Subject | None = None  # What to classify, instead of a question.
+class DemoQuery:
+    """One request of the demo, a search or a classification, with the heading it is printed under."""
+
+    heading: str
+    search: SearchArguments = field(default_factory=SearchArguments)
+    classify: ClassifyArguments | None = None  # If set, the request is this classification and not a search.
 
 
-def stops(products: Sequence[Product], catalogue: Path, spaces: Collection[str]) -> list[Stop]:
-    """The same for the same products; fewer where the catalogue has no photos, no prices, or few products.
+def demo_queries(products: Sequence[Product], catalogue: Path, spaces: Collection[str]) -> list[DemoQuery]:
+    """The demo's queries; fewer if the catalogue has no photos, no prices, or few products. Deterministic.
 
-    products: some of the catalogue, by rising id; spaces: those that the index has.
+    products: some of the catalogue, by rising id; spaces: the vector spaces that the index has.
     """
-    pictured = [product for product in products if product.image] if "image" in spaces else []
-    worded = list(products) if "text" in spaces else []
-    known = [product for product in pictured if product.title] if "text" in spaces else []
-    found = [
-        *(_as_products(pictured, worded) if "product" in spaces else _by_id(pictured, worded)),
-        *_by_photo(pictured, catalogue),
-        *_by_text(worded),
-        *_filtered(worded or pictured, "text" if worded else "image"),
-        *_mixed(pictured, worded),
-        *_fused(known, catalogue, "product" in spaces),
-        *(_classified(known, worded, catalogue) if "product" in spaces else ()),
+    with_image = [product for product in products if product.image] if "image" in spaces else []
+    with_text = list(products) if "text" in spaces else []
+    with_both = [product for product in with_image if product.title] if "text" in spaces else []
+    queries = [
+        *(_by_product_id(with_image, with_text) if "product" in spaces else _by_policy(with_image, with_text)),
+        *_by_photo(with_image, catalogue),
+        *_by_text(with_text),
+        *_filtered(with_text or with_image, "text" if with_text else "image"),
+        *_two_examples(with_image, with_text),
+        *_photo_and_text(with_both, catalogue, "product" in spaces),
+        *(_classification(with_both, with_text, catalogue) if "product" in spaces else ()),
     ]
-    return [*found, Stop(title=f"Once more: {found[0].title}", question=found[0].question)] if found else []
+    # The first query again, to show the result cache.
+    return (
+        [*queries, DemoQuery(heading=f"Once more: {queries[0].heading}", search=queries[0].search)] if queries else []
+    )
 
 
-def _by_id(pictured: Sequence[Product], worded: Sequence[Product]) -> Iterator[Stop]:
-    """One product that the policy sends to its photo and one that it sends to its words, or that are sent there."""
-    if (product := _first(each for each in pictured if _is_fashion(each))) is not None:
-        yield _stop(f"Like {_named(product)} (fashion: by its photo)", Question(product_id=product.id))
-    elif pictured:
-        yield _stop(f"Looks like {_named(pictured[0])}", Question(product_id=pictured[0].id, space="image"))
-    if (product := _first(each for each in worded if not _is_fashion(each))) is not None:
-        yield _stop(f"Like {_named(product)} (not fashion: by its words)", Question(product_id=product.id))
-    elif worded:
-        yield _stop(f"Reads like {_named(worded[0])}", Question(product_id=worded[0].id, space="text"))
+def _by_policy(with_image: Sequence[Product], with_text: Sequence[Product]) -> Iterator[DemoQuery]:
+    """A product that the policy searches by image and one that it searches by text; else a space is named."""
+    if (product := _first(each for each in with_image if _is_fashion(each))) is not None:
+        yield _search(f"Like {_quoted_title(product)} (fashion: by its photo)", SearchArguments(product_id=product.id))
+    elif with_image:
+        product = with_image[0]
+        yield _search(f"Looks like {_quoted_title(product)}", SearchArguments(product_id=product.id, space="image"))
+    if (product := _first(each for each in with_text if not _is_fashion(each))) is not None:
+        heading = f"Like {_quoted_title(product)} (not fashion: by its words)"
+        yield _search(heading, SearchArguments(product_id=product.id))
+    elif with_text:
+        product = with_text[0]
+        yield _search(f"Reads like {_quoted_title(product)}", SearchArguments(product_id=product.id, space="text"))
 
 
-def _as_products(pictured: Sequence[Product], worded: Sequence[Product]) -> Iterator[Stop]:
-    """One product by photo and words together, as the policy has it, then one by each alone."""
-    if (product := _first(each for each in pictured if _is_fashion(each)) or _first([*pictured, *worded])) is not None:
-        yield _stop(f"Like {_named(product)} (by photo and words together)", Question(product_id=product.id))
-    if product is not None and product in pictured:
-        yield _stop(f"Looks like {_named(product)}", Question(product_id=product.id, space="image"))
-    if (product := _first(each for each in worded if not _is_fashion(each)) or _first(worded)) is not None:
-        yield _stop(f"Reads like {_named(product)}", Question(product_id=product.id, space="text"))
+def _by_product_id(with_image: Sequence[Product], with_text: Sequence[Product]) -> Iterator[DemoQuery]:
+    """A product in the product space, which the policy chooses, then one in the image and one in the text space."""
+    fashion = _first(each for each in with_image if _is_fashion(each))
+    if (product := fashion or _first([*with_image, *with_text])) is not None:
+        heading = f"Like {_quoted_title(product)} (by photo and words together)"
+        yield _search(heading, SearchArguments(product_id=product.id))
+    if product is not None and product in with_image:
+        yield _search(f"Looks like {_quoted_title(product)}", SearchArguments(product_id=product.id, space="image"))
+    if (product := _first(each for each in with_text if not _is_fashion(each)) or _first(with_text)) is not None:
+        yield _search(f"Reads like {_quoted_title(product)}", SearchArguments(product_id=product.id, space="text"))
 
 
-def _by_photo(pictured: Sequence[Product], catalogue: Path) -> Iterator[Stop]:
-    if (product := _with_photo(pictured, catalogue)) is not None:
+def _by_photo(with_image: Sequence[Product], catalogue: Path) -> Iterator[DemoQuery]:
+    if (product := _last_with_photo(with_image, catalogue)) is not None:
         photo = catalogue / product.image
-        yield _stop(f"Like the photo {photo.name} ({_named(product)})", Question(image=photo))
+        yield _search(f"Like the photo {photo.name} ({_quoted_title(product)})", SearchArguments(image=photo))
 
 
-def _by_text(worded: Sequence[Product]) -> Iterator[Stop]:
-    japanese = _first(product for product in worded if _is_japanese(product.title))
-    english = _first(product for product in worded if product.title.isascii() and product.title.count(" "))
-    other = _first(product for product in worded if product.title)
+def _by_text(with_text: Sequence[Product]) -> Iterator[DemoQuery]:
+    """A Japanese and an English title; where there is neither, any title."""
+    japanese = _first(product for product in with_text if _is_japanese(product.title))
+    english = _first(product for product in with_text if product.title.isascii() and product.title.count(" "))
+    other = _first(product for product in with_text if product.title)
     for product in (japanese, english) if japanese or english else (other,):
         if product is not None:
-            yield _stop(f"Like the words {_named(product)}", Question(text=product.title))
+            yield _search(f"Like the words {_quoted_title(product)}", SearchArguments(text=product.title))
 
 
-def _filtered(products: Sequence[Product], space: str) -> Iterator[Stop]:
+def _filtered(products: Sequence[Product], space: str) -> Iterator[DemoQuery]:
     if products:
         product = products[len(products) // 2]
         limit = Product(price=statistics.median_high(each.price for each in products), currency=product.currency)
-        yield _stop(
-            f"Like {_named(product)}, in stock, at most {price(limit)}, from other shops, one of each",
-            Question(
+        yield _search(
+            f"Like {_quoted_title(product)}, in stock, at most {price(limit)}, from other shops, one of each",
+            SearchArguments(
                 product_id=product.id,
                 space=space,
                 max_price=limit.price,
@@ -100,58 +111,62 @@ def _filtered(products: Sequence[Product], space: str) -> Iterator[Stop]:
         )
 
 
-def _mixed(pictured: Sequence[Product], worded: Sequence[Product]) -> Iterator[Stop]:
-    for products, space in ((pictured, "image"), (worded, "text")):
+def _two_examples(with_image: Sequence[Product], with_text: Sequence[Product]) -> Iterator[DemoQuery]:
+    for products, space in ((with_image, "image"), (with_text, "text")):
         if len(products) >= 2:
             one = products[0]
             other = _first(each for each in products if each.category != one.category) or products[1]
             examples = [example(product_id=one.id, weight=1), example(product_id=other.id, weight=0.5)]
-            title = f"Like {_named(one)} and, half as much, {_named(other)}"
-            yield _stop(title, Question(examples=examples, space=space))
+            heading = f"Like {_quoted_title(one)} and, half as much, {_quoted_title(other)}"
+            yield _search(heading, SearchArguments(examples=examples, space=space))
             return
 
 
-def _fused(known: Sequence[Product], catalogue: Path, as_products: bool) -> Iterator[Stop]:
-    """A photo together with words, and a product in two spaces at once.
+def _photo_and_text(with_both: Sequence[Product], catalogue: Path, has_product_space: bool) -> Iterator[DemoQuery]:
+    """A photo together with words, and a late fusion of two spaces.
 
-    known: products with a photo and a title, where the index has spaces for both.
+    with_both: products with a photo and a title, if the index has spaces for both.
     """
-    if (product := _with_photo(known, catalogue)) is not None:
+    if (product := _last_with_photo(with_both, catalogue)) is not None:
         photo = catalogue / product.image
-        how = "as one product" if as_products else "half by photo, half by words"
-        title = f"Like the photo {photo.name} with the words {_named(product)} ({how})"
-        yield _stop(title, Question(image=photo, text=product.title))
-    if known:
-        title = f"Like {_named(known[0])}, 70 % by photo and 30 % by words"
-        yield _stop(title, Question(product_id=known[0].id, weights={"image": 0.7, "text": 0.3}, explain=True))
+        how = "as one product" if has_product_space else "half by photo, half by words"
+        heading = f"Like the photo {photo.name} with the words {_quoted_title(product)} ({how})"
+        yield _search(heading, SearchArguments(image=photo, text=product.title))
+    if with_both:
+        product = with_both[0]
+        heading = f"Like {_quoted_title(product)}, 70 % by photo and 30 % by words"
+        arguments = SearchArguments(product_id=product.id, weights={"image": 0.7, "text": 0.3}, explain=True)
+        yield _search(heading, arguments)
 
 
-def _classified(known: Sequence[Product], worded: Sequence[Product], catalogue: Path) -> Iterator[Stop]:
-    if (product := _with_photo(known, catalogue)) is not None:
+def _classification(with_both: Sequence[Product], with_text: Sequence[Product], catalogue: Path) -> Iterator[DemoQuery]:
+    if (product := _last_with_photo(with_both, catalogue)) is not None:
         photo = catalogue / product.image
-        title = f"Which category? The photo {photo.name} with the words {_named(product)}"
-        yield Stop(title=title, subject=Subject(image=photo, text=product.title, limit=LIMIT))
-    elif (product := _first(each for each in worded if each.title)) is not None:
-        title = f"Which category? The words {_named(product)}"
-        yield Stop(title=title, subject=Subject(text=product.title, limit=LIMIT))
+        heading = f"Which category? The photo {photo.name} with the words {_quoted_title(product)}"
+        arguments = ClassifyArguments(image=photo, text=product.title, limit=LIMIT)
+        yield DemoQuery(heading=heading, classify=arguments)
+    elif (product := _first(each for each in with_text if each.title)) is not None:
+        heading = f"Which category? The words {_quoted_title(product)}"
+        yield DemoQuery(heading=heading, classify=ClassifyArguments(text=product.title, limit=LIMIT))
 
 
-def _with_photo(products: Sequence[Product], catalogue: Path) -> Product | None:
-    # From the other end, so that it is another product than the first one.
+def _last_with_photo(products: Sequence[Product], catalogue: Path) -> Product | None:
+    """The last product whose photo file exists: another one than the first, which other queries use."""
     return _first(product for product in reversed(products) if (catalogue / product.image).is_file())
 
 
-def _stop(title: str, question: Question) -> Stop:
-    return Stop(title=title, question={**question, "limit": LIMIT})
+def _search(heading: str, arguments: SearchArguments) -> DemoQuery:
+    return DemoQuery(heading=heading, search={**arguments, "limit": LIMIT})
 
 
 def _first(products: Iterable[Product]) -> Product | None:
     return next(iter(products), None)
 
 
-def _named(product: Product) -> str:
+def _quoted_title(product: Product) -> str:
+    """The product's title, else its id, in quotation marks, without control characters, cut to 40 letters."""
     title = printable(product.title or product.id)
-    return f"“{title if len(title) <= TITLE_LETTERS else title[: TITLE_LETTERS - 1] + '…'}”"
+    return f"“{title if len(title) <= MAX_TITLE_LETTERS else title[: MAX_TITLE_LETTERS - 1] + '…'}”"
 
 
 def _is_fashion(product: Product) -> bool:

@@ -1,4 +1,4 @@
-"""What an index location serves, for those who start its shards. Reads two small files; shards check the rest."""
+"""Which version an index location serves, for starting its shards. Reads two small files; shards check the rest."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from lookalike.errors import BadArtifact
 
 
 @dataclass(frozen=True, kw_only=True)
-class Version:
-    name: str
+class ServedIndex:
+    """The current version of an index: its name, its number of shards and its vector spaces."""
+
+    version: str
     shards: int
     spaces: Sequence[str]  # "image", "text"
 
 
-def current(location: Path) -> Version:
-    """Raises BadArtifact where there is no index, or its manifest is damaged."""
+def read_current(location: Path) -> ServedIndex:
+    """Read the current version of an index location. Raises BadArtifact if there is none or its manifest is damaged."""
     try:
-        name = (location / "CURRENT").read_text(encoding="utf-8").strip()
-        manifest = json.loads((location / name / "manifest.json").read_bytes())
+        version = (location / "CURRENT").read_text(encoding="utf-8").strip()
+        manifest = json.loads((location / version / "manifest.json").read_bytes())
         spaces = tuple(str(space["name"]) for space in manifest["spaces"])
-        return Version(name=name, shards=int(manifest["shards"]), spaces=spaces)
+        return ServedIndex(version=version, shards=int(manifest["shards"]), spaces=spaces)
     except OSError as error:
         raise BadArtifact(f"{error.filename}: no index here: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

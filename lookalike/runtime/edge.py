@@ -1,4 +1,4 @@
-"""The gRPC edge of a serving process: servers, method handlers, and what a failed call to a peer means."""
+"""gRPC servers and method handlers: bytes to messages, timeouts to deadlines, errors to status codes."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ Methods = Mapping[str, Unary | Streaming]
 
 
 def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None) -> LookalikeError:
-    """What a failed call to one of our own processes means to the caller: the way back through the table.
+    """The error to raise after a failed call to one of our own processes, from the call's status code.
 
-    A callee that was late is DeadlineExceeded only where the caller's own time is over; else the callee is Unavailable.
+    A peer that was late means DeadlineExceeded only if the caller's own deadline has passed; else Unavailable.
     """
     code, details = error.code(), error.details()
     match code:
@@ -54,11 +54,11 @@ def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None
 
 
 def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> grpc.GenericRpcHandler:
-    """All methods of one service, each a coroutine (or async generator) of the request and its deadline.
+    """The gRPC handler of one service. Each method is a coroutine or async generator of request and deadline.
 
-    `name`: the full name it is served under, where that is not the descriptor's.
+    name: the full name that the service is served under, if it is not the descriptor's.
 
-    A reply given as bytes goes out as it is: an answer that is serialized already is not serialized again.
+    A method may return a message, or its bytes if it is already serialized.
     """
     if set(methods) != set(service.methods_by_name):
         raise ValueError(
@@ -69,39 +69,39 @@ def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> 
 
 
 def _method(descriptor: MethodDescriptor, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    kind = GetMessageClass(descriptor.input_type)
+    request_type = GetMessageClass(descriptor.input_type)
     if descriptor.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_stream_edge(method, kind), None, _serialized)
-    return grpc.unary_unary_rpc_method_handler(_unary_edge(method, kind), None, _serialized)
+        return grpc.unary_stream_rpc_method_handler(_streaming_handler(method, request_type), None, _serialize)
+    return grpc.unary_unary_rpc_method_handler(_unary_handler(method, request_type), None, _serialize)
 
 
-def _parsed(kind: type[Message], data: bytes) -> Message:
-    """Parsed here and not by gRPC, which would call bytes that are no message the server's fault."""
+def _parse(request_type: type[Message], data: bytes) -> Message:
+    """Parse a request. gRPC itself would report malformed bytes as INTERNAL, the server's fault."""
     try:
-        return kind.FromString(data)
+        return request_type.FromString(data)
     except DecodeError:
-        reason = f"is no {kind.DESCRIPTOR.full_name}, or one of more than 100 messages in each other"
+        reason = f"not a valid {request_type.DESCRIPTOR.full_name} message, or nested more than 100 levels deep"
         raise InvalidRequest("request", reason) from None
 
 
-def _serialized(reply: Message | bytes) -> bytes:
+def _serialize(reply: Message | bytes) -> bytes:
     return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
 
-def _unary_edge(method: Unary, kind: type[Message]) -> Callable[..., Awaitable[Message | bytes]]:
+def _unary_handler(method: Unary, request_type: type[Message]) -> Callable[..., Awaitable[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message | bytes:
         try:
-            return await method(_parsed(kind, request), Deadline.after(context.time_remaining()))
+            return await method(_parse(request_type, request), Deadline.after(context.time_remaining()))
         except Exception as error:
             await _abort(context, error)
 
     return call
 
 
-def _stream_edge(method: Streaming, kind: type[Message]) -> Callable[..., AsyncIterator[Message | bytes]]:
+def _streaming_handler(method: Streaming, request_type: type[Message]) -> Callable[..., AsyncIterator[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message | bytes]:
         try:
-            async for reply in method(_parsed(kind, request), Deadline.after(context.time_remaining())):
+            async for reply in method(_parse(request_type, request), Deadline.after(context.time_remaining())):
                 yield reply
         except Exception as error:
             await _abort(context, error)
@@ -117,16 +117,17 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) 
     if isinstance(error, grpc.aio.AbortError):
         raise error
     log.error("unexpected error", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
 
 
 _SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),  # Two processes on one port by mistake is an error, not a lottery.
+    # Two processes on one port by mistake must be an error: calls would go to either at random.
+    ("grpc.so_reuseport", 0),
 )
 
 
 def server(handlers: Sequence[grpc.GenericRpcHandler]) -> grpc.aio.Server:
-    """A server without a port yet."""
+    """A gRPC server with these handlers; it has no port yet."""
     return grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS)

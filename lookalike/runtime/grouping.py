@@ -1,4 +1,4 @@
-"""At most so many hits of one shop. Pure: what shards and gateways do alike."""
+"""Limit the hits per shop, in shards and in the gateway alike. Pure."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from collections.abc import Iterable
 from itertools import islice
 
 
-def within(shops: Iterable[str], most: int, k: int) -> list[int]:
-    """Of hits in their order, by shop, the places of the first k that have fewer than `most` of their shop before them.
+def limit_per_shop(shops: Iterable[str], max_per_shop: int, k: int) -> list[int]:
+    """The positions of the first k hits of a ranking if no shop may have more than `max_per_shop` of them.
 
-    Hits of no shop ("") are not limited. Of rankings that are merged it may be done first and again at the end: whoever
-    is among the k of the whole has no fewer before it there than in its own ranking.
+    shops: the shop of each hit, in the order of the ranking; hits without a shop ("") are not limited.
+
+    Shards may limit their rankings first and the gateway the merged one again: a hit of the merged top k has no more
+    hits of its shop before it in its shard's ranking than in the merged one.
     """
-    kept: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
-    def passes(shop: str) -> bool:
+    def is_allowed(shop: str) -> bool:
         if not shop:
             return True
-        kept[shop] += 1
-        return kept[shop] <= most
+        counts[shop] += 1
+        return counts[shop] <= max_per_shop
 
-    return list(islice((place for place, shop in enumerate(shops) if passes(shop)), k))
+    return list(islice((position for position, shop in enumerate(shops) if is_allowed(shop)), k))

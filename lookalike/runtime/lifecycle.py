@@ -1,4 +1,4 @@
-"""The life of a serving process: start, warm up, ready, SIGTERM, not serving, drain, stop."""
+"""The life cycle of a serving process: start, warm up, ready, SIGTERM, not serving, drain, stop."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Health, of the process ("") and of each of `services` (full names), says SERVING only after `warm_up` returned:
-    readiness is earned. Of the health service itself it says SERVING from the start: that is liveness, which waits for
-    nothing else. A signal turns all to NOT_SERVING at once; calls under way have `settings.drain_s` to end.
+    Readiness: the health of the process ("") and of each of `services` (full names) is SERVING only after `warm_up`
+    has returned. Liveness: the health of the health service itself is SERVING from the start. A signal sets all to
+    NOT_SERVING at once; calls in progress then have `settings.drain_s` to finish.
     """
     server = edge.server(handlers)
     checks = health.aio.HealthServicer()
@@ -43,7 +43,7 @@ async def serve(
     for name in ("", *services):
         await checks.set(name, NOT_SERVING)
     await checks.set(health.SERVICE_NAME, SERVING)
-    port = _bound(server, settings)
+    port = _bind(server, settings)
     telemetry.expose_metrics(settings.host, settings.metrics_port)
     await server.start()
     log.info("listening on %s:%d", settings.host, port)
@@ -53,7 +53,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        if await _warmed_up(warm_up, stopping):
+        if await _warm_up(warm_up, stopping):
             for name in ("", *services):
                 await checks.set(name, SERVING)
             log.info("ready")
@@ -66,10 +66,10 @@ async def serve(
 
 
 @asynccontextmanager
-async def alongside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """`work` goes on beside what is done inside. Should it fail, the process must not go on without it: SIGTERM."""
+async def background_task(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run `work` as a task while the block runs. If it fails, the process must not go on without it: SIGTERM."""
     task = asyncio.create_task(work)
-    task.add_done_callback(_stop_if_broken)
+    task.add_done_callback(_stop_if_failed)
     try:
         yield
     finally:
@@ -78,13 +78,13 @@ async def alongside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
             await task
 
 
-def _stop_if_broken(task: asyncio.Task[None]) -> None:
+def _stop_if_failed(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("cannot go on", exc_info=error)
+        log.critical("a background task failed; stopping", exc_info=error)
         signal.raise_signal(signal.SIGTERM)
 
 
-def _bound(server: grpc.aio.Server, settings: ProcessSettings) -> int:
+def _bind(server: grpc.aio.Server, settings: ProcessSettings) -> int:
     address = f"{settings.host}:{settings.port}"
     try:
         return server.add_insecure_port(address)
@@ -92,8 +92,8 @@ def _bound(server: grpc.aio.Server, settings: ProcessSettings) -> int:
         raise OperatorError(f"cannot listen on {address}: {error}") from error
 
 
-async def _warmed_up(warm_up: Callable[[], Awaitable[None]] | None, stopping: asyncio.Event) -> bool:
-    """Whether the warm-up ended before a signal came; its error is raised."""
+async def _warm_up(warm_up: Callable[[], Awaitable[None]] | None, stopping: asyncio.Event) -> bool:
+    """Run the warm-up; False if a signal came first. Raises what it raises."""
     if warm_up is None:
         return True
     warming, stop = asyncio.ensure_future(warm_up()), asyncio.ensure_future(stopping.wait())

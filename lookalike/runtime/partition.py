@@ -1,8 +1,8 @@
-"""Which shard owns a product. Pure, and the same for ever: it is written into every index on disk."""
+"""Which shard owns a product. Pure. Must never change: every index on disk is divided by it."""
 
 from hashlib import blake2b
 
 
 def shard_of(product_id: str, shards: int) -> int:
-    """The owner, 0..shards-1: BLAKE2b-64 of the id's UTF-8, little-endian, modulo the shard count."""
+    """The shard of a product, 0..shards-1: BLAKE2b-64 of the id's UTF-8, little-endian, modulo the shard count."""
     return int.from_bytes(blake2b(product_id.encode(), digest_size=8).digest(), "little") % shards

@@ -1,8 +1,8 @@
-"""Settings: frozen dataclasses, read once from the environment and flags, validated, handed over whole.
+"""Settings of a process: frozen dataclasses, read once from environment variables and flags, and validated.
 
 A setting `shard_timeout_s` of a class with `PREFIX = "LOOKALIKE_GATEWAY_"` is the variable
 `LOOKALIKE_GATEWAY_SHARD_TIMEOUT_S` and the flag `--shard-timeout-s`; the flag wins. A variable with the prefix that
-names no setting is an error: a misspelt setting must not be silently without effect. No I/O: the environment is given.
+names no setting is an error: a misspelt setting must not be ignored silently. No I/O: the environment is an argument.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ def setting(
     choices: Sequence[str] = (),
     secret: bool = False,
 ) -> Any:
-    """A dataclass field; `help` says what it is for and what happens at the limit. Bounds are inclusive."""
+    """A field of a settings class; `help` says what it does and what happens at the limit. Bounds are inclusive."""
     metadata = {"help": help, "at_least": at_least, "at_most": at_most, "choices": tuple(choices), "secret": secret}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessSettings:
-    """What every serving process has."""
+    """The settings that every serving process has."""
 
     PREFIX: ClassVar[str]
 
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 in a container")
-    port: int = setting(0, "gRPC port; 0: any free one, printed at start", at_least=0, at_most=65535)
+    port: int = setting(0, "gRPC port; 0: any free port, logged at the start", at_least=0, at_most=65535)
     metrics_port: int = setting(0, "port of the Prometheus page /metrics; 0: none", at_least=0, at_most=65535)
-    drain_s: float = setting(5.0, "on SIGTERM, time given to calls under way", at_least=0, at_most=3600)
-    log_level: str = setting("info", "least level logged", choices=("debug", "info", "warning", "error"))
+    drain_s: float = setting(5.0, "after SIGTERM, time for calls in progress to finish", at_least=0, at_most=3600)
+    log_level: str = setting("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
 
 
 Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
 def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *, description: str) -> Settings:
-    """Settings from flags over environment over defaults. `--check-config` prints them and exits.
+    """Load settings: flags over environment variables over defaults. `--check-config` prints them and exits.
 
     Raises BadSettings, naming the key, the value and what is allowed.
     """
@@ -62,25 +62,25 @@ def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *
         if key.startswith(cls.PREFIX):
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
-                raise BadSettings(f"{key}={text}: no such setting{f'; is {near[0]} meant?' if near else ''}")
-            values[known[key].name] = _parsed(cls, known[key], text, key)
+                raise BadSettings(f"{key}={text}: no such setting{f'; did you mean {near[0]}?' if near else ''}")
+            values[known[key].name] = _parse_value(cls, known[key], text, key)
 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check-config", action="store_true", help="print the effective settings and exit")
     for field in fields:
         flag = "--" + field.name.replace("_", "-")
-        text = f"{field.metadata['help']} [{variable(cls, field.name)}, default: {_shown(field.default)!r}]"
+        text = f"{field.metadata['help']} [{variable(cls, field.name)}, default: {_format_value(field.default)!r}]"
         parser.add_argument(flag, metavar=_type_name(cls, field), dest=field.name, help=text.replace("%", "%%"))
     flags = vars(parser.parse_args(argv))
     check_only = flags.pop("check_config")
     for field in fields:
         if flags[field.name] is not None:
             flag = "--" + field.name.replace("_", "-")
-            values[field.name] = _parsed(cls, field, flags[field.name], flag)
+            values[field.name] = _parse_value(cls, field, flags[field.name], flag)
 
     settings = cls(**values)
     if check_only:
-        print("\n".join(described(settings)))
+        print("\n".join(effective_settings(settings)))
         raise SystemExit(0)
     return settings
 
@@ -91,28 +91,28 @@ def variable(cls: type[ProcessSettings], name: str) -> str:
 
 
 def variables(cls: type[ProcessSettings]) -> frozenset[str]:
-    """Every environment variable that the class reads."""
+    """The environment variables that a settings class reads."""
     return frozenset(variable(cls, field.name) for field in dataclasses.fields(cls))
 
 
-def described(settings: ProcessSettings) -> list[str]:
-    """`VARIABLE=value` lines; secrets masked."""
+def effective_settings(settings: ProcessSettings) -> list[str]:
+    """The settings as `VARIABLE=value` lines; secrets are masked."""
     lines = []
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        shown = "********" if field.metadata["secret"] and value else _shown(value)
+        shown = "********" if field.metadata["secret"] and value else _format_value(value)
         lines.append(f"{variable(type(settings), field.name)}={shown}")
     return lines
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _type_of(cls: type[ProcessSettings], field: dataclasses.Field[Any]) -> Any:
-    """The field's type; of `T | None`, T."""
+    """The type of a field; T for `T | None`."""
     annotation = typing.get_type_hints(cls)[field.name]
     if isinstance(annotation, types.UnionType):
         (annotation,) = (part for part in typing.get_args(annotation) if part is not types.NoneType)
@@ -126,7 +126,7 @@ def _type_name(cls: type[ProcessSettings], field: dataclasses.Field[Any]) -> str
     return "A,B,…" if typing.get_origin(kind) is tuple else str(kind.__name__).upper()
 
 
-def _parsed(cls: type[ProcessSettings], field: dataclasses.Field[Any], text: str, key: str) -> Any:
+def _parse_value(cls: type[ProcessSettings], field: dataclasses.Field[Any], text: str, key: str) -> Any:
     kind = _type_of(cls, field)
     try:
         value = _PARSERS[typing.get_origin(kind) or kind](text)

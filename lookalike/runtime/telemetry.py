@@ -1,4 +1,4 @@
-"""Logging and the Prometheus page, the same in every process."""
+"""Logging and the Prometheus page of a process. Starts an HTTP server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 from prometheus_client import start_http_server
 
-# Classic buckets around the latency objectives: 1 ms to 1 s, then what is only ever a fault.
+# Bounds of classic histogram buckets, dense around the latency objectives. Above 1 s something is wrong.
 SECONDS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -16,6 +16,6 @@ def configure_logging(level: str) -> None:
 
 
 def expose_metrics(host: str, port: int) -> None:
-    """Serve /metrics on a thread of its own; port 0: do not."""
+    """Serve /metrics on its own thread; port 0: no metrics page."""
     if port:
         start_http_server(port, addr=host)

@@ -55,7 +55,9 @@ def untrained_vectors(
     """
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         models, logs = Path(folder) / "models", Path(folder) / "logs"
-        command = process_specs.lookalike("encoders", "export", models, "--weights", "untrained", "--seed", seed)
+        command = process_specs.lookalike_command(
+            "encoders", "export", models, "--weights", "untrained", "--seed", seed
+        )
         with Supervisor(logs, environ, directory=process_specs.ROOT) as processes:
             processes.run("encoders export", command)
         with model_server(models, environ) as address:

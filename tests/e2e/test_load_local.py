@@ -64,7 +64,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     process = subprocess.Popen(command(*words), cwd=ROOT, stdout=log, stderr=log)
     try:
         give_up_s = monotonic() + 120
-        while not probes.serving(f"127.0.0.1:{port}"):
+        while not probes.is_serving(f"127.0.0.1:{port}"):
             assert process.poll() is None, (folder / "log").read_text()
             assert monotonic() < give_up_s, (folder / "log").read_text()
             sleep(0.1)

@@ -1,4 +1,4 @@
-"""`serve local`: an index of vectors, served and asked through the commands a person would type."""
+"""`lookalike serve local`: an index of vectors, served and queried with the commands a person would type."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         folder / "attributes.parquet",
     )
-    words = ["index", "build", "--vectors", str(folder / "base.npy"), "--space", "image", "--shards", "2"]
-    words += ["--attributes", str(folder / "attributes.parquet")]
-    subprocess.run([*LOOKALIKE, *words, str(folder / "index")], check=True, timeout=120)
+    arguments = ["index", "build", "--vectors", str(folder / "base.npy"), "--space", "image", "--shards", "2"]
+    arguments += ["--attributes", str(folder / "attributes.parquet")]
+    subprocess.run([*LOOKALIKE, *arguments, str(folder / "index")], check=True, timeout=120)
     return folder / "index"
 
 
 @pytest.fixture
-def served(index: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and the address of its gateway."""
+def local_service(index: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running `serve local`, and the address of its gateway."""
     (port,) = probes.free_ports(1)
-    words = ["serve", "local", str(index), "--port", str(port)]
-    with subprocess.Popen([*LOOKALIKE, *words], stdout=subprocess.PIPE, text=True) as process:
+    arguments = ["serve", "local", str(index), "--port", str(port)]
+    with subprocess.Popen([*LOOKALIKE, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]  # It says where it is when it is ready.
+        lines = [process.stdout.readline() for _ in range(2)]  # It prints its address when it is ready.
         assert f"127.0.0.1:{port}" in lines[0], lines
         yield process, f"127.0.0.1:{port}"
         process.send_signal(signal.SIGINT)
@@ -67,17 +67,17 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_the_nearest_of_all_shards_are_found_and_ctrl_c_stops_everything(
-    served: tuple[subprocess.Popen[str], str],
+def test_hits_are_the_nearest_of_all_shards_and_ctrl_c_stops_every_process(
+    local_service: tuple[subprocess.Popen[str], str],
 ) -> None:
-    process, address = served
+    process, address = local_service
     query = VECTORS[7]
     with Client(address) as client:
-        answer = client.search(vector=query, space="image", limit=5)
+        response = client.search(vector=query, space="image", limit=5)
         unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
         expected = np.argsort(-(unit @ query))[:5]
-        assert [hit.product.id for hit in answer.hits] == [str(row) for row in expected]
-        assert (answer.provenance.shards_answered, answer.provenance.coverage) == (2, 1.0)
+        assert [hit.product.id for hit in response.hits] == [str(row) for row in expected]
+        assert (response.provenance.shards_answered, response.provenance.coverage) == (2, 1.0)
         assert client.count() == 300
         with pytest.raises(InvalidRequest, match="vector"):
             client.search(vector=query[:3], space="image")
@@ -90,62 +90,64 @@ def test_the_nearest_of_all_shards_are_found_and_ctrl_c_stops_everything(
     assert not any(Path(f"/proc/{pid}").exists() for pid in running)
 
 
-def test_the_search_command_asks_it(served: tuple[subprocess.Popen[str], str]) -> None:
-    words = ["search", "--product", "7", "--space", "image", "--address", served[1], "--json"]
-    told = subprocess.run([*LOOKALIKE, *words], check=True, capture_output=True, text=True, timeout=60)
-    assert len(json.loads(told.stdout)["hits"]) == 10
+def test_the_search_command_gets_hits(local_service: tuple[subprocess.Popen[str], str]) -> None:
+    arguments = ["search", "--product", "7", "--space", "image", "--address", local_service[1], "--json"]
+    result = subprocess.run([*LOOKALIKE, *arguments], check=True, capture_output=True, text=True, timeout=60)
+    assert len(json.loads(result.stdout)["hits"]) == 10
 
 
-def test_commands_filter_group_and_find_duplicates(served: tuple[subprocess.Popen[str], str]) -> None:
-    def told(*words: str) -> dict[str, Any]:
-        asked = [*LOOKALIKE, *words, "--space", "image", "--address", served[1], "--json"]
-        found: dict[str, Any] = json.loads(
-            subprocess.run(asked, check=True, capture_output=True, text=True, timeout=60).stdout
+def test_commands_filter_limit_hits_per_shop_and_find_duplicates(
+    local_service: tuple[subprocess.Popen[str], str],
+) -> None:
+    def run_json(*arguments: str) -> dict[str, Any]:
+        command = [*LOOKALIKE, *arguments, "--space", "image", "--address", local_service[1], "--json"]
+        response: dict[str, Any] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
         )
-        return found
+        return response
 
-    def rows(answer: dict[str, Any]) -> list[int]:
-        return [int(hit["product"]["id"]) for hit in answer["hits"]]
+    def rows(response: dict[str, Any]) -> list[int]:
+        return [int(hit["product"]["id"]) for hit in response["hits"]]
 
     tree = '{"any_of": [{"max_price": 99}, {"none_of": [{"max_price": 199}]}]}'
-    words = ["--tag", "even", "--created-after", "2025-01-11", "--filter", tree, "--limit", "300", "--explain"]
-    filtered = told("search", "--product", "7", *words)
+    arguments = ["--tag", "even", "--created-after", "2025-01-11", "--filter", tree, "--limit", "300", "--explain"]
+    filtered = run_json("search", "--product", "7", *arguments)
     expected = [row for row in range(11, 300) if row % 2 == 0 and (row <= 99 or row > 199)]
     assert sorted(rows(filtered)) == expected
-    assert sum(int(plan["passing"]) for plan in filtered["provenance"]["plans"]) == len(expected)
-    one_each = rows(told("search", "--product", "7", "--max-per-shop", "1"))
+    assert sum(int(plan["matching"]) for plan in filtered["provenance"]["plans"]) == len(expected)
+    one_each = rows(run_json("search", "--product", "7", "--max-per-shop", "1"))
     assert sorted(row % 3 for row in one_each) == [0, 1, 2]
-    assert rows(told("search", "--product", "7", "--diversity", "0.5", "--limit", "3"))[0] != 7
+    assert rows(run_json("search", "--product", "7", "--diversity", "0.5", "--limit", "3"))[0] != 7
     unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
     near = [row for row in np.argsort(-(unit @ unit[7])).tolist() if row != 7 and unit[row] @ unit[7] >= 0.4]
-    duplicates = told("duplicates", "--product", "7", "--min-score", "0.4", "--limit", "2")
+    duplicates = run_json("duplicates", "--product", "7", "--min-score", "0.4", "--limit", "2")
     assert len(near) > 2
     assert (rows(duplicates), duplicates["truncated"]) == (near[:2], True)
 
 
-def test_a_version_that_is_built_meanwhile_is_served_without_a_restart_and_one_can_go_back(
-    served: tuple[subprocess.Popen[str], str], index: Path
+def test_a_new_version_is_served_without_a_restart_and_the_old_one_can_be_restored(
+    local_service: tuple[subprocess.Popen[str], str], index: Path
 ) -> None:
-    def until(name: str) -> None:
-        while (told := client.search(product_id="7", space="image").provenance).version != name:
-            assert told.coverage == 1.0
+    def wait_for(version: str) -> None:
+        while (provenance := client.search(product_id="7", space="image").provenance).version != version:
+            assert provenance.coverage == 1.0
             time.sleep(0.1)
 
-    with Client(served[1]) as client:
+    with Client(local_service[1]) as client:
         old = client.search(product_id="7", space="image").provenance.version
-        words = ["index", "build", "--vectors", str(index.parent / "base.npy"), "--space", "image", "--shards", "2"]
-        words += ["--attributes", str(index.parent / "attributes.parquet")]
-        build = [*LOOKALIKE, *words, "--seed", "1", "--json", str(index)]
+        arguments = ["index", "build", "--vectors", str(index.parent / "base.npy"), "--space", "image", "--shards", "2"]
+        arguments += ["--attributes", str(index.parent / "attributes.parquet")]
+        build = [*LOOKALIKE, *arguments, "--seed", "1", "--json", str(index)]
         built = subprocess.run(build, check=True, capture_output=True, text=True, timeout=120)
-        until(json.loads(built.stdout)["version"])
+        wait_for(json.loads(built.stdout)["version"])
         subprocess.run([*LOOKALIKE, "versions", "use", str(index), old], check=True, timeout=60)
-        until(old)
+        wait_for(old)
 
 
-def test_a_shard_that_dies_ends_it_all_with_its_name(index: Path) -> None:
+def test_a_shard_that_dies_stops_everything_and_is_named(index: Path) -> None:
     (port,) = probes.free_ports(1)
-    words = ["serve", "local", str(index), "--port", str(port)]
-    command = [*LOOKALIKE, *words]
+    arguments = ["serve", "local", str(index), "--port", str(port)]
+    command = [*LOOKALIKE, *arguments]
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         while not process.stdout.readline().startswith("Ctrl-C"):
@@ -158,40 +160,42 @@ def test_a_shard_that_dies_ends_it_all_with_its_name(index: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in others)
 
 
-def test_a_live_directory_that_cannot_be_written_ends_it_with_the_reason(index: Path, tmp_path: Path) -> None:
+def test_a_live_directory_that_cannot_be_written_is_an_error_with_the_reason(index: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (port,) = probes.free_ports(1)
-    words = ["serve", "local", str(index), "--port", str(port), "--live-dir", str(tmp_path / "file")]
-    told = subprocess.run([*LOOKALIKE, *words], check=False, capture_output=True, text=True, timeout=60)
-    assert told.returncode == 2
-    assert "changes cannot be kept there: Not a directory" in told.stderr
-    assert "Traceback" not in told.stderr
+    arguments = ["serve", "local", str(index), "--port", str(port), "--live-dir", str(tmp_path / "file")]
+    result = subprocess.run([*LOOKALIKE, *arguments], check=False, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert "changes cannot be kept there: Not a directory" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_changes_by_command_are_found_and_outlive_shards_that_are_killed(index: Path, tmp_path: Path) -> None:
+def test_changes_made_by_commands_are_searchable_and_survive_killed_shards(index: Path, tmp_path: Path) -> None:
     (port,) = probes.free_ports(1)
     np.save(tmp_path / "vector.npy", VECTORS[7])
     address = f"127.0.0.1:{port}"
     command = [*LOOKALIKE, "serve", "local", str(index), "--port", str(port), "--live-dir", str(tmp_path / "live")]
 
-    def change(*words: str) -> str:
-        told = [*LOOKALIKE, "catalog", *words, "--address", address]
-        return subprocess.run(told, check=True, capture_output=True, text=True, timeout=60).stdout
+    def change(*arguments: str) -> str:
+        command = [*LOOKALIKE, "catalog", *arguments, "--address", address]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
-    for started in range(2):
+    for starts in range(2):
         with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             assert process.stdout is not None
             while not process.stdout.readline().startswith("Ctrl-C"):
                 assert process.poll() is None
-            if not started:
-                words = ["--title", "seven again", "--vector", f"image={tmp_path / 'vector.npy'}", "--revision", "2"]
-                assert change("upsert", "new", *words) == "new: changed, revision 2; in the spaces: image\n"
+            if not starts:
+                arguments = ["--title", "seven again", "--vector", f"image={tmp_path / 'vector.npy'}"]
+                arguments += ["--revision", "2"]
+                assert change("upsert", "new", *arguments) == "new: changed, revision 2; in the spaces: image\n"
                 assert change("remove", "7", "--revision", "1") == "7: changed, revision 1\n"
-            assert "nothing changed" in change("remove", "new", "--revision", "1")
+            assert "not changed" in change("remove", "new", "--revision", "1")
             with Client(address) as client:
                 (hit,) = client.search(vector=VECTORS[7], space="image", limit=1).hits
                 assert (hit.product.id, hit.product.title) == ("new", "seven again")
                 assert (client.count(), client.exists(["7"])) == (300, [False])
             for pid in children_of(process.pid):
-                subprocess.run(["kill", "-9", str(pid)], check=False)  # It ends the others when the first is gone.
+                # check=False: once the first has ended, `serve local` stops the others.
+                subprocess.run(["kill", "-9", str(pid)], check=False)
             assert process.wait(timeout=60) == 1

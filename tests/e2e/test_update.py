@@ -34,7 +34,7 @@ COUNT = 60
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("update") / "shop"
-    command.sample(directory, products=COUNT, workers=1)
+    command.draw_catalogue(directory, products=COUNT, workers=1)
     return directory
 
 

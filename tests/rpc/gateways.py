@@ -21,7 +21,7 @@ from lookalike.channels import aio_channel
 from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
-from lookalike.runtime.grouping import within
+from lookalike.runtime.grouping import limit_per_shop
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import catalog_pb2_grpc, index_pb2, product_encoder_pb2, search_pb2_grpc, text_encoder_pb2
 from lookalike.v1.types_pb2 import (
@@ -157,7 +157,7 @@ class ScriptedShard:
             found.append((-score, product.id, product, told))
         found = sorted(hit for hit in found if not query.HasField("min_score") or -hit[0] >= query.min_score)
         shops = [product.shop for _, _, product, _ in found]
-        found = [found[place] for place in within(shops, query.max_per_shop or len(found), query.k)]
+        found = [found[place] for place in limit_per_shop(shops, query.max_per_shop or len(found), query.k)]
         return index_pb2.ShardHits(
             ids=[product_id for _, product_id, *_ in found],
             scores=pack(np.array([-score for score, *_ in found], dtype=np.float32)),

@@ -225,7 +225,7 @@ async def test_bytes_that_are_no_request_are_the_callers_mistake() -> None:
         ):
             error = await refused(channel.unary_unary(f"/lookalike.v1.{method}")(data))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert (error.details() or "").startswith("request: is no lookalike.v1.")
+            assert (error.details() or "").startswith("request: not a valid lookalike.v1.")
         with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
             [page async for page in channel.unary_stream("/lookalike.v1.Catalog/List")(b"\xff")]
 

@@ -65,7 +65,7 @@ async def a_shard(place: Path, **expected: str) -> AsyncIterator[tuple[str, Serv
     )
     await rollout.start()
     service = IndexShard(pool, served, writer)
-    async with lifecycle.alongside(rollout.watch(POLL_S)), serving(service.handler()) as address:
+    async with lifecycle.background_task(rollout.watch(POLL_S)), serving(service.handler()) as address:
         yield address, served
     rollout.close()
     writer.close()

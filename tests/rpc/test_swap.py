@@ -62,7 +62,7 @@ async def a_shard(location: Path, number: int) -> AsyncIterator[Shard]:
     )
     await rollout.start()
     service = IndexShard(pool, served, Writer(served, max_waiting=8))
-    async with lifecycle.alongside(rollout.watch(POLL_S)), serving(service.handler()) as address:
+    async with lifecycle.background_task(rollout.watch(POLL_S)), serving(service.handler()) as address:
         yield Shard(served, rollout, address)
     rollout.close()
     pool.close()

@@ -1,11 +1,11 @@
-"""What the sample catalogue sells: leaf categories, how each is drawn, named and priced. Pure."""
+"""The leaf categories of the sample catalogue, and how their products are drawn, named and priced. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lookalike.demo.sample.drawing import clothes, gadgets, home, treats, worn
+from lookalike.demo.sample.drawing import accessories, clothes, gadgets, home, treats
 from lookalike.demo.sample.drawing.look import Look
 from lookalike.demo.sample.drawing.palette import COLOURS, Colour
 from lookalike.demo.sample.drawing.patterns import (
@@ -40,7 +40,7 @@ _ALUMINIUM: Words = ("Aluminium", "アルミ")
 _PAPER: Words = ("Paperback", "単行本")
 _GIFT: Words = ("Gift Box", "ギフト対応")
 
-# Of what a leaf calls material, that which a thing can be made of; the rest are sizes, features and wrappings.
+# The `materials` of the leaf categories that are real materials; the others are sizes, features and wrappings.
 MATERIALS = frozenset(
     ("ABS", "Aluminium", "Arita Ware", "Beech", "Canvas", "Carbon", "Chiffon", "Chromoly", "Cotton", "Denim", "Enamel",
      "Fabric", "Fleece", "Glass", "Leather", "Linen", "Mino Ware", "Nylon", "Oak", "Organic Cotton", "Porcelain",
@@ -59,6 +59,8 @@ _SOBER = tuple(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
+    """A leaf category: its drawing, its words, its price range and its choices of look."""
+
     category: str
     draw: Callable[[Pen, Look], None]
     noun: Words
@@ -111,55 +113,55 @@ LEAVES = (
         patterns=(SOLID, SOLID, SOLID, *_CHECKS),
     ),
     Leaf(
-        category="fashion/shoes/sneakers", draw=worn.sneaker, noun=("Sneakers", "スニーカー"),
+        category="fashion/shoes/sneakers", draw=accessories.sneaker, noun=("Sneakers", "スニーカー"),
         variants={"low": ("Low-Top", "ローカット"), "high": ("High-Top", "ハイカット")},
         materials=(_CANVAS, _LEATHER), price=(2980, 16800), patterns=_QUIET,
     ),
     Leaf(
-        category="fashion/shoes/boots", draw=worn.boot, noun=("Boots", "ブーツ"),
+        category="fashion/shoes/boots", draw=accessories.boot, noun=("Boots", "ブーツ"),
         variants={"long": ("Long", "ロング"), "laced": ("Lace-Up", "レースアップ"),
                   "sidegore": ("Chelsea", "サイドゴア"),
                   "belt": ("Buckle", "ベルト")},
         materials=(_LEATHER, ("Suede", "スエード")), price=(4900, 29800),
     ),
     Leaf(
-        category="fashion/shoes/pumps", draw=worn.pump, noun=("Pumps", "パンプス"),
+        category="fashion/shoes/pumps", draw=accessories.pump, noun=("Pumps", "パンプス"),
         variants={"high": ("High Heel", "ハイヒール"), "low": ("Low Heel", "ローヒール"),
                   "ribbon": ("Bow", "リボン付き")},
         materials=(_LEATHER, ("Enamel", "エナメル")), price=(2980, 14800), patterns=_QUIET,
     ),
     Leaf(
-        category="fashion/bags/handbags", draw=worn.handbag, noun=("Handbag", "ハンドバッグ"),
+        category="fashion/bags/handbags", draw=accessories.handbag, noun=("Handbag", "ハンドバッグ"),
         variants={"tote": ("Tote", "トート"), "flap": ("Flap", "フラップ"), "hand": ("Structured", "ボストン")},
         materials=(_LEATHER, _CANVAS), price=(2980, 34800), patterns=(SOLID, SOLID, *_PRINTS),
     ),
     Leaf(
-        category="fashion/bags/backpacks", draw=worn.backpack, noun=("Backpack", "リュックサック"),
+        category="fashion/bags/backpacks", draw=accessories.backpack, noun=("Backpack", "リュックサック"),
         variants={"day": ("Daypack", "デイパック"), "outdoor": ("Outdoor", "アウトドア"),
                   "flap": ("Flap Top", "フラップ")},
         materials=(_NYLON, _CANVAS), price=(2980, 18800), patterns=(SOLID, SOLID, SOLID, *CLOTHS),
     ),
     Leaf(
-        category="fashion/accessories/watches", draw=worn.watch, noun=("Watch", "腕時計"), stands=False,
+        category="fashion/accessories/watches", draw=accessories.watch, noun=("Watch", "腕時計"), stands=False,
         variants={"leather": ("Leather Strap", "革ベルト"), "square": ("Square", "スクエア"),
                   "metal": ("Metal Band", "メタルバンド")},
         materials=(_STEEL, ("Sapphire Glass", "サファイアガラス")), price=(4980, 79800),
     ),
     Leaf(
-        category="fashion/accessories/hats", draw=worn.hat, noun=("Hat", "帽子"), stands=False,
+        category="fashion/accessories/hats", draw=accessories.hat, noun=("Hat", "帽子"), stands=False,
         variants={"cap": ("Baseball Cap", "キャップ"), "straw": ("Straw", "麦わら ストローハット"),
                   "bucket": ("Brimmed", "ハット")},
         materials=(_COTTON, _WOOL), price=(1480, 7900), patterns=_PRINTS,
     ),
     Leaf(
-        category="fashion/accessories/sunglasses", draw=worn.sunglasses, noun=("Sunglasses", "サングラス"),
+        category="fashion/accessories/sunglasses", draw=accessories.sunglasses, noun=("Sunglasses", "サングラス"),
         stands=False,
         variants={"round": ("Round", "ラウンド"), "wellington": ("Wellington", "ウェリントン"),
                   "teardrop": ("Aviator", "ティアドロップ")},
         materials=(("UV400", "UVカット"), ("Polarised", "偏光レンズ")), price=(1480, 19800),
     ),
     Leaf(
-        category="fashion/accessories/umbrellas", draw=worn.umbrella, noun=("Umbrella", "傘"), stands=False,
+        category="fashion/accessories/umbrellas", draw=accessories.umbrella, noun=("Umbrella", "傘"), stands=False,
         variants={"long": ("Long", "長傘"), "parasol": ("Parasol", "日傘 晴雨兼用")},
         materials=(("Water-Repellent", "撥水"), ("UV Cut", "遮光")), price=(1280, 6800), patterns=_PRINTS,
     ),

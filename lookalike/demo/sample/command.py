@@ -13,39 +13,43 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from lookalike.cli.progress import counting
+from lookalike.cli.progress import progress_bar
 from lookalike.demo.sample.assortment import LEAVES, Leaf
 from lookalike.demo.sample.drawing.look import Look
 from lookalike.demo.sample.drawing.palette import COLOURS, Colour, luminance
 from lookalike.demo.sample.drawing.pen import Pen, View
-from lookalike.demo.sample.drawing.photo import photographed
-from lookalike.demo.sample.titles import Facts, Shop, description, shops, tags, title
+from lookalike.demo.sample.drawing.photo import render_photo
+from lookalike.demo.sample.titles import ProductFacts, Shop, description, shops, tags, title
 from lookalike.errors import BadCatalogue, BadSettings
 
 PRODUCTS = 2400
 IMAGES = "images"
 MAX_PRODUCTS = 1_000_000
-# Of ten products one or two are what another shop sells too, under its own title and in its own photo.
+# The other 15 % are offers of the same product by another shop, with its own title and photo: duplicates to find.
 _MODELS_SHARE = 0.85
 _CHUNK = 32
-_FIRST_DAY_S, _YEAR_S = 1735689600, 365 * 86400  # They came into the catalogue in the course of 2025.
+_FIRST_DAY_S, _YEAR_S = 1735689600, 365 * 86400  # Products are created in the course of 2025.
 
 
-def sample(directory: Path, *, products: int = PRODUCTS, seed: int = 0, quiet: bool = True, workers: int = 0) -> int:
-    """Draw a catalogue into a new directory: the same seed, the same bytes (with the same Pillow). How many products.
+def draw_catalogue(
+    directory: Path, *, products: int = PRODUCTS, seed: int = 0, quiet: bool = True, workers: int = 0
+) -> int:
+    """Draw a catalogue into a new directory and return its number of products.
 
-    workers: processes that draw; 0: as many as there are cores.
+    The same seed gives the same bytes, with the same version of Pillow.
+
+    workers: number of processes that draw; 0: one per core.
     """
     _make_directory(directory)
     sellers, models = shops(seed), max(math.ceil(products * _MODELS_SHARE), 1)
-    with counting("drawing", total=products, quiet=quiet) as count:
-        for _ in _drawn(directory, products, models, seed, workers or os.cpu_count() or 1):
+    with progress_bar("drawing", total=products, quiet=quiet) as count:
+        for _ in _draw_photos(directory, products, models, seed, workers or os.cpu_count() or 1):
             count()
     return _write(directory, (_row(number, models, seed, sellers) for number in range(products)))
 
 
 def _make_directory(directory: Path) -> None:
-    """Raises BadCatalogue where there is something already."""
+    """Create the directory. Raises BadCatalogue if it is not empty."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
@@ -56,7 +60,7 @@ def _make_directory(directory: Path) -> None:
 
 
 def _write(directory: Path, rows: Iterable[Mapping[str, object]]) -> int:
-    """products.jsonl as docs/catalogue.md states it, whole or not at all; how many rows it has."""
+    """Write products.jsonl (see docs/catalogue.md), completely or not at all; return its number of rows."""
     part, count = directory / "products.jsonl.part", 0
     with part.open("w", encoding="utf-8") as file:
         for count, row in enumerate(rows, 1):  # noqa: B007  # the last one is the count
@@ -65,12 +69,12 @@ def _write(directory: Path, rows: Iterable[Mapping[str, object]]) -> int:
     return count
 
 
-def _drawn(directory: Path, products: int, models: int, seed: int, workers: int) -> Iterator[None]:
+def _draw_photos(directory: Path, products: int, models: int, seed: int, workers: int) -> Iterator[None]:
     draw = partial(_draw, directory=directory, models=models, seed=seed)
     if workers == 1 or products < 2 * _CHUNK:
         yield from map(draw, range(products))
         return
-    # Fresh processes: whoever calls this may have threads, and gRPC in them, which a fork would tear.
+    # spawn, not fork: the caller may have threads that use gRPC, which does not survive a fork.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(draw, range(products), chunksize=_CHUNK)
 
@@ -93,18 +97,18 @@ def _photo(number: int, models: int, seed: int) -> bytes:
     )
     pen = Pen(view, look.main)
     leaf.draw(pen, look)
-    return photographed(pen, stands=leaf.stands, rng=rng)
+    return render_photo(pen, stands=leaf.stands, rng=rng)
 
 
-def _facts_and_look(model: int, seed: int) -> tuple[Facts, Look]:
+def _facts_and_look(model: int, seed: int) -> tuple[ProductFacts, Look]:
     rng, leaf = random.Random(f"{seed}/model/{model}"), LEAVES[model % len(LEAVES)]
     variant = rng.choice(sorted(leaf.variants))
     colour = rng.choice(leaf.colours)
-    facts = Facts(
+    facts = ProductFacts(
         leaf=leaf,
         variant=variant,
         colour=colour,
-        accent=rng.choice([other for other in COLOURS if _tell_apart(colour, other)]),
+        accent=rng.choice([other for other in COLOURS if _differ_in_luminance(colour, other)]),
         pattern=rng.choice(leaf.patterns),
         material=rng.choice(leaf.materials),
     )
@@ -112,7 +116,7 @@ def _facts_and_look(model: int, seed: int) -> tuple[Facts, Look]:
     return facts, look
 
 
-def _tell_apart(one: Colour, other: Colour) -> bool:
+def _differ_in_luminance(one: Colour, other: Colour) -> bool:
     return abs(luminance(one.rgb) - luminance(other.rgb)) > 0.18
 
 
@@ -146,7 +150,7 @@ def _row(number: int, models: int, seed: int, sellers: Sequence[Shop]) -> dict[s
 
 
 def _price(leaf: Leaf, rng: random.Random) -> int:
-    """Cheap things are more common than dear ones; prices end in 80."""
+    """A random price: cheap products are more common than expensive ones; prices end in 80."""
     low, high = leaf.price
     return round(math.exp(rng.uniform(math.log(low), math.log(high))) / 100) * 100 - 20
 
@@ -162,7 +166,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
     if not 1 <= args.products <= MAX_PRODUCTS:
         raise BadSettings(f"--products {args.products}: not in 1..{MAX_PRODUCTS}")
-    count = sample(args.directory, products=args.products, seed=args.seed, quiet=False)
+    count = draw_catalogue(args.directory, products=args.products, seed=args.seed, quiet=False)
     print(f"{args.directory}: {count:,} products in {len(LEAVES)} categories")
     return 0
 

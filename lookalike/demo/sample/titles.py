@@ -34,12 +34,12 @@ class Shop:
     name: str
     departments: Sequence[str]  # The first parts of the categories that it sells.
     japanese: bool
-    style: int  # Which of the patterns its titles follow: a shop writes them all alike.
+    style: int  # Which title format it uses: a shop writes all its titles alike.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What is true of a product: its title and description say nothing else."""
+class ProductFacts:
+    """The facts about a product that its title, description, tags and photo agree on."""
 
     leaf: Leaf
     variant: str
@@ -50,7 +50,7 @@ class Facts:
 
 
 def shops(seed: int) -> list[Shop]:
-    """72 shops; every department is sold by several."""
+    """72 shops; several of them sell each department."""
     rng = random.Random(f"{seed}/shops")
     names = [f"{first}-{second}" for first in _FIRST for second in _SECOND]
     departments = sorted({leaf.department for leaf in LEAVES})
@@ -61,11 +61,11 @@ def shops(seed: int) -> list[Shop]:
     return result
 
 
-def title(facts: Facts, shop: Shop, rng: random.Random) -> str:
+def title(facts: ProductFacts, shop: Shop, rng: random.Random) -> str:
     return _japanese_title(facts, shop, rng) if shop.japanese else _english_title(facts, shop)
 
 
-def _japanese_title(facts: Facts, shop: Shop, rng: random.Random) -> str:
+def _japanese_title(facts: ProductFacts, shop: Shop, rng: random.Random) -> str:
     noun, variant, material = facts.leaf.noun[1], facts.leaf.variants[facts.variant][1], facts.material[1]
     pattern = facts.pattern.ja if len(facts.leaf.patterns) > 1 else ""
     colour, lead = _colour_name(facts, 1), rng.choice(_LEADS)
@@ -82,7 +82,7 @@ _LEADS = ("【送料無料】", "【あす楽】", "【新作】", "【ポイン
 _TAILS = ("プレゼント ギフト", "おしゃれ かわいい", "シンプル 人気", "誕生日 贈り物", "新生活", "")
 
 
-def _english_title(facts: Facts, shop: Shop) -> str:
+def _english_title(facts: ProductFacts, shop: Shop) -> str:
     noun, variant, material = facts.leaf.noun[0], facts.leaf.variants[facts.variant][0], facts.material[0]
     pattern, colour = "" if facts.pattern is SOLID else facts.pattern.name, _colour_name(facts, 0)
     thing = variant if noun.lower() in variant.lower() else f"{variant} {noun}"
@@ -94,8 +94,8 @@ def _english_title(facts: Facts, shop: Shop) -> str:
     }[shop.style]
 
 
-def _colour_name(facts: Facts, language: int) -> str:
-    """None where the product's colour is nature's or the baker's."""
+def _colour_name(facts: ProductFacts, language: int) -> str:
+    """The colour's name; empty for balls and food (except macarons), which are drawn in their usual colours."""
     if (
         facts.leaf.category.startswith("food/") and "macaron" not in facts.leaf.category
     ) or facts.leaf.category == "sports/balls":
@@ -103,17 +103,17 @@ def _colour_name(facts: Facts, language: int) -> str:
     return facts.colour.ja if language else facts.colour.name
 
 
-def tags(facts: Facts) -> tuple[str, ...]:
-    """Colour, material and pattern where they can be chosen, in English whatever the shop's language: "colour:navy"."""
-    told = {
+def tags(facts: ProductFacts) -> tuple[str, ...]:
+    """Tags for colour, material and pattern if the product has a choice of them, always in English: "colour:navy"."""
+    attributes = {
         "colour": _colour_name(facts, 0),
         "material": facts.material[0] if facts.material[0] in MATERIALS else "",
         "pattern": facts.pattern.name if len(facts.leaf.patterns) > 1 else "",
     }
-    return tuple(f"{label}:{value.lower().replace(' ', '-')}" for label, value in told.items() if value)
+    return tuple(f"{label}:{value.lower().replace(' ', '-')}" for label, value in attributes.items() if value)
 
 
-def description(facts: Facts, shop: Shop, rng: random.Random) -> str:
+def description(facts: ProductFacts, shop: Shop, rng: random.Random) -> str:
     language = 1 if shop.japanese else 0
     noun, variant = facts.leaf.noun[language], facts.leaf.variants[facts.variant][language]
     colour, material = _colour_name(facts, language), facts.material[language]

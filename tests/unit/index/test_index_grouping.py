@@ -15,7 +15,7 @@ from index.building.build import SpaceVectors, build
 from index.search.grouping import chosen, settled
 from index.search.queries import Query
 from index.serving.loaded import LoadedShard, opened
-from lookalike.runtime.grouping import within
+from lookalike.runtime.grouping import limit_per_shop
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32
@@ -153,7 +153,7 @@ def test_of_each_shop_come_its_best_and_no_more_than_are_wanted(
     assert list(grouped.shops) == shops
     assert max(shops.count(shop) for shop in set(shops) if shop) <= most
     others = [product_id for product_id in whole.ids if product_id != "p00005"]
-    places = within([SHOPS_OF[int(product_id[1:])] for product_id in others], most, k)
+    places = limit_per_shop([SHOPS_OF[int(product_id[1:])] for product_id in others], most, k)
     expected = [others[place] for place in places]
     assert len(grouped.ids) == len(expected)
     if exact:

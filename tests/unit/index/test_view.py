@@ -19,7 +19,7 @@ from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry, SpaceEntry
 from index.storage.strings import Strings
-from lookalike.runtime.grouping import within
+from lookalike.runtime.grouping import limit_per_shop
 from lookalike.spaces import space_name
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.v1.types_pb2 import Filter, Product
@@ -171,9 +171,9 @@ def test_the_best_of_each_shop_are_those_of_the_whole_ranking(
         view = View([each.without([3, 4, 5]) for each in view.segments])
         (everything,) = view.nearest([query._replace(k=COUNT, exact=True)])
         others = everything.only([i for i, product_id in enumerate(everything.ids) if product_id not in query.without])
-        expected = others.only(within(others.shops, most, k))
+        expected = others.only(limit_per_shop(others.shops, most, k))
         found = view.of_each_shop(query)
-        best = found.only(within(found.shops, most, k))
+        best = found.only(limit_per_shop(found.shops, most, k))
         assert best.ids == expected.ids
         assert (best.scores == expected.scores).all()
         assert view.possible(query) == len(expected.ids)

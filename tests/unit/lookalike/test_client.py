@@ -1,4 +1,4 @@
-"""The Python client against a small real server that remembers what it was asked."""
+"""The Python client against a small real server that records its requests."""
 
 from __future__ import annotations
 
@@ -53,67 +53,67 @@ PRODUCTS = [Product(id=f"p-{number}", title=f"shoe {number}") for number in rang
 
 
 @dataclass
-class Gateway:
-    """Answers every call alike, or raises `error`."""
+class FakeGateway:
+    """Gives every call the same response, or raises `error`."""
 
-    asked: list[Message] = field(default_factory=list)
+    requests: list[Message] = field(default_factory=list)
     error: Exception | None = None
     delay_s: float = 0
-    left: asyncio.Event = field(default_factory=asyncio.Event)
+    list_ended: asyncio.Event = field(default_factory=asyncio.Event)
     address: str = ""
 
-    async def heard(self, request: Message) -> None:
-        self.asked.append(request)
+    async def record(self, request: Message) -> None:
+        self.requests.append(request)
         await asyncio.sleep(self.delay_s)
         if self.error is not None:
             raise self.error
 
     async def search(self, request: SearchRequest, deadline: Deadline) -> SearchResponse:
-        await self.heard(request)
+        await self.record(request)
         return SearchResponse(hits=[Hit(product=product, score=0.5) for product in PRODUCTS])
 
     async def classify(self, request: ClassifyRequest, deadline: Deadline) -> ClassifyResponse:
-        await self.heard(request)
+        await self.record(request)
         return ClassifyResponse(category="fashion/shoes")
 
     async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline) -> Product:
-        await self.heard(request)
+        await self.record(request)
         return Product(id=request.product_id)
 
     async def exists(self, request: catalog_pb2.ExistsRequest, deadline: Deadline) -> ExistsResponse:
-        await self.heard(request)
+        await self.record(request)
         return ExistsResponse(exists=[one == "p-1" for one in request.product_ids])
 
     async def count(self, request: catalog_pb2.CountRequest, deadline: Deadline) -> CountResponse:
-        await self.heard(request)
+        await self.record(request)
         return CountResponse(count=5)
 
     async def list(self, request: catalog_pb2.ListRequest, deadline: Deadline) -> AsyncIterator[Product]:
         try:
             for product in PRODUCTS:
                 yield product
-            await self.heard(request)
+            await self.record(request)
         finally:
-            self.left.set()
+            self.list_ended.set()
 
     async def upsert(self, request: catalog_pb2.UpsertRequest, deadline: Deadline) -> ChangeResponse:
-        await self.heard(request)
+        await self.record(request)
         return ChangeResponse(applied=True, spaces=[each.space for each in request.vectors])
 
     async def remove(self, request: catalog_pb2.RemoveRequest, deadline: Deadline) -> ChangeResponse:
-        await self.heard(request)
+        await self.record(request)
         return ChangeResponse(applied=request.revision > 5)
 
     @property
     def request(self) -> SearchRequest:
-        (request,) = self.asked
+        (request,) = self.requests
         assert isinstance(request, SearchRequest)
         return request
 
 
 @pytest.fixture
-async def gateway() -> AsyncIterator[Gateway]:
-    fake = Gateway()
+async def gateway() -> AsyncIterator[FakeGateway]:
+    fake = FakeGateway()
     methods: edge.Methods = {"Search": fake.search, "FindDuplicates": fake.search, "Classify": fake.classify}
     search = edge.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], methods)
     catalog = edge.handler(
@@ -135,15 +135,15 @@ async def gateway() -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-async def client(gateway: Gateway) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(gateway.address) as opened:
-        yield opened
+async def client(gateway: FakeGateway) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(gateway.address) as client:
+        yield client
 
 
-async def test_duplicates_are_asked_for_of_one_product(gateway: Gateway, client: AsyncClient) -> None:
-    answer = await client.find_duplicates(product_id="p-9", min_score=0.5, limit=7, shop_not_in=["a"])
-    assert len(answer.hits) == 5
-    assert gateway.asked == [
+async def test_find_duplicates_sends_one_example(gateway: FakeGateway, client: AsyncClient) -> None:
+    response = await client.find_duplicates(product_id="p-9", min_score=0.5, limit=7, shop_not_in=["a"])
+    assert len(response.hits) == 5
+    assert gateway.requests == [
         FindDuplicatesRequest(
             example=Example(product_id="p-9"), min_score=0.5, limit=7, filter=Filter(shop_not_in=["a"])
         )
@@ -152,11 +152,11 @@ async def test_duplicates_are_asked_for_of_one_product(gateway: Gateway, client:
         again = await asyncio.to_thread(
             blocking.find_duplicates, product_id="p-9", min_score=0.5, limit=7, shop_not_in=["a"]
         )
-    assert again == answer
-    assert gateway.asked[1] == gateway.asked[0]
+    assert again == response
+    assert gateway.requests[1] == gateway.requests[0]
 
 
-async def test_conditions_make_trees(gateway: Gateway, client: AsyncClient) -> None:
+async def test_conditions_can_be_nested(gateway: FakeGateway, client: AsyncClient) -> None:
     await client.search(
         product_id="p-9",
         tags_all=["red"],
@@ -173,7 +173,7 @@ async def test_conditions_make_trees(gateway: Gateway, client: AsyncClient) -> N
 
 
 @pytest.mark.parametrize(
-    ("wanted", "field"),
+    ("filters", "field"),
     [
         ({"colour": ["red"]}, "filter.colour"),
         ({"tags_any": "red"}, "filter.tags_any"),
@@ -181,17 +181,17 @@ async def test_conditions_make_trees(gateway: Gateway, client: AsyncClient) -> N
         ({"created_after": datetime(1969, 1, 1)}, "filter.created_after"),
     ],
 )
-async def test_what_is_no_condition_is_refused_by_name(
-    gateway: Gateway, client: AsyncClient, wanted: dict[str, Any], field: str
+async def test_an_invalid_condition_is_refused_by_its_name(
+    gateway: FakeGateway, client: AsyncClient, filters: dict[str, Any], field: str
 ) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        await client.search(product_id="p-9", **wanted)
-    assert refused.value.field == field
-    assert not gateway.asked
+    with pytest.raises(InvalidRequest) as error_info:
+        await client.search(product_id="p-9", **filters)
+    assert error_info.value.field == field
+    assert not gateway.requests
 
 
-async def test_a_search_says_what_was_asked_and_gives_the_hits(gateway: Gateway, client: AsyncClient) -> None:
-    answer = await client.search(
+async def test_a_search_sends_its_arguments_and_returns_the_hits(gateway: FakeGateway, client: AsyncClient) -> None:
+    response = await client.search(
         product_id="p-9",
         space="image",
         limit=3,
@@ -209,7 +209,7 @@ async def test_a_search_says_what_was_asked_and_gives_the_hits(gateway: Gateway,
         exact=True,
         min_coverage=1,
     )
-    assert [hit.product.id for hit in answer.hits] == ["p-0", "p-1", "p-2", "p-3", "p-4"]
+    assert [hit.product.id for hit in response.hits] == ["p-0", "p-1", "p-2", "p-3", "p-4"]
     assert gateway.request == SearchRequest(
         examples=[Example(product_id="p-9")],
         space=SPACE_IMAGE,
@@ -232,25 +232,29 @@ async def test_a_search_says_what_was_asked_and_gives_the_hits(gateway: Gateway,
     )
 
 
-async def test_what_is_not_given_is_not_sent(gateway: Gateway, client: AsyncClient) -> None:
+async def test_arguments_that_are_not_given_are_not_sent(gateway: FakeGateway, client: AsyncClient) -> None:
     await client.search(text="靴")
     assert gateway.request == SearchRequest(examples=[Example(text="靴")], filter=Filter())
     assert not gateway.request.HasField("limit")
 
 
-async def test_a_photo_goes_as_bytes_or_as_a_file(gateway: Gateway, client: AsyncClient, tmp_path: Path) -> None:
+async def test_a_photo_is_given_as_bytes_or_as_a_path(
+    gateway: FakeGateway, client: AsyncClient, tmp_path: Path
+) -> None:
     (tmp_path / "a.jpg").write_bytes(b"from a file")
     await client.search(examples=[example(image=b"as it is"), example(image=tmp_path / "a.jpg", weight=-2)])
     assert list(gateway.request.examples) == [Example(image=b"as it is"), Example(image=b"from a file", weight=-2)]
 
 
-async def test_a_vector_of_any_number_type_goes_as_little_endian_float32(gateway: Gateway, client: AsyncClient) -> None:
+async def test_a_vector_of_any_dtype_is_sent_as_little_endian_float32(
+    gateway: FakeGateway, client: AsyncClient
+) -> None:
     await client.search(vector=np.array([1, 2], dtype=">f8"), space="text")
     assert gateway.request.examples[0].vector == np.array([1, 2], dtype="<f4").tobytes()
     assert gateway.request.space == SPACE_TEXT
 
 
-async def test_what_cannot_be_sent_is_refused_by_field(tmp_path: Path, client: AsyncClient) -> None:
+async def test_values_that_cannot_be_sent_are_refused_by_field(tmp_path: Path, client: AsyncClient) -> None:
     big = tmp_path / "big.jpg"
     with big.open("wb") as file:
         file.truncate((8 << 20) + 1)
@@ -264,34 +268,34 @@ async def test_what_cannot_be_sent_is_refused_by_field(tmp_path: Path, client: A
         "limit": client.search(product_id="a", limit=-1),
         "filter.category_in": client.search(product_id="a", category_in="fashion"),
     }.items():
-        with pytest.raises(InvalidRequest) as refusal:
+        with pytest.raises(InvalidRequest) as error_info:
             await search
-        assert refusal.value.field == field_at_fault
-    with pytest.raises(InvalidRequest, match="more than 8388608 bytes"):
+        assert error_info.value.field == field_at_fault
+    with pytest.raises(InvalidRequest, match="larger than 8388608 bytes"):
         await client.search(image=big)
-    with pytest.raises(InvalidRequest, match="a message may have"):
+    with pytest.raises(InvalidRequest, match="the request has"):
         await client.search(examples=many)
 
 
-async def test_a_late_fusion_names_its_spaces_and_their_weights(gateway: Gateway, client: AsyncClient) -> None:
+async def test_a_late_fusion_sends_its_spaces_and_their_weights(gateway: FakeGateway, client: AsyncClient) -> None:
     await client.search(product_id="a", weights={"image": 0.75, "product": 2}, explain=True)
     weights = [SpaceWeight(space=SPACE_IMAGE, weight=0.75), SpaceWeight(space=SPACE_PRODUCT, weight=2)]
     examples = [Example(product_id="a")]
     assert gateway.request == SearchRequest(examples=examples, weights=weights, explain=True, filter=Filter())
 
 
-async def test_a_photo_with_a_text_are_two_examples(gateway: Gateway, client: AsyncClient) -> None:
+async def test_a_photo_with_a_text_is_sent_as_two_examples(gateway: FakeGateway, client: AsyncClient) -> None:
     await client.search(image=b"a photo", text="靴", space="product")
     assert list(gateway.request.examples) == [Example(image=b"a photo"), Example(text="靴")]
     assert gateway.request.space == SPACE_PRODUCT
 
 
-async def test_a_classification_says_what_is_classified(gateway: Gateway, client: AsyncClient, tmp_path: Path) -> None:
+async def test_a_classification_sends_its_arguments(gateway: FakeGateway, client: AsyncClient, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"from a file")
-    answer = await client.classify(image=tmp_path / "a.jpg", text="靴", limit=3, precision=0.95)
+    response = await client.classify(image=tmp_path / "a.jpg", text="靴", limit=3, precision=0.95)
     await client.classify(product_id="p-9")
-    assert answer.category == "fashion/shoes"
-    assert gateway.asked == [
+    assert response.category == "fashion/shoes"
+    assert gateway.requests == [
         ClassifyRequest(image=b"from a file", text="靴", limit=3, precision=0.95),
         ClassifyRequest(product_id="p-9"),
     ]
@@ -299,12 +303,14 @@ async def test_a_classification_says_what_is_classified(gateway: Gateway, client
         await client.classify(product_id="p-9", limit=-1)
 
 
-async def test_the_catalogue_is_asked(gateway: Gateway, client: AsyncClient) -> None:
+async def test_catalogue_calls_send_their_arguments_and_return_the_results(
+    gateway: FakeGateway, client: AsyncClient
+) -> None:
     assert (await client.get("p-1")).id == "p-1"
     assert await client.exists(["p-0", "p-1"]) == [False, True]
     assert await client.count(shop_in=["a"]) == 5
     assert [product.id async for product in client.list(after="o", limit=7, in_stock=True)] == [p.id for p in PRODUCTS]
-    assert gateway.asked == [
+    assert gateway.requests == [
         catalog_pb2.GetRequest(product_id="p-1"),
         catalog_pb2.ExistsRequest(product_ids=["p-0", "p-1"]),
         catalog_pb2.CountRequest(filter=Filter(shop_in=["a"])),
@@ -312,19 +318,19 @@ async def test_the_catalogue_is_asked(gateway: Gateway, client: AsyncClient) -> 
     ]
 
 
-async def test_a_change_names_its_product_its_revision_and_its_vectors_by_space(
-    gateway: Gateway, client: AsyncClient, tmp_path: Path
+async def test_a_change_sends_the_product_its_revision_and_its_vectors_by_space(
+    gateway: FakeGateway, client: AsyncClient, tmp_path: Path
 ) -> None:
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"photo")
-    answer = await client.upsert(PRODUCTS[1], revision=7, vectors={"text": [1, 0.5]}, encode=True, image=photo)
-    assert list(answer.spaces) == [SPACE_TEXT]
+    response = await client.upsert(PRODUCTS[1], revision=7, vectors={"text": [1, 0.5]}, encode=True, image=photo)
+    assert list(response.spaces) == [SPACE_TEXT]
     assert not (await client.remove("p-1", revision=3)).applied
     blocking = Client(gateway.address)
     assert (await asyncio.to_thread(blocking.remove, "p-1", revision=8)).applied
     assert (await asyncio.to_thread(blocking.upsert, PRODUCTS[1], revision=9)).applied
     blocking.close()
-    upserted, *_, last = gateway.asked
+    upserted, *_, last = gateway.requests
     assert upserted == catalog_pb2.UpsertRequest(
         product=PRODUCTS[1],
         revision=7,
@@ -339,7 +345,7 @@ async def test_a_change_names_its_product_its_revision_and_its_vectors_by_space(
         await client.upsert(PRODUCTS[1], revision=1, vectors={"smell": [1]})
 
 
-async def test_the_blocking_client_asks_and_hears_the_same(gateway: Gateway) -> None:
+async def test_the_blocking_client_behaves_like_the_asynchronous_one(gateway: FakeGateway) -> None:
     def blocking() -> None:
         with Client(gateway.address) as client:
             assert len(client.search(product_id="a", limit=2).hits) == 5
@@ -355,7 +361,7 @@ async def test_the_blocking_client_asks_and_hears_the_same(gateway: Gateway) -> 
                 list(client.list())
 
     await asyncio.to_thread(blocking)
-    assert gateway.asked[:1] == [SearchRequest(examples=[Example(product_id="a")], limit=2, filter=Filter())]
+    assert gateway.requests[:1] == [SearchRequest(examples=[Example(product_id="a")], limit=2, filter=Filter())]
 
 
 @pytest.mark.parametrize(
@@ -370,25 +376,27 @@ async def test_the_blocking_client_asks_and_hears_the_same(gateway: Gateway) -> 
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_the_gateway_raises_arrives_whole(
-    gateway: Gateway, client: AsyncClient, raised: LookalikeError
+async def test_an_error_of_the_gateway_reaches_the_caller_with_all_its_details(
+    gateway: FakeGateway, client: AsyncClient, raised: LookalikeError
 ) -> None:
     gateway.error = raised
-    with pytest.raises(type(raised)) as told:
+    with pytest.raises(type(raised)) as error_info:
         await client.search(product_id="a")
-    assert (str(told.value), vars(told.value)) == (str(raised), vars(raised))
+    assert (str(error_info.value), vars(error_info.value)) == (str(raised), vars(raised))
     with pytest.raises(type(raised)):
         _ = [product async for product in client.list()]
 
 
-async def test_a_bug_in_the_gateway_is_a_service_error_without_its_trace(gateway: Gateway, client: AsyncClient) -> None:
+async def test_a_bug_in_the_gateway_is_a_service_error_without_its_details(
+    gateway: FakeGateway, client: AsyncClient
+) -> None:
     gateway.error = ZeroDivisionError("secret")
-    with pytest.raises(ServiceError, match="INTERNAL") as told:
+    with pytest.raises(ServiceError, match="INTERNAL") as error_info:
         await client.search(product_id="a")
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(error_info.value)
 
 
-async def test_the_timeout_of_a_call_wins_over_the_clients(gateway: Gateway) -> None:
+async def test_the_timeout_of_a_call_wins_over_the_default(gateway: FakeGateway) -> None:
     gateway.delay_s = 5
     async with AsyncClient(gateway.address, timeout_s=0.05) as hasty:
         with pytest.raises(DeadlineExceeded):
@@ -397,28 +405,30 @@ async def test_the_timeout_of_a_call_wins_over_the_clients(gateway: Gateway) -> 
         assert await hasty.search(product_id="a", timeout_s=5)
 
 
-async def test_nobody_at_the_address_is_unavailable() -> None:
+async def test_an_address_without_a_server_is_unavailable() -> None:
     async with AsyncClient("127.0.0.1:1") as client:
         with pytest.raises(Unavailable, match="Connection refused"):
             await client.search(product_id="a")
 
 
-async def test_damaged_error_details_leave_code_and_message() -> None:
+async def test_with_damaged_error_details_the_code_and_the_message_remain() -> None:
     error = grpc.aio.AioRpcError(
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.aio.Metadata(),
         grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff")),
         details="no such field",
     )
-    told = to_error(error)
-    assert isinstance(told, InvalidRequest)
-    assert (told.field, told.reason) == ("", "no such field")
+    result = to_error(error)
+    assert isinstance(result, InvalidRequest)
+    assert (result.field, result.reason) == ("", "no such field")
 
 
-async def test_a_listing_left_early_is_cancelled(gateway: Gateway, client: AsyncClient) -> None:
+async def test_a_listing_that_the_caller_stops_early_is_cancelled_on_the_server(
+    gateway: FakeGateway, client: AsyncClient
+) -> None:
     gateway.delay_s = 60
     listing = client.list()
     assert (await anext(listing)).id == "p-0"
     await listing.aclose()
     async with asyncio.timeout(5):
-        await gateway.left.wait()
+        await gateway.list_ended.wait()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookalike.runtime.grouping import within
+from lookalike.runtime.grouping import limit_per_shop
 from lookalike.v1.index_pb2 import OpaqueSearchResponse, ShardHits
 from lookalike.v1.search_pb2 import Hit, Provenance, SearchedSpace, SearchResponse, Timings
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
@@ -64,7 +64,7 @@ def test_grouping_in_each_shard_and_again_in_the_merge_is_grouping_the_whole(
     shards = []
     for shard in range(3):
         whole = a_shard([(p, s) for p, s in scores.items() if owner[p] == shard], shops)
-        kept = within(whole.shops, most, limit)
+        kept = limit_per_shop(whole.shops, most, limit)
         shards.append(a_shard([(whole.ids[place], scores[whole.ids[place]]) for place in kept], shops))
     assert [hit.id for hit in merged(shards, limit, max_per_shop=most)] == expected[:limit]
 

@@ -1,1 +1,1 @@
-"""Drawn photos of the sample's products."""
+"""The photos of the sample catalogue, drawn."""

@@ -52,20 +52,20 @@ def _at(controls: Points, t: float) -> Point:
 
 
 def both(half: str | Points, *, axis: float = 50) -> list[Point]:
-    """The right half of an outline, from its top to its bottom, and its mirror image."""
+    """A symmetric outline from its right half, given from top to bottom."""
     right = path(half) if isinstance(half, str) else list(half)
     return right + [(2 * axis - x, y) for x, y in reversed(right)]
 
 
-def flipped(points: Points, *, axis: float = 50) -> list[Point]:
+def mirror(points: Points, *, axis: float = 50) -> list[Point]:
     return [(2 * axis - x, y) for x, y in points]
 
 
-def moved(points: Points, dx: float, dy: float) -> list[Point]:
+def move(points: Points, dx: float, dy: float) -> list[Point]:
     return [(x + dx, y + dy) for x, y in points]
 
 
-def turned(points: Points, degrees: float, around: Point) -> list[Point]:
+def rotate(points: Points, degrees: float, around: Point) -> list[Point]:
     sin, cos = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
     ax, ay = around
     return [(ax + (x - ax) * cos - (y - ay) * sin, ay + (x - ax) * sin + (y - ay) * cos) for x, y in points]

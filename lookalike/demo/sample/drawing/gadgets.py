@@ -1,10 +1,10 @@
-"""Electronics, books, toys and what one plays or rides."""
+"""Drawings of electronics, books, toys, instruments and sports goods."""
 
 from __future__ import annotations
 
 import math
 
-from lookalike.demo.sample.drawing.curves import arc, both, box, flipped, moved, oval, path, star, turned
+from lookalike.demo.sample.drawing.curves import arc, both, box, mirror, move, oval, path, rotate, star
 from lookalike.demo.sample.drawing.look import Look
 from lookalike.demo.sample.drawing.palette import GOLD, INK, RGB, STEEL, WHITE, WOOD, contrast, darker, lighter
 from lookalike.demo.sample.drawing.pen import Pen
@@ -18,11 +18,11 @@ def headphones(pen: Pen, look: Look) -> None:
         pen.line([(24, 68), (76, 68)], look.dark, 0.8)
         pen.oval(50, 76, 1.4, 1.4, (120, 220, 140))
         for x, turn in ((34, -14), (66, 14)):
-            pen.shape(turned(box(x - 3, 24, x + 3, 48, 3), turn, (x, 24)), look.main, edge=look.dark)
-            pen.shape(turned(oval(x, 22, 9, 8), turn, (x, 24)), look.main, edge=look.dark)
-            pen.shape(turned(oval(x, 21, 4.6, 4), turn, (x, 24)), _RUBBER)
+            pen.shape(rotate(box(x - 3, 24, x + 3, 48, 3), turn, (x, 24)), look.main, edge=look.dark)
+            pen.shape(rotate(oval(x, 22, 9, 8), turn, (x, 24)), look.main, edge=look.dark)
+            pen.shape(rotate(oval(x, 21, 4.6, 4), turn, (x, 24)), _RUBBER)
         return
-    rise = look.about(40, 0.05)
+    rise = look.vary(40, 0.05)
     pen.line(arc(50, 54, 33, rise, 180, 360), look.dark, 6)
     pen.line(arc(50, 54, 33, rise, 182, 358), look.main, 4.4)
     pen.line(arc(50, 55, 31, rise - 4, 215, 325), look.accent, 2.4)
@@ -53,7 +53,7 @@ def camera(pen: Pen, look: Look) -> None:
         pen.shape(box(10, 30, 90, 80, 6), look.main, edge=look.dark)
         pen.shape(box(10, 40, 90, 70), look.accent)
         pen.shape(box(74, 34, 84, 38.5, 1), (248, 240, 214), edge=INK)
-        lens, radius = (48, 56), look.about(22, 0.08)
+        lens, radius = (48, 56), look.vary(22, 0.08)
     x, y = lens
     for share, tone in ((1.0, STEEL), (0.88, INK), (0.7, (66, 68, 76)), (0.56, (24, 26, 40)), (0.34, (60, 74, 120))):
         pen.oval(x, y, radius * share, radius * share, tone)
@@ -61,7 +61,7 @@ def camera(pen: Pen, look: Look) -> None:
 
 
 def phone(pen: Pen, look: Look) -> None:
-    tall = look.about(42, 0.02)
+    tall = look.vary(42, 0.02)
     pen.shape(box(29, 50 - tall, 71, 50 + tall, 7), look.dark, edge=darker(look.main, 0.5))
     if look.variant == "back":
         pen.gradient(box(30, 51 - tall, 70, 49 + tall, 6), look.light, look.main)
@@ -154,14 +154,14 @@ def bear(pen: Pen, look: Look) -> None:
     fur, pale = look.main, lighter(look.main, 0.5)
     if look.variant == "rabbit":
         for x, turn in ((40, -8), (60, 10)):
-            pen.shape(turned(oval(x, 15, 6, 17), turn, (x, 30)), fur, edge=look.dark)
-            pen.shape(turned(oval(x, 16, 3, 12), turn, (x, 30)), (240, 180, 186))
+            pen.shape(rotate(oval(x, 15, 6, 17), turn, (x, 30)), fur, edge=look.dark)
+            pen.shape(rotate(oval(x, 16, 3, 12), turn, (x, 30)), (240, 180, 186))
     else:
         for x in (33, 67):
             pen.oval(x, 18, 9, 9, fur, edge=look.dark)
             pen.oval(x, 18.6, 5, 5, pale)
     for side in (-1, 1):
-        pen.shape(turned(oval(50 + side * 26, 60, 8, 15), side * -32, (50 + side * 26, 54)), fur, edge=look.dark)
+        pen.shape(rotate(oval(50 + side * 26, 60, 8, 15), side * -32, (50 + side * 26, 54)), fur, edge=look.dark)
     pen.shape(oval(50, 68, 24, 24), fur, edge=look.dark)
     pen.shape(oval(50, 70, 14, 16), pale)
     for x in (30, 70):
@@ -178,7 +178,7 @@ def bear(pen: Pen, look: Look) -> None:
     if look.variant != "bear":
         return
     bow = path("M50 55 L38 49 L38 61 Z")
-    for outline in (bow, flipped(bow)):
+    for outline in (bow, mirror(bow)):
         pen.shape(outline, look.accent, edge=darker(look.accent))
     pen.oval(50, 55, 3, 3, darker(look.accent, 0.2))
 
@@ -217,7 +217,7 @@ def blocks(pen: Pen, look: Look) -> None:
     tower = ((20, 70), (41, 70), (62, 70), (30, 49), (51, 49), (40, 28))
     for number, (x, y) in enumerate(tower):
         tone = tones[(number + look.rng.randrange(6)) % 6]
-        square = turned(box(x, y, x + 20, y + 20, 2), look.rng.uniform(-3, 3), (x + 10, y + 20))
+        square = rotate(box(x, y, x + 20, y + 20, 2), look.rng.uniform(-3, 3), (x + 10, y + 20))
         pen.shape(square, tone, edge=darker(tone))
         mark = (oval(x + 10, y + 10, 5.5), star(x + 10, y + 10, 6.5), box(x + 5, y + 5, x + 15, y + 15, 1))[number % 3]
         pen.shape(mark, lighter(tone, 0.65))
@@ -232,12 +232,12 @@ def ball(pen: Pen, look: Look) -> None:
         patch = look.main if look.rng.random() < 0.6 else INK
         pen.shape(star(50, 52, 12.5, inner=0.81), patch)
         for turn in range(0, 360, 72):
-            pen.line(turned([(50, 40), (50, 27)], turn, (50, 52)), (120, 120, 126), 0.9)
+            pen.line(rotate([(50, 40), (50, 27)], turn, (50, 52)), (120, 120, 126), 0.9)
             far = [(50 - 11, 20), (50, 26), (50 + 11, 20), (50 + 8, 15.6), (50 - 8, 15.6)]
-            pen.shape(turned(far, turn, (50, 52)), patch)
-            pen.line(turned([(61, 20), (66, 26)], turn, (50, 52)), (120, 120, 126), 0.9)
-            pen.line(turned([(39, 20), (34, 26)], turn, (50, 52)), (120, 120, 126), 0.9)
-            pen.line(turned([(66, 26), (66.6, 29)], turn, (50, 52)), (120, 120, 126), 0.9)
+            pen.shape(rotate(far, turn, (50, 52)), patch)
+            pen.line(rotate([(61, 20), (66, 26)], turn, (50, 52)), (120, 120, 126), 0.9)
+            pen.line(rotate([(39, 20), (34, 26)], turn, (50, 52)), (120, 120, 126), 0.9)
+            pen.line(rotate([(66, 26), (66.6, 29)], turn, (50, 52)), (120, 120, 126), 0.9)
     elif look.variant == "basket":
         tone: RGB = (214, 118, 54)
         pen.shape(round_, tone, edge=darker(tone))
@@ -248,7 +248,7 @@ def ball(pen: Pen, look: Look) -> None:
         pen.shape(round_, tone, edge=darker(tone))
         for seam in ("M20 28 Q48 46 34 86", "M80 76 Q52 58 66 18"):
             pen.line(path(seam), WHITE, 2.2)
-    pen.glaze(oval(36, 36, 11, 9), (255, 255, 255), 0.4, blur=5, within=round_)
+    pen.glaze(oval(36, 36, 11, 9), (255, 255, 255), 0.4, blur=5, clip=round_)
 
 
 def racket(pen: Pen, look: Look) -> None:
@@ -262,7 +262,7 @@ def racket(pen: Pen, look: Look) -> None:
     pen.line([*oval(50, y, wide, tall), (50 + wide, y)], look.main, 2.2 if slim else 3.4)
     if slim:
         pen.tube([(50, y + tall), (50, 76)], look.accent, 1.6)
-        pen.shape(moved(both("M50 70 L54 70 L59 86 Q50 88 50 88"), 26, 0), WHITE, edge=STEEL)
+        pen.shape(move(both("M50 70 L54 70 L59 86 Q50 88 50 88"), 26, 0), WHITE, edge=STEEL)
         for x in (72, 76, 80):
             pen.line([(x, 72), (76 + (x - 76) * 1.8, 87)], STEEL, 0.5)
         pen.oval(76, 69, 4.4, 4, look.main)
@@ -307,7 +307,7 @@ def guitar(pen: Pen, look: Look) -> None:
 
 
 def bicycle(pen: Pen, look: Look) -> None:
-    sport, wheel = look.variant == "sport", look.about(18.5, 0.04)
+    sport, wheel = look.variant == "sport", look.vary(18.5, 0.04)
     left, right, low = 24, 76, 66
     for x in (left, right):
         for turn in range(0, 180, 20):

@@ -1,8 +1,8 @@
-"""Things of the house, standing."""
+"""Drawings of household goods and furniture, standing."""
 
 from __future__ import annotations
 
-from lookalike.demo.sample.drawing.curves import arc, both, box, flipped, moved, oval, path, turned
+from lookalike.demo.sample.drawing.curves import arc, both, box, mirror, move, oval, path, rotate
 from lookalike.demo.sample.drawing.look import Look
 from lookalike.demo.sample.drawing.palette import INK, STEEL, WHITE, WOOD, darker, lighter
 from lookalike.demo.sample.drawing.pen import Pen
@@ -11,16 +11,14 @@ _TEA, _COFFEE = (158, 176, 90), (78, 50, 36)
 
 
 def _sheen(pen: Pen, outline: list[tuple[float, float]], left: float, right: float) -> None:
-    """What a window leaves on a glazed body: a bright band, and dark where the body turns away."""
+    """The reflection of a window on a glazed body: a bright band, and shade where the body turns away."""
     wide = right - left
-    pen.glaze(box(right - wide * 0.28, 0, right + 3, 100), (30, 24, 34), 0.34, blur=wide * 0.09, within=outline)
-    pen.glaze(
-        box(left + wide * 0.14, 0, left + wide * 0.26, 100), (255, 255, 255), 0.5, blur=wide * 0.05, within=outline
-    )
+    pen.glaze(box(right - wide * 0.28, 0, right + 3, 100), (30, 24, 34), 0.34, blur=wide * 0.09, clip=outline)
+    pen.glaze(box(left + wide * 0.14, 0, left + wide * 0.26, 100), (255, 255, 255), 0.5, blur=wide * 0.05, clip=outline)
 
 
 def mug(pen: Pen, look: Look) -> None:
-    wide, top = look.about(25, 0.1), 28 if look.variant == "tall" else 34
+    wide, top = look.vary(25, 0.1), 28 if look.variant == "tall" else 34
     ring = [*arc(46 + wide, 58, 15, 16, -80, 80), *reversed(arc(46 + wide, 58, 9, 10, -80, 80))]
     pen.shape(ring, look.main, edge=look.dark)
     foot = wide - (6 if look.variant == "round" else 1)
@@ -37,7 +35,7 @@ def mug(pen: Pen, look: Look) -> None:
 
 
 def teapot(pen: Pen, look: Look) -> None:
-    wide = look.about(27, 0.08)
+    wide = look.vary(27, 0.08)
     kyusu = look.variant == "kyusu"
     if kyusu:
         pen.shape(path("M64 56 L92 44 Q97 46 95 52 L66 66 Z"), look.main, edge=look.dark)
@@ -59,7 +57,7 @@ def teapot(pen: Pen, look: Look) -> None:
 
 
 def bowl(pen: Pen, look: Look) -> None:
-    wide = look.about(37, 0.06)
+    wide = look.vary(37, 0.06)
     deep = 84 if look.variant == "donburi" else 76
     body = both(f"M50 46 L{50 + wide} 46 Q{48 + wide} {deep - 6} {50 + wide * 0.4} {deep} L50 {deep}")
     pen.shape(
@@ -89,13 +87,13 @@ def lamp(pen: Pen, look: Look) -> None:
         pen.tube([(50, 88), (36, 54)], STEEL, 2.6)
         pen.tube([(36, 54), (60, 26)], STEEL, 2.6)
         pen.oval(36, 54, 3, 3, INK)
-        shade = turned(both("M60 18 L66 20 L76 42 Q68 45 60 45", axis=60), -32, (60, 28))
-        pen.shape(turned(oval(60, 44, 15, 4), -32, (60, 28)), glow)
+        shade = rotate(both("M60 18 L66 20 L76 42 Q68 45 60 45", axis=60), -32, (60, 28))
+        pen.shape(rotate(oval(60, 44, 15, 4), -32, (60, 28)), glow)
         pen.shape(shade, look.main, edge=look.dark)
         return
     if look.variant == "pendant":
         pen.line([(50, 0), (50, 34)], INK, 1.0)
-        shade = both(f"M50 32 L55 32 Q{78 + look.about(6)} 44 86 68 Q68 72 50 72")
+        shade = both(f"M50 32 L55 32 Q{78 + look.vary(6)} 44 86 68 Q68 72 50 72")
         pen.shape(oval(50, 68, 36, 6), glow)
         pen.oval(50, 70, 6, 7, (255, 250, 226))
         pen.shape(shade, look.cloth(pen), edge=look.dark)
@@ -109,10 +107,10 @@ def lamp(pen: Pen, look: Look) -> None:
         pen.tube([(50, 54), (50, 87)], stem, 4)
     else:
         pen.shape(both("M50 52 L53 52 Q66 70 55 87 L50 87"), stem, edge=darker(stem))
-    top, low = look.about(13, 0.2), look.about(30, 0.08)
+    top, low = look.vary(13, 0.2), look.vary(30, 0.08)
     shade = both(f"M50 12 L{50 + top} 12 L{50 + low} 54 Q{50 + low / 2} 57 50 57")
     pen.shape(shade, look.cloth(pen), edge=look.dark)
-    pen.glaze(oval(50, 42, 13, 15), glow, 0.75, blur=6, within=shade)
+    pen.glaze(oval(50, 42, 13, 15), glow, 0.75, blur=6, clip=shade)
     _sheen(pen, shade, 50 - low, 50 + low)
 
 
@@ -143,7 +141,7 @@ def chair(pen: Pen, look: Look) -> None:
     for y in (14, 26, 38):
         pen.shape(path(f"M29 {y} Q48 {y - 6} 65 {y - 2} L65 {y + 4} Q48 {y} 29 {y + 6} Z"), wood, edge=darker(wood))
     seat = path("M24 60 L66 54 L79 61 L36 69 Z")
-    pen.shape(moved(seat, 0, 4), darker(wood, 0.3))
+    pen.shape(move(seat, 0, 4), darker(wood, 0.3))
     pen.shape(seat, look.cloth(pen), edge=look.dark)
     pen.tube([(36, 68), (34, 94)], wood, 3.6)
 
@@ -165,13 +163,13 @@ def sofa(pen: Pen, look: Look) -> None:
         pen.shape(box(left + 0.6, 54, left + width - 0.6, 68, 4), lighter(look.main, 0.1), edge=look.dark)
     arm = both("M50 46 L56 46 Q58 46 58 52 L58 82 L50 82")
     for x in (4 - wide, wide - 4):
-        pen.shape(moved(arm, x, 0), look.main, edge=look.dark)
+        pen.shape(move(arm, x, 0), look.main, edge=look.dark)
     for x, paint in ((66 - wide, look.accent), (34 + wide, lighter(look.accent, 0.5)))[: look.rng.randint(0, 2)]:
-        pen.shape(turned(box(x - 7, 42, x + 7, 56, 3), 12 if x < 50 else -10, (x, 49)), paint, edge=darker(paint))
+        pen.shape(rotate(box(x - 7, 42, x + 7, 56, 3), 12 if x < 50 else -10, (x, 49)), paint, edge=darker(paint))
 
 
 def cushion(pen: Pen, look: Look) -> None:
-    pull = look.about(8, 0.3)
+    pull = look.vary(8, 0.3)
     if look.variant == "round":
         outline = oval(50, 50, 37, 37)
     else:
@@ -179,21 +177,21 @@ def cushion(pen: Pen, look: Look) -> None:
             f"M10 12 Q50 {12 + pull} 90 12 Q{90 - pull} 50 90 88 Q50 {88 - pull} 10 88 Q{10 + pull} 50 10 12 Z"
         )
     pen.shape(outline, look.cloth(pen), edge=look.dark, width=1.2)
-    pen.glaze(oval(38, 36, 20, 16), (255, 255, 255), 0.22, blur=9, within=outline)
-    pen.glaze(path("M90 40 Q80 84 30 90 L95 95 Z"), darker(look.main, 0.7), 0.35, blur=6, within=outline)
+    pen.glaze(oval(38, 36, 20, 16), (255, 255, 255), 0.22, blur=9, clip=outline)
+    pen.glaze(path("M90 40 Q80 84 30 90 L95 95 Z"), darker(look.main, 0.7), 0.35, blur=6, clip=outline)
     if look.variant == "round":
         for turn in range(0, 360, 45):
-            crease = turned([(50, 50), (49.2, 20), (50.8, 20)], turn, (50, 50))
-            pen.glaze(crease, darker(look.main, 0.6), 0.45, blur=0.6, within=outline)
+            crease = rotate([(50, 50), (49.2, 20), (50.8, 20)], turn, (50, 50))
+            pen.glaze(crease, darker(look.main, 0.6), 0.45, blur=0.6, clip=outline)
         pen.oval(50, 50, 3, 3, look.accent, edge=darker(look.accent))
     if look.variant == "button":
         for tuck in ("M50 50 L30 34", "M50 50 L70 34", "M50 50 L30 68", "M50 50 L70 68"):
-            pen.glaze([*path(tuck), (50, 52)], darker(look.main, 0.6), 0.6, blur=1, within=outline)
+            pen.glaze([*path(tuck), (50, 52)], darker(look.main, 0.6), 0.6, blur=1, clip=outline)
         pen.oval(50, 50, 3, 3, look.accent, edge=darker(look.accent))
 
 
 def clock(pen: Pen, look: Look) -> None:
-    radius = look.about(39, 0.04)
+    radius = look.vary(39, 0.04)
     square = look.variant == "square"
     rim = box(50 - radius, 50 - radius, 50 + radius, 50 + radius, 8) if square else oval(50, 50, radius)
     face = box(56 - radius, 56 - radius, 44 + radius, 44 + radius, 5) if square else oval(50, 50, radius - 5)
@@ -202,10 +200,10 @@ def clock(pen: Pen, look: Look) -> None:
     pen.shape(face, WHITE, edge=(200, 198, 194))
     for hour in range(12):
         mark = box(49, 60 - radius, 51, 60 - radius + (5 if hour % 3 else 7.5))
-        pen.shape(turned(mark, hour * 30, (50, 50)), INK if hour % 3 else look.accent)
-    pen.line(turned([(50, 54), (50, 34)], look.rng.uniform(0, 360), (50, 50)), INK, 2.4)
-    pen.line(turned([(50, 56), (50, 26)], look.rng.uniform(0, 360), (50, 50)), INK, 1.6)
-    pen.line(turned([(50, 58), (50, 24)], look.rng.uniform(0, 360), (50, 50)), (200, 60, 56), 0.8)
+        pen.shape(rotate(mark, hour * 30, (50, 50)), INK if hour % 3 else look.accent)
+    pen.line(rotate([(50, 54), (50, 34)], look.rng.uniform(0, 360), (50, 50)), INK, 2.4)
+    pen.line(rotate([(50, 56), (50, 26)], look.rng.uniform(0, 360), (50, 50)), INK, 1.6)
+    pen.line(rotate([(50, 58), (50, 24)], look.rng.uniform(0, 360), (50, 50)), (200, 60, 56), 0.8)
     pen.oval(50, 50, 2.2, 2.2, INK)
 
 
@@ -218,14 +216,14 @@ def vase(pen: Pen, look: Look) -> None:
             path(f"M{(50 + x) / 2} 46 Q{x + 8} 40 {x + 6} {y + 10} Q{x - 1} 38 {(50 + x) / 2} 46 Z"), (108, 152, 96)
         )
         for petal in range(6):
-            pen.shape(turned(oval(x, y - 4.4, 3, 4.6, sides=16), petal * 60, (x, y)), petals, edge=darker(petals, 0.15))
+            pen.shape(rotate(oval(x, y - 4.4, 3, 4.6, sides=16), petal * 60, (x, y)), petals, edge=darker(petals, 0.15))
         pen.oval(x, y, 2.4, 2.4, (244, 206, 98))
     if look.variant == "bottle":
-        outline = both(f"M50 44 L56 44 L55 56 Q{66 + look.about(6)} 62 70 76 Q70 91 60 92 L50 92")
+        outline = both(f"M50 44 L56 44 L55 56 Q{66 + look.vary(6)} 62 70 76 Q70 91 60 92 L50 92")
     elif look.variant == "cylinder":
         outline = both("M50 46 L66 46 L66 90 Q60 93 50 93")
     else:
-        outline = both(f"M50 46 L61 46 Q56 54 {68 + look.about(6)} 66 Q78 82 62 92 L50 92")
+        outline = both(f"M50 46 L61 46 Q56 54 {68 + look.vary(6)} 66 Q78 82 62 92 L50 92")
     pen.shape(outline, look.cloth(pen), edge=look.dark)
     _sheen(pen, outline, min(x for x, _ in outline), max(x for x, _ in outline))
     pen.line([(min(x for x, y in outline if y < 47), 45), (max(x for x, y in outline if y < 47), 45)], look.dark, 1.4)
@@ -234,9 +232,9 @@ def vase(pen: Pen, look: Look) -> None:
 def plant(pen: Pen, look: Look) -> None:
     green = look.rng.choice(((72, 128, 78), (92, 148, 84), (58, 110, 84)))
     if look.variant == "cactus":
-        body = both(f"M50 22 Q{66 + look.about(4)} 24 66 46 L64 70 L50 70")
+        body = both(f"M50 22 Q{66 + look.vary(4)} 24 66 46 L64 70 L50 70")
         arm = path("M64 52 Q78 54 78 40 Q78 33 74 33 Q70 33 70 41 Q70 46 64 45 Z")
-        for outline in (arm, moved(flipped(arm), 0, -6), body):
+        for outline in (arm, move(mirror(arm), 0, -6), body):
             pen.shape(outline, green, edge=darker(green))
         for x in (42, 50, 58):
             pen.line([(x, 30), (x, 68)], darker(green, 0.2), 0.7)
@@ -247,16 +245,16 @@ def plant(pen: Pen, look: Look) -> None:
         for turn in (-66, -38, -12, 16, 44, 70):
             leaf = path("M50 64 L50 42 Q34 36 38 22 Q42 10 50 6 Q58 10 62 22 Q66 36 50 42 Z")
             tone = lighter(green, look.rng.uniform(0, 0.22))
-            pen.shape(turned(leaf, turn, (50, 68)), tone, edge=darker(green))
-            pen.line(turned([(50, 66), (50, 10)], turn, (50, 68)), darker(green, 0.25), 0.7)
+            pen.shape(rotate(leaf, turn, (50, 68)), tone, edge=darker(green))
+            pen.line(rotate([(50, 66), (50, 10)], turn, (50, 68)), darker(green, 0.25), 0.7)
             for y, side in ((18, 1), (26, -1), (32, 1)):
                 notch = [(50 + side * 12, y), (50 + side * 12, y + 3), (50 + side * 4, y + 3)]
-                pen.glaze(turned(notch, turn, (50, 68)), darker(green, 0.5), 0.8)
+                pen.glaze(rotate(notch, turn, (50, 68)), darker(green, 0.5), 0.8)
     else:
         for turn in (-52, -30, -12, 8, 28, 50):
-            leaf = path(f"M47 68 Q43 34 50 {look.about(10, 0.4)} Q57 34 53 68 Z")
+            leaf = path(f"M47 68 Q43 34 50 {look.vary(10, 0.4)} Q57 34 53 68 Z")
             tone = lighter(green, look.rng.uniform(0, 0.2))
-            pen.shape(turned(leaf, turn, (50, 72)), tone, edge=(206, 210, 130), width=0.7)
+            pen.shape(rotate(leaf, turn, (50, 72)), tone, edge=(206, 210, 130), width=0.7)
     pot = both("M50 68 L69 68 L64 92 Q58 94 50 94")
     pen.shape(pot, look.cloth(pen), edge=look.dark)
     _sheen(pen, pot, 31, 69)

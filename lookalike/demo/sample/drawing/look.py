@@ -1,4 +1,4 @@
-"""What one product looks like: all that a drawing may depend on."""
+"""How one product looks: everything that its drawing depends on. Pure."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from lookalike.demo.sample.drawing.pen import Pen
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
+    """The variant, colours, pattern and random numbers that a product is drawn with."""
+
     variant: str
     main: RGB
     accent: RGB
@@ -21,11 +23,11 @@ class Look:
     rng: random.Random
 
     def cloth(self, pen: Pen) -> RGB | Image.Image:
-        """The paint of the product's printed part."""
+        """The paint of the product's patterned part."""
         return self.main if self.pattern is SOLID else self.pattern.cloth(pen, self.main, self.accent, self.rng)
 
-    def about(self, value: float, spread: float = 0.08) -> float:
-        """A measure that differs a little from one product to the next."""
+    def vary(self, value: float, spread: float = 0.08) -> float:
+        """`value`, changed at random by up to `spread`, so that products differ a little."""
         return value * self.rng.uniform(1 - spread, 1 + spread)
 
     @property

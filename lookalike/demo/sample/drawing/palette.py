@@ -43,18 +43,18 @@ COLOURS = (
 )
 
 
-def mixed(one: RGB, other: RGB, share: float) -> RGB:
-    """`share` of the other colour, 0..1."""
+def mix(one: RGB, other: RGB, share: float) -> RGB:
+    """Blend two colours; `share`: of the other one, 0..1."""
     r, g, b = (round(a + (c - a) * share) for a, c in zip(one, other, strict=True))
     return r, g, b
 
 
 def darker(colour: RGB, share: float = 0.25) -> RGB:
-    return mixed(colour, (14, 12, 20), share)
+    return mix(colour, (14, 12, 20), share)
 
 
 def lighter(colour: RGB, share: float = 0.35) -> RGB:
-    return mixed(colour, (255, 255, 255), share)
+    return mix(colour, (255, 255, 255), share)
 
 
 def luminance(colour: RGB) -> float:
@@ -64,5 +64,5 @@ def luminance(colour: RGB) -> float:
 
 
 def contrast(colour: RGB) -> RGB:
-    """What can be read on it."""
+    """A colour, dark or light, that is legible on this one."""
     return INK if luminance(colour) > 0.55 else WHITE

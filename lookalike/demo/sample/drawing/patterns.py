@@ -1,4 +1,4 @@
-"""What cloth, china and paper are printed with. Each draws over the whole square in two colours."""
+"""The patterns printed on cloth, china and paper. Each fills the whole square in two colours."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from PIL import Image
 
 from lookalike.demo.sample.drawing.curves import box, oval, star
-from lookalike.demo.sample.drawing.palette import RGB, lighter, mixed
+from lookalike.demo.sample.drawing.palette import RGB, lighter, mix
 from lookalike.demo.sample.drawing.pen import Pen
 
-_AROUND = (-12, 112)  # The square and what a turn brings in from beside it.
+_AROUND = (-12, 112)  # The square, and a margin that a rotation may bring into it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def _dots(pen: Pen, main: RGB, accent: RGB, rng: random.Random) -> None:
 
 def _gingham(pen: Pen, main: RGB, accent: RGB, rng: random.Random) -> None:
     step = rng.uniform(6, 9)
-    half, middle = step / 2, mixed(main, accent, 0.5)
+    half, middle = step / 2, mix(main, accent, 0.5)
     for at in _steps(step):
         pen.shape(box(at, _AROUND[0], at + half, _AROUND[1]), middle)
         pen.shape(box(_AROUND[0], at, _AROUND[1], at + half), middle)
@@ -65,7 +65,7 @@ def _gingham(pen: Pen, main: RGB, accent: RGB, rng: random.Random) -> None:
 
 def _tartan(pen: Pen, main: RGB, accent: RGB, rng: random.Random) -> None:
     step = rng.uniform(13, 19)
-    veil, pale = mixed(main, accent, 0.55), lighter(accent, 0.5)
+    veil, pale = mix(main, accent, 0.55), lighter(accent, 0.5)
     for at in _steps(step):
         pen.glaze(box(at, _AROUND[0], at + step * 0.4, _AROUND[1]), veil, 0.6)
         pen.glaze(box(_AROUND[0], at, _AROUND[1], at + step * 0.4), veil, 0.6)
@@ -94,7 +94,7 @@ def _stars(pen: Pen, main: RGB, accent: RGB, rng: random.Random) -> None:
 
 
 def _plain(pen: Pen, main: RGB, accent: RGB, rng: random.Random) -> None:
-    """The ground is all there is."""
+    """No pattern: only the ground colour."""
 
 
 SOLID = Pattern("Solid", "無地", _plain)

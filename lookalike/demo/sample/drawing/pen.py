@@ -1,4 +1,4 @@
-"""Draws outlines on a canvas, four times the pixels of the photo it becomes. Pillow, no I/O."""
+"""A canvas to draw outlines on, with four times the pixels of the finished photo. Uses Pillow; no I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """From the square of 100 x 100 to pixels: turned about its middle, scaled, moved, perhaps mirrored."""
+    """Maps points of a 100 x 100 square to pixels: rotated about the centre, scaled, moved, and optionally mirrored."""
 
     degrees: float = 0.0
     scale: float = 1.0
@@ -43,7 +43,7 @@ class View:
 class Pen:
     """A canvas with the product's colours, and its silhouette.
 
-    A paint is a colour, or a cloth: an image of the canvas' size of which the shape shows its part.
+    A paint is a colour, or a cloth: an image of the canvas' size, which shows through the shape.
     """
 
     def __init__(self, view: View, ground: RGB) -> None:
@@ -56,7 +56,7 @@ class Pen:
         self._cut = ImageDraw.Draw(self.silhouette)
 
     def shape(self, points: Points, paint: RGB | Image.Image, *, edge: RGB | None = None, width: float = 0.5) -> None:
-        """A filled outline; `edge`: with a line around it."""
+        """Fill an outline; `edge`: the colour of a line around it."""
         pixels = self.view(points)
         self._cut.polygon(pixels, fill=255)
         if isinstance(paint, Image.Image):
@@ -68,7 +68,7 @@ class Pen:
             self.line([*points, points[0]], edge, width)
 
     def hole(self, points: Points) -> None:
-        """What was drawn there is not there: the background shows."""
+        """Cut a hole: the background shows through."""
         self._cut.polygon(self.view(points), fill=0)
 
     def oval(
@@ -77,7 +77,7 @@ class Pen:
         self.shape(oval(x, y, rx, ry), paint, edge=edge)
 
     def line(self, points: Points, colour: RGB, width: float = 1.0) -> None:
-        """A line with round ends and corners."""
+        """Draw a line with round ends and corners."""
         pixels, width_px = self.view(points), max(round(width * self.view.unit_px), 1)
         for draw, fill in ((self._draw, colour), (self._cut, 255)):
             draw.line(pixels, fill=fill, width=width_px, joint="curve")
@@ -86,32 +86,32 @@ class Pen:
                     draw.circle((x, y), width_px / 2 - 0.5, fill=fill)
 
     def tube(self, points: Points, colour: RGB, width: float) -> None:
-        """A round rod: dark edges, a bright ridge."""
+        """Draw a round rod: dark edges, a bright ridge."""
         self.line(points, darker(colour, 0.35), width)
         self.line(points, colour, width * 0.7)
         self.line(points, _bright(colour), width * 0.2)
 
     def dashes(self, points: Points, colour: RGB, width: float = 0.5) -> None:
-        """A seam: every other piece of a line."""
+        """Draw a dashed line, such as a seam."""
         for start, end in zip(points[::2], points[1::2], strict=False):
             self.line([start, end], colour, width)
 
     def glaze(
-        self, points: Points, colour: RGB, opacity: float, *, blur: float = 0, within: Points | None = None
+        self, points: Points, colour: RGB, opacity: float, *, blur: float = 0, clip: Points | None = None
     ) -> None:
-        """A translucent veil, its rim softened over `blur`, seen only inside `within`; casts no silhouette."""
+        """Paint a translucent area, its rim softened over `blur`, only inside `clip`; the silhouette is unchanged."""
         pixels = self.view(points)
         margin_px = math.ceil(blur * 2 * self.view.unit_px)
-        box = _bounds(pixels if within is None else self.view(within), 0 if within is not None else margin_px)
+        box = _bounds(pixels if clip is None else self.view(clip), 0 if clip is not None else margin_px)
         mask = _mask(pixels, box, round(255 * opacity))
         if blur:
             mask = mask.filter(ImageFilter.BoxBlur(blur * self.view.unit_px))
-        if within is not None:
-            mask = ImageChops.multiply(mask, _mask(self.view(within), box))
+        if clip is not None:
+            mask = ImageChops.multiply(mask, _mask(self.view(clip), box))
         self.image.paste(colour, box, mask)
 
     def gradient(self, points: Points, first: RGB, last: RGB, *, across: bool = False) -> None:
-        """A shape shaded from the top to the bottom, or `across`: from the left to the right."""
+        """Fill a shape with a gradient from top to bottom or, `across`, from left to right."""
         pixels = self.view(points)
         self._cut.polygon(pixels, fill=255)
         box = _bounds(pixels)
@@ -123,7 +123,7 @@ class Pen:
         self.image.paste(shades, box, _mask(pixels, box))
 
     def cloth(self, draw: Callable[[Pen], None], ground: RGB) -> Image.Image:
-        """What `draw` draws, as a paint that moves and turns with the product; all its parts are cut from the one."""
+        """The output of `draw` as a paint that moves and rotates with the product; all parts of it share one cloth."""
         if self._cloth is None:
             pen = Pen(self.view, ground)
             draw(pen)

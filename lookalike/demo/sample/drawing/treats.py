@@ -1,10 +1,10 @@
-"""Sweets, drinks, fruit and cosmetics."""
+"""Drawings of sweets, drinks, fruit and cosmetics."""
 
 from __future__ import annotations
 
 import math
 
-from lookalike.demo.sample.drawing.curves import both, box, moved, oval, path, turned
+from lookalike.demo.sample.drawing.curves import both, box, move, oval, path, rotate
 from lookalike.demo.sample.drawing.look import Look
 from lookalike.demo.sample.drawing.palette import GOLD, INK, RGB, STEEL, WHITE, darker, lighter
 from lookalike.demo.sample.drawing.pen import Pen
@@ -21,7 +21,7 @@ def _strawberry(pen: Pen, x: float, y: float, size: float) -> None:
     for dx, dy in ((-3, 3), (3, 3), (0, 7), (-2, 0), (3, -2)):
         pen.oval(x + dx * size, y + dy * size, 0.6 * size, 0.9 * size, (250, 220, 130))
     for turn in (-60, 0, 60):
-        pen.shape(turned(oval(x, y - 8 * size, 1.8 * size, 4 * size, sides=12), turn, (x, y - 5 * size)), (98, 150, 74))
+        pen.shape(rotate(oval(x, y - 8 * size, 1.8 * size, 4 * size, sides=12), turn, (x, y - 5 * size)), (98, 150, 74))
 
 
 def cake(pen: Pen, look: Look) -> None:
@@ -66,13 +66,13 @@ def doughnut(pen: Pen, look: Look) -> None:
     glaze = look.main if look.variant != "chocolate" else _CHOCOLATE
     pen.shape(icing, glaze, edge=darker(glaze, 0.15))
     for turn in range(0, 360, 40):
-        pen.glaze(turned(oval(50, 21, 6, 2, sides=16), turn, (50, 50)), (255, 255, 255), 0.3, blur=1)
+        pen.glaze(rotate(oval(50, 21, 6, 2, sides=16), turn, (50, 50)), (255, 255, 255), 0.3, blur=1)
     if look.variant != "stripes":
         colours = ((240, 90, 100), (250, 210, 90), (90, 170, 220), (250, 250, 250), (130, 200, 120))
         for _ in range(46):
             angle, far = look.rng.uniform(0, 360), look.rng.uniform(18, 33)
-            grain = turned(box(49, 50 - far, 51, 53.6 - far, 0.9), look.rng.uniform(0, 180), (50, 52 - far))
-            pen.shape(turned(grain, angle, (50, 50)), look.rng.choice(colours))
+            grain = rotate(box(49, 50 - far, 51, 53.6 - far, 0.9), look.rng.uniform(0, 180), (50, 52 - far))
+            pen.shape(rotate(grain, angle, (50, 50)), look.rng.choice(colours))
     else:
         for x in range(20, 84, 9):
             pen.line(
@@ -92,14 +92,14 @@ def macaron(pen: Pen, look: Look) -> None:
         "pair": ((36, 68), (64, 66)),
     }
     for (x, y), tone in zip(places[look.variant], tones, strict=False):
-        shell = moved(path("M-19 3 Q-20 -11 0 -11 Q20 -11 19 3 Z"), x, y - 4)
-        base = moved(path("M-19 0 L19 0 Q20 10 0 10 Q-20 10 -19 0 Z"), x, y + 5)
+        shell = move(path("M-19 3 Q-20 -11 0 -11 Q20 -11 19 3 Z"), x, y - 4)
+        base = move(path("M-19 0 L19 0 Q20 10 0 10 Q-20 10 -19 0 Z"), x, y + 5)
         pen.shape(base, tone, edge=darker(tone))
-        pen.shape(moved(box(-17, -1, 17, 5, 2), x, y), _CREAM if tone != look.accent else _CHOCOLATE)
+        pen.shape(move(box(-17, -1, 17, 5, 2), x, y), _CREAM if tone != look.accent else _CHOCOLATE)
         for ridge in range(9):
             pen.oval(x - 17 + ridge * 4.25, y - 1.4, 2.6, 1.6, lighter(tone, 0.2))
         pen.shape(shell, tone, edge=darker(tone))
-        pen.glaze(moved(oval(-6, -8, 8, 3), x, y - 3), (255, 255, 255), 0.4, blur=1.5)
+        pen.glaze(move(oval(-6, -8, 8, 3), x, y - 3), (255, 255, 255), 0.4, blur=1.5)
 
 
 def fruit(pen: Pen, look: Look) -> None:
@@ -126,7 +126,7 @@ def fruit(pen: Pen, look: Look) -> None:
         apple = both("M50 30 Q60 22 74 28 Q88 36 84 60 Q78 88 60 88 Q54 86 50 88")
         body = apple if kind == "apple" else oval(50, 56, 36, 34)
         pen.shape(body, tone, edge=darker(tone))
-        pen.glaze(oval(62, 70, 24, 18), (244, 200, 90), 0.28, blur=8, within=body)
+        pen.glaze(oval(62, 70, 24, 18), (244, 200, 90), 0.28, blur=8, clip=body)
         stem = "M50 33 Q49 20 56 13" if kind == "apple" else "M50 24 L51 19"
         pen.line(path(stem), (104, 74, 46), 1.9)
         pen.shape(path("M52 22 Q58 8 76 14 Q70 28 52 22 Z"), (96, 150, 74), edge=(64, 108, 52))
@@ -173,7 +173,7 @@ def bottle(pen: Pen, look: Look) -> None:
     else:
         pen.shape(oval(50, 66, 4.6, 5), look.accent)
         pen.line([(40, 74), (60, 74)], INK, 0.7)
-    pen.glaze(box(50 - half + 2.5, 30, 50 - half + 5, 92), (255, 255, 255), 0.55, blur=1.1, within=outline)
+    pen.glaze(box(50 - half + 2.5, 30, 50 - half + 5, 92), (255, 255, 255), 0.55, blur=1.1, clip=outline)
 
 
 def lipstick(pen: Pen, look: Look) -> None:
@@ -206,4 +206,4 @@ def perfume(pen: Pen, look: Look) -> None:
     pen.shape(box(38, 62, 62, 76, 1), WHITE, edge=GOLD)
     pen.line([(42, 67), (58, 67)], INK, 0.8)
     pen.line([(45, 71.5), (55, 71.5)], STEEL, 0.7)
-    pen.glaze(box(31, 40, 34, 88), (255, 255, 255), 0.7, blur=1, within=body)
+    pen.glaze(box(31, 40, 34, 88), (255, 255, 255), 0.7, blur=1, clip=body)

@@ -1,4 +1,4 @@
-"""Local processes that live and die together: real ones, small."""
+"""The supervisor of local processes, with small real processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lookalike.local.supervisor import Supervisor
 ENVIRON = {"PATH": os.defpath}
 PYTHON = [sys.executable, "-IS", "-c"]
 SLEEP = [*PYTHON, "import time; time.sleep(600)"]
-# Says its name in a file shared by all when it gets SIGTERM.
+# Appends its name to a file shared by all when it gets SIGTERM.
 POLITE = """
 import signal, sys, time
 def leave(*_):
@@ -42,10 +42,10 @@ def pid_is_alive(pid: int) -> bool:
         return False
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 20) -> bool:
-    give_up_s = time.monotonic() + within_s
+def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
+    deadline_s = time.monotonic() + timeout_s
     while not condition():
-        if time.monotonic() > give_up_s:
+        if time.monotonic() > deadline_s:
             return False
         time.sleep(0.02)
     return True
@@ -62,20 +62,20 @@ def pids(supervisor: Supervisor) -> list[int]:
 
 
 def test_processes_stop_in_reverse_order_however_the_block_is_left(tmp_path: Path) -> None:
-    heard = tmp_path / "heard"
+    stopped = tmp_path / "stopped"
     for error in (None, KeyboardInterrupt, ValueError):
-        heard.write_text("")
+        stopped.write_text("")
         with contextlib.suppress(KeyboardInterrupt, ValueError), Supervisor(tmp_path / "logs", ENVIRON) as processes:
             for name in "abc":
-                started = tmp_path / f"heard{name}"
+                started = tmp_path / f"stopped{name}"
                 started.unlink(missing_ok=True)
-                processes.start(name, [*PYTHON, POLITE, str(heard), name], ready=started.exists)
+                processes.start(name, [*PYTHON, POLITE, str(stopped), name], ready=started.exists)
             processes.wait_ready(timeout_s=20)
             running = pids(processes)
             assert all(map(pid_is_alive, running))
             if error is not None:
                 raise error
-        assert heard.read_text() == "cba"
+        assert stopped.read_text() == "cba"
         assert not any(map(pid_is_alive, running))
 
 
@@ -88,7 +88,7 @@ def test_a_process_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     assert not pid_is_alive(pid)
 
 
-def test_what_a_process_started_stops_with_it(tmp_path: Path) -> None:
+def test_the_children_of_a_process_stop_with_it(tmp_path: Path) -> None:
     child = tmp_path / "child"
     code = f"import subprocess; p = subprocess.Popen({SLEEP!r}); open({str(child)!r}, 'w').write(str(p.pid)); p.wait()"
     with Supervisor(tmp_path / "logs", ENVIRON) as processes:
@@ -101,23 +101,23 @@ def test_what_a_process_started_stops_with_it(tmp_path: Path) -> None:
     assert eventually(lambda: not pid_is_alive(pid))
 
 
-def test_an_early_end_is_an_error_with_the_last_words(supervisor: Supervisor) -> None:
+def test_a_process_that_ends_is_an_error_with_the_tail_of_its_log(supervisor: Supervisor) -> None:
     code = "import sys; print('\\n'.join(f'line {n}' for n in range(99)), flush=True); sys.exit('no such index')"
     supervisor.start("fine", SLEEP, ready=lambda: True)
     supervisor.start("shard 0", [*PYTHON, code], ready=lambda: False)
-    with pytest.raises(Unavailable, match="shard 0 ended, exit status 1") as told:
+    with pytest.raises(Unavailable, match="shard 0 ended, exit status 1") as error_info:
         supervisor.wait_ready(timeout_s=20)
-    assert str(told.value).endswith("line 98\n  no such index")
-    assert "line 50\n" not in str(told.value)
+    assert str(error_info.value).endswith("line 98\n  no such index")
+    assert "line 50\n" not in str(error_info.value)
 
 
-def test_an_early_end_that_the_operator_can_mend_is_told_as_such(supervisor: Supervisor) -> None:
+def test_a_process_that_ends_with_status_2_is_an_operator_error(supervisor: Supervisor) -> None:
     supervisor.start("shard 0", [*PYTHON, "import sys; print('no such disk'); sys.exit(2)"], ready=lambda: False)
     with pytest.raises(OperatorError, match=r"(?s)shard 0 ended, exit status 2.*no such disk"):
         supervisor.wait_ready(timeout_s=20)
 
 
-def test_a_command_that_is_not_there_is_an_early_end(supervisor: Supervisor) -> None:
+def test_a_command_that_does_not_exist_is_a_process_that_ends(supervisor: Supervisor) -> None:
     supervisor.start("nothing", ["/no/such/command"], ready=lambda: False)
     with pytest.raises(Unavailable, match="/no/such/command: No such file"):
         supervisor.wait_ready(timeout_s=20)
@@ -129,14 +129,14 @@ def test_a_process_that_is_never_ready_is_an_error(supervisor: Supervisor) -> No
         supervisor.wait_ready(timeout_s=0.2)
 
 
-def test_a_death_ends_the_watch(supervisor: Supervisor) -> None:
+def test_watching_ends_when_a_process_ends(supervisor: Supervisor) -> None:
     supervisor.start("shard 1", SLEEP, ready=lambda: True)
     os.kill(pids(supervisor)[0], signal.SIGKILL)
     with pytest.raises(Unavailable, match="shard 1 ended, killed by SIGKILL"):
         supervisor.watch()
 
 
-def test_a_call_that_fails_because_of_a_death_is_told_as_the_death(tmp_path: Path) -> None:
+def test_a_call_that_fails_because_a_process_ended_raises_the_end_of_the_process(tmp_path: Path) -> None:
     def call() -> None:
         with Supervisor(tmp_path / "logs", ENVIRON) as processes:
             processes.start("shard 1", SLEEP, ready=lambda: True)
@@ -148,7 +148,7 @@ def test_a_call_that_fails_because_of_a_death_is_told_as_the_death(tmp_path: Pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_watch_and_its_handler_comes_back(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_watching_and_the_signal_handler_is_restored(tmp_path: Path, number: signal.Signals) -> None:
     def watch() -> None:
         with Supervisor(tmp_path / "logs", ENVIRON) as processes:
             threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
@@ -160,25 +160,25 @@ def test_a_signal_ends_the_watch_and_its_handler_comes_back(tmp_path: Path, numb
     assert signal.getsignal(number) is before
 
 
-def test_a_command_run_to_its_end_gives_its_output(supervisor: Supervisor) -> None:
+def test_running_a_command_returns_its_output(supervisor: Supervisor) -> None:
     assert supervisor.run("update", [*PYTHON, "print('{}')"]) == "{}\n"
     assert supervisor._processes == []
 
 
-def test_a_command_that_fails_says_why_and_who_can_mend_it(supervisor: Supervisor) -> None:
+def test_a_command_that_fails_raises_its_output_and_whether_the_operator_can_fix_it(supervisor: Supervisor) -> None:
     with pytest.raises(OperatorError, match=r"(?s)update failed, exit status 2.*no products"):
         supervisor.run("update", [*PYTHON, "import sys; print('no products', file=sys.stderr); sys.exit(2)"])
     with pytest.raises(Unavailable, match="update failed, exit status 1"):
         supervisor.run("update", [*PYTHON, "import sys; sys.exit(1)"])
 
 
-def test_a_command_run_is_given_up_when_another_process_dies(supervisor: Supervisor) -> None:
+def test_running_a_command_fails_when_another_process_ends(supervisor: Supervisor) -> None:
     supervisor.start("model server", [*PYTHON, "import sys; sys.exit('out of memory')"], ready=lambda: True)
     with pytest.raises(Unavailable, match=r"(?s)model server ended.*out of memory"):
         supervisor.run("update", SLEEP)
 
 
-def test_processes_are_started_from_the_main_thread_only(supervisor: Supervisor) -> None:
+def test_only_the_main_thread_may_start_processes(supervisor: Supervisor) -> None:
     errors: list[RuntimeError] = []
 
     def start() -> None:
@@ -193,8 +193,8 @@ def test_processes_are_started_from_the_main_thread_only(supervisor: Supervisor)
     assert len(errors) == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
-def test_a_supervisor_that_is_killed_leaves_nobody_behind(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal exists on Linux only")
+def test_a_killed_supervisor_leaves_no_process_behind(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from lookalike.local.supervisor import Supervisor
@@ -207,7 +207,7 @@ with Supervisor(Path({str(tmp_path)!r}), {{}}) as processes:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as supervisor:
         assert supervisor.stdout is not None
         running = [int(pid) for pid in supervisor.stdout.readline().split()]
-        # Until each has become the command: before, it might end because its supervisor is gone already.
+        # Wait until each has become the command: before that, it might end because its supervisor is already gone.
         assert eventually(
             lambda: all(b"sleep(600)" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[3] for pid in running)
         )
@@ -216,10 +216,10 @@ with Supervisor(Path({str(tmp_path)!r}), {{}}) as processes:
     assert eventually(lambda: not any(map(pid_is_alive, running)))
 
 
-def test_a_server_is_serving_when_its_health_says_so(supervisor: Supervisor) -> None:
+def test_a_server_is_serving_once_its_health_service_says_so(supervisor: Supervisor) -> None:
     (port,) = probes.free_ports(1)
-    assert probes.is_free(port)
-    assert not probes.serving(f"127.0.0.1:{port}")
+    assert probes.is_port_free(port)
+    assert not probes.is_serving(f"127.0.0.1:{port}")
     code = f"""
 import asyncio, dataclasses
 from lookalike.runtime import lifecycle
@@ -228,11 +228,11 @@ class Settings(settings.ProcessSettings):
     PREFIX = "TEST_"
 asyncio.run(lifecycle.serve(Settings(port={port}), [], services=["some.Service"]))
 """
-    supervisor.start("server", [sys.executable, "-c", code], ready=lambda: probes.serving(f"127.0.0.1:{port}"))
+    supervisor.start("server", [sys.executable, "-c", code], ready=lambda: probes.is_serving(f"127.0.0.1:{port}"))
     supervisor.wait_ready(timeout_s=30)
-    assert not probes.is_free(port)
+    assert not probes.is_port_free(port)
     assert not probes.redis_answers(f"127.0.0.1:{port}")
 
 
-def test_free_ports_differ() -> None:
+def test_free_ports_are_different_ports() -> None:
     assert len(set(probes.free_ports(20))) == 20

@@ -1,4 +1,4 @@
-"""What an index location serves, which processes that takes, and where Redis is."""
+"""The current version of an index location, `serve local`, and the specs of its processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from lookalike.cli.dispatch import run
 from lookalike.errors import BadArtifact
 from lookalike.local import location, process_specs, serve
-from lookalike.local.location import Version
+from lookalike.local.location import ServedIndex
+from tests.conftest import REPOSITORY
 
 
 def write(index: Path, manifest: Mapping[str, object]) -> None:
@@ -21,43 +22,43 @@ def write(index: Path, manifest: Mapping[str, object]) -> None:
     (index / "v1" / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_the_current_version_says_its_shards_and_spaces(tmp_path: Path) -> None:
+def test_the_current_version_has_its_shards_and_spaces(tmp_path: Path) -> None:
     write(tmp_path, {"shards": 3, "spaces": [{"name": "image"}, {"name": "text"}]})
-    assert location.current(tmp_path) == Version(name="v1", shards=3, spaces=("image", "text"))
+    assert location.read_current(tmp_path) == ServedIndex(version="v1", shards=3, spaces=("image", "text"))
 
 
 @pytest.mark.parametrize("manifest", [{}, {"shards": "many", "spaces": []}, {"shards": 1, "spaces": [1]}])
-def test_a_damaged_manifest_is_told(tmp_path: Path, manifest: Mapping[str, object]) -> None:
+def test_a_damaged_manifest_is_an_error(tmp_path: Path, manifest: Mapping[str, object]) -> None:
     write(tmp_path, manifest)
     with pytest.raises(BadArtifact, match="damaged"):
-        location.current(tmp_path)
+        location.read_current(tmp_path)
 
 
-def test_no_index_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_index_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda: serve.main([str(tmp_path / "nothing")], {})) == 2
     assert "no index here" in capsys.readouterr().err
 
 
-def test_a_taken_port_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, {"shards": 1, "spaces": []})
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
         assert run(lambda: serve.main([str(tmp_path), "--port", port], {})) == 2
-    assert f"port {port} of 127.0.0.1 is taken" in capsys.readouterr().err
+    assert f"port {port} of 127.0.0.1 is already in use" in capsys.readouterr().err
 
 
-def test_a_gateway_is_told_of_every_shard_in_order_and_of_nobody_else() -> None:
+def test_a_gateway_gets_the_addresses_of_all_shards_in_order_and_no_others() -> None:
     shards = [process_specs.shard(Path("/index"), number, 7000 + number) for number in range(2)]
-    words = process_specs.gateway(shards, 50051).command
-    flags = dict(zip(words[5::2], words[6::2], strict=True))
+    command = process_specs.gateway(shards, 50051).command
+    flags = dict(zip(command[5::2], command[6::2], strict=True))
     assert flags["--shards"] == "127.0.0.1:7000,127.0.0.1:7001"
     assert (flags["--model-server"], flags["--text-encoder"], flags["--redis"]) == ("", "", "")
     assert flags["--host"] == "127.0.0.1"
 
 
-def test_redis_is_looked_for_on_the_path_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_from_the_path_wins_over_the_bundled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = tmp_path / "redis-server"
     server.write_text("#!/bin/sh\n")
     server.chmod(0o755)
@@ -66,3 +67,7 @@ def test_redis_is_looked_for_on_the_path_first(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", "")
     bundled = process_specs.redis_executable()
     assert bundled is None or bundled.is_file()
+
+
+def test_commands_run_in_the_repository_that_holds_the_packages() -> None:
+    assert process_specs.ROOT == REPOSITORY

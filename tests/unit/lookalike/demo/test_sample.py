@@ -1,4 +1,4 @@
-"""The sample catalogue: the same for a seed, varied, whole, and consistent in what it says."""
+"""The sample catalogue: deterministic, varied, valid, and consistent in its titles, tags and photos."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ COUNT = 2 * len(LEAVES)
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sample") / "shop"
-    command.sample(directory, products=COUNT, seed=3, workers=1)
+    command.draw_catalogue(directory, products=COUNT, seed=3, workers=1)
     return directory
 
 
@@ -43,28 +43,28 @@ def rows(directory: Path) -> list[Row]:
     return [item[1] for item in catalogue.read(directory) if not isinstance(item, Reject)]
 
 
-def test_every_row_and_photo_is_good(drawn: Path) -> None:
-    items = list(products(drawn))
+def test_every_row_and_photo_is_valid(sample: Path) -> None:
+    items = list(products(sample))
 
     assert len(items) == COUNT
     assert not [item for item in items if isinstance(item, Reject) or item.photo is None]
 
 
-def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(drawn: Path, tmp_path: Path) -> None:
-    command.sample(tmp_path / "again", products=COUNT, seed=3, workers=2)
+def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(sample: Path, tmp_path: Path) -> None:
+    command.draw_catalogue(tmp_path / "again", products=COUNT, seed=3, workers=2)
 
-    assert files(tmp_path / "again") == files(drawn)
-
-
-def test_another_seed_gives_other_products(tmp_path: Path, drawn: Path) -> None:
-    command.sample(tmp_path / "other", products=4, seed=4)
-
-    assert rows(tmp_path / "other")[0] != rows(drawn)[0]
-    assert (tmp_path / "other/images/00001.jpg").read_bytes() != (drawn / "images/00001.jpg").read_bytes()
+    assert files(tmp_path / "again") == files(sample)
 
 
-def test_every_category_has_products_of_fashion_and_of_much_else(drawn: Path) -> None:
-    categories = Counter(row.category for row in rows(drawn))
+def test_another_seed_gives_other_products(tmp_path: Path, sample: Path) -> None:
+    command.draw_catalogue(tmp_path / "other", products=4, seed=4)
+
+    assert rows(tmp_path / "other")[0] != rows(sample)[0]
+    assert (tmp_path / "other/images/00001.jpg").read_bytes() != (sample / "images/00001.jpg").read_bytes()
+
+
+def test_every_category_has_products_in_fashion_and_elsewhere(sample: Path) -> None:
+    categories = Counter(row.category for row in rows(sample))
 
     assert set(categories) == {leaf.category for leaf in LEAVES}
     assert len(LEAVES) > 40
@@ -72,8 +72,8 @@ def test_every_category_has_products_of_fashion_and_of_much_else(drawn: Path) ->
     assert len({category.partition("/")[0] for category in categories}) == 10
 
 
-def test_photos_are_jpegs_of_300_pixels_that_differ(drawn: Path) -> None:
-    pictures = [path.read_bytes() for path in sorted((drawn / "images").iterdir())]
+def test_photos_are_jpegs_of_300_pixels_that_differ(sample: Path) -> None:
+    pictures = [path.read_bytes() for path in sorted((sample / "images").iterdir())]
 
     assert len(set(pictures)) == COUNT
     for data in pictures:
@@ -81,15 +81,15 @@ def test_photos_are_jpegs_of_300_pixels_that_differ(drawn: Path) -> None:
             assert (image.format, image.size) == ("JPEG", (300, 300))
 
 
-def test_a_product_is_in_the_picture(drawn: Path) -> None:
-    for file in sorted((drawn / "images").iterdir()):
+def test_every_photo_shows_a_product(sample: Path) -> None:
+    for file in sorted((sample / "images").iterdir()):
         with Image.open(file) as image:
             pixels = np.asarray(image.convert("L"), dtype=float)
         assert pixels[60:240, 60:240].std() > 4, file.name
 
 
-def test_prices_shops_and_stock_are_as_in_a_market(drawn: Path) -> None:
-    sold = rows(drawn)
+def test_prices_shops_and_stock_are_plausible(sample: Path) -> None:
+    sold = rows(sample)
 
     assert {row.currency for row in sold} == {"JPY"}
     assert all(row.price == int(row.price) and 400 <= row.price <= 150_000 for row in sold)
@@ -97,10 +97,10 @@ def test_prices_shops_and_stock_are_as_in_a_market(drawn: Path) -> None:
     assert 0.8 < sum(row.in_stock for row in sold) / len(sold) < 0.98
 
 
-def test_titles_are_japanese_or_english_and_say_what_it_is(drawn: Path) -> None:
+def test_titles_are_japanese_or_english_and_name_the_product(sample: Path) -> None:
     nouns = {leaf.category: leaf.noun for leaf in LEAVES}
     japanese = 0
-    for row in rows(drawn):
+    for row in rows(sample):
         english_noun, japanese_noun = nouns[row.category]
         variants = [words for leaf in LEAVES if leaf.category == row.category for words in leaf.variants.values()]
         assert english_noun in row.title or japanese_noun in row.title or any(en in row.title for en, _ in variants)
@@ -109,24 +109,24 @@ def test_titles_are_japanese_or_english_and_say_what_it_is(drawn: Path) -> None:
     assert 0.4 < japanese / COUNT < 0.85
 
 
-def test_tags_tell_colour_material_and_pattern_in_english_and_are_true(drawn: Path) -> None:
+def test_tags_give_the_true_colour_material_and_pattern_in_english(sample: Path) -> None:
     leaves = {leaf.category: leaf for leaf in LEAVES}
     values: dict[str, set[str]] = {"colour": set(), "material": set(), "pattern": set()}
-    for row in rows(drawn):
-        leaf, told = leaves[row.category], dict(tag.split(":") for tag in row.tags)
-        for label, value in told.items():
+    for row in rows(sample):
+        leaf, tags = leaves[row.category], dict(tag.split(":") for tag in row.tags)
+        for label, value in tags.items():
             values[label].add(value)
-        assert told.get("colour") in {None, *(category_name(colour.name) for colour in leaf.colours)}
+        assert tags.get("colour") in {None, *(category_name(colour.name) for colour in leaf.colours)}
         made_of = {category_name(english) for english, _ in leaf.materials if english in MATERIALS}
-        assert told.get("material") in {None, *made_of}
-        assert ("pattern" in told) == (len(leaf.patterns) > 1)
-        if row.title.isascii() and "colour" in told:
-            assert told["colour"].replace("-", " ") in row.title.lower()
+        assert tags.get("material") in {None, *made_of}
+        assert ("pattern" in tags) == (len(leaf.patterns) > 1)
+        if row.title.isascii() and "colour" in tags:
+            assert tags["colour"].replace("-", " ") in row.title.lower()
         assert row.tags == tuple(sorted(row.tags))
     assert {label: len(found) > 6 for label, found in values.items()} == dict.fromkeys(values, True)
 
 
-def test_every_material_that_is_told_is_that_of_a_category() -> None:
+def test_every_material_belongs_to_a_category() -> None:
     assert {english for leaf in LEAVES for english, _ in leaf.materials} >= MATERIALS
 
 
@@ -151,8 +151,8 @@ def test_every_variant_can_be_drawn_in_every_pattern(leaf: Leaf) -> None:
             assert 0.04 < covered < 0.85, (variant, covered)
 
 
-def test_a_sample_is_not_drawn_over_something(drawn: Path) -> None:
-    assert dispatch.run(lambda: command.main([str(drawn)], {})) == 2
+def test_a_directory_that_is_not_empty_is_refused(sample: Path) -> None:
+    assert dispatch.run(lambda: command.main([str(sample)], {})) == 2
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "1000001"])

@@ -1,10 +1,10 @@
-"""Shoes, bags and what else is worn."""
+"""Drawings of shoes, bags, watches, hats and other accessories."""
 
 from __future__ import annotations
 
-from lookalike.demo.sample.drawing.curves import arc, both, box, flipped, moved, oval, path, turned
+from lookalike.demo.sample.drawing.curves import arc, both, box, mirror, move, oval, path, rotate
 from lookalike.demo.sample.drawing.look import Look
-from lookalike.demo.sample.drawing.palette import GOLD, INK, LEATHER, STEEL, WHITE, darker, lighter, luminance, mixed
+from lookalike.demo.sample.drawing.palette import GOLD, INK, LEATHER, STEEL, WHITE, darker, lighter, luminance, mix
 from lookalike.demo.sample.drawing.pen import Pen
 
 
@@ -17,7 +17,7 @@ def sneaker(pen: Pen, look: Look) -> None:
     )
     pen.shape(path(f"M30 {top + 6} L37 {top - 6} L44 {top - 5} L50 46 Z"), look.accent)
     pen.shape(upper, look.cloth(pen), edge=look.dark)
-    pen.glaze(path("M40 66 Q56 54 92 66 Z"), darker(look.main, 0.6), 0.35, blur=2, within=upper)
+    pen.glaze(path("M40 66 Q56 54 92 66 Z"), darker(look.main, 0.6), 0.35, blur=2, clip=upper)
     pen.shape(path("M72 55 Q90 56 92 66 L74 66 Q77 60 72 55"), lighter(look.main, 0.3), edge=look.dark)
     pen.shape(path("M10 66 C8 56 10 50 13 44 L21 47 Q19 58 22 66 Z"), look.accent, edge=darker(look.accent))
     for number in range(2):
@@ -45,9 +45,9 @@ def boot(pen: Pen, look: Look) -> None:
         lighter(look.main, 0.6),
         0.4,
         blur=2,
-        within=shaft,
+        clip=shaft,
     )
-    pen.glaze(path("M40 62 Q50 50 52 56 Q46 66 40 72"), darker(look.main, 0.6), 0.4, blur=1.5, within=shaft)
+    pen.glaze(path("M40 62 Q50 50 52 56 Q46 66 40 72"), darker(look.main, 0.6), 0.4, blur=1.5, clip=shaft)
     pen.shape(path(f"M21.5 {top} Q36 {top - 4} 50.5 {top} L50.5 {top + 6} Q36 {top + 3} 21.5 {top + 6} Z"), look.dark)
     if look.variant == "laced":
         pen.shape(
@@ -69,7 +69,7 @@ def pump(pen: Pen, look: Look) -> None:
     rise = {"high": 34, "low": 16, "ribbon": 24}[look.variant]
     heel, thick = 84 - rise, 2.4 if look.variant == "high" else 5
     lining = path(f"M13 {heel - 12} Q24 {heel - 16} 34 {heel - 6} Q48 {heel + 14} 66 66 L60 78 L20 {heel} Z")
-    pen.shape(lining, mixed(look.main, (240, 220, 194), 0.8))
+    pen.shape(lining, mix(look.main, (240, 220, 194), 0.8))
     post = path(
         f"M11 {heel - 2} L27 {heel + 2} Q{18 + thick} {heel + 14} {15 + thick} 88"
         f"L{14 - thick / 2} 88 Q14 {heel + 16} 11 {heel - 2} Z"
@@ -81,7 +81,7 @@ def pump(pen: Pen, look: Look) -> None:
         f"Q34 {heel + 12} 22 {heel + 6} Q10 {heel + 4} 11 {heel - 14} Z"
     )
     pen.shape(body, look.cloth(pen), edge=look.dark)
-    pen.glaze(path("M66 72 Q78 72 88 83 Q76 78 66 72"), (255, 255, 255), 0.55, blur=1.2, within=body)
+    pen.glaze(path("M66 72 Q78 72 88 83 Q76 78 66 72"), (255, 255, 255), 0.55, blur=1.2, clip=body)
     pen.line(path(f"M44 {88.5 - rise * 0.35} Q54 88 66 88.6 L91 88.6"), darker(look.main, 0.6), 1.2)
     if look.variant == "ribbon":
         for bow in (path("M72 67 Q78 54 87 60 Q86 68 72 67"), path("M72 67 Q62 56 58 64 Q61 71 72 67")):
@@ -91,17 +91,17 @@ def pump(pen: Pen, look: Look) -> None:
 
 def handbag(pen: Pen, look: Look) -> None:
     tote = look.variant == "tote"
-    rise, strap = look.about(24, 0.2), darker(look.main, 0.1) if tote else LEATHER
+    rise, strap = look.vary(24, 0.2), darker(look.main, 0.1) if tote else LEATHER
     pen.line(arc(50, 42, 17, rise, 180, 360), darker(strap, 0.35), 2.8)
     pen.line(arc(50, 44, 17, rise - 4, 180, 360), strap, 2.8)
-    wide = look.about(34, 0.08)
+    wide = look.vary(34, 0.08)
     body = both(
         f"M50 42 L{50 + wide - 5} 42 Q{50 + wide} 64 {50 + wide + 1} 82 Q{50 + wide} 88 {50 + wide - 6} 88 L50 88"
     )
     if tote:
         body = both(f"M50 40 L{50 + wide - 2} 40 L{50 + wide - 6} 88 L50 88")
     pen.shape(body, look.cloth(pen), edge=look.dark)
-    pen.glaze(both(f"M50 78 L{50 + wide} 74 L{50 + wide} 90 L50 90"), look.dark, 0.4, blur=3, within=body)
+    pen.glaze(both(f"M50 78 L{50 + wide} 74 L{50 + wide} 90 L50 90"), look.dark, 0.4, blur=3, clip=body)
     if look.variant == "flap":
         flap = both(f"M50 41 L{50 + wide - 4} 41 Q{50 + wide} 52 {50 + wide - 5} 60 Q{48 + wide / 2} 68 50 68")
         pen.shape(flap, lighter(look.main, 0.1), edge=look.dark)
@@ -115,11 +115,11 @@ def handbag(pen: Pen, look: Look) -> None:
 
 
 def backpack(pen: Pen, look: Look) -> None:
-    wide = look.about(27, 0.06)
+    wide = look.vary(27, 0.06)
     pen.line(arc(50, 14, 7, 8, 180, 360), look.dark, 2.4)
     for outline in (path("M30 26 Q17 40 20 74 L26 76 Q24 46 36 32 Z"),):
         pen.shape(outline, darker(look.main, 0.4))
-        pen.shape(flipped(outline), darker(look.main, 0.4))
+        pen.shape(mirror(outline), darker(look.main, 0.4))
     body = both(f"M50 12 Q{50 + wide} 12 {50 + wide} 40 L{51 + wide} 82 Q{50 + wide} 90 {42 + wide} 90 L50 90")
     pen.shape(body, look.cloth(pen), edge=look.dark)
     pen.line(both(f"M50 22 Q{45 + wide} 22 {45 + wide} 44")[::-1], darker(look.main, 0.5), 0.9)
@@ -155,7 +155,7 @@ def watch(pen: Pen, look: Look) -> None:
             elif top > 50 and number > 1:
                 pen.oval(50, y, 1.0, 1.0, darker(strap, 0.5))
     pen.shape(box(71, 47.5, 76, 52.5, 1), darker(case, 0.2))
-    radius = look.about(23, 0.06)
+    radius = look.vary(23, 0.06)
     rim = box(50 - radius, 50 - radius, 50 + radius, 50 + radius, 6) if square else oval(50, 50, radius)
     dial = box(54 - radius, 54 - radius, 46 + radius, 46 + radius, 4) if square else oval(50, 50, radius - 3.6)
     pen.gradient(rim, lighter(case, 0.5), darker(case, 0.25))
@@ -164,12 +164,12 @@ def watch(pen: Pen, look: Look) -> None:
     ink = INK if luminance(face) > 0.5 else WHITE
     for hour in range(12):
         mark = box(49.3, 54.2 - radius + 1, 50.7, 54.2 - radius + (5 if hour % 3 == 0 else 3.4))
-        pen.shape(turned(mark, hour * 30, (50, 50)), ink)
+        pen.shape(rotate(mark, hour * 30, (50, 50)), ink)
     hours, minutes = look.rng.uniform(280, 320), look.rng.uniform(40, 80)
-    pen.line(turned([(50, 52), (50, 40)], hours, (50, 50)), ink, 1.7)
-    pen.line(turned([(50, 53), (50, 36)], minutes, (50, 50)), ink, 1.2)
+    pen.line(rotate([(50, 52), (50, 40)], hours, (50, 50)), ink, 1.7)
+    pen.line(rotate([(50, 53), (50, 36)], minutes, (50, 50)), ink, 1.2)
     pen.oval(50, 50, 1.5, 1.5, GOLD)
-    pen.glaze(path("M38 62 L62 32 L68 38 L44 68 Z"), (255, 255, 255), 0.16, blur=1, within=dial)
+    pen.glaze(path("M38 62 L62 32 L68 38 L44 68 Z"), (255, 255, 255), 0.16, blur=1, clip=dial)
 
 
 def hat(pen: Pen, look: Look) -> None:
@@ -200,7 +200,7 @@ def hat(pen: Pen, look: Look) -> None:
 
 
 def sunglasses(pen: Pen, look: Look) -> None:
-    tint, frame = mixed((40, 44, 52), look.accent, 0.45), look.main
+    tint, frame = mix((40, 44, 52), look.accent, 0.45), look.main
     pen.line(path("M12 42 Q6 30 20 24"), darker(frame, 0.3), 2.0)
     pen.line(path("M88 42 Q94 30 80 24"), darker(frame, 0.3), 2.0)
     lens = {
@@ -212,11 +212,11 @@ def sunglasses(pen: Pen, look: Look) -> None:
     pen.line(path("M44 47 Q50 42 56 47"), frame, width)
     if look.variant == "teardrop":
         pen.line([(40, 40), (60, 40)], frame, width)
-    for outline in (lens, flipped(lens)):
+    for outline in (lens, mirror(lens)):
         pen.gradient(outline, tint, lighter(tint, 0.45))
         pen.line([*outline, outline[0]], frame, width)
     for shift in (0, 40):
-        pen.glaze(moved(path("M18 56 L28 42 L33 42 L22 60 Z"), shift, 0), (255, 255, 255), 0.35, blur=0.6)
+        pen.glaze(move(path("M18 56 L28 42 L33 42 L22 60 Z"), shift, 0), (255, 255, 255), 0.35, blur=0.6)
 
 
 def umbrella(pen: Pen, look: Look) -> None:
@@ -227,5 +227,5 @@ def umbrella(pen: Pen, look: Look) -> None:
     pen.shape(canopy, look.cloth(pen), edge=look.dark)
     for x, bend in ((21, 30), (36, 42), (64, 58), (79, 70)):
         pen.line(path(f"M50 15 Q{bend} 26 {x} 55"), look.dark, 0.6)
-    pen.glaze(path("M64 56 Q58 26 50 15 Q90 16 92 56 Z"), darker(look.main, 0.6), 0.25, blur=2, within=canopy)
+    pen.glaze(path("M64 56 Q58 26 50 15 Q90 16 92 56 Z"), darker(look.main, 0.6), 0.25, blur=2, clip=canopy)
     pen.line([(50, 10), (50, 16)], STEEL, 1.6)

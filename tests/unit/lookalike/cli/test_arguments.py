@@ -1,4 +1,4 @@
-"""What command lines share."""
+"""Types of command-line arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from lookalike.cli import arguments
 
 
-def test_a_number_at_a_bound_is_one_and_beyond_it_none() -> None:
+def test_a_number_may_be_a_bound_but_not_beyond_it() -> None:
     share = arguments.number(float, 0, 1)
     assert (share("0"), share("1"), arguments.seed("2147483647")) == (0, 1, 2147483647)
     for text in ("-0.1", "1.1", "nan"):

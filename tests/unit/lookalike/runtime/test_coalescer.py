@@ -1,4 +1,4 @@
-"""Natural batching."""
+"""The coalescer: batching of requests that wait for a free call slot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEVER = Deadline.after(None)
 
 
 class Sender:
-    """Answers each item with itself times ten, once released; remembers its batches."""
+    """Replies to each item with ten times the item, once the gate is open; records its batches."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -26,42 +26,42 @@ class Sender:
         return [ValueError(f"no {item}") if item < 0 else item * 10 for item in items]
 
 
-async def asked(coalescer: Coalescer[int, int], *items: int) -> list[asyncio.Task[int]]:
+async def submit(coalescer: Coalescer[int, int], *items: int) -> list[asyncio.Task[int]]:
     tasks = [asyncio.ensure_future(coalescer(item, NEVER)) for item in items]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return tasks
 
 
-async def test_an_item_goes_out_at_once_while_a_slot_is_free() -> None:
+async def test_an_item_is_sent_at_once_while_a_slot_is_free() -> None:
     sender = Sender()
     coalescer = Coalescer(sender, max_in_flight=2, max_batch=8, max_waiting=8)
-    tasks = await asked(coalescer, 1, 2)
+    tasks = await submit(coalescer, 1, 2)
     assert sender.batches == [[1], [2]]
     sender.gate.set()
     assert await asyncio.gather(*tasks) == [10, 20]
 
 
-async def test_items_collect_while_all_slots_are_taken_and_then_go_together_up_to_the_batch_bound() -> None:
+async def test_items_that_wait_for_a_slot_are_sent_together_up_to_the_batch_limit() -> None:
     sender = Sender()
     coalescer = Coalescer(sender, max_in_flight=1, max_batch=3, max_waiting=8)
-    tasks = await asked(coalescer, 1, 2, 3, 4, 5)
+    tasks = await submit(coalescer, 1, 2, 3, 4, 5)
     sender.gate.set()
     assert await asyncio.gather(*tasks) == [10, 20, 30, 40, 50]
     assert sender.batches == [[1], [2, 3, 4], [5]]
 
 
-async def test_beyond_the_waiting_bound_an_item_is_refused_at_once() -> None:
+async def test_beyond_the_waiting_limit_an_item_is_refused_at_once() -> None:
     sender = Sender()
     coalescer = Coalescer(sender, max_in_flight=1, max_batch=3, max_waiting=2)
-    tasks = await asked(coalescer, 1, 2, 3)
+    tasks = await submit(coalescer, 1, 2, 3)
     with pytest.raises(Overloaded):
         await coalescer(4, NEVER)
     sender.gate.set()
     assert await asyncio.gather(*tasks) == [10, 20, 30]
 
 
-async def test_one_items_error_is_its_own() -> None:
+async def test_an_error_of_one_item_does_not_affect_the_others() -> None:
     sender = Sender()
     sender.gate.set()
     coalescer = Coalescer(sender, max_in_flight=1, max_batch=8, max_waiting=8)
@@ -69,10 +69,10 @@ async def test_one_items_error_is_its_own() -> None:
     assert (replies[0], str(replies[1]), replies[2]) == (10, "no -2", 30)
 
 
-async def test_a_deadline_ends_the_wait_and_an_item_whose_caller_left_is_not_sent() -> None:
+async def test_a_deadline_ends_the_wait_and_an_abandoned_item_is_not_sent() -> None:
     sender = Sender()
     coalescer = Coalescer(sender, max_in_flight=1, max_batch=8, max_waiting=8)
-    (first,) = await asked(coalescer, 1)
+    (first,) = await submit(coalescer, 1)
     with pytest.raises(DeadlineExceeded):
         await coalescer(2, Deadline.after(0.01))
     sender.gate.set()
@@ -81,10 +81,10 @@ async def test_a_deadline_ends_the_wait_and_an_item_whose_caller_left_is_not_sen
     assert sender.batches == [[1], [3]]
 
 
-async def test_sizes_count_towards_the_batch_bound_and_a_larger_item_goes_alone() -> None:
+async def test_sizes_count_towards_the_batch_limit_and_a_larger_item_is_sent_alone() -> None:
     sender = Sender()
     coalescer = Coalescer(sender, max_in_flight=1, max_batch=5, max_waiting=100, size=lambda item: item)
-    tasks = await asked(coalescer, 1, 2, 3, 9)
+    tasks = await submit(coalescer, 1, 2, 3, 9)
     sender.gate.set()
     assert await asyncio.gather(*tasks) == [10, 20, 30, 90]
     assert sender.batches == [[1], [2, 3], [9]]
