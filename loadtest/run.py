@@ -20,6 +20,7 @@ from loadtest import discovery, plan, report, slo
 from loadtest.histogram import Histogram, Labels, added, parsed
 from loadtest.mix import KINDS
 from lookalike.cli.arguments import number
+from lookalike.cli.flags import DEFAULT_ADDRESS
 from lookalike.client import Client
 from lookalike.errors import BadSettings, Unavailable
 
@@ -42,7 +43,7 @@ examples:
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    options = _parser().parse_args(argv)
+    options = _parser(environ).parse_args(argv)
     for place in (options.address, urlsplit(options.metrics).netloc):
         _check_place(place, owned=options.i_own_this_server)
     objectives = slo.read(options.slo)
@@ -66,7 +67,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return 1 if any(verdict.met is False for verdict in run.verdicts) else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike load",
         description="Ask a running gateway every kind of query, popular products more often (Zipf), then read from\n"
@@ -75,8 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     option = parser.add_argument
-    option("--address", metavar="HOST:PORT", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
-    option("--metrics", metavar="URL", default="http://127.0.0.1:9090/metrics", help="its metrics (%(default)s)")
+    address = environ.get("LOOKALIKE_ADDRESS", DEFAULT_ADDRESS)
+    option("--address", metavar="HOST:PORT", default=address, help="the gateway [LOOKALIKE_ADDRESS, %(default)s]")
+    metrics = environ.get("LOOKALIKE_METRICS", "http://127.0.0.1:9090/metrics")
+    option("--metrics", metavar="URL", default=metrics, help="its metrics [LOOKALIKE_METRICS, default: %(default)s]")
     option("--users", type=number(int, 1, MAX_USERS), default=16, help="at once, at most 256 (%(default)s)")
     option("--seconds", type=number(float, 1, MAX_SECONDS), default=30.0, help="at most 600 (%(default)g)")
     rate = "calls per second of all users together (%(default)g); 0: each asks again as soon as it is answered"

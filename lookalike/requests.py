@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import TypedDict, Unpack
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 from lookalike.errors import InvalidRequest
 from lookalike.limits import MAX_IMAGE_BYTES, MAX_MESSAGE_BYTES
@@ -26,9 +23,12 @@ from lookalike.v1.types_pb2 import (
     SpaceVector,
     SpaceWeight,
 )
-from lookalike.vectors import pack
 
-Vector = npt.NDArray[np.floating] | Sequence[float]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Vector: TypeAlias = "npt.NDArray[np.floating] | Sequence[float]"
 
 
 class _ListFilterArguments(TypedDict, total=False):
@@ -316,6 +316,10 @@ def _read_photo(path: Path) -> bytes:
 
 
 def _pack_vector(vector: Vector) -> bytes:
+    import numpy as np  # Half of what `import lookalike.client` would take; only vectors need it.
+
+    from lookalike.vectors import pack
+
     row = np.asarray(vector, dtype=np.float32)
     if row.ndim != 1:
         raise InvalidRequest("vector", f"expected one vector, not an array of shape {row.shape}")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lookalike.cli import npy_files
+from lookalike.cli import flags, npy_files
 from lookalike.cli.search import as_dict
 from lookalike.client import Client
 from lookalike.errors import InvalidRequest
@@ -40,7 +40,7 @@ exit status: 0 done, or a newer revision is stored already; 1 the service failed
 
 
 def upsert(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    parser = _parser("upsert", "Add a product, or replace it whole.", UPSERT_EXAMPLES)
+    parser = _parser("upsert", "Add a product, or replace it whole.", UPSERT_EXAMPLES, environ)
     parser.add_argument("--title", default="")
     parser.add_argument("--description", default="")
     parser.add_argument("--category", default="", help="a path from broad to narrow: fashion/shoes")
@@ -83,9 +83,8 @@ def upsert(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def remove(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    options = _parser(
-        "remove", "Remove a product. An older upsert does not bring it back.", REMOVE_EXAMPLES
-    ).parse_args(argv)
+    description = "Remove a product. An older upsert does not bring it back."
+    options = _parser("remove", description, REMOVE_EXAMPLES, environ).parse_args(argv)
     return _send_change(options, lambda client: client.remove(options.id, revision=options.revision))
 
 
@@ -115,7 +114,7 @@ def _send_change(
     return 0
 
 
-def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def _parser(command: str, description: str, epilog: str, environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"lookalike catalog {command}",
         description=description,
@@ -129,9 +128,7 @@ def _parser(command: str, description: str, epilog: str) -> argparse.ArgumentPar
         default=time.time_ns() // 1_000_000,
         help="revision of the change; the highest wins (default: now, in milliseconds since 1970)",
     )
-    parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
-    parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
+    flags.add_gateway_flags(parser, environ)
     return parser
 
 

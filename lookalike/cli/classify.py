@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lookalike.cli import render
+from lookalike.cli import flags, render
 from lookalike.cli.search import as_dict
 from lookalike.client import Client
 from lookalike.errors import InvalidRequest
@@ -26,7 +26,7 @@ exit status: 0 answered, with a category or without; 1 the service failed; 2 an 
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    parser = _parser()
+    parser = _parser(environ)
     options = parser.parse_args(argv)
     if options.product is None and options.image is None and options.text is None:
         parser.error("give --product, or --image, --text or both")
@@ -51,7 +51,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike classify",
         description="Ask a gateway which category a product belongs to.",
@@ -68,7 +68,5 @@ def _parser() -> argparse.ArgumentParser:
         help="0.5..0.99: required share of right answers; without enough certainty there is no category (default: 0.9)",
     )
     parser.add_argument("--limit", type=int, help="most categories shown, 1..100 (default: 5)")
-    parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
-    parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
+    flags.add_gateway_flags(parser, environ)
     return parser

@@ -78,7 +78,7 @@ def _overview(prog: str, commands: Mapping[str, Command], argv: Sequence[str]) -
         lines.insert(0, f"error: no such command: {' '.join(argv[:2])}")
     lines += _table(here)
     if elsewhere:
-        lines += [*([""] if here else []), "only in a clone of the repository or a container image:", *_table(elsewhere)]
+        lines += [*([""] if here else []), "only in a clone or a container image:", *_table(elsewhere)]
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ exit status: 0 answered, 1 the service failed, 2 an argument is wrong
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    options = _parser().parse_args(argv)
+    options = _parser(environ).parse_args(argv)
     try:
         with Client(options.address, timeout_s=options.timeout_s) as client:
             response = client.find_duplicates(
@@ -49,7 +49,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike duplicates",
         description="Ask a gateway for near-duplicates of one product.",
@@ -69,5 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     filters = parser.add_argument_group("which products may be hits")
     flags.add_filter_flags(filters)
     filters.add_argument("--exclude-same-shop", action="store_true", help="leave out products of the example's shop")
-    flags.add_request_flags(parser)
+    flags.add_search_flags(parser)
+    flags.add_gateway_flags(parser, environ)
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from lookalike.client import FilterArguments
 from lookalike.errors import InvalidRequest
 from lookalike.timestamps import unix_s
 from lookalike.v1.types_pb2 import Filter
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
 def add_filter_flags(filters: argparse._ArgumentGroup) -> None:
@@ -62,14 +65,19 @@ def filter_arguments(options: argparse.Namespace) -> FilterArguments:
     )
 
 
-def add_request_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of how to search, which gateway to call, and how to print the response."""
+def add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of how to search."""
     parser.add_argument(
         "--explain", action="store_true", help="show the score in each space, and each shard's search plan"
     )
     parser.add_argument("--exact", action="store_true", help="compare the query with every vector (brute force)")
     parser.add_argument("--min-coverage", type=float, help="0..1: fail if a smaller share of the vectors was searched")
-    parser.add_argument("--address", default="127.0.0.1:50051", help="the gateway (default: %(default)s)")
+
+
+def add_gateway_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """Add the flags of which gateway to call, and how to print the response."""
+    address = environ.get("LOOKALIKE_ADDRESS", DEFAULT_ADDRESS)
+    parser.add_argument("--address", default=address, help="the gateway [LOOKALIKE_ADDRESS, default: %(default)s]")
     parser.add_argument("--timeout-s", type=float, default=10.0, help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
 

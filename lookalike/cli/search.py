@@ -38,7 +38,7 @@ WIDE_TERMINAL = 100  # Columns; in a narrower terminal the table leaves out the 
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    parser = _parser()
+    parser = _parser(environ)
     options = parser.parse_args(argv)
     try:
         with Client(options.address, timeout_s=options.timeout_s) as client:
@@ -79,7 +79,7 @@ def as_dict(message: Message) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike search",
         description="Ask a gateway for similar products.",
@@ -120,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="D",
         help="0..1: prefer hits that differ from each other (default: 0)",
     )
-    flags.add_request_flags(parser)
+    flags.add_search_flags(parser)
+    flags.add_gateway_flags(parser, environ)
     return parser
 
 

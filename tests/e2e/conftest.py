@@ -33,7 +33,7 @@ def served_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen([*lookalike, *words], cwd=REPOSITORY, stdout=log, stderr=log)
     try:
         give_up_s = monotonic() + PATIENCE_S
-        while not probes.serving(address):
+        while not probes.is_serving(address):
             assert process.poll() is None, (folder / "log").read_text()
             assert monotonic() < give_up_s, (folder / "log").read_text()
             sleep(0.1)

@@ -52,7 +52,9 @@ def symbols(path: str) -> frozenset[str]:
     return frozenset(defined(ast.parse(text)))
 
 
-PATHS = [name for name in in_backticks(MAP) if re.fullmatch(r"[\w./-]+/[\w./-]*(::\w+)?|[\w-]+\.(py|toml|md|sh|proto)", name)]
+PATHS = [
+    name for name in in_backticks(MAP) if re.fullmatch(r"[\w./-]+/[\w./-]*(::\w+)?|[\w-]+\.(py|toml|md|sh|proto)", name)
+]
 NAMES = [name for name in in_backticks(MAP) if re.fullmatch(r"(?:[A-Z][a-z0-9]+){2,}|\w+\(\)", name)]
 
 

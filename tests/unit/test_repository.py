@@ -45,3 +45,21 @@ def test_every_command_helps(words: str) -> None:
 def test_a_process_does_not_load_what_it_does_not_need(module: str, heavy: str) -> None:
     script = f"import sys, {module}; sys.exit({heavy!r} in sys.modules)"
     subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True, timeout=120)
+
+
+def test_tests_that_press_ctrl_c_pass_where_the_shell_ignores_it() -> None:
+    """As in `nohup make test &` of a script: such a job ignores SIGINT and SIGHUP, and so would its children."""
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/unit/lookalike/local/test_supervisor.py",
+        "-k",
+        "signal",
+    ]
+    ignoring = ["sh", "-c", 'trap "" INT HUP; exec "$@"', "sh", sys.executable, *words]
+    ended = subprocess.run(ignoring, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stdout
+    assert "3 passed" in ended.stdout
