@@ -1,12 +1,12 @@
 """One way of searching vectors in a process of its own: built, weighed, timed. For `benchmarks.ngt_comparison`.
 
     python -m benchmarks.contender build NAME FOLDER WHERE     builds it in WHERE; prints what that took
-    python -m benchmarks.contender weigh NAME FOLDER WHERE     memory before and after loading; least search_parameter per recall
+    python -m benchmarks.contender weigh NAME FOLDER WHERE     memory before and after loading; least effort per recall
     python -m benchmarks.contender change NAME FOLDER WHERE    NGT: memory where it is opened to be changed
     python -m benchmarks.contender cold NAME FOLDER WHERE      knobs in; out: what a query reads of a file not in memory
     python -m benchmarks.contender serve NAME FOLDER WHERE     a line of JSON in: how hard, how often; a line out: times
 
-NAME is a recipe of `index/kinds/recipe.py`, searched as a shard searches it, or NGT's ANNG or ONNG, searched as its
+NAME is a recipe of `index/backends/recipe.py`, searched as a shard searches it, or NGT's ANNG or ONNG, searched as its
 documentation shows. FOLDER holds vectors, queries and their true neighbours.
 """
 
@@ -29,13 +29,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from benchmarks.dataset import DIM
-from index.kinds import choice, recipe
-from index.kinds.engine import use_threads
+from index.backends import factory, recipe
+from index.backends.faiss_support import use_threads
 from index.search.scores import exact
 from index.search.space import SpaceIndex
 from index.storage import vectors as stored
-from index.storage.manifest import IndexEntry, Rung
-from index.storage.vectors import Stored
+from index.storage.manifest import IndexEntry, OperatingPoint
+from index.storage.vectors import StoredVectors
 from lookalike.vectors import F32, I64
 
 K = 10
@@ -65,28 +65,30 @@ class Contender(Protocol):
 class Recipe:
     """As a shard searches: candidates by compressed codes, compared again by their full, memory-mapped vectors."""
 
-    def __init__(self, name: str, vectors: Stored, where: Path) -> None:
-        made = recipe.resolved(name, len(vectors), DIM, 0)
-        self.codes = None if made is None else choice.read(where / "codes", made, DIM)
+    def __init__(self, name: str, vectors: StoredVectors, where: Path) -> None:
+        made = recipe.resolve_recipe(name, len(vectors), DIM, 0)
+        self.codes = None if made is None else factory.read_index(where / "codes", made, DIM)
         self.space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=self.codes)
-        self.factors: Sequence[int] = (1,) if self.codes is None else self.codes.factors
-        self.efforts: Sequence[float] = (1,) if self.codes is None else finer(list(self.codes.efforts(K)))
+        self.factors: Sequence[int] = (1,) if self.codes is None else self.codes.refine_factors
+        self.efforts: Sequence[float] = (1,) if self.codes is None else finer(list(self.codes.search_parameters(K)))
 
     def search(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
             return exact(query, self.space.vectors, K).rows
-        rung = Rung(depth=K, search_parameter=int(knobs.search_parameter), factor=knobs.factor, cost=0, recall=0)
+        rung = OperatingPoint(
+            depth=K, search_parameter=int(knobs.search_parameter), refine_factor=knobs.factor, cost=0, recall=0
+        )
         return self.space.probe(query[None, :], K, rung)[0].rows
 
     def rescored(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
             return np.arange(len(self.space))
-        found: I64 = self.codes.candidates(query[None, :], K * knobs.factor, int(knobs.search_parameter))[0]
+        found: I64 = self.codes.find_candidates(query[None, :], K * knobs.factor, int(knobs.search_parameter))[0]
         return found
 
 
 class Ngt:
-    """The search_parameter is NGT's epsilon. It compares the full vectors that it keeps in memory; nothing is on disk."""
+    """NGT by itself; the search parameter is its epsilon. It compares full vectors in memory; nothing is on disk."""
 
     factors: Sequence[int] = (1,)
     efforts: Sequence[float] = tuple(round(-0.1 + step * 0.005, 3) for step in range(141))
@@ -121,26 +123,26 @@ def main(verb: str, name: str, folder: Path, where: Path) -> None:
                 print(json.dumps(timed(contender, queries, **json.loads(line))), flush=True)
 
 
-def opened(name: str, vectors: Stored, where: Path) -> Contender:
+def opened(name: str, vectors: StoredVectors, where: Path) -> Contender:
     return Ngt(where) if name in NGT_GRAPHS else Recipe(name, vectors, where)
 
 
-def built(name: str, vectors: Stored, where: Path) -> dict[str, float]:
+def built(name: str, vectors: StoredVectors, where: Path) -> dict[str, float]:
     """On one core. CPU seconds, so that others on the machine count little."""
     shutil.rmtree(where, ignore_errors=True)
     where.mkdir(parents=True)
     began_s = time.process_time()
     if name in NGT_GRAPHS:
         _build_ngt(name, vectors, where)
-    elif (made := recipe.resolved(name, len(vectors), DIM, 0)) is not None:
-        choice.trained(made, vectors, 0, 1).write(where / "codes")
+    elif (made := recipe.resolve_recipe(name, len(vectors), DIM, 0)) is not None:
+        factory.train_index(made, vectors, 0, 1).write(where / "codes")
     took_s = time.process_time() - began_s
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     disk_bytes = sum(file.stat().st_size for file in where.rglob("*") if file.is_file())
     return {"build_cpu_s": round(took_s, 1), "build_peak_rss_bytes": peak_bytes, "index_bytes": disk_bytes}
 
 
-def _build_ngt(name: str, vectors: Stored, where: Path) -> None:
+def _build_ngt(name: str, vectors: StoredVectors, where: Path) -> None:
     """ANNG with NGT's defaults. ONNG as its wiki says: an ANNG of 100 edges, of which 10 outgoing and 120 incoming are
     chosen anew, shortcuts taken out and search coefficients fitted."""
     library, graph = ngtpy(), where / "graph"
@@ -156,7 +158,7 @@ def _build_ngt(name: str, vectors: Stored, where: Path) -> None:
         shutil.rmtree(first)
 
 
-def weighed(name: str, vectors: Stored, queries: F32, truth: I64, where: Path) -> dict[str, Any]:
+def weighed(name: str, vectors: StoredVectors, queries: F32, truth: I64, where: Path) -> dict[str, Any]:
     """What it takes in memory, and how hard it must look for each recall: the cheapest way, by CPU time."""
     before = memory()
     contender = opened(name, vectors, where)
@@ -166,7 +168,7 @@ def weighed(name: str, vectors: Stored, queries: F32, truth: I64, where: Path) -
     chosen = {f"{target:.2f}": least(contender, queries[:SWEPT], truth, target) for target in TARGETS}
     for query in queries:
         contender.search(query, chosen["0.95"][0] if chosen["0.95"] else cold_start)
-    rows_per_page = max(1, stored.PAGE // (DIM * vectors.dtype.itemsize))
+    rows_per_page = max(1, stored.PAGE_BYTES // (DIM * vectors.dtype.itemsize))
     return {
         "before": before,
         "loaded": loaded,
@@ -183,12 +185,12 @@ def weighed(name: str, vectors: Stored, queries: F32, truth: I64, where: Path) -
     }
 
 
-def mapped(folder: Path, *, at_random: bool = False) -> Stored:
+def mapped(folder: Path, *, at_random: bool = False) -> StoredVectors:
     """at_random: the kernel shall not read ahead."""
     array = np.load(folder / VECTORS, mmap_mode="r")
     if at_random:
         array._mmap.madvise(mmap.MADV_RANDOM)
-    vectors: Stored = np.asarray(array)
+    vectors: StoredVectors = np.asarray(array)
     return vectors
 
 
@@ -286,7 +288,7 @@ def pages_read(contender: Contender, queries: F32, knobs: Knobs) -> float:
     before = read_bytes()
     for query in queries:
         contender.search(query, knobs)
-    return round((read_bytes() - before) / stored.PAGE / len(queries), 1)
+    return round((read_bytes() - before) / stored.PAGE_BYTES / len(queries), 1)
 
 
 def read_bytes() -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index.kinds import gpu
+from index.backends import gpu
 from index.live.live import Live
 from index.search import grouping, segment
 from index.search.queries import Query, parsed
@@ -168,8 +168,8 @@ def _fill(hits: index_pb2.ShardHits, view: View, query: Query, found: Hits, room
 
 def opened(location: Path, shard: int, wanted: str = "") -> LoadedShard:
     """Verify and map a shard of the version `wanted`, or of the current one. Raises BadArtifact, naming the file."""
-    manifest = version.read(location, wanted or version.current(location))
-    version.verify(location / manifest.version, manifest, below=shard_name(shard) + "/")
+    manifest = version.read_manifest(location, wanted or version.read_current(location))
+    version.verify(location / manifest.version, manifest, prefix=shard_name(shard) + "/")
     return mapped(location, manifest, shard)
 
 

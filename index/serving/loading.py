@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from index.search.space import Place
 from index.serving.loaded import LoadedShard, mapped
 from index.serving.served import Loaded
-from index.storage.location import Held, Location
+from index.storage.location import Location, PinnedFiles
 from index.storage.manifest import Manifest
 from lookalike.errors import BadArtifact
 
 WARM_UP_QUERIES = 64
-Hold = Callable[[Manifest, int], Held]  # The files of a shard, verified. Raises OperatorError.
+Hold = Callable[[Manifest, int], PinnedFiles]  # The files of a shard, verified. Raises OperatorError.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Loader:
 
     def __call__(self, name: str) -> Loaded:
         """Raises OperatorError: BadArtifact where the version is at fault."""
-        manifest = self.location.read(name)
+        manifest = self.location.read_manifest(name)
         for space in manifest.spaces:
             if space.encoder != (wanted := self.expected.get(space.name, space.encoder)):
                 raise BadArtifact(f"{self.location}: its {space.name} vectors are of {space.encoder}, not of {wanted}")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu import Host
-from index.building.ladder import measured
-from index.kinds import choice, engine, formulas
-from index.kinds.gpu import Gpu
-from index.kinds.passing import Passing
-from index.kinds.recipe import Graph, Halves, Lists, resolved
+from index.backends import cost_model, factory, faiss_support
+from index.backends.filter_bitmap import FilterBitmap
+from index.backends.gpu import Gpu
+from index.backends.recipe import HalfPrecisionRecipe, HnswRecipe, IvfRecipe, resolve_recipe
+from index.building.calibration import calibrate
 from index.search.space import SpaceIndex
-from index.storage.manifest import Rung
+from index.storage.manifest import OperatingPoint
 from lookalike.vectors import F32
 from tests.unit.index.samples import clustered, recall, space_of, unit_vectors
 
@@ -84,8 +84,8 @@ def test_recall_at_10_and_100_is_at_least_that_which_is_promised(space: SpaceInd
 def test_a_kind_is_measured_by_what_it_finds_itself(compressed: SpaceIndex) -> None:
     """A rung that finds less than it is to would pass only by the exact search that completes short answers."""
     asked = queries(32)
-    assert compressed.entry.ladder
-    for rung in compressed.entry.ladder:
+    assert compressed.entry.operating_points
+    for rung in compressed.entry.operating_points:
         assert rung.recall >= 0.95
         found = [
             len(found.rows)
@@ -128,7 +128,7 @@ def test_under_a_filter_recall_is_no_less_whatever_the_filter_has_to_do_with_the
     for query in asked:
         mask = np.zeros(COUNT, dtype=np.bool_)
         mask[np.argpartition(-trait(query), round(share * COUNT))[: round(share * COUNT)]] = True
-        passing = Passing.of(mask)
+        passing = FilterBitmap.from_mask(mask)
         (truth,), (found,) = (space.search(query[None, :], 10, passing, audit=audit) for audit in (True, False))
         assert len(found.rows) == 10
         hits += len(np.intersect1d(truth.rows, found.rows))
@@ -166,7 +166,7 @@ def test_an_answer_does_not_depend_on_its_company(space: SpaceIndex) -> None:
 
 def test_only_what_passes_is_found(space: SpaceIndex) -> None:
     mask = np.random.default_rng(2).random(COUNT) < 0.3
-    for rows, _ in space.search(queries(20), 100, Passing.of(mask)):
+    for rows, _ in space.search(queries(20), 100, FilterBitmap.from_mask(mask)):
         assert len(rows) == 100
         assert mask[rows // 2].all()
 
@@ -174,7 +174,7 @@ def test_only_what_passes_is_found(space: SpaceIndex) -> None:
 def test_a_search_for_more_than_pass_gives_all_that_pass(space: SpaceIndex) -> None:
     mask = np.zeros(COUNT, dtype=np.bool_)
     mask[5:18] = True
-    (found,) = space.search(queries(1), 1000, Passing.of(mask))
+    (found,) = space.search(queries(1), 1000, FilterBitmap.from_mask(mask))
     assert sorted(found.rows.tolist()) == list(range(10, 36, 2))
 
 
@@ -191,8 +191,8 @@ def test_a_search_for_much_gives_that_much(space: SpaceIndex) -> None:
 def test_at_least_as_many_as_are_enough_are_found(made: dict[str, SpaceIndex], enough: int) -> None:
     """Where the lists that are visited hold less than is asked for, but enough, the rest is not compared."""
     compressed = space_by(made, "IVF,PQ4fs")
-    ladder = (Rung(depth=1000, search_parameter=2, factor=4, cost=0, recall=1),)
-    entry = replace(compressed.entry, ladder=ladder)
+    ladder = (OperatingPoint(depth=1000, search_parameter=2, refine_factor=4, cost=0, recall=1),)
+    entry = replace(compressed.entry, operating_points=ladder)
     space = SpaceIndex(entry=entry, vectors=compressed.vectors, rows=compressed.rows, codes=compressed.codes)
     counts = [len(found.rows) for found in space.search(queries(20), 1000, enough=enough)]
     assert all(min(enough, 1000) <= count <= 1000 for count in counts)
@@ -200,16 +200,16 @@ def test_at_least_as_many_as_are_enough_are_found(made: dict[str, SpaceIndex], e
 
 
 def test_where_nothing_passes_nothing_is_found(space: SpaceIndex) -> None:
-    (found,) = space.search(queries(1), 10, Passing.of(np.zeros(COUNT, dtype=np.bool_)))
+    (found,) = space.search(queries(1), 10, FilterBitmap.from_mask(np.zeros(COUNT, dtype=np.bool_)))
     assert not len(found.rows)
     assert not len(space.search(queries(1), 0)[0].rows)
 
 
 def test_many_threads_get_the_answers_that_one_gets(space: SpaceIndex) -> None:
     asked = queries(64)
-    passing = Passing.of(np.random.default_rng(3).random(COUNT) < 0.5)
+    passing = FilterBitmap.from_mask(np.random.default_rng(3).random(COUNT) < 0.5)
     alone = [space.search(query[None, :], 10, passing)[0].rows.tolist() for query in asked]
-    with ThreadPoolExecutor(4, initializer=engine.use_threads, initargs=(1,)) as threads:
+    with ThreadPoolExecutor(4, initializer=faiss_support.use_threads, initargs=(1,)) as threads:
         found = list(threads.map(lambda query: space.search(query[None, :], 10, passing)[0].rows.tolist(), asked))
     assert found == alone
 
@@ -233,57 +233,59 @@ def test_vectors_of_any_dimension_can_be_compressed(recipe: str, dim: int) -> No
 @pytest.mark.parametrize("recipe", [recipe for recipe in COMPRESSED if recipe != "NGT"])
 def test_the_same_vectors_and_seed_give_the_same_codes(recipe: str) -> None:
     vectors, asked = clustered(5000, DIM), clustered(16, DIM, seed=5)
-    wanted = resolved(recipe, 5000, DIM, 0)
+    wanted = resolve_recipe(recipe, 5000, DIM, 0)
     assert wanted is not None
-    first, second = (choice.trained(wanted, vectors, 7, threads) for threads in (1, 2))
-    search_parameter = max(first.efforts(40))
-    assert (first.candidates(asked, 40, search_parameter) == second.candidates(asked, 40, search_parameter)).all()
+    first, second = (factory.train_index(wanted, vectors, 7, threads) for threads in (1, 2))
+    search_parameter = max(first.search_parameters(40))
+    assert (
+        first.find_candidates(asked, 40, search_parameter) == second.find_candidates(asked, 40, search_parameter)
+    ).all()
 
 
 @pytest.mark.parametrize("recipe", COMPRESSED)
 def test_codes_can_be_filled_with_other_vectors_while_they_are_searched(recipe: str) -> None:
     """What compaction does: other vectors, by what was learnt of these, which stay as they are."""
     vectors, asked = clustered(5000, DIM), clustered(16, DIM, seed=5)
-    wanted = resolved(recipe, 5000, DIM, 0)
+    wanted = resolve_recipe(recipe, 5000, DIM, 0)
     assert wanted is not None
-    old = choice.trained(wanted, vectors, 0, 1)
-    search_parameter = max(old.efforts(40))
-    before = old.candidates(asked, 40, search_parameter)
+    old = factory.train_index(wanted, vectors, 0, 1)
+    search_parameter = max(old.search_parameters(40))
+    before = old.find_candidates(asked, 40, search_parameter)
     other = np.concatenate((vectors[::-1], clustered(500, DIM, seed=3)))
-    new = old.refilled(other)
-    assert (old.candidates(asked, 40, search_parameter) == before).all()
+    new = old.with_vectors(other)
+    assert (old.find_candidates(asked, 40, search_parameter) == before).all()
     assert (new.documents, new.dim, old.documents) == (5500, DIM, 5000)
-    itself = new.candidates(np.ascontiguousarray(other[-16:]), 40, search_parameter)
+    itself = new.find_candidates(np.ascontiguousarray(other[-16:]), 40, search_parameter)
     assert [row in found for row, found in zip(range(5484, 5500), itself, strict=True)] == [True] * 16
 
 
 @pytest.mark.parametrize("recipe", COMPRESSED)
 def test_codes_are_read_as_they_were_written(made: dict[str, SpaceIndex], recipe: str, tmp_path: Path) -> None:
     codes = space_by(made, recipe).codes
-    wanted = resolved(recipe, COUNT, DIM, 0)
+    wanted = resolve_recipe(recipe, COUNT, DIM, 0)
     assert codes is not None
     assert wanted is not None
     codes.write(tmp_path / "codes")
-    again = choice.read(tmp_path / "codes", wanted, DIM)
+    again = factory.read_index(tmp_path / "codes", wanted, DIM)
     assert (again.documents, again.dim, again.ram_bytes()) == (COUNT, DIM, codes.ram_bytes())
-    search_parameter = max(codes.efforts(40))
-    found = again.candidates(queries(16), 40, search_parameter)
-    assert (found == codes.candidates(queries(16), 40, search_parameter)).all()
+    search_parameter = max(codes.search_parameters(40))
+    found = again.find_candidates(queries(16), 40, search_parameter)
+    assert (found == codes.find_candidates(queries(16), 40, search_parameter)).all()
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in COMPRESSED if recipe != "NGT"])
 def test_the_memory_of_codes_is_what_the_formula_says(made: dict[str, SpaceIndex], recipe: str) -> None:
     """Memory is told of indexes too large to try."""
-    codes, wanted = space_by(made, recipe).codes, resolved(recipe, COUNT, DIM, 0)
+    codes, wanted = space_by(made, recipe).codes, resolve_recipe(recipe, COUNT, DIM, 0)
     assert codes is not None
-    assert isinstance(wanted, Lists | Graph | Halves)
-    assert formulas.ram_bytes(wanted, COUNT, DIM) == pytest.approx(codes.ram_bytes(), rel=0.02)
+    assert isinstance(wanted, IvfRecipe | HnswRecipe | HalfPrecisionRecipe)
+    assert cost_model.ram_bytes(wanted, COUNT, DIM) == pytest.approx(codes.ram_bytes(), rel=0.02)
 
 
 def test_what_compression_cannot_find_is_searched_exactly(caplog: pytest.LogCaptureFixture) -> None:
     """A target that no work reaches leaves no ladder, and says so."""
     vectors = unit_vectors(2000, 32)
-    wanted = resolved("IVF,PQ4fs", 2000, 32, 0)
+    wanted = resolve_recipe("IVF,PQ4fs", 2000, 32, 0)
     assert wanted is not None
-    assert measured(choice.trained(wanted, vectors, 0, 1), vectors, 0, target=1.01) == ()
+    assert calibrate(factory.train_index(wanted, vectors, 0, 1), vectors, 0, target=1.01) == ()
     assert "out of reach" in caplog.text

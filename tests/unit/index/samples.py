@@ -7,15 +7,15 @@ import time
 import numpy as np
 import pyarrow as pa
 
+from index.backends import factory
+from index.backends.recipe import DEFAULT, resolve_recipe
 from index.building.build import SpaceVectors
-from index.building.ladder import measured
-from index.kinds import choice
-from index.kinds.recipe import DEFAULT, resolved
+from index.building.calibration import calibrate
 from index.search.space import SpaceIndex
 from index.serving.loaded import LoadedShard
 from index.serving.served import Loaded, Served
 from index.storage.manifest import IndexEntry
-from index.storage.vectors import Stored
+from index.storage.vectors import StoredVectors
 from lookalike.v1.index_pb2 import QueryVector
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64, normalised
@@ -56,13 +56,13 @@ def vectors_of(vectors: F32, rows: I64 | None = None, encoder: str = "drawn") ->
     return SpaceVectors(encoder=encoder, vectors=vectors, rows=np.arange(len(vectors)) if rows is None else rows)
 
 
-def space_of(vectors: Stored, recipe: str = DEFAULT, rows: I64 | None = None, seed: int = 0) -> SpaceIndex:
+def space_of(vectors: StoredVectors, recipe: str = DEFAULT, rows: I64 | None = None, seed: int = 0) -> SpaceIndex:
     """The space that a build makes of unit vectors; searched exactly where the recipe does not find enough."""
     rows = np.arange(len(vectors)) if rows is None else rows
-    wanted = resolved(recipe, len(vectors), vectors.shape[1], 0)
-    made = None if wanted is None else choice.trained(wanted, vectors, seed, 1)
-    ladder = () if made is None else measured(made, vectors, seed)
-    entry = IndexEntry(recipe=str(wanted), ladder=ladder) if ladder else IndexEntry()
+    wanted = resolve_recipe(recipe, len(vectors), vectors.shape[1], 0)
+    made = None if wanted is None else factory.train_index(wanted, vectors, seed, 1)
+    ladder = () if made is None else calibrate(made, vectors, seed)
+    entry = IndexEntry(recipe=str(wanted), operating_points=ladder) if ladder else IndexEntry()
     return SpaceIndex(entry=entry, vectors=vectors, rows=rows, codes=made if ladder else None)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from index.backends import factory
 from index.building.build import SpaceVectors, build
-from index.kinds import choice
 from index.serving.loaded import LoadedShard, opened
 from index.storage import version
-from index.storage.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
+from index.storage.attributes import MAX_DESCRIPTION_BYTES, MAX_PRODUCT_BYTES
 from lookalike.errors import BadArtifact, BadCatalogue, LookalikeError, OperatorError
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import index_pb2
@@ -102,7 +102,7 @@ def test_the_same_inputs_give_the_same_version_and_answers(tmp_path: Path) -> No
         location = tmp_path / place
         name = build(location, products, {IMAGE: vectors_of(vectors)}, shards=1, threads=threads, exact_floats=1000)
         answers.append((name, opened(location, 0).search([query])))
-        assert opened(location, 0).base.spaces[IMAGE].entry.ladder
+        assert opened(location, 0).base.spaces[IMAGE].entry.operating_points
     assert answers[0] == answers[1]
 
 
@@ -126,7 +126,7 @@ def test_another_input_gives_another_version(tmp_path: Path, change: str) -> Non
     given = vectors_of(vectors, encoder="other" if change == "encoder" else "drawn")
     second = build(tmp_path, products, {IMAGE: given}, shards=1 + (change == "shards"), seed=int(change == "seed"))
     assert second != first
-    assert version.current(tmp_path) == second
+    assert version.read_current(tmp_path) == second
     assert (tmp_path / first / version.MANIFEST).exists()
 
 
@@ -159,8 +159,8 @@ def broken(column: str, values: list[object]) -> pa.Table:
         (broken("created_at", [0, -1]), "row 1 was created before 1970"),
         (broken("created_at", [1_764_062_700_000]), "row 0 was created after the year 5138"),
         (broken("in_stock", ["yes"]), "column in_stock is string, not bool"),
-        (broken("description", ["x", "x" * (DESCRIPTION_BYTES + 1)]), "row 1 has a description over"),
-        (broken("title", ["x", "x" * PRODUCT_BYTES]), "product 'p1' has over"),
+        (broken("description", ["x", "x" * (MAX_DESCRIPTION_BYTES + 1)]), "row 1 has a description over"),
+        (broken("title", ["x", "x" * MAX_PRODUCT_BYTES]), "product 'p1' has over"),
     ],
 )
 def test_a_bad_catalogue_is_refused_with_its_row_and_reason(tmp_path: Path, products: pa.Table, reason: str) -> None:
@@ -190,7 +190,7 @@ def test_a_product_has_no_tags_unless_they_are_given(tmp_path: Path) -> None:
     build(tmp_path / "none", catalogue(2), {}, shards=1)
     build(tmp_path / "null", catalogue(2).append_column("tags", pa.nulls(2)), {}, shards=1)
     build(tmp_path / "empty", catalogue(2).append_column("tags", pa.array([[], []])), {}, shards=1)
-    assert len({version.current(tmp_path / how) for how in ("none", "null", "empty")}) == 1
+    assert len({version.read_current(tmp_path / how) for how in ("none", "null", "empty")}) == 1
     (data, _) = opened(tmp_path / "none", 0).page(Filter(), "").products
     assert not Product.FromString(data).tags
 
@@ -255,9 +255,9 @@ def test_an_interrupted_build_leaves_what_serves_as_it_is(tmp_path: Path, interr
     given: dict[int, SpaceVectors] = {IMAGE: vectors_of(unit_vectors(COUNT, 8))}
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, catalogue(COUNT), given, shards=2, progress=interrupt)
-    assert version.current(tmp_path) == first
+    assert version.read_current(tmp_path) == first
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "CURRENT", first}
-    assert build(tmp_path, catalogue(COUNT), given, shards=2) == version.current(tmp_path)
+    assert build(tmp_path, catalogue(COUNT), given, shards=2) == version.read_current(tmp_path)
 
 
 def test_what_a_killed_build_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
@@ -292,5 +292,5 @@ def test_building_again_mends_a_damaged_version(tmp_path: Path) -> None:
 def test_a_version_that_is_there_already_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(3000, 32))}
     name = build(tmp_path, catalogue(3000), given, shards=1, exact_floats=1000)
-    monkeypatch.setattr(choice, "trained", None)
+    monkeypatch.setattr(factory, "train_index", None)
     assert build(tmp_path, catalogue(3000), given, shards=1, exact_floats=1000) == name

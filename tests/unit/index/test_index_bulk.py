@@ -106,9 +106,9 @@ def test_an_index_at_a_url_is_built_on_this_machine_and_uploaded(
         assert bulk.main([*words, "--seed", seed, str(store)], {}) == 0
         names.append(json.loads(capsys.readouterr().out)["version"])
         assert store.current() == names[-1]
-    assert store.names() == sorted(names)
-    assert store.verify(store.read(names[0]))
-    assert Directory(staging).names() == [names[1]]  # What was uploaded before is not kept here.
+    assert store.list_versions() == sorted(names)
+    assert store.verify(store.read_manifest(names[0]))
+    assert Directory(staging).list_versions() == [names[1]]  # What was uploaded before is not kept here.
     assert bulk.main([*words[:4], "--seed", "1", str(store)], {}) == 0  # Without a place to keep anything.
     assert store.current() == names[0]
 

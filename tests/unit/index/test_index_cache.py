@@ -16,9 +16,9 @@ import pytest
 from index.building.build import SpaceVectors, build
 from index.serving.loaded import mapped
 from index.storage import version
-from index.storage.cache import Cache
-from index.storage.location import Held
-from index.storage.store import Store
+from index.storage.cache import ShardFileCache
+from index.storage.location import PinnedFiles
+from index.storage.store import ObjectStore
 from lookalike.errors import BadArtifact, OperatorError
 from tests import stores
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
@@ -31,19 +31,19 @@ PLENTY = 1 << 30
 class Scene:
     """Three versions in a store on this disk, which several processes can read."""
 
-    store: Store
+    store: ObjectStore
     names: list[str]
     lying: Path  # Where the store's files are.
     kept: Path
 
-    def cache(self, max_bytes: int = PLENTY) -> Cache:
-        return Cache(self.store, self.kept, max_bytes, lambda: False)
+    def cache(self, max_bytes: int = PLENTY) -> ShardFileCache:
+        return ShardFileCache(self.store, self.kept, max_bytes, lambda: False)
 
-    def hold(self, name: str, cache: Cache, shard: int = 0) -> Held:
-        return cache.hold(self.store.read(name), shard)
+    def pin(self, name: str, cache: ShardFileCache, shard: int = 0) -> PinnedFiles:
+        return cache.pin(self.store.read_manifest(name), shard)
 
     def bytes_of(self, name: str) -> int:
-        files = self.store.read(name).files
+        files = self.store.read_manifest(name).files
         return sum(file.bytes for path, file in files.items() if path.startswith("shard-00000"))
 
     def entries(self) -> set[str]:
@@ -67,13 +67,13 @@ def scene(tmp_path: Path) -> Scene:
 
 def test_only_the_shard_that_is_asked_for_is_fetched_and_once(scene: Scene) -> None:
     (name, *_) = scene.names
-    manifest = scene.store.read(name)
-    held = scene.cache().hold(manifest, 1)
+    manifest = scene.store.read_manifest(name)
+    held = scene.cache().pin(manifest, 1)
     assert len(mapped(held.location, manifest, 1).base.table) == manifest.products[1]
     assert not (held.location / name / "shard-00000").exists()
     held.release()
     scene.store.drop(name)
-    again = scene.cache().hold(manifest, 1)  # As after a restart: the store no longer has it.
+    again = scene.cache().pin(manifest, 1)  # As after a restart: the store no longer has it.
     assert again.location == held.location
     again.release()
 
@@ -83,12 +83,12 @@ def test_only_the_shard_that_is_asked_for_is_fetched_and_once(scene: Scene) -> N
 )
 def test_a_kept_file_that_is_damaged_is_fetched_again(scene: Scene, damage: Callable[[bytes], bytes]) -> None:
     (name, *_) = scene.names
-    held = scene.hold(name, scene.cache())
+    held = scene.pin(name, scene.cache())
     file = held.location / name / "shard-00000" / "attributes.arrow"
     whole = file.read_bytes()
     held.release()
     file.write_bytes(damage(whole))
-    held = scene.hold(name, scene.cache())
+    held = scene.pin(name, scene.cache())
     assert (held.location / name / "shard-00000" / "attributes.arrow").read_bytes() == whole
     held.release()
 
@@ -98,7 +98,7 @@ def test_what_is_damaged_in_the_store_is_refused_by_name_and_not_kept(scene: Sce
     file = scene.lying / name / "shard-00000" / "attributes.arrow"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(BadArtifact, match=f"{name}/shard-00000/attributes.arrow: damaged: its checksum differs"):
-        scene.hold(name, scene.cache())
+        scene.pin(name, scene.cache())
     assert scene.entries() == set()
 
 
@@ -106,31 +106,31 @@ def test_what_was_not_used_longest_goes_when_there_must_be_room(scene: Scene) ->
     first, second, third = scene.names
     cache = scene.cache(int(scene.bytes_of(first) * 2.5))
     for name in (first, second, first):
-        scene.hold(name, cache).release()
-    scene.hold(third, cache).release()
+        scene.pin(name, cache).release()
+    scene.pin(third, cache).release()
     assert scene.entries() == {first, third}
 
 
 def test_what_is_in_use_does_not_go_and_what_has_no_room_beside_it_is_refused(scene: Scene) -> None:
     first, second, third = scene.names
     cache, other = scene.cache(int(scene.bytes_of(first) * 2.5)), scene.cache(int(scene.bytes_of(first) * 2.5))
-    held, also = scene.hold(first, cache), scene.hold(second, other)
+    held, also = scene.pin(first, cache), scene.pin(second, other)
     with pytest.raises(
         OperatorError, match=f"no room for version {third}: a shard of it has {scene.bytes_of(third)} b"
     ):
-        scene.hold(third, cache)
+        scene.pin(third, cache)
     assert scene.entries() == {first, second}
     held.release()
-    scene.hold(third, cache).release()
+    scene.pin(third, cache).release()
     assert scene.entries() == {second, third}
     also.release()
 
 
 def test_a_version_larger_than_the_bound_is_refused_and_throws_nothing_out_that_is_in_use(scene: Scene) -> None:
     first, second, _ = scene.names
-    held = scene.hold(first, scene.cache())
+    held = scene.pin(first, scene.cache())
     with pytest.raises(OperatorError, match=f"no room for version {second}"):
-        scene.hold(second, scene.cache(100))
+        scene.pin(second, scene.cache(100))
     assert scene.entries() == {first}
     held.release()
 
@@ -143,35 +143,35 @@ def test_what_a_killed_process_left_is_cleared_away_and_what_another_fetches_is_
         (part / "vectors.npy").write_bytes(bytes(1000))
     lock = os.open(living / ".lock", os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    scene.hold(scene.names[0], scene.cache()).release()
+    scene.pin(scene.names[0], scene.cache()).release()
     assert (left.exists(), living.exists()) == (False, True)
     with pytest.raises(OperatorError, match="are in use"):  # Space that is taken for a fetch counts.
-        scene.hold(scene.names[1], scene.cache(scene.bytes_of(scene.names[1]) + 500))
+        scene.pin(scene.names[1], scene.cache(scene.bytes_of(scene.names[1]) + 500))
     os.close(lock)
-    scene.hold(scene.names[1], scene.cache()).release()
+    scene.pin(scene.names[1], scene.cache()).release()
     assert not living.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_the_operators_to_mend(scene: Scene) -> None:
     scene.kept.write_text("a file")
     with pytest.raises(OperatorError, match="kept"):
-        scene.hold(scene.names[0], scene.cache())
+        scene.pin(scene.names[0], scene.cache())
 
 
 HOLDS = """
 import json, sys
 from pathlib import Path
 from index.serving.loaded import mapped
-from index.storage.cache import Cache
-from index.storage.location import located
+from index.storage.cache import ShardFileCache
+from index.storage.location import open_location
 url, kept, most, shard, *names = sys.argv[1:]
-store = located(url)
-cache = Cache(store, Path(kept), int(most), lambda: False)
+store = open_location(url)
+cache = ShardFileCache(store, Path(kept), int(most), lambda: False)
 failures = []
 for name in names:
     try:
-        manifest = store.read(name)
-        held = cache.hold(manifest, int(shard))
+        manifest = store.read_manifest(name)
+        held = cache.pin(manifest, int(shard))
         assert len(mapped(held.location, manifest, int(shard)).base.table) == manifest.products[int(shard)]
         held.release()
     except Exception as error:
@@ -200,7 +200,7 @@ def test_processes_that_share_a_cache_and_throw_each_others_files_out_all_get_wh
     processes = [holding(scene, room, i % SHARDS, scene.names[i:] + scene.names * 20) for i in range(4)]
     assert [failures(process) for process in processes] == [[]] * 4
     for name in scene.entries():
-        manifest = scene.store.read(name)
+        manifest = scene.store.read_manifest(name)
         for shard in range(SHARDS):
             if (entry := scene.kept / f"{name}-shard-0000{shard}").exists():
                 version.verify(entry / name, manifest, f"shard-0000{shard}/")
@@ -214,11 +214,11 @@ def test_a_full_disk_is_told_before_anything_is_fetched_and_leaves_nothing(scene
     if subprocess.run([*small, str(scene.kept), "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody mount a filesystem")
     ballast = scene.lying / scene.names[0]
-    manifest = scene.store.read(scene.names[0])
+    manifest = scene.store.read_manifest(scene.names[0])
     big = ballast / "shard-00000" / "attributes.arrow"
     big.write_bytes(big.read_bytes() + bytes(100_000))
-    manifest.files["shard-00000/attributes.arrow"] = version.entry(big)  # type: ignore[index]  # a Mapping elsewhere
-    version.write(ballast, manifest)
+    manifest.files["shard-00000/attributes.arrow"] = version.file_entry(big)  # type: ignore[index]  # a Mapping elsewhere
+    version.write_manifest(ballast, manifest)
     listed = [scene.names[0], scene.names[1]]
     (full,) = failures(holding(scene, PLENTY, 0, listed, *small, str(scene.kept)))  # The second fits.
     assert full.startswith(f"OperatorError: {scene.kept}: ")

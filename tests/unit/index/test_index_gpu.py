@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu import Host
-from index.kinds import choice, device, gpu
-from index.kinds.device import chosen, missing
-from index.kinds.gpu import DEVICE_QUERIES, DEVICE_REFUSALS, Gpu, bytes_of, lists_bytes
-from index.kinds.ivf import InvertedLists
-from index.kinds.recipe import resolved
-from index.kinds.seam import Codes
+from index.backends import device, factory, gpu
+from index.backends.device import parse_device, unavailable_reason
+from index.backends.gpu import DEVICE_QUERIES, DEVICE_REFUSALS, Gpu, device_bytes_of, inverted_lists_bytes
+from index.backends.ivf import IvfIndex
+from index.backends.recipe import resolve_recipe
+from index.backends.vector_index import VectorIndex
 from lookalike.errors import BadSettings, OperatorError, Overloaded
 from tests.unit.index.samples import clustered
 
@@ -40,10 +40,10 @@ def opened() -> Iterator[Opened]:
         each.close()
 
 
-def codes_of(name: str) -> Codes:
-    recipe = resolved(name, COUNT, DIM, 0)
+def codes_of(name: str) -> VectorIndex:
+    recipe = resolve_recipe(name, COUNT, DIM, 0)
     assert recipe is not None
-    return choice.trained(recipe, VECTORS[:COUNT], 0, 1)
+    return factory.train_index(recipe, VECTORS[:COUNT], 0, 1)
 
 
 def searched(where: str) -> float:
@@ -55,9 +55,9 @@ def searched(where: str) -> float:
 def test_a_copy_finds_what_the_original_does(opened: Opened, name: str) -> None:
     original, there = codes_of(name), opened(Host()).place(codes_of(name))
     before = searched("device")
-    found = there.candidates(QUERIES[:16], 20, 4)
+    found = there.find_candidates(QUERIES[:16], 20, 4)
     assert searched("device") == before + 16
-    assert np.array_equal(np.sort(found), np.sort(original.candidates(QUERIES[:16], 20, 4)))
+    assert np.array_equal(np.sort(found), np.sort(original.find_candidates(QUERIES[:16], 20, 4)))
 
 
 @pytest.mark.parametrize("name", ["IVF16,PQ8x4fs", "IVF16,RaBitQ", "HNSW16"])
@@ -70,29 +70,29 @@ def test_what_a_device_cannot_select_the_original_does(opened: Opened) -> None:
     """More than 2,048 candidates."""
     original, there = codes_of("IVF16,SQ8"), opened(Host()).place(codes_of("IVF16,SQ8"))
     before = searched("cpu")
-    deep = there.candidates(QUERIES[:2], 2049, 16)
-    assert np.array_equal(deep, original.candidates(QUERIES[:2], 2049, 16))
+    deep = there.find_candidates(QUERIES[:2], 2049, 16)
+    assert np.array_equal(deep, original.find_candidates(QUERIES[:2], 2049, 16))
     assert searched("cpu") == before + 2
 
 
 def test_so_many_lists_as_a_device_cannot_visit_the_original_does(opened: Opened) -> None:
     host = Host()
-    host.most = 8
+    host.max_selected = 8
     there, before = opened(host).place(codes_of("IVF16,SQ8")), searched("cpu")
-    assert (there.candidates(QUERIES[:1], 8, 9) >= 0).all()
+    assert (there.find_candidates(QUERIES[:1], 8, 9) >= 0).all()
     assert searched("cpu") == before + 1
 
 
 def test_many_threads_are_answered_as_one(opened: Opened) -> None:
     original, there = codes_of("IVF16,SQ8"), opened(Host()).place(codes_of("IVF16,SQ8"))
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: there.candidates(QUERIES[i : i + 1], 10, 4), range(40)))
-    assert np.array_equal(np.concatenate(found), original.candidates(QUERIES, 10, 4))
+        found = list(pool.map(lambda i: there.find_candidates(QUERIES[i : i + 1], 10, 4), range(40)))
+    assert np.array_equal(np.concatenate(found), original.find_candidates(QUERIES, 10, 4))
 
 
 def test_more_queries_than_may_wait_are_refused(opened: Opened) -> None:
     with pytest.raises(Overloaded):
-        opened(Host()).place(codes_of("SQfp16")).candidates(np.repeat(QUERIES, 2, axis=0), 10, 1)
+        opened(Host()).place(codes_of("SQfp16")).find_candidates(np.repeat(QUERIES, 2, axis=0), 10, 1)
 
 
 @pytest.mark.parametrize(("free_bytes", "limit_bytes"), [(1 << 17, 0), (1 << 30, 1 << 17)])
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused_with_figures_before_it_is_copied(
     class Counting(Host):
         copies = 0
 
-        def copied(self, index: Any) -> Any:
+        def copy_to_device(self, index: Any) -> Any:
             self.copies += 1
             return index
 
@@ -114,8 +114,8 @@ def test_what_does_not_fit_is_refused_with_figures_before_it_is_copied(
 
 def test_a_cap_is_on_all_that_is_there_together_and_what_goes_makes_room(opened: Opened) -> None:
     codes = codes_of("IVF16,SQ8")
-    assert isinstance(codes, InvertedLists)
-    held = opened(Host(), limit_bytes=int(2.5 * bytes_of(codes)))
+    assert isinstance(codes, IvfIndex)
+    held = opened(Host(), limit_bytes=int(2.5 * device_bytes_of(codes)))
     placed = [held.place(codes) for _ in range(2)]
     with pytest.raises(OperatorError, match="may be used"):
         held.place(codes)
@@ -144,45 +144,45 @@ def test_an_index_is_freed_by_the_thread_that_owns_the_device(opened: Opened) ->
 
     class Copy:
         def __del__(self) -> None:
-            freed_by.append(held.owner.runs_here())
+            freed_by.append(held.device_thread.is_current_thread())
 
-    held.device.copied = lambda index: Copy()  # type: ignore[method-assign]
+    held.device.copy_to_device = lambda index: Copy()  # type: ignore[method-assign]
     there = held.place(codes_of("IVF16,SQ8"))
     assert gpu.device_of(there) == "host"
     del there
     gc.collect()
-    held.owner.do(lambda: None)
+    held.device_thread.run(lambda: None)
     assert freed_by == [True]
 
 
 def test_memory_is_computed_by_lists_as_they_are_laid_out() -> None:
     """Codes in groups of 32 vectors, ids of 4 bytes, each array in steps of 512 bytes."""
-    assert lists_bytes([0], 64) == 0
-    assert lists_bytes([1], 64) == 32 * 64 + 512
-    assert lists_bytes([33, 129], 64) == (64 * 64 + 512) + (160 * 64 + 1024)
+    assert inverted_lists_bytes([0], 64) == 0
+    assert inverted_lists_bytes([1], 64) == 32 * 64 + 512
+    assert inverted_lists_bytes([33, 129], 64) == (64 * 64 + 512) + (160 * 64 + 1024)
 
 
 def test_with_the_devices_help_codes_are_learnt_that_find_the_same(opened: Opened) -> None:
-    recipe = resolved("IVF16,SQ8", COUNT, DIM, 0)
+    recipe = resolve_recipe("IVF16,SQ8", COUNT, DIM, 0)
     assert recipe is not None
-    made = opened(Host()).trained(recipe, VECTORS[:COUNT], 0, 1)  # type: ignore[arg-type]
-    found = made.candidates(QUERIES[:16], 10, 4)
-    assert np.array_equal(found, codes_of("IVF16,SQ8").candidates(QUERIES[:16], 10, 4))
+    made = opened(Host()).train_ivf(recipe, VECTORS[:COUNT], 0, 1)  # type: ignore[arg-type]
+    found = made.find_candidates(QUERIES[:16], 10, 4)
+    assert np.array_equal(found, codes_of("IVF16,SQ8").find_candidates(QUERIES[:16], 10, 4))
 
 
 def test_without_a_gpu_a_shard_says_what_is_missing_and_auto_does_without() -> None:
-    assert chosen("cpu") is None
-    if missing(0) is None:
+    assert parse_device("cpu") is None
+    if unavailable_reason(0) is None:
         pytest.skip("there is a GPU")
-    assert chosen("auto") is None
+    assert parse_device("auto") is None
     with pytest.raises(OperatorError, match="device cuda:0: faiss"):
-        chosen("cuda:0")
+        parse_device("cuda:0")
 
 
 def test_a_setting_that_is_no_device_is_refused() -> None:
     for setting in ("gpu", "cuda", "cuda:x", "CPU", ""):
         with pytest.raises(BadSettings, match="not cpu, auto or cuda:<number>"):
-            chosen(setting)
+            parse_device(setting)
 
 
 def test_a_driver_that_is_too_old_is_told_from_no_gpu_and_from_a_wrong_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,10 +194,10 @@ def test_a_driver_that_is_too_old_is_told_from_no_gpu_and_from_a_wrong_number(mo
             self.get_num_gpus = lambda: devices
 
     monkeypatch.setattr(device, "faiss", Faiss(0))
-    monkeypatch.setattr(device, "_driver_says", lambda: "CUDA driver version is insufficient")
-    assert missing(0) == "faiss sees no GPU: CUDA driver version is insufficient"
+    monkeypatch.setattr(device, "_driver_error", lambda: "CUDA driver version is insufficient")
+    assert unavailable_reason(0) == "faiss sees no GPU: CUDA driver version is insufficient"
     monkeypatch.setattr(device, "faiss", Faiss(2))
-    assert missing(1) is None
-    assert missing(2) == "there are 2 GPUs, numbered from 0"
-    assert chosen("auto") == 0
-    assert chosen("cuda:1") == 1
+    assert unavailable_reason(1) is None
+    assert unavailable_reason(2) == "there are 2 GPUs, numbered from 0"
+    assert parse_device("auto") == 0
+    assert parse_device("cuda:1") == 1

@@ -17,5 +17,5 @@ def test_real_descriptors_are_found_with_the_recall_that_is_promised(real_data: 
     vectors = normalised(np.loadtxt(file, delimiter="\t", usecols=range(128), dtype=np.float32))
     asked, base = vectors[:300], vectors[300:]
     space = space_of(base)
-    assert space.entry.ladder[0].recall >= 0.95
+    assert space.entry.operating_points[0].recall >= 0.95
     assert recall(space, asked, 10) >= 0.94

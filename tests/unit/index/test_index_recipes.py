@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from index.building.ladder import EXACT_FLOATS
-from index.kinds import choice
-from index.kinds.recipe import ALLOWED, Ngt, parsed, resolved
+from index.backends import factory
+from index.backends.recipe import ALLOWED, NgtRecipe, parse_recipe, resolve_recipe
+from index.building.calibration import EXACT_FLOATS
 from lookalike.errors import BadSettings
 from tests.unit.index.samples import unit_vectors
 
@@ -36,19 +36,19 @@ N, DIM = 100_000, 1024
     ],
 )
 def test_what_a_name_leaves_out_follows_from_the_vectors(name: str, complete: str) -> None:
-    recipe = resolved(name, N, DIM, EXACT_FLOATS)
+    recipe = resolve_recipe(name, N, DIM, EXACT_FLOATS)
     assert str(recipe) == complete
-    assert parsed(complete) == recipe
+    assert parse_recipe(complete) == recipe
 
 
 @pytest.mark.parametrize("documents", [1, 255, 256, EXACT_FLOATS // DIM])
 def test_a_small_space_is_searched_exactly_unless_a_recipe_is_named(documents: int) -> None:
-    assert resolved("auto", documents, DIM, EXACT_FLOATS) is None
-    assert (resolved("IVF,PQ4fs", documents, DIM, EXACT_FLOATS) is None) == (documents < 256)
+    assert resolve_recipe("auto", documents, DIM, EXACT_FLOATS) is None
+    assert (resolve_recipe("IVF,PQ4fs", documents, DIM, EXACT_FLOATS) is None) == (documents < 256)
 
 
 def test_flat_is_exact_however_large() -> None:
-    assert resolved("Flat", N, DIM, 0) is None
+    assert resolve_recipe("Flat", N, DIM, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_flat_is_exact_however_large() -> None:
 )
 def test_an_unknown_name_is_refused_with_those_that_are_allowed(name: str) -> None:
     with pytest.raises(BadSettings) as refused:
-        resolved(name, N, DIM, EXACT_FLOATS)
+        resolve_recipe(name, N, DIM, EXACT_FLOATS)
     assert ALLOWED in str(refused.value)
 
 
@@ -76,10 +76,10 @@ def test_an_unknown_name_is_refused_with_those_that_are_allowed(name: str) -> No
 )
 def test_what_cannot_be_made_of_the_vectors_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(BadSettings, match=reason):
-        resolved(name, N, DIM, EXACT_FLOATS)
+        resolve_recipe(name, N, DIM, EXACT_FLOATS)
 
 
 def test_without_ngt_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ngtpy", None)
     with pytest.raises(BadSettings, match="extra `ngt`"):
-        choice.trained(Ngt(), unit_vectors(2000, 8), 0, 1)
+        factory.train_index(NgtRecipe(), unit_vectors(2000, 8), 0, 1)

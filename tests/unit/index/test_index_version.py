@@ -11,7 +11,7 @@ import pytest
 from index.building.build import build
 from index.serving.loaded import opened
 from index.storage import version
-from index.storage.manifest import FORMAT, dumped, parsed
+from index.storage.manifest import FORMAT, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 
@@ -31,7 +31,7 @@ def location(built: Path, tmp_path: Path) -> Path:
 
 
 def directory_of(location: Path) -> Path:
-    return location / version.current(location)
+    return location / version.read_current(location)
 
 
 def flip(path: Path, at: float) -> None:
@@ -52,7 +52,7 @@ def test_a_flipped_bit_is_refused_with_the_files_name(location: Path, file: str,
 def test_a_truncated_file_is_refused_with_its_name(location: Path, file: str) -> None:
     path = directory_of(location) / "shard-00000" / file
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BadArtifact, match=f"{file}: has .* bytes, not"):
+    with pytest.raises(BadArtifact, match=f"{file}: has .* bytes, expected"):
         opened(location, 0)
 
 
@@ -79,31 +79,31 @@ def test_a_flipped_bit_in_the_manifest_is_refused(location: Path, at: float) -> 
 
 
 def test_a_manifest_is_read_as_it_was_written(location: Path) -> None:
-    manifest = version.read(location, version.current(location))
-    assert parsed(dumped(manifest), "here") == manifest
+    manifest = version.read_manifest(location, version.read_current(location))
+    assert parse_manifest(dump_manifest(manifest), "here") == manifest
     assert manifest.spaces[0].indexes[0].recall_at_10 >= 0.95
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "", "a\\..\\x"])
 def test_a_path_in_a_manifest_may_not_leave_the_version(location: Path, path: str) -> None:
-    manifest = version.read(location, version.current(location))
+    manifest = version.read_manifest(location, version.read_current(location))
     (entry, *_) = manifest.files.values()
     manifest.files[path] = entry  # type: ignore[index]  # a Mapping to all but this test
     with pytest.raises(BadArtifact, match="leads out of the version"):
-        parsed(dumped(manifest), "here")
+        parse_manifest(dump_manifest(manifest), "here")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 5}', "null", '{"format": 5, "checksum": ""}', "\x00"])
 def test_what_is_no_manifest_is_refused(text: str) -> None:
     with pytest.raises(BadArtifact, match="here: "):
-        parsed(text, "here")
+        parse_manifest(text, "here")
 
 
 @pytest.mark.parametrize("given", [FORMAT - 1, FORMAT + 1])
 def test_a_manifest_of_another_format_is_refused(given: int) -> None:
-    told = f"here: has format {given}, this program reads format {FORMAT}: build it again"
+    told = f"here: has format {given}, this program reads format {FORMAT}: build the index again"
     with pytest.raises(BadArtifact, match=told):
-        parsed(json.dumps({"format": given}), "here")
+        parse_manifest(json.dumps({"format": given}), "here")
 
 
 @pytest.mark.parametrize("name", ["", "../elsewhere", ".building", "a/b", "x" * 65])

@@ -11,7 +11,7 @@ import pytest
 
 from index.building import inspect, versions
 from index.building.build import SpaceVectors, build
-from index.storage.location import located
+from index.storage.location import open_location
 from lookalike.cli.dispatch import run
 from tests import stores
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
@@ -26,7 +26,7 @@ class Index:
     new: str
 
     def current(self) -> str:
-        return located(self.where).current()
+        return open_location(self.where).current()
 
 
 @pytest.fixture(params=["directory", "URL"])
@@ -105,7 +105,7 @@ def test_a_damaged_current_is_mended_by_using_a_version(tmp_path: Path) -> None:
     name = build(tmp_path, catalogue(3), {}, shards=1)
     (tmp_path / "CURRENT").write_text("../elsewhere")
     assert status("use", str(tmp_path), name) == 0
-    assert located(str(tmp_path)).current() == name
+    assert open_location(str(tmp_path)).current() == name
 
 
 def test_nothing_is_dropped_while_a_build_is_under_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

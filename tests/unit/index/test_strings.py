@@ -15,9 +15,9 @@ VALUES = ["", "a", "añb", "b", "b/c", "b0", "ｚ"]
 def test_several_values_are_read_at_once_in_any_order_and_of_a_part_of_a_column(start: int) -> None:
     strings = Strings(pa.array(VALUES, pa.large_string()).slice(start))
     rows = np.array([3, 0, 3, len(VALUES) - start - 1])
-    assert strings.texts(rows) == [VALUES[start + row] for row in rows]
-    assert strings.several(rows) == [strings[row] for row in rows]
-    assert strings.texts(rows[:0]) == []
+    assert strings.texts_at(rows) == [VALUES[start + row] for row in rows]
+    assert strings.values_at(rows) == [strings[row] for row in rows]
+    assert strings.texts_at(rows[:0]) == []
 
 
 def test_values_are_found_by_themselves_and_by_how_they_begin() -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from index.kinds.owner import Owner
+from index.backends.device_thread import DeviceThread
 from lookalike.errors import Overloaded, Unavailable
 from lookalike.vectors import F32, I64
 
@@ -18,11 +18,11 @@ class Busy:
     """An owner whose device is held up by a first call until it is let go; what it searched, by batch."""
 
     def __init__(self) -> None:
-        self.owner = Owner("test", max_batch=8, max_waiting=16)
+        self.owner = DeviceThread("test", max_batch=8, max_waiting=16)
         self.batches: list[list[int]] = []
         self._callers = ThreadPoolExecutor(16)
         self._held, self._go = threading.Event(), threading.Event()
-        self._first = self._callers.submit(self.owner.do, self._hold)
+        self._first = self._callers.submit(self.owner.run, self._hold)
         assert self._held.wait(5)
 
     def _hold(self) -> None:
@@ -80,7 +80,7 @@ def test_a_call_larger_than_a_batch_goes_alone(busy: Busy) -> None:
 
 def test_beyond_its_bound_a_search_is_refused_at_once(busy: Busy) -> None:
     waiting = busy.search("a", *range(16))
-    with pytest.raises(Overloaded, match="16 queries wait for the device, 16 may"):
+    with pytest.raises(Overloaded, match="16 queries wait for the device, at most 16 may"):
         busy.search("a", 1).result(5)
     busy.let_go()
     assert len(waiting.result(5)) == 16
@@ -109,7 +109,7 @@ def test_everything_is_done_on_one_thread(busy: Busy) -> None:
         return queries.astype(np.int64)
 
     busy.let_go()
-    threads.add(busy.owner.do(threading.get_ident))
+    threads.add(busy.owner.run(threading.get_ident))
     with ThreadPoolExecutor(4) as callers:
         list(callers.map(lambda key: busy.owner.search(key, np.zeros((1, 1), np.float32), note), range(8)))
     assert len(threads) == 1
@@ -122,5 +122,5 @@ def test_after_it_was_closed_nothing_is_begun(busy: Busy) -> None:
     with pytest.raises(Unavailable):
         busy.owner.search("a", np.zeros((1, 1), np.float32), busy.run)
     with pytest.raises(Unavailable):
-        busy.owner.do(busy.let_go)
-    assert not busy.owner.later(busy.let_go)
+        busy.owner.run(busy.let_go)
+    assert not busy.owner.run_later(busy.let_go)
