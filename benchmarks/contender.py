@@ -40,7 +40,7 @@ from lookalike.vectors import F32, I64
 
 K = 10
 TARGETS = (0.90, 0.95, 0.99)
-SWEPT = 400  # Queries by which efforts are compared: 4,000 neighbours.
+SWEPT = 400  # Queries by which search parameters are compared: 4,000 neighbours.
 COLD = 200
 VECTORS = "vectors.npy"
 NGT_GRAPHS = ("NGT ANNG", "NGT ONNG")
@@ -52,8 +52,8 @@ class Knobs(NamedTuple):
 
 
 class Contender(Protocol):
-    factors: Sequence[int]
-    efforts: Sequence[float]  # Rising; recall rises with them.
+    refine_factors: Sequence[int]
+    search_parameters: Sequence[float]  # Rising; recall rises with them.
 
     def search(self, query: F32, knobs: Knobs) -> I64:
         """The rows of the K nearest that it finds."""
@@ -69,16 +69,18 @@ class Recipe:
         made = recipe.resolve_recipe(name, len(vectors), DIM, 0)
         self.codes = None if made is None else factory.read_index(where / "codes", made, DIM)
         self.space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=self.codes)
-        self.factors: Sequence[int] = (1,) if self.codes is None else self.codes.refine_factors
-        self.efforts: Sequence[float] = (1,) if self.codes is None else finer(list(self.codes.search_parameters(K)))
+        self.refine_factors: Sequence[int] = (1,) if self.codes is None else self.codes.refine_factors
+        self.search_parameters: Sequence[float] = (
+            (1,) if self.codes is None else finer(list(self.codes.search_parameters(K)))
+        )
 
     def search(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
             return exact(query, self.space.vectors, K).rows
-        rung = OperatingPoint(
+        point = OperatingPoint(
             depth=K, search_parameter=int(knobs.search_parameter), refine_factor=knobs.factor, cost=0, recall=0
         )
-        return self.space.probe(query[None, :], K, rung)[0].rows
+        return self.space.probe(query[None, :], K, point)[0].rows
 
     def rescored(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
@@ -90,8 +92,8 @@ class Recipe:
 class Ngt:
     """NGT by itself; the search parameter is its epsilon. It compares full vectors in memory; nothing is on disk."""
 
-    factors: Sequence[int] = (1,)
-    efforts: Sequence[float] = tuple(round(-0.1 + step * 0.005, 3) for step in range(141))
+    refine_factors: Sequence[int] = (1,)
+    search_parameters: Sequence[float] = tuple(round(-0.1 + step * 0.005, 3) for step in range(141))
 
     def __init__(self, where: Path) -> None:
         self._index = ngtpy().Index(str(where / "graph"), read_only=True, log_disabled=True)
@@ -163,7 +165,7 @@ def weighed(name: str, vectors: StoredVectors, queries: F32, truth: I64, where: 
     before = memory()
     contender = opened(name, vectors, where)
     loaded = memory()
-    cold_start = Knobs(contender.efforts[len(contender.efforts) // 2], contender.factors[0])
+    cold_start = Knobs(contender.search_parameters[len(contender.search_parameters) // 2], contender.refine_factors[0])
     contender.search(queries[0], cold_start)
     chosen = {f"{target:.2f}": least(contender, queries[:SWEPT], truth, target) for target in TARGETS}
     for query in queries:
@@ -211,14 +213,14 @@ def least(contender: Contender, queries: F32, truth: I64, target: float) -> tupl
         return recall(found, truth), time.process_time() - began_s
 
     def reaches(at: int) -> bool:
-        return tried(Knobs(contender.efforts[at], factor))[0] >= target
+        return tried(Knobs(contender.search_parameters[at], factor))[0] >= target
 
     best: Knobs | None = None
-    for factor in contender.factors:
-        at = first(reaches, len(contender.efforts))
+    for factor in contender.refine_factors:
+        at = first(reaches, len(contender.search_parameters))
         if at is None:
             continue
-        knobs = Knobs(contender.efforts[at], factor)
+        knobs = Knobs(contender.search_parameters[at], factor)
         if best is not None and tried(knobs)[1] > tried(best)[1]:
             break
         best = knobs
@@ -239,9 +241,9 @@ def first(true_at: Callable[[int], bool], count: int) -> int | None:
     return low
 
 
-def finer(efforts: Sequence[int]) -> Sequence[int]:
+def finer(search_parameters: Sequence[int]) -> Sequence[int]:
     """Eight steps for each doubling."""
-    least, most = efforts[0], efforts[-1]
+    least, most = search_parameters[0], search_parameters[-1]
     steps = np.unique(np.round(least * 2 ** (np.arange(8 * np.log2(most / least) + 1) / 8)).astype(int))
     return tuple(int(step) for step in steps)
 

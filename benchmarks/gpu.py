@@ -122,26 +122,26 @@ def searched(device: Gpu, name: str, vectors: StoredVectors, asked: Asked, threa
     by_cpu_s = time.perf_counter() - began_s
     by_device_s = built_there(device, recipe, vectors, threads)
     use_threads(1)
-    ladder = calibrate(codes, vectors, 0)
+    points = calibrate(codes, vectors, 0)
     began_s = time.perf_counter()
     there = device.place(codes)
     copied_s = time.perf_counter() - began_s
     device_bytes = there.device_bytes if isinstance(there, GpuIndex) else 0
     rows = []
     for where, searched_codes in (("cpu", codes), (device.name, there)):
-        entry = IndexEntry(recipe=str(recipe), operating_points=ladder)
+        entry = IndexEntry(recipe=str(recipe), operating_points=points)
         space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), codes=searched_codes)
         for k in DEPTHS:
             found, took_s = by_threads(partial(rows_of, space, k), asked.queries, threads)
-            rung = next(rung for rung in ladder if rung.depth >= k)
+            point = next(point for point in points if point.depth >= k)
             rows.append(
                 {
                     "recipe": str(recipe),
                     "where": where,
                     "k": k,
                     "recall": recall(found, asked.truth[:, :k]),
-                    "search_parameter": rung.search_parameter,
-                    "factor": rung.refine_factor,
+                    "search_parameter": point.search_parameter,
+                    "factor": point.refine_factor,
                     "qps": round(len(asked.queries) / took_s, 1),
                     "build_cpu_s": round(by_cpu_s, 1),
                     "build_with_device_s": round(by_device_s, 1),

@@ -99,7 +99,7 @@ def curves(vectors: F32, queries: F32) -> dict[str, Any]:
     lists, codes, graph = (trained(name, vectors) for name in ("IVF,Flat", "IVF,PQ4fs", "HNSW32"))
 
     def found(by: VectorIndex, count: int, search_parameter: int) -> float:
-        """recall@10 of `count` candidates rescored; in pieces of 16, as the seam asks."""
+        """recall@10 of `count` candidates rescored; in batches of 16, as `VectorIndex` requires."""
         hits = 0
         for start in range(0, len(queries), 16):
             part = queries[start : start + 16]

@@ -61,10 +61,10 @@ def main() -> None:
             path = Path(folder) / "codes"
             made = resolve_recipe(name, len(vectors), DIM, 0)
             assert made is not None  # noqa: S101  # none of them is Flat
-            rung = _written(path, made, vectors, target)
+            point = _written(path, made, vectors, target)
             codes = factory.read_index(path, made, DIM)
             given = {"vectors": vectors, "table": table, "queries": queries, "flat": flat, "truth": truth}
-            row = _compared(path, codes, rung, rounds=options.rounds, **given)
+            row = _compared(path, codes, point, rounds=options.rounds, **given)
             rows[str(made)] = {"ram_bytes_per_vector": round(codes.ram_bytes() / len(vectors), 1), **row}
     caveats = (
         "full vectors are in memory for all: on a cold disk each page is a read more; "
@@ -84,11 +84,11 @@ def _written(path: Path, recipe: Any, vectors: F32, target: float) -> OperatingP
     codes = factory.train_index(recipe, vectors, 0, 2)
     faiss_support.use_threads(1)
     asked = np.sort(np.random.default_rng(0).choice(len(vectors), 256, replace=False))
-    rung = CalibrationSet(codes, vectors, K, asked).find_cheapest(target)
-    if rung is None:
+    point = CalibrationSet(codes, vectors, K, asked).find_cheapest(target)
+    if point is None:
         raise RuntimeError(f"{recipe} does not reach {target}")
     codes.write(path)
-    return rung
+    return point
 
 
 def _table(path: Path, count: int) -> Attributes:
@@ -110,7 +110,7 @@ def _table(path: Path, count: int) -> Attributes:
 def _compared(
     path: Path,
     codes: VectorIndex,
-    rung: OperatingPoint,
+    point: OperatingPoint,
     *,
     vectors: F32,
     table: Attributes,
@@ -119,14 +119,14 @@ def _compared(
     truth: I64,
     rounds: int,
 ) -> dict[str, Any]:
-    entry = IndexEntry(recipe="measured", operating_points=(rung,))
+    entry = IndexEntry(recipe="measured", operating_points=(point,))
     space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), codes=codes)
     manifest = Manifest(version="measured", shards=1, seed=0, products=(len(table),), spaces=(), files={})
     shard = LoadedShard(manifest=manifest, shard=0, base=Segment(table, {Space.SPACE_IMAGE: space}))
     base = faiss.read_index(str(path))
-    faiss.extract_index_ivf(base).nprobe = rung.search_parameter
+    faiss.extract_index_ivf(base).nprobe = point.search_parameter
     refined = faiss.IndexRefine(base, flat)
-    refined.k_factor = rung.refine_factor
+    refined.k_factor = point.refine_factor
     ways: dict[str, Callable[[F32, ShardSearchRequest], Any]] = {
         "index": lambda part, _: [found.rows for found in space.search(part, K)],
         "shard": lambda _, request: shard.search(request.queries).SerializeToString(),
@@ -148,8 +148,8 @@ def _compared(
                 )
     cpu_us = {key: float(np.median(each)) for key, each in took.items()}
     return {
-        "search_parameter": rung.search_parameter,
-        "factor": rung.refine_factor,
+        "search_parameter": point.search_parameter,
+        "factor": point.refine_factor,
         "recall_at_10": {name: round(recall, 4) for name, recall in recalls.items()},
         "cpu_us_per_query": {f"{name}, batch {batch}": round(value, 1) for (name, batch), value in cpu_us.items()},
         "of_faiss": {
@@ -157,7 +157,7 @@ def _compared(
             for name in ("index", "shard")
             for batch in BATCHES
         },
-        "pages_per_query": K * rung.refine_factor * -(-4 * DIM // PAGE_BYTES),
+        "pages_per_query": K * point.refine_factor * -(-4 * DIM // PAGE_BYTES),
     }
 
 
