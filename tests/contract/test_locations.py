@@ -1,4 +1,4 @@
-"""A directory, a store in memory and S3 over HTTP keep versions alike."""
+"""The contract of a location, run over a directory, a store in memory, and S3 over HTTP."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ ATTRIBUTES, VECTORS = "shard-00001/attributes.arrow", "shard-00001/image/vectors
 
 @dataclass
 class Built:
+    """Versions built in a directory."""
+
     directory: Path
     names: list[str]
 
@@ -38,8 +40,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     directory = tmp_path_factory.mktemp("built")
     names = []
     for seed in (1, 2):
-        given: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(COUNT, 8, seed))}
-        names.append(build(directory, catalogue(COUNT), given, shards=SHARDS))
+        spaces: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(COUNT, 8, seed))}
+        names.append(build(directory, catalogue(COUNT), spaces, shards=SHARDS))
     return Built(directory, names)
 
 
@@ -66,7 +68,7 @@ def publish(location: Directory | ObjectStore, built: Built, name: str) -> None:
 
 
 def overwrite(location: Directory | ObjectStore, path: str, change: Callable[[bytes], bytes | None]) -> None:
-    """What the bytes of a file become; None: it goes."""
+    """Change the bytes of a file; None removes it."""
     if isinstance(location, Directory):
         file = location.path / path
         changed = change(file.read_bytes())
@@ -81,7 +83,7 @@ def overwrite(location: Directory | ObjectStore, path: str, change: Callable[[by
         files.pipe_file(where, changed)
 
 
-def test_what_was_published_last_serves_until_another_is_chosen(
+def test_the_version_published_last_serves_until_another_is_made_current(
     location: Directory | ObjectStore, built: Built
 ) -> None:
     first, second = built.names
@@ -94,14 +96,14 @@ def test_what_was_published_last_serves_until_another_is_chosen(
     assert location.read_manifest(second) == version.read_manifest(built.directory, second)
 
 
-def test_every_file_is_read_to_verify_a_version(location: Directory | ObjectStore, built: Built) -> None:
+def test_verifying_a_version_reads_every_file(location: Directory | ObjectStore, built: Built) -> None:
     (name, _) = built.names
     publish(location, built, name)
     manifest = location.read_manifest(name)
     assert location.verify(manifest) == sum(file.bytes for file in manifest.files.values())
 
 
-def test_a_version_that_is_dropped_is_gone_and_no_other(location: Directory | ObjectStore, built: Built) -> None:
+def test_dropping_a_version_removes_only_that_version(location: Directory | ObjectStore, built: Built) -> None:
     for name in built.names:
         publish(location, built, name)
     first, second = built.names
@@ -123,7 +125,7 @@ def test_a_version_that_is_dropped_is_gone_and_no_other(location: Directory | Ob
     ids=["flipped", "truncated", "longer", "missing"],
 )
 @pytest.mark.parametrize("path", [ATTRIBUTES, VECTORS])
-def test_a_damaged_file_is_refused_by_name(
+def test_verifying_names_the_damaged_file(
     location: Directory | ObjectStore, built: Built, path: str, change: Callable[[bytes], bytes | None], reason: str
 ) -> None:
     (name, _) = built.names
@@ -133,7 +135,7 @@ def test_a_damaged_file_is_refused_by_name(
         location.verify(location.read_manifest(name))
 
 
-def test_a_damaged_manifest_is_refused_by_name(location: Directory | ObjectStore, built: Built) -> None:
+def test_reading_a_damaged_manifest_names_it(location: Directory | ObjectStore, built: Built) -> None:
     (name, _) = built.names
     publish(location, built, name)
     overwrite(location, f"{name}/{version.MANIFEST}", lambda data: data.replace(b'"seed": 0', b'"seed": 1'))
@@ -141,7 +143,7 @@ def test_a_damaged_manifest_is_refused_by_name(location: Directory | ObjectStore
         location.read_manifest(name)
 
 
-def test_a_place_without_an_index_is_refused(location: Directory | ObjectStore) -> None:
+def test_a_location_without_an_index_is_refused(location: Directory | ObjectStore) -> None:
     with pytest.raises(BadArtifact, match="CURRENT: "):
         location.current()
 
@@ -155,33 +157,33 @@ def test_current_must_name_a_version(location: Directory | ObjectStore, built: B
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", ""])
-def test_a_name_may_not_lead_out_of_the_location(location: Directory | ObjectStore, name: str) -> None:
-    for step in (location.read_manifest, location.drop):
+def test_a_version_name_must_not_be_a_path_out_of_the_location(location: Directory | ObjectStore, name: str) -> None:
+    for method in (location.read_manifest, location.drop):
         with pytest.raises(BadArtifact, match="not the name of a version"):
-            step(name)
+            method(name)
 
 
-def test_one_shard_comes_to_this_machine_and_answers(
+def test_a_pinned_shard_can_be_loaded_and_searched(
     location: Directory | ObjectStore, built: Built, tmp_path: Path
 ) -> None:
     (name, _) = built.names
     publish(location, built, name)
     manifest = location.read_manifest(name)
-    hold = (
+    pin = (
         location.pin
         if isinstance(location, Directory)
         else ShardFileCache(location, tmp_path / "cache", 1 << 20, bool).pin
     )
-    held = hold(manifest, 1)
-    shard = mapped(held.location, manifest, 1)
+    pinned = pin(manifest, 1)
+    shard = mapped(pinned.location, manifest, 1)
     vector = np.asarray(shard.base.spaces[IMAGE].vectors[3])
     (hits,) = shard.search([ShardQuery(vectors=[by(IMAGE, vector)], k=1)]).results
     assert list(hits.ids) == [shard.base.table.ids.text(3)]
-    held.release()
+    pinned.release()
 
 
 @pytest.mark.parametrize("kind", ["memory", "s3"])
-def test_an_upload_that_fails_leaves_what_serves_as_it_is(
+def test_a_failed_upload_leaves_the_serving_version_unchanged(
     kind: str, built: Built, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     store = stores.in_memory() if kind == "memory" else stores.in_bucket(request.getfixturevalue("s3"))
@@ -198,15 +200,15 @@ def test_an_upload_that_fails_leaves_what_serves_as_it_is(
     assert store.current() == second
 
 
-def test_a_store_out_of_reach_is_the_operators_to_mend() -> None:
+def test_an_unreachable_store_is_an_operator_error() -> None:
     options = {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
-    once = {"config_kwargs": {"retries": {"max_attempts": 0}}}
-    nowhere = stores.stored("s3://bucket/index", json.dumps(options | once))
+    no_retries = {"config_kwargs": {"retries": {"max_attempts": 0}}}
+    unreachable = stores.stored("s3://bucket/index", json.dumps(options | no_retries))
     with pytest.raises(OperatorError, match="s3://bucket/index/CURRENT: "):
-        nowhere.current()
+        unreachable.current()
 
 
-def test_a_fetch_ends_when_the_process_stops(built: Built, tmp_path: Path) -> None:
+def test_a_fetch_is_interrupted_when_the_process_stops(built: Built, tmp_path: Path) -> None:
     store = stores.in_memory()
     store.publish(built.directory, built.names[0])
     with pytest.raises(Unavailable, match="the process is stopping"):
@@ -214,12 +216,12 @@ def test_a_fetch_ends_when_the_process_stops(built: Built, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("options", ["{", "[]", "7"])
-def test_options_that_are_no_json_object_are_refused(options: str) -> None:
+def test_storage_options_must_be_a_json_object(options: str) -> None:
     with pytest.raises(BadSettings, match="storage options: not"):
         open_location("s3://bucket/index", options)
 
 
 @pytest.mark.parametrize("url", ["nonsense://bucket/index", "a b://c"])
-def test_a_url_that_nobody_can_read_is_refused(url: str) -> None:
+def test_a_url_with_an_unknown_scheme_is_refused(url: str) -> None:
     with pytest.raises(OperatorError, match=url):
         open_location(url)

@@ -1,4 +1,4 @@
-"""`lookalike index tune`: what it measures, carries over and chooses, and what it refuses."""
+"""`lookalike index tune`: measuring, extrapolating, choosing, and refused options."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ROW = RecipeMeasurement(
 )
 
 
-def test_recall_is_carried_over_by_what_a_doubling_lost_and_no_gain_is() -> None:
+def test_recall_is_extrapolated_by_the_loss_of_a_doubling_and_gains_are_ignored() -> None:
     assert extrapolate_recall(0.97, 0.96, 5) == pytest.approx(0.91)
     assert extrapolate_recall(0.95, 0.96, 5) == 0.96
     assert extrapolate_recall(0.9, 0.5, 5) == 0
@@ -62,11 +62,11 @@ def test_recall_is_carried_over_by_what_a_doubling_lost_and_no_gain_is() -> None
         ({"ram_bytes": 90, "recall": 0.1}, {"bytes", "recall"}),
     ],
 )
-def test_a_recipe_fails_a_budget_by_name(change: dict[str, float], failed: set[str]) -> None:
+def test_each_exceeded_limit_of_the_budget_is_named(change: dict[str, float], failed: set[str]) -> None:
     assert budget_excesses(replace(ROW, **change), BUDGET).keys() == failed  # type: ignore[arg-type]  # floats, all of them
 
 
-def test_the_fastest_that_meets_the_budget_is_chosen_and_of_equals_the_smallest() -> None:
+def test_the_fastest_recipe_within_the_budget_is_chosen_and_of_equals_the_smallest() -> None:
     rows = [
         replace(ROW, recipe="slow", cpu_ms=1.5),
         replace(ROW, recipe="large", ram_bytes=47),
@@ -79,12 +79,12 @@ def test_the_fastest_that_meets_the_budget_is_chosen_and_of_equals_the_smallest(
     assert fastest_within(rows[3:], BUDGET) is None
 
 
-def test_the_nearest_lacks_the_least() -> None:
+def test_the_nearest_recipe_exceeds_the_budget_by_the_least() -> None:
     rows = [replace(ROW, recipe="far", ram_bytes=96), replace(ROW, recipe="near", recall=0.88)]
     assert nearest_to(rows, BUDGET).recipe == "near"
 
 
-def test_the_front_is_of_those_that_reach_the_recall_each_faster_than_all_that_are_smaller() -> None:
+def test_the_pareto_front_has_recipes_that_reach_the_recall_each_faster_than_all_smaller_ones() -> None:
     rows = [
         replace(ROW, recipe="a", ram_bytes=10, cpu_ms=3),
         replace(ROW, recipe="slower", ram_bytes=20, cpu_ms=4),
@@ -95,13 +95,13 @@ def test_the_front_is_of_those_that_reach_the_recall_each_faster_than_all_that_a
 
 
 @pytest.mark.parametrize("dim", [1, 2, 30, 128, 1024, 2048])
-def test_every_candidate_can_be_made_of_vectors_of_its_dimension(dim: int) -> None:
+def test_every_candidate_recipe_suits_vectors_of_the_dimension(dim: int) -> None:
     names = candidate_recipes(dim)
     assert len(set(names)) == len(names) >= 4
     assert all(resolve_recipe(name, 20_000, dim, 0) is not None for name in names)
 
 
-def test_a_trial_states_what_its_work_finds_takes_and_reads() -> None:
+def test_a_measurement_has_recall_memory_time_and_pages() -> None:
     vectors = clustered(4000, 64)
     budget = TuneBudget(documents=64_000, k=10, recall=0.9, bytes_per_vector=48)
     row = measure_recipe("OPQ16_32,IVF,PQ16x4fs", vectors, budget, seed=0, threads=1)
@@ -113,7 +113,7 @@ def test_a_trial_states_what_its_work_finds_takes_and_reads() -> None:
     assert row.cpu_ms > row.cpu_ms_sample > 0
 
 
-def test_what_no_work_reaches_is_told_with_the_most_that_was_tried() -> None:
+def test_an_unreachable_recall_is_measured_at_the_costliest_operating_point() -> None:
     budget = TuneBudget(documents=4000, k=10, recall=0.9999, bytes_per_vector=48)
     row = measure_recipe("PCAR8,IVF,SQ4", clustered(4000, 64), budget, seed=0, threads=1)
     assert row.recall < 0.9999
@@ -128,55 +128,55 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of the candidates, so that a test takes seconds."""
+def two_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only two candidate recipes, so that a test takes seconds."""
     monkeypatch.setattr(tune, "candidate_recipes", lambda dim: ("OPQ32_64,IVF,PQ32x4fs", "IVF,SQ8"))
 
 
-def words(base: Path, out: Path, *more: str, size: str = "60", recall: str = "0.9") -> list[str]:
+def arguments(base: Path, out: Path, *more: str, size: str = "60", recall: str = "0.9") -> list[str]:
     budget = ["--bytes-per-vector", size, "--recall", recall]
     return ["--vectors", str(base), *budget, "--sample", "4000", "--threads", "1", "--out", str(out), *more]
 
 
-@pytest.mark.usefixtures("few")
-def test_the_report_is_written_and_its_command_builds_what_was_chosen(
+@pytest.mark.usefixtures("two_candidates")
+def test_the_report_is_written_and_its_command_builds_an_index_with_the_chosen_recipe(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tune.main(words(base, tmp_path / "out", "--json", "--rescore", "float16"), {}) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert json.loads((tmp_path / "out" / "tune.json").read_text()) == found
+    assert tune.main(arguments(base, tmp_path / "out", "--json", "--rescore", "float16"), {}) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "out" / "tune.json").read_text()) == findings
     assert (tmp_path / "out" / "tune.png").read_bytes().startswith(b"\x89PNG")
     report = (tmp_path / "out" / "tune.md").read_text()
-    assert found["command"] in report
-    assert found["chosen"]["recipe"] == "OPQ32_64,IVF,PQ32x4fs"
-    assert found["disk_bytes_per_vector"] == 2 * DIM + 8
-    *command, place = shlex.split(found["command"])
-    assert (command[:3], place) == (["lookalike", "index", "build"], "index")
-    with pytest.raises(SystemExit):  # What the vectors say of products, only their owner knows.
+    assert findings["command"] in report
+    assert findings["chosen"]["recipe"] == "OPQ32_64,IVF,PQ32x4fs"
+    assert findings["disk_bytes_per_vector"] == 2 * DIM + 8
+    *command, location = shlex.split(findings["command"])
+    assert (command[:3], location) == (["lookalike", "index", "build"], "index")
+    with pytest.raises(SystemExit):  # The user must replace SPACE.
         bulk.main([*command[3:], str(tmp_path / "index")], {})
     command[command.index("SPACE")] = "image"
     assert bulk.main([*command[3:], "--threads", "1", str(tmp_path / "index")], {}) == 0
     space = opened(tmp_path / "index", 0).base.spaces[IMAGE]
-    assert space.entry.recipe == found["chosen"]["resolved_recipe"]
+    assert space.entry.recipe == findings["chosen"]["resolved_recipe"]
     assert space.entry.recall_at_10 >= 0.9
     assert space.vectors.dtype == np.float16
     assert space.codes is not None
-    assert space.codes.ram_bytes() / COUNT == pytest.approx(found["chosen"]["ram_bytes"], rel=0.02)
+    assert space.codes.ram_bytes() / COUNT == pytest.approx(findings["chosen"]["ram_bytes"], rel=0.02)
 
 
-@pytest.mark.usefixtures("few")
-def test_a_budget_that_nothing_meets_is_an_exit_status_and_names_the_nearest(
+@pytest.mark.usefixtures("two_candidates")
+def test_where_no_recipe_meets_the_budget_the_exit_status_says_so_and_the_nearest_is_named(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tune.main(words(base, tmp_path, size="5"), {}) == tune.EXIT_BUDGET_UNMET
-    told = capsys.readouterr().out
-    assert "no recipe meets recall@10 of 0.9 with at most 5 B a vector" in told
-    assert "the nearest is OPQ32_64,IVF,PQ32x4fs: " in told
+    assert tune.main(arguments(base, tmp_path, size="5"), {}) == tune.EXIT_BUDGET_UNMET
+    printed = capsys.readouterr().out
+    assert "no recipe meets recall@10 of 0.9 with at most 5 B a vector" in printed
+    assert "the nearest is OPQ32_64,IVF,PQ32x4fs: " in printed
     assert "**No recipe meets the budget.**" in (tmp_path / "tune.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("more", "reason"),
+    ("options", "reason"),
     [
         (("--k", "0"), r"--k 0: must be in 1\.\.200"),
         (("--k", "50000"), r"--k 50000: must be in 1\.\.200"),
@@ -189,35 +189,37 @@ def test_a_budget_that_nothing_meets_is_an_exit_status_and_names_the_nearest(
         (("--latency-ms", "inf"), "--latency-ms inf: must be a number above 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_reason(
-    base: Path, tmp_path: Path, more: tuple[str, str], reason: str
+def test_options_out_of_range_are_refused_with_the_reason(
+    base: Path, tmp_path: Path, options: tuple[str, str], reason: str
 ) -> None:
     with pytest.raises(BadSettings, match=reason):
-        tune.main(words(base, tmp_path, *more), {})
+        tune.main(arguments(base, tmp_path, *options), {})
 
 
 @pytest.mark.parametrize(("value", "reason"), [(np.nan, "not finite"), (np.inf, "not finite"), (0, "zero")])
-def test_a_vector_without_a_direction_is_refused_by_its_row(tmp_path: Path, value: float, reason: str) -> None:
+def test_a_vector_that_is_zero_or_not_finite_is_refused_and_its_row_named(
+    tmp_path: Path, value: float, reason: str
+) -> None:
     vectors = np.ones((9000, 1000), dtype=np.float32)
     vectors[:] = value
     np.save(tmp_path / "base.npy", vectors)
     with pytest.raises(BadArtifact, match=rf"base\.npy: vector \d+ is {reason}"):
-        tune.main(words(tmp_path / "base.npy", tmp_path), {})
+        tune.main(arguments(tmp_path / "base.npy", tmp_path), {})
 
 
-def test_a_file_that_holds_no_vectors_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_without_vectors_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("0.1 0.2")
     np.save(tmp_path / "one.npy", np.ones(2000, dtype=np.float32))
     np.save(tmp_path / "double.npy", np.ones((2000, 2)))
     for name in ("text.npy", "one.npy", "double.npy", "missing.npy"):
         with pytest.raises(BadArtifact, match=name):
-            tune.main(words(tmp_path / name, tmp_path), {})
+            tune.main(arguments(tmp_path / name, tmp_path), {})
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(
+def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_measured(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(tune, "measure_recipe")
     (tmp_path / "file").write_text("")
     with pytest.raises(OperatorError, match="file: the report cannot be written there: File exists"):
-        tune.main(words(base, tmp_path / "file"), {})
+        tune.main(arguments(base, tmp_path / "file"), {})
