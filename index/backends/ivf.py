@@ -1,6 +1,4 @@
-"""IVF by faiss: inverted lists of full vectors, bytes, PQ codes or bits, possibly rotated to fewer dimensions. Reads
-and writes index files.
-"""
+"""IVF by faiss: inverted lists of vectors, bytes, PQ codes or bits, possibly rotated. Reads and writes index files."""
 
 from __future__ import annotations
 

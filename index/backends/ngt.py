@@ -1,5 +1,6 @@
-"""NGT: a graph with a tree over full vectors. An optional extra, to compare with and to migrate from. Reads and writes
-files.
+"""NGT, an optional extra: a graph with a tree over full vectors. Reads and writes files.
+
+It is there to compare with and to migrate from.
 """
 
 from __future__ import annotations

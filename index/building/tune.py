@@ -1,6 +1,4 @@
-"""`lookalike index tune`: choose a recipe for your vectors within a budget of memory, recall and time. Reads and writes
-files.
-"""
+"""`lookalike index tune`: choose a recipe within a budget of memory, recall and time. Reads and writes files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Versions of an index on disk: LOCATION/<version>/, and LOCATION/CURRENT, the name of the one that serves. Does file
-I/O.
-"""
+"""Versions of an index on disk: LOCATION/<version>/; LOCATION/CURRENT names the one that serves. Does file I/O."""
 
 from __future__ import annotations
 
