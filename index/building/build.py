@@ -82,18 +82,18 @@ def build(
         _check_vectors(space_name(space), space_vectors, table.num_rows)
     step = _step_counter(progress, shards * (1 + 2 * len(spaces)) + 1)
     with _build_directory(location) as directory:
-        partition = _Partition.of(table["id"], shards)
+        assignment = _ShardAssignment.of(table["id"], shards)
         for space_vectors in spaces.values():  # Before anything is written, which takes long for many vectors.
-            for documents in partition.counts(space_vectors.rows):
+            for documents in assignment.counts(space_vectors.rows):
                 recipe.resolve_recipe(options.recipe, documents, space_vectors.vectors.shape[1], exact_floats)
         for shard in range(shards):
             step(f"writing the products of shard {shard}")
             (directory / shard_name(shard)).mkdir()
-            attributes.write_products(directory / shard_name(shard) / ATTRIBUTES, table.take(partition.rows(shard)))
+            attributes.write_products(directory / shard_name(shard) / ATTRIBUTES, table.take(assignment.rows(shard)))
             for space, space_vectors in sorted(spaces.items()):
                 step(f"writing the {space_name(space)} vectors of shard {shard}")
                 _write_vectors(
-                    directory / shard_name(shard) / space_name(space), space_vectors, partition, shard, options
+                    directory / shard_name(shard) / space_name(space), space_vectors, assignment, shard, options
                 )
         name = _version_name(directory, spaces, options, shards=shards, seed=seed, exact_floats=exact_floats)
         if not _is_intact(location, name):
@@ -108,7 +108,7 @@ def build(
             }
             step("computing checksums")
             files = _file_entries(directory)
-            _publish(location, directory, _manifest(name, spaces, options, indexes, partition, seed=seed, files=files))
+            _publish(location, directory, _manifest(name, spaces, options, indexes, assignment, seed=seed, files=files))
         version.make_current(location, name)
     step("done")
     return name
@@ -144,16 +144,16 @@ def _build_directory(location: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Partition:
+class _ShardAssignment:
     """Where each product goes: its shard, and its row in the shard's table."""
 
     shards: int
     order: I64  # Rows of the catalogue by rising id.
-    owners: npt.NDArray[np.int32]  # (n,) by catalogue row.
-    shard_rows: I64  # (n,) by catalogue row.
+    owners: npt.NDArray[np.int32]  # (n,): the shard of each catalogue row.
+    shard_rows: I64  # (n,): the row of each in its shard.
 
     @classmethod
-    def of(cls, ids: pa.ChunkedArray, shards: int) -> _Partition:
+    def of(cls, ids: pa.ChunkedArray, shards: int) -> _ShardAssignment:
         order = pc.sort_indices(ids).to_numpy().astype(np.int64)
         owners = np.fromiter((shard_of(product_id, shards) for product_id in ids.to_pylist()), np.int32, len(ids))
         shard_rows = np.empty(len(ids), dtype=np.int64)
@@ -193,12 +193,12 @@ def _check_vectors(name: str, space_vectors: SpaceVectors, products: int) -> Non
 
 
 def _write_vectors(
-    directory: Path, space_vectors: SpaceVectors, partition: _Partition, shard: int, options: IndexOptions
+    directory: Path, space_vectors: SpaceVectors, assignment: _ShardAssignment, shard: int, options: IndexOptions
 ) -> None:
     directory.mkdir()
-    rows_here = np.flatnonzero(partition.owners[space_vectors.rows] == shard)
-    rows_here = rows_here[np.argsort(partition.shard_rows[space_vectors.rows[rows_here]])]
-    np.save(directory / ROWS, partition.shard_rows[space_vectors.rows[rows_here]])
+    rows_here = np.flatnonzero(assignment.owners[space_vectors.rows] == shard)
+    rows_here = rows_here[np.argsort(assignment.shard_rows[space_vectors.rows[rows_here]])]
+    np.save(directory / ROWS, assignment.shard_rows[space_vectors.rows[rows_here]])
     dim = space_vectors.vectors.shape[1]
     step = max(1, _CHUNK_BYTES // (4 * dim))
     row_chunks = (rows_here[start : start + step] for start in range(0, len(rows_here), step))
@@ -233,11 +233,11 @@ def _build_index(
     resolved = recipe.resolve_recipe(options.recipe, documents, dim, exact_floats)
     if resolved is None:
         return IndexEntry()
-    trained = factory.train_index(resolved, mapped, seed, threads)
-    operating_points = calibrate(trained, mapped, seed, options.recall)
+    index = factory.train_index(resolved, mapped, seed, threads)
+    operating_points = calibrate(index, mapped, seed, options.recall)
     if not operating_points:
         return IndexEntry()
-    trained.write(here / CODES)
+    index.write(here / CODES)
     return IndexEntry(recipe=str(resolved), operating_points=operating_points)
 
 
@@ -281,7 +281,7 @@ def _manifest(
     spaces: Mapping[int, SpaceVectors],
     options: IndexOptions,
     indexes: Mapping[int, tuple[IndexEntry, ...]],
-    partition: _Partition,
+    assignment: _ShardAssignment,
     *,
     seed: int,
     files: Mapping[str, FileEntry],
@@ -292,13 +292,13 @@ def _manifest(
             dim=space_vectors.vectors.shape[1],
             encoder=space_vectors.encoder,
             rescore=options.rescore,
-            documents=partition.counts(space_vectors.rows),
+            documents=assignment.counts(space_vectors.rows),
             indexes=indexes[space],
         )
         for space, space_vectors in sorted(spaces.items())
     )
     return Manifest(
-        version=name, shards=partition.shards, seed=seed, products=partition.counts(), spaces=entries, files=files
+        version=name, shards=assignment.shards, seed=seed, products=assignment.counts(), spaces=entries, files=files
     )
 
 

@@ -26,7 +26,7 @@ from lookalike.errors import BadArtifact, BadSettings
 from lookalike.vectors import F32, normalised
 
 MIN_SAMPLE = 1024  # Vectors; half of them must still be enough to train lists and codes.
-EXIT_BUDGET_UNMET = 1  # Exit status.
+EXIT_BUDGET_UNMET = 1
 
 EPILOG = """examples:
   lookalike index tune --vectors base.npy --bytes-per-vector 48 --recall 0.9
