@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from index.building import tune_report
-from index.building.bulk import read_vectors
+from index.building.build_command import read_vectors
 from index.building.calibration import EXACT_FLOATS
 from index.building.tune_report import TuneFindings
 from index.building.tune_selection import TuneBudget, fastest_within, nearest_to

@@ -268,7 +268,7 @@ class Segment:
         return everywhere.mask[self.spaces[number].rows]
 
 
-def opened(root: Path, manifest: Manifest, shard: int, place: space.Place | None = None) -> Segment:
+def opened(root: Path, manifest: Manifest, shard: int, place: space.DevicePlacement | None = None) -> Segment:
     """Map one shard of a version whose files have been verified; `place` puts its codes elsewhere, onto a GPU, say.
 
     Raises BadArtifact, naming the file, or what `place` raises.

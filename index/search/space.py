@@ -23,7 +23,7 @@ from lookalike.vectors import F32, I64
 # batch: smaller calls keep an answer the same in every company, and a larger batch gains only a few percent.
 BATCH = 16
 
-Place = Callable[[VectorIndex], VectorIndex]  # Onto a GPU, say.
+DevicePlacement = Callable[[VectorIndex], VectorIndex]  # Copies an index to a GPU, say.
 
 
 class SpaceIndex:
@@ -147,7 +147,7 @@ def _first(rows: I64, scores: F32, k: int) -> Neighbours:
 
 
 def opened(
-    directory: Path, entry: IndexEntry, *, documents: int, dim: int, rescore: str, place: Place | None = None
+    directory: Path, entry: IndexEntry, *, documents: int, dim: int, rescore: str, place: DevicePlacement | None = None
 ) -> SpaceIndex:
     """Vectors and rows are mapped, codes are read into memory, and put elsewhere by `place`.
 

@@ -12,7 +12,7 @@ from index.live.live import Live
 from index.search import grouping, segment
 from index.search.queries import Query, parsed
 from index.search.segment import Look, Segment
-from index.search.space import Place
+from index.search.space import DevicePlacement
 from index.search.view import Hits, View
 from index.storage import version
 from index.storage.manifest import Manifest
@@ -173,7 +173,7 @@ def opened(location: Path, shard: int, wanted: str = "") -> LoadedShard:
     return mapped(location, manifest, shard)
 
 
-def mapped(location: Path, manifest: Manifest, shard: int, place: Place | None = None) -> LoadedShard:
+def mapped(location: Path, manifest: Manifest, shard: int, place: DevicePlacement | None = None) -> LoadedShard:
     """A shard whose files are verified; `place` puts its codes elsewhere, onto a GPU, say.
 
     Raises BadArtifact where the version has no such shard, or not what it says; what `place` raises.

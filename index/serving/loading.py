@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from index.search.space import Place
+from index.search.space import DevicePlacement
 from index.serving.loaded import LoadedShard, mapped
 from index.serving.served import Loaded
 from index.storage.location import Location, PinnedFiles
@@ -25,7 +25,7 @@ class Loader:
     shard: int
     hold: Hold
     expected: Mapping[str, str] = field(default_factory=dict)  # Encoders, by space; of other spaces any will do.
-    place: Place | None = None  # Where codes are put; None: they stay in memory.
+    place: DevicePlacement | None = None  # Where codes are put; None: they stay in memory.
 
     def __call__(self, name: str) -> Loaded:
         """Raises OperatorError: BadArtifact where the version is at fault."""

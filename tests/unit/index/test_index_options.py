@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from index.building.build import IndexOptions, Progress, SpaceVectors, build
-from index.building.bulk import main as build_command
+from index.building.build_command import main as build_command
 from index.search import space
 from index.serving.loaded import opened
 from index.storage import version

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from index.backends.recipe import resolve_recipe
-from index.building import bulk, tune
+from index.building import build_command, tune
 from index.building.tune_selection import (
     RecipeMeasurement,
     TuneBudget,
@@ -153,9 +153,9 @@ def test_the_report_is_written_and_its_command_builds_an_index_with_the_chosen_r
     *command, location = shlex.split(findings["command"])
     assert (command[:3], location) == (["lookalike", "index", "build"], "index")
     with pytest.raises(SystemExit):  # The user must replace SPACE.
-        bulk.main([*command[3:], str(tmp_path / "index")], {})
+        build_command.main([*command[3:], str(tmp_path / "index")], {})
     command[command.index("SPACE")] = "image"
-    assert bulk.main([*command[3:], "--threads", "1", str(tmp_path / "index")], {}) == 0
+    assert build_command.main([*command[3:], "--threads", "1", str(tmp_path / "index")], {}) == 0
     space = opened(tmp_path / "index", 0).base.spaces[IMAGE]
     assert space.entry.recipe == findings["chosen"]["resolved_recipe"]
     assert space.entry.recall_at_10 >= 0.9

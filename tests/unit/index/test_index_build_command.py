@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index.building import bulk, inspect
+from index.building import build_command, inspect
 from index.serving.loaded import opened
 from index.storage.location import Directory
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
@@ -31,7 +31,7 @@ def base(tmp_path: Path) -> Path:
 
 def build_index(base: Path, *more: str) -> None:
     words = ["--vectors", str(base / "base.npy"), "--space", "image", *more, str(base / "index")]
-    assert bulk.main(words, {}) == 0
+    assert build_command.main(words, {}) == 0
 
 
 def ids_file(base: Path, lines: Sequence[str]) -> str:
@@ -103,13 +103,13 @@ def test_an_index_at_a_url_is_built_on_this_machine_and_uploaded(
     words = ["--vectors", str(base / "base.npy"), "--space", "image", "--json", "--staging", str(staging)]
     names = []
     for seed in ("1", "2"):
-        assert bulk.main([*words, "--seed", seed, str(store)], {}) == 0
+        assert build_command.main([*words, "--seed", seed, str(store)], {}) == 0
         names.append(json.loads(capsys.readouterr().out)["version"])
         assert store.current() == names[-1]
     assert store.list_versions() == sorted(names)
     assert store.verify(store.read_manifest(names[0]))
     assert Directory(staging).list_versions() == [names[1]]  # The one uploaded before is removed from staging.
-    assert bulk.main([*words[:4], "--seed", "1", str(store)], {}) == 0  # With a temporary staging directory.
+    assert build_command.main([*words[:4], "--seed", "1", str(store)], {}) == 0  # With a temporary staging directory.
     assert store.current() == names[0]
 
 
