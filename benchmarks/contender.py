@@ -1,12 +1,12 @@
 """One way of searching vectors in a process of its own: built, weighed, timed. For `benchmarks.ngt_comparison`.
 
     python -m benchmarks.contender build NAME FOLDER WHERE     builds it in WHERE; prints what that took
-    python -m benchmarks.contender weigh NAME FOLDER WHERE     memory before and after loading; least search_parameter per recall
+    python -m benchmarks.contender weigh NAME FOLDER WHERE     memory before and after loading; least effort per recall
     python -m benchmarks.contender change NAME FOLDER WHERE    NGT: memory where it is opened to be changed
     python -m benchmarks.contender cold NAME FOLDER WHERE      knobs in; out: what a query reads of a file not in memory
     python -m benchmarks.contender serve NAME FOLDER WHERE     a line of JSON in: how hard, how often; a line out: times
 
-NAME is a recipe of `index/kinds/recipe.py`, searched as a shard searches it, or NGT's ANNG or ONNG, searched as its
+NAME is a recipe of `index/backends/recipe.py`, searched as a shard searches it, or NGT's ANNG or ONNG, searched as its
 documentation shows. FOLDER holds vectors, queries and their true neighbours.
 """
 
@@ -29,18 +29,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from benchmarks.dataset import DIM
-from index.kinds import choice, recipe
-from index.kinds.engine import use_threads
+from index.backends import factory, recipe
+from index.backends.faiss_support import use_threads
 from index.search.scores import exact
 from index.search.space import SpaceIndex
 from index.storage import vectors as stored
-from index.storage.manifest import IndexEntry, Rung
-from index.storage.vectors import Stored
+from index.storage.manifest import IndexEntry, OperatingPoint
+from index.storage.vectors import StoredVectors
 from lookalike.vectors import F32, I64
 
 K = 10
 TARGETS = (0.90, 0.95, 0.99)
-SWEPT = 400  # Queries by which efforts are compared: 4,000 neighbours.
+SWEPT = 400  # Queries by which search parameters are compared: 4,000 neighbours.
 COLD = 200
 VECTORS = "vectors.npy"
 NGT_GRAPHS = ("NGT ANNG", "NGT ONNG")
@@ -52,8 +52,8 @@ class Knobs(NamedTuple):
 
 
 class Contender(Protocol):
-    factors: Sequence[int]
-    efforts: Sequence[float]  # Rising; recall rises with them.
+    refine_factors: Sequence[int]
+    search_parameters: Sequence[float]  # Rising; recall rises with them.
 
     def search(self, query: F32, knobs: Knobs) -> I64:
         """The rows of the K nearest that it finds."""
@@ -65,31 +65,35 @@ class Contender(Protocol):
 class Recipe:
     """As a shard searches: candidates by compressed codes, compared again by their full, memory-mapped vectors."""
 
-    def __init__(self, name: str, vectors: Stored, where: Path) -> None:
-        made = recipe.resolved(name, len(vectors), DIM, 0)
-        self.codes = None if made is None else choice.read(where / "codes", made, DIM)
+    def __init__(self, name: str, vectors: StoredVectors, where: Path) -> None:
+        made = recipe.resolve_recipe(name, len(vectors), DIM, 0)
+        self.codes = None if made is None else factory.read_index(where / "codes", made, DIM)
         self.space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=self.codes)
-        self.factors: Sequence[int] = (1,) if self.codes is None else self.codes.factors
-        self.efforts: Sequence[float] = (1,) if self.codes is None else finer(list(self.codes.efforts(K)))
+        self.refine_factors: Sequence[int] = (1,) if self.codes is None else self.codes.refine_factors
+        self.search_parameters: Sequence[float] = (
+            (1,) if self.codes is None else finer(list(self.codes.search_parameters(K)))
+        )
 
     def search(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
             return exact(query, self.space.vectors, K).rows
-        rung = Rung(depth=K, search_parameter=int(knobs.search_parameter), factor=knobs.factor, cost=0, recall=0)
-        return self.space.probe(query[None, :], K, rung)[0].rows
+        point = OperatingPoint(
+            depth=K, search_parameter=int(knobs.search_parameter), refine_factor=knobs.factor, cost=0, recall=0
+        )
+        return self.space.probe(query[None, :], K, point)[0].rows
 
     def rescored(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
             return np.arange(len(self.space))
-        found: I64 = self.codes.candidates(query[None, :], K * knobs.factor, int(knobs.search_parameter))[0]
+        found: I64 = self.codes.find_candidates(query[None, :], K * knobs.factor, int(knobs.search_parameter))[0]
         return found
 
 
 class Ngt:
-    """The search_parameter is NGT's epsilon. It compares the full vectors that it keeps in memory; nothing is on disk."""
+    """NGT by itself; the search parameter is its epsilon. It compares full vectors in memory; nothing is on disk."""
 
-    factors: Sequence[int] = (1,)
-    efforts: Sequence[float] = tuple(round(-0.1 + step * 0.005, 3) for step in range(141))
+    refine_factors: Sequence[int] = (1,)
+    search_parameters: Sequence[float] = tuple(round(-0.1 + step * 0.005, 3) for step in range(141))
 
     def __init__(self, where: Path) -> None:
         self._index = ngtpy().Index(str(where / "graph"), read_only=True, log_disabled=True)
@@ -121,26 +125,26 @@ def main(verb: str, name: str, folder: Path, where: Path) -> None:
                 print(json.dumps(timed(contender, queries, **json.loads(line))), flush=True)
 
 
-def opened(name: str, vectors: Stored, where: Path) -> Contender:
+def opened(name: str, vectors: StoredVectors, where: Path) -> Contender:
     return Ngt(where) if name in NGT_GRAPHS else Recipe(name, vectors, where)
 
 
-def built(name: str, vectors: Stored, where: Path) -> dict[str, float]:
+def built(name: str, vectors: StoredVectors, where: Path) -> dict[str, float]:
     """On one core. CPU seconds, so that others on the machine count little."""
     shutil.rmtree(where, ignore_errors=True)
     where.mkdir(parents=True)
     began_s = time.process_time()
     if name in NGT_GRAPHS:
         _build_ngt(name, vectors, where)
-    elif (made := recipe.resolved(name, len(vectors), DIM, 0)) is not None:
-        choice.trained(made, vectors, 0, 1).write(where / "codes")
+    elif (made := recipe.resolve_recipe(name, len(vectors), DIM, 0)) is not None:
+        factory.train_index(made, vectors, 0, 1).write(where / "codes")
     took_s = time.process_time() - began_s
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     disk_bytes = sum(file.stat().st_size for file in where.rglob("*") if file.is_file())
     return {"build_cpu_s": round(took_s, 1), "build_peak_rss_bytes": peak_bytes, "index_bytes": disk_bytes}
 
 
-def _build_ngt(name: str, vectors: Stored, where: Path) -> None:
+def _build_ngt(name: str, vectors: StoredVectors, where: Path) -> None:
     """ANNG with NGT's defaults. ONNG as its wiki says: an ANNG of 100 edges, of which 10 outgoing and 120 incoming are
     chosen anew, shortcuts taken out and search coefficients fitted."""
     library, graph = ngtpy(), where / "graph"
@@ -156,17 +160,17 @@ def _build_ngt(name: str, vectors: Stored, where: Path) -> None:
         shutil.rmtree(first)
 
 
-def weighed(name: str, vectors: Stored, queries: F32, truth: I64, where: Path) -> dict[str, Any]:
+def weighed(name: str, vectors: StoredVectors, queries: F32, truth: I64, where: Path) -> dict[str, Any]:
     """What it takes in memory, and how hard it must look for each recall: the cheapest way, by CPU time."""
     before = memory()
     contender = opened(name, vectors, where)
     loaded = memory()
-    cold_start = Knobs(contender.efforts[len(contender.efforts) // 2], contender.factors[0])
+    cold_start = Knobs(contender.search_parameters[len(contender.search_parameters) // 2], contender.refine_factors[0])
     contender.search(queries[0], cold_start)
     chosen = {f"{target:.2f}": least(contender, queries[:SWEPT], truth, target) for target in TARGETS}
     for query in queries:
         contender.search(query, chosen["0.95"][0] if chosen["0.95"] else cold_start)
-    rows_per_page = max(1, stored.PAGE // (DIM * vectors.dtype.itemsize))
+    rows_per_page = max(1, stored.PAGE_BYTES // (DIM * vectors.dtype.itemsize))
     return {
         "before": before,
         "loaded": loaded,
@@ -183,12 +187,12 @@ def weighed(name: str, vectors: Stored, queries: F32, truth: I64, where: Path) -
     }
 
 
-def mapped(folder: Path, *, at_random: bool = False) -> Stored:
+def mapped(folder: Path, *, at_random: bool = False) -> StoredVectors:
     """at_random: the kernel shall not read ahead."""
     array = np.load(folder / VECTORS, mmap_mode="r")
     if at_random:
         array._mmap.madvise(mmap.MADV_RANDOM)
-    vectors: Stored = np.asarray(array)
+    vectors: StoredVectors = np.asarray(array)
     return vectors
 
 
@@ -209,14 +213,14 @@ def least(contender: Contender, queries: F32, truth: I64, target: float) -> tupl
         return recall(found, truth), time.process_time() - began_s
 
     def reaches(at: int) -> bool:
-        return tried(Knobs(contender.efforts[at], factor))[0] >= target
+        return tried(Knobs(contender.search_parameters[at], factor))[0] >= target
 
     best: Knobs | None = None
-    for factor in contender.factors:
-        at = first(reaches, len(contender.efforts))
+    for factor in contender.refine_factors:
+        at = first(reaches, len(contender.search_parameters))
         if at is None:
             continue
-        knobs = Knobs(contender.efforts[at], factor)
+        knobs = Knobs(contender.search_parameters[at], factor)
         if best is not None and tried(knobs)[1] > tried(best)[1]:
             break
         best = knobs
@@ -237,9 +241,9 @@ def first(true_at: Callable[[int], bool], count: int) -> int | None:
     return low
 
 
-def finer(efforts: Sequence[int]) -> Sequence[int]:
+def finer(search_parameters: Sequence[int]) -> Sequence[int]:
     """Eight steps for each doubling."""
-    least, most = efforts[0], efforts[-1]
+    least, most = search_parameters[0], search_parameters[-1]
     steps = np.unique(np.round(least * 2 ** (np.arange(8 * np.log2(most / least) + 1) / 8)).astype(int))
     return tuple(int(step) for step in steps)
 
@@ -286,7 +290,7 @@ def pages_read(contender: Contender, queries: F32, knobs: Knobs) -> float:
     before = read_bytes()
     for query in queries:
         contender.search(query, knobs)
-    return round((read_bytes() - before) / stored.PAGE / len(queries), 1)
+    return round((read_bytes() - before) / stored.PAGE_BYTES / len(queries), 1)
 
 
 def read_bytes() -> int:

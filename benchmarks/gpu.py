@@ -30,16 +30,16 @@ from benchmarks.contender import VECTORS, mapped
 from benchmarks.dataset import DIM, CnnLike
 from benchmarks.meter import COMMAND, closed_loop, write
 from benchmarks.ngt_comparison import nearest
-from index.building.build import Form, SpaceVectors, build
-from index.building.ladder import measured
-from index.kinds import choice, gpu
-from index.kinds.engine import use_threads
-from index.kinds.gpu import Gpu, OnDevice
-from index.kinds.recipe import Lists, Recipe, resolved
+from index.backends import factory, gpu
+from index.backends.faiss_support import use_threads
+from index.backends.gpu import Gpu, GpuIndex
+from index.backends.recipe import IvfRecipe, Recipe, resolve_recipe
+from index.building.build import IndexOptions, SpaceVectors, build
+from index.building.calibration import calibrate
 from index.search.space import BATCH, SpaceIndex
 from index.storage import vectors as stored
 from index.storage.manifest import IndexEntry
-from index.storage.vectors import Stored
+from index.storage.vectors import StoredVectors
 from lookalike.channels import aio_channel
 from lookalike.errors import OperatorError
 from lookalike.local.probes import free_ports, is_serving
@@ -62,10 +62,10 @@ class Asked(NamedTuple):
 
 
 class Host:
-    """`index.kinds.device.Device`, over this machine's memory: everything but the GPU."""
+    """`index.backends.device.Device`, over this machine's memory: everything but the GPU."""
 
     name = "host"
-    most: int = 2048
+    max_selected: int = 2048
 
     def __init__(self, free_bytes: int = 1 << 40) -> None:
         self._free_bytes = free_bytes
@@ -73,7 +73,7 @@ class Host:
     def free_bytes(self) -> int:
         return self._free_bytes
 
-    def copied(self, index: Any) -> Any:
+    def copy_to_device(self, index: Any) -> Any:
         return index
 
 
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--result", default="gpu", metavar="NAME")
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
-    device = gpu.opened(options.device, limit_bytes=0, max_waiting=threads * BATCH)
+    device = gpu.open_gpu(options.device, limit_bytes=0, max_waiting=threads * BATCH)
     held = device or Gpu(Host, "host", limit_bytes=0, max_waiting=threads * BATCH)
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as name:
         folder = Path(name)
@@ -104,44 +104,44 @@ def main() -> None:
     print(write(options.result, result))
 
 
-def prepared(folder: Path, count: int, asked: int) -> tuple[Stored, Asked]:
+def prepared(folder: Path, count: int, asked: int) -> tuple[StoredVectors, Asked]:
     """Vectors, float16 on disk."""
     made = CnnLike()
-    stored.write(folder / VECTORS, made.vectors(count), documents=count, dim=DIM, rescore="float16")
+    stored.write_vectors(folder / VECTORS, made.vectors(count), documents=count, dim=DIM, rescore="float16")
     vectors, queries = mapped(folder), made.queries(asked)
     return vectors, Asked(queries, nearest(vectors, queries, max(DEPTHS)))
 
 
-def searched(device: Gpu, name: str, vectors: Stored, asked: Asked, threads: int) -> list[dict[str, Any]]:
+def searched(device: Gpu, name: str, vectors: StoredVectors, asked: Asked, threads: int) -> list[dict[str, Any]]:
     """A row for each depth, on the CPU and on the device."""
-    recipe = resolved(name, len(vectors), DIM, 0)
+    recipe = resolve_recipe(name, len(vectors), DIM, 0)
     if recipe is None:
         raise OperatorError(f"{name}: exact search has no codes to put anywhere")
     began_s = time.perf_counter()
-    codes = choice.trained(recipe, vectors, 0, threads)
+    codes = factory.train_index(recipe, vectors, 0, threads)
     by_cpu_s = time.perf_counter() - began_s
     by_device_s = built_there(device, recipe, vectors, threads)
     use_threads(1)
-    ladder = measured(codes, vectors, 0)
+    points = calibrate(codes, vectors, 0)
     began_s = time.perf_counter()
     there = device.place(codes)
     copied_s = time.perf_counter() - began_s
-    device_bytes = there.device_bytes if isinstance(there, OnDevice) else 0
+    device_bytes = there.device_bytes if isinstance(there, GpuIndex) else 0
     rows = []
     for where, searched_codes in (("cpu", codes), (device.name, there)):
-        entry = IndexEntry(recipe=str(recipe), ladder=ladder)
+        entry = IndexEntry(recipe=str(recipe), operating_points=points)
         space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), codes=searched_codes)
         for k in DEPTHS:
             found, took_s = by_threads(partial(rows_of, space, k), asked.queries, threads)
-            rung = next(rung for rung in ladder if rung.depth >= k)
+            point = next(point for point in points if point.depth >= k)
             rows.append(
                 {
                     "recipe": str(recipe),
                     "where": where,
                     "k": k,
                     "recall": recall(found, asked.truth[:, :k]),
-                    "search_parameter": rung.search_parameter,
-                    "factor": rung.factor,
+                    "search_parameter": point.search_parameter,
+                    "factor": point.refine_factor,
                     "qps": round(len(asked.queries) / took_s, 1),
                     "build_cpu_s": round(by_cpu_s, 1),
                     "build_with_device_s": round(by_device_s, 1),
@@ -152,11 +152,11 @@ def searched(device: Gpu, name: str, vectors: Stored, asked: Asked, threads: int
     return rows
 
 
-def built_there(device: Gpu, recipe: Recipe, vectors: Stored, threads: int) -> float:
+def built_there(device: Gpu, recipe: Recipe, vectors: StoredVectors, threads: int) -> float:
     """Seconds; what learns nothing is built by copying."""
     began_s = time.perf_counter()
-    if isinstance(recipe, Lists):
-        device.trained(recipe, vectors, 0, threads)
+    if isinstance(recipe, IvfRecipe):
+        device.train_ivf(recipe, vectors, 0, threads)
     return time.perf_counter() - began_s
 
 
@@ -179,12 +179,12 @@ def recall(found: Sequence[I64], truth: I64) -> float:
     return round(sum(shared) / truth.size, 4)
 
 
-def served(folder: Path, device: str, vectors: Stored, asked: Asked, threads: int) -> Mapping[str, Any]:
+def served(folder: Path, device: str, vectors: StoredVectors, asked: Asked, threads: int) -> Mapping[str, Any]:
     """Through a gateway and one shard with that device."""
     ids = [f"{row:07}" for row in range(len(vectors))]
     space = SpaceVectors(encoder="benchmark", vectors=vectors.astype(np.float32), rows=np.arange(len(vectors)))
-    form = Form(recipe=SERVED, rescore="float16")
-    build(folder / "index", pa.table({"id": ids}), {SPACE_IMAGE: space}, shards=1, form=form, threads=threads)
+    form = IndexOptions(recipe=SERVED, rescore="float16")
+    build(folder / "index", pa.table({"id": ids}), {SPACE_IMAGE: space}, shards=1, options=form, threads=threads)
     shard, gateway = free_ports(2)
     with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
         command = [*COMMAND, "serve", "shard", "--location", str(folder / "index"), "--shard", "0", "--device", device]

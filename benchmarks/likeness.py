@@ -26,10 +26,10 @@ from encoders.image.folded import convolutions, features
 from encoders.image.mobilenet import network
 from encoders.image.photos import preprocess
 from encoders.image.tensorflow_runtime import tensorflow
-from index.kinds import choice
-from index.kinds.engine import use_threads
-from index.kinds.recipe import resolved
-from index.kinds.seam import Codes
+from index.backends import factory
+from index.backends.faiss_support import use_threads
+from index.backends.recipe import resolve_recipe
+from index.backends.vector_index import VectorIndex
 from index.search.scores import scores_of
 from lookalike.vectors import F32, normalised
 
@@ -98,12 +98,12 @@ def curves(vectors: F32, queries: F32) -> dict[str, Any]:
     truth = nearest(vectors, queries)
     lists, codes, graph = (trained(name, vectors) for name in ("IVF,Flat", "IVF,PQ4fs", "HNSW32"))
 
-    def found(by: Codes, count: int, search_parameter: int) -> float:
-        """recall@10 of `count` candidates rescored; in pieces of 16, as the seam asks."""
+    def found(by: VectorIndex, count: int, search_parameter: int) -> float:
+        """recall@10 of `count` candidates rescored; in batches of 16, as `VectorIndex` requires."""
         hits = 0
         for start in range(0, len(queries), 16):
             part = queries[start : start + 16]
-            rows = by.candidates(part, count, search_parameter)
+            rows = by.find_candidates(part, count, search_parameter)
             best = np.take_along_axis(rows, np.argsort(-scores_of(part, vectors, rows), axis=1)[:, :K], 1)
             hits += sum(len(np.intersect1d(a, b)) for a, b in zip(best, truth[start:], strict=False))
         return rounded(hits / truth.size)
@@ -115,10 +115,10 @@ def curves(vectors: F32, queries: F32) -> dict[str, Any]:
     }
 
 
-def trained(name: str, vectors: F32) -> Codes:
-    recipe = resolved(name, len(vectors), DIM, 0)
+def trained(name: str, vectors: F32) -> VectorIndex:
+    recipe = resolve_recipe(name, len(vectors), DIM, 0)
     assert recipe is not None  # noqa: S101  # none of these is exact
-    return choice.trained(recipe, vectors, 0, 1)
+    return factory.train_index(recipe, vectors, 0, 1)
 
 
 def distances(products: F32) -> F32:

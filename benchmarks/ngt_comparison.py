@@ -2,8 +2,8 @@
 
 Vectors are those of `benchmarks/dataset.py`. Every contender is built, weighed and timed in a process of its own
 (`benchmarks/contender.py`): memory is what the kernel says is resident, before loading, after it, and after 1,000
-queries. Each recall is reached by the least search_parameter that does, found on 400 queries. Then all contenders are loaded and
-timed in turn, on one core, one query at a time, `--rounds` times; medians, of CPU time.
+queries. Each recall is reached by the least search parameter that does, found on 400 queries. Then all contenders are
+loaded and timed in turn, on one core, one query at a time, `--rounds` times; medians, of CPU time.
 
     python -m benchmarks.ngt_comparison FOLDER [--count 100000] [--rounds 5] [--only NAME …] [--resume]
     python -m benchmarks.ngt_comparison FOLDER --count 1000000 --rescore float16 --only IVF,PQ4fs …
@@ -55,7 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--rescore", choices=stored.RESCORES, default="float32", help="what full vectors are kept as")
+    parser.add_argument(
+        "--rescore", choices=stored.RESCORE_DTYPES, default="float32", help="what full vectors are kept as"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=CONTENDERS, metavar="NAME")
     parser.add_argument("--step", choices=("build", "weigh", "time", "all"), default="all", help="do only this")
@@ -78,13 +80,13 @@ def main() -> None:
 def prepare(folder: Path, count: int, rescore: str) -> None:
     """Vectors, queries, and the true neighbours of these."""
     made = CnnLike()
-    stored.write(folder / VECTORS, made.vectors(count), documents=count, dim=DIM, rescore=rescore)
+    stored.write_vectors(folder / VECTORS, made.vectors(count), documents=count, dim=DIM, rescore=rescore)
     queries = made.queries(QUERIES)
     np.save(folder / "queries.npy", queries)
     np.save(folder / "truth.npy", nearest(mapped(folder), queries))
 
 
-def nearest(vectors: stored.Stored, queries: F32, k: int = K) -> I64:
+def nearest(vectors: stored.StoredVectors, queries: F32, k: int = K) -> I64:
     """(n, k) rows by falling inner product, of all vectors."""
     rows, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
     for start in range(0, len(vectors), 1 << 13):

@@ -22,18 +22,18 @@ import pyarrow as pa
 
 from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import write
-from index.building.ladder import Exam
-from index.kinds import choice, engine
-from index.kinds.engine import faiss
-from index.kinds.recipe import resolved
-from index.kinds.seam import Codes
+from index.backends import factory, faiss_support
+from index.backends.faiss_support import faiss
+from index.backends.recipe import resolve_recipe
+from index.backends.vector_index import VectorIndex
+from index.building.calibration import CalibrationSet
 from index.search.segment import Segment
 from index.search.space import SpaceIndex
 from index.serving.loaded import LoadedShard
 from index.storage import attributes
 from index.storage.attributes import Attributes
-from index.storage.manifest import IndexEntry, Manifest, Rung
-from index.storage.vectors import PAGE
+from index.storage.manifest import IndexEntry, Manifest, OperatingPoint
+from index.storage.vectors import PAGE_BYTES
 from lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest, ShardSearchResponse
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64, pack
@@ -59,12 +59,12 @@ def main() -> None:
         rows = {}
         for name, target in RECIPES:
             path = Path(folder) / "codes"
-            made = resolved(name, len(vectors), DIM, 0)
+            made = resolve_recipe(name, len(vectors), DIM, 0)
             assert made is not None  # noqa: S101  # none of them is Flat
-            rung = _written(path, made, vectors, target)
-            codes = choice.read(path, made, DIM)
+            point = _written(path, made, vectors, target)
+            codes = factory.read_index(path, made, DIM)
             given = {"vectors": vectors, "table": table, "queries": queries, "flat": flat, "truth": truth}
-            row = _compared(path, codes, rung, rounds=options.rounds, **given)
+            row = _compared(path, codes, point, rounds=options.rounds, **given)
             rows[str(made)] = {"ram_bytes_per_vector": round(codes.ram_bytes() / len(vectors), 1), **row}
     caveats = (
         "full vectors are in memory for all: on a cold disk each page is a read more; "
@@ -79,16 +79,16 @@ def main() -> None:
     )
 
 
-def _written(path: Path, recipe: Any, vectors: F32, target: float) -> Rung:
+def _written(path: Path, recipe: Any, vectors: F32, target: float) -> OperatingPoint:
     """Codes on disk, and the least work that reaches the target."""
-    codes = choice.trained(recipe, vectors, 0, 2)
-    engine.use_threads(1)
+    codes = factory.train_index(recipe, vectors, 0, 2)
+    faiss_support.use_threads(1)
     asked = np.sort(np.random.default_rng(0).choice(len(vectors), 256, replace=False))
-    rung = Exam(codes, vectors, K, asked).least(target)
-    if rung is None:
+    point = CalibrationSet(codes, vectors, K, asked).find_cheapest(target)
+    if point is None:
         raise RuntimeError(f"{recipe} does not reach {target}")
     codes.write(path)
-    return rung
+    return point
 
 
 def _table(path: Path, count: int) -> Attributes:
@@ -103,14 +103,14 @@ def _table(path: Path, count: int) -> Attributes:
         "currency": ["JPY"] * count,
         "url": [f"https://shop.example/products/{row}" for row in rows],
     }
-    attributes.write(path, attributes.checked(pa.table(products)))
-    return attributes.opened(path)
+    attributes.write_products(path, attributes.validate_products(pa.table(products)))
+    return attributes.open_attributes(path)
 
 
 def _compared(
     path: Path,
-    codes: Codes,
-    rung: Rung,
+    codes: VectorIndex,
+    point: OperatingPoint,
     *,
     vectors: F32,
     table: Attributes,
@@ -119,14 +119,14 @@ def _compared(
     truth: I64,
     rounds: int,
 ) -> dict[str, Any]:
-    entry = IndexEntry(recipe="measured", ladder=(rung,))
+    entry = IndexEntry(recipe="measured", operating_points=(point,))
     space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), codes=codes)
     manifest = Manifest(version="measured", shards=1, seed=0, products=(len(table),), spaces=(), files={})
     shard = LoadedShard(manifest=manifest, shard=0, base=Segment(table, {Space.SPACE_IMAGE: space}))
     base = faiss.read_index(str(path))
-    faiss.extract_index_ivf(base).nprobe = rung.search_parameter
+    faiss.extract_index_ivf(base).nprobe = point.search_parameter
     refined = faiss.IndexRefine(base, flat)
-    refined.k_factor = rung.factor
+    refined.k_factor = point.refine_factor
     ways: dict[str, Callable[[F32, ShardSearchRequest], Any]] = {
         "index": lambda part, _: [found.rows for found in space.search(part, K)],
         "shard": lambda _, request: shard.search(request.queries).SerializeToString(),
@@ -148,8 +148,8 @@ def _compared(
                 )
     cpu_us = {key: float(np.median(each)) for key, each in took.items()}
     return {
-        "search_parameter": rung.search_parameter,
-        "factor": rung.factor,
+        "search_parameter": point.search_parameter,
+        "factor": point.refine_factor,
         "recall_at_10": {name: round(recall, 4) for name, recall in recalls.items()},
         "cpu_us_per_query": {f"{name}, batch {batch}": round(value, 1) for (name, batch), value in cpu_us.items()},
         "of_faiss": {
@@ -157,7 +157,7 @@ def _compared(
             for name in ("index", "shard")
             for batch in BATCHES
         },
-        "pages_per_query": K * rung.factor * -(-4 * DIM // PAGE),
+        "pages_per_query": K * point.refine_factor * -(-4 * DIM // PAGE_BYTES),
     }
 
 

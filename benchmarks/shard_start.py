@@ -61,7 +61,7 @@ def main() -> None:
         forget(many)
         cold.append(started(many, queries))
         warm.append(started(many, queries))
-    manifest = version.read(many, version.current(many))
+    manifest = version.read_manifest(many, version.read_current(many))
     (entry,) = manifest.spaces[0].indexes
     own = float(np.median([each.own_bytes for each in (*cold, *warm)]))
     print(
@@ -119,7 +119,7 @@ def started(location: Path, queries: F32) -> Started:
                 raise RuntimeError(f"the shard of {location} is not ready after {PATIENCE_S} s")
             time.sleep(0.02)
         ready_s, used_s = time.monotonic() - began_s, cpu_s(pid)
-        _ask(f"127.0.0.1:{port}", version.current(location), queries)
+        _ask(f"127.0.0.1:{port}", version.read_current(location), queries)
         asked_s = cpu_s(pid) - used_s
         return Started(ready_s, used_s, asked_s / len(queries), _own_bytes(pid))
 

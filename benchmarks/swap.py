@@ -72,7 +72,7 @@ def built(location: Path, vectors: F32, title: str) -> str:
 
 def verified(location: Path, name: str) -> dict[str, float]:
     """What hashing its files takes: wall clock, which a busy machine stretches, and CPU of all threads."""
-    manifest, wall_s, cpu_s = version.read(location, name), [], []
+    manifest, wall_s, cpu_s = version.read_manifest(location, name), [], []
     for _ in range(5):
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
         read_bytes = version.verify(location / name, manifest)

@@ -24,7 +24,7 @@ COMMANDS = {
     "encoders list": Command("encoders.image.list_models:main", "list the versions of the image model"),
     "encoders train-text": Command("encoders.text.train:main", "train the text encoder on a catalogue's words"),
     "encoders evaluate": Command("pipeline.evaluate:main", "report how good the neighbours of an index are"),
-    "index build": Command("index.building.bulk:main", "index vectors you already have"),
+    "index build": Command("index.building.build_command:main", "index vectors you already have"),
     "index tune": Command("index.building.tune:main", "choose how to compress your vectors, by measuring"),
     "index inspect": Command("index.building.inspect:main", "show and verify an index location"),
     "versions": Command("index.building.versions:main", "list the versions of an index, let one serve, drop one"),

@@ -108,7 +108,7 @@ def _tags(part: str, record: Mapping[str, Any]) -> list[str]:
         made = [_filled(part, {column: category_name(_text(record.get(column))) for column in columns})]
     else:
         cell = record.get(part)
-        made = [category_name(_text(tag)) for tag in (cell if isinstance(cell, list) else tags.split(_text(cell)))]
+        made = [category_name(_text(tag)) for tag in (cell if isinstance(cell, list) else tags.split_tags(_text(cell)))]
     return [tag for tag in made if tag]
 
 

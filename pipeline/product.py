@@ -211,10 +211,10 @@ def _in_stock(value: object) -> bool:
 
 def _tags(value: object) -> tuple[str, ...]:
     """A list of texts, or one text with "|" between them."""
-    given = value if isinstance(value, list | tuple) else tags.split(_text("tags", value))
+    given = value if isinstance(value, list | tuple) else tags.split_tags(_text("tags", value))
     texts = [_text("a tag", tag) for tag in given]
     try:
-        return tuple(tags.checked(texts))
+        return tuple(tags.normalise_tags(texts))
     except ValueError as error:
         raise Bad(Reason.BAD_TAGS, str(error)) from None
 

@@ -28,9 +28,9 @@ from encoders.product import model as product_encoder
 from encoders.product.train import NotBetter
 from encoders.text import model as text_encoder
 from index.building.build import MAX_SHARDS, SpaceVectors, build
-from index.building.workshop import publish, workshop
-from index.storage.location import located
-from index.storage.store import Store
+from index.building.staging import publish, staging_directory
+from index.storage.location import open_location
+from index.storage.store import ObjectStore
 from lookalike.cli import arguments
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue, BadSettings
@@ -231,11 +231,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise BadSettings("--model-version and --model-label are of the model of --model-server")
     if not 1 <= args.shards <= MAX_SHARDS:
         raise BadSettings(f"--shards {args.shards}: not in 1..{MAX_SHARDS}")
-    location = located(args.location)
-    if isinstance(location, Store) and args.staging is None:
+    location = open_location(args.location)
+    if isinstance(location, ObjectStore) and args.staging is None:
         raise BadSettings(f"--staging is not given: where may what {location} is made from be built, and kept?")
     with (
-        workshop(location, args.staging) as directory,
+        staging_directory(location, args.staging) as directory,
         model_server(args.models, environ) if args.models else contextlib.nullcontext(args.model_server) as address,
     ):
         what = Update(

@@ -11,8 +11,8 @@ from uuid import uuid4
 import fsspec
 from moto.server import ThreadedMotoServer
 
-from index.storage.location import located
-from index.storage.store import Store
+from index.storage.location import open_location
+from index.storage.store import ObjectStore
 
 
 @contextmanager
@@ -28,18 +28,18 @@ def s3() -> Iterator[str]:
         server.stop()
 
 
-def in_bucket(options: str) -> Store:
+def in_bucket(options: str) -> ObjectStore:
     bucket = f"bucket-{uuid4().hex[:12]}"
     filesystem: Any = fsspec.filesystem("s3", **json.loads(options))
     filesystem.mkdir(bucket)
     return stored(f"s3://{bucket}/indexes/shop", options)
 
 
-def in_memory() -> Store:
+def in_memory() -> ObjectStore:
     return stored(f"memory://{uuid4().hex}/index", "")
 
 
-def stored(url: str, options: str) -> Store:
-    location = located(url, options)
-    assert isinstance(location, Store)
+def stored(url: str, options: str) -> ObjectStore:
+    location = open_location(url, options)
+    assert isinstance(location, ObjectStore)
     return location

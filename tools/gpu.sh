@@ -12,7 +12,7 @@ test -x "$venv/bin/python" || "${PYTHON:-python3}" -m venv "$venv"
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" -r pyproject.toml --group gpu --group gateway
 "$venv/bin/python" - <<'PYTHON'
 import sys
-from index.kinds.device import missing
-sys.exit(missing(0))
+from index.backends.device import unavailable_reason
+sys.exit(unavailable_reason(0))
 PYTHON
 exec "$venv/bin/python" -m benchmarks.gpu "$@"

@@ -1,1 +1,1 @@
-"""Making versions: from vectors and attributes to measured, checksummed files."""
+"""Build versions of an index: from vectors and attributes to calibrated, checksummed files; and their commands."""

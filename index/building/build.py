@@ -1,7 +1,7 @@
 """Build a version of an index in a location, and let it serve. Reads arrays, writes files.
 
-A version is made in LOCATION/.building, renamed when whole, and named by CURRENT last: an interrupted build leaves
-nothing that serves. Its name is a digest of what went into it, so the same inputs give the same name and answers.
+A version is built in LOCATION/.building, renamed when complete, and named by CURRENT last: an interrupted build never
+serves. Its name is a digest of its inputs, so the same inputs give the same name and results.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.building.ladder import EXACT_FLOATS, TARGET_RECALL, measured
-from index.kinds import choice, engine, recipe
+from index.backends import factory, faiss_support, recipe
+from index.building.calibration import EXACT_FLOATS, TARGET_RECALL, calibrate
 from index.storage import attributes, vectors, version
 from index.storage.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry
 from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name
@@ -29,7 +29,7 @@ from lookalike.runtime.partition import shard_of
 from lookalike.spaces import space_name
 from lookalike.vectors import F32, I64, normalised
 
-Progress = Callable[[str, int, int], None]  # What is under way, steps done, steps in all.
+Progress = Callable[[str, int, int], None]  # The current step, steps done, steps in all.
 MAX_SHARDS = 4096
 _BUILDING = ".building"
 _CHUNK_BYTES = 32 << 20
@@ -45,15 +45,15 @@ class SpaceVectors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
-    """What the index of every space and shard is to be like."""
+class IndexOptions:
+    """How the index of every space and shard is built."""
 
-    recipe: str = recipe.AUTO  # A name that index/kinds/recipe.py knows.
-    rescore: str = "float32"  # float16 takes half the disk; scores then are of the rounded vectors.
-    recall: float = TARGET_RECALL  # Of the k nearest, for every k; what cannot reach it is searched exactly.
+    recipe: str = recipe.AUTO  # A factory string, see index/backends/recipe.py.
+    rescore: str = "float32"  # float16 takes half the disk; scores are then of the rounded vectors.
+    recall: float = TARGET_RECALL  # Target recall@k for every k; what cannot reach it is searched exactly.
 
 
-AS_USUAL = Form()
+DEFAULT_OPTIONS = IndexOptions()
 
 
 def build(
@@ -62,7 +62,7 @@ def build(
     spaces: Mapping[int, SpaceVectors],
     *,
     shards: int,
-    form: Form = AS_USUAL,
+    options: IndexOptions = DEFAULT_OPTIONS,
     seed: int = 0,
     threads: int = 1,
     exact_floats: int = EXACT_FLOATS,
@@ -71,46 +71,50 @@ def build(
     """Build, verify and publish a version; returns its name. Vectors are scaled to unit norm.
 
     exact_floats: with the recipe `auto` a shard's space of at most so many floats is searched exactly.
-    Raises BadCatalogue or BadArtifact with the row at fault; BadSettings for a form that cannot be made of the vectors;
+    Raises BadCatalogue or BadArtifact with the row at fault; BadSettings for options that do not suit the vectors;
     OperatorError while another build is under way here.
     """
     if not 1 <= shards <= MAX_SHARDS:
         raise OperatorError(f"{shards} shards: not in 1..{MAX_SHARDS}")
-    _check_form(form)
-    table = attributes.checked(products)
-    for space, given in spaces.items():
-        _check(space_name(space), given, table.num_rows)
-    step = _steps(progress, shards * (1 + 2 * len(spaces)) + 1)
-    with _workplace(location) as directory:
-        partition = _Partition.of(table["id"], shards)
-        for given in spaces.values():  # Before anything is written: that takes long where there is much.
-            for documents in partition.counts(given.rows):
-                recipe.resolved(form.recipe, documents, given.vectors.shape[1], exact_floats)
+    _check_options(options)
+    table = attributes.validate_products(products)
+    for space, space_vectors in spaces.items():
+        _check_vectors(space_name(space), space_vectors, table.num_rows)
+    step = _step_counter(progress, shards * (1 + 2 * len(spaces)) + 1)
+    with _build_directory(location) as directory:
+        assignment = _ShardAssignment.of(table["id"], shards)
+        for space_vectors in spaces.values():  # Before anything is written, which takes long for many vectors.
+            for documents in assignment.counts(space_vectors.rows):
+                recipe.resolve_recipe(options.recipe, documents, space_vectors.vectors.shape[1], exact_floats)
         for shard in range(shards):
             step(f"writing the products of shard {shard}")
             (directory / shard_name(shard)).mkdir()
-            attributes.write(directory / shard_name(shard) / ATTRIBUTES, table.take(partition.rows(shard)))
-            for space, given in sorted(spaces.items()):
+            attributes.write_products(directory / shard_name(shard) / ATTRIBUTES, table.take(assignment.rows(shard)))
+            for space, space_vectors in sorted(spaces.items()):
                 step(f"writing the {space_name(space)} vectors of shard {shard}")
-                _write_vectors(directory / shard_name(shard) / space_name(space), given, partition, shard, form)
-        name = _name(directory, spaces, form, shards=shards, seed=seed, exact_floats=exact_floats)
-        if not _is_whole(location, name):
+                _write_vectors(
+                    directory / shard_name(shard) / space_name(space), space_vectors, assignment, shard, options
+                )
+        name = _version_name(directory, spaces, options, shards=shards, seed=seed, exact_floats=exact_floats)
+        if not _is_intact(location, name):
             indexes = {
                 space: tuple(
-                    _index(step, directory, shard, space, form, seed=seed, threads=threads, most=exact_floats)
+                    _build_index(
+                        step, directory, shard, space, options, seed=seed, threads=threads, exact_floats=exact_floats
+                    )
                     for shard in range(shards)
                 )
                 for space in sorted(spaces)
             }
             step("computing checksums")
-            files = _files(directory)
-            _publish(location, directory, _manifest(name, spaces, form, indexes, partition, seed=seed, files=files))
+            files = _file_entries(directory)
+            _publish(location, directory, _manifest(name, spaces, options, indexes, assignment, seed=seed, files=files))
         version.make_current(location, name)
     step("done")
     return name
 
 
-def _steps(progress: Progress | None, total: int) -> Callable[[str], None]:
+def _step_counter(progress: Progress | None, total: int) -> Callable[[str], None]:
     done = 0
 
     def step(what: str) -> None:
@@ -123,11 +127,11 @@ def _steps(progress: Progress | None, total: int) -> Callable[[str], None]:
 
 
 @contextmanager
-def _workplace(location: Path) -> Iterator[Path]:
-    """An empty directory in the location, for one build at a time; what is left of it afterwards goes away."""
+def _build_directory(location: Path) -> Iterator[Path]:
+    """An empty directory in the location, removed afterwards; the location is locked, for one build at a time."""
     try:
         location.mkdir(parents=True, exist_ok=True)
-        with version.alone(location):
+        with version.lock_location(location):
             directory = location / _BUILDING
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
@@ -140,131 +144,133 @@ def _workplace(location: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Partition:
-    """Where each product goes: the owner and the row in the owner's table."""
+class _ShardAssignment:
+    """Where each product goes: its shard, and its row in the shard's table."""
 
     shards: int
     order: I64  # Rows of the catalogue by rising id.
-    owners: npt.NDArray[np.int32]  # (n,) by catalogue row.
-    places: I64  # (n,) by catalogue row.
+    owners: npt.NDArray[np.int32]  # (n,): the shard of each catalogue row.
+    shard_rows: I64  # (n,): the row of each in its shard.
 
     @classmethod
-    def of(cls, ids: pa.ChunkedArray, shards: int) -> _Partition:
+    def of(cls, ids: pa.ChunkedArray, shards: int) -> _ShardAssignment:
         order = pc.sort_indices(ids).to_numpy().astype(np.int64)
         owners = np.fromiter((shard_of(product_id, shards) for product_id in ids.to_pylist()), np.int32, len(ids))
-        places = np.empty(len(ids), dtype=np.int64)
+        shard_rows = np.empty(len(ids), dtype=np.int64)
         for shard in range(shards):
             rows = order[owners[order] == shard]
-            places[rows] = np.arange(len(rows))
-        return cls(shards=shards, order=order, owners=owners, places=places)
+            shard_rows[rows] = np.arange(len(rows))
+        return cls(shards=shards, order=order, owners=owners, shard_rows=shard_rows)
 
     def rows(self, shard: int) -> I64:
         """The catalogue rows of a shard, by rising id."""
-        mine: I64 = self.order[self.owners[self.order] == shard]
-        return mine
+        rows: I64 = self.order[self.owners[self.order] == shard]
+        return rows
 
     def counts(self, rows: I64 | slice = slice(None)) -> tuple[int, ...]:
         return tuple(np.bincount(self.owners[rows], minlength=self.shards).tolist())
 
 
-def _check_form(form: Form) -> None:
-    if form.recipe != recipe.AUTO:
-        recipe.parsed(form.recipe)
-    if form.rescore not in vectors.RESCORES:
-        raise BadSettings(f"rescore {form.rescore!r}: allowed are {', '.join(vectors.RESCORES)}")
-    if not 0 < form.recall <= 1:
-        raise BadSettings(f"recall {form.recall}: not above 0 and at most 1")
+def _check_options(options: IndexOptions) -> None:
+    if options.recipe != recipe.AUTO:
+        recipe.parse_recipe(options.recipe)
+    if options.rescore not in vectors.RESCORE_DTYPES:
+        raise BadSettings(f"rescore {options.rescore!r}: allowed are {', '.join(vectors.RESCORE_DTYPES)}")
+    if not 0 < options.recall <= 1:
+        raise BadSettings(f"recall {options.recall}: must be above 0 and at most 1")
 
 
-def _check(name: str, given: SpaceVectors, products: int) -> None:
-    found, rows = given.vectors, given.rows
-    if found.ndim != 2 or found.dtype != np.float32 or not found.shape[1]:
-        raise BadArtifact(f"{name}: vectors are {found.dtype} {found.shape}, not float32 (n, dim)")
-    if rows.shape != (len(found),):
-        raise BadArtifact(f"{name}: {len(found)} vectors, but {rows.shape} rows")
+def _check_vectors(name: str, space_vectors: SpaceVectors, products: int) -> None:
+    vectors, rows = space_vectors.vectors, space_vectors.rows
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.shape[1]:
+        raise BadArtifact(f"{name}: vectors are {vectors.dtype} {vectors.shape}, not float32 (n, dim)")
+    if rows.shape != (len(vectors),):
+        raise BadArtifact(f"{name}: {len(vectors)} vectors, but {rows.shape} rows")
     if len(rows) and not (rows.min() >= 0 and rows.max() < products):
         raise BadArtifact(f"{name}: a row is not in 0..{products - 1}")
     if len(np.unique(rows)) != len(rows):
         raise BadArtifact(f"{name}: a product has two vectors")
 
 
-def _write_vectors(directory: Path, given: SpaceVectors, partition: _Partition, shard: int, form: Form) -> None:
+def _write_vectors(
+    directory: Path, space_vectors: SpaceVectors, assignment: _ShardAssignment, shard: int, options: IndexOptions
+) -> None:
     directory.mkdir()
-    mine = np.flatnonzero(partition.owners[given.rows] == shard)
-    mine = mine[np.argsort(partition.places[given.rows[mine]])]
-    np.save(directory / ROWS, partition.places[given.rows[mine]])
-    dim = given.vectors.shape[1]
+    rows_here = np.flatnonzero(assignment.owners[space_vectors.rows] == shard)
+    rows_here = rows_here[np.argsort(assignment.shard_rows[space_vectors.rows[rows_here]])]
+    np.save(directory / ROWS, assignment.shard_rows[space_vectors.rows[rows_here]])
+    dim = space_vectors.vectors.shape[1]
     step = max(1, _CHUNK_BYTES // (4 * dim))
-    chosen = (mine[start : start + step] for start in range(0, len(mine), step))
-    parts = (_unit(directory.name, given.vectors[rows], rows) for rows in chosen)
-    vectors.write(directory / VECTORS, parts, documents=len(mine), dim=dim, rescore=form.rescore)
+    row_chunks = (rows_here[start : start + step] for start in range(0, len(rows_here), step))
+    chunks = (_unit_vectors(directory.name, space_vectors.vectors[rows], rows) for rows in row_chunks)
+    vectors.write_vectors(directory / VECTORS, chunks, documents=len(rows_here), dim=dim, rescore=options.rescore)
 
 
-def _unit(name: str, given: F32, rows: I64) -> F32:
-    if not (finite := np.isfinite(given).all(axis=1)).all():
+def _unit_vectors(name: str, vectors: F32, rows: I64) -> F32:
+    if not (finite := np.isfinite(vectors).all(axis=1)).all():
         raise BadArtifact(f"{name}: vector {rows[finite.argmin()]} is not finite")
-    if not (nonzero := given.any(axis=1)).all():
+    if not (nonzero := vectors.any(axis=1)).all():
         raise BadArtifact(f"{name}: vector {rows[nonzero.argmin()]} is zero: it is similar to nothing")
-    return normalised(given)
+    return normalised(vectors)
 
 
-def _index(
+def _build_index(
     step: Callable[[str], None],
     directory: Path,
     shard: int,
     space: int,
-    form: Form,
+    options: IndexOptions,
     *,
     seed: int,
     threads: int,
-    most: int,
+    exact_floats: int,
 ) -> IndexEntry:
-    """Train, measure and write the index of one space in one shard, unless it is to be searched exactly."""
+    """Train, calibrate and write the index of one space in one shard, unless it is to be searched exactly."""
     step(f"indexing the {space_name(space)} vectors of shard {shard}")
     here = directory / shard_name(shard) / space_name(space)
-    mapped = vectors.mapped(here / VECTORS, rescore=form.rescore)
+    mapped = vectors.open_vectors(here / VECTORS, rescore=options.rescore)
     documents, dim = mapped.shape
-    wanted = recipe.resolved(form.recipe, documents, dim, most)
-    if wanted is None:
+    resolved = recipe.resolve_recipe(options.recipe, documents, dim, exact_floats)
+    if resolved is None:
         return IndexEntry()
-    made = choice.trained(wanted, mapped, seed, threads)
-    ladder = measured(made, mapped, seed, form.recall)
-    if not ladder:
+    index = factory.train_index(resolved, mapped, seed, threads)
+    operating_points = calibrate(index, mapped, seed, options.recall)
+    if not operating_points:
         return IndexEntry()
-    made.write(here / CODES)
-    return IndexEntry(recipe=str(wanted), ladder=ladder)
+    index.write(here / CODES)
+    return IndexEntry(recipe=str(resolved), operating_points=operating_points)
 
 
-def _files(directory: Path) -> dict[str, FileEntry]:
+def _file_entries(directory: Path) -> dict[str, FileEntry]:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     paths = [path.relative_to(directory).as_posix() for path in files]
-    return dict(zip(paths, version.entries(files), strict=True))
+    return dict(zip(paths, version.file_entries(files), strict=True))
 
 
-def _name(
+def _version_name(
     directory: Path,
     spaces: Mapping[int, SpaceVectors],
-    form: Form,
+    options: IndexOptions,
     *,
     shards: int,
     seed: int,
     exact_floats: int,
 ) -> str:
-    """A digest of everything that decides the answers; codes are left out: they follow from the rest."""
+    """A digest of everything that decides the results; codes are left out: they follow from the rest."""
     inputs = {
         "format": FORMAT,
-        "faiss": engine.build_tag(),
-        "files": {path: file.sha256 for path, file in _files(directory).items()},
-        "spaces": {space_name(space): given.encoder for space, given in spaces.items()},
-        "settings": [shards, seed, exact_floats, *astuple(form)],
+        "faiss": faiss_support.build_tag(),
+        "files": {path: file.sha256 for path, file in _file_entries(directory).items()},
+        "spaces": {space_name(space): space_vectors.encoder for space, space_vectors in spaces.items()},
+        "settings": [shards, seed, exact_floats, *astuple(options)],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _is_whole(location: Path, name: str) -> bool:
-    """Whether this very version is here already, undamaged."""
+def _is_intact(location: Path, name: str) -> bool:
+    """Whether this version exists already, undamaged."""
     try:
-        version.verify(location / name, version.read(location, name))
+        version.verify(location / name, version.read_manifest(location, name))
     except BadArtifact:
         return False
     return True
@@ -273,9 +279,9 @@ def _is_whole(location: Path, name: str) -> bool:
 def _manifest(
     name: str,
     spaces: Mapping[int, SpaceVectors],
-    form: Form,
+    options: IndexOptions,
     indexes: Mapping[int, tuple[IndexEntry, ...]],
-    partition: _Partition,
+    assignment: _ShardAssignment,
     *,
     seed: int,
     files: Mapping[str, FileEntry],
@@ -283,24 +289,24 @@ def _manifest(
     entries = tuple(
         SpaceEntry(
             name=space_name(space),
-            dim=given.vectors.shape[1],
-            encoder=given.encoder,
-            rescore=form.rescore,
-            documents=partition.counts(given.rows),
+            dim=space_vectors.vectors.shape[1],
+            encoder=space_vectors.encoder,
+            rescore=options.rescore,
+            documents=assignment.counts(space_vectors.rows),
             indexes=indexes[space],
         )
-        for space, given in sorted(spaces.items())
+        for space, space_vectors in sorted(spaces.items())
     )
     return Manifest(
-        version=name, shards=partition.shards, seed=seed, products=partition.counts(), spaces=entries, files=files
+        version=name, shards=assignment.shards, seed=seed, products=assignment.counts(), spaces=entries, files=files
     )
 
 
 def _publish(location: Path, directory: Path, manifest: Manifest) -> None:
-    """See that all is on the disk, then give it its name (in place of a damaged one, if there is one)."""
-    version.write(directory, manifest)
+    """Flush all files to the disk, then rename the directory to the version (replacing a damaged one)."""
+    version.write_manifest(directory, manifest)
     for path in (*directory.rglob("*"), directory):
-        version.sync(path)
+        version.fsync_path(path)
     shutil.rmtree(location / manifest.version, ignore_errors=True)
     directory.rename(location / manifest.version)
-    version.sync(location)
+    version.fsync_path(location)

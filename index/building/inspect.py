@@ -1,4 +1,4 @@
-"""`lookalike index inspect`: what an index location holds, and whether it is undamaged. Reads files."""
+"""`lookalike index inspect`: print what an index location holds, and verify its files. Reads files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from index.storage.location import Location, located
-from index.storage.manifest import Manifest, SpaceEntry, dumped
+from index.storage.location import Location, open_location
+from index.storage.manifest import Manifest, SpaceEntry, dump_manifest
 
 EPILOG = """examples:
   lookalike index inspect index
   lookalike index inspect index --verify
   lookalike index inspect s3://bucket/index --version 5f2c9a0d1e7b3c48
-  lookalike index inspect index --json | jq '.spaces[].indexes[].ladder'
+  lookalike index inspect index --json | jq '.spaces[].indexes[].operating_points'
 
 Exit status 2: there is no index, or it is damaged; the file is named."""
 
@@ -33,34 +33,34 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     parser.add_argument("--verify", action="store_true", help="read every file and compare its checksum")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     options = parser.parse_args(argv)
-    location = located(options.location)
-    manifest = location.read(options.version or location.current())
+    location = open_location(options.location)
+    manifest = location.read_manifest(options.version or location.current())
     read_bytes = location.verify(manifest) if options.verify else None
     if options.json:
-        print(json.dumps({**json.loads(dumped(manifest)), "verified_bytes": read_bytes}, indent=1))
+        print(json.dumps({**json.loads(dump_manifest(manifest)), "verified_bytes": read_bytes}, indent=1))
     else:
-        _show(Console(), location, manifest, read_bytes)
+        _print_manifest(Console(), location, manifest, read_bytes)
     return 0
 
 
-def _show(console: Console, location: Location, manifest: Manifest, read_bytes: int | None) -> None:
+def _print_manifest(console: Console, location: Location, manifest: Manifest, read_bytes: int | None) -> None:
     stored = sum(file.bytes for file in manifest.files.values())
-    console.print(f"{location}: version {manifest.version}, {sum(manifest.products)} products, {size(stored)}")
-    table = Table("shard", "space", "dim", "vectors", "encoder", "kept as", "index", "search_parameter", "recall@10")
+    console.print(f"{location}: version {manifest.version}, {sum(manifest.products)} products, {format_mib(stored)}")
+    table = Table("shard", "space", "dim", "vectors", "encoder", "stored as", "index", "search_parameter", "recall@10")
     for shard in range(manifest.shards):
         for space in manifest.spaces:
-            table.add_row(*_row(shard, space))
+            table.add_row(*_table_row(shard, space))
     console.print(table)
     if read_bytes is not None:
-        console.print(f"verified: {len(manifest.files)} files, {size(read_bytes)}")
+        console.print(f"verified: {len(manifest.files)} files, {format_mib(read_bytes)}")
 
 
-def _row(shard: int, space: SpaceEntry) -> tuple[str, ...]:
+def _table_row(shard: int, space: SpaceEntry) -> tuple[str, ...]:
     index = space.indexes[shard]
-    search_parameter = str(index.ladder[0].search_parameter) if index.ladder else "-"
-    what = (str(shard), space.name, str(space.dim), str(space.documents[shard]), space.encoder, space.rescore)
-    return (*what, index.recipe, search_parameter, f"{index.recall_at_10:.3f}")
+    search_parameter = str(index.operating_points[0].search_parameter) if index.operating_points else "-"
+    cells = (str(shard), space.name, str(space.dim), str(space.documents[shard]), space.encoder, space.rescore)
+    return (*cells, index.recipe, search_parameter, f"{index.recall_at_10:.3f}")
 
 
-def size(size_bytes: int) -> str:
+def format_mib(size_bytes: int) -> str:
     return f"{size_bytes / (1 << 20):.1f} MiB"

@@ -1,4 +1,4 @@
-"""What `lookalike index tune` found, as Markdown, JSON and a plot. Draws with matplotlib, writes files."""
+"""The report of `lookalike index tune`, as Markdown, JSON and a plot by matplotlib. Writes files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from index.building.tune_choice import Budget, Measured, excesses, front
+from index.building.tune_selection import RecipeMeasurement, TuneBudget, budget_excesses, pareto_front
 from lookalike.errors import OperatorError
 
 _HEAD = ("recipe", "B/vector in RAM", "recall", "measured at half → all of the sample", "search_parameter × candidates")
@@ -18,7 +18,9 @@ _DPI = 120
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class TuneFindings:
+    """All that the report shows."""
+
     vectors: str
     count: int
     dim: int
@@ -27,20 +29,20 @@ class Findings:
     rescore: str
     machine: str
     date: str
-    budget: Budget
-    rows: Sequence[Measured]  # By rising memory.
-    chosen: Measured | None
-    nearest: Measured
+    budget: TuneBudget
+    rows: Sequence[RecipeMeasurement]  # By rising memory.
+    chosen: RecipeMeasurement | None
+    nearest: RecipeMeasurement
     command: str
 
     @property
     def disk_bytes(self) -> float:
-        """Full vectors and their rows, for each vector; what is in memory is on disk, too."""
+        """Per vector, full vectors and their rows, beside the index, which is on disk, too."""
         return self.dim * (2 if self.rescore == "float16" else 4) + 8
 
 
-def plotting() -> Any:
-    """matplotlib.figure, drawing into files alone. Raises OperatorError where it is not installed."""
+def import_plotting() -> Any:
+    """matplotlib.figure, which draws to files only. Raises OperatorError where it is not installed."""
     try:
         from matplotlib import figure
     except ImportError as error:
@@ -48,18 +50,18 @@ def plotting() -> Any:
     return figure
 
 
-def prepare(folder: Path) -> None:
-    """Make the folder, so that nothing is measured in vain. Raises OperatorError where it cannot be written."""
+def prepare_folder(folder: Path) -> None:
+    """Make the folder before measuring takes its time. Raises OperatorError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OperatorError(f"{folder}: no report can be written there: {error.strerror}") from error
+        raise OperatorError(f"{folder}: the report cannot be written there: {error.strerror}") from error
 
 
-def write(folder: Path, findings: Findings) -> None:
-    """Into a folder that was prepared. Raises OperatorError."""
+def write_report(folder: Path, findings: TuneFindings) -> None:
+    """Write tune.md, tune.json and tune.png to a prepared folder. Raises OperatorError."""
     try:
         (folder / "tune.md").write_text(markdown(findings), encoding="utf-8")
         (folder / "tune.json").write_text(json.dumps(as_json(findings), indent=1) + "\n", encoding="utf-8")
@@ -68,86 +70,87 @@ def write(folder: Path, findings: Findings) -> None:
         raise OperatorError(f"{folder}: {error}") from error
 
 
-def as_json(findings: Findings) -> dict[str, Any]:
+def as_json(findings: TuneFindings) -> dict[str, Any]:
     return {**asdict(findings), "disk_bytes_per_vector": findings.disk_bytes}
 
 
-def markdown(findings: Findings) -> str:
+def markdown(findings: TuneFindings) -> str:
     lines = [
         "# Recipes for these vectors",
         "",
         f"{findings.count:,} vectors of {findings.dim} dimensions (`{findings.vectors}`) in {findings.shards}"
-        f" shard(s), kept as {findings.rescore}: {findings.disk_bytes:,.0f} B a vector on disk, beside what is"
-        f" in memory. Wanted: {told(findings.budget)}.",
+        f" shard(s), stored as {findings.rescore}: {findings.disk_bytes:,.0f} B a vector on disk, beside the"
+        f" index. Budget: {describe_budget(findings.budget)}.",
         "",
         _verdict(findings),
         "",
         *_table((*_HEAD, *_TAIL), [_row(row, findings.budget) for row in findings.rows]),
         "",
-        "![memory and time at the recall wanted](tune.png)",
+        "![memory and time at the target recall](tune.png)",
         "",
-        "## What was measured, and what was carried over",
+        "## What was measured, and what was extrapolated",
         "",
-        *(f"* {said}" for said in _assumptions(findings)),
+        *(f"* {assumption}" for assumption in _assumptions(findings)),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _assumptions(findings: Findings) -> tuple[str, ...]:
+def _assumptions(findings: TuneFindings) -> tuple[str, ...]:
     budget = findings.budget
-    times = budget.documents / findings.sample
-    off = max(abs(row.formula_off) for row in findings.rows)
+    ratio = budget.documents / findings.sample
+    max_error = max(abs(row.formula_error) for row in findings.rows)
     return (
-        f"{findings.sample:,} of the vectors were indexed by every recipe, and half of them. The"
+        f"Every recipe indexed {findings.sample:,} of the vectors, and half of these. The"
         f" recall@{budget.k} is that of vectors of the sample, each without itself, after full vectors of the"
         " candidates were compared.",
-        f"A shard will hold {budget.documents:,}, {times:,.1f} times as many. **Memory** is by formula: codes,"
-        f" ids, links, centroids, matrices. It differed from what the sample took by {off:.1%} at most.",
-        "**Recall**: each doubling is taken to lose, with the same work, what was lost from half of the"
-        " sample to all of it; what was gained is not counted. Where that was too little, more work was"
-        " measured. The build measures again, on all vectors, and works as hard as it must.",
-        "**CPU** is one core's time for one query at a time, full vectors being in memory, carried over by"
-        " how much work lists, codes and candidates are.",
-        "**Pages** of 4,096 B are the distinct ones that a query's candidates lie in: each is a read from the"
-        f" disk where it is not in memory. Measured on {findings.machine}, {findings.date}.",
+        f"A shard will hold {budget.documents:,}, {ratio:,.1f} times as many. **Memory** is by formula: codes,"
+        f" ids, links, centroids, matrices. For the sample it was off by {max_error:.1%} at most.",
+        "**Recall**: each doubling is taken to lose, at the same operating point, what was lost from half of the"
+        " sample to all of it; a gain counts as no loss. Where the result was below the target, costlier"
+        " operating points were measured. The build calibrates again, on all vectors.",
+        "**CPU** is one core's time for one query at a time, with full vectors in memory, extrapolated"
+        " by a cost model of lists, codes and candidates.",
+        "**Pages** of 4,096 B are the distinct ones that a query's candidates lie in: each is a disk read"
+        f" where it is not in memory. Measured on {findings.machine}, {findings.date}.",
     )
 
 
-def told(budget: Budget) -> str:
-    wanted = f"recall@{budget.k} of {budget.recall:g} with at most {budget.bytes_per_vector:g} B a vector in memory"
-    return wanted if budget.latency_ms is None else f"{wanted} and {budget.latency_ms:g} ms a query"
+def describe_budget(budget: TuneBudget) -> str:
+    text = f"recall@{budget.k} of {budget.recall:g} with at most {budget.bytes_per_vector:g} B a vector in memory"
+    return text if budget.latency_ms is None else f"{text} and {budget.latency_ms:g} ms a query"
 
 
-def lacking(row: Measured, budget: Budget) -> str:
-    """Where a recipe fails the budget."""
-    over = excesses(row, budget)
-    said = {
+def describe_excesses(row: RecipeMeasurement, budget: TuneBudget) -> str:
+    """How a recipe exceeds the budget, in words; empty: it does not."""
+    excesses = budget_excesses(row, budget)
+    texts = {
         "bytes": f"{row.ram_bytes:.1f} B a vector",
         "recall": f"recall {row.recall:.3f}",
         "latency": f"{row.cpu_ms:.2f} ms a query",
     }
-    return ", ".join(text for name, text in said.items() if name in over)
+    return ", ".join(text for name, text in texts.items() if name in excesses)
 
 
-def _verdict(findings: Findings) -> str:
-    near = findings.nearest
+def _verdict(findings: TuneFindings) -> str:
+    nearest = findings.nearest
     if findings.chosen is None:
-        return f"**None meets it.** The nearest is `{near.recipe}`: {lacking(near, findings.budget)}."
-    best = f"**`{findings.chosen.recipe}`** is the fastest that meets it; SPACE is image, text or product"
+        excesses = describe_excesses(nearest, findings.budget)
+        return f"**No recipe meets the budget.** The nearest is `{nearest.recipe}`: {excesses}."
+    best = f"**`{findings.chosen.recipe}`** is the fastest that meets the budget; SPACE is image, text or product"
     return f"{best}:\n\n```sh\n{findings.command}\n```"
 
 
-def _row(row: Measured, budget: Budget) -> tuple[str, ...]:
+def _row(row: RecipeMeasurement, budget: TuneBudget) -> tuple[str, ...]:
     return (
         f"`{row.recipe}`",
         f"{row.ram_bytes:.1f}",
         f"{row.recall:.3f}",
         f"{row.recall_half:.3f} → {row.recall_sample:.3f}",
-        f"{row.search_parameter} × {row.factor}",
+        f"{row.search_parameter} × {row.refine_factor}",
         f"{row.cpu_ms:.3f}",
         f"{row.cpu_ms_sample:.3f}",
         f"{row.pages:.0f}",
-        lacking(row, budget) or "yes",
+        describe_excesses(row, budget) or "yes",
     )
 
 
@@ -155,16 +158,18 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def _plot(path: Path, findings: Findings) -> None:
-    """Memory against time; hollow: the recall is out of reach. Words are ASCII: other glyphs are not in every font."""
-    budget, best = findings.budget, front(findings.rows, findings.budget.recall)
-    drawn = plotting().Figure(figsize=(9, 5.5), layout="constrained")
-    axes = drawn.subplots()
-    axes.plot([row.ram_bytes for row in best], [row.cpu_ms for row in best], color="#4477aa", linewidth=1, zorder=1)
+def _plot(path: Path, findings: TuneFindings) -> None:
+    """Plot memory against time; hollow: the recall is out of reach. Labels are ASCII: not every font has more."""
+    budget, frontier = findings.budget, pareto_front(findings.rows, findings.budget.recall)
+    figure = import_plotting().Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        [row.ram_bytes for row in frontier], [row.cpu_ms for row in frontier], color="#4477aa", linewidth=1, zorder=1
+    )
     for row in findings.rows:
         reached = row.recall >= budget.recall
         chosen = row is findings.chosen
-        colour = "#228833" if chosen else "#4477aa" if row in best else "#999999"
+        colour = "#228833" if chosen else "#4477aa" if row in frontier else "#999999"
         axes.scatter(row.ram_bytes, row.cpu_ms, s=60, color=colour if reached else "none", edgecolors=colour, zorder=2)
         label = row.recipe if reached else f"{row.recipe} ({row.recall:.2f})"
         axes.annotate(label, (row.ram_bytes, row.cpu_ms), xytext=(6, 5), textcoords="offset points", fontsize=8)
@@ -177,4 +182,4 @@ def _plot(path: Path, findings: Findings) -> None:
     axes.set_xlabel("bytes in memory per vector (dashed: the budget)")
     axes.set_ylabel(f"CPU ms per query at recall@{budget.k} >= {budget.recall:g}")
     axes.set_title(f"{findings.count:,} vectors of {findings.dim} dimensions; hollow: recall out of reach", fontsize=10)
-    drawn.savefig(path, dpi=_DPI, metadata={"Software": None})
+    figure.savefig(path, dpi=_DPI, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""One recipe tried on a sample of vectors, at two sizes: what work finds enough, and what that takes."""
+"""Measure one recipe on a sample of vectors, at two sizes: its operating point, recall, memory and time."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from math import log2
 
 import numpy as np
 
-from index.building.ladder import Exam
-from index.building.tune_choice import Budget, Measured, carried
-from index.kinds import choice, engine, formulas
-from index.kinds.recipe import Graph, Lists, resolved
-from index.kinds.seam import Codes
-from index.storage.manifest import Rung
-from index.storage.vectors import PAGE, Stored
+from index.backends import cost_model, factory, faiss_support
+from index.backends.recipe import HnswRecipe, IvfRecipe, resolve_recipe
+from index.backends.vector_index import VectorIndex
+from index.building.calibration import CalibrationSet
+from index.building.tune_selection import RecipeMeasurement, TuneBudget, extrapolate_recall
+from index.storage.manifest import OperatingPoint
+from index.storage.vectors import PAGE_BYTES, StoredVectors
 
 QUERIES = 400  # The standard error of a recall@10 of 0.95 is about 0.4 %.
-_ROUNDS = 3  # Of timing; the median counts.
-_CLIMBS = 3  # How often more work is tried where the recall that is carried over is not enough.
+_TIMING_ROUNDS = 3  # Of timing; the median counts.
+_MAX_ATTEMPTS = 3  # To find an operating point whose extrapolated recall is enough.
 
 
-def candidates(dim: int) -> Sequence[str]:
-    """The recipes worth trying. Exact search is none: it takes no memory, but more time than anybody has."""
+def candidate_recipes(dim: int) -> Sequence[str]:
+    """The recipes worth trying. Exact search is not among them: it takes no memory, but far too much time."""
     return (
-        *(f"OPQ{parts}_{held},IVF,PQ{parts}x4fs" for parts, held in ((16, 64), (32, 128), (64, 256)) if held < dim),
-        *(f"PCAR{held},IVF,RaBitQ" for held in (128, 256) if held < dim),
-        *(f"PCAR{held},IVF,SQ4" for held in (64, 128) if held < dim),
+        *(
+            f"OPQ{codes}_{rotated_dim},IVF,PQ{codes}x4fs"
+            for codes, rotated_dim in ((16, 64), (32, 128), (64, 256))
+            if rotated_dim < dim
+        ),
+        *(f"PCAR{rotated_dim},IVF,RaBitQ" for rotated_dim in (128, 256) if rotated_dim < dim),
+        *(f"PCAR{rotated_dim},IVF,SQ4" for rotated_dim in (64, 128) if rotated_dim < dim),
         "IVF,PQ4fs",
         "IVF,RaBitQ",
         "IVF,SQ8",
@@ -34,85 +38,91 @@ def candidates(dim: int) -> Sequence[str]:
     )
 
 
-def tried(name: str, vectors: Stored, budget: Budget, *, seed: int, threads: int) -> Measured:
-    """Of unit vectors in no certain order: all of them, and their first half."""
+def measure_recipe(
+    name: str, vectors: StoredVectors, budget: TuneBudget, *, seed: int, threads: int
+) -> RecipeMeasurement:
+    """Measure a recipe on unit vectors in random order: all of them, and their first half."""
     half = vectors[: len(vectors) // 2]
-    # The same queries at both sizes: what is lost between them is not the luck of the draw.
+    # The same queries at both sizes, so that the difference in recall is not sampling noise.
     random = np.random.default_rng(seed)
-    asked = np.sort(random.choice(len(half), min(QUERIES, len(half)), replace=False))
+    query_rows = np.sort(random.choice(len(half), min(QUERIES, len(half)), replace=False))
     documents, dim = vectors.shape
-    recipe, whole = _recipe(name, documents, dim), _recipe(name, budget.documents, dim)
-    began_s = time.process_time()
-    codes = choice.trained(recipe, vectors, seed, threads)
-    trained_s = time.process_time() - began_s
-    small = choice.trained(_recipe(name, len(half), dim), half, seed, threads)
-    engine.use_threads(1)
-    exam, before = Exam(codes, vectors, budget.k, asked), Exam(small, half, budget.k, asked)
-    rung, recall_half, recall = _climbed(codes, exam, before, budget)
-    work = formulas.cost(recipe, documents, dim, rung.search_parameter) + budget.k * rung.factor
-    works = formulas.cost(whole, budget.documents, dim, rung.search_parameter) + budget.k * rung.factor
-    cpu_ms = _cpu_ms(exam, rung)
-    return Measured(
+    recipe, full_recipe = _resolve(name, documents, dim), _resolve(name, budget.documents, dim)
+    start_s = time.process_time()
+    index = factory.train_index(recipe, vectors, seed, threads)
+    training_s = time.process_time() - start_s
+    half_index = factory.train_index(_resolve(name, len(half), dim), half, seed, threads)
+    faiss_support.use_threads(1)
+    full_set = CalibrationSet(index, vectors, budget.k, query_rows)
+    half_set = CalibrationSet(half_index, half, budget.k, query_rows)
+    point, recall_half, recall = _find_operating_point(index, full_set, half_set, budget)
+    rescored = budget.k * point.refine_factor
+    sample_cost = cost_model.search_cost(recipe, documents, dim, point.search_parameter) + rescored
+    full_cost = cost_model.search_cost(full_recipe, budget.documents, dim, point.search_parameter) + rescored
+    cpu_ms = _measure_cpu_ms(full_set, point)
+    return RecipeMeasurement(
         recipe=name,
-        complete=str(whole),
-        ram_bytes=formulas.ram_bytes(whole, budget.documents, dim) / budget.documents,
-        formula_off=formulas.ram_bytes(recipe, documents, dim) / codes.ram_bytes() - 1,
-        search_parameter=rung.search_parameter,
-        factor=rung.factor,
+        resolved_recipe=str(full_recipe),
+        ram_bytes=cost_model.ram_bytes(full_recipe, budget.documents, dim) / budget.documents,
+        formula_error=cost_model.ram_bytes(recipe, documents, dim) / index.ram_bytes() - 1,
+        search_parameter=point.search_parameter,
+        refine_factor=point.refine_factor,
         recall_half=recall_half,
-        recall_sample=rung.recall,
+        recall_sample=point.recall,
         recall=recall,
         cpu_ms_sample=cpu_ms,
-        cpu_ms=cpu_ms * works / work,
-        pages=_pages(codes, exam, rung),
-        trained_s=trained_s,
+        cpu_ms=cpu_ms * full_cost / sample_cost,
+        pages=_pages_per_query(index, full_set, point),
+        training_s=training_s,
     )
 
 
-def _recipe(name: str, documents: int, dim: int) -> Lists | Graph:
-    recipe = resolved(name, documents, dim, 0)
-    assert isinstance(recipe, Lists | Graph), name  # noqa: S101  # `candidates` names no others
+def _resolve(name: str, documents: int, dim: int) -> IvfRecipe | HnswRecipe:
+    recipe = resolve_recipe(name, documents, dim, 0)
+    assert isinstance(recipe, IvfRecipe | HnswRecipe), name  # noqa: S101  # `candidate_recipes` names no others
     return recipe
 
 
-def _climbed(codes: Codes, exam: Exam, before: Exam, budget: Budget) -> tuple[Rung, float, float]:
-    """The least work whose recall is enough when it is carried over, its recall at half of the sample, and carried."""
-    doublings = log2(budget.documents / len(exam.space))
+def _find_operating_point(
+    index: VectorIndex, full_set: CalibrationSet, half_set: CalibrationSet, budget: TuneBudget
+) -> tuple[OperatingPoint, float, float]:
+    """The cheapest operating point whose extrapolated recall is enough, its recall on half the sample, and that one."""
+    doublings = log2(budget.documents / len(full_set.space))
     target = budget.recall
-    for _ in range(_CLIMBS):
-        rung = exam.least(target)
-        if rung is None:
+    for _ in range(_MAX_ATTEMPTS):
+        point = full_set.find_cheapest(target)
+        if point is None:
             break
-        half, recall = _carried(rung, before, doublings)
+        half, recall = _extrapolate(point, half_set, doublings)
         if recall >= budget.recall:
-            return rung, half, recall
-        target = min(1.0, rung.recall + budget.recall - recall)
-    most = exam.measured(max(codes.efforts(budget.k)), max(codes.factors))
-    return most, *_carried(most, before, doublings)
+            return point, half, recall
+        target = min(1.0, point.recall + budget.recall - recall)
+    costliest = full_set.measure(max(index.search_parameters(budget.k)), max(index.refine_factors))
+    return costliest, *_extrapolate(costliest, half_set, doublings)
 
 
-def _carried(rung: Rung, before: Exam, doublings: float) -> tuple[float, float]:
-    half = before.measured(rung.search_parameter, rung.factor).recall
-    return half, carried(half, rung.recall, doublings)
+def _extrapolate(point: OperatingPoint, half_set: CalibrationSet, doublings: float) -> tuple[float, float]:
+    half = half_set.measure(point.search_parameter, point.refine_factor).recall
+    return half, extrapolate_recall(half, point.recall, doublings)
 
 
-def _cpu_ms(exam: Exam, rung: Rung) -> float:
-    """Of one query at a time, as most come."""
-    queries, rounds = exam.queries(exam.asked), []
-    for _ in range(_ROUNDS):
-        began_s = time.thread_time()
+def _measure_cpu_ms(full_set: CalibrationSet, point: OperatingPoint) -> float:
+    """Median CPU time per query, one query at a time, as most arrive."""
+    queries, rounds = full_set.queries(full_set.query_rows), []
+    for _ in range(_TIMING_ROUNDS):
+        start_s = time.thread_time()
         for query in queries:
-            exam.space.probe(query[None, :], exam.depth, rung)
-        rounds.append((time.thread_time() - began_s) * 1e3 / len(queries))
+            full_set.space.probe(query[None, :], full_set.depth, point)
+        rounds.append((time.thread_time() - start_s) * 1e3 / len(queries))
     return float(np.median(rounds))
 
 
-def _pages(codes: Codes, exam: Exam, rung: Rung) -> float:
-    """Distinct pages of the vectors that are compared again, on average; the first vector begins on a page."""
-    size = exam.space.vectors.itemsize * exam.space.dim
+def _pages_per_query(index: VectorIndex, full_set: CalibrationSet, point: OperatingPoint) -> float:
+    """Mean number of distinct file pages that the rescored vectors lie in; the first vector begins on a page."""
+    size = full_set.space.vectors.itemsize * full_set.space.dim
     counts = []
-    for query in exam.queries(exam.asked):
-        rows = codes.candidates(query[None, :], exam.depth * rung.factor, rung.search_parameter)[0]
-        first, last = rows[rows >= 0] * size // PAGE, ((rows[rows >= 0] + 1) * size - 1) // PAGE
+    for query in full_set.queries(full_set.query_rows):
+        rows = index.find_candidates(query[None, :], full_set.depth * point.refine_factor, point.search_parameter)[0]
+        first, last = rows[rows >= 0] * size // PAGE_BYTES, ((rows[rows >= 0] + 1) * size - 1) // PAGE_BYTES
         counts.append(len(np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]))))
     return float(np.mean(counts))

@@ -1,4 +1,4 @@
-"""`lookalike versions`: list the versions of an index location, let one serve, drop one. Reads and writes there."""
+"""`lookalike versions`: list the versions of an index location, let one serve, drop one. Does I/O."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from index.building.inspect import size
-from index.storage.location import Location, located
+from index.building.inspect import format_mib
+from index.storage.location import Location, open_location
 from index.storage.manifest import Manifest
 from lookalike.errors import BadArtifact, BadSettings
 
@@ -21,8 +21,8 @@ EPILOG = """examples:
   lookalike versions drop index 77aa01c3de529b10
   lookalike versions list s3://bucket/index --json
 
-A shard that still serves a version reads its files: drop what all have left. Exit status 2: what was asked cannot be
-done, and nothing is changed."""
+A shard that still serves a version reads its files: drop a version only when no shard serves it any more. Exit
+status 2: the request cannot be carried out, and nothing is changed."""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
@@ -32,19 +32,23 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    steps = parser.add_subparsers(dest="step", required=True, metavar="list|use|drop")
-    for step, help in (("list", "show them"), ("use", "let one serve"), ("drop", "remove one that does not serve")):
-        words = steps.add_parser(step, help=help)
-        words.add_argument("location", metavar="INDEX", help="directory or URL")
-        if step == "list":
-            words.add_argument("--json", action="store_true", help="print them as JSON")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list|use|drop")
+    for command, help in (
+        ("list", "list all versions"),
+        ("use", "let a version serve"),
+        ("drop", "remove a version that does not serve"),
+    ):
+        subparser = commands.add_parser(command, help=help)
+        subparser.add_argument("location", metavar="INDEX", help="directory or URL")
+        if command == "list":
+            subparser.add_argument("--json", action="store_true", help="print the versions as JSON")
         else:
-            words.add_argument("version", metavar="NAME")
+            subparser.add_argument("version", metavar="NAME")
     options = parser.parse_args(argv)
-    location = located(options.location)
-    match options.step:
+    location = open_location(options.location)
+    match options.command:
         case "list":
-            _list(location, as_json=options.json)
+            _list_versions(location, as_json=options.json)
         case "use":
             print(use(location, options.version))
         case "drop":
@@ -54,63 +58,63 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 
 
 def use(location: Location, name: str) -> str:
-    """Let a version serve, if its manifest is whole; says what changed. Raises BadArtifact."""
-    _refuse_unknown(location, name)
-    location.read(name)
+    """Let a version serve, if its manifest is valid; returns a sentence on what changed. Raises BadArtifact."""
+    _require_version(location, name)
+    location.read_manifest(name)
     before = _current(location)
     location.make_current(name)
     return f"{location}: version {name} serves" + (f"; before, it was {before}" if before else "")
 
 
 def drop(location: Location, name: str) -> None:
-    """Raises BadSettings for the version that serves, BadArtifact for one that is not here."""
+    """Remove a version. Raises BadSettings for the one that serves, BadArtifact for one that does not exist."""
     if name == _current(location):
-        raise BadSettings(f"{location}: version {name} serves: let another one serve before it is dropped")
-    _refuse_unknown(location, name)
+        raise BadSettings(f"{location}: version {name} serves: let another version serve before you drop it")
+    _require_version(location, name)
     location.drop(name)
 
 
-def _refuse_unknown(location: Location, name: str) -> None:
-    if name not in (names := location.names()):
+def _require_version(location: Location, name: str) -> None:
+    if name not in (names := location.list_versions()):
         raise BadArtifact(f"{location}: no version {name} here; there are: {', '.join(names) or 'none'}")
 
 
 def _current(location: Location) -> str:
-    """Empty where CURRENT is missing or damaged: `use` mends that."""
+    """The version that serves; empty where CURRENT is missing or damaged, which `use` repairs."""
     try:
         return location.current()
     except BadArtifact:
         return ""
 
 
-def _list(location: Location, *, as_json: bool) -> None:
-    current, names = _current(location), location.names()
-    versions = [_described(location, name, current) for name in names]
+def _list_versions(location: Location, *, as_json: bool) -> None:
+    current, names = _current(location), location.list_versions()
+    versions = [_describe_version(location, name, current) for name in names]
     if as_json:
         print(json.dumps(versions, indent=1))
         return
     console, table = Console(), Table("", "version", "products", "shards", "spaces", "size", "recall@10")
-    for told in versions:
-        mark = "serves" if told["current"] else ""
-        if "damaged" in told:
-            table.add_row(mark, told["version"], "damaged")
+    for row in versions:
+        mark = "serves" if row["current"] else ""
+        if "damaged" in row:
+            table.add_row(mark, row["version"], "damaged")
             continue
-        spaces = " ".join(space["name"] for space in told["spaces"])
-        recall = f"{told['recall_at_10']:.3f}" if told["spaces"] else "-"
-        counts = (f"{told['products']:,}", str(told["shards"]), spaces, size(told["bytes"]), recall)
-        table.add_row(mark, told["version"], *counts)
+        spaces = " ".join(space["name"] for space in row["spaces"])
+        recall = f"{row['recall_at_10']:.3f}" if row["spaces"] else "-"
+        counts = (f"{row['products']:,}", str(row["shards"]), spaces, format_mib(row["bytes"]), recall)
+        table.add_row(mark, row["version"], *counts)
     console.print(table)
-    for told in versions:
-        if "damaged" in told:
-            console.print(told["damaged"], markup=False, soft_wrap=True)
+    for row in versions:
+        if "damaged" in row:
+            console.print(row["damaged"], markup=False, soft_wrap=True)
 
 
-def _described(location: Location, name: str, current: str) -> dict[str, Any]:
-    told: dict[str, Any] = {"version": name, "current": name == current}
+def _describe_version(location: Location, name: str, current: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"version": name, "current": name == current}
     try:
-        return told | _summary(location.read(name))
+        return row | _summary(location.read_manifest(name))
     except BadArtifact as error:  # Also while it is being uploaded: its manifest comes last.
-        return told | {"damaged": str(error)}
+        return row | {"damaged": str(error)}
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:

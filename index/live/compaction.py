@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.building.ladder import measured
-from index.kinds import choice
-from index.kinds.recipe import LEAST, Lists, lists_of, parsed
-from index.kinds.seam import Codes
+from index.backends import factory
+from index.backends.recipe import MIN_INDEXED_VECTORS, IvfRecipe, default_nlist, parse_recipe
+from index.backends.vector_index import VectorIndex
+from index.building.calibration import calibrate
 from index.live.updates import Removal
 from index.search import segment
 from index.search.segment import Segment
@@ -24,7 +24,7 @@ from index.storage import attributes, vectors, version
 from index.storage.manifest import FileEntry, IndexEntry, Manifest, SpaceEntry
 from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name
 from index.storage.strings import SortedStrings
-from index.storage.vectors import Stored
+from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact
 from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import Space
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 class Learnt(NamedTuple):
     """What the codes of a space are made by."""
 
-    codes: Codes
+    codes: VectorIndex
     recipe: str  # Of the codes.
     recall: float  # To be reached again: that of the version as it was built.
 
@@ -79,7 +79,7 @@ class Compacted:
     removed: Removed
 
     def table(self) -> pa.Table:
-        return attributes.read(self.directory / shard_name(0) / ATTRIBUTES)
+        return attributes.read_serialized(self.directory / shard_name(0) / ATTRIBUTES)
 
     def revision(self, product_id: bytes) -> int | None:
         """Of a product that was upserted or removed before the compaction; None: it was neither."""
@@ -128,7 +128,7 @@ def write(
     rows = [source.segment.rows() for source in sources]
     table = pa.concat_tables([source.table.take(kept) for source, kept in zip(sources, rows, strict=True)])
     order = pc.sort_indices(table["id"]).to_numpy().astype(np.int64)
-    attributes.save(here / ATTRIBUTES, table.take(order))
+    attributes.write_serialized(here / ATTRIBUTES, table.take(order))
     places = np.empty(len(order), dtype=np.int64)  # Where each row went.
     places[order] = np.arange(len(order))
     places_by_source = np.split(places, np.cumsum([len(kept) for kept in rows])[:-1])
@@ -151,14 +151,14 @@ def write(
         spaces=tuple(entries),
         files=_files(directory),
     )
-    version.write(directory, manifest)
+    version.write_manifest(directory, manifest)
     for path in (*directory.rglob("*"), directory, directory.parent):
-        version.sync(path)
+        version.fsync_path(path)
 
 
 def opened(directory: Path) -> Compacted:
     """Verify and map. Raises BadArtifact, naming the file."""
-    manifest = version.read(directory.parent, directory.name)
+    manifest = version.read_manifest(directory.parent, directory.name)
     version.verify(directory, manifest)
     try:
         removed = Removed(pa.ipc.open_file(pa.memory_map(str(directory / REMOVED))).get_batch(0))
@@ -170,7 +170,7 @@ def opened(directory: Path) -> Compacted:
 class _Moved(NamedTuple):
     """The vectors of one source that are kept: where they are, and the row each gets."""
 
-    vectors: Stored
+    vectors: StoredVectors
     positions: I64
     rows: I64
 
@@ -199,35 +199,35 @@ def _write_vectors(directory: Path, moved: Sequence[_Moved], entry: SpaceEntry) 
         return chunk
 
     parts = (gathered(order[start : start + step]) for start in range(0, len(order), step))
-    vectors.write(directory / VECTORS, parts, documents=len(rows), dim=entry.dim, rescore=entry.rescore)
+    vectors.write_vectors(directory / VECTORS, parts, documents=len(rows), dim=entry.dim, rescore=entry.rescore)
     return len(rows)
 
 
 def _index(directory: Path, entry: SpaceEntry, learnt: Learnt | None) -> IndexEntry:
     """Make, measure and write the codes, where the version has some, and they find as much here as there."""
-    mapped = vectors.mapped(directory / VECTORS, rescore=entry.rescore)
-    if learnt is None or len(mapped) < LEAST:
+    mapped = vectors.open_vectors(directory / VECTORS, rescore=entry.rescore)
+    if learnt is None or len(mapped) < MIN_INDEXED_VECTORS:
         return IndexEntry()
     recipe, made = _coded(mapped, learnt)
-    ladder = measured(made, mapped, 0, learnt.recall)
+    ladder = calibrate(made, mapped, 0, learnt.recall)
     if not ladder:
         return IndexEntry()
     made.write(directory / CODES)
-    return IndexEntry(recipe=recipe, ladder=ladder)
+    return IndexEntry(recipe=recipe, operating_points=ladder)
 
 
-def _coded(mapped: Stored, learnt: Learnt) -> tuple[str, Codes]:
+def _coded(mapped: StoredVectors, learnt: Learnt) -> tuple[str, VectorIndex]:
     """By what was learnt before; but lists that are far too many, or too few, for so many vectors are learnt anew.
 
     To find and visit 1,024 lists of 15,000 vectors costs a query as much as those of 100,000.
     """
-    known = parsed(learnt.recipe)
-    if isinstance(known, Lists) and not known.dim:  # A rotation takes too long to learn.
-        lists = lists_of(len(mapped))
-        if not known.lists <= 2 * lists <= 4 * known.lists:
-            wanted = replace(known, lists=lists)
-            return str(wanted), choice.trained(wanted, mapped, 0, 1)
-    return learnt.recipe, learnt.codes.refilled(mapped)
+    known = parse_recipe(learnt.recipe)
+    if isinstance(known, IvfRecipe) and not known.rotated_dim:  # A rotation takes too long to learn.
+        lists = default_nlist(len(mapped))
+        if not known.nlist <= 2 * lists <= 4 * known.nlist:
+            wanted = replace(known, nlist=lists)
+            return str(wanted), factory.train_index(wanted, mapped, 0, 1)
+    return learnt.recipe, learnt.codes.with_vectors(mapped)
 
 
 def _write_removed(path: Path, removed: Mapping[bytes, Removal]) -> None:
@@ -241,4 +241,4 @@ def _write_removed(path: Path, removed: Mapping[bytes, Removal]) -> None:
 
 def _files(directory: Path) -> dict[str, FileEntry]:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    return {path.relative_to(directory).as_posix(): version.entry(path) for path in files}
+    return {path.relative_to(directory).as_posix(): version.file_entry(path) for path in files}

@@ -9,26 +9,26 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from index.kinds.passing import Passing
+from index.backends.filter_bitmap import FilterBitmap
 from index.live.updates import Change, Removal
 from index.search.segment import ALL, Segment
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry, SpaceEntry
-from index.storage.vectors import Stored
+from index.storage.vectors import StoredVectors
 from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import F32, I64
 
-_NOTHING = attributes.serialized(attributes.table_of([], []))
+_NOTHING = attributes.with_serialized_products(attributes.table_of_products([], []))
 
 
 class _Vectors:
     """Of one space. Room for all is reserved at once; the system gives memory only to what is written."""
 
     def __init__(self, capacity: int, dim: int, rescore: str) -> None:
-        self.vectors: Stored = np.empty((capacity, dim), dtype=rescore)
+        self.vectors: StoredVectors = np.empty((capacity, dim), dtype=rescore)
         self.rows: I64 = np.empty(capacity, dtype=np.int64)
         self.count = 0
 
@@ -44,7 +44,7 @@ class _Vectors:
 def nothing(spaces: Sequence[SpaceEntry]) -> Segment:
     """A segment of no products."""
     indexes = {space_number(entry.name): _Vectors(0, entry.dim, entry.rescore).index() for entry in spaces}
-    return Segment(Attributes(attributes.batch_of(_NOTHING)), indexes)
+    return Segment(Attributes(attributes.to_record_batch(_NOTHING)), indexes)
 
 
 class Delta:
@@ -97,8 +97,8 @@ class Delta:
         spaces = {number: kept.index() for number, kept in self._spaces.items()}
         if alive_rows.all():
             return Segment(self._rows, spaces)
-        alive = {number: Passing.of(alive_rows[index.rows]) for number, index in spaces.items()}
-        return Segment(self._rows, spaces, alive={**alive, ALL: Passing.of(alive_rows)})
+        alive = {number: FilterBitmap.from_mask(alive_rows[index.rows]) for number, index in spaces.items()}
+        return Segment(self._rows, spaces, alive={**alive, ALL: FilterBitmap.from_mask(alive_rows)})
 
 
 class _Ids:
@@ -130,7 +130,7 @@ class _Part:
 
     @cached_property
     def attributes(self) -> Attributes:
-        return Attributes(attributes.batch_of(self.table))
+        return Attributes(attributes.to_record_batch(self.table))
 
 
 class Rows:
@@ -175,7 +175,7 @@ class Rows:
     def followed_by(self, products: Sequence[Product], revisions: Sequence[int]) -> Rows:
         if not products:
             return self
-        added = attributes.serialized(attributes.table_of(products, revisions))
+        added = attributes.with_serialized_products(attributes.table_of_products(products, revisions))
         coming = range(len(self), len(self) + len(products))
         self._values[len(self) :] = [product.id.encode() for product in products]
         self.products[len(self) :] = added["product"].to_pylist()

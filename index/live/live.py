@@ -24,7 +24,7 @@ from index.live.updates import Change, Removal, changed, refuse_foreign
 from index.search.segment import Segment
 from index.search.view import View
 from index.storage import version
-from index.storage.manifest import Manifest, dumped, parsed
+from index.storage.manifest import Manifest, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact, Overloaded
 from lookalike.spaces import space_number
 from lookalike.v1 import index_pb2
@@ -67,7 +67,7 @@ class Live:
         """What a version took, without what it was built with, which may be gone. Raises as the constructor does."""
         path = directory / version.MANIFEST
         try:
-            manifest = parsed(path.read_text(encoding="utf-8"), str(path))
+            manifest = parse_manifest(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise BadArtifact(f"{path}: {error}") from error
         return cls(nothing(manifest.spaces), manifest, shard, directory, bounds)
@@ -250,15 +250,15 @@ class Live:
         for number, built in self._base.spaces.items():
             latest = self._compacted.segment.spaces[number] if self._compacted else built
             latest = built if latest.codes is None else latest
-            if latest.codes is not None and built.entry.ladder:
-                recall = min(rung.recall for rung in built.entry.ladder)
+            if latest.codes is not None and built.entry.operating_points:
+                recall = min(rung.recall for rung in built.entry.operating_points)
                 learnt[number] = Learnt(latest.codes, latest.entry.recipe, recall)
         return learnt
 
     def _keep_manifest(self) -> None:
         """So that the changes can be read without the version."""
         if not (path := self._directory / version.MANIFEST).exists():
-            version.replace(path, dumped(self._manifest))
+            version.replace_file(path, dump_manifest(self._manifest))
 
     def _swap(self, made: Compacted) -> None:
         """Show what was made in place of what it was made of. What changed meanwhile is in the delta."""

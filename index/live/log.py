@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
-from index.storage.version import sync
+from index.storage.version import fsync_path
 from lookalike.errors import BadArtifact
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Log:
         made = cls(path, descriptor, 0)
         try:
             made._write(MAGIC)
-            sync(path.parent)
+            fsync_path(path.parent)
         except OSError:
             made.close()
             path.unlink()

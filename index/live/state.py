@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from zlib import crc32
 
-from index.storage.version import replace
+from index.storage.version import replace_file
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.runtime import directory_lock
 from lookalike.runtime.directory_lock import DirectoryLock
@@ -73,7 +73,7 @@ def read(directory: Path) -> State:
 def write(directory: Path, state: State) -> None:
     """Raises OSError; then it is the state before or this one that a crash leaves."""
     body = {"format": FORMAT, **asdict(state)}
-    replace(directory / LIVE, json.dumps({**body, "checksum": _checksum(body)}) + "\n")
+    replace_file(directory / LIVE, json.dumps({**body, "checksum": _checksum(body)}) + "\n")
 
 
 def logs(directory: Path, state: State) -> list[int]:

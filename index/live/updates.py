@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from index.storage import tags
-from index.storage.attributes import DESCRIPTION_BYTES, ID_BYTES, PRODUCT_BYTES
+from index.storage.attributes import MAX_DESCRIPTION_BYTES, MAX_ID_BYTES, MAX_PRODUCT_BYTES
 from lookalike.runtime.partition import shard_of
 from lookalike.timestamps import MAX_UNIX_S
 from lookalike.v1 import index_pb2
@@ -56,8 +56,8 @@ def refuse_foreign(change: Change, shard: int, shards: int) -> None:
 
 def _id(product_id: str) -> bytes:
     encoded = product_id.encode()
-    if not 1 <= len(encoded) <= ID_BYTES:
-        raise ValueError(f"an id has 1..{ID_BYTES} bytes, not {len(encoded)}")
+    if not 1 <= len(encoded) <= MAX_ID_BYTES:
+        raise ValueError(f"an id has 1..{MAX_ID_BYTES} bytes, not {len(encoded)}")
     return encoded
 
 
@@ -65,16 +65,16 @@ def _checked(given: Product) -> Product:
     """As a catalogue's rows are checked."""
     product = Product()
     product.CopyFrom(given)
-    product.tags[:] = tags.checked(given.tags)
+    product.tags[:] = tags.normalise_tags(given.tags)
     if not math.isfinite(product.price):
         raise ValueError("the price is not finite")
     if not 0 <= product.created_at <= MAX_UNIX_S:
         raise ValueError("created_at is not between 1970 and 5138: seconds since 1970 are meant")
     described = len(product.description.encode())
-    if described > DESCRIPTION_BYTES:
-        raise ValueError(f"the description has over {DESCRIPTION_BYTES} bytes")
-    if product.ByteSize() - described > PRODUCT_BYTES:
-        raise ValueError(f"the product has over {PRODUCT_BYTES} bytes without its description")
+    if described > MAX_DESCRIPTION_BYTES:
+        raise ValueError(f"the description has over {MAX_DESCRIPTION_BYTES} bytes")
+    if product.ByteSize() - described > MAX_PRODUCT_BYTES:
+        raise ValueError(f"the product has over {MAX_PRODUCT_BYTES} bytes without its description")
     return product
 
 

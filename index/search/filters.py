@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from index.kinds.passing import Mask, Passing
+from index.backends.filter_bitmap import FilterBitmap, Mask
 from index.storage.attributes import Attributes
 from index.storage.strings import SortedStrings
 from lookalike.v1.types_pb2 import Filter
@@ -90,13 +90,13 @@ class PassingCache:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._entries: OrderedDict[tuple[int, bytes], Passing] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, bytes], FilterBitmap] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, space: int, key: bytes, compute: Callable[[], Passing]) -> Passing:
+    def get(self, space: int, key: bytes, compute: Callable[[], FilterBitmap]) -> FilterBitmap:
         """The entry, computed outside the lock if it is missing: two threads may compute the same, none waits."""
         with self._lock:
             if (entry := self._entries.get((space, key))) is not None:

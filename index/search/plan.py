@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from index.storage.manifest import IndexEntry, Rung
+from index.storage.manifest import IndexEntry, OperatingPoint
 
 # Under a random filter that passes few, the 10th row that passes lies more than this much deeper than on average in 7
 # of 100 cases.
@@ -21,11 +21,11 @@ class Plan(NamedTuple):
     """Search as if the `depth` nearest of all were wanted, and keep what passes: if k of them do, it is the k best."""
 
     depth: int
-    rung: Rung  # Of at least that depth.
+    rung: OperatingPoint  # Of at least that depth.
 
     @property
     def candidates(self) -> int:
-        return self.depth * self.rung.factor
+        return self.depth * self.rung.refine_factor
 
 
 def plan(index: IndexEntry, documents: int, passing: int, k: int) -> Plan | None:
@@ -47,7 +47,7 @@ def deeper(index: IndexEntry, documents: int, passing: int, tried: Plan) -> Plan
 
 
 def _planned(index: IndexEntry, documents: int, passing: int, depth: int) -> Plan | None:
-    rung = next((rung for rung in index.ladder if rung.depth >= depth), None)
+    rung = next((rung for rung in index.operating_points if rung.depth >= depth), None)
     if rung is None:
         return None
     planned = Plan(depth, rung)

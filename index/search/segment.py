@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from index.kinds.passing import Mask, Passing
+from index.backends.filter_bitmap import FilterBitmap, Mask
 from index.search import fusion, shops, space
 from index.search.filters import PassingCache, mask_of
 from index.search.plan import Plan
@@ -109,7 +109,7 @@ class Segment:
         table: Table,
         spaces: Mapping[Space.ValueType, SpaceIndex],
         *,
-        alive: Mapping[Space.ValueType, Passing] | None = None,
+        alive: Mapping[Space.ValueType, FilterBitmap] | None = None,
         filters: PassingCache | None = None,
     ) -> None:
         self.table = table
@@ -140,25 +140,25 @@ class Segment:
 
     def ids(self, rows: I64) -> list[str]:
         ids = self.table.ids
-        return ids.texts(rows) if isinstance(ids, Strings) else [ids.text(row) for row in rows.tolist()]
+        return ids.texts_at(rows) if isinstance(ids, Strings) else [ids.text(row) for row in rows.tolist()]
 
     def products(self, rows: I64) -> list[bytes]:
         """Serialized, without their descriptions."""
         products = self.table.products
-        return products.several(rows) if isinstance(products, Strings) else [products[row] for row in rows.tolist()]
+        return products.values_at(rows) if isinstance(products, Strings) else [products[row] for row in rows.tolist()]
 
     def shops(self, rows: I64) -> list[str]:
         """Empty where a product has none."""
         table = self.table
         if isinstance(table, Attributes):
-            return table.shops.texts(table.shop_codes[rows])
+            return table.shops.texts_at(table.shop_codes[rows])
         return [table.shop(row) for row in rows.tolist()]
 
     def without(self, rows: Sequence[int]) -> Segment:
         """The same, in which these rows are deleted."""
         deleted = np.asarray(rows, dtype=np.int64)
         before = self._alive or {
-            number: Passing.of(np.ones(size, dtype=np.bool_))
+            number: FilterBitmap.from_mask(np.ones(size, dtype=np.bool_))
             for number, size in [(ALL, len(self.table)), *((each, len(found)) for each, found in self.spaces.items())]
         }
         alive = {number: before[number].without(found.positions(deleted)) for number, found in self.spaces.items()}
@@ -184,7 +184,7 @@ class Segment:
             for query, per_space in zip(queries, per_query, strict=True)
         ]
 
-    def _look(self, number: Space.ValueType, passing: Passing | None, plan: Plan | None) -> Look:
+    def _look(self, number: Space.ValueType, passing: FilterBitmap | None, plan: Plan | None) -> Look:
         searched = self.spaces[number]
         passed = len(searched) if passing is None else passing.count
         return Look(number, len(searched), passed, searched.entry.recipe, plan)
@@ -252,29 +252,29 @@ class Segment:
         rows = order[start:]
         return list((rows if passing is None else rows[passing.mask[rows]])[:size].tolist())
 
-    def _passing(self, number: Space.ValueType, condition: bytes) -> Passing | None:
+    def _passing(self, number: Space.ValueType, condition: bytes) -> FilterBitmap | None:
         """What passes and is not deleted, over the vectors of a space or over the table; None: everything."""
         alive = None if self._alive is None else self._alive[number]
         if not condition:
             return alive
-        passing = self._filters.get(number, condition, lambda: Passing.of(self._mask(number, condition)))
+        passing = self._filters.get(number, condition, lambda: FilterBitmap.from_mask(self._mask(number, condition)))
         return passing if alive is None else passing & alive
 
     def _mask(self, number: Space.ValueType, condition: bytes) -> Mask:
         if number == ALL:
             parsed = types_pb2.Filter.FromString(condition)
             return np.concatenate([mask_of(part, parsed) for part in self.table.parts])
-        everywhere = self._filters.get(ALL, condition, lambda: Passing.of(self._mask(ALL, condition)))
+        everywhere = self._filters.get(ALL, condition, lambda: FilterBitmap.from_mask(self._mask(ALL, condition)))
         return everywhere.mask[self.spaces[number].rows]
 
 
-def opened(root: Path, manifest: Manifest, shard: int, place: space.Place | None = None) -> Segment:
+def opened(root: Path, manifest: Manifest, shard: int, place: space.DevicePlacement | None = None) -> Segment:
     """Map one shard of a version whose files have been verified; `place` puts its codes elsewhere, onto a GPU, say.
 
     Raises BadArtifact, naming the file, or what `place` raises.
     """
     directory = root / shard_name(shard)
-    table = attributes.opened(directory / ATTRIBUTES)
+    table = attributes.open_attributes(directory / ATTRIBUTES)
     if len(table) != manifest.products[shard]:
         raise BadArtifact(f"{directory / ATTRIBUTES}: has {len(table)} products, not {manifest.products[shard]}")
     spaces = {

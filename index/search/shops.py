@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from index.kinds.passing import Mask
+from index.backends.filter_bitmap import Mask
 from index.storage.attributes import Attributes
 from index.storage.strings import SortedStrings
 from lookalike.vectors import I64
@@ -38,7 +38,7 @@ def of_parts(parts: Sequence[Attributes]) -> Shops:
     """Of a table, each of whose parts has codes of its own."""
     if len(parts) == 1:
         return Shops(parts[0].shop_codes, parts[0].shops)
-    known = [part.shops.several(np.arange(len(part.shops))) for part in parts]
+    known = [part.shops.values_at(np.arange(len(part.shops))) for part in parts]
     names = sorted(set().union(*known))
     code_of = {name: code for code, name in enumerate(names)}
     codes = [

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from index.kinds import choice, recipe
-from index.kinds.passing import Passing
-from index.kinds.seam import Codes
+from index.backends import factory, recipe
+from index.backends.filter_bitmap import FilterBitmap
+from index.backends.vector_index import VectorIndex
 from index.search.plan import Plan, deeper, plan
 from index.search.scores import Neighbours, best, exact, scores_of
 from index.storage import vectors as stored
-from index.storage.manifest import IndexEntry, Rung
+from index.storage.manifest import IndexEntry, OperatingPoint
 from index.storage.names import CODES, ROWS, VECTORS
-from index.storage.vectors import Stored
+from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, I64
 
@@ -23,7 +23,7 @@ from lookalike.vectors import F32, I64
 # batch: smaller calls keep an answer the same in every company, and a larger batch gains only a few percent.
 BATCH = 16
 
-Place = Callable[[Codes], Codes]  # Onto a GPU, say.
+DevicePlacement = Callable[[VectorIndex], VectorIndex]  # Copies an index to a GPU, say.
 
 
 class SpaceIndex:
@@ -32,7 +32,7 @@ class SpaceIndex:
     codes: of the same vectors; None: exact search only. May be used by many threads at a time.
     """
 
-    def __init__(self, *, entry: IndexEntry, vectors: Stored, rows: I64, codes: Codes | None) -> None:
+    def __init__(self, *, entry: IndexEntry, vectors: StoredVectors, rows: I64, codes: VectorIndex | None) -> None:
         self.entry = entry
         self.vectors = vectors
         self.rows = rows
@@ -65,7 +65,13 @@ class SpaceIndex:
         return np.where(here, scores, np.float32(0))
 
     def search(
-        self, queries: F32, k: int, passing: Passing | None = None, *, audit: bool = False, enough: int | None = None
+        self,
+        queries: F32,
+        k: int,
+        passing: FilterBitmap | None = None,
+        *,
+        audit: bool = False,
+        enough: int | None = None,
     ) -> list[Neighbours]:
         """The k nearest to each of the queries (n, dim), by rows of the shard's table; fewer only where fewer pass.
 
@@ -75,7 +81,13 @@ class SpaceIndex:
         return [found for found, _ in self.explained(queries, k, passing, audit=audit, enough=enough)]
 
     def explained(
-        self, queries: F32, k: int, passing: Passing | None = None, *, audit: bool = False, enough: int | None = None
+        self,
+        queries: F32,
+        k: int,
+        passing: FilterBitmap | None = None,
+        *,
+        audit: bool = False,
+        enough: int | None = None,
     ) -> list[tuple[Neighbours, Plan | None]]:
         """As `search`, each with the plan that found it; None: comparing with all that pass."""
         count = len(self) if passing is None else passing.count
@@ -99,28 +111,30 @@ class SpaceIndex:
         by_query = (found[i] for i in range(len(queries)))
         return [(Neighbours(self.rows[rows], scores), how) for (rows, scores), how in by_query]
 
-    def _near(self, queries: F32, k: int, tried: Plan, passing: Passing | None) -> Iterator[tuple[Neighbours, int]]:
+    def _near(
+        self, queries: F32, k: int, tried: Plan, passing: FilterBitmap | None
+    ) -> Iterator[tuple[Neighbours, int]]:
         """The k best that pass of what a plan finds, as positions, and how many of the likeliest `depth` pass."""
         if passing is None:
             for rows, scores in self.probe(queries, tried.depth, tried.rung):
                 yield Neighbours(rows[:k], scores[:k]), len(rows)
             return
         candidates = self._candidates(queries, tried.candidates, tried.rung)
-        passes = passing.among(candidates)
+        passes = passing.passes(candidates)
         for query, rows, kept in zip(queries, candidates, passes, strict=True):
             scores = scores_of(query[None, :], self.vectors, rows[None, kept])[0]
             yield best(rows[kept], scores, k), int(np.count_nonzero(kept[: tried.depth]))
 
-    def probe(self, queries: F32, k: int, rung: Rung) -> list[Neighbours]:
+    def probe(self, queries: F32, k: int, rung: OperatingPoint) -> list[Neighbours]:
         """At most k of the nearest, as positions among the vectors here: what a rung finds. At most BATCH queries."""
-        candidates = self._candidates(queries, k * rung.factor, rung)
+        candidates = self._candidates(queries, k * rung.refine_factor, rung)
         scores = scores_of(queries, self.vectors, candidates)
         # Query by query: sorting all at once takes as long again for 16, and six times as long for one.
         return [_first(row, score, k) for row, score in zip(candidates, scores, strict=True)]
 
-    def _candidates(self, queries: F32, count: int, rung: Rung) -> I64:
+    def _candidates(self, queries: F32, count: int, rung: OperatingPoint) -> I64:
         assert self.codes is not None, "a ladder comes with codes"  # noqa: S101  # for the type checker
-        return self.codes.candidates(queries, count, rung.search_parameter)
+        return self.codes.find_candidates(queries, count, rung.search_parameter)
 
 
 def _first(rows: I64, scores: F32, k: int) -> Neighbours:
@@ -133,18 +147,18 @@ def _first(rows: I64, scores: F32, k: int) -> Neighbours:
 
 
 def opened(
-    directory: Path, entry: IndexEntry, *, documents: int, dim: int, rescore: str, place: Place | None = None
+    directory: Path, entry: IndexEntry, *, documents: int, dim: int, rescore: str, place: DevicePlacement | None = None
 ) -> SpaceIndex:
     """Vectors and rows are mapped, codes are read into memory, and put elsewhere by `place`.
 
     Raises BadArtifact when a file is not as described.
     """
-    vectors = stored.mapped(directory / VECTORS, rescore=rescore, at_random=True)
-    rows = stored.rows(directory / ROWS)
+    vectors = stored.open_vectors(directory / VECTORS, rescore=rescore, at_random=True)
+    rows = stored.open_rows(directory / ROWS)
     if vectors.shape != (documents, dim) or rows.shape != (documents,):
         raise BadArtifact(f"{directory}: not {documents} vectors of {dim} dimensions")
-    made = recipe.parsed(entry.recipe)
-    codes = None if made is None else choice.read(directory / CODES, made, dim)
+    made = recipe.parse_recipe(entry.recipe)
+    codes = None if made is None else factory.read_index(directory / CODES, made, dim)
     if codes is not None and (codes.documents, codes.dim) != (documents, dim):
         raise BadArtifact(f"{directory / CODES}: not an index of {documents} vectors of {dim} dimensions")
     if codes is not None and place is not None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from index.kinds import gpu
+from index.backends import gpu
 from index.live.live import Live
 from index.search import grouping, segment
 from index.search.queries import Query, parsed
 from index.search.segment import Look, Segment
-from index.search.space import Place
+from index.search.space import DevicePlacement
 from index.search.view import Hits, View
 from index.storage import version
 from index.storage.manifest import Manifest
@@ -168,12 +168,12 @@ def _fill(hits: index_pb2.ShardHits, view: View, query: Query, found: Hits, room
 
 def opened(location: Path, shard: int, wanted: str = "") -> LoadedShard:
     """Verify and map a shard of the version `wanted`, or of the current one. Raises BadArtifact, naming the file."""
-    manifest = version.read(location, wanted or version.current(location))
-    version.verify(location / manifest.version, manifest, below=shard_name(shard) + "/")
+    manifest = version.read_manifest(location, wanted or version.read_current(location))
+    version.verify(location / manifest.version, manifest, prefix=shard_name(shard) + "/")
     return mapped(location, manifest, shard)
 
 
-def mapped(location: Path, manifest: Manifest, shard: int, place: Place | None = None) -> LoadedShard:
+def mapped(location: Path, manifest: Manifest, shard: int, place: DevicePlacement | None = None) -> LoadedShard:
     """A shard whose files are verified; `place` puts its codes elsewhere, onto a GPU, say.
 
     Raises BadArtifact where the version has no such shard, or not what it says; what `place` raises.

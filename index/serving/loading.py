@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from index.search.space import Place
+from index.search.space import DevicePlacement
 from index.serving.loaded import LoadedShard, mapped
 from index.serving.served import Loaded
-from index.storage.location import Held, Location
+from index.storage.location import Location, PinnedFiles
 from index.storage.manifest import Manifest
 from lookalike.errors import BadArtifact
 
 WARM_UP_QUERIES = 64
-Hold = Callable[[Manifest, int], Held]  # The files of a shard, verified. Raises OperatorError.
+Hold = Callable[[Manifest, int], PinnedFiles]  # The files of a shard, verified. Raises OperatorError.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,11 @@ class Loader:
     shard: int
     hold: Hold
     expected: Mapping[str, str] = field(default_factory=dict)  # Encoders, by space; of other spaces any will do.
-    place: Place | None = None  # Where codes are put; None: they stay in memory.
+    place: DevicePlacement | None = None  # Where codes are put; None: they stay in memory.
 
     def __call__(self, name: str) -> Loaded:
         """Raises OperatorError: BadArtifact where the version is at fault."""
-        manifest = self.location.read(name)
+        manifest = self.location.read_manifest(name)
         for space in manifest.spaces:
             if space.encoder != (wanted := self.expected.get(space.name, space.encoder)):
                 raise BadArtifact(f"{self.location}: its {space.name} vectors are of {space.encoder}, not of {wanted}")

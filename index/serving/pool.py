@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from index.kinds.engine import use_threads
+from index.backends.faiss_support import use_threads
 from lookalike.errors import Overloaded
 from lookalike.runtime.deadline import Deadline
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from threadpoolctl import threadpool_limits
 
-from index.kinds import gpu
+from index.backends import gpu
 from index.live.live import Bounds
 from index.search.space import BATCH
 from index.serving.loading import Hold, Loader
@@ -25,9 +25,9 @@ from index.serving.served import Served
 from index.serving.service import SERVICE, IndexShard
 from index.serving.succession import Succession
 from index.serving.writer import Writer
-from index.storage.cache import Cache
-from index.storage.location import Directory, located
-from index.storage.store import Store
+from index.storage.cache import ShardFileCache
+from index.storage.location import Directory, open_location
+from index.storage.store import ObjectStore
 from lookalike.errors import BadSettings
 from lookalike.runtime import lifecycle, telemetry
 from lookalike.runtime.settings import ProcessSettings, load, setting
@@ -108,7 +108,7 @@ async def run(settings: ShardSettings) -> None:
     threadpool_limits(1, "blas")
     location, stopping = location_of(settings), threading.Event()
     threads = settings.threads or len(os.sched_getaffinity(0))
-    device = gpu.opened(settings.device, limit_bytes=settings.device_mib << 20, max_waiting=threads * BATCH)
+    device = gpu.open_gpu(settings.device, limit_bytes=settings.device_mib << 20, max_waiting=threads * BATCH)
     loader = Loader(
         location=location,
         shard=ordinal(settings),
@@ -155,19 +155,19 @@ def _succession(settings: ShardSettings, served: Served, load: Loader) -> Succes
     return Succession(served, settings.live_dir, load.shard, bounds, load)
 
 
-def location_of(settings: ShardSettings) -> Directory | Store:
+def location_of(settings: ShardSettings) -> Directory | ObjectStore:
     if not settings.location:
         raise BadSettings("--location is not given: where is the index?")
-    return located(settings.location, settings.storage_options)
+    return open_location(settings.location, settings.storage_options)
 
 
-def holder(location: Directory | Store, settings: ShardSettings, stopped: Callable[[], bool]) -> Hold:
+def holder(location: Directory | ObjectStore, settings: ShardSettings, stopped: Callable[[], bool]) -> Hold:
     """How the files of a shard come to this machine. Raises BadSettings."""
     if isinstance(location, Directory):
-        return location.hold
+        return location.pin
     if settings.cache_dir is None:
         raise BadSettings(f"--cache-dir is not given: where may files of {location} be kept?")
-    return Cache(location, settings.cache_dir, settings.cache_bytes, stopped).hold
+    return ShardFileCache(location, settings.cache_dir, settings.cache_bytes, stopped).pin
 
 
 def ordinal(settings: ShardSettings) -> int:

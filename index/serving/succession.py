@@ -73,7 +73,7 @@ class Succession:
             version.make_current(self._directory, staying)
 
     def _last(self) -> str:
-        return version.current(self._directory) if (self._directory / version.CURRENT).exists() else ""
+        return version.read_current(self._directory) if (self._directory / version.CURRENT).exists() else ""
 
     def _carried(self, last: str, live: Live) -> bool:
         """Whether that version is served, so that its changes could be taken over."""

@@ -1,1 +1,1 @@
-"""What an index is on disk: versions, manifests, attribute tables, names."""
+"""The on-disk form of an index: locations, versions, manifests, attribute tables, vectors."""

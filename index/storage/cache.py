@@ -1,12 +1,12 @@
-"""Shards of versions from an object store, kept on a disk of this machine within a bound. Does file and network I/O.
+"""A bounded cache, on this machine's disk, of shards from an object store. Does file and network I/O.
 
     DIRECTORY/.lock                            held while entries come and go: processes may share a directory
     DIRECTORY/<version>-shard-00000/           an entry: a location that holds one shard of one version
     DIRECTORY/<version>-shard-00000/.lock      held (shared) by each process that uses the entry; its time: the last use
-    DIRECTORY/.part-…/                         an entry that is being fetched, its space taken already, or a damaged one
+    DIRECTORY/.part-…/                         an entry that is being fetched, its space allocated, or a damaged one
 
-The kernel lets go of locks when a process dies. So what nobody holds may go: the least recently used entries when
-there must be room, and parts whose process is gone.
+The kernel releases locks when a process dies. So whatever nobody has locked may be removed: the least recently used
+entries when room is needed, and parts whose process is gone.
 """
 
 from __future__ import annotations
@@ -21,82 +21,86 @@ from contextlib import suppress
 from pathlib import Path
 
 from index.storage import version
-from index.storage.location import Held
+from index.storage.location import PinnedFiles
 from index.storage.manifest import FileEntry, Manifest
 from index.storage.names import shard_name
-from index.storage.store import Store
+from index.storage.store import ObjectStore
 from lookalike.errors import BadArtifact, OperatorError, Unavailable
 from lookalike.runtime import directory_lock
 from lookalike.runtime.directory_lock import LOCK_FILE, DirectoryLock
 
 _PART = ".part-"
 _ENTRY = re.compile(r".+-shard-\d{5}")
-_FILES_AT_ONCE = 4
+_CONCURRENT_FILES = 4
 
 
-class Cache:
-    """stopped: asked between two pieces of a file, so that a process need not wait for a long fetch to end."""
+class ShardFileCache:
+    """Keeps the files of shards below a directory.
 
-    def __init__(self, store: Store, directory: Path, max_bytes: int, stopped: Callable[[], bool]) -> None:
+    max_bytes:   of all entries together.
+    is_stopping: called between two pieces of a file, so that a process need not wait for a long fetch to end.
+    """
+
+    def __init__(self, store: ObjectStore, directory: Path, max_bytes: int, is_stopping: Callable[[], bool]) -> None:
         self._store = store
         self._directory = directory
         self._max_bytes = max_bytes
-        self._stopped = stopped
+        self._is_stopping = is_stopping
 
-    def hold(self, manifest: Manifest, shard: int) -> Held:
-        """The files of a shard, fetched unless they are here. Undamaged, and not to go before they are released.
+    def pin(self, manifest: Manifest, shard: int) -> PinnedFiles:
+        """The verified files of a shard, fetched unless they are cached. They stay until they are released.
 
         Raises BadArtifact for what is missing or damaged in the store; OperatorError where there is no room.
         """
-        below = shard_name(shard) + "/"
-        files = {path: entry for path, entry in manifest.files.items() if path.startswith(below)}
+        prefix = shard_name(shard) + "/"
+        files = {path: entry for path, entry in manifest.files.items() if path.startswith(prefix)}
         entry = self._directory / f"{manifest.version}-{shard_name(shard)}"
         try:
-            return self._here(entry, manifest, below) or self._fetched(entry, manifest, files)
+            return self._pin_cached(entry, manifest, prefix) or self._fetch_and_pin(entry, manifest, files)
         except OSError as error:
             raise OperatorError(f"{self._directory}: {error}") from error
 
-    def _here(self, entry: Path, manifest: Manifest, below: str) -> Held | None:
-        """The entry, verified; None where there is none, or a damaged one, which is then put out of the way."""
-        with self._locked():
+    def _pin_cached(self, entry: Path, manifest: Manifest, prefix: str) -> PinnedFiles | None:
+        """The entry, verified; None where there is none, or a damaged one, which is then moved out of the way."""
+        with self._lock_directory():
             if not entry.is_dir():
                 return None
-            held = _held(entry)
+            pinned = _pin_entry(entry)
         try:
-            version.verify(entry / manifest.version, manifest, below)
+            version.verify(entry / manifest.version, manifest, prefix)
         except BadArtifact:
-            held.release()
-            with self._locked():
-                if entry.is_dir():  # Else another process has found out, too.
-                    entry.rename(self._new_part())
+            pinned.release()
+            with self._lock_directory():
+                if entry.is_dir():  # Else another process has found the damage, too.
+                    entry.rename(self._make_part())
             return None
-        return held
+        return pinned
 
-    def _fetched(self, entry: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> Held:
-        part, lock = self._begun(manifest, files)
+    def _fetch_and_pin(self, entry: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> PinnedFiles:
+        part, lock = self._allocate_part(manifest, files)
         try:
-            with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+            with ThreadPoolExecutor(_CONCURRENT_FILES) as threads:
                 for _ in threads.map(lambda path: self._fetch(part, f"{manifest.version}/{path}", files[path]), files):
                     pass
-            with self._locked():
+            with self._lock_directory():
                 lock.release()  # It moves with the directory; the entry gets one of its own.
                 if not entry.is_dir():  # Else another process was faster.
                     part.rename(entry)
-                return _held(entry)
+                return _pin_entry(entry)
         finally:
-            with self._locked():
+            with self._lock_directory():
                 shutil.rmtree(part, ignore_errors=True)  # Unless it is the entry now.
             lock.release()
 
-    def _begun(self, manifest: Manifest, files: Mapping[str, FileEntry]) -> tuple[Path, DirectoryLock]:
-        """A part, locked, in which all files have their size already: a disk that is full is noticed now."""
-        with self._locked():
+    def _allocate_part(self, manifest: Manifest, files: Mapping[str, FileEntry]) -> tuple[Path, DirectoryLock]:
+        """A part, locked, in which all files have their final size: a full disk is noticed now."""
+        with self._lock_directory():
             self._make_room(manifest.version, sum(file.bytes for file in files.values()))
-            part = self._new_part()
+            part = self._make_part()
             lock = directory_lock.acquire(part)
             try:
                 (part / manifest.version).mkdir()
-                version.write(part / manifest.version, manifest)
+                version.write_manifest(part / manifest.version, manifest)
                 for path, expected in files.items():
                     file = part / manifest.version / path
                     file.parent.mkdir(parents=True, exist_ok=True)
@@ -112,44 +116,44 @@ class Cache:
     def _fetch(self, part: Path, path: str, expected: FileEntry) -> None:
         with (part / path).open("r+b") as file:
             for piece in self._store.pieces(path, expected):
-                if self._stopped():
-                    raise Unavailable(f"{self._store}/{path}: not fetched to its end: the process stops")
+                if self._is_stopping():
+                    raise Unavailable(f"{self._store}/{path}: fetch interrupted: the process is stopping")
                 file.write(piece)
 
-    def _new_part(self) -> Path:
+    def _make_part(self) -> Path:
         return Path(tempfile.mkdtemp(prefix=_PART, dir=self._directory))
 
-    def _make_room(self, name: str, wanted_bytes: int) -> None:
-        """Raises OperatorError where what is in use leaves too little."""
+    def _make_room(self, name: str, needed_bytes: int) -> None:
+        """Remove unused entries. Raises OperatorError where those in use leave too little."""
         for part in self._directory.glob(f"{_PART}*"):
             _remove_unused(part)
         entries = [each for each in self._directory.iterdir() if _ENTRY.fullmatch(each.name) or _is_part(each)]
-        sizes = {each: _size_of(each) for each in entries}
+        sizes = {each: _directory_bytes(each) for each in entries}
         for entry in sorted((each for each in entries if not _is_part(each)), key=_last_used):
-            if sum(sizes.values()) + wanted_bytes <= self._max_bytes:
+            if sum(sizes.values()) + needed_bytes <= self._max_bytes:
                 break
             if _remove_unused(entry):
                 del sizes[entry]
-        if (used := sum(sizes.values())) + wanted_bytes > self._max_bytes:
+        if (used := sum(sizes.values())) + needed_bytes > self._max_bytes:
             raise OperatorError(
-                f"{self._directory}: no room for version {name}: a shard of it has {wanted_bytes} bytes, "
-                f"and of the {self._max_bytes} that may be kept {used} are in use"
+                f"{self._directory}: no room for version {name}: a shard of it has {needed_bytes} bytes, "
+                f"and {used} of the {self._max_bytes} bytes allowed are in use"
             )
 
-    def _locked(self) -> DirectoryLock:
+    def _lock_directory(self) -> DirectoryLock:
         self._directory.mkdir(parents=True, exist_ok=True)
         return directory_lock.acquire(self._directory)
 
 
-def _held(entry: Path) -> Held:
-    """The entry, marked as used now; to be called with the directory locked."""
+def _pin_entry(entry: Path) -> PinnedFiles:
+    """The entry, marked as used now; call it with the directory locked."""
     lock = directory_lock.acquire(entry, shared=True)
     os.utime(entry / LOCK_FILE)
-    return Held(entry, lock.release)
+    return PinnedFiles(entry, lock.release)
 
 
 def _remove_unused(directory: Path) -> bool:
-    """Whether it is gone: it stays while a process holds its lock. To be called with the whole directory locked."""
+    """Remove it unless a process holds its lock; return whether it is gone. Call it with the directory locked."""
     lock = directory_lock.try_acquire(directory)
     if lock is None:
         return False
@@ -168,5 +172,5 @@ def _last_used(entry: Path) -> int:
     return 0
 
 
-def _size_of(directory: Path) -> int:
+def _directory_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

@@ -1,11 +1,11 @@
-"""What shards and their files are called on disk. Pure."""
+"""The names of shards and their files on disk. Pure."""
 
 from __future__ import annotations
 
 ATTRIBUTES = "attributes.arrow"
 VECTORS = "vectors.npy"
 ROWS = "rows.npy"
-CODES = "codes"  # A file of faiss, or a directory of NGT.
+CODES = "codes"  # The vector index: a file of faiss, or a directory of NGT.
 
 
 def shard_name(shard: int) -> str:

@@ -1,8 +1,8 @@
-"""Versions in an object store, or whatever else fsspec speaks to: s3://, gs://, memory://, … Does network I/O.
+"""Versions of an index in an object store, by fsspec: s3://, gs://, memory://, … Does network I/O.
 
-A version is uploaded before its manifest, and CURRENT is written last, by one request: whoever reads meanwhile finds
-the version before. Addresses and credentials are where the store's own library looks for them, in the environment or
-its files, unless they are given as options.
+A version's files are uploaded before its manifest, and CURRENT is written last, by one request: a reader meanwhile
+finds the previous version. Addresses and credentials come from where the store's own library looks for them, in the
+environment or its files, unless they are passed as options.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from index.storage.manifest import FileEntry, Manifest
 from index.storage.version import CURRENT, MANIFEST
 from lookalike.errors import BadArtifact, OperatorError
 
-# Files are read and written side by side; each is read in pieces, one request each.
-_AT_ONCE = 4
+# Files are read in pieces, one request each.
+_CONCURRENT_FILES = 4
 _PIECE_BYTES = 8 << 20
 
 
-class Store:
-    """options: what the filesystem of the URL's scheme takes, say {"key": …, "secret": …} of s3fs."""
+class ObjectStore:
+    """A location named by a URL.
+
+    options: what the filesystem of the URL's scheme takes, say {"key": …, "secret": …} of s3fs.
+    """
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self._url = url.rstrip("/")
@@ -42,60 +45,60 @@ class Store:
         return self._url
 
     def current(self) -> str:
-        return version.named(self._text(CURRENT), f"{self._url}/{CURRENT}")
+        return version.parse_version_name(self._read_text(CURRENT), f"{self._url}/{CURRENT}")
 
     def make_current(self, name: str) -> None:
-        with self._asking(CURRENT):
+        with self._translate_errors(CURRENT):
             self._filesystem.pipe_file(self._path(CURRENT), f"{name}\n".encode())
 
-    def names(self) -> list[str]:
-        return version.names(name for name, kind in self._entries("") if kind == "directory")
+    def list_versions(self) -> list[str]:
+        return version.filter_version_names(name for name, kind in self._list_entries("") if kind == "directory")
 
-    def read(self, name: str) -> Manifest:
-        path = f"{version.named(name, self._url)}/{MANIFEST}"
-        return version.parsed_as(name, self._text(path), f"{self._url}/{path}")
+    def read_manifest(self, name: str) -> Manifest:
+        path = f"{version.parse_version_name(name, self._url)}/{MANIFEST}"
+        return version.parse_manifest_of(name, self._read_text(path), f"{self._url}/{path}")
 
     def verify(self, manifest: Manifest) -> int:
-        def verified(path: str, expected: FileEntry) -> int:
+        def verify_file(path: str, expected: FileEntry) -> int:
             for _ in self.pieces(f"{manifest.version}/{path}", expected):
                 pass
             return expected.bytes
 
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
-            return sum(threads.map(verified, manifest.files.keys(), manifest.files.values()))
+        with ThreadPoolExecutor(_CONCURRENT_FILES) as threads:
+            return sum(threads.map(verify_file, manifest.files.keys(), manifest.files.values()))
 
     def drop(self, name: str) -> None:
-        directory = version.named(name, self._url)
-        entries = [entry for entry, _ in self._entries(directory)]
+        directory = version.parse_version_name(name, self._url)
+        entries = [entry for entry, _ in self._list_entries(directory)]
         version.check_contents(entries, f"{self._url}/{directory}")
-        with self._asking(directory):
-            if MANIFEST in entries:  # Without it, it is no version any more.
+        with self._translate_errors(directory):
+            if MANIFEST in entries:  # Removed first: if interrupted, what is left is no version.
                 self._filesystem.rm_file(self._path(f"{directory}/{MANIFEST}"))
             self._filesystem.rm(self._path(directory), recursive=True)
 
     def publish(self, location: Path, name: str) -> None:
-        """Upload a version of a directory on this machine, and let it serve."""
-        manifest = version.read(location, name)
+        """Upload a version from a directory on this machine, and let it serve."""
+        manifest = version.read_manifest(location, name)
 
         def upload(path: str) -> None:
-            with self._asking(f"{name}/{path}"):
+            with self._translate_errors(f"{name}/{path}"):
                 self._filesystem.makedirs(self._path(f"{name}/{path}").rpartition("/")[0], exist_ok=True)
                 self._filesystem.put_file(str(location / name / path), self._path(f"{name}/{path}"))
 
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
+        with ThreadPoolExecutor(_CONCURRENT_FILES) as threads:
             for _ in threads.map(upload, manifest.files):
                 pass
         upload(MANIFEST)
         self.make_current(name)
 
     def pieces(self, path: str, expected: FileEntry) -> Iterator[bytes]:
-        """A file, piece by piece. Raises BadArtifact, after the last one, where it is not as expected."""
+        """Read a file piece by piece. Raises BadArtifact, after the last piece, where its size or checksum differs."""
         digest, count = hashlib.sha256(), 0
-        with self._asking(path):
+        with self._translate_errors(path):
             file = self._filesystem.open(self._path(path), "rb", block_size=_PIECE_BYTES, cache_type="none")
         with file:
             while True:
-                with self._asking(path):
+                with self._translate_errors(path):
                     piece: bytes = file.read(_PIECE_BYTES)
                 count += len(piece)
                 if not piece or count > expected.bytes:
@@ -103,18 +106,18 @@ class Store:
                 digest.update(piece)
                 yield piece
         if count != expected.bytes:
-            raise BadArtifact(f"{self._url}/{path}: has {count} bytes or more, not {expected.bytes}")
+            raise BadArtifact(f"{self._url}/{path}: has {count} bytes or more, expected {expected.bytes}")
         if digest.hexdigest() != expected.sha256:
             raise BadArtifact(f"{self._url}/{path}: damaged: its checksum differs")
 
-    def _entries(self, path: str) -> list[tuple[str, str]]:
-        """Names and types of what lies directly below."""
-        with self._asking(path):
+    def _list_entries(self, path: str) -> list[tuple[str, str]]:
+        """Names and types of the entries of a directory."""
+        with self._translate_errors(path):
             entries = self._filesystem.ls(self._path(path).rstrip("/"), detail=True)
         return [(entry["name"].rstrip("/").rpartition("/")[2], entry["type"]) for entry in entries]
 
-    def _text(self, path: str) -> str:
-        with self._asking(path):
+    def _read_text(self, path: str) -> str:
+        with self._translate_errors(path):
             data: bytes = self._filesystem.cat_file(self._path(path))
         try:
             return data.decode()
@@ -125,10 +128,10 @@ class Store:
         return f"{self._root}/{path}"
 
     @contextmanager
-    def _asking(self, path: str) -> Iterator[None]:
+    def _translate_errors(self, path: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:
-            raise BadArtifact(f"{self._url}/{path}: not there") from error
+            raise BadArtifact(f"{self._url}/{path}: not found") from error
         except Exception as error:  # Every store's client has errors of its own, without a common ancestor.
             raise OperatorError(f"{self._url}/{path}: {type(error).__name__}: {error}") from error

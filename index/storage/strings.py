@@ -1,4 +1,4 @@
-"""Columns of strings, read where they lie in Arrow's memory (or its mapping) without an object per value."""
+"""Columns of strings, read in place in Arrow's memory (or its mapping) without an object per value. Pure."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Strings:
     def text(self, i: int) -> str:
         return self[i].decode()
 
-    def several(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
-        """The values at these indices, each of which there is."""
+    def values_at(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
+        """The values at these indices, which must exist."""
         data, offsets = self._data, self._offsets
         return [data[offsets[row] : offsets[row + 1]].tobytes() for row in rows.tolist()]
 
-    def texts(self, rows: npt.NDArray[np.integer]) -> list[str]:
-        """The same, decoded."""
-        return [value.decode() for value in self.several(rows)]
+    def texts_at(self, rows: npt.NDArray[np.integer]) -> list[str]:
+        """The values at these indices, decoded."""
+        return [value.decode() for value in self.values_at(rows)]
 
 
 class SortedStrings(Strings):
-    """The same with rising values (in byte order, which for UTF-8 is the order of code points): found by bisection."""
+    """Strings in rising order (of bytes, which for UTF-8 is the order of code points), searched by bisection."""
 
     def find(self, value: bytes) -> int | None:
         """The index of `value`, or None."""

@@ -50,8 +50,8 @@ class HeldOut:
 
 def read(location: Path, *, sample: int, seed: int) -> HeldOut:
     """Of the version that serves. Raises BadArtifact where there is none, OperatorError where nothing can be judged."""
-    name = version.current(location)
-    manifest = version.read(location, name)
+    name = version.read_current(location)
+    manifest = version.read_manifest(location, name)
     spaces = sorted((entry.name for entry in manifest.spaces), key=space_number)
     places = _Places([opened(location, shard, name) for shard in range(manifest.shards)], spaces)
     complete = places.has.all(axis=0)

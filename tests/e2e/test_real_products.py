@@ -96,9 +96,9 @@ def held_out(shop: Shop, count: int) -> list[Row]:
 
 def vectors_and_categories(location: Path, space: str) -> tuple[F32, list[str]]:
     """The vectors of a space of the version that serves, and the leaf of each product's category."""
-    current = version.current(location)
+    current = version.read_current(location)
     vectors, leaves = [], []
-    for shard in range(version.read(location, current).shards):
+    for shard in range(version.read_manifest(location, current).shards):
         loaded = opened(location, shard)
         index = loaded.base.spaces[space_number(space)]
         vectors.append(np.asarray(index.vectors))

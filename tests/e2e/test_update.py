@@ -71,13 +71,13 @@ def edited(what: Update, *changes: tuple[int, dict[str, Any]]) -> None:
 async def test_a_catalogue_becomes_the_version_that_serves(what: Update, model: ImageModel) -> None:
     outcome = await update(replace(what, text_kind="scdv"))
 
-    assert version.current(what.location) == outcome.version
+    assert version.read_current(what.location) == outcome.version
     assert outcome.report.products == COUNT
     assert model.photos == COUNT + 1  # and the probe
     assert outcome.spaces["image"] == {"encoder": "fake-000000000001", "vectors": COUNT}
     assert outcome.spaces["text"]["vectors"] == COUNT
     assert outcome.text_artifact == what.artifacts / outcome.spaces["text"]["encoder"]
-    manifest = version.read(what.location, outcome.version)
+    manifest = version.read_manifest(what.location, outcome.version)
     version.verify(what.location / outcome.version, manifest)
 
 
@@ -162,7 +162,7 @@ async def test_photo_and_title_are_fused_where_that_is_better_than_either(what: 
     assert (model.image_encoder, model.text_encoder) == tuple(
         outcome.spaces[name]["encoder"] for name in ("image", "text")
     )
-    version.verify(what.location / outcome.version, version.read(what.location, outcome.version))
+    version.verify(what.location / outcome.version, version.read_manifest(what.location, outcome.version))
     assert len(indexed(what.location)["product"]) == 4 * COUNT
     again = await update(what)
     assert (again.version, again.product_artifact) == (outcome.version, outcome.product_artifact)
@@ -293,8 +293,8 @@ def test_an_index_at_a_url_is_made_in_a_directory_and_uploaded(
     assert dispatch.run(lambda: main([*words, "--staging", str(staging)], {})) == 0
     told = json.loads(capsys.readouterr().out)
     assert store.current() == told["version"]
-    assert sum(store.read(told["version"]).products) == told["products"]
-    assert store.verify(store.read(told["version"]))
+    assert sum(store.read_manifest(told["version"]).products) == told["products"]
+    assert store.verify(store.read_manifest(told["version"]))
     assert indexed(staging).keys() == told["spaces"].keys()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from encoders.types import Encoded
-from index.kinds.engine import wide
+from index.backends.faiss_support import as_float32
 from index.serving import loaded
 from index.storage import version
 from lookalike.spaces import space_name
@@ -40,9 +40,9 @@ class ImageModel:
 def indexed(location: Path) -> dict[str, F32]:
     """Of the version that serves, the vectors of all shards, by space; each finite and of unit norm."""
     found: dict[str, list[F32]] = {}
-    for number in range(version.read(location, version.current(location)).shards):
+    for number in range(version.read_manifest(location, version.read_current(location)).shards):
         for space, searched in loaded.opened(location, number).base.spaces.items():
-            found.setdefault(space_name(space), []).append(wide(searched.vectors))
+            found.setdefault(space_name(space), []).append(as_float32(searched.vectors))
     vectors = {name: np.concatenate(parts) for name, parts in found.items()}
     for each in vectors.values():
         np.testing.assert_allclose(np.linalg.norm(each, axis=1), 1, atol=1e-5)  # NaN is not close to 1.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from index.backends.faiss_support import use_threads
 from index.building.build import build
-from index.kinds.engine import use_threads
 from index.live.live import Bounds, Live
 from index.serving.loaded import opened
 from index.serving.pool import Pool

@@ -16,7 +16,7 @@ import pytest
 
 from index.building.build import SpaceVectors, build
 from index.serving.shard import ShardSettings, main, run
-from index.storage.store import Store
+from index.storage.store import ObjectStore
 from lookalike.channels import aio_channel
 from lookalike.cli.dispatch import run as status_of
 from lookalike.local import probes
@@ -40,19 +40,19 @@ def s3() -> Iterator[str]:
         yield options
 
 
-def published(store: Store, directory: Path, seed: int) -> str:
+def published(store: ObjectStore, directory: Path, seed: int) -> str:
     given: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(COUNT, DIM, seed))}
     name = build(directory, catalogue(COUNT), given, shards=2)
     store.publish(directory, name)
     return name
 
 
-def bytes_of(store: Store, name: str) -> int:
-    return sum(file.bytes for path, file in store.read(name).files.items() if path.startswith("shard-00001"))
+def bytes_of(store: ObjectStore, name: str) -> int:
+    return sum(file.bytes for path, file in store.read_manifest(name).files.items() if path.startswith("shard-00001"))
 
 
 @asynccontextmanager
-async def a_process(store: Store, options: str, kept: Path, *words: str) -> AsyncIterator[Stub]:
+async def a_process(store: ObjectStore, options: str, kept: Path, *words: str) -> AsyncIterator[Stub]:
     """Shard 1 of 2, run as its command would."""
     (port,) = probes.free_ports(1)
     given = ["--location", str(store), "--storage-options", options, "--cache-dir", str(kept), *words]
@@ -129,7 +129,7 @@ async def test_without_its_store_a_shard_serves_on_and_its_files_are_fetched_onc
             name = await asyncio.to_thread(published, store, tmp_path / "built", 1)
             async with a_process(store, once, tmp_path / "kept") as stub:
                 await told(stub, serves(name))
-            for path in (path for path in store.read(name).files if path.startswith("shard-00001")):
+            for path in (path for path in store.read_manifest(name).files if path.startswith("shard-00001")):
                 await asyncio.to_thread(store._filesystem.rm_file, store._path(f"{name}/{path}"))
             stub = await processes.enter_async_context(a_process(store, once, tmp_path / "kept"))
             await told(stub, serves(name))

@@ -51,7 +51,7 @@ def built(location: Path, seed: int, encoder: str = "drawn") -> str:
 async def a_shard(place: Path, **expected: str) -> AsyncIterator[tuple[str, Served]]:
     """Its address, and what it serves of PLACE/index."""
     location, served, pool = Directory(place / "index"), Served(time.monotonic, 0.2), Pool(threads=1, max_waiting=64)
-    loader = Loader(location=location, shard=0, hold=location.hold, expected=expected)
+    loader = Loader(location=location, shard=0, hold=location.pin, expected=expected)
     changes = Succession(served, place / "live", 0, Bounds(delta_rows=32, changes=10_000), loader)
     writer = Writer(served, max_waiting=64, take_over=changes.take_over)
     rollout = Rollout(

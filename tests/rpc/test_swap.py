@@ -56,7 +56,7 @@ async def a_shard(location: Path, number: int) -> AsyncIterator[Shard]:
     rollout = Rollout(
         served,
         wanted=place.current,
-        load=Loader(location=place, shard=number, hold=place.hold),
+        load=Loader(location=place, shard=number, hold=place.pin),
         clock=time.monotonic,
         retry_s=POLL_S,
     )

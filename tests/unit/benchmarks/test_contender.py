@@ -19,8 +19,8 @@ QUERY = np.zeros((1, 4), np.float32)
 class Found:
     """Finds as many of the ten as its search_parameter, times its factor, says."""
 
-    factors: Sequence[int] = (1, 2)
-    efforts: Sequence[float] = tuple(range(1, 11))
+    refine_factors: Sequence[int] = (1, 2)
+    search_parameters: Sequence[float] = tuple(range(1, 11))
 
     def search(self, query: F32, knobs: Knobs) -> I64:
         return np.arange(min(10, int(knobs.search_parameter) * knobs.factor))
@@ -38,7 +38,7 @@ def test_nowhere_is_told_from_somewhere() -> None:
     assert first(lambda at: False, 7) is None
 
 
-def test_efforts_are_tried_in_eight_steps_for_each_doubling_and_no_further_than_given() -> None:
+def test_search_parameters_are_tried_in_eight_steps_for_each_doubling_and_no_further_than_given() -> None:
     steps = finer([1, 2, 4, 256])
     assert (steps[0], steps[-1]) == (1, 256)
     assert max(later / earlier for earlier, later in pairwise(steps[7:])) < 1.2
@@ -55,7 +55,7 @@ def test_the_effort_found_reaches_the_recall_and_no_less_does(target: float) -> 
 
 def test_a_recall_that_is_out_of_reach_is_none() -> None:
     class Worse(Found):
-        efforts: Sequence[float] = (1, 2)
+        search_parameters: Sequence[float] = (1, 2)
 
     assert least(Worse(), QUERY, TRUTH, 0.9) is None
 

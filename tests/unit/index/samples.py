@@ -1,4 +1,4 @@
-"""Products and vectors drawn for tests."""
+"""Random products and vectors for tests."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 import numpy as np
 import pyarrow as pa
 
+from index.backends import factory
+from index.backends.recipe import DEFAULT, resolve_recipe
 from index.building.build import SpaceVectors
-from index.building.ladder import measured
-from index.kinds import choice
-from index.kinds.recipe import DEFAULT, resolved
+from index.building.calibration import calibrate
 from index.search.space import SpaceIndex
 from index.serving.loaded import LoadedShard
 from index.serving.served import Loaded, Served
 from index.storage.manifest import IndexEntry
-from index.storage.vectors import Stored
+from index.storage.vectors import StoredVectors
 from lookalike.v1.index_pb2 import QueryVector
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64, normalised
@@ -28,7 +28,7 @@ def unit_vectors(count: int, dim: int, seed: int = 0) -> F32:
 
 
 def clustered(count: int, dim: int, seed: int = 0) -> F32:
-    """Unit vectors around 200 centres, as features of photos lie: near neighbours of a product are of its kind."""
+    """Unit vectors around 200 centres, like features of photos: near neighbours of a product are of its cluster."""
     random = np.random.default_rng(seed)
     centres = random.normal(size=(200, dim))
     spread = random.normal(size=(count, dim // 4)) @ random.normal(size=(dim // 4, dim)) / np.sqrt(dim // 4)
@@ -56,23 +56,23 @@ def vectors_of(vectors: F32, rows: I64 | None = None, encoder: str = "drawn") ->
     return SpaceVectors(encoder=encoder, vectors=vectors, rows=np.arange(len(vectors)) if rows is None else rows)
 
 
-def space_of(vectors: Stored, recipe: str = DEFAULT, rows: I64 | None = None, seed: int = 0) -> SpaceIndex:
-    """The space that a build makes of unit vectors; searched exactly where the recipe does not find enough."""
+def space_of(vectors: StoredVectors, recipe: str = DEFAULT, rows: I64 | None = None, seed: int = 0) -> SpaceIndex:
+    """The space index that a build makes of unit vectors; exact where the recipe does not reach the target recall."""
     rows = np.arange(len(vectors)) if rows is None else rows
-    wanted = resolved(recipe, len(vectors), vectors.shape[1], 0)
-    made = None if wanted is None else choice.trained(wanted, vectors, seed, 1)
-    ladder = () if made is None else measured(made, vectors, seed)
-    entry = IndexEntry(recipe=str(wanted), ladder=ladder) if ladder else IndexEntry()
-    return SpaceIndex(entry=entry, vectors=vectors, rows=rows, codes=made if ladder else None)
+    resolved = resolve_recipe(recipe, len(vectors), vectors.shape[1], 0)
+    index = None if resolved is None else factory.train_index(resolved, vectors, seed, 1)
+    points = () if index is None else calibrate(index, vectors, seed)
+    entry = IndexEntry(recipe=str(resolved), operating_points=points) if points else IndexEntry()
+    return SpaceIndex(entry=entry, vectors=vectors, rows=rows, codes=index if points else None)
 
 
 def by(space: int, vector: F32 | bytes, weight: float = 0) -> QueryVector:
     data = vector if isinstance(vector, bytes) else vector.tobytes()
-    return QueryVector(space=space, vector=data, weight=weight)  # type: ignore[arg-type]  # wrong spaces are asked for
+    return QueryVector(space=space, vector=data, weight=weight)  # type: ignore[arg-type]  # tests use wrong spaces, too
 
 
 def recall(space: SpaceIndex, queries: F32, k: int) -> float:
-    """Of approximate search against exact search."""
+    """recall@k of approximate search against exact search."""
     truth, found = space.search(queries, k, audit=True), space.search(queries, k)
     shared = (len(np.intersect1d(one.rows, other.rows)) for one, other in zip(truth, found, strict=True))
     return sum(shared) / (k * len(queries))

@@ -1,4 +1,4 @@
-"""Building versions: what is refused, what is written, what an interruption leaves."""
+"""Building versions: refused inputs, written files, interrupted builds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from index.backends import factory
 from index.building.build import SpaceVectors, build
-from index.kinds import choice
 from index.serving.loaded import LoadedShard, opened
 from index.storage import version
-from index.storage.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
+from index.storage.attributes import MAX_DESCRIPTION_BYTES, MAX_PRODUCT_BYTES
 from lookalike.errors import BadArtifact, BadCatalogue, LookalikeError, OperatorError
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import index_pb2
@@ -29,7 +29,7 @@ def ids_in(shard: LoadedShard) -> list[str]:
     return [shard.base.table.ids.text(row) for row in range(len(shard.base.table))]
 
 
-def test_each_product_is_in_the_shard_that_owns_it_by_rising_id(tmp_path: Path) -> None:
+def test_each_product_is_in_its_shard_and_rows_rise_by_id(tmp_path: Path) -> None:
     build(tmp_path, catalogue(COUNT), {IMAGE: vectors_of(unit_vectors(COUNT, 8))}, shards=3)
     shards = [opened(tmp_path, shard) for shard in range(3)]
     for shard in shards:
@@ -46,9 +46,9 @@ def test_each_product_keeps_its_vector_at_unit_norm(tmp_path: Path) -> None:
         shard = opened(tmp_path, number)
         for row, product_id in enumerate(ids_in(shard)):
             vector = shard.base.spaces[IMAGE].vector(row)
-            given = vectors[int(product_id[1:])]
+            original = vectors[int(product_id[1:])]
             assert vector is not None
-            assert np.allclose(vector, given / np.linalg.norm(given.astype(np.float64)), atol=1e-6)
+            assert np.allclose(vector, original / np.linalg.norm(original.astype(np.float64)), atol=1e-6)
 
 
 def test_a_product_may_lack_a_vector_in_a_space(tmp_path: Path) -> None:
@@ -94,19 +94,19 @@ def test_ids_of_256_bytes_in_any_script_are_found(tmp_path: Path) -> None:
     assert [product.product.id for product in fetched.products] == [*ids, "", ""]
 
 
-def test_the_same_inputs_give_the_same_version_and_answers(tmp_path: Path) -> None:
+def test_the_same_inputs_give_the_same_version_and_results(tmp_path: Path) -> None:
     products, vectors = catalogue(3000), clustered(3000, 32)
     query = index_pb2.ShardQuery(vectors=[by(IMAGE, vectors[7])], k=20)
-    answers = []
-    for place, threads in (("one", 1), ("two", 2)):
-        location = tmp_path / place
+    results = []
+    for directory, threads in (("one", 1), ("two", 2)):
+        location = tmp_path / directory
         name = build(location, products, {IMAGE: vectors_of(vectors)}, shards=1, threads=threads, exact_floats=1000)
-        answers.append((name, opened(location, 0).search([query])))
-        assert opened(location, 0).base.spaces[IMAGE].entry.ladder
-    assert answers[0] == answers[1]
+        results.append((name, opened(location, 0).search([query])))
+        assert opened(location, 0).base.spaces[IMAGE].entry.operating_points
+    assert results[0] == results[1]
 
 
-def test_the_order_in_which_products_are_given_does_not_matter(tmp_path: Path) -> None:
+def test_the_order_of_the_products_does_not_matter(tmp_path: Path) -> None:
     products, vectors = catalogue(COUNT), unit_vectors(COUNT, 8)
     shuffled = np.random.default_rng(0).permutation(COUNT)
     first = build(tmp_path, products, {IMAGE: vectors_of(vectors)}, shards=2)
@@ -123,14 +123,16 @@ def test_another_input_gives_another_version(tmp_path: Path, change: str) -> Non
         products = products.append_column("tags", pa.array([["new"]] * COUNT))
     if change == "vector":
         vectors[3] = vectors[4]
-    given = vectors_of(vectors, encoder="other" if change == "encoder" else "drawn")
-    second = build(tmp_path, products, {IMAGE: given}, shards=1 + (change == "shards"), seed=int(change == "seed"))
+    space_vectors = vectors_of(vectors, encoder="other" if change == "encoder" else "drawn")
+    second = build(
+        tmp_path, products, {IMAGE: space_vectors}, shards=1 + (change == "shards"), seed=int(change == "seed")
+    )
     assert second != first
-    assert version.current(tmp_path) == second
+    assert version.read_current(tmp_path) == second
     assert (tmp_path / first / version.MANIFEST).exists()
 
 
-def broken(column: str, values: list[object]) -> pa.Table:
+def table_with(column: str, values: list[object]) -> pa.Table:
     rows = len(values)
     return pa.table({"id": [f"p{row}" for row in range(rows)], column: values})
 
@@ -145,22 +147,22 @@ def broken(column: str, values: list[object]) -> pa.Table:
         (pa.table({"id": ["a", None]}), "row 1 has no id"),
         (pa.table({"id": ["a", "b", "商" * 86]}), "row 2 has an id over 256 bytes"),
         (pa.table({"id": ["a", "b", "a"]}), "row 2: the id 'a' is already that of row 0"),
-        (broken("price", ["1"]), "column price is string, not double"),
-        (broken("price", [1.0, float("nan")]), "row 1 has a price that is not finite"),
-        (broken("tags", [1, 2]), "column tags is int64, neither lists of text nor text"),
-        (broken("tags", [[1]]), r"column tags is list<.*int64>, neither"),
-        (broken("tags", [["a"], ["b", ""]]), "row 1 has an empty tag"),
-        (broken("tags", [["a"], ["b", None]]), "row 1 has an empty tag"),
-        (broken("tags", ["a", "b||c"]), "row 1 has an empty tag"),
-        (broken("tags", [[], ["x" * 65]]), "row 1 has a tag of 65 bytes, 64 are allowed"),
-        (broken("tags", ["|".join(map(str, range(33)))]), "row 0 has 33 tags, 32 are allowed"),
-        (broken("created_at", ["2025-11-25"]), "column created_at is string, neither whole seconds"),
-        (broken("created_at", [1.5]), "column created_at is double, neither whole seconds"),
-        (broken("created_at", [0, -1]), "row 1 was created before 1970"),
-        (broken("created_at", [1_764_062_700_000]), "row 0 was created after the year 5138"),
-        (broken("in_stock", ["yes"]), "column in_stock is string, not bool"),
-        (broken("description", ["x", "x" * (DESCRIPTION_BYTES + 1)]), "row 1 has a description over"),
-        (broken("title", ["x", "x" * PRODUCT_BYTES]), "product 'p1' has over"),
+        (table_with("price", ["1"]), "column price is string, not double"),
+        (table_with("price", [1.0, float("nan")]), "row 1 has a price that is not finite"),
+        (table_with("tags", [1, 2]), "column tags is int64, neither lists of text nor text"),
+        (table_with("tags", [[1]]), r"column tags is list<.*int64>, neither"),
+        (table_with("tags", [["a"], ["b", ""]]), "row 1 has an empty tag"),
+        (table_with("tags", [["a"], ["b", None]]), "row 1 has an empty tag"),
+        (table_with("tags", ["a", "b||c"]), "row 1 has an empty tag"),
+        (table_with("tags", [[], ["x" * 65]]), "row 1 has a tag of 65 bytes, 64 are allowed"),
+        (table_with("tags", ["|".join(map(str, range(33)))]), "row 0 has 33 tags, 32 are allowed"),
+        (table_with("created_at", ["2025-11-25"]), "column created_at is string, neither whole seconds"),
+        (table_with("created_at", [1.5]), "column created_at is double, neither whole seconds"),
+        (table_with("created_at", [0, -1]), "row 1 was created before 1970"),
+        (table_with("created_at", [1_764_062_700_000]), "row 0 was created after the year 5138"),
+        (table_with("in_stock", ["yes"]), "column in_stock is string, not bool"),
+        (table_with("description", ["x", "x" * (MAX_DESCRIPTION_BYTES + 1)]), "row 1 has a description over"),
+        (table_with("title", ["x", "x" * MAX_PRODUCT_BYTES]), "product 'p1' has over"),
     ],
 )
 def test_a_bad_catalogue_is_refused_with_its_row_and_reason(tmp_path: Path, products: pa.Table, reason: str) -> None:
@@ -170,42 +172,42 @@ def test_a_bad_catalogue_is_refused_with_its_row_and_reason(tmp_path: Path, prod
 
 
 @pytest.mark.parametrize(
-    "given",
+    "tags",
     [
         pa.array([["women", " colour:red", "women"], None, []]),
         pa.array([["women", "colour:red"], [], []], pa.large_list(pa.large_string())),
         pa.array(["women|colour:red", None, ""]),
         pa.array(["women|colour:red", None, " "]).dictionary_encode(),
     ],
-    ids=lambda given: str(given.type)[:20],
+    ids=lambda tags: str(tags.type)[:20],
 )
-def test_tags_are_lists_or_texts_and_come_with_their_product(tmp_path: Path, given: pa.Array) -> None:
-    products = pa.table({"id": ["a", "b", "c"], "tags": given})
+def test_tags_may_be_lists_or_texts_and_are_stored_with_their_product(tmp_path: Path, tags: pa.Array) -> None:
+    products = pa.table({"id": ["a", "b", "c"], "tags": tags})
     build(tmp_path, products, {}, shards=1)
     page = opened(tmp_path, 0).page(Filter(), "")
     assert [list(Product.FromString(data).tags) for data in page.products] == [["colour:red", "women"], [], []]
 
 
-def test_a_product_has_no_tags_unless_they_are_given(tmp_path: Path) -> None:
+def test_without_a_tags_column_products_have_no_tags(tmp_path: Path) -> None:
     build(tmp_path / "none", catalogue(2), {}, shards=1)
     build(tmp_path / "null", catalogue(2).append_column("tags", pa.nulls(2)), {}, shards=1)
     build(tmp_path / "empty", catalogue(2).append_column("tags", pa.array([[], []])), {}, shards=1)
-    assert len({version.current(tmp_path / how) for how in ("none", "null", "empty")}) == 1
+    assert len({version.read_current(tmp_path / how) for how in ("none", "null", "empty")}) == 1
     (data, _) = opened(tmp_path / "none", 0).page(Filter(), "").products
     assert not Product.FromString(data).tags
 
 
 @pytest.mark.parametrize(
-    "given",
+    "times",
     [
         pa.array([1_764_062_700, None], pa.int32()),
         pa.array([datetime(2025, 11, 25, 9, 25, 0, 900_000), None], pa.timestamp("us")),
         pa.array([datetime(2025, 11, 25, 9, 25, tzinfo=UTC), None], pa.timestamp("ns", "Asia/Tokyo")),
     ],
-    ids=lambda given: str(given.type),
+    ids=lambda times: str(times.type),
 )
-def test_times_are_seconds_or_timestamps_and_come_with_their_product(tmp_path: Path, given: pa.Array) -> None:
-    build(tmp_path, pa.table({"id": ["a", "b"], "created_at": given}), {}, shards=1)
+def test_times_may_be_seconds_or_timestamps_and_are_stored_with_their_product(tmp_path: Path, times: pa.Array) -> None:
+    build(tmp_path, pa.table({"id": ["a", "b"], "created_at": times}), {}, shards=1)
     shard = opened(tmp_path, 0)
     page = shard.page(Filter(), "")
     assert [Product.FromString(data).created_at for data in page.products] == [1_764_062_700, 0]
@@ -219,7 +221,7 @@ def with_value(row: int, value: float) -> F32:
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("space_vectors", "reason"),
     [
         (vectors_of(with_value(7, np.nan)), "image: vector 7 is not finite"),
         (vectors_of(with_value(8, np.inf)), "image: vector 8 is not finite"),
@@ -233,53 +235,55 @@ def with_value(row: int, value: float) -> F32:
         (vectors_of(unit_vectors(2, 4), np.array([5, 5])), "a product has two vectors"),
     ],
 )
-def test_bad_vectors_are_refused_with_their_row_and_reason(tmp_path: Path, given: SpaceVectors, reason: str) -> None:
+def test_bad_vectors_are_refused_with_their_row_and_reason(
+    tmp_path: Path, space_vectors: SpaceVectors, reason: str
+) -> None:
     with pytest.raises(BadArtifact, match=reason):
-        build(tmp_path, catalogue(COUNT), {IMAGE: given}, shards=1)
+        build(tmp_path, catalogue(COUNT), {IMAGE: space_vectors}, shards=1)
     assert not (tmp_path / version.CURRENT).exists()
 
 
 @pytest.mark.parametrize("shards", [0, 5000])
-def test_a_number_of_shards_without_sense_is_refused(tmp_path: Path, shards: int) -> None:
+def test_a_number_of_shards_out_of_range_is_refused(tmp_path: Path, shards: int) -> None:
     with pytest.raises(OperatorError, match="shards: not in"):
         build(tmp_path, catalogue(1), {}, shards=shards)
 
 
 @pytest.mark.parametrize("interrupted_at", [1, 3, 5])
-def test_an_interrupted_build_leaves_what_serves_as_it_is(tmp_path: Path, interrupted_at: int) -> None:
+def test_an_interrupted_build_leaves_the_serving_version_unchanged(tmp_path: Path, interrupted_at: int) -> None:
     def interrupt(what: str, done: int, total: int) -> None:
         if done == interrupted_at:
             raise KeyboardInterrupt
 
     first = build(tmp_path, catalogue(COUNT), {}, shards=1)
-    given: dict[int, SpaceVectors] = {IMAGE: vectors_of(unit_vectors(COUNT, 8))}
+    spaces: dict[int, SpaceVectors] = {IMAGE: vectors_of(unit_vectors(COUNT, 8))}
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, catalogue(COUNT), given, shards=2, progress=interrupt)
-    assert version.current(tmp_path) == first
+        build(tmp_path, catalogue(COUNT), spaces, shards=2, progress=interrupt)
+    assert version.read_current(tmp_path) == first
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "CURRENT", first}
-    assert build(tmp_path, catalogue(COUNT), given, shards=2) == version.current(tmp_path)
+    assert build(tmp_path, catalogue(COUNT), spaces, shards=2) == version.read_current(tmp_path)
 
 
-def test_what_a_killed_build_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+def test_the_next_build_removes_what_a_killed_build_left(tmp_path: Path) -> None:
     (tmp_path / ".building" / "shard-00000").mkdir(parents=True)
     name = build(tmp_path, catalogue(3), {}, shards=1)
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "CURRENT", name}
 
 
-def test_one_location_has_one_build_at_a_time(tmp_path: Path) -> None:
+def test_a_location_allows_one_build_at_a_time(tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(OperatorError, match="another build is under way"):
             build(tmp_path, catalogue(3), {}, shards=1)
 
 
-def test_a_location_that_cannot_be_written_is_the_operators_to_mend(tmp_path: Path) -> None:
+def test_a_location_that_cannot_be_written_is_an_operator_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OperatorError, match="file"):
         build(tmp_path / "file", catalogue(3), {}, shards=1)
 
 
-def test_building_again_mends_a_damaged_version(tmp_path: Path) -> None:
+def test_building_again_replaces_a_damaged_version(tmp_path: Path) -> None:
     name = build(tmp_path, catalogue(3), {}, shards=1)
     damaged = tmp_path / name / "shard-00000" / "attributes.arrow"
     damaged.write_bytes(damaged.read_bytes()[:-8])
@@ -289,8 +293,8 @@ def test_building_again_mends_a_damaged_version(tmp_path: Path) -> None:
     assert len(opened(tmp_path, 0).base.table) == 3
 
 
-def test_a_version_that_is_there_already_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(3000, 32))}
-    name = build(tmp_path, catalogue(3000), given, shards=1, exact_floats=1000)
-    monkeypatch.setattr(choice, "trained", None)
-    assert build(tmp_path, catalogue(3000), given, shards=1, exact_floats=1000) == name
+def test_a_version_that_exists_already_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spaces: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(3000, 32))}
+    name = build(tmp_path, catalogue(3000), spaces, shards=1, exact_floats=1000)
+    monkeypatch.setattr(factory, "train_index", None)
+    assert build(tmp_path, catalogue(3000), spaces, shards=1, exact_floats=1000) == name

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index.kinds.passing import Passing
+from index.backends.filter_bitmap import FilterBitmap
 from index.search.filters import PassingCache, mask_of
 from index.search.queries import parsed
 from index.search.segment import ALL, Segment
@@ -28,8 +28,8 @@ from tests.unit.index.samples import IMAGE, by, catalogue, unit_vectors
 
 
 def table_of(path: Path, products: pa.Table) -> Attributes:
-    attributes.write(path / "table.arrow", attributes.checked(products))
-    return attributes.opened(path / "table.arrow")
+    attributes.write_products(path / "table.arrow", attributes.validate_products(products))
+    return attributes.open_attributes(path / "table.arrow")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Attributes:
 
 
 @dataclass(frozen=True)
-class Counted(Passing):
+class Counted(FilterBitmap):
     """Remembers how often its rows were made."""
 
     made: list[int] = field(default_factory=list)
@@ -111,9 +111,9 @@ def test_the_cache_keeps_the_filters_used_last() -> None:
     computed = []
 
     def ask(name: bytes) -> None:
-        def compute() -> Passing:
+        def compute() -> FilterBitmap:
             computed.append(name)
-            return Passing.of(np.ones(3, dtype=np.bool_))
+            return FilterBitmap.from_mask(np.ones(3, dtype=np.bool_))
 
         cache.get(0, name, compute)
 
@@ -209,7 +209,7 @@ def test_filter_and_exact_search_agree_with_a_naive_reading_of_the_contract(
     )
     space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=None)
     query = unit_vectors(1, 3)
-    (found,) = space.search(query, k, Passing.of(mask_of(table, condition)))
+    (found,) = space.search(query, k, FilterBitmap.from_mask(mask_of(table, condition)))
     expected_rows = [row for row, product in enumerate(products) if passes(product, condition)]
     cosines = vectors.astype(np.float64) @ query[0].astype(np.float64)
     expected = sorted(expected_rows, key=lambda row: (-round(float(cosines[row]), 5), row))[:k]
@@ -225,7 +225,7 @@ def test_a_filter_that_is_kept_takes_a_bit_for_each_row_however_it_was_used(tabl
     assert len(segment.nearest([query._replace(filter=condition)])[0].rows) == 3
     assert segment.page(condition, "p1", 10) == [2, 4, 6, 8]
     for number in (IMAGE, ALL):
-        kept = cache.get(number, condition, lambda: Passing.of(np.zeros(0, dtype=np.bool_)))
+        kept = cache.get(number, condition, lambda: FilterBitmap.from_mask(np.zeros(0, dtype=np.bool_)))
         assert kept.count == 5
         assert sum(each.nbytes for each in vars(kept).values() if isinstance(each, np.ndarray)) == 2
 
@@ -241,5 +241,5 @@ def test_the_rows_that_pass_are_made_once_for_all_queries_of_a_search() -> None:
 @pytest.mark.parametrize("share", [0, 0.0001, 0.5, 1])
 @pytest.mark.parametrize("start", [0, 1, 8, 9_001, 19_999, 20_000])
 def test_the_rows_that_pass_are_told_from_any_row_on(share: float, start: int) -> None:
-    passing = Passing.of(np.random.default_rng(5).random(20_000) < share)
+    passing = FilterBitmap.from_mask(np.random.default_rng(5).random(20_000) < share)
     assert [*passing.rows_from(start)] == passing.rows[passing.rows >= start].tolist()

@@ -37,7 +37,9 @@ def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     most = 1 << 30 if request.param == "exact" else 1000
     build(location, catalogue(COUNT), given, shards=1, exact_floats=most)
     made = opened(location, 0)
-    assert [bool(space.entry.ladder) for space in made.base.spaces.values()] == [request.param == "compressed"] * 3
+    assert [bool(space.entry.operating_points) for space in made.base.spaces.values()] == [
+        request.param == "compressed"
+    ] * 3
     return made
 
 

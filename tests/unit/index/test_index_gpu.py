@@ -1,4 +1,4 @@
-"""Codes on a GPU, with a device that is this machine's memory: all but the copy is the code that a GPU runs."""
+"""Vector indexes on a GPU, with a fake device in this machine's memory: only the copy differs from a real GPU."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu import Host
-from index.kinds import choice, device, gpu
-from index.kinds.device import chosen, missing
-from index.kinds.gpu import DEVICE_QUERIES, DEVICE_REFUSALS, Gpu, bytes_of, lists_bytes
-from index.kinds.ivf import InvertedLists
-from index.kinds.recipe import resolved
-from index.kinds.seam import Codes
+from index.backends import device, factory, gpu
+from index.backends.device import parse_device, unavailable_reason
+from index.backends.gpu import DEVICE_QUERIES, DEVICE_REFUSALS, Gpu, device_bytes_of, inverted_lists_bytes
+from index.backends.ivf import IvfIndex
+from index.backends.recipe import resolve_recipe
+from index.backends.vector_index import VectorIndex
 from lookalike.errors import BadSettings, OperatorError, Overloaded
 from tests.unit.index.samples import clustered
 
@@ -24,168 +24,168 @@ COUNT, DIM = 4_000, 32
 VECTORS = clustered(COUNT + 40, DIM)
 QUERIES = VECTORS[COUNT:]
 
-Opened = Callable[..., Gpu]
+OpenGpu = Callable[..., Gpu]
 
 
 @pytest.fixture
-def opened() -> Iterator[Opened]:
-    made: list[Gpu] = []
+def open_gpu() -> Iterator[OpenGpu]:
+    gpus: list[Gpu] = []
 
-    def on(host: Host, *, limit_bytes: int = 0, optional: bool = False) -> Gpu:
-        made.append(Gpu(lambda: host, "host", limit_bytes=limit_bytes, max_waiting=64, optional=optional))
-        return made[-1]
+    def open_on(host: Host, *, limit_bytes: int = 0, optional: bool = False) -> Gpu:
+        gpus.append(Gpu(lambda: host, "host", limit_bytes=limit_bytes, max_waiting=64, optional=optional))
+        return gpus[-1]
 
-    yield on
-    for each in made:
+    yield open_on
+    for each in gpus:
         each.close()
 
 
-def codes_of(name: str) -> Codes:
-    recipe = resolved(name, COUNT, DIM, 0)
+def index_of(name: str) -> VectorIndex:
+    recipe = resolve_recipe(name, COUNT, DIM, 0)
     assert recipe is not None
-    return choice.trained(recipe, VECTORS[:COUNT], 0, 1)
+    return factory.train_index(recipe, VECTORS[:COUNT], 0, 1)
 
 
-def searched(where: str) -> float:
-    counted: float = DEVICE_QUERIES.labels(where)._value.get()
-    return counted
+def queries_on(where: str) -> float:
+    count: float = DEVICE_QUERIES.labels(where)._value.get()
+    return count
 
 
 @pytest.mark.parametrize("name", ["IVF16,Flat", "IVF16,SQ8", "IVF16,SQ4", "IVF16,PQ8x8", "PCAR16,IVF16,SQ8", "SQfp16"])
-def test_a_copy_finds_what_the_original_does(opened: Opened, name: str) -> None:
-    original, there = codes_of(name), opened(Host()).place(codes_of(name))
-    before = searched("device")
-    found = there.candidates(QUERIES[:16], 20, 4)
-    assert searched("device") == before + 16
-    assert np.array_equal(np.sort(found), np.sort(original.candidates(QUERIES[:16], 20, 4)))
+def test_a_copy_finds_the_same_candidates_as_the_original(open_gpu: OpenGpu, name: str) -> None:
+    original, on_gpu = index_of(name), open_gpu(Host()).place(index_of(name))
+    before = queries_on("device")
+    found = on_gpu.find_candidates(QUERIES[:16], 20, 4)
+    assert queries_on("device") == before + 16
+    assert np.array_equal(np.sort(found), np.sort(original.find_candidates(QUERIES[:16], 20, 4)))
 
 
 @pytest.mark.parametrize("name", ["IVF16,PQ8x4fs", "IVF16,RaBitQ", "HNSW16"])
-def test_a_kind_that_no_gpu_knows_is_refused_by_name_of_those_that_it_does(opened: Opened, name: str) -> None:
+def test_a_recipe_that_no_gpu_can_search_is_refused_and_the_allowed_ones_named(open_gpu: OpenGpu, name: str) -> None:
     with pytest.raises(OperatorError, match="host: only SQfp16, and IVF with Flat, SQ8, SQ4, PQ8, can be searched"):
-        opened(Host()).place(codes_of(name))
+        open_gpu(Host()).place(index_of(name))
 
 
-def test_what_a_device_cannot_select_the_original_does(opened: Opened) -> None:
+def test_the_original_searches_for_more_candidates_than_a_device_selects(open_gpu: OpenGpu) -> None:
     """More than 2,048 candidates."""
-    original, there = codes_of("IVF16,SQ8"), opened(Host()).place(codes_of("IVF16,SQ8"))
-    before = searched("cpu")
-    deep = there.candidates(QUERIES[:2], 2049, 16)
-    assert np.array_equal(deep, original.candidates(QUERIES[:2], 2049, 16))
-    assert searched("cpu") == before + 2
+    original, on_gpu = index_of("IVF16,SQ8"), open_gpu(Host()).place(index_of("IVF16,SQ8"))
+    before = queries_on("cpu")
+    deep = on_gpu.find_candidates(QUERIES[:2], 2049, 16)
+    assert np.array_equal(deep, original.find_candidates(QUERIES[:2], 2049, 16))
+    assert queries_on("cpu") == before + 2
 
 
-def test_so_many_lists_as_a_device_cannot_visit_the_original_does(opened: Opened) -> None:
+def test_the_original_searches_more_lists_than_a_device_can_visit(open_gpu: OpenGpu) -> None:
     host = Host()
-    host.most = 8
-    there, before = opened(host).place(codes_of("IVF16,SQ8")), searched("cpu")
-    assert (there.candidates(QUERIES[:1], 8, 9) >= 0).all()
-    assert searched("cpu") == before + 1
+    host.max_selected = 8
+    on_gpu, before = open_gpu(host).place(index_of("IVF16,SQ8")), queries_on("cpu")
+    assert (on_gpu.find_candidates(QUERIES[:1], 8, 9) >= 0).all()
+    assert queries_on("cpu") == before + 1
 
 
-def test_many_threads_are_answered_as_one(opened: Opened) -> None:
-    original, there = codes_of("IVF16,SQ8"), opened(Host()).place(codes_of("IVF16,SQ8"))
+def test_concurrent_searches_get_the_same_results_as_serial_ones(open_gpu: OpenGpu) -> None:
+    original, on_gpu = index_of("IVF16,SQ8"), open_gpu(Host()).place(index_of("IVF16,SQ8"))
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: there.candidates(QUERIES[i : i + 1], 10, 4), range(40)))
-    assert np.array_equal(np.concatenate(found), original.candidates(QUERIES, 10, 4))
+        found = list(pool.map(lambda i: on_gpu.find_candidates(QUERIES[i : i + 1], 10, 4), range(40)))
+    assert np.array_equal(np.concatenate(found), original.find_candidates(QUERIES, 10, 4))
 
 
-def test_more_queries_than_may_wait_are_refused(opened: Opened) -> None:
+def test_more_queries_than_the_queue_holds_are_refused(open_gpu: OpenGpu) -> None:
     with pytest.raises(Overloaded):
-        opened(Host()).place(codes_of("SQfp16")).candidates(np.repeat(QUERIES, 2, axis=0), 10, 1)
+        open_gpu(Host()).place(index_of("SQfp16")).find_candidates(np.repeat(QUERIES, 2, axis=0), 10, 1)
 
 
 @pytest.mark.parametrize(("free_bytes", "limit_bytes"), [(1 << 17, 0), (1 << 30, 1 << 17)])
-def test_what_does_not_fit_is_refused_with_figures_before_it_is_copied(
-    opened: Opened, free_bytes: int, limit_bytes: int
+def test_an_index_that_does_not_fit_is_refused_with_figures_before_it_is_copied(
+    open_gpu: OpenGpu, free_bytes: int, limit_bytes: int
 ) -> None:
     class Counting(Host):
         copies = 0
 
-        def copied(self, index: Any) -> Any:
+        def copy_to_device(self, index: Any) -> Any:
             self.copies += 1
             return index
 
     host = Counting(free_bytes)
     with pytest.raises(OperatorError, match=r"host: 4000 vectors take \d+ KiB there, 1\d\d KiB may be used"):
-        opened(host, limit_bytes=limit_bytes).place(codes_of("IVF16,SQ8"))
+        open_gpu(host, limit_bytes=limit_bytes).place(index_of("IVF16,SQ8"))
     assert host.copies == 0
 
 
-def test_a_cap_is_on_all_that_is_there_together_and_what_goes_makes_room(opened: Opened) -> None:
-    codes = codes_of("IVF16,SQ8")
-    assert isinstance(codes, InvertedLists)
-    held = opened(Host(), limit_bytes=int(2.5 * bytes_of(codes)))
-    placed = [held.place(codes) for _ in range(2)]
+def test_the_memory_limit_covers_all_indexes_and_a_freed_one_makes_room(open_gpu: OpenGpu) -> None:
+    index = index_of("IVF16,SQ8")
+    assert isinstance(index, IvfIndex)
+    gpu_on_host = open_gpu(Host(), limit_bytes=int(2.5 * device_bytes_of(index)))
+    placed = [gpu_on_host.place(index) for _ in range(2)]
     with pytest.raises(OperatorError, match="may be used"):
-        held.place(codes)
+        gpu_on_host.place(index)
     for _ in range(3):
         placed.pop()
         gc.collect()
-        placed.append(held.place(codes))
+        placed.append(gpu_on_host.place(index))
     with pytest.raises(OperatorError, match="may be used"):
-        held.place(codes)
+        gpu_on_host.place(index)
 
 
-def test_where_the_cpu_may_do_it_what_does_not_fit_stays_there_and_that_is_said(
-    opened: Opened, caplog: pytest.LogCaptureFixture
+def test_with_auto_an_index_that_does_not_fit_stays_on_the_cpu_and_the_log_says_so(
+    open_gpu: OpenGpu, caplog: pytest.LogCaptureFixture
 ) -> None:
-    codes, before = codes_of("IVF16,SQ8"), DEVICE_REFUSALS._value.get()
-    kept = opened(Host(0), optional=True).place(codes)
-    assert kept is codes
+    index, before = index_of("IVF16,SQ8"), DEVICE_REFUSALS._value.get()
+    kept = open_gpu(Host(0), optional=True).place(index)
+    assert kept is index
     assert gpu.device_of(kept) == "cpu"
     assert DEVICE_REFUSALS._value.get() == before + 1
     assert "searched on the CPU: host: 4000 vectors take" in caplog.text
 
 
-def test_an_index_is_freed_by_the_thread_that_owns_the_device(opened: Opened) -> None:
+def test_an_index_is_freed_by_the_thread_that_owns_the_device(open_gpu: OpenGpu) -> None:
     freed_by: list[object] = []
-    held = opened(Host())
+    gpu_on_host = open_gpu(Host())
 
     class Copy:
         def __del__(self) -> None:
-            freed_by.append(held.owner.runs_here())
+            freed_by.append(gpu_on_host.device_thread.is_current_thread())
 
-    held.device.copied = lambda index: Copy()  # type: ignore[method-assign]
-    there = held.place(codes_of("IVF16,SQ8"))
-    assert gpu.device_of(there) == "host"
-    del there
+    gpu_on_host.device.copy_to_device = lambda index: Copy()  # type: ignore[method-assign]
+    on_gpu = gpu_on_host.place(index_of("IVF16,SQ8"))
+    assert gpu.device_of(on_gpu) == "host"
+    del on_gpu
     gc.collect()
-    held.owner.do(lambda: None)
+    gpu_on_host.device_thread.run(lambda: None)
     assert freed_by == [True]
 
 
-def test_memory_is_computed_by_lists_as_they_are_laid_out() -> None:
+def test_device_memory_is_computed_from_the_layout_of_the_lists() -> None:
     """Codes in groups of 32 vectors, ids of 4 bytes, each array in steps of 512 bytes."""
-    assert lists_bytes([0], 64) == 0
-    assert lists_bytes([1], 64) == 32 * 64 + 512
-    assert lists_bytes([33, 129], 64) == (64 * 64 + 512) + (160 * 64 + 1024)
+    assert inverted_lists_bytes([0], 64) == 0
+    assert inverted_lists_bytes([1], 64) == 32 * 64 + 512
+    assert inverted_lists_bytes([33, 129], 64) == (64 * 64 + 512) + (160 * 64 + 1024)
 
 
-def test_with_the_devices_help_codes_are_learnt_that_find_the_same(opened: Opened) -> None:
-    recipe = resolved("IVF16,SQ8", COUNT, DIM, 0)
+def test_an_index_trained_on_the_device_finds_the_same_candidates(open_gpu: OpenGpu) -> None:
+    recipe = resolve_recipe("IVF16,SQ8", COUNT, DIM, 0)
     assert recipe is not None
-    made = opened(Host()).trained(recipe, VECTORS[:COUNT], 0, 1)  # type: ignore[arg-type]
-    found = made.candidates(QUERIES[:16], 10, 4)
-    assert np.array_equal(found, codes_of("IVF16,SQ8").candidates(QUERIES[:16], 10, 4))
+    trained = open_gpu(Host()).train_ivf(recipe, VECTORS[:COUNT], 0, 1)  # type: ignore[arg-type]
+    found = trained.find_candidates(QUERIES[:16], 10, 4)
+    assert np.array_equal(found, index_of("IVF16,SQ8").find_candidates(QUERIES[:16], 10, 4))
 
 
-def test_without_a_gpu_a_shard_says_what_is_missing_and_auto_does_without() -> None:
-    assert chosen("cpu") is None
-    if missing(0) is None:
+def test_without_a_gpu_naming_one_is_an_error_with_the_reason_and_auto_means_the_cpu() -> None:
+    assert parse_device("cpu") is None
+    if unavailable_reason(0) is None:
         pytest.skip("there is a GPU")
-    assert chosen("auto") is None
+    assert parse_device("auto") is None
     with pytest.raises(OperatorError, match="device cuda:0: faiss"):
-        chosen("cuda:0")
+        parse_device("cuda:0")
 
 
-def test_a_setting_that_is_no_device_is_refused() -> None:
+def test_a_malformed_device_setting_is_refused() -> None:
     for setting in ("gpu", "cuda", "cuda:x", "CPU", ""):
         with pytest.raises(BadSettings, match="not cpu, auto or cuda:<number>"):
-            chosen(setting)
+            parse_device(setting)
 
 
-def test_a_driver_that_is_too_old_is_told_from_no_gpu_and_from_a_wrong_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_driver_and_a_wrong_gpu_number_give_different_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     class Faiss:
         __version__ = "1.15.1"
         StandardGpuResources = object
@@ -194,10 +194,10 @@ def test_a_driver_that_is_too_old_is_told_from_no_gpu_and_from_a_wrong_number(mo
             self.get_num_gpus = lambda: devices
 
     monkeypatch.setattr(device, "faiss", Faiss(0))
-    monkeypatch.setattr(device, "_driver_says", lambda: "CUDA driver version is insufficient")
-    assert missing(0) == "faiss sees no GPU: CUDA driver version is insufficient"
+    monkeypatch.setattr(device, "_driver_error", lambda: "CUDA driver version is insufficient")
+    assert unavailable_reason(0) == "faiss sees no GPU: CUDA driver version is insufficient"
     monkeypatch.setattr(device, "faiss", Faiss(2))
-    assert missing(1) is None
-    assert missing(2) == "there are 2 GPUs, numbered from 0"
-    assert chosen("auto") == 0
-    assert chosen("cuda:1") == 1
+    assert unavailable_reason(1) is None
+    assert unavailable_reason(2) == "there are 2 GPUs, numbered from 0"
+    assert parse_device("auto") == 0
+    assert parse_device("cuda:1") == 1

@@ -135,7 +135,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> LoadedShard:
     }
     build(where, products, given, shards=1, exact_floats=50_000)
     served = opened(where, 0)
-    assert served.base.spaces[IMAGE].entry.ladder
+    assert served.base.spaces[IMAGE].entry.operating_points
     return served
 
 
@@ -182,8 +182,12 @@ def test_an_explained_answer_tells_the_search_that_was_deep_enough(shard: Loaded
     ]
     plain, grouped, filtered, exact = [hits.plans[0] for hits in shard.search(queries).results]
     entry = shard.base.spaces[IMAGE].entry
-    assert (plain.recipe, plain.depth, plain.search_parameter) == (entry.recipe, 10, entry.ladder[0].search_parameter)
-    assert plain.candidates == 10 * entry.ladder[0].factor
+    assert (plain.recipe, plain.depth, plain.search_parameter) == (
+        entry.recipe,
+        10,
+        entry.operating_points[0].search_parameter,
+    )
+    assert plain.candidates == 10 * entry.operating_points[0].refine_factor
     assert grouped.depth >= 20
     assert (filtered.matching, filtered.recipe) == (SHOPS_OF.count("shop 1"), "")
     assert (exact.matching, exact.recipe, exact.candidates) == (COUNT, "", 0)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from index.search.plan import Plan, deeper, plan
-from index.storage.manifest import IndexEntry, Rung
+from index.storage.manifest import IndexEntry, OperatingPoint
 
 LADDER = tuple(
-    Rung(depth=depth, search_parameter=search_parameter, factor=4, cost=1024 + 7 * search_parameter, recall=0.96)
+    OperatingPoint(
+        depth=depth, search_parameter=search_parameter, refine_factor=4, cost=1024 + 7 * search_parameter, recall=0.96
+    )
     for depth, search_parameter in ((10, 16), (100, 32), (1000, 128))
 )
-INDEX = IndexEntry(recipe="IVF1024,PQ256x4fs", ladder=LADDER)
+INDEX = IndexEntry(recipe="IVF1024,PQ256x4fs", operating_points=LADDER)
 N = 100_000
 
 

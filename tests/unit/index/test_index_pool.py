@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from index.kinds.engine import faiss, use_threads
+from index.backends.faiss_support import faiss, use_threads
 from index.serving.pool import Pool, yield_to_others
 from index.serving.shard import ShardSettings, run
 from lookalike.errors import BadSettings

@@ -12,10 +12,10 @@ from tests.unit.index.samples import recall, space_of
 
 
 @pytest.mark.data
-def test_real_descriptors_are_found_with_the_recall_that_is_promised(real_data: Path) -> None:
+def test_recall_on_real_descriptors_reaches_the_target(real_data: Path) -> None:
     (file,) = [path for path in (real_data / "vectors").iterdir() if path.stat().st_size > 100_000]
     vectors = normalised(np.loadtxt(file, delimiter="\t", usecols=range(128), dtype=np.float32))
-    asked, base = vectors[:300], vectors[300:]
+    queries, base = vectors[:300], vectors[300:]
     space = space_of(base)
-    assert space.entry.ladder[0].recall >= 0.95
-    assert recall(space, asked, 10) >= 0.94
+    assert space.entry.operating_points[0].recall >= 0.95
+    assert recall(space, queries, 10) >= 0.94

@@ -1,4 +1,4 @@
-"""The names of kinds: what they stand for, and what is refused."""
+"""Recipes: what factory strings mean, and which are refused."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from index.building.ladder import EXACT_FLOATS
-from index.kinds import choice
-from index.kinds.recipe import ALLOWED, Ngt, parsed, resolved
+from index.backends import factory
+from index.backends.recipe import ALLOWED, NgtRecipe, parse_recipe, resolve_recipe
+from index.building.calibration import EXACT_FLOATS
 from lookalike.errors import BadSettings
 from tests.unit.index.samples import unit_vectors
 
@@ -16,7 +16,7 @@ N, DIM = 100_000, 1024
 
 
 @pytest.mark.parametrize(
-    ("name", "complete"),
+    ("name", "resolved"),
     [
         ("IVF,Flat", "IVF1024,Flat"),
         ("IVF512,SQ8", "IVF512,SQ8"),
@@ -35,28 +35,28 @@ N, DIM = 100_000, 1024
         ("auto", "IVF1024,PQ256x4fs"),
     ],
 )
-def test_what_a_name_leaves_out_follows_from_the_vectors(name: str, complete: str) -> None:
-    recipe = resolved(name, N, DIM, EXACT_FLOATS)
-    assert str(recipe) == complete
-    assert parsed(complete) == recipe
+def test_parameters_that_a_recipe_leaves_out_follow_from_the_vectors(name: str, resolved: str) -> None:
+    recipe = resolve_recipe(name, N, DIM, EXACT_FLOATS)
+    assert str(recipe) == resolved
+    assert parse_recipe(resolved) == recipe
 
 
 @pytest.mark.parametrize("documents", [1, 255, 256, EXACT_FLOATS // DIM])
-def test_a_small_space_is_searched_exactly_unless_a_recipe_is_named(documents: int) -> None:
-    assert resolved("auto", documents, DIM, EXACT_FLOATS) is None
-    assert (resolved("IVF,PQ4fs", documents, DIM, EXACT_FLOATS) is None) == (documents < 256)
+def test_auto_searches_a_small_space_exactly_and_any_recipe_a_tiny_one(documents: int) -> None:
+    assert resolve_recipe("auto", documents, DIM, EXACT_FLOATS) is None
+    assert (resolve_recipe("IVF,PQ4fs", documents, DIM, EXACT_FLOATS) is None) == (documents < 256)
 
 
-def test_flat_is_exact_however_large() -> None:
-    assert resolved("Flat", N, DIM, 0) is None
+def test_flat_is_exact_search_at_any_size() -> None:
+    assert resolve_recipe("Flat", N, DIM, 0) is None
 
 
 @pytest.mark.parametrize(
     "name", ["", "flat", "IVF", "IVF,PQ8", "HNSW", "HNSW32,PQ4fs", "IVF-1,Flat", "ivf,Flat", "auto "]
 )
-def test_an_unknown_name_is_refused_with_those_that_are_allowed(name: str) -> None:
+def test_an_unknown_recipe_is_refused_and_the_allowed_ones_named(name: str) -> None:
     with pytest.raises(BadSettings) as refused:
-        resolved(name, N, DIM, EXACT_FLOATS)
+        resolve_recipe(name, N, DIM, EXACT_FLOATS)
     assert ALLOWED in str(refused.value)
 
 
@@ -74,12 +74,12 @@ def test_an_unknown_name_is_refused_with_those_that_are_allowed(name: str) -> No
         ("HNSW999", r"a node has 2\.\.256 links"),
     ],
 )
-def test_what_cannot_be_made_of_the_vectors_is_refused_with_the_reason(name: str, reason: str) -> None:
+def test_a_recipe_that_does_not_suit_the_vectors_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(BadSettings, match=reason):
-        resolved(name, N, DIM, EXACT_FLOATS)
+        resolve_recipe(name, N, DIM, EXACT_FLOATS)
 
 
 def test_without_ngt_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ngtpy", None)
     with pytest.raises(BadSettings, match="extra `ngt`"):
-        choice.trained(Ngt(), unit_vectors(2000, 8), 0, 1)
+        factory.train_index(NgtRecipe(), unit_vectors(2000, 8), 0, 1)

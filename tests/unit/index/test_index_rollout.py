@@ -19,7 +19,7 @@ from index.serving.rollout import RETRY_MOST_S, Rollout, superseded
 from index.serving.served import Loaded, Served, Use
 from index.serving.shard import expected_encoders
 from index.storage import version
-from index.storage.location import Directory, Held
+from index.storage.location import Directory, PinnedFiles
 from index.storage.manifest import Manifest
 from lookalike.errors import BadArtifact, BadSettings, FailedPrecondition, Unavailable
 from lookalike.v1 import index_pb2
@@ -59,7 +59,7 @@ class Scene:
         )
         self.rollout = Rollout(
             self.served,
-            wanted=lambda: version.current(location),
+            wanted=lambda: version.read_current(location),
             load=self._loaded,
             clock=self.clock,
             retry_s=RETRY_S,
@@ -73,9 +73,9 @@ class Scene:
         self.loads.append(name)
         return self.load(name)
 
-    def _hold(self, manifest: Manifest, shard: int) -> Held:
-        held = Directory(self.location).hold(manifest, shard)
-        return Held(held.location, lambda: self.released.append(manifest.version))
+    def _hold(self, manifest: Manifest, shard: int) -> PinnedFiles:
+        held = Directory(self.location).pin(manifest, shard)
+        return PinnedFiles(held.location, lambda: self.released.append(manifest.version))
 
     async def later(self, seconds: float, pinned: str = "") -> None:
         """Two looks at the location: the first may make the room that the second needs."""
@@ -110,7 +110,7 @@ def mapped(location: Path, name: str) -> bool:
 
 
 async def test_a_new_version_is_served_beside_the_old_one_and_named_first(scene: Scene) -> None:
-    old = version.current(scene.location)
+    old = version.read_current(scene.location)
     new = built(scene.location, 2)
     await scene.later(0)
     assert scene.told() == [new, old]
@@ -119,7 +119,7 @@ async def test_a_new_version_is_served_beside_the_old_one_and_named_first(scene:
 
 
 async def test_the_old_version_goes_when_no_gateway_pins_it_any_more_and_its_files_are_let_go(scene: Scene) -> None:
-    old = version.current(scene.location)
+    old = version.read_current(scene.location)
     await scene.later(0, pinned=old)
     built(scene.location, 2)
     for _ in range(5):
@@ -135,7 +135,7 @@ async def test_the_old_version_goes_when_no_gateway_pins_it_any_more_and_its_fil
 
 
 async def test_a_version_that_a_call_uses_stays_until_the_call_has_ended(scene: Scene) -> None:
-    old = version.current(scene.location)
+    old = version.read_current(scene.location)
     built(scene.location, 2)
     with scene.served.lease(old) as shard:
         await scene.later(10 * LEASE_S)
@@ -153,7 +153,7 @@ async def test_a_version_that_cannot_be_left_stays_until_it_can(
     def full(name: str) -> None:
         raise OSError(28, "No space left on device")
 
-    old = version.current(scene.location)
+    old = version.read_current(scene.location)
     new = built(scene.location, 2)
     with monkeypatch.context() as patch:
         patch.setattr(scene, "before_dropping", full)
@@ -166,7 +166,7 @@ async def test_a_version_that_cannot_be_left_stays_until_it_can(
 
 
 async def test_going_back_to_a_version_that_is_still_loaded_loads_nothing(scene: Scene) -> None:
-    old = version.current(scene.location)
+    old = version.read_current(scene.location)
     new = built(scene.location, 2)
     await scene.later(0)
     version.make_current(scene.location, old)
@@ -183,7 +183,7 @@ async def test_a_version_from_which_somebody_goes_back_while_it_is_loaded_is_not
         version.make_current(scene.location, old)
         return loaded
 
-    old, whole = version.current(scene.location), scene.load
+    old, whole = version.read_current(scene.location), scene.load
     new = built(scene.location, 2)
     scene.load = overtaken
     await scene.rollout.settle()
@@ -195,7 +195,7 @@ async def test_a_version_from_which_somebody_goes_back_while_it_is_loaded_is_not
 
 
 async def test_a_third_version_waits_until_one_of_two_is_no_longer_pinned(scene: Scene) -> None:
-    first = version.current(scene.location)
+    first = version.read_current(scene.location)
     second = built(scene.location, 2)
     await scene.later(0, pinned=first)
     third = built(scene.location, 3)
@@ -207,7 +207,7 @@ async def test_a_third_version_waits_until_one_of_two_is_no_longer_pinned(scene:
 
 
 async def test_a_damaged_version_is_refused_by_name_and_the_old_one_serves_on(scene: Scene) -> None:
-    old = version.current(scene.location)
+    old = version.read_current(scene.location)
     new = built(scene.location, 2)
     damaged = scene.location / new / "shard-00000" / "image" / "codes"
     whole = damaged.read_bytes()
@@ -235,7 +235,7 @@ async def test_a_version_that_is_not_there_is_refused_and_tried_again_ever_more_
 
 
 async def test_another_version_is_tried_at_once_whatever_became_of_the_one_before(scene: Scene) -> None:
-    good = version.current(scene.location)
+    good = version.read_current(scene.location)
     (scene.location / version.CURRENT).write_text("missing\n")
     for _ in range(9):
         await scene.later(60, pinned=good)
@@ -245,7 +245,7 @@ async def test_another_version_is_tried_at_once_whatever_became_of_the_one_befor
 
 
 async def test_where_current_cannot_be_read_what_serves_serves_on(scene: Scene) -> None:
-    old = version.current(scene.location)
+    old = version.read_current(scene.location)
     (scene.location / version.CURRENT).unlink()
     await scene.later(0)
     assert scene.told() == [old]
@@ -268,13 +268,13 @@ async def test_vectors_of_an_encoder_that_is_not_expected_are_refused(tmp_path: 
 
 
 async def test_a_version_with_vectors_of_another_dimension_than_its_manifest_says_is_refused(scene: Scene) -> None:
-    old = version.current(scene.location)
+    old = version.read_current(scene.location)
     new = built(scene.location, 2)
-    manifest = version.read(scene.location, new)
+    manifest = version.read_manifest(scene.location, new)
     array = scene.location / new / "shard-00000" / "image" / "vectors.npy"
     np.save(array, np.zeros((COUNT, DIM + 1), np.float32))
-    manifest.files["shard-00000/image/vectors.npy"] = version.entry(array)  # type: ignore[index]  # a Mapping elsewhere
-    version.write(scene.location / new, manifest)
+    manifest.files["shard-00000/image/vectors.npy"] = version.file_entry(array)  # type: ignore[index]  # a Mapping elsewhere
+    version.write_manifest(scene.location / new, manifest)
     await scene.later(0)
     assert scene.told() == [old]
     assert f"image: not {COUNT} vectors of {DIM} dimensions" in scene.served.describe("").refusal
@@ -286,7 +286,7 @@ async def test_an_error_that_nobody_expected_is_no_end_of_what_serves(
     def broken(name: str) -> Loaded:
         raise ZeroDivisionError("a bug")
 
-    old = version.current(scene.location)
+    old = version.read_current(scene.location)
     new = built(scene.location, 2)
     monkeypatch.setattr(scene, "load", broken)
     await scene.later(0)
@@ -298,10 +298,10 @@ async def test_the_files_of_a_version_that_is_not_admitted_are_let_go(scene: Sce
     async def refusing(loaded: Loaded) -> None:
         raise BadArtifact("its changes cannot be read")
 
-    old = version.current(scene.location)
+    old = version.read_current(scene.location)
     scene.rollout = Rollout(
         scene.served,
-        wanted=lambda: version.current(scene.location),
+        wanted=lambda: version.read_current(scene.location),
         load=scene.load,
         clock=scene.clock,
         retry_s=RETRY_S,

@@ -1,4 +1,4 @@
-"""Versions on disk: what is damaged is refused, by name."""
+"""Versions on disk: damage is detected, and the error names the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from index.building.build import build
 from index.serving.loaded import opened
 from index.storage import version
-from index.storage.manifest import FORMAT, dumped, parsed
+from index.storage.manifest import FORMAT, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 
@@ -31,7 +31,7 @@ def location(built: Path, tmp_path: Path) -> Path:
 
 
 def directory_of(location: Path) -> Path:
-    return location / version.current(location)
+    return location / version.read_current(location)
 
 
 def flip(path: Path, at: float) -> None:
@@ -52,7 +52,7 @@ def test_a_flipped_bit_is_refused_with_the_files_name(location: Path, file: str,
 def test_a_truncated_file_is_refused_with_its_name(location: Path, file: str) -> None:
     path = directory_of(location) / "shard-00000" / file
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BadArtifact, match=f"{file}: has .* bytes, not"):
+    with pytest.raises(BadArtifact, match=f"{file}: has .* bytes, expected"):
         opened(location, 0)
 
 
@@ -79,31 +79,33 @@ def test_a_flipped_bit_in_the_manifest_is_refused(location: Path, at: float) -> 
 
 
 def test_a_manifest_is_read_as_it_was_written(location: Path) -> None:
-    manifest = version.read(location, version.current(location))
-    assert parsed(dumped(manifest), "here") == manifest
+    manifest = version.read_manifest(location, version.read_current(location))
+    assert parse_manifest(dump_manifest(manifest), "here") == manifest
     assert manifest.spaces[0].indexes[0].recall_at_10 >= 0.95
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "", "a\\..\\x"])
 def test_a_path_in_a_manifest_may_not_leave_the_version(location: Path, path: str) -> None:
-    manifest = version.read(location, version.current(location))
+    manifest = version.read_manifest(location, version.read_current(location))
     (entry, *_) = manifest.files.values()
     manifest.files[path] = entry  # type: ignore[index]  # a Mapping to all but this test
     with pytest.raises(BadArtifact, match="leads out of the version"):
-        parsed(dumped(manifest), "here")
+        parse_manifest(dump_manifest(manifest), "here")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 5}', "null", '{"format": 5, "checksum": ""}', "\x00"])
-def test_what_is_no_manifest_is_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", f'{{"format": {FORMAT}}}', "null", f'{{"format": {FORMAT}, "checksum": ""}}', "\x00"]
+)
+def test_text_that_is_not_a_manifest_is_refused(text: str) -> None:
     with pytest.raises(BadArtifact, match="here: "):
-        parsed(text, "here")
+        parse_manifest(text, "here")
 
 
-@pytest.mark.parametrize("given", [FORMAT - 1, FORMAT + 1])
-def test_a_manifest_of_another_format_is_refused(given: int) -> None:
-    told = f"here: has format {given}, this program reads format {FORMAT}: build it again"
-    with pytest.raises(BadArtifact, match=told):
-        parsed(json.dumps({"format": given}), "here")
+@pytest.mark.parametrize("number", [FORMAT - 1, FORMAT + 1])
+def test_a_manifest_of_another_format_is_refused(number: int) -> None:
+    message = f"here: has format {number}, this program reads format {FORMAT}: build the index again"
+    with pytest.raises(BadArtifact, match=message):
+        parse_manifest(json.dumps({"format": number}), "here")
 
 
 @pytest.mark.parametrize("name", ["", "../elsewhere", ".building", "a/b", "x" * 65])
@@ -113,22 +115,22 @@ def test_current_must_name_a_version(location: Path, name: str) -> None:
         opened(location, 0)
 
 
-def test_a_place_without_an_index_is_refused(tmp_path: Path) -> None:
+def test_a_location_without_an_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact, match="no index here"):
         opened(tmp_path, 0)
 
 
-def test_a_version_that_is_not_here_is_refused(location: Path) -> None:
+def test_a_missing_version_is_refused(location: Path) -> None:
     with pytest.raises(BadArtifact, match="0123456789abcdef"):
         opened(location, 0, "0123456789abcdef")
 
 
-def test_a_shard_that_the_version_lacks_is_refused(location: Path) -> None:
+def test_a_shard_number_out_of_range_is_refused(location: Path) -> None:
     with pytest.raises(BadArtifact, match=r"has shards 0\.\.0, not 1"):
         opened(location, 1)
 
 
-def test_a_version_in_the_place_of_another_is_refused(location: Path) -> None:
+def test_a_version_under_the_name_of_another_is_refused(location: Path) -> None:
     directory_of(location).rename(location / "other")
     with pytest.raises(BadArtifact, match="is the manifest of version"):
         opened(location, 0, "other")

@@ -11,7 +11,7 @@ import pytest
 
 from index.building import inspect, versions
 from index.building.build import SpaceVectors, build
-from index.storage.location import located
+from index.storage.location import open_location
 from lookalike.cli.dispatch import run
 from tests import stores
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
@@ -26,7 +26,7 @@ class Index:
     new: str
 
     def current(self) -> str:
-        return located(self.where).current()
+        return open_location(self.where).current()
 
 
 @pytest.fixture(params=["directory", "URL"])
@@ -34,8 +34,8 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> Index:
     store = stores.in_memory() if request.param == "URL" else None
     names = []
     for seed in (1, 2):
-        given: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(COUNT, 8, seed))}
-        names.append(build(tmp_path, catalogue(COUNT), given, shards=1))
+        spaces: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(COUNT, 8, seed))}
+        names.append(build(tmp_path, catalogue(COUNT), spaces, shards=1))
         if store is not None:
             store.publish(tmp_path, names[-1])
     return Index(str(store or tmp_path), *names)
@@ -47,24 +47,24 @@ def status(*words: str) -> int:
 
 def listed(index: Index, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
     assert status("list", index.where, "--json") == 0
-    return {told["version"]: told for told in json.loads(capsys.readouterr().out)}
+    return {row["version"]: row for row in json.loads(capsys.readouterr().out)}
 
 
 def test_versions_are_listed_with_what_they_hold_and_which_serves(
     index: Index, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = listed(index, capsys)
-    assert {name: each["current"] for name, each in told.items()} == {index.old: False, index.new: True}
-    assert told[index.new]["products"] == COUNT
-    assert told[index.new]["recall_at_10"] == 1.0
-    assert told[index.new]["spaces"] == [{"name": "image", "dim": 8, "encoder": "drawn"}]
+    rows = listed(index, capsys)
+    assert {name: each["current"] for name, each in rows.items()} == {index.old: False, index.new: True}
+    assert rows[index.new]["products"] == COUNT
+    assert rows[index.new]["recall_at_10"] == 1.0
+    assert rows[index.new]["spaces"] == [{"name": "image", "dim": 8, "encoder": "drawn"}]
     assert status("list", index.where) == 0
-    shown = capsys.readouterr().out
-    assert index.old in shown
-    assert shown.count("serves") == 1
+    printed = capsys.readouterr().out
+    assert index.old in printed
+    assert printed.count("serves") == 1
 
 
-def test_one_goes_back_to_an_earlier_version_and_then_drops_the_later_one(
+def test_an_earlier_version_can_serve_again_and_the_later_one_be_dropped(
     index: Index, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status("use", index.where, index.old) == 0
@@ -81,17 +81,19 @@ def test_the_version_that_serves_is_not_dropped(index: Index, capsys: pytest.Cap
     assert index.new in listed(index, capsys)
 
 
-@pytest.mark.parametrize("step", ["use", "drop"])
-def test_a_version_that_is_not_here_is_neither_used_nor_dropped(
-    index: Index, capsys: pytest.CaptureFixture[str], step: str
+@pytest.mark.parametrize("command", ["use", "drop"])
+def test_a_missing_version_can_be_neither_used_nor_dropped(
+    index: Index, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    assert status(step, index.where, "0123456789abcdef") == 2
-    there = ", ".join(sorted((index.old, index.new)))
-    assert f"no version 0123456789abcdef here; there are: {there}" in capsys.readouterr().err
+    assert status(command, index.where, "0123456789abcdef") == 2
+    existing = ", ".join(sorted((index.old, index.new)))
+    assert f"no version 0123456789abcdef here; there are: {existing}" in capsys.readouterr().err
     assert index.current() == index.new
 
 
-def test_a_damaged_version_is_listed_as_such_and_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_version_is_listed_as_damaged_and_cannot_serve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad, good = (build(tmp_path, catalogue(count), {}, shards=1) for count in (3, 4))
     (tmp_path / bad / "manifest.json").write_text("{")
     index = Index(str(tmp_path), bad, good)
@@ -101,11 +103,11 @@ def test_a_damaged_version_is_listed_as_such_and_not_used(tmp_path: Path, capsys
     assert "not a manifest" in str(listed(index, capsys)[bad]["damaged"])
 
 
-def test_a_damaged_current_is_mended_by_using_a_version(tmp_path: Path) -> None:
+def test_a_damaged_current_file_is_repaired_by_using_a_version(tmp_path: Path) -> None:
     name = build(tmp_path, catalogue(3), {}, shards=1)
     (tmp_path / "CURRENT").write_text("../elsewhere")
     assert status("use", str(tmp_path), name) == 0
-    assert located(str(tmp_path)).current() == name
+    assert open_location(str(tmp_path)).current() == name
 
 
 def test_nothing_is_dropped_while_a_build_is_under_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,15 +119,17 @@ def test_nothing_is_dropped_while_a_build_is_under_way(tmp_path: Path, capsys: p
     assert "another build is under way" in capsys.readouterr().err
 
 
-def test_a_place_without_an_index_has_no_versions_to_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listing_a_location_without_an_index_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status("list", str(tmp_path / "nothing")) == 2
     assert "no index here" in capsys.readouterr().err
 
 
-def test_a_version_is_inspected_and_verified_wherever_it_is(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_version_in_any_location_can_be_inspected_and_verified(
+    index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(lambda: inspect.main([index.where, "--version", index.old, "--verify", "--json"], {})) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["version"] == index.old
-    assert told["verified_bytes"] == sum(file["bytes"] for file in told["files"].values())
+    manifest = json.loads(capsys.readouterr().out)
+    assert manifest["version"] == index.old
+    assert manifest["verified_bytes"] == sum(file["bytes"] for file in manifest["files"].values())
     assert run(lambda: inspect.main([index.where, "--verify"], {})) == 0
     assert "verified: " in capsys.readouterr().out

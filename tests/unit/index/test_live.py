@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from index.backends.faiss_support import use_threads
 from index.building.build import build
-from index.kinds.engine import use_threads
 from index.live import compaction
 from index.live.live import Bounds, Live
 from index.serving.loaded import LoadedShard, opened
-from index.storage.attributes import DESCRIPTION_BYTES, PRODUCT_BYTES
-from index.storage.version import sync
+from index.storage.attributes import MAX_DESCRIPTION_BYTES, MAX_PRODUCT_BYTES
+from index.storage.version import fsync_path
 from lookalike.errors import BadArtifact, OperatorError, Overloaded
 from lookalike.runtime.partition import shard_of
 from lookalike.v1.index_pb2 import Update, UpdateResult, Upsert
@@ -159,8 +159,8 @@ def with_vectors(*vectors: tuple[Space.ValueType, bytes]) -> Update:
         (product(price=float("nan")), "the price is not finite"),
         (product(tags=["a", " "]), "an empty tag"),
         (product(created_at=-1), "created_at is not between 1970"),
-        (product(title="x" * PRODUCT_BYTES), "the product has over 12288 bytes"),
-        (product(description="x" * (DESCRIPTION_BYTES + 1)), "the description has over"),
+        (product(title="x" * MAX_PRODUCT_BYTES), "the product has over 12288 bytes"),
+        (product(description="x" * (MAX_DESCRIPTION_BYTES + 1)), "the description has over"),
         (with_vectors((PRODUCT, bytes(16))), "no space 3 here"),
         (with_vectors((IMAGE, bytes(31))), "a vector of 31 bytes in a space of 8 dimensions"),
         (with_vectors((IMAGE, bytes(32))), "zero: it is similar to nothing"),
@@ -180,12 +180,14 @@ def test_what_is_wrong_with_an_update_is_its_own_outcome(
 
 def test_the_longest_texts_that_a_catalogue_may_have_can_be_updated(shard: LoadedShard, tmp_path: Path) -> None:
     state = live(shard, tmp_path)
-    long = product(title="x" * (PRODUCT_BYTES - 100), description="y" * DESCRIPTION_BYTES, tags=[" b ", "a", "b"])
+    long = product(
+        title="x" * (MAX_PRODUCT_BYTES - 100), description="y" * MAX_DESCRIPTION_BYTES, tags=[" b ", "a", "b"]
+    )
     assert outcomes(state.apply([long])) == [APPLIED]
     state.compact()
     place = state.view.find("p1")
     assert place is not None
-    assert place.description == "y" * DESCRIPTION_BYTES
+    assert place.description == "y" * MAX_DESCRIPTION_BYTES
     assert Product.FromString(place.product).tags == ["a", "b"]
     state.close()
 
@@ -285,7 +287,7 @@ def test_where_it_is_not_known_whether_a_compaction_counts_none_of_its_files_is_
     def not_on_the_disk(path: Path) -> None:
         if path == tmp_path / "live" and (path / "LIVE").exists():
             raise OSError(5, "Input/output error")
-        sync(path)
+        fsync_path(path)
 
     def killed(directory: Path, *_: Any) -> None:
         directory.mkdir()
@@ -294,7 +296,7 @@ def test_where_it_is_not_known_whether_a_compaction_counts_none_of_its_files_is_
 
     apply([upsert("p1", 9), remove("p2", 9)])
     with monkeypatch.context() as patch:
-        patch.setattr("index.storage.version.sync", not_on_the_disk)
+        patch.setattr("index.storage.version.fsync_path", not_on_the_disk)
         with pytest.raises(OSError, match="Input/output error"):
             state.compact()
     apply([upsert("p3", 9)])
@@ -370,7 +372,7 @@ def test_a_write_that_fails_after_it_was_logged_leaves_no_half_and_is_there_afte
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("index.storage.attributes.serialized", exhausted)
+        patch.setattr("index.storage.attributes.with_serialized_products", exhausted)
         with pytest.raises(MemoryError):
             state.apply([upsert("p1", 5), remove("p2", 5), upsert("new", 5)])
     oracle.check(state)

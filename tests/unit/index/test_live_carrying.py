@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from index.backends.faiss_support import use_threads
 from index.building.build import build
-from index.kinds.engine import use_threads
 from index.live.carrying import REMEMBERED, apply_to_all, carry
 from index.live.live import Bounds, Live
 from index.serving.loaded import LoadedShard, opened

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.kinds.engine import use_threads
+from index.backends.faiss_support import use_threads
 from index.live.live import Live
 from lookalike.v1.index_pb2 import ApplyRequest, UpdateResult
 from tests.conftest import REPOSITORY

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from index.backends.faiss_support import use_threads
+from index.backends.recipe import IvfRecipe
+from index.backends.recipe import parse_recipe as parsed_recipe
 from index.building.build import build
-from index.kinds.engine import use_threads
-from index.kinds.recipe import Lists
-from index.kinds.recipe import parsed as parsed_recipe
 from index.live import compaction
 from index.live.live import Bounds, Live
 from index.search.queries import parsed
@@ -112,10 +112,10 @@ def test_under_churn_recall_is_within_half_a_point_before_during_and_after_a_com
     assert min(measures) >= built - HALF_A_POINT
     assert state.state().delta_rows == 0
     base, compacted = (parsed_recipe(segment.spaces[IMAGE].entry.recipe) for segment in state.view.segments)
-    assert isinstance(base, Lists)
-    assert isinstance(compacted, Lists)
-    assert compacted.lists < base.lists / 2  # As many as suit a fifth of the vectors; the rest is the same.
-    assert replace(compacted, lists=base.lists) == base
+    assert isinstance(base, IvfRecipe)
+    assert isinstance(compacted, IvfRecipe)
+    assert compacted.nlist < base.nlist / 2  # As many as suit a fifth of the vectors; the rest is the same.
+    assert replace(compacted, nlist=base.nlist) == base
 
 
 def _compacting(state: Live) -> Callable[[], None]:

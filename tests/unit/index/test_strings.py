@@ -1,4 +1,4 @@
-"""Columns of strings: one value, several at once, and what is found by bisection."""
+"""Columns of strings: single values, several at once, and bisection."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ VALUES = ["", "a", "añb", "b", "b/c", "b0", "ｚ"]
 
 
 @pytest.mark.parametrize("start", [0, 2])
-def test_several_values_are_read_at_once_in_any_order_and_of_a_part_of_a_column(start: int) -> None:
+def test_several_values_of_a_sliced_column_are_read_at_once_in_any_order(start: int) -> None:
     strings = Strings(pa.array(VALUES, pa.large_string()).slice(start))
     rows = np.array([3, 0, 3, len(VALUES) - start - 1])
-    assert strings.texts(rows) == [VALUES[start + row] for row in rows]
-    assert strings.several(rows) == [strings[row] for row in rows]
-    assert strings.texts(rows[:0]) == []
+    assert strings.texts_at(rows) == [VALUES[start + row] for row in rows]
+    assert strings.values_at(rows) == [strings[row] for row in rows]
+    assert strings.texts_at(rows[:0]) == []
 
 
-def test_values_are_found_by_themselves_and_by_how_they_begin() -> None:
+def test_values_are_found_by_equality_and_by_prefix() -> None:
     strings = SortedStrings(pa.array(VALUES, pa.large_string()))
     assert [strings.find(value.encode()) for value in VALUES] == [*range(len(VALUES))]
     assert strings.find(b"c") is None

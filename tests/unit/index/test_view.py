@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from index.kinds.engine import use_threads
+from index.backends.faiss_support import use_threads
 from index.live.delta import Delta
 from index.live.updates import Change
 from index.search.queries import Query, parsed
@@ -27,7 +27,7 @@ from lookalike.vectors import F32, I64
 from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, unit_vectors
 
 COUNT = 120
-PRODUCTS = attributes.serialized(attributes.checked(catalogue(COUNT)).sort_by("id"))
+PRODUCTS = attributes.with_serialized_products(attributes.validate_products(catalogue(COUNT)).sort_by("id"))
 NAMES = PRODUCTS["id"].to_pylist()
 VECTORS = {IMAGE: unit_vectors(COUNT, 8), TEXT: unit_vectors(COUNT, 4, seed=1)}
 VECTORS[IMAGE][30:60] = VECTORS[IMAGE][7]  # One photo that thirty-one products share.
@@ -51,7 +51,7 @@ def texts(rows: I64) -> I64:
 
 def segment_of(rows: I64) -> Segment:
     """As it is on disk: rows rise."""
-    table = Attributes(attributes.batch_of(PRODUCTS.take(rows)))
+    table = Attributes(attributes.to_record_batch(PRODUCTS.take(rows)))
     vectors = {IMAGE: VECTORS[IMAGE][rows], TEXT: VECTORS[TEXT][rows[texts(rows)]]}
     of = {IMAGE: np.arange(len(rows)), TEXT: texts(rows)}
     return Segment(
@@ -184,9 +184,9 @@ class Counted(Strings):
 
     read = 0
 
-    def several(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
+    def values_at(self, rows: npt.NDArray[np.integer]) -> list[bytes]:
         self.read += len(rows)
-        return super().several(rows)
+        return super().values_at(rows)
 
     def __getitem__(self, i: int) -> bytes:
         self.read += 1

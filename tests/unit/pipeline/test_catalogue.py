@@ -316,8 +316,8 @@ def test_a_product_at_every_bound_fits_an_index(tmp_path: Path) -> None:
     (row,), rejects = read(jsonl(tmp_path, longest))
 
     assert not rejects
-    products = attributes.checked(pa.table({name: [getattr(row, name)] for name in FIELDS}))
-    attributes.write(tmp_path / "attributes", products)
+    products = attributes.validate_products(pa.table({name: [getattr(row, name)] for name in FIELDS}))
+    attributes.write_products(tmp_path / "attributes", products)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`lookalike index build`: an index over vectors you already have. Reads files, names the row at fault."""
+"""`lookalike index build`: build an index over vectors you already have. Reads files; errors name the row at fault."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from index.backends.recipe import ALLOWED
 from index.building import build
-from index.building.workshop import publish, workshop
-from index.kinds.recipe import ALLOWED
-from index.storage.attributes import ID_BYTES, checked, refuse_duplicates
-from index.storage.location import Location, located
-from index.storage.vectors import RESCORES
+from index.building.staging import publish, staging_directory
+from index.storage.attributes import MAX_ID_BYTES, refuse_duplicates, validate_products
+from index.storage.location import Location, open_location
+from index.storage.vectors import RESCORE_DTYPES
 from lookalike.cli import arguments, npy_files
 from lookalike.cli.progress import stage_progress_bar
 from lookalike.errors import BadArtifact, BadCatalogue
@@ -36,28 +36,28 @@ The version built serves at once (INDEX/CURRENT); shards and gateway: `lookalike
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     options = _parser().parse_args(argv)
-    vectors = vectors_of(options.vectors)
-    ids = ids_of(options.ids) if options.ids else [str(row) for row in range(len(vectors))]
+    vectors = read_vectors(options.vectors)
+    ids = read_ids(options.ids) if options.ids else [str(row) for row in range(len(vectors))]
     if len(ids) != len(vectors):
         raise BadCatalogue(f"{options.ids}: {len(ids)} ids for {len(vectors)} vectors in {options.vectors}")
     products = pa.table({"id": pa.array(ids, pa.large_string())})
     if options.attributes:
-        products = with_attributes(products, options.attributes)
-    given = build.SpaceVectors(encoder=options.encoder, vectors=vectors, rows=np.arange(len(vectors)))
-    location = located(options.location)
-    with workshop(location, options.staging) as directory, stage_progress_bar() as progress:
+        products = join_attributes(products, options.attributes)
+    space_vectors = build.SpaceVectors(encoder=options.encoder, vectors=vectors, rows=np.arange(len(vectors)))
+    location = open_location(options.location)
+    with staging_directory(location, options.staging) as directory, stage_progress_bar() as progress:
         name = build.build(
             directory,
             products,
-            {space_number(options.space): given},
+            {space_number(options.space): space_vectors},
             shards=options.shards,
-            form=build.Form(recipe=options.recipe, rescore=options.rescore, recall=options.recall),
+            options=build.IndexOptions(recipe=options.recipe, rescore=options.rescore, recall=options.recall),
             seed=options.seed,
             threads=options.threads or len(os.sched_getaffinity(0)),
             progress=progress,
         )
         publish(location, directory, name)
-    _report(location, name, as_json=options.json)
+    _print_report(location, name, as_json=options.json)
     return 0
 
 
@@ -75,34 +75,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--attributes", type=Path, help="Parquet file with `id` and any of title, category, shop, tags, …"
     )
-    parser.add_argument("--space", required=True, choices=VECTOR_SPACES, help="what the vectors say of products")
-    parser.add_argument("--shards", type=int, default=1, help="processes that will share the work (default: 1)")
+    parser.add_argument("--space", required=True, choices=VECTOR_SPACES, help="which vectors of the products these are")
+    parser.add_argument("--shards", type=int, default=1, help="processes to divide the products among (default: 1)")
     parser.add_argument(
         "--recipe",
-        default=build.AS_USUAL.recipe,
-        help=f"how vectors are compressed (default: auto, by size): {ALLOWED}",
+        default=build.DEFAULT_OPTIONS.recipe,
+        help=f"how vectors are indexed, a faiss-style factory string (default: auto, by size): {ALLOWED}",
     )
     parser.add_argument(
         "--rescore",
-        default=build.AS_USUAL.rescore,
-        choices=RESCORES,
-        help="what full vectors are kept as on disk; float16 takes half of it, and scores are of the rounded vectors",
+        default=build.DEFAULT_OPTIONS.rescore,
+        choices=RESCORE_DTYPES,
+        help="type of the full vectors on disk; float16 takes half the space, and scores are of the rounded vectors",
     )
     parser.add_argument(
         "--recall",
         type=float,
-        default=build.AS_USUAL.recall,
-        help="of the nearest k, for every k; what cannot reach it is searched exactly (default: 0.95)",
+        default=build.DEFAULT_OPTIONS.recall,
+        help="target recall@k for every k; what cannot reach it is searched exactly (default: 0.95)",
     )
-    parser.add_argument("--encoder", default="vectors", help="fingerprint of what made the vectors (default: vectors)")
-    parser.add_argument("--seed", type=arguments.seed, default=0, help="of training and measuring (default: 0)")
+    parser.add_argument(
+        "--encoder", default="vectors", help="fingerprint of the encoder of the vectors (default: vectors)"
+    )
+    parser.add_argument("--seed", type=arguments.seed, default=0, help="of training and calibration (default: 0)")
     parser.add_argument("--threads", type=arguments.threads, default=0, help="cores to use; 0: all (default)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
 
-def vectors_of(path: Path) -> F32:
-    """Memory-mapped (n, dim) float32. Raises BadArtifact; the values are looked at when they are copied."""
+def read_vectors(path: Path) -> F32:
+    """Memory-mapped (n, dim) float32. Raises BadArtifact; the values are checked when they are copied."""
     try:
         vectors = npy_files.read(path, mapped=True)
     except ValueError as error:
@@ -112,45 +114,45 @@ def vectors_of(path: Path) -> F32:
     return np.asarray(vectors)
 
 
-def ids_of(path: Path) -> list[str]:
-    """One id per line. Raises BadCatalogue naming the line (from 1)."""
+def read_ids(path: Path) -> list[str]:
+    """Read one id per line. Raises BadCatalogue naming the line (from 1)."""
     try:
         lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
     except OSError as error:
         raise BadCatalogue(f"{path}: {error}") from error
     ids = []
     for number, line in enumerate(lines, start=1):
-        given = line.removesuffix(b"\r")
-        if not 1 <= len(given) <= ID_BYTES:
-            raise BadCatalogue(f"{path}: line {number}: an id has 1..{ID_BYTES} bytes, not {len(given)}")
+        product_id = line.removesuffix(b"\r")
+        if not 1 <= len(product_id) <= MAX_ID_BYTES:
+            raise BadCatalogue(f"{path}: line {number}: an id has 1..{MAX_ID_BYTES} bytes, not {len(product_id)}")
         try:
-            ids.append(given.decode())
+            ids.append(product_id.decode())
         except UnicodeDecodeError as error:
             raise BadCatalogue(f"{path}: line {number}: not UTF-8: {error.reason}") from None
     refuse_duplicates(pa.array(ids, pa.large_string()), f"{path}: line", first=1)
     return ids
 
 
-def with_attributes(products: pa.Table, path: Path) -> pa.Table:
-    """The attributes of each product, in the order of `products`; one that the file lacks has none."""
+def join_attributes(products: pa.Table, path: Path) -> pa.Table:
+    """Join attributes from a Parquet file, in the order of `products`; a product missing there has none."""
     try:
-        given = checked(pq.read_table(path))
+        attributes = validate_products(pq.read_table(path))
     except FileNotFoundError as error:  # Its own message is the path, and no more.
         raise BadCatalogue(f"{path}: no such file") from error
     except (pa.ArrowException, OSError) as error:
         raise BadCatalogue(f"{path}: {error}") from error
     except BadCatalogue as error:
         raise BadCatalogue(f"{path}: {error}") from error
-    unknown = pc.index(pc.is_in(given["id"], value_set=products["id"]), False).as_py()
+    unknown = pc.index(pc.is_in(attributes["id"], value_set=products["id"]), False).as_py()
     if unknown >= 0:
-        raise BadCatalogue(f"{path}: row {unknown}: no vector has the id {given['id'][unknown].as_py()!r}")
-    rows = pc.index_in(products["id"], value_set=given["id"])
-    columns = {name: given[name].take(rows) for name in given.column_names if name != "id"}
+        raise BadCatalogue(f"{path}: row {unknown}: no vector has the id {attributes['id'][unknown].as_py()!r}")
+    rows = pc.index_in(products["id"], value_set=attributes["id"])
+    columns = {name: attributes[name].take(rows) for name in attributes.column_names if name != "id"}
     return pa.table({"id": products["id"], **columns})
 
 
-def _report(location: Location, name: str, *, as_json: bool) -> None:
-    manifest = location.read(name)
+def _print_report(location: Location, name: str, *, as_json: bool) -> None:
+    manifest = location.read_manifest(name)
     (space,) = manifest.spaces
     recall = min(index.recall_at_10 for index in space.indexes)
     if as_json:

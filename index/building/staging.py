@@ -1,4 +1,4 @@
-"""Where versions are built: in their location, or, where that is a URL, in a directory of this machine. Does I/O."""
+"""Where a version is built: in its location or, for a URL, in a staging directory of this machine. Does I/O."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from index.storage.location import Directory
-from index.storage.store import Store
+from index.storage.store import ObjectStore
 from lookalike.errors import BadArtifact
 
 
 @contextmanager
-def workshop(location: Directory | Store, staging: Path | None) -> Iterator[Path]:
-    """The directory to build in; for a URL, one that goes away afterwards unless `staging` is given."""
+def staging_directory(location: Directory | ObjectStore, staging: Path | None) -> Iterator[Path]:
+    """The directory to build in; for a URL, a temporary one unless `staging` is given."""
     if isinstance(location, Directory):
         yield location.path
     elif staging is not None:
@@ -24,16 +24,16 @@ def workshop(location: Directory | Store, staging: Path | None) -> Iterator[Path
             yield Path(directory)
 
 
-def publish(location: Directory | Store, directory: Path, name: str) -> None:
-    """Let a version serve from its location, that was built in the directory. Those built there before it go.
+def publish(location: Directory | ObjectStore, directory: Path, name: str) -> None:
+    """Upload a version from the staging directory, let it serve, and remove older versions from staging.
 
-    Raises BadArtifact or OperatorError; what serves is then what served.
+    Raises BadArtifact or OperatorError; the version that served then goes on serving.
     """
     if isinstance(location, Directory):
         return  # It was built where it serves.
     location.publish(directory, name)
     staged = Directory(directory)
-    for older in staged.names():
+    for older in staged.list_versions():
         with suppress(BadArtifact):  # It is no version.
-            if older != name and staged.read(older):
+            if older != name and staged.read_manifest(older):
                 staged.drop(older)

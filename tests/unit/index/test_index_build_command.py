@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index.building import bulk, inspect
+from index.building import build_command, inspect
 from index.serving.loaded import opened
 from index.storage.location import Directory
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
@@ -29,9 +29,9 @@ def base(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def built(base: Path, *more: str) -> None:
+def build_index(base: Path, *more: str) -> None:
     words = ["--vectors", str(base / "base.npy"), "--space", "image", *more, str(base / "index")]
-    assert bulk.main(words, {}) == 0
+    assert build_command.main(words, {}) == 0
 
 
 def ids_file(base: Path, lines: Sequence[str]) -> str:
@@ -45,14 +45,14 @@ def attributes_file(base: Path, table: pa.Table) -> str:
 
 
 def test_without_ids_products_are_numbered(base: Path) -> None:
-    built(base)
+    build_index(base)
     assert set(opened(base / "index", 0).page(Filter(), "").ids) == {str(row) for row in range(COUNT)}
 
 
-def test_ids_and_attributes_are_those_given(base: Path) -> None:
+def test_ids_and_attributes_come_from_their_files(base: Path) -> None:
     ids = [f"商品{row}" for row in range(COUNT)]
     table = pa.table({"id": ids[::-1][:15], "price": list(range(15)), "shop": ["店"] * 15, "tags": [["x", "a"]] * 15})
-    built(base, "--ids", ids_file(base, ids), "--attributes", attributes_file(base, table))
+    build_index(base, "--ids", ids_file(base, ids), "--attributes", attributes_file(base, table))
     shard = opened(base / "index", 0)
     assert shard.count(Filter(shop_in=["店"])) == 15
     assert list(shard.page(Filter(shop_in=["店"], max_price=0), "").ids) == ["商品19"]
@@ -61,39 +61,39 @@ def test_ids_and_attributes_are_those_given(base: Path) -> None:
 
 
 @pytest.mark.parametrize("space", VECTOR_SPACES)
-def test_vectors_of_every_space_are_built_and_inspected_by_its_name(
+def test_an_index_of_every_space_is_built_and_inspected_under_its_name(
     base: Path, space: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    built(base, "--space", space)
+    build_index(base, "--space", space)
     assert list(opened(base / "index", 0).base.spaces) == [Space.Value(f"SPACE_{space.upper()}")]
     assert f"{space} 8-d" in capsys.readouterr().out
     assert inspect.main([str(base / "index"), "--json"], {}) == 0
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["spaces"]] == [space]
 
 
-def test_no_vector_is_in_the_space_that_lets_the_gateway_choose(base: Path) -> None:
+def test_the_space_auto_is_refused_because_no_vector_is_in_it(base: Path) -> None:
     with pytest.raises(SystemExit):
-        built(base, "--space", "auto")
+        build_index(base, "--space", "auto")
 
 
 @pytest.mark.parametrize("flag", [("--seed", "-1"), ("--seed", "5000000000"), ("--threads", "-1")])
-def test_a_number_that_nothing_can_be_done_with_is_refused_by_its_flag(
+def test_a_number_out_of_range_is_refused_and_its_flag_named(
     base: Path, flag: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as left:
-        built(base, *flag)
-    assert left.value.code == 2
+    with pytest.raises(SystemExit) as exited:
+        build_index(base, *flag)
+    assert exited.value.code == 2
     assert f"argument {flag[0]}: {flag[1]} is not in 0.." in capsys.readouterr().err
 
 
-def test_the_result_is_printed_for_scripts(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    built(base, "--json", "--shards", "2", "--encoder", "mine")
+def test_the_result_can_be_printed_as_json(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_index(base, "--json", "--shards", "2", "--encoder", "mine")
     report = json.loads(capsys.readouterr().out)
     assert (report["products"], report["shards"], report["recall_at_10"]) == (COUNT, 2, 1.0)
     assert inspect.main([str(base / "index"), "--json", "--verify"], {}) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["version"], shown["spaces"][0]["encoder"]) == (report["version"], "mine")
-    assert shown["verified_bytes"] == sum(file["bytes"] for file in shown["files"].values())
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["version"], printed["spaces"][0]["encoder"]) == (report["version"], "mine")
+    assert printed["verified_bytes"] == sum(file["bytes"] for file in printed["files"].values())
 
 
 def test_an_index_at_a_url_is_built_on_this_machine_and_uploaded(
@@ -103,26 +103,26 @@ def test_an_index_at_a_url_is_built_on_this_machine_and_uploaded(
     words = ["--vectors", str(base / "base.npy"), "--space", "image", "--json", "--staging", str(staging)]
     names = []
     for seed in ("1", "2"):
-        assert bulk.main([*words, "--seed", seed, str(store)], {}) == 0
+        assert build_command.main([*words, "--seed", seed, str(store)], {}) == 0
         names.append(json.loads(capsys.readouterr().out)["version"])
         assert store.current() == names[-1]
-    assert store.names() == sorted(names)
-    assert store.verify(store.read(names[0]))
-    assert Directory(staging).names() == [names[1]]  # What was uploaded before is not kept here.
-    assert bulk.main([*words[:4], "--seed", "1", str(store)], {}) == 0  # Without a place to keep anything.
+    assert store.list_versions() == sorted(names)
+    assert store.verify(store.read_manifest(names[0]))
+    assert Directory(staging).list_versions() == [names[1]]  # The one uploaded before is removed from staging.
+    assert build_command.main([*words[:4], "--seed", "1", str(store)], {}) == 0  # With a temporary staging directory.
     assert store.current() == names[0]
 
 
-def test_what_is_built_can_be_looked_at(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    built(base)
+def test_a_built_index_can_be_inspected_and_verified(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_index(base)
     assert inspect.main([str(base / "index"), "--verify"], {}) == 0
-    shown = capsys.readouterr().out
-    assert f"{COUNT} products" in shown
-    assert "verified: 3 files" in shown
+    printed = capsys.readouterr().out
+    assert f"{COUNT} products" in printed
+    assert "verified: 3 files" in printed
 
 
 def test_inspecting_a_damaged_index_names_the_file(base: Path) -> None:
-    built(base)
+    build_index(base)
     (file,) = (base / "index").rglob("vectors.npy")
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert inspect.main([str(base / "index")], {}) == 0
@@ -142,13 +142,13 @@ def test_inspecting_a_damaged_index_names_the_file(base: Path) -> None:
 )
 def test_bad_ids_are_refused_with_their_line(base: Path, lines: list[str], reason: str) -> None:
     with pytest.raises(BadCatalogue, match=reason):
-        built(base, "--ids", ids_file(base, lines))
+        build_index(base, "--ids", ids_file(base, lines))
 
 
 def test_ids_that_are_not_utf8_are_refused_with_their_line(base: Path) -> None:
     (base / "ids.txt").write_bytes(b"a\n\xff\n")
     with pytest.raises(BadCatalogue, match="line 2: not UTF-8"):
-        built(base, "--ids", str(base / "ids.txt"))
+        build_index(base, "--ids", str(base / "ids.txt"))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_ids_that_are_not_utf8_are_refused_with_their_line(base: Path) -> None:
 )
 def test_bad_attributes_are_refused_with_their_row(base: Path, table: pa.Table, reason: str) -> None:
     with pytest.raises(BadCatalogue, match=reason):
-        built(base, "--attributes", attributes_file(base, table))
+        build_index(base, "--attributes", attributes_file(base, table))
 
 
 @pytest.mark.parametrize(
@@ -177,30 +177,32 @@ def test_bad_attributes_are_refused_with_their_row(base: Path, table: pa.Table, 
         np.array([{}]),
     ],
 )
-def test_an_array_of_another_kind_is_refused(base: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.void]]) -> None:
+def test_an_array_of_another_type_or_shape_is_refused(
+    base: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.void]]
+) -> None:
     np.save(base / "base.npy", array)
     with pytest.raises(BadArtifact, match=r"base\.npy"):
-        built(base)
+        build_index(base)
 
 
-def test_files_that_are_no_such_files_are_refused(base: Path) -> None:
+def test_missing_files_and_files_of_another_format_are_refused_by_name(base: Path) -> None:
     (base / "ids.txt").write_text("x")
     with pytest.raises(OperatorError, match=r"ids\.txt"):
-        built(base, "--attributes", str(base / "ids.txt"))
+        build_index(base, "--attributes", str(base / "ids.txt"))
     with pytest.raises(OperatorError, match=r"none\.parquet: no such file"):
-        built(base, "--attributes", str(base / "none.parquet"))
+        build_index(base, "--attributes", str(base / "none.parquet"))
     with pytest.raises(OperatorError, match="missing"):
-        built(base, "--ids", str(base / "missing"))
+        build_index(base, "--ids", str(base / "missing"))
     (base / "base.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(OperatorError, match=r"base\.npy"):
-        built(base)
+        build_index(base)
     np.savez(base / "archive.npz", unit_vectors(2, 2))
     (base / "archive.npz").rename(base / "base.npy")
     with pytest.raises(OperatorError, match=r"base\.npy: not a \.npy file"):
-        built(base)
+        build_index(base)
     (base / "base.npy").write_text("0.1 0.2")
     with pytest.raises(OperatorError, match=r"base\.npy: not a \.npy file"):
-        built(base)
+        build_index(base)
     (base / "base.npy").write_bytes(b"")
     with pytest.raises(OperatorError, match=r"base\.npy: not a \.npy file"):
-        built(base)
+        build_index(base)

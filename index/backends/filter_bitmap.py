@@ -1,4 +1,4 @@
-"""Which of some vectors, or rows of a table, pass: as bits. Pure."""
+"""Which vectors, or rows of a table, pass a filter: one bit each. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 
-_BYTES = 1 << 10  # Looked at together.
+_CHUNK_BYTES = 1 << 10  # Unpacked at a time by `rows_from`.
 
 
 @dataclass(frozen=True)
-class Passing:
+class FilterBitmap:
     """The rows that pass, as packed bits (row 0 is the lowest bit of the first byte)."""
 
     bits: npt.NDArray[np.uint8]
@@ -22,25 +22,25 @@ class Passing:
     count: int  # Rows that pass.
 
     @classmethod
-    def of(cls, mask: Mask) -> Passing:
+    def from_mask(cls, mask: Mask) -> FilterBitmap:
         return cls(np.packbits(mask, bitorder="little"), len(mask), int(np.count_nonzero(mask)))
 
-    def without(self, rows: npt.NDArray[np.int64]) -> Passing:
-        """A copy in which these rows pass no longer."""
+    def without(self, rows: npt.NDArray[np.int64]) -> FilterBitmap:
+        """A copy with the bits of these rows cleared."""
         bits = self.bits.copy()
         np.bitwise_and.at(bits, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
-        return Passing(bits, self.total, int(np.bitwise_count(bits).sum()))
+        return FilterBitmap(bits, self.total, int(np.bitwise_count(bits).sum()))
 
-    def __and__(self, other: Passing) -> Passing:
+    def __and__(self, other: FilterBitmap) -> FilterBitmap:
         """The rows that pass both."""
         bits = self.bits & other.bits
-        return Passing(bits, self.total, int(np.bitwise_count(bits).sum()))
+        return FilterBitmap(bits, self.total, int(np.bitwise_count(bits).sum()))
 
     def __contains__(self, row: int) -> bool:
         return bool(self.bits[row >> 3] >> (row & 7) & 1)
 
-    def among(self, rows: npt.NDArray[np.int64]) -> Mask:
-        """Which of these rows, of any shape, pass; −1 does not."""
+    def passes(self, rows: npt.NDArray[np.int64]) -> Mask:
+        """For each of these rows (an array of any shape) whether it passes; −1 does not."""
         passes: Mask = (self.bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).view(np.bool_) & (rows >= 0)
         return passes
 
@@ -50,11 +50,11 @@ class Passing:
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
-        """The rows that pass, rising. Made anew each time: kept, they would take up to 64 times what the bits take."""
+        """The rows that pass, rising. Not cached: they can take 64 times the memory of the bits."""
         return np.flatnonzero(self.mask)
 
     def rows_from(self, start: int) -> Iterator[int]:
-        """The rows that pass, rising, from `start` on: of no more bits than it takes."""
-        for first in range(start >> 3, len(self.bits), _BYTES):
-            rows = np.flatnonzero(np.unpackbits(self.bits[first : first + _BYTES], bitorder="little")) + 8 * first
+        """The rows that pass, rising, from `start` on; unpacks only as many bits as the caller reads."""
+        for first in range(start >> 3, len(self.bits), _CHUNK_BYTES):
+            rows = np.flatnonzero(np.unpackbits(self.bits[first : first + _CHUNK_BYTES], bitorder="little")) + 8 * first
             yield from rows[rows >= start].tolist()

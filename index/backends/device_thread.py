@@ -1,4 +1,4 @@
-"""The one thread that may touch a device, and natural batching on it: searches that are alike and wait go together."""
+"""The one thread that may touch a device. It batches searches of the same key that wait (natural batching)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class _Search:
     key: Hashable
     queries: F32
     run: Callable[[F32], I64]
-    found: Future[I64]
+    result: Future[I64]
 
 
-class Owner:
-    """For many threads at a time, which wait for what they asked.
+class DeviceThread:
+    """Runs work for many callers on one thread of its own; each caller waits for its result.
 
     max_batch:   most queries in one search (one call with more goes alone).
     max_waiting: most queries that wait; beyond it Overloaded is raised at once.
@@ -37,76 +37,76 @@ class Owner:
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
         self._searches: deque[_Search] = deque()
-        self._others: deque[Callable[[], object]] = deque()
+        self._tasks: deque[Callable[[], object]] = deque()
         self._waiting = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name=f"owner of {name}", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name=f"device thread of {name}", daemon=True)
         self._thread.start()
 
-    def do(self, work: Callable[[], Result]) -> Result:
-        """Done alone, before the searches that wait. Raises Unavailable after `close`, or what it raises."""
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Run `work` before the searches that wait. Raises Unavailable after `close`, or what `work` raised."""
         done: Future[Result] = Future()
-        if not self.later(lambda: _settle(done, work)):
-            raise Unavailable("the device was given back")
+        if not self.run_later(lambda: _complete(done, work)):
+            raise Unavailable("the device is closed")
         return done.result()
 
-    def later(self, work: Callable[[], object]) -> bool:
-        """As `do`, but nobody waits for it, and it must not raise. False, after `close`: it will not be done."""
+    def run_later(self, work: Callable[[], object]) -> bool:
+        """Queue `work`, which must not raise, and return at once. False after `close`: it will not run."""
         with self._changed:
             if not self._closed:
-                self._others.append(work)
+                self._tasks.append(work)
                 self._changed.notify()
             return not self._closed
 
     def search(self, key: Hashable, queries: F32, run: Callable[[F32], I64]) -> I64:
-        """What `run` finds for the queries (n, dim): (n, c). Called with those of others, too, who gave the same key.
+        """What `run` returns for the queries (n, dim): (n, c). One call of `run` may serve several callers of one key.
 
         Raises Overloaded, Unavailable after `close`, or what `run` raised.
         """
-        search = _Search(key=key, queries=queries, run=run, found=Future())
+        search = _Search(key=key, queries=queries, run=run, result=Future())
         with self._changed:
             if self._closed:
-                raise Unavailable("the device was given back")
+                raise Unavailable("the device is closed")
             if self._waiting + len(queries) > self._max_waiting:
-                raise Overloaded(f"{self._waiting} queries wait for the device, {self._max_waiting} may")
+                raise Overloaded(f"{self._waiting} queries wait for the device, at most {self._max_waiting} may")
             self._searches.append(search)
             self._waiting += len(queries)
             self._changed.notify()
-        return search.found.result()
+        return search.result.result()
 
-    def runs_here(self) -> bool:
+    def is_current_thread(self) -> bool:
         """Whether the calling thread is the one that owns the device."""
         return threading.current_thread() is self._thread
 
     @property
     def waiting(self) -> int:
-        """Queries that the device has not begun."""
+        """Queries that the device has not started on."""
         return self._waiting
 
     def close(self) -> None:
-        """Returns when all that was asked is done."""
+        """Refuse new work; return when all that is queued is done."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
 
-    def _work(self) -> None:
-        while (work := self._next()) is not None:
+    def _loop(self) -> None:
+        while (work := self._next_work()) is not None:
             work()
 
-    def _next(self) -> Callable[[], object] | None:
+    def _next_work(self) -> Callable[[], object] | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._others or self._searches or self._closed)
-            if self._others:
-                return self._others.popleft()
+            self._changed.wait_for(lambda: self._tasks or self._searches or self._closed)
+            if self._tasks:
+                return self._tasks.popleft()
             if not self._searches:
                 return None
-            batch = self._batch()
+            batch = self._take_batch()
             self._waiting -= sum(len(search.queries) for search in batch)
-        return lambda: _search(batch)
+        return lambda: _run_batch(batch)
 
-    def _batch(self) -> list[_Search]:
-        """The oldest, and those like it that fit; the others keep their places."""
+    def _take_batch(self) -> list[_Search]:
+        """The oldest search and those of its key that fit in the batch; the others keep their order."""
         batch = [self._searches.popleft()]
         room, left = self._max_batch - len(batch[0].queries), len(self._searches)
         for _ in range(left):
@@ -119,21 +119,21 @@ class Owner:
         return batch
 
 
-def _search(batch: list[_Search]) -> None:
+def _run_batch(batch: list[_Search]) -> None:
     try:
-        found = batch[0].run(np.concatenate([search.queries for search in batch]))
-    except Exception as error:  # Whatever it is, it belongs to those who wait.
+        results = batch[0].run(np.concatenate([search.queries for search in batch]))
+    except Exception as error:  # Whatever it is, it belongs to the callers that wait.
         for search in batch:
-            search.found.set_exception(error)
+            search.result.set_exception(error)
         return
     start = 0
     for search in batch:
-        search.found.set_result(found[start : start + len(search.queries)])
+        search.result.set_result(results[start : start + len(search.queries)])
         start += len(search.queries)
 
 
-def _settle(done: Future[Result], work: Callable[[], Result]) -> None:
+def _complete(done: Future[Result], work: Callable[[], Result]) -> None:
     try:
         done.set_result(work())
-    except Exception as error:  # Whoever waits raises it.
+    except Exception as error:  # The caller that waits raises it.
         done.set_exception(error)

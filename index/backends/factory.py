@@ -1,0 +1,39 @@
+"""Train or read the vector index that a recipe (a faiss-style factory string) describes. `read_index` reads files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from index.backends import hnsw, ivf, ngt, scalar_quantizer
+from index.backends.recipe import HalfPrecisionRecipe, HnswRecipe, IvfRecipe, Recipe
+from index.backends.vector_index import VectorIndex
+from index.storage.vectors import StoredVectors
+
+
+def train_index(recipe: Recipe, vectors: StoredVectors, seed: int, threads: int) -> VectorIndex:
+    """An index over unit vectors (m, dim), which may be memory-mapped. With faiss the same arguments give the same.
+
+    Raises BadSettings when the backend is not installed.
+    """
+    match recipe:
+        case IvfRecipe():
+            return ivf.train(recipe, vectors, seed, threads)
+        case HnswRecipe():
+            return hnsw.train(recipe, vectors, seed)
+        case HalfPrecisionRecipe():
+            return scalar_quantizer.build(vectors)
+        case _:
+            return ngt.train(vectors, threads)
+
+
+def read_index(path: Path, recipe: Recipe, dim: int) -> VectorIndex:
+    """Read an index into memory. Raises BadArtifact; BadSettings when the backend is not installed."""
+    match recipe:
+        case IvfRecipe():
+            return ivf.read_index(path, recipe)
+        case HnswRecipe():
+            return hnsw.read_index(path, recipe)
+        case HalfPrecisionRecipe():
+            return scalar_quantizer.read_index(path)
+        case _:
+            return ngt.read_index(path, dim)

@@ -1,0 +1,68 @@
+"""The faiss module and what every backend on it needs: threads, copies, files, samples. Reads and writes files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.storage.vectors import StoredVectors
+from lookalike.errors import BadArtifact
+from lookalike.vectors import F32
+
+faiss: Any = import_module("faiss")  # The type stubs it ships lack most of what is used here.
+
+TRAINING_REVISION = 2  # Raise it when the same vectors come to be trained, or calibrated, in another way.
+_CHUNK_VECTORS = 1 << 14
+
+
+def build_tag() -> str:
+    """faiss's version and our training revision: another build may train other codes from the same vectors."""
+    return f"{faiss.__version__}/{TRAINING_REVISION}"
+
+
+def use_threads(threads: int) -> None:
+    """Set how many threads faiss may use for a call from the calling thread."""
+    faiss.omp_set_num_threads(threads)
+
+
+def clone(index: Any) -> Any:
+    """A copy that owns all its parts."""
+    return faiss.deserialize_index(faiss.serialize_index(index))
+
+
+def index_bytes(index: Any) -> int:
+    """The index's size in memory. It equals the file's: codes, ids, links, centroids, matrices are kept as written."""
+    return int(faiss.serialize_index(index).nbytes)
+
+
+def write_index(index: Any, path: Path) -> None:
+    faiss.write_index(index, str(path))
+
+
+def read_index(path: Path) -> Any:
+    """Read an index into memory. Raises BadArtifact."""
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as error:  # faiss has no other.
+        raise BadArtifact(f"{path}: {error}") from error
+
+
+def sample_vectors(vectors: StoredVectors, size: int, random: np.random.Generator) -> F32:
+    """At most `size` of the vectors, in their order."""
+    if size >= len(vectors):
+        return as_float32(vectors)
+    return as_float32(vectors[np.sort(random.choice(len(vectors), size, replace=False))])
+
+
+def as_float32(vectors: StoredVectors) -> F32:
+    """The vectors as faiss takes them: contiguous float32."""
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def float32_chunks(vectors: StoredVectors) -> Iterator[F32]:
+    """All vectors, possibly memory-mapped, a chunk at a time."""
+    return (as_float32(vectors[start : start + _CHUNK_VECTORS]) for start in range(0, len(vectors), _CHUNK_VECTORS))

@@ -1,0 +1,43 @@
+"""The interface that every ANN backend implements. Pure: a Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from index.storage.vectors import StoredVectors
+from lookalike.vectors import F32, I64
+
+
+class VectorIndex(Protocol):
+    """An approximate index over (documents, dim) unit vectors. Immutable; many threads may search it at once.
+
+    It returns candidates without scores: the caller compares them again by their full vectors.
+    `search_parameter` is the backend's own measure of search effort: nprobe (IVF), efSearch (HNSW) or epsilon (NGT).
+    """
+
+    documents: int
+    dim: int
+    refine_factors: tuple[int, ...]  # Candidates per result that calibration tries, rising.
+
+    def find_candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
+        """(n, count) positions of likely neighbours, the likeliest first, −1 where fewer were found.
+
+        At most 16 queries; the result for each does not depend on the others.
+        """
+
+    def search_parameters(self, depth: int) -> Iterable[int]:
+        """The values that calibration tries for the `depth` nearest neighbours, rising."""
+
+    def cost(self, search_parameter: int) -> float:
+        """Estimated time of finding candidates, in units of comparing a query with one full vector."""
+
+    def with_vectors(self, vectors: StoredVectors) -> VectorIndex:
+        """A new index over other vectors (m, dim), possibly memory-mapped, with this one's training; takes one core."""
+
+    def ram_bytes(self) -> int:
+        """All that it keeps in memory: codes, ids, graphs, centroids, matrices."""
+
+    def write(self, path: Path) -> None:
+        """Write it to a file, or to a directory of files."""

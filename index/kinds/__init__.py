@@ -1,1 +1,0 @@
-"""Compressed forms of vectors, behind one seam: what finds candidates."""
