@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks.dataset import DIM
 from index.kinds import choice, recipe
 from index.kinds.engine import use_threads
-from index.search.scores import exact
+from index.search.scores import exact_search
 from index.search.space import SpaceIndex
 from index.storage import vectors as stored
 from index.storage.manifest import IndexEntry, Rung
@@ -74,7 +74,7 @@ class Recipe:
 
     def search(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
-            return exact(query, self.space.vectors, K).rows
+            return exact_search(query, self.space.vectors, K).rows
         rung = Rung(depth=K, search_parameter=int(knobs.search_parameter), factor=knobs.factor, cost=0, recall=0)
         return self.space.probe(query[None, :], K, rung)[0].rows
 

@@ -129,7 +129,7 @@ def test_under_a_filter_recall_is_no_less_whatever_the_filter_has_to_do_with_the
         mask = np.zeros(COUNT, dtype=np.bool_)
         mask[np.argpartition(-trait(query), round(share * COUNT))[: round(share * COUNT)]] = True
         passing = Passing.of(mask)
-        (truth,), (found,) = (space.search(query[None, :], 10, passing, audit=audit) for audit in (True, False))
+        (truth,), (found,) = (space.search(query[None, :], 10, passing, exact=exact) for exact in (True, False))
         assert len(found.rows) == 10
         hits += len(np.intersect1d(truth.rows, found.rows))
     assert hits / (10 * len(asked)) >= 0.95 * recall(space, asked, 10)
@@ -146,7 +146,7 @@ def test_results_fall_by_score_and_rise_by_row_where_scores_are_equal(space: Spa
 def test_scores_are_cosines_of_the_full_vectors_to_the_last_bit_of_exact_search(space: SpaceIndex) -> None:
     asked = queries(20)
     for query, approximate, true in zip(
-        asked, space.search(asked, 10), space.search(asked, 10, audit=True), strict=True
+        asked, space.search(asked, 10), space.search(asked, 10, exact=True), strict=True
     ):
         cosines = space.vectors[approximate.rows // 2].astype(np.float32) @ query
         assert np.allclose(approximate.scores, cosines, atol=1e-6)
@@ -194,7 +194,7 @@ def test_at_least_as_many_as_are_enough_are_found(made: dict[str, SpaceIndex], e
     ladder = (Rung(depth=1000, search_parameter=2, factor=4, cost=0, recall=1),)
     entry = replace(compressed.entry, ladder=ladder)
     space = SpaceIndex(entry=entry, vectors=compressed.vectors, rows=compressed.rows, codes=compressed.codes)
-    counts = [len(found.rows) for found in space.search(queries(20), 1000, enough=enough)]
+    counts = [len(found.rows) for found in space.search(queries(20), 1000, min_results=enough)]
     assert all(min(enough, 1000) <= count <= 1000 for count in counts)
     assert (min(counts) < 1000) == (enough == 10)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from index.building.build import SpaceVectors, build
-from index.serving.loaded import mapped
+from index.serving.shard_version import map_shard
 from index.storage import version
 from index.storage.cache import Cache
 from index.storage.location import Directory, located
@@ -165,7 +165,7 @@ def test_one_shard_comes_to_this_machine_and_answers(location: Directory | Store
     manifest = location.read(name)
     hold = location.hold if isinstance(location, Directory) else Cache(location, tmp_path / "cache", 1 << 20, bool).hold
     held = hold(manifest, 1)
-    shard = mapped(held.location, manifest, 1)
+    shard = map_shard(held.location, manifest, 1)
     vector = np.asarray(shard.base.spaces[IMAGE].vectors[3])
     (hits,) = shard.search([ShardQuery(vectors=[by(IMAGE, vector)], k=1)]).results
     assert list(hits.ids) == [shard.base.table.ids.text(3)]

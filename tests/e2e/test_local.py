@@ -164,7 +164,7 @@ def test_a_live_directory_that_cannot_be_written_ends_it_with_the_reason(index: 
     words = ["serve", "local", str(index), "--port", str(port), "--live-dir", str(tmp_path / "file")]
     told = subprocess.run([*LOOKALIKE, *words], check=False, capture_output=True, text=True, timeout=60)
     assert told.returncode == 2
-    assert "changes cannot be kept there: Not a directory" in told.stderr
+    assert "cannot keep changes there: Not a directory" in told.stderr
     assert "Traceback" not in told.stderr
 
 

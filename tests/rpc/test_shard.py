@@ -17,12 +17,12 @@ import pytest_asyncio
 
 from index.building.build import SpaceVectors, build
 from index.search.queries import MAX_K
-from index.serving import loaded, shard
-from index.serving.loaded import LoadedShard, opened
+from index.serving import shard, shard_version
 from index.serving.pool import Pool
-from index.serving.served import Served
+from index.serving.served_versions import ServedVersions
 from index.serving.service import MAX_QUERIES, IndexShard
 from index.serving.shard import ShardSettings, ordinal
+from index.serving.shard_version import ShardVersion, open_shard
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.errors import BadArtifact, BadSettings, DeadlineExceeded, Overloaded
@@ -64,11 +64,11 @@ def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(location: Path) -> LoadedShard:
-    return opened(location, 0)
+def served(location: Path) -> ShardVersion:
+    return open_shard(location, 0)
 
 
-def a_service(pool: Pool, served: Served) -> IndexShard:
+def a_service(pool: Pool, served: ServedVersions) -> IndexShard:
     return IndexShard(pool, served, Writer(served, max_waiting=8))
 
 
@@ -80,7 +80,7 @@ async def started(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.Channe
 
 
 @pytest_asyncio.fixture
-async def stub(served: LoadedShard) -> AsyncIterator[Stub]:
+async def stub(served: ShardVersion) -> AsyncIterator[Stub]:
     pool = Pool(threads=2, max_waiting=8)
     server, channel = await started(a_service(pool, serving_only(served)))
     async with channel:
@@ -90,7 +90,7 @@ async def stub(served: LoadedShard) -> AsyncIterator[Stub]:
 
 
 @pytest.fixture
-def version(served: LoadedShard) -> str:
+def version(served: ShardVersion) -> str:
     return served.manifest.version
 
 
@@ -159,18 +159,18 @@ async def test_an_explained_query_tells_how_it_was_searched(stub: Stub, version:
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        (asking(0, by(PRODUCT, VECTORS[0])), "no space 3 here"),
-        (asking(0, by(0, VECTORS[0])), "no space 0 here"),
-        (asking(0, by(IMAGE, b"")), "a vector of 0 bytes in a space of 16 dimensions"),
-        (asking(0, by(IMAGE, b"\0" * 60)), "a vector of 60 bytes"),
-        (asking(0, by(IMAGE, b"\0" * 128)), "a vector of 128 bytes"),
+        (asking(0, by(PRODUCT, VECTORS[0])), "this shard has no space 3"),
+        (asking(0, by(0, VECTORS[0])), "this shard has no space 0"),
+        (asking(0, by(IMAGE, b"")), "the vector has 0 bytes, expected 64 (16 dimensions)"),
+        (asking(0, by(IMAGE, b"\0" * 60)), "the vector has 60 bytes"),
+        (asking(0, by(IMAGE, b"\0" * 128)), "the vector has 128 bytes"),
         (asking(0, by(IMAGE, b"\0" * 64)), "not of unit norm"),
         (asking(0, by(IMAGE, np.full(16, np.nan, np.float32))), "not of unit norm"),
         (asking(0, by(IMAGE, np.full(16, np.inf, np.float32))), "not of unit norm"),
         (asking(0, by(IMAGE, np.ones(16, np.float32))), "not of unit norm"),
-        (asking(k=MAX_K + 1), "k is 4097"),
-        (asking(k=MAX_K, without=["p"]), "k is 4096, without 1 ids"),
-        (asking(min_score=float("nan")), "min_score is no number"),
+        (asking(k=MAX_K + 1), "k (4097) plus the number of exclude_ids (0) is over 4096"),
+        (asking(k=MAX_K, exclude_ids=["p"]), "k (4096) plus the number of exclude_ids (1) is over 4096"),
+        (asking(min_score=float("nan")), "min_score is not a number"),
     ],
 )
 async def test_what_is_wrong_with_a_query_is_its_own_error(
@@ -186,7 +186,7 @@ async def test_what_is_wrong_with_a_query_is_its_own_error(
 async def test_products_too_large_for_one_message_fail_only_the_queries_that_have_no_room(
     stub: Stub, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaded, "ANSWER_BYTES", 1000)
+    monkeypatch.setattr(shard_version, "MAX_RESPONSE_BYTES", 1000)
     queries = [asking(1), asking(2, k=100), asking(3, k=1)]
     answers = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))).results
     assert [bool(hits.error) for hits in answers] == [False, True, False]
@@ -260,7 +260,7 @@ async def test_more_than_one_answer_holds_is_refused(
 
 async def test_a_shard_that_still_loads_is_unavailable() -> None:
     pool = Pool(threads=1, max_waiting=1)
-    server, channel = await started(a_service(pool, Served(time.monotonic, lease_s=30)))
+    server, channel = await started(a_service(pool, ServedVersions(time.monotonic, lease_s=30)))
     async with channel:
         call = index_pb2_grpc.IndexShardStub(channel).Describe(index_pb2.DescribeRequest())
         assert await code_of(call) is grpc.StatusCode.UNAVAILABLE

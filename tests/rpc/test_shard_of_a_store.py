@@ -141,7 +141,7 @@ async def test_without_its_store_a_shard_serves_on_and_its_files_are_fetched_onc
 
 def test_a_shard_of_a_url_needs_a_place_for_its_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of(lambda: main(["--location", "memory://index", "--shard", "0"], {})) == 2
-    assert "--cache-dir is not given" in capsys.readouterr().err
+    assert "--cache-dir is missing" in capsys.readouterr().err
 
 
 def test_the_options_of_a_store_are_masked_where_settings_are_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from index.building.build import SpaceVectors, build
-from index.serving.loaded import mapped
+from index.serving.shard_version import map_shard
 from index.storage import version
 from index.storage.cache import Cache
 from index.storage.location import Held
@@ -69,7 +69,7 @@ def test_only_the_shard_that_is_asked_for_is_fetched_and_once(scene: Scene) -> N
     (name, *_) = scene.names
     manifest = scene.store.read(name)
     held = scene.cache().hold(manifest, 1)
-    assert len(mapped(held.location, manifest, 1).base.table) == manifest.products[1]
+    assert len(map_shard(held.location, manifest, 1).base.table) == manifest.products[1]
     assert not (held.location / name / "shard-00000").exists()
     held.release()
     scene.store.drop(name)
@@ -161,7 +161,7 @@ def test_a_cache_that_cannot_be_written_is_the_operators_to_mend(scene: Scene) -
 HOLDS = """
 import json, sys
 from pathlib import Path
-from index.serving.loaded import mapped
+from index.serving.shard_version import map_shard
 from index.storage.cache import Cache
 from index.storage.location import located
 url, kept, most, shard, *names = sys.argv[1:]
@@ -172,7 +172,7 @@ for name in names:
     try:
         manifest = store.read(name)
         held = cache.hold(manifest, int(shard))
-        assert len(mapped(held.location, manifest, int(shard)).base.table) == manifest.products[int(shard)]
+        assert len(map_shard(held.location, manifest, int(shard)).base.table) == manifest.products[int(shard)]
         held.release()
     except Exception as error:
         failures.append(f"{type(error).__name__}: {error}")

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.kinds.passing import Passing
-from index.search.filters import PassingCache, mask_of
-from index.search.queries import parsed
-from index.search.segment import ALL, Segment
+from index.search.filters import FilterCache, filter_mask
+from index.search.queries import parse_query
+from index.search.segment import WHOLE_TABLE, Segment
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
@@ -53,7 +53,7 @@ class Counted(Passing):
 
 
 def rows(table: Attributes, condition: Filter) -> list[int]:
-    return np.flatnonzero(mask_of(table, condition)).tolist()
+    return np.flatnonzero(filter_mask(table, condition)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_filter_without_sense_is_survived(table: Attributes, condition: Filter
 
 
 def test_the_cache_keeps_the_filters_used_last() -> None:
-    cache = PassingCache(2)
+    cache = FilterCache(2)
     computed = []
 
     def ask(name: bytes) -> None:
@@ -209,7 +209,7 @@ def test_filter_and_exact_search_agree_with_a_naive_reading_of_the_contract(
     )
     space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=None)
     query = unit_vectors(1, 3)
-    (found,) = space.search(query, k, Passing.of(mask_of(table, condition)))
+    (found,) = space.search(query, k, Passing.of(filter_mask(table, condition)))
     expected_rows = [row for row, product in enumerate(products) if passes(product, condition)]
     cosines = vectors.astype(np.float64) @ query[0].astype(np.float64)
     expected = sorted(expected_rows, key=lambda row: (-round(float(cosines[row]), 5), row))[:k]
@@ -218,13 +218,13 @@ def test_filter_and_exact_search_agree_with_a_naive_reading_of_the_contract(
 
 def test_a_filter_that_is_kept_takes_a_bit_for_each_row_however_it_was_used(table: Attributes) -> None:
     space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), codes=None)
-    cache = PassingCache(4)
+    cache = FilterCache(4)
     segment = Segment(table, {IMAGE: space}, filters=cache)
     condition = Filter(tags_any=["even"]).SerializeToString()
-    query = parsed(ShardQuery(vectors=[by(IMAGE, unit_vectors(1, 4)[0])], k=3, exact=True), {IMAGE: 4})
+    query = parse_query(ShardQuery(vectors=[by(IMAGE, unit_vectors(1, 4)[0])], k=3, exact=True), {IMAGE: 4})
     assert len(segment.nearest([query._replace(filter=condition)])[0].rows) == 3
     assert segment.page(condition, "p1", 10) == [2, 4, 6, 8]
-    for number in (IMAGE, ALL):
+    for number in (IMAGE, WHOLE_TABLE):
         kept = cache.get(number, condition, lambda: Passing.of(np.zeros(0, dtype=np.bool_)))
         assert kept.count == 5
         assert sum(each.nbytes for each in vars(kept).values() if isinstance(each, np.ndarray)) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from index.building.build import SpaceVectors, build
 from index.search.queries import MAX_K
-from index.serving.loaded import LoadedShard, opened
+from index.serving.shard_version import ShardVersion, open_shard
 from lookalike.v1.index_pb2 import QueryVector, ShardHits, ShardQuery
 from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32, I64, pack, unpack
@@ -29,14 +29,14 @@ ALIKE = (40, 60, 80, 100)  # Products of one photo and one title.
 
 
 @pytest.fixture(scope="module", params=["exact", "compressed"])
-def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedShard:
+def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ShardVersion:
     location = tmp_path_factory.mktemp("fused")
     for vectors in VECTORS.values():
         vectors[list(ALIKE)] = vectors[ALIKE[0]]
     given: dict[int, SpaceVectors] = {space: vectors_of(VECTORS[space][rows], rows) for space, rows in ROWS.items()}
     most = 1 << 30 if request.param == "exact" else 1000
     build(location, catalogue(COUNT), given, shards=1, exact_floats=most)
-    made = opened(location, 0)
+    made = open_shard(location, 0)
     assert [bool(space.entry.ladder) for space in made.base.spaces.values()] == [request.param == "compressed"] * 3
     return made
 
@@ -51,7 +51,7 @@ def all_three(row: int) -> list[QueryVector]:
     return [asked(IMAGE, row, 2), asked(TEXT, row, 1), asked(PRODUCT, row, 0.5)]
 
 
-def one(shard: LoadedShard, query: ShardQuery) -> ShardHits:
+def one(shard: ShardVersion, query: ShardQuery) -> ShardHits:
     (hits,) = shard.search([query]).results
     assert not hits.error
     return hits
@@ -70,7 +70,7 @@ def cosines(vectors: Sequence[QueryVector]) -> F32:
     return columns
 
 
-def test_exact_fusion_is_the_weighted_mean_of_all_cosines_of_all_products(shard: LoadedShard) -> None:
+def test_exact_fusion_is_the_weighted_mean_of_all_cosines_of_all_products(shard: ShardVersion) -> None:
     vectors = all_three(7)
     means = cosines(vectors) @ np.array([2, 1, 0.5]) / 3.5
     hits = one(shard, ShardQuery(vectors=vectors, k=50, exact=True))
@@ -79,7 +79,7 @@ def test_exact_fusion_is_the_weighted_mean_of_all_cosines_of_all_products(shard:
     assert np.allclose(unpack(hits.scores, 50)[0], means[best], atol=1e-6)
 
 
-def test_the_nearest_in_each_space_hold_the_best_of_all(shard: LoadedShard) -> None:
+def test_the_nearest_in_each_space_hold_the_best_of_all(shard: ShardVersion) -> None:
     shared = 0
     for row in range(100, 160):
         query = ShardQuery(vectors=all_three(row), k=10)
@@ -89,7 +89,7 @@ def test_the_nearest_in_each_space_hold_the_best_of_all(shard: LoadedShard) -> N
     assert shared / 600 >= 0.95
 
 
-def test_a_score_is_the_same_to_the_last_bit_however_its_product_was_found(shard: LoadedShard) -> None:
+def test_a_score_is_the_same_to_the_last_bit_however_its_product_was_found(shard: ShardVersion) -> None:
     query = ShardQuery(vectors=all_three(11), k=100)
     found = scores_of(one(shard, query))
     query.exact = True
@@ -98,7 +98,7 @@ def test_a_score_is_the_same_to_the_last_bit_however_its_product_was_found(shard
     assert all(found[product] == true[product] for product in found.keys() & true.keys())
 
 
-def test_explained_cosines_are_those_that_each_space_alone_gives(shard: LoadedShard) -> None:
+def test_explained_cosines_are_those_that_each_space_alone_gives(shard: ShardVersion) -> None:
     vectors = all_three(12)
     hits = one(shard, ShardQuery(vectors=vectors, k=20, explain=True))
     explained = unpack(hits.cosines, 3)
@@ -109,14 +109,14 @@ def test_explained_cosines_are_those_that_each_space_alone_gives(shard: LoadedSh
     assert np.allclose(explained @ np.array([2, 1, 0.5]) / 3.5, unpack(hits.scores, 20)[0], atol=1e-6)
 
 
-def test_of_one_vector_the_explanation_is_the_score(shard: LoadedShard) -> None:
+def test_of_one_vector_the_explanation_is_the_score(shard: ShardVersion) -> None:
     told = one(shard, ShardQuery(vectors=[asked(TEXT, 3)], k=5, explain=True))
     assert told.cosines == told.scores
     assert not one(shard, ShardQuery(vectors=[asked(TEXT, 3)], k=5)).cosines
     assert not one(shard, ShardQuery(vectors=all_three(3), k=5)).cosines
 
 
-def test_only_the_shares_of_the_weights_count(shard: LoadedShard) -> None:
+def test_only_the_shares_of_the_weights_count(shard: ShardVersion) -> None:
     vectors = [asked(IMAGE, 8, 3e38), asked(TEXT, 8, 3e38)]
     halves = [asked(IMAGE, 8, 1e-40), asked(TEXT, 8, 1e-40)]
     hits = one(shard, ShardQuery(vectors=vectors, k=10))
@@ -124,12 +124,12 @@ def test_only_the_shares_of_the_weights_count(shard: LoadedShard) -> None:
     assert np.isfinite(unpack(hits.scores, 10)).all()
 
 
-def test_the_weight_of_a_single_vector_is_not_looked_at(shard: LoadedShard) -> None:
+def test_the_weight_of_a_single_vector_is_not_looked_at(shard: ShardVersion) -> None:
     hits = [one(shard, ShardQuery(vectors=[asked(IMAGE, 8, weight)], k=10)) for weight in (0, -1, np.nan, 1)]
     assert hits[1:] == hits[:-1]
 
 
-def test_a_product_that_lacks_a_vector_is_found_by_those_it_has(shard: LoadedShard) -> None:
+def test_a_product_that_lacks_a_vector_is_found_by_those_it_has(shard: ShardVersion) -> None:
     """p15 has a text vector alone."""
     hits = one(shard, ShardQuery(vectors=[asked(IMAGE, 2, 0.01), by(TEXT, VECTORS[TEXT][15], 0.99)], k=1, explain=True))
     assert list(hits.ids) == ["p15"]
@@ -137,7 +137,7 @@ def test_a_product_that_lacks_a_vector_is_found_by_those_it_has(shard: LoadedSha
     assert unpack(hits.scores, 1)[0] == pytest.approx([0.99], abs=1e-6)
 
 
-def test_equal_scores_are_told_by_rising_id(shard: LoadedShard) -> None:
+def test_equal_scores_are_told_by_rising_id(shard: ShardVersion) -> None:
     """All four have one text vector and lack an image vector."""
     vectors = [asked(IMAGE, 40, 1e-6), by(TEXT, VECTORS[TEXT][40], 1)]
     expected = [f"p{row}" for row in sorted(ALIKE, key=str)]
@@ -148,7 +148,7 @@ def test_equal_scores_are_told_by_rising_id(shard: LoadedShard) -> None:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_only_what_passes_the_filter_is_found(shard: LoadedShard, exact: bool) -> None:
+def test_only_what_passes_the_filter_is_found(shard: ShardVersion, exact: bool) -> None:
     condition = Filter(shop_in=["shop 1"], in_stock=True)
     hits = one(shard, ShardQuery(vectors=all_three(5), k=COUNT, filter=condition, exact=exact))
     rows = [row for row in range(COUNT) if row % 3 == 1 and row % 4]
@@ -158,13 +158,13 @@ def test_only_what_passes_the_filter_is_found(shard: LoadedShard, exact: bool) -
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_search_for_more_than_there_is_gives_each_product_once(shard: LoadedShard, exact: bool) -> None:
+def test_a_search_for_more_than_there_is_gives_each_product_once(shard: ShardVersion, exact: bool) -> None:
     hits = one(shard, ShardQuery(vectors=[asked(IMAGE, 5), asked(TEXT, 5)], k=MAX_K, exact=exact))
     assert len(hits.ids) == len(set(hits.ids)) == COUNT - COUNT // 35 - 1
     assert not one(shard, ShardQuery(vectors=all_three(5), k=0, exact=exact)).ids
 
 
-def test_an_answer_does_not_depend_on_its_company(shard: LoadedShard) -> None:
+def test_an_answer_does_not_depend_on_its_company(shard: ShardVersion) -> None:
     queries = [ShardQuery(vectors=all_three(row), k=10, explain=bool(row % 2)) for row in range(20)]
     queries += [ShardQuery(vectors=[asked(IMAGE, row)], k=40) for row in range(20)]  # As deep as the candidates are.
     queries += [
@@ -180,17 +180,17 @@ def test_an_answer_does_not_depend_on_its_company(shard: LoadedShard) -> None:
     [
         ([], "no vector"),
         ([asked(IMAGE, 0), asked(TEXT, 0), asked(IMAGE, 1)], "two vectors of space 1"),
-        ([asked(IMAGE, 0), asked(TEXT, 0, 0)], "the weight of space 2 is 0.0, not a finite number above 0"),
+        ([asked(IMAGE, 0), asked(TEXT, 0, 0)], "the weight of space 2 is 0.0, expected a finite number above 0"),
         ([asked(IMAGE, 0, -1), asked(TEXT, 0)], "the weight of space 1 is -1.0"),
         ([asked(IMAGE, 0, np.nan), asked(TEXT, 0)], "the weight of space 1 is nan"),
         ([asked(IMAGE, 0), asked(TEXT, 0, np.inf)], "the weight of space 2 is inf"),
-        ([asked(IMAGE, 0), by(9, VECTORS[TEXT][0], 1)], "no space 9 here"),
-        ([asked(IMAGE, 0), by(TEXT, VECTORS[IMAGE][0], 1)], "a vector of 256 bytes in a space of 32 dimensions"),
+        ([asked(IMAGE, 0), by(9, VECTORS[TEXT][0], 1)], "this shard has no space 9"),
+        ([asked(IMAGE, 0), by(TEXT, VECTORS[IMAGE][0], 1)], "the vector has 256 bytes, expected 128 (32 dimensions)"),
         ([asked(IMAGE, 0), by(TEXT, pack(2 * VECTORS[TEXT][0]), 1)], "the vector is not of unit norm"),
     ],
 )
 def test_what_is_wrong_with_a_query_is_its_own_error(
-    shard: LoadedShard, vectors: list[QueryVector], reason: str
+    shard: ShardVersion, vectors: list[QueryVector], reason: str
 ) -> None:
     good = ShardQuery(vectors=all_three(1), k=3)
     first, wrong, last = shard.search([good, ShardQuery(vectors=vectors, k=3), good]).results
@@ -207,7 +207,7 @@ def test_a_shard_without_a_vector_answers_with_nothing(tmp_path: Path) -> None:
     for number in range(2):
         for exact in (False, True):
             query.exact = exact
-            found.append(list(one(opened(tmp_path, number), query).ids))
+            found.append(list(one(open_shard(tmp_path, number), query).ids))
     assert sorted(found) == [[], [], ["p0"], ["p0"]]
 
 
@@ -218,6 +218,6 @@ def test_a_space_without_a_vector_here_adds_nothing(tmp_path: Path) -> None:
     }
     build(tmp_path, catalogue(3), given, shards=1)
     vectors = [by(IMAGE, unit_vectors(3, 8)[1], 1), by(TEXT, unit_vectors(1, 4), 1)]
-    hits = one(opened(tmp_path, 0), ShardQuery(vectors=vectors, k=3, explain=True))
+    hits = one(open_shard(tmp_path, 0), ShardQuery(vectors=vectors, k=3, explain=True))
     assert hits.ids[0] == "p1"
     assert unpack(hits.cosines, 2)[0] == pytest.approx([1, 0], abs=1e-6)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.building.build import SpaceVectors, build
-from index.search.grouping import chosen, settled
-from index.search.queries import Query
-from index.serving.loaded import LoadedShard, opened
+from index.search.grouping import select_hits, widen_until_filled
+from index.search.queries import ParsedQuery
+from index.serving.shard_version import ShardVersion, open_shard
 from lookalike.runtime.grouping import within
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.v1.types_pb2 import Filter
@@ -26,8 +26,8 @@ class Ranking(NamedTuple):
     scores: F32
 
 
-def a_query(k: int, *, most: int = 0, min_score: float = -np.inf, without: Sequence[str] = ()) -> Query:
-    return Query({}, (), b"", k, False, False, frozenset(without), min_score, most)
+def a_query(k: int, *, most: int = 0, min_score: float = -np.inf, without: Sequence[str] = ()) -> ParsedQuery:
+    return ParsedQuery({}, (), b"", k, False, False, frozenset(without), min_score, most)
 
 
 class Catalogue:
@@ -39,28 +39,28 @@ class Catalogue:
         self.depths: list[list[int]] = []
         self.compared = 0  # Times that everything was.
 
-    def nearest(self, queries: Sequence[Query]) -> list[Ranking]:
+    def nearest(self, queries: Sequence[ParsedQuery]) -> list[Ranking]:
         self.depths.append([query.k for query in queries])
         return [Ranking(self.scores[: query.k]) for query in queries]
 
-    def possible(self, query: Query) -> int:
+    def max_hits(self, query: ParsedQuery) -> int:
         return len(self.expected(query._replace(min_score=-np.inf)))
 
-    def of_each_shop(self, query: Query) -> Ranking:
+    def best_per_shop(self, query: ParsedQuery) -> Ranking:
         self.compared += 1
         return Ranking(self.scores)
 
-    def choose(self, query: Query, ranking: Ranking) -> Sequence[int]:
-        return chosen(query, ranking.scores, str, lambda place: self.shops[place])
+    def choose(self, query: ParsedQuery, ranking: Ranking) -> Sequence[int]:
+        return select_hits(query, ranking.scores, str, lambda place: self.shops[place])
 
-    def hits(self, *queries: Query) -> list[list[int]]:
-        return [[*places] for _, places in settled(queries, self, self.choose)]
+    def hits(self, *queries: ParsedQuery) -> list[list[int]]:
+        return [[*places] for _, places in widen_until_filled(queries, self, self.choose)]
 
-    def expected(self, query: Query) -> list[int]:
+    def expected(self, query: ParsedQuery) -> list[int]:
         kept: list[int] = []
         for place, (score, shop) in enumerate(zip(self.scores, self.shops, strict=True)):
             full = query.max_per_shop and shop and [self.shops[i] for i in kept].count(shop) == query.max_per_shop
-            if score >= query.min_score and str(place) not in query.without and not full:
+            if score >= query.min_score and str(place) not in query.exclude_ids and not full:
                 kept.append(place)
         return kept[: query.k]
 
@@ -81,7 +81,7 @@ QUERIES = st.builds(
     queries=st.lists(QUERIES, max_size=3),
 )
 def test_hits_are_the_first_in_the_whole_ranking_that_keep_the_rules(
-    products: list[tuple[float, str]], queries: list[Query]
+    products: list[tuple[float, str]], queries: list[ParsedQuery]
 ) -> None:
     catalogue = Catalogue([score for score, _ in products], [shop for _, shop in products])
     assert catalogue.hits(*queries) == [catalogue.expected(query) for query in queries]
@@ -126,7 +126,7 @@ SHOPS_OF = ["" if row % 11 == 0 else f"shop {row % 7 if row % 3 else 0}" for row
 
 
 @pytest.fixture(scope="module")
-def shard(tmp_path_factory: pytest.TempPathFactory) -> LoadedShard:
+def shard(tmp_path_factory: pytest.TempPathFactory) -> ShardVersion:
     where = tmp_path_factory.mktemp("grouped")
     products = pa.table({"id": [f"p{row:05}" for row in range(COUNT)], "shop": SHOPS_OF})
     given: dict[int, SpaceVectors] = {
@@ -134,7 +134,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> LoadedShard:
         TEXT: vectors_of(unit_vectors(COUNT // 2, 8), np.arange(COUNT // 2) * 2),
     }
     build(where, products, given, shards=1, exact_floats=50_000)
-    served = opened(where, 0)
+    served = open_shard(where, 0)
     assert served.base.spaces[IMAGE].entry.ladder
     return served
 
@@ -143,7 +143,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> LoadedShard:
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(("k", "most"), [(10, 1), (10, 3), (40, 5), (1000, 2)])
 def test_of_each_shop_come_its_best_and_no_more_than_are_wanted(
-    shard: LoadedShard, exact: bool, several: bool, k: int, most: int
+    shard: ShardVersion, exact: bool, several: bool, k: int, most: int
 ) -> None:
     vectors = [by(IMAGE, VECTORS[5], 0.7), *([by(TEXT, unit_vectors(1, 8, 3)[0], 0.3)] if several else [])]
     asked = ShardQuery(vectors=vectors, k=k, max_per_shop=most, exact=exact, exclude_ids=["p00005", "nobody"])
@@ -161,7 +161,7 @@ def test_of_each_shop_come_its_best_and_no_more_than_are_wanted(
     assert len({*grouped.ids} & {*expected}) >= 0.95 * len(expected)
 
 
-def test_no_hit_is_below_the_least_score_and_none_above_it_is_left_out(shard: LoadedShard) -> None:
+def test_no_hit_is_below_the_least_score_and_none_above_it_is_left_out(shard: ShardVersion) -> None:
     everything = ShardQuery(vectors=[by(IMAGE, VECTORS[5])], k=50, exact=True)
     (whole,) = shard.search([everything]).results
     scores = np.frombuffer(whole.scores, np.float32)
@@ -172,7 +172,7 @@ def test_no_hit_is_below_the_least_score_and_none_above_it_is_left_out(shard: Lo
     assert not shard.search([nothing]).results[0].ids
 
 
-def test_an_explained_answer_tells_the_search_that_was_deep_enough(shard: LoadedShard) -> None:
+def test_an_explained_answer_tells_the_search_that_was_deep_enough(shard: ShardVersion) -> None:
     vector = by(IMAGE, VECTORS[5])
     queries = [
         ShardQuery(vectors=[vector], k=10, explain=True),

@@ -12,8 +12,9 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from index.kinds.engine import faiss, use_threads
-from index.serving.pool import Pool, yield_to_others
+from index.serving.pool import Pool
 from index.serving.shard import ShardSettings, run
+from index.serving.threads import lower_thread_priority
 from lookalike.errors import BadSettings
 from lookalike.runtime.deadline import Deadline
 
@@ -45,7 +46,7 @@ async def test_a_matrix_product_in_a_shard_takes_no_time_of_other_threads_than_i
             factors[0] @ factors[1]
         return time.process_time() - began_s, time.thread_time() - mine_s
 
-    with threadpool_limits(2, "blas"), ThreadPoolExecutor(1, initializer=yield_to_others) as thread:
+    with threadpool_limits(2, "blas"), ThreadPoolExecutor(1, initializer=lower_thread_priority) as thread:
         with pytest.raises(
             BadSettings, match="location"
         ):  # It gets no further, but the process is made one of a shard.

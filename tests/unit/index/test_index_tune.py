@@ -14,7 +14,7 @@ from index.building import bulk, tune
 from index.building.tune_choice import Budget, Measured, carried, chosen, excesses, front, nearest
 from index.building.tune_trial import candidates, tried
 from index.kinds.recipe import resolved
-from index.serving.loaded import opened
+from index.serving.shard_version import open_shard
 from index.storage.vectors import PAGE
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from tests.unit.index.samples import IMAGE, clustered
@@ -148,7 +148,7 @@ def test_the_report_is_written_and_its_command_builds_what_was_chosen(
         bulk.main([*command[3:], str(tmp_path / "index")], {})
     command[command.index("SPACE")] = "image"
     assert bulk.main([*command[3:], "--threads", "1", str(tmp_path / "index")], {}) == 0
-    space = opened(tmp_path / "index", 0).base.spaces[IMAGE]
+    space = open_shard(tmp_path / "index", 0).base.spaces[IMAGE]
     assert space.entry.recipe == found["chosen"]["complete"]
     assert space.entry.recall_at_10 >= 0.9
     assert space.vectors.dtype == np.float16

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from index.kinds.engine import use_threads
-from index.live.live import Live
+from index.live.live_shard import LiveShard
 from lookalike.v1.index_pb2 import ApplyRequest, UpdateResult
 from tests.conftest import REPOSITORY
-from tests.unit.index.live_child import BOUNDS
-from tests.unit.index.live_samples import Oracle, built, drawn
+from tests.unit.index.live_child import LIMITS
+from tests.unit.index.live_samples import Oracle, build_version, random_updates
 
 KILLS = 6
 REQUESTS = 400
@@ -27,14 +27,15 @@ def test_killed_again_and_again_it_comes_back_with_all_that_was_acknowledged_and
 ) -> None:
     """What was sent and not acknowledged may be there, request by request in the order sent."""
     use_threads(1)
-    shard, random, moved = built(tmp_path / "index"), np.random.default_rng(0), 0
+    shard, random, moved = build_version(tmp_path / "index"), np.random.default_rng(0), 0
     oracle, sequence = Oracle.of(shard), 0
     for killed in range(KILLS):
         requests = [
-            ApplyRequest(updates=drawn(random, int(random.integers(1, 6)), newer=10 * killed)) for _ in range(REQUESTS)
+            ApplyRequest(updates=random_updates(random, int(random.integers(1, 6)), above=10 * killed))
+            for _ in range(REQUESTS)
         ]
         acknowledged = _killed_after(int(random.integers(1, REQUESTS // 2)), tmp_path, requests)
-        recovered = Live(shard.base, shard.manifest, 0, tmp_path / "live", BOUNDS)
+        recovered = LiveShard(shard.base, shard.manifest, 0, tmp_path / "live", LIMITS)
         for number, request in enumerate(requests):
             if number >= acknowledged and sequence == recovered.sequence:
                 break

@@ -17,10 +17,10 @@ from index.kinds.engine import use_threads
 from index.kinds.recipe import Lists
 from index.kinds.recipe import parsed as parsed_recipe
 from index.live import compaction
-from index.live.live import Bounds, Live
-from index.search.queries import parsed
+from index.live.live_shard import LiveLimits, LiveShard
+from index.search.queries import parse_query
 from index.search.view import View
-from index.serving.loaded import opened
+from index.serving.shard_version import open_shard
 from lookalike.v1.index_pb2 import ShardQuery, Update, Upsert
 from lookalike.v1.types_pb2 import Filter, Product, SpaceVector
 from lookalike.vectors import F32, pack
@@ -40,12 +40,12 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[Live]:
+def state(tmp_path: Path) -> Iterator[LiveShard]:
     products = pa.table({"id": [f"p{row:05}" for row in range(COUNT)], "shop": [f"{row % 2}" for row in range(COUNT)]})
     build(tmp_path / "index", products, {IMAGE: vectors_of(DRAWN[:COUNT])}, shards=1, exact_floats=0)
-    shard = opened(tmp_path / "index", 0)
+    shard = open_shard(tmp_path / "index", 0)
     assert shard.base.spaces[IMAGE].codes is not None
-    live = Live(shard.base, shard.manifest, 0, tmp_path / "live", Bounds(delta_rows=2 * CHURN, changes=COUNT))
+    live = LiveShard(shard.base, shard.manifest, 0, tmp_path / "live", LiveLimits(delta_rows=2 * CHURN, changes=COUNT))
     yield live
     live.close()
 
@@ -73,14 +73,14 @@ def _upsert(product_id: str, vector: F32) -> Update:
 def recall(view: View, condition: Filter | None = None) -> float:
     """Against exact search of the same view."""
     asked = [ShardQuery(vectors=[by(IMAGE, each)], k=K, filter=condition) for each in QUERIES]
-    found = view.nearest([parsed(each, {IMAGE: DIM}) for each in asked])
-    true = view.nearest([parsed(each, {IMAGE: DIM})._replace(exact=True) for each in asked])
+    found = view.nearest([parse_query(each, {IMAGE: DIM}) for each in asked])
+    true = view.nearest([parse_query(each, {IMAGE: DIM})._replace(exact=True) for each in asked])
     return sum(len({*one.ids} & {*other.ids}) for one, other in zip(found, true, strict=True)) / (K * ASKED)
 
 
 @pytest.mark.slow
 def test_under_churn_recall_is_within_half_a_point_before_during_and_after_a_compaction(
-    state: Live, monkeypatch: pytest.MonkeyPatch
+    state: LiveShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built, updates = recall(state.view), churned()
     assert built < 1  # There is something to lose.
@@ -118,7 +118,7 @@ def test_under_churn_recall_is_within_half_a_point_before_during_and_after_a_com
     assert replace(compacted, lists=base.lists) == base
 
 
-def _compacting(state: Live) -> Callable[[], None]:
+def _compacting(state: LiveShard) -> Callable[[], None]:
     def compact() -> None:
         use_threads(1)
         state.compact()

@@ -11,7 +11,7 @@ import pytest
 from index.kinds.engine import use_threads
 from index.live.delta import Delta
 from index.live.updates import Change
-from index.search.queries import Query, parsed
+from index.search.queries import ParsedQuery, parse_query
 from index.search.segment import Segment
 from index.search.space import SpaceIndex
 from index.search.view import View
@@ -92,7 +92,7 @@ def split(seed: int) -> View:
 WHOLE = View([segment_of(np.arange(COUNT))])
 
 
-def queries() -> list[Query]:
+def queries() -> list[ParsedQuery]:
     condition = Filter(shop_in=["shop 1"], min_price=10)
     image, text = by(IMAGE, VECTORS[IMAGE][7], 2), by(TEXT, VECTORS[TEXT][8], 1)
     asked = [
@@ -102,12 +102,12 @@ def queries() -> list[Query]:
         for each in (None, condition, Filter(shop_in=["none"]))
         for exact in (False, True)
     ]
-    return [parsed(each, DIMS) for each in asked]
+    return [parse_query(each, DIMS) for each in asked]
 
 
 def answers(view: View) -> list[tuple[Sequence[str], F32, F32]]:
     return [
-        (hits.ids, hits.scores, view.cosines(query, hits.places))
+        (hits.ids, hits.scores, view.cosines(query, hits.refs))
         for query, hits in zip(queries(), view.nearest(queries()), strict=True)
     ]
 
@@ -140,22 +140,22 @@ def test_what_is_deleted_is_nowhere_and_the_rest_as_if_it_had_never_been(seed: i
         gone = random.choice(COUNT, 20, replace=False)
         left[gone] = False
         places = [found for row in gone if (found := view.find(NAMES[row])) is not None]
-        view = View([each.without([row for segment, row in places if segment is each]) for each in view.segments])
+        view = View([each.with_deleted([row for segment, row in places if segment is each]) for each in view.segments])
     expected = View([segment_of(np.flatnonzero(left))])
     for (ids, scores, _), (true_ids, true_scores, _) in zip(answers(view), answers(expected), strict=True):
         assert ids == true_ids
         assert (scores == true_scores).all()
     assert len(view) == view.count(b"") == left.sum()
     assert [view.find(name) is not None for name in NAMES] == left.tolist()
-    assert view.vectors(TEXT) == np.count_nonzero(np.flatnonzero(left) % 3)
+    assert view.vector_count(TEXT) == np.count_nonzero(np.flatnonzero(left) % 3)
     assert [i for i, _ in view.page(b"", "", COUNT)] == [i for i, _ in expected.page(b"", "", COUNT)]
 
 
 def test_a_view_before_a_deletion_goes_on_as_it_was() -> None:
     (segment,) = WHOLE.segments
-    fewer = segment.without([3, 5])
-    assert (len(segment), len(fewer), len(fewer.without([4]))) == (COUNT, COUNT - 2, COUNT - 3)
-    assert len(fewer.without([3])) == COUNT - 2  # Deleted once, and once more.
+    fewer = segment.with_deleted([3, 5])
+    assert (len(segment), len(fewer), len(fewer.with_deleted([4]))) == (COUNT, COUNT - 2, COUNT - 3)
+    assert len(fewer.with_deleted([3])) == COUNT - 2  # Deleted once, and once more.
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -167,16 +167,18 @@ def test_the_best_of_each_shop_are_those_of_the_whole_ranking(
     image, text = by(IMAGE, VECTORS[IMAGE][7], 2), by(TEXT, VECTORS[TEXT][8], 1)
     for vectors in ([image], [text], [image, text]):
         asked = ShardQuery(vectors=vectors, k=k, filter=condition, max_per_shop=most, exclude_ids=["p7", "p40"])
-        query, view = parsed(asked, DIMS), split(seed)
-        view = View([each.without([3, 4, 5]) for each in view.segments])
+        query, view = parse_query(asked, DIMS), split(seed)
+        view = View([each.with_deleted([3, 4, 5]) for each in view.segments])
         (everything,) = view.nearest([query._replace(k=COUNT, exact=True)])
-        others = everything.only([i for i, product_id in enumerate(everything.ids) if product_id not in query.without])
-        expected = others.only(within(others.shops, most, k))
-        found = view.of_each_shop(query)
-        best = found.only(within(found.shops, most, k))
+        others = everything.select(
+            [i for i, product_id in enumerate(everything.ids) if product_id not in query.exclude_ids]
+        )
+        expected = others.select(within(others.shops, most, k))
+        found = view.best_per_shop(query)
+        best = found.select(within(found.shops, most, k))
         assert best.ids == expected.ids
         assert (best.scores == expected.scores).all()
-        assert view.possible(query) == len(expected.ids)
+        assert view.max_hits(query) == len(expected.ids)
 
 
 class Counted(Strings):
@@ -197,7 +199,7 @@ def test_products_are_read_of_what_is_returned_and_not_of_all_that_was_found() -
     segment = segment_of(np.arange(COUNT))
     assert isinstance(segment.table, Attributes)
     segment.table.products = products = Counted(PRODUCTS["product"].combine_chunks())
-    (hits,) = View([segment]).nearest([parsed(ShardQuery(vectors=[by(IMAGE, VECTORS[IMAGE][7])], k=25), DIMS)])
+    (hits,) = View([segment]).nearest([parse_query(ShardQuery(vectors=[by(IMAGE, VECTORS[IMAGE][7])], k=25), DIMS)])
     assert products.read == 0
-    assert [Product.FromString(data).id for data in hits.only([2, 5]).products] == [hits.ids[2], hits.ids[5]]
+    assert [Product.FromString(data).id for data in hits.select([2, 5]).products] == [hits.ids[2], hits.ids[5]]
     assert products.read == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from index.live.log import MAGIC, Log, frames
+from index.live.write_ahead_log import MAGIC, WriteAheadLog, read_frames
 from lookalike.errors import BadArtifact
 
 PAYLOADS = [b"one", b"", b"three" * 1000]
@@ -18,7 +18,7 @@ PAYLOADS = [b"one", b"", b"three" * 1000]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A log of three frames."""
-    log = Log.create(tmp_path / "log")
+    log = WriteAheadLog.create(tmp_path / "log")
     for payload in PAYLOADS:
         log.append(payload)
     log.close()
@@ -26,11 +26,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def read(path: Path, *, last: bool = True) -> list[bytes]:
-    return [payload for payload, _ in frames(path, last=last)]
+    return [payload for payload, _ in read_frames(path, last=last)]
 
 
 def ends(path: Path) -> list[int]:
-    return [len(MAGIC), *(end for _, end in frames(path, last=True))]
+    return [len(MAGIC), *(end for _, end in read_frames(path, last=True))]
 
 
 def test_what_was_appended_is_read_in_its_order(path: Path) -> None:
@@ -43,7 +43,7 @@ def test_wherever_a_write_was_cut_short_the_whole_frames_before_it_are_read_and_
         path.write_bytes(whole[:size])
         kept = sum(mark <= size for mark in marks) - 1
         assert read(path) == PAYLOADS[: max(0, kept)]
-        log = Log.reopen(path, marks[kept] if kept >= 0 else 0)
+        log = WriteAheadLog.reopen(path, marks[kept] if kept >= 0 else 0)
         log.append(b"later")
         log.close()
         assert read(path) == [*PAYLOADS[: max(0, kept)], b"later"]
@@ -73,7 +73,7 @@ def test_an_empty_file_is_a_log_whose_making_was_interrupted(tmp_path: Path) -> 
     path = tmp_path / "log"
     path.touch()
     assert read(path) == []
-    log = Log.reopen(path, 0)
+    log = WriteAheadLog.reopen(path, 0)
     log.append(b"first")
     log.close()
     assert read(path) == [b"first"]
@@ -92,7 +92,7 @@ def files_of_at_most(size_bytes: int) -> Iterator[None]:
 
 def test_a_write_that_the_disk_refuses_leaves_nothing_and_the_next_one_goes_on(path: Path) -> None:
     size = path.stat().st_size
-    log = Log.reopen(path, size)
+    log = WriteAheadLog.reopen(path, size)
     with files_of_at_most(size + 100), pytest.raises(OSError, match="File too large"):
         log.append(b"x" * 200)
     assert path.stat().st_size == log.size == size
@@ -103,16 +103,16 @@ def test_a_write_that_the_disk_refuses_leaves_nothing_and_the_next_one_goes_on(p
 
 def test_a_log_that_the_disk_refuses_is_not_made(tmp_path: Path) -> None:
     with files_of_at_most(3), pytest.raises(OSError, match="File too large"):
-        Log.create(tmp_path / "log")
+        WriteAheadLog.create(tmp_path / "log")
     assert list(tmp_path.iterdir()) == []
-    Log.create(tmp_path / "log").close()
+    WriteAheadLog.create(tmp_path / "log").close()
 
 
 def test_after_a_write_that_could_not_be_undone_nothing_more_is_written(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = path.stat().st_size
-    log = Log.reopen(path, size)
+    log = WriteAheadLog.reopen(path, size)
 
     def refuse(*_: object) -> None:
         raise OSError("no")
