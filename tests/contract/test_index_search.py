@@ -187,16 +187,16 @@ def test_a_search_for_much_gives_that_much(space: SpaceIndex) -> None:
     assert len(everything.rows) == COUNT
 
 
-@pytest.mark.parametrize("enough", [10, 300, 9999])
-def test_at_least_as_many_as_are_enough_are_found(made: dict[str, SpaceIndex], enough: int) -> None:
-    """Where the lists that are visited hold less than is asked for, but enough, the rest is not compared."""
+@pytest.mark.parametrize("min_results", [10, 300, 9999])
+def test_at_least_min_results_are_found(made: dict[str, SpaceIndex], min_results: int) -> None:
+    """Where the visited lists hold fewer than k but at least min_results, no exact search follows."""
     compressed = space_by(made, "IVF,PQ4fs")
     ladder = (Rung(depth=1000, search_parameter=2, factor=4, cost=0, recall=1),)
     entry = replace(compressed.entry, ladder=ladder)
     space = SpaceIndex(entry=entry, vectors=compressed.vectors, rows=compressed.rows, codes=compressed.codes)
-    counts = [len(found.rows) for found in space.search(queries(20), 1000, min_results=enough)]
-    assert all(min(enough, 1000) <= count <= 1000 for count in counts)
-    assert (min(counts) < 1000) == (enough == 10)
+    counts = [len(found.rows) for found in space.search(queries(20), 1000, min_results=min_results)]
+    assert all(min(min_results, 1000) <= count <= 1000 for count in counts)
+    assert (min(counts) < 1000) == (min_results == 10)
 
 
 def test_where_nothing_passes_nothing_is_found(space: SpaceIndex) -> None:

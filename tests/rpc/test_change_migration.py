@@ -119,13 +119,13 @@ async def test_changes_during_rollouts_are_in_every_version(tmp_path: Path) -> N
 
     async with a_shard(tmp_path) as (address, served), a_catalogue(address) as catalog:
         changing = asyncio.create_task(change(catalog))
-        for wanted in (1, 2, None):  # Two versions anew, then back to the first.
+        for seed in (1, 2, None):  # Two new versions, then back to the first.
             target_count = acknowledged + 30
             await until(lambda: acknowledged >= target_count, changing)  # noqa: B023  # awaited before it changes
-            if wanted is None:
+            if seed is None:
                 version.make_current(tmp_path / "index", name := first)
             else:
-                name = await asyncio.to_thread(build_version, tmp_path / "index", wanted)
+                name = await asyncio.to_thread(build_version, tmp_path / "index", seed)
             await until(lambda: [*served.uses()] == [name], changing)  # noqa: B023  # likewise
             count = acknowledged
             ids = [f"new{number}" for number in range(count)] + [f"p{number}" for number in range(min(count, COUNT))]

@@ -1,6 +1,6 @@
-"""A process that takes updates from its standard input, says which it took, and is meant to be killed.
+"""A process that applies updates from its standard input and acknowledges them; the test kills it.
 
-One serialized ApplyRequest in hexadecimal on a line; for each, a line when it is acknowledged.
+Input: one serialized ApplyRequest per line, in hexadecimal. Output: an empty line for each acknowledgement.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Searches on threads: each keeps to its own."""
+"""Search threads: faiss and BLAS start no further threads for them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lookalike.errors import BadSettings
 from lookalike.runtime.deadline import Deadline
 
 
-async def test_faiss_takes_no_further_threads_for_calls_of_the_pool() -> None:
-    """Several searches at once, each with a thread for every core, would wait for one another's at every barrier."""
+async def test_faiss_starts_no_further_threads_for_calls_of_the_pool() -> None:
+    """Parallel searches with a thread for every core each would wait for one another at every barrier."""
     use_threads(2)
     pool, together = Pool(threads=3, max_waiting=0), threading.Barrier(3)
 
@@ -37,7 +37,7 @@ async def test_faiss_takes_no_further_threads_for_calls_of_the_pool() -> None:
         use_threads(1)
 
 
-async def test_a_matrix_product_in_a_shard_takes_no_time_of_other_threads_than_its_own() -> None:
+async def test_a_matrix_product_in_a_shard_runs_on_the_calling_thread_only() -> None:
     factors = np.ones((2, 2048, 2048), dtype=np.float32)
 
     def seconds() -> tuple[float, float]:
@@ -49,7 +49,7 @@ async def test_a_matrix_product_in_a_shard_takes_no_time_of_other_threads_than_i
     with threadpool_limits(2, "blas"), ThreadPoolExecutor(1, initializer=lower_thread_priority) as thread:
         with pytest.raises(
             BadSettings, match="location"
-        ):  # It gets no further, but the process is made one of a shard.
+        ):  # It stops here, but has set up the process as that of a shard.
             await run(ShardSettings())
         of_all_s, of_its_own_s = thread.submit(seconds).result()
     assert of_all_s < 1.3 * of_its_own_s

@@ -48,7 +48,7 @@ def rebuilt(
     """A version of the same products with other vectors; all products have this revision."""
     table = catalogue(count).append_column("revision", pa.array([revision] * count))
     spaces = {IMAGE: vectors_of(unit_vectors(count, 8, seed=8)), TEXT: vectors_of(unit_vectors(count, 4), encoder=text)}
-    build(location, table, {int(space): given for space, given in spaces.items()}, shards=shards)
+    build(location, table, {int(space): vectors for space, vectors in spaces.items()}, shards=shards)
     return open_shard(location, 0)
 
 

@@ -1,4 +1,4 @@
-"""Recall of a compressed index under churn: no worse before, during and after a compaction than as it was built."""
+"""Recall of a shard under churn: no worse before, during and after a compaction than of the version as built."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def state(tmp_path: Path) -> Iterator[LiveShard]:
     live.close()
 
 
-def churned() -> list[Update]:
-    """Of three in turn one product gets the vector of another, one goes, and one comes."""
+def churn() -> list[Update]:
+    """In turn one product gets another vector, one is removed, and one is added."""
     random = np.random.default_rng(1)
-    gone = random.permutation(COUNT)[: 2 * CHURN // 3]
+    rows = random.permutation(COUNT)[: 2 * CHURN // 3]
     updates = []
-    for turn, row in enumerate(gone.tolist()):
-        fresh = [DRAWN[COUNT + turn]]
+    for turn, row in enumerate(rows.tolist()):
+        vector = DRAWN[COUNT + turn]
         if turn % 2:
             updates.append(Update(revision=1, remove=f"p{row:05}"))
-            updates.append(_upsert(f"new{turn}", fresh[0]))
+            updates.append(_upsert(f"new{turn}", vector))
         else:
-            updates.append(_upsert(f"p{row:05}", fresh[0]))
+            updates.append(_upsert(f"p{row:05}", vector))
     return updates
 
 
@@ -71,10 +71,10 @@ def _upsert(product_id: str, vector: F32) -> Update:
 
 
 def recall(view: View, condition: Filter | None = None) -> float:
-    """Against exact search of the same view."""
-    asked = [ShardQuery(vectors=[by(IMAGE, each)], k=K, filter=condition) for each in QUERIES]
-    found = view.nearest([parse_query(each, {IMAGE: DIM}) for each in asked])
-    true = view.nearest([parse_query(each, {IMAGE: DIM})._replace(exact=True) for each in asked])
+    """Recall@10 against exact search of the same view."""
+    messages = [ShardQuery(vectors=[by(IMAGE, each)], k=K, filter=condition) for each in QUERIES]
+    found = view.nearest([parse_query(each, {IMAGE: DIM}) for each in messages])
+    true = view.nearest([parse_query(each, {IMAGE: DIM})._replace(exact=True) for each in messages])
     return sum(len({*one.ids} & {*other.ids}) for one, other in zip(found, true, strict=True)) / (K * ASKED)
 
 
@@ -82,17 +82,17 @@ def recall(view: View, condition: Filter | None = None) -> float:
 def test_under_churn_recall_is_within_half_a_point_before_during_and_after_a_compaction(
     state: LiveShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built, updates = recall(state.view), churned()
-    assert built < 1  # There is something to lose.
+    built, updates = recall(state.view), churn()
+    assert built < 1  # Else recall could not fall.
     reached, go_on = threading.Event(), threading.Event()
     write = compaction.write
 
-    def held(*given: Any) -> None:
-        write(*given)
+    def block(*arguments: Any) -> None:
+        write(*arguments)
         reached.set()
         go_on.wait()
 
-    monkeypatch.setattr(compaction, "write", held)
+    monkeypatch.setattr(compaction, "write", block)
     half = len(updates) // 2
     for start in range(0, half, 100):
         state.apply(updates[start : min(start + 100, half)])

@@ -34,7 +34,7 @@ from tests.unit.index.live_samples import (
     upsert,
 )
 from tests.unit.index.samples import IMAGE, PRODUCT, catalogue, unit_vectors, vectors_of
-from tests.unit.index.test_write_ahead_log import files_of_at_most
+from tests.unit.index.test_write_ahead_log import limit_file_size
 
 APPLIED, STALE, INVALID, FULL = UpdateResult.APPLIED, UpdateResult.STALE, UpdateResult.INVALID, UpdateResult.FULL
 
@@ -227,7 +227,9 @@ def test_updates_are_refused_while_the_delta_is_full_until_a_compaction(shard: S
     state.close()
 
 
-def test_updates_beyond_the_limit_of_changes_are_refused_until_another_version(shard: ShardVersion, tmp_path: Path) -> None:
+def test_updates_beyond_the_limit_of_changes_are_refused_until_another_version(
+    shard: ShardVersion, tmp_path: Path
+) -> None:
     state = open_live(shard, tmp_path, LiveLimits(delta_rows=64, changes=5))
     state.apply([upsert("p1", 1), remove("p2", 1), remove("none", 1)])
     state.compact()
@@ -241,7 +243,7 @@ def test_a_write_that_fails_on_disk_applies_nothing_and_the_next_succeeds(shard:
     state, oracle = open_live(shard, tmp_path), Oracle.of(shard)
     state.apply([upsert("p1", 1)])
     oracle.apply(upsert("p1", 1))
-    with files_of_at_most(state.state().log_bytes + 40), pytest.raises(Overloaded, match="File too large"):
+    with limit_file_size(state.state().log_bytes + 40), pytest.raises(Overloaded, match="File too large"):
         state.apply([upsert("p2", 1), remove("p3", 1)])
     oracle.check(state)
     assert outcomes(state.apply([upsert("p2", 1), remove("p3", 1)])) == [APPLIED, APPLIED]
@@ -262,7 +264,7 @@ def test_a_compaction_that_fails_on_disk_changes_nothing_and_can_be_repeated(
     for update in updates[:15]:
         state.apply([update])
         oracle.apply(update)
-    with files_of_at_most(room), pytest.raises(OSError, match="File too large"):
+    with limit_file_size(room), pytest.raises(OSError, match="File too large"):
         state.compact()
     for update in updates[15:]:
         state.apply([update])
