@@ -93,9 +93,9 @@ class LiveShard:
             outcomes, newest = self._check(updates)
             if newest:
                 sequence = self.sequence + sum(each.outcome == UpdateResult.APPLIED for each in outcomes)
-                logged = index_pb2.LogRecord(sequence=sequence, updates=[update for _, update in newest.values()])
+                record = index_pb2.LogRecord(sequence=sequence, updates=[update for _, update in newest.values()])
                 try:
-                    self._log.append(logged.SerializeToString())
+                    self._log.append(record.SerializeToString())
                 except OSError as error:
                     raise Overloaded(f"the update could not be logged: {error}", retry_after_s=1) from error
                 self._publish([change for change, _ in newest.values()])

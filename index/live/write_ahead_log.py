@@ -25,7 +25,7 @@ _HEADER = _FRAME.size + _CHECK.size
 
 
 class WriteAheadLog:
-    """For one writer. After a disk error the file is as it was before the write."""
+    """A log file that one writer appends to. After a disk error the file is as it was before the write."""
 
     def __init__(self, path: Path, descriptor: int, size: int) -> None:
         self.path = path

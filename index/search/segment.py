@@ -99,7 +99,7 @@ class Table(Protocol):
 
 
 class Segment:
-    """Immutable: deleting rows returns another segment, which shares the rest. Thread-safe.
+    """Products that are searched together. Immutable and thread-safe: a deletion makes another segment.
 
     alive: bitmaps of what is not deleted, over the table (key WHOLE_TABLE) and over the vectors of each space; None:
            nothing is deleted.

@@ -81,7 +81,7 @@ class Hits(NamedTuple):
 
 
 class View:
-    """An immutable snapshot: a write makes another. Thread-safe."""
+    """All products of a shard at one moment. Immutable and thread-safe: a write makes another view."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = segments

@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class ChangeMigration:
-    """For one thread that loads and one that writes. `load_base` loads a version of this shard as it was built."""
+    """Loads versions with the changes of the version before. For one thread that loads and one that writes.
+
+    load_base: loads a version of this shard as it was built.
+    """
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ RETRY_S = 5.0  # After a compaction that failed, so that not every update tries 
 
 
 class Compactor:
-    """For one event loop."""
+    """Compacts versions that are due, and waits after a failure; for one event loop."""
 
     def __init__(self, served: ServedVersions) -> None:
         self._served = served

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class LossReporter:
-    """Logs each reason once while the same versions are loaded."""
+    """Counts lost changes, and logs each reason once while the same versions are loaded."""
 
     def __init__(self) -> None:
         self._logged: frozenset[str] = frozenset()

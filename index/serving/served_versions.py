@@ -45,7 +45,11 @@ class _Entry:
 
 
 class ServedVersions:
-    """Thread-safe. `clock` returns monotonic seconds; a version that a gateway pins is kept for `lease_s`."""
+    """The loaded versions that requests may name. Thread-safe.
+
+    clock:   returns monotonic seconds.
+    lease_s: how long a version is kept after a gateway pinned it.
+    """
 
     def __init__(self, clock: Callable[[], float], lease_s: float) -> None:
         self._clock = clock

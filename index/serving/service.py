@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class IndexShard:
-    """Until the first version is loaded every request is UNAVAILABLE: the process already listens while it loads."""
+    """The handlers of the service. Until the first version is loaded, every request gets UNAVAILABLE."""
 
     def __init__(self, pool: Pool, served: ServedVersions, writer: Writer) -> None:
         self._pool = pool

@@ -31,7 +31,7 @@ MAX_RESPONSE_BYTES = 24 << 20
 
 
 class ShardVersion:
-    """Thread-safe. Its data are the base, as it was built, and the updates of `live`."""
+    """One shard of a version: the base, as it was built, and the updates of `live`. Thread-safe."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ MAX_UPDATES = 256  # In one request, and in one write of several.
 
 
 class Writer:
-    """For one event loop."""
+    """Applies updates to every loaded version of a shard; for one event loop."""
 
     def __init__(
         self,
