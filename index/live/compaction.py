@@ -139,8 +139,8 @@ def write(
     for entry in spaces:
         number = space_number(entry.name)
         moved = [
-            _MovedVectors.of(source.segment, number, rows, new_rows)
-            for source, rows, new_rows in zip(sources, live_rows, new_rows_by_source, strict=True)
+            _MovedVectors.of(source.segment, number, rows, target_rows)
+            for source, rows, target_rows in zip(sources, live_rows, new_rows_by_source, strict=True)
         ]
         documents = _write_vectors(shard / entry.name, moved, entry)
         index = _write_index(shard / entry.name, entry, trained.get(number))
@@ -187,7 +187,7 @@ class _MovedVectors(NamedTuple):
 
 
 def _write_vectors(directory: Path, moved: Sequence[_MovedVectors], entry: SpaceEntry) -> int:
-    """Write them by rising row. Returns how many there are."""
+    """Write the vectors by rising row. Returns how many there are."""
     directory.mkdir()
     rows = np.concatenate([each.rows for each in moved])
     positions = np.concatenate([each.positions for each in moved])
