@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks.dataset import DIM
 from index.backends import factory, recipe
 from index.backends.faiss_support import use_threads
-from index.search.scores import exact
+from index.search.scores import exact_search
 from index.search.space import SpaceIndex
 from index.storage import vectors as stored
 from index.storage.manifest import IndexEntry, OperatingPoint
@@ -76,7 +76,7 @@ class Recipe:
 
     def search(self, query: F32, knobs: Knobs) -> I64:
         if self.codes is None:
-            return exact(query, self.space.vectors, K).rows
+            return exact_search(query, self.space.vectors, K).rows
         point = OperatingPoint(
             depth=K, search_parameter=int(knobs.search_parameter), refine_factor=knobs.factor, cost=0, recall=0
         )

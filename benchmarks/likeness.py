@@ -30,7 +30,7 @@ from index.backends import factory
 from index.backends.faiss_support import use_threads
 from index.backends.recipe import resolve_recipe
 from index.backends.vector_index import VectorIndex
-from index.search.scores import scores_of
+from index.search.scores import inner_products
 from lookalike.vectors import F32, normalised
 
 QUERIES = 500
@@ -104,7 +104,7 @@ def curves(vectors: F32, queries: F32) -> dict[str, Any]:
         for start in range(0, len(queries), 16):
             part = queries[start : start + 16]
             rows = by.find_candidates(part, count, search_parameter)
-            best = np.take_along_axis(rows, np.argsort(-scores_of(part, vectors, rows), axis=1)[:, :K], 1)
+            best = np.take_along_axis(rows, np.argsort(-inner_products(part, vectors, rows), axis=1)[:, :K], 1)
             hits += sum(len(np.intersect1d(a, b)) for a, b in zip(best, truth[start:], strict=False))
         return rounded(hits / truth.size)
 

@@ -29,7 +29,7 @@ from index.backends.vector_index import VectorIndex
 from index.building.calibration import CalibrationSet
 from index.search.segment import Segment
 from index.search.space import SpaceIndex
-from index.serving.loaded import LoadedShard
+from index.serving.shard_version import ShardVersion
 from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry, Manifest, OperatingPoint
@@ -122,7 +122,7 @@ def _compared(
     entry = IndexEntry(recipe="measured", operating_points=(point,))
     space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), codes=codes)
     manifest = Manifest(version="measured", shards=1, seed=0, products=(len(table),), spaces=(), files={})
-    shard = LoadedShard(manifest=manifest, shard=0, base=Segment(table, {Space.SPACE_IMAGE: space}))
+    shard = ShardVersion(manifest=manifest, shard=0, base=Segment(table, {Space.SPACE_IMAGE: space}))
     base = faiss.read_index(str(path))
     faiss.extract_index_ivf(base).nprobe = point.search_parameter
     refined = faiss.IndexRefine(base, flat)

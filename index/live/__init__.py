@@ -1,1 +1,1 @@
-"""What changes in a shard while it serves: updates, their log, the rows they add, and compaction."""
+"""Live updates of a shard: write-ahead log, delta, compaction, and migration of changes to the next version."""

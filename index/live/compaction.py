@@ -1,4 +1,4 @@
-"""One segment made of several: what is alive in them, by rising id, with full vectors. Reads and writes files."""
+"""Compact several segments into one on disk: what is not deleted, by rising id. Reads and writes files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from index.backends import factory
 from index.backends.recipe import MIN_INDEXED_VECTORS, IvfRecipe, default_nlist, parse_recipe
 from index.backends.vector_index import VectorIndex
 from index.building.calibration import calibrate
-from index.live.updates import Removal
+from index.live.updates import Tombstone
 from index.search import segment
 from index.search.segment import Segment
 from index.storage import attributes, vectors, version
@@ -30,87 +30,90 @@ from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
 
-REMOVED = "removed.arrow"
-_REMOVED = pa.schema({"id": pa.large_string(), "revision": pa.uint64(), "generation": pa.uint32()})
+TOMBSTONES = "tombstones.arrow"
+_TOMBSTONES_SCHEMA = pa.schema({"id": pa.large_string(), "revision": pa.uint64(), "generation": pa.uint32()})
 _CHUNK_BYTES = 8 << 20
 
 
-class Source(NamedTuple):
-    table: pa.Table  # As `attributes.serialized` returns it, all rows.
-    segment: Segment  # Over the same rows; knows which are alive.
+class CompactionSource(NamedTuple):
+    """A segment to be compacted."""
+
+    table: pa.Table  # All rows, in the form that `attributes.serialized` returns.
+    segment: Segment  # Over the same rows; knows which are deleted.
 
 
-class Learnt(NamedTuple):
-    """What the codes of a space are made by."""
+class TrainedCodes(NamedTuple):
+    """A trained ANN index, whose training is reused for the compacted vectors of the same space."""
 
     codes: VectorIndex
-    recipe: str  # Of the codes.
-    recall: float  # To be reached again: that of the version as it was built.
+    recipe: str  # The factory string of the codes.
+    recall: float  # The target: the recall of the version as it was built.
 
 
-class Removed:
-    """Removals by id."""
+class TombstoneTable:
+    """Memory-mapped tombstones by product id."""
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self.ids = SortedStrings(batch["id"])
         self._revisions: npt.NDArray[np.uint64] = batch["revision"].to_numpy()
-        self._passed_on: npt.NDArray[np.uint32] = batch["generation"].to_numpy()
+        self._generations: npt.NDArray[np.uint32] = batch["generation"].to_numpy()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def get(self, product_id: bytes) -> Removal | None:
-        at = self.ids.find(product_id)
-        return None if at is None else self._at(at)
+    def get(self, product_id: bytes) -> Tombstone | None:
+        row = self.ids.find(product_id)
+        return None if row is None else self._tombstone(row)
 
-    def items(self) -> Iterator[tuple[bytes, Removal]]:
-        return ((self.ids[at], self._at(at)) for at in range(len(self)))
+    def items(self) -> Iterator[tuple[bytes, Tombstone]]:
+        return ((self.ids[row], self._tombstone(row)) for row in range(len(self)))
 
-    def _at(self, at: int) -> Removal:
-        return Removal(int(self._revisions[at]), int(self._passed_on[at]))
+    def _tombstone(self, row: int) -> Tombstone:
+        return Tombstone(int(self._revisions[row]), int(self._generations[row]))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compacted:
-    """A compacted segment on disk, and the removals that came before it."""
+class CompactedSegment:
+    """A compacted segment on disk, with the tombstones of removals before the compaction."""
 
     directory: Path
     segment: Segment
-    removed: Removed
+    tombstones: TombstoneTable
 
     def table(self) -> pa.Table:
         return attributes.read_serialized(self.directory / shard_name(0) / ATTRIBUTES)
 
     def revision(self, product_id: bytes) -> int | None:
-        """Of a product that was upserted or removed before the compaction; None: it was neither."""
+        """Revision of a product that was upserted or removed before the compaction; None: it was neither."""
         if (row := self.segment.table.ids.find(product_id)) is None:
-            removal = self.removed.get(product_id)
-            return removal.revision if removal else None
+            tombstone = self.tombstones.get(product_id)
+            return tombstone.revision if tombstone else None
         (part,) = self.segment.table.parts
         return int(part.revisions[row])
 
     def ids(self) -> Iterator[bytes]:
-        """Of all products that were upserted or removed before the compaction."""
+        """Ids of all products that were upserted or removed before the compaction."""
         (part,) = self.segment.table.parts
-        for strings in (part.ids, self.removed.ids):
-            yield from (strings[at] for at in range(len(strings)))
+        for strings in (part.ids, self.tombstones.ids):
+            yield from (strings[row] for row in range(len(strings)))
 
 
-def made(
+def compact(
     directory: Path,
-    sources: Sequence[Source],
-    removed: Mapping[bytes, Removal],
+    sources: Sequence[CompactionSource],
+    tombstones: Mapping[bytes, Tombstone],
     spaces: Sequence[SpaceEntry],
-    learnt: Mapping[Space.ValueType, Learnt],
-) -> Compacted:
-    """Write what is alive in the sources as a version of one shard; all of it is on the disk afterwards.
+    trained: Mapping[Space.ValueType, TrainedCodes],
+) -> CompactedSegment:
+    """Write what is not deleted in the sources as an index version of one shard, synced to disk, and open it.
 
-    directory: a new one, of which nothing is left after an error. spaces: as in the version that was built.
+    directory: a new one; removed again after an error.
+    spaces:    as in the version as it was built.
     Raises OSError.
     """
     try:
-        write(directory, sources, removed, spaces, learnt)
-        return opened(directory)
+        write(directory, sources, tombstones, spaces, trained)
+        return open_compacted(directory)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -118,31 +121,31 @@ def made(
 
 def write(
     directory: Path,
-    sources: Sequence[Source],
-    removed: Mapping[bytes, Removal],
+    sources: Sequence[CompactionSource],
+    tombstones: Mapping[bytes, Tombstone],
     spaces: Sequence[SpaceEntry],
-    learnt: Mapping[Space.ValueType, Learnt],
+    trained: Mapping[Space.ValueType, TrainedCodes],
 ) -> None:
-    here = directory / shard_name(0)
-    here.mkdir(parents=True)
-    rows = [source.segment.rows() for source in sources]
-    table = pa.concat_tables([source.table.take(kept) for source, kept in zip(sources, rows, strict=True)])
+    shard = directory / shard_name(0)
+    shard.mkdir(parents=True)
+    live_rows = [source.segment.live_rows() for source in sources]
+    table = pa.concat_tables([source.table.take(rows) for source, rows in zip(sources, live_rows, strict=True)])
     order = pc.sort_indices(table["id"]).to_numpy().astype(np.int64)
-    attributes.write_serialized(here / ATTRIBUTES, table.take(order))
-    places = np.empty(len(order), dtype=np.int64)  # Where each row went.
-    places[order] = np.arange(len(order))
-    places_by_source = np.split(places, np.cumsum([len(kept) for kept in rows])[:-1])
+    attributes.write_serialized(shard / ATTRIBUTES, table.take(order))
+    new_rows = np.empty(len(order), dtype=np.int64)
+    new_rows[order] = np.arange(len(order))
+    new_rows_by_source = np.split(new_rows, np.cumsum([len(rows) for rows in live_rows])[:-1])
     entries = []
     for entry in spaces:
         number = space_number(entry.name)
         moved = [
-            _Moved.of(source.segment, number, kept, to)
-            for source, kept, to in zip(sources, rows, places_by_source, strict=True)
+            _MovedVectors.of(source.segment, number, rows, target_rows)
+            for source, rows, target_rows in zip(sources, live_rows, new_rows_by_source, strict=True)
         ]
-        documents = _write_vectors(here / entry.name, moved, entry)
-        index = _index(here / entry.name, entry, learnt.get(number))
+        documents = _write_vectors(shard / entry.name, moved, entry)
+        index = _write_index(shard / entry.name, entry, trained.get(number))
         entries.append(replace(entry, documents=(documents,), indexes=(index,)))
-    _write_removed(directory / REMOVED, removed)
+    _write_tombstones(directory / TOMBSTONES, tombstones)
     manifest = Manifest(
         version=directory.name,
         shards=1,
@@ -156,33 +159,35 @@ def write(
         version.fsync_path(path)
 
 
-def opened(directory: Path) -> Compacted:
-    """Verify and map. Raises BadArtifact, naming the file."""
+def open_compacted(directory: Path) -> CompactedSegment:
+    """Verify and map the files. Raises BadArtifact, naming the file."""
     manifest = version.read_manifest(directory.parent, directory.name)
     version.verify(directory, manifest)
     try:
-        removed = Removed(pa.ipc.open_file(pa.memory_map(str(directory / REMOVED))).get_batch(0))
+        tombstones = TombstoneTable(pa.ipc.open_file(pa.memory_map(str(directory / TOMBSTONES))).get_batch(0))
     except (pa.ArrowException, OSError) as error:
-        raise BadArtifact(f"{directory / REMOVED}: {error}") from error
-    return Compacted(directory=directory, segment=segment.opened(directory, manifest, 0), removed=removed)
+        raise BadArtifact(f"{directory / TOMBSTONES}: {error}") from error
+    return CompactedSegment(
+        directory=directory, segment=segment.open_segment(directory, manifest, 0), tombstones=tombstones
+    )
 
 
-class _Moved(NamedTuple):
-    """The vectors of one source that are kept: where they are, and the row each gets."""
+class _MovedVectors(NamedTuple):
+    """The vectors of one source that are kept: their positions, and the new row of each."""
 
     vectors: StoredVectors
     positions: I64
     rows: I64
 
     @classmethod
-    def of(cls, source: Segment, number: Space.ValueType, kept: I64, places: I64) -> _Moved:
-        """kept: the rows of the source that are alive, rising; places: where each went."""
-        index, positions = source.spaces[number], source.positions(number)
-        return cls(index.vectors, positions, places[np.searchsorted(kept, index.rows[positions])])
+    def of(cls, source: Segment, number: Space.ValueType, live_rows: I64, new_rows: I64) -> _MovedVectors:
+        """live_rows: the rows of the source that are not deleted, rising; new_rows: the new row of each."""
+        index, positions = source.spaces[number], source.live_positions(number)
+        return cls(index.vectors, positions, new_rows[np.searchsorted(live_rows, index.rows[positions])])
 
 
-def _write_vectors(directory: Path, moved: Sequence[_Moved], entry: SpaceEntry) -> int:
-    """By rising row; how many there are."""
+def _write_vectors(directory: Path, moved: Sequence[_MovedVectors], entry: SpaceEntry) -> int:
+    """Write the vectors by rising row. Returns how many there are."""
     directory.mkdir()
     rows = np.concatenate([each.rows for each in moved])
     positions = np.concatenate([each.positions for each in moved])
@@ -191,51 +196,56 @@ def _write_vectors(directory: Path, moved: Sequence[_Moved], entry: SpaceEntry) 
     np.save(directory / ROWS, rows[order])
     step = max(1, _CHUNK_BYTES // (4 * entry.dim))
 
-    def gathered(part: I64) -> F32:
+    def gather(part: I64) -> F32:
         chunk = np.empty((len(part), entry.dim), dtype=np.float32)
         for i, each in enumerate(moved):
-            mine = sources[part] == i
-            chunk[mine] = each.vectors[positions[part[mine]]]
+            of_source = sources[part] == i
+            chunk[of_source] = each.vectors[positions[part[of_source]]]
         return chunk
 
-    parts = (gathered(order[start : start + step]) for start in range(0, len(order), step))
+    parts = (gather(order[start : start + step]) for start in range(0, len(order), step))
     vectors.write_vectors(directory / VECTORS, parts, documents=len(rows), dim=entry.dim, rescore=entry.rescore)
     return len(rows)
 
 
-def _index(directory: Path, entry: SpaceEntry, learnt: Learnt | None) -> IndexEntry:
-    """Make, measure and write the codes, where the version has some, and they find as much here as there."""
+def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedCodes | None) -> IndexEntry:
+    """Make, calibrate and write the ANN index, if the version has one and the target recall is reached again."""
     mapped = vectors.open_vectors(directory / VECTORS, rescore=entry.rescore)
-    if learnt is None or len(mapped) < MIN_INDEXED_VECTORS:
+    if trained is None or len(mapped) < MIN_INDEXED_VECTORS:
         return IndexEntry()
-    recipe, made = _coded(mapped, learnt)
-    ladder = calibrate(made, mapped, 0, learnt.recall)
+    recipe, codes = _make_codes(mapped, trained)
+    ladder = calibrate(codes, mapped, 0, trained.recall)
     if not ladder:
         return IndexEntry()
-    made.write(directory / CODES)
+    codes.write(directory / CODES)
     return IndexEntry(recipe=recipe, operating_points=ladder)
 
 
-def _coded(mapped: StoredVectors, learnt: Learnt) -> tuple[str, VectorIndex]:
-    """By what was learnt before; but lists that are far too many, or too few, for so many vectors are learnt anew.
+def _make_codes(mapped: StoredVectors, trained: TrainedCodes) -> tuple[str, VectorIndex]:
+    """Refill the trained ANN index; one with far too many or too few inverted lists for the vectors is trained again.
 
-    To find and visit 1,024 lists of 15,000 vectors costs a query as much as those of 100,000.
+    Finding and visiting 1,024 lists of 15,000 vectors costs a query as much as those of 100,000.
     """
-    known = parse_recipe(learnt.recipe)
-    if isinstance(known, IvfRecipe) and not known.rotated_dim:  # A rotation takes too long to learn.
+    spec = parse_recipe(trained.recipe)
+    if isinstance(spec, IvfRecipe) and not spec.rotated_dim:  # Training a rotation takes too long.
         lists = default_nlist(len(mapped))
-        if not known.nlist <= 2 * lists <= 4 * known.nlist:
-            wanted = replace(known, nlist=lists)
-            return str(wanted), factory.train_index(wanted, mapped, 0, 1)
-    return learnt.recipe, learnt.codes.with_vectors(mapped)
+        if not spec.nlist <= 2 * lists <= 4 * spec.nlist:
+            resized = replace(spec, nlist=lists)
+            return str(resized), factory.train_index(resized, mapped, 0, 1)
+    return trained.recipe, trained.codes.with_vectors(mapped)
 
 
-def _write_removed(path: Path, removed: Mapping[bytes, Removal]) -> None:
-    ids = sorted(removed)
-    each = [removed[product_id] for product_id in ids]
-    columns = [[one.decode() for one in ids], [one.revision for one in each], [one.generation for one in each]]
-    batch = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, _REMOVED, strict=True)], schema=_REMOVED)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _REMOVED) as writer:
+def _write_tombstones(path: Path, tombstones: Mapping[bytes, Tombstone]) -> None:
+    ids = sorted(tombstones)
+    sorted_tombstones = [tombstones[product_id] for product_id in ids]
+    columns = [
+        [product_id.decode() for product_id in ids],
+        [tombstone.revision for tombstone in sorted_tombstones],
+        [tombstone.generation for tombstone in sorted_tombstones],
+    ]
+    schema = _TOMBSTONES_SCHEMA
+    batch = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(batch)
 
 

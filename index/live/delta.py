@@ -1,4 +1,4 @@
-"""The products that came since the last compaction: arrays that only grow, and the segments that look at them. Pure."""
+"""The delta: products changed since the last compaction, in arrays that only grow. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from index.backends.filter_bitmap import FilterBitmap
-from index.live.updates import Change, Removal
-from index.search.segment import ALL, Segment
+from index.live.updates import Change, Tombstone
+from index.search.segment import WHOLE_TABLE, Segment
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
@@ -21,11 +21,11 @@ from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import F32, I64
 
-_NOTHING = attributes.with_serialized_products(attributes.table_of_products([], []))
+_EMPTY_TABLE = attributes.with_serialized_products(attributes.table_of_products([], []))
 
 
-class _Vectors:
-    """Of one space. Room for all is reserved at once; the system gives memory only to what is written."""
+class _VectorBuffer:
+    """Vectors of one space. Reserves address space for all at once; memory is used only by what is written."""
 
     def __init__(self, capacity: int, dim: int, rescore: str) -> None:
         self.vectors: StoredVectors = np.empty((capacity, dim), dtype=rescore)
@@ -41,41 +41,41 @@ class _Vectors:
         return SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=rows, codes=None)
 
 
-def nothing(spaces: Sequence[SpaceEntry]) -> Segment:
-    """A segment of no products."""
-    indexes = {space_number(entry.name): _Vectors(0, entry.dim, entry.rescore).index() for entry in spaces}
-    return Segment(Attributes(attributes.to_record_batch(_NOTHING)), indexes)
+def empty_segment(spaces: Sequence[SpaceEntry]) -> Segment:
+    """A segment without products."""
+    indexes = {space_number(entry.name): _VectorBuffer(0, entry.dim, entry.rescore).index() for entry in spaces}
+    return Segment(Attributes(attributes.to_record_batch(_EMPTY_TABLE)), indexes)
 
 
 class Delta:
-    """Changes in the order they came, at most `capacity` rows. One writer; a segment that it made stays as it was."""
+    """Changes in order of arrival, at most `capacity` rows. For one writer; segments taken of it never change."""
 
     def __init__(self, spaces: Sequence[SpaceEntry], capacity: int) -> None:
         self.revisions: dict[bytes, int] = {}  # Of every product that was changed here, removed ones included.
-        self.removed: dict[bytes, Removal] = {}
+        self.tombstones: dict[bytes, Tombstone] = {}
         self._alive = np.zeros(capacity, dtype=np.bool_)
-        self._latest: dict[bytes, int] = {}  # The row of each product that is alive here.
-        self._spaces = {space_number(entry.name): _Vectors(capacity, entry.dim, entry.rescore) for entry in spaces}
-        self._rows = Rows([], [], (), np.empty(0, np.int64))
+        self._latest: dict[bytes, int] = {}  # The row of each product that is not deleted.
+        self._spaces = {space_number(entry.name): _VectorBuffer(capacity, entry.dim, entry.rescore) for entry in spaces}
+        self._rows = DeltaTable([], [], (), np.empty(0, np.int64))
 
     def __len__(self) -> int:
-        """Rows in use, of products that were superseded too."""
+        """Rows in use, superseded ones included."""
         return len(self._rows)
 
     @property
     def changes(self) -> int:
-        """How much room is taken: by rows, or by products that were changed."""
+        """How much of the capacity is used: the number of rows or of changed products, whichever is more."""
         return max(len(self), len(self.revisions))
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Of different products, newer than what is here; no more than there is room for."""
+        """Add changes of different products, each newer than what is here, no more than there is room for."""
         upserts = [(change, change.product) for change in changes if change.product is not None]
-        rows = self._rows.followed_by([product for _, product in upserts], [change.revision for change, _ in upserts])
+        rows = self._rows.extended_with([product for _, product in upserts], [change.revision for change, _ in upserts])
         for change in changes:
             self.revisions[change.id] = change.revision
-            self.removed.pop(change.id, None)
+            self.tombstones.pop(change.id, None)
             if change.product is None:
-                self.removed[change.id] = Removal(change.revision, change.generation)
+                self.tombstones[change.id] = Tombstone(change.revision, change.generation)
             self.delete(change.id)
         for row, (change, _) in enumerate(upserts, start=len(self)):
             self._alive[row], self._latest[change.id] = True, row
@@ -88,21 +88,21 @@ class Delta:
             self._alive[row] = False
 
     def table(self) -> pa.Table:
-        """All rows, as `attributes.serialized` returns them."""
+        """All rows, in the form that `attributes.serialized` returns."""
         return self._rows.table()
 
     def segment(self) -> Segment:
-        """What is here now."""
+        """A segment of the present content."""
         alive_rows = self._alive[: len(self)]
-        spaces = {number: kept.index() for number, kept in self._spaces.items()}
+        spaces = {number: buffer.index() for number, buffer in self._spaces.items()}
         if alive_rows.all():
             return Segment(self._rows, spaces)
         alive = {number: FilterBitmap.from_mask(alive_rows[index.rows]) for number, index in spaces.items()}
-        return Segment(self._rows, spaces, alive={**alive, ALL: FilterBitmap.from_mask(alive_rows)})
+        return Segment(self._rows, spaces, alive={**alive, WHOLE_TABLE: FilterBitmap.from_mask(alive_rows)})
 
 
-class _Ids:
-    """Of rows in the order they came: the last of equal ids is the product's."""
+class _DeltaIds:
+    """Ids of rows in order of arrival: of rows with equal ids, the last is the product's."""
 
     def __init__(self, values: Sequence[bytes], order: I64) -> None:
         self._values = values
@@ -119,8 +119,8 @@ class _Ids:
         return self._values[row].decode()
 
 
-class _Part:
-    """Some rows. What filters look at is made when one does: most writes are not filtered before the next."""
+class _TablePart:
+    """Consecutive rows. Filter columns are built on first use: most parts are merged before a filter needs them."""
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
@@ -133,16 +133,16 @@ class _Part:
         return Attributes(attributes.to_record_batch(self.table))
 
 
-class Rows:
-    """A table of products in the order they came, the last of equal ids being the product's.
+class DeltaTable:
+    """Products in order of arrival; of rows with equal ids, the last is the product's.
 
-    Nothing in it changes; what follows it shares its lists, which only grow.
+    Immutable; the table that extends it shares its lists, which only grow.
     """
 
-    def __init__(self, ids: list[bytes], products: list[bytes], parts: Sequence[_Part], order: I64) -> None:
+    def __init__(self, ids: list[bytes], products: list[bytes], parts: Sequence[_TablePart], order: I64) -> None:
         self.products = products
-        self.order = order  # By rising id, and among equal ones as they came.
-        self.ids = _Ids(ids, order)
+        self.order = order  # By rising id, equal ids in order of arrival.
+        self.ids = _DeltaIds(ids, order)
         self._values = ids
         self._parts = parts
 
@@ -154,14 +154,15 @@ class Rows:
         return [part.attributes for part in self._parts]
 
     def description(self, row: int) -> str:
-        part, at = self._at(row)
-        return part.description(at)
+        part, offset = self._locate(row)
+        return part.description(offset)
 
     def shop(self, row: int) -> str:
-        part, at = self._at(row)
-        return part.shop(at)
+        part, offset = self._locate(row)
+        return part.shop(offset)
 
-    def _at(self, row: int) -> tuple[Attributes, int]:
+    def _locate(self, row: int) -> tuple[Attributes, int]:
+        """The part that holds a row, and the row's offset in it."""
         for part in self._parts:
             if row < len(part):
                 return part.attributes, row
@@ -169,20 +170,21 @@ class Rows:
         raise IndexError(row)
 
     def table(self) -> pa.Table:
-        """As `attributes.serialized` returns it."""
-        return pa.concat_tables([_NOTHING, *(part.table for part in self._parts)])
+        """In the form that `attributes.serialized` returns."""
+        return pa.concat_tables([_EMPTY_TABLE, *(part.table for part in self._parts)])
 
-    def followed_by(self, products: Sequence[Product], revisions: Sequence[int]) -> Rows:
+    def extended_with(self, products: Sequence[Product], revisions: Sequence[int]) -> DeltaTable:
+        """A table with these products after the present rows."""
         if not products:
             return self
         added = attributes.with_serialized_products(attributes.table_of_products(products, revisions))
-        coming = range(len(self), len(self) + len(products))
+        new_rows = range(len(self), len(self) + len(products))
         self._values[len(self) :] = [product.id.encode() for product in products]
         self.products[len(self) :] = added["product"].to_pylist()
-        parts = [*self._parts, _Part(added)]
-        # Each part is at least twice as long as the next, so there are few, and a row is encoded anew a few times.
+        parts = [*self._parts, _TablePart(added)]
+        # Each part is at least twice as long as the next, so there are few, and each row is encoded only a few times.
         while len(parts) > 1 and len(parts[-2]) < 2 * len(parts[-1]):
-            parts[-2:] = [_Part(pa.concat_tables([parts[-2].table, parts[-1].table]))]
-        rows = sorted(coming, key=self._values.__getitem__)
+            parts[-2:] = [_TablePart(pa.concat_tables([parts[-2].table, parts[-1].table]))]
+        rows = sorted(new_rows, key=self._values.__getitem__)
         order: I64 = np.insert(self.order, [self.ids.after(self._values[row]) for row in rows], rows)
-        return Rows(self._values, self.products, parts, order)
+        return DeltaTable(self._values, self.products, parts, order)

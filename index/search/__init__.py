@@ -1,1 +1,1 @@
-"""Searching one set of vectors: filters, plans, exact scores, fusion. No network."""
+"""Search in one shard: filters, search plans, exact scores, late fusion. No network."""

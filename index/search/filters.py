@@ -1,4 +1,4 @@
-"""Which rows pass a `Filter`: over whole columns and their dictionary codes. Pure."""
+"""Evaluate a `Filter` to a mask of rows, over whole columns and their dictionary codes. Pure."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from index.storage.strings import SortedStrings
 from lookalike.v1.types_pb2 import Filter
 
 
-def mask_of(attributes: Attributes, condition: Filter) -> Mask:
-    """Which rows meet every condition that is set. One that makes no sense passes nothing: gateways have refused it."""
-    passes = np.ones(len(attributes), dtype=np.bool_)
-    for mask in chain(_values(attributes, condition), _tags(attributes, condition), _groups(attributes, condition)):
-        passes &= mask
-    return passes
+def filter_mask(attributes: Attributes, condition: Filter) -> Mask:
+    """The rows that meet every condition of the filter. A nonsensical one passes none: gateways have refused it."""
+    mask = np.ones(len(attributes), dtype=np.bool_)
+    masks = chain(
+        _column_masks(attributes, condition), _tag_masks(attributes, condition), _group_masks(attributes, condition)
+    )
+    for each in masks:
+        mask &= each
+    return mask
 
 
-def _values(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
+def _column_masks(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
     if condition.category_in:
-        yield _below(attributes.categories, condition.category_in)[attributes.category_codes]
+        yield _subtree_codes(attributes.categories, condition.category_in)[attributes.category_codes]
     if condition.category_not_in:
-        yield ~_below(attributes.categories, condition.category_not_in)[attributes.category_codes]
+        yield ~_subtree_codes(attributes.categories, condition.category_not_in)[attributes.category_codes]
     if condition.shop_in:
-        yield _equal(attributes.shops, condition.shop_in)[attributes.shop_codes]
+        yield _codes_of(attributes.shops, condition.shop_in)[attributes.shop_codes]
     if condition.shop_not_in:
-        yield ~_equal(attributes.shops, condition.shop_not_in)[attributes.shop_codes]
+        yield ~_codes_of(attributes.shops, condition.shop_not_in)[attributes.shop_codes]
     if condition.HasField("min_price"):
         yield attributes.prices >= condition.min_price
     if condition.HasField("max_price"):
@@ -43,50 +46,50 @@ def _values(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
         yield attributes.created > condition.created_after
 
 
-def _tags(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
+def _tag_masks(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
     if condition.tags_any:
-        yield _tagged(attributes, condition.tags_any) > 0
+        yield _tag_counts(attributes, condition.tags_any) > 0
     if condition.tags_all:
-        yield _tagged(attributes, condition.tags_all) == len(set(condition.tags_all))
+        yield _tag_counts(attributes, condition.tags_all) == len(set(condition.tags_all))
     if condition.tags_none:
-        yield _tagged(attributes, condition.tags_none) == 0
+        yield _tag_counts(attributes, condition.tags_none) == 0
 
 
-def _groups(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
+def _group_masks(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
     if condition.any_of:
-        yield np.logical_or.reduce([mask_of(attributes, each) for each in condition.any_of])
-    yield from (mask_of(attributes, each) for each in condition.all_of)
-    yield from (~mask_of(attributes, each) for each in condition.none_of)
+        yield np.logical_or.reduce([filter_mask(attributes, each) for each in condition.any_of])
+    yield from (filter_mask(attributes, each) for each in condition.all_of)
+    yield from (~filter_mask(attributes, each) for each in condition.none_of)
 
 
-def _tagged(attributes: Attributes, tags: Iterable[str]) -> npt.NDArray[np.int32]:
-    """How many of `tags` each row has. A row has a tag once."""
-    chosen = _equal(attributes.tags, tags)[attributes.tag_codes]
-    so_far = np.zeros(len(chosen) + 1, dtype=np.int32)
-    np.cumsum(chosen, out=so_far[1:])
+def _tag_counts(attributes: Attributes, tags: Iterable[str]) -> npt.NDArray[np.int32]:
+    """How many of `tags` each row has; a row has each tag at most once."""
+    matches = _codes_of(attributes.tags, tags)[attributes.tag_codes]
+    running_count = np.zeros(len(matches) + 1, dtype=np.int32)
+    np.cumsum(matches, out=running_count[1:])
     offsets = attributes.tag_offsets
-    return so_far[offsets[1:]] - so_far[offsets[:-1]]
+    return running_count[offsets[1:]] - running_count[offsets[:-1]]
 
 
-def _equal(known: SortedStrings, values: Iterable[str]) -> Mask:
-    """Which codes stand for one of `values`."""
-    chosen = np.zeros(len(known), dtype=np.bool_)
+def _codes_of(dictionary: SortedStrings, values: Iterable[str]) -> Mask:
+    """Mask of the dictionary codes whose string is one of `values`."""
+    mask = np.zeros(len(dictionary), dtype=np.bool_)
     for value in values:
-        if (code := known.find(value.encode())) is not None:
-            chosen[code] = True
-    return chosen
+        if (code := dictionary.find(value.encode())) is not None:
+            mask[code] = True
+    return mask
 
 
-def _below(known: SortedStrings, paths: Iterable[str]) -> Mask:
-    """Which codes stand for one of `paths` or for a path below it."""
-    chosen = _equal(known, paths := list(paths))
+def _subtree_codes(dictionary: SortedStrings, paths: Iterable[str]) -> Mask:
+    """Mask of the dictionary codes whose string is one of `paths` or a path below one."""
+    mask = _codes_of(dictionary, paths := list(paths))
     for path in paths:
-        chosen[known.starting_with(f"{path}/".encode())] = True
-    return chosen
+        mask[dictionary.starting_with(f"{path}/".encode())] = True
+    return mask
 
 
-class PassingCache:
-    """The filters used last, by space and serialized filter. For many threads; at most `size` entries of n/8 bytes."""
+class FilterCache:
+    """LRU cache of filter bitmaps by space and serialized filter: at most `size` entries of n/8 bytes. Thread-safe."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -97,7 +100,7 @@ class PassingCache:
         return len(self._entries)
 
     def get(self, space: int, key: bytes, compute: Callable[[], FilterBitmap]) -> FilterBitmap:
-        """The entry, computed outside the lock if it is missing: two threads may compute the same, none waits."""
+        """The entry; a missing one is computed outside the lock: two threads may compute it twice, none waits."""
         with self._lock:
             if (entry := self._entries.get((space, key))) is not None:
                 self._entries.move_to_end((space, key))

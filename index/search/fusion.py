@@ -1,4 +1,4 @@
-"""Late fusion: one order of products by their cosines in several spaces. Pure: arrays in, arrays out."""
+"""Late fusion: rank products by their weighted cosines in several spaces. Pure: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import numpy as np
 from lookalike.vectors import F32
 
 
-def shares(weights: Sequence[float]) -> tuple[float, ...]:
-    """Finite weights above 0, divided by their sum."""
+def normalise_weights(weights: Sequence[float]) -> tuple[float, ...]:
+    """Divide finite weights above 0 by their sum."""
     total = sum(weights)
     return tuple(weight / total for weight in weights)
 
 
-def depth(k: int) -> int:
-    """How many of the nearest in each space are candidates for the k best of all.
+def candidates_per_space(k: int) -> int:
+    """How many nearest neighbours of each space are candidates for the k fused hits.
 
-    Of the k best of an exact fusion of image and text (8,609 fashion products, MobileNet and SCDV, weights 1:1 and
-    4:1) they hold, for k = 11, 20, 50, 101, 300: 0.99 and more where photo and title are of one product, 0.98 and more
-    where they are of two products of one category, 0.87-0.97 where they are of any two. With k candidates it would be
-    0.47-0.75 for k = 10.
+    Measured recall of the k best of an exact fusion of image and text (8,609 fashion products, MobileNet and SCDV,
+    weights 1:1 and 4:1), for k = 11, 20, 50, 101, 300: at least 0.99 where photo and title are of one product, at least
+    0.98 where they are of two products of one category, 0.87-0.97 where they are of any two. With only k candidates it
+    is 0.47-0.75 for k = 10.
     """
     return 100 + 2 * max(0, k - 20)
 
 
-def fused(cosines: F32, shares: Sequence[float]) -> F32:
-    """Weighted means (c,) of cosines (s, c), by the shares (s,) of the spaces.
+def fuse(cosines: F32, weights: Sequence[float]) -> F32:
+    """Weighted means (c,) of cosines (s, c); weights (s,) of the spaces sum to 1.
 
-    Product by product and not by a matrix product, whose roundings depend on how many products there are.
+    Added space by space: the rounding of a matrix product would depend on how many products there are.
     """
     total = np.zeros(cosines.shape[1])
-    for share, of_space in zip(shares, cosines, strict=True):
-        total += share * of_space.astype(np.float64)
+    for weight, space_cosines in zip(weights, cosines, strict=True):
+        total += weight * space_cosines.astype(np.float64)
     mean: F32 = total.astype(np.float32)
     return mean

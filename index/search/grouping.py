@@ -1,4 +1,4 @@
-"""Which hits of a ranking a query wants, and how deep the ranking must go until it holds them all. Pure."""
+"""Choose the hits of a ranking, and widen the search until the ranking holds all the query wants. Pure."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from index.search.queries import Query
+from index.search.queries import ParsedQuery
 from lookalike.runtime.grouping import limit_per_shop
 from lookalike.vectors import F32
 
-_DEEPER = 4  # Times, where a ranking held too few.
-_COUNTED = 256  # From here on it takes longer to go deeper than to count how many hits there can be.
-_DEEPEST = 10_000  # No build measures how hard to search for more: beyond it everything would be compared.
+_WIDENING_FACTOR = 4  # Of the depth, where a ranking held too few hits.
+_MIN_COUNTED_DEPTH = 256  # From here on, searching deeper takes longer than counting how many hits can exist.
+_MAX_DEPTH = 10_000  # No build measures operating points beyond it: everything is compared instead.
 
 
 class Ranking(Protocol):
-    """By falling score."""
+    """Results of one query, by falling score."""
 
     @property
     def scores(self) -> F32: ...
@@ -26,67 +26,76 @@ Ranked = TypeVar("Ranked", bound=Ranking)
 Ranked_co = TypeVar("Ranked_co", bound=Ranking, covariant=True)
 
 
-def chosen(query: Query, scores: F32, id_of: Callable[[int], str], shop_of: Callable[[int], str]) -> Sequence[int]:
-    """The places of its k hits in a ranking: none below `min_score`, none of `without`, `max_per_shop` of one shop."""
-    places: Sequence[int] = range(
+def select_hits(
+    query: ParsedQuery, scores: F32, id_of: Callable[[int], str], shop_of: Callable[[int], str]
+) -> Sequence[int]:
+    """Positions in a ranking of the query's k hits.
+
+    Leaves out scores below `min_score`, ids in `exclude_ids`, and more than `max_per_shop` of one shop.
+    """
+    positions: Sequence[int] = range(
         len(scores) if query.min_score == -math.inf else int((scores >= query.min_score).sum())
     )
-    if query.without:
-        places = [place for place in places if id_of(place) not in query.without]
+    if query.exclude_ids:
+        positions = [position for position in positions if id_of(position) not in query.exclude_ids]
     if query.max_per_shop:
-        return [places[i] for i in limit_per_shop(map(shop_of, places), query.max_per_shop, query.k)]
-    return places[: query.k]
+        return [positions[i] for i in limit_per_shop(map(shop_of, positions), query.max_per_shop, query.k)]
+    return positions[: query.k]
 
 
-class Products(Protocol[Ranked_co]):
-    """What is searched."""
+class Searchable(Protocol[Ranked_co]):
+    """What `widen_until_filled` searches."""
 
-    def nearest(self, queries: Sequence[Query], /) -> Sequence[Ranked_co]:
+    def nearest(self, queries: Sequence[ParsedQuery], /) -> Sequence[Ranked_co]:
         """The k best for each query, fewer only where there are no more."""
 
-    def possible(self, query: Query, /) -> int:
-        """How many hits there can be whatever they score, at most `max_per_shop` of a shop; k if there are more."""
+    def max_hits(self, query: ParsedQuery, /) -> int:
+        """How many hits can exist at any score, at most `max_per_shop` of a shop; k if there are more."""
 
-    def of_each_shop(self, query: Query, /) -> Ranked_co:
-        """The best of each shop by exact scores, and of no shop: among them the k hits, or all there are."""
+    def best_per_shop(self, query: ParsedQuery, /) -> Ranked_co:
+        """The exact best of each shop, and of those without one; they include the k hits, or all there are."""
 
 
-def settled(
-    queries: Sequence[Query], products: Products[Ranked], choose: Callable[[Query, Ranked], Sequence[int]]
+def widen_until_filled(
+    queries: Sequence[ParsedQuery],
+    searchable: Searchable[Ranked],
+    select: Callable[[ParsedQuery, Ranked], Sequence[int]],
 ) -> list[tuple[Ranked, Sequence[int]]]:
-    """For each query a ranking and the places of its hits in it: k of them, or all there are.
+    """For each query a ranking and the positions of its hits in it: k of them, or all there are.
 
-    Whoever got too few asks again, for more; at last everything is compared once.
+    A query with too few hits is searched again at four times the depth, and at last compared with everything once.
     """
-    answers: dict[int, tuple[Ranked, Sequence[int]]] = {}
+    results: dict[int, tuple[Ranked, Sequence[int]]] = {}
     depths = {i: _first_depth(query) for i, query in enumerate(queries)}
     while depths:
-        rankings = products.nearest([_of_depth(queries[i], depth) for i, depth in depths.items()])
-        deeper = {}
+        rankings = searchable.nearest([_with_depth(queries[i], depth) for i, depth in depths.items()])
+        next_depths = {}
         for (i, depth), ranking in zip(depths.items(), rankings, strict=True):
             query = queries[i]
-            places = choose(query, ranking)
-            if _is_whole(query, ranking.scores, depth, len(places), products.possible):
-                answers[i] = ranking, places
-            elif query.exact or depth * _DEEPER > _DEEPEST:
-                best = products.of_each_shop(query)
-                answers[i] = best, choose(query, best)
+            positions = select(query, ranking)
+            if _is_complete(query, ranking.scores, depth, len(positions), searchable.max_hits):
+                results[i] = ranking, positions
+            elif query.exact or depth * _WIDENING_FACTOR > _MAX_DEPTH:
+                best = searchable.best_per_shop(query)
+                results[i] = best, select(query, best)
             else:
-                deeper[i] = depth * _DEEPER
-        depths = deeper
-    return [answers[i] for i in range(len(queries))]
+                next_depths[i] = depth * _WIDENING_FACTOR
+        depths = next_depths
+    return [results[i] for i in range(len(queries))]
 
 
-def _of_depth(query: Query, depth: int) -> Query:
+def _with_depth(query: ParsedQuery, depth: int) -> ParsedQuery:
     return query if query.k == depth else query._replace(k=depth)
 
 
-def _first_depth(query: Query) -> int:
-    return (2 if query.max_per_shop else 1) * query.k + len(query.without)
+def _first_depth(query: ParsedQuery) -> int:
+    return (2 if query.max_per_shop else 1) * query.k + len(query.exclude_ids)
 
 
-def _is_whole(query: Query, scores: F32, depth: int, hits: int, possible: Callable[[Query], int]) -> bool:
-    """Whether a ranking with so many hits holds all that are wanted, or all there are."""
+def _is_complete(
+    query: ParsedQuery, scores: F32, depth: int, hits: int, max_hits: Callable[[ParsedQuery], int]
+) -> bool:
+    """Whether a ranking with so many hits holds k of them, or all there are."""
     if hits >= query.k or len(scores) < depth or scores[-1] < query.min_score:
         return True
-    return (query.exact or depth >= _COUNTED) and hits >= possible(query)
+    return (query.exact or depth >= _MIN_COUNTED_DEPTH) and hits >= max_hits(query)

@@ -1,4 +1,4 @@
-"""What a ShardQuery asks, once it has been checked. Pure."""
+"""Check a ShardQuery message and parse it into a `ParsedQuery`. Pure."""
 
 from __future__ import annotations
 
@@ -13,53 +13,54 @@ from lookalike.v1 import index_pb2
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32
 
-# Over-fetching included: a gateway asks for at most 1,000 hits and 16 examples.
+# Over-fetching included: a gateway asks for at most 1,000 hits and excludes at most 16 examples.
 MAX_K = 4096
 _NORM_TOLERANCE = 1e-3
 
 
-class Query(NamedTuple):
+class ParsedQuery(NamedTuple):
+    """A ShardQuery that has been checked."""
+
     vectors: dict[Space.ValueType, F32]  # One at least; each (dim,) of unit norm, in the order of the query.
-    shares: tuple[float, ...]  # Of each vector's cosine in a score; they sum to 1.
-    filter: bytes  # Serialized; empty: everything passes.
+    weights: tuple[float, ...]  # Of each vector's cosine in a score; they sum to 1.
+    filter: bytes  # A serialized Filter; empty: everything passes.
     k: int
     exact: bool
     explain: bool
-    without: frozenset[str] = frozenset()  # Ids.
+    exclude_ids: frozenset[str] = frozenset()
     min_score: float = -math.inf
-    max_per_shop: int = 0  # 0: any number.
+    max_per_shop: int = 0  # 0: no limit.
 
 
-def parsed(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) -> Query:
-    """dims: of the spaces there are. Raises ValueError with what is wrong with the query."""
+def parse_query(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) -> ParsedQuery:
+    """Parse a query; `dims` maps each space of the shard to its dimension. Raises ValueError with what is wrong."""
     if query.k + len(query.exclude_ids) > MAX_K:
-        raise ValueError(f"k is {query.k}, without {len(query.exclude_ids)} ids; together at most {MAX_K} may be")
+        raise ValueError(f"k ({query.k}) plus the number of exclude_ids ({len(query.exclude_ids)}) is over {MAX_K}")
     if math.isnan(query.min_score):
-        raise ValueError("min_score is no number")
-    given = list(query.vectors)
-    vectors = {each.space: _vector_of(each, dims) for each in given}
+        raise ValueError("min_score is not a number")
+    vectors = {each.space: _parse_vector(each, dims) for each in query.vectors}
     if not vectors:
-        raise ValueError("no vector")
+        raise ValueError("the query has no vector")
     condition = query.filter.SerializeToString(deterministic=True) if query.HasField("filter") else b""
-    return Query(
+    return ParsedQuery(
         vectors=vectors,
-        shares=_shares_of(given),
+        weights=_parse_weights(query.vectors),
         filter=condition,
         k=query.k,
         exact=query.exact,
         explain=query.explain,
-        without=frozenset(query.exclude_ids) if query.exclude_ids else frozenset(),
+        exclude_ids=frozenset(query.exclude_ids) if query.exclude_ids else frozenset(),
         min_score=query.min_score if query.HasField("min_score") else -math.inf,
         max_per_shop=query.max_per_shop,
     )
 
 
-def _vector_of(given: index_pb2.QueryVector, dims: Mapping[Space.ValueType, int]) -> F32:
-    if (dim := dims.get(given.space)) is None:
-        raise ValueError(f"no space {given.space} here")
-    data = given.vector
+def _parse_vector(query_vector: index_pb2.QueryVector, dims: Mapping[Space.ValueType, int]) -> F32:
+    if (dim := dims.get(query_vector.space)) is None:
+        raise ValueError(f"this shard has no space {query_vector.space}")
+    data = query_vector.vector
     if len(data) != 4 * dim:
-        raise ValueError(f"a vector of {len(data)} bytes in a space of {dim} dimensions")
+        raise ValueError(f"the vector has {len(data)} bytes, expected {4 * dim} ({dim} dimensions)")
     vector: F32 = np.frombuffer(data, dtype="<f4")
     # Written so that NaN and infinity fail too.
     if not abs(float(vector.dot(vector)) - 1) <= _NORM_TOLERANCE:
@@ -67,14 +68,14 @@ def _vector_of(given: index_pb2.QueryVector, dims: Mapping[Space.ValueType, int]
     return vector
 
 
-def _shares_of(given: Sequence[index_pb2.QueryVector]) -> tuple[float, ...]:
-    if len(given) == 1:
+def _parse_weights(vectors: Sequence[index_pb2.QueryVector]) -> tuple[float, ...]:
+    if len(vectors) == 1:
         return (1.0,)
     weights: dict[Space.ValueType, float] = {}
-    for each in given:
+    for each in vectors:
         if each.space in weights:
-            raise ValueError(f"two vectors of space {each.space}")
+            raise ValueError(f"the query has two vectors of space {each.space}")
         if not 0 < each.weight < math.inf:
-            raise ValueError(f"the weight of space {each.space} is {each.weight}, not a finite number above 0")
+            raise ValueError(f"the weight of space {each.space} is {each.weight}, expected a finite number above 0")
         weights[each.space] = each.weight
-    return fusion.shares(list(weights.values()))
+    return fusion.normalise_weights(list(weights.values()))

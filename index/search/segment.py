@@ -1,4 +1,4 @@
-"""Products that are searched together: their table, their vectors by space, and which of them are deleted.
+"""An immutable segment of the index: a table of products, their vectors by space, and which are deleted.
 
 Reads memory-mapped files.
 """
@@ -13,12 +13,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from index.backends.filter_bitmap import FilterBitmap, Mask
-from index.search import fusion, shops, space
-from index.search.filters import PassingCache, mask_of
+from index.search import fusion, shop_codes, space
+from index.search.filters import FilterCache, filter_mask
 from index.search.plan import Plan
-from index.search.queries import Query
-from index.search.scores import best_of, chunks_of
-from index.search.shops import Shops
+from index.search.queries import ParsedQuery
+from index.search.scores import split_rows, top_k_of_chunks
+from index.search.shop_codes import ShopCodes
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
@@ -31,42 +31,42 @@ from lookalike.v1 import types_pb2
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
 
-ALL = Space.SPACE_AUTO  # The key of what is over the whole table, not over one space.
+WHOLE_TABLE = Space.SPACE_AUTO  # The key of a bitmap over the rows of the table, beside those over a space's vectors.
 
 
-class _Kind(NamedTuple):
-    """What searches that are done together have in common. Of k too: an answer must not depend on its company."""
+class _BatchKey(NamedTuple):
+    """What searches of one batch have in common; also k, so that a result does not depend on the rest of the batch."""
 
     space: Space.ValueType
     filter: bytes
     k: int
-    enough: int
+    min_results: int
     exact: bool
 
 
-class Look(NamedTuple):
+class SearchTrace(NamedTuple):
     """How one space was searched for a query."""
 
     space: Space.ValueType
     documents: int
-    passing: int
+    matching: int  # Vectors that pass the filter.
     recipe: str
-    plan: Plan | None  # None: compared with all that pass.
+    plan: Plan | None  # None: exact search of all that pass.
 
 
-class Found(NamedTuple):
-    """Of one query, by falling score, equal scores by rising row."""
+class SegmentHits(NamedTuple):
+    """Hits of one query in one segment, by falling score, equal scores by rising row."""
 
     rows: I64
     scores: F32
-    looks: tuple[Look, ...]  # In each of the query's spaces, by number.
+    traces: tuple[SearchTrace, ...]  # In each of the query's spaces, by number.
 
 
 class Ids(Protocol):
     def find(self, value: bytes, /) -> int | None: ...
 
     def after(self, value: bytes, /) -> int:
-        """How many, by rising id, come before the first greater one."""
+        """How many ids are not greater than `value`."""
 
     def text(self, i: int, /) -> str: ...
 
@@ -76,7 +76,7 @@ class Products(Protocol):
 
 
 class Table(Protocol):
-    """Products by row: `Attributes`, or what is in memory only."""
+    """Products by row: `Attributes` on disk, or a delta's table in memory."""
 
     @property
     def ids(self) -> Ids: ...
@@ -89,7 +89,7 @@ class Table(Protocol):
 
     @property
     def order(self) -> I64 | None:
-        """The rows by rising id; None: they rise with the ids."""
+        """The rows by rising id; None: the rows themselves are in the order of ids."""
 
     def description(self, row: int, /) -> str: ...
 
@@ -99,9 +99,10 @@ class Table(Protocol):
 
 
 class Segment:
-    """Nothing in it changes: one with deletions is another, which shares the rest. For many threads at a time.
+    """Products that are searched together. Immutable and thread-safe: a deletion makes another segment.
 
-    alive: what is not deleted, over the table under SPACE_AUTO and over the vectors of each space; None: everything.
+    alive: bitmaps of what is not deleted, over the table (key WHOLE_TABLE) and over the vectors of each space; None:
+           nothing is deleted.
     """
 
     def __init__(
@@ -110,33 +111,33 @@ class Segment:
         spaces: Mapping[Space.ValueType, SpaceIndex],
         *,
         alive: Mapping[Space.ValueType, FilterBitmap] | None = None,
-        filters: PassingCache | None = None,
+        filters: FilterCache | None = None,
     ) -> None:
         self.table = table
         self.spaces = spaces
         self._alive = alive
-        self._filters = PassingCache(64) if filters is None else filters
+        self._filters = FilterCache(64) if filters is None else filters
 
     def __len__(self) -> int:
         """Products that are not deleted."""
-        return len(self.table) if self._alive is None else self._alive[ALL].count
+        return len(self.table) if self._alive is None else self._alive[WHOLE_TABLE].count
 
-    def vectors(self, number: Space.ValueType) -> int:
-        """Of products that are not deleted."""
+    def vector_count(self, number: Space.ValueType) -> int:
+        """Vectors of products that are not deleted."""
         return len(self.spaces[number]) if self._alive is None else self._alive[number].count
 
-    def rows(self) -> I64:
-        """Of the products that are not deleted, rising."""
-        return np.arange(len(self.table)) if self._alive is None else self._alive[ALL].rows
+    def live_rows(self) -> I64:
+        """Rows of the products that are not deleted, rising."""
+        return np.arange(len(self.table)) if self._alive is None else self._alive[WHOLE_TABLE].rows
 
-    def positions(self, number: Space.ValueType) -> I64:
-        """Of the vectors whose products are not deleted, rising."""
+    def live_positions(self, number: Space.ValueType) -> I64:
+        """Positions of the vectors whose products are not deleted, rising."""
         return np.arange(len(self.spaces[number])) if self._alive is None else self._alive[number].rows
 
     def find(self, product_id: bytes) -> int | None:
         """The row of a product, unless it is deleted."""
         row = self.table.ids.find(product_id)
-        return row if row is not None and (self._alive is None or row in self._alive[ALL]) else None
+        return row if row is not None and (self._alive is None or row in self._alive[WHOLE_TABLE]) else None
 
     def ids(self, rows: I64) -> list[str]:
         ids = self.table.ids
@@ -148,103 +149,104 @@ class Segment:
         return products.values_at(rows) if isinstance(products, Strings) else [products[row] for row in rows.tolist()]
 
     def shops(self, rows: I64) -> list[str]:
-        """Empty where a product has none."""
+        """The shop of each product; empty where it has none."""
         table = self.table
         if isinstance(table, Attributes):
             return table.shops.texts_at(table.shop_codes[rows])
         return [table.shop(row) for row in rows.tolist()]
 
-    def without(self, rows: Sequence[int]) -> Segment:
-        """The same, in which these rows are deleted."""
+    def with_deleted(self, rows: Sequence[int]) -> Segment:
+        """A segment in which these rows are deleted, too."""
         deleted = np.asarray(rows, dtype=np.int64)
+        sizes = {WHOLE_TABLE: len(self.table), **{number: len(space) for number, space in self.spaces.items()}}
         before = self._alive or {
-            number: FilterBitmap.from_mask(np.ones(size, dtype=np.bool_))
-            for number, size in [(ALL, len(self.table)), *((each, len(found)) for each, found in self.spaces.items())]
+            number: FilterBitmap.from_mask(np.ones(size, dtype=np.bool_)) for number, size in sizes.items()
         }
-        alive = {number: before[number].without(found.positions(deleted)) for number, found in self.spaces.items()}
-        alive[ALL] = before[ALL].without(deleted)
+        alive = {number: before[number].without(space.positions(deleted)) for number, space in self.spaces.items()}
+        alive[WHOLE_TABLE] = before[WHOLE_TABLE].without(deleted)
         return Segment(self.table, self.spaces, alive=alive, filters=self._filters)
 
-    def nearest(self, queries: Sequence[Query]) -> list[Found]:
-        """Of each query, as rows of the table. Searches of one kind are done together, of whichever queries."""
-        groups: dict[_Kind, list[tuple[int, F32]]] = {}
+    def nearest(self, queries: Sequence[ParsedQuery]) -> list[SegmentHits]:
+        """The nearest of each query, as rows of the table. Searches with equal parameters run as one batch."""
+        batches: dict[_BatchKey, list[tuple[int, F32]]] = {}
         for i, query in enumerate(queries):
-            for kind, vector in _searches(query):
-                groups.setdefault(kind, []).append((i, vector))
-        per_query: list[list[Found]] = [[] for _ in queries]
-        for kind, members in groups.items():
+            for key, vector in _searches(query):
+                batches.setdefault(key, []).append((i, vector))
+        per_query: list[list[SegmentHits]] = [[] for _ in queries]
+        for key, members in batches.items():
             vectors = members[0][1][None, :] if len(members) == 1 else np.stack([vector for _, vector in members])
-            passing = self._passing(kind.space, kind.filter)
-            searched = self.spaces[kind.space]
-            found = searched.explained(vectors, kind.k, passing, audit=kind.exact, enough=kind.enough)
-            for (i, _), ((rows, scores), plan) in zip(members, found, strict=True):
-                per_query[i].append(Found(rows, scores, (self._look(kind.space, passing, plan),)))
+            passing = self._passing(key.space, key.filter)
+            results = self.spaces[key.space].search_with_plans(
+                vectors, key.k, passing, exact=key.exact, min_results=key.min_results
+            )
+            for (i, _), ((rows, scores), plan) in zip(members, results, strict=True):
+                per_query[i].append(SegmentHits(rows, scores, (self._trace(key.space, passing, plan),)))
         return [
-            per_space[0] if len(query.vectors) == 1 else self._fused(query, per_space)
+            per_space[0] if len(query.vectors) == 1 else self._fuse(query, per_space)
             for query, per_space in zip(queries, per_query, strict=True)
         ]
 
-    def _look(self, number: Space.ValueType, passing: FilterBitmap | None, plan: Plan | None) -> Look:
-        searched = self.spaces[number]
-        passed = len(searched) if passing is None else passing.count
-        return Look(number, len(searched), passed, searched.entry.recipe, plan)
+    def _trace(self, number: Space.ValueType, passing: FilterBitmap | None, plan: Plan | None) -> SearchTrace:
+        space = self.spaces[number]
+        matching = len(space) if passing is None else passing.count
+        return SearchTrace(number, len(space), matching, space.entry.recipe, plan)
 
-    def _fused(self, query: Query, nearest: Sequence[Found]) -> Found:
-        """The best by all the query's spaces together, among the nearest in each."""
+    def _fuse(self, query: ParsedQuery, nearest: Sequence[SegmentHits]) -> SegmentHits:
+        """The k best by the weighted cosines of all the query's spaces, among the nearest in each."""
         if query.exact:
-            candidates, looks = self._everything(query), self._compared(query)
+            candidates, traces = self._matching_rows(query), self._exact_traces(query)
         else:
-            candidates = np.unique(np.concatenate([found.rows for found in nearest]))
-            looks = _by_space(look for found in nearest for look in found.looks)
-        rows, scores = best_of(chunks_of(candidates), query.k, lambda rows: self._scores(query, rows))
-        return Found(rows, scores, looks)
+            candidates = np.unique(np.concatenate([hits.rows for hits in nearest]))
+            traces = _by_space(trace for hits in nearest for trace in hits.traces)
+        rows, scores = top_k_of_chunks(split_rows(candidates), query.k, lambda rows: self._scores(query, rows))
+        return SegmentHits(rows, scores, traces)
 
-    def of_each_shop(self, query: Query) -> Found:
-        """The k best, at most `max_per_shop` of a shop, equal scores by rising id: compares everything that passes."""
+    def best_per_shop(self, query: ParsedQuery) -> SegmentHits:
+        """Exact search for the k best, at most `max_per_shop` of a shop, equal scores by rising id."""
         rows, order = self.eligible(query), self.table.order
         if order is not None:
             rows = order[np.isin(order, rows)]
         scores = self._scores(query, rows)
         falling = np.argsort(-scores, kind="stable")
         best = falling[self.shop_codes.within(rows[falling], query.max_per_shop)][: query.k]
-        return Found(rows[best], scores[best], self._compared(query))
+        return SegmentHits(rows[best], scores[best], self._exact_traces(query))
 
-    def eligible(self, query: Query) -> I64:
-        """The rows, rising, that may be hits whatever they score: they pass, have a vector, and are not excluded."""
-        rows = self._everything(query)
-        gone = [row for product_id in query.without if (row := self.find(product_id.encode())) is not None]
-        return rows[~np.isin(rows, gone)] if gone else rows
+    def eligible(self, query: ParsedQuery) -> I64:
+        """The rows, rising, that can be hits at any score: they pass, have a vector, and are not excluded."""
+        rows = self._matching_rows(query)
+        excluded = [row for product_id in query.exclude_ids if (row := self.find(product_id.encode())) is not None]
+        return rows[~np.isin(rows, excluded)] if excluded else rows
 
     @property
-    def shop_codes(self) -> Shops:
-        return shops.of_parts(self.table.parts)
+    def shop_codes(self) -> ShopCodes:
+        return shop_codes.merge_shop_codes(self.table.parts)
 
-    def _scores(self, query: Query, rows: I64) -> F32:
-        return fusion.fused(self.cosines(query, rows), query.shares)
+    def _scores(self, query: ParsedQuery, rows: I64) -> F32:
+        return fusion.fuse(self.cosines(query, rows), query.weights)
 
-    def _compared(self, query: Query) -> tuple[Look, ...]:
-        return _by_space(self._look(number, self._passing(number, query.filter), None) for number in query.vectors)
+    def _exact_traces(self, query: ParsedQuery) -> tuple[SearchTrace, ...]:
+        return _by_space(self._trace(number, self._passing(number, query.filter), None) for number in query.vectors)
 
-    def _everything(self, query: Query) -> I64:
-        """The rows that pass and have a vector in any of the query's spaces."""
+    def _matching_rows(self, query: ParsedQuery) -> I64:
+        """The rows, rising, that pass and have a vector in any of the query's spaces."""
         candidates = np.zeros(len(self.table), dtype=np.bool_)
         for number in query.vectors:
             rows, passing = self.spaces[number].rows, self._passing(number, query.filter)
             candidates[rows if passing is None else rows[passing.rows]] = True
         return np.flatnonzero(candidates)
 
-    def cosines(self, query: Query, rows: I64) -> F32:
-        """(s, c): in each of the query's spaces with each of the rows."""
+    def cosines(self, query: ParsedQuery, rows: I64) -> F32:
+        """Cosines (s, c) of the query with each of the rows, in each of its spaces."""
         return np.stack([self.spaces[number].cosines(vector, rows) for number, vector in query.vectors.items()])
 
     def count(self, condition: bytes) -> int:
         """How many products pass the serialized filter."""
-        passing = self._passing(ALL, condition)
+        passing = self._passing(WHOLE_TABLE, condition)
         return len(self.table) if passing is None else passing.count
 
     def page(self, condition: bytes, after: str, size: int) -> list[int]:
-        """The rows of the next products that pass, by rising id, at most `size`; none: there are no more."""
-        passing, order = self._passing(ALL, condition), self.table.order
+        """The rows of the next products that pass after the id `after`, by rising id, at most `size`; none: no more."""
+        passing, order = self._passing(WHOLE_TABLE, condition), self.table.order
         start = self.table.ids.after(after.encode()) if after else 0
         if order is None:
             rising = range(start, len(self.table)) if passing is None else passing.rows_from(start)
@@ -253,7 +255,7 @@ class Segment:
         return list((rows if passing is None else rows[passing.mask[rows]])[:size].tolist())
 
     def _passing(self, number: Space.ValueType, condition: bytes) -> FilterBitmap | None:
-        """What passes and is not deleted, over the vectors of a space or over the table; None: everything."""
+        """Bitmap of what passes and is not deleted, over the vectors of a space or the table; None: everything."""
         alive = None if self._alive is None else self._alive[number]
         if not condition:
             return alive
@@ -261,44 +263,48 @@ class Segment:
         return passing if alive is None else passing & alive
 
     def _mask(self, number: Space.ValueType, condition: bytes) -> Mask:
-        if number == ALL:
+        if number == WHOLE_TABLE:
             parsed = types_pb2.Filter.FromString(condition)
-            return np.concatenate([mask_of(part, parsed) for part in self.table.parts])
-        everywhere = self._filters.get(ALL, condition, lambda: FilterBitmap.from_mask(self._mask(ALL, condition)))
-        return everywhere.mask[self.spaces[number].rows]
+            return np.concatenate([filter_mask(part, parsed) for part in self.table.parts])
+        of_table = self._filters.get(
+            WHOLE_TABLE, condition, lambda: FilterBitmap.from_mask(self._mask(WHOLE_TABLE, condition))
+        )
+        return of_table.mask[self.spaces[number].rows]
 
 
-def opened(root: Path, manifest: Manifest, shard: int, place: space.DevicePlacement | None = None) -> Segment:
-    """Map one shard of a version whose files have been verified; `place` puts its codes elsewhere, onto a GPU, say.
+def open_segment(root: Path, manifest: Manifest, shard: int, placement: space.DevicePlacement | None = None) -> Segment:
+    """Map one shard of a version whose files have been verified; `placement` moves its ANN indexes to a device.
 
-    Raises BadArtifact, naming the file, or what `place` raises.
+    Raises BadArtifact, naming the file, or what `placement` raises.
     """
     directory = root / shard_name(shard)
     table = attributes.open_attributes(directory / ATTRIBUTES)
     if len(table) != manifest.products[shard]:
-        raise BadArtifact(f"{directory / ATTRIBUTES}: has {len(table)} products, not {manifest.products[shard]}")
+        raise BadArtifact(f"{directory / ATTRIBUTES}: has {len(table)} products, expected {manifest.products[shard]}")
     spaces = {
-        space_number(entry.name): space.opened(
+        space_number(entry.name): space.open_space(
             directory / entry.name,
             entry.indexes[shard],
             documents=entry.documents[shard],
             dim=entry.dim,
             rescore=entry.rescore,
-            place=place,
+            placement=placement,
         )
         for entry in manifest.spaces
     }
     return Segment(table, spaces)
 
 
-def _searches(query: Query) -> list[tuple[_Kind, F32]]:
-    """The searches by one vector that a query takes. Exact fusion takes none: all products are its candidates."""
+def _searches(query: ParsedQuery) -> list[tuple[_BatchKey, F32]]:
+    """The single-vector searches of a query. Exact fusion needs none: all products are its candidates."""
     several = len(query.vectors) > 1
     if several and query.exact:
         return []
-    k = fusion.depth(query.k) if several else query.k
-    return [(_Kind(number, query.filter, k, query.k, query.exact), vector) for number, vector in query.vectors.items()]
+    k = fusion.candidates_per_space(query.k) if several else query.k
+    return [
+        (_BatchKey(number, query.filter, k, query.k, query.exact), vector) for number, vector in query.vectors.items()
+    ]
 
 
-def _by_space(looks: Iterable[Look]) -> tuple[Look, ...]:
-    return tuple(sorted(looks, key=lambda look: look.space))
+def _by_space(traces: Iterable[SearchTrace]) -> tuple[SearchTrace, ...]:
+    return tuple(sorted(traces, key=lambda trace: trace.space))

@@ -1,4 +1,4 @@
-"""All products of a shard at one moment: segments, each product in at most one of them. Reads memory-mapped files."""
+"""A snapshot of all products of a shard: its segments, each product in at most one. Reads memory-mapped files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from index.search import shops
-from index.search.queries import Query
-from index.search.segment import Found, Look, Segment
+from index.search import shop_codes
+from index.search.queries import ParsedQuery
+from index.search.segment import SearchTrace, Segment, SegmentHits
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
 
-Told = TypeVar("Told")
+Value = TypeVar("Value")
 
 
-class Place(NamedTuple):
-    """Where a product is, in the view that told it."""
+class DocumentRef(NamedTuple):
+    """Reference to a product: its segment and row. Valid in the view that it comes from."""
 
     segment: Segment
     row: int
@@ -40,13 +40,13 @@ class Place(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """Of one query, by falling score, equal scores by rising id. What is told of them is read when it is asked for."""
+    """Hits of one query, by falling score, equal scores by rising id. Ids and products are read on access."""
 
     segments: Sequence[Segment]
-    of: I64 | None  # The segment of each; None: all are of the first.
+    segment_indices: I64 | None  # The segment of each hit; None: all are of the first.
     rows: I64
     scores: F32
-    looks: tuple[Look, ...]  # In each segment, in each of the query's spaces.
+    traces: tuple[SearchTrace, ...]  # One for each segment and each of the query's spaces.
 
     @property
     def ids(self) -> list[str]:
@@ -63,24 +63,25 @@ class Hits(NamedTuple):
         return self._read(Segment.shops)
 
     @property
-    def places(self) -> list[Place]:
-        return self._read(lambda segment, rows: [Place(segment, row) for row in rows.tolist()])
+    def refs(self) -> list[DocumentRef]:
+        return self._read(lambda segment, rows: [DocumentRef(segment, row) for row in rows.tolist()])
 
-    def only(self, chosen: Sequence[int]) -> Hits:
-        """Those at the chosen places of the ranking, in that order."""
-        at = [*chosen]
-        of = None if self.of is None else self.of[at]
-        return Hits(self.segments, of, self.rows[at], self.scores[at], self.looks)
+    def select(self, positions: Sequence[int]) -> Hits:
+        """The hits at these positions of the ranking, in that order."""
+        at = [*positions]
+        segment_indices = None if self.segment_indices is None else self.segment_indices[at]
+        return Hits(self.segments, segment_indices, self.rows[at], self.scores[at], self.traces)
 
-    def _read(self, read: Callable[[Segment, I64], list[Told]]) -> list[Told]:
-        if self.of is None:
+    def _read(self, read: Callable[[Segment, I64], list[Value]]) -> list[Value]:
+        """Read a value of each hit, segment by segment; returns them in the order of the hits."""
+        if self.segment_indices is None:
             return read(self.segments[0], self.rows)
-        told = [iter(read(segment, self.rows[self.of == i])) for i, segment in enumerate(self.segments)]
-        return [next(told[i]) for i in self.of.tolist()]
+        values = [iter(read(segment, self.rows[self.segment_indices == i])) for i, segment in enumerate(self.segments)]
+        return [next(values[i]) for i in self.segment_indices.tolist()]
 
 
 class View:
-    """Nothing in it changes: a write makes another. For many threads at a time."""
+    """All products of a shard at one moment. Immutable and thread-safe: a write makes another view."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self.segments = segments
@@ -88,72 +89,73 @@ class View:
     def __len__(self) -> int:
         return sum(map(len, self.segments))
 
-    def vectors(self, number: Space.ValueType) -> int:
-        return sum(segment.vectors(number) for segment in self.segments)
+    def vector_count(self, number: Space.ValueType) -> int:
+        return sum(segment.vector_count(number) for segment in self.segments)
 
-    def find(self, product_id: str) -> Place | None:
+    def find(self, product_id: str) -> DocumentRef | None:
         for segment in self.segments:
             if (row := segment.find(product_id.encode())) is not None:
-                return Place(segment, row)
+                return DocumentRef(segment, row)
         return None
 
-    def nearest(self, queries: Sequence[Query]) -> list[Hits]:
-        """Each segment is asked for as many as the query wants: any of them may hold the best."""
-        found = [_nearest(segment, queries) for segment in self.segments]
-        return [self._best([each[i] for each in found], query.k) for i, query in enumerate(queries)]
+    def nearest(self, queries: Sequence[ParsedQuery]) -> list[Hits]:
+        """The k best of each query. Each segment is searched for k of them: any may hold them all."""
+        per_segment = [_nearest(segment, queries) for segment in self.segments]
+        return [self._merge([each[i] for each in per_segment], query.k) for i, query in enumerate(queries)]
 
-    def possible(self, query: Query) -> int:
-        """How many hits there can be whatever they score, at most `max_per_shop` of a shop; k if there are more."""
+    def max_hits(self, query: ParsedQuery) -> int:
+        """How many hits can exist at any score, at most `max_per_shop` of a shop; k if there are more."""
         tables = ((segment.shop_codes, segment.eligible(query)) for segment in self.segments)
-        return shops.possible(tables, query.max_per_shop, query.k)
+        return shop_codes.max_hits(tables, query.max_per_shop, query.k)
 
-    def of_each_shop(self, query: Query) -> Hits:
-        """The best of each shop by exact scores, and of no shop: among them the k hits, or all there are."""
-        found = [segment.of_each_shop(query) for segment in self.segments]
-        return self._best(found, sum(len(each.rows) for each in found))
+    def best_per_shop(self, query: ParsedQuery) -> Hits:
+        """The exact best of each shop, and of those without one; they include the k hits, or all there are."""
+        per_segment = [segment.best_per_shop(query) for segment in self.segments]
+        return self._merge(per_segment, sum(len(each.rows) for each in per_segment))
 
-    def _best(self, found: Sequence[Found], k: int) -> Hits:
-        if len(found) == 1 and self.segments[0].table.order is None:
-            return Hits(self.segments, None, *found[0])
-        scores = np.concatenate([neighbours.scores for neighbours in found])
-        rows = np.concatenate([neighbours.rows for neighbours in found])
-        of = np.repeat(np.arange(len(found)), [len(neighbours.rows) for neighbours in found])
-        edge = np.partition(scores, len(scores) - k)[len(scores) - k] if 0 < k < len(scores) else -np.inf
-        near = scores >= edge
-        looks = tuple(look for each in found for look in each.looks)
-        hits = Hits(self.segments, of[near], rows[near], scores[near], looks)
+    def _merge(self, per_segment: Sequence[SegmentHits], k: int) -> Hits:
+        """The k best hits of all segments, equal scores by rising id."""
+        if len(per_segment) == 1 and self.segments[0].table.order is None:
+            return Hits(self.segments, None, *per_segment[0])
+        scores = np.concatenate([each.scores for each in per_segment])
+        rows = np.concatenate([each.rows for each in per_segment])
+        segment_indices = np.repeat(np.arange(len(per_segment)), [len(each.rows) for each in per_segment])
+        kth_score = np.partition(scores, len(scores) - k)[len(scores) - k] if 0 < k < len(scores) else -np.inf
+        near = scores >= kth_score
+        traces = tuple(trace for each in per_segment for trace in each.traces)
+        hits = Hits(self.segments, segment_indices[near], rows[near], scores[near], traces)
         order = sorted(zip((-hits.scores).tolist(), hits.ids, range(len(hits.rows)), strict=True))
-        return hits.only([at for *_, at in order[:k]])
+        return hits.select([position for *_, position in order[:k]])
 
-    def cosines(self, query: Query, places: Sequence[Place]) -> F32:
-        """(s, c): in each of the query's spaces with each of the products."""
-        cosines = np.zeros((len(query.vectors), len(places)), dtype=np.float32)
+    def cosines(self, query: ParsedQuery, refs: Sequence[DocumentRef]) -> F32:
+        """Cosines (s, c) of the query with each of the products, in each of its spaces."""
+        cosines = np.zeros((len(query.vectors), len(refs)), dtype=np.float32)
         for segment in self.segments:
-            at = [i for i, place in enumerate(places) if place.segment is segment]
-            cosines[:, at] = segment.cosines(query, np.array([places[i].row for i in at], dtype=np.int64))
+            at = [i for i, ref in enumerate(refs) if ref.segment is segment]
+            cosines[:, at] = segment.cosines(query, np.array([refs[i].row for i in at], dtype=np.int64))
         return cosines
 
     def count(self, condition: bytes) -> int:
         """How many products pass the serialized filter."""
         return sum(segment.count(condition) for segment in self.segments)
 
-    def page(self, condition: bytes, after: str, size: int) -> list[tuple[str, Place]]:
-        """The next products that pass, by rising id, at most `size`; none: there are no more."""
-        pages = [[Place(each, row) for row in each.page(condition, after, size)] for each in self.segments]
-        return sorted((place.id, place) for page in pages for place in page)[:size]
+    def page(self, condition: bytes, after: str, size: int) -> list[tuple[str, DocumentRef]]:
+        """The next products that pass after the id `after`, by rising id, at most `size`; none: there are no more."""
+        pages = [[DocumentRef(each, row) for row in each.page(condition, after, size)] for each in self.segments]
+        return sorted((ref.id, ref) for page in pages for ref in page)[:size]
 
 
-def _nearest(segment: Segment, queries: Sequence[Query]) -> list[Found]:
+def _nearest(segment: Segment, queries: Sequence[ParsedQuery]) -> list[SegmentHits]:
     if segment.table.order is None:
         return segment.nearest(queries)
     return [_with_ties(segment, query) for query in queries]
 
 
-def _with_ties(segment: Segment, query: Query) -> Found:
-    """Of a table whose rows are not in the order of ids: all that are as good as the last, so that the ids decide."""
+def _with_ties(segment: Segment, query: ParsedQuery) -> SegmentHits:
+    """The k nearest and all tied with the k-th, for a table whose rows do not rise with the ids, which break ties."""
     depth = query.k + 1
     while True:
-        (found,) = segment.nearest([query._replace(k=depth)])
-        if len(found.rows) < depth or not query.k or found.scores[-1] < found.scores[query.k - 1]:
-            return found
+        (hits,) = segment.nearest([query._replace(k=depth)])
+        if len(hits.rows) < depth or not query.k or hits.scores[-1] < hits.scores[query.k - 1]:
+            return hits
         depth *= 2

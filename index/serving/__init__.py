@@ -1,1 +1,1 @@
-"""One shard as a process: what is loaded, and the service that answers from it."""
+"""One shard as a process: loaded versions, their rollout, updates, and the gRPC service."""

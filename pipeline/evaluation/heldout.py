@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.splits import Split, splits_of
-from index.serving.loaded import LoadedShard, opened
+from index.serving.shard_version import ShardVersion, open_shard
 from index.storage import version
 from lookalike.errors import OperatorError
 from lookalike.spaces import space_number
@@ -53,7 +53,7 @@ def read(location: Path, *, sample: int, seed: int) -> HeldOut:
     name = version.read_current(location)
     manifest = version.read_manifest(location, name)
     spaces = sorted((entry.name for entry in manifest.spaces), key=space_number)
-    places = _Places([opened(location, shard, name) for shard in range(manifest.shards)], spaces)
+    places = _Places([open_shard(location, shard, name) for shard in range(manifest.shards)], spaces)
     complete = places.has.all(axis=0)
     held_out, learnt, calibrating = (places.splits == split for split in (Split.TEST, Split.TRAIN, Split.CALIBRATE))
     if not (held_out & complete).any():
@@ -92,7 +92,7 @@ def _sampled(mask: npt.NDArray[np.bool_], size: int, random: np.random.Generator
 class _Places:
     """Every product of an index by rising id: where it is, which split it belongs to, which spaces have it."""
 
-    def __init__(self, shards: Sequence[LoadedShard], spaces: Sequence[str]) -> None:
+    def __init__(self, shards: Sequence[ShardVersion], spaces: Sequence[str]) -> None:
         self._shards = shards
         self._spaces = {name: space_number(name) for name in spaces}
         ids = [shard.base.table.ids.text(row) for shard in shards for row in range(len(shard.base.table))]
@@ -114,7 +114,7 @@ class _Places:
         vectors = {name: self._vectors(at, number) for name, number in self._spaces.items()}
         return Part(products=products, vectors=vectors)
 
-    def _vectors(self, at: Sequence[tuple[LoadedShard, int]], number: Space.ValueType) -> F32:
+    def _vectors(self, at: Sequence[tuple[ShardVersion, int]], number: Space.ValueType) -> F32:
         """(n, dim) of rows that all have one."""
         vectors = [shard.base.spaces[number].vector(row) for shard, row in at]
         return np.array(vectors, dtype=np.float32).reshape(len(at), self._shards[0].base.spaces[number].dim)

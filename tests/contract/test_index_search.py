@@ -131,7 +131,7 @@ def test_a_filter_does_not_lower_recall_however_it_correlates_with_the_vectors(
         mask = np.zeros(COUNT, dtype=np.bool_)
         mask[np.argpartition(-trait(query), round(share * COUNT))[: round(share * COUNT)]] = True
         passing = FilterBitmap.from_mask(mask)
-        (truth,), (found,) = (space.search(query[None, :], 10, passing, audit=audit) for audit in (True, False))
+        (truth,), (found,) = (space.search(query[None, :], 10, passing, exact=exact) for exact in (True, False))
         assert len(found.rows) == 10
         hits += len(np.intersect1d(truth.rows, found.rows))
     assert hits / (10 * len(asked)) >= 0.95 * recall(space, asked, 10)
@@ -150,7 +150,7 @@ def test_scores_are_cosines_of_the_full_vectors_and_equal_those_of_exact_search_
 ) -> None:
     asked = queries(20)
     for query, approximate, true in zip(
-        asked, space.search(asked, 10), space.search(asked, 10, audit=True), strict=True
+        asked, space.search(asked, 10), space.search(asked, 10, exact=True), strict=True
     ):
         cosines = space.vectors[approximate.rows // 2].astype(np.float32) @ query
         assert np.allclose(approximate.scores, cosines, atol=1e-6)
@@ -191,16 +191,16 @@ def test_a_search_for_many_products_returns_that_many(space: SpaceIndex) -> None
     assert len(everything.rows) == COUNT
 
 
-@pytest.mark.parametrize("enough", [10, 300, 9999])
-def test_at_least_the_minimum_number_of_results_is_found(spaces: dict[str, SpaceIndex], enough: int) -> None:
-    """Where the visited lists hold fewer than k products, but the minimum, exact search does not add more."""
+@pytest.mark.parametrize("min_results", [10, 300, 9999])
+def test_at_least_min_results_are_found(spaces: dict[str, SpaceIndex], min_results: int) -> None:
+    """Where the visited lists hold fewer than k products but at least min_results, no exact search follows."""
     compressed = space_with(spaces, "IVF,PQ4fs")
     operating_points = (OperatingPoint(depth=1000, search_parameter=2, refine_factor=4, cost=0, recall=1),)
     entry = replace(compressed.entry, operating_points=operating_points)
     space = SpaceIndex(entry=entry, vectors=compressed.vectors, rows=compressed.rows, codes=compressed.codes)
-    counts = [len(found.rows) for found in space.search(queries(20), 1000, enough=enough)]
-    assert all(min(enough, 1000) <= count <= 1000 for count in counts)
-    assert (min(counts) < 1000) == (enough == 10)
+    counts = [len(found.rows) for found in space.search(queries(20), 1000, min_results=min_results)]
+    assert all(min(min_results, 1000) <= count <= 1000 for count in counts)
+    assert (min(counts) < 1000) == (min_results == 10)
 
 
 def test_where_no_product_passes_none_is_found(space: SpaceIndex) -> None:

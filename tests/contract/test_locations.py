@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from index.building.build import SpaceVectors, build
-from index.serving.loaded import mapped
+from index.serving.shard_version import map_shard
 from index.storage import version
 from index.storage.cache import ShardFileCache
 from index.storage.location import Directory, open_location
@@ -175,7 +175,7 @@ def test_a_pinned_shard_can_be_loaded_and_searched(
         else ShardFileCache(location, tmp_path / "cache", 1 << 20, bool).pin
     )
     pinned = pin(manifest, 1)
-    shard = mapped(pinned.location, manifest, 1)
+    shard = map_shard(pinned.location, manifest, 1)
     vector = np.asarray(shard.base.spaces[IMAGE].vectors[3])
     (hits,) = shard.search([ShardQuery(vectors=[by(IMAGE, vector)], k=1)]).results
     assert list(hits.ids) == [shard.base.table.ids.text(3)]

@@ -1,4 +1,4 @@
-"""The scripted shards that the gateway's tests stand on answer as real ones do, in every space and in several."""
+"""The scripted shards of the gateway's tests give the same responses as real ones, in one space and in several."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from index.building.build import SpaceVectors, build
-from index.serving.loaded import opened
 from index.serving.pool import Pool
 from index.serving.service import IndexShard
+from index.serving.shard_version import open_shard
 from index.serving.writer import Writer
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, SpaceWeight
@@ -71,24 +71,25 @@ def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @asynccontextmanager
 async def real_shards(location: Path) -> AsyncIterator[tuple[str, str]]:
     pool = Pool(threads=1, max_waiting=8)
-    served = [serving_only(opened(location, number)) for number in range(SHARDS)]
+    served = [serving_only(open_shard(location, number)) for number in range(SHARDS)]
     shards = [IndexShard(pool, each, Writer(each, max_waiting=8)) for each in served]
     async with serving(shards[0].handler()) as first, serving(shards[1].handler()) as second:
         yield first, second
     pool.close()
 
 
-def told(response: SearchResponse) -> SearchResponse:
-    """Without what is of the version and of this very call."""
+def without_version_and_timings(response: SearchResponse) -> SearchResponse:
     response.provenance.version = ""
     response.provenance.ClearField("timings")
     return response
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
-async def test_real_shards_answer_as_scripted_ones_do(location: Path, request_: SearchRequest) -> None:
+async def test_real_shards_give_the_same_responses_as_scripted_ones(location: Path, request_: SearchRequest) -> None:
     async with real_shards(location) as addresses, a_scene(shards=addresses) as real, a_scene(spaces=ALL) as scripted:
-        found, expected = [told(await scene.search.Search(request_)) for scene in (real, scripted)]
+        found, expected = [
+            without_version_and_timings(await scene.search.Search(request_)) for scene in (real, scripted)
+        ]
     assert (found.provenance, found.truncated) == (expected.provenance, expected.truncated)
     assert [hit.product for hit in found.hits] == [hit.product for hit in expected.hits]
     assert [hit.score for hit in found.hits] == pytest.approx([hit.score for hit in expected.hits], abs=1e-5)

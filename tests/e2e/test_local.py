@@ -166,7 +166,7 @@ def test_a_live_directory_that_cannot_be_written_is_an_error_with_the_reason(ind
     arguments = ["serve", "local", str(index), "--port", str(port), "--live-dir", str(tmp_path / "file")]
     result = subprocess.run([*LOOKALIKE, *arguments], check=False, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
-    assert "changes cannot be kept there: Not a directory" in result.stderr
+    assert "cannot keep changes there: Not a directory" in result.stderr
     assert "Traceback" not in result.stderr
 
 

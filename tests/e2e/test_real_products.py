@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from encoders.splits import Split, split_of
-from index.serving.loaded import opened
+from index.serving.shard_version import open_shard
 from index.storage import version
 from lookalike.client import Client
 from lookalike.local import probes, process_specs
@@ -99,7 +99,7 @@ def vectors_and_categories(location: Path, space: str) -> tuple[F32, list[str]]:
     current = version.read_current(location)
     vectors, leaves = [], []
     for shard in range(version.read_manifest(location, current).shards):
-        loaded = opened(location, shard)
+        loaded = open_shard(location, shard)
         index = loaded.base.spaces[space_number(space)]
         vectors.append(np.asarray(index.vectors))
         (table,) = loaded.base.table.parts

@@ -10,7 +10,7 @@ import numpy as np
 
 from encoders.types import Encoded
 from index.backends.faiss_support import as_float32
-from index.serving import loaded
+from index.serving import shard_version
 from index.storage import version
 from lookalike.spaces import space_name
 from lookalike.vectors import F32, normalised
@@ -41,7 +41,7 @@ def indexed(location: Path) -> dict[str, F32]:
     """Of the version that serves, the vectors of all shards, by space; each finite and of unit norm."""
     found: dict[str, list[F32]] = {}
     for number in range(version.read_manifest(location, version.read_current(location)).shards):
-        for space, searched in loaded.opened(location, number).base.spaces.items():
+        for space, searched in shard_version.open_shard(location, number).base.spaces.items():
             found.setdefault(space_name(space), []).append(as_float32(searched.vectors))
     vectors = {name: np.concatenate(parts) for name, parts in found.items()}
     for each in vectors.values():

@@ -13,10 +13,10 @@ import pytest_asyncio
 
 from index.backends.faiss_support import use_threads
 from index.building.build import build
-from index.live.live import Bounds, Live
-from index.serving.loaded import opened
+from index.live.live_shard import LiveLimits, LiveShard
 from index.serving.pool import Pool
 from index.serving.service import IndexShard
+from index.serving.shard_version import open_shard
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.runtime.partition import shard_of
@@ -182,10 +182,10 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
     build(tmp_path / "index", catalogue(40), {SPACE_TEXT: vectors_of(unit_vectors(40, 8))}, shards=SHARDS)
     pool, handlers, writers, lives = Pool(threads=1, max_waiting=64), [], [], []
     for number in range(SHARDS):
-        shard = opened(tmp_path / "index", number)
+        shard = open_shard(tmp_path / "index", number)
         directory = tmp_path / "live" / str(number)
-        lives.append(Live(shard.base, shard.manifest, number, directory, Bounds(delta_rows=64, changes=1000)))
-        served = serving_only(shard.taking(lives[-1]))
+        lives.append(LiveShard(shard.base, shard.manifest, number, directory, LiveLimits(delta_rows=64, changes=1000)))
+        served = serving_only(shard.with_live(lives[-1]))
         writers.append(Writer(served, max_waiting=64))
         handlers.append(IndexShard(pool, served, writers[-1]).handler())
     async with (

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest_asyncio
 
 from index.building.build import build
-from index.serving.loaded import ANSWER_BYTES, opened
 from index.serving.pool import Pool
 from index.serving.service import IndexShard
+from index.serving.shard_version import MAX_RESPONSE_BYTES, open_shard
 from index.serving.writer import Writer
 from index.storage.attributes import MAX_PRODUCT_BYTES
 from lookalike.channels import aio_channel
@@ -33,7 +33,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
     titles = ["x" * (MAX_PRODUCT_BYTES - 200)] * COUNT
     products = products.set_column(products.column_names.index("title"), "title", [titles])
     build(tmp_path, products, {SPACE_IMAGE: vectors_of(unit_vectors(COUNT, 8))}, shards=1)
-    served, pool = serving_only(opened(tmp_path, 0)), Pool(threads=1, max_waiting=64)
+    served, pool = serving_only(open_shard(tmp_path, 0)), Pool(threads=1, max_waiting=64)
     writer = Writer(served, max_waiting=8)
     async with (
         serving(IndexShard(pool, served, writer).handler()) as shard,
@@ -57,4 +57,4 @@ async def test_what_is_answered_alone_is_answered_beside_others_however_much_eac
 
 
 def test_a_shards_answer_has_room_for_as_many_of_the_largest_products_as_a_batch_asks_for() -> None:
-    assert ANSWER_PRODUCTS * MAX_PRODUCT_BYTES <= ANSWER_BYTES
+    assert ANSWER_PRODUCTS * MAX_PRODUCT_BYTES <= MAX_RESPONSE_BYTES

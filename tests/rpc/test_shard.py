@@ -1,4 +1,4 @@
-"""IndexShard over the wire."""
+"""The service IndexShard over gRPC."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pytest_asyncio
 
 from index.building.build import SpaceVectors, build
 from index.search.queries import MAX_K
-from index.serving import loaded, shard
-from index.serving.loaded import LoadedShard, opened
+from index.serving import shard, shard_version
 from index.serving.pool import Pool
-from index.serving.served import Served
+from index.serving.served_versions import ServedVersions
 from index.serving.service import MAX_QUERIES, IndexShard
 from index.serving.shard import ShardSettings, ordinal
+from index.serving.shard_version import ShardVersion, open_shard
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.errors import BadArtifact, BadSettings, DeadlineExceeded, Overloaded
@@ -55,24 +55,24 @@ VECTORS = clustered(COUNT, 16)
 @pytest.fixture(scope="module")
 def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("index")
-    given: dict[int, SpaceVectors] = {
+    spaces: dict[int, SpaceVectors] = {
         IMAGE: vectors_of(VECTORS),
         TEXT: vectors_of(unit_vectors(10, 4), np.arange(10) * 3),
     }
-    build(where, catalogue(COUNT), given, shards=1)
+    build(where, catalogue(COUNT), spaces, shards=1)
     return where
 
 
 @pytest.fixture(scope="module")
-def served(location: Path) -> LoadedShard:
-    return opened(location, 0)
+def served(location: Path) -> ShardVersion:
+    return open_shard(location, 0)
 
 
-def a_service(pool: Pool, served: Served) -> IndexShard:
+def a_service(pool: Pool, served: ServedVersions) -> IndexShard:
     return IndexShard(pool, served, Writer(served, max_waiting=8))
 
 
-async def started(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.Channel]:
+async def start_server(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.Channel]:
     server = edge.server([service.handler()])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -80,9 +80,9 @@ async def started(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.Channe
 
 
 @pytest_asyncio.fixture
-async def stub(served: LoadedShard) -> AsyncIterator[Stub]:
+async def stub(served: ShardVersion) -> AsyncIterator[Stub]:
     pool = Pool(threads=2, max_waiting=8)
-    server, channel = await started(a_service(pool, serving_only(served)))
+    server, channel = await start_server(a_service(pool, serving_only(served)))
     async with channel:
         yield index_pb2_grpc.IndexShardStub(channel)
     await server.stop(None)
@@ -90,16 +90,16 @@ async def stub(served: LoadedShard) -> AsyncIterator[Stub]:
 
 
 @pytest.fixture
-def version(served: LoadedShard) -> str:
+def version(served: ShardVersion) -> str:
     return served.manifest.version
 
 
-def asking(row: int = 0, *vectors: index_pb2.QueryVector, k: int = 5, **fields: Any) -> index_pb2.ShardQuery:
-    """By the image of the product of that row, unless other vectors are given."""
+def a_query(row: int = 0, *vectors: index_pb2.QueryVector, k: int = 5, **fields: Any) -> index_pb2.ShardQuery:
+    """A query by these vectors, or by the image of the product of that row."""
     return index_pb2.ShardQuery(vectors=vectors or [by(IMAGE, VECTORS[row])], k=k, **fields)
 
 
-async def test_a_shard_says_what_it_is(stub: Stub, version: str) -> None:
+async def test_a_shard_describes_its_version_and_spaces(stub: Stub, version: str) -> None:
     (state,) = (await stub.Describe(index_pb2.DescribeRequest())).versions
     assert (state.version, state.shard, state.shards, state.documents) == (version, 0, 1, COUNT)
     assert [(space.space, space.dim, space.encoder, list(space.documents)) for space in state.spaces] == [
@@ -109,7 +109,7 @@ async def test_a_shard_says_what_it_is(stub: Stub, version: str) -> None:
 
 
 async def test_a_hit_carries_its_product_without_the_description(stub: Stub, version: str) -> None:
-    request = index_pb2.ShardSearchRequest(version=version, queries=[asking(7, exact=True)])
+    request = index_pb2.ShardSearchRequest(version=version, queries=[a_query(7, exact=True)])
     (hits,) = (await stub.Search(request)).results
     assert hits.ids[0] == "p7"
     scores = unpack(hits.scores, 5)[0]
@@ -120,16 +120,16 @@ async def test_a_hit_carries_its_product_without_the_description(stub: Stub, ver
     assert [Product.FromString(data).id for data in hits.products] == list(hits.ids)
 
 
-async def test_queries_of_one_batch_are_answered_in_their_order_whatever_they_ask(stub: Stub, version: str) -> None:
+async def test_results_of_a_batch_are_in_the_order_of_its_queries(stub: Stub, version: str) -> None:
     text = unit_vectors(10, 4)
     queries = [
-        asking(3),
-        asking(4, k=2, filter=Filter(shop_in=["shop 1"])),
-        asking(5, exact=True, k=1),
-        asking(0, by(TEXT, text[2]), k=1),
-        asking(6),
-        asking(8, k=0),
-        asking(9, by(IMAGE, VECTORS[9], 3), by(TEXT, text[3], 1), k=1, explain=True),
+        a_query(3),
+        a_query(4, k=2, filter=Filter(shop_in=["shop 1"])),
+        a_query(5, exact=True, k=1),
+        a_query(0, by(TEXT, text[2]), k=1),
+        a_query(6),
+        a_query(8, k=0),
+        a_query(9, by(IMAGE, VECTORS[9], 3), by(TEXT, text[3], 1), k=1, explain=True),
     ]
     batch = await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))
     assert [list(hits.ids[:1]) for hits in batch.results] == [["p3"], ["p4"], ["p5"], ["p6"], ["p6"], [], ["p9"]]
@@ -137,17 +137,17 @@ async def test_queries_of_one_batch_are_answered_in_their_order_whatever_they_as
     assert [hits for one in alone for hits in one.results] == list(batch.results)
 
 
-async def test_an_explained_query_tells_how_it_was_searched(stub: Stub, version: str) -> None:
+async def test_the_response_to_an_explained_query_has_its_search_plan(stub: Stub, version: str) -> None:
     queries = [
-        asking(1, explain=True, filter=Filter(in_stock=True)),
-        asking(1, explain=True, filter=Filter(max_price=4, in_stock=True)),
-        asking(1, explain=True, exact=True),
-        asking(1, by(TEXT, unit_vectors(1, 4)[0]), explain=True),
-        asking(1),
+        a_query(1, explain=True, filter=Filter(in_stock=True)),
+        a_query(1, explain=True, filter=Filter(max_price=4, in_stock=True)),
+        a_query(1, explain=True, exact=True),
+        a_query(1, by(TEXT, unit_vectors(1, 4)[0]), explain=True),
+        a_query(1),
     ]
     results = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))).results
-    told = [[(each.space, each.documents, each.matching, each.recipe) for each in hits.plans] for hits in results]
-    assert told == [
+    plans = [[(each.space, each.documents, each.matching, each.recipe) for each in hits.plans] for hits in results]
+    assert plans == [
         [(IMAGE, COUNT, COUNT * 3 // 4, "")],
         [(IMAGE, COUNT, sum(row % 50 <= 4 and row % 4 > 0 for row in range(COUNT)), "")],
         [(IMAGE, COUNT, COUNT, "")],
@@ -159,37 +159,37 @@ async def test_an_explained_query_tells_how_it_was_searched(stub: Stub, version:
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        (asking(0, by(PRODUCT, VECTORS[0])), "no space 3 here"),
-        (asking(0, by(0, VECTORS[0])), "no space 0 here"),
-        (asking(0, by(IMAGE, b"")), "a vector of 0 bytes in a space of 16 dimensions"),
-        (asking(0, by(IMAGE, b"\0" * 60)), "a vector of 60 bytes"),
-        (asking(0, by(IMAGE, b"\0" * 128)), "a vector of 128 bytes"),
-        (asking(0, by(IMAGE, b"\0" * 64)), "not of unit norm"),
-        (asking(0, by(IMAGE, np.full(16, np.nan, np.float32))), "not of unit norm"),
-        (asking(0, by(IMAGE, np.full(16, np.inf, np.float32))), "not of unit norm"),
-        (asking(0, by(IMAGE, np.ones(16, np.float32))), "not of unit norm"),
-        (asking(k=MAX_K + 1), "k is 4097"),
-        (asking(k=MAX_K, without=["p"]), "k is 4096, without 1 ids"),
-        (asking(min_score=float("nan")), "min_score is no number"),
+        (a_query(0, by(PRODUCT, VECTORS[0])), "this shard has no space 3"),
+        (a_query(0, by(0, VECTORS[0])), "this shard has no space 0"),
+        (a_query(0, by(IMAGE, b"")), "the vector has 0 bytes, expected 64 (16 dimensions)"),
+        (a_query(0, by(IMAGE, b"\0" * 60)), "the vector has 60 bytes"),
+        (a_query(0, by(IMAGE, b"\0" * 128)), "the vector has 128 bytes"),
+        (a_query(0, by(IMAGE, b"\0" * 64)), "not of unit norm"),
+        (a_query(0, by(IMAGE, np.full(16, np.nan, np.float32))), "not of unit norm"),
+        (a_query(0, by(IMAGE, np.full(16, np.inf, np.float32))), "not of unit norm"),
+        (a_query(0, by(IMAGE, np.ones(16, np.float32))), "not of unit norm"),
+        (a_query(k=MAX_K + 1), "k (4097) plus the number of exclude_ids (0) is over 4096"),
+        (a_query(k=MAX_K, exclude_ids=["p"]), "k (4096) plus the number of exclude_ids (1) is over 4096"),
+        (a_query(min_score=float("nan")), "min_score is not a number"),
     ],
 )
-async def test_what_is_wrong_with_a_query_is_its_own_error(
+async def test_an_invalid_query_gets_an_error_of_its_own(
     stub: Stub, version: str, query: index_pb2.ShardQuery, reason: str
 ) -> None:
-    request = index_pb2.ShardSearchRequest(version=version, queries=[asking(1), query, asking(2)])
+    request = index_pb2.ShardSearchRequest(version=version, queries=[a_query(1), query, a_query(2)])
     first, wrong, last = (await stub.Search(request)).results
     assert reason in wrong.error
     assert not wrong.ids
     assert (first.ids[0], first.error, last.ids[0], last.error) == ("p1", "", "p2", "")
 
 
-async def test_products_too_large_for_one_message_fail_only_the_queries_that_have_no_room(
+async def test_beyond_the_response_size_only_queries_without_room_fail(
     stub: Stub, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaded, "ANSWER_BYTES", 1000)
-    queries = [asking(1), asking(2, k=100), asking(3, k=1)]
-    answers = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))).results
-    assert [bool(hits.error) for hits in answers] == [False, True, False]
+    monkeypatch.setattr(shard_version, "MAX_RESPONSE_BYTES", 1000)
+    queries = [a_query(1), a_query(2, k=100), a_query(3, k=1)]
+    results = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))).results
+    assert [bool(hits.error) for hits in results] == [False, True, False]
 
 
 async def code_of(call: Awaitable[object]) -> grpc.StatusCode:
@@ -198,17 +198,17 @@ async def code_of(call: Awaitable[object]) -> grpc.StatusCode:
     return error.value.code()
 
 
-@pytest.mark.parametrize("asked", ["", "another"])
-async def test_a_request_for_another_version_is_refused(stub: Stub, asked: str) -> None:
+@pytest.mark.parametrize("other", ["", "another"])
+async def test_a_request_for_another_version_is_refused(stub: Stub, other: str) -> None:
     refused = grpc.StatusCode.FAILED_PRECONDITION
-    assert await code_of(stub.Search(index_pb2.ShardSearchRequest(version=asked))) is refused
-    assert await code_of(stub.Fetch(index_pb2.FetchRequest(version=asked))) is refused
-    assert await code_of(stub.Count(index_pb2.ShardCountRequest(version=asked))) is refused
+    assert await code_of(stub.Search(index_pb2.ShardSearchRequest(version=other))) is refused
+    assert await code_of(stub.Fetch(index_pb2.FetchRequest(version=other))) is refused
+    assert await code_of(stub.Count(index_pb2.ShardCountRequest(version=other))) is refused
     with pytest.raises(grpc.aio.AioRpcError, match="this shard serves version"):
-        await stub.List(index_pb2.ShardListRequest(version=asked)).read()
+        await stub.List(index_pb2.ShardListRequest(version=other)).read()
 
 
-async def test_products_are_fetched_in_the_order_asked_with_what_is_wanted(stub: Stub, version: str) -> None:
+async def test_products_are_fetched_in_the_order_of_the_ids_with_the_requested_fields(stub: Stub, version: str) -> None:
     request = index_pb2.FetchRequest(version=version, ids=["p9", "none", "p10"], vectors=[TEXT, IMAGE])
     found, missing, other = (await stub.Fetch(request)).products
     assert not missing.HasField("product")
@@ -231,12 +231,12 @@ async def test_counting_and_listing_agree(stub: Stub, version: str) -> None:
     assert [Product.FromString(data).id for page in pages for data in page.products] == ids
 
 
-async def test_everything_is_listed_in_pages_of_at_most_500(stub: Stub, version: str) -> None:
+async def test_all_products_are_listed_in_pages_of_at_most_500(stub: Stub, version: str) -> None:
     pages = [page async for page in stub.List(index_pb2.ShardListRequest(version=version))]
     assert [len(page.ids) for page in pages] == [500, 500, 200]
 
 
-async def test_listing_goes_on_after_an_id_that_need_not_exist(stub: Stub, version: str) -> None:
+async def test_a_list_can_continue_after_an_id_that_does_not_exist(stub: Stub, version: str) -> None:
     request = index_pb2.ShardListRequest(version=version, after="p995x", filter=Filter(shop_in=["shop 0"]))
     (page,) = [page async for page in stub.List(request)]
     assert list(page.ids) == ["p996", "p999"]
@@ -248,19 +248,19 @@ async def test_listing_goes_on_after_an_id_that_need_not_exist(stub: Stub, versi
         lambda stub, version: stub.Fetch(index_pb2.FetchRequest(version=version, ids=["x"] * 1001)),
         lambda stub, version: stub.Fetch(index_pb2.FetchRequest(version=version, ids=["x"] * 17, descriptions=True)),
         lambda stub, version: stub.Search(
-            index_pb2.ShardSearchRequest(version=version, queries=[asking()] * (MAX_QUERIES + 1))
+            index_pb2.ShardSearchRequest(version=version, queries=[a_query()] * (MAX_QUERIES + 1))
         ),
     ],
 )
-async def test_more_than_one_answer_holds_is_refused(
+async def test_a_request_for_more_than_fits_into_a_response_is_refused(
     stub: Stub, version: str, ask: Callable[[Stub, str], Awaitable[object]]
 ) -> None:
     assert await code_of(ask(stub, version)) is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_shard_that_still_loads_is_unavailable() -> None:
+async def test_a_shard_that_is_still_loading_is_unavailable() -> None:
     pool = Pool(threads=1, max_waiting=1)
-    server, channel = await started(a_service(pool, Served(time.monotonic, lease_s=30)))
+    server, channel = await start_server(a_service(pool, ServedVersions(time.monotonic, lease_s=30)))
     async with channel:
         call = index_pb2_grpc.IndexShardStub(channel).Describe(index_pb2.DescribeRequest())
         assert await code_of(call) is grpc.StatusCode.UNAVAILABLE
@@ -268,7 +268,7 @@ async def test_a_shard_that_still_loads_is_unavailable() -> None:
     pool.close()
 
 
-async def test_beyond_its_bound_the_pool_refuses_at_once_and_recovers() -> None:
+async def test_a_full_pool_refuses_at_once_and_recovers() -> None:
     pool, gate = Pool(threads=1, max_waiting=2), threading.Event()
     calls = [asyncio.ensure_future(pool.run(gate.wait, NEVER)) for _ in range(3)]
     await asyncio.sleep(0)
@@ -280,7 +280,7 @@ async def test_beyond_its_bound_the_pool_refuses_at_once_and_recovers() -> None:
     pool.close()
 
 
-async def test_work_whose_time_passed_while_it_waited_is_not_begun() -> None:
+async def test_work_whose_deadline_passed_in_the_queue_is_not_begun() -> None:
     pool, gate, begun = Pool(threads=1, max_waiting=2), threading.Event(), []
     holding = asyncio.ensure_future(pool.run(gate.wait, NEVER))
     late = asyncio.ensure_future(pool.run(lambda: begun.append(1), Deadline.after(0.01)))
@@ -293,7 +293,7 @@ async def test_work_whose_time_passed_while_it_waited_is_not_begun() -> None:
     pool.close()
 
 
-async def test_a_caller_that_gives_up_keeps_its_place_until_the_thread_is_done() -> None:
+async def test_a_cancelled_call_holds_its_slot_until_the_thread_has_finished() -> None:
     pool, gate = Pool(threads=1, max_waiting=0), threading.Event()
     call = asyncio.ensure_future(pool.run(gate.wait, NEVER))
     await asyncio.sleep(0.01)
@@ -314,7 +314,7 @@ async def test_a_caller_that_gives_up_keeps_its_place_until_the_thread_is_done()
         (["--shard", "0", "--pod-name", "x-5"], 0),
     ],
 )
-def test_the_ordinal_is_given_or_that_of_the_pod(words: list[str], expected: int) -> None:
+def test_the_ordinal_is_that_of_the_setting_or_of_the_pod_name(words: list[str], expected: int) -> None:
     assert ordinal(load(ShardSettings, {}, words, description="")) == expected
 
 
@@ -329,7 +329,7 @@ def test_without_a_location_a_shard_does_not_start() -> None:
         shard.main(["--shard", "0"], {})
 
 
-def test_a_shard_of_a_damaged_index_ends_with_the_files_name(tmp_path: Path) -> None:
+def test_a_shard_of_a_damaged_index_stops_with_the_name_of_the_file(tmp_path: Path) -> None:
     build(tmp_path, catalogue(3), {}, shards=1)
     (file,) = tmp_path.rglob("attributes.arrow")
     file.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""A new version while a gateway is asked without a pause: real shards, real gateway, real files."""
+"""Rollouts to another version under continuous load: real shards, real gateway, real files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from index.building.build import SpaceVectors, build
-from index.serving.loading import Loader
+from index.serving.loader import Loader
 from index.serving.pool import Pool
 from index.serving.rollout import Rollout
-from index.serving.served import Served
+from index.serving.served_versions import ServedVersions
 from index.serving.service import IndexShard
 from index.serving.writer import Writer
 from index.storage import version
@@ -34,29 +34,29 @@ COUNT, DIM, SHARDS = 600, 16, 2
 POLL_S, LEASE_S, REFRESH_S = 0.05, 0.5, 0.05
 
 
-def built(location: Path, what: str) -> str:
-    """A version whose titles all say what it is."""
+def build_version(location: Path, title: str) -> str:
+    """Build a version in which every product has this title."""
     products = catalogue(COUNT)
-    products = products.set_column(products.column_names.index("title"), "title", [[what] * COUNT])
-    given: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(COUNT, DIM))}
-    return build(location, products, given, shards=SHARDS, exact_floats=100)
+    products = products.set_column(products.column_names.index("title"), "title", [[title] * COUNT])
+    spaces: dict[int, SpaceVectors] = {IMAGE: vectors_of(clustered(COUNT, DIM))}
+    return build(location, products, spaces, shards=SHARDS, exact_floats=100)
 
 
 @dataclass
 class Shard:
-    served: Served
+    served: ServedVersions
     rollout: Rollout
     address: str
 
 
 @asynccontextmanager
-async def a_shard(location: Path, number: int) -> AsyncIterator[Shard]:
-    place = Directory(location)
-    served, pool = Served(time.monotonic, LEASE_S), Pool(threads=1, max_waiting=256)
+async def a_shard(path: Path, number: int) -> AsyncIterator[Shard]:
+    location = Directory(path)
+    served, pool = ServedVersions(time.monotonic, LEASE_S), Pool(threads=1, max_waiting=256)
     rollout = Rollout(
         served,
-        wanted=place.current,
-        load=Loader(location=place, shard=number, hold=place.pin),
+        read_target=location.current,
+        load=Loader(location=location, shard=number, pin_files=location.pin),
         clock=time.monotonic,
         retry_s=POLL_S,
     )
@@ -70,24 +70,24 @@ async def a_shard(location: Path, number: int) -> AsyncIterator[Shard]:
 
 @dataclass
 class Callers:
-    """Eight that ask for neighbours without a pause, and two that list; what each answer was of."""
+    """Clients that search and list in a loop, and what they received."""
 
     address: str
-    answers: Counter[str] = field(default_factory=Counter)  # By version.
+    searches: Counter[str] = field(default_factory=Counter)  # Completed, by version.
     titles: dict[str, set[str]] = field(default_factory=dict)  # By version.
     coverages: set[float] = field(default_factory=set)
     lists: set[tuple[int, frozenset[str]]] = field(default_factory=set)
 
-    async def ask(self, number: int) -> None:
+    async def search(self, number: int) -> None:
         async with aio_channel(self.address) as channel:
             stub = search_pb2_grpc.SimilarProductsStub(channel)
             for row in range(number, 1 << 30, 7):
                 example = Example(product_id=f"p{row % COUNT}")
-                answer = await stub.Search(SearchRequest(examples=[example], space=SPACE_IMAGE, limit=20))
-                told = answer.provenance
-                self.answers[told.version] += 1
-                self.coverages.add(told.coverage)
-                self.titles.setdefault(told.version, set()).update(hit.product.title for hit in answer.hits)
+                response = await stub.Search(SearchRequest(examples=[example], space=SPACE_IMAGE, limit=20))
+                provenance = response.provenance
+                self.searches[provenance.version] += 1
+                self.coverages.add(provenance.coverage)
+                self.titles.setdefault(provenance.version, set()).update(hit.product.title for hit in response.hits)
 
     async def list(self) -> None:
         async with aio_channel(self.address) as channel:
@@ -98,7 +98,7 @@ class Callers:
 
 
 async def until(condition: Callable[[], bool], calling: asyncio.Future[Any]) -> None:
-    """Raises what a call raised."""
+    """Wait until the condition holds. Raises what a call raised."""
     while not condition():
         if calling.done():
             calling.result()
@@ -106,22 +106,22 @@ async def until(condition: Callable[[], bool], calling: asyncio.Future[Any]) -> 
 
 
 @pytest.mark.slow
-async def test_versions_change_under_load_without_a_failed_partial_or_mixed_answer(tmp_path: Path) -> None:
-    names = [built(tmp_path, "version 0")]
+async def test_rollouts_under_load_give_no_failed_partial_or_mixed_response(tmp_path: Path) -> None:
+    names = [build_version(tmp_path, "version 0")]
     async with (
         a_shard(tmp_path, 0) as first,
         a_shard(tmp_path, 1) as second,
         running({"shards": (first.address, second.address), "refresh_s": REFRESH_S, "cache_ttl_s": 0.0}) as address,
     ):
         callers = Callers(address)
-        calling = asyncio.gather(*(callers.ask(number) for number in range(8)), callers.list(), callers.list())
+        calling = asyncio.gather(*(callers.search(number) for number in range(8)), callers.list(), callers.list())
         for change in range(1, 4):
-            await until(lambda: callers.answers[names[-1]] >= 100, calling)
-            names.append(await asyncio.to_thread(built, tmp_path, f"version {change}"))
-        await until(lambda: callers.answers[names[-1]] >= 100, calling)
+            await until(lambda: callers.searches[names[-1]] >= 100, calling)
+            names.append(await asyncio.to_thread(build_version, tmp_path, f"version {change}"))
+        await until(lambda: callers.searches[names[-1]] >= 100, calling)
         version.make_current(tmp_path, back := names[2])
-        before = callers.answers[back]
-        await until(lambda: callers.answers[back] >= before + 100, calling)
+        before = callers.searches[back]
+        await until(lambda: callers.searches[back] >= before + 100, calling)
         await until(lambda: all([*shard.served.uses()] == [back] for shard in (first, second)), calling)
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -133,9 +133,9 @@ async def test_versions_change_under_load_without_a_failed_partial_or_mixed_answ
 
 
 @pytest.mark.slow
-async def test_a_version_that_one_shard_refuses_is_moved_to_by_none_until_it_is_mended(tmp_path: Path) -> None:
+async def test_no_gateway_moves_to_a_version_that_one_shard_cannot_load(tmp_path: Path) -> None:
     location, elsewhere = tmp_path / "index", tmp_path / "elsewhere"
-    old, new = built(location, "old"), built(elsewhere, "new")
+    old, new = build_version(location, "old"), build_version(elsewhere, "new")
     (elsewhere / new).rename(location / new)
     damaged = location / new / "shard-00001" / "attributes.arrow"
     damaged.write_bytes(flipped(damaged.read_bytes()))
@@ -145,15 +145,15 @@ async def test_a_version_that_one_shard_refuses_is_moved_to_by_none_until_it_is_
         running({"shards": (first.address, second.address), "refresh_s": REFRESH_S, "cache_ttl_s": 0.0}) as address,
     ):
         callers = Callers(address)
-        calling = asyncio.gather(*(callers.ask(number) for number in range(4)))
+        calling = asyncio.gather(*(callers.search(number) for number in range(4)))
         version.make_current(location, new)
         await until(lambda: new in first.served.uses() and bool(second.served.describe(old).refusal), calling)
         assert f"version {new}: {damaged}: damaged" in second.served.describe(old).refusal
-        before = callers.answers[old]
-        await until(lambda: callers.answers[old] >= before + 100, calling)
-        assert callers.answers.keys() == {old}
+        before = callers.searches[old]
+        await until(lambda: callers.searches[old] >= before + 100, calling)
+        assert callers.searches.keys() == {old}
         damaged.write_bytes(flipped(damaged.read_bytes()))
-        await until(lambda: callers.answers[new] >= 100, calling)
+        await until(lambda: callers.searches[new] >= 100, calling)
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await calling
@@ -165,8 +165,8 @@ def flipped(data: bytes) -> bytes:
 
 
 @pytest.mark.slow
-async def test_a_list_that_its_caller_leaves_does_not_keep_a_version_for_ever(tmp_path: Path) -> None:
-    old = built(tmp_path, "old")
+async def test_a_cancelled_list_does_not_keep_a_version_loaded(tmp_path: Path) -> None:
+    old = build_version(tmp_path, "old")
     async with (
         a_shard(tmp_path, 0) as first,
         a_shard(tmp_path, 1) as second,
@@ -177,6 +177,6 @@ async def test_a_list_that_its_caller_leaves_does_not_keep_a_version_for_ever(tm
         listing = stub.List(catalog_pb2.ListRequest())
         assert await listing.read()
         listing.cancel()
-        await asyncio.to_thread(built, tmp_path, "new")
-        never = asyncio.get_running_loop().create_future()
-        await until(lambda: not any(old in shard.served.uses() for shard in (first, second)), never)
+        await asyncio.to_thread(build_version, tmp_path, "new")
+        pending = asyncio.get_running_loop().create_future()
+        await until(lambda: not any(old in shard.served.uses() for shard in (first, second)), pending)

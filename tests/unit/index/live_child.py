@@ -1,6 +1,6 @@
-"""A process that takes updates from its standard input, says which it took, and is meant to be killed.
+"""A process that applies updates from its standard input and acknowledges them; the test kills it.
 
-One serialized ApplyRequest in hexadecimal on a line; for each, a line when it is acknowledged.
+Input: one serialized ApplyRequest per line, in hexadecimal. Output: an empty line for each acknowledgement.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import sys
 import threading
 from pathlib import Path
 
-from index.live.live import Bounds, Live
-from index.serving.loaded import opened
+from index.live.live_shard import LiveLimits, LiveShard
+from index.serving.shard_version import open_shard
 from lookalike.v1.index_pb2 import ApplyRequest
 
-BOUNDS = Bounds(delta_rows=10_000, changes=10_000)  # Nothing is refused.
+LIMITS = LiveLimits(delta_rows=10_000, changes=10_000)  # Nothing is refused.
 
 
 def main(location: str, directory: str) -> None:
-    shard = opened(Path(location), 0)
-    live = Live(shard.base, shard.manifest, 0, Path(directory), BOUNDS)
+    shard = open_shard(Path(location), 0)
+    live = LiveShard(shard.base, shard.manifest, 0, Path(directory), LIMITS)
 
     def compact() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""A shard that takes updates, and an oracle that says what it must hold."""
+"""A shard that takes updates, and an oracle that says what it must contain."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from index.building.build import build
-from index.live.live import Bounds, Live
-from index.search.queries import parsed
-from index.serving.loaded import LoadedShard, opened
+from index.live.live_shard import LiveLimits, LiveShard
+from index.search.queries import parse_query
+from index.serving.shard_version import ShardVersion, open_shard
 from lookalike.v1.index_pb2 import ShardQuery, Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector
 from lookalike.vectors import F32, normalised
@@ -20,11 +20,11 @@ from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, unit_vectors, v
 
 COUNT = 60  # Products of the version as it was built, "p0" to "p59"; those after p39 have revision 5.
 DIMS: dict[Space.ValueType, int] = {IMAGE: 8, TEXT: 4}
-BOUNDS = Bounds(delta_rows=64, changes=1000)
+LIMITS = LiveLimits(delta_rows=64, changes=1000)
 NAMES = [f"p{row}" for row in range(COUNT + 30)]
 
 
-def built(location: Path) -> LoadedShard:
+def build_version(location: Path) -> ShardVersion:
     table = catalogue(COUNT).append_column("revision", pa.array([5 * (row >= 40) for row in range(COUNT)]))
     rows = np.arange(0, COUNT, 2)
     build(
@@ -33,17 +33,17 @@ def built(location: Path) -> LoadedShard:
         {IMAGE: vectors_of(unit_vectors(COUNT, 8)), TEXT: vectors_of(unit_vectors(30, 4), rows)},
         shards=1,
     )
-    return opened(location, 0)
+    return open_shard(location, 0)
 
 
-def live(shard: LoadedShard, directory: Path, bounds: Bounds = BOUNDS) -> Live:
-    return Live(shard.base, shard.manifest, 0, directory, bounds)
+def open_live(shard: ShardVersion, directory: Path, limits: LiveLimits = LIMITS) -> LiveShard:
+    return LiveShard(shard.base, shard.manifest, 0, directory, limits)
 
 
 def upsert(
     product_id: str, revision: int, *, seed: int | None = None, spaces: Sequence[Space.ValueType] = (IMAGE, TEXT)
 ) -> Update:
-    """All that there is of it follows from its id and the seed, the revision unless given."""
+    """An upsert whose product and vectors are derived from the id and the seed (default: the revision)."""
     seed = revision if seed is None else seed
     product = Product(
         id=product_id,
@@ -67,19 +67,19 @@ def remove(product_id: str, revision: int) -> Update:
     return Update(revision=revision, remove=product_id)
 
 
-def drawn(random: np.random.Generator, count: int, *, newer: int = 0) -> list[Update]:
-    """Of few products and revisions (above `newer`), so that many come late, or twice."""
+def random_updates(random: np.random.Generator, count: int, *, above: int = 0) -> list[Update]:
+    """Updates of few products and revisions (above `above`), so that many are late or duplicates."""
     updates = []
     for _ in range(count):
-        product_id, revision = str(random.choice(NAMES)), newer + int(random.integers(1, 12))
+        product_id, revision = str(random.choice(NAMES)), above + int(random.integers(1, 12))
         spaces = [each for each in (IMAGE, TEXT) if random.random() < 0.8]
-        gone = random.random() < 0.3
-        updates.append(remove(product_id, revision) if gone else upsert(product_id, revision, spaces=spaces))
+        removal = random.random() < 0.3
+        updates.append(remove(product_id, revision) if removal else upsert(product_id, revision, spaces=spaces))
     return updates
 
 
 @dataclass
-class Held:
+class ExpectedProduct:
     revision: int
     product: Product | None  # None: removed.
     vectors: dict[Space.ValueType, F32]
@@ -87,77 +87,77 @@ class Held:
 
 @dataclass
 class Oracle:
-    """What the newest revisions say; nothing else counts."""
+    """The expected products: for each the newest revision."""
 
-    held: dict[str, Held] = field(default_factory=dict)
+    products: dict[str, ExpectedProduct] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shard: LoadedShard) -> Oracle:
-        """As it was built."""
-        held = {}
-        for product_id, place in shard.view.page(b"", "", COUNT):
-            product = Product.FromString(place.product)
-            product.description = place.description
-            vectors = {each: found for each in (IMAGE, TEXT) if (found := place.vector(each)) is not None}
-            held[product_id] = Held(5 * (int(product_id[1:]) >= 40), product, vectors)
-        return cls(held)
+    def of(cls, shard: ShardVersion) -> Oracle:
+        """The products of a version as it was built."""
+        products = {}
+        for product_id, ref in shard.view.page(b"", "", COUNT):
+            product = Product.FromString(ref.product)
+            product.description = ref.description
+            vectors = {each: vector for each in (IMAGE, TEXT) if (vector := ref.vector(each)) is not None}
+            products[product_id] = ExpectedProduct(5 * (int(product_id[1:]) >= 40), product, vectors)
+        return cls(products)
 
     def apply(self, update: Update) -> UpdateResult.Outcome.ValueType:
         product_id = update.remove or update.upsert.product.id
-        if (known := self.held.get(product_id)) is not None and known.revision >= update.revision:
+        if (present := self.products.get(product_id)) is not None and present.revision >= update.revision:
             return UpdateResult.STALE
         product = update.upsert.product if update.HasField("upsert") else None
         vectors = {
             each.space: normalised(np.frombuffer(each.vector, "<f4").reshape(1, -1))[0]
             for each in update.upsert.vectors
         }
-        self.held[product_id] = Held(update.revision, product, vectors)
+        self.products[product_id] = ExpectedProduct(update.revision, product, vectors)
         return UpdateResult.APPLIED
 
-    def check(self, shard: Live) -> None:
-        """Raises AssertionError where anything that can be asked is not as it must be."""
+    def check(self, shard: LiveShard) -> None:
+        """Raise AssertionError if a listing, a lookup, a count or a search differs from what is expected."""
         view = shard.view
-        alive = {product_id: held for product_id, held in self.held.items() if held.product is not None}
+        alive = {product_id: expected for product_id, expected in self.products.items() if expected.product is not None}
         page = view.page(b"", "", 10_000)
         assert [product_id for product_id, _ in page] == sorted(alive)
         assert len(view) == view.count(b"") == len(alive)
-        for product_id, place in page:
-            product = Product.FromString(place.product)
-            product.description = place.description
+        for product_id, ref in page:
+            product = Product.FromString(ref.product)
+            product.description = ref.description
             assert product == alive[product_id].product
             found = view.find(product_id)
             assert found is not None
-            assert found.product == place.product
+            assert found.product == ref.product
             for space in (IMAGE, TEXT):
-                vector, expected = place.vector(space), alive[product_id].vectors.get(space)
+                vector, expected = ref.vector(space), alive[product_id].vectors.get(space)
                 assert (vector is None) == (expected is None)
                 assert vector is None or (vector == expected).all()
-        for product_id in self.held.keys() - alive.keys():
+        for product_id in self.products.keys() - alive.keys():
             assert view.find(product_id) is None
         self._check_searches(shard)
 
-    def _check_searches(self, shard: Live) -> None:
+    def _check_searches(self, shard: LiveShard) -> None:
         condition = Filter(shop_in=["shop 1"], in_stock=True, tags_none=["tag 3"], none_of=[Filter(created_after=9000)])
         for space in (IMAGE, TEXT):
-            asked = unit_vectors(1, DIMS[space], seed=99)[0]
+            query_vector = unit_vectors(1, DIMS[space], seed=99)[0]
             for each in (None, condition):
-                query = parsed(ShardQuery(vectors=[by(space, asked)], k=15, filter=each), DIMS)
+                query = parse_query(ShardQuery(vectors=[by(space, query_vector)], k=15, filter=each), DIMS)
                 (hits,) = shard.view.nearest([query])
                 scores = {
-                    product_id: float(held.vectors[space] @ asked)
-                    for product_id, held in self.held.items()
-                    if held.product is not None and space in held.vectors
-                    if each is None or _passes(held.product)
+                    product_id: float(expected.vectors[space] @ query_vector)
+                    for product_id, expected in self.products.items()
+                    if expected.product is not None and space in expected.vectors
+                    if each is None or _passes(expected.product)
                 }
                 best = sorted(scores, key=lambda product_id: -scores[product_id])[:15]
                 assert sorted(hits.ids) == sorted(best)
                 assert np.allclose(hits.scores, [scores[product_id] for product_id in hits.ids], atol=1e-5)
         assert shard.view.count(condition.SerializeToString()) == sum(
-            held.product is not None and _passes(held.product) for held in self.held.values()
+            each.product is not None and _passes(each.product) for each in self.products.values()
         )
 
 
 def _passes(product: Product) -> bool:
-    """As the condition says that searches are checked with."""
+    """Whether a product passes the filter of `_check_searches`."""
     recent, tagged = product.created_at > 9000, "tag 3" in product.tags
     return product.shop == "shop 1" and product.in_stock and not tagged and not recent

@@ -12,8 +12,8 @@ from index.backends.recipe import DEFAULT, resolve_recipe
 from index.building.build import SpaceVectors
 from index.building.calibration import calibrate
 from index.search.space import SpaceIndex
-from index.serving.loaded import LoadedShard
-from index.serving.served import Loaded, Served
+from index.serving.served_versions import ServedVersions, VersionHandle
+from index.serving.shard_version import ShardVersion
 from index.storage.manifest import IndexEntry
 from index.storage.vectors import StoredVectors
 from lookalike.v1.index_pb2 import QueryVector
@@ -73,13 +73,13 @@ def by(space: int, vector: F32 | bytes, weight: float = 0) -> QueryVector:
 
 def recall(space: SpaceIndex, queries: F32, k: int) -> float:
     """recall@k of approximate search against exact search."""
-    truth, found = space.search(queries, k, audit=True), space.search(queries, k)
+    truth, found = space.search(queries, k, exact=True), space.search(queries, k)
     shared = (len(np.intersect1d(one.rows, other.rows)) for one, other in zip(truth, found, strict=True))
     return sum(shared) / (k * len(queries))
 
 
-def serving_only(shard: LoadedShard) -> Served:
+def serving_only(shard: ShardVersion) -> ServedVersions:
     """As a shard process that has loaded this one version."""
-    served = Served(time.monotonic, lease_s=30)
-    served.add(Loaded(shard))
+    served = ServedVersions(time.monotonic, lease_s=30)
+    served.add(VersionHandle(shard))
     return served

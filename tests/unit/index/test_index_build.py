@@ -12,7 +12,7 @@ import pytest
 
 from index.backends import factory
 from index.building.build import SpaceVectors, build
-from index.serving.loaded import LoadedShard, opened
+from index.serving.shard_version import ShardVersion, open_shard
 from index.storage import version
 from index.storage.attributes import MAX_DESCRIPTION_BYTES, MAX_PRODUCT_BYTES
 from lookalike.errors import BadArtifact, BadCatalogue, LookalikeError, OperatorError
@@ -25,13 +25,13 @@ from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, clustered, unit
 COUNT = 40
 
 
-def ids_in(shard: LoadedShard) -> list[str]:
+def ids_in(shard: ShardVersion) -> list[str]:
     return [shard.base.table.ids.text(row) for row in range(len(shard.base.table))]
 
 
 def test_each_product_is_in_its_shard_and_rows_rise_by_id(tmp_path: Path) -> None:
     build(tmp_path, catalogue(COUNT), {IMAGE: vectors_of(unit_vectors(COUNT, 8))}, shards=3)
-    shards = [opened(tmp_path, shard) for shard in range(3)]
+    shards = [open_shard(tmp_path, shard) for shard in range(3)]
     for shard in shards:
         assert ids_in(shard) == sorted(ids_in(shard))
         assert {shard_of(product_id, 3) for product_id in ids_in(shard)} == {shard.shard}
@@ -43,7 +43,7 @@ def test_each_product_keeps_its_vector_at_unit_norm(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).normal(size=(COUNT, 8)).astype(np.float32) * 1e-15
     build(tmp_path, catalogue(COUNT), {IMAGE: vectors_of(vectors)}, shards=2)
     for number in range(2):
-        shard = opened(tmp_path, number)
+        shard = open_shard(tmp_path, number)
         for row, product_id in enumerate(ids_in(shard)):
             vector = shard.base.spaces[IMAGE].vector(row)
             original = vectors[int(product_id[1:])]
@@ -58,7 +58,7 @@ def test_a_product_may_lack_a_vector_in_a_space(tmp_path: Path) -> None:
         TEXT: vectors_of(unit_vectors(3, 5), rows),
     }
     build(tmp_path, catalogue(COUNT), spaces, shards=1)
-    shard = opened(tmp_path, 0)
+    shard = open_shard(tmp_path, 0)
     assert {ids_in(shard)[row] for row in shard.base.spaces[TEXT].rows} == {"p30", "p4", "p17"}
     fetched = shard.fetch(index_pb2.FetchRequest(ids=["p4", "p5"], vectors=[IMAGE, TEXT]))
     assert [[found.space for found in product.vectors] for product in fetched.products] == [[IMAGE, TEXT], [IMAGE]]
@@ -69,7 +69,7 @@ def test_a_product_may_lack_a_vector_in_a_space(tmp_path: Path) -> None:
 
 def test_more_shards_than_products_leave_some_shards_empty_and_able_to_answer(tmp_path: Path) -> None:
     build(tmp_path, catalogue(2), {IMAGE: vectors_of(unit_vectors(2, 8))}, shards=5)
-    shards = [opened(tmp_path, shard) for shard in range(5)]
+    shards = [open_shard(tmp_path, shard) for shard in range(5)]
     empty = next(shard for shard in shards if not len(shard.base.table))
     query = index_pb2.ShardQuery(vectors=[by(IMAGE, unit_vectors(1, 8))], k=3, filter=Filter(shop_in=["x"]))
     (hits,) = empty.search([query]).results
@@ -82,13 +82,13 @@ def test_more_shards_than_products_leave_some_shards_empty_and_able_to_answer(tm
 
 def test_a_catalogue_without_a_single_vector_can_be_listed(tmp_path: Path) -> None:
     build(tmp_path, catalogue(3), {}, shards=1)
-    assert list(opened(tmp_path, 0).page(Filter(), "").ids) == ["p0", "p1", "p2"]
+    assert list(open_shard(tmp_path, 0).page(Filter(), "").ids) == ["p0", "p1", "p2"]
 
 
 def test_ids_of_256_bytes_in_any_script_are_found(tmp_path: Path) -> None:
     ids = ["商" * 85 + "x", "é" * 128, "\U0001f45f" * 64, "a", "\x01", "z" * 256]
     build(tmp_path, pa.table({"id": ids}), {IMAGE: vectors_of(unit_vectors(6, 4))}, shards=1)
-    shard = opened(tmp_path, 0)
+    shard = open_shard(tmp_path, 0)
     assert list(shard.page(Filter(), "").ids) == sorted(ids, key=str.encode)
     fetched = shard.fetch(index_pb2.FetchRequest(ids=[*ids, "b", ""]))
     assert [product.product.id for product in fetched.products] == [*ids, "", ""]
@@ -101,8 +101,8 @@ def test_the_same_inputs_give_the_same_version_and_results(tmp_path: Path) -> No
     for directory, threads in (("one", 1), ("two", 2)):
         location = tmp_path / directory
         name = build(location, products, {IMAGE: vectors_of(vectors)}, shards=1, threads=threads, exact_floats=1000)
-        results.append((name, opened(location, 0).search([query])))
-        assert opened(location, 0).base.spaces[IMAGE].entry.operating_points
+        results.append((name, open_shard(location, 0).search([query])))
+        assert open_shard(location, 0).base.spaces[IMAGE].entry.operating_points
     assert results[0] == results[1]
 
 
@@ -184,7 +184,7 @@ def test_a_bad_catalogue_is_refused_with_its_row_and_reason(tmp_path: Path, prod
 def test_tags_may_be_lists_or_texts_and_are_stored_with_their_product(tmp_path: Path, tags: pa.Array) -> None:
     products = pa.table({"id": ["a", "b", "c"], "tags": tags})
     build(tmp_path, products, {}, shards=1)
-    page = opened(tmp_path, 0).page(Filter(), "")
+    page = open_shard(tmp_path, 0).page(Filter(), "")
     assert [list(Product.FromString(data).tags) for data in page.products] == [["colour:red", "women"], [], []]
 
 
@@ -193,7 +193,7 @@ def test_without_a_tags_column_products_have_no_tags(tmp_path: Path) -> None:
     build(tmp_path / "null", catalogue(2).append_column("tags", pa.nulls(2)), {}, shards=1)
     build(tmp_path / "empty", catalogue(2).append_column("tags", pa.array([[], []])), {}, shards=1)
     assert len({version.read_current(tmp_path / how) for how in ("none", "null", "empty")}) == 1
-    (data, _) = opened(tmp_path / "none", 0).page(Filter(), "").products
+    (data, _) = open_shard(tmp_path / "none", 0).page(Filter(), "").products
     assert not Product.FromString(data).tags
 
 
@@ -208,7 +208,7 @@ def test_without_a_tags_column_products_have_no_tags(tmp_path: Path) -> None:
 )
 def test_times_may_be_seconds_or_timestamps_and_are_stored_with_their_product(tmp_path: Path, times: pa.Array) -> None:
     build(tmp_path, pa.table({"id": ["a", "b"], "created_at": times}), {}, shards=1)
-    shard = opened(tmp_path, 0)
+    shard = open_shard(tmp_path, 0)
     page = shard.page(Filter(), "")
     assert [Product.FromString(data).created_at for data in page.products] == [1_764_062_700, 0]
     assert list(shard.page(Filter(created_after=1_764_062_699), "").ids) == ["a"]
@@ -288,9 +288,9 @@ def test_building_again_replaces_a_damaged_version(tmp_path: Path) -> None:
     damaged = tmp_path / name / "shard-00000" / "attributes.arrow"
     damaged.write_bytes(damaged.read_bytes()[:-8])
     with pytest.raises(LookalikeError, match=r"attributes\.arrow: has"):
-        opened(tmp_path, 0)
+        open_shard(tmp_path, 0)
     assert build(tmp_path, catalogue(3), {}, shards=1) == name
-    assert len(opened(tmp_path, 0).base.table) == 3
+    assert len(open_shard(tmp_path, 0).base.table) == 3
 
 
 def test_a_version_that_exists_already_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

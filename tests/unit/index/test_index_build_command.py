@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.building import build_command, inspect
-from index.serving.loaded import opened
+from index.serving.shard_version import open_shard
 from index.storage.location import Directory
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.spaces import VECTOR_SPACES
@@ -46,14 +46,14 @@ def attributes_file(base: Path, table: pa.Table) -> str:
 
 def test_without_ids_products_are_numbered(base: Path) -> None:
     build_index(base)
-    assert set(opened(base / "index", 0).page(Filter(), "").ids) == {str(row) for row in range(COUNT)}
+    assert set(open_shard(base / "index", 0).page(Filter(), "").ids) == {str(row) for row in range(COUNT)}
 
 
 def test_ids_and_attributes_come_from_their_files(base: Path) -> None:
     ids = [f"商品{row}" for row in range(COUNT)]
     table = pa.table({"id": ids[::-1][:15], "price": list(range(15)), "shop": ["店"] * 15, "tags": [["x", "a"]] * 15})
     build_index(base, "--ids", ids_file(base, ids), "--attributes", attributes_file(base, table))
-    shard = opened(base / "index", 0)
+    shard = open_shard(base / "index", 0)
     assert shard.count(Filter(shop_in=["店"])) == 15
     assert list(shard.page(Filter(shop_in=["店"], max_price=0), "").ids) == ["商品19"]
     tagged, bare = (Product.FromString(shard.base.table.products[row]) for row in (19, 0))
@@ -65,7 +65,7 @@ def test_an_index_of_every_space_is_built_and_inspected_under_its_name(
     base: Path, space: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_index(base, "--space", space)
-    assert list(opened(base / "index", 0).base.spaces) == [Space.Value(f"SPACE_{space.upper()}")]
+    assert list(open_shard(base / "index", 0).base.spaces) == [Space.Value(f"SPACE_{space.upper()}")]
     assert f"{space} 8-d" in capsys.readouterr().out
     assert inspect.main([str(base / "index"), "--json"], {}) == 0
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)["spaces"]] == [space]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from index.building.build import SpaceVectors, build
-from index.serving.loaded import mapped
+from index.serving.shard_version import map_shard
 from index.storage import version
 from index.storage.cache import ShardFileCache
 from index.storage.location import PinnedFiles
@@ -69,7 +69,7 @@ def test_only_the_requested_shard_is_fetched_and_only_once(scene: Scene) -> None
     (name, *_) = scene.names
     manifest = scene.store.read_manifest(name)
     pinned = scene.cache().pin(manifest, 1)
-    assert len(mapped(pinned.location, manifest, 1).base.table) == manifest.products[1]
+    assert len(map_shard(pinned.location, manifest, 1).base.table) == manifest.products[1]
     assert not (pinned.location / name / "shard-00000").exists()
     pinned.release()
     scene.store.drop(name)
@@ -161,7 +161,7 @@ def test_a_cache_directory_that_cannot_be_written_is_an_operator_error(scene: Sc
 PIN_AND_RELEASE = """
 import json, sys
 from pathlib import Path
-from index.serving.loaded import mapped
+from index.serving.shard_version import map_shard
 from index.storage.cache import ShardFileCache
 from index.storage.location import open_location
 url, directory, max_bytes, shard, *names = sys.argv[1:]
@@ -172,7 +172,7 @@ for name in names:
     try:
         manifest = store.read_manifest(name)
         pinned = cache.pin(manifest, int(shard))
-        assert len(mapped(pinned.location, manifest, int(shard)).base.table) == manifest.products[int(shard)]
+        assert len(map_shard(pinned.location, manifest, int(shard)).base.table) == manifest.products[int(shard)]
         pinned.release()
     except Exception as error:
         failures.append(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Filters over rows, and exact search under them."""
+"""Filters over rows, and exact search with them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.backends.filter_bitmap import FilterBitmap
-from index.search.filters import PassingCache, mask_of
-from index.search.queries import parsed
-from index.search.segment import ALL, Segment
+from index.search.filters import FilterCache, filter_mask
+from index.search.queries import parse_query
+from index.search.segment import WHOLE_TABLE, Segment
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
@@ -41,19 +41,19 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Attributes:
 
 
 @dataclass(frozen=True)
-class Counted(FilterBitmap):
-    """Remembers how often its rows were made."""
+class CountingPassing(FilterBitmap):
+    """Counts how often its rows are computed."""
 
-    made: list[int] = field(default_factory=list)
+    computations: list[int] = field(default_factory=list)
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
-        self.made.append(1)
+        self.computations.append(1)
         return super().rows
 
 
 def rows(table: Attributes, condition: Filter) -> list[int]:
-    return np.flatnonzero(mask_of(table, condition)).tolist()
+    return np.flatnonzero(filter_mask(table, condition)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,7 @@ def rows(table: Attributes, condition: Filter) -> list[int]:
         (Filter(none_of=[Filter(none_of=[Filter(min_price=6)])]), [6, 7, 8, 9]),
     ],
 )
-def test_a_product_passes_when_it_meets_every_condition(
-    table: Attributes, condition: Filter, passing: list[int]
-) -> None:
+def test_a_product_passes_if_it_meets_every_condition(table: Attributes, condition: Filter, passing: list[int]) -> None:
     assert rows(table, condition) == passing
 
 
@@ -102,12 +100,12 @@ def test_a_product_passes_when_it_meets_every_condition(
         Filter(min_price=float("inf"), max_price=float("-inf")),
     ],
 )
-def test_a_filter_without_sense_is_survived(table: Attributes, condition: Filter) -> None:
+def test_a_nonsensical_filter_raises_nothing(table: Attributes, condition: Filter) -> None:
     assert set(rows(table, condition)) <= {4, 9}  # The products without a category are in category "".
 
 
-def test_the_cache_keeps_the_filters_used_last() -> None:
-    cache = PassingCache(2)
+def test_the_cache_keeps_the_most_recently_used_filters() -> None:
+    cache = FilterCache(2)
     computed = []
 
     def ask(name: bytes) -> None:
@@ -196,7 +194,7 @@ def passes(product: dict[str, object], condition: Filter) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(products=PRODUCTS, condition=FILTERS, k=st.integers(0, 40))
-def test_filter_and_exact_search_agree_with_a_naive_reading_of_the_contract(
+def test_filter_and_exact_search_agree_with_a_naive_implementation(
     tmp_path_factory: pytest.TempPathFactory, products: list[dict[str, object]], condition: Filter, k: int
 ) -> None:
     # Few distinct vectors, so that ties are common.
@@ -209,37 +207,37 @@ def test_filter_and_exact_search_agree_with_a_naive_reading_of_the_contract(
     )
     space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=None)
     query = unit_vectors(1, 3)
-    (found,) = space.search(query, k, FilterBitmap.from_mask(mask_of(table, condition)))
+    (found,) = space.search(query, k, FilterBitmap.from_mask(filter_mask(table, condition)))
     expected_rows = [row for row, product in enumerate(products) if passes(product, condition)]
     cosines = vectors.astype(np.float64) @ query[0].astype(np.float64)
     expected = sorted(expected_rows, key=lambda row: (-round(float(cosines[row]), 5), row))[:k]
     assert found.rows.tolist() == expected
 
 
-def test_a_filter_that_is_kept_takes_a_bit_for_each_row_however_it_was_used(table: Attributes) -> None:
+def test_a_cached_filter_takes_one_bit_for_each_row(table: Attributes) -> None:
     space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), codes=None)
-    cache = PassingCache(4)
+    cache = FilterCache(4)
     segment = Segment(table, {IMAGE: space}, filters=cache)
     condition = Filter(tags_any=["even"]).SerializeToString()
-    query = parsed(ShardQuery(vectors=[by(IMAGE, unit_vectors(1, 4)[0])], k=3, exact=True), {IMAGE: 4})
+    query = parse_query(ShardQuery(vectors=[by(IMAGE, unit_vectors(1, 4)[0])], k=3, exact=True), {IMAGE: 4})
     assert len(segment.nearest([query._replace(filter=condition)])[0].rows) == 3
     assert segment.page(condition, "p1", 10) == [2, 4, 6, 8]
-    for number in (IMAGE, ALL):
+    for number in (IMAGE, WHOLE_TABLE):
         kept = cache.get(number, condition, lambda: FilterBitmap.from_mask(np.zeros(0, dtype=np.bool_)))
         assert kept.count == 5
         assert sum(each.nbytes for each in vars(kept).values() if isinstance(each, np.ndarray)) == 2
 
 
-def test_the_rows_that_pass_are_made_once_for_all_queries_of_a_search() -> None:
+def test_passing_rows_are_computed_once_for_all_queries_of_a_search() -> None:
     space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), codes=None)
-    passing = Counted(np.array([0b11110000, 0b01], dtype=np.uint8), 10, 5)
+    passing = CountingPassing(np.array([0b11110000, 0b01], dtype=np.uint8), 10, 5)
     found = space.search(unit_vectors(7, 4, seed=1), 10, passing)
     assert [sorted(each.rows.tolist()) for each in found] == [[4, 5, 6, 7, 8]] * 7
-    assert len(passing.made) == 1
+    assert len(passing.computations) == 1
 
 
 @pytest.mark.parametrize("share", [0, 0.0001, 0.5, 1])
 @pytest.mark.parametrize("start", [0, 1, 8, 9_001, 19_999, 20_000])
-def test_the_rows_that_pass_are_told_from_any_row_on(share: float, start: int) -> None:
+def test_passing_rows_can_be_listed_from_any_row_on(share: float, start: int) -> None:
     passing = FilterBitmap.from_mask(np.random.default_rng(5).random(20_000) < share)
     assert [*passing.rows_from(start)] == passing.rows[passing.rows >= start].tolist()

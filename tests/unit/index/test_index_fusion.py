@@ -1,4 +1,4 @@
-"""Late fusion: queries of several vectors, in a shard whose products lack some of theirs."""
+"""Late fusion: queries by several vectors, in a shard where some products lack vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from index.building.build import SpaceVectors, build
 from index.search.queries import MAX_K
-from index.serving.loaded import LoadedShard, opened
+from index.serving.shard_version import ShardVersion, open_shard
 from lookalike.v1.index_pb2 import QueryVector, ShardHits, ShardQuery
 from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32, I64, pack, unpack
@@ -18,42 +18,42 @@ from tests.unit.index.samples import IMAGE, PRODUCT, TEXT, by, catalogue, cluste
 
 COUNT = 3000
 DIMS: dict[int, int] = {IMAGE: 64, TEXT: 32, PRODUCT: 16}
-# Every product has an image vector but each fifth, a text vector but each seventh, a product vector but each third.
+# Every fifth product has no image vector, every seventh no text vector, every third no product vector.
 ROWS: dict[int, I64] = {
-    space: np.flatnonzero(np.arange(COUNT) % lacking) for space, lacking in ((IMAGE, 5), (TEXT, 7), (PRODUCT, 3))
+    space: np.flatnonzero(np.arange(COUNT) % nth) for space, nth in ((IMAGE, 5), (TEXT, 7), (PRODUCT, 3))
 }
 VECTORS: dict[int, F32] = {
     space: clustered(COUNT, dim, seed=0) for space, dim in DIMS.items()
 }  # One seed: of one kind in all spaces.
-ALIKE = (40, 60, 80, 100)  # Products of one photo and one title.
+EQUAL_PRODUCTS = (40, 60, 80, 100)  # Products of one photo and one title.
 
 
 @pytest.fixture(scope="module", params=["exact", "compressed"])
-def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedShard:
+def shard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ShardVersion:
     location = tmp_path_factory.mktemp("fused")
     for vectors in VECTORS.values():
-        vectors[list(ALIKE)] = vectors[ALIKE[0]]
-    given: dict[int, SpaceVectors] = {space: vectors_of(VECTORS[space][rows], rows) for space, rows in ROWS.items()}
+        vectors[list(EQUAL_PRODUCTS)] = vectors[EQUAL_PRODUCTS[0]]
+    spaces: dict[int, SpaceVectors] = {space: vectors_of(VECTORS[space][rows], rows) for space, rows in ROWS.items()}
     most = 1 << 30 if request.param == "exact" else 1000
-    build(location, catalogue(COUNT), given, shards=1, exact_floats=most)
-    made = opened(location, 0)
-    assert [bool(space.entry.operating_points) for space in made.base.spaces.values()] == [
+    build(location, catalogue(COUNT), spaces, shards=1, exact_floats=most)
+    opened = open_shard(location, 0)
+    assert [bool(space.entry.operating_points) for space in opened.base.spaces.values()] == [
         request.param == "compressed"
     ] * 3
-    return made
+    return opened
 
 
-def asked(space: int, row: int, weight: float = 1) -> QueryVector:
-    """A vector near that of a product, but of none."""
-    drawn = VECTORS[space][row] + 0.1 * unit_vectors(1, DIMS[space], seed=row)[0]
-    return by(space, (drawn / np.linalg.norm(drawn)).astype(np.float32), weight)
+def query_vector(space: int, row: int, weight: float = 1) -> QueryVector:
+    """A vector near that of a product, equal to none."""
+    noisy = VECTORS[space][row] + 0.1 * unit_vectors(1, DIMS[space], seed=row)[0]
+    return by(space, (noisy / np.linalg.norm(noisy)).astype(np.float32), weight)
 
 
 def all_three(row: int) -> list[QueryVector]:
-    return [asked(IMAGE, row, 2), asked(TEXT, row, 1), asked(PRODUCT, row, 0.5)]
+    return [query_vector(IMAGE, row, 2), query_vector(TEXT, row, 1), query_vector(PRODUCT, row, 0.5)]
 
 
-def one(shard: LoadedShard, query: ShardQuery) -> ShardHits:
+def one(shard: ShardVersion, query: ShardQuery) -> ShardHits:
     (hits,) = shard.search([query]).results
     assert not hits.error
     return hits
@@ -64,15 +64,15 @@ def scores_of(hits: ShardHits) -> dict[str, float]:
 
 
 def cosines(vectors: Sequence[QueryVector]) -> F32:
-    """(products, vectors): of every product with each vector; 0 where it has none."""
+    """Cosines (products, vectors) of every product with each query vector; 0 where it has no vector."""
     columns = np.zeros((COUNT, len(vectors)), dtype=np.float32)
-    for column, given in enumerate(vectors):
-        rows = ROWS[given.space]
-        columns[rows, column] = VECTORS[given.space][rows] @ unpack(given.vector, DIMS[given.space])[0]
+    for column, vector in enumerate(vectors):
+        rows = ROWS[vector.space]
+        columns[rows, column] = VECTORS[vector.space][rows] @ unpack(vector.vector, DIMS[vector.space])[0]
     return columns
 
 
-def test_exact_fusion_is_the_weighted_mean_of_all_cosines_of_all_products(shard: LoadedShard) -> None:
+def test_exact_fusion_is_the_weighted_mean_of_all_cosines_of_all_products(shard: ShardVersion) -> None:
     vectors = all_three(7)
     means = cosines(vectors) @ np.array([2, 1, 0.5]) / 3.5
     hits = one(shard, ShardQuery(vectors=vectors, k=50, exact=True))
@@ -81,7 +81,7 @@ def test_exact_fusion_is_the_weighted_mean_of_all_cosines_of_all_products(shard:
     assert np.allclose(unpack(hits.scores, 50)[0], means[best], atol=1e-6)
 
 
-def test_the_nearest_in_each_space_hold_the_best_of_all(shard: LoadedShard) -> None:
+def test_the_nearest_in_each_space_contain_the_best_of_the_fusion(shard: ShardVersion) -> None:
     shared = 0
     for row in range(100, 160):
         query = ShardQuery(vectors=all_three(row), k=10)
@@ -91,7 +91,7 @@ def test_the_nearest_in_each_space_hold_the_best_of_all(shard: LoadedShard) -> N
     assert shared / 600 >= 0.95
 
 
-def test_a_score_is_the_same_to_the_last_bit_however_its_product_was_found(shard: LoadedShard) -> None:
+def test_a_score_is_the_same_to_the_last_bit_however_its_product_was_found(shard: ShardVersion) -> None:
     query = ShardQuery(vectors=all_three(11), k=100)
     found = scores_of(one(shard, query))
     query.exact = True
@@ -100,49 +100,51 @@ def test_a_score_is_the_same_to_the_last_bit_however_its_product_was_found(shard
     assert all(found[product] == true[product] for product in found.keys() & true.keys())
 
 
-def test_explained_cosines_are_those_that_each_space_alone_gives(shard: LoadedShard) -> None:
+def test_explained_cosines_equal_the_scores_of_each_space_alone(shard: ShardVersion) -> None:
     vectors = all_three(12)
     hits = one(shard, ShardQuery(vectors=vectors, k=20, explain=True))
     explained = unpack(hits.cosines, 3)
     assert explained.shape == (20, 3)
-    for column, given in enumerate(vectors):
-        alone = scores_of(one(shard, ShardQuery(vectors=[given], k=COUNT, exact=True)))
+    for column, vector in enumerate(vectors):
+        alone = scores_of(one(shard, ShardQuery(vectors=[vector], k=COUNT, exact=True)))
         assert explained[:, column].tolist() == [alone.get(product, 0.0) for product in hits.ids]
     assert np.allclose(explained @ np.array([2, 1, 0.5]) / 3.5, unpack(hits.scores, 20)[0], atol=1e-6)
 
 
-def test_of_one_vector_the_explanation_is_the_score(shard: LoadedShard) -> None:
-    told = one(shard, ShardQuery(vectors=[asked(TEXT, 3)], k=5, explain=True))
-    assert told.cosines == told.scores
-    assert not one(shard, ShardQuery(vectors=[asked(TEXT, 3)], k=5)).cosines
+def test_the_explained_cosine_of_a_single_vector_is_the_score(shard: ShardVersion) -> None:
+    hits = one(shard, ShardQuery(vectors=[query_vector(TEXT, 3)], k=5, explain=True))
+    assert hits.cosines == hits.scores
+    assert not one(shard, ShardQuery(vectors=[query_vector(TEXT, 3)], k=5)).cosines
     assert not one(shard, ShardQuery(vectors=all_three(3), k=5)).cosines
 
 
-def test_only_the_shares_of_the_weights_count(shard: LoadedShard) -> None:
-    vectors = [asked(IMAGE, 8, 3e38), asked(TEXT, 8, 3e38)]
-    halves = [asked(IMAGE, 8, 1e-40), asked(TEXT, 8, 1e-40)]
+def test_only_the_ratio_of_the_weights_matters(shard: ShardVersion) -> None:
+    vectors = [query_vector(IMAGE, 8, 3e38), query_vector(TEXT, 8, 3e38)]
+    halves = [query_vector(IMAGE, 8, 1e-40), query_vector(TEXT, 8, 1e-40)]
     hits = one(shard, ShardQuery(vectors=vectors, k=10))
     assert one(shard, ShardQuery(vectors=halves, k=10)) == hits
     assert np.isfinite(unpack(hits.scores, 10)).all()
 
 
-def test_the_weight_of_a_single_vector_is_not_looked_at(shard: LoadedShard) -> None:
-    hits = [one(shard, ShardQuery(vectors=[asked(IMAGE, 8, weight)], k=10)) for weight in (0, -1, np.nan, 1)]
+def test_the_weight_of_a_single_vector_is_ignored(shard: ShardVersion) -> None:
+    hits = [one(shard, ShardQuery(vectors=[query_vector(IMAGE, 8, weight)], k=10)) for weight in (0, -1, np.nan, 1)]
     assert hits[1:] == hits[:-1]
 
 
-def test_a_product_that_lacks_a_vector_is_found_by_those_it_has(shard: LoadedShard) -> None:
-    """p15 has a text vector alone."""
-    hits = one(shard, ShardQuery(vectors=[asked(IMAGE, 2, 0.01), by(TEXT, VECTORS[TEXT][15], 0.99)], k=1, explain=True))
+def test_a_product_without_some_vectors_is_found_by_the_others(shard: ShardVersion) -> None:
+    """p15 has only a text vector."""
+    hits = one(
+        shard, ShardQuery(vectors=[query_vector(IMAGE, 2, 0.01), by(TEXT, VECTORS[TEXT][15], 0.99)], k=1, explain=True)
+    )
     assert list(hits.ids) == ["p15"]
     assert unpack(hits.cosines, 2)[0] == pytest.approx([0, 1], abs=1e-6)
     assert unpack(hits.scores, 1)[0] == pytest.approx([0.99], abs=1e-6)
 
 
-def test_equal_scores_are_told_by_rising_id(shard: LoadedShard) -> None:
+def test_equal_scores_are_ordered_by_rising_id(shard: ShardVersion) -> None:
     """All four have one text vector and lack an image vector."""
-    vectors = [asked(IMAGE, 40, 1e-6), by(TEXT, VECTORS[TEXT][40], 1)]
-    expected = [f"p{row}" for row in sorted(ALIKE, key=str)]
+    vectors = [query_vector(IMAGE, 40, 1e-6), by(TEXT, VECTORS[TEXT][40], 1)]
+    expected = [f"p{row}" for row in sorted(EQUAL_PRODUCTS, key=str)]
     hits = one(shard, ShardQuery(vectors=vectors, k=4))
     assert list(hits.ids) == expected
     assert len(set(scores_of(hits).values())) == 1
@@ -150,7 +152,7 @@ def test_equal_scores_are_told_by_rising_id(shard: LoadedShard) -> None:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_only_what_passes_the_filter_is_found(shard: LoadedShard, exact: bool) -> None:
+def test_only_what_passes_the_filter_is_found(shard: ShardVersion, exact: bool) -> None:
     condition = Filter(shop_in=["shop 1"], in_stock=True)
     hits = one(shard, ShardQuery(vectors=all_three(5), k=COUNT, filter=condition, exact=exact))
     rows = [row for row in range(COUNT) if row % 3 == 1 and row % 4]
@@ -160,17 +162,20 @@ def test_only_what_passes_the_filter_is_found(shard: LoadedShard, exact: bool) -
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_search_for_more_than_there_is_gives_each_product_once(shard: LoadedShard, exact: bool) -> None:
-    hits = one(shard, ShardQuery(vectors=[asked(IMAGE, 5), asked(TEXT, 5)], k=MAX_K, exact=exact))
+def test_a_search_for_more_than_exist_returns_each_product_once(shard: ShardVersion, exact: bool) -> None:
+    hits = one(shard, ShardQuery(vectors=[query_vector(IMAGE, 5), query_vector(TEXT, 5)], k=MAX_K, exact=exact))
     assert len(hits.ids) == len(set(hits.ids)) == COUNT - COUNT // 35 - 1
     assert not one(shard, ShardQuery(vectors=all_three(5), k=0, exact=exact)).ids
 
 
-def test_an_answer_does_not_depend_on_its_company(shard: LoadedShard) -> None:
+def test_a_result_does_not_depend_on_the_other_queries_of_the_batch(shard: ShardVersion) -> None:
     queries = [ShardQuery(vectors=all_three(row), k=10, explain=bool(row % 2)) for row in range(20)]
-    queries += [ShardQuery(vectors=[asked(IMAGE, row)], k=40) for row in range(20)]  # As deep as the candidates are.
     queries += [
-        ShardQuery(vectors=[asked(TEXT, row), asked(IMAGE, row)], k=10, exact=row % 5 == 0) for row in range(20)
+        ShardQuery(vectors=[query_vector(IMAGE, row)], k=40) for row in range(20)
+    ]  # As deep as the candidates are.
+    queries += [
+        ShardQuery(vectors=[query_vector(TEXT, row), query_vector(IMAGE, row)], k=10, exact=row % 5 == 0)
+        for row in range(20)
     ]
     together = list(shard.search(queries).results)
     assert together == [one(shard, query) for query in queries]
@@ -181,18 +186,24 @@ def test_an_answer_does_not_depend_on_its_company(shard: LoadedShard) -> None:
     ("vectors", "reason"),
     [
         ([], "no vector"),
-        ([asked(IMAGE, 0), asked(TEXT, 0), asked(IMAGE, 1)], "two vectors of space 1"),
-        ([asked(IMAGE, 0), asked(TEXT, 0, 0)], "the weight of space 2 is 0.0, not a finite number above 0"),
-        ([asked(IMAGE, 0, -1), asked(TEXT, 0)], "the weight of space 1 is -1.0"),
-        ([asked(IMAGE, 0, np.nan), asked(TEXT, 0)], "the weight of space 1 is nan"),
-        ([asked(IMAGE, 0), asked(TEXT, 0, np.inf)], "the weight of space 2 is inf"),
-        ([asked(IMAGE, 0), by(9, VECTORS[TEXT][0], 1)], "no space 9 here"),
-        ([asked(IMAGE, 0), by(TEXT, VECTORS[IMAGE][0], 1)], "a vector of 256 bytes in a space of 32 dimensions"),
-        ([asked(IMAGE, 0), by(TEXT, pack(2 * VECTORS[TEXT][0]), 1)], "the vector is not of unit norm"),
+        ([query_vector(IMAGE, 0), query_vector(TEXT, 0), query_vector(IMAGE, 1)], "two vectors of space 1"),
+        (
+            [query_vector(IMAGE, 0), query_vector(TEXT, 0, 0)],
+            "the weight of space 2 is 0.0, expected a finite number above 0",
+        ),
+        ([query_vector(IMAGE, 0, -1), query_vector(TEXT, 0)], "the weight of space 1 is -1.0"),
+        ([query_vector(IMAGE, 0, np.nan), query_vector(TEXT, 0)], "the weight of space 1 is nan"),
+        ([query_vector(IMAGE, 0), query_vector(TEXT, 0, np.inf)], "the weight of space 2 is inf"),
+        ([query_vector(IMAGE, 0), by(9, VECTORS[TEXT][0], 1)], "this shard has no space 9"),
+        (
+            [query_vector(IMAGE, 0), by(TEXT, VECTORS[IMAGE][0], 1)],
+            "the vector has 256 bytes, expected 128 (32 dimensions)",
+        ),
+        ([query_vector(IMAGE, 0), by(TEXT, pack(2 * VECTORS[TEXT][0]), 1)], "the vector is not of unit norm"),
     ],
 )
-def test_what_is_wrong_with_a_query_is_its_own_error(
-    shard: LoadedShard, vectors: list[QueryVector], reason: str
+def test_an_invalid_query_gets_an_error_of_its_own(
+    shard: ShardVersion, vectors: list[QueryVector], reason: str
 ) -> None:
     good = ShardQuery(vectors=all_three(1), k=3)
     first, wrong, last = shard.search([good, ShardQuery(vectors=vectors, k=3), good]).results
@@ -201,25 +212,25 @@ def test_what_is_wrong_with_a_query_is_its_own_error(
     assert first == last == one(shard, good)
 
 
-def test_a_shard_without_a_vector_answers_with_nothing(tmp_path: Path) -> None:
-    given: dict[int, SpaceVectors] = {IMAGE: vectors_of(unit_vectors(1, 8)), TEXT: vectors_of(unit_vectors(1, 4))}
-    build(tmp_path, catalogue(1), given, shards=2)
+def test_a_shard_without_vectors_returns_no_hits(tmp_path: Path) -> None:
+    spaces: dict[int, SpaceVectors] = {IMAGE: vectors_of(unit_vectors(1, 8)), TEXT: vectors_of(unit_vectors(1, 4))}
+    build(tmp_path, catalogue(1), spaces, shards=2)
     query = ShardQuery(vectors=[by(IMAGE, unit_vectors(1, 8), 1), by(TEXT, unit_vectors(1, 4), 1)], k=3)
-    found = []
+    ids = []
     for number in range(2):
         for exact in (False, True):
             query.exact = exact
-            found.append(list(one(opened(tmp_path, number), query).ids))
-    assert sorted(found) == [[], [], ["p0"], ["p0"]]
+            ids.append(list(one(open_shard(tmp_path, number), query).ids))
+    assert sorted(ids) == [[], [], ["p0"], ["p0"]]
 
 
-def test_a_space_without_a_vector_here_adds_nothing(tmp_path: Path) -> None:
-    given: dict[int, SpaceVectors] = {
+def test_a_space_without_vectors_in_the_shard_adds_nothing(tmp_path: Path) -> None:
+    spaces: dict[int, SpaceVectors] = {
         IMAGE: vectors_of(unit_vectors(3, 8)),
         TEXT: vectors_of(np.empty((0, 4), np.float32)),
     }
-    build(tmp_path, catalogue(3), given, shards=1)
+    build(tmp_path, catalogue(3), spaces, shards=1)
     vectors = [by(IMAGE, unit_vectors(3, 8)[1], 1), by(TEXT, unit_vectors(1, 4), 1)]
-    hits = one(opened(tmp_path, 0), ShardQuery(vectors=vectors, k=3, explain=True))
+    hits = one(open_shard(tmp_path, 0), ShardQuery(vectors=vectors, k=3, explain=True))
     assert hits.ids[0] == "p1"
     assert unpack(hits.cosines, 2)[0] == pytest.approx([1, 0], abs=1e-6)

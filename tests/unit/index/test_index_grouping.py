@@ -1,4 +1,4 @@
-"""Grouping by shop and what else a ranking is searched for: against a naive reading, however deep it has to go."""
+"""Hits limited by shop, score and excluded ids: the same as of a naive scan, at whatever depth the search ends."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.building.build import SpaceVectors, build
-from index.search.grouping import chosen, settled
-from index.search.queries import Query
-from index.serving.loaded import LoadedShard, opened
+from index.search.grouping import select_hits, widen_until_filled
+from index.search.queries import ParsedQuery
+from index.serving.shard_version import ShardVersion, open_shard
 from lookalike.runtime.grouping import limit_per_shop
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.v1.types_pb2 import Filter
@@ -26,41 +26,41 @@ class Ranking(NamedTuple):
     scores: F32
 
 
-def a_query(k: int, *, most: int = 0, min_score: float = -np.inf, without: Sequence[str] = ()) -> Query:
-    return Query({}, (), b"", k, False, False, frozenset(without), min_score, most)
+def a_query(k: int, *, most: int = 0, min_score: float = -np.inf, without: Sequence[str] = ()) -> ParsedQuery:
+    return ParsedQuery({}, (), b"", k, False, False, frozenset(without), min_score, most)
 
 
 class Catalogue:
-    """Ranks all products alike for every query, and remembers how deep it was asked to go."""
+    """A searchable that ranks products the same for every query, and records the depths of its searches."""
 
     def __init__(self, scores: Sequence[float], shops: Sequence[str]) -> None:
         self.scores = np.array(sorted(scores, reverse=True), dtype=np.float32)
         self.shops = shops
         self.depths: list[list[int]] = []
-        self.compared = 0  # Times that everything was.
+        self.full_scans = 0
 
-    def nearest(self, queries: Sequence[Query]) -> list[Ranking]:
+    def nearest(self, queries: Sequence[ParsedQuery]) -> list[Ranking]:
         self.depths.append([query.k for query in queries])
         return [Ranking(self.scores[: query.k]) for query in queries]
 
-    def possible(self, query: Query) -> int:
+    def max_hits(self, query: ParsedQuery) -> int:
         return len(self.expected(query._replace(min_score=-np.inf)))
 
-    def of_each_shop(self, query: Query) -> Ranking:
-        self.compared += 1
+    def best_per_shop(self, query: ParsedQuery) -> Ranking:
+        self.full_scans += 1
         return Ranking(self.scores)
 
-    def choose(self, query: Query, ranking: Ranking) -> Sequence[int]:
-        return chosen(query, ranking.scores, str, lambda place: self.shops[place])
+    def choose(self, query: ParsedQuery, ranking: Ranking) -> Sequence[int]:
+        return select_hits(query, ranking.scores, str, lambda place: self.shops[place])
 
-    def hits(self, *queries: Query) -> list[list[int]]:
-        return [[*places] for _, places in settled(queries, self, self.choose)]
+    def hits(self, *queries: ParsedQuery) -> list[list[int]]:
+        return [[*places] for _, places in widen_until_filled(queries, self, self.choose)]
 
-    def expected(self, query: Query) -> list[int]:
+    def expected(self, query: ParsedQuery) -> list[int]:
         kept: list[int] = []
         for place, (score, shop) in enumerate(zip(self.scores, self.shops, strict=True)):
             full = query.max_per_shop and shop and [self.shops[i] for i in kept].count(shop) == query.max_per_shop
-            if score >= query.min_score and str(place) not in query.without and not full:
+            if score >= query.min_score and str(place) not in query.exclude_ids and not full:
                 kept.append(place)
         return kept[: query.k]
 
@@ -80,14 +80,14 @@ QUERIES = st.builds(
     products=st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0]), SHOPS), max_size=40),
     queries=st.lists(QUERIES, max_size=3),
 )
-def test_hits_are_the_first_in_the_whole_ranking_that_keep_the_rules(
-    products: list[tuple[float, str]], queries: list[Query]
+def test_hits_are_the_first_of_the_whole_ranking_that_the_query_allows(
+    products: list[tuple[float, str]], queries: list[ParsedQuery]
 ) -> None:
     catalogue = Catalogue([score for score, _ in products], [shop for _, shop in products])
     assert catalogue.hits(*queries) == [catalogue.expected(query) for query in queries]
 
 
-def test_a_ranking_goes_no_deeper_than_it_must() -> None:
+def test_a_search_goes_no_deeper_than_necessary() -> None:
     one_shop = Catalogue(np.linspace(1, 0, 1000).tolist(), ["a"] * 900 + ["b"] * 100)
     assert one_shop.hits(a_query(5), a_query(2, most=1)) == [[0, 1, 2, 3, 4], [0, 900]]
     assert one_shop.depths == [[5, 4], [16], [64], [256], [1024]]
@@ -96,59 +96,59 @@ def test_a_ranking_goes_no_deeper_than_it_must() -> None:
     assert scored.depths == [[4], [16]]  # The sixteenth scores less than that: so do all below.
 
 
-def test_a_ranking_of_all_there_is_is_the_end() -> None:
+def test_a_ranking_of_all_products_ends_the_search() -> None:
     two = Catalogue([1.0, 0.5], ["a", "a"])
     assert two.hits(a_query(10, most=1)) == [[0]]
     assert two.depths == [[20]]
 
 
-def test_no_ranking_is_searched_for_hits_that_there_cannot_be() -> None:
+def test_hits_that_cannot_exist_are_not_searched_for() -> None:
     one_shop = Catalogue(np.linspace(1, 0, 100_000).tolist(), ["a"] * 100_000)
     assert one_shop.hits(a_query(10, most=3)) == [[0, 1, 2]]
     assert one_shop.depths == [[20], [80], [320]]
     assert one_shop.hits(a_query(10, most=1)._replace(exact=True)) == [[0]]
     assert one_shop.depths[3:] == [[20]]
-    assert not one_shop.compared
+    assert not one_shop.full_scans
 
 
-def test_what_lies_deepest_is_found_by_comparing_everything_once() -> None:
+def test_the_deepest_hits_are_found_by_one_full_scan() -> None:
     hidden = Catalogue(np.linspace(1, 0, 100_000).tolist(), ["a"] * 99_999 + ["b"])
     assert hidden.hits(a_query(10, most=1)) == [[0, 99_999]]
     assert hidden.depths == [[20], [80], [320], [1280], [5120]]
     assert hidden.hits(a_query(10, most=1)._replace(exact=True)) == [[0, 99_999]]
     assert hidden.depths[5:] == [[20]]
-    assert hidden.compared == 2
+    assert hidden.full_scans == 2
 
 
-COUNT = 4000  # All of them fit into one answer.
+COUNT = 4000  # All of them fit into one response.
 VECTORS = clustered(COUNT, 32)
 SHOPS_OF = ["" if row % 11 == 0 else f"shop {row % 7 if row % 3 else 0}" for row in range(COUNT)]
 
 
 @pytest.fixture(scope="module")
-def shard(tmp_path_factory: pytest.TempPathFactory) -> LoadedShard:
+def shard(tmp_path_factory: pytest.TempPathFactory) -> ShardVersion:
     where = tmp_path_factory.mktemp("grouped")
     products = pa.table({"id": [f"p{row:05}" for row in range(COUNT)], "shop": SHOPS_OF})
-    given: dict[int, SpaceVectors] = {
+    spaces: dict[int, SpaceVectors] = {
         IMAGE: vectors_of(VECTORS),
         TEXT: vectors_of(unit_vectors(COUNT // 2, 8), np.arange(COUNT // 2) * 2),
     }
-    build(where, products, given, shards=1, exact_floats=50_000)
-    served = opened(where, 0)
-    assert served.base.spaces[IMAGE].entry.operating_points
-    return served
+    build(where, products, spaces, shards=1, exact_floats=50_000)
+    opened = open_shard(where, 0)
+    assert opened.base.spaces[IMAGE].entry.operating_points
+    return opened
 
 
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(("k", "most"), [(10, 1), (10, 3), (40, 5), (1000, 2)])
-def test_of_each_shop_come_its_best_and_no_more_than_are_wanted(
-    shard: LoadedShard, exact: bool, several: bool, k: int, most: int
+def test_hits_are_the_best_of_each_shop_and_at_most_the_limit_of_each(
+    shard: ShardVersion, exact: bool, several: bool, k: int, most: int
 ) -> None:
     vectors = [by(IMAGE, VECTORS[5], 0.7), *([by(TEXT, unit_vectors(1, 8, 3)[0], 0.3)] if several else [])]
-    asked = ShardQuery(vectors=vectors, k=k, max_per_shop=most, exact=exact, exclude_ids=["p00005", "nobody"])
+    query = ShardQuery(vectors=vectors, k=k, max_per_shop=most, exact=exact, exclude_ids=["p00005", "nobody"])
     everything = ShardQuery(vectors=vectors, k=COUNT, exact=True)
-    whole, grouped = shard.search([everything, asked]).results
+    whole, grouped = shard.search([everything, query]).results
     shops = [SHOPS_OF[int(product_id[1:])] for product_id in grouped.ids]
     assert list(grouped.shops) == shops
     assert max(shops.count(shop) for shop in set(shops) if shop) <= most
@@ -161,18 +161,18 @@ def test_of_each_shop_come_its_best_and_no_more_than_are_wanted(
     assert len({*grouped.ids} & {*expected}) >= 0.95 * len(expected)
 
 
-def test_no_hit_is_below_the_least_score_and_none_above_it_is_left_out(shard: LoadedShard) -> None:
+def test_hits_are_exactly_those_at_or_above_the_minimum_score(shard: ShardVersion) -> None:
     everything = ShardQuery(vectors=[by(IMAGE, VECTORS[5])], k=50, exact=True)
     (whole,) = shard.search([everything]).results
     scores = np.frombuffer(whole.scores, np.float32)
-    asked = ShardQuery(vectors=[by(IMAGE, VECTORS[5])], k=50, exact=True, min_score=scores[19])
-    (some,) = shard.search([asked]).results
+    query = ShardQuery(vectors=[by(IMAGE, VECTORS[5])], k=50, exact=True, min_score=scores[19])
+    (some,) = shard.search([query]).results
     assert list(some.ids) == list(whole.ids)[: int((scores >= scores[19]).sum())]
     nothing = ShardQuery(vectors=[by(IMAGE, VECTORS[5])], k=50, min_score=1.5, filter=Filter(shop_in=["shop 1"]))
     assert not shard.search([nothing]).results[0].ids
 
 
-def test_an_explained_answer_tells_the_search_that_was_deep_enough(shard: LoadedShard) -> None:
+def test_an_explained_response_reports_the_plan_of_the_last_search(shard: ShardVersion) -> None:
     vector = by(IMAGE, VECTORS[5])
     queries = [
         ShardQuery(vectors=[vector], k=10, explain=True),

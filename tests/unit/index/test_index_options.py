@@ -11,7 +11,7 @@ import pytest
 from index.building.build import IndexOptions, Progress, SpaceVectors, build
 from index.building.build_command import main as build_command
 from index.search import space
-from index.serving.loaded import opened
+from index.serving.shard_version import open_shard
 from index.storage import version
 from index.storage.names import VECTORS
 from index.storage.vectors import PAGE_BYTES
@@ -36,7 +36,7 @@ def build_version(
 )
 def test_an_index_of_every_recipe_is_built_verified_and_searched(tmp_path: Path, recipe: str) -> None:
     build_version(tmp_path, IndexOptions(recipe=recipe, recall=0.5))
-    shard = opened(tmp_path, 0)
+    shard = open_shard(tmp_path, 0)
     space_index = shard.base.spaces[IMAGE]
     assert (space_index.entry.recipe == "Flat") == (recipe == "Flat") == (space_index.codes is None)
     (hits,) = shard.search([ShardQuery(vectors=[by(IMAGE, clustered(COUNT, DIM)[7])], k=5)]).results
@@ -47,7 +47,7 @@ def test_an_index_of_every_recipe_is_built_verified_and_searched(tmp_path: Path,
 @pytest.mark.parametrize("recipe", ["IVF,PQ4fs", "HNSW8,SQ8", "NGT"])
 def test_shards_of_few_vectors_or_none_are_searched_exactly_whatever_the_recipe(tmp_path: Path, recipe: str) -> None:
     build_version(tmp_path, IndexOptions(recipe=recipe), shards=3, count=2)
-    shards = [opened(tmp_path, shard) for shard in range(3)]
+    shards = [open_shard(tmp_path, shard) for shard in range(3)]
     query = ShardQuery(vectors=[by(IMAGE, clustered(2, DIM)[0])], k=1000)
     found = [list(shard.search([query]).results[0].ids) for shard in shards]
     assert sorted(product for ids in found for product in ids) == ["p0", "p1"]
@@ -59,7 +59,7 @@ def test_float16_takes_half_the_disk_and_scores_are_of_the_stored_vectors(tmp_pa
         build_version(tmp_path / rescore, IndexOptions(rescore=rescore))
     full, half = (next((tmp_path / rescore).rglob(VECTORS)) for rescore in ("float32", "float16"))
     assert (full.stat().st_size, half.stat().st_size) == (PAGE_BYTES + COUNT * DIM * 4, PAGE_BYTES + COUNT * DIM * 2)
-    shard = opened(tmp_path / "float16", 0)
+    shard = open_shard(tmp_path / "float16", 0)
     assert shard.manifest.spaces[0].rescore == "float16"
     query = clustered(COUNT, DIM)[7]
     (hits,) = shard.search([ShardQuery(vectors=[by(IMAGE, query)], k=1)]).results
@@ -121,11 +121,11 @@ def test_an_index_of_another_recipe_than_the_manifest_states_is_refused(
     entries, folders = {}, {}
     for name in (recipe, other):
         build_version(tmp_path / name, IndexOptions(recipe=name, recall=0.5))
-        shard = opened(tmp_path / name, 0)
+        shard = open_shard(tmp_path / name, 0)
         entries[name] = shard.base.spaces[IMAGE].entry
         (folders[name],) = (path.parent for path in (tmp_path / name).rglob(VECTORS))
     with pytest.raises(BadArtifact, match="codes"):
-        space.opened(folders[recipe], entries[other], documents=COUNT, dim=DIM, rescore="float32")
+        space.open_space(folders[recipe], entries[other], documents=COUNT, dim=DIM, rescore="float32")
 
 
 def test_ids_of_256_bytes_in_any_script_are_read_and_longer_ones_refused(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_ids_of_256_bytes_in_any_script_are_read_and_longer_ones_refused(tmp_pat
     (tmp_path / "ids.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
     words = ["--vectors", str(tmp_path / "base.npy"), "--ids", str(tmp_path / "ids.txt"), "--space", "image"]
     assert build_command([*words, str(tmp_path / "index")], {}) == 0
-    table = opened(tmp_path / "index", 0).base.table
+    table = open_shard(tmp_path / "index", 0).base.table
     assert [table.ids.find(product.encode()) is not None for product in ids] == [True] * 5
     with pytest.raises(BadCatalogue, match="over 256 bytes"):
         build(tmp_path / "other", pa.table({"id": ["商" * 86]}), {}, shards=1)

@@ -1,4 +1,4 @@
-"""Searches on threads: each keeps to its own."""
+"""Search threads: faiss and BLAS start no further threads for them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from index.backends.faiss_support import faiss, use_threads
-from index.serving.pool import Pool, yield_to_others
+from index.serving.pool import Pool
 from index.serving.shard import ShardSettings, run
+from index.serving.threads import lower_thread_priority
 from lookalike.errors import BadSettings
 from lookalike.runtime.deadline import Deadline
 
 
-async def test_faiss_takes_no_further_threads_for_calls_of_the_pool() -> None:
-    """Several searches at once, each with a thread for every core, would wait for one another's at every barrier."""
+async def test_faiss_starts_no_further_threads_for_calls_of_the_pool() -> None:
+    """Parallel searches with a thread for every core each would wait for one another at every barrier."""
     use_threads(2)
     pool, together = Pool(threads=3, max_waiting=0), threading.Barrier(3)
 
@@ -36,7 +37,7 @@ async def test_faiss_takes_no_further_threads_for_calls_of_the_pool() -> None:
         use_threads(1)
 
 
-async def test_a_matrix_product_in_a_shard_takes_no_time_of_other_threads_than_its_own() -> None:
+async def test_a_matrix_product_in_a_shard_runs_on_the_calling_thread_only() -> None:
     factors = np.ones((2, 2048, 2048), dtype=np.float32)
 
     def seconds() -> tuple[float, float]:
@@ -45,10 +46,10 @@ async def test_a_matrix_product_in_a_shard_takes_no_time_of_other_threads_than_i
             factors[0] @ factors[1]
         return time.process_time() - began_s, time.thread_time() - mine_s
 
-    with threadpool_limits(2, "blas"), ThreadPoolExecutor(1, initializer=yield_to_others) as thread:
+    with threadpool_limits(2, "blas"), ThreadPoolExecutor(1, initializer=lower_thread_priority) as thread:
         with pytest.raises(
             BadSettings, match="location"
-        ):  # It gets no further, but the process is made one of a shard.
+        ):  # It stops here, but has set up the process as that of a shard.
             await run(ShardSettings())
         of_all_s, of_its_own_s = thread.submit(seconds).result()
     assert of_all_s < 1.3 * of_its_own_s

@@ -22,7 +22,7 @@ from index.building.tune_selection import (
     pareto_front,
 )
 from index.building.tune_trial import candidate_recipes, measure_recipe
-from index.serving.loaded import opened
+from index.serving.shard_version import open_shard
 from index.storage.vectors import PAGE_BYTES
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from tests.unit.index.samples import IMAGE, clustered
@@ -156,7 +156,7 @@ def test_the_report_is_written_and_its_command_builds_an_index_with_the_chosen_r
         build_command.main([*command[3:], str(tmp_path / "index")], {})
     command[command.index("SPACE")] = "image"
     assert build_command.main([*command[3:], "--threads", "1", str(tmp_path / "index")], {}) == 0
-    space = opened(tmp_path / "index", 0).base.spaces[IMAGE]
+    space = open_shard(tmp_path / "index", 0).base.spaces[IMAGE]
     assert space.entry.recipe == findings["chosen"]["resolved_recipe"]
     assert space.entry.recall_at_10 >= 0.9
     assert space.vectors.dtype == np.float16

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from index.building.build import build
-from index.serving.loaded import opened
+from index.serving.shard_version import open_shard
 from index.storage import version
 from index.storage.manifest import FORMAT, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact
@@ -45,7 +45,7 @@ def flip(path: Path, at: float) -> None:
 def test_a_flipped_bit_is_refused_with_the_files_name(location: Path, file: str, at: float) -> None:
     flip(directory_of(location) / "shard-00000" / file, at)
     with pytest.raises(BadArtifact, match=f"{file}: damaged"):
-        opened(location, 0)
+        open_shard(location, 0)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -53,14 +53,14 @@ def test_a_truncated_file_is_refused_with_its_name(location: Path, file: str) ->
     path = directory_of(location) / "shard-00000" / file
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BadArtifact, match=f"{file}: has .* bytes, expected"):
-        opened(location, 0)
+        open_shard(location, 0)
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_missing_file_is_refused_with_its_name(location: Path, file: str) -> None:
     (directory_of(location) / "shard-00000" / file).unlink()
     with pytest.raises(BadArtifact, match=f"{file}: "):
-        opened(location, 0)
+        open_shard(location, 0)
 
 
 def test_a_link_out_of_the_version_is_refused(location: Path, tmp_path: Path) -> None:
@@ -68,14 +68,14 @@ def test_a_link_out_of_the_version_is_refused(location: Path, tmp_path: Path) ->
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BadArtifact, match="a link out of the version"):
-        opened(location, 0)
+        open_shard(location, 0)
 
 
 @pytest.mark.parametrize("at", [0.01 * step for step in range(1, 100, 7)])
 def test_a_flipped_bit_in_the_manifest_is_refused(location: Path, at: float) -> None:
     flip(directory_of(location) / version.MANIFEST, at)
     with pytest.raises(BadArtifact, match=r"manifest\.json"):
-        opened(location, 0)
+        open_shard(location, 0)
 
 
 def test_a_manifest_is_read_as_it_was_written(location: Path) -> None:
@@ -112,25 +112,25 @@ def test_a_manifest_of_another_format_is_refused(number: int) -> None:
 def test_current_must_name_a_version(location: Path, name: str) -> None:
     (location / version.CURRENT).write_text(name)
     with pytest.raises(BadArtifact, match="not the name of a version"):
-        opened(location, 0)
+        open_shard(location, 0)
 
 
 def test_a_location_without_an_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact, match="no index here"):
-        opened(tmp_path, 0)
+        open_shard(tmp_path, 0)
 
 
 def test_a_missing_version_is_refused(location: Path) -> None:
     with pytest.raises(BadArtifact, match="0123456789abcdef"):
-        opened(location, 0, "0123456789abcdef")
+        open_shard(location, 0, "0123456789abcdef")
 
 
 def test_a_shard_number_out_of_range_is_refused(location: Path) -> None:
-    with pytest.raises(BadArtifact, match=r"has shards 0\.\.0, not 1"):
-        opened(location, 1)
+    with pytest.raises(BadArtifact, match=r"has shards 0 to 0, not shard 1"):
+        open_shard(location, 1)
 
 
 def test_a_version_under_the_name_of_another_is_refused(location: Path) -> None:
     directory_of(location).rename(location / "other")
     with pytest.raises(BadArtifact, match="is the manifest of version"):
-        opened(location, 0, "other")
+        open_shard(location, 0, "other")

@@ -1,4 +1,4 @@
-"""Recall of a compressed index under churn: no worse before, during and after a compaction than as it was built."""
+"""Recall of a shard under churn: no worse before, during and after a compaction than of the version as built."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from index.backends.recipe import IvfRecipe
 from index.backends.recipe import parse_recipe as parsed_recipe
 from index.building.build import build
 from index.live import compaction
-from index.live.live import Bounds, Live
-from index.search.queries import parsed
+from index.live.live_shard import LiveLimits, LiveShard
+from index.search.queries import parse_query
 from index.search.view import View
-from index.serving.loaded import opened
+from index.serving.shard_version import open_shard
 from lookalike.v1.index_pb2 import ShardQuery, Update, Upsert
 from lookalike.v1.types_pb2 import Filter, Product, SpaceVector
 from lookalike.vectors import F32, pack
@@ -40,28 +40,28 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[Live]:
+def state(tmp_path: Path) -> Iterator[LiveShard]:
     products = pa.table({"id": [f"p{row:05}" for row in range(COUNT)], "shop": [f"{row % 2}" for row in range(COUNT)]})
     build(tmp_path / "index", products, {IMAGE: vectors_of(DRAWN[:COUNT])}, shards=1, exact_floats=0)
-    shard = opened(tmp_path / "index", 0)
+    shard = open_shard(tmp_path / "index", 0)
     assert shard.base.spaces[IMAGE].codes is not None
-    live = Live(shard.base, shard.manifest, 0, tmp_path / "live", Bounds(delta_rows=2 * CHURN, changes=COUNT))
+    live = LiveShard(shard.base, shard.manifest, 0, tmp_path / "live", LiveLimits(delta_rows=2 * CHURN, changes=COUNT))
     yield live
     live.close()
 
 
-def churned() -> list[Update]:
-    """Of three in turn one product gets the vector of another, one goes, and one comes."""
+def churn() -> list[Update]:
+    """In turn one product gets another vector, one is removed, and one is added."""
     random = np.random.default_rng(1)
-    gone = random.permutation(COUNT)[: 2 * CHURN // 3]
+    rows = random.permutation(COUNT)[: 2 * CHURN // 3]
     updates = []
-    for turn, row in enumerate(gone.tolist()):
-        fresh = [DRAWN[COUNT + turn]]
+    for turn, row in enumerate(rows.tolist()):
+        vector = DRAWN[COUNT + turn]
         if turn % 2:
             updates.append(Update(revision=1, remove=f"p{row:05}"))
-            updates.append(_upsert(f"new{turn}", fresh[0]))
+            updates.append(_upsert(f"new{turn}", vector))
         else:
-            updates.append(_upsert(f"p{row:05}", fresh[0]))
+            updates.append(_upsert(f"p{row:05}", vector))
     return updates
 
 
@@ -71,28 +71,28 @@ def _upsert(product_id: str, vector: F32) -> Update:
 
 
 def recall(view: View, condition: Filter | None = None) -> float:
-    """Against exact search of the same view."""
-    asked = [ShardQuery(vectors=[by(IMAGE, each)], k=K, filter=condition) for each in QUERIES]
-    found = view.nearest([parsed(each, {IMAGE: DIM}) for each in asked])
-    true = view.nearest([parsed(each, {IMAGE: DIM})._replace(exact=True) for each in asked])
+    """Recall@10 against exact search of the same view."""
+    messages = [ShardQuery(vectors=[by(IMAGE, each)], k=K, filter=condition) for each in QUERIES]
+    found = view.nearest([parse_query(each, {IMAGE: DIM}) for each in messages])
+    true = view.nearest([parse_query(each, {IMAGE: DIM})._replace(exact=True) for each in messages])
     return sum(len({*one.ids} & {*other.ids}) for one, other in zip(found, true, strict=True)) / (K * ASKED)
 
 
 @pytest.mark.slow
 def test_under_churn_recall_is_within_half_a_point_before_during_and_after_a_compaction(
-    state: Live, monkeypatch: pytest.MonkeyPatch
+    state: LiveShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built, updates = recall(state.view), churned()
-    assert built < 1  # There is something to lose.
+    built, updates = recall(state.view), churn()
+    assert built < 1  # Else recall could not fall.
     reached, go_on = threading.Event(), threading.Event()
     write = compaction.write
 
-    def held(*given: Any) -> None:
-        write(*given)
+    def block(*arguments: Any) -> None:
+        write(*arguments)
         reached.set()
         go_on.wait()
 
-    monkeypatch.setattr(compaction, "write", held)
+    monkeypatch.setattr(compaction, "write", block)
     half = len(updates) // 2
     for start in range(0, half, 100):
         state.apply(updates[start : min(start + 100, half)])
@@ -118,7 +118,7 @@ def test_under_churn_recall_is_within_half_a_point_before_during_and_after_a_com
     assert replace(compacted, nlist=base.nlist) == base
 
 
-def _compacting(state: Live) -> Callable[[], None]:
+def _compacting(state: LiveShard) -> Callable[[], None]:
     def compact() -> None:
         use_threads(1)
         state.compact()

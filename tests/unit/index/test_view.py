@@ -1,4 +1,4 @@
-"""Several segments answer like one that holds all of them; what is deleted is in none of the answers."""
+"""A view of several segments gives the same results as one segment of all products; deleted ones are never returned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from index.backends.faiss_support import use_threads
 from index.live.delta import Delta
 from index.live.updates import Change
-from index.search.queries import Query, parsed
+from index.search.queries import ParsedQuery, parse_query
 from index.search.segment import Segment
 from index.search.space import SpaceIndex
 from index.search.view import View
@@ -45,12 +45,12 @@ def one_thread() -> None:
 
 
 def texts(rows: I64) -> I64:
-    """Of these products, those with a text: every third has none."""
+    """Indices of the products that have a text vector: every third has none."""
     return np.flatnonzero(rows % 3)
 
 
 def segment_of(rows: I64) -> Segment:
-    """As it is on disk: rows rise."""
+    """A segment as on disk: rows rise with the ids."""
     table = Attributes(attributes.to_record_batch(PRODUCTS.take(rows)))
     vectors = {IMAGE: VECTORS[IMAGE][rows], TEXT: VECTORS[TEXT][rows[texts(rows)]]}
     of = {IMAGE: np.arange(len(rows)), TEXT: texts(rows)}
@@ -64,7 +64,7 @@ def segment_of(rows: I64) -> Segment:
 
 
 def delta_of(rows: I64, random: np.random.Generator) -> Segment:
-    """The same in any order, a few at a time."""
+    """A delta of the same products, added in random order, a few at a time."""
     delta = Delta(SPACES, COUNT)
     data = PRODUCTS["product"].to_pylist()
     for group in np.array_split(random.permutation(rows), 7):
@@ -92,30 +92,30 @@ def split(seed: int) -> View:
 WHOLE = View([segment_of(np.arange(COUNT))])
 
 
-def queries() -> list[Query]:
+def queries() -> list[ParsedQuery]:
     condition = Filter(shop_in=["shop 1"], min_price=10)
     image, text = by(IMAGE, VECTORS[IMAGE][7], 2), by(TEXT, VECTORS[TEXT][8], 1)
-    asked = [
+    messages = [
         ShardQuery(vectors=vectors, k=k, filter=each, exact=exact, explain=True)
         for vectors in ([image], [text], [image, text])
         for k in (0, 1, 10, 25, COUNT)
         for each in (None, condition, Filter(shop_in=["none"]))
         for exact in (False, True)
     ]
-    return [parsed(each, DIMS) for each in asked]
+    return [parse_query(each, DIMS) for each in messages]
 
 
-def answers(view: View) -> list[tuple[Sequence[str], F32, F32]]:
+def results(view: View) -> list[tuple[Sequence[str], F32, F32]]:
     return [
-        (hits.ids, hits.scores, view.cosines(query, hits.places))
+        (hits.ids, hits.scores, view.cosines(query, hits.refs))
         for query, hits in zip(queries(), view.nearest(queries()), strict=True)
     ]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_products_are_found_the_same_however_they_are_spread_ties_included(seed: int) -> None:
+def test_results_do_not_depend_on_how_products_are_split_into_segments_even_with_ties(seed: int) -> None:
     for (ids, scores, cosines), (true_ids, true_scores, true_cosines) in zip(
-        answers(split(seed)), answers(WHOLE), strict=True
+        results(split(seed)), results(WHOLE), strict=True
     ):
         assert ids == true_ids
         assert (scores == true_scores).all()
@@ -123,64 +123,66 @@ def test_products_are_found_the_same_however_they_are_spread_ties_included(seed:
 
 
 @pytest.mark.parametrize("condition", [Filter(), Filter(category_in=["fashion"], in_stock=True)])
-def test_counting_and_listing_are_the_same_however_products_are_spread(condition: Filter) -> None:
+def test_counts_and_lists_do_not_depend_on_how_products_are_split_into_segments(condition: Filter) -> None:
     data, view = condition.SerializeToString(), split(4)
     assert view.count(data) == WHOLE.count(data) > 0
     for after in ("", "p3", "p999"):
         listed = view.page(data, after, 20)
         assert [product_id for product_id, _ in listed] == [i for i, _ in WHOLE.page(data, after, 20)]
-        assert all(place.id == product_id for product_id, place in listed)
+        assert all(ref.id == product_id for product_id, ref in listed)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_deleted_is_nowhere_and_the_rest_as_if_it_had_never_been(seed: int) -> None:
+def test_after_deletions_results_are_as_if_the_products_had_never_existed(seed: int) -> None:
     random = np.random.default_rng(seed)
-    view, left = split(seed), np.ones(COUNT, dtype=np.bool_)
+    view, kept = split(seed), np.ones(COUNT, dtype=np.bool_)
     for _ in range(4):  # Deletion upon deletion.
-        gone = random.choice(COUNT, 20, replace=False)
-        left[gone] = False
-        places = [found for row in gone if (found := view.find(NAMES[row])) is not None]
-        view = View([each.without([row for segment, row in places if segment is each]) for each in view.segments])
-    expected = View([segment_of(np.flatnonzero(left))])
-    for (ids, scores, _), (true_ids, true_scores, _) in zip(answers(view), answers(expected), strict=True):
+        deleted = random.choice(COUNT, 20, replace=False)
+        kept[deleted] = False
+        refs = [found for row in deleted if (found := view.find(NAMES[row])) is not None]
+        view = View([each.with_deleted([row for segment, row in refs if segment is each]) for each in view.segments])
+    expected = View([segment_of(np.flatnonzero(kept))])
+    for (ids, scores, _), (true_ids, true_scores, _) in zip(results(view), results(expected), strict=True):
         assert ids == true_ids
         assert (scores == true_scores).all()
-    assert len(view) == view.count(b"") == left.sum()
-    assert [view.find(name) is not None for name in NAMES] == left.tolist()
-    assert view.vectors(TEXT) == np.count_nonzero(np.flatnonzero(left) % 3)
+    assert len(view) == view.count(b"") == kept.sum()
+    assert [view.find(name) is not None for name in NAMES] == kept.tolist()
+    assert view.vector_count(TEXT) == np.count_nonzero(np.flatnonzero(kept) % 3)
     assert [i for i, _ in view.page(b"", "", COUNT)] == [i for i, _ in expected.page(b"", "", COUNT)]
 
 
-def test_a_view_before_a_deletion_goes_on_as_it_was() -> None:
+def test_a_deletion_does_not_change_the_segment_before_it() -> None:
     (segment,) = WHOLE.segments
-    fewer = segment.without([3, 5])
-    assert (len(segment), len(fewer), len(fewer.without([4]))) == (COUNT, COUNT - 2, COUNT - 3)
-    assert len(fewer.without([3])) == COUNT - 2  # Deleted once, and once more.
+    fewer = segment.with_deleted([3, 5])
+    assert (len(segment), len(fewer), len(fewer.with_deleted([4]))) == (COUNT, COUNT - 2, COUNT - 3)
+    assert len(fewer.with_deleted([3])) == COUNT - 2  # Deleted once, and once more.
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("condition", [None, Filter(in_stock=True)])
 @pytest.mark.parametrize(("k", "most"), [(5, 1), (5, 2), (25, 3), (25, COUNT)])
-def test_the_best_of_each_shop_are_those_of_the_whole_ranking(
+def test_the_best_of_each_shop_are_the_first_of_each_in_the_whole_ranking(
     seed: int, condition: Filter | None, k: int, most: int
 ) -> None:
     image, text = by(IMAGE, VECTORS[IMAGE][7], 2), by(TEXT, VECTORS[TEXT][8], 1)
     for vectors in ([image], [text], [image, text]):
-        asked = ShardQuery(vectors=vectors, k=k, filter=condition, max_per_shop=most, exclude_ids=["p7", "p40"])
-        query, view = parsed(asked, DIMS), split(seed)
-        view = View([each.without([3, 4, 5]) for each in view.segments])
+        message = ShardQuery(vectors=vectors, k=k, filter=condition, max_per_shop=most, exclude_ids=["p7", "p40"])
+        query, view = parse_query(message, DIMS), split(seed)
+        view = View([each.with_deleted([3, 4, 5]) for each in view.segments])
         (everything,) = view.nearest([query._replace(k=COUNT, exact=True)])
-        others = everything.only([i for i, product_id in enumerate(everything.ids) if product_id not in query.without])
-        expected = others.only(limit_per_shop(others.shops, most, k))
-        found = view.of_each_shop(query)
-        best = found.only(limit_per_shop(found.shops, most, k))
+        others = everything.select(
+            [i for i, product_id in enumerate(everything.ids) if product_id not in query.exclude_ids]
+        )
+        expected = others.select(limit_per_shop(others.shops, most, k))
+        found = view.best_per_shop(query)
+        best = found.select(limit_per_shop(found.shops, most, k))
         assert best.ids == expected.ids
         assert (best.scores == expected.scores).all()
-        assert view.possible(query) == len(expected.ids)
+        assert view.max_hits(query) == len(expected.ids)
 
 
 class Counted(Strings):
-    """Remembers how many values were read."""
+    """Counts the values that were read."""
 
     read = 0
 
@@ -193,11 +195,11 @@ class Counted(Strings):
         return super().__getitem__(i)
 
 
-def test_products_are_read_of_what_is_returned_and_not_of_all_that_was_found() -> None:
+def test_products_are_read_only_of_the_hits_that_are_returned() -> None:
     segment = segment_of(np.arange(COUNT))
     assert isinstance(segment.table, Attributes)
     segment.table.products = products = Counted(PRODUCTS["product"].combine_chunks())
-    (hits,) = View([segment]).nearest([parsed(ShardQuery(vectors=[by(IMAGE, VECTORS[IMAGE][7])], k=25), DIMS)])
+    (hits,) = View([segment]).nearest([parse_query(ShardQuery(vectors=[by(IMAGE, VECTORS[IMAGE][7])], k=25), DIMS)])
     assert products.read == 0
-    assert [Product.FromString(data).id for data in hits.only([2, 5]).products] == [hits.ids[2], hits.ids[5]]
+    assert [Product.FromString(data).id for data in hits.select([2, 5]).products] == [hits.ids[2], hits.ids[5]]
     assert products.read == 2

@@ -1,7 +1,7 @@
-"""The write-ahead log: frames appended to one file, each whole or not there. Does file I/O.
+"""A write-ahead log: frames appended to one file, each whole or absent. Does file I/O.
 
-A frame is the length of its payload, the payload's CRC-32, the CRC-32 of these two, and the payload. What a crash left
-half-written is the end of the file, and is cut off; anything else that is not as it was written is damage.
+A frame is the length of its payload, the payload's CRC-32, the CRC-32 of these two, and the payload. A torn frame at
+the end of the file is what a crash left of a write, and is cut off; any other deviation is damage.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ _CHECK = struct.Struct("<I")
 _HEADER = _FRAME.size + _CHECK.size
 
 
-class Log:
-    """For one writer. After an error of the disk the file is as it was before the write."""
+class WriteAheadLog:
+    """A log file that one writer appends to. After a disk error the file is as it was before the write."""
 
     def __init__(self, path: Path, descriptor: int, size: int) -> None:
         self.path = path
-        self.size = size  # In bytes, all of them on the disk.
+        self.size = size  # In bytes, all of them synced to disk.
         self._descriptor = descriptor
         self._broken = ""
 
     @classmethod
-    def create(cls, path: Path) -> Log:
-        """A new file, on the disk with its name. Raises OSError, and leaves no file."""
+    def create(cls, path: Path) -> WriteAheadLog:
+        """Create the file and sync it to disk with its name. Raises OSError, and then leaves no file."""
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
-        made = cls(path, descriptor, 0)
+        created = cls(path, descriptor, 0)
         try:
-            made._write(MAGIC)
+            created._write(MAGIC)
             fsync_path(path.parent)
         except OSError:
-            made.close()
+            created.close()
             path.unlink()
             raise
-        return made
+        return created
 
     @classmethod
-    def reopen(cls, path: Path, size: int) -> Log:
-        """Go on after the whole frames, of `size` bytes. Cuts off what follows them."""
+    def reopen(cls, path: Path, size: int) -> WriteAheadLog:
+        """Open the file to append after its whole frames, of `size` bytes; cuts off what follows them."""
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
         if (torn := os.fstat(descriptor).st_size - size) > 0:
             log.warning("%s: cutting off %d bytes of a write that was never acknowledged", path, torn)
@@ -61,7 +61,7 @@ class Log:
         return reopened
 
     def append(self, payload: bytes) -> None:
-        """Returns when the frame is on the disk. Raises OSError when it is not, and nothing of it is left."""
+        """Return when the frame is synced to disk. Raises OSError, and then leaves nothing of it in the file."""
         head = _FRAME.pack(len(payload), crc32(payload))
         self._write(head + _CHECK.pack(crc32(head)) + payload)
 
@@ -85,20 +85,21 @@ class Log:
         try:
             os.ftruncate(self._descriptor, self.size)
             os.fsync(self._descriptor)
-        except OSError as error:  # What the file holds is unknown: only a restart, which reads it, can tell.
+        except OSError as error:  # What the file holds is unknown until a restart reads it.
             self._broken = f"{self.path}: a failed write could not be undone: {error}; restart the shard"
             log.exception(self._broken)
 
 
-def size_of_head(path: Path) -> int:
-    """In bytes; 0: not even that was written whole."""
+def head_size(path: Path) -> int:
+    """Size in bytes of the magic number at the beginning; 0: not even that was written whole."""
     return len(MAGIC) if path.stat().st_size >= len(MAGIC) else 0
 
 
-def frames(path: Path, *, last: bool) -> Iterator[tuple[bytes, int]]:
+def read_frames(path: Path, *, last: bool) -> Iterator[tuple[bytes, int]]:
     """Each payload with the size of the file up to its end.
 
-    last: of a log that was being written, whose end may be torn. Raises BadArtifact, naming file and place.
+    last: whether this is the log that was being written, whose end may be torn. Raises BadArtifact, naming the file
+    and the byte.
     """
     data = path.read_bytes()
     at = len(MAGIC)

@@ -1,4 +1,4 @@
-"""The write-ahead log: what was acknowledged is read again, what a crash tore is cut off, damage is named."""
+"""The write-ahead log: acknowledged frames are read again, a torn end is cut off, damage is reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from index.live.log import MAGIC, Log, frames
+from index.live.write_ahead_log import MAGIC, WriteAheadLog, read_frames
 from lookalike.errors import BadArtifact
 
 PAYLOADS = [b"one", b"", b"three" * 1000]
@@ -18,7 +18,7 @@ PAYLOADS = [b"one", b"", b"three" * 1000]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A log of three frames."""
-    log = Log.create(tmp_path / "log")
+    log = WriteAheadLog.create(tmp_path / "log")
     for payload in PAYLOADS:
         log.append(payload)
     log.close()
@@ -26,41 +26,41 @@ def path(tmp_path: Path) -> Path:
 
 
 def read(path: Path, *, last: bool = True) -> list[bytes]:
-    return [payload for payload, _ in frames(path, last=last)]
+    return [payload for payload, _ in read_frames(path, last=last)]
 
 
 def ends(path: Path) -> list[int]:
-    return [len(MAGIC), *(end for _, end in frames(path, last=True))]
+    return [len(MAGIC), *(end for _, end in read_frames(path, last=True))]
 
 
-def test_what_was_appended_is_read_in_its_order(path: Path) -> None:
+def test_frames_are_read_in_the_order_they_were_appended(path: Path) -> None:
     assert read(path) == read(path, last=False) == PAYLOADS
 
 
-def test_wherever_a_write_was_cut_short_the_whole_frames_before_it_are_read_and_go_on(path: Path) -> None:
+def test_after_a_torn_write_the_whole_frames_before_it_are_read_and_appending_goes_on(path: Path) -> None:
     whole, marks = path.read_bytes(), ends(path)
     for size in (*range(60), *range(len(whole) - 20, len(whole))):
         path.write_bytes(whole[:size])
         kept = sum(mark <= size for mark in marks) - 1
         assert read(path) == PAYLOADS[: max(0, kept)]
-        log = Log.reopen(path, marks[kept] if kept >= 0 else 0)
+        log = WriteAheadLog.reopen(path, marks[kept] if kept >= 0 else 0)
         log.append(b"later")
         log.close()
         assert read(path) == [*PAYLOADS[: max(0, kept)], b"later"]
 
 
-def test_a_log_that_was_not_being_written_has_no_torn_end(path: Path) -> None:
+def test_a_torn_end_of_an_earlier_log_is_damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BadArtifact, match=r"log: truncated at byte \d+"):
         read(path, last=False)
 
 
-def test_zeros_that_a_power_cut_left_at_the_end_are_cut_off(path: Path) -> None:
+def test_zeros_at_the_end_after_a_power_cut_are_cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes() + bytes(5000))
     assert read(path) == PAYLOADS
 
 
-def test_any_flipped_bit_is_damage_and_is_named(path: Path) -> None:
+def test_any_flipped_bit_is_reported_as_damage(path: Path) -> None:
     whole = path.read_bytes()
     for at in (*range(45), len(whole) - 1):
         for bit in (0, 7):
@@ -69,19 +69,19 @@ def test_any_flipped_bit_is_damage_and_is_named(path: Path) -> None:
                 read(path)
 
 
-def test_an_empty_file_is_a_log_whose_making_was_interrupted(tmp_path: Path) -> None:
+def test_an_empty_file_is_a_log_whose_creation_was_interrupted(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.touch()
     assert read(path) == []
-    log = Log.reopen(path, 0)
+    log = WriteAheadLog.reopen(path, 0)
     log.append(b"first")
     log.close()
     assert read(path) == [b"first"]
 
 
 @contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """As a full disk does, it takes the first part of a write and refuses the rest."""
+def limit_file_size(size_bytes: int) -> Iterator[None]:
+    """Like a full disk: the first part of a write succeeds, the rest fails."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
     try:
@@ -90,10 +90,10 @@ def files_of_at_most(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_write_that_the_disk_refuses_leaves_nothing_and_the_next_one_goes_on(path: Path) -> None:
+def test_a_failed_write_leaves_nothing_and_the_next_succeeds(path: Path) -> None:
     size = path.stat().st_size
-    log = Log.reopen(path, size)
-    with files_of_at_most(size + 100), pytest.raises(OSError, match="File too large"):
+    log = WriteAheadLog.reopen(path, size)
+    with limit_file_size(size + 100), pytest.raises(OSError, match="File too large"):
         log.append(b"x" * 200)
     assert path.stat().st_size == log.size == size
     log.append(b"x" * 200)
@@ -101,23 +101,21 @@ def test_a_write_that_the_disk_refuses_leaves_nothing_and_the_next_one_goes_on(p
     assert read(path) == [*PAYLOADS, b"x" * 200]
 
 
-def test_a_log_that_the_disk_refuses_is_not_made(tmp_path: Path) -> None:
-    with files_of_at_most(3), pytest.raises(OSError, match="File too large"):
-        Log.create(tmp_path / "log")
+def test_a_log_that_cannot_be_written_is_not_created(tmp_path: Path) -> None:
+    with limit_file_size(3), pytest.raises(OSError, match="File too large"):
+        WriteAheadLog.create(tmp_path / "log")
     assert list(tmp_path.iterdir()) == []
-    Log.create(tmp_path / "log").close()
+    WriteAheadLog.create(tmp_path / "log").close()
 
 
-def test_after_a_write_that_could_not_be_undone_nothing_more_is_written(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_write_that_could_not_be_undone_every_write_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = path.stat().st_size
-    log = Log.reopen(path, size)
+    log = WriteAheadLog.reopen(path, size)
 
     def refuse(*_: object) -> None:
         raise OSError("no")
 
-    with monkeypatch.context() as patch, files_of_at_most(size + 100):
+    with monkeypatch.context() as patch, limit_file_size(size + 100):
         patch.setattr("os.ftruncate", refuse)
         with pytest.raises(OSError, match="File too large"):
             log.append(b"x" * 200)

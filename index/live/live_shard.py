@@ -1,0 +1,333 @@
+"""A shard that takes updates: one writer at a time, and readers that never wait for it. Does file I/O.
+
+Readers use `view`, an immutable snapshot. A write is checked, logged, and then published as another view. When the
+delta is half full it is frozen and compacted, with the segment of earlier compactions, into one segment on disk;
+another delta and another log take the updates meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from index.live import compaction, live_directory
+from index.live.compaction import CompactedSegment, CompactionSource, TrainedCodes
+from index.live.delta import Delta, empty_segment
+from index.live.live_directory import Checkpoint
+from index.live.updates import Change, Tombstone, check_owner, parse_update
+from index.live.write_ahead_log import WriteAheadLog, head_size, read_frames
+from index.search.segment import Segment
+from index.search.view import View
+from index.storage import version
+from index.storage.manifest import Manifest, dump_manifest, parse_manifest
+from lookalike.errors import BadArtifact, Overloaded
+from lookalike.spaces import space_number
+from lookalike.v1 import index_pb2
+from lookalike.v1.index_pb2 import UpdateResult
+from lookalike.v1.types_pb2 import Space
+
+
+class LiveLimits(NamedTuple):
+    """Bounds of what a shard keeps of updates."""
+
+    delta_rows: int  # Changes waiting for a compaction; beyond it updates are refused. A compaction begins at half.
+    changes: int  # Products changed since the version was built; beyond it updates are refused until the next version.
+
+
+class LiveShard:
+    """One shard of a version as built (the base), and all updates since."""
+
+    def __init__(self, base: Segment, manifest: Manifest, shard: int, directory: Path, limits: LiveLimits) -> None:
+        """Recover the acknowledged updates of `directory`.
+
+        Raises BadArtifact, naming the file; OperatorError if another process has the directory open.
+        """
+        self._manifest = manifest
+        self._shard = shard
+        self._dims = {space_number(entry.name): entry.dim for entry in manifest.spaces}
+        self._directory = directory
+        self._limits = limits
+        self._writing = threading.Lock()
+        self._compacting = threading.Lock()
+        self._base = base
+        self._compacted: CompactedSegment | None = None
+        self._frozen: Delta | None = None  # Being compacted.
+        self._delta = Delta(self._manifest.spaces, limits.delta_rows)
+        self.sequence = self._frozen_sequence = 0  # Updates applied since the version was built.
+        self.compactions = 0
+        self._lock = live_directory.lock(directory)
+        try:
+            self._save_manifest()
+            self._log, self._log_number = self._recover()
+        except BaseException:
+            self._lock.release()
+            raise
+        self.view = self._make_view()
+
+    @classmethod
+    def open_changes(cls, directory: Path, shard: int, limits: LiveLimits) -> LiveShard:
+        """Open the changes of a version without its base, which may be gone. Raises as the constructor does."""
+        path = directory / version.MANIFEST
+        try:
+            manifest = parse_manifest(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadArtifact(f"{path}: {error}") from error
+        return cls(empty_segment(manifest.spaces), manifest, shard, directory, limits)
+
+    def close(self) -> None:
+        """Call it when no write and no compaction is running."""
+        self._log.close()
+        self._lock.release()
+
+    def apply(self, updates: Sequence[index_pb2.Update]) -> list[UpdateResult]:
+        """The outcome of each update. Returns when the applied ones are synced to disk and in `view`.
+
+        Raises Overloaded when the disk accepts no write: then none was applied.
+        """
+        with self._writing:
+            outcomes, newest = self._check(updates)
+            if newest:
+                sequence = self.sequence + sum(each.outcome == UpdateResult.APPLIED for each in outcomes)
+                record = index_pb2.LogRecord(sequence=sequence, updates=[update for _, update in newest.values()])
+                try:
+                    self._log.append(record.SerializeToString())
+                except OSError as error:
+                    raise Overloaded(f"the update could not be logged: {error}", retry_after_s=1) from error
+                self._publish([change for change, _ in newest.values()])
+                self.sequence = sequence
+            return outcomes
+
+    @property
+    def version(self) -> str:
+        return self._manifest.version
+
+    @property
+    def encoders(self) -> dict[Space.ValueType, str]:
+        """Fingerprint of the encoder that made the vectors of each space."""
+        return {space_number(entry.name): entry.encoder for entry in self._manifest.spaces}
+
+    def changes(self) -> Iterator[tuple[bytes, int]]:
+        """Ids and revisions of the products changed since the version was built, removed ones included.
+
+        Not a snapshot: a product that changes meanwhile may come with its earlier revision.
+        """
+        deltas = [[*delta.revisions.items()] for delta in (self._delta, self._frozen) if delta is not None]
+        changed = dict(change for delta in reversed(deltas) for change in delta)
+        if (compacted := self._compacted) is not None:
+            for product_id in compacted.ids():
+                if product_id not in changed and (revision := compacted.revision(product_id)) is not None:
+                    yield product_id, revision
+        yield from changed.items()
+
+    def generation(self, product_id: bytes) -> int:
+        """How many times the tombstone of a removed product was migrated to the next version; 0 without a tombstone."""
+        for delta in (self._delta, self._frozen):
+            if delta is not None and product_id in delta.revisions:
+                tombstone = delta.tombstones.get(product_id)
+                return tombstone.generation if tombstone else 0
+        tombstone = self._compacted.tombstones.get(product_id) if self._compacted else None
+        return tombstone.generation if tombstone else 0
+
+    def knows(self, product_id: bytes) -> bool:
+        """Whether the base has the product, or an update of it was applied."""
+        return self._base.table.ids.find(product_id) is not None or self.revision(product_id) > 0
+
+    @property
+    def free_rows(self) -> int:
+        """How many more changes fit into the delta."""
+        return max(0, self._limits.delta_rows - self._delta.changes)
+
+    @property
+    def compaction_due(self) -> bool:
+        """Whether the delta is half full, or an earlier compaction failed."""
+        return self._frozen is not None or 2 * self._delta.changes >= self._limits.delta_rows
+
+    def compact(self) -> None:
+        """Compact all changes until now; reads and writes go on. Raises OSError, and then changes nothing."""
+        with self._compacting:
+            with self._writing:
+                log_number, tombstones, sources, sequence = self._freeze()
+                trained = self._trained_codes()
+            directory = live_directory.segment_path(self._directory, log_number)
+            compacted = compaction.compact(directory, sources, tombstones, self._manifest.spaces, trained)
+            with self._writing:
+                checkpoint = Checkpoint(log=log_number, segment=directory.name, sequence=sequence)
+                live_directory.write_checkpoint(self._directory, checkpoint)
+                self._install(compacted)
+            live_directory.remove_obsolete(self._directory, checkpoint)
+
+    def state(self) -> index_pb2.LiveState:
+        """Current figures; not a snapshot."""
+        deltas = [delta for delta in (self._frozen, self._delta) if delta is not None]
+        compacted, base = self._compacted, self._base
+        return index_pb2.LiveState(
+            delta_rows=sum(map(len, deltas)),
+            segment_rows=len(compacted.segment) if compacted else 0,
+            superseded_rows=len(base.table) - len(base),
+            tombstones=sum(len(delta.tombstones) for delta in deltas) + (len(compacted.tombstones) if compacted else 0),
+            compactions=self.compactions,
+            log_bytes=self._log.size,
+        )
+
+    def _check(self, updates: Sequence[index_pb2.Update]) -> tuple[list[UpdateResult], dict[bytes, _CheckedUpdate]]:
+        """The outcome of each update, and the newest update to apply of each product."""
+        outcomes: list[UpdateResult] = []
+        newest: dict[bytes, _CheckedUpdate] = {}
+        for update in updates:
+            try:
+                change = parse_update(update, self._dims)
+                check_owner(change, self._shard, self._manifest.shards)
+            except ValueError as error:
+                outcomes.append(UpdateResult(outcome=UpdateResult.INVALID, error=str(error)))
+                continue
+            latest = newest[change.id].change.revision if change.id in newest else self.revision(change.id)
+            if latest >= change.revision:
+                outcomes.append(UpdateResult(outcome=UpdateResult.STALE))
+            elif reason := "" if change.id in newest else self.full_reason(len(newest)):
+                outcomes.append(UpdateResult(outcome=UpdateResult.FULL, error=reason))
+            else:
+                newest[change.id] = _CheckedUpdate(change, update)
+                outcomes.append(UpdateResult(outcome=UpdateResult.APPLIED))
+        return outcomes, newest
+
+    def full_reason(self, pending: int) -> str:
+        """Why there is no room for one more change after `pending` others; empty: there is room."""
+        if self._delta.changes + pending >= self._limits.delta_rows:
+            return f"{self._limits.delta_rows} changes are waiting for a compaction; try again later"
+        applied = sum(delta.changes for delta in (self._frozen, self._delta) if delta is not None)
+        applied += len(self._compacted.segment.table) + len(self._compacted.tombstones) if self._compacted else 0
+        if applied + pending >= self._limits.changes:
+            return (
+                f"{applied} products have changed since this version was built, at most {self._limits.changes} can: "
+                "build another version"
+            )
+        return ""
+
+    def revision(self, product_id: bytes) -> int:
+        """The newest revision of a product; 0: the product is unknown."""
+        for delta in (self._delta, self._frozen):
+            if delta is not None and (revision := delta.revisions.get(product_id)) is not None:
+                return revision
+        if self._compacted is not None and (revision := self._compacted.revision(product_id)) is not None:
+            return revision
+        (table,) = self._base.table.parts
+        row = table.ids.find(product_id)
+        return 0 if row is None else int(table.revisions[row])
+
+    def _publish(self, changes: Sequence[Change]) -> None:
+        """Add the changes to the delta, delete their products elsewhere, and replace the view."""
+        ids = [change.id for change in changes]
+        base, compacted = _delete_products(self._base, ids), self._compacted
+        if compacted is not None:
+            compacted = replace(compacted, segment=_delete_products(compacted.segment, ids))
+        self._delta.apply(changes)
+        self._base, self._compacted = base, compacted
+        if self._frozen is not None:
+            for product_id in ids:
+                self._frozen.delete(product_id)
+        self.view = self._make_view()
+
+    def _make_view(self) -> View:
+        segments = [self._base]
+        if self._compacted is not None:
+            segments.append(self._compacted.segment)
+        segments += [delta.segment() for delta in (self._frozen, self._delta) if delta is not None and len(delta)]
+        return View(segments)
+
+    def _freeze(self) -> _FrozenState:
+        """Freeze the delta and begin another with another log, unless a failed compaction has left a frozen one."""
+        if self._frozen is None:
+            next_log = WriteAheadLog.create(live_directory.log_path(self._directory, self._log_number + 1))
+            self._log.close()
+            self._log, self._log_number = next_log, self._log_number + 1
+            self._frozen, self._delta = self._delta, Delta(self._manifest.spaces, self._limits.delta_rows)
+            self._frozen_sequence = self.sequence
+        sources = [CompactionSource(self._frozen.table(), self._frozen.segment())]
+        tombstones = self._frozen.tombstones.copy()
+        if (before := self._compacted) is not None:
+            sources.append(CompactionSource(before.table(), before.segment))
+            frozen_revisions = self._frozen.revisions
+            tombstones |= {each: kept for each, kept in before.tombstones.items() if each not in frozen_revisions}
+        return _FrozenState(self._log_number, tombstones, sources, self._frozen_sequence)
+
+    def _trained_codes(self) -> dict[Space.ValueType, TrainedCodes]:
+        """The ANN index of each space to reuse for compacted vectors: the last segment's, or else the base's."""
+        trained = {}
+        for number, base in self._base.spaces.items():
+            latest = self._compacted.segment.spaces[number] if self._compacted else base
+            latest = base if latest.codes is None else latest
+            if latest.codes is not None and base.entry.operating_points:
+                recall = min(rung.recall for rung in base.entry.operating_points)
+                trained[number] = TrainedCodes(latest.codes, latest.entry.recipe, recall)
+        return trained
+
+    def _save_manifest(self) -> None:
+        """Copy the manifest beside the changes, so that they can be read without the version."""
+        if not (path := self._directory / version.MANIFEST).exists():
+            version.replace_file(path, dump_manifest(self._manifest))
+
+    def _install(self, compacted: CompactedSegment) -> None:
+        """Replace the frozen delta and the last segment by the new one. Later changes are in the current delta."""
+        self._compacted = replace(compacted, segment=_delete_products(compacted.segment, self._delta.revisions))
+        self._frozen = None
+        self.compactions += 1
+        self.view = self._make_view()
+
+    def _recover(self) -> tuple[WriteAheadLog, int]:
+        """Load the checkpoint and replay the logs after it. Returns the log to append to, and its number."""
+        checkpoint = live_directory.read_checkpoint(self._directory)
+        live_directory.remove_obsolete(self._directory, checkpoint)
+        self.sequence = self._frozen_sequence = checkpoint.sequence
+        if checkpoint.segment:
+            self._compacted = compaction.open_compacted(self._directory / checkpoint.segment)
+            self._base = _delete_products(self._base, self._compacted.ids())
+        numbers = live_directory.logs_to_replay(self._directory, checkpoint)
+        if not numbers:
+            return WriteAheadLog.create(live_directory.log_path(self._directory, checkpoint.log)), checkpoint.log
+        size = 0
+        for number in numbers:
+            if number > checkpoint.log:
+                self._frozen, self._frozen_sequence = self._delta, self.sequence
+            size = self._replay(live_directory.log_path(self._directory, number), last=number == numbers[-1])
+        return WriteAheadLog.reopen(live_directory.log_path(self._directory, numbers[-1]), size), numbers[-1]
+
+    def _replay(self, path: Path, *, last: bool) -> int:
+        """Apply a log to a new delta. Returns the size in bytes of its whole frames."""
+        size, groups = head_size(path), []
+        for payload, end in read_frames(path, last=last):
+            try:
+                record = index_pb2.LogRecord.FromString(payload)
+                groups.append([parse_update(update, self._dims) for update in record.updates])
+            except (DecodeError, ValueError) as error:
+                raise BadArtifact(f"{path}: no valid updates before byte {end}: {error}") from error
+            size, self.sequence = end, record.sequence
+        # The limit may have been higher when they were written.
+        self._delta = Delta(self._manifest.spaces, max(self._limits.delta_rows, sum(map(len, groups))))
+        for group in groups:
+            # An update that was logged but failed to be published may be newer than one logged after it.
+            self._publish([change for change in group if change.revision > self.revision(change.id)])
+        return size
+
+
+class _CheckedUpdate(NamedTuple):
+    change: Change
+    update: index_pb2.Update
+
+
+class _FrozenState(NamedTuple):
+    """What a compaction takes in."""
+
+    log_number: int  # Of the log that takes the updates after it.
+    tombstones: dict[bytes, Tombstone]
+    sources: list[CompactionSource]
+    sequence: int
+
+
+def _delete_products(segment: Segment, ids: Iterable[bytes]) -> Segment:
+    rows = [row for product_id in ids if (row := segment.find(product_id)) is not None]
+    return segment.with_deleted(rows) if rows else segment

@@ -1,0 +1,51 @@
+"""Changes that a version of a shard could not take from another version, whole or in part, and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from index.live.live_shard import LiveShard
+from lookalike.v1.index_pb2 import Update, UpdateResult, Upsert
+from lookalike.v1.types_pb2 import Space
+
+
+class MigrationLoss(NamedTuple):
+    """Number of changes that another version could not take, whole or in part, and the reasons."""
+
+    changes: int
+    reasons: frozenset[str]
+
+
+def shared_spaces(one: LiveShard, other: LiveShard) -> set[Space.ValueType]:
+    """The spaces whose vectors the same encoder made in both versions."""
+    return {space for space, encoder in one.encoders.items() if other.encoders.get(space) == encoder}
+
+
+def keep_vectors(update: Update, spaces: set[Space.ValueType]) -> Update:
+    """The update with only the vectors of these spaces: those of another encoder mean nothing to a version."""
+    if not _has_other_vectors(update, spaces):
+        return update
+    reduced = Update(revision=update.revision, upsert=Upsert(product=update.upsert.product))
+    reduced.upsert.vectors.extend(each for each in update.upsert.vectors if each.space in spaces)
+    return reduced
+
+
+def loss_reasons(
+    updates: Sequence[Update], outcomes: Sequence[UpdateResult], spaces: set[Space.ValueType]
+) -> list[str]:
+    """Why a version lost something of these updates: one reason for each update that it did not take whole.
+
+    updates: whole, as another version has them; outcomes: of applying them with only the vectors of these spaces.
+    """
+    reasons = []
+    for update, outcome in zip(updates, outcomes, strict=True):
+        if outcome.outcome in (UpdateResult.INVALID, UpdateResult.FULL):
+            reasons.append(outcome.error)
+        elif outcome.outcome == UpdateResult.APPLIED and _has_other_vectors(update, spaces):
+            reasons.append("vectors of another encoder were left out")
+    return reasons
+
+
+def _has_other_vectors(update: Update, spaces: set[Space.ValueType]) -> bool:
+    return any(each.space not in spaces for each in update.upsert.vectors)

@@ -1,0 +1,45 @@
+"""Apply updates to every loaded version of a shard, so that none misses them. Writes files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from index.live.live_shard import LiveShard
+from index.live.migration_loss import MigrationLoss, keep_vectors, loss_reasons, shared_spaces
+from lookalike.v1.index_pb2 import Update, UpdateResult
+
+
+def apply_to_all(
+    named: LiveShard, others: Sequence[LiveShard], updates: Sequence[Update]
+) -> tuple[list[UpdateResult], MigrationLoss]:
+    """Apply updates to the version that they name, and to the other loaded versions.
+
+    Returns the outcomes in the named version, and what the others lost. An update for which one version has no room is
+    applied to none. A disk error may leave updates in some versions only, until they are sent again. Raises as
+    `LiveShard.apply`.
+    """
+    if not others:
+        return named.apply(updates), MigrationLoss(0, frozenset())
+    room, full_reason = _shared_room((named, *others), len(updates))
+    accepted, reasons = updates[:room], list[str]()
+    outcomes = named.apply(accepted)
+    for other in others:
+        shared = shared_spaces(named, other)
+        valid = [i for i, outcome in enumerate(outcomes) if outcome.outcome != UpdateResult.INVALID]
+        valid_updates = [accepted[i] for i in valid]
+        other_outcomes = other.apply([keep_vectors(update, shared) for update in valid_updates])
+        reasons += loss_reasons(valid_updates, other_outcomes, shared)
+        for i, outcome in zip(valid, other_outcomes, strict=True):
+            if outcome.outcome == UpdateResult.APPLIED:
+                # An update that the named version had already was sent again for this one.
+                outcomes[i] = outcome
+    outcomes += [UpdateResult(outcome=UpdateResult.FULL, error=full_reason)] * (len(updates) - room)
+    return outcomes, MigrationLoss(len(reasons), frozenset(reasons))
+
+
+def _shared_room(versions: Sequence[LiveShard], pending: int) -> tuple[int, str]:
+    """How many of the pending changes fit into every version, and why no more do."""
+    for room in range(pending):
+        if reason := next(filter(None, (each.full_reason(room) for each in versions)), ""):
+            return room, reason
+    return pending, ""

@@ -1,0 +1,50 @@
+"""Load a version of a shard: pin its files, map them, warm it up. Does I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from index.search.space import DevicePlacement
+from index.serving.served_versions import VersionHandle
+from index.serving.shard_version import ShardVersion, map_shard
+from index.storage.location import Location, PinnedFiles
+from index.storage.manifest import Manifest
+from lookalike.errors import BadArtifact
+
+WARM_UP_QUERIES = 64
+PinFiles = Callable[[Manifest, int], PinnedFiles]  # Verifies the files of a shard and pins them. Raises OperatorError.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """Loads versions of one shard of a location by their names."""
+
+    location: Location
+    shard: int
+    pin_files: PinFiles
+    # Fingerprint of the encoder that each space must have; a space that is not named may have any.
+    expected_encoders: Mapping[str, str] = field(default_factory=dict)
+    placement: DevicePlacement | None = None  # Where ANN indexes are placed; None: they stay in memory.
+
+    def __call__(self, name: str) -> VersionHandle:
+        """Raises OperatorError; BadArtifact where the version itself is at fault."""
+        manifest = self.location.read_manifest(name)
+        for space in manifest.spaces:
+            if space.encoder != (expected := self.expected_encoders.get(space.name, space.encoder)):
+                raise BadArtifact(
+                    f"{self.location}: its {space.name} vectors are of encoder {space.encoder}, expected {expected}"
+                )
+        with ExitStack() as release:
+            pinned = self.pin_files(manifest, self.shard)
+            release.callback(pinned.release)
+            shard = map_shard(pinned.location, manifest, self.shard, self.placement)
+            _warm_up(shard)
+            return VersionHandle(shard, release.pop_all().close)
+
+
+def _warm_up(shard: ShardVersion) -> None:
+    """Search with vectors of the shard itself, so that the first query finds pages and caches warm."""
+    for space in shard.base.spaces:
+        shard.search(list(shard.sample_queries(space, WARM_UP_QUERIES)))

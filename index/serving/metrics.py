@@ -1,0 +1,83 @@
+"""The metrics of a shard process. Declarations, and functions that set the gauges; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from index.live.live_shard import LiveShard
+from index.serving.shard_version import ShardVersion
+from lookalike.runtime.telemetry import SECONDS_BUCKETS
+from lookalike.spaces import space_name
+from lookalike.v1.index_pb2 import UpdateResult
+
+# Searches.
+BATCH_QUERIES = Histogram(
+    "lookalike_shard_batch_queries", "Queries in one Search call.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+BATCH_SECONDS = Histogram(
+    "lookalike_shard_batch_seconds", "Time to search one batch, without waiting for a thread.", buckets=SECONDS_BUCKETS
+)
+QUERIES = Counter("lookalike_shard_queries", "Queries answered.", ["outcome"])  # ok | error
+
+# Versions.
+VERSIONS = Gauge("lookalike_shard_versions", "Loaded versions: two while one replaces the other.")
+VECTORS = Gauge("lookalike_shard_vectors", "Vectors in this shard, of the version loaded or updated last.", ["space"])
+LOAD_SECONDS = Histogram(
+    "lookalike_shard_load_seconds",
+    "Time to fetch, verify, map and warm up a version.",
+    buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800),
+)
+ROLLOUT_FAILURES = Counter(
+    "lookalike_shard_rollout_failures", "Failures to read CURRENT, or to load or drop a version."
+)
+CHANGES_LOST = Counter(
+    "lookalike_shard_changes_lost", "Changes that a version could not take, whole or in part, from another version."
+)
+
+# Updates.
+UPDATES = Counter("lookalike_shard_updates", "Updates checked.", ["outcome"])  # applied | stale | invalid | full
+WRITE_UPDATES = Histogram("lookalike_shard_write_updates", "Updates in one write.", buckets=(1, 4, 16, 64, 256))
+WRITE_SECONDS = Histogram(
+    "lookalike_shard_write_seconds", "Time to check, log and publish the updates of one write.", buckets=SECONDS_BUCKETS
+)
+COMPACTION_SECONDS = Histogram(
+    "lookalike_shard_compaction_seconds", "Time of a compaction.", buckets=(0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+)
+COMPACTION_FAILURES = Counter(
+    "lookalike_shard_compaction_failures", "Compactions that failed, most likely because the disk is full."
+)
+SEQUENCE = Gauge("lookalike_shard_sequence", "Updates applied since the version was built.")
+DELTA_ROWS = Gauge("lookalike_shard_delta_rows", "Products in memory and in the log until the next compaction.")
+SEGMENT_ROWS = Gauge("lookalike_shard_segment_rows", "Products in the compacted segment.")
+SUPERSEDED_ROWS = Gauge(
+    "lookalike_shard_superseded_rows", "Products of the version as built, removed or replaced since."
+)
+TOMBSTONES = Gauge("lookalike_shard_tombstones", "Removals that are remembered.")
+LOG_BYTES = Gauge("lookalike_shard_log_bytes", "Size of the write-ahead log.")
+
+
+def set_loaded(versions: int, loaded: ShardVersion) -> None:
+    """Set the gauges after a version was loaded: how many there are now, and the vectors of this one."""
+    VERSIONS.set(versions)
+    for number, space in loaded.base.spaces.items():
+        VECTORS.labels(space_name(number)).set(len(space))
+
+
+def count_outcomes(outcomes: Sequence[UpdateResult]) -> None:
+    for outcome in outcomes:
+        UPDATES.labels(UpdateResult.Outcome.Name(outcome.outcome).lower()).inc()
+
+
+def set_live(live: LiveShard) -> None:
+    """Set the gauges of a version that takes updates, after a write or a compaction."""
+    state = live.state()
+    SEQUENCE.set(live.sequence)
+    DELTA_ROWS.set(state.delta_rows)
+    SEGMENT_ROWS.set(state.segment_rows)
+    SUPERSEDED_ROWS.set(state.superseded_rows)
+    TOMBSTONES.set(state.tombstones)
+    LOG_BYTES.set(state.log_bytes)
+    for number in live.encoders:
+        VECTORS.labels(space_name(number)).set(live.view.vector_count(number))

@@ -1,0 +1,186 @@
+"""One shard of one version, loaded: search, fetch, count, list. Reads memory-mapped files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from index.backends import gpu
+from index.live.live_shard import LiveShard
+from index.search import grouping, segment
+from index.search.queries import ParsedQuery, parse_query
+from index.search.segment import SearchTrace, Segment
+from index.search.space import DevicePlacement
+from index.search.view import Hits, View
+from index.storage import version
+from index.storage.manifest import Manifest
+from index.storage.names import shard_name
+from lookalike.errors import BadArtifact, InvalidRequest
+from lookalike.limits import MAX_IDS
+from lookalike.spaces import space_number
+from lookalike.v1 import index_pb2, types_pb2
+from lookalike.v1.types_pb2 import Space
+from lookalike.vectors import pack
+
+MAX_DESCRIPTIONS = 16  # In one response; each has at most 1 MiB.
+PAGE_ROWS = 500
+# Products in one response; queries for which no room is left get an error: a message has at most 32 MiB.
+MAX_RESPONSE_BYTES = 24 << 20
+
+
+class ShardVersion:
+    """One shard of a version: the base, as it was built, and the updates of `live`. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        manifest: Manifest,
+        shard: int,
+        base: Segment,
+        live: LiveShard | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.shard = shard
+        self.base = base
+        self.live = live  # None: it takes no updates.
+        self._base_view = View((base,))
+        self._dims = {number: space.dim for number, space in base.spaces.items()}
+
+    @property
+    def view(self) -> View:
+        """The current snapshot. A call takes it once, so that it sees no update half-way."""
+        return self._base_view if self.live is None else self.live.view
+
+    def with_live(self, live: LiveShard) -> ShardVersion:
+        """The same version, taking updates."""
+        return ShardVersion(manifest=self.manifest, shard=self.shard, base=self.base, live=live)
+
+    def state(self) -> index_pb2.ShardState:
+        view = self.view
+        spaces = [
+            index_pb2.SpaceState(
+                space=number,
+                dim=entry.dim,
+                encoder=entry.encoder,
+                documents=entry.documents,
+                live=view.vector_count(number),
+                device=gpu.device_of(self.base.spaces[number].codes),
+            )
+            for entry in self.manifest.spaces
+            for number in [space_number(entry.name)]
+        ]
+        return index_pb2.ShardState(
+            version=self.manifest.version,
+            shard=self.shard,
+            shards=self.manifest.shards,
+            spaces=spaces,
+            documents=len(view),
+            sequence=self.live.sequence if self.live else 0,
+            live=self.live.state() if self.live else None,
+        )
+
+    def search(self, queries: Sequence[index_pb2.ShardQuery]) -> index_pb2.ShardSearchResponse:
+        """Search; returns one ShardHits for each query, with an error in that of an invalid query."""
+        response, view = index_pb2.ShardSearchResponse(), self.view
+        valid: list[tuple[ParsedQuery, index_pb2.ShardHits]] = []
+        for query in queries:
+            message = response.results.add()
+            try:
+                valid.append((parse_query(query, self._dims), message))
+            except ValueError as error:
+                message.error = str(error)
+        results = grouping.widen_until_filled([parsed for parsed, _ in valid], view, _select_hits)
+        free_bytes = MAX_RESPONSE_BYTES
+        for (parsed, message), (ranking, positions) in zip(valid, results, strict=True):
+            hits = ranking if len(positions) == len(ranking.rows) else ranking.select(positions)
+            free_bytes -= _write_hits(message, view, parsed, hits, free_bytes)
+        return response
+
+    def fetch(self, request: index_pb2.FetchRequest) -> index_pb2.FetchResponse:
+        """Products by id. Raises InvalidRequest for more than fit into a response."""
+        limit = MAX_DESCRIPTIONS if request.descriptions else MAX_IDS
+        if len(request.ids) > limit:
+            raise InvalidRequest("ids", f"the request has {len(request.ids)} ids, at most {limit} are allowed")
+        response, view = index_pb2.FetchResponse(), self.view
+        for product_id in request.ids:
+            fetched = response.products.add()
+            if (ref := view.find(product_id)) is None:
+                continue
+            fetched.product.ParseFromString(ref.product)
+            if request.descriptions:
+                fetched.product.description = ref.description
+            for number in request.vectors:
+                if number in self._dims and (vector := ref.vector(number)) is not None:
+                    fetched.vectors.add(space=number, vector=pack(vector))
+        return response
+
+    def count(self, condition: types_pb2.Filter) -> int:
+        return self.view.count(condition.SerializeToString(deterministic=True))
+
+    def page(self, condition: types_pb2.Filter, after: str) -> index_pb2.ShardListPage:
+        """The next products that pass after the id `after`, by rising id, at most PAGE_ROWS; none: no more."""
+        page = self.view.page(condition.SerializeToString(deterministic=True), after, PAGE_ROWS)
+        return index_pb2.ShardListPage(
+            ids=[product_id for product_id, _ in page], products=[ref.product for _, ref in page]
+        )
+
+    def sample_queries(self, number: Space.ValueType, size: int) -> Iterator[index_pb2.ShardQuery]:
+        """Queries by vectors spread evenly over a space, to warm up with."""
+        space = self.base.spaces[number]
+        for position in np.linspace(0, len(space) - 1, min(size, len(space)), dtype=np.int64):
+            vector = index_pb2.QueryVector(space=number, vector=pack(space.vectors[position]))
+            yield index_pb2.ShardQuery(vectors=[vector], k=10)
+
+
+def _select_hits(query: ParsedQuery, ranking: Hits) -> Sequence[int]:
+    ids = ranking.ids if query.exclude_ids else []
+    shops = ranking.shops if query.max_per_shop else []
+    return grouping.select_hits(query, ranking.scores, ids.__getitem__, shops.__getitem__)
+
+
+def _plan_message(trace: SearchTrace) -> types_pb2.SearchPlan:
+    message = types_pb2.SearchPlan(space=trace.space, documents=trace.documents, matching=trace.matching)
+    if (plan := trace.plan) is not None:
+        message.recipe, message.depth = trace.recipe, plan.depth
+        message.search_parameter, message.candidates = plan.rung.search_parameter, plan.candidates
+    return message
+
+
+def _write_hits(message: index_pb2.ShardHits, view: View, query: ParsedQuery, hits: Hits, free_bytes: int) -> int:
+    """Write the hits to the message, or an error if their products are over `free_bytes`. Returns the bytes used."""
+    products = hits.products
+    size = sum(map(len, products))
+    if size > free_bytes:
+        message.error = f"the products of this batch have over {MAX_RESPONSE_BYTES} bytes"
+        return 0
+    message.ids.extend(hits.ids)
+    message.scores = pack(hits.scores)
+    message.products.extend(products)
+    if query.max_per_shop:
+        message.shops.extend(hits.shops)
+    if query.explain:
+        message.cosines = message.scores if len(query.vectors) == 1 else pack(view.cosines(query, hits.refs).T)
+        message.plans.extend(map(_plan_message, hits.traces))
+    return size
+
+
+def open_shard(location: Path, shard: int, name: str = "") -> ShardVersion:
+    """Verify and map a shard of the version `name`, or of the current one. Raises BadArtifact, naming the file."""
+    manifest = version.read_manifest(location, name or version.read_current(location))
+    version.verify(location / manifest.version, manifest, prefix=shard_name(shard) + "/")
+    return map_shard(location, manifest, shard)
+
+
+def map_shard(location: Path, manifest: Manifest, shard: int, placement: DevicePlacement | None = None) -> ShardVersion:
+    """Map a shard whose files are verified; `placement` moves its ANN indexes to a device, such as a GPU.
+
+    Raises BadArtifact where the version has no such shard, or a file is not as described; what `placement` raises.
+    """
+    if not 0 <= shard < manifest.shards:
+        raise BadArtifact(
+            f"{location}: version {manifest.version} has shards 0 to {manifest.shards - 1}, not shard {shard}"
+        )
+    base = segment.open_segment(location / manifest.version, manifest, shard, placement)
+    return ShardVersion(manifest=manifest, shard=shard, base=base)
