@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lookalike.errors import BadCatalogue
-from pipeline import tables
+from pipeline import table_reader
 from pipeline.product import FIELDS, REQUIRED, Bad, Reason, Reject, Row, id_of, parsed, printable, shown
 
 FILES = ("products.jsonl", "products.csv", "products.parquet")
@@ -38,13 +38,13 @@ def read(directory: Path) -> Iterator[tuple[int, Row] | Reject]:
     of once. Raises BadCatalogue where the whole of it cannot be read.
     """
     file = file_of(directory)
-    if (columns := tables.column_names(file)) is not None:
+    if (columns := table_reader.column_names(file)) is not None:
         _require(file, columns)
     root = directory.resolve()
     lines_of_ids: dict[str, int] = {}
     unknown: set[str] = set()
-    for record in tables.records(file):
-        if isinstance(record, tables.Broken):
+    for record in table_reader.records(file):
+        if isinstance(record, table_reader.Broken):
             yield Reject(file=file.name, line=record.line, id="", reason=Reason.BROKEN_ROW, detail=record.detail)
             continue
         _warn_of_unknown(file, record, unknown)
@@ -59,7 +59,7 @@ def read(directory: Path) -> Iterator[tuple[int, Row] | Reject]:
         yield record.line, row
 
 
-def reject(file: Path, record: tables.Record, bad: Bad) -> Reject:
+def reject(file: Path, record: table_reader.Record, bad: Bad) -> Reject:
     return Reject(file=file.name, line=record.line, id=id_of(record.fields), reason=bad.reason, detail=bad.detail)
 
 
@@ -92,7 +92,7 @@ def _require(file: Path, columns: list[str]) -> None:
 _UNKNOWN_FIELDS = 100  # Warned of at most: a file whose keys are data would fill the terminal.
 
 
-def _warn_of_unknown(file: Path, record: tables.Record, known: set[str]) -> None:
+def _warn_of_unknown(file: Path, record: table_reader.Record, known: set[str]) -> None:
     for name in record.fields:
         if name not in FIELDS and name not in known and len(known) < _UNKNOWN_FIELDS:
             known.add(name)

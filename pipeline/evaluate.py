@@ -26,13 +26,13 @@ from lookalike.cli.progress import counting
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
 from lookalike.vectors import F32
 from pipeline import catalogue
-from pipeline.evaluation import baselines, heldout, pictures, tables
-from pipeline.evaluation.classes import KINDS, classified, inputs
-from pipeline.evaluation.heldout import HeldOut
-from pipeline.evaluation.judging import AUTO, Judgement, judged
-from pipeline.evaluation.measures import Scores, cosines
+from pipeline.evaluation import baselines, held_out, plots, report
+from pipeline.evaluation.classification import KINDS, classified, inputs
+from pipeline.evaluation.held_out import HeldOut
+from pipeline.evaluation.metrics import Scores, cosines
 from pipeline.evaluation.policy import DEFAULT, Policy
-from pipeline.evaluation.tables import Findings, Run
+from pipeline.evaluation.report import Findings, Run
+from pipeline.evaluation.retrieval import AUTO, Judgement, judged
 from pipeline.product import Bad, Reject
 
 MAX_SAMPLE = 20_000  # All are ranked for each: 20,000 take minutes, and intervals are narrow long before.
@@ -44,8 +44,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if not 2 <= args.sample <= MAX_SAMPLE:
         raise BadSettings(f"--sample {args.sample}: not in 2..{MAX_SAMPLE}")
     policy = Policy.parse(args.policy)
-    pictures.plotting()  # Where it is missing, say so at once.
-    held = heldout.read(args.location, sample=args.sample, seed=args.seed)
+    plots.plotting()  # Where it is missing, say so at once.
+    held = held_out.read(args.location, sample=args.sample, seed=args.seed)
     model = _product_encoder(args.artifacts, held)
     photos, notes = _photos(args.catalogue, held)
     say = _saying(args.json)
@@ -162,9 +162,9 @@ def _written(out: Path, findings: Findings, run: Run, photos: Sequence[Path | No
     try:
         out.mkdir(parents=True, exist_ok=True)
         run = _drawn(out, findings, run, photos)
-        told = tables.as_json(findings, run)
+        told = report.as_json(findings, run)
         (out / "report.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (out / "report.md").write_text(tables.markdown(findings, run), encoding="utf-8")
+        (out / "report.md").write_text(report.markdown(findings, run), encoding="utf-8")
     except OSError as error:
         raise OperatorError(f"{out}: {error}") from error
     return told
@@ -176,16 +176,16 @@ def _drawn(out: Path, findings: Findings, run: Run, photos: Sequence[Path | None
     if (labelling := judgement.main) is None:
         return run
     names = {name: f"{name}.png" for name in ("averages", "precision", "confusion")}
-    pictures.draw_averages(out / names["averages"], judgement)
-    pictures.draw_precision(out / names["precision"], judgement, labelling)
-    pictures.draw_confusions(out / names["confusion"], judgement, labelling)
+    plots.draw_averages(out / names["averages"], judgement)
+    plots.draw_precision(out / names["precision"], judgement, labelling)
+    plots.draw_confusions(out / names["confusion"], judgement, labelling)
     if findings.classification is not None:
         names["reliability"] = "reliability.png"
-        pictures.draw_reliability(out / names["reliability"], findings.classification)
+        plots.draw_reliability(out / names["reliability"], findings.classification)
     if not any(photos):
         return replace(run, pictures=names)
     names["neighbours"] = "neighbours.png"
-    queries = pictures.draw_neighbours(out / names["neighbours"], judgement, labelling, photos, seed=run.seed)
+    queries = plots.draw_neighbours(out / names["neighbours"], judgement, labelling, photos, seed=run.seed)
     return replace(run, pictures=names, queries=queries)
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from encoders.image.photos import BadImage, preprocess
 from lookalike.limits import MAX_IMAGE_BYTES
 from pipeline import catalogue
-from pipeline.pool import ordered
+from pipeline.ordered_map import ordered
 from pipeline.product import Bad, Reason, Reject, Row
 
 # The bound of a photo (encoders.image.photos) and one more byte: enough to be refused, never more in memory.

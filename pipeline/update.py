@@ -38,12 +38,12 @@ from lookalike.local import probes, process_specs
 from lookalike.local.supervisor import Supervisor
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
-from pipeline import encoding, fusing, words
-from pipeline.features import Features
-from pipeline.locks import locked
+from pipeline import image_encoding, product_fusion, text_encoding
+from pipeline.catalogue_report import Report
+from pipeline.feature_store import Features
 from pipeline.photos import Photo, products
 from pipeline.product import FIELDS, Reject, Row
-from pipeline.report import Report
+from pipeline.update_lock import locked
 
 _READY_S = 120.0  # TensorFlow takes ten seconds to start where the cores are busy.
 STORE = ".features"  # In the location: what was computed lives where its results do.
@@ -56,7 +56,7 @@ class Update:
     catalogue: Path
     location: Path
     artifacts: Path
-    encoder: Callable[[], AbstractAsyncContextManager[encoding.Encode]] | None  # None: no image space.
+    encoder: Callable[[], AbstractAsyncContextManager[image_encoding.Encode]] | None  # None: no image space.
     store: Path
     shards: int = 2
     seed: int = 0
@@ -139,15 +139,15 @@ async def _images(what: Update, read: _Catalogue, outcome: Outcome) -> tuple[str
             for _ in _photos(what, read, outcome.report, None):
                 pass  # Photos are opened all the same: a row is bad or good whatever spaces are built.
             return None
-        probe = await encoding.probe(encode)
+        probe = await image_encoding.probe(encode)
         features = Features(what.store / "image" / probe.encoder, probe.vectors.shape[1])
         photos = _photos(what, read, outcome.report, features)
-        outcome.encoded["photos"] = await encoding.encode_photos(encode, photos, features, probe.encoder)
+        outcome.encoded["photos"] = await image_encoding.encode_photos(encode, photos, features, probe.encoder)
     return (probe.encoder, features) if any(read.digests) else None
 
 
 @asynccontextmanager
-async def _encoder(what: Update) -> AsyncIterator[encoding.Encode | None]:
+async def _encoder(what: Update) -> AsyncIterator[image_encoding.Encode | None]:
     if what.encoder is None:
         yield None
     else:
@@ -178,8 +178,8 @@ def _image_space(image: tuple[str, Features], read: _Catalogue, scratch: Path) -
 def _text_space(what: Update, read: _Catalogue, outcome: Outcome, scratch: Path) -> SpaceVectors | None:
     try:
         with outcome.stage("training"), counting("training the text encoder"):
-            artifact, outcome.trained = words.trained(
-                [words.training_text(row) for row in read.rows],
+            artifact, outcome.trained = text_encoding.trained(
+                [text_encoding.training_text(row) for row in read.rows],
                 what.artifacts,
                 kind=what.text_kind,
                 seed=what.seed,
@@ -187,12 +187,12 @@ def _text_space(what: Update, read: _Catalogue, outcome: Outcome, scratch: Path)
             )
     except BadCatalogue:
         return None  # There is no word in it; what it has is photos.
-    texts = [words.text_of(row) for row in read.rows]
+    texts = [text_encoding.text_of(row) for row in read.rows]
     with outcome.stage("texts"), counting("encoding texts") as count:
         model = text_encoder.load(artifact)
         features = Features(what.store / "text" / model.fingerprint, model.dim)
-        outcome.encoded["texts"] = words.encode_texts(texts, model, features, count)
-        vectors = features.gathered([words.digest_of(text) for text in texts], scratch / "text.npy")
+        outcome.encoded["texts"] = text_encoding.encode_texts(texts, model, features, count)
+        vectors = features.gathered([text_encoding.digest_of(text) for text in texts], scratch / "text.npy")
     # A text with no word in it that says anything has a vector of zeros, which is similar to nothing.
     rows = np.flatnonzero(vectors.any(axis=1)).astype(np.int64)
     if not len(rows):
@@ -209,11 +209,11 @@ def _product_space(
     if not (SPACE_IMAGE in spaces and SPACE_TEXT in spaces):
         outcome.no_product = f"there is no {'text' if SPACE_IMAGE in spaces else 'image'} space to fuse"
         return None
-    sides = fusing.Sides(image=spaces[SPACE_IMAGE], text=spaces[SPACE_TEXT])
+    sides = product_fusion.Sides(image=spaces[SPACE_IMAGE], text=spaces[SPACE_TEXT])
     try:
         with outcome.stage("fusing"), counting("training the product encoder"):
-            artifact, _ = fusing.trained(sides, read.rows, what.artifacts, seed=what.seed)
-            space = fusing.fused(sides, product_encoder.load(artifact), scratch / "product.npy")
+            artifact, _ = product_fusion.trained(sides, read.rows, what.artifacts, seed=what.seed)
+            space = product_fusion.fused(sides, product_encoder.load(artifact), scratch / "product.npy")
     except NotBetter as error:
         outcome.no_product = str(error)
         return None
@@ -242,7 +242,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             catalogue=args.catalogue,
             location=directory,
             artifacts=args.artifacts,
-            encoder=partial(encoding.served, address, version=args.model_version, label=args.model_label)
+            encoder=partial(image_encoding.served, address, version=args.model_version, label=args.model_label)
             if address
             else None,
             store=args.features or directory / STORE,

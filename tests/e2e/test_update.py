@@ -19,9 +19,9 @@ from index.storage import version
 from lookalike.cli import dispatch
 from lookalike.demo.sample import command
 from lookalike.errors import BadCatalogue, Unavailable
-from pipeline import encoding
-from pipeline.encoding import Encode, Pixels
-from pipeline.report import Report
+from pipeline import image_encoding
+from pipeline.catalogue_report import Report
+from pipeline.image_encoding import Encode, Pixels
 from pipeline.update import Outcome, Update, main, update
 from tests import stores
 from tests.e2e.updates import ImageModel, indexed
@@ -126,7 +126,7 @@ async def test_an_interrupted_update_keeps_what_it_encoded(what: Update, model: 
     outcome = await update(what)
 
     assert outcome.report.products == COUNT
-    assert outcome.encoded["photos"] <= COUNT - 2 * encoding.BATCH
+    assert outcome.encoded["photos"] <= COUNT - 2 * image_encoding.BATCH
 
 
 async def test_products_without_photo_or_words_are_in_the_spaces_they_can_be_in(what: Update) -> None:
@@ -212,7 +212,7 @@ async def test_a_catalogue_with_nothing_to_be_similar_by_is_an_error(what: Updat
 async def test_an_encoder_that_is_away_is_an_error_and_no_version_without_photos(
     what: Update, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(image_encoding, "FIRST_PAUSE_S", 0.0)
 
     async def away(pixels: Pixels) -> Encoded:
         raise Unavailable("nobody there")

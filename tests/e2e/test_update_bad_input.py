@@ -13,7 +13,7 @@ import pytest
 
 from encoders.types import Encoded
 from lookalike.errors import BadArtifact, BadCatalogue
-from pipeline.encoding import Encode, Pixels
+from pipeline.image_encoding import Encode, Pixels
 from pipeline.update import Update, update
 from tests.e2e.updates import ImageModel, indexed
 from tests.unit.pipeline.catalogues import jsonl, many, photo

@@ -14,7 +14,7 @@ from index.serving import loaded
 from index.storage import version
 from lookalike.spaces import space_name
 from lookalike.vectors import F32, normalised
-from pipeline.encoding import Encode, Pixels
+from pipeline.image_encoding import Encode, Pixels
 
 
 class ImageModel:

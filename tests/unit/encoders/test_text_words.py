@@ -15,7 +15,7 @@ from encoders.text.model import KINDS
 from encoders.text.tokens import Tokenizer
 from encoders.text.train import main, train
 from lookalike.errors import BadArtifact, BadCatalogue
-from pipeline.words import trained
+from pipeline.text_encoding import trained
 
 THINGS = ["cotton shirt", "wool sweater", "table lamp", "desk lamp", "coffee mug", "tea mug", "leather shoes"]
 TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in THINGS]

@@ -15,7 +15,7 @@ import pytest
 
 from index.storage import attributes
 from lookalike.errors import BadCatalogue
-from pipeline import catalogue, tables
+from pipeline import catalogue, table_reader
 from pipeline.product import FIELDS, Reason, Reject, Row
 from tests.unit.pipeline.catalogues import GOOD, jsonl, many, photo, table
 
@@ -294,7 +294,7 @@ def test_a_damaged_gzip_is_the_operators_to_mend(tmp_path: Path, damage: slice) 
     file.write_bytes(gzip.compress(b'{"id": 1}\n' * 1000)[damage])
 
     with pytest.raises(BadCatalogue, match=r"t\.jsonl\.gz"):
-        list(tables.records(file))
+        list(table_reader.records(file))
 
 
 def test_a_message_cannot_play_tricks_on_a_terminal(tmp_path: Path) -> None:

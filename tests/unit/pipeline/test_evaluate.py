@@ -15,11 +15,11 @@ from PIL import Image
 from lookalike.cli import dispatch
 from lookalike.v1.types_pb2 import SPACE_IMAGE, Product
 from pipeline import evaluate
-from pipeline.evaluation import pictures
-from pipeline.evaluation.heldout import Part
-from pipeline.evaluation.judging import judged
+from pipeline.evaluation import plots
+from pipeline.evaluation.held_out import Part
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.policy import Policy
+from pipeline.evaluation.retrieval import judged
 from tests.unit.pipeline.catalogues import jsonl, photo
 from tests.unit.pipeline.indexes import around, index, shop
 
@@ -139,7 +139,7 @@ def test_frames_of_neighbours_are_blue_where_right_and_red_where_wrong(tmp_path:
 
     assert told.main is not None
     photos = [tmp_path / "grey.png"] * 80
-    assert pictures.draw_neighbours(tmp_path / "sheet.png", told, told.main, photos, seed=0) == 8
+    assert plots.draw_neighbours(tmp_path / "sheet.png", told, told.main, photos, seed=0) == 8
 
     with Image.open(tmp_path / "sheet.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
@@ -215,10 +215,10 @@ def test_names_from_a_catalogue_break_neither_tables_nor_pictures(tmp_path: Path
 def test_labels_that_fonts_may_lack_are_shown_by_their_place_in_the_table() -> None:
     labelling = Labelling.of("category", [])
 
-    assert pictures.shown(labelling, "家電/カメラ", 3) == "category 3"
-    assert pictures.shown(labelling, "toys", 3) == "toys"
-    assert pictures.shown(labelling, "price/in/$", 3) == r"price/in/\$"
-    assert pictures.shown(labelling, "a" * 20 + "/" + "b" * 20, 3) == "..." + "aaaa/" + "b" * 20
+    assert plots.shown(labelling, "家電/カメラ", 3) == "category 3"
+    assert plots.shown(labelling, "toys", 3) == "toys"
+    assert plots.shown(labelling, "price/in/$", 3) == r"price/in/\$"
+    assert plots.shown(labelling, "a" * 20 + "/" + "b" * 20, 3) == "..." + "aaaa/" + "b" * 20
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from lookalike.demo.sample.drawing.patterns import CLOTHS
 from lookalike.demo.sample.drawing.pen import Pen, View
 from lookalike.demo.sample.titles import SHOPS, shops
 from pipeline import catalogue
-from pipeline.mapping import category_name
+from pipeline.column_mapping import category_name
 from pipeline.photos import products
 from pipeline.product import Reject, Row
 

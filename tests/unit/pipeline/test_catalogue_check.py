@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lookalike.cli import dispatch
-from pipeline.check import main
+from pipeline.catalogue_check import main
+from pipeline.ordered_map import ordered
 from pipeline.photos import products
-from pipeline.pool import ordered
 from pipeline.product import Reason, Reject
 from tests.unit.pipeline.catalogues import jsonl, many, photo
 

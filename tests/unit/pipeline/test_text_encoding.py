@@ -10,9 +10,9 @@ import pytest
 
 from encoders.text import model as text
 from lookalike.errors import BadCatalogue
-from pipeline.features import Features
+from pipeline.feature_store import Features
 from pipeline.product import Row
-from pipeline.words import digest_of, encode_texts, text_of, trained, training_text
+from pipeline.text_encoding import digest_of, encode_texts, text_of, trained, training_text
 
 TEXTS = [
     f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cotton shirt", "table lamp", "mug")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from lookalike.cli.progress import counting
 from lookalike.errors import BadCatalogue, BadSettings
-from pipeline import archive, catalogue, tables
-from pipeline.mapping import Rules, mapping
+from pipeline import archive, catalogue, table_reader
+from pipeline.catalogue_report import Report
+from pipeline.column_mapping import Rules, mapping
+from pipeline.ordered_map import ordered
 from pipeline.photos import opened
-from pipeline.pool import ordered
 from pipeline.product import Bad, Reason, Reject, Row, parsed, printable
-from pipeline.report import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ def import_catalogue(
 
 def _check(source: Source) -> None:
     """Raises BadSettings where the table lacks a column that the rules read."""
-    known = source.columns or tables.column_names(source.table)
+    known = source.columns or table_reader.column_names(source.table)
     if known is not None and (missing := sorted(source.rules.columns() - set(known))):
         raise BadSettings(f"{source.table.name} has no column {', '.join(missing)}; it has {', '.join(known)}")
     if bool(source.images) != bool(source.rules.image):
@@ -70,23 +70,23 @@ def _check(source: Source) -> None:
 
 def _candidates(source: Source, files: Mapping[str, str], report: Report) -> Iterator[_Candidate]:
     lines_of_ids: dict[str, int] = {}
-    for record in tables.records(source.table, columns=source.columns):
+    for record in table_reader.records(source.table, columns=source.columns):
         fields: Mapping[str, object] = {}
         try:
-            if isinstance(record, tables.Broken):
+            if isinstance(record, table_reader.Broken):
                 raise Bad(Reason.BROKEN_ROW, record.detail)
             fields = source.rules.product(record.fields)
             candidate = _candidate(source, files, record, parsed(fields))
             if (line := lines_of_ids.get(candidate.row.id)) is not None:
                 raise Bad(Reason.DUPLICATE_ID, f"line {line} has it already")
         except Bad as bad:
-            report.reject(catalogue.reject(source.table, tables.Record(record.line, fields), bad))
+            report.reject(catalogue.reject(source.table, table_reader.Record(record.line, fields), bad))
             continue
         lines_of_ids[candidate.row.id] = record.line
         yield candidate
 
 
-def _candidate(source: Source, files: Mapping[str, str], record: tables.Record, row: Row) -> _Candidate:
+def _candidate(source: Source, files: Mapping[str, str], record: table_reader.Record, row: Row) -> _Candidate:
     name = source.rules.image_name(record.fields) if source.images else ""
     file = files.get(name, "")
     if source.require_image and not file:

@@ -16,7 +16,7 @@ from encoders.types import Encoded
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
-from pipeline.features import Features
+from pipeline.feature_store import Features
 from pipeline.photos import Photo
 
 Pixels = npt.NDArray[np.uint8]  # (n, 224, 224, 3)

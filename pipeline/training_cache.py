@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lookalike.errors import BadArtifact
-from pipeline.locks import locked
+from pipeline.update_lock import locked
 
 
 def once(

@@ -9,7 +9,7 @@ import pytest
 
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
-from pipeline.features import PART_ROWS, Features
+from pipeline.feature_store import PART_ROWS, Features
 
 
 def digest(number: int) -> str:

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lookalike.errors import OperatorError
-from pipeline.evaluation.classes import Classification
-from pipeline.evaluation.judging import AUTO, CEILING, Column, Judgement
+from pipeline.evaluation.classification import Classification
 from pipeline.evaluation.labels import Labelling
-from pipeline.evaluation.measures import shares
+from pipeline.evaluation.metrics import shares
+from pipeline.evaluation.retrieval import AUTO, CEILING, Column, Judgement
 
 COLOURS = {"image": "#4477aa", "text": "#ee7733", "product": "#228833", AUTO: "#222222"}
 _GREYS = ("#dddddd", "#999999", "#bbbbbb", "#eeeeee")  # Of baselines.

@@ -19,9 +19,9 @@ from encoders.splits import Split, split_of
 from lookalike.cli import dispatch
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from pipeline import evaluate
-from pipeline.evaluation import heldout
-from pipeline.evaluation.classes import ASKED, Classification, abstention, classified
-from pipeline.evaluation.heldout import HeldOut
+from pipeline.evaluation import held_out
+from pipeline.evaluation.classification import ASKED, Classification, abstention, classified
+from pipeline.evaluation.held_out import HeldOut
 from tests.unit.pipeline.catalogues import jsonl
 from tests.unit.pipeline.indexes import around, index
 
@@ -56,7 +56,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def held(built: Path) -> HeldOut:
-    return heldout.read(built / "three", sample=1000, seed=0)
+    return held_out.read(built / "three", sample=1000, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_without_a_product_to_learn_from_nobody_votes(tmp_path: Path) -> None:
     of = ["a", "b"] * 10
     index(tmp_path, of, {SPACE_IMAGE: (around(of, 1), range(20))}, names=names)
 
-    assert classified(heldout.read(tmp_path, sample=100, seed=0), None, seed=0) is None
+    assert classified(held_out.read(tmp_path, sample=100, seed=0), None, seed=0) is None
 
 
 def test_the_report_tells_categories_and_asks_with_less(built: Path, tmp_path: Path) -> None:

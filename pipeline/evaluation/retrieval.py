@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import OperatorError
-from pipeline.evaluation.heldout import Part
+from pipeline.evaluation.held_out import Part
 from pipeline.evaluation.labels import CATEGORY, Labelling, labellings
-from pipeline.evaluation.measures import (
+from pipeline.evaluation.metrics import (
     Average,
     Averages,
     Confusion,

@@ -17,8 +17,8 @@ from encoders.product.fusion import Kind
 from encoders.product.model import ProductModel
 from encoders.quality import Bin, expected_calibration_error, reliability, voted
 from lookalike.vectors import F32
-from pipeline.evaluation.heldout import HeldOut, Part
-from pipeline.evaluation.measures import Average, averages
+from pipeline.evaluation.held_out import HeldOut, Part
+from pipeline.evaluation.metrics import Average, averages
 
 Flags = npt.NDArray[np.bool_]
 

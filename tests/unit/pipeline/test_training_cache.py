@@ -11,7 +11,7 @@ import pytest
 
 from encoders import artifact
 from lookalike.errors import OperatorError
-from pipeline.trainings import once
+from pipeline.training_cache import once
 
 FILES = {"made": ("first", "second")}
 

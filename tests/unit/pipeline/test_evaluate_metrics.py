@@ -9,7 +9,7 @@ from encoders.quality import neighbours, precision_at_10
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import F32, normalised
 from pipeline.evaluation.labels import Labelling, labellings
-from pipeline.evaluation.measures import averages, by_label, ceiling, chance, confusions, cosines, found, shares
+from pipeline.evaluation.metrics import averages, by_label, ceiling, chance, confusions, cosines, found, shares
 
 
 def _vectors(count: int, dim: int = 6, seed: int = 0) -> F32:

@@ -14,7 +14,7 @@ import pytest
 
 from lookalike.cli import dispatch
 from pipeline import catalogue
-from pipeline.imports import main
+from pipeline.catalogue_import import main
 from pipeline.product import Reject, Row
 from tests.unit.pipeline.catalogues import photo
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.errors import OperatorError
-from pipeline.locks import locked
+from pipeline.update_lock import locked
 
 
 def test_one_update_at_a_time(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from encoders.types import Encoded
 from lookalike.errors import BadCatalogue, DeadlineExceeded, OperatorError, Overloaded, Unavailable
-from pipeline import encoding
-from pipeline.encoding import BATCH, IN_FLIGHT, TRIES, Pixels, encode_photos, patiently
-from pipeline.features import Features
+from pipeline import image_encoding
+from pipeline.feature_store import Features
+from pipeline.image_encoding import BATCH, IN_FLIGHT, TRIES, Pixels, encode_photos, patiently
 from pipeline.photos import Photo
 
 
@@ -91,7 +91,7 @@ async def test_no_more_photos_are_taken_than_there_is_room_for(tmp_path: Path) -
 
 @pytest.mark.parametrize("error", [Overloaded("full"), Unavailable("away"), DeadlineExceeded("late")])
 async def test_an_encoder_that_is_busy_is_asked_again(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(image_encoding, "FIRST_PAUSE_S", 0.0)
     encoder = Encoder(errors=iter([error, error]))
 
     encoded = await patiently(encoder, np.zeros((1, 224, 224, 3), np.uint8))
@@ -101,7 +101,7 @@ async def test_an_encoder_that_is_busy_is_asked_again(error: Exception, monkeypa
 
 
 async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(image_encoding, "FIRST_PAUSE_S", 0.0)
     encoder = Encoder(errors=(Unavailable("away") for _ in range(100)))
 
     with pytest.raises(Unavailable):

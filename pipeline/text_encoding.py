@@ -12,9 +12,9 @@ from pathlib import Path
 from encoders import artifact
 from encoders.text.model import FORMAT, TextModel, checked
 from encoders.text.train import train
-from pipeline.features import Features
+from pipeline.feature_store import Features
 from pipeline.product import Row
-from pipeline.trainings import once
+from pipeline.training_cache import once
 
 DIM = 256
 _BATCH = 1024

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import catalogue
-from pipeline.imports import main
+from pipeline.catalogue_import import main
 from pipeline.product import Reject, Row
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "catalogue.md"

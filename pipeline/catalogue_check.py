@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lookalike.cli.progress import counting
 from lookalike.errors import BadCatalogue
+from pipeline.catalogue_report import Report
 from pipeline.photos import products
 from pipeline.product import Reject
-from pipeline.report import Report
 
 _EPILOG = """\
 examples:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lookalike.errors import BadSettings
-from pipeline.mapping import category, mapping, number
+from pipeline.column_mapping import category, mapping, number
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.evaluation.classes import NEIGHBOURS as VOTES
-from pipeline.evaluation.classes import Abstention, Classification
-from pipeline.evaluation.heldout import HeldOut
-from pipeline.evaluation.judging import AUTO, CEILING, CHANCE, Column, Judgement, Worth
+from pipeline.evaluation.classification import NEIGHBOURS as VOTES
+from pipeline.evaluation.classification import Abstention, Classification
+from pipeline.evaluation.held_out import HeldOut
 from pipeline.evaluation.labels import Labelling
-from pipeline.evaluation.measures import MEASURES, RESAMPLES, Average
-from pipeline.evaluation.pictures import NEIGHBOURS, frequent
+from pipeline.evaluation.metrics import MEASURES, RESAMPLES, Average
+from pipeline.evaluation.plots import NEIGHBOURS, frequent
+from pipeline.evaluation.retrieval import AUTO, CEILING, CHANCE, Column, Judgement, Worth
 
 ROWS = 30  # Labels in a table; all of them are in the JSON.
 _CONFUSIONS = 8

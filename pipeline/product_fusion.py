@@ -14,7 +14,7 @@ from encoders.product.train import Examples, train
 from index.building.build import SpaceVectors
 from lookalike.vectors import F32, I64
 from pipeline.product import Row
-from pipeline.trainings import once
+from pipeline.training_cache import once
 
 MOST_EXAMPLES = 80_000  # Training takes 50,000 of them, 70 % of what it is given: more is not read into memory.
 _BATCH = 4096

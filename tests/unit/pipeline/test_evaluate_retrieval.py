@@ -11,10 +11,10 @@ from lookalike.errors import BadSettings, OperatorError
 from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32
 from pipeline.evaluation import baselines
-from pipeline.evaluation.heldout import Part
-from pipeline.evaluation.judging import CEILING, CHANCE, Judgement, judged
-from pipeline.evaluation.measures import cosines
+from pipeline.evaluation.held_out import Part
+from pipeline.evaluation.metrics import cosines
 from pipeline.evaluation.policy import DEFAULT, Policy
+from pipeline.evaluation.retrieval import CEILING, CHANCE, Judgement, judged
 from server.policy import AutoPolicy
 from server.settings import GatewaySettings
 from tests.unit.pipeline.indexes import around, categories
