@@ -1,4 +1,4 @@
-"""From the columns of a foreign table to the fields of a product. Pure."""
+"""Maps the columns of a table from elsewhere to the fields of a product. Pure."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from index.storage import tags
 from lookalike.errors import BadSettings
 from pipeline.product import FIELDS
 
-_PLACE = re.compile(r"\{([^{}]+)\}")
+_PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What each field of a product is made of.
+class ColumnMapping:
+    """The columns that each field of a product is made of.
 
-    fields:    field -> columns. Several make one category path, or one text with spaces between. For tags, columns
-               that hold tags, and tags with columns in braces: "colour:{baseColour}".
-    constants: field -> its value for every product.
-    image:     the photo's name, with columns in braces: "{id}.jpg"; empty: no photos.
+    fields:    field -> columns. Several are joined to one category path, or to one text with spaces. For tags: columns
+               that hold tags, and templates with columns in braces: "colour:{baseColour}".
+    constants: field -> the same value for every product.
+    image:     template of the photo's file name, with columns in braces: "{id}.jpg"; empty: no photos.
     """
 
     fields: Mapping[str, Sequence[str]]
@@ -34,37 +34,39 @@ class Rules:
     category_depth: int = 0  # How many parts of a category are kept; 0: all.
 
     def columns(self) -> set[str]:
-        """Every column it reads."""
+        """The names of all columns that the mapping reads."""
         named = {column for name, columns in self.fields.items() if name != "tags" for column in columns}
-        in_tags = {column for part in self.fields.get("tags", ()) for column in _PLACE.findall(part) or [part]}
-        return named | in_tags | set(_PLACE.findall(self.image))
+        in_tags = {column for part in self.fields.get("tags", ()) for column in _PLACEHOLDER.findall(part) or [part]}
+        return named | in_tags | set(_PLACEHOLDER.findall(self.image))
 
-    def product(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of a product but its photo, not checked yet."""
-        made: dict[str, Any] = dict(self.constants)
+    def product_fields(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a product, not validated yet, without its photo."""
+        values: dict[str, Any] = dict(self.constants)
         for name, columns in self.fields.items():
             if name == "tags":
-                made[name] = [tag for part in columns for tag in _tags(part, record)]
+                values[name] = [tag for part in columns for tag in _tags(part, record)]
             else:
-                made[name] = self._field(name, [record.get(column) for column in columns])
-        return made
+                values[name] = self._field(name, [record.get(column) for column in columns])
+        return values
 
     def image_name(self, record: Mapping[str, Any]) -> str:
-        """What the product's photo is called; empty where a column that its name needs is."""
-        return _filled(self.image, {column: _text(record.get(column)) for column in _PLACE.findall(self.image)})
+        """The file name of the product's photo; empty if a column that it needs is empty."""
+        return _fill_template(
+            self.image, {column: _text(record.get(column)) for column in _PLACEHOLDER.findall(self.image)}
+        )
 
     def _field(self, name: str, cells: Sequence[Any]) -> Any:
         if name == "category":
-            parts = [part for cell in cells for part in _first(cell).split(self.category_separator)]
-            return category([self.category_prefix, *parts], self.category_depth)
+            parts = [part for cell in cells for part in _first_item(cell).split(self.category_separator)]
+            return category_path([self.category_prefix, *parts], self.category_depth)
         if name == "price":
-            return number(cells[0])
+            return clean_price(cells[0])
         if len(cells) == 1 and not isinstance(cells[0], str):
             return cells[0]
         return " ".join(text for text in map(_text, cells) if text)
 
 
-def mapping(
+def parse_mapping(
     fields: Sequence[str],
     constants: Sequence[str] = (),
     *,
@@ -72,22 +74,22 @@ def mapping(
     category_separator: str = "/",
     category_prefix: str = "",
     category_depth: int = 0,
-) -> Rules:
-    """From the words of a command line, "title=product_name" and "currency=INR". Raises BadSettings."""
-    columns = {name: [part.strip() for part in value.split(",")] for name, value in map(_pair, fields)}
+) -> ColumnMapping:
+    """Parse command-line options such as "title=product_name" and "currency=INR". Raises BadSettings."""
+    columns = {name: [part.strip() for part in value.split(",")] for name, value in map(_parse_pair, fields)}
     if "image" in columns:
-        raise BadSettings("--field image=…: say --image '{column}' and --images FILE instead")
+        raise BadSettings("--field image=… is not allowed: use --image '{column}' and --images FILE")
     columns.setdefault("id", ["id"])
-    stated = dict(map(_pair, constants))
-    if twice := columns.keys() & stated.keys():
-        raise BadSettings(f"{', '.join(sorted(twice))}: both a --field and a --set")
+    set_values = dict(map(_parse_pair, constants))
+    if duplicates := columns.keys() & set_values.keys():
+        raise BadSettings(f"{', '.join(sorted(duplicates))}: in both --field and --set")
     if category_depth < 0:
-        raise BadSettings(f"--category-depth {category_depth}: not 0 or more")
+        raise BadSettings(f"--category-depth {category_depth}: must be 0 or more")
     if not category_separator:
-        raise BadSettings("--category-separator: not empty")
-    return Rules(
+        raise BadSettings("--category-separator: must not be empty")
+    return ColumnMapping(
         fields=columns,
-        constants=stated,
+        constants=set_values,
         image=image,
         category_separator=category_separator,
         category_prefix=category_prefix,
@@ -95,56 +97,56 @@ def mapping(
     )
 
 
-def _pair(word: str) -> tuple[str, str]:
-    name, equals, value = word.partition("=")
+def _parse_pair(option: str) -> tuple[str, str]:
+    name, equals, value = option.partition("=")
     if not equals or not value or name not in FIELDS:
-        raise BadSettings(f"{word}: not FIELD=…, with FIELD one of {', '.join(FIELDS)}")
+        raise BadSettings(f"{option}: expected FIELD=…, with FIELD one of {', '.join(FIELDS)}")
     return name, value
 
 
-def _tags(part: str, record: Mapping[str, Any]) -> list[str]:
-    """What a part of the rule for tags makes of a product: one tag at most, or those that a column holds."""
-    if columns := _PLACE.findall(part):
-        made = [_filled(part, {column: category_name(_text(record.get(column))) for column in columns})]
+def _tags(source: str, record: Mapping[str, Any]) -> list[str]:
+    """The tags of a product from one source: at most one from a template, or all that a column holds."""
+    if columns := _PLACEHOLDER.findall(source):
+        names = [_fill_template(source, {column: category_name(_text(record.get(column))) for column in columns})]
     else:
-        cell = record.get(part)
-        made = [category_name(_text(tag)) for tag in (cell if isinstance(cell, list) else tags.split(_text(cell)))]
-    return [tag for tag in made if tag]
+        cell = record.get(source)
+        names = [category_name(_text(tag)) for tag in (cell if isinstance(cell, list) else tags.split(_text(cell)))]
+    return [tag for tag in names if tag]
 
 
-def _filled(pattern: str, values: Mapping[str, str]) -> str:
-    """The pattern with values for the columns in its braces; empty where a value is."""
-    return _PLACE.sub(lambda place: values[place[1]], pattern) if all(values.values()) else ""
+def _fill_template(template: str, values: Mapping[str, str]) -> str:
+    """Replace the columns in braces by their values; empty if any value is empty."""
+    return _PLACEHOLDER.sub(lambda placeholder: values[placeholder[1]], template) if all(values.values()) else ""
 
 
-def category(parts: Sequence[str], depth: int = 0) -> str:
-    """One path of lower-case names: "Shoes / Men's Shoes" in two parts is "shoes/men's-shoes"."""
+def category_path(parts: Sequence[str], depth: int = 0) -> str:
+    """Join parts to one path of lower-case names: "Shoes" and "Men's Shoes" give "shoes/men's-shoes"."""
     names = [name for part in parts for name in [category_name(part)] if name]
     return "/".join(names[:depth] if depth else names)
 
 
 def category_name(text: str) -> str:
-    """NFKC, lower case, no space around it, "-" for every run of spaces and slashes in it."""
+    """Normalise one name of a path: NFKC, lower case, stripped, "-" for every run of spaces and slashes."""
     return re.sub(r"[\s/]+", "-", unicodedata.normalize("NFKC", text).strip(" \t\r\n/").lower())
 
 
-# Commas between thousands, or as in India between lakhs; "12,50" and "1.299,00" are left to be refused.
-_DECORATED = re.compile(r"[^\d+\-.,]*([+-]?(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)(?:\.\d+)?)[^\d.,]*")
+# Commas between thousands, or between lakhs as in India. "12,50" and "1.299,00" do not match and are refused later.
+_FORMATTED_PRICE = re.compile(r"[^\d+\-.,]*([+-]?(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)(?:\.\d+)?)[^\d.,]*")
 
 
-def number(cell: Any) -> Any:
-    """A price without its currency's sign and its thousands' commas, else what it is: "₹ 1,299.00" is "1299.00"."""
+def clean_price(cell: Any) -> Any:
+    """Remove currency signs and thousands separators from a price: "₹ 1,299.00" gives "1299.00". Else unchanged."""
     text = _text(cell)
-    found = _DECORATED.fullmatch(re.sub(r"(?i)rs\.", "", text))
-    return found[1].replace(",", "") if found else text
+    match = _FORMATTED_PRICE.fullmatch(re.sub(r"(?i)rs\.", "", text))
+    return match[1].replace(",", "") if match else text
 
 
 def _text(cell: Any) -> str:
     return "" if cell is None else str(cell).strip()
 
 
-def _first(cell: Any) -> str:
-    """A cell that is a JSON list stands for its first item: '["Home >> Lamps"]'."""
+def _first_item(cell: Any) -> str:
+    """The text of a cell; of a JSON list such as '["Home >> Lamps"]' its first item."""
     text = _text(cell[0] if isinstance(cell, list) and cell else cell)
     if not text.startswith("["):
         return text

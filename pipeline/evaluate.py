@@ -33,7 +33,7 @@ from pipeline.evaluation.metrics import Scores, cosines
 from pipeline.evaluation.policy import DEFAULT, Policy
 from pipeline.evaluation.report import Findings, Run
 from pipeline.evaluation.retrieval import AUTO, Judgement, judged
-from pipeline.product import Bad, Reject
+from pipeline.product import BadRow, RejectedRow
 
 MAX_SAMPLE = 20_000  # All are ranked for each: 20,000 take minutes, and intervals are narrow long before.
 RANDOM, WORDS, UNTRAINED = "random vectors", "TF-IDF of titles", "untrained MobileNet"
@@ -109,7 +109,7 @@ def _photos(directory: Path, held: HeldOut) -> tuple[list[Path | None], list[str
     named = {
         item[1].id: directory / item[1].image
         for item in catalogue.read(directory)
-        if not isinstance(item, Reject) and item[1].image
+        if not isinstance(item, RejectedRow) and item[1].image
     }
     photos = [named.get(product.id) for product in held.judged.products]
     lacking = sum(photo is None for photo in photos)
@@ -149,7 +149,7 @@ def _untrained(photos: Sequence[Path | None], notes: list[str], environ: Mapping
         with counting("encoding photos without training", total=len(having)) as count:
             given = [photo for photo in photos if photo is not None]
             vectors, encoder = baselines.untrained_vectors(given, environ, seed=seed, count=count)
-    except Bad as bad:
+    except BadRow as bad:
         raise BadCatalogue(f"the catalogue has changed since the index was built: {bad}") from bad
     notes.append(f"{UNTRAINED}: `{encoder}`, of the same photos.")
     every: F32 = np.zeros((len(photos), vectors.shape[1]), dtype=np.float32)

@@ -1,4 +1,7 @@
-"""Photos to vectors in batches, a bounded number of them under way; what is known is not encoded again."""
+"""Encodes photos with a model server, in batches and a few at a time; stored vectors are not computed again.
+
+Calls the model server, and writes the feature store.
+"""
 
 from __future__ import annotations
 
@@ -16,67 +19,69 @@ from encoders.types import Encoded
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
-from pipeline.feature_store import Features
+from pipeline.feature_store import FeatureStore
 from pipeline.photos import Photo
 
 Pixels = npt.NDArray[np.uint8]  # (n, 224, 224, 3)
 Encode = Callable[[Pixels], Awaitable[Encoded]]
 
 BATCH = 16
-IN_FLIGHT = 2  # While the model works on one batch, the next one is on its way.
-TRIES = 7
-FIRST_PAUSE_S = 0.25  # Doubled each time: 16 seconds in all, in which a server restarts.
-_CALL_S = 60.0
+MAX_IN_FLIGHT = 2  # Batches: while the model computes one, the next is sent.
+ATTEMPTS = 7
+FIRST_PAUSE_S = 0.25  # Before the second attempt, then doubled: 16 seconds in all, in which a server restarts.
+_TIMEOUT_S = 60.0
 
 
 @asynccontextmanager
-async def served(address: str, *, version: int = 0, label: str = "") -> AsyncIterator[Encode]:
-    """The encoder of a model server or TF-Serving at host:port.
+async def connect_encoder(address: str, *, version: int = 0, label: str = "") -> AsyncIterator[Encode]:
+    """Connect to the image encoder of a model server or TF-Serving at host:port.
 
-    version, label: of the model, to keep to; neither: the latest there is. Both: BadSettings.
+    version, label: pin a version of the model; neither: the latest. Both: BadSettings.
     """
     async with aio_channel(address) as channel:
         encoder = ImageEncoder(channel, version=version, label=label)
 
         async def encode(pixels: Pixels) -> Encoded:
-            return await encoder.encode(pixels, Deadline.after(_CALL_S))
+            return await encoder.encode(pixels, Deadline.after(_TIMEOUT_S))
 
         yield encode
 
 
 async def probe(encode: Encode) -> Encoded:
-    """What the encoder makes of one black picture: its fingerprint, its dimension, and that it answers."""
-    return await patiently(encode, np.zeros((1, SIDE_PX, SIDE_PX, 3), np.uint8))
+    """Encode one black picture: gives the encoder's fingerprint and dimension, and shows that it answers."""
+    return await encode_with_retries(encode, np.zeros((1, SIDE_PX, SIDE_PX, 3), np.uint8))
 
 
-async def patiently(encode: Encode, pixels: Pixels) -> Encoded:
-    """Encode, and try again for a while where the encoder is busy or away. Raises what its last failure raised."""
-    for number in itertools.count(1):
+async def encode_with_retries(encode: Encode, pixels: Pixels) -> Encoded:
+    """Encode; retry if the encoder is overloaded or unreachable. Raises the error of the last attempt."""
+    for attempt in itertools.count(1):
         try:
             return await encode(pixels)
         except (Overloaded, Unavailable, DeadlineExceeded):
-            if number == TRIES:
+            if attempt == ATTEMPTS:
                 raise
-            await asyncio.sleep(FIRST_PAUSE_S * 2 ** (number - 1))
+            await asyncio.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
     raise AssertionError("counting ends")
 
 
-async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Features, encoder: str) -> int:
-    """Encode the photos that have pixels and keep their vectors; how many there were.
+async def encode_photos(encode: Encode, photos: Iterable[Photo], features: FeatureStore, encoder: str) -> int:
+    """Encode and store the photos that have pixels. Returns how many were encoded.
 
-    photos: taken on a thread, as far as there is room. What was encoded is kept whatever happens.
-    Raises OperatorError where the model is exchanged meanwhile: one index has vectors of one encoder.
+    photos: read on a thread, no faster than they are encoded. Encoded photos stay stored whatever happens.
+    Raises OperatorError if the model changes meanwhile: all vectors of an index are of one encoder.
     """
-    slots, encoded = asyncio.Semaphore(IN_FLIGHT), 0
+    slots, encoded = asyncio.Semaphore(MAX_IN_FLIGHT), 0
 
     async def run(batch: list[Photo]) -> None:
         try:
-            answer = await patiently(encode, np.stack([photo.pixels for photo in batch if photo.pixels is not None]))
+            response = await encode_with_retries(
+                encode, np.stack([photo.pixels for photo in batch if photo.pixels is not None])
+            )
         finally:
             slots.release()
-        if answer.encoder != encoder:
-            raise OperatorError(f"the image model changed from {encoder} to {answer.encoder}: run the update again")
-        features.add([photo.digest for photo in batch], answer.vectors)
+        if response.encoder != encoder:
+            raise OperatorError(f"the image model changed from {encoder} to {response.encoder}: run the update again")
+        features.add([photo.digest for photo in batch], response.vectors)
 
     batches = _batches(photos, features)
     try:
@@ -86,20 +91,20 @@ async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Featu
                 encoded += len(batch)
                 calls.create_task(run(batch))
     except* Exception as errors:
-        raise _first(errors) from None
+        raise _first_error(errors) from None
     finally:
         features.flush()
     return encoded
 
 
-def _batches(photos: Iterable[Photo], features: Features) -> Iterator[list[Photo]]:
-    """Sixteen at a time, of each picture one."""
-    taken: set[str] = set()
+def _batches(photos: Iterable[Photo], features: FeatureStore) -> Iterator[list[Photo]]:
+    """Batches of photos that are not stored yet, each photo once."""
+    seen: set[str] = set()
     batch: list[Photo] = []
     for photo in photos:
-        if photo.pixels is None or photo.digest in taken or photo.digest in features:
+        if photo.pixels is None or photo.digest in seen or photo.digest in features:
             continue
-        taken.add(photo.digest)
+        seen.add(photo.digest)
         batch.append(photo)
         if len(batch) == BATCH:
             yield batch
@@ -108,7 +113,7 @@ def _batches(photos: Iterable[Photo], features: Features) -> Iterator[list[Photo
         yield batch
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

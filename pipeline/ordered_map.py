@@ -1,4 +1,4 @@
-"""A bounded map over threads that keeps the order. For work that leaves Python's lock, as decoding photos does."""
+"""A bounded parallel map over threads that keeps the order. For work that releases the GIL, such as decoding photos."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ordered(
+def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
 ) -> Iterator[tuple[Item, Result]]:
-    """(item, function(item)) in the order of `items`, of which at most `ahead` are taken before their result is."""
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    """Yield (item, function(item)) in the order of `items`; at most `ahead` items are in progress or not yet taken."""
+    pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
-                waiting.append((item, pool.submit(function, item)))
-                if len(waiting) >= ahead:
-                    yield _first(waiting)
-            while waiting:
-                yield _first(waiting)
+                pending.append((item, pool.submit(function, item)))
+                if len(pending) >= ahead:
+                    yield _pop_first(pending)
+            while pending:
+                yield _pop_first(pending)
         finally:
-            for _, future in waiting:
+            for _, future in pending:
                 future.cancel()
 
 
-def _first(waiting: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Result]:
-    item, future = waiting.popleft()
+def _pop_first(pending: deque[tuple[Item, Future[Result]]]) -> tuple[Item, Result]:
+    item, future = pending.popleft()
     return item, future.result()

@@ -1,4 +1,4 @@
-"""Photo and title vectors to product vectors, by an encoder trained on the catalogue's labels. Reads, writes files."""
+"""Trains the product encoder on a catalogue's labels and fuses photo and text vectors with it. Does file I/O."""
 
 from __future__ import annotations
 
@@ -13,85 +13,90 @@ from encoders.product.model import FORMAT, ProductModel, checked
 from encoders.product.train import Examples, train
 from index.building.build import SpaceVectors
 from lookalike.vectors import F32, I64
-from pipeline.product import Row
-from pipeline.training_cache import once
+from pipeline.product import CatalogueProduct
+from pipeline.training_cache import train_once
 
-MOST_EXAMPLES = 80_000  # Training takes 50,000 of them, 70 % of what it is given: more is not read into memory.
+MAX_EXAMPLES = 80_000  # Bounds memory. Training uses 70 % of the examples, at most 50,000.
 _BATCH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sides:
-    """The photo vectors and the title vectors of a catalogue."""
+class ModalityVectors:
+    """The photo vectors and the text vectors of a catalogue, each with the catalogue rows that they belong to."""
 
     image: SpaceVectors
     text: SpaceVectors
 
-    def both(self) -> I64:
-        """The rows of the catalogue that have both, rising."""
+    def rows_with_both(self) -> I64:
+        """The catalogue rows with both vectors, in ascending order."""
         return np.intersect1d(self.image.rows, self.text.rows)
 
-    def either(self) -> I64:
+    def rows_with_either(self) -> I64:
+        """The catalogue rows with at least one vector, in ascending order."""
         return np.union1d(self.image.rows, self.text.rows)
 
 
-def trained(sides: Sides, rows: Sequence[Row], directory: Path, *, seed: int) -> tuple[Path, bool]:
-    """DIRECTORY/<fingerprint>, the encoder trained on these products, and whether it had to be trained.
+def train_product_encoder(
+    inputs: ModalityVectors, products: Sequence[CatalogueProduct], directory: Path, *, seed: int
+) -> tuple[Path, bool]:
+    """Train an encoder on these products, unless it is cached.
 
-    Raises NotBetter where it is not worth having.
+    Returns DIRECTORY/<fingerprint>, and whether it was trained now.
+    Raises NotBetter if its vectors are no better than those of photos or of texts alone.
     """
-    examples = _examples(sides, rows, seed)
-    return once(
+    examples = _examples(inputs, products, seed)
+    return train_once(
         directory,
-        _inputs(examples, seed),
+        _inputs_digest(examples, seed),
         train=lambda staged: train(examples, staged, seed=seed),
         check=checked,
     )
 
 
-def fused(sides: Sides, model: ProductModel, scratch: Path) -> SpaceVectors:
-    """A vector for each product that has a photo or a title, in a file that is mapped."""
-    rows = sides.either()
+def fuse(inputs: ModalityVectors, model: ProductModel, scratch: Path) -> SpaceVectors:
+    """Compute the vector of each product that has a photo or a text, memory-mapped from the new file `scratch`."""
+    rows = inputs.rows_with_either()
     vectors = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float32, shape=(len(rows), model.dim))
     for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
-        vectors[start : start + _BATCH] = model.encode(_taken(sides.image, part), _taken(sides.text, part))
-    filled = np.flatnonzero(vectors.any(axis=1))  # A photo and a title that are average in every way give zeros.
-    kept: F32 = vectors if len(filled) == len(rows) else vectors[filled]
-    return SpaceVectors(encoder=model.fingerprint, vectors=kept, rows=rows[filled])
+        batch = rows[start : start + _BATCH]
+        images, texts = _vectors_or_zeros(inputs.image, batch), _vectors_or_zeros(inputs.text, batch)
+        vectors[start : start + _BATCH] = model.encode(images, texts)
+    nonzero = np.flatnonzero(vectors.any(axis=1))  # A photo and a text that are average in every way give zeros.
+    kept: F32 = vectors if len(nonzero) == len(rows) else vectors[nonzero]
+    return SpaceVectors(encoder=model.fingerprint, vectors=kept, rows=rows[nonzero])
 
 
-def _examples(sides: Sides, rows: Sequence[Row], seed: int) -> Examples:
-    chosen = sides.both()
-    if len(chosen) > MOST_EXAMPLES:
-        chosen = np.sort(np.random.default_rng(seed).choice(chosen, MOST_EXAMPLES, replace=False))
-    taken = [rows[row] for row in chosen]
+def _examples(inputs: ModalityVectors, products: Sequence[CatalogueProduct], seed: int) -> Examples:
+    rows = inputs.rows_with_both()
+    if len(rows) > MAX_EXAMPLES:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_EXAMPLES, replace=False))
+    sample = [products[row] for row in rows]
     return Examples(
-        ids=[row.id for row in taken],
-        categories=[row.category for row in taken],
-        tags=[row.tags for row in taken],
-        images=_taken(sides.image, chosen),
-        texts=_taken(sides.text, chosen),
-        image_encoder=sides.image.encoder,
-        text_encoder=sides.text.encoder,
+        ids=[product.id for product in sample],
+        categories=[product.category for product in sample],
+        tags=[product.tags for product in sample],
+        images=_vectors_or_zeros(inputs.image, rows),
+        texts=_vectors_or_zeros(inputs.text, rows),
+        image_encoder=inputs.image.encoder,
+        text_encoder=inputs.text.encoder,
     )
 
 
-def _taken(space: SpaceVectors, rows: I64) -> F32:
-    """(len(rows), dim): the unit vectors of rows of the catalogue, zeros for those that have none."""
+def _vectors_or_zeros(space: SpaceVectors, rows: I64) -> F32:
+    """The unit vectors of catalogue rows as (len(rows), dim) float32; zeros for rows without a vector."""
     order = np.argsort(space.rows, kind="stable")
-    places = np.minimum(np.searchsorted(space.rows, rows, sorter=order), max(len(order) - 1, 0))
-    taken = np.zeros((len(rows), space.vectors.shape[1]), dtype=np.float32)
+    positions = np.minimum(np.searchsorted(space.rows, rows, sorter=order), max(len(order) - 1, 0))
+    vectors = np.zeros((len(rows), space.vectors.shape[1]), dtype=np.float32)
     if len(order):
-        there = space.rows[order[places]] == rows
-        taken[there] = space.vectors[order[places[there]]]
-    return taken
+        found = space.rows[order[positions]] == rows
+        vectors[found] = space.vectors[order[positions[found]]]
+    return vectors
 
 
-def _inputs(examples: Examples, seed: int) -> str:
+def _inputs_digest(examples: Examples, seed: int) -> str:
     digest = blake2b(f"{FORMAT} {seed} {examples.image_encoder} {examples.text_encoder}".encode(), digest_size=16)
-    for each in zip(examples.ids, examples.categories, examples.tags, strict=True):
-        digest.update(repr(each).encode())
+    for labelled in zip(examples.ids, examples.categories, examples.tags, strict=True):
+        digest.update(repr(labelled).encode())
     for vectors in (examples.images, examples.texts):
         digest.update(np.ascontiguousarray(vectors).data)
     return digest.hexdigest()

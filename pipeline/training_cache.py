@@ -1,6 +1,7 @@
-"""Encoders trained once on the same inputs: DIRECTORY/<fingerprint>, and a note of what was trained on what.
+"""Caches trained encoders by a digest of their training inputs. Reads and writes files.
 
-One training at a time in a directory: others wait for it. What a training that was killed left is removed by the next.
+DIRECTORY/<fingerprint>/ is an encoder; DIRECTORY/trained-<inputs>.json names the encoder trained on those inputs. One
+training at a time runs in a directory, others wait. Files that a killed training left are removed by the next.
 """
 
 from __future__ import annotations
@@ -11,28 +12,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lookalike.errors import BadArtifact
-from pipeline.update_lock import locked
+from pipeline.update_lock import lock_directory
 
 
-def once(
+def train_once(
     directory: Path, inputs: str, *, train: Callable[[Path], str], check: Callable[[Path], object]
 ) -> tuple[Path, bool]:
-    """The artifact that was trained on the same inputs, else the one that is trained now, and whether it was.
+    """Return the artifact trained on these inputs, training it if it is not cached, and whether it was trained now.
 
-    inputs: a digest of all that decides the outcome. train: writes the artifact to a new folder, returns its
-    fingerprint; what it raises leaves nothing behind. check: raises BadArtifact for a folder that is not whole; one
-    that is there and is not is written anew. Raises OperatorError where the directory cannot be written.
+    inputs: digest of everything that determines the result. train: writes the artifact to a new directory and returns
+    its fingerprint; if it raises, nothing is cached. check: raises BadArtifact for an incomplete or damaged artifact,
+    which is then trained again. Raises OperatorError if the directory cannot be written.
     """
     note = directory / f"trained-{inputs}.json"
-    if (artifact := _trained_before(note, check)) is not None:
+    if (artifact := _cached(note, check)) is not None:
         return artifact, False
-    with locked(directory, wait=True):
-        if (artifact := _trained_before(note, check)) is not None:
-            return artifact, False  # While this one waited.
+    with lock_directory(directory, wait=True):
+        if (artifact := _cached(note, check)) is not None:
+            return artifact, False  # Trained by another process while this one waited.
         staged = directory / ".training"
         shutil.rmtree(staged, ignore_errors=True)
         artifact = directory / train(staged)
-        if _is_whole(artifact, check):
+        if _is_valid(artifact, check):
             shutil.rmtree(staged)
         else:
             shutil.rmtree(artifact, ignore_errors=True)
@@ -43,15 +44,15 @@ def once(
         return artifact, True
 
 
-def _trained_before(note: Path, check: Callable[[Path], object]) -> Path | None:
+def _cached(note: Path, check: Callable[[Path], object]) -> Path | None:
     try:
         artifact: Path = note.parent / json.loads(note.read_text(encoding="utf-8"))["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return artifact if _is_whole(artifact, check) else None
+    return artifact if _is_valid(artifact, check) else None
 
 
-def _is_whole(artifact: Path, check: Callable[[Path], object]) -> bool:
+def _is_valid(artifact: Path, check: Callable[[Path], object]) -> bool:
     try:
         check(artifact)
     except BadArtifact:

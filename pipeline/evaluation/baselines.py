@@ -15,8 +15,8 @@ from lookalike.local.supervisor import Supervisor
 from lookalike.vectors import F32, normalised
 from pipeline import image_encoding
 from pipeline.evaluation.metrics import Scores
-from pipeline.ordered_map import ordered
-from pipeline.photos import opened
+from pipeline.ordered_map import ordered_map
+from pipeline.photos import open_photo
 from pipeline.update import model_server
 
 _RANDOM_DIM = 64
@@ -65,13 +65,13 @@ def untrained_vectors(
 async def _encoded(photos: Sequence[Path], address: str, count: Callable[[], Any]) -> tuple[F32, str]:
     vectors: list[F32] = []
     encoder = ""
-    async with image_encoding.served(address) as encode:
+    async with image_encoding.connect_encoder(address) as encode:
         for start in range(0, len(photos), image_encoding.BATCH):
-            decoded = ordered(
-                opened, photos[start : start + image_encoding.BATCH], workers=_DECODERS, ahead=image_encoding.BATCH
+            decoded = ordered_map(
+                open_photo, photos[start : start + image_encoding.BATCH], workers=_DECODERS, ahead=image_encoding.BATCH
             )
             pixels = [photo.pixels for _, photo in decoded if photo.pixels is not None]
-            answer = await image_encoding.patiently(encode, np.stack(pixels))
+            answer = await image_encoding.encode_with_retries(encode, np.stack(pixels))
             vectors.append(answer.vectors)
             encoder = answer.encoder
             for _ in pixels:

@@ -174,9 +174,9 @@ def _tile(photo: Path | None, frame: str) -> Image.Image:
 
 def _thumbnail(photo: Path | None, side_px: int) -> Image.Image:
     """The photo as the image encoder sees it, smaller; grey where there is none."""
-    from pipeline.photos import opened
+    from pipeline.photos import open_photo
 
-    if photo is None or (pixels := opened(photo).pixels) is None:
+    if photo is None or (pixels := open_photo(photo).pixels) is None:
         return Image.new("RGB", (side_px, side_px), "#dddddd")
     return Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.LANCZOS)
 

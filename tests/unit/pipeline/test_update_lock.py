@@ -1,4 +1,4 @@
-"""A folder for one process at a time."""
+"""Locking a directory for one update at a time."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from pathlib import Path
 import pytest
 
 from lookalike.errors import OperatorError
-from pipeline.update_lock import locked
+from pipeline.update_lock import lock_directory
 
 
-def test_one_update_at_a_time(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(OperatorError, match="another update"), locked(tmp_path):
+def test_a_second_update_in_a_locked_directory_is_refused(tmp_path: Path) -> None:
+    with lock_directory(tmp_path), pytest.raises(OperatorError, match="another update"), lock_directory(tmp_path):
         pass
-    with locked(tmp_path):
+    with lock_directory(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("below", ["", "in/it"])
-def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path, below: str) -> None:
+@pytest.mark.parametrize("subdirectory", ["", "in/it"])
+def test_the_error_of_a_directory_that_cannot_be_made_names_it(tmp_path: Path, subdirectory: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OperatorError, match=r"file.* cannot be written"), locked(tmp_path / "file" / below):
+    with (
+        pytest.raises(OperatorError, match=r"file.* cannot be written"),
+        lock_directory(tmp_path / "file" / subdirectory),
+    ):
         pass
