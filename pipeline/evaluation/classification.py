@@ -1,7 +1,7 @@
-"""How well the category is told: by the product encoder's classifier, and by the votes of neighbours. Pure.
+"""Evaluates how well categories are predicted: by the product encoder's classifier, and by votes of neighbours. Pure.
 
-Both learn from the same products and choose the thresholds below which they abstain by the same others; both are
-judged on held-out products, those of a category that neither could know among them.
+Both use the same training products, and choose the thresholds below which they abstain on the same calibration
+products. Test products of a category that no training product has count as errors.
 """
 
 from __future__ import annotations
@@ -17,132 +17,144 @@ from encoders.product.fusion import Kind
 from encoders.product.model import ProductModel
 from encoders.quality import Bin, expected_calibration_error, reliability, voted
 from lookalike.vectors import F32
-from pipeline.evaluation.held_out import HeldOut, Part
-from pipeline.evaluation.metrics import Average, averages
+from pipeline.evaluation.held_out import EvaluationData, ProductSample
+from pipeline.evaluation.metrics import Average, average_metrics
 
 Flags = npt.NDArray[np.bool_]
 
-ASKED = (0.8, 0.9, 0.95, 0.99)
+TARGET_PRECISIONS = (0.8, 0.9, 0.95, 0.99)
 NEIGHBOURS = 10
-KINDS = {"photo and title": Kind.BOTH, "photo alone": Kind.IMAGE, "title alone": Kind.TEXT}
+QUERY_KINDS = {"photo and title": Kind.BOTH, "photo alone": Kind.IMAGE, "title alone": Kind.TEXT}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Abstention:
-    """Answering only from a confidence on."""
+class AbstentionPoint:
+    """The coverage and precision of answers whose confidence reaches the threshold for a target precision."""
 
-    precision: float  # That was asked for.
-    threshold: float  # That promised it; NEVER: none did.
-    answered: float  # Share of the judged products.
-    right: float  # Share of the answers; 0 where there are none.
+    target_precision: float
+    threshold: float  # Chosen on calibration products; NEVER: no threshold reaches the target.
+    coverage: float  # Share of the test products that are answered.
+    precision: float  # Share of the answers that are right; 0 if there are none.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What one way of telling the category makes of the judged products."""
+class ClassifierQuality:
+    """The quality of one method to predict categories."""
 
     accuracy: Average
     calibration_error: float
     bins: Sequence[Bin]
-    abstentions: Sequence[Abstention]
+    abstention_points: Sequence[AbstentionPoint]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification:
-    judged: int  # Held-out products with a category.
-    voters: int
-    unknown: int  # Judged products of a category that no voter has.
-    unpredicted: int  # Judged products of a category that the classifier does not know.
-    ways: dict[str, Told]
+class ClassificationEvaluation:
+    """The quality of each method to predict categories, on the same test products."""
+
+    test_products: int  # Those with a category.
+    train_products: int  # Those with a category.
+    unseen_category: int  # Test products of a category that no training product has.
+    unknown_to_classifier: int  # Test products of a category that the classifier does not know.
+    methods: dict[str, ClassifierQuality]
 
 
-def classified(held: HeldOut, model: ProductModel | None, *, seed: int) -> Classification | None:
-    """None where there is no category to learn, or none to judge by."""
-    judged, voters = _categories(held.judged), _categories(held.voters)
-    has, votes = np.array([bool(name) for name in judged]), np.array([bool(name) for name in voters])
-    if not has.any() or not votes.any():
+def evaluate_classification(
+    data: EvaluationData, model: ProductModel | None, *, seed: int
+) -> ClassificationEvaluation | None:
+    """Evaluate the classifier of `model`, if given, and votes of neighbours in each space.
+
+    None if no training product or no test product has a category.
+    """
+    test, train = _categories(data.test), _categories(data.train)
+    in_test, in_train = np.array([bool(name) for name in test]), np.array([bool(name) for name in train])
+    if not in_test.any() or not in_train.any():
         return None
-    codes = np.unique(judged, return_inverse=True)[1][has]
-    ways: dict[str, Told] = {}
+    codes = np.unique(test, return_inverse=True)[1][in_test]
+    methods: dict[str, ClassifierQuality] = {}
     if model is not None:
-        for name, kind in KINDS.items():
-            confidences, right = _guessed(model, kind, held.judged)
-            threshold = _thresholds_of_model(model, kind)
-            ways[f"classifier, {name}"] = _told(confidences[has], right[has], codes, threshold, seed)
-    for space in held.encoders:
-        confidences, right = _voted(held, space, held.judged, votes)
-        threshold = _thresholds(*_voted(held, space, held.calibrating, votes))
-        ways[f"{NEIGHBOURS} neighbours, {space}"] = _told(confidences[has], right[has], codes, threshold, seed)
-    known = set(voters)
-    return Classification(
-        judged=int(has.sum()),
-        voters=int(votes.sum()),
-        unknown=sum(bool(name) and name not in known for name in judged),
-        unpredicted=sum(bool(name) and name not in set(model.categories) for name in judged) if model else 0,
-        ways=ways,
+        for name, kind in QUERY_KINDS.items():
+            confidences, correct = _classifier_predictions(model, kind, data.test)
+            threshold = _classifier_thresholds(model, kind)
+            methods[f"classifier, {name}"] = _quality(confidences[in_test], correct[in_test], codes, threshold, seed)
+    for space in data.encoders:
+        confidences, correct = _neighbour_predictions(data, space, data.test, in_train)
+        threshold = _chosen_thresholds(*_neighbour_predictions(data, space, data.calibration, in_train))
+        method = f"{NEIGHBOURS} neighbours, {space}"
+        methods[method] = _quality(confidences[in_test], correct[in_test], codes, threshold, seed)
+    seen = set(train)
+    return ClassificationEvaluation(
+        test_products=int(in_test.sum()),
+        train_products=int(in_train.sum()),
+        unseen_category=sum(bool(name) and name not in seen for name in test),
+        unknown_to_classifier=sum(bool(name) and name not in set(model.categories) for name in test) if model else 0,
+        methods=methods,
     )
 
 
-def inputs(part: Part, kind: Kind) -> tuple[F32, F32]:
-    """Photo and title vectors of products, zeros for what the kind lacks."""
-    images, texts = part.vectors["image"], part.vectors["text"]
+def query_vectors(sample: ProductSample, kind: Kind) -> tuple[F32, F32]:
+    """The photo and title vectors of products, zeros for the side that the kind of query leaves out."""
+    images, texts = sample.vectors["image"], sample.vectors["text"]
     return (
         np.zeros_like(images) if kind is Kind.TEXT else images,
         np.zeros_like(texts) if kind is Kind.IMAGE else texts,
     )
 
 
-def _categories(part: Part) -> list[str]:
-    return [product.category for product in part.products]
+def _categories(sample: ProductSample) -> list[str]:
+    return [product.category for product in sample.products]
 
 
-def _guessed(model: ProductModel, kind: Kind, part: Part) -> tuple[F32, Flags]:
-    """The classifier's confidence in its first category (n,), and whether it is the right one."""
-    guesses = model.classify(*inputs(part, kind), limit=1, precision=ASKED[0])
+def _classifier_predictions(model: ProductModel, kind: Kind, sample: ProductSample) -> tuple[F32, Flags]:
+    """The classifier's confidence in its first category, and whether that is correct; (n,) each."""
+    guesses = model.classify(*query_vectors(sample, kind), limit=1, precision=TARGET_PRECISIONS[0])
     confidences = np.array([0.0 if guess is None else guess.probabilities[0] for guess in guesses], np.float32)
-    told = ["" if guess is None else guess.categories[0] for guess in guesses]
-    return confidences, _right(told, part)
+    predicted = ["" if guess is None else guess.categories[0] for guess in guesses]
+    return confidences, _is_correct(predicted, sample)
 
 
-def _voted(held: HeldOut, space: str, part: Part, votes: Flags) -> tuple[F32, Flags]:
-    """The share of the nearest voters that have the category of most of them, and whether it is right; (n,) each."""
-    labels = [name for name, counts in zip(_categories(held.voters), votes, strict=True) if counts]
-    told, shares = voted(part.vectors[space], held.voters.vectors[space][votes], labels, NEIGHBOURS)
-    return shares.astype(np.float32), _right(told, part)
+def _neighbour_predictions(
+    data: EvaluationData, space: str, sample: ProductSample, in_train: Flags
+) -> tuple[F32, Flags]:
+    """The share of votes for the category that most neighbours have, and whether that is correct; (n,) each."""
+    labels = [name for name, votes in zip(_categories(data.train), in_train, strict=True) if votes]
+    predicted, shares = voted(sample.vectors[space], data.train.vectors[space][in_train], labels, NEIGHBOURS)
+    return shares.astype(np.float32), _is_correct(predicted, sample)
 
 
-def _right(told: Sequence[str], part: Part) -> Flags:
-    return np.array([name == own for name, own in zip(told, _categories(part), strict=True)], dtype=np.bool_)
+def _is_correct(predicted: Sequence[str], sample: ProductSample) -> Flags:
+    return np.array([name == own for name, own in zip(predicted, _categories(sample), strict=True)], dtype=np.bool_)
 
 
-def _thresholds_of_model(model: ProductModel, kind: Kind) -> Callable[[float], float]:
+def _classifier_thresholds(model: ProductModel, kind: Kind) -> Callable[[float], float]:
     return lambda precision: model.classifier.threshold(kind, precision)
 
 
-def _thresholds(confidences: F32, right: Flags) -> Callable[[float], float]:
-    """Chosen as the classifier's are."""
-    found = thresholds_of(confidences, right)
-    return lambda precision: float(found[np.searchsorted(PRECISIONS, precision - 1e-9)])
+def _chosen_thresholds(confidences: F32, correct: Flags) -> Callable[[float], float]:
+    """Thresholds by target precision, chosen in the same way as the classifier's."""
+    thresholds = thresholds_of(confidences, correct)
+    return lambda precision: float(thresholds[np.searchsorted(PRECISIONS, precision - 1e-9)])
 
 
-def _told(
-    confidences: F32, right: Flags, codes: npt.NDArray[np.int64], threshold: Callable[[float], float], seed: int
-) -> Told:
-    (accuracy,) = averages(right[None].astype(np.float64), codes, seed)
-    return Told(
+def _quality(
+    confidences: F32, correct: Flags, codes: npt.NDArray[np.int64], threshold: Callable[[float], float], seed: int
+) -> ClassifierQuality:
+    (accuracy,) = average_metrics(correct[None].astype(np.float64), codes, seed)
+    return ClassifierQuality(
         accuracy=accuracy.micro,
-        calibration_error=expected_calibration_error(confidences, right),
-        bins=reliability(confidences, right),
-        abstentions=[abstention(confidences, right, precision, threshold(precision)) for precision in ASKED],
+        calibration_error=expected_calibration_error(confidences, correct),
+        bins=reliability(confidences, correct),
+        abstention_points=[
+            abstention_point(confidences, correct, target, threshold(target)) for target in TARGET_PRECISIONS
+        ],
     )
 
 
-def abstention(confidences: F32, right: Flags, precision: float, threshold: float) -> Abstention:
-    """What answers (n,) of a confidence from the threshold on come to."""
-    answered = confidences >= np.float32(threshold) if threshold < NEVER else np.zeros_like(right)
-    return Abstention(
-        precision=precision,
+def abstention_point(confidences: F32, correct: Flags, target_precision: float, threshold: float) -> AbstentionPoint:
+    """Measure the predictions (n,) whose confidence is at least the threshold."""
+    answered = confidences >= np.float32(threshold) if threshold < NEVER else np.zeros_like(correct)
+    return AbstentionPoint(
+        target_precision=target_precision,
         threshold=threshold,
-        answered=float(answered.mean()),
-        right=float(right[answered].mean()) if answered.any() else 0.0,
+        coverage=float(answered.mean()),
+        precision=float(correct[answered].mean()) if answered.any() else 0.0,
     )

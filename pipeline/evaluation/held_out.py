@@ -1,7 +1,7 @@
-"""The products that a report judges, and those that may vote on them. Reads an index, memory-mapped.
+"""Reads the products of an index for evaluation: held-out test products, training and calibration products.
 
-Judged are held-out products alone (`encoders.splits`), as queries and as neighbours, and only those that have a
-vector in every space: all spaces are then measured on the same products.
+Reads an index, memory-mapped. Only held-out products (`encoders.splits`) are test products, as queries and as
+neighbours, and only those with a vector in every space, so that all spaces are measured on the same products.
 """
 
 from __future__ import annotations
@@ -21,76 +21,82 @@ from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, I64
 
-# At most so many vote, and choose thresholds: 80 MB of 1,024-d vectors, whatever the index has.
-VOTERS, CALIBRATING = 20_000, 5_000
+# Bounds memory, whatever the size of the index: 80 MB of 1,024-d training vectors.
+MAX_TRAIN, MAX_CALIBRATION = 20_000, 5_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Part:
-    """Some products by rising id, and for each space their vectors (n, dim) float32, rows of unit norm."""
+class ProductSample:
+    """Products in ascending order of id, and their vectors in each space (n, dim) float32, rows of unit norm."""
 
     products: Sequence[Product]
     vectors: Mapping[str, F32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HeldOut:
+class EvaluationData:
+    """The products of one version of an index that an evaluation uses, and counts of them."""
+
     version: str
     encoders: Mapping[str, str]  # The fingerprint of each space's encoder; spaces in the order of the contract.
-    products: int  # In the index.
-    held_out: int  # Of these.
-    lacking: Mapping[str, int]  # Held-out products without a vector in a space.
-    complete: int  # Held-out products with a vector in every space: judged are these, or a sample of them.
-    judged: Part
-    # With a vector in every space too, or samples of these:
-    voters: Part  # Products to learn from.
-    calibrating: Part  # Products to choose thresholds by.
-    known: Mapping[str, int]  # Judged products with the very vector of a voter in a space: the same photo, or title.
+    product_count: int  # In the index.
+    held_out_count: int  # Of these.
+    missing_vectors: Mapping[str, int]  # Held-out products without a vector, by space.
+    complete_count: int  # Held-out products with a vector in every space.
+    test: ProductSample  # Held-out products with a vector in every space, or a sample of them.
+    train: ProductSample  # Training products with a vector in every space, or a sample: the neighbours that vote.
+    calibration: ProductSample  # As `train`, of other products: thresholds are chosen by them.
+    seen_vectors: Mapping[str, int]  # Test products whose vector equals that of a training product, by space.
 
 
-def read(location: Path, *, sample: int, seed: int) -> HeldOut:
-    """Of the version that serves. Raises BadArtifact where there is none, OperatorError where nothing can be judged."""
+def read(location: Path, *, sample: int, seed: int) -> EvaluationData:
+    """Read the CURRENT version. Raises BadArtifact if there is none, OperatorError if no product can be tested."""
     name = version.current(location)
     manifest = version.read(location, name)
     spaces = sorted((entry.name for entry in manifest.spaces), key=space_number)
-    places = _Places([opened(location, shard, name) for shard in range(manifest.shards)], spaces)
-    complete = places.has.all(axis=0)
-    held_out, learnt, calibrating = (places.splits == split for split in (Split.TEST, Split.TRAIN, Split.CALIBRATE))
-    if not (held_out & complete).any():
+    products = _IndexProducts([opened(location, shard, name) for shard in range(manifest.shards)], spaces)
+    complete = products.has_vector.all(axis=0)
+    is_test, is_train, is_calibration = (
+        products.splits == split for split in (Split.TEST, Split.TRAIN, Split.CALIBRATE)
+    )
+    if not (is_test & complete).any():
         raise OperatorError(
-            f"{location}: none of its {len(held_out):,} products is held out (every fifth is, by its id) and has a "
-            f"vector in every space ({', '.join(spaces)}): there is nothing to judge by"
+            f"{location}: none of its {len(is_test):,} products is held out (every fifth is, by its id) and has a "
+            f"vector in every space ({', '.join(spaces)}): there is nothing to evaluate on"
         )
     random = np.random.default_rng(seed)
-    judged = places.part(_sampled(held_out & complete, sample, random))
-    voters = places.part(_sampled(learnt & complete, VOTERS, random))
-    return HeldOut(
+    test = products.read_sample(_draw_rows(is_test & complete, sample, random))
+    train = products.read_sample(_draw_rows(is_train & complete, MAX_TRAIN, random))
+    return EvaluationData(
         version=name,
         encoders={entry.name: entry.encoder for entry in sorted(manifest.spaces, key=lambda it: space_number(it.name))},
-        products=len(held_out),
-        held_out=int(held_out.sum()),
-        lacking={space: int((held_out & ~has).sum()) for space, has in zip(spaces, places.has, strict=True)},
-        complete=int((held_out & complete).sum()),
-        judged=judged,
-        voters=voters,
-        calibrating=places.part(_sampled(calibrating & complete, CALIBRATING, random)),
-        known={space: _known(judged.vectors[space], voters.vectors[space]) for space in spaces},
+        product_count=len(is_test),
+        held_out_count=int(is_test.sum()),
+        missing_vectors={
+            space: int((is_test & ~has).sum()) for space, has in zip(spaces, products.has_vector, strict=True)
+        },
+        complete_count=int((is_test & complete).sum()),
+        test=test,
+        train=train,
+        calibration=products.read_sample(_draw_rows(is_calibration & complete, MAX_CALIBRATION, random)),
+        seen_vectors={space: _count_equal(test.vectors[space], train.vectors[space]) for space in spaces},
     )
 
 
-def _known(vectors: F32, among: F32) -> int:
-    """How many of the vectors are among others."""
-    others = {other.tobytes() for other in among}
-    return sum(vector.tobytes() in others for vector in vectors)
+def _count_equal(vectors: F32, others: F32) -> int:
+    """How many of the vectors equal one of the others."""
+    keys = {other.tobytes() for other in others}
+    return sum(vector.tobytes() in keys for vector in vectors)
 
 
-def _sampled(mask: npt.NDArray[np.bool_], size: int, random: np.random.Generator) -> I64:
+def _draw_rows(mask: npt.NDArray[np.bool_], size: int, random: np.random.Generator) -> I64:
+    """At most `size` of the rows in the mask, ascending."""
     rows = np.flatnonzero(mask)
     return np.sort(random.choice(rows, size, replace=False)) if len(rows) > size else rows
 
 
-class _Places:
-    """Every product of an index by rising id: where it is, which split it belongs to, which spaces have it."""
+class _IndexProducts:
+    """All products of an index in ascending order of id: their shard and row, their split, and their spaces."""
 
     def __init__(self, shards: Sequence[LoadedShard], spaces: Sequence[str]) -> None:
         self._shards = shards
@@ -100,21 +106,22 @@ class _Places:
         sizes = [len(shard.base.table) for shard in shards]
         self._shard_of = np.repeat(np.arange(len(shards)), sizes)[order]
         self._row_of = np.concatenate([np.arange(size) for size in sizes])[order]
-        self.splits = splits_of([ids[place] for place in order])
+        self.splits = splits_of([ids[i] for i in order])
         # (spaces, products)
-        self.has = np.stack([self._having(number)[order] for number in self._spaces.values()])
+        self.has_vector = np.stack([self._has_vector(number)[order] for number in self._spaces.values()])
 
-    def _having(self, number: Space.ValueType) -> npt.NDArray[np.bool_]:
+    def _has_vector(self, number: Space.ValueType) -> npt.NDArray[np.bool_]:
         bases = [shard.base for shard in self._shards]
         return np.concatenate([np.isin(np.arange(len(base)), base.spaces[number].rows) for base in bases])
 
-    def part(self, places: I64) -> Part:
-        at = [(self._shards[self._shard_of[place]], int(self._row_of[place])) for place in places]
-        products = [Product.FromString(shard.base.table.products[row]) for shard, row in at]
-        vectors = {name: self._vectors(at, number) for name, number in self._spaces.items()}
-        return Part(products=products, vectors=vectors)
+    def read_sample(self, rows: I64) -> ProductSample:
+        """Read the products in these rows, which have a vector in every space."""
+        located = [(self._shards[self._shard_of[row]], int(self._row_of[row])) for row in rows]
+        products = [Product.FromString(shard.base.table.products[row]) for shard, row in located]
+        vectors = {name: self._vectors(located, number) for name, number in self._spaces.items()}
+        return ProductSample(products=products, vectors=vectors)
 
-    def _vectors(self, at: Sequence[tuple[LoadedShard, int]], number: Space.ValueType) -> F32:
-        """(n, dim) of rows that all have one."""
-        vectors = [shard.base.spaces[number].vector(row) for shard, row in at]
-        return np.array(vectors, dtype=np.float32).reshape(len(at), self._shards[0].base.spaces[number].dim)
+    def _vectors(self, located: Sequence[tuple[LoadedShard, int]], number: Space.ValueType) -> F32:
+        """(n, dim) the vectors of rows that all have one."""
+        vectors = [shard.base.spaces[number].vector(row) for shard, row in located]
+        return np.array(vectors, dtype=np.float32).reshape(len(located), self._shards[0].base.spaces[number].dim)

@@ -135,7 +135,7 @@ def test_on_held_out_products_the_product_space_is_better_than_photos_and_titles
         space: averages[space]["averages"]["precision@10"]["micro"][0] for space in ("image", "text", "product")
     }
     assert precision["product"] > max(precision["image"], precision["text"]) + 0.05
-    assert report["classification"]["ways"]["classifier, photo and title"]["accuracy"][0] > 0.75
+    assert report["classification"]["methods"]["classifier, photo and title"]["accuracy"][0] > 0.75
     assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".json", ".png"}
 
 

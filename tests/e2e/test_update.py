@@ -212,7 +212,7 @@ async def test_a_bad_row_stops_a_strict_update_before_anything_is_published(opti
 async def test_a_catalogue_without_photos_and_words_is_an_error(options: UpdateOptions, content: str) -> None:
     (options.catalogue / "products.jsonl").write_text(content)
 
-    with pytest.raises(BadCatalogue, match="no (valid )?product"):
+    with pytest.raises(BadCatalogue, match=r"no (valid )?product"):
         await update(options)
 
 

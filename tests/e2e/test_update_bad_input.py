@@ -95,7 +95,7 @@ async def test_a_catalogue_without_photos_and_words_is_an_error_and_builds_no_ve
 ) -> None:
     jsonl(options.catalogue, *rows)
 
-    with pytest.raises(BadCatalogue, match="no (valid )?product"):
+    with pytest.raises(BadCatalogue, match=r"no (valid )?product"):
         await update(options)
 
     assert not (options.location / "CURRENT").exists()
