@@ -21,7 +21,7 @@ from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.policy import SpacePolicy
 from pipeline.evaluation.retrieval import evaluate_retrieval
 from tests.unit.pipeline.catalogues import jsonl, photo
-from tests.unit.pipeline.indexes import around, index, shop
+from tests.unit.pipeline.indexes import build_index, build_shop, clustered_vectors
 
 PICTURES = ("averages.png", "precision.png", "confusion.png", "neighbours.png")
 
@@ -39,7 +39,7 @@ def evaluate_shop(directory: Path, *options: str | int) -> tuple[str, dict[str, 
 
 @pytest.fixture(scope="module")
 def shop_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shop(tmp_path_factory.mktemp("evaluate"))
+    return build_shop(tmp_path_factory.mktemp("evaluate"))
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_with_one_category_the_report_says_that_any_vectors_have_precision_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     of = ["only/one"] * 60
-    index(tmp_path / "index", of, {SPACE_IMAGE: (around(of, 1), range(60))})
+    build_index(tmp_path / "index", of, {SPACE_IMAGE: (clustered_vectors(of, 1), range(60))})
     jsonl(tmp_path / "catalogue", {"id": "p0"})
 
     text, document = evaluate_shop(tmp_path)
@@ -215,7 +215,7 @@ def test_with_one_category_the_report_says_that_any_vectors_have_precision_1(
 def test_names_from_a_catalogue_break_neither_tables_nor_pictures(tmp_path: Path) -> None:
     names = ["家電/カメラ", "a|b/$c$ [x](y)", "<b>/*d*\\"]
     of = [names[number % 3] for number in range(120)]
-    index(tmp_path / "index", of, {SPACE_IMAGE: (around(of, 0.7), range(120))})
+    build_index(tmp_path / "index", of, {SPACE_IMAGE: (clustered_vectors(of, 0.7), range(120))})
     jsonl(tmp_path / "catalogue", {"id": "p0"})
 
     text, _ = evaluate_shop(tmp_path)

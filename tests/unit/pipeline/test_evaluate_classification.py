@@ -28,7 +28,7 @@ from pipeline.evaluation.classification import (
 )
 from pipeline.evaluation.held_out import EvaluationData
 from tests.unit.pipeline.catalogues import jsonl
-from tests.unit.pipeline.indexes import around, index
+from tests.unit.pipeline.indexes import build_index, clustered_vectors
 
 COUNT = 600
 NAMES = [f"p{number}" for number in range(COUNT)]
@@ -41,8 +41,8 @@ UNSEEN = next(row for row, name in enumerate(NAMES) if split_of(name) == Split.T
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Image vectors depend on the second part of a category, text vectors on the first, both together on all of it."""
     folder = tmp_path_factory.mktemp("classes")
-    images = around([kind.partition("/")[2] for kind in KINDS], 0.5)
-    texts = around([kind.partition("/")[0] for kind in KINDS], 0.5, dim=8, seed=1)
+    images = clustered_vectors([kind.partition("/")[2] for kind in KINDS], 0.5)
+    texts = clustered_vectors([kind.partition("/")[0] for kind in KINDS], 0.5, dim=8, seed=1)
     of = [*KINDS[:UNSEEN], "c", *KINDS[UNSEEN + 1 :]]
     given = Examples(
         ids=NAMES, categories=of, tags=[[]] * COUNT, images=images, texts=texts,
@@ -53,8 +53,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     products = product.load(folder / fingerprint).encode(images, texts)
     every = range(COUNT)
     spaces = {SPACE_IMAGE: (images, every), SPACE_TEXT: (texts, every)}
-    index(folder / "two", of, spaces)
-    index(folder / "three", of, {**spaces, SPACE_PRODUCT: (products, every)}, encoders={SPACE_PRODUCT: fingerprint})
+    build_index(folder / "two", of, spaces)
+    build_index(
+        folder / "three", of, {**spaces, SPACE_PRODUCT: (products, every)}, encoders={SPACE_PRODUCT: fingerprint}
+    )
     jsonl(folder / "catalogue", {"id": "p0"})
     return folder
 
@@ -162,7 +164,7 @@ def test_without_a_product_encoder_only_votes_are_evaluated(data: EvaluationData
 def test_without_training_products_there_is_no_classification(tmp_path: Path) -> None:
     names = [name for name in NAMES if split_of(name) == Split.TEST][:20]
     of = ["a", "b"] * 10
-    index(tmp_path, of, {SPACE_IMAGE: (around(of, 1), range(20))}, names=names)
+    build_index(tmp_path, of, {SPACE_IMAGE: (clustered_vectors(of, 1), range(20))}, names=names)
 
     assert evaluate_classification(held_out.read(tmp_path, sample=100, seed=0), None, seed=0) is None
 
@@ -215,7 +217,12 @@ def test_a_missing_product_encoder_is_an_error_that_names_it(
 def test_a_product_encoder_in_the_directory_of_another_is_refused(
     built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    index(tmp_path / "other", KINDS, {SPACE_PRODUCT: (around(KINDS, 1), range(COUNT))}, encoders={SPACE_PRODUCT: "x"})
+    build_index(
+        tmp_path / "other",
+        KINDS,
+        {SPACE_PRODUCT: (clustered_vectors(KINDS, 1), range(COUNT))},
+        encoders={SPACE_PRODUCT: "x"},
+    )
     (tmp_path / "x").symlink_to(next(built.glob("product-*")))
 
     assert run(built / "catalogue", tmp_path / "other", "--artifacts", tmp_path) == 2

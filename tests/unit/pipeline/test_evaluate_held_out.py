@@ -11,7 +11,7 @@ from encoders.splits import Split, split_of
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from pipeline.evaluation import held_out
-from tests.unit.pipeline.indexes import COUNT, around, categories, ids, index
+from tests.unit.pipeline.indexes import COUNT, build_index, categories, clustered_vectors, ids
 
 
 @pytest.fixture
@@ -19,8 +19,11 @@ def location(tmp_path: Path) -> Path:
     """Every tenth product lacks a text vector."""
     of = categories()
     some = [row for row in range(COUNT) if row % 10]
-    spaces = {SPACE_IMAGE: (around(of, 0.5), range(COUNT)), SPACE_TEXT: (around(of, 0.5, seed=1)[some], some)}
-    return index(tmp_path, of, spaces, shards=3)
+    spaces = {
+        SPACE_IMAGE: (clustered_vectors(of, 0.5), range(COUNT)),
+        SPACE_TEXT: (clustered_vectors(of, 0.5, seed=1)[some], some),
+    }
+    return build_index(tmp_path, of, spaces, shards=3)
 
 
 def is_held_out(name: str) -> bool:
@@ -45,8 +48,8 @@ def test_each_product_has_its_own_vectors(location: Path) -> None:
     data = held_out.read(location, sample=1000, seed=0)
 
     rows = [int(product.id[1:]) for product in data.test.products]
-    np.testing.assert_allclose(data.test.vectors["image"], around(categories(), 0.5)[rows], atol=1e-6)
-    np.testing.assert_allclose(data.test.vectors["text"], around(categories(), 0.5, seed=1)[rows], atol=1e-6)
+    np.testing.assert_allclose(data.test.vectors["image"], clustered_vectors(categories(), 0.5)[rows], atol=1e-6)
+    np.testing.assert_allclose(data.test.vectors["text"], clustered_vectors(categories(), 0.5, seed=1)[rows], atol=1e-6)
     assert [product.category for product in data.test.products] == [categories()[row] for row in rows]
 
 
@@ -60,18 +63,18 @@ def test_training_and_calibration_products_are_those_of_their_splits(location: P
 
 
 def test_test_vectors_that_a_training_product_has_too_are_counted(tmp_path: Path) -> None:
-    vectors = around(categories(), 0.5)
+    vectors = clustered_vectors(categories(), 0.5)
     trained_on = next(row for row, name in enumerate(ids()) if split_of(name) == Split.TRAIN)
     test_rows = [row for row, name in enumerate(ids()) if is_held_out(name)]
     vectors[test_rows[:3]] = vectors[trained_on]
-    index(tmp_path, categories(), {SPACE_IMAGE: (vectors, range(COUNT))})
+    build_index(tmp_path, categories(), {SPACE_IMAGE: (vectors, range(COUNT))})
 
     assert held_out.read(tmp_path, sample=1000, seed=0).seen_vectors == {"image": 3}
 
 
 def test_an_index_of_held_out_products_only_has_no_training_products(tmp_path: Path) -> None:
     names = [name for name in ids() if is_held_out(name)][:20]
-    index(tmp_path, ["a"] * 20, {SPACE_IMAGE: (around(["a"] * 20, 1), range(20))}, names=names)
+    build_index(tmp_path, ["a"] * 20, {SPACE_IMAGE: (clustered_vectors(["a"] * 20, 1), range(20))}, names=names)
     data = held_out.read(tmp_path, sample=10, seed=0)
 
     assert (len(data.test.products), len(data.train.products)) == (10, 0)
@@ -94,8 +97,8 @@ def test_a_missing_index_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 def test_without_a_held_out_product_evaluation_is_an_error(tmp_path: Path) -> None:
     trained_on = [name for name in ids() if not is_held_out(name)][:20]
-    spaces = {SPACE_IMAGE: (around(["a"] * 20, 1), range(20))}
-    index(tmp_path, ["a"] * 20, spaces, names=trained_on)
+    spaces = {SPACE_IMAGE: (clustered_vectors(["a"] * 20, 1), range(20))}
+    build_index(tmp_path, ["a"] * 20, spaces, names=trained_on)
 
     with pytest.raises(OperatorError, match="none of its 20 products is held out"):
         held_out.read(tmp_path, sample=10, seed=0)
@@ -104,10 +107,10 @@ def test_without_a_held_out_product_evaluation_is_an_error(tmp_path: Path) -> No
 def test_without_a_complete_held_out_product_evaluation_is_an_error(tmp_path: Path) -> None:
     rows = [row for row, name in enumerate(ids()) if not is_held_out(name)]
     spaces = {
-        SPACE_IMAGE: (around(categories(), 1), range(COUNT)),
-        SPACE_TEXT: (around(categories(), 1)[rows], rows),
+        SPACE_IMAGE: (clustered_vectors(categories(), 1), range(COUNT)),
+        SPACE_TEXT: (clustered_vectors(categories(), 1)[rows], rows),
     }
-    index(tmp_path, categories(), spaces)
+    build_index(tmp_path, categories(), spaces)
 
     with pytest.raises(OperatorError, match=r"has a vector in every space \(image, text\)"):
         held_out.read(tmp_path, sample=10, seed=0)

@@ -17,7 +17,7 @@ from pipeline.evaluation.policy import DEFAULT, SpacePolicy
 from pipeline.evaluation.retrieval import CEILING, CHANCE, RetrievalEvaluation, evaluate_retrieval
 from server.policy import AutoPolicy
 from server.settings import GatewaySettings
-from tests.unit.pipeline.indexes import around, categories
+from tests.unit.pipeline.indexes import categories, clustered_vectors
 
 
 def product_sample(of: Sequence[str], **vectors: F32) -> ProductSample:
@@ -28,8 +28,8 @@ def product_sample(of: Sequence[str], **vectors: F32) -> ProductSample:
 def evaluate(policy: str = DEFAULT, count: int = 120) -> RetrievalEvaluation:
     """Image vectors distinguish the categories of fashion, text vectors those of everything else."""
     of = categories(count)
-    image = around([kind if kind.startswith("fashion") else "other" for kind in of], 0.3)
-    text = around(["other" if kind.startswith("fashion") else kind for kind in of], 0.3, seed=1)
+    image = clustered_vectors([kind if kind.startswith("fashion") else "other" for kind in of], 0.3)
+    text = clustered_vectors(["other" if kind.startswith("fashion") else kind for kind in of], 0.3, seed=1)
     random = {"random": lambda: cosines(baselines.random_vectors(count, 0))}
     return evaluate_retrieval(product_sample(of, image=image, text=text), SpacePolicy.parse(policy), random, seed=0)
 
@@ -90,7 +90,7 @@ def test_random_vectors_score_like_chance_and_nothing_beats_the_best_possible() 
 
 def test_with_one_category_no_labelling_is_informative() -> None:
     evaluation = evaluate_retrieval(
-        product_sample(["a/b"] * 20, image=around(["a"] * 20, 1)), SpacePolicy.parse(DEFAULT), {}, seed=0
+        product_sample(["a/b"] * 20, image=clustered_vectors(["a"] * 20, 1)), SpacePolicy.parse(DEFAULT), {}, seed=0
     )
 
     assert (list(evaluation.labellings), evaluation.uninformative, evaluation.main_labelling) == (
@@ -103,14 +103,20 @@ def test_with_one_category_no_labelling_is_informative() -> None:
 def test_without_two_products_of_a_category_nothing_can_be_evaluated() -> None:
     with pytest.raises(OperatorError, match="of 3 held-out products with a vector in every space, no two"):
         evaluate_retrieval(
-            product_sample(["a", "b", "c"], image=around(["a"] * 3, 1)), SpacePolicy.parse(DEFAULT), {}, seed=0
+            product_sample(["a", "b", "c"], image=clustered_vectors(["a"] * 3, 1)),
+            SpacePolicy.parse(DEFAULT),
+            {},
+            seed=0,
         )
 
 
 def test_the_main_labelling_is_the_finest_informative_level() -> None:
     of = [f"{'ab'[number % 2]}/{number}" for number in range(40)]  # No two of one whole path.
     evaluation = evaluate_retrieval(
-        product_sample(of, image=around([path[0] for path in of], 0.1)), SpacePolicy.parse(DEFAULT), {}, seed=0
+        product_sample(of, image=clustered_vectors([path[0] for path in of], 0.1)),
+        SpacePolicy.parse(DEFAULT),
+        {},
+        seed=0,
     )
 
     assert evaluation.main_labelling is not None
