@@ -48,15 +48,15 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     data = held_out.read(args.location, sample=args.sample, seed=args.seed)
     model = _load_product_encoder(args.artifacts, data)
     photos, notes = _find_photos(args.catalogue, data)
-    say = _step_printer(args.json)
+    print_step = _step_printer(args.json)
     reference_scores = _baselines(data, photos, notes, environ, untrained=args.untrained, seed=args.seed)
     if "product" in data.encoders and model is None:
         notes.append("The product encoder was not given (--artifacts), so its classifier is not evaluated.")
     partial_queries = {} if model is None else _partial_queries(data, model)
     retrieval = evaluate_retrieval(
-        data.test, policy, reference_scores, partial_queries=partial_queries, seed=args.seed, on_step=say
+        data.test, policy, reference_scores, partial_queries=partial_queries, seed=args.seed, on_step=print_step
     )
-    say("classifying")
+    print_step("classifying")
     # If all products have one label, any prediction is right.
     classification = evaluate_classification(data, model, seed=args.seed) if retrieval.main_labelling else None
     evaluation = Evaluation(data=data, retrieval=retrieval, classification=classification)
@@ -69,7 +69,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         sample=args.sample,
         notes=notes,
     )
-    say("drawing")
+    print_step("drawing")
     document = _write_report(args.out, evaluation, run, photos)
     print(json.dumps(document, indent=1, ensure_ascii=False) if args.json else _summary(args.out, retrieval))
     return 0

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield (item, function(item)) in the order of `items`; at most `ahead` items are in progress or not yet taken."""
+    """Yield (item, function(item)) in the order of `items`; at most `ahead` items are submitted but not yet yielded."""
     pending: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:

@@ -82,9 +82,9 @@ def test_every_space_and_baseline_is_in_the_table_of_every_level(report: tuple[s
     assert document["labellings"]["level 1"]["by"]["text"]["averages"]["precision@10"]["micro"][0] > 0.8
 
 
-def table(text: str, title: str, measure: str) -> tuple[list[str], dict[str, list[str]]]:
+def table(text: str, title: str, metric: str) -> tuple[list[str], dict[str, list[str]]]:
     """The table of one labelling: its columns, and the cells of each label."""
-    _, _, lines = section(text, "## By label").partition(f"### {title}\n")[2].partition(f"| | {measure} | ")
+    _, _, lines = section(text, "## By label").partition(f"### {title}\n")[2].partition(f"| | {metric} | ")
     head, _, *rows = lines.partition("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     return head.strip("| ").split(" | "), {label: values for _, label, *values in cells}
@@ -94,14 +94,14 @@ def test_every_label_has_precision_and_recall_of_spaces_and_baselines(report: tu
     text, document = report
     by = document["labellings"]["category"]["by"]
     bounds = ["chance", "best possible"]
-    for measure, left_out in (("precision@10", []), ("recall@R", bounds)):
-        columns, labels = table(text, "By category", measure)
-        ways = [name for name in by if name not in left_out]
-        assert columns == ["products", *ways]
+    for metric, left_out in (("precision@10", []), ("recall@R", bounds)):
+        columns, labels = table(text, "By category", metric)
+        columns_expected = [name for name in by if name not in left_out]
+        assert columns == ["products", *columns_expected]
         assert sorted(labels) == ["fashion/hats", "fashion/shoes", "home/beds", "home/mugs"]
         for label, (_, *cells) in labels.items():
-            wanted = [by[name]["labels"][label][measure] for name in ways]
-            assert [*map(float, cells)] == pytest.approx(wanted, abs=0.00051)  # To three digits.
+            expected = [by[name]["labels"][label][metric] for name in columns_expected]
+            assert [*map(float, cells)] == pytest.approx(expected, abs=0.00051)  # To three digits.
     # The second table leaves out the bounds, and the report says so.
     for label in labels:
         chance, best = (by[name]["labels"][label] for name in bounds)
@@ -131,9 +131,9 @@ def test_pictures_are_drawn_and_linked(shop_directory: Path, report: tuple[str, 
 
 
 def test_frames_of_neighbours_are_blue_if_relevant_and_red_if_not(tmp_path: Path) -> None:
-    of = [f"{'abcdefgh'[number % 8]}" for number in range(80)]
-    products = [Product(id=f"p{at}", category=category) for at, category in enumerate(of)]
-    right = np.eye(8, dtype=np.float32)[[ord(category) - ord("a") for category in of]]
+    product_categories = [f"{'abcdefgh'[number % 8]}" for number in range(80)]
+    products = [Product(id=f"p{at}", category=category) for at, category in enumerate(product_categories)]
+    right = np.eye(8, dtype=np.float32)[[ord(category) - ord("a") for category in product_categories]]
     # In the text space, ten consecutive products of different categories have the same vector.
     sample = ProductSample(
         products=products, vectors={"image": right, "text": np.eye(8, dtype=np.float32)[np.arange(80) // 10]}
@@ -200,8 +200,10 @@ def test_without_photos_there_is_no_contact_sheet_and_the_report_says_so(shop_di
 def test_with_one_category_the_report_says_that_any_vectors_have_precision_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    of = ["only/one"] * 60
-    build_index(tmp_path / "index", of, {SPACE_IMAGE: (clustered_vectors(of, 1), range(60))})
+    product_categories = ["only/one"] * 60
+    build_index(
+        tmp_path / "index", product_categories, {SPACE_IMAGE: (clustered_vectors(product_categories, 1), range(60))}
+    )
     jsonl(tmp_path / "catalogue", {"id": "p0"})
 
     text, document = evaluate_shop(tmp_path)
@@ -214,8 +216,10 @@ def test_with_one_category_the_report_says_that_any_vectors_have_precision_1(
 
 def test_names_from_a_catalogue_break_neither_tables_nor_pictures(tmp_path: Path) -> None:
     names = ["家電/カメラ", "a|b/$c$ [x](y)", "<b>/*d*\\"]
-    of = [names[number % 3] for number in range(120)]
-    build_index(tmp_path / "index", of, {SPACE_IMAGE: (clustered_vectors(of, 0.7), range(120))})
+    product_categories = [names[number % 3] for number in range(120)]
+    build_index(
+        tmp_path / "index", product_categories, {SPACE_IMAGE: (clustered_vectors(product_categories, 0.7), range(120))}
+    )
     jsonl(tmp_path / "catalogue", {"id": "p0"})
 
     text, _ = evaluate_shop(tmp_path)

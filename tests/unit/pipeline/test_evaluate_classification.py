@@ -43,19 +43,22 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classes")
     images = clustered_vectors([kind.partition("/")[2] for kind in KINDS], 0.5)
     texts = clustered_vectors([kind.partition("/")[0] for kind in KINDS], 0.5, dim=8, seed=1)
-    of = [*KINDS[:UNSEEN], "c", *KINDS[UNSEEN + 1 :]]
-    given = Examples(
-        ids=NAMES, categories=of, tags=[[]] * COUNT, images=images, texts=texts,
+    product_categories = [*KINDS[:UNSEEN], "c", *KINDS[UNSEEN + 1 :]]
+    examples = Examples(
+        ids=NAMES, categories=product_categories, tags=[[]] * COUNT, images=images, texts=texts,
         image_encoder=f"fake-{SPACE_IMAGE}", text_encoder=f"fake-{SPACE_TEXT}",
     )  # fmt: skip
-    fingerprint = train_product.train(given, folder / "new")
+    fingerprint = train_product.train(examples, folder / "new")
     (folder / "new").rename(folder / fingerprint)
     products = product.load(folder / fingerprint).encode(images, texts)
     every = range(COUNT)
     spaces = {SPACE_IMAGE: (images, every), SPACE_TEXT: (texts, every)}
-    build_index(folder / "two", of, spaces)
+    build_index(folder / "two", product_categories, spaces)
     build_index(
-        folder / "three", of, {**spaces, SPACE_PRODUCT: (products, every)}, encoders={SPACE_PRODUCT: fingerprint}
+        folder / "three",
+        product_categories,
+        {**spaces, SPACE_PRODUCT: (products, every)},
+        encoders={SPACE_PRODUCT: fingerprint},
     )
     jsonl(folder / "catalogue", {"id": "p0"})
     return folder
@@ -163,8 +166,10 @@ def test_without_a_product_encoder_only_votes_are_evaluated(data: EvaluationData
 
 def test_without_training_products_there_is_no_classification(tmp_path: Path) -> None:
     names = [name for name in NAMES if split_of(name) == Split.TEST][:20]
-    of = ["a", "b"] * 10
-    build_index(tmp_path, of, {SPACE_IMAGE: (clustered_vectors(of, 1), range(20))}, names=names)
+    product_categories = ["a", "b"] * 10
+    build_index(
+        tmp_path, product_categories, {SPACE_IMAGE: (clustered_vectors(product_categories, 1), range(20))}, names=names
+    )
 
     assert evaluate_classification(held_out.read(tmp_path, sample=100, seed=0), None, seed=0) is None
 
@@ -172,7 +177,7 @@ def test_without_training_products_there_is_no_classification(tmp_path: Path) ->
 def test_the_report_has_classification_and_partial_queries(built: Path, tmp_path: Path) -> None:
     text, document = report(built, tmp_path, "three", "--artifacts", built)
 
-    by, partial_queries = (document["labellings"]["category"][of] for of in ("by", "partial_queries"))
+    by, partial_queries = (document["labellings"]["category"][key] for key in ("by", "partial_queries"))
     micro = {name: column["averages"]["precision@10"]["micro"][0] for name, column in {**by, **partial_queries}.items()}
     assert list(partial_queries) == ["product, photo alone", "product, title alone"]
     assert micro["product"] > micro["product, photo alone"] > micro["chance"]

@@ -17,13 +17,13 @@ from tests.unit.pipeline.indexes import COUNT, build_index, categories, clustere
 @pytest.fixture
 def location(tmp_path: Path) -> Path:
     """Every tenth product lacks a text vector."""
-    of = categories()
+    product_categories = categories()
     some = [row for row in range(COUNT) if row % 10]
     spaces = {
-        SPACE_IMAGE: (clustered_vectors(of, 0.5), range(COUNT)),
-        SPACE_TEXT: (clustered_vectors(of, 0.5, seed=1)[some], some),
+        SPACE_IMAGE: (clustered_vectors(product_categories, 0.5), range(COUNT)),
+        SPACE_TEXT: (clustered_vectors(product_categories, 0.5, seed=1)[some], some),
     }
-    return build_index(tmp_path, of, spaces, shards=3)
+    return build_index(tmp_path, product_categories, spaces, shards=3)
 
 
 def is_held_out(name: str) -> bool:

@@ -20,18 +20,22 @@ from server.settings import GatewaySettings
 from tests.unit.pipeline.indexes import categories, clustered_vectors
 
 
-def product_sample(of: Sequence[str], **vectors: F32) -> ProductSample:
-    products = [Product(id=f"p{at}", category=category) for at, category in enumerate(of)]
+def product_sample(product_categories: Sequence[str], **vectors: F32) -> ProductSample:
+    products = [Product(id=f"p{at}", category=category) for at, category in enumerate(product_categories)]
     return ProductSample(products=products, vectors=vectors)
 
 
 def evaluate(policy: str = DEFAULT, count: int = 120) -> RetrievalEvaluation:
     """Image vectors distinguish the categories of fashion, text vectors those of everything else."""
-    of = categories(count)
-    image = clustered_vectors([kind if kind.startswith("fashion") else "other" for kind in of], 0.3)
-    text = clustered_vectors(["other" if kind.startswith("fashion") else kind for kind in of], 0.3, seed=1)
+    product_categories = categories(count)
+    image = clustered_vectors([kind if kind.startswith("fashion") else "other" for kind in product_categories], 0.3)
+    text = clustered_vectors(
+        ["other" if kind.startswith("fashion") else kind for kind in product_categories], 0.3, seed=1
+    )
     random = {"random": lambda: cosines(baselines.random_vectors(count, 0))}
-    return evaluate_retrieval(product_sample(of, image=image, text=text), SpacePolicy.parse(policy), random, seed=0)
+    return evaluate_retrieval(
+        product_sample(product_categories, image=image, text=text), SpacePolicy.parse(policy), random, seed=0
+    )
 
 
 def precision(evaluation: RetrievalEvaluation, entry: str) -> dict[str, float]:
@@ -111,9 +115,9 @@ def test_without_two_products_of_a_category_nothing_can_be_evaluated() -> None:
 
 
 def test_the_main_labelling_is_the_finest_informative_level() -> None:
-    of = [f"{'ab'[number % 2]}/{number}" for number in range(40)]  # No two of one whole path.
+    product_categories = [f"{'ab'[number % 2]}/{number}" for number in range(40)]  # No two of one whole path.
     evaluation = evaluate_retrieval(
-        product_sample(of, image=clustered_vectors([path[0] for path in of], 0.1)),
+        product_sample(product_categories, image=clustered_vectors([path[0] for path in product_categories], 0.1)),
         SpacePolicy.parse(DEFAULT),
         {},
         seed=0,
