@@ -1,4 +1,4 @@
-"""Prometheus histograms: what was added between two scrapes, and what is known of its quantiles. Pure."""
+"""Parses Prometheus histograms, subtracts two scrapes of them, and estimates quantiles. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Labels = frozenset[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Seconds, counted in buckets. Bucket i holds what is above bounds_s[i - 1] and not above bounds_s[i]."""
+    """Durations counted in buckets: bucket i counts those above bounds_s[i - 1] and at most bounds_s[i]."""
 
-    bounds_s: tuple[float, ...]  # Rising; the last is infinity.
+    bounds_s: tuple[float, ...]  # Ascending; the last is infinity.
     counts: tuple[int, ...]  # One for each bucket, not cumulative.
     sum_s: float
 
@@ -29,11 +29,11 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Quantile:
-    """A quantile is somewhere in low_s..high_s: more the buckets do not say. Between them it is estimated."""
+    """A quantile between low_s and high_s, the bounds of its bucket; its place between them is an estimate."""
 
     low_s: float
-    high_s: float  # Infinity: beyond the last bound.
-    estimate_s: float  # Linear within the bucket; infinity where that has no end.
+    high_s: float  # Infinity: above the last finite bound.
+    estimate_s: float  # Interpolated linearly within the bucket; infinity if high_s is.
 
     def __str__(self) -> str:
         if math.isinf(self.high_s):
@@ -44,7 +44,7 @@ class Quantile:
 
 
 def parsed(page: str, name: str) -> dict[Labels, Histogram]:
-    """Every series of the histogram `name` on a metrics page, by its labels (without `le`)."""
+    """Parse the histogram `name` on a metrics page: each of its series by its labels (without `le`)."""
     cumulative: dict[Labels, dict[float, int]] = {}
     sums: dict[Labels, float] = {}
     for family in text_string_to_metric_families(page):
@@ -61,59 +61,58 @@ def parsed(page: str, name: str) -> dict[Labels, Histogram]:
 
 def _histogram(cumulative: Mapping[float, int], sum_s: float) -> Histogram:
     bounds = tuple(sorted(cumulative))
-    below = (0, *(cumulative[bound] for bound in bounds[:-1]))
-    return Histogram(
-        bounds, tuple(cumulative[bound] - under for bound, under in zip(bounds, below, strict=True)), sum_s
-    )
+    previous = (0, *(cumulative[bound] for bound in bounds[:-1]))
+    counts = tuple(cumulative[bound] - before for bound, before in zip(bounds, previous, strict=True))
+    return Histogram(bounds, counts, sum_s)
 
 
 def added(before: Mapping[Labels, Histogram], after: Mapping[Labels, Histogram]) -> dict[Labels, Histogram]:
-    """What each series gained between two scrapes; series that gained nothing are left out.
+    """Subtract two scrapes: the observations of each series in between; series without any are left out.
 
-    Raises Unavailable when a count fell: the process that counts was started anew in between.
+    Raises Unavailable if a count fell, which means that the server restarted in between.
     """
-    gained = {}
+    gains = {}
     for labels, now in after.items():
         then = before.get(labels)
         gain = now if then is None else _difference(now, then)
         if min(gain.counts) < 0:
-            raise Unavailable("a counter fell between two scrapes: the server was started anew during the run")
+            raise Unavailable("a counter fell between two scrapes: the server restarted during the run")
         if gain.count:
-            gained[labels] = gain
+            gains[labels] = gain
     if before.keys() - after.keys():
-        raise Unavailable("a series vanished between two scrapes: the server was started anew during the run")
-    return gained
+        raise Unavailable("a series vanished between two scrapes: the server restarted during the run")
+    return gains
 
 
 def _difference(now: Histogram, then: Histogram) -> Histogram:
     if now.bounds_s != then.bounds_s:
-        raise Unavailable("the buckets changed between two scrapes: the server was started anew during the run")
+        raise Unavailable("the buckets changed between two scrapes: the server restarted during the run")
     counts = tuple(a - b for a, b in zip(now.counts, then.counts, strict=True))
     return Histogram(now.bounds_s, counts, now.sum_s - then.sum_s)
 
 
-def merged(series: Mapping[Labels, Histogram], **wanted: str) -> Histogram | None:
-    """The sum of all series that carry the labels wanted; None where there are none."""
-    chosen = [each for labels, each in series.items() if labels >= frozenset(wanted.items())]
-    if not chosen:
+def merged(series: Mapping[Labels, Histogram], **labels: str) -> Histogram | None:
+    """Sum all series that have these labels; None if there is none."""
+    matching = [each for own, each in series.items() if own >= frozenset(labels.items())]
+    if not matching:
         return None
-    columns = zip(*(each.counts for each in chosen), strict=True)
-    return Histogram(chosen[0].bounds_s, tuple(map(sum, columns)), sum(each.sum_s for each in chosen))
+    columns = zip(*(each.counts for each in matching), strict=True)
+    return Histogram(matching[0].bounds_s, tuple(map(sum, columns)), sum(each.sum_s for each in matching))
 
 
 def quantile(histogram: Histogram, q: float) -> Quantile:
-    """Where the share `q` (0..1) of the observations ends, as Prometheus' histogram_quantile has it.
+    """Estimate the quantile `q` (0..1) of the observations, as Prometheus' histogram_quantile does.
 
-    Raises ValueError for an empty histogram: it has no quantiles.
+    Raises ValueError for an empty histogram.
     """
     if not histogram.count:
         raise ValueError("an empty histogram has no quantiles")
-    rank = round(q * histogram.count, 6)  # 0.99 has no exact float: 0.99 of some counts is a hair above a whole number.
+    rank = round(q * histogram.count, 6)  # Rounded because 0.99 * count may be slightly above an integer.
     cumulative = list(accumulate(histogram.counts))
-    i = next(i for i, reached in enumerate(cumulative) if reached >= rank and histogram.counts[i])
+    i = next(i for i, count in enumerate(cumulative) if count >= rank and histogram.counts[i])
     low_s = histogram.bounds_s[i - 1] if i else 0.0
     high_s = histogram.bounds_s[i]
     if math.isinf(high_s):
         return Quantile(low_s, high_s, math.inf)
-    within = (rank - (cumulative[i] - histogram.counts[i])) / histogram.counts[i]
-    return Quantile(low_s, high_s, low_s + (high_s - low_s) * within)
+    fraction = (rank - (cumulative[i] - histogram.counts[i])) / histogram.counts[i]
+    return Quantile(low_s, high_s, low_s + (high_s - low_s) * fraction)

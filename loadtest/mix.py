@@ -1,4 +1,4 @@
-"""What the load asks: every kind of query, popular things more often. Pure: the random numbers are given."""
+"""Generates the queries of a load test: all kinds of query, popular products more often. Pure, with a seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lookalike.client import SearchArguments
 from lookalike.errors import BadSettings
 from lookalike.vectors import F32
 
-# Asked besides the titles of the catalogue's own products, as customers do: short, inexact, in either language.
+# Text queries besides product titles, as customers write them: short, inexact, in either language.
 PHRASES = (
     "赤いスニーカー レディース", "北欧風 マグカップ", "革の長財布 メンズ 黒", "夏用 ワンピース 花柄",
     "子供用 リュック 軽量", "木製 おもちゃ 出産祝い", "ステンレス 水筒 500ml", "冬 コート あたたかい",
@@ -21,15 +21,15 @@ PHRASES = (
     "wooden toy gift", "warm winter coat", "mens watch silver",
 )  # fmt: skip
 KINDS = {"product": 6.0, "photo": 1.0, "text": 2.0, "vector": 1.0}
-FILTERED = 0.3  # The share of queries with a filter.
-TITLES = 0.5  # The share of texts that are a product's title; the rest are phrases.
-# Popularity of products in shops falls about as rank^-1 (Zipf): the result cache meets what it will meet in service.
+FILTERED = 0.3  # Share of queries with a filter.
+TITLES = 0.5  # Share of text queries that are a product's title; the others are PHRASES.
+# The popularity of products in shops falls about as rank^-1 (Zipf), so the result cache is loaded as in service.
 EXPONENT = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """What the load knows of a product."""
+    """The fields of a product that queries are made of."""
 
     id: str
     title: str
@@ -39,21 +39,21 @@ class Listed:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What there is to ask about."""
+    """The products, photos and vectors that queries are made of."""
 
     products: Sequence[Listed]
     photos: Sequence[bytes] = ()
-    vectors: F32 | None = None  # (n, dim), of `vector_space`.
+    vectors: F32 | None = None  # (n, dim), in `vector_space`.
     vector_space: str = ""
 
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of query that can be made of it."""
+        """The kinds of query that can be made of this sample."""
         has = {"product": True, "photo": bool(self.photos), "text": True, "vector": self.vectors is not None}
         return tuple(kind for kind in KINDS if has[kind])
 
 
 class Zipf:
-    """Draws 0..n-1; 0 is the most popular."""
+    """Draws ranks 0..n-1 with Zipf-distributed popularity; 0 is the most popular."""
 
     def __init__(self, n: int, exponent: float = EXPONENT) -> None:
         self._cumulative = list(accumulate((rank + 1) ** -exponent for rank in range(n)))
@@ -63,7 +63,7 @@ class Zipf:
 
 
 class Asker:
-    """Makes one question after another; equal seeds, equal questions."""
+    """Generates queries; the same seed gives the same queries."""
 
     def __init__(self, sample: Sample, mix: Mapping[str, float], seed: int) -> None:
         self._sample = sample
@@ -74,7 +74,7 @@ class Asker:
         self._vectors = Zipf(0 if sample.vectors is None else len(sample.vectors))
 
     def next(self) -> tuple[str, SearchArguments]:
-        """The kind of the next question, and the question."""
+        """The kind of the next query, and the query."""
         kind = self._rng.choices(self._kinds, self._weights)[0]
         question = self.of(kind)
         if self._rng.random() < FILTERED:
@@ -82,6 +82,7 @@ class Asker:
         return kind, question
 
     def of(self, kind: str) -> SearchArguments:
+        """Generate a query of this kind, without a filter."""
         sample, rng = self._sample, self._rng
         if kind == "product":
             return SearchArguments(product_id=sample.products[self._products.draw(rng)].id)
@@ -90,11 +91,11 @@ class Asker:
         if kind == "vector" and sample.vectors is not None:
             return SearchArguments(vector=sample.vectors[self._vectors.draw(rng)], space=sample.vector_space)
         title = sample.products[self._products.draw(rng)].title.strip()
-        # A title may be empty in the catalogue, never in a query.
+        # A title may be empty in the catalogue, but not in a query.
         return SearchArguments(text=title if title and rng.random() < TITLES else PHRASES[self._phrases.draw(rng)])
 
     def _filter(self) -> SearchArguments:
-        """A filter that a popular product passes."""
+        """A filter that matches a popular product."""
         product = self._sample.products[self._products.draw(self._rng)]
         choices = [SearchArguments(in_stock=True), SearchArguments(max_price=product.price)]
         if product.category:
@@ -103,7 +104,7 @@ class Asker:
 
 
 def parse_mix(text: str, possible: Sequence[str]) -> dict[str, float]:
-    """`product=6,text=2` as weights. Raises BadSettings for a kind that is none or has nothing to ask about."""
+    """Parse weights such as `product=6,text=2`. Raises BadSettings for an unknown kind, or one the sample lacks."""
     mix = {}
     for entry in text.split(","):
         kind, _, weight = entry.partition("=")
@@ -116,5 +117,5 @@ def parse_mix(text: str, possible: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise BadSettings(f"--mix {entry!r}: write {kind}=WEIGHT") from None
         if not 0 < mix[kind] < 1e6:
-            raise BadSettings(f"--mix {entry!r}: a weight is above 0")
+            raise BadSettings(f"--mix {entry!r}: the weight must be above 0")
     return mix

@@ -1,4 +1,4 @@
-"""The plan of a run: what the command hands to the process that makes the load, as a JSON file. File I/O."""
+"""The plan of a load test, which the command passes to the load-generating process as a JSON file. Does file I/O."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
+    """The settings of a load test, and the inputs that queries are made of."""
+
     address: str
     users: int
     seconds: float
-    rate: float  # Calls per second of all users together; 0: each asks again as soon as it is answered.
+    rate: float  # Calls per second of all users together; 0: each user calls again when its response arrives.
     seed: int
     mix: Mapping[str, float]
     products: Sequence[Listed]
-    photos: Sequence[str]  # Files.
+    photos: Sequence[str]  # File names.
     vectors: str  # A .npy file; empty: none.
     vector_space: str
 
     def sample(self) -> Sample:
+        """Read the photos and vectors."""
         return Sample(
             products=self.products,
             photos=[Path(photo).read_bytes() for photo in self.photos],
@@ -54,9 +57,9 @@ def read(path: Path) -> Plan:
 
 
 def find_photos(directory: Path) -> list[str]:
-    """The first 200 photos of at most 8 MB under a directory, by name. Raises BadSettings where there are none."""
-    found = (path for path in sorted(directory.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file())
-    photos = [str(path) for path in found if 0 < path.stat().st_size <= MAX_IMAGE_BYTES][:MAX_PHOTOS]
+    """The first 200 photos of at most 8 MB below a directory, by name. Raises BadSettings if there are none."""
+    files = (path for path in sorted(directory.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file())
+    photos = [str(path) for path in files if 0 < path.stat().st_size <= MAX_IMAGE_BYTES][:MAX_PHOTOS]
     if not photos:
         raise BadSettings(f"--images {directory}: no photos there ({', '.join(_SUFFIXES)}; at most 8 MB each)")
     return photos

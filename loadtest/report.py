@@ -1,4 +1,4 @@
-"""What a run found: as tables for a person, as a document for a script. Prints, nothing else."""
+"""Reports the results of a load test as tables or as JSON. Prints; no other I/O."""
 
 from __future__ import annotations
 
@@ -18,48 +18,53 @@ from loadtest.slo import Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
+    """The results of a load test."""
+
     plan: Plan
-    seen: Mapping[str, Any]  # By the users: `seconds`, `kinds`, `errors`.
-    left_out: Mapping[str, str]  # Kinds of query that were not asked, and why.
-    requests: Mapping[Labels, Histogram]  # Gained by the gateway's histograms.
+    seen: Mapping[str, Any]  # Measured by the users: `seconds`, `kinds`, `errors`.
+    left_out: Mapping[str, str]  # Kinds of query that were not sent, and the reasons.
+    requests: Mapping[Labels, Histogram]  # What the gateway's histograms counted during the test.
     stages: Mapping[Labels, Histogram]
     verdicts: Sequence[Verdict]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class LatencyRow:
+    """The response times of one method and space, from the cache or computed."""
+
     method: str
     space: str
     cached: str
     histogram: Histogram
 
 
-def rows(requests: Mapping[Labels, Histogram]) -> Iterator[Row]:
-    """Answered calls by method, space and whether cached; failed ones are in the error ratio."""
+def rows(requests: Mapping[Labels, Histogram]) -> Iterator[LatencyRow]:
+    """Successful calls by method, space and whether cached. Failed calls count in the error ratio only."""
     names = ("method", "space", "cached")
-    found = {tuple(dict(labels).get(name, "") for name in names) for labels in requests}
-    for method, space, cached in sorted(found):
-        answered = merged(requests, method=method, space=space, cached=cached, outcome="OK")
-        if answered:
-            yield Row(method=method, space=space, cached=cached, histogram=answered)
+    keys = {tuple(dict(labels).get(name, "") for name in names) for labels in requests}
+    for method, space, cached in sorted(keys):
+        succeeded = merged(requests, method=method, space=space, cached=cached, outcome="OK")
+        if succeeded:
+            yield LatencyRow(method=method, space=space, cached=cached, histogram=succeeded)
 
 
 def outcomes(requests: Mapping[Labels, Histogram]) -> dict[str, int]:
-    """Calls by gRPC code."""
-    counted: dict[str, int] = {}
+    """The number of calls by gRPC status code."""
+    counts: dict[str, int] = {}
     for labels, histogram in requests.items():
         code = dict(labels).get("outcome", "")
-        counted[code] = counted.get(code, 0) + histogram.count
-    return dict(sorted(counted.items()))
+        counts[code] = counts.get(code, 0) + histogram.count
+    return dict(sorted(counts.items()))
 
 
 def cached_share(requests: Mapping[Labels, Histogram]) -> float:
-    answered, cached = merged(requests, outcome="OK"), merged(requests, outcome="OK", cached="true")
-    return cached.count / answered.count if answered and cached else 0.0
+    """The share of successful calls that were answered from the cache."""
+    succeeded, cached = merged(requests, outcome="OK"), merged(requests, outcome="OK", cached="true")
+    return cached.count / succeeded.count if succeeded and cached else 0.0
 
 
 def document(run: Run) -> dict[str, Any]:
-    """The same as the tables; seconds, and null for an end that is not known."""
+    """The content of the tables as JSON; times in seconds, null for an unknown bound."""
     return {
         "address": run.plan.address,
         "users": run.plan.users,
@@ -95,20 +100,21 @@ def document(run: Run) -> dict[str, Any]:
     }
 
 
-def _interval(found: Quantile) -> dict[str, float | None]:
-    known = math.isfinite(found.high_s)
+def _interval(value: Quantile) -> dict[str, float | None]:
+    bounded = math.isfinite(value.high_s)
     return {
-        "estimate_s": found.estimate_s if known else None,
-        "above_s": found.low_s,
-        "at_most_s": found.high_s if known else None,
+        "estimate_s": value.estimate_s if bounded else None,
+        "above_s": value.low_s,
+        "at_most_s": value.high_s if bounded else None,
     }
 
 
 def show(run: Run) -> None:
+    """Print the results as tables."""
     console = Console()
-    answered = merged(run.requests, outcome="OK")
-    per_s = (answered.count if answered else 0) / run.seen["seconds"]
-    offered = f"{run.plan.rate:g} calls/s offered" if run.plan.rate else "as fast as answers come"
+    succeeded = merged(run.requests, outcome="OK")
+    per_s = (succeeded.count if succeeded else 0) / run.seen["seconds"]
+    offered = f"{run.plan.rate:g} calls/s offered" if run.plan.rate else "no rate limit"
     console.print(
         f"{run.plan.users} users, {offered}, {run.seen['seconds']:.1f} s, seed {run.plan.seed}: {per_s:.1f} answers/s, "
         f"{cached_share(run.requests):.0%} from the cache; "
@@ -117,7 +123,7 @@ def show(run: Run) -> None:
     for kind, reason in run.left_out.items():
         console.print(f"[yellow]{kind} queries were left out:[/] {escape(reason)}", highlight=False)
     console.print(_server_table(run), _stage_table(run), _client_table(run), _verdict_table(run), sep="\n")
-    console.print("A quantile lies between the bounds of its bucket (in brackets); within them it is an estimate.")
+    console.print("A quantile lies between the bounds of its bucket (in brackets); the value is an estimate.")
     for error in run.seen["errors"]:
         console.print(f"[red]{error['times']} × {error['kind']}:[/] {escape(error['error'])}", highlight=False)
 
@@ -130,7 +136,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _server_table(run: Run) -> Table:
-    table = _table("By the gateway's histograms", "method, space", "answers", "p50", "p99")
+    table = _table("Measured by the gateway", "method, space", "answers", "p50", "p99")
     for row in rows(run.requests):
         name = f"{row.method} {row.space} {'cached' if row.cached == 'true' else 'computed'}"
         p50, p99 = quantile(row.histogram, 0.5), quantile(row.histogram, 0.99)
@@ -139,7 +145,7 @@ def _server_table(run: Run) -> Table:
 
 
 def _stage_table(run: Run) -> Table:
-    table = _table("Its stages", "stage", "times", "mean", "p99")
+    table = _table("Stages in the gateway", "stage", "times", "mean", "p99")
     for labels, each in sorted(run.stages.items(), key=str):
         mean = f"{each.sum_s / each.count * 1000:.3g} ms"
         table.add_row(dict(labels)["stage"], str(each.count), mean, str(quantile(each, 0.99)))
@@ -147,7 +153,7 @@ def _stage_table(run: Run) -> Table:
 
 
 def _client_table(run: Run) -> Table:
-    table = _table("By its users (whose own time is in it)", "kind", "calls", "failed", "p50", "p99")
+    table = _table("Measured by the users (includes their own time)", "kind", "calls", "failed", "p50", "p99")
     for kind, each in run.seen["kinds"].items():
         p50, p99 = (f"{each[name] * 1000:.3g} ms" for name in ("p50_s", "p99_s"))
         table.add_row(kind, str(each["calls"]), str(each["failed"]), p50, p99)

@@ -15,10 +15,12 @@ COMMANDS = {
     ),
     "classify": Command("lookalike.cli.classify:main", "ask a gateway for the category of a product, photo or title"),
     "catalog sample": Command("lookalike.demo.sample.command:main", "draw a sample catalogue"),
-    "catalog import": Command("pipeline.imports:main", "turn a foreign CSV, JSONL or Parquet file into a catalogue"),
+    "catalog import": Command(
+        "pipeline.catalogue_import:main", "turn a foreign CSV, JSONL or Parquet file into a catalogue"
+    ),
     "catalog upsert": Command("lookalike.cli.catalog:upsert", "add a product to what a gateway serves, or replace it"),
     "catalog remove": Command("lookalike.cli.catalog:remove", "remove a product from what a gateway serves"),
-    "catalog check": Command("pipeline.check:main", "report the bad rows of a catalogue"),
+    "catalog check": Command("pipeline.catalogue_check:main", "report the bad rows of a catalogue"),
     "encoders export": Command("encoders.image.mobilenet:main", "write the image model as a versioned SavedModel"),
     "encoders serving-config": Command("encoders.serving.files:main", "write TF-Serving's configuration files"),
     "encoders list": Command("encoders.image.list_models:main", "list the versions of the image model"),

@@ -1,6 +1,6 @@
-"""A catalogue on disk: a directory with products.jsonl, .csv or .parquet, and photos. Reads and writes files.
+"""Reads and writes a catalogue: a directory with products.jsonl, .csv or .parquet, and photos. Does file I/O.
 
-docs/catalogue.md states the format.
+docs/catalogue.md specifies the format.
 """
 
 from __future__ import annotations
@@ -12,8 +12,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lookalike.errors import BadCatalogue
-from pipeline import tables
-from pipeline.product import FIELDS, REQUIRED, Bad, Reason, Reject, Row, id_of, parsed, printable, shown
+from pipeline import table_reader
+from pipeline.product import (
+    FIELDS,
+    REQUIRED,
+    BadRow,
+    CatalogueProduct,
+    RejectedRow,
+    RejectReason,
+    escape_unprintable,
+    parse_product,
+    quote,
+    readable_id,
+)
 
 FILES = ("products.jsonl", "products.csv", "products.parquet")
 IMAGES = "images"
@@ -21,98 +32,102 @@ IMAGES = "images"
 log = logging.getLogger(__name__)
 
 
-def file_of(directory: Path) -> Path:
-    """The one products file of a catalogue. Raises BadCatalogue."""
-    found = [directory / name for name in FILES if (directory / name).is_file()]
-    if not found:
-        raise BadCatalogue(f"{directory}: no catalogue here: it has no {', '.join(FILES)}")
-    if len(found) > 1:
-        raise BadCatalogue(f"{directory}: which one is it: {', '.join(path.name for path in found)}?")
-    return found[0]
+def find_products_file(directory: Path) -> Path:
+    """The only products file of a catalogue. Raises BadCatalogue if there is none, or more than one."""
+    files = [directory / name for name in FILES if (directory / name).is_file()]
+    if not files:
+        raise BadCatalogue(f"{directory}: no catalogue here: it has none of {', '.join(FILES)}")
+    if len(files) > 1:
+        raise BadCatalogue(f"{directory}: more than one products file: {', '.join(path.name for path in files)}")
+    return files[0]
 
 
-def read(directory: Path) -> Iterator[tuple[int, Row] | Reject]:
-    """Every row of a catalogue in its order: the line it begins on and the product, or why it is none.
+def read(directory: Path) -> Iterator[tuple[int, CatalogueProduct] | RejectedRow]:
+    """Read the rows of a catalogue in order: each gives its first line and its product, or a RejectedRow.
 
-    Of rows with one id the first is taken. A photo is looked for, not opened. A field that no product has is warned
-    of once. Raises BadCatalogue where the whole of it cannot be read.
+    Of several rows with one id the first valid one is kept. Photos must exist but are not opened. An unknown field is
+    warned of once. Raises BadCatalogue if the file cannot be read at all.
     """
-    file = file_of(directory)
-    if (columns := tables.column_names(file)) is not None:
-        _require(file, columns)
+    file = find_products_file(directory)
+    if (columns := table_reader.column_names(file)) is not None:
+        _require_columns(file, columns)
     root = directory.resolve()
-    lines_of_ids: dict[str, int] = {}
-    unknown: set[str] = set()
-    for record in tables.records(file):
-        if isinstance(record, tables.Broken):
-            yield Reject(file=file.name, line=record.line, id="", reason=Reason.BROKEN_ROW, detail=record.detail)
+    lines_by_id: dict[str, int] = {}
+    warned: set[str] = set()
+    for record in table_reader.read_records(file):
+        if isinstance(record, table_reader.BrokenRecord):
+            yield RejectedRow(
+                file=file.name, line=record.line, id="", reason=RejectReason.BROKEN_ROW, detail=record.detail
+            )
             continue
-        _warn_of_unknown(file, record, unknown)
+        _warn_of_unknown_fields(file, record, warned)
         try:
-            row = parsed(record.fields)
-            _refuse_duplicate(row, lines_of_ids)
-            _find_image(root, row)
-        except Bad as bad:
-            yield reject(file, record, bad)
+            product = parse_product(record.fields)
+            _refuse_duplicate(product, lines_by_id)
+            _check_image_exists(root, product)
+        except BadRow as bad:
+            yield reject_record(file, record, bad)
             continue
-        lines_of_ids[row.id] = record.line
-        yield record.line, row
+        lines_by_id[product.id] = record.line
+        yield record.line, product
 
 
-def reject(file: Path, record: tables.Record, bad: Bad) -> Reject:
-    return Reject(file=file.name, line=record.line, id=id_of(record.fields), reason=bad.reason, detail=bad.detail)
+def reject_record(file: Path, record: table_reader.Record, bad: BadRow) -> RejectedRow:
+    return RejectedRow(
+        file=file.name, line=record.line, id=readable_id(record.fields), reason=bad.reason, detail=bad.detail
+    )
 
 
-def write(directory: Path, rows: Iterable[Row]) -> int:
-    """Write products.jsonl whole, or not at all; how many rows it has."""
+def write(directory: Path, products: Iterable[CatalogueProduct]) -> int:
+    """Write products.jsonl atomically. Returns the number of products."""
     part, count = directory / "products.jsonl.part", 0
     with part.open("w", encoding="utf-8") as file:
-        for count, row in enumerate(rows, 1):  # noqa: B007  # the last one is the count
-            file.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
+        for count, product in enumerate(products, 1):  # noqa: B007  # the last one is the count
+            file.write(json.dumps(dataclasses.asdict(product), ensure_ascii=False) + "\n")
     part.replace(directory / "products.jsonl")
     return count
 
 
-def new_directory(directory: Path) -> Path:
-    """Make the directory of a new catalogue. Raises BadCatalogue where there is something already."""
+def create_directory(directory: Path) -> Path:
+    """Make the directory of a new catalogue. Raises BadCatalogue if it is not empty."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
-            raise BadCatalogue(f"{directory}: not empty; a new catalogue needs a directory of its own")
+            raise BadCatalogue(f"{directory}: not empty; a new catalogue needs an empty directory")
     except OSError as error:
         raise BadCatalogue(f"{directory}: {error.strerror}") from None
     return directory
 
 
-def _require(file: Path, columns: list[str]) -> None:
+def _require_columns(file: Path, columns: list[str]) -> None:
     if missing := [name for name in REQUIRED if name not in columns]:
         raise BadCatalogue(f"{file}: no column {' and no column '.join(missing)}; it has {', '.join(columns)}")
 
 
-_UNKNOWN_FIELDS = 100  # Warned of at most: a file whose keys are data would fill the terminal.
+_MAX_UNKNOWN_FIELDS = 100  # Warnings: a file whose keys are data would fill the terminal.
 
 
-def _warn_of_unknown(file: Path, record: tables.Record, known: set[str]) -> None:
+def _warn_of_unknown_fields(file: Path, record: table_reader.Record, warned: set[str]) -> None:
     for name in record.fields:
-        if name not in FIELDS and name not in known and len(known) < _UNKNOWN_FIELDS:
-            known.add(name)
-            log.warning("%s:%d: the field %s is no product's and is passed over", file.name, record.line, shown(name))
+        if name not in FIELDS and name not in warned and len(warned) < _MAX_UNKNOWN_FIELDS:
+            warned.add(name)
+            log.warning("%s:%d: the unknown field %s is ignored", file.name, record.line, quote(name))
 
 
-def _refuse_duplicate(row: Row, lines_of_ids: dict[str, int]) -> None:
-    if (line := lines_of_ids.get(row.id)) is not None:
-        raise Bad(Reason.DUPLICATE_ID, f"line {line} has it already")
+def _refuse_duplicate(product: CatalogueProduct, lines_by_id: dict[str, int]) -> None:
+    if (line := lines_by_id.get(product.id)) is not None:
+        raise BadRow(RejectReason.DUPLICATE_ID, f"line {line} has the same id")
 
 
-def _find_image(root: Path, row: Row) -> None:
-    if not row.image:
+def _check_image_exists(root: Path, product: CatalogueProduct) -> None:
+    if not product.image:
         return
     try:
-        path = (root / row.image).resolve()
-        there = path.is_file()
+        path = (root / product.image).resolve()
+        exists = path.is_file()
     except (OSError, RuntimeError):  # a name too long for the disk; a loop of links
-        raise Bad(Reason.BAD_IMAGE_PATH, shown(row.image)) from None
+        raise BadRow(RejectReason.BAD_IMAGE_PATH, quote(product.image)) from None
     if not path.is_relative_to(root):
-        raise Bad(Reason.BAD_IMAGE_PATH, f"{shown(row.image)} leads out of the catalogue's directory")
-    if not there:
-        raise Bad(Reason.MISSING_IMAGE, f"there is no file {printable(row.image)}")
+        raise BadRow(RejectReason.BAD_IMAGE_PATH, f"{quote(product.image)} is outside the catalogue's directory")
+    if not exists:
+        raise BadRow(RejectReason.MISSING_IMAGE, f"no file {escape_unprintable(product.image)}")

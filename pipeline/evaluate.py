@@ -1,5 +1,5 @@
-"""`lookalike encoders evaluate`: how good the neighbours of an index are, as a report. Reads an index and a catalogue,
-runs a model server for the untrained baseline, writes files.
+"""`lookalike encoders evaluate`: reports how good the neighbours of an index are. Reads an index and a catalogue, runs
+a model server for the untrained baseline, writes files.
 """
 
 from __future__ import annotations
@@ -26,39 +26,41 @@ from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
 from lookalike.vectors import F32
 from pipeline import catalogue
-from pipeline.evaluation import baselines, heldout, pictures, tables
-from pipeline.evaluation.classes import KINDS, classified, inputs
-from pipeline.evaluation.heldout import HeldOut
-from pipeline.evaluation.judging import AUTO, Judgement, judged
-from pipeline.evaluation.measures import Scores, cosines
-from pipeline.evaluation.policy import DEFAULT, Policy
-from pipeline.evaluation.tables import Findings, Run
-from pipeline.product import Bad, Reject
+from pipeline.evaluation import baselines, held_out, plots, report
+from pipeline.evaluation.classification import QUERY_KINDS, evaluate_classification, query_vectors
+from pipeline.evaluation.held_out import EvaluationData
+from pipeline.evaluation.metrics import ScoreRows, cosines
+from pipeline.evaluation.policy import DEFAULT, SpacePolicy
+from pipeline.evaluation.report import Evaluation, EvaluationRun
+from pipeline.evaluation.retrieval import AUTO, RetrievalEvaluation, evaluate_retrieval
+from pipeline.product import BadRow, RejectedRow
 
-MAX_SAMPLE = 20_000  # All are ranked for each: 20,000 take minutes, and intervals are narrow long before.
-RANDOM, WORDS, UNTRAINED = "random vectors", "TF-IDF of titles", "untrained MobileNet"
+MAX_SAMPLE = 20_000  # Quadratic: 20,000 take minutes, and far fewer give narrow intervals.
+RANDOM, TFIDF, UNTRAINED = "random vectors", "TF-IDF of titles", "untrained MobileNet"
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
     if not 2 <= args.sample <= MAX_SAMPLE:
-        raise BadSettings(f"--sample {args.sample}: not in 2..{MAX_SAMPLE}")
-    policy = Policy.parse(args.policy)
-    pictures.plotting()  # Where it is missing, say so at once.
-    held = heldout.read(args.location, sample=args.sample, seed=args.seed)
-    model = _product_encoder(args.artifacts, held)
-    photos, notes = _photos(args.catalogue, held)
-    say = _saying(args.json)
-    against = _baselines(held, photos, notes, environ, untrained=args.untrained, seed=args.seed)
-    if "product" in held.encoders and model is None:
-        notes.append("The product encoder was not given (--artifacts): its classifier is not measured.")
-    further = {} if model is None else _asked_with_less(held, model)
-    judgement = judged(held.judged, policy, against, further=further, seed=args.seed, step=say)
-    say("telling categories")
-    # Where all products are of one label, anybody is right.
-    classification = classified(held, model, seed=args.seed) if judgement.main else None
-    findings = Findings(held=held, judgement=judgement, classification=classification)
-    run = Run(
+        raise BadSettings(f"--sample {args.sample}: must be in 2..{MAX_SAMPLE}")
+    policy = SpacePolicy.parse(args.policy)
+    plots.import_matplotlib()  # Fail at once if it is missing.
+    data = held_out.read(args.location, sample=args.sample, seed=args.seed)
+    model = _load_product_encoder(args.artifacts, data)
+    photos, notes = _find_photos(args.catalogue, data)
+    print_step = _step_printer(args.json)
+    reference_scores = _baselines(data, photos, notes, environ, untrained=args.untrained, seed=args.seed)
+    if "product" in data.encoders and model is None:
+        notes.append("The product encoder was not given (--artifacts), so its classifier is not evaluated.")
+    partial_queries = {} if model is None else _partial_queries(data, model)
+    retrieval = evaluate_retrieval(
+        data.test, policy, reference_scores, partial_queries=partial_queries, seed=args.seed, on_step=print_step
+    )
+    print_step("classifying")
+    # If all products have one label, any prediction is right.
+    classification = evaluate_classification(data, model, seed=args.seed) if retrieval.main_labelling else None
+    evaluation = Evaluation(data=data, retrieval=retrieval, classification=classification)
+    run = EvaluationRun(
         location=str(args.location),
         catalogue=str(args.catalogue),
         date=datetime.now(UTC).date().isoformat(),
@@ -67,126 +69,132 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         sample=args.sample,
         notes=notes,
     )
-    say("drawing")
-    told = _written(args.out, findings, run, photos)
-    print(json.dumps(told, indent=1, ensure_ascii=False) if args.json else _told(args.out, judgement))
+    print_step("drawing")
+    document = _write_report(args.out, evaluation, run, photos)
+    print(json.dumps(document, indent=1, ensure_ascii=False) if args.json else _summary(args.out, retrieval))
     return 0
 
 
-def _product_encoder(artifacts: Path | None, held: HeldOut) -> ProductModel | None:
-    """The one that made the index's product space, where there is one. Raises BadArtifact."""
-    made = held.encoders.get("product", "")
-    if artifacts is None or not made:
+def _load_product_encoder(artifacts: Path | None, data: EvaluationData) -> ProductModel | None:
+    """Load the encoder of the index's product space; None if there is no such space. Raises BadArtifact."""
+    fingerprint = data.encoders.get("product", "")
+    if artifacts is None or not fingerprint:
         return None
-    model = product.load(artifacts / made)
-    if model.fingerprint != made:
-        raise BadArtifact(f"{artifacts / made}: is {model.fingerprint}")
+    model = product.load(artifacts / fingerprint)
+    if model.fingerprint != fingerprint:
+        raise BadArtifact(f"{artifacts / fingerprint}: this is the encoder {model.fingerprint}")
     return model
 
 
-def _asked_with_less(held: HeldOut, model: ProductModel) -> dict[str, Callable[[], Scores]]:
-    """Queries by a photo or a title alone, among whole products."""
-    whole = held.judged.vectors["product"]
+def _partial_queries(data: EvaluationData, model: ProductModel) -> dict[str, Callable[[], ScoreRows]]:
+    """ScoreRows of queries by a photo or a title alone against the products' full vectors."""
+    products = data.test.vectors["product"]
     return {
-        f"product, {name}": partial(_scores, whole, held, model, kind)
-        for name, kind in KINDS.items()
+        f"product, {name}": partial(_partial_query_scores, products, data, model, kind)
+        for name, kind in QUERY_KINDS.items()
         if kind != Kind.BOTH
     }
 
 
-def _scores(whole: F32, held: HeldOut, model: ProductModel, kind: Kind) -> Scores:
-    queries = model.encode(*inputs(held.judged, kind))
-    return lambda rows: np.asarray(queries[rows] @ whole.T)
+def _partial_query_scores(products: F32, data: EvaluationData, model: ProductModel, kind: Kind) -> ScoreRows:
+    queries = model.encode(*query_vectors(data.test, kind))
+    return lambda rows: np.asarray(queries[rows] @ products.T)
 
 
-def _saying(quiet: bool) -> Callable[[str], None]:
+def _step_printer(quiet: bool) -> Callable[[str], None]:
     console = Console(stderr=True)
-    return lambda what: None if quiet else console.print(f"… {what}", highlight=False)
+    return lambda step: None if quiet else console.print(f"… {step}", highlight=False)
 
 
-def _photos(directory: Path, held: HeldOut) -> tuple[list[Path | None], list[str]]:
-    """The photo of each judged product, and what to say of those that have none."""
-    named = {
+def _find_photos(directory: Path, data: EvaluationData) -> tuple[list[Path | None], list[str]]:
+    """The photo of each test product, and notes on missing photos."""
+    photo_by_id = {
         item[1].id: directory / item[1].image
         for item in catalogue.read(directory)
-        if not isinstance(item, Reject) and item[1].image
+        if not isinstance(item, RejectedRow) and item[1].image
     }
-    photos = [named.get(product.id) for product in held.judged.products]
-    lacking = sum(photo is None for photo in photos)
-    if lacking == len(photos):
-        return photos, [f"No photo of the judged products in the catalogue {directory}: no contact sheet."]
-    return photos, [f"{lacking:,} of the judged products have no photo in the catalogue."] if lacking else []
+    photos = [photo_by_id.get(product.id) for product in data.test.products]
+    missing = sum(photo is None for photo in photos)
+    if missing == len(photos):
+        return photos, [f"No test product has a photo in the catalogue {directory}: there is no contact sheet."]
+    return photos, [f"{missing:,} test products have no photo in the catalogue."] if missing else []
 
 
 def _baselines(
-    held: HeldOut,
+    data: EvaluationData,
     photos: Sequence[Path | None],
     notes: list[str],
     environ: Mapping[str, str],
     *,
     untrained: bool,
     seed: int,
-) -> dict[str, Callable[[], Scores]]:
-    products = held.judged.products
+) -> dict[str, Callable[[], ScoreRows]]:
+    products = data.test.products
     titles = [product.title for product in products]
-    learnt_from = titles + [product.title for product in held.voters.products]
-    against: dict[str, Callable[[], Scores]] = {
+    corpus = titles + [product.title for product in data.train.products]
+    scores: dict[str, Callable[[], ScoreRows]] = {
         RANDOM: lambda: cosines(baselines.random_vectors(len(products), seed)),
-        WORDS: lambda: baselines.counted_words(titles, learnt_from),
+        TFIDF: lambda: baselines.tfidf_scores(titles, corpus),
     }
-    if "image" in held.encoders and any(photos):
+    if "image" in data.encoders and any(photos):
         if untrained:
-            against[UNTRAINED] = partial(_untrained, photos, notes, environ, seed)
+            scores[UNTRAINED] = partial(_untrained_scores, photos, notes, environ, seed)
         else:
-            notes.append(f"The baseline of an {UNTRAINED} was left out (--no-untrained).")
-    return against
+            notes.append(f"The baseline of an {UNTRAINED} is left out (--no-untrained).")
+    return scores
 
 
-def _untrained(photos: Sequence[Path | None], notes: list[str], environ: Mapping[str, str], seed: int) -> Scores:
-    """Products without a photo have a vector of zeros, which is similar to nothing."""
-    having = [at for at, photo in enumerate(photos) if photo is not None]
+def _untrained_scores(
+    photos: Sequence[Path | None], notes: list[str], environ: Mapping[str, str], seed: int
+) -> ScoreRows:
+    """Scores by the untrained image model. A product without a photo has a zero vector, similar to nothing."""
+    rows = [row for row, photo in enumerate(photos) if photo is not None]
     try:
-        with progress_bar("encoding photos without training", total=len(having)) as count:
-            given = [photo for photo in photos if photo is not None]
-            vectors, encoder = baselines.untrained_vectors(given, environ, seed=seed, count=count)
-    except Bad as bad:
+        with progress_bar("encoding photos with the untrained model", total=len(rows)) as count:
+            existing = [photo for photo in photos if photo is not None]
+            vectors, encoder = baselines.untrained_vectors(existing, environ, seed=seed, count=count)
+    except BadRow as bad:
         raise BadCatalogue(f"the catalogue has changed since the index was built: {bad}") from bad
-    notes.append(f"{UNTRAINED}: `{encoder}`, of the same photos.")
-    every: F32 = np.zeros((len(photos), vectors.shape[1]), dtype=np.float32)
-    every[having] = vectors
-    return cosines(every)
+    notes.append(f"{UNTRAINED}: `{encoder}`, on the same photos.")
+    all_vectors: F32 = np.zeros((len(photos), vectors.shape[1]), dtype=np.float32)
+    all_vectors[rows] = vectors
+    return cosines(all_vectors)
 
 
-def _written(out: Path, findings: Findings, run: Run, photos: Sequence[Path | None]) -> dict[str, Any]:
-    """Pictures, report.json and report.md, this one last; what report.json says."""
+def _write_report(
+    out: Path, evaluation: Evaluation, run: EvaluationRun, photos: Sequence[Path | None]
+) -> dict[str, Any]:
+    """Write the pictures, report.json and last report.md. Returns the content of report.json."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        run = _drawn(out, findings, run, photos)
-        told = tables.as_json(findings, run)
-        (out / "report.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (out / "report.md").write_text(tables.markdown(findings, run), encoding="utf-8")
+        run = _draw_pictures(out, evaluation, run, photos)
+        document = report.as_json(evaluation, run)
+        (out / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (out / "report.md").write_text(report.markdown(evaluation, run), encoding="utf-8")
     except OSError as error:
         raise OperatorError(f"{out}: {error}") from error
-    return told
+    return document
 
 
-def _drawn(out: Path, findings: Findings, run: Run, photos: Sequence[Path | None]) -> Run:
-    """Draw what there is to draw; the run with its pictures."""
-    judgement = findings.judgement
-    if (labelling := judgement.main) is None:
+def _draw_pictures(
+    out: Path, evaluation: Evaluation, run: EvaluationRun, photos: Sequence[Path | None]
+) -> EvaluationRun:
+    """Draw the pictures that the results allow. Returns the run with their file names."""
+    retrieval = evaluation.retrieval
+    if (labelling := retrieval.main_labelling) is None:
         return run
     names = {name: f"{name}.png" for name in ("averages", "precision", "confusion")}
-    pictures.draw_averages(out / names["averages"], judgement)
-    pictures.draw_precision(out / names["precision"], judgement, labelling)
-    pictures.draw_confusions(out / names["confusion"], judgement, labelling)
-    if findings.classification is not None:
+    plots.draw_averages(out / names["averages"], retrieval)
+    plots.draw_precision(out / names["precision"], retrieval, labelling)
+    plots.draw_confusion_matrices(out / names["confusion"], retrieval, labelling)
+    if evaluation.classification is not None:
         names["reliability"] = "reliability.png"
-        pictures.draw_reliability(out / names["reliability"], findings.classification)
+        plots.draw_reliability(out / names["reliability"], evaluation.classification)
     if not any(photos):
         return replace(run, pictures=names)
     names["neighbours"] = "neighbours.png"
-    queries = pictures.draw_neighbours(out / names["neighbours"], judgement, labelling, photos, seed=run.seed)
-    return replace(run, pictures=names, queries=queries)
+    queries = plots.draw_neighbours(out / names["neighbours"], retrieval, labelling, photos, seed=run.seed)
+    return replace(run, pictures=names, contact_sheet_queries=queries)
 
 
 def _machine() -> str:
@@ -202,13 +210,13 @@ def _processor() -> str:
     return next(named, platform.processor() or platform.machine())
 
 
-def _told(out: Path, judgement: Judgement) -> str:
-    written = str(out / "report.md")
-    if (labelling := judgement.main) is None:
-        return f"{written}: no label tells one space from another"
-    lines = [written, f"  precision@10 by {labelling.title}, {int(labelling.asked.sum()):,} queries:"]
-    for name, column in {**judgement.spaces, AUTO: judgement.auto, **judgement.baselines}.items():
-        value, low, high = column.averages[labelling.title][0].micro
+def _summary(out: Path, retrieval: RetrievalEvaluation) -> str:
+    path = str(out / "report.md")
+    if (labelling := retrieval.main_labelling) is None:
+        return f"{path}: no label distinguishes the spaces"
+    lines = [path, f"  precision@10 by {labelling.title}, {int(labelling.is_query.sum()):,} queries:"]
+    for name, quality in {**retrieval.spaces, AUTO: retrieval.auto, **retrieval.baselines}.items():
+        value, low, high = quality.averages[labelling.title][0].micro
         lines.append(f"  {name:<20} {value:.3f} ({low:.3f}–{high:.3f})")
     return "\n".join(lines)
 
@@ -219,8 +227,8 @@ examples:
   lookalike encoders evaluate my-shop index --out quality --artifacts encoders
   lookalike encoders evaluate my-shop index --policy 'fashion=image,*=text' --no-untrained --json
 
-Judged are held-out products (every fifth, by its id) that have a vector in every space. docs/quality.md says how to
-read the report.
+Evaluated are held-out products (every fifth, by its id) with a vector in every space. docs/quality.md explains the
+report.
 """
 
 
@@ -228,24 +236,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike encoders evaluate",
         description="Measure how good the neighbours of an index are, by the categories and tags of its products, "
-        "beside those of baselines; write report.md, report.json and pictures.",
+        "and compare with baselines; write report.md, report.json and pictures.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("catalogue", type=Path, metavar="CATALOGUE", help="what the index was built from: for its photos")
-    add("location", type=Path, metavar="LOCATION", help="where versions of the index are; judged is the CURRENT one")
-    add("--artifacts", type=Path, metavar="DIR", help="as for `lookalike update`: to measure the classifier too")
-    add("--policy", default=DEFAULT, metavar="POLICY", help="the gateway's, of AUTO (default '%(default)s')")
-    add("--out", type=Path, default=Path("quality"), metavar="DIR", help="where the report goes (default %(default)s)")
-    add("--sample", type=int, default=3000, metavar="N", help="most products judged (default %(default)s)")
+    add("catalogue", type=Path, metavar="CATALOGUE", help="catalogue of the index, for its photos")
+    add("location", type=Path, metavar="LOCATION", help="directory of the index; its CURRENT version is evaluated")
+    add("--artifacts", type=Path, metavar="DIR", help="as for `lookalike update`: evaluate the classifier too")
+    add("--policy", default=DEFAULT, metavar="POLICY", help="the gateway's policy for AUTO (default '%(default)s')")
+    add(
+        "--out", type=Path, default=Path("quality"), metavar="DIR", help="directory of the report (default %(default)s)"
+    )
+    add("--sample", type=int, default=3000, metavar="N", help="maximum number of test products (default %(default)s)")
     add(
         "--seed",
         type=arguments.seed,
         default=0,
         metavar="N",
-        help="of the sample and of intervals (default %(default)s)",
+        help="seed of the sample and of intervals (default %(default)s)",
     )
-    add("--no-untrained", dest="untrained", action="store_false", help="without the baseline of an untrained network")
-    add("--json", action="store_true", help="print what report.json says")
+    add("--no-untrained", dest="untrained", action="store_false", help="leave out the baseline of an untrained network")
+    add("--json", action="store_true", help="print the content of report.json")
     return parser

@@ -1,4 +1,4 @@
-"""The photos of a catalogue, opened and decoded ahead of whoever walks through its rows. Reads files, on threads."""
+"""Reads the products of a catalogue with their photos, which threads decode ahead of the reader. Reads files."""
 
 from __future__ import annotations
 
@@ -14,56 +14,61 @@ import numpy.typing as npt
 from encoders.image.photos import BadImage, preprocess
 from lookalike.limits import MAX_IMAGE_BYTES
 from pipeline import catalogue
-from pipeline.pool import ordered
-from pipeline.product import Bad, Reason, Reject, Row
+from pipeline.ordered_map import ordered_map
+from pipeline.product import BadRow, CatalogueProduct, RejectedRow, RejectReason
 
-# The bound of a photo (encoders.image.photos) and one more byte: enough to be refused, never more in memory.
+# One byte over the limit of encoders.image.photos: enough for it to refuse the photo, and no more in memory.
 _READ_BYTES = MAX_IMAGE_BYTES + 1
 _WORKERS = min(os.cpu_count() or 1, 16)
-_AHEAD = 16 * _WORKERS  # Photos in memory before anybody asks: 150 kB each once they are preprocessed.
+_AHEAD = 16 * _WORKERS  # Photos decoded ahead: 150 kB of memory each.
 
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    digest: str  # Of the file's bytes: two products with one picture are encoded once.
-    pixels: npt.NDArray[np.uint8] | None  # (224, 224, 3); None: a known photo, not decoded again.
+    """A photo by the digest of its file, decoded unless its vector is already stored."""
+
+    digest: str  # Of the file's bytes: a photo that several products share is encoded once.
+    pixels: npt.NDArray[np.uint8] | None  # (224, 224, 3); None: in `known_photos`, so not decoded.
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class ProductWithPhoto:
+    """A product of a catalogue, the line of its row, and its photo."""
+
     line: int
-    row: Row
-    photo: Photo | None  # None: the product has none.
+    product: CatalogueProduct
+    photo: Photo | None  # None: the product has no photo.
 
 
-def products(directory: Path, *, known: Container[str] = ()) -> Iterator[Product | Reject]:
-    """Every row of a catalogue in its order with its photo decoded, or why it is no product.
+def read_products(directory: Path, *, known_photos: Container[str] = ()) -> Iterator[ProductWithPhoto | RejectedRow]:
+    """Read the rows of a catalogue in order, each as a product with its decoded photo, or as a RejectedRow.
 
-    known: digests of photos that need no decoding, because they were decoded once.
+    known_photos: digests of photos that need no decoding, because their vectors are stored.
     """
-    file = catalogue.file_of(directory).name
+    file = catalogue.find_products_file(directory).name
 
-    def looked_at(item: tuple[int, Row] | Reject) -> Product | Reject:
-        if isinstance(item, Reject):
+    def with_photo(item: tuple[int, CatalogueProduct] | RejectedRow) -> ProductWithPhoto | RejectedRow:
+        if isinstance(item, RejectedRow):
             return item
-        line, row = item
+        line, product = item
         try:
-            return Product(line, row, opened(directory / row.image, known) if row.image else None)
-        except Bad as bad:
-            return Reject(file=file, line=line, id=row.id, reason=bad.reason, detail=bad.detail)
+            photo = open_photo(directory / product.image, known_photos) if product.image else None
+            return ProductWithPhoto(line, product, photo)
+        except BadRow as bad:
+            return RejectedRow(file=file, line=line, id=product.id, reason=bad.reason, detail=bad.detail)
 
-    for _, product in ordered(looked_at, catalogue.read(directory), workers=_WORKERS, ahead=_AHEAD):
-        yield product
+    for _, result in ordered_map(with_photo, catalogue.read(directory), workers=_WORKERS, ahead=_AHEAD):
+        yield result
 
 
-def opened(path: Path, known: Container[str] = ()) -> Photo:
-    """The photo in a file. Raises Bad with the reason of encoders.image.photos."""
+def open_photo(path: Path, known_photos: Container[str] = ()) -> Photo:
+    """Read and decode a photo. Raises BadRow with the reason that encoders.image.photos gives."""
     try:
         with path.open("rb") as file:
             data = file.read(_READ_BYTES)
         digest = blake2b(data, digest_size=16).hexdigest()
-        return Photo(digest, None if digest in known else preprocess(data))
+        return Photo(digest, None if digest in known_photos else preprocess(data))
     except BadImage as error:
-        raise Bad(Reason.BROKEN_IMAGE, f"{path.name}: {error.reason}") from None
+        raise BadRow(RejectReason.BROKEN_IMAGE, f"{path.name}: {error.reason}") from None
     except OSError as error:
-        raise Bad(Reason.MISSING_IMAGE, f"{path.name}: {error.strerror}") from None
+        raise BadRow(RejectReason.MISSING_IMAGE, f"{path.name}: {error.strerror}") from None

@@ -88,7 +88,7 @@ class CatalogWriter:
         elif request.image and (fused or SPACE_IMAGE in wanted):
             check_image("image", request.image)
             image = await self.encoders.image("image", request.image, deadline)
-        field = "title" if request.product.title else "description"  # As the update does (pipeline/words.py).
+        field = "title" if request.product.title else "description"  # As the update does (pipeline/text_encoding.py).
         words: str = getattr(request.product, field)
         if SPACE_TEXT in given:
             text = given[SPACE_TEXT], snapshot.spaces[SPACE_TEXT].encoder

@@ -1,1 +1,1 @@
-"""How good the encoders of an index are, by the labels of products that they did not learn from."""
+"""Evaluates the vectors of an index by the labels of held-out products, on which no encoder was trained."""

@@ -1,4 +1,7 @@
-"""What a space must be better than: vectors that know nothing, untrained ones, and words counted. Computes vectors."""
+"""Baselines that a space should beat: random vectors, an untrained image model, and TF-IDF of titles.
+
+Computes vectors; the untrained model runs in a model server.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ import numpy as np
 from lookalike.local import process_specs
 from lookalike.local.supervisor import Supervisor
 from lookalike.vectors import F32, normalised
-from pipeline import encoding
-from pipeline.evaluation.measures import Scores
-from pipeline.photos import opened
-from pipeline.pool import ordered
+from pipeline import image_encoding
+from pipeline.evaluation.metrics import ScoreRows
+from pipeline.ordered_map import ordered_map
+from pipeline.photos import open_photo
 from pipeline.update import model_server
 
 _RANDOM_DIM = 64
@@ -24,14 +27,14 @@ _DECODERS = 2
 
 
 def random_vectors(count: int, seed: int) -> F32:
-    """(count, 64) of unit norm, in all directions alike."""
+    """(count, 64) float32 of unit norm, uniformly distributed directions."""
     return normalised(np.random.default_rng(seed).standard_normal((count, _RANDOM_DIM)).astype(np.float32))
 
 
-def counted_words(titles: Sequence[str], learnt_from: Sequence[str]) -> Scores:
-    """Cosines of TF-IDF vectors of titles (scikit-learn: logarithmic idf, smoothed), in the text encoder's words.
+def tfidf_scores(titles: Sequence[str], corpus: Sequence[str]) -> ScoreRows:
+    """Cosines of TF-IDF vectors of titles (scikit-learn: logarithmic idf, smoothed), with the text encoder's tokens.
 
-    learnt_from: the titles whose words are counted.
+    corpus: the titles from which document frequencies are counted.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -39,8 +42,8 @@ def counted_words(titles: Sequence[str], learnt_from: Sequence[str]) -> Scores:
 
     vectorizer = TfidfVectorizer(analyzer=Tokenizer(), dtype=np.float32)
     try:
-        vectorizer.fit(learnt_from)
-    except ValueError:  # No title has a word in it.
+        vectorizer.fit(corpus)
+    except ValueError:  # No title contains a word.
         return lambda rows: np.zeros((len(rows), len(titles)), dtype=np.float32)
     vectors = vectorizer.transform(titles)
     return lambda rows: np.asarray((vectors[rows] @ vectors.T).toarray(), dtype=np.float32)
@@ -49,9 +52,9 @@ def counted_words(titles: Sequence[str], learnt_from: Sequence[str]) -> Scores:
 def untrained_vectors(
     photos: Sequence[Path], environ: Mapping[str, str], *, seed: int, count: Callable[[], Any]
 ) -> tuple[F32, str]:
-    """(n, 1024) of photos by the image model with random weights, and its fingerprint.
+    """Encode photos with the image model at random weights: (n, 1024) float32, and the model's fingerprint.
 
-    Exports one, and runs it. Raises ServiceError, OperatorError; Bad for a photo that cannot be decoded.
+    Exports the model and runs a model server. Raises ServiceError, OperatorError, and BadRow for a broken photo.
     """
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         models, logs = Path(folder) / "models", Path(folder) / "logs"
@@ -61,19 +64,21 @@ def untrained_vectors(
         with Supervisor(logs, environ, directory=process_specs.ROOT) as processes:
             processes.run("encoders export", command)
         with model_server(models, environ) as address:
-            return asyncio.run(_encoded(photos, address, count))
+            return asyncio.run(_encode(photos, address, count))
 
 
-async def _encoded(photos: Sequence[Path], address: str, count: Callable[[], Any]) -> tuple[F32, str]:
+async def _encode(photos: Sequence[Path], address: str, count: Callable[[], Any]) -> tuple[F32, str]:
     vectors: list[F32] = []
     encoder = ""
-    async with encoding.served(address) as encode:
-        for start in range(0, len(photos), encoding.BATCH):
-            decoded = ordered(opened, photos[start : start + encoding.BATCH], workers=_DECODERS, ahead=encoding.BATCH)
+    async with image_encoding.connect_encoder(address) as encode:
+        for start in range(0, len(photos), image_encoding.BATCH):
+            decoded = ordered_map(
+                open_photo, photos[start : start + image_encoding.BATCH], workers=_DECODERS, ahead=image_encoding.BATCH
+            )
             pixels = [photo.pixels for _, photo in decoded if photo.pixels is not None]
-            answer = await encoding.patiently(encode, np.stack(pixels))
-            vectors.append(answer.vectors)
-            encoder = answer.encoder
+            response = await image_encoding.encode_with_retries(encode, np.stack(pixels))
+            vectors.append(response.vectors)
+            encoder = response.encoder
             for _ in pixels:
                 count()
     return np.concatenate(vectors), encoder

@@ -1,4 +1,4 @@
-"""Which space AUTO searches for a product, by its category: as the gateway's `auto_policy` reads it. Pure."""
+"""The space that AUTO searches for a product, by its category, as the gateway's `auto_policy` chooses it. Pure."""
 
 from __future__ import annotations
 
@@ -8,45 +8,47 @@ from dataclasses import dataclass
 from lookalike.errors import BadSettings
 from lookalike.spaces import VECTOR_SPACES
 
-DEFAULT = "fashion=product>image,*=product>text"  # That of the gateway.
-REST = "*"
+DEFAULT = "fashion=product>image,*=product>text"  # The gateway's default.
+ANY_CATEGORY = "*"
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """The spaces of a category, the first one that an index has: those of the longest path that it lies under."""
+class SpacePolicy:
+    """The preferred spaces of each category, the first that an index has; a product's longest matching path decides."""
 
     text: str
-    table: Mapping[str, Sequence[str]]  # With one for REST.
+    spaces_by_category: Mapping[str, Sequence[str]]  # Always has ANY_CATEGORY.
 
     @classmethod
-    def parse(cls, text: str) -> Policy:
-        """From "fashion=product>image,*=product>text". Raises BadSettings."""
-        table: dict[str, Sequence[str]] = {}
+    def parse(cls, text: str) -> SpacePolicy:
+        """Parse "fashion=product>image,*=product>text". Raises BadSettings."""
+        spaces_by_category: dict[str, Sequence[str]] = {}
         for entry in text.split(","):
-            category, _, spaces = entry.strip().partition("=")
-            wanted = tuple(spaces.split(">"))
-            if not category or not set(wanted) <= set(VECTOR_SPACES) or len(set(wanted)) < len(wanted):
-                raise BadSettings(f"--policy {entry!r}: not CATEGORY=SPACE or CATEGORY=SPACE>SPACE of {_NAMES}")
-            if category in table:
-                raise BadSettings(f"--policy {entry!r}: {category} is there already")
-            table[category] = wanted
-        if REST not in table:
-            raise BadSettings(f"--policy: no entry for {REST} (every other category)")
-        return cls(text, table)
+            category, _, preferences = entry.strip().partition("=")
+            spaces = tuple(preferences.split(">"))
+            if not category or not set(spaces) <= set(VECTOR_SPACES) or len(set(spaces)) < len(spaces):
+                raise BadSettings(f"--policy {entry!r}: expected CATEGORY=SPACE or CATEGORY=SPACE>SPACE of {_NAMES}")
+            if category in spaces_by_category:
+                raise BadSettings(f"--policy {entry!r}: {category} has an entry already")
+            spaces_by_category[category] = spaces
+        if ANY_CATEGORY not in spaces_by_category:
+            raise BadSettings(f"--policy: no entry for {ANY_CATEGORY} (every other category)")
+        return cls(text, spaces_by_category)
 
-    def entry(self, category: str) -> str:
-        """The category of the entry that decides."""
+    def matching_entry(self, category: str) -> str:
+        """The category of the entry that applies: the longest path that contains `category`, or ANY_CATEGORY."""
         path = category
         while path:
-            if path in self.table:
+            if path in self.spaces_by_category:
                 return path
             path = path.rpartition("/")[0]
-        return REST
+        return ANY_CATEGORY
 
-    def space(self, category: str, built: Sequence[str]) -> str:
-        """The space of a product that has a vector in each of those built, these in the contract's order."""
-        return next((space for space in self.table[self.entry(category)] if space in built), built[0])
+    def choose_space(self, category: str, built: Sequence[str]) -> str:
+        """The space for a product that has a vector in each of the spaces `built` (in the order of the contract)."""
+        return next(
+            (space for space in self.spaces_by_category[self.matching_entry(category)] if space in built), built[0]
+        )
 
 
 _NAMES = ", ".join(VECTOR_SPACES)

@@ -1,4 +1,4 @@
-"""The load test against a real system on this machine: an index of vectors, its shards, a gateway."""
+"""`lookalike load` against a real local system: an index of vectors, its shards, a gateway."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ IMPOSSIBLE = "error_ratio = 0.0\nmin_requests_per_s = 1_000_000\n"
 
 
 @dataclass(frozen=True)
-class Local:
-    words: list[str]  # Where the gateway and its metrics are.
+class LocalSystem:
+    address_options: list[str]  # Of the gateway and its metrics.
     vectors: Path
 
 
@@ -52,7 +52,7 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
     folder = tmp_path_factory.mktemp("load")
     vectors = folder / "vectors.npy"
     np.save(vectors, np.random.default_rng(0).normal(size=(600, 32)).astype(np.float32))
@@ -63,49 +63,49 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     words = ("serve", "local", folder / "index", "--port", str(port), "--metrics-port", str(metrics_port))
     process = subprocess.Popen(command(*words), cwd=ROOT, stdout=log, stderr=log)
     try:
-        give_up_s = monotonic() + 120
+        deadline_s = monotonic() + 120
         while not probes.is_serving(f"127.0.0.1:{port}"):
             assert process.poll() is None, (folder / "log").read_text()
-            assert monotonic() < give_up_s, (folder / "log").read_text()
+            assert monotonic() < deadline_s, (folder / "log").read_text()
             sleep(0.1)
         metrics = f"http://127.0.0.1:{metrics_port}/metrics"
-        yield Local(["--address", f"127.0.0.1:{port}", "--metrics", metrics], vectors)
+        yield LocalSystem(["--address", f"127.0.0.1:{port}", "--metrics", metrics], vectors)
     finally:
         os.kill(process.pid, signal.SIGTERM)
         process.wait(60)
         log.close()
 
 
-def test_objectives_that_are_met_end_in_success(local: Local, tmp_path: Path) -> None:
+def test_met_objectives_exit_with_status_0(local: LocalSystem, tmp_path: Path) -> None:
     (tmp_path / "slo.toml").write_text(LENIENT)
     mix = ["--mix", "product=2,vector=1", "--vectors", f"image={local.vectors}"]
     bounds = ["--seconds", "10", "--users", "4", "--rate", "40", "--slo", str(tmp_path / "slo.toml")]
-    ended = run("load", *local.words, *mix, *bounds, "--json")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    told = json.loads(ended.stdout)
-    assert told["met"]
-    assert set(told["outcomes"]) == {"OK"}
-    assert set(told["client"]) == {"product", "vector"}
-    assert {row["space"] for row in told["server"]} == {"image"}
-    assert {"cache", "search"} <= set(told["stages"])
-    # Every call the users made is one that the gateway counted, and no call of another's.
-    assert sum(each["calls"] for each in told["client"].values()) == told["outcomes"]["OK"]
+    process = run("load", *local.address_options, *mix, *bounds, "--json")
+    assert process.returncode == 0, process.stdout + process.stderr
+    report = json.loads(process.stdout)
+    assert report["met"]
+    assert set(report["outcomes"]) == {"OK"}
+    assert set(report["client"]) == {"product", "vector"}
+    assert {row["space"] for row in report["server"]} == {"image"}
+    assert {"cache", "search"} <= set(report["stages"])
+    # The gateway counted exactly the calls that the users made.
+    assert sum(each["calls"] for each in report["client"].values()) == report["outcomes"]["OK"]
 
 
-def test_objectives_that_are_missed_end_in_failure(local: Local, tmp_path: Path) -> None:
+def test_missed_objectives_exit_with_status_1(local: LocalSystem, tmp_path: Path) -> None:
     (tmp_path / "slo.toml").write_text(IMPOSSIBLE)
-    ended = run("load", *local.words, "--seconds", "2", "--slo", tmp_path / "slo.toml")
-    assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "MISSED" in ended.stdout
-    assert "text queries were left out" in ended.stdout
+    process = run("load", *local.address_options, "--seconds", "2", "--slo", tmp_path / "slo.toml")
+    assert process.returncode == 1, process.stdout + process.stderr
+    assert "MISSED" in process.stdout
+    assert "text queries were left out" in process.stdout
 
 
-def test_a_kind_that_was_asked_for_and_cannot_be_answered_is_an_error(local: Local) -> None:
-    ended = run("load", *local.words, "--seconds", "2", "--mix", "text=1")
-    assert ended.returncode == 1
-    assert "text" in ended.stderr
+def test_a_requested_kind_of_query_that_the_gateway_cannot_answer_is_an_error(local: LocalSystem) -> None:
+    process = run("load", *local.address_options, "--seconds", "2", "--mix", "text=1")
+    assert process.returncode == 1
+    assert "text" in process.stderr
 
 
-def test_words_that_are_not_understood_end_in_a_usage_error(local: Local) -> None:
-    assert run("load", *local.words, "--mix", "everything=1").returncode == 2
-    assert run("load", *local.words, "--users", "100000").returncode == 2
+def test_invalid_options_exit_with_status_2(local: LocalSystem) -> None:
+    assert run("load", *local.address_options, "--mix", "everything=1").returncode == 2
+    assert run("load", *local.address_options, "--users", "100000").returncode == 2

@@ -1,4 +1,4 @@
-"""The whole system on real products: import, encode with ImageNet weights, train, build, serve, ask, evaluate."""
+"""The whole system on real products: import, encode with ImageNet weights, train, build, serve, query, evaluate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from lookalike.vectors import F32
 from pipeline import catalogue
-from pipeline.product import Reject, Row
+from pipeline.product import CatalogueProduct, RejectedRow
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 
@@ -38,7 +38,7 @@ class Shop:
     models: Path
     index: Path
     encoders: Path
-    told: Mapping[str, Any]  # By the update.
+    update: Mapping[str, Any]  # The report of the update, as JSON.
 
 
 def lookalike(*words: str | Path | int) -> str:
@@ -60,42 +60,42 @@ def shop(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     )  # fmt: skip
     lookalike("encoders", "export", folder / "models", "--weights", *(real_data / "mobilenet").glob("*.h5"))
     words = ("--models", folder / "models", "--artifacts", folder / "encoders", "--json")
-    told = json.loads(lookalike("update", folder / "shop", folder / "index", *words))
+    update = json.loads(lookalike("update", folder / "shop", folder / "index", *words))
     return Shop(
         catalogue=folder / "shop",
         models=folder / "models",
         index=folder / "index",
         encoders=folder / "encoders",
-        told=told,
+        update=update,
     )
 
 
 @pytest.fixture(scope="module")
 def client(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Of a gateway over two shards, a model server and the encoders that the update trained: five processes."""
+    """A client of a gateway with two shards, a model server and the encoders of the update: five processes."""
     model_port, text_port, first_port, second_port, gateway_port = probes.free_ports(5)
     model_server = process_specs.model_server(shop.models, model_port)
     text_encoder = process_specs.text_encoder(
-        Path(shop.told["text_artifact"]), text_port, product_artifact=Path(shop.told["product_artifact"])
+        Path(shop.update["text_artifact"]), text_port, product_artifact=Path(shop.update["product_artifact"])
     )
     shards = [process_specs.shard(shop.index, number, port) for number, port in enumerate((first_port, second_port))]
     gateway = process_specs.gateway(shards, gateway_port, model_server=model_server, text_encoder=text_encoder)
     logs = tmp_path_factory.mktemp("logs")
     with Supervisor(logs, dict(os.environ), directory=process_specs.ROOT) as processes:  # noqa: TID251  # theirs as ours
-        for role in (model_server, text_encoder, *shards, gateway):
-            processes.start(role.name, role.command, ready=role.ready)
+        for process in (model_server, text_encoder, *shards, gateway):
+            processes.start(process.name, process.command, ready=process.ready)
         processes.wait_ready(timeout_s=120)
         with Client(gateway.address) as client:
             yield client
 
 
-def held_out(shop: Shop, count: int) -> list[Row]:
-    rows = [item[1] for item in catalogue.read(shop.catalogue) if not isinstance(item, Reject)]
-    return [row for row in rows if split_of(row.id) is Split.TEST][:count]
+def held_out(shop: Shop, count: int) -> list[CatalogueProduct]:
+    products = [item[1] for item in catalogue.read(shop.catalogue) if not isinstance(item, RejectedRow)]
+    return [product for product in products if split_of(product.id) is Split.TEST][:count]
 
 
 def vectors_and_categories(location: Path, space: str) -> tuple[F32, list[str]]:
-    """The vectors of a space of the version that serves, and the leaf of each product's category."""
+    """The vectors of a space of the CURRENT version, and the leaf category of each product."""
     current = version.read_current(location)
     vectors, leaves = [], []
     for shard in range(version.read_manifest(location, current).shards):
@@ -108,7 +108,7 @@ def vectors_and_categories(location: Path, space: str) -> tuple[F32, list[str]]:
 
 
 def precision_at_10(vectors: F32, leaves: list[str]) -> tuple[float, float]:
-    """How many of the ten nearest share the leaf category, each product left out of its own answer; and by chance."""
+    """Leave-one-out precision@10 by leaf category, and that of random neighbours."""
     codes = np.unique(leaves, return_inverse=True)[1]
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -np.inf)
@@ -118,66 +118,68 @@ def precision_at_10(vectors: F32, leaves: list[str]) -> tuple[float, float]:
 
 
 def test_neighbours_of_real_products_share_their_category_far_above_chance(shop: Shop) -> None:
-    assert shop.told["products"] == COUNT
+    assert shop.update["products"] == COUNT
     for space, least in (("image", 0.45), ("text", 0.45)):
-        assert shop.told["spaces"][space]["vectors"] == COUNT
+        assert shop.update["spaces"][space]["vectors"] == COUNT
         precision, chance = precision_at_10(*vectors_and_categories(shop.index, space))
         assert precision > max(least, 3 * chance), (space, precision, chance)
 
 
-def test_the_report_finds_the_product_space_better_than_either_on_held_out_products(shop: Shop, tmp_path: Path) -> None:
+def test_on_held_out_products_the_product_space_is_better_than_photos_and_titles_alone(
+    shop: Shop, tmp_path: Path
+) -> None:
     words = ("--artifacts", shop.encoders, "--out", tmp_path, "--no-untrained", "--json")
-    told = json.loads(lookalike("encoders", "evaluate", shop.catalogue, shop.index, *words))
-    averages = told["labellings"]["category"]["by"]
+    report = json.loads(lookalike("encoders", "evaluate", shop.catalogue, shop.index, *words))
+    averages = report["labellings"]["category"]["by"]
     precision = {
         space: averages[space]["averages"]["precision@10"]["micro"][0] for space in ("image", "text", "product")
     }
     assert precision["product"] > max(precision["image"], precision["text"]) + 0.05
-    assert told["classification"]["ways"]["classifier, photo and title"]["accuracy"][0] > 0.75
+    assert report["classification"]["methods"]["classifier, photo and title"]["accuracy"][0] > 0.75
     assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".json", ".png"}
 
 
-def test_a_product_goes_by_photo_and_title_together_under_auto(shop: Shop, client: Client) -> None:
-    right, asked = 0, held_out(shop, 20)
-    for row in asked:
-        answer = client.search(product_id=row.id, limit=10)
-        assert [each.space for each in answer.provenance.spaces] == [SPACE_PRODUCT]
-        assert answer.provenance.policy == "fashion=product>image"
-        right += sum(hit.product.category == row.category for hit in answer.hits)
-    assert right / (10 * len(asked)) > 0.6
+def test_auto_searches_the_product_space_for_a_product_query(shop: Shop, client: Client) -> None:
+    right, queries = 0, held_out(shop, 20)
+    for product in queries:
+        response = client.search(product_id=product.id, limit=10)
+        assert [each.space for each in response.provenance.spaces] == [SPACE_PRODUCT]
+        assert response.provenance.policy == "fashion=product>image"
+        right += sum(hit.product.category == product.category for hit in response.hits)
+    assert right / (10 * len(queries)) > 0.6
 
 
 def test_a_photo_and_a_text_find_the_product_that_has_both(shop: Shop, client: Client) -> None:
-    for row in held_out(shop, 5):
-        photo = shop.catalogue / row.image
-        answer = client.search(image=photo, text=row.title, limit=3)
-        assert answer.hits[0].product.id == row.id
-        assert answer.hits[0].score == pytest.approx(1, abs=1e-3)
-        fused = client.search(image=photo, text=row.title, weights={"image": 3, "text": 1}, limit=3, explain=True)
-        assert fused.hits[0].product.id == row.id
+    for product in held_out(shop, 5):
+        photo = shop.catalogue / product.image
+        response = client.search(image=photo, text=product.title, limit=3)
+        assert response.hits[0].product.id == product.id
+        assert response.hits[0].score == pytest.approx(1, abs=1e-3)
+        fused = client.search(image=photo, text=product.title, weights={"image": 3, "text": 1}, limit=3, explain=True)
+        assert fused.hits[0].product.id == product.id
         assert [score.space for score in fused.hits[0].scores] == [SPACE_IMAGE, SPACE_TEXT]
 
 
 @pytest.mark.parametrize("half", ["photo", "title"])
-def test_half_of_a_product_is_enough_for_auto_to_ask_the_product_space(shop: Shop, client: Client, half: str) -> None:
-    right, asked = 0, held_out(shop, 20)
-    for row in asked:
-        given = {"image": shop.catalogue / row.image} if half == "photo" else {"text": row.title}
-        answer = client.search(**given, limit=10)
-        assert [each.space for each in answer.provenance.spaces] == [SPACE_PRODUCT]
-        right += sum(hit.product.category == row.category for hit in answer.hits)
-    assert right / (10 * len(asked)) > 0.45
+def test_auto_searches_the_product_space_for_a_photo_or_a_title_alone(shop: Shop, client: Client, half: str) -> None:
+    right, queries = 0, held_out(shop, 20)
+    for product in queries:
+        given = {"image": shop.catalogue / product.image} if half == "photo" else {"text": product.title}
+        response = client.search(**given, limit=10)
+        assert [each.space for each in response.provenance.spaces] == [SPACE_PRODUCT]
+        right += sum(hit.product.category == product.category for hit in response.hits)
+    assert right / (10 * len(queries)) > 0.45
 
 
-def test_categories_are_told_by_id_photo_and_text_and_alike_for_the_same_product(shop: Shop, client: Client) -> None:
+def test_classification_by_id_and_by_photo_and_text_gives_the_same_category(shop: Shop, client: Client) -> None:
     answers = []
-    for row in held_out(shop, 25):
-        by_id = client.classify(product_id=row.id, precision=0.8)
-        by_both = client.classify(image=shop.catalogue / row.image, text=row.title, precision=0.8)
+    for product in held_out(shop, 25):
+        by_id = client.classify(product_id=product.id, precision=0.8)
+        by_both = client.classify(image=shop.catalogue / product.image, text=product.title, precision=0.8)
         assert by_id.category == by_both.category
         assert by_id.categories[0].probability == pytest.approx(by_both.categories[0].probability, abs=0.02)
         assert bool(by_id.category) != bool(by_id.abstention_reason)
         if by_id.category:
-            answers.append(by_id.category == row.category)
+            answers.append(by_id.category == product.category)
     assert len(answers) > 5
     assert np.mean(answers) > 0.7

@@ -1,4 +1,4 @@
-"""`lookalike update` from a catalogue to a version that serves, with a fake image encoder and the real text encoder."""
+"""`lookalike update` from a catalogue to the CURRENT version, with a fake image encoder and the real text encoder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from index.storage import version
 from lookalike.cli import dispatch
 from lookalike.demo.sample import command
 from lookalike.errors import BadCatalogue, Unavailable
-from pipeline import encoding
-from pipeline.encoding import Encode, Pixels
-from pipeline.report import Report
-from pipeline.update import Outcome, Update, main, update
+from pipeline import image_encoding
+from pipeline.catalogue_report import CatalogueReport
+from pipeline.image_encoding import Encode, Pixels
+from pipeline.update import UpdateOptions, UpdateReport, main, update
 from tests import stores
-from tests.e2e.updates import ImageModel, indexed
+from tests.e2e.updates import ImageModel, read_index_vectors
 from tests.rpc.model_servers import Arithmetic, listening, write_version
 from tests.unit.pipeline.catalogues import jsonl, photo
 
@@ -32,7 +32,7 @@ COUNT = 60
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("update") / "shop"
     command.draw_catalogue(directory, products=COUNT, workers=1)
     return directory
@@ -44,105 +44,107 @@ def model() -> ImageModel:
 
 
 @pytest.fixture
-def what(drawn: Path, tmp_path: Path, model: ImageModel) -> Update:
+def options(sample_catalogue: Path, tmp_path: Path, model: ImageModel) -> UpdateOptions:
     catalogue = tmp_path / "shop"
     (catalogue / "images").mkdir(parents=True)
-    for file in (drawn / "images").iterdir():
+    for file in (sample_catalogue / "images").iterdir():
         (catalogue / "images" / file.name).hardlink_to(file)
-    (catalogue / "products.jsonl").write_bytes((drawn / "products.jsonl").read_bytes())
-    return Update(
+    (catalogue / "products.jsonl").write_bytes((sample_catalogue / "products.jsonl").read_bytes())
+    return UpdateOptions(
         catalogue=catalogue,
         location=tmp_path / "index",
         artifacts=tmp_path / "text",
-        encoder=model.connected,
-        store=tmp_path / "store",
+        connect_encoder=model.connected,
+        feature_store=tmp_path / "store",
         text_kind="fasttext",
     )
 
 
-def edited(what: Update, *changes: tuple[int, dict[str, Any]]) -> None:
-    file = what.catalogue / "products.jsonl"
+def edit_products(options: UpdateOptions, *changes: tuple[int, dict[str, Any]]) -> None:
+    file = options.catalogue / "products.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for number, change in changes:
         lines[number] |= change
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-async def test_a_catalogue_becomes_the_version_that_serves(what: Update, model: ImageModel) -> None:
-    outcome = await update(replace(what, text_kind="scdv"))
+async def test_an_update_builds_the_current_version_from_a_catalogue(options: UpdateOptions, model: ImageModel) -> None:
+    report = await update(replace(options, text_kind="scdv"))
 
-    assert version.read_current(what.location) == outcome.version
-    assert outcome.report.products == COUNT
+    assert version.read_current(options.location) == report.version
+    assert report.catalogue.products == COUNT
     assert model.photos == COUNT + 1  # and the probe
-    assert outcome.spaces["image"] == {"encoder": "fake-000000000001", "vectors": COUNT}
-    assert outcome.spaces["text"]["vectors"] == COUNT
-    assert outcome.text_artifact == what.artifacts / outcome.spaces["text"]["encoder"]
-    manifest = version.read_manifest(what.location, outcome.version)
-    version.verify(what.location / outcome.version, manifest)
+    assert report.spaces["image"] == {"encoder": "fake-000000000001", "vectors": COUNT}
+    assert report.spaces["text"]["vectors"] == COUNT
+    assert report.text_artifact == options.artifacts / report.spaces["text"]["encoder"]
+    manifest = version.read_manifest(options.location, report.version)
+    version.verify(options.location / report.version, manifest)
 
 
-async def test_nothing_is_computed_again_that_has_not_changed(what: Update, model: ImageModel) -> None:
-    first = await update(what)
+async def test_nothing_is_computed_again_if_the_catalogue_is_unchanged(
+    options: UpdateOptions, model: ImageModel
+) -> None:
+    first = await update(options)
     model.photos = 0
 
-    second = await update(what)
+    second = await update(options)
 
     assert model.photos == 1  # the probe
     assert second.encoded == {"photos": 0, "texts": 0}
-    assert (first.trained, second.trained) == (True, False)
+    assert (first.text_trained, second.text_trained) == (True, False)
     assert (second.version, second.text_artifact) == (first.version, first.text_artifact)
 
 
-async def test_a_new_price_is_a_new_version_of_the_same_vectors(what: Update) -> None:
-    first = await update(what)
-    edited(what, (3, {"price": 17}))
+async def test_a_new_price_gives_a_new_version_with_the_same_vectors(options: UpdateOptions) -> None:
+    first = await update(options)
+    edit_products(options, (3, {"price": 17}))
 
-    second = await update(what)
+    second = await update(options)
 
     assert second.encoded == {"photos": 0, "texts": 0}
-    assert not second.trained
+    assert not second.text_trained
     assert second.version != first.version
 
 
-async def test_a_new_photo_is_the_only_one_encoded(what: Update, model: ImageModel) -> None:
-    await update(what)
+async def test_a_new_photo_is_the_only_one_encoded(options: UpdateOptions, model: ImageModel) -> None:
+    await update(options)
     model.photos = 0
-    photo = what.catalogue / "images" / "00004.jpg"
-    other = (what.catalogue / "images" / "00005.jpg").read_bytes()
+    photo = options.catalogue / "images" / "00004.jpg"
+    other = (options.catalogue / "images" / "00005.jpg").read_bytes()
     photo.unlink()
     photo.write_bytes(other + b"\0")
 
-    assert (await update(what)).encoded == {"photos": 1, "texts": 0}
+    assert (await update(options)).encoded == {"photos": 1, "texts": 0}
     assert model.photos == 2
 
 
-async def test_an_interrupted_update_keeps_what_it_encoded(what: Update, model: ImageModel) -> None:
+async def test_photos_encoded_by_an_interrupted_update_stay_stored(options: UpdateOptions, model: ImageModel) -> None:
     model.fails_after = 40
     with pytest.raises(RuntimeError, match="plug"):
-        await update(what)
-    assert not (what.location / "CURRENT").exists()
+        await update(options)
+    assert not (options.location / "CURRENT").exists()
     model.fails_after, model.photos = 10**9, 0
 
-    outcome = await update(what)
+    report = await update(options)
 
-    assert outcome.report.products == COUNT
-    assert outcome.encoded["photos"] <= COUNT - 2 * encoding.BATCH
-
-
-async def test_products_without_photo_or_words_are_in_the_spaces_they_can_be_in(what: Update) -> None:
-    edited(what, (0, {"image": ""}), (1, {"title": "", "description": ""}), (2, {"price": -1}))
-
-    outcome = await update(what)
-
-    assert outcome.report.products == COUNT - 1
-    assert outcome.report.reasons == {"bad price": 1}
-    assert outcome.spaces["image"]["vectors"] == COUNT - 2
-    assert outcome.spaces["text"]["vectors"] == COUNT - 2
+    assert report.catalogue.products == COUNT
+    assert report.encoded["photos"] <= COUNT - 2 * image_encoding.BATCH
 
 
-def several_of_each(what: Update) -> None:
-    """Four shops sell each of the products, and there are few categories: enough to learn from."""
-    file = what.catalogue / "products.jsonl"
+async def test_products_without_a_photo_or_text_are_in_the_other_space(options: UpdateOptions) -> None:
+    edit_products(options, (0, {"image": ""}), (1, {"title": "", "description": ""}), (2, {"price": -1}))
+
+    report = await update(options)
+
+    assert report.catalogue.products == COUNT - 1
+    assert report.catalogue.reasons == {"bad price": 1}
+    assert report.spaces["image"]["vectors"] == COUNT - 2
+    assert report.spaces["text"]["vectors"] == COUNT - 2
+
+
+def sell_in_four_shops(options: UpdateOptions) -> None:
+    """Repeat each product for four shops and keep only top-level categories: enough to train on."""
+    file = options.catalogue / "products.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     rows = [
         row | {"id": f"{row['id']}-{n}", "category": row["category"].split("/")[0]} for n in range(4) for row in lines
@@ -150,94 +152,99 @@ def several_of_each(what: Update) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-async def test_photo_and_title_are_fused_where_that_is_better_than_either(what: Update) -> None:
-    several_of_each(what)
-    edited(what, (0, {"image": ""}), (1, {"title": "", "description": ""}))
+async def test_a_product_space_is_built_if_it_is_better_than_photo_and_title_alone(options: UpdateOptions) -> None:
+    sell_in_four_shops(options)
+    edit_products(options, (0, {"image": ""}), (1, {"title": "", "description": ""}))
 
-    outcome = await update(what)
+    report = await update(options)
 
-    assert outcome.product_artifact is not None, outcome.no_product
-    model = product.load(outcome.product_artifact)
-    assert outcome.spaces["product"] == {"encoder": model.fingerprint, "vectors": 4 * COUNT}
+    assert report.product_artifact is not None, report.no_product_reason
+    model = product.load(report.product_artifact)
+    assert report.spaces["product"] == {"encoder": model.fingerprint, "vectors": 4 * COUNT}
     assert (model.image_encoder, model.text_encoder) == tuple(
-        outcome.spaces[name]["encoder"] for name in ("image", "text")
+        report.spaces[name]["encoder"] for name in ("image", "text")
     )
-    version.verify(what.location / outcome.version, version.read_manifest(what.location, outcome.version))
-    assert len(indexed(what.location)["product"]) == 4 * COUNT
-    again = await update(what)
-    assert (again.version, again.product_artifact) == (outcome.version, outcome.product_artifact)
+    version.verify(options.location / report.version, version.read_manifest(options.location, report.version))
+    assert len(read_index_vectors(options.location)["product"]) == 4 * COUNT
+    again = await update(options)
+    assert (again.version, again.product_artifact) == (report.version, report.product_artifact)
 
 
-async def test_too_little_to_learn_from_leaves_out_the_product_space_and_says_why(what: Update) -> None:
-    outcome = await update(what)
+async def test_with_too_few_products_to_train_on_there_is_no_product_space_and_the_report_says_why(
+    options: UpdateOptions,
+) -> None:
+    report = await update(options)
 
-    assert list(outcome.spaces) == ["image", "text"]
-    assert outcome.product_artifact is None
-    assert "to learn what makes products alike" in outcome.no_product or "needed to judge" in outcome.no_product
-
-
-async def test_without_an_encoder_there_is_only_text(what: Update) -> None:
-    outcome = await update(replace(what, encoder=None))
-
-    assert list(outcome.spaces) == ["text"]
-    assert outcome.no_product == "there is no image space to fuse"
+    assert list(report.spaces) == ["image", "text"]
+    assert report.product_artifact is None
+    assert (
+        "to learn what makes products alike" in report.no_product_reason
+        or "needed to judge" in report.no_product_reason
+    )
 
 
-async def test_without_a_word_there_are_only_photos(what: Update) -> None:
-    edited(what, *((number, {"title": "", "description": ""}) for number in range(COUNT)))
+async def test_without_an_image_encoder_there_is_only_a_text_space(options: UpdateOptions) -> None:
+    report = await update(replace(options, connect_encoder=None))
 
-    outcome = await update(what)
-
-    assert list(outcome.spaces) == ["image"]
-    assert outcome.text_artifact is None
+    assert list(report.spaces) == ["text"]
+    assert report.no_product_reason == "there is no image space to fuse"
 
 
-async def test_a_bad_row_stops_a_strict_update_before_anything_is_published(what: Update) -> None:
-    edited(what, (50, {"price": -1}))
+async def test_without_words_there_is_only_an_image_space(options: UpdateOptions) -> None:
+    edit_products(options, *((number, {"title": "", "description": ""}) for number in range(COUNT)))
+
+    report = await update(options)
+
+    assert list(report.spaces) == ["image"]
+    assert report.text_artifact is None
+
+
+async def test_a_bad_row_stops_a_strict_update_before_anything_is_published(options: UpdateOptions) -> None:
+    edit_products(options, (50, {"price": -1}))
 
     with pytest.raises(BadCatalogue, match=r"products\.jsonl:51: bad price"):
-        await update(replace(what, strict=True))
+        await update(replace(options, strict=True))
 
-    assert not (what.location / "CURRENT").exists()
+    assert not (options.location / "CURRENT").exists()
 
 
 @pytest.mark.parametrize("content", ["", '{"id": "a"}\n', '{"id": "a", "category": "x"}\n'])
-async def test_a_catalogue_with_nothing_to_be_similar_by_is_an_error(what: Update, content: str) -> None:
-    (what.catalogue / "products.jsonl").write_text(content)
+async def test_a_catalogue_without_photos_and_words_is_an_error(options: UpdateOptions, content: str) -> None:
+    (options.catalogue / "products.jsonl").write_text(content)
 
-    with pytest.raises(BadCatalogue, match="no product"):
-        await update(what)
+    with pytest.raises(BadCatalogue, match=r"no (valid )?product"):
+        await update(options)
 
 
-async def test_an_encoder_that_is_away_is_an_error_and_no_version_without_photos(
-    what: Update, monkeypatch: pytest.MonkeyPatch
+async def test_an_unreachable_encoder_is_an_error_and_builds_no_version(
+    options: UpdateOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(image_encoding, "FIRST_PAUSE_S", 0.0)
 
-    async def away(pixels: Pixels) -> Encoded:
+    async def unreachable(pixels: Pixels) -> Encoded:
         raise Unavailable("nobody there")
 
     @asynccontextmanager
     async def connected() -> AsyncIterator[Encode]:
-        yield away
+        yield unreachable
 
     with pytest.raises(Unavailable):
-        await update(replace(what, encoder=connected))
+        await update(replace(options, connect_encoder=connected))
 
-    assert not (what.location / "CURRENT").exists()
+    assert not (options.location / "CURRENT").exists()
 
 
-def test_the_command_says_what_it_did(what: Update, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [str(what.catalogue), str(what.location), "--artifacts", str(what.artifacts)]
+def test_the_command_prints_its_report(options: UpdateOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(options.catalogue), str(options.location), "--artifacts", str(options.artifacts)]
 
-    assert dispatch.run(lambda: main([*words, "--json"], {})) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {"version", "text_artifact", "products", "rejected", "spaces"} <= told.keys()
-    assert Path(told["text_artifact"], "manifest.json").is_file()
-    assert dispatch.run(lambda: main(words, {})) == 0
-    said = capsys.readouterr().out
-    assert f"version {told['version']}: {COUNT} products, no bad row" in said
-    assert "no image space: no --models or --model-server" in said
+    assert dispatch.run(lambda: main([*arguments, "--json"], {})) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"version", "text_artifact", "products", "rejected", "spaces"} <= result.keys()
+    assert Path(result["text_artifact"], "manifest.json").is_file()
+    assert dispatch.run(lambda: main(arguments, {})) == 0
+    output = capsys.readouterr().out
+    assert f"version {result['version']}: {COUNT} products, no bad rows" in output
+    assert "no image space: no --models or --model-server" in output
 
 
 @pytest.mark.parametrize(
@@ -248,7 +255,7 @@ def test_the_command_says_what_it_did(what: Update, capsys: pytest.CaptureFixtur
         pytest.param(["--model-label", "stable"], "mobilenet-1", id="a label"),
     ],
 )
-async def test_an_update_keeps_to_the_version_of_the_image_model_that_it_is_told(
+async def test_an_update_uses_the_pinned_version_of_the_image_model(
     tmp_path: Path, pinned: list[str], encoder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shop = jsonl(tmp_path / "shop", {"image": "a.png"}, photos={"a.png": photo()})
@@ -257,15 +264,15 @@ async def test_an_update_keeps_to_the_version_of_the_image_model_that_it_is_told
         tmp_path / "models", lambda path: Arithmetic(f"mobilenet-{path.name}"), policy=All(), labels={"stable": 1}
     )
     async with serving as address:
-        words = [str(shop), str(tmp_path / "index"), "--artifacts", str(tmp_path / "text"), "--json"]
-        words += ["--model-server", address, *pinned]
-        assert await asyncio.to_thread(dispatch.run, lambda: main(words, {})) == 0
+        arguments = [str(shop), str(tmp_path / "index"), "--artifacts", str(tmp_path / "text"), "--json"]
+        arguments += ["--model-server", address, *pinned]
+        assert await asyncio.to_thread(dispatch.run, lambda: main(arguments, {})) == 0
 
     assert json.loads(capsys.readouterr().out)["spaces"]["image"] == {"encoder": encoder, "vectors": 1}
 
 
 @pytest.mark.parametrize(
-    "more",
+    "extra",
     [
         ["--models", "a", "--model-server", "b:1"],
         ["--models", "nowhere"],
@@ -276,27 +283,27 @@ async def test_an_update_keeps_to_the_version_of_the_image_model_that_it_is_told
         ["--shards", "0"],
     ],
 )
-def test_what_cannot_be_done_is_the_operators_to_mend(what: Update, more: list[str]) -> None:
-    words = [str(what.catalogue), str(what.location), "--artifacts", str(what.artifacts), *more]
+def test_invalid_options_exit_with_status_2(options: UpdateOptions, extra: list[str]) -> None:
+    arguments = [str(options.catalogue), str(options.location), "--artifacts", str(options.artifacts), *extra]
 
-    assert dispatch.run(lambda: main(words, {})) == 2
+    assert dispatch.run(lambda: main(arguments, {})) == 2
 
 
-def test_an_index_at_a_url_is_made_in_a_directory_and_uploaded(
-    what: Update, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_index_at_a_url_is_built_in_a_staging_directory_and_uploaded(
+    options: UpdateOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, staging = stores.in_memory(), tmp_path / "staging"
-    words = [str(what.catalogue), str(store), "--artifacts", str(what.artifacts), "--json"]
+    arguments = [str(options.catalogue), str(store), "--artifacts", str(options.artifacts), "--json"]
 
-    assert dispatch.run(lambda: main(words, {})) == 2
+    assert dispatch.run(lambda: main(arguments, {})) == 2
     assert "--staging is not given" in capsys.readouterr().err
-    assert dispatch.run(lambda: main([*words, "--staging", str(staging)], {})) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert store.current() == told["version"]
-    assert sum(store.read_manifest(told["version"]).products) == told["products"]
-    assert store.verify(store.read_manifest(told["version"]))
-    assert indexed(staging).keys() == told["spaces"].keys()
+    assert dispatch.run(lambda: main([*arguments, "--staging", str(staging)], {})) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert store.current() == result["version"]
+    assert sum(store.read_manifest(result["version"]).products) == result["products"]
+    assert store.verify(store.read_manifest(result["version"]))
+    assert read_index_vectors(staging).keys() == result["spaces"].keys()
 
 
-def test_an_outcome_without_a_space_can_be_told() -> None:
-    assert Outcome(Report()).as_json()["text_artifact"] is None
+def test_a_report_without_spaces_can_be_written_as_json() -> None:
+    assert UpdateReport(CatalogueReport()).as_json()["text_artifact"] is None

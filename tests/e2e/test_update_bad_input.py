@@ -1,4 +1,4 @@
-"""`lookalike update` of catalogues that are hardly any: sound vectors in the index that serves, or a clear error."""
+"""`lookalike update` of minimal and odd catalogues: an index of unit vectors, or a clear error."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 
 from encoders.types import Encoded
 from lookalike.errors import BadArtifact, BadCatalogue
-from pipeline.encoding import Encode, Pixels
-from pipeline.update import Update, update
-from tests.e2e.updates import ImageModel, indexed
+from pipeline.image_encoding import Encode, Pixels
+from pipeline.update import UpdateOptions, update
+from tests.e2e.updates import ImageModel, read_index_vectors
 from tests.unit.pipeline.catalogues import jsonl, many, photo
 
 COLOURS = ("red", "blue", "green", "white", "black")
@@ -37,7 +37,7 @@ def titled(titles: Sequence[str], rows: Sequence[Mapping[str, Any]] = DRESSES) -
     return [{**row, "title": titles[i % len(titles)]} for i, row in enumerate(rows)]
 
 
-# Rows, and how many vectors there are to be in each space.
+# Rows, and the expected number of vectors in each space.
 CATALOGUES: dict[str, tuple[Sequence[Mapping[str, Any] | str], dict[str, int]]] = {
     "one product": (DRESSES[:1], {"image": 1, "text": 1}),
     "one product without a photo": (without("image", rows=DRESSES[:1]), {"text": 1}),
@@ -61,51 +61,51 @@ CATALOGUES: dict[str, tuple[Sequence[Mapping[str, Any] | str], dict[str, int]]] 
 
 
 @pytest.fixture
-def what(tmp_path: Path) -> Update:
-    return Update(
+def options(tmp_path: Path) -> UpdateOptions:
+    return UpdateOptions(
         catalogue=tmp_path / "shop",
         location=tmp_path / "index",
         artifacts=tmp_path / "encoders",
-        encoder=ImageModel().connected,
-        store=tmp_path / "store",
+        connect_encoder=ImageModel().connected,
+        feature_store=tmp_path / "store",
     )
 
 
 @pytest.mark.parametrize("name", CATALOGUES)
-async def test_the_poorest_catalogue_is_indexed_with_unit_vectors(what: Update, name: str) -> None:
+async def test_a_minimal_catalogue_is_indexed_with_unit_vectors(options: UpdateOptions, name: str) -> None:
     rows, expected = CATALOGUES[name]
-    jsonl(what.catalogue, *rows, photos=PHOTOS)
+    jsonl(options.catalogue, *rows, photos=PHOTOS)
 
-    await update(what)
+    await update(options)
 
-    assert {space: len(vectors) for space, vectors in indexed(what.location).items()} == expected
+    assert {space: len(vectors) for space, vectors in read_index_vectors(options.location).items()} == expected
 
 
 @pytest.mark.parametrize(
     "rows",
     [
         pytest.param([], id="no product"),
-        pytest.param(without("title", "image", rows=DRESSES[:1]), id="one product of nothing"),
+        pytest.param(without("title", "image", rows=DRESSES[:1]), id="one product without photo and title"),
         pytest.param(without("image", rows=titled(EMOJI)), id="emoji and no photo"),
         pytest.param(many(3, price=-1), id="bad rows alone"),
     ],
 )
-async def test_a_catalogue_with_nothing_to_be_similar_by_is_an_error_and_no_version(
-    what: Update, rows: Sequence[Mapping[str, Any]]
+async def test_a_catalogue_without_photos_and_words_is_an_error_and_builds_no_version(
+    options: UpdateOptions, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    jsonl(what.catalogue, *rows)
+    jsonl(options.catalogue, *rows)
 
-    with pytest.raises(BadCatalogue, match="no product"):
-        await update(what)
+    with pytest.raises(BadCatalogue, match=r"no (valid )?product"):
+        await update(options)
 
-    assert not (what.location / "CURRENT").exists()
+    assert not (options.location / "CURRENT").exists()
 
 
 @pytest.mark.parametrize(("value", "complaint"), [(np.nan, "not finite"), (np.inf, "not finite"), (0.0, "is zero")])
-async def test_an_image_model_that_answers_with_no_vectors_is_an_error_and_no_version(
-    what: Update, value: float, complaint: str
+async def test_invalid_vectors_from_the_image_model_are_an_error_and_build_no_version(
+    options: UpdateOptions, value: float, complaint: str
 ) -> None:
-    jsonl(what.catalogue, *DRESSES, photos=PHOTOS)
+    jsonl(options.catalogue, *DRESSES, photos=PHOTOS)
 
     async def broken(pixels: Pixels) -> Encoded:
         return Encoded(vectors=np.full((len(pixels), 8), value, np.float32), encoder="fake-000000000002")
@@ -115,6 +115,6 @@ async def test_an_image_model_that_answers_with_no_vectors_is_an_error_and_no_ve
         yield broken
 
     with pytest.raises(BadArtifact, match=rf"image: vector \d+ .*{complaint}"):
-        await update(replace(what, encoder=connected))
+        await update(replace(options, connect_encoder=connected))
 
-    assert not (what.location / "CURRENT").exists()
+    assert not (options.location / "CURRENT").exists()

@@ -1,4 +1,4 @@
-"""What tests of updates share: an image encoder without a server, and what an index holds. Reads files."""
+"""Helpers for tests of updates: a fake image encoder, and a reader of an index's vectors. Reads files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from index.serving import shard_version
 from index.storage import version
 from lookalike.spaces import space_name
 from lookalike.vectors import F32, normalised
-from pipeline.encoding import Encode, Pixels
+from pipeline.image_encoding import Encode, Pixels
 
 
 class ImageModel:
-    """A fake encoder: a photo's colours on a grid of 4 x 4. Counts photos; fails when told to."""
+    """A fake encoder: the mean colours of a 4 x 4 grid. Counts photos; fails after `fails_after` of them."""
 
     def __init__(self) -> None:
         self.photos = 0
@@ -37,13 +37,13 @@ class ImageModel:
         yield self.encode
 
 
-def indexed(location: Path) -> dict[str, F32]:
-    """Of the version that serves, the vectors of all shards, by space; each finite and of unit norm."""
-    found: dict[str, list[F32]] = {}
+def read_index_vectors(location: Path) -> dict[str, F32]:
+    """The vectors of all shards of the CURRENT version by space; checks that they are finite and of unit norm."""
+    parts_by_space: dict[str, list[F32]] = {}
     for number in range(version.read_manifest(location, version.read_current(location)).shards):
         for space, searched in shard_version.open_shard(location, number).base.spaces.items():
-            found.setdefault(space_name(space), []).append(as_float32(searched.vectors))
-    vectors = {name: np.concatenate(parts) for name, parts in found.items()}
+            parts_by_space.setdefault(space_name(space), []).append(as_float32(searched.vectors))
+    vectors = {name: np.concatenate(parts) for name, parts in parts_by_space.items()}
     for each in vectors.values():
         np.testing.assert_allclose(np.linalg.norm(each, axis=1), 1, atol=1e-5)  # NaN is not close to 1.
     return vectors

@@ -12,7 +12,7 @@ from google.protobuf import text_format
 
 from encoders.tfserving.v1.config_pb2 import BatchingParameters, ModelServerConfig, MonitoringConfig
 from lookalike.limits import MAX_MESSAGE_BYTES
-from pipeline.encoding import BATCH
+from pipeline.image_encoding import BATCH
 from tests.unit.deploy.cluster import Cluster, Pod, port_number, ports, selects, size_bytes
 from tests.unit.deploy.commands import understood
 from tests.unit.deploy.containers import parse, targets

@@ -15,7 +15,7 @@ from encoders.text.model import KINDS
 from encoders.text.tokens import Tokenizer
 from encoders.text.train import main, train
 from lookalike.errors import BadArtifact, BadCatalogue
-from pipeline.words import trained
+from pipeline.text_encoding import train_text_encoder
 
 THINGS = ["cotton shirt", "wool sweater", "table lamp", "desk lamp", "coffee mug", "tea mug", "leather shoes"]
 TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in THINGS]
@@ -73,11 +73,11 @@ def test_an_update_trains_anew_only_when_the_file_has_changed(given: Path, tmp_p
     source = tmp_path / "vectors.bin"
     source.write_bytes(given.read_bytes())
     texts = tmp_path / "text"
-    first, fresh = trained(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
+    first, fresh = train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
     assert fresh
-    assert trained(TITLES, texts, kind="fasttext", seed=0, word_vectors=given) == (first, False)
+    assert train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=given) == (first, False)
     words.train([["red", "lamp"], ["blue", "mug"]], source, words.Recipe(dim=WORD_DIM, buckets=1_000, epochs=5))
-    second, fresh = trained(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
+    second, fresh = train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
     assert fresh
     assert second != first
 

@@ -1,4 +1,4 @@
-"""Deltas and quantiles of Prometheus histograms."""
+"""Differences and quantiles of Prometheus histograms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def of(*counts: int) -> Histogram:
 
 
 class Server:
-    """A metrics page made by the library that the servers use."""
+    """A server whose metrics page is written by prometheus_client, as in production."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -52,34 +52,34 @@ def test_a_page_without_the_histogram_has_no_series() -> None:
     assert parsed("# TYPE other counter\nother_total 3\n", "a_seconds") == {}
 
 
-def test_only_what_came_between_two_scrapes_counts() -> None:
+def test_only_observations_between_two_scrapes_count() -> None:
     server = Server()
     server.seconds.labels("image").observe(0.3)
     server.seconds.labels("text").observe(0.3)
     before = server.scrape()
     server.seconds.labels("image").observe(0.004)
     server.seconds.labels("image").observe(0.004)
-    gained = added(before, server.scrape())
-    assert list(gained) == [frozenset({("space", "image")})]
-    (only,) = gained.values()
+    gains = added(before, server.scrape())
+    assert list(gains) == [frozenset({("space", "image")})]
+    (only,) = gains.values()
     assert only.count == 2
     assert quantile(only, 0.99).high_s == 0.005
     assert only.sum_s == pytest.approx(0.008)
 
 
-def test_a_series_that_is_new_counts_whole() -> None:
+def test_a_new_series_counts_entirely() -> None:
     assert added({}, {IMAGE: of(1, 2, 3)}) == {IMAGE: of(1, 2, 3)}
 
 
 @pytest.mark.parametrize(
     "after", [{IMAGE: of(0, 9, 9)}, {TEXT: of(5, 5, 5)}, {IMAGE: Histogram((1.0, INF), (9, 9), sum_s=1)}]
 )
-def test_a_server_that_was_started_anew_is_noticed(after: dict[frozenset[tuple[str, str]], Histogram]) -> None:
-    with pytest.raises(Unavailable, match="started anew"):
+def test_a_restart_of_the_server_is_an_error(after: dict[frozenset[tuple[str, str]], Histogram]) -> None:
+    with pytest.raises(Unavailable, match="restarted"):
         added({IMAGE: of(1, 1, 1)}, after)
 
 
-def test_series_are_merged_by_the_labels_wanted() -> None:
+def test_series_are_merged_by_labels() -> None:
     series = {
         IMAGE: of(1, 0, 0),
         TEXT: of(0, 2, 0),
@@ -95,25 +95,25 @@ def test_series_are_merged_by_the_labels_wanted() -> None:
     [(0.25, 0, 1, 0.5), (0.5, 0, 1, 1.0), (0.75, 1, 2, 1.5), (1.0, 1, 2, 2.0), (0.0, 0, 1, 0.0)],
 )
 def test_a_quantile_is_interpolated_within_its_bucket(q: float, low_s: float, high_s: float, estimate_s: float) -> None:
-    found = quantile(of(2, 2, 0), q)
-    assert (found.low_s, found.high_s, found.estimate_s) == (low_s, high_s, estimate_s)
+    result = quantile(of(2, 2, 0), q)
+    assert (result.low_s, result.high_s, result.estimate_s) == (low_s, high_s, estimate_s)
 
 
-def test_an_empty_bucket_holds_no_quantile() -> None:
+def test_a_quantile_is_never_in_an_empty_bucket() -> None:
     assert quantile(of(0, 4, 0), 0.0).low_s == 1.0
 
 
-def test_a_quantile_beyond_the_last_bound_is_not_invented() -> None:
+def test_a_quantile_above_the_last_bound_has_no_estimate() -> None:
     server = Server()
     for seconds in (0.01, 11.0, 4000.0):
         server.seconds.labels("image").observe(seconds)
     (histogram,) = server.scrape().values()
-    found = quantile(histogram, 0.99)
-    assert (found.low_s, found.high_s, found.estimate_s) == (10.0, INF, INF)
-    assert str(found) == "> 10 s"
+    result = quantile(histogram, 0.99)
+    assert (result.low_s, result.high_s, result.estimate_s) == (10.0, INF, INF)
+    assert str(result) == "> 10 s"
 
 
-def test_a_quantile_shows_the_bounds_it_lies_between() -> None:
+def test_a_quantile_is_printed_with_the_bounds_of_its_bucket() -> None:
     assert str(quantile(Histogram((0.05, 0.1, 2.5, INF), (0, 4, 0, 0), 0.3), 0.5)) == "75 ms (50–100)"
     assert str(quantile(Histogram((1.0, 2.5, INF), (0, 1, 0), 2.0), 1.0)) == "2.5 s (1–2.5)"
 
@@ -124,12 +124,12 @@ def test_an_empty_histogram_has_no_quantile() -> None:
 
 
 @given(st.lists(st.floats(0.0001, 20), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99]))
-def test_the_true_quantile_lies_between_the_bounds_told(seconds: list[float], q: float) -> None:
+def test_the_true_quantile_lies_between_the_reported_bounds(seconds: list[float], q: float) -> None:
     server = Server()
     for each in seconds:
         server.seconds.labels("image").observe(each)
     (histogram,) = server.scrape().values()
-    found = quantile(histogram, q)
+    result = quantile(histogram, q)
     true_s = float(np.quantile(seconds, q, method="inverted_cdf"))
-    assert found.low_s < true_s <= found.high_s
-    assert found.low_s <= found.estimate_s <= found.high_s
+    assert result.low_s < true_s <= result.high_s
+    assert result.low_s <= result.estimate_s <= result.high_s

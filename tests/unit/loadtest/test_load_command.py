@@ -1,4 +1,4 @@
-"""The load command: what it refuses before it asks anything, what it hands to its users, and what it reports."""
+"""`lookalike load`: the options that it refuses, the plan that it passes to its users, and its reports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lookalike.limits import MAX_IMAGE_BYTES
         ["--nonsense"],
     ],
 )
-def test_what_is_beyond_the_bounds_is_refused(argv: list[str]) -> None:
+def test_options_out_of_range_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(argv, {})
     assert stopped.value.code == 2
@@ -49,7 +49,7 @@ def test_what_is_beyond_the_bounds_is_refused(argv: list[str]) -> None:
         ["--address", "localhost.example.net:50051"],
     ],
 )
-def test_another_machine_is_not_loaded(argv: list[str]) -> None:
+def test_another_machine_is_refused_by_default(argv: list[str]) -> None:
     with pytest.raises(BadSettings, match="not on this machine"):
         main(argv, {})
 
@@ -57,15 +57,15 @@ def test_another_machine_is_not_loaded(argv: list[str]) -> None:
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "ipv4:203.0.113.7:1", "unix:/run/x", "", "127.0.0.1:99999", "me@127.0.0.1:1", "a:1/b"]
 )
-def test_what_is_no_address_is_refused(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     with pytest.raises(BadSettings, match="is not HOST:PORT"):
         main(["--address", address], {})
 
 
-def test_the_owner_of_another_machine_may_load_it() -> None:
+def test_another_machine_is_loaded_if_its_owner_says_so() -> None:
     with pytest.raises(LookalikeError) as stopped:
         main(["--address", "gateway.invalid:1", "--i-own-this-server"], {})
-    assert not isinstance(stopped.value, BadSettings)  # It was tried.
+    assert not isinstance(stopped.value, BadSettings)  # The connection was attempted.
 
 
 @pytest.mark.parametrize(
@@ -77,29 +77,29 @@ def test_the_owner_of_another_machine_may_load_it() -> None:
         (["--vectors", "v.npy"], "write image=FILE.npy"),
     ],
 )
-def test_files_that_are_not_there_are_named(argv: list[str], complaint: str) -> None:
+def test_a_missing_file_is_an_error_that_names_it(argv: list[str], complaint: str) -> None:
     with pytest.raises(BadSettings, match=complaint):
         main(["--address", "127.0.0.1:1", *argv], {})
 
 
-def test_no_gateway_is_a_failure_of_the_service() -> None:
+def test_an_unreachable_gateway_is_an_unavailable_error() -> None:
     with pytest.raises(LookalikeError) as stopped:
         main(["--address", "127.0.0.1:1"], {})
     assert isinstance(stopped.value, Unavailable)
 
 
-def test_vectors_are_rows_of_numbers(tmp_path: Path) -> None:
+def test_vectors_must_be_rows_of_floats_and_are_bounded(tmp_path: Path) -> None:
     for name, array in {"flat": np.ones(3), "words": np.array([["a"]]), "none": np.ones((0, 4))}.items():
         np.save(tmp_path / f"{name}.npy", array)
         with pytest.raises(BadSettings, match="not rows of floating-point numbers"):
             plan.read_vectors(tmp_path / f"{name}.npy")
     np.save(tmp_path / "many.npy", np.ones((plan.MAX_VECTORS + 1, 2), dtype=np.float64))
-    read = plan.read_vectors(tmp_path / "many.npy")
-    assert read.shape == (plan.MAX_VECTORS, 2)
-    assert read.dtype == np.dtype(np.float32)
+    vectors = plan.read_vectors(tmp_path / "many.npy")
+    assert vectors.shape == (plan.MAX_VECTORS, 2)
+    assert vectors.dtype == np.dtype(np.float32)
 
 
-def test_photos_are_found_below_a_directory_and_bounded(tmp_path: Path) -> None:
+def test_photos_are_found_below_a_directory_up_to_a_limit(tmp_path: Path) -> None:
     with pytest.raises(BadSettings, match="no photos there"):
         plan.find_photos(tmp_path)
     (tmp_path / "a").mkdir()
@@ -109,12 +109,12 @@ def test_photos_are_found_below_a_directory_and_bounded(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with (tmp_path / "huge.png").open("wb") as huge:
         huge.truncate(MAX_IMAGE_BYTES + 1)
-    found = plan.find_photos(tmp_path)
-    assert len(found) == plan.MAX_PHOTOS
-    assert all(name.endswith(".JPG") for name in found)
+    photos = plan.find_photos(tmp_path)
+    assert len(photos) == plan.MAX_PHOTOS
+    assert all(name.endswith(".JPG") for name in photos)
 
 
-def planned() -> plan.Plan:
+def make_plan() -> plan.Plan:
     return plan.Plan(
         address="127.0.0.1:1",
         users=2,
@@ -129,9 +129,9 @@ def planned() -> plan.Plan:
     )
 
 
-def test_a_plan_that_is_written_is_read_again(tmp_path: Path) -> None:
-    plan.write(planned(), tmp_path / "plan.json")
-    assert plan.read(tmp_path / "plan.json") == planned()
+def test_a_written_plan_is_read_back(tmp_path: Path) -> None:
+    plan.write(make_plan(), tmp_path / "plan.json")
+    assert plan.read(tmp_path / "plan.json") == make_plan()
 
 
 def series(space: str, cached: str, outcome: str, *counts: int) -> dict[Labels, Histogram]:
@@ -140,7 +140,7 @@ def series(space: str, cached: str, outcome: str, *counts: int) -> dict[Labels, 
 
 
 RUN = report.Run(
-    plan=planned(),
+    plan=make_plan(),
     seen={
         "seconds": 2.0,
         "kinds": {"product": {"calls": 9, "failed": 1, "p50_s": 0.05, "p99_s": 11.0}},
@@ -157,26 +157,26 @@ RUN = report.Run(
 )
 
 
-def test_the_report_for_a_script_says_what_is_known_and_null_where_nothing_is() -> None:
-    told = report.document(RUN)
-    assert told["outcomes"] == {"OK": 8, "UNAVAILABLE": 1}
-    assert told["cached_share"] == 0.5
-    assert [(row["cached"], row["answers"]) for row in told["server"]] == [(False, 4), (True, 4)]
-    assert told["server"][0]["p99"] == {"estimate_s": None, "above_s": 10.0, "at_most_s": None}
-    assert told["stages"] == {"search": {"times": 4, "mean_s": 0.05}}
-    assert told["met"] is False
+def test_the_json_report_has_null_for_unknown_bounds() -> None:
+    document = report.document(RUN)
+    assert document["outcomes"] == {"OK": 8, "UNAVAILABLE": 1}
+    assert document["cached_share"] == 0.5
+    assert [(row["cached"], row["answers"]) for row in document["server"]] == [(False, 4), (True, 4)]
+    assert document["server"][0]["p99"] == {"estimate_s": None, "above_s": 10.0, "at_most_s": None}
+    assert document["stages"] == {"search": {"times": 4, "mean_s": 0.05}}
+    assert document["met"] is False
 
 
-def test_the_report_for_a_person_shows_errors_and_misses_as_they_are(
+def test_the_printed_report_shows_errors_and_missed_objectives(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "Console", lambda: Console(width=120))
     report.show(RUN)
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in ("> 10 s", "MISSED", "met", "examples[0].image: [/] is no photo", "no [text] encoder", "UNAVAILABLE 1"):
-        assert line in shown
+        assert line in output
 
 
-def test_nothing_but_the_users_imports_locust() -> None:
+def test_only_the_module_of_the_users_imports_locust() -> None:
     script = "import sys, loadtest.run; sys.exit('locust' in sys.modules or 'gevent' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

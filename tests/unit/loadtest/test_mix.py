@@ -1,4 +1,4 @@
-"""What the load asks, and how often."""
+"""The generated queries of a load test, and their frequencies."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ PRODUCTS = [
 ALL = Sample(products=PRODUCTS, photos=[b"jpeg"], vectors=np.ones((3, 4), dtype=np.float32), vector_space="image")
 
 
-def asked(sample: Sample, n: int = 2000, seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
+def generate(sample: Sample, n: int = 2000, seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
     asker = Asker(sample, {kind: KINDS[kind] for kind in sample.kinds()}, seed)
     return [(kind, dict(question)) for kind, question in (asker.next() for _ in range(n))]
 
 
-def test_every_kind_is_asked_in_its_proportion() -> None:
-    counted = Counter(kind for kind, _ in asked(ALL))
+def test_every_kind_of_query_has_its_share() -> None:
+    counted = Counter(kind for kind, _ in generate(ALL))
     total = sum(KINDS.values())
     for kind, weight in KINDS.items():
         assert counted[kind] / 2000 == pytest.approx(weight / total, abs=0.05)
 
 
-def test_kinds_without_anything_to_ask_about_are_not_asked() -> None:
+def test_kinds_of_query_without_inputs_are_not_generated() -> None:
     assert Sample(products=PRODUCTS).kinds() == ("product", "text")
-    assert {kind for kind, _ in asked(Sample(products=PRODUCTS))} == {"product", "text"}
+    assert {kind for kind, _ in generate(Sample(products=PRODUCTS))} == {"product", "text"}
 
 
-def test_every_question_can_be_put_into_a_request() -> None:
-    for _, question in asked(ALL):
+def test_every_query_makes_a_valid_request() -> None:
+    for _, question in generate(ALL):
         request = search_request(**question)
         assert len(request.examples) == 1
 
 
 def test_texts_are_titles_and_phrases_in_both_languages_and_never_empty() -> None:
-    texts = {question["text"] for kind, question in asked(ALL, 5000) if kind == "text"}
+    texts = {question["text"] for kind, question in generate(ALL, 5000) if kind == "text"}
     assert all(text.strip() for text in texts)
     assert texts >= set(PHRASES)
     assert any(text.startswith("title") for text in texts)
 
 
-def test_some_questions_carry_a_filter() -> None:
-    filters = [question.keys() & {"in_stock", "max_price", "category_in"} for _, question in asked(ALL)]
+def test_some_queries_have_a_filter() -> None:
+    filters = [question.keys() & {"in_stock", "max_price", "category_in"} for _, question in generate(ALL)]
     assert sum(map(bool, filters)) / 2000 == pytest.approx(FILTERED, abs=0.05)
     assert set.union(*map(set, filters)) == {"in_stock", "max_price", "category_in"}
 
 
-def test_equal_seeds_ask_equal_questions() -> None:
-    assert repr(asked(ALL, seed=3)) == repr(asked(ALL, seed=3))
-    assert repr(asked(ALL, seed=3)) != repr(asked(ALL, seed=4))
+def test_the_same_seed_generates_the_same_queries() -> None:
+    assert repr(generate(ALL, seed=3)) == repr(generate(ALL, seed=3))
+    assert repr(generate(ALL, seed=3)) != repr(generate(ALL, seed=4))
 
 
 def test_popularity_falls_with_the_rank() -> None:
@@ -68,7 +68,7 @@ def test_popularity_falls_with_the_rank() -> None:
     assert drawn[0] / drawn[9] == pytest.approx(10, rel=0.2)
 
 
-def test_a_draw_never_leaves_the_ranks() -> None:
+def test_a_draw_is_always_a_valid_rank() -> None:
     class One(random.Random):
         def random(self) -> float:
             return 1.0  # More than random() gives: the sum may be rounded down.
@@ -76,7 +76,7 @@ def test_a_draw_never_leaves_the_ranks() -> None:
     assert Zipf(3).draw(One()) == 2
 
 
-def test_a_mix_is_weights_by_kind() -> None:
+def test_a_mix_is_parsed_to_weights_by_kind() -> None:
     assert parse_mix("product=3,text=0.5", ALL.kinds()) == {"product": 3.0, "text": 0.5}
 
 
@@ -93,6 +93,6 @@ def test_a_mix_is_weights_by_kind() -> None:
         ("", "not one of"),
     ],
 )
-def test_a_mix_that_makes_no_sense_is_refused(text: str, complaint: str) -> None:
+def test_an_invalid_mix_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(BadSettings, match=complaint):
         parse_mix(text, ("product", "text"))

@@ -1,4 +1,4 @@
-"""Small catalogues for tests."""
+"""Writes small catalogues for tests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ GOOD: dict[str, Any] = {
 
 
 def photo(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (40, 30)) -> bytes:
+    """A PNG of one colour."""
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, "PNG")
     return file.getvalue()
 
 
 def jsonl(directory: Path, *rows: Mapping[str, Any] | str | bytes, photos: Mapping[str, bytes] | None = None) -> Path:
-    """A catalogue of rows, each GOOD but for the fields given, or a line as it is."""
+    """Write a catalogue. A mapping is a row of GOOD with these fields changed; a text or bytes is a raw line."""
     directory.mkdir(parents=True, exist_ok=True)
     lines = [
         row
@@ -46,10 +47,12 @@ def jsonl(directory: Path, *rows: Mapping[str, Any] | str | bytes, photos: Mappi
 
 
 def table(directory: Path, text: str, name: str = "products.csv") -> Path:
+    """Write a catalogue with this text as its products file."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / name).write_text(text, encoding="utf-8")
     return directory
 
 
 def many(count: int, **fields: Any) -> Sequence[dict[str, Any]]:
+    """Rows with the ids p0, p1, … and the same other fields."""
     return [{"id": f"p{number}", **fields} for number in range(count)]

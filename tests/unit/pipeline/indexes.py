@@ -1,4 +1,4 @@
-"""Small indexes for tests, and the catalogues that they were built from."""
+"""Builds small indexes for tests, and the catalogues that they belong to."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ COUNT = 200
 COLOURS = ((200, 30, 30), (30, 160, 60), (40, 60, 200), (230, 200, 40))
 
 
-def around(labels: Sequence[str], spread: float, *, dim: int = 16, seed: int = 0) -> F32:
-    """Unit vectors around one centre for each label."""
+def clustered_vectors(labels: Sequence[str], spread: float, *, dim: int = 16, seed: int = 0) -> F32:
+    """Unit vectors (n, dim) scattered around one random centre for each label."""
     random = np.random.default_rng(seed)
     centres = random.standard_normal((len(set(labels)), dim))
     codes = np.unique(labels, return_inverse=True)[1]
@@ -34,35 +34,38 @@ def ids(count: int = COUNT) -> list[str]:
     return [f"p{number}" for number in range(count)]
 
 
-def index(
+def build_index(
     location: Path,
-    of: Sequence[str],
+    product_categories: Sequence[str],
     spaces: Mapping[Space.ValueType, tuple[F32, Sequence[int]]],
     *,
     shards: int = 2,
     names: Sequence[str] = (),
     encoders: Mapping[Space.ValueType, str] | None = None,
 ) -> Path:
-    """Of products of these categories; spaces: vectors and the products that they are of."""
+    """Build an index of products of these categories; spaces: vectors, and the rows of their products."""
     table = pa.table(
         {
-            "id": list(names) or ids(len(of)),
-            "category": list(of),
-            "title": [f"{category.rpartition('/')[2]} {at % 3}" for at, category in enumerate(of)],
+            "id": list(names) or ids(len(product_categories)),
+            "category": list(product_categories),
+            "title": [f"{category.rpartition('/')[2]} {at % 3}" for at, category in enumerate(product_categories)],
         }
     )
-    given: dict[int, SpaceVectors] = {
+    space_vectors: dict[int, SpaceVectors] = {
         space: SpaceVectors(
             encoder=(encoders or {}).get(space, f"fake-{space}"), vectors=vectors, rows=np.array(rows, np.int64)
         )
         for space, (vectors, rows) in spaces.items()
     }
-    build(location, table, given, shards=shards)
+    build(location, table, space_vectors, shards=shards)
     return location
 
 
-def shop(directory: Path, count: int = COUNT) -> Path:
-    """A catalogue, its index in `index`: photos are of a category, titles tell the departments apart, hardly more."""
+def build_shop(directory: Path, count: int = COUNT) -> Path:
+    """Write a catalogue in `catalogue` and its index in `index`.
+
+    Image vectors are clustered by category, text vectors by top-level category only.
+    """
     kinds, every = categories(count), range(count)
     rows = [
         {"id": name, "category": kind, "title": "", "image": f"images/{KINDS.index(kind)}.png"}
@@ -72,8 +75,8 @@ def shop(directory: Path, count: int = COUNT) -> Path:
     jsonl(directory / "catalogue", *rows, photos=photos)
     departments = [kind.partition("/")[0] for kind in kinds]
     spaces = {
-        SPACE_IMAGE: (around(kinds, 0.8), every),
-        SPACE_TEXT: (around(departments, 0.8, dim=8, seed=1), every),
+        SPACE_IMAGE: (clustered_vectors(kinds, 0.8), every),
+        SPACE_TEXT: (clustered_vectors(departments, 0.8, dim=8, seed=1), every),
     }
-    index(directory / "index", kinds, spaces)
+    build_index(directory / "index", kinds, spaces)
     return directory

@@ -1,4 +1,4 @@
-"""The catalogue format: what is a product, and every reason for which a row is not."""
+"""The catalogue format: which rows are valid products, and every reason for rejecting one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ import pytest
 
 from index.storage import attributes
 from lookalike.errors import BadCatalogue
-from pipeline import catalogue, tables
-from pipeline.product import FIELDS, Reason, Reject, Row
+from pipeline import catalogue, table_reader
+from pipeline.product import FIELDS, CatalogueProduct, RejectedRow, RejectReason
 from tests.unit.pipeline.catalogues import GOOD, jsonl, many, photo, table
 
 
-def read(directory: Path) -> tuple[list[Row], list[Reject]]:
+def read(directory: Path) -> tuple[list[CatalogueProduct], list[RejectedRow]]:
     items = list(catalogue.read(directory))
-    return [item[1] for item in items if not isinstance(item, Reject)], [i for i in items if isinstance(i, Reject)]
+    rejects = [item for item in items if isinstance(item, RejectedRow)]
+    return [item[1] for item in items if not isinstance(item, RejectedRow)], rejects
 
 
-def only_reject(directory: Path) -> Reject:
+def only_reject(directory: Path) -> RejectedRow:
     rows, rejects = read(directory)
     assert not rows
     assert len(rejects) == 1
@@ -36,11 +37,11 @@ def test_a_product_is_read_with_every_field(tmp_path: Path) -> None:
     full = GOOD | {"description": "Soft", "shop": "s1", "image": "images/a.png", "url": "https://s.example/a1"}
     jsonl(tmp_path, full, photos={"images/a.png": photo()})
 
-    assert read(tmp_path) == ([Row(**full)], [])
+    assert read(tmp_path) == ([CatalogueProduct(**full)], [])
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_all_three_kinds_of_file_say_the_same(tmp_path: Path, kind: str) -> None:
+def test_json_lines_csv_and_parquet_give_the_same_products(tmp_path: Path, kind: str) -> None:
     rows: list[dict[str, Any]] = [
         {"id": "a1", "title": '赤い 靴, "red"', "category": "fashion/shoes", "price": 1200.5, "in_stock": False,
          "tags": ("colour:red", "women"), "created_at": 1764062700},
@@ -61,76 +62,78 @@ def test_all_three_kinds_of_file_say_the_same(tmp_path: Path, kind: str) -> None
         )
         table(tmp_path, csv)
 
-    assert read(tmp_path) == ([Row(**row) for row in rows], [])
+    assert read(tmp_path) == ([CatalogueProduct(**row) for row in rows], [])
 
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"id": ""}, Reason.MISSING_ID),
-        ({"id": None}, Reason.MISSING_ID),
-        ({"id": "  "}, Reason.MISSING_ID),
-        ({"id": "x" * 257}, Reason.LONG_ID),
-        ({"id": "靴" * 86}, Reason.LONG_ID),
-        ({"id": ["a"]}, Reason.BAD_TEXT),
-        ({"id": True}, Reason.BAD_TEXT),
-        ({"id": "a\x00b"}, Reason.BAD_TEXT),
-        ({"title": "\ud800"}, Reason.BAD_TEXT),
-        ({"title": "t" * 1001}, Reason.LONG_TITLE),
-        ({"description": "d" * 65537}, Reason.LONG_FIELD),
-        ({"shop": "s" * 257}, Reason.LONG_FIELD),
-        ({"url": "u" * 2049}, Reason.LONG_FIELD),
-        ({"category": ""}, Reason.MISSING_CATEGORY),
-        ({"category": None}, Reason.MISSING_CATEGORY),
-        ({"category": "fashion//shoes"}, Reason.BAD_CATEGORY),
-        ({"category": "/fashion"}, Reason.BAD_CATEGORY),
-        ({"price": -1}, Reason.BAD_PRICE),
-        ({"price": "cheap"}, Reason.BAD_PRICE),
-        ({"price": "1,200"}, Reason.BAD_PRICE),
-        ({"price": "1_200"}, Reason.BAD_PRICE),
-        ({"price": float("nan")}, Reason.BAD_PRICE),
-        ({"price": float("inf")}, Reason.BAD_PRICE),
-        ({"price": 10**400}, Reason.BAD_PRICE),
-        ({"price": True}, Reason.BAD_PRICE),
-        ({"currency": "yen"}, Reason.BAD_CURRENCY),
-        ({"in_stock": "perhaps"}, Reason.BAD_STOCK),
-        ({"in_stock": 2}, Reason.BAD_STOCK),
-        ({"tags": [""]}, Reason.BAD_TAGS),
-        ({"tags": ["a", " "]}, Reason.BAD_TAGS),
-        ({"tags": "a||b"}, Reason.BAD_TAGS),
-        ({"tags": "靴" * 22}, Reason.BAD_TAGS),
-        ({"tags": [f"t{number}" for number in range(33)]}, Reason.BAD_TAGS),
-        ({"tags": ["a", ["b"]]}, Reason.BAD_TEXT),
-        ({"tags": ["\ud800"]}, Reason.BAD_TEXT),
-        ({"tags": {"colour": "red"}}, Reason.BAD_TEXT),
-        ({"tags": True}, Reason.BAD_TEXT),
-        ({"created_at": -1}, Reason.BAD_CREATED_AT),
-        ({"revision": -1}, Reason.BAD_REVISION),
-        ({"revision": 1.5}, Reason.BAD_REVISION),
-        ({"revision": True}, Reason.BAD_REVISION),
-        ({"revision": "new"}, Reason.BAD_REVISION),
-        ({"revision": 1 << 64}, Reason.BAD_REVISION),
-        ({"revision": "9" * 5000}, Reason.BAD_REVISION),
-        ({"created_at": 1.5}, Reason.BAD_CREATED_AT),
-        ({"created_at": True}, Reason.BAD_CREATED_AT),
-        ({"created_at": "yesterday"}, Reason.BAD_CREATED_AT),
-        ({"created_at": "1969-12-31"}, Reason.BAD_CREATED_AT),
-        ({"created_at": 1_764_062_700_000}, Reason.BAD_CREATED_AT),  # Milliseconds.
-        ({"created_at": "9" * 5000}, Reason.BAD_CREATED_AT),
-        ({"image": "/etc/passwd"}, Reason.BAD_IMAGE_PATH),
-        ({"image": "../a.png"}, Reason.BAD_IMAGE_PATH),
-        ({"image": "images/../../a.png"}, Reason.BAD_IMAGE_PATH),
-        ({"image": "..\\a.png"}, Reason.BAD_IMAGE_PATH),
-        ({"image": "https://s.example/a.png"}, Reason.BAD_IMAGE_PATH),
-        ({"image": "."}, Reason.BAD_IMAGE_PATH),
-        ({"image": "images/none.png"}, Reason.MISSING_IMAGE),
-        ({"image": "images"}, Reason.MISSING_IMAGE),
-        ({"image": "images/a.png/b.png"}, Reason.MISSING_IMAGE),
-        ({"image": "n" * 300}, Reason.BAD_IMAGE_PATH),
-        ({"image": "x/" * 512}, Reason.MISSING_IMAGE),
+        ({"id": ""}, RejectReason.MISSING_ID),
+        ({"id": None}, RejectReason.MISSING_ID),
+        ({"id": "  "}, RejectReason.MISSING_ID),
+        ({"id": "x" * 257}, RejectReason.LONG_ID),
+        ({"id": "靴" * 86}, RejectReason.LONG_ID),
+        ({"id": ["a"]}, RejectReason.BAD_TEXT),
+        ({"id": True}, RejectReason.BAD_TEXT),
+        ({"id": "a\x00b"}, RejectReason.BAD_TEXT),
+        ({"title": "\ud800"}, RejectReason.BAD_TEXT),
+        ({"title": "t" * 1001}, RejectReason.LONG_TITLE),
+        ({"description": "d" * 65537}, RejectReason.LONG_FIELD),
+        ({"shop": "s" * 257}, RejectReason.LONG_FIELD),
+        ({"url": "u" * 2049}, RejectReason.LONG_FIELD),
+        ({"category": ""}, RejectReason.MISSING_CATEGORY),
+        ({"category": None}, RejectReason.MISSING_CATEGORY),
+        ({"category": "fashion//shoes"}, RejectReason.BAD_CATEGORY),
+        ({"category": "/fashion"}, RejectReason.BAD_CATEGORY),
+        ({"price": -1}, RejectReason.BAD_PRICE),
+        ({"price": "cheap"}, RejectReason.BAD_PRICE),
+        ({"price": "1,200"}, RejectReason.BAD_PRICE),
+        ({"price": "1_200"}, RejectReason.BAD_PRICE),
+        ({"price": float("nan")}, RejectReason.BAD_PRICE),
+        ({"price": float("inf")}, RejectReason.BAD_PRICE),
+        ({"price": 10**400}, RejectReason.BAD_PRICE),
+        ({"price": True}, RejectReason.BAD_PRICE),
+        ({"currency": "yen"}, RejectReason.BAD_CURRENCY),
+        ({"in_stock": "perhaps"}, RejectReason.BAD_STOCK),
+        ({"in_stock": 2}, RejectReason.BAD_STOCK),
+        ({"tags": [""]}, RejectReason.BAD_TAGS),
+        ({"tags": ["a", " "]}, RejectReason.BAD_TAGS),
+        ({"tags": "a||b"}, RejectReason.BAD_TAGS),
+        ({"tags": "靴" * 22}, RejectReason.BAD_TAGS),
+        ({"tags": [f"t{number}" for number in range(33)]}, RejectReason.BAD_TAGS),
+        ({"tags": ["a", ["b"]]}, RejectReason.BAD_TEXT),
+        ({"tags": ["\ud800"]}, RejectReason.BAD_TEXT),
+        ({"tags": {"colour": "red"}}, RejectReason.BAD_TEXT),
+        ({"tags": True}, RejectReason.BAD_TEXT),
+        ({"created_at": -1}, RejectReason.BAD_CREATED_AT),
+        ({"revision": -1}, RejectReason.BAD_REVISION),
+        ({"revision": 1.5}, RejectReason.BAD_REVISION),
+        ({"revision": True}, RejectReason.BAD_REVISION),
+        ({"revision": "new"}, RejectReason.BAD_REVISION),
+        ({"revision": 1 << 64}, RejectReason.BAD_REVISION),
+        ({"revision": "9" * 5000}, RejectReason.BAD_REVISION),
+        ({"created_at": 1.5}, RejectReason.BAD_CREATED_AT),
+        ({"created_at": True}, RejectReason.BAD_CREATED_AT),
+        ({"created_at": "yesterday"}, RejectReason.BAD_CREATED_AT),
+        ({"created_at": "1969-12-31"}, RejectReason.BAD_CREATED_AT),
+        ({"created_at": 1_764_062_700_000}, RejectReason.BAD_CREATED_AT),  # Milliseconds.
+        ({"created_at": "9" * 5000}, RejectReason.BAD_CREATED_AT),
+        ({"image": "/etc/passwd"}, RejectReason.BAD_IMAGE_PATH),
+        ({"image": "../a.png"}, RejectReason.BAD_IMAGE_PATH),
+        ({"image": "images/../../a.png"}, RejectReason.BAD_IMAGE_PATH),
+        ({"image": "..\\a.png"}, RejectReason.BAD_IMAGE_PATH),
+        ({"image": "https://s.example/a.png"}, RejectReason.BAD_IMAGE_PATH),
+        ({"image": "."}, RejectReason.BAD_IMAGE_PATH),
+        ({"image": "images/none.png"}, RejectReason.MISSING_IMAGE),
+        ({"image": "images"}, RejectReason.MISSING_IMAGE),
+        ({"image": "images/a.png/b.png"}, RejectReason.MISSING_IMAGE),
+        ({"image": "n" * 300}, RejectReason.BAD_IMAGE_PATH),
+        ({"image": "x/" * 512}, RejectReason.MISSING_IMAGE),
     ],
 )
-def test_a_bad_field_is_a_reject_with_its_reason(tmp_path: Path, fields: dict[str, Any], reason: Reason) -> None:
+def test_an_invalid_field_rejects_the_row_with_its_reason(
+    tmp_path: Path, fields: dict[str, Any], reason: RejectReason
+) -> None:
     jsonl(tmp_path, fields, photos={"images/a.png": photo()})
 
     reject = only_reject(tmp_path)
@@ -169,11 +172,13 @@ def test_a_bad_field_is_a_reject_with_its_reason(tmp_path: Path, fields: dict[st
         ({"tags": [f"t{number % 32:02}" for number in range(64)]}, {"tags": tuple(f"t{n:02}" for n in range(32))}),
     ],
 )
-def test_what_a_field_may_be(tmp_path: Path, fields: dict[str, Any], expected: dict[str, Any]) -> None:
-    rows, rejects = read(jsonl(tmp_path, fields))
+def test_accepted_field_values_and_what_they_become(
+    tmp_path: Path, fields: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    products, rejects = read(jsonl(tmp_path, fields))
 
     assert not rejects
-    assert {name: getattr(rows[0], name) for name in expected} == expected
+    assert {name: getattr(products[0], name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -188,58 +193,60 @@ def test_what_a_field_may_be(tmp_path: Path, fields: dict[str, Any], expected: d
         '"' + "x" * (1 << 20),
     ],
 )
-def test_a_broken_line_is_a_reject_and_the_next_line_is_read(tmp_path: Path, line: str | bytes) -> None:
-    rows, rejects = read(jsonl(tmp_path, line, {"id": "next"}))
+def test_a_broken_line_is_rejected_and_the_next_line_is_read(tmp_path: Path, line: str | bytes) -> None:
+    products, rejects = read(jsonl(tmp_path, line, {"id": "next"}))
 
-    assert [(reject.line, reject.reason) for reject in rejects] == [(1, Reason.BROKEN_ROW)]
-    assert [row.id for row in rows] == ["next"]
+    assert [(reject.line, reject.reason) for reject in rejects] == [(1, RejectReason.BROKEN_ROW)]
+    assert [product.id for product in products] == ["next"]
 
 
-def test_of_rows_with_one_id_the_first_good_one_is_taken(tmp_path: Path) -> None:
-    rows, rejects = read(jsonl(tmp_path, {"price": -1}, {"title": "second"}, {"title": "third"}, "", {"title": "last"}))
+def test_of_rows_with_the_same_id_the_first_valid_one_is_kept(tmp_path: Path) -> None:
+    products, rejects = read(
+        jsonl(tmp_path, {"price": -1}, {"title": "second"}, {"title": "third"}, "", {"title": "last"})
+    )
 
-    assert [row.title for row in rows] == ["second"]
+    assert [product.title for product in products] == ["second"]
     assert [(reject.line, reject.reason) for reject in rejects] == [
-        (1, Reason.BAD_PRICE),
-        (3, Reason.DUPLICATE_ID),
-        (5, Reason.DUPLICATE_ID),
+        (1, RejectReason.BAD_PRICE),
+        (3, RejectReason.DUPLICATE_ID),
+        (5, RejectReason.DUPLICATE_ID),
     ]
     assert "line 2" in rejects[1].detail
 
 
-def test_a_line_of_csv_is_named_by_where_it_begins(tmp_path: Path) -> None:
+def test_a_row_of_csv_is_reported_by_its_first_line(tmp_path: Path) -> None:
     table(tmp_path, 'id,title,category\na,"one\ntwo\nthree",home\nb,short\nc,"open" quote,home\n\nd,last,home\ne,"x')
 
-    rows, rejects = read(tmp_path)
+    products, rejects = read(tmp_path)
 
-    assert [row.id for row in rows] == ["a", "d"]
-    assert [(reject.line, reject.detail) for reject in rejects[:1]] == [(5, "2 columns, not 3")]
+    assert [product.id for product in products] == ["a", "d"]
+    assert [(reject.line, reject.detail) for reject in rejects[:1]] == [(5, "2 columns, expected 3")]
     assert [(reject.line, reject.reason) for reject in rejects] == [
-        (5, Reason.BROKEN_ROW),
-        (6, Reason.BROKEN_ROW),
-        (9, Reason.BROKEN_ROW),
+        (5, RejectReason.BROKEN_ROW),
+        (6, RejectReason.BROKEN_ROW),
+        (9, RejectReason.BROKEN_ROW),
     ]
 
 
-def test_a_cell_without_end_is_bounded(tmp_path: Path) -> None:
+def test_an_unterminated_csv_cell_is_bounded(tmp_path: Path) -> None:
     table(tmp_path, 'id,title,category\na,"' + "x" * 3_000_000 + "\nb,title,home\n")
 
-    rows, rejects = read(tmp_path)
+    products, rejects = read(tmp_path)
 
-    assert [row.id for row in rows] == ["b"]
-    assert {reject.reason for reject in rejects} == {Reason.BROKEN_ROW}
+    assert [product.id for product in products] == ["b"]
+    assert {reject.reason for reject in rejects} == {RejectReason.BROKEN_ROW}
 
 
-def test_bytes_that_are_no_utf8_spoil_one_row_of_csv(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_reject_one_row_of_csv(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_bytes(b"\xef\xbb\xbfid,title,category\na,\x83V\x83\x85,home\nb,ok,home\n")
 
-    rows, rejects = read(tmp_path)
+    products, rejects = read(tmp_path)
 
-    assert [row.id for row in rows] == ["b"]
-    assert [(reject.line, reject.reason) for reject in rejects] == [(2, Reason.BAD_TEXT)]
+    assert [product.id for product in products] == ["b"]
+    assert [(reject.line, reject.reason) for reject in rejects] == [(2, RejectReason.BAD_TEXT)]
 
 
-def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+def test_a_symbolic_link_out_of_the_catalogue_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(photo())
     directory = jsonl(tmp_path / "shop", {"image": "images/a.png"}, {"id": "b", "image": "loop.png"})
     (directory / "images").mkdir()
@@ -248,63 +255,63 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
 
     rejects = read(directory)[1]
 
-    assert rejects[0].reason is Reason.BAD_IMAGE_PATH
-    assert rejects[1].reason in (Reason.BAD_IMAGE_PATH, Reason.MISSING_IMAGE)
+    assert rejects[0].reason is RejectReason.BAD_IMAGE_PATH
+    assert rejects[1].reason in (RejectReason.BAD_IMAGE_PATH, RejectReason.MISSING_IMAGE)
 
 
 def test_an_unknown_field_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        rows, _ = read(jsonl(tmp_path, *many(3, colour="red")))
+        products, _ = read(jsonl(tmp_path, *many(3, colour="red")))
 
-    assert len(rows) == 3
+    assert len(products) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        'products.jsonl:1: the field "colour" is no product\'s and is passed over'
+        'products.jsonl:1: the unknown field "colour" is ignored'
     ]
 
 
-def test_warnings_of_unknown_fields_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_number_of_warnings_of_unknown_fields_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read(jsonl(tmp_path, *({"id": f"p{n}", f"key {n}": 1} for n in range(150))))
 
     assert len(caplog.records) == 100
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({}, "no catalogue here"),
-        ({"products.csv": b"id,category\n", "products.jsonl": b""}, "which one"),
+        ({"products.csv": b"id,category\n", "products.jsonl": b""}, "more than one products file"),
         ({"products.csv": b"name,category\n"}, "no column id"),
         ({"products.csv": b"id,id,category\n"}, "two columns"),
         ({"products.parquet": b"PAR1"}, "products.parquet"),
     ],
 )
-def test_a_catalogue_that_cannot_be_read_is_the_operators_to_mend(
-    tmp_path: Path, files: dict[str, bytes], said: str
+def test_an_unreadable_catalogue_is_an_error_that_says_why(
+    tmp_path: Path, files: dict[str, bytes], message: str
 ) -> None:
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
 
-    with pytest.raises(BadCatalogue, match=said):
+    with pytest.raises(BadCatalogue, match=message):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [slice(0, 40), slice(10, None)])
-def test_a_damaged_gzip_is_the_operators_to_mend(tmp_path: Path, damage: slice) -> None:
+def test_a_damaged_gzip_file_is_an_error_that_names_it(tmp_path: Path, damage: slice) -> None:
     file = tmp_path / "t.jsonl.gz"
     file.write_bytes(gzip.compress(b'{"id": 1}\n' * 1000)[damage])
 
     with pytest.raises(BadCatalogue, match=r"t\.jsonl\.gz"):
-        list(tables.records(file))
+        list(table_reader.read_records(file))
 
 
-def test_a_message_cannot_play_tricks_on_a_terminal(tmp_path: Path) -> None:
+def test_messages_contain_no_control_characters(tmp_path: Path) -> None:
     reject = only_reject(jsonl(tmp_path, {"id": "a\x1b[31m", "price": "\x1b]0;x\x07"}))
 
     assert "\x1b" not in str(reject)
     assert str(reject).isprintable()
 
 
-def test_a_product_at_every_bound_fits_an_index(tmp_path: Path) -> None:
+def test_a_product_at_every_length_limit_fits_an_index(tmp_path: Path) -> None:
     longest: dict[str, Any] = {
         "id": "i" * 256, "title": "𠮷" * 1000, "category": "c" * 512, "shop": "s" * 256, "url": "u" * 2048,
         "image": "images/" + "x/" * 506 + "a.png", "description": "d" * 65536, "price": 1e300,
@@ -313,26 +320,26 @@ def test_a_product_at_every_bound_fits_an_index(tmp_path: Path) -> None:
     path = tmp_path / longest["image"]
     path.parent.mkdir(parents=True)
     path.write_bytes(photo())
-    (row,), rejects = read(jsonl(tmp_path, longest))
+    (product,), rejects = read(jsonl(tmp_path, longest))
 
     assert not rejects
-    products = attributes.validate_products(pa.table({name: [getattr(row, name)] for name in FIELDS}))
-    attributes.write_products(tmp_path / "attributes", products)
+    table = attributes.validate_products(pa.table({name: [getattr(product, name)] for name in FIELDS}))
+    attributes.write_products(tmp_path / "attributes", table)
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    rows = [
-        Row(id="a", category="home", title='花\u2028瓶 "x"', price=3.5, tags=("a|b", "x")),
-        Row(id="b", category="x", in_stock=False),
+def test_written_products_are_read_back(tmp_path: Path) -> None:
+    products = [
+        CatalogueProduct(id="a", category="home", title='花\u2028瓶 "x"', price=3.5, tags=("a|b", "x")),
+        CatalogueProduct(id="b", category="x", in_stock=False),
     ]
 
-    assert catalogue.write(tmp_path, rows) == 2
+    assert catalogue.write(tmp_path, products) == 2
 
-    assert read(tmp_path) == (rows, [])
+    assert read(tmp_path) == (products, [])
 
 
-def test_a_new_catalogue_is_not_made_over_another(tmp_path: Path) -> None:
+def test_a_new_catalogue_does_not_overwrite_another(tmp_path: Path) -> None:
     jsonl(tmp_path, {})
 
     with pytest.raises(BadCatalogue, match="not empty"):
-        catalogue.new_directory(tmp_path)
+        catalogue.create_directory(tmp_path)

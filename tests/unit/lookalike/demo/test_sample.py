@@ -21,9 +21,9 @@ from lookalike.demo.sample.drawing.patterns import CLOTHS
 from lookalike.demo.sample.drawing.pen import Pen, View
 from lookalike.demo.sample.titles import SHOPS, shops
 from pipeline import catalogue
-from pipeline.mapping import category_name
-from pipeline.photos import products
-from pipeline.product import Reject, Row
+from pipeline.column_mapping import category_name
+from pipeline.photos import read_products
+from pipeline.product import CatalogueProduct, RejectedRow
 
 COUNT = 2 * len(LEAVES)
 
@@ -39,15 +39,15 @@ def files(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def rows(directory: Path) -> list[Row]:
-    return [item[1] for item in catalogue.read(directory) if not isinstance(item, Reject)]
+def rows(directory: Path) -> list[CatalogueProduct]:
+    return [item[1] for item in catalogue.read(directory) if not isinstance(item, RejectedRow)]
 
 
 def test_every_row_and_photo_is_valid(sample: Path) -> None:
-    items = list(products(sample))
+    items = list(read_products(sample))
 
     assert len(items) == COUNT
-    assert not [item for item in items if isinstance(item, Reject) or item.photo is None]
+    assert not [item for item in items if isinstance(item, RejectedRow) or item.photo is None]
 
 
 def test_the_same_seed_gives_the_same_bytes_on_any_number_of_cores(sample: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Mapping foreign columns to a product's fields."""
+"""Mapping the columns of a table to a product's fields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lookalike.errors import BadSettings
-from pipeline.mapping import category, mapping, number
+from pipeline.column_mapping import category_path, clean_price, parse_mapping
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ from pipeline.mapping import category, mapping, number
         ("0.5", "0.5"),
     ],
 )
-def test_a_price_loses_its_decoration_and_nothing_else(cell: Any, price: str) -> None:
-    assert number(cell) == price
+def test_a_price_loses_currency_signs_and_separators_and_nothing_else(cell: Any, price: str) -> None:
+    assert clean_price(cell) == price
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ def test_a_price_loses_its_decoration_and_nothing_else(cell: Any, price: str) ->
     ],
 )
 def test_categories_become_paths_of_lower_case_names(parts: list[str], path: str) -> None:
-    assert category(parts) == path
+    assert category_path(parts) == path
 
 
 def test_columns_are_joined_split_and_set() -> None:
-    rules = mapping(
+    mapping = parse_mapping(
         ["id=sku", "title=brand,name", "category=tree", "price=cost"],
         ["currency=INR"],
         category_separator=" >> ",
@@ -64,20 +64,20 @@ def test_columns_are_joined_split_and_set() -> None:
         "view": 2,
     }
 
-    assert rules.product(record) == {
+    assert mapping.product_fields(record) == {
         "currency": "INR",
         "id": "7",
         "title": "Acme Lamp",
         "category": "fashion/men/shoes",
         "price": "1000",
     }
-    assert rules.image_name(record) == "7-2.jpg"
-    assert rules.image_name({"sku": "7"}) == ""
-    assert rules.columns() == {"sku", "brand", "name", "tree", "cost", "view"}
+    assert mapping.image_name(record) == "7-2.jpg"
+    assert mapping.image_name({"sku": "7"}) == ""
+    assert mapping.columns() == {"sku", "brand", "name", "tree", "cost", "view"}
 
 
 @pytest.mark.parametrize(
-    ("record", "made"),
+    ("record", "tags"),
     [
         ({"gender": "Women", "baseColour": "Navy Blue"}, ["women", "colour:navy-blue"]),
         ({"gender": "", "baseColour": None}, []),
@@ -86,41 +86,39 @@ def test_columns_are_joined_split_and_set() -> None:
         ({"usage": 2012}, ["2012"]),
     ],
 )
-def test_tags_are_made_of_columns_that_hold_them_and_of_columns_in_braces(
-    record: dict[str, Any], made: list[str]
-) -> None:
-    rules = mapping(["tags={gender}, colour:{baseColour} ,usage"])
+def test_tags_come_from_columns_that_hold_tags_and_from_templates(record: dict[str, Any], tags: list[str]) -> None:
+    mapping = parse_mapping(["tags={gender}, colour:{baseColour} ,usage"])
 
-    assert rules.columns() == {"id", "gender", "baseColour", "usage"}
-    assert rules.product(record)["tags"] == made
+    assert mapping.columns() == {"id", "gender", "baseColour", "usage"}
+    assert mapping.product_fields(record)["tags"] == tags
 
 
-def test_tags_can_be_set_for_all() -> None:
-    assert mapping([], ["tags=women|sale"]).product({})["tags"] == "women|sale"
+def test_tags_can_be_set_for_every_product() -> None:
+    assert parse_mapping([], ["tags=women|sale"]).product_fields({})["tags"] == "women|sale"
 
 
 @pytest.mark.parametrize("cell", ["[", "[]", '["a" "b"]', "[" * 50_000])
-def test_a_list_that_is_none_is_taken_as_it_is(cell: str) -> None:
-    assert isinstance(mapping(["category=c"]).product({"c": cell})["category"], str)
+def test_a_cell_that_is_not_a_json_list_is_taken_as_text(cell: str) -> None:
+    assert isinstance(parse_mapping(["category=c"]).product_fields({"c": cell})["category"], str)
 
 
-def test_the_template_of_a_photo_is_no_program() -> None:
-    rules = mapping([], image="{id.__class__}{id}")
+def test_a_photo_template_cannot_access_attributes() -> None:
+    mapping = parse_mapping([], image="{id.__class__}{id}")
 
-    assert rules.columns() == {"id", "id.__class__"}
-    assert rules.image_name({"id": "a"}) == ""
+    assert mapping.columns() == {"id", "id.__class__"}
+    assert mapping.image_name({"id": "a"}) == ""
 
 
 @pytest.mark.parametrize(
     "fields", [["title"], ["title="], ["name=x"], ["image=x"], ["price=x", "currency=y", "colour=z"], ["id=a", "shop="]]
 )
-def test_a_field_that_is_none_is_the_operators_to_mend(fields: list[str]) -> None:
+def test_an_invalid_field_option_is_a_settings_error(fields: list[str]) -> None:
     with pytest.raises(BadSettings):
-        mapping(fields)
+        parse_mapping(fields)
 
 
-def test_a_field_is_mapped_or_set_not_both() -> None:
+def test_a_field_cannot_be_both_mapped_and_set() -> None:
     with pytest.raises(BadSettings, match="both"):
-        mapping(["currency=c"], ["currency=INR"])
+        parse_mapping(["currency=c"], ["currency=INR"])
     with pytest.raises(BadSettings, match="depth"):
-        mapping([], category_depth=-1)
+        parse_mapping([], category_depth=-1)

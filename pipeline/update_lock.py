@@ -1,4 +1,4 @@
-"""Updates that share a directory take turns, or one is refused. Does file I/O."""
+"""Locks a directory, so that one update at a time works in it. Does file I/O."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(directory: Path, *, wait: bool = False) -> Iterator[Path]:
-    """Make the folder where there is none, and hold it.
+def lock_directory(directory: Path, *, wait: bool = False) -> Iterator[Path]:
+    """Create the directory if it is missing, and lock it.
 
-    wait: for another update that holds it, as long as that one works in it; else OperatorError is raised at once.
-    Raises OperatorError, too, where there can be no such folder.
+    wait: wait until another update releases it; else OperatorError is raised at once.
+    Raises OperatorError, too, if the directory cannot be created.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = directory_lock.try_acquire(directory)
         if lock is None:
             if not wait:
-                raise OperatorError(f"{directory}: another update is under way here")
-            log.warning("%s: another update is under way here; this one goes on after it", directory)
+                raise OperatorError(f"{directory}: another update is running here")
+            log.warning("%s: another update is running here; waiting for it to finish", directory)
             lock = directory_lock.acquire(directory)
     except OSError as error:
         raise OperatorError(f"{directory} cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""What became of the rows: the good ones counted, the bad ones told, one line each, and counted by reason."""
+"""Counts the products and rejected rows of a catalogue. Prints each rejected row on standard error."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lookalike.errors import BadCatalogue
-from pipeline.product import Reject
+from pipeline.product import RejectedRow
 
 
 @dataclass(slots=True)
-class Report:
-    """Tells of every bad row on standard error; `strict`: the first one is BadCatalogue."""
+class CatalogueReport:
+    """Counts of products, and of rejected rows by reason. `strict`: raises BadCatalogue at the first rejected row."""
 
     strict: bool = False
     products: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    rejects: list[Reject] = field(default_factory=list)
+    rejects: list[RejectedRow] = field(default_factory=list)
 
-    def reject(self, reject: Reject) -> None:
+    def reject(self, row: RejectedRow) -> None:
+        """Print and count a rejected row."""
         if self.strict:
-            raise BadCatalogue(str(reject))
-        self.rejects.append(reject)
-        self.reasons[str(reject.reason)] += 1
-        print(reject, file=sys.stderr)
+            raise BadCatalogue(str(row))
+        self.rejects.append(row)
+        self.reasons[str(row.reason)] += 1
+        print(row, file=sys.stderr)
 
     @property
     def rejected(self) -> int:
@@ -36,6 +37,6 @@ class Report:
 
     def __str__(self) -> str:
         if not self.rejected:
-            return f"{self.products:,} products, no bad row"
+            return f"{self.products:,} products, no bad rows"
         counts = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.most_common())
         return f"{self.products:,} products, {self.rejected:,} bad rows skipped: {counts}"

@@ -1,4 +1,4 @@
-"""`lookalike catalog check`: what it says, and how it exits."""
+"""`lookalike catalog check`: its output and exit status."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from lookalike.cli import dispatch
-from pipeline.check import main
-from pipeline.photos import products
-from pipeline.pool import ordered
-from pipeline.product import Reason, Reject
+from pipeline.catalogue_check import main
+from pipeline.ordered_map import ordered_map
+from pipeline.photos import read_products
+from pipeline.product import RejectedRow, RejectReason
 from tests.unit.pipeline.catalogues import jsonl, many, photo
 
 
 @pytest.fixture
-def mixed(tmp_path: Path) -> Path:
+def good_and_bad(tmp_path: Path) -> Path:
     rows: list[dict[str, Any]] = [
         {"id": "good", "image": "images/a.png"},
         {"id": "none"},
@@ -36,28 +36,30 @@ def run(*argv: str | Path) -> int:
     return dispatch.run(lambda: main([str(word) for word in argv], {}))
 
 
-def test_every_bad_row_is_told_with_file_line_and_reason(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(mixed) == 0
+def test_every_bad_row_is_reported_with_file_line_and_reason(
+    good_and_bad: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(good_and_bad) == 0
 
-    said = capsys.readouterr()
-    lines = said.err.splitlines()
+    output = capsys.readouterr()
+    lines = output.err.splitlines()
     assert [line.split(": ")[:2] for line in lines] == [
         ["products.jsonl:3", "broken image"],
         ["products.jsonl:4", "broken image"],
         ["products.jsonl:5", "bad price"],
         ["products.jsonl:6", "duplicate id"],
     ]
-    assert "2 products, 4 bad rows skipped: 2 broken image" in said.out
+    assert "2 products, 4 bad rows skipped: 2 broken image" in output.out
 
 
-def test_the_first_bad_row_stops_a_strict_check(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(mixed, "--strict") == 2
+def test_the_first_bad_row_stops_a_strict_check(good_and_bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(good_and_bad, "--strict") == 2
 
     assert capsys.readouterr().err.startswith("error: products.jsonl:3: broken image: b.png")
 
 
-def test_json_has_every_bad_row(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(mixed, "--json") == 0
+def test_json_contains_every_bad_row(good_and_bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(good_and_bad, "--json") == 0
 
     result = json.loads(capsys.readouterr().out)
     assert result["products"] == 2
@@ -70,17 +72,17 @@ def test_a_catalogue_without_a_product_is_an_error(tmp_path: Path) -> None:
     assert run(jsonl(tmp_path, {"price": -1})) == 2
 
 
-def test_a_known_photo_is_not_decoded_again(tmp_path: Path) -> None:
+def test_a_photo_with_a_stored_vector_is_not_decoded(tmp_path: Path) -> None:
     jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo()})
-    (first,) = products(tmp_path)
-    assert not isinstance(first, Reject)
+    (first,) = read_products(tmp_path)
+    assert not isinstance(first, RejectedRow)
     assert first.photo is not None
     assert first.photo.pixels is not None
     assert first.photo.pixels.shape == (224, 224, 3)
 
-    (second,) = products(tmp_path, known={first.photo.digest})
+    (second,) = read_products(tmp_path, known_photos={first.photo.digest})
 
-    assert not isinstance(second, Reject)
+    assert not isinstance(second, RejectedRow)
     assert second.photo is not None
     assert (second.photo.digest, second.photo.pixels) == (first.photo.digest, None)
 
@@ -88,19 +90,21 @@ def test_a_known_photo_is_not_decoded_again(tmp_path: Path) -> None:
 def test_a_photo_over_eight_megabytes_is_a_broken_image(tmp_path: Path) -> None:
     jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo() + b"\0" * (8 << 20)})
 
-    (reject,) = products(tmp_path)
+    (reject,) = read_products(tmp_path)
 
-    assert isinstance(reject, Reject)
-    assert reject.reason is Reason.BROKEN_IMAGE
+    assert isinstance(reject, RejectedRow)
+    assert reject.reason is RejectReason.BROKEN_IMAGE
 
 
 def test_rows_keep_their_order_while_photos_are_decoded(tmp_path: Path) -> None:
     jsonl(tmp_path, *many(60, image="a.png"), photos={"a.png": photo(size=(800, 800))})
 
-    assert [item.row.id for item in products(tmp_path) if not isinstance(item, Reject)] == [f"p{n}" for n in range(60)]
+    assert [item.product.id for item in read_products(tmp_path) if not isinstance(item, RejectedRow)] == [
+        f"p{n}" for n in range(60)
+    ]
 
 
-def test_no_more_is_decoded_ahead_than_there_is_room_for() -> None:
+def test_the_map_takes_no_more_items_ahead_than_its_limit() -> None:
     taken, lock = 0, threading.Lock()
 
     def numbers() -> object:
@@ -110,7 +114,7 @@ def test_no_more_is_decoded_ahead_than_there_is_room_for() -> None:
                 taken += 1
             yield number
 
-    results = ordered(lambda number: number, numbers(), workers=2, ahead=8)  # type: ignore[arg-type, var-annotated]
+    results = ordered_map(lambda number: number, numbers(), workers=2, ahead=8)  # type: ignore[arg-type, var-annotated]
     next(results)
     time.sleep(0.05)
 

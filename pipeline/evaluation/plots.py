@@ -1,0 +1,196 @@
+"""The report's pictures: bars, confusion matrices, a contact sheet. Draws with matplotlib and Pillow, writes PNG.
+
+Text in pictures is ASCII, because fonts for other scripts may be missing. A label that is not ASCII is shown by its
+number in the report's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lookalike.errors import OperatorError
+from pipeline.evaluation.classification import ClassificationEvaluation
+from pipeline.evaluation.labels import Labelling
+from pipeline.evaluation.metrics import confusion_matrix
+from pipeline.evaluation.retrieval import AUTO, CEILING, RankingQuality, RetrievalEvaluation
+
+COLOURS = {"image": "#4477aa", "text": "#ee7733", "product": "#228833", AUTO: "#222222"}
+_GREYS = ("#dddddd", "#999999", "#bbbbbb", "#eeeeee")  # Of baselines.
+_LINES = ("#222222", "#4477aa", "#ee7733", "#66aadd", "#ffaa66", "#228833")
+_MIN_ANSWERS = 10  # Of a bin that the reliability diagram shows.
+_BARS, _MATRIX_LABELS, _LABEL_CHARS = 20, 12, 28
+_DPI = 100
+
+QUERIES, NEIGHBOURS = 8, 8
+_SIDE_PX, _FRAME_PX, _GAP_PX, _NAME_PX = 96, 5, 6, 64
+RELEVANT, IRRELEVANT, _QUERY = "#1f77b4", "#d62728", "#222222"
+
+
+def import_matplotlib() -> Any:
+    """Import matplotlib.figure, which needs no display. Raises OperatorError if it is not installed."""
+    try:
+        from matplotlib import figure
+    except ImportError as error:
+        raise OperatorError(f"pictures need matplotlib ({error}): pip install 'lookalike[report]'") from None
+    return figure
+
+
+def plot_label(labelling: Labelling, label: str, number: int) -> str:
+    """A label as pictures show it; `number`: its row in the report's table, from 1."""
+    if not label.isascii():
+        return f"{_ascii(labelling.title)} {number}"
+    short = label if len(label) <= _LABEL_CHARS else f"...{label[3 - _LABEL_CHARS :]}"
+    return _ascii(short)
+
+
+def labels_by_frequency(labelling: Labelling) -> list[str]:
+    """The labels of queries, those of most products first."""
+    counts = np.bincount(labelling.codes[labelling.is_query], minlength=len(labelling.names))
+    return [labelling.names[code] for code in np.argsort(-counts, kind="stable") if counts[code]]
+
+
+def draw_averages(path: Path, retrieval: RetrievalEvaluation) -> None:
+    """Draw precision@10 of every space and baseline, by labelling, with intervals; a line shows the best possible."""
+    columns: dict[str, RankingQuality] = {**retrieval.spaces, AUTO: retrieval.auto, **retrieval.baselines}
+    best = columns.pop(CEILING)
+    titles = [labelling.title for labelling in retrieval.labellings]
+    figure = import_matplotlib().Figure(figsize=(max(7, 2.2 * len(titles) + 3), 4), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    width = 0.85 / len(columns)
+    for at, (name, colour) in enumerate(_coloured(columns)):
+        micro = [columns[name].averages[title][0].micro for title in titles]
+        reach = [[it.value - it.low for it in micro], [it.high - it.value for it in micro]]
+        places = np.arange(len(titles)) + at * width
+        axes.bar(places, [it.value for it in micro], width, yerr=reach, color=colour, label=name, ecolor="#555555")
+    left = np.arange(len(titles)) - width / 2
+    heights = [best.averages[title][0].micro.value for title in titles]
+    axes.hlines(heights, left, left + 0.85, colors="#cc3311", linestyles="dashed", label=CEILING)
+    axes.set_xticks(left + 0.425, list(map(_ascii, titles)))
+    axes.set(ylabel="precision@10", ylim=(0, 1.02))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def draw_precision(path: Path, retrieval: RetrievalEvaluation, labelling: Labelling) -> None:
+    """Draw precision@10 by label and space, of the most frequent labels."""
+    labels = labels_by_frequency(labelling)[:_BARS]
+    figure = import_matplotlib().Figure(figsize=(8, 1.2 + 0.38 * len(labels)), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    height = 0.8 / len(retrieval.spaces)
+    for at, (name, colour) in enumerate(_coloured(retrieval.spaces)):
+        values = [retrieval.spaces[name].by_label[labelling.title][label][0] for label in labels]
+        axes.barh(np.arange(len(labels)) + at * height, values, height, color=colour, label=name)
+    names = [plot_label(labelling, label, number) for number, label in enumerate(labels, 1)]
+    axes.set_yticks(np.arange(len(labels)) + 0.4 - height / 2, names)
+    axes.set_ylim(len(labels) - 0.1, -0.5)
+    axes.set(xlabel=f"precision@10 by {_ascii(labelling.title)}", xlim=(0, 1))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def draw_confusion_matrices(path: Path, retrieval: RetrievalEvaluation, labelling: Labelling) -> None:
+    """Draw for each space, and each label of queries, the shares of labels among the ten nearest."""
+    labels = labels_by_frequency(labelling)[:_MATRIX_LABELS]
+    names = [plot_label(labelling, label, number) for number, label in enumerate(labels, 1)]
+    spaces = retrieval.spaces
+    size = (2.6 + 3.6 * len(spaces), 2.6 + 0.28 * len(labels))
+    figure = import_matplotlib().Figure(figsize=size, dpi=_DPI, layout="constrained")
+    for at, (name, axes) in enumerate(zip(spaces, np.atleast_1d(figure.subplots(1, len(spaces))), strict=True)):
+        matrix = confusion_matrix(spaces[name].nearest, labelling, labels)
+        image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(labels) + 1), [*names, "others"], rotation=90, fontsize=7)
+        axes.set_yticks(range(len(labels)), names if at == 0 else [], fontsize=7)
+        axes.set_title(f"{name}: share of the 10 nearest", fontsize=9)
+        for row, column in zip(*np.nonzero(matrix >= 0.005), strict=True):
+            shade = "white" if matrix[row, column] > 0.5 else "black"
+            text = f"{100 * matrix[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=6, color=shade)
+    figure.colorbar(image, ax=figure.axes, shrink=0.7)
+    _save(figure, path)
+
+
+def draw_reliability(path: Path, classification: ClassificationEvaluation) -> None:
+    """Draw accuracy by confidence, of bins with at least ten answers; on the diagonal, confidence is calibrated."""
+    figure = import_matplotlib().Figure(figsize=(7, 4), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
+    for at, (name, quality) in enumerate(classification.methods.items()):
+        bins = [each for each in quality.bins if each.answers >= _MIN_ANSWERS]
+        confidences, accuracies = [each.confidence for each in bins], [each.accuracy for each in bins]
+        style = "dashed" if "neighbours" in name else "solid"
+        colour = _LINES[at % len(_LINES)]
+        axes.plot(
+            confidences, accuracies, color=colour, linestyle=style, label=f"{name}, ECE {quality.calibration_error:.3f}"
+        )
+        sizes = [4 + 200 * each.answers / classification.test_products for each in bins]
+        axes.scatter(confidences, accuracies, sizes, color=colour)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    _save(figure, path)
+
+
+def draw_neighbours(
+    path: Path, retrieval: RetrievalEvaluation, labelling: Labelling, photos: Sequence[Path | None], *, seed: int
+) -> int:
+    """Draw random queries of different labels, and their nearest in each space. Returns the number of queries."""
+    queries = _draw_queries(labelling, photos, seed)
+    line = _SIDE_PX + _GAP_PX
+    width = _NAME_PX + (1 + NEIGHBOURS) * line + 2 * _GAP_PX
+    block = len(retrieval.spaces) * line + 2 * _GAP_PX
+    sheet = Image.new("RGB", (width, max(len(queries), 1) * block), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, query in enumerate(queries):
+        for at, (name, column) in enumerate(retrieval.spaces.items()):
+            top = number * block + at * line + _GAP_PX
+            pen.text((_GAP_PX, top + _SIDE_PX // 2), name, fill="black")
+            if at == 0:
+                sheet.paste(_tile(photos[query], _QUERY), (_NAME_PX, top))
+            for place, neighbour in enumerate(column.nearest[query][:NEIGHBOURS]):
+                relevant = labelling.codes[neighbour] == labelling.codes[query]
+                left = _NAME_PX + (1 + place) * line + 2 * _GAP_PX
+                sheet.paste(_tile(photos[neighbour], RELEVANT if relevant else IRRELEVANT), (left, top))
+    sheet.quantize(256).save(path, optimize=True)  # A third of the bytes.
+    return len(queries)
+
+
+def _draw_queries(labelling: Labelling, photos: Sequence[Path | None], seed: int) -> list[int]:
+    random = np.random.default_rng(seed)
+    drawable = np.array([photo is not None for photo in photos]) & labelling.is_query
+    codes = random.permutation(np.unique(labelling.codes[drawable]))[:QUERIES]
+    return [int(random.choice(np.flatnonzero(drawable & (labelling.codes == code)))) for code in np.sort(codes)]
+
+
+def _tile(photo: Path | None, frame: str) -> Image.Image:
+    tile = Image.new("RGB", (_SIDE_PX, _SIDE_PX), frame)
+    inner = _SIDE_PX - 2 * _FRAME_PX
+    tile.paste(_thumbnail(photo, inner), (_FRAME_PX, _FRAME_PX))
+    return tile
+
+
+def _thumbnail(photo: Path | None, side_px: int) -> Image.Image:
+    """The photo, cropped as for the image encoder and reduced; grey if there is none."""
+    from pipeline.photos import open_photo
+
+    if photo is None or (pixels := open_photo(photo).pixels) is None:
+        return Image.new("RGB", (side_px, side_px), "#dddddd")
+    return Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.LANCZOS)
+
+
+def _coloured(columns: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each name with its colour."""
+    others = [name for name in columns if name not in COLOURS]
+    return [(name, COLOURS.get(name) or _GREYS[others.index(name) % len(_GREYS)]) for name in columns]
+
+
+def _ascii(text: str) -> str:
+    """ASCII text without formulas: fonts may lack other characters, and matplotlib takes "$" for a formula."""
+    return text.encode("ascii", "replace").decode().replace("$", r"\$")
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, metadata={"Software": None})  # The same numbers give the same bytes.

@@ -1,0 +1,120 @@
+"""Encodes photos with a model server, in batches and a few at a time; stored vectors are not computed again.
+
+Calls the model server, and writes the feature store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from encoders.image.client import ImageEncoder
+from encoders.image.photos import SIDE_PX
+from encoders.types import Encoded
+from lookalike.channels import aio_channel
+from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
+from lookalike.runtime.deadline import Deadline
+from pipeline.feature_store import FeatureStore
+from pipeline.photos import Photo
+
+Pixels = npt.NDArray[np.uint8]  # (n, 224, 224, 3)
+Encode = Callable[[Pixels], Awaitable[Encoded]]
+
+BATCH = 16
+MAX_IN_FLIGHT = 2  # Batches: while the model computes one, the next is sent.
+ATTEMPTS = 7
+FIRST_PAUSE_S = 0.25  # Before the second attempt, then doubled: 16 seconds in all, in which a server restarts.
+_TIMEOUT_S = 60.0
+
+
+@asynccontextmanager
+async def connect_encoder(address: str, *, version: int = 0, label: str = "") -> AsyncIterator[Encode]:
+    """Connect to the image encoder of a model server or TF-Serving at host:port.
+
+    version, label: pin a version of the model; neither: the latest. Both: BadSettings.
+    """
+    async with aio_channel(address) as channel:
+        encoder = ImageEncoder(channel, version=version, label=label)
+
+        async def encode(pixels: Pixels) -> Encoded:
+            return await encoder.encode(pixels, Deadline.after(_TIMEOUT_S))
+
+        yield encode
+
+
+async def probe(encode: Encode) -> Encoded:
+    """Encode one black picture: gives the encoder's fingerprint and dimension, and shows that it answers."""
+    return await encode_with_retries(encode, np.zeros((1, SIDE_PX, SIDE_PX, 3), np.uint8))
+
+
+async def encode_with_retries(encode: Encode, pixels: Pixels) -> Encoded:
+    """Encode; retry if the encoder is overloaded or unreachable. Raises the error of the last attempt."""
+    for attempt in itertools.count(1):
+        try:
+            return await encode(pixels)
+        except (Overloaded, Unavailable, DeadlineExceeded):
+            if attempt == ATTEMPTS:
+                raise
+            await asyncio.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
+    raise AssertionError("counting ends")
+
+
+async def encode_photos(encode: Encode, photos: Iterable[Photo], features: FeatureStore, encoder: str) -> int:
+    """Encode and store the photos that have pixels. Returns how many were encoded.
+
+    photos: read on a thread, no faster than they are encoded. Encoded photos stay stored whatever happens.
+    Raises OperatorError if the model changes meanwhile: all vectors of an index are of one encoder.
+    """
+    slots, encoded = asyncio.Semaphore(MAX_IN_FLIGHT), 0
+
+    async def run(batch: list[Photo]) -> None:
+        try:
+            response = await encode_with_retries(
+                encode, np.stack([photo.pixels for photo in batch if photo.pixels is not None])
+            )
+        finally:
+            slots.release()
+        if response.encoder != encoder:
+            raise OperatorError(f"the image model changed from {encoder} to {response.encoder}: run the update again")
+        features.add([photo.digest for photo in batch], response.vectors)
+
+    batches = _batches(photos, features)
+    try:
+        async with asyncio.TaskGroup() as calls:
+            while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+                await slots.acquire()
+                encoded += len(batch)
+                calls.create_task(run(batch))
+    except* Exception as errors:
+        raise _first_error(errors) from None
+    finally:
+        features.flush()
+    return encoded
+
+
+def _batches(photos: Iterable[Photo], features: FeatureStore) -> Iterator[list[Photo]]:
+    """Batches of photos that are not stored yet, each photo once."""
+    seen: set[str] = set()
+    batch: list[Photo] = []
+    for photo in photos:
+        if photo.pixels is None or photo.digest in seen or photo.digest in features:
+            continue
+        seen.add(photo.digest)
+        batch.append(photo)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

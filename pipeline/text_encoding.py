@@ -1,0 +1,80 @@
+"""Trains the text encoder on a catalogue's titles and descriptions, and encodes its texts. Reads and writes files.
+
+Training is skipped if an encoder was trained on the same texts before; each encoder encodes a text once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from encoders import artifact
+from encoders.text.model import FORMAT, TextModel, checked
+from encoders.text.train import train
+from pipeline.feature_store import FeatureStore
+from pipeline.product import CatalogueProduct
+from pipeline.training_cache import train_once
+
+DIM = 256
+_BATCH = 1024
+
+
+# Leave-one-out precision@10 by leaf category of 1,050 real products (241 leaves), SCDV: trained on titles alone 0.648;
+# trained on titles and descriptions, 0.618 with both embedded and 0.683 with titles embedded. Descriptions teach the
+# encoder what words mean, but dilute the title in a product's own vector.
+
+
+def training_text(product: CatalogueProduct) -> str:
+    """The text of a product that the encoder is trained on: title and description."""
+    return f"{product.title}\n{product.description}".strip()
+
+
+def embedded_text(product: CatalogueProduct) -> str:
+    """The text of a product that its vector is computed from: the title, or the description if it has none."""
+    return product.title or product.description
+
+
+def text_digest(text: str) -> str:
+    """The key of a text in the feature store: 32 hexadecimal digits."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def train_text_encoder(
+    texts: Sequence[str], directory: Path, *, kind: str, seed: int, word_vectors: Path | None = None
+) -> tuple[Path, bool]:
+    """Train an encoder on these texts, unless it is cached.
+
+    Returns DIRECTORY/<fingerprint>, and whether it was trained now.
+    word_vectors: a fastText .bin file with word vectors; None: they are trained too.
+    Raises BadCatalogue if the texts contain no word, BadArtifact if the file of word vectors is missing or unsuitable.
+    """
+    inputs = _inputs_digest(texts, kind, seed, word_vectors)
+    return train_once(
+        directory,
+        inputs,
+        train=lambda staged: train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors),
+        check=checked,
+    )
+
+
+def encode_texts(
+    texts: Sequence[str], model: TextModel, features: FeatureStore, count: Callable[[], None] = lambda: None
+) -> int:
+    """Encode and store the texts that are not stored yet, zero vectors too. Returns how many were encoded."""
+    new = {digest: text for text in texts if (digest := text_digest(text)) not in features}
+    digests = list(new)
+    for start in range(0, len(digests), _BATCH):
+        batch = digests[start : start + _BATCH]
+        features.add(batch, model.encode([new[digest] for digest in batch]))
+        count()
+    features.flush()
+    return len(digests)
+
+
+def _inputs_digest(texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None) -> str:
+    word_vectors_digest = artifact.digest_of(word_vectors) if word_vectors else ""
+    digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {word_vectors_digest}".encode(), digest_size=16)
+    for text in texts:
+        digest.update(blake2b(text.encode(), digest_size=16).digest())
+    return digest.hexdigest()

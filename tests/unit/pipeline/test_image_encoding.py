@@ -1,0 +1,145 @@
+"""Encoding photos: bounded concurrency, retries, each photo once, and never two models in one index."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoders.types import Encoded
+from lookalike.errors import BadCatalogue, DeadlineExceeded, OperatorError, Overloaded, Unavailable
+from pipeline import image_encoding
+from pipeline.feature_store import FeatureStore
+from pipeline.image_encoding import ATTEMPTS, BATCH, MAX_IN_FLIGHT, Pixels, encode_photos, encode_with_retries
+from pipeline.photos import Photo
+
+
+class Encoder:
+    """Answers each picture with its mean colour; counts."""
+
+    def __init__(self, fingerprint: str = "fake-1", errors: Iterator[Exception] | None = None) -> None:
+        self.fingerprint = fingerprint
+        self.errors = errors or iter(())
+        self.batches: list[int] = []
+        self.in_flight = 0
+        self.max_in_flight = 0
+
+    async def __call__(self, pixels: Pixels) -> Encoded:
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        self.batches.append(len(pixels))
+        await asyncio.sleep(0.001)
+        self.in_flight -= 1
+        if (error := next(self.errors, None)) is not None:
+            raise error
+        vectors = pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float32)
+        return Encoded(vectors=vectors, encoder=self.fingerprint)
+
+
+def photos(count: int, *, start: int = 0) -> list[Photo]:
+    return [
+        Photo(f"{number:032x}", np.full((224, 224, 3), number % 256, np.uint8))
+        for number in range(start, start + count)
+    ]
+
+
+async def test_every_photo_is_encoded_in_batches_with_few_in_flight(tmp_path: Path) -> None:
+    encoder, features = Encoder(), FeatureStore(tmp_path / "s", 3)
+
+    assert await encode_photos(encoder, photos(200), features, "fake-1") == 200
+
+    assert sum(encoder.batches) == 200
+    assert max(encoder.batches) == BATCH
+    assert encoder.max_in_flight == MAX_IN_FLIGHT
+    gathered = features.gather([photo.digest for photo in photos(200)], tmp_path / "v")
+    np.testing.assert_allclose(gathered[:, 0], np.arange(200), atol=1e-3)
+
+
+async def test_a_photo_is_encoded_once_and_a_stored_one_never(tmp_path: Path) -> None:
+    encoder, features = Encoder(), FeatureStore(tmp_path, 3)
+    stored = Photo(f"{7:032x}", None)
+
+    assert await encode_photos(encoder, [*photos(3), *photos(3), stored], features, "fake-1") == 3
+    assert await encode_photos(encoder, photos(4), features, "fake-1") == 1
+
+
+async def test_photos_are_read_no_faster_than_they_are_encoded(tmp_path: Path) -> None:
+    read, gate, lock = 0, asyncio.Event(), threading.Lock()
+
+    def source() -> Iterator[Photo]:
+        nonlocal read
+        for photo in photos(20 * BATCH):
+            with lock:
+                read += 1
+            yield photo
+
+    async def blocked(pixels: Pixels) -> Encoded:
+        await gate.wait()
+        return await Encoder()(pixels)
+
+    running = asyncio.create_task(encode_photos(blocked, source(), FeatureStore(tmp_path, 3), "fake-1"))
+    await asyncio.sleep(0.1)
+
+    assert read <= (MAX_IN_FLIGHT + 1) * BATCH
+    gate.set()
+    assert await running == 20 * BATCH
+
+
+@pytest.mark.parametrize("error", [Overloaded("full"), Unavailable("away"), DeadlineExceeded("late")])
+async def test_an_overloaded_or_unreachable_encoder_is_retried(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_encoding, "FIRST_PAUSE_S", 0.0)
+    encoder = Encoder(errors=iter([error, error]))
+
+    encoded = await encode_with_retries(encoder, np.zeros((1, 224, 224, 3), np.uint8))
+
+    assert encoded.encoder == "fake-1"
+    assert len(encoder.batches) == 3
+
+
+async def test_retries_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_encoding, "FIRST_PAUSE_S", 0.0)
+    encoder = Encoder(errors=(Unavailable("away") for _ in range(100)))
+
+    with pytest.raises(Unavailable):
+        await encode_with_retries(encoder, np.zeros((1, 224, 224, 3), np.uint8))
+
+    assert len(encoder.batches) == ATTEMPTS
+
+
+async def test_a_change_of_the_model_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match=r"changed from fake-1 to fake-2"):
+        await encode_photos(Encoder("fake-2"), photos(100), FeatureStore(tmp_path, 3), "fake-1")
+
+    assert len(FeatureStore(tmp_path, 3)) == 0
+
+
+async def test_photos_encoded_before_a_failure_stay_stored(tmp_path: Path) -> None:
+    def source() -> Iterator[Photo]:
+        yield from photos(4 * BATCH)
+        raise BadCatalogue("row 65")
+
+    with pytest.raises(BadCatalogue, match="row 65"):
+        await encode_photos(Encoder(), source(), FeatureStore(tmp_path, 3), "fake-1")
+
+    features = FeatureStore(tmp_path, 3)
+    before = len(features)
+    assert before >= 2 * BATCH
+    assert await encode_photos(Encoder(), photos(5 * BATCH), features, "fake-1") == 5 * BATCH - before
+
+
+async def test_photos_encoded_before_an_interruption_stay_stored(tmp_path: Path) -> None:
+    encoder = Encoder()
+    running = asyncio.create_task(encode_photos(encoder, photos(200 * BATCH), FeatureStore(tmp_path, 3), "fake-1"))
+    while len(encoder.batches) < 5:  # noqa: ASYNC110  # the fake has no event to wait for
+        await asyncio.sleep(0.001)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert len(FeatureStore(tmp_path, 3)) >= 3 * BATCH

@@ -1,0 +1,85 @@
+"""Text encoding: which texts are trained on, which are encoded, and when training is skipped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoders.text import model as text
+from lookalike.errors import BadCatalogue
+from pipeline.feature_store import FeatureStore
+from pipeline.product import CatalogueProduct
+from pipeline.text_encoding import embedded_text, encode_texts, text_digest, train_text_encoder, training_text
+
+TEXTS = [
+    f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cotton shirt", "table lamp", "mug")
+] * 4
+
+
+@pytest.fixture(scope="module")
+def trained_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("text")
+    train_text_encoder(TEXTS, directory, kind="fasttext", seed=0)
+    return directory
+
+
+def test_titles_are_encoded_and_descriptions_only_trained_on() -> None:
+    both = CatalogueProduct(id="a", category="x", title="Lamp", description="It shines")
+
+    assert training_text(both) == "Lamp\nIt shines"
+    assert embedded_text(both) == "Lamp"
+    assert embedded_text(CatalogueProduct(id="b", category="x", description="It shines")) == "It shines"
+    assert embedded_text(CatalogueProduct(id="c", category="x")) == ""
+
+
+def test_the_same_texts_are_trained_on_once(trained_directory: Path) -> None:
+    artifact, was_trained = train_text_encoder(TEXTS, trained_directory, kind="fasttext", seed=0)
+
+    assert not was_trained
+    assert artifact.parent == trained_directory
+    assert text.load(artifact).fingerprint == artifact.name
+
+
+@pytest.mark.parametrize("damage", ["note", "artifact"])
+def test_a_missing_note_or_artifact_is_trained_again_with_the_same_result(
+    trained_directory: Path, tmp_path: Path, damage: str
+) -> None:
+    directory = tmp_path / "text"
+    shutil.copytree(trained_directory, directory)
+    (note,) = directory.glob("trained-*.json")
+    (artifact,) = (path for path in directory.iterdir() if path.is_dir())
+    if damage == "note":
+        note.write_text("{")
+    else:
+        shutil.rmtree(artifact)
+
+    assert train_text_encoder(TEXTS, directory, kind="fasttext", seed=0) == (artifact, True)
+    assert text.load(artifact).dim > 0
+
+
+def test_other_texts_or_another_seed_give_another_encoder(trained_directory: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "text"
+    shutil.copytree(trained_directory, directory)
+
+    assert train_text_encoder([*TEXTS, "yellow chair"], directory, kind="fasttext", seed=0)[1]
+    assert train_text_encoder(TEXTS, directory, kind="fasttext", seed=1)[1]
+
+
+def test_texts_without_words_cannot_be_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(BadCatalogue):
+        train_text_encoder(["", "…"], tmp_path, kind="fasttext", seed=0)
+
+
+def test_each_text_is_encoded_once(trained_directory: Path, tmp_path: Path) -> None:
+    (artifact,) = (path for path in trained_directory.iterdir() if path.is_dir())
+    model = text.load(artifact)
+    features = FeatureStore(tmp_path / "store", model.dim)
+
+    assert encode_texts(["red mug", "red mug", "", "blue mug"], model, features) == 3
+    assert encode_texts(["red mug", "green mug"], model, features) == 1
+    vectors = features.gather([text_digest(text) for text in ("red mug", "")], tmp_path / "v")
+    np.testing.assert_allclose(vectors[0], model.encode(["red mug"])[0], atol=1e-6)
+    assert not vectors[1].any()

@@ -1,0 +1,27 @@
+"""Locking a directory for one update at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lookalike.errors import OperatorError
+from pipeline.update_lock import lock_directory
+
+
+def test_a_second_update_in_a_locked_directory_is_refused(tmp_path: Path) -> None:
+    with lock_directory(tmp_path), pytest.raises(OperatorError, match="another update"), lock_directory(tmp_path):
+        pass
+    with lock_directory(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("subdirectory", ["", "in/it"])
+def test_the_error_of_a_directory_that_cannot_be_made_names_it(tmp_path: Path, subdirectory: str) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OperatorError, match=r"file.* cannot be written"),
+        lock_directory(tmp_path / "file" / subdirectory),
+    ):
+        pass
