@@ -20,7 +20,7 @@ from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, Space
 from server import metrics
 from server.encoding import Known
 from server.merge import Hit, merged
-from server.metrics import Watch
+from server.metrics import RequestTimer
 from server.policy import Route
 from server.requests import Query, Subject
 from server.shards import Gathered
@@ -36,9 +36,9 @@ class SearchAnswer:
     searched: str  # The spaces, as metrics name them: "image", "image+text".
     whole: bool  # Every shard answered: fit to be kept.
 
-    def stamped(self, watch: Watch) -> bytes:
+    def stamped(self, timer: RequestTimer) -> bytes:
         """The whole SearchResponse for this one call."""
-        provenance = self.provenance + _stamp(watch)
+        provenance = self.provenance + _stamp(timer)
         return self.hits + OpaqueSearchResponse(provenance=provenance).SerializeToString()
 
     def to_keep(self) -> bytes:
@@ -138,17 +138,17 @@ def degraded_classification(subject: Subject, known: Known) -> list[str]:
     return reasons
 
 
-def timings(watch: Watch) -> Timings:
-    stages = watch.stages
+def timings(timer: RequestTimer) -> Timings:
+    stages = timer.stages
     return Timings(
         cache_s=stages.get("cache", 0.0),
         lookup_s=stages.get("lookup", 0.0),
         encode_s=stages.get("encode", 0.0),
         search_s=stages.get("search", 0.0),
-        total_s=watch.elapsed_s(),
+        total_s=timer.elapsed_s(),
     )
 
 
-def _stamp(watch: Watch) -> bytes:
+def _stamp(timer: RequestTimer) -> bytes:
     """The fields of a Provenance that are of this call alone."""
-    return Provenance(cached=watch.cached, timings=timings(watch)).SerializeToString()
+    return Provenance(cached=timer.cached, timings=timings(timer)).SerializeToString()

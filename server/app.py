@@ -12,7 +12,7 @@ from lookalike.errors import BadSettings
 from lookalike.runtime import edge, lifecycle, telemetry
 from lookalike.runtime.settings import load
 from lookalike.v1 import catalog_pb2, search_pb2
-from server.admission import Admission
+from server.admission import Admission, StreamHandler, UnaryHandler
 from server.cache import Cache, MemoryCache
 from server.catalog import CatalogReader
 from server.changes import CatalogWriter
@@ -58,26 +58,31 @@ class Gateway:
 def gateway(settings: GatewaySettings) -> Gateway:
     """Everything that answers, connected to nothing yet."""
     fleet, encoders, cache = Fleet(settings), Encoders(settings), _cache(settings)
-    admission, deadline_s = Admission(settings.max_inflight), settings.default_deadline_s
+    deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
-    searcher = Searcher(fleet, encoders, cache, policy, admission, deadline_s, SingleFlight())
-    classifier = Classifier(fleet, encoders, admission, deadline_s)
-    reader = CatalogReader(fleet, admission, deadline_s)
-    search: edge.Methods = {
+    searcher = Searcher(fleet, encoders, cache, policy, deadline_s, SingleFlight())
+    classifier = Classifier(fleet, encoders, deadline_s)
+    reader = CatalogReader(fleet, deadline_s)
+    writer = CatalogWriter(fleet, encoders, deadline_s)
+    search: Mapping[str, UnaryHandler] = {
         "Search": searcher.search,
         "FindDuplicates": searcher.find_duplicates,
         "Classify": classifier.classify,
     }
-    writer = CatalogWriter(fleet, encoders, admission, deadline_s)
-    catalog: edge.Methods = {
+    catalog: Mapping[str, UnaryHandler] = {
         "Get": reader.get,
         "Exists": reader.exists,
         "Count": reader.count,
-        "List": reader.list,
         "Upsert": writer.upsert,
         "Remove": writer.remove,
     }
-    return Gateway(fleet, encoders, cache, (edge.handler(SEARCH, search), edge.handler(CATALOG, catalog)))
+    catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
+    admission = Admission(settings.max_inflight)
+    handlers = (
+        edge.handler(SEARCH, admission.admit(search)),
+        edge.handler(CATALOG, admission.admit(catalog, streams=catalog_streams)),
+    )
+    return Gateway(fleet, encoders, cache, handlers)
 
 
 async def serve(settings: GatewaySettings) -> None:

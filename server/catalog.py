@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from lookalike.errors import InvalidRequest, NotFound, Unavailable
@@ -11,9 +11,8 @@ from lookalike.limits import MAX_IDS
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import catalog_pb2
 from lookalike.v1.types_pb2 import Product
-from server.admission import Admission
+from server.admission import Permit
 from server.filters import check_filter
-from server.metrics import watched
 from server.requests import check_product_id
 from server.shards import Fleet
 from server.topology import Snapshot
@@ -22,47 +21,48 @@ from server.topology import Snapshot
 @dataclass(frozen=True, slots=True)
 class CatalogReader:
     fleet: Fleet
-    admission: Admission
     default_deadline_s: float
 
-    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline) -> Product:
-        with watched("Get"), self.admission.permit():
-            check_product_id("product_id", request.product_id)
-            snapshot = self.fleet.snapshot()
-            found = await self.fleet.get(snapshot, request.product_id, self._bounded(deadline))
-            if not found.HasField("product"):
-                raise NotFound(f"no product {request.product_id}")
-            return found.product
+    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline, permit: Permit) -> Product:
+        check_product_id("product_id", request.product_id)
+        snapshot = self.fleet.snapshot()
+        found = await self.fleet.get(snapshot, request.product_id, self._bounded(deadline))
+        if not found.HasField("product"):
+            raise NotFound(f"no product {request.product_id}")
+        return found.product
 
-    async def exists(self, request: catalog_pb2.ExistsRequest, deadline: Deadline) -> catalog_pb2.ExistsResponse:
-        with watched("Exists"), self.admission.permit():
-            if not 1 <= len(request.product_ids) <= MAX_IDS:
-                raise InvalidRequest("product_ids", f"{len(request.product_ids)} ids; give 1..{MAX_IDS}")
-            for i, product_id in enumerate(request.product_ids):
-                check_product_id(f"product_ids[{i}]", product_id)
-            exist = await self.fleet.exist(self.fleet.snapshot(), request.product_ids, self._bounded(deadline))
-            return catalog_pb2.ExistsResponse(exists=exist)
+    async def exists(
+        self, request: catalog_pb2.ExistsRequest, deadline: Deadline, permit: Permit
+    ) -> catalog_pb2.ExistsResponse:
+        if not 1 <= len(request.product_ids) <= MAX_IDS:
+            raise InvalidRequest("product_ids", f"{len(request.product_ids)} ids; give 1..{MAX_IDS}")
+        for i, product_id in enumerate(request.product_ids):
+            check_product_id(f"product_ids[{i}]", product_id)
+        exist = await self.fleet.exist(self.fleet.snapshot(), request.product_ids, self._bounded(deadline))
+        return catalog_pb2.ExistsResponse(exists=exist)
 
-    async def count(self, request: catalog_pb2.CountRequest, deadline: Deadline) -> catalog_pb2.CountResponse:
-        with watched("Count"), self.admission.permit():
-            filter = check_filter(request.filter)
-            snapshot = _whole(self.fleet.snapshot())
-            count = await self.fleet.count(snapshot, filter, self._bounded(deadline))
-            return catalog_pb2.CountResponse(count=count, version=snapshot.version)
+    async def count(
+        self, request: catalog_pb2.CountRequest, deadline: Deadline, permit: Permit
+    ) -> catalog_pb2.CountResponse:
+        filter = check_filter(request.filter)
+        snapshot = _whole(self.fleet.snapshot())
+        count = await self.fleet.count(snapshot, filter, self._bounded(deadline))
+        return catalog_pb2.CountResponse(count=count, version=snapshot.version)
 
-    async def list(self, request: catalog_pb2.ListRequest, deadline: Deadline) -> AsyncIterator[bytes]:
+    async def list(
+        self, request: catalog_pb2.ListRequest, deadline: Deadline, permit: Permit
+    ) -> AsyncGenerator[bytes, None]:
         """Serialized products. A list has the caller's deadline and no other: it is as long as the catalogue."""
-        with watched("List"), self.admission.permit():
-            filter = check_filter(request.filter)
-            if request.HasField("limit") and request.limit == 0:
-                raise InvalidRequest("limit", "is 0; leave it out for all")
-            streams = self.fleet.streams(_whole(self.fleet.snapshot()), filter, request.after, deadline)
-            sent = 0
-            async for product in _by_id(streams):
-                yield product
-                sent += 1
-                if request.HasField("limit") and sent == request.limit:
-                    return
+        filter = check_filter(request.filter)
+        if request.HasField("limit") and request.limit == 0:
+            raise InvalidRequest("limit", "is 0; leave it out for all")
+        streams = self.fleet.streams(_whole(self.fleet.snapshot()), filter, request.after, deadline)
+        sent = 0
+        async for product in _by_id(streams):
+            yield product
+            sent += 1
+            if request.HasField("limit") and sent == request.limit:
+                return
 
     def _bounded(self, deadline: Deadline) -> Deadline:
         return deadline.or_after(self.default_deadline_s)

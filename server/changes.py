@@ -12,10 +12,9 @@ from lookalike.v1 import catalog_pb2
 from lookalike.v1.index_pb2 import Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceVector
 from lookalike.vectors import F32, pack
-from server.admission import Admission
+from server.admission import Permit
 from server.composition import of_index
 from server.encoding import Encoders, Known
-from server.metrics import watched
 from server.requests import check_image, check_product_id, check_text_length, unit_vector
 from server.shards import Fleet
 from server.topology import Snapshot
@@ -27,39 +26,40 @@ FULL_RETRY_S = 1.0  # About what a compaction takes.
 class CatalogWriter:
     fleet: Fleet
     encoders: Encoders
-    admission: Admission
     default_deadline_s: float
 
-    async def upsert(self, request: catalog_pb2.UpsertRequest, deadline: Deadline) -> catalog_pb2.ChangeResponse:
-        with watched("Upsert"), self.admission.permit():
-            check_product_id("product.id", request.product.id)
-            _check_revision(request.revision)
-            deadline = deadline.or_after(self.default_deadline_s)
-            snapshot = self.fleet.snapshot()
-            vectors = _given(request, snapshot)
-            if request.encode:
-                vectors = {**await self._encoded(request, vectors, snapshot, deadline), **vectors}
-                if not vectors:  # In the place of one that was found, it would be the end of it.
-                    spaces = ", ".join(map(space_name, sorted(snapshot.spaces)))
-                    raise InvalidRequest("encode", f"nothing is given to make a vector of; the spaces are {spaces}")
-            elif request.image:
-                raise InvalidRequest("image", "is given without `encode`: photos are not kept")
-            upsert = Upsert(
-                product=request.product,
-                vectors=[SpaceVector(space=space, vector=pack(vector)) for space, vector in sorted(vectors.items())],
-            )
-            update = Update(revision=request.revision, upsert=upsert)
-            applied = await self._apply(snapshot, request.product.id, update, deadline)
-            return catalog_pb2.ChangeResponse(applied=applied, spaces=sorted(vectors) if applied else ())
+    async def upsert(
+        self, request: catalog_pb2.UpsertRequest, deadline: Deadline, permit: Permit
+    ) -> catalog_pb2.ChangeResponse:
+        check_product_id("product.id", request.product.id)
+        _check_revision(request.revision)
+        deadline = deadline.or_after(self.default_deadline_s)
+        snapshot = self.fleet.snapshot()
+        vectors = _given(request, snapshot)
+        if request.encode:
+            vectors = {**await self._encoded(request, vectors, snapshot, deadline), **vectors}
+            if not vectors:  # In the place of one that was found, it would be the end of it.
+                spaces = ", ".join(map(space_name, sorted(snapshot.spaces)))
+                raise InvalidRequest("encode", f"nothing is given to make a vector of; the spaces are {spaces}")
+        elif request.image:
+            raise InvalidRequest("image", "is given without `encode`: photos are not kept")
+        upsert = Upsert(
+            product=request.product,
+            vectors=[SpaceVector(space=space, vector=pack(vector)) for space, vector in sorted(vectors.items())],
+        )
+        update = Update(revision=request.revision, upsert=upsert)
+        applied = await self._apply(snapshot, request.product.id, update, deadline)
+        return catalog_pb2.ChangeResponse(applied=applied, spaces=sorted(vectors) if applied else ())
 
-    async def remove(self, request: catalog_pb2.RemoveRequest, deadline: Deadline) -> catalog_pb2.ChangeResponse:
-        with watched("Remove"), self.admission.permit():
-            check_product_id("product_id", request.product_id)
-            _check_revision(request.revision)
-            update = Update(revision=request.revision, remove=request.product_id)
-            deadline = deadline.or_after(self.default_deadline_s)
-            applied = await self._apply(self.fleet.snapshot(), request.product_id, update, deadline)
-            return catalog_pb2.ChangeResponse(applied=applied)
+    async def remove(
+        self, request: catalog_pb2.RemoveRequest, deadline: Deadline, permit: Permit
+    ) -> catalog_pb2.ChangeResponse:
+        check_product_id("product_id", request.product_id)
+        _check_revision(request.revision)
+        update = Update(revision=request.revision, remove=request.product_id)
+        deadline = deadline.or_after(self.default_deadline_s)
+        applied = await self._apply(self.fleet.snapshot(), request.product_id, update, deadline)
+        return catalog_pb2.ChangeResponse(applied=applied)
 
     async def _apply(self, snapshot: Snapshot, product_id: str, update: Update, deadline: Deadline) -> bool:
         outcome = await self.fleet.apply(snapshot, product_id, update, deadline)

@@ -10,9 +10,9 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2, search_pb2
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
 from server import answer
-from server.admission import Admission
+from server.admission import Permit
 from server.encoding import Classification, Encoders, Known, Vector
-from server.metrics import Watch, watched
+from server.metrics import RequestTimer
 from server.requests import Subject, parse_subject
 from server.shards import Fleet
 from server.stored import Stored
@@ -25,25 +25,25 @@ NEVER = 2.0  # The threshold of a precision that answers of no probability had: 
 class Classifier:
     fleet: Fleet
     encoders: Encoders
-    admission: Admission
     default_deadline_s: float
 
-    async def classify(self, request: search_pb2.ClassifyRequest, deadline: Deadline) -> search_pb2.ClassifyResponse:
-        with watched("Classify") as watch, self.admission.permit():
-            deadline = deadline.or_after(self.default_deadline_s)
-            subject, version = parse_subject(request), ""
-            if subject.product_id is None:
-                with watch.stage("encode"):
-                    known = await self._encoded(subject, deadline)
-            else:
-                snapshot = self.fleet.snapshot()
-                version = snapshot.version
-                with watch.stage("lookup"):
-                    fetched = await self.fleet.lookup(snapshot, subject.product_id, deadline)
-                known = _stored(fetched, subject.product_id, snapshot)
-            with watch.stage("encode"):
-                classification = await self.encoders.classified(known, subject.precision, deadline)
-            return _response(subject, version, known, classification, watch)
+    async def classify(
+        self, request: search_pb2.ClassifyRequest, deadline: Deadline, permit: Permit
+    ) -> search_pb2.ClassifyResponse:
+        deadline = deadline.or_after(self.default_deadline_s)
+        subject, version = parse_subject(request), ""
+        if subject.product_id is None:
+            with permit.timer.stage("encode"):
+                known = await self._encoded(subject, deadline)
+        else:
+            snapshot = self.fleet.snapshot()
+            version = snapshot.version
+            with permit.timer.stage("lookup"):
+                fetched = await self.fleet.lookup(snapshot, subject.product_id, deadline)
+            known = _stored(fetched, subject.product_id, snapshot)
+        with permit.timer.stage("encode"):
+            classification = await self.encoders.classified(known, subject.precision, deadline)
+        return _response(subject, version, known, classification, permit.timer)
 
     async def _encoded(self, subject: Subject, deadline: Deadline) -> Known:
         """Raises InvalidRequest for a text without words that are known where there is no photo to go by."""
@@ -79,7 +79,7 @@ def _vector(stored: Stored, space: Space.ValueType, snapshot: Snapshot) -> Vecto
 
 
 def _response(
-    subject: Subject, version: str, known: Known, classification: Classification, watch: Watch
+    subject: Subject, version: str, known: Known, classification: Classification, timer: RequestTimer
 ) -> search_pb2.ClassifyResponse:
     likeliest = classification.likeliest
     abstained = _abstained(likeliest.values[0], likeliest.threshold, subject.precision)
@@ -93,7 +93,7 @@ def _response(
             precision=subject.precision,
             threshold=likeliest.threshold,
             degraded=answer.degraded_classification(subject, known),
-            timings=answer.timings(watch),
+            timings=answer.timings(timer),
         ),
     )
     for category, probability in list(zip(likeliest.categories, likeliest.values, strict=True))[: subject.limit]:

@@ -34,8 +34,8 @@ _STAGES = {stage: STAGE.labels(stage) for stage in ("cache", "lookup", "encode",
 
 
 @dataclass(slots=True)
-class Watch:
-    """One call: its labels, filled in as they become known, and the seconds of its stages."""
+class RequestTimer:
+    """The timings of one call: its metric labels, filled in as they become known, and the seconds of each stage."""
 
     space: str = ""
     cached: bool = False
@@ -57,14 +57,14 @@ class Watch:
 
 
 @contextmanager
-def watched(method: str) -> Iterator[Watch]:
-    """Observe the call with the outcome that its exception, if any, has on the wire."""
-    watch, outcome = Watch(), "OK"
+def time_request(method: str) -> Iterator[RequestTimer]:
+    """Time a call and record it in REQUEST, with the gRPC code of its exception, if any, as its outcome."""
+    timer, outcome = RequestTimer(), "OK"
     try:
-        yield watch
+        yield timer
     except BaseException as error:
         outcome = code_of(error).name
         raise
     finally:
-        cached = "true" if watch.cached else "false"
-        REQUEST.labels(method, watch.space, outcome, cached).observe(watch.elapsed_s())
+        cached = "true" if timer.cached else "false"
+        REQUEST.labels(method, timer.space, outcome, cached).observe(timer.elapsed_s())

@@ -13,14 +13,14 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2, search_pb2
 from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32, pack
-from server.admission import Admission
+from server.admission import Permit
 from server.answer import SearchAnswer, answered, ranked
 from server.cache import Cache, cache_key
 from server.composition import Products, composed, concurrently
 from server.diversity import POOL, diversified, vectors_of
 from server.encoding import Encoders
 from server.merge import Hit
-from server.metrics import Watch, watched
+from server.metrics import RequestTimer
 from server.policy import AutoPolicy, Route, Vectors, narrowed, settled
 from server.requests import Query, Source, parse_query, search_for_duplicates
 from server.shards import Fleet, Gathered
@@ -35,49 +35,50 @@ class Searcher:
     encoders: Encoders
     cache: Cache
     policy: AutoPolicy
-    admission: Admission
     default_deadline_s: float
     flights: SingleFlight[SearchAnswer]
 
-    async def search(self, request: search_pb2.SearchRequest, deadline: Deadline) -> bytes:
+    async def search(self, request: search_pb2.SearchRequest, deadline: Deadline, permit: Permit) -> bytes:
         """A serialized SearchResponse."""
-        with watched("Search") as watch, self.admission.permit():
-            return await self._answer(request, parse_query(request), watch, deadline)
+        return await self._answer(request, parse_query(request), permit.timer, deadline)
 
-    async def find_duplicates(self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline) -> bytes:
+    async def find_duplicates(
+        self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline, permit: Permit
+    ) -> bytes:
         """A serialized SearchResponse, that of the same search if it was asked as one."""
-        with watched("FindDuplicates") as watch, self.admission.permit():
-            search = search_for_duplicates(request)
-            return await self._answer(search, parse_query(search, example="example"), watch, deadline)
+        search = search_for_duplicates(request)
+        return await self._answer(search, parse_query(search, example="example"), permit.timer, deadline)
 
-    async def _answer(self, request: search_pb2.SearchRequest, query: Query, watch: Watch, deadline: Deadline) -> bytes:
+    async def _answer(
+        self, request: search_pb2.SearchRequest, query: Query, timer: RequestTimer, deadline: Deadline
+    ) -> bytes:
         """One that all who ask the same share, with the stamp of this very call."""
         deadline = deadline.or_after(self.default_deadline_s)
         snapshot = self.fleet.snapshot()
         key = cache_key(snapshot.content, self.policy.text, request, query)
-        with watch.stage("cache"):
+        with timer.stage("cache"):
             kept = await self.cache.get(key)
         if kept is not None:
-            answer, watch.cached = SearchAnswer.of_kept(kept), True
+            answer, timer.cached = SearchAnswer.of_kept(kept), True
         else:
             flight = f"{key}:{query.min_coverage}"
-            answer = await self.flights(flight, lambda: self._found(key, query, snapshot, watch, deadline), deadline)
-        watch.space = answer.searched
-        return answer.stamped(watch)
+            answer = await self.flights(flight, lambda: self._found(key, query, snapshot, timer, deadline), deadline)
+        timer.space = answer.searched
+        return answer.stamped(timer)
 
     async def _found(
-        self, key: str, query: Query, snapshot: Snapshot, watch: Watch, deadline: Deadline
+        self, key: str, query: Query, snapshot: Snapshot, timer: RequestTimer, deadline: Deadline
     ) -> SearchAnswer:
         route = settled(query, snapshot.spaces, self.policy)
         if route is not None:
             snapshot.searched(route.spaces)  # What the version lacks is refused before anything is looked up.
-        with watch.stage("lookup"):
+        with timer.stage("lookup"):
             products = await self._products(query, snapshot, deadline)
         has = {product_id: stored.vectors for product_id, stored in products.items()}
         route = narrowed(route or self._auto(query, products, has), query, has)
-        with watch.stage("encode"):
+        with timer.stage("encode"):
             vectors = await composed(self.encoders, query, snapshot.searched(route.spaces), products, deadline)
-        with watch.stage("search"):
+        with timer.stage("search"):
             gathered = await self.fleet.search(snapshot, _shard_query(query, route, vectors, products), deadline)
             gathered, hits = await self._chosen(query, snapshot, route, gathered, deadline)
         answer = answered(query, snapshot, route, gathered, hits)

@@ -16,7 +16,7 @@ from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from lookalike.vectors import pack
 from server.answer import SearchAnswer
 from server.merge import merged
-from server.metrics import Watch
+from server.metrics import RequestTimer
 
 
 def a_shard(hits: list[tuple[str, float]], shops: Mapping[str, str] | None = None) -> ShardHits:
@@ -97,7 +97,7 @@ def test_a_kept_answer_is_stamped_without_any_field_occurring_twice() -> None:
     answer = SearchAnswer(hits.SerializeToString(), provenance.SerializeToString(), "image+text", whole=True)
     kept = SearchAnswer.of_kept(answer.to_keep())
     assert kept == answer
-    stamped = kept.stamped(Watch(cached=True, stages={"cache": 0.25}))
+    stamped = kept.stamped(RequestTimer(cached=True, stages={"cache": 0.25}))
     response = SearchResponse.FromString(stamped)
     assert response.SerializeToString() == stamped  # What occurs twice would be written once.
     assert response.provenance.timings.total_s > 0
