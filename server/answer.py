@@ -23,7 +23,7 @@ from server.merge import Hit, merged
 from server.metrics import RequestTimer
 from server.policy import Route
 from server.requests import Query, Subject
-from server.shards import Gathered
+from server.shard_group import ShardResults
 from server.topology import Snapshot
 
 _LENGTHS = struct.Struct("<BI")  # Of the name of the spaces, and of the hits.
@@ -54,36 +54,38 @@ class SearchAnswer:
         return cls(kept[hits:end], kept[end:], kept[_LENGTHS.size : hits].decode(), whole=True)
 
 
-def ranked(query: Query, route: Route, gathered: Gathered, limit: int) -> list[Hit]:
+def ranked(query: Query, route: Route, results: ShardResults, limit: int) -> list[Hit]:
     """The best hits of the shards that answered."""
-    answers = (hits for hits in gathered.hits if hits is not None)
+    answers = (hits for hits in results.hits if hits is not None)
     explained = len(route.spaces) if query.explain else 0
     return merged(answers, limit, max_per_shop=query.max_per_shop, explained=explained)
 
 
-def answered(query: Query, snapshot: Snapshot, route: Route, gathered: Gathered, hits: Sequence[Hit]) -> SearchAnswer:
+def answered(
+    query: Query, snapshot: Snapshot, route: Route, results: ShardResults, hits: Sequence[Hit]
+) -> SearchAnswer:
     """The first `limit` hits, with provenance. Raises Unavailable when coverage is below what the query accepts."""
-    infos = snapshot.searched(route.spaces).values()
+    infos = snapshot.require_spaces(route.spaces).values()
     documents = [*map(sum, zip(*(info.documents for info in infos), strict=True))]
     provenance = Provenance(
         version=snapshot.version,
         policy=route.policy,
-        documents_searched=sum(n for n, hits in zip(documents, gathered.hits, strict=True) if hits is not None),
+        documents_searched=sum(n for n, hits in zip(documents, results.hits, strict=True) if hits is not None),
         documents_total=sum(documents),
-        shards_asked=len(gathered.hits),
-        shards_answered=sum(hits is not None for hits in gathered.hits),
+        shards_asked=len(results.hits),
+        shards_answered=sum(hits is not None for hits in results.hits),
         exact=query.exact,
-        degraded=degraded(snapshot, route, gathered),
+        degraded=degraded(snapshot, route, results),
     )
     for space, info, share in zip(route.spaces, infos, route.shares, strict=True):
         provenance.spaces.add(space=space, encoder=info.encoder, weight=share)
-    for shard, answer in enumerate(gathered.hits):
+    for shard, answer in enumerate(results.hits):
         for plan in answer.plans if answer is not None else ():
             provenance.plans.add(shard=shard).MergeFrom(plan)
     total = provenance.documents_total
     provenance.coverage = provenance.documents_searched / total if total else 1.0
     if provenance.coverage < query.min_coverage:
-        why = "; ".join(gathered.failures)
+        why = "; ".join(results.failures)
         raise Unavailable(f"coverage {provenance.coverage:.3f} is below {query.min_coverage:.3f}: {why}")
     explained = route.spaces if query.explain else ()
     serialized = OpaqueSearchResponse(
@@ -91,7 +93,7 @@ def answered(query: Query, snapshot: Snapshot, route: Route, gathered: Gathered,
         truncated=query.min_score is not None and len(hits) > query.limit,
     ).SerializeToString()
     return SearchAnswer(
-        serialized, provenance.SerializeToString(), spaces_name(route.spaces), whole=not gathered.failures
+        serialized, provenance.SerializeToString(), spaces_name(route.spaces), whole=not results.failures
     )
 
 
@@ -108,12 +110,12 @@ _UNTRAINED = {
 }
 
 
-def degraded(snapshot: Snapshot, route: Route, gathered: Gathered) -> list[str]:
+def degraded(snapshot: Snapshot, route: Route, results: ShardResults) -> list[str]:
     """Every way in which an answer can be less than it could be: the one place that knows them, and counts them."""
     reasons = []
-    if gathered.failures:
+    if results.failures:
         metrics.DEGRADED.labels("shard_missing").inc()
-        reasons += gathered.failures
+        reasons += results.failures
     if route.lacking:
         metrics.DEGRADED.labels("vector_missing").inc()
         reasons += route.lacking

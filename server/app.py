@@ -22,8 +22,9 @@ from server.policy import AutoPolicy
 from server.redis_cache import RedisCache
 from server.search import Searcher
 from server.settings import GatewaySettings
-from server.shards import Fleet
+from server.shard_group import ShardGroup
 from server.single_flight import SingleFlight
+from server.version_watch import VersionWatch
 
 SEARCH = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
 CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["Catalog"]
@@ -46,24 +47,26 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    fleet: Fleet
+    shards: ShardGroup
+    versions: VersionWatch
     encoders: Encoders
     cache: Cache
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
-        await asyncio.gather(self.fleet.close(), self.encoders.close(), self.cache.close())
+        await asyncio.gather(self.shards.close(), self.encoders.close(), self.cache.close())
 
 
 def gateway(settings: GatewaySettings) -> Gateway:
     """Everything that answers, connected to nothing yet."""
-    fleet, encoders, cache = Fleet(settings), Encoders(settings), _cache(settings)
+    shards, encoders, cache = ShardGroup(settings), Encoders(settings), _cache(settings)
+    versions = VersionWatch(shards, settings.refresh_s)
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
-    searcher = Searcher(fleet, encoders, cache, policy, deadline_s, SingleFlight())
-    classifier = Classifier(fleet, encoders, deadline_s)
-    reader = CatalogReader(fleet, deadline_s)
-    writer = CatalogWriter(fleet, encoders, deadline_s)
+    searcher = Searcher(versions, shards, encoders, cache, policy, deadline_s, SingleFlight())
+    classifier = Classifier(versions, shards, encoders, deadline_s)
+    reader = CatalogReader(versions, shards, deadline_s)
+    writer = CatalogWriter(versions, shards, encoders, deadline_s)
     search: Mapping[str, UnaryHandler] = {
         "Search": searcher.search,
         "FindDuplicates": searcher.find_duplicates,
@@ -82,7 +85,7 @@ def gateway(settings: GatewaySettings) -> Gateway:
         edge.handler(SEARCH, admission.admit(search)),
         edge.handler(CATALOG, admission.admit(catalog, streams=catalog_streams)),
     )
-    return Gateway(fleet, encoders, cache, handlers)
+    return Gateway(shards, versions, encoders, cache, handlers)
 
 
 async def serve(settings: GatewaySettings) -> None:
@@ -90,8 +93,8 @@ async def serve(settings: GatewaySettings) -> None:
     made = gateway(settings)
     services = (SEARCH.full_name, CATALOG.full_name)
     try:
-        async with lifecycle.alongside(made.fleet.keep_fresh()):
-            await lifecycle.serve(settings, made.handlers, services=services, warm_up=made.fleet.until_whole)
+        async with lifecycle.alongside(made.versions.keep_fresh()):
+            await lifecycle.serve(settings, made.handlers, services=services, warm_up=made.versions.until_complete)
     finally:
         await made.close()
 

@@ -14,19 +14,21 @@ from lookalike.v1.types_pb2 import Product
 from server.admission import Permit
 from server.filters import check_filter
 from server.requests import check_product_id
-from server.shards import Fleet
+from server.shard_group import ShardGroup
 from server.topology import Snapshot
+from server.version_watch import VersionWatch
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogReader:
-    fleet: Fleet
+    versions: VersionWatch
+    shards: ShardGroup
     default_deadline_s: float
 
     async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline, permit: Permit) -> Product:
         check_product_id("product_id", request.product_id)
-        snapshot = self.fleet.snapshot()
-        found = await self.fleet.get(snapshot, request.product_id, self._bounded(deadline))
+        snapshot = self.versions.snapshot()
+        found = await self.shards.get(snapshot, request.product_id, self._bounded(deadline))
         if not found.HasField("product"):
             raise NotFound(f"no product {request.product_id}")
         return found.product
@@ -38,15 +40,15 @@ class CatalogReader:
             raise InvalidRequest("product_ids", f"{len(request.product_ids)} ids; give 1..{MAX_IDS}")
         for i, product_id in enumerate(request.product_ids):
             check_product_id(f"product_ids[{i}]", product_id)
-        exist = await self.fleet.exist(self.fleet.snapshot(), request.product_ids, self._bounded(deadline))
+        exist = await self.shards.exist(self.versions.snapshot(), request.product_ids, self._bounded(deadline))
         return catalog_pb2.ExistsResponse(exists=exist)
 
     async def count(
         self, request: catalog_pb2.CountRequest, deadline: Deadline, permit: Permit
     ) -> catalog_pb2.CountResponse:
         filter = check_filter(request.filter)
-        snapshot = _whole(self.fleet.snapshot())
-        count = await self.fleet.count(snapshot, filter, self._bounded(deadline))
+        snapshot = _whole(self.versions.snapshot())
+        count = await self.shards.count(snapshot, filter, self._bounded(deadline))
         return catalog_pb2.CountResponse(count=count, version=snapshot.version)
 
     async def list(
@@ -56,7 +58,7 @@ class CatalogReader:
         filter = check_filter(request.filter)
         if request.HasField("limit") and request.limit == 0:
             raise InvalidRequest("limit", "is 0; leave it out for all")
-        streams = self.fleet.streams(_whole(self.fleet.snapshot()), filter, request.after, deadline)
+        streams = self.shards.streams(_whole(self.versions.snapshot()), filter, request.after, deadline)
         sent = 0
         async for product in _by_id(streams):
             yield product

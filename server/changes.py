@@ -16,15 +16,17 @@ from server.admission import Permit
 from server.composition import of_index
 from server.encoding import Encoders, Known
 from server.requests import check_image, check_product_id, check_text_length, unit_vector
-from server.shards import Fleet
+from server.shard_group import ShardGroup
 from server.topology import Snapshot
+from server.version_watch import VersionWatch
 
 FULL_RETRY_S = 1.0  # About what a compaction takes.
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogWriter:
-    fleet: Fleet
+    versions: VersionWatch
+    shards: ShardGroup
     encoders: Encoders
     default_deadline_s: float
 
@@ -34,7 +36,7 @@ class CatalogWriter:
         check_product_id("product.id", request.product.id)
         _check_revision(request.revision)
         deadline = deadline.or_after(self.default_deadline_s)
-        snapshot = self.fleet.snapshot()
+        snapshot = self.versions.snapshot()
         vectors = _given(request, snapshot)
         if request.encode:
             vectors = {**await self._encoded(request, vectors, snapshot, deadline), **vectors}
@@ -58,16 +60,17 @@ class CatalogWriter:
         _check_revision(request.revision)
         update = Update(revision=request.revision, remove=request.product_id)
         deadline = deadline.or_after(self.default_deadline_s)
-        applied = await self._apply(self.fleet.snapshot(), request.product_id, update, deadline)
+        applied = await self._apply(self.versions.snapshot(), request.product_id, update, deadline)
         return catalog_pb2.ChangeResponse(applied=applied)
 
     async def _apply(self, snapshot: Snapshot, product_id: str, update: Update, deadline: Deadline) -> bool:
-        outcome = await self.fleet.apply(snapshot, product_id, update, deadline)
-        if outcome.outcome == UpdateResult.INVALID:
-            raise InvalidRequest("product", outcome.error)
-        if outcome.outcome == UpdateResult.FULL:
-            raise Overloaded(outcome.error, retry_after_s=FULL_RETRY_S)
-        return outcome.outcome == UpdateResult.APPLIED
+        result, sequences = await self.shards.apply(snapshot, product_id, update, deadline)
+        self.versions.note_applied(snapshot.version, sequences)
+        if result.outcome == UpdateResult.INVALID:
+            raise InvalidRequest("product", result.error)
+        if result.outcome == UpdateResult.FULL:
+            raise Overloaded(result.error, retry_after_s=FULL_RETRY_S)
+        return result.outcome == UpdateResult.APPLIED
 
     async def _encoded(
         self,
@@ -114,7 +117,7 @@ def _given(request: catalog_pb2.UpsertRequest, snapshot: Snapshot) -> dict[Space
             raise InvalidRequest(f"vectors[{i}].space", f"name one of {', '.join(VECTOR_SPACES)}")
         if given.space in vectors:
             raise InvalidRequest(f"vectors[{i}].space", "this space has a vector already")
-        (info,) = snapshot.searched([given.space]).values()
+        (info,) = snapshot.require_spaces([given.space]).values()
         vectors[given.space] = unit_vector(f"vectors[{i}].vector", given.vector, info.dim)
     return vectors
 

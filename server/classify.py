@@ -14,16 +14,18 @@ from server.admission import Permit
 from server.encoding import Classification, Encoders, Known, Vector
 from server.metrics import RequestTimer
 from server.requests import Subject, parse_subject
-from server.shards import Fleet
+from server.shard_group import ShardGroup
 from server.stored import Stored
 from server.topology import Snapshot
+from server.version_watch import VersionWatch
 
 NEVER = 2.0  # The threshold of a precision that answers of no probability had: above every probability.
 
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    fleet: Fleet
+    versions: VersionWatch
+    shards: ShardGroup
     encoders: Encoders
     default_deadline_s: float
 
@@ -36,10 +38,10 @@ class Classifier:
             with permit.timer.stage("encode"):
                 known = await self._encoded(subject, deadline)
         else:
-            snapshot = self.fleet.snapshot()
+            snapshot = self.versions.snapshot()
             version = snapshot.version
             with permit.timer.stage("lookup"):
-                fetched = await self.fleet.lookup(snapshot, subject.product_id, deadline)
+                fetched = await self.shards.lookup(snapshot, subject.product_id, deadline)
             known = _stored(fetched, subject.product_id, snapshot)
         with permit.timer.stage("encode"):
             classification = await self.encoders.classified(known, subject.precision, deadline)

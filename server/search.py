@@ -23,15 +23,17 @@ from server.merge import Hit
 from server.metrics import RequestTimer
 from server.policy import AutoPolicy, Route, Vectors, narrowed, settled
 from server.requests import Query, Source, parse_query, search_for_duplicates
-from server.shards import Fleet, Gathered
+from server.shard_group import ShardGroup, ShardResults
 from server.single_flight import SingleFlight
 from server.stored import Stored
 from server.topology import Snapshot
+from server.version_watch import VersionWatch
 
 
 @dataclass(frozen=True, slots=True)
 class Searcher:
-    fleet: Fleet
+    versions: VersionWatch
+    shards: ShardGroup
     encoders: Encoders
     cache: Cache
     policy: AutoPolicy
@@ -54,7 +56,7 @@ class Searcher:
     ) -> bytes:
         """One that all who ask the same share, with the stamp of this very call."""
         deadline = deadline.or_after(self.default_deadline_s)
-        snapshot = self.fleet.snapshot()
+        snapshot = self.versions.snapshot()
         key = cache_key(snapshot.content, self.policy.text, request, query)
         with timer.stage("cache"):
             kept = await self.cache.get(key)
@@ -71,43 +73,43 @@ class Searcher:
     ) -> SearchAnswer:
         route = settled(query, snapshot.spaces, self.policy)
         if route is not None:
-            snapshot.searched(route.spaces)  # What the version lacks is refused before anything is looked up.
+            snapshot.require_spaces(route.spaces)  # What the version lacks is refused before anything is looked up.
         with timer.stage("lookup"):
             products = await self._products(query, snapshot, deadline)
         has = {product_id: stored.vectors for product_id, stored in products.items()}
         route = narrowed(route or self._auto(query, products, has), query, has)
         with timer.stage("encode"):
-            vectors = await composed(self.encoders, query, snapshot.searched(route.spaces), products, deadline)
+            vectors = await composed(self.encoders, query, snapshot.require_spaces(route.spaces), products, deadline)
         with timer.stage("search"):
-            gathered = await self.fleet.search(snapshot, _shard_query(query, route, vectors, products), deadline)
-            gathered, hits = await self._chosen(query, snapshot, route, gathered, deadline)
-        answer = answered(query, snapshot, route, gathered, hits)
+            results = await self.shards.search(snapshot, _shard_query(query, route, vectors, products), deadline)
+            results, hits = await self._chosen(query, snapshot, route, results, deadline)
+        answer = answered(query, snapshot, route, results, hits)
         if answer.whole:
             self.cache.put(key, answer.to_keep())
         return answer
 
     async def _chosen(
-        self, query: Query, snapshot: Snapshot, route: Route, gathered: Gathered, deadline: Deadline
-    ) -> tuple[Gathered, list[Hit]]:
+        self, query: Query, snapshot: Snapshot, route: Route, results: ShardResults, deadline: Deadline
+    ) -> tuple[ShardResults, list[Hit]]:
         """The hits, those that are told first; by score alone, which the answer says, where vectors cannot be had."""
-        hits = ranked(query, route, gathered, _depth(query))
+        hits = ranked(query, route, results, _depth(query))
         if not query.diversity or len(hits) < 2:
-            return gathered, hits
+            return results, hits
         try:
-            fetched = await self.fleet.fetch(snapshot, [hit.id for hit in hits], route.spaces, deadline)
+            fetched = await self.shards.fetch(snapshot, [hit.id for hit in hits], route.spaces, deadline)
         except LookalikeError as error:
-            return gathered.lacking(f"not diversified: {error}"), hits
+            return results.with_failure(f"not diversified: {error}"), hits
         vectors = vectors_of(fetched, snapshot.spaces, route)
         scores = np.array([-hit.negated for hit in hits], dtype=np.float32)
         # On a thread: 100 hits of 500 take 15 ms at 1024 dimensions, in which this loop can answer others.
         chosen = await asyncio.to_thread(diversified, scores, vectors, query.diversity, query.limit)
         others = sorted({*range(len(hits))}.difference(chosen))
-        return gathered, [hits[place] for place in (*chosen, *others)]
+        return results, [hits[place] for place in (*chosen, *others)]
 
     async def _products(self, query: Query, snapshot: Snapshot, deadline: Deadline) -> Products:
         """Raises NotFound for a product that the catalogue lacks."""
         ids = [str(example.value) for example in query.of(Source.PRODUCT)]
-        found = await concurrently([self.fleet.lookup(snapshot, product_id, deadline) for product_id in ids])
+        found = await concurrently([self.shards.lookup(snapshot, product_id, deadline) for product_id in ids])
         return {product_id: Stored.of(product_id, fetched) for product_id, fetched in zip(ids, found, strict=True)}
 
     def _auto(self, query: Query, products: Products, has: Vectors) -> Route:

@@ -421,10 +421,10 @@ async def a_scene(
 async def running(settings: Mapping[str, Any]) -> AsyncIterator[str]:
     """The address of a gateway that knows its shards."""
     made = gateway(GatewaySettings(**settings))
-    refreshing = asyncio.create_task(made.fleet.keep_fresh())
+    refreshing = asyncio.create_task(made.versions.keep_fresh())
     try:
         async with serving(*made.handlers) as address:
-            await made.fleet.until_whole()
+            await made.versions.until_complete()
             yield address
     finally:
         refreshing.cancel()

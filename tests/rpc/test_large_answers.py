@@ -19,7 +19,7 @@ from lookalike.limits import MAX_LIMIT
 from lookalike.v1 import search_pb2_grpc
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE
-from server.shards import ANSWER_PRODUCTS
+from server.shard_client import BATCH_PRODUCTS
 from tests.rpc.gateways import running, serving
 from tests.unit.index.samples import catalogue, serving_only, unit_vectors, vectors_of
 
@@ -57,4 +57,4 @@ async def test_what_is_answered_alone_is_answered_beside_others_however_much_eac
 
 
 def test_a_shards_answer_has_room_for_as_many_of_the_largest_products_as_a_batch_asks_for() -> None:
-    assert ANSWER_PRODUCTS * PRODUCT_BYTES <= ANSWER_BYTES
+    assert BATCH_PRODUCTS * PRODUCT_BYTES <= ANSWER_BYTES

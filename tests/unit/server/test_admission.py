@@ -54,7 +54,7 @@ class Handlers:
 
 
 async def test_a_handler_cannot_be_called_without_a_permit() -> None:
-    reader: Any = CatalogReader(cast(Any, None), 1.0)
+    reader: Any = CatalogReader(cast(Any, None), cast(Any, None), 1.0)
     for handler, request in (
         (reader.get, GetRequest()),
         (reader.exists, ExistsRequest()),
