@@ -18,11 +18,12 @@ from lookalike.v1.index_pb2 import OpaqueSearchResponse
 from lookalike.v1.search_pb2 import Provenance, Timings
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, Space
 from server import metrics
+from server.classify_request import ClassifyInput
 from server.encoding import Known
 from server.merge import Hit, merged
 from server.metrics import RequestTimer
 from server.policy import Route
-from server.requests import Query, Subject
+from server.query import SearchQuery
 from server.shard_group import ShardResults
 from server.topology import Snapshot
 
@@ -54,7 +55,7 @@ class SearchAnswer:
         return cls(kept[hits:end], kept[end:], kept[_LENGTHS.size : hits].decode(), whole=True)
 
 
-def ranked(query: Query, route: Route, results: ShardResults, limit: int) -> list[Hit]:
+def ranked(query: SearchQuery, route: Route, results: ShardResults, limit: int) -> list[Hit]:
     """The best hits of the shards that answered."""
     answers = (hits for hits in results.hits if hits is not None)
     explained = len(route.spaces) if query.explain else 0
@@ -62,7 +63,7 @@ def ranked(query: Query, route: Route, results: ShardResults, limit: int) -> lis
 
 
 def answered(
-    query: Query, snapshot: Snapshot, route: Route, results: ShardResults, hits: Sequence[Hit]
+    query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults, hits: Sequence[Hit]
 ) -> SearchAnswer:
     """The first `limit` hits, with provenance. Raises Unavailable when coverage is below what the query accepts."""
     infos = snapshot.require_spaces(route.spaces).values()
@@ -126,7 +127,7 @@ def degraded(snapshot: Snapshot, route: Route, results: ShardResults) -> list[st
     return reasons
 
 
-def degraded_classification(subject: Subject, known: Known) -> list[str]:
+def degraded_classification(subject: ClassifyInput, known: Known) -> list[str]:
     """The same for a classification."""
     reasons = []
     if known.image is None or known.text is None:

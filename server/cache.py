@@ -14,7 +14,7 @@ from typing import Protocol
 
 from lookalike.v1 import search_pb2
 from lookalike.v1.types_pb2 import SpaceWeight
-from server.requests import Query
+from server.query import SearchQuery
 
 
 class Cache(Protocol):
@@ -28,7 +28,7 @@ class Cache(Protocol):
     async def close(self) -> None: ...
 
 
-def cache_key(content: str, policy: str, request: search_pb2.SearchRequest, query: Query) -> str:
+def cache_key(content: str, policy: str, request: search_pb2.SearchRequest, query: SearchQuery) -> str:
     """The same for every request that means the same, under the same policy for AUTO, and asks the same content.
 
     `min_coverage` does not count, since only whole answers are kept; nor do defaults, the order of filter lists, and

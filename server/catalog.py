@@ -12,8 +12,8 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import catalog_pb2
 from lookalike.v1.types_pb2 import Product
 from server.admission import Permit
+from server.checks import check_product_id
 from server.filters import check_filter
-from server.requests import check_product_id
 from server.shard_group import ShardGroup
 from server.topology import Snapshot
 from server.version_watch import VersionWatch

@@ -13,11 +13,12 @@ from lookalike.v1.index_pb2 import Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceVector
 from lookalike.vectors import F32, pack
 from server.admission import Permit
+from server.checks import check_image, check_product_id, check_text_length
 from server.composition import of_index
 from server.encoding import Encoders, Known
-from server.requests import check_image, check_product_id, check_text_length, unit_vector
 from server.shard_group import ShardGroup
 from server.topology import Snapshot
+from server.vector_math import unit_vector
 from server.version_watch import VersionWatch
 
 FULL_RETRY_S = 1.0  # About what a compaction takes.

@@ -11,9 +11,9 @@ from lookalike.v1 import index_pb2, search_pb2
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
 from server import answer
 from server.admission import Permit
+from server.classify_request import ClassifyInput, parse_classify_request
 from server.encoding import Classification, Encoders, Known, Vector
 from server.metrics import RequestTimer
-from server.requests import Subject, parse_subject
 from server.shard_group import ShardGroup
 from server.stored import Stored
 from server.topology import Snapshot
@@ -33,7 +33,7 @@ class Classifier:
         self, request: search_pb2.ClassifyRequest, deadline: Deadline, permit: Permit
     ) -> search_pb2.ClassifyResponse:
         deadline = deadline.or_after(self.default_deadline_s)
-        subject, version = parse_subject(request), ""
+        subject, version = parse_classify_request(request), ""
         if subject.product_id is None:
             with permit.timer.stage("encode"):
                 known = await self._encoded(subject, deadline)
@@ -47,17 +47,17 @@ class Classifier:
             classification = await self.encoders.classified(known, subject.precision, deadline)
         return _response(subject, version, known, classification, permit.timer)
 
-    async def _encoded(self, subject: Subject, deadline: Deadline) -> Known:
+    async def _encoded(self, subject: ClassifyInput, deadline: Deadline) -> Known:
         """Raises InvalidRequest for a text without words that are known where there is no photo to go by."""
         image, text = await asyncio.gather(self._image(subject, deadline), self._text(subject, deadline))
         if image is None and text is None:
             raise InvalidRequest("text", "has no words that the text encoder knows")
         return Known(image, text)
 
-    async def _image(self, subject: Subject, deadline: Deadline) -> Vector | None:
+    async def _image(self, subject: ClassifyInput, deadline: Deadline) -> Vector | None:
         return None if subject.image is None else await self.encoders.image("image", subject.image, deadline)
 
-    async def _text(self, subject: Subject, deadline: Deadline) -> Vector | None:
+    async def _text(self, subject: ClassifyInput, deadline: Deadline) -> Vector | None:
         """None, too, for a text without words that the encoder knows."""
         if subject.text is None:
             return None
@@ -81,7 +81,7 @@ def _vector(stored: Stored, space: Space.ValueType, snapshot: Snapshot) -> Vecto
 
 
 def _response(
-    subject: Subject, version: str, known: Known, classification: Classification, timer: RequestTimer
+    subject: ClassifyInput, version: str, known: Known, classification: Classification, timer: RequestTimer
 ) -> search_pb2.ClassifyResponse:
     likeliest = classification.likeliest
     abstained = _abstained(likeliest.values[0], likeliest.threshold, subject.precision)

@@ -11,9 +11,10 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
 from lookalike.vectors import F32
 from server.encoding import Encoders, Known, Vector
-from server.requests import COUNTED_IN, Example, Query, Source, combined, unit_vector
+from server.query import COMPARABLE_IN, ExampleSource, QueryExample, SearchQuery
 from server.stored import Stored
 from server.topology import SpaceInfo
+from server.vector_math import combine, unit_vector
 
 Result = TypeVar("Result")
 # The example products of a query, by id.
@@ -25,34 +26,34 @@ Encoded = Mapping[str, Vector]
 
 
 async def composed(
-    encoders: Encoders, query: Query, searched: Searched, products: Products, deadline: Deadline
+    encoders: Encoders, query: SearchQuery, searched: Searched, products: Products, deadline: Deadline
 ) -> list[F32]:
     """A unit vector (dim,) float32 for each of the searched spaces, in their order.
 
     Photos and texts are encoded concurrently and once, whatever spaces they count in; every space has an example that
     counts in it (`policy.narrowed`). Raises InvalidRequest, FailedPrecondition, and what the encoders raise.
     """
-    given = [example for example in query.examples if example.source in COUNTED_IN]
+    given = [example for example in query.examples if example.source in COMPARABLE_IN]
     encoded = await _encoded(encoders, given, deadline) if given else {}
     vectors = []
     for space, info in searched.items():
         parts = _direct(query, space, info, products, encoded)
         if given and space == SPACE_PRODUCT:
             parts += await _fused(encoders, given, encoded, info, deadline)
-        vectors.append(combined([vector for vector, _ in parts], [weight for _, weight in parts]))
+        vectors.append(combine([vector for vector, _ in parts], [weight for _, weight in parts]))
     return vectors
 
 
-async def _encoded(encoders: Encoders, given: Sequence[Example], deadline: Deadline) -> Encoded:
+async def _encoded(encoders: Encoders, given: Sequence[QueryExample], deadline: Deadline) -> Encoded:
     vectors = await concurrently([_vector_of(encoders, example, deadline) for example in given])
     return {example.field: vector for example, vector in zip(given, vectors, strict=True)}
 
 
-async def _vector_of(encoders: Encoders, example: Example, deadline: Deadline) -> Vector:
+async def _vector_of(encoders: Encoders, example: QueryExample, deadline: Deadline) -> Vector:
     match example.source, example.value:
-        case Source.IMAGE, bytes(data):
+        case ExampleSource.IMAGE, bytes(data):
             return await encoders.image(example.field, data, deadline)
-        case Source.TEXT, str(text):
+        case ExampleSource.TEXT, str(text):
             if not (vector := await encoders.text(text, deadline))[0].any():
                 raise InvalidRequest(example.field, "has no words that the text encoder knows")
             return vector
@@ -60,24 +61,24 @@ async def _vector_of(encoders: Encoders, example: Example, deadline: Deadline) -
 
 
 def _direct(
-    query: Query, space: Space.ValueType, info: SpaceInfo, products: Products, encoded: Encoded
+    query: SearchQuery, space: Space.ValueType, info: SpaceInfo, products: Products, encoded: Encoded
 ) -> list[tuple[F32, float]]:
     """The vectors, with their weights, of the examples that have one of the space without being fused."""
     parts = []
     for example in query.examples:
         match example.source, example.value:
-            case Source.PRODUCT, str(product_id):
+            case ExampleSource.PRODUCT, str(product_id):
                 if (stored := products[product_id].vector(space, info.dim)) is not None:
                     parts.append((stored, example.weight))
-            case Source.VECTOR, bytes(data):
+            case ExampleSource.VECTOR, bytes(data):
                 parts.append((unit_vector(example.field, data, info.dim), example.weight))
-            case source, _ if COUNTED_IN[source][0] == space:
+            case source, _ if COMPARABLE_IN[source][0] == space:
                 parts.append((of_index(encoded[example.field], info), example.weight))
     return parts
 
 
 async def _fused(
-    encoders: Encoders, given: Sequence[Example], encoded: Encoded, info: SpaceInfo, deadline: Deadline
+    encoders: Encoders, given: Sequence[QueryExample], encoded: Encoded, info: SpaceInfo, deadline: Deadline
 ) -> list[tuple[F32, float]]:
     """Photos and texts as products, with their weights.
 
@@ -92,18 +93,18 @@ async def _fused(
     return [(of_index(vector, info), weight) for vector, weight in zip(vectors, weights, strict=True)]
 
 
-def _known(group: Sequence[Example], encoded: Encoded) -> Known:
-    return Known(image=_mean(group, Source.IMAGE, encoded), text=_mean(group, Source.TEXT, encoded))
+def _known(group: Sequence[QueryExample], encoded: Encoded) -> Known:
+    return Known(image=_mean(group, ExampleSource.IMAGE, encoded), text=_mean(group, ExampleSource.TEXT, encoded))
 
 
-def _mean(group: Sequence[Example], source: Source, encoded: Encoded) -> Vector | None:
+def _mean(group: Sequence[QueryExample], source: ExampleSource, encoded: Encoded) -> Vector | None:
     examples = [example for example in group if example.source is source]
     if not examples:
         return None
     vectors, encoders = zip(*(encoded[example.field] for example in examples), strict=True)
     if len(set(encoders)) > 1:
         raise FailedPrecondition(f"the encoder changed meanwhile: {' and '.join(sorted(set(encoders)))}")
-    return combined(vectors, [abs(example.weight) for example in examples]), encoders[0]
+    return combine(vectors, [abs(example.weight) for example in examples]), encoders[0]
 
 
 def of_index(answer: Vector, space: SpaceInfo) -> F32:

@@ -22,7 +22,7 @@ from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.product_encoder_pb2 import ProductInput
 from lookalike.vectors import F32, pack
-from server.requests import MAX_CATEGORIES
+from server.classify_request import MAX_CATEGORIES
 from server.settings import GatewaySettings
 
 Item = TypeVar("Item")

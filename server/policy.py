@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lookalike.errors import BadSettings, InvalidRequest, NotFound
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
-from server.requests import COUNTED_IN, Query, Source
+from server.query import COMPARABLE_IN, ExampleSource, SearchQuery
 
 # The spaces that each example product has a vector in, by product id.
 Vectors = Mapping[str, Collection[Space.ValueType]]
@@ -28,7 +28,7 @@ ONLY = {space: Route((space,), (1.0,)) for space in VECTOR_SPACES.values()}
 HALF_AND_HALF = Route((SPACE_IMAGE, SPACE_TEXT), (0.5, 0.5))
 
 
-_PHOTOS_AND_TEXTS = {Source.IMAGE, Source.TEXT}
+_PHOTOS_AND_TEXTS = {ExampleSource.IMAGE, ExampleSource.TEXT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class AutoPolicy:
 
     table: Mapping[str, Entry]
     rest: Entry
-    alone: Mapping[Source, Entry]  # Of photos, of texts, with nothing else beside them.
+    alone: Mapping[ExampleSource, Entry]  # Of photos, of texts, with nothing else beside them.
     text: str  # As it was given: answers under another policy are other answers.
 
     @classmethod
@@ -64,8 +64,11 @@ class AutoPolicy:
         if "*" not in table:
             raise BadSettings("auto policy: no entry for * (every other category)")
         alone = {
-            source: Entry(entry, _preferences(entry, entry.partition("=")[2], COUNTED_IN[source]))
-            for source, entry in ((Source.IMAGE, f"auto_photo={photo}"), (Source.TEXT, f"auto_text={text}"))
+            source: Entry(entry, _preferences(entry, entry.partition("=")[2], COMPARABLE_IN[source]))
+            for source, entry in (
+                (ExampleSource.IMAGE, f"auto_photo={photo}"),
+                (ExampleSource.TEXT, f"auto_text={text}"),
+            )
         }
         every = [*entries, *(entry.text for entry in alone.values())]
         return cls(table, table.pop("*"), alone, ",".join(every))
@@ -95,13 +98,13 @@ class AutoPolicy:
         lack = f"no {' or '.join(map(space_name, entry.spaces))} vector of product {product_id}"
         return Route((instead,), (1.0,), lacking=(f"{lack}: {space_name(instead)} space instead",))
 
-    def route_alone(self, source: Source, built: Collection[Space.ValueType]) -> Route:
+    def route_alone(self, source: ExampleSource, built: Collection[Space.ValueType]) -> Route:
         """For photos or for texts, nothing else; where none of their entry's spaces is built, their own."""
         entry = self.alone[source]
         for space in entry.spaces:
             if space in built:
                 return Route((space,), (1.0,), entry.text)
-        return ONLY[COUNTED_IN[source][0]]
+        return ONLY[COMPARABLE_IN[source][0]]
 
 
 def _preferences(entry: str, names: str, spaces: Collection[Space.ValueType]) -> tuple[Space.ValueType, ...]:
@@ -114,7 +117,7 @@ def _preferences(entry: str, names: str, spaces: Collection[Space.ValueType]) ->
     return tuple(VECTOR_SPACES[name] for name in wanted)
 
 
-def settled(query: Query, built: Collection[Space.ValueType], policy: AutoPolicy) -> Route | None:
+def settled(query: SearchQuery, built: Collection[Space.ValueType], policy: AutoPolicy) -> Route | None:
     """The route that needs no category; None: that of the query's products decides.
 
     built: the spaces of the version. Raises InvalidRequest for examples that cannot be in one space together.
@@ -126,16 +129,16 @@ def settled(query: Query, built: Collection[Space.ValueType], policy: AutoPolicy
         _refuse_unnamed(query)
         return ONLY[SPACE_PRODUCT] if SPACE_PRODUCT in built else HALF_AND_HALF
     match [*sources]:
-        case [Source.IMAGE | Source.TEXT as source] if query.space == SPACE_AUTO:
+        case [ExampleSource.IMAGE | ExampleSource.TEXT as source] if query.space == SPACE_AUTO:
             return policy.route_alone(source, built)
     space = _common_space(query)
     return None if space == SPACE_AUTO else ONLY[space]
 
 
-def _common_space(query: Query) -> Space.ValueType:
+def _common_space(query: SearchQuery) -> Space.ValueType:
     wanted = query.space
     for example in query.examples:
-        spaces = COUNTED_IN.get(example.source, ())
+        spaces = COMPARABLE_IN.get(example.source, ())
         if spaces and wanted == SPACE_AUTO:
             wanted = spaces[0]
         elif spaces and wanted not in spaces:
@@ -146,12 +149,12 @@ def _common_space(query: Query) -> Space.ValueType:
     return wanted
 
 
-def _refuse_unnamed(query: Query) -> None:
-    if vectors := query.of(Source.VECTOR):
+def _refuse_unnamed(query: SearchQuery) -> None:
+    if vectors := query.examples_by(ExampleSource.VECTOR):
         raise InvalidRequest("space", f"name the space that {vectors[0].field} is of")
 
 
-def narrowed(route: Route, query: Query, has: Vectors) -> Route:
+def narrowed(route: Route, query: SearchQuery, has: Vectors) -> Route:
     """The route without the spaces in which nothing but products would count that have no vector there.
 
     Raises NotFound for a product that has a vector in none of the spaces.
@@ -168,10 +171,10 @@ def narrowed(route: Route, query: Query, has: Vectors) -> Route:
     return Route(tuple(left), shares, route.policy, _lacking(route.spaces, left, has))
 
 
-def _any(query: Query, space: Space.ValueType, has: Vectors) -> bool:
+def _any(query: SearchQuery, space: Space.ValueType, has: Vectors) -> bool:
     """Whether an example counts in the space."""
     return any(
-        space in (has[str(example.value)] if example.source is Source.PRODUCT else COUNTED_IN[example.source])
+        space in (has[str(example.value)] if example.source is ExampleSource.PRODUCT else COMPARABLE_IN[example.source])
         for example in query.examples
     )
 

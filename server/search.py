@@ -22,7 +22,7 @@ from server.encoding import Encoders
 from server.merge import Hit
 from server.metrics import RequestTimer
 from server.policy import AutoPolicy, Route, Vectors, narrowed, settled
-from server.requests import Query, Source, parse_query, search_for_duplicates
+from server.query import ExampleSource, SearchQuery, duplicates_search, parse_query
 from server.shard_group import ShardGroup, ShardResults
 from server.single_flight import SingleFlight
 from server.stored import Stored
@@ -48,11 +48,11 @@ class Searcher:
         self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline, permit: Permit
     ) -> bytes:
         """A serialized SearchResponse, that of the same search if it was asked as one."""
-        search = search_for_duplicates(request)
-        return await self._answer(search, parse_query(search, example="example"), permit.timer, deadline)
+        search = duplicates_search(request)
+        return await self._answer(search, parse_query(search, example_field="example"), permit.timer, deadline)
 
     async def _answer(
-        self, request: search_pb2.SearchRequest, query: Query, timer: RequestTimer, deadline: Deadline
+        self, request: search_pb2.SearchRequest, query: SearchQuery, timer: RequestTimer, deadline: Deadline
     ) -> bytes:
         """One that all who ask the same share, with the stamp of this very call."""
         deadline = deadline.or_after(self.default_deadline_s)
@@ -69,7 +69,7 @@ class Searcher:
         return answer.stamped(timer)
 
     async def _found(
-        self, key: str, query: Query, snapshot: Snapshot, timer: RequestTimer, deadline: Deadline
+        self, key: str, query: SearchQuery, snapshot: Snapshot, timer: RequestTimer, deadline: Deadline
     ) -> SearchAnswer:
         route = settled(query, snapshot.spaces, self.policy)
         if route is not None:
@@ -89,7 +89,7 @@ class Searcher:
         return answer
 
     async def _chosen(
-        self, query: Query, snapshot: Snapshot, route: Route, results: ShardResults, deadline: Deadline
+        self, query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults, deadline: Deadline
     ) -> tuple[ShardResults, list[Hit]]:
         """The hits, those that are told first; by score alone, which the answer says, where vectors cannot be had."""
         hits = ranked(query, route, results, _depth(query))
@@ -106,24 +106,24 @@ class Searcher:
         others = sorted({*range(len(hits))}.difference(chosen))
         return results, [hits[place] for place in (*chosen, *others)]
 
-    async def _products(self, query: Query, snapshot: Snapshot, deadline: Deadline) -> Products:
+    async def _products(self, query: SearchQuery, snapshot: Snapshot, deadline: Deadline) -> Products:
         """Raises NotFound for a product that the catalogue lacks."""
-        ids = [str(example.value) for example in query.of(Source.PRODUCT)]
+        ids = [str(example.value) for example in query.examples_by(ExampleSource.PRODUCT)]
         found = await concurrently([self.shards.lookup(snapshot, product_id, deadline) for product_id in ids])
         return {product_id: Stored.of(product_id, fetched) for product_id, fetched in zip(ids, found, strict=True)}
 
-    def _auto(self, query: Query, products: Products, has: Vectors) -> Route:
-        weightiest = max(query.of(Source.PRODUCT), key=lambda example: example.weight)
+    def _auto(self, query: SearchQuery, products: Products, has: Vectors) -> Route:
+        weightiest = max(query.examples_by(ExampleSource.PRODUCT), key=lambda example: example.weight)
         product_id = str(weightiest.value)
         return self.policy.route(products[product_id].product.category, product_id, has[product_id])
 
 
-def _depth(query: Query) -> int:
+def _depth(query: SearchQuery) -> int:
     """How many hits to look at: some to choose among; or one more than are told, to see whether any was left out."""
     return query.limit * POOL if query.diversity else query.limit + (query.min_score is not None)
 
 
-def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: Products) -> index_pb2.ShardQuery:
+def _shard_query(query: SearchQuery, route: Route, vectors: Sequence[F32], products: Products) -> index_pb2.ShardQuery:
     filter = query.filter
     if query.exclude_same_shop:
         shops = {stored.product.shop for stored in products.values() if stored.product.shop}

@@ -12,8 +12,8 @@ from lookalike.spaces import VECTOR_SPACES
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import Filter, SpaceWeight
 from server.cache import Cache, MemoryCache, cache_key
+from server.query import parse_query
 from server.redis_cache import RedisCache
-from server.requests import parse_query
 from tests.conftest import running_redis
 
 

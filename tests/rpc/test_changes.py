@@ -120,17 +120,20 @@ BAD, FULL, STATE = (
 @pytest.mark.parametrize(
     ("request_", "told"),
     [
-        (upserting(""), (BAD, "product.id: a product id has 1..256 bytes")),
+        (upserting(""), (BAD, "product.id: has 0 bytes, a product id has 1..256")),
         (upserting(revision=0), (BAD, "revision: is 0; give the change a number above")),
-        (upserting(text=np.ones(3, np.float32)), (BAD, "vectors[0].vector: 3 dimensions; the space has 8")),
+        (upserting(text=np.ones(3, np.float32)), (BAD, "vectors[0].vector: has 3 dimensions, the space has 8")),
         (upserting(text=np.zeros(8, np.float32)), (BAD, "vectors[0].vector: is the zero vector")),
         (upserting(auto=np.ones(8, np.float32)), (BAD, "vectors[0].space: name one of image, text, product")),
         (upserting(image=a_photo(1)), (BAD, "image: is given without `encode`")),
         (upserting(image=b"x", encode=True), (BAD, "image: ")),
         (upserting(encode=True), (BAD, "encode: nothing is given to make a vector of; the spaces are image, text")),
         (upserting(encode=True, title="no words"), (BAD, "encode: nothing is given to make a vector of")),
-        (upserting(title="a" * 65_537, encode=True), (BAD, "product.title: 65537 bytes; 65536 are the most")),
-        (upserting(description="é" * 32_769, encode=True), (BAD, "product.description: 65538 bytes")),
+        (
+            upserting(title="a" * 65_537, encode=True),
+            (BAD, "product.title: has 65537 bytes, at most 65536 are allowed"),
+        ),
+        (upserting(description="é" * 32_769, encode=True), (BAD, "product.description: has 65538 bytes")),
     ],
 )
 async def test_what_is_wrong_with_a_change_is_told_by_its_field(

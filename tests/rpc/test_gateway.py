@@ -208,7 +208,7 @@ async def test_a_malformed_request_is_told_its_field_in_the_details() -> None:
     bad_request = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(bad_request)
     assert bad_request.field_violations[0].field == "limit"
-    assert "examples[0].vector: 1 dimensions; the space has 8" in (dimension.details() or "")
+    assert "examples[0].vector: has 1 dimensions, the space has 8" in (dimension.details() or "")
 
 
 async def test_bytes_that_are_no_request_are_the_callers_mistake() -> None:

@@ -300,7 +300,7 @@ async def test_a_late_fusion_is_refused_for_what_is_not_there() -> None:
         assert scene.model.photos == []  # Nothing is encoded for what cannot be answered.
         words_alone = SearchRequest(examples=[words(7)], weights=weights(image=1, text=1))
         why = await refused(scene.search.Search(words_alone), grpc.StatusCode.INVALID_ARGUMENT)
-        assert why.startswith("weights[0].space: no example counts in the image space")
+        assert why.startswith("weights[0].space: no example can be compared in the image space")
 
 
 async def test_a_shard_that_is_missing_is_a_gap_in_every_space_of_a_late_fusion() -> None:

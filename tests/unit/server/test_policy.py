@@ -10,7 +10,7 @@ from lookalike.errors import BadSettings, InvalidRequest, NotFound
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceWeight
 from server.policy import HALF_AND_HALF, ONLY, AutoPolicy, Route, narrowed, settled
-from server.requests import Source, parse_query
+from server.query import ExampleSource, parse_query
 from server.settings import GatewaySettings
 
 ENTRIES = ("fashion=product>image", "fashion/fabric=text", "*=product>text")
@@ -87,8 +87,8 @@ def test_the_default_prefers_the_product_space_then_looks_for_fashion_and_words_
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
     assert policy.entry_of("fashion/shoes").spaces == (SPACE_PRODUCT, SPACE_IMAGE)
     assert policy.entry_of("food").spaces == (SPACE_PRODUCT, SPACE_TEXT)
-    assert policy.alone[Source.IMAGE].spaces == (SPACE_PRODUCT, SPACE_IMAGE)
-    assert policy.alone[Source.TEXT].spaces == (SPACE_PRODUCT, SPACE_TEXT)
+    assert policy.alone[ExampleSource.IMAGE].spaces == (SPACE_PRODUCT, SPACE_IMAGE)
+    assert policy.alone[ExampleSource.TEXT].spaces == (SPACE_PRODUCT, SPACE_TEXT)
 
 
 def test_photos_alone_and_texts_alone_are_searched_in_the_first_preferred_space_that_is_built() -> None:
