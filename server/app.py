@@ -1,4 +1,4 @@
-"""The gateway process: everything it is made of, put together in one place."""
+"""The gateway process: its parts, put together in one place, and served. I/O: gRPC."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lookalike.runtime import edge, lifecycle, telemetry
 from lookalike.runtime.settings import load
 from lookalike.v1 import catalog_pb2, search_pb2
 from server.admission import Admission, StreamHandler, UnaryHandler
-from server.cache import Cache, MemoryCache
 from server.catalog import CatalogReader
 from server.changes import CatalogWriter
 from server.classify import Classifier
 from server.encoding import Encoders
 from server.policy import AutoPolicy
-from server.redis_cache import RedisCache
+from server.redis_result_cache import RedisResultCache
+from server.result_cache import MemoryResultCache, ResultCache
 from server.search import Searcher
 from server.settings import GatewaySettings
 from server.shard_group import ShardGroup
@@ -50,16 +50,16 @@ class Gateway:
     shards: ShardGroup
     versions: VersionWatch
     encoders: Encoders
-    cache: Cache
+    cache: ResultCache
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
         await asyncio.gather(self.shards.close(), self.encoders.close(), self.cache.close())
 
 
-def gateway(settings: GatewaySettings) -> Gateway:
-    """Everything that answers, connected to nothing yet."""
-    shards, encoders, cache = ShardGroup(settings), Encoders(settings), _cache(settings)
+def build_gateway(settings: GatewaySettings) -> Gateway:
+    """All parts of a gateway; nothing is connected yet."""
+    shards, encoders, cache = ShardGroup(settings), Encoders(settings), _result_cache(settings)
     versions = VersionWatch(shards, settings.refresh_s)
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
@@ -89,18 +89,20 @@ def gateway(settings: GatewaySettings) -> Gateway:
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Until a signal ends it; ready once every shard serves one version."""
-    made = gateway(settings)
+    """Serve until a signal ends it; ready once all shards serve one version."""
+    gateway = build_gateway(settings)
     services = (SEARCH.full_name, CATALOG.full_name)
     try:
-        async with lifecycle.alongside(made.versions.keep_fresh()):
-            await lifecycle.serve(settings, made.handlers, services=services, warm_up=made.versions.until_complete)
+        async with lifecycle.alongside(gateway.versions.keep_fresh()):
+            await lifecycle.serve(
+                settings, gateway.handlers, services=services, warm_up=gateway.versions.until_complete
+            )
     finally:
-        await made.close()
+        await gateway.close()
 
 
-def _cache(settings: GatewaySettings) -> Cache:
+def _result_cache(settings: GatewaySettings) -> ResultCache:
     if settings.redis and settings.cache_ttl_s:
-        return RedisCache(settings.redis, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s)
+        return RedisResultCache(settings.redis, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s)
     max_bytes = settings.cache_memory_bytes if settings.cache_ttl_s else 0
-    return MemoryCache(max_bytes=max_bytes, ttl_s=settings.cache_ttl_s)
+    return MemoryResultCache(max_bytes=max_bytes, ttl_s=settings.cache_ttl_s)

@@ -34,7 +34,7 @@ from lookalike.v1.types_pb2 import (
     SpaceVector,
 )
 from lookalike.vectors import F32, normalised, pack, unpack
-from server.app import gateway
+from server.app import build_gateway
 from server.settings import GatewaySettings
 
 DIM = 8
@@ -420,14 +420,14 @@ async def a_scene(
 @asynccontextmanager
 async def running(settings: Mapping[str, Any]) -> AsyncIterator[str]:
     """The address of a gateway that knows its shards."""
-    made = gateway(GatewaySettings(**settings))
-    refreshing = asyncio.create_task(made.versions.keep_fresh())
+    gateway = build_gateway(GatewaySettings(**settings))
+    refreshing = asyncio.create_task(gateway.versions.keep_fresh())
     try:
-        async with serving(*made.handlers) as address:
-            await made.versions.until_complete()
+        async with serving(*gateway.handlers) as address:
+            await gateway.versions.until_complete()
             yield address
     finally:
         refreshing.cancel()
         with suppress(asyncio.CancelledError):
             await refreshing
-        await made.close()
+        await gateway.close()

@@ -121,14 +121,14 @@ BAD, FULL, STATE = (
     ("request_", "told"),
     [
         (upserting(""), (BAD, "product.id: has 0 bytes, a product id has 1..256")),
-        (upserting(revision=0), (BAD, "revision: is 0; give the change a number above")),
+        (upserting(revision=0), (BAD, "revision: is 0; it must be above 0")),
         (upserting(text=np.ones(3, np.float32)), (BAD, "vectors[0].vector: has 3 dimensions, the space has 8")),
         (upserting(text=np.zeros(8, np.float32)), (BAD, "vectors[0].vector: is the zero vector")),
         (upserting(auto=np.ones(8, np.float32)), (BAD, "vectors[0].space: name one of image, text, product")),
-        (upserting(image=a_photo(1)), (BAD, "image: is given without `encode`")),
+        (upserting(image=a_photo(1)), (BAD, "image: is set without `encode`")),
         (upserting(image=b"x", encode=True), (BAD, "image: ")),
-        (upserting(encode=True), (BAD, "encode: nothing is given to make a vector of; the spaces are image, text")),
-        (upserting(encode=True, title="no words"), (BAD, "encode: nothing is given to make a vector of")),
+        (upserting(encode=True), (BAD, "encode: there is nothing to encode for any of the spaces image, text")),
+        (upserting(encode=True, title="no words"), (BAD, "encode: there is nothing to encode")),
         (
             upserting(title="a" * 65_537, encode=True),
             (BAD, "product.title: has 65537 bytes, at most 65536 are allowed"),
@@ -174,7 +174,7 @@ async def test_an_encoder_of_another_version_than_the_index_makes_no_vectors(sce
 async def test_a_title_is_nothing_to_make_a_vector_of_where_photos_alone_are_compared() -> None:
     async with a_scene(spaces=(SPACE_IMAGE,)) as scene:
         code, details = await status_of(scene.catalog.Upsert(upserting(encode=True, title="p07")))
-    assert (code, details) == (BAD, "encode: nothing is given to make a vector of; the spaces are image")
+    assert (code, details) == (BAD, "encode: there is nothing to encode for any of the spaces image")
     assert not [update for shard in scene.shards for update in shard.updates]
 
 

@@ -70,13 +70,13 @@ async def test_one_half_of_a_product_is_enough_and_is_said_to_be_one() -> None:
         stored = await scene.search.Classify(ClassifyRequest(product_id="p19"))
         wordless = await scene.search.Classify(ClassifyRequest(image=a_photo(7), text="☺"))
     for response, inputs, reason in (
-        (by_photo, [SPACE_IMAGE], "there is no text of the product to go by"),
-        (by_words, [SPACE_TEXT], "there is no photo of the product to go by"),
-        (stored, [SPACE_TEXT], "there is no photo of the product to go by"),
+        (by_photo, [SPACE_IMAGE], "the product has no text to classify it by"),
+        (by_words, [SPACE_TEXT], "the product has no photo to classify it by"),
+        (stored, [SPACE_TEXT], "the product has no photo to classify it by"),
         (
             wordless,
             [SPACE_IMAGE],
-            "there is no text of the product to go by: the text encoder knows no word of what was given",
+            "the product has no text to classify it by: the text encoder knows no word of the text",
         ),
     ):
         assert (list(response.provenance.inputs), list(response.provenance.degraded)) == (inputs, [reason])
@@ -101,7 +101,7 @@ async def test_below_the_threshold_it_abstains_says_why_and_tells_the_likeliest_
         response = await scene.search.Classify(ClassifyRequest(text="p07", precision=0.8, limit=2))
     assert response.category == ""
     assert response.abstention_reason == (
-        "the likeliest category has probability 0.600; of answers from 0.750 on, 0.8 were right on held-out products"
+        "the likeliest category has probability 0.600; precision 0.8 on held-out products needs at least 0.750"
     )
     assert likeliest(response) == {"fashion/shoes": 0.6, "food/sweets": 0.3}
     assert (response.provenance.precision, response.provenance.threshold) == (0.8, 0.75)
@@ -112,7 +112,7 @@ async def test_a_precision_that_was_never_reached_is_always_abstained_at() -> No
         scene.products.threshold = 2
         response = await scene.search.Classify(ClassifyRequest(text="p07", precision=0.99))
     assert (response.category, response.provenance.threshold) == ("", 2)
-    assert response.abstention_reason == "no probability gave answers of which 0.99 were right on held-out products"
+    assert response.abstention_reason == "no probability reached precision 0.99 on held-out products"
 
 
 async def test_what_is_asked_at_the_same_time_goes_together_each_at_its_own_precision() -> None:

@@ -285,9 +285,9 @@ async def test_a_space_in_which_only_products_lack_a_vector_is_left_out_and_said
         mixed = await scene.search.Search(partly)
     same(response, ranked({SPACE_TEXT: (text_of(19), 1)}, without=(19,)))
     assert list(response.provenance.spaces) == [SearchedSpace(space=SPACE_TEXT, encoder="encoder-2", weight=1)]
-    assert list(response.provenance.degraded) == ["no image vector of product p19: space left out"]
+    assert list(response.provenance.degraded) == ["product p19 has no image vector: that space was not searched"]
     same(mixed, ranked({SPACE_IMAGE: (image_of(7), 0.5), SPACE_TEXT: (text_of(19), 0.5)}, without=(19,)))
-    assert list(mixed.provenance.degraded) == ["no image vector of product p19: other examples alone"]
+    assert list(mixed.provenance.degraded) == ["product p19 has no image vector: only the other examples count there"]
 
 
 async def test_a_late_fusion_is_refused_for_what_is_not_there() -> None:
@@ -345,7 +345,7 @@ async def test_a_product_in_no_space_of_its_entry_is_searched_in_another_which_i
     async with a_scene(spaces=ALL, auto_policy=("*=image",)) as scene:
         provenance = (await scene.search.Search(SearchRequest(examples=[product(19)]))).provenance
     assert ([each.space for each in provenance.spaces], provenance.policy) == ([SPACE_TEXT], "")
-    assert list(provenance.degraded) == ["no image vector of product p19: text space instead"]
+    assert list(provenance.degraded) == ["product p19 has no image vector: searched in the text space instead"]
 
 
 async def test_auto_compares_a_photo_or_a_text_as_a_product_of_which_only_that_is_known_where_there_are_products() -> (
@@ -406,7 +406,7 @@ async def test_a_product_encoder_that_learnt_from_an_untrained_one_is_said_to_ha
     async with a_scene(spaces=ALL, product_encoder_name="product-untrained-0") as scene:
         response = await scene.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_PRODUCT))
     assert list(response.provenance.degraded) == [
-        "the product encoder learnt from an untrained image encoder: photos tell it little"
+        "the product encoder was trained on an untrained image encoder: photos have little effect"
     ]
 
 

@@ -26,7 +26,7 @@ def test_a_batch_of_photos_is_as_large_as_the_encoders_client_takes_and_no_large
         (("--auto-policy", "fashion=sound,*=text"), "auto policy 'fashion=sound': 'sound' is not one of"),
         (("--auto-policy", "fashion=image"), "no entry for"),
         (("--auto-photo", "text"), "auto policy 'auto_photo=text'"),
-        (("--auto-text", "product>product"), "product is there twice"),
+        (("--auto-text", "product>product"), "product is listed twice"),
         (("--model-version", "1", "--model-label", "stable"), "model_version=1, model_label=stable: at most one"),
     ],
 )
