@@ -1,4 +1,4 @@
-"""The gateway process: its parts, put together in one place, and served. I/O: gRPC."""
+"""The gateway process: builds its parts and serves them. I/O: gRPC."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from lookalike.status import code_of
 
 REQUEST = Histogram(
     "lookalike_request_seconds",
-    "Time to answer, by gRPC method, space searched (or image+text), outcome (a gRPC code), whether the cache had it.",
+    "Time of a request, by gRPC method, searched spaces (image+text), outcome (a gRPC code), whether it hit the cache.",
     ["method", "space", "outcome", "cached"],
     buckets=SECONDS_BUCKETS,
 )
@@ -24,11 +24,13 @@ STAGE = Histogram(
     ["stage"],
     buckets=SECONDS_BUCKETS,
 )
-INFLIGHT = Gauge("lookalike_requests_inflight", "Calls being answered.")
-REFUSED = Counter("lookalike_requests_refused_total", "Calls refused at once because too many were being answered.")
-DEGRADED = Counter("lookalike_degraded_total", "Answers that say they are less than they could be.", ["reason"])
-CACHE_FAILURES = Counter("lookalike_cache_failures_total", "Calls to the cache that failed or were late.")
-SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version in use.")
+INFLIGHT = Gauge("lookalike_requests_inflight", "Requests in flight.")
+REFUSED = Counter("lookalike_requests_refused_total", "Requests refused at once because too many were in flight.")
+DEGRADED = Counter(
+    "lookalike_degraded_total", "Answers that are less than they could be and say so, by reason.", ["reason"]
+)
+CACHE_FAILURES = Counter("lookalike_cache_failures_total", "Calls to the result cache that failed or were late.")
+SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version that requests pin.")
 
 _STAGES = {stage: STAGE.labels(stage) for stage in ("cache", "lookup", "encode", "search")}
 

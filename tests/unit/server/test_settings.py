@@ -27,7 +27,7 @@ def test_a_batch_of_photos_is_as_large_as_the_encoders_client_takes_and_no_large
         (("--auto-policy", "fashion=image"), "no entry for"),
         (("--auto-photo", "text"), "auto policy 'auto_photo=text'"),
         (("--auto-text", "product>product"), "product is listed twice"),
-        (("--model-version", "1", "--model-label", "stable"), "model_version=1, model_label=stable: at most one"),
+        (("--model-version", "1", "--model-label", "stable"), "model_version=1, model_label=stable: set at most one"),
     ],
 )
 def test_what_the_gateway_would_not_start_with_is_refused_when_its_settings_are_checked(
