@@ -22,13 +22,13 @@ from lookalike.vectors import pack
 from server import encoding
 from server.encoding import EncodedVector, Encoders, InputVectors
 from server.settings import GatewaySettings
-from tests.rpc.gateways import VECTORS, Scene, ScriptedProductEncoder, a_photo, a_scene, serving
+from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, ScriptedSystem, a_photo, scripted_system, serving
 
 PHOTO = SearchRequest(examples=[Example(image=a_photo(7))], space=SPACE_IMAGE)
-Call = Callable[[Scene], Awaitable[object]]
+Call = Callable[[ScriptedSystem], Awaitable[object]]
 
 
-async def code_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
+async def status_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
     return error.value.code(), error.value.details() or ""
@@ -37,10 +37,10 @@ async def code_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param(lambda scene: scene.search.Search(PHOTO), id="Search"),
-        pytest.param(lambda scene: scene.search.Classify(ClassifyRequest(image=a_photo(7))), id="Classify"),
+        pytest.param(lambda system: system.search.Search(PHOTO), id="Search"),
+        pytest.param(lambda system: system.search.Classify(ClassifyRequest(image=a_photo(7))), id="Classify"),
         pytest.param(
-            lambda scene: scene.catalog.Upsert(
+            lambda system: system.catalog.Upsert(
                 UpsertRequest(product=Product(id="new"), revision=1, encode=True, image=a_photo(7))
             ),
             id="Upsert",
@@ -56,28 +56,28 @@ async def test_the_default_deadline_holds_while_a_photo_is_decoded(monkeypatch: 
         return preprocess(data)
 
     monkeypatch.setattr(encoding, "preprocess", blocking_preprocess)
-    async with a_scene(default_deadline_s=0.1) as scene:
+    async with scripted_system(default_deadline_s=0.1) as system:
         try:
-            code, _ = await code_of(call(scene))
+            code, _ = await status_of(call(system))
             assert (code, ended.is_set()) == (grpc.StatusCode.DEADLINE_EXCEEDED, False)
         finally:
             may_end.set()
 
 
 async def test_a_deadline_exceeded_of_the_model_server_is_unavailable_and_not_retried() -> None:
-    async with a_scene() as scene:
-        scene.model.error = grpc.StatusCode.DEADLINE_EXCEEDED
-        status = await code_of(scene.search.Search(PHOTO, timeout=2))
+    async with scripted_system() as system:
+        system.model_server.error = grpc.StatusCode.DEADLINE_EXCEEDED
+        status = await status_of(system.search.Search(PHOTO, timeout=2))
         assert status == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
-        assert scene.model.photos == [7]
+        assert system.model_server.photos == [7]
 
 
 async def test_a_late_model_server_is_unavailable_and_not_retried_even_with_time_left() -> None:
-    async with a_scene(default_deadline_s=0.1) as scene:
-        scene.model.waits_for = asyncio.Event()
-        status = await code_of(scene.search.Search(PHOTO, timeout=20))
+    async with scripted_system(default_deadline_s=0.1) as system:
+        system.model_server.waits_for = asyncio.Event()
+        status = await status_of(system.search.Search(PHOTO, timeout=20))
         assert status == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
-        assert scene.model.photos == [7]
+        assert system.model_server.photos == [7]
 
 
 NEVER = Deadline.after(None)
@@ -85,7 +85,7 @@ UNIT = np.eye(1, 8, dtype=np.float32)
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("response", "reason"),
     [
         (EncodeTextResponse(), "0 bytes are not 1 vectors of 0"),
         (EncodeTextResponse(vectors=pack(UNIT)), "32 bytes are not 1 vectors of 0"),
@@ -97,12 +97,12 @@ UNIT = np.eye(1, 8, dtype=np.float32)
     ],
 )
 async def test_a_text_encoder_response_that_breaks_the_contract_is_unavailable(
-    answer: EncodeTextResponse, reason: str
+    response: EncodeTextResponse, reason: str
 ) -> None:
-    answer.fingerprint = "encoder-2"
-    async with a_scene() as scene:
-        scene.encoder.answer = answer
-        code, details = await code_of(scene.search.Search(SearchRequest(examples=[Example(text="p07")])))
+    response.fingerprint = "encoder-2"
+    async with scripted_system() as system:
+        system.text_encoder.response = response
+        code, details = await status_of(system.search.Search(SearchRequest(examples=[Example(text="p07")])))
         assert code is grpc.StatusCode.UNAVAILABLE
         assert reason in details
 
@@ -121,9 +121,9 @@ async def test_a_vector_of_another_encoder_does_not_fail_the_others_of_its_batch
         async def call(each: InputVectors) -> object:
             return await (encoders.classify(each, 0.9, NEVER) if classify else encoders.encode_product(each, NEVER))
 
-        answers = await asyncio.gather(*map(call, [*inputs[:2], other, *inputs[2:]]), return_exceptions=True)
+        outcomes = await asyncio.gather(*map(call, [*inputs[:2], other, *inputs[2:]]), return_exceptions=True)
         await encoders.close()
-    assert [isinstance(each, Exception) for each in answers] == [False, False, True, False, False, False]
-    assert isinstance(answers[2], FailedPrecondition)
+    assert [isinstance(each, Exception) for each in outcomes] == [False, False, True, False, False, False]
+    assert isinstance(outcomes[2], FailedPrecondition)
     # The first two at once; then, of those that waited meanwhile, the other encoder's, the photo alone, and the rest.
-    assert [len(batch) for batch in products.asked] == [1, 1, 1, 1, 2]
+    assert [len(batch) for batch in products.batches] == [1, 1, 1, 1, 2]

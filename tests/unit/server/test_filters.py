@@ -41,7 +41,7 @@ SENSELESS: dict[str, tuple[Filter, str]] = {
 
 
 @pytest.mark.parametrize(("given", "field"), SENSELESS.values(), ids=SENSELESS)
-def test_a_filter_without_sense_is_refused_with_its_field(given: Filter, field: str) -> None:
+def test_a_malformed_filter_is_refused_with_its_field(given: Filter, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         check_filter(given)
     assert refused.value.field == field
@@ -56,11 +56,11 @@ def test_a_filter_without_sense_is_refused_with_its_field(given: Filter, field: 
         Filter(min_price=-1, max_price=-1, created_after=0),
     ],
 )
-def test_at_every_bound_a_filter_still_passes(given: Filter) -> None:
+def test_a_filter_at_its_bounds_is_accepted(given: Filter) -> None:
     assert check_filter(given).ByteSize()
 
 
-def test_filters_of_one_meaning_have_equal_bytes_whatever_their_order() -> None:
+def test_filters_with_the_same_meaning_have_equal_bytes_whatever_their_order() -> None:
     def serialized(given: Filter) -> bytes:
         return check_filter(given).SerializeToString()
 
@@ -70,7 +70,7 @@ def test_filters_of_one_meaning_have_equal_bytes_whatever_their_order() -> None:
     assert serialized(Filter()) == b""
 
 
-def test_filters_of_other_meaning_have_other_bytes() -> None:
+def test_filters_with_different_meanings_have_different_bytes() -> None:
     conditions = [
         Filter(tags_any=["x"]),
         Filter(tags_all=["x"]),

@@ -14,7 +14,7 @@ def loaded(*flags: str) -> GatewaySettings:
     return load(GatewaySettings, {}, flags, description="")
 
 
-def test_a_batch_of_photos_is_as_large_as_the_encoders_client_takes_and_no_larger() -> None:
+def test_image_batch_is_bounded_by_what_the_image_encoder_client_accepts() -> None:
     assert loaded("--image-batch", str(MAX_IMAGES)).image_batch == MAX_IMAGES
     with pytest.raises(BadSettings, match=rf"--image-batch={MAX_IMAGES + 1}: not in 1\.\.{MAX_IMAGES}"):
         loaded("--image-batch", str(MAX_IMAGES + 1))
@@ -30,7 +30,7 @@ def test_a_batch_of_photos_is_as_large_as_the_encoders_client_takes_and_no_large
         (("--model-version", "1", "--model-label", "stable"), "model_version=1, model_label=stable: set at most one"),
     ],
 )
-def test_what_the_gateway_would_not_start_with_is_refused_when_its_settings_are_checked(
+def test_settings_that_the_gateway_cannot_start_with_are_refused_by_check_config(
     flags: tuple[str, ...], reason: str
 ) -> None:
     with pytest.raises(BadSettings, match=reason):
