@@ -92,7 +92,7 @@ class Encoders:
         is never decoded.
         """
         if self._image_batcher is None:
-            raise Unavailable("this gateway has no image encoder: it cannot search by photo")
+            raise Unavailable("this gateway has no image encoder: it cannot encode photos")
         try:
             async with asyncio.timeout(deadline.timeout_s()):
                 pixels = await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data)
@@ -108,7 +108,7 @@ class Encoders:
         Raises what `TextEncoder.encode` does.
         """
         if self._text_batcher is None:
-            raise Unavailable("this gateway has no text encoder: it cannot search by text")
+            raise Unavailable("this gateway has no text encoder: it cannot encode texts")
         return await self._text_batcher(text, deadline)
 
     async def encode_product(self, inputs: InputVectors, deadline: Deadline) -> EncodedVector:
@@ -117,9 +117,7 @@ class Encoders:
         Raises what `ProductEncoder.encode` does, and FailedPrecondition for inputs of encoders it was not trained on.
         """
         if self._product_batcher is None:
-            raise Unavailable(
-                "this gateway has no product encoder: it cannot search the product space by photo or text"
-            )
+            raise Unavailable("this gateway has no product encoder: it cannot encode products")
         return await self._product_batcher(inputs, deadline)
 
     async def classify(self, inputs: InputVectors, precision: float, deadline: Deadline) -> ClassificationResult:
@@ -128,7 +126,7 @@ class Encoders:
         Raises what `ProductEncoder.classify` does, and FailedPrecondition for inputs of encoders it was not trained on.
         """
         if self._classify_batcher is None:
-            raise Unavailable("this gateway has no product encoder: it cannot classify")
+            raise Unavailable("this gateway has no product encoder: it cannot classify products")
         return await self._classify_batcher((inputs, precision), deadline)
 
     def _channel(self, address: str) -> grpc.aio.Channel:
@@ -141,7 +139,7 @@ class Encoders:
         send: Callable[[list[Item], Deadline], Awaitable[Sequence[Reply | Exception]]],
         max_batch: int,
     ) -> Coalescer[Item, Reply]:
-        """Batches items for `send`. The Coalescer keeps each caller's own deadline.
+        """A batching front of `send`, which keeps each caller's own deadline.
 
         A batch has the longest time that a caller could have, the default deadline; after it the encoder is
         Unavailable.

@@ -25,7 +25,7 @@ Reply = TypeVar("Reply")
 # Updates in one batch; one counts once for every 128 KiB, so that a message never is too large.
 _UPDATE_BATCH = 64
 # Products that the queries of one batch may ask for together. A shard's response has room for as many of the largest
-# products (12 KiB each), so a query that is answered alone is also answered in a batch.
+# products (12 KiB each), so no batch fails whose queries would succeed alone.
 BATCH_PRODUCTS = 2048
 _MAX_VERSIONS = 2  # That requests in flight may pin: a shard serves no more at once.
 
@@ -36,16 +36,15 @@ class _Batchers:
 
     searches: Coalescer[index_pb2.ShardQuery, index_pb2.ShardHits]
     lookups: Coalescer[str, index_pb2.FetchedProduct]
-    updates: Coalescer[
-        index_pb2.Update, tuple[index_pb2.UpdateResult, int]
-    ]  # With the shard's sequence number after it.
+    # Each result with the shard's sequence number after the batch.
+    updates: Coalescer[index_pb2.Update, tuple[index_pb2.UpdateResult, int]]
 
 
 class ShardClient:
     """The client of one shard process.
 
-    Searches that arrive while `shard_inflight` batches are in flight wait and go together in the next one, and so do
-    look-ups.
+    Searches that arrive while `shard_inflight` batches are in flight are sent together in the next batch; so are
+    look-ups. Updates have one batch in flight.
     """
 
     def __init__(self, address: str, settings: GatewaySettings) -> None:

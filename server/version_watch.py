@@ -33,7 +33,7 @@ class VersionWatch:
         return self._snapshot
 
     def note_applied(self, version: str, sequences: Mapping[int, int]) -> None:
-        """Raise the sequence numbers of the version's shards: no answer that was cached before is found from now on."""
+        """Raise the sequence numbers of the version's shards, and so the cache key: older answers are not found."""
         if self._snapshot is not None and self._snapshot.version == version:
             self._snapshot = self._snapshot.with_sequences(sequences)
 

@@ -178,7 +178,9 @@ async def test_a_shards_refusal_is_passed_on(system: ScriptedSystem) -> None:
     assert await status_of(system.catalog.Upsert(upsert_request())) == (BAD, "product: the price is not finite")
 
 
-async def test_an_upsert_with_vectors_of_another_encoder_than_the_indexs_is_refused(system: ScriptedSystem) -> None:
+async def test_an_upsert_with_vectors_of_another_encoder_than_that_of_the_index_is_refused(
+    system: ScriptedSystem,
+) -> None:
     system.text_encoder.fingerprint = "newer"
     code, details = await status_of(system.catalog.Upsert(upsert_request(encode=True, title="p07")))
     assert code is STATE

@@ -271,7 +271,7 @@ async def test_bytes_that_are_no_photo_are_refused_before_they_are_encoded() -> 
             assert "examples[0].image" in (error.details() or "")
 
 
-async def test_vectors_of_another_encoder_than_the_indexs_are_refused() -> None:
+async def test_vectors_of_another_encoder_than_that_of_the_index_are_refused() -> None:
     async with scripted_system() as system:
         system.text_encoder.fingerprint = "encoder-other"
         error = await error_of(system.search.Search(SearchRequest(examples=[Example(text="p07")])))
