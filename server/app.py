@@ -47,6 +47,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
+    """The parts of a gateway that run or have to be closed, and its gRPC handlers."""
+
     shards: ShardGroup
     versions: VersionWatch
     encoders: Encoders

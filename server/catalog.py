@@ -24,6 +24,8 @@ from server.version_watch import VersionWatch
 
 @dataclass(frozen=True, slots=True)
 class CatalogReader:
+    """The handlers of Get, Exists, Count and List."""
+
     versions: VersionWatch
     shards: ShardGroup
     default_deadline_s: float

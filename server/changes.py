@@ -29,6 +29,8 @@ FULL_RETRY_S = 1.0  # About what a compaction takes.
 
 @dataclass(frozen=True, slots=True)
 class CatalogWriter:
+    """The handlers of Upsert and Remove."""
+
     versions: VersionWatch
     shards: ShardGroup
     encoders: Encoders

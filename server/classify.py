@@ -24,6 +24,8 @@ NEVER_REACHED = 2.0  # The threshold, above every probability, of a precision th
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
+    """The handler of Classify."""
+
     versions: VersionWatch
     shards: ShardGroup
     encoders: Encoders

@@ -32,6 +32,8 @@ from server.version_watch import VersionWatch
 
 @dataclass(frozen=True, slots=True)
 class Searcher:
+    """The handlers of Search and FindDuplicates."""
+
     versions: VersionWatch
     shards: ShardGroup
     encoders: Encoders

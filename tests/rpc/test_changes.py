@@ -1,4 +1,4 @@
-"""Changes of the catalogue through the gateway: before scripted shards, and before real ones."""
+"""Upsert and Remove through a real gateway, with scripted shards and with real ones."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def upsert_request(
     description: str = "",
     **given: F32,
 ) -> UpsertRequest:
-    """With vectors by the names of their spaces (`image_`, since `image` is the photo)."""
+    """An UpsertRequest; vectors are given by the names of their spaces (`image_`, since `image` is the photo)."""
     vectors = [
         SpaceVector(space=Space.Value(f"SPACE_{name.strip('_').upper()}"), vector=v.tobytes())
         for name, v in given.items()
@@ -77,8 +77,8 @@ async def test_a_change_goes_to_the_one_shard_that_owns_the_product(system: Scri
         assert (await system.catalog.Remove(RemoveRequest(product_id=product_id, revision=8))).applied
     for ordinal, shard in enumerate(system.shards):
         changes = [(update.upsert.product.id or update.remove, update.revision) for update in shard.updates]
-        mine = [product_id for product_id in "abcd" if shard_of(product_id, SHARDS) == ordinal]
-        assert changes == [(product_id, revision) for product_id in mine for revision in (7, 8)]
+        owned = [product_id for product_id in "abcd" if shard_of(product_id, SHARDS) == ordinal]
+        assert changes == [(product_id, revision) for product_id in owned for revision in (7, 8)]
 
 
 async def test_given_vectors_are_scaled_to_unit_length_and_without_encode_no_other_is_made(
@@ -197,7 +197,7 @@ async def test_a_title_cannot_be_encoded_where_the_index_has_only_the_image_spac
 
 @pytest_asyncio.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[str]:
-    """The address of one that asks its shards what they serve once in a minute."""
+    """The address of a gateway with real shards, which asks them what they serve only once a minute."""
     use_threads(1)
     build(tmp_path / "index", catalogue(40), {SPACE_TEXT: vectors_of(unit_vectors(40, 8))}, shards=SHARDS)
     pool, handlers, writers, lives = Pool(threads=1, max_waiting=64), [], [], []
@@ -224,21 +224,21 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
 async def test_after_a_change_the_gateway_does_not_answer_from_an_older_cache_entry(gateway: str) -> None:
     async with aio_channel(gateway) as channel:
         search, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
-        mine = unit_vectors(1, 8, seed=5)[0]
+        vector = unit_vectors(1, 8, seed=5)[0]
 
         async def search_for_it() -> SearchResponse:
-            example = Example(vector=mine.tobytes())
+            example = Example(vector=vector.tobytes())
             return await search.Search(SearchRequest(examples=[example], space=SPACE_TEXT, limit=1))
 
         before, again = await search_for_it(), await search_for_it()
         assert (before.provenance.cached, again.provenance.cached) == (False, True)
-        answer = await catalog.Upsert(upsert_request("new", 1, title="just come", text=mine))
+        answer = await catalog.Upsert(upsert_request("new", 1, title="new product", text=vector))
         assert (answer.applied, list(answer.spaces)) == (True, [SPACE_TEXT])
         found = await search_for_it()
         assert not found.provenance.cached
-        assert [hit.product.title for hit in found.hits] == ["just come"]
+        assert [hit.product.title for hit in found.hits] == ["new product"]
         assert (await search_for_it()).provenance.cached
-        assert (await catalog.Get(GetRequest(product_id="new"))).title == "just come"
+        assert (await catalog.Get(GetRequest(product_id="new"))).title == "new product"
         assert (await catalog.Count(CountRequest())).count == 41
         by_id = SearchRequest(examples=[Example(product_id="new")], space=SPACE_TEXT, limit=5)
         assert len((await search.Search(by_id)).hits) == 5

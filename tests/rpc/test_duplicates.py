@@ -1,4 +1,4 @@
-"""FindDuplicates, through a real gateway."""
+"""FindDuplicates through a real gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's answers, whole and partial, through real gRPC."""
+"""The gateway's answers, complete and partial, through real gRPC."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ P7 = Example(product_id="p07")
 
 
 def nearest(product_id: str, space: Space.ValueType, without: tuple[str, ...] = ()) -> list[str]:
-    """By brute force over everything."""
+    """The other products by falling cosine, by brute force."""
     query = VECTORS[product_id, space]
     scored = sorted((-float(v @ query), p) for (p, s), v in VECTORS.items() if s == space)
     return [p for _, p in scored if p not in (product_id, *without)]
@@ -212,7 +212,7 @@ async def test_the_field_of_a_malformed_request_is_in_the_status_details() -> No
 
 
 async def test_bytes_that_cannot_be_parsed_are_an_invalid_argument() -> None:
-    """A filter in a filter, 150 deep, is more than a parser takes."""
+    """Filters nested 150 deep are more than a protobuf parser accepts."""
     nested = Filter(in_stock=True).SerializeToString()
     for _ in range(150):
         nested = wrapped(nested)
@@ -231,7 +231,7 @@ async def test_bytes_that_cannot_be_parsed_are_an_invalid_argument() -> None:
 
 
 def wrapped(serialized: bytes) -> bytes:
-    """A filter whose any_of (12) is this one: by hand, as the library writes none so deep."""
+    """A filter whose any_of (field 12) is this one; by hand, as the library serializes none so deep."""
     return b"\x62" + sized(serialized)
 
 

@@ -1,4 +1,4 @@
-"""Answers of the largest products, through a real gateway and a real shard."""
+"""Answers with the largest allowed products, through a real gateway and a real shard."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COUNT = MAX_LIMIT + 10
 
 @pytest_asyncio.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[str]:
-    """The address of one before a shard whose products are all but as large as they may be."""
+    """The address of a gateway with one shard, whose products are nearly as large as allowed."""
     products = catalogue(COUNT)
     titles = ["x" * (PRODUCT_BYTES - 200)] * COUNT
     products = products.set_column(products.column_names.index("title"), "title", [titles])

@@ -1,4 +1,4 @@
-"""What a search may ask of its hits together, through a real gateway: how many of a shop, how good, how alike."""
+"""max_per_shop, min_score and diversity of a search, through a real gateway."""
 
 from __future__ import annotations
 

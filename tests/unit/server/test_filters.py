@@ -1,4 +1,4 @@
-"""Filters: what is refused, by field, and what filters of one meaning share."""
+"""Checking filters, field by field, and the canonical form of filters with the same meaning."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from server.filters import MAX_DEPTH, MAX_FILTERS, MAX_VALUES, check_filter
 
 
 def nested(depth: int) -> Filter:
-    """A filter with a filter in it, so many times."""
+    """A filter nested so deep."""
     return Filter(any_of=[nested(depth - 1)]) if depth else Filter(in_stock=True)
 
 
 NEWER = Filter.FromString(b"\xfa\x06\x03red")  # Field 111, as a newer client may know one.
 SHOPS = [Filter(shop_in=[f"shop {i}"]) for i in range(MAX_FILTERS)]
-SENSELESS: dict[str, tuple[Filter, str]] = {
+MALFORMED: dict[str, tuple[Filter, str]] = {
     "too many shops": (Filter(shop_in=map(str, range(MAX_VALUES + 1))), "filter.shop_in"),
     "too many tags": (Filter(tags_all=map(str, range(MAX_VALUES + 1))), "filter.tags_all"),
     "an empty category": (Filter(category_in=[""]), "filter.category_in"),
@@ -40,7 +40,7 @@ SENSELESS: dict[str, tuple[Filter, str]] = {
 }
 
 
-@pytest.mark.parametrize(("given", "field"), SENSELESS.values(), ids=SENSELESS)
+@pytest.mark.parametrize(("given", "field"), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_filter_is_refused_with_its_field(given: Filter, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         check_filter(given)

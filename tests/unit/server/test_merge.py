@@ -1,4 +1,4 @@
-"""Merging shards' hits, and the bytes of an answer."""
+"""Merging the hits of shards, and the bytes of an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which space a query is searched in."""
+"""The route of a query: the spaces it is searched in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's settings: what is refused before it starts."""
+"""The gateway's settings: values that are refused before it starts."""
 
 from __future__ import annotations
 

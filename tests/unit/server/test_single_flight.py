@@ -1,4 +1,4 @@
-"""One does the work, all have the answer."""
+"""Single flight: concurrent calls with one key share one piece of work."""
 
 from __future__ import annotations
 

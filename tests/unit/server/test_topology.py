@@ -1,4 +1,4 @@
-"""One version for all shards of an answer."""
+"""Choosing the one version that all shards of an answer serve."""
 
 from __future__ import annotations
 
