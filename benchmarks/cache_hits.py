@@ -1,6 +1,7 @@
 """Cache hits through the gateway, in memory and in a real Redis, against a bare gRPC echo of the same reply size.
 
-One index of 2,000 vectors, one shard; every timed question has been asked before. In turn, `--rounds` times; medians.
+One index of 2,000 vectors, one shard; every timed query has been answered before. The three are measured in turn,
+`--rounds` times; medians.
 
     python -m benchmarks.cache_hits [--calls 6000] [--rounds 3]
 """
@@ -32,7 +33,7 @@ from lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from lookalike.v1.types_pb2 import SPACE_IMAGE
 from lookalike.vectors import pack
 
-QUESTIONS = 500
+QUERIES = 500
 INFLIGHT = 16
 
 
@@ -42,16 +43,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
-        print(write("cache_hits", measured(Path(folder), options.calls, options.rounds)))
+        print(write("cache_hits", measure(Path(folder), options.calls, options.rounds)))
 
 
-def measured(folder: Path, calls: int, rounds: int) -> dict[str, Any]:
-    vectors, queries = cnn_like(2_000, QUESTIONS)
+def measure(folder: Path, calls: int, rounds: int) -> dict[str, Any]:
+    vectors, queries = cnn_like(2_000, QUERIES)
     space = SpaceVectors(encoder="benchmark", vectors=vectors, rows=np.arange(len(vectors)))
     table = pa.table({"id": [f"{i:06}" for i in range(len(vectors))]})
     build(folder / "index", table, {SPACE_IMAGE: space}, shards=1)
     requests = [SearchRequest(examples=[Example(vector=pack(query))], space=SPACE_IMAGE) for query in queries]
-    shard, memory, redis, with_redis, echoing = free_ports(5)
+    shard, memory, redis, with_redis, echo_port = free_ports(5)
     with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
         command = [
             *COMMAND,
@@ -71,15 +72,15 @@ def measured(folder: Path, calls: int, rounds: int) -> dict[str, Any]:
             gateway = ["serve", "gateway", "--shards", f"127.0.0.1:{shard}", "--port", str(port), "--redis", url]
             processes.start(name, [*COMMAND, *gateway], ready=partial(is_serving, f"127.0.0.1:{port}"))
         reply_bytes = 1_100
-        say = [COMMAND[0], "-m", "benchmarks.echo", str(echoing), str(reply_bytes)]
-        processes.start("echo", say, ready=partial(accepts_connections, f"127.0.0.1:{echoing}"))
+        echo_command = [COMMAND[0], "-m", "benchmarks.echo", str(echo_port), str(reply_bytes)]
+        processes.start("echo", echo_command, ready=partial(accepts_connections, f"127.0.0.1:{echo_port}"))
         processes.wait_ready(timeout_s=120)
         pids = processes.pids()
         loads: dict[str, list[Load]] = {"echo": [], "memory": [], "redis": []}
         for _ in range(rounds):
-            loads["echo"].append(asyncio.run(echoed(echoing, requests, calls, [pids["echo"]])))
-            loads["memory"].append(asyncio.run(hits(memory, requests, calls, [pids["memory"]])))
-            loads["redis"].append(asyncio.run(hits(with_redis, requests, calls, [pids["redis cache"]])))
+            loads["echo"].append(asyncio.run(echo_load(echo_port, requests, calls, [pids["echo"]])))
+            loads["memory"].append(asyncio.run(cache_hit_load(memory, requests, calls, [pids["memory"]])))
+            loads["redis"].append(asyncio.run(cache_hit_load(with_redis, requests, calls, [pids["redis cache"]])))
     floor_us = median(loads["echo"], "cpu_us")
     rows = {
         name: {
@@ -92,15 +93,15 @@ def measured(folder: Path, calls: int, rounds: int) -> dict[str, Any]:
     return {"rows": rows, "caveats": caveats}
 
 
-async def echoed(port: int, requests: list[SearchRequest], calls: int, pids: list[int]) -> Load:
+async def echo_load(port: int, requests: list[SearchRequest], calls: int, pids: list[int]) -> Load:
     bodies = [request.SerializeToString() for request in requests]
     async with aio_channel(f"127.0.0.1:{port}") as channel:
-        say: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
-        return await closed_loop(lambda i: say(bodies[i % QUESTIONS]), calls, INFLIGHT, pids)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
+        return await closed_loop(lambda i: call(bodies[i % QUERIES]), calls, INFLIGHT, pids)
 
 
-async def hits(port: int, requests: list[SearchRequest], calls: int, pids: list[int]) -> Load:
-    """Asks everything twice first; then at least 99 of 100 answers must be from the cache, or there is no result."""
+async def cache_hit_load(port: int, requests: list[SearchRequest], calls: int, pids: list[int]) -> Load:
+    """Load of cached queries. Each is sent twice before; fails unless 99 of 100 timed answers are from the cache."""
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         stub = SimilarProductsStub(channel)
 
@@ -108,15 +109,15 @@ async def hits(port: int, requests: list[SearchRequest], calls: int, pids: list[
 
         async def ask(i: int) -> None:
             nonlocal missed
-            response: SearchResponse = await stub.Search(requests[i % QUESTIONS])
+            response: SearchResponse = await stub.Search(requests[i % QUERIES])
             missed += i >= 0 and not response.provenance.cached
 
         for _ in range(2):
-            await asyncio.gather(*(ask(i - QUESTIONS) for i in range(QUESTIONS)))
+            await asyncio.gather(*(ask(i - QUERIES) for i in range(QUERIES)))
             await asyncio.sleep(0.5)
         load = await closed_loop(ask, calls, INFLIGHT, pids)
         if missed > calls / 100:
-            raise RuntimeError(f"{missed} of {calls} answers were not from the cache: this is no measure of hits")
+            raise RuntimeError(f"{missed} of {calls} answers were not from the cache, at most 1 in 100 may be computed")
         return load
 
 

@@ -40,13 +40,15 @@ def main() -> None:
 
 
 def first_answer_s(state: Path, weights: str) -> float:
-    """Seconds, as the demo itself says them."""
+    """Seconds to the first answer, as the demo prints them."""
     command = [*COMMAND, "demo", "--once", "--state", str(state), "--weights", weights]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
-    found = _FIRST_ANSWER.search(ended.stdout)
-    if ended.returncode or found is None:
-        raise RuntimeError(f"the demo ended with {ended.returncode}:\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}")
-    return float(found[1])
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
+    match = _FIRST_ANSWER.search(finished.stdout)
+    if finished.returncode or match is None:
+        raise RuntimeError(
+            f"the demo exited with status {finished.returncode}:\n{finished.stdout[-2000:]}\n{finished.stderr[-2000:]}"
+        )
+    return float(match[1])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How similar a photo is to copies of itself and to the photos of other products: where FindDuplicates may cut.
+"""How similar a photo is to copies of itself and to the photos of other products: what threshold suits FindDuplicates.
 
-Photos are fashion products at 224 × 224, in the order of their archive; weights are trained ones. Each is copied as
-shops copy: smaller and compressed again, cut, made lighter, mirrored. Of every kind of copy the share that scores at
-least each threshold is told, and so is the share of photos that some other product scores that much with, among which
-there are true duplicates that nobody has labelled.
+Photos are of fashion products at 224 × 224, in the order of their archive; weights are trained ones. Each is copied as
+shops copy: made smaller and compressed again, cropped, made lighter, mirrored. The result has, for each threshold and
+kind of copy, the share that scores at least as much; and the share of photos for which another product does, among
+which are true duplicates that nobody has labelled.
 
     python -m benchmarks.duplicates WEIGHTS.h5 FASHION_DIR [--photos 2000]
 """
@@ -48,21 +48,21 @@ def main() -> None:
     options = parser.parse_args()
     tf = tensorflow(os.environ)  # noqa: TID251  # a script of its own
     model = served(tf, convolutions(network(str(options.weights))), "measured", "float32")
-    photos = read(options.fashion, options.photos)
+    photos = read_photos(options.fashion, options.photos)
 
-    def encoded(change: Callable[[Image.Image], Image.Image] | None) -> F32:
+    def encode(change: Callable[[Image.Image], Image.Image] | None) -> F32:
         parts = []
         for start in range(0, len(photos), BATCH):
             part = photos[start : start + BATCH]
-            pixels = np.stack([preprocess(photo if change is None else copied(photo, change)) for photo in part])
+            pixels = np.stack([preprocess(photo if change is None else edited_copy(photo, change)) for photo in part])
             parts.append(model.serve(tf.constant(pixels))[FEATURES].numpy())
         return np.concatenate(parts)
 
-    originals = encoded(None)
+    originals = encode(None)
     others = originals @ originals.T
     np.fill_diagonal(others, -1)
     rows = [row("another product", others.max(axis=1))]
-    rows += [row(name, (originals * encoded(change)).sum(axis=1)) for name, change in COPIES.items()]
+    rows += [row(name, (originals * encode(change)).sum(axis=1)) for name, change in COPIES.items()]
     result = {
         "weights": options.weights.name,
         "photos": len(photos),
@@ -73,13 +73,13 @@ def main() -> None:
     print(write("duplicates", result))
 
 
-def read(fashion: Path, count: int) -> list[bytes]:
+def read_photos(fashion: Path, count: int) -> list[bytes]:
     with tarfile.open(fashion / "images_224.tar.xz", "r|xz") as archive:
         files = (archive.extractfile(member) for member in archive if member.isfile())
         return [file.read() for file in islice(files, count) if file is not None]
 
 
-def copied(photo: bytes, change: Callable[[Image.Image], Image.Image]) -> bytes:
+def edited_copy(photo: bytes, change: Callable[[Image.Image], Image.Image]) -> bytes:
     buffer = BytesIO()
     with Image.open(BytesIO(photo)) as image:
         change(image.convert("RGB")).save(buffer, "JPEG", quality=70)

@@ -1,4 +1,7 @@
-"""The floor: a server that answers each call with the same bytes. `python -m benchmarks.echo PORT REPLY_BYTES`."""
+"""A gRPC server that answers each call with the same bytes: the least that a call can cost.
+
+python -m benchmarks.echo PORT REPLY_BYTES
+"""
 
 from __future__ import annotations
 

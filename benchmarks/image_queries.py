@@ -1,8 +1,8 @@
 """Photo queries through gateway, model server and shard, against the model alone in the same runtime.
 
-The model alone: batches of photos that are decoded already, sent straight to the model server, as many in flight as it
-takes to keep it busy. A photo query: an encoded JPEG that has not been asked before, so nothing is cached. Untrained
-weights unless --weights: they cost the same. In turn, `--rounds` times; medians.
+The model alone: batches of decoded photos, sent straight to the model server, enough in flight to keep it busy. A photo
+query: a JPEG that was not sent before, so that no answer is cached. Untrained weights unless --weights: they cost the
+same. Measured in turn, `--rounds` times; medians.
 
     python -m benchmarks.image_queries [--weights FILE] [--calls 200] [--rounds 3]
 """
@@ -45,13 +45,13 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    photos = [a_photo(i) for i in range(options.calls)]
+    photos = [random_photo(i) for i in range(options.calls)]
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
-        print(write("image_queries", measured(Path(folder), photos, options.rounds, options.weights)))
+        print(write("image_queries", measure(Path(folder), photos, options.rounds, options.weights)))
 
 
-def a_photo(seed: int) -> bytes:
-    """A JPEG of 400 x 400 with something on it, each another one."""
+def random_photo(seed: int) -> bytes:
+    """A JPEG of 400 x 400 pixels, another one for each seed."""
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -59,7 +59,7 @@ def a_photo(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def measured(folder: Path, photos: list[bytes], rounds: int, weights: str) -> dict[str, Any]:
+def measure(folder: Path, photos: list[bytes], rounds: int, weights: str) -> dict[str, Any]:
     models = folder / "models"
     model, shard, gateway = free_ports(3)
     with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own

@@ -1,4 +1,4 @@
-"""What a benchmark measures with: CPU of processes, a closed loop of calls, and the machine's name."""
+"""Measuring for benchmarks: CPU time of processes, a closed loop of calls, the name of the machine. I/O: /proc, git."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Load:
 
 
 async def closed_loop(call: Callable[[int], Awaitable[object]], calls: int, inflight: int, pids: Sequence[int]) -> Load:
-    """`calls` calls, `inflight` at a time; call i gets i. Closed loop: its latencies say nothing of overload."""
+    """Make calls 0 .. `calls` - 1, `inflight` at a time. Closed loop: its latencies say nothing about overload."""
     took_s = np.zeros(calls)
     numbers = iter(range(calls))
 
@@ -85,7 +85,7 @@ def machine() -> str:
 
 
 def stamp() -> dict[str, str]:
-    """Where, when and of what commit something is measured."""
+    """The machine, date and commit of a measurement."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
     return {
         "machine": machine(),
@@ -95,7 +95,7 @@ def stamp() -> dict[str, str]:
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
-    """benchmarks/results/NAME.json, with a stamp."""
+    """Write benchmarks/results/NAME.json: the result, with the machine, date and commit."""
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**stamp(), **result}, indent=1, ensure_ascii=False) + "\n")
     return path

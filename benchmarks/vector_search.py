@@ -1,7 +1,7 @@
-"""Vector queries through the gateway and two shards, against bare faiss with the same recipe and a bare gRPC echo.
+"""Vector queries through the gateway and two shards, against bare faiss with the same factory string and a gRPC echo.
 
-100,000 x 1024-d vectors; all in one run, in turn, `--rounds` times; medians. The cache is off. CPU per query is that of
-the server processes (from /proc), so that the client's own cost on a small machine does not count.
+100,000 x 1024-d vectors; all measured in one run, in turn, `--rounds` times; medians. The cache is off. CPU per query
+is that of the server processes (from /proc), without the client's, which shares the machine.
 
     python -m benchmarks.vector_search [--count 100000] [--calls 3000] [--rounds 3]
 """
@@ -47,29 +47,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     vectors, queries = cnn_like(options.count, options.calls)
-    truth = exact(vectors, queries[:500])
+    truth = exact_neighbours(vectors, queries[:500])
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
-        result = measured(Path(folder), vectors, queries, truth, options.rounds)
+        result = measure(Path(folder), vectors, queries, truth, options.rounds)
     print(write("vector_search", {"vectors": f"{options.count} x {DIM}, CNN-like, k={K}", **result}))
 
 
-def exact(vectors: F32, queries: F32) -> np.ndarray[Any, Any]:
+def exact_neighbours(vectors: F32, queries: F32) -> np.ndarray[Any, Any]:
     return np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :K]
 
 
-def recall(found: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
-    return float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(found, truth, strict=False)]))
+def recall(neighbours: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
+    return float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(neighbours, truth, strict=False)]))
 
 
-def measured(folder: Path, vectors: F32, queries: F32, truth: np.ndarray[Any, Any], rounds: int) -> dict[str, Any]:
+def measure(folder: Path, vectors: F32, queries: F32, truth: np.ndarray[Any, Any], rounds: int) -> dict[str, Any]:
     names = [f"{i:06}" for i in range(len(vectors))]
     began_s = time.perf_counter()
     space = SpaceVectors(encoder="benchmark", vectors=vectors, rows=np.arange(len(vectors)))
     build(folder / "index", pa.table({"id": names}), {SPACE_IMAGE: space}, shards=SHARDS, threads=2)
     build_s = time.perf_counter() - began_s
     faiss.omp_set_num_threads(1)
-    bare, bare_recall = bare_faiss(vectors, queries, truth)
-    first, second, gateway, echoing = free_ports(4)
+    bare_cpu_us, bare_recall = bare_faiss(vectors, queries, truth)
+    first, second, gateway, echo_port = free_ports(4)
     shards = f"127.0.0.1:{first},127.0.0.1:{second}"
     with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
         for i, port in enumerate((first, second)):
@@ -79,19 +79,19 @@ def measured(folder: Path, vectors: F32, queries: F32, truth: np.ndarray[Any, An
             )
         command = [*COMMAND, "serve", "gateway", "--shards", shards, "--port", str(gateway), "--cache-ttl-s", "0"]
         processes.start("gateway", command, ready=lambda: is_serving(f"127.0.0.1:{gateway}"))
-        say = [COMMAND[0], "-m", "benchmarks.echo", str(echoing), "1200"]
-        processes.start("echo", say, ready=lambda: accepts_connections(f"127.0.0.1:{echoing}"))
+        echo_command = [COMMAND[0], "-m", "benchmarks.echo", str(echo_port), "1200"]
+        processes.start("echo", echo_command, ready=lambda: accepts_connections(f"127.0.0.1:{echo_port}"))
         processes.wait_ready(timeout_s=120)
         pids = processes.pids()
-        served = [pids[name] for name in ("shard 0", "shard 1", "gateway")]
+        server_pids = [pids[name] for name in ("shard 0", "shard 1", "gateway")]
         loads: dict[str, list[Any]] = {}
         for _ in range(rounds):
-            loads.setdefault("bare faiss", []).append(bare(queries))
-            loads.setdefault("echo", []).append(asyncio.run(echo_load(echoing, pids["echo"], len(queries))))
+            loads.setdefault("bare faiss", []).append(bare_cpu_us(queries))
+            loads.setdefault("echo", []).append(asyncio.run(echo_load(echo_port, pids["echo"], len(queries))))
             for inflight in INFLIGHT:
-                load, found = asyncio.run(served_load(gateway, served, queries, inflight))
+                load, neighbours = asyncio.run(gateway_load(gateway, server_pids, queries, inflight))
                 loads.setdefault(f"gateway, {inflight} in flight", []).append(load)
-        return report(loads, build_s=build_s, bare_recall=bare_recall, recall=recall(found, truth))
+        return report(loads, build_s=build_s, bare_recall=bare_recall, recall=recall(neighbours, truth))
 
 
 def report(loads: dict[str, list[Any]], **figures: float) -> dict[str, Any]:
@@ -112,35 +112,38 @@ def report(loads: dict[str, list[Any]], **figures: float) -> dict[str, Any]:
 
 
 def bare_faiss(vectors: F32, queries: F32, truth: np.ndarray[Any, Any]) -> tuple[Any, float]:
-    """One index of all: IVF, PQ fast scan, refinement by full vectors; at the least nprobe that has the recall."""
+    """A function that measures CPU microseconds per query of one faiss index of all vectors, and the index's recall.
+
+    IVF, PQ fast scan, refined by full vectors; at the least nprobe that reaches the target recall.
+    """
     index: Any = faiss.index_factory(DIM, "IVF1024,PQ256x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors[:60_000])
     index.add(vectors)
     index.k_factor = 4
     ivf = faiss.extract_index_ivf(index.base_index)
     for ivf.nprobe in (1, 2, 4, 8, 16, 32, 64, 128):
-        reached = recall(index.search(queries[:500], K)[1], truth)
-        if reached >= TARGET:
+        measured_recall = recall(index.search(queries[:500], K)[1], truth)
+        if measured_recall >= TARGET:
             break
 
-    def searched(queries: F32) -> float:
+    def cpu_us_per_query(queries: F32) -> float:
         began_s = time.process_time()
         for query in queries:
             index.search(query[None, :], K)
         return (time.process_time() - began_s) / len(queries) * 1e6
 
-    return searched, reached
+    return cpu_us_per_query, measured_recall
 
 
 async def echo_load(port: int, pid: int, calls: int) -> Load:
     async with aio_channel(f"127.0.0.1:{port}") as channel:
-        say: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
         request = bytes(4 * DIM)
-        return await closed_loop(lambda i: say(request), calls, 16, [pid])
+        return await closed_loop(lambda i: call(request), calls, 16, [pid])
 
 
-async def served_load(port: int, pids: list[int], queries: F32, inflight: int) -> tuple[Load, np.ndarray[Any, Any]]:
-    found = np.full((len(queries), K), -1)
+async def gateway_load(port: int, pids: list[int], queries: F32, inflight: int) -> tuple[Load, np.ndarray[Any, Any]]:
+    neighbours = np.full((len(queries), K), -1)
     requests = [SearchRequest(examples=[Example(vector=pack(query))], space=SPACE_IMAGE, limit=K) for query in queries]
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         stub = SimilarProductsStub(channel)
@@ -149,9 +152,9 @@ async def served_load(port: int, pids: list[int], queries: F32, inflight: int) -
             response: SearchResponse = await stub.Search(requests[i])
             if response.provenance.coverage < 1:
                 raise RuntimeError(f"partial: {response.provenance}")
-            found[i, : len(response.hits)] = [int(hit.product.id) for hit in response.hits]
+            neighbours[i, : len(response.hits)] = [int(hit.product.id) for hit in response.hits]
 
-        return await closed_loop(ask, len(queries), inflight, pids), found
+        return await closed_loop(ask, len(queries), inflight, pids), neighbours
 
 
 if __name__ == "__main__":

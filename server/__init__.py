@@ -1,1 +1,1 @@
-"""The gateway: one request in, scattered over shards and encoders, one truthful answer out."""
+"""The gateway: it answers each request from encoders and index shards, and says how complete the answer is."""

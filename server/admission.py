@@ -1,29 +1,82 @@
-"""Admission: a bound on the calls being answered, reached before anything is done for one more. Pure."""
+"""Admission: a bound on the calls in flight, checked before any work is done for a call. No I/O.
+
+A handler takes a `Permit`, so that no call reaches it without having been admitted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from google.protobuf.message import Message
 
 from lookalike.errors import Overloaded
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
 from server import metrics
+from server.metrics import RequestTimer, time_request
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Proof that a call was admitted, held until the call ends. Only `Admission.permit` makes one."""
+
+    timer: RequestTimer  # Of the same call.
+
+
+UnaryHandler = Callable[[Any, Deadline, Permit], Awaitable[Message | bytes]]
+StreamHandler = Callable[[Any, Deadline, Permit], AsyncGenerator[Message | bytes, None]]
 
 
 class Admission:
+    """`max_inflight` permits, shared by all methods. For use on one event loop."""
+
     def __init__(self, max_inflight: int) -> None:
         self._max_inflight = max_inflight
         self._inflight = 0
 
     @contextmanager
-    def permit(self) -> Iterator[None]:
-        """Hold one of the permits. Raises Overloaded at once when there is none."""
+    def permit(self, timer: RequestTimer) -> Iterator[Permit]:
+        """Hold one of the permits. Raises Overloaded at once when none is left."""
         if self._inflight >= self._max_inflight:
             metrics.REFUSED.inc()
-            raise Overloaded(f"{self._inflight} calls are being answered, {self._max_inflight} may be")
+            raise Overloaded(f"{self._inflight} calls are in flight, the limit is {self._max_inflight}")
         self._inflight += 1
         metrics.INFLIGHT.set(self._inflight)
         try:
-            yield
+            yield Permit(timer)
         finally:
             self._inflight -= 1
             metrics.INFLIGHT.set(self._inflight)
+
+    def admit(
+        self, unary: Mapping[str, UnaryHandler], *, streams: Mapping[str, StreamHandler] = MappingProxyType({})
+    ) -> edge.Methods:
+        """The handlers behind admission, by method name.
+
+        Each call is timed under its method's name and holds a permit until it ends: a stream until it is exhausted,
+        is cancelled or fails. A refused call is timed too: it counts as RESOURCE_EXHAUSTED.
+        """
+        return {
+            **{method: self._admit_unary(method, handler) for method, handler in unary.items()},
+            **{method: self._admit_stream(method, handler) for method, handler in streams.items()},
+        }
+
+    def _admit_unary(self, method: str, handler: UnaryHandler) -> edge.Unary:
+        async def call(request: Any, deadline: Deadline) -> Message | bytes:
+            with time_request(method) as timer, self.permit(timer) as permit:
+                return await handler(request, deadline, permit)
+
+        return call
+
+    def _admit_stream(self, method: str, handler: StreamHandler) -> edge.Streaming:
+        async def call(request: Any, deadline: Deadline) -> AsyncIterator[Message | bytes]:
+            with time_request(method) as timer, self.permit(timer) as permit:
+                async with aclosing(handler(request, deadline, permit)) as replies:
+                    async for reply in replies:
+                        yield reply
+
+        return call

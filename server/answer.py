@@ -1,8 +1,8 @@
-"""What an answer says of itself, and its bytes. Pure.
+"""The answer to a search: its hits and provenance, as bytes. Pure.
 
-Hits and provenance are serialized once, kept and shared as bytes; each call adds its own stamp to the provenance:
-whether it was cached, and its timings. No field occurs twice: not every parser merges a sub-message that does
-(protobuf.js replaces the first), whatever the encoding's specification says.
+Hits and provenance are serialized once, then cached and shared as bytes; each call appends the provenance fields that
+are its own: whether the answer was cached, and the call's timings. No field occurs twice: not every parser merges a
+sub-message that does (protobuf.js replaces the first), whatever the encoding's specification says.
 """
 
 from __future__ import annotations
@@ -18,105 +18,110 @@ from lookalike.v1.index_pb2 import OpaqueSearchResponse
 from lookalike.v1.search_pb2 import Provenance, Timings
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, Space
 from server import metrics
-from server.encoding import Known
-from server.merge import Hit, merged
-from server.metrics import Watch
+from server.classify_request import ClassifyInput
+from server.encoding import InputVectors
+from server.merge import RankedHit, merge_hits
+from server.metrics import RequestTimer
 from server.policy import Route
-from server.requests import Query, Subject
-from server.shards import Gathered
+from server.query import SearchQuery
+from server.shard_group import ShardResults
 from server.topology import Snapshot
 
-_LENGTHS = struct.Struct("<BI")  # Of the name of the spaces, and of the hits.
+_LENGTHS = struct.Struct("<BI")  # Of the space label and of the hits, in bytes.
 
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    hits: bytes  # A SearchResponse without provenance.
-    provenance: bytes  # A Provenance without the stamp.
-    searched: str  # The spaces, as metrics name them: "image", "image+text".
-    whole: bool  # Every shard answered: fit to be kept.
+    """The answer that all calls with the same question share."""
 
-    def stamped(self, watch: Watch) -> bytes:
-        """The whole SearchResponse for this one call."""
-        provenance = self.provenance + _stamp(watch)
+    hits: bytes  # A SearchResponse without provenance.
+    provenance: bytes  # A Provenance without the fields of a single call.
+    space_label: str  # The searched spaces as metrics name them: "image", "image+text".
+    complete: bool  # Every shard answered, so that it may be cached.
+
+    def response(self, timer: RequestTimer) -> bytes:
+        """The serialized SearchResponse of one call."""
+        provenance = self.provenance + _call_provenance(timer)
         return self.hits + OpaqueSearchResponse(provenance=provenance).SerializeToString()
 
-    def to_keep(self) -> bytes:
-        """For the cache. Spaces and lengths first, so that a hit is counted and stamped without being parsed."""
-        searched = self.searched.encode()
-        return _LENGTHS.pack(len(searched), len(self.hits)) + searched + self.hits + self.provenance
+    def to_cache(self) -> bytes:
+        """The value to cache. It begins with the space label and lengths, so that a cached answer is never parsed."""
+        label = self.space_label.encode()
+        return _LENGTHS.pack(len(label), len(self.hits)) + label + self.hits + self.provenance
 
     @classmethod
-    def of_kept(cls, kept: bytes) -> SearchAnswer:
-        name_bytes, hits_bytes = _LENGTHS.unpack_from(kept)
-        hits = _LENGTHS.size + name_bytes
-        end = hits + hits_bytes
-        return cls(kept[hits:end], kept[end:], kept[_LENGTHS.size : hits].decode(), whole=True)
+    def from_cache(cls, value: bytes) -> SearchAnswer:
+        label_bytes, hits_bytes = _LENGTHS.unpack_from(value)
+        start = _LENGTHS.size + label_bytes
+        end = start + hits_bytes
+        return cls(value[start:end], value[end:], value[_LENGTHS.size : start].decode(), complete=True)
 
 
-def ranked(query: Query, route: Route, gathered: Gathered, limit: int) -> list[Hit]:
-    """The best hits of the shards that answered."""
-    answers = (hits for hits in gathered.hits if hits is not None)
-    explained = len(route.spaces) if query.explain else 0
-    return merged(answers, limit, max_per_shop=query.max_per_shop, explained=explained)
+def rank_hits(query: SearchQuery, route: Route, results: ShardResults, limit: int) -> list[RankedHit]:
+    """The best `limit` hits of the shards that answered."""
+    shards = (hits for hits in results.hits if hits is not None)
+    explained_spaces = len(route.spaces) if query.explain else 0
+    return merge_hits(shards, limit, max_per_shop=query.max_per_shop, explained_spaces=explained_spaces)
 
 
-def answered(query: Query, snapshot: Snapshot, route: Route, gathered: Gathered, hits: Sequence[Hit]) -> SearchAnswer:
+def build_answer(
+    query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults, hits: Sequence[RankedHit]
+) -> SearchAnswer:
     """The first `limit` hits, with provenance. Raises Unavailable when coverage is below what the query accepts."""
-    infos = snapshot.searched(route.spaces).values()
+    infos = snapshot.require_spaces(route.spaces).values()
     documents = [*map(sum, zip(*(info.documents for info in infos), strict=True))]
     provenance = Provenance(
         version=snapshot.version,
         policy=route.policy,
-        documents_searched=sum(n for n, hits in zip(documents, gathered.hits, strict=True) if hits is not None),
+        documents_searched=sum(n for n, hits in zip(documents, results.hits, strict=True) if hits is not None),
         documents_total=sum(documents),
-        shards_asked=len(gathered.hits),
-        shards_answered=sum(hits is not None for hits in gathered.hits),
+        shards_asked=len(results.hits),
+        shards_answered=sum(hits is not None for hits in results.hits),
         exact=query.exact,
-        degraded=degraded(snapshot, route, gathered),
+        degraded=search_degradations(snapshot, route, results),
     )
     for space, info, share in zip(route.spaces, infos, route.shares, strict=True):
         provenance.spaces.add(space=space, encoder=info.encoder, weight=share)
-    for shard, answer in enumerate(gathered.hits):
-        for plan in answer.plans if answer is not None else ():
+    for shard, shard_hits in enumerate(results.hits):
+        for plan in shard_hits.plans if shard_hits is not None else ():
             provenance.plans.add(shard=shard).MergeFrom(plan)
     total = provenance.documents_total
     provenance.coverage = provenance.documents_searched / total if total else 1.0
     if provenance.coverage < query.min_coverage:
-        why = "; ".join(gathered.failures)
-        raise Unavailable(f"coverage {provenance.coverage:.3f} is below {query.min_coverage:.3f}: {why}")
-    explained = route.spaces if query.explain else ()
+        reasons = "; ".join(results.failures)
+        raise Unavailable(f"coverage {provenance.coverage:.3f} is below {query.min_coverage:.3f}: {reasons}")
+    explained_spaces = route.spaces if query.explain else ()
     serialized = OpaqueSearchResponse(
-        hits=[hit.opaque(explained) for hit in hits[: query.limit]],
+        hits=[hit.opaque(explained_spaces) for hit in hits[: query.limit]],
         truncated=query.min_score is not None and len(hits) > query.limit,
     ).SerializeToString()
     return SearchAnswer(
-        serialized, provenance.SerializeToString(), spaces_name(route.spaces), whole=not gathered.failures
+        serialized, provenance.SerializeToString(), space_label(route.spaces), complete=not results.failures
     )
 
 
-@cache  # Of at most seven.
-def spaces_name(spaces: tuple[Space.ValueType, ...]) -> str:
-    """ "image+text" for both, as metrics name them."""
+@cache  # At most seven entries: the non-empty sets of three spaces.
+def space_label(spaces: tuple[Space.ValueType, ...]) -> str:
+    """The spaces as metrics name them: "image+text"."""
     return "+".join(map(space_name, spaces))
 
 
-# A product encoder that learnt from an untrained image encoder has "untrained" in its name, too.
+# The name of a product encoder that was trained on an untrained image encoder has "untrained" in it, too.
 _UNTRAINED = {
-    SPACE_IMAGE: "the image encoder is untrained: likeness is only of colour and rough texture",
-    SPACE_PRODUCT: "the product encoder learnt from an untrained image encoder: photos tell it little",
+    SPACE_IMAGE: "the image encoder is untrained: it compares only colour and rough texture",
+    SPACE_PRODUCT: "the product encoder was trained on an untrained image encoder: photos have little effect",
 }
 
 
-def degraded(snapshot: Snapshot, route: Route, gathered: Gathered) -> list[str]:
-    """Every way in which an answer can be less than it could be: the one place that knows them, and counts them."""
+def search_degradations(snapshot: Snapshot, route: Route, results: ShardResults) -> list[str]:
+    """Every reason why the answer to a search is less than it could be; each is counted. No other place adds one."""
     reasons = []
-    if gathered.failures:
+    if results.failures:
         metrics.DEGRADED.labels("shard_missing").inc()
-        reasons += gathered.failures
-    if route.lacking:
+        reasons += results.failures
+    if route.missing_vectors:
         metrics.DEGRADED.labels("vector_missing").inc()
-        reasons += route.lacking
+        reasons += route.missing_vectors
     for space in route.spaces:
         if "-untrained-" in snapshot.spaces[space].encoder:
             metrics.DEGRADED.labels("encoder_untrained").inc()
@@ -124,31 +129,31 @@ def degraded(snapshot: Snapshot, route: Route, gathered: Gathered) -> list[str]:
     return reasons
 
 
-def degraded_classification(subject: Subject, known: Known) -> list[str]:
-    """The same for a classification."""
+def classification_degradations(to_classify: ClassifyInput, inputs: InputVectors) -> list[str]:
+    """Every reason why a classification is less certain than it could be; each is counted."""
     reasons = []
-    if known.image is None or known.text is None:
-        metrics.DEGRADED.labels("half_known").inc()
-        reasons.append(f"there is {'no photo' if known.image is None else 'no text'} of the product to go by")
-    if subject.text is not None and known.text is None:
-        reasons[-1] += ": the text encoder knows no word of what was given"
-    if known.image is not None and "-untrained-" in known.image[1]:
+    if inputs.image is None or inputs.text is None:
+        metrics.DEGRADED.labels("input_missing").inc()
+        reasons.append(f"the product has no {'photo' if inputs.image is None else 'text'} to classify it by")
+    if to_classify.text is not None and inputs.text is None:
+        reasons[-1] += ": the text encoder knows no word of the text"
+    if inputs.image is not None and "-untrained-" in inputs.image.encoder:
         metrics.DEGRADED.labels("encoder_untrained").inc()
-        reasons.append("the image encoder is untrained: the photo tells only of colour and rough texture")
+        reasons.append("the image encoder is untrained: the photo counts only by colour and rough texture")
     return reasons
 
 
-def timings(watch: Watch) -> Timings:
-    stages = watch.stages
+def timings(timer: RequestTimer) -> Timings:
+    stages = timer.stages
     return Timings(
         cache_s=stages.get("cache", 0.0),
         lookup_s=stages.get("lookup", 0.0),
         encode_s=stages.get("encode", 0.0),
         search_s=stages.get("search", 0.0),
-        total_s=watch.elapsed_s(),
+        total_s=timer.elapsed_s(),
     )
 
 
-def _stamp(watch: Watch) -> bytes:
-    """The fields of a Provenance that are of this call alone."""
-    return Provenance(cached=watch.cached, timings=timings(watch)).SerializeToString()
+def _call_provenance(timer: RequestTimer) -> bytes:
+    """The fields of a Provenance that are of one call alone, serialized."""
+    return Provenance(cached=timer.cached, timings=timings(timer)).SerializeToString()

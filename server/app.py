@@ -1,4 +1,4 @@
-"""The gateway process: everything it is made of, put together in one place."""
+"""The gateway process: builds its parts and serves them. I/O: gRPC."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from lookalike.errors import BadSettings
 from lookalike.runtime import edge, lifecycle, telemetry
 from lookalike.runtime.settings import load
 from lookalike.v1 import catalog_pb2, search_pb2
-from server.admission import Admission
-from server.cache import Cache, MemoryCache
+from server.admission import Admission, StreamHandler, UnaryHandler
 from server.catalog import CatalogReader
 from server.changes import CatalogWriter
 from server.classify import Classifier
 from server.encoding import Encoders
 from server.policy import AutoPolicy
-from server.redis_cache import RedisCache
+from server.redis_result_cache import RedisResultCache
+from server.result_cache import MemoryResultCache, ResultCache
 from server.search import Searcher
 from server.settings import GatewaySettings
-from server.shards import Fleet
+from server.shard_group import ShardGroup
 from server.single_flight import SingleFlight
+from server.version_watch import VersionWatch
 
 SEARCH = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
 CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["Catalog"]
@@ -46,53 +47,64 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    fleet: Fleet
+    """The parts of a gateway that run or have to be closed, and its gRPC handlers."""
+
+    shards: ShardGroup
+    versions: VersionWatch
     encoders: Encoders
-    cache: Cache
+    cache: ResultCache
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
-        await asyncio.gather(self.fleet.close(), self.encoders.close(), self.cache.close())
+        await asyncio.gather(self.shards.close(), self.encoders.close(), self.cache.close())
 
 
-def gateway(settings: GatewaySettings) -> Gateway:
-    """Everything that answers, connected to nothing yet."""
-    fleet, encoders, cache = Fleet(settings), Encoders(settings), _cache(settings)
-    admission, deadline_s = Admission(settings.max_inflight), settings.default_deadline_s
+def build_gateway(settings: GatewaySettings) -> Gateway:
+    """All parts of a gateway; nothing is connected yet."""
+    shards, encoders, cache = ShardGroup(settings), Encoders(settings), _result_cache(settings)
+    versions = VersionWatch(shards, settings.refresh_s)
+    deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
-    searcher = Searcher(fleet, encoders, cache, policy, admission, deadline_s, SingleFlight())
-    classifier = Classifier(fleet, encoders, admission, deadline_s)
-    reader = CatalogReader(fleet, admission, deadline_s)
-    search: edge.Methods = {
+    searcher = Searcher(versions, shards, encoders, cache, policy, deadline_s, SingleFlight())
+    classifier = Classifier(versions, shards, encoders, deadline_s)
+    reader = CatalogReader(versions, shards, deadline_s)
+    writer = CatalogWriter(versions, shards, encoders, deadline_s)
+    search: Mapping[str, UnaryHandler] = {
         "Search": searcher.search,
         "FindDuplicates": searcher.find_duplicates,
         "Classify": classifier.classify,
     }
-    writer = CatalogWriter(fleet, encoders, admission, deadline_s)
-    catalog: edge.Methods = {
+    catalog: Mapping[str, UnaryHandler] = {
         "Get": reader.get,
         "Exists": reader.exists,
         "Count": reader.count,
-        "List": reader.list,
         "Upsert": writer.upsert,
         "Remove": writer.remove,
     }
-    return Gateway(fleet, encoders, cache, (edge.handler(SEARCH, search), edge.handler(CATALOG, catalog)))
+    catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
+    admission = Admission(settings.max_inflight)
+    handlers = (
+        edge.handler(SEARCH, admission.admit(search)),
+        edge.handler(CATALOG, admission.admit(catalog, streams=catalog_streams)),
+    )
+    return Gateway(shards, versions, encoders, cache, handlers)
 
 
 async def serve(settings: GatewaySettings) -> None:
-    """Until a signal ends it; ready once every shard serves one version."""
-    made = gateway(settings)
+    """Serve until a signal ends it; ready once all shards serve one version."""
+    gateway = build_gateway(settings)
     services = (SEARCH.full_name, CATALOG.full_name)
     try:
-        async with lifecycle.background_task(made.fleet.keep_fresh()):
-            await lifecycle.serve(settings, made.handlers, services=services, warm_up=made.fleet.until_whole)
+        async with lifecycle.background_task(gateway.versions.keep_fresh()):
+            await lifecycle.serve(
+                settings, gateway.handlers, services=services, warm_up=gateway.versions.until_complete
+            )
     finally:
-        await made.close()
+        await gateway.close()
 
 
-def _cache(settings: GatewaySettings) -> Cache:
+def _result_cache(settings: GatewaySettings) -> ResultCache:
     if settings.redis and settings.cache_ttl_s:
-        return RedisCache(settings.redis, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s)
+        return RedisResultCache(settings.redis, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s)
     max_bytes = settings.cache_memory_bytes if settings.cache_ttl_s else 0
-    return MemoryCache(max_bytes=max_bytes, ttl_s=settings.cache_ttl_s)
+    return MemoryResultCache(max_bytes=max_bytes, ttl_s=settings.cache_ttl_s)

@@ -1,9 +1,12 @@
-"""What is in the catalogue: whole answers or errors, never a short list."""
+"""Reading the catalogue: Get, Exists, Count and List. I/O to the shards.
+
+An answer is complete or an error: a missing shard never makes a shorter list or a smaller count.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from lookalike.errors import InvalidRequest, NotFound, Unavailable
@@ -11,73 +14,77 @@ from lookalike.limits import MAX_IDS
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import catalog_pb2
 from lookalike.v1.types_pb2 import Product
-from server.admission import Admission
+from server.admission import Permit
+from server.checks import check_product_id
 from server.filters import check_filter
-from server.metrics import watched
-from server.requests import check_product_id
-from server.shards import Fleet
+from server.shard_group import ShardGroup
 from server.topology import Snapshot
+from server.version_watch import VersionWatch
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogReader:
-    fleet: Fleet
-    admission: Admission
+    """The handlers of Get, Exists, Count and List."""
+
+    versions: VersionWatch
+    shards: ShardGroup
     default_deadline_s: float
 
-    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline) -> Product:
-        with watched("Get"), self.admission.permit():
-            check_product_id("product_id", request.product_id)
-            snapshot = self.fleet.snapshot()
-            found = await self.fleet.get(snapshot, request.product_id, self._bounded(deadline))
-            if not found.HasField("product"):
-                raise NotFound(f"no product {request.product_id}")
-            return found.product
+    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline, permit: Permit) -> Product:
+        check_product_id("product_id", request.product_id)
+        snapshot = self.versions.snapshot()
+        fetched = await self.shards.get(snapshot, request.product_id, self._or_default(deadline))
+        if not fetched.HasField("product"):
+            raise NotFound(f"no product {request.product_id}")
+        return fetched.product
 
-    async def exists(self, request: catalog_pb2.ExistsRequest, deadline: Deadline) -> catalog_pb2.ExistsResponse:
-        with watched("Exists"), self.admission.permit():
-            if not 1 <= len(request.product_ids) <= MAX_IDS:
-                raise InvalidRequest("product_ids", f"{len(request.product_ids)} ids; give 1..{MAX_IDS}")
-            for i, product_id in enumerate(request.product_ids):
-                check_product_id(f"product_ids[{i}]", product_id)
-            exist = await self.fleet.exist(self.fleet.snapshot(), request.product_ids, self._bounded(deadline))
-            return catalog_pb2.ExistsResponse(exists=exist)
+    async def exists(
+        self, request: catalog_pb2.ExistsRequest, deadline: Deadline, permit: Permit
+    ) -> catalog_pb2.ExistsResponse:
+        if not 1 <= len(request.product_ids) <= MAX_IDS:
+            raise InvalidRequest("product_ids", f"{len(request.product_ids)} ids, 1..{MAX_IDS} are allowed")
+        for i, product_id in enumerate(request.product_ids):
+            check_product_id(f"product_ids[{i}]", product_id)
+        exist = await self.shards.exist(self.versions.snapshot(), request.product_ids, self._or_default(deadline))
+        return catalog_pb2.ExistsResponse(exists=exist)
 
-    async def count(self, request: catalog_pb2.CountRequest, deadline: Deadline) -> catalog_pb2.CountResponse:
-        with watched("Count"), self.admission.permit():
-            filter = check_filter(request.filter)
-            snapshot = _whole(self.fleet.snapshot())
-            count = await self.fleet.count(snapshot, filter, self._bounded(deadline))
-            return catalog_pb2.CountResponse(count=count, version=snapshot.version)
+    async def count(
+        self, request: catalog_pb2.CountRequest, deadline: Deadline, permit: Permit
+    ) -> catalog_pb2.CountResponse:
+        filter = check_filter(request.filter)
+        snapshot = _require_all_shards(self.versions.snapshot())
+        count = await self.shards.count(snapshot, filter, self._or_default(deadline))
+        return catalog_pb2.CountResponse(count=count, version=snapshot.version)
 
-    async def list(self, request: catalog_pb2.ListRequest, deadline: Deadline) -> AsyncIterator[bytes]:
-        """Serialized products. A list has the caller's deadline and no other: it is as long as the catalogue."""
-        with watched("List"), self.admission.permit():
-            filter = check_filter(request.filter)
-            if request.HasField("limit") and request.limit == 0:
-                raise InvalidRequest("limit", "is 0; leave it out for all")
-            streams = self.fleet.streams(_whole(self.fleet.snapshot()), filter, request.after, deadline)
-            sent = 0
-            async for product in _by_id(streams):
-                yield product
-                sent += 1
-                if request.HasField("limit") and sent == request.limit:
-                    return
+    async def list(
+        self, request: catalog_pb2.ListRequest, deadline: Deadline, permit: Permit
+    ) -> AsyncGenerator[bytes, None]:
+        """Serialized products, by rising id. Only the caller's own deadline ends it: the catalogue may be long."""
+        filter = check_filter(request.filter)
+        if request.HasField("limit") and request.limit == 0:
+            raise InvalidRequest("limit", "is 0; leave it out to list all products")
+        streams = self.shards.streams(_require_all_shards(self.versions.snapshot()), filter, request.after, deadline)
+        sent = 0
+        async for product in _merge_by_id(streams):
+            yield product
+            sent += 1
+            if request.HasField("limit") and sent == request.limit:
+                return
 
-    def _bounded(self, deadline: Deadline) -> Deadline:
+    def _or_default(self, deadline: Deadline) -> Deadline:
         return deadline.or_after(self.default_deadline_s)
 
 
-def _whole(snapshot: Snapshot) -> Snapshot:
-    """Raises Unavailable where a shard is missing: what cannot be whole is not begun."""
+def _require_all_shards(snapshot: Snapshot) -> Snapshot:
+    """The snapshot. Raises Unavailable unless every shard serves its version."""
     if not all(snapshot.serving):
         missing = [str(shard) for shard, serving in enumerate(snapshot.serving) if not serving]
         raise Unavailable(f"shard {', '.join(missing)} of {snapshot.shards} does not serve version {snapshot.version}")
     return snapshot
 
 
-async def _by_id(streams: list[AsyncIterator[tuple[str, bytes]]]) -> AsyncIterator[bytes]:
-    """Merge streams of (id, product), each by rising id, into one by rising id; one entry of each is held."""
+async def _merge_by_id(streams: list[AsyncIterator[tuple[str, bytes]]]) -> AsyncIterator[bytes]:
+    """Merge streams of (id, product), each by rising id, into one by rising id; it holds one product of each stream."""
     heads = []
     for i, stream in enumerate(streams):
         async for product_id, product in stream:
@@ -88,8 +95,8 @@ async def _by_id(streams: list[AsyncIterator[tuple[str, bytes]]]) -> AsyncIterat
         _, i, product = heads[0]
         yield product
         try:
-            product_id, following = await anext(streams[i])
+            product_id, next_product = await anext(streams[i])
         except StopAsyncIteration:
             heapq.heappop(heads)
         else:
-            heapq.heapreplace(heads, (product_id, i, following))
+            heapq.heapreplace(heads, (product_id, i, next_product))

@@ -1,4 +1,4 @@
-"""One classification: which category does this product, photo or title belong to?"""
+"""Classify: the category of a product, a photo or a title. I/O to the owning shard and the encoders."""
 
 from __future__ import annotations
 
@@ -9,105 +9,113 @@ from lookalike.errors import InvalidRequest, NotFound
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2, search_pb2
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
-from server import answer
-from server.admission import Admission
-from server.encoding import Classification, Encoders, Known, Vector
-from server.metrics import Watch, watched
-from server.requests import Subject, parse_subject
-from server.shards import Fleet
-from server.stored import Stored
+from server.admission import Permit
+from server.answer import classification_degradations, timings
+from server.classify_request import ClassifyInput, parse_classify_request
+from server.encoding import ClassificationResult, EncodedVector, Encoders, InputVectors
+from server.metrics import RequestTimer
+from server.shard_group import ShardGroup
+from server.stored_product import StoredProduct
 from server.topology import Snapshot
+from server.version_watch import VersionWatch
 
-NEVER = 2.0  # The threshold of a precision that answers of no probability had: above every probability.
+NEVER_REACHED = 2.0  # The threshold, above every probability, of a precision that no probability reached.
 
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    fleet: Fleet
+    """The handler of Classify."""
+
+    versions: VersionWatch
+    shards: ShardGroup
     encoders: Encoders
-    admission: Admission
     default_deadline_s: float
 
-    async def classify(self, request: search_pb2.ClassifyRequest, deadline: Deadline) -> search_pb2.ClassifyResponse:
-        with watched("Classify") as watch, self.admission.permit():
-            deadline = deadline.or_after(self.default_deadline_s)
-            subject, version = parse_subject(request), ""
-            if subject.product_id is None:
-                with watch.stage("encode"):
-                    known = await self._encoded(subject, deadline)
-            else:
-                snapshot = self.fleet.snapshot()
-                version = snapshot.version
-                with watch.stage("lookup"):
-                    fetched = await self.fleet.lookup(snapshot, subject.product_id, deadline)
-                known = _stored(fetched, subject.product_id, snapshot)
-            with watch.stage("encode"):
-                classification = await self.encoders.classified(known, subject.precision, deadline)
-            return _response(subject, version, known, classification, watch)
+    async def classify(
+        self, request: search_pb2.ClassifyRequest, deadline: Deadline, permit: Permit
+    ) -> search_pb2.ClassifyResponse:
+        deadline = deadline.or_after(self.default_deadline_s)
+        to_classify, version = parse_classify_request(request), ""
+        if to_classify.product_id is None:
+            with permit.timer.stage("encode"):
+                inputs = await self._encode(to_classify, deadline)
+        else:
+            snapshot = self.versions.snapshot()
+            version = snapshot.version
+            with permit.timer.stage("lookup"):
+                fetched = await self.shards.lookup(snapshot, to_classify.product_id, deadline)
+            inputs = _stored_inputs(fetched, to_classify.product_id, snapshot)
+        with permit.timer.stage("encode"):
+            result = await self.encoders.classify(inputs, to_classify.precision, deadline)
+        return _response(to_classify, version, inputs, result, permit.timer)
 
-    async def _encoded(self, subject: Subject, deadline: Deadline) -> Known:
-        """Raises InvalidRequest for a text without words that are known where there is no photo to go by."""
-        image, text = await asyncio.gather(self._image(subject, deadline), self._text(subject, deadline))
+    async def _encode(self, to_classify: ClassifyInput, deadline: Deadline) -> InputVectors:
+        """Raises InvalidRequest where there is no photo and the encoder knows no word of the text."""
+        image, text = await asyncio.gather(
+            self._encode_image(to_classify, deadline), self._encode_text(to_classify, deadline)
+        )
         if image is None and text is None:
             raise InvalidRequest("text", "has no words that the text encoder knows")
-        return Known(image, text)
+        return InputVectors(image, text)
 
-    async def _image(self, subject: Subject, deadline: Deadline) -> Vector | None:
-        return None if subject.image is None else await self.encoders.image("image", subject.image, deadline)
-
-    async def _text(self, subject: Subject, deadline: Deadline) -> Vector | None:
-        """None, too, for a text without words that the encoder knows."""
-        if subject.text is None:
+    async def _encode_image(self, to_classify: ClassifyInput, deadline: Deadline) -> EncodedVector | None:
+        if to_classify.image is None:
             return None
-        vector = await self.encoders.text(subject.text, deadline)
-        return vector if vector[0].any() else None
+        return await self.encoders.encode_image("image", to_classify.image, deadline)
+
+    async def _encode_text(self, to_classify: ClassifyInput, deadline: Deadline) -> EncodedVector | None:
+        """None without a text, and for a text of which the encoder knows no word."""
+        if to_classify.text is None:
+            return None
+        encoded = await self.encoders.encode_text(to_classify.text, deadline)
+        return encoded if encoded.vector.any() else None
 
 
-def _stored(fetched: index_pb2.FetchedProduct, product_id: str, snapshot: Snapshot) -> Known:
-    stored = Stored.of(product_id, fetched)
-    image, text = (_vector(stored, space, snapshot) for space in (SPACE_IMAGE, SPACE_TEXT))
+def _stored_inputs(fetched: index_pb2.FetchedProduct, product_id: str, snapshot: Snapshot) -> InputVectors:
+    stored = StoredProduct.from_fetched(product_id, fetched)
+    image, text = (_stored_vector(stored, space, snapshot) for space in (SPACE_IMAGE, SPACE_TEXT))
     if image is None and text is None:
         raise NotFound(f"product {product_id} has neither a photo nor a text vector")
-    return Known(image, text)
+    return InputVectors(image, text)
 
 
-def _vector(stored: Stored, space: Space.ValueType, snapshot: Snapshot) -> Vector | None:
+def _stored_vector(stored: StoredProduct, space: Space.ValueType, snapshot: Snapshot) -> EncodedVector | None:
     if (info := snapshot.spaces.get(space)) is None:
         return None
     vector = stored.vector(space, info.dim)
-    return None if vector is None else (vector, info.encoder)
+    return None if vector is None else EncodedVector(vector, info.encoder)
 
 
 def _response(
-    subject: Subject, version: str, known: Known, classification: Classification, watch: Watch
+    to_classify: ClassifyInput, version: str, inputs: InputVectors, result: ClassificationResult, timer: RequestTimer
 ) -> search_pb2.ClassifyResponse:
-    likeliest = classification.likeliest
-    abstained = _abstained(likeliest.values[0], likeliest.threshold, subject.precision)
+    likeliest = result.likeliest
+    abstention = _abstention_reason(likeliest.values[0], likeliest.threshold, to_classify.precision)
     response = search_pb2.ClassifyResponse(
-        category="" if abstained else likeliest.categories[0],
-        abstention_reason=abstained,
+        category="" if abstention else likeliest.categories[0],
+        abstention_reason=abstention,
         provenance=search_pb2.ClassifyProvenance(
-            encoder=classification.encoder,
+            encoder=result.encoder,
             version=version,
-            inputs=[*([SPACE_IMAGE] if known.image else []), *([SPACE_TEXT] if known.text else [])],
-            precision=subject.precision,
+            inputs=[*([SPACE_IMAGE] if inputs.image else []), *([SPACE_TEXT] if inputs.text else [])],
+            precision=to_classify.precision,
             threshold=likeliest.threshold,
-            degraded=answer.degraded_classification(subject, known),
-            timings=answer.timings(watch),
+            degraded=classification_degradations(to_classify, inputs),
+            timings=timings(timer),
         ),
     )
-    for category, probability in list(zip(likeliest.categories, likeliest.values, strict=True))[: subject.limit]:
+    for category, probability in list(zip(likeliest.categories, likeliest.values, strict=True))[: to_classify.limit]:
         response.categories.add(category=category, probability=probability)
     return response
 
 
-def _abstained(probability: float, threshold: float, precision: float) -> str:
-    """Why no category is given, or nothing."""
-    if threshold >= NEVER:
-        return f"no probability gave answers of which {precision:.3g} were right on held-out products"
+def _abstention_reason(probability: float, threshold: float, precision: float) -> str:
+    """Why no category is given; empty where one is."""
+    if threshold >= NEVER_REACHED:
+        return f"no probability reached precision {precision:.3g} on held-out products"
     if probability < threshold:
         return (
-            f"the likeliest category has probability {probability:.3f}; of answers from {threshold:.3f} on, "
-            f"{precision:.3g} were right on held-out products"
+            f"the likeliest category has probability {probability:.3f}; "
+            f"precision {precision:.3g} on held-out products needs at least {threshold:.3f}"
         )
     return ""

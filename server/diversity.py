@@ -1,7 +1,7 @@
-"""Hits that are good and unlike each other: maximal marginal relevance. Pure: arrays in, places out.
+"""Choose hits that score well and are unlike each other: maximal marginal relevance. Pure: arrays in, positions out.
 
 Carbonell and Goldstein, "The use of MMR, diversity-based reranking for reordering documents and producing summaries"
-(SIGIR 1998); their λ is 1 − `diversity` here, so that nothing changes at 0.
+(SIGIR 1998); their λ is 1 − `diversity` here, so that 0 keeps the order of the scores.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from lookalike.vectors import F32, unpack
 from server.policy import Route
 from server.topology import SpaceInfo
 
-# So many times as many hits as are wanted are chosen among. Their vectors are fetched: of 500 in 1024-d, 2 MB.
-POOL = 5
+# Hits are chosen from so many times as many candidates, whose vectors are fetched: 500 in 1024-d are 2 MB.
+CANDIDATES_PER_HIT = 5
 
 
-def vectors_of(hits: Sequence[FetchedProduct], spaces: Mapping[Space.ValueType, SpaceInfo], route: Route) -> F32:
+def hit_vectors(hits: Sequence[FetchedProduct], spaces: Mapping[Space.ValueType, SpaceInfo], route: Route) -> F32:
     """(n, sum of dims): the inner product of two rows is the weighted mean of the hits' cosines in the route's spaces.
 
-    As in a score, a cosine is 0 in a space where one of them has no vector.
+    As in a score, the cosine is 0 in a space where one of the two has no vector.
     """
-    given = [{each.space: each.vector for each in hit.vectors} for hit in hits]
+    vectors = [{each.space: each.vector for each in hit.vectors} for hit in hits]
     parts = []
     for space, share in zip(route.spaces, route.shares, strict=True):
         dim = spaces[space].dim
-        rows = [unpack(vectors[space], dim)[0] if space in vectors else np.zeros(dim, np.float32) for vectors in given]
+        rows = [unpack(each[space], dim)[0] if space in each else np.zeros(dim, np.float32) for each in vectors]
         parts.append(np.float32(math.sqrt(share)) * np.stack(rows))
     return np.concatenate(parts, axis=1)
 
 
-def diversified(scores: F32, vectors: F32, diversity: float, limit: int) -> list[int]:
-    """The places of `limit` hits, as they are chosen one after the other.
+def diversify(scores: F32, vectors: F32, diversity: float, limit: int) -> list[int]:
+    """The positions of `limit` hits, in the order in which they are chosen.
 
-    scores (n,): of the hits in their order; vectors (n, dim): their inner products say how similar two are. The next is
-    the hit of the highest (1 − diversity) · score − diversity · its similarity to the most similar one before it; of
-    equals the first in order.
+    scores (n,): of the hits, in their order; vectors (n, dim): the inner product of two rows is the similarity of the
+    two hits. The next hit is the one with the highest (1 − diversity) · score − diversity · (its similarity to the most
+    similar hit chosen before); of equals the first in order.
     """
-    worth = (1 - diversity) * scores.astype(np.float64)
+    relevance = (1 - diversity) * scores.astype(np.float64)
     chosen: list[int] = []
-    nearest = np.zeros(len(scores))  # To what was chosen: nothing yet.
+    max_similarity = np.zeros(len(scores))  # To the hits chosen so far: none yet.
     for count in range(min(limit, len(scores))):
-        place = int(np.argmax(worth - diversity * nearest))
-        chosen.append(place)
-        worth[place] = -np.inf
-        similar = vectors @ vectors[place]
-        nearest = np.maximum(nearest, similar) if count else similar.astype(np.float64)
+        best = int(np.argmax(relevance - diversity * max_similarity))
+        chosen.append(best)
+        relevance[best] = -np.inf
+        similarity = vectors @ vectors[best]
+        max_similarity = np.maximum(max_similarity, similarity) if count else similarity.astype(np.float64)
     return chosen

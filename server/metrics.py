@@ -14,7 +14,7 @@ from lookalike.status import code_of
 
 REQUEST = Histogram(
     "lookalike_request_seconds",
-    "Time to answer, by gRPC method, space searched (or image+text), outcome (a gRPC code), whether the cache had it.",
+    "Time of a request, by gRPC method, searched spaces (image+text), outcome (a gRPC code), whether it hit the cache.",
     ["method", "space", "outcome", "cached"],
     buckets=SECONDS_BUCKETS,
 )
@@ -24,18 +24,20 @@ STAGE = Histogram(
     ["stage"],
     buckets=SECONDS_BUCKETS,
 )
-INFLIGHT = Gauge("lookalike_requests_inflight", "Calls being answered.")
-REFUSED = Counter("lookalike_requests_refused_total", "Calls refused at once because too many were being answered.")
-DEGRADED = Counter("lookalike_degraded_total", "Answers that say they are less than they could be.", ["reason"])
-CACHE_FAILURES = Counter("lookalike_cache_failures_total", "Calls to the cache that failed or were late.")
-SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version in use.")
+INFLIGHT = Gauge("lookalike_requests_inflight", "Requests in flight.")
+REFUSED = Counter("lookalike_requests_refused_total", "Requests refused at once because too many were in flight.")
+DEGRADED = Counter(
+    "lookalike_degraded_total", "Answers that are less than they could be and say so, by reason.", ["reason"]
+)
+CACHE_FAILURES = Counter("lookalike_cache_failures_total", "Calls to the result cache that failed or were late.")
+SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version that requests pin.")
 
 _STAGES = {stage: STAGE.labels(stage) for stage in ("cache", "lookup", "encode", "search")}
 
 
 @dataclass(slots=True)
-class Watch:
-    """One call: its labels, filled in as they become known, and the seconds of its stages."""
+class RequestTimer:
+    """The timings of one call: its metric labels, filled in as they become known, and the seconds of each stage."""
 
     space: str = ""
     cached: bool = False
@@ -57,14 +59,14 @@ class Watch:
 
 
 @contextmanager
-def watched(method: str) -> Iterator[Watch]:
-    """Observe the call with the outcome that its exception, if any, has on the wire."""
-    watch, outcome = Watch(), "OK"
+def time_request(method: str) -> Iterator[RequestTimer]:
+    """Time a call and record it in REQUEST, with the gRPC code of its exception, if any, as its outcome."""
+    timer, outcome = RequestTimer(), "OK"
     try:
-        yield watch
+        yield timer
     except BaseException as error:
         outcome = code_of(error).name
         raise
     finally:
-        cached = "true" if watch.cached else "false"
-        REQUEST.labels(method, watch.space, outcome, cached).observe(watch.elapsed_s())
+        cached = "true" if timer.cached else "false"
+        REQUEST.labels(method, timer.space, outcome, cached).observe(timer.elapsed_s())

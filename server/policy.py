@@ -1,4 +1,4 @@
-"""Which spaces a query is searched in, and what counts there. Pure."""
+"""The routing of a query: which spaces it is searched in, and with which share of the score. Pure."""
 
 from __future__ import annotations
 
@@ -8,180 +8,200 @@ from dataclasses import dataclass
 from lookalike.errors import BadSettings, InvalidRequest, NotFound
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
-from server.requests import COUNTED_IN, Query, Source
+from server.query import COMPARABLE_IN, ExampleSource, SearchQuery
 
 # The spaces that each example product has a vector in, by product id.
-Vectors = Mapping[str, Collection[Space.ValueType]]
+ProductSpaces = Mapping[str, Collection[Space.ValueType]]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The spaces that a query is searched in, and why in these."""
+    """The spaces that a query is searched in, and what decided it."""
 
     spaces: tuple[Space.ValueType, ...]  # By number.
-    shares: tuple[float, ...]  # Of each; together 1.
-    policy: str = ""  # The entry of AUTO's policy that chose; empty: none did.
-    lacking: tuple[str, ...] = ()  # What does not count though it was asked for, in words.
+    shares: tuple[float, ...]  # The share of each in the score; together 1.
+    policy: str = ""  # The entry of AUTO's policy that decided; empty: none did.
+    missing_vectors: tuple[str, ...] = ()  # Sentences: which examples do not count in a space, for want of a vector.
 
 
-ONLY = {space: Route((space,), (1.0,)) for space in VECTOR_SPACES.values()}
+SINGLE_SPACE = {space: Route((space,), (1.0,)) for space in VECTOR_SPACES.values()}
 HALF_AND_HALF = Route((SPACE_IMAGE, SPACE_TEXT), (0.5, 0.5))
 
 
-_PHOTOS_AND_TEXTS = {Source.IMAGE, Source.TEXT}
+_PHOTOS_AND_TEXTS = {ExampleSource.IMAGE, ExampleSource.TEXT}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    text: str  # As it was given: "fashion=product>image".
-    spaces: tuple[Space.ValueType, ...]  # The most wanted first.
+class PolicyEntry:
+    """The spaces that AUTO prefers for one category, or for photos or texts alone."""
+
+    text: str  # As configured: "fashion=product>image".
+    spaces: tuple[Space.ValueType, ...]  # The most preferred first.
 
 
 @dataclass(frozen=True, slots=True)
 class AutoPolicy:
-    """The entry of a category is that of the longest path in the table that the category is or lies under.
+    """The spaces that SPACE_AUTO stands for.
 
-    Of its spaces it is the first that the version has built and the product has a vector in. Photos alone, and texts
-    alone, have no category and an entry of their own.
+    A product is searched by the entry of its category: that of the longest category path in the table which equals the
+    category or is a prefix of it. The first of the entry's spaces that the version has built and the product has a
+    vector in is searched. A query of photos only, or of texts only, has an entry of its own.
     """
 
-    table: Mapping[str, Entry]
-    rest: Entry
-    alone: Mapping[Source, Entry]  # Of photos, of texts, with nothing else beside them.
-    text: str  # As it was given: answers under another policy are other answers.
+    by_category: Mapping[str, PolicyEntry]
+    default: PolicyEntry  # Of every other category.
+    by_source: Mapping[ExampleSource, PolicyEntry]  # Of photos only, and of texts only.
+    text: str  # As configured: part of the cache key, since answers under another policy differ.
 
     @classmethod
     def parse(cls, entries: Sequence[str], *, photo: str, text: str) -> AutoPolicy:
         """From `("fashion=product>image", "*=product>text")`, "product>image", "product>text". Raises BadSettings."""
-        table: dict[str, Entry] = {}
+        by_category: dict[str, PolicyEntry] = {}
         for entry in entries:
             category, _, names = entry.partition("=")
             if not category:
-                raise BadSettings(f"auto policy {entry!r}: not CATEGORY=SPACE, or CATEGORY=SPACE>SPACE")
-            if category in table:
-                raise BadSettings(f"auto policy {entry!r}: {category} is there already")
-            table[category] = Entry(entry, _preferences(entry, names, VECTOR_SPACES.values()))
-        if "*" not in table:
+                raise BadSettings(f"auto policy {entry!r}: expected CATEGORY=SPACE, or CATEGORY=SPACE>SPACE")
+            if category in by_category:
+                raise BadSettings(f"auto policy {entry!r}: {category} has an entry already")
+            by_category[category] = PolicyEntry(entry, _parse_spaces(entry, names, VECTOR_SPACES.values()))
+        if "*" not in by_category:
             raise BadSettings("auto policy: no entry for * (every other category)")
-        alone = {
-            source: Entry(entry, _preferences(entry, entry.partition("=")[2], COUNTED_IN[source]))
-            for source, entry in ((Source.IMAGE, f"auto_photo={photo}"), (Source.TEXT, f"auto_text={text}"))
+        by_source = {
+            source: PolicyEntry(entry, _parse_spaces(entry, entry.partition("=")[2], COMPARABLE_IN[source]))
+            for source, entry in (
+                (ExampleSource.IMAGE, f"auto_photo={photo}"),
+                (ExampleSource.TEXT, f"auto_text={text}"),
+            )
         }
-        every = [*entries, *(entry.text for entry in alone.values())]
-        return cls(table, table.pop("*"), alone, ",".join(every))
+        texts = [*entries, *(entry.text for entry in by_source.values())]
+        return cls(by_category, by_category.pop("*"), by_source, ",".join(texts))
 
-    def entry_of(self, category: str) -> Entry:
+    def entry_of(self, category: str) -> PolicyEntry:
         path = category
         while path:
-            if path in self.table:
-                return self.table[path]
+            if path in self.by_category:
+                return self.by_category[path]
             path = path.rpartition("/")[0]
-        return self.rest
+        return self.default
 
-    def route(self, category: str, product_id: str, has: Collection[Space.ValueType]) -> Route:
-        """For a product that has vectors in the spaces `has`.
+    def route_product(self, category: str, product_id: str, spaces: Collection[Space.ValueType]) -> Route:
+        """The route for a product that has vectors in `spaces`.
 
-        Where none of its entry's is among them it is the first that there is, by number, and said to be.
-
-        Raises NotFound when it has none at all.
+        Where none of its entry's spaces is among them, the route is the first of them by number, and says so. Raises
+        NotFound when the product has no vector at all.
         """
         entry = self.entry_of(category)
         for space in entry.spaces:
-            if space in has:
+            if space in spaces:
                 return Route((space,), (1.0,), entry.text)
-        if not has:
+        if not spaces:
             raise NotFound(f"product {product_id} has neither a photo nor a text vector")
-        instead = min(has)
-        lack = f"no {' or '.join(map(space_name, entry.spaces))} vector of product {product_id}"
-        return Route((instead,), (1.0,), lacking=(f"{lack}: {space_name(instead)} space instead",))
+        instead = min(spaces)
+        missing = f"product {product_id} has no {' or '.join(map(space_name, entry.spaces))} vector"
+        reason = f"{missing}: searched in the {space_name(instead)} space instead"
+        return Route((instead,), (1.0,), missing_vectors=(reason,))
 
-    def route_alone(self, source: Source, built: Collection[Space.ValueType]) -> Route:
-        """For photos or for texts, nothing else; where none of their entry's spaces is built, their own."""
-        entry = self.alone[source]
+    def route_source(self, source: ExampleSource, built: Collection[Space.ValueType]) -> Route:
+        """The route for photos only, or for texts only; their own space where none of their entry's is built."""
+        entry = self.by_source[source]
         for space in entry.spaces:
             if space in built:
                 return Route((space,), (1.0,), entry.text)
-        return ONLY[COUNTED_IN[source][0]]
+        return SINGLE_SPACE[COMPARABLE_IN[source][0]]
 
 
-def _preferences(entry: str, names: str, spaces: Collection[Space.ValueType]) -> tuple[Space.ValueType, ...]:
-    wanted, allowed = names.split(">"), [*map(space_name, spaces)]
-    for name in wanted:
+def _parse_spaces(entry: str, names: str, allowed_spaces: Collection[Space.ValueType]) -> tuple[Space.ValueType, ...]:
+    preferred, allowed = names.split(">"), [*map(space_name, allowed_spaces)]
+    for name in preferred:
         if name not in allowed:
             raise BadSettings(f"auto policy {entry!r}: {name!r} is not one of {', '.join(allowed)}")
-        if wanted.count(name) > 1:
-            raise BadSettings(f"auto policy {entry!r}: {name} is there twice")
-    return tuple(VECTOR_SPACES[name] for name in wanted)
+        if preferred.count(name) > 1:
+            raise BadSettings(f"auto policy {entry!r}: {name} is listed twice")
+    return tuple(VECTOR_SPACES[name] for name in preferred)
 
 
-def settled(query: Query, built: Collection[Space.ValueType], policy: AutoPolicy) -> Route | None:
-    """The route that needs no category; None: that of the query's products decides.
+def resolve_route(query: SearchQuery, built: Collection[Space.ValueType], policy: AutoPolicy) -> Route | None:
+    """The query's route, as far as the request alone decides it; None: the category of its products does.
 
-    built: the spaces of the version. Raises InvalidRequest for examples that cannot be in one space together.
+    built: the spaces of the version. Raises InvalidRequest for examples that cannot be compared in one space.
     """
     if query.shares:
         return Route(*query.shares)
     sources = {example.source for example in query.examples}
     if query.space == SPACE_AUTO and sources >= _PHOTOS_AND_TEXTS:
-        _refuse_unnamed(query)
-        return ONLY[SPACE_PRODUCT] if SPACE_PRODUCT in built else HALF_AND_HALF
+        _refuse_vector_without_space(query)
+        return SINGLE_SPACE[SPACE_PRODUCT] if SPACE_PRODUCT in built else HALF_AND_HALF
     match [*sources]:
-        case [Source.IMAGE | Source.TEXT as source] if query.space == SPACE_AUTO:
-            return policy.route_alone(source, built)
+        case [ExampleSource.IMAGE | ExampleSource.TEXT as source] if query.space == SPACE_AUTO:
+            return policy.route_source(source, built)
     space = _common_space(query)
-    return None if space == SPACE_AUTO else ONLY[space]
+    return None if space == SPACE_AUTO else SINGLE_SPACE[space]
 
 
-def _common_space(query: Query) -> Space.ValueType:
-    wanted = query.space
+def _common_space(query: SearchQuery) -> Space.ValueType:
+    """The one space of the request and of its examples; AUTO where none of them names one."""
+    common = query.space
     for example in query.examples:
-        spaces = COUNTED_IN.get(example.source, ())
-        if spaces and wanted == SPACE_AUTO:
-            wanted = spaces[0]
-        elif spaces and wanted not in spaces:
-            reason = f"is of space {space_name(spaces[0])}, the query of space {space_name(wanted)}"
+        spaces = COMPARABLE_IN.get(example.source, ())
+        if spaces and common == SPACE_AUTO:
+            common = spaces[0]
+        elif spaces and common not in spaces:
+            reason = f"is in the {space_name(spaces[0])} space, the query in the {space_name(common)} space"
             raise InvalidRequest(example.field, reason)
-    if wanted == SPACE_AUTO:
-        _refuse_unnamed(query)
-    return wanted
+    if common == SPACE_AUTO:
+        _refuse_vector_without_space(query)
+    return common
 
 
-def _refuse_unnamed(query: Query) -> None:
-    if vectors := query.of(Source.VECTOR):
-        raise InvalidRequest("space", f"name the space that {vectors[0].field} is of")
+def _refuse_vector_without_space(query: SearchQuery) -> None:
+    if vectors := query.examples_by(ExampleSource.VECTOR):
+        raise InvalidRequest("space", f"name the space of {vectors[0].field}")
 
 
-def narrowed(route: Route, query: Query, has: Vectors) -> Route:
-    """The route without the spaces in which nothing but products would count that have no vector there.
+def drop_empty_spaces(route: Route, query: SearchQuery, product_spaces: ProductSpaces) -> Route:
+    """The route without the spaces in which no example has a vector.
 
     Raises NotFound for a product that has a vector in none of the spaces.
     """
-    for product_id, spaces in has.items():
+    for product_id, spaces in product_spaces.items():
         if not any(space in spaces for space in route.spaces):
             names = " or ".join(map(space_name, route.spaces))
             raise NotFound(f"product {product_id} has no {names} vector")
     if len(route.spaces) == 1:
         return route
-    left = {space: share for space, share in zip(route.spaces, route.shares, strict=True) if _any(query, space, has)}
-    total = sum(left.values())
-    shares = tuple(share / total for share in left.values())
-    return Route(tuple(left), shares, route.policy, _lacking(route.spaces, left, has))
+    kept = {
+        space: share
+        for space, share in zip(route.spaces, route.shares, strict=True)
+        if _has_example_in(space, query, product_spaces)
+    }
+    total = sum(kept.values())
+    shares = tuple(share / total for share in kept.values())
+    return Route(tuple(kept), shares, route.policy, _describe_missing_vectors(route.spaces, kept, product_spaces))
 
 
-def _any(query: Query, space: Space.ValueType, has: Vectors) -> bool:
+def _has_example_in(space: Space.ValueType, query: SearchQuery, product_spaces: ProductSpaces) -> bool:
     """Whether an example counts in the space."""
     return any(
-        space in (has[str(example.value)] if example.source is Source.PRODUCT else COUNTED_IN[example.source])
+        space
+        in (
+            product_spaces[str(example.value)]
+            if example.source is ExampleSource.PRODUCT
+            else COMPARABLE_IN[example.source]
+        )
         for example in query.examples
     )
 
 
-def _lacking(asked: Sequence[Space.ValueType], searched: Collection[Space.ValueType], has: Vectors) -> tuple[str, ...]:
+def _describe_missing_vectors(
+    requested: Sequence[Space.ValueType], searched: Collection[Space.ValueType], product_spaces: ProductSpaces
+) -> tuple[str, ...]:
+    """For each space in which some example products have no vector: which do, and what was done about it."""
     reasons = []
-    for space in asked:
-        without = [product_id for product_id, spaces in has.items() if space not in spaces]
+    for space in requested:
+        without = [product_id for product_id, spaces in product_spaces.items() if space not in spaces]
         if without:
-            those = f"product{'s' if len(without) > 1 else ''} {', '.join(without)}"
-            lack = f"no {space_name(space)} vector of {those}"
-            reasons.append(f"{lack}: other examples alone" if space in searched else f"{lack}: space left out")
+            products = f"product {without[0]} has" if len(without) == 1 else f"products {', '.join(without)} have"
+            missing = f"{products} no {space_name(space)} vector"
+            effect = "only the other examples count there" if space in searched else "that space was not searched"
+            reasons.append(f"{missing}: {effect}")
     return tuple(reasons)

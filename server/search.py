@@ -1,4 +1,4 @@
-"""One search, from the request to the bytes of the answer."""
+"""Search and FindDuplicates: from the request to the bytes of the response. I/O to cache, shards and encoders."""
 
 from __future__ import annotations
 
@@ -13,122 +13,140 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2, search_pb2
 from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32, pack
-from server.admission import Admission
-from server.answer import SearchAnswer, answered, ranked
-from server.cache import Cache, cache_key
-from server.composition import Products, composed, concurrently
-from server.diversity import POOL, diversified, vectors_of
+from server.admission import Permit
+from server.answer import SearchAnswer, build_answer, rank_hits
+from server.diversity import CANDIDATES_PER_HIT, diversify, hit_vectors
 from server.encoding import Encoders
-from server.merge import Hit
-from server.metrics import Watch, watched
-from server.policy import AutoPolicy, Route, Vectors, narrowed, settled
-from server.requests import Query, Source, parse_query, search_for_duplicates
-from server.shards import Fleet, Gathered
+from server.merge import RankedHit
+from server.metrics import RequestTimer
+from server.policy import AutoPolicy, Route, drop_empty_spaces, resolve_route
+from server.query import ExampleSource, SearchQuery, duplicates_search, parse_query
+from server.query_vectors import ExampleProducts, compose_query_vectors, run_concurrently
+from server.result_cache import ResultCache, cache_key
+from server.shard_group import ShardGroup, ShardResults
 from server.single_flight import SingleFlight
-from server.stored import Stored
+from server.stored_product import StoredProduct
 from server.topology import Snapshot
+from server.version_watch import VersionWatch
 
 
 @dataclass(frozen=True, slots=True)
 class Searcher:
-    fleet: Fleet
+    """The handlers of Search and FindDuplicates."""
+
+    versions: VersionWatch
+    shards: ShardGroup
     encoders: Encoders
-    cache: Cache
+    cache: ResultCache
     policy: AutoPolicy
-    admission: Admission
     default_deadline_s: float
     flights: SingleFlight[SearchAnswer]
 
-    async def search(self, request: search_pb2.SearchRequest, deadline: Deadline) -> bytes:
+    async def search(self, request: search_pb2.SearchRequest, deadline: Deadline, permit: Permit) -> bytes:
         """A serialized SearchResponse."""
-        with watched("Search") as watch, self.admission.permit():
-            return await self._answer(request, parse_query(request), watch, deadline)
+        return await self._answer(request, parse_query(request), permit.timer, deadline)
 
-    async def find_duplicates(self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline) -> bytes:
-        """A serialized SearchResponse, that of the same search if it was asked as one."""
-        with watched("FindDuplicates") as watch, self.admission.permit():
-            search = search_for_duplicates(request)
-            return await self._answer(search, parse_query(search, example="example"), watch, deadline)
+    async def find_duplicates(
+        self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline, permit: Permit
+    ) -> bytes:
+        """A serialized SearchResponse; it shares its answer, cached or not, with the equivalent Search."""
+        search = duplicates_search(request)
+        return await self._answer(search, parse_query(search, example_field="example"), permit.timer, deadline)
 
-    async def _answer(self, request: search_pb2.SearchRequest, query: Query, watch: Watch, deadline: Deadline) -> bytes:
-        """One that all who ask the same share, with the stamp of this very call."""
+    async def _answer(
+        self, request: search_pb2.SearchRequest, query: SearchQuery, timer: RequestTimer, deadline: Deadline
+    ) -> bytes:
+        """The serialized SearchResponse: the answer that all who ask the same share, and this call's timings."""
         deadline = deadline.or_after(self.default_deadline_s)
-        snapshot = self.fleet.snapshot()
+        snapshot = self.versions.snapshot()
         key = cache_key(snapshot.content, self.policy.text, request, query)
-        with watch.stage("cache"):
-            kept = await self.cache.get(key)
-        if kept is not None:
-            answer, watch.cached = SearchAnswer.of_kept(kept), True
+        with timer.stage("cache"):
+            cached = await self.cache.get(key)
+        if cached is not None:
+            answer, timer.cached = SearchAnswer.from_cache(cached), True
         else:
             flight = f"{key}:{query.min_coverage}"
-            answer = await self.flights(flight, lambda: self._found(key, query, snapshot, watch, deadline), deadline)
-        watch.space = answer.searched
-        return answer.stamped(watch)
+            answer = await self.flights(flight, lambda: self._search(key, query, snapshot, timer, deadline), deadline)
+        timer.space = answer.space_label
+        return answer.response(timer)
 
-    async def _found(
-        self, key: str, query: Query, snapshot: Snapshot, watch: Watch, deadline: Deadline
+    async def _search(
+        self, key: str, query: SearchQuery, snapshot: Snapshot, timer: RequestTimer, deadline: Deadline
     ) -> SearchAnswer:
-        route = settled(query, snapshot.spaces, self.policy)
+        """Look up example products, encode photos and texts, search the shards; cache a complete answer."""
+        route = resolve_route(query, snapshot.spaces, self.policy)
         if route is not None:
-            snapshot.searched(route.spaces)  # What the version lacks is refused before anything is looked up.
-        with watch.stage("lookup"):
-            products = await self._products(query, snapshot, deadline)
-        has = {product_id: stored.vectors for product_id, stored in products.items()}
-        route = narrowed(route or self._auto(query, products, has), query, has)
-        with watch.stage("encode"):
-            vectors = await composed(self.encoders, query, snapshot.searched(route.spaces), products, deadline)
-        with watch.stage("search"):
-            gathered = await self.fleet.search(snapshot, _shard_query(query, route, vectors, products), deadline)
-            gathered, hits = await self._chosen(query, snapshot, route, gathered, deadline)
-        answer = answered(query, snapshot, route, gathered, hits)
-        if answer.whole:
-            self.cache.put(key, answer.to_keep())
+            snapshot.require_spaces(route.spaces)  # Before anything is looked up or encoded in vain.
+        with timer.stage("lookup"):
+            products = await self._lookup_examples(query, snapshot, deadline)
+        product_spaces = {product_id: stored.vectors for product_id, stored in products.items()}
+        route = drop_empty_spaces(route or self._route_by_category(query, products), query, product_spaces)
+        spaces = snapshot.require_spaces(route.spaces)
+        with timer.stage("encode"):
+            vectors = await compose_query_vectors(self.encoders, query, spaces, products, deadline)
+        with timer.stage("search"):
+            results = await self.shards.search(snapshot, _shard_query(query, route, vectors, products), deadline)
+            results, hits = await self._rank(query, snapshot, route, results, deadline)
+        answer = build_answer(query, snapshot, route, results, hits)
+        if answer.complete:
+            self.cache.put(key, answer.to_cache())
         return answer
 
-    async def _chosen(
-        self, query: Query, snapshot: Snapshot, route: Route, gathered: Gathered, deadline: Deadline
-    ) -> tuple[Gathered, list[Hit]]:
-        """The hits, those that are told first; by score alone, which the answer says, where vectors cannot be had."""
-        hits = ranked(query, route, gathered, _depth(query))
+    async def _rank(
+        self, query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults, deadline: Deadline
+    ) -> tuple[ShardResults, list[RankedHit]]:
+        """All candidate hits, those to return first; with `diversity` these are chosen by it.
+
+        By score alone where the candidates' vectors cannot be fetched: the results state that as a failure.
+        """
+        hits = rank_hits(query, route, results, _candidates(query))
         if not query.diversity or len(hits) < 2:
-            return gathered, hits
+            return results, hits
         try:
-            fetched = await self.fleet.fetch(snapshot, [hit.id for hit in hits], route.spaces, deadline)
+            fetched = await self.shards.fetch(snapshot, [hit.id for hit in hits], route.spaces, deadline)
         except LookalikeError as error:
-            return gathered.lacking(f"not diversified: {error}"), hits
-        vectors = vectors_of(fetched, snapshot.spaces, route)
-        scores = np.array([-hit.negated for hit in hits], dtype=np.float32)
-        # On a thread: 100 hits of 500 take 15 ms at 1024 dimensions, in which this loop can answer others.
-        chosen = await asyncio.to_thread(diversified, scores, vectors, query.diversity, query.limit)
+            return results.with_failure(f"not diversified: {error}"), hits
+        vectors = hit_vectors(fetched, snapshot.spaces, route)
+        scores = np.array([hit.score for hit in hits], dtype=np.float32)
+        # On a thread: 100 hits of 500 take 15 ms at 1024 dimensions, in which this loop can serve other calls.
+        chosen = await asyncio.to_thread(diversify, scores, vectors, query.diversity, query.limit)
         others = sorted({*range(len(hits))}.difference(chosen))
-        return gathered, [hits[place] for place in (*chosen, *others)]
+        return results, [hits[i] for i in (*chosen, *others)]
 
-    async def _products(self, query: Query, snapshot: Snapshot, deadline: Deadline) -> Products:
-        """Raises NotFound for a product that the catalogue lacks."""
-        ids = [str(example.value) for example in query.of(Source.PRODUCT)]
-        found = await concurrently([self.fleet.lookup(snapshot, product_id, deadline) for product_id in ids])
-        return {product_id: Stored.of(product_id, fetched) for product_id, fetched in zip(ids, found, strict=True)}
+    async def _lookup_examples(self, query: SearchQuery, snapshot: Snapshot, deadline: Deadline) -> ExampleProducts:
+        """The example products by id. Raises NotFound for one that the catalogue does not have."""
+        ids = [str(example.value) for example in query.examples_by(ExampleSource.PRODUCT)]
+        fetched = await run_concurrently([self.shards.lookup(snapshot, product_id, deadline) for product_id in ids])
+        return {
+            product_id: StoredProduct.from_fetched(product_id, each)
+            for product_id, each in zip(ids, fetched, strict=True)
+        }
 
-    def _auto(self, query: Query, products: Products, has: Vectors) -> Route:
-        weightiest = max(query.of(Source.PRODUCT), key=lambda example: example.weight)
-        product_id = str(weightiest.value)
-        return self.policy.route(products[product_id].product.category, product_id, has[product_id])
+    def _route_by_category(self, query: SearchQuery, products: ExampleProducts) -> Route:
+        """AUTO's route for the category of the example product of the greatest weight."""
+        heaviest = max(query.examples_by(ExampleSource.PRODUCT), key=lambda example: example.weight)
+        product_id = str(heaviest.value)
+        stored = products[product_id]
+        return self.policy.route_product(stored.product.category, product_id, stored.vectors)
 
 
-def _depth(query: Query) -> int:
-    """How many hits to look at: some to choose among; or one more than are told, to see whether any was left out."""
-    return query.limit * POOL if query.diversity else query.limit + (query.min_score is not None)
+def _candidates(query: SearchQuery) -> int:
+    """How many hits to ask the shards for: more to choose from with `diversity`; one more to see whether `min_score`
+    would let others pass the limit."""
+    return query.limit * CANDIDATES_PER_HIT if query.diversity else query.limit + (query.min_score is not None)
 
 
-def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: Products) -> index_pb2.ShardQuery:
+def _shard_query(
+    query: SearchQuery, route: Route, vectors: Sequence[F32], products: ExampleProducts
+) -> index_pb2.ShardQuery:
     filter = query.filter
     if query.exclude_same_shop:
         shops = {stored.product.shop for stored in products.values() if stored.product.shop}
         filter = Filter()
         filter.CopyFrom(query.filter)
         filter.shop_not_in.extend(sorted(shops.difference(filter.shop_not_in)))
-    asked = index_pb2.ShardQuery(
-        k=_depth(query),
+    shard_query = index_pb2.ShardQuery(
+        k=_candidates(query),
         filter=filter,
         exact=query.exact,
         explain=query.explain,
@@ -137,5 +155,5 @@ def _shard_query(query: Query, route: Route, vectors: Sequence[F32], products: P
         max_per_shop=query.max_per_shop,
     )
     for space, share, vector in zip(route.spaces, route.shares, vectors, strict=True):
-        asked.vectors.add(space=space, vector=pack(vector), weight=share)
-    return asked
+        shard_query.vectors.add(space=space, vector=pack(vector), weight=share)
+    return shard_query

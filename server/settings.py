@@ -1,4 +1,4 @@
-"""The gateway's settings."""
+"""The gateway's settings. Pure."""
 
 from __future__ import annotations
 
@@ -18,50 +18,52 @@ class GatewaySettings(ProcessSettings):
     shards: tuple[str, ...] = setting((), "addresses of the shards, host:port, in the order of their ordinals")
     model_server: str = setting("", "host:port of TF-Serving or the model server; empty: no photo queries")
     model: str = setting("mobilenet", "name of the image model in TF-Serving")
-    model_version: int = setting(0, "version of the image model to keep to; 0: the latest, or the label's", at_least=0)
-    model_label: str = setting("", "version label of the image model to keep to; empty: none")
+    model_version: int = setting(
+        0, "version of the image model to use; 0: the latest, or that of the label", at_least=0
+    )
+    model_label: str = setting("", "version label of the image model to use; empty: none")
     # To one server two or four were no faster than one (8 calls of 1 or 16 photos in flight, loopback); where a load
     # balancer takes whole connections, each is another server.
     model_server_connections: int = setting(1, "HTTP/2 connections to the model server", at_least=1, at_most=64)
     text_encoder: str = setting("", "host:port of the text and the product encoder; empty: no text queries")
     redis: str = setting("", "redis://… of the result cache; empty: a cache in this process's memory", secret=True)
-    cache_ttl_s: float = setting(3600.0, "life of a cached answer; 0: no cache", at_least=0, at_most=7 * 86400)
+    cache_ttl_s: float = setting(3600.0, "time to live of a cached answer; 0: no cache", at_least=0, at_most=7 * 86400)
     cache_timeout_s: float = setting(
-        0.05, "time for one call to Redis; after it the answer is computed", at_least=0.001, at_most=5
+        0.05, "time-out of one call to Redis; after it the answer is computed", at_least=0.001, at_most=5
     )
     cache_memory_bytes: int = setting(
-        64 << 20, "most memory of the in-process cache; beyond it the least recently used goes", at_least=0
+        64 << 20, "memory of the in-process cache; beyond it the least recently used answer is evicted", at_least=0
     )
     auto_policy: tuple[str, ...] = setting(
         ("fashion=product>image", "*=product>text"),
-        "spaces of AUTO, category=space>space: the first that is built and the product is in; the longest category "
-        "that fits wins, * is the rest",
+        "spaces of AUTO by category, category=space>space: the first that is built and in which the product has a "
+        "vector; the longest matching category wins, * is every other one",
     )
-    # Either finds more of its category in the product space than in its own: docs/quality.md.
-    auto_photo: str = setting("product>image", "spaces of AUTO for photos alone, space>space: the first that is built")
-    auto_text: str = setting("product>text", "spaces of AUTO for texts alone, space>space: the first that is built")
-    max_inflight: int = setting(512, "calls answered at once; beyond it RESOURCE_EXHAUSTED", at_least=1, at_most=65536)
-    default_deadline_s: float = setting(5.0, "deadline of a call that brings none", at_least=0.01, at_most=600)
+    # A photo, or a text, finds more of its category in the product space than in its own: docs/quality.md.
+    auto_photo: str = setting("product>image", "spaces of AUTO for photos only, space>space: the first that is built")
+    auto_text: str = setting("product>text", "spaces of AUTO for texts only, space>space: the first that is built")
+    max_inflight: int = setting(512, "requests in flight; beyond it RESOURCE_EXHAUSTED", at_least=1, at_most=65536)
+    default_deadline_s: float = setting(5.0, "deadline of a request that has none", at_least=0.01, at_most=600)
     shard_timeout_s: float = setting(
-        2.0, "time for a shard; after it the answer is partial, and says so", at_least=0.001, at_most=600
+        2.0, "time-out of a call to a shard; after it the answer is partial, and says so", at_least=0.001, at_most=600
     )
     # One batch at a time cost a fifth to a third less CPU per query than two, with 16 and 64 queries in flight over two
     # shards: an RPC costs a process 0.3 ms whatever it carries, so fewer and larger ones win.
     shard_inflight: int = setting(
-        1, "batches under way per shard; queries that come meanwhile go together in the next", at_least=1, at_most=64
+        1, "batches in flight per shard; queries that arrive meanwhile go together in the next", at_least=1, at_most=64
     )
     shard_batch: int = setting(
-        64, "most queries in one batch to a shard; fewer where they want many hits", at_least=1, at_most=256
+        64, "most queries in one batch to a shard; fewer where they ask for many hits", at_least=1, at_most=256
     )
-    refresh_s: float = setting(1.0, "how often the shards are asked what they serve", at_least=0.05, at_most=60)
+    refresh_s: float = setting(1.0, "interval at which the shards are asked what they serve", at_least=0.05, at_most=60)
     image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=221)
     image_threads: int = setting(2, "threads that decode photos", at_least=1, at_most=64)
     text_batch: int = setting(64, "most texts in one call to the text encoder", at_least=1, at_most=1024)
 
     def __post_init__(self) -> None:
-        """Raises BadSettings for what the bounds of single settings do not tell."""
+        """Raises BadSettings for what the bounds of single settings do not cover."""
         AutoPolicy.parse(self.auto_policy, photo=self.auto_photo, text=self.auto_text)
         if self.model_version and self.model_label:
             raise BadSettings(
-                f"model_version={self.model_version}, model_label={self.model_label}: at most one of them"
+                f"model_version={self.model_version}, model_label={self.model_label}: set at most one of them"
             )

@@ -1,4 +1,4 @@
-"""Single flight: of the calls that ask the same at the same time, one does the work and all have the answer."""
+"""Single flight: of concurrent calls with the same key one does the work, and all get its result. No I/O."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class _Flight(Generic[Answer]):
 
 
 class SingleFlight(Generic[Answer]):
-    """For use on one event loop. Bounded by the calls that are admitted: each has at most one flight."""
+    """The work in flight, by key. For use on one event loop; admission bounds it, as a call has at most one flight."""
 
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[Answer]] = {}
 
     async def __call__(self, key: str, work: Callable[[], Coroutine[None, None, Answer]], deadline: Deadline) -> Answer:
-        """What `work` returns or raises, whoever's work it was. Raises DeadlineExceeded at this caller's own deadline.
+        """What `work` returns or raises, this caller's or that of an earlier one with the same key.
 
-        Work ends when the last caller that waits for it is gone. Where it ran out of another caller's time while this
-        caller has time left, this caller starts it again; its own it starts once.
+        Raises DeadlineExceeded at this caller's own deadline. The work is cancelled when no caller waits for it any
+        more. Where an earlier caller's work exceeded that caller's deadline, this caller starts it anew with its own.
         """
         while flight := self._flights.get(key):
             try:
@@ -40,7 +40,7 @@ class SingleFlight(Generic[Answer]):
 
     def _start(self, key: str, work: Callable[[], Coroutine[None, None, Answer]]) -> _Flight[Answer]:
         flight = self._flights[key] = _Flight(asyncio.create_task(work()))
-        flight.task.add_done_callback(lambda task: self._landed(key, flight))
+        flight.task.add_done_callback(lambda task: self._end(key, flight))
         return flight
 
     async def _join(self, key: str, flight: _Flight[Answer], deadline: Deadline) -> Answer:
@@ -48,16 +48,16 @@ class SingleFlight(Generic[Answer]):
         try:
             await asyncio.wait((flight.task,), timeout=deadline.timeout_s())
             if not flight.task.done():
-                raise DeadlineExceeded("the deadline passed before the answer came")
+                raise DeadlineExceeded("the deadline passed before the answer was ready")
             return flight.task.result()
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
                 flight.task.cancel()
-                self._landed(key, flight)
+                self._end(key, flight)
 
-    def _landed(self, key: str, flight: _Flight[Answer]) -> None:
+    def _end(self, key: str, flight: _Flight[Answer]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
         if not flight.task.cancelled() and flight.task.done():
-            flight.task.exception()  # Seen, even where nobody waits for it any more.
+            flight.task.exception()  # So that asyncio does not report it where nobody waits any more.

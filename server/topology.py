@@ -1,4 +1,7 @@
-"""What the shards serve, and which version of it requests pin: the same for every shard of an answer. Pure."""
+"""Which version of the index requests pin, chosen from what the shards say they serve. Pure.
+
+All shards of an answer serve the same version.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from lookalike.v1.types_pb2 import Space
 
 @dataclass(frozen=True, slots=True)
 class SpaceInfo:
+    """One space of a version, as the shards describe it."""
+
     dim: int
     encoder: str
     documents: tuple[int, ...]  # Vectors per shard.
@@ -21,12 +26,12 @@ class SpaceInfo:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The version that a request pins: everything it asks is asked of this version."""
+    """The version that a request pins: every call that it makes to a shard names this version."""
 
     version: str
     spaces: Mapping[Space.ValueType, SpaceInfo]
-    serving: tuple[bool, ...]  # Per shard: whether it said, when last asked, that it serves this version.
-    sequences: tuple[int, ...]  # Per shard: how many updates it had applied since the version was built.
+    serving: tuple[bool, ...]  # Per shard: whether it served this version when last asked.
+    sequences: tuple[int, ...]  # Per shard: how many updates it has applied, at least, since the version was built.
 
     @property
     def shards(self) -> int:
@@ -34,19 +39,19 @@ class Snapshot:
 
     @property
     def content(self) -> str:
-        """What is searched, by name: the version, and what was changed since, as far as is known."""
+        """A name for what is searched: the version, and a digest of the updates known to have been applied to it."""
         if not any(self.sequences):
             return self.version
         changes = blake2b(repr(self.sequences).encode(), digest_size=8).hexdigest()
         return f"{self.version}+{changes}"
 
-    def after(self, sequences: Mapping[int, int]) -> Snapshot:
-        """The same, once it is known how many updates these shards have applied at least."""
+    def with_sequences(self, sequences: Mapping[int, int]) -> Snapshot:
+        """The same version, these shards having applied at least so many updates (a sequence never falls)."""
         latest = (max(known, sequences.get(shard, 0)) for shard, known in enumerate(self.sequences))
         return replace(self, sequences=tuple(latest))
 
-    def searched(self, spaces: Sequence[Space.ValueType]) -> dict[Space.ValueType, SpaceInfo]:
-        """What is known of each, in their order. Raises FailedPrecondition for one that the version lacks."""
+    def require_spaces(self, spaces: Sequence[Space.ValueType]) -> dict[Space.ValueType, SpaceInfo]:
+        """These spaces, in their order. Raises FailedPrecondition for one that the version does not have."""
         for space in spaces:
             if space not in self.spaces:
                 has = ", ".join(space_name(each) for each in sorted(self.spaces)) or "none"
@@ -54,17 +59,17 @@ class Snapshot:
         return {space: self.spaces[space] for space in spaces}
 
 
-def snapshot_of(told: Sequence[index_pb2.DescribeResponse | None], pinned: str | None) -> Snapshot:
-    """The snapshot for what the shards (None: out of reach) said that they serve.
+def choose_snapshot(responses: Sequence[index_pb2.DescribeResponse | None], pinned: str | None) -> Snapshot:
+    """The snapshot to pin, chosen from the shards' Describe responses (None: the shard is out of reach).
 
     The pinned version stays until every shard in reach has moved on to the same other one, or none serves it any more;
-    then the one that most shards serve is next (among equals that which most call current, then the greatest name).
-    Raises Unavailable when no shard is in reach, or one is not the shard it is taken for.
+    then the version that most shards serve is next (of equals the one that is current at most shards, then the greatest
+    name). Raises Unavailable when no shard is in reach, or an address is that of another shard than expected.
     """
-    in_reach = [(ordinal, each) for ordinal, each in enumerate(told) if each is not None]
+    in_reach = [(ordinal, response) for ordinal, response in enumerate(responses) if response is not None]
     if not in_reach:
         raise Unavailable("no shard is in reach")
-    served = {ordinal: _askable(each.versions, ordinal, len(told)) for ordinal, each in in_reach}
+    served = {ordinal: _matching_states(each.versions, ordinal, len(responses)) for ordinal, each in in_reach}
     versions = [state.version for states in served.values() for state in states]
     currents = [states[0].version for states in served.values()]
     if len(set(currents)) == 1:
@@ -73,30 +78,32 @@ def snapshot_of(told: Sequence[index_pb2.DescribeResponse | None], pinned: str |
         version = pinned
     else:
         version = max(versions, key=lambda each: (versions.count(each), currents.count(each), each))
-    witnesses = {ordinal: state for ordinal, states in served.items() for state in states if state.version == version}
-    (witness, *_) = witnesses.values()
-    spaces = {each.space: SpaceInfo(each.dim, each.encoder, _documents(each, witnesses)) for each in witness.spaces}
-    serving = tuple(ordinal in witnesses for ordinal in range(len(told)))
-    sequences = tuple(witnesses[ordinal].sequence if ordinal in witnesses else 0 for ordinal in range(len(told)))
+    states = {ordinal: state for ordinal, states in served.items() for state in states if state.version == version}
+    (any_state, *_) = states.values()
+    spaces = {each.space: SpaceInfo(each.dim, each.encoder, _documents(each, states)) for each in any_state.spaces}
+    serving = tuple(ordinal in states for ordinal in range(len(responses)))
+    sequences = tuple(states[ordinal].sequence if ordinal in states else 0 for ordinal in range(len(responses)))
     return Snapshot(version, spaces, serving, sequences)
 
 
-def _documents(space: index_pb2.SpaceState, witnesses: Mapping[int, index_pb2.ShardState]) -> tuple[int, ...]:
-    """Vectors per shard: each tells how many it has now; of one out of reach it is known how many it was built with."""
+def _documents(space: index_pb2.SpaceState, states: Mapping[int, index_pb2.ShardState]) -> tuple[int, ...]:
+    """Vectors per shard: the live ones of each shard that serves the version, those as built of one out of reach."""
     documents = [*space.documents]
-    for ordinal, state in witnesses.items():
+    for ordinal, state in states.items():
         for own in state.spaces:
             if own.space == space.space and own.HasField("live"):
                 documents[ordinal] = own.live
     return tuple(documents)
 
 
-def _askable(states: Sequence[index_pb2.ShardState], ordinal: int, shards: int) -> Sequence[index_pb2.ShardState]:
-    """Those that have as many shards as there are addresses, in their order. Raises Unavailable where none has."""
-    askable = [state for state in states if (state.shard, state.shards) == (ordinal, shards)]
-    if not askable:
+def _matching_states(
+    states: Sequence[index_pb2.ShardState], ordinal: int, shards: int
+) -> Sequence[index_pb2.ShardState]:
+    """The versions that have as many shards as there are addresses. Raises Unavailable where there is none."""
+    matching = [state for state in states if (state.shard, state.shards) == (ordinal, shards)]
+    if not matching:
         raise Unavailable(
             f"shard address {ordinal} of {shards} is shard {states[0].shard} of {states[0].shards}: "
-            "the addresses are not in the order of the shards, or not all of them"
+            "list the addresses of all shards, in the order of their ordinals"
         )
-    return askable
+    return matching

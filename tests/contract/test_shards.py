@@ -18,7 +18,7 @@ from index.serving.writer import Writer
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, SpaceWeight
 from lookalike.vectors import pack
-from tests.rpc.gateways import PRODUCTS, SHARDS, VECTORS, a_photo, a_scene, serving
+from tests.rpc.gateways import PRODUCTS, SHARDS, VECTORS, a_photo, scripted_system, serving
 from tests.unit.index.samples import serving_only
 
 ALL = (SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)
@@ -86,9 +86,13 @@ def without_version_and_timings(response: SearchResponse) -> SearchResponse:
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 async def test_real_shards_give_the_same_responses_as_scripted_ones(location: Path, request_: SearchRequest) -> None:
-    async with real_shards(location) as addresses, a_scene(shards=addresses) as real, a_scene(spaces=ALL) as scripted:
+    async with (
+        real_shards(location) as addresses,
+        scripted_system(shards=addresses) as real,
+        scripted_system(spaces=ALL) as scripted,
+    ):
         found, expected = [
-            without_version_and_timings(await scene.search.Search(request_)) for scene in (real, scripted)
+            without_version_and_timings(await system.search.Search(request_)) for system in (real, scripted)
         ]
     assert (found.provenance, found.truncated) == (expected.provenance, expected.truncated)
     assert [hit.product for hit in found.hits] == [hit.product for hit in expected.hits]

@@ -1,4 +1,4 @@
-"""A real gateway over real gRPC in this process, before shards and encoders that do as the test says."""
+"""A real gateway over real gRPC in this process, with scripted shards and encoders behind it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from lookalike.v1.types_pb2 import (
     SpaceVector,
 )
 from lookalike.vectors import F32, normalised, pack, unpack
-from server.app import gateway
+from server.app import build_gateway
 from server.settings import GatewaySettings
 
 DIM = 8
@@ -51,9 +51,8 @@ def random_unit(*seed: int, dim: int) -> F32:
     return vector
 
 
-def fused(image: F32 | None, text: F32 | None) -> F32:
-    """What the scripted product encoder makes of a photo's and a text's vector: the photo in one half, the text in
-    the other."""
+def fuse(image: F32 | None, text: F32 | None) -> F32:
+    """The product vector of the scripted product encoder: the photo's vector in one half, the text's in the other."""
     halves = np.zeros((1, DIM), dtype=np.float32)
     if image is not None:
         halves[0, : DIM // 2] = image[: DIM // 2] * 16
@@ -82,14 +81,14 @@ VECTORS = {
     if (i, space) != (19, SPACE_IMAGE)
 }
 VECTORS |= {
-    (product.id, SPACE_PRODUCT): fused(VECTORS.get((product.id, SPACE_IMAGE)), VECTORS.get((product.id, SPACE_TEXT)))
+    (product.id, SPACE_PRODUCT): fuse(VECTORS.get((product.id, SPACE_IMAGE)), VECTORS.get((product.id, SPACE_TEXT)))
     for product in PRODUCTS
     if product.id != "p17"
 }
 
 
 def a_photo(number: int) -> bytes:
-    """The photo of the product of that number, as the scripted model sees it: its red tells."""
+    """A photo of the product of that number: the scripted model server reads the number from its red channel."""
     buffer = BytesIO()
     Image.new("RGB", (64, 64), (10 * number, 30, 30)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -97,12 +96,12 @@ def a_photo(number: int) -> bytes:
 
 @dataclass
 class ScriptedShard:
-    """The twenty products, by brute force; the script makes it late, broken, or of another version."""
+    """A shard that searches its part of the twenty products by brute force; a test can make it late or broken."""
 
     ordinal: int
     version: str = "v1"
     spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT)
-    encoders: Mapping[Space.ValueType, str] = field(default_factory=dict)  # By space, where another.
+    encoders: Mapping[Space.ValueType, str] = field(default_factory=dict)  # By space, where not the default.
     error: LookalikeError | None = None
     fetch_error: LookalikeError | None = None
     hang: bool = False
@@ -138,8 +137,8 @@ class ScriptedShard:
         return index_pb2.ShardSearchResponse(results=[self._hits(query) for query in request.queries])
 
     def _hits(self, query: index_pb2.ShardQuery) -> index_pb2.ShardHits:
-        """By the weighted sum of the cosines: 0 where a product has no vector, no hit where it has none at all."""
-        found = []
+        """By the weighted sum of the cosines, 0 where a product has no vector; one without any vector is no hit."""
+        hits = []
         for product in self.products:
             cosines = [
                 float(VECTORS[product.id, each.space] @ unpack(each.vector, DIMS[each.space])[0])
@@ -151,28 +150,28 @@ class ScriptedShard:
                 continue
             if product.id in query.exclude_ids:
                 continue
-            told = [cosine or 0.0 for cosine in cosines]
-            weights = [each.weight for each in query.vectors] if len(told) > 1 else [1.0]
-            score = sum(weight * cosine for weight, cosine in zip(weights, told, strict=True))
-            found.append((-score, product.id, product, told))
-        found = sorted(hit for hit in found if not query.HasField("min_score") or -hit[0] >= query.min_score)
-        shops = [product.shop for _, _, product, _ in found]
-        found = [found[place] for place in limit_per_shop(shops, query.max_per_shop or len(found), query.k)]
+            terms = [cosine or 0.0 for cosine in cosines]
+            weights = [each.weight for each in query.vectors] if len(terms) > 1 else [1.0]
+            score = sum(weight * cosine for weight, cosine in zip(weights, terms, strict=True))
+            hits.append((-score, product.id, product, terms))
+        hits = sorted(hit for hit in hits if not query.HasField("min_score") or -hit[0] >= query.min_score)
+        shops = [product.shop for _, _, product, _ in hits]
+        hits = [hits[i] for i in limit_per_shop(shops, query.max_per_shop or len(hits), query.k)]
         return index_pb2.ShardHits(
-            ids=[product_id for _, product_id, *_ in found],
-            scores=pack(np.array([-score for score, *_ in found], dtype=np.float32)),
-            products=[product.SerializeToString() for _, _, product, _ in found],
-            cosines=pack(np.array([told for *_, told in found], dtype=np.float32)) if query.explain else b"",
+            ids=[product_id for _, product_id, *_ in hits],
+            scores=pack(np.array([-score for score, *_ in hits], dtype=np.float32)),
+            products=[product.SerializeToString() for _, _, product, _ in hits],
+            cosines=pack(np.array([terms for *_, terms in hits], dtype=np.float32)) if query.explain else b"",
             plans=[self._plan(query, space) for space in sorted(each.space for each in query.vectors)]
             if query.explain
             else [],
-            shops=[product.shop for _, _, product, _ in found] if query.max_per_shop else [],
+            shops=[product.shop for _, _, product, _ in hits] if query.max_per_shop else [],
         )
 
     def _plan(self, query: index_pb2.ShardQuery, space: Space.ValueType) -> SearchPlan:
-        there = [product for product in self.products if (product.id, space) in VECTORS]
-        passing = [product for product in there if product.shop not in query.filter.shop_not_in]
-        return SearchPlan(space=space, documents=len(there), matching=len(passing))
+        documents = [product for product in self.products if (product.id, space) in VECTORS]
+        matching = [product for product in documents if product.shop not in query.filter.shop_not_in]
+        return SearchPlan(space=space, documents=len(documents), matching=len(matching))
 
     async def fetch(self, request: index_pb2.FetchRequest, _: Deadline) -> index_pb2.FetchResponse:
         await self._script(request.version)
@@ -233,13 +232,13 @@ class ScriptedShard:
 
 @dataclass
 class ScriptedTextEncoder:
-    """ "p07" is encoded as the text vector of p07; anything else as zeros."""
+    """Encodes the text "p07" as the text vector of p07, and so on; any other text as zeros."""
 
     fingerprint: str = f"encoder-{SPACE_TEXT}"
     error: LookalikeError | None = None
-    answer: text_encoder_pb2.EncodeTextResponse | None = None  # What it answers, whatever it is asked.
+    response: text_encoder_pb2.EncodeTextResponse | None = None  # Its response to any request, where set.
     texts: list[str] = field(default_factory=list)
-    heard: asyncio.Event = field(default_factory=asyncio.Event)
+    received: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def describe(self, _: text_encoder_pb2.DescribeEncoderRequest, __: Deadline) -> text_encoder_pb2.EncoderState:
         return text_encoder_pb2.EncoderState(fingerprint=self.fingerprint, dim=DIM)
@@ -250,9 +249,9 @@ class ScriptedTextEncoder:
         if self.error is not None:
             raise self.error
         self.texts += request.texts
-        self.heard.set()
-        if self.answer is not None:
-            return self.answer
+        self.received.set()
+        if self.response is not None:
+            return self.response
         zeros = np.zeros(DIM, dtype=np.float32)
         vectors = np.stack([VECTORS.get((text, SPACE_TEXT), zeros) for text in request.texts])
         return text_encoder_pb2.EncodeTextResponse(vectors=pack(vectors), dim=DIM, fingerprint=self.fingerprint)
@@ -262,12 +261,12 @@ class ScriptedTextEncoder:
 
 
 @dataclass
-class ScriptedModel:
-    """TensorFlow-Serving, of a model that sees the product in its photo; black is the product 0."""
+class ScriptedModelServer:
+    """TensorFlow Serving with a model that recognizes the product in its photo; a black one is product 0."""
 
     fingerprint: str = f"encoder-{SPACE_IMAGE}"
     photos: list[int] = field(default_factory=list)
-    waits_for: asyncio.Event | None = None  # Before it answers.
+    waits_for: asyncio.Event | None = None  # Where set, it answers only after this event.
     error: grpc.StatusCode | None = None
 
     async def predict(
@@ -295,16 +294,16 @@ class ScriptedModel:
 
 @dataclass
 class ScriptedProductEncoder:
-    """Fuses as `fused` does; whatever it is, is a shoe with probability 0.6."""
+    """Fuses as `fuse` does, and classifies every product as a shoe with probability 0.6."""
 
     image_encoder: str = f"encoder-{SPACE_IMAGE}"
     text_encoder: str = f"encoder-{SPACE_TEXT}"
     fingerprint: str = f"encoder-{SPACE_PRODUCT}"
     threshold: float = 0.5
     error: LookalikeError | None = None
-    vectors: F32 | None = None  # What it answers, whatever it is asked.
-    results: list[product_encoder_pb2.RankedCategories] | None = None  # Likewise.
-    asked: list[list[product_encoder_pb2.ProductInput]] = field(default_factory=list)
+    vectors: F32 | None = None  # Its response to any request, where set.
+    results: list[product_encoder_pb2.RankedCategories] | None = None  # The same for Classify.
+    batches: list[list[product_encoder_pb2.ProductInput]] = field(default_factory=list)
     precisions: list[float] = field(default_factory=list)
 
     async def describe(
@@ -315,8 +314,8 @@ class ScriptedProductEncoder:
     async def encode(
         self, request: product_encoder_pb2.EncodeProductsRequest, _: Deadline
     ) -> product_encoder_pb2.EncodeProductsResponse:
-        self._heard(request.inputs)
-        vectors = np.stack([fused(*_unpacked(each)) for each in request.inputs])
+        self._record(request.inputs)
+        vectors = np.stack([fuse(*_unpack_input(each)) for each in request.inputs])
         return product_encoder_pb2.EncodeProductsResponse(
             vectors=pack(vectors if self.vectors is None else self.vectors),
             dim=DIM,
@@ -328,7 +327,7 @@ class ScriptedProductEncoder:
     async def classify(
         self, request: product_encoder_pb2.ClassifyProductsRequest, _: Deadline
     ) -> product_encoder_pb2.ClassifyProductsResponse:
-        self._heard(request.inputs)
+        self._record(request.inputs)
         self.precisions.append(request.precision)
         likely = product_encoder_pb2.RankedCategories(
             categories=CATEGORIES[: request.limit],
@@ -342,8 +341,8 @@ class ScriptedProductEncoder:
             text_encoder=self.text_encoder,
         )
 
-    def _heard(self, inputs: Sequence[product_encoder_pb2.ProductInput]) -> None:
-        self.asked.append([*inputs])
+    def _record(self, inputs: Sequence[product_encoder_pb2.ProductInput]) -> None:
+        self.batches.append([*inputs])
         if self.error is not None:
             raise self.error
         for i, each in enumerate(inputs):
@@ -354,18 +353,20 @@ class ScriptedProductEncoder:
         return edge.handler(PRODUCT, {"Describe": self.describe, "Encode": self.encode, "Classify": self.classify})
 
 
-def _unpacked(given: product_encoder_pb2.ProductInput) -> tuple[F32 | None, F32 | None]:
-    image = unpack(given.image, DIMS[SPACE_IMAGE])[0] if given.image else None
-    text = unpack(given.text, DIMS[SPACE_TEXT])[0] if given.text else None
+def _unpack_input(product_input: product_encoder_pb2.ProductInput) -> tuple[F32 | None, F32 | None]:
+    image = unpack(product_input.image, DIMS[SPACE_IMAGE])[0] if product_input.image else None
+    text = unpack(product_input.text, DIMS[SPACE_TEXT])[0] if product_input.text else None
     return image, text
 
 
 @dataclass
-class Scene:
+class ScriptedSystem:
+    """The stubs of a real gateway, and the scripted processes behind it."""
+
     shards: list[ScriptedShard]
-    encoder: ScriptedTextEncoder
-    model: ScriptedModel
-    products: ScriptedProductEncoder
+    text_encoder: ScriptedTextEncoder
+    model_server: ScriptedModelServer
+    product_encoder: ScriptedProductEncoder
     search: search_pb2_grpc.SimilarProductsAsyncStub
     catalog: catalog_pb2_grpc.CatalogAsyncStub
     channel: grpc.aio.Channel
@@ -373,7 +374,7 @@ class Scene:
 
 @asynccontextmanager
 async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
-    """The address of a real server."""
+    """The address of a real gRPC server with these handlers."""
     server = edge.server(handlers)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -384,50 +385,56 @@ async def serving(*handlers: grpc.GenericRpcHandler) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def a_scene(
+async def scripted_system(
     *,
     spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT),
     product_encoder: bool = True,
     image_encoder: str = f"encoder-{SPACE_IMAGE}",
     product_encoder_name: str = f"encoder-{SPACE_PRODUCT}",
     **settings: object,
-) -> AsyncIterator[Scene]:
-    """The gateway, once it knows its shards.
+) -> AsyncIterator[ScriptedSystem]:
+    """A gateway that has found its shards, with the scripted processes behind it.
 
-    spaces: those that the version has built; product_encoder: whether the text encoder's process has one, too;
-    image_encoder: that of the version, of the model server and of what the product encoder takes;
-    product_encoder_name: that of the version and of the product encoder.
+    spaces: those that the version has; product_encoder: whether the text encoder's process serves one; image_encoder:
+    the fingerprint that the version, the model server and the product encoder agree on; product_encoder_name: that of
+    the version and of the product encoder; settings: of the gateway.
     """
     encoders = {SPACE_IMAGE: image_encoder, SPACE_PRODUCT: product_encoder_name}
     shards = [ScriptedShard(i, spaces=spaces, encoders=encoders) for i in range(SHARDS)]
-    encoder, model = ScriptedTextEncoder(), ScriptedModel(image_encoder)
-    products = ScriptedProductEncoder(image_encoder, fingerprint=product_encoder_name)
-    of_words = [encoder.handler(), *([products.handler()] if product_encoder else [])]
+    text_encoder, model_server = ScriptedTextEncoder(), ScriptedModelServer(image_encoder)
+    scripted_product_encoder = ScriptedProductEncoder(image_encoder, fingerprint=product_encoder_name)
+    text_handlers = [text_encoder.handler(), *([scripted_product_encoder.handler()] if product_encoder else [])]
     async with (
         serving(shards[0].handler()) as first,
         serving(shards[1].handler()) as second,
-        serving(*of_words) as text,
-        serving(model.handler()) as photos,
-        running(
-            {"shards": (first, second), "text_encoder": text, "model_server": photos, "refresh_s": 0.05, **settings}
+        serving(*text_handlers) as text_address,
+        serving(model_server.handler()) as model_address,
+        running_gateway(
+            {
+                "shards": (first, second),
+                "text_encoder": text_address,
+                "model_server": model_address,
+                "refresh_s": 0.05,
+                **settings,
+            }
         ) as address,
         aio_channel(address) as channel,
     ):
         similar, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
-        yield Scene(shards, encoder, model, products, similar, catalog, channel)
+        yield ScriptedSystem(shards, text_encoder, model_server, scripted_product_encoder, similar, catalog, channel)
 
 
 @asynccontextmanager
-async def running(settings: Mapping[str, Any]) -> AsyncIterator[str]:
-    """The address of a gateway that knows its shards."""
-    made = gateway(GatewaySettings(**settings))
-    refreshing = asyncio.create_task(made.fleet.keep_fresh())
+async def running_gateway(settings: Mapping[str, Any]) -> AsyncIterator[str]:
+    """The address of a gateway that has found its shards."""
+    gateway = build_gateway(GatewaySettings(**settings))
+    refreshing = asyncio.create_task(gateway.versions.keep_fresh())
     try:
-        async with serving(*made.handlers) as address:
-            await made.fleet.until_whole()
+        async with serving(*gateway.handlers) as address:
+            await gateway.versions.until_complete()
             yield address
     finally:
         refreshing.cancel()
         with suppress(asyncio.CancelledError):
             await refreshing
-        await made.close()
+        await gateway.close()

@@ -34,7 +34,7 @@ from lookalike.runtime import lifecycle
 from lookalike.v1 import catalog_pb2_grpc
 from lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, RemoveRequest, UpsertRequest
 from lookalike.v1.types_pb2 import Product, SpaceVector
-from tests.rpc.gateways import running, serving
+from tests.rpc.gateways import running_gateway, serving
 from tests.rpc.test_swap import until
 from tests.unit.index.samples import IMAGE, catalogue, unit_vectors, vectors_of
 
@@ -81,7 +81,7 @@ async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, Serve
 
 @asynccontextmanager
 async def a_catalogue(address: str) -> AsyncIterator[catalog_pb2_grpc.CatalogAsyncStub]:
-    async with running({"shards": (address,), "refresh_s": 0.05}) as gateway, aio_channel(gateway) as channel:
+    async with running_gateway({"shards": (address,), "refresh_s": 0.05}) as gateway, aio_channel(gateway) as channel:
         yield catalog_pb2_grpc.CatalogStub(channel)
 
 

@@ -1,4 +1,4 @@
-"""Changes of the catalogue through the gateway: before scripted shards, and before real ones."""
+"""Upsert and Remove through a real gateway, with scripted shards and with real ones."""
 
 from __future__ import annotations
 
@@ -26,17 +26,27 @@ from lookalike.v1.index_pb2 import UpdateResult
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space, SpaceVector
 from lookalike.vectors import F32, unpack
-from tests.rpc.gateways import DIMS, SHARDS, VECTORS, Scene, a_photo, a_scene, fused, running, serving
+from tests.rpc.gateways import (
+    DIMS,
+    SHARDS,
+    VECTORS,
+    ScriptedSystem,
+    a_photo,
+    fuse,
+    running_gateway,
+    scripted_system,
+    serving,
+)
 from tests.unit.index.samples import catalogue, serving_only, unit_vectors, vectors_of
 
 
 @pytest_asyncio.fixture
-async def scene() -> AsyncIterator[Scene]:
-    async with a_scene(spaces=(SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)) as scene:
-        yield scene
+async def system() -> AsyncIterator[ScriptedSystem]:
+    async with scripted_system(spaces=(SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)) as system:
+        yield system
 
 
-def upserting(
+def upsert_request(
     product_id: str = "new",
     revision: int = 1,
     *,
@@ -46,7 +56,7 @@ def upserting(
     description: str = "",
     **given: F32,
 ) -> UpsertRequest:
-    """With vectors by the names of their spaces (`image_`, since `image` is the photo)."""
+    """An UpsertRequest; vectors are given by the names of their spaces (`image_`, since `image` is the photo)."""
     vectors = [
         SpaceVector(space=Space.Value(f"SPACE_{name.strip('_').upper()}"), vector=v.tobytes())
         for name, v in given.items()
@@ -55,53 +65,55 @@ def upserting(
     return UpsertRequest(product=product, revision=revision, vectors=vectors, encode=encode, image=image)
 
 
-def sent(scene: Scene) -> dict[Space.ValueType, F32]:
+def sent_vectors(system: ScriptedSystem) -> dict[Space.ValueType, F32]:
     """The vectors of the one upsert that the shards got."""
-    (update,) = [update for shard in scene.shards for update in shard.updates]
+    (update,) = [update for shard in system.shards for update in shard.updates]
     return {each.space: unpack(each.vector, DIMS[each.space])[0] for each in update.upsert.vectors}
 
 
-async def test_a_change_goes_to_the_one_shard_that_owns_the_product(scene: Scene) -> None:
+async def test_a_change_goes_to_the_one_shard_that_owns_the_product(system: ScriptedSystem) -> None:
     for product_id in ("a", "b", "c", "d"):
-        assert (await scene.catalog.Upsert(upserting(product_id, 7))).applied
-        assert (await scene.catalog.Remove(RemoveRequest(product_id=product_id, revision=8))).applied
-    for ordinal, shard in enumerate(scene.shards):
-        told = [(update.upsert.product.id or update.remove, update.revision) for update in shard.updates]
-        mine = [product_id for product_id in "abcd" if shard_of(product_id, SHARDS) == ordinal]
-        assert told == [(product_id, revision) for product_id in mine for revision in (7, 8)]
+        assert (await system.catalog.Upsert(upsert_request(product_id, 7))).applied
+        assert (await system.catalog.Remove(RemoveRequest(product_id=product_id, revision=8))).applied
+    for ordinal, shard in enumerate(system.shards):
+        changes = [(update.upsert.product.id or update.remove, update.revision) for update in shard.updates]
+        owned = [product_id for product_id in "abcd" if shard_of(product_id, SHARDS) == ordinal]
+        assert changes == [(product_id, revision) for product_id in owned for revision in (7, 8)]
 
 
-async def test_vectors_that_are_given_are_scaled_and_nothing_else_is_made(scene: Scene) -> None:
+async def test_given_vectors_are_scaled_to_unit_length_and_without_encode_no_other_is_made(
+    system: ScriptedSystem,
+) -> None:
     text = np.full(DIMS[SPACE_TEXT], 3, dtype=np.float32)
-    answer = await scene.catalog.Upsert(upserting(title="p07", text=text))
+    answer = await system.catalog.Upsert(upsert_request(title="p07", text=text))
     assert list(answer.spaces) == [SPACE_TEXT]
-    assert np.allclose(sent(scene)[SPACE_TEXT], text / np.linalg.norm(text))
-    assert not scene.encoder.texts
+    assert np.allclose(sent_vectors(system)[SPACE_TEXT], text / np.linalg.norm(text))
+    assert not system.text_encoder.texts
 
 
-async def test_what_is_not_given_is_made_of_title_and_photo_where_that_is_wanted(scene: Scene) -> None:
-    answer = await scene.catalog.Upsert(upserting(encode=True, title="p07", image=a_photo(3)))
+async def test_with_encode_missing_vectors_are_made_of_title_and_photo(system: ScriptedSystem) -> None:
+    answer = await system.catalog.Upsert(upsert_request(encode=True, title="p07", image=a_photo(3)))
     assert list(answer.spaces) == [SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT]
     image, text = VECTORS["p03", SPACE_IMAGE], VECTORS["p07", SPACE_TEXT]
-    made = sent(scene)
-    assert np.allclose(made[SPACE_IMAGE], image, atol=1e-6)
-    assert np.allclose(made[SPACE_TEXT], text, atol=1e-6)
-    assert np.allclose(made[SPACE_PRODUCT], fused(image, text), atol=1e-5)
+    vectors = sent_vectors(system)
+    assert np.allclose(vectors[SPACE_IMAGE], image, atol=1e-6)
+    assert np.allclose(vectors[SPACE_TEXT], text, atol=1e-6)
+    assert np.allclose(vectors[SPACE_PRODUCT], fuse(image, text), atol=1e-5)
 
 
-async def test_a_product_vector_is_made_of_the_vectors_that_are_given(scene: Scene) -> None:
+async def test_with_encode_the_product_vector_is_made_of_the_given_vectors(system: ScriptedSystem) -> None:
     image = VECTORS["p05", SPACE_IMAGE]
-    answer = await scene.catalog.Upsert(upserting(encode=True, title="no words", image=a_photo(3), image_=image))
+    answer = await system.catalog.Upsert(upsert_request(encode=True, title="no words", image=a_photo(3), image_=image))
     assert list(answer.spaces) == [SPACE_IMAGE, SPACE_PRODUCT]  # A text without words has no vector.
-    assert np.allclose(sent(scene)[SPACE_PRODUCT], fused(image, None), atol=1e-5)
-    assert not scene.model.photos
+    assert np.allclose(sent_vectors(system)[SPACE_PRODUCT], fuse(image, None), atol=1e-5)
+    assert not system.model_server.photos
 
 
-async def test_an_older_change_is_answered_and_changes_nothing(scene: Scene) -> None:
-    for shard in scene.shards:
+async def test_a_stale_change_is_answered_as_not_applied(system: ScriptedSystem) -> None:
+    for shard in system.shards:
         shard.outcome = UpdateResult.STALE
-    assert not (await scene.catalog.Upsert(upserting())).applied
-    assert not (await scene.catalog.Remove(RemoveRequest(product_id="new", revision=1))).applied
+    assert not (await system.catalog.Upsert(upsert_request())).applied
+    assert not (await system.catalog.Remove(RemoveRequest(product_id="new", revision=1))).applied
 
 
 async def status_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
@@ -118,66 +130,74 @@ BAD, FULL, STATE = (
 
 
 @pytest.mark.parametrize(
-    ("request_", "told"),
+    ("request_", "expected"),
     [
-        (upserting(""), (BAD, "product.id: a product id has 1..256 bytes")),
-        (upserting(revision=0), (BAD, "revision: is 0; give the change a number above")),
-        (upserting(text=np.ones(3, np.float32)), (BAD, "vectors[0].vector: 3 dimensions; the space has 8")),
-        (upserting(text=np.zeros(8, np.float32)), (BAD, "vectors[0].vector: is the zero vector")),
-        (upserting(auto=np.ones(8, np.float32)), (BAD, "vectors[0].space: name one of image, text, product")),
-        (upserting(image=a_photo(1)), (BAD, "image: is given without `encode`")),
-        (upserting(image=b"x", encode=True), (BAD, "image: ")),
-        (upserting(encode=True), (BAD, "encode: nothing is given to make a vector of; the spaces are image, text")),
-        (upserting(encode=True, title="no words"), (BAD, "encode: nothing is given to make a vector of")),
-        (upserting(title="a" * 65_537, encode=True), (BAD, "product.title: 65537 bytes; 65536 are the most")),
-        (upserting(description="é" * 32_769, encode=True), (BAD, "product.description: 65538 bytes")),
+        (upsert_request(""), (BAD, "product.id: has 0 bytes, a product id has 1..256")),
+        (upsert_request(revision=0), (BAD, "revision: is 0; it must be above 0")),
+        (upsert_request(text=np.ones(3, np.float32)), (BAD, "vectors[0].vector: has 3 dimensions, the space has 8")),
+        (upsert_request(text=np.zeros(8, np.float32)), (BAD, "vectors[0].vector: is the zero vector")),
+        (upsert_request(auto=np.ones(8, np.float32)), (BAD, "vectors[0].space: name one of image, text, product")),
+        (upsert_request(image=a_photo(1)), (BAD, "image: is set without `encode`")),
+        (upsert_request(image=b"x", encode=True), (BAD, "image: ")),
+        (upsert_request(encode=True), (BAD, "encode: there is nothing to encode for any of the spaces image, text")),
+        (upsert_request(encode=True, title="no words"), (BAD, "encode: there is nothing to encode")),
+        (
+            upsert_request(title="a" * 65_537, encode=True),
+            (BAD, "product.title: has 65537 bytes, at most 65536 are allowed"),
+        ),
+        (upsert_request(description="é" * 32_769, encode=True), (BAD, "product.description: has 65538 bytes")),
     ],
 )
-async def test_what_is_wrong_with_a_change_is_told_by_its_field(
-    scene: Scene, request_: UpsertRequest, told: tuple[grpc.StatusCode, str]
+async def test_a_malformed_change_is_refused_with_its_field(
+    system: ScriptedSystem, request_: UpsertRequest, expected: tuple[grpc.StatusCode, str]
 ) -> None:
-    code, details = await status_of(scene.catalog.Upsert(request_))
-    assert code is told[0]
-    assert told[1] in details
-    assert not [update for shard in scene.shards for update in shard.updates]
+    code, details = await status_of(system.catalog.Upsert(request_))
+    assert code is expected[0]
+    assert expected[1] in details
+    assert not [update for shard in system.shards for update in shard.updates]
 
 
-async def test_a_space_twice_or_unknown_is_refused(scene: Scene) -> None:
+async def test_a_space_twice_or_unknown_is_refused(system: ScriptedSystem) -> None:
     vector = SpaceVector(space=SPACE_TEXT, vector=np.ones(8, "<f4").tobytes())
     twice = UpsertRequest(product=Product(id="a"), revision=1, vectors=[vector, vector])
-    assert await status_of(scene.catalog.Upsert(twice)) == (BAD, "vectors[1].space: this space has a vector already")
+    assert await status_of(system.catalog.Upsert(twice)) == (BAD, "vectors[1].space: this space has a vector already")
     vector.space = 9  # type: ignore[assignment]  # as a newer client may
     unknown = UpsertRequest(product=Product(id="a"), revision=1, vectors=[vector])
-    assert await status_of(scene.catalog.Upsert(unknown)) == (BAD, "vectors[0].space: name one of image, text, product")
+    assert await status_of(system.catalog.Upsert(unknown)) == (
+        BAD,
+        "vectors[0].space: name one of image, text, product",
+    )
 
 
-async def test_what_a_shard_refuses_is_told_as_it_says(scene: Scene) -> None:
-    for shard in scene.shards:
+async def test_a_shards_refusal_is_passed_on(system: ScriptedSystem) -> None:
+    for shard in system.shards:
         shard.outcome, shard.refusal = UpdateResult.FULL, "4096 changes wait for a compaction; try again later"
-    assert await status_of(scene.catalog.Upsert(upserting())) == (FULL, scene.shards[0].refusal)
-    for shard in scene.shards:
+    assert await status_of(system.catalog.Upsert(upsert_request())) == (FULL, system.shards[0].refusal)
+    for shard in system.shards:
         shard.outcome, shard.refusal = UpdateResult.INVALID, "the price is not finite"
-    assert await status_of(scene.catalog.Upsert(upserting())) == (BAD, "product: the price is not finite")
+    assert await status_of(system.catalog.Upsert(upsert_request())) == (BAD, "product: the price is not finite")
 
 
-async def test_an_encoder_of_another_version_than_the_index_makes_no_vectors(scene: Scene) -> None:
-    scene.encoder.fingerprint = "newer"
-    code, details = await status_of(scene.catalog.Upsert(upserting(encode=True, title="p07")))
+async def test_an_upsert_with_vectors_of_another_encoder_than_that_of_the_index_is_refused(
+    system: ScriptedSystem,
+) -> None:
+    system.text_encoder.fingerprint = "newer"
+    code, details = await status_of(system.catalog.Upsert(upsert_request(encode=True, title="p07")))
     assert code is STATE
     assert "newer" in details
-    assert not [update for shard in scene.shards for update in shard.updates]
+    assert not [update for shard in system.shards for update in shard.updates]
 
 
-async def test_a_title_is_nothing_to_make_a_vector_of_where_photos_alone_are_compared() -> None:
-    async with a_scene(spaces=(SPACE_IMAGE,)) as scene:
-        code, details = await status_of(scene.catalog.Upsert(upserting(encode=True, title="p07")))
-    assert (code, details) == (BAD, "encode: nothing is given to make a vector of; the spaces are image")
-    assert not [update for shard in scene.shards for update in shard.updates]
+async def test_a_title_cannot_be_encoded_where_the_index_has_only_the_image_space() -> None:
+    async with scripted_system(spaces=(SPACE_IMAGE,)) as system:
+        code, details = await status_of(system.catalog.Upsert(upsert_request(encode=True, title="p07")))
+    assert (code, details) == (BAD, "encode: there is nothing to encode for any of the spaces image")
+    assert not [update for shard in system.shards for update in shard.updates]
 
 
 @pytest_asyncio.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[str]:
-    """The address of one that asks its shards what they serve once in a minute."""
+    """The address of a gateway with real shards, which asks them what they serve only once a minute."""
     use_threads(1)
     build(tmp_path / "index", catalogue(40), {SPACE_TEXT: vectors_of(unit_vectors(40, 8))}, shards=SHARDS)
     pool, handlers, writers, lives = Pool(threads=1, max_waiting=64), [], [], []
@@ -191,7 +211,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
     async with (
         serving(handlers[0]) as first,
         serving(handlers[1]) as second,
-        running({"shards": (first, second), "refresh_s": 60.0}) as address,
+        running_gateway({"shards": (first, second), "refresh_s": 60.0}) as address,
     ):
         yield address
     for writer in writers:
@@ -201,30 +221,30 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
     pool.close()
 
 
-async def test_a_change_is_seen_by_the_gateways_next_answers_cached_ones_included(gateway: str) -> None:
+async def test_after_a_change_the_gateway_does_not_answer_from_an_older_cache_entry(gateway: str) -> None:
     async with aio_channel(gateway) as channel:
         search, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
-        mine = unit_vectors(1, 8, seed=5)[0]
+        vector = unit_vectors(1, 8, seed=5)[0]
 
-        async def asked() -> SearchResponse:
-            example = Example(vector=mine.tobytes())
+        async def search_for_it() -> SearchResponse:
+            example = Example(vector=vector.tobytes())
             return await search.Search(SearchRequest(examples=[example], space=SPACE_TEXT, limit=1))
 
-        before, again = await asked(), await asked()
+        before, again = await search_for_it(), await search_for_it()
         assert (before.provenance.cached, again.provenance.cached) == (False, True)
-        answer = await catalog.Upsert(upserting("new", 1, title="just come", text=mine))
+        answer = await catalog.Upsert(upsert_request("new", 1, title="new product", text=vector))
         assert (answer.applied, list(answer.spaces)) == (True, [SPACE_TEXT])
-        found = await asked()
+        found = await search_for_it()
         assert not found.provenance.cached
-        assert [hit.product.title for hit in found.hits] == ["just come"]
-        assert (await asked()).provenance.cached
-        assert (await catalog.Get(GetRequest(product_id="new"))).title == "just come"
+        assert [hit.product.title for hit in found.hits] == ["new product"]
+        assert (await search_for_it()).provenance.cached
+        assert (await catalog.Get(GetRequest(product_id="new"))).title == "new product"
         assert (await catalog.Count(CountRequest())).count == 41
         by_id = SearchRequest(examples=[Example(product_id="new")], space=SPACE_TEXT, limit=5)
         assert len((await search.Search(by_id)).hits) == 5
-        assert not (await catalog.Upsert(upserting("new", 1, title="late"))).applied
+        assert not (await catalog.Upsert(upsert_request("new", 1, title="late"))).applied
         assert (await catalog.Remove(RemoveRequest(product_id="new", revision=2))).applied
-        gone = await asked()
+        gone = await search_for_it()
         assert [hit.product.id for hit in gone.hits] == [hit.product.id for hit in before.hits]
         assert await status_of(catalog.Get(GetRequest(product_id="new"))) == (
             grpc.StatusCode.NOT_FOUND,

@@ -1,4 +1,4 @@
-"""FindDuplicates, through a real gateway."""
+"""FindDuplicates through a real gateway."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from lookalike.errors import Unavailable
 from lookalike.v1.search_pb2 import Example, FindDuplicatesRequest, SearchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from lookalike.vectors import pack
-from tests.rpc.gateways import VECTORS, a_photo, a_scene
-from tests.rpc.test_gateway import P7, ids, nearest, refused, spaces
+from tests.rpc.gateways import VECTORS, a_photo, scripted_system
+from tests.rpc.test_gateway import P7, error_of, ids, nearest, spaces
 
 VECTOR = Example(vector=pack(VECTORS["p03", SPACE_IMAGE]))
 
 
-async def test_a_photo_a_title_and_a_vector_find_what_they_are_of_each_in_its_space() -> None:
-    async with a_scene() as scene:
+async def test_a_photo_a_title_and_a_vector_find_their_product_in_their_own_space() -> None:
+    async with scripted_system() as system:
         for example, product_id, space in (
             (Example(image=a_photo(7)), "p07", SPACE_IMAGE),
             (Example(text="p08"), "p08", SPACE_TEXT),
             (VECTOR, "p03", SPACE_IMAGE),
         ):
-            response = await scene.search.FindDuplicates(FindDuplicatesRequest(example=example))
+            response = await system.search.FindDuplicates(FindDuplicatesRequest(example=example))
             assert (ids(response), spaces(response)) == ([product_id], [space])
             assert response.hits[0].score == pytest.approx(1)
 
 
-async def test_a_product_has_those_near_enough_but_not_itself() -> None:
+async def test_duplicates_of_a_product_are_those_above_the_threshold_without_itself() -> None:
     request = FindDuplicatesRequest(example=P7, space=SPACE_TEXT, min_score=-1)
-    async with a_scene() as scene:
-        everything = await scene.search.FindDuplicates(request)
+    async with scripted_system() as system:
+        everything = await system.search.FindDuplicates(request)
         request.min_score = everything.hits[2].score
-        three = await scene.search.FindDuplicates(request)
+        three = await system.search.FindDuplicates(request)
         request.limit = 2
-        two = await scene.search.FindDuplicates(request)
+        two = await system.search.FindDuplicates(request)
         request.exclude_same_shop = True
-        others = await scene.search.FindDuplicates(request)
-        none = await scene.search.FindDuplicates(FindDuplicatesRequest(example=P7))
+        others = await system.search.FindDuplicates(request)
+        none = await system.search.FindDuplicates(FindDuplicatesRequest(example=P7))
     assert ids(everything) == nearest("p07", SPACE_TEXT)
     assert [ids(three), three.truncated] == [ids(everything)[:3], False]
     assert [ids(two), two.truncated] == [ids(everything)[:2], True]
@@ -46,11 +46,13 @@ async def test_a_product_has_those_near_enough_but_not_itself() -> None:
     assert [ids(none), spaces(none), none.provenance.coverage] == [[], [SPACE_IMAGE], 1]
 
 
-async def test_it_is_the_search_that_says_the_same_and_shares_its_answer() -> None:
-    async with a_scene() as scene:
-        found = await scene.search.FindDuplicates(FindDuplicatesRequest(example=P7, min_score=0, limit=5, explain=True))
+async def test_duplicates_share_their_cached_answer_with_the_equivalent_search() -> None:
+    async with scripted_system() as system:
+        found = await system.search.FindDuplicates(
+            FindDuplicatesRequest(example=P7, min_score=0, limit=5, explain=True)
+        )
         search = SearchRequest(examples=[P7], space=SPACE_IMAGE, min_score=0, limit=5, explain=True)
-        searched = await scene.search.Search(search)
+        searched = await system.search.Search(search)
     assert searched.provenance.cached
     assert searched.hits == found.hits
     assert REGISTRY.get_sample_value(
@@ -60,7 +62,7 @@ async def test_it_is_the_search_that_says_the_same_and_shares_its_answer() -> No
 
 
 async def test_a_malformed_request_is_told_its_field() -> None:
-    async with a_scene() as scene:
+    async with scripted_system() as system:
         for request, field in (
             (FindDuplicatesRequest(), "example"),
             (FindDuplicatesRequest(example=Example(product_id="p07", text="t")), "example"),
@@ -75,22 +77,22 @@ async def test_a_malformed_request_is_told_its_field() -> None:
             (FindDuplicatesRequest(example=VECTOR, exclude_same_shop=True), "exclude_same_shop"),
             (FindDuplicatesRequest(example=P7, space=99), "space"),  # type: ignore[arg-type]  # no space
         ):
-            error = await refused(scene.search.FindDuplicates(request))
+            error = await error_of(system.search.FindDuplicates(request))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert (error.details() or "").startswith(field + ":")
 
 
-async def test_what_is_not_there_and_what_is_out_of_reach_have_the_codes_of_a_search() -> None:
-    async with a_scene() as scene:
+async def test_duplicates_fail_with_the_same_codes_as_a_search() -> None:
+    async with scripted_system() as system:
         for request, code in (
             (FindDuplicatesRequest(example=Example(product_id="nobody")), grpc.StatusCode.NOT_FOUND),
             (FindDuplicatesRequest(example=Example(product_id="p19")), grpc.StatusCode.NOT_FOUND),  # It has no photo.
             (FindDuplicatesRequest(example=P7, space=SPACE_PRODUCT), grpc.StatusCode.FAILED_PRECONDITION),
         ):
-            assert (await refused(scene.search.FindDuplicates(request))).code() is code
-        scene.shards[1].error = Unavailable("broken")
-        partial = await scene.search.FindDuplicates(FindDuplicatesRequest(example=VECTOR))
+            assert (await error_of(system.search.FindDuplicates(request))).code() is code
+        system.shards[1].error = Unavailable("broken")
+        partial = await system.search.FindDuplicates(FindDuplicatesRequest(example=VECTOR))
         whole = FindDuplicatesRequest(example=VECTOR, min_coverage=1)
-        assert (await refused(scene.search.FindDuplicates(whole))).code() is grpc.StatusCode.UNAVAILABLE
+        assert (await error_of(system.search.FindDuplicates(whole))).code() is grpc.StatusCode.UNAVAILABLE
     assert 0 < partial.provenance.coverage < 1
     assert partial.provenance.degraded

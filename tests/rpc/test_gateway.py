@@ -1,4 +1,4 @@
-"""The gateway's answers, whole and partial, through real gRPC."""
+"""The gateway's answers, complete and partial, through real gRPC."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from lookalike.v1.search_pb2 import (
 )
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Space
 from lookalike.vectors import pack
-from tests.rpc.gateways import PRODUCTS, VECTORS, Scene, a_photo, a_scene
+from tests.rpc.gateways import PRODUCTS, VECTORS, ScriptedSystem, a_photo, scripted_system
 
 P7 = Example(product_id="p07")
 
 
 def nearest(product_id: str, space: Space.ValueType, without: tuple[str, ...] = ()) -> list[str]:
-    """By brute force over everything."""
+    """The other products by falling cosine, by brute force."""
     query = VECTORS[product_id, space]
     scored = sorted((-float(v @ query), p) for (p, s), v in VECTORS.items() if s == space)
     return [p for _, p in scored if p not in (product_id, *without)]
@@ -46,15 +46,15 @@ def spaces(response: SearchResponse) -> list[Space.ValueType]:
     return [each.space for each in response.provenance.spaces]
 
 
-async def refused(call: Awaitable[object]) -> grpc.aio.AioRpcError:
+async def error_of(call: Awaitable[object]) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
     return error.value
 
 
-async def test_a_product_is_answered_from_all_shards_best_first_without_itself() -> None:
-    async with a_scene() as scene:
-        response = await scene.search.Search(SearchRequest(examples=[P7], limit=5))
+async def test_a_product_query_ranks_the_hits_of_all_shards_without_the_product_itself() -> None:
+    async with scripted_system() as system:
+        response = await system.search.Search(SearchRequest(examples=[P7], limit=5))
     assert ids(response) == nearest("p07", SPACE_IMAGE)[:5]
     assert response.hits[0].product.title == PRODUCTS[int(ids(response)[0][1:])].title
     provenance = response.provenance
@@ -66,84 +66,84 @@ async def test_a_product_is_answered_from_all_shards_best_first_without_itself()
     assert list(provenance.degraded) == []
 
 
-async def test_auto_goes_by_the_products_category_and_by_what_vectors_it_has() -> None:
-    async with a_scene() as scene:
+async def test_auto_chooses_the_space_by_the_products_category_and_vectors() -> None:
+    async with scripted_system() as system:
         for product_id, space in (("p07", SPACE_IMAGE), ("p08", SPACE_TEXT), ("p19", SPACE_TEXT)):
-            response = await scene.search.Search(SearchRequest(examples=[Example(product_id=product_id)]))
+            response = await system.search.Search(SearchRequest(examples=[Example(product_id=product_id)]))
             assert spaces(response) == [space]
             assert ids(response) == nearest(product_id, space)[:10]
 
 
 async def test_a_text_and_a_vector_find_their_product_first() -> None:
     vector = Example(vector=pack(VECTORS["p03", SPACE_IMAGE] * np.float32(7)))
-    async with a_scene() as scene:
-        by_text = await scene.search.Search(SearchRequest(examples=[Example(text="p07")]))
-        by_vector = await scene.search.Search(SearchRequest(examples=[vector], space=SPACE_IMAGE, exact=True))
+    async with scripted_system() as system:
+        by_text = await system.search.Search(SearchRequest(examples=[Example(text="p07")]))
+        by_vector = await system.search.Search(SearchRequest(examples=[vector], space=SPACE_IMAGE, exact=True))
     assert (ids(by_text)[0], spaces(by_text)) == ("p07", [SPACE_TEXT])
     assert (ids(by_vector)[0], by_vector.provenance.exact) == ("p03", True)
     assert by_vector.hits[0].score == pytest.approx(1)
 
 
-async def test_several_products_are_one_query_and_none_of_them_is_a_hit() -> None:
+async def test_several_products_are_combined_into_one_query_and_are_not_hits() -> None:
     examples = [P7, Example(product_id="p09", weight=0.5), Example(product_id="p11", weight=-1)]
-    async with a_scene() as scene:
-        response = await scene.search.Search(SearchRequest(examples=examples, limit=20))
+    async with scripted_system() as system:
+        response = await system.search.Search(SearchRequest(examples=examples, limit=20))
     query = sum(w * VECTORS[p, SPACE_IMAGE] for p, w in (("p07", 1), ("p09", 0.5), ("p11", -1)))
     scored = sorted((-float(v @ query), p) for (p, s), v in VECTORS.items() if s == SPACE_IMAGE)
     assert ids(response) == [p for _, p in scored if p not in ("p07", "p09", "p11")]
 
 
-async def test_the_products_own_shop_can_be_left_out() -> None:
-    async with a_scene() as scene:
-        response = await scene.search.Search(SearchRequest(examples=[P7], exclude_same_shop=True, limit=20))
+async def test_hits_from_the_products_own_shop_can_be_excluded() -> None:
+    async with scripted_system() as system:
+        response = await system.search.Search(SearchRequest(examples=[P7], exclude_same_shop=True, limit=20))
     assert {hit.product.shop for hit in response.hits} == {"shop0", "shop1", "shop2"}
 
 
-async def test_the_same_question_again_is_answered_from_the_cache_and_says_so() -> None:
-    async with a_scene() as scene:
-        first = await scene.search.Search(SearchRequest(examples=[P7]))
-        asked = [len(shard.batches) for shard in scene.shards]
-        again = await scene.search.Search(SearchRequest(examples=[P7], min_coverage=1))
-        assert [len(shard.batches) for shard in scene.shards] == asked
+async def test_a_repeated_search_is_answered_from_the_cache_and_says_so() -> None:
+    async with scripted_system() as system:
+        first = await system.search.Search(SearchRequest(examples=[P7]))
+        batches = [len(shard.batches) for shard in system.shards]
+        again = await system.search.Search(SearchRequest(examples=[P7], min_coverage=1))
+        assert [len(shard.batches) for shard in system.shards] == batches
     assert (first.provenance.cached, again.provenance.cached) == (False, True)
     assert again.hits == first.hits
     assert (again.provenance.version, again.provenance.coverage) == ("v1", 1)
     assert again.provenance.timings.search_s == 0 < again.provenance.timings.total_s
 
 
-async def test_the_same_question_at_the_same_time_is_asked_of_the_shards_once() -> None:
-    async with a_scene(cache_ttl_s=0) as scene:
-        calls = [scene.search.Search(SearchRequest(examples=[P7])) for _ in range(50)]
+async def test_concurrent_equal_searches_reach_the_shards_once() -> None:
+    async with scripted_system(cache_ttl_s=0) as system:
+        calls = [system.search.Search(SearchRequest(examples=[P7])) for _ in range(50)]
         responses = await asyncio.gather(*calls)
-        assert sum(sum(shard.batches) for shard in scene.shards) < 50
+        assert sum(sum(shard.batches) for shard in system.shards) < 50
     assert all(ids(response) == ids(responses[0]) for response in responses)
 
 
-async def test_different_questions_at_the_same_time_go_to_a_shard_together() -> None:
-    async with a_scene(cache_ttl_s=0) as scene:
+async def test_concurrent_different_searches_go_to_a_shard_in_batches() -> None:
+    async with scripted_system(cache_ttl_s=0) as system:
         vectors = [Example(vector=pack(vector)) for (_, space), vector in VECTORS.items() if space == SPACE_TEXT]
         calls = [
-            scene.search.Search(SearchRequest(examples=[v], space=SPACE_TEXT, limit=k))
+            system.search.Search(SearchRequest(examples=[v], space=SPACE_TEXT, limit=k))
             for v in vectors
             for k in (1, 2, 3)
         ]
         await asyncio.gather(*calls)
-        for shard in scene.shards:
+        for shard in system.shards:
             assert sum(shard.batches) == len(calls)
             assert len(shard.batches) < len(calls)
 
 
-async def test_a_broken_shard_is_a_gap_that_the_answer_states_and_the_cache_does_not_keep() -> None:
-    async with a_scene() as scene:
-        scene.shards[1].error = Unavailable("broken")
+async def test_without_a_broken_shard_the_answer_is_partial_says_so_and_is_not_cached() -> None:
+    async with scripted_system() as system:
+        system.shards[1].error = Unavailable("broken")
         vector = Example(vector=pack(VECTORS["p03", SPACE_TEXT]))
         request = SearchRequest(examples=[vector], space=SPACE_TEXT, limit=20)
-        partial = await scene.search.Search(request)
-        strict = await refused(
-            scene.search.Search(SearchRequest(examples=[vector], space=SPACE_TEXT, min_coverage=0.9))
+        partial = await system.search.Search(request)
+        strict = await error_of(
+            system.search.Search(SearchRequest(examples=[vector], space=SPACE_TEXT, min_coverage=0.9))
         )
-        scene.shards[1].error = None
-        whole = await scene.search.Search(request)
+        system.shards[1].error = None
+        whole = await system.search.Search(request)
     assert 0 < partial.provenance.coverage < 1
     assert partial.provenance.documents_searched == len(partial.hits)
     assert (partial.provenance.shards_asked, partial.provenance.shards_answered) == (2, 1)
@@ -153,77 +153,77 @@ async def test_a_broken_shard_is_a_gap_that_the_answer_states_and_the_cache_does
     assert (whole.provenance.coverage, whole.provenance.cached, len(whole.hits)) == (1, False, 20)
 
 
-async def test_a_hung_shard_costs_its_time_out_and_not_the_answer() -> None:
-    async with a_scene(shard_timeout_s=0.2) as scene:
-        scene.shards[0].hang = True
+async def test_a_hanging_shard_delays_the_answer_by_its_time_out_and_no_more() -> None:
+    async with scripted_system(shard_timeout_s=0.2) as system:
+        system.shards[0].hang = True
         vector = Example(vector=pack(VECTORS["p03", SPACE_TEXT]))
-        response = await scene.search.Search(SearchRequest(examples=[vector], space=SPACE_TEXT))
+        response = await system.search.Search(SearchRequest(examples=[vector], space=SPACE_TEXT))
         assert response.provenance.shards_answered == 1
         assert "no answer within" in response.provenance.degraded[0]
 
 
-async def test_without_any_shard_the_answer_is_unavailable_and_a_deadline_is_kept() -> None:
+async def test_without_any_shard_a_search_is_unavailable_or_ends_at_its_deadline() -> None:
     vector = SearchRequest(examples=[Example(vector=pack(VECTORS["p03", SPACE_TEXT]))], space=SPACE_TEXT)
-    async with a_scene(shard_timeout_s=60) as scene:
-        for shard in scene.shards:
+    async with scripted_system(shard_timeout_s=60) as system:
+        for shard in system.shards:
             shard.error = Unavailable("broken")
-        assert (await refused(scene.search.Search(vector))).code() is grpc.StatusCode.UNAVAILABLE
-        for shard in scene.shards:
+        assert (await error_of(system.search.Search(vector))).code() is grpc.StatusCode.UNAVAILABLE
+        for shard in system.shards:
             shard.error, shard.hang = None, True
         began_s = time.monotonic()
-        error = await refused(scene.search.Search(vector, timeout=0.3))
+        error = await error_of(system.search.Search(vector, timeout=0.3))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert time.monotonic() - began_s < 30  # Not the shards' time-out of a minute.
 
 
-async def test_a_call_without_a_deadline_has_the_gateways() -> None:
-    async with a_scene(shard_timeout_s=60, default_deadline_s=0.2) as scene:
-        for shard in scene.shards:
+async def test_a_call_without_a_deadline_has_the_default_deadline() -> None:
+    async with scripted_system(shard_timeout_s=60, default_deadline_s=0.2) as system:
+        for shard in system.shards:
             shard.hang = True
         vector = Example(vector=pack(VECTORS["p03", SPACE_TEXT]))
-        error = await refused(scene.search.Search(SearchRequest(examples=[vector], space=SPACE_TEXT)))
+        error = await error_of(system.search.Search(SearchRequest(examples=[vector], space=SPACE_TEXT)))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_a_shard_of_another_version_is_a_gap_until_all_have_moved_on() -> None:
+async def test_a_shard_of_another_version_is_missing_from_answers_until_all_have_changed() -> None:
     vector = SearchRequest(examples=[Example(vector=pack(VECTORS["p03", SPACE_TEXT]))], space=SPACE_TEXT)
-    async with a_scene(cache_ttl_s=0) as scene:
-        scene.shards[0].version = "v2"
-        response = await scene.search.Search(vector)
+    async with scripted_system(cache_ttl_s=0) as system:
+        system.shards[0].version = "v2"
+        response = await system.search.Search(vector)
         assert (response.provenance.version, response.provenance.shards_answered) == ("v1", 1)
-        scene.shards[1].version = "v2"
+        system.shards[1].version = "v2"
         await asyncio.sleep(0.3)
-        response = await scene.search.Search(vector)
+        response = await system.search.Search(vector)
         assert (response.provenance.version, response.provenance.coverage) == ("v2", 1)
 
 
-async def test_a_malformed_request_is_told_its_field_in_the_details() -> None:
-    async with a_scene() as scene:
-        error = await refused(scene.search.Search(SearchRequest(examples=[P7], limit=0)))
-        dimension = await refused(
-            scene.search.Search(SearchRequest(examples=[Example(vector=bytes(4))], space=SPACE_TEXT))
+async def test_the_field_of_a_malformed_request_is_in_the_status_details() -> None:
+    async with scripted_system() as system:
+        error = await error_of(system.search.Search(SearchRequest(examples=[P7], limit=0)))
+        dimension = await error_of(
+            system.search.Search(SearchRequest(examples=[Example(vector=bytes(4))], space=SPACE_TEXT))
         )
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     status = status_pb2.Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])
     bad_request = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(bad_request)
     assert bad_request.field_violations[0].field == "limit"
-    assert "examples[0].vector: 1 dimensions; the space has 8" in (dimension.details() or "")
+    assert "examples[0].vector: has 1 dimensions, the space has 8" in (dimension.details() or "")
 
 
-async def test_bytes_that_are_no_request_are_the_callers_mistake() -> None:
-    """A filter in a filter, 150 deep, is more than a parser takes."""
+async def test_bytes_that_cannot_be_parsed_are_an_invalid_argument() -> None:
+    """Filters nested 150 deep are more than a protobuf parser accepts."""
     nested = Filter(in_stock=True).SerializeToString()
     for _ in range(150):
         nested = wrapped(nested)
-    async with a_scene() as scene:
-        channel: Any = scene.channel  # Its stubs know of no calls without a serializer.
+    async with scripted_system() as system:
+        channel: Any = system.channel  # Its stubs know of no calls without a serializer.
         for method, data in (
             ("SimilarProducts/Search", b"\xff"),
             ("SimilarProducts/Search", b"\x22" + sized(nested)),  # 4: filter.
             ("Catalog/Count", b"\x0a" + sized(nested)),
         ):
-            error = await refused(channel.unary_unary(f"/lookalike.v1.{method}")(data))
+            error = await error_of(channel.unary_unary(f"/lookalike.v1.{method}")(data))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert (error.details() or "").startswith("request: not a valid lookalike.v1.")
         with pytest.raises(grpc.aio.AioRpcError, match="INVALID_ARGUMENT"):
@@ -231,7 +231,7 @@ async def test_bytes_that_are_no_request_are_the_callers_mistake() -> None:
 
 
 def wrapped(serialized: bytes) -> bytes:
-    """A filter whose any_of (12) is this one: by hand, as the library writes none so deep."""
+    """A filter whose any_of (field 12) is this one; by hand, as the library serializes none so deep."""
     return b"\x62" + sized(serialized)
 
 
@@ -244,58 +244,58 @@ def sized(data: bytes) -> bytes:
 
 
 async def test_unknown_products_and_missing_vectors_are_not_found() -> None:
-    async with a_scene() as scene:
+    async with scripted_system() as system:
         for request in (
             SearchRequest(examples=[Example(product_id="nobody")]),
             SearchRequest(examples=[Example(product_id="p19")], space=SPACE_IMAGE),
         ):
-            assert (await refused(scene.search.Search(request))).code() is grpc.StatusCode.NOT_FOUND
+            assert (await error_of(system.search.Search(request))).code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_an_encoder_that_is_down_fails_the_queries_that_need_it_and_no_other() -> None:
+async def test_an_encoder_that_is_down_fails_only_the_queries_that_need_it() -> None:
     photo = SearchRequest(examples=[Example(image=a_photo(3))])
-    async with a_scene(model_server="127.0.0.1:1") as scene:
-        assert (await refused(scene.search.Search(photo))).code() is grpc.StatusCode.UNAVAILABLE
-        assert ids(await scene.search.Search(SearchRequest(examples=[P7])))
-        assert ids(await scene.search.Search(SearchRequest(examples=[Example(text="p07")])))
-        scene.encoder.error = Overloaded("full", retry_after_s=1)
-        overload = await refused(scene.search.Search(SearchRequest(examples=[Example(text="p08")])))
+    async with scripted_system(model_server="127.0.0.1:1") as system:
+        assert (await error_of(system.search.Search(photo))).code() is grpc.StatusCode.UNAVAILABLE
+        assert ids(await system.search.Search(SearchRequest(examples=[P7])))
+        assert ids(await system.search.Search(SearchRequest(examples=[Example(text="p07")])))
+        system.text_encoder.error = Overloaded("full", retry_after_s=1)
+        overload = await error_of(system.search.Search(SearchRequest(examples=[Example(text="p08")])))
         assert overload.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_what_is_no_photo_is_refused_before_it_is_encoded() -> None:
-    async with a_scene(model_server="127.0.0.1:1") as scene:
+async def test_bytes_that_are_no_photo_are_refused_before_they_are_encoded() -> None:
+    async with scripted_system(model_server="127.0.0.1:1") as system:
         for data in (b"no photo", a_photo(3)[:-40]):
-            error = await refused(scene.search.Search(SearchRequest(examples=[Example(image=data)])))
+            error = await error_of(system.search.Search(SearchRequest(examples=[Example(image=data)])))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert "examples[0].image" in (error.details() or "")
 
 
-async def test_an_encoder_of_another_version_than_the_index_never_meets_it() -> None:
-    async with a_scene() as scene:
-        scene.encoder.fingerprint = "encoder-other"
-        error = await refused(scene.search.Search(SearchRequest(examples=[Example(text="p07")])))
+async def test_vectors_of_another_encoder_than_that_of_the_index_are_refused() -> None:
+    async with scripted_system() as system:
+        system.text_encoder.fingerprint = "encoder-other"
+        error = await error_of(system.search.Search(SearchRequest(examples=[Example(text="p07")])))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "encoder-other" in (error.details() or "")
 
 
 @pytest.mark.parametrize("text", ["☺☺☺", "zzzqqq"])
-async def test_a_text_without_words_that_are_known_is_the_callers_mistake_and_told_as_what_it_is(text: str) -> None:
+async def test_a_text_without_known_words_is_an_invalid_argument(text: str) -> None:
     why = "text: has no words that the text encoder knows"
-    async with a_scene() as scene:
-        search = await refused(scene.search.Search(SearchRequest(examples=[Example(text=text)])))
-        classification = await refused(scene.search.Classify(ClassifyRequest(text=text)))
+    async with scripted_system() as system:
+        search = await error_of(system.search.Search(SearchRequest(examples=[Example(text=text)])))
+        classification = await error_of(system.search.Classify(ClassifyRequest(text=text)))
     assert (search.code(), search.details()) == (grpc.StatusCode.INVALID_ARGUMENT, f"examples[0].{why}")
     assert (classification.code(), classification.details()) == (grpc.StatusCode.INVALID_ARGUMENT, why)
 
 
-async def test_beyond_its_bound_a_call_is_refused_at_once_with_a_time_to_come_back() -> None:
-    async with a_scene(max_inflight=1, cache_ttl_s=0) as scene:
-        scene.shards[0].hang = True
+async def test_beyond_max_inflight_a_call_is_refused_at_once_with_a_retry_delay() -> None:
+    async with scripted_system(max_inflight=1, cache_ttl_s=0) as system:
+        system.shards[0].hang = True
         vector = Example(vector=pack(VECTORS["p03", SPACE_TEXT]))
-        first = scene.search.Search(SearchRequest(examples=[vector], space=SPACE_TEXT), timeout=30)
+        first = system.search.Search(SearchRequest(examples=[vector], space=SPACE_TEXT), timeout=30)
         await asyncio.sleep(0.2)
-        error = await refused(scene.search.Search(SearchRequest(examples=[P7])))
+        error = await error_of(system.search.Search(SearchRequest(examples=[P7])))
         first.cancel()
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     status = status_pb2.Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])
@@ -304,73 +304,73 @@ async def test_beyond_its_bound_a_call_is_refused_at_once_with_a_time_to_come_ba
     assert retry.retry_delay.ToTimedelta().total_seconds() > 0
 
 
-async def test_redis_that_is_down_costs_the_cache_and_nothing_else() -> None:
-    async with a_scene(redis="redis://127.0.0.1:1") as scene:
+async def test_a_redis_that_is_down_costs_cache_hits_and_nothing_else() -> None:
+    async with scripted_system(redis="redis://127.0.0.1:1") as system:
         for _ in range(3):
-            response = await scene.search.Search(SearchRequest(examples=[P7]))
+            response = await system.search.Search(SearchRequest(examples=[P7]))
             assert (response.provenance.cached, response.provenance.coverage) == (False, 1)
 
 
-async def test_answers_kept_in_redis_are_shared(redis_url: str) -> None:
-    async with a_scene(redis=redis_url, cache_timeout_s=2) as scene:
-        first = await scene.search.Search(SearchRequest(examples=[P7]))
-    async with a_scene(redis=redis_url, cache_timeout_s=2) as scene:
-        again = await scene.search.Search(SearchRequest(examples=[P7]))
+async def test_answers_cached_in_redis_are_shared_by_gateways(redis_url: str) -> None:
+    async with scripted_system(redis=redis_url, cache_timeout_s=2) as system:
+        first = await system.search.Search(SearchRequest(examples=[P7]))
+    async with scripted_system(redis=redis_url, cache_timeout_s=2) as system:
+        again = await system.search.Search(SearchRequest(examples=[P7]))
     assert again.provenance.cached
     assert again.hits == first.hits
 
 
-async def test_the_catalogue_is_told_whole_and_in_order() -> None:
-    async with a_scene() as scene:
-        assert (await scene.catalog.Get(GetRequest(product_id="p07"))).title == "product 7"
-        exists = await scene.catalog.Exists(ExistsRequest(product_ids=["p07", "nobody", "p08"]))
+async def test_the_catalogue_is_read_completely_and_in_order() -> None:
+    async with scripted_system() as system:
+        assert (await system.catalog.Get(GetRequest(product_id="p07"))).title == "product 7"
+        exists = await system.catalog.Exists(ExistsRequest(product_ids=["p07", "nobody", "p08"]))
         assert list(exists.exists) == [True, False, True]
-        assert (await scene.catalog.Count(CountRequest())).count == 20
-        listed = [product.id async for product in scene.catalog.List(ListRequest(after="p04", limit=10))]
+        assert (await system.catalog.Count(CountRequest())).count == 20
+        listed = [product.id async for product in system.catalog.List(ListRequest(after="p04", limit=10))]
         assert listed == [f"p{i:02}" for i in range(5, 15)]
-        assert len([product async for product in scene.catalog.List(ListRequest())]) == 20
+        assert len([product async for product in system.catalog.List(ListRequest())]) == 20
 
 
-async def test_the_catalogue_is_an_error_and_not_a_short_list_without_a_shard() -> None:
-    async with a_scene() as scene:
+async def test_without_a_shard_count_and_list_are_errors_and_not_partial() -> None:
+    async with scripted_system() as system:
         assert REGISTRY.get_sample_value("lookalike_shards_serving") == 2
-        await a_broken_shard(scene)
+        await a_broken_shard(system)
         assert REGISTRY.get_sample_value("lookalike_shards_serving") == 1
-        assert (await refused(scene.catalog.Count(CountRequest()))).code() is grpc.StatusCode.UNAVAILABLE
+        assert (await error_of(system.catalog.Count(CountRequest()))).code() is grpc.StatusCode.UNAVAILABLE
         with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
-            [product async for product in scene.catalog.List(ListRequest())]
+            [product async for product in system.catalog.List(ListRequest())]
 
 
 async def test_malformed_catalogue_requests_name_their_field() -> None:
-    async with a_scene() as scene:
+    async with scripted_system() as system:
         for call, field in (
-            (scene.catalog.Get(GetRequest()), "product_id"),
-            (scene.catalog.Exists(ExistsRequest()), "product_ids"),
-            (scene.catalog.Exists(ExistsRequest(product_ids=["p"] * 1001)), "product_ids"),
-            (scene.catalog.Exists(ExistsRequest(product_ids=["p", ""])), "product_ids[1]"),
-            (scene.catalog.Count(CountRequest(filter=Filter(shop_in=[""]))), "filter.shop_in"),
+            (system.catalog.Get(GetRequest()), "product_id"),
+            (system.catalog.Exists(ExistsRequest()), "product_ids"),
+            (system.catalog.Exists(ExistsRequest(product_ids=["p"] * 1001)), "product_ids"),
+            (system.catalog.Exists(ExistsRequest(product_ids=["p", ""])), "product_ids[1]"),
+            (system.catalog.Count(CountRequest(filter=Filter(shop_in=[""]))), "filter.shop_in"),
         ):
-            error = await refused(call)
+            error = await error_of(call)
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert (error.details() or "").startswith(field + ":")
-        assert (await refused(scene.catalog.Get(GetRequest(product_id="nobody")))).code() is grpc.StatusCode.NOT_FOUND
+        assert (await error_of(system.catalog.Get(GetRequest(product_id="nobody")))).code() is grpc.StatusCode.NOT_FOUND
 
 
-async def a_broken_shard(scene: Scene) -> None:
-    scene.shards[1].error = Unavailable("broken")
+async def a_broken_shard(system: ScriptedSystem) -> None:
+    system.shards[1].error = Unavailable("broken")
     await asyncio.sleep(0.2)
 
 
-async def test_a_filter_of_which_the_server_knows_only_a_part_is_refused_by_every_call_that_takes_one() -> None:
+async def test_a_filter_with_an_unknown_field_is_refused_by_every_method() -> None:
     newer = Filter.FromString(b"\xfa\x06\x03red")  # Field 111.
-    async with a_scene() as scene:
+    async with scripted_system() as system:
         calls: tuple[Awaitable[object], ...] = (
-            scene.search.Search(SearchRequest(examples=[P7], filter=newer)),
-            scene.search.FindDuplicates(FindDuplicatesRequest(example=P7, filter=newer)),
-            scene.catalog.Count(CountRequest(filter=newer)),
-            anext(aiter(scene.catalog.List(ListRequest(filter=newer)))),
+            system.search.Search(SearchRequest(examples=[P7], filter=newer)),
+            system.search.FindDuplicates(FindDuplicatesRequest(example=P7, filter=newer)),
+            system.catalog.Count(CountRequest(filter=newer)),
+            anext(aiter(system.catalog.List(ListRequest(filter=newer)))),
         )
         for call in calls:
-            error = await refused(call)
+            error = await error_of(call)
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert error.details() == "filter: field 111 is unknown to this server"

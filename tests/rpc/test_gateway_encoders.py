@@ -1,4 +1,4 @@
-"""The gateway before encoders that are late, through real gRPC."""
+"""The gateway with encoders that are late or break their contract, through real gRPC."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lookalike.v1.text_encoder_pb2 import EncodeTextResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from lookalike.vectors import pack
 from server import encoding
-from server.encoding import Encoders, Known
+from server.encoding import EncodedVector, Encoders, InputVectors
 from server.settings import GatewaySettings
-from tests.rpc.gateways import VECTORS, Scene, ScriptedProductEncoder, a_photo, a_scene, serving
+from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, ScriptedSystem, a_photo, scripted_system, serving
 
 PHOTO = SearchRequest(examples=[Example(image=a_photo(7))], space=SPACE_IMAGE)
-Call = Callable[[Scene], Awaitable[object]]
+Call = Callable[[ScriptedSystem], Awaitable[object]]
 
 
-async def code_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
+async def status_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
     return error.value.code(), error.value.details() or ""
@@ -37,49 +37,47 @@ async def code_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param(lambda scene: scene.search.Search(PHOTO), id="Search"),
-        pytest.param(lambda scene: scene.search.Classify(ClassifyRequest(image=a_photo(7))), id="Classify"),
+        pytest.param(lambda system: system.search.Search(PHOTO), id="Search"),
+        pytest.param(lambda system: system.search.Classify(ClassifyRequest(image=a_photo(7))), id="Classify"),
         pytest.param(
-            lambda scene: scene.catalog.Upsert(
+            lambda system: system.catalog.Upsert(
                 UpsertRequest(product=Product(id="new"), revision=1, encode=True, image=a_photo(7))
             ),
             id="Upsert",
         ),
     ],
 )
-async def test_the_gateways_deadline_is_kept_while_a_photo_is_decoded(
-    monkeypatch: pytest.MonkeyPatch, call: Call
-) -> None:
+async def test_the_default_deadline_holds_while_a_photo_is_decoded(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     may_end, ended = threading.Event(), threading.Event()
 
-    def held(data: bytes) -> encoding.Pixels:
+    def blocking_preprocess(data: bytes) -> encoding.Pixels:
         may_end.wait(20)
         ended.set()
         return preprocess(data)
 
-    monkeypatch.setattr(encoding, "preprocess", held)
-    async with a_scene(default_deadline_s=0.1) as scene:
+    monkeypatch.setattr(encoding, "preprocess", blocking_preprocess)
+    async with scripted_system(default_deadline_s=0.1) as system:
         try:
-            code, _ = await code_of(call(scene))
+            code, _ = await status_of(call(system))
             assert (code, ended.is_set()) == (grpc.StatusCode.DEADLINE_EXCEEDED, False)
         finally:
             may_end.set()
 
 
-async def test_a_model_server_that_says_it_was_late_is_asked_once_and_unavailable() -> None:
-    async with a_scene() as scene:
-        scene.model.error = grpc.StatusCode.DEADLINE_EXCEEDED
-        told = await code_of(scene.search.Search(PHOTO, timeout=2))
-        assert told == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
-        assert scene.model.photos == [7]
+async def test_a_deadline_exceeded_of_the_model_server_is_unavailable_and_not_retried() -> None:
+    async with scripted_system() as system:
+        system.model_server.error = grpc.StatusCode.DEADLINE_EXCEEDED
+        status = await status_of(system.search.Search(PHOTO, timeout=2))
+        assert status == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
+        assert system.model_server.photos == [7]
 
 
-async def test_a_model_server_that_is_late_is_asked_once_though_its_caller_has_time_left() -> None:
-    async with a_scene(default_deadline_s=0.1) as scene:
-        scene.model.waits_for = asyncio.Event()
-        told = await code_of(scene.search.Search(PHOTO, timeout=20))
-        assert told == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
-        assert scene.model.photos == [7]
+async def test_a_late_model_server_is_unavailable_and_not_retried_even_with_time_left() -> None:
+    async with scripted_system(default_deadline_s=0.1) as system:
+        system.model_server.waits_for = asyncio.Event()
+        status = await status_of(system.search.Search(PHOTO, timeout=20))
+        assert status == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
+        assert system.model_server.photos == [7]
 
 
 NEVER = Deadline.after(None)
@@ -87,7 +85,7 @@ UNIT = np.eye(1, 8, dtype=np.float32)
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("response", "reason"),
     [
         (EncodeTextResponse(), "0 bytes are not 1 vectors of 0"),
         (EncodeTextResponse(vectors=pack(UNIT)), "32 bytes are not 1 vectors of 0"),
@@ -98,33 +96,34 @@ UNIT = np.eye(1, 8, dtype=np.float32)
         (EncodeTextResponse(vectors=pack(UNIT * np.float32(np.nan)), dim=8), "neither of unit length nor zero"),
     ],
 )
-async def test_an_answer_of_the_text_encoder_that_breaks_the_contract_is_no_query(
-    answer: EncodeTextResponse, reason: str
+async def test_a_text_encoder_response_that_breaks_the_contract_is_unavailable(
+    response: EncodeTextResponse, reason: str
 ) -> None:
-    answer.fingerprint = "encoder-2"
-    async with a_scene() as scene:
-        scene.encoder.answer = answer
-        code, details = await code_of(scene.search.Search(SearchRequest(examples=[Example(text="p07")])))
+    response.fingerprint = "encoder-2"
+    async with scripted_system() as system:
+        system.text_encoder.response = response
+        code, details = await status_of(system.search.Search(SearchRequest(examples=[Example(text="p07")])))
         assert code is grpc.StatusCode.UNAVAILABLE
         assert reason in details
 
 
-@pytest.mark.parametrize("classified", [False, True])
-async def test_a_vector_of_another_encoder_fails_no_other_that_would_go_with_it(classified: bool) -> None:
-    """As while text encoders are exchanged: products of the old version come with vectors of other dimensions."""
-    photo, text = (VECTORS["p07", SPACE_IMAGE], "encoder-1"), (VECTORS["p07", SPACE_TEXT], "encoder-2")
-    known = [Known(photo, text), Known(None, text), Known(photo, None), Known(None, text), Known(photo, text)]
-    other = Known(None, (np.ones(300, dtype=np.float32), "encoder-of-300-dimensions"))
+@pytest.mark.parametrize("classify", [False, True])
+async def test_a_vector_of_another_encoder_does_not_fail_the_others_of_its_batch(classify: bool) -> None:
+    """As during a change of text encoders: products of the old version come with vectors of other dimensions."""
+    photo = EncodedVector(VECTORS["p07", SPACE_IMAGE], "encoder-1")
+    text = EncodedVector(VECTORS["p07", SPACE_TEXT], "encoder-2")
+    inputs = [InputVectors(*pair) for pair in ((photo, text), (None, text), (photo, None), (None, text), (photo, text))]
+    other = InputVectors(None, EncodedVector(np.ones(300, dtype=np.float32), "encoder-of-300-dimensions"))
     products = ScriptedProductEncoder()
     async with serving(products.handler()) as address:
         encoders = Encoders(GatewaySettings(text_encoder=address))
 
-        async def answer(each: Known) -> object:
-            return await (encoders.classified(each, 0.9, NEVER) if classified else encoders.product(each, NEVER))
+        async def call(each: InputVectors) -> object:
+            return await (encoders.classify(each, 0.9, NEVER) if classify else encoders.encode_product(each, NEVER))
 
-        answers = await asyncio.gather(*map(answer, [*known[:2], other, *known[2:]]), return_exceptions=True)
+        outcomes = await asyncio.gather(*map(call, [*inputs[:2], other, *inputs[2:]]), return_exceptions=True)
         await encoders.close()
-    assert [isinstance(each, Exception) for each in answers] == [False, False, True, False, False, False]
-    assert isinstance(answers[2], FailedPrecondition)
-    # The first two at once; of those that came meanwhile the other, the photo alone, and the rest.
-    assert [len(inputs) for inputs in products.asked] == [1, 1, 1, 1, 2]
+    assert [isinstance(each, Exception) for each in outcomes] == [False, False, True, False, False, False]
+    assert isinstance(outcomes[2], FailedPrecondition)
+    # The first two at once; then, of those that waited meanwhile, the other encoder's, the photo alone, and the rest.
+    assert [len(batch) for batch in products.batches] == [1, 1, 1, 1, 2]

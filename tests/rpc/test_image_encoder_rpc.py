@@ -179,7 +179,7 @@ async def test_the_gateway_keeps_to_the_version_that_it_is_told_to(tmp_path: Pat
 
     async def encoder(**pin: Any) -> str:
         made = Encoders(GatewaySettings(model_server=address, model_server_connections=2, **pin))
-        _, fingerprint = await made.image("", photo.getvalue(), Deadline.after(5))
+        _, fingerprint = await made.encode_image("", photo.getvalue(), Deadline.after(5))
         await made.close()
         return fingerprint
 

@@ -1,4 +1,4 @@
-"""Answers of the largest products, through a real gateway and a real shard."""
+"""Answers with the largest allowed products, through a real gateway and a real shard."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lookalike.limits import MAX_LIMIT
 from lookalike.v1 import search_pb2_grpc
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE
-from server.shards import ANSWER_PRODUCTS
-from tests.rpc.gateways import running, serving
+from server.shard_client import BATCH_PRODUCTS
+from tests.rpc.gateways import running_gateway, serving
 from tests.unit.index.samples import catalogue, serving_only, unit_vectors, vectors_of
 
 COUNT = MAX_LIMIT + 10
@@ -28,7 +28,7 @@ COUNT = MAX_LIMIT + 10
 
 @pytest_asyncio.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[str]:
-    """The address of one before a shard whose products are all but as large as they may be."""
+    """The address of a gateway with one shard, whose products are nearly as large as allowed."""
     products = catalogue(COUNT)
     titles = ["x" * (MAX_PRODUCT_BYTES - 200)] * COUNT
     products = products.set_column(products.column_names.index("title"), "title", [titles])
@@ -37,14 +37,14 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
     writer = Writer(served, max_waiting=8)
     async with (
         serving(IndexShard(pool, served, writer).handler()) as shard,
-        running({"shards": (shard,), "shard_timeout_s": 60.0, "default_deadline_s": 60.0}) as address,
+        running_gateway({"shards": (shard,), "shard_timeout_s": 60.0, "default_deadline_s": 60.0}) as address,
     ):
         yield address
     writer.close()
     pool.close()
 
 
-async def test_what_is_answered_alone_is_answered_beside_others_however_much_each_asks_for(gateway: str) -> None:
+async def test_concurrent_searches_of_the_largest_answers_are_all_answered(gateway: str) -> None:
     async with aio_channel(gateway) as channel:
         stub = search_pb2_grpc.SimilarProductsStub(channel)
 
@@ -56,5 +56,5 @@ async def test_what_is_answered_alone_is_answered_beside_others_however_much_eac
         assert await asyncio.gather(*(hits(f"p{i}") for i in range(5))) == [MAX_LIMIT] * 5
 
 
-def test_a_shards_answer_has_room_for_as_many_of_the_largest_products_as_a_batch_asks_for() -> None:
-    assert ANSWER_PRODUCTS * MAX_PRODUCT_BYTES <= MAX_RESPONSE_BYTES
+def test_a_shards_response_has_room_for_a_full_batch_of_the_largest_products() -> None:
+    assert BATCH_PRODUCTS * MAX_PRODUCT_BYTES <= MAX_RESPONSE_BYTES

@@ -15,7 +15,7 @@ from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError,
 from lookalike.v1.search_pb2 import Example, SearchedSpace, SearchRequest, SearchResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceWeight
 from lookalike.vectors import F32, normalised, pack, unpack
-from tests.rpc.gateways import DIMS, PRODUCTS, VECTORS, a_photo, a_scene, fused
+from tests.rpc.gateways import DIMS, PRODUCTS, VECTORS, a_photo, fuse, scripted_system
 
 ALL = (SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT)
 UNTRAINED = "mobilenet-untrained-0"
@@ -50,7 +50,9 @@ def unit(vector: F32) -> F32:
     return row
 
 
-def ranked(queries: dict[Space.ValueType, tuple[F32, float]], without: tuple[int, ...] = ()) -> list[tuple[str, float]]:
+def rank_by_brute_force(
+    queries: dict[Space.ValueType, tuple[F32, float]], without: tuple[int, ...] = ()
+) -> list[tuple[str, float]]:
     """Every product that has a vector in one of the spaces, by the weighted sum of its cosines: by brute force."""
     scores = {
         each.id: sum(
@@ -63,17 +65,17 @@ def ranked(queries: dict[Space.ValueType, tuple[F32, float]], without: tuple[int
     return sorted(kept.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-def same(response: SearchResponse, expected: list[tuple[str, float]]) -> None:
-    found = [(hit.product.id, hit.score) for hit in response.hits]
-    assert [product_id for product_id, _ in found] == [product_id for product_id, _ in expected][: len(found)]
-    assert [score for _, score in found] == pytest.approx([score for _, score in expected][: len(found)], abs=1e-5)
+def assert_same_ranking(response: SearchResponse, expected: list[tuple[str, float]]) -> None:
+    hits = [(hit.product.id, hit.score) for hit in response.hits]
+    assert [product_id for product_id, _ in hits] == [product_id for product_id, _ in expected][: len(hits)]
+    assert [score for _, score in hits] == pytest.approx([score for _, score in expected][: len(hits)], abs=1e-5)
 
 
 def spaces(response: SearchResponse) -> list[Space.ValueType]:
     return [each.space for each in response.provenance.spaces]
 
 
-async def refused(call: Awaitable[object], code: grpc.StatusCode) -> str:
+async def details_of(call: Awaitable[object], code: grpc.StatusCode) -> str:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
     assert error.value.code() is code
@@ -81,70 +83,74 @@ async def refused(call: Awaitable[object], code: grpc.StatusCode) -> str:
 
 
 async def test_a_product_is_searched_by_its_stored_vector_in_the_product_space() -> None:
-    async with a_scene(spaces=ALL) as scene:
-        response = await scene.search.Search(SearchRequest(examples=[product(7)], space=SPACE_PRODUCT))
-        lacking = SearchRequest(examples=[product(17)], space=SPACE_PRODUCT)
-        assert "p17 has no product vector" in await refused(scene.search.Search(lacking), grpc.StatusCode.NOT_FOUND)
-        assert scene.products.asked == []
-    same(response, ranked({SPACE_PRODUCT: (VECTORS["p07", SPACE_PRODUCT], 1)}, without=(7,)))
+    async with scripted_system(spaces=ALL) as system:
+        response = await system.search.Search(SearchRequest(examples=[product(7)], space=SPACE_PRODUCT))
+        without_vector = SearchRequest(examples=[product(17)], space=SPACE_PRODUCT)
+        assert "p17 has no product vector" in await details_of(
+            system.search.Search(without_vector), grpc.StatusCode.NOT_FOUND
+        )
+        assert system.product_encoder.batches == []
+    assert_same_ranking(
+        response, rank_by_brute_force({SPACE_PRODUCT: (VECTORS["p07", SPACE_PRODUCT], 1)}, without=(7,))
+    )
     assert list(response.provenance.spaces) == [SearchedSpace(space=SPACE_PRODUCT, encoder="encoder-3", weight=1)]
     assert (response.provenance.documents_total, response.provenance.policy) == (19, "")
 
 
-async def test_a_photo_and_a_text_are_fused_as_a_products_own_are() -> None:
-    async with a_scene(spaces=ALL) as scene:
-        response = await scene.search.Search(SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT))
-        ((asked,),) = scene.products.asked
+async def test_a_photo_and_a_text_are_fused_like_those_of_a_product() -> None:
+    async with scripted_system(spaces=ALL) as system:
+        response = await system.search.Search(SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT))
+        ((product_input,),) = system.product_encoder.batches
     assert response.hits[0].product.id == "p07"
     assert response.hits[0].score == pytest.approx(1)
-    assert (asked.image, asked.text) == (pack(image_of(7)), pack(text_of(7)))
+    assert (product_input.image, product_input.text) == (pack(image_of(7)), pack(text_of(7)))
 
 
-async def test_a_photo_or_a_text_alone_is_a_product_of_which_only_that_is_known() -> None:
-    async with a_scene(spaces=ALL) as scene:
-        by_photo = await scene.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_PRODUCT))
-        by_words = await scene.search.Search(SearchRequest(examples=[words(7)], space=SPACE_PRODUCT))
-    same(by_photo, ranked({SPACE_PRODUCT: (fused(image_of(7), None), 1)}))
-    same(by_words, ranked({SPACE_PRODUCT: (fused(None, text_of(7)), 1)}))
+async def test_in_the_product_space_a_photo_or_a_text_alone_is_encoded_as_a_product() -> None:
+    async with scripted_system(spaces=ALL) as system:
+        by_photo = await system.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_PRODUCT))
+        by_words = await system.search.Search(SearchRequest(examples=[words(7)], space=SPACE_PRODUCT))
+    assert_same_ranking(by_photo, rank_by_brute_force({SPACE_PRODUCT: (fuse(image_of(7), None), 1)}))
+    assert_same_ranking(by_words, rank_by_brute_force({SPACE_PRODUCT: (fuse(None, text_of(7)), 1)}))
 
 
-async def test_several_photos_and_texts_are_one_product_of_their_weighted_means_that_weighs_as_much_as_all() -> None:
+async def test_several_photos_and_texts_are_fused_as_one_product_from_their_weighted_means() -> None:
     examples = [photo(1, 3), words(2, 1), photo(3, 1), words(4, 2), product(5, 2)]
-    async with a_scene(spaces=ALL) as scene:
-        response = await scene.search.Search(SearchRequest(examples=examples, space=SPACE_PRODUCT))
-        ((asked,),) = scene.products.asked
+    async with scripted_system(spaces=ALL) as system:
+        response = await system.search.Search(SearchRequest(examples=examples, space=SPACE_PRODUCT))
+        ((product_input,),) = system.product_encoder.batches
     image, text = unit(3 * image_of(1) + image_of(3)), unit(text_of(2) + 2 * text_of(4))
-    np.testing.assert_allclose(unpack(asked.image, DIMS[SPACE_IMAGE])[0], image, atol=1e-6)
-    np.testing.assert_allclose(unpack(asked.text, DIMS[SPACE_TEXT])[0], text, atol=1e-6)
-    query = unit(7 * fused(image, text) + 2 * VECTORS["p05", SPACE_PRODUCT])
-    same(response, ranked({SPACE_PRODUCT: (query, 1)}, without=(5,)))
+    np.testing.assert_allclose(unpack(product_input.image, DIMS[SPACE_IMAGE])[0], image, atol=1e-6)
+    np.testing.assert_allclose(unpack(product_input.text, DIMS[SPACE_TEXT])[0], text, atol=1e-6)
+    query = unit(7 * fuse(image, text) + 2 * VECTORS["p05", SPACE_PRODUCT])
+    assert_same_ranking(response, rank_by_brute_force({SPACE_PRODUCT: (query, 1)}, without=(5,)))
 
 
-async def test_photos_and_texts_of_negative_weight_each_stand_for_themselves() -> None:
+async def test_photos_and_texts_of_negative_weight_are_each_a_product_of_their_own() -> None:
     examples = [photo(1, 2), words(2, -1), photo(3, -0.5), words(4)]
-    async with a_scene(spaces=ALL) as scene:
-        response = await scene.search.Search(SearchRequest(examples=examples, space=SPACE_PRODUCT))
-        assert sum(map(len, scene.products.asked)) == 3
-    parts = 3 * fused(image_of(1), text_of(4)) - fused(None, text_of(2)) - 0.5 * fused(image_of(3), None)
-    same(response, ranked({SPACE_PRODUCT: (unit(parts), 1)}))
+    async with scripted_system(spaces=ALL) as system:
+        response = await system.search.Search(SearchRequest(examples=examples, space=SPACE_PRODUCT))
+        assert sum(map(len, system.product_encoder.batches)) == 3
+    parts = 3 * fuse(image_of(1), text_of(4)) - fuse(None, text_of(2)) - 0.5 * fuse(image_of(3), None)
+    assert_same_ranking(response, rank_by_brute_force({SPACE_PRODUCT: (unit(parts), 1)}))
 
 
-async def test_a_vector_of_the_product_space_is_searched_as_it_is() -> None:
-    async with a_scene(spaces=ALL) as scene:
+async def test_a_vector_of_the_product_space_is_searched_without_the_product_encoder() -> None:
+    async with scripted_system(spaces=ALL) as system:
         vector = Example(vector=pack(VECTORS["p03", SPACE_PRODUCT]))
-        response = await scene.search.Search(SearchRequest(examples=[vector], space=SPACE_PRODUCT))
+        response = await system.search.Search(SearchRequest(examples=[vector], space=SPACE_PRODUCT))
     assert response.hits[0].product.id == "p03"
 
 
-async def test_products_to_be_fused_at_the_same_time_go_together() -> None:
-    async with a_scene(spaces=ALL, cache_ttl_s=0) as scene:
+async def test_concurrent_queries_are_fused_in_batches() -> None:
+    async with scripted_system(spaces=ALL, cache_ttl_s=0) as system:
         requests = [SearchRequest(examples=[words(i)], space=SPACE_PRODUCT) for i in range(17)]
-        responses = await asyncio.gather(*(scene.search.Search(request) for request in requests * 3))
-        batches = [len(batch) for batch in scene.products.asked]
+        responses = await asyncio.gather(*(system.search.Search(request) for request in requests * 3))
+        batches = [len(batch) for batch in system.product_encoder.batches]
     # 51 questions of which the same at one time are one.
     assert max(batches) > 1
     for i, response in enumerate(responses):
-        same(response, ranked({SPACE_PRODUCT: (fused(None, text_of(i % 17)), 1)}))
+        assert_same_ranking(response, rank_by_brute_force({SPACE_PRODUCT: (fuse(None, text_of(i % 17)), 1)}))
 
 
 @pytest.mark.parametrize(
@@ -155,21 +161,21 @@ async def test_products_to_be_fused_at_the_same_time_go_together() -> None:
         ({"fingerprint": "encoder-other"}, "the encoder is encoder-other, the index was built with encoder-3"),
     ],
 )
-async def test_a_product_encoder_of_other_encoders_or_of_another_index_is_never_used(
+async def test_a_product_encoder_that_does_not_match_the_encoders_or_the_index_is_refused(
     at_fault: dict[str, str], reason: str
 ) -> None:
-    async with a_scene(spaces=ALL) as scene:
+    async with scripted_system(spaces=ALL) as system:
         for name, value in at_fault.items():
-            setattr(scene.products, name, value)
+            setattr(system.product_encoder, name, value)
         request = SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT)
-        assert reason in await refused(scene.search.Search(request), grpc.StatusCode.FAILED_PRECONDITION)
+        assert reason in await details_of(system.search.Search(request), grpc.StatusCode.FAILED_PRECONDITION)
 
 
 async def test_without_a_product_encoder_only_the_queries_that_need_it_fail() -> None:
-    async with a_scene(spaces=ALL, product_encoder=False) as scene:
+    async with scripted_system(spaces=ALL, product_encoder=False) as system:
         for examples in ([photo(7)], [photo(7), words(7)], [photo(7), product(1), words(7)]):
-            why = await refused(
-                scene.search.Search(SearchRequest(examples=examples)), grpc.StatusCode.FAILED_PRECONDITION
+            why = await details_of(
+                system.search.Search(SearchRequest(examples=examples)), grpc.StatusCode.FAILED_PRECONDITION
             )
             assert "no product encoder is deployed" in why
         for request in (
@@ -177,7 +183,7 @@ async def test_without_a_product_encoder_only_the_queries_that_need_it_fail() ->
             SearchRequest(examples=[photo(7), words(7)], weights=weights(image=1, text=1)),
             SearchRequest(examples=[words(7)], space=SPACE_TEXT),
         ):
-            assert (await scene.search.Search(request)).hits
+            assert (await system.search.Search(request)).hits
 
 
 @pytest.mark.parametrize(
@@ -190,14 +196,12 @@ async def test_without_a_product_encoder_only_the_queries_that_need_it_fail() ->
     ],
     ids=lambda each: getattr(each, "name", type(each).__name__),
 )
-async def test_what_the_product_encoder_says_of_itself_is_passed_on(
-    error: LookalikeError, code: grpc.StatusCode
-) -> None:
-    async with a_scene(spaces=ALL) as scene:
-        scene.products.error = error
+async def test_errors_of_the_product_encoder_are_passed_on(error: LookalikeError, code: grpc.StatusCode) -> None:
+    async with scripted_system(spaces=ALL) as system:
+        system.product_encoder.error = error
         request = SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT)
-        assert str(error) in await refused(scene.search.Search(request), code)
-        assert (await scene.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_IMAGE))).hits
+        assert str(error) in await details_of(system.search.Search(request), code)
+        assert (await system.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_IMAGE))).hits
 
 
 @pytest.mark.parametrize(
@@ -205,30 +209,32 @@ async def test_what_the_product_encoder_says_of_itself_is_passed_on(
     [np.full((1, 8), np.nan), np.full((1, 8), 2.0), np.zeros((1, 8)), np.eye(2, 8), np.zeros((0, 8))],
     ids=["NaN", "not of unit length", "zeros", "two for one", "none"],
 )
-async def test_an_answer_of_the_product_encoder_that_breaks_the_contract_is_no_query(vectors: F32) -> None:
-    async with a_scene(spaces=ALL) as scene:
-        scene.products.vectors = vectors.astype(np.float32)
+async def test_a_product_encoder_response_that_breaks_the_contract_is_unavailable(vectors: F32) -> None:
+    async with scripted_system(spaces=ALL) as system:
+        system.product_encoder.vectors = vectors.astype(np.float32)
         request = SearchRequest(examples=[photo(7)], space=SPACE_PRODUCT)
-        assert "product encoder" in await refused(scene.search.Search(request), grpc.StatusCode.UNAVAILABLE)
+        assert "product encoder" in await details_of(system.search.Search(request), grpc.StatusCode.UNAVAILABLE)
 
 
-async def test_a_text_without_words_is_the_callers_mistake_in_every_space() -> None:
-    async with a_scene(spaces=ALL) as scene:
+async def test_a_text_without_known_words_is_an_invalid_argument_in_every_space() -> None:
+    async with scripted_system(spaces=ALL) as system:
         for request in (
             SearchRequest(examples=[photo(7), Example(text="☺")], space=SPACE_PRODUCT),
             SearchRequest(examples=[photo(7), Example(text="☺")], weights=weights(image=1, text=1)),
         ):
-            why = await refused(scene.search.Search(request), grpc.StatusCode.INVALID_ARGUMENT)
+            why = await details_of(system.search.Search(request), grpc.StatusCode.INVALID_ARGUMENT)
             assert "examples[1].text" in why
 
 
 async def test_a_late_fusion_is_the_weighted_mean_of_the_cosines_in_all_its_spaces() -> None:
     examples = [photo(7), words(8)]
-    async with a_scene(spaces=ALL) as scene:
-        response = await scene.search.Search(
+    async with scripted_system(spaces=ALL) as system:
+        response = await system.search.Search(
             SearchRequest(examples=examples, weights=weights(text=1, image=3), limit=20)
         )
-    same(response, ranked({SPACE_IMAGE: (image_of(7), 0.75), SPACE_TEXT: (text_of(8), 0.25)}))
+    assert_same_ranking(
+        response, rank_by_brute_force({SPACE_IMAGE: (image_of(7), 0.75), SPACE_TEXT: (text_of(8), 0.25)})
+    )
     assert len(response.hits) == 20  # Also what has no photo.
     provenance = response.provenance
     assert list(provenance.spaces) == [
@@ -239,12 +245,12 @@ async def test_a_late_fusion_is_the_weighted_mean_of_the_cosines_in_all_its_spac
     assert all(not hit.scores for hit in response.hits)
 
 
-async def test_explained_hits_tell_the_cosine_in_each_space_and_nothing_where_there_is_no_vector() -> None:
+async def test_explained_hits_have_the_cosine_in_each_space_and_0_without_a_vector() -> None:
     request = SearchRequest(examples=[product(7)], weights=weights(image=1, text=1), limit=20, explain=True)
-    async with a_scene(spaces=ALL) as scene:
-        first = await scene.search.Search(request)
-        again = await scene.search.Search(request)
-        single = await scene.search.Search(SearchRequest(examples=[product(7)], space=SPACE_TEXT, explain=True))
+    async with scripted_system(spaces=ALL) as system:
+        first = await system.search.Search(request)
+        again = await system.search.Search(request)
+        single = await system.search.Search(SearchRequest(examples=[product(7)], space=SPACE_TEXT, explain=True))
     for hit in first.hits:
         cosines = [
             float(VECTORS[hit.product.id, space] @ VECTORS["p07", space]) if (hit.product.id, space) in VECTORS else 0
@@ -261,62 +267,67 @@ async def test_explained_hits_tell_the_cosine_in_each_space_and_nothing_where_th
 
 async def test_each_photo_and_text_is_encoded_once_whatever_spaces_it_counts_in() -> None:
     examples = [photo(7), words(8), photo(9, -1)]
-    async with a_scene(spaces=ALL) as scene:
+    async with scripted_system(spaces=ALL) as system:
         request = SearchRequest(examples=examples, weights=weights(image=1, text=1, product=2))
-        response = await scene.search.Search(request)
-        assert (sorted(scene.model.photos), scene.encoder.texts) == ([7, 9], ["p08"])
-        assert sum(map(len, scene.products.asked)) == 2
+        response = await system.search.Search(request)
+        assert (sorted(system.model_server.photos), system.text_encoder.texts) == ([7, 9], ["p08"])
+        assert sum(map(len, system.product_encoder.batches)) == 2
     image = unit(image_of(7) - image_of(9))
-    both = unit(2 * fused(image_of(7), text_of(8)) - fused(image_of(9), None))
-    same(response, ranked({SPACE_IMAGE: (image, 0.25), SPACE_TEXT: (text_of(8), 0.25), SPACE_PRODUCT: (both, 0.5)}))
+    both = unit(2 * fuse(image_of(7), text_of(8)) - fuse(image_of(9), None))
+    assert_same_ranking(
+        response,
+        rank_by_brute_force({SPACE_IMAGE: (image, 0.25), SPACE_TEXT: (text_of(8), 0.25), SPACE_PRODUCT: (both, 0.5)}),
+    )
 
 
-async def test_photos_and_texts_of_one_request_are_encoded_at_the_same_time() -> None:
-    async with a_scene(spaces=ALL) as scene:
-        scene.model.waits_for = scene.encoder.heard
+async def test_photos_and_texts_of_one_request_are_encoded_concurrently() -> None:
+    async with scripted_system(spaces=ALL) as system:
+        system.model_server.waits_for = system.text_encoder.received
         request = SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT)
-        assert (await scene.search.Search(request, timeout=30)).hits[0].product.id == "p07"
+        assert (await system.search.Search(request, timeout=30)).hits[0].product.id == "p07"
 
 
-async def test_a_space_in_which_only_products_lack_a_vector_is_left_out_and_said_to_be() -> None:
-    async with a_scene(spaces=ALL) as scene:
-        response = await scene.search.Search(SearchRequest(examples=[product(19)], weights=weights(image=3, text=1)))
+async def test_a_space_in_which_no_example_has_a_vector_is_not_searched_and_the_answer_says_so() -> None:
+    async with scripted_system(spaces=ALL) as system:
+        response = await system.search.Search(SearchRequest(examples=[product(19)], weights=weights(image=3, text=1)))
         partly = SearchRequest(examples=[product(19), photo(7)], weights=weights(image=1, text=1))
-        mixed = await scene.search.Search(partly)
-    same(response, ranked({SPACE_TEXT: (text_of(19), 1)}, without=(19,)))
+        mixed = await system.search.Search(partly)
+    assert_same_ranking(response, rank_by_brute_force({SPACE_TEXT: (text_of(19), 1)}, without=(19,)))
     assert list(response.provenance.spaces) == [SearchedSpace(space=SPACE_TEXT, encoder="encoder-2", weight=1)]
-    assert list(response.provenance.degraded) == ["no image vector of product p19: space left out"]
-    same(mixed, ranked({SPACE_IMAGE: (image_of(7), 0.5), SPACE_TEXT: (text_of(19), 0.5)}, without=(19,)))
-    assert list(mixed.provenance.degraded) == ["no image vector of product p19: other examples alone"]
+    assert list(response.provenance.degraded) == ["product p19 has no image vector: that space was not searched"]
+    assert_same_ranking(
+        mixed, rank_by_brute_force({SPACE_IMAGE: (image_of(7), 0.5), SPACE_TEXT: (text_of(19), 0.5)}, without=(19,))
+    )
+    assert list(mixed.provenance.degraded) == ["product p19 has no image vector: only the other examples count there"]
 
 
-async def test_a_late_fusion_is_refused_for_what_is_not_there() -> None:
-    async with a_scene() as scene:
+async def test_a_late_fusion_of_unbuilt_spaces_or_missing_vectors_is_refused() -> None:
+    async with scripted_system() as system:
         unbuilt = SearchRequest(examples=[product(7)], weights=weights(image=1, product=1))
-        why = await refused(scene.search.Search(unbuilt), grpc.StatusCode.FAILED_PRECONDITION)
+        why = await details_of(system.search.Search(unbuilt), grpc.StatusCode.FAILED_PRECONDITION)
         assert "no product space; it has: image, text" in why
         none = SearchRequest(examples=[product(19), photo(7)], weights=weights(image=1))
-        assert "p19 has no image vector" in await refused(scene.search.Search(none), grpc.StatusCode.NOT_FOUND)
-        assert scene.model.photos == []  # Nothing is encoded for what cannot be answered.
+        assert "p19 has no image vector" in await details_of(system.search.Search(none), grpc.StatusCode.NOT_FOUND)
+        assert system.model_server.photos == []  # Nothing is encoded for what cannot be answered.
         words_alone = SearchRequest(examples=[words(7)], weights=weights(image=1, text=1))
-        why = await refused(scene.search.Search(words_alone), grpc.StatusCode.INVALID_ARGUMENT)
-        assert why.startswith("weights[0].space: no example counts in the image space")
+        why = await details_of(system.search.Search(words_alone), grpc.StatusCode.INVALID_ARGUMENT)
+        assert why.startswith("weights[0].space: no example can be compared in the image space")
 
 
-async def test_a_shard_that_is_missing_is_a_gap_in_every_space_of_a_late_fusion() -> None:
-    async with a_scene(spaces=ALL) as scene:
-        scene.shards[1].error = Unavailable("broken")
+async def test_a_missing_shard_lowers_the_coverage_of_every_space_of_a_late_fusion() -> None:
+    async with scripted_system(spaces=ALL) as system:
+        system.shards[1].error = Unavailable("broken")
         request = SearchRequest(examples=[photo(7), words(7)], weights=weights(image=1, text=1), limit=20)
-        response = await scene.search.Search(request)
-    there = {each.id for each in scene.shards[0].products}
+        response = await system.search.Search(request)
+    there = {each.id for each in system.shards[0].products}
     held = sum(product_id in there for product_id, space in VECTORS if space in (SPACE_IMAGE, SPACE_TEXT))
     assert (response.provenance.documents_searched, response.provenance.documents_total) == (held, 39)
     assert {hit.product.id for hit in response.hits} == there
 
 
-async def test_auto_takes_the_first_preferred_space_that_is_built_and_says_which_entry_chose() -> None:
-    async with a_scene(spaces=ALL) as everything, a_scene() as without:
-        for scene, product_id, space, entry in (
+async def test_auto_takes_the_first_preferred_space_that_is_built_and_names_the_policy_entry() -> None:
+    async with scripted_system(spaces=ALL) as everything, scripted_system() as without:
+        for system, product_id, space, entry in (
             (everything, 7, SPACE_PRODUCT, "fashion=product>image"),
             (everything, 8, SPACE_PRODUCT, "*=product>text"),
             (everything, 17, SPACE_IMAGE, "fashion=product>image"),  # It is not in the product space.
@@ -324,98 +335,98 @@ async def test_auto_takes_the_first_preferred_space_that_is_built_and_says_which
             (without, 8, SPACE_TEXT, "*=product>text"),
             (without, 19, SPACE_TEXT, ""),  # Fashion without a photo: no entry asks for that.
         ):
-            response = await scene.search.Search(SearchRequest(examples=[product(product_id)]))
+            response = await system.search.Search(SearchRequest(examples=[product(product_id)]))
             assert (spaces(response), response.provenance.policy) == ([space], entry)
 
 
-async def test_the_policy_is_a_setting() -> None:
+async def test_the_auto_policy_is_configurable() -> None:
     policy = ("fashion/shoes=text>product", "*=image")
-    async with a_scene(spaces=ALL, auto_policy=policy, auto_photo="image", auto_text="text>product") as scene:
+    async with scripted_system(spaces=ALL, auto_policy=policy, auto_photo="image", auto_text="text>product") as system:
         for examples, space, entry in (
             ([product(7)], SPACE_TEXT, "fashion/shoes=text>product"),
             ([product(8)], SPACE_IMAGE, "*=image"),
             ([photo(7)], SPACE_IMAGE, "auto_photo=image"),
             ([words(7)], SPACE_TEXT, "auto_text=text>product"),
         ):
-            response = await scene.search.Search(SearchRequest(examples=examples))
+            response = await system.search.Search(SearchRequest(examples=examples))
             assert (spaces(response), response.provenance.policy) == ([space], entry)
 
 
-async def test_a_product_in_no_space_of_its_entry_is_searched_in_another_which_is_said() -> None:
-    async with a_scene(spaces=ALL, auto_policy=("*=image",)) as scene:
-        provenance = (await scene.search.Search(SearchRequest(examples=[product(19)]))).provenance
-    assert ([each.space for each in provenance.spaces], provenance.policy) == ([SPACE_TEXT], "")
-    assert list(provenance.degraded) == ["no image vector of product p19: text space instead"]
-
-
-async def test_auto_compares_a_photo_or_a_text_as_a_product_of_which_only_that_is_known_where_there_are_products() -> (
+async def test_a_product_without_a_vector_in_its_preferred_spaces_is_searched_in_another_and_the_answer_says_so() -> (
     None
 ):
-    async with a_scene(spaces=ALL) as scene:
-        by_photo = await scene.search.Search(SearchRequest(examples=[photo(7)]))
-        by_words = await scene.search.Search(SearchRequest(examples=[words(7)]))
-    same(by_photo, ranked({SPACE_PRODUCT: (fused(image_of(7), None), 1)}))
-    same(by_words, ranked({SPACE_PRODUCT: (fused(None, text_of(7)), 1)}))
+    async with scripted_system(spaces=ALL, auto_policy=("*=image",)) as system:
+        provenance = (await system.search.Search(SearchRequest(examples=[product(19)]))).provenance
+    assert ([each.space for each in provenance.spaces], provenance.policy) == ([SPACE_TEXT], "")
+    assert list(provenance.degraded) == ["product p19 has no image vector: searched in the text space instead"]
+
+
+async def test_auto_searches_a_photo_or_a_text_in_the_product_space_where_it_is_built() -> None:
+    async with scripted_system(spaces=ALL) as system:
+        by_photo = await system.search.Search(SearchRequest(examples=[photo(7)]))
+        by_words = await system.search.Search(SearchRequest(examples=[words(7)]))
+    assert_same_ranking(by_photo, rank_by_brute_force({SPACE_PRODUCT: (fuse(image_of(7), None), 1)}))
+    assert_same_ranking(by_words, rank_by_brute_force({SPACE_PRODUCT: (fuse(None, text_of(7)), 1)}))
     entries = [response.provenance.policy for response in (by_photo, by_words)]
     assert entries == ["auto_photo=product>image", "auto_text=product>text"]
 
 
-async def test_auto_compares_a_photo_by_image_and_a_text_by_text_where_there_are_no_products_or_beside_one() -> None:
-    async with a_scene() as scene:
+async def test_auto_searches_a_photo_or_a_text_in_its_own_space_without_a_product_space_or_beside_a_product() -> None:
+    async with scripted_system() as system:
         for examples, space, entry in (
             ([photo(7)], SPACE_IMAGE, "auto_photo=product>image"),
             ([words(7)], SPACE_TEXT, "auto_text=product>text"),
         ):
-            response = await scene.search.Search(SearchRequest(examples=examples))
+            response = await system.search.Search(SearchRequest(examples=examples))
             assert (spaces(response), response.provenance.policy) == ([space], entry)
-    async with a_scene(spaces=ALL) as scene:
+    async with scripted_system(spaces=ALL) as system:
         for examples, space in (
             ([photo(7), product(8)], SPACE_IMAGE),
             ([words(7), product(8)], SPACE_TEXT),
             ([photo(7), words(7)], SPACE_PRODUCT),
             ([product(8), words(7), photo(7)], SPACE_PRODUCT),
         ):
-            response = await scene.search.Search(SearchRequest(examples=examples))
+            response = await system.search.Search(SearchRequest(examples=examples))
             assert (spaces(response), response.provenance.policy) == ([space], "")
 
 
-async def test_auto_compares_a_photo_with_a_text_half_and_half_where_products_are_no_space() -> None:
-    async with a_scene() as scene:
-        response = await scene.search.Search(SearchRequest(examples=[photo(7), words(8, 5)]))
-    same(response, ranked({SPACE_IMAGE: (image_of(7), 0.5), SPACE_TEXT: (text_of(8), 0.5)}))
+async def test_auto_searches_a_photo_with_a_text_half_and_half_without_a_product_space() -> None:
+    async with scripted_system() as system:
+        response = await system.search.Search(SearchRequest(examples=[photo(7), words(8, 5)]))
+    assert_same_ranking(response, rank_by_brute_force({SPACE_IMAGE: (image_of(7), 0.5), SPACE_TEXT: (text_of(8), 0.5)}))
     assert [(each.space, each.weight) for each in response.provenance.spaces] == [(SPACE_IMAGE, 0.5), (SPACE_TEXT, 0.5)]
 
 
-async def test_auto_does_not_compare_photos_or_texts_in_another_space_than_theirs() -> None:
-    async with a_scene(spaces=(SPACE_TEXT, SPACE_PRODUCT), auto_photo="image") as scene:
-        why = await refused(
-            scene.search.Search(SearchRequest(examples=[photo(7)])), grpc.StatusCode.FAILED_PRECONDITION
+async def test_auto_never_searches_photos_in_the_text_space_or_texts_in_the_image_space() -> None:
+    async with scripted_system(spaces=(SPACE_TEXT, SPACE_PRODUCT), auto_photo="image") as system:
+        why = await details_of(
+            system.search.Search(SearchRequest(examples=[photo(7)])), grpc.StatusCode.FAILED_PRECONDITION
         )
         assert "no image space; it has: text, product" in why
 
 
-async def test_an_untrained_image_encoder_is_said_to_be_where_its_space_is_searched() -> None:
-    async with a_scene(spaces=ALL, image_encoder=UNTRAINED) as scene:
-        by_image = await scene.search.Search(SearchRequest(examples=[product(7)], weights=weights(image=1, text=1)))
-        by_text = await scene.search.Search(SearchRequest(examples=[product(7)], space=SPACE_TEXT))
+async def test_a_search_of_the_image_space_says_that_its_encoder_is_untrained() -> None:
+    async with scripted_system(spaces=ALL, image_encoder=UNTRAINED) as system:
+        by_image = await system.search.Search(SearchRequest(examples=[product(7)], weights=weights(image=1, text=1)))
+        by_text = await system.search.Search(SearchRequest(examples=[product(7)], space=SPACE_TEXT))
     assert [reason.split(":")[0] for reason in by_image.provenance.degraded] == ["the image encoder is untrained"]
     assert not by_text.provenance.degraded
 
 
-async def test_a_product_encoder_that_learnt_from_an_untrained_one_is_said_to_have() -> None:
-    async with a_scene(spaces=ALL, product_encoder_name="product-untrained-0") as scene:
-        response = await scene.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_PRODUCT))
+async def test_a_search_of_the_product_space_says_that_its_encoder_was_trained_on_an_untrained_one() -> None:
+    async with scripted_system(spaces=ALL, product_encoder_name="product-untrained-0") as system:
+        response = await system.search.Search(SearchRequest(examples=[photo(7)], space=SPACE_PRODUCT))
     assert list(response.provenance.degraded) == [
-        "the product encoder learnt from an untrained image encoder: photos tell it little"
+        "the product encoder was trained on an untrained image encoder: photos have little effect"
     ]
 
 
-async def test_what_was_kept_in_another_form_is_not_read(redis_url: str) -> None:
+async def test_cached_values_of_another_format_are_not_read(redis_url: str) -> None:
     from redis.asyncio import Redis
 
-    async with a_scene(redis=redis_url, cache_timeout_s=2) as scene, Redis.from_url(redis_url) as redis:
+    async with scripted_system(redis=redis_url, cache_timeout_s=2) as system, Redis.from_url(redis_url) as redis:
         request = SearchRequest(examples=[product(7)])
-        await scene.search.Search(request)
+        await system.search.Search(request)
         keys: list[Any] = []
         for _ in range(50):
             if keys := await redis.keys("lookalike:search:*"):
@@ -425,4 +436,4 @@ async def test_what_was_kept_in_another_form_is_not_read(redis_url: str) -> None
         assert key.startswith(b"lookalike:search:2:")
         await redis.set(key.replace(b":2:", b":1:"), b"\x01\x00\x00\x00\x00")
         await redis.delete(key)
-        assert not (await scene.search.Search(request)).provenance.cached
+        assert not (await system.search.Search(request)).provenance.cached

@@ -27,7 +27,7 @@ from lookalike.runtime import lifecycle
 from lookalike.v1 import catalog_pb2, catalog_pb2_grpc, search_pb2_grpc
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE
-from tests.rpc.gateways import running, serving
+from tests.rpc.gateways import running_gateway, serving
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 
 COUNT, DIM, SHARDS = 600, 16, 2
@@ -111,7 +111,9 @@ async def test_rollouts_under_load_give_no_failed_partial_or_mixed_response(tmp_
     async with (
         a_shard(tmp_path, 0) as first,
         a_shard(tmp_path, 1) as second,
-        running({"shards": (first.address, second.address), "refresh_s": REFRESH_S, "cache_ttl_s": 0.0}) as address,
+        running_gateway(
+            {"shards": (first.address, second.address), "refresh_s": REFRESH_S, "cache_ttl_s": 0.0}
+        ) as address,
     ):
         callers = Callers(address)
         calling = asyncio.gather(*(callers.search(number) for number in range(8)), callers.list(), callers.list())
@@ -142,7 +144,9 @@ async def test_no_gateway_moves_to_a_version_that_one_shard_cannot_load(tmp_path
     async with (
         a_shard(location, 0) as first,
         a_shard(location, 1) as second,
-        running({"shards": (first.address, second.address), "refresh_s": REFRESH_S, "cache_ttl_s": 0.0}) as address,
+        running_gateway(
+            {"shards": (first.address, second.address), "refresh_s": REFRESH_S, "cache_ttl_s": 0.0}
+        ) as address,
     ):
         callers = Callers(address)
         calling = asyncio.gather(*(callers.search(number) for number in range(4)))
@@ -170,7 +174,7 @@ async def test_a_cancelled_list_does_not_keep_a_version_loaded(tmp_path: Path) -
     async with (
         a_shard(tmp_path, 0) as first,
         a_shard(tmp_path, 1) as second,
-        running({"shards": (first.address, second.address), "refresh_s": REFRESH_S}) as address,
+        running_gateway({"shards": (first.address, second.address), "refresh_s": REFRESH_S}) as address,
         aio_channel(address) as channel,
     ):
         stub = catalog_pb2_grpc.CatalogStub(channel)

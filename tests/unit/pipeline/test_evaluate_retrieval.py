@@ -170,5 +170,5 @@ def test_a_policy_chooses_the_same_spaces_as_the_gateway(text: str, built: tuple
     ours, theirs = SpacePolicy.parse(text), AutoPolicy.parse(text.split(","), photo="image", text="text")
     has = [Space.Value(f"SPACE_{name.upper()}") for name in built]
     for category in ("a", "a/b", "a/b/c", "a/bc", "ab", "fashion", "fashion/shoes", "", "z"):
-        (space,) = theirs.route(category, "p", has).spaces
+        (space,) = theirs.route_product(category, "p", has).spaces
         assert ours.choose_space(category, built) == Space.Name(space).removeprefix("SPACE_").lower(), category

@@ -1,4 +1,4 @@
-"""Maximal marginal relevance, against its definition read naively."""
+"""Maximal marginal relevance, compared with a naive implementation of its definition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lookalike.v1.index_pb2 import FetchedProduct
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, SpaceVector
 from lookalike.vectors import F32, normalised, pack
-from server.diversity import diversified, vectors_of
+from server.diversity import diversify, hit_vectors
 from server.policy import Route
 from server.topology import SpaceInfo
 
@@ -22,38 +22,38 @@ AXES = np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
 def naive(scores: F32, vectors: F32, diversity: float, limit: int) -> list[int]:
     chosen: list[int] = []
     while len(chosen) < min(limit, len(scores)):
-        left = [place for place in range(len(scores)) if place not in chosen]
+        remaining = [i for i in range(len(scores)) if i not in chosen]
 
-        def value(place: int) -> float:
-            most = max((float(vectors[place] @ vectors[other]) for other in chosen), default=0.0)
-            return (1 - diversity) * float(scores[place]) - diversity * most
+        def value(i: int) -> float:
+            max_similarity = max((float(vectors[i] @ vectors[other]) for other in chosen), default=0.0)
+            return (1 - diversity) * float(scores[i]) - diversity * max_similarity
 
-        chosen.append(max(left, key=lambda place: (value(place), -place)))
+        chosen.append(max(remaining, key=lambda i: (value(i), -i)))
     return chosen
 
 
 @settings(max_examples=300, deadline=None)
 @given(scores=SCORES, diversity=st.sampled_from([0.0, 0.25, 0.5, 1.0]), limit=st.integers(0, 14), data=st.data())
-def test_each_hit_is_the_best_by_score_and_by_unlikeness_to_those_before_it(
+def test_each_hit_is_the_best_trade_off_of_score_and_dissimilarity_to_those_before_it(
     scores: list[float], diversity: float, limit: int, data: st.DataObject
 ) -> None:
-    ranked = np.array(sorted(scores, reverse=True), dtype=np.float32)
+    ranked_scores = np.array(sorted(scores, reverse=True), dtype=np.float32)
     vectors = AXES[[data.draw(st.integers(0, 5)) for _ in scores]]
-    assert diversified(ranked, vectors, diversity, limit) == naive(ranked, vectors, diversity, limit)
+    assert diversify(ranked_scores, vectors, diversity, limit) == naive(ranked_scores, vectors, diversity, limit)
 
 
 def test_without_diversity_the_order_is_that_of_the_ranking() -> None:
     scores = np.array([0.9, 0.9, 0.5, 0.1, -0.5], dtype=np.float32)
     vectors = normalised(np.ones((5, 4), dtype=np.float32))
-    assert diversified(scores, vectors, 0.0, 4) == [0, 1, 2, 3]
+    assert diversify(scores, vectors, 0.0, 4) == [0, 1, 2, 3]
 
 
-def test_of_many_copies_one_comes_before_what_is_else_there() -> None:
+def test_of_several_copies_only_one_comes_before_a_different_product() -> None:
     vectors = normalised(np.array([[1, 0], [1, 0], [1, 0], [0.6, 0.8]], dtype=np.float32))
-    assert diversified(vectors @ vectors[0], vectors, 0.6, 2) == [0, 3]
+    assert diversify(vectors @ vectors[0], vectors, 0.6, 2) == [0, 3]
 
 
-def test_similarity_in_several_spaces_is_the_weighted_mean_and_0_where_a_vector_lacks() -> None:
+def test_similarity_in_several_spaces_is_the_weighted_mean_and_0_where_a_vector_is_missing() -> None:
     random = np.random.default_rng(0)
     images, texts = (normalised(random.normal(size=(3, dim)).astype(np.float32)) for dim in (4, 6))
     hits = [
@@ -62,6 +62,6 @@ def test_similarity_in_several_spaces_is_the_weighted_mean_and_0_where_a_vector_
         for i in range(3)
     ]  # fmt: skip
     spaces = {SPACE_IMAGE: SpaceInfo(4, "", (3,)), SPACE_TEXT: SpaceInfo(6, "", (3,))}
-    vectors = vectors_of(hits, spaces, Route((SPACE_IMAGE, SPACE_TEXT), (0.7, 0.3)))
+    vectors = hit_vectors(hits, spaces, Route((SPACE_IMAGE, SPACE_TEXT), (0.7, 0.3)))
     assert vectors[0] @ vectors[1] == pytest.approx(0.7 * images[0] @ images[1] + 0.3 * texts[0] @ texts[1], abs=1e-6)
     assert vectors[0] @ vectors[2] == pytest.approx(0.3 * texts[0] @ texts[2], abs=1e-6)

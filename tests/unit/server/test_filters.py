@@ -1,4 +1,4 @@
-"""Filters: what is refused, by field, and what filters of one meaning share."""
+"""Checking filters, field by field, and the canonical form of filters with the same meaning."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from server.filters import MAX_DEPTH, MAX_FILTERS, MAX_VALUES, check_filter
 
 
 def nested(depth: int) -> Filter:
-    """A filter with a filter in it, so many times."""
+    """A filter nested so deep."""
     return Filter(any_of=[nested(depth - 1)]) if depth else Filter(in_stock=True)
 
 
 NEWER = Filter.FromString(b"\xfa\x06\x03red")  # Field 111, as a newer client may know one.
 SHOPS = [Filter(shop_in=[f"shop {i}"]) for i in range(MAX_FILTERS)]
-SENSELESS: dict[str, tuple[Filter, str]] = {
+MALFORMED: dict[str, tuple[Filter, str]] = {
     "too many shops": (Filter(shop_in=map(str, range(MAX_VALUES + 1))), "filter.shop_in"),
     "too many tags": (Filter(tags_all=map(str, range(MAX_VALUES + 1))), "filter.tags_all"),
     "an empty category": (Filter(category_in=[""]), "filter.category_in"),
@@ -40,8 +40,8 @@ SENSELESS: dict[str, tuple[Filter, str]] = {
 }
 
 
-@pytest.mark.parametrize(("given", "field"), SENSELESS.values(), ids=SENSELESS)
-def test_a_filter_without_sense_is_refused_with_its_field(given: Filter, field: str) -> None:
+@pytest.mark.parametrize(("given", "field"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_filter_is_refused_with_its_field(given: Filter, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         check_filter(given)
     assert refused.value.field == field
@@ -56,11 +56,11 @@ def test_a_filter_without_sense_is_refused_with_its_field(given: Filter, field: 
         Filter(min_price=-1, max_price=-1, created_after=0),
     ],
 )
-def test_at_every_bound_a_filter_still_passes(given: Filter) -> None:
+def test_a_filter_at_its_bounds_is_accepted(given: Filter) -> None:
     assert check_filter(given).ByteSize()
 
 
-def test_filters_of_one_meaning_have_equal_bytes_whatever_their_order() -> None:
+def test_filters_with_the_same_meaning_have_equal_bytes_whatever_their_order() -> None:
     def serialized(given: Filter) -> bytes:
         return check_filter(given).SerializeToString()
 
@@ -70,7 +70,7 @@ def test_filters_of_one_meaning_have_equal_bytes_whatever_their_order() -> None:
     assert serialized(Filter()) == b""
 
 
-def test_filters_of_other_meaning_have_other_bytes() -> None:
+def test_filters_with_different_meanings_have_different_bytes() -> None:
     conditions = [
         Filter(tags_any=["x"]),
         Filter(tags_all=["x"]),

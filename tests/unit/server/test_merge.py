@@ -1,4 +1,4 @@
-"""Merging shards' hits, and the bytes of an answer."""
+"""Merging the hits of shards, and the bytes of an answer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lookalike.v1.search_pb2 import Hit, Provenance, SearchedSpace, SearchRespon
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from lookalike.vectors import pack
 from server.answer import SearchAnswer
-from server.merge import merged
-from server.metrics import Watch
+from server.merge import merge_hits
+from server.metrics import RequestTimer
 
 
-def a_shard(hits: list[tuple[str, float]], shops: Mapping[str, str] | None = None) -> ShardHits:
+def shard_hits(hits: list[tuple[str, float]], shops: Mapping[str, str] | None = None) -> ShardHits:
     ordered = sorted(hits, key=lambda hit: (-hit[1], hit[0]))
     return ShardHits(
         ids=[product_id for product_id, _ in ordered],
@@ -35,11 +35,11 @@ def a_shard(hits: list[tuple[str, float]], shops: Mapping[str, str] | None = Non
     limit=st.integers(1, 10),
     data=st.data(),
 )
-def test_the_merge_is_the_sorted_whole(scores: dict[str, float], limit: int, data: st.DataObject) -> None:
+def test_merging_shards_equals_sorting_all_hits(scores: dict[str, float], limit: int, data: st.DataObject) -> None:
     owner = {product_id: data.draw(st.integers(0, 2)) for product_id in scores}
-    shards = [a_shard([(p, s) for p, s in scores.items() if owner[p] == shard]) for shard in range(3)]
-    hits = merged(shards, limit)
-    assert [(hit.negated, Product.FromString(hit.product).id) for hit in hits] == sorted(
+    shards = [shard_hits([(p, s) for p, s in scores.items() if owner[p] == shard]) for shard in range(3)]
+    hits = merge_hits(shards, limit)
+    assert [(hit.negated_score, Product.FromString(hit.product).id) for hit in hits] == sorted(
         (-s, p) for p, s in scores.items()
     )[:limit]
 
@@ -51,7 +51,7 @@ def test_the_merge_is_the_sorted_whole(scores: dict[str, float], limit: int, dat
     most=st.integers(1, 3),
     data=st.data(),
 )
-def test_grouping_in_each_shard_and_again_in_the_merge_is_grouping_the_whole(
+def test_limiting_shops_in_each_shard_and_again_in_the_merge_equals_limiting_them_in_all_hits(
     scores: dict[str, float], limit: int, most: int, data: st.DataObject
 ) -> None:
     owner = {product_id: data.draw(st.integers(0, 2)) for product_id in scores}
@@ -63,43 +63,45 @@ def test_grouping_in_each_shard_and_again_in_the_merge_is_grouping_the_whole(
             expected.append(product_id)
     shards = []
     for shard in range(3):
-        whole = a_shard([(p, s) for p, s in scores.items() if owner[p] == shard], shops)
-        kept = limit_per_shop(whole.shops, most, limit)
-        shards.append(a_shard([(whole.ids[place], scores[whole.ids[place]]) for place in kept], shops))
-    assert [hit.id for hit in merged(shards, limit, max_per_shop=most)] == expected[:limit]
+        all_hits = shard_hits([(p, s) for p, s in scores.items() if owner[p] == shard], shops)
+        kept = limit_per_shop(all_hits.shops, most, limit)
+        shards.append(shard_hits([(all_hits.ids[i], scores[all_hits.ids[i]]) for i in kept], shops))
+    assert [hit.id for hit in merge_hits(shards, limit, max_per_shop=most)] == expected[:limit]
 
 
-def test_opaque_parts_are_a_search_response_to_the_byte() -> None:
+def test_an_opaque_response_has_the_bytes_of_a_search_response() -> None:
     product = Product(id="p", title="靴", category="fashion/shoes", shop="s", price=1980, in_stock=True)
     provenance = Provenance(version="v1", spaces=[SearchedSpace(space=SPACE_TEXT, weight=1)], coverage=1)
     public = SearchResponse(hits=[Hit(product=product, score=0.5)], provenance=provenance)
     scores = pack(np.array([0.5], dtype=np.float32))
-    hits = merged([ShardHits(ids=["p"], scores=scores, products=[product.SerializeToString()])], 1)
+    hits = merge_hits([ShardHits(ids=["p"], scores=scores, products=[product.SerializeToString()])], 1)
     opaque = OpaqueSearchResponse(hits=[hit.opaque(()) for hit in hits], provenance=provenance.SerializeToString())
     assert opaque.SerializeToString() == public.SerializeToString()
 
 
-def test_explained_hits_keep_the_cosines_of_their_own_through_the_merge() -> None:
-    first, second = a_shard([("a", 0.9), ("c", 0.5)]), a_shard([("b", 0.7)])
+def test_explained_hits_keep_their_own_cosines_through_the_merge() -> None:
+    first, second = shard_hits([("a", 0.9), ("c", 0.5)]), shard_hits([("b", 0.7)])
     first.cosines = pack(np.array([[1, 0.8], [0.5, 0.5]], dtype=np.float32))
     second.cosines = pack(np.array([[0.4, 1]], dtype=np.float32))
-    hits = [hit.opaque((SPACE_IMAGE, SPACE_TEXT)) for hit in merged([first, second], 2, explained=2)]
-    told = [(Product.FromString(hit.product).id, *((each.space, each.score) for each in hit.scores)) for hit in hits]
-    assert told == [
+    hits = [hit.opaque((SPACE_IMAGE, SPACE_TEXT)) for hit in merge_hits([first, second], 2, explained_spaces=2)]
+    explained = [
+        (Product.FromString(hit.product).id, *((each.space, each.score) for each in hit.scores)) for hit in hits
+    ]
+    assert explained == [
         ("a", (SPACE_IMAGE, 1), (SPACE_TEXT, pytest.approx(0.8))),
         ("b", (SPACE_IMAGE, pytest.approx(0.4)), (SPACE_TEXT, 1)),
     ]
 
 
-def test_a_kept_answer_is_stamped_without_any_field_occurring_twice() -> None:
+def test_the_response_of_a_cached_answer_has_no_field_twice() -> None:
     hits = SearchResponse(hits=[Hit(score=0.5), Hit(score=0.25)])
     provenance = Provenance(version="v1", coverage=1, degraded=["x"])
-    answer = SearchAnswer(hits.SerializeToString(), provenance.SerializeToString(), "image+text", whole=True)
-    kept = SearchAnswer.of_kept(answer.to_keep())
-    assert kept == answer
-    stamped = kept.stamped(Watch(cached=True, stages={"cache": 0.25}))
-    response = SearchResponse.FromString(stamped)
-    assert response.SerializeToString() == stamped  # What occurs twice would be written once.
+    answer = SearchAnswer(hits.SerializeToString(), provenance.SerializeToString(), "image+text", complete=True)
+    cached = SearchAnswer.from_cache(answer.to_cache())
+    assert cached == answer
+    serialized = cached.response(RequestTimer(cached=True, stages={"cache": 0.25}))
+    response = SearchResponse.FromString(serialized)
+    assert response.SerializeToString() == serialized  # A field that occurs twice would be written once.
     assert response.provenance.timings.total_s > 0
     response.provenance.timings.total_s = 0
     timed = Provenance(version="v1", coverage=1, degraded=["x"], cached=True, timings=Timings(cache_s=0.25))

@@ -1,4 +1,4 @@
-"""The gateway's settings: what is refused before it starts."""
+"""The gateway's settings: values that are refused before it starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def loaded(*flags: str) -> GatewaySettings:
     return load(GatewaySettings, {}, flags, description="")
 
 
-def test_a_batch_of_photos_is_as_large_as_the_encoders_client_takes_and_no_larger() -> None:
+def test_image_batch_is_bounded_by_what_the_image_encoder_client_accepts() -> None:
     assert loaded("--image-batch", str(MAX_IMAGES)).image_batch == MAX_IMAGES
     with pytest.raises(BadSettings, match=rf"--image-batch={MAX_IMAGES + 1}: not in 1\.\.{MAX_IMAGES}"):
         loaded("--image-batch", str(MAX_IMAGES + 1))
@@ -26,11 +26,11 @@ def test_a_batch_of_photos_is_as_large_as_the_encoders_client_takes_and_no_large
         (("--auto-policy", "fashion=sound,*=text"), "auto policy 'fashion=sound': 'sound' is not one of"),
         (("--auto-policy", "fashion=image"), "no entry for"),
         (("--auto-photo", "text"), "auto policy 'auto_photo=text'"),
-        (("--auto-text", "product>product"), "product is there twice"),
-        (("--model-version", "1", "--model-label", "stable"), "model_version=1, model_label=stable: at most one"),
+        (("--auto-text", "product>product"), "product is listed twice"),
+        (("--model-version", "1", "--model-label", "stable"), "model_version=1, model_label=stable: set at most one"),
     ],
 )
-def test_what_the_gateway_would_not_start_with_is_refused_when_its_settings_are_checked(
+def test_settings_that_the_gateway_cannot_start_with_are_refused_by_check_config(
     flags: tuple[str, ...], reason: str
 ) -> None:
     with pytest.raises(BadSettings, match=reason):

@@ -1,4 +1,4 @@
-"""One does the work, all have the answer."""
+"""Single flight: concurrent calls with one key share one piece of work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Work:
         return b"answer"
 
 
-async def test_calls_of_one_key_share_one_work_and_other_keys_have_their_own() -> None:
+async def test_calls_with_one_key_share_the_work_and_other_keys_have_their_own() -> None:
     flights, work = SingleFlight[bytes](), Work()
     calls = [asyncio.create_task(flights(key, work, NEVER)) for key in ("a", "a", "a", "b")]
     await asyncio.sleep(0)
@@ -41,7 +41,7 @@ async def test_calls_of_one_key_share_one_work_and_other_keys_have_their_own() -
     assert work.started == 2
 
 
-async def test_an_error_is_everyones_and_the_next_call_works_anew() -> None:
+async def test_all_callers_get_the_error_and_the_next_call_starts_anew() -> None:
     flights, work = SingleFlight[bytes](), Work()
     work.error = NotFound("no such")
     work.gate.set()
@@ -52,7 +52,7 @@ async def test_an_error_is_everyones_and_the_next_call_works_anew() -> None:
     assert work.started == 2
 
 
-async def test_the_work_goes_on_while_anyone_waits_and_ends_when_no_one_does() -> None:
+async def test_the_work_is_cancelled_only_when_no_caller_waits_any_more() -> None:
     flights, work = SingleFlight[bytes](), Work()
     first, second = (asyncio.create_task(flights("a", work, NEVER)) for _ in range(2))
     await asyncio.sleep(0)
@@ -65,7 +65,7 @@ async def test_the_work_goes_on_while_anyone_waits_and_ends_when_no_one_does() -
     assert (work.started, work.cancelled) == (1, 1)
 
 
-async def test_a_deadline_ends_the_wait_of_its_own_call_only() -> None:
+async def test_a_deadline_ends_only_the_wait_of_its_own_call() -> None:
     flights, work = SingleFlight[bytes](), Work()
     patient = asyncio.create_task(flights("a", work, NEVER))
     await asyncio.sleep(0)
@@ -75,7 +75,7 @@ async def test_a_deadline_ends_the_wait_of_its_own_call_only() -> None:
     assert await patient == b"answer"
 
 
-async def test_who_has_time_left_starts_again_what_another_ran_out_of_time_for() -> None:
+async def test_a_caller_with_time_left_restarts_work_that_exceeded_another_callers_deadline() -> None:
     flights, hurried, patient = SingleFlight[bytes](), Work(), Work()
     hurried.error = DeadlineExceeded("the first caller's time is over")
     patient.gate.set()
@@ -90,7 +90,7 @@ async def test_who_has_time_left_starts_again_what_another_ran_out_of_time_for()
     assert (hurried.started, patient.started) == (1, 1)
 
 
-async def test_work_that_runs_out_of_time_while_its_own_caller_has_some_is_not_started_again() -> None:
+async def test_work_that_exceeds_a_deadline_of_its_own_is_not_restarted() -> None:
     flights, work = SingleFlight[bytes](), Work()
     work.error = DeadlineExceeded("somebody's time is over")
     work.gate.set()

@@ -1,4 +1,4 @@
-"""What every result cache does, held against the one in memory and a real Redis; and what Redis does when it fails."""
+"""The behaviour of every result cache, in memory and in a real Redis; and that of the latter when Redis fails."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import pytest
 from lookalike.spaces import VECTOR_SPACES
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import Filter, SpaceWeight
-from server.cache import Cache, MemoryCache, cache_key
-from server.redis_cache import RedisCache
-from server.requests import parse_query
+from server.query import parse_query
+from server.redis_result_cache import RedisResultCache
+from server.result_cache import MemoryResultCache, ResultCache, cache_key
 from tests.conftest import running_redis
 
 
 @pytest.fixture(params=["memory", "redis"])
-async def cache(request: pytest.FixtureRequest) -> AsyncIterator[Cache]:
-    made = a_cache(request, ttl_s=60)
-    yield made
-    await made.close()
+async def cache(request: pytest.FixtureRequest) -> AsyncIterator[ResultCache]:
+    cache = build_cache(request, ttl_s=60)
+    yield cache
+    await cache.close()
 
 
 @pytest.fixture(params=["memory", "redis"])
-async def short_lived(request: pytest.FixtureRequest) -> AsyncIterator[Cache]:
-    made = a_cache(request, ttl_s=0.1)
-    yield made
-    await made.close()
+async def short_lived(request: pytest.FixtureRequest) -> AsyncIterator[ResultCache]:
+    cache = build_cache(request, ttl_s=0.1)
+    yield cache
+    await cache.close()
 
 
-def a_cache(request: pytest.FixtureRequest, ttl_s: float) -> Cache:
+def build_cache(request: pytest.FixtureRequest, ttl_s: float) -> ResultCache:
     if request.param == "memory":
-        return MemoryCache(max_bytes=1 << 20, ttl_s=ttl_s)
-    return RedisCache(request.getfixturevalue("redis_url"), ttl_s=ttl_s, timeout_s=2)
+        return MemoryResultCache(max_bytes=1 << 20, ttl_s=ttl_s)
+    return RedisResultCache(request.getfixturevalue("redis_url"), ttl_s=ttl_s, timeout_s=2)
 
 
-async def kept(cache: Cache, key: str) -> bytes | None:
-    """A put is not awaited: look until it shows, for a second at most."""
+async def get_when_kept(cache: ResultCache, key: str) -> bytes | None:
+    """The value once it is there: a put is not awaited. None after a second."""
     for _ in range(50):
         if (value := await cache.get(key)) is not None:
             return value
@@ -46,38 +46,38 @@ async def kept(cache: Cache, key: str) -> bytes | None:
     return None
 
 
-async def test_what_is_put_is_there_and_nothing_else(cache: Cache) -> None:
+async def test_a_value_that_was_put_is_found_and_no_other(cache: ResultCache) -> None:
     cache.put("a", b"\x00one")
     cache.put("b", b"two")
-    assert await kept(cache, "a") == b"\x00one"
-    assert await kept(cache, "b") == b"two"
+    assert await get_when_kept(cache, "a") == b"\x00one"
+    assert await get_when_kept(cache, "b") == b"two"
     assert await cache.get("c") is None
 
 
-async def test_a_second_put_replaces_the_first(cache: Cache) -> None:
+async def test_a_second_put_replaces_the_first(cache: ResultCache) -> None:
     cache.put("a", b"one")
-    assert await kept(cache, "a") == b"one"
+    assert await get_when_kept(cache, "a") == b"one"
     cache.put("a", b"two")
     await asyncio.sleep(0.05)
-    assert await kept(cache, "a") == b"two"
+    assert await get_when_kept(cache, "a") == b"two"
 
 
-async def test_nothing_outlives_its_time(short_lived: Cache) -> None:
+async def test_nothing_is_found_after_its_time_to_live(short_lived: ResultCache) -> None:
     short_lived.put("a", b"one")
     await asyncio.sleep(0.5)
     assert await short_lived.get("a") is None
 
 
-async def test_many_at_once_each_get_their_own(cache: Cache) -> None:
+async def test_concurrent_gets_each_get_their_own_value(cache: ResultCache) -> None:
     for i in range(200):
         cache.put(f"k{i}", b"%d" % i)
-    await kept(cache, "k199")
+    await get_when_kept(cache, "k199")
     values = await asyncio.gather(*(cache.get(f"k{i}") for i in range(200)))
     assert values == [b"%d" % i for i in range(200)]
 
 
-async def test_the_memory_cache_lets_the_least_recently_used_go_at_its_bound() -> None:
-    cache = MemoryCache(max_bytes=3 * 11, ttl_s=60)
+async def test_the_memory_cache_evicts_the_least_recently_used_at_its_bound() -> None:
+    cache = MemoryResultCache(max_bytes=3 * 11, ttl_s=60)
     for key in "abc":
         cache.put(key, bytes(10))
     assert await cache.get("a") is not None
@@ -87,17 +87,17 @@ async def test_the_memory_cache_lets_the_least_recently_used_go_at_its_bound() -
     assert await cache.get("huge") is None
 
 
-async def test_a_redis_that_is_gone_hung_or_back_never_raises_and_is_used_again() -> None:
+async def test_a_redis_that_hangs_or_is_gone_never_raises_and_is_used_again_when_it_is_back() -> None:
     with running_redis() as (url, process):
-        cache = RedisCache(url, ttl_s=60, timeout_s=0.1, pause_s=0.05)
+        cache = RedisResultCache(url, ttl_s=60, timeout_s=0.1, pause_s=0.05)
         cache.put("a", b"one")
-        assert await kept(cache, "a") == b"one"
+        assert await get_when_kept(cache, "a") == b"one"
         process.send_signal(signal.SIGSTOP)
         assert await cache.get("a") is None
         cache.put("b", b"two")
         process.send_signal(signal.SIGCONT)
         await asyncio.sleep(0.2)
-        assert await kept(cache, "a") == b"one"
+        assert await get_when_kept(cache, "a") == b"one"
     await asyncio.sleep(0.2)
     assert await cache.get("a") is None
     cache.put("a", b"one")
@@ -105,32 +105,32 @@ async def test_a_redis_that_is_gone_hung_or_back_never_raises_and_is_used_again(
     await cache.close()
 
 
-async def test_while_redis_is_left_alone_a_call_costs_no_time_out() -> None:
+async def test_during_the_pause_after_failures_redis_is_not_called() -> None:
     clock = [0.0]
-    cache = RedisCache("redis://127.0.0.1:1", ttl_s=60, timeout_s=0.1, pause_s=10, clock=lambda: clock[0])
+    cache = RedisResultCache("redis://127.0.0.1:1", ttl_s=60, timeout_s=0.1, pause_s=10, clock=lambda: clock[0])
     for _ in range(3):
         assert await cache.get("a") is None
-    asked: list[list[str]] = []
+    calls: list[list[str]] = []
 
     async def count(keys: list[str]) -> list[bytes | None]:
-        asked.append(keys)
+        calls.append(keys)
         return [b"back"] * len(keys)
 
-    cache._gets._send = count
-    assert (await cache.get("a"), asked) == (None, [])
+    cache._get_batcher._send = count
+    assert (await cache.get("a"), calls) == (None, [])
     clock[0] = 10.1
     assert await cache.get("a") == b"back"
     await cache.close()
 
 
-async def test_one_late_call_costs_its_own_answer_alone() -> None:
-    cache = RedisCache("redis://127.0.0.1:1", ttl_s=60, timeout_s=0.1, pause_s=10)
+async def test_one_failed_call_does_not_pause_redis() -> None:
+    cache = RedisResultCache("redis://127.0.0.1:1", ttl_s=60, timeout_s=0.1, pause_s=10)
     assert await cache.get("a") is None
 
     async def answer(keys: list[str]) -> list[bytes | None]:
         return [b"there"] * len(keys)
 
-    cache._gets._send = answer
+    cache._get_batcher._send = answer
     assert await cache.get("a") == b"there"
     await cache.close()
 
@@ -152,7 +152,7 @@ def test_requests_that_mean_the_same_have_one_key() -> None:
     assert key_of(weights=weights(image=1, text=3)) == key_of(weights=weights(text=0.75, image=0.25))
 
 
-def test_requests_that_mean_different_things_or_versions_have_different_keys() -> None:
+def test_requests_that_mean_different_things_or_search_different_versions_have_different_keys() -> None:
     keys = [
         key_of(),
         key_of("v2"),

@@ -1,16 +1,14 @@
-"""What the gateway makes of a request, field by field."""
+"""Parsing a SearchRequest, field by field."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from lookalike.errors import InvalidRequest
 from lookalike.limits import MAX_IMAGE_BYTES, MAX_TEXT_BYTES
-from lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
+from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import Filter, SpaceWeight
-from lookalike.vectors import pack
-from server.requests import DEFAULT_LIMIT, MAX_EXAMPLES, combined, parse_query, parse_subject, unit_vector
+from server.query import DEFAULT_LIMIT, MAX_EXAMPLES, parse_query
 
 
 def a_request(**fields: object) -> SearchRequest:
@@ -90,93 +88,27 @@ def test_a_malformed_request_is_refused_with_its_field(request_: SearchRequest, 
     assert refused.value.field == field
 
 
-UNCLASSIFIABLE: dict[str, tuple[ClassifyRequest, str]] = {
-    "nothing": (ClassifyRequest(), "product_id"),
-    "a product and a photo": (ClassifyRequest(product_id="p", image=b"i"), "image"),
-    "a product and a text": (ClassifyRequest(product_id="p", text="t"), "text"),
-    "an empty id": (ClassifyRequest(product_id=""), "product_id"),
-    "an empty photo": (ClassifyRequest(image=b"", text="t"), "image"),
-    "a photo over 8 MB": (ClassifyRequest(image=bytes(MAX_IMAGE_BYTES + 1)), "image"),
-    "a blank text": (ClassifyRequest(image=b"i", text=" "), "text"),
-    "a text over 64 KiB": (ClassifyRequest(text="x" * (MAX_TEXT_BYTES + 1)), "text"),
-    "limit 0": (ClassifyRequest(text="t", limit=0), "limit"),
-    "limit 101": (ClassifyRequest(text="t", limit=101), "limit"),
-    "precision below a half": (ClassifyRequest(text="t", precision=0.49), "precision"),
-    "precision 1": (ClassifyRequest(text="t", precision=1), "precision"),
-    "precision NaN": (ClassifyRequest(text="t", precision=float("nan")), "precision"),
-}
-
-
-@pytest.mark.parametrize(("request_", "field"), UNCLASSIFIABLE.values(), ids=UNCLASSIFIABLE)
-def test_what_cannot_be_classified_is_refused_with_its_field(request_: ClassifyRequest, field: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        parse_subject(request_)
-    assert refused.value.field == field
-
-
-def test_what_is_to_be_classified_has_its_defaults() -> None:
-    subject = parse_subject(ClassifyRequest(image=b"i", text="t"))
-    assert (subject.product_id, subject.image, subject.text) == (None, b"i", "t")
-    assert (subject.limit, subject.precision) == (5, 0.9)
-
-
-def test_at_every_bound_a_request_is_still_answered() -> None:
+def test_a_request_at_its_bounds_is_accepted() -> None:
     parse_query(SearchRequest(examples=[Example(text="x" * MAX_TEXT_BYTES)] * MAX_EXAMPLES, limit=1000))
     parse_query(SearchRequest(examples=[Example(image=bytes(MAX_IMAGE_BYTES))], limit=1, min_coverage=1))
     parse_query(a_request(limit=1, max_per_shop=1, min_score=-1))
     parse_query(a_request(limit=100, diversity=1))
     parse_query(a_request(limit=1000, max_per_shop=1000, min_score=1))
     parse_query(SearchRequest(examples=[Example(product_id="é" * 128)]))
-    parse_subject(ClassifyRequest(product_id="é" * 128, limit=100, precision=0.99))
-    parse_subject(ClassifyRequest(text="t", limit=1, precision=0.5))
 
 
-def test_what_is_not_said_has_its_default() -> None:
+def test_fields_that_are_left_out_have_defaults() -> None:
     query = parse_query(a_request())
     assert (query.limit, query.examples[0].weight, query.min_coverage, query.exact) == (DEFAULT_LIMIT, 1.0, 0.0, False)
 
 
-def test_weights_become_shares_by_the_number_of_their_space() -> None:
+def test_weights_become_shares_that_add_up_to_one_in_the_order_of_the_spaces() -> None:
     query = parse_query(a_request(weights=[weight(3, 1), weight(1, 2), weight(2, 1)]))
     assert query.shares == ((1, 2, 3), (0.5, 0.25, 0.25))
     assert parse_query(a_request()).shares is None
 
 
-def test_every_example_may_count_in_other_spaces_than_the_next() -> None:
+def test_examples_of_one_request_may_be_compared_in_different_spaces() -> None:
     examples = [Example(image=b"i"), Example(text="t", weight=-1)]
     parse_query(SearchRequest(examples=examples, weights=[weight(1), weight(2)]))
     parse_query(SearchRequest(examples=examples, weights=[weight(3)]))
-
-
-@pytest.mark.parametrize(
-    "vector",
-    [
-        np.zeros(4),
-        np.array([1, np.nan, 0, 0]),
-        np.array([1, np.inf, 0, 0]),
-        np.array([-np.inf, np.inf, 0, 0]),
-        np.ones(3),
-        np.ones(8),
-    ],
-    ids=["zero", "NaN", "infinite", "both infinities", "too short", "too long"],
-)
-def test_a_vector_that_has_no_direction_in_the_space_is_refused(
-    vector: np.ndarray[tuple[int], np.dtype[np.float64]],
-) -> None:
-    with pytest.raises(InvalidRequest, match="v:"):
-        unit_vector("v", pack(vector.astype(np.float32)), 4)
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-18, 1e18, 3e38], ids=str)
-def test_a_vector_of_any_length_becomes_a_unit_vector(scale: float) -> None:
-    unit = unit_vector("v", pack(np.array([0.6, 0.8], dtype=np.float32) * np.float32(scale)), 2)
-    np.testing.assert_allclose(unit, [0.6, 0.8], rtol=1e-5)
-
-
-def test_examples_are_summed_by_weight_and_normalised() -> None:
-    x, y = np.eye(2, dtype=np.float32)
-    np.testing.assert_allclose(combined([x, y], [3, 4]), [0.6, 0.8], rtol=1e-6)
-    np.testing.assert_allclose(combined([x, y], [3e38, 4e38 / 2]), np.array([3, 2]) / 13**0.5, rtol=1e-6)
-    np.testing.assert_allclose(combined([x], [-1]), [-1, 0])
-    with pytest.raises(InvalidRequest, match="cancel"):
-        combined([x, x], [1, -1])

@@ -1,4 +1,7 @@
-"""The result cache in Redis, shared by all gateways. Fails open: without Redis answers are computed, not refused."""
+"""The result cache in Redis, shared by all gateways. A Redis client.
+
+It fails open: while Redis is down answers are computed, not refused.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ from server import metrics
 
 log = logging.getLogger(__name__)
 
-_FAILURES_IN_A_ROW = 3
+_MAX_FAILURES_IN_A_ROW = 3
 
 
-class RedisCache:
-    """GETs that come while two are under way go together as one MGET, SETs as one pipeline.
+class RedisResultCache:
+    """GETs that arrive while two calls are in flight go together as one MGET, SETs as one pipeline.
 
-    After three failed or late calls in a row Redis is left alone for `pause_s`: a dead or hung one costs a few
-    time-outs per pause and not one per request, and one late call costs its own answer alone.
+    After three failed or late calls in a row Redis is not called for `pause_s`: one that is down or hangs costs a few
+    time-outs per pause instead of one per request, and a single late call costs one answer its cache hit.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class RedisCache:
         ttl_s: float,
         timeout_s: float,
         pause_s: float = 1.0,
-        prefix: str = "lookalike:search:2:",  # The number changes with what a value is made of.
+        prefix: str = "lookalike:search:2:",  # The number is the format of the values.
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         try:
@@ -50,10 +53,10 @@ class RedisCache:
         self._clock = clock
         self._paused_until_s = -1.0
         self._failures = 0
-        self._gets: Coalescer[str, bytes | None] = Coalescer(
+        self._get_batcher: Coalescer[str, bytes | None] = Coalescer(
             self._mget, max_in_flight=2, max_batch=64, max_waiting=4096
         )
-        self._sets: Coalescer[tuple[str, bytes], None] = Coalescer(
+        self._set_batcher: Coalescer[tuple[str, bytes], None] = Coalescer(
             self._mset, max_in_flight=1, max_batch=64, max_waiting=1024
         )
 
@@ -61,9 +64,9 @@ class RedisCache:
         if self._clock() < self._paused_until_s:
             return None
         try:
-            value = await self._gets(self._prefix + key, Deadline.after(self._timeout_s))
+            value = await self._get_batcher(self._prefix + key, Deadline.after(self._timeout_s))
         except (RedisError, OSError, TimeoutError, ServiceError) as error:
-            self._failed(error)
+            self._note_failure(error)
             return None
         self._failures = 0
         return value
@@ -71,8 +74,8 @@ class RedisCache:
     def put(self, key: str, value: bytes) -> None:
         if self._clock() < self._paused_until_s:
             return
-        with suppress(Overloaded):  # More to keep than Redis takes: what is not kept is computed again.
-            self._sets.submit((self._prefix + key, value)).add_done_callback(_seen)
+        with suppress(Overloaded):  # A value that Redis is too slow to take is computed again.
+            self._set_batcher.submit((self._prefix + key, value)).add_done_callback(_retrieve_exception)
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -89,21 +92,23 @@ class RedisCache:
             async with asyncio.timeout(self._timeout_s):
                 await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
-            self._failed(error)
+            self._note_failure(error)
         return [None] * len(entries)
 
-    def _failed(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception) -> None:
         metrics.CACHE_FAILURES.inc()
         self._failures += 1
-        if self._failures < _FAILURES_IN_A_ROW:
+        if self._failures < _MAX_FAILURES_IN_A_ROW:
             return
         if self._clock() >= self._paused_until_s:
-            log.warning("redis is left alone for %g s, answers go on: %s", self._pause_s, error or type(error).__name__)
+            log.warning(
+                "redis is not used for %g s, answers are computed: %s", self._pause_s, error or type(error).__name__
+            )
         self._paused_until_s = self._clock() + self._pause_s
-        self._failures = _FAILURES_IN_A_ROW - 1  # Back from the pause, one more failure is the next pause.
+        self._failures = _MAX_FAILURES_IN_A_ROW - 1  # After the pause one more failure starts the next.
 
 
-def _seen(done: asyncio.Future[None]) -> None:
-    """Nobody awaits a SET; its failure has been logged and counted."""
+def _retrieve_exception(done: asyncio.Future[None]) -> None:
+    """So that asyncio does not report it: nobody awaits a SET, and its failure has been logged and counted."""
     if not done.cancelled():
         done.exception()

@@ -1,4 +1,4 @@
-"""A product as its shard has it. Pure."""
+"""A product as its shard stores it, with its vectors. Pure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from lookalike.vectors import F32, unpack
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredProduct:
     product: Product
-    vectors: Mapping[Space.ValueType, bytes]  # float32 of unit norm, in each space that it has one in.
+    vectors: Mapping[Space.ValueType, bytes]  # float32 of unit norm; only the spaces in which it has a vector.
 
     @classmethod
-    def of(cls, product_id: str, fetched: FetchedProduct) -> Stored:
-        """Raises NotFound for a product that the catalogue lacks."""
+    def from_fetched(cls, product_id: str, fetched: FetchedProduct) -> StoredProduct:
+        """Raises NotFound where the catalogue has no such product."""
         if not fetched.HasField("product"):
             raise NotFound(f"no product {product_id}")
         return cls(fetched.product, {each.space: each.vector for each in fetched.vectors})
 
     def vector(self, space: Space.ValueType, dim: int) -> F32 | None:
-        """(dim,) float32, read-only; None where it has none in the space."""
+        """(dim,) float32, read-only; None where the product has no vector in the space."""
         if (data := self.vectors.get(space)) is None:
             return None
         vector: F32 = unpack(data, dim)[0]

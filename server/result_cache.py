@@ -1,7 +1,7 @@
-"""The result cache: what it is, its keys (pure), and the twin that lives in this process's memory.
+"""The result cache: its interface, its keys (pure), and the cache in this process's memory. No I/O.
 
-A key carries the version of the index, and what is known of its changes, so that neither a new version nor an update
-needs a flush; a value is a serialized answer.
+A key names the version of the index and the updates applied to it, so that neither a new version nor an update needs
+a flush; a value is a serialized answer.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from typing import Protocol
 
 from lookalike.v1 import search_pb2
 from lookalike.v1.types_pb2 import SpaceWeight
-from server.requests import Query
+from server.query import SearchQuery
 
 
-class Cache(Protocol):
-    """Never raises and never hangs: a cache that is out of order has nothing and takes nothing."""
+class ResultCache(Protocol):
+    """A cache of answers. It never raises and never hangs: one that is down finds nothing and keeps nothing."""
 
     async def get(self, key: str) -> bytes | None: ...
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep the value, soon; or not: nobody waits to be told."""
+        """Keep the value, in the background; whether it was kept is not reported."""
 
     async def close(self) -> None: ...
 
 
-def cache_key(content: str, policy: str, request: search_pb2.SearchRequest, query: Query) -> str:
-    """The same for every request that means the same, under the same policy for AUTO, and asks the same content.
+def cache_key(content: str, policy: str, request: search_pb2.SearchRequest, query: SearchQuery) -> str:
+    """The key of a request: equal for requests that mean the same.
 
-    `min_coverage` does not count, since only whole answers are kept; nor do defaults, the order of filter lists, and
-    the order and the sum of `weights`.
+    content: the name of what is searched (`Snapshot.content`); policy: that of AUTO, as text. `min_coverage` makes no
+    difference, since only complete answers are cached; nor do defaults that are spelt out, the order of filter lists,
+    and the order and the sum of `weights`.
     """
     canonical = search_pb2.SearchRequest()
     canonical.CopyFrom(request)
@@ -48,13 +49,13 @@ def cache_key(content: str, policy: str, request: search_pb2.SearchRequest, quer
         )
     for example, parsed in zip(canonical.examples, query.examples, strict=True):
         example.weight = parsed.weight
-    meant = policy.encode() + b"\0" + canonical.SerializeToString(deterministic=True)
-    digest = blake2b(meant, digest_size=16, person=b"search").hexdigest()
+    meaning = policy.encode() + b"\0" + canonical.SerializeToString(deterministic=True)
+    digest = blake2b(meaning, digest_size=16, person=b"search").hexdigest()
     return f"{content}:{digest}"
 
 
-class MemoryCache:
-    """Least recently used goes first when `max_bytes` of keys and values are reached; nothing outlives `ttl_s`."""
+class MemoryResultCache:
+    """A least-recently-used cache of at most `max_bytes` of keys and values; nothing is found after `ttl_s`."""
 
     def __init__(self, *, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes

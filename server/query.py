@@ -1,0 +1,205 @@
+"""From a SearchRequest to a query that can be answered, or to the field that is wrong. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from lookalike.errors import InvalidRequest
+from lookalike.limits import MAX_LIMIT
+from lookalike.spaces import VECTOR_SPACES, space_name
+from lookalike.v1 import search_pb2, types_pb2
+from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
+from server.checks import check_image, check_product_id, check_text, check_vector_size
+from server.filters import check_filter
+
+MAX_EXAMPLES = 16
+DEFAULT_LIMIT = 10
+DEFAULT_DUPLICATES_LIMIT = 100
+DEFAULT_DUPLICATES_MIN_SCORE = 0.95
+MAX_DIVERSE_LIMIT = 100  # With `diversity`: choosing each hit costs a comparison with all candidates.
+MIN_SHARE = 1e-6  # Of a space in a late fusion: a cosine times this is below what float32 scores tell apart.
+
+
+class ExampleSource(Enum):
+    """What an example is given by; the value is the field of the request."""
+
+    PRODUCT = "product_id"
+    IMAGE = "image"
+    TEXT = "text"
+    VECTOR = "vector"
+
+
+_SOURCES = tuple(ExampleSource)
+_CHECKS: Mapping[ExampleSource, Callable[[str, Any], None]] = {
+    ExampleSource.PRODUCT: check_product_id,
+    ExampleSource.IMAGE: check_image,
+    ExampleSource.TEXT: check_text,
+    ExampleSource.VECTOR: check_vector_size,
+}
+# The spaces that a photo or a text can be compared in, its own first; a product counts wherever it has a vector.
+COMPARABLE_IN: Mapping[ExampleSource, tuple[Space.ValueType, ...]] = {
+    ExampleSource.IMAGE: (SPACE_IMAGE, SPACE_PRODUCT),
+    ExampleSource.TEXT: (SPACE_TEXT, SPACE_PRODUCT),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QueryExample:
+    """One thing that hits shall be similar to, or unlike where its weight is negative."""
+
+    field: str  # Where it is in the request: "examples[0].text".
+    source: ExampleSource
+    value: str | bytes
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """A checked SearchRequest, with its defaults filled in."""
+
+    examples: tuple[QueryExample, ...]
+    space: Space.ValueType
+    # Late fusion: the spaces by number, and the share of each, together 1; None: one space.
+    shares: tuple[tuple[Space.ValueType, ...], tuple[float, ...]] | None
+    limit: int
+    filter: types_pb2.Filter
+    exclude_same_shop: bool
+    exact: bool
+    min_coverage: float
+    explain: bool
+    max_per_shop: int  # 0: any number.
+    min_score: float | None
+    diversity: float  # 0: by score alone.
+
+    def examples_by(self, source: ExampleSource) -> list[QueryExample]:
+        return [example for example in self.examples if example.source is source]
+
+
+def parse_query(request: search_pb2.SearchRequest, *, example_field: str = "examples[{}]") -> SearchQuery:
+    """The query that the request states. Raises InvalidRequest naming the first field at fault.
+
+    example_field: what errors call the example of a number.
+    """
+    if not request.examples:
+        raise InvalidRequest("examples", "give at least one example to be similar to")
+    if len(request.examples) > MAX_EXAMPLES:
+        raise InvalidRequest("examples", f"{len(request.examples)} examples, at most {MAX_EXAMPLES} are allowed")
+    if request.space not in types_pb2.Space.values():
+        raise InvalidRequest("space", f"there is no space {request.space}")
+    examples = tuple(_parse_example(example_field.format(i), each) for i, each in enumerate(request.examples))
+    query = SearchQuery(
+        examples=examples,
+        space=request.space,
+        shares=_parse_shares(request, examples),
+        limit=_parse_limit(request),
+        filter=check_filter(request.filter),
+        exclude_same_shop=request.exclude_same_shop,
+        exact=request.exact,
+        min_coverage=request.min_coverage,
+        explain=request.explain,
+        max_per_shop=_parse_max_per_shop(request),
+        min_score=request.min_score if request.HasField("min_score") else None,
+        diversity=request.diversity,
+    )
+    if not 0 <= query.diversity <= 1:
+        raise InvalidRequest("diversity", f"{query.diversity} is not in 0..1")
+    if query.diversity and query.limit > MAX_DIVERSE_LIMIT:
+        raise InvalidRequest("limit", f"is {query.limit}, with `diversity` at most {MAX_DIVERSE_LIMIT} is allowed")
+    if not -1 <= request.min_score <= 1:  # Nor is NaN.
+        raise InvalidRequest("min_score", f"{request.min_score} is not in -1..1")
+    if not 0 <= query.min_coverage <= 1:
+        raise InvalidRequest("min_coverage", f"{query.min_coverage} is not in 0..1")
+    if query.exclude_same_shop and not query.examples_by(ExampleSource.PRODUCT):
+        raise InvalidRequest("exclude_same_shop", "needs an example given by product_id: no other has a shop")
+    return query
+
+
+def duplicates_search(request: search_pb2.FindDuplicatesRequest) -> search_pb2.SearchRequest:
+    """The SearchRequest that finds the duplicates. Raises InvalidRequest where the example has a weight."""
+    if request.example.HasField("weight"):
+        raise InvalidRequest("example.weight", "leave it out: there is one example")
+    space = SPACE_TEXT if request.example.HasField(ExampleSource.TEXT.value) else SPACE_IMAGE
+    return search_pb2.SearchRequest(
+        examples=[request.example],
+        space=request.space or space,
+        limit=request.limit if request.HasField("limit") else DEFAULT_DUPLICATES_LIMIT,
+        min_score=request.min_score if request.HasField("min_score") else DEFAULT_DUPLICATES_MIN_SCORE,
+        filter=request.filter,
+        exclude_same_shop=request.exclude_same_shop,
+        exact=request.exact,
+        min_coverage=request.min_coverage,
+        explain=request.explain,
+    )
+
+
+def _parse_shares(
+    request: search_pb2.SearchRequest, examples: Sequence[QueryExample]
+) -> tuple[tuple[Space.ValueType, ...], tuple[float, ...]] | None:
+    if not request.weights:
+        return None
+    if request.space != SPACE_AUTO:
+        raise InvalidRequest("space", "leave it out: `weights` names the spaces")
+    weights: dict[Space.ValueType, float] = {}
+    for i, each in enumerate(request.weights):
+        if each.space not in VECTOR_SPACES.values():
+            raise InvalidRequest(f"weights[{i}].space", f"name one of {', '.join(VECTOR_SPACES)}")
+        if each.space in weights:
+            raise InvalidRequest(f"weights[{i}].space", f"{space_name(each.space)} has a weight already")
+        if not (math.isfinite(each.weight) and each.weight > 0):
+            raise InvalidRequest(f"weights[{i}].weight", f"{each.weight} is not a finite number above 0")
+        if not any(_is_comparable(example, (each.space,)) for example in examples):
+            reason = f"no example can be compared in the {space_name(each.space)} space"
+            raise InvalidRequest(f"weights[{i}].space", reason)
+        weights[each.space] = each.weight
+    for example in examples:
+        if example.source is ExampleSource.VECTOR:
+            raise InvalidRequest(example.field, "cannot be combined with `weights`: its space is not named")
+        if not _is_comparable(example, weights):
+            names = " or ".join(map(space_name, weights))
+            raise InvalidRequest(example.field, f"cannot be compared in the {names} space")
+    total, spaces = sum(weights.values()), tuple(sorted(weights))
+    shares = tuple(weights[space] / total for space in spaces)
+    if min(shares) < MIN_SHARE:
+        raise InvalidRequest("weights", f"one is less than {MIN_SHARE} of their sum: it would have no effect")
+    return spaces, shares
+
+
+def _is_comparable(example: QueryExample, spaces: Collection[Space.ValueType]) -> bool:
+    """Whether the example can count in one of the spaces; a product can in any."""
+    if example.source is ExampleSource.PRODUCT:
+        return True
+    return any(space in spaces for space in COMPARABLE_IN.get(example.source, ()))
+
+
+def _parse_limit(request: search_pb2.SearchRequest) -> int:
+    if not request.HasField("limit"):
+        return DEFAULT_LIMIT
+    if not 1 <= request.limit <= MAX_LIMIT:
+        raise InvalidRequest("limit", f"{request.limit} is not in 1..{MAX_LIMIT}")
+    return request.limit
+
+
+def _parse_max_per_shop(request: search_pb2.SearchRequest) -> int:
+    if request.HasField("max_per_shop") and not 1 <= request.max_per_shop <= MAX_LIMIT:
+        reason = f"{request.max_per_shop} is not in 1..{MAX_LIMIT}; leave it out for any number"
+        raise InvalidRequest("max_per_shop", reason)
+    return request.max_per_shop
+
+
+def _parse_example(at: str, example: search_pb2.Example) -> QueryExample:
+    sources = [source for source in _SOURCES if example.HasField(source.value)]
+    if len(sources) != 1:
+        names = " and ".join(source.value for source in sources) or "none"
+        raise InvalidRequest(at, f"set exactly one of product_id, image, text, vector; set: {names}")
+    weight = example.weight if example.HasField("weight") else 1.0
+    if not math.isfinite(weight) or weight == 0:
+        raise InvalidRequest(f"{at}.weight", f"{weight} is not a finite number other than 0")
+    source = sources[0]
+    field = f"{at}.{source.value}"
+    value = getattr(example, source.value)
+    _CHECKS[source](field, value)
+    return QueryExample(field, source, value, weight)

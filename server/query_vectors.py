@@ -1,0 +1,129 @@
+"""Compose the vectors of a query: one per searched space, from all examples that count there. I/O to the encoders."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TypeVar
+
+from lookalike.errors import FailedPrecondition, InvalidRequest
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
+from lookalike.vectors import F32
+from server.encoding import EncodedVector, Encoders, InputVectors
+from server.query import COMPARABLE_IN, ExampleSource, QueryExample, SearchQuery
+from server.stored_product import StoredProduct
+from server.topology import SpaceInfo
+from server.vector_math import combine, unit_vector
+
+Result = TypeVar("Result")
+# The example products of a query, by id.
+ExampleProducts = Mapping[str, StoredProduct]
+# The spaces that a query is searched in, by number.
+SearchedSpaces = Mapping[Space.ValueType, SpaceInfo]
+# The vectors of the photos and texts of a query, by the field of the example.
+EncodedExamples = Mapping[str, EncodedVector]
+
+
+async def compose_query_vectors(
+    encoders: Encoders, query: SearchQuery, spaces: SearchedSpaces, products: ExampleProducts, deadline: Deadline
+) -> list[F32]:
+    """A unit vector (dim,) float32 for each of the searched spaces, in their order.
+
+    Photos and texts are encoded concurrently and once, whatever spaces they count in; every space has an example that
+    counts in it (`policy.drop_empty_spaces`). Raises InvalidRequest, FailedPrecondition, and what the encoders
+    raise.
+    """
+    to_encode = [example for example in query.examples if example.source in COMPARABLE_IN]
+    encoded = await _encode(encoders, to_encode, deadline) if to_encode else {}
+    vectors = []
+    for space, info in spaces.items():
+        parts = _unfused_vectors(query, space, info, products, encoded)
+        if to_encode and space == SPACE_PRODUCT:
+            parts += await _fused_vectors(encoders, to_encode, encoded, info, deadline)
+        vectors.append(combine([vector for vector, _ in parts], [weight for _, weight in parts]))
+    return vectors
+
+
+async def _encode(encoders: Encoders, examples: Sequence[QueryExample], deadline: Deadline) -> EncodedExamples:
+    vectors = await run_concurrently([_encode_one(encoders, example, deadline) for example in examples])
+    return {example.field: vector for example, vector in zip(examples, vectors, strict=True)}
+
+
+async def _encode_one(encoders: Encoders, example: QueryExample, deadline: Deadline) -> EncodedVector:
+    match example.source, example.value:
+        case ExampleSource.IMAGE, bytes(data):
+            return await encoders.encode_image(example.field, data, deadline)
+        case ExampleSource.TEXT, str(text):
+            encoded = await encoders.encode_text(text, deadline)
+            if not encoded.vector.any():
+                raise InvalidRequest(example.field, "has no words that the text encoder knows")
+            return encoded
+    raise TypeError(f"{example.source} with a {type(example.value).__name__}")
+
+
+def _unfused_vectors(
+    query: SearchQuery, space: Space.ValueType, info: SpaceInfo, products: ExampleProducts, encoded: EncodedExamples
+) -> list[tuple[F32, float]]:
+    """The vectors, with their weights, of the examples that have one in the space without the product encoder."""
+    parts = []
+    for example in query.examples:
+        match example.source, example.value:
+            case ExampleSource.PRODUCT, str(product_id):
+                if (stored := products[product_id].vector(space, info.dim)) is not None:
+                    parts.append((stored, example.weight))
+            case ExampleSource.VECTOR, bytes(data):
+                parts.append((unit_vector(example.field, data, info.dim), example.weight))
+            case source, _ if COMPARABLE_IN[source][0] == space:
+                parts.append((require_encoder(encoded[example.field], info), example.weight))
+    return parts
+
+
+async def _fused_vectors(
+    encoders: Encoders, examples: Sequence[QueryExample], encoded: EncodedExamples, info: SpaceInfo, deadline: Deadline
+) -> list[tuple[F32, float]]:
+    """Product vectors, with their weights, made of the photos and texts.
+
+    Examples of positive weight are taken as one product, which weighs as much as all of them: the product encoder gets
+    the weighted mean of the photos and that of the texts. Each example of negative weight is a product of its own:
+    "less like this photo" says nothing about a text beside it.
+    """
+    positive = [example for example in examples if example.weight > 0]
+    groups = [*([positive] if positive else []), *([example] for example in examples if example.weight < 0)]
+    vectors = await run_concurrently([encoders.encode_product(_inputs(group, encoded), deadline) for group in groups])
+    weights = [sum(example.weight for example in group) for group in groups]
+    return [(require_encoder(vector, info), weight) for vector, weight in zip(vectors, weights, strict=True)]
+
+
+def _inputs(group: Sequence[QueryExample], encoded: EncodedExamples) -> InputVectors:
+    return InputVectors(
+        image=_weighted_mean(group, ExampleSource.IMAGE, encoded),
+        text=_weighted_mean(group, ExampleSource.TEXT, encoded),
+    )
+
+
+def _weighted_mean(
+    group: Sequence[QueryExample], source: ExampleSource, encoded: EncodedExamples
+) -> EncodedVector | None:
+    """Of the group's photos, or of its texts, scaled to unit norm; None where it has none."""
+    examples = [example for example in group if example.source is source]
+    if not examples:
+        return None
+    vectors, encoders = zip(*(encoded[example.field] for example in examples), strict=True)
+    if len(set(encoders)) > 1:
+        raise FailedPrecondition(f"the encoder changed during the query: {' and '.join(sorted(set(encoders)))}")
+    return EncodedVector(combine(vectors, [abs(example.weight) for example in examples]), encoders[0])
+
+
+def require_encoder(encoded: EncodedVector, space: SpaceInfo) -> F32:
+    """The vector. Raises FailedPrecondition unless the encoder that made it is the one the index was built with."""
+    if encoded.encoder != space.encoder:
+        raise FailedPrecondition(f"the encoder is {encoded.encoder}, the index was built with {space.encoder}")
+    return encoded.vector
+
+
+async def run_concurrently(coroutines: Sequence[Coroutine[None, None, Result]]) -> list[Result]:
+    """Their results. A single one is awaited without a task of its own: the common case and the fast path."""
+    if len(coroutines) == 1:
+        return [await coroutines[0]]
+    return await asyncio.gather(*coroutines)

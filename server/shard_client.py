@@ -1,0 +1,172 @@
+"""The client of one shard: it sends queries that arrive together as one RPC. A gRPC client."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from lookalike.channels import aio_channel
+from lookalike.runtime.coalescer import Coalescer
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.edge import peer_error
+from lookalike.v1 import index_pb2, index_pb2_grpc, types_pb2
+from server.settings import GatewaySettings
+from server.topology import Snapshot
+
+Reply = TypeVar("Reply")
+
+# Updates in one batch; one counts once for every 128 KiB, so that a message never is too large.
+_UPDATE_BATCH = 64
+# Products that the queries of one batch may ask for together. A shard's response has room for as many of the largest
+# products (12 KiB each), so no batch fails whose queries would succeed alone.
+BATCH_PRODUCTS = 2048
+_MAX_VERSIONS = 2  # That requests in flight may pin: a shard serves no more at once.
+
+
+@dataclass(frozen=True, slots=True)
+class _Batchers:
+    """The batchers of one version: a batch names the version that all its queries are of."""
+
+    searches: Coalescer[index_pb2.ShardQuery, index_pb2.ShardHits]
+    lookups: Coalescer[str, index_pb2.FetchedProduct]
+    # Each result with the shard's sequence number after the batch.
+    updates: Coalescer[index_pb2.Update, tuple[index_pb2.UpdateResult, int]]
+
+
+class ShardClient:
+    """The client of one shard process.
+
+    Searches that arrive while `shard_inflight` batches are in flight are sent together in the next batch; so are
+    look-ups. Updates have one batch in flight.
+    """
+
+    def __init__(self, address: str, settings: GatewaySettings) -> None:
+        self.address = address
+        self._settings = settings
+        self._channel = aio_channel(address)
+        self._stub = index_pb2_grpc.IndexShardStub(self._channel)
+        self._batchers: dict[str, _Batchers] = {}
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def describe(self, pinned: str) -> index_pb2.DescribeResponse | None:
+        """What the shard serves; it goes on serving `pinned` for a while. None when it is out of reach."""
+        request = index_pb2.DescribeRequest(pinned=pinned)
+        try:
+            return await self._stub.Describe(request, timeout=self._settings.shard_timeout_s)
+        except grpc.aio.AioRpcError:
+            return None
+
+    def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery) -> asyncio.Future[index_pb2.ShardHits]:
+        return self._batchers_of(snapshot).searches.submit(query)
+
+    async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
+        """The product with its vectors of every space; without `product` where the shard has no such product."""
+        return await self._batchers_of(snapshot).lookups(product_id, deadline)
+
+    async def apply(
+        self, snapshot: Snapshot, update: index_pb2.Update, deadline: Deadline
+    ) -> tuple[index_pb2.UpdateResult, int]:
+        """The outcome of the update, and how many updates the shard has applied by then."""
+        return await self._batchers_of(snapshot).updates(update, deadline)
+
+    async def fetch(
+        self,
+        version: str,
+        ids: Sequence[str],
+        deadline: Deadline,
+        *,
+        descriptions: bool = False,
+        vectors: Sequence[types_pb2.Space.ValueType] = (),
+    ) -> Sequence[index_pb2.FetchedProduct]:
+        """The products with their vectors of these spaces; without `product` where the shard has no such product."""
+        request = index_pb2.FetchRequest(version=version, ids=ids, descriptions=descriptions, vectors=vectors)
+        return (await self._call(self._stub.Fetch, request, self._capped(deadline))).products
+
+    async def count(self, version: str, filter: types_pb2.Filter, deadline: Deadline) -> int:
+        request = index_pb2.ShardCountRequest(version=version, filter=filter)
+        return (await self._call(self._stub.Count, request, self._capped(deadline))).count
+
+    async def stream(
+        self, version: str, filter: types_pb2.Filter, after: str, deadline: Deadline
+    ) -> AsyncIterator[tuple[str, bytes]]:
+        """(id, serialized product) by rising id."""
+        request = index_pb2.ShardListRequest(version=version, filter=filter, after=after)
+        try:
+            async for page in self._stub.List(request, timeout=deadline.timeout_s()):
+                for entry in zip(page.ids, page.products, strict=True):
+                    yield entry
+        except grpc.aio.AioRpcError as error:
+            raise peer_error(error, f"shard {self.address}") from error
+
+    def _batchers_of(self, snapshot: Snapshot) -> _Batchers:
+        """Those of the version. Just after it changes, requests that pin the one before still arrive."""
+        version = snapshot.version
+        if version not in self._batchers:
+            self._batchers[version] = _Batchers(
+                Coalescer(
+                    partial(self._search, version),
+                    max_in_flight=self._settings.shard_inflight,
+                    max_batch=BATCH_PRODUCTS,
+                    max_waiting=self._settings.max_inflight * BATCH_PRODUCTS,
+                    size=self._query_size,
+                ),
+                Coalescer(
+                    partial(self._lookup, version, sorted(snapshot.spaces)),
+                    max_in_flight=self._settings.shard_inflight,
+                    max_batch=self._settings.shard_batch,
+                    max_waiting=self._settings.max_inflight,
+                ),
+                Coalescer(
+                    partial(self._apply, version),
+                    max_in_flight=1,
+                    max_batch=_UPDATE_BATCH,
+                    max_waiting=self._settings.max_inflight,
+                    size=_update_size,
+                ),
+            )
+            for older in [*self._batchers][:-_MAX_VERSIONS]:
+                del self._batchers[older]  # Its waiting batches are still sent.
+        return self._batchers[version]
+
+    def _query_size(self, query: index_pb2.ShardQuery) -> int:
+        """In products, and at least so large that `shard_batch` queries fill a batch."""
+        return max(query.k, math.ceil(BATCH_PRODUCTS / self._settings.shard_batch))
+
+    async def _search(self, version: str, queries: list[index_pb2.ShardQuery]) -> Sequence[index_pb2.ShardHits]:
+        request = index_pb2.ShardSearchRequest(version=version, queries=queries)
+        return (await self._call(self._stub.Search, request, self._settings.shard_timeout_s)).results
+
+    async def _lookup(
+        self, version: str, spaces: Sequence[types_pb2.Space.ValueType], ids: list[str]
+    ) -> Sequence[index_pb2.FetchedProduct]:
+        request = index_pb2.FetchRequest(version=version, ids=ids, vectors=spaces)
+        return (await self._call(self._stub.Fetch, request, self._settings.shard_timeout_s)).products
+
+    async def _apply(
+        self, version: str, updates: list[index_pb2.Update]
+    ) -> Sequence[tuple[index_pb2.UpdateResult, int]]:
+        request = index_pb2.ApplyRequest(version=version, updates=updates)
+        response = await self._call(self._stub.Apply, request, self._settings.shard_timeout_s)
+        return [(result, response.sequence) for result in response.results]
+
+    async def _call(self, method: Callable[..., Awaitable[Reply]], request: object, timeout_s: float) -> Reply:
+        try:
+            return await method(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise peer_error(error, f"shard {self.address}") from error
+
+    def _capped(self, deadline: Deadline) -> float:
+        return deadline.capped(self._settings.shard_timeout_s)
+
+
+def _update_size(update: index_pb2.Update) -> int:
+    return 1 + (update.ByteSize() >> 17)

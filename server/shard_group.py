@@ -1,0 +1,152 @@
+"""Scatter and gather: one request to every shard, or to those that own its products. I/O through the shard clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from lookalike.errors import DeadlineExceeded, LookalikeError, Overloaded, Unavailable
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.partition import shard_of
+from lookalike.v1 import index_pb2, types_pb2
+from server.settings import GatewaySettings
+from server.shard_client import ShardClient
+from server.topology import Snapshot
+
+# A search waits for its shards for this share of the time left; the rest is for making a partial answer.
+_DEADLINE_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResults:
+    """What the shards answered to one search."""
+
+    hits: list[index_pb2.ShardHits | None]  # Per shard, in order; None: it did not answer.
+    failures: list[str]  # Why, for each that did not; and what else went wrong, see `with_failure`.
+
+    def with_failure(self, reason: str) -> ShardResults:
+        """The same results, with another failure that the answer is to state."""
+        return ShardResults(self.hits, [*self.failures, reason])
+
+
+class ShardGroup:
+    """All shards of the index, in the order of their ordinals."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._timeout_s = settings.shard_timeout_s
+        self._shards = [ShardClient(address, settings) for address in settings.shards]
+
+    @property
+    def addresses(self) -> list[str]:
+        return [shard.address for shard in self._shards]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(shard.close() for shard in self._shards))
+
+    async def describe(self, pinned: str) -> list[index_pb2.DescribeResponse | None]:
+        """What each shard serves; None for one out of reach. Shards go on serving `pinned` for a while."""
+        return await asyncio.gather(*(shard.describe(pinned) for shard in self._shards))
+
+    async def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline) -> ShardResults:
+        """Send the query to every shard. A shard that fails or is late is missing from the results, which say so.
+
+        Raises DeadlineExceeded, Overloaded or Unavailable when no shard answered.
+        """
+        wait_s = min(self._timeout_s, deadline.remaining_s() * _DEADLINE_SHARE)
+        calls: list[asyncio.Future[index_pb2.ShardHits] | LookalikeError] = []
+        for shard in self._shards:
+            try:
+                calls.append(shard.search(snapshot, query))
+            except Overloaded as error:
+                calls.append(error)
+        pending = [call for call in calls if isinstance(call, asyncio.Future)]
+        try:
+            if pending:
+                await asyncio.wait(pending, timeout=wait_s)
+        finally:
+            for call in pending:
+                call.cancel()  # Without effect on those that are done.
+        outcomes = [_outcome(call, shard.address, wait_s) for call, shard in zip(calls, self._shards, strict=True)]
+        errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
+        if len(errors) == len(outcomes):
+            if wait_s < self._timeout_s and any(call.cancelled() for call in pending):
+                raise DeadlineExceeded(f"no shard answered within {wait_s:.3g} s, nine tenths of the time left")
+            raise next((error for error in errors if isinstance(error, Overloaded)), errors[0])
+        hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
+        return ShardResults(hits, [str(error) for error in errors])
+
+    async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
+        """The product with its vectors of every space; without `product` where there is no such product.
+
+        Raises Unavailable when the one shard that owns the product does not answer.
+        """
+        return await self._owner(product_id).lookup(snapshot, product_id, deadline)
+
+    async def get(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
+        """The product with its description; without `product` where there is no such product."""
+        owner = self._owner(product_id)
+        (fetched,) = await owner.fetch(snapshot.version, [product_id], deadline, descriptions=True)
+        return fetched
+
+    async def exist(self, snapshot: Snapshot, ids: Sequence[str], deadline: Deadline) -> list[bool]:
+        """Whether there is a product of each id, in the order of `ids`."""
+        return [fetched.HasField("product") for fetched in await self.fetch(snapshot, ids, (), deadline)]
+
+    async def fetch(
+        self, snapshot: Snapshot, ids: Sequence[str], spaces: Sequence[types_pb2.Space.ValueType], deadline: Deadline
+    ) -> list[index_pb2.FetchedProduct]:
+        """In the order of `ids`, with their vectors of these spaces; without `product` where there is no such product.
+
+        Raises Unavailable when a shard that owns one of them does not answer.
+        """
+        owners = [shard_of(product_id, snapshot.shards) for product_id in ids]
+        groups = {shard: [i for i, owner in enumerate(owners) if owner == shard] for shard in sorted(set(owners))}
+        responses = await asyncio.gather(
+            *(
+                self._shards[shard].fetch(snapshot.version, [ids[i] for i in group], deadline, vectors=spaces)
+                for shard, group in groups.items()
+            )
+        )
+        products: dict[int, index_pb2.FetchedProduct] = {}
+        for group, response in zip(groups.values(), responses, strict=True):
+            products.update(zip(group, response, strict=True))
+        return [products[i] for i in range(len(ids))]
+
+    async def apply(
+        self, snapshot: Snapshot, product_id: str, update: index_pb2.Update, deadline: Deadline
+    ) -> tuple[index_pb2.UpdateResult, dict[int, int]]:
+        """The outcome of the update, and, by shard, how many updates it has applied by then.
+
+        Raises Unavailable when the one shard that owns the product does not answer.
+        """
+        owner = shard_of(product_id, snapshot.shards)
+        result, sequence = await self._shards[owner].apply(snapshot, update, deadline)
+        return result, {owner: sequence}
+
+    async def count(self, snapshot: Snapshot, filter: types_pb2.Filter, deadline: Deadline) -> int:
+        return sum(await asyncio.gather(*(shard.count(snapshot.version, filter, deadline) for shard in self._shards)))
+
+    def streams(
+        self, snapshot: Snapshot, filter: types_pb2.Filter, after: str, deadline: Deadline
+    ) -> list[AsyncIterator[tuple[str, bytes]]]:
+        """One stream of (id, serialized product) per shard, each by rising id."""
+        return [shard.stream(snapshot.version, filter, after, deadline) for shard in self._shards]
+
+    def _owner(self, product_id: str) -> ShardClient:
+        return self._shards[shard_of(product_id, len(self._shards))]
+
+
+def _outcome(
+    call: asyncio.Future[index_pb2.ShardHits] | LookalikeError, address: str, waited_s: float
+) -> index_pb2.ShardHits | LookalikeError:
+    if isinstance(call, LookalikeError):
+        return call
+    if call.cancelled():
+        return Unavailable(f"shard {address}: no answer within {waited_s:.3g} s")
+    if isinstance(error := call.exception(), LookalikeError):
+        return error
+    hits = call.result()  # Any other exception is a bug, here or in the shard, and no missing shard.
+    if hits.error:
+        raise RuntimeError(f"shard {address} refused a query: {hits.error}")
+    return hits

@@ -1,0 +1,123 @@
+"""Admission: no handler runs without a permit, and permits are bounded and given back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, cast
+
+import pytest
+from prometheus_client import REGISTRY
+
+from lookalike.errors import InvalidRequest, Overloaded
+from lookalike.runtime import edge
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
+from server.admission import Admission, Permit
+from server.catalog import CatalogReader
+
+NEVER = Deadline.after(None)
+
+
+def refused_calls(method: str) -> float:
+    """How many calls of the method the request histogram counts as refused."""
+    labels = {"method": method, "space": "", "outcome": "RESOURCE_EXHAUSTED", "cached": "false"}
+    return REGISTRY.get_sample_value("lookalike_request_seconds_count", labels) or 0.0
+
+
+class Handlers:
+    """A unary and a streaming handler that wait for a gate and note the permits they were given."""
+
+    def __init__(self, max_inflight: int) -> None:
+        self.permits: list[Permit] = []
+        self.gate = asyncio.Event()
+        self.methods = Admission(max_inflight).admit({"Unary": self.unary}, streams={"Stream": self.stream})
+
+    async def unary(self, request: bytes, deadline: Deadline, permit: Permit) -> bytes:
+        self.permits.append(permit)
+        await self.gate.wait()
+        if request == b"malformed":
+            raise InvalidRequest("request", "is malformed")
+        return request
+
+    async def stream(self, request: bytes, deadline: Deadline, permit: Permit) -> AsyncGenerator[bytes, None]:
+        self.permits.append(permit)
+        yield request
+        await self.gate.wait()
+        yield request
+
+    async def call(self, request: bytes = b"x") -> object:
+        return await cast(edge.Unary, self.methods["Unary"])(request, NEVER)
+
+    def open(self) -> AsyncIterator[Any]:
+        return cast(edge.Streaming, self.methods["Stream"])(b"x", NEVER)
+
+
+async def test_a_handler_cannot_be_called_without_a_permit() -> None:
+    reader: Any = CatalogReader(cast(Any, None), cast(Any, None), 1.0)
+    for handler, request in (
+        (reader.get, GetRequest()),
+        (reader.exists, ExistsRequest()),
+        (reader.count, CountRequest()),
+    ):
+        with pytest.raises(TypeError, match="permit"):
+            await handler(request, NEVER)
+    with pytest.raises(TypeError, match="permit"):
+        reader.list(ListRequest(), NEVER)
+
+
+async def test_every_call_gets_a_permit_of_its_own() -> None:
+    handlers = Handlers(max_inflight=2)
+    handlers.gate.set()
+    assert [*await asyncio.gather(handlers.call(b"a"), handlers.call(b"b"))] == [b"a", b"b"]
+    assert [reply async for reply in handlers.open()] == [b"x", b"x"]
+    assert len({id(permit.timer) for permit in handlers.permits}) == 3
+
+
+async def test_unary_calls_and_streams_share_one_bound() -> None:
+    handlers = Handlers(max_inflight=2)
+    unary, stream = asyncio.create_task(handlers.call()), handlers.open()
+    await asyncio.sleep(0)  # The task has its permit now.
+    assert await anext(stream) == b"x"
+    refused_before = refused_calls("Unary"), refused_calls("Stream")
+    with pytest.raises(Overloaded, match="2 calls are in flight, the limit is 2"):
+        await handlers.call()
+    with pytest.raises(Overloaded):
+        await anext(handlers.open())
+    assert (refused_calls("Unary"), refused_calls("Stream")) == (refused_before[0] + 1, refused_before[1] + 1)
+    assert REGISTRY.get_sample_value("lookalike_requests_inflight") == 2
+    assert len(handlers.permits) == 2
+    handlers.gate.set()
+    assert await unary == b"x"
+    assert [reply async for reply in stream] == [b"x"]
+    assert REGISTRY.get_sample_value("lookalike_requests_inflight") == 0
+
+
+async def test_a_stream_holds_its_permit_until_it_ends() -> None:
+    handlers = Handlers(max_inflight=1)
+    stream = handlers.open()
+    assert await anext(stream) == b"x"
+    with pytest.raises(Overloaded):
+        await handlers.call()
+    handlers.gate.set()
+    assert await anext(stream) == b"x"
+    with pytest.raises(Overloaded):
+        await handlers.call()
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    assert await handlers.call() == b"x"
+
+
+async def test_a_call_that_fails_or_is_cancelled_gives_its_permit_back() -> None:
+    handlers = Handlers(max_inflight=1)
+    waiting = asyncio.create_task(handlers.call())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    stream = cast(AsyncGenerator[bytes, None], handlers.open())
+    await anext(stream)
+    await stream.aclose()
+    handlers.gate.set()
+    with pytest.raises(InvalidRequest):
+        await handlers.call(b"malformed")
+    assert await handlers.call() == b"x"
