@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.image.client import ImageEncoder
-from encoders.image.photos import SIDE_PX
-from encoders.types import Encoded
+from encoders.image.preprocessing import SIDE_PX
+from encoders.types import Embeddings
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
@@ -20,7 +20,7 @@ from pipeline.features import Features
 from pipeline.photos import Photo
 
 Pixels = npt.NDArray[np.uint8]  # (n, 224, 224, 3)
-Encode = Callable[[Pixels], Awaitable[Encoded]]
+Encode = Callable[[Pixels], Awaitable[Embeddings]]
 
 BATCH = 16
 IN_FLIGHT = 2  # While the model works on one batch, the next one is on its way.
@@ -38,18 +38,18 @@ async def served(address: str, *, version: int = 0, label: str = "") -> AsyncIte
     async with aio_channel(address) as channel:
         encoder = ImageEncoder(channel, version=version, label=label)
 
-        async def encode(pixels: Pixels) -> Encoded:
+        async def encode(pixels: Pixels) -> Embeddings:
             return await encoder.encode(pixels, Deadline.after(_CALL_S))
 
         yield encode
 
 
-async def probe(encode: Encode) -> Encoded:
+async def probe(encode: Encode) -> Embeddings:
     """What the encoder makes of one black picture: its fingerprint, its dimension, and that it answers."""
     return await patiently(encode, np.zeros((1, SIDE_PX, SIDE_PX, 3), np.uint8))
 
 
-async def patiently(encode: Encode, pixels: Pixels) -> Encoded:
+async def patiently(encode: Encode, pixels: Pixels) -> Embeddings:
     """Encode, and try again for a while where the encoder is busy or away. Raises what its last failure raised."""
     for number in itertools.count(1):
         try:

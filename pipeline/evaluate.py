@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from encoders.product import model as product
-from encoders.product.fusion import Kind
+from encoders.product.fusion import Modality
 from encoders.product.model import ProductModel
 from lookalike.cli import arguments
 from lookalike.cli.progress import counting
@@ -90,11 +90,11 @@ def _asked_with_less(held: HeldOut, model: ProductModel) -> dict[str, Callable[[
     return {
         f"product, {name}": partial(_scores, whole, held, model, kind)
         for name, kind in KINDS.items()
-        if kind != Kind.BOTH
+        if kind != Modality.BOTH
     }
 
 
-def _scores(whole: F32, held: HeldOut, model: ProductModel, kind: Kind) -> Scores:
+def _scores(whole: F32, held: HeldOut, model: ProductModel, kind: Modality) -> Scores:
     queries = model.encode(*inputs(held.judged, kind))
     return lambda rows: np.asarray(queries[rows] @ whole.T)
 

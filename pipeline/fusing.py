@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders.product.model import FORMAT, ProductModel, checked
-from encoders.product.train import Examples, train
+from encoders.product.model import FORMAT, ProductModel, read_manifest
+from encoders.product.train import TrainingProducts, train
 from index.building.build import SpaceVectors
 from lookalike.vectors import F32, I64
 from pipeline.product import Row
@@ -45,7 +45,7 @@ def trained(sides: Sides, rows: Sequence[Row], directory: Path, *, seed: int) ->
         directory,
         _inputs(examples, seed),
         train=lambda staged: train(examples, staged, seed=seed),
-        check=checked,
+        check=read_manifest,
     )
 
 
@@ -61,12 +61,12 @@ def fused(sides: Sides, model: ProductModel, scratch: Path) -> SpaceVectors:
     return SpaceVectors(encoder=model.fingerprint, vectors=kept, rows=rows[filled])
 
 
-def _examples(sides: Sides, rows: Sequence[Row], seed: int) -> Examples:
+def _examples(sides: Sides, rows: Sequence[Row], seed: int) -> TrainingProducts:
     chosen = sides.both()
     if len(chosen) > MOST_EXAMPLES:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, MOST_EXAMPLES, replace=False))
     taken = [rows[row] for row in chosen]
-    return Examples(
+    return TrainingProducts(
         ids=[row.id for row in taken],
         categories=[row.category for row in taken],
         tags=[row.tags for row in taken],
@@ -88,7 +88,7 @@ def _taken(space: SpaceVectors, rows: I64) -> F32:
     return taken
 
 
-def _inputs(examples: Examples, seed: int) -> str:
+def _inputs(examples: TrainingProducts, seed: int) -> str:
     digest = blake2b(f"{FORMAT} {seed} {examples.image_encoder} {examples.text_encoder}".encode(), digest_size=16)
     for each in zip(examples.ids, examples.categories, examples.tags, strict=True):
         digest.update(repr(each).encode())

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.photos import BadImage, preprocess
+from encoders.image.preprocessing import BadImage, preprocess
 from lookalike.limits import MAX_IMAGE_BYTES
 from pipeline import catalogue
 from pipeline.pool import ordered
 from pipeline.product import Bad, Reason, Reject, Row
 
-# The bound of a photo (encoders.image.photos) and one more byte: enough to be refused, never more in memory.
+# The bound of a photo (encoders.image.preprocessing) and one more byte: enough to be refused, never more in memory.
 _READ_BYTES = MAX_IMAGE_BYTES + 1
 _WORKERS = min(os.cpu_count() or 1, 16)
 _AHEAD = 16 * _WORKERS  # Photos in memory before anybody asks: 150 kB each once they are preprocessed.
@@ -57,7 +57,7 @@ def products(directory: Path, *, known: Container[str] = ()) -> Iterator[Product
 
 
 def opened(path: Path, known: Container[str] = ()) -> Photo:
-    """The photo in a file. Raises Bad with the reason of encoders.image.photos."""
+    """The photo in a file. Raises Bad with the reason of encoders.image.preprocessing."""
     try:
         with path.open("rb") as file:
             data = file.read(_READ_BYTES)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from encoders.image.models import exported
+from encoders.image.models import find_model
 from encoders.product import model as product_encoder
 from encoders.product.train import NotBetter
 from encoders.text import model as text_encoder
@@ -261,7 +261,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 @contextmanager
 def model_server(models: Path, environ: Mapping[str, str]) -> Iterator[str]:
     """The address of a model server of our own: TensorFlow's memory is free again when the photos are done."""
-    exported(models)  # Where there is none, say so at once.
+    find_model(models)  # Where there is none, say so at once.
     role = process_specs.model_server(models.resolve(), probes.free_ports(1)[0])
     with (
         tempfile.TemporaryDirectory(prefix="lookalike-") as logs,

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from encoders import artifact
-from encoders.text.model import FORMAT, TextModel, checked
+from encoders.text.model import FORMAT, TextModel, read_manifest
 from encoders.text.train import train
 from pipeline.features import Features
 from pipeline.product import Row
@@ -52,7 +52,7 @@ def trained(
         directory,
         inputs,
         train=lambda staged: train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors),
-        check=checked,
+        check=read_manifest,
     )
 
 
@@ -71,7 +71,7 @@ def encode_texts(
 
 
 def _inputs(texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None) -> str:
-    given = artifact.digest_of(word_vectors) if word_vectors else ""
+    given = artifact.file_sha256(word_vectors) if word_vectors else ""
     digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {given}".encode(), digest_size=16)
     for text in texts:
         digest.update(blake2b(text.encode(), digest_size=16).digest())

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.image.client import ImageEncoder
-from encoders.image.photos import BadImage, preprocess
-from encoders.product.client import Probabilities, ProductEncoder, Trained
+from encoders.image.preprocessing import BadImage, preprocess
+from encoders.product.client import CategoryProbabilities, ProductEncoder, ProductEncoderInfo
 from encoders.text.client import TextEncoder
 from lookalike.channels import aio_channel, aio_channels
 from lookalike.errors import DeadlineExceeded, FailedPrecondition, InvalidRequest, Unavailable
@@ -45,7 +45,7 @@ class Known:
 class Classification:
     """The likeliest categories of one product, at most MAX_CATEGORIES, and who says so."""
 
-    likeliest: Probabilities
+    likeliest: CategoryProbabilities
     encoder: str
 
 
@@ -149,7 +149,7 @@ class Encoders:
     async def _encode_alike(self, batch: list[Known], deadline: Deadline) -> Sequence[Vector | FailedPrecondition]:
         fused = await self._product_encoder.encode([_input(known) for known in batch], deadline)
         return [
-            _mismatch(known, fused.by) or (vector, fused.by.encoder)
+            _mismatch(known, fused.info) or (vector, fused.info.encoder)
             for known, vector in zip(batch, fused.vectors, strict=True)
         ]
 
@@ -209,7 +209,7 @@ def _input(known: Known) -> ProductInput:
     )
 
 
-def _mismatch(known: Known, by: Trained) -> FailedPrecondition | None:
+def _mismatch(known: Known, by: ProductEncoderInfo) -> FailedPrecondition | None:
     """Vectors of other encoders than the product encoder was trained on mean nothing to it."""
     for what, given, taken in (("photo", known.image, by.image_encoder), ("text", known.text, by.text_encoder)):
         if given is not None and given[1] != taken:

@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import Counter
 
-from encoders.image.photos import SIDE_PX
-from encoders.image.prediction_service import GET_MODEL_STATUS, PREDICT, BadTensor, array, tensor
-from encoders.image.retries import RetryBudget
+from encoders.image.prediction_service import GET_MODEL_STATUS, PREDICT, BadTensor, to_array, to_tensor
+from encoders.image.preprocessing import SIDE_PX
+from encoders.image.retry_budget import RetryBudget
 from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.tfserving.v1 import prediction_pb2 as pb
-from encoders.types import Encoded
+from encoders.types import Embeddings
 from lookalike.errors import BadSettings, LookalikeError, Overloaded, Unavailable
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.vectors import F32
 
-Answer = TypeVar("Answer", pb.PredictResponse, pb.GetModelStatusResponse)
+Response = TypeVar("Response", pb.PredictResponse, pb.GetModelStatusResponse)
 
 MAX_IMAGES = MAX_MESSAGE_BYTES // (SIDE_PX * SIDE_PX * 3) - 1  # 221: as many as a message holds.
 
@@ -46,10 +46,10 @@ class ImageEncoder:
             self._spec.version_label = label
         if version:
             self._spec.version.value = version
-        self._lanes = [_Lane(channel) for channel in channels]
-        self._budget = RetryBudget()
+        self._channels = [_Channel(channel) for channel in channels]
+        self._retry_budget = RetryBudget()
 
-    async def encode(self, pixels: npt.NDArray[np.uint8], deadline: Deadline) -> Encoded:
+    async def encode(self, pixels: npt.NDArray[np.uint8], deadline: Deadline) -> Embeddings:
         """One vector for each of (n, 224, 224, 3) uint8 images, n in 1..MAX_IMAGES.
 
         Raises Unavailable (also for an answer that is not what the signature promises), Overloaded or DeadlineExceeded.
@@ -57,53 +57,53 @@ class ImageEncoder:
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (SIDE_PX, SIDE_PX, 3) or not 1 <= len(pixels) <= MAX_IMAGES:
             raise ValueError(f"{pixels.dtype} {pixels.shape} are no 1..{MAX_IMAGES} images of 224 × 224 RGB bytes")
         request = pb.PredictRequest(
-            model_spec=self._spec, inputs={IMAGES: tensor(pixels)}, output_filter=[FEATURES, ENCODER]
+            model_spec=self._spec, inputs={IMAGES: to_tensor(pixels)}, output_filter=[FEATURES, ENCODER]
         )
         request.model_spec.signature_name = SIGNATURE
-        response = await self._call(lambda lane: lane.predict(request, timeout=deadline.timeout_s()), deadline)
+        response = await self._call(lambda channel: channel.predict(request, timeout=deadline.timeout_s()), deadline)
         try:
-            return Encoded(vectors=_vectors(response, len(pixels)), encoder=_fingerprint(response, len(pixels)))
+            return Embeddings(vectors=_vectors(response, len(pixels)), encoder=_fingerprint(response, len(pixels)))
         except BadTensor as error:
             raise Unavailable(f"image encoder: not the answer of an image model: {error}") from error
 
     async def status(self, deadline: Deadline) -> Mapping[int, str]:
         """The state of each version of the model, or of the one kept to: {3: "AVAILABLE"}. Raises as `encode` does."""
         request = pb.GetModelStatusRequest(model_spec=self._spec)
-        response = await self._call(lambda lane: lane.status(request, timeout=deadline.timeout_s()), deadline)
+        response = await self._call(lambda channel: channel.status(request, timeout=deadline.timeout_s()), deadline)
         states = pb.ModelVersionStatus.State
         return {
             entry.version: states.Name(entry.state) if entry.state in states.values() else "UNKNOWN"
             for entry in response.model_version_status
         }
 
-    async def _call(self, call: Callable[[_Lane], Awaitable[Answer]], deadline: Deadline) -> Answer:
+    async def _call(self, call: Callable[[_Channel], Awaitable[Response]], deadline: Deadline) -> Response:
         """Twice at most: both methods may be asked again without harm, and one connection may break."""
-        lane = self._least_busy(self._lanes)
+        channel = self._least_busy(self._channels)
         try:
-            return await self._answer(lane, call)
+            return await self._send(channel, call)
         except grpc.aio.AioRpcError as error:
-            if not (_lost(error) and self._budget.failed()):
-                raise _meaning(error, deadline) from error
+            if not (_connection_failed(error) and self._retry_budget.record_failure()):
+                raise _to_error(error, deadline) from error
         RETRIES.inc()
         try:
-            return await self._answer(self._least_busy([other for other in self._lanes if other is not lane]), call)
+            return await self._send(self._least_busy([other for other in self._channels if other is not channel]), call)
         except grpc.aio.AioRpcError as error:
-            raise _meaning(error, deadline) from error
+            raise _to_error(error, deadline) from error
 
-    async def _answer(self, lane: _Lane, call: Callable[[_Lane], Awaitable[Answer]]) -> Answer:
-        lane.in_flight += 1
+    async def _send(self, channel: _Channel, call: Callable[[_Channel], Awaitable[Response]]) -> Response:
+        channel.in_flight += 1
         try:
-            answer = await call(lane)
+            response = await call(channel)
         finally:
-            lane.in_flight -= 1
-        self._budget.succeeded()
-        return answer
+            channel.in_flight -= 1
+        self._retry_budget.record_success()
+        return response
 
-    def _least_busy(self, lanes: list[_Lane]) -> _Lane:
-        return min(lanes or self._lanes, key=_Lane.load)
+    def _least_busy(self, lanes: list[_Channel]) -> _Channel:
+        return min(lanes or self._channels, key=_Channel.load)
 
 
-class _Lane:
+class _Channel:
     """The methods on one channel."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
@@ -125,7 +125,7 @@ class _Lane:
         return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE, self.in_flight
 
 
-def _lost(error: grpc.aio.AioRpcError) -> bool:
+def _connection_failed(error: grpc.aio.AioRpcError) -> bool:
     """Whether the connection failed, and not the server's patience: a full batch queue is UNAVAILABLE too."""
     return error.code() is grpc.StatusCode.UNAVAILABLE and not _queue_full(error)
 
@@ -135,23 +135,23 @@ def _queue_full(error: grpc.aio.AioRpcError) -> bool:
     return "batch scheduling queue" in (error.details() or "")
 
 
-def _meaning(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
+def _to_error(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
     """A model that is unknown there, or another signature, is a fault of the deployment and not of who asked us.
 
     A server that was late is DeadlineExceeded only where the caller's own time is over; else it is Unavailable.
     """
-    code, said = error.code(), f"image encoder: {error.code().name}: {error.details()}"
+    code, message = error.code(), f"image encoder: {error.code().name}: {error.details()}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return peer_error(error, "image encoder", deadline)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or _queue_full(error):
-        return Overloaded(said)
-    return Unavailable(said)
+        return Overloaded(message)
+    return Unavailable(message)
 
 
 def _output(response: pb.PredictResponse, name: str, dtype: int, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
     if name not in response.outputs:
         raise BadTensor(f"no output {name}")
-    values = array(response.outputs[name])
+    values = to_array(response.outputs[name])
     if response.outputs[name].dtype != dtype or values.shape != shape:
         raise BadTensor(f"{name} is {values.dtype} {values.shape}, not {shape}")
     return values

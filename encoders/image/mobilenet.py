@@ -19,12 +19,19 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.folded import PRECISIONS, Convolution, Precision, convolutions, features, unit
-from encoders.image.models import CARD, MAX_VERSION, Exported, fingerprint, versions
-from encoders.image.photos import SIDE_PX
-from encoders.image.prediction_service import tensor
+from encoders.image.batch_norm_folding import (
+    PRECISIONS,
+    Convolution,
+    Precision,
+    compute_features,
+    fold_batch_norms,
+    normalise_rows,
+)
+from encoders.image.models import MAX_VERSION, METADATA_FILE, ExportedModel, find_versions, read_fingerprint
+from encoders.image.prediction_service import to_tensor
+from encoders.image.preprocessing import SIDE_PX
 from encoders.image.signature import ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
-from encoders.image.tensorflow_runtime import tensorflow
+from encoders.image.tensorflow_runtime import import_tensorflow
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.cli import arguments
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
@@ -61,18 +68,18 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("--model-version", type=int, metavar="N", help="default: one more than the highest there is")
     parser.add_argument("--seed", type=arguments.seed, default=0, help="of untrained weights; default: 0")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
-    args = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     telemetry.configure_logging("info")
-    done = export(
-        args.models,
-        weights=args.weights,
-        precision=args.precision,
-        version=args.model_version,
-        seed=args.seed,
-        tf=tensorflow(environ),
+    exported = export(
+        options.models,
+        weights=options.weights,
+        precision=options.precision,
+        version=options.model_version,
+        seed=options.seed,
+        tf=import_tensorflow(environ),
     )
-    outcome = {"path": str(done.path), "version": done.version, "encoder": done.encoder}
-    print(json.dumps(outcome) if args.json else f"{done.encoder} is {done.path}")
+    outcome = {"path": str(exported.path), "version": exported.version, "encoder": exported.encoder}
+    print(json.dumps(outcome) if options.json else f"{exported.encoder} is {exported.path}")
     return 0
 
 
@@ -84,7 +91,7 @@ def export(
     version: int | None = None,
     seed: int = 0,
     tf: Any,
-) -> Exported:
+) -> ExportedModel:
     """Write a version; when none is asked for and the highest one is this encoder already, that one is it.
 
     weights:   "imagenet", "untrained", or a file that Keras can read.
@@ -92,30 +99,32 @@ def export(
     tf:        what `tensorflow_runtime.tensorflow` gave.
     Raises BadSettings, BadArtifact or OperatorError; leaves nothing half-written.
     """
-    there = versions(models)
-    highest = max(there, default=0)
+    existing = find_versions(models)
+    highest = max(existing, default=0)
     number = highest + 1 if version is None else version
     if not 1 <= number <= MAX_VERSION:
         raise BadSettings(f"--model-version {number}: not in 1..{MAX_VERSION}")
-    if version in there:
+    if version in existing:
         raise BadSettings(f"--model-version {version}: it exists already")
-    net = network(weights, seed)
-    encoder = fingerprint_of(net.get_weights(), trained=weights != "untrained", precision=precision)
+    net = build_network(weights, seed)
+    encoder = weights_fingerprint(net.get_weights(), trained=weights != "untrained", precision=precision)
     if weights == "untrained":
         log.warning("UNTRAINED weights (%s): good for trying things out, not for finding similar products", encoder)
-    if version is None and there and _is_of(there[highest], encoder):
-        return Exported(path=there[highest], version=highest, encoder=encoder)
-    card = {
+    if version is None and existing and _has_fingerprint(existing[highest], encoder):
+        return ExportedModel(path=existing[highest], version=highest, encoder=encoder)
+    metadata = {
         "encoder": encoder,
         "weights": Path(weights).name,
         "precision": precision,
         "seed": seed if weights == "untrained" else None,
     }
-    path = _write(tf, served(tf, convolutions(net), encoder, precision), card, models / MODEL / str(number))
-    return Exported(path=path, version=number, encoder=encoder)
+    path = _write(
+        tf, serving_module(tf, fold_batch_norms(net), encoder, precision), metadata, models / MODEL / str(number)
+    )
+    return ExportedModel(path=path, version=number, encoder=encoder)
 
 
-def network(weights: str, seed: int = 0) -> Any:
+def build_network(weights: str, seed: int = 0) -> Any:
     """Keras' MobileNet: (n, 224, 224, 3) in -1..1 to (n, 1024), not normalised. Raises BadArtifact, OperatorError."""
     import keras
 
@@ -128,11 +137,11 @@ def network(weights: str, seed: int = 0) -> Any:
             raise OperatorError(_NO_DOWNLOAD.format(error=error)) from error
     net = keras.applications.MobileNet(weights=None, **shape)
     if weights != "untrained":
-        _load(net, Path(weights))
+        _load_weights(net, Path(weights))
     return net
 
 
-def fingerprint_of(
+def weights_fingerprint(
     weights: Sequence[npt.NDArray[np.float32]], *, trained: bool, precision: Precision = "float32"
 ) -> str:
     """`mobilenet-[untrained-][bfloat16-]<12 hex>`: of Keras' numbers, whatever file they came in.
@@ -147,30 +156,30 @@ def fingerprint_of(
     return "-".join([*words, digest.hexdigest()[:12]])
 
 
-def served(tf: Any, layers: Sequence[Convolution], encoder: str, precision: Precision) -> Any:
+def serving_module(tf: Any, layers: Sequence[Convolution], encoder: str, precision: Precision) -> Any:
     """A module whose one function has the signature that `encoders.image.signature` describes."""
 
-    class Served(tf.Module):  # type: ignore[misc]  # tf is Any
+    class ServingModule(tf.Module):  # type: ignore[misc]  # tf is Any
         @tf.function(  # type: ignore[untyped-decorator]
             input_signature=[tf.TensorSpec((None, SIDE_PX, SIDE_PX, 3), tf.uint8, name=IMAGES)], autograph=False
         )
         def serve(self, images: Any) -> dict[str, Any]:
-            vectors = unit(tf, features(tf, layers, images, precision))
+            vectors = normalise_rows(tf, compute_features(tf, layers, images, precision))
             return {FEATURES: vectors, ENCODER: tf.fill(tf.shape(images)[:1], encoder)}
 
-    return Served()
+    return ServingModule()
 
 
-def _is_of(path: Path, encoder: str) -> bool:
+def _has_fingerprint(path: Path, encoder: str) -> bool:
     """Whether a version is that of the encoder; one whose card is damaged is of none."""
     try:
-        return fingerprint(path) == encoder
+        return read_fingerprint(path) == encoder
     except BadArtifact as damage:
         log.warning("%s; a new version goes beside it", damage)
         return False
 
 
-def _load(net: Any, weights: Path) -> None:
+def _load_weights(net: Any, weights: Path) -> None:
     if not weights.is_file():
         raise BadArtifact(f"--weights {weights}: neither imagenet, nor untrained, nor a file")
     try:
@@ -179,14 +188,14 @@ def _load(net: Any, weights: Path) -> None:
         raise BadArtifact(f"--weights {weights}: not weights of this MobileNet: {error}") from error
 
 
-def _write(tf: Any, module: Any, card: Mapping[str, Any], path: Path) -> Path:
+def _write(tf: Any, module: Any, metadata: Mapping[str, Any], path: Path) -> Path:
     """Beside it first, under a name no server takes for a version; then a rename."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent, ignore_cleanup_errors=True) as made:
-            unfinished = Path(made)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent, ignore_cleanup_errors=True) as staging:
+            unfinished = Path(staging)
             tf.saved_model.save(module, str(unfinished), signatures={SIGNATURE: module.serve})
-            (unfinished / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+            (unfinished / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
             _write_warm_up(tf, unfinished)
             unfinished.chmod(0o755)  # Its own 0700 would keep a server out that runs as another user.
             os.rename(unfinished, path)
@@ -203,7 +212,7 @@ def _write_warm_up(tf: Any, folder: Path) -> None:
         for count in WARM_UP_IMAGES:
             request = pb.PredictRequest(
                 model_spec=pb.ModelSpec(name=MODEL, signature_name=SIGNATURE),
-                inputs={IMAGES: tensor(np.zeros((count, SIDE_PX, SIDE_PX, 3), np.uint8))},
+                inputs={IMAGES: to_tensor(np.zeros((count, SIDE_PX, SIDE_PX, 3), np.uint8))},
             )
             log_entry = pb.PredictionLog(predict_log=pb.PredictLog(request=request))
             writer.write(log_entry.SerializeToString())

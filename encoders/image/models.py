@@ -10,20 +10,20 @@ from typing import Any, Final
 from encoders.image.signature import MODEL
 from lookalike.errors import BadArtifact
 
-CARD: Final = "fingerprint.json"  # Beside saved_model.pb; TF-Serving reads only the names it knows.
+METADATA_FILE: Final = "fingerprint.json"  # Beside saved_model.pb; TF-Serving reads only the names it knows.
 
 MAX_VERSION: Final = (1 << 63) - 1  # The messages and TF-Serving count versions in 64 bits with a sign.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class ExportedModel:
     path: Path
     version: int
     encoder: str  # its fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class ModelListing:
     path: Path
     version: int
     size_bytes: int
@@ -33,16 +33,16 @@ class Listed:
     weights: str = ""
 
 
-def versions(models: Path, name: str = MODEL) -> dict[int, Path]:
+def find_versions(models: Path, name: str = MODEL) -> dict[int, Path]:
     """Every version there is, ascending; as in TF-Serving, only whole numbers up to MAX_VERSION count."""
     folder = models / name
     found = {int(path.name): path for path in folder.iterdir() if _is_version(path)} if folder.is_dir() else {}
     return dict(sorted(found.items()))
 
 
-def exported(models: Path, version: int | None = None, name: str = MODEL) -> Exported:
+def find_model(models: Path, version: int | None = None, name: str = MODEL) -> ExportedModel:
     """The version asked for, else the highest. Raises BadArtifact when there is none, or it is damaged."""
-    found = versions(models, name)
+    found = find_versions(models, name)
     if not found or (version is not None and version not in found):
         wanted = "model" if version is None else f"version {version}"
         raise BadArtifact(
@@ -50,46 +50,46 @@ def exported(models: Path, version: int | None = None, name: str = MODEL) -> Exp
             f"'lookalike encoders export {models}' writes one"
         )
     number = max(found) if version is None else version
-    return Exported(path=found[number], version=number, encoder=fingerprint(found[number]))
+    return ExportedModel(path=found[number], version=number, encoder=read_fingerprint(found[number]))
 
 
-def listed(models: Path, name: str = MODEL) -> list[Listed]:
+def list_versions(models: Path, name: str = MODEL) -> list[ModelListing]:
     """Every version there is, ascending, the damaged ones too."""
-    return [_listed(number, path) for number, path in versions(models, name).items()]
+    return [_describe(number, path) for number, path in find_versions(models, name).items()]
 
 
-def fingerprint(path: Path) -> str:
+def read_fingerprint(path: Path) -> str:
     """The fingerprint on the card of a version. Raises BadArtifact."""
-    encoder: str = _card(path)["encoder"]
+    encoder: str = _read_metadata(path)["encoder"]
     return encoder
 
 
-def _listed(number: int, path: Path) -> Listed:
+def _describe(number: int, path: Path) -> ModelListing:
     size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
-        card = _card(path)
+        metadata = _read_metadata(path)
     except BadArtifact as damage:
-        return Listed(path=path, version=number, size_bytes=size_bytes, damage=str(damage))
-    return Listed(
+        return ModelListing(path=path, version=number, size_bytes=size_bytes, damage=str(damage))
+    return ModelListing(
         path=path,
         version=number,
         size_bytes=size_bytes,
-        encoder=card["encoder"],
-        precision=str(card.get("precision", "")),
-        weights=str(card.get("weights", "")),
+        encoder=metadata["encoder"],
+        precision=str(metadata.get("precision", "")),
+        weights=str(metadata.get("weights", "")),
     )
 
 
-def _card(path: Path) -> dict[str, Any]:
+def _read_metadata(path: Path) -> dict[str, Any]:
     """What the export wrote beside the model; "encoder" is there, and names one. Raises BadArtifact."""
     try:
-        card: dict[str, Any] = json.loads((path / CARD).read_text(encoding="utf-8"))
-        encoder = card["encoder"]
+        metadata: dict[str, Any] = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
+        encoder = metadata["encoder"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadArtifact(f"{path / CARD} does not name the encoder: {error}") from error
+        raise BadArtifact(f"{path / METADATA_FILE} does not name the encoder: {error}") from error
     if not isinstance(encoder, str) or not encoder:
-        raise BadArtifact(f"{path / CARD} does not name the encoder")
-    return card
+        raise BadArtifact(f"{path / METADATA_FILE} does not name the encoder")
+    return metadata
 
 
 def _is_version(path: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-def tensorflow(environ: Mapping[str, str]) -> Any:
+def import_tensorflow(environ: Mapping[str, str]) -> Any:
     """The module. Seconds and 500 MB the first time, so only the model server and the export call this."""
     if "TF_CPP_MIN_LOG_LEVEL" not in environ:
         os.putenv("TF_CPP_MIN_LOG_LEVEL", "2")  # Its C++ reads the process's environment: errors only.

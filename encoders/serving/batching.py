@@ -32,16 +32,16 @@ class BatchingParameters:
                 f"{self.max_batch_size}"
             )
         sizes = self.allowed_batch_sizes
-        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.execution_size):
-            raise BadSettings(f"allowed_batch_sizes={sizes}: not increasing to {self.execution_size}")
+        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_execution_rows):
+            raise BadSettings(f"allowed_batch_sizes={sizes}: not increasing to {self.max_execution_rows}")
 
     @property
-    def execution_size(self) -> int:
+    def max_execution_rows(self) -> int:
         """Rows in one run of the model, at most."""
         splits = self.enable_large_batch_splitting and self.max_execution_batch_size
         return self.max_execution_batch_size if splits else self.max_batch_size
 
-    def padded(self, rows: int) -> int:
+    def padded_size(self, rows: int) -> int:
         """The rows that are run for a batch of `rows`."""
         return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
 
@@ -60,7 +60,7 @@ class Part(Generic[Task]):
 
 @dataclass(slots=True)
 class _Batch(Generic[Task]):
-    since_s: float = 0.0  # when its first part came
+    opened_s: float = 0.0  # when its first part came
     rows: int = 0
     parts: list[Part[Task]] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class BatchQueue(Generic[Task]):
 
     def __init__(self, parameters: BatchingParameters) -> None:
         self._parameters = parameters
-        self._size = parameters.execution_size
+        self._size = parameters.max_execution_rows
         self._closed: deque[_Batch[Task]] = deque()
         self._open: _Batch[Task] = _Batch()
 
@@ -84,38 +84,38 @@ class BatchQueue(Generic[Task]):
 
         Raises InvalidRequest where it is larger than any task may be, Unavailable where there is no room.
         """
-        self._check(rows)
+        self._check_capacity(rows)
         start = 0
         while start < rows:
             room = self._size - self._open.rows
-            taken = min(room, rows - start) if self._parameters.enable_large_batch_splitting else rows
-            if not taken or taken > room:
+            taken_rows = min(room, rows - start) if self._parameters.enable_large_batch_splitting else rows
+            if not taken_rows or taken_rows > room:
                 self._closed.append(self._open)
                 self._open = _Batch()
                 continue
             if not self._open.parts:
-                self._open.since_s = now_s
-            self._open.parts.append(Part(task, start, start + taken))
-            self._open.rows += taken
-            start += taken
+                self._open.opened_s = now_s
+            self._open.parts.append(Part(task, start, start + taken_rows))
+            self._open.rows += taken_rows
+            start += taken_rows
 
     def take(self, now_s: float) -> list[Part[Task]] | None:
         """The batch for a thread that is free, the oldest first; None while there is none, or it waits for more."""
         if self._closed:
             return self._closed.popleft().parts
-        if now_s < self.due_s():
+        if now_s < self.ready_at_s():
             return None
         batch, self._open = self._open, _Batch()
         return batch.parts
 
-    def due_s(self) -> float:
+    def ready_at_s(self) -> float:
         """When `take` gives a batch, if nothing is added; infinity: never."""
         if self._closed or self._open.rows >= self._size:
             return -math.inf
-        waits_s = self._parameters.batch_timeout_micros / 1e6
-        return self._open.since_s + waits_s if self._open.parts else math.inf
+        timeout_s = self._parameters.batch_timeout_micros / 1e6
+        return self._open.opened_s + timeout_s if self._open.parts else math.inf
 
-    def _check(self, rows: int) -> None:
+    def _check_capacity(self, rows: int) -> None:
         """TensorFlow-Serving's ValidateBatchTaskQueueCapacity, and its two messages."""
         limits = self._parameters
         if rows > limits.max_batch_size:

@@ -14,12 +14,14 @@ from grpc import StatusCode
 from encoders.serving.metrics import VERSION_STATE
 from encoders.serving.policy import AVAILABLE, Latest, State, VersionPolicy
 from encoders.serving.saved_model import Servable
-from encoders.serving.scheduler import Lane
+from encoders.serving.scheduler import BatchingSession
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.errors import BadArtifact
 from lookalike.status import code_of
 
-ENDED: Final = 16  # Versions of a model that have ended and are still told of; beyond it the oldest are forgotten.
+MAX_ENDED_VERSIONS: Final = (
+    16  # Versions of a model that have ended and are still told of; beyond it the oldest are forgotten.
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +33,23 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedVersion:
     """A version in memory, and the queue of its requests."""
 
     model: str
     number: int
     servable: Servable
-    lane: Lane
+    session: BatchingSession
 
 
-class Version:
+class ModelVersion:
     """One version of one model."""
 
     def __init__(self, model: str, number: int) -> None:
         self.model = model
         self.number = number
         self.error: Exception | None = None  # why it ended, if it did not end well
-        self.loaded: Loaded | None = None
+        self.loaded: LoadedVersion | None = None
         self.retired = False  # ended, and since then not wanted: if it is wanted again, it is loaded again
         self._users = 0
         self._idle = asyncio.Event()
@@ -57,12 +59,12 @@ class Version:
     def state(self) -> State:
         return self._state
 
-    def to(self, state: State) -> None:
+    def set_state(self, state: State) -> None:
         self._state = state
         VERSION_STATE.labels(self.model, str(self.number)).set(state)
 
     @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
+    def in_use(self) -> Iterator[None]:
         self._users += 1
         self._idle.clear()
         try:
@@ -72,24 +74,24 @@ class Version:
             if not self._users:
                 self._idle.set()
 
-    async def unused(self) -> None:
+    async def wait_until_idle(self) -> None:
         await self._idle.wait()
 
     def status(self) -> pb.ModelVersionStatus:
-        told = pb.StatusProto()
+        status = pb.StatusProto()
         if self.error is not None:
             code = StatusCode.INVALID_ARGUMENT if isinstance(self.error, BadArtifact) else code_of(self.error)
-            told = pb.StatusProto(error_code=code.value[0], error_message=str(self.error))
-        return pb.ModelVersionStatus(version=self.number, state=self.state, status=told)
+            status = pb.StatusProto(error_code=code.value[0], error_message=str(self.error))
+        return pb.ModelVersionStatus(version=self.number, state=self.state, status=status)
 
 
-class Model:
+class ServedModel:
     """One model: what it should be, and its versions."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.config: ModelConfig | None = None  # None: no longer to be served
-        self.versions: dict[int, Version] = {}
+        self.versions: dict[int, ModelVersion] = {}
         self.labels: Mapping[str, int] = {}
         self.missing = False  # none of the versions that are wanted is there
 
@@ -104,9 +106,9 @@ class Model:
         errors = [str(version.error) for version in self.versions.values() if version.error and not version.retired]
         return errors[-1] if errors else "none is there"
 
-    def forget(self) -> None:
+    def forget_oldest(self) -> None:
         """The oldest of those that ended."""
         ended = sorted(version.number for version in self.versions.values() if version.retired)
-        for number in ended[:-ENDED]:
+        for number in ended[:-MAX_ENDED_VERSIONS]:
             del self.versions[number]
             VERSION_STATE.remove(self.name, str(number))

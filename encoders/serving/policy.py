@@ -46,39 +46,39 @@ class Unload:
     version: int
 
 
-def aspired(policy: VersionPolicy, found: Iterable[int]) -> frozenset[int]:
+def aspired_versions(policy: VersionPolicy, existing: Iterable[int]) -> frozenset[int]:
     """Those of the versions found in the folder that should be served."""
     match policy:
         case Latest(num_versions):
-            return frozenset(sorted(found)[-max(num_versions, 1) :])
+            return frozenset(sorted(existing)[-max(num_versions, 1) :])
         case Specific(versions):
-            return versions.intersection(found)
+            return versions.intersection(existing)
         case All():
-            return frozenset(found)
+            return frozenset(existing)
 
 
-def next_action(states: Mapping[int, State], wanted: Set[int]) -> Load | Unload | None:
+def next_action(states: Mapping[int, State], aspired: Set[int]) -> Load | Unload | None:
     """The next step from the versions there are to those that are wanted; None: it is done, or under way.
 
     TensorFlow-Serving's AvailabilityPreservingPolicy: as long as none of the wanted versions is AVAILABLE, one of the
     old ones stays. What is wanted and has ended failed to load, and is not tried again.
     """
-    unwanted = sorted(version for version, state in states.items() if state == AVAILABLE and version not in wanted)
-    replaced = any(states.get(version) == AVAILABLE for version in wanted)
-    if unwanted and (replaced or not wanted or len(unwanted) > 1):
-        return Unload(unwanted[0])
-    new = wanted - states.keys()
+    obsolete = sorted(version for version, state in states.items() if state == AVAILABLE and version not in aspired)
+    replacement_available = any(states.get(version) == AVAILABLE for version in aspired)
+    if obsolete and (replacement_available or not aspired or len(obsolete) > 1):
+        return Unload(obsolete[0])
+    new = aspired - states.keys()
     return Load(max(new)) if new else None
 
 
-def parsed_policy(text: str) -> VersionPolicy:
+def parse_policy(text: str) -> VersionPolicy:
     """`latest`, `latest:2`, `all` or `specific:1,3`. Raises BadSettings."""
     kind, colon, rest = text.partition(":")
     try:
         if kind == "latest":
-            policy: VersionPolicy = Latest(_positive(rest) if colon else 1)
+            policy: VersionPolicy = Latest(_parse_version(rest) if colon else 1)
         elif kind == "specific":
-            policy = Specific(frozenset(_positive(number) for number in rest.split(",")))
+            policy = Specific(frozenset(_parse_version(number) for number in rest.split(",")))
         elif text == "all":
             policy = All()
         else:
@@ -88,7 +88,7 @@ def parsed_policy(text: str) -> VersionPolicy:
     return policy
 
 
-def parsed_labels(pairs: Iterable[str]) -> dict[str, int]:
+def parse_labels(pairs: Iterable[str]) -> dict[str, int]:
     """`stable=3` to {"stable": 3}. Raises BadSettings, also for a label that is given twice."""
     labels: dict[str, int] = {}
     for pair in pairs:
@@ -96,7 +96,7 @@ def parsed_labels(pairs: Iterable[str]) -> dict[str, int]:
         if label in labels:
             raise BadSettings(f"version_labels={pair}: {label} is version {labels[label]} already")
         try:
-            labels[label] = _positive(version)
+            labels[label] = _parse_version(version)
         except ValueError:
             raise BadSettings(f"version_labels={pair}: not LABEL=VERSION") from None
         if not label:
@@ -104,7 +104,7 @@ def parsed_labels(pairs: Iterable[str]) -> dict[str, int]:
     return labels
 
 
-def _positive(text: str) -> int:
+def _parse_version(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MAX_VERSION:
         raise ValueError(text)
     return int(text)

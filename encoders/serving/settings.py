@@ -9,7 +9,7 @@ from typing import ClassVar
 from encoders.image.signature import MODEL
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.model import ModelConfig
-from encoders.serving.policy import parsed_labels, parsed_policy
+from encoders.serving.policy import parse_labels, parse_policy
 from lookalike.errors import BadSettings
 from lookalike.runtime.settings import ProcessSettings, setting
 
@@ -69,6 +69,6 @@ def model_config(settings: ModelServerSettings) -> ModelConfig:
     return ModelConfig(
         name=MODEL,
         base_path=settings.models / MODEL,
-        policy=parsed_policy(settings.model_version_policy),
-        labels=parsed_labels(settings.version_labels),
+        policy=parse_policy(settings.model_version_policy),
+        labels=parse_labels(settings.version_labels),
     )

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from encoders.product.classifier import NEVER, PRECISIONS, thresholds_of
-from encoders.product.fusion import Kind
+from encoders.product.classifier import PRECISIONS, UNREACHABLE, fit_thresholds
+from encoders.product.fusion import Modality
 from encoders.product.model import ProductModel
-from encoders.quality import Bin, expected_calibration_error, reliability, voted
+from encoders.quality import ReliabilityBin, expected_calibration_error, majority_vote, reliability_bins
 from lookalike.vectors import F32
 from pipeline.evaluation.heldout import HeldOut, Part
 from pipeline.evaluation.measures import Average, averages
@@ -24,7 +24,7 @@ Flags = npt.NDArray[np.bool_]
 
 ASKED = (0.8, 0.9, 0.95, 0.99)
 NEIGHBOURS = 10
-KINDS = {"photo and title": Kind.BOTH, "photo alone": Kind.IMAGE, "title alone": Kind.TEXT}
+KINDS = {"photo and title": Modality.BOTH, "photo alone": Modality.IMAGE, "title alone": Modality.TEXT}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Told:
 
     accuracy: Average
     calibration_error: float
-    bins: Sequence[Bin]
+    bins: Sequence[ReliabilityBin]
     abstentions: Sequence[Abstention]
 
 
@@ -83,12 +83,12 @@ def classified(held: HeldOut, model: ProductModel | None, *, seed: int) -> Class
     )
 
 
-def inputs(part: Part, kind: Kind) -> tuple[F32, F32]:
+def inputs(part: Part, kind: Modality) -> tuple[F32, F32]:
     """Photo and title vectors of products, zeros for what the kind lacks."""
     images, texts = part.vectors["image"], part.vectors["text"]
     return (
-        np.zeros_like(images) if kind is Kind.TEXT else images,
-        np.zeros_like(texts) if kind is Kind.IMAGE else texts,
+        np.zeros_like(images) if kind is Modality.TEXT else images,
+        np.zeros_like(texts) if kind is Modality.IMAGE else texts,
     )
 
 
@@ -96,7 +96,7 @@ def _categories(part: Part) -> list[str]:
     return [product.category for product in part.products]
 
 
-def _guessed(model: ProductModel, kind: Kind, part: Part) -> tuple[F32, Flags]:
+def _guessed(model: ProductModel, kind: Modality, part: Part) -> tuple[F32, Flags]:
     """The classifier's confidence in its first category (n,), and whether it is the right one."""
     guesses = model.classify(*inputs(part, kind), limit=1, precision=ASKED[0])
     confidences = np.array([0.0 if guess is None else guess.probabilities[0] for guess in guesses], np.float32)
@@ -107,7 +107,7 @@ def _guessed(model: ProductModel, kind: Kind, part: Part) -> tuple[F32, Flags]:
 def _voted(held: HeldOut, space: str, part: Part, votes: Flags) -> tuple[F32, Flags]:
     """The share of the nearest voters that have the category of most of them, and whether it is right; (n,) each."""
     labels = [name for name, counts in zip(_categories(held.voters), votes, strict=True) if counts]
-    told, shares = voted(part.vectors[space], held.voters.vectors[space][votes], labels, NEIGHBOURS)
+    told, shares = majority_vote(part.vectors[space], held.voters.vectors[space][votes], labels, NEIGHBOURS)
     return shares.astype(np.float32), _right(told, part)
 
 
@@ -115,13 +115,13 @@ def _right(told: Sequence[str], part: Part) -> Flags:
     return np.array([name == own for name, own in zip(told, _categories(part), strict=True)], dtype=np.bool_)
 
 
-def _thresholds_of_model(model: ProductModel, kind: Kind) -> Callable[[float], float]:
+def _thresholds_of_model(model: ProductModel, kind: Modality) -> Callable[[float], float]:
     return lambda precision: model.classifier.threshold(kind, precision)
 
 
 def _thresholds(confidences: F32, right: Flags) -> Callable[[float], float]:
     """Chosen as the classifier's are."""
-    found = thresholds_of(confidences, right)
+    found = fit_thresholds(confidences, right)
     return lambda precision: float(found[np.searchsorted(PRECISIONS, precision - 1e-9)])
 
 
@@ -132,14 +132,14 @@ def _told(
     return Told(
         accuracy=accuracy.micro,
         calibration_error=expected_calibration_error(confidences, right),
-        bins=reliability(confidences, right),
+        bins=reliability_bins(confidences, right),
         abstentions=[abstention(confidences, right, precision, threshold(precision)) for precision in ASKED],
     )
 
 
 def abstention(confidences: F32, right: Flags, precision: float, threshold: float) -> Abstention:
     """What answers (n,) of a confidence from the threshold on come to."""
-    answered = confidences >= np.float32(threshold) if threshold < NEVER else np.zeros_like(right)
+    answered = confidences >= np.float32(threshold) if threshold < UNREACHABLE else np.zeros_like(right)
     return Abstention(
         precision=precision,
         threshold=threshold,

@@ -45,8 +45,8 @@ from encoders.image.prediction_service import (
     GET_MODEL_STATUS,
     PREDICT,
     RELOAD_CONFIG,
-    array,
-    tensor,
+    to_array,
+    to_tensor,
 )
 from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.tfserving.v1 import prediction_pb2 as pb
@@ -158,7 +158,7 @@ def pixels(count: int) -> Any:
 
 def asked(**changes: Any) -> pb.PredictRequest:
     spec = {"name": MODEL, "signature_name": SIGNATURE, **changes.pop("spec", {})}
-    inputs = changes.pop("inputs", {IMAGES: tensor(pixels(2))})
+    inputs = changes.pop("inputs", {IMAGES: to_tensor(pixels(2))})
     return pb.PredictRequest(model_spec=pb.ModelSpec(**spec), inputs=inputs, **changes)
 
 
@@ -217,7 +217,7 @@ async def test_the_answer_says_which_model_and_version_made_it(channel: grpc.aio
     assert (response.model_spec.name, response.model_spec.signature_name) == (MODEL, SIGNATURE)
     assert response.model_spec.version.value in await ImageEncoder(channel).status(Deadline.after(5))
     assert set(response.outputs) == {FEATURES, ENCODER}
-    assert len(set(array(response.outputs[ENCODER]).tolist())) == 1
+    assert len(set(to_array(response.outputs[ENCODER]).tolist())) == 1
 
 
 async def test_the_signature_may_go_unnamed_and_outputs_may_be_chosen(channel: grpc.aio.Channel) -> None:
@@ -249,7 +249,7 @@ async def test_a_version_may_be_asked_for_by_its_label(channel: grpc.aio.Channel
     (labelled,) = await status(channel, version_label=label)
     assert response.model_spec.version.value == labelled
     encoded = await ImageEncoder(channel, label=label).encode(pixels(2), Deadline.after(60))
-    assert {encoded.encoder.encode()} == set(array(response.outputs[ENCODER]).tolist())
+    assert {encoded.encoder.encode()} == set(to_array(response.outputs[ENCODER]).tolist())
 
 
 async def test_many_at_once_each_get_their_own_rows(channel: grpc.aio.Channel) -> None:
@@ -274,7 +274,7 @@ async def test_as_many_images_as_a_batch_may_have_are_taken_and_one_more_is_refu
     most = await ImageEncoder(channel).encode(pixels(server.max_batch_size), Deadline.after(60))
     assert len(most.vectors) == server.max_batch_size
     with pytest.raises(grpc.aio.AioRpcError, match="larger than maximum input batch size") as refused:
-        await predict(channel, asked(inputs={IMAGES: tensor(pixels(server.max_batch_size + 1))}))
+        await predict(channel, asked(inputs={IMAGES: to_tensor(pixels(server.max_batch_size + 1))}))
     assert refused.value.code() is INVALID
 
 
@@ -362,10 +362,10 @@ WRONG = grpc.StatusCode.FAILED_PRECONDITION
         pytest.param({"spec": {"version_label": "canary"}}, INVALID, id="unknown label"),
         pytest.param({"spec": {"signature_name": "classify"}}, WRONG, id="unknown signature"),
         pytest.param({"inputs": {}}, INVALID, id="no input"),
-        pytest.param({"inputs": {"pictures": tensor(pixels(1))}}, INVALID, id="unknown input"),
-        pytest.param({"inputs": {IMAGES: tensor(pixels(1).astype(np.float32))}}, INVALID, id="other type"),
-        pytest.param({"inputs": {IMAGES: tensor(pixels(1)[:, :100].copy())}}, INVALID, id="other shape"),
-        pytest.param({"inputs": {IMAGES: tensor(pixels(1)[0])}}, INVALID, id="other rank"),
+        pytest.param({"inputs": {"pictures": to_tensor(pixels(1))}}, INVALID, id="unknown input"),
+        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1).astype(np.float32))}}, INVALID, id="other type"),
+        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1)[:, :100].copy())}}, INVALID, id="other shape"),
+        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1)[0])}}, INVALID, id="other rank"),
         pytest.param({"inputs": {IMAGES: pb.TensorProto(dtype=pb.DT_UINT8)}}, INVALID, id="no values"),
         pytest.param({"output_filter": ["labels"]}, INVALID, id="unknown output"),
         pytest.param({"output_filter": [FEATURES, FEATURES]}, INVALID, id="an output twice"),

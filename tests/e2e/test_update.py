@@ -14,7 +14,7 @@ import pytest
 
 from encoders.product import model as product
 from encoders.serving.policy import All
-from encoders.types import Encoded
+from encoders.types import Embeddings
 from index.storage import version
 from lookalike.cli import dispatch
 from lookalike.demo.sample import command
@@ -214,7 +214,7 @@ async def test_an_encoder_that_is_away_is_an_error_and_no_version_without_photos
 ) -> None:
     monkeypatch.setattr(encoding, "FIRST_PAUSE_S", 0.0)
 
-    async def away(pixels: Pixels) -> Encoded:
+    async def away(pixels: Pixels) -> Embeddings:
         raise Unavailable("nobody there")
 
     @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders.types import Encoded
+from encoders.types import Embeddings
 from lookalike.errors import BadArtifact, BadCatalogue
 from pipeline.encoding import Encode, Pixels
 from pipeline.update import Update, update
@@ -107,8 +107,8 @@ async def test_an_image_model_that_answers_with_no_vectors_is_an_error_and_no_ve
 ) -> None:
     jsonl(what.catalogue, *DRESSES, photos=PHOTOS)
 
-    async def broken(pixels: Pixels) -> Encoded:
-        return Encoded(vectors=np.full((len(pixels), 8), value, np.float32), encoder="fake-000000000002")
+    async def broken(pixels: Pixels) -> Embeddings:
+        return Embeddings(vectors=np.full((len(pixels), 8), value, np.float32), encoder="fake-000000000002")
 
     @asynccontextmanager
     async def connected() -> AsyncIterator[Encode]:

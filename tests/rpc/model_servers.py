@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from encoders.image.signature import DIM, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.serving.batching import BatchingParameters
+from encoders.serving.manager import ModelManager
 from encoders.serving.model import ModelConfig
 from encoders.serving.policy import Latest, VersionPolicy
 from encoders.serving.saved_model import Servable
-from encoders.serving.service import Service
-from encoders.serving.versions import Versions
+from encoders.serving.service import ModelServerService
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from encoders.tfserving.v1 import saved_model_pb2
 from lookalike.channels import aio_channel
@@ -80,8 +80,8 @@ async def listening(
     limits = {"max_batch_size": 256, "enable_large_batch_splitting": True, "max_execution_batch_size": 4}
     parameters = BatchingParameters(**{**limits, "max_enqueued_batches": 64, **batching})
     config = ModelConfig(name=MODEL, base_path=models / MODEL, policy=policy, labels=labels or {})
-    versions = Versions([config], load, parameters)
-    grpc_server = edge.server(Service(versions, models).handlers())
+    versions = ModelManager([config], load, parameters)
+    grpc_server = edge.server(ModelServerService(versions, models).handlers())
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     await grpc_server.start()
     watching = None

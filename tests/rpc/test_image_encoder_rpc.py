@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from encoders.image.client import ImageEncoder
-from encoders.image.prediction_service import PREDICT, strings, tensor
+from encoders.image.prediction_service import PREDICT, to_string_tensor, to_tensor
 from encoders.image.signature import DIM, ENCODER, FEATURES
 from encoders.serving.policy import All
 from encoders.tfserving.v1 import prediction_pb2 as pb
@@ -53,7 +53,7 @@ async def answering(predict: Predict) -> AsyncIterator[str]:
 
 def one_vector() -> pb.PredictResponse:
     return pb.PredictResponse(
-        outputs={FEATURES: tensor(np.eye(1, DIM, dtype=np.float32)), ENCODER: strings([b"mobilenet-a"])}
+        outputs={FEATURES: to_tensor(np.eye(1, DIM, dtype=np.float32)), ENCODER: to_string_tensor([b"mobilenet-a"])}
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from encoders.image.client import MAX_IMAGES, ImageEncoder
-from encoders.image.prediction_service import PREDICT, strings, tensor
+from encoders.image.prediction_service import PREDICT, to_string_tensor, to_tensor
 from encoders.image.signature import DIM, ENCODER, FEATURES
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.channels import aio_channel
@@ -227,21 +227,21 @@ async def answering(**outputs: pb.TensorProto) -> AsyncIterator[ImageEncoder]:
 
 
 UNIT = np.eye(DIM, dtype=np.float32)
-NAMES = strings([b"mobilenet-a", b"mobilenet-a"])
+NAMES = to_string_tensor([b"mobilenet-a", b"mobilenet-a"])
 
 
 @pytest.mark.parametrize(
     ("features", "names"),
     [
-        (tensor(UNIT[:2]), strings([b"mobilenet-a", b"mobilenet-b"])),
-        (tensor(UNIT[:2]), strings([b"mobilenet-a"])),
-        (tensor(UNIT[:2]), tensor(np.zeros(2, np.float32))),
-        (tensor(UNIT[:3]), NAMES),
-        (tensor(UNIT[:2, :512].copy()), NAMES),
-        (tensor(UNIT[:2] * 2), NAMES),
-        (tensor(UNIT[:2] * np.float32("nan")), NAMES),
-        (tensor(np.zeros((2, DIM), np.float32)), NAMES),
-        (tensor(UNIT[:2].astype(np.float64)), NAMES),
+        (to_tensor(UNIT[:2]), to_string_tensor([b"mobilenet-a", b"mobilenet-b"])),
+        (to_tensor(UNIT[:2]), to_string_tensor([b"mobilenet-a"])),
+        (to_tensor(UNIT[:2]), to_tensor(np.zeros(2, np.float32))),
+        (to_tensor(UNIT[:3]), NAMES),
+        (to_tensor(UNIT[:2, :512].copy()), NAMES),
+        (to_tensor(UNIT[:2] * 2), NAMES),
+        (to_tensor(UNIT[:2] * np.float32("nan")), NAMES),
+        (to_tensor(np.zeros((2, DIM), np.float32)), NAMES),
+        (to_tensor(UNIT[:2].astype(np.float64)), NAMES),
         (pb.TensorProto(dtype=pb.DT_FLOAT), NAMES),
     ],
 )
@@ -255,7 +255,7 @@ async def test_an_answer_that_breaks_the_signature_is_not_believed(
 
 async def test_features_outside_tensor_content_are_read_too() -> None:
     """TF-Serving writes float_val unless it is told otherwise."""
-    features = tensor(UNIT[:2])
+    features = to_tensor(UNIT[:2])
     features.tensor_content = b""
     features.float_val.extend(UNIT[:2].ravel().tolist())
     async with answering(**{FEATURES: features, ENCODER: NAMES}) as encoder:

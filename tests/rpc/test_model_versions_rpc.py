@@ -23,12 +23,12 @@ from encoders.image.prediction_service import (
     GET_MODEL_STATUS,
     PREDICT,
     RELOAD_CONFIG,
-    array,
-    tensor,
+    to_array,
+    to_tensor,
 )
 from encoders.image.signature import ENCODER, IMAGES, MODEL, SIGNATURE
-from encoders.serving.files import METRICS_PATH
-from encoders.serving.model import ENDED
+from encoders.serving.config_files import METRICS_PATH
+from encoders.serving.model import MAX_ENDED_VERSIONS
 from encoders.serving.policy import All, Latest, Specific
 from encoders.tfserving.v1 import config_pb2
 from encoders.tfserving.v1 import prediction_pb2 as pb
@@ -74,14 +74,14 @@ class Client:
         self._channel = channel
 
     async def predict(self, *axes: int, output_filter: tuple[str, ...] = (), **spec: Any) -> pb.PredictResponse:
-        request = pb.PredictRequest(model_spec=asked(**spec), inputs={IMAGES: tensor(images(*axes or (0,)))})
+        request = pb.PredictRequest(model_spec=asked(**spec), inputs={IMAGES: to_tensor(images(*axes or (0,)))})
         request.output_filter.extend(output_filter)
         return await self._call(PREDICT, request, pb.PredictResponse)
 
     async def encoder(self, **spec: Any) -> str:
         """Whose answer it is."""
         response = await self.predict(**spec)
-        return str(array(response.outputs[ENCODER])[0], "ascii")
+        return str(to_array(response.outputs[ENCODER])[0], "ascii")
 
     async def states(self, **spec: Any) -> dict[int, str]:
         statuses = await self.statuses(**spec)
@@ -495,7 +495,7 @@ async def test_requests_batches_queues_and_versions_are_counted(tmp_path: Path) 
 async def test_no_images_are_refused(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
     async with served(tmp_path, Models()) as channel:
-        request = pb.PredictRequest(model_spec=asked(), inputs={IMAGES: tensor(images())})
+        request = pb.PredictRequest(model_spec=asked(), inputs={IMAGES: to_tensor(images())})
         with refused(INVALID):
             await Client(channel)._call(PREDICT, request, pb.PredictResponse)
 
@@ -506,6 +506,6 @@ async def test_versions_that_ended_long_ago_are_forgotten(tmp_path: Path) -> Non
         client = Client(channel)
         await client.reload(a_config(tmp_path))
         async with asyncio.timeout(10):
-            while len(states := await client.states()) != 1 + ENDED:  # noqa: ASYNC110  # it happens in the server
+            while len(states := await client.states()) != 1 + MAX_ENDED_VERSIONS:  # noqa: ASYNC110  # it happens in the server
                 await asyncio.sleep(0.01)
-        assert list(states) == [30, *range(29, 29 - ENDED, -1)]
+        assert list(states) == [30, *range(29, 29 - MAX_ENDED_VERSIONS, -1)]

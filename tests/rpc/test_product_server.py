@@ -32,7 +32,7 @@ from lookalike.v1 import product_encoder_pb2 as pb
 from lookalike.v1 import product_encoder_pb2_grpc
 from lookalike.vectors import pack, unpack
 from tests.rpc.gateways import serving
-from tests.unit.encoders.made_products import examples
+from tests.unit.encoders.synthetic_products import examples
 
 TITLES = ["red dress", "blue dress", "white mug", "black mug", "wooden table", "赤い靴"]
 
@@ -62,10 +62,10 @@ def model(artifacts: Path) -> ProductModel:
 
 @pytest.fixture
 async def stub(artifacts: Path, model: ProductModel) -> AsyncIterator[product_encoder_pb2_grpc.ProductEncoderAsyncStub]:
-    encoder = text_server.Encoder(TextEncoderSettings())
+    encoder = text_server.TextEncoderService(TextEncoderSettings())
     await encoder.load(artifacts / "text")
-    service = product_server.ProductService(encoder.run_beside)
-    service.serve(model)
+    service = product_server.ProductEncoderService(encoder.run_admitted)
+    service.set_model(model)
     async with (
         serving(edge.handler(product_server.SERVICE, service.methods())) as address,
         aio_channel(address) as made,
@@ -118,10 +118,10 @@ async def test_categories_come_with_probabilities_and_the_threshold_of_their_kin
 @pytest.mark.parametrize(
     ("inputs", "complaint"),
     [
-        ([], f"0 products; give 1..{MAX_INPUTS}"),
+        ([], f"0 products, expected 1..{MAX_INPUTS}"),
         ([pb.ProductInput(text=b"1234")] * (MAX_INPUTS + 1), f"{MAX_INPUTS + 1} products"),
         ([pb.ProductInput()], "inputs[0]: has neither image nor text"),
-        ([pb.ProductInput(text=b"1234")], "inputs[0].text: 4 bytes; a vector of"),
+        ([pb.ProductInput(text=b"1234")], "inputs[0].text: 4 bytes, expected 24 for a vector of"),
         ([pb.ProductInput(image=photo()), pb.ProductInput(image=b"1234")], "inputs[1].image: 4 bytes"),
         ([pb.ProductInput(image=bytes(96))], "inputs[0].image: is not of unit norm"),
         ([pb.ProductInput(image=np.full(24, np.nan, "<f4").tobytes())], "inputs[0].image: is not of unit norm"),
@@ -186,7 +186,7 @@ async def test_a_product_encoder_of_another_text_encoder_is_refused_at_the_start
     train_text.train(["other words", "of another shop"], tmp_path / "text", dim=16)
     settings = TextEncoderSettings(artifact=tmp_path / "text", product_artifact=artifacts / "product")
     serving_it, _ = await started(tmp_path, settings)
-    with pytest.raises(BadArtifact, match=r"trained on vectors of scdv-.*; the text encoder is scdv-"):
+    with pytest.raises(BadArtifact, match=r"trained on vectors of scdv-.*, but the text encoder is scdv-"):
         await serving_it
 
 
@@ -199,10 +199,10 @@ async def test_a_folder_that_is_not_there_is_refused_at_the_start(artifacts: Pat
 
 
 async def test_products_that_wait_are_bounded_with_the_texts(artifacts: Path, model: ProductModel) -> None:
-    encoder = text_server.Encoder(TextEncoderSettings(max_waiting=4))
+    encoder = text_server.TextEncoderService(TextEncoderSettings(max_waiting=4))
     await encoder.load(artifacts / "text")
-    go_on, service = threading.Event(), product_server.ProductService(encoder.run_beside)
-    service.serve(model)
+    go_on, service = threading.Event(), product_server.ProductEncoderService(encoder.run_admitted)
+    service.set_model(model)
     held = asyncio.ensure_future(encoder.run(go_on.wait))
     async with (
         serving(edge.handler(product_server.SERVICE, service.methods())) as address,
@@ -212,7 +212,8 @@ async def test_products_that_wait_are_bounded_with_the_texts(artifacts: Path, mo
         request = pb.EncodeProductsRequest(inputs=[pb.ProductInput(image=photo())] * 3)
         calls = [asyncio.ensure_future(stub.Encode(request)) for _ in range(2)]
         (refused,), _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-        with pytest.raises(grpc.aio.AioRpcError, match="3 KiB of texts, or products, already wait, 4 may") as caught:
+        complaint = "3 KiB of texts, or products, are in flight, at most 4 are allowed"
+        with pytest.raises(grpc.aio.AioRpcError, match=complaint) as caught:
             await refused
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         go_on.set()

@@ -15,7 +15,7 @@ import pytest
 from encoders.text import model as text
 from encoders.text.client import TextEncoder
 from encoders.text.model import TextModel, load
-from encoders.text.server import MAX_TEXTS, SERVICE, Encoder, TextEncoderSettings, sliced
+from encoders.text.server import MAX_TEXTS, SERVICE, TextEncoderService, TextEncoderSettings, split_texts
 from encoders.text.train import train
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, Overloaded
@@ -40,7 +40,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def channel(artifact: Path) -> AsyncIterator[grpc.aio.Channel]:
-    encoder = Encoder(TextEncoderSettings(max_waiting=8))
+    encoder = TextEncoderService(TextEncoderSettings(max_waiting=8))
     await encoder.load(artifact)
     handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
     async with serving(handler) as address, aio_channel(address) as made:
@@ -111,7 +111,7 @@ async def held(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     """A server of batches of four that waits at its first one, and a channel to it."""
     model = Held(load(artifact))
     monkeypatch.setattr(text, "load", lambda path: model)
-    encoder = Encoder(TextEncoderSettings(max_batch=4, max_waiting=16))
+    encoder = TextEncoderService(TextEncoderSettings(max_batch=4, max_waiting=16))
     await encoder.load(artifact)
     handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
     model.hold()
@@ -175,6 +175,6 @@ async def test_the_bound_counts_what_is_not_answered_by_the_kib(held: tuple[Held
 
 def test_slices_keep_the_order_and_count_long_texts_by_the_kib() -> None:
     long, longest = "é" * 1000, "x" * MAX_TEXT_BYTES
-    assert list(sliced(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
-    assert list(sliced(["a", long, "b", longest, "c"], 3)) == [["a", long], ["b"], [longest], ["c"]]
-    assert list(sliced(["x" * 1024] * 3, 2)) == [["x" * 1024] * 2, ["x" * 1024]]
+    assert list(split_texts(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
+    assert list(split_texts(["a", long, "b", longest, "c"], 3)) == [["a", long], ["b"], [longest], ["c"]]
+    assert list(split_texts(["x" * 1024] * 3, 2)) == [["x" * 1024] * 2, ["x" * 1024]]

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import pytest
 
 from encoders.image import mobilenet
-from encoders.image.folded import convolutions, features
-from encoders.image.models import CARD, Exported, exported, listed, versions
-from encoders.image.photos import preprocess
+from encoders.image.batch_norm_folding import compute_features, fold_batch_norms
+from encoders.image.models import METADATA_FILE, ExportedModel, find_model, find_versions, list_versions
+from encoders.image.preprocessing import preprocess
 from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, SIGNATURE
-from encoders.image.tensorflow_runtime import tensorflow
+from encoders.image.tensorflow_runtime import import_tensorflow
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.saved_model import SavedModel
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
@@ -34,11 +34,11 @@ ONE = BatchingParameters(max_batch_size=1)
 
 @pytest.fixture(scope="module")
 def tf() -> Any:
-    return tensorflow({})
+    return import_tensorflow({})
 
 
 @pytest.fixture(scope="module")
-def untrained(tf: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def untrained(tf: Any, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
     return mobilenet.export(tmp_path_factory.mktemp("models"), weights="untrained", seed=3, tf=tf)
 
 
@@ -46,14 +46,14 @@ def noise(count: int) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
 
 
-def run(model: Exported, tf: Any, images: npt.NDArray[np.uint8]) -> dict[str, Any]:
+def run(model: ExportedModel, tf: Any, images: npt.NDArray[np.uint8]) -> dict[str, Any]:
     loaded = tf.saved_model.load(str(model.path))
     return {name: value.numpy() for name, value in loaded.signatures[SIGNATURE](**{IMAGES: images}).items()}
 
 
-def test_the_saved_model_gives_what_keras_gives_normalised(untrained: Exported, tf: Any) -> None:
+def test_the_saved_model_gives_what_keras_gives_normalised(untrained: ExportedModel, tf: Any) -> None:
     images = noise(3)
-    features = mobilenet.network("untrained", 3).predict(images / np.float32(127.5) - 1, verbose=0)
+    features = mobilenet.build_network("untrained", 3).predict(images / np.float32(127.5) - 1, verbose=0)
     assert np.linalg.norm(features, axis=1).max() < 1e-9, "the trap this guards against: norms that an epsilon drowns"
     outputs = run(untrained, tf, images)
     np.testing.assert_allclose(outputs[FEATURES], normalised(features), atol=1e-4)
@@ -64,7 +64,7 @@ def test_the_saved_model_gives_what_keras_gives_normalised(untrained: Exported, 
 def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights whose normalisations do something, and each something else: those of a new network, and of the ImageNet
     weights that are tested with, are all but the identity."""
-    net = mobilenet.network("untrained", 5)
+    net = mobilenet.build_network("untrained", 5)
     random = np.random.default_rng(5)
     for layer in net.layers:
         if layer.name.endswith("_bn"):
@@ -82,16 +82,16 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_normalisations_are_folded_into_the_convolutions_without_a_difference(
     lively: Path, tf: Any, tmp_path: Path
 ) -> None:
-    images, net = noise(3), mobilenet.network(str(lively))
+    images, net = noise(3), mobilenet.build_network(str(lively))
     expected = net.predict(images / np.float32(127.5) - 1, verbose=0)
-    raw = features(tf, convolutions(net), images, "float32").numpy()
+    raw = compute_features(tf, fold_batch_norms(net), images, "float32").numpy()
     assert expected.std() > 0.01, "something to tell apart"
     np.testing.assert_allclose(raw, expected, atol=1e-4)
     done = mobilenet.export(tmp_path, weights=str(lively), tf=tf)
     np.testing.assert_allclose(run(done, tf, images)[FEATURES], normalised(expected), atol=1e-4)
 
 
-def test_what_is_exported_is_all_constants(untrained: Exported, tf: Any) -> None:
+def test_what_is_exported_is_all_constants(untrained: ExportedModel, tf: Any) -> None:
     assert not tf.train.list_variables(str(untrained.path / "variables" / "variables"))[1:]  # [0]: the list of objects.
     # Its 3.2 million weights once, of four bytes, and the graph.
     assert 12.8e6 < (untrained.path / "saved_model.pb").stat().st_size < 13.5e6
@@ -100,11 +100,11 @@ def test_what_is_exported_is_all_constants(untrained: Exported, tf: Any) -> None
 def test_bfloat16_is_another_encoder_of_nearly_the_same_vectors(lively: Path, tf: Any, tmp_path: Path) -> None:
     words = [str(tmp_path), "--weights", str(lively)]
     assert mobilenet.main(words, {}) == mobilenet.main([*words, "--precision", "bfloat16"], {}) == 0
-    first, second = listed(tmp_path)
+    first, second = list_versions(tmp_path)
     assert (first.precision, second.precision) == ("float32", "bfloat16")
     assert second.encoder == first.encoder.replace("mobilenet-", "mobilenet-bfloat16-")
     assert second.size_bytes < first.size_bytes - 6e6
-    vectors = [run(exported(tmp_path, version), tf, noise(2)) for version in (1, 2)]
+    vectors = [run(find_model(tmp_path, version), tf, noise(2)) for version in (1, 2)]
     cosines = (vectors[0][FEATURES] * vectors[1][FEATURES]).sum(axis=1)
     assert vectors[1][ENCODER].tolist() == [second.encoder.encode()] * 2
     assert (cosines > 0.99).all()
@@ -119,20 +119,20 @@ def test_untrained_is_in_the_name_whatever_the_precision(tf: Any, tmp_path: Path
     np.testing.assert_allclose(np.linalg.norm(outputs[FEATURES], axis=1), 1, atol=1e-5)
 
 
-def test_every_row_names_the_encoder(untrained: Exported, tf: Any) -> None:
+def test_every_row_names_the_encoder(untrained: ExportedModel, tf: Any) -> None:
     outputs = run(untrained, tf, noise(2))
     assert outputs[FEATURES].shape == (2, DIM)
     assert outputs[ENCODER].tolist() == [untrained.encoder.encode()] * 2
 
 
-def test_the_signature_is_the_one_that_was_promised(untrained: Exported, tf: Any) -> None:
+def test_the_signature_is_the_one_that_was_promised(untrained: ExportedModel, tf: Any) -> None:
     (specification,) = tf.saved_model.load(str(untrained.path)).signatures[SIGNATURE].structured_input_signature[1:]
     assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in specification.items()} == {
         IMAGES: (tf.uint8, [None, 224, 224, 3])
     }
 
 
-def test_tf_serving_can_batch_by_the_shapes_that_the_signature_declares(untrained: Exported, tf: Any) -> None:
+def test_tf_serving_can_batch_by_the_shapes_that_the_signature_declares(untrained: ExportedModel, tf: Any) -> None:
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel.FromString((untrained.path / "saved_model.pb").read_bytes())
@@ -149,7 +149,7 @@ def test_tf_serving_can_batch_by_the_shapes_that_the_signature_declares(untraine
     assert declared(signature.outputs) == {FEATURES: (tf.float32, [-1, DIM]), ENCODER: (tf.string, [-1])}
 
 
-def test_warm_up_requests_are_what_tf_serving_reads_and_the_model_answers(untrained: Exported, tf: Any) -> None:
+def test_warm_up_requests_are_what_tf_serving_reads_and_the_model_answers(untrained: ExportedModel, tf: Any) -> None:
     from tensorflow_serving.apis import prediction_log_pb2
 
     file = untrained.path / "assets.extra" / "tf_serving_warmup_requests"
@@ -175,13 +175,13 @@ def test_untrained_says_so_in_the_log_and_in_its_name(
 
 
 def test_the_same_weights_are_the_same_encoder_and_are_not_written_twice(
-    untrained: Exported, tf: Any, capsys: pytest.CaptureFixture[str]
+    untrained: ExportedModel, tf: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = untrained.path.parent.parent
     assert mobilenet.main([str(models), "--weights", "untrained", "--seed", "3", "--json"], {}) == 0
     said = json.loads(capsys.readouterr().out)
     assert said == {"path": str(untrained.path), "version": untrained.version, "encoder": untrained.encoder}
-    assert list(versions(models)) == [1]
+    assert list(find_versions(models)) == [1]
     with pytest.raises(BadSettings, match="exists already"):
         mobilenet.export(models, weights="untrained", seed=3, version=1, tf=tf)
     second = mobilenet.export(models, weights="untrained", seed=4, tf=tf)
@@ -191,11 +191,11 @@ def test_the_same_weights_are_the_same_encoder_and_are_not_written_twice(
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own save_weights
 def test_a_file_of_weights_has_the_name_of_its_numbers(tf: Any, tmp_path: Path) -> None:
-    net = mobilenet.network("untrained", 5)
+    net = mobilenet.build_network("untrained", 5)
     net.save_weights(tmp_path / "own.weights.h5")
     done = mobilenet.export(tmp_path, weights=str(tmp_path / "own.weights.h5"), version=12, tf=tf)
     assert done.version == 12
-    assert done.encoder == mobilenet.fingerprint_of(net.get_weights(), trained=True)
+    assert done.encoder == mobilenet.weights_fingerprint(net.get_weights(), trained=True)
     assert "untrained" not in done.encoder
 
 
@@ -239,9 +239,9 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, tf: Any, mo
         mobilenet.export(tmp_path, weights="imagenet", tf=tf)
 
 
-def test_a_folder_that_holds_another_model_is_refused(untrained: Exported, tf: Any, tmp_path: Path) -> None:
+def test_a_folder_that_holds_another_model_is_refused(untrained: ExportedModel, tf: Any, tmp_path: Path) -> None:
     shutil.copytree(untrained.path, tmp_path / "1")
-    (tmp_path / "1" / CARD).write_text('{"encoder": "mobilenet-000000000000"}', encoding="utf-8")
+    (tmp_path / "1" / METADATA_FILE).write_text('{"encoder": "mobilenet-000000000000"}', encoding="utf-8")
     with pytest.raises(BadArtifact, match="its card says"):
         SavedModel(tf, tmp_path / "1", ONE)
     (tmp_path / "1" / "variables" / "variables.index").unlink()
@@ -274,7 +274,7 @@ def precision_at_10(vectors: F32, shown: npt.NDArray[np.str_]) -> float:
 
 @pytest.mark.data
 def test_imagenet_weights_find_the_same_kind_of_clothes_far_more_often(
-    real_data: Path, untrained: Exported, tf: Any, tmp_path: Path
+    real_data: Path, untrained: ExportedModel, tf: Any, tmp_path: Path
 ) -> None:
     pixels, shown = photos(real_data, 400)
     (weights,) = (real_data / "mobilenet").glob("*.h5")
@@ -292,9 +292,9 @@ def test_imagenet_weights_find_the_same_kind_of_clothes_far_more_often(
 def test_the_export_gives_what_keras_gives_for_real_photos(real_data: Path, tf: Any, tmp_path: Path) -> None:
     pixels, _ = photos(real_data, 24)
     (weights,) = (real_data / "mobilenet").glob("*.h5")
-    net = mobilenet.network(str(weights))
+    net = mobilenet.build_network(str(weights))
     expected = net.predict(pixels / np.float32(127.5) - 1, verbose=0)
-    raw = features(tf, convolutions(net), pixels, "float32").numpy()
+    raw = compute_features(tf, fold_batch_norms(net), pixels, "float32").numpy()
     assert expected.max() > 1, "not so small that anything passes"
     np.testing.assert_allclose(raw, expected, rtol=0, atol=1e-4)
     done = mobilenet.export(tmp_path, weights=str(weights), tf=tf)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from encoders.image import list_models
-from encoders.image.models import CARD, exported, listed, versions
+from encoders.image.models import METADATA_FILE, find_model, find_versions, list_versions
 from lookalike.errors import BadArtifact
 
 
@@ -14,16 +14,16 @@ def write_version(models: Path, name: str, encoder: object = "mobilenet-01234567
     path = models / "mobilenet" / name
     path.mkdir(parents=True)
     (path / "saved_model.pb").write_bytes(b"")
-    (path / CARD).write_text(json.dumps({"encoder": encoder}))
+    (path / METADATA_FILE).write_text(json.dumps({"encoder": encoder}))
     return path
 
 
 def test_the_highest_version_by_number_is_the_one(tmp_path: Path) -> None:
     for name in ("9", "10", "2"):
         write_version(tmp_path, name)
-    assert list(versions(tmp_path)) == [2, 9, 10]
-    assert exported(tmp_path).version == 10
-    assert exported(tmp_path, 2).path == tmp_path / "mobilenet" / "2"
+    assert list(find_versions(tmp_path)) == [2, 9, 10]
+    assert find_model(tmp_path).version == 10
+    assert find_model(tmp_path, 2).path == tmp_path / "mobilenet" / "2"
 
 
 def test_what_is_unfinished_or_no_number_is_no_version(tmp_path: Path) -> None:
@@ -32,27 +32,27 @@ def test_what_is_unfinished_or_no_number_is_no_version(tmp_path: Path) -> None:
     write_version(tmp_path, "²")
     write_version(tmp_path, str(1 << 63))  # No answer of a server has room for it.
     (tmp_path / "mobilenet" / "7").mkdir()
-    assert versions(tmp_path) == {}
+    assert find_versions(tmp_path) == {}
 
 
 def test_where_there_is_no_model_the_error_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact, match="lookalike encoders export"):
-        exported(tmp_path / "nowhere")
+        find_model(tmp_path / "nowhere")
     write_version(tmp_path, "1")
     with pytest.raises(BadArtifact, match=r"no version 2 .*there: 1"):
-        exported(tmp_path, 2)
+        find_model(tmp_path, 2)
 
 
 @pytest.mark.parametrize("card", ["", "{", "[]", '{"encoder": 7}', '{"encoder": ""}', "{}"])
 def test_a_version_whose_card_does_not_name_the_encoder_is_refused(tmp_path: Path, card: str) -> None:
-    (write_version(tmp_path, "1") / CARD).write_text(card)
+    (write_version(tmp_path, "1") / METADATA_FILE).write_text(card)
     with pytest.raises(BadArtifact, match="does not name the encoder"):
-        exported(tmp_path)
+        find_model(tmp_path)
 
 
 def test_the_list_has_every_version_with_what_its_card_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card = {"encoder": "mobilenet-bfloat16-0123456789ab", "precision": "bfloat16", "weights": "own.h5"}
-    (write_version(tmp_path, "10") / CARD).write_text(json.dumps(card))
+    (write_version(tmp_path, "10") / METADATA_FILE).write_text(json.dumps(card))
     write_version(tmp_path, "9")
     assert list_models.main([str(tmp_path), "--json"], {}) == 0
     ninth, tenth = json.loads(capsys.readouterr().out)
@@ -65,10 +65,10 @@ def test_the_list_has_every_version_with_what_its_card_says(tmp_path: Path, caps
 def test_a_damaged_version_is_listed_with_its_damage_and_hides_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (write_version(tmp_path, "1") / CARD).write_text("{")
+    (write_version(tmp_path, "1") / METADATA_FILE).write_text("{")
     write_version(tmp_path, "2")
-    assert [each.encoder for each in listed(tmp_path)] == ["", "mobilenet-0123456789ab"]
-    assert "does not name the encoder" in listed(tmp_path)[0].damage
+    assert [each.encoder for each in list_versions(tmp_path)] == ["", "mobilenet-0123456789ab"]
+    assert "does not name the encoder" in list_versions(tmp_path)[0].damage
     list_models.main([str(tmp_path)], {})
     assert "mobilenet-0123456789ab" in capsys.readouterr().out
 
@@ -79,7 +79,7 @@ def test_the_list_cuts_no_fingerprint_however_narrow_the_terminal(
     monkeypatch.setenv("COLUMNS", "80")
     encoder = "mobilenet-untrained-bfloat16-0123456789ab"
     card = {"encoder": encoder, "precision": "bfloat16", "weights": "mobilenet_v1_1.0_224_qat_notop.weights.h5"}
-    (write_version(tmp_path, "1") / CARD).write_text(json.dumps(card))
+    (write_version(tmp_path, "1") / METADATA_FILE).write_text(json.dumps(card))
     list_models.main([str(tmp_path)], {})
     cells = [line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert "".join(cells) == encoder

@@ -11,19 +11,19 @@ import pytest
 
 from encoders.product import model as product
 from encoders.product.model import ProductModel
-from encoders.product.train import Examples, NotBetter, check_better, train
+from encoders.product.train import NotBetter, TrainingProducts, check_better, train
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.vectors import F32
-from tests.unit.encoders.made_products import examples
+from tests.unit.encoders.synthetic_products import examples
 
 
 @pytest.fixture(scope="module")
-def given() -> Examples:
+def given() -> TrainingProducts:
     return examples()
 
 
 @pytest.fixture(scope="module")
-def folder(given: Examples, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(given: TrainingProducts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("encoders") / "product"
     train(given, out)
     return out
@@ -34,21 +34,21 @@ def model(folder: Path) -> ProductModel:
     return product.load(folder)
 
 
-def test_the_same_products_give_the_same_encoder(given: Examples, model: ProductModel, tmp_path: Path) -> None:
+def test_the_same_products_give_the_same_encoder(given: TrainingProducts, model: ProductModel, tmp_path: Path) -> None:
     assert train(given, tmp_path / "again") == model.fingerprint
     assert train(given, tmp_path / "other", seed=1).startswith("product-")
 
 
 def test_it_is_better_than_either_side_alone_on_products_that_it_did_not_learn_from(model: ProductModel) -> None:
-    measured = model.measured["precision_at_10"]
+    precision = model.metrics["precision_at_10"]
     for label in ("category", "broad category"):
-        assert measured[label]["product"] > max(measured[label]["image"], measured[label]["text"])
-    assert measured["tag colour"]["product"] > measured["tag colour"]["text"]
-    assert "tag loose" not in measured
-    assert model.measured["learnt_from"] + model.measured["judged_by"] < 900
+        assert precision[label]["product"] > max(precision[label]["image"], precision[label]["text"])
+    assert precision["tag colour"]["product"] > precision["tag colour"]["text"]
+    assert "tag loose" not in precision
+    assert model.metrics["training_products"] + model.metrics["test_products"] < 900
 
 
-def test_a_vector_does_not_depend_on_its_company(given: Examples, model: ProductModel) -> None:
+def test_a_vector_does_not_depend_on_its_company(given: TrainingProducts, model: ProductModel) -> None:
     images, texts = given.images[:9].copy(), given.texts[:9].copy()
     images[3:6], texts[6:] = 0, 0
     together = model.encode(images, texts)
@@ -56,17 +56,17 @@ def test_a_vector_does_not_depend_on_its_company(given: Examples, model: Product
         np.testing.assert_allclose(together[row], model.encode(images[row][None], texts[row][None])[0], atol=1e-6)
 
 
-def test_neither_photo_nor_title_gives_zeros_and_has_no_category(given: Examples, model: ProductModel) -> None:
+def test_neither_photo_nor_title_gives_zeros_and_has_no_category(given: TrainingProducts, model: ProductModel) -> None:
     images, texts = given.images[:2].copy(), given.texts[:2].copy()
     images[1], texts[1] = 0, 0
     vectors = model.encode(images, texts)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 0], atol=1e-5)
-    with pytest.raises(ValueError, match="neither photo nor title"):
+    with pytest.raises(ValueError, match="neither image nor text"):
         model.classify(images, texts, limit=3, precision=0.9)
 
 
 def test_categories_come_by_falling_probability_and_are_right_more_often_with_both(
-    given: Examples, model: ProductModel
+    given: TrainingProducts, model: ProductModel
 ) -> None:
     def accuracy(images: F32, texts: F32) -> float:
         guesses = model.classify(images, texts, limit=1, precision=0.9)
@@ -118,26 +118,26 @@ def test_by_the_broad_category_it_may_be_as_good_and_by_tags_anything() -> None:
 
 
 def test_the_broad_category_is_the_first_level_that_tells_products_apart(
-    given: Examples, model: ProductModel, tmp_path: Path
+    given: TrainingProducts, model: ProductModel, tmp_path: Path
 ) -> None:
     below = dataclasses.replace(given, categories=[f"all/of them/{category}" for category in given.categories])
     train(below, tmp_path / "product")
 
-    measured = product.load(tmp_path / "product").measured["precision_at_10"]
+    precision = product.load(tmp_path / "product").metrics["precision_at_10"]
     for space in ("image", "text"):
-        assert measured["broad category"][space] == model.measured["precision_at_10"]["broad category"][space]
-    assert measured["broad category"]["product"] < 1
+        assert precision["broad category"][space] == model.metrics["precision_at_10"]["broad category"][space]
+    assert precision["broad category"]["product"] < 1
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"categories": ["only"] * 900}, "1 categories with 5 or more training products"),
-        ({"categories": [f"of {i}" for i in range(900)]}, "0 categories with 5 or more training products"),
+        ({"categories": ["only"] * 900}, "1 categories have 5 or more training products"),
+        ({"categories": [f"of {i}" for i in range(900)]}, "0 categories have 5 or more training products"),
     ],
 )
 def test_categories_that_teach_nothing_are_refused(
-    given: Examples, tmp_path: Path, change: dict[str, list[str]], complaint: str
+    given: TrainingProducts, tmp_path: Path, change: dict[str, list[str]], complaint: str
 ) -> None:
     with pytest.raises(NotBetter, match=complaint):
         train(dataclasses.replace(given, **change), tmp_path / "product")  # type: ignore[arg-type]  # by name
@@ -145,13 +145,13 @@ def test_categories_that_teach_nothing_are_refused(
 
 @pytest.mark.parametrize("count", [0, 1, 60])
 def test_too_few_products_are_refused(tmp_path: Path, count: int) -> None:
-    with pytest.raises(NotBetter, match=r"categories with|held-out products share"):
+    with pytest.raises(NotBetter, match=r"categories have|held-out products share"):
         train(_first(count), tmp_path / "product")
 
 
-def _first(count: int) -> Examples:
+def _first(count: int) -> TrainingProducts:
     all_of_them = examples()
-    return Examples(
+    return TrainingProducts(
         ids=all_of_them.ids[:count],
         categories=all_of_them.categories[:count],
         tags=all_of_them.tags[:count],
@@ -162,13 +162,13 @@ def _first(count: int) -> Examples:
     )
 
 
-def test_untrained_photo_vectors_are_told_by_the_name(given: Examples, tmp_path: Path) -> None:
+def test_untrained_photo_vectors_are_told_by_the_name(given: TrainingProducts, tmp_path: Path) -> None:
     untrained = dataclasses.replace(given, image_encoder="mobilenet-untrained-0123456789ab")
     assert train(untrained, tmp_path / "product").startswith("product-untrained-")
 
 
-def test_a_folder_that_exists_is_not_overwritten(given: Examples, folder: Path) -> None:
-    with pytest.raises(OperatorError, match="exists already"):
+def test_a_folder_that_exists_is_not_overwritten(given: TrainingProducts, folder: Path) -> None:
+    with pytest.raises(OperatorError, match="already exists"):
         train(given, folder)
 
 
@@ -182,7 +182,7 @@ def test_a_changed_file_is_refused_by_name(folder: Path, tmp_path: Path) -> None
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(BadArtifact, match=r"both_weights\.npy: not the file that the manifest describes"):
+    with pytest.raises(BadArtifact, match=r"both_weights\.npy: its SHA-256 differs"):
         product.load(copy)
     weights.unlink()
     with pytest.raises(BadArtifact, match=r"both_weights\.npy"):
@@ -193,7 +193,7 @@ def test_a_manifest_of_something_else_is_refused(folder: Path, tmp_path: Path) -
     for change, complaint in (
         ({"format": 99}, "format"),
         ({"kind": "scdv"}, "format"),
-        ({"blocks": []}, "changed since"),
+        ({"blocks": []}, "does not match its fingerprint"),
     ):
         manifest = json.loads((folder / "manifest.json").read_text()) | change
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from encoders.quality import expected_calibration_error, neighbours, precision_at_10, precisions, reliability, voted
+from encoders.quality import (
+    expected_calibration_error,
+    majority_vote,
+    nearest_neighbours,
+    neighbour_precisions,
+    precision_at_10,
+    reliability_bins,
+)
 from lookalike.vectors import F32, normalised
 
 
@@ -16,7 +23,7 @@ def _random(count: int, dim: int = 6) -> F32:
 def test_neighbours_are_the_nearest_others_nearest_first() -> None:
     vectors = normalised(np.array([[1, 0], [1, 0.1], [1, 0.5], [0, 1]], np.float32))
 
-    np.testing.assert_array_equal(neighbours(vectors, 2), [[1, 2], [0, 2], [1, 0], [2, 1]])
+    np.testing.assert_array_equal(nearest_neighbours(vectors, 2), [[1, 2], [0, 2], [1, 0], [2, 1]])
 
 
 @pytest.mark.parametrize("count", [513, 700])
@@ -25,24 +32,24 @@ def test_neighbours_of_many_are_those_of_a_full_sort(count: int) -> None:
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -np.inf)
 
-    np.testing.assert_array_equal(neighbours(vectors, 10), np.argsort(-scores, axis=1, kind="stable")[:, :10])
+    np.testing.assert_array_equal(nearest_neighbours(vectors, 10), np.argsort(-scores, axis=1, kind="stable")[:, :10])
 
 
 def test_equal_scores_are_in_the_order_of_rows() -> None:
     vectors = np.tile(np.array([[0.6, 0.8]], np.float32), (5, 1))
 
-    np.testing.assert_array_equal(neighbours(vectors, 4)[2], [0, 1, 3, 4])
+    np.testing.assert_array_equal(nearest_neighbours(vectors, 4)[2], [0, 1, 3, 4])
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_there_are_no_more_neighbours_than_others(count: int) -> None:
-    assert neighbours(_random(count), 10).shape == (count, max(count - 1, 0))
+    assert nearest_neighbours(_random(count), 10).shape == (count, max(count - 1, 0))
 
 
 def test_precision_is_the_share_of_neighbours_of_the_own_label() -> None:
     found = np.array([[1, 2], [0, 2], [0, 1]])
 
-    np.testing.assert_allclose(precisions(found, ["a", "a", "b"]), [0.5, 0.5, 0])
+    np.testing.assert_allclose(neighbour_precisions(found, ["a", "a", "b"]), [0.5, 0.5, 0])
 
 
 def test_a_label_of_one_product_does_not_count_in_the_mean() -> None:
@@ -81,7 +88,7 @@ def test_certainty_belongs_to_the_last_bin_and_no_answers_have_no_error() -> Non
 
 
 def test_bins_of_confidence_tell_how_often_answers_were_right() -> None:
-    told = reliability(np.array([0.1, 0.2, 0.9, 0.7, 1.0]), np.array([False, True, True, False, True]), bins=2)
+    told = reliability_bins(np.array([0.1, 0.2, 0.9, 0.7, 1.0]), np.array([False, True, True, False, True]), bins=2)
 
     np.testing.assert_allclose(told, [(0.15, 0.5, 2), (2.6 / 3, 2 / 3, 3)])
 
@@ -90,7 +97,7 @@ def test_the_label_of_most_of_the_nearest_wins_with_its_share() -> None:
     voters = normalised(np.array([[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1]], np.float32))
     queries = normalised(np.array([[1, 0.05], [0, 1]], np.float32))
 
-    names, shares = voted(queries, voters, ["a", "b", "a", "b", "b"], k=3)
+    names, shares = majority_vote(queries, voters, ["a", "b", "a", "b", "b"], k=3)
 
     assert names == ["a", "b"]
     np.testing.assert_allclose(shares, [2 / 3, 2 / 3])  # The third nearest to the last is the third voter, an "a".
@@ -99,13 +106,13 @@ def test_the_label_of_most_of_the_nearest_wins_with_its_share() -> None:
 def test_with_as_many_votes_the_nearer_wins_and_then_the_first_by_name() -> None:
     voters = normalised(np.array([[1, 0.3], [1, 0], [0, 1], [0, -1]], np.float32))
 
-    assert voted(np.array([[1, 0]], np.float32), voters[:2], ["a", "b"])[0] == ["b"]
-    assert voted(np.array([[1, 0]], np.float32), voters[2:], ["b", "a"])[0] == ["a"]
+    assert majority_vote(np.array([[1, 0]], np.float32), voters[:2], ["a", "b"])[0] == ["b"]
+    assert majority_vote(np.array([[1, 0]], np.float32), voters[2:], ["b", "a"])[0] == ["a"]
 
 
 def test_fewer_voters_than_asked_for_all_vote() -> None:
     voters = normalised(np.array([[1, 0], [0, 1], [0.1, 1]], np.float32))
-    names, shares = voted(np.array([[1, 0]], np.float32), voters, ["a", "b", "b"], k=10)
+    names, shares = majority_vote(np.array([[1, 0]], np.float32), voters, ["a", "b", "b"], k=10)
 
     assert names == ["b"]
     np.testing.assert_allclose(shares, [2 / 3])
@@ -114,8 +121,8 @@ def test_fewer_voters_than_asked_for_all_vote() -> None:
 def test_votes_about_many_are_those_about_each_alone() -> None:
     queries, voters = _random(1100), _random(300)
     labels = [f"label {number % 9}" for number in range(300)]
-    together = voted(queries, voters, labels)
+    together = majority_vote(queries, voters, labels)
 
     for row in (0, 511, 512, 1099):
-        (name,), (share,) = voted(queries[row : row + 1], voters, labels)
+        (name,), (share,) = majority_vote(queries[row : row + 1], voters, labels)
         assert (name, share) == (together[0][row], together[1][row])

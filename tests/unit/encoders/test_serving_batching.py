@@ -81,14 +81,14 @@ def test_a_refused_task_leaves_nothing_behind() -> None:
 
 def test_a_batch_that_is_not_full_waits_until_its_first_task_has_waited_long_enough() -> None:
     waiting = queue(batch_timeout_micros=500_000)
-    assert waiting.due_s() == math.inf
+    assert waiting.ready_at_s() == math.inf
     waiting.add("a", 1, 10.0)
     waiting.add("b", 1, 10.4)
-    assert waiting.due_s() == 10.5
+    assert waiting.ready_at_s() == 10.5
     assert taken(waiting, 10.49) == []
     assert taken(waiting, 10.5) == [("a", 0, 1), ("b", 0, 1)]
     waiting.add("c", 1, 11.0)
-    assert waiting.due_s() == 11.5
+    assert waiting.ready_at_s() == 11.5
 
 
 def test_a_full_batch_waits_for_nothing() -> None:
@@ -99,8 +99,8 @@ def test_a_full_batch_waits_for_nothing() -> None:
 
 def test_batches_are_padded_to_the_next_allowed_size() -> None:
     parameters = BatchingParameters(max_batch_size=8, allowed_batch_sizes=(1, 4, 8))
-    assert [parameters.padded(rows) for rows in (1, 2, 4, 5, 8)] == [1, 4, 4, 8, 8]
-    assert BatchingParameters(max_batch_size=8).padded(3) == 3
+    assert [parameters.padded_size(rows) for rows in (1, 2, 4, 5, 8)] == [1, 4, 4, 8, 8]
+    assert BatchingParameters(max_batch_size=8).padded_size(3) == 3
 
 
 @pytest.mark.parametrize("sizes", [(4, 1), (1, 1, 8), (1, 4), (0, 8), (1, 8, 16)])
@@ -115,6 +115,6 @@ def test_a_slice_is_not_larger_than_a_request() -> None:
 
 
 def test_without_splitting_a_batch_is_as_large_as_a_request() -> None:
-    assert BatchingParameters(max_batch_size=8, max_execution_batch_size=4).execution_size == 8
-    assert BatchingParameters(max_batch_size=8, enable_large_batch_splitting=True).execution_size == 8
-    assert BatchingParameters(**SPLITTING).execution_size == 4
+    assert BatchingParameters(max_batch_size=8, max_execution_batch_size=4).max_execution_rows == 8
+    assert BatchingParameters(max_batch_size=8, enable_large_batch_splitting=True).max_execution_rows == 8
+    assert BatchingParameters(**SPLITTING).max_execution_rows == 4

@@ -16,10 +16,10 @@ from encoders.serving.policy import (
     State,
     Unload,
     VersionPolicy,
-    aspired,
+    aspired_versions,
     next_action,
-    parsed_labels,
-    parsed_policy,
+    parse_labels,
+    parse_policy,
 )
 from lookalike.errors import BadSettings
 
@@ -36,11 +36,11 @@ from lookalike.errors import BadSettings
     ],
 )
 def test_the_policy_says_which_versions_of_those_there_are_wanted(policy: VersionPolicy, wanted: set[int]) -> None:
-    assert aspired(policy, [9, 11, 1]) == wanted
+    assert aspired_versions(policy, [9, 11, 1]) == wanted
 
 
 def test_of_no_versions_none_is_wanted() -> None:
-    assert aspired(Latest(), []) == frozenset()
+    assert aspired_versions(Latest(), []) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_from_any_versions_to_any_others_there_is_always_one_that_serves() -> No
 
 
 def test_a_policy_is_written_in_a_word() -> None:
-    assert parsed_policy("latest") == Latest(1)
-    assert parsed_policy("latest:3") == Latest(3)
-    assert parsed_policy("all") == All()
-    assert parsed_policy("specific:1,30") == Specific(frozenset({1, 30}))
+    assert parse_policy("latest") == Latest(1)
+    assert parse_policy("latest:3") == Latest(3)
+    assert parse_policy("all") == All()
+    assert parse_policy("specific:1,30") == Specific(frozenset({1, 30}))
 
 
 @pytest.mark.parametrize(
@@ -93,19 +93,19 @@ def test_a_policy_is_written_in_a_word() -> None:
 )
 def test_another_word_is_no_policy(text: str) -> None:
     with pytest.raises(BadSettings, match="model_version_policy"):
-        parsed_policy(text)
+        parse_policy(text)
 
 
 def test_a_label_that_is_given_twice_is_refused() -> None:
     with pytest.raises(BadSettings, match="version_labels=stable=4: stable is version 3 already"):
-        parsed_labels(("stable=3", "canary=4", "stable=4"))
+        parse_labels(("stable=3", "canary=4", "stable=4"))
 
 
 def test_labels_are_names_of_versions() -> None:
-    assert parsed_labels(("stable=3", "canary=12")) == {"stable": 3, "canary": 12}
+    assert parse_labels(("stable=3", "canary=12")) == {"stable": 3, "canary": 12}
 
 
 @pytest.mark.parametrize("pair", ["stable", "=3", "stable=", "stable=x", "stable=0", f"stable={1 << 63}"])
 def test_a_label_without_name_or_version_is_refused(pair: str) -> None:
     with pytest.raises(BadSettings, match="version_labels"):
-        parsed_labels((pair,))
+        parse_labels((pair,))

@@ -15,8 +15,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from encoders.text import model as text
-from encoders.text import words
-from encoders.text.train import main, texts_of, train
+from encoders.text.train import main, read_texts, train
+from encoders.text.word_vectors import SkipGramParameters, default_epochs, train_word_vectors
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -106,7 +106,7 @@ def test_the_smallest_catalogues_train(tmp_path: Path, texts: list[str]) -> None
 
 @pytest.mark.parametrize("texts", [[], [""], ["☺", "★"]])
 def test_texts_without_any_word_are_refused(tmp_path: Path, texts: list[str]) -> None:
-    with pytest.raises(BadCatalogue, match="no text has a word"):
+    with pytest.raises(BadCatalogue, match="the texts contain no words"):
         train(texts, tmp_path / "none")
 
 
@@ -161,7 +161,7 @@ def test_titles_and_descriptions_are_read_and_gaps_passed_over(tmp_path: Path, n
     csv_rows = 'id,title,description\n1,red dress,"of\nsilk"\n2,,\n'
     json_rows = '{"title": "red dress", "description": "of\\nsilk"}\n\n{"title": null}\n'
     (tmp_path / name).write_text(csv_rows if name.endswith("csv") else json_rows)
-    assert list(texts_of(tmp_path)) == ["red dress\nof\nsilk", "\n"]
+    assert list(read_texts(tmp_path)) == ["red dress\nof\nsilk", "\n"]
 
 
 @pytest.mark.parametrize(
@@ -177,29 +177,29 @@ def test_titles_and_descriptions_are_read_and_gaps_passed_over(tmp_path: Path, n
 def test_a_catalogue_that_cannot_be_read_is_refused_by_its_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadCatalogue, match=tmp_path.name):
-        list(texts_of(tmp_path))
+        list(read_texts(tmp_path))
 
 
 def test_a_mark_of_the_byte_order_hides_no_column(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("title,id\nred mug,p1\n", encoding="utf-8-sig")
-    assert list(texts_of(tmp_path)) == ["red mug\n"]
+    assert list(read_texts(tmp_path)) == ["red mug\n"]
 
 
 def test_a_table_without_titles_is_refused_by_its_columns(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("id,name\np1,red mug\n", encoding="utf-8")
-    with pytest.raises(BadCatalogue, match=r"products\.csv: no column title among id, name"):
-        list(texts_of(tmp_path))
+    with pytest.raises(BadCatalogue, match=r"products\.csv: no column title or description; the columns are: id, name"):
+        list(read_texts(tmp_path))
 
 
 def test_only_the_most_frequent_words_have_vectors_of_their_own(tmp_path: Path) -> None:
     documents = [["red", "dress"], ["red", "shoes"], ["dress", "red", "zebra"], ["zebra"]]
-    trained = words.train(documents, tmp_path / "bin", words.Recipe(most_words=3))
-    assert sorted(trained.known) == ["</s>", "dress", "red", "zebra"]
+    trained = train_word_vectors(documents, tmp_path / "bin", SkipGramParameters(max_words=3))
+    assert sorted(trained.words) == ["</s>", "dress", "red", "zebra"]
     assert trained.vector("shoes").shape == (trained.dim,)
 
 
 def test_few_texts_are_read_often_and_many_seldom() -> None:
-    assert [words.epochs(tokens) for tokens in (1, 1_800, 18_000, 200_000, 1 << 40)] == [1000, 250, 50, 9, 5]
+    assert [default_epochs(tokens) for tokens in (1, 1_800, 18_000, 200_000, 1 << 40)] == [1000, 250, 50, 9, 5]
 
 
 def test_one_word_a_thousand_times_trains_and_ends(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from encoders.text.tokens import MAX_WORD_CHARS, RUN_CHARS, Tokenizer, cleaned
+from encoders.text.tokens import MAX_RUN_CHARS, MAX_WORD_CHARS, Tokenizer, clean_text
 from lookalike.limits import MAX_TEXT_BYTES
 
 
@@ -90,13 +90,13 @@ def test_words_that_mean_something_to_fasttext_never_come_out(tokenize: Tokenize
 
 def test_long_words_are_cut_and_long_runs_go_through_in_parts(tokenize: Tokenizer) -> None:
     assert tokenize("x" * 100) == ["x" * MAX_WORD_CHARS]
-    assert len(tokenize("花柄" * RUN_CHARS)) >= RUN_CHARS
+    assert len(tokenize("花柄" * MAX_RUN_CHARS)) >= MAX_RUN_CHARS
 
 
 def test_a_text_is_read_as_far_as_the_bound_however_its_characters_expand() -> None:
-    assert len(cleaned("a" * (MAX_TEXT_BYTES + 5))) == MAX_TEXT_BYTES
-    assert len(cleaned("ﷺ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Eighteen characters each.
-    assert len(cleaned("İ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Lower-case it is two.
+    assert len(clean_text("a" * (MAX_TEXT_BYTES + 5))) == MAX_TEXT_BYTES
+    assert len(clean_text("ﷺ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Eighteen characters each.
+    assert len(clean_text("İ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Lower-case it is two.
 
 
 @pytest.mark.parametrize(

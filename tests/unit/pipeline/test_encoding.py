@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.types import Encoded
+from encoders.types import Embeddings
 from lookalike.errors import BadCatalogue, DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from pipeline import encoding
 from pipeline.encoding import BATCH, IN_FLIGHT, TRIES, Pixels, encode_photos, patiently
@@ -28,7 +28,7 @@ class Encoder:
         self.under_way = 0
         self.most_under_way = 0
 
-    async def __call__(self, pixels: Pixels) -> Encoded:
+    async def __call__(self, pixels: Pixels) -> Embeddings:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         self.batches.append(len(pixels))
@@ -37,7 +37,7 @@ class Encoder:
         if (error := next(self.errors, None)) is not None:
             raise error
         vectors = pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float32)
-        return Encoded(vectors=vectors, encoder=self.fingerprint)
+        return Embeddings(vectors=vectors, encoder=self.fingerprint)
 
 
 def photos(count: int, *, start: int = 0) -> list[Photo]:
@@ -77,7 +77,7 @@ async def test_no_more_photos_are_taken_than_there_is_room_for(tmp_path: Path) -
                 taken += 1
             yield photo
 
-    async def held(pixels: Pixels) -> Encoded:
+    async def held(pixels: Pixels) -> Embeddings:
         await gate.wait()
         return await Encoder()(pixels)
 

@@ -11,10 +11,10 @@ import pytest
 
 from encoders.product import model as product
 from encoders.product import train as train_product
-from encoders.product.classifier import NEVER, PRECISIONS, thresholds_of
+from encoders.product.classifier import PRECISIONS, UNREACHABLE, fit_thresholds
 from encoders.product.model import ProductModel
-from encoders.product.train import Examples
-from encoders.quality import voted
+from encoders.product.train import TrainingProducts
+from encoders.quality import majority_vote
 from encoders.splits import Split, split_of
 from lookalike.cli import dispatch
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
@@ -39,7 +39,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = around([kind.partition("/")[2] for kind in KINDS], 0.5)
     texts = around([kind.partition("/")[0] for kind in KINDS], 0.5, dim=8, seed=1)
     of = [*KINDS[:ALONE], "c", *KINDS[ALONE + 1 :]]
-    given = Examples(
+    given = TrainingProducts(
         ids=NAMES, categories=of, tags=[[]] * COUNT, images=images, texts=texts,
         image_encoder=f"fake-{SPACE_IMAGE}", text_encoder=f"fake-{SPACE_TEXT}",
     )  # fmt: skip
@@ -125,16 +125,16 @@ def test_abstaining_leaves_the_answers_of_a_confidence_from_the_threshold_on() -
     told = abstention(confidences, right, 0.6, 0.7)
     assert (told.precision, told.threshold, told.answered) == (0.6, 0.7, 0.75)
     assert told.right == pytest.approx(2 / 3)
-    never = abstention(confidences, right, 0.99, NEVER)
+    never = abstention(confidences, right, 0.99, UNREACHABLE)
     assert (never.answered, never.right) == (0, 0)
 
 
 def test_votes_abstain_from_a_threshold_that_other_products_chose(told: Classification, held: HeldOut) -> None:
     voters, choosing = held.voters, held.calibrating
     labels = [each.category for each in voters.products]
-    names, shares = voted(choosing.vectors["product"], voters.vectors["product"], labels, 10)
+    names, shares = majority_vote(choosing.vectors["product"], voters.vectors["product"], labels, 10)
     right = np.array([name == each.category for name, each in zip(names, choosing.products, strict=True)])
-    found = thresholds_of(shares.astype(np.float32), right)
+    found = fit_thresholds(shares.astype(np.float32), right)
 
     for each in told.ways["10 neighbours, product"].abstentions:
         assert each.threshold == found[PRECISIONS.index(each.precision)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from encoders.quality import neighbours, precision_at_10
+from encoders.quality import nearest_neighbours, precision_at_10
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import F32, normalised
 from pipeline.evaluation.labels import Labelling, labellings
@@ -94,7 +94,7 @@ def test_nearest_and_precision_are_those_of_encoders_quality() -> None:
     labelling = Labelling.of("", labels)
     judged = found(600, cosines(vectors), [labelling])
 
-    np.testing.assert_array_equal(judged.nearest, neighbours(vectors, 10))
+    np.testing.assert_array_equal(judged.nearest, nearest_neighbours(vectors, 10))
     assert judged.values[""][0].mean() == pytest.approx(precision_at_10(vectors, labels))
 
 

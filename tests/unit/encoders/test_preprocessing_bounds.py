@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoders.image.photos import (
+from encoders.image.preprocessing import (
+    MAX_ONE_SCAN_PIXELS,
     MAX_PIXELS,
     MAX_RUN_LENGTH_PIXELS,
     MAX_SCANNED_PIXELS,
-    MAX_STREAMED_PIXELS,
     MAX_WEBP_PIXELS,
 )
 from lookalike.limits import MAX_IMAGE_BYTES
@@ -28,9 +28,9 @@ from lookalike.limits import MAX_IMAGE_BYTES
 SIDE_PX = int(MAX_PIXELS**0.5)
 WEBP_SIDE_PX = int(MAX_WEBP_PIXELS**0.5)
 RLE_SIDE_PX = int(MAX_RUN_LENGTH_PIXELS**0.5)
-STREAMED_SIDE_PX = int(MAX_STREAMED_PIXELS**0.5)
+STREAMED_SIDE_PX = int(MAX_ONE_SCAN_PIXELS**0.5)
 FLAT_PX = (65_500, 895)  # The widest that libjpeg takes, of the greatest height that is decoded whole.
-BOUND_MB = 420  # The 400 that encoders.image.photos states, and what an allocator keeps beside.
+BOUND_MB = 420  # The 400 that encoders.image.preprocessing states, and what an allocator keeps beside.
 CPU_S = 20  # A photo takes up to 3 s of CPU here; a busy machine counts somewhat more.
 
 # Reads (size, bytes) one after the other and says of each what became of it. RLIMIT_AS is what the process has
@@ -39,7 +39,7 @@ CHILD = """
 import json, resource, struct, sys, time
 from pathlib import Path
 from PIL import Image
-from encoders.image.photos import BadImage, preprocess
+from encoders.image.preprocessing import BadImage, preprocess
 
 def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFile
 
-from encoders.image import photos as images
-from encoders.image.photos import MAX_PIXELS, MAX_STREAMED_PIXELS, BadImage, preprocess
+from encoders.image import preprocessing as images
+from encoders.image.preprocessing import MAX_ONE_SCAN_PIXELS, MAX_PIXELS, BadImage, preprocess
 from lookalike.limits import MAX_IMAGE_BYTES
 from pipeline import photos
 from server import encoding
@@ -99,7 +99,7 @@ def test_a_large_picture_shrunk_in_bands_is_as_if_it_were_shrunk_whole(
         image = Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257)
     data = encoded(image.convert("P") if mode == "P" else image, compress_level=1)
     in_bands = preprocess(data).astype(int)
-    monkeypatch.setattr(images, "_WHOLE_PIXELS", MAX_PIXELS)
+    monkeypatch.setattr(images, "_UNBANDED_PIXELS", MAX_PIXELS)
     assert image.width * image.height > 4_000_000
     # Pillow shrinks rows or columns first, as it is cheaper; each rounds, and laying on white doubles it.
     assert np.abs(in_bands - preprocess(data)).max() <= 4
@@ -239,7 +239,7 @@ def jpeg_header(width_px: int, height_px: int, **options: Any) -> bytes:
 
 def test_a_jpeg_of_one_scan_may_have_150_megapixels() -> None:
     photo = Image.new("L", (12_500, 12_000), 200)
-    assert photo.width * photo.height == MAX_STREAMED_PIXELS
+    assert photo.width * photo.height == MAX_ONE_SCAN_PIXELS
     assert preprocess(encoded(photo, "JPEG")).min() == 200
     for size in ((12_500, 12_001), (60_000, 60_000)):  # For the second one Pillow has an error.
         with pytest.raises(BadImage, match="150,000,000"):
@@ -271,7 +271,7 @@ def test_a_large_jpeg_is_decoded_at_an_eighth() -> None:
     """In a process of its own, whose peak memory can be read: 100 megapixels are 300 MB as RGB."""
     script = """
 import pathlib, sys
-from encoders.image.photos import preprocess
+from encoders.image.preprocessing import preprocess
 def peak_kib():  # Not ru_maxrss, which begins with the parent's.
     status = pathlib.Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
@@ -313,7 +313,7 @@ def test_what_memory_does_not_suffice_for_is_not_called_damaged(monkeypatch: pyt
     def exhausted(image: Image.Image) -> Image.Image:
         raise MemoryError
 
-    monkeypatch.setattr(images, "_pixels", exhausted)
+    monkeypatch.setattr(images, "_to_square", exhausted)
     with pytest.raises(MemoryError):
         preprocess(encoded(noise(8, 8)))
 

@@ -25,7 +25,7 @@ MAX_PIXELS: Final = 50_000_000
 MAX_WEBP_PIXELS: Final = 25_000_000
 # A JPEG of one scan is scaled down while it is decoded, a row of blocks at a time: so large a square takes 20 MB. The
 # most, 310 MB, takes one of 65,500 × 895, which is too flat to be scaled. At 178,956,970 pixels Pillow itself gives up.
-MAX_STREAMED_PIXELS: Final = 150_000_000
+MAX_ONE_SCAN_PIXELS: Final = 150_000_000
 # Each scan of a JPEG of several goes over all its pixels, however few bytes it has: 0.04 s of CPU for 50 million. So
 # large a picture may have 50 scans, a smaller one more; Pillow writes 10, of CMYK 18.
 MAX_SCANNED_PIXELS: Final = 2_500_000_000
@@ -44,14 +44,14 @@ _SIGNATURES: Final = {
 # Markers of a JPEG's segments: sequential frames by Huffman codes; a scan; tables, intervals, APP0 to 15, comments.
 _SEQUENTIAL: Final = (0xC0, 0xC1)
 _START_OF_SCAN: Final = 0xDA
-_BESIDE: Final = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)
+_OTHER_SEGMENTS: Final = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)
 _SIZE: Final = (SIDE_PX, SIDE_PX)
 # Above so many pixels the square is made in bands, so that an eighth of the picture is held in colour at a time.
-_WHOLE_PIXELS: Final = 4_000_000
+_UNBANDED_PIXELS: Final = 4_000_000
 _BAND_PX: Final = SIDE_PX // 8
 # What Pillow warns of is decided here, or is harmless (damaged EXIF: not rotated). A filter and not `catch_warnings`,
 # which changes the whole process and goes wrong when two threads decode.
-_PILLOW_IS_QUIET: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_IGNORE_PILLOW_WARNINGS: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 class BadImage(ValueError):
@@ -68,45 +68,45 @@ def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
     Type, bytes and pixels are checked by the header, before anything is decoded. Raises BadImage; MemoryError, which is
     not the photo's fault. Safe in threads.
     """
-    kind = _kind(data)
-    max_pixels = _max_pixels(kind, data)
-    if kind == "JPEG":
+    format_name = _detect_format(data)
+    max_pixels = _max_pixels(format_name, data)
+    if format_name == "JPEG":
         _check_exif(data)
-    if _PILLOW_IS_QUIET not in warnings.filters:
+    if _IGNORE_PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:
+        with Image.open(io.BytesIO(data), formats=[format_name.upper()]) as image:
             _check_size(*image.size, max_pixels)
-            if kind == "JPEG" and not _is_one_scan(data):
+            if format_name == "JPEG" and not _is_one_scan(data):
                 _check_scans(data, *image.size)
-            return np.array(_pixels(image), dtype=np.uint8)
+            return np.array(_to_square(image), dtype=np.uint8)
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise BadImage(f"its {kind} header is damaged") from None
+        raise BadImage(f"its {format_name} header is damaged") from None
     except Image.DecompressionBombError:
         raise BadImage(f"far more than {max_pixels:,} pixels, which are allowed") from None
     except Exception as error:  # Pillow says "bad bytes" with OSError, ValueError, SyntaxError, TypeError, and others.
-        raise BadImage(f"a damaged {kind}: {error or type(error).__name__}") from error
+        raise BadImage(f"a damaged {format_name}: {error or type(error).__name__}") from error
 
 
-def _kind(data: bytes) -> str:
+def _detect_format(data: bytes) -> str:
     if not data:
         raise BadImage("no bytes")
     if len(data) > MAX_IMAGE_BYTES:
         raise BadImage(f"{len(data):,} bytes, {MAX_IMAGE_BYTES:,} are allowed")
-    for kind, signature in _SIGNATURES.items():
+    for format_name, signature in _SIGNATURES.items():
         if signature.match(data):
-            return kind
+            return format_name
     raise BadImage(f"not one of {', '.join(_SIGNATURES)}")
 
 
-def _max_pixels(kind: str, data: bytes) -> int:
-    if kind == "WebP":
+def _max_pixels(format_name: str, data: bytes) -> int:
+    if format_name == "WebP":
         return MAX_WEBP_PIXELS
-    if kind == "BMP" and _is_run_lengths(data):
+    if format_name == "BMP" and _is_run_length_encoded(data):
         return MAX_RUN_LENGTH_PIXELS
-    return MAX_STREAMED_PIXELS if kind == "JPEG" and _is_one_scan(data) else MAX_PIXELS
+    return MAX_ONE_SCAN_PIXELS if format_name == "JPEG" and _is_one_scan(data) else MAX_PIXELS
 
 
 def _is_one_scan(data: bytes) -> bool:
@@ -115,20 +115,20 @@ def _is_one_scan(data: bytes) -> bool:
     Of all others, progressive ones among them, libjpeg keeps every coefficient. What does not lie segment by segment is
     taken for one of these, though libjpeg may read it.
     """
-    at, components = 2, 0
-    while len(head := data[at : at + 10]) == 10 and head[0] == 0xFF:
+    offset, components = 2, 0
+    while len(head := data[offset : offset + 10]) == 10 and head[0] == 0xFF:
         marker, length = head[1], int.from_bytes(head[2:4])
         if marker in _SEQUENTIAL:
             components = head[9]
         elif marker == _START_OF_SCAN:
             return head[4] == components
-        elif marker not in _BESIDE:
+        elif marker not in _OTHER_SEGMENTS:
             return False
-        at += 2 + length
+        offset += 2 + length
     return False
 
 
-def _is_run_lengths(bmp: bytes) -> bool:
+def _is_run_length_encoded(bmp: bytes) -> bool:
     """Whether a BMP is compressed as RLE8 or RLE4. The oldest header, of 12 bytes, has no compression."""
     return bmp[14:18] != b"\x0c\0\0\0" and int.from_bytes(bmp[30:34], "little") in (1, 2)
 
@@ -144,8 +144,8 @@ def _check_scans(jpeg: bytes, width_px: int, height_px: int) -> None:
     """libjpeg refuses a second scan where the first has all components: `_is_one_scan` needs no check."""
     scans = jpeg.count(b"\xff\xda")
     if scans * width_px * height_px > MAX_SCANNED_PIXELS:
-        allowed = MAX_SCANNED_PIXELS // (width_px * height_px)
-        raise BadImage(f"{scans:,} scans of {width_px} × {height_px} pixels, {allowed:,} are allowed")
+        max_scans = MAX_SCANNED_PIXELS // (width_px * height_px)
+        raise BadImage(f"{scans:,} scans of {width_px} × {height_px} pixels, {max_scans:,} are allowed")
 
 
 def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:
@@ -155,21 +155,21 @@ def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:
         raise BadImage(f"{width_px} × {height_px} pixels, {max_pixels:,} are allowed")
 
 
-def _pixels(image: Image.Image) -> Image.Image:
+def _to_square(image: Image.Image) -> Image.Image:
     """Shrink first: turning it upright and laying it on white are the same on the small square, and cost nothing."""
     # A JPEG is decoded at 1/2, 1/4 or 1/8 as long as twice the pixels needed remain. Other formats ignore it.
     image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))
     image.load()
-    square = _shrunk(image)
+    square = _resize(image)
     if square.mode == "RGBA":
         square = Image.alpha_composite(Image.new("RGBA", _SIZE, "white"), square)
-    return _upright(square.convert("RGB"), image.info.get("exif", b""))
+    return _rotate_upright(square.convert("RGB"), image.info.get("exif", b""))
 
 
-def _shrunk(image: Image.Image) -> Image.Image:
+def _resize(image: Image.Image) -> Image.Image:
     """RGB, or RGBA where something is transparent. Bands differ from the whole by what rounding does."""
-    if image.width * image.height <= _WHOLE_PIXELS:
-        return _in_colour(image).resize(_SIZE, Image.Resampling.BILINEAR)
+    if image.width * image.height <= _UNBANDED_PIXELS:
+        return _to_colour(image).resize(_SIZE, Image.Resampling.BILINEAR)
     square = Image.new(_colour_mode(image), _SIZE)
     scale = image.height / SIDE_PX
     for top in range(0, SIDE_PX, _BAND_PX):
@@ -177,13 +177,13 @@ def _shrunk(image: Image.Image) -> Image.Image:
         # The filter looks one row of the square, and at least one of the picture, beyond the band.
         first = max(0, math.floor(begin - max(scale, 1)))
         last = min(image.height, math.ceil(end + max(scale, 1)))
-        strip = _in_colour(image.crop((0, first, image.width, last)))
+        strip = _to_colour(image.crop((0, first, image.width, last)))
         box = (0, begin - first, image.width, min(end, image.height) - first)
         square.paste(strip.resize((SIDE_PX, _BAND_PX), Image.Resampling.BILINEAR, box), (0, top))
     return square
 
 
-def _upright(square: Image.Image, exif: bytes) -> Image.Image:
+def _rotate_upright(square: Image.Image, exif: bytes) -> Image.Image:
     square.info["exif"] = exif
     try:
         return ImageOps.exif_transpose(square)
@@ -193,7 +193,7 @@ def _upright(square: Image.Image, exif: bytes) -> Image.Image:
         return square
 
 
-def _in_colour(image: Image.Image) -> Image.Image:
+def _to_colour(image: Image.Image) -> Image.Image:
     """RGB, or RGBA where something is transparent; the image itself where it is that already."""
     mode = _colour_mode(image)
     if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255.

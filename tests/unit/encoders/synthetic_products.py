@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from encoders.product.train import Examples
+from encoders.product.train import TrainingProducts
 from lookalike.vectors import F32, normalised
 
 IMAGE_DIM, TEXT_DIM = 24, 16
 SHAPES, WORDS = 3, 3  # A category is a shape, which photos show, and a word, which titles say.
 
 
-def examples(count: int = 900, *, seed: int = 1, noise: float = 0.6, told: bool = True) -> Examples:
+def examples(count: int = 900, *, seed: int = 1, noise: float = 0.6, told: bool = True) -> TrainingProducts:
     """Categories "s<shape>/w<word>", tags "colour:<shape of the photo's second half>" and "loose".
 
     told: False gives titles that say nothing, and photos that show the category and nothing else.
@@ -23,7 +23,7 @@ def examples(count: int = 900, *, seed: int = 1, noise: float = 0.6, told: bool 
     colour = rng.integers(4, size=count)
     shown = np.eye(IMAGE_DIM)[shape] + told * np.eye(IMAGE_DIM)[colour + SHAPES]
     said = np.eye(TEXT_DIM)[word] if told else np.ones((count, TEXT_DIM))
-    return Examples(
+    return TrainingProducts(
         ids=[f"p{i}" for i in range(count)],
         categories=[f"s{s}/w{w}" for s, w in zip(shape, word, strict=True)],
         tags=[(f"colour:{c}", "loose") for c in colour],

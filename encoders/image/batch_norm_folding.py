@@ -29,22 +29,22 @@ class Convolution:
     depthwise: bool
 
 
-def convolutions(net: Any) -> list[Convolution]:
+def fold_batch_norms(model: Any) -> list[Convolution]:
     """The 27 of Keras' MobileNet, whose layers with weights are a convolution and its normalisation, in turn."""
-    layers = [layer for layer in net.layers if layer.weights]
-    return [_folded(layer, norm) for layer, norm in zip(layers[::2], layers[1::2], strict=True)]
+    layers = [layer for layer in model.layers if layer.weights]
+    return [_fold(layer, norm) for layer, norm in zip(layers[::2], layers[1::2], strict=True)]
 
 
-def features(tf: Any, layers: Iterable[Convolution], images: Any, precision: Precision) -> Any:
+def compute_features(tf: Any, layers: Iterable[Convolution], images: Any, precision: Precision) -> Any:
     """(n, 1024) float32, means over the last layer's pixels, not normalised, of (n, 224, 224, 3) uint8."""
     pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
     x = tf.cast(pixels, precision)
     for layer in layers:
-        x = tf.nn.relu6(_convolved(tf, layer, x))
+        x = tf.nn.relu6(_convolve(tf, layer, x))
     return tf.reduce_mean(tf.cast(x, tf.float32), axis=(1, 2))
 
 
-def unit(tf: Any, rows: Any) -> Any:
+def normalise_rows(tf: Any, rows: Any) -> Any:
     """Rows of unit L2 norm, however small they were; a row of zeros stays one."""
     # First by the largest component: features of untrained weights have norms around 1e-18, whose squares are no
     # float32 any more, and no epsilon is small enough to add.
@@ -52,7 +52,7 @@ def unit(tf: Any, rows: Any) -> Any:
     return tf.math.divide_no_nan(scaled, tf.norm(scaled, axis=1, keepdims=True))
 
 
-def _folded(layer: Any, norm: Any) -> Convolution:
+def _fold(layer: Any, norm: Any) -> Convolution:
     """In float64, so that folding rounds once."""
     import keras
 
@@ -64,19 +64,19 @@ def _folded(layer: Any, norm: Any) -> Convolution:
     return Convolution(
         kernel=kernel.astype(np.float32),
         bias=bias.astype(np.float32),
-        stride=_one(layer.strides),
+        stride=_equal_stride(layer.strides),
         depthwise=depthwise,
     )
 
 
-def _one(strides: Sequence[int]) -> int:
+def _equal_stride(strides: Sequence[int]) -> int:
     (stride,) = set(strides)
     return stride
 
 
-def _convolved(tf: Any, layer: Convolution, x: Any) -> Any:
-    numbers = x.dtype.as_numpy_dtype
-    kernel, bias = tf.constant(layer.kernel.astype(numbers)), tf.constant(layer.bias.astype(numbers))
+def _convolve(tf: Any, layer: Convolution, x: Any) -> Any:
+    dtype = x.dtype.as_numpy_dtype
+    kernel, bias = tf.constant(layer.kernel.astype(dtype)), tf.constant(layer.bias.astype(dtype))
     convolve = tf.nn.depthwise_conv2d if layer.depthwise else tf.nn.conv2d
     # On sides that a stride of 2 divides, all of them here, SAME pads as Keras does: below and to the right.
     return tf.nn.bias_add(convolve(x, kernel, strides=[1, layer.stride, layer.stride, 1], padding="SAME"), bias)

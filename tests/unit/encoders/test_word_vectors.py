@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from encoders.text import model as text
-from encoders.text import words
 from encoders.text.model import KINDS
 from encoders.text.tokens import Tokenizer
 from encoders.text.train import main, train
+from encoders.text.word_vectors import SkipGramParameters, load_word_vectors, train_word_vectors
 from lookalike.errors import BadArtifact, BadCatalogue
 from pipeline.words import trained
 
@@ -30,13 +30,15 @@ COUNTS, MATRIX_HEADER = 64, struct.Struct("<?2q")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenize = Tokenizer()
     out: Path = tmp_path_factory.mktemp("words") / "given.bin"
-    words.train([tokenize(title) for title in ELSEWHERE], out, words.Recipe(dim=WORD_DIM, buckets=BUCKETS, epochs=50))
+    train_word_vectors(
+        [tokenize(title) for title in ELSEWHERE], out, SkipGramParameters(dim=WORD_DIM, buckets=BUCKETS, epochs=50)
+    )
     return out
 
 
 def vectors_at(given: Path) -> int:
     """Where the vectors of the words begin; those of the buckets and the second matrix, of words again, follow."""
-    count = len(words.load(given).known)
+    count = len(load_word_vectors(given).words)
     return given.stat().st_size - MATRIX_HEADER.size - 4 * WORD_DIM * (2 * count + BUCKETS)
 
 
@@ -65,7 +67,9 @@ def test_the_same_file_gives_the_same_encoder_and_another_file_another(given: Pa
         return train(TITLES, tmp_path / name, kind="fasttext", word_vectors=word_vectors)
 
     other = tmp_path / "other.bin"
-    words.train([["red", "lamp"], ["blue", "mug"]], other, words.Recipe(dim=WORD_DIM, buckets=1_000, epochs=5))
+    train_word_vectors(
+        [["red", "lamp"], ["blue", "mug"]], other, SkipGramParameters(dim=WORD_DIM, buckets=1_000, epochs=5)
+    )
     assert made("a", given) == made("b", given) != made("c", other)
 
 
@@ -76,7 +80,9 @@ def test_an_update_trains_anew_only_when_the_file_has_changed(given: Path, tmp_p
     first, fresh = trained(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
     assert fresh
     assert trained(TITLES, texts, kind="fasttext", seed=0, word_vectors=given) == (first, False)
-    words.train([["red", "lamp"], ["blue", "mug"]], source, words.Recipe(dim=WORD_DIM, buckets=1_000, epochs=5))
+    train_word_vectors(
+        [["red", "lamp"], ["blue", "mug"]], source, SkipGramParameters(dim=WORD_DIM, buckets=1_000, epochs=5)
+    )
     second, fresh = trained(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
     assert fresh
     assert second != first
@@ -94,8 +100,8 @@ def test_the_command_takes_a_file(given: Path, tmp_path: Path, capsys: pytest.Ca
     ("content", "reason"),
     [
         (None, "No such file"),
-        (b"", "not a whole fastText model"),
-        (b"x" * 9_999, "not a whole fastText model: it does"),
+        (b"", "not a complete fastText model"),
+        (b"x" * 9_999, "not a complete fastText model: it does"),
     ],
 )
 def test_a_file_that_is_none_is_refused_by_its_name(tmp_path: Path, content: bytes | None, reason: str) -> None:
@@ -114,7 +120,7 @@ def test_a_file_that_is_cut_short_is_refused_where_the_library_would_crash_or_ha
     whole = given.read_bytes()
     cut = tmp_path / "vectors.bin"
     cut.write_bytes((whole + whole)[: int(len(whole) * share)])
-    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a whole fastText model"):
+    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a complete fastText model"):
         train(TITLES, tmp_path / "out", word_vectors=cut)
 
 
@@ -123,19 +129,19 @@ def test_a_file_that_knows_none_of_the_words_is_refused_and_a_catalogue_without_
 ) -> None:
     with pytest.raises(BadArtifact, match="none of the words"):
         train(["赤い靴", "白い皿"], tmp_path / "out", word_vectors=given)
-    with pytest.raises(BadCatalogue, match="no text has a word"):
+    with pytest.raises(BadCatalogue, match="the texts contain no words"):
         train(["", "★"], tmp_path / "out", word_vectors=given)
 
 
 def test_a_vocabulary_of_no_words_is_refused(given: Path, tmp_path: Path) -> None:
     empty = changed(given, tmp_path / "vectors.bin", (COUNTS, struct.pack("<2i", 0, 0)))
-    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a whole fastText model: it has no words"):
+    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a complete fastText model: it has no words"):
         train(TITLES, tmp_path / "out", word_vectors=empty)
 
 
 def test_quantised_vectors_are_refused(given: Path, tmp_path: Path) -> None:
     quantised = changed(given, tmp_path / "vectors.bin", (vectors_at(given) - MATRIX_HEADER.size, b"\1"))
-    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a whole fastText model: it is quantised"):
+    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a complete fastText model: quantised models"):
         train(TITLES, tmp_path / "out", word_vectors=quantised)
 
 
@@ -144,9 +150,9 @@ def test_quantised_vectors_are_refused(given: Path, tmp_path: Path) -> None:
 def test_vectors_that_are_no_numbers_are_refused_where_the_texts_have_their_words(
     given: Path, tmp_path: Path, kind: str, value: float
 ) -> None:
-    at = vectors_at(given) + 4 * WORD_DIM * words.load(given).known.index("lamp")
+    at = vectors_at(given) + 4 * WORD_DIM * load_word_vectors(given).words.index("lamp")
     broken = changed(given, tmp_path / "vectors.bin", (at, struct.pack("<f", value)))
-    with pytest.raises(BadArtifact, match="no finite numbers"):
+    with pytest.raises(BadArtifact, match="components that are not finite"):
         train(TITLES, tmp_path / "out", kind=kind, word_vectors=broken)
     assert not (tmp_path / "out").exists()
 
@@ -155,7 +161,7 @@ def test_vectors_that_are_no_numbers_are_refused_where_the_texts_have_their_word
 def test_a_word_whose_vector_is_no_numbers_says_nothing_where_the_texts_did_not_have_it(
     given: Path, tmp_path: Path, kind: str
 ) -> None:
-    at = vectors_at(given) + 4 * WORD_DIM * words.load(given).known.index("pink")
+    at = vectors_at(given) + 4 * WORD_DIM * load_word_vectors(given).words.index("pink")
     broken = changed(given, tmp_path / "vectors.bin", (at, struct.pack("<f", np.nan)))
     train(TITLES, tmp_path / "out", kind=kind, word_vectors=broken)
     model = text.load(tmp_path / "out")

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from encoders.image.models import versions
+from encoders.image.models import find_versions
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.metrics import LOADS, QUEUED_IMAGES
-from encoders.serving.model import Loaded, Model, ModelConfig, Version
+from encoders.serving.model import LoadedVersion, ModelConfig, ModelVersion, ServedModel
 from encoders.serving.policy import (
     AVAILABLE,
     END,
@@ -26,11 +26,11 @@ from encoders.serving.policy import (
     UNLOADING,
     Load,
     Unload,
-    aspired,
+    aspired_versions,
     next_action,
 )
 from encoders.serving.saved_model import Servable
-from encoders.serving.scheduler import Scheduler
+from encoders.serving.scheduler import BatchScheduler
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.errors import BadArtifact, DeadlineExceeded, FailedPrecondition, InvalidRequest, NotFound
 from lookalike.runtime.deadline import Deadline
@@ -40,28 +40,28 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-class Versions:
+class ModelManager:
     """What is served. `load` blocks, and is called on a thread of its own while the old versions serve on."""
 
     def __init__(
         self, configs: Sequence[ModelConfig], load: Callable[[Path], Servable], batching: BatchingParameters
     ) -> None:
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, ServedModel] = {}
         self._configure(configs)
         self._load = load
-        self._scheduler = Scheduler(batching)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._settling = asyncio.Lock()
+        self._scheduler = BatchScheduler(batching)
+        self._load_thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._reconcile_lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()  # Kept: the loop itself holds them weakly.
 
     async def start(self) -> None:
         """Load the versions there are, then assign their labels. Raises BadArtifact, FailedPrecondition."""
-        await self.settle()
+        await self.reconcile()
         for model in self._models.values():
             if not model.available():
                 raise BadArtifact(f"no version of {model.name} could be loaded: {model.error()}")
-        self._label([model.config for model in self._models.values() if model.config])
+        self._assign_labels([model.config for model in self._models.values() if model.config])
 
     async def watch(self, poll_s: float) -> None:
         """Look for new and for vanished versions every `poll_s` seconds, and when the configuration was changed.
@@ -74,33 +74,33 @@ class Versions:
                     await self._changed.wait()
             self._changed.clear()
             try:
-                await self.settle()
+                await self.reconcile()
             except OSError as error:
                 log.error("the models cannot be looked at: %s", error)
 
     def close(self) -> None:
         self._scheduler.close()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._load_thread.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.contextmanager
-    def lease(self, spec: pb.ModelSpec) -> Iterator[Loaded]:
+    def lease(self, spec: pb.ModelSpec) -> Iterator[LoadedVersion]:
         """The version that a request asks for, kept loaded until the request ends. Raises InvalidRequest, NotFound."""
-        version, loaded = self._found(spec)
-        with version.used():
+        version, loaded = self._resolve(spec)
+        with version.in_use():
             yield loaded
 
     def statuses(self, spec: pb.ModelSpec) -> list[pb.ModelVersionStatus]:
         """Of the version asked for or of all, the highest first. Raises InvalidRequest, NotFound."""
         model = self._models.get(spec.name)
-        known = model.versions if model else {}
-        number = self._number(spec)
+        versions = model.versions if model else {}
+        number = self._resolve_version(spec)
         if number is not None:
-            if number not in known:
+            if number not in versions:
                 raise NotFound(f"Could not find version {number} of model {spec.name}")
-            return [known[number].status()]
-        if not known:
+            return [versions[number].status()]
+        if not versions:
             raise NotFound(f"Could not find any versions of model {spec.name}")
-        return [known[version].status() for version in sorted(known, reverse=True)]
+        return [versions[version].status() for version in sorted(versions, reverse=True)]
 
     async def reload(self, configs: Sequence[ModelConfig], deadline: Deadline) -> None:
         """Serve these models and no others. Returns when models that are new are AVAILABLE; all else follows soon.
@@ -109,36 +109,38 @@ class Versions:
         new model
         none of whose versions could be loaded; DeadlineExceeded.
         """
-        self._label(configs)
+        self._assign_labels(configs)
         served = {name for name, model in self._models.items() if model.config}
         self._configure(configs)
         self._changed.set()
-        new = [config.name for config in configs if config.name not in served]
-        if not new:
+        new_models = [config.name for config in configs if config.name not in served]
+        if not new_models:
             return
-        settling = self._task(self.settle())  # It goes on without its caller: no version may stay half loaded.
+        reconciling = self._start_task(
+            self.reconcile()
+        )  # It goes on without its caller: no version may stay half loaded.
         try:
             async with asyncio.timeout(deadline.timeout_s()):
-                await asyncio.shield(settling)
+                await asyncio.shield(reconciling)
         except TimeoutError:
-            raise DeadlineExceeded(f"the deadline passed while {', '.join(new)} was being loaded") from None
-        for model in (self._models[name] for name in new):
+            raise DeadlineExceeded(f"the deadline passed while {', '.join(new_models)} was being loaded") from None
+        for model in (self._models[name] for name in new_models):
             if not model.available():
                 raise FailedPrecondition(f"model(s) did not become available: {model.name}: {model.error()}")
 
-    async def settle(self) -> None:
+    async def reconcile(self) -> None:
         """Look at the folders; load, and begin to unload, until what is served is what is wanted. Raises OSError."""
-        async with self._settling:
+        async with self._reconcile_lock:
             for model in list(self._models.values()):
-                await self._settle(model)
+                await self._reconcile_model(model)
 
     def _configure(self, configs: Sequence[ModelConfig]) -> None:
         for model in self._models.values():
             model.config = None
         for config in configs:
-            self._models.setdefault(config.name, Model(config.name)).config = config
+            self._models.setdefault(config.name, ServedModel(config.name)).config = config
 
-    def _label(self, configs: Sequence[ModelConfig]) -> None:
+    def _assign_labels(self, configs: Sequence[ModelConfig]) -> None:
         """All or nothing: a label may only stand for a version that is AVAILABLE. Raises FailedPrecondition."""
         for config in configs:
             available = self._models[config.name].available() if config.name in self._models else []
@@ -152,87 +154,87 @@ class Versions:
         for name, model in self._models.items():
             model.labels = labels.get(name, {})
 
-    async def _settle(self, model: Model) -> None:
-        found: dict[int, Path] = {}
+    async def _reconcile_model(self, model: ServedModel) -> None:
+        existing: dict[int, Path] = {}
         if model.config is not None:
             base = model.config.base_path
-            found = await self._on_thread(versions, base.parent, base.name)
-        wanted = aspired(model.config.policy, found) if model.config else frozenset()
+            existing = await self._run_in_thread(find_versions, base.parent, base.name)
+        aspired = aspired_versions(model.config.policy, existing) if model.config else frozenset()
         # As with TensorFlow-Serving's servable_versions_always_present: a folder that is empty for a moment, or a
         # misspelt version, is no reason to serve nothing.
-        if model.config is not None and not wanted:
+        if model.config is not None and not aspired:
             if not model.missing:
                 log.warning("no version of %s that is wanted is in %s", model.name, model.config.base_path)
             model.missing = True
             return
         model.missing = False
         for version in model.versions.values():
-            version.retired |= version.state == END and version.number not in wanted
-        while (action := next_action(model.states(), wanted)) is not None:
+            version.retired |= version.state == END and version.number not in aspired
+        while (action := next_action(model.states(), aspired)) is not None:
             match action:
                 case Load(number):
-                    await self._load_version(model, number, found[number])
+                    await self._load_version(model, number, existing[number])
                 case Unload(number):
                     self._unload_version(model.versions[number])
-        model.forget()
+        model.forget_oldest()
 
-    async def _load_version(self, model: Model, number: int, path: Path) -> None:
-        version = model.versions[number] = Version(model.name, number)
-        version.to(LOADING)
+    async def _load_version(self, model: ServedModel, number: int, path: Path) -> None:
+        version = model.versions[number] = ModelVersion(model.name, number)
+        version.set_state(LOADING)
         try:
-            servable = await self._on_thread(self._load, path)
+            servable = await self._run_in_thread(self._load, path)
         except Exception as error:  # Whatever is wrong with it, it is this version's end and no other's.
             log.error("%s, version %d, cannot be served: %s", model.name, number, error)
             LOADS.labels(model.name, "failed").inc()
             version.error = error
-            version.to(END)
+            version.set_state(END)
             return
-        loaded = Loaded(model.name, number, servable, self._scheduler.lane(servable))
+        loaded = LoadedVersion(model.name, number, servable, self._scheduler.add_session(servable))
         version.loaded = loaded
-        QUEUED_IMAGES.labels(model.name, str(number)).set_function(lambda: loaded.lane.queue.rows)
+        QUEUED_IMAGES.labels(model.name, str(number)).set_function(lambda: loaded.session.queue.rows)
         LOADS.labels(model.name, "loaded").inc()
-        version.to(AVAILABLE)
+        version.set_state(AVAILABLE)
         log.info("serving %s, version %d: %s", model.name, number, servable.encoder)
 
-    def _unload_version(self, version: Version) -> None:
-        version.to(UNLOADING)
-        self._task(self._drained(version))
+    def _unload_version(self, version: ModelVersion) -> None:
+        version.set_state(UNLOADING)
+        self._start_task(self._drain(version))
 
-    async def _drained(self, version: Version) -> None:
-        await version.unused()
+    async def _drain(self, version: ModelVersion) -> None:
+        await version.wait_until_idle()
         if version.loaded is not None:
-            self._scheduler.remove(version.loaded.lane)
+            self._scheduler.remove_session(version.loaded.session)
             QUEUED_IMAGES.remove(version.model, str(version.number))
         version.loaded = None
         # A SavedModel is full of cycles: in 24 exchanges a server grew from 0.9 to 2.9 GB without this, to 1.1 with it.
-        await self._on_thread(gc.collect)
+        await self._run_in_thread(gc.collect)
         version.retired = True
-        version.to(END)
+        version.set_state(END)
         self._changed.set()  # It may be wanted again by now.
         log.info("%s, version %d, is unloaded", version.model, version.number)
 
-    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _on_thread(self, call: Callable[..., Result], *args: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+    async def _run_in_thread(self, call: Callable[..., Result], *args: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._load_thread, call, *args)
 
-    def _found(self, spec: pb.ModelSpec) -> tuple[Version, Loaded]:
+    def _resolve(self, spec: pb.ModelSpec) -> tuple[ModelVersion, LoadedVersion]:
         if not spec.name:
             raise InvalidRequest("model_spec", "ModelSpec has no name specified.")
-        number, model = self._number(spec), self._models.get(spec.name)
+        number, model = self._resolve_version(spec), self._models.get(spec.name)
         latest = max(model.available(), default=None) if model else None
-        asked = latest if number is None else number
-        version = model.versions.get(asked) if model and asked is not None else None
+        requested = latest if number is None else number
+        version = model.versions.get(requested) if model and requested is not None else None
         if version is None or version.loaded is None or version.state != AVAILABLE:
             request = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
             raise NotFound(f"Servable not found for request: {request}")
         return version, version.loaded
 
-    def _number(self, spec: pb.ModelSpec) -> int | None:
+    def _resolve_version(self, spec: pb.ModelSpec) -> int | None:
         if spec.HasField("version"):
             return spec.version.value
         if not spec.HasField("version_label"):

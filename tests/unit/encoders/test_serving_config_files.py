@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
-from encoders.serving.config import read
-from encoders.serving.files import BATCHING, MODELS, MONITORING, files, flags, main
+from encoders.serving.config_files import BATCHING, MODELS, MONITORING, main, render_files, server_flags
+from encoders.serving.config_messages import parse_config
 from encoders.serving.settings import ModelServerSettings, batching_parameters, model_config
 from encoders.tfserving.v1.config_pb2 import BatchingParameters, ModelServerConfig, MonitoringConfig
 from lookalike.errors import BadSettings, OperatorError
@@ -60,8 +60,8 @@ print(json.dumps(json_format.MessageToDict(config, preserving_proto_field_name=T
 def test_the_models_are_those_of_the_embedded_server(tmp_path: Path, policy: str) -> None:
     (tmp_path / "mobilenet").mkdir()
     settings = ModelServerSettings(models=tmp_path, model_version_policy=policy, version_labels=("stable=2",))
-    written = text_format.Parse(files(settings)[MODELS], ModelServerConfig())
-    assert read(written, tmp_path) == [model_config(settings)]
+    written = text_format.Parse(render_files(settings)[MODELS], ModelServerConfig())
+    assert parse_config(written, tmp_path) == [model_config(settings)]
 
 
 @pytest.mark.parametrize(
@@ -75,19 +75,19 @@ def test_the_models_are_those_of_the_embedded_server(tmp_path: Path, policy: str
 )
 def test_the_batching_parameters_are_those_of_the_embedded_server(changes: dict[str, Any]) -> None:
     settings = ModelServerSettings(**changes)
-    written = text_format.Parse(files(settings)[BATCHING], BatchingParameters())
+    written = text_format.Parse(render_files(settings)[BATCHING], BatchingParameters())
     parameters = batching_parameters(settings)
     assert written.max_batch_size.value == parameters.max_batch_size
     assert written.batch_timeout_micros.value == parameters.batch_timeout_micros
     assert written.max_enqueued_batches.value == parameters.max_enqueued_batches
     assert written.num_batch_threads.value == parameters.num_batch_threads
     assert written.enable_large_batch_splitting.value == parameters.enable_large_batch_splitting
-    assert (written.max_execution_batch_size.value or written.max_batch_size.value) == parameters.execution_size
+    assert (written.max_execution_batch_size.value or written.max_batch_size.value) == parameters.max_execution_rows
     assert tuple(written.allowed_batch_sizes) == parameters.allowed_batch_sizes
 
 
 def test_metrics_are_where_tensorflow_serving_has_them() -> None:
-    written = text_format.Parse(files(ModelServerSettings())[MONITORING], MonitoringConfig()).prometheus_config
+    written = text_format.Parse(render_files(ModelServerSettings())[MONITORING], MonitoringConfig()).prometheus_config
     assert (written.enable, written.path) == (True, "/monitoring/prometheus/metrics")
 
 
@@ -104,8 +104,8 @@ def test_the_flags_that_go_with_the_files_are_printed(tmp_path: Path, capsys: py
     assert f"--model_config_file={tmp_path / MODELS}" in printed
     assert "allow_version_labels" not in printed
     labelled = ModelServerSettings(version_labels=("stable=1",), file_system_poll_wait_seconds=0.2)
-    assert "--allow_version_labels_for_unavailable_models=true" in flags(labelled, tmp_path)
-    assert "--file_system_poll_wait_seconds=1" in flags(labelled, tmp_path)
+    assert "--allow_version_labels_for_unavailable_models=true" in server_flags(labelled, tmp_path)
+    assert "--file_system_poll_wait_seconds=1" in server_flags(labelled, tmp_path)
 
 
 @pytest.mark.parametrize(

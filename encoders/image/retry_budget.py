@@ -13,14 +13,14 @@ class RetryBudget:
     again.
     """
 
-    most: float = 10.0
-    per_success: float = 0.1
+    max_tokens: float = 10.0
+    tokens_per_success: float = 0.1
     tokens: float = 10.0
 
-    def succeeded(self) -> None:
-        self.tokens = min(self.most, self.tokens + self.per_success)
+    def record_success(self) -> None:
+        self.tokens = min(self.max_tokens, self.tokens + self.tokens_per_success)
 
-    def failed(self) -> bool:
+    def record_failure(self) -> bool:
         """Count a failure; whether its call may be tried again."""
         self.tokens = max(0.0, self.tokens - 1)
-        return self.tokens > self.most / 2
+        return self.tokens > self.max_tokens / 2
