@@ -1,8 +1,8 @@
-"""MobileNet as it is served: Keras' weights as constants, every batch normalisation folded into its convolution.
+"""MobileNet for inference: batch normalisations folded into the convolutions, weights as constants. Pure TensorFlow.
 
-Constants let TensorFlow fuse a convolution with what follows it when it loads the model, which variables do not.
-Folding is what it would do itself in float32; in bfloat16 it would compute each normalisation in float32 instead.
-What that is worth: benchmarks/image_model.py. Pure, but for TensorFlow.
+With constants, unlike variables, TensorFlow fuses a convolution with the operations after it when it loads the model.
+In float32 TensorFlow would fold by itself; in bfloat16 it would compute each normalisation in float32 instead.
+Speed-up: benchmarks/image_model.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution:
-    """One layer: convolve to input / stride rows and columns, add the bias, cut off below 0 and above 6."""
+    """One layer: convolution with a stride, bias, ReLU6."""
 
     kernel: F32  # (rows, columns, in, out), or (rows, columns, channels, 1) where depthwise
     bias: F32  # (out,)
@@ -30,13 +30,13 @@ class Convolution:
 
 
 def fold_batch_norms(model: Any) -> list[Convolution]:
-    """The 27 of Keras' MobileNet, whose layers with weights are a convolution and its normalisation, in turn."""
+    """Fold the 27 layers of Keras' MobileNet, whose layers with weights alternate: convolution, batch normalisation."""
     layers = [layer for layer in model.layers if layer.weights]
     return [_fold(layer, norm) for layer, norm in zip(layers[::2], layers[1::2], strict=True)]
 
 
 def compute_features(tf: Any, layers: Iterable[Convolution], images: Any, precision: Precision) -> Any:
-    """(n, 1024) float32, means over the last layer's pixels, not normalised, of (n, 224, 224, 3) uint8."""
+    """Run the layers: (n, 224, 224, 3) uint8 to (n, 1024) float32, average-pooled, not normalised."""
     pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
     x = tf.cast(pixels, precision)
     for layer in layers:
@@ -45,15 +45,15 @@ def compute_features(tf: Any, layers: Iterable[Convolution], images: Any, precis
 
 
 def normalise_rows(tf: Any, rows: Any) -> Any:
-    """Rows of unit L2 norm, however small they were; a row of zeros stays one."""
-    # First by the largest component: features of untrained weights have norms around 1e-18, whose squares are no
-    # float32 any more, and no epsilon is small enough to add.
+    """Scale rows to unit L2 norm, however small they are; zero rows stay zero."""
+    # Divide by the largest component first: features of untrained weights have norms around 1e-18, whose squares
+    # underflow float32, and no epsilon is small enough to add.
     scaled = tf.math.divide_no_nan(rows, tf.reduce_max(tf.abs(rows), axis=1, keepdims=True))
     return tf.math.divide_no_nan(scaled, tf.norm(scaled, axis=1, keepdims=True))
 
 
 def _fold(layer: Any, norm: Any) -> Convolution:
-    """In float64, so that folding rounds once."""
+    """Fold one normalisation into its convolution. In float64, so that the result is rounded only once."""
     import keras
 
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
@@ -78,5 +78,5 @@ def _convolve(tf: Any, layer: Convolution, x: Any) -> Any:
     dtype = x.dtype.as_numpy_dtype
     kernel, bias = tf.constant(layer.kernel.astype(dtype)), tf.constant(layer.bias.astype(dtype))
     convolve = tf.nn.depthwise_conv2d if layer.depthwise else tf.nn.conv2d
-    # On sides that a stride of 2 divides, all of them here, SAME pads as Keras does: below and to the right.
+    # SAME pads as Keras does, below and to the right, if the stride of 2 divides the sides: true of all layers here.
     return tf.nn.bias_add(convolve(x, kernel, strides=[1, layer.stride, layer.stride, 1], padding="SAME"), bias)

@@ -1,4 +1,4 @@
-"""`lookalike encoders list`: the image models there are, every version of them. Reads files."""
+"""The command `lookalike encoders list`: list every version of the image model. Reads files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EPILOG = """examples:
   lookalike encoders list models
   lookalike encoders list models --json | jq -r '.[].encoder'
 
-A version that a server would refuse is listed with its damage. Nothing is changed, and TensorFlow is not loaded."""
+A version that a server would refuse is listed with its error. Read-only; TensorFlow is not loaded."""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -27,8 +27,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("models", metavar="MODELS_DIR", type=Path, help="where 'lookalike encoders export' wrote them")
-    parser.add_argument("--json", action="store_true", help="print them as JSON")
+    parser.add_argument(
+        "models", metavar="MODELS_DIR", type=Path, help="the folder that 'lookalike encoders export' wrote to"
+    )
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
     options = parser.parse_args(argv)
     listings = list_versions(options.models)
     if options.json:
@@ -42,9 +44,9 @@ def _show(console: Console, models: Path, listings: Sequence[ModelListing]) -> N
     if not listings:
         console.print(f"no model in {models}; 'lookalike encoders export {models}' writes one")
         return
-    # The fingerprint whole, on as many lines as it takes: other commands ask for it.
+    # Never truncate the fingerprint: other commands take it as an argument.
     table = Table("version", Column("encoder", overflow="fold"), "precision", "weights", "MB")
     for listing in listings:
         size = f"{listing.size_bytes / 1e6:.1f}"
-        table.add_row(str(listing.version), listing.encoder or listing.damage, listing.precision, listing.weights, size)
+        table.add_row(str(listing.version), listing.encoder or listing.error, listing.precision, listing.weights, size)
     console.print(table)

@@ -1,7 +1,7 @@
 """Export Keras' MobileNet v1 (α 1.0, 224 px, average pooling) as a SavedModel that TF-Serving serves. Writes files.
 
-Preparing the pixels, normalising the features and naming the encoder happen inside the graph: a client sends bytes,
-and every row of every answer says which weights made it.
+Scaling the pixels, normalising the features and naming the encoder are part of the graph: a client sends uint8 pixels,
+and every output row contains the fingerprint of the weights.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from lookalike.runtime import telemetry
 log = logging.getLogger(__name__)
 
 _NO_DOWNLOAD = (
-    "the ImageNet weights could not be downloaded ({error}); give a file of them with --weights FILE, "
-    "or --weights untrained for a model that only tells apart what looks very different"
+    "the ImageNet weights could not be downloaded ({error}); give them as a file with --weights FILE, "
+    "or use --weights untrained for a model that only separates images that look very different"
 )
 _EXAMPLES = """\
 examples:
   lookalike encoders export models                                ImageNet weights, downloaded by Keras
   lookalike encoders export models --weights mobilenet.weights.h5
-  lookalike encoders export models --weights untrained --seed 1   no weights at all; says so in every answer
-  lookalike encoders export models --precision bfloat16           half the CPU time where it has AVX512_BF16 or AMX
+  lookalike encoders export models --weights untrained --seed 1   random weights; every response says so
+  lookalike encoders export models --precision bfloat16           half the CPU time with AVX512_BF16 or AMX
 
-A version of other precision is another encoder: an index that was built with one is never asked with the other.
+A version of another precision is another encoder: an index built with one is never searched with the other.
 """
 WARM_UP_IMAGES: Final = (1, 8, 16)
 
@@ -62,12 +62,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("models", metavar="MODELS_DIR", type=Path, help="where the models are")
+    parser.add_argument("models", metavar="MODELS_DIR", type=Path, help="folder of the exported models")
     parser.add_argument("--weights", default="imagenet", metavar="imagenet|untrained|FILE", help="default: imagenet")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the layers; default: float32")
-    parser.add_argument("--model-version", type=int, metavar="N", help="default: one more than the highest there is")
-    parser.add_argument("--seed", type=arguments.seed, default=0, help="of untrained weights; default: 0")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.add_argument("--model-version", type=int, metavar="N", help="default: the highest existing version + 1")
+    parser.add_argument("--seed", type=arguments.seed, default=0, help="seed of untrained weights; default: 0")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(argv)
     telemetry.configure_logging("info")
     exported = export(
@@ -78,8 +78,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         seed=options.seed,
         tf=import_tensorflow(environ),
     )
-    outcome = {"path": str(exported.path), "version": exported.version, "encoder": exported.encoder}
-    print(json.dumps(outcome) if options.json else f"{exported.encoder} is {exported.path}")
+    result = {"path": str(exported.path), "version": exported.version, "encoder": exported.encoder}
+    print(json.dumps(result) if options.json else f"{exported.encoder} is {exported.path}")
     return 0
 
 
@@ -92,24 +92,24 @@ def export(
     seed: int = 0,
     tf: Any,
 ) -> ExportedModel:
-    """Write a version; when none is asked for and the highest one is this encoder already, that one is it.
+    """Export a new version. Without `version`, if the highest existing version is this encoder already, return that.
 
     weights:   "imagenet", "untrained", or a file that Keras can read.
-    precision: of the layers; features are float32 always.
-    tf:        what `tensorflow_runtime.tensorflow` gave.
-    Raises BadSettings, BadArtifact or OperatorError; leaves nothing half-written.
+    precision: of the layers; features are always float32.
+    tf:        the result of `tensorflow_runtime.import_tensorflow`.
+    Raises BadSettings, BadArtifact or OperatorError; never leaves a partial version.
     """
     existing = find_versions(models)
     highest = max(existing, default=0)
     number = highest + 1 if version is None else version
     if not 1 <= number <= MAX_VERSION:
-        raise BadSettings(f"--model-version {number}: not in 1..{MAX_VERSION}")
+        raise BadSettings(f"--model-version {number}: expected 1..{MAX_VERSION}")
     if version in existing:
-        raise BadSettings(f"--model-version {version}: it exists already")
+        raise BadSettings(f"--model-version {version}: this version already exists")
     net = build_network(weights, seed)
     encoder = weights_fingerprint(net.get_weights(), trained=weights != "untrained", precision=precision)
     if weights == "untrained":
-        log.warning("UNTRAINED weights (%s): good for trying things out, not for finding similar products", encoder)
+        log.warning("UNTRAINED weights (%s): for trying out only, not for finding similar products", encoder)
     if version is None and existing and _has_fingerprint(existing[highest], encoder):
         return ExportedModel(path=existing[highest], version=highest, encoder=encoder)
     metadata = {
@@ -133,7 +133,7 @@ def build_network(weights: str, seed: int = 0) -> Any:
     if weights == "imagenet":
         try:
             return keras.applications.MobileNet(weights="imagenet", **shape)
-        except Exception as error:  # Keras raises a bare Exception for a failed download.
+        except Exception as error:  # Keras raises a plain Exception for a failed download.
             raise OperatorError(_NO_DOWNLOAD.format(error=error)) from error
     net = keras.applications.MobileNet(weights=None, **shape)
     if weights != "untrained":
@@ -144,20 +144,20 @@ def build_network(weights: str, seed: int = 0) -> Any:
 def weights_fingerprint(
     weights: Sequence[npt.NDArray[np.float32]], *, trained: bool, precision: Precision = "float32"
 ) -> str:
-    """`mobilenet-[untrained-][bfloat16-]<12 hex>`: of Keras' numbers, whatever file they came in.
+    """`mobilenet-[untrained-][bfloat16-]<12 hex>`: a digest of the values of the weights, independent of their file.
 
-    In bfloat16 a vector lies up to 0.05 from float32's (cosine 0.9986, benchmarks/image_model): another encoder.
+    A bfloat16 vector is up to 0.05 from its float32 vector (cosine 0.9986, benchmarks/image_model): another encoder.
     """
     digest = hashlib.sha256()
-    for part in weights:
-        digest.update(f"{part.shape}{part.dtype.str}".encode())
-        digest.update(np.ascontiguousarray(part).tobytes())
-    words = [MODEL, *([] if trained else ["untrained"]), *([] if precision == "float32" else [precision])]
-    return "-".join([*words, digest.hexdigest()[:12]])
+    for array in weights:
+        digest.update(f"{array.shape}{array.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    parts = [MODEL, *([] if trained else ["untrained"]), *([] if precision == "float32" else [precision])]
+    return "-".join([*parts, digest.hexdigest()[:12]])
 
 
 def serving_module(tf: Any, layers: Sequence[Convolution], encoder: str, precision: Precision) -> Any:
-    """A module whose one function has the signature that `encoders.image.signature` describes."""
+    """A tf.Module whose one function has the signature of `encoders.image.signature`."""
 
     class ServingModule(tf.Module):  # type: ignore[misc]  # tf is Any
         @tf.function(  # type: ignore[untyped-decorator]
@@ -171,17 +171,17 @@ def serving_module(tf: Any, layers: Sequence[Convolution], encoder: str, precisi
 
 
 def _has_fingerprint(path: Path, encoder: str) -> bool:
-    """Whether a version is that of the encoder; one whose card is damaged is of none."""
+    """Whether a version has this fingerprint. False, with a warning, if its metadata is damaged."""
     try:
         return read_fingerprint(path) == encoder
-    except BadArtifact as damage:
-        log.warning("%s; a new version goes beside it", damage)
+    except BadArtifact as error:
+        log.warning("%s; exporting a new version", error)
         return False
 
 
 def _load_weights(net: Any, weights: Path) -> None:
     if not weights.is_file():
-        raise BadArtifact(f"--weights {weights}: neither imagenet, nor untrained, nor a file")
+        raise BadArtifact(f"--weights {weights}: not imagenet, untrained or an existing file")
     try:
         net.load_weights(str(weights))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -189,23 +189,23 @@ def _load_weights(net: Any, weights: Path) -> None:
 
 
 def _write(tf: Any, module: Any, metadata: Mapping[str, Any], path: Path) -> Path:
-    """Beside it first, under a name no server takes for a version; then a rename."""
+    """Write to a staging directory, whose name no server takes for a version, and rename it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent, ignore_cleanup_errors=True) as staging:
-            unfinished = Path(staging)
-            tf.saved_model.save(module, str(unfinished), signatures={SIGNATURE: module.serve})
-            (unfinished / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
-            _write_warm_up(tf, unfinished)
-            unfinished.chmod(0o755)  # Its own 0700 would keep a server out that runs as another user.
-            os.rename(unfinished, path)
+            staging_path = Path(staging)
+            tf.saved_model.save(module, str(staging_path), signatures={SIGNATURE: module.serve})
+            (staging_path / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+            _write_warm_up(tf, staging_path)
+            staging_path.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user.
+            os.rename(staging_path, path)
     except OSError as error:
         raise OperatorError(f"{path} cannot be written: {error}") from error
     return path
 
 
 def _write_warm_up(tf: Any, folder: Path) -> None:
-    """Requests that TF-Serving answers before it calls the version AVAILABLE: one image, and batches."""
+    """Write the warm-up requests that TF-Serving runs before a version is AVAILABLE: one image, and batches."""
     extra = folder / "assets.extra"
     extra.mkdir()
     with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:

@@ -1,4 +1,4 @@
-"""Folders of exported models, as TF-Serving reads them: MODELS_DIR/<name>/<version>/. Reads files, no TensorFlow."""
+"""Find exported models in TF-Serving's layout, MODELS_DIR/<name>/<version>/. Reads files, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Final
 from encoders.image.signature import MODEL
 from lookalike.errors import BadArtifact
 
-METADATA_FILE: Final = "fingerprint.json"  # Beside saved_model.pb; TF-Serving reads only the names it knows.
+METADATA_FILE: Final = "fingerprint.json"  # Beside saved_model.pb; TF-Serving ignores unknown files.
 
-MAX_VERSION: Final = (1 << 63) - 1  # The messages and TF-Serving count versions in 64 bits with a sign.
+MAX_VERSION: Final = (1 << 63) - 1  # Versions are int64 in TF-Serving and its messages.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,39 +27,39 @@ class ModelListing:
     path: Path
     version: int
     size_bytes: int
-    encoder: str = ""  # its fingerprint; "" where the card is damaged, of which `damage` tells
-    damage: str = ""
-    precision: str = ""  # of its layers, and below the name of the weights; "" where the card does not say
-    weights: str = ""
+    encoder: str = ""  # its fingerprint; "" if the metadata cannot be read, see `error`
+    error: str = ""
+    precision: str = ""  # of its layers; "" if not in the metadata
+    weights: str = ""  # name of the weights; "" if not in the metadata
 
 
 def find_versions(models: Path, name: str = MODEL) -> dict[int, Path]:
-    """Every version there is, ascending; as in TF-Serving, only whole numbers up to MAX_VERSION count."""
+    """All versions of a model, ascending. As in TF-Serving, only folders named by an integer <= MAX_VERSION count."""
     folder = models / name
-    found = {int(path.name): path for path in folder.iterdir() if _is_version(path)} if folder.is_dir() else {}
-    return dict(sorted(found.items()))
+    versions = {int(path.name): path for path in folder.iterdir() if _is_version(path)} if folder.is_dir() else {}
+    return dict(sorted(versions.items()))
 
 
 def find_model(models: Path, version: int | None = None, name: str = MODEL) -> ExportedModel:
-    """The version asked for, else the highest. Raises BadArtifact when there is none, or it is damaged."""
-    found = find_versions(models, name)
-    if not found or (version is not None and version not in found):
-        wanted = "model" if version is None else f"version {version}"
+    """Find the given version, or the highest. Raises BadArtifact if there is none or its metadata is damaged."""
+    versions = find_versions(models, name)
+    if not versions or (version is not None and version not in versions):
+        missing = "model" if version is None else f"version {version}"
         raise BadArtifact(
-            f"no {wanted} in {models / name} (there: {', '.join(map(str, found)) or 'nothing'}); "
-            f"'lookalike encoders export {models}' writes one"
+            f"no {missing} in {models / name} (found: {', '.join(map(str, versions)) or 'none'}); "
+            f"create one with 'lookalike encoders export {models}'"
         )
-    number = max(found) if version is None else version
-    return ExportedModel(path=found[number], version=number, encoder=read_fingerprint(found[number]))
+    number = max(versions) if version is None else version
+    return ExportedModel(path=versions[number], version=number, encoder=read_fingerprint(versions[number]))
 
 
 def list_versions(models: Path, name: str = MODEL) -> list[ModelListing]:
-    """Every version there is, ascending, the damaged ones too."""
+    """Describe all versions of a model, ascending, damaged ones included."""
     return [_describe(number, path) for number, path in find_versions(models, name).items()]
 
 
 def read_fingerprint(path: Path) -> str:
-    """The fingerprint on the card of a version. Raises BadArtifact."""
+    """The fingerprint in the metadata of a version. Raises BadArtifact."""
     encoder: str = _read_metadata(path)["encoder"]
     return encoder
 
@@ -68,8 +68,8 @@ def _describe(number: int, path: Path) -> ModelListing:
     size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
         metadata = _read_metadata(path)
-    except BadArtifact as damage:
-        return ModelListing(path=path, version=number, size_bytes=size_bytes, damage=str(damage))
+    except BadArtifact as error:
+        return ModelListing(path=path, version=number, size_bytes=size_bytes, error=str(error))
     return ModelListing(
         path=path,
         version=number,
@@ -81,7 +81,7 @@ def _describe(number: int, path: Path) -> ModelListing:
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    """What the export wrote beside the model; "encoder" is there, and names one. Raises BadArtifact."""
+    """Read the metadata that the export wrote beside the model. Raises BadArtifact unless it names the encoder."""
     try:
         metadata: dict[str, Any] = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
         encoder = metadata["encoder"]

@@ -1,7 +1,7 @@
-"""Encoded photos to the pixels MobileNet looks at: one function for a query and for the catalogue. Pure (Pillow).
+"""Decode an image file and resize it for MobileNet, the same for queries and for the catalogue. Pure (Pillow).
 
-The photo is squashed to a square with a bilinear filter, without keeping its proportions: that is how Keras resizes and
-how the network's ImageNet weights met their pictures. Colour profiles are ignored, as they are there.
+The image is resized to a square with a bilinear filter, without keeping its aspect ratio, as Keras does and as the
+ImageNet weights were trained. Colour profiles are ignored, as in that training.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lookalike.limits import MAX_IMAGE_BYTES
 
 SIDE_PX: Final = 224
-# Decoding takes up to 8 bytes a pixel (a progressive CMYK JPEG, of which libjpeg keeps every coefficient); a WebP 16
-# (two canvases, their bytes, Pillow's image): 400 MB at the worst. A PNG, GIF or BMP takes 4, and an eighth of 8 more.
+# Decoding takes up to 8 bytes per pixel (a progressive CMYK JPEG, whose coefficients libjpeg all keeps), a WebP 16 (two
+# canvases, their bytes, Pillow's image): at worst 400 MB. A PNG, GIF or BMP takes 4, plus an eighth of 8.
 MAX_PIXELS: Final = 50_000_000
 MAX_WEBP_PIXELS: Final = 25_000_000
-# A JPEG of one scan is scaled down while it is decoded, a row of blocks at a time: so large a square takes 20 MB. The
-# most, 310 MB, takes one of 65,500 × 895, which is too flat to be scaled. At 178,956,970 pixels Pillow itself gives up.
+# A one-scan JPEG is scaled down while it is decoded, a row of blocks at a time: a square of this size takes 20 MB. The
+# worst case, 310 MB, is 65,500 × 895, too flat to be scaled. Pillow itself refuses more than 178,956,970 pixels.
 MAX_ONE_SCAN_PIXELS: Final = 150_000_000
-# Each scan of a JPEG of several goes over all its pixels, however few bytes it has: 0.04 s of CPU for 50 million. So
-# large a picture may have 50 scans, a smaller one more; Pillow writes 10, of CMYK 18.
+# Each scan of a multi-scan JPEG covers all pixels, however few bytes it has: 0.04 s of CPU for 50 million pixels. This
+# allows 50 scans of such an image, more of smaller ones; Pillow writes 10, and 18 for CMYK.
 MAX_SCANNED_PIXELS: Final = 2_500_000_000
-MAX_RUN_LENGTH_PIXELS: Final = 2_000_000  # Of a BMP: Pillow decodes run lengths in Python, 50 million pixels in 8 s.
-# Of a JPEG; photos have a few. With each, Pillow copies those before: 39,000 take 7 s.
+MAX_RUN_LENGTH_PIXELS: Final = 2_000_000  # Of a BMP: Pillow decodes run lengths in Python, 8 s for 50 million pixels.
+# Of a JPEG; normally a few. Pillow copies all previous segments for each one: 39,000 take 7 s.
 MAX_EXIF_SEGMENTS: Final = 1_000
-MAX_SIDE_PX: Final = 65_535  # What a JPEG can be; a picture a pixel high and millions wide is an attack.
+MAX_SIDE_PX: Final = 65_535  # The maximum of a JPEG; an image of 1 × millions of pixels is an attack.
 
 _SIGNATURES: Final = {
     "JPEG": re.compile(rb"\xff\xd8\xff"),
@@ -41,21 +41,21 @@ _SIGNATURES: Final = {
     "GIF": re.compile(rb"GIF8[79]a"),
     "BMP": re.compile(rb"BM"),
 }
-# Markers of a JPEG's segments: sequential frames by Huffman codes; a scan; tables, intervals, APP0 to 15, comments.
+# JPEG segment markers: sequential Huffman frames; start of scan; tables, restart intervals, APP0 to APP15, comments.
 _SEQUENTIAL: Final = (0xC0, 0xC1)
 _START_OF_SCAN: Final = 0xDA
 _OTHER_SEGMENTS: Final = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)
 _SIZE: Final = (SIDE_PX, SIDE_PX)
-# Above so many pixels the square is made in bands, so that an eighth of the picture is held in colour at a time.
+# Larger images are resized in 8 bands, so that only an eighth of the image is converted to colour at a time.
 _UNBANDED_PIXELS: Final = 4_000_000
 _BAND_PX: Final = SIDE_PX // 8
-# What Pillow warns of is decided here, or is harmless (damaged EXIF: not rotated). A filter and not `catch_warnings`,
-# which changes the whole process and goes wrong when two threads decode.
+# Pillow's warnings are about limits that this module checks, or harmless (damaged EXIF: not rotated). Not
+# `catch_warnings`, which changes global state and is not safe when two threads decode.
 _IGNORE_PILLOW_WARNINGS: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 class BadImage(ValueError):
-    """Not a picture that can be encoded; `reason` says why, in words for whoever sent it."""
+    """An image that cannot be decoded or is too large; `reason` says why, for the sender of the image."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -63,10 +63,10 @@ class BadImage(ValueError):
 
 
 def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
-    """(224, 224, 3) uint8 RGB of a JPEG, PNG, WebP, GIF or BMP: upright, transparency on white, the first frame.
+    """Decode a JPEG, PNG, WebP, GIF or BMP to (224, 224, 3) uint8 RGB: upright, on white, the first frame.
 
-    Type, bytes and pixels are checked by the header, before anything is decoded. Raises BadImage; MemoryError, which is
-    not the photo's fault. Safe in threads.
+    Format and size are checked in the header, before decoding. Raises BadImage, or MemoryError, which is not the fault
+    of the image. Thread-safe.
     """
     format_name = _detect_format(data)
     max_pixels = _max_pixels(format_name, data)
@@ -85,16 +85,16 @@ def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
     except UnidentifiedImageError:
         raise BadImage(f"its {format_name} header is damaged") from None
     except Image.DecompressionBombError:
-        raise BadImage(f"far more than {max_pixels:,} pixels, which are allowed") from None
-    except Exception as error:  # Pillow says "bad bytes" with OSError, ValueError, SyntaxError, TypeError, and others.
+        raise BadImage(f"far more than the {max_pixels:,} pixels allowed") from None
+    except Exception as error:  # For bad bytes Pillow raises OSError, ValueError, SyntaxError, TypeError, and others.
         raise BadImage(f"a damaged {format_name}: {error or type(error).__name__}") from error
 
 
 def _detect_format(data: bytes) -> str:
     if not data:
-        raise BadImage("no bytes")
+        raise BadImage("the image is empty")
     if len(data) > MAX_IMAGE_BYTES:
-        raise BadImage(f"{len(data):,} bytes, {MAX_IMAGE_BYTES:,} are allowed")
+        raise BadImage(f"{len(data):,} bytes, at most {MAX_IMAGE_BYTES:,} are allowed")
     for format_name, signature in _SIGNATURES.items():
         if signature.match(data):
             return format_name
@@ -112,8 +112,8 @@ def _max_pixels(format_name: str, data: bytes) -> int:
 def _is_one_scan(data: bytes) -> bool:
     """Whether a JPEG is sequential, with all components in its first scan (ITU-T T.81, annex B).
 
-    Of all others, progressive ones among them, libjpeg keeps every coefficient. What does not lie segment by segment is
-    taken for one of these, though libjpeg may read it.
+    For all others, such as progressive ones, libjpeg keeps every coefficient. False too for bytes that are not a clean
+    sequence of segments, although libjpeg may be able to read them.
     """
     offset, components = 2, 0
     while len(head := data[offset : offset + 10]) == 10 and head[0] == 0xFF:
@@ -129,35 +129,35 @@ def _is_one_scan(data: bytes) -> bool:
 
 
 def _is_run_length_encoded(bmp: bytes) -> bool:
-    """Whether a BMP is compressed as RLE8 or RLE4. The oldest header, of 12 bytes, has no compression."""
+    """Whether a BMP is compressed as RLE8 or RLE4. The oldest header, of 12 bytes, has no compression field."""
     return bmp[14:18] != b"\x0c\0\0\0" and int.from_bytes(bmp[30:34], "little") in (1, 2)
 
 
 def _check_exif(jpeg: bytes) -> None:
-    """A marker is found by its bytes: it cannot be within a scan, and elsewhere comes by chance in 64 KiB once."""
+    """Count the markers by their bytes, which cannot occur within a scan, and elsewhere by chance once in 64 KiB."""
     segments = jpeg.count(b"\xff\xe1")
     if segments > MAX_EXIF_SEGMENTS:
-        raise BadImage(f"{segments:,} segments of EXIF or XMP, {MAX_EXIF_SEGMENTS:,} are allowed")
+        raise BadImage(f"{segments:,} segments of EXIF or XMP, at most {MAX_EXIF_SEGMENTS:,} are allowed")
 
 
 def _check_scans(jpeg: bytes, width_px: int, height_px: int) -> None:
-    """libjpeg refuses a second scan where the first has all components: `_is_one_scan` needs no check."""
+    """Bound the work of a multi-scan JPEG. After one scan with all components, libjpeg refuses a second."""
     scans = jpeg.count(b"\xff\xda")
     if scans * width_px * height_px > MAX_SCANNED_PIXELS:
         max_scans = MAX_SCANNED_PIXELS // (width_px * height_px)
-        raise BadImage(f"{scans:,} scans of {width_px} × {height_px} pixels, {max_scans:,} are allowed")
+        raise BadImage(f"{scans:,} scans of {width_px} × {height_px} pixels, at most {max_scans:,} are allowed")
 
 
 def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:
     if not (1 <= width_px <= MAX_SIDE_PX and 1 <= height_px <= MAX_SIDE_PX):
-        raise BadImage(f"{width_px} × {height_px} pixels: a side has 1 to {MAX_SIDE_PX:,}")
+        raise BadImage(f"{width_px} × {height_px} pixels: a side must have 1 to {MAX_SIDE_PX:,}")
     if width_px * height_px > max_pixels:
-        raise BadImage(f"{width_px} × {height_px} pixels, {max_pixels:,} are allowed")
+        raise BadImage(f"{width_px} × {height_px} pixels, at most {max_pixels:,} are allowed")
 
 
 def _to_square(image: Image.Image) -> Image.Image:
-    """Shrink first: turning it upright and laying it on white are the same on the small square, and cost nothing."""
-    # A JPEG is decoded at 1/2, 1/4 or 1/8 as long as twice the pixels needed remain. Other formats ignore it.
+    """Resize first: rotating and compositing on white give the same on the small square, at no cost."""
+    # Decode a JPEG at 1/2, 1/4 or 1/8 if at least twice the needed pixels remain. Other formats ignore this.
     image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))
     image.load()
     square = _resize(image)
@@ -167,14 +167,14 @@ def _to_square(image: Image.Image) -> Image.Image:
 
 
 def _resize(image: Image.Image) -> Image.Image:
-    """RGB, or RGBA where something is transparent. Bands differ from the whole by what rounding does."""
+    """Resize to RGB, or RGBA with transparency. In bands the result differs only by rounding."""
     if image.width * image.height <= _UNBANDED_PIXELS:
         return _to_colour(image).resize(_SIZE, Image.Resampling.BILINEAR)
     square = Image.new(_colour_mode(image), _SIZE)
     scale = image.height / SIDE_PX
     for top in range(0, SIDE_PX, _BAND_PX):
         begin, end = top * scale, (top + _BAND_PX) * scale
-        # The filter looks one row of the square, and at least one of the picture, beyond the band.
+        # The filter reaches one row of the square, and at least one of the image, beyond the band.
         first = max(0, math.floor(begin - max(scale, 1)))
         last = min(image.height, math.ceil(end + max(scale, 1)))
         strip = _to_colour(image.crop((0, first, image.width, last)))
@@ -189,14 +189,14 @@ def _rotate_upright(square: Image.Image, exif: bytes) -> Image.Image:
         return ImageOps.exif_transpose(square)
     except MemoryError:
         raise
-    except Exception:  # As many kinds as above. Every browser shows a photo whose EXIF is damaged, as it lies.
+    except Exception:  # As many types as above. Browsers show an image with damaged EXIF unrotated.
         return square
 
 
 def _to_colour(image: Image.Image) -> Image.Image:
-    """RGB, or RGBA where something is transparent; the image itself where it is that already."""
+    """Convert to RGB, or RGBA with transparency, if it is not already."""
     mode = _colour_mode(image)
-    if image.mode.startswith("I"):  # 16 bits of grey, which `convert` would cut off at 255.
+    if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip at 255.
         image = Image.fromarray((np.asarray(image, dtype=np.uint32) // 257).astype(np.uint8))
     return image if image.mode == mode else image.convert(mode)
 

@@ -1,4 +1,4 @@
-"""How often a call may be tried again: a budget that successes fill and failures empty. Pure."""
+"""A retry budget: a token bucket that successes fill and failures drain. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class RetryBudget:
-    """gRPC's retryThrottling (proposal A6): when most calls fail, trying each twice only doubles the load.
+    """gRPC's retryThrottling (proposal A6): while most calls fail, retries would only double the load.
 
-    A failure takes one token, a success gives `per_success` back; with half of them or fewer left, nothing is tried
-    again.
+    A failure takes one token, a success adds `tokens_per_success`. Retries need more than half of the tokens.
     """
 
     max_tokens: float = 10.0
@@ -21,6 +20,6 @@ class RetryBudget:
         self.tokens = min(self.max_tokens, self.tokens + self.tokens_per_success)
 
     def record_failure(self) -> bool:
-        """Count a failure; whether its call may be tried again."""
+        """Record a failure; return whether the call may be retried."""
         self.tokens = max(0.0, self.tokens - 1)
         return self.tokens > self.max_tokens / 2

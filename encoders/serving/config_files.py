@@ -1,4 +1,4 @@
-"""`lookalike encoders serving-config`: the settings of the embedded model server as TensorFlow-Serving's files."""
+"""The command `lookalike encoders serving-config`: write the model server's settings as TensorFlow-Serving's files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ examples:
   lookalike encoders serving-config /data/models tf-serving
   lookalike encoders serving-config /data/models tf-serving --max-batch-size 16 --version-labels stable=3,canary=4
 
-The options are settings of 'lookalike serve model-server'; its variables are read, too."""
+The options are settings of 'lookalike serve model-server'; its environment variables are read too."""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -50,15 +50,17 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("models", metavar="MODELS_DIR", help="where TensorFlow-Serving will find mobilenet/<version>")
-    parser.add_argument("out", metavar="OUT_DIR", type=Path, help="where the files are written")
+    parser.add_argument(
+        "models", metavar="MODELS_DIR", help="folder in which TensorFlow-Serving finds mobilenet/<version>"
+    )
+    parser.add_argument("out", metavar="OUT_DIR", type=Path, help="folder to write the files to")
     defaults = {each.name: each for each in dataclasses.fields(ModelServerSettings)}
     for name in _SHARED_SETTINGS:
         text = f"{defaults[name].metadata['help']} [default: {defaults[name].default!r}]"
         parser.add_argument(_flag(name), metavar="VALUE", help=text.replace("%", "%%"))
     options = vars(parser.parse_args(argv))
     if not Path(options["models"]).is_absolute():
-        raise BadSettings(f"MODELS_DIR {options['models']}: TensorFlow-Serving takes absolute paths only")
+        raise BadSettings(f"MODELS_DIR {options['models']}: TensorFlow-Serving requires an absolute path")
     arguments = [
         argument for name in _SHARED_SETTINGS if options[name] is not None for argument in (_flag(name), options[name])
     ]
@@ -69,7 +71,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def render_files(settings: ModelServerSettings) -> dict[str, str]:
-    """Name to content, in protocol buffers' text format. Raises BadSettings."""
+    """File name -> content, in protocol buffers' text format. Raises BadSettings."""
     prometheus = pb.PrometheusConfig(enable=True, path=METRICS_PATH)
     messages: dict[str, Message] = {
         MODELS: config_messages.config_to_message([model_config(settings)]),
@@ -80,7 +82,7 @@ def render_files(settings: ModelServerSettings) -> dict[str, str]:
 
 
 def write_files(settings: ModelServerSettings, folder: Path) -> None:
-    """Raises BadSettings, OperatorError."""
+    """Write the files to `folder`. Raises BadSettings, OperatorError."""
     contents = render_files(settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,16 +93,16 @@ def write_files(settings: ModelServerSettings, folder: Path) -> None:
 
 
 def server_flags(settings: ModelServerSettings, folder: Path) -> list[str]:
-    """Those of tensorflow_model_server that go with the files."""
+    """The flags of tensorflow_model_server that go with the files."""
     label_flags = ["--allow_version_labels_for_unavailable_models=true"] if settings.version_labels else []
     return [
         f"--model_config_file={folder / MODELS}",
         "--enable_batching=true",
         f"--batching_parameters_file={folder / BATCHING}",
         f"--monitoring_config_file={folder / MONITORING}",
-        "--rest_api_port=8501",  # Metrics are served there.
+        "--rest_api_port=8501",  # Metrics are served on this port.
         f"--file_system_poll_wait_seconds={math.ceil(settings.file_system_poll_wait_seconds)}",
-        *label_flags,  # At its start no version is loaded yet, and labels would be refused.
+        *label_flags,  # At startup no version is loaded yet, and labels would be refused.
     ]
 
 

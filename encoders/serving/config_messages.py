@@ -1,4 +1,4 @@
-"""TensorFlow-Serving's configuration messages to and from ours. Touches the file system only to check base paths."""
+"""Convert TensorFlow-Serving's ModelServerConfig to and from ModelConfig. Only I/O: checks that base paths exist."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PolicyMessage = pb.FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 
 def parse_config(config: pb.ModelServerConfig, models: Path) -> list[ModelConfig]:
-    """What a ReloadConfigRequest asks for. Raises InvalidRequest, in TensorFlow-Serving's words where it has them.
+    """Parse the config of a ReloadConfigRequest. Raises InvalidRequest, with TensorFlow-Serving's messages.
 
-    models: base paths are folders in it; from a request leads no path to anywhere else.
+    models: the only folder in which a request's base paths may be.
     """
     if config.WhichOneof("config") != "model_config_list":
         kinds = "Only ModelConfigList is currently supported"

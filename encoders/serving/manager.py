@@ -1,7 +1,7 @@
-"""The models that are served, each in its versions: loaded, labelled, leased to requests and unloaded. One event loop.
+"""Manage the versions of the served models: load, label, lease to requests, drain and unload. Reads files.
 
-A version goes START, LOADING, AVAILABLE, UNLOADING, END; one that fails to load ends with the error. What to do next is
-decided by `encoders.serving.policy`; a version that requests still use is let go when the last of them ends.
+A version goes through START, LOADING, AVAILABLE, UNLOADING, END; one that fails to load ends with its error. What to do
+next is decided by `encoders.serving.policy`; a version in use is unloaded when its last request ends. One event loop.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ Result = TypeVar("Result")
 
 
 class ModelManager:
-    """What is served. `load` blocks, and is called on a thread of its own while the old versions serve on."""
+    """The served models (TensorFlow-Serving's AspiredVersionsManager).
+
+    load: loads a version; blocking, called on a separate thread while the old versions keep serving.
+    """
 
     def __init__(
         self, configs: Sequence[ModelConfig], load: Callable[[Path], Servable], batching: BatchingParameters
@@ -53,10 +56,10 @@ class ModelManager:
         self._load_thread = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._reconcile_lock = asyncio.Lock()
         self._changed = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()  # Kept: the loop itself holds them weakly.
+        self._tasks: set[asyncio.Task[None]] = set()  # The event loop holds tasks only weakly.
 
     async def start(self) -> None:
-        """Load the versions there are, then assign their labels. Raises BadArtifact, FailedPrecondition."""
+        """Load the aspired versions, then assign their labels. Raises BadArtifact, FailedPrecondition."""
         await self.reconcile()
         for model in self._models.values():
             if not model.available():
@@ -64,10 +67,7 @@ class ModelManager:
         self._assign_labels([model.config for model in self._models.values() if model.config])
 
     async def watch(self, poll_s: float) -> None:
-        """Look for new and for vanished versions every `poll_s` seconds, and when the configuration was changed.
-
-        poll_s: 0: only when the configuration was changed.
-        """
+        """Reconcile every `poll_s` seconds (0: never by time), and whenever the configuration has changed."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(poll_s or None):
@@ -76,7 +76,7 @@ class ModelManager:
             try:
                 await self.reconcile()
             except OSError as error:
-                log.error("the models cannot be looked at: %s", error)
+                log.error("the model folders cannot be read: %s", error)
 
     def close(self) -> None:
         self._scheduler.close()
@@ -84,13 +84,13 @@ class ModelManager:
 
     @contextlib.contextmanager
     def lease(self, spec: pb.ModelSpec) -> Iterator[LoadedVersion]:
-        """The version that a request asks for, kept loaded until the request ends. Raises InvalidRequest, NotFound."""
+        """Resolve a request's version, and keep it loaded until the request ends. Raises InvalidRequest, NotFound."""
         version, loaded = self._resolve(spec)
         with version.in_use():
             yield loaded
 
     def statuses(self, spec: pb.ModelSpec) -> list[pb.ModelVersionStatus]:
-        """Of the version asked for or of all, the highest first. Raises InvalidRequest, NotFound."""
+        """Status of the requested version, or of all, highest first. Raises InvalidRequest, NotFound."""
         model = self._models.get(spec.name)
         versions = model.versions if model else {}
         number = self._resolve_version(spec)
@@ -103,11 +103,10 @@ class ModelManager:
         return [versions[version].status() for version in sorted(versions, reverse=True)]
 
     async def reload(self, configs: Sequence[ModelConfig], deadline: Deadline) -> None:
-        """Serve these models and no others. Returns when models that are new are AVAILABLE; all else follows soon.
+        """Replace the configuration. Returns once new models are AVAILABLE; other changes follow in the background.
 
-        Raises FailedPrecondition for a label of a version that is not AVAILABLE (nothing is changed then), and for a
-        new model
-        none of whose versions could be loaded; DeadlineExceeded.
+        Raises FailedPrecondition for a label of a version that is not AVAILABLE (then nothing is changed), or if no
+        version of a new model could be loaded; DeadlineExceeded.
         """
         self._assign_labels(configs)
         served = {name for name, model in self._models.items() if model.config}
@@ -116,20 +115,19 @@ class ModelManager:
         new_models = [config.name for config in configs if config.name not in served]
         if not new_models:
             return
-        reconciling = self._start_task(
-            self.reconcile()
-        )  # It goes on without its caller: no version may stay half loaded.
+        # Shielded: it continues if the caller gives up, so that no version stays half loaded.
+        reconciling = self._start_task(self.reconcile())
         try:
             async with asyncio.timeout(deadline.timeout_s()):
                 await asyncio.shield(reconciling)
         except TimeoutError:
-            raise DeadlineExceeded(f"the deadline passed while {', '.join(new_models)} was being loaded") from None
+            raise DeadlineExceeded(f"the deadline passed while loading {', '.join(new_models)}") from None
         for model in (self._models[name] for name in new_models):
             if not model.available():
                 raise FailedPrecondition(f"model(s) did not become available: {model.name}: {model.error()}")
 
     async def reconcile(self) -> None:
-        """Look at the folders; load, and begin to unload, until what is served is what is wanted. Raises OSError."""
+        """Scan the folders, and load and unload versions until the aspired ones are served. Raises OSError."""
         async with self._reconcile_lock:
             for model in list(self._models.values()):
                 await self._reconcile_model(model)
@@ -141,7 +139,7 @@ class ModelManager:
             self._models.setdefault(config.name, ServedModel(config.name)).config = config
 
     def _assign_labels(self, configs: Sequence[ModelConfig]) -> None:
-        """All or nothing: a label may only stand for a version that is AVAILABLE. Raises FailedPrecondition."""
+        """Assign all labels, or none if one names a version that is not AVAILABLE. Raises FailedPrecondition."""
         for config in configs:
             available = self._models[config.name].available() if config.name in self._models else []
             for number in config.labels.values():
@@ -160,11 +158,11 @@ class ModelManager:
             base = model.config.base_path
             existing = await self._run_in_thread(find_versions, base.parent, base.name)
         aspired = aspired_versions(model.config.policy, existing) if model.config else frozenset()
-        # As with TensorFlow-Serving's servable_versions_always_present: a folder that is empty for a moment, or a
-        # misspelt version, is no reason to serve nothing.
+        # As TensorFlow-Serving's servable_versions_always_present: keep serving if the folder is empty for a moment or
+        # a version was misspelt.
         if model.config is not None and not aspired:
             if not model.missing:
-                log.warning("no version of %s that is wanted is in %s", model.name, model.config.base_path)
+                log.warning("none of the versions to serve of %s exists in %s", model.name, model.config.base_path)
             model.missing = True
             return
         model.missing = False
@@ -183,8 +181,8 @@ class ModelManager:
         version.set_state(LOADING)
         try:
             servable = await self._run_in_thread(self._load, path)
-        except Exception as error:  # Whatever is wrong with it, it is this version's end and no other's.
-            log.error("%s, version %d, cannot be served: %s", model.name, number, error)
+        except Exception as error:  # Any error ends this version only, never the others.
+            log.error("version %d of %s could not be loaded: %s", number, model.name, error)
             LOADS.labels(model.name, "failed").inc()
             version.error = error
             version.set_state(END)
@@ -194,7 +192,7 @@ class ModelManager:
         QUEUED_IMAGES.labels(model.name, str(number)).set_function(lambda: loaded.session.queue.rows)
         LOADS.labels(model.name, "loaded").inc()
         version.set_state(AVAILABLE)
-        log.info("serving %s, version %d: %s", model.name, number, servable.encoder)
+        log.info("serving version %d of %s: %s", number, model.name, servable.encoder)
 
     def _unload_version(self, version: ModelVersion) -> None:
         version.set_state(UNLOADING)
@@ -206,12 +204,13 @@ class ModelManager:
             self._scheduler.remove_session(version.loaded.session)
             QUEUED_IMAGES.remove(version.model, str(version.number))
         version.loaded = None
-        # A SavedModel is full of cycles: in 24 exchanges a server grew from 0.9 to 2.9 GB without this, to 1.1 with it.
+        # A SavedModel is full of reference cycles: over 24 version changes a server grew from 0.9 to 2.9 GB without
+        # this, to 1.1 GB with it.
         await self._run_in_thread(gc.collect)
         version.retired = True
         version.set_state(END)
-        self._changed.set()  # It may be wanted again by now.
-        log.info("%s, version %d, is unloaded", version.model, version.number)
+        self._changed.set()  # It may be aspired again by now.
+        log.info("unloaded version %d of %s", version.number, version.model)
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

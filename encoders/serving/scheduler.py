@@ -1,4 +1,7 @@
-"""Batches to threads: a few threads shared by the queues of all model versions, in turn. For use on one event loop."""
+"""Run batches on threads that all model versions share, round-robin, as TensorFlow-Serving's SharedBatchScheduler.
+
+Batches are formed by `encoders.serving.batching`. For use on one event loop.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.vectors import F32
 
 Pixels = npt.NDArray[np.uint8]  # (n, 224, 224, 3)
-Run = Callable[[Pixels], F32]  # (n, dim); blocks, and is called by several threads at once.
+RunModel = Callable[[Pixels], F32]  # (n, dim); blocks, and is called by several threads at once.
 
 
 class _Task:
-    """One request's images, and what has come back of them."""
+    """One request: its images, and the features computed so far."""
 
     __slots__ = ("completed_rows", "future", "images", "parts", "submitted_s")
 
@@ -46,15 +49,15 @@ class _Task:
 
 
 class BatchingSession:
-    """The queue of one model version."""
+    """The queue of one model version (TensorFlow-Serving's term). Calling it runs the model in a batch."""
 
-    def __init__(self, scheduler: BatchScheduler, run_model: Run, parameters: BatchingParameters) -> None:
+    def __init__(self, scheduler: BatchScheduler, run_model: RunModel, parameters: BatchingParameters) -> None:
         self.run_model = run_model
         self.queue: BatchQueue[_Task] = BatchQueue(parameters)
         self._scheduler = scheduler
 
     async def __call__(self, images: Pixels, deadline: Deadline) -> F32:
-        """The features of at least one image. Raises InvalidRequest, Unavailable, DeadlineExceeded, or the model's."""
+        """Features of at least one image. Raises InvalidRequest, Unavailable, DeadlineExceeded or the model's error."""
         task = _Task(images, asyncio.get_running_loop().create_future(), time.monotonic())
         try:
             async with asyncio.timeout(deadline.timeout_s()):
@@ -65,7 +68,7 @@ class BatchingSession:
             raise DeadlineExceeded("the deadline passed while waiting for the model") from None
 
     def next_batch(self, now_s: float) -> list[Part[_Task]]:
-        """The parts that somebody still waits for; none where no batch is to be had."""
+        """The parts of the next ready batch whose requests still wait; empty if no batch is ready."""
         while (batch := self.queue.take(now_s)) is not None:
             if pending := [part for part in batch if not part.task.future.done()]:
                 return pending
@@ -73,6 +76,8 @@ class BatchingSession:
 
 
 class BatchScheduler:
+    """num_batch_threads threads, and the batching sessions that share them."""
+
     def __init__(self, parameters: BatchingParameters) -> None:
         self._parameters = parameters
         self._threads = ThreadPoolExecutor(parameters.num_batch_threads, thread_name_prefix="batch")
@@ -80,24 +85,24 @@ class BatchScheduler:
         self._sessions: deque[BatchingSession] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add_session(self, run_model: Run) -> BatchingSession:
+    def add_session(self, run_model: RunModel) -> BatchingSession:
         self._sessions.append(BatchingSession(self, run_model, self._parameters))
         return self._sessions[-1]
 
     def remove_session(self, session: BatchingSession) -> None:
-        """Nothing waits in it any more."""
+        """Remove a session whose queue is empty."""
         self._sessions.remove(session)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def dispatch(self) -> None:
-        """Give batches to the threads that are free."""
+        """Start ready batches on free threads."""
         now_s = time.monotonic()
         while self._busy < self._parameters.num_batch_threads:
             session, batch = self._next(now_s)
             if session is None:
-                self._wake_when_due()
+                self._set_timer()
                 return
             self._busy += 1
             for part in batch:
@@ -109,7 +114,7 @@ class BatchScheduler:
             call.add_done_callback(lambda call, batch=batch: self._finished(call, batch))  # type: ignore[misc]  # mypy cannot infer it
 
     def _next(self, now_s: float) -> tuple[BatchingSession | None, list[Part[_Task]]]:
-        """The next batch of the lanes in turn."""
+        """The next ready batch, round-robin over the sessions."""
         for _ in range(len(self._sessions)):
             session = self._sessions[0]
             self._sessions.rotate(-1)
@@ -117,8 +122,8 @@ class BatchScheduler:
                 return session, batch
         return None, []
 
-    def _wake_when_due(self) -> None:
-        """A batch that is not full and whose time is not over is looked at again when it is."""
+    def _set_timer(self) -> None:
+        """Dispatch again when the next partial batch times out."""
         ready_at_s = min((session.queue.ready_at_s() for session in self._sessions), default=float("inf"))
         if self._timer is not None:
             self._timer.cancel()
@@ -140,8 +145,8 @@ class BatchScheduler:
         self.dispatch()
 
 
-def _run_batch(run_model: Run, batch: Sequence[Part[_Task]], padded_size: int) -> F32:
-    """On a thread: the parts together, padded with the first image of the last one, as TensorFlow-Serving pads."""
+def _run_batch(run_model: RunModel, batch: Sequence[Part[_Task]], padded_size: int) -> F32:
+    """Run one batch on a thread, padded with the first image of the last part, as TensorFlow-Serving pads."""
     parts = [part.task.images[part.start : part.stop] for part in batch]
     rows = sum(map(len, parts))
     parts += [parts[-1][:1]] * (padded_size - rows)

@@ -1,4 +1,4 @@
-"""PredictionService and ModelService: requests checked, answered and counted as TensorFlow-Serving does."""
+"""The PredictionService and ModelService RPCs: validate, handle and count requests as TensorFlow-Serving does."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OUTPUTS = (FEATURES, ENCODER)
 
 
 class ModelServerService:
-    """models: where the base paths of a new configuration must be."""
+    """The RPC methods. models: the folder in which the base paths of a new configuration must be."""
 
     def __init__(self, manager: ModelManager, models: Path) -> None:
         self._manager = manager
@@ -50,8 +50,8 @@ class ModelServerService:
         predictions: _Methods = {"Predict": self.predict, "GetModelMetadata": self.metadata}
         models: _Methods = {"GetModelStatus": self.status, "HandleReloadConfigRequest": self.reload}
         return (
-            edge.handler(services["PredictionService"], _with_metrics_all(predictions), name=PREDICTION_SERVICE),
-            edge.handler(services["ModelService"], _with_metrics_all(models), name=MODEL_SERVICE),
+            edge.handler(services["PredictionService"], _all_with_metrics(predictions), name=PREDICTION_SERVICE),
+            edge.handler(services["ModelService"], _all_with_metrics(models), name=MODEL_SERVICE),
         )
 
     async def predict(self, request: pb.PredictRequest, deadline: Deadline) -> pb.PredictResponse:
@@ -84,7 +84,7 @@ class ModelServerService:
         return pb.ReloadConfigResponse(status=pb.StatusProto())
 
 
-def _with_metrics_all(methods: _Methods) -> dict[str, edge.Unary]:
+def _all_with_metrics(methods: _Methods) -> dict[str, edge.Unary]:
     return {name: _with_metrics(name, method) for name, method in methods.items()}
 
 
@@ -101,7 +101,7 @@ def _with_metrics(name: str, method: _Method) -> edge.Unary:
             code = code_of(error).name
             raise
         finally:
-            # Names that somebody asked for and that are not there are no label: there is no bound on them.
+            # Requested names that do not exist are not used as labels: they are unbounded.
             REQUESTS.labels(name, spec.name, str(spec.version.value) if spec.name else "", code).inc()
             seconds.observe(time.monotonic() - started_s)
 
@@ -128,24 +128,24 @@ def _check_signature(request: pb.PredictRequest) -> str:
 
 
 def _parse_images(request: pb.PredictRequest) -> Pixels:
-    """The one input of the one signature. Raises InvalidRequest."""
+    """Parse the one input of the one signature. Raises InvalidRequest."""
     if set(request.inputs) != {IMAGES}:
         names = ",".join(sorted(request.inputs))
         raise InvalidRequest("inputs", f"input size does not match signature: len({{{names}}}) != len({{{IMAGES}}})")
     field, tensor = f"inputs[{IMAGES}]", request.inputs[IMAGES]
     if tensor.dtype != pb.DT_UINT8:
-        raise InvalidRequest(field, f"uint8 is expected, {type_name(tensor.dtype)} was sent")
+        raise InvalidRequest(field, f"expected uint8, got {type_name(tensor.dtype)}")
     try:
         images = to_array(tensor)
     except BadTensor as error:
         raise InvalidRequest(field, str(error)) from error
     if images.shape[1:] != (SIDE_PX, SIDE_PX, 3) or not len(images):
-        raise InvalidRequest(field, f"(n, {SIDE_PX}, {SIDE_PX}, 3) is expected, {images.shape} was sent")
+        raise InvalidRequest(field, f"expected (n, {SIDE_PX}, {SIDE_PX}, 3), got {images.shape}")
     return images
 
 
 def _requested_outputs(request: pb.PredictRequest) -> Sequence[str]:
-    """The outputs to send: those of the filter, else all. Raises InvalidRequest."""
+    """The outputs to return: those of the filter, else all. Raises InvalidRequest."""
     outputs = list(request.output_filter)
     for name in outputs:
         if name not in _OUTPUTS:

@@ -201,7 +201,7 @@ async def test_an_unknown_model_is_a_fault_of_the_deployment_and_not_of_who_aske
 )
 async def test_pixels_of_another_shape_never_leave_the_process(pixels: Any) -> None:
     async with aio_channel("127.0.0.1:1") as channel:
-        with pytest.raises(ValueError, match="are no 1"):
+        with pytest.raises(ValueError, match="expected 1"):
             await ImageEncoder(channel).encode(pixels, Deadline.after(5))
 
 
@@ -249,7 +249,7 @@ async def test_an_answer_that_breaks_the_signature_is_not_believed(
     features: pb.TensorProto, names: pb.TensorProto
 ) -> None:
     async with answering(**{FEATURES: features, ENCODER: names}) as encoder:
-        with pytest.raises(Unavailable, match="not the answer of an image model"):
+        with pytest.raises(Unavailable, match="not a response of an image model"):
             await encoder.encode(images(0, 1), Deadline.after(5))
 
 

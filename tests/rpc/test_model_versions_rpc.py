@@ -62,7 +62,7 @@ class Models:
         self.loads.append(number)
         assert self.gate.wait(10)
         if number in self.broken:
-            raise BadArtifact(f"{path} is no image model")
+            raise BadArtifact(f"{path} is not an image model")
         self.loaded[number] = Arithmetic(f"mobilenet-{number}")
         return self.loaded[number]
 
@@ -214,7 +214,7 @@ async def test_a_version_that_cannot_be_loaded_ends_with_its_error_and_the_old_o
         await client.until({2: "END", 1: "AVAILABLE"})
         (told, _) = await client.statuses()
         assert told.status.error_code == INVALID.value[0]
-        assert "is no image model" in told.status.error_message
+        assert "is not an image model" in told.status.error_message
         await asyncio.sleep(0.1)
         assert load.loads == [1, 2]  # Tried once.
         assert await client.encoder() == "mobilenet-1"
@@ -248,7 +248,7 @@ async def test_without_a_version_that_can_be_loaded_there_is_no_start(tmp_path: 
     write_version(tmp_path, 1)
     load = Models()
     load.broken.add(1)
-    with pytest.raises(BadArtifact, match=r"no version of mobilenet could be loaded: .* is no image model"):
+    with pytest.raises(BadArtifact, match=r"no version of mobilenet could be loaded: .* is not an image model"):
         async with served(tmp_path, load):
             pass
 

@@ -39,7 +39,7 @@ def test_where_there_is_no_model_the_error_says_how_to_get_one(tmp_path: Path) -
     with pytest.raises(BadArtifact, match="lookalike encoders export"):
         find_model(tmp_path / "nowhere")
     write_version(tmp_path, "1")
-    with pytest.raises(BadArtifact, match=r"no version 2 .*there: 1"):
+    with pytest.raises(BadArtifact, match=r"no version 2 .*found: 1"):
         find_model(tmp_path, 2)
 
 
@@ -68,7 +68,7 @@ def test_a_damaged_version_is_listed_with_its_damage_and_hides_no_other(
     (write_version(tmp_path, "1") / METADATA_FILE).write_text("{")
     write_version(tmp_path, "2")
     assert [each.encoder for each in list_versions(tmp_path)] == ["", "mobilenet-0123456789ab"]
-    assert "does not name the encoder" in list_versions(tmp_path)[0].damage
+    assert "does not name the encoder" in list_versions(tmp_path)[0].error
     list_models.main([str(tmp_path)], {})
     assert "mobilenet-0123456789ab" in capsys.readouterr().out
 

@@ -156,15 +156,15 @@ def shaped(*sizes: int, **values: Any) -> pb.TensorProto:
 @pytest.mark.parametrize(
     ("proto", "reason"),
     [
-        (shaped(2, 2, dtype=pb.DT_UINT8, tensor_content=b"abc"), "do not fill"),
-        (shaped(1 << 40, 1 << 40, dtype=pb.DT_UINT8, int_val=[1]), "do not fill"),
-        (shaped(-1, dtype=pb.DT_UINT8, tensor_content=b"abc"), "not known"),
-        (shaped(1, dtype=pb.DT_FLOAT, tensor_content=b"abcde"), "no whole values"),
+        (shaped(2, 2, dtype=pb.DT_UINT8, tensor_content=b"abc"), "do not match the shape"),
+        (shaped(1 << 40, 1 << 40, dtype=pb.DT_UINT8, int_val=[1]), "do not match the shape"),
+        (shaped(-1, dtype=pb.DT_UINT8, tensor_content=b"abc"), "shape is unknown"),
+        (shaped(1, dtype=pb.DT_FLOAT, tensor_content=b"abcde"), "not a multiple"),
         (shaped(1, dtype=pb.DT_UINT8, int_val=[256]), "0..255"),
         (shaped(1, dtype=pb.DT_UINT8, int_val=[-1]), "0..255"),
         (shaped(1, dtype=19), "type 19"),
         (shaped(1), "invalid"),
-        (pb.TensorProto(dtype=pb.DT_UINT8, tensor_shape=pb.TensorShapeProto(unknown_rank=True)), "not known"),
+        (pb.TensorProto(dtype=pb.DT_UINT8, tensor_shape=pb.TensorShapeProto(unknown_rank=True)), "shape is unknown"),
     ],
 )
 def test_a_tensor_that_is_not_what_it_says_is_refused(proto: pb.TensorProto, reason: str) -> None:

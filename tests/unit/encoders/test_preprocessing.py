@@ -215,8 +215,8 @@ def test_more_than_eight_mebibytes_are_refused_unread() -> None:
         ((10_000, 5_001), "50,000,000 are allowed"),
         ((13_000, 10_000), "50,000,000"),
         ((60_000, 60_000), "50,000,000"),
-        ((65_536, 1), "a side has"),
-        ((1, 700_000), "a side has"),
+        ((65_536, 1), "a side must have"),
+        ((1, 700_000), "a side must have"),
         ((0, 10), "PNG"),
         ((2**31 - 1, 2**31 - 1), "PNG|pixels"),
     ],
@@ -247,7 +247,7 @@ def test_a_jpeg_of_one_scan_may_have_150_megapixels() -> None:
 
 
 def test_a_progressive_jpeg_may_have_50_megapixels() -> None:
-    with pytest.raises(BadImage, match="10000 × 5001 pixels, 50,000,000 are allowed"):
+    with pytest.raises(BadImage, match="10000 × 5001 pixels, at most 50,000,000 are allowed"):
         preprocess(jpeg_header(10_000, 5_001, progressive=True))
 
 
@@ -263,7 +263,7 @@ def test_a_progressive_jpeg_may_have_50_megapixels() -> None:
 def test_a_jpeg_that_is_not_plainly_of_one_scan_may_have_50_megapixels(found: bytes, instead: bytes) -> None:
     data = jpeg_header(10_000, 5_001)
     assert found in data
-    with pytest.raises(BadImage, match="10000 × 5001 pixels, 50,000,000 are allowed"):
+    with pytest.raises(BadImage, match="10000 × 5001 pixels, at most 50,000,000 are allowed"):
         preprocess(data.replace(found, instead, 1))
 
 
@@ -340,7 +340,7 @@ def test_threads_that_decode_together_leave_the_warning_filters_alone() -> None:
 
 def test_a_webp_may_have_half_as_many_pixels() -> None:
     data = encoded(Image.new("RGB", (5_001, 5_000)), "WebP", lossless=True, method=0)
-    with pytest.raises(BadImage, match="5001 × 5000 pixels, 25,000,000 are allowed"):
+    with pytest.raises(BadImage, match="5001 × 5000 pixels, at most 25,000,000 are allowed"):
         preprocess(data)
 
 

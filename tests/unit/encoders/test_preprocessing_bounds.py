@@ -177,9 +177,9 @@ def test_small_files_that_would_take_long_are_refused_at_once() -> None:
         ]
     )
     assert [outcome["reason"] for outcome in found] == [
-        "1,000 scans of 7071 × 7071 pixels, 50 are allowed",
-        "7071 × 7071 pixels, 2,000,000 are allowed",
-        "39,000 segments of EXIF or XMP, 1,000 are allowed",
+        "1,000 scans of 7071 × 7071 pixels, at most 50 are allowed",
+        "7071 × 7071 pixels, at most 2,000,000 are allowed",
+        "39,000 segments of EXIF or XMP, at most 1,000 are allowed",
     ]
     assert max(outcome["cpu_s"] for outcome in found) < 1
 

@@ -116,7 +116,7 @@ def test_the_flags_that_go_with_the_files_are_printed(tmp_path: Path, capsys: py
         (["/models", "--max-batch-size", "8"], "max_execution_batch_size=16"),
         (["/models", "--allowed-batch-sizes", "1,x"], "not whole numbers"),
         (["/models", "--model-version-policy", "newest"], "newest"),
-        (["/models", "--version-labels", "stable"], "not LABEL=VERSION"),
+        (["/models", "--version-labels", "stable"], "expected LABEL=VERSION"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_and_nothing_is_written(

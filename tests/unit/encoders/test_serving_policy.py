@@ -97,7 +97,7 @@ def test_another_word_is_no_policy(text: str) -> None:
 
 
 def test_a_label_that_is_given_twice_is_refused() -> None:
-    with pytest.raises(BadSettings, match="version_labels=stable=4: stable is version 3 already"):
+    with pytest.raises(BadSettings, match="version_labels=stable=4: stable is already version 3"):
         parse_labels(("stable=3", "canary=4", "stable=4"))
 
 

@@ -22,7 +22,7 @@ def test_the_signatures_are_those_of_the_graph_for_serving(tmp_path: Path) -> No
 
 
 def test_without_a_graph_for_serving_it_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(BadArtifact, match="no graph for serving"):
+    with pytest.raises(BadArtifact, match="no serving graph"):
         read_signatures(written(tmp_path))
 
 
@@ -30,7 +30,7 @@ def test_without_a_graph_for_serving_it_is_no_model(tmp_path: Path) -> None:
 def test_a_file_that_is_damaged_or_absent_is_named(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "saved_model.pb").write_bytes(content)
-    with pytest.raises(BadArtifact, match=r"saved_model\.pb is no SavedModel"):
+    with pytest.raises(BadArtifact, match=r"saved_model\.pb is not a SavedModel"):
         read_signatures(tmp_path)
 
 
