@@ -1,4 +1,4 @@
-"""What a product encoder does at the other end of the client, held against the scripted and the real one."""
+"""The contract of the product encoder, checked against the scripted stand-in and the real one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Side:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> product.ProductModel:
     folder = tmp_path_factory.mktemp("encoders") / "product"
-    train(synthetic_products.examples(), folder)
+    train(synthetic_products.make_products(), folder)
     return product.load(folder)
 
 
@@ -54,7 +54,7 @@ async def side(request: pytest.FixtureRequest, model: product.ProductModel) -> A
         handler = ScriptedProductEncoder().handler()
     else:
         info = ProductEncoderInfo(model.fingerprint, model.image_encoder, model.text_encoder)
-        given = synthetic_products.examples(1)
+        given = synthetic_products.make_products(1)
         image, text = pack(given.images[0]), pack(given.texts[0])
         service = product_server.ProductEncoderService(in_place)
         service.set_model(model)
@@ -63,7 +63,7 @@ async def side(request: pytest.FixtureRequest, model: product.ProductModel) -> A
         yield Side(ProductEncoder(channel), image, text, info)
 
 
-async def test_photos_texts_and_both_become_vectors_of_one_length_each_its_own(side: Side) -> None:
+async def test_images_texts_and_both_give_unit_vectors_that_differ(side: Side) -> None:
     both, photo = ProductInput(image=side.image, text=side.text), ProductInput(image=side.image)
     fused = await side.client.encode([both, photo, ProductInput(text=side.text), both], SOON)
     assert fused.info == side.info
@@ -72,7 +72,7 @@ async def test_photos_texts_and_both_become_vectors_of_one_length_each_its_own(s
     assert fused.vectors[0] @ fused.vectors[1] < 0.9999
 
 
-async def test_categories_come_by_falling_probability_and_as_many_as_were_asked_for(side: Side) -> None:
+async def test_the_requested_number_of_categories_comes_sorted_by_probability(side: Side) -> None:
     both, photo = ProductInput(image=side.image, text=side.text), ProductInput(image=side.image)
     answers, info = await side.client.classify([both, photo], SOON, limit=2, precision=0.9)
     assert info == side.info
@@ -82,7 +82,7 @@ async def test_categories_come_by_falling_probability_and_as_many_as_were_asked_
         assert 0 <= answer.threshold <= 2
 
 
-async def test_vectors_of_other_dimensions_are_of_another_encoder(model: product.ProductModel) -> None:
+async def test_vectors_of_other_dimensions_are_refused_as_of_another_encoder(model: product.ProductModel) -> None:
     service = product_server.ProductEncoderService(in_place)
     service.set_model(model)
     async with (
@@ -93,7 +93,7 @@ async def test_vectors_of_other_dimensions_are_of_another_encoder(model: product
             await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], SOON)
 
 
-async def test_a_process_without_one_says_so_served_or_not() -> None:
+async def test_a_process_without_a_product_encoder_says_so() -> None:
     unserved = edge.handler(product_server.SERVICE, product_server.ProductEncoderService(in_place).methods())
     for handlers, reason in (((unserved,), "has no product encoder"), ((), "no product encoder is deployed")):
         async with serving(*handlers) as address, aio_channel(address) as channel:
@@ -104,7 +104,7 @@ async def test_a_process_without_one_says_so_served_or_not() -> None:
                 await client.classify([ProductInput(image=bytes(4))], SOON, limit=1, precision=0.9)
 
 
-async def test_nobody_at_the_address_is_unavailable() -> None:
+async def test_an_address_without_a_server_is_unavailable() -> None:
     async with aio_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable, match="product encoder"):
             await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], SOON)

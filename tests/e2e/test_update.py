@@ -25,7 +25,7 @@ from pipeline.report import Report
 from pipeline.update import Outcome, Update, main, update
 from tests import stores
 from tests.e2e.updates import ImageModel, indexed
-from tests.rpc.model_servers import Arithmetic, listening, write_version
+from tests.rpc.model_servers import ArithmeticModel, run_model_server, write_version
 from tests.unit.pipeline.catalogues import jsonl, photo
 
 COUNT = 60
@@ -253,8 +253,8 @@ async def test_an_update_keeps_to_the_version_of_the_image_model_that_it_is_told
 ) -> None:
     shop = jsonl(tmp_path / "shop", {"image": "a.png"}, photos={"a.png": photo()})
     write_version(tmp_path / "models", 1, 2)
-    serving = listening(
-        tmp_path / "models", lambda path: Arithmetic(f"mobilenet-{path.name}"), policy=All(), labels={"stable": 1}
+    serving = run_model_server(
+        tmp_path / "models", lambda path: ArithmeticModel(f"mobilenet-{path.name}"), policy=All(), labels={"stable": 1}
     )
     async with serving as address:
         words = [str(shop), str(tmp_path / "index"), "--artifacts", str(tmp_path / "text"), "--json"]

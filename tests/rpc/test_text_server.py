@@ -1,4 +1,4 @@
-"""The text encoder over real gRPC, and the client the gateway asks it with."""
+"""The text encoder service over real gRPC, and its client."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def channel(artifact: Path) -> AsyncIterator[grpc.aio.Channel]:
     encoder.close()
 
 
-async def test_it_answers_what_its_model_does_and_says_who_it_is(channel: grpc.aio.Channel, artifact: Path) -> None:
+async def test_encode_returns_the_models_vectors_and_its_fingerprint(channel: grpc.aio.Channel, artifact: Path) -> None:
     model = load(artifact)
     encoded = await TextEncoder(channel).encode([*TITLES, ""], SOON)
     np.testing.assert_allclose(encoded.vectors, model.encode([*TITLES, ""]), atol=1e-6)
@@ -57,14 +57,14 @@ async def test_it_answers_what_its_model_does_and_says_who_it_is(channel: grpc.a
     assert (state.fingerprint, state.dim) == (model.fingerprint, model.dim)
 
 
-async def test_many_callers_at_once_each_have_their_own_vectors(channel: grpc.aio.Channel, artifact: Path) -> None:
+async def test_concurrent_callers_each_get_their_own_vectors(channel: grpc.aio.Channel, artifact: Path) -> None:
     model, client = load(artifact), TextEncoder(channel)
     answers = await asyncio.gather(*(client.encode([title], SOON) for title in TITLES))
     np.testing.assert_allclose(np.concatenate([answer.vectors for answer in answers]), model.encode(TITLES), atol=1e-6)
 
 
 @pytest.mark.parametrize("texts", [[], ["x"] * (MAX_TEXTS + 1), ["ok", "x" * (MAX_TEXT_BYTES + 1)]])
-async def test_no_texts_too_many_or_too_long_ones_are_refused(channel: grpc.aio.Channel, texts: list[str]) -> None:
+async def test_no_texts_too_many_or_too_long_texts_are_refused(channel: grpc.aio.Channel, texts: list[str]) -> None:
     stub = text_encoder_pb2_grpc.TextEncoderStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await stub.Encode(pb.EncodeTextRequest(texts=texts))
@@ -72,7 +72,7 @@ async def test_no_texts_too_many_or_too_long_ones_are_refused(channel: grpc.aio.
     assert (error.value.details() or "").startswith("texts")
 
 
-async def test_beyond_its_queue_it_refuses_at_once(channel: grpc.aio.Channel) -> None:
+async def test_beyond_max_waiting_requests_are_refused_at_once(channel: grpc.aio.Channel) -> None:
     client = TextEncoder(channel)
     calls = [client.encode(["dress"] * 8, SOON) for _ in range(20)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -121,9 +121,7 @@ async def held(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     encoder.close()
 
 
-async def test_a_request_of_many_texts_lets_others_in_between(
-    held: tuple[Held, grpc.aio.Channel], artifact: Path
-) -> None:
+async def test_a_large_request_is_interleaved_with_others(held: tuple[Held, grpc.aio.Channel], artifact: Path) -> None:
     model, channel = held
     client = TextEncoder(channel)
     many = [f"dress {i}" for i in range(10)]
@@ -138,7 +136,7 @@ async def test_a_request_of_many_texts_lets_others_in_between(
     np.testing.assert_allclose(encoded.vectors, load(artifact).encode(many), atol=1e-6)
 
 
-async def test_a_caller_that_leaves_takes_the_rest_of_its_texts_along(held: tuple[Held, grpc.aio.Channel]) -> None:
+async def test_the_remaining_texts_of_a_cancelled_request_are_not_encoded(held: tuple[Held, grpc.aio.Channel]) -> None:
     model, channel = held
     leaving = asyncio.create_task(TextEncoder(channel).encode(["dress"] * 12, SOON))
     await model.begun()
@@ -149,7 +147,7 @@ async def test_a_caller_that_leaves_takes_the_rest_of_its_texts_along(held: tupl
     assert model.batches == [["dress"] * 4, *[["mug"] * 4] * 4]
 
 
-async def test_a_deadline_that_passes_ends_the_work(held: tuple[Held, grpc.aio.Channel]) -> None:
+async def test_the_remaining_texts_are_not_encoded_after_the_deadline(held: tuple[Held, grpc.aio.Channel]) -> None:
     model, channel = held
     with pytest.raises(DeadlineExceeded):
         await TextEncoder(channel).encode(["dress"] * 12, Deadline.after(0.3))
@@ -159,7 +157,7 @@ async def test_a_deadline_that_passes_ends_the_work(held: tuple[Held, grpc.aio.C
     assert model.batches == [["dress"] * 4, ["mug"]]
 
 
-async def test_the_bound_counts_what_is_not_answered_by_the_kib(held: tuple[Held, grpc.aio.Channel]) -> None:
+async def test_the_bound_on_texts_in_flight_counts_them_by_the_kib(held: tuple[Held, grpc.aio.Channel]) -> None:
     model, channel = held
     client = TextEncoder(channel)
     large = asyncio.create_task(
@@ -173,7 +171,7 @@ async def test_the_bound_counts_what_is_not_answered_by_the_kib(held: tuple[Held
     assert len((await client.encode(["mug"], SOON)).vectors) == 1
 
 
-def test_slices_keep_the_order_and_count_long_texts_by_the_kib() -> None:
+def test_split_texts_keeps_the_order_and_counts_long_texts_by_the_kib() -> None:
     long, longest = "é" * 1000, "x" * MAX_TEXT_BYTES
     assert list(split_texts(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
     assert list(split_texts(["a", long, "b", longest, "c"], 3)) == [["a", long], ["b"], [longest], ["c"]]

@@ -51,7 +51,7 @@ def run(model: ExportedModel, tf: Any, images: npt.NDArray[np.uint8]) -> dict[st
     return {name: value.numpy() for name, value in loaded.signatures[SIGNATURE](**{IMAGES: images}).items()}
 
 
-def test_the_saved_model_gives_what_keras_gives_normalised(untrained: ExportedModel, tf: Any) -> None:
+def test_the_saved_model_returns_the_normalised_features_of_keras(untrained: ExportedModel, tf: Any) -> None:
     images = noise(3)
     features = mobilenet.build_network("untrained", 3).predict(images / np.float32(127.5) - 1, verbose=0)
     assert np.linalg.norm(features, axis=1).max() < 1e-9, "the trap this guards against: norms that an epsilon drowns"
@@ -79,9 +79,7 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_normalisations_are_folded_into_the_convolutions_without_a_difference(
-    lively: Path, tf: Any, tmp_path: Path
-) -> None:
+def test_folding_batch_norms_into_the_convolutions_changes_no_features(lively: Path, tf: Any, tmp_path: Path) -> None:
     images, net = noise(3), mobilenet.build_network(str(lively))
     expected = net.predict(images / np.float32(127.5) - 1, verbose=0)
     raw = compute_features(tf, fold_batch_norms(net), images, "float32").numpy()
@@ -91,13 +89,13 @@ def test_normalisations_are_folded_into_the_convolutions_without_a_difference(
     np.testing.assert_allclose(run(done, tf, images)[FEATURES], normalised(expected), atol=1e-4)
 
 
-def test_what_is_exported_is_all_constants(untrained: ExportedModel, tf: Any) -> None:
+def test_the_exported_model_has_only_constants(untrained: ExportedModel, tf: Any) -> None:
     assert not tf.train.list_variables(str(untrained.path / "variables" / "variables"))[1:]  # [0]: the list of objects.
     # Its 3.2 million weights once, of four bytes, and the graph.
     assert 12.8e6 < (untrained.path / "saved_model.pb").stat().st_size < 13.5e6
 
 
-def test_bfloat16_is_another_encoder_of_nearly_the_same_vectors(lively: Path, tf: Any, tmp_path: Path) -> None:
+def test_bfloat16_is_another_encoder_with_nearly_the_same_vectors(lively: Path, tf: Any, tmp_path: Path) -> None:
     words = [str(tmp_path), "--weights", str(lively)]
     assert mobilenet.main(words, {}) == mobilenet.main([*words, "--precision", "bfloat16"], {}) == 0
     first, second = list_versions(tmp_path)
@@ -112,20 +110,20 @@ def test_bfloat16_is_another_encoder_of_nearly_the_same_vectors(lively: Path, tf
     np.testing.assert_allclose(np.linalg.norm(vectors[1][FEATURES], axis=1), 1, atol=1e-5)
 
 
-def test_untrained_is_in_the_name_whatever_the_precision(tf: Any, tmp_path: Path) -> None:
+def test_the_fingerprint_says_untrained_at_any_precision(tf: Any, tmp_path: Path) -> None:
     done = mobilenet.export(tmp_path, weights="untrained", precision="bfloat16", tf=tf)
     assert done.encoder.startswith("mobilenet-untrained-bfloat16-")
     outputs = run(done, tf, noise(1))
     np.testing.assert_allclose(np.linalg.norm(outputs[FEATURES], axis=1), 1, atol=1e-5)
 
 
-def test_every_row_names_the_encoder(untrained: ExportedModel, tf: Any) -> None:
+def test_every_row_contains_the_fingerprint(untrained: ExportedModel, tf: Any) -> None:
     outputs = run(untrained, tf, noise(2))
     assert outputs[FEATURES].shape == (2, DIM)
     assert outputs[ENCODER].tolist() == [untrained.encoder.encode()] * 2
 
 
-def test_the_signature_is_the_one_that_was_promised(untrained: ExportedModel, tf: Any) -> None:
+def test_the_exported_signature_is_the_declared_one(untrained: ExportedModel, tf: Any) -> None:
     (specification,) = tf.saved_model.load(str(untrained.path)).signatures[SIGNATURE].structured_input_signature[1:]
     assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in specification.items()} == {
         IMAGES: (tf.uint8, [None, 224, 224, 3])
@@ -149,7 +147,7 @@ def test_tf_serving_can_batch_by_the_shapes_that_the_signature_declares(untraine
     assert declared(signature.outputs) == {FEATURES: (tf.float32, [-1, DIM]), ENCODER: (tf.string, [-1])}
 
 
-def test_warm_up_requests_are_what_tf_serving_reads_and_the_model_answers(untrained: ExportedModel, tf: Any) -> None:
+def test_tf_serving_can_read_the_warm_up_requests_and_the_model_can_run_them(untrained: ExportedModel, tf: Any) -> None:
     from tensorflow_serving.apis import prediction_log_pb2
 
     file = untrained.path / "assets.extra" / "tf_serving_warmup_requests"
@@ -165,7 +163,7 @@ def test_warm_up_requests_are_what_tf_serving_reads_and_the_model_answers(untrai
     assert run(untrained, tf, images[1])[FEATURES].shape == (8, DIM)
 
 
-def test_untrained_says_so_in_the_log_and_in_its_name(
+def test_an_untrained_model_says_so_in_the_log_and_in_its_fingerprint(
     tf: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "encoders.image.mobilenet"):
@@ -174,7 +172,7 @@ def test_untrained_says_so_in_the_log_and_in_its_name(
     assert "UNTRAINED" in caplog.text
 
 
-def test_the_same_weights_are_the_same_encoder_and_are_not_written_twice(
+def test_the_same_weights_are_the_same_encoder_and_are_not_exported_twice(
     untrained: ExportedModel, tf: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = untrained.path.parent.parent
@@ -190,7 +188,7 @@ def test_the_same_weights_are_the_same_encoder_and_are_not_written_twice(
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own save_weights
-def test_a_file_of_weights_has_the_name_of_its_numbers(tf: Any, tmp_path: Path) -> None:
+def test_the_fingerprint_of_a_weights_file_depends_on_its_values_only(tf: Any, tmp_path: Path) -> None:
     net = mobilenet.build_network("untrained", 5)
     net.save_weights(tmp_path / "own.weights.h5")
     done = mobilenet.export(tmp_path, weights=str(tmp_path / "own.weights.h5"), version=12, tf=tf)
@@ -199,7 +197,7 @@ def test_a_file_of_weights_has_the_name_of_its_numbers(tf: Any, tmp_path: Path) 
     assert "untrained" not in done.encoder
 
 
-def test_weights_that_are_none_are_refused_and_nothing_is_left(tf: Any, tmp_path: Path) -> None:
+def test_a_file_that_has_no_weights_is_refused_and_nothing_is_written(tf: Any, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.weights.h5"
     damaged.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     for weights in (damaged, tmp_path / "nowhere.h5"):
@@ -208,7 +206,7 @@ def test_weights_that_are_none_are_refused_and_nothing_is_left(tf: Any, tmp_path
     assert not (tmp_path / "models").exists()
 
 
-def test_beside_a_version_that_is_damaged_the_next_one_is_written(tf: Any, tmp_path: Path) -> None:
+def test_if_the_highest_version_is_damaged_a_new_one_is_exported(tf: Any, tmp_path: Path) -> None:
     damaged = tmp_path / "mobilenet" / "3"
     damaged.mkdir(parents=True)
     (damaged / "saved_model.pb").touch()
@@ -216,19 +214,21 @@ def test_beside_a_version_that_is_damaged_the_next_one_is_written(tf: Any, tmp_p
 
 
 @pytest.mark.parametrize("version", [0, -1, 1 << 63])
-def test_a_version_that_no_server_can_name_is_refused(tf: Any, tmp_path: Path, version: int) -> None:
+def test_a_version_number_outside_int64_or_below_one_is_refused(tf: Any, tmp_path: Path, version: int) -> None:
     with pytest.raises(BadSettings, match=f"--model-version {version}: expected 1"):
         mobilenet.export(tmp_path, weights="untrained", version=version, tf=tf)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_file_where_the_models_should_be_is_named(tf: Any, tmp_path: Path) -> None:
+def test_the_error_names_a_file_in_place_of_the_models_folder(tf: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OperatorError, match="file/mobilenet/1 cannot be written"):
         mobilenet.export(tmp_path / "file", weights="untrained", tf=tf)
 
 
-def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, tf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_the_download_fails_the_error_says_what_to_do(
+    tmp_path: Path, tf: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import keras
 
     def unreachable(**options: Any) -> None:
@@ -239,7 +239,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, tf: Any, mo
         mobilenet.export(tmp_path, weights="imagenet", tf=tf)
 
 
-def test_a_folder_that_holds_another_model_is_refused(untrained: ExportedModel, tf: Any, tmp_path: Path) -> None:
+def test_a_version_folder_with_another_model_is_refused(untrained: ExportedModel, tf: Any, tmp_path: Path) -> None:
     shutil.copytree(untrained.path, tmp_path / "1")
     (tmp_path / "1" / METADATA_FILE).write_text('{"encoder": "mobilenet-000000000000"}', encoding="utf-8")
     with pytest.raises(BadArtifact, match=r"but fingerprint\.json names"):
@@ -273,7 +273,7 @@ def precision_at_10(vectors: F32, shown: npt.NDArray[np.str_]) -> float:
 
 
 @pytest.mark.data
-def test_imagenet_weights_find_the_same_kind_of_clothes_far_more_often(
+def test_imagenet_weights_retrieve_the_same_kind_of_clothes_far_more_often(
     real_data: Path, untrained: ExportedModel, tf: Any, tmp_path: Path
 ) -> None:
     pixels, shown = photos(real_data, 400)
@@ -289,7 +289,7 @@ def test_imagenet_weights_find_the_same_kind_of_clothes_far_more_often(
 
 
 @pytest.mark.data
-def test_the_export_gives_what_keras_gives_for_real_photos(real_data: Path, tf: Any, tmp_path: Path) -> None:
+def test_the_export_gives_the_features_of_keras_for_real_photos(real_data: Path, tf: Any, tmp_path: Path) -> None:
     pixels, _ = photos(real_data, 24)
     (weights,) = (real_data / "mobilenet").glob("*.h5")
     net = mobilenet.build_network(str(weights))

@@ -18,7 +18,7 @@ def write_version(models: Path, name: str, encoder: object = "mobilenet-01234567
     return path
 
 
-def test_the_highest_version_by_number_is_the_one(tmp_path: Path) -> None:
+def test_the_default_is_the_numerically_highest_version(tmp_path: Path) -> None:
     for name in ("9", "10", "2"):
         write_version(tmp_path, name)
     assert list(find_versions(tmp_path)) == [2, 9, 10]
@@ -26,7 +26,7 @@ def test_the_highest_version_by_number_is_the_one(tmp_path: Path) -> None:
     assert find_model(tmp_path, 2).path == tmp_path / "mobilenet" / "2"
 
 
-def test_what_is_unfinished_or_no_number_is_no_version(tmp_path: Path) -> None:
+def test_incomplete_folders_and_names_that_are_not_int64_are_not_versions(tmp_path: Path) -> None:
     write_version(tmp_path, ".unfinished-x")
     write_version(tmp_path, "latest")
     write_version(tmp_path, "²")
@@ -35,7 +35,7 @@ def test_what_is_unfinished_or_no_number_is_no_version(tmp_path: Path) -> None:
     assert find_versions(tmp_path) == {}
 
 
-def test_where_there_is_no_model_the_error_says_how_to_get_one(tmp_path: Path) -> None:
+def test_without_a_model_the_error_says_how_to_export_one(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact, match="lookalike encoders export"):
         find_model(tmp_path / "nowhere")
     write_version(tmp_path, "1")
@@ -44,13 +44,13 @@ def test_where_there_is_no_model_the_error_says_how_to_get_one(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("card", ["", "{", "[]", '{"encoder": 7}', '{"encoder": ""}', "{}"])
-def test_a_version_whose_card_does_not_name_the_encoder_is_refused(tmp_path: Path, card: str) -> None:
+def test_a_version_whose_metadata_does_not_name_the_encoder_is_refused(tmp_path: Path, card: str) -> None:
     (write_version(tmp_path, "1") / METADATA_FILE).write_text(card)
     with pytest.raises(BadArtifact, match="does not name the encoder"):
         find_model(tmp_path)
 
 
-def test_the_list_has_every_version_with_what_its_card_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_has_every_version_with_its_metadata(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     card = {"encoder": "mobilenet-bfloat16-0123456789ab", "precision": "bfloat16", "weights": "own.h5"}
     (write_version(tmp_path, "10") / METADATA_FILE).write_text(json.dumps(card))
     write_version(tmp_path, "9")
@@ -62,7 +62,7 @@ def test_the_list_has_every_version_with_what_its_card_says(tmp_path: Path, caps
     assert tenth["size_bytes"] == len(json.dumps(card))
 
 
-def test_a_damaged_version_is_listed_with_its_damage_and_hides_no_other(
+def test_a_damaged_version_is_listed_with_its_error_beside_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (write_version(tmp_path, "1") / METADATA_FILE).write_text("{")
@@ -73,7 +73,7 @@ def test_a_damaged_version_is_listed_with_its_damage_and_hides_no_other(
     assert "mobilenet-0123456789ab" in capsys.readouterr().out
 
 
-def test_the_list_cuts_no_fingerprint_however_narrow_the_terminal(
+def test_a_narrow_terminal_does_not_truncate_fingerprints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -85,6 +85,6 @@ def test_the_list_cuts_no_fingerprint_however_narrow_the_terminal(
     assert "".join(cells) == encoder
 
 
-def test_a_list_of_nothing_says_how_to_get_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_list_says_how_to_export_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list_models.main([str(tmp_path / "nowhere")], {}) == 0
     assert "lookalike encoders export" in capsys.readouterr().out.replace("\n", " ")

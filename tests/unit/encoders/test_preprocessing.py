@@ -57,14 +57,14 @@ def corners(pixels: npt.NDArray[np.uint8]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_becomes_224_square_rgb_bytes(kind: str) -> None:
+def test_every_format_becomes_224_by_224_rgb_bytes(kind: str) -> None:
     pixels = preprocess(encoded(noise(300, 500), kind))
     assert pixels.shape == (224, 224, 3)
     assert pixels.dtype == np.uint8
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_every_colour_mode_is_understood(mode: str) -> None:
+def test_every_colour_mode_is_decoded(mode: str) -> None:
     grey = Image.new("L", (64, 64), 200).convert("I").point(lambda v: v * 257).convert("I;16")
     image = grey if mode == "I;16" else Image.new("RGB", (64, 64), (200, 200, 200)).convert(mode)
     kind = {"CMYK": "JPEG", "P": "GIF"}.get(mode, "PNG")
@@ -79,18 +79,18 @@ def rgb_of_16_bits(side_px: int, value: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def test_of_16_bits_of_colour_the_upper_8_count() -> None:
+def test_16_bit_colour_is_reduced_to_its_upper_8_bits() -> None:
     assert (preprocess(rgb_of_16_bits(64, 0xC8FF)) == 0xC8).all()
 
 
-def test_cmyk_is_the_colour_it_prints() -> None:
+def test_cmyk_is_converted_to_rgb() -> None:
     pixels = preprocess(encoded(Image.new("CMYK", (64, 64), (255, 0, 0, 0)), "JPEG", quality=95))
     assert np.abs(pixels.astype(int) - (0, 255, 255)).max() < 10
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA", "I;16"])
 @pytest.mark.parametrize("size", [(3000, 1500), (1200, 4000), (20_000, 210), (90, 50_000)])
-def test_a_large_picture_shrunk_in_bands_is_as_if_it_were_shrunk_whole(
+def test_a_large_image_resized_in_bands_equals_one_resized_at_once(
     mode: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = noise(40, 40).convert("RGB" if mode in ("P", "I;16") else mode)
@@ -105,19 +105,19 @@ def test_a_large_picture_shrunk_in_bands_is_as_if_it_were_shrunk_whole(
     assert np.abs(in_bands - preprocess(data)).max() <= 4
 
 
-def test_a_square_of_224_is_left_as_it_is() -> None:
+def test_an_image_of_224_by_224_is_unchanged() -> None:
     image = noise(224, 224)
     np.testing.assert_array_equal(preprocess(encoded(image)), np.asarray(image))
 
 
-def test_shrinking_is_bilinear_without_keeping_proportions() -> None:
+def test_resizing_is_bilinear_without_keeping_the_aspect_ratio() -> None:
     image = noise(700, 300)
     expected = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(preprocess(encoded(image)), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_rotated_photo_is_turned_upright(orientation: int) -> None:
+def test_a_rotated_image_is_turned_upright(orientation: int) -> None:
     # What EXIF calls 1..8, undone: the stored picture is the upright one put through the inverse.
     inverse = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -138,44 +138,44 @@ def test_a_rotated_photo_is_turned_upright(orientation: int) -> None:
         assert np.abs(seen - wanted).max() < 30, kind
 
 
-def test_damaged_exif_costs_the_rotation_not_the_photo() -> None:
+def test_an_image_with_damaged_exif_is_decoded_unrotated() -> None:
     data = encoded(quarters(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
     assert corners(preprocess(data))[0][0] > 200
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     image = Image.new("RGBA", (300, 300), (255, 0, 0, 0))
     assert (preprocess(encoded(image)) == 255).all()
     assert (preprocess(encoded(image, "WebP", lossless=True)) == 255).all()
 
 
-def test_a_transparent_colour_of_a_palette_is_white() -> None:
+def test_a_transparent_palette_colour_becomes_white() -> None:
     image = Image.new("P", (64, 64), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     assert (preprocess(encoded(image, transparency=1)) == 255).all()
     assert (preprocess(encoded(image)) == (10, 20, 30)).all()
 
 
-def test_half_transparent_colour_is_laid_on_white() -> None:
+def test_half_transparent_pixels_are_blended_with_white() -> None:
     image = Image.new("RGBA", (300, 300), (0, 0, 0, 128))
     assert set(preprocess(encoded(image)).ravel().tolist()) <= {126, 127, 128}
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WebP"])
-def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
+def test_the_first_frame_of_an_animation_is_used(kind: str) -> None:
     frames = [Image.new("RGB", (50, 50), colour) for colour in ("red", "lime", "blue")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert np.abs(preprocess(data).mean(axis=(0, 1)) - (255, 0, 0)).max() < 5
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "ICO", "PPM", "JPEG2000"])
-def test_another_format_is_refused_by_its_name(kind: str) -> None:
+def test_other_formats_are_refused(kind: str) -> None:
     with pytest.raises(BadImage, match="not one of JPEG, PNG, WebP, GIF, BMP"):
         preprocess(encoded(noise(32, 32), kind))
 
 
 @pytest.mark.parametrize("data", [b"", b"BM", b"\xff\xd8\xff", b"GIF89a", b"RIFF0000WEBP", b"no picture at all"])
-def test_bytes_that_are_no_picture_are_refused(data: bytes) -> None:
+def test_bytes_that_are_not_an_image_are_refused(data: bytes) -> None:
     with pytest.raises(BadImage):
         preprocess(data)
 
@@ -190,7 +190,7 @@ def test_a_truncated_image_is_refused_with_its_reason(kind: str) -> None:
         assert refused.value.reason == str(refused.value) != ""
 
 
-def test_random_damage_never_raises_anything_but_a_refusal() -> None:
+def test_random_damage_raises_nothing_but_bad_image() -> None:
     rng = np.random.default_rng(7)
     for kind in FORMATS:
         whole = np.frombuffer(encoded(noise(64, 48), kind), dtype=np.uint8)
@@ -202,7 +202,7 @@ def test_random_damage_never_raises_anything_but_a_refusal() -> None:
                 assert preprocess(data.tobytes()).shape == (224, 224, 3)
 
 
-def test_more_than_eight_mebibytes_are_refused_unread() -> None:
+def test_more_than_eight_mebibytes_are_refused_before_decoding() -> None:
     data = encoded(noise(10, 10))
     assert preprocess(data + bytes(MAX_IMAGE_BYTES - len(data))).shape == (224, 224, 3)
     with pytest.raises(BadImage, match="8,388,608 are allowed"):
@@ -221,7 +221,7 @@ def test_more_than_eight_mebibytes_are_refused_unread() -> None:
         ((2**31 - 1, 2**31 - 1), "PNG|pixels"),
     ],
 )
-def test_too_many_pixels_or_an_absurd_side_are_refused_by_the_header(size: tuple[int, int], reason: str) -> None:
+def test_too_many_pixels_or_too_long_a_side_are_refused_by_the_header(size: tuple[int, int], reason: str) -> None:
     with pytest.raises(BadImage, match=reason):
         preprocess(png_header(*size))
 
@@ -237,7 +237,7 @@ def jpeg_header(width_px: int, height_px: int, **options: Any) -> bytes:
     return data[:frame] + struct.pack(">HH", height_px, width_px) + data[frame + 4 :]
 
 
-def test_a_jpeg_of_one_scan_may_have_150_megapixels() -> None:
+def test_a_one_scan_jpeg_may_have_150_megapixels() -> None:
     photo = Image.new("L", (12_500, 12_000), 200)
     assert photo.width * photo.height == MAX_ONE_SCAN_PIXELS
     assert preprocess(encoded(photo, "JPEG")).min() == 200
@@ -260,14 +260,14 @@ def test_a_progressive_jpeg_may_have_50_megapixels() -> None:
         pytest.param(b"\xff\xc0", b"\xff\xc9", id="arithmetic codes"),
     ],
 )
-def test_a_jpeg_that_is_not_plainly_of_one_scan_may_have_50_megapixels(found: bytes, instead: bytes) -> None:
+def test_a_jpeg_that_may_not_be_one_scan_may_have_50_megapixels(found: bytes, instead: bytes) -> None:
     data = jpeg_header(10_000, 5_001)
     assert found in data
     with pytest.raises(BadImage, match="10000 × 5001 pixels, at most 50,000,000 are allowed"):
         preprocess(data.replace(found, instead, 1))
 
 
-def test_a_large_jpeg_is_decoded_at_an_eighth() -> None:
+def test_a_large_jpeg_is_decoded_at_one_eighth_scale() -> None:
     """In a process of its own, whose peak memory can be read: 100 megapixels are 300 MB as RGB."""
     script = """
 import pathlib, sys
@@ -292,13 +292,13 @@ def test_a_small_progressive_jpeg_may_have_many_scans() -> None:
     assert preprocess(data[:-2] + data[last : last + 10] * 1_000 + data[-2:]).shape == (224, 224, 3)
 
 
-def test_markers_by_chance_do_not_condemn_a_photo_of_one_scan() -> None:
+def test_a_one_scan_jpeg_with_accidental_markers_is_accepted() -> None:
     """A film of its own lies behind many phones' photos."""
     data = encoded(Image.new("RGB", (4_000, 3_000), "red"), "JPEG")
     assert preprocess(data + b"\xff\xda\xff\xe1" * 900).shape == (224, 224, 3)
 
 
-def test_a_bmp_with_the_oldest_header_is_never_taken_for_one_of_run_lengths() -> None:
+def test_a_bmp_with_the_oldest_header_is_never_taken_for_run_length_encoded() -> None:
     side_px = 1_600
     row = bytes([0, 0, 0, 0, 1, 0, 0, 0]) + bytes(3 * side_px - 8)  # Where a newer header says how it is compressed.
     header = (
@@ -309,7 +309,7 @@ def test_a_bmp_with_the_oldest_header_is_never_taken_for_one_of_run_lengths() ->
     assert preprocess(header + row * side_px).shape == (224, 224, 3)
 
 
-def test_what_memory_does_not_suffice_for_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_error_is_not_reported_as_a_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(image: Image.Image) -> Image.Image:
         raise MemoryError
 
@@ -318,7 +318,7 @@ def test_what_memory_does_not_suffice_for_is_not_called_damaged(monkeypatch: pyt
         preprocess(encoded(noise(8, 8)))
 
 
-def test_the_scaled_decoding_shows_the_same_picture() -> None:
+def test_scaled_decoding_gives_nearly_the_same_pixels() -> None:
     small = noise(28, 28).resize((1800, 1800), Image.Resampling.BICUBIC)
     data = encoded(small, "JPEG", quality=95)
     with Image.open(io.BytesIO(data)) as whole:
@@ -326,7 +326,7 @@ def test_the_scaled_decoding_shows_the_same_picture() -> None:
     assert np.abs(preprocess(data) - expected).mean() < 3
 
 
-def test_threads_that_decode_together_leave_the_warning_filters_alone() -> None:
+def test_concurrent_decoding_leaves_the_warning_filters_unchanged() -> None:
     odd = encoded(noise(20, 20), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
     preprocess(odd)
     before = list(warnings.filters)
@@ -338,11 +338,11 @@ def test_threads_that_decode_together_leave_the_warning_filters_alone() -> None:
     assert list(warnings.filters) == before
 
 
-def test_a_webp_may_have_half_as_many_pixels() -> None:
+def test_a_webp_may_have_25_megapixels() -> None:
     data = encoded(Image.new("RGB", (5_001, 5_000)), "WebP", lossless=True, method=0)
     with pytest.raises(BadImage, match="5001 × 5000 pixels, at most 25,000,000 are allowed"):
         preprocess(data)
 
 
-def test_queries_and_catalogues_are_prepared_by_the_same_function() -> None:
+def test_queries_and_catalogues_use_the_same_preprocessing_function() -> None:
     assert vars(encoding)["preprocess"] is vars(photos)["preprocess"] is preprocess

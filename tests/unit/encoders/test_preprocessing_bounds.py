@@ -1,4 +1,4 @@
-"""What a photo may cost while it is decoded: memory and CPU time, measured in a process of its own."""
+"""Bounds on memory and CPU time of decoding an image, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ LARGEST: dict[str, tuple[Callable[[], bytes], float]] = {
 @pytest.mark.slow  # Pictures of 25 to 150 megapixels are made, and decoded.
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.parametrize("kind", LARGEST)
-def test_the_largest_picture_of_each_kind_stays_within_its_bound(kind: str) -> None:
+def test_the_largest_image_of_each_format_stays_within_its_memory_bound(kind: str) -> None:
     made, bound_mb = LARGEST[kind]
     (outcome,) = outcomes([made()])
     assert outcome["reason"] == ""
@@ -165,7 +165,7 @@ def test_the_largest_picture_of_each_kind_stays_within_its_bound(kind: str) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CPU time is limited as Linux does")
-def test_small_files_that_would_take_long_are_refused_at_once() -> None:
+def test_small_files_that_would_take_long_to_decode_are_refused_at_once() -> None:
     progressive = encoded(ramp(SIDE_PX, "L"), "JPEG", quality=30, progressive=True)
     exif = b"\xff\xe1" + struct.pack(">H", 8 + 200) + b"Exif\0\0" + bytes(200)
     small = encoded(ramp(16, "L"), "JPEG")
@@ -186,7 +186,7 @@ def test_small_files_that_would_take_long_are_refused_at_once() -> None:
 
 @pytest.mark.data
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_every_hostile_file_is_encoded_or_refused_with_a_reason_within_the_bounds(real_data: Path) -> None:
+def test_every_hostile_file_is_decoded_or_refused_with_a_reason_within_the_bounds(real_data: Path) -> None:
     plain = json.loads((real_data / "hostile" / "pillow_outcomes.json").read_text())
     with tarfile.open(real_data / "hostile" / "images.tar") as archive:
         files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}

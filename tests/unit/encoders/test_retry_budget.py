@@ -3,7 +3,7 @@ from __future__ import annotations
 from encoders.image.retry_budget import RetryBudget
 
 
-def test_one_failure_among_successes_may_be_tried_again() -> None:
+def test_a_failure_among_successes_may_be_retried() -> None:
     budget = RetryBudget()
     for _ in range(100):
         budget.record_success()
@@ -11,12 +11,12 @@ def test_one_failure_among_successes_may_be_tried_again() -> None:
     assert not budget.record_failure()
 
 
-def test_failures_alone_soon_may_not() -> None:
+def test_successive_failures_soon_may_not_be_retried() -> None:
     budget = RetryBudget()
     assert [budget.record_failure() for _ in range(7)] == [True, True, True, True, False, False, False]
 
 
-def test_successes_fill_it_again_up_to_the_brim() -> None:
+def test_successes_refill_the_budget_up_to_its_maximum() -> None:
     budget = RetryBudget()
     for _ in range(30):
         budget.record_failure()

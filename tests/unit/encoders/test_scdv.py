@@ -1,4 +1,4 @@
-"""Sparse composite document vectors: the arithmetic."""
+"""The SCDV arithmetic."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_words_of_one_group_have_the_same_topic_and_those_of_two_do_not() -> Non
     assert favourite[0] != favourite[30]
 
 
-def test_probabilities_are_those_of_the_mixture_made_softer() -> None:
+def test_probabilities_are_those_of_the_mixture_with_a_temperature() -> None:
     from sklearn.mixture import GaussianMixture
 
     words = _two_groups()
@@ -44,13 +44,13 @@ def test_probabilities_are_those_of_the_mixture_made_softer() -> None:
 
 
 @pytest.mark.parametrize("words", [1, 2, 3])
-def test_fewer_words_than_clusters_make_fewer_clusters(words: int) -> None:
+def test_few_words_give_fewer_topics(words: int) -> None:
     topics = scdv.fit_topics(_two_groups()[:words], scdv.ScdvParameters(), seed=0)
     assert 1 <= len(topics.means) <= words
     assert np.isfinite(topics.probabilities(_two_groups())).all()
 
 
-def test_a_document_is_the_sum_over_its_words_of_weight_topic_and_vector() -> None:
+def test_a_document_vector_is_the_weighted_sum_over_its_words() -> None:
     random = np.random.default_rng(1)
     shares, words = (random.normal(size=shape).astype(np.float32) for shape in ((5, 4), (5, 6)))
     documents = scdv.composite_vectors(shares, words, [3, 0, 2])
@@ -60,7 +60,7 @@ def test_a_document_is_the_sum_over_its_words_of_weight_topic_and_vector() -> No
     assert not documents[1].any()
 
 
-def test_a_word_and_a_document_are_the_same_bits_in_any_company() -> None:
+def test_word_and_document_vectors_are_bit_identical_in_any_batch() -> None:
     """Else a component next to the threshold is now 0 and now not."""
     random = np.random.default_rng(3)
     words = random.normal(size=(200, 100)).astype(np.float32)
@@ -95,7 +95,7 @@ def test_only_small_components_become_zeros() -> None:
     )
 
 
-def test_a_projection_keeps_the_angles_of_documents_that_fit_into_it() -> None:
+def test_a_projection_of_full_rank_keeps_the_angles_of_documents() -> None:
     random = np.random.default_rng(2)
     documents = (random.normal(size=(40, 6)) @ random.normal(size=(6, 100))).astype(np.float32)
     projection = scdv.fit_projection(documents, 6, seed=0)
@@ -104,7 +104,7 @@ def test_a_projection_keeps_the_angles_of_documents_that_fit_into_it() -> None:
     np.testing.assert_allclose(projected @ projected.T, documents @ documents.T, rtol=1e-3, atol=1e-2)
 
 
-def test_a_word_is_rarer_the_fewer_documents_have_it_however_often() -> None:
+def test_idf_depends_on_the_number_of_documents_not_on_occurrences() -> None:
     idf = scdv.inverse_document_frequencies([np.array([0, 1]), np.array([0, 2, 2, 2]), np.array([0])], 4)
     assert idf[0] == pytest.approx(1)
     assert idf[0] < idf[1] == idf[2] < idf[3]

@@ -35,11 +35,11 @@ from lookalike.errors import BadSettings
         (Specific(frozenset({1, 5})), {1}),
     ],
 )
-def test_the_policy_says_which_versions_of_those_there_are_wanted(policy: VersionPolicy, wanted: set[int]) -> None:
+def test_the_policy_selects_the_aspired_versions(policy: VersionPolicy, wanted: set[int]) -> None:
     assert aspired_versions(policy, [9, 11, 1]) == wanted
 
 
-def test_of_no_versions_none_is_wanted() -> None:
+def test_without_versions_none_is_aspired() -> None:
     assert aspired_versions(Latest(), []) == frozenset()
 
 
@@ -66,7 +66,7 @@ def test_a_new_version_is_loaded_before_the_last_old_one_is_unloaded(
     assert next_action(states, wanted) == action
 
 
-def test_from_any_versions_to_any_others_there_is_always_one_that_serves() -> None:
+def test_in_every_transition_between_versions_one_is_always_available() -> None:
     every = [frozenset(some) for n in range(1, 4) for some in itertools.combinations(range(1, 5), n)]
     for before, wanted in itertools.product(every, every):
         states: dict[int, State] = dict.fromkeys(before, AVAILABLE)
@@ -80,7 +80,7 @@ def test_from_any_versions_to_any_others_there_is_always_one_that_serves() -> No
         assert states.keys() == wanted
 
 
-def test_a_policy_is_written_in_a_word() -> None:
+def test_policies_are_parsed() -> None:
     assert parse_policy("latest") == Latest(1)
     assert parse_policy("latest:3") == Latest(3)
     assert parse_policy("all") == All()
@@ -91,17 +91,17 @@ def test_a_policy_is_written_in_a_word() -> None:
     "text",
     ["", "newest", "latest:", "latest:0", "all:2", "specific", "specific:", "specific:-1", f"specific:{1 << 63}"],
 )
-def test_another_word_is_no_policy(text: str) -> None:
+def test_an_unknown_policy_is_refused(text: str) -> None:
     with pytest.raises(BadSettings, match="model_version_policy"):
         parse_policy(text)
 
 
-def test_a_label_that_is_given_twice_is_refused() -> None:
+def test_a_duplicate_label_is_refused() -> None:
     with pytest.raises(BadSettings, match="version_labels=stable=4: stable is already version 3"):
         parse_labels(("stable=3", "canary=4", "stable=4"))
 
 
-def test_labels_are_names_of_versions() -> None:
+def test_labels_are_parsed() -> None:
     assert parse_labels(("stable=3", "canary=12")) == {"stable": 3, "canary": 12}
 
 
