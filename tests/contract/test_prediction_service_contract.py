@@ -1,6 +1,6 @@
-"""What Lookalike needs of a TensorFlow-Serving server: held by the embedded model server, and by a real one.
+"""The contract of a TensorFlow-Serving server, checked against the embedded model server and a real one.
 
-A real one, of any exported image model called `mobilenet`:
+To run against a real one, with any exported image model called `mobilenet`:
 
     lookalike encoders export /srv/models
     lookalike encoders serving-config /models /srv/serving
@@ -9,12 +9,12 @@ A real one, of any exported image model called `mobilenet`:
         --enable_batching=true --batching_parameters_file=/serving/batching.config
     LOOKALIKE_TFSERVING_ADDRESS=127.0.0.1:8500 python -m pytest tests/contract/test_prediction_service_contract.py
 
-LOOKALIKE_TFSERVING_LABEL: a version label that it has; without it, nothing is asked by label.
-LOOKALIKE_TFSERVING_BASE_PATH: where it reads the model (/models/mobilenet). With it the configuration of the server is
-replaced, and left at the latest version, which has the label if there is one.
-LOOKALIKE_TFSERVING_MAX_BATCH_SIZE: its max_batch_size, at most 220: one image more must still fit into a message.
-LOOKALIKE_TFSERVING_BURST: how many images at once are more than it runs and lets wait (max_enqueued_batches). They are
-sent to it, so name a number only where nobody else needs the server.
+LOOKALIKE_TFSERVING_LABEL: one of its version labels; unset: no requests by label.
+LOOKALIKE_TFSERVING_BASE_PATH: where it reads the model (/models/mobilenet). If set, the configuration of the server is
+replaced, and left at the latest version, with the label if one is set.
+LOOKALIKE_TFSERVING_MAX_BATCH_SIZE: its max_batch_size, at most 220: one more image must still fit into a message.
+LOOKALIKE_TFSERVING_BURST: a number of images that overflows its queue (max_enqueued_batches). They are sent at
+once, so set it only if nobody else uses the server.
 """
 
 from __future__ import annotations

@@ -27,12 +27,12 @@ Result = TypeVar("Result")
 SOON = Deadline.after(None)
 
 
-async def in_place(work: Callable[[], Result], products: int) -> Result:
+async def run_in_place(work: Callable[[], Result], products: int) -> Result:
     return work()
 
 
 @dataclass
-class Side:
+class EncoderUnderTest:
     client: ProductEncoder
     image: bytes
     text: bytes
@@ -47,43 +47,43 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> product.ProductModel:
 
 
 @pytest.fixture(params=["scripted", "real"])
-async def side(request: pytest.FixtureRequest, model: product.ProductModel) -> AsyncIterator[Side]:
+async def encoder(request: pytest.FixtureRequest, model: product.ProductModel) -> AsyncIterator[EncoderUnderTest]:
     if request.param == "scripted":
         info = ProductEncoderInfo("encoder-3", "encoder-1", "encoder-2")
         image, text = pack(VECTORS["p07", SPACE_IMAGE]), pack(VECTORS["p07", SPACE_TEXT])
         handler = ScriptedProductEncoder().handler()
     else:
         info = ProductEncoderInfo(model.fingerprint, model.image_encoder, model.text_encoder)
-        given = synthetic_products.make_products(1)
-        image, text = pack(given.images[0]), pack(given.texts[0])
-        service = product_server.ProductEncoderService(in_place)
+        products = synthetic_products.make_products(1)
+        image, text = pack(products.images[0]), pack(products.texts[0])
+        service = product_server.ProductEncoderService(run_in_place)
         service.set_model(model)
         handler = edge.handler(product_server.SERVICE, service.methods())
     async with serving(handler) as address, aio_channel(address) as channel:
-        yield Side(ProductEncoder(channel), image, text, info)
+        yield EncoderUnderTest(ProductEncoder(channel), image, text, info)
 
 
-async def test_images_texts_and_both_give_unit_vectors_that_differ(side: Side) -> None:
-    both, photo = ProductInput(image=side.image, text=side.text), ProductInput(image=side.image)
-    fused = await side.client.encode([both, photo, ProductInput(text=side.text), both], SOON)
-    assert fused.info == side.info
-    np.testing.assert_allclose(np.linalg.norm(fused.vectors, axis=1), 1, atol=1e-3)
-    np.testing.assert_allclose(fused.vectors[0], fused.vectors[3], atol=1e-6)
-    assert fused.vectors[0] @ fused.vectors[1] < 0.9999
+async def test_images_texts_and_both_give_unit_vectors_that_differ(encoder: EncoderUnderTest) -> None:
+    both, photo = ProductInput(image=encoder.image, text=encoder.text), ProductInput(image=encoder.image)
+    response = await encoder.client.encode([both, photo, ProductInput(text=encoder.text), both], SOON)
+    assert response.info == encoder.info
+    np.testing.assert_allclose(np.linalg.norm(response.vectors, axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(response.vectors[0], response.vectors[3], atol=1e-6)
+    assert response.vectors[0] @ response.vectors[1] < 0.9999
 
 
-async def test_the_requested_number_of_categories_comes_sorted_by_probability(side: Side) -> None:
-    both, photo = ProductInput(image=side.image, text=side.text), ProductInput(image=side.image)
-    answers, info = await side.client.classify([both, photo], SOON, limit=2, precision=0.9)
-    assert info == side.info
-    for answer in answers:
-        assert len(answer.categories) == len(answer.values) == 2
-        assert 1 >= answer.values[0] >= answer.values[1] > 0
-        assert 0 <= answer.threshold <= 2
+async def test_the_requested_number_of_categories_comes_sorted_by_probability(encoder: EncoderUnderTest) -> None:
+    both, photo = ProductInput(image=encoder.image, text=encoder.text), ProductInput(image=encoder.image)
+    classifications, info = await encoder.client.classify([both, photo], SOON, limit=2, precision=0.9)
+    assert info == encoder.info
+    for classification in classifications:
+        assert len(classification.categories) == len(classification.values) == 2
+        assert 1 >= classification.values[0] >= classification.values[1] > 0
+        assert 0 <= classification.threshold <= 2
 
 
 async def test_vectors_of_other_dimensions_are_refused_as_of_another_encoder(model: product.ProductModel) -> None:
-    service = product_server.ProductEncoderService(in_place)
+    service = product_server.ProductEncoderService(run_in_place)
     service.set_model(model)
     async with (
         serving(edge.handler(product_server.SERVICE, service.methods())) as address,
@@ -94,8 +94,8 @@ async def test_vectors_of_other_dimensions_are_refused_as_of_another_encoder(mod
 
 
 async def test_a_process_without_a_product_encoder_says_so() -> None:
-    unserved = edge.handler(product_server.SERVICE, product_server.ProductEncoderService(in_place).methods())
-    for handlers, reason in (((unserved,), "has no product encoder"), ((), "no product encoder is deployed")):
+    without_model = edge.handler(product_server.SERVICE, product_server.ProductEncoderService(run_in_place).methods())
+    for handlers, reason in (((without_model,), "has no product encoder"), ((), "no product encoder is deployed")):
         async with serving(*handlers) as address, aio_channel(address) as channel:
             client = ProductEncoder(channel)
             with pytest.raises(FailedPrecondition, match=reason):

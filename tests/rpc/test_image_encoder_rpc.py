@@ -36,7 +36,7 @@ from tests.rpc.model_servers import (
 )
 
 Predict = Callable[[pb.PredictRequest, grpc.aio.ServicerContext[Any, Any]], Awaitable[pb.PredictResponse]]
-NOWHERE = "127.0.0.1:1"
+UNUSED_ADDRESS = "127.0.0.1:1"
 FULL = "The batch scheduling queue to which this task was submitted is full"
 
 
@@ -64,43 +64,43 @@ def one_vector() -> pb.PredictResponse:
     )
 
 
-class Failing:
-    """Fails with a status, the first `times` times it is asked."""
+class FailingServer:
+    """Fails the first `times` calls with a status."""
 
     def __init__(self, code: grpc.StatusCode, details: str = "", *, times: int = 1_000) -> None:
-        self.asked = 0
+        self.calls = 0
         self._code, self._details, self._times = code, details, times
 
     async def __call__(
         self, request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PredictResponse:
-        self.asked += 1
-        if self.asked <= self._times:
+        self.calls += 1
+        if self.calls <= self._times:
             await context.abort(self._code, self._details)
         return one_vector()
 
 
 async def test_a_call_whose_connection_fails_is_retried_once_on_another() -> None:
-    server = Failing(grpc.StatusCode.OK, times=0)
-    async with answering(server) as address, aio_channel(NOWHERE) as broken, aio_channel(address) as whole:
-        encoder = ImageEncoder(broken, whole)
+    server = FailingServer(grpc.StatusCode.OK, times=0)
+    async with answering(server) as address, aio_channel(UNUSED_ADDRESS) as broken, aio_channel(address) as working:
+        encoder = ImageEncoder(broken, working)
         assert (await encoder.encode(images(0), Deadline.after(5))).encoder == "mobilenet-a"
         await until(lambda: broken.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
-        for _ in range(20):  # More than the budget has retries: the broken one is left alone now.
+        for _ in range(20):  # More than the retry budget, so the broken channel is no longer used.
             await encoder.encode(images(0), Deadline.after(5))
-    assert server.asked == 21
+    assert server.calls == 21
 
 
 async def test_an_unavailable_server_is_called_twice_at_most() -> None:
-    server = Failing(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    server = FailingServer(grpc.StatusCode.UNAVAILABLE, "Socket closed")
     async with answering(server) as address, aio_channel(address) as channel:
         with pytest.raises(Unavailable, match="Socket closed"):
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
-    assert server.asked == 2
+    assert server.calls == 2
 
 
 @pytest.mark.parametrize(
-    ("code", "details", "kind"),
+    ("code", "details", "error_type"),
     [
         (grpc.StatusCode.UNAVAILABLE, FULL, Overloaded),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "", Overloaded),
@@ -112,23 +112,23 @@ async def test_an_unavailable_server_is_called_twice_at_most() -> None:
     ],
 )
 async def test_errors_that_a_retry_cannot_fix_are_not_retried(
-    code: grpc.StatusCode, details: str, kind: type[LookalikeError]
+    code: grpc.StatusCode, details: str, error_type: type[LookalikeError]
 ) -> None:
-    server = Failing(code, details)
+    server = FailingServer(code, details)
     async with answering(server) as address, aio_channel(address) as channel:
-        with pytest.raises(kind):
+        with pytest.raises(error_type):
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
-    assert server.asked == 1
+    assert server.calls == 1
 
 
 async def test_while_most_calls_fail_none_is_retried_until_some_succeed() -> None:
-    server = Failing(grpc.StatusCode.UNAVAILABLE, "away", times=16 + 4)
+    server = FailingServer(grpc.StatusCode.UNAVAILABLE, "away", times=16 + 4)
     async with answering(server) as address, aio_channel(address) as channel:
         encoder = ImageEncoder(channel)
         for _ in range(16):
             with pytest.raises(Unavailable):
                 await encoder.encode(images(0), Deadline.after(5))
-        assert server.asked == 16 + 4
+        assert server.calls == 16 + 4
         await encoder.encode(images(0), Deadline.after(5))
 
 
@@ -173,7 +173,7 @@ async def test_a_client_pins_a_version_or_a_label(tmp_path: Path) -> None:
 
 
 async def test_version_and_label_together_are_bad_settings() -> None:
-    async with aio_channel(NOWHERE) as channel:
+    async with aio_channel(UNUSED_ADDRESS) as channel:
         with pytest.raises(BadSettings, match="at most one"):
             ImageEncoder(channel, version=1, label="stable")
 
@@ -185,9 +185,9 @@ async def test_the_gateway_pins_the_configured_version(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(photo, "PNG")
 
     async def encoder(**pin: Any) -> str:
-        made = Encoders(GatewaySettings(model_server=address, model_server_connections=2, **pin))
-        _, fingerprint = await made.image("", photo.getvalue(), Deadline.after(5))
-        await made.close()
+        encoders = Encoders(GatewaySettings(model_server=address, model_server_connections=2, **pin))
+        _, fingerprint = await encoders.image("", photo.getvalue(), Deadline.after(5))
+        await encoders.close()
         return fingerprint
 
     async with run_model_server(tmp_path / "models", load, policy=All(), labels={"stable": 2}) as address:

@@ -43,10 +43,12 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 async def test_every_caller_gets_its_own_rows_in_order(serve: Serve) -> None:
     async with serve(ArithmeticModel()) as channel:
         encoder = ImageEncoder(channel)
-        asked = [(5, 1), (2,), (7, 8, 9), (0,)]
-        answers = await asyncio.gather(*(encoder.encode(images(*axes), Deadline.after(5)) for axes in asked))
-    assert [tuple(answer.vectors.argmax(axis=1)) for answer in answers] == asked
-    assert {answer.encoder for answer in answers} == {ArithmeticModel().encoder}
+        axes_of_requests = [(5, 1), (2,), (7, 8, 9), (0,)]
+        responses = await asyncio.gather(
+            *(encoder.encode(images(*axes), Deadline.after(5)) for axes in axes_of_requests)
+        )
+    assert [tuple(response.vectors.argmax(axis=1)) for response in responses] == axes_of_requests
+    assert {response.encoder for response in responses} == {ArithmeticModel().encoder}
 
 
 async def test_waiting_requests_share_a_batch_of_bounded_size(serve: Serve) -> None:
@@ -66,15 +68,15 @@ async def test_waiting_requests_share_a_batch_of_bounded_size(serve: Serve) -> N
 async def test_a_request_larger_than_a_batch_is_split_and_reassembled(serve: Serve) -> None:
     model = ArithmeticModel()
     async with serve(model) as channel:
-        answer = await ImageEncoder(channel).encode(images(*range(11)), Deadline.after(5))
-    assert answer.vectors.argmax(axis=1).tolist() == list(range(11))
+        response = await ImageEncoder(channel).encode(images(*range(11)), Deadline.after(5))
+    assert response.vectors.argmax(axis=1).tolist() == list(range(11))
     assert model.batches == [4, 4, 3]
 
 
 async def test_as_many_images_as_fit_in_a_message_are_accepted(serve: Serve) -> None:
     async with serve(ArithmeticModel()) as channel:
-        answer = await ImageEncoder(channel).encode(images(*range(MAX_IMAGES)), Deadline.after(30))
-    assert answer.vectors.shape == (MAX_IMAGES, DIM)
+        response = await ImageEncoder(channel).encode(images(*range(MAX_IMAGES)), Deadline.after(30))
+    assert response.vectors.shape == (MAX_IMAGES, DIM)
 
 
 async def test_without_splitting_a_request_larger_than_a_batch_is_refused(serve: Serve) -> None:
@@ -138,9 +140,9 @@ async def test_batches_run_concurrently_on_all_threads(serve: Serve) -> None:
 async def test_a_batch_is_padded_to_an_allowed_size_and_the_padding_is_removed(serve: Serve) -> None:
     model = ArithmeticModel()
     async with serve(model, allowed_batch_sizes=(2, 4)) as channel:
-        answer = await ImageEncoder(channel).encode(images(6, 7, 8), Deadline.after(5))
+        response = await ImageEncoder(channel).encode(images(6, 7, 8), Deadline.after(5))
     assert model.batches == [4]
-    assert answer.vectors.argmax(axis=1).tolist() == [6, 7, 8]
+    assert response.vectors.argmax(axis=1).tolist() == [6, 7, 8]
 
 
 async def test_abandoned_requests_are_not_run(serve: Serve) -> None:
@@ -259,5 +261,5 @@ async def test_features_in_float_val_are_read_too() -> None:
     features.tensor_content = b""
     features.float_val.extend(UNIT[:2].ravel().tolist())
     async with answering(**{FEATURES: features, ENCODER: NAMES}) as encoder:
-        answer = await encoder.encode(images(0, 1), Deadline.after(5))
-    np.testing.assert_array_equal(answer.vectors, UNIT[:2])
+        response = await encoder.encode(images(0, 1), Deadline.after(5))
+    np.testing.assert_array_equal(response.vectors, UNIT[:2])

@@ -42,10 +42,10 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """text/, and product/ trained on its vectors of titles."""
     folder = tmp_path_factory.mktemp("encoders")
     train_text.train(TITLES, folder / "text", dim=16)
-    given, model = make_products(), text.load(folder / "text")
-    word = [int(category[-1]) for category in given.categories]
+    products, model = make_products(), text.load(folder / "text")
+    word = [int(category[-1]) for category in products.categories]
     vectors = model.encode([TITLES[2 * w] for w in word])
-    trained_on = dataclasses.replace(given, texts=vectors, text_encoder=model.fingerprint)
+    trained_on = dataclasses.replace(products, texts=vectors, text_encoder=model.fingerprint)
     train_product.train(trained_on, folder / "product")
     return folder
 
@@ -68,9 +68,9 @@ async def stub(artifacts: Path, model: ProductModel) -> AsyncIterator[product_en
     service.set_model(model)
     async with (
         serving(edge.handler(product_server.SERVICE, service.methods())) as address,
-        aio_channel(address) as made,
+        aio_channel(address) as channel,
     ):
-        yield product_encoder_pb2_grpc.ProductEncoderStub(made)
+        yield product_encoder_pb2_grpc.ProductEncoderStub(channel)
     encoder.close()
 
 
@@ -199,14 +199,14 @@ async def test_a_missing_folder_is_refused_at_startup(artifacts: Path, tmp_path:
 async def test_products_and_texts_in_flight_share_one_bound(artifacts: Path, model: ProductModel) -> None:
     encoder = text_server.TextEncoderService(TextEncoderSettings(max_waiting=4))
     await encoder.load(artifacts / "text")
-    go_on, service = threading.Event(), product_server.ProductEncoderService(encoder.run_admitted)
+    released, service = threading.Event(), product_server.ProductEncoderService(encoder.run_admitted)
     service.set_model(model)
-    held = asyncio.ensure_future(encoder.run(go_on.wait))
+    blocking = asyncio.ensure_future(encoder.run(released.wait))
     async with (
         serving(edge.handler(product_server.SERVICE, service.methods())) as address,
-        aio_channel(address) as made,
+        aio_channel(address) as channel,
     ):
-        stub = product_encoder_pb2_grpc.ProductEncoderStub(made)
+        stub = product_encoder_pb2_grpc.ProductEncoderStub(channel)
         request = pb.EncodeProductsRequest(inputs=[pb.ProductInput(image=photo())] * 3)
         calls = [asyncio.ensure_future(stub.Encode(request)) for _ in range(2)]
         (refused,), _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -214,8 +214,8 @@ async def test_products_and_texts_in_flight_share_one_bound(artifacts: Path, mod
         with pytest.raises(grpc.aio.AioRpcError, match=complaint) as caught:
             await refused
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        go_on.set()
+        released.set()
         (answered,) = [call for call in calls if call is not refused]
         assert (await answered).dim == model.dim
-    await held
+    await blocking
     encoder.close()

@@ -43,8 +43,8 @@ async def channel(artifact: Path) -> AsyncIterator[grpc.aio.Channel]:
     encoder = TextEncoderService(TextEncoderSettings(max_waiting=8))
     await encoder.load(artifact)
     handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
-    async with serving(handler) as address, aio_channel(address) as made:
-        yield made
+    async with serving(handler) as address, aio_channel(address) as channel:
+        yield channel
     encoder.close()
 
 
@@ -59,8 +59,10 @@ async def test_encode_returns_the_models_vectors_and_its_fingerprint(channel: gr
 
 async def test_concurrent_callers_each_get_their_own_vectors(channel: grpc.aio.Channel, artifact: Path) -> None:
     model, client = load(artifact), TextEncoder(channel)
-    answers = await asyncio.gather(*(client.encode([title], SOON) for title in TITLES))
-    np.testing.assert_allclose(np.concatenate([answer.vectors for answer in answers]), model.encode(TITLES), atol=1e-6)
+    responses = await asyncio.gather(*(client.encode([title], SOON) for title in TITLES))
+    np.testing.assert_allclose(
+        np.concatenate([response.vectors for response in responses]), model.encode(TITLES), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("texts", [[], ["x"] * (MAX_TEXTS + 1), ["ok", "x" * (MAX_TEXT_BYTES + 1)]])
@@ -80,93 +82,103 @@ async def test_beyond_max_waiting_requests_are_refused_at_once(channel: grpc.aio
     assert any(not isinstance(outcome, BaseException) for outcome in outcomes)
 
 
-class Held:
-    """A real model that says when a batch begins, and waits with it until it is let go."""
+class BlockedModel:
+    """A real model that signals when a batch starts, and blocks it until it is released."""
 
     def __init__(self, model: TextModel) -> None:
         self._model = model
         self.fingerprint, self.dim = model.fingerprint, model.dim
         self.batches: list[list[str]] = []
-        self.began = threading.Event()
-        self.go = threading.Event()
-        self.go.set()
+        self.started = threading.Event()
+        self.released = threading.Event()
+        self.released.set()
 
     def encode(self, texts: Sequence[str]) -> F32:
         self.batches.append(list(texts))
-        self.began.set()
-        self.go.wait(10)
+        self.started.set()
+        self.released.wait(10)
         return self._model.encode(texts)
 
-    def hold(self) -> None:
+    def block(self) -> None:
         self.batches.clear()
-        self.began.clear()
-        self.go.clear()
+        self.started.clear()
+        self.released.clear()
 
-    async def begun(self) -> None:
-        assert await asyncio.to_thread(self.began.wait, 10)
+    async def wait_until_started(self) -> None:
+        assert await asyncio.to_thread(self.started.wait, 10)
 
 
 @pytest.fixture
-async def held(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Held, grpc.aio.Channel]]:
-    """A server of batches of four that waits at its first one, and a channel to it."""
-    model = Held(load(artifact))
+async def blocked_server(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[BlockedModel, grpc.aio.Channel]]:
+    """A server with batches of four, blocked in its first one, and a channel to it."""
+    model = BlockedModel(load(artifact))
     monkeypatch.setattr(text, "load", lambda path: model)
     encoder = TextEncoderService(TextEncoderSettings(max_batch=4, max_waiting=16))
     await encoder.load(artifact)
     handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
-    model.hold()
-    async with serving(handler) as address, aio_channel(address) as made:
-        yield model, made
-    model.go.set()
+    model.block()
+    async with serving(handler) as address, aio_channel(address) as channel:
+        yield model, channel
+    model.released.set()
     encoder.close()
 
 
-async def test_a_large_request_is_interleaved_with_others(held: tuple[Held, grpc.aio.Channel], artifact: Path) -> None:
-    model, channel = held
+async def test_a_large_request_is_interleaved_with_others(
+    blocked_server: tuple[BlockedModel, grpc.aio.Channel], artifact: Path
+) -> None:
+    model, channel = blocked_server
     client = TextEncoder(channel)
     many = [f"dress {i}" for i in range(10)]
     large = asyncio.create_task(client.encode(many, SOON))
-    await model.begun()
+    await model.wait_until_started()
     small = [asyncio.create_task(client.encode(["mug", *TITLES[:n]], SOON)) for n in (0, 1)]
-    await asyncio.sleep(0.2)  # Until they are there: nothing but the order hangs on it.
-    model.go.set()
+    await asyncio.sleep(0.2)  # Until they have arrived; only the order depends on it.
+    model.released.set()
     encoded = await large
     await asyncio.gather(*small)
     assert [batch[0] for batch in model.batches] == ["dress 0", "mug", "dress 4", "dress 8"]
     np.testing.assert_allclose(encoded.vectors, load(artifact).encode(many), atol=1e-6)
 
 
-async def test_the_remaining_texts_of_a_cancelled_request_are_not_encoded(held: tuple[Held, grpc.aio.Channel]) -> None:
-    model, channel = held
+async def test_the_remaining_texts_of_a_cancelled_request_are_not_encoded(
+    blocked_server: tuple[BlockedModel, grpc.aio.Channel],
+) -> None:
+    model, channel = blocked_server
     leaving = asyncio.create_task(TextEncoder(channel).encode(["dress"] * 12, SOON))
-    await model.begun()
+    await model.wait_until_started()
     leaving.cancel()
-    await asyncio.sleep(0.2)  # Until the server knows.
-    model.go.set()
-    assert len((await TextEncoder(channel).encode(["mug"] * 16, SOON)).vectors) == 16  # Nothing waits: all are let in.
+    await asyncio.sleep(0.2)  # Until the server notices.
+    model.released.set()
+    assert (
+        len((await TextEncoder(channel).encode(["mug"] * 16, SOON)).vectors) == 16
+    )  # Nothing else is in flight, so all are admitted.
     assert model.batches == [["dress"] * 4, *[["mug"] * 4] * 4]
 
 
-async def test_the_remaining_texts_are_not_encoded_after_the_deadline(held: tuple[Held, grpc.aio.Channel]) -> None:
-    model, channel = held
+async def test_the_remaining_texts_are_not_encoded_after_the_deadline(
+    blocked_server: tuple[BlockedModel, grpc.aio.Channel],
+) -> None:
+    model, channel = blocked_server
     with pytest.raises(DeadlineExceeded):
         await TextEncoder(channel).encode(["dress"] * 12, Deadline.after(0.3))
-    await asyncio.sleep(0.1)  # The server's clock is its own.
-    model.go.set()
+    await asyncio.sleep(0.1)  # The server measures the deadline itself.
+    model.released.set()
     await TextEncoder(channel).encode(["mug"], SOON)
     assert model.batches == [["dress"] * 4, ["mug"]]
 
 
-async def test_the_bound_on_texts_in_flight_counts_them_by_the_kib(held: tuple[Held, grpc.aio.Channel]) -> None:
-    model, channel = held
+async def test_the_bound_on_texts_in_flight_counts_them_by_the_kib(
+    blocked_server: tuple[BlockedModel, grpc.aio.Channel],
+) -> None:
+    model, channel = blocked_server
     client = TextEncoder(channel)
-    large = asyncio.create_task(
-        client.encode(["x" * MAX_TEXT_BYTES], SOON)
-    )  # More than the bound: alone, it is let in.
-    await model.begun()
+    large = asyncio.create_task(client.encode(["x" * MAX_TEXT_BYTES], SOON))  # Above the bound, but admitted alone.
+    await model.wait_until_started()
     with pytest.raises(Overloaded, match="64"):
         await client.encode(["mug"], SOON)
-    model.go.set()
+    model.released.set()
     await large
     assert len((await client.encode(["mug"], SOON)).vectors) == 1
 

@@ -61,9 +61,9 @@ def test_the_saved_model_returns_the_normalised_features_of_keras(untrained: Exp
 
 
 @pytest.fixture(scope="module")
-def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights whose normalisations do something, and each something else: those of a new network, and of the ImageNet
-    weights that are tested with, are all but the identity."""
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights with random batch normalisations: in a new network, and in the ImageNet weights of the test data, these
+    are almost the identity."""
     net = mobilenet.build_network("untrained", 5)
     random = np.random.default_rng(5)
     for layer in net.layers:
@@ -72,21 +72,23 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 random.uniform(low, 1.5, layer.gamma.shape) for low in (0.5, -0.5, -0.5, 0.5)
             )
             layer.set_weights([2 * gamma, beta, mean, variance])
-    file = tmp_path_factory.mktemp("weights") / "lively.weights.h5"
+    file = tmp_path_factory.mktemp("weights") / "random.weights.h5"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # Keras' own save_weights
         net.save_weights(file)
     return file
 
 
-def test_folding_batch_norms_into_the_convolutions_changes_no_features(lively: Path, tf: Any, tmp_path: Path) -> None:
-    images, net = noise(3), mobilenet.build_network(str(lively))
+def test_folding_batch_norms_into_the_convolutions_changes_no_features(
+    random_weights: Path, tf: Any, tmp_path: Path
+) -> None:
+    images, net = noise(3), mobilenet.build_network(str(random_weights))
     expected = net.predict(images / np.float32(127.5) - 1, verbose=0)
     raw = compute_features(tf, fold_batch_norms(net), images, "float32").numpy()
     assert expected.std() > 0.01, "something to tell apart"
     np.testing.assert_allclose(raw, expected, atol=1e-4)
-    done = mobilenet.export(tmp_path, weights=str(lively), tf=tf)
-    np.testing.assert_allclose(run(done, tf, images)[FEATURES], normalised(expected), atol=1e-4)
+    exported = mobilenet.export(tmp_path, weights=str(random_weights), tf=tf)
+    np.testing.assert_allclose(run(exported, tf, images)[FEATURES], normalised(expected), atol=1e-4)
 
 
 def test_the_exported_model_has_only_constants(untrained: ExportedModel, tf: Any) -> None:
@@ -95,9 +97,11 @@ def test_the_exported_model_has_only_constants(untrained: ExportedModel, tf: Any
     assert 12.8e6 < (untrained.path / "saved_model.pb").stat().st_size < 13.5e6
 
 
-def test_bfloat16_is_another_encoder_with_nearly_the_same_vectors(lively: Path, tf: Any, tmp_path: Path) -> None:
-    words = [str(tmp_path), "--weights", str(lively)]
-    assert mobilenet.main(words, {}) == mobilenet.main([*words, "--precision", "bfloat16"], {}) == 0
+def test_bfloat16_is_another_encoder_with_nearly_the_same_vectors(
+    random_weights: Path, tf: Any, tmp_path: Path
+) -> None:
+    arguments = [str(tmp_path), "--weights", str(random_weights)]
+    assert mobilenet.main(arguments, {}) == mobilenet.main([*arguments, "--precision", "bfloat16"], {}) == 0
     first, second = list_versions(tmp_path)
     assert (first.precision, second.precision) == ("float32", "bfloat16")
     assert second.encoder == first.encoder.replace("mobilenet-", "mobilenet-bfloat16-")
@@ -111,9 +115,9 @@ def test_bfloat16_is_another_encoder_with_nearly_the_same_vectors(lively: Path, 
 
 
 def test_the_fingerprint_says_untrained_at_any_precision(tf: Any, tmp_path: Path) -> None:
-    done = mobilenet.export(tmp_path, weights="untrained", precision="bfloat16", tf=tf)
-    assert done.encoder.startswith("mobilenet-untrained-bfloat16-")
-    outputs = run(done, tf, noise(1))
+    exported = mobilenet.export(tmp_path, weights="untrained", precision="bfloat16", tf=tf)
+    assert exported.encoder.startswith("mobilenet-untrained-bfloat16-")
+    outputs = run(exported, tf, noise(1))
     np.testing.assert_allclose(np.linalg.norm(outputs[FEATURES], axis=1), 1, atol=1e-5)
 
 
@@ -167,8 +171,8 @@ def test_an_untrained_model_says_so_in_the_log_and_in_its_fingerprint(
     tf: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "encoders.image.mobilenet"):
-        done = mobilenet.export(tmp_path, weights="untrained", tf=tf)
-    assert done.encoder.startswith("mobilenet-untrained-")
+        exported = mobilenet.export(tmp_path, weights="untrained", tf=tf)
+    assert exported.encoder.startswith("mobilenet-untrained-")
     assert "UNTRAINED" in caplog.text
 
 
@@ -177,8 +181,8 @@ def test_the_same_weights_are_the_same_encoder_and_are_not_exported_twice(
 ) -> None:
     models = untrained.path.parent.parent
     assert mobilenet.main([str(models), "--weights", "untrained", "--seed", "3", "--json"], {}) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said == {"path": str(untrained.path), "version": untrained.version, "encoder": untrained.encoder}
+    result = json.loads(capsys.readouterr().out)
+    assert result == {"path": str(untrained.path), "version": untrained.version, "encoder": untrained.encoder}
     assert list(find_versions(models)) == [1]
     with pytest.raises(BadSettings, match="already exists"):
         mobilenet.export(models, weights="untrained", seed=3, version=1, tf=tf)
@@ -191,10 +195,10 @@ def test_the_same_weights_are_the_same_encoder_and_are_not_exported_twice(
 def test_the_fingerprint_of_a_weights_file_depends_on_its_values_only(tf: Any, tmp_path: Path) -> None:
     net = mobilenet.build_network("untrained", 5)
     net.save_weights(tmp_path / "own.weights.h5")
-    done = mobilenet.export(tmp_path, weights=str(tmp_path / "own.weights.h5"), version=12, tf=tf)
-    assert done.version == 12
-    assert done.encoder == mobilenet.weights_fingerprint(net.get_weights(), trained=True)
-    assert "untrained" not in done.encoder
+    exported = mobilenet.export(tmp_path, weights=str(tmp_path / "own.weights.h5"), version=12, tf=tf)
+    assert exported.version == 12
+    assert exported.encoder == mobilenet.weights_fingerprint(net.get_weights(), trained=True)
+    assert "untrained" not in exported.encoder
 
 
 def test_a_file_that_has_no_weights_is_refused_and_nothing_is_written(tf: Any, tmp_path: Path) -> None:
@@ -297,7 +301,7 @@ def test_the_export_gives_the_features_of_keras_for_real_photos(real_data: Path,
     raw = compute_features(tf, fold_batch_norms(net), pixels, "float32").numpy()
     assert expected.max() > 1, "not so small that anything passes"
     np.testing.assert_allclose(raw, expected, rtol=0, atol=1e-4)
-    done = mobilenet.export(tmp_path, weights=str(weights), tf=tf)
-    np.testing.assert_allclose(run(done, tf, pixels)[FEATURES], normalised(expected), rtol=0, atol=1e-4)
+    exported = mobilenet.export(tmp_path, weights=str(weights), tf=tf)
+    np.testing.assert_allclose(run(exported, tf, pixels)[FEATURES], normalised(expected), rtol=0, atol=1e-4)
     half = mobilenet.export(tmp_path, weights=str(weights), precision="bfloat16", tf=tf)
     assert ((run(half, tf, pixels)[FEATURES] * normalised(expected)).sum(axis=1) > 0.995).all()

@@ -43,23 +43,23 @@ def test_without_a_model_the_error_says_how_to_export_one(tmp_path: Path) -> Non
         find_model(tmp_path, 2)
 
 
-@pytest.mark.parametrize("card", ["", "{", "[]", '{"encoder": 7}', '{"encoder": ""}', "{}"])
-def test_a_version_whose_metadata_does_not_name_the_encoder_is_refused(tmp_path: Path, card: str) -> None:
-    (write_version(tmp_path, "1") / METADATA_FILE).write_text(card)
+@pytest.mark.parametrize("metadata", ["", "{", "[]", '{"encoder": 7}', '{"encoder": ""}', "{}"])
+def test_a_version_whose_metadata_does_not_name_the_encoder_is_refused(tmp_path: Path, metadata: str) -> None:
+    (write_version(tmp_path, "1") / METADATA_FILE).write_text(metadata)
     with pytest.raises(BadArtifact, match="does not name the encoder"):
         find_model(tmp_path)
 
 
 def test_the_list_has_every_version_with_its_metadata(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    card = {"encoder": "mobilenet-bfloat16-0123456789ab", "precision": "bfloat16", "weights": "own.h5"}
-    (write_version(tmp_path, "10") / METADATA_FILE).write_text(json.dumps(card))
+    metadata = {"encoder": "mobilenet-bfloat16-0123456789ab", "precision": "bfloat16", "weights": "own.h5"}
+    (write_version(tmp_path, "10") / METADATA_FILE).write_text(json.dumps(metadata))
     write_version(tmp_path, "9")
     assert list_models.main([str(tmp_path), "--json"], {}) == 0
     ninth, tenth = json.loads(capsys.readouterr().out)
     assert (ninth["version"], ninth["encoder"], ninth["precision"]) == (9, "mobilenet-0123456789ab", "")
-    assert {name: tenth[name] for name in card} == card
+    assert {name: tenth[name] for name in metadata} == metadata
     assert tenth["path"] == str(tmp_path / "mobilenet" / "10")
-    assert tenth["size_bytes"] == len(json.dumps(card))
+    assert tenth["size_bytes"] == len(json.dumps(metadata))
 
 
 def test_a_damaged_version_is_listed_with_its_error_beside_the_others(
@@ -78,8 +78,8 @@ def test_a_narrow_terminal_does_not_truncate_fingerprints(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     encoder = "mobilenet-untrained-bfloat16-0123456789ab"
-    card = {"encoder": encoder, "precision": "bfloat16", "weights": "mobilenet_v1_1.0_224_qat_notop.weights.h5"}
-    (write_version(tmp_path, "1") / METADATA_FILE).write_text(json.dumps(card))
+    metadata = {"encoder": encoder, "precision": "bfloat16", "weights": "mobilenet_v1_1.0_224_qat_notop.weights.h5"}
+    (write_version(tmp_path, "1") / METADATA_FILE).write_text(json.dumps(metadata))
     list_models.main([str(tmp_path)], {})
     cells = [line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert "".join(cells) == encoder

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFile
 
-from encoders.image import preprocessing as images
+from encoders.image import preprocessing
 from encoders.image.preprocessing import MAX_ONE_SCAN_PIXELS, MAX_PIXELS, BadImage, preprocess
 from lookalike.limits import MAX_IMAGE_BYTES
 from pipeline import photos
@@ -24,9 +24,9 @@ from server import encoding
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def encoded(image: Image.Image, format_name: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, format_name, **options)
     return buffer.getvalue()
 
 
@@ -45,7 +45,7 @@ def quarters(side_px: int = 400) -> Image.Image:
 
 
 def png_header(width_px: int, height_px: int) -> bytes:
-    """A PNG that promises so many pixels and has none."""
+    """A PNG header that declares these dimensions, without pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"")
     chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data)]
@@ -56,9 +56,9 @@ def corners(pixels: npt.NDArray[np.uint8]) -> list[list[int]]:
     return [pixels[y, x].tolist() for y in (20, -20) for x in (20, -20)]
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_becomes_224_by_224_rgb_bytes(kind: str) -> None:
-    pixels = preprocess(encoded(noise(300, 500), kind))
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_every_format_becomes_224_by_224_rgb_bytes(format_name: str) -> None:
+    pixels = preprocess(encoded(noise(300, 500), format_name))
     assert pixels.shape == (224, 224, 3)
     assert pixels.dtype == np.uint8
 
@@ -67,8 +67,8 @@ def test_every_format_becomes_224_by_224_rgb_bytes(kind: str) -> None:
 def test_every_colour_mode_is_decoded(mode: str) -> None:
     grey = Image.new("L", (64, 64), 200).convert("I").point(lambda v: v * 257).convert("I;16")
     image = grey if mode == "I;16" else Image.new("RGB", (64, 64), (200, 200, 200)).convert(mode)
-    kind = {"CMYK": "JPEG", "P": "GIF"}.get(mode, "PNG")
-    assert abs(int(preprocess(encoded(image, kind)).mean()) - 200) <= (60 if mode == "1" else 5)
+    format_name = {"CMYK": "JPEG", "P": "GIF"}.get(mode, "PNG")
+    assert abs(int(preprocess(encoded(image, format_name)).mean()) - 200) <= (60 if mode == "1" else 5)
 
 
 def rgb_of_16_bits(side_px: int, value: int) -> bytes:
@@ -99,7 +99,7 @@ def test_a_large_image_resized_in_bands_equals_one_resized_at_once(
         image = Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257)
     data = encoded(image.convert("P") if mode == "P" else image, compress_level=1)
     in_bands = preprocess(data).astype(int)
-    monkeypatch.setattr(images, "_UNBANDED_PIXELS", MAX_PIXELS)
+    monkeypatch.setattr(preprocessing, "_UNBANDED_PIXELS", MAX_PIXELS)
     assert image.width * image.height > 4_000_000
     # Pillow shrinks rows or columns first, as it is cheaper; each rounds, and laying on white doubles it.
     assert np.abs(in_bands - preprocess(data)).max() <= 4
@@ -132,10 +132,10 @@ def test_a_rotated_image_is_turned_upright(orientation: int) -> None:
     stored = upright.transpose(inverse[orientation]) if orientation in inverse else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    for kind in ("JPEG", "PNG", "WebP"):
-        seen = np.array(corners(preprocess(encoded(stored, kind, exif=exif, quality=100))))
-        wanted = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
-        assert np.abs(seen - wanted).max() < 30, kind
+    for format_name in ("JPEG", "PNG", "WebP"):
+        seen = np.array(corners(preprocess(encoded(stored, format_name, exif=exif, quality=100))))
+        expected = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
+        assert np.abs(seen - expected).max() < 30, format_name
 
 
 def test_an_image_with_damaged_exif_is_decoded_unrotated() -> None:
@@ -161,17 +161,17 @@ def test_half_transparent_pixels_are_blended_with_white() -> None:
     assert set(preprocess(encoded(image)).ravel().tolist()) <= {126, 127, 128}
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WebP"])
-def test_the_first_frame_of_an_animation_is_used(kind: str) -> None:
+@pytest.mark.parametrize("format_name", ["GIF", "PNG", "WebP"])
+def test_the_first_frame_of_an_animation_is_used(format_name: str) -> None:
     frames = [Image.new("RGB", (50, 50), colour) for colour in ("red", "lime", "blue")]
-    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    data = encoded(frames[0], format_name, save_all=True, append_images=frames[1:])
     assert np.abs(preprocess(data).mean(axis=(0, 1)) - (255, 0, 0)).max() < 5
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "ICO", "PPM", "JPEG2000"])
-def test_other_formats_are_refused(kind: str) -> None:
+@pytest.mark.parametrize("format_name", ["TIFF", "ICO", "PPM", "JPEG2000"])
+def test_other_formats_are_refused(format_name: str) -> None:
     with pytest.raises(BadImage, match="not one of JPEG, PNG, WebP, GIF, BMP"):
-        preprocess(encoded(noise(32, 32), kind))
+        preprocess(encoded(noise(32, 32), format_name))
 
 
 @pytest.mark.parametrize("data", [b"", b"BM", b"\xff\xd8\xff", b"GIF89a", b"RIFF0000WEBP", b"no picture at all"])
@@ -180,10 +180,10 @@ def test_bytes_that_are_not_an_image_are_refused(data: bytes) -> None:
         preprocess(data)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_truncated_image_is_refused_with_its_reason(kind: str) -> None:
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_truncated_image_is_refused_with_its_reason(format_name: str) -> None:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
-    data = encoded(noise(200, 200), kind)
+    data = encoded(noise(200, 200), format_name)
     for length in range(0, len(data) * 19 // 20, len(data) // 25):
         with pytest.raises(BadImage) as refused:
             preprocess(data[:length])
@@ -192,8 +192,8 @@ def test_a_truncated_image_is_refused_with_its_reason(kind: str) -> None:
 
 def test_random_damage_raises_nothing_but_bad_image() -> None:
     rng = np.random.default_rng(7)
-    for kind in FORMATS:
-        whole = np.frombuffer(encoded(noise(64, 48), kind), dtype=np.uint8)
+    for format_name in FORMATS:
+        whole = np.frombuffer(encoded(noise(64, 48), format_name), dtype=np.uint8)
         for _ in range(150):
             data = whole.copy()
             places = rng.integers(0, rng.choice([40, len(data)]), 4)
@@ -252,7 +252,7 @@ def test_a_progressive_jpeg_may_have_50_megapixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "instead"),
+    ("original", "replacement"),
     [
         pytest.param(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x0c\x01", id="a scan for each component"),
         pytest.param(b"\xff\xda", b"\0\xff\xda", id="bytes between segments"),
@@ -260,11 +260,11 @@ def test_a_progressive_jpeg_may_have_50_megapixels() -> None:
         pytest.param(b"\xff\xc0", b"\xff\xc9", id="arithmetic codes"),
     ],
 )
-def test_a_jpeg_that_may_not_be_one_scan_may_have_50_megapixels(found: bytes, instead: bytes) -> None:
+def test_a_jpeg_that_may_not_be_one_scan_may_have_50_megapixels(original: bytes, replacement: bytes) -> None:
     data = jpeg_header(10_000, 5_001)
-    assert found in data
+    assert original in data
     with pytest.raises(BadImage, match="10000 × 5001 pixels, at most 50,000,000 are allowed"):
-        preprocess(data.replace(found, instead, 1))
+        preprocess(data.replace(original, replacement, 1))
 
 
 def test_a_large_jpeg_is_decoded_at_one_eighth_scale() -> None:
@@ -313,7 +313,7 @@ def test_a_memory_error_is_not_reported_as_a_bad_image(monkeypatch: pytest.Monke
     def exhausted(image: Image.Image) -> Image.Image:
         raise MemoryError
 
-    monkeypatch.setattr(images, "_to_square", exhausted)
+    monkeypatch.setattr(preprocessing, "_to_square", exhausted)
     with pytest.raises(MemoryError):
         preprocess(encoded(noise(8, 8)))
 

@@ -74,9 +74,9 @@ def outcomes(images: list[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in child.stdout.splitlines()]
 
 
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, format_name: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, format_name, **options)
     return buffer.getvalue()
 
 
@@ -112,7 +112,7 @@ def run_lengths(side_px: int, runs: bytes) -> bytes:
 LINE, NOWHERE = b"\x01\x05\x00\x00", b"\x00\x02\x00\x00"
 
 
-# As many pixels as are allowed, of the kinds that take the most memory, and how much of it (MB).
+# Images of the most pixels allowed in the formats that take the most memory, and their memory bound (MB).
 LARGEST: dict[str, tuple[Callable[[], bytes], float]] = {
     "PNG, palette with transparency": (  # It was 450 when all of it was made RGBA at once.
         lambda: encoded(palette(SIDE_PX), "PNG", transparency=bytes(range(256)), compress_level=1),
@@ -155,10 +155,10 @@ LARGEST: dict[str, tuple[Callable[[], bytes], float]] = {
 
 @pytest.mark.slow  # Pictures of 25 to 150 megapixels are made, and decoded.
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-@pytest.mark.parametrize("kind", LARGEST)
-def test_the_largest_image_of_each_format_stays_within_its_memory_bound(kind: str) -> None:
-    made, bound_mb = LARGEST[kind]
-    (outcome,) = outcomes([made()])
+@pytest.mark.parametrize("format_name", LARGEST)
+def test_the_largest_image_of_each_format_stays_within_its_memory_bound(format_name: str) -> None:
+    make_image, bound_mb = LARGEST[format_name]
+    (outcome,) = outcomes([make_image()])
     assert outcome["reason"] == ""
     assert 5 < outcome["mb"] < bound_mb, "and it was measured at all"
     assert outcome["cpu_s"] < CPU_S
@@ -169,19 +169,19 @@ def test_small_files_that_would_take_long_to_decode_are_refused_at_once() -> Non
     progressive = encoded(ramp(SIDE_PX, "L"), "JPEG", quality=30, progressive=True)
     exif = b"\xff\xe1" + struct.pack(">H", 8 + 200) + b"Exif\0\0" + bytes(200)
     small = encoded(ramp(16, "L"), "JPEG")
-    found = outcomes(
+    results = outcomes(
         [
             with_scans(progressive, 1_000),  # It took 40 s.
             run_lengths(SIDE_PX, LINE * SIDE_PX),  # 8 s.
             small[:2] + exif * 39_000 + small[2:],  # 7 s.
         ]
     )
-    assert [outcome["reason"] for outcome in found] == [
+    assert [outcome["reason"] for outcome in results] == [
         "1,000 scans of 7071 × 7071 pixels, at most 50 are allowed",
         "7071 × 7071 pixels, at most 2,000,000 are allowed",
         "39,000 segments of EXIF or XMP, at most 1,000 are allowed",
     ]
-    assert max(outcome["cpu_s"] for outcome in found) < 1
+    assert max(outcome["cpu_s"] for outcome in results) < 1
 
 
 @pytest.mark.data
@@ -191,18 +191,18 @@ def test_every_hostile_file_is_decoded_or_refused_with_a_reason_within_the_bound
     with tarfile.open(real_data / "hostile" / "images.tar") as archive:
         files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
         images = {name: file.read() for name, file in files.items() if file is not None}
-    found = dict(zip(images, outcomes(list(images.values())), strict=True))
-    assert len(found) == 418
-    assert max(outcome["mb"] for outcome in found.values()) < BOUND_MB
-    assert max(outcome["cpu_s"] for outcome in found.values()) < CPU_S
-    photo = found["huge_real/5518124b75d6c6dfee4c2e4c0cfa716a.jpg"]  # Of 8484 × 11042 pixels, in one scan.
+    results = dict(zip(images, outcomes(list(images.values())), strict=True))
+    assert len(results) == 418
+    assert max(outcome["mb"] for outcome in results.values()) < BOUND_MB
+    assert max(outcome["cpu_s"] for outcome in results.values()) < CPU_S
+    photo = results["huge_real/5518124b75d6c6dfee4c2e4c0cfa716a.jpg"]  # Of 8484 × 11042 pixels, in one scan.
     assert photo["reason"] == ""
     assert photo["mb"] < 40
-    assert not any("object at 0x" in outcome["reason"] for outcome in found.values())
+    assert not any("object at 0x" in outcome["reason"] for outcome in results.values())
     # What plain Pillow reads of these formats is encoded, unless it is too large; what it does not read is refused.
     ours = ("ok JPEG", "ok MPO", "ok PNG", "ok WEBP", "ok GIF", "ok BMP")
-    readable = {name for name in found if plain[name]["pillow"] in ours}
-    encoded_names = {name for name, outcome in found.items() if not outcome["reason"]}
+    readable = {name for name in results if plain[name]["pillow"] in ours}
+    encoded_names = {name for name, outcome in results.items() if not outcome["reason"]}
     assert encoded_names <= readable
-    assert all("are allowed" in found[name]["reason"] for name in readable - encoded_names)
+    assert all("are allowed" in results[name]["reason"] for name in readable - encoded_names)
     assert len(encoded_names) > 250

@@ -47,9 +47,9 @@ def test_there_are_at_most_n_minus_one_neighbours(count: int) -> None:
 
 
 def test_precision_is_the_share_of_neighbours_with_the_same_label() -> None:
-    found = np.array([[1, 2], [0, 2], [0, 1]])
+    neighbours = np.array([[1, 2], [0, 2], [0, 1]])
 
-    np.testing.assert_allclose(neighbour_precisions(found, ["a", "a", "b"]), [0.5, 0.5, 0])
+    np.testing.assert_allclose(neighbour_precisions(neighbours, ["a", "a", "b"]), [0.5, 0.5, 0])
 
 
 def test_a_label_that_occurs_once_is_left_out_of_the_mean() -> None:
@@ -87,10 +87,12 @@ def test_confidence_1_is_in_the_last_bin_and_no_predictions_have_no_error() -> N
     assert expected_calibration_error(np.array([]), np.array([], bool)) == 0
 
 
-def test_reliability_bins_have_mean_confidence_and_accuracy() -> None:
-    told = reliability_bins(np.array([0.1, 0.2, 0.9, 0.7, 1.0]), np.array([False, True, True, False, True]), bins=2)
+def test_reliability_reliabilityhave_mean_confidence_and_accuracy() -> None:
+    reliability = reliability_bins(
+        np.array([0.1, 0.2, 0.9, 0.7, 1.0]), np.array([False, True, True, False, True]), bins=2
+    )
 
-    np.testing.assert_allclose(told, [(0.15, 0.5, 2), (2.6 / 3, 2 / 3, 3)])
+    np.testing.assert_allclose(reliability, [(0.15, 0.5, 2), (2.6 / 3, 2 / 3, 3)])
 
 
 def test_the_most_frequent_label_of_the_nearest_wins_with_its_share() -> None:

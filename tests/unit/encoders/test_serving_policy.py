@@ -25,7 +25,7 @@ from lookalike.errors import BadSettings
 
 
 @pytest.mark.parametrize(
-    ("policy", "wanted"),
+    ("policy", "aspired"),
     [
         (Latest(), {11}),
         (Latest(2), {9, 11}),
@@ -35,8 +35,8 @@ from lookalike.errors import BadSettings
         (Specific(frozenset({1, 5})), {1}),
     ],
 )
-def test_the_policy_selects_the_aspired_versions(policy: VersionPolicy, wanted: set[int]) -> None:
-    assert aspired_versions(policy, [9, 11, 1]) == wanted
+def test_the_policy_selects_the_aspired_versions(policy: VersionPolicy, aspired: set[int]) -> None:
+    assert aspired_versions(policy, [9, 11, 1]) == aspired
 
 
 def test_without_versions_none_is_aspired() -> None:
@@ -44,7 +44,7 @@ def test_without_versions_none_is_aspired() -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "wanted", "action"),
+    ("states", "aspired", "action"),
     [
         ({}, {1, 2}, Load(2)),
         ({2: AVAILABLE}, {1, 2}, Load(1)),
@@ -61,23 +61,23 @@ def test_without_versions_none_is_aspired() -> None:
     ],
 )
 def test_a_new_version_is_loaded_before_the_last_old_one_is_unloaded(
-    states: dict[int, State], wanted: set[int], action: Load | Unload | None
+    states: dict[int, State], aspired: set[int], action: Load | Unload | None
 ) -> None:
-    assert next_action(states, wanted) == action
+    assert next_action(states, aspired) == action
 
 
 def test_in_every_transition_between_versions_one_is_always_available() -> None:
     every = [frozenset(some) for n in range(1, 4) for some in itertools.combinations(range(1, 5), n)]
-    for before, wanted in itertools.product(every, every):
+    for before, aspired in itertools.product(every, every):
         states: dict[int, State] = dict.fromkeys(before, AVAILABLE)
         for _ in range(10):
-            action = next_action(states, wanted)
+            action = next_action(states, aspired)
             if isinstance(action, Load):
                 states[action.version] = AVAILABLE
             elif isinstance(action, Unload):
                 del states[action.version]
             assert states
-        assert states.keys() == wanted
+        assert states.keys() == aspired
 
 
 def test_policies_are_parsed() -> None:

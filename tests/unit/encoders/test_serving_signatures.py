@@ -11,19 +11,19 @@ from lookalike.errors import BadArtifact
 SERVED = MetaGraphDef(meta_info_def={"tags": ["serve"]}, signature_def={"one": SignatureDef(method_name="predict")})  # type: ignore[arg-type]  # a dict is taken
 
 
-def written(folder: Path, *graphs: MetaGraphDef) -> Path:
+def write_saved_model(folder: Path, *graphs: MetaGraphDef) -> Path:
     (folder / "saved_model.pb").write_bytes(SavedModel(meta_graphs=graphs).SerializeToString())
     return folder
 
 
 def test_the_signatures_are_those_of_the_serving_graph(tmp_path: Path) -> None:
     training = MetaGraphDef(meta_info_def={"tags": ["train"]}, signature_def={"two": SignatureDef()})  # type: ignore[arg-type]  # a dict is taken
-    assert set(read_signatures(written(tmp_path, training, SERVED)).signature_def) == {"one"}
+    assert set(read_signatures(write_saved_model(tmp_path, training, SERVED)).signature_def) == {"one"}
 
 
 def test_a_model_without_a_serving_graph_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadArtifact, match="no serving graph"):
-        read_signatures(written(tmp_path))
+        read_signatures(write_saved_model(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff\xff", None])
@@ -35,5 +35,5 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path, content: bytes | Non
 
 
 def test_signatures_are_packed_under_their_official_name(tmp_path: Path) -> None:
-    told = pack_signatures(read_signatures(written(tmp_path, SERVED)))
-    assert told.TypeName() == "tensorflow.serving.SignatureDefMap"
+    packed = pack_signatures(read_signatures(write_saved_model(tmp_path, SERVED)))
+    assert packed.TypeName() == "tensorflow.serving.SignatureDefMap"

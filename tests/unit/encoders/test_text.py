@@ -92,10 +92,10 @@ def test_another_process_gives_the_same_fingerprint(tmp_path: Path) -> None:
     """Whatever was loaded, allocated and freed before: a first training once ran on more threads than the second."""
     (tmp_path / "titles.txt").write_text("\n".join(TITLES))
     command = [sys.executable, "-m", "lookalike", "encoders", "train-text", "titles.txt", "a", "--dim", "16", "--json"]
-    told = subprocess.run(
+    process = subprocess.run(
         command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, check=True, text=True
     )
-    assert json.loads(told.stdout)["fingerprint"] == train(TITLES, tmp_path / "b", dim=16)
+    assert json.loads(process.stdout)["fingerprint"] == train(TITLES, tmp_path / "b", dim=16)
 
 
 @pytest.mark.parametrize("texts", [["dress"], ["dress", "dress", ""], ["靴", "靴 赤"]])

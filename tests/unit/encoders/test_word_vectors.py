@@ -21,15 +21,15 @@ THINGS = ["cotton shirt", "wool sweater", "table lamp", "desk lamp", "coffee mug
 TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in THINGS]
 ELSEWHERE = [f"{colour} {thing} for you" for colour in ("red", "pink", "black", "blue") for thing in THINGS]
 WORD_DIM, BUCKETS = 24, 1_000
-# Of a fastText .bin: where its counts of entries and of words are, and how each of its two matrices begins (whether it
-# is quantised, rows, columns).
+# Layout of a fastText .bin: offset of the counts of entries and words, and header of each of its two matrices
+# (quantised, rows, columns).
 COUNTS, MATRIX_HEADER = 64, struct.Struct("<?2q")
 
 
 @pytest.fixture(scope="module")
 def vectors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenize = Tokenizer()
-    out: Path = tmp_path_factory.mktemp("words") / "given.bin"
+    out: Path = tmp_path_factory.mktemp("words") / "pretrained.bin"
     train_word_vectors(
         [tokenize(title) for title in ELSEWHERE], out, SkipGramParameters(dim=WORD_DIM, buckets=BUCKETS, epochs=50)
     )
@@ -37,7 +37,7 @@ def vectors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def vectors_at(vectors_file: Path) -> int:
-    """Where the vectors of the words begin; those of the buckets and the second matrix, of words again, follow."""
+    """Offset of the word vectors; those of the buckets, and the output matrix of the words, follow."""
     count = len(load_word_vectors(vectors_file).words)
     return vectors_file.stat().st_size - MATRIX_HEADER.size - 4 * WORD_DIM * (2 * count + BUCKETS)
 
@@ -65,14 +65,14 @@ def test_an_encoder_uses_the_pretrained_words_and_their_dimension(
 
 
 def test_the_same_file_gives_the_same_encoder_and_another_file_another(vectors_file: Path, tmp_path: Path) -> None:
-    def made(name: str, word_vectors: Path) -> str:
+    def fingerprint(name: str, word_vectors: Path) -> str:
         return train(TITLES, tmp_path / name, kind="fasttext", word_vectors=word_vectors)
 
     other = tmp_path / "other.bin"
     train_word_vectors(
         [["red", "lamp"], ["blue", "mug"]], other, SkipGramParameters(dim=WORD_DIM, buckets=1_000, epochs=5)
     )
-    assert made("a", vectors_file) == made("b", vectors_file) != made("c", other)
+    assert fingerprint("a", vectors_file) == fingerprint("b", vectors_file) != fingerprint("c", other)
 
 
 def test_an_update_retrains_only_if_the_file_has_changed(vectors_file: Path, tmp_path: Path) -> None:
