@@ -151,9 +151,8 @@ async def test_the_remaining_texts_of_a_cancelled_request_are_not_encoded(
     leaving.cancel()
     await asyncio.sleep(0.2)  # Until the server notices.
     model.released.set()
-    assert (
-        len((await TextEncoder(channel).encode(["mug"] * 16, SOON)).vectors) == 16
-    )  # Nothing else is in flight, so all are admitted.
+    # Nothing else is in flight, so all are admitted.
+    assert len((await TextEncoder(channel).encode(["mug"] * 16, SOON)).vectors) == 16
     assert model.batches == [["dress"] * 4, *[["mug"] * 4] * 4]
 
 
