@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.meter import write
-from encoders.image.folded import convolutions
-from encoders.image.mobilenet import network, served
-from encoders.image.photos import preprocess
+from encoders.image.batch_norm_folding import fold_batch_norms
+from encoders.image.mobilenet import build_network, serving_module
+from encoders.image.preprocessing import preprocess
 from encoders.image.signature import FEATURES
-from encoders.image.tensorflow_runtime import tensorflow
+from encoders.image.tensorflow_runtime import import_tensorflow
 from lookalike.vectors import F32
 
 BATCH = 16
@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("fashion", type=Path)
     parser.add_argument("--photos", type=int, default=2000)
     options = parser.parse_args()
-    tf = tensorflow(os.environ)  # noqa: TID251  # a script of its own
-    model = served(tf, convolutions(network(str(options.weights))), "measured", "float32")
+    tf = import_tensorflow(os.environ)  # noqa: TID251  # a script of its own
+    model = serving_module(tf, fold_batch_norms(build_network(str(options.weights))), "measured", "float32")
     photos = read_photos(options.fashion, options.photos)
 
     def encode(change: Callable[[Image.Image], Image.Image] | None) -> F32:

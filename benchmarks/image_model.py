@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.meter import write
-from encoders.image.folded import Convolution, convolutions, features, unit
-from encoders.image.mobilenet import network, served
-from encoders.image.photos import SIDE_PX, preprocess
+from encoders.image.batch_norm_folding import Convolution, compute_features, fold_batch_norms, normalise_rows
+from encoders.image.mobilenet import build_network, serving_module
+from encoders.image.preprocessing import SIDE_PX, preprocess
 from encoders.image.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
-from encoders.image.tensorflow_runtime import tensorflow
+from encoders.image.tensorflow_runtime import import_tensorflow
 from lookalike.vectors import F32
 
 Pixels = npt.NDArray[np.uint8]
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    tf = tensorflow(os.environ)  # noqa: TID251  # a script of its own
+    tf = import_tensorflow(os.environ)  # noqa: TID251  # a script of its own
     photos, kinds = read(options.fashion, options.photos)
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         sizes = save_all(tf, Path(folder), str(options.weights), photos)
@@ -99,18 +99,20 @@ def save_all(tf: Any, folder: Path, weights: str, photos: Pixels) -> Mapping[str
     """Every variant as a SavedModel in `folder`, by name; the bytes of each."""
     import keras
 
-    net = network(weights)
-    layers = convolutions(net)
+    net = build_network(weights)
+    layers = fold_batch_norms(net)
     keras.config.set_dtype_policy("mixed_bfloat16")
-    mixed = network(weights)
+    mixed = build_network(weights)
     keras.config.set_dtype_policy("float32")
     modules = {
-        "float32": served(tf, layers, "float32", "float32"),
-        "bfloat16": served(tf, layers, "bfloat16", "bfloat16"),
+        "float32": serving_module(tf, layers, "float32", "float32"),
+        "bfloat16": serving_module(tf, layers, "bfloat16", "bfloat16"),
         "variables": module(tf, lambda images: net(scaled(tf, images), training=False), net),
         "keras_bfloat16": module(tf, constants(tf, mixed), None),
-        "int8_weights": module(tf, lambda images: features(tf, in_int8(layers), images, "float32"), None),
-        "xla": module(tf, tf.function(lambda images: features(tf, layers, images, "float32"), jit_compile=True), None),
+        "int8_weights": module(tf, lambda images: compute_features(tf, in_int8(layers), images, "float32"), None),
+        "xla": module(
+            tf, tf.function(lambda images: compute_features(tf, layers, images, "float32"), jit_compile=True), None
+        ),
     }
     for name, each in modules.items():
         tf.saved_model.save(each, str(folder / name), signatures={SIGNATURE: each.serve})
@@ -149,7 +151,10 @@ def module(tf: Any, infer: Callable[[Any], Any], kept: Any) -> Any:
     """What `encoders.image.mobilenet.served` makes, of other layers; variables belong to `kept`."""
 
     def serve(images: Any) -> dict[str, Any]:
-        return {FEATURES: unit(tf, tf.cast(infer(images), tf.float32)), ENCODER: tf.fill(tf.shape(images)[:1], "other")}
+        return {
+            FEATURES: normalise_rows(tf, tf.cast(infer(images), tf.float32)),
+            ENCODER: tf.fill(tf.shape(images)[:1], "other"),
+        }
 
     made = tf.Module()
     made.kept = kept

@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
 from encoders.image.client import ImageEncoder
-from encoders.image.photos import preprocess
+from encoders.image.preprocessing import preprocess
 from index.building.build import SpaceVectors, build
 from lookalike.channels import aio_channel
 from lookalike.local.probes import free_ports, is_serving

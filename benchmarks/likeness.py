@@ -22,10 +22,10 @@ import numpy as np
 from benchmarks.dataset import DIM, CnnLike
 from benchmarks.meter import write
 from benchmarks.ngt_comparison import nearest
-from encoders.image.folded import convolutions, features
-from encoders.image.mobilenet import network
-from encoders.image.photos import preprocess
-from encoders.image.tensorflow_runtime import tensorflow
+from encoders.image.batch_norm_folding import compute_features, fold_batch_norms
+from encoders.image.mobilenet import build_network
+from encoders.image.preprocessing import preprocess
+from encoders.image.tensorflow_runtime import import_tensorflow
 from index.backends import factory
 from index.backends.faiss_support import use_threads
 from index.backends.recipe import resolve_recipe
@@ -61,9 +61,9 @@ def main() -> None:
 
 def computed(weights: str, photos: Path) -> Iterator[F32]:
     """Features of all photos of an archive, not normalised, 16 at a time."""
-    tf = tensorflow(os.environ)  # noqa: TID251  # a script of its own
-    layers = convolutions(network(weights))
-    run = tf.function(lambda pixels: features(tf, layers, pixels, "float32"), autograph=False)
+    tf = import_tensorflow(os.environ)  # noqa: TID251  # a script of its own
+    layers = fold_batch_norms(build_network(weights))
+    run = tf.function(lambda pixels: compute_features(tf, layers, pixels, "float32"), autograph=False)
     with tarfile.open(photos, "r|xz") as archive:
         files = (archive.extractfile(member) for member in archive if member.isfile())
         pixels = (preprocess(file.read()) for file in files if file is not None)

@@ -38,18 +38,19 @@ from threadpoolctl import threadpool_limits
 from benchmarks import texts
 from benchmarks.meter import write
 from benchmarks.texts import Documents, Labels, averaged
-from encoders.text import scdv, words
+from encoders.text import scdv
 from encoders.text.tokens import Tokenizer
+from encoders.text.word_vectors import SkipGramParameters, WordVectors, load_word_vectors, train_word_vectors
 from lookalike.vectors import F32, normalised
 
 OURS, THEIRS = "subwords", "whole words, window 10, ten times"
 # 30,000 words are those that come three times, or more often.
 WORDS = {
-    OURS: words.Recipe(dim=200, epochs=5, most_words=30_000, buckets=200_000),
-    THEIRS: words.Recipe(dim=200, epochs=10, window=10, most_words=30_000, buckets=1_000, subwords=(0, 0)),
+    OURS: SkipGramParameters(dim=200, epochs=5, max_words=30_000, buckets=200_000),
+    THEIRS: SkipGramParameters(dim=200, epochs=10, window=10, max_words=30_000, buckets=1_000, subwords=(0, 0)),
 }
-PAPER = scdv.Recipe(clusters=60, temperature=1.0)
-SERVED = scdv.Recipe()
+PAPER = scdv.ScdvParameters(clusters=60, temperature=1.0)
+SERVED = scdv.ScdvParameters()
 DIMS = (1024, 512, 256)
 CS = (0.3, 1.0, 3.0)
 _OFTEN = 20  # Times that the words of the authors' code come, or more.
@@ -64,7 +65,7 @@ Numbered = Sequence[npt.NDArray[np.int64]]
 class Way:
     """Of making documents from word vectors: ours, with the paper's topics, unless it says otherwise."""
 
-    topics: scdv.Recipe | None = PAPER  # None: the mean of the words by idf.
+    topics: scdv.ScdvParameters | None = PAPER  # None: the mean of the words by idf.
     tied: bool = False  # One covariance for all topics, in place of a diagonal one for each.
     unit: bool = False  # Word vectors of unit length as they are; ours keep their length, and start at their centre.
     frequent: bool = False  # Only words that come _OFTEN, and no stop words.
@@ -137,7 +138,7 @@ def report(trial: Trial, trained: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def compare(trial: Trial, vocabularies: dict[str, words.Words]) -> None:
+def compare(trial: Trial, vocabularies: dict[str, WordVectors]) -> None:
     tfidf(trial)
     name = "SCDV as in the paper"
     base = {kind: composed(trial, vocabulary, Way()) for kind, vocabulary in vocabularies.items()}
@@ -174,7 +175,7 @@ def projected(trial: Trial, name: str, whole: Encoded) -> None:
         trial.judge(f"{name}, projected", (train, test), words=OURS)
 
 
-def composed(trial: Trial, vocabulary: words.Words, way: Way) -> Encoded:
+def composed(trial: Trial, vocabulary: WordVectors, way: Way) -> Encoded:
     """Sparse (n, topics x 200) documents."""
     kept = _kept(trial, vocabulary, way)
     place = {word: at for at, word in enumerate(kept)}
@@ -183,27 +184,27 @@ def composed(trial: Trial, vocabulary: words.Words, way: Way) -> Encoded:
         for half in trial.documents
     )
     vectors = vocabulary.vectors(kept)
-    vectors = normalised(vectors) if way.unit else vectors - scdv.centre_of(vectors)
-    shares = _shares(vectors, way) * scdv.idf_of(train, len(kept))[:, None]
+    vectors = normalised(vectors) if way.unit else vectors - scdv.mean_word_vector(vectors)
+    shares = _shares(vectors, way) * scdv.inverse_document_frequencies(train, len(kept))[:, None]
 
     def dense(documents: Numbered) -> F32:
         rows = np.concatenate(documents)
-        return scdv.composites(shares[rows], vectors[rows], [*map(len, documents)])
+        return scdv.composite_vectors(shares[rows], vectors[rows], [*map(len, documents)])
 
     threshold = 0.0
     if way.topics is not None:
-        threshold = scdv.threshold_of(dense([train[at] for at in _sampled(len(train))]), way.topics.sparsity)
+        threshold = scdv.sparsity_threshold(dense([train[at] for at in _sampled(len(train))]), way.topics.sparsity)
     return (
-        _sparse(train, lambda part: scdv.sparse(dense(part), threshold)),
-        _sparse(test, lambda part: scdv.sparse(dense(part), threshold)),
+        _sparse(train, lambda part: scdv.sparsify(dense(part), threshold)),
+        _sparse(test, lambda part: scdv.sparsify(dense(part), threshold)),
     )
 
 
-def _kept(trial: Trial, vocabulary: words.Words, way: Way) -> list[str]:
+def _kept(trial: Trial, vocabulary: WordVectors, way: Way) -> list[str]:
     if not way.frequent:
-        return vocabulary.known
+        return vocabulary.words
     counts = Counter(word for document in trial.documents[0] for word in document)
-    return [word for word in vocabulary.known if counts[word] >= _OFTEN and word not in ENGLISH_STOP_WORDS]
+    return [word for word in vocabulary.words if counts[word] >= _OFTEN and word not in ENGLISH_STOP_WORDS]
 
 
 def _shares(vectors: F32, way: Way) -> F32:
@@ -218,8 +219,8 @@ def _shares(vectors: F32, way: Way) -> F32:
     return shares
 
 
-def _averaged(trial: Trial, vocabulary: words.Words) -> Encoded:
-    keep = set(vocabulary.known)
+def _averaged(trial: Trial, vocabulary: WordVectors) -> Encoded:
+    keep = set(vocabulary.words)
     train, test = ([[word for word in document if word in keep] for document in half] for half in trial.documents)
     return averaged(train, vocabulary), averaged(test, vocabulary)
 
@@ -232,14 +233,14 @@ def _sparse(half: Numbered, dense: Callable[[Numbered], F32]) -> Any:
     return sparse.vstack([sparse.csr_array(dense(half[i : i + _AT_ONCE])) for i in range(0, len(half), _AT_ONCE)])
 
 
-def _trained(documents: Documents, recipe: words.Recipe, path: Path) -> tuple[words.Words, dict[str, Any]]:
+def _trained(documents: Documents, recipe: SkipGramParameters, path: Path) -> tuple[WordVectors, dict[str, Any]]:
     note = path.with_suffix(".json")
     if not note.is_file():
         before_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-        words.train(documents, path, recipe)
+        train_word_vectors(documents, path, recipe)
         took_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before_s
         note.write_text(json.dumps({"train_cpu_s": round(took_s)}))
-    return words.load(path), json.loads(note.read_text())
+    return load_word_vectors(path), json.loads(note.read_text())
 
 
 if __name__ == "__main__":

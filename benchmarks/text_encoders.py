@@ -27,10 +27,11 @@ from benchmarks import texts
 from benchmarks.meter import RESULTS, stamp, write
 from benchmarks.texts import Labels, Texts, averaged, precision_at_10, unprojected
 from encoders.text import model as text
-from encoders.text import scdv, words
-from encoders.text.model import FASTTEXT, Lexicon
+from encoders.text import scdv
+from encoders.text.model import FASTTEXT, WordFeatureCache
 from encoders.text.tokens import Tokenizer
-from encoders.text.train import learnt, train
+from encoders.text.train import fit, train
+from encoders.text.word_vectors import load_word_vectors
 from lookalike.vectors import F32, normalised
 
 DIMS = (1024, 512, 256, 128)
@@ -77,18 +78,20 @@ def judged(of: Texts, artifact: Path) -> dict[str, float]:
     """Precision@10 of every representation by the artifact's own word vectors."""
     tokenize = Tokenizer()
     documents = [tokenize(each) for each in of.texts]
-    vocabulary = words.load(artifact / FASTTEXT)
+    vocabulary = load_word_vectors(artifact / FASTTEXT)
     tfidf = TfidfVectorizer(analyzer=lambda document: document).fit_transform(documents)
     found = {"TF-IDF": _sparse_precision_at_10(tfidf, of.labels)}
     found["mean of word vectors"] = precision_at_10(averaged(documents, vocabulary), of.labels)
-    arrays, said = learnt(documents, vocabulary, kind="fasttext", dim=1, seed=SEED)
-    lexicon = Lexicon({**said, "kind": "fasttext"}, vocabulary, arrays)
-    found["fasttext"] = precision_at_10(unprojected(documents, lexicon, 0.0), of.labels)
-    for clusters in (scdv.Recipe().clusters, 60):
-        recipe = scdv.Recipe(clusters=clusters)
-        arrays, said = learnt(documents, vocabulary, kind="scdv", dim=max(DIMS), seed=SEED, recipe=recipe)
-        lexicon = Lexicon({**said, "kind": "scdv"}, vocabulary, arrays)
-        whole = unprojected(documents, lexicon, said["threshold"])
+    arrays, said = fit(documents, vocabulary, kind="fasttext", dim=1, seed=SEED)
+    word_features = WordFeatureCache({**said, "kind": "fasttext"}, vocabulary, arrays)
+    found["fasttext"] = precision_at_10(unprojected(documents, word_features, 0.0), of.labels)
+    for clusters in (scdv.ScdvParameters().clusters, 60):
+        scdv_parameters = scdv.ScdvParameters(clusters=clusters)
+        arrays, said = fit(
+            documents, vocabulary, kind="scdv", dim=max(DIMS), seed=SEED, scdv_parameters=scdv_parameters
+        )
+        word_features = WordFeatureCache({**said, "kind": "scdv"}, vocabulary, arrays)
+        whole = unprojected(documents, word_features, said["threshold"])
         found[f"scdv {clusters} topics, {whole.shape[1]} unprojected"] = precision_at_10(whole, of.labels)
         for dim in DIMS:
             projected = normalised(whole @ arrays["projection"][:, :dim])
@@ -141,7 +144,7 @@ def one_by_one(model: text.TextModel, tokenize: Tokenizer, titles: Sequence[str]
     projection = model.projection
     if projection is None:
         raise ValueError("not an SCDV encoder")
-    found = {word: model.lexicon.looked_up([word]) for title in titles for word in tokenize(title)}
+    found = {word: model.word_features.lookup([word]) for title in titles for word in tokenize(title)}
     rows = {word: (shares[0], vectors[0]) for word, (shares, vectors) in found.items()}
 
     def document(title: str) -> F32:
@@ -150,7 +153,7 @@ def one_by_one(model: text.TextModel, tokenize: Tokenizer, titles: Sequence[str]
         return composite
 
     def encode(batch: Sequence[str]) -> F32:
-        documents = scdv.sparse(np.stack([document(title) for title in batch]), model.threshold)
+        documents = scdv.sparsify(np.stack([document(title) for title in batch]), model.threshold)
         return normalised(documents @ projection)
 
     return encode

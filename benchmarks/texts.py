@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.text import scdv
-from encoders.text.model import Lexicon
-from encoders.text.words import Words
+from encoders.text.model import WordFeatureCache
+from encoders.text.word_vectors import WordVectors
 from lookalike.demo.sample import command as catalogue_sample
 from lookalike.vectors import F32, normalised
 
@@ -97,17 +97,17 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0] if letter.isalpha() else ""
 
 
-def unprojected(documents: Documents, lexicon: Lexicon, threshold: float) -> F32:
+def unprojected(documents: Documents, word_features: WordFeatureCache, threshold: float) -> F32:
     """(n, K x D) what an encoder has of documents before it projects them."""
     parts = []
     for start in range(0, len(documents), _AT_ONCE):
         some = documents[start : start + _AT_ONCE]
-        shares, words = lexicon.looked_up([word for document in some for word in document])
-        parts.append(scdv.sparse(scdv.composites(shares, words, list(map(len, some))), threshold))
+        shares, words = word_features.lookup([word for document in some for word in document])
+        parts.append(scdv.sparsify(scdv.composite_vectors(shares, words, list(map(len, some))), threshold))
     return np.concatenate(parts)
 
 
-def averaged(documents: Documents, vocabulary: Words) -> F32:
+def averaged(documents: Documents, vocabulary: WordVectors) -> F32:
     """(n, D) unit means of the vectors of the words, as they are."""
     sums = [vocabulary.vectors(document).sum(axis=0) for document in documents]
     return normalised(np.stack(sums))

@@ -1,1 +1,1 @@
-"""Pictures and words to vectors: the same function for a query and for the catalogue it is compared with."""
+"""The encoders of images, texts and products to vectors, the same for queries and for the catalogue."""

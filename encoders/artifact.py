@@ -1,6 +1,6 @@
-"""What training leaves: a folder of files and a manifest with the digest of each. Reads and writes files.
+"""Artifacts of trained encoders: directories of files with a manifest of their SHA-256. Reads and writes files.
 
-The fingerprint of an encoder is its kind and a digest of its manifest, hence of every file and every fact.
+The fingerprint of an encoder is its kind and a digest of its manifest, and so covers every file and all metadata.
 """
 
 from __future__ import annotations
@@ -18,77 +18,81 @@ import numpy.typing as npt
 from lookalike.errors import BadArtifact, OperatorError
 
 MANIFEST = "manifest.json"
-Files = Mapping[str, Collection[str]]  # Of each kind of encoder, the files that it has beside the manifest.
+RequiredFiles = Mapping[str, Collection[str]]  # Kind of encoder -> names of the files beside the manifest.
 
 
-def written(out: Path, *, kind: str, form: int, files: Files, fill: Callable[[Path], Mapping[str, Any]]) -> str:
-    """Make the new folder `out` of the files that `fill` writes and the facts that it returns; the fingerprint.
+def write_artifact(
+    out: Path, *, kind: str, format_version: int, files: RequiredFiles, fill: Callable[[Path], Mapping[str, Any]]
+) -> str:
+    """Create the directory `out` from the files that `fill` writes and the metadata it returns; return the fingerprint.
 
-    Whole or not at all. What a run that was killed left is removed by the next one with the same `out`.
-    Raises OperatorError where `out` exists or cannot be written.
+    Atomic: files are written to a staging directory, which is renamed at the end; one that a killed run left behind is
+    removed by the next run with the same `out`. Raises OperatorError if `out` exists or cannot be written.
     """
     if out.exists():
-        raise OperatorError(f"{out} exists already")
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+        raise OperatorError(f"{out} already exists")
+    staging = out.with_name(out.name + ".part")
+    shutil.rmtree(staging, ignore_errors=True)
     try:
-        part.mkdir(parents=True)
-        facts = fill(part)
-        digests = {path.name: digest_of(path) for path in sorted(part.iterdir())}
+        staging.mkdir(parents=True)
+        metadata = fill(staging)
+        digests = {path.name: file_sha256(path) for path in sorted(staging.iterdir())}
         if missing := set(files[kind]) - digests.keys():
-            raise OperatorError(f"{part / min(missing)} is gone: does another command write {out}?")
-        manifest = {"format": form, "kind": kind, **facts, "files": digests}
-        fingerprint = fingerprint_of(manifest)
+            raise OperatorError(f"{staging / min(missing)} is missing: is another command writing {out}?")
+        manifest = {"format": format_version, "kind": kind, **metadata, "files": digests}
+        fingerprint = manifest_fingerprint(manifest)
         text = json.dumps({"fingerprint": fingerprint, **manifest}, indent=1, ensure_ascii=False)
-        (part / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        part.rename(out)
+        (staging / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        staging.rename(out)
     except OSError as error:
         raise OperatorError(f"{out} cannot be written: {error}") from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return fingerprint
 
 
-def manifest_of(directory: Path, *, form: int, files: Files) -> dict[str, Any]:
-    """The manifest, once every file has been found to be what it says.
+def read_manifest(directory: Path, *, format_version: int, files: RequiredFiles) -> dict[str, Any]:
+    """Read the manifest and verify the SHA-256 of every file.
 
-    form, files: what it must have, and must hold, of each kind that it may be. Raises BadArtifact, naming the file
-    at fault.
+    format_version: the version that the manifest must have.
+    files: the allowed kinds of encoder, and the files each must list.
+    Raises BadArtifact, naming the file at fault.
     """
     path = directory / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadArtifact(f"{path}: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != form or manifest.get("kind") not in files:
-        raise BadArtifact(f"{path}: not a {' or '.join(files)} encoder of format {form}")
-    if manifest.get("fingerprint") != fingerprint_of(manifest):
-        raise BadArtifact(f"{path}: changed since it was written")
+    if not isinstance(manifest, dict) or manifest.get("format") != format_version or manifest.get("kind") not in files:
+        raise BadArtifact(f"{path}: not a {' or '.join(files)} encoder of format {format_version}")
+    if manifest.get("fingerprint") != manifest_fingerprint(manifest):
+        raise BadArtifact(f"{path}: does not match its fingerprint: it was changed after it was written")
     if missing := set(files[manifest["kind"]]) - set(manifest["files"]):
-        raise BadArtifact(f"{path}: {min(missing)} is not among the files")
+        raise BadArtifact(f"{path}: does not list the file {min(missing)}")
     for name, digest in manifest["files"].items():
         if Path(name).name != name:
-            raise BadArtifact(f"{path}: {name} is not in the directory")
-        if digest_of(directory / name) != digest:
-            raise BadArtifact(f"{directory / name}: not the file that the manifest describes")
+            raise BadArtifact(f"{path}: {name} is not a plain file name")
+        if file_sha256(directory / name) != digest:
+            raise BadArtifact(f"{directory / name}: its SHA-256 differs from the one in the manifest")
     return manifest
 
 
-def arrays_of(directory: Path, names: Collection[str]) -> dict[str, npt.NDArray[Any]]:
-    """NAME.npy of each name, files that the manifest has been found to describe. Raises BadArtifact."""
+def load_arrays(directory: Path, names: Collection[str]) -> dict[str, npt.NDArray[Any]]:
+    """Load NAME.npy for each name. Raises BadArtifact."""
     try:
         return {name: np.load(directory / f"{name}.npy", allow_pickle=False) for name in names}
     except (OSError, ValueError) as error:
         raise BadArtifact(f"{directory}: {error}") from error
 
 
-def fingerprint_of(manifest: Mapping[str, Any]) -> str:
-    said = {key: value for key, value in manifest.items() if key != "fingerprint"}
-    return f"{manifest['kind']}-{sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]}"
+def manifest_fingerprint(manifest: Mapping[str, Any]) -> str:
+    """`<kind>-<12 hex>`: the digest of everything in the manifest but the fingerprint itself."""
+    content = {key: value for key, value in manifest.items() if key != "fingerprint"}
+    return f"{manifest['kind']}-{sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 in hex. Raises BadArtifact where there is no such file."""
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hex. Raises BadArtifact if the file cannot be read."""
     try:
         with path.open("rb") as file:
             return file_digest(file, "sha256").hexdigest()

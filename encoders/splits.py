@@ -1,6 +1,6 @@
-"""Which products an encoder learns from, and which it is judged by: decided by the product's id alone. Pure.
+"""Split products into training, calibration and test sets by a hash of the product id. Pure.
 
-So a product is on the same side in every run, on every machine, and whatever else the catalogue holds.
+A product is in the same split in every run, on every machine, and whatever else the catalogue contains.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy.typing as npt
 
 class Split(IntEnum):
     TRAIN = 0  # 70 %
-    CALIBRATE = 1  # 10 %: choices, temperatures and thresholds.
-    TEST = 2  # 20 %: nothing is learnt from these; what is reported of an encoder is measured on them.
+    CALIBRATE = 1  # 10 %: for hyperparameters, temperatures and thresholds.
+    TEST = 2  # 20 %: held out from all training; reported metrics are measured on these.
 
 
 def split_of(product_id: str) -> Split:
-    place = blake2b(product_id.encode(), digest_size=4, person=b"split").digest()
-    tenth = int.from_bytes(place, "little") % 10
+    digest = blake2b(product_id.encode(), digest_size=4, person=b"split").digest()
+    tenth = int.from_bytes(digest, "little") % 10
     return Split.TEST if tenth >= 8 else Split.CALIBRATE if tenth == 7 else Split.TRAIN
 
 
 def splits_of(ids: Sequence[str]) -> npt.NDArray[np.int8]:
-    """(n,) of Split."""
+    """(n,) int8, the Split of each id."""
     return np.fromiter(map(split_of, ids), np.int8, len(ids))

@@ -1,4 +1,4 @@
-"""What every encoder answers. Pure."""
+"""The result type of every encoder. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from lookalike.vectors import F32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
-    """Vectors and the fingerprint of what made them: a query vector only ever meets an index of the same encoder."""
+class Embeddings:
+    """Vectors and the fingerprint of their encoder: a query is only compared with an index of the same encoder."""
 
-    vectors: F32  # (n, dim), rows of unit L2 norm; a row of zeros where there was nothing to encode.
+    vectors: F32  # (n, dim), rows of unit L2 norm; a zero row where there was nothing to encode.
     encoder: str  # "mobilenet-…", "scdv-…", "fasttext-…"

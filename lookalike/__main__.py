@@ -22,7 +22,7 @@ COMMANDS = {
     "catalog remove": Command("lookalike.cli.catalog:remove", "remove a product from what a gateway serves"),
     "catalog check": Command("pipeline.catalogue_check:main", "report the bad rows of a catalogue"),
     "encoders export": Command("encoders.image.mobilenet:main", "write the image model as a versioned SavedModel"),
-    "encoders serving-config": Command("encoders.serving.files:main", "write TF-Serving's configuration files"),
+    "encoders serving-config": Command("encoders.serving.config_files:main", "write TF-Serving's configuration files"),
     "encoders list": Command("encoders.image.list_models:main", "list the versions of the image model"),
     "encoders train-text": Command("encoders.text.train:main", "train the text encoder on a catalogue's words"),
     "encoders evaluate": Command("pipeline.evaluate:main", "report how good the neighbours of an index are"),

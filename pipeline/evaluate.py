@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from encoders.product import model as product
-from encoders.product.fusion import Kind
+from encoders.product.fusion import Modality
 from encoders.product.model import ProductModel
 from lookalike.cli import arguments
 from lookalike.cli.progress import progress_bar
@@ -92,11 +92,11 @@ def _partial_queries(data: EvaluationData, model: ProductModel) -> dict[str, Cal
     return {
         f"product, {name}": partial(_partial_query_scores, products, data, model, kind)
         for name, kind in QUERY_KINDS.items()
-        if kind != Kind.BOTH
+        if kind != Modality.BOTH
     }
 
 
-def _partial_query_scores(products: F32, data: EvaluationData, model: ProductModel, kind: Kind) -> ScoreRows:
+def _partial_query_scores(products: F32, data: EvaluationData, model: ProductModel, kind: Modality) -> ScoreRows:
     queries = model.encode(*query_vectors(data.test, kind))
     return lambda rows: np.asarray(queries[rows] @ products.T)
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.image.client import ImageEncoder
-from encoders.image.photos import SIDE_PX
-from encoders.types import Encoded
+from encoders.image.preprocessing import SIDE_PX
+from encoders.types import Embeddings
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
@@ -23,7 +23,7 @@ from pipeline.feature_store import FeatureStore
 from pipeline.photos import Photo
 
 Pixels = npt.NDArray[np.uint8]  # (n, 224, 224, 3)
-Encode = Callable[[Pixels], Awaitable[Encoded]]
+Encode = Callable[[Pixels], Awaitable[Embeddings]]
 
 BATCH = 16
 MAX_IN_FLIGHT = 2  # Batches: while the model computes one, the next is sent.
@@ -41,18 +41,18 @@ async def connect_encoder(address: str, *, version: int = 0, label: str = "") ->
     async with aio_channel(address) as channel:
         encoder = ImageEncoder(channel, version=version, label=label)
 
-        async def encode(pixels: Pixels) -> Encoded:
+        async def encode(pixels: Pixels) -> Embeddings:
             return await encoder.encode(pixels, Deadline.after(_TIMEOUT_S))
 
         yield encode
 
 
-async def probe(encode: Encode) -> Encoded:
+async def probe(encode: Encode) -> Embeddings:
     """Encode one black picture: gives the encoder's fingerprint and dimension, and shows that it answers."""
     return await encode_with_retries(encode, np.zeros((1, SIDE_PX, SIDE_PX, 3), np.uint8))
 
 
-async def encode_with_retries(encode: Encode, pixels: Pixels) -> Encoded:
+async def encode_with_retries(encode: Encode, pixels: Pixels) -> Embeddings:
     """Encode; retry if the encoder is overloaded or unreachable. Raises the error of the last attempt."""
     for attempt in itertools.count(1):
         try:

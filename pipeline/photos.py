@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.photos import BadImage, preprocess
+from encoders.image.preprocessing import BadImage, preprocess
 from lookalike.limits import MAX_IMAGE_BYTES
 from pipeline import catalogue
 from pipeline.ordered_map import ordered_map
 from pipeline.product import BadRow, CatalogueProduct, RejectedRow, RejectReason
 
-# One byte over the limit of encoders.image.photos: enough for it to refuse the photo, and no more in memory.
+# One byte over the limit of encoders.image.preprocessing: enough for it to refuse the photo, and no more in memory.
 _READ_BYTES = MAX_IMAGE_BYTES + 1
 _WORKERS = min(os.cpu_count() or 1, 16)
 _AHEAD = 16 * _WORKERS  # Photos decoded ahead: 150 kB of memory each.
@@ -62,7 +62,7 @@ def read_products(directory: Path, *, known_photos: Container[str] = ()) -> Iter
 
 
 def open_photo(path: Path, known_photos: Container[str] = ()) -> Photo:
-    """Read and decode a photo. Raises BadRow with the reason that encoders.image.photos gives."""
+    """Read and decode a photo. Raises BadRow with the reason that encoders.image.preprocessing gives."""
     try:
         with path.open("rb") as file:
             data = file.read(_READ_BYTES)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders.product.model import FORMAT, ProductModel, checked
-from encoders.product.train import Examples, train
+from encoders.product.model import FORMAT, ProductModel, read_manifest
+from encoders.product.train import TrainingProducts, train
 from index.building.build import SpaceVectors
 from lookalike.vectors import F32, I64
 from pipeline.product import CatalogueProduct
@@ -49,7 +49,7 @@ def train_product_encoder(
         directory,
         _inputs_digest(examples, seed),
         train=lambda staged: train(examples, staged, seed=seed),
-        check=checked,
+        check=read_manifest,
     )
 
 
@@ -66,12 +66,12 @@ def fuse(inputs: ModalityVectors, model: ProductModel, scratch: Path) -> SpaceVe
     return SpaceVectors(encoder=model.fingerprint, vectors=kept, rows=rows[nonzero])
 
 
-def _examples(inputs: ModalityVectors, products: Sequence[CatalogueProduct], seed: int) -> Examples:
+def _examples(inputs: ModalityVectors, products: Sequence[CatalogueProduct], seed: int) -> TrainingProducts:
     rows = inputs.rows_with_both()
     if len(rows) > MAX_EXAMPLES:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_EXAMPLES, replace=False))
     sample = [products[row] for row in rows]
-    return Examples(
+    return TrainingProducts(
         ids=[product.id for product in sample],
         categories=[product.category for product in sample],
         tags=[product.tags for product in sample],
@@ -93,7 +93,7 @@ def _vectors_or_zeros(space: SpaceVectors, rows: I64) -> F32:
     return vectors
 
 
-def _inputs_digest(examples: Examples, seed: int) -> str:
+def _inputs_digest(examples: TrainingProducts, seed: int) -> str:
     digest = blake2b(f"{FORMAT} {seed} {examples.image_encoder} {examples.text_encoder}".encode(), digest_size=16)
     for labelled in zip(examples.ids, examples.categories, examples.tags, strict=True):
         digest.update(repr(labelled).encode())

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from encoders import artifact
-from encoders.text.model import FORMAT, TextModel, checked
+from encoders.text.model import FORMAT, TextModel, read_manifest
 from encoders.text.train import train
 from pipeline.feature_store import FeatureStore
 from pipeline.product import CatalogueProduct
@@ -54,7 +54,7 @@ def train_text_encoder(
         directory,
         inputs,
         train=lambda staged: train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors),
-        check=checked,
+        check=read_manifest,
     )
 
 
@@ -73,7 +73,7 @@ def encode_texts(
 
 
 def _inputs_digest(texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None) -> str:
-    word_vectors_digest = artifact.digest_of(word_vectors) if word_vectors else ""
+    word_vectors_digest = artifact.file_sha256(word_vectors) if word_vectors else ""
     digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {word_vectors_digest}".encode(), digest_size=16)
     for text in texts:
         digest.update(blake2b(text.encode(), digest_size=16).digest())

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from encoders.image.models import exported
+from encoders.image.models import find_model
 from encoders.product import model as product_encoder
 from encoders.product.train import NotBetter
 from encoders.text import model as text_encoder
@@ -288,7 +288,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 @contextmanager
 def model_server(models: Path, environ: Mapping[str, str]) -> Iterator[str]:
     """Run a model server for the block; yields its address. TensorFlow's memory is freed afterwards."""
-    exported(models)  # Fail at once if there is no model.
+    find_model(models)  # Fail at once if there is no model.
     server = process_specs.model_server(models.resolve(), probes.free_ports(1)[0])
     with (
         tempfile.TemporaryDirectory(prefix="lookalike-") as logs,

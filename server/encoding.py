@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.image.client import ImageEncoder
-from encoders.image.photos import BadImage, preprocess
-from encoders.product.client import Probabilities, ProductEncoder, Trained
+from encoders.image.preprocessing import BadImage, preprocess
+from encoders.product.client import CategoryProbabilities, ProductEncoder, ProductEncoderInfo
 from encoders.text.client import TextEncoder
 from lookalike.channels import aio_channel, aio_channels
 from lookalike.errors import DeadlineExceeded, FailedPrecondition, InvalidRequest, Unavailable
@@ -49,7 +49,7 @@ class InputVectors:
 class ClassificationResult:
     """The likeliest categories of one product, at most MAX_CATEGORIES."""
 
-    likeliest: Probabilities
+    likeliest: CategoryProbabilities
     encoder: str  # The fingerprint of the product encoder that classified it.
 
 
@@ -171,7 +171,7 @@ class Encoders:
     ) -> Sequence[EncodedVector | FailedPrecondition]:
         fused = await self._product_encoder.encode([_product_input(inputs) for inputs in group], deadline)
         return [
-            _encoder_mismatch(inputs, fused.by) or EncodedVector(vector, fused.by.encoder)
+            _encoder_mismatch(inputs, fused.info) or EncodedVector(vector, fused.info.encoder)
             for inputs, vector in zip(group, fused.vectors, strict=True)
         ]
 
@@ -238,7 +238,7 @@ def _product_input(inputs: InputVectors) -> ProductInput:
     )
 
 
-def _encoder_mismatch(inputs: InputVectors, by: Trained) -> FailedPrecondition | None:
+def _encoder_mismatch(inputs: InputVectors, by: ProductEncoderInfo) -> FailedPrecondition | None:
     """An error where a vector is of another encoder than the product encoder was trained on: it means nothing to it."""
     for what, encoded, expected in (("photo", inputs.image, by.image_encoder), ("text", inputs.text, by.text_encoder)):
         if encoded is not None and encoded.encoder != expected:

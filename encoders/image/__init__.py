@@ -1,1 +1,1 @@
-"""Photos to vectors: preprocessing, the MobileNet export, and the client of whoever serves it."""
+"""The image encoder: preprocessing, the MobileNet export, and the client of its model server."""

@@ -1,4 +1,4 @@
-"""The image encoder at the other end of TensorFlow-Serving's protocol: a gRPC client."""
+"""gRPC client of the image encoder, in TensorFlow-Serving's protocol."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import Counter
 
-from encoders.image.photos import SIDE_PX
-from encoders.image.prediction_service import GET_MODEL_STATUS, PREDICT, BadTensor, array, tensor
-from encoders.image.retries import RetryBudget
+from encoders.image.prediction_service import GET_MODEL_STATUS, PREDICT, BadTensor, to_array, to_tensor
+from encoders.image.preprocessing import SIDE_PX
+from encoders.image.retry_budget import RetryBudget
 from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.tfserving.v1 import prediction_pb2 as pb
-from encoders.types import Encoded
+from encoders.types import Embeddings
 from lookalike.errors import BadSettings, LookalikeError, Overloaded, Unavailable
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.vectors import F32
 
-Answer = TypeVar("Answer", pb.PredictResponse, pb.GetModelStatusResponse)
+ResponseT = TypeVar("ResponseT", pb.PredictResponse, pb.GetModelStatusResponse)
 
-MAX_IMAGES = MAX_MESSAGE_BYTES // (SIDE_PX * SIDE_PX * 3) - 1  # 221: as many as a message holds.
+MAX_IMAGES = MAX_MESSAGE_BYTES // (SIDE_PX * SIDE_PX * 3) - 1  # 221: as many as fit in a message.
 
 
-RETRIES = Counter("lookalike_image_encoder_retries_total", "Calls to the model server that were tried a second time.")
+RETRIES = Counter("lookalike_image_encoder_retries_total", "Calls to the model server that were retried.")
 
 
 class ImageEncoder:
-    """Pixels to vectors by the model of that name at `channels`: TF-Serving, or the embedded model server.
+    """Encodes images by calls to a model of TF-Serving or of the embedded model server.
 
-    channels: to the same servers (`lookalike.rpc.channels`); a call takes the one with the fewest under way.
-    version, label: the version to keep to, by number or by label; neither: the latest there is. Both: BadSettings.
+    channels: to the same servers (`lookalike.channels.aio_channels`); a call takes the one with the fewest in flight.
+    version, label: pin a version by number or by label; neither: the latest. Raises BadSettings for both.
     """
 
     def __init__(self, *channels: grpc.aio.Channel, model: str = MODEL, version: int = 0, label: str = "") -> None:
@@ -46,65 +46,67 @@ class ImageEncoder:
             self._spec.version_label = label
         if version:
             self._spec.version.value = version
-        self._lanes = [_Lane(channel) for channel in channels]
-        self._budget = RetryBudget()
+        self._channels = [_Channel(channel) for channel in channels]
+        self._retry_budget = RetryBudget()
 
-    async def encode(self, pixels: npt.NDArray[np.uint8], deadline: Deadline) -> Encoded:
-        """One vector for each of (n, 224, 224, 3) uint8 images, n in 1..MAX_IMAGES.
+    async def encode(self, pixels: npt.NDArray[np.uint8], deadline: Deadline) -> Embeddings:
+        """Encode (n, 224, 224, 3) uint8 images, n in 1..MAX_IMAGES, to (n, 1024) float32 of unit norm.
 
-        Raises Unavailable (also for an answer that is not what the signature promises), Overloaded or DeadlineExceeded.
+        Raises Unavailable (also for a response that violates the signature), Overloaded or DeadlineExceeded.
         """
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (SIDE_PX, SIDE_PX, 3) or not 1 <= len(pixels) <= MAX_IMAGES:
-            raise ValueError(f"{pixels.dtype} {pixels.shape} are no 1..{MAX_IMAGES} images of 224 × 224 RGB bytes")
+            raise ValueError(
+                f"expected 1..{MAX_IMAGES} images of 224 × 224 RGB bytes, not {pixels.dtype} {pixels.shape}"
+            )
         request = pb.PredictRequest(
-            model_spec=self._spec, inputs={IMAGES: tensor(pixels)}, output_filter=[FEATURES, ENCODER]
+            model_spec=self._spec, inputs={IMAGES: to_tensor(pixels)}, output_filter=[FEATURES, ENCODER]
         )
         request.model_spec.signature_name = SIGNATURE
-        response = await self._call(lambda lane: lane.predict(request, timeout=deadline.timeout_s()), deadline)
+        response = await self._call(lambda channel: channel.predict(request, timeout=deadline.timeout_s()), deadline)
         try:
-            return Encoded(vectors=_vectors(response, len(pixels)), encoder=_fingerprint(response, len(pixels)))
+            return Embeddings(vectors=_vectors(response, len(pixels)), encoder=_fingerprint(response, len(pixels)))
         except BadTensor as error:
-            raise Unavailable(f"image encoder: not the answer of an image model: {error}") from error
+            raise Unavailable(f"image encoder: not a response of an image model: {error}") from error
 
     async def status(self, deadline: Deadline) -> Mapping[int, str]:
-        """The state of each version of the model, or of the one kept to: {3: "AVAILABLE"}. Raises as `encode` does."""
+        """The state of each version of the model, or of the pinned one: {3: "AVAILABLE"}. Raises as `encode` does."""
         request = pb.GetModelStatusRequest(model_spec=self._spec)
-        response = await self._call(lambda lane: lane.status(request, timeout=deadline.timeout_s()), deadline)
+        response = await self._call(lambda channel: channel.status(request, timeout=deadline.timeout_s()), deadline)
         states = pb.ModelVersionStatus.State
         return {
             entry.version: states.Name(entry.state) if entry.state in states.values() else "UNKNOWN"
             for entry in response.model_version_status
         }
 
-    async def _call(self, call: Callable[[_Lane], Awaitable[Answer]], deadline: Deadline) -> Answer:
-        """Twice at most: both methods may be asked again without harm, and one connection may break."""
-        lane = self._least_busy(self._lanes)
+    async def _call(self, call: Callable[[_Channel], Awaitable[ResponseT]], deadline: Deadline) -> ResponseT:
+        """Call once, and retry once on another channel if the connection fails: both methods are idempotent."""
+        channel = self._least_busy(self._channels)
         try:
-            return await self._answer(lane, call)
+            return await self._send(channel, call)
         except grpc.aio.AioRpcError as error:
-            if not (_lost(error) and self._budget.failed()):
-                raise _meaning(error, deadline) from error
+            if not (_connection_failed(error) and self._retry_budget.record_failure()):
+                raise _to_error(error, deadline) from error
         RETRIES.inc()
         try:
-            return await self._answer(self._least_busy([other for other in self._lanes if other is not lane]), call)
+            return await self._send(self._least_busy([other for other in self._channels if other is not channel]), call)
         except grpc.aio.AioRpcError as error:
-            raise _meaning(error, deadline) from error
+            raise _to_error(error, deadline) from error
 
-    async def _answer(self, lane: _Lane, call: Callable[[_Lane], Awaitable[Answer]]) -> Answer:
-        lane.in_flight += 1
+    async def _send(self, channel: _Channel, call: Callable[[_Channel], Awaitable[ResponseT]]) -> ResponseT:
+        channel.in_flight += 1
         try:
-            answer = await call(lane)
+            response = await call(channel)
         finally:
-            lane.in_flight -= 1
-        self._budget.succeeded()
-        return answer
+            channel.in_flight -= 1
+        self._retry_budget.record_success()
+        return response
 
-    def _least_busy(self, lanes: list[_Lane]) -> _Lane:
-        return min(lanes or self._lanes, key=_Lane.load)
+    def _least_busy(self, channels: list[_Channel]) -> _Channel:
+        return min(channels or self._channels, key=_Channel.load)
 
 
-class _Lane:
-    """The methods on one channel."""
+class _Channel:
+    """One gRPC channel: its two methods, and its calls in flight."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
@@ -121,12 +123,12 @@ class _Lane:
         )
 
     def load(self) -> tuple[bool, int]:
-        """A channel that is broken fails at once, so it is always the least busy one: it comes last."""
+        """Sort key for the least busy channel. A broken one, which fails fast and so is never busy, comes last."""
         return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE, self.in_flight
 
 
-def _lost(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the connection failed, and not the server's patience: a full batch queue is UNAVAILABLE too."""
+def _connection_failed(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the connection failed. A full batch queue is UNAVAILABLE too, but not a failed connection."""
     return error.code() is grpc.StatusCode.UNAVAILABLE and not _queue_full(error)
 
 
@@ -135,25 +137,25 @@ def _queue_full(error: grpc.aio.AioRpcError) -> bool:
     return "batch scheduling queue" in (error.details() or "")
 
 
-def _meaning(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
-    """A model that is unknown there, or another signature, is a fault of the deployment and not of who asked us.
+def _to_error(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
+    """Map a status to our error tree. A missing model or another signature is a fault of the deployment: Unavailable.
 
-    A server that was late is DeadlineExceeded only where the caller's own time is over; else it is Unavailable.
+    DEADLINE_EXCEEDED is DeadlineExceeded only if the caller's own deadline has passed, else Unavailable.
     """
-    code, said = error.code(), f"image encoder: {error.code().name}: {error.details()}"
+    code, message = error.code(), f"image encoder: {error.code().name}: {error.details()}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return peer_error(error, "image encoder", deadline)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or _queue_full(error):
-        return Overloaded(said)
-    return Unavailable(said)
+        return Overloaded(message)
+    return Unavailable(message)
 
 
 def _output(response: pb.PredictResponse, name: str, dtype: int, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
     if name not in response.outputs:
         raise BadTensor(f"no output {name}")
-    values = array(response.outputs[name])
+    values = to_array(response.outputs[name])
     if response.outputs[name].dtype != dtype or values.shape != shape:
-        raise BadTensor(f"{name} is {values.dtype} {values.shape}, not {shape}")
+        raise BadTensor(f"{name} is {values.dtype} {values.shape}, expected the shape {shape}")
     return values
 
 
@@ -161,12 +163,12 @@ def _vectors(response: pb.PredictResponse, count: int) -> F32:
     vectors = _output(response, FEATURES, pb.DT_FLOAT, (count, DIM)).astype(np.float32, copy=False)
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     if not (np.abs(norms - 1) < 1e-3).all():  # Written so that NaN fails too.
-        raise BadTensor(f"{FEATURES} are not of unit length")
+        raise BadTensor(f"{FEATURES} are not of unit norm")
     return vectors
 
 
 def _fingerprint(response: pb.PredictResponse, count: int) -> str:
     fingerprints = set(_output(response, ENCODER, pb.DT_STRING, (count,)).tolist())
     if len(fingerprints) != 1:
-        raise BadTensor(f"{len(fingerprints)} models made one answer")
+        raise BadTensor(f"{len(fingerprints)} encoders in one response")
     return str(fingerprints.pop(), "ascii", "replace")

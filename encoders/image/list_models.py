@@ -1,4 +1,4 @@
-"""`lookalike encoders list`: the image models there are, every version of them. Reads files."""
+"""The command `lookalike encoders list`: list every version of the image model. Reads files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from encoders.image.models import Listed, listed
+from encoders.image.models import ModelListing, list_versions
 
 EPILOG = """examples:
   lookalike encoders list models
   lookalike encoders list models --json | jq -r '.[].encoder'
 
-A version that a server would refuse is listed with its damage. Nothing is changed, and TensorFlow is not loaded."""
+A version that a server would refuse is listed with its error. Read-only; TensorFlow is not loaded."""
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -27,24 +27,26 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("models", metavar="MODELS_DIR", type=Path, help="where 'lookalike encoders export' wrote them")
-    parser.add_argument("--json", action="store_true", help="print them as JSON")
+    parser.add_argument(
+        "models", metavar="MODELS_DIR", type=Path, help="the folder that 'lookalike encoders export' wrote to"
+    )
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
     options = parser.parse_args(argv)
-    found = listed(options.models)
+    listings = list_versions(options.models)
     if options.json:
-        print(json.dumps([{**asdict(each), "path": str(each.path)} for each in found], indent=1))
+        print(json.dumps([{**asdict(listing), "path": str(listing.path)} for listing in listings], indent=1))
     else:
-        _show(Console(), options.models, found)
+        _show(Console(), options.models, listings)
     return 0
 
 
-def _show(console: Console, models: Path, found: Sequence[Listed]) -> None:
-    if not found:
+def _show(console: Console, models: Path, listings: Sequence[ModelListing]) -> None:
+    if not listings:
         console.print(f"no model in {models}; 'lookalike encoders export {models}' writes one")
         return
-    # The fingerprint whole, on as many lines as it takes: other commands ask for it.
+    # Never truncate the fingerprint: other commands take it as an argument.
     table = Table("version", Column("encoder", overflow="fold"), "precision", "weights", "MB")
-    for each in found:
-        size = f"{each.size_bytes / 1e6:.1f}"
-        table.add_row(str(each.version), each.encoder or each.damage, each.precision, each.weights, size)
+    for listing in listings:
+        size = f"{listing.size_bytes / 1e6:.1f}"
+        table.add_row(str(listing.version), listing.encoder or listing.error, listing.precision, listing.weights, size)
     console.print(table)

@@ -1,7 +1,7 @@
 """Export Keras' MobileNet v1 (α 1.0, 224 px, average pooling) as a SavedModel that TF-Serving serves. Writes files.
 
-Preparing the pixels, normalising the features and naming the encoder happen inside the graph: a client sends bytes,
-and every row of every answer says which weights made it.
+Scaling the pixels, normalising the features and naming the encoder are part of the graph: a client sends uint8 pixels,
+and every output row contains the fingerprint of the weights.
 """
 
 from __future__ import annotations
@@ -19,12 +19,19 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.folded import PRECISIONS, Convolution, Precision, convolutions, features, unit
-from encoders.image.models import CARD, MAX_VERSION, Exported, fingerprint, versions
-from encoders.image.photos import SIDE_PX
-from encoders.image.prediction_service import tensor
+from encoders.image.batch_norm_folding import (
+    PRECISIONS,
+    Convolution,
+    Precision,
+    compute_features,
+    fold_batch_norms,
+    normalise_rows,
+)
+from encoders.image.models import MAX_VERSION, METADATA_FILE, ExportedModel, find_versions, read_fingerprint
+from encoders.image.prediction_service import to_tensor
+from encoders.image.preprocessing import SIDE_PX
 from encoders.image.signature import ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
-from encoders.image.tensorflow_runtime import tensorflow
+from encoders.image.tensorflow_runtime import import_tensorflow
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.cli import arguments
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
@@ -33,17 +40,17 @@ from lookalike.runtime import telemetry
 log = logging.getLogger(__name__)
 
 _NO_DOWNLOAD = (
-    "the ImageNet weights could not be downloaded ({error}); give a file of them with --weights FILE, "
-    "or --weights untrained for a model that only tells apart what looks very different"
+    "the ImageNet weights could not be downloaded ({error}); give them as a file with --weights FILE, "
+    "or use --weights untrained for a model that only separates images that look very different"
 )
 _EXAMPLES = """\
 examples:
   lookalike encoders export models                                ImageNet weights, downloaded by Keras
   lookalike encoders export models --weights mobilenet.weights.h5
-  lookalike encoders export models --weights untrained --seed 1   no weights at all; says so in every answer
-  lookalike encoders export models --precision bfloat16           half the CPU time where it has AVX512_BF16 or AMX
+  lookalike encoders export models --weights untrained --seed 1   random weights; every response says so
+  lookalike encoders export models --precision bfloat16           half the CPU time with AVX512_BF16 or AMX
 
-A version of other precision is another encoder: an index that was built with one is never asked with the other.
+A version of another precision is another encoder: an index built with one is never searched with the other.
 """
 WARM_UP_IMAGES: Final = (1, 8, 16)
 
@@ -55,24 +62,24 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("models", metavar="MODELS_DIR", type=Path, help="where the models are")
+    parser.add_argument("models", metavar="MODELS_DIR", type=Path, help="folder of the exported models")
     parser.add_argument("--weights", default="imagenet", metavar="imagenet|untrained|FILE", help="default: imagenet")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the layers; default: float32")
-    parser.add_argument("--model-version", type=int, metavar="N", help="default: one more than the highest there is")
-    parser.add_argument("--seed", type=arguments.seed, default=0, help="of untrained weights; default: 0")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
-    args = parser.parse_args(argv)
+    parser.add_argument("--model-version", type=int, metavar="N", help="default: the highest existing version + 1")
+    parser.add_argument("--seed", type=arguments.seed, default=0, help="seed of untrained weights; default: 0")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse_args(argv)
     telemetry.configure_logging("info")
-    done = export(
-        args.models,
-        weights=args.weights,
-        precision=args.precision,
-        version=args.model_version,
-        seed=args.seed,
-        tf=tensorflow(environ),
+    exported = export(
+        options.models,
+        weights=options.weights,
+        precision=options.precision,
+        version=options.model_version,
+        seed=options.seed,
+        tf=import_tensorflow(environ),
     )
-    outcome = {"path": str(done.path), "version": done.version, "encoder": done.encoder}
-    print(json.dumps(outcome) if args.json else f"{done.encoder} is {done.path}")
+    result = {"path": str(exported.path), "version": exported.version, "encoder": exported.encoder}
+    print(json.dumps(result) if options.json else f"{exported.encoder} is {exported.path}")
     return 0
 
 
@@ -84,38 +91,40 @@ def export(
     version: int | None = None,
     seed: int = 0,
     tf: Any,
-) -> Exported:
-    """Write a version; when none is asked for and the highest one is this encoder already, that one is it.
+) -> ExportedModel:
+    """Export a new version. Without `version`, if the highest existing version is this encoder already, return that.
 
     weights:   "imagenet", "untrained", or a file that Keras can read.
-    precision: of the layers; features are float32 always.
-    tf:        what `tensorflow_runtime.tensorflow` gave.
-    Raises BadSettings, BadArtifact or OperatorError; leaves nothing half-written.
+    precision: of the layers; features are always float32.
+    tf:        the result of `tensorflow_runtime.import_tensorflow`.
+    Raises BadSettings, BadArtifact or OperatorError; never leaves a partial version.
     """
-    there = versions(models)
-    highest = max(there, default=0)
+    existing = find_versions(models)
+    highest = max(existing, default=0)
     number = highest + 1 if version is None else version
     if not 1 <= number <= MAX_VERSION:
-        raise BadSettings(f"--model-version {number}: not in 1..{MAX_VERSION}")
-    if version in there:
-        raise BadSettings(f"--model-version {version}: it exists already")
-    net = network(weights, seed)
-    encoder = fingerprint_of(net.get_weights(), trained=weights != "untrained", precision=precision)
+        raise BadSettings(f"--model-version {number}: expected 1..{MAX_VERSION}")
+    if version in existing:
+        raise BadSettings(f"--model-version {version}: this version already exists")
+    net = build_network(weights, seed)
+    encoder = weights_fingerprint(net.get_weights(), trained=weights != "untrained", precision=precision)
     if weights == "untrained":
-        log.warning("UNTRAINED weights (%s): good for trying things out, not for finding similar products", encoder)
-    if version is None and there and _is_of(there[highest], encoder):
-        return Exported(path=there[highest], version=highest, encoder=encoder)
-    card = {
+        log.warning("UNTRAINED weights (%s): for trying out only, not for finding similar products", encoder)
+    if version is None and existing and _has_fingerprint(existing[highest], encoder):
+        return ExportedModel(path=existing[highest], version=highest, encoder=encoder)
+    metadata = {
         "encoder": encoder,
         "weights": Path(weights).name,
         "precision": precision,
         "seed": seed if weights == "untrained" else None,
     }
-    path = _write(tf, served(tf, convolutions(net), encoder, precision), card, models / MODEL / str(number))
-    return Exported(path=path, version=number, encoder=encoder)
+    path = _write(
+        tf, serving_module(tf, fold_batch_norms(net), encoder, precision), metadata, models / MODEL / str(number)
+    )
+    return ExportedModel(path=path, version=number, encoder=encoder)
 
 
-def network(weights: str, seed: int = 0) -> Any:
+def build_network(weights: str, seed: int = 0) -> Any:
     """Keras' MobileNet: (n, 224, 224, 3) in -1..1 to (n, 1024), not normalised. Raises BadArtifact, OperatorError."""
     import keras
 
@@ -124,86 +133,86 @@ def network(weights: str, seed: int = 0) -> Any:
     if weights == "imagenet":
         try:
             return keras.applications.MobileNet(weights="imagenet", **shape)
-        except Exception as error:  # Keras raises a bare Exception for a failed download.
+        except Exception as error:  # Keras raises a plain Exception for a failed download.
             raise OperatorError(_NO_DOWNLOAD.format(error=error)) from error
     net = keras.applications.MobileNet(weights=None, **shape)
     if weights != "untrained":
-        _load(net, Path(weights))
+        _load_weights(net, Path(weights))
     return net
 
 
-def fingerprint_of(
+def weights_fingerprint(
     weights: Sequence[npt.NDArray[np.float32]], *, trained: bool, precision: Precision = "float32"
 ) -> str:
-    """`mobilenet-[untrained-][bfloat16-]<12 hex>`: of Keras' numbers, whatever file they came in.
+    """`mobilenet-[untrained-][bfloat16-]<12 hex>`: a digest of the values of the weights, independent of their file.
 
-    In bfloat16 a vector lies up to 0.05 from float32's (cosine 0.9986, benchmarks/image_model): another encoder.
+    A bfloat16 vector is up to 0.05 from its float32 vector (cosine 0.9986, benchmarks/image_model): another encoder.
     """
     digest = hashlib.sha256()
-    for part in weights:
-        digest.update(f"{part.shape}{part.dtype.str}".encode())
-        digest.update(np.ascontiguousarray(part).tobytes())
-    words = [MODEL, *([] if trained else ["untrained"]), *([] if precision == "float32" else [precision])]
-    return "-".join([*words, digest.hexdigest()[:12]])
+    for array in weights:
+        digest.update(f"{array.shape}{array.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    parts = [MODEL, *([] if trained else ["untrained"]), *([] if precision == "float32" else [precision])]
+    return "-".join([*parts, digest.hexdigest()[:12]])
 
 
-def served(tf: Any, layers: Sequence[Convolution], encoder: str, precision: Precision) -> Any:
-    """A module whose one function has the signature that `encoders.image.signature` describes."""
+def serving_module(tf: Any, layers: Sequence[Convolution], encoder: str, precision: Precision) -> Any:
+    """A tf.Module whose one function has the signature of `encoders.image.signature`."""
 
-    class Served(tf.Module):  # type: ignore[misc]  # tf is Any
+    class ServingModule(tf.Module):  # type: ignore[misc]  # tf is Any
         @tf.function(  # type: ignore[untyped-decorator]
             input_signature=[tf.TensorSpec((None, SIDE_PX, SIDE_PX, 3), tf.uint8, name=IMAGES)], autograph=False
         )
         def serve(self, images: Any) -> dict[str, Any]:
-            vectors = unit(tf, features(tf, layers, images, precision))
+            vectors = normalise_rows(tf, compute_features(tf, layers, images, precision))
             return {FEATURES: vectors, ENCODER: tf.fill(tf.shape(images)[:1], encoder)}
 
-    return Served()
+    return ServingModule()
 
 
-def _is_of(path: Path, encoder: str) -> bool:
-    """Whether a version is that of the encoder; one whose card is damaged is of none."""
+def _has_fingerprint(path: Path, encoder: str) -> bool:
+    """Whether a version has this fingerprint. False, with a warning, if its metadata is damaged."""
     try:
-        return fingerprint(path) == encoder
-    except BadArtifact as damage:
-        log.warning("%s; a new version goes beside it", damage)
+        return read_fingerprint(path) == encoder
+    except BadArtifact as error:
+        log.warning("%s; exporting a new version", error)
         return False
 
 
-def _load(net: Any, weights: Path) -> None:
+def _load_weights(net: Any, weights: Path) -> None:
     if not weights.is_file():
-        raise BadArtifact(f"--weights {weights}: neither imagenet, nor untrained, nor a file")
+        raise BadArtifact(f"--weights {weights}: not imagenet, untrained or an existing file")
     try:
         net.load_weights(str(weights))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadArtifact(f"--weights {weights}: not weights of this MobileNet: {error}") from error
 
 
-def _write(tf: Any, module: Any, card: Mapping[str, Any], path: Path) -> Path:
-    """Beside it first, under a name no server takes for a version; then a rename."""
+def _write(tf: Any, module: Any, metadata: Mapping[str, Any], path: Path) -> Path:
+    """Write to a staging directory, whose name no server takes for a version, and rename it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent, ignore_cleanup_errors=True) as made:
-            unfinished = Path(made)
-            tf.saved_model.save(module, str(unfinished), signatures={SIGNATURE: module.serve})
-            (unfinished / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-            _write_warm_up(tf, unfinished)
-            unfinished.chmod(0o755)  # Its own 0700 would keep a server out that runs as another user.
-            os.rename(unfinished, path)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent, ignore_cleanup_errors=True) as staging:
+            staging_path = Path(staging)
+            tf.saved_model.save(module, str(staging_path), signatures={SIGNATURE: module.serve})
+            (staging_path / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+            _write_warm_up(tf, staging_path)
+            staging_path.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user.
+            os.rename(staging_path, path)
     except OSError as error:
         raise OperatorError(f"{path} cannot be written: {error}") from error
     return path
 
 
 def _write_warm_up(tf: Any, folder: Path) -> None:
-    """Requests that TF-Serving answers before it calls the version AVAILABLE: one image, and batches."""
+    """Write the warm-up requests that TF-Serving runs before a version is AVAILABLE: one image, and batches."""
     extra = folder / "assets.extra"
     extra.mkdir()
     with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
         for count in WARM_UP_IMAGES:
             request = pb.PredictRequest(
                 model_spec=pb.ModelSpec(name=MODEL, signature_name=SIGNATURE),
-                inputs={IMAGES: tensor(np.zeros((count, SIDE_PX, SIDE_PX, 3), np.uint8))},
+                inputs={IMAGES: to_tensor(np.zeros((count, SIDE_PX, SIDE_PX, 3), np.uint8))},
             )
             log_entry = pb.PredictionLog(predict_log=pb.PredictLog(request=request))
             writer.write(log_entry.SerializeToString())

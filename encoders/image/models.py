@@ -1,4 +1,4 @@
-"""Folders of exported models, as TF-Serving reads them: MODELS_DIR/<name>/<version>/. Reads files, no TensorFlow."""
+"""Find exported models in TF-Serving's layout, MODELS_DIR/<name>/<version>/. Reads files, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,86 +10,86 @@ from typing import Any, Final
 from encoders.image.signature import MODEL
 from lookalike.errors import BadArtifact
 
-CARD: Final = "fingerprint.json"  # Beside saved_model.pb; TF-Serving reads only the names it knows.
+METADATA_FILE: Final = "fingerprint.json"  # Beside saved_model.pb; TF-Serving ignores unknown files.
 
-MAX_VERSION: Final = (1 << 63) - 1  # The messages and TF-Serving count versions in 64 bits with a sign.
+MAX_VERSION: Final = (1 << 63) - 1  # Versions are int64 in TF-Serving and its messages.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class ExportedModel:
     path: Path
     version: int
     encoder: str  # its fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class ModelListing:
     path: Path
     version: int
     size_bytes: int
-    encoder: str = ""  # its fingerprint; "" where the card is damaged, of which `damage` tells
-    damage: str = ""
-    precision: str = ""  # of its layers, and below the name of the weights; "" where the card does not say
-    weights: str = ""
+    encoder: str = ""  # its fingerprint; "" if the metadata cannot be read, see `error`
+    error: str = ""
+    precision: str = ""  # of its layers; "" if not in the metadata
+    weights: str = ""  # name of the weights; "" if not in the metadata
 
 
-def versions(models: Path, name: str = MODEL) -> dict[int, Path]:
-    """Every version there is, ascending; as in TF-Serving, only whole numbers up to MAX_VERSION count."""
+def find_versions(models: Path, name: str = MODEL) -> dict[int, Path]:
+    """All versions of a model, ascending. As in TF-Serving, only folders named by an integer <= MAX_VERSION count."""
     folder = models / name
-    found = {int(path.name): path for path in folder.iterdir() if _is_version(path)} if folder.is_dir() else {}
-    return dict(sorted(found.items()))
+    versions = {int(path.name): path for path in folder.iterdir() if _is_version(path)} if folder.is_dir() else {}
+    return dict(sorted(versions.items()))
 
 
-def exported(models: Path, version: int | None = None, name: str = MODEL) -> Exported:
-    """The version asked for, else the highest. Raises BadArtifact when there is none, or it is damaged."""
-    found = versions(models, name)
-    if not found or (version is not None and version not in found):
-        wanted = "model" if version is None else f"version {version}"
+def find_model(models: Path, version: int | None = None, name: str = MODEL) -> ExportedModel:
+    """Find the given version, or the highest. Raises BadArtifact if there is none or its metadata is damaged."""
+    versions = find_versions(models, name)
+    if not versions or (version is not None and version not in versions):
+        missing = "model" if version is None else f"version {version}"
         raise BadArtifact(
-            f"no {wanted} in {models / name} (there: {', '.join(map(str, found)) or 'nothing'}); "
-            f"'lookalike encoders export {models}' writes one"
+            f"no {missing} in {models / name} (found: {', '.join(map(str, versions)) or 'none'}); "
+            f"create one with 'lookalike encoders export {models}'"
         )
-    number = max(found) if version is None else version
-    return Exported(path=found[number], version=number, encoder=fingerprint(found[number]))
+    number = max(versions) if version is None else version
+    return ExportedModel(path=versions[number], version=number, encoder=read_fingerprint(versions[number]))
 
 
-def listed(models: Path, name: str = MODEL) -> list[Listed]:
-    """Every version there is, ascending, the damaged ones too."""
-    return [_listed(number, path) for number, path in versions(models, name).items()]
+def list_versions(models: Path, name: str = MODEL) -> list[ModelListing]:
+    """Describe all versions of a model, ascending, damaged ones included."""
+    return [_describe(number, path) for number, path in find_versions(models, name).items()]
 
 
-def fingerprint(path: Path) -> str:
-    """The fingerprint on the card of a version. Raises BadArtifact."""
-    encoder: str = _card(path)["encoder"]
+def read_fingerprint(path: Path) -> str:
+    """The fingerprint in the metadata of a version. Raises BadArtifact."""
+    encoder: str = _read_metadata(path)["encoder"]
     return encoder
 
 
-def _listed(number: int, path: Path) -> Listed:
+def _describe(number: int, path: Path) -> ModelListing:
     size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
-        card = _card(path)
-    except BadArtifact as damage:
-        return Listed(path=path, version=number, size_bytes=size_bytes, damage=str(damage))
-    return Listed(
+        metadata = _read_metadata(path)
+    except BadArtifact as error:
+        return ModelListing(path=path, version=number, size_bytes=size_bytes, error=str(error))
+    return ModelListing(
         path=path,
         version=number,
         size_bytes=size_bytes,
-        encoder=card["encoder"],
-        precision=str(card.get("precision", "")),
-        weights=str(card.get("weights", "")),
+        encoder=metadata["encoder"],
+        precision=str(metadata.get("precision", "")),
+        weights=str(metadata.get("weights", "")),
     )
 
 
-def _card(path: Path) -> dict[str, Any]:
-    """What the export wrote beside the model; "encoder" is there, and names one. Raises BadArtifact."""
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata that the export wrote beside the model. Raises BadArtifact unless it names the encoder."""
     try:
-        card: dict[str, Any] = json.loads((path / CARD).read_text(encoding="utf-8"))
-        encoder = card["encoder"]
+        metadata: dict[str, Any] = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
+        encoder = metadata["encoder"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadArtifact(f"{path / CARD} does not name the encoder: {error}") from error
+        raise BadArtifact(f"{path / METADATA_FILE} does not name the encoder: {error}") from error
     if not isinstance(encoder, str) or not encoder:
-        raise BadArtifact(f"{path / CARD} does not name the encoder")
-    return card
+        raise BadArtifact(f"{path / METADATA_FILE} does not name the encoder")
+    return metadata
 
 
 def _is_version(path: Path) -> bool:

@@ -1,1 +1,1 @@
-"""Photo and title to one vector, and to a category: training, service, client."""
+"""The product encoder: image and text vectors to one product vector, and to categories."""

@@ -1,4 +1,7 @@
-"""Categories with calibrated probabilities from product vectors, and when to abstain. Pure: arrays in, arrays out."""
+"""Classify product vectors into categories, with calibrated probabilities and thresholds for abstention.
+
+Pure: arrays in, arrays out.
+"""
 
 from __future__ import annotations
 
@@ -8,139 +11,144 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from encoders.product.fusion import Kind
+from encoders.product.fusion import Modality
 from lookalike.vectors import F32
 
 F64 = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-# The shares of right answers that may be asked for: 0.50, 0.51, … 0.99.
+# The target precisions that a request may name: 0.50, 0.51, … 0.99.
 PRECISIONS = tuple(percent / 100 for percent in range(50, 100))
-NEVER = 2.0  # A threshold that no probability reaches.
-_SURE = 1.2816  # Standard deviations: the precision is reached with a probability of nine in ten (one-sided Wilson).
+UNREACHABLE = 2.0  # A threshold above every probability: the target precision cannot be reached.
+_WILSON_Z = 1.2816  # Standard normal quantile of the one-sided 90 % Wilson lower bound.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classifier:
-    """Multinomial logistic regression; a temperature for each kind of product (Guo et al. 2017)."""
+    """Multinomial logistic regression with a temperature per modality (temperature scaling, Guo et al. 2017)."""
 
     weights: F32  # (d, C)
     bias: F32  # (C,)
-    temperatures: Mapping[Kind, float]
-    thresholds: Mapping[Kind, F32]  # (len(PRECISIONS),)
+    temperatures: Mapping[Modality, float]
+    thresholds: Mapping[Modality, F32]  # (len(PRECISIONS),)
 
-    def probabilities(self, kind: Kind, vectors: F32) -> F32:
-        """(n, C) float32 with rows that sum to 1, for product vectors (n, d) of one kind."""
-        return softmax((vectors @ self.weights + self.bias) / np.float32(self.temperatures[kind]))
+    def probabilities(self, modality: Modality, vectors: F32) -> F32:
+        """(n, C) float32, rows that sum to 1, for product vectors (n, d) of one modality."""
+        return softmax((vectors @ self.weights + self.bias) / np.float32(self.temperatures[modality]))
 
-    def threshold(self, kind: Kind, precision: float) -> float:
-        """The probability from which on answers were that precise on products that training did not see."""
-        at = int(np.searchsorted(PRECISIONS, precision - 1e-9))
-        return float(self.thresholds[kind][at]) if at < len(PRECISIONS) else NEVER
+    def threshold(self, modality: Modality, precision: float) -> float:
+        """The least probability at which predictions had this precision on the calibration products."""
+        index = int(np.searchsorted(PRECISIONS, precision - 1e-9))
+        return float(self.thresholds[modality][index]) if index < len(PRECISIONS) else UNREACHABLE
 
 
 def softmax(scores: F32) -> F32:
-    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-    shares: F32 = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
-    return shares
+    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities: F32 = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Labelled:
-    """Products as seen with both, with the photo alone and with the title alone, and the right answers."""
+class LabelledProducts:
+    """Products with their true categories, and a vector of each product per modality."""
 
-    vectors: Mapping[Kind, F32]  # (n, d) each
-    categories: npt.NDArray[np.int64]  # (n,); -1: none that the classifier knows, so that every answer is wrong.
+    vectors: Mapping[Modality, F32]  # (n, d) each
+    categories: npt.NDArray[np.int64]  # (n,); -1: a category that was not trained on, so every prediction is wrong.
 
-    def known(self) -> Labelled:
-        """Those of a category that the classifier knows."""
+    def with_known_category(self) -> LabelledProducts:
+        """The products whose category the classifier was trained on."""
         rows = self.categories >= 0
-        return Labelled(
-            vectors={kind: each[rows] for kind, each in self.vectors.items()}, categories=self.categories[rows]
+        return LabelledProducts(
+            vectors={modality: vectors[rows] for modality, vectors in self.vectors.items()},
+            categories=self.categories[rows],
         )
 
 
-def learnt(learning: Labelled, calibrating: Labelled, count: int) -> Classifier:
-    """From products of categories 0..count-1, each there, two at least; calibrated on other products.
+def fit_classifier(training: LabelledProducts, calibration: LabelledProducts, classes: int) -> Classifier:
+    """Fit the classifier on `training` and calibrate it on `calibration`.
 
-    Temperatures are of products whose category is known; thresholds of all, since the next product may be of any.
+    classes: the number of categories, at least 2; each of 0..classes-1 must occur in `training`.
+    Temperatures are fitted on products of a known category, thresholds on all: the next product may be of any category.
     """
-    weights, bias = _fitted(learning.known(), count)
-    known = calibrating.known()
+    weights, bias = _fit_regression(training.with_known_category(), classes)
+    known = calibration.with_known_category()
     temperatures = {
-        kind: temperature_of(each @ weights + bias, known.categories) for kind, each in known.vectors.items()
+        modality: fit_temperature(vectors @ weights + bias, known.categories)
+        for modality, vectors in known.vectors.items()
     }
-    made = Classifier(weights=weights, bias=bias, temperatures=temperatures, thresholds={})
-    thresholds = {kind: thresholds_of(*answers(made, kind, calibrating)) for kind in temperatures}
+    uncalibrated = Classifier(weights=weights, bias=bias, temperatures=temperatures, thresholds={})
+    thresholds = {
+        modality: fit_thresholds(*top_predictions(uncalibrated, modality, calibration)) for modality in temperatures
+    }
     return Classifier(weights=weights, bias=bias, temperatures=temperatures, thresholds=thresholds)
 
 
-def answers(classifier: Classifier, kind: Kind, products: Labelled) -> tuple[F32, Flags]:
-    """The probability of the likeliest category of each product, and whether it is the right one."""
-    shares = classifier.probabilities(kind, products.vectors[kind])
-    return shares.max(axis=1, initial=0), shares.argmax(axis=1) == products.categories
+def top_predictions(classifier: Classifier, modality: Modality, products: LabelledProducts) -> tuple[F32, Flags]:
+    """(n,) probability of each product's most likely category, and (n,) whether that category is correct."""
+    probabilities = classifier.probabilities(modality, products.vectors[modality])
+    return probabilities.max(axis=1, initial=0), probabilities.argmax(axis=1) == products.categories
 
 
-def _fitted(learning: Labelled, count: int) -> tuple[F32, F32]:
-    """Weights (d, count) and bias (count,), learnt from each product three times, once for each of its kinds.
+def _fit_regression(training: LabelledProducts, classes: int) -> tuple[F32, F32]:
+    """Weights (d, classes) and bias (classes,), fitted on every product three times, once per modality.
 
-    From vectors of both alone, accuracy by photos falls from .874 to .867 and their calibration error rises from .021
-    to .043 (8,609 fashion products, 135 categories).
+    Fitted on vectors of both image and text alone, accuracy by image falls from .874 to .867 and its calibration error
+    rises from .021 to .043 (8,609 fashion products, 135 categories).
     """
     from sklearn.linear_model import LogisticRegression
 
-    kinds = list(learning.vectors.values())
+    vectors = list(training.vectors.values())
     model = LogisticRegression(C=10.0, max_iter=200, tol=1e-3)
-    model.fit(np.concatenate(kinds), np.tile(learning.categories, len(kinds)))
+    model.fit(np.concatenate(vectors), np.tile(training.categories, len(vectors)))
     weights, bias = model.coef_.T, model.intercept_
-    if count == 2:  # One column: of the second category against the first.
+    if classes == 2:  # scikit-learn gives one column: the second category against the first.
         weights, bias = np.hstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
     return weights.astype(np.float32), bias.astype(np.float32)
 
 
-def temperature_of(scores: F32, categories: npt.NDArray[np.int64]) -> float:
-    """What scores (n, C) are to be divided by, so that right categories (n,) are as likely as they can be.
+def fit_temperature(scores: F32, categories: npt.NDArray[np.int64]) -> float:
+    """The divisor of scores (n, C) that maximises the likelihood of the true categories (n,).
 
-    What is likely is smoothed as by Platt (1999): of n answers that are all right, one of n + 2 is taken to be wrong. A
-    few hundred products that are easily told apart would have every answer certain otherwise.
+    Targets are smoothed after Platt (1999): one of n + 2 predictions is assumed wrong. Otherwise a few hundred easily
+    separated products would make every prediction certain.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
-    count, width = scores.shape
-    wrong = 1 / (count + 2)
+    count, classes = scores.shape
+    smoothing = 1 / (count + 2)
 
     def loss(log_temperature: float) -> float:
         logs = log_softmax(scores.astype(np.float64) / np.exp(log_temperature), axis=1)
-        right = logs[np.arange(count), categories]
-        others = (logs.sum(axis=1) - right) / max(width - 1, 1)
-        return float(-((1 - wrong) * right + wrong * others).mean())
+        correct = logs[np.arange(count), categories]
+        others = (logs.sum(axis=1) - correct) / max(classes - 1, 1)
+        return float(-((1 - smoothing) * correct + smoothing * others).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded").x)) if count else 1.0
 
 
-def thresholds_of(confidences: F32, right: Flags) -> F32:
-    """(len(PRECISIONS),): for each, the least probability from which on that share of answers is right, or NEVER.
+def fit_thresholds(confidences: F32, correct: Flags) -> F32:
+    """(len(PRECISIONS),): the least confidence at which predictions reach each precision, or UNREACHABLE.
 
-    Of what was measured the lower bound of Wilson's interval counts, so that few products promise little.
+    A precision counts as reached by the Wilson lower bound, so that few products do not promise much.
     """
     order = np.argsort(-confidences, kind="stable")
-    taken = np.arange(1, len(order) + 1, dtype=np.float64)
-    lower = wilson(np.cumsum(right[order]) / taken, taken)
-    # Answers of one probability are given together or not at all.
-    last = np.append(np.diff(confidences[order]) < 0, True)[: len(order)]
-    found = np.full(len(PRECISIONS), NEVER, dtype=np.float32)
+    counts = np.arange(1, len(order) + 1, dtype=np.float64)
+    lower = wilson_lower_bound(np.cumsum(correct[order]) / counts, counts)
+    # Predictions of equal confidence are accepted together or not at all.
+    last_of_tie = np.append(np.diff(confidences[order]) < 0, True)[: len(order)]
+    thresholds = np.full(len(PRECISIONS), UNREACHABLE, dtype=np.float32)
     for i, precision in enumerate(PRECISIONS):
-        reached = np.flatnonzero((lower >= precision) & last)
+        reached = np.flatnonzero((lower >= precision) & last_of_tie)
         if len(reached):
-            found[i] = confidences[order][reached[-1]]
-    return found
+            thresholds[i] = confidences[order][reached[-1]]
+    return thresholds
 
 
-def wilson(share: F64, count: F64) -> F64:
-    """The lower bound of a share that was measured on so many."""
-    square = _SURE**2
-    centre = share + square / (2 * count)
-    spread = _SURE * np.sqrt(share * (1 - share) / count + square / (4 * count**2))
-    lower: F64 = (centre - spread) / (1 + square / count)
+def wilson_lower_bound(share: F64, count: F64) -> F64:
+    """One-sided 90 % lower confidence bound of a share measured on `count` samples (Wilson score interval)."""
+    z_squared = _WILSON_Z**2
+    centre = share + z_squared / (2 * count)
+    spread = _WILSON_Z * np.sqrt(share * (1 - share) / count + z_squared / (4 * count**2))
+    lower: F64 = (centre - spread) / (1 + z_squared / count)
     return lower

@@ -1,4 +1,4 @@
-"""The product encoder at the other end of a channel, in the text encoder's process: a gRPC client."""
+"""gRPC client of the product encoder, which runs in the text encoder's process."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from lookalike.v1.product_encoder_pb2 import (
 from lookalike.v1.product_encoder_pb2_grpc import ProductEncoderStub
 from lookalike.vectors import F32, unpack
 
-MAX_INPUTS = 256  # In one call.
+MAX_INPUTS = 256  # Per call.
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """Which product encoder answered, and the encoders whose vectors it was trained on: fingerprints."""
+class ProductEncoderInfo:
+    """Fingerprints of the product encoder and of the encoders whose vectors it was trained on."""
 
     encoder: str
     image_encoder: str
@@ -36,76 +36,80 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class Fused:
+class ProductVectors:
+    """Product vectors and the encoder that made them."""
+
     vectors: F32  # (n, dim), rows of unit norm.
-    by: Trained
+    info: ProductEncoderInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Probabilities:
-    """The likeliest categories of one product, by falling probability: at least one."""
+class CategoryProbabilities:
+    """The most likely categories of one product, by descending probability; at least one."""
 
     categories: Sequence[str]
     values: Sequence[float]
-    threshold: float  # From this probability on answers were as precise as was asked for; 2: never.
+    threshold: float  # The probability from which predictions have the requested precision; 2: none.
 
 
 class ProductEncoder:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = ProductEncoderStub(channel)
 
-    async def encode(self, inputs: Sequence[ProductInput], deadline: Deadline) -> Fused:
-        """One vector for each of 1..MAX_INPUTS inputs.
+    async def encode(self, inputs: Sequence[ProductInput], deadline: Deadline) -> ProductVectors:
+        """Encode 1..MAX_INPUTS inputs, one vector each.
 
-        Raises FailedPrecondition where no product encoder is deployed or the inputs are of other dimensions;
-        Unavailable (also for an answer that is not what the contract promises), Overloaded or DeadlineExceeded.
+        Raises FailedPrecondition if no product encoder is deployed or the inputs have other dimensions;
+        Unavailable (also for a response that violates the contract), Overloaded or DeadlineExceeded.
         """
         try:
-            reply = await self._stub.Encode(EncodeProductsRequest(inputs=inputs), timeout=deadline.timeout_s())
+            response = await self._stub.Encode(EncodeProductsRequest(inputs=inputs), timeout=deadline.timeout_s())
         except grpc.aio.AioRpcError as error:
-            raise _meaning(error, deadline) from error
-        return Fused(_vectors(reply, len(inputs)), _trained(reply))
+            raise _to_error(error, deadline) from error
+        return ProductVectors(_vectors(response, len(inputs)), _info(response))
 
     async def classify(
         self, inputs: Sequence[ProductInput], deadline: Deadline, *, limit: int, precision: float
-    ) -> tuple[Sequence[Probabilities], Trained]:
-        """For each of 1..MAX_INPUTS inputs its `limit` likeliest categories. Raises as `encode` does."""
+    ) -> tuple[Sequence[CategoryProbabilities], ProductEncoderInfo]:
+        """The `limit` most likely categories of each of 1..MAX_INPUTS inputs. Raises as `encode` does."""
         request = ClassifyProductsRequest(inputs=inputs, limit=limit, precision=precision)
         try:
-            reply = await self._stub.Classify(request, timeout=deadline.timeout_s())
+            response = await self._stub.Classify(request, timeout=deadline.timeout_s())
         except grpc.aio.AioRpcError as error:
-            raise _meaning(error, deadline) from error
-        if len(reply.results) != len(inputs):
-            raise Unavailable(f"product encoder: {len(reply.results)} answers for {len(inputs)} products")
-        return [_probabilities(result) for result in reply.results], _trained(reply)
+            raise _to_error(error, deadline) from error
+        if len(response.results) != len(inputs):
+            raise Unavailable(f"product encoder: {len(response.results)} results for {len(inputs)} products")
+        return [_probabilities(result) for result in response.results], _info(response)
 
 
-def _meaning(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
-    """A process without a product encoder, or one trained on vectors of other dimensions, is there and stays so."""
+def _to_error(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
+    """A missing product encoder, or one for other dimensions, does not go away by retrying: FailedPrecondition."""
     match error.code():
         case grpc.StatusCode.UNIMPLEMENTED:
-            return FailedPrecondition("no product encoder is deployed: the text encoder's process serves none")
+            return FailedPrecondition("no product encoder is deployed in the text encoder's process")
         case grpc.StatusCode.INVALID_ARGUMENT:
             return FailedPrecondition(f"product encoder: {error.details()}")
     return peer_error(error, "product encoder", deadline)
 
 
-def _trained(reply: EncodeProductsResponse | ClassifyProductsResponse) -> Trained:
-    return Trained(reply.fingerprint, reply.image_encoder, reply.text_encoder)
+def _info(response: EncodeProductsResponse | ClassifyProductsResponse) -> ProductEncoderInfo:
+    return ProductEncoderInfo(response.fingerprint, response.image_encoder, response.text_encoder)
 
 
-def _vectors(reply: EncodeProductsResponse, count: int) -> F32:
-    if not reply.dim or len(reply.vectors) != 4 * reply.dim * count:
-        raise Unavailable(f"product encoder: {len(reply.vectors)} bytes are not {count} vectors of {reply.dim}")
-    vectors = unpack(reply.vectors, reply.dim)
+def _vectors(response: EncodeProductsResponse, count: int) -> F32:
+    if not response.dim or len(response.vectors) != 4 * response.dim * count:
+        raise Unavailable(
+            f"product encoder: {len(response.vectors)} bytes, expected {count} vectors of {response.dim} dimensions"
+        )
+    vectors = unpack(response.vectors, response.dim)
     squares = np.einsum("ij,ij->i", vectors, vectors)
     if not (np.abs(squares - 1) < 2e-3).all():  # Written so that NaN fails too.
-        raise Unavailable("product encoder: vectors that are not of unit length")
+        raise Unavailable("product encoder: the vectors are not of unit norm")
     return vectors
 
 
-def _probabilities(result: RankedCategories) -> Probabilities:
+def _probabilities(result: RankedCategories) -> CategoryProbabilities:
     values: list[float] = np.frombuffer(result.probabilities, dtype="<f4").tolist()
     if not values or len(values) != len(result.categories):
-        raise Unavailable(f"product encoder: {len(values)} probabilities of {len(result.categories)} categories")
-    return Probabilities(tuple(result.categories), values, result.threshold)
+        raise Unavailable(f"product encoder: {len(values)} probabilities for {len(result.categories)} categories")
+    return CategoryProbabilities(tuple(result.categories), values, result.threshold)

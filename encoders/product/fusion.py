@@ -1,13 +1,13 @@
-"""Photo and title to one vector, learnt from labels in closed form. Pure: arrays in, arrays out.
+"""Fuse image and text vectors into one product vector, fitted to labels in closed form. Pure: arrays in, arrays out.
 
-Three blocks stand side by side, each scaled to a stated share of the vector's length:
+A product vector is three blocks side by side, each scaled to a fixed weight:
 
-categories  which categories the product seems to be in: ridge regression of the category labels on both vectors, in
-            the directions in which the predictions differ most (reduced-rank regression, Izenman 1975);
-tags        the same for the other labels, where there are any;
-rest        what both vectors hold apart from labels: the principal components of the two, side by side.
+categories  ridge regression of the category labels on both vectors, projected onto the directions in which the
+            predictions vary most (reduced-rank regression, Izenman 1975);
+tags        the same for the tags, if there are any;
+rest        the principal components of the two input vectors side by side, independent of labels.
 
-A product that has only a photo, or only a title, has maps of its own: regressions of the same blocks on what is there.
+A product with only an image, or only a text, is mapped by separate regressions of the same blocks on that one vector.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import numpy.typing as npt
 
 from lookalike.vectors import F32, normalised
 
-# precision@10 by category and by colour among the 1,724 held-out fashion products of docs/quality.md: photo .710 and
-# .311, title .742 and .238, both side by side .813 and .288, these blocks .944 and .485.
-SIZES = {"categories": 128, "tags": 64, "rest": 64}
-LEAST_DIM = 128  # Where labels are few, there is more of the rest.
-SHARES = {"categories": 0.6, "tags": 0.2, "rest": 0.2}
-PHOTO, TITLE = 0.6, 0.4  # Side by side: .5 and .5 lose half a point by category, two by colour.
+# precision@10 by category and by colour among the 1,724 held-out fashion products of docs/quality.md: image .710 and
+# .311, text .742 and .238, the two side by side .813 and .288, these blocks .944 and .485.
+BLOCK_SIZES = {"categories": 128, "tags": 64, "rest": 64}
+MIN_DIM = 128  # With few labels, the rest is larger, to reach this.
+BLOCK_WEIGHTS = {"categories": 0.6, "tags": 0.2, "rest": 0.2}
+IMAGE_WEIGHT, TEXT_WEIGHT = 0.6, 0.4  # .5 and .5 lose half a point by category, two by colour.
 
 
-class Kind(Enum):
-    """What there is of a product to go by."""
+class Modality(Enum):
+    """Which vectors of a product there are: image, text or both."""
 
     BOTH = "both"
     IMAGE = "image"
@@ -39,25 +39,25 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Centres:
-    """What all photos, and all titles, have in common, and what says nothing."""
+class Means:
+    """Mean image and text vectors of the training products; subtracted, since they do not tell products apart."""
 
     image: F32  # (di,)
     text: F32  # (dt,)
 
-    def inputs(self, kind: Kind, images: F32, texts: F32) -> F32:
-        """(n, di + dt), (n, di) or (n, dt) float32: what the maps of a kind take."""
-        if kind is Kind.IMAGE:
+    def inputs(self, modality: Modality, images: F32, texts: F32) -> F32:
+        """(n, di + dt), (n, di) or (n, dt) float32: the input of the modality's map."""
+        if modality is Modality.IMAGE:
             return normalised(images - self.image)
-        if kind is Kind.TEXT:
+        if modality is Modality.TEXT:
             return normalised(texts - self.text)
-        photo, title = normalised(images - self.image), normalised(texts - self.text)
-        return np.hstack([np.float32(PHOTO) * photo, np.float32(TITLE) * title])
+        image, text = normalised(images - self.image), normalised(texts - self.text)
+        return np.hstack([np.float32(IMAGE_WEIGHT) * image, np.float32(TEXT_WEIGHT) * text])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Map:
-    """Inputs (n, d_in) to blocks side by side (n, d_out), of any length."""
+class LinearMap:
+    """Affine map from inputs (n, d_in) to blocks side by side (n, d_out), not normalised."""
 
     weights: F32  # (d_in, d_out)
     offset: F32  # (d_out,)
@@ -67,71 +67,73 @@ class Map:
         return blocks
 
 
-def composed(blocks: F32, sizes: Mapping[str, int]) -> F32:
-    """(n, d) of unit norm from blocks side by side: each normalised, then given its share."""
+def combine_blocks(blocks: F32, sizes: Mapping[str, int]) -> F32:
+    """(n, d) of unit norm from blocks side by side: each block is normalised, then scaled by its weight."""
     ends = np.cumsum(list(sizes.values()))[:-1]
     parts = zip(sizes, np.split(blocks, ends, axis=1), strict=True)
-    return normalised(np.hstack([np.float32(SHARES[name]) * normalised(part) for name, part in parts]))
+    return normalised(np.hstack([np.float32(BLOCK_WEIGHTS[name]) * normalised(part) for name, part in parts]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fusion:
-    centres: Centres
-    maps: Mapping[Kind, Map]
-    sizes: Mapping[str, int]  # Of the blocks, by name, in their order.
+    """A fitted fusion: the input means, a map per modality, and the block sizes."""
+
+    means: Means
+    maps: Mapping[Modality, LinearMap]
+    sizes: Mapping[str, int]  # Block name -> dimensions, in order.
 
     @property
     def dim(self) -> int:
         return sum(self.sizes.values())
 
-    def of(self, kind: Kind, images: F32, texts: F32) -> F32:
-        """(n, dim) float32, rows of unit norm. images (n, di), texts (n, dt); what the kind lacks is not looked at."""
-        return composed(self.maps[kind](self.centres.inputs(kind, images, texts)), self.sizes)
+    def fuse(self, modality: Modality, images: F32, texts: F32) -> F32:
+        """(n, dim) float32, rows of unit norm. images (n, di), texts (n, dt); a missing modality is ignored."""
+        return combine_blocks(self.maps[modality](self.means.inputs(modality, images, texts)), self.sizes)
 
 
-def learnt(images: F32, texts: F32, categories: Any, tags: Any, *, ridge: float) -> Fusion:
-    """From training products that have both: vectors (n, di) and (n, dt), sparse 0/1 labels (n, categories), (n, tags).
+def fit_fusion(images: F32, texts: F32, categories: Any, tags: Any, *, ridge: float) -> Fusion:
+    """Fit on products that have both vectors, (n, di) and (n, dt), and sparse 0/1 labels (n, categories), (n, tags).
 
-    ridge: added to the inputs' covariance, as a share of its mean diagonal. A block is as large as SIZES says or as
-    its labels allow; one without labels is left out. The rest is larger where all together would have less than
-    LEAST_DIM, as far as the inputs allow.
+    ridge: regularisation, relative to the mean diagonal of the inputs' covariance.
+    A block has at most BLOCK_SIZES dimensions, fewer if its labels have fewer; a block without labels is left out. The
+    rest grows, as far as the inputs allow, to reach MIN_DIM in total.
     """
-    centres = Centres(image=images.mean(axis=0), text=texts.mean(axis=0))
-    both = _Regression.of(centres.inputs(Kind.BOTH, images, texts), ridge)
+    means = Means(image=images.mean(axis=0), text=texts.mean(axis=0))
+    both = _Regression.fit(means.inputs(Modality.BOTH, images, texts), ridge)
     labels = {"categories": categories, "tags": tags}
     targets: dict[str, npt.NDArray[np.float64]] = {}
-    for name, each in labels.items():
-        if each.shape[1]:
-            targets[name] = each @ both.directions(each, SIZES[name])
-    rest = max(SIZES["rest"], LEAST_DIM - sum(each.shape[1] for each in targets.values()))
+    for name, matrix in labels.items():
+        if matrix.shape[1]:
+            targets[name] = matrix @ both.directions(matrix, BLOCK_SIZES[name])
+    rest = max(BLOCK_SIZES["rest"], MIN_DIM - sum(block.shape[1] for block in targets.values()))
     targets["rest"] = both.inputs @ both.components(rest)
-    wanted = np.hstack(list(targets.values()))
-    maps = {Kind.BOTH: both.map_to(wanted)}
-    for kind in (Kind.IMAGE, Kind.TEXT):
-        maps[kind] = _Regression.of(centres.inputs(kind, images, texts), ridge).map_to(wanted)
-    return Fusion(centres=centres, maps=maps, sizes={name: each.shape[1] for name, each in targets.items()})
+    stacked = np.hstack(list(targets.values()))
+    maps = {Modality.BOTH: both.map_to(stacked)}
+    for modality in (Modality.IMAGE, Modality.TEXT):
+        maps[modality] = _Regression.fit(means.inputs(modality, images, texts), ridge).map_to(stacked)
+    return Fusion(means=means, maps=maps, sizes={name: block.shape[1] for name, block in targets.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Regression:
-    """Ridge regression on inputs (n, d), for any targets."""
+    """Ridge regression on fixed inputs (n, d) for any targets."""
 
     inputs: F32
     mean: npt.NDArray[np.float64]  # (d,)
     covariance: npt.NDArray[np.float64]  # (d, d), not divided by n
-    factor: Any  # Cholesky, of the covariance with the ridge.
+    cholesky: Any  # Cholesky factor of the regularised covariance.
 
     @classmethod
-    def of(cls, inputs: F32, ridge: float) -> _Regression:
+    def fit(cls, inputs: F32, ridge: float) -> _Regression:
         from scipy.linalg import cho_factor
 
         mean = inputs.mean(axis=0, dtype=np.float64)
         centred = inputs - mean.astype(np.float32)
         covariance = (centred.T @ centred).astype(np.float64)
-        # Never 0: inputs that are all alike have no variance, and no inverse without this.
-        added = max(ridge * float(np.trace(covariance)) / len(covariance), 1e-6)
-        factor = cho_factor(covariance + added * np.eye(len(covariance)))
-        return cls(inputs=inputs, mean=mean, covariance=covariance, factor=factor)
+        # Never 0: identical inputs have no variance, and their covariance no inverse.
+        regularisation = max(ridge * float(np.trace(covariance)) / len(covariance), 1e-6)
+        cholesky = cho_factor(covariance + regularisation * np.eye(len(covariance)))
+        return cls(inputs=inputs, mean=mean, covariance=covariance, cholesky=cholesky)
 
     def weights(self, targets: Any) -> npt.NDArray[np.float64]:
         """(d, t) for targets (n, t), dense or sparse."""
@@ -139,29 +141,29 @@ class _Regression:
 
         totals = np.asarray(targets.sum(axis=0)).reshape(1, -1)
         products = np.asarray((targets.T @ self.inputs).T, dtype=np.float64)
-        solved: npt.NDArray[np.float64] = cho_solve(self.factor, products - self.mean[:, None] * totals)
-        return solved
+        weights: npt.NDArray[np.float64] = cho_solve(self.cholesky, products - self.mean[:, None] * totals)
+        return weights
 
-    def directions(self, labels: Any, most: int) -> npt.NDArray[np.float64]:
-        """(t, at most `most`): orthonormal directions in which the predictions of the labels (n, t) differ most."""
+    def directions(self, labels: Any, max_count: int) -> npt.NDArray[np.float64]:
+        """(t, max_count at most): orthonormal directions of the largest variance of the predicted labels (n, t)."""
         weights = self.weights(labels)
-        return _leading(weights.T @ self.covariance @ weights, most)
+        return _top_eigenvectors(weights.T @ self.covariance @ weights, max_count)
 
-    def components(self, most: int) -> npt.NDArray[np.float64]:
-        """(d, at most `most`) principal components of the inputs."""
-        return _leading(self.covariance, most)
+    def components(self, max_count: int) -> npt.NDArray[np.float64]:
+        """(d, max_count at most) principal components of the inputs."""
+        return _top_eigenvectors(self.covariance, max_count)
 
-    def map_to(self, targets: npt.NDArray[np.float64]) -> Map:
+    def map_to(self, targets: npt.NDArray[np.float64]) -> LinearMap:
         weights = self.weights(targets)
-        return Map(weights=weights.astype(np.float32), offset=(-self.mean @ weights).astype(np.float32))
+        return LinearMap(weights=weights.astype(np.float32), offset=(-self.mean @ weights).astype(np.float32))
 
 
-def _leading(symmetric: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.float64]:
-    """(m, at most `most`) eigenvectors by falling eigenvalue, those of next to none left out; signs are fixed."""
+def _top_eigenvectors(symmetric: npt.NDArray[np.float64], max_count: int) -> npt.NDArray[np.float64]:
+    """(m, max_count at most) eigenvectors by descending eigenvalue, without near-zero ones; signs are deterministic."""
     from scipy.linalg import eigh
 
     size = len(symmetric)
-    values, vectors = eigh(symmetric, subset_by_index=[max(0, size - most), size - 1])
+    values, vectors = eigh(symmetric, subset_by_index=[max(0, size - max_count), size - 1])
     values, vectors = values[::-1], vectors[:, ::-1]
     kept = values > max(1e-9 * float(values[0]), 1e-12)
     kept[0] = True  # A block has at least one dimension.
@@ -170,14 +172,22 @@ def _leading(symmetric: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.fl
     return np.ascontiguousarray(vectors * signs)
 
 
-def labels_of(each: Sequence[Sequence[str]], *, at_least: int, most: int) -> tuple[Any, list[str]]:
-    """Sparse 0/1 (n, labels) float32 and the labels: those of `at_least` products, the `most` frequent, by name."""
+def label_matrix(label_sets: Sequence[Sequence[str]], *, min_products: int, max_count: int) -> tuple[Any, list[str]]:
+    """Encode label sets as a sparse 0/1 matrix (n, labels) float32, and its labels in order of name.
+
+    Kept are the max_count most frequent labels that at least min_products products have.
+    """
     from scipy.sparse import csr_matrix
 
-    names, counts = np.unique([label for labels in each for label in set(labels)], return_counts=True)
+    names, counts = np.unique([label for labels in label_sets for label in set(labels)], return_counts=True)
     order = np.lexsort((names, -counts))
-    kept = sorted(str(names[i]) for i in order[:most] if counts[i] >= at_least)
-    number = {name: i for i, name in enumerate(kept)}
-    cells = [(row, number[label]) for row, labels in enumerate(each) for label in set(labels) if label in number]
+    kept = sorted(str(names[i]) for i in order[:max_count] if counts[i] >= min_products)
+    column_of_label = {name: i for i, name in enumerate(kept)}
+    cells = [
+        (row, column_of_label[label])
+        for row, labels in enumerate(label_sets)
+        for label in set(labels)
+        if label in column_of_label
+    ]
     rows, columns = (np.array(side, dtype=np.int64) for side in (zip(*cells, strict=True) if cells else ((), ())))
-    return csr_matrix((np.ones(len(cells), np.float32), (rows, columns)), shape=(len(each), len(kept))), kept
+    return csr_matrix((np.ones(len(cells), np.float32), (rows, columns)), shape=(len(label_sets), len(kept))), kept

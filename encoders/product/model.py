@@ -1,4 +1,4 @@
-"""The product encoder of an artifact: photo and title vectors to one, and to a category. Reads files."""
+"""The product encoder: image and text vectors to a product vector, and to categories. Reads and writes artifacts."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy.typing as npt
 
 from encoders import artifact
 from encoders.product.classifier import Classifier
-from encoders.product.fusion import Centres, Fusion, Kind, Map
+from encoders.product.fusion import Fusion, LinearMap, Means, Modality
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
 
-FORMAT = 2  # Raised when other files, or the same files otherwise, make an encoder.
-# Of which untrained photo vectors went in: every answer says so by its name.
+FORMAT = 3  # Increased whenever the files, their meaning or the manifest change.
+# The second was trained on vectors of an untrained image encoder; its fingerprint says so in every response.
 KINDS = ("product", "product-untrained")
-_KINDS = tuple(Kind)
+_MODALITIES = tuple(Modality)
 _ARRAYS = (
     "centre_image",
     "centre_text",
-    *(f"{kind.value}_{part}" for kind in _KINDS for part in ("weights", "offset", "thresholds")),
+    *(f"{modality.value}_{name}" for modality in _MODALITIES for name in ("weights", "offset", "thresholds")),
     "category_weights",
     "category_bias",
 )
@@ -32,26 +32,23 @@ FILES = {kind: tuple(f"{name}.npy" for name in _ARRAYS) for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guess:
-    """What a classifier says of one product."""
+class CategoryPrediction:
+    """The most likely categories of one product."""
 
-    categories: Sequence[str]  # By falling probability, equal ones by name.
-    probabilities: F32  # As many.
-    threshold: float  # From this probability on, held-out answers were as precise as was asked for; 2: never.
+    categories: Sequence[str]  # By descending probability, ties by name.
+    probabilities: F32  # One per category.
+    threshold: float  # The probability from which predictions have the requested precision; 2: none.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductModel:
-    """May be used by many threads at a time.
-
-    A row of zeros stands for a photo, or a title, that is not there.
-    """
+    """A loaded product encoder and its classifier. Thread-safe. A zero row stands for a missing image or text."""
 
     fingerprint: str
-    image_encoder: str  # Fingerprints of the encoders whose vectors it was trained on, and takes.
+    image_encoder: str  # Fingerprints of the encoders whose vectors it was trained on and accepts.
     text_encoder: str
-    categories: Sequence[str]  # That the classifier knows, by name.
-    measured: Mapping[str, Any]  # On held-out products, when it was trained.
+    categories: Sequence[str]  # The classifier's categories, in order of name.
+    metrics: Mapping[str, Any]  # Measured on held-out products during training.
     fusion: Fusion
     classifier: Classifier
 
@@ -61,46 +58,51 @@ class ProductModel:
 
     @property
     def image_dim(self) -> int:
-        return len(self.fusion.centres.image)
+        return len(self.fusion.means.image)
 
     @property
     def text_dim(self) -> int:
-        return len(self.fusion.centres.text)
+        return len(self.fusion.means.text)
 
     def encode(self, images: F32, texts: F32) -> F32:
-        """(n, dim) float32, rows of unit norm, for photos (n, image_dim) and titles (n, text_dim); zeros for neither.
+        """(n, dim) float32, rows of unit norm, of images (n, image_dim) and texts (n, text_dim); zeros for neither.
 
-        A vector does not depend on what else is encoded with it, to 1e-6.
+        A vector is the same in any batch, to within 1e-6.
         """
         vectors = np.zeros((len(images), self.dim), dtype=np.float32)
-        for kind, rows in _by_kind(images, texts):
-            vectors[rows] = self.fusion.of(kind, images[rows], texts[rows])
+        for modality, rows in _by_modality(images, texts):
+            vectors[rows] = self.fusion.fuse(modality, images[rows], texts[rows])
         return vectors
 
-    def classify(self, images: F32, texts: F32, *, limit: int, precision: float) -> list[Guess]:
-        """The `limit` likeliest categories of each product. Raises ValueError for one with neither photo nor title."""
+    def classify(self, images: F32, texts: F32, *, limit: int, precision: float) -> list[CategoryPrediction]:
+        """The `limit` most likely categories of each product. Raises ValueError for one with neither image nor text."""
         if not (images.any(axis=1) | texts.any(axis=1)).all():
-            raise ValueError("a product with neither photo nor title cannot be classified")
-        guesses: dict[int, Guess] = {}
-        for kind, rows in _by_kind(images, texts):
-            shares = self.classifier.probabilities(kind, self.fusion.of(kind, images[rows], texts[rows]))
-            threshold = self.classifier.threshold(kind, precision)
-            best = np.argsort(-shares, axis=1, kind="stable")[:, :limit]
-            for row, columns, probabilities in zip(rows, best, shares, strict=True):
+            raise ValueError("a product with neither image nor text cannot be classified")
+        predictions: dict[int, CategoryPrediction] = {}
+        for modality, rows in _by_modality(images, texts):
+            all_probabilities = self.classifier.probabilities(
+                modality, self.fusion.fuse(modality, images[rows], texts[rows])
+            )
+            threshold = self.classifier.threshold(modality, precision)
+            best = np.argsort(-all_probabilities, axis=1, kind="stable")[:, :limit]
+            for row, columns, probabilities in zip(rows, best, all_probabilities, strict=True):
                 names = [self.categories[column] for column in columns]
-                guesses[int(row)] = Guess(categories=names, probabilities=probabilities[columns], threshold=threshold)
-        return [guesses[row] for row in range(len(images))]
+                predictions[int(row)] = CategoryPrediction(
+                    categories=names, probabilities=probabilities[columns], threshold=threshold
+                )
+        return [predictions[row] for row in range(len(images))]
 
 
-def _by_kind(images: F32, texts: F32) -> Iterator[tuple[Kind, npt.NDArray[np.int64]]]:
-    pictured, worded = images.any(axis=1), texts.any(axis=1)
-    for kind, which in (
-        (Kind.BOTH, pictured & worded),
-        (Kind.IMAGE, pictured & ~worded),
-        (Kind.TEXT, worded & ~pictured),
+def _by_modality(images: F32, texts: F32) -> Iterator[tuple[Modality, npt.NDArray[np.int64]]]:
+    """The modalities of a batch, each with the rows that have it."""
+    has_image, has_text = images.any(axis=1), texts.any(axis=1)
+    for modality, selected in (
+        (Modality.BOTH, has_image & has_text),
+        (Modality.IMAGE, has_image & ~has_text),
+        (Modality.TEXT, has_text & ~has_image),
     ):
-        if (rows := np.flatnonzero(which)).size:
-            yield kind, rows
+        if (rows := np.flatnonzero(selected)).size:
+            yield modality, rows
 
 
 def write(
@@ -111,75 +113,80 @@ def write(
     categories: Sequence[str],
     image_encoder: str,
     text_encoder: str,
-    measured: Mapping[str, Any],
+    metrics: Mapping[str, Any],
 ) -> str:
-    """The artifact, a new folder; returns its fingerprint. Raises OperatorError where `out` exists."""
+    """Write the artifact to the new directory `out`; return its fingerprint. Raises OperatorError if `out` exists."""
 
-    def fill(part: Path) -> Mapping[str, Any]:
+    def fill(staging: Path) -> Mapping[str, Any]:
         for name, array in _arrays(fusion, classifier).items():
-            np.save(part / f"{name}.npy", array)
+            np.save(staging / f"{name}.npy", array)
         return {
             "image_encoder": image_encoder,
             "text_encoder": text_encoder,
             "blocks": list(fusion.sizes.items()),
-            "temperatures": {kind.value: classifier.temperatures[kind] for kind in _KINDS},
+            "temperatures": {modality.value: classifier.temperatures[modality] for modality in _MODALITIES},
             "categories": list(categories),
-            "measured": measured,
+            "metrics": metrics,
         }
 
     kind = KINDS["-untrained-" in image_encoder]
-    return artifact.written(out, kind=kind, form=FORMAT, files=FILES, fill=fill)
+    return artifact.write_artifact(out, kind=kind, format_version=FORMAT, files=FILES, fill=fill)
 
 
 def _arrays(fusion: Fusion, classifier: Classifier) -> dict[str, F32]:
-    arrays = {"centre_image": fusion.centres.image, "centre_text": fusion.centres.text}
-    for kind in _KINDS:
-        arrays[f"{kind.value}_weights"] = fusion.maps[kind].weights
-        arrays[f"{kind.value}_offset"] = fusion.maps[kind].offset
-        arrays[f"{kind.value}_thresholds"] = classifier.thresholds[kind]
+    arrays = {"centre_image": fusion.means.image, "centre_text": fusion.means.text}
+    for modality in _MODALITIES:
+        arrays[f"{modality.value}_weights"] = fusion.maps[modality].weights
+        arrays[f"{modality.value}_offset"] = fusion.maps[modality].offset
+        arrays[f"{modality.value}_thresholds"] = classifier.thresholds[modality]
     return {**arrays, "category_weights": classifier.weights, "category_bias": classifier.bias}
 
 
 def load(directory: Path) -> ProductModel:
-    """Raises BadArtifact, naming the file that is missing, damaged or of another format."""
-    manifest = checked(directory)
-    arrays = artifact.arrays_of(directory, _ARRAYS)
+    """Load an artifact. Raises BadArtifact, naming the file that is missing, damaged or of another format."""
+    manifest = read_manifest(directory)
+    arrays = artifact.load_arrays(directory, _ARRAYS)
     model = ProductModel(
         fingerprint=manifest["fingerprint"],
         image_encoder=manifest["image_encoder"],
         text_encoder=manifest["text_encoder"],
         categories=manifest["categories"],
-        measured=manifest["measured"],
+        metrics=manifest["metrics"],
         fusion=Fusion(
-            centres=Centres(image=arrays["centre_image"], text=arrays["centre_text"]),
-            maps={k: Map(weights=arrays[f"{k.value}_weights"], offset=arrays[f"{k.value}_offset"]) for k in _KINDS},
+            means=Means(image=arrays["centre_image"], text=arrays["centre_text"]),
+            maps={
+                k: LinearMap(weights=arrays[f"{k.value}_weights"], offset=arrays[f"{k.value}_offset"])
+                for k in _MODALITIES
+            },
             sizes=dict(manifest["blocks"]),
         ),
         classifier=Classifier(
             weights=arrays["category_weights"],
             bias=arrays["category_bias"],
-            temperatures={kind: manifest["temperatures"][kind.value] for kind in _KINDS},
-            thresholds={kind: arrays[f"{kind.value}_thresholds"] for kind in _KINDS},
+            temperatures={modality: manifest["temperatures"][modality.value] for modality in _MODALITIES},
+            thresholds={modality: arrays[f"{modality.value}_thresholds"] for modality in _MODALITIES},
         ),
     )
     _check(directory, model)
     return model
 
 
-def checked(directory: Path) -> dict[str, Any]:
-    """The manifest, once every file is found to be there and whole. Raises BadArtifact, as `load` does."""
-    return artifact.manifest_of(directory, form=FORMAT, files=FILES)
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read the manifest and verify every file against it. Raises BadArtifact, as `load` does."""
+    return artifact.read_manifest(directory, format_version=FORMAT, files=FILES)
 
 
 def _check(directory: Path, model: ProductModel) -> None:
-    """Digests have been compared: what differs here was written by another program."""
+    """Compare the shapes of the arrays. The digests match, so a mismatch was written by another program."""
     widths = {
-        Kind.IMAGE: model.image_dim,
-        Kind.TEXT: model.text_dim,
-        Kind.BOTH: model.image_dim + model.text_dim,
+        Modality.IMAGE: model.image_dim,
+        Modality.TEXT: model.text_dim,
+        Modality.BOTH: model.image_dim + model.text_dim,
     }
-    right = [model.fusion.maps[kind].weights.shape == (widths[kind], model.dim) for kind in _KINDS]
-    right.append(model.classifier.weights.shape == (model.dim, len(model.categories)))
-    right.append(all(a < b for a, b in pairwise(model.categories)))
-    if not all(right):
-        raise BadArtifact(f"{directory}: its arrays do not fit each other")
+    consistent = [
+        model.fusion.maps[modality].weights.shape == (widths[modality], model.dim) for modality in _MODALITIES
+    ]
+    consistent.append(model.classifier.weights.shape == (model.dim, len(model.categories)))
+    consistent.append(all(a < b for a, b in pairwise(model.categories)))
+    if not all(consistent):
+        raise BadArtifact(f"{directory}: the shapes of its arrays do not match")

@@ -1,8 +1,8 @@
-"""Train the product encoder on products that have a photo, a title and a category. Writes an artifact.
+"""Train the product encoder on products with an image, a text and a category. Writes an artifact.
 
-It is judged on held-out products, and kept only where its neighbours are better than those of the photo alone and of
-the title alone: by category, the full one and the broad one. Tags teach it and are measured, but refuse nothing: what
-it gains by category it can lose by colour, and there the image space remains.
+The encoder passes a quality gate only if its neighbours of held-out products match the category, full and broad, better
+than those of the image alone and of the text alone. Tags are trained on and measured, but not part of the gate: what is
+gained by category may be lost by colour, and for colour the image space remains.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ import numpy.typing as npt
 
 from encoders.product import fusion
 from encoders.product import model as product
-from encoders.product.classifier import Classifier, Labelled, answers, learnt
-from encoders.product.fusion import Fusion, Kind
+from encoders.product.classifier import Classifier, LabelledProducts, fit_classifier, top_predictions
+from encoders.product.fusion import Fusion, Modality
 from encoders.quality import expected_calibration_error, precision_at_10
 from encoders.splits import Split, splits_of
 from lookalike.errors import OperatorError
 from lookalike.vectors import F32
 
-RIDGES = (0.01, 0.1, 1.0)  # The best by precision@10 on the products for calibration is taken.
-MOST_PRODUCTS = 50_000  # To learn from: a sample of more.
-MOST_JUDGED = 5_000  # To compare with each other.
-MOST_LABELS = 2_048
-LABEL_PRODUCTS = 5  # Of training products; a rarer category is never predicted, and teaches nothing.
-LEAST_JUDGED = 30  # Held-out products with a category in common: fewer say nothing.
+RIDGE_CANDIDATES = (0.01, 0.1, 1.0)  # Chosen by precision@10 on the calibration products.
+MAX_TRAINING_PRODUCTS = 50_000  # Of more, a sample is used.
+MAX_EVALUATED_PRODUCTS = 5_000  # Compared pairwise, hence the bound.
+MAX_LABELS = 2_048
+MIN_PRODUCTS_PER_LABEL = 5  # In training; rarer labels are neither trained on nor predicted.
+MIN_EVALUATED_PRODUCTS = 30  # Held-out products that share a category; fewer are no evidence.
 
 Rows = npt.NDArray[np.int64]
 Progress = Callable[[str], None]
 
 
 class NotBetter(OperatorError):
-    """The product encoder is not worth serving; the message says why, with the figures."""
+    """The product encoder failed the quality gate; the message says why, with the figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examples:
-    """Products that have both vectors."""
+class TrainingProducts:
+    """Products with both an image and a text vector."""
 
     ids: Sequence[str]
     categories: Sequence[str]  # Paths from broad to narrow.
@@ -55,120 +55,128 @@ class Examples:
         return len(self.ids)
 
 
-def train(given: Examples, out: Path, *, seed: int = 0, progress: Progress | None = None) -> str:
-    """Write the artifact to the new folder `out` and return its fingerprint. Same arguments, same fingerprint.
+def train(products: TrainingProducts, out: Path, *, seed: int = 0, progress: Progress | None = None) -> str:
+    """Write the artifact to the new directory `out` and return its fingerprint. Same arguments, same fingerprint.
 
-    Raises NotBetter where there is too little to learn from, or it is not better on held-out products, and
-    OperatorError where `out` exists.
+    Raises NotBetter if there are too few products to train on or the encoder fails the quality gate, and OperatorError
+    if `out` exists.
     """
-    import sklearn.linear_model  # noqa: F401  # Brings its own BLAS: only what is loaded can be limited.
+    import sklearn.linear_model  # noqa: F401  # Brings its own BLAS, which can only be limited once loaded.
     from threadpoolctl import threadpool_limits
 
-    say = progress or (lambda step: None)
-    with threadpool_limits(1):  # More threads add in another order each time.
-        return _trained(given, out, np.random.default_rng(seed), say)
+    report = progress or (lambda step: None)
+    with threadpool_limits(1):  # Several threads sum in varying order: not reproducible.
+        return _train(products, out, np.random.default_rng(seed), report)
 
 
-def _trained(given: Examples, out: Path, rng: np.random.Generator, say: Progress) -> str:
-    splits = splits_of(given.ids)
-    sides = {split: rng.permutation(np.flatnonzero(splits == split)) for split in Split}
-    learning, judging = np.sort(sides[Split.TRAIN][:MOST_PRODUCTS]), np.sort(sides[Split.TEST][:MOST_JUDGED])
-    choosing = np.sort(sides[Split.CALIBRATE][:MOST_JUDGED])
-    names = _names(given, learning)
-    _check_enough(given, names, judging)
-    say("learning to fuse photo and title")
-    fused = _fused(given, learning, choosing)
-    say("comparing with the photo alone and the title alone")
-    precision = _precisions(given, fused, judging)
+def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, report: Progress) -> str:
+    splits = splits_of(products.ids)
+    rows_of_split = {split: rng.permutation(np.flatnonzero(splits == split)) for split in Split}
+    training = np.sort(rows_of_split[Split.TRAIN][:MAX_TRAINING_PRODUCTS])
+    test = np.sort(rows_of_split[Split.TEST][:MAX_EVALUATED_PRODUCTS])
+    calibration = np.sort(rows_of_split[Split.CALIBRATE][:MAX_EVALUATED_PRODUCTS])
+    categories = _trained_categories(products, training)
+    _check_enough(products, categories, test)
+    report("fitting the fusion of images and texts")
+    fusion_model = _fit_best_fusion(products, training, calibration)
+    report("comparing with the image alone and the text alone")
+    precision = _precision_by_label(products, fusion_model, test)
     check_better(precision)
-    say("learning to tell categories")
-    known, calibrating, held_out = (_labelled(given, fused, rows, names) for rows in (learning, choosing, judging))
-    classifier = learnt(known, calibrating, len(names))
-    measured = {
-        "learnt_from": len(learning),
-        "judged_by": len(judging),
+    report("fitting the classifier")
+    training_labelled, calibration_labelled, test_labelled = (
+        _labelled_products(products, fusion_model, rows, categories) for rows in (training, calibration, test)
+    )
+    classifier = fit_classifier(training_labelled, calibration_labelled, len(categories))
+    metrics = {
+        "training_products": len(training),
+        "test_products": len(test),
         "precision_at_10": precision,
-        "classifier": {kind.value: _judged(classifier, kind, held_out) for kind in Kind},
+        "classifier": {
+            modality.value: _evaluate_classifier(classifier, modality, test_labelled) for modality in Modality
+        },
     }
     return product.write(
         out,
-        fusion=fused,
+        fusion=fusion_model,
         classifier=classifier,
-        categories=names,
-        image_encoder=given.image_encoder,
-        text_encoder=given.text_encoder,
-        measured=measured,
+        categories=categories,
+        image_encoder=products.image_encoder,
+        text_encoder=products.text_encoder,
+        metrics=metrics,
     )
 
 
 def levels(category: str) -> list[str]:
-    """Every category that a path is in: "a/b" is in "a" and "a/b"."""
+    """A category path and all its ancestors: "a/b" gives "a" and "a/b"."""
     parts = category.split("/")
     return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
-def _names(given: Examples, learning: Rows) -> list[str]:
-    """The full categories that enough training products have."""
-    paths = [[given.categories[row]] for row in learning]
-    return fusion.labels_of(paths, at_least=LABEL_PRODUCTS, most=MOST_LABELS)[1]
+def _trained_categories(products: TrainingProducts, training: Rows) -> list[str]:
+    """The full category paths with enough training products."""
+    paths = [[products.categories[row]] for row in training]
+    return fusion.label_matrix(paths, min_products=MIN_PRODUCTS_PER_LABEL, max_count=MAX_LABELS)[1]
 
 
-def _check_enough(given: Examples, names: Sequence[str], judging: Rows) -> None:
-    if len(names) < 2:
+def _check_enough(products: TrainingProducts, categories: Sequence[str], test: Rows) -> None:
+    if len(categories) < 2:
         raise NotBetter(
-            f"{len(names)} categories with {LABEL_PRODUCTS} or more training products that have both photo and title; "
-            "two are needed to learn what makes products alike"
+            f"{len(categories)} categories have {MIN_PRODUCTS_PER_LABEL} or more training products with both image and "
+            "text; at least 2 are needed"
         )
-    labels = [given.categories[row] for row in judging]
-    together = sum(labels.count(label) > 1 for label in labels)
-    if together < LEAST_JUDGED:
+    labels = [products.categories[row] for row in test]
+    sharing = sum(labels.count(label) > 1 for label in labels)
+    if sharing < MIN_EVALUATED_PRODUCTS:
         raise NotBetter(
-            f"{together} held-out products share a category with another; {LEAST_JUDGED} are needed to judge"
+            f"{sharing} held-out products share a category with another; at least {MIN_EVALUATED_PRODUCTS} are needed"
         )
 
 
-def _fused(given: Examples, learning: Rows, choosing: Rows) -> Fusion:
-    """Learnt with the ridge that serves those products best which it is chosen by; the smallest where they are few."""
-    images, texts = given.images[learning], given.texts[learning]
-    paths = [levels(given.categories[row]) for row in learning]
-    categories, _ = fusion.labels_of(paths, at_least=LABEL_PRODUCTS, most=MOST_LABELS)
-    tags, _ = fusion.labels_of([given.tags[row] for row in learning], at_least=LABEL_PRODUCTS, most=MOST_LABELS)
-    labels = [given.categories[row] for row in choosing]
-    made = [fusion.learnt(images, texts, categories, tags, ridge=ridge) for ridge in RIDGES]
+def _fit_best_fusion(products: TrainingProducts, training: Rows, calibration: Rows) -> Fusion:
+    """Fit with every ridge and return the best on the calibration products; on a tie, the smallest ridge."""
+    images, texts = products.images[training], products.texts[training]
+    paths = [levels(products.categories[row]) for row in training]
+    categories, _ = fusion.label_matrix(paths, min_products=MIN_PRODUCTS_PER_LABEL, max_count=MAX_LABELS)
+    tags, _ = fusion.label_matrix(
+        [products.tags[row] for row in training], min_products=MIN_PRODUCTS_PER_LABEL, max_count=MAX_LABELS
+    )
+    labels = [products.categories[row] for row in calibration]
+    candidates = [fusion.fit_fusion(images, texts, categories, tags, ridge=ridge) for ridge in RIDGE_CANDIDATES]
     scores = [
-        precision_at_10(each.of(Kind.BOTH, given.images[choosing], given.texts[choosing]), labels) for each in made
+        precision_at_10(each.fuse(Modality.BOTH, products.images[calibration], products.texts[calibration]), labels)
+        for each in candidates
     ]
-    return made[int(np.argmax(scores))]
+    return candidates[int(np.argmax(scores))]
 
 
-def _precisions(given: Examples, fused: Fusion, judging: Rows) -> dict[str, dict[str, float]]:
-    """precision@10 by label, then by space, of held-out products among each other."""
-    images, texts = given.images[judging], given.texts[judging]
-    vectors = {"image": images, "text": texts, "product": fused.of(Kind.BOTH, images, texts)}
+def _precision_by_label(products: TrainingProducts, fusion_model: Fusion, test: Rows) -> dict[str, dict[str, float]]:
+    """precision@10 of held-out products among each other: label -> space -> value."""
+    images, texts = products.images[test], products.texts[test]
+    vectors = {"image": images, "text": texts, "product": fusion_model.fuse(Modality.BOTH, images, texts)}
     return {
         name: {space: round(precision_at_10(each, labels), 4) for space, each in vectors.items()}
-        for name, labels in _labels(given, judging)
+        for name, labels in _evaluation_labels(products, test)
     }
 
 
-def _labels(given: Examples, rows: Rows) -> Iterator[tuple[str, list[str]]]:
-    """What likeness is judged by: the broad category, the full one, and each kind of tag that half of them have."""
-    paths = [given.categories[row] for row in rows]
+def _evaluation_labels(products: TrainingProducts, rows: Rows) -> Iterator[tuple[str, list[str]]]:
+    """The labels to evaluate by: broad category, full category, and each kind of tag that half of the rows have."""
+    paths = [products.categories[row] for row in rows]
     yield "broad category", _broadest(paths)
     yield "category", paths
-    kinds: dict[str, dict[int, str]] = {}
+    values_of_kind: dict[str, dict[int, str]] = {}
     for i, row in enumerate(rows):
-        for tag in given.tags[row]:
-            kind, _, value = tag.partition(":")
+        for tag in products.tags[row]:
+            tag_kind, _, value = tag.partition(":")
             if value:
-                kinds.setdefault(kind, {})[i] = value
-    for kind, values in sorted(kinds.items()):
+                values_of_kind.setdefault(tag_kind, {})[i] = value
+    for tag_kind, values in sorted(values_of_kind.items()):
         if 2 * len(values) >= len(rows):
-            yield f"tag {kind}", [values.get(i, f"none {i}") for i in range(len(rows))]
+            yield f"tag {tag_kind}", [values.get(i, f"none {i}") for i in range(len(rows))]
 
 
 def _broadest(paths: list[str]) -> list[str]:
-    """Their categories at the first level that tells them apart: where all are fashion, any neighbour is."""
+    """The categories at the first level with more than one: if all are fashion, that level measures nothing."""
     above = [levels(path) for path in paths]
     for depth in range(max(map(len, above))):
         broad = [each[min(depth, len(each) - 1)] for each in above]
@@ -178,9 +186,9 @@ def _broadest(paths: list[str]) -> list[str]:
 
 
 def check_better(precision: Mapping[str, Mapping[str, float]]) -> None:
-    """The gate: better by the full category; by the broad one not worse, which is all there is to be had near 1.
+    """The quality gate: better by the full category, and no worse by the broad one, whose precision may be near 1.
 
-    precision: of held-out products, by label, then by space. Raises NotBetter.
+    precision: of held-out products, label -> space -> value. Raises NotBetter.
     """
     fine, broad = precision["category"], precision["broad category"]
     for alone in ("image", "text"):
@@ -191,22 +199,26 @@ def check_better(precision: Mapping[str, Mapping[str, float]]) -> None:
             )
 
 
-def _labelled(given: Examples, fused: Fusion, rows: Rows, names: Sequence[str]) -> Labelled:
-    number = {name: i for i, name in enumerate(names)}
-    images, texts = given.images[rows], given.texts[rows]
-    numbers = np.array([number.get(given.categories[row], -1) for row in rows], dtype=np.int64)
-    return Labelled(vectors={kind: fused.of(kind, images, texts) for kind in Kind}, categories=numbers)
+def _labelled_products(
+    products: TrainingProducts, fusion_model: Fusion, rows: Rows, categories: Sequence[str]
+) -> LabelledProducts:
+    number = {name: i for i, name in enumerate(categories)}
+    images, texts = products.images[rows], products.texts[rows]
+    numbers = np.array([number.get(products.categories[row], -1) for row in rows], dtype=np.int64)
+    return LabelledProducts(
+        vectors={modality: fusion_model.fuse(modality, images, texts) for modality in Modality}, categories=numbers
+    )
 
 
-def _judged(classifier: Classifier, kind: Kind, products: Labelled) -> dict[str, Any]:
-    confidences, right = answers(classifier, kind, products)
-    facts: dict[str, Any] = {"products": len(right), "of known categories": _share(products.categories >= 0)}
-    facts["accuracy"] = _share(right)
-    facts["calibration_error"] = round(expected_calibration_error(confidences, right), 4)
+def _evaluate_classifier(classifier: Classifier, modality: Modality, products: LabelledProducts) -> dict[str, Any]:
+    confidences, correct = top_predictions(classifier, modality, products)
+    metrics: dict[str, Any] = {"products": len(correct), "known_category": _share(products.categories >= 0)}
+    metrics["accuracy"] = _share(correct)
+    metrics["calibration_error"] = round(expected_calibration_error(confidences, correct), 4)
     for precision in (0.9, 0.95):
-        answered = confidences >= classifier.threshold(kind, precision)
-        facts[f"at {precision}"] = {"answered": _share(answered), "right": _share(right[answered])}
-    return facts
+        accepted = confidences >= classifier.threshold(modality, precision)
+        metrics[f"at_precision_{precision}"] = {"coverage": _share(accepted), "accuracy": _share(correct[accepted])}
+    return metrics
 
 
 def _share(flags: npt.NDArray[np.bool_]) -> float:

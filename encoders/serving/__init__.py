@@ -1,1 +1,1 @@
-"""The parts of the embedded model server: TensorFlow-Serving's rules and names, over the same SavedModel."""
+"""The embedded model server: TensorFlow-Serving's protocol, rules and terms, over the same SavedModel."""

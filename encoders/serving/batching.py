@@ -1,5 +1,8 @@
-"""Tasks to batches by TensorFlow-Serving's rules and with its words (shared_batch_scheduler.h). Pure: the caller owns
-the clock and the threads."""
+"""Form batches of tasks by TensorFlow-Serving's rules and terms (shared_batch_scheduler.h). Pure.
+
+Unlike `lookalike.runtime.coalescer`, which sends what waits once a slot is free, a batch here may wait for more rows
+until a time-out, and tasks are split and batches padded. The caller owns the clock and the threads.
+"""
 
 from __future__ import annotations
 
@@ -15,34 +18,34 @@ Task = TypeVar("Task")
 
 @dataclass(frozen=True, kw_only=True)
 class BatchingParameters:
-    """Names and meaning as in TensorFlow-Serving's batching_parameters_file. Raises BadSettings."""
+    """Named as in TensorFlow-Serving's batching_parameters_file. Raises BadSettings."""
 
-    max_batch_size: int  # rows in one request; without splitting also in one run of the model
-    batch_timeout_micros: int = 0  # how long a batch that is not full waits for more; 0: until a thread is free
-    max_enqueued_batches: int = 16  # batches that may wait, the one being filled included
-    num_batch_threads: int = 1  # runs of the model side by side
+    max_batch_size: int  # most rows of one request; without splitting also of one model run
+    batch_timeout_micros: int = 0  # how long a partial batch waits for more; 0: until a thread is free
+    max_enqueued_batches: int = 16  # most batches waiting, including the one being filled
+    num_batch_threads: int = 1  # concurrent model runs
     enable_large_batch_splitting: bool = False
-    max_execution_batch_size: int = 0  # with splitting: rows in one run of the model; 0: max_batch_size
-    allowed_batch_sizes: tuple[int, ...] = ()  # a batch is padded to the next of these
+    max_execution_batch_size: int = 0  # with splitting: most rows of one model run; 0: max_batch_size
+    allowed_batch_sizes: tuple[int, ...] = ()  # a batch is padded to the next larger of these
 
     def __post_init__(self) -> None:
         if self.enable_large_batch_splitting and self.max_execution_batch_size > self.max_batch_size:
             raise BadSettings(
-                f"max_execution_batch_size={self.max_execution_batch_size}: more than max_batch_size="
+                f"max_execution_batch_size={self.max_execution_batch_size}: exceeds max_batch_size="
                 f"{self.max_batch_size}"
             )
         sizes = self.allowed_batch_sizes
-        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.execution_size):
-            raise BadSettings(f"allowed_batch_sizes={sizes}: not increasing to {self.execution_size}")
+        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_execution_rows):
+            raise BadSettings(f"allowed_batch_sizes={sizes}: must increase and end with {self.max_execution_rows}")
 
     @property
-    def execution_size(self) -> int:
-        """Rows in one run of the model, at most."""
+    def max_execution_rows(self) -> int:
+        """Most rows of one model run."""
         splits = self.enable_large_batch_splitting and self.max_execution_batch_size
         return self.max_execution_batch_size if splits else self.max_batch_size
 
-    def padded(self, rows: int) -> int:
-        """The rows that are run for a batch of `rows`."""
+    def padded_size(self, rows: int) -> int:
+        """The size to which a batch of `rows` is padded."""
         return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
 
 
@@ -60,63 +63,63 @@ class Part(Generic[Task]):
 
 @dataclass(slots=True)
 class _Batch(Generic[Task]):
-    since_s: float = 0.0  # when its first part came
+    opened_s: float = 0.0  # when its first part was added
     rows: int = 0
     parts: list[Part[Task]] = field(default_factory=list)
 
 
 class BatchQueue(Generic[Task]):
-    """What waits for one model version: closed batches, and one that is still open."""
+    """The waiting batches of one model version: closed ones, and one that is still open."""
 
     def __init__(self, parameters: BatchingParameters) -> None:
         self._parameters = parameters
-        self._size = parameters.execution_size
+        self._size = parameters.max_execution_rows
         self._closed: deque[_Batch[Task]] = deque()
         self._open: _Batch[Task] = _Batch()
 
     @property
     def rows(self) -> int:
-        """How many wait."""
+        """Rows waiting."""
         return self._open.rows + sum(batch.rows for batch in self._closed)
 
     def add(self, task: Task, rows: int, now_s: float) -> None:
-        """Put a task of at least one row in line, split where it must and may be.
+        """Enqueue a task of at least one row, split over batches if needed and enabled.
 
-        Raises InvalidRequest where it is larger than any task may be, Unavailable where there is no room.
+        Raises InvalidRequest if it exceeds max_batch_size, Unavailable if the queue is full.
         """
-        self._check(rows)
+        self._check_capacity(rows)
         start = 0
         while start < rows:
             room = self._size - self._open.rows
-            taken = min(room, rows - start) if self._parameters.enable_large_batch_splitting else rows
-            if not taken or taken > room:
+            taken_rows = min(room, rows - start) if self._parameters.enable_large_batch_splitting else rows
+            if not taken_rows or taken_rows > room:
                 self._closed.append(self._open)
                 self._open = _Batch()
                 continue
             if not self._open.parts:
-                self._open.since_s = now_s
-            self._open.parts.append(Part(task, start, start + taken))
-            self._open.rows += taken
-            start += taken
+                self._open.opened_s = now_s
+            self._open.parts.append(Part(task, start, start + taken_rows))
+            self._open.rows += taken_rows
+            start += taken_rows
 
     def take(self, now_s: float) -> list[Part[Task]] | None:
-        """The batch for a thread that is free, the oldest first; None while there is none, or it waits for more."""
+        """Dequeue the oldest batch that is ready: closed, full or timed out. None if there is none."""
         if self._closed:
             return self._closed.popleft().parts
-        if now_s < self.due_s():
+        if now_s < self.ready_at_s():
             return None
         batch, self._open = self._open, _Batch()
         return batch.parts
 
-    def due_s(self) -> float:
-        """When `take` gives a batch, if nothing is added; infinity: never."""
+    def ready_at_s(self) -> float:
+        """When `take` will return a batch if nothing is added; -inf: now, +inf: never."""
         if self._closed or self._open.rows >= self._size:
             return -math.inf
-        waits_s = self._parameters.batch_timeout_micros / 1e6
-        return self._open.since_s + waits_s if self._open.parts else math.inf
+        timeout_s = self._parameters.batch_timeout_micros / 1e6
+        return self._open.opened_s + timeout_s if self._open.parts else math.inf
 
-    def _check(self, rows: int) -> None:
-        """TensorFlow-Serving's ValidateBatchTaskQueueCapacity, and its two messages."""
+    def _check_capacity(self, rows: int) -> None:
+        """TensorFlow-Serving's ValidateBatchTaskQueueCapacity, with its messages."""
         limits = self._parameters
         if rows > limits.max_batch_size:
             most = limits.max_batch_size

@@ -1,4 +1,4 @@
-"""A model and its versions: what is wanted of it, what state each is in, and who still uses it. No I/O."""
+"""A served model and its versions: configuration, version states, and requests in flight. No I/O."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ from grpc import StatusCode
 from encoders.serving.metrics import VERSION_STATE
 from encoders.serving.policy import AVAILABLE, Latest, State, VersionPolicy
 from encoders.serving.saved_model import Servable
-from encoders.serving.scheduler import Lane
+from encoders.serving.scheduler import BatchingSession
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.errors import BadArtifact
 from lookalike.status import code_of
 
-ENDED: Final = 16  # Versions of a model that have ended and are still told of; beyond it the oldest are forgotten.
+MAX_ENDED_VERSIONS: Final = 16  # Ended versions per model that GetModelStatus lists; beyond it the oldest are dropped.
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
+    """What to serve of one model, as in TensorFlow-Serving's ModelConfig."""
+
     name: str
-    base_path: Path  # its versions are the folders in it
+    base_path: Path  # contains a folder per version
     policy: VersionPolicy = Latest()  # noqa: RUF009  # frozen
     labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A version in memory, and the queue of its requests."""
+class LoadedVersion:
+    """A version in memory, with its batching session."""
 
     model: str
     number: int
     servable: Servable
-    lane: Lane
+    session: BatchingSession
 
 
-class Version:
-    """One version of one model."""
+class ModelVersion:
+    """One version of one model: its state, and how many requests use it."""
 
     def __init__(self, model: str, number: int) -> None:
         self.model = model
         self.number = number
-        self.error: Exception | None = None  # why it ended, if it did not end well
-        self.loaded: Loaded | None = None
-        self.retired = False  # ended, and since then not wanted: if it is wanted again, it is loaded again
+        self.error: Exception | None = None  # why it ended, if it failed to load
+        self.loaded: LoadedVersion | None = None
+        self.retired = False  # ended and no longer aspired: loaded again if it is aspired again
         self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -57,12 +59,12 @@ class Version:
     def state(self) -> State:
         return self._state
 
-    def to(self, state: State) -> None:
+    def set_state(self, state: State) -> None:
         self._state = state
         VERSION_STATE.labels(self.model, str(self.number)).set(state)
 
     @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
+    def in_use(self) -> Iterator[None]:
         self._users += 1
         self._idle.clear()
         try:
@@ -72,26 +74,26 @@ class Version:
             if not self._users:
                 self._idle.set()
 
-    async def unused(self) -> None:
+    async def wait_until_idle(self) -> None:
         await self._idle.wait()
 
     def status(self) -> pb.ModelVersionStatus:
-        told = pb.StatusProto()
+        status = pb.StatusProto()
         if self.error is not None:
             code = StatusCode.INVALID_ARGUMENT if isinstance(self.error, BadArtifact) else code_of(self.error)
-            told = pb.StatusProto(error_code=code.value[0], error_message=str(self.error))
-        return pb.ModelVersionStatus(version=self.number, state=self.state, status=told)
+            status = pb.StatusProto(error_code=code.value[0], error_message=str(self.error))
+        return pb.ModelVersionStatus(version=self.number, state=self.state, status=status)
 
 
-class Model:
-    """One model: what it should be, and its versions."""
+class ServedModel:
+    """One model: its configuration, labels and versions."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.config: ModelConfig | None = None  # None: no longer to be served
-        self.versions: dict[int, Version] = {}
+        self.config: ModelConfig | None = None  # None: no longer served
+        self.versions: dict[int, ModelVersion] = {}
         self.labels: Mapping[str, int] = {}
-        self.missing = False  # none of the versions that are wanted is there
+        self.missing = False  # no aspired version exists in the folder
 
     def available(self) -> list[int]:
         return [version.number for version in self.versions.values() if version.state == AVAILABLE]
@@ -100,13 +102,13 @@ class Model:
         return {version.number: version.state for version in self.versions.values() if not version.retired}
 
     def error(self) -> str:
-        """Why the last version that failed to load did so."""
+        """The error of the last version that failed to load."""
         errors = [str(version.error) for version in self.versions.values() if version.error and not version.retired]
-        return errors[-1] if errors else "none is there"
+        return errors[-1] if errors else "there is none"
 
-    def forget(self) -> None:
-        """The oldest of those that ended."""
+    def forget_oldest(self) -> None:
+        """Forget the oldest ended versions, beyond MAX_ENDED_VERSIONS."""
         ended = sorted(version.number for version in self.versions.values() if version.retired)
-        for number in ended[:-ENDED]:
+        for number in ended[:-MAX_ENDED_VERSIONS]:
             del self.versions[number]
             VERSION_STATE.remove(self.name, str(number))

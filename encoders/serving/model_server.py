@@ -1,4 +1,4 @@
-"""The embedded model server: TensorFlow-Serving's protocol over the same SavedModel, for a laptop and for tests."""
+"""The embedded model server, `lookalike serve model-server`: TensorFlow-Serving's protocol over the same SavedModel."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from encoders.image.models import exported
+from encoders.image.models import find_model
 from encoders.image.prediction_service import MODEL_SERVICE, PREDICTION_SERVICE
-from encoders.image.tensorflow_runtime import tensorflow
+from encoders.image.tensorflow_runtime import import_tensorflow
+from encoders.serving.manager import ModelManager
 from encoders.serving.saved_model import SavedModel, Servable
-from encoders.serving.service import Service
+from encoders.serving.service import ModelServerService
 from encoders.serving.settings import ModelServerSettings, batching_parameters, model_config
-from encoders.serving.versions import Versions
 from lookalike.runtime import lifecycle, telemetry
 from lookalike.runtime.settings import load
 
@@ -25,34 +25,34 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     settings = load(ModelServerSettings, environ, argv, description=description)
     telemetry.configure_logging(settings.log_level)
     batching = batching_parameters(settings)
-    exported(settings.models)  # Where there is no model at all, it says how to make one, before the seconds of import.
-    tf = tensorflow(environ)
+    find_model(settings.models)  # Without any model, fail at once, before the slow import, and say how to export one.
+    tf = import_tensorflow(environ)
     tf.config.threading.set_intra_op_parallelism_threads(settings.intra_op_threads)
     tf.config.threading.set_inter_op_parallelism_threads(settings.inter_op_threads)
-    # TensorFlow's 370,000 objects stay for good: looking through them for garbage takes 0.6 s, without them 5 ms.
+    # TensorFlow's 370,000 objects are permanent: a garbage collection takes 0.6 s with them, 5 ms without.
     gc.collect()
     gc.freeze()
     asyncio.run(serve(settings, lambda path: SavedModel(tf, path, batching)))
 
 
 async def serve(settings: ModelServerSettings, load_version: Callable[[Path], Servable]) -> None:
-    """Serve until SIGTERM. Raises BadSettings; BadArtifact where no version can be loaded at the start."""
-    versions = Versions([model_config(settings)], load_version, batching_parameters(settings))
-    service = Service(versions, settings.models)
-    watching = contextlib.ExitStack()
+    """Serve until SIGTERM. Raises BadSettings, and BadArtifact if no version can be loaded at the start."""
+    manager = ModelManager([model_config(settings)], load_version, batching_parameters(settings))
+    service = ModelServerService(manager, settings.models)
+    watch_stack = contextlib.ExitStack()
     try:
-        with watching:
+        with watch_stack:
             await lifecycle.serve(
                 settings,
                 service.handlers(),
                 services=(PREDICTION_SERVICE, MODEL_SERVICE),
-                warm_up=partial(_started, versions, settings.file_system_poll_wait_seconds, watching),
+                warm_up=partial(_start, manager, settings.file_system_poll_wait_seconds, watch_stack),
             )
     finally:
-        versions.close()
+        manager.close()
 
 
-async def _started(versions: Versions, poll_s: float, watching: contextlib.ExitStack) -> None:
-    await versions.start()
-    watch = asyncio.ensure_future(versions.watch(poll_s))
-    watching.callback(watch.cancel)
+async def _start(manager: ModelManager, poll_s: float, watch_stack: contextlib.ExitStack) -> None:
+    await manager.start()
+    watch = asyncio.ensure_future(manager.watch(poll_s))
+    watch_stack.callback(watch.cancel)

@@ -1,4 +1,4 @@
-"""Which versions of a model are wanted, and what to load or unload next, as TensorFlow-Serving decides it. Pure."""
+"""TensorFlow-Serving's version policies: which versions to serve, and what to load or unload next. Pure."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ END: Final = pb.ModelVersionStatus.END
 
 @dataclass(frozen=True, slots=True)
 class Latest:
+    """The highest versions."""
+
     num_versions: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class All:
-    pass
+    """Every version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Specific:
+    """The listed versions."""
+
     versions: frozenset[int]
 
 
@@ -46,65 +50,65 @@ class Unload:
     version: int
 
 
-def aspired(policy: VersionPolicy, found: Iterable[int]) -> frozenset[int]:
-    """Those of the versions found in the folder that should be served."""
+def aspired_versions(policy: VersionPolicy, existing: Iterable[int]) -> frozenset[int]:
+    """The versions to serve, of those that exist in the folder."""
     match policy:
         case Latest(num_versions):
-            return frozenset(sorted(found)[-max(num_versions, 1) :])
+            return frozenset(sorted(existing)[-max(num_versions, 1) :])
         case Specific(versions):
-            return versions.intersection(found)
+            return versions.intersection(existing)
         case All():
-            return frozenset(found)
+            return frozenset(existing)
 
 
-def next_action(states: Mapping[int, State], wanted: Set[int]) -> Load | Unload | None:
-    """The next step from the versions there are to those that are wanted; None: it is done, or under way.
+def next_action(states: Mapping[int, State], aspired: Set[int]) -> Load | Unload | None:
+    """The next step from the current version states to the aspired versions; None: done, or in progress.
 
-    TensorFlow-Serving's AvailabilityPreservingPolicy: as long as none of the wanted versions is AVAILABLE, one of the
-    old ones stays. What is wanted and has ended failed to load, and is not tried again.
+    TensorFlow-Serving's AvailabilityPreservingPolicy: until an aspired version is AVAILABLE, one old version is kept.
+    An aspired version that has ended failed to load, and is not retried.
     """
-    unwanted = sorted(version for version, state in states.items() if state == AVAILABLE and version not in wanted)
-    replaced = any(states.get(version) == AVAILABLE for version in wanted)
-    if unwanted and (replaced or not wanted or len(unwanted) > 1):
-        return Unload(unwanted[0])
-    new = wanted - states.keys()
+    obsolete = sorted(version for version, state in states.items() if state == AVAILABLE and version not in aspired)
+    replacement_available = any(states.get(version) == AVAILABLE for version in aspired)
+    if obsolete and (replacement_available or not aspired or len(obsolete) > 1):
+        return Unload(obsolete[0])
+    new = aspired - states.keys()
     return Load(max(new)) if new else None
 
 
-def parsed_policy(text: str) -> VersionPolicy:
-    """`latest`, `latest:2`, `all` or `specific:1,3`. Raises BadSettings."""
+def parse_policy(text: str) -> VersionPolicy:
+    """Parse `latest`, `latest:2`, `all` or `specific:1,3`. Raises BadSettings."""
     kind, colon, rest = text.partition(":")
     try:
         if kind == "latest":
-            policy: VersionPolicy = Latest(_positive(rest) if colon else 1)
+            policy: VersionPolicy = Latest(_parse_version(rest) if colon else 1)
         elif kind == "specific":
-            policy = Specific(frozenset(_positive(number) for number in rest.split(",")))
+            policy = Specific(frozenset(_parse_version(number) for number in rest.split(",")))
         elif text == "all":
             policy = All()
         else:
             raise ValueError(text)
     except ValueError:
-        raise BadSettings(f"model_version_policy={text}: not latest, latest:N, all or specific:N,N,…") from None
+        raise BadSettings(f"model_version_policy={text}: expected latest, latest:N, all or specific:N,N,…") from None
     return policy
 
 
-def parsed_labels(pairs: Iterable[str]) -> dict[str, int]:
-    """`stable=3` to {"stable": 3}. Raises BadSettings, also for a label that is given twice."""
+def parse_labels(pairs: Iterable[str]) -> dict[str, int]:
+    """Parse `stable=3` to {"stable": 3}. Raises BadSettings, also for a duplicate label."""
     labels: dict[str, int] = {}
     for pair in pairs:
         label, _, version = pair.partition("=")
         if label in labels:
-            raise BadSettings(f"version_labels={pair}: {label} is version {labels[label]} already")
+            raise BadSettings(f"version_labels={pair}: {label} is already version {labels[label]}")
         try:
-            labels[label] = _positive(version)
+            labels[label] = _parse_version(version)
         except ValueError:
-            raise BadSettings(f"version_labels={pair}: not LABEL=VERSION") from None
+            raise BadSettings(f"version_labels={pair}: expected LABEL=VERSION") from None
         if not label:
-            raise BadSettings(f"version_labels={pair}: not LABEL=VERSION")
+            raise BadSettings(f"version_labels={pair}: expected LABEL=VERSION")
     return labels
 
 
-def _positive(text: str) -> int:
+def _parse_version(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MAX_VERSION:
         raise ValueError(text)
     return int(text)

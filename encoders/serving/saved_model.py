@@ -1,4 +1,4 @@
-"""One exported version of the image model in memory, run by TensorFlow. Blocking: for threads."""
+"""A version of the image model loaded by TensorFlow. Reads files; blocking, to be called on threads."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from encoders.image.models import fingerprint
-from encoders.image.photos import SIDE_PX
+from encoders.image.models import METADATA_FILE, read_fingerprint
+from encoders.image.preprocessing import SIDE_PX
 from encoders.image.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.scheduler import Pixels
-from encoders.serving.signatures import signatures
+from encoders.serving.signatures import read_signatures
 from encoders.tfserving.v1.saved_model_pb2 import SignatureDefMap
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
 
 
 class Servable(Protocol):
-    """A version that can be run, by several threads at once."""
+    """A loaded version (TensorFlow-Serving's term). Thread-safe."""
 
     @property
     def encoder(self) -> str:
-        """The fingerprint of its weights."""
+        """The fingerprint."""
         ...
 
     @property
@@ -35,23 +35,25 @@ class Servable(Protocol):
 
 
 class SavedModel:
-    """Loaded and run once with the smallest and the largest batch when made. Raises BadArtifact."""
+    """A Servable over a SavedModel, warmed up with the smallest and the largest batch. Raises BadArtifact."""
 
     def __init__(self, tf: Any, path: Path, batching: BatchingParameters) -> None:
         self._tf = tf
-        self.encoder = fingerprint(path)
-        self.signatures = signatures(path)
+        self.encoder = read_fingerprint(path)
+        self.signatures = read_signatures(path)
         try:
-            self._loaded: Any = tf.saved_model.load(str(path))  # Kept: it owns the variables.
+            self._loaded: Any = tf.saved_model.load(str(path))  # Kept alive: it owns the variables.
             self._run = self._loaded.signatures[SIGNATURE]
-            # The smallest first: run after the largest, a single image costs 7 % more CPU ever after (two EPYC cores).
-            for count in (batching.padded(1), batching.execution_size):
+            # The smallest first: in the other order a single image costs 7 % more CPU from then on (two EPYC cores).
+            for count in (batching.padded_size(1), batching.max_execution_rows):
                 outputs = self._outputs(np.zeros((count, SIDE_PX, SIDE_PX, 3), np.uint8))
         except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-            raise BadArtifact(f"{path} is no image model: {error}") from error
-        said = outputs[ENCODER].numpy()[0].decode()
-        if said != self.encoder:
-            raise BadArtifact(f"{path} says it is {said}, its card says {self.encoder}")
+            raise BadArtifact(f"{path} is not an image model: {error}") from error
+        graph_encoder = outputs[ENCODER].numpy()[0].decode()
+        if graph_encoder != self.encoder:
+            raise BadArtifact(
+                f"{path}: the graph is of encoder {graph_encoder}, but {METADATA_FILE} names {self.encoder}"
+            )
 
     def __call__(self, images: Pixels) -> F32:
         features: F32 = self._outputs(images)[FEATURES].numpy()

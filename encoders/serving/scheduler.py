@@ -1,4 +1,7 @@
-"""Batches to threads: a few threads shared by the queues of all model versions, in turn. For use on one event loop."""
+"""Run batches on threads that all model versions share, round-robin, as TensorFlow-Serving's SharedBatchScheduler.
+
+Batches are formed by `encoders.serving.batching`. For use on one event loop.
+"""
 
 from __future__ import annotations
 
@@ -18,111 +21,115 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.vectors import F32
 
 Pixels = npt.NDArray[np.uint8]  # (n, 224, 224, 3)
-Run = Callable[[Pixels], F32]  # (n, dim); blocks, and is called by several threads at once.
+RunModel = Callable[[Pixels], F32]  # (n, dim); blocks, and is called by several threads at once.
 
 
 class _Task:
-    """One request's images, and what has come back of them."""
+    """One request: its images, and the features computed so far."""
 
-    __slots__ = ("done", "images", "parts", "reply", "since_s")
+    __slots__ = ("completed_rows", "future", "images", "parts", "submitted_s")
 
-    def __init__(self, images: Pixels, reply: asyncio.Future[F32], since_s: float) -> None:
+    def __init__(self, images: Pixels, future: asyncio.Future[F32], submitted_s: float) -> None:
         self.images = images
-        self.reply = reply
-        self.since_s = since_s
+        self.future = future
+        self.submitted_s = submitted_s
         self.parts: list[tuple[int, F32]] = []
-        self.done = 0
+        self.completed_rows = 0
 
     def finish(self, part: Part[_Task], features: F32) -> None:
         self.parts.append((part.start, features))
-        self.done += len(part)
-        if self.done == len(self.images) and not self.reply.done():
+        self.completed_rows += len(part)
+        if self.completed_rows == len(self.images) and not self.future.done():
             ordered = [rows for _, rows in sorted(self.parts, key=lambda piece: piece[0])]
-            self.reply.set_result(ordered[0] if len(ordered) == 1 else np.concatenate(ordered))
+            self.future.set_result(ordered[0] if len(ordered) == 1 else np.concatenate(ordered))
 
     def fail(self, error: BaseException) -> None:
-        if not self.reply.done():
-            self.reply.set_exception(error)
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
-class Lane:
-    """The queue of one model version."""
+class BatchingSession:
+    """The queue of one model version (TensorFlow-Serving's term). Calling it runs the model in a batch."""
 
-    def __init__(self, scheduler: Scheduler, run: Run, parameters: BatchingParameters) -> None:
-        self.run = run
+    def __init__(self, scheduler: BatchScheduler, run_model: RunModel, parameters: BatchingParameters) -> None:
+        self.run_model = run_model
         self.queue: BatchQueue[_Task] = BatchQueue(parameters)
         self._scheduler = scheduler
 
     async def __call__(self, images: Pixels, deadline: Deadline) -> F32:
-        """The features of at least one image. Raises InvalidRequest, Unavailable, DeadlineExceeded, or the model's."""
+        """Features of at least one image. Raises InvalidRequest, Unavailable, DeadlineExceeded or the model's error."""
         task = _Task(images, asyncio.get_running_loop().create_future(), time.monotonic())
         try:
             async with asyncio.timeout(deadline.timeout_s()):
-                self.queue.add(task, len(images), task.since_s)
-                self._scheduler.start()
-                return await task.reply
+                self.queue.add(task, len(images), task.submitted_s)
+                self._scheduler.dispatch()
+                return await task.future
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed while waiting for the model") from None
 
     def next_batch(self, now_s: float) -> list[Part[_Task]]:
-        """The parts that somebody still waits for; none where no batch is to be had."""
+        """The parts of the next ready batch whose requests still wait; empty if no batch is ready."""
         while (batch := self.queue.take(now_s)) is not None:
-            if awaited := [part for part in batch if not part.task.reply.done()]:
-                return awaited
+            if pending := [part for part in batch if not part.task.future.done()]:
+                return pending
         return []
 
 
-class Scheduler:
+class BatchScheduler:
+    """num_batch_threads threads, and the batching sessions that share them."""
+
     def __init__(self, parameters: BatchingParameters) -> None:
         self._parameters = parameters
         self._threads = ThreadPoolExecutor(parameters.num_batch_threads, thread_name_prefix="batch")
         self._busy = 0
-        self._lanes: deque[Lane] = deque()
+        self._sessions: deque[BatchingSession] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def lane(self, run: Run) -> Lane:
-        self._lanes.append(Lane(self, run, self._parameters))
-        return self._lanes[-1]
+    def add_session(self, run_model: RunModel) -> BatchingSession:
+        self._sessions.append(BatchingSession(self, run_model, self._parameters))
+        return self._sessions[-1]
 
-    def remove(self, lane: Lane) -> None:
-        """Nothing waits in it any more."""
-        self._lanes.remove(lane)
+    def remove_session(self, session: BatchingSession) -> None:
+        """Remove a session whose queue is empty."""
+        self._sessions.remove(session)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def start(self) -> None:
-        """Give batches to the threads that are free."""
+    def dispatch(self) -> None:
+        """Start ready batches on free threads."""
         now_s = time.monotonic()
         while self._busy < self._parameters.num_batch_threads:
-            lane, batch = self._next(now_s)
-            if lane is None:
-                self._wake_when_due()
+            session, batch = self._next(now_s)
+            if session is None:
+                self._set_timer()
                 return
             self._busy += 1
             for part in batch:
-                QUEUE_SECONDS.observe(now_s - part.task.since_s)
-            padded = self._parameters.padded(sum(map(len, batch)))
-            call = asyncio.get_running_loop().run_in_executor(self._threads, _run, lane.run, batch, padded)
+                QUEUE_SECONDS.observe(now_s - part.task.submitted_s)
+            padded_size = self._parameters.padded_size(sum(map(len, batch)))
+            call = asyncio.get_running_loop().run_in_executor(
+                self._threads, _run_batch, session.run_model, batch, padded_size
+            )
             call.add_done_callback(lambda call, batch=batch: self._finished(call, batch))  # type: ignore[misc]  # mypy cannot infer it
 
-    def _next(self, now_s: float) -> tuple[Lane | None, list[Part[_Task]]]:
-        """The next batch of the lanes in turn."""
-        for _ in range(len(self._lanes)):
-            lane = self._lanes[0]
-            self._lanes.rotate(-1)
-            if batch := lane.next_batch(now_s):
-                return lane, batch
+    def _next(self, now_s: float) -> tuple[BatchingSession | None, list[Part[_Task]]]:
+        """The next ready batch, round-robin over the sessions."""
+        for _ in range(len(self._sessions)):
+            session = self._sessions[0]
+            self._sessions.rotate(-1)
+            if batch := session.next_batch(now_s):
+                return session, batch
         return None, []
 
-    def _wake_when_due(self) -> None:
-        """A batch that is not full and whose time is not over is looked at again when it is."""
-        due_s = min((lane.queue.due_s() for lane in self._lanes), default=float("inf"))
+    def _set_timer(self) -> None:
+        """Dispatch again when the next partial batch times out."""
+        ready_at_s = min((session.queue.ready_at_s() for session in self._sessions), default=float("inf"))
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        wait_s = due_s - time.monotonic()
-        self._timer = None if wait_s == float("inf") else loop.call_later(max(wait_s, 0), self.start)
+        wait_s = ready_at_s - time.monotonic()
+        self._timer = None if wait_s == float("inf") else loop.call_later(max(wait_s, 0), self.dispatch)
 
     def _finished(self, call: asyncio.Future[F32], batch: list[Part[_Task]]) -> None:
         self._busy -= 1
@@ -135,14 +142,14 @@ class Scheduler:
             for part in batch:
                 part.task.finish(part, call.result()[row : row + len(part)])
                 row += len(part)
-        self.start()
+        self.dispatch()
 
 
-def _run(run: Run, batch: Sequence[Part[_Task]], padded: int) -> F32:
-    """On a thread: the parts together, padded with the first image of the last one, as TensorFlow-Serving pads."""
+def _run_batch(run_model: RunModel, batch: Sequence[Part[_Task]], padded_size: int) -> F32:
+    """Run one batch on a thread, padded with the first image of the last part, as TensorFlow-Serving pads."""
     parts = [part.task.images[part.start : part.stop] for part in batch]
     rows = sum(map(len, parts))
-    parts += [parts[-1][:1]] * (padded - rows)
+    parts += [parts[-1][:1]] * (padded_size - rows)
     BATCH_IMAGES.observe(rows)
     with BATCH_SECONDS.time():
-        return run(parts[0] if len(parts) == 1 else np.concatenate(parts))[:rows]
+        return run_model(parts[0] if len(parts) == 1 else np.concatenate(parts))[:rows]

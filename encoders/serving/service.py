@@ -1,4 +1,4 @@
-"""PredictionService and ModelService: requests checked, answered and counted as TensorFlow-Serving does."""
+"""The PredictionService and ModelService RPCs: validate, handle and count requests as TensorFlow-Serving does."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any, TypeVar
 
 import grpc
 
-from encoders.image.photos import SIDE_PX
 from encoders.image.prediction_service import (
     MODEL_SERVICE,
     PREDICTION_SERVICE,
     BadTensor,
-    array,
-    strings,
-    tensor,
+    to_array,
+    to_string_tensor,
+    to_tensor,
     type_name,
 )
+from encoders.image.preprocessing import SIDE_PX
 from encoders.image.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
-from encoders.serving import config
+from encoders.serving import config_messages
+from encoders.serving.manager import ModelManager
 from encoders.serving.metrics import REQUEST_SECONDS, REQUESTS
-from encoders.serving.model import Loaded
+from encoders.serving.model import LoadedVersion
 from encoders.serving.scheduler import Pixels
-from encoders.serving.signatures import SIGNATURE_DEF, packed
-from encoders.serving.versions import Versions
+from encoders.serving.signatures import SIGNATURE_DEF, pack_signatures
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.errors import FailedPrecondition, InvalidRequest
 from lookalike.runtime import edge
@@ -38,11 +38,11 @@ _Methods = Mapping[str, _Method]
 _OUTPUTS = (FEATURES, ENCODER)
 
 
-class Service:
-    """models: where the base paths of a new configuration must be."""
+class ModelServerService:
+    """The RPC methods. models: the folder in which the base paths of a new configuration must be."""
 
-    def __init__(self, versions: Versions, models: Path) -> None:
-        self._versions = versions
+    def __init__(self, manager: ModelManager, models: Path) -> None:
+        self._manager = manager
         self._models = models
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
@@ -50,19 +50,19 @@ class Service:
         predictions: _Methods = {"Predict": self.predict, "GetModelMetadata": self.metadata}
         models: _Methods = {"GetModelStatus": self.status, "HandleReloadConfigRequest": self.reload}
         return (
-            edge.handler(services["PredictionService"], _counted(predictions), name=PREDICTION_SERVICE),
-            edge.handler(services["ModelService"], _counted(models), name=MODEL_SERVICE),
+            edge.handler(services["PredictionService"], _all_with_metrics(predictions), name=PREDICTION_SERVICE),
+            edge.handler(services["ModelService"], _all_with_metrics(models), name=MODEL_SERVICE),
         )
 
     async def predict(self, request: pb.PredictRequest, deadline: Deadline) -> pb.PredictResponse:
-        with self._versions.lease(_spec(request)) as version:
-            signature, images, wanted = _signature(request), _images(request), _wanted(request)
-            features = await version.lane(images, deadline)
-            response = pb.PredictResponse(model_spec=_answered(version, signature))
-            if FEATURES in wanted:
-                response.outputs[FEATURES].CopyFrom(tensor(features))
-            if ENCODER in wanted:
-                response.outputs[ENCODER].CopyFrom(strings([version.servable.encoder.encode()] * len(images)))
+        with self._manager.lease(_spec(request)) as version:
+            signature, images, outputs = _check_signature(request), _parse_images(request), _requested_outputs(request)
+            features = await version.session(images, deadline)
+            response = pb.PredictResponse(model_spec=_response_spec(version, signature))
+            if FEATURES in outputs:
+                response.outputs[FEATURES].CopyFrom(to_tensor(features))
+            if ENCODER in outputs:
+                response.outputs[ENCODER].CopyFrom(to_string_tensor([version.servable.encoder.encode()] * len(images)))
             return response
 
     async def metadata(self, request: pb.GetModelMetadataRequest, deadline: Deadline) -> pb.GetModelMetadataResponse:
@@ -72,27 +72,27 @@ class Service:
         for name in request.metadata_field:
             if name != SIGNATURE_DEF:
                 raise InvalidRequest("metadata_field", f"Metadata field {name} is not supported")
-        with self._versions.lease(spec) as version:
-            told = {SIGNATURE_DEF: packed(version.servable.signatures)}
-            return pb.GetModelMetadataResponse(model_spec=_answered(version), metadata=told)
+        with self._manager.lease(spec) as version:
+            metadata = {SIGNATURE_DEF: pack_signatures(version.servable.signatures)}
+            return pb.GetModelMetadataResponse(model_spec=_response_spec(version), metadata=metadata)
 
     async def status(self, request: pb.GetModelStatusRequest, deadline: Deadline) -> pb.GetModelStatusResponse:
-        return pb.GetModelStatusResponse(model_version_status=self._versions.statuses(_spec(request)))
+        return pb.GetModelStatusResponse(model_version_status=self._manager.statuses(_spec(request)))
 
     async def reload(self, request: pb.ReloadConfigRequest, deadline: Deadline) -> pb.ReloadConfigResponse:
-        await self._versions.reload(config.read(request.config, self._models), deadline)
+        await self._manager.reload(config_messages.parse_config(request.config, self._models), deadline)
         return pb.ReloadConfigResponse(status=pb.StatusProto())
 
 
-def _counted(methods: _Methods) -> dict[str, edge.Unary]:
-    return {name: _counting(name, method) for name, method in methods.items()}
+def _all_with_metrics(methods: _Methods) -> dict[str, edge.Unary]:
+    return {name: _with_metrics(name, method) for name, method in methods.items()}
 
 
-def _counting(name: str, method: _Method) -> edge.Unary:
+def _with_metrics(name: str, method: _Method) -> edge.Unary:
     seconds = REQUEST_SECONDS.labels(name)
 
     async def call(request: Any, deadline: Deadline) -> Any:
-        began_s, spec, code = time.monotonic(), pb.ModelSpec(), "OK"
+        started_s, spec, code = time.monotonic(), pb.ModelSpec(), "OK"
         try:
             response = await method(request, deadline)
             spec = getattr(response, "model_spec", spec)
@@ -101,9 +101,9 @@ def _counting(name: str, method: _Method) -> edge.Unary:
             code = code_of(error).name
             raise
         finally:
-            # Names that somebody asked for and that are not there are no label: there is no bound on them.
+            # Requested names that do not exist are not used as labels: they are unbounded.
             REQUESTS.labels(name, spec.name, str(spec.version.value) if spec.name else "", code).inc()
-            seconds.observe(time.monotonic() - began_s)
+            seconds.observe(time.monotonic() - started_s)
 
     return call
 
@@ -114,44 +114,46 @@ def _spec(request: Request) -> pb.ModelSpec:
     return request.model_spec
 
 
-def _answered(version: Loaded, signature: str = "") -> pb.ModelSpec:
+def _response_spec(version: LoadedVersion, signature: str = "") -> pb.ModelSpec:
     spec = pb.ModelSpec(name=version.model, signature_name=signature)
     spec.version.value = version.number
     return spec
 
 
-def _signature(request: pb.PredictRequest) -> str:
+def _check_signature(request: pb.PredictRequest) -> str:
     signature = request.model_spec.signature_name or SIGNATURE
     if signature != SIGNATURE:
         raise FailedPrecondition(f'Serving signature key "{signature}" not found.')
     return signature
 
 
-def _images(request: pb.PredictRequest) -> Pixels:
-    """The one input of the one signature. Raises InvalidRequest."""
+def _parse_images(request: pb.PredictRequest) -> Pixels:
+    """Parse the one input of the one signature. Raises InvalidRequest."""
     if set(request.inputs) != {IMAGES}:
-        sent = ",".join(sorted(request.inputs))
-        raise InvalidRequest("inputs", f"input size does not match signature: len({{{sent}}}) != len({{{IMAGES}}})")
-    field, given = f"inputs[{IMAGES}]", request.inputs[IMAGES]
-    if given.dtype != pb.DT_UINT8:
-        raise InvalidRequest(field, f"uint8 is expected, {type_name(given.dtype)} was sent")
+        names = ",".join(sorted(request.inputs))
+        raise InvalidRequest("inputs", f"input size does not match signature: len({{{names}}}) != len({{{IMAGES}}})")
+    field, tensor = f"inputs[{IMAGES}]", request.inputs[IMAGES]
+    if tensor.dtype != pb.DT_UINT8:
+        raise InvalidRequest(field, f"expected uint8, got {type_name(tensor.dtype)}")
     try:
-        images = array(given)
+        images = to_array(tensor)
     except BadTensor as error:
         raise InvalidRequest(field, str(error)) from error
     if images.shape[1:] != (SIDE_PX, SIDE_PX, 3) or not len(images):
-        raise InvalidRequest(field, f"(n, {SIDE_PX}, {SIDE_PX}, 3) is expected, {images.shape} was sent")
+        raise InvalidRequest(field, f"expected (n, {SIDE_PX}, {SIDE_PX}, 3), got {images.shape}")
     return images
 
 
-def _wanted(request: pb.PredictRequest) -> Sequence[str]:
-    """The outputs to send: those of the filter, else all. Raises InvalidRequest."""
-    wanted = list(request.output_filter)
-    for name in wanted:
+def _requested_outputs(request: pb.PredictRequest) -> Sequence[str]:
+    """The outputs to return: those of the filter, else all. Raises InvalidRequest."""
+    outputs = list(request.output_filter)
+    for name in outputs:
         if name not in _OUTPUTS:
             names = ",".join(sorted(_OUTPUTS))
-            said = f"output tensor alias not found in signature: {name} Outputs expected to be in the set {{{names}}}."
-            raise InvalidRequest("output_filter", said)
-        if wanted.count(name) > 1:
+            message = (
+                f"output tensor alias not found in signature: {name} Outputs expected to be in the set {{{names}}}."
+            )
+            raise InvalidRequest("output_filter", message)
+        if outputs.count(name) > 1:
             raise InvalidRequest("output_filter", f"duplicate output tensor alias: {name}")
-    return wanted or _OUTPUTS
+    return outputs or _OUTPUTS

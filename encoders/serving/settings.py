@@ -1,4 +1,4 @@
-"""The model server's settings: those of TensorFlow-Serving have its names."""
+"""Settings of the model server, under TensorFlow-Serving's names where it has them. No I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 from encoders.image.signature import MODEL
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.model import ModelConfig
-from encoders.serving.policy import parsed_labels, parsed_policy
+from encoders.serving.policy import parse_labels, parse_policy
 from lookalike.errors import BadSettings
 from lookalike.runtime.settings import ProcessSettings, setting
 
@@ -18,28 +18,32 @@ from lookalike.runtime.settings import ProcessSettings, setting
 class ModelServerSettings(ProcessSettings):
     PREFIX: ClassVar[str] = "LOOKALIKE_MODEL_SERVER_"
 
-    models: Path = setting(Path("models"), "the model is MODELS/mobilenet/<version>")  # noqa: RUF009  # a field, no value
+    models: Path = setting(Path("models"), "folder of the exported models: MODELS/mobilenet/<version>")  # noqa: RUF009  # a field, no value
     model_version_policy: str = setting("latest:1", "versions to serve: latest:N, all or specific:N,N,…")
-    version_labels: tuple[str, ...] = setting((), "names of versions, LABEL=VERSION; each must be served")
+    version_labels: tuple[str, ...] = setting((), "labels of versions, LABEL=VERSION; each version must be served")
     file_system_poll_wait_seconds: float = setting(
-        1.0, "how often MODELS is looked at for new versions; 0: once", at_least=0, at_most=86_400
+        1.0, "how often MODELS is scanned for new versions; 0: only at startup", at_least=0, at_most=86_400
     )
-    # The largest message holds 221 images: a request of any number that can be sent is taken, and run in slices.
+    # The largest message holds 221 images, so a request of any size is accepted, and run in slices.
     max_batch_size: int = setting(256, "most images in one request; more: INVALID_ARGUMENT", at_least=1, at_most=4096)
     batch_timeout_micros: int = setting(
-        0, "how long a batch waits for more to fill it; 0: until a thread is free", at_least=0, at_most=10_000_000
+        0, "how long a partial batch waits for more; 0: until a thread is free", at_least=0, at_most=10_000_000
     )
     max_enqueued_batches: int = setting(
-        32, "batches that may wait; beyond it: UNAVAILABLE, the queue is full", at_least=1, at_most=100_000
+        32, "most batches waiting; beyond it: UNAVAILABLE, the queue is full", at_least=1, at_most=100_000
     )
-    num_batch_threads: int = setting(1, "runs of the model side by side", at_least=1, at_most=256)
-    enable_large_batch_splitting: bool = setting(True, "run large requests in slices of max_execution_batch_size")
+    num_batch_threads: int = setting(1, "concurrent model runs", at_least=1, at_most=256)
+    enable_large_batch_splitting: bool = setting(True, "split large requests into runs of max_execution_batch_size")
     max_execution_batch_size: int = setting(
-        16, "most images in one run of the model, where requests are split; 0: max_batch_size", at_least=0, at_most=4096
+        16, "most images in one model run, if requests are split; 0: max_batch_size", at_least=0, at_most=4096
     )
-    allowed_batch_sizes: tuple[str, ...] = setting((), "sizes to which batches are padded, increasing; empty: any size")
-    intra_op_threads: int = setting(0, "threads within one operation; 0: as many as cores", at_least=0, at_most=1024)
-    inter_op_threads: int = setting(0, "operations side by side; 0: as many as cores", at_least=0, at_most=1024)
+    allowed_batch_sizes: tuple[str, ...] = setting(
+        (), "sizes that batches are padded to, increasing; empty: no padding"
+    )
+    intra_op_threads: int = setting(
+        0, "threads within one TensorFlow operation; 0: one per core", at_least=0, at_most=1024
+    )
+    inter_op_threads: int = setting(0, "concurrent TensorFlow operations; 0: one per core", at_least=0, at_most=1024)
 
     def __post_init__(self) -> None:
         """Raises BadSettings."""
@@ -65,10 +69,10 @@ def batching_parameters(settings: ModelServerSettings) -> BatchingParameters:
 
 
 def model_config(settings: ModelServerSettings) -> ModelConfig:
-    """The one model that is served from the start. Raises BadSettings."""
+    """The one model served from startup. Raises BadSettings."""
     return ModelConfig(
         name=MODEL,
         base_path=settings.models / MODEL,
-        policy=parsed_policy(settings.model_version_policy),
-        labels=parsed_labels(settings.version_labels),
+        policy=parse_policy(settings.model_version_policy),
+        labels=parse_labels(settings.version_labels),
     )

@@ -1,1 +1,1 @@
-"""Titles to vectors: tokens, fastText, SCDV; training, and the process that serves them."""
+"""The text encoder: tokenizer, fastText word vectors, SCDV; training, serving process and client."""

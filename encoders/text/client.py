@@ -1,4 +1,4 @@
-"""The text encoder at the other end of a channel: a gRPC client."""
+"""gRPC client of the text encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import grpc.aio
 import numpy as np
 
-from encoders.types import Encoded
+from encoders.types import Embeddings
 from lookalike.errors import Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
@@ -17,26 +17,30 @@ from lookalike.vectors import F32, unpack
 
 
 class TextEncoder:
+    """Encodes texts by calls to the text encoder at `channel`."""
+
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = TextEncoderStub(channel)
 
-    async def encode(self, texts: Sequence[str], deadline: Deadline) -> Encoded:
-        """(n, dim) unit rows; zeros for a text with nothing to encode.
+    async def encode(self, texts: Sequence[str], deadline: Deadline) -> Embeddings:
+        """(n, dim) float32, rows of unit norm; zeros for a text without words.
 
-        Raises Unavailable (also for an answer that is not what the contract promises), Overloaded or DeadlineExceeded.
+        Raises Unavailable (also for a response that violates the contract), Overloaded or DeadlineExceeded.
         """
         try:
-            reply = await self._stub.Encode(EncodeTextRequest(texts=texts), timeout=deadline.timeout_s())
+            response = await self._stub.Encode(EncodeTextRequest(texts=texts), timeout=deadline.timeout_s())
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, "text encoder", deadline) from error
-        return Encoded(vectors=_vectors(reply, len(texts)), encoder=reply.fingerprint)
+        return Embeddings(vectors=_vectors(response, len(texts)), encoder=response.fingerprint)
 
 
-def _vectors(reply: EncodeTextResponse, count: int) -> F32:
-    if not reply.dim or len(reply.vectors) != 4 * reply.dim * count:
-        raise Unavailable(f"text encoder: {len(reply.vectors)} bytes are not {count} vectors of {reply.dim}")
-    vectors = unpack(reply.vectors, reply.dim)
+def _vectors(response: EncodeTextResponse, count: int) -> F32:
+    if not response.dim or len(response.vectors) != 4 * response.dim * count:
+        raise Unavailable(
+            f"text encoder: {len(response.vectors)} bytes, expected {count} vectors of {response.dim} dimensions"
+        )
+    vectors = unpack(response.vectors, response.dim)
     squares = np.einsum("ij,ij->i", vectors, vectors)
     if not ((np.abs(squares - 1) < 2e-3) | (squares == 0)).all():  # Written so that NaN fails too.
-        raise Unavailable("text encoder: vectors that are neither of unit length nor zero")
+        raise Unavailable("text encoder: the vectors are neither of unit norm nor zero")
     return vectors

@@ -1,4 +1,4 @@
-"""The text encoder of an artifact: titles to unit vectors. Reads files."""
+"""The text encoder: texts to unit vectors. Reads artifacts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from encoders import artifact
-from encoders.text import scdv, words
+from encoders.text import scdv
 from encoders.text.scdv import Topics
 from encoders.text.tokens import Tokenizer
+from encoders.text.word_vectors import WordVectors, load_word_vectors
 from lookalike.vectors import F32, normalised
 
-FORMAT = 4  # Raised when other files, or the same files otherwise, make an encoder.
+FORMAT = 5  # Increased whenever the files, their meaning or the manifest change.
 FASTTEXT = "words.bin"
 ARRAYS = {
     "fasttext": ("idf", "centre"),
@@ -22,104 +23,104 @@ ARRAYS = {
 }
 KINDS = tuple(ARRAYS)
 FILES = {kind: (FASTTEXT, *(f"{name}.npy" for name in names)) for kind, names in ARRAYS.items()}
-MOST_WORDS = 65_536  # Of those looked up, and of a batch: 31 MB. The longest text has no more.
+MAX_WORDS = 65_536  # In the cache, and per batch: 31 MB. The longest text has no more.
 
 
-class Lexicon:
-    """What words mean to an encoder, looked up once: idf times topic probabilities, and the vector from the centre.
+class WordFeatureCache:
+    """Cache of the features of words: idf times topic probabilities, and the word vector less the mean word vector.
 
-    A word that training never saw has what its subwords let guess. For one thread at a time.
+    The features of a word unseen in training are estimated from its subwords. Not thread-safe.
     """
 
-    def __init__(self, manifest: Mapping[str, Any], vocabulary: words.Words, arrays: Mapping[str, F32]) -> None:
-        self._words = vocabulary
-        self._idf = dict(zip(vocabulary.known, arrays["idf"].tolist(), strict=True))
-        self._unseen_idf = float(arrays["idf"].max())  # Rarer than all that was seen.
+    def __init__(self, manifest: Mapping[str, Any], word_vectors: WordVectors, arrays: Mapping[str, F32]) -> None:
+        self._words = word_vectors
+        self._idf = dict(zip(word_vectors.words, arrays["idf"].tolist(), strict=True))
+        self._unseen_idf = float(arrays["idf"].max())  # As rare as the rarest word of the training.
         self._centre = arrays["centre"]
-        self._faint: float = manifest["faint"]
+        self._min_norm: float = manifest["min_norm"]
         self._topics: Topics | None = None
         if manifest["kind"] == "scdv":
             parts = {name: arrays[name] for name in ("log_weights", "means", "precisions")}
             self._topics = Topics(**parts, temperature=manifest["temperature"])
         self._row: dict[str, int] = {}
-        self._shares = np.empty((MOST_WORDS, len(self._topics.means) if self._topics else 1), dtype=np.float32)
-        self._vectors = np.empty((MOST_WORDS, vocabulary.dim), dtype=np.float32)
+        self._topic_weights = np.empty((MAX_WORDS, len(self._topics.means) if self._topics else 1), dtype=np.float32)
+        self._vectors = np.empty((MAX_WORDS, word_vectors.dim), dtype=np.float32)
 
-    def looked_up(self, tokens: Sequence[str]) -> tuple[F32, F32]:
-        """(n, K) idf times topic probabilities, (n, D) vectors, of MOST_WORDS words at most."""
-        unknown = [token for token in dict.fromkeys(tokens) if token not in self._row]
-        if len(self._row) + len(unknown) > MOST_WORDS:
+    def lookup(self, tokens: Sequence[str]) -> tuple[F32, F32]:
+        """(n, K) idf times topic probabilities and (n, D) vectors of at most MAX_WORDS words."""
+        new_words = [token for token in dict.fromkeys(tokens) if token not in self._row]
+        if len(self._row) + len(new_words) > MAX_WORDS:
             self._row.clear()
-            unknown = list(dict.fromkeys(tokens))
-        if unknown:
-            self._add(unknown)
+            new_words = list(dict.fromkeys(tokens))
+        if new_words:
+            self._add(new_words)
         rows = [self._row[token] for token in tokens]
-        return self._shares[rows], self._vectors[rows]
+        return self._topic_weights[rows], self._vectors[rows]
 
-    def _add(self, unknown: Sequence[str]) -> None:
-        vectors = np.stack([self._vector(word) for word in unknown])
-        vectors[~np.isfinite(vectors).all(axis=1)] = 0  # Word vectors that were given may hold anything.
-        idf = np.array([self._idf.get(word, self._unseen_idf) for word in unknown], dtype=np.float32)
-        new = slice(len(self._row), len(self._row) + len(unknown))
-        self._vectors[new] = vectors
-        self._shares[new] = idf[:, None] * (self._topics.probabilities(vectors) if self._topics else 1)
-        self._row.update(zip(unknown, range(new.start, new.stop), strict=True))
+    def _add(self, new_words: Sequence[str]) -> None:
+        vectors = np.stack([self._vector(word) for word in new_words])
+        vectors[~np.isfinite(vectors).all(axis=1)] = 0  # Pretrained word vectors may contain NaN or infinity.
+        idf = np.array([self._idf.get(word, self._unseen_idf) for word in new_words], dtype=np.float32)
+        rows = slice(len(self._row), len(self._row) + len(new_words))
+        self._vectors[rows] = vectors
+        self._topic_weights[rows] = idf[:, None] * (self._topics.probabilities(vectors) if self._topics else 1)
+        self._row.update(zip(new_words, range(rows.start, rows.stop), strict=True))
 
     def _vector(self, word: str) -> F32:
         raw = self._words.vector(word)
-        return raw - self._centre if word in self._idf else scdv.guessed(raw, self._centre, self._faint)
+        return raw - self._centre if word in self._idf else scdv.unseen_word_vector(raw, self._centre, self._min_norm)
 
 
 class TextModel:
-    """For one thread at a time. A text has the same vector in whatever company, within rounding of the projection.
+    """A loaded text encoder. Not thread-safe. A text has the same vector in any batch, but for rounding.
 
-    fingerprint: the kind, and a digest of the files. dim: of the vectors it gives.
+    fingerprint: the kind, and a digest of the artifact. dim: of the vectors.
     """
 
-    def __init__(self, manifest: dict[str, Any], lexicon: Lexicon, projection: F32 | None) -> None:
+    def __init__(self, manifest: dict[str, Any], word_features: WordFeatureCache, projection: F32 | None) -> None:
         self.fingerprint: str = manifest["fingerprint"]
         self.dim: int = manifest["dim"]
         self.kind: str = manifest["kind"]
         self.threshold: float = manifest.get("threshold", 0.0)
         self._tokenize = Tokenizer()
-        self.lexicon = lexicon
+        self.word_features = word_features
         self.projection = projection
 
     def encode(self, texts: Sequence[str]) -> F32:
-        """(n, dim) float32, rows of unit norm; zeros for a text with nothing to encode in it."""
+        """(n, dim) float32, rows of unit norm; zeros for a text without words."""
         documents = [self._tokenize(text) for text in texts]
         vectors = np.zeros((len(documents), self.dim), dtype=np.float32)
         for batch in _batches(documents):
-            vectors[batch] = self._encoded(documents[batch])
+            vectors[batch] = self._encode_documents(documents[batch])
         return vectors
 
-    def _encoded(self, documents: Sequence[Sequence[str]]) -> F32:
-        shares, vectors = self.lexicon.looked_up([token for document in documents for token in document])
-        composites = scdv.composites(shares, vectors, [len(document) for document in documents])
+    def _encode_documents(self, documents: Sequence[Sequence[str]]) -> F32:
+        topic_weights, vectors = self.word_features.lookup([token for document in documents for token in document])
+        composites = scdv.composite_vectors(topic_weights, vectors, [len(document) for document in documents])
         if self.projection is not None:
-            composites = normalised(scdv.sparse(composites, self.threshold) @ self.projection)
+            composites = normalised(scdv.sparsify(composites, self.threshold) @ self.projection)
         return composites
 
 
 def _batches(documents: Sequence[Sequence[str]]) -> Iterator[slice]:
-    """All documents, as many at a time as have MOST_WORDS words together: what a batch takes is bounded."""
-    start, words_there = 0, 0
+    """Split the documents into batches of at most MAX_WORDS words in total, which bounds the memory of a batch."""
+    start, word_count = 0, 0
     for i, document in enumerate(documents):
-        words_there += len(document)
-        if words_there > MOST_WORDS:
+        word_count += len(document)
+        if word_count > MAX_WORDS:
             yield slice(start, i)
-            start, words_there = i, len(document)
+            start, word_count = i, len(document)
     yield slice(start, len(documents))
 
 
 def load(directory: Path) -> TextModel:
-    """Raises BadArtifact, naming the file that is missing, damaged or of another format."""
-    manifest = checked(directory)
-    arrays = artifact.arrays_of(directory, ARRAYS[manifest["kind"]])
-    lexicon = Lexicon(manifest, words.load(directory / FASTTEXT), arrays)
-    return TextModel(manifest, lexicon, arrays.get("projection"))
+    """Load an artifact. Raises BadArtifact, naming the file that is missing, damaged or of another format."""
+    manifest = read_manifest(directory)
+    arrays = artifact.load_arrays(directory, ARRAYS[manifest["kind"]])
+    word_features = WordFeatureCache(manifest, load_word_vectors(directory / FASTTEXT), arrays)
+    return TextModel(manifest, word_features, arrays.get("projection"))
 
 
-def checked(directory: Path) -> dict[str, Any]:
-    """The manifest, once every file is found to be there and whole. Raises BadArtifact, as `load` does."""
-    return artifact.manifest_of(directory, form=FORMAT, files=FILES)
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read the manifest and verify every file against it. Raises BadArtifact, as `load` does."""
+    return artifact.read_manifest(directory, format_version=FORMAT, files=FILES)

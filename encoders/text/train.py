@@ -1,4 +1,4 @@
-"""Train a text encoder on a catalogue's own words: `lookalike encoders train-text`. Writes an artifact."""
+"""Train a text encoder on the texts of a catalogue: `lookalike encoders train-text`. Reads and writes files."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from encoders import artifact
-from encoders.text import scdv, words
+from encoders.text import scdv
 from encoders.text.model import FASTTEXT, FILES, FORMAT, KINDS
 from encoders.text.tokens import Tokenizer
+from encoders.text.word_vectors import SkipGramParameters, WordVectors, copy_word_vectors, train_word_vectors, word_ids
 from lookalike.cli import arguments
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.vectors import F32
 
 MAX_DIM = 1024
-_LEARNT_FROM = 5_000  # Documents for the projection and the threshold: more change neither.
+_PROJECTION_SAMPLE = 5_000  # Documents to fit the projection and the threshold; more change neither.
 
 Progress = Callable[[str], None]
 
 EXAMPLES = """examples:
-  lookalike encoders train-text my-shop texts/scdv              title and description of my-shop/products.jsonl or .csv
+  lookalike encoders train-text my-shop texts/scdv              titles and descriptions of products.jsonl or .csv
   lookalike encoders train-text titles.txt texts/plain --kind fasttext      one document per line
-  lookalike encoders train-text my-shop texts/ja --words cc.ja.300.bin      words learnt elsewhere
+  lookalike encoders train-text my-shop texts/ja --words cc.ja.300.bin      pretrained word vectors
 """
 
 
@@ -41,84 +42,86 @@ def train(
     dim: int = 256,
     seed: int = 0,
     word_vectors: Path | None = None,
-    recipe: scdv.Recipe | None = None,
-    word_recipe: words.Recipe | None = None,
+    scdv_parameters: scdv.ScdvParameters | None = None,
+    skip_gram_parameters: SkipGramParameters | None = None,
     progress: Progress | None = None,
 ) -> str:
-    """Write the artifact to `out` (a new directory) and return its fingerprint. Same arguments, same fingerprint.
+    """Write the artifact to the new directory `out` and return its fingerprint. Same arguments, same fingerprint.
 
-    dim: of an SCDV encoder, 1..1024; smaller where there are too few documents or words to fill it.
-    word_vectors: a fastText .bin to take words from (a copy goes into the artifact); None: they are trained.
-    Raises BadCatalogue when no text has a word in it, BadArtifact where `word_vectors` is no fastText model or knows
-    none of the words, OperatorError where `out` exists or cannot be written.
+    dim: of an SCDV encoder, 1..1024; fewer if there are too few documents or words.
+    word_vectors: a fastText .bin with pretrained word vectors (copied into the artifact); None: they are trained.
+    Raises BadCatalogue if the texts contain no words, BadArtifact if `word_vectors` is not a fastText model or contains
+    none of the words, OperatorError if `out` exists or cannot be written.
     """
     if kind not in KINDS:
-        raise OperatorError(f"no such kind of text encoder: {kind}; there are {', '.join(KINDS)}")
+        raise OperatorError(f"unknown kind of text encoder: {kind}; expected one of {', '.join(KINDS)}")
     if not 1 <= dim <= MAX_DIM:
-        raise OperatorError(f"{dim} dimensions: not in 1..{MAX_DIM}")
-    say = progress or (lambda step: None)
+        raise OperatorError(f"{dim} dimensions, expected 1..{MAX_DIM}")
+    report = progress or (lambda step: None)
 
-    def fill(part: Path) -> Mapping[str, Any]:
-        say("tokenizing")
+    def fill(staging: Path) -> Mapping[str, Any]:
+        report("tokenizing")
         tokenize = Tokenizer()
         documents = [tokenize(text) for text in texts]
         if not any(documents):
-            raise BadCatalogue("no text has a word in it: there is nothing to train a text encoder on")
+            raise BadCatalogue("the texts contain no words: nothing to train a text encoder on")
         if word_vectors is None:
-            say("training word vectors")
-            vocabulary = words.train(documents, part / FASTTEXT, word_recipe)
+            report("training word vectors")
+            vocabulary = train_word_vectors(documents, staging / FASTTEXT, skip_gram_parameters)
         else:
-            vocabulary = words.copied(word_vectors, part / FASTTEXT)
-        import sklearn.mixture  # noqa: F401  # Brings its own BLAS and OpenMP: only what is loaded can be limited.
+            vocabulary = copy_word_vectors(word_vectors, staging / FASTTEXT)
+        import sklearn.mixture  # noqa: F401  # Brings its own BLAS and OpenMP, which can only be limited once loaded.
 
-        # More threads take ten times as long where they have to wait for cores, and add in another order each time.
+        # Several threads take ten times as long on busy cores, and sum in varying order: not reproducible.
         with threadpool_limits(1):
-            arrays, facts = learnt(documents, vocabulary, kind=kind, dim=dim, seed=seed, recipe=recipe, say=say)
+            arrays, metadata = fit(
+                documents, vocabulary, kind=kind, dim=dim, seed=seed, scdv_parameters=scdv_parameters, report=report
+            )
         for name, array in arrays.items():
-            np.save(part / f"{name}.npy", array)
-        return facts
+            np.save(staging / f"{name}.npy", array)
+        return metadata
 
-    return artifact.written(out, kind=kind, form=FORMAT, files=FILES, fill=fill)
+    return artifact.write_artifact(out, kind=kind, format_version=FORMAT, files=FILES, fill=fill)
 
 
-def learnt(
+def fit(
     documents: Sequence[Sequence[str]],
-    vocabulary: words.Words,
+    vocabulary: WordVectors,
     *,
     kind: str,
     dim: int,
     seed: int,
-    recipe: scdv.Recipe | None = None,
-    say: Progress = lambda step: None,
+    scdv_parameters: scdv.ScdvParameters | None = None,
+    report: Progress = lambda step: None,
 ) -> tuple[dict[str, F32], dict[str, Any]]:
-    """The arrays of an encoder, as encoders.text.model.ARRAYS names them, and what its manifest says beside its files.
+    """Fit an encoder: its arrays, named as in encoders.text.model.ARRAYS, and its metadata for the manifest.
 
-    Raises BadArtifact where the vocabulary knows none of the words, or has vectors that are not finite.
+    Raises BadArtifact if the vocabulary contains none of the words, or has vectors that are not finite.
     """
-    recipe = recipe or scdv.Recipe()
-    numbered = words.numbered(documents, vocabulary)
-    filled = [document for document in numbered if len(document)]
-    if not filled:
-        raise BadArtifact("the word vectors know none of the words of the texts")
-    idf = scdv.idf_of(numbered, len(vocabulary.known))
-    used = np.unique(np.concatenate(filled))
-    vectors = vocabulary.vectors([vocabulary.known[i] for i in used])
+    scdv_parameters = scdv_parameters or scdv.ScdvParameters()
+    documents_as_ids = word_ids(documents, vocabulary)
+    nonempty = [document for document in documents_as_ids if len(document)]
+    if not nonempty:
+        raise BadArtifact("the word vectors contain none of the words of the texts")
+    idf = scdv.inverse_document_frequencies(documents_as_ids, len(vocabulary.words))
+    used = np.unique(np.concatenate(nonempty))
+    vectors = vocabulary.vectors([vocabulary.words[i] for i in used])
     if not np.isfinite(vectors).all():
-        raise BadArtifact("the word vectors have components that are no finite numbers")
-    faint = float(np.linalg.norm(vectors, axis=1).min() / 2)
-    centre = scdv.centre_of(vectors)
+        raise BadArtifact("the word vectors have components that are not finite")
+    min_norm = float(np.linalg.norm(vectors, axis=1).min() / 2)
+    centre = scdv.mean_word_vector(vectors)
     if kind == "fasttext":
-        return {"idf": idf, "centre": centre}, {"dim": vocabulary.dim, "faint": faint}
-    say("finding topics")
+        return {"idf": idf, "centre": centre}, {"dim": vocabulary.dim, "min_norm": min_norm}
+    report("fitting topics")
     vectors -= centre
-    topics = scdv.fit_topics(vectors, recipe, seed)
-    shares = topics.probabilities(vectors) * idf[used, None]
-    say("projecting documents")
-    sample = [filled[i] for i in np.random.default_rng(seed).permutation(len(filled))[:_LEARNT_FROM]]
+    topics = scdv.fit_topics(vectors, scdv_parameters, seed)
+    topic_weights = topics.probabilities(vectors) * idf[used, None]
+    report("fitting the projection")
+    sample = [nonempty[i] for i in np.random.default_rng(seed).permutation(len(nonempty))[:_PROJECTION_SAMPLE]]
     rows = np.searchsorted(used, np.concatenate(sample))
-    composites = scdv.composites(shares[rows], vectors[rows], [len(document) for document in sample])
-    threshold = scdv.threshold_of(composites, recipe.sparsity)
-    projection = scdv.fit_projection(scdv.sparse(composites, threshold), dim, seed)
+    composites = scdv.composite_vectors(topic_weights[rows], vectors[rows], [len(document) for document in sample])
+    threshold = scdv.sparsity_threshold(composites, scdv_parameters.sparsity)
+    projection = scdv.fit_projection(scdv.sparsify(composites, threshold), dim, seed)
     arrays = {
         "idf": idf,
         "centre": centre,
@@ -127,28 +130,37 @@ def learnt(
         "precisions": topics.precisions,
         "projection": projection,
     }
-    facts = {"dim": projection.shape[1], "faint": faint, "threshold": threshold, "temperature": topics.temperature}
-    return arrays, facts
+    metadata = {
+        "dim": projection.shape[1],
+        "min_norm": min_norm,
+        "threshold": threshold,
+        "temperature": topics.temperature,
+    }
+    return arrays, metadata
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     parser = argparse.ArgumentParser(
         prog="lookalike encoders train-text",
-        description="Train the text encoder on a catalogue's words.",
+        description="Train the text encoder on the texts of a catalogue.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "source", type=Path, help="a .jsonl or .csv with titles, a catalogue's folder that has one, or lines of text"
+        "source",
+        type=Path,
+        help="a .jsonl or .csv with titles, a catalogue folder that contains one, or a file with one text per line",
     )
-    parser.add_argument("out", type=Path, help="the artifact, a new folder")
+    parser.add_argument("out", type=Path, help="the new folder of the artifact")
     parser.add_argument("--kind", choices=KINDS, default="scdv")
-    parser.add_argument("--dim", type=int, default=256, help="most dimensions of an SCDV vector, 1..1024")
+    parser.add_argument("--dim", type=int, default=256, help="maximum dimensions of an SCDV vector, 1..1024")
     parser.add_argument("--seed", type=arguments.seed, default=0)
-    parser.add_argument("--words", type=Path, metavar="FILE", help="take word vectors from this fastText .bin")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.add_argument(
+        "--words", type=Path, metavar="FILE", help="use the pretrained word vectors of this fastText .bin"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(argv)
-    texts = list(texts_of(options.source))
+    texts = list(read_texts(options.source))
     fingerprint = train(
         texts,
         options.out,
@@ -158,16 +170,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
         word_vectors=options.words,
         progress=lambda step: print(f"{step} …", file=sys.stderr),
     )
-    outcome = {"fingerprint": fingerprint, "artifact": str(options.out), "documents": len(texts)}
-    print(json.dumps(outcome) if options.json else f"{fingerprint} of {len(texts)} documents in {options.out}")
+    result = {"fingerprint": fingerprint, "artifact": str(options.out), "documents": len(texts)}
+    print(json.dumps(result) if options.json else f"{fingerprint} of {len(texts)} documents in {options.out}")
 
 
-def texts_of(source: Path) -> Iterator[str]:
-    """Title and description of each row, or each line. Raises BadCatalogue, naming file and line."""
+def read_texts(source: Path) -> Iterator[str]:
+    """Read the texts: title and description of each row, or each line. Raises BadCatalogue, naming file and line."""
     if source.is_dir():
         names = [source / name for name in ("products.jsonl", "products.csv") if (source / name).is_file()]
         if not names:
-            raise BadCatalogue(f"{source}: neither products.jsonl nor products.csv in it")
+            raise BadCatalogue(f"{source}: contains neither products.jsonl nor products.csv")
         source = names[0]
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
@@ -183,7 +195,9 @@ def _lines(file: Iterable[str], source: Path) -> Iterator[str]:
 def _rows(file: Iterable[str], source: Path) -> Iterator[str]:
     table = csv.DictReader(file)
     if not {"title", "description"} & {*(table.fieldnames or ())}:
-        raise BadCatalogue(f"{source}: no column title among {', '.join(table.fieldnames or ()) or 'none'}")
+        raise BadCatalogue(
+            f"{source}: no column title or description; the columns are: {', '.join(table.fieldnames or ()) or 'none'}"
+        )
     return (f"{row.get('title') or ''}\n{row.get('description') or ''}" for row in table)
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from encoders.product.classifier import NEVER, PRECISIONS, thresholds_of
-from encoders.product.fusion import Kind
+from encoders.product.classifier import PRECISIONS, UNREACHABLE, fit_thresholds
+from encoders.product.fusion import Modality
 from encoders.product.model import ProductModel
-from encoders.quality import Bin, expected_calibration_error, reliability, voted
+from encoders.quality import ReliabilityBin, expected_calibration_error, majority_vote, reliability_bins
 from lookalike.vectors import F32
 from pipeline.evaluation.held_out import EvaluationData, ProductSample
 from pipeline.evaluation.metrics import Average, average_metrics
@@ -24,7 +24,7 @@ Flags = npt.NDArray[np.bool_]
 
 TARGET_PRECISIONS = (0.8, 0.9, 0.95, 0.99)
 NEIGHBOURS = 10
-QUERY_KINDS = {"photo and title": Kind.BOTH, "photo alone": Kind.IMAGE, "title alone": Kind.TEXT}
+QUERY_KINDS = {"photo and title": Modality.BOTH, "photo alone": Modality.IMAGE, "title alone": Modality.TEXT}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class ClassifierQuality:
 
     accuracy: Average
     calibration_error: float
-    bins: Sequence[Bin]
+    bins: Sequence[ReliabilityBin]
     abstention_points: Sequence[AbstentionPoint]
 
 
@@ -91,12 +91,12 @@ def evaluate_classification(
     )
 
 
-def query_vectors(sample: ProductSample, kind: Kind) -> tuple[F32, F32]:
+def query_vectors(sample: ProductSample, kind: Modality) -> tuple[F32, F32]:
     """The photo and title vectors of products, zeros for the side that the kind of query leaves out."""
     images, texts = sample.vectors["image"], sample.vectors["text"]
     return (
-        np.zeros_like(images) if kind is Kind.TEXT else images,
-        np.zeros_like(texts) if kind is Kind.IMAGE else texts,
+        np.zeros_like(images) if kind is Modality.TEXT else images,
+        np.zeros_like(texts) if kind is Modality.IMAGE else texts,
     )
 
 
@@ -104,7 +104,7 @@ def _categories(sample: ProductSample) -> list[str]:
     return [product.category for product in sample.products]
 
 
-def _classifier_predictions(model: ProductModel, kind: Kind, sample: ProductSample) -> tuple[F32, Flags]:
+def _classifier_predictions(model: ProductModel, kind: Modality, sample: ProductSample) -> tuple[F32, Flags]:
     """The classifier's confidence in its first category, and whether that is correct; (n,) each."""
     guesses = model.classify(*query_vectors(sample, kind), limit=1, precision=TARGET_PRECISIONS[0])
     confidences = np.array([0.0 if guess is None else guess.probabilities[0] for guess in guesses], np.float32)
@@ -117,7 +117,7 @@ def _neighbour_predictions(
 ) -> tuple[F32, Flags]:
     """The share of votes for the category that most neighbours have, and whether that is correct; (n,) each."""
     labels = [name for name, votes in zip(_categories(data.train), in_train, strict=True) if votes]
-    predicted, shares = voted(sample.vectors[space], data.train.vectors[space][in_train], labels, NEIGHBOURS)
+    predicted, shares = majority_vote(sample.vectors[space], data.train.vectors[space][in_train], labels, NEIGHBOURS)
     return shares.astype(np.float32), _is_correct(predicted, sample)
 
 
@@ -125,13 +125,13 @@ def _is_correct(predicted: Sequence[str], sample: ProductSample) -> Flags:
     return np.array([name == own for name, own in zip(predicted, _categories(sample), strict=True)], dtype=np.bool_)
 
 
-def _classifier_thresholds(model: ProductModel, kind: Kind) -> Callable[[float], float]:
+def _classifier_thresholds(model: ProductModel, kind: Modality) -> Callable[[float], float]:
     return lambda precision: model.classifier.threshold(kind, precision)
 
 
 def _chosen_thresholds(confidences: F32, correct: Flags) -> Callable[[float], float]:
     """Thresholds by target precision, chosen in the same way as the classifier's."""
-    thresholds = thresholds_of(confidences, correct)
+    thresholds = fit_thresholds(confidences, correct)
     return lambda precision: float(thresholds[np.searchsorted(PRECISIONS, precision - 1e-9)])
 
 
@@ -142,7 +142,7 @@ def _quality(
     return ClassifierQuality(
         accuracy=accuracy.micro,
         calibration_error=expected_calibration_error(confidences, correct),
-        bins=reliability(confidences, correct),
+        bins=reliability_bins(confidences, correct),
         abstention_points=[
             abstention_point(confidences, correct, target, threshold(target)) for target in TARGET_PRECISIONS
         ],
@@ -151,7 +151,7 @@ def _quality(
 
 def abstention_point(confidences: F32, correct: Flags, target_precision: float, threshold: float) -> AbstentionPoint:
     """Measure the predictions (n,) whose confidence is at least the threshold."""
-    answered = confidences >= np.float32(threshold) if threshold < NEVER else np.zeros_like(correct)
+    answered = confidences >= np.float32(threshold) if threshold < UNREACHABLE else np.zeros_like(correct)
     return AbstentionPoint(
         target_precision=target_precision,
         threshold=threshold,

@@ -1,6 +1,6 @@
-"""What Lookalike needs of a TensorFlow-Serving server: held by the embedded model server, and by a real one.
+"""The contract of a TensorFlow-Serving server, checked against the embedded model server and a real one.
 
-A real one, of any exported image model called `mobilenet`:
+To run against a real one, with any exported image model called `mobilenet`:
 
     lookalike encoders export /srv/models
     lookalike encoders serving-config /models /srv/serving
@@ -9,12 +9,12 @@ A real one, of any exported image model called `mobilenet`:
         --enable_batching=true --batching_parameters_file=/serving/batching.config
     LOOKALIKE_TFSERVING_ADDRESS=127.0.0.1:8500 python -m pytest tests/contract/test_prediction_service_contract.py
 
-LOOKALIKE_TFSERVING_LABEL: a version label that it has; without it, nothing is asked by label.
-LOOKALIKE_TFSERVING_BASE_PATH: where it reads the model (/models/mobilenet). With it the configuration of the server is
-replaced, and left at the latest version, which has the label if there is one.
-LOOKALIKE_TFSERVING_MAX_BATCH_SIZE: its max_batch_size, at most 220: one image more must still fit into a message.
-LOOKALIKE_TFSERVING_BURST: how many images at once are more than it runs and lets wait (max_enqueued_batches). They are
-sent to it, so name a number only where nobody else needs the server.
+LOOKALIKE_TFSERVING_LABEL: one of its version labels; unset: no requests by label.
+LOOKALIKE_TFSERVING_BASE_PATH: where it reads the model (/models/mobilenet). If set, the configuration of the server is
+replaced, and left at the latest version, with the label if one is set.
+LOOKALIKE_TFSERVING_MAX_BATCH_SIZE: its max_batch_size, at most 220: one more image must still fit into a message.
+LOOKALIKE_TFSERVING_BURST: a number of images that overflows its queue (max_enqueued_batches). They are sent at
+once, so set it only if nobody else uses the server.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from encoders.image.prediction_service import (
     GET_MODEL_STATUS,
     PREDICT,
     RELOAD_CONFIG,
-    array,
-    tensor,
+    to_array,
+    to_tensor,
 )
 from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.tfserving.v1 import prediction_pb2 as pb
@@ -57,7 +57,7 @@ from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.lifecycle import SERVING
 
-Answer = TypeVar("Answer", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
 
 pytestmark = pytest.mark.slow  # An export and a start of TensorFlow: 20 s for all of them together.
 
@@ -149,32 +149,32 @@ async def base_path(server: Server, channel: grpc.aio.Channel) -> AsyncIterator[
     labels = {}
     if server.label:
         labels[server.label] = await available(channel)
-    await reload(channel, a_model(server.base_path, **labels))
+    await reload(channel, model_config(server.base_path, **labels))
 
 
 def pixels(count: int) -> Any:
     return np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
 
 
-def asked(**changes: Any) -> pb.PredictRequest:
+def predict_request(**changes: Any) -> pb.PredictRequest:
     spec = {"name": MODEL, "signature_name": SIGNATURE, **changes.pop("spec", {})}
-    inputs = changes.pop("inputs", {IMAGES: tensor(pixels(2))})
+    inputs = changes.pop("inputs", {IMAGES: to_tensor(pixels(2))})
     return pb.PredictRequest(model_spec=pb.ModelSpec(**spec), inputs=inputs, **changes)
 
 
-async def called(channel: grpc.aio.Channel, path: str, request: Message, answer: type[Answer]) -> Answer:
-    call = channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
-    response: Answer = await call(request, timeout=60)
+async def call(channel: grpc.aio.Channel, path: str, request: Message, response_type: type[ResponseT]) -> ResponseT:
+    call = channel.unary_unary(path, type(request).SerializeToString, response_type.FromString)
+    response: ResponseT = await call(request, timeout=60)
     return response
 
 
 async def predict(channel: grpc.aio.Channel, request: pb.PredictRequest) -> pb.PredictResponse:
-    return await called(channel, PREDICT, request, pb.PredictResponse)
+    return await call(channel, PREDICT, request, pb.PredictResponse)
 
 
 async def status(channel: grpc.aio.Channel, **spec: Any) -> dict[int, str]:
     request = pb.GetModelStatusRequest(model_spec=pb.ModelSpec(**{"name": MODEL, **spec}))
-    response = await called(channel, GET_MODEL_STATUS, request, pb.GetModelStatusResponse)
+    response = await call(channel, GET_MODEL_STATUS, request, pb.GetModelStatusResponse)
     return {each.version: pb.ModelVersionStatus.State.Name(each.state) for each in response.model_version_status}
 
 
@@ -186,16 +186,16 @@ async def available(channel: grpc.aio.Channel) -> int:
 async def metadata(channel: grpc.aio.Channel, *fields: str, **spec: Any) -> pb.GetModelMetadataResponse:
     asked_for = pb.ModelSpec(**{"name": MODEL, **spec})
     request = pb.GetModelMetadataRequest(model_spec=asked_for, metadata_field=fields)
-    return await called(channel, GET_MODEL_METADATA, request, pb.GetModelMetadataResponse)
+    return await call(channel, GET_MODEL_METADATA, request, pb.GetModelMetadataResponse)
 
 
-def a_model(base_path: str, **labels: int) -> ModelConfig:
+def model_config(base_path: str, **labels: int) -> ModelConfig:
     return ModelConfig(name=MODEL, base_path=base_path, model_platform="tensorflow", version_labels=labels)
 
 
 async def reload(channel: grpc.aio.Channel, *configs: ModelConfig) -> pb.ReloadConfigResponse:
     config = ModelServerConfig(model_config_list=ModelConfigList(config=configs))
-    return await called(channel, RELOAD_CONFIG, pb.ReloadConfigRequest(config=config), pb.ReloadConfigResponse)
+    return await call(channel, RELOAD_CONFIG, pb.ReloadConfigRequest(config=config), pb.ReloadConfigResponse)
 
 
 async def test_the_client_gets_unit_vectors_and_their_encoder(channel: grpc.aio.Channel) -> None:
@@ -212,30 +212,30 @@ async def test_an_image_has_the_same_vector_in_every_batch(channel: grpc.aio.Cha
     np.testing.assert_allclose(np.concatenate([one.vectors for one in alone]), whole.vectors, atol=1e-4)
 
 
-async def test_the_answer_says_which_model_and_version_made_it(channel: grpc.aio.Channel) -> None:
-    response = await predict(channel, asked())
+async def test_the_response_names_model_and_version(channel: grpc.aio.Channel) -> None:
+    response = await predict(channel, predict_request())
     assert (response.model_spec.name, response.model_spec.signature_name) == (MODEL, SIGNATURE)
     assert response.model_spec.version.value in await ImageEncoder(channel).status(Deadline.after(5))
     assert set(response.outputs) == {FEATURES, ENCODER}
-    assert len(set(array(response.outputs[ENCODER]).tolist())) == 1
+    assert len(set(to_array(response.outputs[ENCODER]).tolist())) == 1
 
 
-async def test_the_signature_may_go_unnamed_and_outputs_may_be_chosen(channel: grpc.aio.Channel) -> None:
+async def test_the_signature_name_is_optional_and_outputs_can_be_filtered(channel: grpc.aio.Channel) -> None:
     unnamed = {"signature_name": ""}
     for chosen in ([FEATURES], [ENCODER], [ENCODER, FEATURES], []):
-        response = await predict(channel, asked(spec=unnamed, output_filter=chosen))
+        response = await predict(channel, predict_request(spec=unnamed, output_filter=chosen))
         assert set(response.outputs) == set(chosen or [FEATURES, ENCODER])
         assert response.model_spec.signature_name == SIGNATURE
 
 
-async def test_the_version_may_be_named(channel: grpc.aio.Channel) -> None:
+async def test_a_request_can_name_the_version(channel: grpc.aio.Channel) -> None:
     version = await available(channel)
-    response = await predict(channel, asked(spec={"version": {"value": version}}))
+    response = await predict(channel, predict_request(spec={"version": {"value": version}}))
     assert response.model_spec.version.value == version
     assert await status(channel, version={"value": version}) == {version: "AVAILABLE"}
 
 
-async def test_a_client_may_keep_to_a_version(channel: grpc.aio.Channel) -> None:
+async def test_a_client_can_pin_a_version(channel: grpc.aio.Channel) -> None:
     version = await available(channel)
     named = await ImageEncoder(channel, version=version).encode(pixels(2), Deadline.after(60))
     latest = await ImageEncoder(channel).encode(pixels(2), Deadline.after(60))
@@ -244,29 +244,29 @@ async def test_a_client_may_keep_to_a_version(channel: grpc.aio.Channel) -> None
         await ImageEncoder(channel, version=987_654).encode(pixels(1), Deadline.after(60))
 
 
-async def test_a_version_may_be_asked_for_by_its_label(channel: grpc.aio.Channel, label: str) -> None:
-    response = await predict(channel, asked(spec={"version_label": label}))
+async def test_a_request_can_name_a_version_label(channel: grpc.aio.Channel, label: str) -> None:
+    response = await predict(channel, predict_request(spec={"version_label": label}))
     (labelled,) = await status(channel, version_label=label)
     assert response.model_spec.version.value == labelled
     encoded = await ImageEncoder(channel, label=label).encode(pixels(2), Deadline.after(60))
-    assert {encoded.encoder.encode()} == set(array(response.outputs[ENCODER]).tolist())
+    assert {encoded.encoder.encode()} == set(to_array(response.outputs[ENCODER]).tolist())
 
 
-async def test_many_at_once_each_get_their_own_rows(channel: grpc.aio.Channel) -> None:
+async def test_concurrent_callers_each_get_their_own_rows(channel: grpc.aio.Channel) -> None:
     encoder, images = ImageEncoder(channel), pixels(24)
     slices = [images[n : n + 1 + n % 4] for n in range(20)]
     whole = await encoder.encode(images, Deadline.after(60))
     answers = await asyncio.gather(*(encoder.encode(some, Deadline.after(60)) for some in slices))
-    for n, answer in enumerate(answers):
-        np.testing.assert_allclose(answer.vectors, whole.vectors[n : n + len(slices[n])], atol=1e-4)
+    for n, response_type in enumerate(answers):
+        np.testing.assert_allclose(response_type.vectors, whole.vectors[n : n + len(slices[n])], atol=1e-4)
 
 
-async def test_a_deadline_is_kept(channel: grpc.aio.Channel) -> None:
+async def test_a_deadline_is_respected(channel: grpc.aio.Channel) -> None:
     with pytest.raises(DeadlineExceeded):
         await ImageEncoder(channel).encode(pixels(16), Deadline.after(0.005))
 
 
-async def test_as_many_images_as_a_batch_may_have_are_taken_and_one_more_is_refused(
+async def test_max_batch_size_images_are_accepted_and_one_more_is_refused(
     server: Server, channel: grpc.aio.Channel
 ) -> None:
     if not server.max_batch_size:
@@ -274,28 +274,30 @@ async def test_as_many_images_as_a_batch_may_have_are_taken_and_one_more_is_refu
     most = await ImageEncoder(channel).encode(pixels(server.max_batch_size), Deadline.after(60))
     assert len(most.vectors) == server.max_batch_size
     with pytest.raises(grpc.aio.AioRpcError, match="larger than maximum input batch size") as refused:
-        await predict(channel, asked(inputs={IMAGES: tensor(pixels(server.max_batch_size + 1))}))
+        await predict(channel, predict_request(inputs={IMAGES: to_tensor(pixels(server.max_batch_size + 1))}))
     assert refused.value.code() is INVALID
 
 
-async def test_a_full_queue_refuses_at_once_and_answers_what_it_took(server: Server, channel: grpc.aio.Channel) -> None:
+async def test_a_full_queue_refuses_at_once_and_serves_the_requests_it_accepted(
+    server: Server, channel: grpc.aio.Channel
+) -> None:
     if not server.burst:
         pytest.skip("that server's queue is its operator's to fill (LOOKALIKE_TFSERVING_BURST)")
     encoder, images = ImageEncoder(channel), pixels(BURST_REQUEST)
     calls = [encoder.encode(images, Deadline.after(60)) for _ in range(server.burst // BURST_REQUEST)]
     answers = await asyncio.gather(*calls, return_exceptions=True)
-    refused = [answer for answer in answers if isinstance(answer, BaseException)]
-    answered = [answer for answer in answers if not isinstance(answer, BaseException)]
+    refused = [response_type for response_type in answers if isinstance(response_type, BaseException)]
+    answered = [response_type for response_type in answers if not isinstance(response_type, BaseException)]
     assert refused, f"a queue that {server.burst} images do not fill"
     assert {type(error) for error in refused} == {Overloaded}
     assert all("UNAVAILABLE: The batch scheduling queue" in str(error) for error in refused)
     alone = await encoder.encode(images, Deadline.after(60))  # It is well again.
     assert answered
-    for answer in answered:
-        np.testing.assert_allclose(answer.vectors, alone.vectors, atol=1e-4)
+    for response_type in answered:
+        np.testing.assert_allclose(response_type.vectors, alone.vectors, atol=1e-4)
 
 
-async def test_metadata_tell_what_goes_in_and_comes_out(channel: grpc.aio.Channel) -> None:
+async def test_metadata_describe_inputs_and_outputs(channel: grpc.aio.Channel) -> None:
     response = await metadata(channel, "signature_def")
     assert (response.model_spec.name, response.model_spec.version.value) == (MODEL, await available(channel))
     packed = response.metadata["signature_def"]
@@ -316,7 +318,7 @@ def sizes(info: TensorInfo) -> list[int]:
     return [dim.size for dim in info.tensor_shape.dim]
 
 
-async def test_metadata_that_there_are_not_are_refused(channel: grpc.aio.Channel) -> None:
+async def test_unknown_metadata_fields_are_refused(channel: grpc.aio.Channel) -> None:
     for fields, spec, code in (
         ((), {}, INVALID),
         (("weights",), {}, INVALID),
@@ -328,24 +330,24 @@ async def test_metadata_that_there_are_not_are_refused(channel: grpc.aio.Channel
         assert refused.value.code() is code
 
 
-async def test_the_latest_version_is_loaded_and_may_be_labelled(channel: grpc.aio.Channel, base_path: str) -> None:
+async def test_the_latest_version_is_loaded_and_can_be_labelled(channel: grpc.aio.Channel, base_path: str) -> None:
     version = await available(channel)
-    response = await reload(channel, a_model(base_path, canary=version))
+    response = await reload(channel, model_config(base_path, canary=version))
     assert response.status.error_code == 0
-    canary = await predict(channel, asked(spec={"version_label": "canary"}))
+    canary = await predict(channel, predict_request(spec={"version_label": "canary"}))
     assert canary.model_spec.version.value == version
 
 
 async def test_a_label_of_a_version_that_is_not_served_is_refused(channel: grpc.aio.Channel, base_path: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="not currently available for inference") as refused:
-        await reload(channel, a_model(base_path, canary=987_654))
+        await reload(channel, model_config(base_path, canary=987_654))
     assert refused.value.code() is WRONG
     assert await available(channel)
 
 
 async def test_a_configuration_without_a_list_of_models_is_refused(channel: grpc.aio.Channel, base_path: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="Only ModelConfigList") as refused:
-        await called(channel, RELOAD_CONFIG, pb.ReloadConfigRequest(), pb.ReloadConfigResponse)
+        await call(channel, RELOAD_CONFIG, pb.ReloadConfigRequest(), pb.ReloadConfigResponse)
     assert refused.value.code() is INVALID
 
 
@@ -362,10 +364,10 @@ WRONG = grpc.StatusCode.FAILED_PRECONDITION
         pytest.param({"spec": {"version_label": "canary"}}, INVALID, id="unknown label"),
         pytest.param({"spec": {"signature_name": "classify"}}, WRONG, id="unknown signature"),
         pytest.param({"inputs": {}}, INVALID, id="no input"),
-        pytest.param({"inputs": {"pictures": tensor(pixels(1))}}, INVALID, id="unknown input"),
-        pytest.param({"inputs": {IMAGES: tensor(pixels(1).astype(np.float32))}}, INVALID, id="other type"),
-        pytest.param({"inputs": {IMAGES: tensor(pixels(1)[:, :100].copy())}}, INVALID, id="other shape"),
-        pytest.param({"inputs": {IMAGES: tensor(pixels(1)[0])}}, INVALID, id="other rank"),
+        pytest.param({"inputs": {"pictures": to_tensor(pixels(1))}}, INVALID, id="unknown input"),
+        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1).astype(np.float32))}}, INVALID, id="other type"),
+        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1)[:, :100].copy())}}, INVALID, id="other shape"),
+        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1)[0])}}, INVALID, id="other rank"),
         pytest.param({"inputs": {IMAGES: pb.TensorProto(dtype=pb.DT_UINT8)}}, INVALID, id="no values"),
         pytest.param({"output_filter": ["labels"]}, INVALID, id="unknown output"),
         pytest.param({"output_filter": [FEATURES, FEATURES]}, INVALID, id="an output twice"),
@@ -375,30 +377,32 @@ async def test_a_request_that_does_not_fit_the_model_is_refused(
     channel: grpc.aio.Channel, changes: dict[str, Any], code: grpc.StatusCode
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await predict(channel, asked(**changes))
+        await predict(channel, predict_request(**changes))
     assert refused.value.code() is code
     assert refused.value.details()
 
 
 async def test_requests_without_a_model_are_refused(channel: grpc.aio.Channel) -> None:
-    for path, request, answer in (
+    for path, request, response_type in (
         (PREDICT, pb.PredictRequest(), pb.PredictResponse),
         (GET_MODEL_STATUS, pb.GetModelStatusRequest(), pb.GetModelStatusResponse),
         (GET_MODEL_METADATA, pb.GetModelMetadataRequest(), pb.GetModelMetadataResponse),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await called(channel, path, request, answer)
+            await call(channel, path, request, response_type)
         assert refused.value.code() is INVALID
 
 
 @pytest.mark.parametrize("spec", [{"name": "resnet"}, {"version": {"value": 987_654}}])
-async def test_the_status_of_what_there_is_not_is_not_found(channel: grpc.aio.Channel, spec: dict[str, Any]) -> None:
+async def test_the_status_of_an_unknown_model_or_version_is_not_found(
+    channel: grpc.aio.Channel, spec: dict[str, Any]
+) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await status(channel, **spec)
     assert refused.value.code() is UNKNOWN
 
 
-async def test_the_official_messages_are_understood(server: Server, channel: grpc.aio.Channel) -> None:
+async def test_the_server_accepts_the_official_messages(server: Server, channel: grpc.aio.Channel) -> None:
     """A client with the stubs of the tensorflow-serving-api package, in a process of its own."""
     script = f"""
 import importlib.util, sys, types

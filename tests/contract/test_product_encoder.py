@@ -1,4 +1,4 @@
-"""What a product encoder does at the other end of the client, held against the scripted and the real one."""
+"""The contract of the product encoder, checked against the scripted stand-in and the real one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from encoders.product import model as product
 from encoders.product import server as product_server
-from encoders.product.client import ProductEncoder, Trained
+from encoders.product.client import ProductEncoder, ProductEncoderInfo
 from encoders.product.train import train
 from lookalike.channels import aio_channel
 from lookalike.errors import FailedPrecondition, Unavailable
@@ -21,70 +21,70 @@ from lookalike.v1.product_encoder_pb2 import ProductInput
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import pack
 from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, serving
-from tests.unit.encoders import made_products
+from tests.unit.encoders import synthetic_products
 
 Result = TypeVar("Result")
 SOON = Deadline.after(None)
 
 
-async def in_place(work: Callable[[], Result], products: int) -> Result:
+async def run_in_place(work: Callable[[], Result], products: int) -> Result:
     return work()
 
 
 @dataclass
-class Side:
+class EncoderUnderTest:
     client: ProductEncoder
     image: bytes
     text: bytes
-    by: Trained
+    info: ProductEncoderInfo
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> product.ProductModel:
     folder = tmp_path_factory.mktemp("encoders") / "product"
-    train(made_products.examples(), folder)
+    train(synthetic_products.make_products(), folder)
     return product.load(folder)
 
 
 @pytest.fixture(params=["scripted", "real"])
-async def side(request: pytest.FixtureRequest, model: product.ProductModel) -> AsyncIterator[Side]:
+async def encoder(request: pytest.FixtureRequest, model: product.ProductModel) -> AsyncIterator[EncoderUnderTest]:
     if request.param == "scripted":
-        by = Trained("encoder-3", "encoder-1", "encoder-2")
+        info = ProductEncoderInfo("encoder-3", "encoder-1", "encoder-2")
         image, text = pack(VECTORS["p07", SPACE_IMAGE]), pack(VECTORS["p07", SPACE_TEXT])
         handler = ScriptedProductEncoder().handler()
     else:
-        by = Trained(model.fingerprint, model.image_encoder, model.text_encoder)
-        given = made_products.examples(1)
-        image, text = pack(given.images[0]), pack(given.texts[0])
-        service = product_server.ProductService(in_place)
-        service.serve(model)
+        info = ProductEncoderInfo(model.fingerprint, model.image_encoder, model.text_encoder)
+        products = synthetic_products.make_products(1)
+        image, text = pack(products.images[0]), pack(products.texts[0])
+        service = product_server.ProductEncoderService(run_in_place)
+        service.set_model(model)
         handler = edge.handler(product_server.SERVICE, service.methods())
     async with serving(handler) as address, aio_channel(address) as channel:
-        yield Side(ProductEncoder(channel), image, text, by)
+        yield EncoderUnderTest(ProductEncoder(channel), image, text, info)
 
 
-async def test_photos_texts_and_both_become_vectors_of_one_length_each_its_own(side: Side) -> None:
-    both, photo = ProductInput(image=side.image, text=side.text), ProductInput(image=side.image)
-    fused = await side.client.encode([both, photo, ProductInput(text=side.text), both], SOON)
-    assert fused.by == side.by
-    np.testing.assert_allclose(np.linalg.norm(fused.vectors, axis=1), 1, atol=1e-3)
-    np.testing.assert_allclose(fused.vectors[0], fused.vectors[3], atol=1e-6)
-    assert fused.vectors[0] @ fused.vectors[1] < 0.9999
+async def test_images_texts_and_both_give_unit_vectors_that_differ(encoder: EncoderUnderTest) -> None:
+    both, photo = ProductInput(image=encoder.image, text=encoder.text), ProductInput(image=encoder.image)
+    response = await encoder.client.encode([both, photo, ProductInput(text=encoder.text), both], SOON)
+    assert response.info == encoder.info
+    np.testing.assert_allclose(np.linalg.norm(response.vectors, axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(response.vectors[0], response.vectors[3], atol=1e-6)
+    assert response.vectors[0] @ response.vectors[1] < 0.9999
 
 
-async def test_categories_come_by_falling_probability_and_as_many_as_were_asked_for(side: Side) -> None:
-    both, photo = ProductInput(image=side.image, text=side.text), ProductInput(image=side.image)
-    answers, by = await side.client.classify([both, photo], SOON, limit=2, precision=0.9)
-    assert by == side.by
-    for answer in answers:
-        assert len(answer.categories) == len(answer.values) == 2
-        assert 1 >= answer.values[0] >= answer.values[1] > 0
-        assert 0 <= answer.threshold <= 2
+async def test_the_requested_number_of_categories_comes_sorted_by_probability(encoder: EncoderUnderTest) -> None:
+    both, photo = ProductInput(image=encoder.image, text=encoder.text), ProductInput(image=encoder.image)
+    classifications, info = await encoder.client.classify([both, photo], SOON, limit=2, precision=0.9)
+    assert info == encoder.info
+    for classification in classifications:
+        assert len(classification.categories) == len(classification.values) == 2
+        assert 1 >= classification.values[0] >= classification.values[1] > 0
+        assert 0 <= classification.threshold <= 2
 
 
-async def test_vectors_of_other_dimensions_are_of_another_encoder(model: product.ProductModel) -> None:
-    service = product_server.ProductService(in_place)
-    service.serve(model)
+async def test_vectors_of_other_dimensions_are_refused_as_of_another_encoder(model: product.ProductModel) -> None:
+    service = product_server.ProductEncoderService(run_in_place)
+    service.set_model(model)
     async with (
         serving(edge.handler(product_server.SERVICE, service.methods())) as address,
         aio_channel(address) as channel,
@@ -93,9 +93,9 @@ async def test_vectors_of_other_dimensions_are_of_another_encoder(model: product
             await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], SOON)
 
 
-async def test_a_process_without_one_says_so_served_or_not() -> None:
-    unserved = edge.handler(product_server.SERVICE, product_server.ProductService(in_place).methods())
-    for handlers, reason in (((unserved,), "has no product encoder"), ((), "no product encoder is deployed")):
+async def test_a_process_without_a_product_encoder_says_so() -> None:
+    without_model = edge.handler(product_server.SERVICE, product_server.ProductEncoderService(run_in_place).methods())
+    for handlers, reason in (((without_model,), "has no product encoder"), ((), "no product encoder is deployed")):
         async with serving(*handlers) as address, aio_channel(address) as channel:
             client = ProductEncoder(channel)
             with pytest.raises(FailedPrecondition, match=reason):
@@ -104,7 +104,7 @@ async def test_a_process_without_one_says_so_served_or_not() -> None:
                 await client.classify([ProductInput(image=bytes(4))], SOON, limit=1, precision=0.9)
 
 
-async def test_nobody_at_the_address_is_unavailable() -> None:
+async def test_an_address_without_a_server_is_unavailable() -> None:
     async with aio_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable, match="product encoder"):
             await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], SOON)

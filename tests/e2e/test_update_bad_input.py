@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders.types import Encoded
+from encoders.types import Embeddings
 from lookalike.errors import BadArtifact, BadCatalogue
 from pipeline.image_encoding import Encode, Pixels
 from pipeline.update import UpdateOptions, update
@@ -107,8 +107,8 @@ async def test_invalid_vectors_from_the_image_model_are_an_error_and_build_no_ve
 ) -> None:
     jsonl(options.catalogue, *DRESSES, photos=PHOTOS)
 
-    async def broken(pixels: Pixels) -> Encoded:
-        return Encoded(vectors=np.full((len(pixels), 8), value, np.float32), encoder="fake-000000000002")
+    async def broken(pixels: Pixels) -> Embeddings:
+        return Embeddings(vectors=np.full((len(pixels), 8), value, np.float32), encoder="fake-000000000002")
 
     @asynccontextmanager
     async def connected() -> AsyncIterator[Encode]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders.types import Encoded
+from encoders.types import Embeddings
 from index.backends.faiss_support import as_float32
 from index.serving import shard_version
 from index.storage import version
@@ -24,13 +24,13 @@ class ImageModel:
         self.photos = 0
         self.fails_after = 10**9
 
-    async def encode(self, pixels: Pixels) -> Encoded:
+    async def encode(self, pixels: Pixels) -> Embeddings:
         if self.photos + len(pixels) > self.fails_after:
             raise RuntimeError("pulled the plug")
         self.photos += len(pixels)
         grid = pixels.reshape(len(pixels), 4, 56, 4, 56, 3).mean(axis=(2, 4), dtype=np.float32)
         vectors = normalised(grid.reshape(len(pixels), -1) - 100)
-        return Encoded(vectors=vectors, encoder="fake-000000000001")
+        return Embeddings(vectors=vectors, encoder="fake-000000000001")
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Encode]:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from encoders.image import signature
-from encoders.image.prediction_service import PREDICTION_SERVICE, array, strings, tensor
+from encoders.image.prediction_service import PREDICTION_SERVICE, to_array, to_string_tensor, to_tensor
 from encoders.tfserving.v1 import prediction_pb2
 from lookalike.channels import aio_channel
 from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
@@ -272,7 +272,7 @@ class ScriptedModelServer:
     async def predict(
         self, request: prediction_pb2.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> prediction_pb2.PredictResponse:
-        numbers = [round(float(pixels[..., 0].mean()) / 10) for pixels in array(request.inputs[signature.IMAGES])]
+        numbers = [round(float(pixels[..., 0].mean()) / 10) for pixels in to_array(request.inputs[signature.IMAGES])]
         self.photos += numbers
         if self.waits_for is not None:
             await self.waits_for.wait()
@@ -280,7 +280,7 @@ class ScriptedModelServer:
             await context.abort(self.error)
         features = np.stack([VECTORS[f"p{number:02}", SPACE_IMAGE] for number in numbers])
         encoders = [self.fingerprint.encode()] * len(numbers)
-        outputs = {signature.FEATURES: tensor(features), signature.ENCODER: strings(encoders)}
+        outputs = {signature.FEATURES: to_tensor(features), signature.ENCODER: to_string_tensor(encoders)}
         return prediction_pb2.PredictResponse(outputs=outputs)
 
     def handler(self) -> grpc.GenericRpcHandler:

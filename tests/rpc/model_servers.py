@@ -1,4 +1,4 @@
-"""A model server on a port of its own, with models made of arithmetic in place of TensorFlow's."""
+"""Run the model server in tests, with arithmetic fake models instead of TensorFlow's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from encoders.image.signature import DIM, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.serving.batching import BatchingParameters
+from encoders.serving.manager import ModelManager
 from encoders.serving.model import ModelConfig
 from encoders.serving.policy import Latest, VersionPolicy
 from encoders.serving.saved_model import Servable
-from encoders.serving.service import Service
-from encoders.serving.versions import Versions
+from encoders.serving.service import ModelServerService
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from encoders.tfserving.v1 import saved_model_pb2
 from lookalike.channels import aio_channel
@@ -27,8 +27,8 @@ from lookalike.runtime import edge
 from lookalike.vectors import F32
 
 
-class Arithmetic:
-    """An image's vector points along the axis that its first byte names; `gate` holds a run back."""
+class ArithmeticModel:
+    """Fake model: maps an image to the unit vector of the axis given by its first byte; `gate` blocks runs."""
 
     def __init__(self, encoder: str = "mobilenet-0123456789ab") -> None:
         self.encoder = encoder
@@ -52,21 +52,23 @@ def images(*axes: int) -> npt.NDArray[np.uint8]:
 
 
 def write_version(models: Path, *numbers: int, name: str = MODEL) -> None:
-    """What tells a server that there is a version; a real one would not load it."""
+    """Create the files by which a server recognises a version; TensorFlow could not load it."""
     for number in numbers:
         (models / name / str(number)).mkdir(parents=True)
         (models / name / str(number) / "saved_model.pb").touch()
 
 
 @asynccontextmanager
-async def served(models: Path, load: Callable[[Path], Servable], **options: Any) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a server as `listening` gives."""
-    async with listening(models, load, **options) as address, aio_channel(address) as channel:
+async def model_server_channel(
+    models: Path, load: Callable[[Path], Servable], **options: Any
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a server that `run_model_server` starts."""
+    async with run_model_server(models, load, **options) as address, aio_channel(address) as channel:
         yield channel
 
 
 @asynccontextmanager
-async def listening(
+async def run_model_server(
     models: Path,
     load: Callable[[Path], Servable],
     *,
@@ -76,19 +78,19 @@ async def listening(
     poll_s: float = 0,
     **batching: Any,
 ) -> AsyncIterator[str]:
-    """The address of a server of `models`; batches of 4 unless `batching` says otherwise."""
+    """Run a server of `models` and yield its address; batches of 4 unless `batching` says otherwise."""
     limits = {"max_batch_size": 256, "enable_large_batch_splitting": True, "max_execution_batch_size": 4}
     parameters = BatchingParameters(**{**limits, "max_enqueued_batches": 64, **batching})
     config = ModelConfig(name=MODEL, base_path=models / MODEL, policy=policy, labels=labels or {})
-    versions = Versions([config], load, parameters)
-    grpc_server = edge.server(Service(versions, models).handlers())
+    manager = ModelManager([config], load, parameters)
+    grpc_server = edge.server(ModelServerService(manager, models).handlers())
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     await grpc_server.start()
     watching = None
     try:
         if start:
-            await versions.start()
-            watching = asyncio.ensure_future(versions.watch(poll_s))
+            await manager.start()
+            watching = asyncio.ensure_future(manager.watch(poll_s))
         yield f"127.0.0.1:{port}"
     finally:
         await grpc_server.stop(None)
@@ -96,7 +98,7 @@ async def listening(
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
-        versions.close()
+        manager.close()
 
 
 async def until(condition: Callable[[], Any]) -> None:

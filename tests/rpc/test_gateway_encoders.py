@@ -11,7 +11,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from encoders.image.photos import preprocess
+from encoders.image.preprocessing import preprocess
 from lookalike.errors import FailedPrecondition
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.catalog_pb2 import UpsertRequest
@@ -87,13 +87,13 @@ UNIT = np.eye(1, 8, dtype=np.float32)
 @pytest.mark.parametrize(
     ("response", "reason"),
     [
-        (EncodeTextResponse(), "0 bytes are not 1 vectors of 0"),
-        (EncodeTextResponse(vectors=pack(UNIT)), "32 bytes are not 1 vectors of 0"),
-        (EncodeTextResponse(vectors=pack(UNIT), dim=4), "32 bytes are not 1 vectors of 4"),
-        (EncodeTextResponse(vectors=pack(UNIT)[:-1], dim=8), "31 bytes are not 1 vectors of 8"),
-        (EncodeTextResponse(dim=8), "0 bytes are not 1 vectors of 8"),
-        (EncodeTextResponse(vectors=pack(UNIT * np.float32(2)), dim=8), "neither of unit length nor zero"),
-        (EncodeTextResponse(vectors=pack(UNIT * np.float32(np.nan)), dim=8), "neither of unit length nor zero"),
+        (EncodeTextResponse(), "0 bytes, expected 1 vectors of 0 dimensions"),
+        (EncodeTextResponse(vectors=pack(UNIT)), "32 bytes, expected 1 vectors of 0 dimensions"),
+        (EncodeTextResponse(vectors=pack(UNIT), dim=4), "32 bytes, expected 1 vectors of 4 dimensions"),
+        (EncodeTextResponse(vectors=pack(UNIT)[:-1], dim=8), "31 bytes, expected 1 vectors of 8 dimensions"),
+        (EncodeTextResponse(dim=8), "0 bytes, expected 1 vectors of 8 dimensions"),
+        (EncodeTextResponse(vectors=pack(UNIT * np.float32(2)), dim=8), "neither of unit norm nor zero"),
+        (EncodeTextResponse(vectors=pack(UNIT * np.float32(np.nan)), dim=8), "neither of unit norm nor zero"),
     ],
 )
 async def test_a_text_encoder_response_that_breaks_the_contract_is_unavailable(

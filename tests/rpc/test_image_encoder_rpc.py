@@ -1,4 +1,4 @@
-"""The image encoder's connections, retries and pins over real gRPC."""
+"""The image encoder client over real gRPC: connections, retries and pinned versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from encoders.image.client import ImageEncoder
-from encoders.image.prediction_service import PREDICT, strings, tensor
+from encoders.image.prediction_service import PREDICT, to_string_tensor, to_tensor
 from encoders.image.signature import DIM, ENCODER, FEATURES
 from encoders.serving.policy import All
 from encoders.tfserving.v1 import prediction_pb2 as pb
@@ -26,10 +26,17 @@ from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
 from server.encoding import Encoders
 from server.settings import GatewaySettings
-from tests.rpc.model_servers import Arithmetic, images, listening, served, until, write_version
+from tests.rpc.model_servers import (
+    ArithmeticModel,
+    images,
+    model_server_channel,
+    run_model_server,
+    until,
+    write_version,
+)
 
 Predict = Callable[[pb.PredictRequest, grpc.aio.ServicerContext[Any, Any]], Awaitable[pb.PredictResponse]]
-NOWHERE = "127.0.0.1:1"
+UNUSED_ADDRESS = "127.0.0.1:1"
 FULL = "The batch scheduling queue to which this task was submitted is full"
 
 
@@ -53,47 +60,47 @@ async def answering(predict: Predict) -> AsyncIterator[str]:
 
 def one_vector() -> pb.PredictResponse:
     return pb.PredictResponse(
-        outputs={FEATURES: tensor(np.eye(1, DIM, dtype=np.float32)), ENCODER: strings([b"mobilenet-a"])}
+        outputs={FEATURES: to_tensor(np.eye(1, DIM, dtype=np.float32)), ENCODER: to_string_tensor([b"mobilenet-a"])}
     )
 
 
-class Failing:
-    """Fails with a status, the first `times` times it is asked."""
+class FailingServer:
+    """Fails the first `times` calls with a status."""
 
     def __init__(self, code: grpc.StatusCode, details: str = "", *, times: int = 1_000) -> None:
-        self.asked = 0
+        self.calls = 0
         self._code, self._details, self._times = code, details, times
 
     async def __call__(
         self, request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PredictResponse:
-        self.asked += 1
-        if self.asked <= self._times:
+        self.calls += 1
+        if self.calls <= self._times:
             await context.abort(self._code, self._details)
         return one_vector()
 
 
-async def test_a_call_whose_connection_fails_is_tried_once_more_on_another() -> None:
-    server = Failing(grpc.StatusCode.OK, times=0)
-    async with answering(server) as address, aio_channel(NOWHERE) as broken, aio_channel(address) as whole:
-        encoder = ImageEncoder(broken, whole)
+async def test_a_call_whose_connection_fails_is_retried_once_on_another() -> None:
+    server = FailingServer(grpc.StatusCode.OK, times=0)
+    async with answering(server) as address, aio_channel(UNUSED_ADDRESS) as broken, aio_channel(address) as working:
+        encoder = ImageEncoder(broken, working)
         assert (await encoder.encode(images(0), Deadline.after(5))).encoder == "mobilenet-a"
         await until(lambda: broken.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
-        for _ in range(20):  # More than the budget has retries: the broken one is left alone now.
+        for _ in range(20):  # More than the retry budget, so the broken channel is no longer used.
             await encoder.encode(images(0), Deadline.after(5))
-    assert server.asked == 21
+    assert server.calls == 21
 
 
-async def test_a_server_that_says_unavailable_is_asked_twice_and_no_more() -> None:
-    server = Failing(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+async def test_an_unavailable_server_is_called_twice_at_most() -> None:
+    server = FailingServer(grpc.StatusCode.UNAVAILABLE, "Socket closed")
     async with answering(server) as address, aio_channel(address) as channel:
         with pytest.raises(Unavailable, match="Socket closed"):
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
-    assert server.asked == 2
+    assert server.calls == 2
 
 
 @pytest.mark.parametrize(
-    ("code", "details", "kind"),
+    ("code", "details", "error_type"),
     [
         (grpc.StatusCode.UNAVAILABLE, FULL, Overloaded),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "", Overloaded),
@@ -104,28 +111,28 @@ async def test_a_server_that_says_unavailable_is_asked_twice_and_no_more() -> No
         (grpc.StatusCode.FAILED_PRECONDITION, "", Unavailable),
     ],
 )
-async def test_what_a_second_try_would_not_mend_is_not_tried_again(
-    code: grpc.StatusCode, details: str, kind: type[LookalikeError]
+async def test_errors_that_a_retry_cannot_fix_are_not_retried(
+    code: grpc.StatusCode, details: str, error_type: type[LookalikeError]
 ) -> None:
-    server = Failing(code, details)
+    server = FailingServer(code, details)
     async with answering(server) as address, aio_channel(address) as channel:
-        with pytest.raises(kind):
+        with pytest.raises(error_type):
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
-    assert server.asked == 1
+    assert server.calls == 1
 
 
-async def test_where_most_calls_fail_none_is_tried_again_until_some_succeed() -> None:
-    server = Failing(grpc.StatusCode.UNAVAILABLE, "away", times=16 + 4)
+async def test_while_most_calls_fail_none_is_retried_until_some_succeed() -> None:
+    server = FailingServer(grpc.StatusCode.UNAVAILABLE, "away", times=16 + 4)
     async with answering(server) as address, aio_channel(address) as channel:
         encoder = ImageEncoder(channel)
         for _ in range(16):
             with pytest.raises(Unavailable):
                 await encoder.encode(images(0), Deadline.after(5))
-        assert server.asked == 16 + 4
+        assert server.calls == 16 + 4
         await encoder.encode(images(0), Deadline.after(5))
 
 
-async def test_after_its_deadline_nothing_is_tried_again() -> None:
+async def test_nothing_is_retried_after_the_deadline() -> None:
     async def slow(request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PredictResponse:
         await asyncio.sleep(5)
         return one_vector()
@@ -137,7 +144,7 @@ async def test_after_its_deadline_nothing_is_tried_again() -> None:
             await ImageEncoder(channel).encode(images(0), Deadline.after(-1))
 
 
-async def test_calls_are_spread_over_connections_of_their_own() -> None:
+async def test_concurrent_calls_are_spread_over_the_connections() -> None:
     peers, together = set(), asyncio.Barrier(4)
 
     async def remember(request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PredictResponse:
@@ -153,10 +160,10 @@ async def test_calls_are_spread_over_connections_of_their_own() -> None:
     assert len(peers) == 2
 
 
-async def test_a_client_keeps_to_its_version_or_its_label(tmp_path: Path) -> None:
+async def test_a_client_pins_a_version_or_a_label(tmp_path: Path) -> None:
     write_version(tmp_path, 1, 2, 3)
-    load = lambda path: Arithmetic(f"mobilenet-{path.name}")  # noqa: E731
-    async with served(tmp_path, load, policy=All(), labels={"stable": 2}) as channel:
+    load = lambda path: ArithmeticModel(f"mobilenet-{path.name}")  # noqa: E731
+    async with model_server_channel(tmp_path, load, policy=All(), labels={"stable": 2}) as channel:
         encoders = [ImageEncoder(channel, version=1), ImageEncoder(channel, label="stable"), ImageEncoder(channel)]
         answers = [(await encoder.encode(images(0), Deadline.after(5))).encoder for encoder in encoders]
         assert answers == ["mobilenet-1", "mobilenet-2", "mobilenet-3"]
@@ -165,25 +172,25 @@ async def test_a_client_keeps_to_its_version_or_its_label(tmp_path: Path) -> Non
             await ImageEncoder(channel, label="canary").encode(images(0), Deadline.after(5))
 
 
-async def test_version_and_label_at_once_are_a_mistake() -> None:
-    async with aio_channel(NOWHERE) as channel:
+async def test_version_and_label_together_are_bad_settings() -> None:
+    async with aio_channel(UNUSED_ADDRESS) as channel:
         with pytest.raises(BadSettings, match="at most one"):
             ImageEncoder(channel, version=1, label="stable")
 
 
-async def test_the_gateway_keeps_to_the_version_that_it_is_told_to(tmp_path: Path) -> None:
+async def test_the_gateway_pins_the_configured_version(tmp_path: Path) -> None:
     write_version(tmp_path / "models", 1, 2, 3)
-    load = lambda path: Arithmetic(f"mobilenet-{path.name}")  # noqa: E731
+    load = lambda path: ArithmeticModel(f"mobilenet-{path.name}")  # noqa: E731
     photo = io.BytesIO()
     Image.new("RGB", (8, 8)).save(photo, "PNG")
 
     async def encoder(**pin: Any) -> str:
-        made = Encoders(GatewaySettings(model_server=address, model_server_connections=2, **pin))
-        _, fingerprint = await made.encode_image("", photo.getvalue(), Deadline.after(5))
-        await made.close()
+        encoders = Encoders(GatewaySettings(model_server=address, model_server_connections=2, **pin))
+        _, fingerprint = await encoders.encode_image("", photo.getvalue(), Deadline.after(5))
+        await encoders.close()
         return fingerprint
 
-    async with listening(tmp_path / "models", load, policy=All(), labels={"stable": 2}) as address:
+    async with run_model_server(tmp_path / "models", load, policy=All(), labels={"stable": 2}) as address:
         assert await encoder() == "mobilenet-3"
         assert await encoder(model_version=1) == "mobilenet-1"
         assert await encoder(model_label="stable") == "mobilenet-2"

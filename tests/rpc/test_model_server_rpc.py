@@ -1,4 +1,4 @@
-"""The model server's protocol and bounds over real gRPC, with a model made of arithmetic."""
+"""The model server's protocol and bounds over real gRPC, with an arithmetic fake model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from encoders.image.client import MAX_IMAGES, ImageEncoder
-from encoders.image.prediction_service import PREDICT, strings, tensor
+from encoders.image.prediction_service import PREDICT, to_string_tensor, to_tensor
 from encoders.image.signature import DIM, ENCODER, FEATURES
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
-from tests.rpc.model_servers import Arithmetic, images, served, until, write_version
+from tests.rpc.model_servers import ArithmeticModel, images, model_server_channel, until, write_version
 
 Serve = Any  # (model, **batching) -> a channel to a server of it
 
@@ -31,26 +31,28 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     write_version(tmp_path, 3)
     models = []
 
-    def one(model: Arithmetic, **options: Any) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+    def one(model: ArithmeticModel, **options: Any) -> AbstractAsyncContextManager[grpc.aio.Channel]:
         models.append(model)
-        return served(tmp_path, lambda path: model, **options)
+        return model_server_channel(tmp_path, lambda path: model, **options)
 
     yield one
     for model in models:
         model.gate.set()
 
 
-async def test_every_caller_gets_its_own_rows_in_its_order(serve: Serve) -> None:
-    async with serve(Arithmetic()) as channel:
+async def test_every_caller_gets_its_own_rows_in_order(serve: Serve) -> None:
+    async with serve(ArithmeticModel()) as channel:
         encoder = ImageEncoder(channel)
-        asked = [(5, 1), (2,), (7, 8, 9), (0,)]
-        answers = await asyncio.gather(*(encoder.encode(images(*axes), Deadline.after(5)) for axes in asked))
-    assert [tuple(answer.vectors.argmax(axis=1)) for answer in answers] == asked
-    assert {answer.encoder for answer in answers} == {Arithmetic().encoder}
+        axes_of_requests = [(5, 1), (2,), (7, 8, 9), (0,)]
+        responses = await asyncio.gather(
+            *(encoder.encode(images(*axes), Deadline.after(5)) for axes in axes_of_requests)
+        )
+    assert [tuple(response.vectors.argmax(axis=1)) for response in responses] == axes_of_requests
+    assert {response.encoder for response in responses} == {ArithmeticModel().encoder}
 
 
-async def test_requests_that_wait_share_a_batch_of_bounded_size(serve: Serve) -> None:
-    model = Arithmetic()
+async def test_waiting_requests_share_a_batch_of_bounded_size(serve: Serve) -> None:
+    model = ArithmeticModel()
     async with serve(model) as channel:
         encoder = ImageEncoder(channel)
         model.gate.clear()
@@ -63,22 +65,22 @@ async def test_requests_that_wait_share_a_batch_of_bounded_size(serve: Serve) ->
     assert model.batches == [1, 4, 2]
 
 
-async def test_more_images_than_a_batch_are_split_and_come_back_whole(serve: Serve) -> None:
-    model = Arithmetic()
+async def test_a_request_larger_than_a_batch_is_split_and_reassembled(serve: Serve) -> None:
+    model = ArithmeticModel()
     async with serve(model) as channel:
-        answer = await ImageEncoder(channel).encode(images(*range(11)), Deadline.after(5))
-    assert answer.vectors.argmax(axis=1).tolist() == list(range(11))
+        response = await ImageEncoder(channel).encode(images(*range(11)), Deadline.after(5))
+    assert response.vectors.argmax(axis=1).tolist() == list(range(11))
     assert model.batches == [4, 4, 3]
 
 
-async def test_as_many_images_as_a_message_holds_are_taken(serve: Serve) -> None:
-    async with serve(Arithmetic()) as channel:
-        answer = await ImageEncoder(channel).encode(images(*range(MAX_IMAGES)), Deadline.after(30))
-    assert answer.vectors.shape == (MAX_IMAGES, DIM)
+async def test_as_many_images_as_fit_in_a_message_are_accepted(serve: Serve) -> None:
+    async with serve(ArithmeticModel()) as channel:
+        response = await ImageEncoder(channel).encode(images(*range(MAX_IMAGES)), Deadline.after(30))
+    assert response.vectors.shape == (MAX_IMAGES, DIM)
 
 
-async def test_where_large_requests_are_not_split_one_that_is_larger_than_a_batch_is_refused(serve: Serve) -> None:
-    async with serve(Arithmetic(), max_batch_size=4, enable_large_batch_splitting=False) as channel:
+async def test_without_splitting_a_request_larger_than_a_batch_is_refused(serve: Serve) -> None:
+    async with serve(ArithmeticModel(), max_batch_size=4, enable_large_batch_splitting=False) as channel:
         encoder = ImageEncoder(channel)
         assert len((await encoder.encode(images(0, 1, 2, 3), Deadline.after(5))).vectors) == 4
         with pytest.raises(
@@ -87,8 +89,8 @@ async def test_where_large_requests_are_not_split_one_that_is_larger_than_a_batc
             await encoder.encode(images(0, 1, 2, 3, 4), Deadline.after(5))
 
 
-async def test_beyond_the_bound_on_waiting_batches_a_request_is_refused_at_once(serve: Serve) -> None:
-    model = Arithmetic()
+async def test_beyond_max_enqueued_batches_a_request_is_refused_at_once(serve: Serve) -> None:
+    model = ArithmeticModel()
     async with serve(model, max_enqueued_batches=1) as channel:
         encoder = ImageEncoder(channel)
         model.gate.clear()
@@ -104,8 +106,8 @@ async def test_beyond_the_bound_on_waiting_batches_a_request_is_refused_at_once(
         await asyncio.gather(running, waiting)
 
 
-async def test_a_batch_that_is_not_full_waits_for_more_as_long_as_it_may(serve: Serve) -> None:
-    model = Arithmetic()
+async def test_a_partial_batch_waits_for_more_until_its_timeout(serve: Serve) -> None:
+    model = ArithmeticModel()
     async with serve(model, batch_timeout_micros=10_000_000) as channel:
         encoder = ImageEncoder(channel)
         first = asyncio.create_task(encoder.encode(images(0, 1), Deadline.after(5)))
@@ -115,15 +117,15 @@ async def test_a_batch_that_is_not_full_waits_for_more_as_long_as_it_may(serve: 
     assert model.batches == [4]
 
 
-async def test_when_its_time_is_over_a_batch_goes_out_as_it_is(serve: Serve) -> None:
-    model = Arithmetic()
+async def test_a_partial_batch_runs_after_its_timeout(serve: Serve) -> None:
+    model = ArithmeticModel()
     async with serve(model, batch_timeout_micros=1000) as channel:
         await ImageEncoder(channel).encode(images(0), Deadline.after(5))
     assert model.batches == [1]
 
 
-async def test_batches_run_side_by_side_on_as_many_threads_as_there_are(serve: Serve) -> None:
-    model = Arithmetic()
+async def test_batches_run_concurrently_on_all_threads(serve: Serve) -> None:
+    model = ArithmeticModel()
     async with serve(model, num_batch_threads=2) as channel:
         encoder = ImageEncoder(channel)
         model.gate.clear()
@@ -135,16 +137,16 @@ async def test_batches_run_side_by_side_on_as_many_threads_as_there_are(serve: S
         await asyncio.gather(*calls)
 
 
-async def test_a_batch_is_padded_to_an_allowed_size_and_nobody_sees_it(serve: Serve) -> None:
-    model = Arithmetic()
+async def test_a_batch_is_padded_to_an_allowed_size_and_the_padding_is_removed(serve: Serve) -> None:
+    model = ArithmeticModel()
     async with serve(model, allowed_batch_sizes=(2, 4)) as channel:
-        answer = await ImageEncoder(channel).encode(images(6, 7, 8), Deadline.after(5))
+        response = await ImageEncoder(channel).encode(images(6, 7, 8), Deadline.after(5))
     assert model.batches == [4]
-    assert answer.vectors.argmax(axis=1).tolist() == [6, 7, 8]
+    assert response.vectors.argmax(axis=1).tolist() == [6, 7, 8]
 
 
-async def test_what_nobody_waits_for_any_more_is_not_run(serve: Serve) -> None:
-    model = Arithmetic()
+async def test_abandoned_requests_are_not_run(serve: Serve) -> None:
+    model = ArithmeticModel()
     async with serve(model) as channel:
         encoder = ImageEncoder(channel)
         model.gate.clear()
@@ -159,8 +161,8 @@ async def test_what_nobody_waits_for_any_more_is_not_run(serve: Serve) -> None:
     assert model.batches == [1, 1]
 
 
-async def test_an_error_of_the_model_reaches_those_of_its_batch_and_the_next_one_runs(serve: Serve) -> None:
-    class Broken(Arithmetic):
+async def test_a_model_error_fails_its_batch_and_the_next_one_runs(serve: Serve) -> None:
+    class Broken(ArithmeticModel):
         def __call__(self, images: Any) -> Any:
             if images[0, 0, 0, 0] == 9:
                 raise RuntimeError("a broken image")
@@ -173,22 +175,22 @@ async def test_an_error_of_the_model_reaches_those_of_its_batch_and_the_next_one
         assert len((await encoder.encode(images(0), Deadline.after(5))).vectors) == 1
 
 
-async def test_a_deadline_that_passes_is_the_callers_error(serve: Serve) -> None:
-    model = Arithmetic()
+async def test_a_passed_deadline_is_deadline_exceeded(serve: Serve) -> None:
+    model = ArithmeticModel()
     async with serve(model) as channel:
         model.gate.clear()
         with pytest.raises(DeadlineExceeded):
             await ImageEncoder(channel).encode(images(0), Deadline.after(0.1))
 
 
-async def test_a_server_that_is_not_there_is_unavailable() -> None:
+async def test_a_missing_server_is_unavailable() -> None:
     async with aio_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable):
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
 
 
-async def test_an_unknown_model_is_a_fault_of_the_deployment_and_not_of_who_asked(serve: Serve) -> None:
-    async with serve(Arithmetic()) as channel:
+async def test_an_unknown_model_is_unavailable_not_a_fault_of_the_caller(serve: Serve) -> None:
+    async with serve(ArithmeticModel()) as channel:
         with pytest.raises(Unavailable, match="NOT_FOUND"):
             await ImageEncoder(channel, model="resnet").encode(images(0), Deadline.after(5))
         with pytest.raises(Unavailable, match="NOT_FOUND"):
@@ -199,9 +201,9 @@ async def test_an_unknown_model_is_a_fault_of_the_deployment_and_not_of_who_aske
     "pixels",
     [np.zeros((0, 224, 224, 3), np.uint8), np.zeros((1, 224, 224, 3), np.float32), np.zeros((224, 224, 3), np.uint8)],
 )
-async def test_pixels_of_another_shape_never_leave_the_process(pixels: Any) -> None:
+async def test_pixels_of_another_shape_are_refused_by_the_client(pixels: Any) -> None:
     async with aio_channel("127.0.0.1:1") as channel:
-        with pytest.raises(ValueError, match="are no 1"):
+        with pytest.raises(ValueError, match="expected 1"):
             await ImageEncoder(channel).encode(pixels, Deadline.after(5))
 
 
@@ -227,37 +229,37 @@ async def answering(**outputs: pb.TensorProto) -> AsyncIterator[ImageEncoder]:
 
 
 UNIT = np.eye(DIM, dtype=np.float32)
-NAMES = strings([b"mobilenet-a", b"mobilenet-a"])
+NAMES = to_string_tensor([b"mobilenet-a", b"mobilenet-a"])
 
 
 @pytest.mark.parametrize(
     ("features", "names"),
     [
-        (tensor(UNIT[:2]), strings([b"mobilenet-a", b"mobilenet-b"])),
-        (tensor(UNIT[:2]), strings([b"mobilenet-a"])),
-        (tensor(UNIT[:2]), tensor(np.zeros(2, np.float32))),
-        (tensor(UNIT[:3]), NAMES),
-        (tensor(UNIT[:2, :512].copy()), NAMES),
-        (tensor(UNIT[:2] * 2), NAMES),
-        (tensor(UNIT[:2] * np.float32("nan")), NAMES),
-        (tensor(np.zeros((2, DIM), np.float32)), NAMES),
-        (tensor(UNIT[:2].astype(np.float64)), NAMES),
+        (to_tensor(UNIT[:2]), to_string_tensor([b"mobilenet-a", b"mobilenet-b"])),
+        (to_tensor(UNIT[:2]), to_string_tensor([b"mobilenet-a"])),
+        (to_tensor(UNIT[:2]), to_tensor(np.zeros(2, np.float32))),
+        (to_tensor(UNIT[:3]), NAMES),
+        (to_tensor(UNIT[:2, :512].copy()), NAMES),
+        (to_tensor(UNIT[:2] * 2), NAMES),
+        (to_tensor(UNIT[:2] * np.float32("nan")), NAMES),
+        (to_tensor(np.zeros((2, DIM), np.float32)), NAMES),
+        (to_tensor(UNIT[:2].astype(np.float64)), NAMES),
         (pb.TensorProto(dtype=pb.DT_FLOAT), NAMES),
     ],
 )
-async def test_an_answer_that_breaks_the_signature_is_not_believed(
+async def test_a_response_that_violates_the_signature_is_unavailable(
     features: pb.TensorProto, names: pb.TensorProto
 ) -> None:
     async with answering(**{FEATURES: features, ENCODER: names}) as encoder:
-        with pytest.raises(Unavailable, match="not the answer of an image model"):
+        with pytest.raises(Unavailable, match="not a response of an image model"):
             await encoder.encode(images(0, 1), Deadline.after(5))
 
 
-async def test_features_outside_tensor_content_are_read_too() -> None:
+async def test_features_in_float_val_are_read_too() -> None:
     """TF-Serving writes float_val unless it is told otherwise."""
-    features = tensor(UNIT[:2])
+    features = to_tensor(UNIT[:2])
     features.tensor_content = b""
     features.float_val.extend(UNIT[:2].ravel().tolist())
     async with answering(**{FEATURES: features, ENCODER: NAMES}) as encoder:
-        answer = await encoder.encode(images(0, 1), Deadline.after(5))
-    np.testing.assert_array_equal(answer.vectors, UNIT[:2])
+        response = await encoder.encode(images(0, 1), Deadline.after(5))
+    np.testing.assert_array_equal(response.vectors, UNIT[:2])

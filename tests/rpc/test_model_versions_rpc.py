@@ -1,4 +1,4 @@
-"""Versions of a model over real gRPC: loaded, labelled, exchanged and unloaded while requests are under way."""
+"""Model versions over real gRPC: loading, labels, replacement and unloading with requests in flight."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from encoders.image.prediction_service import (
     GET_MODEL_STATUS,
     PREDICT,
     RELOAD_CONFIG,
-    array,
-    tensor,
+    to_array,
+    to_tensor,
 )
 from encoders.image.signature import ENCODER, IMAGES, MODEL, SIGNATURE
-from encoders.serving.files import METRICS_PATH
-from encoders.serving.model import ENDED
+from encoders.serving.config_files import METRICS_PATH
+from encoders.serving.model import MAX_ENDED_VERSIONS
 from encoders.serving.policy import All, Latest, Specific
 from encoders.tfserving.v1 import config_pb2
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from encoders.tfserving.v1.saved_model_pb2 import SignatureDefMap
 from lookalike.errors import BadArtifact, FailedPrecondition
-from tests.rpc.model_servers import Arithmetic, images, served, until, write_version
+from tests.rpc.model_servers import ArithmeticModel, images, model_server_channel, until, write_version
 
-INVALID, UNKNOWN, WRONG = (
+INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.FAILED_PRECONDITION,
@@ -44,26 +44,26 @@ INVALID, UNKNOWN, WRONG = (
 Policy = config_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 
-Answer = TypeVar("Answer", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
 
 
-class Models:
-    """Loads arithmetic in place of the versions in a folder; those in `broken` fail, `gate` holds loading back."""
+class FakeLoader:
+    """Fake loader of ArithmeticModels; versions in `broken` fail to load, `gate` blocks loading."""
 
     def __init__(self) -> None:
-        self.loaded: dict[int, Arithmetic] = {}
+        self.loaded: dict[int, ArithmeticModel] = {}
         self.loads: list[int] = []
         self.broken: set[int] = set()
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, path: Path) -> Arithmetic:
+    def __call__(self, path: Path) -> ArithmeticModel:
         number = int(path.name)
         self.loads.append(number)
         assert self.gate.wait(10)
         if number in self.broken:
-            raise BadArtifact(f"{path} is no image model")
-        self.loaded[number] = Arithmetic(f"mobilenet-{number}")
+            raise BadArtifact(f"{path} is not an image model")
+        self.loaded[number] = ArithmeticModel(f"mobilenet-{number}")
         return self.loaded[number]
 
 
@@ -74,26 +74,26 @@ class Client:
         self._channel = channel
 
     async def predict(self, *axes: int, output_filter: tuple[str, ...] = (), **spec: Any) -> pb.PredictResponse:
-        request = pb.PredictRequest(model_spec=asked(**spec), inputs={IMAGES: tensor(images(*axes or (0,)))})
+        request = pb.PredictRequest(model_spec=model_spec(**spec), inputs={IMAGES: to_tensor(images(*axes or (0,)))})
         request.output_filter.extend(output_filter)
         return await self._call(PREDICT, request, pb.PredictResponse)
 
     async def encoder(self, **spec: Any) -> str:
         """Whose answer it is."""
         response = await self.predict(**spec)
-        return str(array(response.outputs[ENCODER])[0], "ascii")
+        return str(to_array(response.outputs[ENCODER])[0], "ascii")
 
     async def states(self, **spec: Any) -> dict[int, str]:
         statuses = await self.statuses(**spec)
         return {each.version: pb.ModelVersionStatus.State.Name(each.state) for each in statuses}
 
     async def statuses(self, **spec: Any) -> list[pb.ModelVersionStatus]:
-        request = pb.GetModelStatusRequest(model_spec=asked(**spec))
+        request = pb.GetModelStatusRequest(model_spec=model_spec(**spec))
         response = await self._call(GET_MODEL_STATUS, request, pb.GetModelStatusResponse)
         return list(response.model_version_status)
 
     async def metadata(self, *fields: str, **spec: Any) -> pb.GetModelMetadataResponse:
-        request = pb.GetModelMetadataRequest(model_spec=asked(**spec), metadata_field=fields)
+        request = pb.GetModelMetadataRequest(model_spec=model_spec(**spec), metadata_field=fields)
         return await self._call(GET_MODEL_METADATA, request, pb.GetModelMetadataResponse)
 
     async def reload(self, *configs: config_pb2.ModelConfig, timeout_s: float = 10) -> pb.ReloadConfigResponse:
@@ -106,17 +106,21 @@ class Client:
             while await self.states() != states:  # noqa: ASYNC110  # it happens in the server
                 await asyncio.sleep(0.01)
 
-    async def _call(self, path: str, request: Message, answer: type[Answer], timeout_s: float = 10) -> Answer:
-        call = self._channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
-        response: Answer = await call(request, timeout=timeout_s)
+    async def _call(
+        self, path: str, request: Message, response_type: type[ResponseT], timeout_s: float = 10
+    ) -> ResponseT:
+        call = self._channel.unary_unary(path, type(request).SerializeToString, response_type.FromString)
+        response: ResponseT = await call(request, timeout=timeout_s)
         return response
 
 
-def asked(**spec: Any) -> pb.ModelSpec:
+def model_spec(**spec: Any) -> pb.ModelSpec:
     return pb.ModelSpec(**{"name": MODEL, **spec})
 
 
-def a_config(models: Path, policy: Policy | None = None, name: str = MODEL, **labels: int) -> config_pb2.ModelConfig:
+def model_config(
+    models: Path, policy: Policy | None = None, name: str = MODEL, **labels: int
+) -> config_pb2.ModelConfig:
     return config_pb2.ModelConfig(
         name=name,
         base_path=str(models / name),
@@ -126,20 +130,20 @@ def a_config(models: Path, policy: Policy | None = None, name: str = MODEL, **la
     )
 
 
-def refused(code: grpc.StatusCode, words: str = "") -> Any:
+def raises_rpc_error(code: grpc.StatusCode, words: str = "") -> Any:
     return pytest.raises(grpc.aio.AioRpcError, match=rf"(?s){code.name}.*{words}")
 
 
-async def test_until_it_is_loaded_a_model_is_not_found_and_its_status_says_loading(tmp_path: Path) -> None:
+async def test_while_loading_a_model_is_not_found_and_its_status_is_loading(tmp_path: Path) -> None:
     write_version(tmp_path, 3)
-    load = Models()
-    async with served(tmp_path, load, policy=All()) as channel:
+    load = FakeLoader()
+    async with model_server_channel(tmp_path, load, policy=All()) as channel:
         client = Client(channel)
         load.gate.clear()
         write_version(tmp_path, 4)
-        await client.reload(a_config(tmp_path, Policy(all=Policy.All())))
+        await client.reload(model_config(tmp_path, Policy(all=Policy.All())))
         await client.until({4: "LOADING", 3: "AVAILABLE"})
-        with refused(UNKNOWN, r"Servable not found for request: Specific\(mobilenet, 4\)"):
+        with raises_rpc_error(NOT_FOUND, r"Servable not found for request: Specific\(mobilenet, 4\)"):
             await client.predict(version={"value": 4})
         assert await client.encoder() == "mobilenet-3"
         load.gate.set()
@@ -147,34 +151,34 @@ async def test_until_it_is_loaded_a_model_is_not_found_and_its_status_says_loadi
         assert await client.encoder() == "mobilenet-4"
 
 
-async def test_a_server_that_has_loaded_nothing_yet_finds_no_model(tmp_path: Path) -> None:
+async def test_before_the_first_load_no_model_is_found(tmp_path: Path) -> None:
     write_version(tmp_path, 3)
-    async with served(tmp_path, Models(), start=False) as channel:
-        with refused(UNKNOWN, r"Servable not found for request: Latest\(mobilenet\)"):
+    async with model_server_channel(tmp_path, FakeLoader(), start=False) as channel:
+        with raises_rpc_error(NOT_FOUND, r"Servable not found for request: Latest\(mobilenet\)"):
             await Client(channel).predict()
-        with refused(UNKNOWN, "Could not find any versions of model mobilenet"):
+        with raises_rpc_error(NOT_FOUND, "Could not find any versions of model mobilenet"):
             await Client(channel).statuses()
 
 
-async def test_of_several_versions_each_answers_who_asks_for_it_and_the_highest_who_does_not(tmp_path: Path) -> None:
+async def test_each_version_serves_requests_that_name_it_and_the_highest_the_others(tmp_path: Path) -> None:
     write_version(tmp_path, 2, 3, 11)
-    async with served(tmp_path, Models(), policy=Latest(2)) as channel:
+    async with model_server_channel(tmp_path, FakeLoader(), policy=Latest(2)) as channel:
         client = Client(channel)
         assert list(await client.states()) == [11, 3]
         assert await client.encoder() == "mobilenet-11"
         assert await client.encoder(version={"value": 3}) == "mobilenet-3"
         assert (await client.predict(version={"value": 3})).model_spec.version.value == 3
         assert await client.states(version={"value": 3}) == {3: "AVAILABLE"}
-        with refused(UNKNOWN, r"Specific\(mobilenet, 2\)"):
+        with raises_rpc_error(NOT_FOUND, r"Specific\(mobilenet, 2\)"):
             await client.predict(version={"value": 2})
-        with refused(UNKNOWN, "Could not find version 2 of model mobilenet"):
+        with raises_rpc_error(NOT_FOUND, "Could not find version 2 of model mobilenet"):
             await client.statuses(version={"value": 2})
 
 
-async def test_a_new_version_in_the_folder_takes_over_and_requests_of_the_old_one_end_well(tmp_path: Path) -> None:
+async def test_a_new_version_takes_over_and_requests_in_flight_on_the_old_one_succeed(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    load = Models()
-    async with served(tmp_path, load, poll_s=0.02) as channel:
+    load = FakeLoader()
+    async with model_server_channel(tmp_path, load, poll_s=0.02) as channel:
         client = Client(channel)
         load.loaded[1].gate.clear()
         under_way = asyncio.create_task(client.encoder())
@@ -183,7 +187,7 @@ async def test_a_new_version_in_the_folder_takes_over_and_requests_of_the_old_on
         write_version(tmp_path, 2)
         await client.until({2: "AVAILABLE", 1: "UNLOADING"})
         assert not under_way.done()
-        with refused(UNKNOWN):
+        with raises_rpc_error(NOT_FOUND):
             await client.predict(version={"value": 1})
         load.loaded[1].gate.set()
         assert [await under_way, await waiting] == ["mobilenet-1", "mobilenet-1"]
@@ -191,10 +195,10 @@ async def test_a_new_version_in_the_folder_takes_over_and_requests_of_the_old_on
         assert await client.encoder() == "mobilenet-2"
 
 
-async def test_while_a_new_version_is_being_loaded_the_old_one_answers(tmp_path: Path) -> None:
+async def test_while_a_new_version_loads_the_old_one_serves(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    load = Models()
-    async with served(tmp_path, load, poll_s=0.02) as channel:
+    load = FakeLoader()
+    async with model_server_channel(tmp_path, load, poll_s=0.02) as channel:
         client = Client(channel)
         load.gate.clear()
         write_version(tmp_path, 2)
@@ -204,27 +208,27 @@ async def test_while_a_new_version_is_being_loaded_the_old_one_answers(tmp_path:
         await client.until({2: "AVAILABLE", 1: "END"})
 
 
-async def test_a_version_that_cannot_be_loaded_ends_with_its_error_and_the_old_one_serves_on(tmp_path: Path) -> None:
+async def test_a_version_that_fails_to_load_ends_with_its_error_and_the_old_one_keeps_serving(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    load = Models()
+    load = FakeLoader()
     load.broken.add(2)
-    async with served(tmp_path, load, poll_s=0.02) as channel:
+    async with model_server_channel(tmp_path, load, poll_s=0.02) as channel:
         client = Client(channel)
         write_version(tmp_path, 2)
         await client.until({2: "END", 1: "AVAILABLE"})
-        (told, _) = await client.statuses()
-        assert told.status.error_code == INVALID.value[0]
-        assert "is no image model" in told.status.error_message
+        (status, _) = await client.statuses()
+        assert status.status.error_code == INVALID_ARGUMENT.value[0]
+        assert "is not an image model" in status.status.error_message
         await asyncio.sleep(0.1)
         assert load.loads == [1, 2]  # Tried once.
         assert await client.encoder() == "mobilenet-1"
 
 
-async def test_a_version_that_was_mended_is_loaded_when_it_is_put_back(tmp_path: Path) -> None:
+async def test_a_repaired_version_is_loaded_when_it_reappears(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    load = Models()
+    load = FakeLoader()
     load.broken.add(2)
-    async with served(tmp_path, load, poll_s=0.02) as channel:
+    async with model_server_channel(tmp_path, load, poll_s=0.02) as channel:
         client = Client(channel)
         write_version(tmp_path, 2)
         await client.until({2: "END", 1: "AVAILABLE"})
@@ -235,107 +239,110 @@ async def test_a_version_that_was_mended_is_loaded_when_it_is_put_back(tmp_path:
         await client.until({2: "AVAILABLE", 1: "END"})
 
 
-async def test_a_folder_that_is_empty_for_a_moment_unloads_nothing(tmp_path: Path) -> None:
+async def test_a_temporarily_empty_folder_unloads_nothing(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    async with served(tmp_path, Models(), poll_s=0.02) as channel:
+    async with model_server_channel(tmp_path, FakeLoader(), poll_s=0.02) as channel:
         client = Client(channel)
         shutil.rmtree(tmp_path / MODEL)
         await asyncio.sleep(0.1)
         assert await client.encoder() == "mobilenet-1"
 
 
-async def test_without_a_version_that_can_be_loaded_there_is_no_start(tmp_path: Path) -> None:
+async def test_startup_fails_if_no_version_can_be_loaded(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    load = Models()
+    load = FakeLoader()
     load.broken.add(1)
-    with pytest.raises(BadArtifact, match=r"no version of mobilenet could be loaded: .* is no image model"):
-        async with served(tmp_path, load):
+    with pytest.raises(BadArtifact, match=r"no version of mobilenet could be loaded: .* is not an image model"):
+        async with model_server_channel(tmp_path, load):
             pass
 
 
-async def test_a_label_stands_for_a_version_and_moves_by_a_new_configuration(tmp_path: Path) -> None:
+async def test_a_label_is_moved_to_another_version_by_a_new_configuration(tmp_path: Path) -> None:
     write_version(tmp_path, 1, 2)
     every = Policy(all=Policy.All())
-    async with served(tmp_path, Models(), policy=All(), labels={"stable": 1}) as channel:
+    async with model_server_channel(tmp_path, FakeLoader(), policy=All(), labels={"stable": 1}) as channel:
         client = Client(channel)
         assert await client.encoder(version_label="stable") == "mobilenet-1"
         assert await client.states(version_label="stable") == {1: "AVAILABLE"}
-        await client.reload(a_config(tmp_path, every, stable=2, previous=1))
+        await client.reload(model_config(tmp_path, every, stable=2, previous=1))
         assert await client.encoder(version_label="stable") == "mobilenet-2"
         assert await client.encoder(version_label="previous") == "mobilenet-1"
-        with refused(INVALID, "Unrecognized servable version label: canary"):
+        with raises_rpc_error(INVALID_ARGUMENT, "Unrecognized servable version label: canary"):
             await client.predict(version_label="canary")
-        with refused(INVALID, "Unrecognized servable version label: canary"):
+        with raises_rpc_error(INVALID_ARGUMENT, "Unrecognized servable version label: canary"):
             await client.statuses(version_label="canary")
 
 
-async def test_a_label_of_a_version_that_is_not_available_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+async def test_a_label_of_an_unavailable_version_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     write_version(tmp_path, 1, 2)
-    async with served(tmp_path, Models(), policy=Specific(frozenset({1})), labels={"stable": 1}) as channel:
+    async with model_server_channel(
+        tmp_path, FakeLoader(), policy=Specific(frozenset({1})), labels={"stable": 1}
+    ) as channel:
         client = Client(channel)
-        with refused(
-            WRONG, "Request to assign label to version 2 of model mobilenet, which is not currently available"
+        with raises_rpc_error(
+            FAILED_PRECONDITION,
+            "Request to assign label to version 2 of model mobilenet, which is not currently available",
         ):
-            await client.reload(a_config(tmp_path, Policy(all=Policy.All()), stable=2))
+            await client.reload(model_config(tmp_path, Policy(all=Policy.All()), stable=2))
         assert await client.encoder(version_label="stable") == "mobilenet-1"
         assert await client.states() == {1: "AVAILABLE"}
 
 
-async def test_at_the_start_too_a_label_needs_its_version(tmp_path: Path) -> None:
+async def test_startup_fails_if_a_label_names_an_unavailable_version(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
     with pytest.raises(FailedPrecondition, match="version 9 of model mobilenet"):
-        async with served(tmp_path, Models(), labels={"stable": 9}):
+        async with model_server_channel(tmp_path, FakeLoader(), labels={"stable": 9}):
             pass
 
 
-async def test_a_new_policy_loads_what_it_wants_and_then_unloads_the_rest(tmp_path: Path) -> None:
+async def test_a_new_policy_loads_the_aspired_versions_before_unloading_the_others(tmp_path: Path) -> None:
     write_version(tmp_path, 1, 2)
-    load = Models()
-    async with served(tmp_path, load) as channel:
+    load = FakeLoader()
+    async with model_server_channel(tmp_path, load) as channel:
         client = Client(channel)
-        await client.reload(a_config(tmp_path, Policy(specific=Policy.Specific(versions=[1]))))
+        await client.reload(model_config(tmp_path, Policy(specific=Policy.Specific(versions=[1]))))
         await client.until({2: "END", 1: "AVAILABLE"})
-        await client.reload(a_config(tmp_path))
+        await client.reload(model_config(tmp_path))
         await client.until({2: "AVAILABLE", 1: "END"})
         assert load.loads == [2, 1, 2]
 
 
-async def test_a_version_that_is_wanted_again_while_it_is_unloaded_is_loaded_again(tmp_path: Path) -> None:
+async def test_a_version_that_is_aspired_again_while_it_unloads_is_loaded_again(tmp_path: Path) -> None:
     write_version(tmp_path, 1, 2)
-    load = Models()
-    async with served(tmp_path, load, policy=All()) as channel:
+    load = FakeLoader()
+    async with model_server_channel(tmp_path, load, policy=All()) as channel:
         client, old = Client(channel), load.loaded[1]
         old.gate.clear()
         under_way = asyncio.create_task(client.encoder(version={"value": 1}))
         await until(lambda: old.batches)
-        await client.reload(a_config(tmp_path))
+        await client.reload(model_config(tmp_path))
         await client.until({2: "AVAILABLE", 1: "UNLOADING"})
-        await client.reload(a_config(tmp_path, Policy(all=Policy.All())))
+        await client.reload(model_config(tmp_path, Policy(all=Policy.All())))
         old.gate.set()
         await under_way
         await client.until({2: "AVAILABLE", 1: "AVAILABLE"})
         assert load.loads == [2, 1, 1]
 
 
-async def test_a_new_model_is_available_when_the_configuration_is_accepted(tmp_path: Path) -> None:
+async def test_a_new_model_is_available_when_reload_returns(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
     write_version(tmp_path, 5, name="other")
-    async with served(tmp_path, Models()) as channel:
+    async with model_server_channel(tmp_path, FakeLoader()) as channel:
         client = Client(channel)
-        await client.reload(a_config(tmp_path), a_config(tmp_path, name="other"))
+        await client.reload(model_config(tmp_path), model_config(tmp_path, name="other"))
         assert await client.encoder(name="other") == "mobilenet-5"
         assert await client.encoder() == "mobilenet-1"
 
 
-async def test_a_model_is_loaded_to_its_end_though_who_asked_for_it_gave_up(tmp_path: Path) -> None:
+async def test_loading_continues_if_the_caller_of_reload_gives_up(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
     write_version(tmp_path, 5, name="other")
-    load = Models()
-    async with served(tmp_path, load) as channel:
+    load = FakeLoader()
+    async with model_server_channel(tmp_path, load) as channel:
         client = Client(channel)
         load.gate.clear()
-        with refused(grpc.StatusCode.DEADLINE_EXCEEDED):
-            await client.reload(a_config(tmp_path), a_config(tmp_path, name="other"), timeout_s=0.3)
+        with raises_rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED):
+            await client.reload(model_config(tmp_path), model_config(tmp_path, name="other"), timeout_s=0.3)
         load.gate.set()
         async with asyncio.timeout(10):
             while await client.states(name="other") != {5: "AVAILABLE"}:  # noqa: ASYNC110  # it happens in the server
@@ -343,28 +350,28 @@ async def test_a_model_is_loaded_to_its_end_though_who_asked_for_it_gave_up(tmp_
         assert load.loads == [1, 5]
 
 
-async def test_a_new_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
+async def test_reload_fails_if_a_new_model_cannot_be_loaded(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
     write_version(tmp_path, 5, name="other")
-    load = Models()
-    async with served(tmp_path, load) as channel:
+    load = FakeLoader()
+    async with model_server_channel(tmp_path, load) as channel:
         load.broken.add(5)
-        with refused(WRONG, "did not become available: other"):
-            await Client(channel).reload(a_config(tmp_path), a_config(tmp_path, name="other"))
+        with raises_rpc_error(FAILED_PRECONDITION, "did not become available: other"):
+            await Client(channel).reload(model_config(tmp_path), model_config(tmp_path, name="other"))
         assert await Client(channel).encoder() == "mobilenet-1"
 
 
-async def test_of_a_version_that_is_unloaded_nothing_stays_in_memory(tmp_path: Path) -> None:
+async def test_an_unloaded_version_is_freed_from_memory(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    loaded: list[weakref.ref[Arithmetic]] = []
+    loaded: list[weakref.ref[ArithmeticModel]] = []
 
-    def load(path: Path) -> Arithmetic:
-        model = Arithmetic()
+    def load(path: Path) -> ArithmeticModel:
+        model = ArithmeticModel()
         model.__dict__["itself"] = model  # As TensorFlow's models hold themselves.
         loaded.append(weakref.ref(model))
         return model
 
-    async with served(tmp_path, load) as channel:
+    async with model_server_channel(tmp_path, load) as channel:
         client = Client(channel)
         await client.predict()
         assert loaded[0]() is not None
@@ -375,13 +382,13 @@ async def test_of_a_version_that_is_unloaded_nothing_stays_in_memory(tmp_path: P
 
 async def test_a_model_that_is_no_longer_configured_is_unloaded(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    async with served(tmp_path, Models()) as channel:
+    async with model_server_channel(tmp_path, FakeLoader()) as channel:
         client = Client(channel)
         await client.reload()
         await client.until({1: "END"})
-        with refused(UNKNOWN, r"Latest\(mobilenet\)"):
+        with raises_rpc_error(NOT_FOUND, r"Latest\(mobilenet\)"):
             await client.predict()
-        await client.reload(a_config(tmp_path))
+        await client.reload(model_config(tmp_path))
         assert await client.encoder() == "mobilenet-1"
 
 
@@ -399,55 +406,55 @@ Change = Callable[[config_pb2.ModelConfig], Any]
         (lambda config: setattr(config, "name", ""), "has no name"),
     ],
 )
-async def test_a_configuration_that_cannot_be_is_refused(tmp_path: Path, change: Change, words: str) -> None:
+async def test_an_invalid_configuration_is_refused(tmp_path: Path, change: Change, words: str) -> None:
     write_version(tmp_path, 1)
-    config = a_config(tmp_path)
+    config = model_config(tmp_path)
     change(config)
-    async with served(tmp_path, Models()) as channel:
-        with refused(INVALID, words):
+    async with model_server_channel(tmp_path, FakeLoader()) as channel:
+        with raises_rpc_error(INVALID_ARGUMENT, words):
             await Client(channel).reload(config)
         assert await Client(channel).encoder() == "mobilenet-1"
 
 
-async def test_a_model_may_not_be_listed_twice_and_a_list_there_must_be(tmp_path: Path) -> None:
+async def test_a_duplicate_model_and_a_missing_model_list_are_refused(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    async with served(tmp_path, Models()) as channel:
+    async with model_server_channel(tmp_path, FakeLoader()) as channel:
         client = Client(channel)
-        with refused(INVALID, "multiple times"):
-            await client.reload(a_config(tmp_path), a_config(tmp_path))
-        with refused(INVALID, "Only ModelConfigList is currently supported"):
+        with raises_rpc_error(INVALID_ARGUMENT, "multiple times"):
+            await client.reload(model_config(tmp_path), model_config(tmp_path))
+        with raises_rpc_error(INVALID_ARGUMENT, "Only ModelConfigList is currently supported"):
             await client._call(RELOAD_CONFIG, pb.ReloadConfigRequest(), pb.ReloadConfigResponse)
 
 
-async def test_metadata_are_the_signatures_under_their_official_name(tmp_path: Path) -> None:
+async def test_metadata_are_the_signatures_under_the_official_type_name(tmp_path: Path) -> None:
     write_version(tmp_path, 7)
-    async with served(tmp_path, Models()) as channel:
+    async with model_server_channel(tmp_path, FakeLoader()) as channel:
         client = Client(channel)
         response = await client.metadata("signature_def")
         assert (response.model_spec.name, response.model_spec.version.value) == (MODEL, 7)
         packed = response.metadata["signature_def"]
         assert packed.type_url == "type.googleapis.com/tensorflow.serving.SignatureDefMap"
         assert set(SignatureDefMap.FromString(packed.value).signature_def) == {SIGNATURE}
-        with refused(INVALID, "must specify at least one metadata_field"):
+        with raises_rpc_error(INVALID_ARGUMENT, "must specify at least one metadata_field"):
             await client.metadata()
-        with refused(INVALID, "Metadata field weights is not supported"):
+        with raises_rpc_error(INVALID_ARGUMENT, "Metadata field weights is not supported"):
             await client.metadata("weights")
-        with refused(UNKNOWN, r"Latest\(resnet\)"):
+        with raises_rpc_error(NOT_FOUND, r"Latest\(resnet\)"):
             await client.metadata("signature_def", name="resnet")
 
 
 async def test_requests_without_a_model_are_refused(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    async with served(tmp_path, Models()) as channel:
+    async with model_server_channel(tmp_path, FakeLoader()) as channel:
         client = Client(channel)
-        for path, request, answer in (
+        for path, request, response_type in (
             (PREDICT, pb.PredictRequest(), pb.PredictResponse),
             (GET_MODEL_STATUS, pb.GetModelStatusRequest(), pb.GetModelStatusResponse),
             (GET_MODEL_METADATA, pb.GetModelMetadataRequest(), pb.GetModelMetadataResponse),
         ):
-            with refused(INVALID, "Missing ModelSpec"):
-                await client._call(path, request, answer)
-        with refused(INVALID, "ModelSpec has no name specified"):
+            with raises_rpc_error(INVALID_ARGUMENT, "Missing ModelSpec"):
+                await client._call(path, request, response_type)
+        with raises_rpc_error(INVALID_ARGUMENT, "ModelSpec has no name specified"):
             await client.predict(name="")
 
 
@@ -469,12 +476,12 @@ def page() -> str:
 async def test_requests_batches_queues_and_versions_are_counted(tmp_path: Path) -> None:
     write_version(tmp_path, 41)
     write_version(tmp_path, 42)
-    load = Models()
+    load = FakeLoader()
     load.broken.add(42)
-    async with served(tmp_path, load, policy=All()) as channel:
+    async with model_server_channel(tmp_path, load, policy=All()) as channel:
         client = Client(channel)
         await client.predict(1, 2, 3)
-        with refused(UNKNOWN):
+        with raises_rpc_error(NOT_FOUND):
             await client.predict(name="resnet")
         lines = (await asyncio.to_thread(page)).splitlines()
     for line in (
@@ -494,18 +501,18 @@ async def test_requests_batches_queues_and_versions_are_counted(tmp_path: Path) 
 
 async def test_no_images_are_refused(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
-    async with served(tmp_path, Models()) as channel:
-        request = pb.PredictRequest(model_spec=asked(), inputs={IMAGES: tensor(images())})
-        with refused(INVALID):
+    async with model_server_channel(tmp_path, FakeLoader()) as channel:
+        request = pb.PredictRequest(model_spec=model_spec(), inputs={IMAGES: to_tensor(images())})
+        with raises_rpc_error(INVALID_ARGUMENT):
             await Client(channel)._call(PREDICT, request, pb.PredictResponse)
 
 
-async def test_versions_that_ended_long_ago_are_forgotten(tmp_path: Path) -> None:
+async def test_the_oldest_ended_versions_are_forgotten(tmp_path: Path) -> None:
     write_version(tmp_path, *range(1, 31))
-    async with served(tmp_path, Models(), policy=All()) as channel:
+    async with model_server_channel(tmp_path, FakeLoader(), policy=All()) as channel:
         client = Client(channel)
-        await client.reload(a_config(tmp_path))
+        await client.reload(model_config(tmp_path))
         async with asyncio.timeout(10):
-            while len(states := await client.states()) != 1 + ENDED:  # noqa: ASYNC110  # it happens in the server
+            while len(states := await client.states()) != 1 + MAX_ENDED_VERSIONS:  # noqa: ASYNC110  # it happens in the server
                 await asyncio.sleep(0.01)
-        assert list(states) == [30, *range(29, 29 - ENDED, -1)]
+        assert list(states) == [30, *range(29, 29 - MAX_ENDED_VERSIONS, -1)]

@@ -1,4 +1,4 @@
-"""The product encoder over real gRPC, in the text encoder's process."""
+"""The product encoder service over real gRPC, in the text encoder's process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lookalike.v1 import product_encoder_pb2 as pb
 from lookalike.v1 import product_encoder_pb2_grpc
 from lookalike.vectors import pack, unpack
 from tests.rpc.gateways import serving
-from tests.unit.encoders.made_products import examples
+from tests.unit.encoders.synthetic_products import make_products
 
 TITLES = ["red dress", "blue dress", "white mug", "black mug", "wooden table", "赤い靴"]
 
@@ -42,10 +42,10 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """text/, and product/ trained on its vectors of titles."""
     folder = tmp_path_factory.mktemp("encoders")
     train_text.train(TITLES, folder / "text", dim=16)
-    given, model = examples(), text.load(folder / "text")
-    word = [int(category[-1]) for category in given.categories]
+    products, model = make_products(), text.load(folder / "text")
+    word = [int(category[-1]) for category in products.categories]
     vectors = model.encode([TITLES[2 * w] for w in word])
-    trained_on = dataclasses.replace(given, texts=vectors, text_encoder=model.fingerprint)
+    trained_on = dataclasses.replace(products, texts=vectors, text_encoder=model.fingerprint)
     train_product.train(trained_on, folder / "product")
     return folder
 
@@ -62,23 +62,23 @@ def model(artifacts: Path) -> ProductModel:
 
 @pytest.fixture
 async def stub(artifacts: Path, model: ProductModel) -> AsyncIterator[product_encoder_pb2_grpc.ProductEncoderAsyncStub]:
-    encoder = text_server.Encoder(TextEncoderSettings())
+    encoder = text_server.TextEncoderService(TextEncoderSettings())
     await encoder.load(artifacts / "text")
-    service = product_server.ProductService(encoder.run_beside)
-    service.serve(model)
+    service = product_server.ProductEncoderService(encoder.run_admitted)
+    service.set_model(model)
     async with (
         serving(edge.handler(product_server.SERVICE, service.methods())) as address,
-        aio_channel(address) as made,
+        aio_channel(address) as channel,
     ):
-        yield product_encoder_pb2_grpc.ProductEncoderStub(made)
+        yield product_encoder_pb2_grpc.ProductEncoderStub(channel)
     encoder.close()
 
 
 def photo(row: int = 0) -> bytes:
-    return pack(examples().images[row])
+    return pack(make_products().images[row])
 
 
-async def test_photo_and_title_are_fused_as_the_model_does_and_it_says_who_it_is(
+async def test_encode_returns_the_models_vectors_and_its_fingerprints(
     stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel, words: TextModel
 ) -> None:
     title = words.encode(["red dress"])
@@ -101,7 +101,7 @@ async def test_photo_and_title_are_fused_as_the_model_does_and_it_says_who_it_is
     assert (state.fingerprint, state.dim, state.categories) == (model.fingerprint, model.dim, 9)
 
 
-async def test_categories_come_with_probabilities_and_the_threshold_of_their_kind(
+async def test_categories_come_with_probabilities_and_the_threshold_of_their_modality(
     stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel, words: TextModel
 ) -> None:
     inputs = [pb.ProductInput(image=photo(), text=pack(words.encode(["red dress"]))), pb.ProductInput(image=photo())]
@@ -118,16 +118,16 @@ async def test_categories_come_with_probabilities_and_the_threshold_of_their_kin
 @pytest.mark.parametrize(
     ("inputs", "complaint"),
     [
-        ([], f"0 products; give 1..{MAX_INPUTS}"),
+        ([], f"0 products, expected 1..{MAX_INPUTS}"),
         ([pb.ProductInput(text=b"1234")] * (MAX_INPUTS + 1), f"{MAX_INPUTS + 1} products"),
         ([pb.ProductInput()], "inputs[0]: has neither image nor text"),
-        ([pb.ProductInput(text=b"1234")], "inputs[0].text: 4 bytes; a vector of"),
+        ([pb.ProductInput(text=b"1234")], "inputs[0].text: 4 bytes, expected 24 for a vector of"),
         ([pb.ProductInput(image=photo()), pb.ProductInput(image=b"1234")], "inputs[1].image: 4 bytes"),
         ([pb.ProductInput(image=bytes(96))], "inputs[0].image: is not of unit norm"),
         ([pb.ProductInput(image=np.full(24, np.nan, "<f4").tobytes())], "inputs[0].image: is not of unit norm"),
     ],
 )
-async def test_what_cannot_be_fused_is_refused_by_name(
+async def test_an_invalid_input_is_refused_and_named(
     stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, inputs: list[pb.ProductInput], complaint: str
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -137,7 +137,7 @@ async def test_what_cannot_be_fused_is_refused_by_name(
 
 
 @pytest.mark.parametrize(("limit", "precision"), [(0, 0.9), (1, 0.4), (1, 1.0), (1, float("nan"))])
-async def test_a_precision_or_limit_that_means_nothing_is_refused(
+async def test_an_invalid_precision_or_limit_is_refused(
     stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, limit: int, precision: float
 ) -> None:
     request = pb.ClassifyProductsRequest(inputs=[pb.ProductInput(image=photo())], limit=limit, precision=precision)
@@ -146,14 +146,14 @@ async def test_a_precision_or_limit_that_means_nothing_is_refused(
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_many_callers_at_once_each_have_their_own_vectors(
+async def test_concurrent_callers_each_get_their_own_vectors(
     stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel
 ) -> None:
     async def alone(row: int) -> bytes:
         return (await stub.Encode(pb.EncodeProductsRequest(inputs=[pb.ProductInput(image=photo(row))]))).vectors
 
     replies = await asyncio.gather(*(alone(row) for row in range(24)))
-    images = examples().images[:24]
+    images = make_products().images[:24]
     expected = model.encode(images, np.zeros((24, model.text_dim), np.float32))
     np.testing.assert_allclose(np.concatenate([unpack(each, model.dim) for each in replies]), expected, atol=1e-5)
 
@@ -180,17 +180,15 @@ async def test_a_process_without_a_product_encoder_says_so_and_serves_texts(arti
             await asyncio.wait([serving_it])
 
 
-async def test_a_product_encoder_of_another_text_encoder_is_refused_at_the_start(
-    artifacts: Path, tmp_path: Path
-) -> None:
+async def test_a_product_encoder_of_another_text_encoder_is_refused_at_startup(artifacts: Path, tmp_path: Path) -> None:
     train_text.train(["other words", "of another shop"], tmp_path / "text", dim=16)
     settings = TextEncoderSettings(artifact=tmp_path / "text", product_artifact=artifacts / "product")
     serving_it, _ = await started(tmp_path, settings)
-    with pytest.raises(BadArtifact, match=r"trained on vectors of scdv-.*; the text encoder is scdv-"):
+    with pytest.raises(BadArtifact, match=r"trained on vectors of scdv-.*, but the text encoder is scdv-"):
         await serving_it
 
 
-async def test_a_folder_that_is_not_there_is_refused_at_the_start(artifacts: Path, tmp_path: Path) -> None:
+async def test_a_missing_folder_is_refused_at_startup(artifacts: Path, tmp_path: Path) -> None:
     shutil.copytree(artifacts / "text", tmp_path / "text")
     settings = TextEncoderSettings(artifact=tmp_path / "text", product_artifact=tmp_path / "absent")
     serving_it, _ = await started(tmp_path, settings)
@@ -198,25 +196,26 @@ async def test_a_folder_that_is_not_there_is_refused_at_the_start(artifacts: Pat
         await serving_it
 
 
-async def test_products_that_wait_are_bounded_with_the_texts(artifacts: Path, model: ProductModel) -> None:
-    encoder = text_server.Encoder(TextEncoderSettings(max_waiting=4))
+async def test_products_and_texts_in_flight_share_one_bound(artifacts: Path, model: ProductModel) -> None:
+    encoder = text_server.TextEncoderService(TextEncoderSettings(max_waiting=4))
     await encoder.load(artifacts / "text")
-    go_on, service = threading.Event(), product_server.ProductService(encoder.run_beside)
-    service.serve(model)
-    held = asyncio.ensure_future(encoder.run(go_on.wait))
+    released, service = threading.Event(), product_server.ProductEncoderService(encoder.run_admitted)
+    service.set_model(model)
+    blocking = asyncio.ensure_future(encoder.run(released.wait))
     async with (
         serving(edge.handler(product_server.SERVICE, service.methods())) as address,
-        aio_channel(address) as made,
+        aio_channel(address) as channel,
     ):
-        stub = product_encoder_pb2_grpc.ProductEncoderStub(made)
+        stub = product_encoder_pb2_grpc.ProductEncoderStub(channel)
         request = pb.EncodeProductsRequest(inputs=[pb.ProductInput(image=photo())] * 3)
         calls = [asyncio.ensure_future(stub.Encode(request)) for _ in range(2)]
         (refused,), _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-        with pytest.raises(grpc.aio.AioRpcError, match="3 KiB of texts, or products, already wait, 4 may") as caught:
+        complaint = "3 KiB of texts, or products, are in flight, at most 4 are allowed"
+        with pytest.raises(grpc.aio.AioRpcError, match=complaint) as caught:
             await refused
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        go_on.set()
+        released.set()
         (answered,) = [call for call in calls if call is not refused]
         assert (await answered).dim == model.dim
-    await held
+    await blocking
     encoder.close()

@@ -1,4 +1,4 @@
-"""The text encoder over real gRPC, and the client the gateway asks it with."""
+"""The text encoder service over real gRPC, and its client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from encoders.text import model as text
 from encoders.text.client import TextEncoder
 from encoders.text.model import TextModel, load
-from encoders.text.server import MAX_TEXTS, SERVICE, Encoder, TextEncoderSettings, sliced
+from encoders.text.server import MAX_TEXTS, SERVICE, TextEncoderService, TextEncoderSettings, split_texts
 from encoders.text.train import train
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, Overloaded
@@ -40,15 +40,15 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def channel(artifact: Path) -> AsyncIterator[grpc.aio.Channel]:
-    encoder = Encoder(TextEncoderSettings(max_waiting=8))
+    encoder = TextEncoderService(TextEncoderSettings(max_waiting=8))
     await encoder.load(artifact)
     handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
-    async with serving(handler) as address, aio_channel(address) as made:
-        yield made
+    async with serving(handler) as address, aio_channel(address) as channel:
+        yield channel
     encoder.close()
 
 
-async def test_it_answers_what_its_model_does_and_says_who_it_is(channel: grpc.aio.Channel, artifact: Path) -> None:
+async def test_encode_returns_the_models_vectors_and_its_fingerprint(channel: grpc.aio.Channel, artifact: Path) -> None:
     model = load(artifact)
     encoded = await TextEncoder(channel).encode([*TITLES, ""], SOON)
     np.testing.assert_allclose(encoded.vectors, model.encode([*TITLES, ""]), atol=1e-6)
@@ -57,14 +57,16 @@ async def test_it_answers_what_its_model_does_and_says_who_it_is(channel: grpc.a
     assert (state.fingerprint, state.dim) == (model.fingerprint, model.dim)
 
 
-async def test_many_callers_at_once_each_have_their_own_vectors(channel: grpc.aio.Channel, artifact: Path) -> None:
+async def test_concurrent_callers_each_get_their_own_vectors(channel: grpc.aio.Channel, artifact: Path) -> None:
     model, client = load(artifact), TextEncoder(channel)
-    answers = await asyncio.gather(*(client.encode([title], SOON) for title in TITLES))
-    np.testing.assert_allclose(np.concatenate([answer.vectors for answer in answers]), model.encode(TITLES), atol=1e-6)
+    responses = await asyncio.gather(*(client.encode([title], SOON) for title in TITLES))
+    np.testing.assert_allclose(
+        np.concatenate([response.vectors for response in responses]), model.encode(TITLES), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("texts", [[], ["x"] * (MAX_TEXTS + 1), ["ok", "x" * (MAX_TEXT_BYTES + 1)]])
-async def test_no_texts_too_many_or_too_long_ones_are_refused(channel: grpc.aio.Channel, texts: list[str]) -> None:
+async def test_no_texts_too_many_or_too_long_texts_are_refused(channel: grpc.aio.Channel, texts: list[str]) -> None:
     stub = text_encoder_pb2_grpc.TextEncoderStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await stub.Encode(pb.EncodeTextRequest(texts=texts))
@@ -72,7 +74,7 @@ async def test_no_texts_too_many_or_too_long_ones_are_refused(channel: grpc.aio.
     assert (error.value.details() or "").startswith("texts")
 
 
-async def test_beyond_its_queue_it_refuses_at_once(channel: grpc.aio.Channel) -> None:
+async def test_beyond_max_waiting_requests_are_refused_at_once(channel: grpc.aio.Channel) -> None:
     client = TextEncoder(channel)
     calls = [client.encode(["dress"] * 8, SOON) for _ in range(20)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -80,101 +82,108 @@ async def test_beyond_its_queue_it_refuses_at_once(channel: grpc.aio.Channel) ->
     assert any(not isinstance(outcome, BaseException) for outcome in outcomes)
 
 
-class Held:
-    """A real model that says when a batch begins, and waits with it until it is let go."""
+class BlockedModel:
+    """A real model that signals when a batch starts, and blocks it until it is released."""
 
     def __init__(self, model: TextModel) -> None:
         self._model = model
         self.fingerprint, self.dim = model.fingerprint, model.dim
         self.batches: list[list[str]] = []
-        self.began = threading.Event()
-        self.go = threading.Event()
-        self.go.set()
+        self.started = threading.Event()
+        self.released = threading.Event()
+        self.released.set()
 
     def encode(self, texts: Sequence[str]) -> F32:
         self.batches.append(list(texts))
-        self.began.set()
-        self.go.wait(10)
+        self.started.set()
+        self.released.wait(10)
         return self._model.encode(texts)
 
-    def hold(self) -> None:
+    def block(self) -> None:
         self.batches.clear()
-        self.began.clear()
-        self.go.clear()
+        self.started.clear()
+        self.released.clear()
 
-    async def begun(self) -> None:
-        assert await asyncio.to_thread(self.began.wait, 10)
+    async def wait_until_started(self) -> None:
+        assert await asyncio.to_thread(self.started.wait, 10)
 
 
 @pytest.fixture
-async def held(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Held, grpc.aio.Channel]]:
-    """A server of batches of four that waits at its first one, and a channel to it."""
-    model = Held(load(artifact))
+async def blocked_server(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[BlockedModel, grpc.aio.Channel]]:
+    """A server with batches of four, blocked in its first one, and a channel to it."""
+    model = BlockedModel(load(artifact))
     monkeypatch.setattr(text, "load", lambda path: model)
-    encoder = Encoder(TextEncoderSettings(max_batch=4, max_waiting=16))
+    encoder = TextEncoderService(TextEncoderSettings(max_batch=4, max_waiting=16))
     await encoder.load(artifact)
     handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
-    model.hold()
-    async with serving(handler) as address, aio_channel(address) as made:
-        yield model, made
-    model.go.set()
+    model.block()
+    async with serving(handler) as address, aio_channel(address) as channel:
+        yield model, channel
+    model.released.set()
     encoder.close()
 
 
-async def test_a_request_of_many_texts_lets_others_in_between(
-    held: tuple[Held, grpc.aio.Channel], artifact: Path
+async def test_a_large_request_is_interleaved_with_others(
+    blocked_server: tuple[BlockedModel, grpc.aio.Channel], artifact: Path
 ) -> None:
-    model, channel = held
+    model, channel = blocked_server
     client = TextEncoder(channel)
     many = [f"dress {i}" for i in range(10)]
     large = asyncio.create_task(client.encode(many, SOON))
-    await model.begun()
+    await model.wait_until_started()
     small = [asyncio.create_task(client.encode(["mug", *TITLES[:n]], SOON)) for n in (0, 1)]
-    await asyncio.sleep(0.2)  # Until they are there: nothing but the order hangs on it.
-    model.go.set()
+    await asyncio.sleep(0.2)  # Until they have arrived; only the order depends on it.
+    model.released.set()
     encoded = await large
     await asyncio.gather(*small)
     assert [batch[0] for batch in model.batches] == ["dress 0", "mug", "dress 4", "dress 8"]
     np.testing.assert_allclose(encoded.vectors, load(artifact).encode(many), atol=1e-6)
 
 
-async def test_a_caller_that_leaves_takes_the_rest_of_its_texts_along(held: tuple[Held, grpc.aio.Channel]) -> None:
-    model, channel = held
+async def test_the_remaining_texts_of_a_cancelled_request_are_not_encoded(
+    blocked_server: tuple[BlockedModel, grpc.aio.Channel],
+) -> None:
+    model, channel = blocked_server
     leaving = asyncio.create_task(TextEncoder(channel).encode(["dress"] * 12, SOON))
-    await model.begun()
+    await model.wait_until_started()
     leaving.cancel()
-    await asyncio.sleep(0.2)  # Until the server knows.
-    model.go.set()
-    assert len((await TextEncoder(channel).encode(["mug"] * 16, SOON)).vectors) == 16  # Nothing waits: all are let in.
+    await asyncio.sleep(0.2)  # Until the server notices.
+    model.released.set()
+    # Nothing else is in flight, so all are admitted.
+    assert len((await TextEncoder(channel).encode(["mug"] * 16, SOON)).vectors) == 16
     assert model.batches == [["dress"] * 4, *[["mug"] * 4] * 4]
 
 
-async def test_a_deadline_that_passes_ends_the_work(held: tuple[Held, grpc.aio.Channel]) -> None:
-    model, channel = held
+async def test_the_remaining_texts_are_not_encoded_after_the_deadline(
+    blocked_server: tuple[BlockedModel, grpc.aio.Channel],
+) -> None:
+    model, channel = blocked_server
     with pytest.raises(DeadlineExceeded):
         await TextEncoder(channel).encode(["dress"] * 12, Deadline.after(0.3))
-    await asyncio.sleep(0.1)  # The server's clock is its own.
-    model.go.set()
+    await asyncio.sleep(0.1)  # The server measures the deadline itself.
+    model.released.set()
     await TextEncoder(channel).encode(["mug"], SOON)
     assert model.batches == [["dress"] * 4, ["mug"]]
 
 
-async def test_the_bound_counts_what_is_not_answered_by_the_kib(held: tuple[Held, grpc.aio.Channel]) -> None:
-    model, channel = held
+async def test_the_bound_on_texts_in_flight_counts_them_by_the_kib(
+    blocked_server: tuple[BlockedModel, grpc.aio.Channel],
+) -> None:
+    model, channel = blocked_server
     client = TextEncoder(channel)
-    large = asyncio.create_task(
-        client.encode(["x" * MAX_TEXT_BYTES], SOON)
-    )  # More than the bound: alone, it is let in.
-    await model.begun()
+    large = asyncio.create_task(client.encode(["x" * MAX_TEXT_BYTES], SOON))  # Above the bound, but admitted alone.
+    await model.wait_until_started()
     with pytest.raises(Overloaded, match="64"):
         await client.encode(["mug"], SOON)
-    model.go.set()
+    model.released.set()
     await large
     assert len((await client.encode(["mug"], SOON)).vectors) == 1
 
 
-def test_slices_keep_the_order_and_count_long_texts_by_the_kib() -> None:
+def test_split_texts_keeps_the_order_and_counts_long_texts_by_the_kib() -> None:
     long, longest = "é" * 1000, "x" * MAX_TEXT_BYTES
-    assert list(sliced(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
-    assert list(sliced(["a", long, "b", longest, "c"], 3)) == [["a", long], ["b"], [longest], ["c"]]
-    assert list(sliced(["x" * 1024] * 3, 2)) == [["x" * 1024] * 2, ["x" * 1024]]
+    assert list(split_texts(["a", "b", "c"], 2)) == [["a", "b"], ["c"]]
+    assert list(split_texts(["a", long, "b", longest, "c"], 3)) == [["a", long], ["b"], [longest], ["c"]]
+    assert list(split_texts(["x" * 1024] * 3, 2)) == [["x" * 1024] * 2, ["x" * 1024]]

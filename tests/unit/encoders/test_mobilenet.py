@@ -16,11 +16,11 @@ import numpy.typing as npt
 import pytest
 
 from encoders.image import mobilenet
-from encoders.image.folded import convolutions, features
-from encoders.image.models import CARD, Exported, exported, listed, versions
-from encoders.image.photos import preprocess
+from encoders.image.batch_norm_folding import compute_features, fold_batch_norms
+from encoders.image.models import METADATA_FILE, ExportedModel, find_model, find_versions, list_versions
+from encoders.image.preprocessing import preprocess
 from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, SIGNATURE
-from encoders.image.tensorflow_runtime import tensorflow
+from encoders.image.tensorflow_runtime import import_tensorflow
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.saved_model import SavedModel
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
@@ -34,11 +34,11 @@ ONE = BatchingParameters(max_batch_size=1)
 
 @pytest.fixture(scope="module")
 def tf() -> Any:
-    return tensorflow({})
+    return import_tensorflow({})
 
 
 @pytest.fixture(scope="module")
-def untrained(tf: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def untrained(tf: Any, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
     return mobilenet.export(tmp_path_factory.mktemp("models"), weights="untrained", seed=3, tf=tf)
 
 
@@ -46,14 +46,14 @@ def noise(count: int) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
 
 
-def run(model: Exported, tf: Any, images: npt.NDArray[np.uint8]) -> dict[str, Any]:
+def run(model: ExportedModel, tf: Any, images: npt.NDArray[np.uint8]) -> dict[str, Any]:
     loaded = tf.saved_model.load(str(model.path))
     return {name: value.numpy() for name, value in loaded.signatures[SIGNATURE](**{IMAGES: images}).items()}
 
 
-def test_the_saved_model_gives_what_keras_gives_normalised(untrained: Exported, tf: Any) -> None:
+def test_the_saved_model_returns_the_normalised_features_of_keras(untrained: ExportedModel, tf: Any) -> None:
     images = noise(3)
-    features = mobilenet.network("untrained", 3).predict(images / np.float32(127.5) - 1, verbose=0)
+    features = mobilenet.build_network("untrained", 3).predict(images / np.float32(127.5) - 1, verbose=0)
     assert np.linalg.norm(features, axis=1).max() < 1e-9, "the trap this guards against: norms that an epsilon drowns"
     outputs = run(untrained, tf, images)
     np.testing.assert_allclose(outputs[FEATURES], normalised(features), atol=1e-4)
@@ -61,10 +61,10 @@ def test_the_saved_model_gives_what_keras_gives_normalised(untrained: Exported, 
 
 
 @pytest.fixture(scope="module")
-def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights whose normalisations do something, and each something else: those of a new network, and of the ImageNet
-    weights that are tested with, are all but the identity."""
-    net = mobilenet.network("untrained", 5)
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights with random batch normalisations: in a new network, and in the ImageNet weights of the test data, these
+    are almost the identity."""
+    net = mobilenet.build_network("untrained", 5)
     random = np.random.default_rng(5)
     for layer in net.layers:
         if layer.name.endswith("_bn"):
@@ -72,39 +72,41 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 random.uniform(low, 1.5, layer.gamma.shape) for low in (0.5, -0.5, -0.5, 0.5)
             )
             layer.set_weights([2 * gamma, beta, mean, variance])
-    file = tmp_path_factory.mktemp("weights") / "lively.weights.h5"
+    file = tmp_path_factory.mktemp("weights") / "random.weights.h5"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # Keras' own save_weights
         net.save_weights(file)
     return file
 
 
-def test_normalisations_are_folded_into_the_convolutions_without_a_difference(
-    lively: Path, tf: Any, tmp_path: Path
+def test_folding_batch_norms_into_the_convolutions_changes_no_features(
+    random_weights: Path, tf: Any, tmp_path: Path
 ) -> None:
-    images, net = noise(3), mobilenet.network(str(lively))
+    images, net = noise(3), mobilenet.build_network(str(random_weights))
     expected = net.predict(images / np.float32(127.5) - 1, verbose=0)
-    raw = features(tf, convolutions(net), images, "float32").numpy()
+    raw = compute_features(tf, fold_batch_norms(net), images, "float32").numpy()
     assert expected.std() > 0.01, "something to tell apart"
     np.testing.assert_allclose(raw, expected, atol=1e-4)
-    done = mobilenet.export(tmp_path, weights=str(lively), tf=tf)
-    np.testing.assert_allclose(run(done, tf, images)[FEATURES], normalised(expected), atol=1e-4)
+    exported = mobilenet.export(tmp_path, weights=str(random_weights), tf=tf)
+    np.testing.assert_allclose(run(exported, tf, images)[FEATURES], normalised(expected), atol=1e-4)
 
 
-def test_what_is_exported_is_all_constants(untrained: Exported, tf: Any) -> None:
+def test_the_exported_model_has_only_constants(untrained: ExportedModel, tf: Any) -> None:
     assert not tf.train.list_variables(str(untrained.path / "variables" / "variables"))[1:]  # [0]: the list of objects.
     # Its 3.2 million weights once, of four bytes, and the graph.
     assert 12.8e6 < (untrained.path / "saved_model.pb").stat().st_size < 13.5e6
 
 
-def test_bfloat16_is_another_encoder_of_nearly_the_same_vectors(lively: Path, tf: Any, tmp_path: Path) -> None:
-    words = [str(tmp_path), "--weights", str(lively)]
-    assert mobilenet.main(words, {}) == mobilenet.main([*words, "--precision", "bfloat16"], {}) == 0
-    first, second = listed(tmp_path)
+def test_bfloat16_is_another_encoder_with_nearly_the_same_vectors(
+    random_weights: Path, tf: Any, tmp_path: Path
+) -> None:
+    arguments = [str(tmp_path), "--weights", str(random_weights)]
+    assert mobilenet.main(arguments, {}) == mobilenet.main([*arguments, "--precision", "bfloat16"], {}) == 0
+    first, second = list_versions(tmp_path)
     assert (first.precision, second.precision) == ("float32", "bfloat16")
     assert second.encoder == first.encoder.replace("mobilenet-", "mobilenet-bfloat16-")
     assert second.size_bytes < first.size_bytes - 6e6
-    vectors = [run(exported(tmp_path, version), tf, noise(2)) for version in (1, 2)]
+    vectors = [run(find_model(tmp_path, version), tf, noise(2)) for version in (1, 2)]
     cosines = (vectors[0][FEATURES] * vectors[1][FEATURES]).sum(axis=1)
     assert vectors[1][ENCODER].tolist() == [second.encoder.encode()] * 2
     assert (cosines > 0.99).all()
@@ -112,27 +114,27 @@ def test_bfloat16_is_another_encoder_of_nearly_the_same_vectors(lively: Path, tf
     np.testing.assert_allclose(np.linalg.norm(vectors[1][FEATURES], axis=1), 1, atol=1e-5)
 
 
-def test_untrained_is_in_the_name_whatever_the_precision(tf: Any, tmp_path: Path) -> None:
-    done = mobilenet.export(tmp_path, weights="untrained", precision="bfloat16", tf=tf)
-    assert done.encoder.startswith("mobilenet-untrained-bfloat16-")
-    outputs = run(done, tf, noise(1))
+def test_the_fingerprint_says_untrained_at_any_precision(tf: Any, tmp_path: Path) -> None:
+    exported = mobilenet.export(tmp_path, weights="untrained", precision="bfloat16", tf=tf)
+    assert exported.encoder.startswith("mobilenet-untrained-bfloat16-")
+    outputs = run(exported, tf, noise(1))
     np.testing.assert_allclose(np.linalg.norm(outputs[FEATURES], axis=1), 1, atol=1e-5)
 
 
-def test_every_row_names_the_encoder(untrained: Exported, tf: Any) -> None:
+def test_every_row_contains_the_fingerprint(untrained: ExportedModel, tf: Any) -> None:
     outputs = run(untrained, tf, noise(2))
     assert outputs[FEATURES].shape == (2, DIM)
     assert outputs[ENCODER].tolist() == [untrained.encoder.encode()] * 2
 
 
-def test_the_signature_is_the_one_that_was_promised(untrained: Exported, tf: Any) -> None:
+def test_the_exported_signature_is_the_declared_one(untrained: ExportedModel, tf: Any) -> None:
     (specification,) = tf.saved_model.load(str(untrained.path)).signatures[SIGNATURE].structured_input_signature[1:]
     assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in specification.items()} == {
         IMAGES: (tf.uint8, [None, 224, 224, 3])
     }
 
 
-def test_tf_serving_can_batch_by_the_shapes_that_the_signature_declares(untrained: Exported, tf: Any) -> None:
+def test_tf_serving_can_batch_by_the_shapes_that_the_signature_declares(untrained: ExportedModel, tf: Any) -> None:
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel.FromString((untrained.path / "saved_model.pb").read_bytes())
@@ -149,7 +151,7 @@ def test_tf_serving_can_batch_by_the_shapes_that_the_signature_declares(untraine
     assert declared(signature.outputs) == {FEATURES: (tf.float32, [-1, DIM]), ENCODER: (tf.string, [-1])}
 
 
-def test_warm_up_requests_are_what_tf_serving_reads_and_the_model_answers(untrained: Exported, tf: Any) -> None:
+def test_tf_serving_can_read_the_warm_up_requests_and_the_model_can_run_them(untrained: ExportedModel, tf: Any) -> None:
     from tensorflow_serving.apis import prediction_log_pb2
 
     file = untrained.path / "assets.extra" / "tf_serving_warmup_requests"
@@ -165,24 +167,24 @@ def test_warm_up_requests_are_what_tf_serving_reads_and_the_model_answers(untrai
     assert run(untrained, tf, images[1])[FEATURES].shape == (8, DIM)
 
 
-def test_untrained_says_so_in_the_log_and_in_its_name(
+def test_an_untrained_model_says_so_in_the_log_and_in_its_fingerprint(
     tf: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "encoders.image.mobilenet"):
-        done = mobilenet.export(tmp_path, weights="untrained", tf=tf)
-    assert done.encoder.startswith("mobilenet-untrained-")
+        exported = mobilenet.export(tmp_path, weights="untrained", tf=tf)
+    assert exported.encoder.startswith("mobilenet-untrained-")
     assert "UNTRAINED" in caplog.text
 
 
-def test_the_same_weights_are_the_same_encoder_and_are_not_written_twice(
-    untrained: Exported, tf: Any, capsys: pytest.CaptureFixture[str]
+def test_the_same_weights_are_the_same_encoder_and_are_not_exported_twice(
+    untrained: ExportedModel, tf: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = untrained.path.parent.parent
     assert mobilenet.main([str(models), "--weights", "untrained", "--seed", "3", "--json"], {}) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said == {"path": str(untrained.path), "version": untrained.version, "encoder": untrained.encoder}
-    assert list(versions(models)) == [1]
-    with pytest.raises(BadSettings, match="exists already"):
+    result = json.loads(capsys.readouterr().out)
+    assert result == {"path": str(untrained.path), "version": untrained.version, "encoder": untrained.encoder}
+    assert list(find_versions(models)) == [1]
+    with pytest.raises(BadSettings, match="already exists"):
         mobilenet.export(models, weights="untrained", seed=3, version=1, tf=tf)
     second = mobilenet.export(models, weights="untrained", seed=4, tf=tf)
     assert (second.version, second.encoder != untrained.encoder) == (2, True)
@@ -190,16 +192,16 @@ def test_the_same_weights_are_the_same_encoder_and_are_not_written_twice(
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras' own save_weights
-def test_a_file_of_weights_has_the_name_of_its_numbers(tf: Any, tmp_path: Path) -> None:
-    net = mobilenet.network("untrained", 5)
+def test_the_fingerprint_of_a_weights_file_depends_on_its_values_only(tf: Any, tmp_path: Path) -> None:
+    net = mobilenet.build_network("untrained", 5)
     net.save_weights(tmp_path / "own.weights.h5")
-    done = mobilenet.export(tmp_path, weights=str(tmp_path / "own.weights.h5"), version=12, tf=tf)
-    assert done.version == 12
-    assert done.encoder == mobilenet.fingerprint_of(net.get_weights(), trained=True)
-    assert "untrained" not in done.encoder
+    exported = mobilenet.export(tmp_path, weights=str(tmp_path / "own.weights.h5"), version=12, tf=tf)
+    assert exported.version == 12
+    assert exported.encoder == mobilenet.weights_fingerprint(net.get_weights(), trained=True)
+    assert "untrained" not in exported.encoder
 
 
-def test_weights_that_are_none_are_refused_and_nothing_is_left(tf: Any, tmp_path: Path) -> None:
+def test_a_file_that_has_no_weights_is_refused_and_nothing_is_written(tf: Any, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.weights.h5"
     damaged.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     for weights in (damaged, tmp_path / "nowhere.h5"):
@@ -208,7 +210,7 @@ def test_weights_that_are_none_are_refused_and_nothing_is_left(tf: Any, tmp_path
     assert not (tmp_path / "models").exists()
 
 
-def test_beside_a_version_that_is_damaged_the_next_one_is_written(tf: Any, tmp_path: Path) -> None:
+def test_if_the_highest_version_is_damaged_a_new_one_is_exported(tf: Any, tmp_path: Path) -> None:
     damaged = tmp_path / "mobilenet" / "3"
     damaged.mkdir(parents=True)
     (damaged / "saved_model.pb").touch()
@@ -216,19 +218,21 @@ def test_beside_a_version_that_is_damaged_the_next_one_is_written(tf: Any, tmp_p
 
 
 @pytest.mark.parametrize("version", [0, -1, 1 << 63])
-def test_a_version_that_no_server_can_name_is_refused(tf: Any, tmp_path: Path, version: int) -> None:
-    with pytest.raises(BadSettings, match=f"--model-version {version}: not in 1"):
+def test_a_version_number_outside_int64_or_below_one_is_refused(tf: Any, tmp_path: Path, version: int) -> None:
+    with pytest.raises(BadSettings, match=f"--model-version {version}: expected 1"):
         mobilenet.export(tmp_path, weights="untrained", version=version, tf=tf)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_file_where_the_models_should_be_is_named(tf: Any, tmp_path: Path) -> None:
+def test_the_error_names_a_file_in_place_of_the_models_folder(tf: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OperatorError, match="file/mobilenet/1 cannot be written"):
         mobilenet.export(tmp_path / "file", weights="untrained", tf=tf)
 
 
-def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, tf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_the_download_fails_the_error_says_what_to_do(
+    tmp_path: Path, tf: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import keras
 
     def unreachable(**options: Any) -> None:
@@ -239,13 +243,13 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, tf: Any, mo
         mobilenet.export(tmp_path, weights="imagenet", tf=tf)
 
 
-def test_a_folder_that_holds_another_model_is_refused(untrained: Exported, tf: Any, tmp_path: Path) -> None:
+def test_a_version_folder_with_another_model_is_refused(untrained: ExportedModel, tf: Any, tmp_path: Path) -> None:
     shutil.copytree(untrained.path, tmp_path / "1")
-    (tmp_path / "1" / CARD).write_text('{"encoder": "mobilenet-000000000000"}', encoding="utf-8")
-    with pytest.raises(BadArtifact, match="its card says"):
+    (tmp_path / "1" / METADATA_FILE).write_text('{"encoder": "mobilenet-000000000000"}', encoding="utf-8")
+    with pytest.raises(BadArtifact, match=r"but fingerprint\.json names"):
         SavedModel(tf, tmp_path / "1", ONE)
     (tmp_path / "1" / "variables" / "variables.index").unlink()
-    with pytest.raises(BadArtifact, match="no image model"):
+    with pytest.raises(BadArtifact, match="is not an image model"):
         SavedModel(tf, tmp_path / "1", ONE)
 
 
@@ -273,8 +277,8 @@ def precision_at_10(vectors: F32, shown: npt.NDArray[np.str_]) -> float:
 
 
 @pytest.mark.data
-def test_imagenet_weights_find_the_same_kind_of_clothes_far_more_often(
-    real_data: Path, untrained: Exported, tf: Any, tmp_path: Path
+def test_imagenet_weights_retrieve_the_same_kind_of_clothes_far_more_often(
+    real_data: Path, untrained: ExportedModel, tf: Any, tmp_path: Path
 ) -> None:
     pixels, shown = photos(real_data, 400)
     (weights,) = (real_data / "mobilenet").glob("*.h5")
@@ -289,15 +293,15 @@ def test_imagenet_weights_find_the_same_kind_of_clothes_far_more_often(
 
 
 @pytest.mark.data
-def test_the_export_gives_what_keras_gives_for_real_photos(real_data: Path, tf: Any, tmp_path: Path) -> None:
+def test_the_export_gives_the_features_of_keras_for_real_photos(real_data: Path, tf: Any, tmp_path: Path) -> None:
     pixels, _ = photos(real_data, 24)
     (weights,) = (real_data / "mobilenet").glob("*.h5")
-    net = mobilenet.network(str(weights))
+    net = mobilenet.build_network(str(weights))
     expected = net.predict(pixels / np.float32(127.5) - 1, verbose=0)
-    raw = features(tf, convolutions(net), pixels, "float32").numpy()
+    raw = compute_features(tf, fold_batch_norms(net), pixels, "float32").numpy()
     assert expected.max() > 1, "not so small that anything passes"
     np.testing.assert_allclose(raw, expected, rtol=0, atol=1e-4)
-    done = mobilenet.export(tmp_path, weights=str(weights), tf=tf)
-    np.testing.assert_allclose(run(done, tf, pixels)[FEATURES], normalised(expected), rtol=0, atol=1e-4)
+    exported = mobilenet.export(tmp_path, weights=str(weights), tf=tf)
+    np.testing.assert_allclose(run(exported, tf, pixels)[FEATURES], normalised(expected), rtol=0, atol=1e-4)
     half = mobilenet.export(tmp_path, weights=str(weights), precision="bfloat16", tf=tf)
     assert ((run(half, tf, pixels)[FEATURES] * normalised(expected)).sum(axis=1) > 0.995).all()

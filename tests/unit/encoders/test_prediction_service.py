@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders.image.prediction_service import BadTensor, array, strings, tensor, type_name
+from encoders.image.prediction_service import BadTensor, to_array, to_string_tensor, to_tensor, type_name
 from encoders.tfserving.v1 import prediction_pb2 as pb
 
 # The official stubs without importing TensorFlow: an empty module that only says where its files are.
@@ -32,7 +32,7 @@ def in_a_process(script: str) -> str:
     return done.stdout
 
 
-def test_the_client_loads_without_tensorflow_and_in_little_memory() -> None:
+def test_the_client_imports_without_tensorflow_and_in_little_memory() -> None:
     printed = in_a_process(
         "import pathlib, sys, json\n"
         "import encoders.image.client\n"
@@ -46,7 +46,7 @@ def test_the_client_loads_without_tensorflow_and_in_little_memory() -> None:
     assert sum(peak_kib) < 150 * 1024
 
 
-def test_every_field_is_one_of_the_official_protocol() -> None:
+def test_every_field_is_in_the_official_protocol() -> None:
     """Name, number, type, label and packing: then the bytes on the wire are the same."""
     script = OFFICIAL + (
         "from encoders.image.prediction_service import pb\n"
@@ -83,7 +83,7 @@ def test_every_field_is_one_of_the_official_protocol() -> None:
     assert int(in_a_process(script)) > 60
 
 
-def test_services_and_methods_have_their_official_names() -> None:
+def test_services_and_methods_have_the_official_names() -> None:
     script = OFFICIAL + (
         "from encoders.image.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG\n"
         "def path(m): return f'/{m.containing_service.full_name}/{m.name}'\n"
@@ -97,12 +97,12 @@ def test_services_and_methods_have_their_official_names() -> None:
     in_a_process(script)
 
 
-def test_a_request_is_the_bytes_of_the_official_one_both_ways() -> None:
+def test_requests_are_byte_identical_to_the_official_messages_in_both_directions() -> None:
     script = OFFICIAL + (
         "import numpy as np\n"
-        "from encoders.image.prediction_service import array, pb, tensor\n"
+        "from encoders.image.prediction_service import pb, to_array, to_tensor\n"
         "values = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)\n"
-        "ours = pb.PredictRequest(inputs={'images': tensor(values)}, output_filter=['features'])\n"
+        "ours = pb.PredictRequest(inputs={'images': to_tensor(values)}, output_filter=['features'])\n"
         "ours.model_spec.name, ours.model_spec.signature_name = 'mobilenet', 'serving_default'\n"
         "ours.model_spec.version.value = 7\n"
         "theirs = predict_pb2.PredictRequest()\n"
@@ -114,7 +114,7 @@ def test_a_request_is_the_bytes_of_the_official_one_both_ways() -> None:
         "wire = theirs.SerializeToString(deterministic=True)\n"
         "assert ours.SerializeToString(deterministic=True) == wire\n"
         "read = pb.PredictRequest.FromString(wire)\n"
-        "assert (array(read.inputs['images']) == values).all()\n"
+        "assert (to_array(read.inputs['images']) == values).all()\n"
         "t.half_val.append(3); t.variant_val.add()\n"  # Fields that are left out here are skipped, not an error.
         "assert pb.TensorProto.FromString(t.SerializeToString()).tensor_content == values.tobytes()"
     )
@@ -122,30 +122,30 @@ def test_a_request_is_the_bytes_of_the_official_one_both_ways() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.float32, np.float64])
-def test_an_array_comes_back_as_it_went(dtype: Any) -> None:
+def test_an_array_round_trips_through_a_tensor(dtype: Any) -> None:
     values = np.arange(24).reshape(2, 3, 4).astype(dtype)
-    back = array(tensor(values))
+    back = to_array(to_tensor(values))
     np.testing.assert_array_equal(back, values)
     assert back.dtype == dtype
 
 
-def test_an_array_in_another_memory_order_is_sent_in_row_order() -> None:
+def test_an_array_in_fortran_order_is_sent_in_row_order() -> None:
     values = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
-    np.testing.assert_array_equal(array(tensor(values)), values)
+    np.testing.assert_array_equal(to_array(to_tensor(values)), values)
 
 
-def test_values_are_read_from_the_fields_of_their_type_too() -> None:
+def test_values_are_also_read_from_the_repeated_field_of_their_type() -> None:
     two = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=2)])
     floats = pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=two, float_val=[0.5, 2])
     small = pb.TensorProto(dtype=pb.DT_UINT8, tensor_shape=two, int_val=[0, 255])
-    assert array(floats).tolist() == [0.5, 2]
-    assert array(small).tolist() == [0, 255]
-    assert array(strings([b"a", b"b"])).tolist() == [b"a", b"b"]
+    assert to_array(floats).tolist() == [0.5, 2]
+    assert to_array(small).tolist() == [0, 255]
+    assert to_array(to_string_tensor([b"a", b"b"])).tolist() == [b"a", b"b"]
 
 
-def test_no_rows_are_a_tensor_too() -> None:
-    assert array(tensor(np.empty((0, 3), np.float32))).shape == (0, 3)
-    assert array(strings([])).shape == (0,)
+def test_an_array_without_rows_round_trips() -> None:
+    assert to_array(to_tensor(np.empty((0, 3), np.float32))).shape == (0, 3)
+    assert to_array(to_string_tensor([])).shape == (0,)
 
 
 def shaped(*sizes: int, **values: Any) -> pb.TensorProto:
@@ -156,28 +156,28 @@ def shaped(*sizes: int, **values: Any) -> pb.TensorProto:
 @pytest.mark.parametrize(
     ("proto", "reason"),
     [
-        (shaped(2, 2, dtype=pb.DT_UINT8, tensor_content=b"abc"), "do not fill"),
-        (shaped(1 << 40, 1 << 40, dtype=pb.DT_UINT8, int_val=[1]), "do not fill"),
-        (shaped(-1, dtype=pb.DT_UINT8, tensor_content=b"abc"), "not known"),
-        (shaped(1, dtype=pb.DT_FLOAT, tensor_content=b"abcde"), "no whole values"),
+        (shaped(2, 2, dtype=pb.DT_UINT8, tensor_content=b"abc"), "do not match the shape"),
+        (shaped(1 << 40, 1 << 40, dtype=pb.DT_UINT8, int_val=[1]), "do not match the shape"),
+        (shaped(-1, dtype=pb.DT_UINT8, tensor_content=b"abc"), "shape is unknown"),
+        (shaped(1, dtype=pb.DT_FLOAT, tensor_content=b"abcde"), "not a multiple"),
         (shaped(1, dtype=pb.DT_UINT8, int_val=[256]), "0..255"),
         (shaped(1, dtype=pb.DT_UINT8, int_val=[-1]), "0..255"),
         (shaped(1, dtype=19), "type 19"),
         (shaped(1), "invalid"),
-        (pb.TensorProto(dtype=pb.DT_UINT8, tensor_shape=pb.TensorShapeProto(unknown_rank=True)), "not known"),
+        (pb.TensorProto(dtype=pb.DT_UINT8, tensor_shape=pb.TensorShapeProto(unknown_rank=True)), "shape is unknown"),
     ],
 )
-def test_a_tensor_that_is_not_what_it_says_is_refused(proto: pb.TensorProto, reason: str) -> None:
+def test_an_inconsistent_tensor_is_refused(proto: pb.TensorProto, reason: str) -> None:
     with pytest.raises(BadTensor, match=reason):
-        array(proto)
+        to_array(proto)
 
 
-def test_a_type_is_called_by_its_name() -> None:
+def test_type_names() -> None:
     assert type_name(pb.DT_UINT8) == "uint8"
 
 
 @pytest.mark.slow
-def test_tensorflow_and_its_own_stubs_load_beside_these_in_either_order() -> None:
+def test_tensorflow_and_its_stubs_import_beside_ours_in_either_order() -> None:
     in_a_process(
         "from encoders.image.prediction_service import pb\n"
         "import tensorflow as tf\n"
@@ -189,8 +189,8 @@ def test_tensorflow_and_its_own_stubs_load_beside_these_in_either_order() -> Non
         "import tensorflow as tf\n"
         "from tensorflow_serving.apis import predict_pb2\n"
         "import numpy as np\n"
-        "from encoders.image.prediction_service import pb, tensor\n"
+        "from encoders.image.prediction_service import pb, to_tensor\n"
         "official = predict_pb2.PredictRequest.FromString(\n"
-        "    pb.PredictRequest(inputs={'x': tensor(np.arange(3.0))}).SerializeToString())\n"
+        "    pb.PredictRequest(inputs={'x': to_tensor(np.arange(3.0))}).SerializeToString())\n"
         "assert tf.make_ndarray(official.inputs['x']).tolist() == [0, 1, 2]\n"
     )

@@ -1,4 +1,4 @@
-"""The product encoder: trained, judged, written, read."""
+"""The product encoder: training, quality gate, writing and loading."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pytest
 
 from encoders.product import model as product
 from encoders.product.model import ProductModel
-from encoders.product.train import Examples, NotBetter, check_better, train
+from encoders.product.train import NotBetter, TrainingProducts, check_better, train
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.vectors import F32
-from tests.unit.encoders.made_products import examples
+from tests.unit.encoders.synthetic_products import make_products
 
 
 @pytest.fixture(scope="module")
-def given() -> Examples:
-    return examples()
+def products() -> TrainingProducts:
+    return make_products()
 
 
 @pytest.fixture(scope="module")
-def folder(given: Examples, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(products: TrainingProducts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("encoders") / "product"
-    train(given, out)
+    train(products, out)
     return out
 
 
@@ -34,70 +34,74 @@ def model(folder: Path) -> ProductModel:
     return product.load(folder)
 
 
-def test_the_same_products_give_the_same_encoder(given: Examples, model: ProductModel, tmp_path: Path) -> None:
-    assert train(given, tmp_path / "again") == model.fingerprint
-    assert train(given, tmp_path / "other", seed=1).startswith("product-")
+def test_the_same_products_give_the_same_encoder(
+    products: TrainingProducts, model: ProductModel, tmp_path: Path
+) -> None:
+    assert train(products, tmp_path / "again") == model.fingerprint
+    assert train(products, tmp_path / "other", seed=1).startswith("product-")
 
 
-def test_it_is_better_than_either_side_alone_on_products_that_it_did_not_learn_from(model: ProductModel) -> None:
-    measured = model.measured["precision_at_10"]
+def test_precision_on_held_out_products_is_better_than_with_one_modality(model: ProductModel) -> None:
+    precision = model.metrics["precision_at_10"]
     for label in ("category", "broad category"):
-        assert measured[label]["product"] > max(measured[label]["image"], measured[label]["text"])
-    assert measured["tag colour"]["product"] > measured["tag colour"]["text"]
-    assert "tag loose" not in measured
-    assert model.measured["learnt_from"] + model.measured["judged_by"] < 900
+        assert precision[label]["product"] > max(precision[label]["image"], precision[label]["text"])
+    assert precision["tag colour"]["product"] > precision["tag colour"]["text"]
+    assert "tag loose" not in precision
+    assert model.metrics["training_products"] + model.metrics["test_products"] < 900
 
 
-def test_a_vector_does_not_depend_on_its_company(given: Examples, model: ProductModel) -> None:
-    images, texts = given.images[:9].copy(), given.texts[:9].copy()
+def test_a_vector_does_not_depend_on_its_batch(products: TrainingProducts, model: ProductModel) -> None:
+    images, texts = products.images[:9].copy(), products.texts[:9].copy()
     images[3:6], texts[6:] = 0, 0
     together = model.encode(images, texts)
     for row in range(9):
         np.testing.assert_allclose(together[row], model.encode(images[row][None], texts[row][None])[0], atol=1e-6)
 
 
-def test_neither_photo_nor_title_gives_zeros_and_has_no_category(given: Examples, model: ProductModel) -> None:
-    images, texts = given.images[:2].copy(), given.texts[:2].copy()
+def test_a_product_with_neither_image_nor_text_gives_zeros_and_cannot_be_classified(
+    products: TrainingProducts, model: ProductModel
+) -> None:
+    images, texts = products.images[:2].copy(), products.texts[:2].copy()
     images[1], texts[1] = 0, 0
     vectors = model.encode(images, texts)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 0], atol=1e-5)
-    with pytest.raises(ValueError, match="neither photo nor title"):
+    with pytest.raises(ValueError, match="neither image nor text"):
         model.classify(images, texts, limit=3, precision=0.9)
 
 
-def test_categories_come_by_falling_probability_and_are_right_more_often_with_both(
-    given: Examples, model: ProductModel
+def test_categories_are_sorted_by_probability_and_more_accurate_with_both_modalities(
+    products: TrainingProducts, model: ProductModel
 ) -> None:
     def accuracy(images: F32, texts: F32) -> float:
         guesses = model.classify(images, texts, limit=1, precision=0.9)
-        hits = [guess.categories[0] == c for guess, c in zip(guesses, given.categories, strict=True)]
+        hits = [prediction.categories[0] == c for prediction, c in zip(guesses, products.categories, strict=True)]
         return float(np.mean(hits))
 
-    both = accuracy(given.images, given.texts)
+    both = accuracy(products.images, products.texts)
     assert both > 0.7
-    assert both > accuracy(given.images, given.texts * 0) > 1 / 9
-    assert both > accuracy(given.images * 0, given.texts) > 1 / 9
-    (guess,) = model.classify(given.images[:1], given.texts[:1], limit=100, precision=0.9)
-    assert sorted(guess.categories) == list(model.categories) == sorted(set(given.categories))
-    assert (np.diff(guess.probabilities) <= 0).all()
-    assert guess.probabilities.sum() == pytest.approx(1, abs=1e-5)
+    assert both > accuracy(products.images, products.texts * 0) > 1 / 9
+    assert both > accuracy(products.images * 0, products.texts) > 1 / 9
+    (prediction,) = model.classify(products.images[:1], products.texts[:1], limit=100, precision=0.9)
+    assert sorted(prediction.categories) == list(model.categories) == sorted(set(products.categories))
+    assert (np.diff(prediction.probabilities) <= 0).all()
+    assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_what_is_not_better_than_the_photo_alone_is_refused_with_the_figures(tmp_path: Path) -> None:
-    shown = examples(noise=0.01, told=False)
+def test_an_encoder_no_better_than_the_image_alone_is_refused_with_the_figures(tmp_path: Path) -> None:
+    products_without_text = make_products(noise=0.01, informative_texts=False)
     with pytest.raises(NotBetter, match=r"by category 1\.000.*image alone 1\.000"):
-        train(shown, tmp_path / "product")
+        train(products_without_text, tmp_path / "product")
     assert not list(tmp_path.iterdir())
 
 
 def precisions(**by_label: tuple[float, float, float]) -> dict[str, dict[str, float]]:
-    """By label, of image, text and product."""
+    """Label -> space -> precision, given (image, text, product) per label."""
     spaces = ("image", "text", "product")
     return {label.replace("_", " "): dict(zip(spaces, values, strict=True)) for label, values in by_label.items()}
 
 
 @pytest.mark.parametrize(
-    ("category", "broad", "alone"),
+    ("category", "broad", "modality"),
     [
         ((0.8, 0.7, 0.8), (0.9, 0.9, 0.95), "image"),
         ((0.7, 0.8, 0.8), (0.9, 0.9, 0.95), "text"),
@@ -105,53 +109,53 @@ def precisions(**by_label: tuple[float, float, float]) -> dict[str, dict[str, fl
         ((0.7, 0.7, 0.8), (0.9, 0.951, 0.95), "text"),
     ],
 )
-def test_either_side_alone_that_is_as_good_by_full_category_or_better_by_the_broad_one_refuses_it(
-    category: tuple[float, float, float], broad: tuple[float, float, float], alone: str
+def test_the_gate_fails_if_one_modality_is_as_good_by_full_or_better_by_broad_category(
+    category: tuple[float, float, float], broad: tuple[float, float, float], modality: str
 ) -> None:
-    with pytest.raises(NotBetter, match=rf"by {alone} alone"):
+    with pytest.raises(NotBetter, match=rf"by {modality} alone"):
         check_better(precisions(category=category, broad_category=broad))
 
 
-def test_by_the_broad_category_it_may_be_as_good_and_by_tags_anything() -> None:
+def test_the_gate_passes_if_equal_by_broad_category_and_worse_by_tags() -> None:
     tags = (0.4, 0.2, 0.1)
     check_better(precisions(category=(0.7, 0.7, 0.8), broad_category=(1, 0.9, 1), tag_colour=tags))
 
 
-def test_the_broad_category_is_the_first_level_that_tells_products_apart(
-    given: Examples, model: ProductModel, tmp_path: Path
+def test_the_broad_category_is_the_first_level_with_several_categories(
+    products: TrainingProducts, model: ProductModel, tmp_path: Path
 ) -> None:
-    below = dataclasses.replace(given, categories=[f"all/of them/{category}" for category in given.categories])
-    train(below, tmp_path / "product")
+    nested = dataclasses.replace(products, categories=[f"all/of them/{category}" for category in products.categories])
+    train(nested, tmp_path / "product")
 
-    measured = product.load(tmp_path / "product").measured["precision_at_10"]
+    precision = product.load(tmp_path / "product").metrics["precision_at_10"]
     for space in ("image", "text"):
-        assert measured["broad category"][space] == model.measured["precision_at_10"]["broad category"][space]
-    assert measured["broad category"]["product"] < 1
+        assert precision["broad category"][space] == model.metrics["precision_at_10"]["broad category"][space]
+    assert precision["broad category"]["product"] < 1
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"categories": ["only"] * 900}, "1 categories with 5 or more training products"),
-        ({"categories": [f"of {i}" for i in range(900)]}, "0 categories with 5 or more training products"),
+        ({"categories": ["only"] * 900}, "1 categories have 5 or more training products"),
+        ({"categories": [f"of {i}" for i in range(900)]}, "0 categories have 5 or more training products"),
     ],
 )
-def test_categories_that_teach_nothing_are_refused(
-    given: Examples, tmp_path: Path, change: dict[str, list[str]], complaint: str
+def test_fewer_than_two_trainable_categories_are_refused(
+    products: TrainingProducts, tmp_path: Path, change: dict[str, list[str]], complaint: str
 ) -> None:
     with pytest.raises(NotBetter, match=complaint):
-        train(dataclasses.replace(given, **change), tmp_path / "product")  # type: ignore[arg-type]  # by name
+        train(dataclasses.replace(products, **change), tmp_path / "product")  # type: ignore[arg-type]  # by name
 
 
 @pytest.mark.parametrize("count", [0, 1, 60])
 def test_too_few_products_are_refused(tmp_path: Path, count: int) -> None:
-    with pytest.raises(NotBetter, match=r"categories with|held-out products share"):
-        train(_first(count), tmp_path / "product")
+    with pytest.raises(NotBetter, match=r"categories have|held-out products share"):
+        train(_first_products(count), tmp_path / "product")
 
 
-def _first(count: int) -> Examples:
-    all_of_them = examples()
-    return Examples(
+def _first_products(count: int) -> TrainingProducts:
+    all_of_them = make_products()
+    return TrainingProducts(
         ids=all_of_them.ids[:count],
         categories=all_of_them.categories[:count],
         tags=all_of_them.tags[:count],
@@ -162,17 +166,17 @@ def _first(count: int) -> Examples:
     )
 
 
-def test_untrained_photo_vectors_are_told_by_the_name(given: Examples, tmp_path: Path) -> None:
-    untrained = dataclasses.replace(given, image_encoder="mobilenet-untrained-0123456789ab")
+def test_the_fingerprint_says_if_the_image_encoder_was_untrained(products: TrainingProducts, tmp_path: Path) -> None:
+    untrained = dataclasses.replace(products, image_encoder="mobilenet-untrained-0123456789ab")
     assert train(untrained, tmp_path / "product").startswith("product-untrained-")
 
 
-def test_a_folder_that_exists_is_not_overwritten(given: Examples, folder: Path) -> None:
-    with pytest.raises(OperatorError, match="exists already"):
-        train(given, folder)
+def test_an_existing_folder_is_not_overwritten(products: TrainingProducts, folder: Path) -> None:
+    with pytest.raises(OperatorError, match="already exists"):
+        train(products, folder)
 
 
-def test_a_changed_file_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_file_is_refused_and_named(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in folder.iterdir():
@@ -182,18 +186,18 @@ def test_a_changed_file_is_refused_by_name(folder: Path, tmp_path: Path) -> None
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(BadArtifact, match=r"both_weights\.npy: not the file that the manifest describes"):
+    with pytest.raises(BadArtifact, match=r"both_weights\.npy: its SHA-256 differs"):
         product.load(copy)
     weights.unlink()
     with pytest.raises(BadArtifact, match=r"both_weights\.npy"):
         product.load(copy)
 
 
-def test_a_manifest_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_or_foreign_manifest_is_refused(folder: Path, tmp_path: Path) -> None:
     for change, complaint in (
         ({"format": 99}, "format"),
         ({"kind": "scdv"}, "format"),
-        ({"blocks": []}, "changed since"),
+        ({"blocks": []}, "does not match its fingerprint"),
     ):
         manifest = json.loads((folder / "manifest.json").read_text()) | change
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))

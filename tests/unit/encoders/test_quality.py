@@ -1,11 +1,18 @@
-"""How good neighbours are, and confidences: the arithmetic."""
+"""The quality metrics: precision@k, votes of neighbours and calibration error."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from encoders.quality import expected_calibration_error, neighbours, precision_at_10, precisions, reliability, voted
+from encoders.quality import (
+    expected_calibration_error,
+    majority_vote,
+    nearest_neighbours,
+    neighbour_precisions,
+    precision_at_10,
+    reliability_bins,
+)
 from lookalike.vectors import F32, normalised
 
 
@@ -13,39 +20,39 @@ def _random(count: int, dim: int = 6) -> F32:
     return normalised(np.random.default_rng(0).standard_normal((count, dim)).astype(np.float32))
 
 
-def test_neighbours_are_the_nearest_others_nearest_first() -> None:
+def test_neighbours_exclude_the_query_and_are_sorted_nearest_first() -> None:
     vectors = normalised(np.array([[1, 0], [1, 0.1], [1, 0.5], [0, 1]], np.float32))
 
-    np.testing.assert_array_equal(neighbours(vectors, 2), [[1, 2], [0, 2], [1, 0], [2, 1]])
+    np.testing.assert_array_equal(nearest_neighbours(vectors, 2), [[1, 2], [0, 2], [1, 0], [2, 1]])
 
 
 @pytest.mark.parametrize("count", [513, 700])
-def test_neighbours_of_many_are_those_of_a_full_sort(count: int) -> None:
+def test_neighbours_equal_those_of_a_full_sort(count: int) -> None:
     vectors = _random(count)
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -np.inf)
 
-    np.testing.assert_array_equal(neighbours(vectors, 10), np.argsort(-scores, axis=1, kind="stable")[:, :10])
+    np.testing.assert_array_equal(nearest_neighbours(vectors, 10), np.argsort(-scores, axis=1, kind="stable")[:, :10])
 
 
-def test_equal_scores_are_in_the_order_of_rows() -> None:
+def test_equal_scores_are_ordered_by_row() -> None:
     vectors = np.tile(np.array([[0.6, 0.8]], np.float32), (5, 1))
 
-    np.testing.assert_array_equal(neighbours(vectors, 4)[2], [0, 1, 3, 4])
+    np.testing.assert_array_equal(nearest_neighbours(vectors, 4)[2], [0, 1, 3, 4])
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_there_are_no_more_neighbours_than_others(count: int) -> None:
-    assert neighbours(_random(count), 10).shape == (count, max(count - 1, 0))
+def test_there_are_at_most_n_minus_one_neighbours(count: int) -> None:
+    assert nearest_neighbours(_random(count), 10).shape == (count, max(count - 1, 0))
 
 
-def test_precision_is_the_share_of_neighbours_of_the_own_label() -> None:
-    found = np.array([[1, 2], [0, 2], [0, 1]])
+def test_precision_is_the_share_of_neighbours_with_the_same_label() -> None:
+    neighbours = np.array([[1, 2], [0, 2], [0, 1]])
 
-    np.testing.assert_allclose(precisions(found, ["a", "a", "b"]), [0.5, 0.5, 0])
+    np.testing.assert_allclose(neighbour_precisions(neighbours, ["a", "a", "b"]), [0.5, 0.5, 0])
 
 
-def test_a_label_of_one_product_does_not_count_in_the_mean() -> None:
+def test_a_label_that_occurs_once_is_left_out_of_the_mean() -> None:
     vectors = normalised(np.array([[1, 0.01 * i] for i in range(11)] + [[0, 1], [0.01, 1]], np.float32))
 
     assert precision_at_10(vectors[:11], ["a"] * 11) == 1
@@ -54,19 +61,19 @@ def test_a_label_of_one_product_does_not_count_in_the_mean() -> None:
     assert precision_at_10(vectors, ["a"] * 11 + ["b"] * 2) == pytest.approx((11 * 1 + 2 * 0.1) / 13)
 
 
-def test_nothing_to_compare_is_precision_0() -> None:
+def test_precision_is_0_without_repeated_labels() -> None:
     assert precision_at_10(_random(0), []) == 0
     assert precision_at_10(_random(1), ["a"]) == 0
     assert precision_at_10(_random(2), ["a", "b"]) == 0
 
 
-def test_confidences_that_come_true_as_often_as_they_say_have_no_calibration_error() -> None:
+def test_calibrated_confidences_have_no_calibration_error() -> None:
     confidences, right = np.repeat([0.25, 0.75], 100), np.tile([True, False, False, False], 25)
 
     assert expected_calibration_error(confidences, np.concatenate([right, ~right])) == pytest.approx(0)
 
 
-def test_calibration_error_is_the_distance_of_confidence_and_accuracy_weighted_by_queries() -> None:
+def test_calibration_error_is_the_weighted_distance_of_confidence_and_accuracy() -> None:
     confidences = np.array([0.95] * 30 + [0.55] * 10)
     right = np.array([True] * 15 + [False] * 15 + [True] * 10)
 
@@ -75,47 +82,49 @@ def test_calibration_error_is_the_distance_of_confidence_and_accuracy_weighted_b
     assert expected_calibration_error(confidences, right, bins=1) == pytest.approx(0.85 - 25 / 40)
 
 
-def test_certainty_belongs_to_the_last_bin_and_no_answers_have_no_error() -> None:
+def test_confidence_1_is_in_the_last_bin_and_no_predictions_have_no_error() -> None:
     assert expected_calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
     assert expected_calibration_error(np.array([]), np.array([], bool)) == 0
 
 
-def test_bins_of_confidence_tell_how_often_answers_were_right() -> None:
-    told = reliability(np.array([0.1, 0.2, 0.9, 0.7, 1.0]), np.array([False, True, True, False, True]), bins=2)
+def test_reliability_reliabilityhave_mean_confidence_and_accuracy() -> None:
+    reliability = reliability_bins(
+        np.array([0.1, 0.2, 0.9, 0.7, 1.0]), np.array([False, True, True, False, True]), bins=2
+    )
 
-    np.testing.assert_allclose(told, [(0.15, 0.5, 2), (2.6 / 3, 2 / 3, 3)])
+    np.testing.assert_allclose(reliability, [(0.15, 0.5, 2), (2.6 / 3, 2 / 3, 3)])
 
 
-def test_the_label_of_most_of_the_nearest_wins_with_its_share() -> None:
+def test_the_most_frequent_label_of_the_nearest_wins_with_its_share() -> None:
     voters = normalised(np.array([[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1]], np.float32))
     queries = normalised(np.array([[1, 0.05], [0, 1]], np.float32))
 
-    names, shares = voted(queries, voters, ["a", "b", "a", "b", "b"], k=3)
+    names, shares = majority_vote(queries, voters, ["a", "b", "a", "b", "b"], k=3)
 
     assert names == ["a", "b"]
     np.testing.assert_allclose(shares, [2 / 3, 2 / 3])  # The third nearest to the last is the third voter, an "a".
 
 
-def test_with_as_many_votes_the_nearer_wins_and_then_the_first_by_name() -> None:
+def test_ties_go_to_the_nearer_label_and_then_to_the_first_by_name() -> None:
     voters = normalised(np.array([[1, 0.3], [1, 0], [0, 1], [0, -1]], np.float32))
 
-    assert voted(np.array([[1, 0]], np.float32), voters[:2], ["a", "b"])[0] == ["b"]
-    assert voted(np.array([[1, 0]], np.float32), voters[2:], ["b", "a"])[0] == ["a"]
+    assert majority_vote(np.array([[1, 0]], np.float32), voters[:2], ["a", "b"])[0] == ["b"]
+    assert majority_vote(np.array([[1, 0]], np.float32), voters[2:], ["b", "a"])[0] == ["a"]
 
 
-def test_fewer_voters_than_asked_for_all_vote() -> None:
+def test_with_fewer_than_k_references_all_of_them_vote() -> None:
     voters = normalised(np.array([[1, 0], [0, 1], [0.1, 1]], np.float32))
-    names, shares = voted(np.array([[1, 0]], np.float32), voters, ["a", "b", "b"], k=10)
+    names, shares = majority_vote(np.array([[1, 0]], np.float32), voters, ["a", "b", "b"], k=10)
 
     assert names == ["b"]
     np.testing.assert_allclose(shares, [2 / 3])
 
 
-def test_votes_about_many_are_those_about_each_alone() -> None:
+def test_votes_do_not_depend_on_the_batch_of_queries() -> None:
     queries, voters = _random(1100), _random(300)
     labels = [f"label {number % 9}" for number in range(300)]
-    together = voted(queries, voters, labels)
+    together = majority_vote(queries, voters, labels)
 
     for row in (0, 511, 512, 1099):
-        (name,), (share,) = voted(queries[row : row + 1], voters, labels)
+        (name,), (share,) = majority_vote(queries[row : row + 1], voters, labels)
         assert (name, share) == (together[0][row], together[1][row])

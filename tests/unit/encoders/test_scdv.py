@@ -1,4 +1,4 @@
-"""Sparse composite document vectors: the arithmetic."""
+"""The SCDV arithmetic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from encoders.text import scdv
 from lookalike.vectors import F32
 
-SOFT = scdv.Recipe(clusters=2, temperature=7.0)
+SOFT = scdv.ScdvParameters(clusters=2, temperature=7.0)
 
 
 def _two_groups(each: int = 30, dim: int = 8) -> F32:
@@ -27,7 +27,7 @@ def test_words_of_one_group_have_the_same_topic_and_those_of_two_do_not() -> Non
     assert favourite[0] != favourite[30]
 
 
-def test_probabilities_are_those_of_the_mixture_made_softer() -> None:
+def test_probabilities_are_those_of_the_mixture_with_a_temperature() -> None:
     from sklearn.mixture import GaussianMixture
 
     words = _two_groups()
@@ -44,58 +44,58 @@ def test_probabilities_are_those_of_the_mixture_made_softer() -> None:
 
 
 @pytest.mark.parametrize("words", [1, 2, 3])
-def test_fewer_words_than_clusters_make_fewer_clusters(words: int) -> None:
-    topics = scdv.fit_topics(_two_groups()[:words], scdv.Recipe(), seed=0)
+def test_few_words_give_fewer_topics(words: int) -> None:
+    topics = scdv.fit_topics(_two_groups()[:words], scdv.ScdvParameters(), seed=0)
     assert 1 <= len(topics.means) <= words
     assert np.isfinite(topics.probabilities(_two_groups())).all()
 
 
-def test_a_document_is_the_sum_over_its_words_of_weight_topic_and_vector() -> None:
+def test_a_document_vector_is_the_weighted_sum_over_its_words() -> None:
     random = np.random.default_rng(1)
     shares, words = (random.normal(size=shape).astype(np.float32) for shape in ((5, 4), (5, 6)))
-    documents = scdv.composites(shares, words, [3, 0, 2])
+    documents = scdv.composite_vectors(shares, words, [3, 0, 2])
     for document, of in ((documents[0], range(3)), (documents[2], range(3, 5))):
         by_hand = sum(np.outer(shares[i], words[i]).ravel() for i in of)
         np.testing.assert_allclose(document, by_hand / np.linalg.norm(by_hand), rtol=1e-5, atol=1e-7)
     assert not documents[1].any()
 
 
-def test_a_word_and_a_document_are_the_same_bits_in_any_company() -> None:
+def test_word_and_document_vectors_are_bit_identical_in_any_batch() -> None:
     """Else a component next to the threshold is now 0 and now not."""
     random = np.random.default_rng(3)
     words = random.normal(size=(200, 100)).astype(np.float32)
-    topics = scdv.fit_topics(words, scdv.Recipe(), seed=0)
+    topics = scdv.fit_topics(words, scdv.ScdvParameters(), seed=0)
     together = topics.probabilities(words)
     alone = np.concatenate([topics.probabilities(words[i : i + 1]) for i in range(len(words))])
     np.testing.assert_array_equal(alone, together)
     lengths = [1, 7, 2, 190]
     parts = np.split(np.arange(200), np.cumsum(lengths)[:-1])
-    by_one = np.concatenate([scdv.composites(together[part], words[part], [len(part)]) for part in parts])
-    np.testing.assert_array_equal(scdv.composites(together, words, lengths), by_one)
+    by_one = np.concatenate([scdv.composite_vectors(together[part], words[part], [len(part)]) for part in parts])
+    np.testing.assert_array_equal(scdv.composite_vectors(together, words, lengths), by_one)
 
 
 def test_a_higher_temperature_makes_topics_softer() -> None:
     words = _two_groups()
-    shares = scdv.fit_topics(words, scdv.Recipe(clusters=2, temperature=1000), seed=0).probabilities(words)
-    softer = scdv.fit_topics(words, scdv.Recipe(clusters=2, temperature=2000), seed=0).probabilities(words)
+    shares = scdv.fit_topics(words, scdv.ScdvParameters(clusters=2, temperature=1000), seed=0).probabilities(words)
+    softer = scdv.fit_topics(words, scdv.ScdvParameters(clusters=2, temperature=2000), seed=0).probabilities(words)
     assert (softer.max(axis=1) < shares.max(axis=1)).all()
 
 
 def test_the_words_of_a_single_document_do_not_cancel_out() -> None:
     words = _two_groups()[:3]
-    assert np.linalg.norm((words - scdv.centre_of(words)).sum(axis=0)) > 1
+    assert np.linalg.norm((words - scdv.mean_word_vector(words)).sum(axis=0)) > 1
 
 
 def test_only_small_components_become_zeros() -> None:
     documents = np.array([[1, -0.5, 0.01, 0], [0.8, -0.6, 0.02, 0.3]], dtype=np.float32)
-    threshold = scdv.threshold_of(documents, 0.04)
+    threshold = scdv.sparsity_threshold(documents, 0.04)
     assert threshold == pytest.approx(0.04 * (0.55 + 0.9) / 2)
     np.testing.assert_array_equal(
-        scdv.sparse(documents, threshold), np.array([[1, -0.5, 0, 0], [0.8, -0.6, 0, 0.3]], dtype=np.float32)
+        scdv.sparsify(documents, threshold), np.array([[1, -0.5, 0, 0], [0.8, -0.6, 0, 0.3]], dtype=np.float32)
     )
 
 
-def test_a_projection_keeps_the_angles_of_documents_that_fit_into_it() -> None:
+def test_a_projection_of_full_rank_keeps_the_angles_of_documents() -> None:
     random = np.random.default_rng(2)
     documents = (random.normal(size=(40, 6)) @ random.normal(size=(6, 100))).astype(np.float32)
     projection = scdv.fit_projection(documents, 6, seed=0)
@@ -104,20 +104,23 @@ def test_a_projection_keeps_the_angles_of_documents_that_fit_into_it() -> None:
     np.testing.assert_allclose(projected @ projected.T, documents @ documents.T, rtol=1e-3, atol=1e-2)
 
 
-def test_a_word_is_rarer_the_fewer_documents_have_it_however_often() -> None:
-    idf = scdv.idf_of([np.array([0, 1]), np.array([0, 2, 2, 2]), np.array([0])], 4)
+def test_idf_depends_on_the_number_of_documents_not_on_occurrences() -> None:
+    idf = scdv.inverse_document_frequencies([np.array([0, 1]), np.array([0, 2, 2, 2]), np.array([0])], 4)
     assert idf[0] == pytest.approx(1)
     assert idf[0] < idf[1] == idf[2] < idf[3]
 
 
 def test_an_unseen_word_loses_only_the_share_of_the_centre_that_is_in_it() -> None:
     centre = np.array([2, 0], dtype=np.float32)
-    assert scdv.guessed(np.array([1, 1], dtype=np.float32), centre, 0.1).tolist() == [0, 1]
-    assert scdv.guessed(np.array([3, 1], dtype=np.float32), centre, 0.1).tolist() == [1, 1]
-    assert scdv.guessed(np.array([-1, 1], dtype=np.float32), centre, 0.1).tolist() == [-1, 1]
-    assert scdv.guessed(np.array([1, 1], dtype=np.float32), np.zeros(2, dtype=np.float32), 0.1).tolist() == [1, 1]
+    assert scdv.unseen_word_vector(np.array([1, 1], dtype=np.float32), centre, 0.1).tolist() == [0, 1]
+    assert scdv.unseen_word_vector(np.array([3, 1], dtype=np.float32), centre, 0.1).tolist() == [1, 1]
+    assert scdv.unseen_word_vector(np.array([-1, 1], dtype=np.float32), centre, 0.1).tolist() == [-1, 1]
+    assert scdv.unseen_word_vector(np.array([1, 1], dtype=np.float32), np.zeros(2, dtype=np.float32), 0.1).tolist() == [
+        1,
+        1,
+    ]
 
 
 def test_a_word_of_subwords_that_training_never_saw_says_nothing() -> None:
-    faint = np.array([0.05, 0.05], dtype=np.float32)
-    assert not scdv.guessed(faint, np.array([2, 0], dtype=np.float32), 0.1).any()
+    min_norm = np.array([0.05, 0.05], dtype=np.float32)
+    assert not scdv.unseen_word_vector(min_norm, np.array([2, 0], dtype=np.float32), 0.1).any()

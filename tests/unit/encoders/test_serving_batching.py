@@ -22,7 +22,7 @@ def taken(waiting: BatchQueue[str], now_s: float = 0) -> list[tuple[str, int, in
     return [(part.task, part.start, part.stop) for part in waiting.take(now_s) or []]
 
 
-def test_tasks_share_a_batch_as_long_as_there_is_room_and_keep_their_order() -> None:
+def test_tasks_share_a_batch_while_there_is_room_and_keep_their_order() -> None:
     waiting = queue()
     for name, rows in (("a", 1), ("b", 2), ("c", 2)):
         waiting.add(name, rows, 0)
@@ -31,7 +31,7 @@ def test_tasks_share_a_batch_as_long_as_there_is_room_and_keep_their_order() -> 
     assert taken(waiting) == []
 
 
-def test_a_large_task_fills_what_is_open_and_goes_on_in_batches_of_its_own() -> None:
+def test_a_large_task_fills_the_open_batch_and_continues_in_new_batches() -> None:
     waiting = queue(**SPLITTING, max_enqueued_batches=3)
     waiting.add("a", 3, 0)
     waiting.add("b", 7, 0)
@@ -42,14 +42,14 @@ def test_a_large_task_fills_what_is_open_and_goes_on_in_batches_of_its_own() -> 
     assert waiting.rows == 0
 
 
-def test_a_task_larger_than_any_batch_is_the_callers_error() -> None:
+def test_a_task_above_max_batch_size_is_an_invalid_request() -> None:
     with pytest.raises(InvalidRequest, match="Task size 5 is larger than maximum input batch size 4"):
         queue().add("a", 5, 0)
     with pytest.raises(InvalidRequest, match="Task size 11 is larger than maximum input batch size 10"):
         queue(**SPLITTING).add("a", 11, 0)
 
 
-def test_as_many_batches_wait_as_may_and_then_the_queue_is_full() -> None:
+def test_beyond_max_enqueued_batches_the_queue_is_full() -> None:
     waiting = queue()
     for name in ("a", "b"):
         waiting.add(name, 3, 0)
@@ -60,7 +60,7 @@ def test_as_many_batches_wait_as_may_and_then_the_queue_is_full() -> None:
     waiting.add("d", 1, 0)
 
 
-def test_with_splitting_the_queue_is_full_when_its_rows_are() -> None:
+def test_with_splitting_the_queue_capacity_is_counted_in_rows() -> None:
     waiting = queue(**SPLITTING)
     waiting.add("a", 5, 0)
     with pytest.raises(Unavailable, match="task size is 4 but scheduling capacity is only 3"):
@@ -79,19 +79,19 @@ def test_a_refused_task_leaves_nothing_behind() -> None:
     assert waiting.rows == 0
 
 
-def test_a_batch_that_is_not_full_waits_until_its_first_task_has_waited_long_enough() -> None:
+def test_a_partial_batch_waits_until_the_timeout_of_its_first_task() -> None:
     waiting = queue(batch_timeout_micros=500_000)
-    assert waiting.due_s() == math.inf
+    assert waiting.ready_at_s() == math.inf
     waiting.add("a", 1, 10.0)
     waiting.add("b", 1, 10.4)
-    assert waiting.due_s() == 10.5
+    assert waiting.ready_at_s() == 10.5
     assert taken(waiting, 10.49) == []
     assert taken(waiting, 10.5) == [("a", 0, 1), ("b", 0, 1)]
     waiting.add("c", 1, 11.0)
-    assert waiting.due_s() == 11.5
+    assert waiting.ready_at_s() == 11.5
 
 
-def test_a_full_batch_waits_for_nothing() -> None:
+def test_a_full_batch_is_ready_at_once() -> None:
     waiting = queue(batch_timeout_micros=500_000)
     waiting.add("a", 4, 10.0)
     assert taken(waiting, 10.0) == [("a", 0, 4)]
@@ -99,22 +99,22 @@ def test_a_full_batch_waits_for_nothing() -> None:
 
 def test_batches_are_padded_to_the_next_allowed_size() -> None:
     parameters = BatchingParameters(max_batch_size=8, allowed_batch_sizes=(1, 4, 8))
-    assert [parameters.padded(rows) for rows in (1, 2, 4, 5, 8)] == [1, 4, 4, 8, 8]
-    assert BatchingParameters(max_batch_size=8).padded(3) == 3
+    assert [parameters.padded_size(rows) for rows in (1, 2, 4, 5, 8)] == [1, 4, 4, 8, 8]
+    assert BatchingParameters(max_batch_size=8).padded_size(3) == 3
 
 
 @pytest.mark.parametrize("sizes", [(4, 1), (1, 1, 8), (1, 4), (0, 8), (1, 8, 16)])
-def test_allowed_sizes_increase_to_the_size_of_a_batch(sizes: tuple[int, ...]) -> None:
+def test_allowed_sizes_must_increase_to_the_batch_size(sizes: tuple[int, ...]) -> None:
     with pytest.raises(BadSettings, match="allowed_batch_sizes"):
         BatchingParameters(max_batch_size=8, allowed_batch_sizes=sizes)
 
 
-def test_a_slice_is_not_larger_than_a_request() -> None:
+def test_max_execution_batch_size_may_not_exceed_max_batch_size() -> None:
     with pytest.raises(BadSettings, match="max_execution_batch_size=9"):
         BatchingParameters(max_batch_size=8, max_execution_batch_size=9, enable_large_batch_splitting=True)
 
 
-def test_without_splitting_a_batch_is_as_large_as_a_request() -> None:
-    assert BatchingParameters(max_batch_size=8, max_execution_batch_size=4).execution_size == 8
-    assert BatchingParameters(max_batch_size=8, enable_large_batch_splitting=True).execution_size == 8
-    assert BatchingParameters(**SPLITTING).execution_size == 4
+def test_without_splitting_max_execution_batch_size_is_ignored() -> None:
+    assert BatchingParameters(max_batch_size=8, max_execution_batch_size=4).max_execution_rows == 8
+    assert BatchingParameters(max_batch_size=8, enable_large_batch_splitting=True).max_execution_rows == 8
+    assert BatchingParameters(**SPLITTING).max_execution_rows == 4

@@ -16,16 +16,16 @@ from encoders.serving.policy import (
     State,
     Unload,
     VersionPolicy,
-    aspired,
+    aspired_versions,
     next_action,
-    parsed_labels,
-    parsed_policy,
+    parse_labels,
+    parse_policy,
 )
 from lookalike.errors import BadSettings
 
 
 @pytest.mark.parametrize(
-    ("policy", "wanted"),
+    ("policy", "aspired"),
     [
         (Latest(), {11}),
         (Latest(2), {9, 11}),
@@ -35,16 +35,16 @@ from lookalike.errors import BadSettings
         (Specific(frozenset({1, 5})), {1}),
     ],
 )
-def test_the_policy_says_which_versions_of_those_there_are_wanted(policy: VersionPolicy, wanted: set[int]) -> None:
-    assert aspired(policy, [9, 11, 1]) == wanted
+def test_the_policy_selects_the_aspired_versions(policy: VersionPolicy, aspired: set[int]) -> None:
+    assert aspired_versions(policy, [9, 11, 1]) == aspired
 
 
-def test_of_no_versions_none_is_wanted() -> None:
-    assert aspired(Latest(), []) == frozenset()
+def test_without_versions_none_is_aspired() -> None:
+    assert aspired_versions(Latest(), []) == frozenset()
 
 
 @pytest.mark.parametrize(
-    ("states", "wanted", "action"),
+    ("states", "aspired", "action"),
     [
         ({}, {1, 2}, Load(2)),
         ({2: AVAILABLE}, {1, 2}, Load(1)),
@@ -61,51 +61,51 @@ def test_of_no_versions_none_is_wanted() -> None:
     ],
 )
 def test_a_new_version_is_loaded_before_the_last_old_one_is_unloaded(
-    states: dict[int, State], wanted: set[int], action: Load | Unload | None
+    states: dict[int, State], aspired: set[int], action: Load | Unload | None
 ) -> None:
-    assert next_action(states, wanted) == action
+    assert next_action(states, aspired) == action
 
 
-def test_from_any_versions_to_any_others_there_is_always_one_that_serves() -> None:
+def test_in_every_transition_between_versions_one_is_always_available() -> None:
     every = [frozenset(some) for n in range(1, 4) for some in itertools.combinations(range(1, 5), n)]
-    for before, wanted in itertools.product(every, every):
+    for before, aspired in itertools.product(every, every):
         states: dict[int, State] = dict.fromkeys(before, AVAILABLE)
         for _ in range(10):
-            action = next_action(states, wanted)
+            action = next_action(states, aspired)
             if isinstance(action, Load):
                 states[action.version] = AVAILABLE
             elif isinstance(action, Unload):
                 del states[action.version]
             assert states
-        assert states.keys() == wanted
+        assert states.keys() == aspired
 
 
-def test_a_policy_is_written_in_a_word() -> None:
-    assert parsed_policy("latest") == Latest(1)
-    assert parsed_policy("latest:3") == Latest(3)
-    assert parsed_policy("all") == All()
-    assert parsed_policy("specific:1,30") == Specific(frozenset({1, 30}))
+def test_policies_are_parsed() -> None:
+    assert parse_policy("latest") == Latest(1)
+    assert parse_policy("latest:3") == Latest(3)
+    assert parse_policy("all") == All()
+    assert parse_policy("specific:1,30") == Specific(frozenset({1, 30}))
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "newest", "latest:", "latest:0", "all:2", "specific", "specific:", "specific:-1", f"specific:{1 << 63}"],
 )
-def test_another_word_is_no_policy(text: str) -> None:
+def test_an_unknown_policy_is_refused(text: str) -> None:
     with pytest.raises(BadSettings, match="model_version_policy"):
-        parsed_policy(text)
+        parse_policy(text)
 
 
-def test_a_label_that_is_given_twice_is_refused() -> None:
-    with pytest.raises(BadSettings, match="version_labels=stable=4: stable is version 3 already"):
-        parsed_labels(("stable=3", "canary=4", "stable=4"))
+def test_a_duplicate_label_is_refused() -> None:
+    with pytest.raises(BadSettings, match="version_labels=stable=4: stable is already version 3"):
+        parse_labels(("stable=3", "canary=4", "stable=4"))
 
 
-def test_labels_are_names_of_versions() -> None:
-    assert parsed_labels(("stable=3", "canary=12")) == {"stable": 3, "canary": 12}
+def test_labels_are_parsed() -> None:
+    assert parse_labels(("stable=3", "canary=12")) == {"stable": 3, "canary": 12}
 
 
 @pytest.mark.parametrize("pair", ["stable", "=3", "stable=", "stable=x", "stable=0", f"stable={1 << 63}"])
 def test_a_label_without_name_or_version_is_refused(pair: str) -> None:
     with pytest.raises(BadSettings, match="version_labels"):
-        parsed_labels((pair,))
+        parse_labels((pair,))

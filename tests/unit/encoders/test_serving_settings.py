@@ -16,7 +16,7 @@ from lookalike.runtime.settings import load
         ["--max-batch-size", "8"],
     ],
 )
-def test_what_the_start_would_refuse_the_check_refuses(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_settings_are_refused_before_startup(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BadSettings):
         load(ModelServerSettings, {}, [*argv, "--check-config"], description="")
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""The text encoder: trained, written, loaded, asked."""
+"""The text encoder: training, writing, loading and encoding."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from encoders.text import model as text
-from encoders.text import words
-from encoders.text.train import main, texts_of, train
+from encoders.text.train import main, read_texts, train
+from encoders.text.word_vectors import SkipGramParameters, default_epochs, train_word_vectors
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -46,7 +46,7 @@ def test_titles_become_unit_vectors_of_the_stated_dimension(artifact: Path) -> N
     assert model.fingerprint.startswith(artifact.name + "-")
 
 
-def test_a_title_is_nearest_to_those_of_the_same_thing(artifact: Path) -> None:
+def test_a_title_is_nearest_to_titles_of_the_same_product_type(artifact: Path) -> None:
     model = text.load(artifact)
     queries = model.encode(["緑のワンピース", "sneakers スニーカー", "white mug マグカップ ☆★", "ランプ"])
     nearest = (queries @ model.encode(TITLES).T).argmax(axis=1)
@@ -54,7 +54,7 @@ def test_a_title_is_nearest_to_those_of_the_same_thing(artifact: Path) -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", "   ", "☺☺☺", "★★★ !!! ---", "<br><br>", "【送料無料】", "\x00\x01"])
-def test_a_text_with_nothing_in_it_is_zeros_and_never_nan(artifact: Path, nothing: str) -> None:
+def test_a_text_without_words_gives_zeros_and_never_nan(artifact: Path, nothing: str) -> None:
     zeros, something = text.load(artifact).encode([nothing, "dress"])
     assert not zeros.any()
     assert something.any()
@@ -65,7 +65,7 @@ def test_odd_texts_have_finite_vectors(artifact: Path, odd: str) -> None:
     assert np.isfinite(text.load(artifact).encode([odd])).all()
 
 
-def test_a_title_costs_five_milliseconds_of_cpu_at_the_most(artifact: Path) -> None:
+def test_encoding_a_title_takes_at_most_five_milliseconds_of_cpu(artifact: Path) -> None:
     """One at a time, with words that were never met. The goal is 1 ms; benchmarks/README.md has what is measured."""
     model = text.load(artifact)
     titles = [f"{TITLES[i % len(TITLES)]} novelty{i:03} 限定品{i:03}番" for i in range(500)]
@@ -77,12 +77,12 @@ def test_a_title_costs_five_milliseconds_of_cpu_at_the_most(artifact: Path) -> N
         assert (time.process_time() - began_s) / len(titles) < 0.005
 
 
-def test_no_texts_are_no_vectors(artifact: Path) -> None:
+def test_no_texts_give_no_vectors(artifact: Path) -> None:
     model = text.load(artifact)
     assert model.encode([]).shape == (0, model.dim)
 
 
-def test_the_same_words_and_seed_give_the_same_fingerprint_and_others_another(tmp_path: Path) -> None:
+def test_only_the_same_texts_and_seed_give_the_same_fingerprint(tmp_path: Path) -> None:
     prints = [train(TITLES, tmp_path / str(i), dim=16) for i in range(2)]
     assert prints[0] == prints[1]
     assert train(TITLES[1:], tmp_path / "other", dim=16) != prints[0]
@@ -92,25 +92,25 @@ def test_another_process_gives_the_same_fingerprint(tmp_path: Path) -> None:
     """Whatever was loaded, allocated and freed before: a first training once ran on more threads than the second."""
     (tmp_path / "titles.txt").write_text("\n".join(TITLES))
     command = [sys.executable, "-m", "lookalike", "encoders", "train-text", "titles.txt", "a", "--dim", "16", "--json"]
-    told = subprocess.run(
+    process = subprocess.run(
         command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, check=True, text=True
     )
-    assert json.loads(told.stdout)["fingerprint"] == train(TITLES, tmp_path / "b", dim=16)
+    assert json.loads(process.stdout)["fingerprint"] == train(TITLES, tmp_path / "b", dim=16)
 
 
 @pytest.mark.parametrize("texts", [["dress"], ["dress", "dress", ""], ["靴", "靴 赤"]])
-def test_the_smallest_catalogues_train(tmp_path: Path, texts: list[str]) -> None:
+def test_the_smallest_catalogues_can_be_trained_on(tmp_path: Path, texts: list[str]) -> None:
     train(texts, tmp_path / "small")
     assert text.load(tmp_path / "small").encode([texts[0]]).any()
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["☺", "★"]])
-def test_texts_without_any_word_are_refused(tmp_path: Path, texts: list[str]) -> None:
-    with pytest.raises(BadCatalogue, match="no text has a word"):
+def test_texts_without_words_are_refused(tmp_path: Path, texts: list[str]) -> None:
+    with pytest.raises(BadCatalogue, match="the texts contain no words"):
         train(texts, tmp_path / "none")
 
 
-def test_a_damaged_missing_or_foreign_file_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_damaged_missing_or_foreign_file_is_refused_and_named(tmp_path: Path) -> None:
     out = tmp_path / "scdv"
     train(TITLES, out, dim=16)
     manifest = (out / "manifest.json").read_text()
@@ -157,11 +157,11 @@ def test_the_command_trains_on_a_catalogue_and_on_lines(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("name", ["products.csv", "products.jsonl"])
-def test_titles_and_descriptions_are_read_and_gaps_passed_over(tmp_path: Path, name: str) -> None:
+def test_titles_and_descriptions_are_read_and_missing_values_skipped(tmp_path: Path, name: str) -> None:
     csv_rows = 'id,title,description\n1,red dress,"of\nsilk"\n2,,\n'
     json_rows = '{"title": "red dress", "description": "of\\nsilk"}\n\n{"title": null}\n'
     (tmp_path / name).write_text(csv_rows if name.endswith("csv") else json_rows)
-    assert list(texts_of(tmp_path)) == ["red dress\nof\nsilk", "\n"]
+    assert list(read_texts(tmp_path)) == ["red dress\nof\nsilk", "\n"]
 
 
 @pytest.mark.parametrize(
@@ -174,35 +174,35 @@ def test_titles_and_descriptions_are_read_and_gaps_passed_over(tmp_path: Path, n
         ("products.parquet", b""),
     ],
 )
-def test_a_catalogue_that_cannot_be_read_is_refused_by_its_name(tmp_path: Path, name: str, content: bytes) -> None:
+def test_an_unreadable_catalogue_is_refused_and_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadCatalogue, match=tmp_path.name):
-        list(texts_of(tmp_path))
+        list(read_texts(tmp_path))
 
 
-def test_a_mark_of_the_byte_order_hides_no_column(tmp_path: Path) -> None:
+def test_a_byte_order_mark_hides_no_column(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("title,id\nred mug,p1\n", encoding="utf-8-sig")
-    assert list(texts_of(tmp_path)) == ["red mug\n"]
+    assert list(read_texts(tmp_path)) == ["red mug\n"]
 
 
-def test_a_table_without_titles_is_refused_by_its_columns(tmp_path: Path) -> None:
+def test_a_table_without_titles_is_refused_with_its_columns(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("id,name\np1,red mug\n", encoding="utf-8")
-    with pytest.raises(BadCatalogue, match=r"products\.csv: no column title among id, name"):
-        list(texts_of(tmp_path))
+    with pytest.raises(BadCatalogue, match=r"products\.csv: no column title or description; the columns are: id, name"):
+        list(read_texts(tmp_path))
 
 
-def test_only_the_most_frequent_words_have_vectors_of_their_own(tmp_path: Path) -> None:
+def test_the_vocabulary_has_only_the_most_frequent_words(tmp_path: Path) -> None:
     documents = [["red", "dress"], ["red", "shoes"], ["dress", "red", "zebra"], ["zebra"]]
-    trained = words.train(documents, tmp_path / "bin", words.Recipe(most_words=3))
-    assert sorted(trained.known) == ["</s>", "dress", "red", "zebra"]
+    trained = train_word_vectors(documents, tmp_path / "bin", SkipGramParameters(max_words=3))
+    assert sorted(trained.words) == ["</s>", "dress", "red", "zebra"]
     assert trained.vector("shoes").shape == (trained.dim,)
 
 
-def test_few_texts_are_read_often_and_many_seldom() -> None:
-    assert [words.epochs(tokens) for tokens in (1, 1_800, 18_000, 200_000, 1 << 40)] == [1000, 250, 50, 9, 5]
+def test_smaller_corpora_are_trained_for_more_epochs() -> None:
+    assert [default_epochs(tokens) for tokens in (1, 1_800, 18_000, 200_000, 1 << 40)] == [1000, 250, 50, 9, 5]
 
 
-def test_one_word_a_thousand_times_trains_and_ends(tmp_path: Path) -> None:
+def test_training_on_one_repeated_word_terminates(tmp_path: Path) -> None:
     """Negative sampling looks for another word: the end of the line is one."""
     train(["dress " * 1000], tmp_path / "one")
     assert text.load(tmp_path / "one").encode(["dress"]).any()
@@ -210,7 +210,7 @@ def test_one_word_a_thousand_times_trains_and_ends(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_real_titles_are_nearest_to_those_of_their_kind(real_data: Path, tmp_path: Path) -> None:
+def test_real_titles_are_nearest_to_titles_of_their_category(real_data: Path, tmp_path: Path) -> None:
     """Leave-one-out precision@10 by article type on 3,000 titles: .71 when this was written, TF-IDF .65, chance .05."""
     with gzip.open(real_data / "fashion" / "fashion_products.csv.gz", "rt", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

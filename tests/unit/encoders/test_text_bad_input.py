@@ -1,4 +1,4 @@
-"""What text encoders make of catalogues and texts that are hardly any."""
+"""The text encoder with degenerate catalogues and texts."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def _unit_or_zero(vectors: np.ndarray[tuple[int, int], np.dtype[np.float32]]) ->
 
 
 @pytest.mark.parametrize("texts", [[], [""], NOTHING])
-def test_a_catalogue_without_a_word_is_refused(tmp_path: Path, texts: list[str]) -> None:
-    with pytest.raises(BadCatalogue, match="no text has a word"):
+def test_a_catalogue_without_words_is_refused(tmp_path: Path, texts: list[str]) -> None:
+    with pytest.raises(BadCatalogue, match="the texts contain no words"):
         train(texts, tmp_path / "out")
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CATALOGUES)
-def test_the_poorest_catalogue_gives_its_own_texts_unit_vectors(tmp_path: Path, name: str, kind: str) -> None:
+def test_a_minimal_catalogue_gives_its_own_texts_unit_vectors(tmp_path: Path, name: str, kind: str) -> None:
     texts = CATALOGUES[name]
     train(texts, tmp_path / "out", kind=kind)
     model = text.load(tmp_path / "out")
@@ -82,16 +82,16 @@ def test_equal_texts_have_equal_vectors_and_different_ones_different(tmp_path: P
 
 
 @pytest.mark.parametrize("nothing", NOTHING)
-def test_a_text_with_nothing_in_it_is_zeros(model: text.TextModel, nothing: str) -> None:
+def test_a_text_without_words_gives_zeros(model: text.TextModel, nothing: str) -> None:
     assert not model.encode([nothing]).any()
 
 
 @pytest.mark.parametrize("odd", range(len(ODD)))
-def test_an_odd_or_endless_text_has_a_unit_vector_or_none(model: text.TextModel, odd: int) -> None:
+def test_an_odd_or_very_long_text_gives_a_unit_vector_or_zeros(model: text.TextModel, odd: int) -> None:
     assert _unit_or_zero(model.encode([ODD[odd]]))
 
 
-def test_a_text_has_the_same_vector_in_any_company(model: text.TextModel) -> None:
+def test_a_text_has_the_same_vector_in_any_batch(model: text.TextModel) -> None:
     texts = ["red dress", "silk", "unseen wollen dresses", "", "blue cotton dress blue", *ODD[:5]]
     together = model.encode(texts)
     alone = np.concatenate([model.encode([each]) for each in texts])
@@ -100,7 +100,7 @@ def test_a_text_has_the_same_vector_in_any_company(model: text.TextModel) -> Non
     np.testing.assert_allclose(together, backwards, atol=1e-6)
 
 
-def test_more_different_words_than_are_kept_change_no_vector(model: text.TextModel) -> None:
+def test_overflowing_the_word_cache_changes_no_vector(model: text.TextModel) -> None:
     before = model.encode(["red dress", "silk"])
     every_word_new = [" ".join(f"n{i}x{j}" for j in range(8_000)) for i in range(20)]
     flooded = model.encode(["red dress", *every_word_new, "silk"])

@@ -1,4 +1,4 @@
-"""Japanese titles as shops write them, a few English ones among them."""
+"""The text encoder on Japanese shop titles, with a few English ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return text.load(out)
 
 
-def test_titles_are_nearer_to_those_of_the_same_thing_than_to_others(model: text.TextModel) -> None:
+def test_titles_are_nearer_to_titles_of_the_same_product_type(model: text.TextModel) -> None:
     vectors = model.encode([title for title, _ in PRODUCTS])
     kinds = np.array([kind for _, kind in PRODUCTS])
     scores = vectors @ vectors.T
@@ -70,13 +70,13 @@ def test_titles_are_nearer_to_those_of_the_same_thing_than_to_others(model: text
         ("ｵ茶 ﾃｨｰﾊﾞｯｸﾞ", _TEA),
     ],
 )
-def test_a_query_finds_its_thing(model: text.TextModel, query: str, kind: str) -> None:
+def test_a_query_finds_its_product_type(model: text.TextModel, query: str, kind: str) -> None:
     scores = model.encode([title for title, _ in PRODUCTS]) @ model.encode([query])[0]
     kinds = np.array([kind for _, kind in PRODUCTS])
     assert (kinds[np.argsort(-scores)[:3]] == kind).sum() >= 2
 
 
-def test_words_that_say_nothing_here_change_little(model: text.TextModel) -> None:
+def test_uninformative_words_change_a_vector_little(model: text.TextModel) -> None:
     plain, with_junk = model.encode(["花柄 ワンピース", "花柄 ワンピース ქართული ტექსტი"])
     assert plain @ with_junk > 0.9
     assert not model.encode(["ქართული ტექსტი"]).any()

@@ -1,4 +1,4 @@
-"""Thirty-six Japanese titles of twelve products, each as three shops would write it; written for the purpose."""
+"""The text encoder on 36 made-up Japanese titles: 12 products in the style of three shops each."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return text.load(out)
 
 
-def test_the_nearest_title_is_another_shops_of_the_same_product(model: text.TextModel) -> None:
+def test_the_nearest_title_is_of_the_same_product_in_another_shop(model: text.TextModel) -> None:
     vectors = model.encode(TITLES)
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -2)
@@ -92,7 +92,7 @@ def test_the_nearest_title_is_another_shops_of_the_same_product(model: text.Text
     assert not wrong
 
 
-def test_all_shops_of_a_product_are_nearer_than_any_other_product(model: text.TextModel) -> None:
+def test_titles_of_a_product_are_nearer_to_each_other_than_to_other_products(model: text.TextModel) -> None:
     vectors = model.encode(TITLES)
     nearest = np.argsort(-(vectors @ vectors.T), axis=1)[:, :3]  # Itself, and the two others.
     assert (OF[nearest] == OF[:, None]).mean() > 0.95
@@ -139,6 +139,6 @@ NOISE = [
 
 @pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("title", ["花柄ワンピース", "ソニー WH-1000XM5", "お米 5kg"])
-def test_what_shops_write_around_a_title_leaves_its_words_as_they_are(noise: str, title: str) -> None:
+def test_shop_notices_around_a_title_leave_its_words_unchanged(noise: str, title: str) -> None:
     tokenize = Tokenizer()
     assert tokenize(noise.format(title)) == tokenize(title) != []

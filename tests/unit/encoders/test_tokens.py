@@ -1,4 +1,4 @@
-"""Titles as shops write them, cut into words."""
+"""The tokenizer, on titles in the style of shops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from encoders.text.tokens import MAX_WORD_CHARS, RUN_CHARS, Tokenizer, cleaned
+from encoders.text.tokens import MAX_RUN_CHARS, MAX_WORD_CHARS, Tokenizer, clean_text
 from lookalike.limits import MAX_TEXT_BYTES
 
 
@@ -31,7 +31,7 @@ def tokenize() -> Tokenizer:
         ("हिन्दी กระเป๋า 가방", "हिन्दी กระเป๋า 가방"),  # Vowel signs do not cut words.
     ],
 )
-def test_a_title_becomes_its_words(tokenize: Tokenizer, title: str, words: str) -> None:
+def test_a_title_is_split_into_words(tokenize: Tokenizer, title: str, words: str) -> None:
     assert tokenize(title) == words.split()
 
 
@@ -46,7 +46,7 @@ def test_a_title_becomes_its_words(tokenize: Tokenizer, title: str, words: str) 
         ("Tom &amp; Jerry", "tom & jerry"),
     ],
 )
-def test_two_spellings_are_the_same_words(tokenize: Tokenizer, one: str, other: str) -> None:
+def test_two_spellings_give_the_same_words(tokenize: Tokenizer, one: str, other: str) -> None:
     assert tokenize(one) == tokenize(other) != []
 
 
@@ -66,37 +66,37 @@ def test_two_spellings_are_the_same_words(tokenize: Tokenizer, one: str, other: 
         "花柄\x00ワンピース\x1b\ud800",
     ],
 )
-def test_markup_notices_and_decoration_are_no_words(tokenize: Tokenizer, noisy: str) -> None:
+def test_markup_notices_and_decoration_are_removed(tokenize: Tokenizer, noisy: str) -> None:
     assert tokenize(noisy) == ["花柄", "ワンピース"]
 
 
-def test_what_shops_put_in_brackets_stays_unless_it_is_a_notice(tokenize: Tokenizer) -> None:
+def test_text_in_brackets_is_kept_unless_it_is_a_notice(tokenize: Tokenizer) -> None:
     assert tokenize("【NIKE】【送料無料】【メンズ】靴") == ["nike", "メンズ", "靴"]
 
 
-def test_less_than_is_not_markup(tokenize: Tokenizer) -> None:
+def test_a_less_than_sign_is_not_markup(tokenize: Tokenizer) -> None:
     assert tokenize("3 < 5 and 7 > 2") == ["3", "5", "and", "7", "2"]
 
 
 @pytest.mark.parametrize("nothing", ["", " \n\t", "★☆♪", "🎉👟", "!?…・。", "<br>", "\x00", "\ud800"])
-def test_a_text_without_words_has_none(tokenize: Tokenizer, nothing: str) -> None:
+def test_a_text_without_words_gives_an_empty_list(tokenize: Tokenizer, nothing: str) -> None:
     assert tokenize(nothing) == []
 
 
-def test_words_that_mean_something_to_fasttext_never_come_out(tokenize: Tokenizer) -> None:
+def test_special_tokens_of_fasttext_are_never_returned(tokenize: Tokenizer) -> None:
     words = tokenize("</s> __label__x a\u00a0b a\u2028b a\x85b")
     assert not any(word == "</s>" or word.startswith("__label__") or not word.isalnum() for word in words)
 
 
-def test_long_words_are_cut_and_long_runs_go_through_in_parts(tokenize: Tokenizer) -> None:
+def test_long_words_are_truncated_and_long_runs_tokenized_in_parts(tokenize: Tokenizer) -> None:
     assert tokenize("x" * 100) == ["x" * MAX_WORD_CHARS]
-    assert len(tokenize("花柄" * RUN_CHARS)) >= RUN_CHARS
+    assert len(tokenize("花柄" * MAX_RUN_CHARS)) >= MAX_RUN_CHARS
 
 
-def test_a_text_is_read_as_far_as_the_bound_however_its_characters_expand() -> None:
-    assert len(cleaned("a" * (MAX_TEXT_BYTES + 5))) == MAX_TEXT_BYTES
-    assert len(cleaned("ﷺ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Eighteen characters each.
-    assert len(cleaned("İ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Lower-case it is two.
+def test_a_text_is_truncated_at_the_bound_even_if_nfkc_expands_it() -> None:
+    assert len(clean_text("a" * (MAX_TEXT_BYTES + 5))) == MAX_TEXT_BYTES
+    assert len(clean_text("ﷺ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Eighteen characters each.
+    assert len(clean_text("İ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Lower-case it is two.
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_text_is_read_as_far_as_the_bound_however_its_characters_expand() -> N
         "off",
     ],
 )
-def test_no_text_costs_more_than_in_proportion_to_its_length(tokenize: Tokenizer, piece: str) -> None:
+def test_tokenizing_takes_linear_time(tokenize: Tokenizer, piece: str) -> None:
     text = (piece * MAX_TEXT_BYTES)[:MAX_TEXT_BYTES]
     started = time.process_time()
     tokenize(text)

@@ -11,10 +11,10 @@ import pytest
 
 from encoders.product import model as product
 from encoders.product import train as train_product
-from encoders.product.classifier import NEVER, PRECISIONS, thresholds_of
+from encoders.product.classifier import PRECISIONS, UNREACHABLE, fit_thresholds
 from encoders.product.model import ProductModel
-from encoders.product.train import Examples
-from encoders.quality import voted
+from encoders.product.train import TrainingProducts
+from encoders.quality import majority_vote
 from encoders.splits import Split, split_of
 from lookalike.cli import dispatch
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
@@ -44,7 +44,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = clustered_vectors([kind.partition("/")[2] for kind in KINDS], 0.5)
     texts = clustered_vectors([kind.partition("/")[0] for kind in KINDS], 0.5, dim=8, seed=1)
     product_categories = [*KINDS[:UNSEEN], "c", *KINDS[UNSEEN + 1 :]]
-    examples = Examples(
+    examples = TrainingProducts(
         ids=NAMES, categories=product_categories, tags=[[]] * COUNT, images=images, texts=texts,
         image_encoder=f"fake-{SPACE_IMAGE}", text_encoder=f"fake-{SPACE_TEXT}",
     )  # fmt: skip
@@ -139,7 +139,7 @@ def test_answers_below_the_threshold_are_abstained_from() -> None:
     point = abstention_point(confidences, right, 0.6, 0.7)
     assert (point.target_precision, point.threshold, point.coverage) == (0.6, 0.7, 0.75)
     assert point.precision == pytest.approx(2 / 3)
-    never = abstention_point(confidences, right, 0.99, NEVER)
+    never = abstention_point(confidences, right, 0.99, UNREACHABLE)
     assert (never.coverage, never.precision) == (0, 0)
 
 
@@ -148,9 +148,9 @@ def test_thresholds_for_votes_are_chosen_on_calibration_products(
 ) -> None:
     train, calibration = data.train, data.calibration
     labels = [each.category for each in train.products]
-    names, shares = voted(calibration.vectors["product"], train.vectors["product"], labels, 10)
+    names, shares = majority_vote(calibration.vectors["product"], train.vectors["product"], labels, 10)
     right = np.array([name == each.category for name, each in zip(names, calibration.products, strict=True)])
-    thresholds = thresholds_of(shares.astype(np.float32), right)
+    thresholds = fit_thresholds(shares.astype(np.float32), right)
 
     for each in evaluation.methods["10 neighbours, product"].abstention_points:
         assert each.threshold == thresholds[PRECISIONS.index(each.target_precision)]

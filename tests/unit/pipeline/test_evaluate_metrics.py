@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from encoders.quality import neighbours, precision_at_10
+from encoders.quality import nearest_neighbours, precision_at_10
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import F32, normalised
 from pipeline.evaluation.labels import Labelling, find_labellings
@@ -105,7 +105,7 @@ def test_neighbours_and_precision_agree_with_encoders_quality() -> None:
     labelling = Labelling.from_labels("", labels)
     ranking = rank_neighbours(600, cosines(vectors), [labelling])
 
-    np.testing.assert_array_equal(ranking.nearest, neighbours(vectors, 10))
+    np.testing.assert_array_equal(ranking.nearest, nearest_neighbours(vectors, 10))
     assert ranking.metrics[""][0].mean() == pytest.approx(precision_at_10(vectors, labels))
 
 

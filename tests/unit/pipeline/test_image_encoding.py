@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.types import Encoded
+from encoders.types import Embeddings
 from lookalike.errors import BadCatalogue, DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from pipeline import image_encoding
 from pipeline.feature_store import FeatureStore
@@ -28,7 +28,7 @@ class Encoder:
         self.in_flight = 0
         self.max_in_flight = 0
 
-    async def __call__(self, pixels: Pixels) -> Encoded:
+    async def __call__(self, pixels: Pixels) -> Embeddings:
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         self.batches.append(len(pixels))
@@ -37,7 +37,7 @@ class Encoder:
         if (error := next(self.errors, None)) is not None:
             raise error
         vectors = pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float32)
-        return Encoded(vectors=vectors, encoder=self.fingerprint)
+        return Embeddings(vectors=vectors, encoder=self.fingerprint)
 
 
 def photos(count: int, *, start: int = 0) -> list[Photo]:
@@ -77,7 +77,7 @@ async def test_photos_are_read_no_faster_than_they_are_encoded(tmp_path: Path) -
                 read += 1
             yield photo
 
-    async def blocked(pixels: Pixels) -> Encoded:
+    async def blocked(pixels: Pixels) -> Embeddings:
         await gate.wait()
         return await Encoder()(pixels)
 

@@ -17,7 +17,7 @@ FILES = {"made": ("first", "second")}
 
 
 def check(path: Path) -> object:
-    return artifact.manifest_of(path, form=1, files=FILES)
+    return artifact.read_manifest(path, format_version=1, files=FILES)
 
 
 def training(content: str, between: Callable[[], object] = lambda: None) -> Callable[[Path], str]:
@@ -29,7 +29,7 @@ def training(content: str, between: Callable[[], object] = lambda: None) -> Call
         (part / "second").write_text(content)
         return {}
 
-    return lambda staged: artifact.written(staged, kind="made", form=1, files=FILES, fill=fill)
+    return lambda staged: artifact.write_artifact(staged, kind="made", format_version=1, files=FILES, fill=fill)
 
 
 def fail_if_trained(staged: Path) -> str:
@@ -97,8 +97,8 @@ def test_an_artifact_that_lacks_a_file_is_not_written(tmp_path: Path) -> None:
         (part / "first").write_text("")
         return {}
 
-    with pytest.raises(OperatorError, match="second is gone"):
-        artifact.written(tmp_path / "out", kind="made", form=1, files=FILES, fill=fill)
+    with pytest.raises(OperatorError, match="second is missing"):
+        artifact.write_artifact(tmp_path / "out", kind="made", format_version=1, files=FILES, fill=fill)
     assert not any(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""What a photo may cost while it is decoded: memory and CPU time, measured in a process of its own."""
+"""Bounds on memory and CPU time of decoding an image, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoders.image.photos import (
+from encoders.image.preprocessing import (
+    MAX_ONE_SCAN_PIXELS,
     MAX_PIXELS,
     MAX_RUN_LENGTH_PIXELS,
     MAX_SCANNED_PIXELS,
-    MAX_STREAMED_PIXELS,
     MAX_WEBP_PIXELS,
 )
 from lookalike.limits import MAX_IMAGE_BYTES
@@ -28,9 +28,9 @@ from lookalike.limits import MAX_IMAGE_BYTES
 SIDE_PX = int(MAX_PIXELS**0.5)
 WEBP_SIDE_PX = int(MAX_WEBP_PIXELS**0.5)
 RLE_SIDE_PX = int(MAX_RUN_LENGTH_PIXELS**0.5)
-STREAMED_SIDE_PX = int(MAX_STREAMED_PIXELS**0.5)
+STREAMED_SIDE_PX = int(MAX_ONE_SCAN_PIXELS**0.5)
 FLAT_PX = (65_500, 895)  # The widest that libjpeg takes, of the greatest height that is decoded whole.
-BOUND_MB = 420  # The 400 that encoders.image.photos states, and what an allocator keeps beside.
+BOUND_MB = 420  # The 400 that encoders.image.preprocessing states, and what an allocator keeps beside.
 CPU_S = 20  # A photo takes up to 3 s of CPU here; a busy machine counts somewhat more.
 
 # Reads (size, bytes) one after the other and says of each what became of it. RLIMIT_AS is what the process has
@@ -39,7 +39,7 @@ CHILD = """
 import json, resource, struct, sys, time
 from pathlib import Path
 from PIL import Image
-from encoders.image.photos import BadImage, preprocess
+from encoders.image.preprocessing import BadImage, preprocess
 
 def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -74,9 +74,9 @@ def outcomes(images: list[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in child.stdout.splitlines()]
 
 
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, format_name: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, format_name, **options)
     return buffer.getvalue()
 
 
@@ -112,7 +112,7 @@ def run_lengths(side_px: int, runs: bytes) -> bytes:
 LINE, NOWHERE = b"\x01\x05\x00\x00", b"\x00\x02\x00\x00"
 
 
-# As many pixels as are allowed, of the kinds that take the most memory, and how much of it (MB).
+# Images of the most pixels allowed in the formats that take the most memory, and their memory bound (MB).
 LARGEST: dict[str, tuple[Callable[[], bytes], float]] = {
     "PNG, palette with transparency": (  # It was 450 when all of it was made RGBA at once.
         lambda: encoded(palette(SIDE_PX), "PNG", transparency=bytes(range(256)), compress_level=1),
@@ -155,54 +155,54 @@ LARGEST: dict[str, tuple[Callable[[], bytes], float]] = {
 
 @pytest.mark.slow  # Pictures of 25 to 150 megapixels are made, and decoded.
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-@pytest.mark.parametrize("kind", LARGEST)
-def test_the_largest_picture_of_each_kind_stays_within_its_bound(kind: str) -> None:
-    made, bound_mb = LARGEST[kind]
-    (outcome,) = outcomes([made()])
+@pytest.mark.parametrize("format_name", LARGEST)
+def test_the_largest_image_of_each_format_stays_within_its_memory_bound(format_name: str) -> None:
+    make_image, bound_mb = LARGEST[format_name]
+    (outcome,) = outcomes([make_image()])
     assert outcome["reason"] == ""
     assert 5 < outcome["mb"] < bound_mb, "and it was measured at all"
     assert outcome["cpu_s"] < CPU_S
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="CPU time is limited as Linux does")
-def test_small_files_that_would_take_long_are_refused_at_once() -> None:
+def test_small_files_that_would_take_long_to_decode_are_refused_at_once() -> None:
     progressive = encoded(ramp(SIDE_PX, "L"), "JPEG", quality=30, progressive=True)
     exif = b"\xff\xe1" + struct.pack(">H", 8 + 200) + b"Exif\0\0" + bytes(200)
     small = encoded(ramp(16, "L"), "JPEG")
-    found = outcomes(
+    results = outcomes(
         [
             with_scans(progressive, 1_000),  # It took 40 s.
             run_lengths(SIDE_PX, LINE * SIDE_PX),  # 8 s.
             small[:2] + exif * 39_000 + small[2:],  # 7 s.
         ]
     )
-    assert [outcome["reason"] for outcome in found] == [
-        "1,000 scans of 7071 × 7071 pixels, 50 are allowed",
-        "7071 × 7071 pixels, 2,000,000 are allowed",
-        "39,000 segments of EXIF or XMP, 1,000 are allowed",
+    assert [outcome["reason"] for outcome in results] == [
+        "1,000 scans of 7071 × 7071 pixels, at most 50 are allowed",
+        "7071 × 7071 pixels, at most 2,000,000 are allowed",
+        "39,000 segments of EXIF or XMP, at most 1,000 are allowed",
     ]
-    assert max(outcome["cpu_s"] for outcome in found) < 1
+    assert max(outcome["cpu_s"] for outcome in results) < 1
 
 
 @pytest.mark.data
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_every_hostile_file_is_encoded_or_refused_with_a_reason_within_the_bounds(real_data: Path) -> None:
+def test_every_hostile_file_is_decoded_or_refused_with_a_reason_within_the_bounds(real_data: Path) -> None:
     plain = json.loads((real_data / "hostile" / "pillow_outcomes.json").read_text())
     with tarfile.open(real_data / "hostile" / "images.tar") as archive:
         files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
         images = {name: file.read() for name, file in files.items() if file is not None}
-    found = dict(zip(images, outcomes(list(images.values())), strict=True))
-    assert len(found) == 418
-    assert max(outcome["mb"] for outcome in found.values()) < BOUND_MB
-    assert max(outcome["cpu_s"] for outcome in found.values()) < CPU_S
-    photo = found["huge_real/5518124b75d6c6dfee4c2e4c0cfa716a.jpg"]  # Of 8484 × 11042 pixels, in one scan.
+    results = dict(zip(images, outcomes(list(images.values())), strict=True))
+    assert len(results) == 418
+    assert max(outcome["mb"] for outcome in results.values()) < BOUND_MB
+    assert max(outcome["cpu_s"] for outcome in results.values()) < CPU_S
+    photo = results["huge_real/5518124b75d6c6dfee4c2e4c0cfa716a.jpg"]  # Of 8484 × 11042 pixels, in one scan.
     assert photo["reason"] == ""
     assert photo["mb"] < 40
-    assert not any("object at 0x" in outcome["reason"] for outcome in found.values())
+    assert not any("object at 0x" in outcome["reason"] for outcome in results.values())
     # What plain Pillow reads of these formats is encoded, unless it is too large; what it does not read is refused.
     ours = ("ok JPEG", "ok MPO", "ok PNG", "ok WEBP", "ok GIF", "ok BMP")
-    readable = {name for name in found if plain[name]["pillow"] in ours}
-    encoded_names = {name for name, outcome in found.items() if not outcome["reason"]}
+    readable = {name for name in results if plain[name]["pillow"] in ours}
+    encoded_names = {name for name, outcome in results.items() if not outcome["reason"]}
     assert encoded_names <= readable
-    assert all("are allowed" in found[name]["reason"] for name in readable - encoded_names)
+    assert all("are allowed" in results[name]["reason"] for name in readable - encoded_names)
     assert len(encoded_names) > 250

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
-from encoders.serving.config import read
-from encoders.serving.files import BATCHING, MODELS, MONITORING, files, flags, main
+from encoders.serving.config_files import BATCHING, MODELS, MONITORING, main, render_files, server_flags
+from encoders.serving.config_messages import parse_config
 from encoders.serving.settings import ModelServerSettings, batching_parameters, model_config
 from encoders.tfserving.v1.config_pb2 import BatchingParameters, ModelServerConfig, MonitoringConfig
 from lookalike.errors import BadSettings, OperatorError
@@ -19,14 +19,14 @@ from tests.conftest import REPOSITORY
 DEPLOYED = REPOSITORY / "deploy" / "k8s" / "base" / "model-server"
 
 
-def test_what_is_deployed_is_what_the_command_writes(tmp_path: Path) -> None:
+def test_the_deployed_files_are_those_that_the_command_writes(tmp_path: Path) -> None:
     assert main(["/data/models", str(tmp_path), "--num-batch-threads", "2"], {}) == 0
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         path.name: path.read_text() for path in DEPLOYED.iterdir()
     }
 
 
-def test_the_official_messages_read_the_models(tmp_path: Path) -> None:
+def test_the_official_message_parses_the_model_config(tmp_path: Path) -> None:
     """ModelServerConfig is in tensorflow-serving-api; BatchingParameters and MonitoringConfig are not."""
     main(["/models", str(tmp_path), "--model-version-policy", "specific:3,1", "--version-labels", "stable=1,new=3"], {})
     script = """
@@ -57,11 +57,11 @@ print(json.dumps(json_format.MessageToDict(config, preserving_proto_field_name=T
 
 
 @pytest.mark.parametrize("policy", ["latest:1", "latest:3", "all", "specific:2,7"])
-def test_the_models_are_those_of_the_embedded_server(tmp_path: Path, policy: str) -> None:
+def test_the_model_config_is_that_of_the_embedded_server(tmp_path: Path, policy: str) -> None:
     (tmp_path / "mobilenet").mkdir()
     settings = ModelServerSettings(models=tmp_path, model_version_policy=policy, version_labels=("stable=2",))
-    written = text_format.Parse(files(settings)[MODELS], ModelServerConfig())
-    assert read(written, tmp_path) == [model_config(settings)]
+    written = text_format.Parse(render_files(settings)[MODELS], ModelServerConfig())
+    assert parse_config(written, tmp_path) == [model_config(settings)]
 
 
 @pytest.mark.parametrize(
@@ -75,23 +75,23 @@ def test_the_models_are_those_of_the_embedded_server(tmp_path: Path, policy: str
 )
 def test_the_batching_parameters_are_those_of_the_embedded_server(changes: dict[str, Any]) -> None:
     settings = ModelServerSettings(**changes)
-    written = text_format.Parse(files(settings)[BATCHING], BatchingParameters())
+    written = text_format.Parse(render_files(settings)[BATCHING], BatchingParameters())
     parameters = batching_parameters(settings)
     assert written.max_batch_size.value == parameters.max_batch_size
     assert written.batch_timeout_micros.value == parameters.batch_timeout_micros
     assert written.max_enqueued_batches.value == parameters.max_enqueued_batches
     assert written.num_batch_threads.value == parameters.num_batch_threads
     assert written.enable_large_batch_splitting.value == parameters.enable_large_batch_splitting
-    assert (written.max_execution_batch_size.value or written.max_batch_size.value) == parameters.execution_size
+    assert (written.max_execution_batch_size.value or written.max_batch_size.value) == parameters.max_execution_rows
     assert tuple(written.allowed_batch_sizes) == parameters.allowed_batch_sizes
 
 
-def test_metrics_are_where_tensorflow_serving_has_them() -> None:
-    written = text_format.Parse(files(ModelServerSettings())[MONITORING], MonitoringConfig()).prometheus_config
+def test_the_metrics_path_is_that_of_tensorflow_serving() -> None:
+    written = text_format.Parse(render_files(ModelServerSettings())[MONITORING], MonitoringConfig()).prometheus_config
     assert (written.enable, written.path) == (True, "/monitoring/prometheus/metrics")
 
 
-def test_variables_of_the_embedded_server_count_and_flags_win(tmp_path: Path) -> None:
+def test_environment_variables_are_read_and_flags_override_them(tmp_path: Path) -> None:
     environ = {"LOOKALIKE_MODEL_SERVER_MAX_ENQUEUED_BATCHES": "5", "LOOKALIKE_MODEL_SERVER_NUM_BATCH_THREADS": "5"}
     main(["/models", str(tmp_path), "--num-batch-threads", "6"], environ)
     written = text_format.Parse((tmp_path / BATCHING).read_text(), BatchingParameters())
@@ -104,8 +104,8 @@ def test_the_flags_that_go_with_the_files_are_printed(tmp_path: Path, capsys: py
     assert f"--model_config_file={tmp_path / MODELS}" in printed
     assert "allow_version_labels" not in printed
     labelled = ModelServerSettings(version_labels=("stable=1",), file_system_poll_wait_seconds=0.2)
-    assert "--allow_version_labels_for_unavailable_models=true" in flags(labelled, tmp_path)
-    assert "--file_system_poll_wait_seconds=1" in flags(labelled, tmp_path)
+    assert "--allow_version_labels_for_unavailable_models=true" in server_flags(labelled, tmp_path)
+    assert "--file_system_poll_wait_seconds=1" in server_flags(labelled, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -116,19 +116,17 @@ def test_the_flags_that_go_with_the_files_are_printed(tmp_path: Path, capsys: py
         (["/models", "--max-batch-size", "8"], "max_execution_batch_size=16"),
         (["/models", "--allowed-batch-sizes", "1,x"], "not whole numbers"),
         (["/models", "--model-version-policy", "newest"], "newest"),
-        (["/models", "--version-labels", "stable"], "not LABEL=VERSION"),
+        (["/models", "--version-labels", "stable"], "expected LABEL=VERSION"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_and_nothing_is_written(
-    tmp_path: Path, argv: list[str], words: str
-) -> None:
+def test_invalid_settings_are_refused_and_nothing_is_written(tmp_path: Path, argv: list[str], words: str) -> None:
     folder = tmp_path / "out"
     with pytest.raises(BadSettings, match=words):
         main([argv[0], str(folder), *argv[1:]], {})
     assert not folder.exists()
 
 
-def test_where_nothing_can_be_written_it_is_said(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(OperatorError, match="cannot be written"):
         main(["/models", str(tmp_path / "out")], {})

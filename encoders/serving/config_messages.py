@@ -1,4 +1,4 @@
-"""TensorFlow-Serving's configuration messages to and from ours. Touches the file system only to check base paths."""
+"""Convert TensorFlow-Serving's ModelServerConfig to and from ModelConfig. Only I/O: checks that base paths exist."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from encoders.tfserving.v1 import config_pb2 as pb
 from lookalike.errors import InvalidRequest
 
 PLATFORM: Final = "tensorflow"
-_Policy = pb.FileSystemStoragePathSourceConfig.ServableVersionPolicy
+_PolicyMessage = pb.FileSystemStoragePathSourceConfig.ServableVersionPolicy
 
 
-def read(config: pb.ModelServerConfig, models: Path) -> list[ModelConfig]:
-    """What a ReloadConfigRequest asks for. Raises InvalidRequest, in TensorFlow-Serving's words where it has them.
+def parse_config(config: pb.ModelServerConfig, models: Path) -> list[ModelConfig]:
+    """Parse the config of a ReloadConfigRequest. Raises InvalidRequest, with TensorFlow-Serving's messages.
 
-    models: base paths are folders in it; from a request leads no path to anywhere else.
+    models: the only folder in which a request's base paths may be.
     """
     if config.WhichOneof("config") != "model_config_list":
         kinds = "Only ModelConfigList is currently supported"
@@ -31,16 +31,16 @@ def read(config: pb.ModelServerConfig, models: Path) -> list[ModelConfig]:
         if entry.model_platform != PLATFORM:
             platform = entry.model_platform
             raise InvalidRequest("config", f"Model {entry.name} requests unsupported platform {platform}")
-    return [_read(entry, models.resolve()) for entry in entries]
+    return [_parse_model(entry, models.resolve()) for entry in entries]
 
 
-def written(configs: Sequence[ModelConfig]) -> pb.ModelServerConfig:
+def config_to_message(configs: Sequence[ModelConfig]) -> pb.ModelServerConfig:
     entries = [
         pb.ModelConfig(
             name=config.name,
             base_path=str(config.base_path),
             model_platform=PLATFORM,
-            model_version_policy=_written_policy(config.policy),
+            model_version_policy=_policy_to_message(config.policy),
             version_labels=config.labels,
         )
         for config in configs
@@ -48,7 +48,7 @@ def written(configs: Sequence[ModelConfig]) -> pb.ModelServerConfig:
     return pb.ModelServerConfig(model_config_list=pb.ModelConfigList(config=entries))
 
 
-def _read(entry: pb.ModelConfig, models: Path) -> ModelConfig:
+def _parse_model(entry: pb.ModelConfig, models: Path) -> ModelConfig:
     if not entry.name:
         raise InvalidRequest("config", "a model has no name")
     base_path = Path(entry.base_path).resolve()
@@ -57,12 +57,12 @@ def _read(entry: pb.ModelConfig, models: Path) -> ModelConfig:
     return ModelConfig(
         name=entry.name,
         base_path=base_path,
-        policy=_read_policy(entry.model_version_policy),
+        policy=_parse_policy(entry.model_version_policy),
         labels=dict(entry.version_labels),
     )
 
 
-def _read_policy(policy: _Policy) -> VersionPolicy:
+def _parse_policy(policy: _PolicyMessage) -> VersionPolicy:
     match policy.WhichOneof("policy_choice"):
         case "all":
             return All()
@@ -72,11 +72,11 @@ def _read_policy(policy: _Policy) -> VersionPolicy:
             return Latest(max(policy.latest.num_versions, 1))
 
 
-def _written_policy(policy: VersionPolicy) -> _Policy:
+def _policy_to_message(policy: VersionPolicy) -> _PolicyMessage:
     match policy:
         case All():
-            return _Policy(all=_Policy.All())
+            return _PolicyMessage(all=_PolicyMessage.All())
         case Specific(versions):
-            return _Policy(specific=_Policy.Specific(versions=sorted(versions)))
+            return _PolicyMessage(specific=_PolicyMessage.Specific(versions=sorted(versions)))
         case Latest(num_versions):
-            return _Policy(latest=_Policy.Latest(num_versions=num_versions))
+            return _PolicyMessage(latest=_PolicyMessage.Latest(num_versions=num_versions))

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFile
 
-from encoders.image import photos as images
-from encoders.image.photos import MAX_PIXELS, MAX_STREAMED_PIXELS, BadImage, preprocess
+from encoders.image import preprocessing
+from encoders.image.preprocessing import MAX_ONE_SCAN_PIXELS, MAX_PIXELS, BadImage, preprocess
 from lookalike.limits import MAX_IMAGE_BYTES
 from pipeline import photos
 from server import encoding
@@ -24,9 +24,9 @@ from server import encoding
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def encoded(image: Image.Image, format_name: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, format_name, **options)
     return buffer.getvalue()
 
 
@@ -45,7 +45,7 @@ def quarters(side_px: int = 400) -> Image.Image:
 
 
 def png_header(width_px: int, height_px: int) -> bytes:
-    """A PNG that promises so many pixels and has none."""
+    """A PNG header that declares these dimensions, without pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"")
     chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data)]
@@ -56,19 +56,19 @@ def corners(pixels: npt.NDArray[np.uint8]) -> list[list[int]]:
     return [pixels[y, x].tolist() for y in (20, -20) for x in (20, -20)]
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_becomes_224_square_rgb_bytes(kind: str) -> None:
-    pixels = preprocess(encoded(noise(300, 500), kind))
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_every_format_becomes_224_by_224_rgb_bytes(format_name: str) -> None:
+    pixels = preprocess(encoded(noise(300, 500), format_name))
     assert pixels.shape == (224, 224, 3)
     assert pixels.dtype == np.uint8
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_every_colour_mode_is_understood(mode: str) -> None:
+def test_every_colour_mode_is_decoded(mode: str) -> None:
     grey = Image.new("L", (64, 64), 200).convert("I").point(lambda v: v * 257).convert("I;16")
     image = grey if mode == "I;16" else Image.new("RGB", (64, 64), (200, 200, 200)).convert(mode)
-    kind = {"CMYK": "JPEG", "P": "GIF"}.get(mode, "PNG")
-    assert abs(int(preprocess(encoded(image, kind)).mean()) - 200) <= (60 if mode == "1" else 5)
+    format_name = {"CMYK": "JPEG", "P": "GIF"}.get(mode, "PNG")
+    assert abs(int(preprocess(encoded(image, format_name)).mean()) - 200) <= (60 if mode == "1" else 5)
 
 
 def rgb_of_16_bits(side_px: int, value: int) -> bytes:
@@ -79,18 +79,18 @@ def rgb_of_16_bits(side_px: int, value: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def test_of_16_bits_of_colour_the_upper_8_count() -> None:
+def test_16_bit_colour_is_reduced_to_its_upper_8_bits() -> None:
     assert (preprocess(rgb_of_16_bits(64, 0xC8FF)) == 0xC8).all()
 
 
-def test_cmyk_is_the_colour_it_prints() -> None:
+def test_cmyk_is_converted_to_rgb() -> None:
     pixels = preprocess(encoded(Image.new("CMYK", (64, 64), (255, 0, 0, 0)), "JPEG", quality=95))
     assert np.abs(pixels.astype(int) - (0, 255, 255)).max() < 10
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA", "I;16"])
 @pytest.mark.parametrize("size", [(3000, 1500), (1200, 4000), (20_000, 210), (90, 50_000)])
-def test_a_large_picture_shrunk_in_bands_is_as_if_it_were_shrunk_whole(
+def test_a_large_image_resized_in_bands_equals_one_resized_at_once(
     mode: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = noise(40, 40).convert("RGB" if mode in ("P", "I;16") else mode)
@@ -99,25 +99,25 @@ def test_a_large_picture_shrunk_in_bands_is_as_if_it_were_shrunk_whole(
         image = Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257)
     data = encoded(image.convert("P") if mode == "P" else image, compress_level=1)
     in_bands = preprocess(data).astype(int)
-    monkeypatch.setattr(images, "_WHOLE_PIXELS", MAX_PIXELS)
+    monkeypatch.setattr(preprocessing, "_UNBANDED_PIXELS", MAX_PIXELS)
     assert image.width * image.height > 4_000_000
     # Pillow shrinks rows or columns first, as it is cheaper; each rounds, and laying on white doubles it.
     assert np.abs(in_bands - preprocess(data)).max() <= 4
 
 
-def test_a_square_of_224_is_left_as_it_is() -> None:
+def test_an_image_of_224_by_224_is_unchanged() -> None:
     image = noise(224, 224)
     np.testing.assert_array_equal(preprocess(encoded(image)), np.asarray(image))
 
 
-def test_shrinking_is_bilinear_without_keeping_proportions() -> None:
+def test_resizing_is_bilinear_without_keeping_the_aspect_ratio() -> None:
     image = noise(700, 300)
     expected = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(preprocess(encoded(image)), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_rotated_photo_is_turned_upright(orientation: int) -> None:
+def test_a_rotated_image_is_turned_upright(orientation: int) -> None:
     # What EXIF calls 1..8, undone: the stored picture is the upright one put through the inverse.
     inverse = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -132,68 +132,68 @@ def test_a_rotated_photo_is_turned_upright(orientation: int) -> None:
     stored = upright.transpose(inverse[orientation]) if orientation in inverse else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    for kind in ("JPEG", "PNG", "WebP"):
-        seen = np.array(corners(preprocess(encoded(stored, kind, exif=exif, quality=100))))
-        wanted = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
-        assert np.abs(seen - wanted).max() < 30, kind
+    for format_name in ("JPEG", "PNG", "WebP"):
+        seen = np.array(corners(preprocess(encoded(stored, format_name, exif=exif, quality=100))))
+        expected = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
+        assert np.abs(seen - expected).max() < 30, format_name
 
 
-def test_damaged_exif_costs_the_rotation_not_the_photo() -> None:
+def test_an_image_with_damaged_exif_is_decoded_unrotated() -> None:
     data = encoded(quarters(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
     assert corners(preprocess(data))[0][0] > 200
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     image = Image.new("RGBA", (300, 300), (255, 0, 0, 0))
     assert (preprocess(encoded(image)) == 255).all()
     assert (preprocess(encoded(image, "WebP", lossless=True)) == 255).all()
 
 
-def test_a_transparent_colour_of_a_palette_is_white() -> None:
+def test_a_transparent_palette_colour_becomes_white() -> None:
     image = Image.new("P", (64, 64), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     assert (preprocess(encoded(image, transparency=1)) == 255).all()
     assert (preprocess(encoded(image)) == (10, 20, 30)).all()
 
 
-def test_half_transparent_colour_is_laid_on_white() -> None:
+def test_half_transparent_pixels_are_blended_with_white() -> None:
     image = Image.new("RGBA", (300, 300), (0, 0, 0, 128))
     assert set(preprocess(encoded(image)).ravel().tolist()) <= {126, 127, 128}
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WebP"])
-def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
+@pytest.mark.parametrize("format_name", ["GIF", "PNG", "WebP"])
+def test_the_first_frame_of_an_animation_is_used(format_name: str) -> None:
     frames = [Image.new("RGB", (50, 50), colour) for colour in ("red", "lime", "blue")]
-    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    data = encoded(frames[0], format_name, save_all=True, append_images=frames[1:])
     assert np.abs(preprocess(data).mean(axis=(0, 1)) - (255, 0, 0)).max() < 5
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "ICO", "PPM", "JPEG2000"])
-def test_another_format_is_refused_by_its_name(kind: str) -> None:
+@pytest.mark.parametrize("format_name", ["TIFF", "ICO", "PPM", "JPEG2000"])
+def test_other_formats_are_refused(format_name: str) -> None:
     with pytest.raises(BadImage, match="not one of JPEG, PNG, WebP, GIF, BMP"):
-        preprocess(encoded(noise(32, 32), kind))
+        preprocess(encoded(noise(32, 32), format_name))
 
 
 @pytest.mark.parametrize("data", [b"", b"BM", b"\xff\xd8\xff", b"GIF89a", b"RIFF0000WEBP", b"no picture at all"])
-def test_bytes_that_are_no_picture_are_refused(data: bytes) -> None:
+def test_bytes_that_are_not_an_image_are_refused(data: bytes) -> None:
     with pytest.raises(BadImage):
         preprocess(data)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_truncated_image_is_refused_with_its_reason(kind: str) -> None:
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_truncated_image_is_refused_with_its_reason(format_name: str) -> None:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
-    data = encoded(noise(200, 200), kind)
+    data = encoded(noise(200, 200), format_name)
     for length in range(0, len(data) * 19 // 20, len(data) // 25):
         with pytest.raises(BadImage) as refused:
             preprocess(data[:length])
         assert refused.value.reason == str(refused.value) != ""
 
 
-def test_random_damage_never_raises_anything_but_a_refusal() -> None:
+def test_random_damage_raises_nothing_but_bad_image() -> None:
     rng = np.random.default_rng(7)
-    for kind in FORMATS:
-        whole = np.frombuffer(encoded(noise(64, 48), kind), dtype=np.uint8)
+    for format_name in FORMATS:
+        whole = np.frombuffer(encoded(noise(64, 48), format_name), dtype=np.uint8)
         for _ in range(150):
             data = whole.copy()
             places = rng.integers(0, rng.choice([40, len(data)]), 4)
@@ -202,7 +202,7 @@ def test_random_damage_never_raises_anything_but_a_refusal() -> None:
                 assert preprocess(data.tobytes()).shape == (224, 224, 3)
 
 
-def test_more_than_eight_mebibytes_are_refused_unread() -> None:
+def test_more_than_eight_mebibytes_are_refused_before_decoding() -> None:
     data = encoded(noise(10, 10))
     assert preprocess(data + bytes(MAX_IMAGE_BYTES - len(data))).shape == (224, 224, 3)
     with pytest.raises(BadImage, match="8,388,608 are allowed"):
@@ -215,13 +215,13 @@ def test_more_than_eight_mebibytes_are_refused_unread() -> None:
         ((10_000, 5_001), "50,000,000 are allowed"),
         ((13_000, 10_000), "50,000,000"),
         ((60_000, 60_000), "50,000,000"),
-        ((65_536, 1), "a side has"),
-        ((1, 700_000), "a side has"),
+        ((65_536, 1), "a side must have"),
+        ((1, 700_000), "a side must have"),
         ((0, 10), "PNG"),
         ((2**31 - 1, 2**31 - 1), "PNG|pixels"),
     ],
 )
-def test_too_many_pixels_or_an_absurd_side_are_refused_by_the_header(size: tuple[int, int], reason: str) -> None:
+def test_too_many_pixels_or_too_long_a_side_are_refused_by_the_header(size: tuple[int, int], reason: str) -> None:
     with pytest.raises(BadImage, match=reason):
         preprocess(png_header(*size))
 
@@ -237,9 +237,9 @@ def jpeg_header(width_px: int, height_px: int, **options: Any) -> bytes:
     return data[:frame] + struct.pack(">HH", height_px, width_px) + data[frame + 4 :]
 
 
-def test_a_jpeg_of_one_scan_may_have_150_megapixels() -> None:
+def test_a_one_scan_jpeg_may_have_150_megapixels() -> None:
     photo = Image.new("L", (12_500, 12_000), 200)
-    assert photo.width * photo.height == MAX_STREAMED_PIXELS
+    assert photo.width * photo.height == MAX_ONE_SCAN_PIXELS
     assert preprocess(encoded(photo, "JPEG")).min() == 200
     for size in ((12_500, 12_001), (60_000, 60_000)):  # For the second one Pillow has an error.
         with pytest.raises(BadImage, match="150,000,000"):
@@ -247,12 +247,12 @@ def test_a_jpeg_of_one_scan_may_have_150_megapixels() -> None:
 
 
 def test_a_progressive_jpeg_may_have_50_megapixels() -> None:
-    with pytest.raises(BadImage, match="10000 × 5001 pixels, 50,000,000 are allowed"):
+    with pytest.raises(BadImage, match="10000 × 5001 pixels, at most 50,000,000 are allowed"):
         preprocess(jpeg_header(10_000, 5_001, progressive=True))
 
 
 @pytest.mark.parametrize(
-    ("found", "instead"),
+    ("original", "replacement"),
     [
         pytest.param(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x0c\x01", id="a scan for each component"),
         pytest.param(b"\xff\xda", b"\0\xff\xda", id="bytes between segments"),
@@ -260,18 +260,18 @@ def test_a_progressive_jpeg_may_have_50_megapixels() -> None:
         pytest.param(b"\xff\xc0", b"\xff\xc9", id="arithmetic codes"),
     ],
 )
-def test_a_jpeg_that_is_not_plainly_of_one_scan_may_have_50_megapixels(found: bytes, instead: bytes) -> None:
+def test_a_jpeg_that_may_not_be_one_scan_may_have_50_megapixels(original: bytes, replacement: bytes) -> None:
     data = jpeg_header(10_000, 5_001)
-    assert found in data
-    with pytest.raises(BadImage, match="10000 × 5001 pixels, 50,000,000 are allowed"):
-        preprocess(data.replace(found, instead, 1))
+    assert original in data
+    with pytest.raises(BadImage, match="10000 × 5001 pixels, at most 50,000,000 are allowed"):
+        preprocess(data.replace(original, replacement, 1))
 
 
-def test_a_large_jpeg_is_decoded_at_an_eighth() -> None:
+def test_a_large_jpeg_is_decoded_at_one_eighth_scale() -> None:
     """In a process of its own, whose peak memory can be read: 100 megapixels are 300 MB as RGB."""
     script = """
 import pathlib, sys
-from encoders.image.photos import preprocess
+from encoders.image.preprocessing import preprocess
 def peak_kib():  # Not ru_maxrss, which begins with the parent's.
     status = pathlib.Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
@@ -292,13 +292,13 @@ def test_a_small_progressive_jpeg_may_have_many_scans() -> None:
     assert preprocess(data[:-2] + data[last : last + 10] * 1_000 + data[-2:]).shape == (224, 224, 3)
 
 
-def test_markers_by_chance_do_not_condemn_a_photo_of_one_scan() -> None:
+def test_a_one_scan_jpeg_with_accidental_markers_is_accepted() -> None:
     """A film of its own lies behind many phones' photos."""
     data = encoded(Image.new("RGB", (4_000, 3_000), "red"), "JPEG")
     assert preprocess(data + b"\xff\xda\xff\xe1" * 900).shape == (224, 224, 3)
 
 
-def test_a_bmp_with_the_oldest_header_is_never_taken_for_one_of_run_lengths() -> None:
+def test_a_bmp_with_the_oldest_header_is_never_taken_for_run_length_encoded() -> None:
     side_px = 1_600
     row = bytes([0, 0, 0, 0, 1, 0, 0, 0]) + bytes(3 * side_px - 8)  # Where a newer header says how it is compressed.
     header = (
@@ -309,16 +309,16 @@ def test_a_bmp_with_the_oldest_header_is_never_taken_for_one_of_run_lengths() ->
     assert preprocess(header + row * side_px).shape == (224, 224, 3)
 
 
-def test_what_memory_does_not_suffice_for_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_error_is_not_reported_as_a_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(image: Image.Image) -> Image.Image:
         raise MemoryError
 
-    monkeypatch.setattr(images, "_pixels", exhausted)
+    monkeypatch.setattr(preprocessing, "_to_square", exhausted)
     with pytest.raises(MemoryError):
         preprocess(encoded(noise(8, 8)))
 
 
-def test_the_scaled_decoding_shows_the_same_picture() -> None:
+def test_scaled_decoding_gives_nearly_the_same_pixels() -> None:
     small = noise(28, 28).resize((1800, 1800), Image.Resampling.BICUBIC)
     data = encoded(small, "JPEG", quality=95)
     with Image.open(io.BytesIO(data)) as whole:
@@ -326,7 +326,7 @@ def test_the_scaled_decoding_shows_the_same_picture() -> None:
     assert np.abs(preprocess(data) - expected).mean() < 3
 
 
-def test_threads_that_decode_together_leave_the_warning_filters_alone() -> None:
+def test_concurrent_decoding_leaves_the_warning_filters_unchanged() -> None:
     odd = encoded(noise(20, 20), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
     preprocess(odd)
     before = list(warnings.filters)
@@ -338,11 +338,11 @@ def test_threads_that_decode_together_leave_the_warning_filters_alone() -> None:
     assert list(warnings.filters) == before
 
 
-def test_a_webp_may_have_half_as_many_pixels() -> None:
+def test_a_webp_may_have_25_megapixels() -> None:
     data = encoded(Image.new("RGB", (5_001, 5_000)), "WebP", lossless=True, method=0)
-    with pytest.raises(BadImage, match="5001 × 5000 pixels, 25,000,000 are allowed"):
+    with pytest.raises(BadImage, match="5001 × 5000 pixels, at most 25,000,000 are allowed"):
         preprocess(data)
 
 
-def test_queries_and_catalogues_are_prepared_by_the_same_function() -> None:
+def test_queries_and_catalogues_use_the_same_preprocessing_function() -> None:
     assert vars(encoding)["preprocess"] is vars(photos)["preprocess"] is preprocess

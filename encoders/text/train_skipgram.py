@@ -1,9 +1,10 @@
-"""Train word vectors in a process of its own: `env MALLOC_PERTURB_=255 python -I skipgram.py CORPUS MODEL OPTIONS`.
+"""Script that trains word vectors: `env MALLOC_PERTURB_=255 python -I train_skipgram.py CORPUS MODEL OPTIONS`.
 
 OPTIONS: arguments of fasttext.train_unsupervised, as a JSON object.
 
-On one thread fastText 0.9.3 draws only the first tenth of its matrix (DenseMatrix::uniform) and leaves the rest as the
-allocator gave it: old memory, hence other vectors each time, or NaN. With MALLOC_PERTURB_=255 glibc gives zeros.
+A separate process because of MALLOC_PERTURB_=255, with which glibc allocates zeroed memory: on one thread fastText
+0.9.3 initialises only the first tenth of its matrix (DenseMatrix::uniform). The rest would be old memory, hence other
+vectors each time, or NaN.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def main(corpus: str, model: str, options: dict[str, Any]) -> None:
         model="skipgram",
         minCount=1,
         t=1e-3,
-        thread=1,  # More threads race: other vectors each time.
+        thread=1,  # More threads race, and the vectors would differ each time.
         verbose=0,
         **options,
     ).save_model(model)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from encoders.image.retry_budget import RetryBudget
+
+
+def test_a_failure_among_successes_may_be_retried() -> None:
+    budget = RetryBudget()
+    for _ in range(100):
+        budget.record_success()
+        assert budget.record_failure() or budget.tokens <= 5
+    assert not budget.record_failure()
+
+
+def test_successive_failures_soon_may_not_be_retried() -> None:
+    budget = RetryBudget()
+    assert [budget.record_failure() for _ in range(7)] == [True, True, True, True, False, False, False]
+
+
+def test_successes_refill_the_budget_up_to_its_maximum() -> None:
+    budget = RetryBudget()
+    for _ in range(30):
+        budget.record_failure()
+    assert not budget.record_failure()
+    for _ in range(61):
+        budget.record_success()
+    assert budget.record_failure()
+    for _ in range(1_000):
+        budget.record_success()
+    assert budget.tokens == budget.max_tokens

@@ -1,0 +1,179 @@
+"""Text encoders on pretrained word vectors: a fastText .bin."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoders.text import model as text
+from encoders.text.model import KINDS
+from encoders.text.tokens import Tokenizer
+from encoders.text.train import main, train
+from encoders.text.word_vectors import SkipGramParameters, load_word_vectors, train_word_vectors
+from lookalike.errors import BadArtifact, BadCatalogue
+from pipeline.text_encoding import train_text_encoder
+
+THINGS = ["cotton shirt", "wool sweater", "table lamp", "desk lamp", "coffee mug", "tea mug", "leather shoes"]
+TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in THINGS]
+ELSEWHERE = [f"{colour} {thing} for you" for colour in ("red", "pink", "black", "blue") for thing in THINGS]
+WORD_DIM, BUCKETS = 24, 1_000
+# Layout of a fastText .bin: offset of the counts of entries and words, and header of each of its two matrices
+# (quantised, rows, columns).
+COUNTS, MATRIX_HEADER = 64, struct.Struct("<?2q")
+
+
+@pytest.fixture(scope="module")
+def vectors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenize = Tokenizer()
+    out: Path = tmp_path_factory.mktemp("words") / "pretrained.bin"
+    train_word_vectors(
+        [tokenize(title) for title in ELSEWHERE], out, SkipGramParameters(dim=WORD_DIM, buckets=BUCKETS, epochs=50)
+    )
+    return out
+
+
+def vectors_at(vectors_file: Path) -> int:
+    """Offset of the word vectors; those of the buckets, and the output matrix of the words, follow."""
+    count = len(load_word_vectors(vectors_file).words)
+    return vectors_file.stat().st_size - MATRIX_HEADER.size - 4 * WORD_DIM * (2 * count + BUCKETS)
+
+
+def with_bytes(vectors_file: Path, out: Path, *places: tuple[int, bytes]) -> Path:
+    data = bytearray(vectors_file.read_bytes())
+    for at, new in places:
+        data[at : at + len(new)] = new
+    out.write_bytes(data)
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_encoder_uses_the_pretrained_words_and_their_dimension(
+    vectors_file: Path, tmp_path: Path, kind: str
+) -> None:
+    train(TITLES, tmp_path / "out", kind=kind, word_vectors=vectors_file)
+    model = text.load(tmp_path / "out")
+    assert model.dim == WORD_DIM if kind == "fasttext" else 1 <= model.dim <= len(TITLES)
+    assert (tmp_path / "out" / text.FASTTEXT).read_bytes() == vectors_file.read_bytes()
+    vectors = model.encode([*TITLES, "pink lamp", "lamps"])  # In the file only; in neither.
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    query, *others = model.encode(["reading lamp", "desk lamp", "tea mug"])
+    assert query @ others[0] > query @ others[1]
+
+
+def test_the_same_file_gives_the_same_encoder_and_another_file_another(vectors_file: Path, tmp_path: Path) -> None:
+    def fingerprint(name: str, word_vectors: Path) -> str:
+        return train(TITLES, tmp_path / name, kind="fasttext", word_vectors=word_vectors)
+
+    other = tmp_path / "other.bin"
+    train_word_vectors(
+        [["red", "lamp"], ["blue", "mug"]], other, SkipGramParameters(dim=WORD_DIM, buckets=1_000, epochs=5)
+    )
+    assert fingerprint("a", vectors_file) == fingerprint("b", vectors_file) != fingerprint("c", other)
+
+
+def test_an_update_retrains_only_if_the_file_has_changed(vectors_file: Path, tmp_path: Path) -> None:
+    source = tmp_path / "vectors.bin"
+    source.write_bytes(vectors_file.read_bytes())
+    texts = tmp_path / "text"
+    first, fresh = train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
+    assert fresh
+    assert train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=vectors_file) == (first, False)
+    train_word_vectors(
+        [["red", "lamp"], ["blue", "mug"]], source, SkipGramParameters(dim=WORD_DIM, buckets=1_000, epochs=5)
+    )
+    second, fresh = train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
+    assert fresh
+    assert second != first
+
+
+def test_the_command_accepts_a_file_of_word_vectors(
+    vectors_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "titles.txt").write_text("\n".join(TITLES))
+    out = tmp_path / "out"
+    main([str(tmp_path / "titles.txt"), str(out), "--kind", "fasttext", "--words", str(vectors_file), "--json"], {})
+    assert json.loads(capsys.readouterr().out)["fingerprint"] == text.load(out).fingerprint
+    assert text.load(out).dim == WORD_DIM
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        (b"", "not a complete fastText model"),
+        (b"x" * 9_999, "not a complete fastText model: it does"),
+    ],
+)
+def test_a_file_that_is_not_a_fasttext_model_is_refused_and_named(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    source = tmp_path / "vectors.bin"
+    if content is not None:
+        source.write_bytes(content)
+    with pytest.raises(BadArtifact, match=rf"vectors\.bin: {reason}"):
+        train(TITLES, tmp_path / "out", word_vectors=source)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.001, 0.004, 0.1, 0.5, 0.99, 1.01])
+def test_a_truncated_file_is_refused_where_the_library_would_crash_or_hang(
+    vectors_file: Path, tmp_path: Path, share: float
+) -> None:
+    whole = vectors_file.read_bytes()
+    cut = tmp_path / "vectors.bin"
+    cut.write_bytes((whole + whole)[: int(len(whole) * share)])
+    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a complete fastText model"):
+        train(TITLES, tmp_path / "out", word_vectors=cut)
+
+
+def test_a_file_without_any_of_the_words_and_a_catalogue_without_words_are_refused(
+    vectors_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadArtifact, match="none of the words"):
+        train(["赤い靴", "白い皿"], tmp_path / "out", word_vectors=vectors_file)
+    with pytest.raises(BadCatalogue, match="the texts contain no words"):
+        train(["", "★"], tmp_path / "out", word_vectors=vectors_file)
+
+
+def test_an_empty_vocabulary_is_refused(vectors_file: Path, tmp_path: Path) -> None:
+    empty = with_bytes(vectors_file, tmp_path / "vectors.bin", (COUNTS, struct.pack("<2i", 0, 0)))
+    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a complete fastText model: it has no words"):
+        train(TITLES, tmp_path / "out", word_vectors=empty)
+
+
+def test_quantised_vectors_are_refused(vectors_file: Path, tmp_path: Path) -> None:
+    quantised = with_bytes(
+        vectors_file, tmp_path / "vectors.bin", (vectors_at(vectors_file) - MATRIX_HEADER.size, b"\1")
+    )
+    with pytest.raises(BadArtifact, match=r"vectors\.bin: not a complete fastText model: quantised models"):
+        train(TITLES, tmp_path / "out", word_vectors=quantised)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_non_finite_vectors_of_words_in_the_texts_are_refused(
+    vectors_file: Path, tmp_path: Path, kind: str, value: float
+) -> None:
+    at = vectors_at(vectors_file) + 4 * WORD_DIM * load_word_vectors(vectors_file).words.index("lamp")
+    broken = with_bytes(vectors_file, tmp_path / "vectors.bin", (at, struct.pack("<f", value)))
+    with pytest.raises(BadArtifact, match="components that are not finite"):
+        train(TITLES, tmp_path / "out", kind=kind, word_vectors=broken)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_non_finite_vector_of_a_word_not_in_the_texts_counts_as_zeros(
+    vectors_file: Path, tmp_path: Path, kind: str
+) -> None:
+    at = vectors_at(vectors_file) + 4 * WORD_DIM * load_word_vectors(vectors_file).words.index("pink")
+    broken = with_bytes(vectors_file, tmp_path / "vectors.bin", (at, struct.pack("<f", np.nan)))
+    train(TITLES, tmp_path / "out", kind=kind, word_vectors=broken)
+    model = text.load(tmp_path / "out")
+    pink, pink_lamp, lamp = model.encode(["pink", "pink lamp", "lamp"])
+    assert not pink.any()
+    assert lamp.any()
+    np.testing.assert_allclose(pink_lamp, lamp, atol=1e-6)
