@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtest.mix import KINDS, Asker, Listed, Sample, parse_mix
+from loadtest.mix import KINDS, ProductInfo, QueryGenerator, QueryInputs, parse_mix
 from lookalike.client import Client
 from lookalike.errors import LookalikeError, Unavailable
 
@@ -20,10 +20,10 @@ class Mix:
     left_out: Mapping[str, str]  # Kinds that the gateway cannot answer, and its reasons.
 
 
-def list_products(client: Client) -> list[Listed]:
+def list_products(client: Client) -> list[ProductInfo]:
     """The first products of the catalogue. Raises Unavailable where it is empty."""
     products = [
-        Listed(id=product.id, title=product.title, category=product.category, price=product.price)
+        ProductInfo(id=product.id, title=product.title, category=product.category, price=product.price)
         for product in itertools.islice(client.list(limit=MAX_PRODUCTS, timeout_s=_LIST_TIMEOUT_S), MAX_PRODUCTS)
     ]
     if not products:
@@ -31,17 +31,17 @@ def list_products(client: Client) -> list[Listed]:
     return products
 
 
-def answerable_mix(client: Client, sample: Sample, requested: str | None, seed: int) -> Mix:
+def answerable_mix(client: Client, sample: QueryInputs, requested: str | None, seed: int) -> Mix:
     """The kinds of query to ask, each tried once.
 
     requested: "product=6,text=2"; every kind in it must be answered. None: the default weights of what is answered.
     Raises BadSettings, and what a search raises.
     """
     weights = parse_mix(requested, sample.kinds()) if requested else {kind: KINDS[kind] for kind in sample.kinds()}
-    asker, left_out = Asker(sample, weights, seed), {}
+    queries, left_out = QueryGenerator(sample, weights, seed), {}
     for kind in weights:
         try:
-            client.search(**asker.of(kind))
+            client.search(**queries.of(kind))
         except LookalikeError as error:
             if requested:
                 raise

@@ -43,7 +43,7 @@ class Quantile:
         return f"{estimate} {unit} ({low}–{high})"
 
 
-def parsed(page: str, name: str) -> dict[Labels, Histogram]:
+def parse_histograms(page: str, name: str) -> dict[Labels, Histogram]:
     """Parse the histogram `name` on a metrics page: each of its series by its labels (without `le`)."""
     cumulative: dict[Labels, dict[float, int]] = {}
     sums: dict[Labels, float] = {}
@@ -66,7 +66,7 @@ def _histogram(cumulative: Mapping[float, int], sum_s: float) -> Histogram:
     return Histogram(bounds, counts, sum_s)
 
 
-def added(before: Mapping[Labels, Histogram], after: Mapping[Labels, Histogram]) -> dict[Labels, Histogram]:
+def gains(before: Mapping[Labels, Histogram], after: Mapping[Labels, Histogram]) -> dict[Labels, Histogram]:
     """Subtract two scrapes: the observations of each series in between; series without any are left out.
 
     Raises Unavailable if a count fell, which means that the server restarted in between.
@@ -91,7 +91,7 @@ def _difference(now: Histogram, then: Histogram) -> Histogram:
     return Histogram(now.bounds_s, counts, now.sum_s - then.sum_s)
 
 
-def merged(series: Mapping[Labels, Histogram], **labels: str) -> Histogram | None:
+def merge_series(series: Mapping[Labels, Histogram], **labels: str) -> Histogram | None:
     """Sum all series that have these labels; None if there is none."""
     matching = [each for own, each in series.items() if own >= frozenset(labels.items())]
     if not matching:

@@ -28,7 +28,7 @@ EXPONENT = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listed:
+class ProductInfo:
     """The fields of a product that queries are made of."""
 
     id: str
@@ -38,10 +38,10 @@ class Listed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class QueryInputs:
     """The products, photos and vectors that queries are made of."""
 
-    products: Sequence[Listed]
+    products: Sequence[ProductInfo]
     photos: Sequence[bytes] = ()
     vectors: F32 | None = None  # (n, dim), in `vector_space`.
     vector_space: str = ""
@@ -62,10 +62,10 @@ class Zipf:
         return bisect(self._cumulative, rng.random() * self._cumulative[-1], hi=len(self._cumulative) - 1)
 
 
-class Asker:
+class QueryGenerator:
     """Generates queries; the same seed gives the same queries."""
 
-    def __init__(self, sample: Sample, mix: Mapping[str, float], seed: int) -> None:
+    def __init__(self, sample: QueryInputs, mix: Mapping[str, float], seed: int) -> None:
         self._sample = sample
         self._kinds, self._weights = list(mix), list(mix.values())
         self._rng = random.Random(seed)

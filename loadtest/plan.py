@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loadtest.mix import Listed, Sample
+from loadtest.mix import ProductInfo, QueryInputs
 from lookalike.cli import npy_files
 from lookalike.errors import BadSettings
 from lookalike.limits import MAX_IMAGE_BYTES
@@ -23,7 +23,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LoadPlan:
     """The settings of a load test, and the inputs that queries are made of."""
 
     address: str
@@ -32,14 +32,14 @@ class Plan:
     rate: float  # Calls per second of all users together; 0: each user calls again when its response arrives.
     seed: int
     mix: Mapping[str, float]
-    products: Sequence[Listed]
+    products: Sequence[ProductInfo]
     photos: Sequence[str]  # File names.
     vectors: str  # A .npy file; empty: none.
     vector_space: str
 
-    def sample(self) -> Sample:
+    def sample(self) -> QueryInputs:
         """Read the photos and vectors."""
-        return Sample(
+        return QueryInputs(
             products=self.products,
             photos=[Path(photo).read_bytes() for photo in self.photos],
             vectors=read_vectors(Path(self.vectors)) if self.vectors else None,
@@ -47,13 +47,13 @@ class Plan:
         )
 
 
-def write(plan: Plan, path: Path) -> None:
+def write(plan: LoadPlan, path: Path) -> None:
     path.write_text(json.dumps(dataclasses.asdict(plan)), encoding="utf-8")
 
 
-def read(path: Path) -> Plan:
+def read(path: Path) -> LoadPlan:
     document = json.loads(path.read_text(encoding="utf-8"))
-    return Plan(**{**document, "products": [Listed(**product) for product in document["products"]]})
+    return LoadPlan(**{**document, "products": [ProductInfo(**product) for product in document["products"]]})
 
 
 def find_photos(directory: Path) -> list[str]:

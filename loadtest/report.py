@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtest.histogram import Histogram, Labels, Quantile, merged, quantile
-from loadtest.plan import Plan
+from loadtest.histogram import Histogram, Labels, Quantile, merge_series, quantile
+from loadtest.plan import LoadPlan
 from loadtest.slo import Verdict
 
 
@@ -20,8 +20,8 @@ from loadtest.slo import Verdict
 class Run:
     """The results of a load test."""
 
-    plan: Plan
-    seen: Mapping[str, Any]  # Measured by the users: `seconds`, `kinds`, `errors`.
+    plan: LoadPlan
+    client_measurements: Mapping[str, Any]  # Measured by the users: `seconds`, `kinds`, `errors`.
     left_out: Mapping[str, str]  # Kinds of query that were not sent, and the reasons.
     requests: Mapping[Labels, Histogram]  # What the gateway's histograms counted during the test.
     stages: Mapping[Labels, Histogram]
@@ -43,7 +43,7 @@ def rows(requests: Mapping[Labels, Histogram]) -> Iterator[LatencyRow]:
     names = ("method", "space", "cached")
     keys = {tuple(dict(labels).get(name, "") for name in names) for labels in requests}
     for method, space, cached in sorted(keys):
-        succeeded = merged(requests, method=method, space=space, cached=cached, outcome="OK")
+        succeeded = merge_series(requests, method=method, space=space, cached=cached, outcome="OK")
         if succeeded:
             yield LatencyRow(method=method, space=space, cached=cached, histogram=succeeded)
 
@@ -59,7 +59,7 @@ def outcomes(requests: Mapping[Labels, Histogram]) -> dict[str, int]:
 
 def cached_share(requests: Mapping[Labels, Histogram]) -> float:
     """The share of successful calls that were answered from the cache."""
-    succeeded, cached = merged(requests, outcome="OK"), merged(requests, outcome="OK", cached="true")
+    succeeded, cached = merge_series(requests, outcome="OK"), merge_series(requests, outcome="OK", cached="true")
     return cached.count / succeeded.count if succeeded and cached else 0.0
 
 
@@ -69,7 +69,7 @@ def document(run: Run) -> dict[str, Any]:
         "address": run.plan.address,
         "users": run.plan.users,
         "offered_per_s": run.plan.rate or None,
-        "seconds": run.seen["seconds"],
+        "seconds": run.client_measurements["seconds"],
         "seed": run.plan.seed,
         "mix": dict(run.plan.mix),
         "left_out": dict(run.left_out),
@@ -90,8 +90,8 @@ def document(run: Run) -> dict[str, Any]:
             dict(labels)["stage"]: {"times": each.count, "mean_s": each.sum_s / each.count}
             for labels, each in sorted(run.stages.items(), key=str)
         },
-        "client": run.seen["kinds"],
-        "errors": run.seen["errors"],
+        "client": run.client_measurements["kinds"],
+        "errors": run.client_measurements["errors"],
         "objectives": [
             {"objective": each.objective, "allowed": each.allowed, "measured": each.measured, "met": each.met}
             for each in run.verdicts
@@ -112,11 +112,12 @@ def _interval(value: Quantile) -> dict[str, float | None]:
 def show(run: Run) -> None:
     """Print the results as tables."""
     console = Console()
-    succeeded = merged(run.requests, outcome="OK")
-    per_s = (succeeded.count if succeeded else 0) / run.seen["seconds"]
+    succeeded = merge_series(run.requests, outcome="OK")
+    seconds = run.client_measurements["seconds"]
+    per_s = (succeeded.count if succeeded else 0) / seconds
     offered = f"{run.plan.rate:g} calls/s offered" if run.plan.rate else "no rate limit"
     console.print(
-        f"{run.plan.users} users, {offered}, {run.seen['seconds']:.1f} s, seed {run.plan.seed}: {per_s:.1f} answers/s, "
+        f"{run.plan.users} users, {offered}, {seconds:.1f} s, seed {run.plan.seed}: {per_s:.1f} answers/s, "
         f"{cached_share(run.requests):.0%} from the cache; "
         + ", ".join(f"{code} {count}" for code, count in outcomes(run.requests).items())
     )
@@ -124,7 +125,7 @@ def show(run: Run) -> None:
         console.print(f"[yellow]{kind} queries were left out:[/] {escape(reason)}", highlight=False)
     console.print(_server_table(run), _stage_table(run), _client_table(run), _verdict_table(run), sep="\n")
     console.print("A quantile lies between the bounds of its bucket (in brackets); the value is an estimate.")
-    for error in run.seen["errors"]:
+    for error in run.client_measurements["errors"]:
         console.print(f"[red]{error['times']} × {error['kind']}:[/] {escape(error['error'])}", highlight=False)
 
 
@@ -154,7 +155,7 @@ def _stage_table(run: Run) -> Table:
 
 def _client_table(run: Run) -> Table:
     table = _table("Measured by the users (includes their own time)", "kind", "calls", "failed", "p50", "p99")
-    for kind, each in run.seen["kinds"].items():
+    for kind, each in run.client_measurements["kinds"].items():
         p50, p99 = (f"{each[name] * 1000:.3g} ms" for name in ("p50_s", "p99_s"))
         table.add_row(kind, str(each["calls"]), str(each["failed"]), p50, p99)
     return table

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest import discovery, plan, report, slo
-from loadtest.histogram import Histogram, Labels, added, parsed
+from loadtest.histogram import Histogram, Labels, gains, parse_histograms
 from loadtest.mix import KINDS
 from lookalike.cli.arguments import number
 from lookalike.cli.flags import DEFAULT_ADDRESS
@@ -44,21 +44,21 @@ examples:
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser(environ).parse_args(argv)
-    for place in (options.address, urlsplit(options.metrics).netloc):
-        _check_place(place, owned=options.i_own_this_server)
+    for address in (options.address, urlsplit(options.metrics).netloc):
+        _check_address(address, owned=options.i_own_this_server)
     objectives = slo.read(options.slo)
-    made, left_out = _plan_run(options)
-    before = _scraped(options.metrics)
-    seen = _made(made)
-    after = _scraped(options.metrics)
-    gained = added(before[REQUESTS], after[REQUESTS])
+    load_plan, left_out = _plan_run(options)
+    before = _scrape(options.metrics)
+    client_measurements = _run_users(load_plan)
+    after = _scrape(options.metrics)
+    requests = gains(before[REQUESTS], after[REQUESTS])
     run = report.Run(
-        plan=made,
-        seen=seen,
+        plan=load_plan,
+        client_measurements=client_measurements,
         left_out=left_out,
-        requests=gained,
-        stages=added(before[STAGES], after[STAGES]),
-        verdicts=slo.judge(objectives, gained, seen=slo.Seen.of(seen)),
+        requests=requests,
+        stages=gains(before[STAGES], after[STAGES]),
+        verdicts=slo.judge(objectives, requests, clients=slo.ClientTotals.of(client_measurements)),
     )
     if options.json:
         print(json.dumps(report.document(run), indent=2, ensure_ascii=False))
@@ -96,28 +96,28 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _check_place(place: str, *, owned: bool) -> None:
-    """Raises BadSettings unless `place` is a host and port of this machine, or its owner takes it upon them."""
+def _check_address(address: str, *, owned: bool) -> None:
+    """Raise BadSettings unless `address` is HOST:PORT of this machine, or the caller says that they own it."""
     try:
-        parts = urlsplit(f"//{place}")
+        parts = urlsplit(f"//{address}")
         host, port = parts.hostname or "", parts.port
     except ValueError:
         host, port = "", None
     if not host or port is None or parts.path or parts.username is not None:
-        raise BadSettings(f"{place!r} is not HOST:PORT")
+        raise BadSettings(f"{address!r} is not HOST:PORT")
     try:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = host == "localhost"
     if not (loopback or owned):
-        raise BadSettings(f"{place} is not on this machine: load only what is yours, then say --i-own-this-server")
+        raise BadSettings(f"{address} is not on this machine: load only what is yours, then say --i-own-this-server")
 
 
-def _plan_run(options: argparse.Namespace) -> tuple[plan.Plan, Mapping[str, str]]:
+def _plan_run(options: argparse.Namespace) -> tuple[plan.LoadPlan, Mapping[str, str]]:
     """The plan, and the kinds of query that the gateway cannot answer with its reasons."""
     space, vectors = plan.parse_vectors(options.vectors)
     with Client(options.address) as client:
-        draft = plan.Plan(
+        draft = plan.LoadPlan(
             address=options.address,
             users=options.users,
             seconds=options.seconds,
@@ -133,31 +133,31 @@ def _plan_run(options: argparse.Namespace) -> tuple[plan.Plan, Mapping[str, str]
     return dataclasses.replace(draft, mix=mix.weights), mix.left_out
 
 
-def _made(made: plan.Plan) -> dict[str, Any]:
-    """What the users saw. They are a process of their own, and end when it does."""
+def _run_users(load_plan: plan.LoadPlan) -> dict[str, Any]:
+    """Run the users in a process of their own; returns what they measured. Raises Unavailable where it fails."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "plan.json"
-        plan.write(made, file)
+        plan.write(load_plan, file)
         finished = subprocess.run(  # noqa: S603  # this interpreter and a file of our own
             [sys.executable, "-m", "loadtest.users", str(file)],
             capture_output=True,
             text=True,
-            timeout=made.seconds + 120,
+            timeout=load_plan.seconds + 120,
             check=False,
         )
     if finished.returncode:
-        raise Unavailable(f"the load could not be made:\n{finished.stderr.strip()}")
-    seen: dict[str, Any] = json.loads(finished.stdout)
-    return seen
+        raise Unavailable(f"the users could not run:\n{finished.stderr.strip()}")
+    measurements: dict[str, Any] = json.loads(finished.stdout)
+    return measurements
 
 
-def _scraped(url: str) -> dict[str, dict[Labels, Histogram]]:
+def _scrape(url: str) -> dict[str, dict[Labels, Histogram]]:
     """The gateway's two histograms. Raises Unavailable."""
     if urlsplit(url).scheme != "http":
         raise BadSettings(f"--metrics {url}: not an http:// address")
     try:
         with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  # the scheme is checked above
             page = reply.read(MAX_PAGE_BYTES).decode()
-        return {name: parsed(page, name) for name in (REQUESTS, STAGES)}
+        return {name: parse_histograms(page, name) for name in (REQUESTS, STAGES)}
     except (OSError, ValueError) as error:
         raise Unavailable(f"no metrics at {url}: {error}") from error

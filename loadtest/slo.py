@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.histogram import Histogram, Labels, merged, quantile
+from loadtest.histogram import Histogram, Labels, merge_series, quantile
 from lookalike.errors import BadSettings
 from lookalike.runtime.telemetry import SECONDS_BUCKETS
 
@@ -51,15 +51,15 @@ class Objectives:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What the users saw: a call that never reached the server is in no histogram of its."""
+class ClientTotals:
+    """What the clients counted: a call that never reached the server is in none of its histograms."""
 
     seconds: float
     calls: int
     failed: int
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Seen:
+    def of(cls, document: Mapping[str, Any]) -> ClientTotals:
         kinds = document["kinds"].values()
         return cls(document["seconds"], sum(each["calls"] for each in kinds), sum(each["failed"] for each in kinds))
 
@@ -135,18 +135,18 @@ def _bound(table: Mapping[str, Any], name: str) -> float:
     return seconds
 
 
-def judge(objectives: Objectives, series: Mapping[Labels, Histogram], seen: Seen) -> list[Verdict]:
+def judge(objectives: Objectives, series: Mapping[Labels, Histogram], clients: ClientTotals) -> list[Verdict]:
     """One verdict for each objective, on what the request histogram gained in the run."""
-    total, answered = merged(series), merged(series, outcome="OK")
+    total, answered = merge_series(series), merge_series(series, outcome="OK")
     calls, answers = (each.count if each else 0 for each in (total, answered))
     verdicts = [
         _error_ratio("errors, by the server", calls - answers, calls, objectives.error_ratio),
-        _error_ratio("errors, by its users", seen.failed, seen.calls, objectives.error_ratio),
+        _error_ratio("errors, by its users", clients.failed, clients.calls, objectives.error_ratio),
     ]
     if (least := objectives.min_requests_per_s) is not None:
-        per_s = answers / seen.seconds
+        per_s = answers / clients.seconds
         verdicts.append(Verdict("answers per second", f"≥ {least:g}", f"{per_s:.1f}", per_s >= least))
-    return verdicts + [_judged(latency, series) for latency in objectives.latencies]
+    return verdicts + [_judge_latency(latency, series) for latency in objectives.latencies]
 
 
 def _error_ratio(name: str, failed: int, calls: int, allowed: float) -> Verdict:
@@ -154,10 +154,10 @@ def _error_ratio(name: str, failed: int, calls: int, allowed: float) -> Verdict:
     return Verdict(name, f"≤ {allowed:g}", f"{ratio:.3g} ({failed} of {calls})", ratio <= allowed)
 
 
-def _judged(latency: Latency, series: Mapping[Labels, Histogram]) -> Verdict:
+def _judge_latency(latency: Latency, series: Mapping[Labels, Histogram]) -> Verdict:
     allowed = f"≤ {latency.at_most_s:g} s"
     # Failed calls are left out: an error that comes fast must not make answers look fast.
-    answers = merged(series, outcome="OK", **latency.labels)
+    answers = merge_series(series, outcome="OK", **latency.labels)
     if latency.optional and not (answers and answers.count):
         return Verdict(str(latency), allowed, "no such answer", met=None)
     least = math.ceil(1 / (1 - latency.quantile) - 1e-9)

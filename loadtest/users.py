@@ -28,8 +28,8 @@ from locust.env import Environment
 from locust.exception import StopUser
 
 from loadtest import discovery
-from loadtest.mix import KINDS, Asker, Sample
-from loadtest.plan import Plan, find_photos, parse_vectors, read, read_vectors
+from loadtest.mix import KINDS, QueryGenerator, QueryInputs
+from loadtest.plan import LoadPlan, find_photos, parse_vectors, read, read_vectors
 from lookalike.client import Client
 from lookalike.errors import BadSettings, LookalikeError
 
@@ -45,7 +45,7 @@ class Target:
     """The gateway that all users ask, and what they ask it."""
 
     client: Client
-    sample: Sample
+    sample: QueryInputs
     mix: Mapping[str, float]
     seeds: itertools.count[int]  # Of each user's queries.
 
@@ -55,14 +55,14 @@ class Shopper(User):
 
     target: ClassVar[Target | None] = None  # None: the gateway could not be asked.
     end_s: ClassVar[float] = float("inf")  # On perf_counter's clock: from then on a user ends instead of asking.
-    asker: Asker | None = None
+    queries: QueryGenerator | None = None
 
     @task
     def ask(self) -> None:
         if self.target is None or perf_counter() >= self.end_s:
             raise StopUser
-        self.asker = self.asker or Asker(self.target.sample, self.target.mix, seed=next(self.target.seeds))
-        kind, question = self.asker.next()
+        self.queries = self.queries or QueryGenerator(self.target.sample, self.target.mix, seed=next(self.target.seeds))
+        kind, question = self.queries.next()
         start_s, error = perf_counter(), None
         try:
             self.target.client.search(**question)
@@ -130,7 +130,7 @@ def _explore(address: str, options: argparse.Namespace) -> Target:
     photos = find_photos(Path(options.images)) if options.images else []
     client = Client(address)
     try:
-        sample = Sample(
+        sample = QueryInputs(
             products=discovery.list_products(client),
             photos=[Path(photo).read_bytes() for photo in photos],
             vectors=read_vectors(Path(vectors)) if vectors else None,
@@ -153,7 +153,7 @@ def _address(host: str) -> str:
     return address
 
 
-def run(plan: Plan) -> dict[str, Any]:
+def run(plan: LoadPlan) -> dict[str, Any]:
     """Ask for `plan.seconds`; returns what the users measured, by kind of query."""
     environment = Environment(user_classes=[Shopper], stop_timeout=DRAIN_S)
     with Client(plan.address) as client:

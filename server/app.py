@@ -15,7 +15,7 @@ from lookalike.v1 import catalog_pb2, search_pb2
 from server.admission import Admission, StreamHandler, UnaryHandler
 from server.catalog import CatalogReader
 from server.changes import CatalogWriter
-from server.classify import Classifier
+from server.classify import ClassifyHandler
 from server.encoding import Encoders
 from server.policy import AutoPolicy
 from server.redis_result_cache import RedisResultCache
@@ -66,7 +66,7 @@ def build_gateway(settings: GatewaySettings) -> Gateway:
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
     searcher = Searcher(versions, shards, encoders, cache, policy, deadline_s, SingleFlight())
-    classifier = Classifier(versions, shards, encoders, deadline_s)
+    classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
     reader = CatalogReader(versions, shards, deadline_s)
     writer = CatalogWriter(versions, shards, encoders, deadline_s)
     search: Mapping[str, UnaryHandler] = {

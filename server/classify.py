@@ -23,7 +23,7 @@ NEVER_REACHED = 2.0  # The threshold, above every probability, of a precision th
 
 
 @dataclass(frozen=True, slots=True)
-class Classifier:
+class ClassifyHandler:
     """The handler of Classify."""
 
     versions: VersionWatch

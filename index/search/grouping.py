@@ -15,15 +15,15 @@ _MIN_COUNTED_DEPTH = 256  # From here on, searching deeper takes longer than cou
 _MAX_DEPTH = 10_000  # No build measures operating points beyond it: everything is compared instead.
 
 
-class Ranking(Protocol):
+class RankedHits(Protocol):
     """Results of one query, by falling score."""
 
     @property
     def scores(self) -> F32: ...
 
 
-Ranked = TypeVar("Ranked", bound=Ranking)
-Ranked_co = TypeVar("Ranked_co", bound=Ranking, covariant=True)
+Ranked = TypeVar("Ranked", bound=RankedHits)
+Ranked_co = TypeVar("Ranked_co", bound=RankedHits, covariant=True)
 
 
 def select_hits(

@@ -17,7 +17,7 @@ from lookalike.cli.progress import progress_bar
 from lookalike.demo.sample.assortment import LEAVES, Leaf
 from lookalike.demo.sample.drawing.look import Look
 from lookalike.demo.sample.drawing.palette import COLOURS, Colour, luminance
-from lookalike.demo.sample.drawing.pen import Pen, View
+from lookalike.demo.sample.drawing.pen import CameraView, Pen
 from lookalike.demo.sample.drawing.photo import render_photo
 from lookalike.demo.sample.titles import ProductFacts, Shop, description, shops, tags, title
 from lookalike.errors import BadCatalogue, BadSettings
@@ -88,7 +88,7 @@ def _photo(number: int, models: int, seed: int) -> bytes:
     facts, look = _facts_and_look(model, seed)
     rng, leaf = random.Random(f"{seed}/photo/{number}"), facts.leaf
     tilt = 1.0 if leaf.stands else 9.0
-    view = View(
+    view = CameraView(
         degrees=rng.uniform(-tilt, tilt),
         scale=rng.uniform(0.84, 0.97),
         dx=rng.uniform(-2, 2),

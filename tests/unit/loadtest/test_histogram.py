@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as Live
 
-from loadtest.histogram import Histogram, added, merged, parsed, quantile
+from loadtest.histogram import Histogram, gains, merge_series, parse_histograms, quantile
 from lookalike.errors import Unavailable
 from lookalike.runtime.telemetry import SECONDS_BUCKETS
 
@@ -32,7 +32,7 @@ class Server:
         self.seconds = Live("a_seconds", "", ["space"], buckets=SECONDS_BUCKETS, registry=self.registry)
 
     def scrape(self) -> dict[frozenset[tuple[str, str]], Histogram]:
-        return parsed(generate_latest(self.registry).decode(), "a_seconds")
+        return parse_histograms(generate_latest(self.registry).decode(), "a_seconds")
 
 
 def test_a_page_is_read_into_one_histogram_per_series() -> None:
@@ -49,7 +49,7 @@ def test_a_page_is_read_into_one_histogram_per_series() -> None:
 
 
 def test_a_page_without_the_histogram_has_no_series() -> None:
-    assert parsed("# TYPE other counter\nother_total 3\n", "a_seconds") == {}
+    assert parse_histograms("# TYPE other counter\nother_total 3\n", "a_seconds") == {}
 
 
 def test_only_observations_between_two_scrapes_count() -> None:
@@ -59,16 +59,16 @@ def test_only_observations_between_two_scrapes_count() -> None:
     before = server.scrape()
     server.seconds.labels("image").observe(0.004)
     server.seconds.labels("image").observe(0.004)
-    gains = added(before, server.scrape())
-    assert list(gains) == [frozenset({("space", "image")})]
-    (only,) = gains.values()
+    gained = gains(before, server.scrape())
+    assert list(gained) == [frozenset({("space", "image")})]
+    (only,) = gained.values()
     assert only.count == 2
     assert quantile(only, 0.99).high_s == 0.005
     assert only.sum_s == pytest.approx(0.008)
 
 
 def test_a_new_series_counts_entirely() -> None:
-    assert added({}, {IMAGE: of(1, 2, 3)}) == {IMAGE: of(1, 2, 3)}
+    assert gains({}, {IMAGE: of(1, 2, 3)}) == {IMAGE: of(1, 2, 3)}
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_new_series_counts_entirely() -> None:
 )
 def test_a_restart_of_the_server_is_an_error(after: dict[frozenset[tuple[str, str]], Histogram]) -> None:
     with pytest.raises(Unavailable, match="restarted"):
-        added({IMAGE: of(1, 1, 1)}, after)
+        gains({IMAGE: of(1, 1, 1)}, after)
 
 
 def test_series_are_merged_by_labels() -> None:
@@ -85,9 +85,9 @@ def test_series_are_merged_by_labels() -> None:
         TEXT: of(0, 2, 0),
         frozenset({("space", "text"), ("outcome", "INTERNAL")}): of(0, 0, 4),
     }
-    assert merged(series) == Histogram((1.0, 2.0, INF), (1, 2, 4), sum_s=7)
-    assert merged(series, space="text", outcome="OK") == of(0, 2, 0)
-    assert merged(series, space="product") is None
+    assert merge_series(series) == Histogram((1.0, 2.0, INF), (1, 2, 4), sum_s=7)
+    assert merge_series(series, space="text", outcome="OK") == of(0, 2, 0)
+    assert merge_series(series, space="product") is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from loadtest import plan, report
 from loadtest.histogram import Histogram, Labels
-from loadtest.mix import Listed
+from loadtest.mix import ProductInfo
 from loadtest.run import main
 from loadtest.slo import Verdict
 from lookalike.errors import BadSettings, LookalikeError, Unavailable
@@ -114,15 +114,15 @@ def test_photos_are_found_below_a_directory_up_to_a_limit(tmp_path: Path) -> Non
     assert all(name.endswith(".JPG") for name in photos)
 
 
-def make_plan() -> plan.Plan:
-    return plan.Plan(
+def make_plan() -> plan.LoadPlan:
+    return plan.LoadPlan(
         address="127.0.0.1:1",
         users=2,
         seconds=3,
         rate=4,
         seed=5,
         mix={"product": 1.0},
-        products=[Listed(id="p-1", title="赤い靴", category="fashion", price=1.5)],
+        products=[ProductInfo(id="p-1", title="赤い靴", category="fashion", price=1.5)],
         photos=[],
         vectors="",
         vector_space="",
@@ -141,7 +141,7 @@ def series(space: str, cached: str, outcome: str, *counts: int) -> dict[Labels, 
 
 RUN = report.Run(
     plan=make_plan(),
-    seen={
+    client_measurements={
         "seconds": 2.0,
         "kinds": {"product": {"calls": 9, "failed": 1, "p50_s": 0.05, "p99_s": 11.0}},
         "errors": [{"kind": "product", "error": "examples[0].image: [/] is no photo", "times": 1}],

@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.mix import FILTERED, KINDS, PHRASES, Asker, Listed, Sample, Zipf, parse_mix
+from loadtest.mix import FILTERED, KINDS, PHRASES, ProductInfo, QueryGenerator, QueryInputs, Zipf, parse_mix
 from lookalike.errors import BadSettings
 from lookalike.requests import search_request
 
 PRODUCTS = [
-    Listed(id=f"p-{i}", title=f"title {i}" if i % 2 else " ", category="fashion/shoes" if i % 3 else "", price=float(i))
+    ProductInfo(
+        id=f"p-{i}", title=f"title {i}" if i % 2 else " ", category="fashion/shoes" if i % 3 else "", price=float(i)
+    )
     for i in range(50)
 ]
-ALL = Sample(products=PRODUCTS, photos=[b"jpeg"], vectors=np.ones((3, 4), dtype=np.float32), vector_space="image")
+ALL = QueryInputs(products=PRODUCTS, photos=[b"jpeg"], vectors=np.ones((3, 4), dtype=np.float32), vector_space="image")
 
 
-def generate(sample: Sample, n: int = 2000, seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
-    asker = Asker(sample, {kind: KINDS[kind] for kind in sample.kinds()}, seed)
-    return [(kind, dict(question)) for kind, question in (asker.next() for _ in range(n))]
+def generate(sample: QueryInputs, n: int = 2000, seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
+    queries = QueryGenerator(sample, {kind: KINDS[kind] for kind in sample.kinds()}, seed)
+    return [(kind, dict(question)) for kind, question in (queries.next() for _ in range(n))]
 
 
 def test_every_kind_of_query_has_its_share() -> None:
@@ -33,8 +35,8 @@ def test_every_kind_of_query_has_its_share() -> None:
 
 
 def test_kinds_of_query_without_inputs_are_not_generated() -> None:
-    assert Sample(products=PRODUCTS).kinds() == ("product", "text")
-    assert {kind for kind, _ in generate(Sample(products=PRODUCTS))} == {"product", "text"}
+    assert QueryInputs(products=PRODUCTS).kinds() == ("product", "text")
+    assert {kind for kind, _ in generate(QueryInputs(products=PRODUCTS))} == {"product", "text"}
 
 
 def test_every_query_makes_a_valid_request() -> None:

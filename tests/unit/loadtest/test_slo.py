@@ -13,7 +13,7 @@ from loadtest.histogram import Histogram, Labels
 from loadtest.run import OBJECTIVES
 from lookalike.errors import BadSettings
 
-FINE = slo.Seen(seconds=10, calls=1000, failed=0)
+FINE = slo.ClientTotals(seconds=10, calls=1000, failed=0)
 P99 = {"error_ratio": 0.01, "latency": [{"method": "Search", "p99_s": 0.5}]}
 
 
@@ -22,7 +22,9 @@ def series(*counts: int, space: str = "image", outcome: str = "OK", cached: str 
     return {frozenset(labels.items()): Histogram((0.1, 0.5, 10.0, math.inf), counts, sum_s=1.0)}
 
 
-def met(document: dict[str, Any], gained: dict[Labels, Histogram], seen: slo.Seen = FINE) -> dict[str, bool | None]:
+def met(
+    document: dict[str, Any], gained: dict[Labels, Histogram], seen: slo.ClientTotals = FINE
+) -> dict[str, bool | None]:
     return {each.objective: each.met for each in slo.judge(slo.parse(document), gained, seen)}
 
 
@@ -134,10 +136,10 @@ def test_too_many_errors_are_a_miss() -> None:
 
 
 def test_errors_that_never_reached_the_server_are_a_miss_too() -> None:
-    seen = slo.Seen.of(
+    seen = slo.ClientTotals.of(
         {"seconds": 10.0, "kinds": {"text": {"calls": 90, "failed": 30}, "photo": {"calls": 10, "failed": 0}}}
     )
-    assert seen == slo.Seen(seconds=10.0, calls=100, failed=30)
+    assert seen == slo.ClientTotals(seconds=10.0, calls=100, failed=30)
     assert not met(P99, series(1000, 0, 0, 0), seen)["errors, by its users"]
 
 
@@ -147,7 +149,7 @@ def test_errors_that_come_fast_do_not_make_answers_look_fast() -> None:
 
 
 def test_a_run_without_any_call_misses_everything() -> None:
-    verdicts = slo.judge(slo.parse({**P99, "min_requests_per_s": 1}), {}, slo.Seen(10, 0, 0))
+    verdicts = slo.judge(slo.parse({**P99, "min_requests_per_s": 1}), {}, slo.ClientTotals(10, 0, 0))
     assert [verdict.met for verdict in verdicts] == [False] * 4
 
 

@@ -16,7 +16,7 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class CameraView:
     """Maps points of a 100 x 100 square to pixels: rotated about the centre, scaled, moved, and optionally mirrored."""
 
     degrees: float = 0.0
@@ -46,7 +46,7 @@ class Pen:
     A paint is a colour, or a cloth: an image of the canvas' size, which shows through the shape.
     """
 
-    def __init__(self, view: View, ground: RGB) -> None:
+    def __init__(self, view: CameraView, ground: RGB) -> None:
         # The ground shows through at the silhouette's soft edge: the product's own colour makes it invisible.
         self.image = Image.new("RGB", (SIZE_PX, SIZE_PX), ground)
         self.silhouette = Image.new("L", (SIZE_PX, SIZE_PX))

@@ -18,7 +18,7 @@ from lookalike.demo.sample.drawing.curves import both, box, oval, path
 from lookalike.demo.sample.drawing.look import Look
 from lookalike.demo.sample.drawing.palette import COLOURS
 from lookalike.demo.sample.drawing.patterns import CLOTHS
-from lookalike.demo.sample.drawing.pen import Pen, View
+from lookalike.demo.sample.drawing.pen import CameraView, Pen
 from lookalike.demo.sample.titles import SHOPS, shops
 from pipeline import catalogue
 from pipeline.column_mapping import category_name
@@ -145,7 +145,7 @@ def test_every_variant_can_be_drawn_in_every_pattern(leaf: Leaf) -> None:
             look = Look(
                 variant=variant, main=COLOURS[5].rgb, accent=COLOURS[1].rgb, pattern=pattern, rng=random.Random(1)
             )
-            pen = Pen(View(degrees=5, mirrored=True), look.main)
+            pen = Pen(CameraView(degrees=5, mirrored=True), look.main)
             leaf.draw(pen, look)
             covered = np.asarray(pen.silhouette).mean() / 255
             assert 0.04 < covered < 0.85, (variant, covered)
