@@ -196,6 +196,11 @@ def test_only_the_main_thread_may_start_processes(supervisor: Supervisor) -> Non
     assert len(errors) == 1
 
 
+def _has_become_sleep(pid: int) -> bool:
+    """Whether the process is past parent_death.py, whose command line also names it; empty in the midst of exec."""
+    return b"sleep(600)" in b"".join(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[3:4])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal exists on Linux only")
 def test_a_killed_supervisor_leaves_no_process_behind(tmp_path: Path) -> None:
     code = f"""
@@ -208,13 +213,13 @@ with Supervisor(Path({str(tmp_path)!r}), {{}}) as processes:
     processes.watch()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as supervisor:
-        assert supervisor.stdout is not None
-        running = [int(pid) for pid in supervisor.stdout.readline().split()]
-        # Wait until each has become the command: before that, it might end because its supervisor is already gone.
-        assert eventually(
-            lambda: all(b"sleep(600)" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[3] for pid in running)
-        )
-        supervisor.kill()
+        try:
+            assert supervisor.stdout is not None
+            running = [int(pid) for pid in supervisor.stdout.readline().split()]
+            # Wait until each has become the command: before that, it might end because its supervisor is already gone.
+            assert eventually(lambda: all(map(_has_become_sleep, running)))
+        finally:
+            supervisor.kill()  # Else leaving `with` would wait for it for ever.
     assert len(running) == 2
     assert eventually(lambda: not any(map(pid_is_alive, running)))
 
