@@ -14,8 +14,16 @@ import pytest
 
 from lookalike.local import probes
 from tests.conftest import REPOSITORY
+from tests.e2e.demos import DemoDirectories, sample_catalogue
 
 PATIENCE_S = 120
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoDirectories:
+    """Directories of a demo of 120 products, too few to learn a product space from."""
+    folder = tmp_path_factory.mktemp("demo")
+    return DemoDirectories(catalogue=sample_catalogue(folder / "catalogue", 120), state=folder / "state")
 
 
 @pytest.fixture(scope="session")

@@ -2,93 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from lookalike.client import Client, example
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
-
-LOOKALIKE = [sys.executable, "-m", "lookalike"]
-MARK = "DEMO_UNDER_TEST"  # An environment variable that every process of a demo inherits.
-TIMEOUT_S = 240
+from tests.e2e.demos import TIMEOUT_S, DemoDirectories, eventually, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoDirectories:
-    """The catalogue and state directories of a demo, and the processes that a demo in them has started."""
-
-    catalogue: Path
-    state: Path
-
-    def command(self, *arguments: str) -> list[str]:
-        flags = ["--catalog", str(self.catalogue), "--state", str(self.state), "--weights", "untrained"]
-        return [*LOOKALIKE, "demo", *flags, *arguments]
-
-    @property
-    def environ(self) -> dict[str, str]:
-        return {**os.environ, MARK: str(self.state), "COLUMNS": "120"}  # noqa: TID251  # given on to a subprocess
-
-    def processes(self) -> list[str]:
-        """The command lines of all processes of a demo in these directories that still run."""
-        mark, commands = f"{MARK}={self.state}".encode(), []
-        for directory in Path("/proc").glob("[0-9]*"):
-            try:
-                marked = mark in (directory / "environ").read_bytes().split(b"\0")
-                # Redis overwrites its environment with its process title, but its working directory is in `state`.
-                if marked or Path(os.readlink(directory / "cwd")).is_relative_to(self.state):
-                    commands.append((directory / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:  # It has ended, or belongs to another user.
-                continue
-        return commands
-
-    def all_ended(self) -> bool:
-        """Whether no process runs any more; those that the kernel kills take a moment to end."""
-        return eventually(lambda: not self.processes())
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-@contextmanager
-def running(demo: DemoDirectories, *arguments: str, until: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a demo and yield it with its output once that contains `until`; kill it afterwards."""
-    command = demo.command(*arguments)
-    with subprocess.Popen(command, env=demo.environ, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        printed = ""
-        while until not in printed and (line := process.stdout.readline()):
-            printed += line
-        try:
-            yield process, printed
-        finally:
-            process.kill()
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoDirectories:
-    folder = tmp_path_factory.mktemp("demo")
-    arguments = ["catalog", "sample", str(folder / "catalogue"), "--products", "120"]
-    subprocess.run([*LOOKALIKE, *arguments], check=True, timeout=TIMEOUT_S)
-    return DemoDirectories(catalogue=folder / "catalogue", state=folder / "state")
 
 
 @pytest.fixture(scope="module")
