@@ -238,9 +238,7 @@ async def test_arguments_that_are_left_out_are_not_sent(gateway: FakeGateway, cl
     assert not gateway.request.HasField("limit")
 
 
-async def test_a_photo_may_be_bytes_or_a_path(
-    gateway: FakeGateway, client: AsyncClient, tmp_path: Path
-) -> None:
+async def test_a_photo_may_be_bytes_or_a_path(gateway: FakeGateway, client: AsyncClient, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"from a file")
     await client.search(examples=[example(image=b"as it is"), example(image=tmp_path / "a.jpg", weight=-2)])
     assert list(gateway.request.examples) == [Example(image=b"as it is"), Example(image=b"from a file", weight=-2)]
