@@ -146,7 +146,7 @@ def _server_table(result: LoadTestResult) -> Table:
 
 
 def _stage_table(result: LoadTestResult) -> Table:
-    table = _table("Stages in the gateway", "stage", "times", "mean", "p99")
+    table = _table("Stages in the gateway", "stage", "count", "mean", "p99")
     for labels, each in sorted(result.stages.items(), key=str):
         mean = f"{each.sum_s / each.count * 1000:.3g} ms"
         table.add_row(dict(labels)["stage"], str(each.count), mean, str(quantile(each, 0.99)))

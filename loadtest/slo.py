@@ -1,6 +1,6 @@
 """Service level objectives, and whether a load test meets them. Pure, except for `read`, which reads a TOML file:
 
-error_ratio = 0.001             maximum share of failed calls, of those that the server counts and that its users count
+error_ratio = 0.001             maximum share of failed calls, both by the server's counts and by its users'
 min_requests_per_s = 40         optional
 
 [[latency]]                     any number of them

@@ -26,6 +26,7 @@ class RankedHit(NamedTuple):
         return -self.negated_score
 
     def opaque(self, explained_spaces: Sequence[Space.ValueType]) -> OpaqueHit:
+        """The hit as a message that has the wire format of `Hit`, with the product still serialized."""
         scores = [
             SpaceScore(space=space, score=cosine) for space, cosine in zip(explained_spaces, self.cosines, strict=True)
         ]

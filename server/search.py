@@ -56,7 +56,7 @@ class Searcher:
     async def _answer(
         self, request: search_pb2.SearchRequest, query: SearchQuery, timer: RequestTimer, deadline: Deadline
     ) -> bytes:
-        """The serialized SearchResponse: from the cache, an equal search in flight or a new one, with own timings."""
+        """The serialized SearchResponse, from the cache, an equal search in flight or a new search."""
         deadline = deadline.or_after(self.default_deadline_s)
         snapshot = self.versions.snapshot()
         key = cache_key(snapshot.content_id, self.policy.text, request, query)
@@ -97,7 +97,7 @@ class Searcher:
     ) -> tuple[ShardResults, list[RankedHit]]:
         """Rank the candidate hits, with the ones to return first: by score, or with `diversity` as `diversify` chooses.
 
-        If the candidates' vectors cannot be fetched, the rank is by score and the returned results have a failure more.
+        If the candidates' vectors cannot be fetched, the rank is by score and the returned results state a failure.
         """
         hits = rank_hits(query, route, results, _candidate_count(query))
         if not query.diversity or len(hits) < 2:

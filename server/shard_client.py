@@ -58,7 +58,7 @@ class ShardClient:
         await self._channel.close()
 
     async def describe(self, pinned: str) -> index_pb2.DescribeResponse | None:
-        """The versions that the shard serves, or None if it is unreachable. It goes on serving `pinned` for a while."""
+        """The versions that the shard serves; None if it is unreachable. The shard renews its lease of `pinned`."""
         request = index_pb2.DescribeRequest(pinned=pinned)
         try:
             return await self._stub.Describe(request, timeout=self._settings.shard_timeout_s)
@@ -138,7 +138,7 @@ class ShardClient:
         return self._batchers[version]
 
     def _query_size(self, query: index_pb2.ShardQuery) -> int:
-        """The hits that the query requests, but at least the size of which `shard_batch` queries fill a batch."""
+        """The size of a query in a batch: the hits it requests, but at least 1/`shard_batch` of a full batch."""
         return max(query.k, math.ceil(BATCH_PRODUCTS / self._settings.shard_batch))
 
     async def _search(self, version: str, queries: list[index_pb2.ShardQuery]) -> Sequence[index_pb2.ShardHits]:

@@ -45,7 +45,7 @@ class ShardGroup:
         await asyncio.gather(*(shard.close() for shard in self._shards))
 
     async def describe(self, pinned: str) -> list[index_pb2.DescribeResponse | None]:
-        """The versions that each shard serves; None if unreachable. Shards go on serving `pinned` for a while."""
+        """The versions that each shard serves; None if it is unreachable. The shards renew their leases of `pinned`."""
         return await asyncio.gather(*(shard.describe(pinned) for shard in self._shards))
 
     async def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline) -> ShardResults:

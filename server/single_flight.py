@@ -29,7 +29,7 @@ class SingleFlight(Generic[Answer]):
         """Return or raise what `work` does: this caller's, or that of an earlier caller with the same key.
 
         Raises DeadlineExceeded at this caller's own deadline. The work is cancelled when no caller waits for it any
-        more. Where an earlier caller's work exceeded that caller's deadline, this caller starts it anew with its own.
+        more. If an earlier caller's work exceeded that caller's deadline, this caller starts its own.
         """
         while flight := self._flights.get(key):
             try:

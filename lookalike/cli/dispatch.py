@@ -58,7 +58,7 @@ def dispatch(prog: str, commands: Mapping[str, Command], argv: Sequence[str], en
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Run a command. Exit status: what `main` returns; 2 OperatorError; 1 other errors of ours; 130 Ctrl-C."""
+    """Run a command. Exit status: what `main` returns; 2 OperatorError; 1 any other LookalikeError; 130 Ctrl-C."""
     try:
         return main() or 0
     except LookalikeError as error:

@@ -186,7 +186,7 @@ def probes(cluster: Cluster) -> Iterator[str]:
                     yield f"{pod.name}: {kind}: no port {handler['port']}"
                 expected = "" if kind == "readinessProbe" else "grpc.health.v1.Health"
                 if container["image"].startswith(OWN) and probe.get("grpc", {}).get("service", "") != expected:
-                    yield f"{pod.name}: {kind}: does not ask {expected!r}"
+                    yield f"{pod.name}: {kind}: does not check the service {expected!r}"
 
 
 def references(cluster: Cluster) -> Iterator[str]:
@@ -354,7 +354,7 @@ def model(cluster: Cluster) -> Iterator[str]:
     if {model.name: model.base_path for model in served} != {
         values.get("model"): f"/data/models/{values.get('model')}"
     }:
-        yield f"model-server serves {served}, the gateway asks for {values.get('model')}"
+        yield f"model-server serves {served}, the gateway names {values.get('model')}"
     max_batch = text_format.Parse(files["batching_parameters_file"], BatchingParameters()).max_batch_size.value
     for name, size in (("gateway", int(values.get("image_batch", 0))), ("update", BATCH)):
         if max_batch < size:
