@@ -26,7 +26,7 @@ demo: .venv/ready  ## Run the whole system here. ONCE=1: stop after the answers.
 test: .venv/ready  ## Run every test.
 	$(BIN)/python -m pytest
 
-load: .venv/ready  ## Load a running demo and hold it against loadtest/slo.toml. LOAD='--seconds 60 …': more options.
+load: .venv/ready  ## Load-test a running demo against the objectives of loadtest/slo.toml. LOAD='--seconds 60 …': more options.
 	$(BIN)/lookalike load $(LOAD)
 
 check: .venv/ready  ## Style, types, import rules, stubs, spelling.

@@ -1,4 +1,4 @@
-"""What a gateway can be asked: its products, and which kinds of query it answers. Network I/O."""
+"""Find out what a load test can query: the gateway's products, and the kinds of query it answers. Network I/O."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from loadtest.mix import KINDS, ProductInfo, QueryGenerator, QueryInputs, parse_
 from lookalike.client import Client
 from lookalike.errors import LookalikeError, Unavailable
 
-MAX_PRODUCTS = 2000  # Asked about; more would only make the plan larger.
+MAX_PRODUCTS = 2000  # That queries are made of; more would only make the plan larger.
 _LIST_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix:
+class QueryMix:
+    """The kinds of query of a load test, with their weights."""
+
     weights: Mapping[str, float]  # By kind of query.
     left_out: Mapping[str, str]  # Kinds that the gateway cannot answer, and its reasons.
 
@@ -27,18 +29,18 @@ def list_products(client: Client) -> list[ProductInfo]:
         for product in itertools.islice(client.list(limit=MAX_PRODUCTS, timeout_s=_LIST_TIMEOUT_S), MAX_PRODUCTS)
     ]
     if not products:
-        raise Unavailable("the catalogue is empty: there is nothing to ask about")
+        raise Unavailable("the catalogue is empty: there is nothing to search for")
     return products
 
 
-def answerable_mix(client: Client, sample: QueryInputs, requested: str | None, seed: int) -> Mix:
-    """The kinds of query to ask, each tried once.
+def answerable_mix(client: Client, inputs: QueryInputs, requested: str | None, seed: int) -> QueryMix:
+    """The kinds of query that the gateway answers; sends one query of each kind to find out.
 
-    requested: "product=6,text=2"; every kind in it must be answered. None: the default weights of what is answered.
-    Raises BadSettings, and what a search raises.
+    requested: "product=6,text=2"; the gateway must answer every kind in it. None: all kinds that it answers, with their
+    default weights. Raises BadSettings, and what a search raises.
     """
-    weights = parse_mix(requested, sample.kinds()) if requested else {kind: KINDS[kind] for kind in sample.kinds()}
-    queries, left_out = QueryGenerator(sample, weights, seed), {}
+    weights = parse_mix(requested, inputs.kinds()) if requested else {kind: KINDS[kind] for kind in inputs.kinds()}
+    queries, left_out = QueryGenerator(inputs, weights, seed), {}
     for kind in weights:
         try:
             client.search(**queries.of(kind))
@@ -46,7 +48,7 @@ def answerable_mix(client: Client, sample: QueryInputs, requested: str | None, s
             if requested:
                 raise
             left_out[kind] = str(error)
-    answered = {kind: weight for kind, weight in weights.items() if kind not in left_out}
-    if not answered:
+    answerable = {kind: weight for kind, weight in weights.items() if kind not in left_out}
+    if not answerable:
         raise Unavailable("the gateway answers no kind of query: " + "; ".join(left_out.values()))
-    return Mix(weights=answered, left_out=left_out)
+    return QueryMix(weights=answerable, left_out=left_out)

@@ -1,4 +1,4 @@
-"""Parses Prometheus histograms, subtracts two scrapes of them, and estimates quantiles. Pure."""
+"""Parse Prometheus histograms, take the increase between two scrapes, and estimate quantiles. Pure."""
 
 from __future__ import annotations
 
@@ -66,22 +66,22 @@ def _histogram(cumulative: Mapping[float, int], sum_s: float) -> Histogram:
     return Histogram(bounds, counts, sum_s)
 
 
-def gains(before: Mapping[Labels, Histogram], after: Mapping[Labels, Histogram]) -> dict[Labels, Histogram]:
-    """Subtract two scrapes: the observations of each series in between; series without any are left out.
+def increase(before: Mapping[Labels, Histogram], after: Mapping[Labels, Histogram]) -> dict[Labels, Histogram]:
+    """The observations of each series between two scrapes; series without any are left out.
 
-    Raises Unavailable if a count fell, which means that the server restarted in between.
+    Raises Unavailable if a count fell: the server restarted in between.
     """
-    gains = {}
+    increases = {}
     for labels, now in after.items():
         then = before.get(labels)
-        gain = now if then is None else _difference(now, then)
-        if min(gain.counts) < 0:
+        added = now if then is None else _difference(now, then)
+        if min(added.counts) < 0:
             raise Unavailable("a counter fell between two scrapes: the server restarted during the run")
-        if gain.count:
-            gains[labels] = gain
+        if added.count:
+            increases[labels] = added
     if before.keys() - after.keys():
         raise Unavailable("a series vanished between two scrapes: the server restarted during the run")
-    return gains
+    return increases
 
 
 def _difference(now: Histogram, then: Histogram) -> Histogram:

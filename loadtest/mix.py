@@ -1,4 +1,4 @@
-"""Generates the queries of a load test: all kinds of query, popular products more often. Pure, with a seed."""
+"""Generate the queries of a load test: all kinds of query, popular products more often. Pure, with a seed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PHRASES = (
     "wooden toy gift", "warm winter coat", "mens watch silver",
 )  # fmt: skip
 KINDS = {"product": 6.0, "photo": 1.0, "text": 2.0, "vector": 1.0}
-FILTERED = 0.3  # Share of queries with a filter.
-TITLES = 0.5  # Share of text queries that are a product's title; the others are PHRASES.
+FILTER_SHARE = 0.3  # Share of queries with a filter.
+TITLE_SHARE = 0.5  # Share of text queries that are a product's title; the others are PHRASES.
 # The popularity of products in shops falls about as rank^-1 (Zipf), so the result cache is loaded as in service.
 EXPONENT = 1.0
 
@@ -47,7 +47,7 @@ class QueryInputs:
     vector_space: str = ""
 
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of query that can be made of this sample."""
+        """The kinds of query that can be made of these inputs."""
         has = {"product": True, "photo": bool(self.photos), "text": True, "vector": self.vectors is not None}
         return tuple(kind for kind in KINDS if has[kind])
 
@@ -65,38 +65,38 @@ class Zipf:
 class QueryGenerator:
     """Generates queries; the same seed gives the same queries."""
 
-    def __init__(self, sample: QueryInputs, mix: Mapping[str, float], seed: int) -> None:
-        self._sample = sample
+    def __init__(self, inputs: QueryInputs, mix: Mapping[str, float], seed: int) -> None:
+        self._inputs = inputs
         self._kinds, self._weights = list(mix), list(mix.values())
         self._rng = random.Random(seed)
-        self._products, self._phrases = Zipf(len(sample.products)), Zipf(len(PHRASES))
-        self._photos = Zipf(len(sample.photos))
-        self._vectors = Zipf(0 if sample.vectors is None else len(sample.vectors))
+        self._products, self._phrases = Zipf(len(inputs.products)), Zipf(len(PHRASES))
+        self._photos = Zipf(len(inputs.photos))
+        self._vectors = Zipf(0 if inputs.vectors is None else len(inputs.vectors))
 
     def next(self) -> tuple[str, SearchArguments]:
         """The kind of the next query, and the query."""
         kind = self._rng.choices(self._kinds, self._weights)[0]
-        question = self.of(kind)
-        if self._rng.random() < FILTERED:
-            question.update(self._filter())
-        return kind, question
+        query = self.of(kind)
+        if self._rng.random() < FILTER_SHARE:
+            query.update(self._filter())
+        return kind, query
 
     def of(self, kind: str) -> SearchArguments:
         """Generate a query of this kind, without a filter."""
-        sample, rng = self._sample, self._rng
+        inputs, rng = self._inputs, self._rng
         if kind == "product":
-            return SearchArguments(product_id=sample.products[self._products.draw(rng)].id)
+            return SearchArguments(product_id=inputs.products[self._products.draw(rng)].id)
         if kind == "photo":
-            return SearchArguments(image=sample.photos[self._photos.draw(rng)])
-        if kind == "vector" and sample.vectors is not None:
-            return SearchArguments(vector=sample.vectors[self._vectors.draw(rng)], space=sample.vector_space)
-        title = sample.products[self._products.draw(rng)].title.strip()
+            return SearchArguments(image=inputs.photos[self._photos.draw(rng)])
+        if kind == "vector" and inputs.vectors is not None:
+            return SearchArguments(vector=inputs.vectors[self._vectors.draw(rng)], space=inputs.vector_space)
+        title = inputs.products[self._products.draw(rng)].title.strip()
         # A title may be empty in the catalogue, but not in a query.
-        return SearchArguments(text=title if title and rng.random() < TITLES else PHRASES[self._phrases.draw(rng)])
+        return SearchArguments(text=title if title and rng.random() < TITLE_SHARE else PHRASES[self._phrases.draw(rng)])
 
     def _filter(self) -> SearchArguments:
         """A filter that matches a popular product."""
-        product = self._sample.products[self._products.draw(self._rng)]
+        product = self._inputs.products[self._products.draw(self._rng)]
         choices = [SearchArguments(in_stock=True), SearchArguments(max_price=product.price)]
         if product.category:
             choices.append(SearchArguments(category_in=[product.category.partition("/")[0]]))
@@ -104,7 +104,7 @@ class QueryGenerator:
 
 
 def parse_mix(text: str, possible: Sequence[str]) -> dict[str, float]:
-    """Parse weights such as `product=6,text=2`. Raises BadSettings for an unknown kind, or one the sample lacks."""
+    """Parse weights such as `product=6,text=2`. Raises BadSettings for a kind that is unknown or not `possible`."""
     mix = {}
     for entry in text.split(","):
         kind, _, weight = entry.partition("=")

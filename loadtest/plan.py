@@ -28,7 +28,7 @@ class LoadPlan:
 
     address: str
     users: int
-    seconds: float
+    seconds: float  # How long queries are sent.
     rate: float  # Calls per second of all users together; 0: each user calls again when its response arrives.
     seed: int
     mix: Mapping[str, float]
@@ -37,8 +37,8 @@ class LoadPlan:
     vectors: str  # A .npy file; empty: none.
     vector_space: str
 
-    def sample(self) -> QueryInputs:
-        """Read the photos and vectors."""
+    def read_inputs(self) -> QueryInputs:
+        """Read the photos and vectors that the queries are made of."""
         return QueryInputs(
             products=self.products,
             photos=[Path(photo).read_bytes() for photo in self.photos],
@@ -66,7 +66,7 @@ def find_photos(directory: Path) -> list[str]:
 
 
 def parse_vectors(text: str | None) -> tuple[str, str]:
-    """Space and file of `SPACE=FILE.npy`; two empty strings for none."""
+    """Parse `SPACE=FILE.npy` to a space and a file; two empty strings for None or an empty text."""
     if not text:
         return "", ""
     space, _, file = text.partition("=")
@@ -83,6 +83,8 @@ def read_vectors(path: Path) -> F32:
     except ValueError as error:
         raise BadSettings(f"--vectors {path}: {error}") from error
     if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.floating):
-        raise BadSettings(f"--vectors {path}: {array.dtype} of shape {array.shape}, not rows of floating-point numbers")
+        raise BadSettings(
+            f"--vectors {path}: {array.dtype} of shape {array.shape}, expected rows of floating-point numbers"
+        )
     vectors: F32 = np.array(array[:MAX_VECTORS], dtype=np.float32)
     return vectors

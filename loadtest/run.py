@@ -1,4 +1,4 @@
-"""`lookalike load`: load a gateway for a bounded time and hold its own histograms against objectives. Network I/O."""
+"""`lookalike load`: load-test a gateway and compare its latency histograms with objectives. Network I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest import discovery, plan, report, slo
-from loadtest.histogram import Histogram, Labels, gains, parse_histograms
+from loadtest.histogram import Histogram, Labels, increase, parse_histograms
 from loadtest.mix import KINDS
 from lookalike.cli.arguments import number
 from lookalike.cli.flags import DEFAULT_ADDRESS
@@ -32,8 +32,9 @@ OBJECTIVES = Path(__file__).with_name("slo.toml")
 REQUESTS, STAGES = "lookalike_request_seconds", "lookalike_stage_seconds"
 
 _EPILOG = """\
-Loads 127.0.0.1 only, unless told that the server is yours. Exit status: 0 every objective is met, 1 one is missed (or
-the gateway failed), 2 the command was not understood.
+Only a gateway on this machine is loaded, unless --i-own-this-server is set.
+
+exit status: 0 every objective is met; 1 one is missed, or the gateway failed; 2 an argument is wrong
 
 examples:
   lookalike load
@@ -51,27 +52,27 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     before = _scrape(options.metrics)
     client_measurements = _run_users(load_plan)
     after = _scrape(options.metrics)
-    requests = gains(before[REQUESTS], after[REQUESTS])
-    run = report.Run(
+    requests = increase(before[REQUESTS], after[REQUESTS])
+    result = report.LoadTestResult(
         plan=load_plan,
         client_measurements=client_measurements,
         left_out=left_out,
         requests=requests,
-        stages=gains(before[STAGES], after[STAGES]),
+        stages=increase(before[STAGES], after[STAGES]),
         verdicts=slo.judge(objectives, requests, clients=slo.ClientTotals.of(client_measurements)),
     )
     if options.json:
-        print(json.dumps(report.document(run), indent=2, ensure_ascii=False))
+        print(json.dumps(report.document(result), indent=2, ensure_ascii=False))
     else:
-        report.show(run)
-    return 1 if any(verdict.met is False for verdict in run.verdicts) else 0
+        report.show(result)
+    return 1 if any(verdict.met is False for verdict in result.verdicts) else 0
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike load",
-        description="Ask a running gateway every kind of query, popular products more often (Zipf), then read from\n"
-        "its Prometheus histograms what that took and hold it against objectives.",
+        description="Send a running gateway queries of every kind, popular products more often (Zipf), then compare\n"
+        "the latencies in its Prometheus histograms with objectives.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -79,25 +80,29 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     address = environ.get("LOOKALIKE_ADDRESS", DEFAULT_ADDRESS)
     option("--address", metavar="HOST:PORT", default=address, help="the gateway [LOOKALIKE_ADDRESS, %(default)s]")
     metrics = environ.get("LOOKALIKE_METRICS", "http://127.0.0.1:9090/metrics")
-    option("--metrics", metavar="URL", default=metrics, help="its metrics [LOOKALIKE_METRICS, default: %(default)s]")
-    option("--users", type=number(int, 1, MAX_USERS), default=16, help="at once, at most 256 (%(default)s)")
-    option("--seconds", type=number(float, 1, MAX_SECONDS), default=30.0, help="at most 600 (%(default)g)")
-    rate = "calls per second of all users together (%(default)g); 0: each asks again as soon as it is answered"
+    option(
+        "--metrics", metavar="URL", default=metrics, help="its metrics page [LOOKALIKE_METRICS, default: %(default)s]"
+    )
+    option("--users", type=number(int, 1, MAX_USERS), default=16, help="concurrent users, at most 256 (%(default)s)")
+    option("--seconds", type=number(float, 1, MAX_SECONDS), default=30.0, help="duration, at most 600 (%(default)g)")
+    rate = "calls per second of all users together (%(default)g); 0: each calls again as soon as its response arrives"
     option("--rate", type=number(float, 0, MAX_RATE), default=40.0, help=rate)
-    option("--images", metavar="DIR", type=Path, help="photos to ask with; without it there are no photo queries")
-    option("--vectors", metavar="SPACE=FILE.npy", help="vectors to ask with, one per row, say image=queries.npy")
+    option("--images", metavar="DIR", type=Path, help="photos for queries; without it there are no photo queries")
+    option("--vectors", metavar="SPACE=FILE.npy", help="vectors for queries, one per row, say image=queries.npy")
     mix = ",".join(f"{kind}={weight:g}" for kind, weight in KINDS.items())
-    option("--mix", metavar="KIND=WEIGHT,…", help=f"kinds of query; unless given, what the gateway answers of {mix}")
+    option("--mix", metavar="KIND=WEIGHT,…", help=f"kinds of query (default: those of {mix} that the gateway answers)")
     option("--slo", metavar="FILE", type=Path, default=OBJECTIVES, help="objectives (TOML; default: loadtest/slo.toml)")
-    # Drawn unless given: the same questions again would all come from the cache.
-    option("--seed", type=number(int, 0, 2**32), default=random.randrange(2**32), help="of the questions; default: any")
+    # The default is random: a repeated test with the same queries would be answered from the cache.
+    option(
+        "--seed", type=number(int, 0, 2**32), default=random.randrange(2**32), help="of the queries (default: random)"
+    )
     option("--i-own-this-server", action="store_true", help="allow other addresses than this machine's own")
     option("--json", action="store_true", help="print the report as JSON")
     return parser
 
 
 def _check_address(address: str, *, owned: bool) -> None:
-    """Raise BadSettings unless `address` is HOST:PORT of this machine, or the caller says that they own it."""
+    """Raise BadSettings unless `address` is HOST:PORT of this machine, or of a server that the caller owns."""
     try:
         parts = urlsplit(f"//{address}")
         host, port = parts.hostname or "", parts.port
@@ -110,11 +115,11 @@ def _check_address(address: str, *, owned: bool) -> None:
     except ValueError:
         loopback = host == "localhost"
     if not (loopback or owned):
-        raise BadSettings(f"{address} is not on this machine: load only what is yours, then say --i-own-this-server")
+        raise BadSettings(f"{address} is not on this machine: if the server is yours, set --i-own-this-server")
 
 
 def _plan_run(options: argparse.Namespace) -> tuple[plan.LoadPlan, Mapping[str, str]]:
-    """The plan, and the kinds of query that the gateway cannot answer with its reasons."""
+    """The plan, and the kinds of query that the gateway does not answer, with its reasons."""
     space, vectors = plan.parse_vectors(options.vectors)
     with Client(options.address) as client:
         draft = plan.LoadPlan(
@@ -129,30 +134,30 @@ def _plan_run(options: argparse.Namespace) -> tuple[plan.LoadPlan, Mapping[str, 
             vectors=vectors,
             vector_space=space,
         )
-        mix = discovery.answerable_mix(client, draft.sample(), options.mix, options.seed)
+        mix = discovery.answerable_mix(client, draft.read_inputs(), options.mix, options.seed)
     return dataclasses.replace(draft, mix=mix.weights), mix.left_out
 
 
 def _run_users(load_plan: plan.LoadPlan) -> dict[str, Any]:
-    """Run the users in a process of their own; returns what they measured. Raises Unavailable where it fails."""
+    """Run the users in a process of their own; returns their measurements. Raises Unavailable if it fails."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "plan.json"
         plan.write(load_plan, file)
-        finished = subprocess.run(  # noqa: S603  # this interpreter and a file of our own
+        process = subprocess.run(  # noqa: S603  # this interpreter and a file of our own
             [sys.executable, "-m", "loadtest.users", str(file)],
             capture_output=True,
             text=True,
             timeout=load_plan.seconds + 120,
             check=False,
         )
-    if finished.returncode:
-        raise Unavailable(f"the users could not run:\n{finished.stderr.strip()}")
-    measurements: dict[str, Any] = json.loads(finished.stdout)
+    if process.returncode:
+        raise Unavailable(f"the users could not run:\n{process.stderr.strip()}")
+    measurements: dict[str, Any] = json.loads(process.stdout)
     return measurements
 
 
 def _scrape(url: str) -> dict[str, dict[Labels, Histogram]]:
-    """The gateway's two histograms. Raises Unavailable."""
+    """Read the gateway's two histograms from its metrics page. Raises BadSettings and Unavailable."""
     if urlsplit(url).scheme != "http":
         raise BadSettings(f"--metrics {url}: not an http:// address")
     try:

@@ -1,15 +1,15 @@
-"""Service level objectives, and how a run holds against them. Pure but for `read`, which reads a TOML file:
+"""Service level objectives, and whether a load test meets them. Pure, except for `read`, which reads a TOML file:
 
-error_ratio = 0.001             most calls of all that may fail, as the server counts them and as its users do
+error_ratio = 0.001             maximum share of failed calls, both by the server's counts and by its users'
 min_requests_per_s = 40         optional
 
 [[latency]]                     any number of them
 method = "Search"
-space = "image"                 optional: "image", "text", "product", "image+text"; all unless set
-cached = false                  optional: all unless set
+space = "image"                 optional: "image", "text", "product", "image+text"; default: all
+cached = false                  optional; default: all
 p50_s = 0.05                    p50_s, p99_s or both; a bound of the server's buckets, so that the verdict is exact
 p99_s = 0.25
-optional = true                 optional: left out where no such call was answered, and not missed
+optional = true                 optional; if there is no such successful call, the objective is left out, not missed
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ QUANTILES = {"p50_s": 0.5, "p99_s": 0.99}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency:
+class LatencyObjective:
+    """An upper bound of one latency quantile of the successful calls that have these labels."""
+
     labels: Mapping[str, str]
     quantile: float
     at_most_s: float
-    optional: bool = False  # Left out where no such call was answered.
+    optional: bool = False  # Left out if there is no such call.
 
     def __str__(self) -> str:
-        what = " ".join(
+        calls = " ".join(
             ("cached" if value == "true" else "computed") if name == "cached" else value
             for name, value in self.labels.items()
         )
-        return f"{what} p{self.quantile * 100:g}"
+        return f"{calls} p{self.quantile * 100:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objectives:
     error_ratio: float
     min_requests_per_s: float | None
-    latencies: tuple[Latency, ...]
+    latencies: tuple[LatencyObjective, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,16 @@ class ClientTotals:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """Whether one objective is met, with the allowed and the measured value as text."""
+
     objective: str
     allowed: str
     measured: str
-    met: bool | None  # None: left out, as nothing was measured for an optional objective.
+    met: bool | None  # None: an optional objective without any measured call.
 
 
 def read(path: Path) -> Objectives:
-    """Raises BadSettings for a file that is none, or says anything that is not understood."""
+    """Read a file of objectives. Raises BadSettings if it cannot be read or has an unknown or invalid entry."""
     try:
         return parse(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, BadSettings) as error:
@@ -94,7 +98,7 @@ def parse(document: Mapping[str, Any]) -> Objectives:
     )
 
 
-def _latencies(row: Mapping[str, Any]) -> list[Latency]:
+def _latencies(row: Mapping[str, Any]) -> list[LatencyObjective]:
     _refuse_unknown(row, ("method", "space", "cached", "optional", *QUANTILES), "[[latency]]")
     labels = {}
     for name, kind in (("method", str), ("space", str), ("cached", bool)):
@@ -107,7 +111,7 @@ def _latencies(row: Mapping[str, Any]) -> list[Latency]:
     if not isinstance(optional := row.get("optional", False), bool):
         raise BadSettings(f"optional = {optional!r}: not a true or false")
     return [
-        Latency(labels=labels, quantile=q, at_most_s=_bound(row, name), optional=optional)
+        LatencyObjective(labels=labels, quantile=q, at_most_s=_bound(row, name), optional=optional)
         for name, q in QUANTILES.items()
         if name in row
     ]
@@ -129,23 +133,21 @@ def _bound(table: Mapping[str, Any], name: str) -> float:
     seconds = _number(table, name)
     if seconds not in SECONDS_BUCKETS:
         bounds = ", ".join(f"{bound:g}" for bound in SECONDS_BUCKETS)
-        raise BadSettings(
-            f"{name} = {seconds:g}: the server counts calls up to {bounds} s; between them nothing is known"
-        )
+        raise BadSettings(f"{name} = {seconds:g}: not a bound of the server's histogram buckets, which are {bounds} s")
     return seconds
 
 
 def judge(objectives: Objectives, series: Mapping[Labels, Histogram], clients: ClientTotals) -> list[Verdict]:
-    """One verdict for each objective, on what the request histogram gained in the run."""
-    total, answered = merge_series(series), merge_series(series, outcome="OK")
-    calls, answers = (each.count if each else 0 for each in (total, answered))
+    """One verdict for each objective. `series`: the request histogram's increase during the test."""
+    all_calls, successful = merge_series(series), merge_series(series, outcome="OK")
+    calls, answers = (histogram.count if histogram else 0 for histogram in (all_calls, successful))
     verdicts = [
-        _error_ratio("errors, by the server", calls - answers, calls, objectives.error_ratio),
-        _error_ratio("errors, by its users", clients.failed, clients.calls, objectives.error_ratio),
+        _error_ratio("error ratio, by the server", calls - answers, calls, objectives.error_ratio),
+        _error_ratio("error ratio, by its users", clients.failed, clients.calls, objectives.error_ratio),
     ]
-    if (least := objectives.min_requests_per_s) is not None:
+    if (min_per_s := objectives.min_requests_per_s) is not None:
         per_s = answers / clients.seconds
-        verdicts.append(Verdict("answers per second", f"≥ {least:g}", f"{per_s:.1f}", per_s >= least))
+        verdicts.append(Verdict("answers per second", f"≥ {min_per_s:g}", f"{per_s:.1f}", per_s >= min_per_s))
     return verdicts + [_judge_latency(latency, series) for latency in objectives.latencies]
 
 
@@ -154,15 +156,15 @@ def _error_ratio(name: str, failed: int, calls: int, allowed: float) -> Verdict:
     return Verdict(name, f"≤ {allowed:g}", f"{ratio:.3g} ({failed} of {calls})", ratio <= allowed)
 
 
-def _judge_latency(latency: Latency, series: Mapping[Labels, Histogram]) -> Verdict:
+def _judge_latency(latency: LatencyObjective, series: Mapping[Labels, Histogram]) -> Verdict:
     allowed = f"≤ {latency.at_most_s:g} s"
-    # Failed calls are left out: an error that comes fast must not make answers look fast.
+    # Failed calls are left out: fast errors must not make answers look fast.
     answers = merge_series(series, outcome="OK", **latency.labels)
     if latency.optional and not (answers and answers.count):
         return Verdict(str(latency), allowed, "no such answer", met=None)
-    least = math.ceil(1 / (1 - latency.quantile) - 1e-9)
-    if answers is None or answers.count < least:
+    min_answers = math.ceil(1 / (1 - latency.quantile) - 1e-9)
+    if answers is None or answers.count < min_answers:
         count = answers.count if answers else 0
-        return Verdict(str(latency), allowed, f"{count} answers; it takes {least}", met=False)
-    found = quantile(answers, latency.quantile)
-    return Verdict(str(latency), allowed, str(found), found.high_s <= latency.at_most_s)
+        return Verdict(str(latency), allowed, f"{count} answers, too few: at least {min_answers} are needed", met=False)
+    measured = quantile(answers, latency.quantile)
+    return Verdict(str(latency), allowed, str(measured), measured.high_s <= latency.at_most_s)

@@ -1,4 +1,4 @@
-"""The command line: every command of every room, in one table."""
+"""The command line: the table of all commands. Runs the one that the arguments name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from lookalike.cli.dispatch import Command, dispatch
 
 COMMANDS = {
     "demo": Command("lookalike.demo.command:main", "run the whole system on this machine and show real answers"),
-    "search": Command("lookalike.cli.search:main", "ask a gateway for similar products"),
-    "duplicates": Command(
-        "lookalike.cli.duplicates:main", "ask a gateway for products that are all but the same as one"
-    ),
+    "search": Command("lookalike.cli.search:main", "search a gateway for similar products"),
+    "duplicates": Command("lookalike.cli.duplicates:main", "search a gateway for near-duplicates of a product"),
     "classify": Command("lookalike.cli.classify:main", "ask a gateway for the category of a product, photo or title"),
     "catalog sample": Command("lookalike.demo.sample.command:main", "draw a sample catalogue"),
     "catalog import": Command(
@@ -33,10 +31,10 @@ COMMANDS = {
     "update": Command("pipeline.update:main", "encode a catalogue and build a new version of the index from it"),
     "serve gateway": Command("server.app:main", "the gRPC gateway"),
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),
-    "serve text-encoder": Command("encoders.text.server:main", "words to vectors"),
-    "serve model-server": Command("encoders.serving.model_server:main", "TF-Serving's protocol from the same files"),
+    "serve text-encoder": Command("encoders.text.server:main", "the text encoder: titles to vectors"),
+    "serve model-server": Command("encoders.serving.model_server:main", "the image encoder, by TF-Serving's protocol"),
     "serve local": Command("lookalike.local.serve:main", "shards and a gateway for an index, without encoders"),
-    "load": Command("loadtest.run:main", "load a gateway and hold its histograms against slo.toml"),
+    "load": Command("loadtest.run:main", "load-test a gateway and compare its latencies with objectives"),
 }
 
 

@@ -1,4 +1,4 @@
-"""gRPC channels, opened nowhere else. They connect when first used, and reconnect after every break."""
+"""Create gRPC channels; no other module does. A channel connects when first used and reconnects after a failure."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class Client:
             client.upsert(Product(id="p-17", title="red sneakers"), revision=1764066600000, vectors={"image": vector})
             client.upsert(product, revision=2, encode=True, image=Path("shoe.jpg"))
 
-        encode: compute the vectors that are not given from the title and from `image`. Retrying after any failure is
+        encode: compute the vectors that are left out from the title and from `image`. Retrying after any failure is
         safe. Raises as `search` does.
         """
         request = upsert_request(product, revision, vectors or {}, encode=encode, image=image)

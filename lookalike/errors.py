@@ -4,11 +4,11 @@ LookalikeError
 ├── CallerError                 the caller can fix it
 │   ├── InvalidRequest          a field of the request is malformed                 INVALID_ARGUMENT
 │   ├── NotFound                no such product, or it has no such vector           NOT_FOUND
-│   └── FailedPrecondition      no such space or version here                       FAILED_PRECONDITION
+│   └── FailedPrecondition      the server lacks the space or version               FAILED_PRECONDITION
 ├── ServiceError                the caller can retry
 │   ├── Overloaded              a limit of the server was reached                   RESOURCE_EXHAUSTED
 │   ├── DeadlineExceeded        the caller's deadline passed                        DEADLINE_EXCEEDED
-│   └── Unavailable             something that this needs cannot be reached         UNAVAILABLE
+│   └── Unavailable             a server that the request needs is unreachable      UNAVAILABLE
 └── OperatorError               whoever runs the command can fix it                 exit status 2
     ├── BadSettings             an unknown setting, or a value that is not allowed
     ├── BadArtifact             a file is missing, damaged or of another kind
@@ -40,7 +40,7 @@ class NotFound(CallerError):
 
 
 class FailedPrecondition(CallerError):
-    """The server does not have the space or version that the request needs."""
+    """The server does not have the space or version that the request needs, or an encoder does not match the index."""
 
 
 class ServiceError(LookalikeError):

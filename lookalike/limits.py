@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-MAX_MESSAGE_BYTES: Final = (
-    32 << 20
-)  # Of one gRPC message, request or response: several photos, or thousands of vectors.
+# Of one gRPC message, request or response: several photos, or thousands of vectors.
+MAX_MESSAGE_BYTES: Final = 32 << 20
 MAX_IMAGE_BYTES: Final = 8 << 20  # Of one encoded photo.
 MAX_TEXT_BYTES: Final = 64 << 10  # Of one text, in UTF-8.
 MAX_ID_BYTES: Final = 256  # Of a product id, in UTF-8.

@@ -1,6 +1,6 @@
-"""Build the request messages of the public API from keyword arguments. Reads photos given as paths; no other I/O.
+"""Build the request messages of the public API from keyword arguments. Reads photo files; no other I/O.
 
-Only what the messages cannot hold is refused here; the server checks everything else.
+Only values that the messages cannot hold are refused here; the server checks everything else.
 """
 
 from __future__ import annotations
@@ -16,13 +16,7 @@ from lookalike.spaces import SPACES, VECTOR_SPACES
 from lookalike.timestamps import unix_s
 from lookalike.v1.catalog_pb2 import RemoveRequest, UpsertRequest
 from lookalike.v1.search_pb2 import ClassifyRequest, Example, FindDuplicatesRequest, SearchRequest
-from lookalike.v1.types_pb2 import (
-    Filter,
-    Product,
-    Space,
-    SpaceVector,
-    SpaceWeight,
-)
+from lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector, SpaceWeight
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,7 +134,7 @@ def search_request(
         explain=explain,
     )
     if (size_bytes := request.ByteSize()) > MAX_MESSAGE_BYTES:
-        raise InvalidRequest("examples", f"the request has {size_bytes} bytes, allowed are {MAX_MESSAGE_BYTES}")
+        raise InvalidRequest("examples", f"the request has {size_bytes} bytes, at most {MAX_MESSAGE_BYTES} are allowed")
     return request
 
 
@@ -212,7 +206,7 @@ def example(
 def _examples(
     product_id: str | None, image: bytes | Path | None, text: str | None, vector: Vector | None
 ) -> Sequence[Example]:
-    """One example, or two for a photo with a text, which the server takes for one product.
+    """One example, or two for a photo with a text, which the server combines as those of one product.
 
     Any other combination goes to the server as one example, and the server's error names the field at fault.
     """
@@ -248,7 +242,7 @@ def conditions(
     for name, values in lists.items():
         if name not in _ListFilterArguments.__annotations__:
             raise InvalidRequest(
-                f"filter.{name}", f"no such condition; there are {', '.join(FilterArguments.__annotations__)}"
+                f"filter.{name}", f"no such condition; the conditions are {', '.join(FilterArguments.__annotations__)}"
             )
         if isinstance(values, str):  # "ab" would mean "a" and "b".
             raise InvalidRequest(f"filter.{name}", f"expected a list of strings: [{values!r}]")
@@ -298,7 +292,7 @@ def remove_request(product_id: str, revision: int) -> RemoveRequest:
 
 
 def check_uint(name: str, value: int | None, *, bits: int) -> int | None:
-    """`value`, checked to fit an unsigned integer field of so many bits. Raises InvalidRequest."""
+    """`value`, checked to fit an unsigned integer field of `bits` bits. Raises InvalidRequest."""
     if value is not None and not 0 <= value < 1 << bits:
         raise InvalidRequest(name, f"{value} is not in 0..{(1 << bits) - 1}")
     return value

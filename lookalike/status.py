@@ -1,4 +1,4 @@
-"""The table between errors and gRPC status codes, in both directions, with `google.rpc` details. Pure."""
+"""Convert errors to gRPC status codes and back, with `google.rpc` details. Pure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def to_error(error: grpc.RpcError) -> LookalikeError:
         retry = error_details_pb2.RetryInfo()
         has_delay = _unpack_first(details, retry)
         return Overloaded(message, retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if has_delay else 0.1)
-    error_type = next((each for each, its_code in STATUS.items() if its_code is code), None)
+    error_type = next((candidate for candidate, its_code in STATUS.items() if its_code is code), None)
     return ServiceError(f"{code.name}: {message}") if error_type is None else error_type(message)
 
 
@@ -68,9 +68,9 @@ def _details_of(error: grpc.RpcError) -> Sequence[any_pb2.Any]:
     return ()
 
 
-def _unpack_first(details: Sequence[any_pb2.Any], into: Message) -> bool:
-    """Unpack the first detail of the type of `into` into it; whether there was one."""
-    return any(detail.TypeName() == into.DESCRIPTOR.full_name and detail.Unpack(into) for detail in details)
+def _unpack_first(details: Sequence[any_pb2.Any], target: Message) -> bool:
+    """Unpack the first detail of the message type of `target` into `target`. Returns whether there is one."""
+    return any(detail.TypeName() == target.DESCRIPTOR.full_name and detail.Unpack(target) for detail in details)
 
 
 def rich_status(error: LookalikeError) -> status_pb2.Status:

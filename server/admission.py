@@ -1,4 +1,4 @@
-"""Admission: a bound on the calls in flight, checked before any work is done for a call. No I/O.
+"""Admission control: a bound on the calls in flight, checked before any work is done for a call. No I/O.
 
 A handler takes a `Permit`, so that no call reaches it without having been admitted.
 """
@@ -24,7 +24,7 @@ from server.metrics import RequestTimer, time_request
 class Permit:
     """Proof that a call was admitted, held until the call ends. Only `Admission.permit` makes one."""
 
-    timer: RequestTimer  # Of the same call.
+    timer: RequestTimer  # Measures this call.
 
 
 UnaryHandler = Callable[[Any, Deadline, Permit], Awaitable[Message | bytes]]
@@ -55,7 +55,7 @@ class Admission:
     def admit(
         self, unary: Mapping[str, UnaryHandler], *, streams: Mapping[str, StreamHandler] = MappingProxyType({})
     ) -> edge.Methods:
-        """The handlers behind admission, by method name.
+        """Wrap handlers in admission control, by method name.
 
         Each call is timed under its method's name and holds a permit until it ends: a stream until it is exhausted,
         is cancelled or fails. A refused call is timed too: it counts as RESOURCE_EXHAUSTED.

@@ -18,7 +18,7 @@ from lookalike.v1.index_pb2 import OpaqueSearchResponse
 from lookalike.v1.search_pb2 import Provenance, Timings
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, Space
 from server import metrics
-from server.classify_request import ClassifyInput
+from server.classify_request import ClassifyQuery
 from server.encoding import InputVectors
 from server.merge import RankedHit, merge_hits
 from server.metrics import RequestTimer
@@ -32,12 +32,12 @@ _LENGTHS = struct.Struct("<BI")  # Of the space label and of the hits, in bytes.
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """The answer that all calls with the same question share."""
+    """The answer to a search; calls with equal requests share it."""
 
     hits: bytes  # A SearchResponse without provenance.
     provenance: bytes  # A Provenance without the fields of a single call.
     space_label: str  # The searched spaces as metrics name them: "image", "image+text".
-    complete: bool  # Every shard answered, so that it may be cached.
+    complete: bool  # No shard is missing and nothing else failed: only such an answer is cached.
 
     def response(self, timer: RequestTimer) -> bytes:
         """The serialized SearchResponse of one call."""
@@ -51,6 +51,7 @@ class SearchAnswer:
 
     @classmethod
     def from_cache(cls, value: bytes) -> SearchAnswer:
+        """The answer that `to_cache` serialized."""
         label_bytes, hits_bytes = _LENGTHS.unpack_from(value)
         start = _LENGTHS.size + label_bytes
         end = start + hits_bytes
@@ -67,7 +68,7 @@ def rank_hits(query: SearchQuery, route: Route, results: ShardResults, limit: in
 def build_answer(
     query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults, hits: Sequence[RankedHit]
 ) -> SearchAnswer:
-    """The first `limit` hits, with provenance. Raises Unavailable when coverage is below what the query accepts."""
+    """Build the answer from the first `limit` hits. Raises Unavailable if coverage is below `min_coverage`."""
     infos = snapshot.require_spaces(route.spaces).values()
     documents = [*map(sum, zip(*(info.documents for info in infos), strict=True))]
     provenance = Provenance(
@@ -106,7 +107,7 @@ def space_label(spaces: tuple[Space.ValueType, ...]) -> str:
     return "+".join(map(space_name, spaces))
 
 
-# The name of a product encoder that was trained on an untrained image encoder has "untrained" in it, too.
+# A product encoder that was trained on an untrained image encoder has "-untrained-" in its fingerprint, too.
 _UNTRAINED = {
     SPACE_IMAGE: "the image encoder is untrained: it compares only colour and rough texture",
     SPACE_PRODUCT: "the product encoder was trained on an untrained image encoder: photos have little effect",
@@ -114,7 +115,7 @@ _UNTRAINED = {
 
 
 def search_degradations(snapshot: Snapshot, route: Route, results: ShardResults) -> list[str]:
-    """Every reason why the answer to a search is less than it could be; each is counted. No other place adds one."""
+    """The reasons why a search is degraded, as sentences; each is counted. No other place adds a reason."""
     reasons = []
     if results.failures:
         metrics.DEGRADED.labels("shard_missing").inc()
@@ -129,13 +130,13 @@ def search_degradations(snapshot: Snapshot, route: Route, results: ShardResults)
     return reasons
 
 
-def classification_degradations(to_classify: ClassifyInput, inputs: InputVectors) -> list[str]:
-    """Every reason why a classification is less certain than it could be; each is counted."""
+def classification_degradations(query: ClassifyQuery, inputs: InputVectors) -> list[str]:
+    """The reasons why a classification is less certain than it could be, as sentences; each is counted."""
     reasons = []
     if inputs.image is None or inputs.text is None:
         metrics.DEGRADED.labels("input_missing").inc()
         reasons.append(f"the product has no {'photo' if inputs.image is None else 'text'} to classify it by")
-    if to_classify.text is not None and inputs.text is None:
+    if query.text is not None and inputs.text is None:
         reasons[-1] += ": the text encoder knows no word of the text"
     if inputs.image is not None and "-untrained-" in inputs.image.encoder:
         metrics.DEGRADED.labels("encoder_untrained").inc()
@@ -155,5 +156,5 @@ def timings(timer: RequestTimer) -> Timings:
 
 
 def _call_provenance(timer: RequestTimer) -> bytes:
-    """The fields of a Provenance that are of one call alone, serialized."""
+    """Serialize the Provenance fields that differ from call to call: whether it was cached, and its timings."""
     return Provenance(cached=timer.cached, timings=timings(timer)).SerializeToString()

@@ -60,7 +60,7 @@ class Gateway:
 
 
 def build_gateway(settings: GatewaySettings) -> Gateway:
-    """All parts of a gateway; nothing is connected yet."""
+    """Build all parts of a gateway; nothing is connected yet."""
     shards, encoders, cache = ShardGroup(settings), Encoders(settings), _result_cache(settings)
     versions = VersionWatch(shards, settings.refresh_s)
     deadline_s = settings.default_deadline_s

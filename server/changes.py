@@ -1,6 +1,6 @@
 """Changes to the catalogue: upserts and removals. I/O to the encoders and the shard that owns the product.
 
-A change is durable when it is answered.
+A change is durable on the disk of its shard before the response is sent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from server.topology import Snapshot
 from server.vector_math import unit_vector
 from server.version_watch import VersionWatch
 
-FULL_RETRY_S = 1.0  # About what a compaction takes.
+FULL_RETRY_S = 1.0  # About how long a compaction takes, which makes room for changes.
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +81,27 @@ class CatalogWriter:
     async def _encode_missing(
         self,
         request: catalog_pb2.UpsertRequest,
-        given: Mapping[Space.ValueType, F32],
+        request_vectors: Mapping[Space.ValueType, F32],
         snapshot: Snapshot,
         deadline: Deadline,
     ) -> dict[Space.ValueType, F32]:
-        """Vectors of the spaces that the request gives none for, where it has a photo or a text to make them from.
+        """Encode vectors for the spaces that the request has no vector for, from its photo and its text.
 
-        The product vector is made of the image and text vectors that the request gives, where it does.
+        The product vector is fused from the image and text vectors in the request; from encoded ones where it has none.
         """
-        missing = snapshot.spaces.keys() - given.keys()
+        missing = snapshot.spaces.keys() - request_vectors.keys()
         fuse = SPACE_PRODUCT in missing
         image = text = None
-        if SPACE_IMAGE in given:
-            image = EncodedVector(given[SPACE_IMAGE], snapshot.spaces[SPACE_IMAGE].encoder)
+        if SPACE_IMAGE in request_vectors:
+            image = EncodedVector(request_vectors[SPACE_IMAGE], snapshot.spaces[SPACE_IMAGE].encoder)
         elif request.image and (fuse or SPACE_IMAGE in missing):
             check_image("image", request.image)
             image = await self.encoders.encode_image("image", request.image, deadline)
-        field = "title" if request.product.title else "description"  # As the update does (pipeline/text_encoding.py).
+        # The nightly update encodes the same field (pipeline/text_encoding.py).
+        field = "title" if request.product.title else "description"
         words: str = getattr(request.product, field)
-        if SPACE_TEXT in given:
-            text = EncodedVector(given[SPACE_TEXT], snapshot.spaces[SPACE_TEXT].encoder)
+        if SPACE_TEXT in request_vectors:
+            text = EncodedVector(request_vectors[SPACE_TEXT], snapshot.spaces[SPACE_TEXT].encoder)
         elif words and (fuse or SPACE_TEXT in missing):
             check_text_length(f"product.{field}", words)
             encoded = await self.encoders.encode_text(words, deadline)
@@ -116,7 +117,7 @@ class CatalogWriter:
 
 
 def _parse_vectors(request: catalog_pb2.UpsertRequest, snapshot: Snapshot) -> dict[Space.ValueType, F32]:
-    """The vectors that the request gives, scaled to unit norm.
+    """Parse the vectors in the request, scaled to unit norm.
 
     Raises InvalidRequest, and FailedPrecondition for a space that the version does not have.
     """

@@ -37,6 +37,6 @@ def check_text_length(field: str, text: str) -> None:
 
 
 def check_vector_size(field: str, vector: bytes) -> None:
-    """The bytes are a float32 vector of 1..MAX_DIM dimensions; its values are not looked at."""
+    """The bytes are a float32 vector of 1..MAX_DIM dimensions; the values are not checked."""
     if not vector or len(vector) % 4 or len(vector) > 4 * MAX_DIM:
         raise InvalidRequest(field, f"{len(vector)} bytes are not a float32 vector of 1..{MAX_DIM} dimensions")

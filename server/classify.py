@@ -11,7 +11,7 @@ from lookalike.v1 import index_pb2, search_pb2
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
 from server.admission import Permit
 from server.answer import classification_degradations, timings
-from server.classify_request import ClassifyInput, parse_classify_request
+from server.classify_request import ClassifyQuery, parse_classify_request
 from server.encoding import ClassificationResult, EncodedVector, Encoders, InputVectors
 from server.metrics import RequestTimer
 from server.shard_group import ShardGroup
@@ -19,7 +19,8 @@ from server.stored_product import StoredProduct
 from server.topology import Snapshot
 from server.version_watch import VersionWatch
 
-NEVER_REACHED = 2.0  # The threshold, above every probability, of a precision that no probability reached.
+# The threshold, above every probability, of a precision that no probability reached: as encoders/product/classifier.py.
+UNREACHABLE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,43 +36,42 @@ class ClassifyHandler:
         self, request: search_pb2.ClassifyRequest, deadline: Deadline, permit: Permit
     ) -> search_pb2.ClassifyResponse:
         deadline = deadline.or_after(self.default_deadline_s)
-        to_classify, version = parse_classify_request(request), ""
-        if to_classify.product_id is None:
+        query, version = parse_classify_request(request), ""
+        if query.product_id is None:
             with permit.timer.stage("encode"):
-                inputs = await self._encode(to_classify, deadline)
+                inputs = await self._encode(query, deadline)
         else:
             snapshot = self.versions.snapshot()
             version = snapshot.version
             with permit.timer.stage("lookup"):
-                fetched = await self.shards.lookup(snapshot, to_classify.product_id, deadline)
-            inputs = _stored_inputs(fetched, to_classify.product_id, snapshot)
+                fetched = await self.shards.lookup(snapshot, query.product_id, deadline)
+            inputs = _stored_inputs(fetched, query.product_id, snapshot)
         with permit.timer.stage("encode"):
-            result = await self.encoders.classify(inputs, to_classify.precision, deadline)
-        return _response(to_classify, version, inputs, result, permit.timer)
+            result = await self.encoders.classify(inputs, query.precision, deadline)
+        return _response(query, version, inputs, result, permit.timer)
 
-    async def _encode(self, to_classify: ClassifyInput, deadline: Deadline) -> InputVectors:
-        """Raises InvalidRequest where there is no photo and the encoder knows no word of the text."""
-        image, text = await asyncio.gather(
-            self._encode_image(to_classify, deadline), self._encode_text(to_classify, deadline)
-        )
+    async def _encode(self, query: ClassifyQuery, deadline: Deadline) -> InputVectors:
+        """Encode the photo and the text. Raises InvalidRequest if there is no photo and the text has no known word."""
+        image, text = await asyncio.gather(self._encode_image(query, deadline), self._encode_text(query, deadline))
         if image is None and text is None:
             raise InvalidRequest("text", "has no words that the text encoder knows")
         return InputVectors(image, text)
 
-    async def _encode_image(self, to_classify: ClassifyInput, deadline: Deadline) -> EncodedVector | None:
-        if to_classify.image is None:
+    async def _encode_image(self, query: ClassifyQuery, deadline: Deadline) -> EncodedVector | None:
+        if query.image is None:
             return None
-        return await self.encoders.encode_image("image", to_classify.image, deadline)
+        return await self.encoders.encode_image("image", query.image, deadline)
 
-    async def _encode_text(self, to_classify: ClassifyInput, deadline: Deadline) -> EncodedVector | None:
-        """None without a text, and for a text of which the encoder knows no word."""
-        if to_classify.text is None:
+    async def _encode_text(self, query: ClassifyQuery, deadline: Deadline) -> EncodedVector | None:
+        """The text's vector; None without a text, and for a text of which the encoder knows no word."""
+        if query.text is None:
             return None
-        encoded = await self.encoders.encode_text(to_classify.text, deadline)
+        encoded = await self.encoders.encode_text(query.text, deadline)
         return encoded if encoded.vector.any() else None
 
 
 def _stored_inputs(fetched: index_pb2.FetchedProduct, product_id: str, snapshot: Snapshot) -> InputVectors:
+    """The product's stored image and text vectors. Raises NotFound for an unknown product, or one with neither."""
     stored = StoredProduct.from_fetched(product_id, fetched)
     image, text = (_stored_vector(stored, space, snapshot) for space in (SPACE_IMAGE, SPACE_TEXT))
     if image is None and text is None:
@@ -87,31 +87,31 @@ def _stored_vector(stored: StoredProduct, space: Space.ValueType, snapshot: Snap
 
 
 def _response(
-    to_classify: ClassifyInput, version: str, inputs: InputVectors, result: ClassificationResult, timer: RequestTimer
+    query: ClassifyQuery, version: str, inputs: InputVectors, result: ClassificationResult, timer: RequestTimer
 ) -> search_pb2.ClassifyResponse:
     likeliest = result.likeliest
-    abstention = _abstention_reason(likeliest.values[0], likeliest.threshold, to_classify.precision)
+    abstention_reason = _abstention_reason(likeliest.values[0], likeliest.threshold, query.precision)
     response = search_pb2.ClassifyResponse(
-        category="" if abstention else likeliest.categories[0],
-        abstention_reason=abstention,
+        category="" if abstention_reason else likeliest.categories[0],
+        abstention_reason=abstention_reason,
         provenance=search_pb2.ClassifyProvenance(
             encoder=result.encoder,
             version=version,
             inputs=[*([SPACE_IMAGE] if inputs.image else []), *([SPACE_TEXT] if inputs.text else [])],
-            precision=to_classify.precision,
+            precision=query.precision,
             threshold=likeliest.threshold,
-            degraded=classification_degradations(to_classify, inputs),
+            degraded=classification_degradations(query, inputs),
             timings=timings(timer),
         ),
     )
-    for category, probability in list(zip(likeliest.categories, likeliest.values, strict=True))[: to_classify.limit]:
+    for category, probability in list(zip(likeliest.categories, likeliest.values, strict=True))[: query.limit]:
         response.categories.add(category=category, probability=probability)
     return response
 
 
 def _abstention_reason(probability: float, threshold: float, precision: float) -> str:
-    """Why no category is given; empty where one is."""
-    if threshold >= NEVER_REACHED:
+    """Why the response has no category; empty if it has one."""
+    if threshold >= UNREACHABLE:
         return f"no probability reached precision {precision:.3g} on held-out products"
     if probability < threshold:
         return (

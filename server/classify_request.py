@@ -1,4 +1,4 @@
-"""From a ClassifyRequest to the input of a classification, or to the field that is wrong. Pure."""
+"""Parse and check a ClassifyRequest. Pure."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MIN_PRECISION, DEFAULT_PRECISION, MAX_PRECISION = 0.5, 0.9, 0.99
 
 
 @dataclass(frozen=True, slots=True)
-class ClassifyInput:
-    """What to classify: a product of the catalogue by its id, or else a photo, a text or both."""
+class ClassifyQuery:
+    """A checked ClassifyRequest, with its defaults filled in: a product id, or a photo, a text or both."""
 
     product_id: str | None
     image: bytes | None
@@ -33,8 +33,8 @@ _CHECKS: Mapping[Literal["product_id", "image", "text"], Callable[[str, Any], No
 }
 
 
-def parse_classify_request(request: search_pb2.ClassifyRequest) -> ClassifyInput:
-    """Raises InvalidRequest naming the first field at fault."""
+def parse_classify_request(request: search_pb2.ClassifyRequest) -> ClassifyQuery:
+    """Parse a request. Raises InvalidRequest naming the first invalid field."""
     fields = [field for field in _CHECKS if request.HasField(field)]
     if not fields:
         raise InvalidRequest("product_id", "set it, or image, or text, or image and text")
@@ -46,9 +46,9 @@ def parse_classify_request(request: search_pb2.ClassifyRequest) -> ClassifyInput
     if not 1 <= limit <= MAX_CATEGORIES:
         raise InvalidRequest("limit", f"{limit} is not in 1..{MAX_CATEGORIES}")
     precision = request.precision if request.HasField("precision") else DEFAULT_PRECISION
-    if not MIN_PRECISION <= precision <= MAX_PRECISION:  # NaN is not, either.
+    if not MIN_PRECISION <= precision <= MAX_PRECISION:  # NaN fails, too.
         raise InvalidRequest("precision", f"{precision} is not in {MIN_PRECISION}..{MAX_PRECISION}")
-    return ClassifyInput(
+    return ClassifyQuery(
         product_id=request.product_id if "product_id" in fields else None,
         image=request.image if "image" in fields else None,
         text=request.text if "text" in fields else None,

@@ -17,7 +17,7 @@ from lookalike.vectors import F32, unpack
 from server.policy import Route
 from server.topology import SpaceInfo
 
-# Hits are chosen from so many times as many candidates, whose vectors are fetched: 500 in 1024-d are 2 MB.
+# Candidates per hit to choose from. Their vectors are fetched: 500 in 1024 dimensions are 2 MB.
 CANDIDATES_PER_HIT = 5
 
 
@@ -26,11 +26,11 @@ def hit_vectors(hits: Sequence[FetchedProduct], spaces: Mapping[Space.ValueType,
 
     As in a score, the cosine is 0 in a space where one of the two has no vector.
     """
-    vectors = [{each.space: each.vector for each in hit.vectors} for hit in hits]
+    hit_spaces = [{each.space: each.vector for each in hit.vectors} for hit in hits]
     parts = []
     for space, share in zip(route.spaces, route.shares, strict=True):
         dim = spaces[space].dim
-        rows = [unpack(each[space], dim)[0] if space in each else np.zeros(dim, np.float32) for each in vectors]
+        rows = [unpack(each[space], dim)[0] if space in each else np.zeros(dim, np.float32) for each in hit_spaces]
         parts.append(np.float32(math.sqrt(share)) * np.stack(rows))
     return np.concatenate(parts, axis=1)
 
@@ -40,7 +40,7 @@ def diversify(scores: F32, vectors: F32, diversity: float, limit: int) -> list[i
 
     scores (n,): of the hits, in their order; vectors (n, dim): the inner product of two rows is the similarity of the
     two hits. The next hit is the one with the highest (1 − diversity) · score − diversity · (its similarity to the most
-    similar hit chosen before); of equals the first in order.
+    similar hit chosen before); ties go to the first in order.
     """
     relevance = (1 - diversity) * scores.astype(np.float64)
     chosen: list[int] = []

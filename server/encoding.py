@@ -1,4 +1,4 @@
-"""The encoders as the gateway calls them, in batches: photos, texts and products to vectors. gRPC clients."""
+"""The gateway's clients of the encoders, which batch the calls of concurrent requests. Network I/O (gRPC)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 Pixels = npt.NDArray[np.uint8]
 
-PRODUCT_BATCH = 64  # Most products in one call to the product encoder.
+PRODUCT_BATCH = 64  # Maximum number of products in one call to the product encoder.
 
 
 class EncodedVector(NamedTuple):
@@ -39,7 +39,7 @@ class EncodedVector(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InputVectors:
-    """What the product encoder takes of one product: the vector of its photo, of its text, or both."""
+    """The input of the product encoder for one product: the vector of its photo, of its text, or both."""
 
     image: EncodedVector | None
     text: EncodedVector | None
@@ -54,7 +54,7 @@ class ClassificationResult:
 
 
 class Encoders:
-    """Clients of all encoders. One that is not configured, or is down, fails only the queries that need it."""
+    """Clients of all encoders. An encoder that is not configured, or is down, fails only the queries that need it."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._threads = ThreadPoolExecutor(settings.image_threads, "photo")
@@ -139,10 +139,9 @@ class Encoders:
         send: Callable[[list[Item], Deadline], Awaitable[Sequence[Reply | Exception]]],
         max_batch: int,
     ) -> Coalescer[Item, Reply]:
-        """A batching front of `send`, which keeps each caller's own deadline.
+        """A coalescer that sends batches by `send`. Each caller waits until its own deadline.
 
-        A batch has the longest time that a caller could have, the default deadline; after it the encoder is
-        Unavailable.
+        A batch has the default deadline, since its callers' deadlines differ; after it the encoder is Unavailable.
         """
 
         async def send_in_time(batch: list[Item]) -> Sequence[Reply | Exception]:
@@ -178,7 +177,7 @@ class Encoders:
     async def _classify_products(
         self, batch: list[tuple[InputVectors, float]], deadline: Deadline
     ) -> Sequence[ClassificationResult | FailedPrecondition]:
-        """A call has one precision; nearly all requests leave it at the default, so they go together."""
+        """Send one call per precision and pair of encoders; nearly all requests have the default precision."""
         inputs, precisions = zip(*batch, strict=True)
         groups = [*zip(precisions, _group_by_encoders(inputs), strict=True)]
         return await _send_groups(batch, groups, lambda group: self._classify_group(group, deadline))
@@ -187,12 +186,12 @@ class Encoders:
         self, group: list[tuple[InputVectors, float]], deadline: Deadline
     ) -> Sequence[ClassificationResult | FailedPrecondition]:
         products, (_, precision) = [_product_input(inputs) for inputs, _ in group], group[0]
-        likeliest, by = await self._product_encoder.classify(
+        likeliest, info = await self._product_encoder.classify(
             products, deadline, limit=MAX_CATEGORIES, precision=precision
         )
         return [
-            _encoder_mismatch(inputs, by) or ClassificationResult(each, by.encoder)
-            for (inputs, _), each in zip(group, likeliest, strict=True)
+            _encoder_mismatch(inputs, info) or ClassificationResult(categories, info.encoder)
+            for (inputs, _), categories in zip(group, likeliest, strict=True)
         ]
 
 
@@ -219,7 +218,7 @@ async def _send_groups(
 ) -> list[Reply | FailedPrecondition]:
     """Send the items of each group in one call. Returns the replies in the order of the batch.
 
-    groups: that of each item. A FailedPrecondition fails the items of its own group only.
+    groups: the group of each item. A FailedPrecondition fails the items of its own group only.
     """
     replies: dict[int, Reply | FailedPrecondition] = {}
     for group in dict.fromkeys(groups):
@@ -232,16 +231,20 @@ async def _send_groups(
 
 
 def _product_input(inputs: InputVectors) -> ProductInput:
-    """Texts go as vectors: the gateway must know whether a text has known words, and which encoder made its vector."""
+    """Texts are sent as vectors: the gateway must know whether a text has known words, and its vector's encoder."""
     return ProductInput(
         image=pack(inputs.image.vector) if inputs.image else b"", text=pack(inputs.text.vector) if inputs.text else b""
     )
 
 
-def _encoder_mismatch(inputs: InputVectors, by: ProductEncoderInfo) -> FailedPrecondition | None:
-    """An error where a vector is of another encoder than the product encoder was trained on: it means nothing to it."""
-    for what, encoded, expected in (("photo", inputs.image, by.image_encoder), ("text", inputs.text, by.text_encoder)):
+def _encoder_mismatch(inputs: InputVectors, info: ProductEncoderInfo) -> FailedPrecondition | None:
+    """An error if a vector is from another encoder than the product encoder was trained on; else None."""
+    for input_name, encoded, expected in (
+        ("photo", inputs.image, info.image_encoder),
+        ("text", inputs.text, info.text_encoder),
+    ):
         if encoded is not None and encoded.encoder != expected:
-            takes = expected or "none"
-            return FailedPrecondition(f"the {what} was encoded by {encoded.encoder}; {by.encoder} takes {takes}")
+            return FailedPrecondition(
+                f"the {input_name} was encoded by {encoded.encoder}; {info.encoder} takes {expected or 'none'}"
+            )
     return None

@@ -1,4 +1,4 @@
-"""Check a filter and bring it into canonical form, which filters of one meaning share. Pure."""
+"""Check a filter and bring it into a canonical form, so that equivalent filters have equal bytes. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_filter(filter: Filter) -> Filter:
 
     Filters that differ only in order and repetition have equal bytes. Raises InvalidRequest naming the field: too many
     values, an empty value, a number that is not finite, an empty range, a nested filter that is empty or too deep, or a
-    field of a newer client, without which products would pass that the client excludes.
+    field of a newer client: if it were ignored, products would pass that the client excludes.
     """
     if not filter.ByteSize():
         return filter

@@ -13,7 +13,7 @@ from lookalike.v1.types_pb2 import Space, SpaceScore
 
 
 class RankedHit(NamedTuple):
-    """A hit that sorts in the order of a ranking: by falling score, equal scores by rising id."""
+    """A hit. Sorting hits ranks them: by falling score, equal scores by rising id."""
 
     negated_score: float  # Negated, so that better hits are smaller.
     id: str
@@ -26,6 +26,7 @@ class RankedHit(NamedTuple):
         return -self.negated_score
 
     def opaque(self, explained_spaces: Sequence[Space.ValueType]) -> OpaqueHit:
+        """The hit as a message that has the wire format of `Hit`, with the product still serialized."""
         scores = [
             SpaceScore(space=space, score=cosine) for space, cosine in zip(explained_spaces, self.cosines, strict=True)
         ]
@@ -54,6 +55,6 @@ def merge_hits(
 
 
 def _cosines(hits: ShardHits, spaces: int) -> list[list[float]]:
-    """For each hit its cosine in each of the spaces."""
+    """The cosine of each hit in each space: one list per hit."""
     rows: list[list[float]] = np.frombuffer(hits.cosines, dtype="<f4").reshape(-1, spaces).tolist()
     return rows

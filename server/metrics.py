@@ -1,4 +1,4 @@
-"""Every metric of the gateway, declared once: base units, bounded labels."""
+"""Every metric of the gateway, declared once: base units, bounded labels. No I/O."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STAGE = Histogram(
 INFLIGHT = Gauge("lookalike_requests_inflight", "Requests in flight.")
 REFUSED = Counter("lookalike_requests_refused_total", "Requests refused at once because too many were in flight.")
 DEGRADED = Counter(
-    "lookalike_degraded_total", "Answers that are less than they could be and say so, by reason.", ["reason"]
+    "lookalike_degraded_total", "Degraded answers, by reason; the answer states the reason, too.", ["reason"]
 )
 CACHE_FAILURES = Counter("lookalike_cache_failures_total", "Calls to the result cache that failed or were late.")
 SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version that requests pin.")

@@ -1,4 +1,4 @@
-"""The routing of a query: which spaces it is searched in, and with which share of the score. Pure."""
+"""Query routing: which spaces a query is searched in, and the share of each in the score. Pure."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ class Route:
 
     spaces: tuple[Space.ValueType, ...]  # By number.
     shares: tuple[float, ...]  # The share of each in the score; together 1.
-    policy: str = ""  # The entry of AUTO's policy that decided; empty: none did.
-    missing_vectors: tuple[str, ...] = ()  # Sentences: which examples do not count in a space, for want of a vector.
+    policy: str = ""  # The entry of the AUTO policy that chose the space; empty: none did.
+    missing_vectors: tuple[
+        str, ...
+    ] = ()  # Sentences: which products do not count in a space, as they have no vector in it.
 
 
 SINGLE_SPACE = {space: Route((space,), (1.0,)) for space in VECTOR_SPACES.values()}
@@ -55,7 +57,7 @@ class AutoPolicy:
 
     @classmethod
     def parse(cls, entries: Sequence[str], *, photo: str, text: str) -> AutoPolicy:
-        """From `("fashion=product>image", "*=product>text")`, "product>image", "product>text". Raises BadSettings."""
+        """Parse `("fashion=product>image", "*=product>text")`, "product>image", "product>text". Raises BadSettings."""
         by_category: dict[str, PolicyEntry] = {}
         for entry in entries:
             category, _, names = entry.partition("=")
@@ -87,8 +89,8 @@ class AutoPolicy:
     def route_product(self, category: str, product_id: str, spaces: Collection[Space.ValueType]) -> Route:
         """The route for a product that has vectors in `spaces`.
 
-        Where none of its entry's spaces is among them, the route is the first of them by number, and says so. Raises
-        NotFound when the product has no vector at all.
+        If none of its entry's spaces is among them, the route is the first of them by number, and has a sentence in
+        `missing_vectors`. Raises NotFound when the product has no vector at all.
         """
         entry = self.entry_of(category)
         for space in entry.spaces:
@@ -102,7 +104,7 @@ class AutoPolicy:
         return Route((instead,), (1.0,), missing_vectors=(reason,))
 
     def route_source(self, source: ExampleSource, built: Collection[Space.ValueType]) -> Route:
-        """The route for photos only, or for texts only; their own space where none of their entry's is built."""
+        """The route for photos only, or for texts only; their own space if none of their entry's spaces is built."""
         entry = self.by_source[source]
         for space in entry.spaces:
             if space in built:
@@ -121,7 +123,7 @@ def _parse_spaces(entry: str, names: str, allowed_spaces: Collection[Space.Value
 
 
 def resolve_route(query: SearchQuery, built: Collection[Space.ValueType], policy: AutoPolicy) -> Route | None:
-    """The query's route, as far as the request alone decides it; None: the category of its products does.
+    """The query's route; None if it depends on the category of the example products, which are not known yet.
 
     built: the spaces of the version. Raises InvalidRequest for examples that cannot be compared in one space.
     """
@@ -139,7 +141,7 @@ def resolve_route(query: SearchQuery, built: Collection[Space.ValueType], policy
 
 
 def _common_space(query: SearchQuery) -> Space.ValueType:
-    """The one space of the request and of its examples; AUTO where none of them names one."""
+    """The space that the request and all its examples agree on; AUTO if none of them names one."""
     common = query.space
     for example in query.examples:
         spaces = COMPARABLE_IN.get(example.source, ())
@@ -195,7 +197,7 @@ def _has_example_in(space: Space.ValueType, query: SearchQuery, product_spaces: 
 def _describe_missing_vectors(
     requested: Sequence[Space.ValueType], searched: Collection[Space.ValueType], product_spaces: ProductSpaces
 ) -> tuple[str, ...]:
-    """For each space in which some example products have no vector: which do, and what was done about it."""
+    """A sentence for each space in which some example products have no vector: which, and the effect on the search."""
     reasons = []
     for space in requested:
         without = [product_id for product_id, spaces in product_spaces.items() if space not in spaces]

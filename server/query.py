@@ -1,4 +1,4 @@
-"""From a SearchRequest to a query that can be answered, or to the field that is wrong. Pure."""
+"""Parse and check a SearchRequest. Pure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DEFAULT_LIMIT = 10
 DEFAULT_DUPLICATES_LIMIT = 100
 DEFAULT_DUPLICATES_MIN_SCORE = 0.95
 MAX_DIVERSE_LIMIT = 100  # With `diversity`: choosing each hit costs a comparison with all candidates.
-MIN_SHARE = 1e-6  # Of a space in a late fusion: a cosine times this is below what float32 scores tell apart.
+MIN_SHARE = 1e-6  # Of a space in a late fusion: a smaller one would not change float32 scores.
 
 
 class ExampleSource(Enum):
-    """What an example is given by; the value is the field of the request."""
+    """The kind of an example; the value is the field of `Example` that holds it."""
 
     PRODUCT = "product_id"
     IMAGE = "image"
@@ -40,7 +40,7 @@ _CHECKS: Mapping[ExampleSource, Callable[[str, Any], None]] = {
     ExampleSource.TEXT: check_text,
     ExampleSource.VECTOR: check_vector_size,
 }
-# The spaces that a photo or a text can be compared in, its own first; a product counts wherever it has a vector.
+# The spaces that a photo or a text can be compared in, its own first; a product can be in every space.
 COMPARABLE_IN: Mapping[ExampleSource, tuple[Space.ValueType, ...]] = {
     ExampleSource.IMAGE: (SPACE_IMAGE, SPACE_PRODUCT),
     ExampleSource.TEXT: (SPACE_TEXT, SPACE_PRODUCT),
@@ -49,9 +49,9 @@ COMPARABLE_IN: Mapping[ExampleSource, tuple[Space.ValueType, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class QueryExample:
-    """One thing that hits shall be similar to, or unlike where its weight is negative."""
+    """An example that hits should be similar to or, with a negative weight, dissimilar to."""
 
-    field: str  # Where it is in the request: "examples[0].text".
+    field: str  # Its path in the request: "examples[0].text".
     source: ExampleSource
     value: str | bytes
     weight: float
@@ -80,9 +80,9 @@ class SearchQuery:
 
 
 def parse_query(request: search_pb2.SearchRequest, *, example_field: str = "examples[{}]") -> SearchQuery:
-    """The query that the request states. Raises InvalidRequest naming the first field at fault.
+    """Parse a request. Raises InvalidRequest naming the first invalid field.
 
-    example_field: what errors call the example of a number.
+    example_field: format of the name that errors give the example of a number.
     """
     if not request.examples:
         raise InvalidRequest("examples", "give at least one example to be similar to")
@@ -109,17 +109,17 @@ def parse_query(request: search_pb2.SearchRequest, *, example_field: str = "exam
         raise InvalidRequest("diversity", f"{query.diversity} is not in 0..1")
     if query.diversity and query.limit > MAX_DIVERSE_LIMIT:
         raise InvalidRequest("limit", f"is {query.limit}, with `diversity` at most {MAX_DIVERSE_LIMIT} is allowed")
-    if not -1 <= request.min_score <= 1:  # Nor is NaN.
+    if not -1 <= request.min_score <= 1:  # NaN fails, too.
         raise InvalidRequest("min_score", f"{request.min_score} is not in -1..1")
     if not 0 <= query.min_coverage <= 1:
         raise InvalidRequest("min_coverage", f"{query.min_coverage} is not in 0..1")
     if query.exclude_same_shop and not query.examples_by(ExampleSource.PRODUCT):
-        raise InvalidRequest("exclude_same_shop", "needs an example given by product_id: no other has a shop")
+        raise InvalidRequest("exclude_same_shop", "needs an example with a product_id: no other has a shop")
     return query
 
 
 def duplicates_search(request: search_pb2.FindDuplicatesRequest) -> search_pb2.SearchRequest:
-    """The SearchRequest that finds the duplicates. Raises InvalidRequest where the example has a weight."""
+    """The SearchRequest that finds the duplicates. Raises InvalidRequest if the example has a weight."""
     if request.example.HasField("weight"):
         raise InvalidRequest("example.weight", "leave it out: there is one example")
     space = SPACE_TEXT if request.example.HasField(ExampleSource.TEXT.value) else SPACE_IMAGE
@@ -190,16 +190,16 @@ def _parse_max_per_shop(request: search_pb2.SearchRequest) -> int:
     return request.max_per_shop
 
 
-def _parse_example(at: str, example: search_pb2.Example) -> QueryExample:
+def _parse_example(path: str, example: search_pb2.Example) -> QueryExample:
     sources = [source for source in _SOURCES if example.HasField(source.value)]
     if len(sources) != 1:
         names = " and ".join(source.value for source in sources) or "none"
-        raise InvalidRequest(at, f"set exactly one of product_id, image, text, vector; set: {names}")
+        raise InvalidRequest(path, f"set exactly one of product_id, image, text, vector; set: {names}")
     weight = example.weight if example.HasField("weight") else 1.0
     if not math.isfinite(weight) or weight == 0:
-        raise InvalidRequest(f"{at}.weight", f"{weight} is not a finite number other than 0")
+        raise InvalidRequest(f"{path}.weight", f"{weight} is not a finite number other than 0")
     source = sources[0]
-    field = f"{at}.{source.value}"
+    field = f"{path}.{source.value}"
     value = getattr(example, source.value)
     _CHECKS[source](field, value)
     return QueryExample(field, source, value, weight)

@@ -1,4 +1,4 @@
-"""Compose the vectors of a query: one per searched space, from all examples that count there. I/O to the encoders."""
+"""Compute the query vectors: one per searched space, from all examples that count in it. I/O to the encoders."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ async def compose_query_vectors(
 ) -> list[F32]:
     """A unit vector (dim,) float32 for each of the searched spaces, in their order.
 
-    Photos and texts are encoded concurrently and once, whatever spaces they count in; every space has an example that
-    counts in it (`policy.drop_empty_spaces`). Raises InvalidRequest, FailedPrecondition, and what the encoders
-    raise.
+    Each photo and text is encoded once, whatever spaces it counts in, and concurrently with the others. Every space
+    must have an example that counts in it (`policy.drop_empty_spaces`). Raises InvalidRequest, FailedPrecondition, and
+    what the encoders raise.
     """
     to_encode = [example for example in query.examples if example.source in COMPARABLE_IN]
     encoded = await _encode(encoders, to_encode, deadline) if to_encode else {}
@@ -90,12 +90,14 @@ async def _fused_vectors(
     """
     positive = [example for example in examples if example.weight > 0]
     groups = [*([positive] if positive else []), *([example] for example in examples if example.weight < 0)]
-    vectors = await run_concurrently([encoders.encode_product(_inputs(group, encoded), deadline) for group in groups])
+    vectors = await run_concurrently(
+        [encoders.encode_product(_fusion_inputs(group, encoded), deadline) for group in groups]
+    )
     weights = [sum(example.weight for example in group) for group in groups]
     return [(require_encoder(vector, info), weight) for vector, weight in zip(vectors, weights, strict=True)]
 
 
-def _inputs(group: Sequence[QueryExample], encoded: EncodedExamples) -> InputVectors:
+def _fusion_inputs(group: Sequence[QueryExample], encoded: EncodedExamples) -> InputVectors:
     return InputVectors(
         image=_weighted_mean(group, ExampleSource.IMAGE, encoded),
         text=_weighted_mean(group, ExampleSource.TEXT, encoded),
@@ -105,7 +107,7 @@ def _inputs(group: Sequence[QueryExample], encoded: EncodedExamples) -> InputVec
 def _weighted_mean(
     group: Sequence[QueryExample], source: ExampleSource, encoded: EncodedExamples
 ) -> EncodedVector | None:
-    """Of the group's photos, or of its texts, scaled to unit norm; None where it has none."""
+    """The mean vector of the group's photos, or of its texts, scaled to unit norm; None if it has none."""
     examples = [example for example in group if example.source is source]
     if not examples:
         return None
@@ -123,7 +125,7 @@ def require_encoder(encoded: EncodedVector, space: SpaceInfo) -> F32:
 
 
 async def run_concurrently(coroutines: Sequence[Coroutine[None, None, Result]]) -> list[Result]:
-    """Their results. A single one is awaited without a task of its own: the common case and the fast path."""
+    """Await all coroutines. A single one, the common case, is awaited without a task of its own, which is faster."""
     if len(coroutines) == 1:
         return [await coroutines[0]]
     return await asyncio.gather(*coroutines)

@@ -1,6 +1,6 @@
-"""The result cache in Redis, shared by all gateways. A Redis client.
+"""The result cache in Redis, shared by all gateways. Network I/O.
 
-It fails open: while Redis is down answers are computed, not refused.
+It fails open: while Redis is down, answers are computed, not refused.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ _MAX_FAILURES_IN_A_ROW = 3
 
 
 class RedisResultCache:
-    """GETs that arrive while two calls are in flight go together as one MGET, SETs as one pipeline.
+    """A `ResultCache` in Redis, with batched calls and a circuit breaker.
 
-    After three failed or late calls in a row Redis is not called for `pause_s`: one that is down or hangs costs a few
-    time-outs per pause instead of one per request, and a single late call costs one answer its cache hit.
+    GETs that arrive while two calls are in flight are sent together as one MGET, SETs as one pipeline. After three
+    failed or late calls in a row Redis is not called for `pause_s`: a Redis that is down or hangs costs a few time-outs
+    per pause instead of one per request, and a single late call costs one answer its cache hit.
     """
 
     def __init__(
@@ -74,14 +75,14 @@ class RedisResultCache:
     def put(self, key: str, value: bytes) -> None:
         if self._clock() < self._paused_until_s:
             return
-        with suppress(Overloaded):  # A value that Redis is too slow to take is computed again.
+        with suppress(Overloaded):  # While Redis is too slow, values are not stored.
             self._set_batcher.submit((self._prefix + key, value)).add_done_callback(_retrieve_exception)
 
     async def close(self) -> None:
         await self._redis.aclose()
 
     async def _mget(self, keys: list[str]) -> Sequence[bytes | None]:
-        values: list[Any] = await self._redis.mget(keys)  # Bytes or None: the client was not asked to decode.
+        values: list[Any] = await self._redis.mget(keys)  # Bytes or None: the client does not decode.
         return values
 
     async def _mset(self, entries: list[tuple[str, bytes]]) -> Sequence[None]:
@@ -109,6 +110,6 @@ class RedisResultCache:
 
 
 def _retrieve_exception(done: asyncio.Future[None]) -> None:
-    """So that asyncio does not report it: nobody awaits a SET, and its failure has been logged and counted."""
+    """Keep asyncio from reporting the exception: nobody awaits a SET, and its failure has been logged and counted."""
     if not done.cancelled():
         done.exception()

@@ -18,22 +18,22 @@ from server.query import SearchQuery
 
 
 class ResultCache(Protocol):
-    """A cache of answers. It never raises and never hangs: one that is down finds nothing and keeps nothing."""
+    """A cache of answers. It never raises and never hangs: while it is down, it finds nothing and stores nothing."""
 
     async def get(self, key: str) -> bytes | None: ...
 
     def put(self, key: str, value: bytes) -> None:
-        """Keep the value, in the background; whether it was kept is not reported."""
+        """Store the value in the background; a failure is not reported."""
 
     async def close(self) -> None: ...
 
 
-def cache_key(content: str, policy: str, request: search_pb2.SearchRequest, query: SearchQuery) -> str:
-    """The key of a request: equal for requests that mean the same.
+def cache_key(content_id: str, policy: str, request: search_pb2.SearchRequest, query: SearchQuery) -> str:
+    """The key of a request; equivalent requests have equal keys.
 
-    content: the name of what is searched (`Snapshot.content`); policy: that of AUTO, as text. `min_coverage` makes no
-    difference, since only complete answers are cached; nor do defaults that are spelt out, the order of filter lists,
-    and the order and the sum of `weights`.
+    content_id: of the searched version and its updates (`Snapshot.content_id`); policy: the AUTO policy, as text.
+    `min_coverage` makes no difference, since only complete answers are cached; nor do defaults that are spelt out, the
+    order of filter lists, and the order and the sum of `weights`.
     """
     canonical = search_pb2.SearchRequest()
     canonical.CopyFrom(request)
@@ -49,13 +49,13 @@ def cache_key(content: str, policy: str, request: search_pb2.SearchRequest, quer
         )
     for example, parsed in zip(canonical.examples, query.examples, strict=True):
         example.weight = parsed.weight
-    meaning = policy.encode() + b"\0" + canonical.SerializeToString(deterministic=True)
-    digest = blake2b(meaning, digest_size=16, person=b"search").hexdigest()
-    return f"{content}:{digest}"
+    data = policy.encode() + b"\0" + canonical.SerializeToString(deterministic=True)
+    digest = blake2b(data, digest_size=16, person=b"search").hexdigest()
+    return f"{content_id}:{digest}"
 
 
 class MemoryResultCache:
-    """A least-recently-used cache of at most `max_bytes` of keys and values; nothing is found after `ttl_s`."""
+    """A least-recently-used cache of at most `max_bytes` of keys and values; an entry expires after `ttl_s`."""
 
     def __init__(self, *, max_bytes: int, ttl_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes = max_bytes
@@ -67,8 +67,8 @@ class MemoryResultCache:
     async def get(self, key: str) -> bytes | None:
         if (entry := self._entries.get(key)) is None:
             return None
-        value, end_s = entry
-        if self._clock() >= end_s:
+        value, expires_s = entry
+        if self._clock() >= expires_s:
             self._drop(key)
             return None
         self._entries.move_to_end(key)

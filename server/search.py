@@ -56,10 +56,10 @@ class Searcher:
     async def _answer(
         self, request: search_pb2.SearchRequest, query: SearchQuery, timer: RequestTimer, deadline: Deadline
     ) -> bytes:
-        """The serialized SearchResponse: the answer that all who ask the same share, and this call's timings."""
+        """The serialized SearchResponse, from the cache, an equal search in flight or a new search."""
         deadline = deadline.or_after(self.default_deadline_s)
         snapshot = self.versions.snapshot()
-        key = cache_key(snapshot.content, self.policy.text, request, query)
+        key = cache_key(snapshot.content_id, self.policy.text, request, query)
         with timer.stage("cache"):
             cached = await self.cache.get(key)
         if cached is not None:
@@ -76,7 +76,7 @@ class Searcher:
         """Look up example products, encode photos and texts, search the shards; cache a complete answer."""
         route = resolve_route(query, snapshot.spaces, self.policy)
         if route is not None:
-            snapshot.require_spaces(route.spaces)  # Before anything is looked up or encoded in vain.
+            snapshot.require_spaces(route.spaces)  # Fail before anything is looked up or encoded.
         with timer.stage("lookup"):
             products = await self._lookup_examples(query, snapshot, deadline)
         product_spaces = {product_id: stored.vectors for product_id, stored in products.items()}
@@ -95,11 +95,11 @@ class Searcher:
     async def _rank(
         self, query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults, deadline: Deadline
     ) -> tuple[ShardResults, list[RankedHit]]:
-        """All candidate hits, those to return first; with `diversity` these are chosen by it.
+        """Rank the candidate hits, with the ones to return first: by score, or with `diversity` as `diversify` chooses.
 
-        By score alone where the candidates' vectors cannot be fetched: the results state that as a failure.
+        If the candidates' vectors cannot be fetched, the rank is by score and the returned results state a failure.
         """
-        hits = rank_hits(query, route, results, _candidates(query))
+        hits = rank_hits(query, route, results, _candidate_count(query))
         if not query.diversity or len(hits) < 2:
             return results, hits
         try:
@@ -130,9 +130,11 @@ class Searcher:
         return self.policy.route_product(stored.product.category, product_id, stored.vectors)
 
 
-def _candidates(query: SearchQuery) -> int:
-    """How many hits to ask the shards for: more to choose from with `diversity`; one more to see whether `min_score`
-    would let others pass the limit."""
+def _candidate_count(query: SearchQuery) -> int:
+    """How many hits to request from each shard.
+
+    With `diversity` they are more, to choose from; with `min_score` one more, to see whether the limit cuts off any.
+    """
     return query.limit * CANDIDATES_PER_HIT if query.diversity else query.limit + (query.min_score is not None)
 
 
@@ -146,7 +148,7 @@ def _shard_query(
         filter.CopyFrom(query.filter)
         filter.shop_not_in.extend(sorted(shops.difference(filter.shop_not_in)))
     shard_query = index_pb2.ShardQuery(
-        k=_candidates(query),
+        k=_candidate_count(query),
         filter=filter,
         exact=query.exact,
         explain=query.explain,

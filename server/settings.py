@@ -1,4 +1,4 @@
-"""The gateway's settings. Pure."""
+"""The settings of the gateway. Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class GatewaySettings(ProcessSettings):
         0, "version of the image model to use; 0: the latest, or that of the label", at_least=0
     )
     model_label: str = setting("", "version label of the image model to use; empty: none")
-    # To one server two or four were no faster than one (8 calls of 1 or 16 photos in flight, loopback); where a load
-    # balancer takes whole connections, each is another server.
+    # With one server, two or four connections were no faster than one (8 calls of 1 or 16 photos in flight, loopback).
+    # Behind a load balancer that balances connections, several connections reach several servers.
     model_server_connections: int = setting(1, "HTTP/2 connections to the model server", at_least=1, at_most=64)
     text_encoder: str = setting("", "host:port of the text and the product encoder; empty: no text queries")
     redis: str = setting("", "redis://… of the result cache; empty: a cache in this process's memory", secret=True)
@@ -50,12 +50,17 @@ class GatewaySettings(ProcessSettings):
     # One batch at a time cost a fifth to a third less CPU per query than two, with 16 and 64 queries in flight over two
     # shards: an RPC costs a process 0.3 ms whatever it carries, so fewer and larger ones win.
     shard_inflight: int = setting(
-        1, "batches in flight per shard; queries that arrive meanwhile go together in the next", at_least=1, at_most=64
+        1,
+        "batches in flight per shard; queries that arrive meanwhile are sent together in the next",
+        at_least=1,
+        at_most=64,
     )
     shard_batch: int = setting(
-        64, "most queries in one batch to a shard; fewer where they ask for many hits", at_least=1, at_most=256
+        64, "most queries in one batch to a shard; fewer if they request many hits", at_least=1, at_most=256
     )
-    refresh_s: float = setting(1.0, "interval at which the shards are asked what they serve", at_least=0.05, at_most=60)
+    refresh_s: float = setting(
+        1.0, "interval at which the shards are polled for their versions", at_least=0.05, at_most=60
+    )
     image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=221)
     image_threads: int = setting(2, "threads that decode photos", at_least=1, at_most=64)
     text_batch: int = setting(64, "most texts in one call to the text encoder", at_least=1, at_most=1024)

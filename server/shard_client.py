@@ -1,4 +1,4 @@
-"""The client of one shard: it sends queries that arrive together as one RPC. A gRPC client."""
+"""The client of one shard, which sends concurrent queries together as one RPC. Network I/O (gRPC)."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from server.topology import Snapshot
 
 Reply = TypeVar("Reply")
 
-# Updates in one batch; one counts once for every 128 KiB, so that a message never is too large.
+# Maximum size of a batch of updates: each counts 1, and 1 more per 128 KiB, so that no message is too large.
 _UPDATE_BATCH = 64
-# Products that the queries of one batch may ask for together. A shard's response has room for as many of the largest
-# products (12 KiB each), so no batch fails whose queries would succeed alone.
+# Maximum number of hits that the queries of one batch request together. A response has room for that many products of
+# the largest size (12 KiB each), so no batch fails whose queries would succeed alone.
 BATCH_PRODUCTS = 2048
-_MAX_VERSIONS = 2  # That requests in flight may pin: a shard serves no more at once.
+_MAX_VERSIONS = 2  # Versions that requests in flight may pin: a shard serves no more at once.
 
 
 @dataclass(frozen=True, slots=True)
 class _Batchers:
-    """The batchers of one version: a batch names the version that all its queries are of."""
+    """The batchers of one version: all queries of a batch pin the version that the batch names."""
 
     searches: Coalescer[index_pb2.ShardQuery, index_pb2.ShardHits]
     lookups: Coalescer[str, index_pb2.FetchedProduct]
@@ -44,7 +44,7 @@ class ShardClient:
     """The client of one shard process.
 
     Searches that arrive while `shard_inflight` batches are in flight are sent together in the next batch; so are
-    look-ups. Updates have one batch in flight.
+    look-ups. There is one batch of updates in flight at a time.
     """
 
     def __init__(self, address: str, settings: GatewaySettings) -> None:
@@ -58,7 +58,7 @@ class ShardClient:
         await self._channel.close()
 
     async def describe(self, pinned: str) -> index_pb2.DescribeResponse | None:
-        """What the shard serves; it goes on serving `pinned` for a while. None when it is out of reach."""
+        """The versions that the shard serves; None if it is unreachable. The shard renews its lease of `pinned`."""
         request = index_pb2.DescribeRequest(pinned=pinned)
         try:
             return await self._stub.Describe(request, timeout=self._settings.shard_timeout_s)
@@ -75,7 +75,7 @@ class ShardClient:
     async def apply(
         self, snapshot: Snapshot, update: index_pb2.Update, deadline: Deadline
     ) -> tuple[index_pb2.UpdateResult, int]:
-        """The outcome of the update, and how many updates the shard has applied by then."""
+        """The outcome of the update, and the shard's sequence number after it: how many updates it has applied."""
         return await self._batchers_of(snapshot).updates(update, deadline)
 
     async def fetch(
@@ -108,7 +108,7 @@ class ShardClient:
             raise peer_error(error, f"shard {self.address}") from error
 
     def _batchers_of(self, snapshot: Snapshot) -> _Batchers:
-        """Those of the version. Just after it changes, requests that pin the one before still arrive."""
+        """The batchers of the version. Just after a version change, requests that pin the previous one still arrive."""
         version = snapshot.version
         if version not in self._batchers:
             self._batchers[version] = _Batchers(
@@ -134,11 +134,11 @@ class ShardClient:
                 ),
             )
             for older in [*self._batchers][:-_MAX_VERSIONS]:
-                del self._batchers[older]  # Its waiting batches are still sent.
+                del self._batchers[older]  # Its waiting queries are still sent.
         return self._batchers[version]
 
     def _query_size(self, query: index_pb2.ShardQuery) -> int:
-        """In products, and at least so large that `shard_batch` queries fill a batch."""
+        """The size of a query in a batch: the hits it requests, but at least 1/`shard_batch` of a full batch."""
         return max(query.k, math.ceil(BATCH_PRODUCTS / self._settings.shard_batch))
 
     async def _search(self, version: str, queries: list[index_pb2.ShardQuery]) -> Sequence[index_pb2.ShardHits]:

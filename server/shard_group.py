@@ -20,10 +20,10 @@ _DEADLINE_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class ShardResults:
-    """What the shards answered to one search."""
+    """The results of one search from all shards."""
 
     hits: list[index_pb2.ShardHits | None]  # Per shard, in order; None: it did not answer.
-    failures: list[str]  # Why, for each that did not; and what else went wrong, see `with_failure`.
+    failures: list[str]  # The reason of each shard that did not answer, and of other failures (`with_failure`).
 
     def with_failure(self, reason: str) -> ShardResults:
         """The same results, with another failure that the answer is to state."""
@@ -45,7 +45,7 @@ class ShardGroup:
         await asyncio.gather(*(shard.close() for shard in self._shards))
 
     async def describe(self, pinned: str) -> list[index_pb2.DescribeResponse | None]:
-        """What each shard serves; None for one out of reach. Shards go on serving `pinned` for a while."""
+        """The versions that each shard serves; None if it is unreachable. The shards renew their leases of `pinned`."""
         return await asyncio.gather(*(shard.describe(pinned) for shard in self._shards))
 
     async def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline) -> ShardResults:
@@ -66,7 +66,7 @@ class ShardGroup:
                 await asyncio.wait(pending, timeout=wait_s)
         finally:
             for call in pending:
-                call.cancel()  # Without effect on those that are done.
+                call.cancel()  # No effect on those that are done.
         outcomes = [_outcome(call, shard.address, wait_s) for call, shard in zip(calls, self._shards, strict=True)]
         errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
         if len(errors) == len(outcomes):
@@ -96,7 +96,7 @@ class ShardGroup:
     async def fetch(
         self, snapshot: Snapshot, ids: Sequence[str], spaces: Sequence[types_pb2.Space.ValueType], deadline: Deadline
     ) -> list[index_pb2.FetchedProduct]:
-        """In the order of `ids`, with their vectors of these spaces; without `product` where there is no such product.
+        """The products, in the order of `ids`, with their vectors of these spaces; without `product` for an unknown id.
 
         Raises Unavailable when a shard that owns one of them does not answer.
         """
@@ -116,7 +116,7 @@ class ShardGroup:
     async def apply(
         self, snapshot: Snapshot, product_id: str, update: index_pb2.Update, deadline: Deadline
     ) -> tuple[index_pb2.UpdateResult, dict[int, int]]:
-        """The outcome of the update, and, by shard, how many updates it has applied by then.
+        """The outcome of the update, and, by shard, its sequence number after it: how many updates it has applied.
 
         Raises Unavailable when the one shard that owns the product does not answer.
         """
@@ -146,7 +146,7 @@ def _outcome(
         return Unavailable(f"shard {address}: no answer within {waited_s:.3g} s")
     if isinstance(error := call.exception(), LookalikeError):
         return error
-    hits = call.result()  # Any other exception is a bug, here or in the shard, and no missing shard.
+    hits = call.result()  # Raises any other exception: it is a bug, here or in the shard, and not a missing shard.
     if hits.error:
         raise RuntimeError(f"shard {address} refused a query: {hits.error}")
     return hits

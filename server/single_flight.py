@@ -1,4 +1,4 @@
-"""Single flight: of concurrent calls with the same key one does the work, and all get its result. No I/O."""
+"""Single flight: of concurrent calls with the same key, one does the work and all get its result. No I/O."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class _Flight(Generic[Answer]):
 
 
 class SingleFlight(Generic[Answer]):
-    """The work in flight, by key. For use on one event loop; admission bounds it, as a call has at most one flight."""
+    """The work in flight, by key. For use on one event loop. Admission bounds it: a call has at most one flight."""
 
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[Answer]] = {}
 
     async def __call__(self, key: str, work: Callable[[], Coroutine[None, None, Answer]], deadline: Deadline) -> Answer:
-        """What `work` returns or raises, this caller's or that of an earlier one with the same key.
+        """Return or raise what `work` does: this caller's, or that of an earlier caller with the same key.
 
         Raises DeadlineExceeded at this caller's own deadline. The work is cancelled when no caller waits for it any
-        more. Where an earlier caller's work exceeded that caller's deadline, this caller starts it anew with its own.
+        more. If an earlier caller's work exceeded that caller's deadline, this caller starts its own.
         """
         while flight := self._flights.get(key):
             try:
@@ -60,4 +60,4 @@ class SingleFlight(Generic[Answer]):
         if self._flights.get(key) is flight:
             del self._flights[key]
         if not flight.task.cancelled() and flight.task.done():
-            flight.task.exception()  # So that asyncio does not report it where nobody waits any more.
+            flight.task.exception()  # Otherwise asyncio reports it when no caller waits any more.

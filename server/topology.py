@@ -1,6 +1,6 @@
-"""Which version of the index requests pin, chosen from what the shards say they serve. Pure.
+"""Choose the version of the index that requests pin, from the versions that the shards serve. Pure.
 
-All shards of an answer serve the same version.
+All shards that contribute to an answer serve the same version.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Snapshot:
 
     version: str
     spaces: Mapping[Space.ValueType, SpaceInfo]
-    serving: tuple[bool, ...]  # Per shard: whether it served this version when last asked.
+    serving: tuple[bool, ...]  # Per shard: whether it served this version when last polled.
     sequences: tuple[int, ...]  # Per shard: how many updates it has applied, at least, since the version was built.
 
     @property
@@ -38,38 +38,39 @@ class Snapshot:
         return len(self.serving)
 
     @property
-    def content(self) -> str:
-        """A name for what is searched: the version, and a digest of the updates known to have been applied to it."""
+    def content_id(self) -> str:
+        """Identifies the searched content: the version, and a digest of the updates known to be applied to it."""
         if not any(self.sequences):
             return self.version
         changes = blake2b(repr(self.sequences).encode(), digest_size=8).hexdigest()
         return f"{self.version}+{changes}"
 
     def with_sequences(self, sequences: Mapping[int, int]) -> Snapshot:
-        """The same version, these shards having applied at least so many updates (a sequence never falls)."""
+        """The same version, with the sequence numbers of these shards raised; a lower number changes nothing."""
         latest = (max(known, sequences.get(shard, 0)) for shard, known in enumerate(self.sequences))
         return replace(self, sequences=tuple(latest))
 
     def require_spaces(self, spaces: Sequence[Space.ValueType]) -> dict[Space.ValueType, SpaceInfo]:
-        """These spaces, in their order. Raises FailedPrecondition for one that the version does not have."""
+        """Describe these spaces, in their order. Raises FailedPrecondition for one that the version does not have."""
         for space in spaces:
             if space not in self.spaces:
-                has = ", ".join(space_name(each) for each in sorted(self.spaces)) or "none"
-                raise FailedPrecondition(f"version {self.version} has no {space_name(space)} space; it has: {has}")
+                names = ", ".join(map(space_name, sorted(self.spaces))) or "none"
+                raise FailedPrecondition(f"version {self.version} has no {space_name(space)} space; it has: {names}")
         return {space: self.spaces[space] for space in spaces}
 
 
 def choose_snapshot(responses: Sequence[index_pb2.DescribeResponse | None], pinned: str | None) -> Snapshot:
-    """The snapshot to pin, chosen from the shards' Describe responses (None: the shard is out of reach).
+    """The snapshot to pin, chosen from the shards' Describe responses (None: the shard is unreachable).
 
-    The pinned version stays until every shard in reach has moved on to the same other one, or none serves it any more;
-    then the version that most shards serve is next (of equals the one that is current at most shards, then the greatest
-    name). Raises Unavailable when no shard is in reach, or an address is that of another shard than expected.
+    The pinned version changes when every reachable shard has the same other version as its current one. If no shard
+    serves it any more, the version that most shards serve is next; ties go to the one that is current at most shards,
+    then to the greatest name. Raises Unavailable when no shard is reachable, or an address is not that of the expected
+    shard.
     """
-    in_reach = [(ordinal, response) for ordinal, response in enumerate(responses) if response is not None]
-    if not in_reach:
-        raise Unavailable("no shard is in reach")
-    served = {ordinal: _matching_states(each.versions, ordinal, len(responses)) for ordinal, each in in_reach}
+    reachable = [(ordinal, response) for ordinal, response in enumerate(responses) if response is not None]
+    if not reachable:
+        raise Unavailable("no shard is reachable")
+    served = {ordinal: _matching_states(response.versions, ordinal, len(responses)) for ordinal, response in reachable}
     versions = [state.version for states in served.values() for state in states]
     currents = [states[0].version for states in served.values()]
     if len(set(currents)) == 1:
@@ -87,19 +88,19 @@ def choose_snapshot(responses: Sequence[index_pb2.DescribeResponse | None], pinn
 
 
 def _documents(space: index_pb2.SpaceState, states: Mapping[int, index_pb2.ShardState]) -> tuple[int, ...]:
-    """Vectors per shard: the live ones of each shard that serves the version, those as built of one out of reach."""
+    """Vectors per shard: the current number where the shard serves the version, else the number when it was built."""
     documents = [*space.documents]
     for ordinal, state in states.items():
-        for own in state.spaces:
-            if own.space == space.space and own.HasField("live"):
-                documents[ordinal] = own.live
+        for shard_space in state.spaces:
+            if shard_space.space == space.space and shard_space.HasField("live"):
+                documents[ordinal] = shard_space.live
     return tuple(documents)
 
 
 def _matching_states(
     states: Sequence[index_pb2.ShardState], ordinal: int, shards: int
 ) -> Sequence[index_pb2.ShardState]:
-    """The versions that have as many shards as there are addresses. Raises Unavailable where there is none."""
+    """The states of versions with as many shards as there are addresses. Raises Unavailable if there is none."""
     matching = [state for state in states if (state.shard, state.shards) == (ordinal, shards)]
     if not matching:
         raise Unavailable(

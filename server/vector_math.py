@@ -1,4 +1,4 @@
-"""Vectors of a request, to unit length and combined by weight. Pure: arrays in, arrays out."""
+"""Scale the vectors of a request to unit length and combine them by weight. Pure: arrays in, arrays out."""
 
 from __future__ import annotations
 

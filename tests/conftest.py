@@ -1,4 +1,4 @@
-"""Where the real products are, and what else every test may ask for."""
+"""Fixtures that tests of several folders share: the folder of real products, a Redis server. Starts processes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure() -> None:
-    """Take SIGINT where a shell without job control (`nohup make test &`) started this process to ignore it.
+    """Restore the SIGINT handler where this process was started with SIGINT ignored (`nohup make test &`).
 
-    Children inherit that, and those that the tests stop with Ctrl-C would not.
+    Child processes inherit the ignored signal, and the tests that stop one by SIGINT (Ctrl-C) would fail.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,7 +28,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real products; the test is skipped where there is none. Never copied into the repository."""
+    """The folder of real products; without it the test is skipped. Never copied into the repository."""
     folder = Path(os.environ.get("LOOKALIKE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))  # noqa: TID251
     if not folder.is_dir():
         pytest.skip(f"no real products at {folder} (LOOKALIKE_TEST_DATA)")
@@ -37,13 +37,14 @@ def real_data() -> Path:
 
 @pytest.fixture
 def redis_url() -> Iterator[str]:
-    """A real redis-server of its own, without persistence."""
+    """The URL of a real Redis server that only this test uses, without persistence."""
     with running_redis() as (url, _):
         yield url
 
 
 @contextmanager
 def running_redis() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Start a Redis server; yields its URL and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,1 +1,1 @@
-"""The command line: the table of commands, and the commands that call a running gateway."""
+"""The command line: the dispatcher, and the commands that call a running gateway."""

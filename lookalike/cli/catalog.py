@@ -26,7 +26,7 @@ examples:
   lookalike catalog upsert p-17 --title "赤いスニーカー" --image shoe.jpg --encode --revision 1764066600000
   lookalike catalog upsert p-17 --title "red sneakers" --vector image=photo.npy --tag colour:red
 
-The product is replaced whole: it loses every attribute that is not given. Shards accept changes only if they were
+The product is replaced whole: it loses every attribute that is left out. Shards accept changes only if they were
 started with --live-dir.
 
 exit status: 0 done, or a newer revision is stored already; 1 the service failed; 2 an argument is wrong

@@ -21,7 +21,7 @@ examples:
   lookalike classify --image shoe.jpg --text "赤いスニーカー" --precision 0.95
   lookalike classify --text "赤いスニーカー" --json
 
-exit status: 0 answered, with a category or without; 1 the service failed; 2 an argument is wrong
+exit status: 0 success, with a category or without; 1 the service failed; 2 an argument is wrong
 """
 
 
@@ -58,10 +58,10 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    subject = parser.add_argument_group("what to classify: a product, or a photo, a text or both")
-    subject.add_argument("--product", metavar="ID", help="a product of the catalogue")
-    subject.add_argument("--image", metavar="FILE", type=Path, help="a photo")
-    subject.add_argument("--text", metavar="TEXT", help="a title")
+    source = parser.add_argument_group("what to classify: a product, or a photo, a text or both")
+    source.add_argument("--product", metavar="ID", help="a product of the catalogue")
+    source.add_argument("--image", metavar="FILE", type=Path, help="a photo")
+    source.add_argument("--text", metavar="TEXT", help="a title")
     parser.add_argument(
         "--precision",
         type=float,

@@ -14,7 +14,7 @@ from lookalike.errors import LookalikeError, OperatorError
 Main = Callable[[Sequence[str], Mapping[str, str]], int | None]
 
 _HELP = ("-h", "--help")
-_ROOT = Path(__file__).resolve().parents[2]  # Of a clone or an image; of an installed client, site-packages.
+_ROOT = Path(__file__).resolve().parents[2]  # A clone, the files of an image, or the site-packages of a client.
 
 
 def _file_of(module: str) -> Path:
@@ -23,22 +23,22 @@ def _file_of(module: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    target: str  # "module:function", imported only when the command is run: rooms stay apart, `--help` stays quick.
+    target: str  # "module:function", imported only when the command is run, so that `--help` is quick.
     help: str
 
     @property
     def installed(self) -> bool:
-        """Whether the command's code is here: `pip install` brings the client and the commands that ask, no more."""
+        """Whether the command's code is installed: `pip install` brings only the client and its commands."""
         module = self.target.partition(":")[0]
         in_client = module.startswith("lookalike.")
-        # Beside an installed client, a folder `server` or `index` belongs to somebody else.
+        # Next to an installed client, a package `server` or `index` is not of this project.
         return _file_of(module).is_file() and (in_client or _file_of("lookalike.runtime.edge").is_file())
 
     def load(self) -> Main:
-        """Import the command's function. Raises OperatorError where its code is not installed."""
+        """Import the command's function. Raises OperatorError if its code is not installed."""
         if not self.installed:
             raise OperatorError(
-                "this command runs a part of the system, of which only the client is installed here: run it from a "
+                "only the client is installed here, and this command runs another part of the system: run it from a "
                 "clone of the repository (`make demo` sets one up) or from its role's container image"
             )
         module, _, function = self.target.partition(":")
@@ -58,7 +58,7 @@ def dispatch(prog: str, commands: Mapping[str, Command], argv: Sequence[str], en
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Run a command. Exit status: what `main` returns; 2 OperatorError; 1 other errors of ours; 130 Ctrl-C."""
+    """Run a command. Exit status: what `main` returns; 2 OperatorError; 1 any other LookalikeError; 130 Ctrl-C."""
     try:
         return main() or 0
     except LookalikeError as error:
@@ -71,14 +71,14 @@ def run(main: Callable[[], int | None]) -> int:
 def _overview(prog: str, commands: Mapping[str, Command], argv: Sequence[str]) -> str:
     group = {name: command for name, command in commands.items() if argv and name.split()[0] == argv[0]}
     listed = group or commands
-    here = {name: command for name, command in listed.items() if command.installed}
-    elsewhere = {name: command for name, command in listed.items() if name not in here}
+    installed = {name: command for name, command in listed.items() if command.installed}
+    missing = {name: command for name, command in listed.items() if name not in installed}
     lines = [f"usage: {prog} COMMAND [OPTION ...]      {prog} COMMAND --help says more", ""]
     if argv and not group and not argv[0].startswith("-"):
         lines.insert(0, f"error: no such command: {' '.join(argv[:2])}")
-    lines += _table(here)
-    if elsewhere:
-        lines += [*([""] if here else []), "only in a clone or a container image:", *_table(elsewhere)]
+    lines += _table(installed)
+    if missing:
+        lines += [*([""] if installed else []), "only in a clone or a container image:", *_table(missing)]
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ examples:
   lookalike duplicates --image shoe.jpg --category fashion --json
   lookalike duplicates --text "赤いスニーカー 24cm"
 
-exit status: 0 answered, 1 the service failed, 2 an argument is wrong
+exit status: 0 success, 1 the service failed, 2 an argument is wrong
 """
 
 

@@ -1,4 +1,4 @@
-"""Command-line flags that `search` and `duplicates` share. Reads the files that they name."""
+"""Command-line flags that several commands share. Reads the vector files that they name."""
 
 from __future__ import annotations
 

@@ -99,8 +99,8 @@ def _plan(plan: SearchPlan) -> str:
     backend = (
         f"{plan.recipe}, depth {plan.depth:,}, search_parameter {plan.search_parameter}, {plan.candidates:,} candidates"
     )
-    how = printable(backend) if plan.recipe else "brute force"
-    return f"shard {plan.shard}, {space_name(plan.space)}: {matching} · {how}"
+    method = printable(backend) if plan.recipe else "brute force"
+    return f"shard {plan.shard}, {space_name(plan.space)}: {matching} · {method}"
 
 
 def _degraded(line: Text, reasons: Iterable[str]) -> Text:
@@ -118,7 +118,7 @@ def _score_columns(response: SearchResponse) -> dict[str, list[str]]:
 
 
 def _space_parts(provenance: Provenance) -> Iterator[str]:
-    """The parts of the line that name spaces, policy and encoders; several spaces with the weight of each."""
+    """The parts of the line that name spaces, policy and encoders; with several spaces, the weight of each, too."""
     several = len(provenance.spaces) > 1
     names = [space_name(each.space) + (f" {each.weight:.0%}" if several else "") for each in provenance.spaces]
     yield f"space{'s' if several else ''} {' + '.join(names) or '–'}"

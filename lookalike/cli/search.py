@@ -31,7 +31,7 @@ examples:
   lookalike search --product p-17 --max-per-shop 1 --diversity 0.3
   lookalike search --vector query.npy --space image --exact --json
 
-exit status: 0 answered, 1 the service failed, 2 an argument is wrong
+exit status: 0 success, 1 the service failed, 2 an argument is wrong
 """
 
 WIDE_TERMINAL = 100  # Columns; in a narrower terminal the table leaves out the shops, to have room for the titles.
@@ -98,7 +98,11 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
             flag, metavar=metavar, dest="sources", action="append", type=_parse_source(kind), help=help, default=[]
         )
     source.add_argument(
-        "--weight", type=float, action="append", default=[], help="one for each example, in their order; < 0: avoid it"
+        "--weight",
+        type=float,
+        action="append",
+        default=[],
+        help="one for each example, in their order; < 0: find hits unlike it",
     )
     spaces = parser.add_mutually_exclusive_group()
     spaces.add_argument(
@@ -137,7 +141,7 @@ def _parse_weights(text: str) -> dict[str, float]:
     for entry in text.split(","):
         name, _, weight = entry.strip().partition("=")
         if name in weights:
-            raise argparse.ArgumentTypeError(f"{name} is given twice")
+            raise argparse.ArgumentTypeError(f"{name} has two weights")
         try:
             weights[name] = float(weight)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Which version an index location serves, for starting its shards. Reads two small files; shards check the rest."""
+"""Read which version an index location serves, to start its shards. Reads two small files; shards check the rest."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def main(supervisor: int, command: list[str]) -> None:
     if os.getppid() != supervisor:  # It died before the parent-death signal was set.
         sys.exit("the supervisor is gone")
     try:
-        os.execvp(command[0], command)  # noqa: S606  # no shell: the command is given as a list
+        os.execvp(command[0], command)  # noqa: S606  # no shell: the command is a list
     except OSError as error:
         sys.exit(f"{command[0]}: {error.strerror}")
 

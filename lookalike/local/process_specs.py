@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lookalike.local import probes
 
-# The working directory in which `python -m lookalike` imports the packages of this very checkout.
+# The working directory in which `python -m lookalike` imports the packages of this checkout.
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -62,7 +62,7 @@ def gateway(
     text_encoder: ProcessSpec | None = None,
     redis: ProcessSpec | None = None,
 ) -> ProcessSpec:
-    """The gateway of these shards and, where given, encoders and result cache."""
+    """The gateway of these shards; encoders and result cache are optional."""
     addresses = ",".join(shard.address for shard in shards)
     arguments: list[str | int] = ["--shards", addresses, "--metrics-port", metrics_port]
     # Passed even when empty: a LOOKALIKE_GATEWAY_… variable set for another gateway must not reach this one.

@@ -100,7 +100,7 @@ class Supervisor:
                 process = waiting[0]
                 raise Unavailable(f"{process.name} is not ready after {timeout_s:g} s{_log_tail(process.log)}")
             time.sleep(POLL_S)
-        self.check()  # A foreign server on the same port may have answered the probe of a process that has ended.
+        self.check()  # Another server on the same port may have answered the probe of a process that has ended.
 
     def run(self, name: str, command: Sequence[str], *, show_stderr: bool = False) -> str:
         """Run a command to its end and return its standard output; the other processes must keep running.

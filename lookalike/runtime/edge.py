@@ -1,4 +1,4 @@
-"""gRPC servers and method handlers: bytes to messages, timeouts to deadlines, errors to status codes."""
+"""gRPC servers and handlers: bytes to messages, timeouts to deadlines, errors to status codes. gRPC; no other I/O."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Methods = Mapping[str, Unary | Streaming]
 
 
 def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None) -> LookalikeError:
-    """The error to raise after a failed call to one of our own processes, from the call's status code.
+    """The error to raise after a failed call to another process of the system, from the call's status code.
 
     A peer that was late means DeadlineExceeded only if the caller's own deadline has passed; else Unavailable.
     """
@@ -62,7 +62,7 @@ def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> 
     """
     if set(methods) != set(service.methods_by_name):
         raise ValueError(
-            f"{service.full_name} has the methods {sorted(service.methods_by_name)}, not {sorted(methods)}"
+            f"{service.full_name} has the methods {sorted(service.methods_by_name)}, got {sorted(methods)}"
         )
     handlers = {name: _method(service.methods_by_name[name], method) for name, method in methods.items()}
     return grpc.method_handlers_generic_handler(name or service.full_name, handlers)

@@ -1,4 +1,4 @@
-"""Limit the hits per shop, in shards and in the gateway alike. Pure."""
+"""Limit the hits per shop; used by the shards and by the gateway. Pure."""
 
 from __future__ import annotations
 

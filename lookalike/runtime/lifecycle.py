@@ -1,4 +1,4 @@
-"""The life cycle of a serving process: start, warm up, ready, SIGTERM, not serving, drain, stop."""
+"""The life cycle of a serving process: start, warm up, ready, SIGTERM, drain, stop. Serves gRPC, handles signals."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _bind(server: grpc.aio.Server, settings: ProcessSettings) -> int:
 
 
 async def _warm_up(warm_up: Callable[[], Awaitable[None]] | None, stopping: asyncio.Event) -> bool:
-    """Run the warm-up; False if a signal came first. Raises what it raises."""
+    """Run the warm-up; False if a signal came first. Raises what the warm-up raises."""
     if warm_up is None:
         return True
     warming, stop = asyncio.ensure_future(warm_up()), asyncio.ensure_future(stopping.wait())

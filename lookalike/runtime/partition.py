@@ -1,4 +1,4 @@
-"""Which shard owns a product. Pure. Must never change: every index on disk is divided by it."""
+"""Which shard owns a product. Pure. Must never change: every index on disk is partitioned by it."""
 
 from hashlib import blake2b
 

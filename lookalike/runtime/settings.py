@@ -61,8 +61,8 @@ def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *
     for key, text in environ.items():
         if key.startswith(cls.PREFIX):
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                raise BadSettings(f"{key}={text}: no such setting{f'; did you mean {near[0]}?' if near else ''}")
+                similar = difflib.get_close_matches(key, known, n=1)
+                raise BadSettings(f"{key}={text}: no such setting{f'; did you mean {similar[0]}?' if similar else ''}")
             values[known[key].name] = _parse_value(cls, known[key], text, key)
 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -38,7 +38,8 @@ from server.app import build_gateway
 from server.settings import GatewaySettings
 
 DIM = 8
-DIMS = {SPACE_IMAGE: signature.DIM, SPACE_TEXT: DIM, SPACE_PRODUCT: DIM}  # The client of the model server knows its.
+# The client of the model server expects the dimension of the real image model.
+DIMS = {SPACE_IMAGE: signature.DIM, SPACE_TEXT: DIM, SPACE_PRODUCT: DIM}
 SHARDS = 2
 SHARD = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 TEXT = text_encoder_pb2.DESCRIPTOR.services_by_name["TextEncoder"]
@@ -88,7 +89,7 @@ VECTORS |= {
 
 
 def a_photo(number: int) -> bytes:
-    """A photo of the product of that number: the scripted model server reads the number from its red channel."""
+    """A photo of product `number`: the scripted model server reads the number from the red channel."""
     buffer = BytesIO()
     Image.new("RGB", (64, 64), (10 * number, 30, 30)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -96,12 +97,12 @@ def a_photo(number: int) -> bytes:
 
 @dataclass
 class ScriptedShard:
-    """A shard that searches its part of the twenty products by brute force; a test can make it late or broken."""
+    """A shard that searches its part of the twenty products by brute force; a test can make it hang or fail."""
 
     ordinal: int
     version: str = "v1"
     spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT)
-    encoders: Mapping[Space.ValueType, str] = field(default_factory=dict)  # By space, where not the default.
+    encoders: Mapping[Space.ValueType, str] = field(default_factory=dict)  # By space; default: "encoder-1" and so on.
     error: LookalikeError | None = None
     fetch_error: LookalikeError | None = None
     hang: bool = False
@@ -115,7 +116,7 @@ class ScriptedShard:
         return [product for product in PRODUCTS if shard_of(product.id, SHARDS) == self.ordinal]
 
     async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
-        await self._script("")
+        await self._hang_or_fail("")
         spaces = [
             index_pb2.SpaceState(
                 space=space,
@@ -132,12 +133,12 @@ class ScriptedShard:
         return index_pb2.DescribeResponse(versions=[state])
 
     async def search(self, request: index_pb2.ShardSearchRequest, _: Deadline) -> index_pb2.ShardSearchResponse:
-        await self._script(request.version)
+        await self._hang_or_fail(request.version)
         self.batches.append(len(request.queries))
         return index_pb2.ShardSearchResponse(results=[self._hits(query) for query in request.queries])
 
     def _hits(self, query: index_pb2.ShardQuery) -> index_pb2.ShardHits:
-        """By the weighted sum of the cosines, 0 where a product has no vector; one without any vector is no hit."""
+        """Score by the weighted sum of cosines, 0 for a missing vector; a product without any vector is no hit."""
         hits = []
         for product in self.products:
             cosines = [
@@ -174,18 +175,18 @@ class ScriptedShard:
         return SearchPlan(space=space, documents=len(documents), matching=len(matching))
 
     async def fetch(self, request: index_pb2.FetchRequest, _: Deadline) -> index_pb2.FetchResponse:
-        await self._script(request.version)
+        await self._hang_or_fail(request.version)
         if self.fetch_error is not None:
             raise self.fetch_error
-        known = {product.id: product for product in self.products}
+        by_id = {product.id: product for product in self.products}
         return index_pb2.FetchResponse(
             products=[
                 index_pb2.FetchedProduct(
-                    product=known.get(product_id),
+                    product=by_id.get(product_id),
                     vectors=[
                         SpaceVector(space=space, vector=pack(VECTORS[product_id, space]))
                         for space in request.vectors
-                        if product_id in known and (product_id, space) in VECTORS
+                        if product_id in by_id and (product_id, space) in VECTORS
                     ],
                 )
                 for product_id in request.ids
@@ -193,24 +194,25 @@ class ScriptedShard:
         )
 
     async def count(self, request: index_pb2.ShardCountRequest, _: Deadline) -> index_pb2.ShardCountResponse:
-        await self._script(request.version)
+        await self._hang_or_fail(request.version)
         return index_pb2.ShardCountResponse(count=len(self.products))
 
     async def list(self, request: index_pb2.ShardListRequest, _: Deadline) -> AsyncIterator[index_pb2.ShardListPage]:
-        await self._script(request.version)
+        await self._hang_or_fail(request.version)
         for product in self.products:
             if product.id > request.after:
                 yield index_pb2.ShardListPage(ids=[product.id], products=[product.SerializeToString()])
 
     async def apply(self, request: index_pb2.ApplyRequest, _: Deadline) -> index_pb2.ApplyResponse:
-        await self._script(request.version)
+        await self._hang_or_fail(request.version)
         self.updates += request.updates
         return index_pb2.ApplyResponse(
             results=[index_pb2.UpdateResult(outcome=self.outcome, error=self.refusal) for _ in request.updates],
             sequence=len(self.updates),
         )
 
-    async def _script(self, version: str) -> None:
+    async def _hang_or_fail(self, version: str) -> None:
+        """Hang or fail if the test wants it, or if the shard does not serve the version."""
         if self.hang:
             await asyncio.sleep(3600)
         if self.error is not None:
@@ -236,7 +238,7 @@ class ScriptedTextEncoder:
 
     fingerprint: str = f"encoder-{SPACE_TEXT}"
     error: LookalikeError | None = None
-    response: text_encoder_pb2.EncodeTextResponse | None = None  # Its response to any request, where set.
+    response: text_encoder_pb2.EncodeTextResponse | None = None  # If set, the response to every request.
     texts: list[str] = field(default_factory=list)
     received: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -262,11 +264,11 @@ class ScriptedTextEncoder:
 
 @dataclass
 class ScriptedModelServer:
-    """TensorFlow Serving with a model that recognizes the product in its photo; a black one is product 0."""
+    """A TF-Serving that encodes the photo of product i as the image vector of product i; it records the numbers."""
 
     fingerprint: str = f"encoder-{SPACE_IMAGE}"
     photos: list[int] = field(default_factory=list)
-    waits_for: asyncio.Event | None = None  # Where set, it answers only after this event.
+    waits_for: asyncio.Event | None = None  # If set, it answers only after this event.
     error: grpc.StatusCode | None = None
 
     async def predict(
@@ -301,8 +303,8 @@ class ScriptedProductEncoder:
     fingerprint: str = f"encoder-{SPACE_PRODUCT}"
     threshold: float = 0.5
     error: LookalikeError | None = None
-    vectors: F32 | None = None  # Its response to any request, where set.
-    results: list[product_encoder_pb2.RankedCategories] | None = None  # The same for Classify.
+    vectors: F32 | None = None  # If set, the response to every Encode.
+    results: list[product_encoder_pb2.RankedCategories] | None = None  # If set, the response to every Classify.
     batches: list[list[product_encoder_pb2.ProductInput]] = field(default_factory=list)
     precisions: list[float] = field(default_factory=list)
 
@@ -329,13 +331,13 @@ class ScriptedProductEncoder:
     ) -> product_encoder_pb2.ClassifyProductsResponse:
         self._record(request.inputs)
         self.precisions.append(request.precision)
-        likely = product_encoder_pb2.RankedCategories(
+        ranked = product_encoder_pb2.RankedCategories(
             categories=CATEGORIES[: request.limit],
             probabilities=pack(np.array([0.6, 0.3, 0.1], dtype=np.float32)[: request.limit]),
             threshold=self.threshold,
         )
         return product_encoder_pb2.ClassifyProductsResponse(
-            results=[likely] * len(request.inputs) if self.results is None else self.results,
+            results=[ranked] * len(request.inputs) if self.results is None else self.results,
             fingerprint=self.fingerprint,
             image_encoder=self.image_encoder,
             text_encoder=self.text_encoder,
@@ -361,7 +363,7 @@ def _unpack_input(product_input: product_encoder_pb2.ProductInput) -> tuple[F32 
 
 @dataclass
 class ScriptedSystem:
-    """The stubs of a real gateway, and the scripted processes behind it."""
+    """The client stubs of a real gateway, and the scripted processes behind it."""
 
     shards: list[ScriptedShard]
     text_encoder: ScriptedTextEncoder
@@ -393,11 +395,13 @@ async def scripted_system(
     product_encoder_name: str = f"encoder-{SPACE_PRODUCT}",
     **settings: object,
 ) -> AsyncIterator[ScriptedSystem]:
-    """A gateway that has found its shards, with the scripted processes behind it.
+    """A ready gateway, with the scripted processes behind it.
 
-    spaces: those that the version has; product_encoder: whether the text encoder's process serves one; image_encoder:
-    the fingerprint that the version, the model server and the product encoder agree on; product_encoder_name: that of
-    the version and of the product encoder; settings: of the gateway.
+    spaces:                the vector spaces of the version.
+    product_encoder:       whether the text encoder's process also serves a product encoder.
+    image_encoder:         fingerprint of the image encoder, for the version, the model server and the product encoder.
+    product_encoder_name:  fingerprint of the product encoder, for the version and the product encoder.
+    settings:              settings of the gateway.
     """
     encoders = {SPACE_IMAGE: image_encoder, SPACE_PRODUCT: product_encoder_name}
     shards = [ScriptedShard(i, spaces=spaces, encoders=encoders) for i in range(SHARDS)]
@@ -426,7 +430,7 @@ async def scripted_system(
 
 @asynccontextmanager
 async def running_gateway(settings: Mapping[str, Any]) -> AsyncIterator[str]:
-    """The address of a gateway that has found its shards."""
+    """The address of a ready gateway: all its shards serve one version."""
     gateway = build_gateway(GatewaySettings(**settings))
     refreshing = asyncio.create_task(gateway.versions.keep_fresh())
     try:

@@ -54,15 +54,15 @@ def upsert_request(
     image: bytes = b"",
     title: str = "",
     description: str = "",
-    **given: F32,
+    **vectors: F32,
 ) -> UpsertRequest:
-    """An UpsertRequest; vectors are given by the names of their spaces (`image_`, since `image` is the photo)."""
-    vectors = [
-        SpaceVector(space=Space.Value(f"SPACE_{name.strip('_').upper()}"), vector=v.tobytes())
-        for name, v in given.items()
+    """An UpsertRequest; `vectors` are by the name of the space (`image_`, since `image` is the photo)."""
+    space_vectors = [
+        SpaceVector(space=Space.Value(f"SPACE_{name.strip('_').upper()}"), vector=vector.tobytes())
+        for name, vector in vectors.items()
     ]
     product = Product(id=product_id, title=title, description=description)
-    return UpsertRequest(product=product, revision=revision, vectors=vectors, encode=encode, image=image)
+    return UpsertRequest(product=product, revision=revision, vectors=space_vectors, encode=encode, image=image)
 
 
 def sent_vectors(system: ScriptedSystem) -> dict[Space.ValueType, F32]:
@@ -81,19 +81,19 @@ async def test_a_change_goes_to_the_one_shard_that_owns_the_product(system: Scri
         assert changes == [(product_id, revision) for product_id in owned for revision in (7, 8)]
 
 
-async def test_given_vectors_are_scaled_to_unit_length_and_without_encode_no_other_is_made(
+async def test_vectors_in_the_request_are_scaled_to_unit_length_and_without_encode_no_other_is_made(
     system: ScriptedSystem,
 ) -> None:
     text = np.full(DIMS[SPACE_TEXT], 3, dtype=np.float32)
-    answer = await system.catalog.Upsert(upsert_request(title="p07", text=text))
-    assert list(answer.spaces) == [SPACE_TEXT]
+    response = await system.catalog.Upsert(upsert_request(title="p07", text=text))
+    assert list(response.spaces) == [SPACE_TEXT]
     assert np.allclose(sent_vectors(system)[SPACE_TEXT], text / np.linalg.norm(text))
     assert not system.text_encoder.texts
 
 
 async def test_with_encode_missing_vectors_are_made_of_title_and_photo(system: ScriptedSystem) -> None:
-    answer = await system.catalog.Upsert(upsert_request(encode=True, title="p07", image=a_photo(3)))
-    assert list(answer.spaces) == [SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT]
+    response = await system.catalog.Upsert(upsert_request(encode=True, title="p07", image=a_photo(3)))
+    assert list(response.spaces) == [SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT]
     image, text = VECTORS["p03", SPACE_IMAGE], VECTORS["p07", SPACE_TEXT]
     vectors = sent_vectors(system)
     assert np.allclose(vectors[SPACE_IMAGE], image, atol=1e-6)
@@ -101,15 +101,17 @@ async def test_with_encode_missing_vectors_are_made_of_title_and_photo(system: S
     assert np.allclose(vectors[SPACE_PRODUCT], fuse(image, text), atol=1e-5)
 
 
-async def test_with_encode_the_product_vector_is_made_of_the_given_vectors(system: ScriptedSystem) -> None:
+async def test_with_encode_the_product_vector_is_made_of_the_vectors_in_the_request(system: ScriptedSystem) -> None:
     image = VECTORS["p05", SPACE_IMAGE]
-    answer = await system.catalog.Upsert(upsert_request(encode=True, title="no words", image=a_photo(3), image_=image))
-    assert list(answer.spaces) == [SPACE_IMAGE, SPACE_PRODUCT]  # A text without words has no vector.
+    response = await system.catalog.Upsert(
+        upsert_request(encode=True, title="no words", image=a_photo(3), image_=image)
+    )
+    assert list(response.spaces) == [SPACE_IMAGE, SPACE_PRODUCT]  # A text without words has no vector.
     assert np.allclose(sent_vectors(system)[SPACE_PRODUCT], fuse(image, None), atol=1e-5)
     assert not system.model_server.photos
 
 
-async def test_a_stale_change_is_answered_as_not_applied(system: ScriptedSystem) -> None:
+async def test_the_response_to_a_stale_change_says_that_it_was_not_applied(system: ScriptedSystem) -> None:
     for shard in system.shards:
         shard.outcome = UpdateResult.STALE
     assert not (await system.catalog.Upsert(upsert_request())).applied
@@ -122,30 +124,32 @@ async def status_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
     return error.value.code(), error.value.details() or ""
 
 
-BAD, FULL, STATE = (
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.FAILED_PRECONDITION,
-)
+INVALID, FULL = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        (upsert_request(""), (BAD, "product.id: has 0 bytes, a product id has 1..256")),
-        (upsert_request(revision=0), (BAD, "revision: is 0; it must be above 0")),
-        (upsert_request(text=np.ones(3, np.float32)), (BAD, "vectors[0].vector: has 3 dimensions, the space has 8")),
-        (upsert_request(text=np.zeros(8, np.float32)), (BAD, "vectors[0].vector: is the zero vector")),
-        (upsert_request(auto=np.ones(8, np.float32)), (BAD, "vectors[0].space: name one of image, text, product")),
-        (upsert_request(image=a_photo(1)), (BAD, "image: is set without `encode`")),
-        (upsert_request(image=b"x", encode=True), (BAD, "image: ")),
-        (upsert_request(encode=True), (BAD, "encode: there is nothing to encode for any of the spaces image, text")),
-        (upsert_request(encode=True, title="no words"), (BAD, "encode: there is nothing to encode")),
+        (upsert_request(""), (INVALID, "product.id: has 0 bytes, a product id has 1..256")),
+        (upsert_request(revision=0), (INVALID, "revision: is 0; it must be above 0")),
+        (
+            upsert_request(text=np.ones(3, np.float32)),
+            (INVALID, "vectors[0].vector: has 3 dimensions, the space has 8"),
+        ),
+        (upsert_request(text=np.zeros(8, np.float32)), (INVALID, "vectors[0].vector: is the zero vector")),
+        (upsert_request(auto=np.ones(8, np.float32)), (INVALID, "vectors[0].space: name one of image, text, product")),
+        (upsert_request(image=a_photo(1)), (INVALID, "image: is set without `encode`")),
+        (upsert_request(image=b"x", encode=True), (INVALID, "image: ")),
+        (
+            upsert_request(encode=True),
+            (INVALID, "encode: there is nothing to encode for any of the spaces image, text"),
+        ),
+        (upsert_request(encode=True, title="no words"), (INVALID, "encode: there is nothing to encode")),
         (
             upsert_request(title="a" * 65_537, encode=True),
-            (BAD, "product.title: has 65537 bytes, at most 65536 are allowed"),
+            (INVALID, "product.title: has 65537 bytes, at most 65536 are allowed"),
         ),
-        (upsert_request(description="é" * 32_769, encode=True), (BAD, "product.description: has 65538 bytes")),
+        (upsert_request(description="é" * 32_769, encode=True), (INVALID, "product.description: has 65538 bytes")),
     ],
 )
 async def test_a_malformed_change_is_refused_with_its_field(
@@ -157,14 +161,17 @@ async def test_a_malformed_change_is_refused_with_its_field(
     assert not [update for shard in system.shards for update in shard.updates]
 
 
-async def test_a_space_twice_or_unknown_is_refused(system: ScriptedSystem) -> None:
+async def test_a_duplicate_or_unknown_space_is_refused(system: ScriptedSystem) -> None:
     vector = SpaceVector(space=SPACE_TEXT, vector=np.ones(8, "<f4").tobytes())
     twice = UpsertRequest(product=Product(id="a"), revision=1, vectors=[vector, vector])
-    assert await status_of(system.catalog.Upsert(twice)) == (BAD, "vectors[1].space: this space has a vector already")
+    assert await status_of(system.catalog.Upsert(twice)) == (
+        INVALID,
+        "vectors[1].space: this space has a vector already",
+    )
     vector.space = 9  # type: ignore[assignment]  # as a newer client may
     unknown = UpsertRequest(product=Product(id="a"), revision=1, vectors=[vector])
     assert await status_of(system.catalog.Upsert(unknown)) == (
-        BAD,
+        INVALID,
         "vectors[0].space: name one of image, text, product",
     )
 
@@ -175,7 +182,7 @@ async def test_a_shards_refusal_is_passed_on(system: ScriptedSystem) -> None:
     assert await status_of(system.catalog.Upsert(upsert_request())) == (FULL, system.shards[0].refusal)
     for shard in system.shards:
         shard.outcome, shard.refusal = UpdateResult.INVALID, "the price is not finite"
-    assert await status_of(system.catalog.Upsert(upsert_request())) == (BAD, "product: the price is not finite")
+    assert await status_of(system.catalog.Upsert(upsert_request())) == (INVALID, "product: the price is not finite")
 
 
 async def test_an_upsert_with_vectors_of_another_encoder_than_that_of_the_index_is_refused(
@@ -183,7 +190,7 @@ async def test_an_upsert_with_vectors_of_another_encoder_than_that_of_the_index_
 ) -> None:
     system.text_encoder.fingerprint = "newer"
     code, details = await status_of(system.catalog.Upsert(upsert_request(encode=True, title="p07")))
-    assert code is STATE
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "newer" in details
     assert not [update for shard in system.shards for update in shard.updates]
 
@@ -191,13 +198,13 @@ async def test_an_upsert_with_vectors_of_another_encoder_than_that_of_the_index_
 async def test_a_title_cannot_be_encoded_where_the_index_has_only_the_image_space() -> None:
     async with scripted_system(spaces=(SPACE_IMAGE,)) as system:
         code, details = await status_of(system.catalog.Upsert(upsert_request(encode=True, title="p07")))
-    assert (code, details) == (BAD, "encode: there is nothing to encode for any of the spaces image")
+    assert (code, details) == (INVALID, "encode: there is nothing to encode for any of the spaces image")
     assert not [update for shard in system.shards for update in shard.updates]
 
 
 @pytest_asyncio.fixture
 async def gateway(tmp_path: Path) -> AsyncIterator[str]:
-    """The address of a gateway with real shards, which asks them what they serve only once a minute."""
+    """The address of a gateway with real shards, which polls them only once a minute."""
     use_threads(1)
     build(tmp_path / "index", catalogue(40), {SPACE_TEXT: vectors_of(unit_vectors(40, 8))}, shards=SHARDS)
     pool, handlers, writers, lives = Pool(threads=1, max_waiting=64), [], [], []
@@ -226,25 +233,25 @@ async def test_after_a_change_the_gateway_does_not_answer_from_an_older_cache_en
         search, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
         vector = unit_vectors(1, 8, seed=5)[0]
 
-        async def search_for_it() -> SearchResponse:
+        async def search_new_product() -> SearchResponse:
             example = Example(vector=vector.tobytes())
             return await search.Search(SearchRequest(examples=[example], space=SPACE_TEXT, limit=1))
 
-        before, again = await search_for_it(), await search_for_it()
+        before, again = await search_new_product(), await search_new_product()
         assert (before.provenance.cached, again.provenance.cached) == (False, True)
-        answer = await catalog.Upsert(upsert_request("new", 1, title="new product", text=vector))
-        assert (answer.applied, list(answer.spaces)) == (True, [SPACE_TEXT])
-        found = await search_for_it()
-        assert not found.provenance.cached
-        assert [hit.product.title for hit in found.hits] == ["new product"]
-        assert (await search_for_it()).provenance.cached
+        response = await catalog.Upsert(upsert_request("new", 1, title="new product", text=vector))
+        assert (response.applied, list(response.spaces)) == (True, [SPACE_TEXT])
+        after = await search_new_product()
+        assert not after.provenance.cached
+        assert [hit.product.title for hit in after.hits] == ["new product"]
+        assert (await search_new_product()).provenance.cached
         assert (await catalog.Get(GetRequest(product_id="new"))).title == "new product"
         assert (await catalog.Count(CountRequest())).count == 41
         by_id = SearchRequest(examples=[Example(product_id="new")], space=SPACE_TEXT, limit=5)
         assert len((await search.Search(by_id)).hits) == 5
         assert not (await catalog.Upsert(upsert_request("new", 1, title="late"))).applied
         assert (await catalog.Remove(RemoveRequest(product_id="new", revision=2))).applied
-        gone = await search_for_it()
+        gone = await search_new_product()
         assert [hit.product.id for hit in gone.hits] == [hit.product.id for hit in before.hits]
         assert await status_of(catalog.Get(GetRequest(product_id="new"))) == (
             grpc.StatusCode.NOT_FOUND,

@@ -74,13 +74,13 @@ async def test_a_photo_or_a_text_alone_is_classified_and_the_answer_says_what_is
         by_photo = await system.search.Classify(ClassifyRequest(image=a_photo(7)))
         by_words = await system.search.Classify(ClassifyRequest(text="p07"))
         stored = await system.search.Classify(ClassifyRequest(product_id="p19"))
-        wordless = await system.search.Classify(ClassifyRequest(image=a_photo(7), text="☺"))
+        without_words = await system.search.Classify(ClassifyRequest(image=a_photo(7), text="☺"))
     for response, inputs, reason in (
         (by_photo, [SPACE_IMAGE], "the product has no text to classify it by"),
         (by_words, [SPACE_TEXT], "the product has no photo to classify it by"),
         (stored, [SPACE_TEXT], "the product has no photo to classify it by"),
         (
-            wordless,
+            without_words,
             [SPACE_IMAGE],
             "the product has no text to classify it by: the text encoder knows no word of the text",
         ),
@@ -101,7 +101,7 @@ async def test_a_classification_by_photo_says_that_the_image_encoder_is_untraine
     assert not any("untrained" in reason for reason in by_words.provenance.degraded)
 
 
-async def test_below_the_threshold_it_abstains_with_a_reason_and_still_lists_the_likeliest() -> None:
+async def test_below_the_threshold_a_classification_abstains_with_a_reason_and_still_lists_the_likeliest() -> None:
     async with scripted_system() as system:
         system.product_encoder.threshold = 0.75
         response = await system.search.Classify(ClassifyRequest(text="p07", precision=0.8, limit=2))
@@ -113,7 +113,7 @@ async def test_below_the_threshold_it_abstains_with_a_reason_and_still_lists_the
     assert (response.provenance.precision, response.provenance.threshold) == (0.8, 0.75)
 
 
-async def test_at_a_precision_that_was_never_reached_it_always_abstains() -> None:
+async def test_at_a_precision_that_was_never_reached_a_classification_always_abstains() -> None:
     async with scripted_system() as system:
         system.product_encoder.threshold = 2
         response = await system.search.Classify(ClassifyRequest(text="p07", precision=0.99))
@@ -133,7 +133,7 @@ async def test_concurrent_classifications_are_batched_by_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("at_fault", "reason"),
+    ("mismatch", "reason"),
     [
         ({"image_encoder": "encoder-other"}, "the photo was encoded by encoder-1; encoder-3 takes encoder-other"),
         ({"text_encoder": "encoder-other"}, "the text was encoded by encoder-2; encoder-3 takes encoder-other"),
@@ -141,10 +141,10 @@ async def test_concurrent_classifications_are_batched_by_precision() -> None:
 )
 @pytest.mark.parametrize("request_", [STORED, BOTH], ids=["stored", "encoded"])
 async def test_vectors_of_encoders_the_classifier_was_not_trained_on_are_refused(
-    request_: ClassifyRequest, at_fault: dict[str, str], reason: str
+    request_: ClassifyRequest, mismatch: dict[str, str], reason: str
 ) -> None:
     async with scripted_system() as system:
-        for name, value in at_fault.items():
+        for name, value in mismatch.items():
             setattr(system.product_encoder, name, value)
         assert reason in await details_of(system.search.Classify(request_), grpc.StatusCode.FAILED_PRECONDITION)
 
@@ -178,8 +178,8 @@ async def test_a_product_encoder_response_that_breaks_the_contract_is_unavailabl
 
 async def test_without_a_product_encoder_classification_fails() -> None:
     async with scripted_system(product_encoder=False) as system:
-        why = await details_of(system.search.Classify(BOTH), grpc.StatusCode.FAILED_PRECONDITION)
-        assert "no product encoder is deployed" in why
+        details = await details_of(system.search.Classify(BOTH), grpc.StatusCode.FAILED_PRECONDITION)
+        assert "no product encoder is deployed" in details
     async with scripted_system(text_encoder="") as system:
         await details_of(system.search.Classify(STORED), grpc.StatusCode.UNAVAILABLE)
 
@@ -192,23 +192,23 @@ async def test_an_input_that_cannot_be_classified_is_refused_with_its_field() ->
             (ClassifyRequest(text="☺"), "text"),
             (ClassifyRequest(image=b"no photo"), "image"),
         ):
-            why = await details_of(system.search.Classify(request), grpc.StatusCode.INVALID_ARGUMENT)
-            assert why.startswith(field + ":")
+            details = await details_of(system.search.Classify(request), grpc.StatusCode.INVALID_ARGUMENT)
+            assert details.startswith(field + ":")
         await details_of(system.search.Classify(ClassifyRequest(product_id="nobody")), grpc.StatusCode.NOT_FOUND)
 
 
 async def test_a_product_without_any_vector_is_not_found() -> None:
     async with scripted_system(spaces=(SPACE_IMAGE,)) as system:
-        why = await details_of(system.search.Classify(ClassifyRequest(product_id="p19")), grpc.StatusCode.NOT_FOUND)
-        assert "p19 has neither a photo nor a text vector" in why
+        details = await details_of(system.search.Classify(ClassifyRequest(product_id="p19")), grpc.StatusCode.NOT_FOUND)
+        assert "p19 has neither a photo nor a text vector" in details
 
 
 async def test_classifications_need_a_permit_and_end_at_their_deadline() -> None:
     async with scripted_system(max_inflight=1, shard_timeout_s=60) as system:
         for shard in system.shards:
             shard.hang = True
-        hung = system.search.Classify(STORED, timeout=0.5)
+        hanging = system.search.Classify(STORED, timeout=0.5)
         await asyncio.sleep(0.1)
         await details_of(system.search.Classify(BOTH), grpc.StatusCode.RESOURCE_EXHAUSTED)
-        await details_of(hung, grpc.StatusCode.DEADLINE_EXCEEDED)
+        await details_of(hanging, grpc.StatusCode.DEADLINE_EXCEEDED)
         assert (await system.search.Classify(BOTH)).category

@@ -48,20 +48,20 @@ async def test_duplicates_of_a_product_are_those_above_the_threshold_without_its
 
 async def test_duplicates_share_their_cached_answer_with_the_equivalent_search() -> None:
     async with scripted_system() as system:
-        found = await system.search.FindDuplicates(
+        duplicates = await system.search.FindDuplicates(
             FindDuplicatesRequest(example=P7, min_score=0, limit=5, explain=True)
         )
         search = SearchRequest(examples=[P7], space=SPACE_IMAGE, min_score=0, limit=5, explain=True)
         searched = await system.search.Search(search)
     assert searched.provenance.cached
-    assert searched.hits == found.hits
+    assert searched.hits == duplicates.hits
     assert REGISTRY.get_sample_value(
         "lookalike_request_seconds_count",
         {"method": "FindDuplicates", "space": "image", "outcome": "OK", "cached": "false"},
     )
 
 
-async def test_a_malformed_request_is_told_its_field() -> None:
+async def test_a_malformed_request_is_refused_with_its_field() -> None:
     async with scripted_system() as system:
         for request, field in (
             (FindDuplicatesRequest(), "example"),

@@ -1,4 +1,4 @@
-"""The gateway's answers, complete and partial, through real gRPC."""
+"""Searches and catalogue reads through a real gateway over gRPC, with complete and partial answers."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_without_a_broken_shard_the_answer_is_partial_says_so_and_is_not_c
         vector = Example(vector=pack(VECTORS["p03", SPACE_TEXT]))
         request = SearchRequest(examples=[vector], space=SPACE_TEXT, limit=20)
         partial = await system.search.Search(request)
-        strict = await error_of(
+        refused = await error_of(
             system.search.Search(SearchRequest(examples=[vector], space=SPACE_TEXT, min_coverage=0.9))
         )
         system.shards[1].error = None
@@ -148,8 +148,8 @@ async def test_without_a_broken_shard_the_answer_is_partial_says_so_and_is_not_c
     assert partial.provenance.documents_searched == len(partial.hits)
     assert (partial.provenance.shards_asked, partial.provenance.shards_answered) == (2, 1)
     assert "broken" in partial.provenance.degraded[0]
-    assert strict.code() is grpc.StatusCode.UNAVAILABLE
-    assert "coverage" in (strict.details() or "")
+    assert refused.code() is grpc.StatusCode.UNAVAILABLE
+    assert "coverage" in (refused.details() or "")
     assert (whole.provenance.coverage, whole.provenance.cached, len(whole.hits)) == (1, False, 20)
 
 
@@ -170,10 +170,10 @@ async def test_without_any_shard_a_search_is_unavailable_or_ends_at_its_deadline
         assert (await error_of(system.search.Search(vector))).code() is grpc.StatusCode.UNAVAILABLE
         for shard in system.shards:
             shard.error, shard.hang = None, True
-        began_s = time.monotonic()
+        start_s = time.monotonic()
         error = await error_of(system.search.Search(vector, timeout=0.3))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert time.monotonic() - began_s < 30  # Not the shards' time-out of a minute.
+        assert time.monotonic() - start_s < 30  # Not the shards' time-out of a minute.
 
 
 async def test_a_call_without_a_deadline_has_the_default_deadline() -> None:
@@ -200,7 +200,7 @@ async def test_a_shard_of_another_version_is_missing_from_answers_until_all_have
 async def test_the_field_of_a_malformed_request_is_in_the_status_details() -> None:
     async with scripted_system() as system:
         error = await error_of(system.search.Search(SearchRequest(examples=[P7], limit=0)))
-        dimension = await error_of(
+        wrong_dimension = await error_of(
             system.search.Search(SearchRequest(examples=[Example(vector=bytes(4))], space=SPACE_TEXT))
         )
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -208,20 +208,20 @@ async def test_the_field_of_a_malformed_request_is_in_the_status_details() -> No
     bad_request = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(bad_request)
     assert bad_request.field_violations[0].field == "limit"
-    assert "examples[0].vector: has 1 dimensions, the space has 8" in (dimension.details() or "")
+    assert "examples[0].vector: has 1 dimensions, the space has 8" in (wrong_dimension.details() or "")
 
 
 async def test_bytes_that_cannot_be_parsed_are_an_invalid_argument() -> None:
     """Filters nested 150 deep are more than a protobuf parser accepts."""
     nested = Filter(in_stock=True).SerializeToString()
     for _ in range(150):
-        nested = wrapped(nested)
+        nested = nest(nested)
     async with scripted_system() as system:
-        channel: Any = system.channel  # Its stubs know of no calls without a serializer.
+        channel: Any = system.channel  # Its type has no calls without a serializer.
         for method, data in (
             ("SimilarProducts/Search", b"\xff"),
-            ("SimilarProducts/Search", b"\x22" + sized(nested)),  # 4: filter.
-            ("Catalog/Count", b"\x0a" + sized(nested)),
+            ("SimilarProducts/Search", b"\x22" + with_length(nested)),  # 4: filter.
+            ("Catalog/Count", b"\x0a" + with_length(nested)),
         ):
             error = await error_of(channel.unary_unary(f"/lookalike.v1.{method}")(data))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -230,12 +230,13 @@ async def test_bytes_that_cannot_be_parsed_are_an_invalid_argument() -> None:
             [page async for page in channel.unary_stream("/lookalike.v1.Catalog/List")(b"\xff")]
 
 
-def wrapped(serialized: bytes) -> bytes:
-    """A filter whose any_of (field 12) is this one; by hand, as the library serializes none so deep."""
-    return b"\x62" + sized(serialized)
+def nest(serialized: bytes) -> bytes:
+    """Serialize a filter whose any_of (field 12) is this one; by hand, as the library refuses to nest so deep."""
+    return b"\x62" + with_length(serialized)
 
 
-def sized(data: bytes) -> bytes:
+def with_length(data: bytes) -> bytes:
+    """The data after its length as a protobuf varint."""
     low, rest = [], len(data)
     while rest > 127:
         low.append(rest & 127 | 128)
@@ -281,12 +282,12 @@ async def test_vectors_of_another_encoder_than_that_of_the_index_are_refused() -
 
 @pytest.mark.parametrize("text", ["☺☺☺", "zzzqqq"])
 async def test_a_text_without_known_words_is_an_invalid_argument(text: str) -> None:
-    why = "text: has no words that the text encoder knows"
+    reason = "text: has no words that the text encoder knows"
     async with scripted_system() as system:
         search = await error_of(system.search.Search(SearchRequest(examples=[Example(text=text)])))
         classification = await error_of(system.search.Classify(ClassifyRequest(text=text)))
-    assert (search.code(), search.details()) == (grpc.StatusCode.INVALID_ARGUMENT, f"examples[0].{why}")
-    assert (classification.code(), classification.details()) == (grpc.StatusCode.INVALID_ARGUMENT, why)
+    assert (search.code(), search.details()) == (grpc.StatusCode.INVALID_ARGUMENT, f"examples[0].{reason}")
+    assert (classification.code(), classification.details()) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
 
 
 async def test_beyond_max_inflight_a_call_is_refused_at_once_with_a_retry_delay() -> None:
@@ -334,7 +335,7 @@ async def test_the_catalogue_is_read_completely_and_in_order() -> None:
 async def test_without_a_shard_count_and_list_are_errors_and_not_partial() -> None:
     async with scripted_system() as system:
         assert REGISTRY.get_sample_value("lookalike_shards_serving") == 2
-        await a_broken_shard(system)
+        await break_shard_1(system)
         assert REGISTRY.get_sample_value("lookalike_shards_serving") == 1
         assert (await error_of(system.catalog.Count(CountRequest()))).code() is grpc.StatusCode.UNAVAILABLE
         with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
@@ -356,9 +357,9 @@ async def test_malformed_catalogue_requests_name_their_field() -> None:
         assert (await error_of(system.catalog.Get(GetRequest(product_id="nobody")))).code() is grpc.StatusCode.NOT_FOUND
 
 
-async def a_broken_shard(system: ScriptedSystem) -> None:
+async def break_shard_1(system: ScriptedSystem) -> None:
     system.shards[1].error = Unavailable("broken")
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)  # Until the gateway has polled it.
 
 
 async def test_a_filter_with_an_unknown_field_is_refused_by_every_method() -> None:

@@ -48,20 +48,20 @@ async def status_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
     ],
 )
 async def test_the_default_deadline_holds_while_a_photo_is_decoded(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
-    may_end, ended = threading.Event(), threading.Event()
+    may_finish, finished = threading.Event(), threading.Event()
 
     def blocking_preprocess(data: bytes) -> encoding.Pixels:
-        may_end.wait(20)
-        ended.set()
+        may_finish.wait(20)
+        finished.set()
         return preprocess(data)
 
     monkeypatch.setattr(encoding, "preprocess", blocking_preprocess)
     async with scripted_system(default_deadline_s=0.1) as system:
         try:
             code, _ = await status_of(call(system))
-            assert (code, ended.is_set()) == (grpc.StatusCode.DEADLINE_EXCEEDED, False)
+            assert (code, finished.is_set()) == (grpc.StatusCode.DEADLINE_EXCEEDED, False)
         finally:
-            may_end.set()
+            may_finish.set()
 
 
 async def test_a_deadline_exceeded_of_the_model_server_is_unavailable_and_not_retried() -> None:
@@ -109,7 +109,7 @@ async def test_a_text_encoder_response_that_breaks_the_contract_is_unavailable(
 
 @pytest.mark.parametrize("classify", [False, True])
 async def test_a_vector_of_another_encoder_does_not_fail_the_others_of_its_batch(classify: bool) -> None:
-    """As during a change of text encoders: products of the old version come with vectors of other dimensions."""
+    """As during a change of text encoders: products of the old version have vectors of another dimension."""
     photo = EncodedVector(VECTORS["p07", SPACE_IMAGE], "encoder-1")
     text = EncodedVector(VECTORS["p07", SPACE_TEXT], "encoder-2")
     inputs = [InputVectors(*pair) for pair in ((photo, text), (None, text), (photo, None), (None, text), (photo, text))]
@@ -125,5 +125,5 @@ async def test_a_vector_of_another_encoder_does_not_fail_the_others_of_its_batch
         await encoders.close()
     assert [isinstance(each, Exception) for each in outcomes] == [False, False, True, False, False, False]
     assert isinstance(outcomes[2], FailedPrecondition)
-    # The first two at once; then, of those that waited meanwhile, the other encoder's, the photo alone, and the rest.
+    # The first two are sent at once; then, of those that waited, the other encoder's, the photo alone, and the rest.
     assert [len(batch) for batch in products.batches] == [1, 1, 1, 1, 2]

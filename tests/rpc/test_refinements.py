@@ -1,4 +1,4 @@
-"""max_per_shop, min_score and diversity of a search, through a real gateway."""
+"""The options max_per_shop, min_score and diversity of a search, through a real gateway."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ async def test_a_search_without_any_hit_is_no_error() -> None:
     assert (ids(response), response.provenance.coverage, response.truncated) == ([], 1, False)
 
 
-def diverse(
-    pool: list[str], scores: dict[str, float], similarity: Callable[[str, str], float], limit: int
+def diversify_by_definition(
+    candidates: list[str], scores: dict[str, float], similarity: Callable[[str, str], float], limit: int
 ) -> list[str]:
-    """By the contract's words, half by score and half by unlikeness."""
+    """Maximal marginal relevance as the API defines it, for a diversity of 0.5."""
     chosen: list[str] = []
     while len(chosen) < limit:
-        left = [each for each in pool if each not in chosen]
+        left = [each for each in candidates if each not in chosen]
         chosen.append(
-            max(left, key=lambda each: scores[each] / 2 - max((similarity(each, one) for one in chosen), default=0) / 2)
+            max(left, key=lambda each: scores[each] / 2 - max((similarity(each, hit) for hit in chosen), default=0) / 2)
         )
     return chosen
 
@@ -83,7 +83,7 @@ async def test_with_diversity_hits_trade_score_against_similarity_to_each_other(
         request.limit, request.diversity = 3, 0.5
         response = await system.search.Search(request)
     scores = {hit.product.id: hit.score for hit in by_score.hits}
-    assert ids(response) == diverse(ids(by_score)[:15], scores, cosine(SPACE_TEXT), 3)
+    assert ids(response) == diversify_by_definition(ids(by_score)[:15], scores, cosine(SPACE_TEXT), 3)
     assert ids(response) != ids(by_score)[:3]
     assert {hit.product.id: hit.score for hit in response.hits}.items() <= scores.items()
 
@@ -106,7 +106,7 @@ async def test_with_diversity_in_several_spaces_similarity_is_weighted_as_the_sc
         return image(one, other) / 4 + text(one, other) * 3 / 4
 
     scores = {hit.product.id: hit.score for hit in by_score.hits}
-    assert ids(response) == diverse(ids(by_score), scores, similarity, 6)
+    assert ids(response) == diversify_by_definition(ids(by_score), scores, similarity, 6)
     hits = {hit.product.id: hit for hit in by_score.hits}
     assert all(hit == hits[hit.product.id] for hit in response.hits)
 
@@ -115,10 +115,10 @@ async def test_diversity_0_or_a_single_hit_changes_nothing() -> None:
     async with scripted_system() as system:
         plain = await system.search.Search(SearchRequest(examples=[P7]))
         zero = await system.search.Search(SearchRequest(examples=[P7], diversity=0))
-        lone = await system.search.Search(SearchRequest(examples=[P7], diversity=1, min_score=plain.hits[0].score))
+        single = await system.search.Search(SearchRequest(examples=[P7], diversity=1, min_score=plain.hits[0].score))
         none = await system.search.Search(SearchRequest(examples=[P7], diversity=1, min_score=1))
     assert (ids(zero), zero.provenance.cached) == (ids(plain), True)
-    assert (ids(lone), ids(none)) == (ids(plain)[:1], [])
+    assert (ids(single), ids(none)) == (ids(plain)[:1], [])
 
 
 async def test_with_diversity_truncated_says_whether_other_hits_reach_min_score() -> None:
@@ -143,12 +143,12 @@ async def test_hits_whose_vectors_cannot_be_fetched_are_ranked_by_score_and_the_
         system.shards[1].fetch_error = Unavailable("broken")
         response = await system.search.Search(request)
         system.shards[1].fetch_error = None
-        mended = await system.search.Search(request)
+        recovered = await system.search.Search(request)
     assert ids(response) == ids(by_score)
     (reason,) = response.provenance.degraded
     assert reason.startswith("not diversified: ")
     assert "broken" in reason
     assert response.provenance.coverage == 1
-    assert not mended.provenance.cached
-    assert not mended.provenance.degraded
-    assert ids(mended) != ids(by_score)
+    assert not recovered.provenance.cached
+    assert not recovered.provenance.degraded
+    assert ids(recovered) != ids(by_score)

@@ -1,4 +1,4 @@
-"""The product space, late fusion and AUTO's preferences, through real gRPC."""
+"""Searches in the product space, late fusion, and the policy of AUTO, through a real gateway."""
 
 from __future__ import annotations
 
@@ -147,14 +147,14 @@ async def test_concurrent_queries_are_fused_in_batches() -> None:
         requests = [SearchRequest(examples=[words(i)], space=SPACE_PRODUCT) for i in range(17)]
         responses = await asyncio.gather(*(system.search.Search(request) for request in requests * 3))
         batches = [len(batch) for batch in system.product_encoder.batches]
-    # 51 questions of which the same at one time are one.
+    # Of 51 requests, equal ones in flight at the same time share one search.
     assert max(batches) > 1
     for i, response in enumerate(responses):
         assert_same_ranking(response, rank_by_brute_force({SPACE_PRODUCT: (fuse(None, text_of(i % 17)), 1)}))
 
 
 @pytest.mark.parametrize(
-    ("at_fault", "reason"),
+    ("mismatch", "reason"),
     [
         ({"image_encoder": "encoder-other"}, "the photo was encoded by encoder-1; encoder-3 takes encoder-other"),
         ({"text_encoder": "encoder-other"}, "the text was encoded by encoder-2; encoder-3 takes encoder-other"),
@@ -162,10 +162,10 @@ async def test_concurrent_queries_are_fused_in_batches() -> None:
     ],
 )
 async def test_a_product_encoder_that_does_not_match_the_encoders_or_the_index_is_refused(
-    at_fault: dict[str, str], reason: str
+    mismatch: dict[str, str], reason: str
 ) -> None:
     async with scripted_system(spaces=ALL) as system:
-        for name, value in at_fault.items():
+        for name, value in mismatch.items():
             setattr(system.product_encoder, name, value)
         request = SearchRequest(examples=[photo(7), words(7)], space=SPACE_PRODUCT)
         assert reason in await details_of(system.search.Search(request), grpc.StatusCode.FAILED_PRECONDITION)
@@ -174,10 +174,10 @@ async def test_a_product_encoder_that_does_not_match_the_encoders_or_the_index_i
 async def test_without_a_product_encoder_only_the_queries_that_need_it_fail() -> None:
     async with scripted_system(spaces=ALL, product_encoder=False) as system:
         for examples in ([photo(7)], [photo(7), words(7)], [photo(7), product(1), words(7)]):
-            why = await details_of(
+            details = await details_of(
                 system.search.Search(SearchRequest(examples=examples)), grpc.StatusCode.FAILED_PRECONDITION
             )
-            assert "no product encoder is deployed" in why
+            assert "no product encoder is deployed" in details
         for request in (
             SearchRequest(examples=[product(7)], space=SPACE_PRODUCT),
             SearchRequest(examples=[photo(7), words(7)], weights=weights(image=1, text=1)),
@@ -222,8 +222,8 @@ async def test_a_text_without_known_words_is_an_invalid_argument_in_every_space(
             SearchRequest(examples=[photo(7), Example(text="☺")], space=SPACE_PRODUCT),
             SearchRequest(examples=[photo(7), Example(text="☺")], weights=weights(image=1, text=1)),
         ):
-            why = await details_of(system.search.Search(request), grpc.StatusCode.INVALID_ARGUMENT)
-            assert "examples[1].text" in why
+            details = await details_of(system.search.Search(request), grpc.StatusCode.INVALID_ARGUMENT)
+            assert "examples[1].text" in details
 
 
 async def test_a_late_fusion_is_the_weighted_mean_of_the_cosines_in_all_its_spaces() -> None:
@@ -235,7 +235,7 @@ async def test_a_late_fusion_is_the_weighted_mean_of_the_cosines_in_all_its_spac
     assert_same_ranking(
         response, rank_by_brute_force({SPACE_IMAGE: (image_of(7), 0.75), SPACE_TEXT: (text_of(8), 0.25)})
     )
-    assert len(response.hits) == 20  # Also what has no photo.
+    assert len(response.hits) == 20  # Also the product without a photo.
     provenance = response.provenance
     assert list(provenance.spaces) == [
         SearchedSpace(space=SPACE_IMAGE, encoder="encoder-1", weight=0.75),
@@ -290,8 +290,8 @@ async def test_photos_and_texts_of_one_request_are_encoded_concurrently() -> Non
 async def test_a_space_in_which_no_example_has_a_vector_is_not_searched_and_the_answer_says_so() -> None:
     async with scripted_system(spaces=ALL) as system:
         response = await system.search.Search(SearchRequest(examples=[product(19)], weights=weights(image=3, text=1)))
-        partly = SearchRequest(examples=[product(19), photo(7)], weights=weights(image=1, text=1))
-        mixed = await system.search.Search(partly)
+        mixed_request = SearchRequest(examples=[product(19), photo(7)], weights=weights(image=1, text=1))
+        mixed = await system.search.Search(mixed_request)
     assert_same_ranking(response, rank_by_brute_force({SPACE_TEXT: (text_of(19), 1)}, without=(19,)))
     assert list(response.provenance.spaces) == [SearchedSpace(space=SPACE_TEXT, encoder="encoder-2", weight=1)]
     assert list(response.provenance.degraded) == ["product p19 has no image vector: that space was not searched"]
@@ -304,14 +304,14 @@ async def test_a_space_in_which_no_example_has_a_vector_is_not_searched_and_the_
 async def test_a_late_fusion_of_unbuilt_spaces_or_missing_vectors_is_refused() -> None:
     async with scripted_system() as system:
         unbuilt = SearchRequest(examples=[product(7)], weights=weights(image=1, product=1))
-        why = await details_of(system.search.Search(unbuilt), grpc.StatusCode.FAILED_PRECONDITION)
-        assert "no product space; it has: image, text" in why
+        details = await details_of(system.search.Search(unbuilt), grpc.StatusCode.FAILED_PRECONDITION)
+        assert "no product space; it has: image, text" in details
         none = SearchRequest(examples=[product(19), photo(7)], weights=weights(image=1))
         assert "p19 has no image vector" in await details_of(system.search.Search(none), grpc.StatusCode.NOT_FOUND)
-        assert system.model_server.photos == []  # Nothing is encoded for what cannot be answered.
+        assert system.model_server.photos == []  # Nothing was encoded for a search that cannot succeed.
         words_alone = SearchRequest(examples=[words(7)], weights=weights(image=1, text=1))
-        why = await details_of(system.search.Search(words_alone), grpc.StatusCode.INVALID_ARGUMENT)
-        assert why.startswith("weights[0].space: no example can be compared in the image space")
+        details = await details_of(system.search.Search(words_alone), grpc.StatusCode.INVALID_ARGUMENT)
+        assert details.startswith("weights[0].space: no example can be compared in the image space")
 
 
 async def test_a_missing_shard_lowers_the_coverage_of_every_space_of_a_late_fusion() -> None:
@@ -319,21 +319,21 @@ async def test_a_missing_shard_lowers_the_coverage_of_every_space_of_a_late_fusi
         system.shards[1].error = Unavailable("broken")
         request = SearchRequest(examples=[photo(7), words(7)], weights=weights(image=1, text=1), limit=20)
         response = await system.search.Search(request)
-    there = {each.id for each in system.shards[0].products}
-    held = sum(product_id in there for product_id, space in VECTORS if space in (SPACE_IMAGE, SPACE_TEXT))
-    assert (response.provenance.documents_searched, response.provenance.documents_total) == (held, 39)
-    assert {hit.product.id for hit in response.hits} == there
+    reachable = {each.id for each in system.shards[0].products}
+    searched = sum(product_id in reachable for product_id, space in VECTORS if space in (SPACE_IMAGE, SPACE_TEXT))
+    assert (response.provenance.documents_searched, response.provenance.documents_total) == (searched, 39)
+    assert {hit.product.id for hit in response.hits} == reachable
 
 
 async def test_auto_takes_the_first_preferred_space_that_is_built_and_names_the_policy_entry() -> None:
-    async with scripted_system(spaces=ALL) as everything, scripted_system() as without:
+    async with scripted_system(spaces=ALL) as all_spaces, scripted_system() as no_product_space:
         for system, product_id, space, entry in (
-            (everything, 7, SPACE_PRODUCT, "fashion=product>image"),
-            (everything, 8, SPACE_PRODUCT, "*=product>text"),
-            (everything, 17, SPACE_IMAGE, "fashion=product>image"),  # It is not in the product space.
-            (without, 7, SPACE_IMAGE, "fashion=product>image"),
-            (without, 8, SPACE_TEXT, "*=product>text"),
-            (without, 19, SPACE_TEXT, ""),  # Fashion without a photo: no entry asks for that.
+            (all_spaces, 7, SPACE_PRODUCT, "fashion=product>image"),
+            (all_spaces, 8, SPACE_PRODUCT, "*=product>text"),
+            (all_spaces, 17, SPACE_IMAGE, "fashion=product>image"),  # It is not in the product space.
+            (no_product_space, 7, SPACE_IMAGE, "fashion=product>image"),
+            (no_product_space, 8, SPACE_TEXT, "*=product>text"),
+            (no_product_space, 19, SPACE_TEXT, ""),  # Fashion without a photo: no entry covers that.
         ):
             response = await system.search.Search(SearchRequest(examples=[product(product_id)]))
             assert (spaces(response), response.provenance.policy) == ([space], entry)
@@ -399,10 +399,10 @@ async def test_auto_searches_a_photo_with_a_text_half_and_half_without_a_product
 
 async def test_auto_never_searches_photos_in_the_text_space_or_texts_in_the_image_space() -> None:
     async with scripted_system(spaces=(SPACE_TEXT, SPACE_PRODUCT), auto_photo="image") as system:
-        why = await details_of(
+        details = await details_of(
             system.search.Search(SearchRequest(examples=[photo(7)])), grpc.StatusCode.FAILED_PRECONDITION
         )
-        assert "no image space; it has: text, product" in why
+        assert "no image space; it has: text, product" in details
 
 
 async def test_a_search_of_the_image_space_says_that_its_encoder_is_untrained() -> None:

@@ -34,7 +34,7 @@ class Shop:
     name: str
     departments: Sequence[str]  # The first parts of the categories that it sells.
     japanese: bool
-    style: int  # Which title format it uses: a shop writes all its titles alike.
+    style: int  # The format of all its titles.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What must hold of rendered manifests: each check gives its complaints, one line each, or nothing."""
+"""Checks of the rendered manifests. Each yields one line for every problem that it finds. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from encoders.tfserving.v1.config_pb2 import BatchingParameters, ModelServerConf
 from lookalike.limits import MAX_MESSAGE_BYTES
 from pipeline.image_encoding import BATCH
 from tests.unit.deploy.cluster import Cluster, Pod, port_number, ports, selects, size_bytes
-from tests.unit.deploy.commands import understood
+from tests.unit.deploy.commands import parse_command
 from tests.unit.deploy.containers import parse, targets
 from tests.unit.deploy.kustomize import Document, config_map_references
 from tests.unit.deploy.test_images import DOCKERFILE, USES
@@ -22,40 +22,42 @@ from tests.unit.deploy.test_images import DOCKERFILE, USES
 KUBERNETES = "1.37"
 FOREIGN = {"tensorflow/serving", "redis", "alpine/kubectl"}
 OWN = "lookalike/"
-# Made by Kubernetes in every namespace.
-GIVEN_CONFIG_MAPS = {"kube-root-ca.crt"}
-WRITES = {"shard": {"/data/live"}, "update": {"/data/index", "/data/models/text"}, "export": {"/data/models"}}
+# Kubernetes creates them in every namespace.
+BUILT_IN_CONFIG_MAPS = {"kube-root-ca.crt"}
+# The paths below /data that a pod writes.
+WRITABLE_PATHS = {"shard": {"/data/live"}, "update": {"/data/index", "/data/models/text"}, "export": {"/data/models"}}
 
 Check = Callable[[Cluster], Iterator[str]]
 
 
-def words_of(container: Document) -> list[str]:
-    return [str(word) for word in container.get("args", [])]
+def arguments_of(container: Document) -> list[str]:
+    return [str(argument) for argument in container.get("args", [])]
 
 
 def own_containers(cluster: Cluster) -> Iterator[tuple[Pod, Document]]:
-    """Those that run the command line (others of our images run a script)."""
+    """The containers that run a `lookalike` command (others of our images run a script)."""
     for pod in cluster.pods():
         for container in pod.containers():
             if container["image"].startswith(OWN) and "command" not in container:
                 yield pod, container
 
 
-def known(cluster: Cluster, pod: Pod, container: Document) -> dict[str, Any]:
-    """Settings or arguments of a container of ours; nothing where they are not understood (that is a check's own)."""
-    found = understood(words_of(container), cluster.environment(pod, container))
-    return found if isinstance(found, dict) else {}
+def options_of(cluster: Cluster, pod: Pod, container: Document) -> dict[str, Any]:
+    """The options or settings of a `lookalike` command; empty if it refuses them (see `commands`)."""
+    options = parse_command(arguments_of(container), cluster.environment(pod, container))
+    return options if isinstance(options, dict) else {}
 
 
 def settings(cluster: Cluster, name: str) -> dict[str, str]:
     """The settings of the process in a pod, without the prefix, in lower case."""
     pod = cluster.pod(name)
-    found = known(cluster, pod, pod.spec["containers"][0])
+    variables = options_of(cluster, pod, pod.spec["containers"][0])
     prefix = "LOOKALIKE_" + name.upper().replace("-", "_") + "_"
-    return {key.removeprefix(prefix).lower(): value for key, value in found.items()}
+    return {key.removeprefix(prefix).lower(): value for key, value in variables.items()}
 
 
 def schema(cluster: Cluster) -> Iterator[str]:
+    """Every document is valid by the schema of its kind."""
     for document in cluster.documents:
         try:
             kubernetes_validate.validate(document, KUBERNETES, strict=True)
@@ -65,75 +67,76 @@ def schema(cluster: Cluster) -> Iterator[str]:
 
 
 def commands(cluster: Cluster) -> Iterator[str]:
-    """Every command is one of ours, takes its words and its settings; no LOOKALIKE_ variable is without effect."""
+    """Every command exists and accepts its arguments and settings; every LOOKALIKE_ variable is one of its settings."""
     for pod, container in own_containers(cluster):
         environment = cluster.environment(pod, container)
-        words = words_of(container)
-        found = understood(words, environment)
-        if isinstance(found, str):
-            yield f"{pod.name}: {' '.join(words)}: {found}"
+        arguments = arguments_of(container)
+        options = parse_command(arguments, environment)
+        if isinstance(options, str):
+            yield f"{pod.name}: {' '.join(arguments)}: {options}"
             continue
         for variable in environment:
-            if variable.startswith("LOOKALIKE_") and variable not in found:
-                yield f"{pod.name}: {variable} is no setting of {' '.join(words)}"
+            if variable.startswith("LOOKALIKE_") and variable not in options:
+                yield f"{pod.name}: {variable} is no setting of {' '.join(arguments)}"
 
 
 def listening(cluster: Cluster) -> Iterator[str]:
-    """The ports of a container are those that its process listens on, on every address."""
+    """A container declares the ports that its process listens on, and the process listens on all addresses."""
     for pod, container in own_containers(cluster):
         if not pod.serves():
             continue
-        found = settings(cluster, pod.name)
-        if found.get("host") != "0.0.0.0":  # noqa: S104  # within a pod
-            yield f"{pod.name}: listens on {found.get('host')}"
+        values = settings(cluster, pod.name)
+        if values.get("host") != "0.0.0.0":  # noqa: S104  # within a pod
+            yield f"{pod.name}: listens on {values.get('host')}"
         declared = {port["name"]: str(port["containerPort"]) for port in container.get("ports", [])}
-        if declared != {"grpc": found.get("port"), "metrics": found.get("metrics_port")}:
-            yield f"{pod.name}: declares {declared}, listens on {found.get('port')} and {found.get('metrics_port')}"
-        scraped = cluster_annotations(pod).get("prometheus.io/port")
-        if scraped != found.get("metrics_port"):
+        if declared != {"grpc": values.get("port"), "metrics": values.get("metrics_port")}:
+            yield f"{pod.name}: declares {declared}, listens on {values.get('port')} and {values.get('metrics_port')}"
+        scraped = annotations_of(pod).get("prometheus.io/port")
+        if scraped != values.get("metrics_port"):
             yield f"{pod.name}: metrics are scraped from {scraped}"
     flags = model_server_flags(cluster)
     if ports(cluster.pod("model-server")) != {"grpc": int(flags["port"]), "http": int(flags["rest_api_port"])}:
         yield f"model-server: declares {ports(cluster.pod('model-server'))}, listens on {flags}"
 
 
-def cluster_annotations(pod: Pod) -> dict[str, str]:
-    found: dict[str, str] = pod.owner["spec"]["template"]["metadata"].get("annotations", {})
-    return found
+def annotations_of(pod: Pod) -> dict[str, str]:
+    annotations: dict[str, str] = pod.owner["spec"]["template"]["metadata"].get("annotations", {})
+    return annotations
 
 
 def model_server_flags(cluster: Cluster) -> dict[str, str]:
     (container,) = cluster.pod("model-server").spec["containers"]
-    return dict(word.removeprefix("--").split("=", 1) for word in words_of(container))
+    return dict(argument.removeprefix("--").split("=", 1) for argument in arguments_of(container))
 
 
 def services(cluster: Cluster) -> Iterator[str]:
-    for name, service in cluster.of("Service").items():
-        chosen = [pod for pod in cluster.pods() if selects(service["spec"]["selector"], pod.labels)]
-        if len(chosen) != 1:
-            yield f"Service {name}: selects {[pod.name for pod in chosen]}"
-        for pod in chosen:
+    """Every Service selects the pods of one workload, and its ports are ports of those pods."""
+    for name, service in cluster.of_kind("Service").items():
+        selected = [pod for pod in cluster.pods() if selects(service["spec"]["selector"], pod.labels)]
+        if len(selected) != 1:
+            yield f"Service {name}: selects {[pod.name for pod in selected]}"
+        for pod in selected:
             for port in service["spec"]["ports"]:
                 if port_number(pod, port["targetPort"]) is None:
                     yield f"Service {name}: {pod.name} has no port {port['targetPort']}"
 
 
 def calls(cluster: Cluster) -> Iterator[tuple[Pod, str]]:
-    """Who calls which address."""
-    gateway, found = cluster.pod("gateway"), settings(cluster, "gateway")
-    for address in found.get("shards", "").split(","):
+    """Every pod that calls others, with each address that it calls."""
+    gateway, values = cluster.pod("gateway"), settings(cluster, "gateway")
+    for address in values.get("shards", "").split(","):
         yield gateway, address
     for name in ("model_server", "text_encoder"):
-        yield gateway, found.get(name, "")
+        yield gateway, values.get(name, "")
     (container, *_) = gateway.spec["containers"]
     redis = cluster.environment(gateway, container).get("LOOKALIKE_GATEWAY_REDIS", "")
     yield gateway, redis.removeprefix("redis://").partition("/")[0]
     update = cluster.pod("update")
-    yield update, known(cluster, update, update.spec["initContainers"][0]).get("model_server", "")
+    yield update, options_of(cluster, update, update.spec["initContainers"][0]).get("model_server", "")
 
 
 def addresses(cluster: Cluster) -> Iterator[str]:
-    """Every address that is called is a Service's, and the network policies let the call through."""
+    """Every address that is called is a Service's, and the network policies allow the call."""
     for source, address in calls(cluster):
         destination = cluster.destination(address)
         if destination is None:
@@ -143,23 +146,23 @@ def addresses(cluster: Cluster) -> Iterator[str]:
 
 
 def policies(cluster: Cluster) -> Iterator[str]:
-    """Nobody may call what has nothing to be called for, and every policy is about some pod."""
+    """The network policies deny by default, and allow only the calls that are made."""
     everything = {"spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}}
-    if not any(policy["spec"] == everything["spec"] for policy in cluster.of("NetworkPolicy").values()):
-        yield "no policy refuses what no other lets through"
-    meant = {(source.name, address.rpartition(".")[2]) for source, address in calls(cluster)}
+    if not any(policy["spec"] == everything["spec"] for policy in cluster.of_kind("NetworkPolicy").values()):
+        yield "no network policy denies by default"
+    made = {(source.name, address.rpartition(".")[2]) for source, address in calls(cluster)}
     for source in cluster.pods():
-        for name, service in cluster.of("Service").items():
+        for name, service in cluster.of_kind("Service").items():
             for port in service["spec"]["ports"]:
                 target = cluster.destination(f"{name}:{port['port']}")
                 if target is None or source.name == target[0].name:
                     continue
-                if cluster.allows(source, *target) and (source.name, f"{name}:{port['port']}") not in meant:
-                    yield f"{source.name} may call {name}:{port['port']}, and has no reason to"
-    for name, policy in cluster.of("NetworkPolicy").items():
+                if cluster.allows(source, *target) and (source.name, f"{name}:{port['port']}") not in made:
+                    yield f"{source.name} may call {name}:{port['port']}, but never does"
+    for name, policy in cluster.of_kind("NetworkPolicy").items():
         for rule in policy["spec"].get("ingress", []):
             if not rule.get("from"):
-                yield f"NetworkPolicy {name}: lets everybody in"
+                yield f"NetworkPolicy {name}: allows calls from everywhere"
             for pod in cluster.pods():
                 if selects(policy["spec"]["podSelector"].get("matchLabels", {}), pod.labels):
                     for port in rule["ports"]:
@@ -168,6 +171,7 @@ def policies(cluster: Cluster) -> Iterator[str]:
 
 
 def probes(cluster: Cluster) -> Iterator[str]:
+    """Every server has all three probes: readiness checks the whole process, the others only that it is alive."""
     for pod in cluster.pods():
         if not pod.serves():
             continue
@@ -182,11 +186,12 @@ def probes(cluster: Cluster) -> Iterator[str]:
                     yield f"{pod.name}: {kind}: no port {handler['port']}"
                 expected = "" if kind == "readinessProbe" else "grpc.health.v1.Health"
                 if container["image"].startswith(OWN) and probe.get("grpc", {}).get("service", "") != expected:
-                    yield f"{pod.name}: {kind}: does not ask {expected!r}"
+                    yield f"{pod.name}: {kind}: does not check the service {expected!r}"
 
 
 def references(cluster: Cluster) -> Iterator[str]:
-    maps = cluster.of("ConfigMap").keys() | GIVEN_CONFIG_MAPS
+    """Every ConfigMap, volume, claim and service account that is referred to exists."""
+    maps = cluster.of_kind("ConfigMap").keys() | BUILT_IN_CONFIG_MAPS
     for document in cluster.documents:
         for reference in config_map_references(document):
             if reference["name"] not in maps:
@@ -199,17 +204,18 @@ def references(cluster: Cluster) -> Iterator[str]:
             yield f"{pod.name}: volumes {sorted(volumes)}, mounted {sorted(mounted)}"
         for volume in volumes.values():
             claim = volume.get("persistentVolumeClaim", {}).get("claimName")
-            if claim and claim not in cluster.of("PersistentVolumeClaim"):
+            if claim and claim not in cluster.of_kind("PersistentVolumeClaim"):
                 yield f"{pod.name}: no claim {claim}"
             if "secret" in volume:
                 yield f"{pod.name}: no Secret is declared here"
         account = pod.spec.get("serviceAccountName", "default")
-        if account != "default" and account not in cluster.of("ServiceAccount"):
+        if account != "default" and account not in cluster.of_kind("ServiceAccount"):
             yield f"{pod.name}: no ServiceAccount {account}"
 
 
 def selectors(cluster: Cluster) -> Iterator[str]:
-    names = [pod.labels for pod in cluster.pods()]
+    """Every selector selects the pods that it is meant for."""
+    all_labels = [pod.labels for pod in cluster.pods()]
     for pod in cluster.pods():
         if not pod.serves():
             continue
@@ -217,19 +223,20 @@ def selectors(cluster: Cluster) -> Iterator[str]:
             yield f"{pod.name}: does not select its own pods"
         for spread in pod.spec.get("topologySpreadConstraints", []):
             if not selects(spread["labelSelector"]["matchLabels"], pod.labels):
-                yield f"{pod.name}: is spread by the labels of others"
-        budgets = cluster.of("PodDisruptionBudget").values()
+                yield f"{pod.name}: its topology spread does not select its own pods"
+        budgets = cluster.of_kind("PodDisruptionBudget").values()
         covered = any(selects(budget["spec"]["selector"]["matchLabels"], pod.labels) for budget in budgets)
         if pod.name != "redis" and not covered:
             yield f"{pod.name}: no PodDisruptionBudget"
     for kind, path in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
-        for name, document in cluster.of(kind).items():
-            wanted = document["spec"][path].get("matchLabels", {})
-            if not any(selects(wanted, labels) for labels in names):
+        for name, document in cluster.of_kind(kind).items():
+            selector = document["spec"][path].get("matchLabels", {})
+            if not any(selects(selector, labels) for labels in all_labels):
                 yield f"{kind} {name}: selects nothing"
 
 
 def images(cluster: Cluster) -> Iterator[str]:
+    """Every image is pinned, and is a target of the Dockerfile for this command, or a known foreign image."""
     built = targets(parse(DOCKERFILE.read_text(encoding="utf-8")))
     for pod in cluster.pods():
         for container in pod.containers():
@@ -240,32 +247,33 @@ def images(cluster: Cluster) -> Iterator[str]:
                 target = name.removeprefix(OWN)
                 if target not in built:
                     yield f"{pod.name}: {name} is no target of the Dockerfile"
-                words = " ".join(words_of(container))
+                command = " ".join(arguments_of(container))
                 uses = USES.get(target, [])
-                if "command" not in container and not any(words.startswith(use) for use in uses):
-                    yield f"{pod.name}: {words}: the image {name} is not for this"
+                if "command" not in container and not any(command.startswith(use) for use in uses):
+                    yield f"{pod.name}: {command}: the image {name} is not for this command"
             elif name not in FOREIGN:
-                yield f"{pod.name}: {name}: whose is it?"
+                yield f"{pod.name}: {name}: unknown image"
 
 
 def shards(cluster: Cluster) -> Iterator[str]:
-    """The gateway's addresses, the StatefulSet and the update are of one mind on how many shards there are."""
+    """The gateway's addresses, the StatefulSet and the update agree on the number of shards."""
     pod = cluster.pod("shard")
-    service = cluster.of("Service").get(pod.owner["spec"]["serviceName"])
+    service = cluster.of_kind("Service").get(pod.owner["spec"]["serviceName"])
     if service is None or service["spec"].get("clusterIP") != "None":
         yield f"shard: no headless Service {pod.owner['spec']['serviceName']}"
     port = settings(cluster, "shard").get("port")
     names = [f"{name}.{pod.owner['spec']['serviceName']}:{port}" for name in cluster.pod_names(pod)]
-    told = settings(cluster, "gateway").get("shards", "").split(",")
-    if told != names:
-        yield f"gateway asks {told}, there are {names}"
+    called = settings(cluster, "gateway").get("shards", "").split(",")
+    if called != names:
+        yield f"gateway calls {called}, the shards are {names}"
     update = cluster.pod("update")
-    built = known(cluster, update, update.spec["initContainers"][0]).get("shards")
+    built = options_of(cluster, update, update.spec["initContainers"][0]).get("shards")
     if built != len(names):
         yield f"update builds {built} shards, {len(names)} are served"
 
 
 def security(cluster: Cluster) -> Iterator[str]:
+    """Every container runs with the least privileges, and with bounded memory."""
     for pod in cluster.pods():
         context = pod.spec.get("securityContext", {})
         if not context.get("runAsNonRoot") or not context.get("runAsUser"):
@@ -273,9 +281,9 @@ def security(cluster: Cluster) -> Iterator[str]:
         if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
             yield f"{pod.name}: no seccomp profile"
         if pod.spec.get("automountServiceAccountToken") is not False:
-            yield f"{pod.name}: has a token of Kubernetes"
+            yield f"{pod.name}: mounts a service account token"
         if pod.spec.get("enableServiceLinks") is not False:
-            yield f"{pod.name}: variables made of Service names would meet its settings"
+            yield f"{pod.name}: variables that Kubernetes makes of Service names may collide with its settings"
         for container in pod.containers():
             own = container.get("securityContext", {})
             if own != {
@@ -289,8 +297,8 @@ def security(cluster: Cluster) -> Iterator[str]:
                 yield f"{pod.name}: {container['name']}: resources {resources}"
 
 
-def endings(cluster: Cluster) -> Iterator[str]:
-    """A pod is given the time that its process takes to drain."""
+def grace_periods(cluster: Cluster) -> Iterator[str]:
+    """The termination grace period of a pod is longer than its process takes to drain."""
     for pod in cluster.pods():
         for container in pod.spec["containers"] if pod.serves() else ():
             wait_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
@@ -301,54 +309,57 @@ def endings(cluster: Cluster) -> Iterator[str]:
 
 
 def paths(cluster: Cluster) -> Iterator[str]:
-    """Every path below /data that a container is told of is on a volume, which it can write where it must."""
+    """Every path that a container uses is on a volume, which is writable if and only if the container writes there."""
     for pod in cluster.pods():
         for container in pod.containers():
-            told = [
+            texts = [
                 *container.get("command", []),
                 *container.get("args", []),
                 *cluster.environment(pod, container).values(),
             ]
             mounts = {PurePosixPath(mount["mountPath"]): mount for mount in container.get("volumeMounts", [])}
-            for text in told:
-                for found in re.findall(r"/(?:data|etc)/[\w./-]+", str(text)):
-                    under = [mount for path, mount in mounts.items() if PurePosixPath(found).is_relative_to(path)]
-                    if not under:
-                        yield f"{pod.name}: {found} is on no volume"
-                    elif all(mount.get("readOnly") for mount in under) == (found in WRITES.get(pod.name, set())):
-                        yield f"{pod.name}: {found}: read-only where it writes, or the other way round"
+            for text in texts:
+                for used in re.findall(r"/(?:data|etc)/[\w./-]+", str(text)):
+                    covering = [mount for path, mount in mounts.items() if PurePosixPath(used).is_relative_to(path)]
+                    writes = used in WRITABLE_PATHS.get(pod.name, set())
+                    if not covering:
+                        yield f"{pod.name}: {used} is on no volume"
+                    elif all(mount.get("readOnly") for mount in covering) == writes:
+                        yield f"{pod.name}: {used} is read-only and written to, or writable and only read"
 
 
 def memory(cluster: Cluster) -> Iterator[str]:
-    """As many of the largest requests as a gateway lets in fit into its memory."""
-    found = settings(cluster, "gateway")
+    """The gateway's memory holds `max_inflight` requests of the largest size, and its cache."""
+    values = settings(cluster, "gateway")
     (container,) = cluster.pod("gateway").spec["containers"]
     limit = size_bytes(container["resources"]["limits"]["memory"])
-    cache = 0 if found.get("redis") else int(found.get("cache_memory_bytes", 0))
-    if int(found.get("max_inflight", 0)) * MAX_MESSAGE_BYTES + cache > limit:
-        requests = f"{found.get('max_inflight')} requests of {MAX_MESSAGE_BYTES} bytes"
-        yield f"gateway: {requests}, and a cache of {cache}: {limit}"
+    cache = 0 if values.get("redis") else int(values.get("cache_memory_bytes", 0))
+    if int(values.get("max_inflight", 0)) * MAX_MESSAGE_BYTES + cache > limit:
+        requests = f"{values.get('max_inflight')} requests of {MAX_MESSAGE_BYTES} bytes"
+        yield f"gateway: {requests} and a cache of {cache} bytes exceed the memory limit, {limit} bytes"
 
 
 def model(cluster: Cluster) -> Iterator[str]:
-    """TF-Serving has the model that the gateway asks for, and takes batches as large as it is sent."""
-    flags, found = model_server_flags(cluster), settings(cluster, "gateway")
+    """TF-Serving serves the model that the gateway names, and accepts batches as large as its clients send."""
+    flags, values = model_server_flags(cluster), settings(cluster, "gateway")
     pod = cluster.pod("model-server")
     reference = next(config_map_references(pod.owner))
-    held = cluster.of("ConfigMap").get(reference["name"], {}).get("data", {})
+    config_files = cluster.of_kind("ConfigMap").get(reference["name"], {}).get("data", {})
     files = {}
     for flag in ("model_config_file", "batching_parameters_file", "monitoring_config_file"):
-        files[flag] = held.get(PurePosixPath(flags.get(flag, "")).name, "")
+        files[flag] = config_files.get(PurePosixPath(flags.get(flag, "")).name, "")
         if not files[flag]:
             yield f"model-server: no {flag}"
     served = text_format.Parse(files["model_config_file"], ModelServerConfig()).model_config_list.config
-    if {model.name: model.base_path for model in served} != {found.get("model"): f"/data/models/{found.get('model')}"}:
-        yield f"model-server serves {served}, the gateway asks for {found.get('model')}"
-    most = text_format.Parse(files["batching_parameters_file"], BatchingParameters()).max_batch_size.value
-    for name, size in (("gateway", int(found.get("image_batch", 0))), ("update", BATCH)):
-        if most < size:
+    if {model.name: model.base_path for model in served} != {
+        values.get("model"): f"/data/models/{values.get('model')}"
+    }:
+        yield f"model-server serves {served}, the gateway names {values.get('model')}"
+    max_batch = text_format.Parse(files["batching_parameters_file"], BatchingParameters()).max_batch_size.value
+    for name, size in (("gateway", int(values.get("image_batch", 0))), ("update", BATCH)):
+        if max_batch < size:
             yield f"model-server refuses the batches of {name}: {size}"
-    path = cluster_annotations(pod)["prometheus.io/path"]
+    path = annotations_of(pod)["prometheus.io/path"]
     if text_format.Parse(files["monitoring_config_file"], MonitoringConfig()).prometheus_config.path != path:
         yield f"model-server: no metrics at {path}"
 
@@ -357,6 +368,6 @@ CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
         schema, commands, listening, services, addresses, policies, probes, references, selectors, images, shards,
-        security, endings, paths, memory, model,
+        security, grace_periods, paths, memory, model,
     )
 }  # fmt: skip

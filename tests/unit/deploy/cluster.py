@@ -1,4 +1,4 @@
-"""Rendered manifests as questions can be put to them: who runs what, with which settings, reachable how. Pure."""
+"""A model of the rendered manifests: pods, their environments, and which pod a call to an address reaches. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ MULTIPLES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 @dataclass(frozen=True)
 class Pod:
-    owner: Document
+    """The pods of one workload."""
+
+    owner: Document  # The workload: a Deployment, a StatefulSet or a CronJob.
     labels: Mapping[str, str]
     spec: Document
 
@@ -26,6 +28,7 @@ class Pod:
         yield from self.spec["containers"]
 
     def serves(self) -> bool:
+        """Whether it is a server; a CronJob is not."""
         return bool(self.owner["kind"] != "CronJob")
 
 
@@ -33,7 +36,8 @@ class Cluster:
     def __init__(self, documents: Sequence[Document]) -> None:
         self.documents = documents
 
-    def of(self, kind: str) -> dict[str, Document]:
+    def of_kind(self, kind: str) -> dict[str, Document]:
+        """All documents of a kind, by name."""
         return {each["metadata"]["name"]: each for each in self.documents if each["kind"] == kind}
 
     def pods(self) -> list[Pod]:
@@ -44,27 +48,27 @@ class Cluster:
         ]
 
     def pod(self, name: str) -> Pod:
-        (found,) = [pod for pod in self.pods() if pod.name == name]
-        return found
+        (pod,) = [pod for pod in self.pods() if pod.name == name]
+        return pod
 
     def environment(self, pod: Pod, container: Document) -> dict[str, str]:
-        """What the container will find in its environment; of a pod's own name, that of the first pod."""
-        found: dict[str, str] = {}
+        """The environment variables of the container; one that is the pod's name has that of the first pod."""
+        variables: dict[str, str] = {}
         for source in container.get("envFrom", []):
-            found |= self.of("ConfigMap").get(source["configMapRef"]["name"], {}).get("data", {})
+            variables |= self.of_kind("ConfigMap").get(source["configMapRef"]["name"], {}).get("data", {})
         for variable in container.get("env", []):
             if "value" in variable:
-                found[variable["name"]] = variable["value"]
+                variables[variable["name"]] = variable["value"]
             else:
                 assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}, variable
-                found[variable["name"]] = f"{pod.name}-0"
-        return found
+                variables[variable["name"]] = f"{pod.name}-0"
+        return variables
 
     def destination(self, address: str) -> tuple[Pod, int] | None:
-        """The pod, and its port, behind `service:port` or `pod.service:port`; None where there is none."""
+        """The pod and port that a call to `service:port` or `pod.service:port` reaches; None if there is none."""
         host, _, port = address.rpartition(":")
         pod_name, _, service_name = host.rpartition(".")
-        service = self.of("Service").get(service_name)
+        service = self.of_kind("Service").get(service_name)
         if service is None:
             return None
         for pod in self.pods():
@@ -72,31 +76,31 @@ class Cluster:
                 continue
             if pod_name and pod_name not in self.pod_names(pod):
                 continue
-            for each in service["spec"]["ports"]:
-                if str(each["port"]) == port:
-                    number = port_number(pod, each["targetPort"])
-                    # A headless Service gives addresses, not ports: what is asked for is what must be listened on.
+            for service_port in service["spec"]["ports"]:
+                if str(service_port["port"]) == port:
+                    number = port_number(pod, service_port["targetPort"])
+                    # A headless Service maps no ports: the pod must listen on the very port that is called.
                     if number is not None and (service["spec"].get("clusterIP") != "None" or str(number) == port):
                         return pod, number
         return None
 
     def pod_names(self, pod: Pod) -> list[str]:
-        """The names of a StatefulSet's pods, which are names in DNS; nothing else has any."""
+        """The DNS names of a StatefulSet's pods; the pods of other workloads have none."""
         if pod.owner["kind"] != "StatefulSet":
             return []
         return [f"{pod.name}-{i}" for i in range(pod.owner["spec"]["replicas"])]
 
     def allows(self, source: Pod, target: Pod, port: int) -> bool:
         """Whether the network policies let `source` call `target` on `port`."""
-        return self._passes("Egress", source, target, port, target) and self._passes(
+        return self._permits("Egress", source, target, port, target) and self._permits(
             "Ingress", target, source, port, target
         )
 
-    def _passes(self, direction: str, subject: Pod, peer: Pod, port: int, listener: Pod) -> bool:
+    def _permits(self, direction: str, subject: Pod, peer: Pod, port: int, listener: Pod) -> bool:
         side, peers = ("egress", "to") if direction == "Egress" else ("ingress", "from")
         policies = [
             policy["spec"]
-            for policy in self.of("NetworkPolicy").values()
+            for policy in self.of_kind("NetworkPolicy").values()
             if direction in policy["spec"]["policyTypes"]
             and selects(policy["spec"]["podSelector"].get("matchLabels", {}), subject.labels)
         ]
@@ -128,7 +132,7 @@ def ports(pod: Pod) -> dict[str, int]:
 
 
 def port_number(pod: Pod, port: Any) -> int | None:
-    """The number of a port given by name or number; None: the pod has no such port."""
+    """The number of a port, from its name or number; None if the pod has no such port."""
     if isinstance(port, str):
         return ports(pod).get(port)
     return port if port in ports(pod).values() else None

@@ -1,4 +1,4 @@
-"""What a command of ours makes of its words and its environment, without doing what they say."""
+"""Parse the arguments and environment of a `lookalike` command as the command itself does, without running it."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ from lookalike.errors import BadSettings
 
 
 class Parsed(Exception):
-    """The words were understood; nothing was done."""
+    """Raised to stop a command once it has parsed its arguments."""
 
 
-def command_of(words: Sequence[str]) -> str | None:
-    """The command that begins the words, as the command line finds it."""
-    return next((name for n in (2, 1) if (name := " ".join(words[:n])) in COMMANDS), None)
+def command_name(arguments: Sequence[str]) -> str | None:
+    """The name of the command, which is the first one or two arguments; None if there is no such command."""
+    return next((name for n in (2, 1) if (name := " ".join(arguments[:n])) in COMMANDS), None)
 
 
-def understood(words: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any] | str:
-    """What the command's parser read: its arguments, or for a serving command its settings by variable.
+def parse_command(arguments: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any] | str:
+    """The options that the command parses, by name; for a serving command its settings, by environment variable.
 
-    Else a text: what was wrong.
+    An error message, if the command refuses them.
     """
-    name = command_of(words)
+    name = command_name(arguments)
     if name is None:
-        return f"no such command: {' '.join(words[:2])}"
-    rest = list(words[len(name.split()) :])
+        return f"no such command: {' '.join(arguments[:2])}"
+    rest = list(arguments[len(name.split()) :])
     if name.startswith("serve ") and name != "serve local":
-        return _settings(name, rest, environ)
-    return _arguments(name, rest, environ)
+        return _parse_settings(name, rest, environ)
+    return _parse_options(name, rest, environ)
 
 
-def _settings(name: str, words: list[str], environ: Mapping[str, str]) -> dict[str, Any] | str:
-    printed, complaint = io.StringIO(), io.StringIO()
+def _parse_settings(name: str, arguments: list[str], environ: Mapping[str, str]) -> dict[str, Any] | str:
+    output, errors = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complaint):
-            COMMANDS[name].load()([*words, "--check-config"], environ)
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            COMMANDS[name].load()([*arguments, "--check-config"], environ)
     except BadSettings as error:
         return str(error)
-    except SystemExit as ended:
-        if ended.code == 0:
-            return dict(line.split("=", 1) for line in printed.getvalue().splitlines())
-    return complaint.getvalue() or f"{name} does not end after --check-config"
+    except SystemExit as stop:
+        if stop.code == 0:
+            return dict(line.split("=", 1) for line in output.getvalue().splitlines())
+    return errors.getvalue() or f"{name} does not end after --check-config"
 
 
-def _arguments(name: str, words: list[str], environ: Mapping[str, str]) -> dict[str, Any] | str:
-    original, complaint = argparse.ArgumentParser.parse_args, io.StringIO()
-    read: list[argparse.Namespace] = []
+def _parse_options(name: str, arguments: list[str], environ: Mapping[str, str]) -> dict[str, Any] | str:
+    original, errors = argparse.ArgumentParser.parse_args, io.StringIO()
+    parsed: list[argparse.Namespace] = []
 
-    def parse_args(self: argparse.ArgumentParser, given: Any = None, namespace: Any = None) -> Any:
-        read.append(original(self, given, namespace))
+    def parse_args(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
+        parsed.append(original(self, args, namespace))
         raise Parsed
 
     try:
-        with patch.object(argparse.ArgumentParser, "parse_args", parse_args), contextlib.redirect_stderr(complaint):
-            COMMANDS[name].load()(words, environ)
+        with patch.object(argparse.ArgumentParser, "parse_args", parse_args), contextlib.redirect_stderr(errors):
+            COMMANDS[name].load()(arguments, environ)
     except Parsed:
-        return vars(read[0])
+        return vars(parsed[0])
     except SystemExit:
-        return complaint.getvalue()
+        return errors.getvalue()
     return f"{name} parses no arguments"

@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as these tests look into it. Refuses instructions it does not know."""
+"""Parses the Dockerfile, and lock files. An instruction that the parser does not know is an error. Reads files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ _KNOWN = {"FROM", "ENV", "RUN", "COPY", "WORKDIR", "USER", "ENTRYPOINT", "CMD"}
 
 @dataclass
 class Stage:
+    """One stage of the Dockerfile."""
+
     name: str
     base: str
     sources: list[str] = field(default_factory=list)  # Copied from the repository.
@@ -24,7 +26,7 @@ class Stage:
 
 
 def parse(text: str) -> dict[str, Stage]:
-    """The stages by name; each begins with what its base, where that is a stage too, set."""
+    """The stages by name. A stage inherits from its base, if that is a stage, user, entry point and environment."""
     stages: dict[str, Stage] = {}
     lines = re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", text)).splitlines()
     for line in filter(str.strip, lines):
@@ -66,12 +68,12 @@ def targets(stages: dict[str, Stage]) -> dict[str, Stage]:
     return {name: stage for name, stage in stages.items() if stage.command}
 
 
-def locked(path: Path) -> dict[str, str]:
+def locked_packages(path: Path) -> dict[str, str]:
     """The packages that a lock file installs on Linux with Python 3.11, and their versions."""
-    found = {}
+    packages = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if match := re.match(r"([a-z0-9-]+)==(\S+)(?: ; (.*?))?(?: \\)?$", line):
             marker = match[3] or ""
             if "'never'" not in marker and "'win32'" not in marker and ">= '3.12'" not in marker:
-                found[match[1]] = match[2]
-    return found
+                packages[match[1]] = match[2]
+    return packages

@@ -1,7 +1,7 @@
-"""Renders the few features of kustomize that deploy/k8s uses, and refuses every other. Reads files.
+"""Renders manifests like kustomize, with only the features that deploy/k8s uses; others are an error. Reads files.
 
-Not kustomize: what it renders is what kustomize would, as far as its documentation and sources say. The digests at the
-end of generated names are kustomize's own (a test holds them against values from its sources).
+It follows kustomize's documentation and sources. The digests at the end of generated names are the same as kustomize's:
+a test compares them with values from its sources.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WORKLOADS = {"Deployment", "StatefulSet"}
 
 
 class Unsupported(Exception):
-    """A field, or a value of one, that this renderer does not know: it renders right or not at all."""
+    """The kustomization has a field or value that this renderer does not support."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Resource:
 
 def build(directory: Path) -> list[Document]:
     """The documents that `kustomize build DIRECTORY` prints, in another order."""
-    resources = _accumulated(directory)
+    resources = _load(directory)
     renamed = {}
     for resource in resources:
         if resource.generated:
@@ -55,18 +55,18 @@ def build(directory: Path) -> list[Document]:
 
 
 def digest(config_map: Mapping[str, Any]) -> str:
-    """What kustomize puts behind the name of a generated ConfigMap: ten letters of the SHA-256 of its JSON."""
+    """The suffix of a generated ConfigMap's name: ten letters of the SHA-256 of its JSON."""
     content = {"data": config_map.get("data", ""), "kind": "ConfigMap", "name": config_map["metadata"].get("name", "")}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    # Go's encoding/json writes these three so that JSON can stand in HTML.
+    # Go's encoding/json escapes these three, so that JSON can be embedded in HTML.
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    # No vowels and no digits that look like them: names that are no words.
+    # kustomize replaces vowels, and digits that look like them, so that suffixes are not words.
     return hashlib.sha256(text.encode()).hexdigest()[:10].translate(str.maketrans("013ae", "ghkmt"))
 
 
 def config_map_references(document: Document) -> Iterator[dict[str, Any]]:
-    """Every place of a document that names a ConfigMap, as the mapping that holds `name`."""
+    """Every reference to a ConfigMap in a document: the mapping whose `name` is the ConfigMap's."""
     for spec in pod_specs(document):
         for container in [*spec.get("initContainers", []), *spec["containers"]]:
             yield from (source["configMapRef"] for source in container.get("envFrom", []) if "configMapRef" in source)
@@ -90,7 +90,7 @@ def pod_specs(document: Document) -> Iterator[Document]:
     yield from (template["spec"] for template in pod_templates(document))
 
 
-def _accumulated(directory: Path) -> list[Resource]:
+def _load(directory: Path) -> list[Resource]:
     file = directory / "kustomization.yaml"
     kustomization = yaml.safe_load(file.read_text(encoding="utf-8"))
     if unknown := kustomization.keys() - _FIELDS:
@@ -98,10 +98,9 @@ def _accumulated(directory: Path) -> list[Resource]:
     resources: list[Resource] = []
     for entry in kustomization.get("resources", []):
         path = directory / entry
-        found = _accumulated(path) if path.is_dir() else _read(path)
-        for resource in found:
+        for resource in _load(path) if path.is_dir() else _read(path):
             if resource.key in {other.key for other in resources}:
-                raise Unsupported(f"{path}: {resource.key} is there already")
+                raise Unsupported(f"{path}: {resource.key} exists already")
             resources.append(resource)
     for generator in kustomization.get("configMapGenerator", []):
         _generate(generator, directory, resources)
@@ -124,7 +123,7 @@ def _read(path: Path) -> list[Resource]:
 
 
 def _generate(generator: Mapping[str, Any], directory: Path, resources: list[Resource]) -> None:
-    _only(generator, {"name", "behavior", "literals", "files"}, "configMapGenerator")
+    _check_fields(generator, {"name", "behavior", "literals", "files"}, "configMapGenerator")
     data = dict(literal.split("=", 1) for literal in generator.get("literals", []))
     data |= {Path(file).name: (directory / file).read_text(encoding="utf-8") for file in generator.get("files", [])}
     old = next((each for each in resources if each.key == ("ConfigMap", generator["name"])), None)
@@ -139,28 +138,28 @@ def _generate(generator: Mapping[str, Any], directory: Path, resources: list[Res
 
 
 def _patch(patch: Mapping[str, Any], resources: list[Resource]) -> None:
-    _only(patch, {"target", "patch"}, "patches")
+    _check_fields(patch, {"target", "patch"}, "patches")
     target = patch["target"]
-    _only(target, {"kind", "name"}, "patches.target")
-    chosen = [
+    _check_fields(target, {"kind", "name"}, "patches.target")
+    matching = [
         each
         for each in resources
         if each.document["kind"] == target["kind"] and target.get("name") in (None, each.document["metadata"]["name"])
     ]
-    if not chosen:
-        raise Unsupported(f"patches: nothing is {dict(target)}")
-    for resource in chosen:
+    if not matching:
+        raise Unsupported(f"patches: no resource matches {dict(target)}")
+    for resource in matching:
         for operation in yaml.safe_load(patch["patch"]):
-            _operate(operation, resource.document)
+            _apply_operation(operation, resource.document)
 
 
-def _operate(operation: Mapping[str, Any], document: Any) -> None:
-    """RFC 6902 `replace` of what is there."""
-    _only(operation, {"op", "path", "value"}, "patches.patch")
+def _apply_operation(operation: Mapping[str, Any], document: Any) -> None:
+    """Apply an RFC 6902 `replace` of an existing value."""
+    _check_fields(operation, {"op", "path", "value"}, "patches.patch")
     if operation["op"] != "replace":
         raise Unsupported(f"patches: {operation['op']}")
-    *way, last = [int(part) if part.isdigit() else part for part in operation["path"].split("/")[1:]]
-    for part in way:
+    *parents, last = [int(part) if part.isdigit() else part for part in operation["path"].split("/")[1:]]
+    for part in parents:
         document = document[part]
     if last not in (range(len(document)) if isinstance(document, list) else document):
         raise Unsupported(f"patches: nothing at {operation['path']}")
@@ -175,7 +174,7 @@ def _set_namespace(document: Document, namespace: str) -> None:
 
 
 def _label(labels: Mapping[str, Any], document: Document) -> None:
-    _only(labels, {"pairs", "includeTemplates"}, "labels")
+    _check_fields(labels, {"pairs", "includeTemplates"}, "labels")
     document["metadata"].setdefault("labels", {}).update(labels["pairs"])
     if labels.get("includeTemplates"):
         for template in pod_templates(document):
@@ -183,7 +182,7 @@ def _label(labels: Mapping[str, Any], document: Document) -> None:
 
 
 def _tag(image: Mapping[str, Any], document: Document) -> None:
-    _only(image, {"name", "newTag"}, "images")
+    _check_fields(image, {"name", "newTag"}, "images")
     for spec in pod_specs(document):
         for container in [*spec.get("initContainers", []), *spec["containers"]]:
             if container["image"].split(":")[0] == image["name"]:
@@ -191,14 +190,14 @@ def _tag(image: Mapping[str, Any], document: Document) -> None:
 
 
 def _scale(replicas: Mapping[str, Any], resources: list[Resource]) -> None:
-    _only(replicas, {"name", "count"}, "replicas")
-    chosen = [each.document for each in resources if each.key[0] in _WORKLOADS and each.key[1] == replicas["name"]]
-    if not chosen:
+    _check_fields(replicas, {"name", "count"}, "replicas")
+    matching = [each.document for each in resources if each.key[0] in _WORKLOADS and each.key[1] == replicas["name"]]
+    if not matching:
         raise Unsupported(f"replicas: nothing is named {replicas['name']}")
-    for document in chosen:
+    for document in matching:
         document["spec"]["replicas"] = replicas["count"]
 
 
-def _only(given: Mapping[str, Any], known: set[str], where: str) -> None:
-    if unknown := given.keys() - known:
+def _check_fields(mapping: Mapping[str, Any], supported: set[str], where: str) -> None:
+    if unknown := mapping.keys() - supported:
         raise Unsupported(f"{where}: {', '.join(sorted(unknown))}")

@@ -1,6 +1,6 @@
-"""The Dockerfile: every role's image has the packages, the folders and the command that its process needs, and no more.
+"""The Dockerfile: every role's image has exactly the packages, folders and command that its process needs.
 
-Nothing is built here. What the folders import is taken from the import graph, the packages from the lock files.
+No image is built: imports are taken from the import graph, packages from the lock files.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import pytest
 
 from lookalike.__main__ import COMMANDS
 from tests.conftest import REPOSITORY
-from tests.unit.deploy.containers import Stage, locked, parse, targets
+from tests.unit.deploy.containers import Stage, locked_packages, parse, targets
 
 DOCKERFILE = REPOSITORY / "deploy" / "images" / "Dockerfile"
 ROOMS = ("protos", "lookalike", "encoders", "index", "server", "pipeline", "loadtest")
-# What each image is for: every command that is given to it, here or in deploy/k8s.
+# The commands that each image runs, by default or in deploy/k8s.
 USES = {
     "gateway": ["serve gateway"],
     "shard": ["serve shard"],
@@ -29,8 +29,8 @@ USES = {
     "pipeline": ["update", "encoders export", "encoders train-text", "index build", "index inspect", "catalog check"],
     "loadtest": ["load"],
 }
-# What the command line itself imports, whatever the command.
-ENTRY = "lookalike.__main__"
+# The entry point, which every command imports.
+ENTRY_POINT = "lookalike.__main__"
 
 
 @cache
@@ -43,9 +43,9 @@ def graph() -> grimp.ImportGraph:
     return grimp.build_graph(*ROOMS, include_external_packages=True, cache_dir=None)
 
 
-def needed(target: str) -> set[str]:
-    """Every module, ours and others', that the target's commands import, at once or in time."""
-    modules = {ENTRY} | {COMMANDS[command].target.partition(":")[0] for command in USES[target]}
+def imported_modules(target: str) -> set[str]:
+    """Every module that the target's commands import, directly or indirectly, foreign ones too."""
+    modules = {ENTRY_POINT} | {COMMANDS[command].target.partition(":")[0] for command in USES[target]}
     if target == "loadtest":
         modules.add("loadtest.users")  # Started as a process of its own.
     return modules.union(*(graph().find_upstream_modules(module) for module in modules))
@@ -54,7 +54,7 @@ def needed(target: str) -> set[str]:
 def distributions(target: str) -> Iterator[tuple[str, set[str]]]:
     """Each foreign package that is imported, and the names under which it may be installed."""
     known = packages_distributions()
-    for module in needed(target):
+    for module in imported_modules(target):
         top = module.partition(".")[0]
         if top not in ROOMS and top not in sys.stdlib_module_names:
             yield top, {name.lower().replace("_", "-").replace(".", "-") for name in known.get(top, [top])}
@@ -65,25 +65,25 @@ def target(request: pytest.FixtureRequest) -> Stage:
     return targets(stages())[request.param]
 
 
-def test_there_is_an_image_for_every_use_and_a_use_for_every_image() -> None:
+def test_every_image_has_commands_that_it_runs() -> None:
     assert targets(stages()).keys() == USES.keys()
 
 
-def test_the_folders_that_the_commands_import_are_there_and_no_others(target: Stage) -> None:
-    rooms = {module.partition(".")[0] for module in needed(target.name)} & set(ROOMS)
+def test_exactly_the_folders_that_the_commands_import_are_copied(target: Stage) -> None:
+    rooms = {module.partition(".")[0] for module in imported_modules(target.name)} & set(ROOMS)
     assert set(target.sources) == rooms
 
 
-def test_the_packages_that_the_commands_import_are_in_the_lock(target: Stage) -> None:
+def test_the_packages_that_the_commands_import_are_in_the_lock_file(target: Stage) -> None:
     (packages,) = target.stages
     (lock,) = stages()[packages].sources
     assert (REPOSITORY / lock).is_file()
-    installed = locked(REPOSITORY / lock).keys()
+    installed = locked_packages(REPOSITORY / lock).keys()
     missing = {top for top, names in distributions(target.name) if not names & installed}
     assert not missing, f"{lock} lacks {sorted(missing)}"
 
 
-def test_packages_are_installed_pinned_by_hash_and_without_what_was_not_asked_for(target: Stage) -> None:
+def test_exactly_the_packages_of_the_lock_file_are_installed_and_verified_by_hash(target: Stage) -> None:
     (packages,) = target.stages
     stage = stages()[packages]
     (lock,) = stage.sources
@@ -92,15 +92,15 @@ def test_packages_are_installed_pinned_by_hash_and_without_what_was_not_asked_fo
         assert line.count("==") <= line.count("--hash=sha256:")
 
 
-def test_the_process_is_nobody_of_importance_and_runs_the_command_line(target: Stage) -> None:
+def test_the_process_has_no_privileges_and_runs_the_command_line(target: Stage) -> None:
     assert target.user == "10001:10001"
     assert target.entrypoint == ["python", "-m", "lookalike"]
     assert target.environment["PYTHONPATH"] == "/app"
-    words = " ".join(word for word in target.command if not word.startswith("-"))
-    assert words in USES[target.name]
+    command = " ".join(argument for argument in target.command if not argument.startswith("-"))
+    assert command in USES[target.name]
 
 
-def test_a_compiler_is_only_where_packages_are_installed() -> None:
+def test_only_the_build_stage_has_a_compiler() -> None:
     with_compiler = {name for name, stage in stages().items() if any("g++" in run for run in stage.runs)}
     assert with_compiler == {"build"}
     for stage in targets(stages()).values():
@@ -108,21 +108,21 @@ def test_a_compiler_is_only_where_packages_are_installed() -> None:
         assert stages()["base"].base == stages()["build"].base == "python:3.11-slim"
 
 
-def test_light_roles_carry_no_heavy_library() -> None:
+def test_the_images_of_light_roles_have_no_heavy_packages() -> None:
     heavy = {"tensorflow", "tensorflow-cpu", "keras", "faiss-cpu", "fasttext", "scikit-learn", "pyarrow", "h5py"}
-    assert not heavy & locked(REPOSITORY / "requirements" / "gateway.lock").keys()
-    assert not heavy & locked(REPOSITORY / "requirements" / "loadtest.lock").keys()
-    shard = locked(REPOSITORY / "requirements" / "index.lock").keys()
+    assert not heavy & locked_packages(REPOSITORY / "requirements" / "gateway.lock").keys()
+    assert not heavy & locked_packages(REPOSITORY / "requirements" / "loadtest.lock").keys()
+    shard = locked_packages(REPOSITORY / "requirements" / "index.lock").keys()
     assert heavy & shard == {"faiss-cpu", "pyarrow"}
 
 
-def test_the_builder_is_sent_what_the_dockerfile_copies_and_nothing_else() -> None:
+def test_the_build_context_is_exactly_what_the_dockerfile_copies() -> None:
     ignore = DOCKERFILE.with_name("Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in ignore if line and not line.startswith("#")]
     assert rules[0] == "*"
-    sent = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
+    context = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
     copied = {source.partition("/")[0] for stage in stages().values() for source in stage.sources}
-    assert sent == copied
+    assert context == copied
 
 
 def test_the_example_in_the_dockerfile_builds_one_of_its_targets() -> None:
@@ -132,16 +132,16 @@ def test_the_example_in_the_dockerfile_builds_one_of_its_targets() -> None:
     assert example[1] in USES
 
 
-def test_an_instruction_that_is_not_known_is_refused() -> None:
+def test_an_unknown_instruction_is_refused() -> None:
     with pytest.raises(ValueError, match="ADD"):
         parse("FROM a AS b\nADD x y\n")
 
 
 CHECKS: dict[str, Callable[[Stage], None]] = {
-    "folders": test_the_folders_that_the_commands_import_are_there_and_no_others,
-    "packages": test_the_packages_that_the_commands_import_are_in_the_lock,
-    "installed": test_packages_are_installed_pinned_by_hash_and_without_what_was_not_asked_for,
-    "process": test_the_process_is_nobody_of_importance_and_runs_the_command_line,
+    "folders": test_exactly_the_folders_that_the_commands_import_are_copied,
+    "packages": test_the_packages_that_the_commands_import_are_in_the_lock_file,
+    "installed": test_exactly_the_packages_of_the_lock_file_are_installed_and_verified_by_hash,
+    "process": test_the_process_has_no_privileges_and_runs_the_command_line,
 }
 
 

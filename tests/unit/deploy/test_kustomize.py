@@ -1,4 +1,4 @@
-"""The renderer that the other tests look through."""
+"""The kustomize renderer that the tests of the manifests use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BASE = {
 OVERLAY: dict[str, Any] = {"resources": ["../base"]}
 
 
-def written(tmp_path: Path, overlay: dict[str, Any]) -> Path:
+def write_overlay(tmp_path: Path, overlay: dict[str, Any]) -> Path:
     for name, kustomization in {"base": BASE, "overlay": overlay}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
@@ -35,8 +35,8 @@ def written(tmp_path: Path, overlay: dict[str, Any]) -> Path:
     return tmp_path / "overlay"
 
 
-def rendered(tmp_path: Path, overlay: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    documents = {document["kind"]: document for document in build(written(tmp_path, OVERLAY | overlay))}
+def render(tmp_path: Path, overlay: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    documents = {document["kind"]: document for document in build(write_overlay(tmp_path, OVERLAY | overlay))}
     return documents["Deployment"], documents["ConfigMap"]
 
 
@@ -52,8 +52,8 @@ def test_digests_are_those_of_kustomize(data: dict[str, Any], expected: str) -> 
     assert digest({"kind": "ConfigMap", "metadata": {}, **data}) == expected  # api/hasher/hasher_test.go
 
 
-def test_a_base_is_labelled_placed_tagged_and_its_generated_names_are_followed(tmp_path: Path) -> None:
-    deployment, settings = rendered(tmp_path, {})
+def test_a_base_gets_labels_a_namespace_image_tags_and_references_to_generated_names(tmp_path: Path) -> None:
+    deployment, settings = render(tmp_path, {})
     assert settings["data"] == {"A": "1=2", "B": "2"}
     assert settings["metadata"]["name"].startswith("settings-")
     assert settings["metadata"]["namespace"] == deployment["metadata"]["namespace"] == "space"
@@ -65,7 +65,7 @@ def test_a_base_is_labelled_placed_tagged_and_its_generated_names_are_followed(t
 
 
 def test_an_overlay_merges_settings_scales_and_patches(tmp_path: Path) -> None:
-    deployment, settings = rendered(
+    deployment, settings = render(
         tmp_path,
         {
             "configMapGenerator": [{"name": "settings", "behavior": "merge", "literals": ["B=3"]}],
@@ -100,6 +100,6 @@ def test_an_overlay_merges_settings_scales_and_patches(tmp_path: Path) -> None:
         {"resources": ["../base", "../base"]},
     ],
 )
-def test_what_is_not_known_is_refused(tmp_path: Path, overlay: dict[str, Any]) -> None:
+def test_unsupported_features_are_refused(tmp_path: Path, overlay: dict[str, Any]) -> None:
     with pytest.raises(Unsupported):
-        rendered(tmp_path, overlay)
+        render(tmp_path, overlay)

@@ -1,4 +1,4 @@
-"""deploy/k8s, rendered: it is what Kubernetes takes, and it fits the programs it runs. Each check is shown to fail."""
+"""The manifests of deploy/k8s are valid and fit the programs that they run; mutations show that each check can fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cluster(variant: str) -> Cluster:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_manifests_hold(variant: str, check: str) -> None:
+def test_the_manifests_pass_every_check(variant: str, check: str) -> None:
     assert list(CHECKS[check](cluster(variant))) == []
 
 
@@ -41,15 +41,15 @@ SMALL_BATCHES = {"batching.config": "max_batch_size { value: 8 }"}
 NO_PATH = {"monitoring.config": "prometheus_config {}"}
 
 
-class Change:
-    """A copy of the base, to be changed for the worse."""
+class MutableBase:
+    """A copy of the base that a mutation breaks."""
 
     def __init__(self) -> None:
         self.cluster = Cluster(copy.deepcopy(list(cluster("base").documents)))
 
     def of(self, kind: str, name: str) -> Any:
-        found = self.cluster.of(kind)
-        return next(document for key, document in found.items() if key == name or key.rpartition("-")[0] == name)
+        documents = self.cluster.of_kind(kind)
+        return next(document for key, document in documents.items() if key == name or key.rpartition("-")[0] == name)
 
     def pod(self, name: str) -> Any:
         return self.cluster.pod(name).spec
@@ -70,17 +70,19 @@ class Change:
         return self.of("ConfigMap", name)["data"]
 
 
-def setting(role: str, name: str, value: str) -> Callable[[Change], None]:
+def setting(role: str, name: str, value: str) -> Callable[[MutableBase], None]:
+    """A mutation that changes one setting."""
     variable = f"LOOKALIKE_{role.upper().replace('-', '_')}_{name}"
-    return lambda change: change.settings(role).__setitem__(variable, value)
+    return lambda base: base.settings(role).__setitem__(variable, value)
 
 
-MUTATIONS: list[tuple[str, str, Callable[[Change], Any]]] = [
+# The check that must fail, what is wrong, and the mutation.
+MUTATIONS: list[tuple[str, str, Callable[[MutableBase], Any]]] = [
     ("schema", "a misspelt field", lambda c: c.container("gateway").update(imagePolicy="Always")),
-    ("schema", "a number for a text", lambda c: c.settings("gateway").update(LOOKALIKE_GATEWAY_PORT=50051)),
+    ("schema", "a number instead of a string", lambda c: c.settings("gateway").update(LOOKALIKE_GATEWAY_PORT=50051)),
     ("commands", "a misspelt setting", setting("gateway", "SHARD", "x:1")),
     ("commands", "a setting of another role", lambda c: c.settings("gateway").update(LOOKALIKE_SHARD_PORT="1")),
-    ("commands", "a value that is none", setting("gateway", "MAX_INFLIGHT", "many")),
+    ("commands", "a malformed value", setting("gateway", "MAX_INFLIGHT", "many")),
     ("commands", "a value out of bounds", setting("shard", "DRAIN_S", "-1")),
     ("commands", "no such command", lambda c: c.container("gateway").update(args=["serve", "gatewya"])),
     ("commands", "no such flag", lambda c: c.container("shard")["args"].append("--shrads=2")),
@@ -90,17 +92,17 @@ MUTATIONS: list[tuple[str, str, Callable[[Change], Any]]] = [
     ("listening", "loopback only", setting("gateway", "HOST", "127.0.0.1")),
     ("listening", "TF-Serving elsewhere", lambda c: c.container("model-server")["args"].__setitem__(0, "--port=8600")),
     ("services", "no such port", lambda c: c.of("Service", "gateway")["spec"]["ports"][0].update(targetPort="http")),
-    ("services", "selects nobody", lambda c: c.of("Service", "redis")["spec"].update(selector=ELSEWHERE)),
+    ("services", "selects no pod", lambda c: c.of("Service", "redis")["spec"].update(selector=ELSEWHERE)),
     ("addresses", "a Service that is not there", setting("gateway", "TEXT_ENCODER", "encoder:50051")),
     ("addresses", "a port that is not there", setting("gateway", "MODEL_SERVER", "model-server:8501x")),
     ("addresses", "another Redis", setting("gateway", "REDIS", "redis://cache:6379")),
-    ("addresses", "not let in", lambda c: c.policy("shard").update(ingress=[])),
-    ("addresses", "not let out", lambda c: c.policy("gateway")["egress"].pop()),
-    ("addresses", "a stranger to the model", lambda c: c.policy("update")["egress"].pop(0)),
-    ("policies", "Redis open to all", lambda c: c.policy("redis")["ingress"][0].pop("from")),
-    ("policies", "all open", lambda c: c.policy("nobody").update(policyTypes=["Ingress"])),
+    ("addresses", "ingress not allowed", lambda c: c.policy("shard").update(ingress=[])),
+    ("addresses", "egress not allowed", lambda c: c.policy("gateway")["egress"].pop()),
+    ("addresses", "egress of the update not allowed", lambda c: c.policy("update")["egress"].pop(0)),
+    ("policies", "ingress from everywhere", lambda c: c.policy("redis")["ingress"][0].pop("from")),
+    ("policies", "no deny by default", lambda c: c.policy("nobody").update(policyTypes=["Ingress"])),
     ("policies", "no such port", lambda c: c.policy("shard")["ingress"][0].update(ports=[{"port": "rpc"}])),
-    ("probes", "none", lambda c: c.container("redis").pop("livenessProbe")),
+    ("probes", "no liveness probe", lambda c: c.container("redis").pop("livenessProbe")),
     ("probes", "no such port", lambda c: c.container("shard")["readinessProbe"].update(grpc={"port": 50052})),
     ("probes", "liveness by readiness", lambda c: c.container("gateway")["livenessProbe"]["grpc"].pop("service")),
     ("references", "no such settings", lambda c: c.container("shard")["envFrom"][0]["configMapRef"].update(name="x")),
@@ -108,26 +110,26 @@ MUTATIONS: list[tuple[str, str, Callable[[Change], Any]]] = [
     ("references", "no such volume", lambda c: c.pod("shard").update(volumes=[])),
     ("references", "no such account", lambda c: c.pod("gateway").update(serviceAccountName="admin")),
     ("selectors", "another label", lambda c: c.of("Deployment", "gateway")["spec"].update(selector=NOBODY)),
-    ("selectors", "a budget of nobody", lambda c: c.of("PodDisruptionBudget", "shard")["spec"].update(selector=NOBODY)),
+    ("selectors", "a useless budget", lambda c: c.of("PodDisruptionBudget", "shard")["spec"].update(selector=NOBODY)),
     ("images", "no such target", lambda c: c.container("gateway").update(image="lookalike/gatewya:1")),
     ("images", "no tag", lambda c: c.container("gateway").update(image="lookalike/gateway")),
-    ("images", "the newest", lambda c: c.container("redis").update(image="redis:latest")),
-    ("images", "another role's", lambda c: c.container("gateway").update(image="lookalike/shard:1")),
-    ("images", "a stranger's", lambda c: c.container("redis").update(image="redys:8")),
-    ("shards", "one more", lambda c: c.of("StatefulSet", "shard")["spec"].update(replicas=3)),
+    ("images", "the tag latest", lambda c: c.container("redis").update(image="redis:latest")),
+    ("images", "the image of another role", lambda c: c.container("gateway").update(image="lookalike/shard:1")),
+    ("images", "an unknown image", lambda c: c.container("redis").update(image="redys:8")),
+    ("shards", "one shard more", lambda c: c.of("StatefulSet", "shard")["spec"].update(replicas=3)),
     ("shards", "the wrong order", setting("gateway", "SHARDS", "shard-1.shard:50051,shard-0.shard:50051")),
     ("shards", "another number built", lambda c: c.update()["args"].append("--shards=3")),
-    ("shards", "no names", lambda c: c.of("Service", "shard")["spec"].pop("clusterIP")),
-    ("security", "root", lambda c: c.pod("redis")["securityContext"].pop("runAsNonRoot")),
-    ("security", "a writable system", lambda c: c.container("redis")["securityContext"].pop("readOnlyRootFilesystem")),
-    ("security", "a token", lambda c: c.pod("gateway").pop("automountServiceAccountToken")),
+    ("shards", "no headless Service", lambda c: c.of("Service", "shard")["spec"].pop("clusterIP")),
+    ("security", "may run as root", lambda c: c.pod("redis")["securityContext"].pop("runAsNonRoot")),
+    ("security", "a writable root", lambda c: c.container("redis")["securityContext"].pop("readOnlyRootFilesystem")),
+    ("security", "a service account token", lambda c: c.pod("gateway").pop("automountServiceAccountToken")),
     ("security", "service links", lambda c: c.pod("gateway").pop("enableServiceLinks")),
     ("security", "no seccomp", lambda c: c.pod("shard")["securityContext"].pop("seccompProfile")),
     ("security", "no bound on memory", lambda c: c.container("shard")["resources"].pop("limits")),
-    ("endings", "a longer drain", setting("gateway", "DRAIN_S", "35")),
+    ("grace_periods", "a longer drain", setting("gateway", "DRAIN_S", "35")),
     ("paths", "an index elsewhere", setting("shard", "LOCATION", "/data/indices")),
-    ("paths", "an index nobody may write", lambda c: c.update()["volumeMounts"][1].update(readOnly=True)),
-    ("paths", "an index everybody may write", lambda c: c.container("shard")["volumeMounts"][0].pop("readOnly")),
+    ("paths", "a read-only mount for the update", lambda c: c.update()["volumeMounts"][1].update(readOnly=True)),
+    ("paths", "a writable mount for a shard", lambda c: c.container("shard")["volumeMounts"][0].pop("readOnly")),
     ("memory", "more requests", setting("gateway", "MAX_INFLIGHT", "512")),
     ("model", "another model", setting("gateway", "MODEL", "resnet")),
     ("model", "no model", lambda c: c.settings("model-server").update({"models.config": "model_config_list {}"})),
@@ -138,13 +140,13 @@ MUTATIONS: list[tuple[str, str, Callable[[Change], Any]]] = [
 
 
 @pytest.mark.parametrize(
-    ("check", "what", "change"), MUTATIONS, ids=lambda value: value if isinstance(value, str) else ""
+    ("check", "problem", "mutate"), MUTATIONS, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_each_check_can_fail(check: str, what: str, change: Callable[[Change], Any]) -> None:
-    worse = Change()
-    change(worse)
-    assert list(CHECKS[check](worse.cluster)) != []
+def test_each_check_can_fail(check: str, problem: str, mutate: Callable[[MutableBase], Any]) -> None:
+    base = MutableBase()
+    mutate(base)
+    assert list(CHECKS[check](base.cluster)) != []
 
 
-def test_every_check_was_shown_to_fail() -> None:
+def test_every_check_has_a_mutation() -> None:
     assert {check for check, *_ in MUTATIONS} == set(CHECKS)

@@ -1,4 +1,4 @@
-"""What the manifests take for granted: how health answers the probes, and how calls spread over pods."""
+"""Behaviour that the manifests rely on: the health service that probes call, and calls that spread over all pods."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class SomeSettings(ProcessSettings):
 async def health_of(port: int, service: str) -> int:
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # the published types lack it
-        reply = await check(health_pb2.HealthCheckRequest(service=service), wait_for_ready=True, timeout=10)
-        return int(reply.status)
+        response = await check(health_pb2.HealthCheckRequest(service=service), wait_for_ready=True, timeout=10)
+        return int(response.status)
 
 
 @asynccontextmanager
@@ -70,20 +70,22 @@ async def test_a_process_that_is_warm_is_ready() -> None:
 async def test_calls_through_a_name_with_several_addresses_go_to_all_of_them() -> None:
     servers, ports = [], []
     for name in ("a", "b"):
-        servers.append(edge.server((_telling(name.encode()),)))
+        servers.append(edge.server((_name_handler(name.encode()),)))
         ports.append(servers[-1].add_insecure_port("127.0.0.1:0"))
         await servers[-1].start()
     try:
         async with aio_channel("ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)) as channel:
-            tell: Any = channel.unary_unary("/test.Names/Tell", lambda empty: empty.SerializeToString())
-            told = {await tell(Empty(), wait_for_ready=True, timeout=10) for _ in range(50)}
-        assert told == {b"a", b"b"}
+            get_name: Any = channel.unary_unary("/test.Names/GetName", lambda empty: empty.SerializeToString())
+            answers = {await get_name(Empty(), wait_for_ready=True, timeout=10) for _ in range(50)}
+        assert answers == {b"a", b"b"}
     finally:
         await asyncio.gather(*(server.stop(None) for server in servers))
 
 
-def _telling(name: bytes) -> grpc.GenericRpcHandler:
-    async def tell(request: bytes, context: Any) -> bytes:
+def _name_handler(name: bytes) -> grpc.GenericRpcHandler:
+    async def get_name(request: bytes, context: Any) -> bytes:
         return name
 
-    return grpc.method_handlers_generic_handler("test.Names", {"Tell": grpc.unary_unary_rpc_method_handler(tell)})
+    return grpc.method_handlers_generic_handler(
+        "test.Names", {"GetName": grpc.unary_unary_rpc_method_handler(get_name)}
+    )

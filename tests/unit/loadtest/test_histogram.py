@@ -1,4 +1,4 @@
-"""Differences and quantiles of Prometheus histograms."""
+"""Increases and quantiles of Prometheus histograms."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client import Histogram as Live
+from prometheus_client import Histogram as PrometheusHistogram
 
-from loadtest.histogram import Histogram, gains, merge_series, parse_histograms, quantile
+from loadtest.histogram import Histogram, increase, merge_series, parse_histograms, quantile
 from lookalike.errors import Unavailable
 from lookalike.runtime.telemetry import SECONDS_BUCKETS
 
@@ -20,7 +20,7 @@ IMAGE = frozenset({("space", "image"), ("outcome", "OK")})
 TEXT = frozenset({("space", "text"), ("outcome", "OK")})
 
 
-def of(*counts: int) -> Histogram:
+def histogram_of(*counts: int) -> Histogram:
     return Histogram((1.0, 2.0, INF), counts, sum_s=float(sum(counts)))
 
 
@@ -29,7 +29,7 @@ class Server:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.seconds = Live("a_seconds", "", ["space"], buckets=SECONDS_BUCKETS, registry=self.registry)
+        self.seconds = PrometheusHistogram("a_seconds", "", ["space"], buckets=SECONDS_BUCKETS, registry=self.registry)
 
     def scrape(self) -> dict[frozenset[tuple[str, str]], Histogram]:
         return parse_histograms(generate_latest(self.registry).decode(), "a_seconds")
@@ -59,34 +59,35 @@ def test_only_observations_between_two_scrapes_count() -> None:
     before = server.scrape()
     server.seconds.labels("image").observe(0.004)
     server.seconds.labels("image").observe(0.004)
-    gained = gains(before, server.scrape())
-    assert list(gained) == [frozenset({("space", "image")})]
-    (only,) = gained.values()
+    added = increase(before, server.scrape())
+    assert list(added) == [frozenset({("space", "image")})]
+    (only,) = added.values()
     assert only.count == 2
     assert quantile(only, 0.99).high_s == 0.005
     assert only.sum_s == pytest.approx(0.008)
 
 
 def test_a_new_series_counts_entirely() -> None:
-    assert gains({}, {IMAGE: of(1, 2, 3)}) == {IMAGE: of(1, 2, 3)}
+    assert increase({}, {IMAGE: histogram_of(1, 2, 3)}) == {IMAGE: histogram_of(1, 2, 3)}
 
 
 @pytest.mark.parametrize(
-    "after", [{IMAGE: of(0, 9, 9)}, {TEXT: of(5, 5, 5)}, {IMAGE: Histogram((1.0, INF), (9, 9), sum_s=1)}]
+    "after",
+    [{IMAGE: histogram_of(0, 9, 9)}, {TEXT: histogram_of(5, 5, 5)}, {IMAGE: Histogram((1.0, INF), (9, 9), sum_s=1)}],
 )
 def test_a_restart_of_the_server_is_an_error(after: dict[frozenset[tuple[str, str]], Histogram]) -> None:
     with pytest.raises(Unavailable, match="restarted"):
-        gains({IMAGE: of(1, 1, 1)}, after)
+        increase({IMAGE: histogram_of(1, 1, 1)}, after)
 
 
 def test_series_are_merged_by_labels() -> None:
     series = {
-        IMAGE: of(1, 0, 0),
-        TEXT: of(0, 2, 0),
-        frozenset({("space", "text"), ("outcome", "INTERNAL")}): of(0, 0, 4),
+        IMAGE: histogram_of(1, 0, 0),
+        TEXT: histogram_of(0, 2, 0),
+        frozenset({("space", "text"), ("outcome", "INTERNAL")}): histogram_of(0, 0, 4),
     }
     assert merge_series(series) == Histogram((1.0, 2.0, INF), (1, 2, 4), sum_s=7)
-    assert merge_series(series, space="text", outcome="OK") == of(0, 2, 0)
+    assert merge_series(series, space="text", outcome="OK") == histogram_of(0, 2, 0)
     assert merge_series(series, space="product") is None
 
 
@@ -95,12 +96,12 @@ def test_series_are_merged_by_labels() -> None:
     [(0.25, 0, 1, 0.5), (0.5, 0, 1, 1.0), (0.75, 1, 2, 1.5), (1.0, 1, 2, 2.0), (0.0, 0, 1, 0.0)],
 )
 def test_a_quantile_is_interpolated_within_its_bucket(q: float, low_s: float, high_s: float, estimate_s: float) -> None:
-    result = quantile(of(2, 2, 0), q)
+    result = quantile(histogram_of(2, 2, 0), q)
     assert (result.low_s, result.high_s, result.estimate_s) == (low_s, high_s, estimate_s)
 
 
 def test_a_quantile_is_never_in_an_empty_bucket() -> None:
-    assert quantile(of(0, 4, 0), 0.0).low_s == 1.0
+    assert quantile(histogram_of(0, 4, 0), 0.0).low_s == 1.0
 
 
 def test_a_quantile_above_the_last_bound_has_no_estimate() -> None:
@@ -120,7 +121,7 @@ def test_a_quantile_is_printed_with_the_bounds_of_its_bucket() -> None:
 
 def test_an_empty_histogram_has_no_quantile() -> None:
     with pytest.raises(ValueError, match="empty"):
-        quantile(of(0, 0, 0), 0.5)
+        quantile(histogram_of(0, 0, 0), 0.5)
 
 
 @given(st.lists(st.floats(0.0001, 20), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99]))

@@ -34,9 +34,9 @@ from lookalike.limits import MAX_IMAGE_BYTES
     ],
 )
 def test_options_out_of_range_are_refused(argv: list[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as error_info:
         main(argv, {})
-    assert stopped.value.code == 2
+    assert error_info.value.code == 2
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_an_invalid_address_is_refused(address: str) -> None:
 
 
 def test_another_machine_is_loaded_if_its_owner_says_so() -> None:
-    with pytest.raises(LookalikeError) as stopped:
+    with pytest.raises(LookalikeError) as error_info:
         main(["--address", "gateway.invalid:1", "--i-own-this-server"], {})
-    assert not isinstance(stopped.value, BadSettings)  # The connection was attempted.
+    assert not isinstance(error_info.value, BadSettings)  # The connection was attempted.
 
 
 @pytest.mark.parametrize(
-    ("argv", "complaint"),
+    ("argv", "reason"),
     [
         (["--slo", "none.toml"], "none.toml"),
         (["--vectors", "auto=v.npy"], "write image=FILE.npy"),
@@ -77,21 +77,21 @@ def test_another_machine_is_loaded_if_its_owner_says_so() -> None:
         (["--vectors", "v.npy"], "write image=FILE.npy"),
     ],
 )
-def test_a_missing_file_is_an_error_that_names_it(argv: list[str], complaint: str) -> None:
-    with pytest.raises(BadSettings, match=complaint):
+def test_a_missing_file_is_an_error_that_names_it(argv: list[str], reason: str) -> None:
+    with pytest.raises(BadSettings, match=reason):
         main(["--address", "127.0.0.1:1", *argv], {})
 
 
 def test_an_unreachable_gateway_is_an_unavailable_error() -> None:
-    with pytest.raises(LookalikeError) as stopped:
+    with pytest.raises(LookalikeError) as error_info:
         main(["--address", "127.0.0.1:1"], {})
-    assert isinstance(stopped.value, Unavailable)
+    assert isinstance(error_info.value, Unavailable)
 
 
 def test_vectors_must_be_rows_of_floats_and_are_bounded(tmp_path: Path) -> None:
     for name, array in {"flat": np.ones(3), "words": np.array([["a"]]), "none": np.ones((0, 4))}.items():
         np.save(tmp_path / f"{name}.npy", array)
-        with pytest.raises(BadSettings, match="not rows of floating-point numbers"):
+        with pytest.raises(BadSettings, match="expected rows of floating-point numbers"):
             plan.read_vectors(tmp_path / f"{name}.npy")
     np.save(tmp_path / "many.npy", np.ones((plan.MAX_VECTORS + 1, 2), dtype=np.float64))
     vectors = plan.read_vectors(tmp_path / "many.npy")
@@ -139,7 +139,7 @@ def series(space: str, cached: str, outcome: str, *counts: int) -> dict[Labels, 
     return {frozenset(labels.items()): Histogram((0.1, 10.0, math.inf), counts, sum_s=2.0)}
 
 
-RUN = report.Run(
+RESULT = report.LoadTestResult(
     plan=make_plan(),
     client_measurements={
         "seconds": 2.0,
@@ -158,7 +158,7 @@ RUN = report.Run(
 
 
 def test_the_json_report_has_null_for_unknown_bounds() -> None:
-    document = report.document(RUN)
+    document = report.document(RESULT)
     assert document["outcomes"] == {"OK": 8, "UNAVAILABLE": 1}
     assert document["cached_share"] == 0.5
     assert [(row["cached"], row["answers"]) for row in document["server"]] == [(False, 4), (True, 4)]
@@ -171,7 +171,7 @@ def test_the_printed_report_shows_errors_and_missed_objectives(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "Console", lambda: Console(width=120))
-    report.show(RUN)
+    report.show(RESULT)
     output = capsys.readouterr().out
     for line in ("> 10 s", "MISSED", "met", "examples[0].image: [/] is no photo", "no [text] encoder", "UNAVAILABLE 1"):
         assert line in output

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.mix import FILTERED, KINDS, PHRASES, ProductInfo, QueryGenerator, QueryInputs, Zipf, parse_mix
+from loadtest.mix import FILTER_SHARE, KINDS, PHRASES, ProductInfo, QueryGenerator, QueryInputs, Zipf, parse_mix
 from lookalike.errors import BadSettings
 from lookalike.requests import search_request
 
@@ -22,9 +22,9 @@ PRODUCTS = [
 ALL = QueryInputs(products=PRODUCTS, photos=[b"jpeg"], vectors=np.ones((3, 4), dtype=np.float32), vector_space="image")
 
 
-def generate(sample: QueryInputs, n: int = 2000, seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
-    queries = QueryGenerator(sample, {kind: KINDS[kind] for kind in sample.kinds()}, seed)
-    return [(kind, dict(question)) for kind, question in (queries.next() for _ in range(n))]
+def generate(inputs: QueryInputs, n: int = 2000, seed: int = 0) -> list[tuple[str, dict[str, Any]]]:
+    queries = QueryGenerator(inputs, {kind: KINDS[kind] for kind in inputs.kinds()}, seed)
+    return [(kind, dict(query)) for kind, query in (queries.next() for _ in range(n))]
 
 
 def test_every_kind_of_query_has_its_share() -> None:
@@ -40,21 +40,21 @@ def test_kinds_of_query_without_inputs_are_not_generated() -> None:
 
 
 def test_every_query_makes_a_valid_request() -> None:
-    for _, question in generate(ALL):
-        request = search_request(**question)
+    for _, query in generate(ALL):
+        request = search_request(**query)
         assert len(request.examples) == 1
 
 
 def test_texts_are_titles_and_phrases_in_both_languages_and_never_empty() -> None:
-    texts = {question["text"] for kind, question in generate(ALL, 5000) if kind == "text"}
+    texts = {query["text"] for kind, query in generate(ALL, 5000) if kind == "text"}
     assert all(text.strip() for text in texts)
     assert texts >= set(PHRASES)
     assert any(text.startswith("title") for text in texts)
 
 
 def test_some_queries_have_a_filter() -> None:
-    filters = [question.keys() & {"in_stock", "max_price", "category_in"} for _, question in generate(ALL)]
-    assert sum(map(bool, filters)) / 2000 == pytest.approx(FILTERED, abs=0.05)
+    filters = [query.keys() & {"in_stock", "max_price", "category_in"} for _, query in generate(ALL)]
+    assert sum(map(bool, filters)) / 2000 == pytest.approx(FILTER_SHARE, abs=0.05)
     assert set.union(*map(set, filters)) == {"in_stock", "max_price", "category_in"}
 
 
@@ -83,7 +83,7 @@ def test_a_mix_is_parsed_to_weights_by_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "reason"),
     [
         ("products=1", "not one of product, photo, text, vector"),
         ("product", "write product=WEIGHT"),
@@ -95,6 +95,6 @@ def test_a_mix_is_parsed_to_weights_by_kind() -> None:
         ("", "not one of"),
     ],
 )
-def test_an_invalid_mix_is_refused(text: str, complaint: str) -> None:
-    with pytest.raises(BadSettings, match=complaint):
+def test_an_invalid_mix_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(BadSettings, match=reason):
         parse_mix(text, ("product", "text"))

@@ -1,4 +1,4 @@
-"""Objectives: how they are written, and when they are met."""
+"""Service level objectives: the file that states them, and when they are met."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loadtest.histogram import Histogram, Labels
 from loadtest.run import OBJECTIVES
 from lookalike.errors import BadSettings
 
-FINE = slo.ClientTotals(seconds=10, calls=1000, failed=0)
+NO_FAILURES = slo.ClientTotals(seconds=10, calls=1000, failed=0)
 P99 = {"error_ratio": 0.01, "latency": [{"method": "Search", "p99_s": 0.5}]}
 
 
@@ -23,9 +23,9 @@ def series(*counts: int, space: str = "image", outcome: str = "OK", cached: str 
 
 
 def met(
-    document: dict[str, Any], gained: dict[Labels, Histogram], seen: slo.ClientTotals = FINE
+    document: dict[str, Any], observed: dict[Labels, Histogram], clients: slo.ClientTotals = NO_FAILURES
 ) -> dict[str, bool | None]:
-    return {each.objective: each.met for each in slo.judge(slo.parse(document), gained, seen)}
+    return {each.objective: each.met for each in slo.judge(slo.parse(document), observed, clients)}
 
 
 def test_the_objectives_of_the_project_can_be_read() -> None:
@@ -35,7 +35,7 @@ def test_the_objectives_of_the_project_can_be_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "complaint"),
+    ("document", "reason"),
     [
         ({}, "error_ratio is missing"),
         ({"error_ratio": 2}, "not a number in 0..1"),
@@ -48,16 +48,16 @@ def test_the_objectives_of_the_project_can_be_read() -> None:
         ({"error_ratio": 0, "latency": [{"p50_s": 0.5}]}, "needs method"),
         ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.5, "p95_s": 1.0}]}, "p95_s: no such key"),
         ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.5, "cached": "no"}]}, "not a true or false"),
-        ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.3}]}, "between them nothing is known"),
+        ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.3}]}, "not a bound of the server"),
         ({"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 0.5, "optional": 1}]}, "not a true or false"),
     ],
 )
-def test_what_is_not_understood_is_refused(document: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(BadSettings, match=complaint):
+def test_unknown_keys_and_invalid_values_are_refused(document: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadSettings, match=reason):
         slo.parse(document)
 
 
-def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_not_toml_is_an_error_that_names_it(tmp_path: Path) -> None:
     bad = tmp_path / "slo.toml"
     bad.write_text("error_ratio = = 1")
     with pytest.raises(BadSettings, match=str(bad)):
@@ -69,8 +69,8 @@ def test_a_file_that_is_no_toml_is_refused_by_its_name(tmp_path: Path) -> None:
 def test_a_run_within_every_bound_meets_all() -> None:
     document = {**P99, "min_requests_per_s": 99}
     assert met(document, series(900, 100, 0, 0)) == {
-        "errors, by the server": True,
-        "errors, by its users": True,
+        "error ratio, by the server": True,
+        "error ratio, by its users": True,
         "answers per second": True,
         "Search p99": True,
     }
@@ -81,48 +81,50 @@ def test_a_quantile_above_its_bound_is_a_miss() -> None:
     assert not met(P99, series(900, 80, 20, 0))["Search p99"]
 
 
-def test_the_verdict_is_that_of_the_exact_count_not_of_the_estimate() -> None:
-    # Of 1,000 answers 989 came in time: the 990th is in the next bucket, wherever in it.
+def test_the_verdict_is_by_the_counts_of_the_buckets_not_by_the_estimated_quantile() -> None:
+    # Of 1,000 answers 989 came in time: the 990th is somewhere in the next bucket.
     assert not met(P99, series(0, 989, 11, 0))["Search p99"]
     assert met(P99, series(0, 990, 10, 0))["Search p99"]
 
 
 def test_a_quantile_beyond_the_last_bound_is_a_miss() -> None:
     slowest = {"error_ratio": 0, "latency": [{"method": "Search", "p50_s": 10.0}]}
-    verdict = slo.judge(slo.parse(slowest), series(0, 0, 0, 1000), FINE)[-1]
+    verdict = slo.judge(slo.parse(slowest), series(0, 0, 0, 1000), NO_FAILURES)[-1]
     assert (verdict.measured, verdict.met) == ("> 10 s", False)
 
 
-def test_an_objective_that_nothing_was_measured_for_is_a_miss() -> None:
+def test_an_objective_without_any_measured_call_is_a_miss() -> None:
     text = {"error_ratio": 0, "latency": [{"method": "Search", "space": "text", "p50_s": 0.5}]}
-    verdict = slo.judge(slo.parse(text), series(1000, 0, 0, 0), FINE)[-1]
-    assert (verdict.measured, verdict.met) == ("0 answers; it takes 2", False)
+    verdict = slo.judge(slo.parse(text), series(1000, 0, 0, 0), NO_FAILURES)[-1]
+    assert (verdict.measured, verdict.met) == ("0 answers, too few: at least 2 are needed", False)
 
 
-def test_an_optional_objective_is_left_out_where_nothing_was_answered_and_judged_where_something_was() -> None:
+def test_an_optional_objective_is_left_out_without_any_answer_and_judged_otherwise() -> None:
     row = {"method": "Search", "space": "text", "p50_s": 0.1, "optional": True}
     objectives = slo.parse({"error_ratio": 0, "latency": [row]})
-    assert slo.judge(objectives, series(1000, 0, 0, 0), FINE)[-1].met is None
-    assert slo.judge(objectives, series(1000, 0, 0, 0, space="text"), FINE)[-1].met is True
-    assert slo.judge(objectives, series(0, 1000, 0, 0, space="text"), FINE)[-1].met is False
-    assert slo.judge(objectives, series(1, 0, 0, 0, space="text"), FINE)[-1].met is False  # Too few answers to tell.
+    assert slo.judge(objectives, series(1000, 0, 0, 0), NO_FAILURES)[-1].met is None
+    assert slo.judge(objectives, series(1000, 0, 0, 0, space="text"), NO_FAILURES)[-1].met is True
+    assert slo.judge(objectives, series(0, 1000, 0, 0, space="text"), NO_FAILURES)[-1].met is False
+    assert (
+        slo.judge(objectives, series(1, 0, 0, 0, space="text"), NO_FAILURES)[-1].met is False
+    )  # Too few answers to tell.
 
 
-@pytest.mark.parametrize(("answers", "enough"), [(99, False), (100, True)])
-def test_a_p99_takes_a_hundred_answers(answers: int, enough: bool) -> None:
-    assert met(P99, series(answers, 0, 0, 0))["Search p99"] is enough
+@pytest.mark.parametrize(("answers", "is_met"), [(99, False), (100, True)])
+def test_a_p99_needs_a_hundred_answers(answers: int, is_met: bool) -> None:
+    assert met(P99, series(answers, 0, 0, 0))["Search p99"] is is_met
 
 
-def test_objectives_are_told_apart_by_space_and_cache() -> None:
-    gained = series(0, 1000, 0, 0) | series(1000, 0, 0, 0, cached="true") | series(0, 0, 1000, 0, space="text")
+def test_objectives_can_be_for_one_space_and_for_cached_or_computed_answers() -> None:
+    observed = series(0, 1000, 0, 0) | series(1000, 0, 0, 0, cached="true") | series(0, 0, 1000, 0, space="text")
     rows = [
         {"method": "Search", "space": "image", "cached": False, "p50_s": 0.1},
         {"method": "Search", "space": "image", "cached": True, "p50_s": 0.1},
         {"method": "Search", "space": "text", "p50_s": 0.5},
     ]
-    assert met({"error_ratio": 0, "latency": rows}, gained) == {
-        "errors, by the server": True,
-        "errors, by its users": True,
+    assert met({"error_ratio": 0, "latency": rows}, observed) == {
+        "error ratio, by the server": True,
+        "error ratio, by its users": True,
         "Search image computed p50": False,
         "Search image cached p50": True,
         "Search text p50": False,
@@ -130,22 +132,22 @@ def test_objectives_are_told_apart_by_space_and_cache() -> None:
 
 
 def test_too_many_errors_are_a_miss() -> None:
-    gained = series(985, 0, 0, 0) | series(15, 0, 0, 0, outcome="UNAVAILABLE")
-    assert not met(P99, gained)["errors, by the server"]
-    assert met({"error_ratio": 0.015}, gained)["errors, by the server"]
+    observed = series(985, 0, 0, 0) | series(15, 0, 0, 0, outcome="UNAVAILABLE")
+    assert not met(P99, observed)["error ratio, by the server"]
+    assert met({"error_ratio": 0.015}, observed)["error ratio, by the server"]
 
 
 def test_errors_that_never_reached_the_server_are_a_miss_too() -> None:
-    seen = slo.ClientTotals.of(
+    clients = slo.ClientTotals.of(
         {"seconds": 10.0, "kinds": {"text": {"calls": 90, "failed": 30}, "photo": {"calls": 10, "failed": 0}}}
     )
-    assert seen == slo.ClientTotals(seconds=10.0, calls=100, failed=30)
-    assert not met(P99, series(1000, 0, 0, 0), seen)["errors, by its users"]
+    assert clients == slo.ClientTotals(seconds=10.0, calls=100, failed=30)
+    assert not met(P99, series(1000, 0, 0, 0), clients)["error ratio, by its users"]
 
 
 def test_errors_that_come_fast_do_not_make_answers_look_fast() -> None:
-    gained = series(5000, 0, 0, 0, outcome="RESOURCE_EXHAUSTED") | series(0, 0, 200, 0)
-    assert not met({"error_ratio": 1, **{"latency": P99["latency"]}}, gained)["Search p99"]
+    observed = series(5000, 0, 0, 0, outcome="RESOURCE_EXHAUSTED") | series(0, 0, 200, 0)
+    assert not met({"error_ratio": 1, **{"latency": P99["latency"]}}, observed)["Search p99"]
 
 
 def test_a_run_without_any_call_misses_everything() -> None:

@@ -54,7 +54,7 @@ PRODUCTS = [Product(id=f"p-{number}", title=f"shoe {number}") for number in rang
 
 @dataclass
 class FakeGateway:
-    """Gives every call the same response, or raises `error`."""
+    """A gateway that gives every call the same response, or raises `error`; it records the requests."""
 
     requests: list[Message] = field(default_factory=list)
     error: Exception | None = None
@@ -82,7 +82,7 @@ class FakeGateway:
 
     async def exists(self, request: catalog_pb2.ExistsRequest, deadline: Deadline) -> ExistsResponse:
         await self.record(request)
-        return ExistsResponse(exists=[one == "p-1" for one in request.product_ids])
+        return ExistsResponse(exists=[product_id == "p-1" for product_id in request.product_ids])
 
     async def count(self, request: catalog_pb2.CountRequest, deadline: Deadline) -> CountResponse:
         await self.record(request)
@@ -232,15 +232,13 @@ async def test_a_search_sends_its_arguments_and_returns_the_hits(gateway: FakeGa
     )
 
 
-async def test_arguments_that_are_not_given_are_not_sent(gateway: FakeGateway, client: AsyncClient) -> None:
+async def test_arguments_that_are_left_out_are_not_sent(gateway: FakeGateway, client: AsyncClient) -> None:
     await client.search(text="靴")
     assert gateway.request == SearchRequest(examples=[Example(text="靴")], filter=Filter())
     assert not gateway.request.HasField("limit")
 
 
-async def test_a_photo_is_given_as_bytes_or_as_a_path(
-    gateway: FakeGateway, client: AsyncClient, tmp_path: Path
-) -> None:
+async def test_a_photo_may_be_bytes_or_a_path(gateway: FakeGateway, client: AsyncClient, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"from a file")
     await client.search(examples=[example(image=b"as it is"), example(image=tmp_path / "a.jpg", weight=-2)])
     assert list(gateway.request.examples) == [Example(image=b"as it is"), Example(image=b"from a file", weight=-2)]
@@ -370,9 +368,9 @@ async def test_the_blocking_client_behaves_like_the_asynchronous_one(gateway: Fa
         InvalidRequest("filter.min_price", "not a number"),
         NotFound("no product a"),
         FailedPrecondition("no such space"),
-        Overloaded("512 requests under way", retry_after_s=2.5),
+        Overloaded("512 calls are in flight", retry_after_s=2.5),
         DeadlineExceeded("too late"),
-        Unavailable("shard 1 is out of reach"),
+        Unavailable("shard 1 is unreachable"),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -1,4 +1,4 @@
-"""Admission: no handler runs without a permit, and permits are bounded and given back."""
+"""Admission control: no handler runs without a permit; permits are bounded and released when the call ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refused_calls(method: str) -> float:
 
 
 class Handlers:
-    """A unary and a streaming handler that wait for a gate and note the permits they were given."""
+    """A unary and a streaming handler that wait for a gate and record their permits."""
 
     def __init__(self, max_inflight: int) -> None:
         self.permits: list[Permit] = []
@@ -74,7 +74,7 @@ async def test_every_call_gets_a_permit_of_its_own() -> None:
     assert len({id(permit.timer) for permit in handlers.permits}) == 3
 
 
-async def test_unary_calls_and_streams_share_one_bound() -> None:
+async def test_unary_calls_and_streams_share_one_limit() -> None:
     handlers = Handlers(max_inflight=2)
     unary, stream = asyncio.create_task(handlers.call()), handlers.open()
     await asyncio.sleep(0)  # The task has its permit now.
@@ -108,7 +108,7 @@ async def test_a_stream_holds_its_permit_until_it_ends() -> None:
     assert await handlers.call() == b"x"
 
 
-async def test_a_call_that_fails_or_is_cancelled_gives_its_permit_back() -> None:
+async def test_a_call_that_fails_or_is_cancelled_releases_its_permit() -> None:
     handlers = Handlers(max_inflight=1)
     waiting = asyncio.create_task(handlers.call())
     await asyncio.sleep(0)

@@ -19,7 +19,7 @@ SCORES = st.lists(st.integers(-4, 4).map(lambda n: n / 4), max_size=12)
 AXES = np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
 
 
-def naive(scores: F32, vectors: F32, diversity: float, limit: int) -> list[int]:
+def diversify_by_definition(scores: F32, vectors: F32, diversity: float, limit: int) -> list[int]:
     chosen: list[int] = []
     while len(chosen) < min(limit, len(scores)):
         remaining = [i for i in range(len(scores)) if i not in chosen]
@@ -34,12 +34,14 @@ def naive(scores: F32, vectors: F32, diversity: float, limit: int) -> list[int]:
 
 @settings(max_examples=300, deadline=None)
 @given(scores=SCORES, diversity=st.sampled_from([0.0, 0.25, 0.5, 1.0]), limit=st.integers(0, 14), data=st.data())
-def test_each_hit_is_the_best_trade_off_of_score_and_dissimilarity_to_those_before_it(
+def test_hits_are_chosen_as_by_the_definition_of_maximal_marginal_relevance(
     scores: list[float], diversity: float, limit: int, data: st.DataObject
 ) -> None:
     ranked_scores = np.array(sorted(scores, reverse=True), dtype=np.float32)
     vectors = AXES[[data.draw(st.integers(0, 5)) for _ in scores]]
-    assert diversify(ranked_scores, vectors, diversity, limit) == naive(ranked_scores, vectors, diversity, limit)
+    assert diversify(ranked_scores, vectors, diversity, limit) == diversify_by_definition(
+        ranked_scores, vectors, diversity, limit
+    )
 
 
 def test_without_diversity_the_order_is_that_of_the_ranking() -> None:

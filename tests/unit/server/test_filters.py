@@ -11,7 +11,7 @@ from server.filters import MAX_DEPTH, MAX_FILTERS, MAX_VALUES, check_filter
 
 
 def nested(depth: int) -> Filter:
-    """A filter nested so deep."""
+    """A filter nested `depth` deep."""
     return Filter(any_of=[nested(depth - 1)]) if depth else Filter(in_stock=True)
 
 
@@ -27,28 +27,31 @@ MALFORMED: dict[str, tuple[Filter, str]] = {
     "an empty price range": (Filter(min_price=2, max_price=1), "filter.max_price"),
     "a time before 1970": (Filter(created_after=-1), "filter.created_after"),
     "a time in milliseconds": (Filter(created_after=1_764_062_700_000), "filter.created_after"),
-    "a filter in it that is empty": (Filter(any_of=[SHOPS[0], Filter()]), "filter.any_of[1]"),
-    "a fault deep inside": (
+    "an empty nested filter": (Filter(any_of=[SHOPS[0], Filter()]), "filter.any_of[1]"),
+    "an empty price range in a nested filter": (
         Filter(any_of=[SHOPS[0], Filter(none_of=[Filter(min_price=2, max_price=1)])]),
         "filter.any_of[1].none_of[0].max_price",
     ),
     "too deep": (nested(MAX_DEPTH + 1), "filter" + ".any_of[0]" * (MAX_DEPTH + 1)),
     "far too deep": (nested(60), "filter" + ".any_of[0]" * (MAX_DEPTH + 1)),
     "a field of a newer client": (NEWER, "filter"),
-    "one deep inside": (Filter(all_of=[Filter(none_of=[SHOPS[0], NEWER])]), "filter.all_of[0].none_of[1]"),
+    "a nested field of a newer client": (
+        Filter(all_of=[Filter(none_of=[SHOPS[0], NEWER])]),
+        "filter.all_of[0].none_of[1]",
+    ),
     "too many filters": (Filter(any_of=SHOPS, none_of=SHOPS[:1]), "filter"),
 }
 
 
-@pytest.mark.parametrize(("given", "field"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_filter_is_refused_with_its_field(given: Filter, field: str) -> None:
+@pytest.mark.parametrize(("filter_", "field"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_filter_is_refused_with_its_field(filter_: Filter, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        check_filter(given)
+        check_filter(filter_)
     assert refused.value.field == field
 
 
 @pytest.mark.parametrize(
-    "given",
+    "filter_",
     [
         nested(MAX_DEPTH),
         Filter(any_of=SHOPS),
@@ -56,13 +59,13 @@ def test_a_malformed_filter_is_refused_with_its_field(given: Filter, field: str)
         Filter(min_price=-1, max_price=-1, created_after=0),
     ],
 )
-def test_a_filter_at_its_bounds_is_accepted(given: Filter) -> None:
-    assert check_filter(given).ByteSize()
+def test_a_filter_at_its_bounds_is_accepted(filter_: Filter) -> None:
+    assert check_filter(filter_).ByteSize()
 
 
 def test_filters_with_the_same_meaning_have_equal_bytes_whatever_their_order() -> None:
-    def serialized(given: Filter) -> bytes:
-        return check_filter(given).SerializeToString()
+    def serialized(filter_: Filter) -> bytes:
+        return check_filter(filter_).SerializeToString()
 
     assert serialized(Filter(shop_in=["b", "a", "b"])) == serialized(Filter(shop_in=["a", "b"]))
     one, other = Filter(tags_any=["x", "y"]), Filter(tags_any=["y", "x", "y"])
@@ -84,5 +87,5 @@ def test_filters_with_different_meanings_have_different_bytes() -> None:
         for each in conditions[:-1]
         for tree in (Filter(any_of=[each]), Filter(all_of=[each]), Filter(none_of=[each]))
     ]
-    given = [*conditions, *trees]
-    assert len({check_filter(each).SerializeToString() for each in given}) == len(given)
+    filters = [*conditions, *trees]
+    assert len({check_filter(each).SerializeToString() for each in filters}) == len(filters)

@@ -48,28 +48,28 @@ def test_merging_shards_equals_sorting_all_hits(scores: dict[str, float], limit:
 @given(
     scores=st.dictionaries(st.text(min_size=1, max_size=3), st.sampled_from([-1.0, 0.25, 0.5, 1.0]), max_size=30),
     limit=st.integers(1, 10),
-    most=st.integers(1, 3),
+    max_per_shop=st.integers(1, 3),
     data=st.data(),
 )
 def test_limiting_shops_in_each_shard_and_again_in_the_merge_equals_limiting_them_in_all_hits(
-    scores: dict[str, float], limit: int, most: int, data: st.DataObject
+    scores: dict[str, float], limit: int, max_per_shop: int, data: st.DataObject
 ) -> None:
     owner = {product_id: data.draw(st.integers(0, 2)) for product_id in scores}
     shops = {product_id: data.draw(st.sampled_from(["", "a", "b", "c"])) for product_id in scores}
     expected: list[str] = []
     for _, product_id in sorted((-s, p) for p, s in scores.items()):
         shop = shops[product_id]
-        if not shop or sum(shops[other] == shop for other in expected) < most:
+        if not shop or sum(shops[other] == shop for other in expected) < max_per_shop:
             expected.append(product_id)
     shards = []
     for shard in range(3):
         all_hits = shard_hits([(p, s) for p, s in scores.items() if owner[p] == shard], shops)
-        kept = limit_per_shop(all_hits.shops, most, limit)
+        kept = limit_per_shop(all_hits.shops, max_per_shop, limit)
         shards.append(shard_hits([(all_hits.ids[i], scores[all_hits.ids[i]]) for i in kept], shops))
-    assert [hit.id for hit in merge_hits(shards, limit, max_per_shop=most)] == expected[:limit]
+    assert [hit.id for hit in merge_hits(shards, limit, max_per_shop=max_per_shop)] == expected[:limit]
 
 
-def test_an_opaque_response_has_the_bytes_of_a_search_response() -> None:
+def test_a_response_made_of_serialized_parts_has_the_bytes_of_a_search_response() -> None:
     product = Product(id="p", title="靴", category="fashion/shoes", shop="s", price=1980, in_stock=True)
     provenance = Provenance(version="v1", spaces=[SearchedSpace(space=SPACE_TEXT, weight=1)], coverage=1)
     public = SearchResponse(hits=[Hit(product=product, score=0.5)], provenance=provenance)

@@ -43,16 +43,16 @@ MALFORMED: dict[str, tuple[SearchRequest, str]] = {
     "an empty vector": (SearchRequest(examples=[Example(vector=b"")]), "examples[0].vector"),
     "coverage over 1": (a_request(min_coverage=1.5), "min_coverage"),
     "coverage NaN": (a_request(min_coverage=float("nan")), "min_coverage"),
-    "none of a shop": (a_request(max_per_shop=0), "max_per_shop"),
-    "1001 of a shop": (a_request(max_per_shop=1001), "max_per_shop"),
+    "max_per_shop 0": (a_request(max_per_shop=0), "max_per_shop"),
+    "max_per_shop 1001": (a_request(max_per_shop=1001), "max_per_shop"),
     "a score over 1": (a_request(min_score=1.01), "min_score"),
     "a score below -1": (a_request(min_score=-1.01), "min_score"),
     "a score NaN": (a_request(min_score=float("nan")), "min_score"),
     "diversity over 1": (a_request(diversity=1.01), "diversity"),
     "diversity below 0": (a_request(diversity=-0.01), "diversity"),
     "diversity NaN": (a_request(diversity=float("nan")), "diversity"),
-    "101 hits unlike each other": (a_request(diversity=0.1, limit=101), "limit"),
-    "same shop as a text": (
+    "101 hits with diversity": (a_request(diversity=0.1, limit=101), "limit"),
+    "exclude_same_shop with a text": (
         SearchRequest(examples=[Example(text="t")], exclude_same_shop=True),
         "exclude_same_shop",
     ),
@@ -64,8 +64,8 @@ MALFORMED: dict[str, tuple[SearchRequest, str]] = {
     "a space of weight below 0": (a_request(weights=[weight(1, -1)]), "weights[0].weight"),
     "a space of weight NaN": (a_request(weights=[weight(1, float("nan"))]), "weights[0].weight"),
     "a space of infinite weight": (a_request(weights=[weight(1, float("inf"))]), "weights[0].weight"),
-    "a space of no weight beside the others": (a_request(weights=[weight(1, 1e-30), weight(2, 1e30)]), "weights"),
-    "a weighted space that nothing counts in": (
+    "a space of negligible weight": (a_request(weights=[weight(1, 1e-30), weight(2, 1e30)]), "weights"),
+    "a weighted space in which no example counts": (
         SearchRequest(examples=[Example(text="t")], weights=[weight(1), weight(2)]),
         "weights[0].space",
     ),
@@ -77,7 +77,7 @@ MALFORMED: dict[str, tuple[SearchRequest, str]] = {
         a_request(examples=[Example(product_id="p"), Example(vector=bytes(4))], weights=[weight(2)]),
         "examples[1].vector",
     ),
-    "a filter that is no filter": (a_request(filter=Filter(category_in=[""])), "filter.category_in"),
+    "a malformed filter": (a_request(filter=Filter(category_in=[""])), "filter.category_in"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The gateway's settings: values that are refused before it starts."""
+"""The settings of the gateway: invalid values are refused before it starts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lookalike.runtime.settings import load
 from server.settings import GatewaySettings
 
 
-def loaded(*flags: str) -> GatewaySettings:
+def load_settings(*flags: str) -> GatewaySettings:
     return load(GatewaySettings, {}, flags, description="")
 
 
 def test_image_batch_is_bounded_by_what_the_image_encoder_client_accepts() -> None:
-    assert loaded("--image-batch", str(MAX_IMAGES)).image_batch == MAX_IMAGES
+    assert load_settings("--image-batch", str(MAX_IMAGES)).image_batch == MAX_IMAGES
     with pytest.raises(BadSettings, match=rf"--image-batch={MAX_IMAGES + 1}: not in 1\.\.{MAX_IMAGES}"):
-        loaded("--image-batch", str(MAX_IMAGES + 1))
+        load_settings("--image-batch", str(MAX_IMAGES + 1))
 
 
 @pytest.mark.parametrize(
@@ -34,4 +34,4 @@ def test_settings_that_the_gateway_cannot_start_with_are_refused_by_check_config
     flags: tuple[str, ...], reason: str
 ) -> None:
     with pytest.raises(BadSettings, match=reason):
-        loaded(*flags, "--check-config")
+        load_settings(*flags, "--check-config")

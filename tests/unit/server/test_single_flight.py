@@ -1,4 +1,4 @@
-"""Single flight: concurrent calls with one key share one piece of work."""
+"""Single flight: concurrent calls with the same key share the work."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ NEVER = Deadline.after(None)
 
 
 class Work:
+    """Work that waits for a gate, then returns or raises; it counts its starts and cancellations."""
+
     def __init__(self) -> None:
         self.started = 0
         self.cancelled = 0

@@ -1,4 +1,4 @@
-"""Choosing the one version that all shards of an answer serve."""
+"""Choosing the version that requests pin, from the versions that the shards serve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def state(shard: int, version: str, shards: int = 2) -> ShardState:
 
 
 def responses(*versions: str, shards: int = 2) -> list[DescribeResponse | None]:
-    """One Describe response per shard: the versions it serves, the current one first ("v2 v1"); "": out of reach."""
+    """One Describe response per shard: the versions it serves, the current one first ("v2 v1"); "": unreachable."""
     return [
         DescribeResponse(versions=[state(shard, each, shards) for each in served.split()]) if served else None
         for shard, served in enumerate(versions)
@@ -29,7 +29,7 @@ def test_the_pinned_version_stays_while_a_shard_has_not_moved_on() -> None:
     assert choose_snapshot(responses("v1", "v2"), pinned="v1").serving == (True, False)
 
 
-def test_the_pinned_version_changes_when_every_shard_in_reach_has_moved_on() -> None:
+def test_the_pinned_version_changes_when_every_reachable_shard_has_moved_on() -> None:
     snapshot = choose_snapshot(responses("v2 v1", "v2 v1"), pinned="v1")
     assert (snapshot.version, snapshot.serving) == ("v2", (True, True))
     assert choose_snapshot(responses("v2 v1", ""), pinned="v1").serving == (True, False)
@@ -56,7 +56,7 @@ def test_a_version_built_for_another_number_of_shards_is_never_chosen() -> None:
     assert choose_snapshot(both, pinned="v1").version == "v1"
 
 
-def test_addresses_out_of_order_or_too_few_are_an_error_and_not_half_an_index() -> None:
+def test_shard_addresses_in_the_wrong_order_or_number_are_an_error() -> None:
     with pytest.raises(Unavailable, match="order"):
         choose_snapshot([*reversed(responses("v1", "v1"))], pinned=None)
     with pytest.raises(Unavailable, match="order"):
@@ -74,7 +74,7 @@ def test_a_missing_space_is_refused_with_the_spaces_that_the_version_has() -> No
         snapshot.require_spaces([SPACE_IMAGE, SPACE_TEXT])
 
 
-def test_documents_are_the_live_ones_of_shards_in_reach_and_the_built_ones_of_others() -> None:
+def test_documents_count_the_current_vectors_of_reachable_shards_and_the_built_ones_of_others() -> None:
     described = responses("v1", "v1", "", shards=3)
     for shard, (live, sequence) in enumerate([(5, 7), (0, 2)]):
         response = described[shard]
@@ -86,16 +86,15 @@ def test_documents_are_the_live_ones_of_shards_in_reach_and_the_built_ones_of_ot
     assert snapshot.sequences == (7, 2, 0)
 
 
-def test_content_is_the_version_until_an_update_and_a_new_name_after_each() -> None:
+def test_the_content_id_is_the_version_until_an_update_and_changes_with_each_update() -> None:
     built = choose_snapshot(responses("v1", "v1"), pinned="v1")
-    assert built.content == "v1"
-    names = [
-        built.content,
-        built.with_sequences({0: 1}).content,
-        built.with_sequences({1: 1}).content,
-        built.with_sequences({0: 1, 1: 1}).content,
+    assert built.content_id == "v1"
+    content_ids = [
+        built.content_id,
+        built.with_sequences({0: 1}).content_id,
+        built.with_sequences({1: 1}).content_id,
+        built.with_sequences({0: 1, 1: 1}).content_id,
     ]
-    assert len({*names}) == 4
-    assert built.with_sequences({0: 3}).with_sequences({0: 2}) == built.with_sequences(
-        {0: 3}
-    )  # A late, smaller number changes nothing.
+    assert len({*content_ids}) == 4
+    # A lower number that arrives late changes nothing.
+    assert built.with_sequences({0: 3}).with_sequences({0: 2}) == built.with_sequences({0: 3})

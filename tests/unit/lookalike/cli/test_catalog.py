@@ -67,7 +67,7 @@ def _status(command: str, arguments: Sequence[str]) -> int:
         return int(str(error.code))
 
 
-async def test_an_upsert_sends_what_was_given_and_prints_the_spaces(
+async def test_an_upsert_sends_its_arguments_and_prints_the_spaces(
     run_command: RunCommand, requests: list[Message], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "photo.npy", np.array([[1, 2]], np.float64))

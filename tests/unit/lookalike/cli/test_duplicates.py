@@ -79,7 +79,7 @@ async def test_flags_become_the_request(run_command: RunCommand, requests: list[
     ]
 
 
-async def test_flags_that_are_not_given_are_not_sent(
+async def test_flags_that_are_left_out_are_not_sent(
     run_command: RunCommand, requests: list[FindDuplicatesRequest], tmp_path: Path
 ) -> None:
     (tmp_path / "shoe.jpg").write_bytes(b"a photo")

@@ -246,7 +246,7 @@ async def test_an_unreachable_gateway_is_exit_status_1(
         (["--product", "a", "--space", "text", "--weights", "text=1"], "not allowed with"),
         (["--product", "a", "--weights", "smell=1"], "'smell' is not one of"),
         (["--product", "a", "--weights", "image"], "'image' is not SPACE=WEIGHT"),
-        (["--product", "a", "--weights", "image=1,image=2"], "image is given twice"),
+        (["--product", "a", "--weights", "image=1,image=2"], "image has two weights"),
         (["--image", "no-such-file.jpg"], "no-such-file.jpg: No such file"),
         (["--vector", "no-such-file.npy", "--space", "text"], "no-such-file.npy"),
         (["--product", "a", "--limit", "1001"], "limit: more than 1000"),

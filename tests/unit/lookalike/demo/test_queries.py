@@ -1,4 +1,4 @@
-"""The demo's queries can be sent whatever the catalogue has."""
+"""The demo's queries, for catalogues with and without photos, titles and vector spaces."""
 
 from __future__ import annotations
 
