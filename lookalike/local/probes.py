@@ -60,14 +60,35 @@ def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+_reservations: list[socket.socket] = []
+
+
 def free_ports(count: int, *, exclude: Collection[int] = ()) -> list[int]:
-    """`count` different free ports of 127.0.0.1, none of them in `exclude`."""
-    with contextlib.ExitStack() as stack:  # All sockets stay open until every port is chosen, so no port comes twice.
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count + len(exclude))]
-        for listener in sockets:
+    """`count` different free TCP ports of 127.0.0.1, none of them in `exclude`.
+
+    A server takes its port seconds after it was chosen. Until this process ends, no other one gets the same ports from
+    here: each is reserved by a UDP socket of its number, which no server of ours wants.
+    """
+    ports: list[int] = []
+    with contextlib.ExitStack() as stack:  # All listeners stay open until every port is chosen: none comes twice.
+        while len(ports) < count:
+            listener = stack.enter_context(socket.socket())
             listener.bind(("127.0.0.1", 0))
-        ports = [listener.getsockname()[1] for listener in sockets]
-    return [port for port in ports if port not in exclude][:count]
+            port = listener.getsockname()[1]
+            if port not in exclude and _reserve(port):
+                ports.append(port)
+    return ports
+
+
+def _reserve(port: int) -> bool:
+    reservation = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        reservation.bind(("127.0.0.1", port))
+    except OSError:  # Another process has chosen it.
+        reservation.close()
+        return False
+    _reservations.append(reservation)
+    return True
 
 
 def _host_and_port(address: str) -> tuple[str, int]:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -54,6 +53,7 @@ from encoders.tfserving.v1.config_pb2 import ModelConfig, ModelConfigList, Model
 from encoders.tfserving.v1.saved_model_pb2 import SignatureDefMap, TensorInfo
 from lookalike.channels import aio_channel, blocking_channel
 from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
+from lookalike.local import probes
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.lifecycle import SERVING
 
@@ -88,11 +88,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("models")
     lookalike = [sys.executable, "-m", "lookalike"]
     subprocess.run([*lookalike, "encoders", "export", str(models), "--weights", "untrained"], check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    port = address.rpartition(":")[2]
-    options = ["--models", str(models), "--port", port, "--version-labels", f"{LABEL}=1"]
+    (port,) = probes.free_ports(1)
+    address = f"127.0.0.1:{port}"
+    options = ["--models", str(models), "--port", str(port), "--version-labels", f"{LABEL}=1"]
     options += ["--max-batch-size", str(MAX_BATCH_SIZE), "--max-enqueued-batches", str(MAX_ENQUEUED_BATCHES)]
     process = subprocess.Popen([*lookalike, "serve", "model-server", *options])
     try:

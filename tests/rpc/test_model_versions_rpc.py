@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import threading
 import urllib.request
 import weakref
@@ -34,6 +33,7 @@ from encoders.tfserving.v1 import config_pb2
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from encoders.tfserving.v1.saved_model_pb2 import SignatureDefMap
 from lookalike.errors import BadArtifact, FailedPrecondition
+from lookalike.local import probes
 from tests.rpc.model_servers import ArithmeticModel, images, model_server_channel, until, write_version
 
 INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION = (
@@ -460,9 +460,7 @@ async def test_requests_without_a_model_are_refused(tmp_path: Path) -> None:
 
 def page() -> str:
     """What a scrape of TensorFlow-Serving's path finds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = probes.free_ports(1)
     server, thread = start_http_server(port, addr="127.0.0.1")
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{METRICS_PATH}", timeout=10) as response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -240,6 +241,17 @@ asyncio.run(lifecycle.serve(Settings(port={port}), [], services=["some.Service"]
     supervisor.wait_ready(timeout_s=30)
     assert not probes.is_port_free(port)
     assert not probes.redis_answers(f"127.0.0.1:{port}")
+
+
+def test_a_port_that_one_process_has_chosen_is_chosen_by_no_other() -> None:
+    chosen = set(probes.free_ports(20))
+    for port in chosen:
+        with socket.socket(type=socket.SOCK_DGRAM) as another, pytest.raises(OSError, match="in use"):
+            another.bind(("127.0.0.1", port))
+        assert probes.is_port_free(port)
+    code = "from lookalike.local import probes; print(*probes.free_ports(300))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert not chosen & set(map(int, ended.stdout.split()))
 
 
 def test_free_ports_are_different_ports() -> None:
