@@ -79,7 +79,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
 def test_met_objectives_exit_with_status_0(local: LocalSystem, tmp_path: Path) -> None:
     (tmp_path / "slo.toml").write_text(LENIENT)
     mix = ["--mix", "product=2,vector=1", "--vectors", f"image={local.vectors}"]
-    bounds = ["--seconds", "10", "--users", "4", "--rate", "40", "--slo", str(tmp_path / "slo.toml")]
+    bounds = ["--seconds", "5", "--users", "4", "--rate", "40", "--slo", str(tmp_path / "slo.toml")]
     process = run("load", *local.address_options, *mix, *bounds, "--json")
     assert process.returncode == 0, process.stdout + process.stderr
     report = json.loads(process.stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -38,14 +39,31 @@ def sample_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="module")
+def trained_artifacts(sample_catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text encoder trained on the sample: three seconds that only tests of the training itself need to take."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = UpdateOptions(
+        catalogue=sample_catalogue,
+        location=folder / "index",
+        artifacts=folder / "text",
+        connect_encoder=None,
+        feature_store=folder / "store",
+        text_kind="fasttext",
+    )
+    assert asyncio.run(update(options)).text_trained
+    return options.artifacts
+
+
 @pytest.fixture
 def model() -> ImageModel:
     return ImageModel()
 
 
 @pytest.fixture
-def options(sample_catalogue: Path, tmp_path: Path, model: ImageModel) -> UpdateOptions:
+def options(sample_catalogue: Path, trained_artifacts: Path, tmp_path: Path, model: ImageModel) -> UpdateOptions:
     catalogue = tmp_path / "shop"
+    shutil.copytree(trained_artifacts, tmp_path / "text")
     (catalogue / "images").mkdir(parents=True)
     for file in (sample_catalogue / "images").iterdir():
         (catalogue / "images" / file.name).hardlink_to(file)
@@ -84,6 +102,7 @@ async def test_an_update_builds_the_current_version_from_a_catalogue(options: Up
 async def test_nothing_is_computed_again_if_the_catalogue_is_unchanged(
     options: UpdateOptions, model: ImageModel
 ) -> None:
+    options = replace(options, artifacts=options.artifacts.with_name("untrained"))
     first = await update(options)
     model.photos = 0
 

@@ -359,7 +359,7 @@ async def test_nothing_is_freed_during_a_search_over_many_rollouts(tmp_path: Pat
     scene = Scene(tmp_path)
     await scene.rollout.start()
     ended, failures = threading.Event(), list[BaseException]()
-    searching = [threading.Thread(target=_search, args=(scene, ended.is_set, failures)) for _ in range(8)]
+    searching = [threading.Thread(target=_search, args=(scene, ended.is_set, failures)) for _ in range(4)]
     for thread in searching:
         thread.start()
     try:
