@@ -1,4 +1,4 @@
-# Two commands on a fresh machine with Python 3.11+: `make demo` and `make test`. Each does all of its own set-up.
+# On a fresh machine with Python 3.11+: `make demo`, `make test`. Every target sets up `.venv` itself.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
@@ -8,7 +8,7 @@ PACKAGES := lookalike encoders index server pipeline loadtest benchmarks tests
 
 .PHONY: help demo test check fmt protos bench load lock clean
 
-help:  ## Show this.
+help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 .venv/ready: requirements/dev.lock
@@ -19,7 +19,7 @@ help:  ## Show this.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: .venv/ready  ## Run the whole system here. ONCE=1: stop after the answers. CATALOG=DIR: your products. WEIGHTS=FILE: MobileNet's.
+demo: .venv/ready  ## Run the whole system here. ONCE=1: stop after the answers. CATALOG=DIR: your products. WEIGHTS=FILE: MobileNet weights.
 	$(BIN)/lookalike demo $(if $(ONCE),--once) $(if $(CATALOG),--catalog '$(CATALOG)') $(if $(PORT),--port $(PORT)) \
 		$(if $(WEIGHTS),--weights '$(WEIGHTS)')
 
@@ -29,7 +29,7 @@ test: .venv/ready  ## Run every test.
 load: .venv/ready  ## Load-test a running demo against the objectives of loadtest/slo.toml. LOAD='--seconds 60 …': more options.
 	$(BIN)/lookalike load $(LOAD)
 
-check: .venv/ready  ## Style, types, import rules, stubs, spelling.
+check: .venv/ready  ## Check style, types, import rules, stubs and spelling.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -42,14 +42,14 @@ fmt: .venv/ready  ## Format the code.
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-protos: .venv/ready  ## Generate the gRPC stubs.
+protos: .venv/ready  ## Regenerate the gRPC stubs.
 	tools/protos.sh
 
-lock: .venv/ready  ## Pin the newest versions that pyproject.toml allows, for all and for each role.
+lock: .venv/ready  ## Pin the newest versions that pyproject.toml allows, for development and for each role.
 	tools/lock.sh
 
-bench: .venv/ready  ## Measure: about ten minutes. Results go to benchmarks/results.
+bench: .venv/ready  ## Run the benchmarks, about ten minutes; results go to benchmarks/results.
 	for name in vector_search cache_hits image_queries demo_start; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-clean:  ## Remove what the demo built (not the virtual environment).
+clean:  ## Remove what the demo built, but not the virtual environment.
 	rm -rf .demo

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU and its driver (CUDA 12.6 or newer): says whether faiss can use the GPU, and if so
-# measures it (benchmarks/gpu.py) and leaves benchmarks/results/gpu.json. Nothing of CUDA need be installed: faiss-gpu
-# brings its libraries. In a virtual environment of its own, since faiss-gpu and faiss-cpu are one module.
+# On a machine with an NVIDIA GPU and its driver (CUDA 12.6 or newer): check whether faiss can use the GPU, and if so
+# measure it (benchmarks/gpu.py) and write benchmarks/results/gpu.json. CUDA need not be installed: faiss-gpu brings its
+# libraries. It uses a virtual environment of its own, since faiss-gpu and faiss-cpu are the same Python module.
 #   tools/gpu.sh                                   1,000,000 vectors: about 20 GB of disk, 16 GB of memory
 #   tools/gpu.sh --vectors 100000 --device cuda:1
 set -euo pipefail

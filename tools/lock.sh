@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Pin every version with its hashes: requirements/dev.lock holds all, one more file per role what its container needs.
-# The files name no package index: the same lock serves whatever index a machine is set up for.
+# Pin every package version with its hashes: requirements/dev.lock for development, one more file per role for its image.
+# The files name no package index, so that they work with any index that a machine is configured for.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 compile() {  # compile FILE OPTION...

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Generate the Python stubs of protos/: lookalike/v1 into the package lookalike.v1, tfserving/v1 into encoders.tfserving.v1.
-# `--check` generates elsewhere and compares.
+# `--check` generates into a temporary directory and compares.
 #
-# Two edits are made to what the compilers write. TF-Serving's messages belong to the encoders' folder, so the stubs'
-# imports of each other say so. And the guards that refuse a protobuf or grpcio older than the generator's own are left
-# out: a client is installed beside other people's packages, whose versions are not ours to choose. The oldest and the
-# newest that pyproject.toml allows are both tested (tests/e2e/test_installed_client.py).
+# The generated files are edited in two ways. TF-Serving's messages move to the package encoders.tfserving, so the imports
+# between their stubs are changed. And the guards that refuse a protobuf or grpcio older than the generator's are removed:
+# a client is installed beside other packages, which may pin older versions. The oldest and the newest versions that
+# pyproject.toml allows are both tested (tests/e2e/test_installed_client.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -15,7 +15,7 @@ out=$(mktemp -d) && trap 'rm -rf "$out"' EXIT
 mkdir "$out/encoders" && mv "$out/tfserving" "$out/encoders/tfserving"
 find "$out/encoders" -type f -exec sed -i -E "s/^(from|import) tfserving\\./\\1 encoders.tfserving./; s/'tfserving\\.v1\\./'encoders.tfserving.v1./" {} +
 for stub in $(grep -LE '^class ' "$out"/lookalike/v1/*_pb2_grpc.py "$out"/encoders/*/v1/*_pb2_grpc.py); do
-    rm "$stub" "${stub}i"  # Of a .proto without a service.
+    rm "$stub" "${stub}i"  # A .proto without a service.
 done
 "$python" - "$out" <<'PYTHON'
 import re
@@ -44,4 +44,4 @@ for folder in lookalike/v1 encoders/tfserving/v1; do
         fi
     done
 done
-[ $status = 0 ] || { echo "The stubs are not what the .proto files say: run 'make protos'." >&2; exit 1; }
+[ $status = 0 ] || { echo "The stubs differ from what the .proto files generate: run 'make protos'." >&2; exit 1; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Where there is no container engine: what the image of a role would hold, in a virtual environment, and a command run in
-# it. The packages of its lock file, its own folders of the source, nothing else.
+# Without a container engine: put what the image of a role would contain, the packages of its lock file and its source
+# folders, into a temporary virtual environment and run a command there.
 #   tools/try_image.sh gateway serve gateway --check-config
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ image=$(mktemp -d); trap 'rm -rf "$image"' EXIT
 "$image/venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock"
 mkdir "$image/app"
 for folder in $folders; do cp -r "$folder" "$image/app/$folder"; done
-"$image/venv/bin/pip" check --disable-pip-version-check || true  # tensorflow-serving-api misses TensorFlow: meant.
+"$image/venv/bin/pip" check --disable-pip-version-check || true  # tensorflow-serving-api lacks TensorFlow, on purpose.
 du -sh "$image/venv" | cut -f1
 cd "$image/app"
 env -i PATH="$image/venv/bin:/usr/bin:/bin" PYTHONPATH="$image/app" HOME="$image" python -m lookalike "$@"

@@ -78,7 +78,7 @@ def parse_device(setting: str) -> int | None:
 def unavailable_reason(number: int) -> str | None:
     """Why GPU `number` cannot be used; None: it can."""
     if not hasattr(faiss, "StandardGpuResources"):
-        return f"faiss {faiss.__version__} here is built for CPUs: install the extra `gpu` in place of `index`"
+        return f"faiss {faiss.__version__} here is built for CPUs: install faiss-gpu in place of faiss-cpu"
     devices = int(faiss.get_num_gpus())
     if devices == 0:
         return f"faiss sees no GPU: {_driver_error()}"

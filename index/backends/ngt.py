@@ -1,4 +1,4 @@
-"""NGT, an optional extra: a graph with a tree over full vectors. Reads and writes files.
+"""NGT, an optional dependency: a graph with a tree over full vectors. Reads and writes files.
 
 It is there to compare with and to migrate from.
 """
@@ -90,4 +90,4 @@ def _import_ngt() -> Any:
     try:
         return import_module("ngtpy")
     except ImportError as error:
-        raise BadSettings(f"the recipe NGT needs the extra `ngt`: pip install 'lookalike[ngt]' ({error})") from error
+        raise BadSettings(f"the recipe NGT needs the package ngt: pip install ngt ({error})") from error

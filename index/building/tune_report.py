@@ -46,7 +46,7 @@ def import_plotting() -> Any:
     try:
         from matplotlib import figure
     except ImportError as error:
-        raise OperatorError(f"the plot needs matplotlib ({error}): pip install 'lookalike[report]'") from None
+        raise OperatorError(f"the plot needs matplotlib: pip install matplotlib ({error})") from None
     return figure
 
 

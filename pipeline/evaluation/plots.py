@@ -36,7 +36,7 @@ def import_matplotlib() -> Any:
     try:
         from matplotlib import figure
     except ImportError as error:
-        raise OperatorError(f"pictures need matplotlib ({error}): pip install 'lookalike[report]'") from None
+        raise OperatorError(f"pictures need matplotlib: pip install matplotlib ({error})") from None
     return figure
 
 

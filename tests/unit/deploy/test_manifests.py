@@ -100,7 +100,7 @@ MUTATIONS: list[tuple[str, str, Callable[[MutableBase], Any]]] = [
     ("addresses", "egress not allowed", lambda c: c.policy("gateway")["egress"].pop()),
     ("addresses", "egress of the update not allowed", lambda c: c.policy("update")["egress"].pop(0)),
     ("policies", "ingress from everywhere", lambda c: c.policy("redis")["ingress"][0].pop("from")),
-    ("policies", "no deny by default", lambda c: c.policy("nobody").update(policyTypes=["Ingress"])),
+    ("policies", "no deny by default", lambda c: c.policy("default-deny").update(policyTypes=["Ingress"])),
     ("policies", "no such port", lambda c: c.policy("shard")["ingress"][0].update(ports=[{"port": "rpc"}])),
     ("probes", "no liveness probe", lambda c: c.container("redis").pop("livenessProbe")),
     ("probes", "no such port", lambda c: c.container("shard")["readinessProbe"].update(grpc={"port": 50052})),

@@ -81,5 +81,5 @@ def test_a_recipe_that_does_not_suit_the_vectors_is_refused_with_the_reason(name
 
 def test_without_ngt_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ngtpy", None)
-    with pytest.raises(BadSettings, match="extra `ngt`"):
+    with pytest.raises(BadSettings, match="pip install ngt"):
         factory.train_index(NgtRecipe(), unit_vectors(2000, 8), 0, 1)

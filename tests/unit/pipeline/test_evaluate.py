@@ -272,7 +272,7 @@ def test_without_matplotlib_the_error_says_what_to_install(
 
     assert run(shop_directory / "catalogue", shop_directory / "index", "--out", tmp_path / "out") == 2
 
-    assert "pip install 'lookalike[report]'" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # A network is exported, and a model server started for it: TensorFlow is loaded twice.

@@ -1,5 +1,5 @@
-"""Choose the encoders that the index was built with, before they start: CHOSEN/text and CHOSEN/product, links to
-ARTIFACTS/<fingerprint>. Where the index has no product space, CHOSEN/product is an empty folder.
+"""Links the encoders that the index was built with, before their process starts: CHOSEN/text and CHOSEN/product link to
+ARTIFACTS/<fingerprint>. If the index has no product space, CHOSEN/product is an empty folder.
 
 python choose.py INDEX ARTIFACTS CHOSEN
 """
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 
-def wanted(index: Path) -> dict[str, str]:
-    """The fingerprint of the encoder of each space."""
+def encoder_fingerprints(index: Path) -> dict[str, str]:
+    """The fingerprint of the encoder of each space of the current version."""
     version = (index / "CURRENT").read_text(encoding="utf-8").strip()
     manifest = json.loads((index / version / "manifest.json").read_bytes())
     encoders = {space["name"]: space["encoder"] for space in manifest["spaces"]}
@@ -20,8 +20,8 @@ def wanted(index: Path) -> dict[str, str]:
     return encoders
 
 
-def choose(index: Path, artifacts: Path, chosen: Path) -> None:
-    encoders = wanted(index)
+def link_encoders(index: Path, artifacts: Path, chosen: Path) -> None:
+    encoders = encoder_fingerprints(index)
     for space in ("text", "product"):
         if space in encoders and not (artifacts / encoders[space]).is_dir():
             sys.exit(f"the index needs {artifacts / encoders[space]}, which is not there")
@@ -37,6 +37,6 @@ def choose(index: Path, artifacts: Path, chosen: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        choose(*map(Path, sys.argv[1:]))
+        link_encoders(*map(Path, sys.argv[1:]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        sys.exit(f"no index to serve encoders for: {error}")
+        sys.exit(f"there is no index to serve encoders for: {error}")
