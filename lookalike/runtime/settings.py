@@ -65,7 +65,12 @@ def load(cls: type[Settings], environ: Mapping[str, str], argv: Sequence[str], *
                 raise BadSettings(f"{key}={text}: no such setting{f'; did you mean {similar[0]}?' if similar else ''}")
             values[known[key].name] = _parse_value(cls, known[key], text, key)
 
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    role = cls.PREFIX.removeprefix("LOOKALIKE_").removesuffix("_").lower().replace("_", "-")
+    parser = argparse.ArgumentParser(
+        prog=f"lookalike serve {role}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--check-config", action="store_true", help="print the effective settings and exit")
     for field in fields:
         flag = "--" + field.name.replace("_", "-")
