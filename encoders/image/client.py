@@ -138,7 +138,7 @@ def _queue_full(error: grpc.aio.AioRpcError) -> bool:
 
 
 def _to_error(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
-    """Map a status to our error tree. A missing model or another signature is a fault of the deployment: Unavailable.
+    """Map a status to an error. A missing model or another signature is a fault of the deployment: Unavailable.
 
     DEADLINE_EXCEEDED is DeadlineExceeded only if the caller's own deadline has passed, else Unavailable.
     """

@@ -49,7 +49,7 @@ class CategoryProbabilities:
 
     categories: Sequence[str]
     values: Sequence[float]
-    threshold: float  # The probability from which predictions have the requested precision; 2: none.
+    threshold: float  # The probability from which predictions have the requested precision; 2: none has.
 
 
 class ProductEncoder:

@@ -1,7 +1,8 @@
 """Manage the versions of the served models: load, label, lease to requests, drain and unload. Reads files.
 
 A version goes through START, LOADING, AVAILABLE, UNLOADING, END; one that fails to load ends with its error. What to do
-next is decided by `encoders.serving.policy`; a version in use is unloaded when its last request ends. One event loop.
+next is decided by `encoders.serving.policy`; a version in use is unloaded when its last request ends. For use on one
+event loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The PredictionService and ModelService RPCs: validate, handle and count requests as TensorFlow-Serving does."""
+"""The PredictionService and ModelService RPCs: validate, handle and count requests as TensorFlow-Serving does.
+
+No I/O of its own.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ _OUTPUTS = (FEATURES, ENCODER)
 
 
 class ModelServerService:
-    """The RPC methods. models: the folder in which the base paths of a new configuration must be."""
+    """The RPC methods of the model server. models: the folder in which a new configuration's base paths must be."""
 
     def __init__(self, manager: ModelManager, models: Path) -> None:
         self._manager = manager

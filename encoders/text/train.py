@@ -23,7 +23,7 @@ from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.vectors import F32
 
 MAX_DIM = 1024
-_PROJECTION_SAMPLE = 5_000  # Documents to fit the projection and the threshold; more change neither.
+_PROJECTION_SAMPLE = 5_000  # Documents to fit the projection and the threshold; more documents change neither.
 
 Progress = Callable[[str], None]
 

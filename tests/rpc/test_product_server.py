@@ -210,7 +210,7 @@ async def test_products_and_texts_in_flight_share_one_bound(artifacts: Path, mod
         request = pb.EncodeProductsRequest(inputs=[pb.ProductInput(image=photo())] * 3)
         calls = [asyncio.ensure_future(stub.Encode(request)) for _ in range(2)]
         (refused,), _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-        complaint = "3 KiB of texts, or products, are in flight, at most 4 are allowed"
+        complaint = "3 products and KiB of texts are in flight, at most 4 are allowed"
         with pytest.raises(grpc.aio.AioRpcError, match=complaint) as caught:
             await refused
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

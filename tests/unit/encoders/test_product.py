@@ -11,7 +11,7 @@ import pytest
 
 from encoders.product import model as product
 from encoders.product.model import ProductModel
-from encoders.product.train import NotBetter, TrainingProducts, check_better, train
+from encoders.product.train import NotBetter, TrainingProducts, check_quality_gate, train
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.vectors import F32
 from tests.unit.encoders.synthetic_products import make_products
@@ -113,12 +113,12 @@ def test_the_gate_fails_if_one_modality_is_as_good_by_full_or_better_by_broad_ca
     category: tuple[float, float, float], broad: tuple[float, float, float], modality: str
 ) -> None:
     with pytest.raises(NotBetter, match=rf"by {modality} alone"):
-        check_better(precisions(category=category, broad_category=broad))
+        check_quality_gate(precisions(category=category, broad_category=broad))
 
 
 def test_the_gate_passes_if_equal_by_broad_category_and_worse_by_tags() -> None:
     tags = (0.4, 0.2, 0.1)
-    check_better(precisions(category=(0.7, 0.7, 0.8), broad_category=(1, 0.9, 1), tag_colour=tags))
+    check_quality_gate(precisions(category=(0.7, 0.7, 0.8), broad_category=(1, 0.9, 1), tag_colour=tags))
 
 
 def test_the_broad_category_is_the_first_level_with_several_categories(
