@@ -158,7 +158,7 @@ async def test_a_product_space_is_built_if_it_is_better_than_photo_and_title_alo
 
     report = await update(options)
 
-    assert report.product_artifact is not None, report.no_product_reason
+    assert report.product_artifact is not None, report.no_product_space_reason
     model = product.load(report.product_artifact)
     assert report.spaces["product"] == {"encoder": model.fingerprint, "vectors": 4 * COUNT}
     assert (model.image_encoder, model.text_encoder) == tuple(
@@ -177,14 +177,14 @@ async def test_with_too_few_products_to_train_on_there_is_no_product_space_and_t
 
     assert list(report.spaces) == ["image", "text"]
     assert report.product_artifact is None
-    assert "are needed" in report.no_product_reason
+    assert "are needed" in report.no_product_space_reason
 
 
 async def test_without_an_image_encoder_there_is_only_a_text_space(options: UpdateOptions) -> None:
     report = await update(replace(options, connect_encoder=None))
 
     assert list(report.spaces) == ["text"]
-    assert report.no_product_reason == "there is no image space to fuse"
+    assert report.no_product_space_reason == "there is no image space to fuse"
 
 
 async def test_without_words_there_is_only_an_image_space(options: UpdateOptions) -> None:

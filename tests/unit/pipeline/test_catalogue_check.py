@@ -80,7 +80,7 @@ def test_a_photo_with_a_stored_vector_is_not_decoded(tmp_path: Path) -> None:
     assert first.photo.pixels is not None
     assert first.photo.pixels.shape == (224, 224, 3)
 
-    (second,) = read_products(tmp_path, known_photos={first.photo.digest})
+    (second,) = read_products(tmp_path, stored_digests={first.photo.digest})
 
     assert not isinstance(second, RejectedRow)
     assert second.photo is not None
