@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from encoders.product import model as product
+from encoders.product import model as product_model
 from encoders.serving.policy import All
 from encoders.types import Embeddings
 from index.storage import version
@@ -26,7 +26,7 @@ from pipeline.update import UpdateOptions, UpdateReport, main, update
 from tests import stores
 from tests.e2e.updates import ImageModel, read_index_vectors
 from tests.rpc.model_servers import ArithmeticModel, run_model_server, write_version
-from tests.unit.pipeline.catalogues import jsonl, photo
+from tests.unit.pipeline.catalogues import photo, write_jsonl
 
 COUNT = 60
 
@@ -159,7 +159,7 @@ async def test_a_product_space_is_built_if_it_is_better_than_photo_and_title_alo
     report = await update(options)
 
     assert report.product_artifact is not None, report.no_product_space_reason
-    model = product.load(report.product_artifact)
+    model = product_model.load(report.product_artifact)
     assert report.spaces["product"] == {"encoder": model.fingerprint, "vectors": 4 * COUNT}
     assert (model.image_encoder, model.text_encoder) == tuple(
         report.spaces[name]["encoder"] for name in ("image", "text")
@@ -255,7 +255,7 @@ def test_the_command_prints_its_report(options: UpdateOptions, capsys: pytest.Ca
 async def test_an_update_uses_the_pinned_version_of_the_image_model(
     tmp_path: Path, pinned: list[str], encoder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop = jsonl(tmp_path / "shop", {"image": "a.png"}, photos={"a.png": photo()})
+    shop = write_jsonl(tmp_path / "shop", {"image": "a.png"}, photos={"a.png": photo()})
     write_version(tmp_path / "models", 1, 2)
     serving = run_model_server(
         tmp_path / "models", lambda path: ArithmeticModel(f"mobilenet-{path.name}"), policy=All(), labels={"stable": 1}
