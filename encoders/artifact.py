@@ -24,7 +24,7 @@ RequiredFiles = Mapping[str, Collection[str]]  # Kind of encoder -> names of the
 def write_artifact(
     out: Path, *, kind: str, format_version: int, files: RequiredFiles, fill: Callable[[Path], Mapping[str, Any]]
 ) -> str:
-    """Create the directory `out` from the files that `fill` writes and the metadata it returns; return the fingerprint.
+    """Create the directory `out`, and return its fingerprint. fill: writes the files to a directory, returns metadata.
 
     Atomic: files are written to a staging directory, which is renamed at the end; one that a killed run left behind is
     removed by the next run with the same `out`. Raises OperatorError if `out` exists or cannot be written.

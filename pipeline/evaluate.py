@@ -130,6 +130,7 @@ def _baselines(
     untrained: bool,
     seed: int,
 ) -> dict[str, Callable[[], ScoreRows]]:
+    """The baselines that can be computed, by name. Notes say which one is left out."""
     products = data.test.products
     titles = [product.title for product in products]
     corpus = titles + [product.title for product in data.train.products]

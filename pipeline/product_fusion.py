@@ -42,7 +42,8 @@ def train_product_encoder(
     """Train an encoder on these products, unless it is cached.
 
     Returns DIRECTORY/<fingerprint>, and whether it was trained now.
-    Raises NotBetter if its vectors are no better than those of photos or of texts alone.
+    Raises QualityGateFailed if its vectors are no better than those of photos or of texts alone, or if there are too
+    few products to tell.
     """
     examples = _examples(inputs, products, seed)
     return train_once(

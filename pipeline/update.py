@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from encoders.image.models import find_model
 from encoders.product import model as product_encoder
-from encoders.product.train import NotBetter
+from encoders.product.train import QualityGateFailed
 from encoders.text import model as text_encoder
 from index.building.build import MAX_SHARDS, SpaceVectors, build
 from index.building.staging import publish, staging_directory
@@ -236,7 +236,7 @@ def _product_space(
                 inputs, catalogue.products, options.artifacts, seed=options.seed
             )
             space = product_fusion.fuse(inputs, product_encoder.load(artifact), scratch / "product.npy")
-    except NotBetter as error:
+    except QualityGateFailed as error:
         report.no_product_space_reason = str(error)
         return None
     report.product_artifact = artifact
@@ -256,7 +256,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     location = open_location(args.location)
     if isinstance(location, ObjectStore) and args.staging is None:
         raise BadSettings(
-            f"--staging is not given: the index for {location} needs a directory in which it is built and kept"
+            f"--staging is not given: the index for {location} needs a directory in which versions are built and kept"
         )
     with (
         staging_directory(location, args.staging) as directory,
@@ -299,6 +299,7 @@ def model_server(models: Path, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _summary(report: UpdateReport, with_images: bool) -> str:
+    """The report as text. with_images: whether there was an image encoder."""
     lines = [f"version {report.version}: {report.catalogue}"]
     for name, space in report.spaces.items():
         lines.append(f"  {name + ' space':<12} {space['vectors']:,} vectors by {space['encoder']}")

@@ -1,4 +1,4 @@
-"""gRPC client of the image encoder, in TensorFlow-Serving's protocol."""
+"""gRPC client of the image encoder, in TensorFlow-Serving's protocol. Calls the network."""
 
 from __future__ import annotations
 

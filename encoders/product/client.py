@@ -1,4 +1,4 @@
-"""gRPC client of the product encoder, which runs in the text encoder's process."""
+"""gRPC client of the product encoder, which runs in the text encoder's process. Calls the network."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ class CategoryProbabilities:
 
 
 class ProductEncoder:
+    """Encodes and classifies products by calls to the product encoder at `channel`."""
+
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = ProductEncoderStub(channel)
 

@@ -35,8 +35,8 @@ Rows = npt.NDArray[np.int64]
 Progress = Callable[[str], None]
 
 
-class NotBetter(OperatorError):
-    """The product encoder failed the quality gate; the message says why, with the figures."""
+class QualityGateFailed(OperatorError):
+    """The product encoder is no better than one modality, or there are too few products to tell; with the figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,8 @@ class TrainingProducts:
 def train(products: TrainingProducts, out: Path, *, seed: int = 0, progress: Progress | None = None) -> str:
     """Write the artifact to the new directory `out` and return its fingerprint. Same arguments, same fingerprint.
 
-    Raises NotBetter if there are too few products to train on or the encoder fails the quality gate, and OperatorError
-    if `out` exists.
+    Raises QualityGateFailed if there are too few products to train on or the encoder fails the quality gate, and
+    OperatorError if `out` exists.
     """
     import sklearn.linear_model  # noqa: F401  # Brings its own BLAS, which can only be limited once loaded.
     from threadpoolctl import threadpool_limits
@@ -70,6 +70,7 @@ def train(products: TrainingProducts, out: Path, *, seed: int = 0, progress: Pro
 
 
 def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, report: Progress) -> str:
+    """Fit the fusion, check the quality gate, fit the classifier, measure it and write the artifact."""
     splits = splits_of(products.ids)
     rows_of_split = {split: rng.permutation(np.flatnonzero(splits == split)) for split in Split}
     training = np.sort(rows_of_split[Split.TRAIN][:MAX_TRAINING_PRODUCTS])
@@ -120,14 +121,14 @@ def _trained_categories(products: TrainingProducts, training: Rows) -> list[str]
 
 def _check_enough(products: TrainingProducts, categories: Sequence[str], test: Rows) -> None:
     if len(categories) < 2:
-        raise NotBetter(
+        raise QualityGateFailed(
             f"{len(categories)} categories have {MIN_PRODUCTS_PER_LABEL} or more training products with both image and "
             "text; at least 2 are needed"
         )
     labels = [products.categories[row] for row in test]
     sharing = sum(labels.count(label) > 1 for label in labels)
     if sharing < MIN_EVALUATED_PRODUCTS:
-        raise NotBetter(
+        raise QualityGateFailed(
             f"{sharing} held-out products share a category with another; at least {MIN_EVALUATED_PRODUCTS} are needed"
         )
 
@@ -190,12 +191,12 @@ def _broadest(paths: list[str]) -> list[str]:
 def check_quality_gate(precision: Mapping[str, Mapping[str, float]]) -> None:
     """The quality gate: better by the full category, and no worse by the broad one, whose precision may be near 1.
 
-    precision: of held-out products, label -> space -> value. Raises NotBetter.
+    precision: of held-out products, label -> space -> value. Raises QualityGateFailed.
     """
     fine, broad = precision["category"], precision["broad category"]
     for space in ("image", "text"):
         if fine["product"] <= fine[space] or broad["product"] < broad[space]:
-            raise NotBetter(
+            raise QualityGateFailed(
                 f"precision@10 on held-out products by category {fine['product']:.3f}, by broad category "
                 f"{broad['product']:.3f}; by {space} alone {fine[space]:.3f} and {broad[space]:.3f}"
             )

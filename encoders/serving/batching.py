@@ -63,6 +63,8 @@ class Part(Generic[Task]):
 
 @dataclass(slots=True)
 class _Batch(Generic[Task]):
+    """Parts of tasks that are run together."""
+
     opened_s: float = 0.0  # when its first part was added
     rows: int = 0
     parts: list[Part[Task]] = field(default_factory=list)

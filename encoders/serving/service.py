@@ -92,6 +92,7 @@ def _all_with_metrics(methods: _Methods) -> dict[str, edge.Unary]:
 
 
 def _with_metrics(name: str, method: _Method) -> edge.Unary:
+    """The method, with its calls counted by outcome and timed."""
     seconds = REQUEST_SECONDS.labels(name)
 
     async def call(request: Any, deadline: Deadline) -> Any:

@@ -16,6 +16,8 @@ from lookalike.runtime.settings import ProcessSettings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class ModelServerSettings(ProcessSettings):
+    """Settings of `lookalike serve model-server`."""
+
     PREFIX: ClassVar[str] = "LOOKALIKE_MODEL_SERVER_"
 
     models: Path = setting(Path("models"), "folder of the exported models: MODELS/mobilenet/<version>")  # noqa: RUF009  # a field, no value

@@ -1,4 +1,4 @@
-"""gRPC client of the text encoder."""
+"""gRPC client of the text encoder. Calls the network."""
 
 from __future__ import annotations
 

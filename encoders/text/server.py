@@ -49,6 +49,8 @@ DESCRIPTION = """Serve the text encoder and, with --product-artifact, the produc
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderSettings(ProcessSettings):
+    """Settings of `lookalike serve text-encoder`."""
+
     PREFIX: ClassVar[str] = "LOOKALIKE_TEXT_ENCODER_"
 
     artifact: Path | None = setting(None, "folder of the trained text encoder, as written by `lookalike update`")  # noqa: RUF009  # a field, no value
@@ -175,6 +177,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 
 async def serve(settings: TextEncoderSettings, artifact: Path) -> None:
+    """Serve until SIGTERM. Raises BadArtifact for a damaged artifact, or a product encoder of another text encoder."""
     # Encoding a title multiplies small matrices: more threads cost ten times the CPU and save no time.
     threadpool_limits(1, "blas")
     encoder = TextEncoderService(settings)

@@ -47,7 +47,7 @@ class Labelling:
 
     @cached_property
     def is_informative(self) -> bool:
-        """Whether rankings can differ by it: some neighbours are relevant, and some are not."""
+        """Whether rankings can differ in their metrics: some neighbours are relevant, and some are not."""
         return bool(self.is_query.any()) and bool((self.relevant_counts < len(self.codes) - 1).any())
 
 

@@ -1,4 +1,4 @@
-"""The space that AUTO searches for a product, by its category, as the gateway's `auto_policy` chooses it. Pure."""
+"""The gateway's `auto_policy`: which space AUTO searches for a product, by its category. Pure."""
 
 from __future__ import annotations
 

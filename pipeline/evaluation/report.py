@@ -43,6 +43,7 @@ class EvaluationRun:
 
 
 def as_json(evaluation: Evaluation, run: EvaluationRun) -> dict[str, Any]:
+    """The content of report.json."""
     data, retrieval, classification = evaluation.data, evaluation.retrieval, evaluation.classification
     return {
         "version": data.version,
@@ -113,6 +114,7 @@ def _columns(retrieval: RetrievalEvaluation) -> dict[str, RankingQuality]:
 
 
 def markdown(evaluation: Evaluation, run: EvaluationRun) -> str:
+    """The content of report.md. Each section is a generator of lines, empty if it does not apply."""
     data, retrieval, classification = evaluation.data, evaluation.retrieval, evaluation.classification
     parts = [
         _head(data, run),
@@ -157,7 +159,7 @@ def _notes(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[str]:
         yield ""
     elif retrieval.uninformative:
         names = ", ".join(retrieval.uninformative)
-        yield f"Not evaluated by: {names}. All products have one label of it, or no two have the same."
+        yield f"Not evaluated by: {names}. All products have the same label, or no two have."
         yield ""
     for note in run.notes:
         yield f"* {note}"

@@ -131,7 +131,7 @@ async def test_photos_encoded_by_an_interrupted_update_stay_stored(options: Upda
     assert report.encoded["photos"] <= COUNT - 2 * image_encoding.BATCH
 
 
-async def test_products_without_a_photo_or_text_are_in_the_other_space(options: UpdateOptions) -> None:
+async def test_products_without_a_photo_or_text_are_only_in_the_other_space(options: UpdateOptions) -> None:
     edit_products(options, (0, {"image": ""}), (1, {"title": "", "description": ""}), (2, {"price": -1}))
 
     report = await update(options)

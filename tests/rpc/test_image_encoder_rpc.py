@@ -82,7 +82,7 @@ class FailingServer:
         return one_vector()
 
 
-async def test_a_call_whose_connection_fails_is_retried_once_on_another() -> None:
+async def test_a_call_whose_connection_fails_is_retried_once_on_another_connection() -> None:
     server = FailingServer(grpc.StatusCode.OK, times=0)
     async with (
         run_prediction_server(server) as address,

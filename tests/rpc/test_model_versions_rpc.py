@@ -500,7 +500,7 @@ async def test_requests_batches_queues_and_versions_are_counted(tmp_path: Path) 
     assert 'lookalike_model_loads_total{model_name="mobilenet",outcome="failed"}' in text
 
 
-async def test_no_images_are_refused(tmp_path: Path) -> None:
+async def test_a_request_without_images_is_refused(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
     async with model_server_channel(tmp_path, FakeLoader()) as channel:
         request = pb.PredictRequest(model_spec=model_spec(), inputs={IMAGES: to_tensor(images())})

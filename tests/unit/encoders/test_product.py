@@ -11,7 +11,7 @@ import pytest
 
 from encoders.product import model as product_model
 from encoders.product.model import ProductModel
-from encoders.product.train import NotBetter, TrainingProducts, check_quality_gate, train
+from encoders.product.train import QualityGateFailed, TrainingProducts, check_quality_gate, train
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.vectors import F32
 from tests.unit.encoders.synthetic_products import make_products
@@ -89,7 +89,7 @@ def test_categories_are_sorted_by_probability_and_more_accurate_with_both_modali
 
 def test_an_encoder_no_better_than_the_image_alone_is_refused_with_the_figures(tmp_path: Path) -> None:
     products_without_text = make_products(noise=0.01, informative_texts=False)
-    with pytest.raises(NotBetter, match=r"by category 1\.000.*image alone 1\.000"):
+    with pytest.raises(QualityGateFailed, match=r"by category 1\.000.*image alone 1\.000"):
         train(products_without_text, tmp_path / "product")
     assert not list(tmp_path.iterdir())
 
@@ -112,7 +112,7 @@ def precisions(**by_label: tuple[float, float, float]) -> dict[str, dict[str, fl
 def test_the_quality_gate_fails_if_one_modality_is_as_good_by_full_or_better_by_broad_category(
     category: tuple[float, float, float], broad: tuple[float, float, float], modality: str
 ) -> None:
-    with pytest.raises(NotBetter, match=rf"by {modality} alone"):
+    with pytest.raises(QualityGateFailed, match=rf"by {modality} alone"):
         check_quality_gate(precisions(category=category, broad_category=broad))
 
 
@@ -143,13 +143,13 @@ def test_the_broad_category_is_the_first_level_with_several_categories(
 def test_fewer_than_two_trainable_categories_are_refused(
     products: TrainingProducts, tmp_path: Path, change: dict[str, list[str]], message: str
 ) -> None:
-    with pytest.raises(NotBetter, match=message):
+    with pytest.raises(QualityGateFailed, match=message):
         train(dataclasses.replace(products, **change), tmp_path / "product")  # type: ignore[arg-type]  # by name
 
 
 @pytest.mark.parametrize("count", [0, 1, 60])
 def test_too_few_products_are_refused(tmp_path: Path, count: int) -> None:
-    with pytest.raises(NotBetter, match=r"categories have|held-out products share"):
+    with pytest.raises(QualityGateFailed, match=r"categories have|held-out products share"):
         train(_first_products(count), tmp_path / "product")
 
 

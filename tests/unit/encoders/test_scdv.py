@@ -110,7 +110,7 @@ def test_idf_depends_on_the_number_of_documents_not_on_occurrences() -> None:
     assert idf[0] < idf[1] == idf[2] < idf[3]
 
 
-def test_an_unseen_word_loses_only_the_share_of_the_centre_that_is_in_it() -> None:
+def test_only_the_share_of_the_centre_in_an_unseen_word_is_subtracted() -> None:
     centre = np.array([2, 0], dtype=np.float32)
     assert scdv.unseen_word_vector(np.array([1, 1], dtype=np.float32), centre, 0.1).tolist() == [0, 1]
     assert scdv.unseen_word_vector(np.array([3, 1], dtype=np.float32), centre, 0.1).tolist() == [1, 1]

@@ -82,7 +82,7 @@ def test_no_texts_give_no_vectors(artifact: Path) -> None:
     assert model.encode([]).shape == (0, model.dim)
 
 
-def test_only_the_same_texts_and_seed_give_the_same_fingerprint(tmp_path: Path) -> None:
+def test_the_same_texts_give_the_same_fingerprint_and_others_another(tmp_path: Path) -> None:
     first, second = (train(TITLES, tmp_path / str(i), dim=16) for i in range(2))
     assert first == second
     assert train(TITLES[1:], tmp_path / "other", dim=16) != first

@@ -198,7 +198,7 @@ def test_a_broken_line_is_rejected_and_the_next_line_is_read(tmp_path: Path, lin
     assert [product.id for product in products] == ["next"]
 
 
-def test_of_rows_with_the_same_id_the_first_valid_one_is_kept(tmp_path: Path) -> None:
+def test_the_first_valid_row_of_an_id_is_kept_and_later_ones_are_rejected(tmp_path: Path) -> None:
     products, rejects = read(
         write_jsonl(tmp_path, {"price": -1}, {"title": "second"}, {"title": "third"}, "", {"title": "last"})
     )

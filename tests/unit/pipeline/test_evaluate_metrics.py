@@ -53,7 +53,7 @@ def test_a_level_that_groups_products_as_another_does_is_left_out() -> None:
     assert list(_by_title(_products("all/home/mugs", "all/toys/cars"))) == ["level 1", "category"]
 
 
-def test_products_are_labelled_by_each_kind_of_tag_that_they_have_one_of() -> None:
+def test_products_are_labelled_by_each_kind_of_tag_of_which_they_have_exactly_one() -> None:
     tags = [["colour:red", "summer"], ["colour:blue", "size:s"], ["colour:red", "colour:blue"], [":x", "size:"]]
     labellings = _by_title(_products("a", "a", "a", "a", tags=tags))
 
@@ -129,7 +129,7 @@ def test_chance_is_the_average_of_random_rankings() -> None:
     np.testing.assert_allclose(np.mean(random_means, axis=0), chance_metrics(labelling).mean(axis=1), rtol=0.03)
 
 
-def test_the_best_possible_bounds_every_ranking_and_is_reached() -> None:
+def test_no_ranking_is_better_than_the_best_possible_and_a_perfect_one_reaches_it() -> None:
     labelling = Labelling.from_labels("", ["a"] * 130 + ["b"] * 4 + ["c"])
     best = ceiling_metrics(labelling)
     label_vectors = np.eye(3, dtype=np.float32)[labelling.codes]
@@ -149,7 +149,7 @@ def test_micro_averages_over_queries_and_macro_over_labels() -> None:
     assert average.macro.value == pytest.approx(0.5)
 
 
-def test_intervals_contain_the_mean_of_other_queries_in_95_percent_of_cases() -> None:
+def test_95_percent_intervals_contain_the_true_mean_in_95_percent_of_cases() -> None:
     random = np.random.default_rng(0)
     codes = np.repeat([0, 1], [300, 100])
     contained = 0
@@ -163,7 +163,7 @@ def test_intervals_contain_the_mean_of_other_queries_in_95_percent_of_cases() ->
     assert 179 <= contained <= 200
 
 
-def test_intervals_are_the_same_from_the_same_seed_and_in_any_order_of_labels() -> None:
+def test_the_same_seed_gives_the_same_intervals_and_another_seed_others() -> None:
     values, codes = np.random.default_rng(0).random((2, 50)), np.arange(50) % 3
 
     assert average_metrics(values, codes, seed=4) == average_metrics(values, codes, seed=4)
@@ -184,7 +184,7 @@ def test_means_by_label_are_over_the_queries_of_each_label() -> None:
     assert {label: float(mean[0]) for label, mean in means.items()} == pytest.approx({"a": 0.75, "b": 0.3})
 
 
-def test_confusions_are_pairs_of_labels_the_most_frequent_first() -> None:
+def test_confusions_are_pairs_of_labels_sorted_by_frequency() -> None:
     labelling = Labelling.from_labels("", ["a", "a", "b", "b", ""])
     nearest = np.array([[2, 1], [2, 3], [3, 4], [2, 0], [0, 1]])
 
