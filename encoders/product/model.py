@@ -117,7 +117,7 @@ def write(
 ) -> str:
     """Write the artifact to the new directory `out`; return its fingerprint. Raises OperatorError if `out` exists."""
 
-    def fill(staging: Path) -> Mapping[str, Any]:
+    def write_files(staging: Path) -> Mapping[str, Any]:
         for name, array in _arrays(fusion, classifier).items():
             np.save(staging / f"{name}.npy", array)
         return {
@@ -130,7 +130,7 @@ def write(
         }
 
     kind = KINDS[1] if "-untrained-" in image_encoder else KINDS[0]
-    return artifact.write_artifact(out, kind=kind, format_version=FORMAT, files=FILES, fill=fill)
+    return artifact.write_artifact(out, kind=kind, format_version=FORMAT, files=FILES, write_files=write_files)
 
 
 def _arrays(fusion: Fusion, classifier: Classifier) -> dict[str, F32]:

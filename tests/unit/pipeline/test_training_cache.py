@@ -23,13 +23,15 @@ def check(path: Path) -> object:
 def make_training(content: str, between: Callable[[], object] = lambda: None) -> Callable[[Path], str]:
     """A training that writes two files and calls `between` in between."""
 
-    def fill(part: Path) -> dict[str, str]:
+    def write_files(part: Path) -> dict[str, str]:
         (part / "first").write_text(content)
         between()
         (part / "second").write_text(content)
         return {}
 
-    return lambda staged: artifact.write_artifact(staged, kind="fake", format_version=1, files=FILES, fill=fill)
+    return lambda staged: artifact.write_artifact(
+        staged, kind="fake", format_version=1, files=FILES, write_files=write_files
+    )
 
 
 def fail_if_trained(staged: Path) -> str:
@@ -93,12 +95,12 @@ def test_files_left_by_a_killed_training_are_removed_by_the_next(tmp_path: Path)
 
 
 def test_an_artifact_that_lacks_a_file_is_not_written(tmp_path: Path) -> None:
-    def fill(part: Path) -> dict[str, str]:
+    def write_files(part: Path) -> dict[str, str]:
         (part / "first").write_text("")
         return {}
 
     with pytest.raises(OperatorError, match="second is missing"):
-        artifact.write_artifact(tmp_path / "out", kind="fake", format_version=1, files=FILES, fill=fill)
+        artifact.write_artifact(tmp_path / "out", kind="fake", format_version=1, files=FILES, write_files=write_files)
     assert not any(tmp_path.iterdir())
 
 
