@@ -1,1 +1,1 @@
-"""The encoders of images, texts and products to vectors, the same for queries and for the catalogue."""
+"""Encoders of images, texts and products to vectors. Queries and the catalogue use the same encoders."""

@@ -22,10 +22,12 @@ RequiredFiles = Mapping[str, Collection[str]]  # Kind of encoder -> names of the
 
 
 def write_artifact(
-    out: Path, *, kind: str, format_version: int, files: RequiredFiles, fill: Callable[[Path], Mapping[str, Any]]
+    out: Path, *, kind: str, format_version: int, files: RequiredFiles, write_files: Callable[[Path], Mapping[str, Any]]
 ) -> str:
-    """Create the directory `out` from the files that `fill` writes and the metadata it returns; return the fingerprint.
+    """Create the directory `out` with a manifest, and return its fingerprint.
 
+    files: the files that an encoder of each kind must have. write_files: writes them to the directory that it is
+    passed, and returns metadata for the manifest.
     Atomic: files are written to a staging directory, which is renamed at the end; one that a killed run left behind is
     removed by the next run with the same `out`. Raises OperatorError if `out` exists or cannot be written.
     """
@@ -35,7 +37,7 @@ def write_artifact(
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staging.mkdir(parents=True)
-        metadata = fill(staging)
+        metadata = write_files(staging)
         digests = {path.name: file_sha256(path) for path in sorted(staging.iterdir())}
         if missing := set(files[kind]) - digests.keys():
             raise OperatorError(f"{staging / min(missing)} is missing: is another command writing {out}?")

@@ -19,7 +19,7 @@ def nearest_neighbours(vectors: F32, k: int) -> I64:
     """Exact k nearest neighbours of each vector among the others, by inner product.
 
     vectors: (n, dim), unit norm. Returns (n, min(k, n - 1)) row numbers, nearest first, ties by ascending row. O(n²):
-    for samples of up to some ten thousand.
+    for samples of up to about ten thousand.
     """
     k = min(k, len(vectors) - 1)
     neighbours = np.empty((len(vectors), max(k, 0)), dtype=np.int64)
@@ -44,7 +44,7 @@ def neighbour_precisions(neighbours: I64, labels: Sequence[str]) -> npt.NDArray[
 def precision_at_10(vectors: F32, labels: Sequence[str]) -> float:
     """Leave-one-out precision@10 of unit vectors, averaged over products whose label occurs at least twice.
 
-    A label with fewer than ten other products cannot reach precision 1; this limits every vector space alike.
+    A label with fewer than ten other products cannot reach precision 1; this limits every vector space equally.
     """
     names, counts = np.unique(np.asarray(labels, dtype=object).astype(str), return_counts=True)
     repeated = set(names[counts > 1])
@@ -102,4 +102,4 @@ def expected_calibration_error(
 ) -> float:
     """ECE (Guo et al. 2017): the mean of |confidence - accuracy| over equal-width bins, weighted by bin size."""
     reliability = reliability_bins(confidences, correct, bins)
-    return sum(abs(each.confidence - each.accuracy) * each.answers for each in reliability) / max(len(confidences), 1)
+    return sum(abs(b.confidence - b.accuracy) * b.answers for b in reliability) / max(len(confidences), 1)

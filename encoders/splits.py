@@ -14,12 +14,15 @@ import numpy.typing as npt
 
 
 class Split(IntEnum):
+    """The set that a product belongs to."""
+
     TRAIN = 0  # 70 %
     CALIBRATE = 1  # 10 %: for hyperparameters, temperatures and thresholds.
     TEST = 2  # 20 %: held out from all training; reported metrics are measured on these.
 
 
 def split_of(product_id: str) -> Split:
+    """The split of one product, by a hash of its id."""
     digest = blake2b(product_id.encode(), digest_size=4, person=b"split").digest()
     tenth = int.from_bytes(digest, "little") % 10
     return Split.TEST if tenth >= 8 else Split.CALIBRATE if tenth == 7 else Split.TRAIN

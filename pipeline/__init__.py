@@ -1,1 +1,1 @@
-"""Catalogues: their format, samples, imports, and the update that turns one into a version of the index."""
+"""Reads, checks and imports catalogues, builds a version of the index from one, and evaluates its vectors."""

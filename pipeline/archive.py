@@ -25,11 +25,11 @@ MAX_MEMBERS = 20_000_000
 def photo_names(source: Path) -> dict[str, str]:
     """Map names to files: each file by its whole path, and by its last part if no other file has the same."""
     files = list(_list_folder(source) if source.is_dir() else _list_tar(source))
-    last_parts: dict[str, str | None] = {}
+    file_by_last_part: dict[str, str | None] = {}
     for file in files:
         last = PurePosixPath(file).name
-        last_parts[last] = None if last in last_parts else file
-    return {last: file for last, file in last_parts.items() if file is not None} | {file: file for file in files}
+        file_by_last_part[last] = None if last in file_by_last_part else file
+    return {last: file for last, file in file_by_last_part.items() if file is not None} | {file: file for file in files}
 
 
 def copy_photos(source: Path, targets: Mapping[str, Path]) -> None:

@@ -43,7 +43,7 @@ def find_products_file(directory: Path) -> Path:
 
 
 def read(directory: Path) -> Iterator[tuple[int, CatalogueProduct] | RejectedRow]:
-    """Read the rows of a catalogue in order: each gives its first line and its product, or a RejectedRow.
+    """Read the rows of a catalogue in order: yields (line number, product), or a RejectedRow, for each.
 
     Of several rows with one id the first valid one is kept. Photos must exist but are not opened. An unknown field is
     warned of once. Raises BadCatalogue if the file cannot be read at all.
@@ -66,13 +66,14 @@ def read(directory: Path) -> Iterator[tuple[int, CatalogueProduct] | RejectedRow
             _refuse_duplicate(product, lines_by_id)
             _check_image_exists(root, product)
         except BadRow as bad:
-            yield reject_record(file, record, bad)
+            yield rejected_row(file, record, bad)
             continue
         lines_by_id[product.id] = record.line
         yield record.line, product
 
 
-def reject_record(file: Path, record: table_reader.Record, bad: BadRow) -> RejectedRow:
+def rejected_row(file: Path, record: table_reader.Record, bad: BadRow) -> RejectedRow:
+    """The report of a record that is not a valid product."""
     return RejectedRow(
         file=file.name, line=record.line, id=readable_id(record.fields), reason=bad.reason, detail=bad.detail
     )
@@ -104,7 +105,7 @@ def _require_columns(file: Path, columns: list[str]) -> None:
         raise BadCatalogue(f"{file}: no column {' and no column '.join(missing)}; it has {', '.join(columns)}")
 
 
-_MAX_UNKNOWN_FIELDS = 100  # Warnings: a file whose keys are data would fill the terminal.
+_MAX_UNKNOWN_FIELDS = 100  # Warned of: a file whose field names are data would fill the terminal.
 
 
 def _warn_of_unknown_fields(file: Path, record: table_reader.Record, warned: set[str]) -> None:

@@ -51,10 +51,17 @@ def import_catalogue(
     catalogue.create_directory(directory)
     candidates = list(islice(_candidates(source, files, report), limit))
     if source.images:
-        targets = {each.source_photo: directory / each.product.image for each in candidates if each.source_photo}
+        targets = {
+            candidate.source_photo: directory / candidate.product.image
+            for candidate in candidates
+            if candidate.source_photo
+        }
         archive.copy_photos(source.images, targets)
+    products: list[CatalogueProduct] = []
     with progress_bar("checking photos", total=len(candidates), quiet=quiet) as count:
-        products = [each for each in _with_valid_photos(source, directory, candidates, report) if not count()]
+        for product in _with_valid_photos(source, directory, candidates, report):
+            products.append(product)
+            count()
     report.products = catalogue.write(directory, products)
     if not products:
         raise BadCatalogue(f"{source.table}: no valid product in it")
@@ -62,7 +69,7 @@ def import_catalogue(
 
 
 def _check_columns(source: ImportSource) -> None:
-    """Raises BadSettings if the table lacks a column that the mapping reads."""
+    """Raise BadSettings if the table lacks a column that the mapping reads, or only one photo option is given."""
     columns = source.columns or table_reader.column_names(source.table)
     if columns is not None and (missing := sorted(source.mapping.columns() - set(columns))):
         raise BadSettings(f"{source.table.name} has no column {', '.join(missing)}; it has {', '.join(columns)}")
@@ -73,6 +80,7 @@ def _check_columns(source: ImportSource) -> None:
 
 
 def _candidates(source: ImportSource, files: Mapping[str, str], report: CatalogueReport) -> Iterator[_Candidate]:
+    """Read the table, and report the rows that are not valid products. files: photos by name (archive.photo_names)."""
     lines_by_id: dict[str, int] = {}
     for record in table_reader.read_records(source.table, columns=source.columns):
         fields: Mapping[str, object] = {}
@@ -84,7 +92,7 @@ def _candidates(source: ImportSource, files: Mapping[str, str], report: Catalogu
             if (line := lines_by_id.get(candidate.product.id)) is not None:
                 raise BadRow(RejectReason.DUPLICATE_ID, f"line {line} has the same id")
         except BadRow as bad:
-            report.reject(catalogue.reject_record(source.table, table_reader.Record(record.line, fields), bad))
+            report.reject(catalogue.rejected_row(source.table, table_reader.Record(record.line, fields), bad))
             continue
         lines_by_id[candidate.product.id] = record.line
         yield candidate
@@ -107,6 +115,8 @@ def _candidate(
 def _with_valid_photos(
     source: ImportSource, directory: Path, candidates: Sequence[_Candidate], report: CatalogueReport
 ) -> Iterator[CatalogueProduct]:
+    """The products whose copied photo can be decoded; the others are reported, and their photos deleted."""
+
     def decode_error(candidate: _Candidate) -> BadRow | None:
         try:
             if candidate.product.image:

@@ -35,9 +35,9 @@ class ColumnMapping:
 
     def columns(self) -> set[str]:
         """The names of all columns that the mapping reads."""
-        named = {column for name, columns in self.fields.items() if name != "tags" for column in columns}
+        in_fields = {column for name, columns in self.fields.items() if name != "tags" for column in columns}
         in_tags = {column for part in self.fields.get("tags", ()) for column in _PLACEHOLDER.findall(part) or [part]}
-        return named | in_tags | set(_PLACEHOLDER.findall(self.image))
+        return in_fields | in_tags | set(_PLACEHOLDER.findall(self.image))
 
     def product_fields(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a product, not validated yet, without its photo."""

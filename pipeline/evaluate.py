@@ -1,5 +1,6 @@
-"""`lookalike encoders evaluate`: reports how good the neighbours of an index are. Reads an index and a catalogue, runs
-a model server for the untrained baseline, writes files.
+"""`lookalike encoders evaluate`: reports how good the neighbours of an index are. Reads and writes files.
+
+Runs a model server for the baseline of an untrained network.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from encoders.product import model as product
+from encoders.product import model as product_model
 from encoders.product.fusion import Modality
 from encoders.product.model import ProductModel
 from lookalike.cli import arguments
@@ -76,18 +77,18 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _load_product_encoder(artifacts: Path | None, data: EvaluationData) -> ProductModel | None:
-    """Load the encoder of the index's product space; None if there is no such space. Raises BadArtifact."""
+    """Load the encoder of the index's product space; None without such a space or --artifacts. Raises BadArtifact."""
     fingerprint = data.encoders.get("product", "")
     if artifacts is None or not fingerprint:
         return None
-    model = product.load(artifacts / fingerprint)
+    model = product_model.load(artifacts / fingerprint)
     if model.fingerprint != fingerprint:
         raise BadArtifact(f"{artifacts / fingerprint}: this is the encoder {model.fingerprint}")
     return model
 
 
 def _partial_queries(data: EvaluationData, model: ProductModel) -> dict[str, Callable[[], ScoreRows]]:
-    """ScoreRows of queries by a photo or a title alone against the products' full vectors."""
+    """Similarities to the products' full vectors of queries by a photo or a title alone, by name."""
     products = data.test.vectors["product"]
     return {
         f"product, {name}": partial(_partial_query_scores, products, data, model, kind)
@@ -129,6 +130,7 @@ def _baselines(
     untrained: bool,
     seed: int,
 ) -> dict[str, Callable[[], ScoreRows]]:
+    """The baselines that can be computed, by name. Notes say which one is left out."""
     products = data.test.products
     titles = [product.title for product in products]
     corpus = titles + [product.title for product in data.train.products]
@@ -227,8 +229,8 @@ examples:
   lookalike encoders evaluate my-shop index --out quality --artifacts encoders
   lookalike encoders evaluate my-shop index --policy 'fashion=image,*=text' --no-untrained --json
 
-Evaluated are held-out products (every fifth, by its id) with a vector in every space. docs/quality.md explains the
-report.
+Only held-out products (every fifth, by its id) with a vector in every space are evaluated. docs/quality.md explains
+the report.
 """
 
 
@@ -243,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("catalogue", type=Path, metavar="CATALOGUE", help="catalogue of the index, for its photos")
     add("location", type=Path, metavar="LOCATION", help="directory of the index; its CURRENT version is evaluated")
-    add("--artifacts", type=Path, metavar="DIR", help="as for `lookalike update`: evaluate the classifier too")
+    add("--artifacts", type=Path, metavar="DIR", help="directory of trained encoders: evaluate the classifier too")
     add("--policy", default=DEFAULT, metavar="POLICY", help="the gateway's policy for AUTO (default '%(default)s')")
     add(
         "--out", type=Path, default=Path("quality"), metavar="DIR", help="directory of the report (default %(default)s)"

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
 
-PART_ROWS = 1024  # 4 MiB at 1,024 dimensions; an interruption loses at most so many vectors.
+PART_ROWS = 1024  # 4 MiB at 1,024 dimensions; an interruption loses at most this many vectors.
 _PART = re.compile(r"part-(\d{6,})\.parquet")
 
 
@@ -42,7 +42,7 @@ class FeatureStore:
         return len(self._digests)
 
     def add(self, digests: Sequence[str], vectors: F32) -> None:
-        """Store vectors (n, dim) float32; those of digests that are stored already are ignored."""
+        """Store vectors (n, dim) float32; ignores those whose digest is stored already."""
         for digest, vector in zip(digests, vectors, strict=True):
             if digest not in self._digests:
                 self._digests.add(digest)

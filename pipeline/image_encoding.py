@@ -1,4 +1,4 @@
-"""Encodes photos with a model server, in batches and a few at a time; stored vectors are not computed again.
+"""Encodes photos with a model server, in batches of which a few are in flight; computes no stored vector again.
 
 Calls the model server, and writes the feature store.
 """
@@ -36,7 +36,7 @@ _TIMEOUT_S = 60.0
 async def connect_encoder(address: str, *, version: int = 0, label: str = "") -> AsyncIterator[Encode]:
     """Connect to the image encoder of a model server or TF-Serving at host:port.
 
-    version, label: pin a version of the model; neither: the latest. Both: BadSettings.
+    version, label: pin a version of the model; neither: the latest. Raises BadSettings for both.
     """
     async with aio_channel(address) as channel:
         encoder = ImageEncoder(channel, version=version, label=label)
@@ -61,18 +61,18 @@ async def encode_with_retries(encode: Encode, pixels: Pixels) -> Embeddings:
             if attempt == ATTEMPTS:
                 raise
             await asyncio.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
-    raise AssertionError("counting ends")
+    raise AssertionError("unreachable: the last attempt raises")
 
 
 async def encode_photos(encode: Encode, photos: Iterable[Photo], features: FeatureStore, encoder: str) -> int:
     """Encode and store the photos that have pixels. Returns how many were encoded.
 
-    photos: read on a thread, no faster than they are encoded. Encoded photos stay stored whatever happens.
+    photos: read on a thread, no faster than they are encoded. Vectors computed before an error stay stored.
     Raises OperatorError if the model changes meanwhile: all vectors of an index are of one encoder.
     """
     slots, encoded = asyncio.Semaphore(MAX_IN_FLIGHT), 0
 
-    async def run(batch: list[Photo]) -> None:
+    async def encode_batch(batch: list[Photo]) -> None:
         try:
             response = await encode_with_retries(
                 encode, np.stack([photo.pixels for photo in batch if photo.pixels is not None])
@@ -89,7 +89,7 @@ async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Featu
             while (batch := await asyncio.to_thread(next, batches, None)) is not None:
                 await slots.acquire()
                 encoded += len(batch)
-                calls.create_task(run(batch))
+                calls.create_task(encode_batch(batch))
     except* Exception as errors:
         raise _first_error(errors) from None
     finally:

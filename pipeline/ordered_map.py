@@ -1,4 +1,4 @@
-"""A bounded parallel map over threads that keeps the order. For work that releases the GIL, such as decoding photos."""
+"""A bounded parallel map that keeps the order. Starts threads, for work that releases the GIL (decoding photos)."""
 
 from __future__ import annotations
 

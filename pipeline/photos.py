@@ -28,7 +28,7 @@ class Photo:
     """A photo by the digest of its file, decoded unless its vector is already stored."""
 
     digest: str  # Of the file's bytes: a photo that several products share is encoded once.
-    pixels: npt.NDArray[np.uint8] | None  # (224, 224, 3); None: in `known_photos`, so not decoded.
+    pixels: npt.NDArray[np.uint8] | None  # (224, 224, 3); None: in `stored_digests`, so not decoded.
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class ProductWithPhoto:
     photo: Photo | None  # None: the product has no photo.
 
 
-def read_products(directory: Path, *, known_photos: Container[str] = ()) -> Iterator[ProductWithPhoto | RejectedRow]:
+def read_products(directory: Path, *, stored_digests: Container[str] = ()) -> Iterator[ProductWithPhoto | RejectedRow]:
     """Read the rows of a catalogue in order, each as a product with its decoded photo, or as a RejectedRow.
 
-    known_photos: digests of photos that need no decoding, because their vectors are stored.
+    stored_digests: of the photos whose vectors are stored already; these are not decoded.
     """
     file = catalogue.find_products_file(directory).name
 
@@ -52,7 +52,7 @@ def read_products(directory: Path, *, known_photos: Container[str] = ()) -> Iter
             return item
         line, product = item
         try:
-            photo = open_photo(directory / product.image, known_photos) if product.image else None
+            photo = open_photo(directory / product.image, stored_digests) if product.image else None
             return ProductWithPhoto(line, product, photo)
         except BadRow as bad:
             return RejectedRow(file=file, line=line, id=product.id, reason=bad.reason, detail=bad.detail)
@@ -61,13 +61,13 @@ def read_products(directory: Path, *, known_photos: Container[str] = ()) -> Iter
         yield result
 
 
-def open_photo(path: Path, known_photos: Container[str] = ()) -> Photo:
-    """Read and decode a photo. Raises BadRow with the reason that encoders.image.preprocessing gives."""
+def open_photo(path: Path, stored_digests: Container[str] = ()) -> Photo:
+    """Read a photo, and decode it unless its digest is in `stored_digests`. Raises BadRow with the reason."""
     try:
         with path.open("rb") as file:
             data = file.read(_READ_BYTES)
         digest = blake2b(data, digest_size=16).hexdigest()
-        return Photo(digest, None if digest in known_photos else preprocess(data))
+        return Photo(digest, None if digest in stored_digests else preprocess(data))
     except BadImage as error:
         raise BadRow(RejectReason.BROKEN_IMAGE, f"{path.name}: {error.reason}") from None
     except OSError as error:

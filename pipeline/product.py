@@ -14,11 +14,11 @@ from index.storage import tags
 from lookalike.limits import MAX_ID_BYTES, MAX_TEXT_BYTES
 from lookalike.timestamps import unix_s
 
-TITLE_CHARS = 1000
-CATEGORY_BYTES = 512
-SHOP_BYTES = 256
-PATH_BYTES = 1024
-URL_BYTES = 2048
+MAX_TITLE_CHARS = 1000
+MAX_CATEGORY_BYTES = 512
+MAX_SHOP_BYTES = 256
+MAX_PATH_BYTES = 1024
+MAX_URL_BYTES = 2048
 
 
 class RejectReason(StrEnum):
@@ -98,12 +98,12 @@ def parse_product(fields: Mapping[str, Any]) -> CatalogueProduct:
         title=_title(fields.get("title")),
         description=_bounded("description", fields.get("description"), MAX_TEXT_BYTES),
         category=_category(fields.get("category")),
-        shop=_bounded("shop", fields.get("shop"), SHOP_BYTES),
+        shop=_bounded("shop", fields.get("shop"), MAX_SHOP_BYTES),
         price=_price(fields.get("price")),
         currency=_currency(fields.get("currency")),
         in_stock=_in_stock(fields.get("in_stock")),
         image=_image(fields.get("image")),
-        url=_bounded("url", fields.get("url"), URL_BYTES),
+        url=_bounded("url", fields.get("url"), MAX_URL_BYTES),
         tags=_tags(fields.get("tags")),
         created_at=_created_at(fields.get("created_at")),
         revision=_revision(fields.get("revision")),
@@ -151,10 +151,10 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _bounded(name: str, value: object, at_most_bytes: int, reason: RejectReason = RejectReason.LONG_FIELD) -> str:
+def _bounded(name: str, value: object, max_bytes: int, reason: RejectReason = RejectReason.LONG_FIELD) -> str:
     text = _text(name, value)
-    if (size_bytes := len(text.encode())) > at_most_bytes:
-        raise BadRow(reason, f"{name} has {size_bytes} bytes, {at_most_bytes} are allowed")
+    if (size_bytes := len(text.encode())) > max_bytes:
+        raise BadRow(reason, f"{name} has {size_bytes} bytes, at most {max_bytes} are allowed")
     return text
 
 
@@ -167,13 +167,13 @@ def _id(value: object) -> str:
 
 def _title(value: object) -> str:
     text = _text("title", value)
-    if len(text) > TITLE_CHARS:
-        raise BadRow(RejectReason.LONG_TITLE, f"{len(text)} characters, {TITLE_CHARS} are allowed")
+    if len(text) > MAX_TITLE_CHARS:
+        raise BadRow(RejectReason.LONG_TITLE, f"{len(text)} characters, at most {MAX_TITLE_CHARS} are allowed")
     return text
 
 
 def _category(value: object) -> str:
-    text = _bounded("category", value, CATEGORY_BYTES)
+    text = _bounded("category", value, MAX_CATEGORY_BYTES)
     if not text:
         raise BadRow(RejectReason.MISSING_CATEGORY)
     if not all(part.strip() for part in text.split("/")):
@@ -242,7 +242,7 @@ def _revision(value: object) -> int:
 
 def _image(value: object) -> str:
     """A relative path that cannot leave the catalogue's directory, whatever is on the disk."""
-    text = _bounded("image", value, PATH_BYTES)
+    text = _bounded("image", value, MAX_PATH_BYTES)
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or "\\" in text or ":" in text or (text and not path.parts):
         raise BadRow(RejectReason.BAD_IMAGE_PATH, f"{quote(text)} is not a path inside the catalogue's directory")

@@ -42,7 +42,8 @@ def train_product_encoder(
     """Train an encoder on these products, unless it is cached.
 
     Returns DIRECTORY/<fingerprint>, and whether it was trained now.
-    Raises NotBetter if its vectors are no better than those of photos or of texts alone.
+    Raises QualityGateFailed if its vectors are no better than those of photos or of texts alone, or if there are too
+    few products to tell.
     """
     examples = _examples(inputs, products, seed)
     return train_once(
@@ -67,6 +68,7 @@ def fuse(inputs: ModalityVectors, model: ProductModel, scratch: Path) -> SpaceVe
 
 
 def _examples(inputs: ModalityVectors, products: Sequence[CatalogueProduct], seed: int) -> TrainingProducts:
+    """The products with both vectors, or a random sample of MAX_EXAMPLES of them."""
     rows = inputs.rows_with_both()
     if len(rows) > MAX_EXAMPLES:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_EXAMPLES, replace=False))
@@ -88,15 +90,15 @@ def _vectors_or_zeros(space: SpaceVectors, rows: I64) -> F32:
     positions = np.minimum(np.searchsorted(space.rows, rows, sorter=order), max(len(order) - 1, 0))
     vectors = np.zeros((len(rows), space.vectors.shape[1]), dtype=np.float32)
     if len(order):
-        found = space.rows[order[positions]] == rows
-        vectors[found] = space.vectors[order[positions[found]]]
+        has_vector = space.rows[order[positions]] == rows
+        vectors[has_vector] = space.vectors[order[positions[has_vector]]]
     return vectors
 
 
 def _inputs_digest(examples: TrainingProducts, seed: int) -> str:
     digest = blake2b(f"{FORMAT} {seed} {examples.image_encoder} {examples.text_encoder}".encode(), digest_size=16)
-    for labelled in zip(examples.ids, examples.categories, examples.tags, strict=True):
-        digest.update(repr(labelled).encode())
+    for id_and_labels in zip(examples.ids, examples.categories, examples.tags, strict=True):
+        digest.update(repr(id_and_labels).encode())
     for vectors in (examples.images, examples.texts):
         digest.update(np.ascontiguousarray(vectors).data)
     return digest.hexdigest()

@@ -24,11 +24,11 @@ def train_once(
     its fingerprint; if it raises, nothing is cached. check: raises BadArtifact for an incomplete or damaged artifact,
     which is then trained again. Raises OperatorError if the directory cannot be written.
     """
-    note = directory / f"trained-{inputs}.json"
-    if (artifact := _cached(note, check)) is not None:
+    entry = directory / f"trained-{inputs}.json"
+    if (artifact := _cached(entry, check)) is not None:
         return artifact, False
     with lock_directory(directory, wait=True):
-        if (artifact := _cached(note, check)) is not None:
+        if (artifact := _cached(entry, check)) is not None:
             return artifact, False  # Trained by another process while this one waited.
         staged = directory / ".training"
         shutil.rmtree(staged, ignore_errors=True)
@@ -38,15 +38,16 @@ def train_once(
         else:
             shutil.rmtree(artifact, ignore_errors=True)
             staged.replace(artifact)
-        part = note.with_suffix(".part")
+        part = entry.with_suffix(".part")
         part.write_text(json.dumps({"fingerprint": artifact.name}), encoding="utf-8")
-        part.replace(note)
+        part.replace(entry)
         return artifact, True
 
 
-def _cached(note: Path, check: Callable[[Path], object]) -> Path | None:
+def _cached(entry: Path, check: Callable[[Path], object]) -> Path | None:
+    """The valid artifact that a cache entry (trained-<inputs>.json) names; None if there is none."""
     try:
-        artifact: Path = note.parent / json.loads(note.read_text(encoding="utf-8"))["fingerprint"]
+        artifact: Path = entry.parent / json.loads(entry.read_text(encoding="utf-8"))["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return artifact if _is_valid(artifact, check) else None

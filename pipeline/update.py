@@ -1,8 +1,7 @@
-"""`lookalike update`: encodes a catalogue and builds a new version of the index from it. Reads and writes files, calls
-the model server.
+"""`lookalike update`: encodes a catalogue and builds a new version of the index from it. Reads and writes files.
 
-Only what changed is computed: each encoder encodes a photo or text once, the text encoder is trained once on the same
-texts, and the same inputs give the version that exists already.
+Calls a model server. Only what changed is computed: each encoder encodes a photo or text once, the text encoder is
+trained once on the same texts, and the same inputs give the version that exists already.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import pyarrow as pa
 
 from encoders.image.models import find_model
 from encoders.product import model as product_encoder
-from encoders.product.train import NotBetter
+from encoders.product.train import QualityGateFailed
 from encoders.text import model as text_encoder
 from index.building.build import MAX_SHARDS, SpaceVectors, build
 from index.building.staging import publish, staging_directory
@@ -74,7 +73,7 @@ class UpdateReport:
     text_artifact: Path | None = None
     text_trained: bool = False  # Whether this update trained the text encoder.
     product_artifact: Path | None = None
-    no_product_reason: str = ""  # Why there is no product space; empty: there is one.
+    no_product_space_reason: str = ""  # Why there is no product space; empty: there is one.
     spaces: dict[str, dict[str, Any]] = field(default_factory=dict)
     encoded: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -92,7 +91,7 @@ class UpdateReport:
             "text_artifact": str(self.text_artifact) if self.text_artifact else None,
             "text_trained": self.text_trained,
             "product_artifact": str(self.product_artifact) if self.product_artifact else None,
-            "no_product_space": self.no_product_reason,
+            "no_product_space": self.no_product_space_reason,
             "spaces": self.spaces,
             "encoded": self.encoded,
             "seconds": self.seconds,
@@ -140,7 +139,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
 async def _read_and_encode_photos(
     options: UpdateOptions, catalogue: _Catalogue, report: UpdateReport
 ) -> tuple[str, FeatureStore] | None:
-    """Read the catalogue and encode its photos meanwhile. Returns the encoder's fingerprint and its stored vectors.
+    """Read the catalogue, and encode its photos at the same time. Returns the encoder's fingerprint and its vectors.
 
     None if no product has a photo, or if there is no encoder.
     """
@@ -170,7 +169,7 @@ def _read_photos(
 ) -> Iterator[Photo]:
     """Read the products into `catalogue` and `report`, and yield their photos."""
     with progress_bar("reading and encoding photos") as count:
-        for item in read_products(options.catalogue, known_photos=() if features is None else features):
+        for item in read_products(options.catalogue, stored_digests=() if features is None else features):
             count()
             if isinstance(item, RejectedRow):
                 report.reject(item)
@@ -203,7 +202,7 @@ def _text_space(
                 word_vectors=options.text_words,
             )
     except BadCatalogue:
-        return None  # The texts contain no word; the photos may do.
+        return None  # The texts contain no word. The products may still have photos.
     texts = [text_encoding.embedded_text(product) for product in catalogue.products]
     with report.stage("texts"), progress_bar("encoding texts") as count:
         model = text_encoder.load(artifact)
@@ -226,9 +225,9 @@ def _product_space(
     report: UpdateReport,
     scratch: Path,
 ) -> SpaceVectors | None:
-    """Photo and text fused, if that is better than either alone; else None, and the reason is in the report."""
+    """The fused photo and text vectors; None, with the reason in the report, if no better than either alone."""
     if not (SPACE_IMAGE in spaces and SPACE_TEXT in spaces):
-        report.no_product_reason = f"there is no {'text' if SPACE_IMAGE in spaces else 'image'} space to fuse"
+        report.no_product_space_reason = f"there is no {'text' if SPACE_IMAGE in spaces else 'image'} space to fuse"
         return None
     inputs = product_fusion.ModalityVectors(image=spaces[SPACE_IMAGE], text=spaces[SPACE_TEXT])
     try:
@@ -237,8 +236,8 @@ def _product_space(
                 inputs, catalogue.products, options.artifacts, seed=options.seed
             )
             space = product_fusion.fuse(inputs, product_encoder.load(artifact), scratch / "product.npy")
-    except NotBetter as error:
-        report.no_product_reason = str(error)
+    except QualityGateFailed as error:
+        report.no_product_space_reason = str(error)
         return None
     report.product_artifact = artifact
     return space
@@ -257,7 +256,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     location = open_location(args.location)
     if isinstance(location, ObjectStore) and args.staging is None:
         raise BadSettings(
-            f"--staging is not given: the index for {location} needs a directory in which it is built and kept"
+            f"--staging is not given: the index for {location} needs a directory in which versions are built and kept"
         )
     with (
         staging_directory(location, args.staging) as directory,
@@ -300,6 +299,7 @@ def model_server(models: Path, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _summary(report: UpdateReport, with_images: bool) -> str:
+    """The report as text. with_images: whether there was an image encoder."""
     lines = [f"version {report.version}: {report.catalogue}"]
     for name, space in report.spaces.items():
         lines.append(f"  {name + ' space':<12} {space['vectors']:,} vectors by {space['encoder']}")
@@ -309,8 +309,8 @@ def _summary(report: UpdateReport, with_images: bool) -> str:
         )
     if "text" not in report.spaces:
         lines.append("  no text space: no product has a title or description with a word")
-    if report.no_product_reason:
-        lines.append(f"  no product space: {report.no_product_reason}")
+    if report.no_product_space_reason:
+        lines.append(f"  no product space: {report.no_product_space_reason}")
     lines += [
         f"  {inputs + ' encoded':<15} {count:,} ({count / report.seconds[inputs]:,.0f} a second)"
         for inputs, count in report.encoded.items()

@@ -1,4 +1,4 @@
-"""MobileNet for inference: batch normalisations folded into the convolutions, weights as constants. Pure TensorFlow.
+"""MobileNet for inference: batch normalisations folded into convolutions, weights as constants. Pure (TensorFlow).
 
 With constants, unlike variables, TensorFlow fuses a convolution with the operations after it when it loads the model.
 In float32 TensorFlow would fold by itself; in bfloat16 it would compute each normalisation in float32 instead.

@@ -1,4 +1,4 @@
-"""gRPC client of the image encoder, in TensorFlow-Serving's protocol."""
+"""gRPC client of the image encoder, in TensorFlow-Serving's protocol. Calls the network."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _queue_full(error: grpc.aio.AioRpcError) -> bool:
 
 
 def _to_error(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError:
-    """Map a status to our error tree. A missing model or another signature is a fault of the deployment: Unavailable.
+    """Map a status to an error. A missing model or another signature is a fault of the deployment: Unavailable.
 
     DEADLINE_EXCEEDED is DeadlineExceeded only if the caller's own deadline has passed, else Unavailable.
     """

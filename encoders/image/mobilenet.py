@@ -47,7 +47,7 @@ _EXAMPLES = """\
 examples:
   lookalike encoders export models                                ImageNet weights, downloaded by Keras
   lookalike encoders export models --weights mobilenet.weights.h5
-  lookalike encoders export models --weights untrained --seed 1   random weights; every response says so
+  lookalike encoders export models --weights untrained --seed 1   random weights; the fingerprint says so
   lookalike encoders export models --precision bfloat16           half the CPU time with AVX512_BF16 or AMX
 
 A version of another precision is another encoder: an index built with one is never searched with the other.
@@ -189,7 +189,7 @@ def _load_weights(net: Any, weights: Path) -> None:
 
 
 def _write(tf: Any, module: Any, metadata: Mapping[str, Any], path: Path) -> Path:
-    """Write to a staging directory, whose name no server takes for a version, and rename it."""
+    """Write to a staging directory, whose name no server mistakes for a version, and rename it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent, ignore_cleanup_errors=True) as staging:

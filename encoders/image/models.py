@@ -17,6 +17,8 @@ MAX_VERSION: Final = (1 << 63) - 1  # Versions are int64 in TF-Serving and its m
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedModel:
+    """One exported version of a model."""
+
     path: Path
     version: int
     encoder: str  # its fingerprint
@@ -24,6 +26,8 @@ class ExportedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelListing:
+    """One version in the output of `lookalike encoders list`, which may be damaged."""
+
     path: Path
     version: int
     size_bytes: int

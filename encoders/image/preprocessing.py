@@ -20,7 +20,8 @@ from lookalike.limits import MAX_IMAGE_BYTES
 
 SIDE_PX: Final = 224
 # Decoding takes up to 8 bytes per pixel (a progressive CMYK JPEG, whose coefficients libjpeg all keeps), a WebP 16 (two
-# canvases, their bytes, Pillow's image): at worst 400 MB. A PNG, GIF or BMP takes 4, plus an eighth of 8.
+# canvases, their bytes, Pillow's image): at worst 400 MB. A PNG, GIF or BMP takes 4, plus 8 for the
+# eighth of the image that is being converted.
 MAX_PIXELS: Final = 50_000_000
 MAX_WEBP_PIXELS: Final = 25_000_000
 # A one-scan JPEG is scaled down while it is decoded, a row of blocks at a time: a square of this size takes 20 MB. The
@@ -134,7 +135,7 @@ def _is_run_length_encoded(bmp: bytes) -> bool:
 
 
 def _check_exif(jpeg: bytes) -> None:
-    """Count the markers by their bytes, which cannot occur within a scan, and elsewhere by chance once in 64 KiB."""
+    """Bound the EXIF and XMP segments. Counts the bytes of their marker, which cannot occur within a scan."""
     segments = jpeg.count(b"\xff\xe1")
     if segments > MAX_EXIF_SEGMENTS:
         raise BadImage(f"{segments:,} segments of EXIF or XMP, at most {MAX_EXIF_SEGMENTS:,} are allowed")
@@ -156,7 +157,7 @@ def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:
 
 
 def _to_square(image: Image.Image) -> Image.Image:
-    """Resize first: rotating and compositing on white give the same on the small square, at no cost."""
+    """Decode, resize, composite on white and rotate. Resized first: the other steps then cost next to nothing."""
     # Decode a JPEG at 1/2, 1/4 or 1/8 if at least twice the needed pixels remain. Other formats ignore this.
     image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))
     image.load()
@@ -189,7 +190,7 @@ def _rotate_upright(square: Image.Image, exif: bytes) -> Image.Image:
         return ImageOps.exif_transpose(square)
     except MemoryError:
         raise
-    except Exception:  # As many types as above. Browsers show an image with damaged EXIF unrotated.
+    except Exception:  # Of any type, as above. Browsers show an image with damaged EXIF unrotated.
         return square
 
 

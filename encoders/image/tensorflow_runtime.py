@@ -1,4 +1,4 @@
-"""Import TensorFlow lazily, with its import-time output sent to the log."""
+"""Import TensorFlow on first use, and send what it prints to the log. Redirects stderr during the import."""
 
 from __future__ import annotations
 

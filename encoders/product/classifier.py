@@ -37,7 +37,7 @@ class Classifier:
         return softmax((vectors @ self.weights + self.bias) / np.float32(self.temperatures[modality]))
 
     def threshold(self, modality: Modality, precision: float) -> float:
-        """The least probability at which predictions had this precision on the calibration products."""
+        """The least probability at which predictions reached this precision on the calibration products."""
         index = int(np.searchsorted(PRECISIONS, precision - 1e-9))
         return float(self.thresholds[modality][index]) if index < len(PRECISIONS) else UNREACHABLE
 
@@ -71,10 +71,10 @@ def fit_classifier(training: LabelledProducts, calibration: LabelledProducts, cl
     Temperatures are fitted on products of a known category, thresholds on all: the next product may be of any category.
     """
     weights, bias = _fit_regression(training.with_known_category(), classes)
-    known = calibration.with_known_category()
+    temperature_products = calibration.with_known_category()
     temperatures = {
-        modality: fit_temperature(vectors @ weights + bias, known.categories)
-        for modality, vectors in known.vectors.items()
+        modality: fit_temperature(vectors @ weights + bias, temperature_products.categories)
+        for modality, vectors in temperature_products.vectors.items()
     }
     uncalibrated = Classifier(weights=weights, bias=bias, temperatures=temperatures, thresholds={})
     thresholds = {
@@ -130,7 +130,7 @@ def fit_temperature(scores: F32, categories: npt.NDArray[np.int64]) -> float:
 def fit_thresholds(confidences: F32, correct: Flags) -> F32:
     """(len(PRECISIONS),): the least confidence at which predictions reach each precision, or UNREACHABLE.
 
-    A precision counts as reached by the Wilson lower bound, so that few products do not promise much.
+    A precision counts as reached if the Wilson lower bound reaches it: a few correct products prove little.
     """
     order = np.argsort(-confidences, kind="stable")
     counts = np.arange(1, len(order) + 1, dtype=np.float64)

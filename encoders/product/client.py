@@ -1,4 +1,4 @@
-"""gRPC client of the product encoder, which runs in the text encoder's process."""
+"""gRPC client of the product encoder, which runs in the text encoder's process. Calls the network."""
 
 from __future__ import annotations
 
@@ -49,10 +49,12 @@ class CategoryProbabilities:
 
     categories: Sequence[str]
     values: Sequence[float]
-    threshold: float  # The probability from which predictions have the requested precision; 2: none.
+    threshold: float  # The probability from which predictions have the requested precision; 2: none has.
 
 
 class ProductEncoder:
+    """Encodes and classifies products by calls to the product encoder at `channel`."""
+
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = ProductEncoderStub(channel)
 

@@ -25,13 +25,13 @@ from lookalike.vectors import F32, normalised
 # precision@10 by category and by colour among the 1,724 held-out fashion products of docs/quality.md: image .710 and
 # .311, text .742 and .238, the two side by side .813 and .288, these blocks .944 and .485.
 BLOCK_SIZES = {"categories": 128, "tags": 64, "rest": 64}
-MIN_DIM = 128  # With few labels, the rest is larger, to reach this.
+MIN_DIM = 128  # With few labels, the block `rest` is enlarged to reach this.
 BLOCK_WEIGHTS = {"categories": 0.6, "tags": 0.2, "rest": 0.2}
 IMAGE_WEIGHT, TEXT_WEIGHT = 0.6, 0.4  # .5 and .5 lose half a point by category, two by colour.
 
 
 class Modality(Enum):
-    """Which vectors of a product there are: image, text or both."""
+    """Which vectors a product has: image, text or both."""
 
     BOTH = "both"
     IMAGE = "image"
@@ -87,7 +87,7 @@ class Fusion:
         return sum(self.sizes.values())
 
     def fuse(self, modality: Modality, images: F32, texts: F32) -> F32:
-        """(n, dim) float32, rows of unit norm. images (n, di), texts (n, dt); a missing modality is ignored."""
+        """Fuse images (n, di) and texts (n, dt) to (n, dim) float32 of unit norm; ignores a missing modality."""
         return combine_blocks(self.maps[modality](self.means.inputs(modality, images, texts)), self.sizes)
 
 
@@ -96,7 +96,7 @@ def fit_fusion(images: F32, texts: F32, categories: Any, tags: Any, *, ridge: fl
 
     ridge: regularisation, relative to the mean diagonal of the inputs' covariance.
     A block has at most BLOCK_SIZES dimensions, fewer if its labels have fewer; a block without labels is left out. The
-    rest grows, as far as the inputs allow, to reach MIN_DIM in total.
+    block `rest` grows, as far as the inputs allow, to reach MIN_DIM in total.
     """
     means = Means(image=images.mean(axis=0), text=texts.mean(axis=0))
     both = _Regression.fit(means.inputs(Modality.BOTH, images, texts), ridge)
@@ -175,7 +175,7 @@ def _top_eigenvectors(symmetric: npt.NDArray[np.float64], max_count: int) -> npt
 def label_matrix(label_sets: Sequence[Sequence[str]], *, min_products: int, max_count: int) -> tuple[Any, list[str]]:
     """Encode label sets as a sparse 0/1 matrix (n, labels) float32, and its labels in order of name.
 
-    Kept are the max_count most frequent labels that at least min_products products have.
+    Keeps the max_count most frequent of the labels that at least min_products products have.
     """
     from scipy.sparse import csr_matrix
 
@@ -189,5 +189,5 @@ def label_matrix(label_sets: Sequence[Sequence[str]], *, min_products: int, max_
         for label in set(labels)
         if label in column_of_label
     ]
-    rows, columns = (np.array(side, dtype=np.int64) for side in (zip(*cells, strict=True) if cells else ((), ())))
+    rows, columns = (np.array(axis, dtype=np.int64) for axis in (zip(*cells, strict=True) if cells else ((), ())))
     return csr_matrix((np.ones(len(cells), np.float32), (rows, columns)), shape=(len(label_sets), len(kept))), kept

@@ -37,7 +37,7 @@ class CategoryPrediction:
 
     categories: Sequence[str]  # By descending probability, ties by name.
     probabilities: F32  # One per category.
-    threshold: float  # The probability from which predictions have the requested precision; 2: none.
+    threshold: float  # The probability from which predictions have the requested precision; 2: none has.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class ProductModel:
         return len(self.fusion.means.text)
 
     def encode(self, images: F32, texts: F32) -> F32:
-        """(n, dim) float32, rows of unit norm, of images (n, image_dim) and texts (n, text_dim); zeros for neither.
+        """Encode images (n, image_dim) and texts (n, text_dim) to (n, dim) float32 of unit norm; zeros for neither.
 
         A vector is the same in any batch, to within 1e-6.
         """
@@ -94,7 +94,7 @@ class ProductModel:
 
 
 def _by_modality(images: F32, texts: F32) -> Iterator[tuple[Modality, npt.NDArray[np.int64]]]:
-    """The modalities of a batch, each with the rows that have it."""
+    """Split a batch by modality: yields each modality that occurs, and its rows."""
     has_image, has_text = images.any(axis=1), texts.any(axis=1)
     for modality, selected in (
         (Modality.BOTH, has_image & has_text),
@@ -117,7 +117,7 @@ def write(
 ) -> str:
     """Write the artifact to the new directory `out`; return its fingerprint. Raises OperatorError if `out` exists."""
 
-    def fill(staging: Path) -> Mapping[str, Any]:
+    def write_files(staging: Path) -> Mapping[str, Any]:
         for name, array in _arrays(fusion, classifier).items():
             np.save(staging / f"{name}.npy", array)
         return {
@@ -129,8 +129,8 @@ def write(
             "metrics": metrics,
         }
 
-    kind = KINDS["-untrained-" in image_encoder]
-    return artifact.write_artifact(out, kind=kind, format_version=FORMAT, files=FILES, fill=fill)
+    kind = KINDS[1] if "-untrained-" in image_encoder else KINDS[0]
+    return artifact.write_artifact(out, kind=kind, format_version=FORMAT, files=FILES, write_files=write_files)
 
 
 def _arrays(fusion: Fusion, classifier: Classifier) -> dict[str, F32]:
@@ -155,8 +155,10 @@ def load(directory: Path) -> ProductModel:
         fusion=Fusion(
             means=Means(image=arrays["centre_image"], text=arrays["centre_text"]),
             maps={
-                k: LinearMap(weights=arrays[f"{k.value}_weights"], offset=arrays[f"{k.value}_offset"])
-                for k in _MODALITIES
+                modality: LinearMap(
+                    weights=arrays[f"{modality.value}_weights"], offset=arrays[f"{modality.value}_offset"]
+                )
+                for modality in _MODALITIES
             },
             sizes=dict(manifest["blocks"]),
         ),
@@ -177,7 +179,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _check(directory: Path, model: ProductModel) -> None:
-    """Compare the shapes of the arrays. The digests match, so a mismatch was written by another program."""
+    """Check that the shapes of the arrays match. The digests do, so a mismatch was written by another program."""
     widths = {
         Modality.IMAGE: model.image_dim,
         Modality.TEXT: model.text_dim,

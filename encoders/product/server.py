@@ -32,7 +32,8 @@ BATCH_PRODUCTS = Histogram(
 class ProductEncoderService:
     """The RPC methods. Until `set_model` is called, every request fails with FAILED_PRECONDITION.
 
-    run: runs work that counts as that many products on the process's encoder thread, or raises Overloaded.
+    run: run(work, products) runs the work on the process's encoder thread, admitted as that many products; raises
+    Overloaded.
     """
 
     def __init__(self, run: RunOnThread) -> None:
@@ -91,18 +92,18 @@ class ProductEncoderService:
 
 
 def _parse_inputs(model: ProductModel, inputs: Sequence[pb.ProductInput]) -> tuple[F32, F32]:
-    """Image vectors (n, image_dim) and text vectors (n, text_dim); zero rows if missing. Raises InvalidRequest."""
+    """Parse image vectors (n, image_dim) and text vectors (n, text_dim), zeros if missing. Raises InvalidRequest."""
     if not 1 <= len(inputs) <= MAX_INPUTS:
         raise InvalidRequest("inputs", f"{len(inputs)} products, expected 1..{MAX_INPUTS}")
     images = np.zeros((len(inputs), model.image_dim), dtype=np.float32)
     texts = np.zeros((len(inputs), model.text_dim), dtype=np.float32)
-    for i, each in enumerate(inputs):
-        if not (each.image or each.text):
+    for i, product in enumerate(inputs):
+        if not (product.image or product.text):
             raise InvalidRequest(f"inputs[{i}]", "has neither image nor text")
-        if each.image:
-            images[i] = _parse_unit_vector(f"inputs[{i}].image", each.image, model.image_dim)
-        if each.text:
-            texts[i] = _parse_unit_vector(f"inputs[{i}].text", each.text, model.text_dim)
+        if product.image:
+            images[i] = _parse_unit_vector(f"inputs[{i}].image", product.image, model.image_dim)
+        if product.text:
+            texts[i] = _parse_unit_vector(f"inputs[{i}].text", product.text, model.text_dim)
     BATCH_PRODUCTS.observe(len(inputs))
     return images, texts
 

@@ -1,8 +1,8 @@
 """Train the product encoder on products with an image, a text and a category. Writes an artifact.
 
 The encoder passes a quality gate only if its neighbours of held-out products match the category, full and broad, better
-than those of the image alone and of the text alone. Tags are trained on and measured, but not part of the gate: what is
-gained by category may be lost by colour, and for colour the image space remains.
+than those of the image alone and of the text alone. Tags are trained on and measured, but not part of the gate: an
+encoder may gain by category and lose by colour, and the image space remains for searches by colour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.product import fusion
-from encoders.product import model as product
+from encoders.product import model as product_model
 from encoders.product.classifier import Classifier, LabelledProducts, fit_classifier, top_predictions
 from encoders.product.fusion import Fusion, Modality
 from encoders.quality import expected_calibration_error, precision_at_10
@@ -25,7 +25,7 @@ from lookalike.errors import OperatorError
 from lookalike.vectors import F32
 
 RIDGE_CANDIDATES = (0.01, 0.1, 1.0)  # Chosen by precision@10 on the calibration products.
-MAX_TRAINING_PRODUCTS = 50_000  # Of more, a sample is used.
+MAX_TRAINING_PRODUCTS = 50_000  # If there are more, a random sample of this size is used.
 MAX_EVALUATED_PRODUCTS = 5_000  # Compared pairwise, hence the bound.
 MAX_LABELS = 2_048
 MIN_PRODUCTS_PER_LABEL = 5  # In training; rarer labels are neither trained on nor predicted.
@@ -35,8 +35,8 @@ Rows = npt.NDArray[np.int64]
 Progress = Callable[[str], None]
 
 
-class NotBetter(OperatorError):
-    """The product encoder failed the quality gate; the message says why, with the figures."""
+class QualityGateFailed(OperatorError):
+    """The product encoder is no better than one modality, or there are too few products to tell; with the figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,8 @@ class TrainingProducts:
 def train(products: TrainingProducts, out: Path, *, seed: int = 0, progress: Progress | None = None) -> str:
     """Write the artifact to the new directory `out` and return its fingerprint. Same arguments, same fingerprint.
 
-    Raises NotBetter if there are too few products to train on or the encoder fails the quality gate, and OperatorError
-    if `out` exists.
+    Raises QualityGateFailed if there are too few products to train on or the encoder fails the quality gate, and
+    OperatorError if `out` exists.
     """
     import sklearn.linear_model  # noqa: F401  # Brings its own BLAS, which can only be limited once loaded.
     from threadpoolctl import threadpool_limits
@@ -70,6 +70,7 @@ def train(products: TrainingProducts, out: Path, *, seed: int = 0, progress: Pro
 
 
 def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, report: Progress) -> str:
+    """Fit the fusion, check the quality gate, fit the classifier, measure it and write the artifact."""
     splits = splits_of(products.ids)
     rows_of_split = {split: rng.permutation(np.flatnonzero(splits == split)) for split in Split}
     training = np.sort(rows_of_split[Split.TRAIN][:MAX_TRAINING_PRODUCTS])
@@ -81,7 +82,7 @@ def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, repo
     fusion_model = _fit_best_fusion(products, training, calibration)
     report("comparing with the image alone and the text alone")
     precision = _precision_by_label(products, fusion_model, test)
-    check_better(precision)
+    check_quality_gate(precision)
     report("fitting the classifier")
     training_labelled, calibration_labelled, test_labelled = (
         _labelled_products(products, fusion_model, rows, categories) for rows in (training, calibration, test)
@@ -95,7 +96,7 @@ def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, repo
             modality.value: _evaluate_classifier(classifier, modality, test_labelled) for modality in Modality
         },
     }
-    return product.write(
+    return product_model.write(
         out,
         fusion=fusion_model,
         classifier=classifier,
@@ -120,14 +121,14 @@ def _trained_categories(products: TrainingProducts, training: Rows) -> list[str]
 
 def _check_enough(products: TrainingProducts, categories: Sequence[str], test: Rows) -> None:
     if len(categories) < 2:
-        raise NotBetter(
+        raise QualityGateFailed(
             f"{len(categories)} categories have {MIN_PRODUCTS_PER_LABEL} or more training products with both image and "
             "text; at least 2 are needed"
         )
     labels = [products.categories[row] for row in test]
     sharing = sum(labels.count(label) > 1 for label in labels)
     if sharing < MIN_EVALUATED_PRODUCTS:
-        raise NotBetter(
+        raise QualityGateFailed(
             f"{sharing} held-out products share a category with another; at least {MIN_EVALUATED_PRODUCTS} are needed"
         )
 
@@ -143,8 +144,10 @@ def _fit_best_fusion(products: TrainingProducts, training: Rows, calibration: Ro
     labels = [products.categories[row] for row in calibration]
     candidates = [fusion.fit_fusion(images, texts, categories, tags, ridge=ridge) for ridge in RIDGE_CANDIDATES]
     scores = [
-        precision_at_10(each.fuse(Modality.BOTH, products.images[calibration], products.texts[calibration]), labels)
-        for each in candidates
+        precision_at_10(
+            candidate.fuse(Modality.BOTH, products.images[calibration], products.texts[calibration]), labels
+        )
+        for candidate in candidates
     ]
     return candidates[int(np.argmax(scores))]
 
@@ -154,7 +157,7 @@ def _precision_by_label(products: TrainingProducts, fusion_model: Fusion, test: 
     images, texts = products.images[test], products.texts[test]
     vectors = {"image": images, "text": texts, "product": fusion_model.fuse(Modality.BOTH, images, texts)}
     return {
-        name: {space: round(precision_at_10(each, labels), 4) for space, each in vectors.items()}
+        name: {space: round(precision_at_10(rows, labels), 4) for space, rows in vectors.items()}
         for name, labels in _evaluation_labels(products, test)
     }
 
@@ -177,36 +180,36 @@ def _evaluation_labels(products: TrainingProducts, rows: Rows) -> Iterator[tuple
 
 def _broadest(paths: list[str]) -> list[str]:
     """The categories at the first level with more than one: if all are fashion, that level measures nothing."""
-    above = [levels(path) for path in paths]
-    for depth in range(max(map(len, above))):
-        broad = [each[min(depth, len(each) - 1)] for each in above]
+    levels_by_product = [levels(path) for path in paths]
+    for depth in range(max(map(len, levels_by_product))):
+        broad = [product_levels[min(depth, len(product_levels) - 1)] for product_levels in levels_by_product]
         if len(set(broad)) > 1:
             return broad
     return paths
 
 
-def check_better(precision: Mapping[str, Mapping[str, float]]) -> None:
+def check_quality_gate(precision: Mapping[str, Mapping[str, float]]) -> None:
     """The quality gate: better by the full category, and no worse by the broad one, whose precision may be near 1.
 
-    precision: of held-out products, label -> space -> value. Raises NotBetter.
+    precision: of held-out products, label -> space -> value. Raises QualityGateFailed.
     """
     fine, broad = precision["category"], precision["broad category"]
-    for alone in ("image", "text"):
-        if fine["product"] <= fine[alone] or broad["product"] < broad[alone]:
-            raise NotBetter(
+    for space in ("image", "text"):
+        if fine["product"] <= fine[space] or broad["product"] < broad[space]:
+            raise QualityGateFailed(
                 f"precision@10 on held-out products by category {fine['product']:.3f}, by broad category "
-                f"{broad['product']:.3f}; by {alone} alone {fine[alone]:.3f} and {broad[alone]:.3f}"
+                f"{broad['product']:.3f}; by {space} alone {fine[space]:.3f} and {broad[space]:.3f}"
             )
 
 
 def _labelled_products(
     products: TrainingProducts, fusion_model: Fusion, rows: Rows, categories: Sequence[str]
 ) -> LabelledProducts:
-    number = {name: i for i, name in enumerate(categories)}
+    code_of = {name: code for code, name in enumerate(categories)}
     images, texts = products.images[rows], products.texts[rows]
-    numbers = np.array([number.get(products.categories[row], -1) for row in rows], dtype=np.int64)
+    codes = np.array([code_of.get(products.categories[row], -1) for row in rows], dtype=np.int64)
     return LabelledProducts(
-        vectors={modality: fusion_model.fuse(modality, images, texts) for modality in Modality}, categories=numbers
+        vectors={modality: fusion_model.fuse(modality, images, texts) for modality in Modality}, categories=codes
     )
 
 

@@ -1,1 +1,1 @@
-"""The embedded model server: TensorFlow-Serving's protocol, rules and terms, over the same SavedModel."""
+"""The embedded model server: serves a SavedModel with TensorFlow-Serving's protocol, rules and terms."""

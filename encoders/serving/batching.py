@@ -18,7 +18,7 @@ Task = TypeVar("Task")
 
 @dataclass(frozen=True, kw_only=True)
 class BatchingParameters:
-    """Named as in TensorFlow-Serving's batching_parameters_file. Raises BadSettings."""
+    """How batches are formed, named as in TensorFlow-Serving's batching_parameters_file. Raises BadSettings."""
 
     max_batch_size: int  # most rows of one request; without splitting also of one model run
     batch_timeout_micros: int = 0  # how long a partial batch waits for more; 0: until a thread is free
@@ -63,6 +63,8 @@ class Part(Generic[Task]):
 
 @dataclass(slots=True)
 class _Batch(Generic[Task]):
+    """Parts of tasks that are run together."""
+
     opened_s: float = 0.0  # when its first part was added
     rows: int = 0
     parts: list[Part[Task]] = field(default_factory=list)
@@ -122,8 +124,8 @@ class BatchQueue(Generic[Task]):
         """TensorFlow-Serving's ValidateBatchTaskQueueCapacity, with its messages."""
         limits = self._parameters
         if rows > limits.max_batch_size:
-            most = limits.max_batch_size
-            raise InvalidRequest("inputs", f"Task size {rows} is larger than maximum input batch size {most}")
+            limit = limits.max_batch_size
+            raise InvalidRequest("inputs", f"Task size {rows} is larger than maximum input batch size {limit}")
         full = "The batch scheduling queue to which this task was submitted is full"
         enqueued, room = len(self._closed) + 1, self._size - self._open.rows
         if limits.enable_large_batch_splitting:
@@ -131,5 +133,5 @@ class BatchQueue(Generic[Task]):
             if rows > capacity:
                 raise Unavailable(f"{full}; task size is {rows} but scheduling capacity is only {capacity}")
         elif rows > room and enqueued >= limits.max_enqueued_batches:
-            most = limits.max_enqueued_batches
-            raise Unavailable(f"{full}; currently {enqueued} batches enqueued and max_enqueued_batches is {most}")
+            limit = limits.max_enqueued_batches
+            raise Unavailable(f"{full}; currently {enqueued} batches enqueued and max_enqueued_batches is {limit}")

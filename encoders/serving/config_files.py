@@ -54,9 +54,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         "models", metavar="MODELS_DIR", help="folder in which TensorFlow-Serving finds mobilenet/<version>"
     )
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="folder to write the files to")
-    defaults = {each.name: each for each in dataclasses.fields(ModelServerSettings)}
+    fields = {field.name: field for field in dataclasses.fields(ModelServerSettings)}
     for name in _SHARED_SETTINGS:
-        text = f"{defaults[name].metadata['help']} [default: {defaults[name].default!r}]"
+        text = f"{fields[name].metadata['help']} [default: {fields[name].default!r}]"
         parser.add_argument(_flag(name), metavar="VALUE", help=text.replace("%", "%%"))
     options = vars(parser.parse_args(argv))
     if not Path(options["models"]).is_absolute():

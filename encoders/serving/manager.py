@@ -1,7 +1,8 @@
 """Manage the versions of the served models: load, label, lease to requests, drain and unload. Reads files.
 
 A version goes through START, LOADING, AVAILABLE, UNLOADING, END; one that fails to load ends with its error. What to do
-next is decided by `encoders.serving.policy`; a version in use is unloaded when its last request ends. One event loop.
+next is decided by `encoders.serving.policy`; a version in use is unloaded when its last request ends. For use on one
+event loop.
 """
 
 from __future__ import annotations
@@ -153,6 +154,7 @@ class ModelManager:
             model.labels = labels.get(name, {})
 
     async def _reconcile_model(self, model: ServedModel) -> None:
+        """Load and unload versions of one model until the aspired ones are served. Raises OSError."""
         existing: dict[int, Path] = {}
         if model.config is not None:
             base = model.config.base_path
@@ -177,6 +179,7 @@ class ModelManager:
         model.forget_oldest()
 
     async def _load_version(self, model: ServedModel, number: int, path: Path) -> None:
+        """Load a version on the thread for loading; it ends AVAILABLE, or in END with its error."""
         version = model.versions[number] = ModelVersion(model.name, number)
         version.set_state(LOADING)
         try:
@@ -195,10 +198,12 @@ class ModelManager:
         log.info("serving version %d of %s: %s", number, model.name, servable.encoder)
 
     def _unload_version(self, version: ModelVersion) -> None:
+        """Accept no more requests for a version, and drain it in the background."""
         version.set_state(UNLOADING)
         self._start_task(self._drain(version))
 
     async def _drain(self, version: ModelVersion) -> None:
+        """Wait until a version's last request ends, then free it."""
         await version.wait_until_idle()
         if version.loaded is not None:
             self._scheduler.remove_session(version.loaded.session)

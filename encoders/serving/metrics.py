@@ -1,4 +1,4 @@
-"""Metrics of the model server. Labels are bounded: methods, codes, and models and versions that were served."""
+"""Prometheus metrics of the model server. Labels are bounded: methods, codes, and models and versions served."""
 
 from __future__ import annotations
 

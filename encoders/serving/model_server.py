@@ -1,4 +1,7 @@
-"""The embedded model server, `lookalike serve model-server`: TensorFlow-Serving's protocol over the same SavedModel."""
+"""The embedded model server, `lookalike serve model-server`: a gRPC server with TensorFlow-Serving's protocol.
+
+Serves the SavedModel that TensorFlow-Serving would serve.
+"""
 
 from __future__ import annotations
 

@@ -42,11 +42,15 @@ VersionPolicy = Latest | All | Specific
 
 @dataclass(frozen=True, slots=True)
 class Load:
+    """The action of loading a version."""
+
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class Unload:
+    """The action of unloading a version."""
+
     version: int
 
 

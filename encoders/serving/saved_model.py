@@ -23,14 +23,14 @@ class Servable(Protocol):
 
     @property
     def encoder(self) -> str:
-        """The fingerprint."""
+        """The fingerprint of the encoder."""
         ...
 
     @property
     def signatures(self) -> SignatureDefMap: ...
 
     def __call__(self, images: Pixels) -> F32:
-        """(n, 1024) float32 of unit norm."""
+        """Compute features (n, 1024) float32 of unit norm."""
         ...
 
 

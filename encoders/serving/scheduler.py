@@ -1,6 +1,6 @@
 """Run batches on threads that all model versions share, round-robin, as TensorFlow-Serving's SharedBatchScheduler.
 
-Batches are formed by `encoders.serving.batching`. For use on one event loop.
+Batches are formed by `encoders.serving.batching`. For use on one event loop. No I/O of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The PredictionService and ModelService RPCs: validate, handle and count requests as TensorFlow-Serving does."""
+"""The PredictionService and ModelService RPCs: validate, handle and count requests as TensorFlow-Serving does.
+
+No I/O of its own.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ _OUTPUTS = (FEATURES, ENCODER)
 
 
 class ModelServerService:
-    """The RPC methods. models: the folder in which the base paths of a new configuration must be."""
+    """The RPC methods of the model server. models: the folder in which a new configuration's base paths must be."""
 
     def __init__(self, manager: ModelManager, models: Path) -> None:
         self._manager = manager
@@ -89,6 +92,7 @@ def _all_with_metrics(methods: _Methods) -> dict[str, edge.Unary]:
 
 
 def _with_metrics(name: str, method: _Method) -> edge.Unary:
+    """The method, with its calls counted by outcome and timed."""
     seconds = REQUEST_SECONDS.labels(name)
 
     async def call(request: Any, deadline: Deadline) -> Any:

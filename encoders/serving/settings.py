@@ -16,6 +16,8 @@ from lookalike.runtime.settings import ProcessSettings, setting
 
 @dataclass(frozen=True, kw_only=True)
 class ModelServerSettings(ProcessSettings):
+    """Settings of `lookalike serve model-server`."""
+
     PREFIX: ClassVar[str] = "LOOKALIKE_MODEL_SERVER_"
 
     models: Path = setting(Path("models"), "folder of the exported models: MODELS/mobilenet/<version>")  # noqa: RUF009  # a field, no value
@@ -46,13 +48,13 @@ class ModelServerSettings(ProcessSettings):
     inter_op_threads: int = setting(0, "concurrent TensorFlow operations; 0: one per core", at_least=0, at_most=1024)
 
     def __post_init__(self) -> None:
-        """Raises BadSettings."""
+        """Validate the settings that are parsed later. Raises BadSettings."""
         model_config(self)
         batching_parameters(self)
 
 
 def batching_parameters(settings: ModelServerSettings) -> BatchingParameters:
-    """Raises BadSettings."""
+    """The settings that determine how batches are formed. Raises BadSettings."""
     try:
         sizes = tuple(map(int, settings.allowed_batch_sizes))
     except ValueError:

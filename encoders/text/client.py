@@ -1,4 +1,4 @@
-"""gRPC client of the text encoder."""
+"""gRPC client of the text encoder. Calls the network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TextEncoder:
         self._stub = TextEncoderStub(channel)
 
     async def encode(self, texts: Sequence[str], deadline: Deadline) -> Embeddings:
-        """(n, dim) float32, rows of unit norm; zeros for a text without words.
+        """Encode texts to (n, dim) float32, rows of unit norm; zeros for a text without words.
 
         Raises Unavailable (also for a response that violates the contract), Overloaded or DeadlineExceeded.
         """

@@ -14,13 +14,13 @@ from lookalike.errors import BadArtifact
 _MAGIC, _VERSION = 793712314, 12
 _HEADER = struct.Struct("<2i12id")  # Magic, version, training arguments (the first is dim).
 _DICTIONARY = struct.Struct("<3i2q")  # Entries, words, labels; tokens, pruned subwords.
-_AFTER_WORD = 8 + 1  # Count, entry type.
-_PRUNED = 4 + 4
+_AFTER_WORD_BYTES = 8 + 1  # After each word: count, entry type.
+_PRUNED_SUBWORD_BYTES = 4 + 4
 _MATRIX = struct.Struct("<?2q")  # Quantised; rows, columns; float32 values follow.
 
 
 def check_complete(path: Path) -> None:
-    """Raises BadArtifact for a file that is missing, no fastText model, without words, quantised or of wrong size."""
+    """Raise BadArtifact for a file that is missing, not a fastText model, without words, quantised or of wrong size."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             size, end = len(data), _expected_size(data)
@@ -45,8 +45,8 @@ def _expected_size(data: mmap.mmap) -> int:
         nul = data.find(b"\0", position)
         if nul < 0:
             raise ValueError("it ends within its dictionary")
-        position = nul + 1 + _AFTER_WORD
-    position += _PRUNED * max(0, int(pruned))
+        position = nul + 1 + _AFTER_WORD_BYTES
+    position += _PRUNED_SUBWORD_BYTES * max(0, int(pruned))
     for _ in range(2):  # The input matrix, then the output matrix.
         quantised, rows, columns = _MATRIX.unpack_from(data, position)
         if quantised or columns != dim:

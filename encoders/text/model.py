@@ -23,7 +23,7 @@ ARRAYS = {
 }
 KINDS = tuple(ARRAYS)
 FILES = {kind: (FASTTEXT, *(f"{name}.npy" for name in names)) for kind, names in ARRAYS.items()}
-MAX_WORDS = 65_536  # In the cache, and per batch: 31 MB. The longest text has no more.
+MAX_WORDS = 65_536  # In the cache, and per batch: 31 MB. The longest text has no more words.
 
 
 class WordFeatureCache:
@@ -35,19 +35,19 @@ class WordFeatureCache:
     def __init__(self, manifest: Mapping[str, Any], word_vectors: WordVectors, arrays: Mapping[str, F32]) -> None:
         self._words = word_vectors
         self._idf = dict(zip(word_vectors.words, arrays["idf"].tolist(), strict=True))
-        self._unseen_idf = float(arrays["idf"].max())  # As rare as the rarest word of the training.
+        self._unseen_idf = float(arrays["idf"].max())  # As rare as the rarest word in training.
         self._centre = arrays["centre"]
         self._min_norm: float = manifest["min_norm"]
         self._topics: Topics | None = None
         if manifest["kind"] == "scdv":
-            parts = {name: arrays[name] for name in ("log_weights", "means", "precisions")}
-            self._topics = Topics(**parts, temperature=manifest["temperature"])
+            mixture = {name: arrays[name] for name in ("log_weights", "means", "precisions")}
+            self._topics = Topics(**mixture, temperature=manifest["temperature"])
         self._row: dict[str, int] = {}
         self._topic_weights = np.empty((MAX_WORDS, len(self._topics.means) if self._topics else 1), dtype=np.float32)
         self._vectors = np.empty((MAX_WORDS, word_vectors.dim), dtype=np.float32)
 
     def lookup(self, tokens: Sequence[str]) -> tuple[F32, F32]:
-        """(n, K) idf times topic probabilities and (n, D) vectors of at most MAX_WORDS words."""
+        """Return (n, K) idf times topic probabilities and (n, D) vectors of at most MAX_WORDS words."""
         new_words = [token for token in dict.fromkeys(tokens) if token not in self._row]
         if len(self._row) + len(new_words) > MAX_WORDS:
             self._row.clear()
@@ -87,7 +87,7 @@ class TextModel:
         self.projection = projection
 
     def encode(self, texts: Sequence[str]) -> F32:
-        """(n, dim) float32, rows of unit norm; zeros for a text without words."""
+        """Encode texts to (n, dim) float32, rows of unit norm; zeros for a text without words."""
         documents = [self._tokenize(text) for text in texts]
         vectors = np.zeros((len(documents), self.dim), dtype=np.float32)
         for batch in _batches(documents):

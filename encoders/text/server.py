@@ -1,4 +1,4 @@
-"""The text encoder process, `lookalike serve text-encoder`, which serves the product encoder too."""
+"""The text encoder process, `lookalike serve text-encoder`: a gRPC server of the text and the product encoder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import numpy as np
 from prometheus_client import Histogram
 from threadpoolctl import threadpool_limits
 
-from encoders.product import model as product
+from encoders.product import model as product_model
 from encoders.product import server as product_server
 from encoders.product.server import ProductEncoderService
-from encoders.text import model as text
+from encoders.text import model as text_model
 from lookalike.errors import BadArtifact, BadSettings, InvalidRequest, Overloaded, Unavailable
 from lookalike.limits import MAX_TEXT_BYTES
 from lookalike.runtime import edge, lifecycle, telemetry
@@ -49,6 +49,8 @@ DESCRIPTION = """Serve the text encoder and, with --product-artifact, the produc
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderSettings(ProcessSettings):
+    """Settings of `lookalike serve text-encoder`."""
+
     PREFIX: ClassVar[str] = "LOOKALIKE_TEXT_ENCODER_"
 
     artifact: Path | None = setting(None, "folder of the trained text encoder, as written by `lookalike update`")  # noqa: RUF009  # a field, no value
@@ -58,14 +60,14 @@ class TextEncoderSettings(ProcessSettings):
     )
     max_waiting: int = setting(
         4096,
-        "most texts (by the KiB) and products in flight; beyond it: RESOURCE_EXHAUSTED",
+        "most texts and products in flight; a long text counts as one per KiB; beyond it: RESOURCE_EXHAUSTED",
         at_least=1,
         at_most=1 << 20,
     )
 
 
 class TextEncoderService:
-    """The RPC methods, and one encoder thread whose batches are formed by a Coalescer, not by batching of its own.
+    """The RPC methods of the text encoder. One thread encodes, in batches that a Coalescer forms.
 
     A request larger than a batch is split into slices that are encoded one at a time, interleaved with other requests;
     when its deadline passes or its caller leaves, the remaining slices are dropped.
@@ -76,7 +78,7 @@ class TextEncoderService:
         self._max_waiting = settings.max_waiting
         self._in_flight = 0
         self._thread = ThreadPoolExecutor(1, "text")
-        self._model: text.TextModel | None = None
+        self._model: text_model.TextModel | None = None
         self._batches: Coalescer[Sequence[str], F32] = Coalescer(
             self._encode,
             max_in_flight=1,
@@ -90,7 +92,7 @@ class TextEncoderService:
 
     async def load(self, artifact: Path) -> str:
         """Load an artifact, warm up and return the fingerprint. Raises BadArtifact."""
-        model = await asyncio.to_thread(text.load, artifact)
+        model = await asyncio.to_thread(text_model.load, artifact)
         await self.run(lambda: model.encode(["warm up", "温まる"]))
         self._model = model
         return model.fingerprint
@@ -103,11 +105,11 @@ class TextEncoderService:
         model = self._require_model()
         if not 1 <= len(request.texts) <= MAX_TEXTS:
             raise InvalidRequest("texts", f"{len(request.texts)} texts, expected 1..{MAX_TEXTS}")
-        for i, each in enumerate(request.texts):
-            if len(each.encode()) > MAX_TEXT_BYTES:
-                raise InvalidRequest(f"texts[{i}]", f"{len(each.encode())} bytes, at most {MAX_TEXT_BYTES} are allowed")
+        for i, text in enumerate(request.texts):
+            if len(text.encode()) > MAX_TEXT_BYTES:
+                raise InvalidRequest(f"texts[{i}]", f"{len(text.encode())} bytes, at most {MAX_TEXT_BYTES} are allowed")
         with self._admit(sum(map(text_units, request.texts))):
-            slices = [await self._batches(each, deadline) for each in split_texts(request.texts, self._max_batch)]
+            slices = [await self._batches(texts, deadline) for texts in split_texts(request.texts, self._max_batch)]
         return pb.EncodeTextResponse(vectors=pack(np.concatenate(slices)), dim=model.dim, fingerprint=model.fingerprint)
 
     async def run(self, work: Callable[[], Result]) -> Result:
@@ -124,7 +126,7 @@ class TextEncoderService:
         """Count a request as in flight. Raises Overloaded; a request above the bound is admitted if it is alone."""
         if self._in_flight and self._in_flight + units > self._max_waiting:
             raise Overloaded(
-                f"{self._in_flight} KiB of texts, or products, are in flight, at most {self._max_waiting} are allowed"
+                f"{self._in_flight} products and KiB of texts are in flight, at most {self._max_waiting} are allowed"
             )
         self._in_flight += units
         try:
@@ -134,12 +136,12 @@ class TextEncoderService:
 
     async def _encode(self, requests: list[Sequence[str]]) -> list[F32]:
         with BATCH_SECONDS.time():
-            model, batch = self._require_model(), [each for texts in requests for each in texts]
+            model, batch = self._require_model(), [text for texts in requests for text in texts]
             vectors = await self.run(lambda: model.encode(batch))
         BATCH_TEXTS.observe(len(vectors))
         return np.split(vectors, np.cumsum([len(texts) for texts in requests])[:-1])
 
-    def _require_model(self) -> text.TextModel:
+    def _require_model(self) -> text_model.TextModel:
         if self._model is None:
             raise Unavailable("the text encoder is still loading")
         return self._model
@@ -154,12 +156,12 @@ def split_texts(texts: Sequence[str], max_units: int) -> Iterator[list[str]]:
     """Split texts, in order, into lists of at most `max_units` units; a larger text is a list of its own."""
     part: list[str] = []
     room = max_units
-    for each in texts:
-        units = text_units(each)
+    for text in texts:
+        units = text_units(text)
         if part and units > room:
             yield part
             part, room = [], max_units
-        part.append(each)
+        part.append(text)
         room -= units
     yield part
 
@@ -175,7 +177,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 
 async def serve(settings: TextEncoderSettings, artifact: Path) -> None:
-    # Titles are products of small matrices: more threads cost ten times the CPU and save no time.
+    """Serve until SIGTERM. Raises BadArtifact for a damaged artifact, or a product encoder of another text encoder."""
+    # Encoding a title multiplies small matrices: more threads cost ten times the CPU and save no time.
     threadpool_limits(1, "blas")
     encoder = TextEncoderService(settings)
     products = ProductEncoderService(encoder.run_admitted)
@@ -202,9 +205,9 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
 
 
-def _load_product_model(artifact: Path, text_encoder: str) -> product.ProductModel:
+def _load_product_model(artifact: Path, text_encoder: str) -> product_model.ProductModel:
     """Load the product encoder. Raises BadArtifact if it was trained on vectors of another text encoder."""
-    model = product.load(artifact)
+    model = product_model.load(artifact)
     if model.text_encoder != text_encoder:
         raise BadArtifact(
             f"{artifact}: trained on vectors of {model.text_encoder}, but the text encoder is {text_encoder}"

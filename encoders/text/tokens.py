@@ -34,7 +34,7 @@ _SHOP_NOTICES = re.compile(
 # 3,980円, ¥3980; but not 500円玉貯金箱 (a coin box) or 円形 (round).
 _PRICES = re.compile(r"(?<!\d)(?:¥ ?\d{1,9}(?!\d)|\d{1,9} ?円(?![形筒卓錐盤柱玉札周]))")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-# Model numbers such as WH-1000XM5, NR-F609HPX: joined to one word, as others write them. Not Pack-of-30, T-shirt.
+# Model numbers such as WH-1000XM5, NR-F609HPX: joined to one word, since some shops omit the hyphen. Not Pack-of-30.
 _MODEL_NUMBERS = re.compile(r"(?<![a-z\d-])([a-z]{1,3})-(?=[a-z]{0,3}\d{2})")
 _TRADEMARK_SIGNS = str.maketrans(dict.fromkeys("™®©℠", " "))  # NFKC would append "TM" to the brand.
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")

@@ -23,7 +23,7 @@ from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.vectors import F32
 
 MAX_DIM = 1024
-_PROJECTION_SAMPLE = 5_000  # Documents to fit the projection and the threshold; more change neither.
+_PROJECTION_SAMPLE = 5_000  # Documents to fit the projection and the threshold; more documents change neither.
 
 Progress = Callable[[str], None]
 
@@ -59,7 +59,7 @@ def train(
         raise OperatorError(f"{dim} dimensions, expected 1..{MAX_DIM}")
     report = progress or (lambda step: None)
 
-    def fill(staging: Path) -> Mapping[str, Any]:
+    def write_files(staging: Path) -> Mapping[str, Any]:
         report("tokenizing")
         tokenize = Tokenizer()
         documents = [tokenize(text) for text in texts]
@@ -81,7 +81,7 @@ def train(
             np.save(staging / f"{name}.npy", array)
         return metadata
 
-    return artifact.write_artifact(out, kind=kind, format_version=FORMAT, files=FILES, fill=fill)
+    return artifact.write_artifact(out, kind=kind, format_version=FORMAT, files=FILES, write_files=write_files)
 
 
 def fit(

@@ -47,12 +47,12 @@ class WordVectors:
         self.dim: int = model.get_dimension()
 
     def vector(self, word: str) -> F32:
-        """(dim,) float32; for a word outside the vocabulary from its subwords, zeros without any."""
+        """The vector of a word, (dim,) float32. Outside the vocabulary: from its subwords; zeros if it has none."""
         vector: F32 = self._model.get_word_vector(word)
         return vector
 
     def vectors(self, words: Sequence[str]) -> F32:
-        """(n, dim) float32."""
+        """The vectors of words, (n, dim) float32."""
         rows = [self.vector(word) for word in words]
         return np.stack(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
 

@@ -1,1 +1,1 @@
-"""Evaluates the vectors of an index by the labels of held-out products, on which no encoder was trained."""
+"""Evaluates the vectors of an index by the labels of held-out products; no encoder was trained on these labels."""

@@ -1,6 +1,6 @@
 """Baselines that a space should beat: random vectors, an untrained image model, and TF-IDF of titles.
 
-Computes vectors; the untrained model runs in a model server.
+The untrained model runs in a model server; nothing else does I/O.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class AbstentionPoint:
     """The coverage and precision of answers whose confidence reaches the threshold for a target precision."""
 
     target_precision: float
-    threshold: float  # Chosen on calibration products; NEVER: no threshold reaches the target.
+    threshold: float  # Chosen on calibration products; UNREACHABLE: none reaches the target.
     coverage: float  # Share of the test products that are answered.
     precision: float  # Share of the answers that are right; 0 if there are none.
 
@@ -66,33 +66,36 @@ def evaluate_classification(
     None if no training product or no test product has a category.
     """
     test, train = _categories(data.test), _categories(data.train)
-    in_test, in_train = np.array([bool(name) for name in test]), np.array([bool(name) for name in train])
-    if not in_test.any() or not in_train.any():
+    # Which products have a category.
+    labelled_test, labelled_train = np.array([bool(name) for name in test]), np.array([bool(name) for name in train])
+    if not labelled_test.any() or not labelled_train.any():
         return None
-    codes = np.unique(test, return_inverse=True)[1][in_test]
+    codes = np.unique(test, return_inverse=True)[1][labelled_test]
     methods: dict[str, ClassifierQuality] = {}
     if model is not None:
         for name, kind in QUERY_KINDS.items():
             confidences, correct = _classifier_predictions(model, kind, data.test)
             threshold = _classifier_thresholds(model, kind)
-            methods[f"classifier, {name}"] = _quality(confidences[in_test], correct[in_test], codes, threshold, seed)
+            methods[f"classifier, {name}"] = _quality(
+                confidences[labelled_test], correct[labelled_test], codes, threshold, seed
+            )
     for space in data.encoders:
-        confidences, correct = _neighbour_predictions(data, space, data.test, in_train)
-        threshold = _chosen_thresholds(*_neighbour_predictions(data, space, data.calibration, in_train))
+        confidences, correct = _neighbour_predictions(data, space, data.test, labelled_train)
+        threshold = _neighbour_thresholds(*_neighbour_predictions(data, space, data.calibration, labelled_train))
         method = f"{NEIGHBOURS} neighbours, {space}"
-        methods[method] = _quality(confidences[in_test], correct[in_test], codes, threshold, seed)
-    seen = set(train)
+        methods[method] = _quality(confidences[labelled_test], correct[labelled_test], codes, threshold, seed)
+    train_categories = set(train)
     return ClassificationEvaluation(
-        test_products=int(in_test.sum()),
-        train_products=int(in_train.sum()),
-        unseen_category=sum(bool(name) and name not in seen for name in test),
+        test_products=int(labelled_test.sum()),
+        train_products=int(labelled_train.sum()),
+        unseen_category=sum(bool(name) and name not in train_categories for name in test),
         unknown_to_classifier=sum(bool(name) and name not in set(model.categories) for name in test) if model else 0,
         methods=methods,
     )
 
 
 def query_vectors(sample: ProductSample, kind: Modality) -> tuple[F32, F32]:
-    """The photo and title vectors of products, zeros for the side that the kind of query leaves out."""
+    """The photo and title vectors of products, with zeros for the modality that the kind of query leaves out."""
     images, texts = sample.vectors["image"], sample.vectors["text"]
     return (
         np.zeros_like(images) if kind is Modality.TEXT else images,
@@ -106,30 +109,32 @@ def _categories(sample: ProductSample) -> list[str]:
 
 def _classifier_predictions(model: ProductModel, kind: Modality, sample: ProductSample) -> tuple[F32, Flags]:
     """The classifier's confidence in its first category, and whether that is correct; (n,) each."""
-    guesses = model.classify(*query_vectors(sample, kind), limit=1, precision=TARGET_PRECISIONS[0])
-    confidences = np.array([0.0 if guess is None else guess.probabilities[0] for guess in guesses], np.float32)
-    predicted = ["" if guess is None else guess.categories[0] for guess in guesses]
+    predictions = model.classify(*query_vectors(sample, kind), limit=1, precision=TARGET_PRECISIONS[0])
+    confidences = np.array([prediction.probabilities[0] for prediction in predictions], np.float32)
+    predicted = [prediction.categories[0] for prediction in predictions]
     return confidences, _is_correct(predicted, sample)
 
 
 def _neighbour_predictions(
-    data: EvaluationData, space: str, sample: ProductSample, in_train: Flags
+    data: EvaluationData, space: str, sample: ProductSample, labelled_train: Flags
 ) -> tuple[F32, Flags]:
     """The share of votes for the category that most neighbours have, and whether that is correct; (n,) each."""
-    labels = [name for name, votes in zip(_categories(data.train), in_train, strict=True) if votes]
-    predicted, shares = majority_vote(sample.vectors[space], data.train.vectors[space][in_train], labels, NEIGHBOURS)
+    labels = [name for name in _categories(data.train) if name]
+    references = data.train.vectors[space][labelled_train]
+    predicted, shares = majority_vote(sample.vectors[space], references, labels, NEIGHBOURS)
     return shares.astype(np.float32), _is_correct(predicted, sample)
 
 
 def _is_correct(predicted: Sequence[str], sample: ProductSample) -> Flags:
-    return np.array([name == own for name, own in zip(predicted, _categories(sample), strict=True)], dtype=np.bool_)
+    pairs = zip(predicted, _categories(sample), strict=True)
+    return np.array([prediction == category for prediction, category in pairs], dtype=np.bool_)
 
 
 def _classifier_thresholds(model: ProductModel, kind: Modality) -> Callable[[float], float]:
     return lambda precision: model.classifier.threshold(kind, precision)
 
 
-def _chosen_thresholds(confidences: F32, correct: Flags) -> Callable[[float], float]:
+def _neighbour_thresholds(confidences: F32, correct: Flags) -> Callable[[float], float]:
     """Thresholds by target precision, chosen in the same way as the classifier's."""
     thresholds = fit_thresholds(confidences, correct)
     return lambda precision: float(thresholds[np.searchsorted(PRECISIONS, precision - 1e-9)])

@@ -45,7 +45,7 @@ class EvaluationData:
     complete_count: int  # Held-out products with a vector in every space.
     test: ProductSample  # Held-out products with a vector in every space, or a sample of them.
     train: ProductSample  # Training products with a vector in every space, or a sample: the neighbours that vote.
-    calibration: ProductSample  # As `train`, of other products: thresholds are chosen by them.
+    calibration: ProductSample  # Calibration products, sampled like `train`: thresholds are chosen on them.
     seen_vectors: Mapping[str, int]  # Test products whose vector equals that of a training product, by space.
 
 
@@ -69,7 +69,9 @@ def read(location: Path, *, sample: int, seed: int) -> EvaluationData:
     train = products.read_sample(_draw_rows(is_train & complete, MAX_TRAIN, random))
     return EvaluationData(
         version=name,
-        encoders={entry.name: entry.encoder for entry in sorted(manifest.spaces, key=lambda it: space_number(it.name))},
+        encoders={
+            entry.name: entry.encoder for entry in sorted(manifest.spaces, key=lambda entry: space_number(entry.name))
+        },
         product_count=len(is_test),
         held_out_count=int(is_test.sum()),
         missing_vectors={
@@ -116,12 +118,12 @@ class _IndexProducts:
 
     def read_sample(self, rows: I64) -> ProductSample:
         """Read the products in these rows, which have a vector in every space."""
-        located = [(self._shards[self._shard_of[row]], int(self._row_of[row])) for row in rows]
-        products = [Product.FromString(shard.base.table.products[row]) for shard, row in located]
-        vectors = {name: self._vectors(located, number) for name, number in self._spaces.items()}
+        shard_rows = [(self._shards[self._shard_of[row]], int(self._row_of[row])) for row in rows]
+        products = [Product.FromString(shard.base.table.products[row]) for shard, row in shard_rows]
+        vectors = {name: self._vectors(shard_rows, number) for name, number in self._spaces.items()}
         return ProductSample(products=products, vectors=vectors)
 
-    def _vectors(self, located: Sequence[tuple[ShardVersion, int]], number: Space.ValueType) -> F32:
+    def _vectors(self, shard_rows: Sequence[tuple[ShardVersion, int]], number: Space.ValueType) -> F32:
         """(n, dim) the vectors of rows that all have one."""
-        vectors = [shard.base.spaces[number].vector(row) for shard, row in located]
-        return np.array(vectors, dtype=np.float32).reshape(len(located), self._shards[0].base.spaces[number].dim)
+        vectors = [shard.base.spaces[number].vector(row) for shard, row in shard_rows]
+        return np.array(vectors, dtype=np.float32).reshape(len(shard_rows), self._shards[0].base.spaces[number].dim)

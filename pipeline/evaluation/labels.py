@@ -47,16 +47,15 @@ class Labelling:
 
     @cached_property
     def is_informative(self) -> bool:
-        """Whether rankings can differ by it: some neighbours are relevant, and some are not."""
+        """Whether rankings can differ in their metrics: some neighbours are relevant, and some are not."""
         return bool(self.is_query.any()) and bool((self.relevant_counts < len(self.codes) - 1).any())
 
 
 def find_labellings(products: Sequence[Product]) -> list[Labelling]:
-    """All ways to label these products, from broad to narrow: each level of the category path, the whole path, and each
-    kind of tag ("colour" of "colour:red").
+    """All ways to label these products: by each level of the category path, broad to narrow, and by each kind of tag.
 
-    A level that groups the products as another one does is left out. A product with several tags of a kind has no label
-    of that kind; tags without a kind are ignored.
+    The kind of the tag "colour:red" is "colour". A level that groups the products as another one does is left out. A
+    product with several tags of a kind has no label of that kind; tags without a kind are ignored.
     """
     paths = [product.category.split("/") for product in products]
     whole = Labelling.from_labels(CATEGORY, [product.category for product in products])
@@ -70,8 +69,11 @@ def find_labellings(products: Sequence[Product]) -> list[Labelling]:
 
 def _tag_labellings(products: Sequence[Product]) -> Iterator[Labelling]:
     for kind in sorted({kind for product in products for kind, _ in _split_tags(product.tags)}):
-        values = [[value for own, value in _split_tags(product.tags) if own == kind] for product in products]
-        yield Labelling.from_labels(f"tag {kind}", [each[0] if len(each) == 1 else "" for each in values])
+        values_by_product = [
+            [value for tag_kind, value in _split_tags(product.tags) if tag_kind == kind] for product in products
+        ]
+        labels = [values[0] if len(values) == 1 else "" for values in values_by_product]
+        yield Labelling.from_labels(f"tag {kind}", labels)
 
 
 def _split_tags(tags: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -28,8 +28,8 @@ ScoreRows = Callable[[I64], F32]  # Product rows (b,) to their similarity to all
 METRICS = ("precision@10", "recall@R", "recall@100")
 NEAR_K, FAR_K = 10, 100
 RESAMPLES = 1000
-_RESAMPLED_QUERIES = 200_000  # At a time: 5 MB of values.
-_BLOCK = 256  # Queries ranked at a time: 40 MB of ranks among 20,000.
+_RESAMPLED_QUERIES = 200_000  # Resampled at a time: 5 MB of values.
+_BLOCK = 256  # Queries ranked at a time: 40 MB of ranks among 20,000 products.
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def cosines(vectors: F32) -> ScoreRows:
 
 
 def rank_neighbours(count: int, score_rows: ScoreRows, labellings: Sequence[Labelling]) -> Ranking:
-    """Rank the others of each of `count` products by falling score, ties by rising row. O(n² log n)."""
+    """For each of `count` products, rank the others by descending score, ties by ascending row. O(n² log n)."""
     nearest = np.empty((count, min(NEAR_K, count - 1)), dtype=np.int64)
     metrics = {labelling.title: np.zeros((len(METRICS), count)) for labelling in labellings}
     for start in range(0, count, _BLOCK):
@@ -129,12 +129,12 @@ def average_metrics(values: F64, codes: I64, seed: int) -> list[MicroMacro]:
 def _resampled_means(values: F64, starts: I64, sizes: I64, seed: int) -> F64:
     """(m, RESAMPLES, 2) the means of queries resampled within their labels."""
     random, count = np.random.default_rng(seed), values.shape[1]
-    own_start, own_size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
-    at_once = max(_RESAMPLED_QUERIES // count, 1)
+    label_start, label_size = np.repeat(starts, sizes), np.repeat(sizes, sizes)  # Of each query's label.
+    batch = max(_RESAMPLED_QUERIES // count, 1)
     means = []
-    for done in range(0, RESAMPLES, at_once):
-        fractions = random.random((min(at_once, RESAMPLES - done), count))
-        means.append(_means(values[:, own_start + (fractions * own_size).astype(np.int64)], starts, sizes))
+    for start in range(0, RESAMPLES, batch):
+        fractions = random.random((min(batch, RESAMPLES - start), count))
+        means.append(_means(values[:, label_start + (fractions * label_size).astype(np.int64)], starts, sizes))
     return np.concatenate(means, axis=1)
 
 
@@ -165,18 +165,18 @@ class Confusion(NamedTuple):
 
 def find_confusions(nearest: I64, labelling: Labelling) -> list[Confusion]:
     """The pairs of labels that irrelevant neighbours come from, the most frequent first."""
-    own = np.repeat(labelling.codes[labelling.is_query], nearest.shape[1])
-    theirs = labelling.codes[nearest[labelling.is_query]].ravel()
-    per_label = np.bincount(own, minlength=len(labelling.names))
-    wrong = own != theirs
-    pairs, counts = np.unique(np.stack([own[wrong], theirs[wrong]]), axis=1, return_counts=True)
+    query_codes = np.repeat(labelling.codes[labelling.is_query], nearest.shape[1])
+    neighbour_codes = labelling.codes[nearest[labelling.is_query]].ravel()
+    neighbours_per_label = np.bincount(query_codes, minlength=len(labelling.names))
+    wrong = query_codes != neighbour_codes
+    pairs, counts = np.unique(np.stack([query_codes[wrong], neighbour_codes[wrong]]), axis=1, return_counts=True)
     order = np.lexsort((pairs[1], pairs[0], -counts))
     total = max(int(wrong.sum()), 1)
     return [
         Confusion(
             label=labelling.names[pairs[0, i]],
             neighbour_label=labelling.names[pairs[1, i]] if pairs[1, i] >= 0 else "",
-            share_of_neighbours=float(counts[i] / per_label[pairs[0, i]]),
+            share_of_neighbours=float(counts[i] / neighbours_per_label[pairs[0, i]]),
             share_of_errors=float(counts[i] / total),
         )
         for i in order

@@ -22,7 +22,7 @@ from pipeline.evaluation.retrieval import AUTO, CEILING, RankingQuality, Retriev
 COLOURS = {"image": "#4477aa", "text": "#ee7733", "product": "#228833", AUTO: "#222222"}
 _GREYS = ("#dddddd", "#999999", "#bbbbbb", "#eeeeee")  # Of baselines.
 _LINES = ("#222222", "#4477aa", "#ee7733", "#66aadd", "#ffaa66", "#228833")
-_MIN_ANSWERS = 10  # Of a bin that the reliability diagram shows.
+_MIN_ANSWERS = 10  # Bins with fewer are not in the reliability diagram.
 _BARS, _MATRIX_LABELS, _LABEL_CHARS = 20, 12, 28
 _DPI = 100
 
@@ -62,11 +62,15 @@ def draw_averages(path: Path, retrieval: RetrievalEvaluation) -> None:
     figure = import_matplotlib().Figure(figsize=(max(7, 2.2 * len(titles) + 3), 4), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     width = 0.85 / len(columns)
-    for at, (name, colour) in enumerate(_coloured(columns)):
+    for column, (name, colour) in enumerate(_coloured(columns)):
         micro = [columns[name].averages[title][0].micro for title in titles]
-        reach = [[it.value - it.low for it in micro], [it.high - it.value for it in micro]]
-        places = np.arange(len(titles)) + at * width
-        axes.bar(places, [it.value for it in micro], width, yerr=reach, color=colour, label=name, ecolor="#555555")
+        values = [average.value for average in micro]
+        errors = [
+            [average.value - average.low for average in micro],
+            [average.high - average.value for average in micro],
+        ]
+        x = np.arange(len(titles)) + column * width
+        axes.bar(x, values, width, yerr=errors, color=colour, label=name, ecolor="#555555")
     left = np.arange(len(titles)) - width / 2
     heights = [best.averages[title][0].micro.value for title in titles]
     axes.hlines(heights, left, left + 0.85, colors="#cc3311", linestyles="dashed", label=CEILING)
@@ -82,9 +86,9 @@ def draw_precision(path: Path, retrieval: RetrievalEvaluation, labelling: Labell
     figure = import_matplotlib().Figure(figsize=(8, 1.2 + 0.38 * len(labels)), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(retrieval.spaces)
-    for at, (name, colour) in enumerate(_coloured(retrieval.spaces)):
+    for column, (name, colour) in enumerate(_coloured(retrieval.spaces)):
         values = [retrieval.spaces[name].by_label[labelling.title][label][0] for label in labels]
-        axes.barh(np.arange(len(labels)) + at * height, values, height, color=colour, label=name)
+        axes.barh(np.arange(len(labels)) + column * height, values, height, color=colour, label=name)
     names = [plot_label(labelling, label, number) for number, label in enumerate(labels, 1)]
     axes.set_yticks(np.arange(len(labels)) + 0.4 - height / 2, names)
     axes.set_ylim(len(labels) - 0.1, -0.5)
@@ -100,11 +104,11 @@ def draw_confusion_matrices(path: Path, retrieval: RetrievalEvaluation, labellin
     spaces = retrieval.spaces
     size = (2.6 + 3.6 * len(spaces), 2.6 + 0.28 * len(labels))
     figure = import_matplotlib().Figure(figsize=size, dpi=_DPI, layout="constrained")
-    for at, (name, axes) in enumerate(zip(spaces, np.atleast_1d(figure.subplots(1, len(spaces))), strict=True)):
+    for panel, (name, axes) in enumerate(zip(spaces, np.atleast_1d(figure.subplots(1, len(spaces))), strict=True)):
         matrix = confusion_matrix(spaces[name].nearest, labelling, labels)
         image = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(labels) + 1), [*names, "others"], rotation=90, fontsize=7)
-        axes.set_yticks(range(len(labels)), names if at == 0 else [], fontsize=7)
+        axes.set_yticks(range(len(labels)), names if panel == 0 else [], fontsize=7)
         axes.set_title(f"{name}: share of the 10 nearest", fontsize=9)
         for row, column in zip(*np.nonzero(matrix >= 0.005), strict=True):
             shade = "white" if matrix[row, column] > 0.5 else "black"
@@ -119,15 +123,15 @@ def draw_reliability(path: Path, classification: ClassificationEvaluation) -> No
     figure = import_matplotlib().Figure(figsize=(7, 4), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
-    for at, (name, quality) in enumerate(classification.methods.items()):
-        bins = [each for each in quality.bins if each.answers >= _MIN_ANSWERS]
-        confidences, accuracies = [each.confidence for each in bins], [each.accuracy for each in bins]
+    for method, (name, quality) in enumerate(classification.methods.items()):
+        bins = [b for b in quality.bins if b.answers >= _MIN_ANSWERS]
+        confidences, accuracies = [b.confidence for b in bins], [b.accuracy for b in bins]
         style = "dashed" if "neighbours" in name else "solid"
-        colour = _LINES[at % len(_LINES)]
+        colour = _LINES[method % len(_LINES)]
         axes.plot(
             confidences, accuracies, color=colour, linestyle=style, label=f"{name}, ECE {quality.calibration_error:.3f}"
         )
-        sizes = [4 + 200 * each.answers / classification.test_products for each in bins]
+        sizes = [4 + 200 * b.answers / classification.test_products for b in bins]
         axes.scatter(confidences, accuracies, sizes, color=colour)
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -138,27 +142,28 @@ def draw_neighbours(
     path: Path, retrieval: RetrievalEvaluation, labelling: Labelling, photos: Sequence[Path | None], *, seed: int
 ) -> int:
     """Draw random queries of different labels, and their nearest in each space. Returns the number of queries."""
-    queries = _draw_queries(labelling, photos, seed)
-    line = _SIDE_PX + _GAP_PX
-    width = _NAME_PX + (1 + NEIGHBOURS) * line + 2 * _GAP_PX
-    block = len(retrieval.spaces) * line + 2 * _GAP_PX
-    sheet = Image.new("RGB", (width, max(len(queries), 1) * block), "white")
+    queries = _choose_queries(labelling, photos, seed)
+    tile_px = _SIDE_PX + _GAP_PX
+    width_px = _NAME_PX + (1 + NEIGHBOURS) * tile_px + 2 * _GAP_PX
+    query_px = len(retrieval.spaces) * tile_px + 2 * _GAP_PX  # Height of a query: one row of tiles per space.
+    sheet = Image.new("RGB", (width_px, max(len(queries), 1) * query_px), "white")
     pen = ImageDraw.Draw(sheet)
     for number, query in enumerate(queries):
-        for at, (name, column) in enumerate(retrieval.spaces.items()):
-            top = number * block + at * line + _GAP_PX
+        for row, (name, quality) in enumerate(retrieval.spaces.items()):
+            top = number * query_px + row * tile_px + _GAP_PX
             pen.text((_GAP_PX, top + _SIDE_PX // 2), name, fill="black")
-            if at == 0:
+            if row == 0:
                 sheet.paste(_tile(photos[query], _QUERY), (_NAME_PX, top))
-            for place, neighbour in enumerate(column.nearest[query][:NEIGHBOURS]):
+            for rank, neighbour in enumerate(quality.nearest[query][:NEIGHBOURS]):
                 relevant = labelling.codes[neighbour] == labelling.codes[query]
-                left = _NAME_PX + (1 + place) * line + 2 * _GAP_PX
+                left = _NAME_PX + (1 + rank) * tile_px + 2 * _GAP_PX
                 sheet.paste(_tile(photos[neighbour], RELEVANT if relevant else IRRELEVANT), (left, top))
-    sheet.quantize(256).save(path, optimize=True)  # A third of the bytes.
+    sheet.quantize(256).save(path, optimize=True)  # 256 colours take a third of the bytes.
     return len(queries)
 
 
-def _draw_queries(labelling: Labelling, photos: Sequence[Path | None], seed: int) -> list[int]:
+def _choose_queries(labelling: Labelling, photos: Sequence[Path | None], seed: int) -> list[int]:
+    """The rows of at most QUERIES random queries that have a photo, each of another label."""
     random = np.random.default_rng(seed)
     drawable = np.array([photo is not None for photo in photos]) & labelling.is_query
     codes = random.permutation(np.unique(labelling.codes[drawable]))[:QUERIES]

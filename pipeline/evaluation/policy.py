@@ -1,4 +1,4 @@
-"""The space that AUTO searches for a product, by its category, as the gateway's `auto_policy` chooses it. Pure."""
+"""The gateway's `auto_policy`: which space AUTO searches for a product, by its category. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ANY_CATEGORY = "*"
 
 @dataclass(frozen=True, slots=True)
 class SpacePolicy:
-    """The preferred spaces of each category, the first that an index has; a product's longest matching path decides."""
+    """The spaces to search by category, in order of preference; the longest matching category path applies."""
 
     text: str
     spaces_by_category: Mapping[str, Sequence[str]]  # Always has ANY_CATEGORY.
@@ -44,10 +44,11 @@ class SpacePolicy:
             path = path.rpartition("/")[0]
         return ANY_CATEGORY
 
-    def choose_space(self, category: str, built: Sequence[str]) -> str:
-        """The space for a product that has a vector in each of the spaces `built` (in the order of the contract)."""
+    def choose_space(self, category: str, available: Sequence[str]) -> str:
+        """The space for a product of this category; available: the spaces with its vectors, in the contract's order."""
         return next(
-            (space for space in self.spaces_by_category[self.matching_entry(category)] if space in built), built[0]
+            (space for space in self.spaces_by_category[self.matching_entry(category)] if space in available),
+            available[0],
         )
 
 

@@ -43,6 +43,7 @@ class EvaluationRun:
 
 
 def as_json(evaluation: Evaluation, run: EvaluationRun) -> dict[str, Any]:
+    """The content of report.json."""
     data, retrieval, classification = evaluation.data, evaluation.retrieval, evaluation.classification
     return {
         "version": data.version,
@@ -85,7 +86,7 @@ def _column_json(column: RankingQuality, title: str) -> dict[str, Any]:
     averages = zip(METRICS, column.averages[title], strict=True)
     return {
         "averages": {
-            metric: {"micro": _rounded(each.micro), "macro": _rounded(each.macro)} for metric, each in averages
+            metric: {"micro": _rounded(average.micro), "macro": _rounded(average.macro)} for metric, average in averages
         },
         "labels": {
             label: dict(zip(METRICS, _rounded(values.tolist()), strict=True))
@@ -113,6 +114,7 @@ def _columns(retrieval: RetrievalEvaluation) -> dict[str, RankingQuality]:
 
 
 def markdown(evaluation: Evaluation, run: EvaluationRun) -> str:
+    """The content of report.md. Each section is a generator of lines, empty if it does not apply."""
     data, retrieval, classification = evaluation.data, evaluation.retrieval, evaluation.classification
     parts = [
         _head(data, run),
@@ -130,7 +132,7 @@ def markdown(evaluation: Evaluation, run: EvaluationRun) -> str:
 
 
 def _head(data: EvaluationData, run: EvaluationRun) -> Iterator[str]:
-    tested = len(data.test.products)
+    test_count = len(data.test.products)
     yield f"# Quality of version {data.version}"
     yield ""
     yield f"Measured on {run.date} by `lookalike encoders evaluate`, seed {run.seed}, on {run.machine}."
@@ -141,7 +143,7 @@ def _head(data: EvaluationData, run: EvaluationRun) -> Iterator[str]:
         dim = data.test.vectors[space].shape[1]
         yield f"| {space} | `{encoder}` | {dim:,} | {data.missing_vectors[space]:,} | {data.seen_vectors[space]:,} |"
     yield ""
-    sample = "All of them" if tested == data.complete_count else f"A random sample of {tested:,} of them"
+    sample = "All of them" if test_count == data.complete_count else f"A random sample of {test_count:,} of them"
     yield (
         f"Of {data.product_count:,} products, {data.held_out_count:,} are held out: no encoder was trained on their "
         f"labels. {data.complete_count:,} of these have a vector in every space. {sample} are the test products, as "
@@ -157,7 +159,7 @@ def _notes(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[str]:
         yield ""
     elif retrieval.uninformative:
         names = ", ".join(retrieval.uninformative)
-        yield f"Not evaluated by: {names}. All products have one label of it, or no two have the same."
+        yield f"Not evaluated by: {names}. All products have the same label, or no two have."
         yield ""
     for note in run.notes:
         yield f"* {note}"
@@ -178,7 +180,7 @@ def _averages(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[st
         yield "| --- |" + " ---: |" * (2 * len(METRICS))
         for name, column in _columns(retrieval).items():
             exact = name in (CHANCE, CEILING)
-            cells = [_interval(average, exact) for each in column.averages[labelling.title] for average in each]
+            cells = [_interval(average, exact) for pair in column.averages[labelling.title] for average in pair]
             yield f"| {name} | " + " | ".join(cells) + " |"
         yield ""
     yield from _picture(run, "averages", "precision@10 of spaces and baselines, with 95 % intervals")
@@ -271,13 +273,13 @@ def _by_label(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[st
 def _label_table(
     metric: str, columns: Mapping[str, RankingQuality], labelling: Labelling, labels: Sequence[str]
 ) -> Iterator[str]:
-    at = METRICS.index(metric)
+    metric_index = METRICS.index(metric)
     yield f"| | {metric} | products | " + " | ".join(columns) + " |"
     yield "| ---: | --- | ---: |" + " ---: |" * len(columns)
-    for place, label in enumerate(labels, 1):
+    for rank, label in enumerate(labels, 1):
         count = int((labelling.codes == labelling.names.index(label)).sum())
-        cells = [f"{column.by_label[labelling.title][label][at]:.3f}" for column in columns.values()]
-        yield f"| {place} | {_cell(label)} | {count:,} | " + " | ".join(cells) + " |"
+        cells = [f"{column.by_label[labelling.title][label][metric_index]:.3f}" for column in columns.values()]
+        yield f"| {rank} | {_cell(label)} | {count:,} | " + " | ".join(cells) + " |"
     yield ""
 
 
@@ -291,10 +293,10 @@ def _confusions(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[
     for space, confusions in retrieval.confusions.items():
         yield f"| {space}: queries of | have neighbours of | share of their 10 nearest | share of all irrelevant |"
         yield "| --- | --- | ---: | ---: |"
-        for each in confusions[:_MAX_CONFUSIONS]:
-            neighbour = _cell(each.neighbour_label) or "no label"
-            shares = f"{100 * each.share_of_neighbours:.0f} % | {100 * each.share_of_errors:.1f} %"
-            yield f"| {_cell(each.label)} | {neighbour} | {shares} |"
+        for confusion in confusions[:_MAX_CONFUSIONS]:
+            neighbour = _cell(confusion.neighbour_label) or "no label"
+            shares = f"{100 * confusion.share_of_neighbours:.0f} % | {100 * confusion.share_of_errors:.1f} %"
+            yield f"| {_cell(confusion.label)} | {neighbour} | {shares} |"
         yield ""
     yield from _picture(run, "confusion", "labels of the ten nearest, by label of the query")
 

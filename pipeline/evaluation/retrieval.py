@@ -1,4 +1,4 @@
-"""Evaluates the neighbours that each space finds for held-out products, beside baselines and AUTO. Pure."""
+"""Evaluates the neighbours that each space, AUTO and baselines find for held-out products. Pure."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class RetrievalEvaluation:
     """The quality of each space, of AUTO and of baselines on the test products."""
 
     labellings: Sequence[Labelling]  # The informative ones, from broad to narrow.
-    uninformative: Sequence[str]  # Titles of the others: all products have one label, or no two have the same.
-    main_labelling: Labelling | None  # The finest by category; plots and the policy are evaluated by it.
+    uninformative: Sequence[str]  # Titles of the others: all products have the same label, or no two have.
+    main_labelling: Labelling | None  # For plots and the policy: the finest informative labelling by category.
     spaces: Mapping[str, RankingQuality]
     auto: RankingQuality
     baselines: Mapping[str, RankingQuality]
@@ -144,7 +144,7 @@ def _main_labelling(labellings: Sequence[Labelling]) -> Labelling | None:
 
 
 def _auto_ranking(rankings: Mapping[str, Ranking], chosen: Sequence[str]) -> Ranking:
-    """The ranking of each query from the space that the policy chooses for it."""
+    """The ranking of AUTO: each query is ranked by the space that the policy chooses for it."""
     index_of = {name: i for i, name in enumerate(rankings)}
     spaces, rows = np.array([index_of[name] for name in chosen]), np.arange(len(chosen))
     nearest = np.stack([ranking.nearest for ranking in rankings.values()])[spaces, rows]

@@ -66,25 +66,25 @@ REAL_LABEL = os.environ.get("LOOKALIKE_TFSERVING_LABEL", "")  # noqa: TID251
 REAL_BASE_PATH = os.environ.get("LOOKALIKE_TFSERVING_BASE_PATH", "")  # noqa: TID251
 REAL_MAX_BATCH_SIZE = int(os.environ.get("LOOKALIKE_TFSERVING_MAX_BATCH_SIZE", "0"))  # noqa: TID251
 REAL_BURST = int(os.environ.get("LOOKALIKE_TFSERVING_BURST", "0"))  # noqa: TID251
-LABEL = "stable"  # of the embedded one
-# Of the embedded one: room for 64 images that wait, in batches of 16.
+LABEL = "stable"  # of the embedded server
+# Of the embedded server: room for 64 waiting images, in batches of 16.
 MAX_BATCH_SIZE, MAX_ENQUEUED_BATCHES, BURST = 32, 4, 320
-BURST_REQUEST = 8  # images
-START_S = 180
+BURST_REQUEST_IMAGES = 8
+START_TIMEOUT_S = 180
 
 
 @dataclass(frozen=True)
 class Server:
     address: str
-    label: str  # "": it has none
-    base_path: str  # "": its configuration is left alone
-    max_batch_size: int  # 0: not known
-    burst: int  # images that are more than it runs and lets wait; 0: its queue is left alone
+    label: str  # "": none configured
+    base_path: str  # "": the configuration must not be replaced
+    max_batch_size: int  # 0: unknown
+    burst: int  # number of images that overflows the queue; 0: the queue must not be filled
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A model server as an operator starts it, with a model that needs no download."""
+    """An embedded model server, started by its command, with a model that needs no download."""
     models = tmp_path_factory.mktemp("models")
     lookalike = [sys.executable, "-m", "lookalike"]
     subprocess.run([*lookalike, "encoders", "export", str(models), "--weights", "untrained"], check=True)
@@ -103,16 +103,16 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def wait_until_serving(address: str, process: subprocess.Popen[bytes]) -> None:
-    give_up_s = time.monotonic() + START_S
+    deadline_s = time.monotonic() + START_TIMEOUT_S
     with blocking_channel(address) as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)  # Its type stub names no methods.
-        while time.monotonic() < give_up_s:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # Its type stub declares no methods.
+        while time.monotonic() < deadline_s:
             assert process.poll() is None, "the model server ended"
             with suppress(grpc.RpcError):
                 if stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING:
                     return
             time.sleep(0.2)
-    raise AssertionError(f"the model server was not ready within {START_S} s")
+    raise AssertionError(f"the model server was not ready within {START_TIMEOUT_S} s")
 
 
 @pytest.fixture(params=["embedded", "tf-serving"])
@@ -134,19 +134,19 @@ async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
 @pytest.fixture
 def label(server: Server) -> str:
     if not server.label:
-        pytest.skip("no label of that server is known (LOOKALIKE_TFSERVING_LABEL)")
+        pytest.skip("no label of this server is configured (LOOKALIKE_TFSERVING_LABEL)")
     return server.label
 
 
 @pytest.fixture
 async def base_path(server: Server, channel: grpc.aio.Channel) -> AsyncIterator[str]:
-    """Where the model is, for a server whose configuration may be replaced; put back afterwards."""
+    """Where the model is, for a server whose configuration may be replaced; restores the configuration afterwards."""
     if not server.base_path:
-        pytest.skip("that server's configuration is left alone (LOOKALIKE_TFSERVING_BASE_PATH)")
+        pytest.skip("the configuration of this server must not be replaced (LOOKALIKE_TFSERVING_BASE_PATH)")
     yield server.base_path
     labels = {}
     if server.label:
-        labels[server.label] = await available(channel)
+        labels[server.label] = await highest_available_version(channel)
     await reload(channel, model_config(server.base_path, **labels))
 
 
@@ -173,17 +173,17 @@ async def predict(channel: grpc.aio.Channel, request: pb.PredictRequest) -> pb.P
 async def status(channel: grpc.aio.Channel, **spec: Any) -> dict[int, str]:
     request = pb.GetModelStatusRequest(model_spec=pb.ModelSpec(**{"name": MODEL, **spec}))
     response = await call(channel, GET_MODEL_STATUS, request, pb.GetModelStatusResponse)
-    return {each.version: pb.ModelVersionStatus.State.Name(each.state) for each in response.model_version_status}
+    return {entry.version: pb.ModelVersionStatus.State.Name(entry.state) for entry in response.model_version_status}
 
 
-async def available(channel: grpc.aio.Channel) -> int:
-    """The highest version that is: the one that answers who names none."""
+async def highest_available_version(channel: grpc.aio.Channel) -> int:
+    """The highest AVAILABLE version, which serves requests that name no version."""
     return max(version for version, state in (await status(channel)).items() if state == "AVAILABLE")
 
 
 async def metadata(channel: grpc.aio.Channel, *fields: str, **spec: Any) -> pb.GetModelMetadataResponse:
-    asked_for = pb.ModelSpec(**{"name": MODEL, **spec})
-    request = pb.GetModelMetadataRequest(model_spec=asked_for, metadata_field=fields)
+    model_spec = pb.ModelSpec(**{"name": MODEL, **spec})
+    request = pb.GetModelMetadataRequest(model_spec=model_spec, metadata_field=fields)
     return await call(channel, GET_MODEL_METADATA, request, pb.GetModelMetadataResponse)
 
 
@@ -207,7 +207,7 @@ async def test_an_image_has_the_same_vector_in_every_batch(channel: grpc.aio.Cha
     encoder, images = ImageEncoder(channel), pixels(5)
     whole = await encoder.encode(images, Deadline.after(60))
     alone = await asyncio.gather(*(encoder.encode(images[n : n + 1], Deadline.after(60)) for n in range(5)))
-    np.testing.assert_allclose(np.concatenate([one.vectors for one in alone]), whole.vectors, atol=1e-4)
+    np.testing.assert_allclose(np.concatenate([encoded.vectors for encoded in alone]), whole.vectors, atol=1e-4)
 
 
 async def test_the_response_names_model_and_version(channel: grpc.aio.Channel) -> None:
@@ -220,21 +220,21 @@ async def test_the_response_names_model_and_version(channel: grpc.aio.Channel) -
 
 async def test_the_signature_name_is_optional_and_outputs_can_be_filtered(channel: grpc.aio.Channel) -> None:
     unnamed = {"signature_name": ""}
-    for chosen in ([FEATURES], [ENCODER], [ENCODER, FEATURES], []):
-        response = await predict(channel, predict_request(spec=unnamed, output_filter=chosen))
-        assert set(response.outputs) == set(chosen or [FEATURES, ENCODER])
+    for output_filter in ([FEATURES], [ENCODER], [ENCODER, FEATURES], []):
+        response = await predict(channel, predict_request(spec=unnamed, output_filter=output_filter))
+        assert set(response.outputs) == set(output_filter or [FEATURES, ENCODER])
         assert response.model_spec.signature_name == SIGNATURE
 
 
 async def test_a_request_can_name_the_version(channel: grpc.aio.Channel) -> None:
-    version = await available(channel)
+    version = await highest_available_version(channel)
     response = await predict(channel, predict_request(spec={"version": {"value": version}}))
     assert response.model_spec.version.value == version
     assert await status(channel, version={"value": version}) == {version: "AVAILABLE"}
 
 
 async def test_a_client_can_pin_a_version(channel: grpc.aio.Channel) -> None:
-    version = await available(channel)
+    version = await highest_available_version(channel)
     named = await ImageEncoder(channel, version=version).encode(pixels(2), Deadline.after(60))
     latest = await ImageEncoder(channel).encode(pixels(2), Deadline.after(60))
     assert named.encoder == latest.encoder
@@ -254,9 +254,9 @@ async def test_concurrent_callers_each_get_their_own_rows(channel: grpc.aio.Chan
     encoder, images = ImageEncoder(channel), pixels(24)
     slices = [images[n : n + 1 + n % 4] for n in range(20)]
     whole = await encoder.encode(images, Deadline.after(60))
-    answers = await asyncio.gather(*(encoder.encode(some, Deadline.after(60)) for some in slices))
-    for n, response_type in enumerate(answers):
-        np.testing.assert_allclose(response_type.vectors, whole.vectors[n : n + len(slices[n])], atol=1e-4)
+    answers = await asyncio.gather(*(encoder.encode(part, Deadline.after(60)) for part in slices))
+    for n, encoded in enumerate(answers):
+        np.testing.assert_allclose(encoded.vectors, whole.vectors[n : n + len(slices[n])], atol=1e-4)
 
 
 async def test_a_deadline_is_respected(channel: grpc.aio.Channel) -> None:
@@ -268,36 +268,39 @@ async def test_max_batch_size_images_are_accepted_and_one_more_is_refused(
     server: Server, channel: grpc.aio.Channel
 ) -> None:
     if not server.max_batch_size:
-        pytest.skip("the size of that server's batches is not known (LOOKALIKE_TFSERVING_MAX_BATCH_SIZE)")
-    most = await ImageEncoder(channel).encode(pixels(server.max_batch_size), Deadline.after(60))
-    assert len(most.vectors) == server.max_batch_size
-    with pytest.raises(grpc.aio.AioRpcError, match="larger than maximum input batch size") as refused:
+        pytest.skip("max_batch_size of this server is unknown (LOOKALIKE_TFSERVING_MAX_BATCH_SIZE)")
+    encoded = await ImageEncoder(channel).encode(pixels(server.max_batch_size), Deadline.after(60))
+    assert len(encoded.vectors) == server.max_batch_size
+    with pytest.raises(grpc.aio.AioRpcError, match="larger than maximum input batch size") as raised:
         await predict(channel, predict_request(inputs={IMAGES: to_tensor(pixels(server.max_batch_size + 1))}))
-    assert refused.value.code() is INVALID
+    assert raised.value.code() is INVALID_ARGUMENT
 
 
 async def test_a_full_queue_refuses_at_once_and_serves_the_requests_it_accepted(
     server: Server, channel: grpc.aio.Channel
 ) -> None:
     if not server.burst:
-        pytest.skip("that server's queue is its operator's to fill (LOOKALIKE_TFSERVING_BURST)")
-    encoder, images = ImageEncoder(channel), pixels(BURST_REQUEST)
-    calls = [encoder.encode(images, Deadline.after(60)) for _ in range(server.burst // BURST_REQUEST)]
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    refused = [response_type for response_type in answers if isinstance(response_type, BaseException)]
-    answered = [response_type for response_type in answers if not isinstance(response_type, BaseException)]
-    assert refused, f"a queue that {server.burst} images do not fill"
+        pytest.skip("the queue of this server must not be filled (LOOKALIKE_TFSERVING_BURST)")
+    encoder, images = ImageEncoder(channel), pixels(BURST_REQUEST_IMAGES)
+    calls = [encoder.encode(images, Deadline.after(60)) for _ in range(server.burst // BURST_REQUEST_IMAGES)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    accepted = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    assert refused, f"{server.burst} images do not fill the queue"
     assert {type(error) for error in refused} == {Overloaded}
     assert all("UNAVAILABLE: The batch scheduling queue" in str(error) for error in refused)
-    alone = await encoder.encode(images, Deadline.after(60))  # It is well again.
-    assert answered
-    for response_type in answered:
-        np.testing.assert_allclose(response_type.vectors, alone.vectors, atol=1e-4)
+    alone = await encoder.encode(images, Deadline.after(60))  # The server has recovered.
+    assert accepted
+    for encoded in accepted:
+        np.testing.assert_allclose(encoded.vectors, alone.vectors, atol=1e-4)
 
 
 async def test_metadata_describe_inputs_and_outputs(channel: grpc.aio.Channel) -> None:
     response = await metadata(channel, "signature_def")
-    assert (response.model_spec.name, response.model_spec.version.value) == (MODEL, await available(channel))
+    assert (response.model_spec.name, response.model_spec.version.value) == (
+        MODEL,
+        await highest_available_version(channel),
+    )
     packed = response.metadata["signature_def"]
     assert packed.TypeName() == "tensorflow.serving.SignatureDefMap"
     signature = SignatureDefMap.FromString(packed.value).signature_def[SIGNATURE]
@@ -318,18 +321,18 @@ def sizes(info: TensorInfo) -> list[int]:
 
 async def test_unknown_metadata_fields_are_refused(channel: grpc.aio.Channel) -> None:
     for fields, spec, code in (
-        ((), {}, INVALID),
-        (("weights",), {}, INVALID),
-        (("signature_def",), {"name": "resnet"}, UNKNOWN),
-        (("signature_def",), {"version": {"value": 987_654}}, UNKNOWN),
+        ((), {}, INVALID_ARGUMENT),
+        (("weights",), {}, INVALID_ARGUMENT),
+        (("signature_def",), {"name": "resnet"}, NOT_FOUND),
+        (("signature_def",), {"version": {"value": 987_654}}, NOT_FOUND),
     ):
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
             await metadata(channel, *fields, **spec)
-        assert refused.value.code() is code
+        assert raised.value.code() is code
 
 
-async def test_the_latest_version_is_loaded_and_can_be_labelled(channel: grpc.aio.Channel, base_path: str) -> None:
-    version = await available(channel)
+async def test_a_new_configuration_can_label_the_latest_version(channel: grpc.aio.Channel, base_path: str) -> None:
+    version = await highest_available_version(channel)
     response = await reload(channel, model_config(base_path, canary=version))
     assert response.status.error_code == 0
     canary = await predict(channel, predict_request(spec={"version_label": "canary"}))
@@ -337,47 +340,47 @@ async def test_the_latest_version_is_loaded_and_can_be_labelled(channel: grpc.ai
 
 
 async def test_a_label_of_a_version_that_is_not_served_is_refused(channel: grpc.aio.Channel, base_path: str) -> None:
-    with pytest.raises(grpc.aio.AioRpcError, match="not currently available for inference") as refused:
+    with pytest.raises(grpc.aio.AioRpcError, match="not currently available for inference") as raised:
         await reload(channel, model_config(base_path, canary=987_654))
-    assert refused.value.code() is WRONG
-    assert await available(channel)
+    assert raised.value.code() is FAILED_PRECONDITION
+    assert await highest_available_version(channel)
 
 
 async def test_a_configuration_without_a_list_of_models_is_refused(channel: grpc.aio.Channel, base_path: str) -> None:
-    with pytest.raises(grpc.aio.AioRpcError, match="Only ModelConfigList") as refused:
+    with pytest.raises(grpc.aio.AioRpcError, match="Only ModelConfigList") as raised:
         await call(channel, RELOAD_CONFIG, pb.ReloadConfigRequest(), pb.ReloadConfigResponse)
-    assert refused.value.code() is INVALID
+    assert raised.value.code() is INVALID_ARGUMENT
 
 
-INVALID, UNKNOWN = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
-WRONG = grpc.StatusCode.FAILED_PRECONDITION
+INVALID_ARGUMENT, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
 
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        pytest.param({"spec": {"name": "resnet"}}, UNKNOWN, id="unknown model"),
-        pytest.param({"spec": {"version": {"value": 987_654}}}, UNKNOWN, id="unknown version"),
-        pytest.param({"spec": {"name": ""}}, INVALID, id="no model"),
-        pytest.param({"spec": {"version_label": "canary"}}, INVALID, id="unknown label"),
-        pytest.param({"spec": {"signature_name": "classify"}}, WRONG, id="unknown signature"),
-        pytest.param({"inputs": {}}, INVALID, id="no input"),
-        pytest.param({"inputs": {"pictures": to_tensor(pixels(1))}}, INVALID, id="unknown input"),
-        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1).astype(np.float32))}}, INVALID, id="other type"),
-        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1)[:, :100].copy())}}, INVALID, id="other shape"),
-        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1)[0])}}, INVALID, id="other rank"),
-        pytest.param({"inputs": {IMAGES: pb.TensorProto(dtype=pb.DT_UINT8)}}, INVALID, id="no values"),
-        pytest.param({"output_filter": ["labels"]}, INVALID, id="unknown output"),
-        pytest.param({"output_filter": [FEATURES, FEATURES]}, INVALID, id="an output twice"),
+        pytest.param({"spec": {"name": "resnet"}}, NOT_FOUND, id="unknown model"),
+        pytest.param({"spec": {"version": {"value": 987_654}}}, NOT_FOUND, id="unknown version"),
+        pytest.param({"spec": {"name": ""}}, INVALID_ARGUMENT, id="no model"),
+        pytest.param({"spec": {"version_label": "canary"}}, INVALID_ARGUMENT, id="unknown label"),
+        pytest.param({"spec": {"signature_name": "classify"}}, FAILED_PRECONDITION, id="unknown signature"),
+        pytest.param({"inputs": {}}, INVALID_ARGUMENT, id="no input"),
+        pytest.param({"inputs": {"pictures": to_tensor(pixels(1))}}, INVALID_ARGUMENT, id="unknown input"),
+        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1).astype(np.float32))}}, INVALID_ARGUMENT, id="other type"),
+        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1)[:, :100].copy())}}, INVALID_ARGUMENT, id="other shape"),
+        pytest.param({"inputs": {IMAGES: to_tensor(pixels(1)[0])}}, INVALID_ARGUMENT, id="other rank"),
+        pytest.param({"inputs": {IMAGES: pb.TensorProto(dtype=pb.DT_UINT8)}}, INVALID_ARGUMENT, id="no values"),
+        pytest.param({"output_filter": ["labels"]}, INVALID_ARGUMENT, id="unknown output"),
+        pytest.param({"output_filter": [FEATURES, FEATURES]}, INVALID_ARGUMENT, id="an output twice"),
     ],
 )
 async def test_a_request_that_does_not_fit_the_model_is_refused(
     channel: grpc.aio.Channel, changes: dict[str, Any], code: grpc.StatusCode
 ) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
         await predict(channel, predict_request(**changes))
-    assert refused.value.code() is code
-    assert refused.value.details()
+    assert raised.value.code() is code
+    assert raised.value.details()
 
 
 async def test_requests_without_a_model_are_refused(channel: grpc.aio.Channel) -> None:
@@ -386,22 +389,22 @@ async def test_requests_without_a_model_are_refused(channel: grpc.aio.Channel) -
         (GET_MODEL_STATUS, pb.GetModelStatusRequest(), pb.GetModelStatusResponse),
         (GET_MODEL_METADATA, pb.GetModelMetadataRequest(), pb.GetModelMetadataResponse),
     ):
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
             await call(channel, path, request, response_type)
-        assert refused.value.code() is INVALID
+        assert raised.value.code() is INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("spec", [{"name": "resnet"}, {"version": {"value": 987_654}}])
 async def test_the_status_of_an_unknown_model_or_version_is_not_found(
     channel: grpc.aio.Channel, spec: dict[str, Any]
 ) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
         await status(channel, **spec)
-    assert refused.value.code() is UNKNOWN
+    assert raised.value.code() is NOT_FOUND
 
 
 async def test_the_server_accepts_the_official_messages(server: Server, channel: grpc.aio.Channel) -> None:
-    """A client with the stubs of the tensorflow-serving-api package, in a process of its own."""
+    """Runs a client with the stubs of the tensorflow-serving-api package in a separate process."""
     script = f"""
 import importlib.util, sys, types
 empty = types.ModuleType("tensorflow")
@@ -417,18 +420,18 @@ for size in (1, 224, 224, 3):
     images.tensor_shape.dim.add(size=size)
 with grpc.insecure_channel(sys.argv[1]) as channel:
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-    answer = stub.Predict(request, timeout=60)
-    about = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-    about.model_spec.name = "{MODEL}"
+    response = stub.Predict(request, timeout=60)
+    metadata_request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    metadata_request.model_spec.name = "{MODEL}"
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    assert stub.GetModelMetadata(about, timeout=60).metadata["signature_def"].Unpack(signatures)
+    assert stub.GetModelMetadata(metadata_request, timeout=60).metadata["signature_def"].Unpack(signatures)
     assert "{IMAGES}" in signatures.signature_def["{SIGNATURE}"].inputs
-print(answer.outputs["{ENCODER}"].string_val[0].decode())
+print(response.outputs["{ENCODER}"].string_val[0].decode())
 """
-    done = await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, server.address, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parent
     )
-    printed, _ = await done.communicate()
-    assert done.returncode == 0
+    output, _ = await process.communicate()
+    assert process.returncode == 0
     expected = await ImageEncoder(channel).encode(np.zeros((1, 224, 224, 3), np.uint8), Deadline.after(60))
-    assert printed.decode().strip() == expected.encoder
+    assert output.decode().strip() == expected.encoder

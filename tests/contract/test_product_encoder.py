@@ -1,4 +1,4 @@
-"""The contract of the product encoder, checked against the scripted stand-in and the real one."""
+"""The contract of the product encoder, checked against the scripted fake and the real one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from encoders.product import model as product
+from encoders.product import model as product_model
 from encoders.product import server as product_server
 from encoders.product.client import ProductEncoder, ProductEncoderInfo
 from encoders.product.train import train
@@ -24,7 +24,7 @@ from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, serving
 from tests.unit.encoders import synthetic_products
 
 Result = TypeVar("Result")
-SOON = Deadline.after(None)
+NO_DEADLINE = Deadline.after(None)
 
 
 async def run_in_place(work: Callable[[], Result], products: int) -> Result:
@@ -40,14 +40,14 @@ class EncoderUnderTest:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> product.ProductModel:
+def model(tmp_path_factory: pytest.TempPathFactory) -> product_model.ProductModel:
     folder = tmp_path_factory.mktemp("encoders") / "product"
     train(synthetic_products.make_products(), folder)
-    return product.load(folder)
+    return product_model.load(folder)
 
 
 @pytest.fixture(params=["scripted", "real"])
-async def encoder(request: pytest.FixtureRequest, model: product.ProductModel) -> AsyncIterator[EncoderUnderTest]:
+async def encoder(request: pytest.FixtureRequest, model: product_model.ProductModel) -> AsyncIterator[EncoderUnderTest]:
     if request.param == "scripted":
         info = ProductEncoderInfo("encoder-3", "encoder-1", "encoder-2")
         image, text = pack(VECTORS["p07", SPACE_IMAGE]), pack(VECTORS["p07", SPACE_TEXT])
@@ -63,9 +63,9 @@ async def encoder(request: pytest.FixtureRequest, model: product.ProductModel) -
         yield EncoderUnderTest(ProductEncoder(channel), image, text, info)
 
 
-async def test_images_texts_and_both_give_unit_vectors_that_differ(encoder: EncoderUnderTest) -> None:
+async def test_an_image_a_text_and_both_give_different_unit_vectors(encoder: EncoderUnderTest) -> None:
     both, photo = ProductInput(image=encoder.image, text=encoder.text), ProductInput(image=encoder.image)
-    response = await encoder.client.encode([both, photo, ProductInput(text=encoder.text), both], SOON)
+    response = await encoder.client.encode([both, photo, ProductInput(text=encoder.text), both], NO_DEADLINE)
     assert response.info == encoder.info
     np.testing.assert_allclose(np.linalg.norm(response.vectors, axis=1), 1, atol=1e-3)
     np.testing.assert_allclose(response.vectors[0], response.vectors[3], atol=1e-6)
@@ -74,7 +74,7 @@ async def test_images_texts_and_both_give_unit_vectors_that_differ(encoder: Enco
 
 async def test_the_requested_number_of_categories_comes_sorted_by_probability(encoder: EncoderUnderTest) -> None:
     both, photo = ProductInput(image=encoder.image, text=encoder.text), ProductInput(image=encoder.image)
-    classifications, info = await encoder.client.classify([both, photo], SOON, limit=2, precision=0.9)
+    classifications, info = await encoder.client.classify([both, photo], NO_DEADLINE, limit=2, precision=0.9)
     assert info == encoder.info
     for classification in classifications:
         assert len(classification.categories) == len(classification.values) == 2
@@ -82,7 +82,7 @@ async def test_the_requested_number_of_categories_comes_sorted_by_probability(en
         assert 0 <= classification.threshold <= 2
 
 
-async def test_vectors_of_other_dimensions_are_refused_as_of_another_encoder(model: product.ProductModel) -> None:
+async def test_vectors_of_other_dimensions_are_refused(model: product_model.ProductModel) -> None:
     service = product_server.ProductEncoderService(run_in_place)
     service.set_model(model)
     async with (
@@ -90,7 +90,7 @@ async def test_vectors_of_other_dimensions_are_refused_as_of_another_encoder(mod
         aio_channel(address) as channel,
     ):
         with pytest.raises(FailedPrecondition, match=r"inputs\[0\].image: 4 bytes"):
-            await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], SOON)
+            await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], NO_DEADLINE)
 
 
 async def test_a_process_without_a_product_encoder_says_so() -> None:
@@ -99,12 +99,12 @@ async def test_a_process_without_a_product_encoder_says_so() -> None:
         async with serving(*handlers) as address, aio_channel(address) as channel:
             client = ProductEncoder(channel)
             with pytest.raises(FailedPrecondition, match=reason):
-                await client.encode([ProductInput(image=bytes(4))], SOON)
+                await client.encode([ProductInput(image=bytes(4))], NO_DEADLINE)
             with pytest.raises(FailedPrecondition, match=reason):
-                await client.classify([ProductInput(image=bytes(4))], SOON, limit=1, precision=0.9)
+                await client.classify([ProductInput(image=bytes(4))], NO_DEADLINE, limit=1, precision=0.9)
 
 
 async def test_an_address_without_a_server_is_unavailable() -> None:
     async with aio_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable, match="product encoder"):
-            await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], SOON)
+            await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], NO_DEADLINE)

@@ -1,4 +1,4 @@
-"""A small index, served by real processes, for tests that only ask it."""
+"""A small index, served by real processes, for tests that only query it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lookalike.local import probes
 from tests.conftest import REPOSITORY
 from tests.e2e.demos import DemoDirectories, sample_catalogue
 
-PATIENCE_S = 120
+TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="session")
@@ -32,18 +32,18 @@ def served_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("served")
     lookalike = [sys.executable, "-m", "lookalike"]
     np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32))
-    words = ["index", "build", "--vectors", str(folder / "vectors.npy"), "--space", "image", "--shards", "2"]
-    subprocess.run([*lookalike, *words, str(folder / "index")], cwd=REPOSITORY, check=True, timeout=PATIENCE_S)
+    arguments = ["index", "build", "--vectors", str(folder / "vectors.npy"), "--space", "image", "--shards", "2"]
+    subprocess.run([*lookalike, *arguments, str(folder / "index")], cwd=REPOSITORY, check=True, timeout=TIMEOUT_S)
     (port,) = probes.free_ports(1)
     address = f"127.0.0.1:{port}"
     with (folder / "log").open("wb") as log:
-        words = ["serve", "local", str(folder / "index"), "--port", str(port)]
-        process = subprocess.Popen([*lookalike, *words], cwd=REPOSITORY, stdout=log, stderr=log)
+        arguments = ["serve", "local", str(folder / "index"), "--port", str(port)]
+        process = subprocess.Popen([*lookalike, *arguments], cwd=REPOSITORY, stdout=log, stderr=log)
     try:
-        give_up_s = monotonic() + PATIENCE_S
+        deadline_s = monotonic() + TIMEOUT_S
         while not probes.is_serving(address):
             assert process.poll() is None, (folder / "log").read_text()
-            assert monotonic() < give_up_s, (folder / "log").read_text()
+            assert monotonic() < deadline_s, (folder / "log").read_text()
             sleep(0.1)
         yield address
     finally:

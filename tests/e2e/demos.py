@@ -36,7 +36,7 @@ class DemoDirectories:
 
     @property
     def environ(self) -> dict[str, str]:
-        return {**os.environ, MARK: str(self.state), "COLUMNS": "120"}  # noqa: TID251  # given on to a subprocess
+        return {**os.environ, MARK: str(self.state), "COLUMNS": "120"}  # noqa: TID251  # passed on to a subprocess
 
     def processes(self) -> list[str]:
         """The command lines of all processes of a demo in these directories that still run."""
@@ -57,6 +57,7 @@ class DemoDirectories:
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
+    """Whether the condition becomes true in time."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline_s:

@@ -20,7 +20,7 @@ from lookalike.local.process_specs import ROOT
 
 pytestmark = pytest.mark.slow
 
-LENIENT = """
+LENIENT_OBJECTIVES = """
 error_ratio = 0.0
 min_requests_per_s = 1
 
@@ -34,7 +34,7 @@ p50_s = 10.0
 method = "Search"
 p99_s = 10.0
 """
-IMPOSSIBLE = "error_ratio = 0.0\nmin_requests_per_s = 1_000_000\n"
+IMPOSSIBLE_OBJECTIVES = "error_ratio = 0.0\nmin_requests_per_s = 1_000_000\n"
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
     folder = tmp_path_factory.mktemp("load")
     vectors = folder / "vectors.npy"
     np.save(vectors, np.random.default_rng(0).normal(size=(600, 32)).astype(np.float32))
-    built = run("index", "build", "--vectors", vectors, "--space", "image", "--shards", "2", folder / "index")
-    assert built.returncode == 0, built.stderr
+    result = run("index", "build", "--vectors", vectors, "--space", "image", "--shards", "2", folder / "index")
+    assert result.returncode == 0, result.stderr
     port, metrics_port = probes.free_ports(2)
     log = (folder / "log").open("wb")
     words = ("serve", "local", folder / "index", "--port", str(port), "--metrics-port", str(metrics_port))
@@ -77,7 +77,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
 
 
 def test_met_objectives_exit_with_status_0(local: LocalSystem, tmp_path: Path) -> None:
-    (tmp_path / "slo.toml").write_text(LENIENT)
+    (tmp_path / "slo.toml").write_text(LENIENT_OBJECTIVES)
     mix = ["--mix", "product=2,vector=1", "--vectors", f"image={local.vectors}"]
     bounds = ["--seconds", "5", "--users", "4", "--rate", "40", "--slo", str(tmp_path / "slo.toml")]
     process = run("load", *local.address_options, *mix, *bounds, "--json")
@@ -89,11 +89,11 @@ def test_met_objectives_exit_with_status_0(local: LocalSystem, tmp_path: Path) -
     assert {row["space"] for row in report["server"]} == {"image"}
     assert {"cache", "search"} <= set(report["stages"])
     # The gateway counted exactly the calls that the users made.
-    assert sum(each["calls"] for each in report["client"].values()) == report["outcomes"]["OK"]
+    assert sum(kind["calls"] for kind in report["client"].values()) == report["outcomes"]["OK"]
 
 
 def test_missed_objectives_exit_with_status_1(local: LocalSystem, tmp_path: Path) -> None:
-    (tmp_path / "slo.toml").write_text(IMPOSSIBLE)
+    (tmp_path / "slo.toml").write_text(IMPOSSIBLE_OBJECTIVES)
     process = run("load", *local.address_options, "--seconds", "2", "--slo", tmp_path / "slo.toml")
     assert process.returncode == 1, process.stdout + process.stderr
     assert "MISSED" in process.stdout

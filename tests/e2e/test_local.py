@@ -109,8 +109,18 @@ def test_commands_filter_limit_hits_per_shop_and_find_duplicates(
     def rows(response: dict[str, Any]) -> list[int]:
         return [int(hit["product"]["id"]) for hit in response["hits"]]
 
-    tree = '{"any_of": [{"max_price": 99}, {"none_of": [{"max_price": 199}]}]}'
-    arguments = ["--tag", "even", "--created-after", "2025-01-11", "--filter", tree, "--limit", "300", "--explain"]
+    filter_tree = '{"any_of": [{"max_price": 99}, {"none_of": [{"max_price": 199}]}]}'
+    arguments = [
+        "--tag",
+        "even",
+        "--created-after",
+        "2025-01-11",
+        "--filter",
+        filter_tree,
+        "--limit",
+        "300",
+        "--explain",
+    ]
     filtered = run_json("search", "--product", "7", *arguments)
     expected = [row for row in range(11, 300) if row % 2 == 0 and (row <= 99 or row > 199)]
     assert sorted(rows(filtered)) == expected
@@ -180,12 +190,12 @@ def test_changes_made_by_commands_are_searchable_and_survive_killed_shards(index
         command = [*LOOKALIKE, "catalog", *arguments, "--address", address]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
-    for starts in range(2):
+    for restart in (False, True):
         with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             assert process.stdout is not None
             while not process.stdout.readline().startswith("Ctrl-C"):
                 assert process.poll() is None
-            if not starts:
+            if not restart:
                 arguments = ["--title", "seven again", "--vector", f"image={tmp_path / 'vector.npy'}"]
                 arguments += ["--revision", "2"]
                 assert change("upsert", "new", *arguments) == "new: changed, revision 2; in the spaces: image\n"

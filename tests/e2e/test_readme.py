@@ -62,7 +62,7 @@ class Shell:
 
     @property
     def environ(self) -> dict[str, str]:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # noqa: TID251  # given on to a subprocess
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # noqa: TID251  # passed on to a subprocess
         here = {"LOOKALIKE_ADDRESS": self.address, "LOOKALIKE_METRICS": self.metrics, "COLUMNS": "150"}
         return {**os.environ, **here, "PATH": path, "PYTHONPATH": str(REPOSITORY)}  # noqa: TID251  # the same
 

@@ -42,10 +42,11 @@ class Shop:
 
 
 def lookalike(*words: str | Path | int) -> str:
+    """Run a command line and return its output."""
     command = [sys.executable, "-m", "lookalike", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def client(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli
     shards = [process_specs.shard(shop.index, number, port) for number, port in enumerate((first_port, second_port))]
     gateway = process_specs.gateway(shards, gateway_port, model_server=model_server, text_encoder=text_encoder)
     logs = tmp_path_factory.mktemp("logs")
-    with Supervisor(logs, dict(os.environ), directory=process_specs.ROOT) as processes:  # noqa: TID251  # theirs as ours
+    with Supervisor(logs, dict(os.environ), directory=process_specs.ROOT) as processes:  # noqa: TID251  # the processes inherit it
         for process in (model_server, text_encoder, *shards, gateway):
             processes.start(process.name, process.command, ready=process.ready)
         processes.wait_ready(timeout_s=120)
@@ -89,7 +90,7 @@ def client(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli
             yield client
 
 
-def held_out(shop: Shop, count: int) -> list[CatalogueProduct]:
+def held_out_products(shop: Shop, count: int) -> list[CatalogueProduct]:
     products = [item[1] for item in catalogue.read(shop.catalogue) if not isinstance(item, RejectedRow)]
     return [product for product in products if split_of(product.id) is Split.TEST][:count]
 
@@ -119,10 +120,10 @@ def precision_at_10(vectors: F32, leaves: list[str]) -> tuple[float, float]:
 
 def test_neighbours_of_real_products_share_their_category_far_above_chance(shop: Shop) -> None:
     assert shop.update["products"] == COUNT
-    for space, least in (("image", 0.45), ("text", 0.45)):
+    for space, min_precision in (("image", 0.45), ("text", 0.45)):
         assert shop.update["spaces"][space]["vectors"] == COUNT
         precision, chance = precision_at_10(*vectors_and_categories(shop.index, space))
-        assert precision > max(least, 3 * chance), (space, precision, chance)
+        assert precision > max(min_precision, 3 * chance), (space, precision, chance)
 
 
 def test_on_held_out_products_the_product_space_is_better_than_photos_and_titles_alone(
@@ -140,17 +141,17 @@ def test_on_held_out_products_the_product_space_is_better_than_photos_and_titles
 
 
 def test_auto_searches_the_product_space_for_a_product_query(shop: Shop, client: Client) -> None:
-    right, queries = 0, held_out(shop, 20)
+    correct, queries = 0, held_out_products(shop, 20)
     for product in queries:
         response = client.search(product_id=product.id, limit=10)
-        assert [each.space for each in response.provenance.spaces] == [SPACE_PRODUCT]
+        assert [entry.space for entry in response.provenance.spaces] == [SPACE_PRODUCT]
         assert response.provenance.policy == "fashion=product>image"
-        right += sum(hit.product.category == product.category for hit in response.hits)
-    assert right / (10 * len(queries)) > 0.6
+        correct += sum(hit.product.category == product.category for hit in response.hits)
+    assert correct / (10 * len(queries)) > 0.6
 
 
 def test_a_photo_and_a_text_find_the_product_that_has_both(shop: Shop, client: Client) -> None:
-    for product in held_out(shop, 5):
+    for product in held_out_products(shop, 5):
         photo = shop.catalogue / product.image
         response = client.search(image=photo, text=product.title, limit=3)
         assert response.hits[0].product.id == product.id
@@ -160,20 +161,22 @@ def test_a_photo_and_a_text_find_the_product_that_has_both(shop: Shop, client: C
         assert [score.space for score in fused.hits[0].scores] == [SPACE_IMAGE, SPACE_TEXT]
 
 
-@pytest.mark.parametrize("half", ["photo", "title"])
-def test_auto_searches_the_product_space_for_a_photo_or_a_title_alone(shop: Shop, client: Client, half: str) -> None:
-    right, queries = 0, held_out(shop, 20)
+@pytest.mark.parametrize("modality", ["photo", "title"])
+def test_auto_searches_the_product_space_for_a_photo_or_a_title_alone(
+    shop: Shop, client: Client, modality: str
+) -> None:
+    correct, queries = 0, held_out_products(shop, 20)
     for product in queries:
-        given = {"image": shop.catalogue / product.image} if half == "photo" else {"text": product.title}
-        response = client.search(**given, limit=10)
-        assert [each.space for each in response.provenance.spaces] == [SPACE_PRODUCT]
-        right += sum(hit.product.category == product.category for hit in response.hits)
-    assert right / (10 * len(queries)) > 0.45
+        query = {"image": shop.catalogue / product.image} if modality == "photo" else {"text": product.title}
+        response = client.search(**query, limit=10)
+        assert [entry.space for entry in response.provenance.spaces] == [SPACE_PRODUCT]
+        correct += sum(hit.product.category == product.category for hit in response.hits)
+    assert correct / (10 * len(queries)) > 0.45
 
 
 def test_classification_by_id_and_by_photo_and_text_gives_the_same_category(shop: Shop, client: Client) -> None:
     answers = []
-    for product in held_out(shop, 25):
+    for product in held_out_products(shop, 25):
         by_id = client.classify(product_id=product.id, precision=0.8)
         by_both = client.classify(image=shop.catalogue / product.image, text=product.title, precision=0.8)
         assert by_id.category == by_both.category

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from encoders.product import model as product
+from encoders.product import model as product_model
 from encoders.serving.policy import All
 from encoders.types import Embeddings
 from index.storage import version
@@ -27,7 +27,7 @@ from pipeline.update import UpdateOptions, UpdateReport, main, update
 from tests import stores
 from tests.e2e.updates import ImageModel, read_index_vectors
 from tests.rpc.model_servers import ArithmeticModel, run_model_server, write_version
-from tests.unit.pipeline.catalogues import jsonl, photo
+from tests.unit.pipeline.catalogues import photo, write_jsonl
 
 COUNT = 60
 
@@ -150,7 +150,7 @@ async def test_photos_encoded_by_an_interrupted_update_stay_stored(options: Upda
     assert report.encoded["photos"] <= COUNT - 2 * image_encoding.BATCH
 
 
-async def test_products_without_a_photo_or_text_are_in_the_other_space(options: UpdateOptions) -> None:
+async def test_products_without_a_photo_or_text_are_only_in_the_other_space(options: UpdateOptions) -> None:
     edit_products(options, (0, {"image": ""}), (1, {"title": "", "description": ""}), (2, {"price": -1}))
 
     report = await update(options)
@@ -177,8 +177,8 @@ async def test_a_product_space_is_built_if_it_is_better_than_photo_and_title_alo
 
     report = await update(options)
 
-    assert report.product_artifact is not None, report.no_product_reason
-    model = product.load(report.product_artifact)
+    assert report.product_artifact is not None, report.no_product_space_reason
+    model = product_model.load(report.product_artifact)
     assert report.spaces["product"] == {"encoder": model.fingerprint, "vectors": 4 * COUNT}
     assert (model.image_encoder, model.text_encoder) == tuple(
         report.spaces[name]["encoder"] for name in ("image", "text")
@@ -196,14 +196,14 @@ async def test_with_too_few_products_to_train_on_there_is_no_product_space_and_t
 
     assert list(report.spaces) == ["image", "text"]
     assert report.product_artifact is None
-    assert "are needed" in report.no_product_reason
+    assert "are needed" in report.no_product_space_reason
 
 
 async def test_without_an_image_encoder_there_is_only_a_text_space(options: UpdateOptions) -> None:
     report = await update(replace(options, connect_encoder=None))
 
     assert list(report.spaces) == ["text"]
-    assert report.no_product_reason == "there is no image space to fuse"
+    assert report.no_product_space_reason == "there is no image space to fuse"
 
 
 async def test_without_words_there_is_only_an_image_space(options: UpdateOptions) -> None:
@@ -274,7 +274,7 @@ def test_the_command_prints_its_report(options: UpdateOptions, capsys: pytest.Ca
 async def test_an_update_uses_the_pinned_version_of_the_image_model(
     tmp_path: Path, pinned: list[str], encoder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shop = jsonl(tmp_path / "shop", {"image": "a.png"}, photos={"a.png": photo()})
+    shop = write_jsonl(tmp_path / "shop", {"image": "a.png"}, photos={"a.png": photo()})
     write_version(tmp_path / "models", 1, 2)
     serving = run_model_server(
         tmp_path / "models", lambda path: ArithmeticModel(f"mobilenet-{path.name}"), policy=All(), labels={"stable": 1}

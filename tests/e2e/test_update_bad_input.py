@@ -16,7 +16,7 @@ from lookalike.errors import BadArtifact, BadCatalogue
 from pipeline.image_encoding import Encode, Pixels
 from pipeline.update import UpdateOptions, update
 from tests.e2e.updates import ImageModel, read_index_vectors
-from tests.unit.pipeline.catalogues import jsonl, many, photo
+from tests.unit.pipeline.catalogues import numbered_rows, photo, write_jsonl
 
 COLOURS = ("red", "blue", "green", "white", "black")
 RGB = ((200, 30, 30), (40, 60, 200), (30, 160, 60), (250, 250, 250), (5, 5, 5))
@@ -29,32 +29,35 @@ DRESSES = [
 EMOJI = ("👗", "🎉👟✨", "★☆♪ !!!", "🧦🧦")
 
 
-def without(*fields: str, rows: Sequence[Mapping[str, Any]] = DRESSES) -> list[dict[str, Any]]:
+def rows_without(*fields: str, rows: Sequence[Mapping[str, Any]] = DRESSES) -> list[dict[str, Any]]:
     return [{**row, **dict.fromkeys(fields, "")} for row in rows]
 
 
-def titled(titles: Sequence[str], rows: Sequence[Mapping[str, Any]] = DRESSES) -> list[dict[str, Any]]:
+def rows_with_titles(titles: Sequence[str], rows: Sequence[Mapping[str, Any]] = DRESSES) -> list[dict[str, Any]]:
     return [{**row, "title": titles[i % len(titles)]} for i, row in enumerate(rows)]
 
 
 # Rows, and the expected number of vectors in each space.
 CATALOGUES: dict[str, tuple[Sequence[Mapping[str, Any] | str], dict[str, int]]] = {
     "one product": (DRESSES[:1], {"image": 1, "text": 1}),
-    "one product without a photo": (without("image", rows=DRESSES[:1]), {"text": 1}),
-    "one product without a title": (without("title", rows=DRESSES[:1]), {"image": 1}),
-    "one product among bad rows": ([*DRESSES[:1], *many(3, price=-1), "{"], {"image": 1, "text": 1}),
+    "one product without a photo": (rows_without("image", rows=DRESSES[:1]), {"text": 1}),
+    "one product without a title": (rows_without("title", rows=DRESSES[:1]), {"image": 1}),
+    "one product among bad rows": ([*DRESSES[:1], *numbered_rows(3, price=-1), "{"], {"image": 1, "text": 1}),
     "one category": (DRESSES, {"image": 20, "text": 20}),
     "one category, one photo, one title": (
         [{**row, "title": "dress", "image": "red.png"} for row in DRESSES],
         {"image": 20, "text": 20},
     ),
-    "no photo": (without("image"), {"text": 20}),
-    "no title": (without("title"), {"image": 20}),
-    "titles of emoji alone": (titled(EMOJI), {"image": 20}),
-    "titles of emoji alone, but for one": ([*DRESSES[:1], *titled(EMOJI, DRESSES[1:])], {"image": 20, "text": 1}),
-    "titles of one unknown script": (titled(["ᚠᚢᚦᚨᚱᚲ", "ქართული ტექსტი"]), {"image": 20, "text": 20}),
-    "photos here, words there": (
-        [*without("title", rows=DRESSES[:10]), *without("image", rows=DRESSES[10:])],
+    "no photo": (rows_without("image"), {"text": 20}),
+    "no title": (rows_without("title"), {"image": 20}),
+    "titles of emoji alone": (rows_with_titles(EMOJI), {"image": 20}),
+    "titles of emoji alone, except one": (
+        [*DRESSES[:1], *rows_with_titles(EMOJI, DRESSES[1:])],
+        {"image": 20, "text": 1},
+    ),
+    "titles of one unknown script": (rows_with_titles(["ᚠᚢᚦᚨᚱᚲ", "ქართული ტექსტი"]), {"image": 20, "text": 20}),
+    "one half with photos only, the other with titles only": (
+        [*rows_without("title", rows=DRESSES[:10]), *rows_without("image", rows=DRESSES[10:])],
         {"image": 10, "text": 10},
     ),
 }
@@ -74,7 +77,7 @@ def options(tmp_path: Path) -> UpdateOptions:
 @pytest.mark.parametrize("name", CATALOGUES)
 async def test_a_minimal_catalogue_is_indexed_with_unit_vectors(options: UpdateOptions, name: str) -> None:
     rows, expected = CATALOGUES[name]
-    jsonl(options.catalogue, *rows, photos=PHOTOS)
+    write_jsonl(options.catalogue, *rows, photos=PHOTOS)
 
     await update(options)
 
@@ -85,15 +88,15 @@ async def test_a_minimal_catalogue_is_indexed_with_unit_vectors(options: UpdateO
     "rows",
     [
         pytest.param([], id="no product"),
-        pytest.param(without("title", "image", rows=DRESSES[:1]), id="one product without photo and title"),
-        pytest.param(without("image", rows=titled(EMOJI)), id="emoji and no photo"),
-        pytest.param(many(3, price=-1), id="bad rows alone"),
+        pytest.param(rows_without("title", "image", rows=DRESSES[:1]), id="one product without photo and title"),
+        pytest.param(rows_without("image", rows=rows_with_titles(EMOJI)), id="emoji and no photo"),
+        pytest.param(numbered_rows(3, price=-1), id="bad rows alone"),
     ],
 )
 async def test_a_catalogue_without_photos_and_words_is_an_error_and_builds_no_version(
     options: UpdateOptions, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    jsonl(options.catalogue, *rows)
+    write_jsonl(options.catalogue, *rows)
 
     with pytest.raises(BadCatalogue, match=r"no (valid )?product"):
         await update(options)
@@ -101,11 +104,11 @@ async def test_a_catalogue_without_photos_and_words_is_an_error_and_builds_no_ve
     assert not (options.location / "CURRENT").exists()
 
 
-@pytest.mark.parametrize(("value", "complaint"), [(np.nan, "not finite"), (np.inf, "not finite"), (0.0, "is zero")])
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "not finite"), (np.inf, "not finite"), (0.0, "is zero")])
 async def test_invalid_vectors_from_the_image_model_are_an_error_and_build_no_version(
-    options: UpdateOptions, value: float, complaint: str
+    options: UpdateOptions, value: float, message: str
 ) -> None:
-    jsonl(options.catalogue, *DRESSES, photos=PHOTOS)
+    write_jsonl(options.catalogue, *DRESSES, photos=PHOTOS)
 
     async def broken(pixels: Pixels) -> Embeddings:
         return Embeddings(vectors=np.full((len(pixels), 8), value, np.float32), encoder="fake-000000000002")
@@ -114,7 +117,7 @@ async def test_invalid_vectors_from_the_image_model_are_an_error_and_build_no_ve
     async def connected() -> AsyncIterator[Encode]:
         yield broken
 
-    with pytest.raises(BadArtifact, match=rf"image: vector \d+ .*{complaint}"):
+    with pytest.raises(BadArtifact, match=rf"image: vector \d+ .*{message}"):
         await update(replace(options, connect_encoder=connected))
 
     assert not (options.location / "CURRENT").exists()

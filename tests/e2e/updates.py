@@ -41,9 +41,9 @@ def read_index_vectors(location: Path) -> dict[str, F32]:
     """The vectors of all shards of the CURRENT version by space; checks that they are finite and of unit norm."""
     parts_by_space: dict[str, list[F32]] = {}
     for number in range(version.read_manifest(location, version.read_current(location)).shards):
-        for space, searched in shard_version.open_shard(location, number).base.spaces.items():
-            parts_by_space.setdefault(space_name(space), []).append(as_float32(searched.vectors))
+        for space, vector_space in shard_version.open_shard(location, number).base.spaces.items():
+            parts_by_space.setdefault(space_name(space), []).append(as_float32(vector_space.vectors))
     vectors = {name: np.concatenate(parts) for name, parts in parts_by_space.items()}
-    for each in vectors.values():
-        np.testing.assert_allclose(np.linalg.norm(each, axis=1), 1, atol=1e-5)  # NaN is not close to 1.
+    for space_vectors in vectors.values():
+        np.testing.assert_allclose(np.linalg.norm(space_vectors, axis=1), 1, atol=1e-5)  # NaN is not close to 1.
     return vectors

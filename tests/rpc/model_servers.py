@@ -46,13 +46,14 @@ class ArithmeticModel:
 
 
 def images(*axes: int) -> npt.NDArray[np.uint8]:
+    """Images that ArithmeticModel maps to the unit vectors of these axes."""
     pixels = np.zeros((len(axes), 224, 224, 3), np.uint8)
     pixels[:, 0, 0, 0] = axes
     return pixels
 
 
 def write_version(models: Path, *numbers: int, name: str = MODEL) -> None:
-    """Create the files by which a server recognises a version; TensorFlow could not load it."""
+    """Create the files by which a server recognises versions; TensorFlow could not load them."""
     for number in numbers:
         (models / name / str(number)).mkdir(parents=True)
         (models / name / str(number) / "saved_model.pb").touch()
@@ -86,22 +87,23 @@ async def run_model_server(
     grpc_server = edge.server(ModelServerService(manager, models).handlers())
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     await grpc_server.start()
-    watching = None
+    watch_task = None
     try:
         if start:
             await manager.start()
-            watching = asyncio.ensure_future(manager.watch(poll_s))
+            watch_task = asyncio.ensure_future(manager.watch(poll_s))
         yield f"127.0.0.1:{port}"
     finally:
         await grpc_server.stop(None)
-        if watching is not None:
-            watching.cancel()
+        if watch_task is not None:
+            watch_task.cancel()
             with suppress(asyncio.CancelledError):
-                await watching
+                await watch_task
         manager.close()
 
 
 async def until(condition: Callable[[], Any]) -> None:
+    """Wait until the condition is true; TimeoutError after ten seconds."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # what is awaited happens on a thread without an event
+        while not condition():  # noqa: ASYNC110  # a thread without an event makes it true
             await asyncio.sleep(0.002)

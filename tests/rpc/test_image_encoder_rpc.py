@@ -41,7 +41,9 @@ FULL = "The batch scheduling queue to which this task was submitted is full"
 
 
 @asynccontextmanager
-async def answering(predict: Predict) -> AsyncIterator[str]:
+async def run_prediction_server(predict: Predict) -> AsyncIterator[str]:
+    """Run a server that calls `predict`, and yield its address."""
+
     async def call(request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PredictResponse:
         return await predict(request, context)
 
@@ -80,9 +82,13 @@ class FailingServer:
         return one_vector()
 
 
-async def test_a_call_whose_connection_fails_is_retried_once_on_another() -> None:
+async def test_a_call_whose_connection_fails_is_retried_once_on_another_connection() -> None:
     server = FailingServer(grpc.StatusCode.OK, times=0)
-    async with answering(server) as address, aio_channel(UNUSED_ADDRESS) as broken, aio_channel(address) as working:
+    async with (
+        run_prediction_server(server) as address,
+        aio_channel(UNUSED_ADDRESS) as broken,
+        aio_channel(address) as working,
+    ):
         encoder = ImageEncoder(broken, working)
         assert (await encoder.encode(images(0), Deadline.after(5))).encoder == "mobilenet-a"
         await until(lambda: broken.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
@@ -93,7 +99,7 @@ async def test_a_call_whose_connection_fails_is_retried_once_on_another() -> Non
 
 async def test_an_unavailable_server_is_called_twice_at_most() -> None:
     server = FailingServer(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-    async with answering(server) as address, aio_channel(address) as channel:
+    async with run_prediction_server(server) as address, aio_channel(address) as channel:
         with pytest.raises(Unavailable, match="Socket closed"):
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
     assert server.calls == 2
@@ -115,15 +121,15 @@ async def test_errors_that_a_retry_cannot_fix_are_not_retried(
     code: grpc.StatusCode, details: str, error_type: type[LookalikeError]
 ) -> None:
     server = FailingServer(code, details)
-    async with answering(server) as address, aio_channel(address) as channel:
+    async with run_prediction_server(server) as address, aio_channel(address) as channel:
         with pytest.raises(error_type):
             await ImageEncoder(channel).encode(images(0), Deadline.after(5))
     assert server.calls == 1
 
 
-async def test_while_most_calls_fail_none_is_retried_until_some_succeed() -> None:
+async def test_after_many_failures_calls_are_no_longer_retried() -> None:
     server = FailingServer(grpc.StatusCode.UNAVAILABLE, "away", times=16 + 4)
-    async with answering(server) as address, aio_channel(address) as channel:
+    async with run_prediction_server(server) as address, aio_channel(address) as channel:
         encoder = ImageEncoder(channel)
         for _ in range(16):
             with pytest.raises(Unavailable):
@@ -137,7 +143,7 @@ async def test_nothing_is_retried_after_the_deadline() -> None:
         await asyncio.sleep(5)
         return one_vector()
 
-    async with answering(slow) as address, aio_channel(address) as channel:
+    async with run_prediction_server(slow) as address, aio_channel(address) as channel:
         with pytest.raises(DeadlineExceeded):
             await ImageEncoder(channel).encode(images(0), Deadline.after(0.1))
         with pytest.raises(DeadlineExceeded):
@@ -145,14 +151,16 @@ async def test_nothing_is_retried_after_the_deadline() -> None:
 
 
 async def test_concurrent_calls_are_spread_over_the_connections() -> None:
-    peers, together = set(), asyncio.Barrier(4)
+    peers, barrier = set(), asyncio.Barrier(4)
 
-    async def remember(request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PredictResponse:
+    async def record_peer(
+        request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.PredictResponse:
         peers.add(context.peer())
-        await together.wait()
+        await barrier.wait()
         return one_vector()
 
-    async with answering(remember) as address:
+    async with run_prediction_server(record_peer) as address:
         channels = aio_channels(address, 2)
         encoder = ImageEncoder(*channels)
         await asyncio.gather(*(encoder.encode(images(0), Deadline.after(5)) for _ in range(4)))
@@ -184,8 +192,9 @@ async def test_the_gateway_pins_the_configured_version(tmp_path: Path) -> None:
     photo = io.BytesIO()
     Image.new("RGB", (8, 8)).save(photo, "PNG")
 
-    async def encoder(**pin: Any) -> str:
-        encoders = Encoders(GatewaySettings(model_server=address, model_server_connections=2, **pin))
+    async def encoder(**version_settings: Any) -> str:
+        settings = GatewaySettings(model_server=address, model_server_connections=2, **version_settings)
+        encoders = Encoders(settings)
         _, fingerprint = await encoders.encode_image("", photo.getvalue(), Deadline.after(5))
         await encoders.close()
         return fingerprint

@@ -31,11 +31,11 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     write_version(tmp_path, 3)
     models = []
 
-    def one(model: ArithmeticModel, **options: Any) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+    def serve_model(model: ArithmeticModel, **options: Any) -> AbstractAsyncContextManager[grpc.aio.Channel]:
         models.append(model)
         return model_server_channel(tmp_path, lambda path: model, **options)
 
-    yield one
+    yield serve_model
     for model in models:
         model.gate.set()
 
@@ -208,8 +208,8 @@ async def test_pixels_of_another_shape_are_refused_by_the_client(pixels: Any) ->
 
 
 @asynccontextmanager
-async def answering(**outputs: pb.TensorProto) -> AsyncIterator[ImageEncoder]:
-    """A server that answers every request with these outputs."""
+async def scripted_encoder(**outputs: pb.TensorProto) -> AsyncIterator[ImageEncoder]:
+    """A client of a server that answers every request with these outputs."""
 
     async def predict(request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
         return pb.PredictResponse(outputs=outputs)
@@ -250,16 +250,16 @@ NAMES = to_string_tensor([b"mobilenet-a", b"mobilenet-a"])
 async def test_a_response_that_violates_the_signature_is_unavailable(
     features: pb.TensorProto, names: pb.TensorProto
 ) -> None:
-    async with answering(**{FEATURES: features, ENCODER: names}) as encoder:
+    async with scripted_encoder(**{FEATURES: features, ENCODER: names}) as encoder:
         with pytest.raises(Unavailable, match="not a response of an image model"):
             await encoder.encode(images(0, 1), Deadline.after(5))
 
 
 async def test_features_in_float_val_are_read_too() -> None:
-    """TF-Serving writes float_val unless it is told otherwise."""
+    """TF-Serving writes float_val by default."""
     features = to_tensor(UNIT[:2])
     features.tensor_content = b""
     features.float_val.extend(UNIT[:2].ravel().tolist())
-    async with answering(**{FEATURES: features, ENCODER: NAMES}) as encoder:
+    async with scripted_encoder(**{FEATURES: features, ENCODER: NAMES}) as encoder:
         response = await encoder.encode(images(0, 1), Deadline.after(5))
     np.testing.assert_array_equal(response.vectors, UNIT[:2])

@@ -68,7 +68,7 @@ class FakeLoader:
 
 
 class Client:
-    """The bare methods, so that codes and messages are seen as they are sent."""
+    """Calls the RPC methods directly, so that tests see status codes and messages as they are sent."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
@@ -79,13 +79,13 @@ class Client:
         return await self._call(PREDICT, request, pb.PredictResponse)
 
     async def encoder(self, **spec: Any) -> str:
-        """Whose answer it is."""
+        """The encoder that answered a request."""
         response = await self.predict(**spec)
         return str(to_array(response.outputs[ENCODER])[0], "ascii")
 
     async def states(self, **spec: Any) -> dict[int, str]:
         statuses = await self.statuses(**spec)
-        return {each.version: pb.ModelVersionStatus.State.Name(each.state) for each in statuses}
+        return {entry.version: pb.ModelVersionStatus.State.Name(entry.state) for entry in statuses}
 
     async def statuses(self, **spec: Any) -> list[pb.ModelVersionStatus]:
         request = pb.GetModelStatusRequest(model_spec=model_spec(**spec))
@@ -97,13 +97,14 @@ class Client:
         return await self._call(GET_MODEL_METADATA, request, pb.GetModelMetadataResponse)
 
     async def reload(self, *configs: config_pb2.ModelConfig, timeout_s: float = 10) -> pb.ReloadConfigResponse:
-        listed = config_pb2.ModelConfigList(config=configs)
-        request = pb.ReloadConfigRequest(config=config_pb2.ModelServerConfig(model_config_list=listed))
+        config_list = config_pb2.ModelConfigList(config=configs)
+        request = pb.ReloadConfigRequest(config=config_pb2.ModelServerConfig(model_config_list=config_list))
         return await self._call(RELOAD_CONFIG, request, pb.ReloadConfigResponse, timeout_s)
 
     async def until(self, states: dict[int, str]) -> None:
+        """Wait until the versions have these states."""
         async with asyncio.timeout(10):
-            while await self.states() != states:  # noqa: ASYNC110  # it happens in the server
+            while await self.states() != states:  # noqa: ASYNC110  # the server changes it
                 await asyncio.sleep(0.01)
 
     async def _call(
@@ -130,8 +131,8 @@ def model_config(
     )
 
 
-def raises_rpc_error(code: grpc.StatusCode, words: str = "") -> Any:
-    return pytest.raises(grpc.aio.AioRpcError, match=rf"(?s){code.name}.*{words}")
+def raises_rpc_error(code: grpc.StatusCode, message: str = "") -> Any:
+    return pytest.raises(grpc.aio.AioRpcError, match=rf"(?s){code.name}.*{message}")
 
 
 async def test_while_loading_a_model_is_not_found_and_its_status_is_loading(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ async def test_before_the_first_load_no_model_is_found(tmp_path: Path) -> None:
             await Client(channel).statuses()
 
 
-async def test_each_version_serves_requests_that_name_it_and_the_highest_the_others(tmp_path: Path) -> None:
+async def test_requests_are_served_by_the_version_that_they_name_or_else_by_the_highest(tmp_path: Path) -> None:
     write_version(tmp_path, 2, 3, 11)
     async with model_server_channel(tmp_path, FakeLoader(), policy=Latest(2)) as channel:
         client = Client(channel)
@@ -181,16 +182,16 @@ async def test_a_new_version_takes_over_and_requests_in_flight_on_the_old_one_su
     async with model_server_channel(tmp_path, load, poll_s=0.02) as channel:
         client = Client(channel)
         load.loaded[1].gate.clear()
-        under_way = asyncio.create_task(client.encoder())
+        in_flight = asyncio.create_task(client.encoder())
         waiting = asyncio.create_task(client.encoder())
         await asyncio.sleep(0.1)
         write_version(tmp_path, 2)
         await client.until({2: "AVAILABLE", 1: "UNLOADING"})
-        assert not under_way.done()
+        assert not in_flight.done()
         with raises_rpc_error(NOT_FOUND):
             await client.predict(version={"value": 1})
         load.loaded[1].gate.set()
-        assert [await under_way, await waiting] == ["mobilenet-1", "mobilenet-1"]
+        assert [await in_flight, await waiting] == ["mobilenet-1", "mobilenet-1"]
         await client.until({2: "AVAILABLE", 1: "END"})
         assert await client.encoder() == "mobilenet-2"
 
@@ -259,12 +260,12 @@ async def test_startup_fails_if_no_version_can_be_loaded(tmp_path: Path) -> None
 
 async def test_a_label_is_moved_to_another_version_by_a_new_configuration(tmp_path: Path) -> None:
     write_version(tmp_path, 1, 2)
-    every = Policy(all=Policy.All())
+    all_versions = Policy(all=Policy.All())
     async with model_server_channel(tmp_path, FakeLoader(), policy=All(), labels={"stable": 1}) as channel:
         client = Client(channel)
         assert await client.encoder(version_label="stable") == "mobilenet-1"
         assert await client.states(version_label="stable") == {1: "AVAILABLE"}
-        await client.reload(model_config(tmp_path, every, stable=2, previous=1))
+        await client.reload(model_config(tmp_path, all_versions, stable=2, previous=1))
         assert await client.encoder(version_label="stable") == "mobilenet-2"
         assert await client.encoder(version_label="previous") == "mobilenet-1"
         with raises_rpc_error(INVALID_ARGUMENT, "Unrecognized servable version label: canary"):
@@ -313,13 +314,13 @@ async def test_a_version_that_is_aspired_again_while_it_unloads_is_loaded_again(
     async with model_server_channel(tmp_path, load, policy=All()) as channel:
         client, old = Client(channel), load.loaded[1]
         old.gate.clear()
-        under_way = asyncio.create_task(client.encoder(version={"value": 1}))
+        in_flight = asyncio.create_task(client.encoder(version={"value": 1}))
         await until(lambda: old.batches)
         await client.reload(model_config(tmp_path))
         await client.until({2: "AVAILABLE", 1: "UNLOADING"})
         await client.reload(model_config(tmp_path, Policy(all=Policy.All())))
         old.gate.set()
-        await under_way
+        await in_flight
         await client.until({2: "AVAILABLE", 1: "AVAILABLE"})
         assert load.loads == [2, 1, 1]
 
@@ -345,7 +346,7 @@ async def test_loading_continues_if_the_caller_of_reload_gives_up(tmp_path: Path
             await client.reload(model_config(tmp_path), model_config(tmp_path, name="other"), timeout_s=0.3)
         load.gate.set()
         async with asyncio.timeout(10):
-            while await client.states(name="other") != {5: "AVAILABLE"}:  # noqa: ASYNC110  # it happens in the server
+            while await client.states(name="other") != {5: "AVAILABLE"}:  # noqa: ASYNC110  # the server changes it
                 await asyncio.sleep(0.01)
         assert load.loads == [1, 5]
 
@@ -367,7 +368,7 @@ async def test_an_unloaded_version_is_freed_from_memory(tmp_path: Path) -> None:
 
     def load(path: Path) -> ArithmeticModel:
         model = ArithmeticModel()
-        model.__dict__["itself"] = model  # As TensorFlow's models hold themselves.
+        model.__dict__["itself"] = model  # A reference cycle, as in TensorFlow's models.
         loaded.append(weakref.ref(model))
         return model
 
@@ -396,7 +397,7 @@ Change = Callable[[config_pb2.ModelConfig], Any]
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda config: setattr(config, "base_path", "/etc"), "Could not find base path /etc"),
         (lambda config: setattr(config, "base_path", config.base_path + "/1"), "Could not find base path"),
@@ -406,12 +407,12 @@ Change = Callable[[config_pb2.ModelConfig], Any]
         (lambda config: setattr(config, "name", ""), "has no name"),
     ],
 )
-async def test_an_invalid_configuration_is_refused(tmp_path: Path, change: Change, words: str) -> None:
+async def test_an_invalid_configuration_is_refused(tmp_path: Path, change: Change, message: str) -> None:
     write_version(tmp_path, 1)
     config = model_config(tmp_path)
     change(config)
     async with model_server_channel(tmp_path, FakeLoader()) as channel:
-        with raises_rpc_error(INVALID_ARGUMENT, words):
+        with raises_rpc_error(INVALID_ARGUMENT, message):
             await Client(channel).reload(config)
         assert await Client(channel).encoder() == "mobilenet-1"
 
@@ -458,8 +459,8 @@ async def test_requests_without_a_model_are_refused(tmp_path: Path) -> None:
             await client.predict(name="")
 
 
-def page() -> str:
-    """What a scrape of TensorFlow-Serving's path finds."""
+def scrape_metrics() -> str:
+    """Scrape the metrics at TensorFlow-Serving's path."""
     (port,) = probes.free_ports(1)
     server, thread = start_http_server(port, addr="127.0.0.1")
     try:
@@ -481,7 +482,7 @@ async def test_requests_batches_queues_and_versions_are_counted(tmp_path: Path) 
         await client.predict(1, 2, 3)
         with raises_rpc_error(NOT_FOUND):
             await client.predict(name="resnet")
-        lines = (await asyncio.to_thread(page)).splitlines()
+        lines = (await asyncio.to_thread(scrape_metrics)).splitlines()
     for line in (
         'lookalike_model_requests_total{code="OK",method="Predict",model_name="mobilenet",version="41"} 1.0',
         'lookalike_model_version_state{model_name="mobilenet",version="41"} 30.0',
@@ -491,13 +492,13 @@ async def test_requests_batches_queues_and_versions_are_counted(tmp_path: Path) 
         assert line in lines
     text = "\n".join(lines)
     assert 'code="NOT_FOUND",method="Predict",model_name="",version=""' in text
-    assert "resnet" not in text  # Whoever asks does not choose our labels.
+    assert "resnet" not in text  # A caller cannot create label values.
     for name in ("request_seconds", "queue_seconds", "batch_images", "batch_seconds"):
         assert f"lookalike_model_{name}_count" in text
     assert 'lookalike_model_loads_total{model_name="mobilenet",outcome="failed"}' in text
 
 
-async def test_no_images_are_refused(tmp_path: Path) -> None:
+async def test_a_request_without_images_is_refused(tmp_path: Path) -> None:
     write_version(tmp_path, 1)
     async with model_server_channel(tmp_path, FakeLoader()) as channel:
         request = pb.PredictRequest(model_spec=model_spec(), inputs={IMAGES: to_tensor(images())})
@@ -511,6 +512,6 @@ async def test_the_oldest_ended_versions_are_forgotten(tmp_path: Path) -> None:
         client = Client(channel)
         await client.reload(model_config(tmp_path))
         async with asyncio.timeout(10):
-            while len(states := await client.states()) != 1 + MAX_ENDED_VERSIONS:  # noqa: ASYNC110  # it happens in the server
+            while len(states := await client.states()) != 1 + MAX_ENDED_VERSIONS:  # noqa: ASYNC110  # the server changes it
                 await asyncio.sleep(0.01)
         assert list(states) == [30, *range(29, 29 - MAX_ENDED_VERSIONS, -1)]

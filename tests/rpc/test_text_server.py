@@ -12,7 +12,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from encoders.text import model as text
+from encoders.text import model as text_model
 from encoders.text.client import TextEncoder
 from encoders.text.model import TextModel, load
 from encoders.text.server import MAX_TEXTS, SERVICE, TextEncoderService, TextEncoderSettings, split_texts
@@ -28,7 +28,7 @@ from lookalike.vectors import F32
 from tests.rpc.gateways import serving
 
 TITLES = ["red dress", "blue dress", "赤い靴", "white mug"]
-SOON = Deadline.after(None)
+NO_DEADLINE = Deadline.after(None)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ async def channel(artifact: Path) -> AsyncIterator[grpc.aio.Channel]:
 
 async def test_encode_returns_the_models_vectors_and_its_fingerprint(channel: grpc.aio.Channel, artifact: Path) -> None:
     model = load(artifact)
-    encoded = await TextEncoder(channel).encode([*TITLES, ""], SOON)
+    encoded = await TextEncoder(channel).encode([*TITLES, ""], NO_DEADLINE)
     np.testing.assert_allclose(encoded.vectors, model.encode([*TITLES, ""]), atol=1e-6)
     assert encoded.encoder == model.fingerprint
     state = await text_encoder_pb2_grpc.TextEncoderStub(channel).Describe(pb.DescribeEncoderRequest())
@@ -59,7 +59,7 @@ async def test_encode_returns_the_models_vectors_and_its_fingerprint(channel: gr
 
 async def test_concurrent_callers_each_get_their_own_vectors(channel: grpc.aio.Channel, artifact: Path) -> None:
     model, client = load(artifact), TextEncoder(channel)
-    responses = await asyncio.gather(*(client.encode([title], SOON) for title in TITLES))
+    responses = await asyncio.gather(*(client.encode([title], NO_DEADLINE) for title in TITLES))
     np.testing.assert_allclose(
         np.concatenate([response.vectors for response in responses]), model.encode(TITLES), atol=1e-6
     )
@@ -76,7 +76,7 @@ async def test_no_texts_too_many_or_too_long_texts_are_refused(channel: grpc.aio
 
 async def test_beyond_max_waiting_requests_are_refused_at_once(channel: grpc.aio.Channel) -> None:
     client = TextEncoder(channel)
-    calls = [client.encode(["dress"] * 8, SOON) for _ in range(20)]
+    calls = [client.encode(["dress"] * 8, NO_DEADLINE) for _ in range(20)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert any(isinstance(outcome, Overloaded) for outcome in outcomes)
     assert any(not isinstance(outcome, BaseException) for outcome in outcomes)
@@ -114,7 +114,7 @@ async def blocked_server(
 ) -> AsyncIterator[tuple[BlockedModel, grpc.aio.Channel]]:
     """A server with batches of four, blocked in its first one, and a channel to it."""
     model = BlockedModel(load(artifact))
-    monkeypatch.setattr(text, "load", lambda path: model)
+    monkeypatch.setattr(text_model, "load", lambda path: model)
     encoder = TextEncoderService(TextEncoderSettings(max_batch=4, max_waiting=16))
     await encoder.load(artifact)
     handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
@@ -130,29 +130,29 @@ async def test_a_large_request_is_interleaved_with_others(
 ) -> None:
     model, channel = blocked_server
     client = TextEncoder(channel)
-    many = [f"dress {i}" for i in range(10)]
-    large = asyncio.create_task(client.encode(many, SOON))
+    texts = [f"dress {i}" for i in range(10)]
+    large = asyncio.create_task(client.encode(texts, NO_DEADLINE))
     await model.wait_until_started()
-    small = [asyncio.create_task(client.encode(["mug", *TITLES[:n]], SOON)) for n in (0, 1)]
-    await asyncio.sleep(0.2)  # Until they have arrived; only the order depends on it.
+    small = [asyncio.create_task(client.encode(["mug", *TITLES[:n]], NO_DEADLINE)) for n in (0, 1)]
+    await asyncio.sleep(0.2)  # Until both have arrived: only the order of batches depends on it.
     model.released.set()
     encoded = await large
     await asyncio.gather(*small)
     assert [batch[0] for batch in model.batches] == ["dress 0", "mug", "dress 4", "dress 8"]
-    np.testing.assert_allclose(encoded.vectors, load(artifact).encode(many), atol=1e-6)
+    np.testing.assert_allclose(encoded.vectors, load(artifact).encode(texts), atol=1e-6)
 
 
 async def test_the_remaining_texts_of_a_cancelled_request_are_not_encoded(
     blocked_server: tuple[BlockedModel, grpc.aio.Channel],
 ) -> None:
     model, channel = blocked_server
-    leaving = asyncio.create_task(TextEncoder(channel).encode(["dress"] * 12, SOON))
+    cancelled = asyncio.create_task(TextEncoder(channel).encode(["dress"] * 12, NO_DEADLINE))
     await model.wait_until_started()
-    leaving.cancel()
+    cancelled.cancel()
     await asyncio.sleep(0.2)  # Until the server notices.
     model.released.set()
     # Nothing else is in flight, so all are admitted.
-    assert len((await TextEncoder(channel).encode(["mug"] * 16, SOON)).vectors) == 16
+    assert len((await TextEncoder(channel).encode(["mug"] * 16, NO_DEADLINE)).vectors) == 16
     assert model.batches == [["dress"] * 4, *[["mug"] * 4] * 4]
 
 
@@ -164,7 +164,7 @@ async def test_the_remaining_texts_are_not_encoded_after_the_deadline(
         await TextEncoder(channel).encode(["dress"] * 12, Deadline.after(0.3))
     await asyncio.sleep(0.1)  # The server measures the deadline itself.
     model.released.set()
-    await TextEncoder(channel).encode(["mug"], SOON)
+    await TextEncoder(channel).encode(["mug"], NO_DEADLINE)
     assert model.batches == [["dress"] * 4, ["mug"]]
 
 
@@ -173,13 +173,15 @@ async def test_the_bound_on_texts_in_flight_counts_them_by_the_kib(
 ) -> None:
     model, channel = blocked_server
     client = TextEncoder(channel)
-    large = asyncio.create_task(client.encode(["x" * MAX_TEXT_BYTES], SOON))  # Above the bound, but admitted alone.
+    large = asyncio.create_task(
+        client.encode(["x" * MAX_TEXT_BYTES], NO_DEADLINE)
+    )  # Above the bound, but admitted alone.
     await model.wait_until_started()
     with pytest.raises(Overloaded, match="64"):
-        await client.encode(["mug"], SOON)
+        await client.encode(["mug"], NO_DEADLINE)
     model.released.set()
     await large
-    assert len((await client.encode(["mug"], SOON)).vectors) == 1
+    assert len((await client.encode(["mug"], NO_DEADLINE)).vectors) == 1
 
 
 def test_split_texts_keeps_the_order_and_counts_long_texts_by_the_kib() -> None:

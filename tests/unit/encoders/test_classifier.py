@@ -66,7 +66,7 @@ def test_thresholds_are_higher_with_one_modality_than_with_both(classifier: Clas
     assert classifier.threshold(Modality.IMAGE, 0.9) > classifier.threshold(Modality.BOTH, 0.9)
 
 
-def test_two_categories_are_classified_like_many() -> None:
+def test_a_classifier_of_only_two_categories_works_too() -> None:
     classifier = fit_classifier(
         labelled_products(500, 2, noise=0.3, seed=1), labelled_products(300, 2, noise=0.3, seed=2), 2
     )
@@ -106,7 +106,7 @@ def test_predictions_of_equal_confidence_are_accepted_together_or_not_at_all() -
 
 
 def test_the_lower_bound_is_that_of_the_wilson_interval() -> None:
-    # By definition: the least true share whose distance from the measured one is z standard deviations.
+    # By definition: the true share that is z of its standard deviations below the measured share.
     lower = float(wilson_lower_bound(np.array([0.9]), np.array([10.0]))[0])
     assert 0.9 - lower == pytest.approx(1.2816 * np.sqrt(lower * (1 - lower) / 10), abs=1e-6)
 
@@ -127,17 +127,20 @@ def test_the_temperature_corrects_overconfident_scores() -> None:
     rng = np.random.default_rng(0)
     numbers = rng.integers(3, size=3_000)
     scores = (np.eye(3)[numbers] * 2 + rng.normal(size=(3_000, 3))).astype(np.float32)
-    honest = fit_temperature(scores, numbers)
-    assert fit_temperature(scores * 7, numbers) == pytest.approx(7 * honest, rel=0.01)
+    temperature = fit_temperature(scores, numbers)
+    assert fit_temperature(scores * 7, numbers) == pytest.approx(7 * temperature, rel=0.01)
 
 
 def test_calibration_products_of_unknown_categories_raise_the_thresholds() -> None:
-    training, known = labelled_products(2_000, 5, noise=0.35, seed=1), labelled_products(1_000, 5, noise=0.35, seed=2)
+    training, known_only = (
+        labelled_products(2_000, 5, noise=0.35, seed=1),
+        labelled_products(1_000, 5, noise=0.35, seed=2),
+    )
     with_unknown = labelled_products(1_000, 8, noise=0.35, seed=3)  # Categories 5..7 are not in the training products.
     mixed = LabelledProducts(
         vectors=with_unknown.vectors, categories=np.where(with_unknown.categories < 5, with_unknown.categories, -1)
     )  # fmt: skip
-    optimistic, honest = fit_classifier(training, known, 5), fit_classifier(training, mixed, 5)
+    optimistic, honest = fit_classifier(training, known_only, 5), fit_classifier(training, mixed, 5)
     assert honest.threshold(Modality.BOTH, 0.8) > optimistic.threshold(Modality.BOTH, 0.8)
     fresh = labelled_products(2_000, 8, noise=0.35, seed=4)
     probabilities = honest.probabilities(Modality.BOTH, fresh.vectors[Modality.BOTH])

@@ -11,7 +11,7 @@ from lookalike.vectors import F32, normalised
 from tests.unit.encoders.synthetic_products import make_products
 
 
-def fit_on_examples(count: int = 300, *, tags: bool = True) -> tuple[Fusion, F32, F32]:
+def fit_on_synthetic_products(count: int = 300, *, tags: bool = True) -> tuple[Fusion, F32, F32]:
     products = make_products(count)
     categories, _ = label_matrix([[category] for category in products.categories], min_products=1, max_count=100)
     labels, _ = label_matrix(products.tags if tags else [[] for _ in products.tags], min_products=1, max_count=100)
@@ -24,27 +24,27 @@ def fit_on_examples(count: int = 300, *, tags: bool = True) -> tuple[Fusion, F32
 
 @pytest.mark.parametrize("modality", Modality)
 def test_vectors_of_every_modality_have_unit_norm_and_the_same_dimension(modality: Modality) -> None:
-    model, images, texts = fit_on_examples()
+    model, images, texts = fit_on_synthetic_products()
     vectors = model.fuse(modality, images, texts)
     assert vectors.dtype == np.float32
     assert vectors.shape == (300, model.dim)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_the_blocks_have_their_weights_in_a_vector() -> None:
-    model, images, texts = fit_on_examples()
+def test_the_norms_of_the_blocks_are_in_proportion_to_their_weights() -> None:
+    model, images, texts = fit_on_synthetic_products()
     ends = np.cumsum(list(model.sizes.values()))[:-1]
-    lengths = [
+    norms = [
         np.linalg.norm(block, axis=1) for block in np.split(model.fuse(Modality.BOTH, images, texts), ends, axis=1)
     ]
-    for length, name in zip(lengths, model.sizes, strict=True):
+    for norm, name in zip(norms, model.sizes, strict=True):
         np.testing.assert_allclose(
-            length / lengths[0], fusion.BLOCK_WEIGHTS[name] / fusion.BLOCK_WEIGHTS["categories"], rtol=1e-4
+            norm / norms[0], fusion.BLOCK_WEIGHTS[name] / fusion.BLOCK_WEIGHTS["categories"], rtol=1e-4
         )
 
 
 def test_without_tags_there_is_no_tag_block() -> None:
-    assert list(fit_on_examples(tags=False)[0].sizes) == ["categories", "rest"]
+    assert list(fit_on_synthetic_products(tags=False)[0].sizes) == ["categories", "rest"]
 
 
 @pytest.mark.parametrize(
@@ -55,20 +55,23 @@ def test_without_tags_there_is_no_tag_block() -> None:
         pytest.param(2, 30, 80, 81, id="few dimensions"),
     ],
 )
-def test_a_vector_has_at_least_128_dimensions_if_the_inputs_do(
+def test_a_vector_has_at_least_128_dimensions_if_the_inputs_have_as_many(
     categories: int, image_dim: int, rest: int, dim: int
 ) -> None:
     rng, count, text_dim = np.random.default_rng(0), 500, 50
     images, texts = (normalised(rng.normal(size=(count, size)).astype(np.float32)) for size in (image_dim, text_dim))
     labels, _ = label_matrix([[f"c{i % categories}"] for i in range(count)], min_products=1, max_count=1_000)
-    none, _ = label_matrix([[] for _ in range(count)], min_products=1, max_count=1)
-    model = fusion.fit_fusion(images, texts, labels, none, ridge=0.1)
-    assert model.sizes == {"categories": categories - 1, "rest": rest}  # Of all categories each product has one.
+    no_tags, _ = label_matrix([[] for _ in range(count)], min_products=1, max_count=1)
+    model = fusion.fit_fusion(images, texts, labels, no_tags, ridge=0.1)
+    assert model.sizes == {
+        "categories": categories - 1,
+        "rest": rest,
+    }  # One less: each product has exactly one category.
     assert model.fuse(Modality.BOTH, images, texts).shape == (count, model.dim) == (count, dim)
 
 
 def test_the_image_modality_ignores_the_text_vector() -> None:
-    model, images, texts = fit_on_examples()
+    model, images, texts = fit_on_synthetic_products()
     np.testing.assert_array_equal(
         model.fuse(Modality.IMAGE, images, texts), model.fuse(Modality.IMAGE, images, texts * 0)
     )
@@ -76,7 +79,7 @@ def test_the_image_modality_ignores_the_text_vector() -> None:
 
 @pytest.mark.parametrize("modality", [Modality.IMAGE, Modality.TEXT])
 def test_the_vector_of_one_modality_is_near_the_vector_of_both(modality: Modality) -> None:
-    model, images, texts = fit_on_examples()
+    model, images, texts = fit_on_synthetic_products()
     both, one = model.fuse(Modality.BOTH, images, texts), model.fuse(modality, images, texts)
     own = np.einsum("ij,ij->i", both, one)
     others = np.einsum("ij,ij->i", both, np.roll(one, 1, axis=0))
@@ -84,7 +87,7 @@ def test_the_vector_of_one_modality_is_near_the_vector_of_both(modality: Modalit
 
 
 def test_the_same_products_give_bit_identical_vectors() -> None:
-    (one, images, texts), (other, _, _) = fit_on_examples(), fit_on_examples()
+    (one, images, texts), (other, _, _) = fit_on_synthetic_products(), fit_on_synthetic_products()
     np.testing.assert_array_equal(one.fuse(Modality.BOTH, images, texts), other.fuse(Modality.BOTH, images, texts))
 
 
@@ -92,8 +95,8 @@ def test_identical_images_can_be_fitted() -> None:
     products = make_products(60)
     images = np.repeat(products.images[:1], 60, axis=0)
     categories, _ = label_matrix([[category] for category in products.categories], min_products=1, max_count=100)
-    none, _ = label_matrix([[] for _ in range(60)], min_products=1, max_count=100)
-    model = fusion.fit_fusion(images, products.texts, categories, none, ridge=0.01)
+    no_tags, _ = label_matrix([[] for _ in range(60)], min_products=1, max_count=100)
+    model = fusion.fit_fusion(images, products.texts, categories, no_tags, ridge=0.01)
     vectors = model.fuse(Modality.BOTH, images, products.texts)
     assert np.isfinite(vectors).all()
     assert vectors.any(axis=1).all()

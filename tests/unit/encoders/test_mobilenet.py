@@ -1,3 +1,5 @@
+"""The export of MobileNet as a SavedModel, with real TensorFlow."""
+
 from __future__ import annotations
 
 import csv
@@ -26,10 +28,10 @@ from encoders.serving.saved_model import SavedModel
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.vectors import F32, normalised
 
-# TensorFlow's import, an export and a load take most of it.
+# Importing TensorFlow, exporting and loading models take most of the time.
 pytestmark = pytest.mark.slow
 
-ONE = BatchingParameters(max_batch_size=1)
+BATCHES_OF_ONE = BatchingParameters(max_batch_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,9 @@ def run(model: ExportedModel, tf: Any, images: npt.NDArray[np.uint8]) -> dict[st
 def test_the_saved_model_returns_the_normalised_features_of_keras(untrained: ExportedModel, tf: Any) -> None:
     images = noise(3)
     features = mobilenet.build_network("untrained", 3).predict(images / np.float32(127.5) - 1, verbose=0)
-    assert np.linalg.norm(features, axis=1).max() < 1e-9, "the trap this guards against: norms that an epsilon drowns"
+    assert np.linalg.norm(features, axis=1).max() < 1e-9, (
+        "features so small that an epsilon in the normalisation would change them"
+    )
     outputs = run(untrained, tf, images)
     np.testing.assert_allclose(outputs[FEATURES], normalised(features), atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(outputs[FEATURES], axis=1), 1, atol=1e-5)
@@ -85,7 +89,7 @@ def test_folding_batch_norms_into_the_convolutions_changes_no_features(
     images, net = noise(3), mobilenet.build_network(str(random_weights))
     expected = net.predict(images / np.float32(127.5) - 1, verbose=0)
     raw = compute_features(tf, fold_batch_norms(net), images, "float32").numpy()
-    assert expected.std() > 0.01, "something to tell apart"
+    assert expected.std() > 0.01, "the features differ enough for the comparison to mean something"
     np.testing.assert_allclose(raw, expected, atol=1e-4)
     exported = mobilenet.export(tmp_path, weights=str(random_weights), tf=tf)
     np.testing.assert_allclose(run(exported, tf, images)[FEATURES], normalised(expected), atol=1e-4)
@@ -110,7 +114,7 @@ def test_bfloat16_is_another_encoder_with_nearly_the_same_vectors(
     cosines = (vectors[0][FEATURES] * vectors[1][FEATURES]).sum(axis=1)
     assert vectors[1][ENCODER].tolist() == [second.encoder.encode()] * 2
     assert (cosines > 0.99).all()
-    assert (cosines < 1 - 1e-6).any(), "it is computed in bfloat16 indeed"
+    assert (cosines < 1 - 1e-6).any(), "the model does compute in bfloat16"
     np.testing.assert_allclose(np.linalg.norm(vectors[1][FEATURES], axis=1), 1, atol=1e-5)
 
 
@@ -140,15 +144,15 @@ def test_tf_serving_can_batch_by_the_shapes_that_the_signature_declares(untraine
     saved = saved_model_pb2.SavedModel.FromString((untrained.path / "saved_model.pb").read_bytes())
     signature = saved.meta_graphs[0].signature_def[SIGNATURE]
 
-    def declared(infos: Any) -> dict[str, Any]:
+    def types_and_sizes(infos: Any) -> dict[str, Any]:
         return {
             name: (tf.dtypes.as_dtype(info.dtype), [dim.size for dim in info.tensor_shape.dim])
             for name, info in infos.items()
         }
 
     assert signature.method_name == "tensorflow/serving/predict"
-    assert declared(signature.inputs) == {IMAGES: (tf.uint8, [-1, 224, 224, 3])}
-    assert declared(signature.outputs) == {FEATURES: (tf.float32, [-1, DIM]), ENCODER: (tf.string, [-1])}
+    assert types_and_sizes(signature.inputs) == {IMAGES: (tf.uint8, [-1, 224, 224, 3])}
+    assert types_and_sizes(signature.outputs) == {FEATURES: (tf.float32, [-1, DIM]), ENCODER: (tf.string, [-1])}
 
 
 def test_tf_serving_can_read_the_warm_up_requests_and_the_model_can_run_them(untrained: ExportedModel, tf: Any) -> None:
@@ -163,7 +167,7 @@ def test_tf_serving_can_read_the_warm_up_requests_and_the_model_can_run_them(unt
         ("mobilenet", SIGNATURE)
     }
     images = [tf.make_ndarray(request.inputs[IMAGES]) for request in requests]
-    assert [each.shape for each in images] == [(count, 224, 224, 3) for count in (1, 8, 16)]
+    assert [batch.shape for batch in images] == [(count, 224, 224, 3) for count in (1, 8, 16)]
     assert run(untrained, tf, images[1])[FEATURES].shape == (8, DIM)
 
 
@@ -201,7 +205,7 @@ def test_the_fingerprint_of_a_weights_file_depends_on_its_values_only(tf: Any, t
     assert "untrained" not in exported.encoder
 
 
-def test_a_file_that_has_no_weights_is_refused_and_nothing_is_written(tf: Any, tmp_path: Path) -> None:
+def test_a_damaged_or_missing_weights_file_is_refused_and_nothing_is_written(tf: Any, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.weights.h5"
     damaged.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     for weights in (damaged, tmp_path / "nowhere.h5"):
@@ -224,7 +228,7 @@ def test_a_version_number_outside_int64_or_below_one_is_refused(tf: Any, tmp_pat
     assert not any(tmp_path.iterdir())
 
 
-def test_the_error_names_a_file_in_place_of_the_models_folder(tf: Any, tmp_path: Path) -> None:
+def test_if_the_models_folder_is_a_file_the_error_names_it(tf: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OperatorError, match="file/mobilenet/1 cannot be written"):
         mobilenet.export(tmp_path / "file", weights="untrained", tf=tf)
@@ -247,47 +251,47 @@ def test_a_version_folder_with_another_model_is_refused(untrained: ExportedModel
     shutil.copytree(untrained.path, tmp_path / "1")
     (tmp_path / "1" / METADATA_FILE).write_text('{"encoder": "mobilenet-000000000000"}', encoding="utf-8")
     with pytest.raises(BadArtifact, match=r"but fingerprint\.json names"):
-        SavedModel(tf, tmp_path / "1", ONE)
+        SavedModel(tf, tmp_path / "1", BATCHES_OF_ONE)
     (tmp_path / "1" / "variables" / "variables.index").unlink()
     with pytest.raises(BadArtifact, match="is not an image model"):
-        SavedModel(tf, tmp_path / "1", ONE)
+        SavedModel(tf, tmp_path / "1", BATCHES_OF_ONE)
 
 
 def photos(real_data: Path, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.str_]]:
-    """The first photos and what they show."""
+    """The first photos of the fashion data set, preprocessed, and the article type that each shows."""
     with gzip.open(real_data / "fashion" / "fashion_products.csv.gz", "rt", encoding="utf-8") as file:
-        kinds = {row["id"]: row["articleType"] for row in csv.DictReader(file)}
-    pixels, shown = [], []
+        type_by_id = {row["id"]: row["articleType"] for row in csv.DictReader(file)}
+    pixels, article_types = [], []
     with tarfile.open(real_data / "fashion" / "images_224.tar.xz", "r|xz") as archive:
-        members = (member for member in archive if Path(member.name).stem in kinds)
+        members = (member for member in archive if Path(member.name).stem in type_by_id)
         for member in itertools.islice(members, count):
             file_in_archive = archive.extractfile(member)
             assert file_in_archive is not None
             pixels.append(preprocess(file_in_archive.read()))
-            shown.append(kinds[Path(member.name).stem])
-    return np.stack(pixels), np.array(shown)
+            article_types.append(type_by_id[Path(member.name).stem])
+    return np.stack(pixels), np.array(article_types)
 
 
-def precision_at_10(vectors: F32, shown: npt.NDArray[np.str_]) -> float:
-    """How many of a photo's ten nearest others show the same kind of thing, on average."""
+def precision_at_10(vectors: F32, article_types: npt.NDArray[np.str_]) -> float:
+    """The share of a photo's ten nearest neighbours that show the same article type, on average."""
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -np.inf)
     nearest = np.argsort(-scores, axis=1, kind="stable")[:, :10]
-    return float((shown[nearest] == shown[:, None]).mean())
+    return float((article_types[nearest] == article_types[:, None]).mean())
 
 
 @pytest.mark.data
-def test_imagenet_weights_retrieve_the_same_kind_of_clothes_far_more_often(
+def test_neighbours_by_imagenet_weights_show_the_same_article_type_more_often_than_by_untrained_ones(
     real_data: Path, untrained: ExportedModel, tf: Any, tmp_path: Path
 ) -> None:
-    pixels, shown = photos(real_data, 400)
+    pixels, article_types = photos(real_data, 400)
     (weights,) = (real_data / "mobilenet").glob("*.h5")
     trained = mobilenet.export(tmp_path, weights=str(weights), tf=tf)
     precision = {}
-    for name, found in (("trained", trained), ("untrained", untrained)):
-        model = SavedModel(tf, found.path, ONE)
+    for name, exported in (("trained", trained), ("untrained", untrained)):
+        model = SavedModel(tf, exported.path, BATCHES_OF_ONE)
         vectors = np.concatenate([model(pixels[start : start + 32]) for start in range(0, len(pixels), 32)])
-        precision[name] = precision_at_10(vectors, shown)
+        precision[name] = precision_at_10(vectors, article_types)
     assert precision["trained"] > 0.5
     assert precision["trained"] > precision["untrained"] + 0.12, precision
 
@@ -299,9 +303,9 @@ def test_the_export_gives_the_features_of_keras_for_real_photos(real_data: Path,
     net = mobilenet.build_network(str(weights))
     expected = net.predict(pixels / np.float32(127.5) - 1, verbose=0)
     raw = compute_features(tf, fold_batch_norms(net), pixels, "float32").numpy()
-    assert expected.max() > 1, "not so small that anything passes"
+    assert expected.max() > 1, "the features are not so small that anything passes"
     np.testing.assert_allclose(raw, expected, rtol=0, atol=1e-4)
     exported = mobilenet.export(tmp_path, weights=str(weights), tf=tf)
     np.testing.assert_allclose(run(exported, tf, pixels)[FEATURES], normalised(expected), rtol=0, atol=1e-4)
-    half = mobilenet.export(tmp_path, weights=str(weights), precision="bfloat16", tf=tf)
-    assert ((run(half, tf, pixels)[FEATURES] * normalised(expected)).sum(axis=1) > 0.995).all()
+    bfloat16 = mobilenet.export(tmp_path, weights=str(weights), precision="bfloat16", tf=tf)
+    assert ((run(bfloat16, tf, pixels)[FEATURES] * normalised(expected)).sum(axis=1) > 0.995).all()

@@ -1,3 +1,5 @@
+"""Finding and listing exported models."""
+
 from __future__ import annotations
 
 import json
@@ -30,7 +32,7 @@ def test_incomplete_folders_and_names_that_are_not_int64_are_not_versions(tmp_pa
     write_version(tmp_path, ".unfinished-x")
     write_version(tmp_path, "latest")
     write_version(tmp_path, "²")
-    write_version(tmp_path, str(1 << 63))  # No answer of a server has room for it.
+    write_version(tmp_path, str(1 << 63))  # Does not fit the int64 of a response.
     (tmp_path / "mobilenet" / "7").mkdir()
     assert find_versions(tmp_path) == {}
 
@@ -67,7 +69,7 @@ def test_a_damaged_version_is_listed_with_its_error_beside_the_others(
 ) -> None:
     (write_version(tmp_path, "1") / METADATA_FILE).write_text("{")
     write_version(tmp_path, "2")
-    assert [each.encoder for each in list_versions(tmp_path)] == ["", "mobilenet-0123456789ab"]
+    assert [listing.encoder for listing in list_versions(tmp_path)] == ["", "mobilenet-0123456789ab"]
     assert "does not name the encoder" in list_versions(tmp_path)[0].error
     list_models.main([str(tmp_path)], {})
     assert "mobilenet-0123456789ab" in capsys.readouterr().out

@@ -1,3 +1,5 @@
+"""TensorFlow-Serving's messages: ours against the official ones, and tensors to and from arrays."""
+
 from __future__ import annotations
 
 import json
@@ -11,8 +13,8 @@ import pytest
 from encoders.image.prediction_service import BadTensor, to_array, to_string_tensor, to_tensor, type_name
 from encoders.tfserving.v1 import prediction_pb2 as pb
 
-# The official stubs without importing TensorFlow: an empty module that only says where its files are.
-OFFICIAL = """
+# Imports the official stubs without importing TensorFlow: by an empty module that only has TensorFlow's path.
+IMPORT_OFFICIAL = """
 import importlib.util, json, sys, types
 empty = types.ModuleType("tensorflow")
 empty.__path__ = list(importlib.util.find_spec("tensorflow").submodule_search_locations)
@@ -26,29 +28,30 @@ from encoders.tfserving.v1 import prediction_pb2 as pb, saved_model_pb2 as signa
 """
 
 
-def in_a_process(script: str) -> str:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run_script(script: str) -> str:
+    """Run a script in another process, and return its output."""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_the_client_imports_without_tensorflow_and_in_little_memory() -> None:
-    printed = in_a_process(
+    output = run_script(
         "import pathlib, sys, json\n"
         "import encoders.image.client\n"
         "loaded = [name for name in sys.modules if name.startswith(('tensorflow', 'keras'))]\n"
-        "status = pathlib.Path('/proc/self/status')\n"  # ru_maxrss would be that of the parent, where it is larger.
+        "status = pathlib.Path('/proc/self/status')\n"  # Not ru_maxrss, which starts at the parent's.
         "lines = status.read_text().splitlines() if status.exists() else []\n"
         "print(json.dumps([loaded, [int(line.split()[1]) for line in lines if line.startswith('VmHWM')]]))"
     )
-    loaded, peak_kib = json.loads(printed)
+    loaded, peak_kib = json.loads(output)
     assert loaded == []
     assert sum(peak_kib) < 150 * 1024
 
 
 def test_every_field_is_in_the_official_protocol() -> None:
-    """Name, number, type, label and packing: then the bytes on the wire are the same."""
-    script = OFFICIAL + (
+    """Compares name, number, type, label and packing; if they are equal, so are the bytes on the wire."""
+    script = IMPORT_OFFICIAL + (
         "from encoders.image.prediction_service import pb\n"
         "def shape(f):\n"
         "    kind = 'int32' if f.type in (f.TYPE_INT32, f.TYPE_ENUM) else f.type\n"
@@ -80,11 +83,11 @@ def test_every_field_is_in_the_official_protocol() -> None:
         "compare(signatures.SavedModel.DESCRIPTOR, saved_model_pb2.SavedModel.DESCRIPTOR)\n"
         "print(count)"
     )
-    assert int(in_a_process(script)) > 60
+    assert int(run_script(script)) > 60
 
 
 def test_services_and_methods_have_the_official_names() -> None:
-    script = OFFICIAL + (
+    script = IMPORT_OFFICIAL + (
         "from encoders.image.prediction_service import GET_MODEL_METADATA, GET_MODEL_STATUS, PREDICT, RELOAD_CONFIG\n"
         "def path(m): return f'/{m.containing_service.full_name}/{m.name}'\n"
         "predict = prediction_service_pb2.DESCRIPTOR.services_by_name['PredictionService']\n"
@@ -94,11 +97,11 @@ def test_services_and_methods_have_the_official_names() -> None:
         "assert path(status.methods_by_name['GetModelStatus']) == GET_MODEL_STATUS\n"
         "assert path(status.methods_by_name['HandleReloadConfigRequest']) == RELOAD_CONFIG"
     )
-    in_a_process(script)
+    run_script(script)
 
 
 def test_requests_are_byte_identical_to_the_official_messages_in_both_directions() -> None:
-    script = OFFICIAL + (
+    script = IMPORT_OFFICIAL + (
         "import numpy as np\n"
         "from encoders.image.prediction_service import pb, to_array, to_tensor\n"
         "values = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)\n"
@@ -115,18 +118,18 @@ def test_requests_are_byte_identical_to_the_official_messages_in_both_directions
         "assert ours.SerializeToString(deterministic=True) == wire\n"
         "read = pb.PredictRequest.FromString(wire)\n"
         "assert (to_array(read.inputs['images']) == values).all()\n"
-        "t.half_val.append(3); t.variant_val.add()\n"  # Fields that are left out here are skipped, not an error.
+        "t.half_val.append(3); t.variant_val.add()\n"  # Fields that our messages leave out are skipped, not an error.
         "assert pb.TensorProto.FromString(t.SerializeToString()).tensor_content == values.tobytes()"
     )
-    in_a_process(script)
+    run_script(script)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.float32, np.float64])
 def test_an_array_round_trips_through_a_tensor(dtype: Any) -> None:
     values = np.arange(24).reshape(2, 3, 4).astype(dtype)
-    back = to_array(to_tensor(values))
-    np.testing.assert_array_equal(back, values)
-    assert back.dtype == dtype
+    result = to_array(to_tensor(values))
+    np.testing.assert_array_equal(result, values)
+    assert result.dtype == dtype
 
 
 def test_an_array_in_fortran_order_is_sent_in_row_order() -> None:
@@ -148,7 +151,7 @@ def test_an_array_without_rows_round_trips() -> None:
     assert to_array(to_string_tensor([])).shape == (0,)
 
 
-def shaped(*sizes: int, **values: Any) -> pb.TensorProto:
+def tensor_of_shape(*sizes: int, **values: Any) -> pb.TensorProto:
     shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=size) for size in sizes])
     return pb.TensorProto(tensor_shape=shape, **values)
 
@@ -156,14 +159,14 @@ def shaped(*sizes: int, **values: Any) -> pb.TensorProto:
 @pytest.mark.parametrize(
     ("proto", "reason"),
     [
-        (shaped(2, 2, dtype=pb.DT_UINT8, tensor_content=b"abc"), "do not match the shape"),
-        (shaped(1 << 40, 1 << 40, dtype=pb.DT_UINT8, int_val=[1]), "do not match the shape"),
-        (shaped(-1, dtype=pb.DT_UINT8, tensor_content=b"abc"), "shape is unknown"),
-        (shaped(1, dtype=pb.DT_FLOAT, tensor_content=b"abcde"), "not a multiple"),
-        (shaped(1, dtype=pb.DT_UINT8, int_val=[256]), "0..255"),
-        (shaped(1, dtype=pb.DT_UINT8, int_val=[-1]), "0..255"),
-        (shaped(1, dtype=19), "type 19"),
-        (shaped(1), "invalid"),
+        (tensor_of_shape(2, 2, dtype=pb.DT_UINT8, tensor_content=b"abc"), "do not match the shape"),
+        (tensor_of_shape(1 << 40, 1 << 40, dtype=pb.DT_UINT8, int_val=[1]), "do not match the shape"),
+        (tensor_of_shape(-1, dtype=pb.DT_UINT8, tensor_content=b"abc"), "shape is unknown"),
+        (tensor_of_shape(1, dtype=pb.DT_FLOAT, tensor_content=b"abcde"), "not a multiple"),
+        (tensor_of_shape(1, dtype=pb.DT_UINT8, int_val=[256]), "0..255"),
+        (tensor_of_shape(1, dtype=pb.DT_UINT8, int_val=[-1]), "0..255"),
+        (tensor_of_shape(1, dtype=19), "type 19"),
+        (tensor_of_shape(1), "invalid"),
         (pb.TensorProto(dtype=pb.DT_UINT8, tensor_shape=pb.TensorShapeProto(unknown_rank=True)), "shape is unknown"),
     ],
 )
@@ -172,13 +175,13 @@ def test_an_inconsistent_tensor_is_refused(proto: pb.TensorProto, reason: str) -
         to_array(proto)
 
 
-def test_type_names() -> None:
+def test_a_type_is_named_as_in_numpy() -> None:
     assert type_name(pb.DT_UINT8) == "uint8"
 
 
 @pytest.mark.slow
 def test_tensorflow_and_its_stubs_import_after_ours() -> None:
-    in_a_process(
+    run_script(
         "from encoders.image.prediction_service import pb\n"
         "import tensorflow as tf\n"
         "from tensorflow_serving.apis import prediction_service_pb2_grpc, predict_pb2\n"
@@ -189,7 +192,7 @@ def test_tensorflow_and_its_stubs_import_after_ours() -> None:
 
 @pytest.mark.slow
 def test_tensorflow_and_its_stubs_import_before_ours() -> None:
-    in_a_process(
+    run_script(
         "import tensorflow as tf\n"
         "from tensorflow_serving.apis import predict_pb2\n"
         "import numpy as np\n"

@@ -1,3 +1,5 @@
+"""Decoding and resizing images: formats, colour modes, orientation, limits and damaged files."""
+
 from __future__ import annotations
 
 import contextlib
@@ -101,7 +103,7 @@ def test_a_large_image_resized_in_bands_equals_one_resized_at_once(
     in_bands = preprocess(data).astype(int)
     monkeypatch.setattr(preprocessing, "_UNBANDED_PIXELS", MAX_PIXELS)
     assert image.width * image.height > 4_000_000
-    # Pillow shrinks rows or columns first, as it is cheaper; each rounds, and laying on white doubles it.
+    # Pillow resizes rows and columns separately, and rounds both; compositing on white doubles the error.
     assert np.abs(in_bands - preprocess(data)).max() <= 4
 
 
@@ -118,7 +120,7 @@ def test_resizing_is_bilinear_without_keeping_the_aspect_ratio() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_rotated_image_is_turned_upright(orientation: int) -> None:
-    # What EXIF calls 1..8, undone: the stored picture is the upright one put through the inverse.
+    # The inverse of each EXIF orientation turns the upright image into the stored one.
     inverse = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -133,9 +135,9 @@ def test_a_rotated_image_is_turned_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     for format_name in ("JPEG", "PNG", "WebP"):
-        seen = np.array(corners(preprocess(encoded(stored, format_name, exif=exif, quality=100))))
+        colours = np.array(corners(preprocess(encoded(stored, format_name, exif=exif, quality=100))))
         expected = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]
-        assert np.abs(seen - expected).max() < 30, format_name
+        assert np.abs(colours - expected).max() < 30, format_name
 
 
 def test_an_image_with_damaged_exif_is_decoded_unrotated() -> None:
@@ -185,9 +187,9 @@ def test_a_truncated_image_is_refused_with_its_reason(format_name: str) -> None:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     data = encoded(noise(200, 200), format_name)
     for length in range(0, len(data) * 19 // 20, len(data) // 25):
-        with pytest.raises(BadImage) as refused:
+        with pytest.raises(BadImage) as raised:
             preprocess(data[:length])
-        assert refused.value.reason == str(refused.value) != ""
+        assert raised.value.reason == str(raised.value) != ""
 
 
 def test_random_damage_raises_nothing_but_bad_image() -> None:
@@ -196,8 +198,8 @@ def test_random_damage_raises_nothing_but_bad_image() -> None:
         whole = np.frombuffer(encoded(noise(64, 48), format_name), dtype=np.uint8)
         for _ in range(150):
             data = whole.copy()
-            places = rng.integers(0, rng.choice([40, len(data)]), 4)
-            data[places] = rng.integers(0, 256, len(places), dtype=np.uint8)
+            offsets = rng.integers(0, rng.choice([40, len(data)]), 4)
+            data[offsets] = rng.integers(0, 256, len(offsets), dtype=np.uint8)
             with contextlib.suppress(BadImage):
                 assert preprocess(data.tobytes()).shape == (224, 224, 3)
 
@@ -231,7 +233,7 @@ def test_fifty_megapixels_are_allowed() -> None:
 
 
 def jpeg_header(width_px: int, height_px: int, **options: Any) -> bytes:
-    """A JPEG that promises so many pixels and has few."""
+    """A JPEG whose header declares these dimensions, but which has few pixels."""
     data = encoded(noise(16, 16), "JPEG", **options)
     frame = data.index(b"\xff\xc2" if options.get("progressive") else b"\xff\xc0") + 5
     return data[:frame] + struct.pack(">HH", height_px, width_px) + data[frame + 4 :]
@@ -241,7 +243,7 @@ def test_a_one_scan_jpeg_may_have_150_megapixels() -> None:
     photo = Image.new("L", (12_500, 12_000), 200)
     assert photo.width * photo.height == MAX_ONE_SCAN_PIXELS
     assert preprocess(encoded(photo, "JPEG")).min() == 200
-    for size in ((12_500, 12_001), (60_000, 60_000)):  # For the second one Pillow has an error.
+    for size in ((12_500, 12_001), (60_000, 60_000)):  # Pillow itself refuses the second.
         with pytest.raises(BadImage, match="150,000,000"):
             preprocess(jpeg_header(*size))
 
@@ -256,8 +258,8 @@ def test_a_progressive_jpeg_may_have_50_megapixels() -> None:
     [
         pytest.param(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x0c\x01", id="a scan for each component"),
         pytest.param(b"\xff\xda", b"\0\xff\xda", id="bytes between segments"),
-        pytest.param(b"\xff\xda", b"\xff\xff\xda", id="filling"),
-        pytest.param(b"\xff\xc0", b"\xff\xc9", id="arithmetic codes"),
+        pytest.param(b"\xff\xda", b"\xff\xff\xda", id="fill byte before a marker"),
+        pytest.param(b"\xff\xc0", b"\xff\xc9", id="arithmetic coding"),
     ],
 )
 def test_a_jpeg_that_may_not_be_one_scan_may_have_50_megapixels(original: bytes, replacement: bytes) -> None:
@@ -268,11 +270,11 @@ def test_a_jpeg_that_may_not_be_one_scan_may_have_50_megapixels(original: bytes,
 
 
 def test_a_large_jpeg_is_decoded_at_one_eighth_scale() -> None:
-    """In a process of its own, whose peak memory can be read: 100 megapixels are 300 MB as RGB."""
+    """Measures peak memory in a separate process: 100 megapixels decoded whole are 300 MB as RGB."""
     script = """
 import pathlib, sys
 from encoders.image.preprocessing import preprocess
-def peak_kib():  # Not ru_maxrss, which begins with the parent's.
+def peak_kib():  # Not ru_maxrss, which starts at the parent's.
     status = pathlib.Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -282,8 +284,8 @@ assert preprocess(data).shape == (224, 224, 3)
 print(peak_kib() - before)
 """
     data = encoded(Image.new("RGB", (10_000, 10_000), "red"), "JPEG")
-    done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
-    assert int(done.stdout) < 60_000
+    result = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
+    assert int(result.stdout) < 60_000
 
 
 def test_a_small_progressive_jpeg_may_have_many_scans() -> None:
@@ -293,14 +295,14 @@ def test_a_small_progressive_jpeg_may_have_many_scans() -> None:
 
 
 def test_a_one_scan_jpeg_with_accidental_markers_is_accepted() -> None:
-    """A film of its own lies behind many phones' photos."""
+    """Many phones append a short film to a photo, whose bytes may contain markers."""
     data = encoded(Image.new("RGB", (4_000, 3_000), "red"), "JPEG")
     assert preprocess(data + b"\xff\xda\xff\xe1" * 900).shape == (224, 224, 3)
 
 
 def test_a_bmp_with_the_oldest_header_is_never_taken_for_run_length_encoded() -> None:
     side_px = 1_600
-    row = bytes([0, 0, 0, 0, 1, 0, 0, 0]) + bytes(3 * side_px - 8)  # Where a newer header says how it is compressed.
+    row = bytes([0, 0, 0, 0, 1, 0, 0, 0]) + bytes(3 * side_px - 8)  # The 1 is where a newer header has its compression.
     header = (
         b"BM"
         + struct.pack("<IHHI", 26 + side_px * len(row), 0, 0, 26)
@@ -310,10 +312,10 @@ def test_a_bmp_with_the_oldest_header_is_never_taken_for_run_length_encoded() ->
 
 
 def test_a_memory_error_is_not_reported_as_a_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(image: Image.Image) -> Image.Image:
+    def run_out_of_memory(image: Image.Image) -> Image.Image:
         raise MemoryError
 
-    monkeypatch.setattr(preprocessing, "_to_square", exhausted)
+    monkeypatch.setattr(preprocessing, "_to_square", run_out_of_memory)
     with pytest.raises(MemoryError):
         preprocess(encoded(noise(8, 8)))
 
@@ -327,10 +329,10 @@ def test_scaled_decoding_gives_nearly_the_same_pixels() -> None:
 
 
 def test_concurrent_decoding_leaves_the_warning_filters_unchanged() -> None:
-    odd = encoded(noise(20, 20), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
-    preprocess(odd)
+    damaged_exif = encoded(noise(20, 20), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    preprocess(damaged_exif)
     before = list(warnings.filters)
-    threads = [threading.Thread(target=lambda: [preprocess(odd) for _ in range(20)]) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: [preprocess(damaged_exif) for _ in range(20)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -28,13 +28,13 @@ from lookalike.limits import MAX_IMAGE_BYTES
 SIDE_PX = int(MAX_PIXELS**0.5)
 WEBP_SIDE_PX = int(MAX_WEBP_PIXELS**0.5)
 RLE_SIDE_PX = int(MAX_RUN_LENGTH_PIXELS**0.5)
-STREAMED_SIDE_PX = int(MAX_ONE_SCAN_PIXELS**0.5)
-FLAT_PX = (65_500, 895)  # The widest that libjpeg takes, of the greatest height that is decoded whole.
-BOUND_MB = 420  # The 400 that encoders.image.preprocessing states, and what an allocator keeps beside.
+ONE_SCAN_SIDE_PX = int(MAX_ONE_SCAN_PIXELS**0.5)
+FLAT_PX = (65_500, 895)  # The greatest width of libjpeg, and the greatest height that is not scaled down.
+BOUND_MB = 420  # The 400 that encoders.image.preprocessing states, plus the allocator's overhead.
 CPU_S = 20  # A photo takes up to 3 s of CPU here; a busy machine counts somewhat more.
 
-# Reads (size, bytes) one after the other and says of each what became of it. RLIMIT_AS is what the process has
-# already and half as much again as the bound; beyond RLIMIT_CPU the process dies of SIGXCPU.
+# Reads images as (size, bytes), decodes each and prints its outcome. RLIMIT_AS is the memory that the process has
+# already plus 1.5 times the bound; beyond RLIMIT_CPU the kernel kills the process by SIGXCPU.
 CHILD = """
 import json, resource, struct, sys, time
 from pathlib import Path
@@ -51,24 +51,24 @@ own_mb = status("VmSize")
 resource.setrlimit(resource.RLIMIT_AS, (int((own_mb + bound_mb * 1.5) * 1e6),) * 2)
 while header := sys.stdin.buffer.read(8):
     data = sys.stdin.buffer.read(struct.unpack("<Q", header)[0])
-    Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
-    before_mb, began_s = status("VmRSS"), time.process_time()
-    resource.setrlimit(resource.RLIMIT_CPU, (int(began_s + cpu_s) + 1, resource.RLIM_INFINITY))
+    Path("/proc/self/clear_refs").write_text("5")  # Resets the peak.
+    before_mb, start_s = status("VmRSS"), time.process_time()
+    resource.setrlimit(resource.RLIMIT_CPU, (int(start_s + cpu_s) + 1, resource.RLIM_INFINITY))
     reason = ""
     try:
         assert preprocess(data).shape == (224, 224, 3)
-    except BadImage as refused:
-        reason = refused.reason
+    except BadImage as error:
+        reason = error.reason
         assert reason
-    print(json.dumps({"reason": reason, "mb": status("VmHWM") - before_mb, "cpu_s": time.process_time() - began_s}))
+    print(json.dumps({"reason": reason, "mb": status("VmHWM") - before_mb, "cpu_s": time.process_time() - start_s}))
 """
 
 
-def outcomes(images: list[bytes]) -> list[dict[str, Any]]:
-    """Of each image why it was refused ("": it was not), its peak memory in MB and its CPU seconds."""
-    sent = b"".join(struct.pack("<Q", len(data)) + data for data in images)
+def decode_in_child(images: list[bytes]) -> list[dict[str, Any]]:
+    """For each image: the reason for refusing it ("": decoded), the peak memory in MB and the CPU seconds."""
+    stdin = b"".join(struct.pack("<Q", len(data)) + data for data in images)
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(BOUND_MB), str(CPU_S)], input=sent, capture_output=True, check=False
+        [sys.executable, "-c", CHILD, str(BOUND_MB), str(CPU_S)], input=stdin, capture_output=True, check=False
     )
     assert child.returncode == 0, (child.returncode, child.stderr.decode()[-2000:])
     return [json.loads(line) for line in child.stdout.splitlines()]
@@ -81,21 +81,22 @@ def encoded(image: Image.Image, format_name: str, **options: Any) -> bytes:
 
 
 def ramp(width_px: int, channels: str, height_px: int = 0) -> Image.Image:
-    """A picture of so many channels that compresses well, and is not of one colour; square without a height."""
+    """A gradient with these channels: compresses well, but is not of one colour. height_px: 0 for a square."""
     row = (np.arange(width_px) >> 5).astype(np.uint8)
     grey = Image.fromarray(np.broadcast_to(row, (height_px or width_px, width_px)).copy())
     return grey if len(channels) == 1 else Image.merge(channels, [grey] * (4 if channels == "CMYK" else len(channels)))
 
 
 def palette(side_px: int) -> Image.Image:
+    """A gradient with a palette of 256 colours."""
     image = Image.frombytes("P", (side_px, side_px), ramp(side_px, "L").tobytes())
     image.putpalette(list(range(256)) * 3)
     return image
 
 
 def with_scans(jpeg: bytes, scans: int) -> bytes:
-    """A progressive JPEG whose last scan comes again and again, until there are so many."""
-    last = jpeg.rindex(b"\xff\xc4")  # With its table.
+    """Repeat the last scan of a progressive JPEG until it has this number of scans."""
+    last = jpeg.rindex(b"\xff\xc4")  # Including its Huffman table.
     more = scans - jpeg.count(b"\xff\xda")
     return jpeg[:-2] + jpeg[last:-2] * more + jpeg[-2:]
 
@@ -108,13 +109,13 @@ def run_lengths(side_px: int, runs: bytes) -> bytes:
     return b"BM" + struct.pack("<IHHI", begin + len(runs), 0, 0, begin) + header + greys + runs
 
 
-# In RLE8: a pixel, and the end of a line, which Pillow fills up byte by byte; a step to where it is already.
-LINE, NOWHERE = b"\x01\x05\x00\x00", b"\x00\x02\x00\x00"
+# In RLE8: a pixel and the end of the line, which Pillow fills byte by byte; and a move by (0, 0).
+LINE, NO_MOVE = b"\x01\x05\x00\x00", b"\x00\x02\x00\x00"
 
 
 # Images of the most pixels allowed in the formats that take the most memory, and their memory bound (MB).
 LARGEST: dict[str, tuple[Callable[[], bytes], float]] = {
-    "PNG, palette with transparency": (  # It was 450 when all of it was made RGBA at once.
+    "PNG, palette with transparency": (  # 450 if all of it is converted to RGBA at once.
         lambda: encoded(palette(SIDE_PX), "PNG", transparency=bytes(range(256)), compress_level=1),
         160,
     ),
@@ -134,7 +135,7 @@ LARGEST: dict[str, tuple[Callable[[], bytes], float]] = {
         ),
         170,
     ),
-    "JPEG of one scan": (lambda: encoded(ramp(STREAMED_SIDE_PX, "L"), "JPEG", quality=30), 40),
+    "JPEG of one scan": (lambda: encoded(ramp(ONE_SCAN_SIDE_PX, "L"), "JPEG", quality=30), 40),
     "JPEG of one scan, CMYK, flat": (
         lambda: encoded(ramp(FLAT_PX[0], "CMYK", FLAT_PX[1]), "JPEG", quality=30, subsampling=0),
         340,
@@ -142,7 +143,7 @@ LARGEST: dict[str, tuple[Callable[[], bytes], float]] = {
     "BMP, black and white": (lambda: encoded(ramp(SIDE_PX, "L").convert("1"), "BMP"), 160),
     "BMP of run lengths": (
         lambda: run_lengths(
-            RLE_SIDE_PX, NOWHERE * ((MAX_IMAGE_BYTES - 10_000) // 4 - RLE_SIDE_PX) + LINE * RLE_SIDE_PX
+            RLE_SIDE_PX, NO_MOVE * ((MAX_IMAGE_BYTES - 10_000) // 4 - RLE_SIDE_PX) + LINE * RLE_SIDE_PX
         ),
         40,
     ),
@@ -153,25 +154,25 @@ LARGEST: dict[str, tuple[Callable[[], bytes], float]] = {
 }
 
 
-@pytest.mark.slow  # Pictures of 25 to 150 megapixels are made, and decoded.
+@pytest.mark.slow  # Creates and decodes images of 25 to 150 megapixels.
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.parametrize("format_name", LARGEST)
 def test_the_largest_image_of_each_format_stays_within_its_memory_bound(format_name: str) -> None:
     make_image, bound_mb = LARGEST[format_name]
-    (outcome,) = outcomes([make_image()])
+    (outcome,) = decode_in_child([make_image()])
     assert outcome["reason"] == ""
-    assert 5 < outcome["mb"] < bound_mb, "and it was measured at all"
+    assert 5 < outcome["mb"] < bound_mb, "at least 5 MB: the measurement works"
     assert outcome["cpu_s"] < CPU_S
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="CPU time is limited as Linux does")
+@pytest.mark.skipif(sys.platform != "linux", reason="limits CPU time as Linux does")
 def test_small_files_that_would_take_long_to_decode_are_refused_at_once() -> None:
     progressive = encoded(ramp(SIDE_PX, "L"), "JPEG", quality=30, progressive=True)
     exif = b"\xff\xe1" + struct.pack(">H", 8 + 200) + b"Exif\0\0" + bytes(200)
     small = encoded(ramp(16, "L"), "JPEG")
-    results = outcomes(
+    results = decode_in_child(
         [
-            with_scans(progressive, 1_000),  # It took 40 s.
+            with_scans(progressive, 1_000),  # Decoding it takes 40 s.
             run_lengths(SIDE_PX, LINE * SIDE_PX),  # 8 s.
             small[:2] + exif * 39_000 + small[2:],  # 7 s.
         ]
@@ -187,11 +188,11 @@ def test_small_files_that_would_take_long_to_decode_are_refused_at_once() -> Non
 @pytest.mark.data
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_every_hostile_file_is_decoded_or_refused_with_a_reason_within_the_bounds(real_data: Path) -> None:
-    plain = json.loads((real_data / "hostile" / "pillow_outcomes.json").read_text())
+    pillow_outcomes = json.loads((real_data / "hostile" / "pillow_outcomes.json").read_text())
     with tarfile.open(real_data / "hostile" / "images.tar") as archive:
         files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
         images = {name: file.read() for name, file in files.items() if file is not None}
-    results = dict(zip(images, outcomes(list(images.values())), strict=True))
+    results = dict(zip(images, decode_in_child(list(images.values())), strict=True))
     assert len(results) == 418
     assert max(outcome["mb"] for outcome in results.values()) < BOUND_MB
     assert max(outcome["cpu_s"] for outcome in results.values()) < CPU_S
@@ -199,10 +200,10 @@ def test_every_hostile_file_is_decoded_or_refused_with_a_reason_within_the_bound
     assert photo["reason"] == ""
     assert photo["mb"] < 40
     assert not any("object at 0x" in outcome["reason"] for outcome in results.values())
-    # What plain Pillow reads of these formats is encoded, unless it is too large; what it does not read is refused.
-    ours = ("ok JPEG", "ok MPO", "ok PNG", "ok WEBP", "ok GIF", "ok BMP")
-    readable = {name for name in results if plain[name]["pillow"] in ours}
-    encoded_names = {name for name, outcome in results.items() if not outcome["reason"]}
-    assert encoded_names <= readable
-    assert all("are allowed" in results[name]["reason"] for name in readable - encoded_names)
-    assert len(encoded_names) > 250
+    # Files of these formats that plain Pillow reads are decoded unless they are too large; all others are refused.
+    supported = ("ok JPEG", "ok MPO", "ok PNG", "ok WEBP", "ok GIF", "ok BMP")
+    readable = {name for name in results if pillow_outcomes[name]["pillow"] in supported}
+    decoded_names = {name for name, outcome in results.items() if not outcome["reason"]}
+    assert decoded_names <= readable
+    assert all("are allowed" in results[name]["reason"] for name in readable - decoded_names)
+    assert len(decoded_names) > 250

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.product import model as product
+from encoders.product import model as product_model
 from encoders.product.model import ProductModel
-from encoders.product.train import NotBetter, TrainingProducts, check_better, train
+from encoders.product.train import QualityGateFailed, TrainingProducts, check_quality_gate, train
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.vectors import F32
 from tests.unit.encoders.synthetic_products import make_products
@@ -31,7 +31,7 @@ def folder(products: TrainingProducts, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> ProductModel:
-    return product.load(folder)
+    return product_model.load(folder)
 
 
 def test_the_same_products_give_the_same_encoder(
@@ -73,9 +73,9 @@ def test_categories_are_sorted_by_probability_and_more_accurate_with_both_modali
     products: TrainingProducts, model: ProductModel
 ) -> None:
     def accuracy(images: F32, texts: F32) -> float:
-        guesses = model.classify(images, texts, limit=1, precision=0.9)
-        hits = [prediction.categories[0] == c for prediction, c in zip(guesses, products.categories, strict=True)]
-        return float(np.mean(hits))
+        predictions = model.classify(images, texts, limit=1, precision=0.9)
+        pairs = zip(predictions, products.categories, strict=True)
+        return float(np.mean([prediction.categories[0] == category for prediction, category in pairs]))
 
     both = accuracy(products.images, products.texts)
     assert both > 0.7
@@ -89,7 +89,7 @@ def test_categories_are_sorted_by_probability_and_more_accurate_with_both_modali
 
 def test_an_encoder_no_better_than_the_image_alone_is_refused_with_the_figures(tmp_path: Path) -> None:
     products_without_text = make_products(noise=0.01, informative_texts=False)
-    with pytest.raises(NotBetter, match=r"by category 1\.000.*image alone 1\.000"):
+    with pytest.raises(QualityGateFailed, match=r"by category 1\.000.*image alone 1\.000"):
         train(products_without_text, tmp_path / "product")
     assert not list(tmp_path.iterdir())
 
@@ -109,16 +109,16 @@ def precisions(**by_label: tuple[float, float, float]) -> dict[str, dict[str, fl
         ((0.7, 0.7, 0.8), (0.9, 0.951, 0.95), "text"),
     ],
 )
-def test_the_gate_fails_if_one_modality_is_as_good_by_full_or_better_by_broad_category(
+def test_the_quality_gate_fails_if_one_modality_is_as_good_by_full_or_better_by_broad_category(
     category: tuple[float, float, float], broad: tuple[float, float, float], modality: str
 ) -> None:
-    with pytest.raises(NotBetter, match=rf"by {modality} alone"):
-        check_better(precisions(category=category, broad_category=broad))
+    with pytest.raises(QualityGateFailed, match=rf"by {modality} alone"):
+        check_quality_gate(precisions(category=category, broad_category=broad))
 
 
-def test_the_gate_passes_if_equal_by_broad_category_and_worse_by_tags() -> None:
+def test_the_quality_gate_passes_if_equal_by_broad_category_and_worse_by_tags() -> None:
     tags = (0.4, 0.2, 0.1)
-    check_better(precisions(category=(0.7, 0.7, 0.8), broad_category=(1, 0.9, 1), tag_colour=tags))
+    check_quality_gate(precisions(category=(0.7, 0.7, 0.8), broad_category=(1, 0.9, 1), tag_colour=tags))
 
 
 def test_the_broad_category_is_the_first_level_with_several_categories(
@@ -127,42 +127,42 @@ def test_the_broad_category_is_the_first_level_with_several_categories(
     nested = dataclasses.replace(products, categories=[f"all/of them/{category}" for category in products.categories])
     train(nested, tmp_path / "product")
 
-    precision = product.load(tmp_path / "product").metrics["precision_at_10"]
+    precision = product_model.load(tmp_path / "product").metrics["precision_at_10"]
     for space in ("image", "text"):
         assert precision["broad category"][space] == model.metrics["precision_at_10"]["broad category"][space]
     assert precision["broad category"]["product"] < 1
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         ({"categories": ["only"] * 900}, "1 categories have 5 or more training products"),
         ({"categories": [f"of {i}" for i in range(900)]}, "0 categories have 5 or more training products"),
     ],
 )
 def test_fewer_than_two_trainable_categories_are_refused(
-    products: TrainingProducts, tmp_path: Path, change: dict[str, list[str]], complaint: str
+    products: TrainingProducts, tmp_path: Path, change: dict[str, list[str]], message: str
 ) -> None:
-    with pytest.raises(NotBetter, match=complaint):
+    with pytest.raises(QualityGateFailed, match=message):
         train(dataclasses.replace(products, **change), tmp_path / "product")  # type: ignore[arg-type]  # by name
 
 
 @pytest.mark.parametrize("count", [0, 1, 60])
 def test_too_few_products_are_refused(tmp_path: Path, count: int) -> None:
-    with pytest.raises(NotBetter, match=r"categories have|held-out products share"):
+    with pytest.raises(QualityGateFailed, match=r"categories have|held-out products share"):
         train(_first_products(count), tmp_path / "product")
 
 
 def _first_products(count: int) -> TrainingProducts:
-    all_of_them = make_products()
+    all_products = make_products()
     return TrainingProducts(
-        ids=all_of_them.ids[:count],
-        categories=all_of_them.categories[:count],
-        tags=all_of_them.tags[:count],
-        images=all_of_them.images[:count],
-        texts=all_of_them.texts[:count],
-        image_encoder=all_of_them.image_encoder,
-        text_encoder=all_of_them.text_encoder,
+        ids=all_products.ids[:count],
+        categories=all_products.categories[:count],
+        tags=all_products.tags[:count],
+        images=all_products.images[:count],
+        texts=all_products.texts[:count],
+        image_encoder=all_products.image_encoder,
+        text_encoder=all_products.text_encoder,
     )
 
 
@@ -181,25 +181,25 @@ def test_a_changed_file_is_refused_and_named(folder: Path, tmp_path: Path) -> No
     copy.mkdir()
     for path in folder.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    product.load(copy)
+    product_model.load(copy)
     weights = copy / "both_weights.npy"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
     with pytest.raises(BadArtifact, match=r"both_weights\.npy: its SHA-256 differs"):
-        product.load(copy)
+        product_model.load(copy)
     weights.unlink()
     with pytest.raises(BadArtifact, match=r"both_weights\.npy"):
-        product.load(copy)
+        product_model.load(copy)
 
 
-def test_a_changed_or_foreign_manifest_is_refused(folder: Path, tmp_path: Path) -> None:
-    for change, complaint in (
+def test_a_changed_manifest_or_one_of_another_kind_is_refused(folder: Path, tmp_path: Path) -> None:
+    for change, message in (
         ({"format": 99}, "format"),
         ({"kind": "scdv"}, "format"),
         ({"blocks": []}, "does not match its fingerprint"),
     ):
         manifest = json.loads((folder / "manifest.json").read_text()) | change
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(BadArtifact, match=complaint):
-            product.load(tmp_path)
+        with pytest.raises(BadArtifact, match=message):
+            product_model.load(tmp_path)

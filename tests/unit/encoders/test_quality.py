@@ -68,26 +68,26 @@ def test_precision_is_0_without_repeated_labels() -> None:
 
 
 def test_calibrated_confidences_have_no_calibration_error() -> None:
-    confidences, right = np.repeat([0.25, 0.75], 100), np.tile([True, False, False, False], 25)
+    confidences, correct = np.repeat([0.25, 0.75], 100), np.tile([True, False, False, False], 25)
 
-    assert expected_calibration_error(confidences, np.concatenate([right, ~right])) == pytest.approx(0)
+    assert expected_calibration_error(confidences, np.concatenate([correct, ~correct])) == pytest.approx(0)
 
 
 def test_calibration_error_is_the_weighted_distance_of_confidence_and_accuracy() -> None:
     confidences = np.array([0.95] * 30 + [0.55] * 10)
-    right = np.array([True] * 15 + [False] * 15 + [True] * 10)
+    correct = np.array([True] * 15 + [False] * 15 + [True] * 10)
 
     # 30 of 40 are too sure by .45, 10 of 40 not sure enough by .45: the two do not cancel out.
-    assert expected_calibration_error(confidences, right) == pytest.approx(0.45)
-    assert expected_calibration_error(confidences, right, bins=1) == pytest.approx(0.85 - 25 / 40)
+    assert expected_calibration_error(confidences, correct) == pytest.approx(0.45)
+    assert expected_calibration_error(confidences, correct, bins=1) == pytest.approx(0.85 - 25 / 40)
 
 
-def test_confidence_1_is_in_the_last_bin_and_no_predictions_have_no_error() -> None:
+def test_confidence_1_is_in_the_last_bin_and_without_predictions_the_error_is_0() -> None:
     assert expected_calibration_error(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
     assert expected_calibration_error(np.array([]), np.array([], bool)) == 0
 
 
-def test_reliability_reliabilityhave_mean_confidence_and_accuracy() -> None:
+def test_reliability_bins_have_their_mean_confidence_accuracy_and_size() -> None:
     reliability = reliability_bins(
         np.array([0.1, 0.2, 0.9, 0.7, 1.0]), np.array([False, True, True, False, True]), bins=2
     )
@@ -96,35 +96,37 @@ def test_reliability_reliabilityhave_mean_confidence_and_accuracy() -> None:
 
 
 def test_the_most_frequent_label_of_the_nearest_wins_with_its_share() -> None:
-    voters = normalised(np.array([[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1]], np.float32))
+    references = normalised(np.array([[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1]], np.float32))
     queries = normalised(np.array([[1, 0.05], [0, 1]], np.float32))
 
-    names, shares = majority_vote(queries, voters, ["a", "b", "a", "b", "b"], k=3)
+    names, shares = majority_vote(queries, references, ["a", "b", "a", "b", "b"], k=3)
 
     assert names == ["a", "b"]
-    np.testing.assert_allclose(shares, [2 / 3, 2 / 3])  # The third nearest to the last is the third voter, an "a".
+    np.testing.assert_allclose(
+        shares, [2 / 3, 2 / 3]
+    )  # The third nearest to the second query is the third reference, an "a".
 
 
 def test_ties_go_to_the_nearer_label_and_then_to_the_first_by_name() -> None:
-    voters = normalised(np.array([[1, 0.3], [1, 0], [0, 1], [0, -1]], np.float32))
+    references = normalised(np.array([[1, 0.3], [1, 0], [0, 1], [0, -1]], np.float32))
 
-    assert majority_vote(np.array([[1, 0]], np.float32), voters[:2], ["a", "b"])[0] == ["b"]
-    assert majority_vote(np.array([[1, 0]], np.float32), voters[2:], ["b", "a"])[0] == ["a"]
+    assert majority_vote(np.array([[1, 0]], np.float32), references[:2], ["a", "b"])[0] == ["b"]
+    assert majority_vote(np.array([[1, 0]], np.float32), references[2:], ["b", "a"])[0] == ["a"]
 
 
 def test_with_fewer_than_k_references_all_of_them_vote() -> None:
-    voters = normalised(np.array([[1, 0], [0, 1], [0.1, 1]], np.float32))
-    names, shares = majority_vote(np.array([[1, 0]], np.float32), voters, ["a", "b", "b"], k=10)
+    references = normalised(np.array([[1, 0], [0, 1], [0.1, 1]], np.float32))
+    names, shares = majority_vote(np.array([[1, 0]], np.float32), references, ["a", "b", "b"], k=10)
 
     assert names == ["b"]
     np.testing.assert_allclose(shares, [2 / 3])
 
 
 def test_votes_do_not_depend_on_the_batch_of_queries() -> None:
-    queries, voters = _random(1100), _random(300)
+    queries, references = _random(1100), _random(300)
     labels = [f"label {number % 9}" for number in range(300)]
-    together = majority_vote(queries, voters, labels)
+    together = majority_vote(queries, references, labels)
 
     for row in (0, 511, 512, 1099):
-        (name,), (share,) = majority_vote(queries[row : row + 1], voters, labels)
+        (name,), (share,) = majority_vote(queries[row : row + 1], references, labels)
         assert (name, share) == (together[0][row], together[1][row])

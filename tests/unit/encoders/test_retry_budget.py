@@ -1,3 +1,5 @@
+"""The retry budget: retries are allowed while most calls succeed."""
+
 from __future__ import annotations
 
 from encoders.image.retry_budget import RetryBudget
@@ -11,7 +13,7 @@ def test_a_failure_among_successes_may_be_retried() -> None:
     assert not budget.record_failure()
 
 
-def test_successive_failures_soon_may_not_be_retried() -> None:
+def test_after_a_few_failures_in_a_row_none_may_be_retried() -> None:
     budget = RetryBudget()
     assert [budget.record_failure() for _ in range(7)] == [True, True, True, True, False, False, False]
 

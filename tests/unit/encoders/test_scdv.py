@@ -1,4 +1,4 @@
-"""The SCDV arithmetic."""
+"""SCDV: topics, document vectors, sparsity and projection."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ import pytest
 from encoders.text import scdv
 from lookalike.vectors import F32
 
-SOFT = scdv.ScdvParameters(clusters=2, temperature=7.0)
+PARAMETERS = scdv.ScdvParameters(clusters=2, temperature=7.0)
 
 
-def _two_groups(each: int = 30, dim: int = 8) -> F32:
+def _two_groups(size: int = 30, dim: int = 8) -> F32:
     random = np.random.default_rng(0)
-    centres = np.repeat(np.eye(2, dim), each, axis=0)
-    return (5 * centres + random.normal(0, 0.3, (2 * each, dim))).astype(np.float32)
+    centres = np.repeat(np.eye(2, dim), size, axis=0)
+    return (5 * centres + random.normal(0, 0.3, (2 * size, dim))).astype(np.float32)
 
 
 def test_words_of_one_group_have_the_same_topic_and_those_of_two_do_not() -> None:
     words = _two_groups()
-    topics = scdv.fit_topics(words, SOFT, seed=0)
-    shares = topics.probabilities(words)
-    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
-    favourite = shares.argmax(axis=1)
-    assert len(set(favourite[:30])) == len(set(favourite[30:])) == 1
-    assert favourite[0] != favourite[30]
+    topics = scdv.fit_topics(words, PARAMETERS, seed=0)
+    probabilities = topics.probabilities(words)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    likeliest = probabilities.argmax(axis=1)
+    assert len(set(likeliest[:30])) == len(set(likeliest[30:])) == 1
+    assert likeliest[0] != likeliest[30]
 
 
 def test_probabilities_are_those_of_the_mixture_with_a_temperature() -> None:
     from sklearn.mixture import GaussianMixture
 
     words = _two_groups()
-    topics = scdv.fit_topics(words, SOFT, seed=0)
+    topics = scdv.fit_topics(words, PARAMETERS, seed=0)
     reference = GaussianMixture(2, covariance_type="diag")
     reference.weights_, reference.means_ = np.exp(topics.log_weights), topics.means
     reference.covariances_, reference.precisions_cholesky_ = 1 / topics.precisions, np.sqrt(topics.precisions)
     unit = words / np.linalg.norm(words, axis=1, keepdims=True)
-    logs = reference._estimate_weighted_log_prob(unit) / SOFT.temperature
+    logs = reference._estimate_weighted_log_prob(unit) / PARAMETERS.temperature
     expected = np.exp(logs - logs.max(axis=1, keepdims=True))
     np.testing.assert_allclose(
         topics.probabilities(words), expected / expected.sum(axis=1, keepdims=True), rtol=1e-2, atol=1e-4
@@ -52,16 +52,16 @@ def test_few_words_give_fewer_topics(words: int) -> None:
 
 def test_a_document_vector_is_the_weighted_sum_over_its_words() -> None:
     random = np.random.default_rng(1)
-    shares, words = (random.normal(size=shape).astype(np.float32) for shape in ((5, 4), (5, 6)))
-    documents = scdv.composite_vectors(shares, words, [3, 0, 2])
-    for document, of in ((documents[0], range(3)), (documents[2], range(3, 5))):
-        by_hand = sum(np.outer(shares[i], words[i]).ravel() for i in of)
+    topic_weights, words = (random.normal(size=shape).astype(np.float32) for shape in ((5, 4), (5, 6)))
+    documents = scdv.composite_vectors(topic_weights, words, [3, 0, 2])
+    for document, rows in ((documents[0], range(3)), (documents[2], range(3, 5))):
+        by_hand = sum(np.outer(topic_weights[row], words[row]).ravel() for row in rows)
         np.testing.assert_allclose(document, by_hand / np.linalg.norm(by_hand), rtol=1e-5, atol=1e-7)
     assert not documents[1].any()
 
 
 def test_word_and_document_vectors_are_bit_identical_in_any_batch() -> None:
-    """Else a component next to the threshold is now 0 and now not."""
+    """Otherwise a component near the sparsity threshold would be zeroed in some batches only."""
     random = np.random.default_rng(3)
     words = random.normal(size=(200, 100)).astype(np.float32)
     topics = scdv.fit_topics(words, scdv.ScdvParameters(), seed=0)
@@ -70,15 +70,15 @@ def test_word_and_document_vectors_are_bit_identical_in_any_batch() -> None:
     np.testing.assert_array_equal(alone, together)
     lengths = [1, 7, 2, 190]
     parts = np.split(np.arange(200), np.cumsum(lengths)[:-1])
-    by_one = np.concatenate([scdv.composite_vectors(together[part], words[part], [len(part)]) for part in parts])
-    np.testing.assert_array_equal(scdv.composite_vectors(together, words, lengths), by_one)
+    one_at_a_time = np.concatenate([scdv.composite_vectors(together[part], words[part], [len(part)]) for part in parts])
+    np.testing.assert_array_equal(scdv.composite_vectors(together, words, lengths), one_at_a_time)
 
 
 def test_a_higher_temperature_makes_topics_softer() -> None:
     words = _two_groups()
-    shares = scdv.fit_topics(words, scdv.ScdvParameters(clusters=2, temperature=1000), seed=0).probabilities(words)
-    softer = scdv.fit_topics(words, scdv.ScdvParameters(clusters=2, temperature=2000), seed=0).probabilities(words)
-    assert (softer.max(axis=1) < shares.max(axis=1)).all()
+    softer = scdv.fit_topics(words, scdv.ScdvParameters(clusters=2, temperature=1000), seed=0).probabilities(words)
+    softest = scdv.fit_topics(words, scdv.ScdvParameters(clusters=2, temperature=2000), seed=0).probabilities(words)
+    assert (softest.max(axis=1) < softer.max(axis=1)).all()
 
 
 def test_the_words_of_a_single_document_do_not_cancel_out() -> None:
@@ -110,7 +110,7 @@ def test_idf_depends_on_the_number_of_documents_not_on_occurrences() -> None:
     assert idf[0] < idf[1] == idf[2] < idf[3]
 
 
-def test_an_unseen_word_loses_only_the_share_of_the_centre_that_is_in_it() -> None:
+def test_only_the_share_of_the_centre_in_an_unseen_word_is_subtracted() -> None:
     centre = np.array([2, 0], dtype=np.float32)
     assert scdv.unseen_word_vector(np.array([1, 1], dtype=np.float32), centre, 0.1).tolist() == [0, 1]
     assert scdv.unseen_word_vector(np.array([3, 1], dtype=np.float32), centre, 0.1).tolist() == [1, 1]
@@ -121,6 +121,6 @@ def test_an_unseen_word_loses_only_the_share_of_the_centre_that_is_in_it() -> No
     ]
 
 
-def test_a_word_of_subwords_that_training_never_saw_says_nothing() -> None:
-    min_norm = np.array([0.05, 0.05], dtype=np.float32)
-    assert not scdv.unseen_word_vector(min_norm, np.array([2, 0], dtype=np.float32), 0.1).any()
+def test_a_word_whose_subwords_were_unseen_in_training_has_a_zero_vector() -> None:
+    small_vector = np.array([0.05, 0.05], dtype=np.float32)
+    assert not scdv.unseen_word_vector(small_vector, np.array([2, 0], dtype=np.float32), 0.1).any()

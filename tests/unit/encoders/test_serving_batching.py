@@ -1,4 +1,4 @@
-"""The rules of tensorflow/core/kernels/batching_util/shared_batch_scheduler.h."""
+"""Forming batches by the rules of tensorflow/core/kernels/batching_util/shared_batch_scheduler.h."""
 
 from __future__ import annotations
 
@@ -11,90 +11,91 @@ from encoders.serving.batching import BatchingParameters, BatchQueue
 from lookalike.errors import BadSettings, InvalidRequest, Unavailable
 
 
-def queue(**changes: Any) -> BatchQueue[str]:
+def make_queue(**changes: Any) -> BatchQueue[str]:
     return BatchQueue(BatchingParameters(**{"max_batch_size": 4, "max_enqueued_batches": 2, **changes}))
 
 
 SPLITTING: dict[str, Any] = {"max_batch_size": 10, "enable_large_batch_splitting": True, "max_execution_batch_size": 4}
 
 
-def taken(waiting: BatchQueue[str], now_s: float = 0) -> list[tuple[str, int, int]]:
-    return [(part.task, part.start, part.stop) for part in waiting.take(now_s) or []]
+def take(queue: BatchQueue[str], now_s: float = 0) -> list[tuple[str, int, int]]:
+    """Take a batch: (task, start, stop) of each part; empty if none is ready."""
+    return [(part.task, part.start, part.stop) for part in queue.take(now_s) or []]
 
 
 def test_tasks_share_a_batch_while_there_is_room_and_keep_their_order() -> None:
-    waiting = queue()
+    queue = make_queue()
     for name, rows in (("a", 1), ("b", 2), ("c", 2)):
-        waiting.add(name, rows, 0)
-    assert taken(waiting) == [("a", 0, 1), ("b", 0, 2)]
-    assert taken(waiting) == [("c", 0, 2)]
-    assert taken(waiting) == []
+        queue.add(name, rows, 0)
+    assert take(queue) == [("a", 0, 1), ("b", 0, 2)]
+    assert take(queue) == [("c", 0, 2)]
+    assert take(queue) == []
 
 
 def test_a_large_task_fills_the_open_batch_and_continues_in_new_batches() -> None:
-    waiting = queue(**SPLITTING, max_enqueued_batches=3)
-    waiting.add("a", 3, 0)
-    waiting.add("b", 7, 0)
-    assert waiting.rows == 10
-    assert taken(waiting) == [("a", 0, 3), ("b", 0, 1)]
-    assert taken(waiting) == [("b", 1, 5)]
-    assert taken(waiting) == [("b", 5, 7)]
-    assert waiting.rows == 0
+    queue = make_queue(**SPLITTING, max_enqueued_batches=3)
+    queue.add("a", 3, 0)
+    queue.add("b", 7, 0)
+    assert queue.rows == 10
+    assert take(queue) == [("a", 0, 3), ("b", 0, 1)]
+    assert take(queue) == [("b", 1, 5)]
+    assert take(queue) == [("b", 5, 7)]
+    assert queue.rows == 0
 
 
 def test_a_task_above_max_batch_size_is_an_invalid_request() -> None:
     with pytest.raises(InvalidRequest, match="Task size 5 is larger than maximum input batch size 4"):
-        queue().add("a", 5, 0)
+        make_queue().add("a", 5, 0)
     with pytest.raises(InvalidRequest, match="Task size 11 is larger than maximum input batch size 10"):
-        queue(**SPLITTING).add("a", 11, 0)
+        make_queue(**SPLITTING).add("a", 11, 0)
 
 
 def test_beyond_max_enqueued_batches_the_queue_is_full() -> None:
-    waiting = queue()
+    queue = make_queue()
     for name in ("a", "b"):
-        waiting.add(name, 3, 0)
-    waiting.add("c", 1, 0)  # There is room for it in the open batch.
+        queue.add(name, 3, 0)
+    queue.add("c", 1, 0)  # There is room for it in the open batch.
     with pytest.raises(Unavailable, match="queue to which this task was submitted is full; currently 2 batches"):
-        waiting.add("d", 1, 0)
-    assert taken(waiting) == [("a", 0, 3)]
-    waiting.add("d", 1, 0)
+        queue.add("d", 1, 0)
+    assert take(queue) == [("a", 0, 3)]
+    queue.add("d", 1, 0)
 
 
 def test_with_splitting_the_queue_capacity_is_counted_in_rows() -> None:
-    waiting = queue(**SPLITTING)
-    waiting.add("a", 5, 0)
+    queue = make_queue(**SPLITTING)
+    queue.add("a", 5, 0)
     with pytest.raises(Unavailable, match="task size is 4 but scheduling capacity is only 3"):
-        waiting.add("b", 4, 0)
-    waiting.add("b", 3, 0)
+        queue.add("b", 4, 0)
+    queue.add("b", 3, 0)
     with pytest.raises(Unavailable, match="is full"):
-        waiting.add("c", 1, 0)
+        queue.add("c", 1, 0)
 
 
 def test_a_refused_task_leaves_nothing_behind() -> None:
-    waiting = queue(**SPLITTING)
-    waiting.add("a", 1, 0)
+    queue = make_queue(**SPLITTING)
+    queue.add("a", 1, 0)
     with pytest.raises(Unavailable):
-        waiting.add("b", 8, 0)
-    assert taken(waiting) == [("a", 0, 1)]
-    assert waiting.rows == 0
+        queue.add("b", 8, 0)
+    assert take(queue) == [("a", 0, 1)]
+    assert queue.rows == 0
 
 
 def test_a_partial_batch_waits_until_the_timeout_of_its_first_task() -> None:
-    waiting = queue(batch_timeout_micros=500_000)
-    assert waiting.ready_at_s() == math.inf
-    waiting.add("a", 1, 10.0)
-    waiting.add("b", 1, 10.4)
-    assert waiting.ready_at_s() == 10.5
-    assert taken(waiting, 10.49) == []
-    assert taken(waiting, 10.5) == [("a", 0, 1), ("b", 0, 1)]
-    waiting.add("c", 1, 11.0)
-    assert waiting.ready_at_s() == 11.5
+    queue = make_queue(batch_timeout_micros=500_000)
+    assert queue.ready_at_s() == math.inf
+    queue.add("a", 1, 10.0)
+    queue.add("b", 1, 10.4)
+    assert queue.ready_at_s() == 10.5
+    assert take(queue, 10.49) == []
+    assert take(queue, 10.5) == [("a", 0, 1), ("b", 0, 1)]
+    queue.add("c", 1, 11.0)
+    assert queue.ready_at_s() == 11.5
 
 
 def test_a_full_batch_is_ready_at_once() -> None:
-    waiting = queue(batch_timeout_micros=500_000)
-    waiting.add("a", 4, 10.0)
-    assert taken(waiting, 10.0) == [("a", 0, 4)]
+    queue = make_queue(batch_timeout_micros=500_000)
+    queue.add("a", 4, 10.0)
+    assert take(queue, 10.0) == [("a", 0, 4)]
 
 
 def test_batches_are_padded_to_the_next_allowed_size() -> None:

@@ -1,3 +1,5 @@
+"""`lookalike encoders serving-config`: the files and flags that it writes for TensorFlow-Serving."""
+
 from __future__ import annotations
 
 import json
@@ -27,7 +29,7 @@ def test_the_deployed_files_are_those_that_the_command_writes(tmp_path: Path) ->
 
 
 def test_the_official_message_parses_the_model_config(tmp_path: Path) -> None:
-    """ModelServerConfig is in tensorflow-serving-api; BatchingParameters and MonitoringConfig are not."""
+    """tensorflow-serving-api contains ModelServerConfig, but not BatchingParameters and MonitoringConfig."""
     main(["/models", str(tmp_path), "--model-version-policy", "specific:3,1", "--version-labels", "stable=1,new=3"], {})
     script = """
 import importlib.util, json, sys, types
@@ -40,8 +42,8 @@ config = text_format.Parse(sys.stdin.read(), ModelServerConfig())
 print(json.dumps(json_format.MessageToDict(config, preserving_proto_field_name=True)))
 """
     text = (tmp_path / MODELS).read_text()
-    done = subprocess.run([sys.executable, "-c", script], input=text, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == {
+    result = subprocess.run([sys.executable, "-c", script], input=text, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == {
         "model_config_list": {
             "config": [
                 {
@@ -60,8 +62,8 @@ print(json.dumps(json_format.MessageToDict(config, preserving_proto_field_name=T
 def test_the_model_config_is_that_of_the_embedded_server(tmp_path: Path, policy: str) -> None:
     (tmp_path / "mobilenet").mkdir()
     settings = ModelServerSettings(models=tmp_path, model_version_policy=policy, version_labels=("stable=2",))
-    written = text_format.Parse(render_files(settings)[MODELS], ModelServerConfig())
-    assert parse_config(written, tmp_path) == [model_config(settings)]
+    config = text_format.Parse(render_files(settings)[MODELS], ModelServerConfig())
+    assert parse_config(config, tmp_path) == [model_config(settings)]
 
 
 @pytest.mark.parametrize(
@@ -75,27 +77,27 @@ def test_the_model_config_is_that_of_the_embedded_server(tmp_path: Path, policy:
 )
 def test_the_batching_parameters_are_those_of_the_embedded_server(changes: dict[str, Any]) -> None:
     settings = ModelServerSettings(**changes)
-    written = text_format.Parse(render_files(settings)[BATCHING], BatchingParameters())
+    config = text_format.Parse(render_files(settings)[BATCHING], BatchingParameters())
     parameters = batching_parameters(settings)
-    assert written.max_batch_size.value == parameters.max_batch_size
-    assert written.batch_timeout_micros.value == parameters.batch_timeout_micros
-    assert written.max_enqueued_batches.value == parameters.max_enqueued_batches
-    assert written.num_batch_threads.value == parameters.num_batch_threads
-    assert written.enable_large_batch_splitting.value == parameters.enable_large_batch_splitting
-    assert (written.max_execution_batch_size.value or written.max_batch_size.value) == parameters.max_execution_rows
-    assert tuple(written.allowed_batch_sizes) == parameters.allowed_batch_sizes
+    assert config.max_batch_size.value == parameters.max_batch_size
+    assert config.batch_timeout_micros.value == parameters.batch_timeout_micros
+    assert config.max_enqueued_batches.value == parameters.max_enqueued_batches
+    assert config.num_batch_threads.value == parameters.num_batch_threads
+    assert config.enable_large_batch_splitting.value == parameters.enable_large_batch_splitting
+    assert (config.max_execution_batch_size.value or config.max_batch_size.value) == parameters.max_execution_rows
+    assert tuple(config.allowed_batch_sizes) == parameters.allowed_batch_sizes
 
 
 def test_the_metrics_path_is_that_of_tensorflow_serving() -> None:
-    written = text_format.Parse(render_files(ModelServerSettings())[MONITORING], MonitoringConfig()).prometheus_config
-    assert (written.enable, written.path) == (True, "/monitoring/prometheus/metrics")
+    config = text_format.Parse(render_files(ModelServerSettings())[MONITORING], MonitoringConfig()).prometheus_config
+    assert (config.enable, config.path) == (True, "/monitoring/prometheus/metrics")
 
 
 def test_environment_variables_are_read_and_flags_override_them(tmp_path: Path) -> None:
     environ = {"LOOKALIKE_MODEL_SERVER_MAX_ENQUEUED_BATCHES": "5", "LOOKALIKE_MODEL_SERVER_NUM_BATCH_THREADS": "5"}
     main(["/models", str(tmp_path), "--num-batch-threads", "6"], environ)
-    written = text_format.Parse((tmp_path / BATCHING).read_text(), BatchingParameters())
-    assert (written.max_enqueued_batches.value, written.num_batch_threads.value) == (5, 6)
+    config = text_format.Parse((tmp_path / BATCHING).read_text(), BatchingParameters())
+    assert (config.max_enqueued_batches.value, config.num_batch_threads.value) == (5, 6)
 
 
 def test_the_flags_that_go_with_the_files_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +111,7 @@ def test_the_flags_that_go_with_the_files_are_printed(tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize(
-    ("argv", "words"),
+    ("argv", "message"),
     [
         (["models"], "absolute"),
         (["/models", "--max-batch-size", "0"], "max-batch-size=0"),
@@ -119,9 +121,9 @@ def test_the_flags_that_go_with_the_files_are_printed(tmp_path: Path, capsys: py
         (["/models", "--version-labels", "stable"], "expected LABEL=VERSION"),
     ],
 )
-def test_invalid_settings_are_refused_and_nothing_is_written(tmp_path: Path, argv: list[str], words: str) -> None:
+def test_invalid_settings_are_refused_and_nothing_is_written(tmp_path: Path, argv: list[str], message: str) -> None:
     folder = tmp_path / "out"
-    with pytest.raises(BadSettings, match=words):
+    with pytest.raises(BadSettings, match=message):
         main([argv[0], str(folder), *argv[1:]], {})
     assert not folder.exists()
 

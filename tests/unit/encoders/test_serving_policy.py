@@ -1,3 +1,5 @@
+"""TensorFlow-Serving's version policies: which versions are aspired, and in which order they are loaded."""
+
 from __future__ import annotations
 
 import itertools
@@ -67,8 +69,8 @@ def test_a_new_version_is_loaded_before_the_last_old_one_is_unloaded(
 
 
 def test_in_every_transition_between_versions_one_is_always_available() -> None:
-    every = [frozenset(some) for n in range(1, 4) for some in itertools.combinations(range(1, 5), n)]
-    for before, aspired in itertools.product(every, every):
+    subsets = [frozenset(subset) for n in range(1, 4) for subset in itertools.combinations(range(1, 5), n)]
+    for before, aspired in itertools.product(subsets, subsets):
         states: dict[int, State] = dict.fromkeys(before, AVAILABLE)
         for _ in range(10):
             action = next_action(states, aspired)

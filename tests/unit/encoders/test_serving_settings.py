@@ -1,3 +1,5 @@
+"""The settings of the model server."""
+
 from __future__ import annotations
 
 import pytest

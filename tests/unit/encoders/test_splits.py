@@ -17,9 +17,9 @@ def test_70_percent_are_for_training_10_for_calibration_and_20_for_testing() -> 
 
 
 def test_the_split_of_a_product_does_not_depend_on_the_others() -> None:
-    some = IDS[100:200:7]
+    ids = IDS[100:200:7]
 
-    assert [Split(split) for split in splits_of(some)] == [split_of(each) for each in some]
+    assert [Split(split) for split in splits_of(ids)] == [split_of(product_id) for product_id in ids]
 
 
 def test_splits_do_not_change_between_releases() -> None:

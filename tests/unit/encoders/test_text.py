@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from encoders.text import model as text
+from encoders.text import model as text_model
 from encoders.text.train import main, read_texts, train
 from encoders.text.word_vectors import SkipGramParameters, default_epochs, train_word_vectors
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
@@ -38,7 +38,7 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_titles_become_unit_vectors_of_the_stated_dimension(artifact: Path) -> None:
-    model = text.load(artifact)
+    model = text_model.load(artifact)
     vectors = model.encode(TITLES)
     assert vectors.shape == (len(TITLES), model.dim)
     assert vectors.dtype == np.float32
@@ -47,7 +47,7 @@ def test_titles_become_unit_vectors_of_the_stated_dimension(artifact: Path) -> N
 
 
 def test_a_title_is_nearest_to_titles_of_the_same_product_type(artifact: Path) -> None:
-    model = text.load(artifact)
+    model = text_model.load(artifact)
     queries = model.encode(["緑のワンピース", "sneakers スニーカー", "white mug マグカップ ☆★", "ランプ"])
     nearest = (queries @ model.encode(TITLES).T).argmax(axis=1)
     assert [next(name for name in GARMENTS if name in TITLES[i]) for i in nearest] == list(GARMENTS)
@@ -55,41 +55,41 @@ def test_a_title_is_nearest_to_titles_of_the_same_product_type(artifact: Path) -
 
 @pytest.mark.parametrize("nothing", ["", "   ", "☺☺☺", "★★★ !!! ---", "<br><br>", "【送料無料】", "\x00\x01"])
 def test_a_text_without_words_gives_zeros_and_never_nan(artifact: Path, nothing: str) -> None:
-    zeros, something = text.load(artifact).encode([nothing, "dress"])
+    zeros, something = text_model.load(artifact).encode([nothing, "dress"])
     assert not zeros.any()
     assert something.any()
 
 
 @pytest.mark.parametrize("odd", ["ქართული ტექსტი", "🧦 socks", "ﾜﾝﾋﾟｰｽ", "x" * 65_536, "dress " * 10_000, "ก็็็็็็"])
 def test_odd_texts_have_finite_vectors(artifact: Path, odd: str) -> None:
-    assert np.isfinite(text.load(artifact).encode([odd])).all()
+    assert np.isfinite(text_model.load(artifact).encode([odd])).all()
 
 
 def test_encoding_a_title_takes_at_most_five_milliseconds_of_cpu(artifact: Path) -> None:
-    """One at a time, with words that were never met. The goal is 1 ms; benchmarks/README.md has what is measured."""
-    model = text.load(artifact)
+    """One at a time, with words unseen in training. The goal is 1 ms; benchmarks/README.md has measurements."""
+    model = text_model.load(artifact)
     titles = [f"{TITLES[i % len(TITLES)]} novelty{i:03} 限定品{i:03}番" for i in range(500)]
-    with threadpool_limits(1, "blas"):  # As the process that serves it does.
+    with threadpool_limits(1, "blas"):  # As the text encoder process does.
         model.encode(titles[:1])
-        began_s = time.process_time()
+        start_s = time.process_time()
         for title in titles:
             model.encode([title])
-        assert (time.process_time() - began_s) / len(titles) < 0.005
+        assert (time.process_time() - start_s) / len(titles) < 0.005
 
 
 def test_no_texts_give_no_vectors(artifact: Path) -> None:
-    model = text.load(artifact)
+    model = text_model.load(artifact)
     assert model.encode([]).shape == (0, model.dim)
 
 
-def test_only_the_same_texts_and_seed_give_the_same_fingerprint(tmp_path: Path) -> None:
-    prints = [train(TITLES, tmp_path / str(i), dim=16) for i in range(2)]
-    assert prints[0] == prints[1]
-    assert train(TITLES[1:], tmp_path / "other", dim=16) != prints[0]
+def test_the_same_texts_give_the_same_fingerprint_and_others_another(tmp_path: Path) -> None:
+    first, second = (train(TITLES, tmp_path / str(i), dim=16) for i in range(2))
+    assert first == second
+    assert train(TITLES[1:], tmp_path / "other", dim=16) != first
 
 
 def test_another_process_gives_the_same_fingerprint(tmp_path: Path) -> None:
-    """Whatever was loaded, allocated and freed before: a first training once ran on more threads than the second."""
+    """The result must not depend on what the process loaded before: it once depended on the number of threads."""
     (tmp_path / "titles.txt").write_text("\n".join(TITLES))
     command = [sys.executable, "-m", "lookalike", "encoders", "train-text", "titles.txt", "a", "--dim", "16", "--json"]
     process = subprocess.run(
@@ -101,7 +101,7 @@ def test_another_process_gives_the_same_fingerprint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("texts", [["dress"], ["dress", "dress", ""], ["靴", "靴 赤"]])
 def test_the_smallest_catalogues_can_be_trained_on(tmp_path: Path, texts: list[str]) -> None:
     train(texts, tmp_path / "small")
-    assert text.load(tmp_path / "small").encode([texts[0]]).any()
+    assert text_model.load(tmp_path / "small").encode([texts[0]]).any()
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["☺", "★"]])
@@ -110,7 +110,7 @@ def test_texts_without_words_are_refused(tmp_path: Path, texts: list[str]) -> No
         train(texts, tmp_path / "none")
 
 
-def test_a_damaged_missing_or_foreign_file_is_refused_and_named(tmp_path: Path) -> None:
+def test_a_damaged_missing_or_replaced_file_is_refused_and_named(tmp_path: Path) -> None:
     out = tmp_path / "scdv"
     train(TITLES, out, dim=16)
     manifest = (out / "manifest.json").read_text()
@@ -119,15 +119,15 @@ def test_a_damaged_missing_or_foreign_file_is_refused_and_named(tmp_path: Path) 
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(BadArtifact, match=name):
-            text.load(out)
+            text_model.load(out)
         path.unlink()
         with pytest.raises(BadArtifact, match=name):
-            text.load(out)
+            text_model.load(out)
         path.write_bytes(whole)
-    text.load(out)
+    text_model.load(out)
     without_array = manifest.replace('"centre.npy"', '"other.npy"')
     (out / "other.npy").write_bytes((out / "centre.npy").read_bytes())
-    for other in (
+    for changed in (
         "",
         "{}",
         "[]",
@@ -136,9 +136,9 @@ def test_a_damaged_missing_or_foreign_file_is_refused_and_named(tmp_path: Path) 
         manifest.replace('"scdv"', '"other"'),
         manifest.replace('"words.bin"', '"../words.bin"'),
     ):
-        (out / "manifest.json").write_text(other)
+        (out / "manifest.json").write_text(changed)
         with pytest.raises(BadArtifact, match=r"manifest\.json"):
-            text.load(out)
+            text_model.load(out)
 
 
 def test_the_command_trains_on_a_catalogue_and_on_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,9 +147,9 @@ def test_the_command_trains_on_a_catalogue_and_on_lines(tmp_path: Path, capsys: 
     (tmp_path / "lines.txt").write_text("\n".join(TITLES))
     for source, out in ((tmp_path, tmp_path / "a"), (tmp_path / "lines.txt", tmp_path / "b")):
         main([str(source), str(out), "--json", "--dim", "16"], {})
-        outcome = json.loads(capsys.readouterr().out)
-        assert outcome["documents"] == len(TITLES)
-        assert outcome["fingerprint"] == text.load(out).fingerprint
+        result = json.loads(capsys.readouterr().out)
+        assert result["documents"] == len(TITLES)
+        assert result["fingerprint"] == text_model.load(out).fingerprint
     with pytest.raises(OperatorError, match="exists"):
         main([str(tmp_path), str(tmp_path / "a")], {})
     with pytest.raises(BadCatalogue):
@@ -169,7 +169,7 @@ def test_titles_and_descriptions_are_read_and_missing_values_skipped(tmp_path: P
     [
         ("products.jsonl", b'{"title": "dress"}\n{"title'),
         ("products.jsonl", b'["dress"]'),
-        ("products.csv", b"title\n" + b"x" * 200_000),  # Beyond what a field of a CSV file may have.
+        ("products.csv", b"title\n" + b"x" * 200_000),  # Longer than the csv module allows.
         ("products.csv", b"\xff\xfe"),
         ("products.parquet", b""),
     ],
@@ -180,7 +180,7 @@ def test_an_unreadable_catalogue_is_refused_and_named(tmp_path: Path, name: str,
         list(read_texts(tmp_path))
 
 
-def test_a_byte_order_mark_hides_no_column(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_column_name(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text("title,id\nred mug,p1\n", encoding="utf-8-sig")
     assert list(read_texts(tmp_path)) == ["red mug\n"]
 
@@ -203,9 +203,9 @@ def test_smaller_corpora_are_trained_for_more_epochs() -> None:
 
 
 def test_training_on_one_repeated_word_terminates(tmp_path: Path) -> None:
-    """Negative sampling looks for another word: the end of the line is one."""
+    """Negative sampling draws until it finds another word; the token of the line end is one."""
     train(["dress " * 1000], tmp_path / "one")
-    assert text.load(tmp_path / "one").encode(["dress"]).any()
+    assert text_model.load(tmp_path / "one").encode(["dress"]).any()
 
 
 @pytest.mark.data
@@ -215,17 +215,17 @@ def test_real_titles_are_nearest_to_titles_of_their_category(real_data: Path, tm
     with gzip.open(real_data / "fashion" / "fashion_products.csv.gz", "rt", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:3000]]
-    kinds = np.array([row["articleType"] for row in rows])
+    article_types = np.array([row["articleType"] for row in rows])
     train([row["title"] for row in rows], tmp_path / "scdv")
-    model = text.load(tmp_path / "scdv")
+    model = text_model.load(tmp_path / "scdv")
     vectors = model.encode([row["title"] for row in rows])
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -2)
     nearest = np.argpartition(-scores, 10, axis=1)[:, :10]
-    assert (kinds[nearest] == kinds[:, None]).mean() > 0.67
+    assert (article_types[nearest] == article_types[:, None]).mean() > 0.67
     # Words that training never saw are encoded through their subwords.
     for unseen, seen, other in (("wattch", "watch", "shirt"), ("shoess", "shoes", "dress")):
-        known = {word for row in rows for word in row["title"].lower().split()}
-        assert unseen not in known
-        misspelt, spelt, different = model.encode([unseen, seen, other])
-        assert misspelt @ spelt > misspelt @ different + 0.2
+        training_words = {word for row in rows for word in row["title"].lower().split()}
+        assert unseen not in training_words
+        misspelt, correct, different = model.encode([unseen, seen, other])
+        assert misspelt @ correct > misspelt @ different + 0.2

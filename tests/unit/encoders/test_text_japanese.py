@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.text import model as text
+from encoders.text import model as text_model
 from encoders.text.train import train
 
 _DRESS = "ワンピース"
@@ -39,14 +39,14 @@ PRODUCTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=text.KINDS)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> text.TextModel:
+@pytest.fixture(scope="module", params=text_model.KINDS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> text_model.TextModel:
     out: Path = tmp_path_factory.mktemp("japanese") / request.param
     train([title for title, _ in PRODUCTS], out, kind=request.param)
-    return text.load(out)
+    return text_model.load(out)
 
 
-def test_titles_are_nearer_to_titles_of_the_same_product_type(model: text.TextModel) -> None:
+def test_titles_are_nearer_to_titles_of_the_same_product_type(model: text_model.TextModel) -> None:
     vectors = model.encode([title for title, _ in PRODUCTS])
     kinds = np.array([kind for _, kind in PRODUCTS])
     scores = vectors @ vectors.T
@@ -70,13 +70,13 @@ def test_titles_are_nearer_to_titles_of_the_same_product_type(model: text.TextMo
         ("ｵ茶 ﾃｨｰﾊﾞｯｸﾞ", _TEA),
     ],
 )
-def test_a_query_finds_its_product_type(model: text.TextModel, query: str, kind: str) -> None:
+def test_a_query_finds_its_product_type(model: text_model.TextModel, query: str, kind: str) -> None:
     scores = model.encode([title for title, _ in PRODUCTS]) @ model.encode([query])[0]
     kinds = np.array([kind for _, kind in PRODUCTS])
     assert (kinds[np.argsort(-scores)[:3]] == kind).sum() >= 2
 
 
-def test_uninformative_words_change_a_vector_little(model: text.TextModel) -> None:
-    plain, with_junk = model.encode(["花柄 ワンピース", "花柄 ワンピース ქართული ტექსტი"])
-    assert plain @ with_junk > 0.9
+def test_words_of_an_unseen_script_change_a_vector_little(model: text_model.TextModel) -> None:
+    plain, with_unseen_script = model.encode(["花柄 ワンピース", "花柄 ワンピース ქართული ტექსტი"])
+    assert plain @ with_unseen_script > 0.9
     assert not model.encode(["ქართული ტექსტი"]).any()

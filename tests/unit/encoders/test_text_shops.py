@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.text import model as text
+from encoders.text import model as text_model
 from encoders.text.tokens import Tokenizer
 from encoders.text.train import train
 
@@ -74,28 +74,32 @@ PRODUCTS = {
     ],
 }
 TITLES = [title for titles in PRODUCTS.values() for title in titles]
-OF = np.array([name for name, titles in PRODUCTS.items() for _ in titles])
+PRODUCT_OF_TITLE = np.array([name for name, titles in PRODUCTS.items() for _ in titles])
 
 
-@pytest.fixture(scope="module", params=text.KINDS)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> text.TextModel:
+@pytest.fixture(scope="module", params=text_model.KINDS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> text_model.TextModel:
     out: Path = tmp_path_factory.mktemp("shops") / request.param
     train(TITLES, out, kind=request.param)
-    return text.load(out)
+    return text_model.load(out)
 
 
-def test_the_nearest_title_is_of_the_same_product_in_another_shop(model: text.TextModel) -> None:
+def test_the_nearest_title_is_of_the_same_product_in_another_shop(model: text_model.TextModel) -> None:
     vectors = model.encode(TITLES)
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -2)
-    wrong = [f"{TITLES[i]} -> {TITLES[j]}" for i, j in enumerate(scores.argmax(axis=1)) if OF[i] != OF[j]]
+    wrong = [
+        f"{TITLES[i]} -> {TITLES[j]}"
+        for i, j in enumerate(scores.argmax(axis=1))
+        if PRODUCT_OF_TITLE[i] != PRODUCT_OF_TITLE[j]
+    ]
     assert not wrong
 
 
-def test_titles_of_a_product_are_nearer_to_each_other_than_to_other_products(model: text.TextModel) -> None:
+def test_titles_of_a_product_are_nearer_to_each_other_than_to_other_products(model: text_model.TextModel) -> None:
     vectors = model.encode(TITLES)
-    nearest = np.argsort(-(vectors @ vectors.T), axis=1)[:, :3]  # Itself, and the two others.
-    assert (OF[nearest] == OF[:, None]).mean() > 0.95
+    nearest = np.argsort(-(vectors @ vectors.T), axis=1)[:, :3]  # The title itself, and the two others of its product.
+    assert (PRODUCT_OF_TITLE[nearest] == PRODUCT_OF_TITLE[:, None]).mean() > 0.95
 
 
 @pytest.mark.parametrize(
@@ -115,15 +119,15 @@ def test_titles_of_a_product_are_nearer_to_each_other_than_to_other_products(mod
         ("キャンプ用テント 4人", "tent"),
         ("&lt;b&gt;抹茶入りの緑茶&lt;/b&gt;", "tea"),
         ("電動の机", "desk"),
-        ("ヘッドフォン ソニー", "headphones"),  # Another spelling than any title's.
+        ("ヘッドフォン ソニー", "headphones"),  # No title has this spelling.
     ],
 )
-def test_a_query_finds_its_product(model: text.TextModel, query: str, product: str) -> None:
+def test_a_query_finds_its_product(model: text_model.TextModel, query: str, product: str) -> None:
     scores = model.encode(TITLES) @ model.encode([query])[0]
-    assert OF[scores.argmax()] == product
+    assert PRODUCT_OF_TITLE[scores.argmax()] == product
 
 
-NOISE = [
+NOTICES = [
     "【送料無料】{}",
     "★{}★",
     "🎉{}🎉 クーポン配布中",
@@ -137,8 +141,8 @@ NOISE = [
 ]
 
 
-@pytest.mark.parametrize("noise", NOISE)
+@pytest.mark.parametrize("notice", NOTICES)
 @pytest.mark.parametrize("title", ["花柄ワンピース", "ソニー WH-1000XM5", "お米 5kg"])
-def test_shop_notices_around_a_title_leave_its_words_unchanged(noise: str, title: str) -> None:
+def test_shop_notices_around_a_title_leave_its_words_unchanged(notice: str, title: str) -> None:
     tokenize = Tokenizer()
-    assert tokenize(noise.format(title)) == tokenize(title) != []
+    assert tokenize(notice.format(title)) == tokenize(title) != []

@@ -20,15 +20,15 @@ def tokenize() -> Tokenizer:
     [
         ("Men's Blue T-Shirt", "men blue t shirt"),
         ("レディース ワンピース 花柄", "レディース ワンピース 花柄"),
-        ("赤いスニーカーのセット", "赤い スニーカー セット"),  # Without the particle.
-        ("ソニー WH-1000XM5 と NR-F609HPX", "ソニー wh1000xm5 nrf609hpx"),  # Models, as others write them.
+        ("赤いスニーカーのセット", "赤い スニーカー セット"),  # The particle is dropped.
+        ("ソニー WH-1000XM5 と NR-F609HPX", "ソニー wh1000xm5 nrf609hpx"),  # Model numbers are joined.
         ("Pack-of-30 turn-off T-Shirt off-white", "pack of 30 turn off t shirt off white"),
-        ("500円玉貯金箱 双眼鏡10倍", "500 円玉 貯金 箱 双眼 鏡 10 倍"),  # Neither a price nor points.
+        ("500円玉貯金箱 双眼鏡10倍", "500 円玉 貯金 箱 双眼 鏡 10 倍"),  # Neither a price nor loyalty points.
         ("1,500ml 3,4", "1500ml 3 4"),
         ("Vネック ロング丈ワンピース", "v ネック ロング 丈 ワンピース"),
         ("iPhone15ケース 手帳型", "iphone15 ケース 手帳 型"),
         ("Кроссовки мужские", "кроссовки мужские"),
-        ("हिन्दी กระเป๋า 가방", "हिन्दी กระเป๋า 가방"),  # Vowel signs do not cut words.
+        ("हिन्दी กระเป๋า 가방", "हिन्दी กระเป๋า 가방"),  # Vowel signs do not split words.
     ],
 )
 def test_a_title_is_split_into_words(tokenize: Tokenizer, title: str, words: str) -> None:
@@ -36,7 +36,7 @@ def test_a_title_is_split_into_words(tokenize: Tokenizer, title: str, words: str
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("spelling", "other_spelling"),
     [
         ("ｽﾆｰｶｰ", "スニーカー"),
         ("ＮＩＫＥ　９０", "nike 90"),
@@ -46,12 +46,12 @@ def test_a_title_is_split_into_words(tokenize: Tokenizer, title: str, words: str
         ("Tom &amp; Jerry", "tom & jerry"),
     ],
 )
-def test_two_spellings_give_the_same_words(tokenize: Tokenizer, one: str, other: str) -> None:
-    assert tokenize(one) == tokenize(other) != []
+def test_two_spellings_give_the_same_words(tokenize: Tokenizer, spelling: str, other_spelling: str) -> None:
+    assert tokenize(spelling) == tokenize(other_spelling) != []
 
 
 @pytest.mark.parametrize(
-    "noisy",
+    "title",
     [
         "【送料無料】★花柄ワンピース★",
         "花柄ワンピース ポイント10倍 【あす楽対応】",
@@ -66,8 +66,8 @@ def test_two_spellings_give_the_same_words(tokenize: Tokenizer, one: str, other:
         "花柄\x00ワンピース\x1b\ud800",
     ],
 )
-def test_markup_notices_and_decoration_are_removed(tokenize: Tokenizer, noisy: str) -> None:
-    assert tokenize(noisy) == ["花柄", "ワンピース"]
+def test_markup_notices_and_decoration_are_removed(tokenize: Tokenizer, title: str) -> None:
+    assert tokenize(title) == ["花柄", "ワンピース"]
 
 
 def test_text_in_brackets_is_kept_unless_it_is_a_notice(tokenize: Tokenizer) -> None:
@@ -78,9 +78,9 @@ def test_a_less_than_sign_is_not_markup(tokenize: Tokenizer) -> None:
     assert tokenize("3 < 5 and 7 > 2") == ["3", "5", "and", "7", "2"]
 
 
-@pytest.mark.parametrize("nothing", ["", " \n\t", "★☆♪", "🎉👟", "!?…・。", "<br>", "\x00", "\ud800"])
-def test_a_text_without_words_gives_an_empty_list(tokenize: Tokenizer, nothing: str) -> None:
-    assert tokenize(nothing) == []
+@pytest.mark.parametrize("text", ["", " \n\t", "★☆♪", "🎉👟", "!?…・。", "<br>", "\x00", "\ud800"])
+def test_a_text_without_words_gives_an_empty_list(tokenize: Tokenizer, text: str) -> None:
+    assert tokenize(text) == []
 
 
 def test_special_tokens_of_fasttext_are_never_returned(tokenize: Tokenizer) -> None:
@@ -96,7 +96,7 @@ def test_long_words_are_truncated_and_long_runs_tokenized_in_parts(tokenize: Tok
 def test_a_text_is_truncated_at_the_bound_even_if_nfkc_expands_it() -> None:
     assert len(clean_text("a" * (MAX_TEXT_BYTES + 5))) == MAX_TEXT_BYTES
     assert len(clean_text("ﷺ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Eighteen characters each.
-    assert len(clean_text("İ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Lower-case it is two.
+    assert len(clean_text("İ" * MAX_TEXT_BYTES)) == MAX_TEXT_BYTES  # Two characters in lower case.
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,6 @@ def test_a_text_is_truncated_at_the_bound_even_if_nfkc_expands_it() -> None:
 )
 def test_tokenizing_takes_linear_time(tokenize: Tokenizer, piece: str) -> None:
     text = (piece * MAX_TEXT_BYTES)[:MAX_TEXT_BYTES]
-    started = time.process_time()
+    start_s = time.process_time()
     tokenize(text)
-    assert time.process_time() - started < 5  # Some 0.1 s; where a pattern backtracks, minutes.
+    assert time.process_time() - start_s < 5  # About 0.1 s; minutes if a pattern backtracks.

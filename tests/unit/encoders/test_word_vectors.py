@@ -1,4 +1,4 @@
-"""Text encoders on pretrained word vectors: a fastText .bin."""
+"""Text encoders with the pretrained word vectors of a fastText .bin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.text import model as text
+from encoders.text import model as text_model
 from encoders.text.model import KINDS
 from encoders.text.tokens import Tokenizer
 from encoders.text.train import main, train
@@ -19,11 +19,11 @@ from pipeline.text_encoding import train_text_encoder
 
 THINGS = ["cotton shirt", "wool sweater", "table lamp", "desk lamp", "coffee mug", "tea mug", "leather shoes"]
 TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in THINGS]
-ELSEWHERE = [f"{colour} {thing} for you" for colour in ("red", "pink", "black", "blue") for thing in THINGS]
+PRETRAINING_TITLES = [f"{colour} {thing} for you" for colour in ("red", "pink", "black", "blue") for thing in THINGS]
 WORD_DIM, BUCKETS = 24, 1_000
 # Layout of a fastText .bin: offset of the counts of entries and words, and header of each of its two matrices
 # (quantised, rows, columns).
-COUNTS, MATRIX_HEADER = 64, struct.Struct("<?2q")
+COUNTS_OFFSET, MATRIX_HEADER = 64, struct.Struct("<?2q")
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +31,24 @@ def vectors_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenize = Tokenizer()
     out: Path = tmp_path_factory.mktemp("words") / "pretrained.bin"
     train_word_vectors(
-        [tokenize(title) for title in ELSEWHERE], out, SkipGramParameters(dim=WORD_DIM, buckets=BUCKETS, epochs=50)
+        [tokenize(title) for title in PRETRAINING_TITLES],
+        out,
+        SkipGramParameters(dim=WORD_DIM, buckets=BUCKETS, epochs=50),
     )
     return out
 
 
-def vectors_at(vectors_file: Path) -> int:
-    """Offset of the word vectors; those of the buckets, and the output matrix of the words, follow."""
+def word_vectors_offset(vectors_file: Path) -> int:
+    """Offset of the word vectors in the file; after them come the bucket vectors and the output matrix."""
     count = len(load_word_vectors(vectors_file).words)
     return vectors_file.stat().st_size - MATRIX_HEADER.size - 4 * WORD_DIM * (2 * count + BUCKETS)
 
 
-def with_bytes(vectors_file: Path, out: Path, *places: tuple[int, bytes]) -> Path:
+def write_patched(vectors_file: Path, out: Path, *patches: tuple[int, bytes]) -> Path:
+    """Copy the file to `out` with (offset, bytes) overwritten."""
     data = bytearray(vectors_file.read_bytes())
-    for at, new in places:
-        data[at : at + len(new)] = new
+    for offset, new in patches:
+        data[offset : offset + len(new)] = new
     out.write_bytes(data)
     return out
 
@@ -55,10 +58,10 @@ def test_an_encoder_uses_the_pretrained_words_and_their_dimension(
     vectors_file: Path, tmp_path: Path, kind: str
 ) -> None:
     train(TITLES, tmp_path / "out", kind=kind, word_vectors=vectors_file)
-    model = text.load(tmp_path / "out")
+    model = text_model.load(tmp_path / "out")
     assert model.dim == WORD_DIM if kind == "fasttext" else 1 <= model.dim <= len(TITLES)
-    assert (tmp_path / "out" / text.FASTTEXT).read_bytes() == vectors_file.read_bytes()
-    vectors = model.encode([*TITLES, "pink lamp", "lamps"])  # In the file only; in neither.
+    assert (tmp_path / "out" / text_model.FASTTEXT).read_bytes() == vectors_file.read_bytes()
+    vectors = model.encode([*TITLES, "pink lamp", "lamps"])  # "pink" is only in the file, "lamps" in neither.
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     query, *others = model.encode(["reading lamp", "desk lamp", "tea mug"])
     assert query @ others[0] > query @ others[1]
@@ -79,14 +82,14 @@ def test_an_update_retrains_only_if_the_file_has_changed(vectors_file: Path, tmp
     source = tmp_path / "vectors.bin"
     source.write_bytes(vectors_file.read_bytes())
     texts = tmp_path / "text"
-    first, fresh = train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
-    assert fresh
+    first, was_trained = train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
+    assert was_trained
     assert train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=vectors_file) == (first, False)
     train_word_vectors(
         [["red", "lamp"], ["blue", "mug"]], source, SkipGramParameters(dim=WORD_DIM, buckets=1_000, epochs=5)
     )
-    second, fresh = train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
-    assert fresh
+    second, was_trained = train_text_encoder(TITLES, texts, kind="fasttext", seed=0, word_vectors=source)
+    assert was_trained
     assert second != first
 
 
@@ -96,8 +99,8 @@ def test_the_command_accepts_a_file_of_word_vectors(
     (tmp_path / "titles.txt").write_text("\n".join(TITLES))
     out = tmp_path / "out"
     main([str(tmp_path / "titles.txt"), str(out), "--kind", "fasttext", "--words", str(vectors_file), "--json"], {})
-    assert json.loads(capsys.readouterr().out)["fingerprint"] == text.load(out).fingerprint
-    assert text.load(out).dim == WORD_DIM
+    assert json.loads(capsys.readouterr().out)["fingerprint"] == text_model.load(out).fingerprint
+    assert text_model.load(out).dim == WORD_DIM
 
 
 @pytest.mark.parametrize(
@@ -120,14 +123,14 @@ def test_a_file_that_is_not_a_fasttext_model_is_refused_and_named(
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.001, 0.004, 0.1, 0.5, 0.99, 1.01])
-def test_a_truncated_file_is_refused_where_the_library_would_crash_or_hang(
+def test_a_truncated_or_too_long_file_is_refused_before_the_library_crashes_or_hangs(
     vectors_file: Path, tmp_path: Path, share: float
 ) -> None:
     whole = vectors_file.read_bytes()
-    cut = tmp_path / "vectors.bin"
-    cut.write_bytes((whole + whole)[: int(len(whole) * share)])
+    truncated = tmp_path / "vectors.bin"
+    truncated.write_bytes((whole + whole)[: int(len(whole) * share)])
     with pytest.raises(BadArtifact, match=r"vectors\.bin: not a complete fastText model"):
-        train(TITLES, tmp_path / "out", word_vectors=cut)
+        train(TITLES, tmp_path / "out", word_vectors=truncated)
 
 
 def test_a_file_without_any_of_the_words_and_a_catalogue_without_words_are_refused(
@@ -140,14 +143,14 @@ def test_a_file_without_any_of_the_words_and_a_catalogue_without_words_are_refus
 
 
 def test_an_empty_vocabulary_is_refused(vectors_file: Path, tmp_path: Path) -> None:
-    empty = with_bytes(vectors_file, tmp_path / "vectors.bin", (COUNTS, struct.pack("<2i", 0, 0)))
+    empty = write_patched(vectors_file, tmp_path / "vectors.bin", (COUNTS_OFFSET, struct.pack("<2i", 0, 0)))
     with pytest.raises(BadArtifact, match=r"vectors\.bin: not a complete fastText model: it has no words"):
         train(TITLES, tmp_path / "out", word_vectors=empty)
 
 
 def test_quantised_vectors_are_refused(vectors_file: Path, tmp_path: Path) -> None:
-    quantised = with_bytes(
-        vectors_file, tmp_path / "vectors.bin", (vectors_at(vectors_file) - MATRIX_HEADER.size, b"\1")
+    quantised = write_patched(
+        vectors_file, tmp_path / "vectors.bin", (word_vectors_offset(vectors_file) - MATRIX_HEADER.size, b"\1")
     )
     with pytest.raises(BadArtifact, match=r"vectors\.bin: not a complete fastText model: quantised models"):
         train(TITLES, tmp_path / "out", word_vectors=quantised)
@@ -158,8 +161,8 @@ def test_quantised_vectors_are_refused(vectors_file: Path, tmp_path: Path) -> No
 def test_non_finite_vectors_of_words_in_the_texts_are_refused(
     vectors_file: Path, tmp_path: Path, kind: str, value: float
 ) -> None:
-    at = vectors_at(vectors_file) + 4 * WORD_DIM * load_word_vectors(vectors_file).words.index("lamp")
-    broken = with_bytes(vectors_file, tmp_path / "vectors.bin", (at, struct.pack("<f", value)))
+    offset = word_vectors_offset(vectors_file) + 4 * WORD_DIM * load_word_vectors(vectors_file).words.index("lamp")
+    broken = write_patched(vectors_file, tmp_path / "vectors.bin", (offset, struct.pack("<f", value)))
     with pytest.raises(BadArtifact, match="components that are not finite"):
         train(TITLES, tmp_path / "out", kind=kind, word_vectors=broken)
     assert not (tmp_path / "out").exists()
@@ -169,10 +172,10 @@ def test_non_finite_vectors_of_words_in_the_texts_are_refused(
 def test_a_non_finite_vector_of_a_word_not_in_the_texts_counts_as_zeros(
     vectors_file: Path, tmp_path: Path, kind: str
 ) -> None:
-    at = vectors_at(vectors_file) + 4 * WORD_DIM * load_word_vectors(vectors_file).words.index("pink")
-    broken = with_bytes(vectors_file, tmp_path / "vectors.bin", (at, struct.pack("<f", np.nan)))
+    offset = word_vectors_offset(vectors_file) + 4 * WORD_DIM * load_word_vectors(vectors_file).words.index("pink")
+    broken = write_patched(vectors_file, tmp_path / "vectors.bin", (offset, struct.pack("<f", np.nan)))
     train(TITLES, tmp_path / "out", kind=kind, word_vectors=broken)
-    model = text.load(tmp_path / "out")
+    model = text_model.load(tmp_path / "out")
     pink, pink_lamp, lamp = model.encode(["pink", "pink lamp", "lamp"])
     assert not pink.any()
     assert lamp.any()

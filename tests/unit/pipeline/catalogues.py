@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-GOOD: dict[str, Any] = {
+VALID_ROW: dict[str, Any] = {
     "id": "a1",
     "title": "Red Shoes",
     "category": "fashion/shoes",
@@ -27,15 +27,17 @@ def photo(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = 
     return file.getvalue()
 
 
-def jsonl(directory: Path, *rows: Mapping[str, Any] | str | bytes, photos: Mapping[str, bytes] | None = None) -> Path:
-    """Write a catalogue. A mapping is a row of GOOD with these fields changed; a text or bytes is a raw line."""
+def write_jsonl(
+    directory: Path, *rows: Mapping[str, Any] | str | bytes, photos: Mapping[str, bytes] | None = None
+) -> Path:
+    """Write a catalogue. A mapping is VALID_ROW with these fields changed; a text or bytes is a raw line."""
     directory.mkdir(parents=True, exist_ok=True)
     lines = [
         row
         if isinstance(row, bytes)
         else row.encode()
         if isinstance(row, str)
-        else json.dumps(GOOD | dict(row)).encode()
+        else json.dumps(VALID_ROW | dict(row)).encode()
         for row in rows
     ]
     (directory / "products.jsonl").write_bytes(b"\n".join(lines) + b"\n")
@@ -46,13 +48,13 @@ def jsonl(directory: Path, *rows: Mapping[str, Any] | str | bytes, photos: Mappi
     return directory
 
 
-def table(directory: Path, text: str, name: str = "products.csv") -> Path:
+def write_table(directory: Path, text: str, name: str = "products.csv") -> Path:
     """Write a catalogue with this text as its products file."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / name).write_text(text, encoding="utf-8")
     return directory
 
 
-def many(count: int, **fields: Any) -> Sequence[dict[str, Any]]:
+def numbered_rows(count: int, **fields: Any) -> Sequence[dict[str, Any]]:
     """Rows with the ids p0, p1, … and the same other fields."""
     return [{"id": f"p{number}", **fields} for number in range(count)]

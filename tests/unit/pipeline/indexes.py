@@ -11,9 +11,9 @@ import pyarrow as pa
 from index.building.build import SpaceVectors, build
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
 from lookalike.vectors import F32, normalised
-from tests.unit.pipeline.catalogues import jsonl, photo
+from tests.unit.pipeline.catalogues import photo, write_jsonl
 
-KINDS = ("fashion/shoes", "fashion/hats", "home/mugs", "home/beds")
+CATEGORIES = ("fashion/shoes", "fashion/hats", "home/mugs", "home/beds")
 COUNT = 200
 COLOURS = ((200, 30, 30), (30, 160, 60), (40, 60, 200), (230, 200, 40))
 
@@ -27,7 +27,7 @@ def clustered_vectors(labels: Sequence[str], spread: float, *, dim: int = 16, se
 
 
 def categories(count: int = COUNT) -> list[str]:
-    return [KINDS[number % len(KINDS)] for number in range(count)]
+    return [CATEGORIES[number % len(CATEGORIES)] for number in range(count)]
 
 
 def ids(count: int = COUNT) -> list[str]:
@@ -48,7 +48,7 @@ def build_index(
         {
             "id": list(names) or ids(len(product_categories)),
             "category": list(product_categories),
-            "title": [f"{category.rpartition('/')[2]} {at % 3}" for at, category in enumerate(product_categories)],
+            "title": [f"{category.rpartition('/')[2]} {row % 3}" for row, category in enumerate(product_categories)],
         }
     )
     space_vectors: dict[int, SpaceVectors] = {
@@ -66,17 +66,17 @@ def build_shop(directory: Path, count: int = COUNT) -> Path:
 
     Image vectors are clustered by category, text vectors by top-level category only.
     """
-    kinds, every = categories(count), range(count)
+    product_categories, all_rows = categories(count), range(count)
     rows = [
-        {"id": name, "category": kind, "title": "", "image": f"images/{KINDS.index(kind)}.png"}
-        for name, kind in zip(ids(count), kinds, strict=True)
+        {"id": name, "category": category, "title": "", "image": f"images/{CATEGORIES.index(category)}.png"}
+        for name, category in zip(ids(count), product_categories, strict=True)
     ]
-    photos = {f"images/{at}.png": photo(colour) for at, colour in enumerate(COLOURS)}
-    jsonl(directory / "catalogue", *rows, photos=photos)
-    departments = [kind.partition("/")[0] for kind in kinds]
+    photos = {f"images/{number}.png": photo(colour) for number, colour in enumerate(COLOURS)}
+    write_jsonl(directory / "catalogue", *rows, photos=photos)
+    top_levels = [category.partition("/")[0] for category in product_categories]
     spaces = {
-        SPACE_IMAGE: (clustered_vectors(kinds, 0.8), every),
-        SPACE_TEXT: (clustered_vectors(departments, 0.8, dim=8, seed=1), every),
+        SPACE_IMAGE: (clustered_vectors(product_categories, 0.8), all_rows),
+        SPACE_TEXT: (clustered_vectors(top_levels, 0.8, dim=8, seed=1), all_rows),
     }
-    build_index(directory / "index", kinds, spaces)
+    build_index(directory / "index", product_categories, spaces)
     return directory

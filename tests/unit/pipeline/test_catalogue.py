@@ -17,7 +17,7 @@ from index.storage import attributes
 from lookalike.errors import BadCatalogue
 from pipeline import catalogue, table_reader
 from pipeline.product import FIELDS, CatalogueProduct, RejectedRow, RejectReason
-from tests.unit.pipeline.catalogues import GOOD, jsonl, many, photo, table
+from tests.unit.pipeline.catalogues import VALID_ROW, numbered_rows, photo, write_jsonl, write_table
 
 
 def read(directory: Path) -> tuple[list[CatalogueProduct], list[RejectedRow]]:
@@ -26,7 +26,7 @@ def read(directory: Path) -> tuple[list[CatalogueProduct], list[RejectedRow]]:
     return [item[1] for item in items if not isinstance(item, RejectedRow)], rejects
 
 
-def only_reject(directory: Path) -> RejectedRow:
+def read_only_reject(directory: Path) -> RejectedRow:
     rows, rejects = read(directory)
     assert not rows
     assert len(rejects) == 1
@@ -34,8 +34,8 @@ def only_reject(directory: Path) -> RejectedRow:
 
 
 def test_a_product_is_read_with_every_field(tmp_path: Path) -> None:
-    full = GOOD | {"description": "Soft", "shop": "s1", "image": "images/a.png", "url": "https://s.example/a1"}
-    jsonl(tmp_path, full, photos={"images/a.png": photo()})
+    full = VALID_ROW | {"description": "Soft", "shop": "s1", "image": "images/a.png", "url": "https://s.example/a1"}
+    write_jsonl(tmp_path, full, photos={"images/a.png": photo()})
 
     assert read(tmp_path) == ([CatalogueProduct(**full)], [])
 
@@ -60,7 +60,7 @@ def test_json_lines_csv_and_parquet_give_the_same_products(tmp_path: Path, kind:
             'a1,"赤い 靴, ""red""",fashion/shoes,1200.5,no,women|colour:red,2025-11-25T09:25\n'
             'a2,"two\nlines",home,,,,\n'
         )
-        table(tmp_path, csv)
+        write_table(tmp_path, csv)
 
     assert read(tmp_path) == ([CatalogueProduct(**row) for row in rows], [])
 
@@ -134,9 +134,9 @@ def test_json_lines_csv_and_parquet_give_the_same_products(tmp_path: Path, kind:
 def test_an_invalid_field_rejects_the_row_with_its_reason(
     tmp_path: Path, fields: dict[str, Any], reason: RejectReason
 ) -> None:
-    jsonl(tmp_path, fields, photos={"images/a.png": photo()})
+    write_jsonl(tmp_path, fields, photos={"images/a.png": photo()})
 
-    reject = only_reject(tmp_path)
+    reject = read_only_reject(tmp_path)
 
     assert (reject.file, reject.line, reject.reason) == ("products.jsonl", 1, reason)
 
@@ -172,10 +172,8 @@ def test_an_invalid_field_rejects_the_row_with_its_reason(
         ({"tags": [f"t{number % 32:02}" for number in range(64)]}, {"tags": tuple(f"t{n:02}" for n in range(32))}),
     ],
 )
-def test_accepted_field_values_and_what_they_become(
-    tmp_path: Path, fields: dict[str, Any], expected: dict[str, Any]
-) -> None:
-    products, rejects = read(jsonl(tmp_path, fields))
+def test_accepted_field_values_are_normalised(tmp_path: Path, fields: dict[str, Any], expected: dict[str, Any]) -> None:
+    products, rejects = read(write_jsonl(tmp_path, fields))
 
     assert not rejects
     assert {name: getattr(products[0], name) for name in expected} == expected
@@ -194,15 +192,15 @@ def test_accepted_field_values_and_what_they_become(
     ],
 )
 def test_a_broken_line_is_rejected_and_the_next_line_is_read(tmp_path: Path, line: str | bytes) -> None:
-    products, rejects = read(jsonl(tmp_path, line, {"id": "next"}))
+    products, rejects = read(write_jsonl(tmp_path, line, {"id": "next"}))
 
     assert [(reject.line, reject.reason) for reject in rejects] == [(1, RejectReason.BROKEN_ROW)]
     assert [product.id for product in products] == ["next"]
 
 
-def test_of_rows_with_the_same_id_the_first_valid_one_is_kept(tmp_path: Path) -> None:
+def test_the_first_valid_row_of_an_id_is_kept_and_later_ones_are_rejected(tmp_path: Path) -> None:
     products, rejects = read(
-        jsonl(tmp_path, {"price": -1}, {"title": "second"}, {"title": "third"}, "", {"title": "last"})
+        write_jsonl(tmp_path, {"price": -1}, {"title": "second"}, {"title": "third"}, "", {"title": "last"})
     )
 
     assert [product.title for product in products] == ["second"]
@@ -214,8 +212,10 @@ def test_of_rows_with_the_same_id_the_first_valid_one_is_kept(tmp_path: Path) ->
     assert "line 2" in rejects[1].detail
 
 
-def test_a_row_of_csv_is_reported_by_its_first_line(tmp_path: Path) -> None:
-    table(tmp_path, 'id,title,category\na,"one\ntwo\nthree",home\nb,short\nc,"open" quote,home\n\nd,last,home\ne,"x')
+def test_a_bad_csv_row_is_reported_with_the_number_of_its_first_line(tmp_path: Path) -> None:
+    write_table(
+        tmp_path, 'id,title,category\na,"one\ntwo\nthree",home\nb,short\nc,"open" quote,home\n\nd,last,home\ne,"x'
+    )
 
     products, rejects = read(tmp_path)
 
@@ -228,8 +228,8 @@ def test_a_row_of_csv_is_reported_by_its_first_line(tmp_path: Path) -> None:
     ]
 
 
-def test_an_unterminated_csv_cell_is_bounded(tmp_path: Path) -> None:
-    table(tmp_path, 'id,title,category\na,"' + "x" * 3_000_000 + "\nb,title,home\n")
+def test_an_unterminated_csv_cell_is_a_broken_row_and_reading_continues(tmp_path: Path) -> None:
+    write_table(tmp_path, 'id,title,category\na,"' + "x" * 3_000_000 + "\nb,title,home\n")
 
     products, rejects = read(tmp_path)
 
@@ -248,7 +248,7 @@ def test_bytes_that_are_not_utf8_reject_one_row_of_csv(tmp_path: Path) -> None:
 
 def test_a_symbolic_link_out_of_the_catalogue_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(photo())
-    directory = jsonl(tmp_path / "shop", {"image": "images/a.png"}, {"id": "b", "image": "loop.png"})
+    directory = write_jsonl(tmp_path / "shop", {"image": "images/a.png"}, {"id": "b", "image": "loop.png"})
     (directory / "images").mkdir()
     (directory / "images" / "a.png").symlink_to(tmp_path / "secret.png")
     (directory / "loop.png").symlink_to("loop.png")
@@ -261,7 +261,7 @@ def test_a_symbolic_link_out_of_the_catalogue_is_rejected(tmp_path: Path) -> Non
 
 def test_an_unknown_field_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        products, _ = read(jsonl(tmp_path, *many(3, colour="red")))
+        products, _ = read(write_jsonl(tmp_path, *numbered_rows(3, colour="red")))
 
     assert len(products) == 3
     assert [record.getMessage() for record in caplog.records] == [
@@ -270,7 +270,7 @@ def test_an_unknown_field_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_the_number_of_warnings_of_unknown_fields_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    read(jsonl(tmp_path, *({"id": f"p{n}", f"key {n}": 1} for n in range(150))))
+    read(write_jsonl(tmp_path, *({"id": f"p{n}", f"key {n}": 1} for n in range(150))))
 
     assert len(caplog.records) == 100
 
@@ -305,13 +305,13 @@ def test_a_damaged_gzip_file_is_an_error_that_names_it(tmp_path: Path, damage: s
 
 
 def test_messages_contain_no_control_characters(tmp_path: Path) -> None:
-    reject = only_reject(jsonl(tmp_path, {"id": "a\x1b[31m", "price": "\x1b]0;x\x07"}))
+    reject = read_only_reject(write_jsonl(tmp_path, {"id": "a\x1b[31m", "price": "\x1b]0;x\x07"}))
 
     assert "\x1b" not in str(reject)
     assert str(reject).isprintable()
 
 
-def test_a_product_at_every_length_limit_fits_an_index(tmp_path: Path) -> None:
+def test_a_product_with_every_field_at_its_limit_can_be_indexed(tmp_path: Path) -> None:
     longest: dict[str, Any] = {
         "id": "i" * 256, "title": "𠮷" * 1000, "category": "c" * 512, "shop": "s" * 256, "url": "u" * 2048,
         "image": "images/" + "x/" * 506 + "a.png", "description": "d" * 65536, "price": 1e300,
@@ -320,7 +320,7 @@ def test_a_product_at_every_length_limit_fits_an_index(tmp_path: Path) -> None:
     path = tmp_path / longest["image"]
     path.parent.mkdir(parents=True)
     path.write_bytes(photo())
-    (product,), rejects = read(jsonl(tmp_path, longest))
+    (product,), rejects = read(write_jsonl(tmp_path, longest))
 
     assert not rejects
     table = attributes.validate_products(pa.table({name: [getattr(product, name)] for name in FIELDS}))
@@ -339,7 +339,7 @@ def test_written_products_are_read_back(tmp_path: Path) -> None:
 
 
 def test_a_new_catalogue_does_not_overwrite_another(tmp_path: Path) -> None:
-    jsonl(tmp_path, {})
+    write_jsonl(tmp_path, {})
 
     with pytest.raises(BadCatalogue, match="not empty"):
         catalogue.create_directory(tmp_path)

@@ -15,21 +15,21 @@ from pipeline.catalogue_check import main
 from pipeline.ordered_map import ordered_map
 from pipeline.photos import read_products
 from pipeline.product import RejectedRow, RejectReason
-from tests.unit.pipeline.catalogues import jsonl, many, photo
+from tests.unit.pipeline.catalogues import numbered_rows, photo, write_jsonl
 
 
 @pytest.fixture
-def good_and_bad(tmp_path: Path) -> Path:
+def shop_with_bad_rows(tmp_path: Path) -> Path:
     rows: list[dict[str, Any]] = [
         {"id": "good", "image": "images/a.png"},
-        {"id": "none"},
+        {"id": "no photo"},
         {"id": "broken", "image": "images/b.png"},
-        {"id": "text", "image": "images/c.png"},
-        {"id": "poor", "price": -1},
+        {"id": "not a photo", "image": "images/c.png"},
+        {"id": "bad price", "price": -1},
         {"id": "good"},
     ]
     photos = {"images/a.png": photo(), "images/b.png": photo()[:60], "images/c.png": b"hello"}
-    return jsonl(tmp_path / "shop", *rows, photos=photos)
+    return write_jsonl(tmp_path / "shop", *rows, photos=photos)
 
 
 def run(*argv: str | Path) -> int:
@@ -37,9 +37,9 @@ def run(*argv: str | Path) -> int:
 
 
 def test_every_bad_row_is_reported_with_file_line_and_reason(
-    good_and_bad: Path, capsys: pytest.CaptureFixture[str]
+    shop_with_bad_rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(good_and_bad) == 0
+    assert run(shop_with_bad_rows) == 0
 
     output = capsys.readouterr()
     lines = output.err.splitlines()
@@ -52,14 +52,14 @@ def test_every_bad_row_is_reported_with_file_line_and_reason(
     assert "2 products, 4 bad rows skipped: 2 broken image" in output.out
 
 
-def test_the_first_bad_row_stops_a_strict_check(good_and_bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(good_and_bad, "--strict") == 2
+def test_the_first_bad_row_stops_a_strict_check(shop_with_bad_rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(shop_with_bad_rows, "--strict") == 2
 
     assert capsys.readouterr().err.startswith("error: products.jsonl:3: broken image: b.png")
 
 
-def test_json_contains_every_bad_row(good_and_bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(good_and_bad, "--json") == 0
+def test_json_contains_every_bad_row(shop_with_bad_rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(shop_with_bad_rows, "--json") == 0
 
     result = json.loads(capsys.readouterr().out)
     assert result["products"] == 2
@@ -69,18 +69,18 @@ def test_json_contains_every_bad_row(good_and_bad: Path, capsys: pytest.CaptureF
 
 
 def test_a_catalogue_without_a_product_is_an_error(tmp_path: Path) -> None:
-    assert run(jsonl(tmp_path, {"price": -1})) == 2
+    assert run(write_jsonl(tmp_path, {"price": -1})) == 2
 
 
 def test_a_photo_with_a_stored_vector_is_not_decoded(tmp_path: Path) -> None:
-    jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo()})
+    write_jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo()})
     (first,) = read_products(tmp_path)
     assert not isinstance(first, RejectedRow)
     assert first.photo is not None
     assert first.photo.pixels is not None
     assert first.photo.pixels.shape == (224, 224, 3)
 
-    (second,) = read_products(tmp_path, known_photos={first.photo.digest})
+    (second,) = read_products(tmp_path, stored_digests={first.photo.digest})
 
     assert not isinstance(second, RejectedRow)
     assert second.photo is not None
@@ -88,7 +88,7 @@ def test_a_photo_with_a_stored_vector_is_not_decoded(tmp_path: Path) -> None:
 
 
 def test_a_photo_over_eight_megabytes_is_a_broken_image(tmp_path: Path) -> None:
-    jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo() + b"\0" * (8 << 20)})
+    write_jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo() + b"\0" * (8 << 20)})
 
     (reject,) = read_products(tmp_path)
 
@@ -97,25 +97,25 @@ def test_a_photo_over_eight_megabytes_is_a_broken_image(tmp_path: Path) -> None:
 
 
 def test_rows_keep_their_order_while_photos_are_decoded(tmp_path: Path) -> None:
-    jsonl(tmp_path, *many(60, image="a.png"), photos={"a.png": photo(size=(800, 800))})
+    write_jsonl(tmp_path, *numbered_rows(60, image="a.png"), photos={"a.png": photo(size=(800, 800))})
 
     assert [item.product.id for item in read_products(tmp_path) if not isinstance(item, RejectedRow)] == [
         f"p{n}" for n in range(60)
     ]
 
 
-def test_the_map_takes_no_more_items_ahead_than_its_limit() -> None:
-    taken, lock = 0, threading.Lock()
+def test_the_ordered_map_reads_no_more_items_ahead_than_its_limit() -> None:
+    items_read, lock = 0, threading.Lock()
 
     def numbers() -> object:
-        nonlocal taken
+        nonlocal items_read
         for number in range(100):
             with lock:
-                taken += 1
+                items_read += 1
             yield number
 
     results = ordered_map(lambda number: number, numbers(), workers=2, ahead=8)  # type: ignore[arg-type, var-annotated]
     next(results)
     time.sleep(0.05)
 
-    assert taken == 8
+    assert items_read == 8

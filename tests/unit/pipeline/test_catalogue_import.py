@@ -41,16 +41,16 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "catalogue"
 
 
-def archive(path: Path, members: dict[str, bytes], *links: tuple[str, str, bytes]) -> Path:
-    pack = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    with pack(path, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:  # type: ignore[operator]
+def write_archive(path: Path, members: dict[str, bytes], *links: tuple[str, str, bytes]) -> Path:
+    open_file = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    with open_file(path, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:  # type: ignore[operator]
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-        for name, leads_to, kind in links:
+        for name, target, kind in links:
             info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, leads_to
+            info.type, info.linkname = kind, target
             tar.addfile(info)
     return path
 
@@ -83,7 +83,7 @@ def test_photos_come_from_a_folder_or_an_archive(source: Path, target: Path, tmp
             (images / name).parent.mkdir(parents=True, exist_ok=True)
             (images / name).write_bytes(data)
     else:
-        images = archive(tmp_path / f"photos{suffix}", pictures)
+        images = write_archive(tmp_path / f"photos{suffix}", pictures)
 
     assert run(source, target, *FIELDS, "--images", images, "--image", "{sku}.png") == 0
 
@@ -94,7 +94,7 @@ def test_photos_come_from_a_folder_or_an_archive(source: Path, target: Path, tmp
 def test_with_photos_required_the_limit_counts_products_with_a_photo(
     source: Path, target: Path, tmp_path: Path
 ) -> None:
-    images = archive(tmp_path / "photos.tar", {"2.png": photo(), "4.png": photo()})
+    images = write_archive(tmp_path / "photos.tar", {"2.png": photo(), "4.png": photo()})
 
     assert (
         run(source, target, *FIELDS, "--images", images, "--image", "{sku}.png", "--require-image", "--limit", 1) == 0
@@ -105,7 +105,7 @@ def test_with_photos_required_the_limit_counts_products_with_a_photo(
 
 
 def test_a_broken_photo_is_a_bad_row(source: Path, target: Path, tmp_path: Path) -> None:
-    images = archive(tmp_path / "photos.tar", {"1.png": photo()[:50], "2.png": photo()})
+    images = write_archive(tmp_path / "photos.tar", {"1.png": photo()[:50], "2.png": photo()})
 
     assert run(source, target, *FIELDS, "--images", images, "--image", "{sku}.png") == 0
 
@@ -122,7 +122,7 @@ def test_nothing_of_an_archive_is_written_outside_the_target(source: Path, targe
         ("l2.png", "secret.png", tarfile.LNKTYPE),
         ("p.png", "", tarfile.FIFOTYPE),
     )
-    images = archive(tmp_path / "photos.tar", malicious, *links)
+    images = write_archive(tmp_path / "photos.tar", malicious, *links)
     before = sorted(path for path in tmp_path.rglob("*"))
     for template in ("{sku}.png", "../{sku}.png", "/tmp/lookalike-{sku}.png", "l{sku}.png", "p.png"):  # noqa: S108
         assert run(source, target, *FIELDS, "--images", images, "--image", template) in (0, 2)
@@ -140,10 +140,10 @@ def test_nothing_of_an_archive_is_written_outside_the_target(source: Path, targe
     assert not Path("/tmp/lookalike-2.png").exists()  # noqa: S108
 
 
-def test_an_archive_member_that_cannot_be_written_costs_only_its_photo(
+def test_if_an_archive_member_cannot_be_written_only_its_photo_is_missing(
     source: Path, target: Path, tmp_path: Path
 ) -> None:
-    images = archive(tmp_path / "photos.tar", {"a": photo(), "a/2": photo(), f"{'n' * 300}1": photo()})
+    images = write_archive(tmp_path / "photos.tar", {"a": photo(), "a/2": photo(), f"{'n' * 300}1": photo()})
     (tmp_path / "shop.csv").write_text("sku,name,kind,cost\na,x,k,1\na/2,y,k,1\n" + "n" * 300 + "1,z,k,1\n")
 
     assert run(source, target, "--field", "title=name", "--field", "id=name", "--field", "category=kind",
@@ -153,14 +153,14 @@ def test_an_archive_member_that_cannot_be_written_costs_only_its_photo(
 
 
 def test_a_photo_over_the_size_limit_is_rejected(source: Path, target: Path, tmp_path: Path) -> None:
-    images = archive(tmp_path / "photos.tar", {"1.png": photo() + b"\0" * (20 << 20)})
+    images = write_archive(tmp_path / "photos.tar", {"1.png": photo() + b"\0" * (20 << 20)})
 
     assert run(source, target, *FIELDS, "--images", images, "--image", "{sku}.png", "--require-image") == 2
 
     assert not list((target / "images").iterdir())
 
 
-def test_a_table_without_a_header_line(tmp_path: Path, target: Path) -> None:
+def test_a_table_without_a_header_line_is_imported_by_the_given_column_names(tmp_path: Path, target: Path) -> None:
     (tmp_path / "t.csv").write_text('1,Lamp,"[""Home >> Lamps >> Big lamps""]"\n2,Short\n')
 
     assert run(tmp_path / "t.csv", target, "--no-header", "--columns", "id,name,tree", "--field", "title=name",

@@ -24,7 +24,7 @@ FILES = {
 }
 
 
-def commands() -> dict[str, list[str]]:
+def documented_commands() -> dict[str, list[str]]:
     """The arguments of the documented commands, by the directory that they create."""
     joined = DOCS.read_text(encoding="utf-8").replace("\\\n", " ")
     arguments = [shlex.split(line) for line in re.findall(r"^lookalike catalog import (.*)$", joined, re.MULTILINE)]
@@ -32,7 +32,7 @@ def commands() -> dict[str, list[str]]:
 
 
 def run_import(name: str, real_data: Path, tmp_path: Path, *more: str) -> list[CatalogueProduct]:
-    words = [str(real_data / FILES[word] / word) if word in FILES else word for word in commands()[name]]
+    words = [str(real_data / FILES[word] / word) if word in FILES else word for word in documented_commands()[name]]
     assert main([words[0], str(tmp_path / name), *words[2:], *more], {}) == 0
     items = list(catalogue.read(tmp_path / name))
     assert not [item for item in items if isinstance(item, RejectedRow)]
@@ -40,7 +40,7 @@ def run_import(name: str, real_data: Path, tmp_path: Path, *more: str) -> list[C
 
 
 @pytest.mark.data
-def test_fashion_with_photos_of_60_by_80(real_data: Path, tmp_path: Path) -> None:
+def test_the_fashion_table_is_imported_with_photos_of_60_by_80_pixels(real_data: Path, tmp_path: Path) -> None:
     products = run_import("fashion", real_data, tmp_path, "--limit", "150")
 
     assert len(products) == 150
@@ -53,7 +53,7 @@ def test_fashion_with_photos_of_60_by_80(real_data: Path, tmp_path: Path) -> Non
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_fashion_with_photos_of_224(real_data: Path, tmp_path: Path) -> None:
+def test_the_fashion_table_is_imported_with_photos_of_224_pixels(real_data: Path, tmp_path: Path) -> None:
     products = run_import("fashion-224", real_data, tmp_path, "--limit", "100")
 
     assert len(products) == 100
@@ -61,7 +61,7 @@ def test_fashion_with_photos_of_224(real_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_flipkart_with_photos(real_data: Path, tmp_path: Path) -> None:
+def test_the_flipkart_table_is_imported_with_photos(real_data: Path, tmp_path: Path) -> None:
     products = run_import("flipkart", real_data, tmp_path, "--limit", "150")
 
     assert len(products) == 150
@@ -71,7 +71,7 @@ def test_flipkart_with_photos(real_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_twenty_thousand_names_without_a_header(real_data: Path, tmp_path: Path) -> None:
+def test_a_table_of_twenty_thousand_names_without_a_header_is_imported(real_data: Path, tmp_path: Path) -> None:
     products = run_import("names", real_data, tmp_path)
 
     assert len(products) > 19_900
@@ -79,7 +79,7 @@ def test_twenty_thousand_names_without_a_header(real_data: Path, tmp_path: Path)
 
 
 @pytest.mark.data
-def test_myntra_with_descriptions(real_data: Path, tmp_path: Path) -> None:
+def test_the_myntra_table_is_imported_with_descriptions(real_data: Path, tmp_path: Path) -> None:
     products = run_import("myntra", real_data, tmp_path, "--limit", "2000")
 
     assert len(products) == 2000

@@ -46,7 +46,7 @@ def test_categories_become_paths_of_lower_case_names(parts: list[str], path: str
     assert category_path(parts) == path
 
 
-def test_columns_are_joined_split_and_set() -> None:
+def test_fields_are_joined_from_columns_split_into_paths_and_set_to_constants() -> None:
     mapping = parse_mapping(
         ["id=sku", "title=brand,name", "category=tree", "price=cost"],
         ["currency=INR"],
@@ -117,7 +117,7 @@ def test_an_invalid_field_option_is_a_settings_error(fields: list[str]) -> None:
         parse_mapping(fields)
 
 
-def test_a_field_cannot_be_both_mapped_and_set() -> None:
+def test_a_field_that_is_both_mapped_and_set_and_a_negative_depth_are_refused() -> None:
     with pytest.raises(BadSettings, match="both"):
         parse_mapping(["currency=c"], ["currency=INR"])
     with pytest.raises(BadSettings, match="depth"):

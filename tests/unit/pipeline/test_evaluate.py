@@ -20,7 +20,7 @@ from pipeline.evaluation.held_out import ProductSample
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.policy import SpacePolicy
 from pipeline.evaluation.retrieval import evaluate_retrieval
-from tests.unit.pipeline.catalogues import jsonl, photo
+from tests.unit.pipeline.catalogues import photo, write_jsonl
 from tests.unit.pipeline.indexes import build_index, build_shop, clustered_vectors
 
 PICTURES = ("averages.png", "precision.png", "confusion.png", "neighbours.png")
@@ -31,7 +31,7 @@ def run(*argv: str | Path | int) -> int:
 
 
 def evaluate_shop(directory: Path, *options: str | int) -> tuple[str, dict[str, Any]]:
-    """report.md and report.json."""
+    """Evaluate a shop, and return the content of report.md and report.json."""
     out = directory / "out"
     assert run(directory / "catalogue", directory / "index", "--out", out, "--no-untrained", *options) == 0
     return (out / "report.md").read_text(encoding="utf-8"), json.loads((out / "report.json").read_text())
@@ -48,6 +48,7 @@ def report(shop_directory: Path) -> tuple[str, dict[str, Any]]:
 
 
 def section(text: str, title: str) -> str:
+    """The text of a report below this heading."""
     return text.partition(f"\n{title}\n")[2].partition("\n## ")[0]
 
 
@@ -132,11 +133,11 @@ def test_pictures_are_drawn_and_linked(shop_directory: Path, report: tuple[str, 
 
 def test_frames_of_neighbours_are_blue_if_relevant_and_red_if_not(tmp_path: Path) -> None:
     product_categories = [f"{'abcdefgh'[number % 8]}" for number in range(80)]
-    products = [Product(id=f"p{at}", category=category) for at, category in enumerate(product_categories)]
-    right = np.eye(8, dtype=np.float32)[[ord(category) - ord("a") for category in product_categories]]
+    products = [Product(id=f"p{number}", category=category) for number, category in enumerate(product_categories)]
+    category_vectors = np.eye(8, dtype=np.float32)[[ord(category) - ord("a") for category in product_categories]]
     # In the text space, ten consecutive products of different categories have the same vector.
     sample = ProductSample(
-        products=products, vectors={"image": right, "text": np.eye(8, dtype=np.float32)[np.arange(80) // 10]}
+        products=products, vectors={"image": category_vectors, "text": np.eye(8, dtype=np.float32)[np.arange(80) // 10]}
     )
     retrieval = evaluate_retrieval(sample, SpacePolicy.parse("*=image"), {}, seed=0)
     (tmp_path / "grey.png").write_bytes(photo((120, 120, 120)))
@@ -148,12 +149,12 @@ def test_frames_of_neighbours_are_blue_if_relevant_and_red_if_not(tmp_path: Path
     with Image.open(tmp_path / "sheet.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     # Each query has a row of photos for each space: select the rows of the first space.
-    lines = np.arange(len(pixels)) % (len(pixels) // 8) < len(pixels) // 16
+    first_space = np.arange(len(pixels)) % (len(pixels) // 8) < len(pixels) // 16
     blue, red = (np.abs(pixels - rgb).max(axis=2) < 8 for rgb in ((0x1F, 0x77, 0xB4), (0xD6, 0x27, 0x28)))
-    assert blue[lines].sum() > 0
-    assert red[lines].sum() == 0
-    # In ten rows one or two others have the same of eight categories.
-    assert 0 < blue[~lines].sum() < red[~lines].sum() / 2
+    assert blue[first_space].sum() > 0
+    assert red[first_space].sum() == 0
+    # Of ten consecutive products, one or two others have the query's category.
+    assert 0 < blue[~first_space].sum() < red[~first_space].sum() / 2
 
 
 def test_the_same_seed_gives_the_same_report(
@@ -187,7 +188,7 @@ def test_json_on_standard_output_equals_the_file(
 
 
 def test_without_photos_there_is_no_contact_sheet_and_the_report_says_so(shop_directory: Path, tmp_path: Path) -> None:
-    jsonl(tmp_path / "catalogue", *[{"id": f"p{number}"} for number in range(200)])
+    write_jsonl(tmp_path / "catalogue", *[{"id": f"p{number}"} for number in range(200)])
     assert run(tmp_path / "catalogue", shop_directory / "index", "--out", tmp_path) == 0
 
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -204,7 +205,7 @@ def test_with_one_category_the_report_says_that_any_vectors_have_precision_1(
     build_index(
         tmp_path / "index", product_categories, {SPACE_IMAGE: (clustered_vectors(product_categories, 1), range(60))}
     )
-    jsonl(tmp_path / "catalogue", {"id": "p0"})
+    write_jsonl(tmp_path / "catalogue", {"id": "p0"})
 
     text, document = evaluate_shop(tmp_path)
 
@@ -220,7 +221,7 @@ def test_names_from_a_catalogue_break_neither_tables_nor_pictures(tmp_path: Path
     build_index(
         tmp_path / "index", product_categories, {SPACE_IMAGE: (clustered_vectors(product_categories, 0.7), range(120))}
     )
-    jsonl(tmp_path / "catalogue", {"id": "p0"})
+    write_jsonl(tmp_path / "catalogue", {"id": "p0"})
 
     text, _ = evaluate_shop(tmp_path)
 
@@ -239,7 +240,7 @@ def test_labels_that_are_not_ascii_are_shown_by_their_number_in_the_table() -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "why"),
+    ("options", "message"),
     [
         (["--policy", "fashion=image"], "no entry for *"),
         (["--policy", "*=smell"], "'*=smell'"),
@@ -248,11 +249,11 @@ def test_labels_that_are_not_ascii_are_shown_by_their_number_in_the_table() -> N
     ],
 )
 def test_invalid_options_are_refused_by_name(
-    shop_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], why: str
+    shop_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert run(shop_directory / "catalogue", shop_directory / "index", "--out", tmp_path / "out", *options) == 2
 
-    assert why in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -275,9 +276,9 @@ def test_without_matplotlib_the_error_says_what_to_install(
     assert "pip install matplotlib" in capsys.readouterr().err
 
 
-@pytest.mark.slow  # A network is exported, and a model server started for it: TensorFlow is loaded twice.
+@pytest.mark.slow  # Exports a network and starts a model server: loads TensorFlow twice.
 def test_the_untrained_network_is_a_named_baseline(shop_directory: Path, tmp_path: Path) -> None:
-    environ = dict(os.environ)  # noqa: TID251  # a test begins a process as a terminal does
+    environ = dict(os.environ)  # noqa: TID251  # the model server inherits it
     argv = [str(shop_directory / "catalogue"), str(shop_directory / "index"), "--out", str(tmp_path)]
     assert dispatch.run(lambda: evaluate.main(argv, environ)) == 0
 

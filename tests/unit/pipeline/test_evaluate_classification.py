@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoders.product import model as product
+from encoders.product import model as product_model
 from encoders.product import train as train_product
 from encoders.product.classifier import PRECISIONS, UNREACHABLE, fit_thresholds
 from encoders.product.model import ProductModel
@@ -27,51 +27,51 @@ from pipeline.evaluation.classification import (
     evaluate_classification,
 )
 from pipeline.evaluation.held_out import EvaluationData
-from tests.unit.pipeline.catalogues import jsonl
+from tests.unit.pipeline.catalogues import write_jsonl
 from tests.unit.pipeline.indexes import build_index, clustered_vectors
 
 COUNT = 600
 NAMES = [f"p{number}" for number in range(COUNT)]
-KINDS = [f"{'ab'[number % 2]}/{number // 2 % 3}" for number in range(COUNT)]
+CATEGORIES = [f"{'ab'[number % 2]}/{number // 2 % 3}" for number in range(COUNT)]
 # The first held-out product is of a category that no other product has.
-UNSEEN = next(row for row, name in enumerate(NAMES) if split_of(name) == Split.TEST)
+UNSEEN_ROW = next(row for row, name in enumerate(NAMES) if split_of(name) == Split.TEST)
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Image vectors depend on the second part of a category, text vectors on the first, both together on all of it."""
     folder = tmp_path_factory.mktemp("classes")
-    images = clustered_vectors([kind.partition("/")[2] for kind in KINDS], 0.5)
-    texts = clustered_vectors([kind.partition("/")[0] for kind in KINDS], 0.5, dim=8, seed=1)
-    product_categories = [*KINDS[:UNSEEN], "c", *KINDS[UNSEEN + 1 :]]
+    images = clustered_vectors([category.partition("/")[2] for category in CATEGORIES], 0.5)
+    texts = clustered_vectors([category.partition("/")[0] for category in CATEGORIES], 0.5, dim=8, seed=1)
+    product_categories = [*CATEGORIES[:UNSEEN_ROW], "c", *CATEGORIES[UNSEEN_ROW + 1 :]]
     examples = TrainingProducts(
         ids=NAMES, categories=product_categories, tags=[[]] * COUNT, images=images, texts=texts,
         image_encoder=f"fake-{SPACE_IMAGE}", text_encoder=f"fake-{SPACE_TEXT}",
     )  # fmt: skip
     fingerprint = train_product.train(examples, folder / "new")
     (folder / "new").rename(folder / fingerprint)
-    products = product.load(folder / fingerprint).encode(images, texts)
-    every = range(COUNT)
-    spaces = {SPACE_IMAGE: (images, every), SPACE_TEXT: (texts, every)}
+    products = product_model.load(folder / fingerprint).encode(images, texts)
+    all_rows = range(COUNT)
+    spaces = {SPACE_IMAGE: (images, all_rows), SPACE_TEXT: (texts, all_rows)}
     build_index(folder / "two", product_categories, spaces)
     build_index(
         folder / "three",
         product_categories,
-        {**spaces, SPACE_PRODUCT: (products, every)},
+        {**spaces, SPACE_PRODUCT: (products, all_rows)},
         encoders={SPACE_PRODUCT: fingerprint},
     )
-    jsonl(folder / "catalogue", {"id": "p0"})
+    write_jsonl(folder / "catalogue", {"id": "p0"})
     return folder
 
 
 @pytest.fixture(scope="module")
-def data(built: Path) -> EvaluationData:
-    return held_out.read(built / "three", sample=1000, seed=0)
+def data(built_shop: Path) -> EvaluationData:
+    return held_out.read(built_shop / "three", sample=1000, seed=0)
 
 
 @pytest.fixture(scope="module")
-def model(built: Path, data: EvaluationData) -> ProductModel:
-    return product.load(built / data.encoders["product"])
+def model(built_shop: Path, data: EvaluationData) -> ProductModel:
+    return product_model.load(built_shop / data.encoders["product"])
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def run(*argv: str | Path) -> int:
     return dispatch.run(lambda: evaluate.main([str(word) for word in argv], {}))
 
 
-def report(built: Path, out: Path, index: str, *options: str | Path) -> tuple[str, dict[str, Any]]:
-    assert run(built / "catalogue", built / index, "--out", out, *options) == 0
+def report(built_shop: Path, out: Path, index: str, *options: str | Path) -> tuple[str, dict[str, Any]]:
+    assert run(built_shop / "catalogue", built_shop / index, "--out", out, *options) == 0
     return (out / "report.md").read_text(encoding="utf-8"), json.loads((out / "report.json").read_text())
 
 
@@ -100,7 +100,7 @@ def test_classifier_and_votes_are_evaluated_on_the_same_products(
     assert evaluation.test_products == len(data.test.products)
     assert evaluation.train_products == len(data.train.products)
     for quality in evaluation.methods.values():
-        assert sum(each.answers for each in quality.bins) == evaluation.test_products
+        assert sum(b.answers for b in quality.bins) == evaluation.test_products
         assert quality.accuracy.low <= quality.accuracy.value <= quality.accuracy.high
 
 
@@ -121,8 +121,8 @@ def test_a_category_without_training_products_is_an_error_and_is_counted(evaluat
 
 def test_a_higher_target_precision_gives_lower_coverage(evaluation: ClassificationEvaluation) -> None:
     for quality in evaluation.methods.values():
-        assert [each.target_precision for each in quality.abstention_points] == list(TARGET_PRECISIONS)
-        coverages = [each.coverage for each in quality.abstention_points]
+        assert [point.target_precision for point in quality.abstention_points] == list(TARGET_PRECISIONS)
+        coverages = [point.coverage for point in quality.abstention_points]
         assert coverages == sorted(coverages, reverse=True)
     both, photo = (
         evaluation.methods[f"classifier, {name}"].abstention_points[0] for name in ("photo and title", "photo alone")
@@ -134,12 +134,12 @@ def test_a_higher_target_precision_gives_lower_coverage(evaluation: Classificati
 
 
 def test_answers_below_the_threshold_are_abstained_from() -> None:
-    confidences, right = np.array([0.9, 0.8, 0.7, 0.2], np.float32), np.array([True, False, True, True])
+    confidences, correct = np.array([0.9, 0.8, 0.7, 0.2], np.float32), np.array([True, False, True, True])
 
-    point = abstention_point(confidences, right, 0.6, 0.7)
+    point = abstention_point(confidences, correct, 0.6, 0.7)
     assert (point.target_precision, point.threshold, point.coverage) == (0.6, 0.7, 0.75)
     assert point.precision == pytest.approx(2 / 3)
-    never = abstention_point(confidences, right, 0.99, UNREACHABLE)
+    never = abstention_point(confidences, correct, 0.99, UNREACHABLE)
     assert (never.coverage, never.precision) == (0, 0)
 
 
@@ -147,13 +147,14 @@ def test_thresholds_for_votes_are_chosen_on_calibration_products(
     evaluation: ClassificationEvaluation, data: EvaluationData
 ) -> None:
     train, calibration = data.train, data.calibration
-    labels = [each.category for each in train.products]
+    labels = [product.category for product in train.products]
     names, shares = majority_vote(calibration.vectors["product"], train.vectors["product"], labels, 10)
-    right = np.array([name == each.category for name, each in zip(names, calibration.products, strict=True)])
-    thresholds = fit_thresholds(shares.astype(np.float32), right)
+    pairs = zip(names, calibration.products, strict=True)
+    correct = np.array([name == product.category for name, product in pairs])
+    thresholds = fit_thresholds(shares.astype(np.float32), correct)
 
-    for each in evaluation.methods["10 neighbours, product"].abstention_points:
-        assert each.threshold == thresholds[PRECISIONS.index(each.target_precision)]
+    for point in evaluation.methods["10 neighbours, product"].abstention_points:
+        assert point.threshold == thresholds[PRECISIONS.index(point.target_precision)]
 
 
 def test_without_a_product_encoder_only_votes_are_evaluated(data: EvaluationData) -> None:
@@ -174,8 +175,8 @@ def test_without_training_products_there_is_no_classification(tmp_path: Path) ->
     assert evaluate_classification(held_out.read(tmp_path, sample=100, seed=0), None, seed=0) is None
 
 
-def test_the_report_has_classification_and_partial_queries(built: Path, tmp_path: Path) -> None:
-    text, document = report(built, tmp_path, "three", "--artifacts", built)
+def test_the_report_has_classification_and_partial_queries(built_shop: Path, tmp_path: Path) -> None:
+    text, document = report(built_shop, tmp_path, "three", "--artifacts", built_shop)
 
     by, partial_queries = (document["labellings"]["category"][key] for key in ("by", "partial_queries"))
     micro = {name: column["averages"]["precision@10"]["micro"][0] for name, column in {**by, **partial_queries}.items()}
@@ -192,8 +193,8 @@ def test_the_report_has_classification_and_partial_queries(built: Path, tmp_path
     assert (tmp_path / "reliability.png").exists()
 
 
-def test_auto_uses_the_product_space_if_it_is_built(built: Path, tmp_path: Path) -> None:
-    text, document = report(built, tmp_path, "three")
+def test_auto_uses_the_product_space_if_it_is_built(built_shop: Path, tmp_path: Path) -> None:
+    text, document = report(built_shop, tmp_path, "three")
 
     (gain,) = document["policy_gains"]
     assert (gain["entry"], gain["space"]) == ("*", "product")
@@ -202,8 +203,8 @@ def test_auto_uses_the_product_space_if_it_is_built(built: Path, tmp_path: Path)
     assert "The product encoder was not given (--artifacts)" in text
 
 
-def test_without_a_product_space_no_product_encoder_is_loaded(built: Path, tmp_path: Path) -> None:
-    _, document = report(built, tmp_path, "two", "--artifacts", tmp_path / "none")
+def test_without_a_product_space_no_product_encoder_is_loaded(built_shop: Path, tmp_path: Path) -> None:
+    _, document = report(built_shop, tmp_path, "two", "--artifacts", tmp_path / "none")
 
     assert list(document["encoders"]) == ["image", "text"]
     assert list(document["classification"]["methods"]) == ["10 neighbours, image", "10 neighbours, text"]
@@ -211,26 +212,26 @@ def test_without_a_product_space_no_product_encoder_is_loaded(built: Path, tmp_p
 
 
 def test_a_missing_product_encoder_is_an_error_that_names_it(
-    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    built_shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(built / "catalogue", built / "three", "--artifacts", tmp_path, "--out", tmp_path / "out") == 2
+    assert run(built_shop / "catalogue", built_shop / "three", "--artifacts", tmp_path, "--out", tmp_path / "out") == 2
 
     assert f"{tmp_path}/product-" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_product_encoder_in_the_directory_of_another_is_refused(
-    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    built_shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_index(
         tmp_path / "other",
-        KINDS,
-        {SPACE_PRODUCT: (clustered_vectors(KINDS, 1), range(COUNT))},
+        CATEGORIES,
+        {SPACE_PRODUCT: (clustered_vectors(CATEGORIES, 1), range(COUNT))},
         encoders={SPACE_PRODUCT: "x"},
     )
-    (tmp_path / "x").symlink_to(next(built.glob("product-*")))
+    (tmp_path / "x").symlink_to(next(built_shop.glob("product-*")))
 
-    assert run(built / "catalogue", tmp_path / "other", "--artifacts", tmp_path) == 2
+    assert run(built_shop / "catalogue", tmp_path / "other", "--artifacts", tmp_path) == 2
 
     assert f"{tmp_path}/x: this is the encoder product-" in capsys.readouterr().err
 

@@ -18,10 +18,10 @@ from tests.unit.pipeline.indexes import COUNT, build_index, categories, clustere
 def location(tmp_path: Path) -> Path:
     """Every tenth product lacks a text vector."""
     product_categories = categories()
-    some = [row for row in range(COUNT) if row % 10]
+    rows_with_text = [row for row in range(COUNT) if row % 10]
     spaces = {
         SPACE_IMAGE: (clustered_vectors(product_categories, 0.5), range(COUNT)),
-        SPACE_TEXT: (clustered_vectors(product_categories, 0.5, seed=1)[some], some),
+        SPACE_TEXT: (clustered_vectors(product_categories, 0.5, seed=1)[rows_with_text], rows_with_text),
     }
     return build_index(tmp_path, product_categories, spaces, shards=3)
 
@@ -62,11 +62,11 @@ def test_training_and_calibration_products_are_those_of_their_splits(location: P
         assert products.vectors["text"].shape == (len(expected), 16)
 
 
-def test_test_vectors_that_a_training_product_has_too_are_counted(tmp_path: Path) -> None:
+def test_test_vectors_equal_to_one_of_a_training_product_are_counted(tmp_path: Path) -> None:
     vectors = clustered_vectors(categories(), 0.5)
-    trained_on = next(row for row, name in enumerate(ids()) if split_of(name) == Split.TRAIN)
+    train_row = next(row for row, name in enumerate(ids()) if split_of(name) == Split.TRAIN)
     test_rows = [row for row, name in enumerate(ids()) if is_held_out(name)]
-    vectors[test_rows[:3]] = vectors[trained_on]
+    vectors[test_rows[:3]] = vectors[train_row]
     build_index(tmp_path, categories(), {SPACE_IMAGE: (vectors, range(COUNT))})
 
     assert held_out.read(tmp_path, sample=1000, seed=0).seen_vectors == {"image": 3}
@@ -82,12 +82,12 @@ def test_an_index_of_held_out_products_only_has_no_training_products(tmp_path: P
 
 
 def test_the_same_seed_draws_the_same_sample(location: Path) -> None:
-    def drawn(seed: int) -> list[str]:
+    def sample_ids(seed: int) -> list[str]:
         return [product.id for product in held_out.read(location, sample=12, seed=seed).test.products]
 
-    assert len(drawn(0)) == 12
-    assert drawn(0) == drawn(0) != drawn(1)
-    assert all(map(is_held_out, drawn(1)))
+    assert len(sample_ids(0)) == 12
+    assert sample_ids(0) == sample_ids(0) != sample_ids(1)
+    assert all(map(is_held_out, sample_ids(1)))
 
 
 def test_a_missing_index_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_a_missing_index_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 def test_without_a_held_out_product_evaluation_is_an_error(tmp_path: Path) -> None:
-    trained_on = [name for name in ids() if not is_held_out(name)][:20]
+    names = [name for name in ids() if not is_held_out(name)][:20]
     spaces = {SPACE_IMAGE: (clustered_vectors(["a"] * 20, 1), range(20))}
-    build_index(tmp_path, ["a"] * 20, spaces, names=trained_on)
+    build_index(tmp_path, ["a"] * 20, spaces, names=names)
 
     with pytest.raises(OperatorError, match="none of its 20 products is held out"):
         held_out.read(tmp_path, sample=10, seed=0)

@@ -32,7 +32,7 @@ def _on_a_circle(*angles: float) -> F32:
 
 def _products(*categories: str, tags: list[list[str]] | None = None) -> list[Product]:
     tagged = tags or [[] for _ in categories]
-    return [Product(category=category, tags=own) for category, own in zip(categories, tagged, strict=True)]
+    return [Product(category=category, tags=own_tags) for category, own_tags in zip(categories, tagged, strict=True)]
 
 
 def _by_title(products: list[Product]) -> dict[str, Labelling]:
@@ -40,9 +40,9 @@ def _by_title(products: list[Product]) -> dict[str, Labelling]:
 
 
 def test_products_are_labelled_by_every_level_of_their_category() -> None:
-    named = _by_title(_products("home/kitchen/mugs", "home/kitchen/bowls", "home/beds", "toys"))
+    labellings = _by_title(_products("home/kitchen/mugs", "home/kitchen/bowls", "home/beds", "toys"))
 
-    assert {title: list(labelling.names) for title, labelling in named.items()} == {
+    assert {title: list(labelling.names) for title, labelling in labellings.items()} == {
         "level 1": ["home", "toys"],
         "level 2": ["home/beds", "home/kitchen", "toys"],
         "category": ["home/beds", "home/kitchen/bowls", "home/kitchen/mugs", "toys"],
@@ -53,13 +53,13 @@ def test_a_level_that_groups_products_as_another_does_is_left_out() -> None:
     assert list(_by_title(_products("all/home/mugs", "all/toys/cars"))) == ["level 1", "category"]
 
 
-def test_products_are_labelled_by_each_kind_of_tag_that_they_have_one_of() -> None:
+def test_products_are_labelled_by_each_kind_of_tag_of_which_they_have_exactly_one() -> None:
     tags = [["colour:red", "summer"], ["colour:blue", "size:s"], ["colour:red", "colour:blue"], [":x", "size:"]]
-    named = _by_title(_products("a", "a", "a", "a", tags=tags))
+    labellings = _by_title(_products("a", "a", "a", "a", tags=tags))
 
-    assert list(named) == ["category", "tag colour", "tag size"]
-    assert list(named["tag colour"].names) == ["blue", "red"]
-    assert named["tag colour"].codes.tolist() == [1, 0, -1, -1]
+    assert list(labellings) == ["category", "tag colour", "tag size"]
+    assert list(labellings["tag colour"].names) == ["blue", "red"]
+    assert labellings["tag colour"].codes.tolist() == [1, 0, -1, -1]
 
 
 def test_a_product_is_a_query_if_another_one_has_its_label() -> None:
@@ -71,11 +71,11 @@ def test_a_product_is_a_query_if_another_one_has_its_label() -> None:
 
 
 @pytest.mark.parametrize("labels", [["a", "a", "a"], ["a", "b", "c"], ["", ""], []])
-def test_one_label_for_all_or_one_for_each_is_not_informative(labels: list[str]) -> None:
+def test_a_labelling_with_one_label_for_all_or_a_label_for_each_is_not_informative(labels: list[str]) -> None:
     assert not Labelling.from_labels("", labels).is_informative
 
 
-def test_precision_and_recall_of_a_small_case_by_hand() -> None:
+def test_precision_and_recall_equal_those_computed_by_hand_for_four_products() -> None:
     # The first product has 3 others, 2 of them relevant.
     labelling = Labelling.from_labels("", ["a", "b", "a", "a"])
     values = rank_neighbours(4, cosines(_on_a_circle(0.0, 0.1, 0.3, 0.9)), [labelling]).metrics[""]
@@ -121,20 +121,20 @@ def test_fewer_than_ten_products_give_finite_metrics(count: int) -> None:
 
 def test_chance_is_the_average_of_random_rankings() -> None:
     labelling = Labelling.from_labels("", [("a", "b", "b", "c", "c", "c")[number % 6] for number in range(240)])
-    several = [
+    random_means = [
         rank_neighbours(240, cosines(_vectors(240, 40, seed)), [labelling]).metrics[""].mean(axis=1)
         for seed in range(20)
     ]
 
-    np.testing.assert_allclose(np.mean(several, axis=0), chance_metrics(labelling).mean(axis=1), rtol=0.03)
+    np.testing.assert_allclose(np.mean(random_means, axis=0), chance_metrics(labelling).mean(axis=1), rtol=0.03)
 
 
-def test_the_best_possible_bounds_every_ranking_and_is_reached() -> None:
+def test_no_ranking_is_better_than_the_best_possible_and_a_perfect_one_reaches_it() -> None:
     labelling = Labelling.from_labels("", ["a"] * 130 + ["b"] * 4 + ["c"])
     best = ceiling_metrics(labelling)
-    apart = np.eye(3, dtype=np.float32)[labelling.codes]
+    label_vectors = np.eye(3, dtype=np.float32)[labelling.codes]
 
-    np.testing.assert_allclose(rank_neighbours(135, cosines(apart), [labelling]).metrics[""], best)
+    np.testing.assert_allclose(rank_neighbours(135, cosines(label_vectors), [labelling]).metrics[""], best)
     assert (rank_neighbours(135, cosines(_vectors(135)), [labelling]).metrics[""] <= best).all()
     np.testing.assert_allclose(best[:, 0], [1, 1, 100 / 129])
     np.testing.assert_allclose(best[:, 130], [0.3, 1, 1])
@@ -149,21 +149,21 @@ def test_micro_averages_over_queries_and_macro_over_labels() -> None:
     assert average.macro.value == pytest.approx(0.5)
 
 
-def test_intervals_contain_the_mean_of_other_queries_in_95_percent_of_cases() -> None:
+def test_95_percent_intervals_contain_the_true_mean_in_95_percent_of_cases() -> None:
     random = np.random.default_rng(0)
     codes = np.repeat([0, 1], [300, 100])
-    held = 0
+    contained = 0
     for seed in range(200):
         values = np.where(codes == 0, random.random(400) < 0.7, random.random(400) < 0.2).astype(float)
         (average,) = average_metrics(values[None], codes, seed)
-        held += average.micro.low <= 0.575 <= average.micro.high
+        contained += average.micro.low <= 0.575 <= average.micro.high
         assert average.macro.low <= average.macro.value <= average.macro.high
 
     # 190 expected; 3.5 standard deviations of that are 11.
-    assert 179 <= held <= 200
+    assert 179 <= contained <= 200
 
 
-def test_intervals_are_the_same_from_the_same_seed_and_in_any_order_of_labels() -> None:
+def test_the_same_seed_gives_the_same_intervals_and_another_seed_others() -> None:
     values, codes = np.random.default_rng(0).random((2, 50)), np.arange(50) % 3
 
     assert average_metrics(values, codes, seed=4) == average_metrics(values, codes, seed=4)
@@ -184,13 +184,13 @@ def test_means_by_label_are_over_the_queries_of_each_label() -> None:
     assert {label: float(mean[0]) for label, mean in means.items()} == pytest.approx({"a": 0.75, "b": 0.3})
 
 
-def test_confusions_are_pairs_of_labels_the_most_frequent_first() -> None:
+def test_confusions_are_pairs_of_labels_sorted_by_frequency() -> None:
     labelling = Labelling.from_labels("", ["a", "a", "b", "b", ""])
     nearest = np.array([[2, 1], [2, 3], [3, 4], [2, 0], [0, 1]])
 
     result = find_confusions(nearest, labelling)
 
-    assert [(each.label, each.neighbour_label) for each in result] == [("a", "b"), ("b", ""), ("b", "a")]
+    assert [(confusion.label, confusion.neighbour_label) for confusion in result] == [("a", "b"), ("b", ""), ("b", "a")]
     # Three of the four neighbours of "a" are of "b": three of the five wrong ones.
     assert (result[0].share_of_neighbours, result[0].share_of_errors) == pytest.approx((3 / 4, 3 / 5))
 

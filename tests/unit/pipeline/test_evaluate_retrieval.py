@@ -21,16 +21,16 @@ from tests.unit.pipeline.indexes import categories, clustered_vectors
 
 
 def product_sample(product_categories: Sequence[str], **vectors: F32) -> ProductSample:
-    products = [Product(id=f"p{at}", category=category) for at, category in enumerate(product_categories)]
+    products = [Product(id=f"p{number}", category=category) for number, category in enumerate(product_categories)]
     return ProductSample(products=products, vectors=vectors)
 
 
 def evaluate(policy: str = DEFAULT, count: int = 120) -> RetrievalEvaluation:
     """Image vectors distinguish the categories of fashion, text vectors those of everything else."""
     product_categories = categories(count)
-    image = clustered_vectors([kind if kind.startswith("fashion") else "other" for kind in product_categories], 0.3)
+    image = clustered_vectors([name if name.startswith("fashion") else "other" for name in product_categories], 0.3)
     text = clustered_vectors(
-        ["other" if kind.startswith("fashion") else kind for kind in product_categories], 0.3, seed=1
+        ["other" if name.startswith("fashion") else name for name in product_categories], 0.3, seed=1
     )
     random = {"random": lambda: cosines(baselines.random_vectors(count, 0))}
     return evaluate_retrieval(
@@ -77,7 +77,7 @@ def test_a_policy_that_chooses_the_worse_spaces_has_a_negative_gain() -> None:
     assert evaluation.policy_gains[-1].gain["text"].high < 0
 
 
-def test_the_policy_skips_spaces_that_are_not_built() -> None:
+def test_the_policy_skips_spaces_that_the_index_does_not_have() -> None:
     assert evaluate(DEFAULT).chosen_spaces == evaluate("fashion=image,*=text").chosen_spaces
     assert set(evaluate("fashion=product,*=product").chosen_spaces) == {"image"}
 
@@ -115,7 +115,9 @@ def test_without_two_products_of_a_category_nothing_can_be_evaluated() -> None:
 
 
 def test_the_main_labelling_is_the_finest_informative_level() -> None:
-    product_categories = [f"{'ab'[number % 2]}/{number}" for number in range(40)]  # No two of one whole path.
+    product_categories = [
+        f"{'ab'[number % 2]}/{number}" for number in range(40)
+    ]  # No two products have the same whole path.
     evaluation = evaluate_retrieval(
         product_sample(product_categories, image=clustered_vectors([path[0] for path in product_categories], 0.1)),
         SpacePolicy.parse(DEFAULT),
@@ -143,7 +145,7 @@ def test_titles_without_words_have_tfidf_scores_of_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "message"),
     [
         ("", "''"),
         ("fashion=image", r"no entry for \*"),
@@ -155,8 +157,8 @@ def test_titles_without_words_have_tfidf_scores_of_zero() -> None:
         ("*=auto", "'\\*=auto'"),
     ],
 )
-def test_an_invalid_policy_is_refused(text: str, why: str) -> None:
-    with pytest.raises(BadSettings, match=why):
+def test_an_invalid_policy_is_refused(text: str, message: str) -> None:
+    with pytest.raises(BadSettings, match=message):
         SpacePolicy.parse(text)
 
 
@@ -165,10 +167,10 @@ def test_the_default_policy_is_that_of_the_gateway() -> None:
 
 
 @pytest.mark.parametrize("text", [DEFAULT, "*=text", "a/b=image>product,a=text,*=product>text", "a=product,*=image"])
-@pytest.mark.parametrize("built", [("image", "text", "product"), ("image", "text"), ("text",), ("product",)])
-def test_a_policy_chooses_the_same_spaces_as_the_gateway(text: str, built: tuple[str, ...]) -> None:
-    ours, theirs = SpacePolicy.parse(text), AutoPolicy.parse(text.split(","), photo="image", text="text")
-    has = [Space.Value(f"SPACE_{name.upper()}") for name in built]
+@pytest.mark.parametrize("available", [("image", "text", "product"), ("image", "text"), ("text",), ("product",)])
+def test_a_policy_chooses_the_same_spaces_as_the_gateway(text: str, available: tuple[str, ...]) -> None:
+    policy, gateway_policy = SpacePolicy.parse(text), AutoPolicy.parse(text.split(","), photo="image", text="text")
+    numbers = [Space.Value(f"SPACE_{name.upper()}") for name in available]
     for category in ("a", "a/b", "a/b/c", "a/bc", "ab", "fashion", "fashion/shoes", "", "z"):
-        (space,) = theirs.route_product(category, "p", has).spaces
-        assert ours.choose_space(category, built) == Space.Name(space).removeprefix("SPACE_").lower(), category
+        (space,) = gateway_policy.route_product(category, "p", numbers).spaces
+        assert policy.choose_space(category, available) == Space.Name(space).removeprefix("SPACE_").lower(), category

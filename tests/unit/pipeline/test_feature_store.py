@@ -20,7 +20,7 @@ def vectors(count: int, seed: int = 0) -> F32:
     return np.random.default_rng(seed).standard_normal((count, 8), dtype=np.float32)
 
 
-def test_stored_vectors_are_found_by_the_next_run(tmp_path: Path) -> None:
+def test_stored_vectors_are_read_by_the_next_run(tmp_path: Path) -> None:
     stored = vectors(3)
     first = FeatureStore(tmp_path / "store", 8)
     first.add([digest(1), digest(2), digest(3)], stored)
@@ -62,7 +62,7 @@ def test_a_vector_is_not_stored_twice(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_part_is_ignored(tmp_path: Path) -> None:
-    (tmp_path / "part-000000.tmp").write_bytes(b"PAR1 half of it")
+    (tmp_path / "part-000000.tmp").write_bytes(b"PAR1 truncated")
 
     assert len(FeatureStore(tmp_path, 8)) == 0
 

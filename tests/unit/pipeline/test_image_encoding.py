@@ -18,8 +18,8 @@ from pipeline.image_encoding import ATTEMPTS, BATCH, MAX_IN_FLIGHT, Pixels, enco
 from pipeline.photos import Photo
 
 
-class Encoder:
-    """Answers each picture with its mean colour; counts."""
+class FakeEncoder:
+    """Encodes an image as its mean colour, and counts batches; raises the next of `errors` if there is one."""
 
     def __init__(self, fingerprint: str = "fake-1", errors: Iterator[Exception] | None = None) -> None:
         self.fingerprint = fingerprint
@@ -48,7 +48,7 @@ def photos(count: int, *, start: int = 0) -> list[Photo]:
 
 
 async def test_every_photo_is_encoded_in_batches_with_few_in_flight(tmp_path: Path) -> None:
-    encoder, features = Encoder(), FeatureStore(tmp_path / "s", 3)
+    encoder, features = FakeEncoder(), FeatureStore(tmp_path / "s", 3)
 
     assert await encode_photos(encoder, photos(200), features, "fake-1") == 200
 
@@ -60,7 +60,7 @@ async def test_every_photo_is_encoded_in_batches_with_few_in_flight(tmp_path: Pa
 
 
 async def test_a_photo_is_encoded_once_and_a_stored_one_never(tmp_path: Path) -> None:
-    encoder, features = Encoder(), FeatureStore(tmp_path, 3)
+    encoder, features = FakeEncoder(), FeatureStore(tmp_path, 3)
     stored = Photo(f"{7:032x}", None)
 
     assert await encode_photos(encoder, [*photos(3), *photos(3), stored], features, "fake-1") == 3
@@ -68,23 +68,23 @@ async def test_a_photo_is_encoded_once_and_a_stored_one_never(tmp_path: Path) ->
 
 
 async def test_photos_are_read_no_faster_than_they_are_encoded(tmp_path: Path) -> None:
-    read, gate, lock = 0, asyncio.Event(), threading.Lock()
+    photos_read, gate, lock = 0, asyncio.Event(), threading.Lock()
 
     def source() -> Iterator[Photo]:
-        nonlocal read
+        nonlocal photos_read
         for photo in photos(20 * BATCH):
             with lock:
-                read += 1
+                photos_read += 1
             yield photo
 
-    async def blocked(pixels: Pixels) -> Embeddings:
+    async def wait_for_gate(pixels: Pixels) -> Embeddings:
         await gate.wait()
-        return await Encoder()(pixels)
+        return await FakeEncoder()(pixels)
 
-    running = asyncio.create_task(encode_photos(blocked, source(), FeatureStore(tmp_path, 3), "fake-1"))
+    running = asyncio.create_task(encode_photos(wait_for_gate, source(), FeatureStore(tmp_path, 3), "fake-1"))
     await asyncio.sleep(0.1)
 
-    assert read <= (MAX_IN_FLIGHT + 1) * BATCH
+    assert photos_read <= (MAX_IN_FLIGHT + 1) * BATCH
     gate.set()
     assert await running == 20 * BATCH
 
@@ -94,7 +94,7 @@ async def test_an_overloaded_or_unreachable_encoder_is_retried(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_encoding, "FIRST_PAUSE_S", 0.0)
-    encoder = Encoder(errors=iter([error, error]))
+    encoder = FakeEncoder(errors=iter([error, error]))
 
     encoded = await encode_with_retries(encoder, np.zeros((1, 224, 224, 3), np.uint8))
 
@@ -102,9 +102,9 @@ async def test_an_overloaded_or_unreachable_encoder_is_retried(
     assert len(encoder.batches) == 3
 
 
-async def test_retries_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_the_last_attempt_the_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_encoding, "FIRST_PAUSE_S", 0.0)
-    encoder = Encoder(errors=(Unavailable("away") for _ in range(100)))
+    encoder = FakeEncoder(errors=(Unavailable("away") for _ in range(100)))
 
     with pytest.raises(Unavailable):
         await encode_with_retries(encoder, np.zeros((1, 224, 224, 3), np.uint8))
@@ -112,9 +112,9 @@ async def test_retries_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(encoder.batches) == ATTEMPTS
 
 
-async def test_a_change_of_the_model_ends_the_run(tmp_path: Path) -> None:
+async def test_a_change_of_the_model_during_encoding_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match=r"changed from fake-1 to fake-2"):
-        await encode_photos(Encoder("fake-2"), photos(100), FeatureStore(tmp_path, 3), "fake-1")
+        await encode_photos(FakeEncoder("fake-2"), photos(100), FeatureStore(tmp_path, 3), "fake-1")
 
     assert len(FeatureStore(tmp_path, 3)) == 0
 
@@ -125,16 +125,16 @@ async def test_photos_encoded_before_a_failure_stay_stored(tmp_path: Path) -> No
         raise BadCatalogue("row 65")
 
     with pytest.raises(BadCatalogue, match="row 65"):
-        await encode_photos(Encoder(), source(), FeatureStore(tmp_path, 3), "fake-1")
+        await encode_photos(FakeEncoder(), source(), FeatureStore(tmp_path, 3), "fake-1")
 
     features = FeatureStore(tmp_path, 3)
     before = len(features)
     assert before >= 2 * BATCH
-    assert await encode_photos(Encoder(), photos(5 * BATCH), features, "fake-1") == 5 * BATCH - before
+    assert await encode_photos(FakeEncoder(), photos(5 * BATCH), features, "fake-1") == 5 * BATCH - before
 
 
 async def test_photos_encoded_before_an_interruption_stay_stored(tmp_path: Path) -> None:
-    encoder = Encoder()
+    encoder = FakeEncoder()
     running = asyncio.create_task(encode_photos(encoder, photos(200 * BATCH), FeatureStore(tmp_path, 3), "fake-1"))
     while len(encoder.batches) < 5:  # noqa: ASYNC110  # the fake has no event to wait for
         await asyncio.sleep(0.001)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.text import model as text
+from encoders.text import model as text_model
 from lookalike.errors import BadCatalogue
 from pipeline.feature_store import FeatureStore
 from pipeline.product import CatalogueProduct
@@ -40,24 +40,24 @@ def test_the_same_texts_are_trained_on_once(trained_directory: Path) -> None:
 
     assert not was_trained
     assert artifact.parent == trained_directory
-    assert text.load(artifact).fingerprint == artifact.name
+    assert text_model.load(artifact).fingerprint == artifact.name
 
 
-@pytest.mark.parametrize("damage", ["note", "artifact"])
-def test_a_missing_note_or_artifact_is_trained_again_with_the_same_result(
+@pytest.mark.parametrize("damage", ["cache entry", "artifact"])
+def test_with_a_damaged_cache_entry_or_no_artifact_training_is_repeated_with_the_same_result(
     trained_directory: Path, tmp_path: Path, damage: str
 ) -> None:
     directory = tmp_path / "text"
     shutil.copytree(trained_directory, directory)
-    (note,) = directory.glob("trained-*.json")
+    (entry,) = directory.glob("trained-*.json")
     (artifact,) = (path for path in directory.iterdir() if path.is_dir())
-    if damage == "note":
-        note.write_text("{")
+    if damage == "cache entry":
+        entry.write_text("{")
     else:
         shutil.rmtree(artifact)
 
     assert train_text_encoder(TEXTS, directory, kind="fasttext", seed=0) == (artifact, True)
-    assert text.load(artifact).dim > 0
+    assert text_model.load(artifact).dim > 0
 
 
 def test_other_texts_or_another_seed_give_another_encoder(trained_directory: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_texts_without_words_cannot_be_trained_on(tmp_path: Path) -> None:
 
 def test_each_text_is_encoded_once(trained_directory: Path, tmp_path: Path) -> None:
     (artifact,) = (path for path in trained_directory.iterdir() if path.is_dir())
-    model = text.load(artifact)
+    model = text_model.load(artifact)
     features = FeatureStore(tmp_path / "store", model.dim)
 
     assert encode_texts(["red mug", "red mug", "", "blue mug"], model, features) == 3

@@ -1,4 +1,4 @@
-"""The training cache: one training at a time in a directory, and none that is cached already."""
+"""The training cache: one training at a time in a directory, and no training whose result is cached."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from encoders import artifact
 from lookalike.errors import OperatorError
 from pipeline.training_cache import train_once
 
-FILES = {"made": ("first", "second")}
+FILES = {"fake": ("first", "second")}
 
 
 def check(path: Path) -> object:
     return artifact.read_manifest(path, format_version=1, files=FILES)
 
 
-def training(content: str, between: Callable[[], object] = lambda: None) -> Callable[[Path], str]:
+def make_training(content: str, between: Callable[[], object] = lambda: None) -> Callable[[Path], str]:
     """A training that writes two files and calls `between` in between."""
 
-    def fill(part: Path) -> dict[str, str]:
+    def write_files(part: Path) -> dict[str, str]:
         (part / "first").write_text(content)
         between()
         (part / "second").write_text(content)
         return {}
 
-    return lambda staged: artifact.write_artifact(staged, kind="made", format_version=1, files=FILES, fill=fill)
+    return lambda staged: artifact.write_artifact(
+        staged, kind="fake", format_version=1, files=FILES, write_files=write_files
+    )
 
 
 def fail_if_trained(staged: Path) -> str:
@@ -50,9 +52,9 @@ class Pause:
 def test_two_trainings_at_once_leave_two_whole_artifacts(tmp_path: Path) -> None:
     pause = Pause()
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(train_once, tmp_path, "a", train=training("a", pause.wait), check=check)
+        first = threads.submit(train_once, tmp_path, "a", train=make_training("a", pause.wait), check=check)
         assert pause.reached.wait(10)
-        second = threads.submit(train_once, tmp_path, "b", train=training("b"), check=check)
+        second = threads.submit(train_once, tmp_path, "b", train=make_training("b"), check=check)
         with pytest.raises(TimeoutError):
             second.result(timeout=0.2)
         pause.resume.set()
@@ -65,7 +67,7 @@ def test_two_trainings_at_once_leave_two_whole_artifacts(tmp_path: Path) -> None
 def test_a_training_that_waited_uses_the_artifact_of_the_other(tmp_path: Path) -> None:
     pause = Pause()
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(train_once, tmp_path, "a", train=training("a", pause.wait), check=check)
+        first = threads.submit(train_once, tmp_path, "a", train=make_training("a", pause.wait), check=check)
         assert pause.reached.wait(10)
         second = threads.submit(train_once, tmp_path, "a", train=fail_if_trained, check=check)
         pause.resume.set()
@@ -75,10 +77,10 @@ def test_a_training_that_waited_uses_the_artifact_of_the_other(tmp_path: Path) -
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("else")])
 def test_a_damaged_artifact_is_trained_again(tmp_path: Path, damage: Callable[[Path], object]) -> None:
-    path, _ = train_once(tmp_path, "a", train=training("a"), check=check)
+    path, _ = train_once(tmp_path, "a", train=make_training("a"), check=check)
     damage(path / "second")
 
-    assert train_once(tmp_path, "a", train=training("a"), check=check) == (path, True)
+    assert train_once(tmp_path, "a", train=make_training("a"), check=check) == (path, True)
     assert (path / "second").read_text() == "a"
 
 
@@ -87,22 +89,22 @@ def test_files_left_by_a_killed_training_are_removed_by_the_next(tmp_path: Path)
         (tmp_path / name).mkdir()
         (tmp_path / name / "words.bin").write_text("half")
 
-    path, _ = train_once(tmp_path, "a", train=training("a"), check=check)
+    path, _ = train_once(tmp_path, "a", train=make_training("a"), check=check)
 
-    assert sorted(each.name for each in tmp_path.iterdir()) == [".lock", path.name, "trained-a.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", path.name, "trained-a.json"]
 
 
 def test_an_artifact_that_lacks_a_file_is_not_written(tmp_path: Path) -> None:
-    def fill(part: Path) -> dict[str, str]:
+    def write_files(part: Path) -> dict[str, str]:
         (part / "first").write_text("")
         return {}
 
     with pytest.raises(OperatorError, match="second is missing"):
-        artifact.write_artifact(tmp_path / "out", kind="made", format_version=1, files=FILES, fill=fill)
+        artifact.write_artifact(tmp_path / "out", kind="fake", format_version=1, files=FILES, write_files=write_files)
     assert not any(tmp_path.iterdir())
 
 
 def test_an_unwritable_directory_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OperatorError, match="file/out cannot be written"):
-        training("a")(tmp_path / "file" / "out")
+        make_training("a")(tmp_path / "file" / "out")

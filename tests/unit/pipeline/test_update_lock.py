@@ -17,8 +17,8 @@ def test_a_second_update_in_a_locked_directory_is_refused(tmp_path: Path) -> Non
         pass
 
 
-@pytest.mark.parametrize("subdirectory", ["", "in/it"])
-def test_the_error_of_a_directory_that_cannot_be_made_names_it(tmp_path: Path, subdirectory: str) -> None:
+@pytest.mark.parametrize("subdirectory", ["", "sub/directory"])
+def test_if_the_directory_cannot_be_created_the_error_names_it(tmp_path: Path, subdirectory: str) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(OperatorError, match=r"file.* cannot be written"),
