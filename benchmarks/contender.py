@@ -68,7 +68,7 @@ class Recipe:
     def __init__(self, name: str, vectors: StoredVectors, where: Path) -> None:
         made = recipe.resolve_recipe(name, len(vectors), DIM, 0)
         self.codes = None if made is None else factory.read_index(where / "codes", made, DIM)
-        self.space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=self.codes)
+        self.space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), ann_index=self.codes)
         self.refine_factors: Sequence[int] = (1,) if self.codes is None else self.codes.refine_factors
         self.search_parameters: Sequence[float] = (
             (1,) if self.codes is None else finer(list(self.codes.search_parameters(K)))

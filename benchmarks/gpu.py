@@ -130,7 +130,7 @@ def searched(device: Gpu, name: str, vectors: StoredVectors, asked: Asked, threa
     rows = []
     for where, searched_codes in (("cpu", codes), (device.name, there)):
         entry = IndexEntry(recipe=str(recipe), operating_points=points)
-        space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), codes=searched_codes)
+        space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), ann_index=searched_codes)
         for k in DEPTHS:
             found, took_s = by_threads(partial(rows_of, space, k), asked.queries, threads)
             point = next(point for point in points if point.depth >= k)

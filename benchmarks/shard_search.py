@@ -120,7 +120,7 @@ def _compared(
     rounds: int,
 ) -> dict[str, Any]:
     entry = IndexEntry(recipe="measured", operating_points=(point,))
-    space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), codes=codes)
+    space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), ann_index=codes)
     manifest = Manifest(version="measured", shards=1, seed=0, products=(len(table),), spaces=(), files={})
     shard = ShardVersion(manifest=manifest, shard=0, base=Segment(table, {Space.SPACE_IMAGE: space}))
     base = faiss.read_index(str(path))

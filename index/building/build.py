@@ -23,7 +23,7 @@ from index.backends import factory, faiss_support, recipe
 from index.building.calibration import EXACT_FLOATS, TARGET_RECALL, calibrate
 from index.storage import attributes, vectors, version
 from index.storage.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry
-from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name
+from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS, shard_name
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.runtime.partition import shard_of
 from lookalike.spaces import space_name
@@ -237,7 +237,7 @@ def _build_index(
     operating_points = calibrate(index, mapped, seed, options.recall)
     if not operating_points:
         return IndexEntry()
-    index.write(here / CODES)
+    index.write(here / ANN_INDEX)
     return IndexEntry(recipe=str(resolved), operating_points=operating_points)
 
 

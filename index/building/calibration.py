@@ -29,7 +29,7 @@ class CalibrationSet:
 
     def __init__(self, index: VectorIndex, vectors: StoredVectors, depth: int, query_rows: I64) -> None:
         self.depth = depth
-        self.space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=index)
+        self.space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), ann_index=index)
         self.query_rows = query_rows
         self._index = index
         self._kth_best_scores = _kth_best_scores(vectors, self.query_rows, depth)

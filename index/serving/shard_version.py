@@ -66,7 +66,7 @@ class ShardVersion:
                 encoder=entry.encoder,
                 documents=entry.documents,
                 live=view.vector_count(number),
-                device=gpu.device_of(self.base.spaces[number].codes),
+                device=gpu.device_of(self.base.spaces[number].ann_index),
             )
             for entry in self.manifest.spaces
             for number in [space_number(entry.name)]
@@ -144,7 +144,7 @@ def _plan_message(trace: SearchTrace) -> types_pb2.SearchPlan:
     message = types_pb2.SearchPlan(space=trace.space, documents=trace.documents, matching=trace.matching)
     if (plan := trace.plan) is not None:
         message.recipe, message.depth = trace.recipe, plan.depth
-        message.search_parameter, message.candidates = plan.rung.search_parameter, plan.candidates
+        message.search_parameter, message.candidates = plan.operating_point.search_parameter, plan.candidates
     return message
 
 

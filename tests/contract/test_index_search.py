@@ -50,9 +50,11 @@ def spaces() -> dict[str, SpaceIndex]:
 def space_with(spaces: dict[str, SpaceIndex], recipe: str) -> SpaceIndex:
     if recipe == ON_GPU and recipe not in spaces:
         original = space_with(spaces, "IVF,SQ8")
-        assert original.codes is not None
-        placed = Gpu(Host, "host", limit_bytes=0, max_waiting=4096).place(original.codes)
-        spaces[recipe] = SpaceIndex(entry=original.entry, vectors=original.vectors, rows=original.rows, codes=placed)
+        assert original.ann_index is not None
+        placed = Gpu(Host, "host", limit_bytes=0, max_waiting=4096).place(original.ann_index)
+        spaces[recipe] = SpaceIndex(
+            entry=original.entry, vectors=original.vectors, rows=original.rows, ann_index=placed
+        )
     if recipe not in spaces:
         vectors = VECTORS[:COUNT].copy()
         vectors[100:140] = vectors[100]  # Forty products share one photo.
@@ -197,7 +199,7 @@ def test_at_least_min_results_are_found(spaces: dict[str, SpaceIndex], min_resul
     compressed = space_with(spaces, "IVF,PQ4fs")
     operating_points = (OperatingPoint(depth=1000, search_parameter=2, refine_factor=4, cost=0, recall=1),)
     entry = replace(compressed.entry, operating_points=operating_points)
-    space = SpaceIndex(entry=entry, vectors=compressed.vectors, rows=compressed.rows, codes=compressed.codes)
+    space = SpaceIndex(entry=entry, vectors=compressed.vectors, rows=compressed.rows, ann_index=compressed.ann_index)
     counts = [len(found.rows) for found in space.search(queries(20), 1000, min_results=min_results)]
     assert all(min(min_results, 1000) <= count <= 1000 for count in counts)
     assert (min(counts) < 1000) == (min_results == 10)
@@ -265,25 +267,25 @@ def test_an_index_over_other_vectors_reuses_the_training_and_leaves_the_original
 
 @pytest.mark.parametrize("recipe", COMPRESSED)
 def test_an_index_is_read_as_it_was_written(spaces: dict[str, SpaceIndex], recipe: str, tmp_path: Path) -> None:
-    codes = space_with(spaces, recipe).codes
+    index = space_with(spaces, recipe).ann_index
     resolved = resolve_recipe(recipe, COUNT, DIM, 0)
-    assert codes is not None
+    assert index is not None
     assert resolved is not None
-    codes.write(tmp_path / "codes")
+    index.write(tmp_path / "codes")
     reread = factory.read_index(tmp_path / "codes", resolved, DIM)
-    assert (reread.documents, reread.dim, reread.ram_bytes()) == (COUNT, DIM, codes.ram_bytes())
-    search_parameter = max(codes.search_parameters(40))
+    assert (reread.documents, reread.dim, reread.ram_bytes()) == (COUNT, DIM, index.ram_bytes())
+    search_parameter = max(index.search_parameters(40))
     found = reread.find_candidates(queries(16), 40, search_parameter)
-    assert (found == codes.find_candidates(queries(16), 40, search_parameter)).all()
+    assert (found == index.find_candidates(queries(16), 40, search_parameter)).all()
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in COMPRESSED if recipe != "NGT"])
 def test_the_memory_formula_agrees_with_the_index(spaces: dict[str, SpaceIndex], recipe: str) -> None:
     """So that memory can be predicted for indexes too large to build."""
-    codes, resolved = space_with(spaces, recipe).codes, resolve_recipe(recipe, COUNT, DIM, 0)
-    assert codes is not None
+    index, resolved = space_with(spaces, recipe).ann_index, resolve_recipe(recipe, COUNT, DIM, 0)
+    assert index is not None
     assert isinstance(resolved, IvfRecipe | HnswRecipe | HalfPrecisionRecipe)
-    assert cost_model.ram_bytes(resolved, COUNT, DIM) == pytest.approx(codes.ram_bytes(), rel=0.02)
+    assert cost_model.ram_bytes(resolved, COUNT, DIM) == pytest.approx(index.ram_bytes(), rel=0.02)
 
 
 def test_where_no_operating_point_reaches_the_target_calibration_returns_none_and_warns(

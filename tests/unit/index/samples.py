@@ -63,7 +63,7 @@ def space_of(vectors: StoredVectors, recipe: str = DEFAULT, rows: I64 | None = N
     index = None if resolved is None else factory.train_index(resolved, vectors, seed, 1)
     points = () if index is None else calibrate(index, vectors, seed)
     entry = IndexEntry(recipe=str(resolved), operating_points=points) if points else IndexEntry()
-    return SpaceIndex(entry=entry, vectors=vectors, rows=rows, codes=index if points else None)
+    return SpaceIndex(entry=entry, vectors=vectors, rows=rows, ann_index=index if points else None)
 
 
 def by(space: int, vector: F32 | bytes, weight: float = 0) -> QueryVector:

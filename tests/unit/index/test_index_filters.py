@@ -205,7 +205,7 @@ def test_filter_and_exact_search_agree_with_a_naive_implementation(
         tmp_path_factory.mktemp("oracle"),
         pa.table({"id": [f"{row:03d}" for row in range(len(products))], **columns}),
     )
-    space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=None)
+    space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), ann_index=None)
     query = unit_vectors(1, 3)
     (found,) = space.search(query, k, FilterBitmap.from_mask(filter_mask(table, condition)))
     expected_rows = [row for row, product in enumerate(products) if passes(product, condition)]
@@ -215,7 +215,7 @@ def test_filter_and_exact_search_agree_with_a_naive_implementation(
 
 
 def test_a_cached_filter_takes_one_bit_for_each_row(table: Attributes) -> None:
-    space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), codes=None)
+    space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), ann_index=None)
     cache = FilterCache(4)
     segment = Segment(table, {IMAGE: space}, filters=cache)
     condition = Filter(tags_any=["even"]).SerializeToString()
@@ -229,7 +229,7 @@ def test_a_cached_filter_takes_one_bit_for_each_row(table: Attributes) -> None:
 
 
 def test_passing_rows_are_computed_once_for_all_queries_of_a_search() -> None:
-    space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), codes=None)
+    space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), ann_index=None)
     passing = CountingPassing(np.array([0b11110000, 0b01], dtype=np.uint8), 10, 5)
     found = space.search(unit_vectors(7, 4, seed=1), 10, passing)
     assert [sorted(each.rows.tolist()) for each in found] == [[4, 5, 6, 7, 8]] * 7

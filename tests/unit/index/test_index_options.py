@@ -38,7 +38,7 @@ def test_an_index_of_every_recipe_is_built_verified_and_searched(tmp_path: Path,
     build_version(tmp_path, IndexOptions(recipe=recipe, recall=0.5))
     shard = open_shard(tmp_path, 0)
     space_index = shard.base.spaces[IMAGE]
-    assert (space_index.entry.recipe == "Flat") == (recipe == "Flat") == (space_index.codes is None)
+    assert (space_index.entry.recipe == "Flat") == (recipe == "Flat") == (space_index.ann_index is None)
     (hits,) = shard.search([ShardQuery(vectors=[by(IMAGE, clustered(COUNT, DIM)[7])], k=5)]).results
     assert hits.ids[0] == "p7"
     assert unpack(hits.scores, 5)[0][0] == pytest.approx(1, abs=1e-6)

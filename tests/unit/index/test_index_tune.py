@@ -160,8 +160,8 @@ def test_the_report_is_written_and_its_command_builds_an_index_with_the_chosen_r
     assert space.entry.recipe == findings["chosen"]["resolved_recipe"]
     assert space.entry.recall_at_10 >= 0.9
     assert space.vectors.dtype == np.float16
-    assert space.codes is not None
-    assert space.codes.ram_bytes() / COUNT == pytest.approx(findings["chosen"]["ram_bytes"], rel=0.02)
+    assert space.ann_index is not None
+    assert space.ann_index.ram_bytes() / COUNT == pytest.approx(findings["chosen"]["ram_bytes"], rel=0.02)
 
 
 @pytest.mark.usefixtures("two_candidates")

@@ -44,7 +44,7 @@ def state(tmp_path: Path) -> Iterator[LiveShard]:
     products = pa.table({"id": [f"p{row:05}" for row in range(COUNT)], "shop": [f"{row % 2}" for row in range(COUNT)]})
     build(tmp_path / "index", products, {IMAGE: vectors_of(DRAWN[:COUNT])}, shards=1, exact_floats=0)
     shard = open_shard(tmp_path / "index", 0)
-    assert shard.base.spaces[IMAGE].codes is not None
+    assert shard.base.spaces[IMAGE].ann_index is not None
     live = LiveShard(shard.base, shard.manifest, 0, tmp_path / "live", LiveLimits(delta_rows=2 * CHURN, changes=COUNT))
     yield live
     live.close()

@@ -57,7 +57,7 @@ def segment_of(rows: I64) -> Segment:
     return Segment(
         table,
         {
-            number: SpaceIndex(entry=IndexEntry(), vectors=vectors[number], rows=of[number], codes=None)
+            number: SpaceIndex(entry=IndexEntry(), vectors=vectors[number], rows=of[number], ann_index=None)
             for number in (IMAGE, TEXT)
         },
     )
