@@ -26,7 +26,7 @@ from lookalike.vectors import pack
 
 MAX_DESCRIPTIONS = 16  # In one response; each has at most 1 MiB.
 PAGE_ROWS = 500
-# Products in one response; queries for which no room is left get an error: a message has at most 32 MiB.
+# Of products in one response (a message has at most 32 MiB); queries without room get an error.
 MAX_RESPONSE_BYTES = 24 << 20
 
 
@@ -120,7 +120,7 @@ class ShardVersion:
         return self.view.count(condition.SerializeToString(deterministic=True))
 
     def page(self, condition: types_pb2.Filter, after: str) -> index_pb2.ShardListPage:
-        """The next products that pass after the id `after`, by rising id, at most PAGE_ROWS; none: no more."""
+        """At most PAGE_ROWS products that pass, with ids greater than `after`, by rising id; empty: no more."""
         page = self.view.page(condition.SerializeToString(deterministic=True), after, PAGE_ROWS)
         return index_pb2.ShardListPage(
             ids=[product_id for product_id, _ in page], products=[ref.product for _, ref in page]

@@ -21,7 +21,7 @@ from index.serving import shard, shard_version
 from index.serving.pool import Pool
 from index.serving.served_versions import ServedVersions
 from index.serving.service import MAX_QUERIES, IndexShard
-from index.serving.shard import ShardSettings, ordinal
+from index.serving.shard import ShardSettings, shard_number
 from index.serving.shard_version import ShardVersion, open_shard
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
@@ -314,14 +314,14 @@ async def test_a_cancelled_call_holds_its_slot_until_the_thread_has_finished() -
         (["--shard", "0", "--pod-name", "x-5"], 0),
     ],
 )
-def test_the_ordinal_is_that_of_the_setting_or_of_the_pod_name(words: list[str], expected: int) -> None:
-    assert ordinal(load(ShardSettings, {}, words, description="")) == expected
+def test_the_shard_number_is_that_of_the_setting_or_of_the_pod_name(words: list[str], expected: int) -> None:
+    assert shard_number(load(ShardSettings, {}, words, description="")) == expected
 
 
 @pytest.mark.parametrize("words", [[], ["--pod-name", "lookalike-shard"], ["--pod-name", "shard12"]])
-def test_without_an_ordinal_a_shard_does_not_start(words: list[str]) -> None:
+def test_without_a_shard_number_a_shard_does_not_start(words: list[str]) -> None:
     with pytest.raises(BadSettings, match="--shard"):
-        ordinal(load(ShardSettings, {}, words, description=""))
+        shard_number(load(ShardSettings, {}, words, description=""))
 
 
 def test_without_a_location_a_shard_does_not_start() -> None:

@@ -107,7 +107,7 @@ def test_an_index_that_does_not_fit_is_refused_with_figures_before_it_is_copied(
             return index
 
     host = Counting(free_bytes)
-    with pytest.raises(OperatorError, match=r"host: 4000 vectors take \d+ KiB there, 1\d\d KiB may be used"):
+    with pytest.raises(OperatorError, match=r"host: 4000 vectors need \d+ KiB, 1\d\d KiB may be used"):
         open_gpu(host, limit_bytes=limit_bytes).place(index_of("IVF16,SQ8"))
     assert host.copies == 0
 
@@ -135,7 +135,7 @@ def test_with_auto_an_index_that_does_not_fit_stays_on_the_cpu_and_the_log_says_
     assert kept is index
     assert gpu.device_of(kept) == "cpu"
     assert DEVICE_REFUSALS._value.get() == before + 1
-    assert "searched on the CPU: host: 4000 vectors take" in caplog.text
+    assert "searched on the CPU: host: 4000 vectors need" in caplog.text
 
 
 def test_an_index_is_freed_by_the_thread_that_owns_the_device(open_gpu: OpenGpu) -> None:
@@ -181,7 +181,7 @@ def test_without_a_gpu_naming_one_is_an_error_with_the_reason_and_auto_means_the
 
 def test_a_malformed_device_setting_is_refused() -> None:
     for setting in ("gpu", "cuda", "cuda:x", "CPU", ""):
-        with pytest.raises(BadSettings, match="not cpu, auto or cuda:<number>"):
+        with pytest.raises(BadSettings, match="expected cpu, auto or cuda:<number>"):
             parse_device(setting)
 
 

@@ -16,7 +16,7 @@ from index.building.build import SpaceVectors, build
 from index.serving.loader import Loader
 from index.serving.rollout import MAX_RETRY_S, Rollout, versions_to_drop
 from index.serving.served_versions import ServedVersions, VersionHandle, VersionUse
-from index.serving.shard import expected_encoders
+from index.serving.shard import parse_expected_encoders
 from index.serving.shard_version import open_shard
 from index.storage import version
 from index.storage.location import Directory, PinnedFiles
@@ -326,7 +326,7 @@ async def test_a_shard_that_can_serve_nothing_does_not_start(tmp_path: Path) -> 
 @pytest.mark.parametrize("expect", ["image", "image=", "sound=x", "=x"])
 def test_an_expected_encoder_must_name_a_space_and_a_fingerprint(expect: str) -> None:
     with pytest.raises(BadSettings, match="expected space=fingerprint"):
-        expected_encoders(("text=y", expect))
+        parse_expected_encoders(("text=y", expect))
 
 
 IDLE, PINNED, CALLED = VersionUse(0, 0.0), VersionUse(0, 99.0), VersionUse(1, 0.0)

@@ -170,7 +170,7 @@ def test_where_no_recipe_meets_the_budget_the_exit_status_says_so_and_the_neares
 ) -> None:
     assert tune.main(arguments(base, tmp_path, size="5"), {}) == tune.EXIT_BUDGET_UNMET
     printed = capsys.readouterr().out
-    assert "no recipe meets recall@10 of 0.9 with at most 5 B a vector" in printed
+    assert "no recipe meets recall@10 of 0.9 with at most 5 B per vector" in printed
     assert "the nearest is OPQ32_64,IVF,PQ32x4fs: " in printed
     assert "**No recipe meets the budget.**" in (tmp_path / "tune.md").read_text()
 
