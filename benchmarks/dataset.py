@@ -1,14 +1,14 @@
-"""Vectors that lie as those of a convolutional network do. Seeded; as many as wanted, a piece at a time.
+"""Random vectors distributed like the features of a convolutional network. Seeded, any number, in chunks. No I/O.
 
-A feature is the mean of what a channel does after its ReLU: not negative, and often nothing. Photos are of kinds, kinds
-of groups, of very different sizes; some photos of a kind are nearer to its middle than others. So a vector here is
+A feature is the mean of a channel after its ReLU: not negative, and often zero. Photos belong to kinds, and kinds to
+groups, of very different sizes; some photos are closer to the centre of their kind than others. So a vector here is
 
     unit(scale · max(0, 1.6 + projected(kind + spread · ε)) ^ 1.75)
 
 where kinds, their groups and ε are drawn in a latent space whose variances fall by a power law.
 
-The constants were fitted by random search to what was measured on MobileNet features of photos of fashion products
-(`encoders/image`, float32 export), then looked at beside those: benchmarks/README.md has the comparison.
+The constants were fitted by random search to MobileNet features of photos of fashion products (`encoders/image`,
+float32 export), then compared with these: see benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import numpy as np
 from lookalike.vectors import F32, I64, normalised
 
 DIM = 1024
-PIECE = 1 << 13  # Vectors drawn at a time: 200 MB with all that they are made of.
+CHUNK = 1 << 13  # Vectors drawn at a time: 200 MB with intermediate arrays.
 
 _LATENT = 512
 _GROUPS, _KINDS = 40, 4000
 _GROUP_ZIPF, _KIND_ZIPF = 1.0, 0.7  # Sizes fall with the rank to this power.
-_IN_GROUP = 0.6  # Of the variance of a kind: what its whole group shares.
+_GROUP_SHARE = 0.6  # Of the variance of a kind, shared by its group.
 _KIND_DECAY, _SPREAD_DECAY = 0.6, 0.5  # Deviations in the latent space fall with the direction's rank to this power.
-_SPREAD, _SPREADS_DIFFER = 0.6, 0.25  # Of a photo around its kind, of unit variance; how that differs (of logarithms).
-_ACTIVE, _POWER = 1.6, 1.75  # The greater, the fewer channels are 0; the greater, the longer their tails.
-_CHANNELS_DIFFER = 0.65  # Deviation of the logarithm of a channel's scale.
+_SPREAD, _SPREAD_DEVIATION = 0.6, 0.25  # Of photos around their kind; deviation of its logarithm.
+_OFFSET, _POWER = 1.6, 1.75  # Larger: fewer channels are 0; larger: longer tails.
+_SCALE_DEVIATION = 0.65  # Deviation of the logarithm of a channel's scale.
 
 _VECTORS, _QUERIES = 1, 2  # Streams of random numbers.
 
 
 class CnnLike:
-    """The same seed gives the same vectors, however many are asked for: a longer sequence begins with the shorter."""
+    """A seeded generator of vectors: a longer sequence begins with the shorter one of the same seed."""
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
@@ -44,33 +44,35 @@ class CnnLike:
         projection = random.standard_normal((_LATENT, DIM), dtype=np.float32)
         groups = random.standard_normal((_GROUPS, _LATENT), dtype=np.float32) * kind
         group_of = random.choice(_GROUPS, size=_KINDS, p=_shares(_GROUPS, _GROUP_ZIPF))
-        own = random.standard_normal((_KINDS, _LATENT), dtype=np.float32) * kind
-        kinds = np.sqrt(np.float32(_IN_GROUP)) * groups[group_of] + np.sqrt(np.float32(1 - _IN_GROUP)) * own
+        kind_parts = random.standard_normal((_KINDS, _LATENT), dtype=np.float32) * kind
+        kinds = (
+            np.sqrt(np.float32(_GROUP_SHARE)) * groups[group_of] + np.sqrt(np.float32(1 - _GROUP_SHARE)) * kind_parts
+        )
         unit = np.float32(1 / np.sqrt(1 + _SPREAD**2))
         self._kinds = kinds @ projection * unit
         self._spread = spread[:, None] * projection * unit
         self._shares = random.permutation(_shares(_KINDS, _KIND_ZIPF))
-        self._scales = np.exp(np.float32(_CHANNELS_DIFFER) * random.standard_normal(DIM, dtype=np.float32))
+        self._scales = np.exp(np.float32(_SCALE_DEVIATION) * random.standard_normal(DIM, dtype=np.float32))
 
     def vectors(self, count: int) -> Iterator[F32]:
-        """`count` vectors in pieces of (≤ PIECE, 1024) float32, rows of unit norm."""
-        for number, start in enumerate(range(0, count, PIECE)):
-            yield self._drawn([self._seed, _VECTORS, number])[: count - start]
+        """`count` vectors in chunks of (≤ CHUNK, 1024) float32, rows of unit norm."""
+        for number, start in enumerate(range(0, count, CHUNK)):
+            yield self._draw([self._seed, _VECTORS, number])[: count - start]
 
     def queries(self, count: int) -> F32:
-        """(count, 1024) others of the same making; at most PIECE."""
-        return self._drawn([self._seed, _QUERIES])[:count]
+        """(count, 1024) other vectors of the same distribution; at most CHUNK."""
+        return self._draw([self._seed, _QUERIES])[:count]
 
-    def _drawn(self, seed: list[int]) -> F32:
-        """PIECE vectors; all of them, since a prefix of random numbers is not the numbers of a prefix."""
+    def _draw(self, seed: list[int]) -> F32:
+        """Draw CHUNK vectors: always a whole chunk, so that vectors do not depend on the count."""
         random = np.random.default_rng(seed)
-        kinds: I64 = random.choice(_KINDS, size=PIECE, p=self._shares)
+        kinds: I64 = random.choice(_KINDS, size=CHUNK, p=self._shares)
         spreads = np.float32(_SPREAD) * np.exp(
-            np.float32(_SPREADS_DIFFER) * random.standard_normal((PIECE, 1), dtype=np.float32)
+            np.float32(_SPREAD_DEVIATION) * random.standard_normal((CHUNK, 1), dtype=np.float32)
         )
-        signals = (spreads * random.standard_normal((PIECE, _LATENT), dtype=np.float32)) @ self._spread
+        signals = (spreads * random.standard_normal((CHUNK, _LATENT), dtype=np.float32)) @ self._spread
         signals += self._kinds[kinds]
-        signals += np.float32(_ACTIVE)
+        signals += np.float32(_OFFSET)
         np.maximum(signals, 0, out=signals)
         np.power(signals, np.float32(_POWER), out=signals)
         signals *= self._scales
@@ -78,9 +80,9 @@ class CnnLike:
 
 
 def cnn_like(count: int, queries: int, *, seed: int = 0) -> tuple[F32, F32]:
-    """(count, 1024) vectors and (queries, 1024) others of the same making, float32, unit norm."""
-    made = CnnLike(seed)
-    return np.concatenate(list(made.vectors(count))), made.queries(queries)
+    """(count, 1024) vectors and (queries, 1024) others of the same distribution, float32, unit norm."""
+    dataset = CnnLike(seed)
+    return np.concatenate(list(dataset.vectors(count))), dataset.queries(queries)
 
 
 def _falling(decay: float) -> F32:

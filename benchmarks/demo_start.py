@@ -1,4 +1,4 @@
-"""From `lookalike demo` to its first answer: the first time, with everything to build, and the second.
+"""Time from `lookalike demo` to its first answer: at the first start, which builds everything, and at the second.
 
 Set-up of the virtual environment is not counted. Untrained weights unless --weights: reading a file costs the same.
 
@@ -34,7 +34,7 @@ def main() -> None:
         "first_start_s": first_s,
         "second_start_s": round(float(np.median(again_s)), 2),
         "second_starts_s": again_s,
-        "caveats": "to the first answer, the virtual environment being there; the second is mostly TensorFlow loading",
+        "caveats": "to the first answer, with an existing virtual environment; the second is mostly TensorFlow loading",
     }
     print(write("demo_start", result))
 

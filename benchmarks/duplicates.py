@@ -1,9 +1,9 @@
-"""How similar a photo is to copies of itself and to the photos of other products: what threshold suits FindDuplicates.
+"""Similarity of a photo to copies of itself and to photos of other products, to choose a threshold for FindDuplicates.
 
-Photos are of fashion products at 224 × 224, in the order of their archive; weights are trained ones. Each is copied as
-shops copy: made smaller and compressed again, cropped, made lighter, mirrored. The result has, for each threshold and
-kind of copy, the share that scores at least as much; and the share of photos for which another product does, among
-which are true duplicates that nobody has labelled.
+Photos are of fashion products at 224 × 224, in the order of their archive; weights are trained ones. Copies are as
+shops make them: smaller and recompressed, cropped, lighter, mirrored. The result has, for each threshold, the share of
+copies of each kind that reach it, and the share of photos for which another product does: among these are true
+duplicates without a label.
 
     python -m benchmarks.duplicates WEIGHTS.h5 FASHION_DIR [--photos 2000]
 """

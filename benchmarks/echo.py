@@ -1,4 +1,4 @@
-"""A gRPC server that answers each call with the same bytes: the least that a call can cost.
+"""A gRPC server that answers each call with the same bytes: the minimum cost of a call.
 
 python -m benchmarks.echo PORT REPLY_BYTES
 """

@@ -1,9 +1,9 @@
-"""What the image model costs and is worth, for each way of exporting it, the ones that are not offered too.
+"""CPU time and quality of the image model in each export format, including formats that are not offered.
 
 Photos are fashion products at 224 × 224, in the order of their archive; weights are trained ones. All variants run in
 this process, in turn, `--rounds` times: the median CPU time of all threads per photo, at batch sizes of 1, 8 and 16.
-Their vectors are compared with those of the float32 export. precision@10: how many of a photo's ten nearest others, by
-cosine, have its articleType, on average; not for what is dropped and has the numbers of another variant.
+Their vectors are compared with those of the float32 export. precision@10 is the mean share of a photo's ten nearest
+others, by cosine, that have its articleType; it is not measured for dropped variants with the vectors of another one.
 
     python -m benchmarks.image_model WEIGHTS.h5 FASHION_DIR [--photos 2000] [--rounds 5]
 """
@@ -39,8 +39,8 @@ Names = npt.NDArray[np.str_]
 Run = Callable[[Pixels], F32]
 
 BATCHES = (1, 8, 16)
-FEW = 160  # Photos whose vectors are compared where precision@10 is not measured.
-WHAT = {
+FEW_PHOTOS = 160  # Number of photos compared where precision@10 is not measured.
+VARIANTS = {
     "float32": "the default: constants, normalisation folded into the convolutions",
     "bfloat16": "--precision bfloat16: the same, layers in bfloat16",
     "variables": "dropped: Keras' layers with variables",
@@ -49,7 +49,7 @@ WHAT = {
     "int8": "dropped: TensorFlow's post-training static quantisation (TF op set), 64 photos to calibrate",
     "xla": "dropped: jit_compile=True; TF-Serving wants --xla_cpu_compilation_enabled, and compiles every size",
 }
-NUMBERS_OF_ANOTHER = ("variables", "keras_bfloat16", "xla")
+EQUAL_TO_ANOTHER = ("variables", "keras_bfloat16", "xla")
 
 
 def main() -> None:
@@ -60,19 +60,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     tf = import_tensorflow(os.environ)  # noqa: TID251  # a script of its own
-    photos, kinds = read(options.fashion, options.photos)
+    photos, kinds = read_photos(options.fashion, options.photos)
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         sizes = save_all(tf, Path(folder), str(options.weights), photos)
-        runs = {name: load(tf, Path(folder) / name) for name in WHAT}
-        cost = timed(runs, photos, options.rounds)
-        worth = quality(runs, photos, kinds)
-    rows = [{"export": name, "what": WHAT[name], "bytes": sizes[name], **cost[name], **worth[name]} for name in WHAT]
+        runs = {name: load(tf, Path(folder) / name) for name in VARIANTS}
+        cpu = measure_cpu(runs, photos, options.rounds)
+        quality = measure_quality(runs, photos, kinds)
+    rows = [
+        {"export": name, "what": VARIANTS[name], "bytes": sizes[name], **cpu[name], **quality[name]}
+        for name in VARIANTS
+    ]
     result = {
         "weights": options.weights.name,
         "photos": len(photos),
         "kinds": len(set(kinds.tolist())),
         "rounds": options.rounds,
-        "processor_has": features_of_processor(),
+        "processor_has": processor_features(),
         "rows": rows,
         "caveats": "a shared machine: CPU time, of all threads, is compared, not wall time; bfloat16 is as fast only "
         "where the processor computes in it; these weights were trained with fake quantisation",
@@ -80,63 +83,65 @@ def main() -> None:
     print(write("image_model", result))
 
 
-def read(fashion: Path, count: int) -> tuple[Pixels, Names]:
+def read_photos(fashion: Path, count: int) -> tuple[Pixels, Names]:
     """The first photos, and the articleType of each."""
     with gzip.open(fashion / "fashion_products.csv.gz", "rt", encoding="utf-8") as file:
         kinds = {row["id"]: row["articleType"] for row in csv.DictReader(file)}
-    pixels, shown = [], []
+    pixels, photo_kinds = [], []
     with tarfile.open(fashion / "images_224.tar.xz", "r|xz") as archive:
         members = (member for member in archive if Path(member.name).stem in kinds)
         for member in islice(members, count):
             photo = archive.extractfile(member)
             assert photo is not None  # noqa: S101  # every member of these is a file
             pixels.append(preprocess(photo.read()))
-            shown.append(kinds[Path(member.name).stem])
-    return np.stack(pixels), np.array(shown)
+            photo_kinds.append(kinds[Path(member.name).stem])
+    return np.stack(pixels), np.array(photo_kinds)
 
 
 def save_all(tf: Any, folder: Path, weights: str, photos: Pixels) -> Mapping[str, int]:
-    """Every variant as a SavedModel in `folder`, by name; the bytes of each."""
+    """Write every variant as a SavedModel to `folder`, by name; returns the bytes of each."""
     import keras
 
     net = build_network(weights)
     layers = fold_batch_norms(net)
     keras.config.set_dtype_policy("mixed_bfloat16")
-    mixed = build_network(weights)
+    bfloat16_net = build_network(weights)
     keras.config.set_dtype_policy("float32")
     modules = {
         "float32": serving_module(tf, layers, "float32", "float32"),
         "bfloat16": serving_module(tf, layers, "bfloat16", "bfloat16"),
-        "variables": module(tf, lambda images: net(scaled(tf, images), training=False), net),
-        "keras_bfloat16": module(tf, constants(tf, mixed), None),
-        "int8_weights": module(tf, lambda images: compute_features(tf, in_int8(layers), images, "float32"), None),
-        "xla": module(
+        "variables": tf_module(tf, lambda images: net(scale_pixels(tf, images), training=False), net),
+        "keras_bfloat16": tf_module(tf, with_constants(tf, bfloat16_net), None),
+        "int8_weights": tf_module(
+            tf, lambda images: compute_features(tf, round_to_int8(layers), images, "float32"), None
+        ),
+        "xla": tf_module(
             tf, tf.function(lambda images: compute_features(tf, layers, images, "float32"), jit_compile=True), None
         ),
     }
     for name, each in modules.items():
         tf.saved_model.save(each, str(folder / name), signatures={SIGNATURE: each.serve})
     quantise(folder / "float32", folder / "int8", photos[:64])
-    return {name: sum(f.stat().st_size for f in (folder / name).rglob("*") if f.is_file()) for name in WHAT}
+    return {name: sum(f.stat().st_size for f in (folder / name).rglob("*") if f.is_file()) for name in VARIANTS}
 
 
-def scaled(tf: Any, images: Any) -> Any:
+def scale_pixels(tf: Any, images: Any) -> Any:
     return tf.cast(images, tf.float32) / 127.5 - 1.0
 
 
-def constants(tf: Any, net: Any) -> Callable[[Any], Any]:
-    """Keras' layers with constants for variables."""
+def with_constants(tf: Any, net: Any) -> Callable[[Any], Any]:
+    """Keras' layers with constants instead of variables."""
     kinds = (net.trainable_variables, net.non_trainable_variables)
     trainable, others = ([variable.numpy() for variable in variables] for variables in kinds)
 
     def infer(images: Any) -> Any:
         values = ([tf.constant(value) for value in kind] for kind in (trainable, others))
-        return net.stateless_call(*values, scaled(tf, images), training=False)[0]
+        return net.stateless_call(*values, scale_pixels(tf, images), training=False)[0]
 
     return infer
 
 
-def in_int8(layers: Sequence[Convolution]) -> list[Convolution]:
+def round_to_int8(layers: Sequence[Convolution]) -> list[Convolution]:
     """Kernels rounded to 255 steps for each output channel: the numbers that int8 stored on disk gives."""
 
     def rounded(layer: Convolution) -> F32:
@@ -147,8 +152,8 @@ def in_int8(layers: Sequence[Convolution]) -> list[Convolution]:
     return [replace(layer, kernel=rounded(layer)) for layer in layers]
 
 
-def module(tf: Any, infer: Callable[[Any], Any], kept: Any) -> Any:
-    """What `encoders.image.mobilenet.served` makes, of other layers; variables belong to `kept`."""
+def tf_module(tf: Any, infer: Callable[[Any], Any], variables_owner: Any) -> Any:
+    """As `encoders.image.mobilenet.serving_module`, of any layers; `variables_owner` keeps their variables alive."""
 
     def serve(images: Any) -> dict[str, Any]:
         return {
@@ -156,11 +161,11 @@ def module(tf: Any, infer: Callable[[Any], Any], kept: Any) -> Any:
             ENCODER: tf.fill(tf.shape(images)[:1], "other"),
         }
 
-    made = tf.Module()
-    made.kept = kept
+    served_module = tf.Module()
+    served_module.variables_owner = variables_owner
     specification = tf.TensorSpec((None, SIDE_PX, SIDE_PX, 3), tf.uint8, name=IMAGES)
-    made.serve = tf.function(serve, input_signature=[specification], autograph=False)
-    return made
+    served_module.serve = tf.function(serve, input_signature=[specification], autograph=False)
+    return served_module
 
 
 def quantise(source: Path, target: Path, photos: Pixels) -> None:
@@ -168,29 +173,29 @@ def quantise(source: Path, target: Path, photos: Pixels) -> None:
     from tensorflow.compiler.mlir.quantization.tensorflow.python import quantize_model
 
     method = options.QuantizationMethod.METHOD_STATIC_RANGE_INT8
-    wanted = options.QuantizationOptions(
+    quantization = options.QuantizationOptions(
         quantization_method=options.QuantizationMethod(preset_method=method),
         op_set=options.TF,
         tags={"serve"},
         signature_keys=[SIGNATURE],
     )
-    seen = [{IMAGES: photos[start : start + 8]} for start in range(0, len(photos), 8)]
-    quantize_model.quantize(str(source), str(target), wanted, representative_dataset=seen)
+    calibration_batches = [{IMAGES: photos[start : start + 8]} for start in range(0, len(photos), 8)]
+    quantize_model.quantize(str(source), str(target), quantization, representative_dataset=calibration_batches)
 
 
 def load(tf: Any, path: Path) -> Run:
     loaded = tf.saved_model.load(str(path))
 
     def run(images: Pixels) -> F32:
-        found: F32 = loaded.signatures[SIGNATURE](**{IMAGES: tf.constant(images)})[FEATURES].numpy()
-        return found
+        features: F32 = loaded.signatures[SIGNATURE](**{IMAGES: tf.constant(images)})[FEATURES].numpy()
+        return features
 
     return run
 
 
-def timed(runs: Mapping[str, Run], photos: Pixels, rounds: int) -> dict[str, dict[str, float]]:
-    """Of each variant the median CPU milliseconds per photo at each batch size."""
-    cost: dict[str, dict[str, float]] = {name: {} for name in runs}
+def measure_cpu(runs: Mapping[str, Run], photos: Pixels, rounds: int) -> dict[str, dict[str, float]]:
+    """The median CPU milliseconds per photo of each variant, at each batch size."""
+    cpu: dict[str, dict[str, float]] = {name: {} for name in runs}
     for size in BATCHES:
         took_ms: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(rounds + 1):  # The first warms up.
@@ -200,21 +205,21 @@ def timed(runs: Mapping[str, Run], photos: Pixels, rounds: int) -> dict[str, dic
                     run(photos[start : start + size])
                 took_ms[name] += [(time.process_time() - began_s) / BATCHES[-1] * 1e3] if turn else []
         for name, values in took_ms.items():
-            cost[name][f"cpu_ms_batch_{size}"] = round(float(np.median(values)), 2)
-    return cost
+            cpu[name][f"cpu_ms_batch_{size}"] = round(float(np.median(values)), 2)
+    return cpu
 
 
-def quality(runs: Mapping[str, Run], photos: Pixels, kinds: Names) -> dict[str, dict[str, float | int | None]]:
+def measure_quality(runs: Mapping[str, Run], photos: Pixels, kinds: Names) -> dict[str, dict[str, float | int | None]]:
     reference = vectors(runs["float32"], photos)
     rows: dict[str, dict[str, float | int | None]] = {}
     for name, run in runs.items():
-        count = FEW if name in NUMBERS_OF_ANOTHER else len(photos)
-        found = reference if name == "float32" else vectors(run, photos[:count])
+        count = FEW_PHOTOS if name in EQUAL_TO_ANOTHER else len(photos)
+        features = reference if name == "float32" else vectors(run, photos[:count])
         rows[name] = {
             "compared_photos": count,
-            "max_abs_difference": float(f"{np.abs(found - reference[:count]).max():.2g}"),
-            "min_cosine": round(float(np.einsum("ij,ij->i", found, reference[:count]).min()), 5),
-            "precision_at_10": round(precision_at_10(found, kinds), 4) if count == len(photos) else None,
+            "max_abs_difference": float(f"{np.abs(features - reference[:count]).max():.2g}"),
+            "min_cosine": round(float(np.einsum("ij,ij->i", features, reference[:count]).min()), 5),
+            "precision_at_10": round(precision_at_10(features, kinds), 4) if count == len(photos) else None,
         }
     return rows
 
@@ -223,15 +228,15 @@ def vectors(run: Run, photos: Pixels) -> F32:
     return np.concatenate([run(photos[start : start + 16]) for start in range(0, len(photos), 16)])
 
 
-def precision_at_10(found: F32, kinds: Names) -> float:
-    scores = found @ found.T
+def precision_at_10(features: F32, kinds: Names) -> float:
+    scores = features @ features.T
     np.fill_diagonal(scores, -np.inf)
     nearest = np.argsort(-scores, axis=1, kind="stable")[:, :10]
     return float((kinds[nearest] == kinds[:, None]).mean())
 
 
-def features_of_processor() -> list[str]:
-    """What makes bfloat16 or int8 fast, of what this processor has."""
+def processor_features() -> list[str]:
+    """The instruction sets of this processor that make bfloat16 or int8 fast."""
     flags = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0].split()
     return [name for name in ("avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8") if name in flags]
 

@@ -1,10 +1,10 @@
-"""Are the vectors of `benchmarks/dataset.py` like a network's? Real features and as many drawn ones, side by side.
+"""Whether the vectors of `benchmarks/dataset.py` are like real features: the same number of both, side by side.
 
-Features are those of MobileNet in float32, as `encoders/image` exports it. What decides how hard a search is: the
-spectrum of the covariance, how far neighbours lie and how far any two, the intrinsic dimension around a vector, hubs.
-And recall@10: of inverted lists by lists visited, of 4-bit codes by candidates rescored, of a graph by nodes kept.
+Features are those of MobileNet in float32, as `encoders/image` exports it. Compared is what makes a search hard: the
+spectrum of the covariance, distances of neighbours and of any two vectors, local intrinsic dimension, and hubs. Also
+recall@10: of inverted lists by nprobe, of 4-bit codes by candidates rescored, of a graph by efSearch.
 
-    python -m benchmarks.likeness WEIGHTS.h5 PHOTOS.tar.xz FEATURES.npy        makes FEATURES.npy unless it is there
+    python -m benchmarks.likeness WEIGHTS.h5 PHOTOS.tar.xz FEATURES.npy        computes FEATURES.npy if it is missing
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lookalike.vectors import F32, normalised
 
 QUERIES = 500
 K = 10
-LISTS, CANDIDATES, NODES = (1, 2, 4, 8, 16, 32), (20, 40, 80, 160), (16, 32, 64, 128)
+NPROBES, CANDIDATES, EF_SEARCHES = (1, 2, 4, 8, 16, 32), (20, 40, 80, 160), (16, 32, 64, 128)
 
 
 def main() -> None:
@@ -45,21 +45,21 @@ def main() -> None:
     parser.add_argument("features", type=Path)
     options = parser.parse_args()
     if not options.features.exists():
-        np.save(options.features, np.concatenate(list(computed(options.weights, options.photos))))
+        np.save(options.features, np.concatenate(list(compute_features_of_photos(options.weights, options.photos))))
     use_threads(1)
     real = np.random.default_rng(0).permutation(normalised(np.load(options.features)))
-    made = CnnLike()
+    dataset = CnnLike()
     count = len(real) - QUERIES
     pairs = {
         "real": (np.ascontiguousarray(real[QUERIES:]), real[:QUERIES]),
-        "drawn": (np.concatenate(list(made.vectors(count))), made.queries(QUERIES)),
+        "drawn": (np.concatenate(list(dataset.vectors(count))), dataset.queries(QUERIES)),
     }
-    rows = {name: {**shape(*pair), **curves(*pair)} for name, pair in pairs.items()}
+    rows = {name: {**describe_distribution(*pair), **recall_curves(*pair)} for name, pair in pairs.items()}
     result = {"vectors": count, "queries": QUERIES, "features": options.features.name, "rows": rows}
     print(write("likeness", result))
 
 
-def computed(weights: str, photos: Path) -> Iterator[F32]:
+def compute_features_of_photos(weights: str, photos: Path) -> Iterator[F32]:
     """Features of all photos of an archive, not normalised, 16 at a time."""
     tf = import_tensorflow(os.environ)  # noqa: TID251  # a script of its own
     layers = fold_batch_norms(build_network(weights))
@@ -71,59 +71,59 @@ def computed(weights: str, photos: Path) -> Iterator[F32]:
             yield run(np.stack(batch)).numpy()
 
 
-def shape(vectors: F32, queries: F32) -> dict[str, Any]:
+def describe_distribution(vectors: F32, queries: F32) -> dict[str, Any]:
     random = np.random.default_rng(0)
     variances = np.linalg.eigvalsh(np.cov(vectors[:20_000].T))[::-1]
-    held = np.cumsum(variances) / variances.sum()
+    explained = np.cumsum(variances) / variances.sum()
     one, other = vectors[random.integers(len(vectors), size=(2, 20_000))]
     near = distances(np.sort(queries @ vectors.T, axis=1)[:, : -100 - 1 : -1])
     ratios = np.log(near[:, 19:20] / np.maximum(near[:, :19], 1e-6)).mean(axis=1)
     sample = vectors[:10_000]
     hubs = np.bincount(nearest(sample, sample, K + 1)[:, 1:].ravel(), minlength=len(sample))
     return {
-        "components_hold": {n: rounded(held[n - 1]) for n in (1, 4, 16, 64, 256)},
+        "variance_in_components": {n: rounded(explained[n - 1]) for n in (1, 4, 16, 64, 256)},
         "norm_of_mean": rounded(np.linalg.norm(vectors.mean(axis=0))),
         "below_0.001": rounded((vectors < 1e-3).mean()),
-        "any_two_apart": quantiles(distances(np.einsum("ij,ij->i", one, other))),
-        **{f"neighbour_{n}_apart": quantiles(near[:, n - 1]) for n in (1, 10, 100)},
+        "distance_of_any_two": quantiles(distances(np.einsum("ij,ij->i", one, other))),
+        **{f"distance_of_neighbour_{n}": quantiles(near[:, n - 1]) for n in (1, 10, 100)},
         "intrinsic_dimension": rounded(1 / ratios[ratios > 0].mean()),  # Levina and Bickel, of 20 neighbours.
         "hubs": {
             "skewness": rounded(((hubs - K) ** 3).mean() / hubs.std() ** 3),
-            "nobody's": rounded((hubs == 0).mean()),
+            "never_a_neighbour": rounded((hubs == 0).mean()),
         },
     }
 
 
-def curves(vectors: F32, queries: F32) -> dict[str, Any]:
+def recall_curves(vectors: F32, queries: F32) -> dict[str, Any]:
     truth = nearest(vectors, queries)
-    lists, codes, graph = (trained(name, vectors) for name in ("IVF,Flat", "IVF,PQ4fs", "HNSW32"))
+    ivf_flat, ivf_pq, hnsw = (train_index(name, vectors) for name in ("IVF,Flat", "IVF,PQ4fs", "HNSW32"))
 
-    def found(by: VectorIndex, count: int, search_parameter: int) -> float:
+    def recall_at_10(index: VectorIndex, count: int, search_parameter: int) -> float:
         """recall@10 of `count` candidates rescored; in batches of 16, as `VectorIndex` requires."""
         hits = 0
         for start in range(0, len(queries), 16):
             part = queries[start : start + 16]
-            rows = by.find_candidates(part, count, search_parameter)
+            rows = index.find_candidates(part, count, search_parameter)
             best = np.take_along_axis(rows, np.argsort(-inner_products(part, vectors, rows), axis=1)[:, :K], 1)
             hits += sum(len(np.intersect1d(a, b)) for a, b in zip(best, truth[start:], strict=False))
         return rounded(hits / truth.size)
 
     return {
-        "recall_by_lists_visited": {n: found(lists, K, n) for n in LISTS},
-        "recall_by_candidates_of_codes": {n: found(codes, n, max(LISTS)) for n in CANDIDATES},
-        "recall_by_nodes_kept": {n: found(graph, K, n) for n in NODES},
+        "recall_by_lists_visited": {n: recall_at_10(ivf_flat, K, n) for n in NPROBES},
+        "recall_by_candidates_rescored": {n: recall_at_10(ivf_pq, n, max(NPROBES)) for n in CANDIDATES},
+        "recall_by_ef_search": {n: recall_at_10(hnsw, K, n) for n in EF_SEARCHES},
     }
 
 
-def trained(name: str, vectors: F32) -> VectorIndex:
+def train_index(name: str, vectors: F32) -> VectorIndex:
     recipe = resolve_recipe(name, len(vectors), DIM, 0)
-    assert recipe is not None  # noqa: S101  # none of these is exact
+    assert recipe is not None  # noqa: S101  # none of these recipes is exact
     return factory.train_index(recipe, vectors, 0, 1)
 
 
-def distances(products: F32) -> F32:
-    apart: F32 = np.sqrt(np.maximum(2 - 2 * products, 0))
-    return apart
+def distances(cosines: F32) -> F32:
+    result: F32 = np.sqrt(np.maximum(2 - 2 * cosines, 0))
+    return result
 
 
 def quantiles(values: F32) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""What updates cost a shard, and what they cost its searches: a fifth of 100,000 x 1024-d products changes.
+"""The cost of updates for a shard and for its searches: a fifth of 100,000 x 1024-d products changes.
 
-Two processes serve the same version; one of them takes the updates. Written are single updates, so many calls in
-flight; a call returns when its update is on the disk and is found. Then both are asked in turn, `--rounds` times, in
+Two processes serve the same version; one of them is updated, one update per call, with 1, 16 and 64 calls in flight. A
+call returns when its update is synced to disk and searchable. Then both are searched in turn, `--rounds` times, in
 batches of 16 as a gateway sends them: CPU per query (from /proc), and recall@10 against exact search of the same shard.
 
     python -m benchmarks.live_updates [--count 100000] [--rounds 3]
@@ -47,7 +47,7 @@ from lookalike.vectors import F32, pack
 if TYPE_CHECKING:
     from lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
 
-K, BATCH, ASKED = 10, 16, 1600
+K, BATCH, QUERIES = 10, 16, 1600
 INFLIGHT = (1, 16, 64)
 PAUSE_S = 0.05
 
@@ -58,20 +58,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     fresh = options.count // 5
-    vectors, queries = cnn_like(options.count + fresh, ASKED)
+    vectors, queries = cnn_like(options.count + fresh, QUERIES)
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         space = SpaceVectors(encoder="benchmark", vectors=vectors[: options.count], rows=np.arange(options.count))
         products = pa.table({"id": [f"{i:06}" for i in range(options.count)]})
         version = build(Path(folder) / "index", products, {SPACE_IMAGE: space}, shards=1, threads=2)
-        updates = changes(options.count, vectors[options.count :])
-        result = measured(Path(folder), version, updates, queries, options.rounds)
-    told = f"{options.count} x {DIM}, CNN-like, k={K}"
-    mixed = f"{fresh}: half supersede a product, a quarter removes one, a quarter adds one"
-    print(write("live_updates", {"vectors": told, "changes": mixed, **result}))
+        updates = generate_updates(options.count, vectors[options.count :])
+        result = measure(Path(folder), version, updates, queries, options.rounds)
+    description = f"{options.count} x {DIM}, CNN-like, k={K}"
+    update_mix = f"{fresh}: half supersede a product, a quarter removes one, a quarter adds one"
+    print(write("live_updates", {"vectors": description, "changes": update_mix, **result}))
 
 
-def changes(count: int, fresh: F32) -> Iterator[Update]:
-    """In any order: of four, two products get another vector, one goes, and one comes."""
+def generate_updates(count: int, fresh: F32) -> Iterator[Update]:
+    """Updates in random order: of four, two replace a vector, one removes a product, and one adds a product."""
     rows = np.random.default_rng(1).permutation(count).tolist()
     for number, (row, vector) in enumerate(zip(rows, fresh, strict=False)):
         product_id = f"new{number}" if number % 4 == 3 else f"{row:06}"
@@ -82,7 +82,7 @@ def changes(count: int, fresh: F32) -> Iterator[Update]:
         yield Update(revision=1, upsert=upsert)
 
 
-def measured(folder: Path, version: str, updates: Iterator[Update], queries: F32, rounds: int) -> dict[str, Any]:
+def measure(folder: Path, version: str, updates: Iterator[Update], queries: F32, rounds: int) -> dict[str, Any]:
     ports = dict(zip(("as built", "changed"), free_ports(2), strict=True))
     with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
         for name, port in ports.items():
@@ -90,10 +90,12 @@ def measured(folder: Path, version: str, updates: Iterator[Update], queries: F32
             words += ["--live-dir", str(folder / name), "--port", str(port)]
             processes.start(name, [*COMMAND, *words], ready=partial(is_serving, f"127.0.0.1:{port}"))
         processes.wait_ready(timeout_s=300)
-        return asyncio.run(_measured(ports, processes.pids(), version, [*updates], queries=queries, rounds=rounds))
+        return asyncio.run(
+            _measure_processes(ports, processes.pids(), version, [*updates], queries=queries, rounds=rounds)
+        )
 
 
-async def _measured(
+async def _measure_processes(
     ports: dict[str, int], pids: dict[str, int], version: str, updates: list[Update], *, queries: F32, rounds: int
 ) -> dict[str, Any]:
     async with (
@@ -102,44 +104,44 @@ async def _measured(
     ):
         stubs = {"as built": IndexShardStub(built), "changed": IndexShardStub(changed)}
         shard, pid = stubs["changed"], pids["changed"]
-        waiting = len(updates) // 10  # Fewer than begin a compaction.
-        writes, given = {}, iter(updates[:-waiting])
+        waiting = len(updates) // 10  # Too few to start a compaction.
+        writes, remaining = {}, iter(updates[:-waiting])
         for inflight, share in zip(INFLIGHT, (0.1, 0.45, 0.45), strict=True):
-            part = [*itertools.islice(given, round(share * len(updates)))]
-            writes[f"{inflight} in flight"] = await written(shard, version, part, inflight, pid)
-        compacting_s = await settled(shard)
-        for update in given:
-            await until_applied(shard, version, update)
-        compacted = await settled(shard)
-        searches = await searched(stubs, pids, version, queries, rounds)
+            part = [*itertools.islice(remaining, round(share * len(updates)))]
+            writes[f"{inflight} in flight"] = await measure_writes(shard, version, part, inflight, pid)
+        first_wait_s = await wait_for_compactions(shard)
+        for update in remaining:
+            await apply_until_accepted(shard, version, update)
+        second_wait_s = await wait_for_compactions(shard)
+        searches = await measure_searches(stubs, pids, version, queries, rounds)
         for update in updates[-waiting:]:
-            await until_applied(shard, version, update)
-        with_delta = await searched(stubs, pids, version, queries, rounds)
-        state = await described(shard)
+            await apply_until_accepted(shard, version, update)
+        with_delta = await measure_searches(stubs, pids, version, queries, rounds)
+        state = await describe(shard)
     return {
         "writes": writes,
-        "compacted": {**searches, "waited_s": round(compacting_s + compacted, 1)},
+        "compacted": {**searches, "waited_s": round(first_wait_s + second_wait_s, 1)},
         f"compacted, and {state.live.delta_rows} rows in the delta": with_delta,
         "state": {"documents": state.documents, "sequence": state.sequence, "compactions": state.live.compactions},
         "caveats": "closed loop; client and servers share the cores and the disk of a shared machine: CPU per call and "
-        "ratios are the figures. CPU per update has the compactions in it that ran meanwhile.",
+        "ratios are the figures. CPU per update includes compactions.",
     }
 
 
-async def written(shard: Stub, version: str, updates: list[Update], inflight: int, pid: int) -> dict[str, float]:
+async def measure_writes(shard: Stub, version: str, updates: list[Update], inflight: int, pid: int) -> dict[str, float]:
     refused = 0
 
     async def apply(i: int) -> None:
         nonlocal refused
-        refused += await until_applied(shard, version, updates[i])
+        refused += await apply_until_accepted(shard, version, updates[i])
 
     load = await closed_loop(apply, len(updates), inflight, [pid])
     figures = {name: load.row()[name] for name in ("calls", "per_s", "cpu_us", "p50_ms", "p99_ms")}
     return {**figures, "refused_until_compacted": refused}
 
 
-async def until_applied(shard: Stub, version: str, update: Update) -> int:
-    """How often it was refused for want of room."""
+async def apply_until_accepted(shard: Stub, version: str, update: Update) -> int:
+    """Apply an update; returns how often it was refused because the delta was full."""
     for refused in itertools.count():
         (result,) = (await shard.Apply(ApplyRequest(version=version, updates=[update]))).results
         if result.outcome == UpdateResult.APPLIED:
@@ -147,27 +149,29 @@ async def until_applied(shard: Stub, version: str, update: Update) -> int:
         if result.outcome != UpdateResult.FULL:
             raise RuntimeError(result.error)
         await asyncio.sleep(PAUSE_S)
-    raise AssertionError("counting ends")
+    raise AssertionError("itertools.count never ends")
 
 
-async def described(shard: Stub) -> ShardState:
+async def describe(shard: Stub) -> ShardState:
     return (await shard.Describe(DescribeRequest())).versions[0]
 
 
-async def settled(shard: Stub) -> float:
-    """Seconds until no compaction is under way: the log of the last one has been begun, and little is in it."""
+async def wait_for_compactions(shard: Stub) -> float:
+    """Wait until no compaction has ended for 20 s; returns the seconds."""
     began_s = time.perf_counter()
     before = -1
-    while (now := (await described(shard)).live.compactions) != before:
+    while (now := (await describe(shard)).live.compactions) != before:
         before = now
         await asyncio.sleep(20)
     return time.perf_counter() - began_s
 
 
-async def searched(
+async def measure_searches(
     stubs: dict[str, Stub], pids: dict[str, int], version: str, queries: F32, rounds: int
 ) -> dict[str, Any]:
-    requests = [asking(version, queries[start : start + BATCH], exact=False) for start in range(0, len(queries), BATCH)]
+    requests = [
+        search_request(version, queries[start : start + BATCH], exact=False) for start in range(0, len(queries), BATCH)
+    ]
     loads: dict[str, list[Load]] = {name: [] for name in stubs}
     for _ in range(rounds):
         for name, stub in stubs.items():
@@ -183,7 +187,7 @@ async def _search(stub: Stub, requests: list[ShardSearchRequest], i: int) -> Non
     await stub.Search(requests[i])
 
 
-def asking(version: str, queries: F32, *, exact: bool) -> ShardSearchRequest:
+def search_request(version: str, queries: F32, *, exact: bool) -> ShardSearchRequest:
     vectors = [QueryVector(space=SPACE_IMAGE, vector=pack(query)) for query in queries]
     return ShardSearchRequest(version=version, queries=[ShardQuery(vectors=[v], k=K, exact=exact) for v in vectors])
 
@@ -192,7 +196,9 @@ async def recall(stub: Stub, version: str, queries: F32) -> float:
     shared = 0
     for start in range(0, len(queries), BATCH):
         part = queries[start : start + BATCH]
-        found, true = [(await stub.Search(asking(version, part, exact=exact))).results for exact in (False, True)]
+        found, true = [
+            (await stub.Search(search_request(version, part, exact=exact))).results for exact in (False, True)
+        ]
         shared += sum(len({*one.ids} & {*other.ids}) for one, other in zip(found, true, strict=True))
     return round(shared / (K * len(queries)), 4)
 

@@ -1,4 +1,4 @@
-"""Measuring for benchmarks: CPU time of processes, a closed loop of calls, the name of the machine. I/O: /proc, git."""
+"""Shared tools of benchmarks: CPU time of processes, closed-loop load, result files. Reads /proc, runs git."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def cpu_s(*pids: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
+    """The measurements of one closed loop of calls."""
+
     calls: int
     wall_s: float
     server_cpu_s: float
@@ -57,7 +59,7 @@ class Load:
 
 
 async def closed_loop(call: Callable[[int], Awaitable[object]], calls: int, inflight: int, pids: Sequence[int]) -> Load:
-    """Make calls 0 .. `calls` - 1, `inflight` at a time. Closed loop: its latencies say nothing about overload."""
+    """Make calls 0 .. `calls` - 1, `inflight` at a time. As a closed loop it says nothing about overload."""
     took_s = np.zeros(calls)
     numbers = iter(range(calls))
 
@@ -84,8 +86,8 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}, {platform.system()}, Python {platform.python_version()}"
 
 
-def stamp() -> dict[str, str]:
-    """The machine, date and commit of a measurement."""
+def measurement_context() -> dict[str, str]:
+    """The machine, date and commit, for a result file."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
     return {
         "machine": machine(),
@@ -97,5 +99,5 @@ def stamp() -> dict[str, str]:
 def write(name: str, result: dict[str, Any]) -> Path:
     """Write benchmarks/results/NAME.json: the result, with the machine, date and commit."""
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({**stamp(), **result}, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps({**measurement_context(), **result}, indent=1, ensure_ascii=False) + "\n")
     return path

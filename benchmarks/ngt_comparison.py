@@ -1,14 +1,14 @@
-"""NGT against our recipes on the same vectors: building, memory, disk, speed, at recall@10 of 0.90, 0.95 and 0.99.
+"""NGT against our recipes on the same vectors: build, memory, disk and speed at recall@10 of 0.90, 0.95 and 0.99.
 
-Vectors are those of `benchmarks/dataset.py`. Every contender is built, weighed and timed in a process of its own
-(`benchmarks/contender.py`): memory is what the kernel says is resident, before loading, after it, and after 1,000
-queries. Each recall is reached by the least search parameter that does, found on 400 queries. Then all contenders are
-loaded and timed in turn, on one core, one query at a time, `--rounds` times; medians, of CPU time.
+Vectors are those of `benchmarks/dataset.py`. Every contender is built, measured and timed in a process of its own
+(`benchmarks/contender.py`). Memory is what the kernel counts as resident: before loading, after it, and after 1,000
+queries. For each target recall the cheapest settings that reach it are found on 400 queries. Then all contenders are
+loaded and timed in turn, on one core, one query at a time, `--rounds` times; results are medians of CPU time.
 
     python -m benchmarks.ngt_comparison FOLDER [--count 100000] [--rounds 5] [--only NAME …] [--resume]
     python -m benchmarks.ngt_comparison FOLDER --count 1000000 --rescore float16 --only IVF,PQ4fs …
 
-FOLDER keeps vectors and indexes (about 30 GB for 1,000,000); --resume takes what is there. Writes
+FOLDER keeps vectors and indexes (about 30 GB for 1,000,000); --resume reuses them. Writes
 benchmarks/results/ngt_comparison_<count>.json, .md and .png.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contender import NGT_GRAPHS, TARGETS, VECTORS, K, mapped
+from benchmarks.contender import NGT_GRAPHS, TARGETS, VECTORS, K, map_vectors
 from benchmarks.dataset import DIM, CnnLike
 from benchmarks.meter import RESULTS, write
 from index.storage import vectors as stored
@@ -46,7 +46,7 @@ CONTENDERS = (
     "PCAR256,IVF,RaBitQfs",
 )
 
-SETTING = ("contender", "search_parameter", "factor")
+SETTING = ("contender", "search_parameter", "refine_factor")
 
 Report = dict[str, Any]
 
@@ -56,19 +56,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument(
-        "--rescore", choices=stored.RESCORE_DTYPES, default="float32", help="what full vectors are kept as"
+        "--rescore", choices=stored.RESCORE_DTYPES, default="float32", help="type of the stored full vectors"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=CONTENDERS, metavar="NAME")
-    parser.add_argument("--step", choices=("build", "weigh", "time", "all"), default="all", help="do only this")
+    parser.add_argument("--step", choices=("build", "measure", "time", "all"), default="all", help="run only this step")
     parser.add_argument("--resume", action="store_true", help="keep what an earlier run built and weighed")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if not (options.folder / "truth.npy").exists():
         prepare(options.folder, options.count, options.rescore)
-    reports = {name: known(options.folder, name) if options.resume else {} for name in options.only}
+    reports = {name: load_report(options.folder, name) if options.resume else {} for name in options.only}
     for step in (
-        (build, weigh) if options.step == "all" else {"build": (build,), "weigh": (weigh,)}.get(options.step, ())
+        (build, measure) if options.step == "all" else {"build": (build,), "measure": (measure,)}.get(options.step, ())
     ):
         for name, report in reports.items():
             step(options.folder, name, report)
@@ -78,12 +78,12 @@ def main() -> None:
 
 
 def prepare(folder: Path, count: int, rescore: str) -> None:
-    """Vectors, queries, and the true neighbours of these."""
-    made = CnnLike()
-    stored.write_vectors(folder / VECTORS, made.vectors(count), documents=count, dim=DIM, rescore=rescore)
-    queries = made.queries(QUERIES)
+    """Write vectors, queries, and the true neighbours of the queries."""
+    dataset = CnnLike()
+    stored.write_vectors(folder / VECTORS, dataset.vectors(count), documents=count, dim=DIM, rescore=rescore)
+    queries = dataset.queries(QUERIES)
     np.save(folder / "queries.npy", queries)
-    np.save(folder / "truth.npy", nearest(mapped(folder), queries))
+    np.save(folder / "truth.npy", nearest(map_vectors(folder), queries))
 
 
 def nearest(vectors: stored.StoredVectors, queries: F32, k: int = K) -> I64:
@@ -100,68 +100,74 @@ def nearest(vectors: stored.StoredVectors, queries: F32, k: int = K) -> I64:
 
 def build(folder: Path, name: str, report: Report) -> None:
     if "build" not in report:
-        report["build"] = json.loads(ask("build", folder, name))
-        keep(folder, name, report)
+        report["build"] = json.loads(run_contender("build", folder, name))
+        save_report(folder, name, report)
 
 
-def weigh(folder: Path, name: str, report: Report) -> None:
-    if "weight" not in report:
-        report["weight"] = json.loads(ask("weigh", folder, name))
-        reached = report["weight"]["at_recall"]
-        for knobs, reads in zip(
-            reached.values(), json.loads(ask("cold", folder, name, json.dumps(list(reached.values())))), strict=True
+def measure(folder: Path, name: str, report: Report) -> None:
+    if "measured" not in report:
+        report["measured"] = json.loads(run_contender("measure", folder, name))
+        reached = report["measured"]["at_recall"]
+        for settings, reads in zip(
+            reached.values(),
+            json.loads(run_contender("cold", folder, name, json.dumps(list(reached.values())))),
+            strict=True,
         ):
-            knobs.update(reads)
+            settings.update(reads)
         if name in NGT_GRAPHS:
-            report["weight"]["to_change"] = json.loads(ask("change", folder, name))
-        keep(folder, name, report)
+            report["measured"]["writable"] = json.loads(run_contender("writable", folder, name))
+        save_report(folder, name, report)
 
 
 def time_all(folder: Path, reports: Mapping[str, Report], rounds: int) -> None:
-    """All in turn, so that what else the machine does falls on all."""
+    """Time all contenders in turn, so that other load on the machine affects all of them."""
     with ExitStack() as running:
         processes = {name: running.enter_context(serving(folder, name)) for name in reports}
         for turn in range(rounds + 1):  # The first warms up.
             for name, process in processes.items():
-                for knobs in reports[name]["weight"]["at_recall"].values():
+                for settings in reports[name]["measured"]["at_recall"].values():
                     count = TIMED if name != "Flat" else 30
-                    asked = {"search_parameter": knobs["search_parameter"], "factor": knobs["factor"], "count": count}
-                    took_ms = json.loads(process(json.dumps(asked)))
-                    knobs.setdefault("rounds", [])
-                    knobs["rounds"] += [took_ms] if turn else []
+                    request = {
+                        "search_parameter": settings["search_parameter"],
+                        "refine_factor": settings["refine_factor"],
+                        "count": count,
+                    }
+                    took_ms = json.loads(process(json.dumps(request)))
+                    settings.setdefault("rounds", [])
+                    settings["rounds"] += [took_ms] if turn else []
     for report in reports.values():
-        for knobs in report["weight"]["at_recall"].values():
-            turns = np.array(knobs.pop("rounds"))
-            knobs["qps"] = round(1e3 / float(np.median(turns.mean(axis=1))), 1)
+        for settings in report["measured"]["at_recall"].values():
+            turns = np.array(settings.pop("rounds"))
+            settings["qps"] = round(1e3 / float(np.median(turns.mean(axis=1))), 1)
             p50, p99 = np.median(np.percentile(turns, (50, 99), axis=1), axis=1)
-            knobs["p50_ms"], knobs["p99_ms"] = round(float(p50), 3), round(float(p99), 3)
+            settings["p50_ms"], settings["p99_ms"] = round(float(p50), 3), round(float(p99), 3)
 
 
 @contextmanager
 def serving(folder: Path, name: str) -> Iterator[Callable[[str], str]]:
-    """A contender that is loaded: a line in, a line out."""
+    """Run a loaded contender; yields a function that sends a line and returns its line of output."""
     pipe = subprocess.PIPE
     with subprocess.Popen(command("serve", folder, name), stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603
-        given, said = process.stdin, process.stdout
-        assert given is not None  # noqa: S101  # for the type checker, as the next
-        assert said is not None  # noqa: S101
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None  # noqa: S101  # for the type checker, as the next
+        assert stdout is not None  # noqa: S101
 
         def answer(line: str) -> str:
-            given.write(line + "\n")
-            given.flush()
-            return said.readline()
+            stdin.write(line + "\n")
+            stdin.flush()
+            return stdout.readline()
 
-        said.readline()
+        stdout.readline()
         yield answer
 
 
-def ask(verb: str, folder: Path, name: str, text: str = "") -> str:
-    """The last line of what it says: NGT writes there, too."""
-    said = subprocess.run(command(verb, folder, name), input=text, capture_output=True, text=True, check=False)  # noqa: S603
-    if said.returncode:
-        raise RuntimeError(f"{name}: {verb} ended with {said.returncode}:\n{said.stderr[-2000:]}")
-    print(f"{verb} {name}: {said.stdout.splitlines()[-1]}", flush=True)
-    return said.stdout.splitlines()[-1]
+def run_contender(verb: str, folder: Path, name: str, text: str = "") -> str:
+    """Run a contender; returns the last line of its output, to which NGT writes, too."""
+    completed = subprocess.run(command(verb, folder, name), input=text, capture_output=True, text=True, check=False)  # noqa: S603
+    if completed.returncode:
+        raise RuntimeError(f"{name}: {verb} ended with {completed.returncode}:\n{completed.stderr[-2000:]}")
+    print(f"{verb} {name}: {completed.stdout.splitlines()[-1]}", flush=True)
+    return completed.stdout.splitlines()[-1]
 
 
 def command(verb: str, folder: Path, name: str) -> list[str]:
@@ -172,32 +178,34 @@ def slug(name: str) -> str:
     return name.replace(",", "-").replace(" ", "-").lower()
 
 
-def known(folder: Path, name: str) -> Report:
+def load_report(folder: Path, name: str) -> Report:
     path = folder / f"{slug(name)}.json"
     found: Report = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 
-def keep(folder: Path, name: str, report: Report) -> None:
+def save_report(folder: Path, name: str, report: Report) -> None:
     (folder / f"{slug(name)}.json").write_text(json.dumps(report))
 
 
-# What is published.
+# The published result.
 
 
-def rows(count: int, rescore: str, reports: Mapping[str, Report]) -> list[Report]:
-    """One for each contender and recall."""
+def result_rows(count: int, rescore: str, reports: Mapping[str, Report]) -> list[Report]:
+    """A row for each contender and target recall."""
     width = DIM * np.dtype(rescore).itemsize
-    made = []
+    rows: list[Report] = []
     for name, report in reports.items():
-        weight, kept = report["weight"], 0 if name in NGT_GRAPHS else width
-        anonymous, resident = (more(weight["before"], weight["warm"], kind) / count for kind in ("RssAnon", "VmRSS"))
-        for target, knobs in weight["at_recall"].items():
-            made.append(
+        measured, kept = report["measured"], 0 if name in NGT_GRAPHS else width
+        anonymous, resident = (
+            growth(measured["before"], measured["warm"], kind) / count for kind in ("RssAnon", "VmRSS")
+        )
+        for target, settings in measured["at_recall"].items():
+            rows.append(
                 {
                     "contender": name,
                     "recall_target": float(target),
-                    **knobs,
+                    **settings,
                     "ram_bytes_per_vector": round(anonymous, 1),
                     "resident_with_mapped_bytes_per_vector": round(resident, 1),
                     "disk_bytes_per_vector": round(report["build"]["index_bytes"] / count + kept, 1),
@@ -205,32 +213,32 @@ def rows(count: int, rescore: str, reports: Mapping[str, Report]) -> list[Report
                     "build_peak_rss_bytes": report["build"]["build_peak_rss_bytes"],
                 }
             )
-    return made
+    return rows
 
 
-def more(before: Mapping[str, int], after: Mapping[str, int], kind: str) -> int:
+def growth(before: Mapping[str, int], after: Mapping[str, int], kind: str) -> int:
     return after[kind] - before[kind]
 
 
 def publish(count: int, rescore: str, reports: Mapping[str, Report]) -> None:
-    made = rows(count, rescore, reports)
+    rows = result_rows(count, rescore, reports)
     name = f"ngt_comparison_{count}"
-    ngt = next((row["ram_bytes_per_vector"] for row in made if row["contender"] == NGT_GRAPHS[0]), None)
-    for row in made:
+    ngt = next((row["ram_bytes_per_vector"] for row in rows if row["contender"] == NGT_GRAPHS[0]), None)
+    for row in rows:
         row["ngt_takes_times_as_much_ram"] = (
             None if ngt is None else round(ngt / max(row["ram_bytes_per_vector"], 1), 1)
         )
     missed = {
-        contender: [f"{target:.2f}" for target in TARGETS if f"{target:.2f}" not in report["weight"]["at_recall"]]
+        contender: [f"{target:.2f}" for target in TARGETS if f"{target:.2f}" not in report["measured"]["at_recall"]]
         for contender, report in reports.items()
     }
     result = {
         "vectors": f"{count} x {DIM}, benchmarks/dataset.py, seed 0; {QUERIES} queries; full vectors {rescore}",
-        "rows": made,
+        "rows": rows,
         "ngt_opened_to_be_changed_ram_bytes_per_vector": {
-            contender: round(more(opened["before"], opened["loaded"], "RssAnon") / count, 1)
+            contender: round(growth(opened["before"], opened["loaded"], "RssAnon") / count, 1)
             for contender, report in reports.items()
-            for opened in [report["weight"].get("to_change")]
+            for opened in [report["measured"].get("writable")]
             if opened is not None
         },
         "recall_not_reached": {contender: targets for contender, targets in missed.items() if targets},
@@ -239,26 +247,26 @@ def publish(count: int, rescore: str, reports: Mapping[str, Report]) -> None:
         "are of a query's own CPU time: its latency on a free core, vectors being cached; builds beside other work",
     }
     print(write(name, result))
-    (RESULTS / f"{name}.md").write_text(table(made), encoding="utf-8")
-    plot(made, RESULTS / f"{name}.png", f"{count:,} × {DIM}")
+    (RESULTS / f"{name}.md").write_text(table(rows), encoding="utf-8")
+    plot(rows, RESULTS / f"{name}.png", f"{count:,} × {DIM}")
 
 
-def table(made: Sequence[Report]) -> str:
+def table(rows: Sequence[Report]) -> str:
     head = (
         "contender | recall@10 | RAM B/vector | NGT's RAM : this | disk B/vector | QPS of a core | p50 / p99 ms | "
-        "pages a query reads | build CPU s"
+        "pages per query | build CPU s"
     )
     lines = [f"| {head} |", "|" + " --- |" * len(head.split(" | "))]
-    shown = [row for before, row in zip([None, *made], made, strict=False) if not same(before, row)]
-    return "\n".join(lines + [f"| {line(row)} |" for row in shown]) + "\n"
+    shown = [row for before, row in zip([None, *rows], rows, strict=False) if not is_same_setting(before, row)]
+    return "\n".join(lines + [f"| {table_line(row)} |" for row in shown]) + "\n"
 
 
-def same(before: Report | None, row: Report) -> bool:
-    """Whether the search_parameter for the recall below reaches this one, too."""
+def is_same_setting(before: Report | None, row: Report) -> bool:
+    """Whether the settings of the next lower target recall reach this one, too."""
     return before is not None and [before[part] for part in SETTING] == [row[part] for part in SETTING]
 
 
-def line(row: Report) -> str:
+def table_line(row: Report) -> str:
     return " | ".join(
         (
             row["contender"],
@@ -274,8 +282,8 @@ def line(row: Report) -> str:
     )
 
 
-def plot(made: Sequence[Report], path: Path, title: str) -> None:
-    """Memory against speed, a panel for each recall."""
+def plot(rows: Sequence[Report], path: Path, title: str) -> None:
+    """Plot memory against speed, in a panel for each target recall."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -283,9 +291,9 @@ def plot(made: Sequence[Report], path: Path, title: str) -> None:
 
     figure, panels = pyplot.subplots(1, len(TARGETS), figsize=(15, 5), sharex=True, sharey=True, layout="constrained")
     for panel, target in zip(panels, TARGETS, strict=True):
-        for row in (row for row in made if row["recall_target"] == target):
+        for row in (row for row in rows if row["recall_target"] == target):
             at = max(row["ram_bytes_per_vector"], 1), row["qps"]
-            colour = f"C{sorted({each['contender'] for each in made}).index(row['contender'])}"
+            colour = f"C{sorted({each['contender'] for each in rows}).index(row['contender'])}"
             marker = "s" if row["contender"] in NGT_GRAPHS else "o"
             panel.scatter(*at, s=60, color=colour, marker=marker, label=row["contender"])
         panel.set(

@@ -1,9 +1,8 @@
-"""A shard's search in its process against bare faiss: the same codes, the same work, the same rescoring; CPU per query.
+"""CPU per query of a shard's search, in this process, against bare faiss with the same index and rescoring.
 
-`index` is `SpaceIndex.search`; `shard` is all that a shard's thread does for a request that has been parsed: it is
-checked, searched, the products of its hits are read, and the answer is serialized. Bare faiss is its IndexRefine over
-the same codes and all full vectors in memory. In turn, `--rounds` times, on one thread each; medians. What the codes
-take in memory is told beside it.
+`index` is `SpaceIndex.search`. `shard` is all the work of a shard's thread for a request: check, search, read the
+products of the hits, serialize the response. `faiss` is IndexRefine over the same index, with all full vectors in
+memory. They run in turn, on one thread each, `--rounds` times; results are medians, beside the index's memory.
 
     python -m benchmarks.shard_search [--count 100000] [--queries 1000] [--rounds 7]
 """
@@ -59,17 +58,17 @@ def main() -> None:
         rows = {}
         for name, target in RECIPES:
             path = Path(folder) / "codes"
-            made = resolve_recipe(name, len(vectors), DIM, 0)
-            assert made is not None  # noqa: S101  # none of them is Flat
-            point = _written(path, made, vectors, target)
-            codes = factory.read_index(path, made, DIM)
-            given = {"vectors": vectors, "table": table, "queries": queries, "flat": flat, "truth": truth}
-            row = _compared(path, codes, point, rounds=options.rounds, **given)
-            rows[str(made)] = {"ram_bytes_per_vector": round(codes.ram_bytes() / len(vectors), 1), **row}
+            recipe = resolve_recipe(name, len(vectors), DIM, 0)
+            assert recipe is not None  # noqa: S101  # no recipe is Flat
+            point = _build_index(path, recipe, vectors, target)
+            ann_index = factory.read_index(path, recipe, DIM)
+            inputs = {"vectors": vectors, "table": table, "queries": queries, "flat": flat, "truth": truth}
+            row = _compare(path, ann_index, point, rounds=options.rounds, **inputs)
+            rows[str(recipe)] = {"ram_bytes_per_vector": round(ann_index.ram_bytes() / len(vectors), 1), **row}
     caveats = (
-        "full vectors are in memory for all: on a cold disk each page is a read more; "
-        "a shard without gRPC and updates; "
-        "times change with the machine's other work, which the ways that take turns share: their ratios count"
+        "full vectors are in memory for all: if they are not cached, each page is a disk read more; "
+        "the shard is without gRPC and updates; "
+        "times change with the machine's other work, which all three share: compare their ratios"
     )
     print(
         write(
@@ -79,15 +78,15 @@ def main() -> None:
     )
 
 
-def _written(path: Path, recipe: Any, vectors: F32, target: float) -> OperatingPoint:
-    """Codes on disk, and the least work that reaches the target."""
-    codes = factory.train_index(recipe, vectors, 0, 2)
+def _build_index(path: Path, recipe: Any, vectors: F32, target: float) -> OperatingPoint:
+    """Build an index on disk; returns the cheapest operating point that reaches the target recall."""
+    ann_index = factory.train_index(recipe, vectors, 0, 2)
     faiss_support.use_threads(1)
-    asked = np.sort(np.random.default_rng(0).choice(len(vectors), 256, replace=False))
-    point = CalibrationSet(codes, vectors, K, asked).find_cheapest(target)
+    query_rows = np.sort(np.random.default_rng(0).choice(len(vectors), 256, replace=False))
+    point = CalibrationSet(ann_index, vectors, K, query_rows).find_cheapest(target)
     if point is None:
         raise RuntimeError(f"{recipe} does not reach {target}")
-    codes.write(path)
+    ann_index.write(path)
     return point
 
 
@@ -107,9 +106,9 @@ def _table(path: Path, count: int) -> Attributes:
     return attributes.open_attributes(path)
 
 
-def _compared(
+def _compare(
     path: Path,
-    codes: VectorIndex,
+    ann_index: VectorIndex,
     point: OperatingPoint,
     *,
     vectors: F32,
@@ -120,14 +119,14 @@ def _compared(
     rounds: int,
 ) -> dict[str, Any]:
     entry = IndexEntry(recipe="measured", operating_points=(point,))
-    space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), codes=codes)
+    space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), ann_index=ann_index)
     manifest = Manifest(version="measured", shards=1, seed=0, products=(len(table),), spaces=(), files={})
     shard = ShardVersion(manifest=manifest, shard=0, base=Segment(table, {Space.SPACE_IMAGE: space}))
     base = faiss.read_index(str(path))
     faiss.extract_index_ivf(base).nprobe = point.search_parameter
     refined = faiss.IndexRefine(base, flat)
     refined.k_factor = point.refine_factor
-    ways: dict[str, Callable[[F32, ShardSearchRequest], Any]] = {
+    searches: dict[str, Callable[[F32, ShardSearchRequest], Any]] = {
         "index": lambda part, _: [found.rows for found in space.search(part, K)],
         "shard": lambda _, request: shard.search(request.queries).SerializeToString(),
         "faiss": lambda part, _: refined.search(part, K)[1],
@@ -137,10 +136,10 @@ def _compared(
     for _ in range(rounds):
         for batch in BATCHES:
             parts = [queries[start : start + batch] for start in range(0, len(queries), batch)]
-            asked = [(part, _request(part)) for part in parts]
-            for name, search in ways.items():
+            requests = [(part, _request(part)) for part in parts]
+            for name, search in searches.items():
                 began_s = time.thread_time()
-                answers = [search(*each) for each in asked]
+                answers = [search(*request) for request in requests]
                 took.setdefault((name, batch), []).append((time.thread_time() - began_s) / len(queries) * 1e6)
                 found = [rows for answer in answers for rows in _rows_of(answer)]
                 recalls[name] = float(
@@ -149,7 +148,7 @@ def _compared(
     cpu_us = {key: float(np.median(each)) for key, each in took.items()}
     return {
         "search_parameter": point.search_parameter,
-        "factor": point.refine_factor,
+        "refine_factor": point.refine_factor,
         "recall_at_10": {name: round(recall, 4) for name, recall in recalls.items()},
         "cpu_us_per_query": {f"{name}, batch {batch}": round(value, 1) for (name, batch), value in cpu_us.items()},
         "of_faiss": {
@@ -170,8 +169,8 @@ def _request(queries: F32) -> ShardSearchRequest:
 def _rows_of(answer: Any) -> list[I64]:
     if not isinstance(answer, bytes):
         return list(answer)
-    answered = ShardSearchResponse.FromString(answer)
-    return [np.array([int(product_id[1:]) for product_id in hits.ids]) for hits in answered.results]
+    response = ShardSearchResponse.FromString(answer)
+    return [np.array([int(product_id[1:]) for product_id in hits.ids]) for hits in response.results]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How soon a shard of many vectors is ready, and what its process keeps in memory: a real process over a real index.
+"""Start-up time and memory of a shard of many vectors: a real process over a real index.
 
-Builds an index of drawn vectors (`benchmarks/dataset.py`) in FOLDER, unless it is there, and one of 1,000 vectors
-beside it. Starts `lookalike serve shard` on it with its files out of the page cache and in it, in turn, `--rounds`
-times: seconds until it answers, and CPU seconds. Then asks 1,000 queries: memory is RssAnon, what the kernel counts as
-the process's own, less that of the shard of 1,000 vectors; mapped files are not in it. The CPU of a query is the
+Builds an index of random vectors (`benchmarks/dataset.py`) in FOLDER, unless it exists, and one of 1,000 vectors beside
+it. Starts `lookalike serve shard` with the files evicted from the page cache and then with them cached, `--rounds`
+times: seconds until it answers, and CPU seconds. Then searches for 1,000 queries. Memory is RssAnon, which the kernel
+counts as the process's own (mapped files are not in it), minus that of the shard of 1,000 vectors. CPU per query is the
 process's, in batches of 16, with gRPC.
 
     python -m benchmarks.shard_start FOLDER [--count 1000000] [--recipe PCAR128,IVF,RaBitQ] [--recall 0.9] [--rounds 3]
@@ -32,12 +32,12 @@ from lookalike.v1.index_pb2_grpc import IndexShardStub
 from lookalike.v1.types_pb2 import SPACE_IMAGE
 from lookalike.vectors import F32, pack
 
-FEW = 1_000
+SMALL_COUNT = 1_000
 K, BATCH = 10, 16
-PATIENCE_S = 600
+READY_TIMEOUT_S = 600
 
 
-class Started(NamedTuple):
+class StartMeasurement(NamedTuple):
     ready_s: float
     cpu_s: float
     query_cpu_s: float
@@ -53,17 +53,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     queries = CnnLike().queries(1_000)
-    built = ["--recipe", options.recipe, "--recall", options.recall, "--rescore", "float16"]
-    few, many = index_of(options.folder, FEW, []), index_of(options.folder, options.count, built)
-    bare = started(few, queries)
+    build_options = ["--recipe", options.recipe, "--recall", options.recall, "--rescore", "float16"]
+    small, large = (
+        build_index(options.folder, SMALL_COUNT, []),
+        build_index(options.folder, options.count, build_options),
+    )
+    baseline = measure_start(small, queries)
     cold, warm = [], []
     for _ in range(options.rounds):
-        forget(many)
-        cold.append(started(many, queries))
-        warm.append(started(many, queries))
-    manifest = version.read_manifest(many, version.read_current(many))
+        evict_from_page_cache(large)
+        cold.append(measure_start(large, queries))
+        warm.append(measure_start(large, queries))
+    manifest = version.read_manifest(large, version.read_current(large))
     (entry,) = manifest.spaces[0].indexes
-    own = float(np.median([each.own_bytes for each in (*cold, *warm)]))
+    own_bytes = float(np.median([each.own_bytes for each in (*cold, *warm)]))
     print(
         write(
             "shard_start",
@@ -75,16 +78,19 @@ def main() -> None:
                 "ready_s": {"out of the page cache": _median(cold, "ready_s"), "in it": _median(warm, "ready_s")},
                 "cpu_s": {"out of the page cache": _median(cold, "cpu_s"), "in it": _median(warm, "cpu_s")},
                 "query_cpu_us": round(float(np.median([each.query_cpu_s for each in warm])) * 1e6),
-                "own_bytes_per_vector": round((own - bare.own_bytes) / (options.count - FEW), 1),
-                "own_mb": {"of the whole process": round(own / 1e6, 1), "with 1000 vectors": bare.own_bytes // 10**6},
+                "own_bytes_per_vector": round((own_bytes - baseline.own_bytes) / (options.count - SMALL_COUNT), 1),
+                "own_mb": {
+                    "of the whole process": round(own_bytes / 1e6, 1),
+                    "with 1000 vectors": baseline.own_bytes // 10**6,
+                },
                 "caveats": "a shared machine and disk; ready: files verified, mapped, codes read, 64 queries searched",
             },
         )
     )
 
 
-def index_of(folder: Path, count: int, options: list[str]) -> Path:
-    """Built by the command that users have."""
+def build_index(folder: Path, count: int, options: list[str]) -> Path:
+    """Build an index with the command line, unless it exists."""
     location, vectors = folder / f"index-{count}", folder / f"vectors-{count}.npy"
     if not (location / version.CURRENT).exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,8 +106,8 @@ def index_of(folder: Path, count: int, options: list[str]) -> Path:
     return location
 
 
-def forget(location: Path) -> None:
-    """Take the files out of the page cache."""
+def evict_from_page_cache(location: Path) -> None:
+    """Evict the files from the page cache."""
     for path in location.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -109,19 +115,19 @@ def forget(location: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def started(location: Path, queries: F32) -> Started:
-    """A shard on one core's worth of threads, ready and asked, then stopped."""
+def measure_start(location: Path, queries: F32) -> StartMeasurement:
+    """Start a shard with one search thread, search for all queries, and stop it."""
     (port,) = free_ports(1)
     with _process(location, port) as pid:
         began_s = time.monotonic()
         while not is_serving(f"127.0.0.1:{port}"):
-            if time.monotonic() - began_s > PATIENCE_S:
-                raise RuntimeError(f"the shard of {location} is not ready after {PATIENCE_S} s")
+            if time.monotonic() - began_s > READY_TIMEOUT_S:
+                raise RuntimeError(f"the shard of {location} is not ready after {READY_TIMEOUT_S} s")
             time.sleep(0.02)
         ready_s, used_s = time.monotonic() - began_s, cpu_s(pid)
-        _ask(f"127.0.0.1:{port}", version.read_current(location), queries)
-        asked_s = cpu_s(pid) - used_s
-        return Started(ready_s, used_s, asked_s / len(queries), _own_bytes(pid))
+        _search(f"127.0.0.1:{port}", version.read_current(location), queries)
+        query_cpu_s = cpu_s(pid) - used_s
+        return StartMeasurement(ready_s, used_s, query_cpu_s / len(queries), _own_bytes(pid))
 
 
 @contextmanager
@@ -135,23 +141,23 @@ def _process(location: Path, port: int) -> Iterator[int]:
         process.wait()
 
 
-def _ask(address: str, name: str, queries: F32) -> None:
+def _search(address: str, name: str, queries: F32) -> None:
     with blocking_channel(address) as channel:
         stub = IndexShardStub(channel)
         for start in range(0, len(queries), BATCH):
-            asked = [
+            shard_queries = [
                 ShardQuery(vectors=[QueryVector(space=SPACE_IMAGE, vector=pack(query))], k=K)
                 for query in queries[start : start + BATCH]
             ]
-            stub.Search(ShardSearchRequest(version=name, queries=asked), timeout=60)
+            stub.Search(ShardSearchRequest(version=name, queries=shard_queries), timeout=60)
 
 
 def _own_bytes(pid: int) -> int:
-    said = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(said["RssAnon"].split()[0]) << 10
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) << 10
 
 
-def _median(rounds: list[Started], figure: str) -> float:
+def _median(rounds: list[StartMeasurement], figure: str) -> float:
     return round(float(np.median([getattr(each, figure) for each in rounds])), 2)
 
 

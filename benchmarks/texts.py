@@ -1,4 +1,4 @@
-"""Real texts and what is done with them: reading, encoding without projection, and precision among neighbours."""
+"""Text data sets for benchmarks: read, sample, encode without projection, and precision@10. Reads files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from encoders.text.word_vectors import WordVectors
 from lookalike.demo.sample import command as catalogue_sample
 from lookalike.vectors import F32, normalised
 
-_AT_ONCE = 256  # Documents: composites of 60 topics x 200 dimensions take 12 MB.
+_BATCH = 256  # Documents: composites of 60 topics x 200 dimensions take 12 MB.
 
 Documents = Sequence[Sequence[str]]
 Labels = npt.NDArray[Any]
@@ -46,8 +46,8 @@ def flipkart(data: Path) -> Texts:
         return _of((name, tree.strip('[]"').split(" >> ")[0]) for _, name, tree in csv.reader(file))
 
 
-def drawn(folder: Path) -> Texts:
-    """The Japanese ones among the 2,400 titles of the drawn sample, by broad category. Draws it into `folder`."""
+def demo_sample(folder: Path) -> Texts:
+    """The Japanese titles of the demo's random catalogue, by broad category. Generates the catalogue in `folder`."""
     catalogue_sample.draw_catalogue(folder / "drawn")
     rows = [json.loads(line) for line in (folder / "drawn" / "products.jsonl").read_text("utf-8").splitlines()]
     japanese = (row for row in rows if any("\u3040" < letter < "\ua000" for letter in row["title"]))
@@ -60,7 +60,7 @@ def newsgroups(data: Path) -> tuple[Texts, Texts]:
     with tarfile.open(data / "newsgroups" / "20news-bydate.tar.xz") as archive:
         for member in archive:
             path, file = Path(member.name), archive.extractfile(member)
-            if file is not None and path.name.isdigit():  # There are files of a desktop's too.
+            if file is not None and path.name.isdigit():  # The archive also has files of a desktop program.
                 split[path.parts[-3]].append((file.read().decode("latin-1"), path.parts[-2]))
     train, test = (_of(pairs) for pairs in split.values())
     return train, test
@@ -71,55 +71,55 @@ def _of(pairs: Iterable[tuple[str, str]]) -> Texts:
     return Texts(texts=list(texts), labels=np.array(labels))
 
 
-def sample(of: Texts, most: int, *, at_least: int = 1, seed: int = 0) -> Texts:
-    """At most `most` of them, of labels that `at_least` as many of them have."""
-    chosen = np.random.default_rng(seed).permutation(len(of.texts))[:most]
-    names, counts = np.unique(of.labels[chosen], return_counts=True)
-    chosen = chosen[np.isin(of.labels[chosen], names[counts >= at_least])]
-    return Texts(texts=[of.texts[i] for i in chosen], labels=of.labels[chosen])
+def sample(texts: Texts, max_count: int, *, at_least: int = 1, seed: int = 0) -> Texts:
+    """A random sample of at most `max_count` texts, without labels that fewer than `at_least` of them have."""
+    chosen = np.random.default_rng(seed).permutation(len(texts.texts))[:max_count]
+    names, counts = np.unique(texts.labels[chosen], return_counts=True)
+    chosen = chosen[np.isin(texts.labels[chosen], names[counts >= at_least])]
+    return Texts(texts=[texts.texts[i] for i in chosen], labels=texts.labels[chosen])
 
 
-def unheard(texts: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """The texts with each letter exchanged for any of its script that they have: as long, of words nobody knows."""
+def with_unknown_words(texts: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Texts of equal length but of unknown words: each letter is replaced by a random one of its script."""
     letters: dict[str, list[str]] = {}
     for letter in sorted(set("".join(texts))):
         letters.setdefault(_script(letter), []).append(letter)
 
-    def exchanged(letter: str) -> str:
+    def replacement(letter: str) -> str:
         script = _script(letter)
         return letters[script][rng.integers(len(letters[script]))] if script else letter
 
-    return ["".join(map(exchanged, text)) for text in texts]
+    return ["".join(map(replacement, text)) for text in texts]
 
 
 def _script(letter: str) -> str:
-    """As Unicode names it: LATIN, KATAKANA, CJK; empty for what is no letter."""
+    """The script of a letter by its Unicode name (LATIN, KATAKANA, CJK); empty for other characters."""
     return unicodedata.name(letter, "").partition(" ")[0] if letter.isalpha() else ""
 
 
-def unprojected(documents: Documents, word_features: WordFeatureCache, threshold: float) -> F32:
-    """(n, K x D) what an encoder has of documents before it projects them."""
+def composite_vectors(documents: Documents, word_features: WordFeatureCache, threshold: float) -> F32:
+    """(n, K x D) sparsified composites of documents, as an encoder has them before projection."""
     parts = []
-    for start in range(0, len(documents), _AT_ONCE):
-        some = documents[start : start + _AT_ONCE]
-        shares, words = word_features.lookup([word for document in some for word in document])
-        parts.append(scdv.sparsify(scdv.composite_vectors(shares, words, list(map(len, some))), threshold))
+    for start in range(0, len(documents), _BATCH):
+        batch = documents[start : start + _BATCH]
+        shares, words = word_features.lookup([word for document in batch for word in document])
+        parts.append(scdv.sparsify(scdv.composite_vectors(shares, words, list(map(len, batch))), threshold))
     return np.concatenate(parts)
 
 
-def averaged(documents: Documents, vocabulary: WordVectors) -> F32:
-    """(n, D) unit means of the vectors of the words, as they are."""
+def mean_word_vectors(documents: Documents, vocabulary: WordVectors) -> F32:
+    """(n, D) unit means of the word vectors of each document."""
     sums = [vocabulary.vectors(document).sum(axis=0) for document in documents]
     return normalised(np.stack(sums))
 
 
 def precision_at_10(vectors: F32, labels: Labels) -> float:
-    """Of the ten nearest others by cosine, the share with the same label: mean over all, leave-one-out."""
-    right = 0.0
+    """Mean share of the ten nearest neighbours by cosine that have the label of the query, itself excluded."""
+    matches = 0.0
     for start in range(0, len(vectors), 1_000):
         scores = vectors[start : start + 1_000] @ vectors.T
         own = np.arange(len(scores))
         scores[own, start + own] = -np.inf
         nearest = np.argpartition(-scores, 10, axis=1)[:, :10]
-        right += float((labels[nearest] == labels[start : start + 1_000, None]).mean(axis=1).sum())
-    return right / len(vectors)
+        matches += float((labels[nearest] == labels[start : start + 1_000, None]).mean(axis=1).sum())
+    return matches / len(vectors)

@@ -114,7 +114,7 @@ def report(loads: dict[str, list[Any]], **figures: float) -> dict[str, Any]:
 def bare_faiss(vectors: F32, queries: F32, truth: np.ndarray[Any, Any]) -> tuple[Any, float]:
     """A function that measures CPU microseconds per query of one faiss index of all vectors, and the index's recall.
 
-    IVF, PQ fast scan, refined by full vectors; at the least nprobe that reaches the target recall.
+    IVF, PQ fast scan, refined with full vectors, at the smallest nprobe that reaches the target recall.
     """
     index: Any = faiss.index_factory(DIM, "IVF1024,PQ256x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
     index.train(vectors[:60_000])

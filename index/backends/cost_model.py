@@ -1,4 +1,4 @@
-"""Memory and search cost of an index by formula, also for more vectors than anybody has indexed yet. Pure."""
+"""Formulas for the memory and the search cost of an index of any size, built or not. Pure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from math import log2
 
 from index.backends.recipe import HalfPrecisionRecipe, HnswRecipe, IvfRecipe
 
-_ID_BYTES = 8  # faiss keeps the id of each vector in its list as 8 bytes.
-_BLOCK_VECTORS = 32  # Fast scan stores codes in blocks of so many; the last block of a list is on average half empty.
+_ID_BYTES = 8  # Per vector in an inverted list.
+_BLOCK_VECTORS = (
+    32  # Fast scan stores codes in blocks of 32 vectors; the last block of a list is on average half empty.
+)
 _LINK_BYTES = 4
-# How much longer a byte of code takes to scan than a byte of a full vector takes to compare (1024-d, one core).
-_SLOWNESS = {"Flat": 1, "SQ8": 2, "SQ4": 6, "PQ": 2.3, "PQ8": 15, "RaBitQ": 10, "RaBitQfs": 10}
-_CENTROID_COST = 0.45  # Of comparing with a centroid in bfloat16, relative to a full vector in float32.
+# Time to scan a byte of code, relative to comparing a byte of a full vector (1024-d, one core).
+_SCAN_SLOWDOWN = {"Flat": 1, "SQ8": 2, "SQ4": 6, "PQ": 2.3, "PQ8": 15, "RaBitQ": 10, "RaBitQfs": 10}
+_CENTROID_COST = 0.45  # Of comparing with a bfloat16 centroid, relative to a float32 vector.
 
 
 def ram_bytes(recipe: IvfRecipe | HnswRecipe | HalfPrecisionRecipe, documents: int, dim: int) -> float:
-    """Bytes of codes, ids, links, centroids and matrices. For a trained index `VectorIndex.ram_bytes` is exact."""
+    """Estimated bytes of codes, ids, links, centroids and matrices; `VectorIndex.ram_bytes` measures a built index."""
     if isinstance(recipe, HalfPrecisionRecipe):
         return documents * 2 * dim
     if isinstance(recipe, HnswRecipe):
@@ -36,18 +38,18 @@ def search_cost(
 ) -> float:
     """Estimated time of finding candidates, in units of comparing a query with one full vector."""
     if isinstance(recipe, HalfPrecisionRecipe):
-        return documents / 2  # Half the bytes of each, in a batch of 16: 65 ns, where a full vector takes 160.
+        return documents / 2  # Half the bytes per vector: 65 ns each in a batch of 16, a float32 vector takes 160 ns.
     if isinstance(recipe, HnswRecipe):
         # Most neighbours of the nodes in the candidate list (efSearch) are compared; paths grow with the logarithm.
         return recipe.links * search_parameter * log2(documents) / 16
     stored_dim = recipe.rotated_dim or dim
     code, _ = _code_bytes(recipe, stored_dim)
     centroids = recipe.nlist * _CENTROID_COST * stored_dim / dim
-    return centroids + documents * search_parameter / recipe.nlist * code / (4 * dim) * _SLOWNESS[recipe.payload]
+    return centroids + documents * search_parameter / recipe.nlist * code / (4 * dim) * _SCAN_SLOWDOWN[recipe.payload]
 
 
 def _code_bytes(recipe: IvfRecipe, stored_dim: int) -> tuple[int, int]:
-    """Bytes per vector, and bytes once per index."""
+    """Bytes of code per vector, and bytes of trained parameters per index."""
     match recipe.payload:
         case "Flat":
             return 4 * stored_dim, 0
@@ -55,7 +57,7 @@ def _code_bytes(recipe: IvfRecipe, stored_dim: int) -> tuple[int, int]:
             return stored_dim, 8 * stored_dim
         case "SQ4":
             return (stored_dim + 1) // 2, 8 * stored_dim
-        case "RaBitQ" | "RaBitQfs":  # Beside the bits: a length, and a product with the centroid.
+        case "RaBitQ" | "RaBitQfs":  # Plus 8 bytes: a length, and a product with the centroid.
             return (stored_dim + 7) // 8 + 8, 4 * stored_dim
         case "PQ8":
             return recipe.pq_codes, 1024 * stored_dim

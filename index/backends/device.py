@@ -14,24 +14,24 @@ from index.backends.faiss_support import faiss
 from lookalike.errors import BadSettings, OperatorError
 
 CPU, AUTO = "cpu", "auto"
-# faiss selects neighbours, and lists to visit, in registers: no more than these.
+# faiss selects candidates, and lists to visit, in GPU registers, which hold no more.
 _MAX_SELECTED = 2048
-# Scratch space of searches, taken once, before indexes are: faiss would take up to 1.5 GiB.
+# Scratch space of searches, allocated once, before any index; faiss's default is up to 1.5 GiB.
 _SCRATCH_BYTES = 512 << 20
 _CUDA = re.compile(r"cuda:(\d{1,3})")
 
 
 class Device(Protocol):
-    """A GPU. Only the thread that made it may use it."""
+    """A GPU. Only the thread that created it may use it."""
 
     name: str
-    max_selected: int  # Candidates for a query, and lists that it visits.
+    max_selected: int  # Most candidates, or inverted lists, per query.
 
     def free_bytes(self) -> int:
-        """How much of its memory is free now."""
+        """Free memory."""
 
     def copy_to_device(self, index: Any) -> Any:
-        """Copy a faiss index to its memory. Raises RuntimeError when it does not know the type, or has no room."""
+        """Copy a faiss index to its memory. Raises RuntimeError for an unsupported type, or if memory is full."""
 
 
 class CudaDevice:
@@ -54,7 +54,7 @@ class CudaDevice:
 
     def copy_to_device(self, index: Any) -> Any:
         options = faiss.GpuClonerOptions()
-        options.useFloat16 = True  # Look-up tables of product quantisation, and vectors where the index is flat.
+        options.useFloat16 = True  # For the look-up tables of product quantisation, and for flat vectors.
         options.indicesOptions = faiss.INDICES_32_BIT
         return faiss.index_cpu_to_gpu(self._resources, self._number, index, options)
 
@@ -68,7 +68,7 @@ def parse_device(setting: str) -> int | None:
         return None
     match = _CUDA.fullmatch("cuda:0" if setting == AUTO else setting)
     if match is None:
-        raise BadSettings(f"device {setting!r}: not cpu, auto or cuda:<number>")
+        raise BadSettings(f"device {setting!r}: expected cpu, auto or cuda:<number>")
     number = int(match[1])
     if (reason := unavailable_reason(number)) is not None:
         raise OperatorError(f"device {setting}: {reason}")

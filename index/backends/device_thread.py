@@ -1,4 +1,4 @@
-"""The one thread that may touch a device. It batches searches of the same key that wait (natural batching)."""
+"""A thread that alone uses a device, and that batches waiting searches of equal keys (natural batching). No I/O."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class _Search:
 
 
 class DeviceThread:
-    """Runs work for many callers on one thread of its own; each caller waits for its result.
+    """Runs the work of many callers on one thread; each caller waits for its result.
 
-    max_batch:   most queries in one search (one call with more goes alone).
-    max_waiting: most queries that wait; beyond it Overloaded is raised at once.
+    max_batch:   most queries in one batch (a call with more runs alone).
+    max_waiting: most waiting queries; beyond this Overloaded is raised at once.
     """
 
     def __init__(self, name: str, *, max_batch: int, max_waiting: int) -> None:
@@ -44,7 +44,7 @@ class DeviceThread:
         self._thread.start()
 
     def run(self, work: Callable[[], Result]) -> Result:
-        """Run `work` before the searches that wait. Raises Unavailable after `close`, or what `work` raised."""
+        """The result of `work`, run before waiting searches. Raises what it raised, or Unavailable after `close`."""
         done: Future[Result] = Future()
         if not self.run_later(lambda: _complete(done, work)):
             raise Unavailable("the device is closed")
@@ -59,7 +59,7 @@ class DeviceThread:
             return not self._closed
 
     def search(self, key: Hashable, queries: F32, run: Callable[[F32], I64]) -> I64:
-        """What `run` returns for the queries (n, dim): (n, c). One call of `run` may serve several callers of one key.
+        """The result (n, c) of `run` for the queries (n, dim). Waiting searches of equal keys share one call of `run`.
 
         Raises Overloaded, Unavailable after `close`, or what `run` raised.
         """
@@ -80,11 +80,11 @@ class DeviceThread:
 
     @property
     def waiting(self) -> int:
-        """Queries that the device has not started on."""
+        """Number of queries in the queue."""
         return self._waiting
 
     def close(self) -> None:
-        """Refuse new work; return when all that is queued is done."""
+        """Refuse new work; return when all queued work is done."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -108,8 +108,8 @@ class DeviceThread:
     def _take_batch(self) -> list[_Search]:
         """The oldest search and those of its key that fit in the batch; the others keep their order."""
         batch = [self._searches.popleft()]
-        room, left = self._max_batch - len(batch[0].queries), len(self._searches)
-        for _ in range(left):
+        room = self._max_batch - len(batch[0].queries)
+        for _ in range(len(self._searches)):
             search = self._searches.popleft()
             if search.key == batch[0].key and len(search.queries) <= room:
                 batch.append(search)
@@ -122,7 +122,7 @@ class DeviceThread:
 def _run_batch(batch: list[_Search]) -> None:
     try:
         results = batch[0].run(np.concatenate([search.queries for search in batch]))
-    except Exception as error:  # Whatever it is, it belongs to the callers that wait.
+    except Exception as error:  # Each waiting caller raises it.
         for search in batch:
             search.result.set_exception(error)
         return
@@ -135,5 +135,5 @@ def _run_batch(batch: list[_Search]) -> None:
 def _complete(done: Future[Result], work: Callable[[], Result]) -> None:
     try:
         done.set_result(work())
-    except Exception as error:  # The caller that waits raises it.
+    except Exception as error:  # The waiting caller raises it.
         done.set_exception(error)

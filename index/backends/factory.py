@@ -11,7 +11,7 @@ from index.storage.vectors import StoredVectors
 
 
 def train_index(recipe: Recipe, vectors: StoredVectors, seed: int, threads: int) -> VectorIndex:
-    """An index over unit vectors (m, dim), which may be memory-mapped. With faiss the same arguments give the same.
+    """An index over unit vectors (m, dim), which may be memory-mapped. faiss gives equal indexes for equal arguments.
 
     Raises BadSettings when the backend is not installed.
     """

@@ -1,4 +1,4 @@
-"""The faiss module and what every backend on it needs: threads, copies, files, samples. Reads and writes files."""
+"""The faiss module, and helpers of its backends: threads, copies, files, samples. Reads and writes files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lookalike.vectors import F32
 
 faiss: Any = import_module("faiss")  # The type stubs it ships lack most of what is used here.
 
-TRAINING_REVISION = 2  # Raise it when the same vectors come to be trained, or calibrated, in another way.
+TRAINING_REVISION = 2  # Increase it when training or calibration changes.
 _CHUNK_VECTORS = 1 << 14
 
 
 def build_tag() -> str:
-    """faiss's version and our training revision: another build may train other codes from the same vectors."""
+    """faiss's version and our training revision: under another tag the same vectors may give another index."""
     return f"{faiss.__version__}/{TRAINING_REVISION}"
 
 
@@ -47,12 +47,12 @@ def read_index(path: Path) -> Any:
     """Read an index into memory. Raises BadArtifact."""
     try:
         return faiss.read_index(str(path))
-    except RuntimeError as error:  # faiss has no other.
+    except RuntimeError as error:  # The only exception that faiss raises.
         raise BadArtifact(f"{path}: {error}") from error
 
 
 def sample_vectors(vectors: StoredVectors, size: int, random: np.random.Generator) -> F32:
-    """At most `size` of the vectors, in their order."""
+    """A random sample of at most `size` of the vectors, in their order."""
     if size >= len(vectors):
         return as_float32(vectors)
     return as_float32(vectors[np.sort(random.choice(len(vectors), size, replace=False))])

@@ -1,4 +1,4 @@
-"""Which vectors, or rows of a table, pass a filter: one bit each. Pure."""
+"""A bitmap of the vectors, or of the rows of a table, that pass a filter. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class FilterBitmap:
     """The rows that pass, as packed bits (row 0 is the lowest bit of the first byte)."""
 
     bits: npt.NDArray[np.uint8]
-    total: int  # Rows, passing or not.
-    count: int  # Rows that pass.
+    total: int  # Number of rows.
+    count: int  # Number of rows that pass.
 
     @classmethod
     def from_mask(cls, mask: Mask) -> FilterBitmap:
@@ -40,7 +40,7 @@ class FilterBitmap:
         return bool(self.bits[row >> 3] >> (row & 7) & 1)
 
     def passes(self, rows: npt.NDArray[np.int64]) -> Mask:
-        """For each of these rows (an array of any shape) whether it passes; −1 does not."""
+        """For each of these rows (an array of any shape) whether it passes; false for −1."""
         passes: Mask = (self.bits[rows >> 3] >> (rows & 7).astype(np.uint8) & 1).view(np.bool_) & (rows >= 0)
         return passes
 

@@ -1,7 +1,7 @@
-"""Vector indexes whose copy is searched on a GPU. The CPU original is kept for what the GPU cannot do.
+"""Vector indexes with a copy on a GPU that searches, and the original in memory. Copies to GPU memory.
 
-faiss's GPU indexes know no 4-bit fast scan and no RaBitQ, and select at most 2,048 candidates or lists. Where a search
-needs more, as under a filter that few pass, the CPU original searches, as it would without a GPU.
+faiss's GPU indexes support neither 4-bit fast scan nor RaBitQ, and select at most 2,048 candidates or lists. If a
+search needs more, as under a selective filter, the original is searched on the CPU.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from lookalike.vectors import F32, I64
 
 log = logging.getLogger(__name__)
 
-DEVICE_BYTES = Gauge("lookalike_shard_device_bytes", "Memory computed for the indexes on a GPU.", ["device"])
-# where: device; or cpu, for searches with a GPU that needed more than it selects
+DEVICE_BYTES = Gauge("lookalike_shard_device_bytes", "Computed memory of the indexes on a GPU.", ["device"])
+# where: device; or cpu, for searches that need more candidates or lists than the GPU selects
 DEVICE_QUERIES = Counter("lookalike_shard_device_queries", "Queries of indexes on a GPU, by where they ran.", ["where"])
 DEVICE_REFUSALS = Counter(
     "lookalike_shard_device_refusals", "Indexes that stayed on the CPU: too large for the GPU, or not searchable there."
 )
 
 SEARCHABLE = ("Flat", "SQ8", "SQ4", "PQ8")  # IVF payloads that faiss can search on a GPU.
-MAX_BATCH = 1024  # Queries in one search there. A tile of the GPU's matrix products holds about so many.
-_USABLE = 0.9  # Of what is free: the driver, and fragmentation, take some.
-_LIST_ALIGNMENT = 32  # Vectors of a list are laid out in groups of so many.
-_ALLOCATION_BYTES = 512  # What an array takes at least.
+MAX_BATCH = 1024  # Queries in one search, about as many as a tile of the GPU's matrix products holds.
+_USABLE = 0.9  # Share of the free memory; driver and fragmentation take the rest.
+_LIST_ALIGNMENT = 32  # Lists are padded to a multiple of 32 vectors.
+_ALLOCATION_BYTES = 512  # Memory is allocated in multiples of this.
 _ID_BYTES = 4
 
 
@@ -48,22 +48,32 @@ class Gpu:
     """One GPU with the thread that owns it: `place` copies loaded indexes there."""
 
     def __init__(
-        self, make: Callable[[], Device], name: str, *, limit_bytes: int, max_waiting: int, optional: bool = False
+        self,
+        open_device: Callable[[], Device],
+        name: str,
+        *,
+        limit_bytes: int,
+        max_waiting: int,
+        optional: bool = False,
     ) -> None:
-        """make: called on the device thread. optional: what does not fit stays on the CPU, with a warning in the log.
+        """open_device: called on the device thread.
 
-        limit_bytes: of the device's memory, for all indexes together; 0: what is free.
-        max_waiting: queries; more are refused.
+        limit_bytes: of GPU memory, for all indexes together; 0: all that is free.
+        max_waiting: most waiting queries; further ones are refused.
+        optional:    an index that does not fit stays on the CPU, and a warning is logged.
         """
         self.name = name
         self._limit_bytes = limit_bytes
-        self._placed_bytes = 0  # The device thread alone reads and writes it.
+        self._placed_bytes = 0  # Only the device thread reads and writes it.
         self._optional = optional
         self.device_thread = DeviceThread(name, max_batch=MAX_BATCH, max_waiting=max_waiting)
-        self.device = self.device_thread.run(make)
+        self.device = self.device_thread.run(open_device)
 
     def place(self, index: VectorIndex) -> VectorIndex:
-        """An index that searches on this GPU. Unless optional, raises OperatorError with figures if it cannot."""
+        """Copy an index to this GPU; returns the index that searches there.
+
+        If it cannot be copied: raises OperatorError with figures or, if `optional`, returns it unchanged.
+        """
         try:
             return self._place(index)
         except OperatorError as error:
@@ -87,18 +97,18 @@ class Gpu:
         return GpuIndex(index, copy, needed_bytes, self)
 
     def _copy(self, index: Any, needed_bytes: int) -> Any:
-        """On the device thread: refuse before memory runs out."""
+        """Copy, on the device thread. Raises OperatorError, before memory runs out."""
         free = self.device.free_bytes()
         left = self._limit_bytes - self._placed_bytes if self._limit_bytes else free
         usable = min(int(free * _USABLE), left)
         if needed_bytes > usable:
             raise OperatorError(
-                f"{self.name}: {index.ntotal} vectors take {_kib(needed_bytes)} there, "
-                f"{_kib(usable)} may be used ({_kib(free)} are free, others here take {_kib(self._placed_bytes)})"
+                f"{self.name}: {index.ntotal} vectors need {_kib(needed_bytes)}, {_kib(usable)} may be used "
+                f"({_kib(free)} are free, other indexes take {_kib(self._placed_bytes)})"
             )
         try:
             copy = self.device.copy_to_device(index)
-        except RuntimeError as error:  # faiss has no other, nor has CUDA.
+        except RuntimeError as error:  # The only exception that faiss and CUDA raise.
             raise OperatorError(f"{self.name}: {error}") from error
         self._placed_bytes += needed_bytes
         taken = free - self.device.free_bytes()
@@ -116,7 +126,7 @@ class Gpu:
         DEVICE_BYTES.labels(self.name).dec(device_bytes)
 
     def train_ivf(self, recipe: IvfRecipe, vectors: StoredVectors, seed: int, threads: int) -> IvfIndex:
-        """As `ivf.train`, with vectors compared with centroids on the GPU; its roundings differ in the last bits."""
+        """As `ivf.train`, but compares vectors with centroids on the GPU, which rounds otherwise in the last bits."""
         return self.device_thread.run(lambda: ivf.train(recipe, vectors, seed, threads, self.device.copy_to_device))
 
     def close(self) -> None:
@@ -139,7 +149,7 @@ def open_gpu(setting: str, *, limit_bytes: int, max_waiting: int) -> Gpu | None:
 
 
 class GpuIndex:
-    """A `VectorIndex` searched on a GPU, whose roundings let the last candidates depend on what else a batch holds."""
+    """A `VectorIndex` that searches on a GPU. By rounding, its last candidates may depend on the rest of a batch."""
 
     def __init__(self, original: IvfIndex | ScalarQuantizerIndex, copy: Any, device_bytes: int, gpu: Gpu) -> None:
         """copy: on the device; the device thread frees it when this object is collected."""
@@ -176,7 +186,7 @@ class GpuIndex:
         return self._original.cost(search_parameter)
 
     def with_vectors(self, vectors: StoredVectors) -> VectorIndex:
-        """On the CPU: an index that a shard builds while it serves is small."""
+        """Returns an index on the CPU: those that a shard builds while it serves are small."""
         return self._original.with_vectors(vectors)
 
     def ram_bytes(self) -> int:
@@ -192,7 +202,7 @@ def device_of(index: VectorIndex | None) -> str:
 
 
 def device_bytes_of(index: IvfIndex | ScalarQuantizerIndex) -> int:
-    """What a copy takes of a device's memory, without scratch space."""
+    """Device memory that a copy takes, without scratch space."""
     if isinstance(index, ScalarQuantizerIndex):
         return 2 * index.documents * index.dim
     lists = index.ivf

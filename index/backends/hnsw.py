@@ -36,7 +36,7 @@ class HnswIndex:
         return positions
 
     def search_parameters(self, depth: int) -> Iterable[int]:
-        """efSearch from `depth` on: under a filter few of the nodes that are kept pass."""
+        """efSearch from `depth` on: it is the size of the candidate list, of which few pass a selective filter."""
         least = max(_MIN_EF_SEARCH, depth)
         return (least << power for power in range(8) if least << power <= 2 * self.documents)
 
@@ -65,7 +65,7 @@ def read_index(path: Path, recipe: HnswRecipe) -> HnswIndex:
 
 
 def train(recipe: HnswRecipe, vectors: StoredVectors, seed: int) -> HnswIndex:
-    """The same arguments give the same graph: it is built on one core, as threads would race for the order of links."""
+    """Build a graph on one core: with threads, which race for the order of links, equal arguments give other graphs."""
     dim, metric = vectors.shape[1], faiss.METRIC_INNER_PRODUCT
     if recipe.quantized:
         index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_8bit, recipe.links, metric)

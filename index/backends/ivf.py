@@ -91,13 +91,13 @@ def train(
     threads: int,
     to_device: Callable[[Any], Any] = lambda index: index,
 ) -> IvfIndex:
-    """An index over unit vectors (m, dim), which may be memory-mapped. The same arguments give the same codes.
+    """An index over unit vectors (m, dim), which may be memory-mapped. The same arguments give the same index.
 
-    to_device: copies the index that compares vectors with centroids, which is most of the work.
+    to_device: copies the index that compares vectors with centroids (most of the work) to a device.
     """
     dim, nlist = vectors.shape[1], recipe.nlist
     random = np.random.default_rng(seed)
-    faiss_support.use_threads(1)  # Several would sum in another order.
+    faiss_support.use_threads(1)  # More would sum in another order.
     rotation = None
     if recipe.rotated_dim:
         points = faiss_support.sample_vectors(vectors, _ROTATION_TRAINING_VECTORS, random)
@@ -115,7 +115,7 @@ def train(
     compact = faiss.IndexScalarQuantizer(stored_dim, faiss.ScalarQuantizer.QT_bf16, faiss.METRIC_INNER_PRODUCT)
     compact.add(faiss.vector_to_array(kmeans.centroids).reshape(nlist, stored_dim))
     index = _empty_index(recipe, compact, stored_dim)
-    # Many parallel sections of microseconds: 2 s on one thread, but 100 s on two of which one has to wait for its core.
+    # Many parallel sections of microseconds: 2 s on one thread, but 100 s on two if one must wait for its core.
     faiss_support.use_threads(1)
     if recipe.pq_bits:
         index.pq.cp.seed = seed
@@ -161,7 +161,7 @@ def _add_vectors(index: Any, vectors: StoredVectors, to_device: Callable[[Any], 
 def _train_rotation(recipe: IvfRecipe, points: F32, seed: int) -> F32:
     """(rotated_dim, dim): a projection on the principal directions, then OPQ, or a random rotation.
 
-    The rotation makes each code, or bit, say as much. Not centred: inner products are to be kept, and not distances.
+    The rotation spreads the variance evenly over codes or bits. Vectors are not centred: inner products must be kept.
     """
     rotated_dim = recipe.rotated_dim
     moments = (points.T @ points).astype(np.float64)
@@ -202,7 +202,7 @@ def _batch_rotation(rotation: F32 | None) -> Callable[[F32], F32]:
 
 
 def _rotate_one_by_one(queries: F32, rotation: F32) -> F32:
-    """Rotate each query by itself: the roundings of a matrix product depend on how many there are."""
+    """Rotate each query by itself: the rounding of a matrix product depends on the size of the batch."""
     queries = faiss_support.as_float32(queries)
     rotated = np.empty((len(queries), len(rotation)), dtype=np.float32)
     for query, out in zip(queries, rotated, strict=True):

@@ -1,6 +1,6 @@
 """NGT, an optional dependency: a graph with a tree over full vectors. Reads and writes files.
 
-It is there to compare with and to migrate from.
+It is offered for comparisons and for migrations from NGT.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lookalike.errors import BadArtifact, BadSettings
 from lookalike.vectors import F32, I64
 
 _EPSILONS = (0, 5, 10, 15, 20, 30, 40, 60)  # In hundredths.
-_EDGES = 40  # Of a node that are explored, NGT's own default; each may be a vector compared.
+_EDGES = 40  # Edges explored per node (NGT's default); each may cost a comparison.
 
 
 class NgtIndex:
@@ -53,7 +53,7 @@ class NgtIndex:
         return _EDGES * 40 * (1 + search_parameter / 20)
 
     def with_vectors(self, vectors: StoredVectors) -> NgtIndex:
-        """Builds the graph anew: NGT trains nothing else."""
+        """Builds a new graph: NGT has no training to reuse."""
         return train(vectors, 1)
 
     def ram_bytes(self) -> int:
@@ -68,7 +68,7 @@ def read_index(path: Path, dim: int) -> NgtIndex:
     """Raises BadArtifact."""
     try:
         return NgtIndex(_import_ngt().Index(str(path), read_only=True, log_disabled=True), path, dim)
-    except (RuntimeError, MemoryError) as error:  # The latter for a size that a damaged file states.
+    except (RuntimeError, MemoryError) as error:  # MemoryError: a damaged file states a huge size.
         raise BadArtifact(f"{path}: {error}") from error
 
 

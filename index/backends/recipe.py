@@ -113,10 +113,10 @@ def parse_recipe(name: str) -> Recipe | None:
 
 
 def resolve_recipe(name: str, documents: int, dim: int, exact_floats: int) -> Recipe | None:
-    """Parse a factory string and derive from the vectors what it leaves open; None: exact search.
+    """Parse a factory string and derive the parameters that it leaves open; None: exact search.
 
-    exact_floats: with `auto`, a space of at most so many floats is searched exactly.
-    Raises BadSettings for what cannot be made of the vectors.
+    exact_floats: with `auto`, a space of at most this many floats is searched exactly.
+    Raises BadSettings for a recipe that does not suit the vectors.
     """
     if name == AUTO:
         name = EXACT if documents * dim <= exact_floats else DEFAULT
@@ -130,9 +130,9 @@ def resolve_recipe(name: str, documents: int, dim: int, exact_floats: int) -> Re
     if recipe.rotated_dim > dim:
         raise BadSettings(f"recipe {name!r}: vectors of {dim} dimensions cannot be rotated to {recipe.rotated_dim}")
     if recipe.nlist > documents // _MIN_VECTORS_PER_LIST:
-        most = documents // _MIN_VECTORS_PER_LIST
+        max_nlist = documents // _MIN_VECTORS_PER_LIST
         raise BadSettings(
-            f"recipe {name!r}: {recipe.nlist} lists for {documents} vectors, at most {most} can be trained"
+            f"recipe {name!r}: {recipe.nlist} lists for {documents} vectors, at most {max_nlist} can be trained"
         )
     stored_dim = recipe.rotated_dim or dim
     pq_codes = recipe.pq_codes or (default_pq_codes(stored_dim) if recipe.payload == "PQ" else 0)

@@ -13,7 +13,7 @@ from lookalike.vectors import F32, I64
 class VectorIndex(Protocol):
     """An approximate index over (documents, dim) unit vectors. Immutable; many threads may search it at once.
 
-    It returns candidates without scores: the caller compares them again by their full vectors.
+    It returns candidates without scores; the caller rescores them with full vectors.
     `search_parameter` is the backend's own measure of search effort: nprobe (IVF), efSearch (HNSW) or epsilon (NGT).
     """
 
@@ -37,7 +37,7 @@ class VectorIndex(Protocol):
         """A new index over other vectors (m, dim), possibly memory-mapped, with this one's training; takes one core."""
 
     def ram_bytes(self) -> int:
-        """All that it keeps in memory: codes, ids, graphs, centroids, matrices."""
+        """Memory of the whole index: codes, ids, graphs, centroids, matrices."""
 
     def write(self, path: Path) -> None:
         """Write it to a file, or to a directory of files."""

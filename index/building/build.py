@@ -23,7 +23,7 @@ from index.backends import factory, faiss_support, recipe
 from index.building.calibration import EXACT_FLOATS, TARGET_RECALL, calibrate
 from index.storage import attributes, vectors, version
 from index.storage.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry
-from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name
+from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS, shard_name
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.runtime.partition import shard_of
 from lookalike.spaces import space_name
@@ -49,8 +49,8 @@ class IndexOptions:
     """How the index of every space and shard is built."""
 
     recipe: str = recipe.AUTO  # A factory string, see index/backends/recipe.py.
-    rescore: str = "float32"  # float16 takes half the disk; scores are then of the rounded vectors.
-    recall: float = TARGET_RECALL  # Target recall@k for every k; what cannot reach it is searched exactly.
+    rescore: str = "float32"  # float16 takes half the disk; scores are then computed from rounded vectors.
+    recall: float = TARGET_RECALL  # Target recall@k for every k; exact search where it is out of reach.
 
 
 DEFAULT_OPTIONS = IndexOptions()
@@ -70,7 +70,7 @@ def build(
 ) -> str:
     """Build, verify and publish a version; returns its name. Vectors are scaled to unit norm.
 
-    exact_floats: with the recipe `auto` a shard's space of at most so many floats is searched exactly.
+    exact_floats: with the recipe `auto` a shard's space of at most this many floats is searched exactly.
     Raises BadCatalogue or BadArtifact with the row at fault; BadSettings for options that do not suit the vectors;
     OperatorError while another build is under way here.
     """
@@ -83,7 +83,7 @@ def build(
     step = _step_counter(progress, shards * (1 + 2 * len(spaces)) + 1)
     with _build_directory(location) as directory:
         assignment = _ShardAssignment.of(table["id"], shards)
-        for space_vectors in spaces.values():  # Before anything is written, which takes long for many vectors.
+        for space_vectors in spaces.values():  # First: writing many vectors takes long.
             for documents in assignment.counts(space_vectors.rows):
                 recipe.resolve_recipe(options.recipe, documents, space_vectors.vectors.shape[1], exact_floats)
         for shard in range(shards):
@@ -145,7 +145,7 @@ def _build_directory(location: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class _ShardAssignment:
-    """Where each product goes: its shard, and its row in the shard's table."""
+    """The shard of each product, and its row in the shard's table."""
 
     shards: int
     order: I64  # Rows of the catalogue by rising id.
@@ -196,14 +196,14 @@ def _write_vectors(
     directory: Path, space_vectors: SpaceVectors, assignment: _ShardAssignment, shard: int, options: IndexOptions
 ) -> None:
     directory.mkdir()
-    rows_here = np.flatnonzero(assignment.owners[space_vectors.rows] == shard)
-    rows_here = rows_here[np.argsort(assignment.shard_rows[space_vectors.rows[rows_here]])]
-    np.save(directory / ROWS, assignment.shard_rows[space_vectors.rows[rows_here]])
+    catalogue_rows = np.flatnonzero(assignment.owners[space_vectors.rows] == shard)
+    catalogue_rows = catalogue_rows[np.argsort(assignment.shard_rows[space_vectors.rows[catalogue_rows]])]
+    np.save(directory / ROWS, assignment.shard_rows[space_vectors.rows[catalogue_rows]])
     dim = space_vectors.vectors.shape[1]
     step = max(1, _CHUNK_BYTES // (4 * dim))
-    row_chunks = (rows_here[start : start + step] for start in range(0, len(rows_here), step))
+    row_chunks = (catalogue_rows[start : start + step] for start in range(0, len(catalogue_rows), step))
     chunks = (_unit_vectors(directory.name, space_vectors.vectors[rows], rows) for rows in row_chunks)
-    vectors.write_vectors(directory / VECTORS, chunks, documents=len(rows_here), dim=dim, rescore=options.rescore)
+    vectors.write_vectors(directory / VECTORS, chunks, documents=len(catalogue_rows), dim=dim, rescore=options.rescore)
 
 
 def _unit_vectors(name: str, vectors: F32, rows: I64) -> F32:
@@ -227,8 +227,8 @@ def _build_index(
 ) -> IndexEntry:
     """Train, calibrate and write the index of one space in one shard, unless it is to be searched exactly."""
     step(f"indexing the {space_name(space)} vectors of shard {shard}")
-    here = directory / shard_name(shard) / space_name(space)
-    mapped = vectors.open_vectors(here / VECTORS, rescore=options.rescore)
+    space_directory = directory / shard_name(shard) / space_name(space)
+    mapped = vectors.open_vectors(space_directory / VECTORS, rescore=options.rescore)
     documents, dim = mapped.shape
     resolved = recipe.resolve_recipe(options.recipe, documents, dim, exact_floats)
     if resolved is None:
@@ -237,7 +237,7 @@ def _build_index(
     operating_points = calibrate(index, mapped, seed, options.recall)
     if not operating_points:
         return IndexEntry()
-    index.write(here / CODES)
+    index.write(space_directory / ANN_INDEX)
     return IndexEntry(recipe=str(resolved), operating_points=operating_points)
 
 
@@ -256,7 +256,7 @@ def _version_name(
     seed: int,
     exact_floats: int,
 ) -> str:
-    """A digest of everything that decides the results; codes are left out: they follow from the rest."""
+    """A digest of everything that decides the results; ANN indexes are left out: they follow from the rest."""
     inputs = {
         "format": FORMAT,
         "faiss": faiss_support.build_tag(),

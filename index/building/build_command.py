@@ -75,8 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--attributes", type=Path, help="Parquet file with `id` and any of title, category, shop, tags, …"
     )
-    parser.add_argument("--space", required=True, choices=VECTOR_SPACES, help="which vectors of the products these are")
-    parser.add_argument("--shards", type=int, default=1, help="processes to divide the products among (default: 1)")
+    parser.add_argument("--space", required=True, choices=VECTOR_SPACES, help="space of the vectors")
+    parser.add_argument(
+        "--shards", type=int, default=1, help="number of shards, each served by its own process (default: 1)"
+    )
     parser.add_argument(
         "--recipe",
         default=build.DEFAULT_OPTIONS.recipe,
@@ -86,13 +88,13 @@ def _parser() -> argparse.ArgumentParser:
         "--rescore",
         default=build.DEFAULT_OPTIONS.rescore,
         choices=RESCORE_DTYPES,
-        help="type of the full vectors on disk; float16 takes half the space, and scores are of the rounded vectors",
+        help="type of the full vectors on disk; float16 takes half the space and rounds scores",
     )
     parser.add_argument(
         "--recall",
         type=float,
         default=build.DEFAULT_OPTIONS.recall,
-        help="target recall@k for every k; what cannot reach it is searched exactly (default: 0.95)",
+        help="target recall@k for every k; exact search where it is out of reach (default: 0.95)",
     )
     parser.add_argument(
         "--encoder", default="vectors", help="fingerprint of the encoder of the vectors (default: vectors)"
@@ -134,10 +136,10 @@ def read_ids(path: Path) -> list[str]:
 
 
 def join_attributes(products: pa.Table, path: Path) -> pa.Table:
-    """Join attributes from a Parquet file, in the order of `products`; a product missing there has none."""
+    """Join attributes from a Parquet file, in the order of `products`; a product that is not in the file has none."""
     try:
         attributes = validate_products(pq.read_table(path))
-    except FileNotFoundError as error:  # Its own message is the path, and no more.
+    except FileNotFoundError as error:  # Its own message is only the path.
         raise BadCatalogue(f"{path}: no such file") from error
     except (pa.ArrowException, OSError) as error:
         raise BadCatalogue(f"{path}: {error}") from error

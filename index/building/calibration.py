@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 EXACT_FLOATS = 8 << 20
 TARGET_RECALL = 0.95
 DEPTHS = (10, 30, 100, 300, 1_000, 3_000, 10_000)
-# Where a larger search parameter gains less recall than this, the codes set the limit: only more candidates help.
+# If a larger search parameter gains less recall than this, compression sets the limit: only more candidates help.
 _MIN_RECALL_GAIN = 0.002
 
 
@@ -29,7 +29,7 @@ class CalibrationSet:
 
     def __init__(self, index: VectorIndex, vectors: StoredVectors, depth: int, query_rows: I64) -> None:
         self.depth = depth
-        self.space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=index)
+        self.space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), ann_index=index)
         self.query_rows = query_rows
         self._index = index
         self._kth_best_scores = _kth_best_scores(vectors, self.query_rows, depth)
@@ -37,26 +37,26 @@ class CalibrationSet:
     def find_cheapest(
         self, target: float, *, search_parameter: int = 0, refine_factor: int = 0
     ) -> OperatingPoint | None:
-        """The cheapest operating point that reaches the target recall, searching at least as hard as the arguments say.
+        """The cheapest operating point that reaches the target recall, with at least these two parameters.
 
         More candidates may allow a smaller search parameter: the refine factor rises as long as that is cheaper.
         """
         best: OperatingPoint | None = None
         for factor in (factor for factor in self._index.refine_factors if factor >= refine_factor):
             if self.depth * factor >= len(self.space):
-                break  # Exact search compares no more.
+                break  # Exact search compares as few vectors.
             recall = -1.0
             for parameter in self._index.search_parameters(self.depth):
                 if parameter < search_parameter:
                     continue
                 if best is not None and self._cost(parameter, factor) >= best.cost + self.depth * best.refine_factor:
                     return best
-                point, before = self.measure(parameter, factor), recall
+                point, previous_recall = self.measure(parameter, factor), recall
                 recall = point.recall
                 if recall >= target:
                     best = point
                     break
-                if recall - before < _MIN_RECALL_GAIN:
+                if recall - previous_recall < _MIN_RECALL_GAIN:
                     break
         return best
 
@@ -78,7 +78,7 @@ class CalibrationSet:
             kth_best_scores = self._kth_best_scores[start : start + BATCH]
             results = self.space.probe(self.queries(batch), self.depth + 1, point)
             for query_row, kth_best, (rows, scores) in zip(batch, kth_best_scores, results, strict=True):
-                # The true score comes from a matrix product, which rounds otherwise.
+                # The true score comes from a matrix product, which rounds differently.
                 hits += int(np.count_nonzero(scores[rows != query_row][: self.depth] >= kth_best - 1e-6))
         return replace(point, recall=round(hits / (self.depth * len(self.query_rows)), 4))
 
@@ -117,8 +117,8 @@ def _kth_best_scores(vectors: StoredVectors, query_rows: I64, depth: int) -> F32
     top = np.full((len(query_rows), depth), -np.inf, dtype=np.float32)
     for start in range(0, len(vectors), 1 << 14):
         scores = queries @ as_float32(vectors[start : start + (1 << 14)]).T
-        here = (query_rows >= start) & (query_rows < start + scores.shape[1])
-        scores[here, query_rows[here] - start] = -np.inf
+        in_chunk = (query_rows >= start) & (query_rows < start + scores.shape[1])
+        scores[in_chunk, query_rows[in_chunk] - start] = -np.inf
         top = np.partition(np.concatenate((top, scores), axis=1), -depth, axis=1)[:, -depth:]
     lowest: F32 = top.min(axis=1)
     return lowest

@@ -46,7 +46,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 def _print_manifest(console: Console, location: Location, manifest: Manifest, read_bytes: int | None) -> None:
     stored = sum(file.bytes for file in manifest.files.values())
     console.print(f"{location}: version {manifest.version}, {sum(manifest.products)} products, {format_mib(stored)}")
-    table = Table("shard", "space", "dim", "vectors", "encoder", "stored as", "index", "search_parameter", "recall@10")
+    table = Table("shard", "space", "dim", "vectors", "encoder", "stored as", "index", "search parameter", "recall@10")
     for shard in range(manifest.shards):
         for space in manifest.spaces:
             table.add_row(*_table_row(shard, space))

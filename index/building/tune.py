@@ -155,7 +155,7 @@ def _print_findings(out: Path, findings: TuneFindings, *, as_json: bool) -> None
         print(f"no recipe meets {tune_report.describe_budget(budget)}")
         print(f"the nearest is {row.recipe}: {tune_report.describe_excesses(row, budget)}")
     else:
-        print(f"{row.recipe}: {row.ram_bytes:.1f} B a vector in memory, recall@{budget.k} {row.recall:.3f}, ", end="")
-        print(f"{row.cpu_ms:.2f} ms and {row.pages:.0f} pages a query")
+        print(f"{row.recipe}: {row.ram_bytes:.1f} B per vector in memory, recall@{budget.k} {row.recall:.3f}, ", end="")
+        print(f"{row.cpu_ms:.2f} ms and {row.pages:.0f} pages per query")
         print(findings.command)
     print(f"all measurements: {out / 'tune.md'}")

@@ -12,14 +12,20 @@ from typing import Any
 from index.building.tune_selection import RecipeMeasurement, TuneBudget, budget_excesses, pareto_front
 from lookalike.errors import OperatorError
 
-_HEAD = ("recipe", "B/vector in RAM", "recall", "measured at half → all of the sample", "search_parameter × candidates")
+_HEAD = (
+    "recipe",
+    "B/vector in RAM",
+    "recall",
+    "measured at half → all of the sample",
+    "search parameter × candidates per result",
+)
 _TAIL = ("CPU ms/query", "at the sample", "pages/query", "meets the budget")
 _DPI = 120
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneFindings:
-    """All that the report shows."""
+    """The content of the report."""
 
     vectors: str
     count: int
@@ -79,7 +85,7 @@ def markdown(findings: TuneFindings) -> str:
         "# Recipes for these vectors",
         "",
         f"{findings.count:,} vectors of {findings.dim} dimensions (`{findings.vectors}`) in {findings.shards}"
-        f" shard(s), stored as {findings.rescore}: {findings.disk_bytes:,.0f} B a vector on disk, beside the"
+        f" shard(s), stored as {findings.rescore}: {findings.disk_bytes:,.0f} B per vector on disk, beside the"
         f" index. Budget: {describe_budget(findings.budget)}.",
         "",
         _verdict(findings),
@@ -116,17 +122,17 @@ def _assumptions(findings: TuneFindings) -> tuple[str, ...]:
 
 
 def describe_budget(budget: TuneBudget) -> str:
-    text = f"recall@{budget.k} of {budget.recall:g} with at most {budget.bytes_per_vector:g} B a vector in memory"
-    return text if budget.latency_ms is None else f"{text} and {budget.latency_ms:g} ms a query"
+    text = f"recall@{budget.k} of {budget.recall:g} with at most {budget.bytes_per_vector:g} B per vector in memory"
+    return text if budget.latency_ms is None else f"{text} and {budget.latency_ms:g} ms per query"
 
 
 def describe_excesses(row: RecipeMeasurement, budget: TuneBudget) -> str:
     """How a recipe exceeds the budget, in words; empty: it does not."""
     excesses = budget_excesses(row, budget)
     texts = {
-        "bytes": f"{row.ram_bytes:.1f} B a vector",
+        "bytes": f"{row.ram_bytes:.1f} B per vector",
         "recall": f"recall {row.recall:.3f}",
-        "latency": f"{row.cpu_ms:.2f} ms a query",
+        "latency": f"{row.cpu_ms:.2f} ms per query",
     }
     return ", ".join(text for name, text in texts.items() if name in excesses)
 

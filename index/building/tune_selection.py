@@ -37,12 +37,12 @@ class RecipeMeasurement:
 
 
 def extrapolate_recall(half: float, sample: float, doublings: float) -> float:
-    """Recall after so many doublings of the sample: each loses what the last one lost; a gain counts as no loss."""
+    """Recall after further doublings of the sample: each loses what the last one lost; a gain counts as no loss."""
     return max(0.0, sample - max(0.0, half - sample) * doublings)
 
 
 def budget_excesses(measured: RecipeMeasurement, budget: TuneBudget) -> dict[str, float]:
-    """By what share of each limit a recipe exceeds it, by the limit's name; empty: the recipe meets the budget."""
+    """The relative excess over each limit, by the limit's name; empty: the recipe meets the budget."""
     miss_ratio = (1 - measured.recall) / max(1 - budget.recall, 1e-3)
     excesses = {"bytes": measured.ram_bytes / budget.bytes_per_vector - 1, "recall": miss_ratio - 1}
     if budget.latency_ms is not None:

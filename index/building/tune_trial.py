@@ -1,4 +1,4 @@
-"""Measure one recipe on a sample of vectors, at two sizes: its operating point, recall, memory and time."""
+"""Measure one recipe on a sample of vectors, at two sizes: its operating point, recall, memory and time. No I/O."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from index.storage.manifest import OperatingPoint
 from index.storage.vectors import PAGE_BYTES, StoredVectors
 
 QUERIES = 400  # The standard error of a recall@10 of 0.95 is about 0.4 %.
-_TIMING_ROUNDS = 3  # Of timing; the median counts.
-_MAX_ATTEMPTS = 3  # To find an operating point whose extrapolated recall is enough.
+_TIMING_ROUNDS = 3  # The median is reported.
+_MAX_ATTEMPTS = 3  # To find an operating point whose extrapolated recall reaches the target.
 
 
 def candidate_recipes(dim: int) -> Sequence[str]:
@@ -86,7 +86,10 @@ def _resolve(name: str, documents: int, dim: int) -> IvfRecipe | HnswRecipe:
 def _find_operating_point(
     index: VectorIndex, full_set: CalibrationSet, half_set: CalibrationSet, budget: TuneBudget
 ) -> tuple[OperatingPoint, float, float]:
-    """The cheapest operating point whose extrapolated recall is enough, its recall on half the sample, and that one."""
+    """Find the cheapest operating point whose extrapolated recall reaches the target.
+
+    Returns the point, its recall on half the sample, and its extrapolated recall. If none reaches it: the costliest.
+    """
     doublings = log2(budget.documents / len(full_set.space))
     target = budget.recall
     for _ in range(_MAX_ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Compact several segments into one on disk: what is not deleted, by rising id. Reads and writes files."""
+"""Compact several segments into one on disk: products that are not deleted, by rising id. Reads and writes files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from index.search import segment
 from index.search.segment import Segment
 from index.storage import attributes, vectors, version
 from index.storage.manifest import FileEntry, IndexEntry, Manifest, SpaceEntry
-from index.storage.names import ATTRIBUTES, CODES, ROWS, VECTORS, shard_name
+from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS, shard_name
 from index.storage.strings import SortedStrings
 from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact
@@ -38,15 +38,15 @@ _CHUNK_BYTES = 8 << 20
 class CompactionSource(NamedTuple):
     """A segment to be compacted."""
 
-    table: pa.Table  # All rows, in the form that `attributes.serialized` returns.
+    table: pa.Table  # All rows, in the form that `attributes.read_serialized` returns.
     segment: Segment  # Over the same rows; knows which are deleted.
 
 
-class TrainedCodes(NamedTuple):
+class TrainedIndex(NamedTuple):
     """A trained ANN index, whose training is reused for the compacted vectors of the same space."""
 
-    codes: VectorIndex
-    recipe: str  # The factory string of the codes.
+    ann_index: VectorIndex
+    recipe: str  # Its factory string.
     recall: float  # The target: the recall of the version as it was built.
 
 
@@ -103,11 +103,11 @@ def compact(
     sources: Sequence[CompactionSource],
     tombstones: Mapping[bytes, Tombstone],
     spaces: Sequence[SpaceEntry],
-    trained: Mapping[Space.ValueType, TrainedCodes],
+    trained: Mapping[Space.ValueType, TrainedIndex],
 ) -> CompactedSegment:
-    """Write what is not deleted in the sources as an index version of one shard, synced to disk, and open it.
+    """Write the products of the sources that are not deleted as an index version of one shard, and open it.
 
-    directory: a new one; removed again after an error.
+    directory: is created, synced to disk, and removed again after an error.
     spaces:    as in the version as it was built.
     Raises OSError.
     """
@@ -124,7 +124,7 @@ def write(
     sources: Sequence[CompactionSource],
     tombstones: Mapping[bytes, Tombstone],
     spaces: Sequence[SpaceEntry],
-    trained: Mapping[Space.ValueType, TrainedCodes],
+    trained: Mapping[Space.ValueType, TrainedIndex],
 ) -> None:
     shard = directory / shard_name(0)
     shard.mkdir(parents=True)
@@ -189,18 +189,18 @@ class _MovedVectors(NamedTuple):
 def _write_vectors(directory: Path, moved: Sequence[_MovedVectors], entry: SpaceEntry) -> int:
     """Write the vectors by rising row. Returns how many there are."""
     directory.mkdir()
-    rows = np.concatenate([each.rows for each in moved])
-    positions = np.concatenate([each.positions for each in moved])
-    sources = np.repeat(np.arange(len(moved)), [len(each.rows) for each in moved])
+    rows = np.concatenate([source.rows for source in moved])
+    positions = np.concatenate([source.positions for source in moved])
+    sources = np.repeat(np.arange(len(moved)), [len(source.rows) for source in moved])
     order = np.argsort(rows)
     np.save(directory / ROWS, rows[order])
     step = max(1, _CHUNK_BYTES // (4 * entry.dim))
 
     def gather(part: I64) -> F32:
         chunk = np.empty((len(part), entry.dim), dtype=np.float32)
-        for i, each in enumerate(moved):
-            of_source = sources[part] == i
-            chunk[of_source] = each.vectors[positions[part[of_source]]]
+        for i, source in enumerate(moved):
+            from_source = sources[part] == i
+            chunk[from_source] = source.vectors[positions[part[from_source]]]
         return chunk
 
     parts = (gather(order[start : start + step]) for start in range(0, len(order), step))
@@ -208,31 +208,34 @@ def _write_vectors(directory: Path, moved: Sequence[_MovedVectors], entry: Space
     return len(rows)
 
 
-def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedCodes | None) -> IndexEntry:
-    """Make, calibrate and write the ANN index, if the version has one and the target recall is reached again."""
+def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedIndex | None) -> IndexEntry:
+    """Rebuild, calibrate and write the ANN index.
+
+    The entry is of exact search if the version has no ANN index, or if the rebuilt one misses the target recall.
+    """
     mapped = vectors.open_vectors(directory / VECTORS, rescore=entry.rescore)
     if trained is None or len(mapped) < MIN_INDEXED_VECTORS:
         return IndexEntry()
-    recipe, codes = _make_codes(mapped, trained)
-    ladder = calibrate(codes, mapped, 0, trained.recall)
-    if not ladder:
+    recipe, index = _rebuild_index(mapped, trained)
+    operating_points = calibrate(index, mapped, 0, trained.recall)
+    if not operating_points:
         return IndexEntry()
-    codes.write(directory / CODES)
-    return IndexEntry(recipe=recipe, operating_points=ladder)
+    index.write(directory / ANN_INDEX)
+    return IndexEntry(recipe=recipe, operating_points=operating_points)
 
 
-def _make_codes(mapped: StoredVectors, trained: TrainedCodes) -> tuple[str, VectorIndex]:
-    """Refill the trained ANN index; one with far too many or too few inverted lists for the vectors is trained again.
+def _rebuild_index(mapped: StoredVectors, trained: TrainedIndex) -> tuple[str, VectorIndex]:
+    """Index the vectors with the existing training; train again if it has far too many or too few inverted lists.
 
     Finding and visiting 1,024 lists of 15,000 vectors costs a query as much as those of 100,000.
     """
-    spec = parse_recipe(trained.recipe)
-    if isinstance(spec, IvfRecipe) and not spec.rotated_dim:  # Training a rotation takes too long.
+    parsed = parse_recipe(trained.recipe)
+    if isinstance(parsed, IvfRecipe) and not parsed.rotated_dim:  # Training a rotation takes too long.
         lists = default_nlist(len(mapped))
-        if not spec.nlist <= 2 * lists <= 4 * spec.nlist:
-            resized = replace(spec, nlist=lists)
+        if not parsed.nlist <= 2 * lists <= 4 * parsed.nlist:
+            resized = replace(parsed, nlist=lists)
             return str(resized), factory.train_index(resized, mapped, 0, 1)
-    return trained.recipe, trained.codes.with_vectors(mapped)
+    return trained.recipe, trained.ann_index.with_vectors(mapped)
 
 
 def _write_tombstones(path: Path, tombstones: Mapping[bytes, Tombstone]) -> None:
@@ -244,7 +247,9 @@ def _write_tombstones(path: Path, tombstones: Mapping[bytes, Tombstone]) -> None
         [tombstone.generation for tombstone in sorted_tombstones],
     ]
     schema = _TOMBSTONES_SCHEMA
-    batch = pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    batch = pa.record_batch(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(batch)
 

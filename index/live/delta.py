@@ -38,7 +38,7 @@ class _VectorBuffer:
 
     def index(self) -> SpaceIndex:
         vectors, rows = self.vectors[: self.count], self.rows[: self.count]
-        return SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=rows, codes=None)
+        return SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=rows, ann_index=None)
 
 
 def empty_segment(spaces: Sequence[SpaceEntry]) -> Segment:
@@ -48,7 +48,7 @@ def empty_segment(spaces: Sequence[SpaceEntry]) -> Segment:
 
 
 class Delta:
-    """Changes in order of arrival, at most `capacity` rows. For one writer; segments taken of it never change."""
+    """Changes in order of arrival, at most `capacity` rows. For one writer; segments made from it never change."""
 
     def __init__(self, spaces: Sequence[SpaceEntry], capacity: int) -> None:
         self.revisions: dict[bytes, int] = {}  # Of every product that was changed here, removed ones included.
@@ -64,11 +64,11 @@ class Delta:
 
     @property
     def changes(self) -> int:
-        """How much of the capacity is used: the number of rows or of changed products, whichever is more."""
+        """Used capacity: the number of rows or of changed products, whichever is larger."""
         return max(len(self), len(self.revisions))
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Add changes of different products, each newer than what is here, no more than there is room for."""
+        """Add changes of different products, each newer than the product's last; there must be room for them."""
         upserts = [(change, change.product) for change in changes if change.product is not None]
         rows = self._rows.extended_with([product for _, product in upserts], [change.revision for change, _ in upserts])
         for change in changes:
@@ -88,7 +88,7 @@ class Delta:
             self._alive[row] = False
 
     def table(self) -> pa.Table:
-        """All rows, in the form that `attributes.serialized` returns."""
+        """All rows, in the form that `attributes.read_serialized` returns."""
         return self._rows.table()
 
     def segment(self) -> Segment:
@@ -109,8 +109,8 @@ class _DeltaIds:
         self._order = order
 
     def find(self, value: bytes) -> int | None:
-        at = self.after(value) - 1
-        return int(self._order[at]) if at >= 0 and self._values[self._order[at]] == value else None
+        last = self.after(value) - 1
+        return int(self._order[last]) if last >= 0 and self._values[self._order[last]] == value else None
 
     def after(self, value: bytes) -> int:
         return bisect_right(self._order, value, key=self._values.__getitem__)
@@ -170,7 +170,7 @@ class DeltaTable:
         raise IndexError(row)
 
     def table(self) -> pa.Table:
-        """In the form that `attributes.serialized` returns."""
+        """In the form that `attributes.read_serialized` returns."""
         return pa.concat_tables([_EMPTY_TABLE, *(part.table for part in self._parts)])
 
     def extended_with(self, products: Sequence[Product], revisions: Sequence[int]) -> DeltaTable:
@@ -182,7 +182,7 @@ class DeltaTable:
         self._values[len(self) :] = [product.id.encode() for product in products]
         self.products[len(self) :] = added["product"].to_pylist()
         parts = [*self._parts, _TablePart(added)]
-        # Each part is at least twice as long as the next, so there are few, and each row is encoded only a few times.
+        # Each part is kept at least twice as long as the next: few parts, and each row is re-encoded only a few times.
         while len(parts) > 1 and len(parts[-2]) < 2 * len(parts[-1]):
             parts[-2:] = [_TablePart(pa.concat_tables([parts[-2].table, parts[-1].table]))]
         rows = sorted(new_rows, key=self._values.__getitem__)

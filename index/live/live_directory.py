@@ -39,7 +39,7 @@ def log_path(directory: Path, number: int) -> Path:
 
 
 def segment_path(directory: Path, number: int) -> Path:
-    """An unused path for a segment of what came before that log: LIVE may already name the one of a failed attempt."""
+    """An unused path for the segment of all changes before a log: LIVE may name the segment of a failed attempt."""
     paths = (directory / f"segment-{number:06d}-{attempt}" for attempt in count(1))
     return next(path for path in paths if not path.exists())
 
@@ -65,7 +65,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     try:
         body = json.loads(path.read_bytes())
         if body["format"] != FORMAT or body.pop("checksum") != _checksum(body):
-            raise ValueError("its format is another, or its checksum differs")
+            raise ValueError("its format or its checksum differs")
         return Checkpoint(log=int(body["log"]), segment=str(body["segment"]), sequence=int(body["sequence"]))
     except FileNotFoundError:
         return Checkpoint()

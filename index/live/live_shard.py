@@ -16,7 +16,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from index.live import compaction, live_directory
-from index.live.compaction import CompactedSegment, CompactionSource, TrainedCodes
+from index.live.compaction import CompactedSegment, CompactionSource, TrainedIndex
 from index.live.delta import Delta, empty_segment
 from index.live.live_directory import Checkpoint
 from index.live.updates import Change, Tombstone, check_owner, parse_update
@@ -92,7 +92,7 @@ class LiveShard:
         with self._writing:
             outcomes, newest = self._check(updates)
             if newest:
-                sequence = self.sequence + sum(each.outcome == UpdateResult.APPLIED for each in outcomes)
+                sequence = self.sequence + sum(result.outcome == UpdateResult.APPLIED for result in outcomes)
                 record = index_pb2.LogRecord(sequence=sequence, updates=[update for _, update in newest.values()])
                 try:
                     self._log.append(record.SerializeToString())
@@ -152,7 +152,7 @@ class LiveShard:
         with self._compacting:
             with self._writing:
                 log_number, tombstones, sources, sequence = self._freeze()
-                trained = self._trained_codes()
+                trained = self._trained_indexes()
             directory = live_directory.segment_path(self._directory, log_number)
             compacted = compaction.compact(directory, sources, tombstones, self._manifest.spaces, trained)
             with self._writing:
@@ -252,18 +252,20 @@ class LiveShard:
         if (before := self._compacted) is not None:
             sources.append(CompactionSource(before.table(), before.segment))
             frozen_revisions = self._frozen.revisions
-            tombstones |= {each: kept for each, kept in before.tombstones.items() if each not in frozen_revisions}
+            tombstones |= {
+                key: tombstone for key, tombstone in before.tombstones.items() if key not in frozen_revisions
+            }
         return _FrozenState(self._log_number, tombstones, sources, self._frozen_sequence)
 
-    def _trained_codes(self) -> dict[Space.ValueType, TrainedCodes]:
+    def _trained_indexes(self) -> dict[Space.ValueType, TrainedIndex]:
         """The ANN index of each space to reuse for compacted vectors: the last segment's, or else the base's."""
         trained = {}
         for number, base in self._base.spaces.items():
             latest = self._compacted.segment.spaces[number] if self._compacted else base
-            latest = base if latest.codes is None else latest
-            if latest.codes is not None and base.entry.operating_points:
-                recall = min(rung.recall for rung in base.entry.operating_points)
-                trained[number] = TrainedCodes(latest.codes, latest.entry.recipe, recall)
+            latest = base if latest.ann_index is None else latest
+            if latest.ann_index is not None and base.entry.operating_points:
+                recall = min(point.recall for point in base.entry.operating_points)
+                trained[number] = TrainedIndex(latest.ann_index, latest.entry.recipe, recall)
         return trained
 
     def _save_manifest(self) -> None:
@@ -320,9 +322,9 @@ class _CheckedUpdate(NamedTuple):
 
 
 class _FrozenState(NamedTuple):
-    """What a compaction takes in."""
+    """The input of a compaction."""
 
-    log_number: int  # Of the log that takes the updates after it.
+    log_number: int  # Of the log that later updates go to.
     tombstones: dict[bytes, Tombstone]
     sources: list[CompactionSource]
     sequence: int

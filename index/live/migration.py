@@ -18,7 +18,7 @@ MAX_TOMBSTONE_GENERATION = 8
 
 
 def migrate_changes(old: LiveShard, new: LiveShard) -> MigrationLoss:
-    """Apply to `new` the changes of `old` that are newer than what it has.
+    """Apply to `new` each change of `old` that is newer than its own revision of the product.
 
     A vector is migrated only where the same encoder made the vectors of both versions. The tombstone of a product that
     `new` does not have is migrated up to MAX_TOMBSTONE_GENERATION times. If `old` changes meanwhile, some changes may

@@ -91,7 +91,7 @@ class WriteAheadLog:
 
 
 def head_size(path: Path) -> int:
-    """Size in bytes of the magic number at the beginning; 0: not even that was written whole."""
+    """Size in bytes of the magic number that the file begins with; 0 if it is incomplete."""
     return len(MAGIC) if path.stat().st_size >= len(MAGIC) else 0
 
 
@@ -102,25 +102,25 @@ def read_frames(path: Path, *, last: bool) -> Iterator[tuple[bytes, int]]:
     and the byte.
     """
     data = path.read_bytes()
-    at = len(MAGIC)
-    if data[:at] != MAGIC:
+    offset = len(MAGIC)
+    if data[:offset] != MAGIC:
         if last and MAGIC.startswith(data):
             return
         raise BadArtifact(f"{path}: not a log of updates")
-    while at < len(data):
-        rest = memoryview(data)[at:]
+    while offset < len(data):
+        rest = memoryview(data)[offset:]
         torn = len(rest) < _HEADER or not any(rest)
         if not torn:
             length, check = _FRAME.unpack_from(rest)
             if _CHECK.unpack_from(rest, _FRAME.size)[0] != crc32(rest[: _FRAME.size]):
-                raise BadArtifact(f"{path}: damaged at byte {at}")
+                raise BadArtifact(f"{path}: damaged at byte {offset}")
             torn = len(rest) < _HEADER + length
         if torn:
             if last:
                 return
-            raise BadArtifact(f"{path}: truncated at byte {at}")
+            raise BadArtifact(f"{path}: truncated at byte {offset}")
         payload = bytes(rest[_HEADER : _HEADER + length])
         if crc32(payload) != check:
-            raise BadArtifact(f"{path}: damaged at byte {at}")
-        at += _HEADER + length
-        yield payload, at
+            raise BadArtifact(f"{path}: damaged at byte {offset}")
+        offset += _HEADER + length
+        yield payload, offset

@@ -17,13 +17,13 @@ from lookalike.v1.types_pb2 import Filter
 
 
 def filter_mask(attributes: Attributes, condition: Filter) -> Mask:
-    """The rows that meet every condition of the filter. A nonsensical one passes none: gateways have refused it."""
+    """The rows that meet every condition of the filter. A contradictory filter, which gateways refuse, passes none."""
     mask = np.ones(len(attributes), dtype=np.bool_)
     masks = chain(
         _column_masks(attributes, condition), _tag_masks(attributes, condition), _group_masks(attributes, condition)
     )
-    for each in masks:
-        mask &= each
+    for condition_mask in masks:
+        mask &= condition_mask
     return mask
 
 
@@ -57,9 +57,9 @@ def _tag_masks(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
 
 def _group_masks(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
     if condition.any_of:
-        yield np.logical_or.reduce([filter_mask(attributes, each) for each in condition.any_of])
-    yield from (filter_mask(attributes, each) for each in condition.all_of)
-    yield from (~filter_mask(attributes, each) for each in condition.none_of)
+        yield np.logical_or.reduce([filter_mask(attributes, inner) for inner in condition.any_of])
+    yield from (filter_mask(attributes, inner) for inner in condition.all_of)
+    yield from (~filter_mask(attributes, inner) for inner in condition.none_of)
 
 
 def _tag_counts(attributes: Attributes, tags: Iterable[str]) -> npt.NDArray[np.int32]:
@@ -100,7 +100,7 @@ class FilterCache:
         return len(self._entries)
 
     def get(self, space: int, key: bytes, compute: Callable[[], FilterBitmap]) -> FilterBitmap:
-        """The entry; a missing one is computed outside the lock: two threads may compute it twice, none waits."""
+        """Return the entry, computed if missing, outside the lock: two threads may compute it twice, but none waits."""
         with self._lock:
             if (entry := self._entries.get((space, key))) is not None:
                 self._entries.move_to_end((space, key))

@@ -1,4 +1,4 @@
-"""Choose the hits of a ranking, and widen the search until the ranking holds all the query wants. Pure."""
+"""Select the hits of a ranking, and search deeper until the ranking holds k of them. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from index.search.queries import ParsedQuery
 from lookalike.runtime.grouping import limit_per_shop
 from lookalike.vectors import F32
 
-_WIDENING_FACTOR = 4  # Of the depth, where a ranking held too few hits.
-_MIN_COUNTED_DEPTH = 256  # From here on, searching deeper takes longer than counting how many hits can exist.
-_MAX_DEPTH = 10_000  # No build measures operating points beyond it: everything is compared instead.
+_WIDENING_FACTOR = 4  # By which the depth grows when a ranking held too few hits.
+_MIN_COUNTED_DEPTH = 256  # From this depth on, counting how many hits can exist is faster than searching deeper.
+_MAX_DEPTH = 10_000  # Builds measure no operating points beyond it: exact search instead.
 
 
 class RankedHits(Protocol):
@@ -47,13 +47,13 @@ class Searchable(Protocol[Ranked_co]):
     """What `widen_until_filled` searches."""
 
     def nearest(self, queries: Sequence[ParsedQuery], /) -> Sequence[Ranked_co]:
-        """The k best for each query, fewer only where there are no more."""
+        """The k best for each query; fewer only if no more exist."""
 
     def max_hits(self, query: ParsedQuery, /) -> int:
         """How many hits can exist at any score, at most `max_per_shop` of a shop; k if there are more."""
 
     def best_per_shop(self, query: ParsedQuery, /) -> Ranked_co:
-        """The exact best of each shop, and of those without one; they include the k hits, or all there are."""
+        """The exact best of each shop, and of those without one; they include the k hits, or all that exist."""
 
 
 def widen_until_filled(
@@ -61,9 +61,9 @@ def widen_until_filled(
     searchable: Searchable[Ranked],
     select: Callable[[ParsedQuery, Ranked], Sequence[int]],
 ) -> list[tuple[Ranked, Sequence[int]]]:
-    """For each query a ranking and the positions of its hits in it: k of them, or all there are.
+    """For each query a ranking and the positions of its hits in it: k of them, or all that exist.
 
-    A query with too few hits is searched again at four times the depth, and at last compared with everything once.
+    A query with too few hits is searched again at four times the depth; beyond 10,000 by one exact search.
     """
     results: dict[int, tuple[Ranked, Sequence[int]]] = {}
     depths = {i: _first_depth(query) for i, query in enumerate(queries)}
@@ -95,7 +95,7 @@ def _first_depth(query: ParsedQuery) -> int:
 def _is_complete(
     query: ParsedQuery, scores: F32, depth: int, hits: int, max_hits: Callable[[ParsedQuery], int]
 ) -> bool:
-    """Whether a ranking with so many hits holds k of them, or all there are."""
+    """Whether a ranking with this number of hits holds k of them, or all that exist."""
     if hits >= query.k or len(scores) < depth or scores[-1] < query.min_score:
         return True
     return (query.exact or depth >= _MIN_COUNTED_DEPTH) and hits >= max_hits(query)

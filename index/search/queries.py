@@ -13,7 +13,7 @@ from lookalike.v1 import index_pb2
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32
 
-# Over-fetching included: a gateway asks for at most 1,000 hits and excludes at most 16 examples.
+# With over-fetching: a gateway requests at most 1,000 hits and excludes at most 16 examples.
 MAX_K = 4096
 _NORM_TOLERANCE = 1e-3
 
@@ -38,7 +38,7 @@ def parse_query(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]
         raise ValueError(f"k ({query.k}) plus the number of exclude_ids ({len(query.exclude_ids)}) is over {MAX_K}")
     if math.isnan(query.min_score):
         raise ValueError("min_score is not a number")
-    vectors = {each.space: _parse_vector(each, dims) for each in query.vectors}
+    vectors = {vector.space: _parse_vector(vector, dims) for vector in query.vectors}
     if not vectors:
         raise ValueError("the query has no vector")
     condition = query.filter.SerializeToString(deterministic=True) if query.HasField("filter") else b""
@@ -72,10 +72,10 @@ def _parse_weights(vectors: Sequence[index_pb2.QueryVector]) -> tuple[float, ...
     if len(vectors) == 1:
         return (1.0,)
     weights: dict[Space.ValueType, float] = {}
-    for each in vectors:
-        if each.space in weights:
-            raise ValueError(f"the query has two vectors of space {each.space}")
-        if not 0 < each.weight < math.inf:
-            raise ValueError(f"the weight of space {each.space} is {each.weight}, expected a finite number above 0")
-        weights[each.space] = each.weight
+    for vector in vectors:
+        if vector.space in weights:
+            raise ValueError(f"the query has two vectors of space {vector.space}")
+        if not 0 < vector.weight < math.inf:
+            raise ValueError(f"the weight of space {vector.space} is {vector.weight}, expected a finite number above 0")
+        weights[vector.space] = vector.weight
     return fusion.normalise_weights(list(weights.values()))

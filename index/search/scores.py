@@ -18,7 +18,7 @@ from lookalike.vectors import F32, I64
 # Rows scored at a time by an exact search: 256 KiB of scores, which stay in the CPU cache.
 CHUNK = 1 << 16
 # float16 vectors converted to float32 at a time: 1 MiB at 1024 dimensions.
-_HALVES_CHUNK = 1 << 8
+_FLOAT16_CHUNK = 1 << 8
 
 
 class Neighbours(NamedTuple):
@@ -49,10 +49,10 @@ def _inner_products_float16(queries: F32, vectors: StoredVectors, rows: I64) -> 
     scores = np.full(rows.shape, -np.inf, dtype=np.float32)
     for query, query_rows, query_scores in zip(queries, rows, scores, strict=True):
         valid = np.flatnonzero(query_rows >= 0)
-        for start in range(0, len(valid), _HALVES_CHUNK):
-            part = valid[start : start + _HALVES_CHUNK]
-            wide = vectors[query_rows[part]].astype(np.float32)
-            query_scores[part] = inner_products(query[None, :], wide, np.arange(len(part))[None, :])[0]
+        for start in range(0, len(valid), _FLOAT16_CHUNK):
+            part = valid[start : start + _FLOAT16_CHUNK]
+            converted = vectors[query_rows[part]].astype(np.float32)
+            query_scores[part] = inner_products(query[None, :], converted, np.arange(len(part))[None, :])[0]
     return scores
 
 
@@ -66,7 +66,7 @@ def top_k(rows: I64, scores: F32, k: int) -> Neighbours:
 
 
 def exact_search(query: F32, vectors: StoredVectors, k: int, among: I64 | None = None) -> Neighbours:
-    """The k nearest to the query (dim,) of all vectors (m, dim), or only of the rising rows `among`."""
+    """The k nearest to the query (dim,) of all vectors (m, dim), or only of the rows `among`, which rise."""
     return top_k_of_chunks(
         _chunks(len(vectors), among), k, lambda rows: inner_products(query[None, :], vectors, rows[None, :])[0]
     )

@@ -1,4 +1,4 @@
-"""An immutable segment of the index: a table of products, their vectors by space, and which are deleted.
+"""An immutable segment of the index: a table of products, their vectors by space, and a bitmap of deletions.
 
 Reads memory-mapped files.
 """
@@ -35,7 +35,7 @@ WHOLE_TABLE = Space.SPACE_AUTO  # The key of a bitmap over the rows of the table
 
 
 class _BatchKey(NamedTuple):
-    """What searches of one batch have in common; also k, so that a result does not depend on the rest of the batch."""
+    """Searches with equal keys run as one batch; k is part of it, so that a result does not depend on the batch."""
 
     space: Space.ValueType
     filter: bytes
@@ -51,7 +51,7 @@ class SearchTrace(NamedTuple):
     documents: int
     matching: int  # Vectors that pass the filter.
     recipe: str
-    plan: Plan | None  # None: exact search of all that pass.
+    plan: Plan | None  # None: exact search of the vectors that pass.
 
 
 class SegmentHits(NamedTuple):
@@ -101,8 +101,8 @@ class Table(Protocol):
 class Segment:
     """Products that are searched together. Immutable and thread-safe: a deletion makes another segment.
 
-    alive: bitmaps of what is not deleted, over the table (key WHOLE_TABLE) and over the vectors of each space; None:
-           nothing is deleted.
+    alive: bitmaps of the rows of the table (key WHOLE_TABLE) and of the vectors of each space that are not deleted;
+           None: nothing is deleted.
     """
 
     def __init__(
@@ -175,20 +175,20 @@ class Segment:
         per_query: list[list[SegmentHits]] = [[] for _ in queries]
         for key, members in batches.items():
             vectors = members[0][1][None, :] if len(members) == 1 else np.stack([vector for _, vector in members])
-            passing = self._passing(key.space, key.filter)
+            bitmap = self._bitmap(key.space, key.filter)
             results = self.spaces[key.space].search_with_plans(
-                vectors, key.k, passing, exact=key.exact, min_results=key.min_results
+                vectors, key.k, bitmap, exact=key.exact, min_results=key.min_results
             )
             for (i, _), ((rows, scores), plan) in zip(members, results, strict=True):
-                per_query[i].append(SegmentHits(rows, scores, (self._trace(key.space, passing, plan),)))
+                per_query[i].append(SegmentHits(rows, scores, (self._trace(key.space, bitmap, plan),)))
         return [
             per_space[0] if len(query.vectors) == 1 else self._fuse(query, per_space)
             for query, per_space in zip(queries, per_query, strict=True)
         ]
 
-    def _trace(self, number: Space.ValueType, passing: FilterBitmap | None, plan: Plan | None) -> SearchTrace:
+    def _trace(self, number: Space.ValueType, bitmap: FilterBitmap | None, plan: Plan | None) -> SearchTrace:
         space = self.spaces[number]
-        matching = len(space) if passing is None else passing.count
+        matching = len(space) if bitmap is None else bitmap.count
         return SearchTrace(number, len(space), matching, space.entry.recipe, plan)
 
     def _fuse(self, query: ParsedQuery, nearest: Sequence[SegmentHits]) -> SegmentHits:
@@ -208,11 +208,11 @@ class Segment:
             rows = order[np.isin(order, rows)]
         scores = self._scores(query, rows)
         falling = np.argsort(-scores, kind="stable")
-        best = falling[self.shop_codes.within(rows[falling], query.max_per_shop)][: query.k]
+        best = falling[self.shop_codes.within_limit(rows[falling], query.max_per_shop)][: query.k]
         return SegmentHits(rows[best], scores[best], self._exact_traces(query))
 
     def eligible(self, query: ParsedQuery) -> I64:
-        """The rows, rising, that can be hits at any score: they pass, have a vector, and are not excluded."""
+        """The rows, rising, that may be hits: they pass the filter, have a vector, and are not excluded."""
         rows = self._matching_rows(query)
         excluded = [row for product_id in query.exclude_ids if (row := self.find(product_id.encode())) is not None]
         return rows[~np.isin(rows, excluded)] if excluded else rows
@@ -225,14 +225,14 @@ class Segment:
         return fusion.fuse(self.cosines(query, rows), query.weights)
 
     def _exact_traces(self, query: ParsedQuery) -> tuple[SearchTrace, ...]:
-        return _by_space(self._trace(number, self._passing(number, query.filter), None) for number in query.vectors)
+        return _by_space(self._trace(number, self._bitmap(number, query.filter), None) for number in query.vectors)
 
     def _matching_rows(self, query: ParsedQuery) -> I64:
-        """The rows, rising, that pass and have a vector in any of the query's spaces."""
+        """The rows, rising, that pass the filter and have a vector in any of the query's spaces."""
         candidates = np.zeros(len(self.table), dtype=np.bool_)
         for number in query.vectors:
-            rows, passing = self.spaces[number].rows, self._passing(number, query.filter)
-            candidates[rows if passing is None else rows[passing.rows]] = True
+            rows, bitmap = self.spaces[number].rows, self._bitmap(number, query.filter)
+            candidates[rows if bitmap is None else rows[bitmap.rows]] = True
         return np.flatnonzero(candidates)
 
     def cosines(self, query: ParsedQuery, rows: I64) -> F32:
@@ -241,35 +241,35 @@ class Segment:
 
     def count(self, condition: bytes) -> int:
         """How many products pass the serialized filter."""
-        passing = self._passing(WHOLE_TABLE, condition)
-        return len(self.table) if passing is None else passing.count
+        bitmap = self._bitmap(WHOLE_TABLE, condition)
+        return len(self.table) if bitmap is None else bitmap.count
 
     def page(self, condition: bytes, after: str, size: int) -> list[int]:
-        """The rows of the next products that pass after the id `after`, by rising id, at most `size`; none: no more."""
-        passing, order = self._passing(WHOLE_TABLE, condition), self.table.order
+        """Rows of at most `size` products that pass, with ids greater than `after`, by rising id; empty: no more."""
+        bitmap, order = self._bitmap(WHOLE_TABLE, condition), self.table.order
         start = self.table.ids.after(after.encode()) if after else 0
         if order is None:
-            rising = range(start, len(self.table)) if passing is None else passing.rows_from(start)
+            rising = range(start, len(self.table)) if bitmap is None else bitmap.rows_from(start)
             return list(islice(rising, size))
         rows = order[start:]
-        return list((rows if passing is None else rows[passing.mask[rows]])[:size].tolist())
+        return list((rows if bitmap is None else rows[bitmap.mask[rows]])[:size].tolist())
 
-    def _passing(self, number: Space.ValueType, condition: bytes) -> FilterBitmap | None:
-        """Bitmap of what passes and is not deleted, over the vectors of a space or the table; None: everything."""
+    def _bitmap(self, number: Space.ValueType, condition: bytes) -> FilterBitmap | None:
+        """Bitmap of the vectors of a space, or rows of the table, that pass and are not deleted; None: all of them."""
         alive = None if self._alive is None else self._alive[number]
         if not condition:
             return alive
-        passing = self._filters.get(number, condition, lambda: FilterBitmap.from_mask(self._mask(number, condition)))
-        return passing if alive is None else passing & alive
+        matching = self._filters.get(number, condition, lambda: FilterBitmap.from_mask(self._mask(number, condition)))
+        return matching if alive is None else matching & alive
 
     def _mask(self, number: Space.ValueType, condition: bytes) -> Mask:
         if number == WHOLE_TABLE:
             parsed = types_pb2.Filter.FromString(condition)
             return np.concatenate([filter_mask(part, parsed) for part in self.table.parts])
-        of_table = self._filters.get(
+        table_bitmap = self._filters.get(
             WHOLE_TABLE, condition, lambda: FilterBitmap.from_mask(self._mask(WHOLE_TABLE, condition))
         )
-        return of_table.mask[self.spaces[number].rows]
+        return table_bitmap.mask[self.spaces[number].rows]
 
 
 def open_segment(root: Path, manifest: Manifest, shard: int, placement: space.DevicePlacement | None = None) -> Segment:
@@ -297,10 +297,10 @@ def open_segment(root: Path, manifest: Manifest, shard: int, placement: space.De
 
 def _searches(query: ParsedQuery) -> list[tuple[_BatchKey, F32]]:
     """The single-vector searches of a query. Exact fusion needs none: all products are its candidates."""
-    several = len(query.vectors) > 1
-    if several and query.exact:
+    is_fusion = len(query.vectors) > 1
+    if is_fusion and query.exact:
         return []
-    k = fusion.candidates_per_space(query.k) if several else query.k
+    k = fusion.candidates_per_space(query.k) if is_fusion else query.k
     return [
         (_BatchKey(number, query.filter, k, query.k, query.exact), vector) for number, vector in query.vectors.items()
     ]

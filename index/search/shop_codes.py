@@ -19,20 +19,20 @@ class ShopCodes(NamedTuple):
     """Dictionary-encoded shop names of the rows of a table."""
 
     codes: npt.NDArray[np.int32]  # Of each row.
-    names: SortedStrings | list[bytes]  # Of each code, rising; the first is empty if any product has no shop.
+    names: SortedStrings | list[bytes]  # Of each code, sorted; the first is empty if any product has no shop.
 
     @property
-    def unnamed(self) -> int:
-        """1 if the first name is empty, else 0: rows with codes below have no shop."""
+    def shopless_codes(self) -> int:
+        """How many codes stand for "no shop": 1 if the first name is empty, else 0."""
         return int(len(self.names) > 0 and not self.names[0])
 
-    def within(self, rows: I64, limit: int) -> Mask:
+    def within_limit(self, rows: I64, limit: int) -> Mask:
         """Mask of the rows of a ranking that have fewer than `limit` rows of their shop before them."""
         codes = self.codes[rows]
         counts = np.bincount(codes, minlength=len(self.names))
         before = np.empty(len(rows), dtype=np.int64)
         before[np.argsort(codes, kind="stable")] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        kept: Mask = (before < limit) | (codes < self.unnamed)
+        kept: Mask = (before < limit) | (codes < self.shopless_codes)
         return kept
 
 
@@ -55,8 +55,8 @@ def max_hits(tables: Iterable[tuple[ShopCodes, I64]], limit: int, k: int) -> int
     shop_counts: Counter[bytes] = Counter()
     for shops, rows in tables:
         counts = np.bincount(shops.codes[rows], minlength=len(shops.names))
-        shopless = counts[: shops.unnamed].sum()
-        if shopless + np.minimum(counts[shops.unnamed :], limit).sum() >= k:
-            return k  # Else the table has few shops, whose names are quickly read.
+        shopless = counts[: shops.shopless_codes].sum()
+        if shopless + np.minimum(counts[shops.shopless_codes :], limit).sum() >= k:
+            return k  # If not reached, the table has few shops, whose names are quickly read.
         shop_counts.update({shops.names[code]: int(counts[code]) for code in np.flatnonzero(counts).tolist()})
     return min(k, sum(min(count, limit) if name else count for name, count in shop_counts.items()))

@@ -14,7 +14,7 @@ from index.search.plan import Plan, first_plan, next_plan
 from index.search.scores import Neighbours, exact_search, inner_products, top_k
 from index.storage import vectors as stored
 from index.storage.manifest import IndexEntry, OperatingPoint
-from index.storage.names import CODES, ROWS, VECTORS
+from index.storage.names import ANN_INDEX, ROWS, VECTORS
 from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, I64
@@ -30,15 +30,15 @@ DevicePlacement = Callable[[VectorIndex], VectorIndex]  # Moves an index to a de
 class SpaceIndex:
     """Searches (m, dim) unit vectors. Thread-safe.
 
-    rows:  (m,) rising: the row of the shard's table that each vector belongs to.
-    codes: the ANN index of the same vectors; None: exact search only.
+    rows:      (m,) rising: the row of the shard's table that each vector belongs to.
+    ann_index: the ANN index of the same vectors; None: exact search only.
     """
 
-    def __init__(self, *, entry: IndexEntry, vectors: StoredVectors, rows: I64, codes: VectorIndex | None) -> None:
+    def __init__(self, *, entry: IndexEntry, vectors: StoredVectors, rows: I64, ann_index: VectorIndex | None) -> None:
         self.entry = entry
         self.vectors = vectors
         self.rows = rows
-        self.codes = codes
+        self.ann_index = ann_index
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -73,78 +73,80 @@ class SpaceIndex:
         self,
         queries: F32,
         k: int,
-        passing: FilterBitmap | None = None,
+        bitmap: FilterBitmap | None = None,
         *,
         exact: bool = False,
         min_results: int | None = None,
     ) -> list[Neighbours]:
         """The k nearest to each of the queries (n, dim), as rows of the shard's table; fewer only where fewer pass.
 
-        passing:     filter over the vectors of this space, not over the table; None: all pass.
-        exact:       compare with every passing vector.
-        min_results: so many are enough where the lists that are visited hold no more; k unless given.
+        bitmap:      the vectors of this space (not the rows of the table) that pass the filter; None: all.
+        exact:       compare with every vector that passes.
+        min_results: accept this many results, rather than k, if the ANN index finds no more; default: k.
         """
         return [
             neighbours
-            for neighbours, _ in self.search_with_plans(queries, k, passing, exact=exact, min_results=min_results)
+            for neighbours, _ in self.search_with_plans(queries, k, bitmap, exact=exact, min_results=min_results)
         ]
 
     def search_with_plans(
         self,
         queries: F32,
         k: int,
-        passing: FilterBitmap | None = None,
+        bitmap: FilterBitmap | None = None,
         *,
         exact: bool = False,
         min_results: int | None = None,
     ) -> list[tuple[Neighbours, Plan | None]]:
-        """As `search`, each result with the plan that gave it; None: an exact search did."""
-        count = len(self) if passing is None else passing.count
+        """As `search`, with the plan that found each result; None: exact search."""
+        count = len(self) if bitmap is None else bitmap.count
         k = min(k, count)
         min_results = k if min_results is None else min(min_results, k)
         results: dict[int, tuple[Neighbours, Plan | None]] = {}
         pending = [*range(len(queries))]
-        plan = None if exact or self.codes is None else first_plan(self.entry, len(self), count, k)
+        plan = None if exact or self.ann_index is None else first_plan(self.entry, len(self), count, k)
         while pending and plan is not None:
             for start in range(0, len(pending), BATCH):
                 part = pending[start : start + BATCH]
                 batch = queries if len(part) == len(queries) else queries[part]  # Indexing copies.
-                for i, (neighbours, near) in zip(part, self._approximate(batch, k, plan, passing), strict=True):
-                    if near >= min_results:
+                for i, (neighbours, passing_count) in zip(part, self._approximate(batch, k, plan, bitmap), strict=True):
+                    if passing_count >= min_results:
                         results[i] = neighbours, plan
             pending = [i for i in pending if i not in results]
             plan = next_plan(self.entry, len(self), count, plan) if pending else None
-        among = passing.rows if pending and passing is not None else None
-        for i in pending:  # Every vector that passes can be found, even where none passes near the query.
+        among = bitmap.rows if pending and bitmap is not None else None
+        for i in pending:  # Few vectors near these queries pass: compare all that do.
             results[i] = exact_search(queries[i], self.vectors, k, among), None
         in_order = (results[i] for i in range(len(queries)))
         return [(Neighbours(self.rows[rows], scores), plan) for (rows, scores), plan in in_order]
 
     def _approximate(
-        self, queries: F32, k: int, plan: Plan, passing: FilterBitmap | None
+        self, queries: F32, k: int, plan: Plan, bitmap: FilterBitmap | None
     ) -> Iterator[tuple[Neighbours, int]]:
-        """For each query the k best passing vectors that a plan finds, as positions, and how many of its `depth`
-        likeliest candidates pass."""
-        if passing is None:
-            for rows, scores in self.probe(queries, plan.depth, plan.rung):
+        """Filtered approximate search: for each query the k best positions that pass, and how many candidates passed.
+
+        Counts only the `depth` likeliest candidates.
+        """
+        if bitmap is None:
+            for rows, scores in self.probe(queries, plan.depth, plan.operating_point):
                 yield Neighbours(rows[:k], scores[:k]), len(rows)
             return
-        candidates = self._candidates(queries, plan.candidates, plan.rung)
-        passes = passing.passes(candidates)
+        candidates = self._candidates(queries, plan.candidates, plan.operating_point)
+        passes = bitmap.passes(candidates)
         for query, rows, kept in zip(queries, candidates, passes, strict=True):
             scores = inner_products(query[None, :], self.vectors, rows[None, kept])[0]
             yield top_k(rows[kept], scores, k), int(np.count_nonzero(kept[: plan.depth]))
 
-    def probe(self, queries: F32, k: int, rung: OperatingPoint) -> list[Neighbours]:
+    def probe(self, queries: F32, k: int, point: OperatingPoint) -> list[Neighbours]:
         """Unfiltered approximate search at one operating point: at most k positions each. At most BATCH queries."""
-        candidates = self._candidates(queries, k * rung.refine_factor, rung)
+        candidates = self._candidates(queries, k * point.refine_factor, point)
         scores = inner_products(queries, self.vectors, candidates)
         # Query by query: sorting all at once takes twice as long for 16 queries, and six times as long for one.
         return [_top_k_valid(row, score, k) for row, score in zip(candidates, scores, strict=True)]
 
-    def _candidates(self, queries: F32, count: int, rung: OperatingPoint) -> I64:
-        assert self.codes is not None, "a ladder comes with codes"  # noqa: S101  # for the type checker
-        return self.codes.find_candidates(queries, count, rung.search_parameter)
+    def _candidates(self, queries: F32, count: int, point: OperatingPoint) -> I64:
+        assert self.ann_index is not None, "no operating points without an ANN index"  # noqa: S101  # for the type checker
+        return self.ann_index.find_candidates(queries, count, point.search_parameter)
 
 
 def _top_k_valid(rows: I64, scores: F32, k: int) -> Neighbours:
@@ -176,13 +178,13 @@ def open_space(
             f"{directory}: has {len(rows)} rows and vectors of shape {vectors.shape}, "
             f"expected {documents} vectors of {dim} dimensions"
         )
-    spec = recipe.parse_recipe(entry.recipe)
-    codes = None if spec is None else factory.read_index(directory / CODES, spec, dim)
-    if codes is not None and (codes.documents, codes.dim) != (documents, dim):
+    parsed_recipe = recipe.parse_recipe(entry.recipe)
+    ann_index = None if parsed_recipe is None else factory.read_index(directory / ANN_INDEX, parsed_recipe, dim)
+    if ann_index is not None and (ann_index.documents, ann_index.dim) != (documents, dim):
         raise BadArtifact(
-            f"{directory / CODES}: an index of {codes.documents} vectors of {codes.dim} dimensions, "
+            f"{directory / ANN_INDEX}: an index of {ann_index.documents} vectors of {ann_index.dim} dimensions, "
             f"expected {documents} of {dim}"
         )
-    if codes is not None and placement is not None:
-        codes = placement(codes)
-    return SpaceIndex(entry=entry, vectors=vectors, rows=rows, codes=codes)
+    if ann_index is not None and placement is not None:
+        ann_index = placement(ann_index)
+    return SpaceIndex(entry=entry, vectors=vectors, rows=rows, ann_index=ann_index)

@@ -99,9 +99,11 @@ class View:
         return None
 
     def nearest(self, queries: Sequence[ParsedQuery]) -> list[Hits]:
-        """The k best of each query. Each segment is searched for k of them: any may hold them all."""
+        """The k best of each query. Each segment is searched for k: one of them may hold all."""
         per_segment = [_nearest(segment, queries) for segment in self.segments]
-        return [self._merge([each[i] for each in per_segment], query.k) for i, query in enumerate(queries)]
+        return [
+            self._merge([segment_hits[i] for segment_hits in per_segment], query.k) for i, query in enumerate(queries)
+        ]
 
     def max_hits(self, query: ParsedQuery) -> int:
         """How many hits can exist at any score, at most `max_per_shop` of a shop; k if there are more."""
@@ -109,23 +111,23 @@ class View:
         return shop_codes.max_hits(tables, query.max_per_shop, query.k)
 
     def best_per_shop(self, query: ParsedQuery) -> Hits:
-        """The exact best of each shop, and of those without one; they include the k hits, or all there are."""
+        """The exact best of each shop, and of those without one; they include the k hits, or all that exist."""
         per_segment = [segment.best_per_shop(query) for segment in self.segments]
-        return self._merge(per_segment, sum(len(each.rows) for each in per_segment))
+        return self._merge(per_segment, sum(len(hits.rows) for hits in per_segment))
 
     def _merge(self, per_segment: Sequence[SegmentHits], k: int) -> Hits:
         """The k best hits of all segments, equal scores by rising id."""
         if len(per_segment) == 1 and self.segments[0].table.order is None:
             return Hits(self.segments, None, *per_segment[0])
-        scores = np.concatenate([each.scores for each in per_segment])
-        rows = np.concatenate([each.rows for each in per_segment])
-        segment_indices = np.repeat(np.arange(len(per_segment)), [len(each.rows) for each in per_segment])
+        scores = np.concatenate([hits.scores for hits in per_segment])
+        rows = np.concatenate([hits.rows for hits in per_segment])
+        segment_indices = np.repeat(np.arange(len(per_segment)), [len(hits.rows) for hits in per_segment])
         kth_score = np.partition(scores, len(scores) - k)[len(scores) - k] if 0 < k < len(scores) else -np.inf
-        near = scores >= kth_score
-        traces = tuple(trace for each in per_segment for trace in each.traces)
-        hits = Hits(self.segments, segment_indices[near], rows[near], scores[near], traces)
-        order = sorted(zip((-hits.scores).tolist(), hits.ids, range(len(hits.rows)), strict=True))
-        return hits.select([position for *_, position in order[:k]])
+        kept = scores >= kth_score
+        traces = tuple(trace for hits in per_segment for trace in hits.traces)
+        merged = Hits(self.segments, segment_indices[kept], rows[kept], scores[kept], traces)
+        order = sorted(zip((-merged.scores).tolist(), merged.ids, range(len(merged.rows)), strict=True))
+        return merged.select([position for *_, position in order[:k]])
 
     def cosines(self, query: ParsedQuery, refs: Sequence[DocumentRef]) -> F32:
         """Cosines (s, c) of the query with each of the products, in each of its spaces."""
@@ -140,8 +142,10 @@ class View:
         return sum(segment.count(condition) for segment in self.segments)
 
     def page(self, condition: bytes, after: str, size: int) -> list[tuple[str, DocumentRef]]:
-        """The next products that pass after the id `after`, by rising id, at most `size`; none: there are no more."""
-        pages = [[DocumentRef(each, row) for row in each.page(condition, after, size)] for each in self.segments]
+        """At most `size` products that pass, with ids greater than `after`, by rising id; empty: there are no more."""
+        pages = [
+            [DocumentRef(segment, row) for row in segment.page(condition, after, size)] for segment in self.segments
+        ]
         return sorted((ref.id, ref) for page in pages for ref in page)[:size]
 
 

@@ -1,4 +1,4 @@
-"""Run compactions in the background, one at a time, on a thread of their own."""
+"""Run compactions in the background, one at a time, on a thread of their own. Writes files."""
 
 from __future__ import annotations
 

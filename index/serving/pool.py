@@ -1,4 +1,4 @@
-"""A thread pool with a bounded queue, which keeps searches off the event loop."""
+"""A thread pool with a bounded queue, which keeps searches off the event loop. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Pool:
     """Each thread runs one call at a time, and faiss starts no further threads for it: calls do not fight for cores."""
 
     def __init__(self, *, threads: int, max_waiting: int) -> None:
-        # A call holds its slot until its thread has finished it, even if its caller gave up before.
+        # A call holds its slot until its thread has finished, even if its caller gave up before.
         self._slots = threading.BoundedSemaphore(threads + max_waiting)
         self._executor = ThreadPoolExecutor(threads, "search", initializer=use_threads, initargs=(1,))
 

@@ -31,8 +31,8 @@ class Rollout:
 
     read_target:  the name of the version to serve, from the location. May take long.
     load:         a version, verified and warm. May take long.
-    admit:        adds a loaded version to `served`, after what must be done before that; default: adds it at once.
-    before_drop:  what must be done before a version is dropped.
+    admit:        prepares a loaded version and adds it to `served`; default: only adds it.
+    before_drop:  called before a version is dropped.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Rollout:
         self._thread = ThreadPoolExecutor(1, "load", initializer=lower_thread_priority)
 
     async def start(self) -> None:
-        """Load the first version. Raises what is wrong with it: a shard that can serve nothing must not start."""
+        """Load the first version. Raises if it cannot be loaded: a shard without a version must not start."""
         self._set_target(await self._run_in_thread(self._read_target))
         await self._add(await self._run_in_thread(partial(self._load_timed, self._target)))
         self._started.set()
@@ -87,7 +87,7 @@ class Rollout:
             await self._try_to_load()
 
     def close(self) -> None:
-        """Return when a version that is being loaded is; the rest is left to the end of the process."""
+        """Return when a load in progress has ended; loaded versions are freed by the end of the process."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _set_target(self, name: str) -> None:

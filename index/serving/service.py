@@ -1,4 +1,4 @@
-"""The gRPC service IndexShard: checks requests, searches and serializes on threads, writes updates."""
+"""The gRPC service IndexShard: checks requests, searches and serializes on threads, writes updates. Network I/O."""
 
 from __future__ import annotations
 

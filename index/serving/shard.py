@@ -114,14 +114,14 @@ async def run(settings: ShardSettings) -> None:
     # BLAS would run numpy's matrix products on threads of its own, beside as many searches as there are cores, and
     # without the low priority of the threads that load and compact.
     threadpool_limits(1, "blas")
-    location, stopping = location_of(settings), threading.Event()
+    location, stopping = open_index_location(settings), threading.Event()
     threads = settings.threads or len(os.sched_getaffinity(0))
     device = gpu.open_gpu(settings.device, limit_bytes=settings.device_mib << 20, max_waiting=threads * BATCH)
     loader = Loader(
         location=location,
-        shard=ordinal(settings),
+        shard=shard_number(settings),
         pin_files=file_pinner(location, settings, stopping.is_set),
-        expected_encoders=expected_encoders(settings.expect),
+        expected_encoders=parse_expected_encoders(settings.expect),
         placement=None if device is None else device.place,
     )
     pool = Pool(threads=threads, max_waiting=settings.max_waiting)
@@ -163,33 +163,33 @@ def _change_migration(settings: ShardSettings, served: ServedVersions, loader: L
     return ChangeMigration(served, settings.live_dir, loader.shard, limits, loader)
 
 
-def location_of(settings: ShardSettings) -> Directory | ObjectStore:
+def open_index_location(settings: ShardSettings) -> Directory | ObjectStore:
     if not settings.location:
-        raise BadSettings("--location is missing: where is the index?")
+        raise BadSettings("--location is missing: the directory or URL of the index")
     return open_location(settings.location, settings.storage_options)
 
 
 def file_pinner(location: Directory | ObjectStore, settings: ShardSettings, stopped: Callable[[], bool]) -> PinFiles:
-    """How the files of a shard are brought to this machine and pinned. Raises BadSettings."""
+    """The function that fetches (if needed) and pins the files of a shard. Raises BadSettings."""
     if isinstance(location, Directory):
         return location.pin
     if settings.cache_dir is None:
-        raise BadSettings(f"--cache-dir is missing: where may files of {location} be cached?")
+        raise BadSettings(f"--cache-dir is missing: a directory to cache the files of {location} in")
     return ShardFileCache(location, settings.cache_dir, settings.cache_bytes, stopped).pin
 
 
-def ordinal(settings: ShardSettings) -> int:
+def shard_number(settings: ShardSettings) -> int:
     """Which shard to serve. Raises BadSettings."""
     if settings.shard >= 0:
         return settings.shard
     if (number := re.search(r"(?:^|-)(\d+)$", settings.pod_name)) is None:
         raise BadSettings(
-            f"which shard is it? give --shard, or a --pod-name that ends in a number; it is {settings.pod_name!r}"
+            f"no shard number: set --shard, or a --pod-name that ends in a number (it is {settings.pod_name!r})"
         )
     return int(number[1])
 
 
-def expected_encoders(expect: Sequence[str]) -> dict[str, str]:
+def parse_expected_encoders(expect: Sequence[str]) -> dict[str, str]:
     """The expected encoder fingerprint of each space. Raises BadSettings."""
     pairs = [pair.partition("=") for pair in expect]
     for space, _, fingerprint in pairs:

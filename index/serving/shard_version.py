@@ -26,7 +26,7 @@ from lookalike.vectors import pack
 
 MAX_DESCRIPTIONS = 16  # In one response; each has at most 1 MiB.
 PAGE_ROWS = 500
-# Products in one response; queries for which no room is left get an error: a message has at most 32 MiB.
+# Of products in one response (a message has at most 32 MiB); queries without room get an error.
 MAX_RESPONSE_BYTES = 24 << 20
 
 
@@ -66,7 +66,7 @@ class ShardVersion:
                 encoder=entry.encoder,
                 documents=entry.documents,
                 live=view.vector_count(number),
-                device=gpu.device_of(self.base.spaces[number].codes),
+                device=gpu.device_of(self.base.spaces[number].ann_index),
             )
             for entry in self.manifest.spaces
             for number in [space_number(entry.name)]
@@ -120,7 +120,7 @@ class ShardVersion:
         return self.view.count(condition.SerializeToString(deterministic=True))
 
     def page(self, condition: types_pb2.Filter, after: str) -> index_pb2.ShardListPage:
-        """The next products that pass after the id `after`, by rising id, at most PAGE_ROWS; none: no more."""
+        """At most PAGE_ROWS products that pass, with ids greater than `after`, by rising id; empty: no more."""
         page = self.view.page(condition.SerializeToString(deterministic=True), after, PAGE_ROWS)
         return index_pb2.ShardListPage(
             ids=[product_id for product_id, _ in page], products=[ref.product for _, ref in page]
@@ -144,7 +144,7 @@ def _plan_message(trace: SearchTrace) -> types_pb2.SearchPlan:
     message = types_pb2.SearchPlan(space=trace.space, documents=trace.documents, matching=trace.matching)
     if (plan := trace.plan) is not None:
         message.recipe, message.depth = trace.recipe, plan.depth
-        message.search_parameter, message.candidates = plan.rung.search_parameter, plan.candidates
+        message.search_parameter, message.candidates = plan.operating_point.search_parameter, plan.candidates
     return message
 
 

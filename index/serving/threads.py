@@ -1,4 +1,4 @@
-"""Helpers to run work on threads beside an event loop, and to lower their priority."""
+"""Run work on threads beside an event loop, and lower the priority of threads. No I/O."""
 
 from __future__ import annotations
 

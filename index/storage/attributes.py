@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
     }
 )
 MAX_ID_BYTES = 256
-# A hit carries its product: 1,000 hits of 12 KiB are less than half of the 32 MiB that a message may have.
+# Hits contain their products: 1,000 hits of 12 KiB are less than half of the largest message, 32 MiB.
 MAX_PRODUCT_BYTES = 12 << 10
 MAX_DESCRIPTION_BYTES = 1 << 20
 
@@ -120,18 +120,18 @@ def read_serialized(path: Path) -> pa.Table:
     columns = {name: table[name] for name in table.column_names}
     for name in ("category", "shop"):
         columns[name] = columns[name].combine_chunks().dictionary_decode()
-    listed = columns["tags"].combine_chunks()
-    columns["tags"] = pa.LargeListArray.from_arrays(listed.offsets, listed.values.dictionary_decode())
+    tag_lists = columns["tags"].combine_chunks()
+    columns["tags"] = pa.LargeListArray.from_arrays(tag_lists.offsets, tag_lists.values.dictionary_decode())
     return pa.table(columns)
 
 
 def to_record_batch(products: pa.Table) -> pa.RecordBatch:
-    """The table as it is on disk. One batch: every column is one piece of memory."""
+    """The table in its form on disk: one batch, so that every column is contiguous."""
     columns = {name: products[name].combine_chunks() for name in SCHEMA.names}
     for name in ("category", "shop"):
         columns[name] = _dictionary_encode(columns[name])
-    listed = columns["tags"]
-    columns["tags"] = pa.LargeListArray.from_arrays(listed.offsets, _dictionary_encode(listed.values))
+    tag_lists = columns["tags"]
+    columns["tags"] = pa.LargeListArray.from_arrays(tag_lists.offsets, _dictionary_encode(tag_lists.values))
     return pa.record_batch([columns[field.name] for field in SCHEMA], schema=SCHEMA)
 
 
@@ -202,7 +202,7 @@ def _column(products: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray
 
 
 def _tags_column(products: pa.Table) -> pa.ChunkedArray:
-    """Tags given as lists of text, or as one text each that `split_tags` reads; none where they are missing."""
+    """Tags from lists of text, or from text that `split_tags` reads; empty where missing."""
     if "tags" not in products.column_names:
         return pa.chunked_array([pa.repeat(pa.scalar([], _TAGS), products.num_rows)])
     column = products["tags"]
@@ -210,16 +210,16 @@ def _tags_column(products: pa.Table) -> pa.ChunkedArray:
         raise BadCatalogue(f"column tags is {column.type}, neither lists of text nor text")
     rows: list[list[str]] = []
     for row, value in enumerate(column.to_pylist()):
-        listed = tags.split_tags(value) if isinstance(value, str) else [tag or "" for tag in value or ()]
+        row_tags = tags.split_tags(value) if isinstance(value, str) else [tag or "" for tag in value or ()]
         try:
-            rows.append(tags.normalise_tags(listed))
+            rows.append(tags.normalise_tags(row_tags))
         except ValueError as error:
             raise BadCatalogue(f"row {row} has {error}") from None
     return pa.chunked_array([pa.array(rows, _TAGS)])
 
 
 def _created_at_column(products: pa.Table) -> pa.ChunkedArray:
-    """Times given as whole seconds since 1970, or as timestamps (UTC unless they have a zone); 0 where missing."""
+    """Times from whole seconds since 1970, or from timestamps (UTC unless they have a zone); 0 where missing."""
     if "created_at" not in products.column_names:
         return pa.chunked_array([pa.repeat(pa.scalar(0, pa.int64()), products.num_rows)])
     column = products["created_at"]

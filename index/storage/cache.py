@@ -1,12 +1,12 @@
 """A bounded cache, on this machine's disk, of shards from an object store. Does file and network I/O.
 
-    DIRECTORY/.lock                            held while entries come and go: processes may share a directory
+    DIRECTORY/.lock                            held while entries are added or removed: processes may share a directory
     DIRECTORY/<version>-shard-00000/           an entry: a location that holds one shard of one version
-    DIRECTORY/<version>-shard-00000/.lock      held (shared) by each process that uses the entry; its time: the last use
-    DIRECTORY/.part-…/                         an entry that is being fetched, its space allocated, or a damaged one
+    DIRECTORY/<version>-shard-00000/.lock      held (shared) by each process that uses the entry; mtime: last use
+    DIRECTORY/.part-…/                         an entry that is being fetched, its space allocated; or a damaged one
 
-The kernel releases locks when a process dies. So whatever nobody has locked may be removed: the least recently used
-entries when room is needed, and parts whose process is gone.
+The kernel releases locks when a process dies. So an entry or part that is not locked may be removed: the least recently
+used entries when room is needed, and parts of dead processes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ShardFileCache:
     """Keeps the files of shards below a directory.
 
     max_bytes:   of all entries together.
-    is_stopping: called between two pieces of a file, so that a process need not wait for a long fetch to end.
+    is_stopping: called between two pieces of a file, so that a stopping process need not wait for a long fetch.
     """
 
     def __init__(self, store: ObjectStore, directory: Path, max_bytes: int, is_stopping: Callable[[], bool]) -> None:
@@ -61,7 +61,7 @@ class ShardFileCache:
             raise OperatorError(f"{self._directory}: {error}") from error
 
     def _pin_cached(self, entry: Path, manifest: Manifest, prefix: str) -> PinnedFiles | None:
-        """The entry, verified; None where there is none, or a damaged one, which is then moved out of the way."""
+        """Pin and verify a cached entry; None if there is none. A damaged one is moved out of the way: None, too."""
         with self._lock_directory():
             if not entry.is_dir():
                 return None
@@ -71,8 +71,8 @@ class ShardFileCache:
         except BadArtifact:
             pinned.release()
             with self._lock_directory():
-                if entry.is_dir():  # Else another process has found the damage, too.
-                    entry.rename(self._make_part())
+                if entry.is_dir():  # Another process may have moved it already.
+                    entry.rename(self._create_part())
             return None
         return pinned
 
@@ -83,20 +83,20 @@ class ShardFileCache:
                 for _ in threads.map(lambda path: self._fetch(part, f"{manifest.version}/{path}", files[path]), files):
                     pass
             with self._lock_directory():
-                lock.release()  # It moves with the directory; the entry gets one of its own.
-                if not entry.is_dir():  # Else another process was faster.
+                lock.release()  # The lock file moves with the directory; the entry is locked anew.
+                if not entry.is_dir():  # Another process may have been faster.
                     part.rename(entry)
                 return _pin_entry(entry)
         finally:
             with self._lock_directory():
-                shutil.rmtree(part, ignore_errors=True)  # Unless it is the entry now.
+                shutil.rmtree(part, ignore_errors=True)  # Does nothing if it has become the entry.
             lock.release()
 
     def _allocate_part(self, manifest: Manifest, files: Mapping[str, FileEntry]) -> tuple[Path, DirectoryLock]:
-        """A part, locked, in which all files have their final size: a full disk is noticed now."""
+        """A new part, locked, with all files at their final size, so that a full disk is noticed before the fetch."""
         with self._lock_directory():
             self._make_room(manifest.version, sum(file.bytes for file in files.values()))
-            part = self._make_part()
+            part = self._create_part()
             lock = directory_lock.acquire(part)
             try:
                 (part / manifest.version).mkdir()
@@ -120,16 +120,16 @@ class ShardFileCache:
                     raise Unavailable(f"{self._store}/{path}: fetch interrupted: the process is stopping")
                 file.write(piece)
 
-    def _make_part(self) -> Path:
+    def _create_part(self) -> Path:
         return Path(tempfile.mkdtemp(prefix=_PART, dir=self._directory))
 
     def _make_room(self, name: str, needed_bytes: int) -> None:
         """Remove unused entries. Raises OperatorError where those in use leave too little."""
         for part in self._directory.glob(f"{_PART}*"):
             _remove_unused(part)
-        entries = [each for each in self._directory.iterdir() if _ENTRY.fullmatch(each.name) or _is_part(each)]
-        sizes = {each: _directory_bytes(each) for each in entries}
-        for entry in sorted((each for each in entries if not _is_part(each)), key=_last_used):
+        entries = [path for path in self._directory.iterdir() if _ENTRY.fullmatch(path.name) or _is_part(path)]
+        sizes = {path: _directory_bytes(path) for path in entries}
+        for entry in sorted((path for path in entries if not _is_part(path)), key=_last_used):
             if sum(sizes.values()) + needed_bytes <= self._max_bytes:
                 break
             if _remove_unused(entry):

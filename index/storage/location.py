@@ -18,10 +18,10 @@ class Location(Protocol):
     """Every method raises BadArtifact for what is missing or damaged, OperatorError for what cannot be reached."""
 
     def current(self) -> str:
-        """The name of the version that serves."""
+        """The name of the current version: the one that serves."""
 
     def make_current(self, name: str) -> None:
-        """Let a version serve, atomically: a reader sees the one before or this one."""
+        """Make a version the current one, atomically: readers see either the previous version or this one."""
 
     def list_versions(self) -> list[str]:
         """The names of all versions, complete or not."""

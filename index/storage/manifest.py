@@ -44,7 +44,7 @@ class SpaceEntry:
     name: str
     dim: int
     encoder: str
-    rescore: str  # The type of the stored full vectors, which give the scores: float32 or float16.
+    rescore: str  # Type of the stored full vectors that scores are computed from: float32 or float16.
     documents: tuple[int, ...]  # Vectors per shard.
     indexes: tuple[IndexEntry, ...]  # One per shard.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 ATTRIBUTES = "attributes.arrow"
 VECTORS = "vectors.npy"
 ROWS = "rows.npy"
-CODES = "codes"  # The vector index: a file of faiss, or a directory of NGT.
+ANN_INDEX = "codes"  # A faiss index file, or a directory of NGT files.
 
 
 def shard_name(shard: int) -> str:

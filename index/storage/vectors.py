@@ -41,7 +41,7 @@ def open_vectors(path: Path, *, rescore: str, at_random: bool = False) -> Stored
     """
     vectors = _open_array(path, mmap.MADV_RANDOM if at_random else mmap.MADV_NORMAL)
     if vectors.ndim != 2 or vectors.dtype != np.dtype(rescore):
-        raise BadArtifact(f"{path}: {vectors.dtype} {vectors.shape}, not (n, dim) in {rescore}")
+        raise BadArtifact(f"{path}: has {vectors.dtype} {vectors.shape}, expected {rescore} (n, dim)")
     return vectors
 
 
@@ -49,7 +49,7 @@ def open_rows(path: Path) -> I64:
     """Map rows (documents,) int64. Raises BadArtifact when the file holds something else."""
     rows = _open_array(path)
     if rows.ndim != 1 or rows.dtype != np.int64:
-        raise BadArtifact(f"{path}: {rows.dtype} {rows.shape}, not (n,) in int64")
+        raise BadArtifact(f"{path}: has {rows.dtype} {rows.shape}, expected int64 (n,)")
     return rows
 
 
@@ -57,7 +57,7 @@ def _open_array(path: Path, advice: int = mmap.MADV_NORMAL) -> npt.NDArray[Any]:
     try:
         try:
             array = np.load(path, allow_pickle=False, mmap_mode="r")
-            array._mmap.madvise(advice)  # NumPy has no other way to it.
+            array._mmap.madvise(advice)  # NumPy has no public access to the mapping.
             return np.asarray(array)
         except ValueError:  # An array without elements cannot be mapped.
             return np.asarray(np.load(path, allow_pickle=False))

@@ -117,7 +117,7 @@ def verify(directory: Path, manifest: Manifest, prefix: str = "") -> int:
         return size
 
     files = {path: expected for path, expected in manifest.files.items() if path.startswith(prefix)}
-    with ThreadPoolExecutor() as threads:  # Hashing needs no interpreter: a thread is a core.
+    with ThreadPoolExecutor() as threads:  # Hashing releases the interpreter lock: threads use several cores.
         return sum(threads.map(verify_file, files.keys(), files.values()))
 
 

@@ -19,7 +19,7 @@ from index.building.calibration import calibrate
 from index.search.space import SpaceIndex
 from index.storage.manifest import OperatingPoint
 from lookalike.vectors import F32
-from tests.unit.index.samples import clustered, recall, space_of, unit_vectors
+from tests.unit.index.samples import build_space, clustered, recall, unit_vectors
 
 COUNT, DIM = 20_000, 64
 VECTORS = clustered(COUNT + 200, DIM)
@@ -50,14 +50,16 @@ def spaces() -> dict[str, SpaceIndex]:
 def space_with(spaces: dict[str, SpaceIndex], recipe: str) -> SpaceIndex:
     if recipe == ON_GPU and recipe not in spaces:
         original = space_with(spaces, "IVF,SQ8")
-        assert original.codes is not None
-        placed = Gpu(Host, "host", limit_bytes=0, max_waiting=4096).place(original.codes)
-        spaces[recipe] = SpaceIndex(entry=original.entry, vectors=original.vectors, rows=original.rows, codes=placed)
+        assert original.ann_index is not None
+        placed = Gpu(Host, "host", limit_bytes=0, max_waiting=4096).place(original.ann_index)
+        spaces[recipe] = SpaceIndex(
+            entry=original.entry, vectors=original.vectors, rows=original.rows, ann_index=placed
+        )
     if recipe not in spaces:
         vectors = VECTORS[:COUNT].copy()
         vectors[100:140] = vectors[100]  # Forty products share one photo.
         stored = vectors.astype(np.float16) if recipe == HALF_PRECISION else vectors
-        spaces[recipe] = space_of(stored, "IVF,PQ4fs" if recipe == HALF_PRECISION else recipe, np.arange(COUNT) * 2)
+        spaces[recipe] = build_space(stored, "IVF,PQ4fs" if recipe == HALF_PRECISION else recipe, np.arange(COUNT) * 2)
     return spaces[recipe]
 
 
@@ -81,20 +83,20 @@ def test_recall_at_10_and_100_reaches_the_target(space: SpaceIndex) -> None:
     assert recall(space, queries(100), 100) >= 0.95
 
 
-def test_calibrated_recall_does_not_rest_on_the_exact_search_that_completes_short_results(
+def test_calibrated_recall_is_reached_without_the_exact_search_that_completes_short_results(
     compressed: SpaceIndex,
 ) -> None:
-    """An operating point that finds too little would otherwise pass by that exact search alone."""
-    asked = queries(32)
+    """Otherwise an operating point that finds too little would reach the target by that exact search alone."""
+    query_vectors = queries(32)
     assert compressed.entry.operating_points
     for point in compressed.entry.operating_points:
         assert point.recall >= 0.95
-        found = [
-            len(found.rows)
+        counts = [
+            len(neighbours.rows)
             for start in (0, 16)
-            for found in compressed.probe(asked[start : start + 16], point.depth, point)
+            for neighbours in compressed.probe(query_vectors[start : start + 16], point.depth, point)
         ]
-        assert sum(found) >= 0.95 * 32 * point.depth
+        assert sum(counts) >= 0.95 * 32 * point.depth
 
 
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.001)
@@ -105,7 +107,7 @@ def random_trait(query: F32) -> F32:
 
 
 def cluster_trait(query: F32) -> F32:
-    """Whole neighbourhoods pass or do not, as with a category."""
+    """Whole clusters pass or fail, as with a category."""
     cluster: F32 = (VECTORS[:COUNT] @ VECTORS[:200].T).argmax(axis=1).astype(np.float32)
     return cluster
 
@@ -125,22 +127,22 @@ def distance_trait(query: F32) -> F32:
 def test_a_filter_does_not_lower_recall_however_it_correlates_with_the_vectors(
     space: SpaceIndex, trait: Callable[[F32], F32], share: float
 ) -> None:
-    """Those products pass whose trait is largest."""
-    asked, hits = queries(40), 0
-    for query in asked:
+    """The products with the largest trait pass."""
+    query_vectors, hits = queries(40), 0
+    for query in query_vectors:
         mask = np.zeros(COUNT, dtype=np.bool_)
         mask[np.argpartition(-trait(query), round(share * COUNT))[: round(share * COUNT)]] = True
-        passing = FilterBitmap.from_mask(mask)
-        (truth,), (found,) = (space.search(query[None, :], 10, passing, exact=exact) for exact in (True, False))
-        assert len(found.rows) == 10
-        hits += len(np.intersect1d(truth.rows, found.rows))
-    assert hits / (10 * len(asked)) >= 0.95 * recall(space, asked, 10)
+        bitmap = FilterBitmap.from_mask(mask)
+        (truth,), (neighbours,) = (space.search(query[None, :], 10, bitmap, exact=exact) for exact in (True, False))
+        assert len(neighbours.rows) == 10
+        hits += len(np.intersect1d(truth.rows, neighbours.rows))
+    assert hits / (10 * len(query_vectors)) >= 0.95 * recall(space, query_vectors, 10)
 
 
 def test_results_are_sorted_by_falling_score_and_by_rising_row_where_scores_are_equal(space: SpaceIndex) -> None:
-    (found,) = space.search(space.vectors[100:101].astype(np.float32), 40)
-    assert np.isclose(found.scores, 1, atol=1e-3 if space.vectors.dtype == np.float16 else 1e-6).all()
-    assert found.rows.tolist() == list(range(200, 280, 2))
+    (neighbours,) = space.search(space.vectors[100:101].astype(np.float32), 40)
+    assert np.isclose(neighbours.scores, 1, atol=1e-3 if space.vectors.dtype == np.float16 else 1e-6).all()
+    assert neighbours.rows.tolist() == list(range(200, 280, 2))
     for rows, scores in space.search(queries(20), 50):
         assert (np.lexsort((rows, -scores)) == np.arange(50)).all()
 
@@ -148,9 +150,9 @@ def test_results_are_sorted_by_falling_score_and_by_rising_row_where_scores_are_
 def test_scores_are_cosines_of_the_full_vectors_and_equal_those_of_exact_search_to_the_last_bit(
     space: SpaceIndex,
 ) -> None:
-    asked = queries(20)
+    query_vectors = queries(20)
     for query, approximate, true in zip(
-        asked, space.search(asked, 10), space.search(asked, 10, exact=True), strict=True
+        query_vectors, space.search(query_vectors, 10), space.search(query_vectors, 10, exact=True), strict=True
     ):
         cosines = space.vectors[approximate.rows // 2].astype(np.float32) @ query
         assert np.allclose(approximate.scores, cosines, atol=1e-6)
@@ -160,12 +162,12 @@ def test_scores_are_cosines_of_the_full_vectors_and_equal_those_of_exact_search_
 
 
 def test_the_result_of_a_query_does_not_depend_on_the_rest_of_its_batch(space: SpaceIndex) -> None:
-    asked = queries(40)
-    together = space.search(asked, 10)
-    for query, found in zip(asked, together, strict=True):
+    query_vectors = queries(40)
+    together = space.search(query_vectors, 10)
+    for query, neighbours in zip(query_vectors, together, strict=True):
         (alone,) = space.search(query[None, :], 10)
-        assert (alone.rows == found.rows).all()
-        assert (alone.scores == found.scores).all()
+        assert (alone.rows == neighbours.rows).all()
+        assert (alone.scores == neighbours.scores).all()
 
 
 def test_only_products_that_pass_the_filter_are_found(space: SpaceIndex) -> None:
@@ -178,15 +180,15 @@ def test_only_products_that_pass_the_filter_are_found(space: SpaceIndex) -> None
 def test_a_search_for_more_products_than_pass_returns_all_that_pass(space: SpaceIndex) -> None:
     mask = np.zeros(COUNT, dtype=np.bool_)
     mask[5:18] = True
-    (found,) = space.search(queries(1), 1000, FilterBitmap.from_mask(mask))
-    assert sorted(found.rows.tolist()) == list(range(10, 36, 2))
+    (neighbours,) = space.search(queries(1), 1000, FilterBitmap.from_mask(mask))
+    assert sorted(neighbours.rows.tolist()) == list(range(10, 36, 2))
 
 
 def test_a_search_for_many_products_returns_that_many(space: SpaceIndex) -> None:
     """Even where the visited lists hold fewer."""
-    for asked in (*queries(3), *unit_vectors(3, DIM, seed=9)):
-        (found,) = space.search(asked[None, :], 4096)
-        assert len(np.unique(found.rows)) == 4096
+    for query in (*queries(3), *unit_vectors(3, DIM, seed=9)):
+        (neighbours,) = space.search(query[None, :], 4096)
+        assert len(np.unique(neighbours.rows)) == 4096
     (everything,) = space.search(queries(1), COUNT + 5)
     assert len(everything.rows) == COUNT
 
@@ -197,25 +199,27 @@ def test_at_least_min_results_are_found(spaces: dict[str, SpaceIndex], min_resul
     compressed = space_with(spaces, "IVF,PQ4fs")
     operating_points = (OperatingPoint(depth=1000, search_parameter=2, refine_factor=4, cost=0, recall=1),)
     entry = replace(compressed.entry, operating_points=operating_points)
-    space = SpaceIndex(entry=entry, vectors=compressed.vectors, rows=compressed.rows, codes=compressed.codes)
-    counts = [len(found.rows) for found in space.search(queries(20), 1000, min_results=min_results)]
+    space = SpaceIndex(entry=entry, vectors=compressed.vectors, rows=compressed.rows, ann_index=compressed.ann_index)
+    counts = [len(neighbours.rows) for neighbours in space.search(queries(20), 1000, min_results=min_results)]
     assert all(min(min_results, 1000) <= count <= 1000 for count in counts)
     assert (min(counts) < 1000) == (min_results == 10)
 
 
 def test_where_no_product_passes_none_is_found(space: SpaceIndex) -> None:
-    (found,) = space.search(queries(1), 10, FilterBitmap.from_mask(np.zeros(COUNT, dtype=np.bool_)))
-    assert not len(found.rows)
+    (neighbours,) = space.search(queries(1), 10, FilterBitmap.from_mask(np.zeros(COUNT, dtype=np.bool_)))
+    assert not len(neighbours.rows)
     assert not len(space.search(queries(1), 0)[0].rows)
 
 
 def test_concurrent_searches_get_the_same_results_as_serial_ones(space: SpaceIndex) -> None:
-    asked = queries(64)
-    passing = FilterBitmap.from_mask(np.random.default_rng(3).random(COUNT) < 0.5)
-    alone = [space.search(query[None, :], 10, passing)[0].rows.tolist() for query in asked]
+    query_vectors = queries(64)
+    bitmap = FilterBitmap.from_mask(np.random.default_rng(3).random(COUNT) < 0.5)
+    serial = [space.search(query[None, :], 10, bitmap)[0].rows.tolist() for query in query_vectors]
     with ThreadPoolExecutor(4, initializer=faiss_support.use_threads, initargs=(1,)) as threads:
-        found = list(threads.map(lambda query: space.search(query[None, :], 10, passing)[0].rows.tolist(), asked))
-    assert found == alone
+        concurrent = list(
+            threads.map(lambda query: space.search(query[None, :], 10, bitmap)[0].rows.tolist(), query_vectors)
+        )
+    assert concurrent == serial
 
 
 def test_a_row_without_a_vector_has_no_vector_to_return(space: SpaceIndex) -> None:
@@ -230,60 +234,61 @@ def test_a_row_without_a_vector_has_no_vector_to_return(space: SpaceIndex) -> No
 @pytest.mark.parametrize("dim", [1, 2, 3, 5, 6, 7, 30, 66])
 def test_vectors_of_any_dimension_can_be_compressed(recipe: str, dim: int) -> None:
     """Where no operating point reaches the target, such a space is searched exactly."""
-    space = space_of(unit_vectors(2000, dim), recipe)
+    space = build_space(unit_vectors(2000, dim), recipe)
     assert len(space.search(unit_vectors(3, dim, seed=1), 10)[0].rows) == 10
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in COMPRESSED if recipe != "NGT"])
-def test_the_same_vectors_and_seed_give_the_same_codes(recipe: str) -> None:
-    vectors, asked = clustered(5000, DIM), clustered(16, DIM, seed=5)
+def test_the_same_vectors_and_seed_give_the_same_candidates(recipe: str) -> None:
+    vectors, query_vectors = clustered(5000, DIM), clustered(16, DIM, seed=5)
     resolved = resolve_recipe(recipe, 5000, DIM, 0)
     assert resolved is not None
     first, second = (factory.train_index(resolved, vectors, 7, threads) for threads in (1, 2))
     search_parameter = max(first.search_parameters(40))
     assert (
-        first.find_candidates(asked, 40, search_parameter) == second.find_candidates(asked, 40, search_parameter)
+        first.find_candidates(query_vectors, 40, search_parameter)
+        == second.find_candidates(query_vectors, 40, search_parameter)
     ).all()
 
 
 @pytest.mark.parametrize("recipe", COMPRESSED)
 def test_an_index_over_other_vectors_reuses_the_training_and_leaves_the_original_unchanged(recipe: str) -> None:
     """Compaction does this while the original is searched."""
-    vectors, asked = clustered(5000, DIM), clustered(16, DIM, seed=5)
+    vectors, query_vectors = clustered(5000, DIM), clustered(16, DIM, seed=5)
     resolved = resolve_recipe(recipe, 5000, DIM, 0)
     assert resolved is not None
     old = factory.train_index(resolved, vectors, 0, 1)
     search_parameter = max(old.search_parameters(40))
-    before = old.find_candidates(asked, 40, search_parameter)
+    before = old.find_candidates(query_vectors, 40, search_parameter)
     other = np.concatenate((vectors[::-1], clustered(500, DIM, seed=3)))
     new = old.with_vectors(other)
-    assert (old.find_candidates(asked, 40, search_parameter) == before).all()
+    assert (old.find_candidates(query_vectors, 40, search_parameter) == before).all()
     assert (new.documents, new.dim, old.documents) == (5500, DIM, 5000)
-    itself = new.find_candidates(np.ascontiguousarray(other[-16:]), 40, search_parameter)
-    assert [row in found for row, found in zip(range(5484, 5500), itself, strict=True)] == [True] * 16
+    own_candidates = new.find_candidates(np.ascontiguousarray(other[-16:]), 40, search_parameter)
+    assert [row in candidates for row, candidates in zip(range(5484, 5500), own_candidates, strict=True)] == [True] * 16
 
 
 @pytest.mark.parametrize("recipe", COMPRESSED)
 def test_an_index_is_read_as_it_was_written(spaces: dict[str, SpaceIndex], recipe: str, tmp_path: Path) -> None:
-    codes = space_with(spaces, recipe).codes
+    index = space_with(spaces, recipe).ann_index
     resolved = resolve_recipe(recipe, COUNT, DIM, 0)
-    assert codes is not None
+    assert index is not None
     assert resolved is not None
-    codes.write(tmp_path / "codes")
-    reread = factory.read_index(tmp_path / "codes", resolved, DIM)
-    assert (reread.documents, reread.dim, reread.ram_bytes()) == (COUNT, DIM, codes.ram_bytes())
-    search_parameter = max(codes.search_parameters(40))
-    found = reread.find_candidates(queries(16), 40, search_parameter)
-    assert (found == codes.find_candidates(queries(16), 40, search_parameter)).all()
+    index.write(tmp_path / "ann_index")
+    reread = factory.read_index(tmp_path / "ann_index", resolved, DIM)
+    assert (reread.documents, reread.dim, reread.ram_bytes()) == (COUNT, DIM, index.ram_bytes())
+    search_parameter = max(index.search_parameters(40))
+    candidates = reread.find_candidates(queries(16), 40, search_parameter)
+    assert (candidates == index.find_candidates(queries(16), 40, search_parameter)).all()
 
 
 @pytest.mark.parametrize("recipe", [recipe for recipe in COMPRESSED if recipe != "NGT"])
 def test_the_memory_formula_agrees_with_the_index(spaces: dict[str, SpaceIndex], recipe: str) -> None:
     """So that memory can be predicted for indexes too large to build."""
-    codes, resolved = space_with(spaces, recipe).codes, resolve_recipe(recipe, COUNT, DIM, 0)
-    assert codes is not None
+    index, resolved = space_with(spaces, recipe).ann_index, resolve_recipe(recipe, COUNT, DIM, 0)
+    assert index is not None
     assert isinstance(resolved, IvfRecipe | HnswRecipe | HalfPrecisionRecipe)
-    assert cost_model.ram_bytes(resolved, COUNT, DIM) == pytest.approx(codes.ram_bytes(), rel=0.02)
+    assert cost_model.ram_bytes(resolved, COUNT, DIM) == pytest.approx(index.ram_bytes(), rel=0.02)
 
 
 def test_where_no_operating_point_reaches_the_target_calibration_returns_none_and_warns(

@@ -20,7 +20,7 @@ from index.storage.store import ObjectStore
 from lookalike.errors import BadArtifact, BadSettings, OperatorError, Unavailable
 from lookalike.v1.index_pb2 import ShardQuery
 from tests import stores
-from tests.unit.index.samples import IMAGE, by, catalogue, clustered, vectors_of
+from tests.unit.index.samples import IMAGE, catalogue, clustered, query_vector, vectors_of
 
 COUNT, SHARDS = 60, 2
 ATTRIBUTES, VECTORS = "shard-00001/attributes.arrow", "shard-00001/image/vectors.npy"
@@ -177,7 +177,7 @@ def test_a_pinned_shard_can_be_loaded_and_searched(
     pinned = pin(manifest, 1)
     shard = map_shard(pinned.location, manifest, 1)
     vector = np.asarray(shard.base.spaces[IMAGE].vectors[3])
-    (hits,) = shard.search([ShardQuery(vectors=[by(IMAGE, vector)], k=1)]).results
+    (hits,) = shard.search([ShardQuery(vectors=[query_vector(IMAGE, vector)], k=1)]).results
     assert list(hits.ids) == [shard.base.table.ids.text(3)]
     pinned.release()
 

@@ -1,4 +1,4 @@
-"""The scripted shards of the gateway's tests give the same responses as real ones, in one space and in several."""
+"""The fake shards of the gateway's tests give the same responses as real shards, in one space and in several."""
 
 from __future__ import annotations
 
@@ -28,29 +28,31 @@ HALVES = [SpaceWeight(space=SPACE_IMAGE, weight=1), SpaceWeight(space=SPACE_TEXT
 THIRDS = [*HALVES, SpaceWeight(space=SPACE_PRODUCT, weight=1)]
 
 REQUESTS = {
-    "by policy": SearchRequest(examples=[P7]),
-    "by policy, without a photo": SearchRequest(examples=[P19]),
+    "routed by policy": SearchRequest(examples=[P7]),
+    "routed by policy, without a photo": SearchRequest(examples=[P19]),
     "a photo": SearchRequest(examples=[PHOTO], explain=True),
     "a vector": SearchRequest(examples=[Example(vector=pack(VECTORS["p03", SPACE_TEXT]))], space=SPACE_TEXT),
     "a photo with a text": SearchRequest(examples=[PHOTO, WORDS], limit=5),
     "a late fusion of two": SearchRequest(examples=[PHOTO, WORDS], weights=HALVES, limit=20),
     "a late fusion of three": SearchRequest(examples=[P7, WORDS], weights=THIRDS, limit=20, explain=True),
     "a late fusion, exact": SearchRequest(examples=[P7], weights=THIRDS, limit=3, explain=True, exact=True),
-    "a late fusion that a space is left out of": SearchRequest(examples=[P19], weights=HALVES, limit=20, explain=True),
-    "other shops": SearchRequest(examples=[P7], weights=HALVES, exclude_same_shop=True, limit=20),
-    "less like others": SearchRequest(
+    "a late fusion with a missing vector": SearchRequest(examples=[P19], weights=HALVES, limit=20, explain=True),
+    "without the same shop": SearchRequest(examples=[P7], weights=HALVES, exclude_same_shop=True, limit=20),
+    "with negative examples": SearchRequest(
         examples=[P7, Example(text="p08", weight=-0.5), Example(product_id="p09", weight=-0.5)], space=SPACE_TEXT
     ),
-    "unlike one": SearchRequest(examples=[Example(image=a_photo(7), weight=-1)], limit=20),
-    "one of each shop": SearchRequest(examples=[P7], max_per_shop=1, limit=20),
-    "one of each shop, in several spaces": SearchRequest(examples=[P7], weights=THIRDS, max_per_shop=1, limit=3),
-    "what scores enough": SearchRequest(examples=[P7], space=SPACE_TEXT, min_score=0.1, limit=20),
-    "the best of what scores enough": SearchRequest(examples=[P7], space=SPACE_TEXT, min_score=0.1, limit=2),
-    "unlike each other": SearchRequest(examples=[P7], space=SPACE_TEXT, diversity=0.5, limit=4),
-    "unlike each other, in several spaces": SearchRequest(
+    "only a negative example": SearchRequest(examples=[Example(image=a_photo(7), weight=-1)], limit=20),
+    "at most one per shop": SearchRequest(examples=[P7], max_per_shop=1, limit=20),
+    "at most one per shop, in several spaces": SearchRequest(examples=[P7], weights=THIRDS, max_per_shop=1, limit=3),
+    "with a minimum score": SearchRequest(examples=[P7], space=SPACE_TEXT, min_score=0.1, limit=20),
+    "with a minimum score and a limit": SearchRequest(examples=[P7], space=SPACE_TEXT, min_score=0.1, limit=2),
+    "diversified": SearchRequest(examples=[P7], space=SPACE_TEXT, diversity=0.5, limit=4),
+    "diversified, in several spaces": SearchRequest(
         examples=[P7, WORDS], weights=THIRDS, diversity=0.7, max_per_shop=2, limit=4, explain=True
     ),
-    "nothing scores enough": SearchRequest(examples=[P7], weights=HALVES, min_score=0.99, limit=20),
+    "with a minimum score that no product reaches": SearchRequest(
+        examples=[P7], weights=HALVES, min_score=0.99, limit=20
+    ),
 }
 
 
@@ -91,12 +93,17 @@ async def test_real_shards_give_the_same_responses_as_scripted_ones(location: Pa
         scripted_system(shards=addresses) as real,
         scripted_system(spaces=ALL) as scripted,
     ):
-        found, expected = [
+        real_response, scripted_response = [
             without_version_and_timings(await system.search.Search(request_)) for system in (real, scripted)
         ]
-    assert (found.provenance, found.truncated) == (expected.provenance, expected.truncated)
-    assert [hit.product for hit in found.hits] == [hit.product for hit in expected.hits]
-    assert [hit.score for hit in found.hits] == pytest.approx([hit.score for hit in expected.hits], abs=1e-5)
-    for hit, other in zip(found.hits, expected.hits, strict=True):
+    assert (real_response.provenance, real_response.truncated) == (
+        scripted_response.provenance,
+        scripted_response.truncated,
+    )
+    assert [hit.product for hit in real_response.hits] == [hit.product for hit in scripted_response.hits]
+    assert [hit.score for hit in real_response.hits] == pytest.approx(
+        [hit.score for hit in scripted_response.hits], abs=1e-5
+    )
+    for hit, other in zip(real_response.hits, scripted_response.hits, strict=True):
         assert [each.space for each in hit.scores] == [each.space for each in other.scores]
         assert [each.score for each in hit.scores] == pytest.approx([each.score for each in other.scores], abs=1e-5)

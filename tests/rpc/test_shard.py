@@ -21,7 +21,7 @@ from index.serving import shard, shard_version
 from index.serving.pool import Pool
 from index.serving.served_versions import ServedVersions
 from index.serving.service import MAX_QUERIES, IndexShard
-from index.serving.shard import ShardSettings, ordinal
+from index.serving.shard import ShardSettings, shard_number
 from index.serving.shard_version import ShardVersion, open_shard
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
@@ -36,9 +36,9 @@ from tests.unit.index.samples import (
     IMAGE,
     PRODUCT,
     TEXT,
-    by,
     catalogue,
     clustered,
+    query_vector,
     serving_only,
     unit_vectors,
     vectors_of,
@@ -96,7 +96,7 @@ def version(served: ShardVersion) -> str:
 
 def a_query(row: int = 0, *vectors: index_pb2.QueryVector, k: int = 5, **fields: Any) -> index_pb2.ShardQuery:
     """A query by these vectors, or by the image of the product of that row."""
-    return index_pb2.ShardQuery(vectors=vectors or [by(IMAGE, VECTORS[row])], k=k, **fields)
+    return index_pb2.ShardQuery(vectors=vectors or [query_vector(IMAGE, VECTORS[row])], k=k, **fields)
 
 
 async def test_a_shard_describes_its_version_and_spaces(stub: Stub, version: str) -> None:
@@ -126,10 +126,10 @@ async def test_results_of_a_batch_are_in_the_order_of_its_queries(stub: Stub, ve
         a_query(3),
         a_query(4, k=2, filter=Filter(shop_in=["shop 1"])),
         a_query(5, exact=True, k=1),
-        a_query(0, by(TEXT, text[2]), k=1),
+        a_query(0, query_vector(TEXT, text[2]), k=1),
         a_query(6),
         a_query(8, k=0),
-        a_query(9, by(IMAGE, VECTORS[9], 3), by(TEXT, text[3], 1), k=1, explain=True),
+        a_query(9, query_vector(IMAGE, VECTORS[9], 3), query_vector(TEXT, text[3], 1), k=1, explain=True),
     ]
     batch = await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))
     assert [list(hits.ids[:1]) for hits in batch.results] == [["p3"], ["p4"], ["p5"], ["p6"], ["p6"], [], ["p9"]]
@@ -142,7 +142,7 @@ async def test_the_response_to_an_explained_query_has_its_search_plan(stub: Stub
         a_query(1, explain=True, filter=Filter(in_stock=True)),
         a_query(1, explain=True, filter=Filter(max_price=4, in_stock=True)),
         a_query(1, explain=True, exact=True),
-        a_query(1, by(TEXT, unit_vectors(1, 4)[0]), explain=True),
+        a_query(1, query_vector(TEXT, unit_vectors(1, 4)[0]), explain=True),
         a_query(1),
     ]
     results = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))).results
@@ -159,15 +159,15 @@ async def test_the_response_to_an_explained_query_has_its_search_plan(stub: Stub
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        (a_query(0, by(PRODUCT, VECTORS[0])), "this shard has no space 3"),
-        (a_query(0, by(0, VECTORS[0])), "this shard has no space 0"),
-        (a_query(0, by(IMAGE, b"")), "the vector has 0 bytes, expected 64 (16 dimensions)"),
-        (a_query(0, by(IMAGE, b"\0" * 60)), "the vector has 60 bytes"),
-        (a_query(0, by(IMAGE, b"\0" * 128)), "the vector has 128 bytes"),
-        (a_query(0, by(IMAGE, b"\0" * 64)), "not of unit norm"),
-        (a_query(0, by(IMAGE, np.full(16, np.nan, np.float32))), "not of unit norm"),
-        (a_query(0, by(IMAGE, np.full(16, np.inf, np.float32))), "not of unit norm"),
-        (a_query(0, by(IMAGE, np.ones(16, np.float32))), "not of unit norm"),
+        (a_query(0, query_vector(PRODUCT, VECTORS[0])), "this shard has no space 3"),
+        (a_query(0, query_vector(0, VECTORS[0])), "this shard has no space 0"),
+        (a_query(0, query_vector(IMAGE, b"")), "the vector has 0 bytes, expected 64 (16 dimensions)"),
+        (a_query(0, query_vector(IMAGE, b"\0" * 60)), "the vector has 60 bytes"),
+        (a_query(0, query_vector(IMAGE, b"\0" * 128)), "the vector has 128 bytes"),
+        (a_query(0, query_vector(IMAGE, b"\0" * 64)), "not of unit norm"),
+        (a_query(0, query_vector(IMAGE, np.full(16, np.nan, np.float32))), "not of unit norm"),
+        (a_query(0, query_vector(IMAGE, np.full(16, np.inf, np.float32))), "not of unit norm"),
+        (a_query(0, query_vector(IMAGE, np.ones(16, np.float32))), "not of unit norm"),
         (a_query(k=MAX_K + 1), "k (4097) plus the number of exclude_ids (0) is over 4096"),
         (a_query(k=MAX_K, exclude_ids=["p"]), "k (4096) plus the number of exclude_ids (1) is over 4096"),
         (a_query(min_score=float("nan")), "min_score is not a number"),
@@ -210,12 +210,12 @@ async def test_a_request_for_another_version_is_refused(stub: Stub, other: str) 
 
 async def test_products_are_fetched_in_the_order_of_the_ids_with_the_requested_fields(stub: Stub, version: str) -> None:
     request = index_pb2.FetchRequest(version=version, ids=["p9", "none", "p10"], vectors=[TEXT, IMAGE])
-    found, missing, other = (await stub.Fetch(request)).products
+    both_vectors, missing, only_image = (await stub.Fetch(request)).products
     assert not missing.HasField("product")
-    assert (found.product.id, found.product.description) == ("p9", "")
-    assert [vector.space for vector in found.vectors] == [TEXT, IMAGE]
-    assert np.allclose(unpack(found.vectors[1].vector, 16)[0], VECTORS[9], atol=1e-6)
-    assert [vector.space for vector in other.vectors] == [IMAGE]
+    assert (both_vectors.product.id, both_vectors.product.description) == ("p9", "")
+    assert [vector.space for vector in both_vectors.vectors] == [TEXT, IMAGE]
+    assert np.allclose(unpack(both_vectors.vectors[1].vector, 16)[0], VECTORS[9], atol=1e-6)
+    assert [vector.space for vector in only_image.vectors] == [IMAGE]
     (described,) = (await stub.Fetch(index_pb2.FetchRequest(version=version, ids=["p9"], descriptions=True))).products
     assert described.product.description == "description of 9"
     assert not described.vectors
@@ -314,14 +314,14 @@ async def test_a_cancelled_call_holds_its_slot_until_the_thread_has_finished() -
         (["--shard", "0", "--pod-name", "x-5"], 0),
     ],
 )
-def test_the_ordinal_is_that_of_the_setting_or_of_the_pod_name(words: list[str], expected: int) -> None:
-    assert ordinal(load(ShardSettings, {}, words, description="")) == expected
+def test_the_shard_number_is_that_of_the_setting_or_of_the_pod_name(words: list[str], expected: int) -> None:
+    assert shard_number(load(ShardSettings, {}, words, description="")) == expected
 
 
 @pytest.mark.parametrize("words", [[], ["--pod-name", "lookalike-shard"], ["--pod-name", "shard12"]])
-def test_without_an_ordinal_a_shard_does_not_start(words: list[str]) -> None:
+def test_without_a_shard_number_a_shard_does_not_start(words: list[str]) -> None:
     with pytest.raises(BadSettings, match="--shard"):
-        ordinal(load(ShardSettings, {}, words, description=""))
+        shard_number(load(ShardSettings, {}, words, description=""))
 
 
 def test_without_a_location_a_shard_does_not_start() -> None:

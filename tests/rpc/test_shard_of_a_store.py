@@ -23,7 +23,7 @@ from lookalike.local import probes
 from lookalike.runtime.settings import load
 from lookalike.v1 import index_pb2, index_pb2_grpc
 from tests import stores
-from tests.unit.index.samples import IMAGE, by, catalogue, clustered, vectors_of
+from tests.unit.index.samples import IMAGE, catalogue, clustered, query_vector, vectors_of
 
 if TYPE_CHECKING:
     from lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
@@ -87,7 +87,9 @@ def serves(name: str) -> Callable[[index_pb2.DescribeResponse], bool]:
 
 async def find_products(stub: Stub, name: str, seed: int) -> set[str]:
     """Ids of the products of this shard, found by their own vectors."""
-    queries = [index_pb2.ShardQuery(vectors=[by(IMAGE, vector)], k=1) for vector in clustered(COUNT, DIM, seed)[:50]]
+    queries = [
+        index_pb2.ShardQuery(vectors=[query_vector(IMAGE, vector)], k=1) for vector in clustered(COUNT, DIM, seed)[:50]
+    ]
     response = await stub.Search(index_pb2.ShardSearchRequest(version=name, queries=queries))
     return {hits.ids[0] for row, hits in enumerate(response.results) if hits.ids[0] == f"p{row}"}
 

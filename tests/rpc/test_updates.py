@@ -28,7 +28,7 @@ from lookalike.v1 import index_pb2, index_pb2_grpc
 from lookalike.v1.index_pb2 import Update, UpdateResult
 from tests.rpc.gateways import serving
 from tests.unit.index.live_samples import COUNT, build_version, open_live, remove, upsert
-from tests.unit.index.samples import IMAGE, by, serving_only
+from tests.unit.index.samples import IMAGE, query_vector, serving_only
 
 if TYPE_CHECKING:
     from lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
@@ -40,19 +40,19 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> ShardVersion:
 
 
 @pytest.fixture
-def state(shard: ShardVersion, tmp_path: Path) -> LiveShard:
+def live(shard: ShardVersion, tmp_path: Path) -> LiveShard:
     return open_live(shard, tmp_path, LiveLimits(delta_rows=16, changes=1000))
 
 
 @pytest_asyncio.fixture
-async def stub(shard: ShardVersion, state: LiveShard) -> AsyncIterator[Stub]:
-    served, pool = serving_only(shard.with_live(state)), Pool(threads=2, max_waiting=64)
-    writes = Writer(served, max_waiting=64)
-    async with serving(IndexShard(pool, served, writes).handler()) as address, aio_channel(address) as channel:
+async def stub(shard: ShardVersion, live: LiveShard) -> AsyncIterator[Stub]:
+    served, pool = serving_only(shard.with_live(live)), Pool(threads=2, max_waiting=64)
+    writer = Writer(served, max_waiting=64)
+    async with serving(IndexShard(pool, served, writer).handler()) as address, aio_channel(address) as channel:
         yield index_pb2_grpc.IndexShardStub(channel)
-    writes.close()
+    writer.close()
     pool.close()
-    state.close()
+    live.close()
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ async def test_an_acknowledged_update_is_in_every_later_response(stub: Stub, ver
     ]
     assert response.sequence == 2
     vector = np.frombuffer(new.upsert.vectors[0].vector, "<f4")
-    query = index_pb2.ShardQuery(vectors=[by(IMAGE, vector / np.linalg.norm(vector))], k=1, max_per_shop=1)
+    query = index_pb2.ShardQuery(vectors=[query_vector(IMAGE, vector / np.linalg.norm(vector))], k=1, max_per_shop=1)
     (hits,) = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=[query]))).results
     assert (list(hits.ids), list(hits.shops)) == (["new"], ["shop 1"])
     fetched = (await stub.Fetch(index_pb2.FetchRequest(version=version, ids=["new", "p3"], descriptions=True))).products
@@ -89,11 +89,11 @@ async def test_an_acknowledged_update_is_in_every_later_response(stub: Stub, ver
 
 
 async def test_updates_that_arrive_during_a_write_are_written_together(
-    stub: Stub, version: str, state: LiveShard, monkeypatch: pytest.MonkeyPatch
+    stub: Stub, version: str, live: LiveShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     groups: list[int] = []
     gate, first = threading.Event(), threading.Event()
-    apply = state.apply
+    apply = live.apply
 
     def blocked_apply(updates: list[Update]) -> list[UpdateResult]:
         groups.append(len(updates))
@@ -101,7 +101,7 @@ async def test_updates_that_arrive_during_a_write_are_written_together(
         gate.wait()
         return apply(updates)
 
-    monkeypatch.setattr(state, "apply", blocked_apply)
+    monkeypatch.setattr(live, "apply", blocked_apply)
     calls = [asyncio.ensure_future(stub.Apply(apply_request(version, upsert("one", 1))))]
     await asyncio.to_thread(first.wait)
     calls += [asyncio.ensure_future(stub.Apply(apply_request(version, upsert(f"new {i}", 1)))) for i in range(9)]
@@ -112,18 +112,18 @@ async def test_updates_that_arrive_during_a_write_are_written_together(
     assert [len(response.results) for response in responses] == [1] * 10
 
 
-async def test_a_compaction_runs_while_updates_arrive(stub: Stub, version: str, state: LiveShard) -> None:
+async def test_a_compaction_runs_while_updates_arrive(stub: Stub, version: str, live: LiveShard) -> None:
     for revision in range(1, 30):
         await stub.Apply(apply_request(version, *[upsert(f"p{i}", revision + 9) for i in range(4)]))
-    while state.compaction_due:  # noqa: ASYNC110  # a thread's doing
+    while live.compaction_due:  # noqa: ASYNC110  # a thread's doing
         await asyncio.sleep(0.01)
-    assert state.compactions
+    assert live.compactions
     assert (await stub.Count(index_pb2.ShardCountRequest(version=version))).count == COUNT
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BadArtifact("segment-000002: damaged")])
 async def test_a_failed_compaction_is_counted_and_retried(
-    stub: Stub, version: str, state: LiveShard, monkeypatch: pytest.MonkeyPatch, error: Exception
+    stub: Stub, version: str, live: LiveShard, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     write, attempts = compaction.write, list[Path]()
 
@@ -137,7 +137,7 @@ async def test_a_failed_compaction_is_counted_and_retried(
     monkeypatch.setattr(compactor, "RETRY_S", 0)
     failures = REGISTRY.get_sample_value("lookalike_shard_compaction_failures_total") or 0
     revision = 0
-    while not state.compactions:
+    while not live.compactions:
         revision += 1
         await stub.Apply(apply_request(version, *[upsert(f"p{i}", revision) for i in range(4)]))
         await asyncio.sleep(0.01)
@@ -153,7 +153,7 @@ async def code_of(call: grpc.aio.UnaryUnaryCall[index_pb2.ApplyRequest, index_pb
 
 
 async def test_an_update_that_cannot_be_written_is_refused_with_the_reason(
-    stub: Stub, version: str, state: LiveShard, monkeypatch: pytest.MonkeyPatch
+    stub: Stub, version: str, live: LiveShard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     too_many = apply_request(version, *[remove("p1", 1)] * (MAX_UPDATES + 1))
     assert await code_of(stub.Apply(too_many)) is grpc.StatusCode.INVALID_ARGUMENT
@@ -162,7 +162,7 @@ async def test_an_update_that_cannot_be_written_is_refused_with_the_reason(
     def fail(updates: list[Update]) -> list[UpdateResult]:
         raise Overloaded("the update could not be logged: No space left on device")
 
-    monkeypatch.setattr(state, "apply", fail)
+    monkeypatch.setattr(live, "apply", fail)
     with pytest.raises(grpc.aio.AioRpcError, match="No space left on device") as error:
         await stub.Apply(apply_request(version, remove("p1", 1)))
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

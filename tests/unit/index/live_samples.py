@@ -16,7 +16,7 @@ from index.serving.shard_version import ShardVersion, open_shard
 from lookalike.v1.index_pb2 import ShardQuery, Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector
 from lookalike.vectors import F32, normalised
-from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, unit_vectors, vectors_of
+from tests.unit.index.samples import IMAGE, TEXT, catalogue, query_vector, unit_vectors, vectors_of
 
 COUNT = 60  # Products of the version as it was built, "p0" to "p59"; those after p39 have revision 5.
 DIMS: dict[Space.ValueType, int] = {IMAGE: 8, TEXT: 4}
@@ -125,9 +125,9 @@ class Oracle:
             product = Product.FromString(ref.product)
             product.description = ref.description
             assert product == alive[product_id].product
-            found = view.find(product_id)
-            assert found is not None
-            assert found.product == ref.product
+            looked_up = view.find(product_id)
+            assert looked_up is not None
+            assert looked_up.product == ref.product
             for space in (IMAGE, TEXT):
                 vector, expected = ref.vector(space), alive[product_id].vectors.get(space)
                 assert (vector is None) == (expected is None)
@@ -139,12 +139,12 @@ class Oracle:
     def _check_searches(self, shard: LiveShard) -> None:
         condition = Filter(shop_in=["shop 1"], in_stock=True, tags_none=["tag 3"], none_of=[Filter(created_after=9000)])
         for space in (IMAGE, TEXT):
-            query_vector = unit_vectors(1, DIMS[space], seed=99)[0]
+            vector = unit_vectors(1, DIMS[space], seed=99)[0]
             for each in (None, condition):
-                query = parse_query(ShardQuery(vectors=[by(space, query_vector)], k=15, filter=each), DIMS)
+                query = parse_query(ShardQuery(vectors=[query_vector(space, vector)], k=15, filter=each), DIMS)
                 (hits,) = shard.view.nearest([query])
                 scores = {
-                    product_id: float(expected.vectors[space] @ query_vector)
+                    product_id: float(expected.vectors[space] @ vector)
                     for product_id, expected in self.products.items()
                     if expected.product is not None and space in expected.vectors
                     if each is None or _passes(expected.product)

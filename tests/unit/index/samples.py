@@ -28,7 +28,7 @@ def unit_vectors(count: int, dim: int, seed: int = 0) -> F32:
 
 
 def clustered(count: int, dim: int, seed: int = 0) -> F32:
-    """Unit vectors around 200 centres, like features of photos: near neighbours of a product are of its cluster."""
+    """Unit vectors around 200 centres, like features of photos: nearest neighbours are of the same cluster."""
     random = np.random.default_rng(seed)
     centres = random.normal(size=(200, dim))
     spread = random.normal(size=(count, dim // 4)) @ random.normal(size=(dim // 4, dim)) / np.sqrt(dim // 4)
@@ -56,30 +56,31 @@ def vectors_of(vectors: F32, rows: I64 | None = None, encoder: str = "drawn") ->
     return SpaceVectors(encoder=encoder, vectors=vectors, rows=np.arange(len(vectors)) if rows is None else rows)
 
 
-def space_of(vectors: StoredVectors, recipe: str = DEFAULT, rows: I64 | None = None, seed: int = 0) -> SpaceIndex:
+def build_space(vectors: StoredVectors, recipe: str = DEFAULT, rows: I64 | None = None, seed: int = 0) -> SpaceIndex:
     """The space index that a build makes of unit vectors; exact where the recipe does not reach the target recall."""
     rows = np.arange(len(vectors)) if rows is None else rows
     resolved = resolve_recipe(recipe, len(vectors), vectors.shape[1], 0)
     index = None if resolved is None else factory.train_index(resolved, vectors, seed, 1)
     points = () if index is None else calibrate(index, vectors, seed)
     entry = IndexEntry(recipe=str(resolved), operating_points=points) if points else IndexEntry()
-    return SpaceIndex(entry=entry, vectors=vectors, rows=rows, codes=index if points else None)
+    return SpaceIndex(entry=entry, vectors=vectors, rows=rows, ann_index=index if points else None)
 
 
-def by(space: int, vector: F32 | bytes, weight: float = 0) -> QueryVector:
+def query_vector(space: int, vector: F32 | bytes, weight: float = 0) -> QueryVector:
+    """The vector of a query in one space."""
     data = vector if isinstance(vector, bytes) else vector.tobytes()
     return QueryVector(space=space, vector=data, weight=weight)  # type: ignore[arg-type]  # tests use wrong spaces, too
 
 
 def recall(space: SpaceIndex, queries: F32, k: int) -> float:
     """recall@k of approximate search against exact search."""
-    truth, found = space.search(queries, k, exact=True), space.search(queries, k)
-    shared = (len(np.intersect1d(one.rows, other.rows)) for one, other in zip(truth, found, strict=True))
+    truth, approximate = space.search(queries, k, exact=True), space.search(queries, k)
+    shared = (len(np.intersect1d(one.rows, other.rows)) for one, other in zip(truth, approximate, strict=True))
     return sum(shared) / (k * len(queries))
 
 
 def serving_only(shard: ShardVersion) -> ServedVersions:
-    """As a shard process that has loaded this one version."""
+    """The served versions of a shard process that has loaded only this one."""
     served = ServedVersions(time.monotonic, lease_s=30)
     served.add(VersionHandle(shard))
     return served

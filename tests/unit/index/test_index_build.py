@@ -20,7 +20,7 @@ from lookalike.runtime.partition import shard_of
 from lookalike.v1 import index_pb2
 from lookalike.v1.types_pb2 import Filter, Product
 from lookalike.vectors import F32
-from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, clustered, unit_vectors, vectors_of
+from tests.unit.index.samples import IMAGE, TEXT, catalogue, clustered, query_vector, unit_vectors, vectors_of
 
 COUNT = 40
 
@@ -62,7 +62,7 @@ def test_a_product_may_lack_a_vector_in_a_space(tmp_path: Path) -> None:
     assert {ids_in(shard)[row] for row in shard.base.spaces[TEXT].rows} == {"p30", "p4", "p17"}
     fetched = shard.fetch(index_pb2.FetchRequest(ids=["p4", "p5"], vectors=[IMAGE, TEXT]))
     assert [[found.space for found in product.vectors] for product in fetched.products] == [[IMAGE, TEXT], [IMAGE]]
-    query = index_pb2.ShardQuery(vectors=[by(TEXT, unit_vectors(3, 5)[1])], k=10)
+    query = index_pb2.ShardQuery(vectors=[query_vector(TEXT, unit_vectors(3, 5)[1])], k=10)
     query.filter.in_stock = False  # p4, not p17 or p30
     assert list(shard.search([query]).results[0].ids) == ["p4"]
 
@@ -71,7 +71,7 @@ def test_more_shards_than_products_leave_some_shards_empty_and_able_to_answer(tm
     build(tmp_path, catalogue(2), {IMAGE: vectors_of(unit_vectors(2, 8))}, shards=5)
     shards = [open_shard(tmp_path, shard) for shard in range(5)]
     empty = next(shard for shard in shards if not len(shard.base.table))
-    query = index_pb2.ShardQuery(vectors=[by(IMAGE, unit_vectors(1, 8))], k=3, filter=Filter(shop_in=["x"]))
+    query = index_pb2.ShardQuery(vectors=[query_vector(IMAGE, unit_vectors(1, 8))], k=3, filter=Filter(shop_in=["x"]))
     (hits,) = empty.search([query]).results
     assert (list(hits.ids), hits.error) == ([], "")
     assert empty.count(Filter(in_stock=True)) == 0
@@ -96,7 +96,7 @@ def test_ids_of_256_bytes_in_any_script_are_found(tmp_path: Path) -> None:
 
 def test_the_same_inputs_give_the_same_version_and_results(tmp_path: Path) -> None:
     products, vectors = catalogue(3000), clustered(3000, 32)
-    query = index_pb2.ShardQuery(vectors=[by(IMAGE, vectors[7])], k=20)
+    query = index_pb2.ShardQuery(vectors=[query_vector(IMAGE, vectors[7])], k=20)
     results = []
     for directory, threads in (("one", 1), ("two", 2)):
         location = tmp_path / directory

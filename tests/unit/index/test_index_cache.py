@@ -85,11 +85,11 @@ def test_a_damaged_cached_file_is_fetched_again(scene: Scene, damage: Callable[[
     (name, *_) = scene.names
     pinned = scene.pin(name, scene.cache())
     file = pinned.location / name / "shard-00000" / "attributes.arrow"
-    whole = file.read_bytes()
+    original = file.read_bytes()
     pinned.release()
-    file.write_bytes(damage(whole))
+    file.write_bytes(damage(original))
     pinned = scene.pin(name, scene.cache())
-    assert (pinned.location / name / "shard-00000" / "attributes.arrow").read_bytes() == whole
+    assert (pinned.location / name / "shard-00000" / "attributes.arrow").read_bytes() == original
     pinned.release()
 
 

@@ -24,10 +24,10 @@ from index.storage.manifest import IndexEntry
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import normalised
-from tests.unit.index.samples import IMAGE, by, catalogue, unit_vectors
+from tests.unit.index.samples import IMAGE, catalogue, query_vector, unit_vectors
 
 
-def table_of(path: Path, products: pa.Table) -> Attributes:
+def write_table(path: Path, products: pa.Table) -> Attributes:
     attributes.write_products(path / "table.arrow", attributes.validate_products(products))
     return attributes.open_attributes(path / "table.arrow")
 
@@ -37,11 +37,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Attributes:
     tags = [[tag for n, tag in ((2, "even"), (3, "third"), (7, "店")) if row % n == 0] for row in range(10)]
     products = catalogue(10).append_column("tags", pa.array(tags))
     products = products.append_column("created_at", pa.array([row * 86_400 for row in range(10)]))
-    return table_of(tmp_path_factory.mktemp("table"), products)
+    return write_table(tmp_path_factory.mktemp("table"), products)
 
 
 @dataclass(frozen=True)
-class CountingPassing(FilterBitmap):
+class CountingBitmap(FilterBitmap):
     """Counts how often its rows are computed."""
 
     computations: list[int] = field(default_factory=list)
@@ -57,7 +57,7 @@ def rows(table: Attributes, condition: Filter) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("condition", "passing"),
+    ("condition", "expected_rows"),
     [
         (Filter(), list(range(10))),
         (Filter(category_in=["fashion"]), [0, 1, 5, 6]),  # Not row 2: "fashionable" is no part of fashion.
@@ -87,8 +87,10 @@ def rows(table: Attributes, condition: Filter) -> list[int]:
         (Filter(none_of=[Filter(none_of=[Filter(min_price=6)])]), [6, 7, 8, 9]),
     ],
 )
-def test_a_product_passes_if_it_meets_every_condition(table: Attributes, condition: Filter, passing: list[int]) -> None:
-    assert rows(table, condition) == passing
+def test_a_product_passes_if_it_meets_every_condition(
+    table: Attributes, condition: Filter, expected_rows: list[int]
+) -> None:
+    assert rows(table, condition) == expected_rows
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_a_product_passes_if_it_meets_every_condition(table: Attributes, conditi
         Filter(min_price=float("inf"), max_price=float("-inf")),
     ],
 )
-def test_a_nonsensical_filter_raises_nothing(table: Attributes, condition: Filter) -> None:
+def test_an_extreme_or_contradictory_filter_raises_nothing(table: Attributes, condition: Filter) -> None:
     assert set(rows(table, condition)) <= {4, 9}  # The products without a category are in category "".
 
 
@@ -108,7 +110,7 @@ def test_the_cache_keeps_the_most_recently_used_filters() -> None:
     cache = FilterCache(2)
     computed = []
 
-    def ask(name: bytes) -> None:
+    def get(name: bytes) -> None:
         def compute() -> FilterBitmap:
             computed.append(name)
             return FilterBitmap.from_mask(np.ones(3, dtype=np.bool_))
@@ -116,7 +118,7 @@ def test_the_cache_keeps_the_most_recently_used_filters() -> None:
         cache.get(0, name, compute)
 
     for name in (b"a", b"b", b"a", b"c", b"a", b"b"):
-        ask(name)
+        get(name)
     assert computed == [b"a", b"b", b"c", b"b"]
     assert len(cache) == 2
 
@@ -167,7 +169,7 @@ def filters(inside: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
 FILTERS = filters(filters(st.builds(Filter, shop_in=SHOPS, tags_any=TAGS)))
 
 
-def below(category: str, path: str) -> bool:
+def is_in_category(category: str, path: str) -> bool:
     return category == path or category.startswith(path + "/")
 
 
@@ -175,8 +177,8 @@ def passes(product: dict[str, object], condition: Filter) -> bool:
     category, shop, price = str(product["category"]), product["shop"], float(str(product["price"]))
     tags, created = set(cast("list[str]", product["tags"])), cast("int", product["created_at"])
     return (
-        (not condition.category_in or any(below(category, path) for path in condition.category_in))
-        and not any(below(category, path) for path in condition.category_not_in)
+        (not condition.category_in or any(is_in_category(category, path) for path in condition.category_in))
+        and not any(is_in_category(category, path) for path in condition.category_not_in)
         and (not condition.shop_in or shop in condition.shop_in)
         and shop not in condition.shop_not_in
         and (not condition.HasField("min_price") or price >= condition.min_price)
@@ -201,43 +203,43 @@ def test_filter_and_exact_search_agree_with_a_naive_implementation(
     vectors = normalised(np.array([product["vector"] for product in products], dtype=np.float32))
     names = ("category", "shop", "price", "in_stock", "tags", "created_at")
     columns = {name: [product[name] for product in products] for name in names}
-    table = table_of(
+    table = write_table(
         tmp_path_factory.mktemp("oracle"),
         pa.table({"id": [f"{row:03d}" for row in range(len(products))], **columns}),
     )
-    space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), codes=None)
+    space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), ann_index=None)
     query = unit_vectors(1, 3)
-    (found,) = space.search(query, k, FilterBitmap.from_mask(filter_mask(table, condition)))
+    (neighbours,) = space.search(query, k, FilterBitmap.from_mask(filter_mask(table, condition)))
     expected_rows = [row for row, product in enumerate(products) if passes(product, condition)]
     cosines = vectors.astype(np.float64) @ query[0].astype(np.float64)
     expected = sorted(expected_rows, key=lambda row: (-round(float(cosines[row]), 5), row))[:k]
-    assert found.rows.tolist() == expected
+    assert neighbours.rows.tolist() == expected
 
 
 def test_a_cached_filter_takes_one_bit_for_each_row(table: Attributes) -> None:
-    space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), codes=None)
+    space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), ann_index=None)
     cache = FilterCache(4)
     segment = Segment(table, {IMAGE: space}, filters=cache)
     condition = Filter(tags_any=["even"]).SerializeToString()
-    query = parse_query(ShardQuery(vectors=[by(IMAGE, unit_vectors(1, 4)[0])], k=3, exact=True), {IMAGE: 4})
+    query = parse_query(ShardQuery(vectors=[query_vector(IMAGE, unit_vectors(1, 4)[0])], k=3, exact=True), {IMAGE: 4})
     assert len(segment.nearest([query._replace(filter=condition)])[0].rows) == 3
     assert segment.page(condition, "p1", 10) == [2, 4, 6, 8]
     for number in (IMAGE, WHOLE_TABLE):
-        kept = cache.get(number, condition, lambda: FilterBitmap.from_mask(np.zeros(0, dtype=np.bool_)))
-        assert kept.count == 5
-        assert sum(each.nbytes for each in vars(kept).values() if isinstance(each, np.ndarray)) == 2
+        cached = cache.get(number, condition, lambda: FilterBitmap.from_mask(np.zeros(0, dtype=np.bool_)))
+        assert cached.count == 5
+        assert sum(each.nbytes for each in vars(cached).values() if isinstance(each, np.ndarray)) == 2
 
 
-def test_passing_rows_are_computed_once_for_all_queries_of_a_search() -> None:
-    space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), codes=None)
-    passing = CountingPassing(np.array([0b11110000, 0b01], dtype=np.uint8), 10, 5)
-    found = space.search(unit_vectors(7, 4, seed=1), 10, passing)
-    assert [sorted(each.rows.tolist()) for each in found] == [[4, 5, 6, 7, 8]] * 7
-    assert len(passing.computations) == 1
+def test_the_rows_that_pass_are_computed_once_for_all_queries_of_a_search() -> None:
+    space = SpaceIndex(entry=IndexEntry(), vectors=unit_vectors(10, 4), rows=np.arange(10), ann_index=None)
+    bitmap = CountingBitmap(np.array([0b11110000, 0b01], dtype=np.uint8), 10, 5)
+    neighbours = space.search(unit_vectors(7, 4, seed=1), 10, bitmap)
+    assert [sorted(each.rows.tolist()) for each in neighbours] == [[4, 5, 6, 7, 8]] * 7
+    assert len(bitmap.computations) == 1
 
 
 @pytest.mark.parametrize("share", [0, 0.0001, 0.5, 1])
 @pytest.mark.parametrize("start", [0, 1, 8, 9_001, 19_999, 20_000])
-def test_passing_rows_can_be_listed_from_any_row_on(share: float, start: int) -> None:
-    passing = FilterBitmap.from_mask(np.random.default_rng(5).random(20_000) < share)
-    assert [*passing.rows_from(start)] == passing.rows[passing.rows >= start].tolist()
+def test_the_rows_that_pass_can_be_listed_from_any_row_on(share: float, start: int) -> None:
+    bitmap = FilterBitmap.from_mask(np.random.default_rng(5).random(20_000) < share)
+    assert [*bitmap.rows_from(start)] == bitmap.rows[bitmap.rows >= start].tolist()

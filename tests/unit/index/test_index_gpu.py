@@ -36,8 +36,8 @@ def open_gpu() -> Iterator[OpenGpu]:
         return gpus[-1]
 
     yield open_on
-    for each in gpus:
-        each.close()
+    for opened in gpus:
+        opened.close()
 
 
 def index_of(name: str) -> VectorIndex:
@@ -55,9 +55,9 @@ def queries_on(where: str) -> float:
 def test_a_copy_finds_the_same_candidates_as_the_original(open_gpu: OpenGpu, name: str) -> None:
     original, on_gpu = index_of(name), open_gpu(Host()).place(index_of(name))
     before = queries_on("device")
-    found = on_gpu.find_candidates(QUERIES[:16], 20, 4)
+    candidates = on_gpu.find_candidates(QUERIES[:16], 20, 4)
     assert queries_on("device") == before + 16
-    assert np.array_equal(np.sort(found), np.sort(original.find_candidates(QUERIES[:16], 20, 4)))
+    assert np.array_equal(np.sort(candidates), np.sort(original.find_candidates(QUERIES[:16], 20, 4)))
 
 
 @pytest.mark.parametrize("name", ["IVF16,PQ8x4fs", "IVF16,RaBitQ", "HNSW16"])
@@ -86,8 +86,8 @@ def test_the_original_searches_more_lists_than_a_device_can_visit(open_gpu: Open
 def test_concurrent_searches_get_the_same_results_as_serial_ones(open_gpu: OpenGpu) -> None:
     original, on_gpu = index_of("IVF16,SQ8"), open_gpu(Host()).place(index_of("IVF16,SQ8"))
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: on_gpu.find_candidates(QUERIES[i : i + 1], 10, 4), range(40)))
-    assert np.array_equal(np.concatenate(found), original.find_candidates(QUERIES, 10, 4))
+        candidates = list(pool.map(lambda i: on_gpu.find_candidates(QUERIES[i : i + 1], 10, 4), range(40)))
+    assert np.array_equal(np.concatenate(candidates), original.find_candidates(QUERIES, 10, 4))
 
 
 def test_more_queries_than_the_queue_holds_are_refused(open_gpu: OpenGpu) -> None:
@@ -107,7 +107,7 @@ def test_an_index_that_does_not_fit_is_refused_with_figures_before_it_is_copied(
             return index
 
     host = Counting(free_bytes)
-    with pytest.raises(OperatorError, match=r"host: 4000 vectors take \d+ KiB there, 1\d\d KiB may be used"):
+    with pytest.raises(OperatorError, match=r"host: 4000 vectors need \d+ KiB, 1\d\d KiB may be used"):
         open_gpu(host, limit_bytes=limit_bytes).place(index_of("IVF16,SQ8"))
     assert host.copies == 0
 
@@ -135,7 +135,7 @@ def test_with_auto_an_index_that_does_not_fit_stays_on_the_cpu_and_the_log_says_
     assert kept is index
     assert gpu.device_of(kept) == "cpu"
     assert DEVICE_REFUSALS._value.get() == before + 1
-    assert "searched on the CPU: host: 4000 vectors take" in caplog.text
+    assert "searched on the CPU: host: 4000 vectors need" in caplog.text
 
 
 def test_an_index_is_freed_by_the_thread_that_owns_the_device(open_gpu: OpenGpu) -> None:
@@ -166,8 +166,8 @@ def test_an_index_trained_on_the_device_finds_the_same_candidates(open_gpu: Open
     recipe = resolve_recipe("IVF16,SQ8", COUNT, DIM, 0)
     assert recipe is not None
     trained = open_gpu(Host()).train_ivf(recipe, VECTORS[:COUNT], 0, 1)  # type: ignore[arg-type]
-    found = trained.find_candidates(QUERIES[:16], 10, 4)
-    assert np.array_equal(found, index_of("IVF16,SQ8").find_candidates(QUERIES[:16], 10, 4))
+    candidates = trained.find_candidates(QUERIES[:16], 10, 4)
+    assert np.array_equal(candidates, index_of("IVF16,SQ8").find_candidates(QUERIES[:16], 10, 4))
 
 
 def test_without_a_gpu_naming_one_is_an_error_with_the_reason_and_auto_means_the_cpu() -> None:
@@ -181,7 +181,7 @@ def test_without_a_gpu_naming_one_is_an_error_with_the_reason_and_auto_means_the
 
 def test_a_malformed_device_setting_is_refused() -> None:
     for setting in ("gpu", "cuda", "cuda:x", "CPU", ""):
-        with pytest.raises(BadSettings, match="not cpu, auto or cuda:<number>"):
+        with pytest.raises(BadSettings, match="expected cpu, auto or cuda:<number>"):
             parse_device(setting)
 
 

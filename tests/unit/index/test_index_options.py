@@ -18,7 +18,7 @@ from index.storage.vectors import PAGE_BYTES
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.vectors import unpack
-from tests.unit.index.samples import IMAGE, by, catalogue, clustered, vectors_of
+from tests.unit.index.samples import IMAGE, catalogue, clustered, query_vector, vectors_of
 
 COUNT, DIM = 1500, 32
 
@@ -38,8 +38,8 @@ def test_an_index_of_every_recipe_is_built_verified_and_searched(tmp_path: Path,
     build_version(tmp_path, IndexOptions(recipe=recipe, recall=0.5))
     shard = open_shard(tmp_path, 0)
     space_index = shard.base.spaces[IMAGE]
-    assert (space_index.entry.recipe == "Flat") == (recipe == "Flat") == (space_index.codes is None)
-    (hits,) = shard.search([ShardQuery(vectors=[by(IMAGE, clustered(COUNT, DIM)[7])], k=5)]).results
+    assert (space_index.entry.recipe == "Flat") == (recipe == "Flat") == (space_index.ann_index is None)
+    (hits,) = shard.search([ShardQuery(vectors=[query_vector(IMAGE, clustered(COUNT, DIM)[7])], k=5)]).results
     assert hits.ids[0] == "p7"
     assert unpack(hits.scores, 5)[0][0] == pytest.approx(1, abs=1e-6)
 
@@ -48,10 +48,10 @@ def test_an_index_of_every_recipe_is_built_verified_and_searched(tmp_path: Path,
 def test_shards_of_few_vectors_or_none_are_searched_exactly_whatever_the_recipe(tmp_path: Path, recipe: str) -> None:
     build_version(tmp_path, IndexOptions(recipe=recipe), shards=3, count=2)
     shards = [open_shard(tmp_path, shard) for shard in range(3)]
-    query = ShardQuery(vectors=[by(IMAGE, clustered(2, DIM)[0])], k=1000)
-    found = [list(shard.search([query]).results[0].ids) for shard in shards]
-    assert sorted(product for ids in found for product in ids) == ["p0", "p1"]
-    assert [] in found
+    query = ShardQuery(vectors=[query_vector(IMAGE, clustered(2, DIM)[0])], k=1000)
+    ids_by_shard = [list(shard.search([query]).results[0].ids) for shard in shards]
+    assert sorted(product for ids in ids_by_shard for product in ids) == ["p0", "p1"]
+    assert [] in ids_by_shard
 
 
 def test_float16_takes_half_the_disk_and_scores_are_of_the_stored_vectors(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_float16_takes_half_the_disk_and_scores_are_of_the_stored_vectors(tmp_pa
     shard = open_shard(tmp_path / "float16", 0)
     assert shard.manifest.spaces[0].rescore == "float16"
     query = clustered(COUNT, DIM)[7]
-    (hits,) = shard.search([ShardQuery(vectors=[by(IMAGE, query)], k=1)]).results
+    (hits,) = shard.search([ShardQuery(vectors=[query_vector(IMAGE, query)], k=1)]).results
     row = shard.base.table.ids.find(b"p7")
     assert row is not None
     stored = shard.base.spaces[IMAGE].vector(row)

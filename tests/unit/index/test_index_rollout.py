@@ -16,14 +16,14 @@ from index.building.build import SpaceVectors, build
 from index.serving.loader import Loader
 from index.serving.rollout import MAX_RETRY_S, Rollout, versions_to_drop
 from index.serving.served_versions import ServedVersions, VersionHandle, VersionUse
-from index.serving.shard import expected_encoders
+from index.serving.shard import parse_expected_encoders
 from index.serving.shard_version import open_shard
 from index.storage import version
 from index.storage.location import Directory, PinnedFiles
 from index.storage.manifest import Manifest
 from lookalike.errors import BadArtifact, BadSettings, FailedPrecondition, Unavailable
 from lookalike.v1 import index_pb2
-from tests.unit.index.samples import IMAGE, by, catalogue, clustered, vectors_of
+from tests.unit.index.samples import IMAGE, catalogue, clustered, query_vector, vectors_of
 
 COUNT, DIM = 400, 16
 LEASE_S = 30.0
@@ -55,7 +55,7 @@ class Scene:
         self.served = ServedVersions(self.clock, LEASE_S)
         self.loads: list[str] = []
         self.load: Callable[[str], VersionHandle] = Loader(
-            location=Directory(location), shard=0, pin_files=self._hold, expected_encoders=expected
+            location=Directory(location), shard=0, pin_files=self._pin, expected_encoders=expected
         )
         self.rollout = Rollout(
             self.served,
@@ -73,12 +73,12 @@ class Scene:
         self.loads.append(name)
         return self.load(name)
 
-    def _hold(self, manifest: Manifest, shard: int) -> PinnedFiles:
-        held = Directory(self.location).pin(manifest, shard)
-        return PinnedFiles(held.location, lambda: self.released.append(manifest.version))
+    def _pin(self, manifest: Manifest, shard: int) -> PinnedFiles:
+        pinned = Directory(self.location).pin(manifest, shard)
+        return PinnedFiles(pinned.location, lambda: self.released.append(manifest.version))
 
-    async def later(self, seconds: float, pinned: str = "") -> None:
-        """Let time pass, and reconcile twice: the first may make the room that the second needs."""
+    async def advance(self, seconds: float, pinned: str = "") -> None:
+        """Advance the clock and reconcile twice: the first may make room for what the second loads."""
         self.clock.now_s += seconds
         if pinned:
             self.served.describe(pinned)
@@ -100,7 +100,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 
 
 def search(served: ServedVersions, name: str) -> index_pb2.ShardHits:
-    query = index_pb2.ShardQuery(vectors=[by(IMAGE, clustered(COUNT, DIM, 1)[7])], k=5)
+    query = index_pb2.ShardQuery(vectors=[query_vector(IMAGE, clustered(COUNT, DIM, 1)[7])], k=5)
     with served.lease(name) as shard:
         (hits,) = shard.search([query]).results
     return hits
@@ -113,7 +113,7 @@ def is_mapped(location: Path, name: str) -> bool:
 async def test_a_new_version_is_served_beside_the_old_one_and_named_first(scene: Scene) -> None:
     old = version.read_current(scene.location)
     new = build_version(scene.location, 2)
-    await scene.later(0)
+    await scene.advance(0)
     assert scene.versions() == [new, old]
     assert search(scene.served, old).ids[0] == "p7"
     assert not search(scene.served, new).error
@@ -121,13 +121,13 @@ async def test_a_new_version_is_served_beside_the_old_one_and_named_first(scene:
 
 async def test_the_old_version_is_dropped_and_its_files_released_when_no_gateway_pins_it(scene: Scene) -> None:
     old = version.read_current(scene.location)
-    await scene.later(0, pinned=old)
+    await scene.advance(0, pinned=old)
     build_version(scene.location, 2)
     for _ in range(5):
-        await scene.later(LEASE_S - 1, pinned=old)
+        await scene.advance(LEASE_S - 1, pinned=old)
     assert old in scene.versions()
     assert is_mapped(scene.location, old)
-    await scene.later(LEASE_S)
+    await scene.advance(LEASE_S)
     assert old not in scene.versions()
     assert scene.released == [old]
     assert not is_mapped(scene.location, old)
@@ -139,12 +139,12 @@ async def test_a_version_that_a_call_leases_stays_until_the_call_has_ended(scene
     old = version.read_current(scene.location)
     build_version(scene.location, 2)
     with scene.served.lease(old) as shard:
-        await scene.later(10 * LEASE_S)
-        await scene.later(10 * LEASE_S)
+        await scene.advance(10 * LEASE_S)
+        await scene.advance(10 * LEASE_S)
         assert old in scene.versions()
         assert len(shard.base.table) == COUNT
         del shard
-    await scene.later(0)
+    await scene.advance(0)
     assert old not in scene.versions()
 
 
@@ -158,23 +158,23 @@ async def test_a_version_that_cannot_be_dropped_yet_stays(
     new = build_version(scene.location, 2)
     with monkeypatch.context() as patch:
         patch.setattr(scene, "before_dropping", fail)
-        await scene.later(0)
-        await scene.later(2 * LEASE_S)
+        await scene.advance(0)
+        await scene.advance(2 * LEASE_S)
         assert scene.versions() == [new, old]
         assert f"version {old} cannot be dropped" in caplog.text
-    await scene.later(0)
+    await scene.advance(0)
     assert scene.versions() == [new]
 
 
 async def test_going_back_to_a_version_that_is_still_loaded_needs_no_load(scene: Scene) -> None:
     old = version.read_current(scene.location)
     new = build_version(scene.location, 2)
-    await scene.later(0)
+    await scene.advance(0)
     version.make_current(scene.location, old)
-    await scene.later(0)
+    await scene.advance(0)
     assert scene.versions() == [old, new]
     assert scene.loads == [old, new]
-    await scene.later(2 * LEASE_S)
+    await scene.advance(2 * LEASE_S)
     assert scene.versions() == [old]
 
 
@@ -191,19 +191,19 @@ async def test_a_version_that_is_no_longer_current_after_its_load_is_not_served(
     assert (scene.versions(), scene.released) == ([old], [new])
     scene.load = load
     version.make_current(scene.location, new)
-    await scene.later(0)
+    await scene.advance(0)
     assert scene.versions() == [new, old]
 
 
 async def test_a_third_version_waits_until_one_of_two_is_no_longer_pinned(scene: Scene) -> None:
     first = version.read_current(scene.location)
     second = build_version(scene.location, 2)
-    await scene.later(0, pinned=first)
+    await scene.advance(0, pinned=first)
     third = build_version(scene.location, 3)
-    await scene.later(1, pinned=first)
+    await scene.advance(1, pinned=first)
     assert scene.versions() == [second, first]
     assert not scene.served.describe(first).refusal
-    await scene.later(LEASE_S, pinned=first)  # Another shard has no second version: gateways stay with the first.
+    await scene.advance(LEASE_S, pinned=first)  # Another shard has no second version: gateways stay with the first.
     assert scene.versions() == [third, first]
 
 
@@ -211,26 +211,26 @@ async def test_a_damaged_version_is_refused_with_its_name_and_the_old_one_serves
     old = version.read_current(scene.location)
     new = build_version(scene.location, 2)
     damaged = scene.location / new / "shard-00000" / "image" / "codes"
-    whole = damaged.read_bytes()
-    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    await scene.later(0)
+    original = damaged.read_bytes()
+    damaged.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    await scene.advance(0)
     assert scene.versions() == [old]
     refusal = scene.served.describe("").refusal
     assert refusal.startswith(f"version {new}: ")
     assert "codes: damaged: its checksum differs" in refusal
     assert search(scene.served, old).ids[0] == "p7"
-    damaged.write_bytes(whole)
-    await scene.later(RETRY_S)
+    damaged.write_bytes(original)
+    await scene.advance(RETRY_S)
     assert scene.versions() == [new, old]
     assert not scene.served.describe("").refusal
 
 
 async def test_a_missing_version_is_retried_at_growing_intervals(scene: Scene) -> None:
     (scene.location / version.CURRENT).write_text("missing\n")
-    await scene.later(0)
+    await scene.advance(0)
     assert scene.served.describe("").refusal.startswith("version missing: ")
     for _ in range(int(3600 / RETRY_S)):
-        await scene.later(RETRY_S)
+        await scene.advance(RETRY_S)
     tries = scene.loads.count("missing")
     assert 3600 / MAX_RETRY_S < tries < 3600 / MAX_RETRY_S + 8
 
@@ -239,20 +239,20 @@ async def test_another_version_is_tried_at_once_after_failures_of_the_one_before
     good = version.read_current(scene.location)
     (scene.location / version.CURRENT).write_text("missing\n")
     for _ in range(9):
-        await scene.later(60, pinned=good)
+        await scene.advance(60, pinned=good)
     new = build_version(scene.location, 2)
-    await scene.later(0)
+    await scene.advance(0)
     assert scene.versions() == [new, good]
 
 
 async def test_the_loaded_version_serves_on_while_current_cannot_be_read(scene: Scene) -> None:
     old = version.read_current(scene.location)
     (scene.location / version.CURRENT).unlink()
-    await scene.later(0)
+    await scene.advance(0)
     assert scene.versions() == [old]
     assert "CURRENT: no index here" in scene.served.describe("").refusal
     version.make_current(scene.location, old)
-    await scene.later(0)
+    await scene.advance(0)
     assert not scene.served.describe("").refusal
 
 
@@ -262,7 +262,7 @@ async def test_vectors_of_an_encoder_that_is_not_expected_are_refused(tmp_path: 
     await scene.rollout.start()
     other = vectors_of(clustered(COUNT, DIM, 2), encoder="another")
     new = build(tmp_path, catalogue(COUNT), {IMAGE: other}, shards=1)
-    await scene.later(0)
+    await scene.advance(0)
     refusal = scene.served.describe("").refusal
     assert refusal == f"version {new}: {tmp_path}: its image vectors are of encoder another, expected drawn"
     scene.rollout.close()
@@ -276,7 +276,7 @@ async def test_a_version_with_vectors_of_another_dimension_than_its_manifest_say
     np.save(array, np.zeros((COUNT, DIM + 1), np.float32))
     manifest.files["shard-00000/image/vectors.npy"] = version.file_entry(array)  # type: ignore[index]  # a Mapping elsewhere
     version.write_manifest(scene.location / new, manifest)
-    await scene.later(0)
+    await scene.advance(0)
     assert scene.versions() == [old]
     assert f"expected {COUNT} vectors of {DIM} dimensions" in scene.served.describe("").refusal
 
@@ -290,7 +290,7 @@ async def test_the_loaded_version_serves_on_after_an_unexpected_error(
     old = version.read_current(scene.location)
     new = build_version(scene.location, 2)
     monkeypatch.setattr(scene, "load", raise_a_bug)
-    await scene.later(0)
+    await scene.advance(0)
     assert (scene.versions(), scene.served.describe("").refusal) == ([old], f"version {new}: a bug")
     assert "ZeroDivisionError" in caplog.text
 
@@ -309,7 +309,7 @@ async def test_the_files_of_a_version_that_is_not_admitted_are_released(scene: S
         admit=refuse,
     )
     new = build_version(scene.location, 2)
-    await scene.later(0)
+    await scene.advance(0)
     assert (scene.versions(), scene.released) == ([old], [new])
     scene.rollout.close()
 
@@ -326,7 +326,7 @@ async def test_a_shard_that_can_serve_nothing_does_not_start(tmp_path: Path) -> 
 @pytest.mark.parametrize("expect", ["image", "image=", "sound=x", "=x"])
 def test_an_expected_encoder_must_name_a_space_and_a_fingerprint(expect: str) -> None:
     with pytest.raises(BadSettings, match="expected space=fingerprint"):
-        expected_encoders(("text=y", expect))
+        parse_expected_encoders(("text=y", expect))
 
 
 IDLE, PINNED, CALLED = VersionUse(0, 0.0), VersionUse(0, 99.0), VersionUse(1, 0.0)
@@ -365,14 +365,14 @@ async def test_nothing_is_freed_during_a_search_over_many_rollouts(tmp_path: Pat
     try:
         for change in range(30):
             version.make_current(tmp_path, names[change % len(names)])
-            await scene.later(2 * LEASE_S)
+            await scene.advance(2 * LEASE_S)
             gc.collect()
     finally:
         ended.set()
         for thread in searching:
             await asyncio.to_thread(thread.join)
-    await scene.later(2 * LEASE_S)
-    await scene.later(2 * LEASE_S)
+    await scene.advance(2 * LEASE_S)
+    await scene.advance(2 * LEASE_S)
     assert not failures
     assert scene.versions() == [names[29 % 3]]
     assert [is_mapped(tmp_path, name) for name in names] == [name == names[29 % 3] for name in names]

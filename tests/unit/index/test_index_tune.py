@@ -160,8 +160,8 @@ def test_the_report_is_written_and_its_command_builds_an_index_with_the_chosen_r
     assert space.entry.recipe == findings["chosen"]["resolved_recipe"]
     assert space.entry.recall_at_10 >= 0.9
     assert space.vectors.dtype == np.float16
-    assert space.codes is not None
-    assert space.codes.ram_bytes() / COUNT == pytest.approx(findings["chosen"]["ram_bytes"], rel=0.02)
+    assert space.ann_index is not None
+    assert space.ann_index.ram_bytes() / COUNT == pytest.approx(findings["chosen"]["ram_bytes"], rel=0.02)
 
 
 @pytest.mark.usefixtures("two_candidates")
@@ -170,7 +170,7 @@ def test_where_no_recipe_meets_the_budget_the_exit_status_says_so_and_the_neares
 ) -> None:
     assert tune.main(arguments(base, tmp_path, size="5"), {}) == tune.EXIT_BUDGET_UNMET
     printed = capsys.readouterr().out
-    assert "no recipe meets recall@10 of 0.9 with at most 5 B a vector" in printed
+    assert "no recipe meets recall@10 of 0.9 with at most 5 B per vector" in printed
     assert "the nearest is OPQ32_64,IVF,PQ32x4fs: " in printed
     assert "**No recipe meets the budget.**" in (tmp_path / "tune.md").read_text()
 

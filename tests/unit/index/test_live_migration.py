@@ -42,7 +42,7 @@ def old(tmp_path: Path) -> LiveShard:
     return open_live(build_version(tmp_path / "index"), tmp_path / "old")
 
 
-def rebuilt(
+def rebuild(
     location: Path, *, revision: int = 0, text: str = "drawn", shards: int = 1, count: int = COUNT
 ) -> ShardVersion:
     """A version of the same products with other vectors; all products have this revision."""
@@ -54,7 +54,7 @@ def rebuilt(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_change_newer_than_the_new_version_is_migrated(old: LiveShard, tmp_path: Path, seed: int) -> None:
-    shard = rebuilt(tmp_path / "next", revision=5)
+    shard = rebuild(tmp_path / "next", revision=5)
     new, oracle = open_live(shard, tmp_path / "new"), Oracle.of(shard)
     for expected in oracle.products.values():
         expected.revision = 5
@@ -86,7 +86,7 @@ def test_a_tombstone_is_migrated_up_to_the_maximum_generation_or_while_the_base_
     old: LiveShard, tmp_path: Path
 ) -> None:
     old.apply([remove("p1", 9), remove("p59", 9), remove("never seen", 9)])
-    shard = rebuilt(tmp_path / "next", count=40)
+    shard = rebuild(tmp_path / "next", count=40)
     for number in range(MAX_TOMBSTONE_GENERATION):
         new = open_live(shard, tmp_path / f"new {number}")
         migrate_changes(old, new)
@@ -104,7 +104,7 @@ def test_a_tombstone_is_migrated_up_to_the_maximum_generation_or_while_the_base_
 def test_a_migrated_product_that_is_removed_afterwards_is_removed_by_the_next_migration(
     old: LiveShard, tmp_path: Path
 ) -> None:
-    new = open_live(rebuilt(tmp_path / "next"), tmp_path / "new")
+    new = open_live(rebuild(tmp_path / "next"), tmp_path / "new")
     old.apply([upsert("fresh", 10)])
     migrate_changes(old, new)
     assert new.view.find("fresh") is not None
@@ -114,7 +114,7 @@ def test_a_migrated_product_that_is_removed_afterwards_is_removed_by_the_next_mi
 
 
 def test_an_update_is_applied_to_all_versions_and_what_one_loses_is_reported(old: LiveShard, tmp_path: Path) -> None:
-    new = open_live(rebuilt(tmp_path / "next", text="trained anew"), tmp_path / "new")
+    new = open_live(rebuild(tmp_path / "next", text="trained anew"), tmp_path / "new")
     wrong = upsert("p2", 9)
     wrong.upsert.vectors[1].vector += b"\0" * 4  # Of the space in which the other takes no vectors.
     outcomes, loss = apply_to_all(
@@ -132,7 +132,7 @@ def test_an_update_is_applied_to_all_versions_and_what_one_loses_is_reported(old
 
 
 def test_an_update_that_one_version_lacks_is_applied_when_it_is_sent_again(old: LiveShard, tmp_path: Path) -> None:
-    new = open_live(rebuilt(tmp_path / "next"), tmp_path / "new")
+    new = open_live(rebuild(tmp_path / "next"), tmp_path / "new")
     old.apply([upsert("p1", 9)])
     (outcome,), _ = apply_to_all(old, [new], [upsert("p1", 9)])
     assert outcome.outcome == UpdateResult.APPLIED
@@ -142,7 +142,7 @@ def test_an_update_that_one_version_lacks_is_applied_when_it_is_sent_again(old: 
 
 
 def test_an_update_for_which_one_version_has_no_room_is_applied_to_none(old: LiveShard, tmp_path: Path) -> None:
-    new = open_live(rebuilt(tmp_path / "next"), tmp_path / "new", LiveLimits(delta_rows=64, changes=3))
+    new = open_live(rebuild(tmp_path / "next"), tmp_path / "new", LiveLimits(delta_rows=64, changes=3))
     new.apply([upsert("x1", 1), upsert("x2", 1)])
     outcomes, loss = apply_to_all(old, [new], [upsert("first", 7), upsert("second", 7)])
     assert [each.outcome for each in outcomes] == [UpdateResult.APPLIED, UpdateResult.FULL]
@@ -160,7 +160,7 @@ def test_changes_are_migrated_without_the_base_of_their_version(old: LiveShard, 
     old.close()
     shutil.rmtree(tmp_path / "index")
     stopped = LiveShard.open_changes(tmp_path / "old", 0, LIMITS)
-    new = open_live(rebuilt(tmp_path / "next"), tmp_path / "new")
+    new = open_live(rebuild(tmp_path / "next"), tmp_path / "new")
     assert not migrate_changes(stopped, new).changes
     assert [new.view.find(each) is not None for each in ("p1", "p2", "p3", "fresh", "late")] == [
         True,
@@ -174,7 +174,7 @@ def test_changes_are_migrated_without_the_base_of_their_version(old: LiveShard, 
 
 def test_vectors_of_another_encoder_are_left_out_and_reported(old: LiveShard, tmp_path: Path) -> None:
     old.apply([upsert("p1", 9), upsert("p2", 9, spaces=(IMAGE,))])
-    new = open_live(rebuilt(tmp_path / "next", text="trained anew"), tmp_path / "new")
+    new = open_live(rebuild(tmp_path / "next", text="trained anew"), tmp_path / "new")
     loss = migrate_changes(old, new)
     assert (loss.changes, *loss.reasons) == (1, "vectors of another encoder were left out")
     ref = new.view.find("p1")
@@ -186,7 +186,7 @@ def test_vectors_of_another_encoder_are_left_out_and_reported(old: LiveShard, tm
 def test_products_of_another_shard_are_left_out_and_reported(old: LiveShard, tmp_path: Path) -> None:
     updates = [upsert(f"p{i}", 9) for i in range(40)]
     old.apply(updates)
-    shard = rebuilt(tmp_path / "next", shards=2)
+    shard = rebuild(tmp_path / "next", shards=2)
     new = LiveShard(shard.base, shard.manifest, 0, tmp_path / "new", LIMITS)
     loss = migrate_changes(old, new)
     assert 0 < loss.changes < 40

@@ -24,7 +24,7 @@ from lookalike.spaces import space_name
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.v1.types_pb2 import Filter, Product
 from lookalike.vectors import F32, I64
-from tests.unit.index.samples import IMAGE, TEXT, by, catalogue, unit_vectors
+from tests.unit.index.samples import IMAGE, TEXT, catalogue, query_vector, unit_vectors
 
 COUNT = 120
 PRODUCTS = attributes.with_serialized_products(attributes.validate_products(catalogue(COUNT)).sort_by("id"))
@@ -44,7 +44,7 @@ def one_thread() -> None:
     use_threads(1)
 
 
-def texts(rows: I64) -> I64:
+def rows_with_text(rows: I64) -> I64:
     """Indices of the products that have a text vector: every third has none."""
     return np.flatnonzero(rows % 3)
 
@@ -52,12 +52,12 @@ def texts(rows: I64) -> I64:
 def segment_of(rows: I64) -> Segment:
     """A segment as on disk: rows rise with the ids."""
     table = Attributes(attributes.to_record_batch(PRODUCTS.take(rows)))
-    vectors = {IMAGE: VECTORS[IMAGE][rows], TEXT: VECTORS[TEXT][rows[texts(rows)]]}
-    of = {IMAGE: np.arange(len(rows)), TEXT: texts(rows)}
+    vectors = {IMAGE: VECTORS[IMAGE][rows], TEXT: VECTORS[TEXT][rows[rows_with_text(rows)]]}
+    rows_by_space = {IMAGE: np.arange(len(rows)), TEXT: rows_with_text(rows)}
     return Segment(
         table,
         {
-            number: SpaceIndex(entry=IndexEntry(), vectors=vectors[number], rows=of[number], codes=None)
+            number: SpaceIndex(entry=IndexEntry(), vectors=vectors[number], rows=rows_by_space[number], ann_index=None)
             for number in (IMAGE, TEXT)
         },
     )
@@ -82,11 +82,11 @@ def delta_of(rows: I64, random: np.random.Generator) -> Segment:
     return delta.segment()
 
 
-def split(seed: int) -> View:
+def split_view(seed: int) -> View:
     random = np.random.default_rng(seed)
-    of = random.integers(0, 3, COUNT)
-    sorted_ones = [segment_of(np.flatnonzero(of == part)) for part in (0, 1)]
-    return View([*sorted_ones, delta_of(np.flatnonzero(of == 2), random)])
+    part_of = random.integers(0, 3, COUNT)
+    segments = [segment_of(np.flatnonzero(part_of == part)) for part in (0, 1)]
+    return View([*segments, delta_of(np.flatnonzero(part_of == 2), random)])
 
 
 WHOLE = View([segment_of(np.arange(COUNT))])
@@ -94,7 +94,7 @@ WHOLE = View([segment_of(np.arange(COUNT))])
 
 def queries() -> list[ParsedQuery]:
     condition = Filter(shop_in=["shop 1"], min_price=10)
-    image, text = by(IMAGE, VECTORS[IMAGE][7], 2), by(TEXT, VECTORS[TEXT][8], 1)
+    image, text = query_vector(IMAGE, VECTORS[IMAGE][7], 2), query_vector(TEXT, VECTORS[TEXT][8], 1)
     messages = [
         ShardQuery(vectors=vectors, k=k, filter=each, exact=exact, explain=True)
         for vectors in ([image], [text], [image, text])
@@ -115,7 +115,7 @@ def results(view: View) -> list[tuple[Sequence[str], F32, F32]]:
 @pytest.mark.parametrize("seed", range(3))
 def test_results_do_not_depend_on_how_products_are_split_into_segments_even_with_ties(seed: int) -> None:
     for (ids, scores, cosines), (true_ids, true_scores, true_cosines) in zip(
-        results(split(seed)), results(WHOLE), strict=True
+        results(split_view(seed)), results(WHOLE), strict=True
     ):
         assert ids == true_ids
         assert (scores == true_scores).all()
@@ -124,22 +124,22 @@ def test_results_do_not_depend_on_how_products_are_split_into_segments_even_with
 
 @pytest.mark.parametrize("condition", [Filter(), Filter(category_in=["fashion"], in_stock=True)])
 def test_counts_and_lists_do_not_depend_on_how_products_are_split_into_segments(condition: Filter) -> None:
-    data, view = condition.SerializeToString(), split(4)
+    data, view = condition.SerializeToString(), split_view(4)
     assert view.count(data) == WHOLE.count(data) > 0
     for after in ("", "p3", "p999"):
-        listed = view.page(data, after, 20)
-        assert [product_id for product_id, _ in listed] == [i for i, _ in WHOLE.page(data, after, 20)]
-        assert all(ref.id == product_id for product_id, ref in listed)
+        page = view.page(data, after, 20)
+        assert [product_id for product_id, _ in page] == [i for i, _ in WHOLE.page(data, after, 20)]
+        assert all(ref.id == product_id for product_id, ref in page)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_after_deletions_results_are_as_if_the_products_had_never_existed(seed: int) -> None:
     random = np.random.default_rng(seed)
-    view, kept = split(seed), np.ones(COUNT, dtype=np.bool_)
+    view, kept = split_view(seed), np.ones(COUNT, dtype=np.bool_)
     for _ in range(4):  # Deletion upon deletion.
         deleted = random.choice(COUNT, 20, replace=False)
         kept[deleted] = False
-        refs = [found for row in deleted if (found := view.find(NAMES[row])) is not None]
+        refs = [ref for row in deleted if (ref := view.find(NAMES[row])) is not None]
         view = View([each.with_deleted([row for segment, row in refs if segment is each]) for each in view.segments])
     expected = View([segment_of(np.flatnonzero(kept))])
     for (ids, scores, _), (true_ids, true_scores, _) in zip(results(view), results(expected), strict=True):
@@ -160,28 +160,30 @@ def test_a_deletion_does_not_change_the_segment_before_it() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("condition", [None, Filter(in_stock=True)])
-@pytest.mark.parametrize(("k", "most"), [(5, 1), (5, 2), (25, 3), (25, COUNT)])
+@pytest.mark.parametrize(("k", "max_per_shop"), [(5, 1), (5, 2), (25, 3), (25, COUNT)])
 def test_the_best_of_each_shop_are_the_first_of_each_in_the_whole_ranking(
-    seed: int, condition: Filter | None, k: int, most: int
+    seed: int, condition: Filter | None, k: int, max_per_shop: int
 ) -> None:
-    image, text = by(IMAGE, VECTORS[IMAGE][7], 2), by(TEXT, VECTORS[TEXT][8], 1)
+    image, text = query_vector(IMAGE, VECTORS[IMAGE][7], 2), query_vector(TEXT, VECTORS[TEXT][8], 1)
     for vectors in ([image], [text], [image, text]):
-        message = ShardQuery(vectors=vectors, k=k, filter=condition, max_per_shop=most, exclude_ids=["p7", "p40"])
-        query, view = parse_query(message, DIMS), split(seed)
-        view = View([each.with_deleted([3, 4, 5]) for each in view.segments])
-        (everything,) = view.nearest([query._replace(k=COUNT, exact=True)])
-        others = everything.select(
-            [i for i, product_id in enumerate(everything.ids) if product_id not in query.exclude_ids]
+        message = ShardQuery(
+            vectors=vectors, k=k, filter=condition, max_per_shop=max_per_shop, exclude_ids=["p7", "p40"]
         )
-        expected = others.select(limit_per_shop(others.shops, most, k))
-        found = view.best_per_shop(query)
-        best = found.select(limit_per_shop(found.shops, most, k))
+        query, view = parse_query(message, DIMS), split_view(seed)
+        view = View([each.with_deleted([3, 4, 5]) for each in view.segments])
+        (all_hits,) = view.nearest([query._replace(k=COUNT, exact=True)])
+        others = all_hits.select(
+            [i for i, product_id in enumerate(all_hits.ids) if product_id not in query.exclude_ids]
+        )
+        expected = others.select(limit_per_shop(others.shops, max_per_shop, k))
+        ranking = view.best_per_shop(query)
+        best = ranking.select(limit_per_shop(ranking.shops, max_per_shop, k))
         assert best.ids == expected.ids
         assert (best.scores == expected.scores).all()
         assert view.max_hits(query) == len(expected.ids)
 
 
-class Counted(Strings):
+class CountingStrings(Strings):
     """Counts the values that were read."""
 
     read = 0
@@ -198,8 +200,10 @@ class Counted(Strings):
 def test_products_are_read_only_of_the_hits_that_are_returned() -> None:
     segment = segment_of(np.arange(COUNT))
     assert isinstance(segment.table, Attributes)
-    segment.table.products = products = Counted(PRODUCTS["product"].combine_chunks())
-    (hits,) = View([segment]).nearest([parse_query(ShardQuery(vectors=[by(IMAGE, VECTORS[IMAGE][7])], k=25), DIMS)])
+    segment.table.products = products = CountingStrings(PRODUCTS["product"].combine_chunks())
+    (hits,) = View([segment]).nearest(
+        [parse_query(ShardQuery(vectors=[query_vector(IMAGE, VECTORS[IMAGE][7])], k=25), DIMS)]
+    )
     assert products.read == 0
     assert [Product.FromString(data).id for data in hits.select([2, 5]).products] == [hits.ids[2], hits.ids[5]]
     assert products.read == 2

@@ -38,9 +38,9 @@ def test_frames_are_read_in_the_order_they_were_appended(path: Path) -> None:
 
 
 def test_after_a_torn_write_the_whole_frames_before_it_are_read_and_appending_goes_on(path: Path) -> None:
-    whole, marks = path.read_bytes(), ends(path)
-    for size in (*range(60), *range(len(whole) - 20, len(whole))):
-        path.write_bytes(whole[:size])
+    original, marks = path.read_bytes(), ends(path)
+    for size in (*range(60), *range(len(original) - 20, len(original))):
+        path.write_bytes(original[:size])
         kept = sum(mark <= size for mark in marks) - 1
         assert read(path) == PAYLOADS[: max(0, kept)]
         log = WriteAheadLog.reopen(path, marks[kept] if kept >= 0 else 0)
@@ -61,10 +61,10 @@ def test_zeros_at_the_end_after_a_power_cut_are_cut_off(path: Path) -> None:
 
 
 def test_any_flipped_bit_is_reported_as_damage(path: Path) -> None:
-    whole = path.read_bytes()
-    for at in (*range(45), len(whole) - 1):
+    original = path.read_bytes()
+    for at in (*range(45), len(original) - 1):
         for bit in (0, 7):
-            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+            path.write_bytes(original[:at] + bytes([original[at] ^ 1 << bit]) + original[at + 1 :])
             with pytest.raises(BadArtifact, match=str(path)):
                 read(path)
 
