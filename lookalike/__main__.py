@@ -28,7 +28,9 @@ COMMANDS = {
     "index tune": Command("index.building.tune:main", "choose how to compress your vectors, by measuring"),
     "index inspect": Command("index.building.inspect:main", "show and verify an index location"),
     "versions": Command("index.building.versions:main", "list the versions of an index, let one serve, drop one"),
-    "update": Command("pipeline.update:main", "encode a catalogue and build a new version of the index from it"),
+    "update": Command(
+        "pipeline.update_command:main", "encode a catalogue and build a new version of the index from it"
+    ),
     "serve gateway": Command("server.app:main", "the gRPC gateway"),
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),
     "serve text-encoder": Command("encoders.text.server:main", "the text encoder: titles to vectors"),

@@ -18,9 +18,9 @@ from lookalike.local.supervisor import Supervisor
 from lookalike.vectors import F32, normalised
 from pipeline import image_encoding
 from pipeline.evaluation.metrics import ScoreRows
+from pipeline.local_model_server import model_server
 from pipeline.ordered_map import ordered_map
 from pipeline.photos import open_photo
-from pipeline.update import model_server
 
 _RANDOM_DIM = 64
 _DECODERS = 2

@@ -23,7 +23,8 @@ from lookalike.errors import BadCatalogue, Unavailable
 from pipeline import image_encoding
 from pipeline.catalogue_report import CatalogueReport
 from pipeline.image_encoding import Encode, Pixels
-from pipeline.update import UpdateOptions, UpdateReport, main, update
+from pipeline.update import UpdateOptions, UpdateReport, update
+from pipeline.update_command import main
 from tests import stores
 from tests.e2e.updates import ImageModel, read_index_vectors
 from tests.rpc.model_servers import ArithmeticModel, run_model_server, write_version

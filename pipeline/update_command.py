@@ -1,0 +1,167 @@
+"""`lookalike update`: the command line of the update, and its report as text. Starts a model server if told to."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from encoders.text import model as text_encoder
+from index.building.build import MAX_SHARDS
+from index.building.staging import publish, staging_directory
+from index.storage.location import open_location
+from index.storage.store import ObjectStore
+from lookalike.cli import arguments
+from lookalike.errors import BadSettings
+from pipeline import image_encoding
+from pipeline.local_model_server import model_server
+from pipeline.update import FEATURE_STORE, UpdateOptions, UpdateReport, update
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    args = _parser().parse_args(argv)
+    _check(args)
+    location = open_location(args.location)
+    if isinstance(location, ObjectStore) and args.staging is None:
+        raise BadSettings(
+            f"--staging is not given: the index for {location} needs a directory in which versions are built and kept"
+        )
+    with (
+        staging_directory(location, args.staging) as directory,
+        model_server(args.models, environ) if args.models else contextlib.nullcontext(args.model_server) as address,
+    ):
+        options = UpdateOptions(
+            catalogue=args.catalogue,
+            location=directory,
+            artifacts=args.artifacts,
+            connect_encoder=partial(
+                image_encoding.connect_encoder, address, version=args.model_version, label=args.model_label
+            )
+            if address
+            else None,
+            feature_store=args.features or directory / FEATURE_STORE,
+            shards=args.shards,
+            seed=args.seed,
+            text_kind=args.text_kind,
+            text_words=args.text_words,
+            strict=args.strict,
+        )
+        report = asyncio.run(update(options))
+        publish(location, directory, report.version)
+    print(json.dumps(report.as_json(), indent=1) if args.json else _summary(report, bool(address)))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise BadSettings for options that exclude each other or are out of bounds."""
+    if args.models and args.model_server:
+        raise BadSettings("--models and --model-server: give only one of them")
+    if args.model_version < 0:
+        raise BadSettings(f"--model-version {args.model_version}: versions are numbered from 1")
+    if (args.model_version or args.model_label) and not args.model_server:
+        raise BadSettings("--model-version and --model-label need --model-server")
+    if not 1 <= args.shards <= MAX_SHARDS:
+        raise BadSettings(f"--shards {args.shards}: must be in 1..{MAX_SHARDS}")
+
+
+def _summary(report: UpdateReport, with_images: bool) -> str:
+    """The report as text. with_images: whether there was an image encoder."""
+    lines = [f"version {report.version}: {report.catalogue}"]
+    for name, space in report.spaces.items():
+        lines.append(f"  {name + ' space':<12} {space['vectors']:,} vectors by {space['encoder']}")
+    if "image" not in report.spaces:
+        lines.append(
+            f"  no image space: {'no product has a photo' if with_images else 'no --models or --model-server'}"
+        )
+    if "text" not in report.spaces:
+        lines.append("  no text space: no product has a title or description with a word")
+    if report.no_product_space_reason:
+        lines.append(f"  no product space: {report.no_product_space_reason}")
+    lines += [
+        f"  {inputs + ' encoded':<15} {count:,} ({count / report.seconds[inputs]:,.0f} a second)"
+        for inputs, count in report.encoded.items()
+        if count and report.seconds[inputs] > 0
+    ]
+    lines.append("  seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items()))
+    if report.text_artifact:
+        lines.append(f"  text encoder{'' if report.text_trained else ' (unchanged)'}: {report.text_artifact}")
+    if report.product_artifact:
+        lines.append(f"  product encoder: {report.product_artifact}")
+    return "\n".join(lines)
+
+
+_EPILOG = """\
+examples:
+  lookalike update my-shop index --models models --artifacts text
+  lookalike update my-shop index --model-server tf-serving:8500 --artifacts text --shards 4
+  lookalike update my-shop s3://bucket/index --staging work --models models --artifacts text
+  lookalike update my-shop index --artifacts text          no photos: compare texts only
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lookalike update",
+        description="Encode a catalogue's photos, train the text encoder on its texts and the product encoder on its "
+        "categories and tags, build a new version of the index and make it CURRENT. Only what changed since the last "
+        "update is computed; an interrupted update continues where it stopped.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("catalogue", type=Path, metavar="CATALOGUE", help="the catalogue: products.jsonl, .csv or .parquet, and photos")
+    add("location", metavar="LOCATION", help="directory or URL of the index that gets the new version")
+    add(
+        "--staging", type=Path, metavar="DIR", help="directory to build in if LOCATION is a URL; keeps the last version"
+    )
+    add(
+        "--models",
+        type=Path,
+        metavar="MODELS_DIR",
+        help="run a model server with the image model in this directory during the update",
+    )
+    add(
+        "--model-server",
+        default="",
+        metavar="HOST:PORT",
+        help="encode photos with a running model server or TF-Serving",
+    )
+    add(
+        "--model-version",
+        type=int,
+        default=0,
+        metavar="N",
+        help="model version on --model-server; 0: the latest (default)",
+    )
+    add("--model-label", default="", metavar="LABEL", help="model version on --model-server by its label")
+    add(
+        "--artifacts", type=Path, required=True, metavar="DIR", help="directory for trained encoders: DIR/<fingerprint>"
+    )
+    add("--text-kind", choices=text_encoder.KINDS, default="scdv", help="kind of text encoder (default %(default)s)")
+    add(
+        "--text-words",
+        type=Path,
+        metavar="FILE",
+        help="use the word vectors of this fastText .bin file instead of training them",
+    )
+    add(
+        "--features",
+        type=Path,
+        metavar="DIR",
+        help=f"directory of the computed vectors (default {FEATURE_STORE} in LOCATION or --staging)",
+    )
+    add("--shards", type=int, default=2, metavar="N", help="number of shards (default %(default)s)")
+    add(
+        "--seed",
+        type=arguments.seed,
+        default=0,
+        metavar="N",
+        help="seed of training and building (default %(default)s)",
+    )
+    add("--strict", action="store_true", help="stop at the first bad row, with exit status 2")
+    add("--json", action="store_true", help="print the report as JSON")
+    return parser
