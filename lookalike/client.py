@@ -19,12 +19,14 @@ import grpc
 import grpc.aio
 
 from lookalike.channels import aio_channel, blocking_channel
+from lookalike.errors import LookalikeError
 from lookalike.requests import (
     ClassifyArguments,
     DuplicatesArguments,
     FilterArguments,
     SearchArguments,
     Vector,
+    batch_request,
     check_uint,
     classify_request,
     conditions,
@@ -34,10 +36,10 @@ from lookalike.requests import (
     search_request,
     upsert_request,
 )
-from lookalike.status import to_error
+from lookalike.status import from_search_error, to_error
 from lookalike.v1.catalog_pb2 import ChangeResponse, CountRequest, ExistsRequest, GetRequest, ListRequest
 from lookalike.v1.catalog_pb2_grpc import CatalogStub
-from lookalike.v1.search_pb2 import ClassifyResponse, SearchResponse
+from lookalike.v1.search_pb2 import BatchSearchResponse, ClassifyResponse, SearchRequest, SearchResponse
 from lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from lookalike.v1.types_pb2 import Product
 
@@ -79,6 +81,18 @@ class Client:
         Raises InvalidRequest, NotFound, FailedPrecondition, Overloaded, DeadlineExceeded, Unavailable.
         """
         return self._call(self._similar.Search, search_request(**arguments), timeout_s)
+
+    def batch_search(
+        self, searches: Sequence[SearchArguments | SearchRequest], *, timeout_s: float | None = None
+    ) -> Sequence[SearchResponse | LookalikeError]:
+        """Run up to 256 searches in one call: for each, in order, the response, or the error that `search` would raise.
+
+            client.batch_search([{"product_id": product_id, "limit": 20} for product_id in product_ids])
+
+        Raises as `search` does where the batch as a whole fails. A batch counts as as many calls as it has searches.
+        """
+        request = batch_request(searches)
+        return _batch_results(self._call(self._similar.BatchSearch, request, timeout_s))
 
     def find_duplicates(
         self, *, timeout_s: float | None = None, **arguments: Unpack[DuplicatesArguments]
@@ -192,6 +206,13 @@ class AsyncClient:
         """As `Client.search`."""
         return await self._call(self._similar.Search, search_request(**arguments), timeout_s)
 
+    async def batch_search(
+        self, searches: Sequence[SearchArguments | SearchRequest], *, timeout_s: float | None = None
+    ) -> Sequence[SearchResponse | LookalikeError]:
+        """As `Client.batch_search`."""
+        request = batch_request(searches)
+        return _batch_results(await self._call(self._similar.BatchSearch, request, timeout_s))
+
     async def find_duplicates(
         self, *, timeout_s: float | None = None, **arguments: Unpack[DuplicatesArguments]
     ) -> SearchResponse:
@@ -276,3 +297,10 @@ class AsyncClient:
 
 def _list_request(after: str, limit: int | None, filter_arguments: FilterArguments) -> ListRequest:
     return ListRequest(filter=conditions(**filter_arguments), after=after, limit=check_uint("limit", limit, bits=64))
+
+
+def _batch_results(response: BatchSearchResponse) -> Sequence[SearchResponse | LookalikeError]:
+    return [
+        result.response if result.HasField("response") else from_search_error(result.error)
+        for result in response.results
+    ]

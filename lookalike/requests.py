@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
 
 from lookalike.errors import InvalidRequest
-from lookalike.limits import MAX_IMAGE_BYTES, MAX_MESSAGE_BYTES
+from lookalike.limits import MAX_BATCH, MAX_IMAGE_BYTES, MAX_MESSAGE_BYTES
 from lookalike.spaces import SPACES, VECTOR_SPACES
 from lookalike.timestamps import unix_s
 from lookalike.v1.catalog_pb2 import RemoveRequest, UpsertRequest
-from lookalike.v1.search_pb2 import ClassifyRequest, Example, FindDuplicatesRequest, SearchRequest
+from lookalike.v1.search_pb2 import BatchSearchRequest, ClassifyRequest, Example, FindDuplicatesRequest, SearchRequest
 from lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector, SpaceWeight
 
 if TYPE_CHECKING:
@@ -136,6 +136,22 @@ def search_request(
     if (size_bytes := request.ByteSize()) > MAX_MESSAGE_BYTES:
         raise InvalidRequest("examples", f"the request has {size_bytes} bytes, at most {MAX_MESSAGE_BYTES} are allowed")
     return request
+
+
+def batch_request(searches: Sequence[SearchArguments | SearchRequest]) -> BatchSearchRequest:
+    """The message of several searches. Raises InvalidRequest for what the messages cannot hold, naming its place."""
+    if len(searches) > MAX_BATCH:
+        raise InvalidRequest("requests", f"{len(searches)} searches, at most {MAX_BATCH} are allowed in a batch")
+    requests = []
+    for i, search in enumerate(searches):
+        try:
+            requests.append(search if isinstance(search, SearchRequest) else search_request(**search))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"requests[{i}].{error.field}", error.reason) from error
+    batch = BatchSearchRequest(requests=requests)
+    if (size_bytes := batch.ByteSize()) > MAX_MESSAGE_BYTES:
+        raise InvalidRequest("requests", f"{size_bytes} bytes together, at most {MAX_MESSAGE_BYTES} are allowed")
+    return batch
 
 
 def duplicates_request(

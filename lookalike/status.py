@@ -22,6 +22,7 @@ from lookalike.errors import (
     ServiceError,
     Unavailable,
 )
+from lookalike.v1.search_pb2 import SearchError
 
 STATUS: Mapping[type[LookalikeError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -53,6 +54,30 @@ def to_error(error: grpc.RpcError) -> LookalikeError:
         retry = error_details_pb2.RetryInfo()
         has_delay = _unpack_first(details, retry)
         return Overloaded(message, retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if has_delay else 0.1)
+    return _error_of_code(code, message)
+
+
+def to_search_error(error: LookalikeError) -> SearchError:
+    """The error of one search in a batch: what `rich_status` says, without the details' envelopes."""
+    code = code_of(error).value[0]
+    if isinstance(error, InvalidRequest):
+        return SearchError(code=code, message=error.reason, field=error.field)
+    if isinstance(error, Overloaded):
+        return SearchError(code=code, message=str(error), retry_after_s=error.retry_after_s)
+    return SearchError(code=code, message=str(error))
+
+
+def from_search_error(error: SearchError) -> LookalikeError:
+    """The LookalikeError that one search of a batch ended with: the reverse of `to_search_error`."""
+    code = next((code for code in grpc.StatusCode if code.value[0] == error.code), grpc.StatusCode.UNKNOWN)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return InvalidRequest(error.field, error.message)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Overloaded(error.message, retry_after_s=error.retry_after_s)
+    return _error_of_code(code, error.message)
+
+
+def _error_of_code(code: grpc.StatusCode, message: str) -> LookalikeError:
     error_type = next((candidate for candidate, its_code in STATUS.items() if its_code is code), None)
     return ServiceError(f"{code.name}: {message}") if error_type is None else error_type(message)
 

@@ -39,35 +39,45 @@ class Admission:
         self._inflight = 0
 
     @contextmanager
-    def permit(self, timer: RequestTimer) -> Iterator[Permit]:
-        """Hold one of the permits. Raises Overloaded at once when none is left."""
-        if self._inflight >= self._max_inflight:
+    def permit(self, timer: RequestTimer, calls: int = 1) -> Iterator[Permit]:
+        """Hold a permit for work that counts as so many calls. Raises Overloaded at once where too few are left.
+
+        Work that counts as more than all of them is admitted when nothing else is in flight.
+        """
+        if self._inflight and self._inflight + calls > self._max_inflight:
             metrics.REFUSED.inc()
             raise Overloaded(f"{self._inflight} calls are in flight, the limit is {self._max_inflight}")
-        self._inflight += 1
+        self._inflight += calls
         metrics.INFLIGHT.set(self._inflight)
         try:
             yield Permit(timer)
         finally:
-            self._inflight -= 1
+            self._inflight -= calls
             metrics.INFLIGHT.set(self._inflight)
 
     def admit(
-        self, unary: Mapping[str, UnaryHandler], *, streams: Mapping[str, StreamHandler] = MappingProxyType({})
+        self,
+        unary: Mapping[str, UnaryHandler],
+        *,
+        streams: Mapping[str, StreamHandler] = MappingProxyType({}),
+        calls: Mapping[str, Callable[[Any], int]] = MappingProxyType({}),
     ) -> edge.Methods:
         """Wrap handlers in admission control, by method name.
+
+        calls: of methods whose requests count as more than one call, how many one counts as.
 
         Each call is timed under its method's name and holds a permit until it ends: a stream until it is exhausted,
         is cancelled or fails. A refused call is timed too: it counts as RESOURCE_EXHAUSTED.
         """
         return {
-            **{method: self._admit_unary(method, handler) for method, handler in unary.items()},
+            **{method: self._admit_unary(method, handler, calls.get(method)) for method, handler in unary.items()},
             **{method: self._admit_stream(method, handler) for method, handler in streams.items()},
         }
 
-    def _admit_unary(self, method: str, handler: UnaryHandler) -> edge.Unary:
+    def _admit_unary(self, method: str, handler: UnaryHandler, calls_of: Callable[[Any], int] | None) -> edge.Unary:
         async def call(request: Any, deadline: Deadline) -> Message | bytes:
-            with time_request(method) as timer, self.permit(timer) as permit:
+            calls = calls_of(request) if calls_of else 1
+            with time_request(method) as timer, self.permit(timer, calls) as permit:
                 return await handler(request, deadline, permit)
 
         return call

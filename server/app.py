@@ -13,6 +13,7 @@ from lookalike.runtime import edge, lifecycle, telemetry
 from lookalike.runtime.settings import load
 from lookalike.v1 import catalog_pb2, search_pb2
 from server.admission import Admission, StreamHandler, UnaryHandler
+from server.batch import BatchSearcher, calls_of
 from server.catalog import CatalogReader
 from server.changes import CatalogWriter
 from server.classify import ClassifyHandler
@@ -71,6 +72,7 @@ def build_gateway(settings: GatewaySettings) -> Gateway:
     writer = CatalogWriter(versions, shards, encoders, deadline_s)
     search: Mapping[str, UnaryHandler] = {
         "Search": searcher.search,
+        "BatchSearch": BatchSearcher(searcher).batch_search,
         "FindDuplicates": searcher.find_duplicates,
         "Classify": classifier.classify,
     }
@@ -84,7 +86,7 @@ def build_gateway(settings: GatewaySettings) -> Gateway:
     catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
     admission = Admission(settings.max_inflight)
     handlers = (
-        edge.handler(SEARCH, admission.admit(search)),
+        edge.handler(SEARCH, admission.admit(search, calls={"BatchSearch": calls_of})),
         edge.handler(CATALOG, admission.admit(catalog, streams=catalog_streams)),
     )
     return Gateway(shards, versions, encoders, cache, handlers)

@@ -30,6 +30,9 @@ DEGRADED = Counter(
     "lookalike_degraded_total", "Degraded answers, by reason; the answer states the reason, too.", ["reason"]
 )
 CACHE_FAILURES = Counter("lookalike_cache_failures_total", "Calls to the result cache that failed or were late.")
+BATCH_SEARCHES = Counter(
+    "lookalike_batch_searches_total", "Searches in batches, by outcome (gRPC status code).", ["outcome"]
+)
 SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version that requests pin.")
 
 _STAGES = {stage: STAGE.labels(stage) for stage in ("cache", "lookup", "encode", "search")}

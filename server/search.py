@@ -44,7 +44,11 @@ class Searcher:
 
     async def search(self, request: search_pb2.SearchRequest, deadline: Deadline, permit: Permit) -> bytes:
         """A serialized SearchResponse."""
-        return await self._answer(request, parse_query(request), permit.timer, deadline)
+        return await self.respond(request, permit.timer, deadline)
+
+    async def respond(self, request: search_pb2.SearchRequest, timer: RequestTimer, deadline: Deadline) -> bytes:
+        """A serialized SearchResponse, for a call that was admitted already, alone or in a batch."""
+        return await self._answer(request, parse_query(request), timer, deadline)
 
     async def find_duplicates(
         self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline, permit: Permit

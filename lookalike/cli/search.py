@@ -13,7 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console
 
-from lookalike.cli import flags, render
+from lookalike.cli import batch, flags, render
 from lookalike.client import Client, example
 from lookalike.errors import InvalidRequest
 from lookalike.spaces import SPACES
@@ -30,6 +30,7 @@ examples:
   lookalike search --image shoe.jpg --text "赤い" --weights image=0.7,text=0.3 --explain
   lookalike search --product p-17 --max-per-shop 1 --diversity 0.3
   lookalike search --vector query.npy --space image --exact --json
+  lookalike search --batch searches.jsonl > results.jsonl
 
 exit status: 0 success, 1 the service failed, 2 an argument is wrong
 """
@@ -40,6 +41,10 @@ WIDE_TERMINAL = 100  # Columns; in a narrower terminal the table leaves out the 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = _parser(environ)
     options = parser.parse_args(argv)
+    if options.batch is not None:
+        if options.sources:
+            parser.error("--batch: the examples are in the file: leave out --product, --image, --text and --vector")
+        return batch.run(options.batch, address=options.address, timeout_s=options.timeout_s)
     try:
         with Client(options.address, timeout_s=options.timeout_s) as client:
             response = client.search(
@@ -103,6 +108,12 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="one for each example, in their order; < 0: find hits unlike it",
+    )
+    source.add_argument(
+        "--batch",
+        metavar="FILE",
+        help="many searches, all options in the file: a SearchRequest as JSON per line, - for standard input; "
+        "prints a result per line",
     )
     spaces = parser.add_mutually_exclusive_group()
     spaces.add_argument(

@@ -764,6 +764,53 @@ class OpaqueSearchResponse(_message.Message):
 Global___OpaqueSearchResponse: _TypeAlias = OpaqueSearchResponse  # noqa: Y015
 
 @_typing.final
+class OpaqueBatchSearchResponse(_message.Message):
+    """The same bytes as a BatchSearchResponse, with the responses left serialized."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpaqueBatchSearchResult]: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___OpaqueBatchSearchResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpaqueBatchSearchResponse: _TypeAlias = OpaqueBatchSearchResponse  # noqa: Y015
+
+@_typing.final
+class OpaqueBatchSearchResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    response: _builtins.bytes
+    error: _builtins.bytes
+    """A serialized SearchError."""
+    def __init__(
+        self,
+        *,
+        response: _builtins.bytes = ...,
+        error: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___OpaqueBatchSearchResult: _TypeAlias = OpaqueBatchSearchResult  # noqa: Y015
+
+@_typing.final
 class OpaqueHit(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

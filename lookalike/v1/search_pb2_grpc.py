@@ -20,6 +20,11 @@ class SimilarProductsStub:
                 request_serializer=lookalike_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_search__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.BatchSearch = channel.unary_unary(
+                '/lookalike.v1.SimilarProducts/BatchSearch',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.BatchSearchRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.BatchSearchResponse.FromString,
+                _registered_method=True)
         self.FindDuplicates = channel.unary_unary(
                 '/lookalike.v1.SimilarProducts/FindDuplicates',
                 request_serializer=lookalike_dot_v1_dot_search__pb2.FindDuplicatesRequest.SerializeToString,
@@ -43,6 +48,17 @@ class SimilarProductsServicer:
         RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
         DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
         UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchSearch(self, request, context):
+        """Runs many searches in one call, each with its own response or error: the cheapest way to many answers, as one call costs
+        the gateway as much as several searches do. The deadline is that of all of them together.
+
+        INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
+        RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +91,11 @@ def add_SimilarProductsServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=lookalike_dot_v1_dot_search__pb2.SearchRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_search__pb2.SearchResponse.SerializeToString,
+            ),
+            'BatchSearch': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchSearch,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.BatchSearchRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.BatchSearchResponse.SerializeToString,
             ),
             'FindDuplicates': grpc.unary_unary_rpc_method_handler(
                     servicer.FindDuplicates,
@@ -115,6 +136,33 @@ class SimilarProducts:
             '/lookalike.v1.SimilarProducts/Search',
             lookalike_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
             lookalike_dot_v1_dot_search__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchSearch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.SimilarProducts/BatchSearch',
+            lookalike_dot_v1_dot_search__pb2.BatchSearchRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.BatchSearchResponse.FromString,
             options,
             channel_credentials,
             insecure,

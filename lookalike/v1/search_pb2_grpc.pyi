@@ -41,6 +41,13 @@ class SimilarProductsStub:
     DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
     UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
     """
+    BatchSearch: _grpc.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]
+    """Runs many searches in one call, each with its own response or error: the cheapest way to many answers, as one call costs
+    the gateway as much as several searches do. The deadline is that of all of them together.
+
+    INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
+    RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
+    """
     FindDuplicates: _grpc.UnaryUnaryMultiCallable[_search_pb2.FindDuplicatesRequest, _search_pb2.SearchResponse]
     """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
     off further duplicates. Provenance and status codes are those of Search.
@@ -66,6 +73,13 @@ class SimilarProductsAsyncStub(SimilarProductsStub):
     RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
     DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
     UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
+    """
+    BatchSearch: _aio.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]  # type: ignore[assignment]
+    """Runs many searches in one call, each with its own response or error: the cheapest way to many answers, as one call costs
+    the gateway as much as several searches do. The deadline is that of all of them together.
+
+    INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
+    RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
     """
     FindDuplicates: _aio.UnaryUnaryMultiCallable[_search_pb2.FindDuplicatesRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
     """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
@@ -95,6 +109,19 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED   overload; RetryInfo says when to retry
         DEADLINE_EXCEEDED    the caller's deadline passed; the work was cancelled
         UNAVAILABLE          an encoder or every shard is unreachable, or coverage is below `min_coverage`
+        """
+
+    @_abc_1.abstractmethod
+    def BatchSearch(
+        self,
+        request: _search_pb2.BatchSearchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.BatchSearchResponse, _abc.Awaitable[_search_pb2.BatchSearchResponse]]:
+        """Runs many searches in one call, each with its own response or error: the cheapest way to many answers, as one call costs
+        the gateway as much as several searches do. The deadline is that of all of them together.
+
+        INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
+        RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
         """
 
     @_abc_1.abstractmethod

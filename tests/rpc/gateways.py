@@ -372,6 +372,7 @@ class ScriptedSystem:
     search: search_pb2_grpc.SimilarProductsAsyncStub
     catalog: catalog_pb2_grpc.CatalogAsyncStub
     channel: grpc.aio.Channel
+    address: str  # Of the gateway.
 
 
 @asynccontextmanager
@@ -425,7 +426,9 @@ async def scripted_system(
         aio_channel(address) as channel,
     ):
         similar, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
-        yield ScriptedSystem(shards, text_encoder, model_server, scripted_product_encoder, similar, catalog, channel)
+        yield ScriptedSystem(
+            shards, text_encoder, model_server, scripted_product_encoder, similar, catalog, channel, address
+        )
 
 
 @asynccontextmanager

@@ -114,7 +114,12 @@ class FakeGateway:
 @pytest.fixture
 async def gateway() -> AsyncIterator[FakeGateway]:
     fake = FakeGateway()
-    methods: edge.Methods = {"Search": fake.search, "FindDuplicates": fake.search, "Classify": fake.classify}
+    methods: edge.Methods = {
+        "Search": fake.search,
+        "BatchSearch": fake.search,
+        "FindDuplicates": fake.search,
+        "Classify": fake.classify,
+    }
     search = edge.handler(search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"], methods)
     catalog = edge.handler(
         catalog_pb2.DESCRIPTOR.services_by_name["Catalog"],

@@ -67,7 +67,13 @@ async def run_command(requests: list[ClassifyRequest]) -> AsyncIterator[RunComma
         return SearchResponse()
 
     service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
-    server = edge.server([edge.handler(service, {"Search": search, "FindDuplicates": search, "Classify": respond})])
+    server = edge.server(
+        [
+            edge.handler(
+                service, {"Search": search, "BatchSearch": search, "FindDuplicates": search, "Classify": respond}
+            )
+        ]
+    )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 

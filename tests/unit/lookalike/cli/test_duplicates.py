@@ -42,7 +42,9 @@ async def run_command(requests: list[FindDuplicatesRequest]) -> AsyncIterator[Ru
         return SearchResponse()
 
     service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
-    server = edge.server([edge.handler(service, {"Search": other, "FindDuplicates": respond, "Classify": other})])
+    server = edge.server(
+        [edge.handler(service, {"Search": other, "BatchSearch": other, "FindDuplicates": respond, "Classify": other})]
+    )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
 

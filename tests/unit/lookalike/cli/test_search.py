@@ -94,7 +94,11 @@ async def run_command(requests: list[SearchRequest]) -> AsyncIterator[RunCommand
 
     service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
     server = edge.server(
-        [edge.handler(service, {"Search": respond, "FindDuplicates": duplicates, "Classify": classify})]
+        [
+            edge.handler(
+                service, {"Search": respond, "BatchSearch": respond, "FindDuplicates": duplicates, "Classify": classify}
+            )
+        ]
     )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

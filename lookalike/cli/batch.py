@@ -1,0 +1,77 @@
+"""`lookalike search --batch`: a file of searches to a file of results. Reads a file, prints JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import IO
+
+from google.protobuf.json_format import MessageToDict, Parse, ParseError
+
+from lookalike.client import Client
+from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.limits import MAX_BATCH
+from lookalike.status import to_search_error
+from lookalike.v1.search_pb2 import SearchRequest, SearchResponse
+
+
+def run(file: str, *, address: str, timeout_s: float) -> int:
+    """Search each line's request; print {"response": …} or {"error": …} per line, in order, as batches are answered.
+
+    Returns the exit status: 0 if every search was answered, 1 if one failed, 2 for a line that is no request (whole
+    batches before it are answered) or a file that cannot be read. Raises what a batch fails with as a whole.
+    """
+    failed = 0
+    try:
+        with _open(file) as lines, Client(address, timeout_s=timeout_s) as client:
+            requests = _requests(lines)
+            while batch := [*islice(requests, MAX_BATCH)]:
+                for result in client.batch_search(batch):
+                    failed += isinstance(result, LookalikeError)
+                    print(json.dumps(_as_dict(result), ensure_ascii=False))
+                sys.stdout.flush()
+    except InvalidRequest as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if failed:
+        print(f'{failed:,} searches failed: see "error" in their results', file=sys.stderr)
+    return 1 if failed else 0
+
+
+@contextmanager
+def _open(file: str) -> Iterator[IO[str]]:
+    if file == "-":
+        yield sys.stdin
+        return
+    try:
+        opened = open(file, encoding="utf-8")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise InvalidRequest("--batch", f"{file}: {error.strerror}") from error
+    with opened:
+        yield opened
+
+
+def _requests(lines: IO[str]) -> Iterator[SearchRequest]:
+    """The request of each line that is not empty. Raises InvalidRequest with the number of a line that is none."""
+    try:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _parse(line, number)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("--batch", f"not UTF-8: {error.reason}") from error
+
+
+def _parse(line: str, number: int) -> SearchRequest:
+    try:
+        return Parse(line, SearchRequest())
+    except ParseError as error:
+        raise InvalidRequest(f"--batch line {number}", str(error)) from None
+
+
+def _as_dict(result: SearchResponse | LookalikeError) -> dict[str, object]:
+    name, message = ("error", to_search_error(result)) if isinstance(result, LookalikeError) else ("response", result)
+    fields = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return {name: fields}
