@@ -1,4 +1,4 @@
-"""Similar products of every product of a catalogue: one Search each, against BatchSearch.
+"""Similar products of every product of a catalogue: one Search each, against BatchSearch and SearchStream.
 
 What a shop computes at night. A gateway and two shards over 100,000 x 1024-d vectors, a search for each product by id,
 the cache off; all ways measured in one run, in turn, `--rounds` times; medians. CPU per product is that of all threads
@@ -21,10 +21,12 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.dataset import DIM, cnn_like
-from benchmarks.meter import COMMAND, Load, closed_loop, median, write
+from benchmarks.meter import COMMAND, Load, closed_loop, cpu_s, median, write
 from benchmarks.vector_search import SHARDS, K, exact_neighbours, recall
 from index.building.build import SpaceVectors, build
 from lookalike.channels import aio_channel
+from lookalike.client import AsyncClient, SearchArguments
+from lookalike.errors import LookalikeError
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
 from lookalike.v1.search_pb2 import BatchSearchRequest, Example, SearchRequest, SearchResponse
@@ -73,13 +75,18 @@ def measure(folder: Path, vectors: F32, products: int, rounds: int) -> tuple[dic
         processes.wait_ready(timeout_s=120)
         pids = list(processes.pids().values())
         loads: dict[tuple[int, int], list[Load]] = {way: [] for way in WAYS}
+        streams: list[float] = []
         for _ in range(rounds):
             for size, inflight in WAYS:
                 load, neighbours = asyncio.run(similar_of_all(gateway, pids, names[:products], size, inflight))
                 loads[size, inflight].append(load)
+            streams.append(asyncio.run(stream_of_all(gateway, pids, names[:products])))
     truth = exact_neighbours(vectors, vectors[:200])
     found = neighbours[: len(truth), : K - 1]  # A product is not its own hit; the exact ranking begins with it.
-    return {name_of(way): row_of(loads[way], way[0]) for way in WAYS}, recall(found, truth[:, 1:]) * K / (K - 1)
+    stream_us = float(np.median(streams))
+    rows = {name_of(way): row_of(loads[way], way[0]) for way in WAYS}
+    rows["SearchStream"] = {"cpu_us_per_product": round(stream_us, 1), "products_per_core_s": round(1e6 / stream_us, 1)}
+    return rows, recall(found, truth[:, 1:]) * K / (K - 1)
 
 
 def name_of(way: tuple[int, int]) -> str:
@@ -121,6 +128,20 @@ async def similar_of_all(
                 keep(row, result.response)
 
         return await closed_loop(ask, len(names) // size, inflight, pids), neighbours
+
+
+async def stream_of_all(port: int, pids: Sequence[int], names: Sequence[str]) -> float:
+    """Ask for the K nearest of every product on one stream; returns server CPU per product in microseconds."""
+    searches = (SearchArguments(product_id=name, space="image", limit=K) for name in names)
+    before_s, answered = cpu_s(*pids), 0
+    async with AsyncClient(f"127.0.0.1:{port}") as client:
+        async for _, result in client.search_stream(searches):
+            if isinstance(result, LookalikeError):
+                raise result
+            answered += 1
+    if answered != len(names):
+        raise RuntimeError(f"{answered} of {len(names)} answered")
+    return (cpu_s(*pids) - before_s) / answered * 1e6
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ A call raises an error of `lookalike.errors`: InvalidRequest names the field, Ov
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -34,12 +34,20 @@ from lookalike.requests import (
     example,
     remove_request,
     search_request,
+    stream_requests,
     upsert_request,
 )
 from lookalike.status import from_search_error, to_error
 from lookalike.v1.catalog_pb2 import ChangeResponse, CountRequest, ExistsRequest, GetRequest, ListRequest
 from lookalike.v1.catalog_pb2_grpc import CatalogStub
-from lookalike.v1.search_pb2 import BatchSearchResponse, ClassifyResponse, SearchRequest, SearchResponse
+from lookalike.v1.search_pb2 import (
+    BatchSearchResponse,
+    ClassifyResponse,
+    SearchRequest,
+    SearchResponse,
+    SearchStreamRequest,
+    SearchStreamResponse,
+)
 from lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from lookalike.v1.types_pb2 import Product
 
@@ -93,6 +101,36 @@ class Client:
         """
         request = batch_request(searches)
         return _batch_results(self._call(self._similar.BatchSearch, request, timeout_s))
+
+    def search_stream(
+        self, searches: Iterable[SearchArguments | SearchRequest], *, timeout_s: float | None = None
+    ) -> Generator[tuple[int, SearchResponse | LookalikeError], None, None]:
+        """Run any number of searches on one stream: (position, response or error), as they are ready, in any order.
+
+            for position, result in client.search_stream({"product_id": each} for each in product_ids): ...
+
+        `searches` is read ahead of the results by a bounded number. `timeout_s` (none by default) is for all of them.
+        What `searches` raises is raised here, once the searches before it are answered. Raises as `search` does where
+        the stream as a whole fails.
+        """
+        failures: list[Exception] = []
+
+        def requests() -> Generator[SearchStreamRequest, None, None]:
+            try:
+                yield from stream_requests(searches)
+            except Exception as error:  # In gRPC's thread, where it would only cancel the call.
+                failures.append(error)
+
+        call = self._similar.SearchStream(requests(), timeout=timeout_s)
+        try:
+            for response in call:
+                yield response.id, _stream_result(response)
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
 
     def find_duplicates(
         self, *, timeout_s: float | None = None, **arguments: Unpack[DuplicatesArguments]
@@ -213,6 +251,30 @@ class AsyncClient:
         request = batch_request(searches)
         return _batch_results(await self._call(self._similar.BatchSearch, request, timeout_s))
 
+    async def search_stream(
+        self, searches: Iterable[SearchArguments | SearchRequest], *, timeout_s: float | None = None
+    ) -> AsyncGenerator[tuple[int, SearchResponse | LookalikeError], None]:
+        """As `Client.search_stream`."""
+        failures: list[Exception] = []
+
+        async def requests() -> AsyncGenerator[SearchStreamRequest, None]:
+            try:
+                for request in stream_requests(searches):
+                    yield request
+            except Exception as error:  # In gRPC's task, where it would only cancel the call.
+                failures.append(error)
+
+        call = self._similar.SearchStream(requests(), timeout=timeout_s)
+        try:
+            async for response in call:
+                yield response.id, _stream_result(response)
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
+
     async def find_duplicates(
         self, *, timeout_s: float | None = None, **arguments: Unpack[DuplicatesArguments]
     ) -> SearchResponse:
@@ -304,3 +366,7 @@ def _batch_results(response: BatchSearchResponse) -> Sequence[SearchResponse | L
         result.response if result.HasField("response") else from_search_error(result.error)
         for result in response.results
     ]
+
+
+def _stream_result(response: SearchStreamResponse) -> SearchResponse | LookalikeError:
+    return response.response if response.HasField("response") else from_search_error(response.error)

@@ -11,4 +11,5 @@ MAX_TEXT_BYTES: Final = 64 << 10  # Of one text, in UTF-8.
 MAX_ID_BYTES: Final = 256  # Of a product id, in UTF-8.
 MAX_IDS: Final = 1000  # Product ids in one request.
 MAX_BATCH: Final = 256  # Searches in one batch.
+MAX_STREAM_AHEAD: Final = 64  # Searches of a stream whose responses the caller has not taken.
 MAX_LIMIT: Final = 1000  # Hits in one answer.

@@ -5,7 +5,7 @@ Only values that the messages cannot hold are refused here; the server checks ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
@@ -15,7 +15,14 @@ from lookalike.limits import MAX_BATCH, MAX_IMAGE_BYTES, MAX_MESSAGE_BYTES
 from lookalike.spaces import SPACES, VECTOR_SPACES
 from lookalike.timestamps import unix_s
 from lookalike.v1.catalog_pb2 import RemoveRequest, UpsertRequest
-from lookalike.v1.search_pb2 import BatchSearchRequest, ClassifyRequest, Example, FindDuplicatesRequest, SearchRequest
+from lookalike.v1.search_pb2 import (
+    BatchSearchRequest,
+    ClassifyRequest,
+    Example,
+    FindDuplicatesRequest,
+    SearchRequest,
+    SearchStreamRequest,
+)
 from lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector, SpaceWeight
 
 if TYPE_CHECKING:
@@ -152,6 +159,13 @@ def batch_request(searches: Sequence[SearchArguments | SearchRequest]) -> BatchS
     if (size_bytes := batch.ByteSize()) > MAX_MESSAGE_BYTES:
         raise InvalidRequest("requests", f"{size_bytes} bytes together, at most {MAX_MESSAGE_BYTES} are allowed")
     return batch
+
+
+def stream_requests(searches: Iterable[SearchArguments | SearchRequest]) -> Iterator[SearchStreamRequest]:
+    """A message per search, with its position as id. Raises InvalidRequest for what a message cannot hold."""
+    for i, search in enumerate(searches):
+        request = search if isinstance(search, SearchRequest) else search_request(**search)
+        yield SearchStreamRequest(id=i, request=request)
 
 
 def duplicates_request(

@@ -25,6 +25,7 @@ from server.search import Searcher
 from server.settings import GatewaySettings
 from server.shard_group import ShardGroup
 from server.single_flight import SingleFlight
+from server.stream import SearchStreamer
 from server.version_watch import VersionWatch
 
 SEARCH = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
@@ -85,8 +86,10 @@ def build_gateway(settings: GatewaySettings) -> Gateway:
     }
     catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
     admission = Admission(settings.max_inflight)
+    streamer = SearchStreamer(searcher, admission, max_streams=settings.max_streams)
+    streams: Mapping[str, edge.Bidirectional] = {"SearchStream": streamer.search_stream}  # Admits each of its searches.
     handlers = (
-        edge.handler(SEARCH, admission.admit(search, calls={"BatchSearch": calls_of})),
+        edge.handler(SEARCH, {**admission.admit(search, calls={"BatchSearch": calls_of}), **streams}),
         edge.handler(CATALOG, admission.admit(catalog, streams=catalog_streams)),
     )
     return Gateway(shards, versions, encoders, cache, handlers)

@@ -53,7 +53,7 @@ class BatchSearcher:
             return to_search_error(error)
         except Exception:
             log.exception("unexpected error in a batch")
-            return to_search_error(LookalikeError("internal error; the server's log has it"))
+            return to_search_error(LookalikeError("internal error; see the server's log"))
 
 
 def _results(outcomes: Iterable[bytes | SearchError]) -> Iterator[OpaqueBatchSearchResult]:

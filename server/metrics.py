@@ -33,6 +33,7 @@ CACHE_FAILURES = Counter("lookalike_cache_failures_total", "Calls to the result 
 BATCH_SEARCHES = Counter(
     "lookalike_batch_searches_total", "Searches in batches, by outcome (gRPC status code).", ["outcome"]
 )
+STREAMS = Gauge("lookalike_search_streams", "Open search streams.")
 SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version that requests pin.")
 
 _STAGES = {stage: STAGE.labels(stage) for stage in ("cache", "lookup", "encode", "search")}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 
 Unary = Callable[[Any, Deadline], Awaitable[Message | bytes]]
 Streaming = Callable[[Any, Deadline], AsyncIterator[Message | bytes]]
-Methods = Mapping[str, Unary | Streaming]
+Bidirectional = Callable[[AsyncIterator[Any], Deadline], AsyncGenerator[Message | bytes, None]]
+Methods = Mapping[str, Unary | Streaming | Bidirectional]
 
 
 def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None) -> LookalikeError:
@@ -70,6 +72,8 @@ def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> 
 
 def _method(descriptor: MethodDescriptor, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
     request_type = GetMessageClass(descriptor.input_type)
+    if descriptor.client_streaming:  # And the server, too: there is no client stream with one reply.
+        return grpc.stream_stream_rpc_method_handler(_bidirectional_handler(method, request_type), None, _serialize)
     if descriptor.server_streaming:
         return grpc.unary_stream_rpc_method_handler(_streaming_handler(method, request_type), None, _serialize)
     return grpc.unary_unary_rpc_method_handler(_unary_handler(method, request_type), None, _serialize)
@@ -103,6 +107,26 @@ def _streaming_handler(method: Streaming, request_type: type[Message]) -> Callab
         try:
             async for reply in method(_parse(request_type, request), Deadline.after(context.time_remaining())):
                 yield reply
+        except Exception as error:
+            await _abort(context, error)
+
+    return call
+
+
+def _bidirectional_handler(
+    method: Bidirectional, request_type: type[Message]
+) -> Callable[..., AsyncIterator[Message | bytes]]:
+    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        async for request in requests:
+            yield _parse(request_type, request)
+
+    async def call(
+        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Message | bytes]:
+        try:
+            async with aclosing(method(parsed(requests), Deadline.after(context.time_remaining()))) as replies:
+                async for reply in replies:
+                    yield reply
         except Exception as error:
             await _abort(context, error)
 

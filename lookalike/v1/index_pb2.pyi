@@ -811,6 +811,36 @@ class OpaqueBatchSearchResult(_message.Message):
 Global___OpaqueBatchSearchResult: _TypeAlias = OpaqueBatchSearchResult  # noqa: Y015
 
 @_typing.final
+class OpaqueSearchStreamResponse(_message.Message):
+    """The same bytes as a SearchStreamResponse, with the response left serialized."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    response: _builtins.bytes
+    error: _builtins.bytes
+    """A serialized SearchError."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        response: _builtins.bytes = ...,
+        error: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___OpaqueSearchStreamResponse: _TypeAlias = OpaqueSearchStreamResponse  # noqa: Y015
+
+@_typing.final
 class OpaqueHit(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

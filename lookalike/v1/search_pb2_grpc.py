@@ -25,6 +25,11 @@ class SimilarProductsStub:
                 request_serializer=lookalike_dot_v1_dot_search__pb2.BatchSearchRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_search__pb2.BatchSearchResponse.FromString,
                 _registered_method=True)
+        self.SearchStream = channel.stream_stream(
+                '/lookalike.v1.SimilarProducts/SearchStream',
+                request_serializer=lookalike_dot_v1_dot_search__pb2.SearchStreamRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_search__pb2.SearchStreamResponse.FromString,
+                _registered_method=True)
         self.FindDuplicates = channel.unary_unary(
                 '/lookalike.v1.SimilarProducts/FindDuplicates',
                 request_serializer=lookalike_dot_v1_dot_search__pb2.FindDuplicatesRequest.SerializeToString,
@@ -64,6 +69,18 @@ class SimilarProductsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchStream(self, request_iterator, context):
+        """Searches as they come, on one stream. Responses come as they are ready, in any order, with the id of their request. A
+        search that fails is an error on the stream, not its end. The gateway reads at most 64 searches ahead of the responses
+        that the caller has taken, and each of these counts as a call; without a deadline of the stream each has the default one.
+
+        INVALID_ARGUMENT     a message that cannot be parsed ends the stream
+        RESOURCE_EXHAUSTED   too many streams are open
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FindDuplicates(self, request, context):
         """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
         off further duplicates. Provenance and status codes are those of Search.
@@ -96,6 +113,11 @@ def add_SimilarProductsServicer_to_server(servicer, server):
                     servicer.BatchSearch,
                     request_deserializer=lookalike_dot_v1_dot_search__pb2.BatchSearchRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_search__pb2.BatchSearchResponse.SerializeToString,
+            ),
+            'SearchStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SearchStream,
+                    request_deserializer=lookalike_dot_v1_dot_search__pb2.SearchStreamRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_search__pb2.SearchStreamResponse.SerializeToString,
             ),
             'FindDuplicates': grpc.unary_unary_rpc_method_handler(
                     servicer.FindDuplicates,
@@ -163,6 +185,33 @@ class SimilarProducts:
             '/lookalike.v1.SimilarProducts/BatchSearch',
             lookalike_dot_v1_dot_search__pb2.BatchSearchRequest.SerializeToString,
             lookalike_dot_v1_dot_search__pb2.BatchSearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lookalike.v1.SimilarProducts/SearchStream',
+            lookalike_dot_v1_dot_search__pb2.SearchStreamRequest.SerializeToString,
+            lookalike_dot_v1_dot_search__pb2.SearchStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,14 @@ class SimilarProductsStub:
     INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
     RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
     """
+    SearchStream: _grpc.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]
+    """Searches as they come, on one stream. Responses come as they are ready, in any order, with the id of their request. A
+    search that fails is an error on the stream, not its end. The gateway reads at most 64 searches ahead of the responses
+    that the caller has taken, and each of these counts as a call; without a deadline of the stream each has the default one.
+
+    INVALID_ARGUMENT     a message that cannot be parsed ends the stream
+    RESOURCE_EXHAUSTED   too many streams are open
+    """
     FindDuplicates: _grpc.UnaryUnaryMultiCallable[_search_pb2.FindDuplicatesRequest, _search_pb2.SearchResponse]
     """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
     off further duplicates. Provenance and status codes are those of Search.
@@ -80,6 +88,14 @@ class SimilarProductsAsyncStub(SimilarProductsStub):
 
     INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
     RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
+    """
+    SearchStream: _aio.StreamStreamMultiCallable[_search_pb2.SearchStreamRequest, _search_pb2.SearchStreamResponse]  # type: ignore[assignment]
+    """Searches as they come, on one stream. Responses come as they are ready, in any order, with the id of their request. A
+    search that fails is an error on the stream, not its end. The gateway reads at most 64 searches ahead of the responses
+    that the caller has taken, and each of these counts as a call; without a deadline of the stream each has the default one.
+
+    INVALID_ARGUMENT     a message that cannot be parsed ends the stream
+    RESOURCE_EXHAUSTED   too many streams are open
     """
     FindDuplicates: _aio.UnaryUnaryMultiCallable[_search_pb2.FindDuplicatesRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
     """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
@@ -122,6 +138,20 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT     no request, or more than 256; what is wrong with one of them is that one's error
         RESOURCE_EXHAUSTED   overload: a batch counts as as many calls as it has requests
+        """
+
+    @_abc_1.abstractmethod
+    def SearchStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_search_pb2.SearchStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_search_pb2.SearchStreamResponse], _abc.AsyncIterator[_search_pb2.SearchStreamResponse]]:
+        """Searches as they come, on one stream. Responses come as they are ready, in any order, with the id of their request. A
+        search that fails is an error on the stream, not its end. The gateway reads at most 64 searches ahead of the responses
+        that the caller has taken, and each of these counts as a call; without a deadline of the stream each has the default one.
+
+        INVALID_ARGUMENT     a message that cannot be parsed ends the stream
+        RESOURCE_EXHAUSTED   too many streams are open
         """
 
     @_abc_1.abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+from google.protobuf.message import Message
 from PIL import Image
 
 from encoders.image import signature
@@ -373,6 +374,13 @@ class ScriptedSystem:
     catalog: catalog_pb2_grpc.CatalogAsyncStub
     channel: grpc.aio.Channel
     address: str  # Of the gateway.
+
+
+async def no_stream(requests: AsyncIterator[Any], deadline: Deadline) -> AsyncGenerator[Message | bytes, None]:
+    """A SearchStream that ends at once, for servers that are asked something else."""
+    nothing: tuple[Message, ...] = ()
+    for reply in nothing:
+        yield reply
 
 
 @asynccontextmanager

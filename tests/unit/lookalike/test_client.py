@@ -48,6 +48,7 @@ from lookalike.v1.types_pb2 import (
     SpaceVector,
     SpaceWeight,
 )
+from tests.rpc.gateways import no_stream
 
 PRODUCTS = [Product(id=f"p-{number}", title=f"shoe {number}") for number in range(5)]
 
@@ -117,6 +118,7 @@ async def gateway() -> AsyncIterator[FakeGateway]:
     methods: edge.Methods = {
         "Search": fake.search,
         "BatchSearch": fake.search,
+        "SearchStream": no_stream,
         "FindDuplicates": fake.search,
         "Classify": fake.classify,
     }

@@ -24,6 +24,7 @@ from lookalike.v1.search_pb2 import (
     SearchResponse,
 )
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
+from tests.rpc.gateways import no_stream
 
 SHOES = ClassifyResponse(
     category="fashion/shoes",
@@ -70,7 +71,14 @@ async def run_command(requests: list[ClassifyRequest]) -> AsyncIterator[RunComma
     server = edge.server(
         [
             edge.handler(
-                service, {"Search": search, "BatchSearch": search, "FindDuplicates": search, "Classify": respond}
+                service,
+                {
+                    "Search": search,
+                    "SearchStream": no_stream,
+                    "BatchSearch": search,
+                    "FindDuplicates": search,
+                    "Classify": respond,
+                },
             )
         ]
     )

@@ -18,6 +18,7 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import search_pb2
 from lookalike.v1.search_pb2 import Example, FindDuplicatesRequest, Hit, SearchRequest, SearchResponse
 from lookalike.v1.types_pb2 import SPACE_PRODUCT, Filter, Product
+from tests.rpc.gateways import no_stream
 
 RunCommand = Callable[..., Awaitable[int]]
 RESPONSE = SearchResponse(hits=[Hit(product=Product(id="p-18", title="赤い靴"), score=0.99)], truncated=True)
@@ -43,7 +44,18 @@ async def run_command(requests: list[FindDuplicatesRequest]) -> AsyncIterator[Ru
 
     service = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
     server = edge.server(
-        [edge.handler(service, {"Search": other, "BatchSearch": other, "FindDuplicates": respond, "Classify": other})]
+        [
+            edge.handler(
+                service,
+                {
+                    "Search": other,
+                    "SearchStream": no_stream,
+                    "BatchSearch": other,
+                    "FindDuplicates": respond,
+                    "Classify": other,
+                },
+            )
+        ]
     )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

@@ -39,6 +39,7 @@ from lookalike.v1.types_pb2 import (
     SpaceScore,
     SpaceWeight,
 )
+from tests.rpc.gateways import no_stream
 
 RESPONSE = SearchResponse(
     hits=[
@@ -96,7 +97,14 @@ async def run_command(requests: list[SearchRequest]) -> AsyncIterator[RunCommand
     server = edge.server(
         [
             edge.handler(
-                service, {"Search": respond, "BatchSearch": respond, "FindDuplicates": duplicates, "Classify": classify}
+                service,
+                {
+                    "Search": respond,
+                    "SearchStream": no_stream,
+                    "BatchSearch": respond,
+                    "FindDuplicates": duplicates,
+                    "Classify": classify,
+                },
             )
         ]
     )
