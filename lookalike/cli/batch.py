@@ -24,11 +24,12 @@ def run(file: str, *, address: str, timeout_s: float) -> int:
     Returns the exit status: 0 if every search was answered, 1 if one failed, 2 for a line that is no request (whole
     batches before it are answered) or a file that cannot be read. Raises what a batch fails with as a whole.
     """
-    failed = 0
+    searched = failed = 0
     try:
         with _open(file) as lines, Client(address, timeout_s=timeout_s) as client:
             requests = _requests(lines)
             while batch := [*islice(requests, MAX_BATCH)]:
+                searched += len(batch)
                 for result in client.batch_search(batch):
                     failed += isinstance(result, LookalikeError)
                     print(json.dumps(_as_dict(result), ensure_ascii=False))
@@ -37,7 +38,7 @@ def run(file: str, *, address: str, timeout_s: float) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if failed:
-        print(f'{failed:,} searches failed: see "error" in their results', file=sys.stderr)
+        print(f"{failed:,} of {searched:,} searches failed: their results say why", file=sys.stderr)
     return 1 if failed else 0
 
 
