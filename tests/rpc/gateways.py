@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -14,6 +14,7 @@ import grpc.aio
 import numpy as np
 from google.protobuf.message import Message
 from PIL import Image
+from prometheus_client import REGISTRY
 
 from encoders.image import signature
 from encoders.image.prediction_service import PREDICTION_SERVICE, to_array, to_string_tensor, to_tensor
@@ -374,6 +375,20 @@ class ScriptedSystem:
     catalog: catalog_pb2_grpc.CatalogAsyncStub
     channel: grpc.aio.Channel
     address: str  # Of the gateway.
+
+
+def calls_in_flight() -> float:
+    """As the gateway of this process counts them."""
+    return REGISTRY.get_sample_value("lookalike_requests_inflight") or 0.0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that no event tells of; fail after half a minute."""
+    for _ in range(1500):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise TimeoutError("the condition never came true")
 
 
 async def no_stream(requests: AsyncIterator[Any], deadline: Deadline) -> AsyncGenerator[Message | bytes, None]:

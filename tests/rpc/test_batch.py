@@ -22,7 +22,7 @@ from lookalike.v1.search_pb2 import BatchSearchRequest, Example, SearchRequest, 
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import pack
 from server import batch
-from tests.rpc.gateways import VECTORS, scripted_system
+from tests.rpc.gateways import VECTORS, calls_in_flight, scripted_system, until
 
 IDS = [f"p{number:02}" for number in range(20)]
 
@@ -91,10 +91,10 @@ async def test_a_batch_of_none_or_of_too_many_is_refused_whole(count: int) -> No
 
 async def test_a_batch_counts_as_as_many_calls_as_it_has_requests() -> None:
     requests = [SearchRequest(examples=[Example(product_id=name)]) for name in IDS[:10]]
-    async with scripted_system(max_inflight=10, cache_ttl_s=0) as system:
+    async with scripted_system(max_inflight=10, cache_ttl_s=0, shard_timeout_s=30) as system:
         system.shards[0].hang = True
         waiting = system.search.BatchSearch(BatchSearchRequest(requests=requests), timeout=30)
-        await asyncio.sleep(0.2)
+        await until(lambda: calls_in_flight() == len(requests))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await system.search.Search(requests[0])
         waiting.cancel()

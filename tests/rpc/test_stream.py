@@ -18,7 +18,7 @@ from lookalike.limits import MAX_STREAM_AHEAD
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse, SearchStreamRequest
 from lookalike.v1.types_pb2 import SPACE_TEXT
 from lookalike.vectors import pack
-from tests.rpc.gateways import VECTORS, scripted_system
+from tests.rpc.gateways import VECTORS, calls_in_flight, scripted_system, until
 
 IDS = [f"p{number:02}" for number in range(20)]
 
@@ -34,10 +34,6 @@ def by_vector(name: str) -> SearchRequest:
 async def numbered(*requests: SearchRequest) -> AsyncIterator[SearchStreamRequest]:
     for i, request in enumerate(requests):
         yield SearchStreamRequest(id=100 + i, request=request)
-
-
-def inflight() -> float:
-    return REGISTRY.get_sample_value("lookalike_requests_inflight") or 0.0
 
 
 async def test_every_request_has_its_response_by_its_id() -> None:
@@ -67,7 +63,7 @@ async def test_a_search_that_fails_is_an_error_on_the_stream_and_not_its_end() -
 
 
 async def test_a_fast_search_overtakes_a_slow_one() -> None:
-    async with scripted_system(shard_timeout_s=1.0) as system:
+    async with scripted_system(shard_timeout_s=3.0) as system:
         cached = by_vector("p03")
         await system.search.Search(cached)
         for shard in system.shards:
@@ -93,21 +89,17 @@ async def test_no_more_is_read_ahead_than_the_bound_and_a_cancelled_stream_ends_
             shard.hang = True
         call = system.search.SearchStream(requests())
         reading = asyncio.create_task(call.read())
-        await asyncio.sleep(0.5)
-        assert inflight() == MAX_STREAM_AHEAD
+        await until(lambda: calls_in_flight() == MAX_STREAM_AHEAD)
+        await asyncio.sleep(0.2)
+        assert calls_in_flight() == MAX_STREAM_AHEAD
         reading.cancel()
         call.cancel()
-        for _ in range(100):
-            if not inflight():
-                break
-            await asyncio.sleep(0.05)
-        assert not inflight()
-        assert REGISTRY.get_sample_value("lookalike_search_streams") == 0
+        await until(lambda: not calls_in_flight() and not REGISTRY.get_sample_value("lookalike_search_streams"))
     assert sent > MAX_STREAM_AHEAD  # gRPC's own buffers hold some more.
 
 
 async def test_each_search_of_a_stream_counts_as_a_call() -> None:
-    async with scripted_system(cache_ttl_s=0, max_inflight=4, shard_timeout_s=1.0) as system:
+    async with scripted_system(cache_ttl_s=0, max_inflight=4, shard_timeout_s=3.0) as system:
         for shard in system.shards:
             shard.hang = True
         call = system.search.SearchStream(numbered(*(by_vector(name) for name in IDS[:10])))
