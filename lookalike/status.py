@@ -33,6 +33,9 @@ STATUS: Mapping[type[LookalikeError], grpc.StatusCode] = {
     Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 
+# What a caller learns of a bug; the rest is in the log.
+INTERNAL_MESSAGE = "internal error; see the server's log"
+
 
 def code_of(error: BaseException) -> grpc.StatusCode:
     """The status code of any exception: INTERNAL if it is not in the table."""

@@ -12,7 +12,7 @@ from google.rpc.code_pb2 import Code
 from lookalike.errors import InvalidRequest, LookalikeError, Overloaded
 from lookalike.limits import MAX_BATCH, MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
-from lookalike.status import to_search_error
+from lookalike.status import INTERNAL_MESSAGE, to_search_error
 from lookalike.v1.index_pb2 import OpaqueBatchSearchResponse, OpaqueBatchSearchResult
 from lookalike.v1.search_pb2 import BatchSearchRequest, SearchError, SearchRequest
 from server import metrics
@@ -53,7 +53,7 @@ class BatchSearcher:
             return to_search_error(error)
         except Exception:
             log.exception("unexpected error in a batch")
-            return to_search_error(LookalikeError("internal error; see the server's log"))
+            return to_search_error(LookalikeError(INTERNAL_MESSAGE))
 
 
 def _results(outcomes: Iterable[bytes | SearchError]) -> Iterator[OpaqueBatchSearchResult]:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from lookalike.errors import LookalikeError, Overloaded
 from lookalike.limits import MAX_STREAM_AHEAD
 from lookalike.runtime.deadline import Deadline
-from lookalike.status import to_search_error
+from lookalike.status import INTERNAL_MESSAGE, to_search_error
 from lookalike.v1.index_pb2 import OpaqueSearchStreamResponse
 from lookalike.v1.search_pb2 import SearchStreamRequest
 from server import metrics
@@ -21,8 +21,6 @@ from server.metrics import time_request
 from server.search import Searcher
 
 log = logging.getLogger(__name__)
-
-_INTERNAL = to_search_error(LookalikeError("internal error; see the server's log"))
 
 
 class SearchStreamer:
@@ -89,7 +87,7 @@ class SearchStreamer:
             response.error = to_search_error(error).SerializeToString()
         except Exception:
             log.exception("unexpected error in a stream")
-            response.error = _INTERNAL.SerializeToString()
+            response.error = to_search_error(LookalikeError(INTERNAL_MESSAGE)).SerializeToString()
         responses.put_nowait(response.SerializeToString())
 
     @contextmanager

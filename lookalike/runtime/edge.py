@@ -25,7 +25,7 @@ from lookalike.errors import (
 )
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
-from lookalike.status import STATUS, code_of, rich_status
+from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of, rich_status
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) 
     if isinstance(error, grpc.aio.AbortError):
         raise error
     log.error("unexpected error", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
+    await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE)
 
 
 _SERVER_OPTIONS = (
