@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+import pytest
 from google.protobuf.message import Message
 from PIL import Image
 from prometheus_client import REGISTRY
@@ -26,6 +27,7 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.grouping import limit_per_shop
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import catalog_pb2_grpc, index_pb2, product_encoder_pb2, search_pb2_grpc, text_encoder_pb2
+from lookalike.v1.search_pb2 import SearchRequest
 from lookalike.v1.types_pb2 import (
     SPACE_IMAGE,
     SPACE_PRODUCT,
@@ -36,7 +38,9 @@ from lookalike.v1.types_pb2 import (
     SpaceVector,
 )
 from lookalike.vectors import F32, normalised, pack, unpack
+from server import search
 from server.app import build_gateway
+from server.query import SearchQuery, parse_query
 from server.settings import GatewaySettings
 
 DIM = 8
@@ -389,6 +393,17 @@ async def until(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.02)
     raise TimeoutError("the condition never came true")
+
+
+def break_searches_of_limit(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Plant a bug in the gateway that searches of one limit meet."""
+
+    def parse(request: SearchRequest, **options: str) -> SearchQuery:
+        if request.limit == limit:
+            raise RuntimeError("a bug")
+        return parse_query(request, **options)
+
+    monkeypatch.setattr(search, "parse_query", parse)
 
 
 async def no_stream(requests: AsyncIterator[Any], deadline: Deadline) -> AsyncGenerator[Message | bytes, None]:

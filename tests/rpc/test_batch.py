@@ -22,7 +22,7 @@ from lookalike.v1.search_pb2 import BatchSearchRequest, Example, SearchRequest, 
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import pack
 from server import batch
-from tests.rpc.gateways import VECTORS, calls_in_flight, scripted_system, until
+from tests.rpc.gateways import VECTORS, break_searches_of_limit, calls_in_flight, scripted_system, until
 
 IDS = [f"p{number:02}" for number in range(20)]
 
@@ -69,6 +69,16 @@ async def test_a_request_that_fails_has_its_error_and_the_others_have_their_resp
     assert searches_counted("OK") == counted[0] + 2
     assert searches_counted("NOT_FOUND") == counted[1] + 1
     assert searches_counted("INVALID_ARGUMENT") == counted[2] + 2
+
+
+async def test_a_bug_that_one_search_meets_is_its_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_searches_of_limit(monkeypatch, 7)
+    requests = [SearchRequest(examples=[Example(product_id="p01")], limit=limit) for limit in (6, 7, 8)]
+    async with scripted_system() as system:
+        response = await system.search.BatchSearch(BatchSearchRequest(requests=requests))
+    assert [result.WhichOneof("result") for result in response.results] == ["response", "error", "response"]
+    assert response.results[1].error.code == grpc.StatusCode.INTERNAL.value[0]
+    assert "a bug" not in response.results[1].error.message
 
 
 async def test_equal_requests_of_a_batch_are_searched_once() -> None:

@@ -18,7 +18,7 @@ from lookalike.limits import MAX_STREAM_AHEAD
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse, SearchStreamRequest
 from lookalike.v1.types_pb2 import SPACE_TEXT
 from lookalike.vectors import pack
-from tests.rpc.gateways import VECTORS, calls_in_flight, scripted_system, until
+from tests.rpc.gateways import VECTORS, break_searches_of_limit, calls_in_flight, scripted_system, until
 
 IDS = [f"p{number:02}" for number in range(20)]
 
@@ -60,6 +60,15 @@ async def test_a_search_that_fails_is_an_error_on_the_stream_and_not_its_end() -
         grpc.StatusCode.INVALID_ARGUMENT.value[0],
         "examples",
     )
+
+
+async def test_a_bug_that_one_search_meets_is_its_internal_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_searches_of_limit(monkeypatch, 2)
+    async with scripted_system() as system:
+        results = {each.id: each async for each in system.search.SearchStream(numbered(search_of(0), search_of(1)))}
+    assert results[100].HasField("response")
+    assert results[101].error.code == grpc.StatusCode.INTERNAL.value[0]
+    assert "a bug" not in results[101].error.message
 
 
 async def test_a_fast_search_overtakes_a_slow_one() -> None:
