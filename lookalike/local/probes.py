@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import socket
 from collections.abc import Collection
@@ -60,9 +61,6 @@ def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-_reservations: list[socket.socket] = []
-
-
 def free_ports(count: int, *, exclude: Collection[int] = ()) -> list[int]:
     """`count` different free TCP ports of 127.0.0.1, none of them in `exclude`.
 
@@ -87,7 +85,7 @@ def _reserve(port: int) -> bool:
     except OSError:  # Another process has chosen it.
         reservation.close()
         return False
-    _reservations.append(reservation)
+    atexit.register(reservation.close)  # Which keeps it open until then.
     return True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -384,15 +384,6 @@ class ScriptedSystem:
 def calls_in_flight() -> float:
     """As the gateway of this process counts them."""
     return REGISTRY.get_sample_value("lookalike_requests_inflight") or 0.0
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that no event tells of; fail after half a minute."""
-    for _ in range(1500):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise TimeoutError("the condition never came true")
 
 
 def break_searches_of_limit(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:

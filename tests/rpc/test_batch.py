@@ -22,7 +22,8 @@ from lookalike.v1.search_pb2 import BatchSearchRequest, Example, SearchRequest, 
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import pack
 from server import batch
-from tests.rpc.gateways import VECTORS, break_searches_of_limit, calls_in_flight, scripted_system, until
+from tests.rpc.gateways import VECTORS, break_searches_of_limit, calls_in_flight, scripted_system
+from tests.rpc.model_servers import until
 
 IDS = [f"p{number:02}" for number in range(20)]
 

@@ -18,7 +18,8 @@ from lookalike.limits import MAX_STREAM_AHEAD
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse, SearchStreamRequest
 from lookalike.v1.types_pb2 import SPACE_TEXT
 from lookalike.vectors import pack
-from tests.rpc.gateways import VECTORS, break_searches_of_limit, calls_in_flight, scripted_system, until
+from tests.rpc.gateways import VECTORS, break_searches_of_limit, calls_in_flight, scripted_system
+from tests.rpc.model_servers import until
 
 IDS = [f"p{number:02}" for number in range(20)]
 
