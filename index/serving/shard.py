@@ -20,10 +20,10 @@ from index.live.live_shard import LiveLimits
 from index.search.space import BATCH
 from index.serving.change_migration import ChangeMigration
 from index.serving.loader import Loader, PinFiles
-from index.serving.pool import Pool
 from index.serving.rollout import Rollout
 from index.serving.served_versions import ServedVersions
 from index.serving.service import SERVICE, IndexShard
+from index.serving.slots import Slots
 from index.serving.writer import Writer
 from index.storage.cache import ShardFileCache
 from index.storage.location import Directory, open_location
@@ -78,6 +78,20 @@ class ShardSettings(ProcessSettings):
         0, "number of parallel searches, one core each; 0: as many as cores", at_least=0, at_most=256
     )
     max_waiting: int = setting(256, "calls that may wait for a thread; further ones are refused at once", at_least=0)
+    deep_threads: int = setting(
+        0,
+        "threads of low priority for searches that are much more work than others, exact ones apart; "
+        "0: a quarter of `threads`",
+        at_least=0,
+        at_most=256,
+    )
+    max_costly: int = setting(
+        64,
+        "such searches in progress, and exact ones in progress; further ones are refused at once, as are those that "
+        "would be late",
+        at_least=1,
+        at_most=1024,
+    )
     device: str = setting(
         "cpu", "cpu, cuda:<number>, or auto: the first GPU if there is one, for the indexes that fit into its memory"
     )
@@ -124,7 +138,12 @@ async def run(settings: ShardSettings) -> None:
         expected_encoders=parse_expected_encoders(settings.expect),
         placement=None if device is None else device.place,
     )
-    pool = Pool(threads=threads, max_waiting=settings.max_waiting)
+    slots = Slots(
+        threads=threads,
+        max_waiting=settings.max_waiting,
+        deep_threads=settings.deep_threads or max(1, threads // 4),
+        max_costly=settings.max_costly,
+    )
     served = ServedVersions(time.monotonic, settings.lease_s)
     migration = _change_migration(settings, served, loader)
     writer = Writer(
@@ -142,7 +161,7 @@ async def run(settings: ShardSettings) -> None:
         admit=writer.admit,
         before_drop=migration.before_drop if migration else None,
     )
-    service = IndexShard(pool, served, writer)
+    service = IndexShard(slots, served, writer)
     try:
         async with lifecycle.background_task(rollout.watch(settings.poll_s)):
             await lifecycle.serve(settings, [service.handler()], services=[SERVICE.full_name], warm_up=rollout.start)
@@ -150,7 +169,7 @@ async def run(settings: ShardSettings) -> None:
         stopping.set()
         writer.close()
         rollout.close()
-        pool.close()
+        slots.close()
         if device is not None:
             device.close()
 
