@@ -1,10 +1,10 @@
-"""The gRPC service IndexShard: checks requests, searches and serializes on threads, writes updates. Network I/O."""
+"""The service IndexShard: checks requests, searches and serializes on threads, writes updates. Reads mapped files."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
@@ -29,10 +29,14 @@ SERVICE = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 MAX_QUERIES = 256
 
 Result = TypeVar("Result")
+_Response = index_pb2.ShardSearchResponse
 
 
 class IndexShard:
-    """The handlers of the service. Until the first version is loaded, every request gets UNAVAILABLE."""
+    """The service of one shard, for gRPC (`handler`) and for callers in this process.
+
+    Until the first version is loaded, every request gets UNAVAILABLE.
+    """
 
     def __init__(
         self,
@@ -50,35 +54,32 @@ class IndexShard:
     def handler(self) -> grpc.GenericRpcHandler:
         methods: dict[str, edge.Unary | edge.Streaming] = {
             "Describe": self.describe,
-            "Search": self.search,
-            "Fetch": self.fetch,
+            "Search": self._serialized_search,
+            "Fetch": self._serialized_fetch,
             "Count": self.count,
             "List": self.list,
-            "Apply": self._writer.apply,
+            "Apply": self.apply,
         }
         return edge.handler(SERVICE, methods)
 
     async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
         return self._served.describe(request.pinned)
 
-    async def search(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
-        if len(request.queries) > MAX_QUERIES:
-            raise InvalidRequest(
-                "queries", f"the request has {len(request.queries)} queries, at most {MAX_QUERIES} are allowed"
-            )
-        with self._served.lease(request.version):
-            search = await self._run(request.version, lambda shard: _begin(shard, request, self._ordinary), deadline)
-            if isinstance(search, bytes):
-                return search
-            results = await self._find_costly(search, request.version, Caller(deadline))
-            return await self._run(request.version, lambda _: _finish(search, results), deadline)
+    async def search(
+        self, version: str, queries: Sequence[index_pb2.ShardQuery], deadline: Deadline, *, ordinary_only: bool = False
+    ) -> index_pb2.ShardSearchResponse:
+        """One result per query, in order. With `ordinary_only`, costly queries are not answered: their results say so."""
+        return await self._search(version, queries, deadline, ordinary_only, lambda response: response)
 
-    async def fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> bytes:
-        return await self._run(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
+    async def fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> index_pb2.FetchResponse:
+        return await self._run(request.version, lambda shard: shard.fetch(request), deadline)
 
     async def count(self, request: index_pb2.ShardCountRequest, deadline: Deadline) -> index_pb2.ShardCountResponse:
         count = await self._run(request.version, lambda shard: shard.count(request.filter), deadline)
         return index_pb2.ShardCountResponse(count=count)
+
+    async def apply(self, request: index_pb2.ApplyRequest, deadline: Deadline) -> index_pb2.ApplyResponse:
+        return await self._writer.apply(request, deadline)
 
     async def list(
         self, request: index_pb2.ShardListRequest, deadline: Deadline
@@ -93,6 +94,41 @@ class IndexShard:
                     return
                 yield page
                 after = page.ids[-1]
+
+    async def _serialized_search(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
+        return await self._search(
+            request.version, request.queries, deadline, request.ordinary_only, _Response.SerializeToString
+        )
+
+    async def _serialized_fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> bytes:
+        return await self._run(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
+
+    async def _search(
+        self,
+        version: str,
+        queries: Sequence[index_pb2.ShardQuery],
+        deadline: Deadline,
+        ordinary_only: bool,
+        finish: Callable[[_Response], Result],
+    ) -> Result:
+        """Return what `finish` makes of the response, on a thread."""
+        if len(queries) > MAX_QUERIES:
+            raise InvalidRequest(
+                "queries", f"the request has {len(queries)} queries, at most {MAX_QUERIES} are allowed"
+            )
+
+        def begin(shard: ShardVersion) -> tuple[ShardSearch | None, Result | None]:
+            search = _search_ordinary(shard, queries, self._ordinary)
+            if search.pending and not ordinary_only:
+                return search, None
+            return None, finish(_complete(search, {}))
+
+        with self._served.lease(version):
+            search, answer = await self._run(version, begin, deadline)
+            if search is not None:
+                results = await self._find_costly(search, version, Caller(deadline))
+                answer = await self._run(version, lambda _: finish(_complete(search, results)), deadline)
+        return answer  # type: ignore[return-value]
 
     async def _find_costly(self, search: ShardSearch, version: str, caller: Caller) -> dict[int, Found]:
         """The results of the pending queries, each from the threads of its class; raises what the first failure is."""
@@ -127,29 +163,22 @@ class IndexShard:
         return call
 
 
-def _begin(shard: ShardVersion, request: index_pb2.ShardSearchRequest, ordinary: WorkLimit) -> bytes | ShardSearch:
-    """Search for what is ordinary. Returns the response if that is all; else the search, with the rest pending."""
+def _search_ordinary(shard: ShardVersion, queries: Sequence[index_pb2.ShardQuery], limit: WorkLimit) -> ShardSearch:
+    """A search with the hits of ordinary queries written; costly ones are pending."""
     began_s = time.perf_counter()
-    search = shard.start_search(request.queries)
-    search.write(search.find([*search.pending], ordinary))
+    search = shard.start_search(queries)
+    search.write(search.find([*search.pending], limit))
     metrics.BATCH_SECONDS.observe(time.perf_counter() - began_s)
-    metrics.BATCH_QUERIES.observe(len(request.queries))
-    if search.pending and not request.ordinary_only:
-        return search
+    metrics.BATCH_QUERIES.observe(len(queries))
+    return search
+
+
+def _complete(search: ShardSearch, results: Mapping[int, Found]) -> _Response:
+    """The response, with these results, too; queries that are still pending are costly ones to ask for again."""
+    search.write(results)
     for i in search.pending:
         search.response.results[i].costly = True
-    return _serialize(search.response)
-
-
-def _finish(search: ShardSearch, results: Mapping[int, Found]) -> bytes:
-    search.write(results)
-    return _serialize(search.response)
-
-
-def _serialize(response: index_pb2.ShardSearchResponse) -> bytes:
-    costly = sum(hits.costly for hits in response.results)
-    failed = sum(bool(hits.error) for hits in response.results)
-    metrics.QUERIES.labels("ok").inc(len(response.results) - failed - costly)
+    failed = sum(bool(hits.error) for hits in search.response.results)
+    metrics.QUERIES.labels("ok").inc(len(search.response.results) - failed - len(search.pending))
     metrics.QUERIES.labels("error").inc(failed)
-    metrics.QUERIES.labels("costly").inc(costly)
-    return response.SerializeToString()
+    return search.response

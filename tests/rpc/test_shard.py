@@ -17,11 +17,11 @@ import pytest_asyncio
 
 from index.building.build import SpaceVectors, build
 from index.search.queries import MAX_K
-from index.serving import shard, shard_version
+from index.serving import shard, shard_search
 from index.serving.pool import Pool
 from index.serving.served_versions import ServedVersions
 from index.serving.service import MAX_QUERIES, IndexShard
-from index.serving.shard import ShardSettings, shard_number
+from index.serving.settings import ShardSettings, shard_number
 from index.serving.shard_version import ShardVersion, open_shard
 from index.serving.slots import Slots
 from index.serving.writer import Writer
