@@ -10,6 +10,7 @@ from lookalike.errors import DeadlineExceeded, LookalikeError, Overloaded, Unava
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import index_pb2, types_pb2
+from server import metrics
 from server.settings import ServiceSettings
 from server.shard_client import ShardClient
 from server.shard_transport import ShardTransport
@@ -36,6 +37,9 @@ class ShardGroup:
 
     def __init__(self, transports: Sequence[ShardTransport], settings: ServiceSettings) -> None:
         self._timeout_s = settings.shard_timeout_s
+        # They are in flight for longer: without a bound of their own they would come to hold every permit.
+        self._max_costly = max(1, settings.max_inflight // 2)
+        self._costly = 0
         self._shards = [ShardClient(transport, settings) for transport in transports]
 
     @property
@@ -52,6 +56,7 @@ class ShardGroup:
     async def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline) -> ShardResults:
         """Send the query to every shard. A shard that fails or is late is missing from the results, which say so.
 
+        An ordinary query is waited for at most `shard_timeout_s`, one that the shards find costly until the deadline.
         Raises DeadlineExceeded, Overloaded or Unavailable when no shard answered.
         """
         wait_s = min(self._timeout_s, deadline.remaining_s() * _DEADLINE_SHARE)
@@ -61,6 +66,44 @@ class ShardGroup:
                 calls.append(shard.search(snapshot, query))
             except Overloaded as error:
                 calls.append(error)
+        late = Unavailable if wait_s == self._timeout_s else DeadlineExceeded
+        outcomes = await self._gather(calls, [*range(len(calls))], wait_s, late)
+        costly = [i for i, outcome in outcomes.items() if isinstance(outcome, index_pb2.ShardHits) and outcome.costly]
+        if costly:
+            outcomes |= await self._search_costly(costly, snapshot, query, deadline)
+        errors = [outcome for outcome in outcomes.values() if isinstance(outcome, LookalikeError)]
+        if len(errors) == len(outcomes):
+            kinds = DeadlineExceeded, Overloaded
+            raise next((error for kind in kinds for error in errors if isinstance(error, kind)), errors[0])
+        hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes.values()]
+        return ShardResults(hits, [str(error) for error in errors])
+
+    async def _search_costly(
+        self, shards: Sequence[int], snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline
+    ) -> dict[int, index_pb2.ShardHits | LookalikeError]:
+        """The outcome at each of these shards, within the deadline. Raises Overloaded."""
+        if self._costly >= self._max_costly:
+            metrics.COSTLY_REFUSED.inc()
+            raise Overloaded(f"{self._costly} costly searches are in flight, the limit is {self._max_costly}")
+        wait_s = deadline.remaining_s() * _DEADLINE_SHARE
+        self._costly += 1
+        metrics.COSTLY.set(self._costly)
+        try:
+            until = Deadline.after(wait_s)
+            calls = [asyncio.ensure_future(self._shards[i].search_costly(snapshot, query, until)) for i in shards]
+            return await self._gather(calls, shards, wait_s, DeadlineExceeded)
+        finally:
+            self._costly -= 1
+            metrics.COSTLY.set(self._costly)
+
+    async def _gather(
+        self,
+        calls: Sequence[asyncio.Future[index_pb2.ShardHits] | LookalikeError],
+        shards: Sequence[int],
+        wait_s: float,
+        late: type[LookalikeError],
+    ) -> dict[int, index_pb2.ShardHits | LookalikeError]:
+        """The outcome of the call to each shard, by its number; a `late` error for those that take longer."""
         pending = [call for call in calls if isinstance(call, asyncio.Future)]
         try:
             if pending:
@@ -68,14 +111,7 @@ class ShardGroup:
         finally:
             for call in pending:
                 call.cancel()  # No effect on those that are done.
-        outcomes = [_outcome(call, shard.address, wait_s) for call, shard in zip(calls, self._shards, strict=True)]
-        errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
-        if len(errors) == len(outcomes):
-            if wait_s < self._timeout_s and any(call.cancelled() for call in pending):
-                raise DeadlineExceeded(f"no shard answered within {wait_s:.3g} s, nine tenths of the time left")
-            raise next((error for error in errors if isinstance(error, Overloaded)), errors[0])
-        hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
-        return ShardResults(hits, [str(error) for error in errors])
+        return {i: _outcome(call, self._shards[i].address, wait_s, late) for i, call in zip(shards, calls, strict=True)}
 
     async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
         """The product with its vectors of every space; without `product` where there is no such product.
@@ -139,12 +175,15 @@ class ShardGroup:
 
 
 def _outcome(
-    call: asyncio.Future[index_pb2.ShardHits] | LookalikeError, address: str, waited_s: float
+    call: asyncio.Future[index_pb2.ShardHits] | LookalikeError,
+    address: str,
+    waited_s: float,
+    late: type[LookalikeError],
 ) -> index_pb2.ShardHits | LookalikeError:
     if isinstance(call, LookalikeError):
         return call
-    if call.cancelled():
-        return Unavailable(f"shard {address}: no answer within {waited_s:.3g} s")
+    if not call.done() or call.cancelled():
+        return late(f"shard {address}: no answer within {waited_s:.3g} s")
     if isinstance(error := call.exception(), LookalikeError):
         return error
     hits = call.result()  # Raises any other exception: it is a bug, here or in the shard, and not a missing shard.

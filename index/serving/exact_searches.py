@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -49,7 +49,7 @@ class ExactSearches:
         self._changed = threading.Condition()  # Guards what is below.
         self._arrived: list[_Waiting] = []
         self._count = 0  # Of those that have arrived and of the members.
-        self._left: Mapping[int, int] = {}  # Components that the members need, by segment key.
+        self._left: dict[int, int] = {}  # Components that all of them need, by segment key.
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="exact", daemon=True)
         self._thread.start()
@@ -58,16 +58,17 @@ class ExactSearches:
         """The future cannot be cancelled: it is done when no thread uses the view any more.
 
         It raises DeadlineExceeded as soon as a block has ended after the deadline, or after the caller gave up.
-        Raises Overloaded or DeadlineExceeded at once where there is no room, or not enough time.
+        Raises Overloaded at once where there is no room, or not enough time.
         """
         waiting = _Waiting(view, query, caller)
         waiting.found.set_running_or_notify_cancel()
         with self._changed:
             try:
                 self._admit(waiting)
-            except (Overloaded, DeadlineExceeded):
+            except Overloaded:
                 metrics.count_refused(CostClass.EXACT)
                 raise
+            self._left |= components(view, query)
             self._arrived.append(waiting)
             self._count += 1
             metrics.set_in_progress(CostClass.EXACT, self._count)
@@ -119,9 +120,11 @@ class ExactSearches:
     def _take_arrived(self) -> bool:
         """Wait until there is a search, and let those that have arrived join the scan. False: stop."""
         with self._changed:
-            self._left = self._scan.left()
             self._changed.wait_for(lambda: self._arrived or self._members or self._closing)
             arrived, self._arrived = self._arrived, []
+            self._left = self._scan.left()
+            for member in arrived:
+                self._left |= components(member.view, member.query)
         self._members += arrived
         if self._closing:
             self._end(self._members, Unavailable("the shard is stopping"))

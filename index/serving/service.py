@@ -68,7 +68,7 @@ class IndexShard:
     async def search(
         self, version: str, queries: Sequence[index_pb2.ShardQuery], deadline: Deadline, *, ordinary_only: bool = False
     ) -> index_pb2.ShardSearchResponse:
-        """One result per query, in order. With `ordinary_only`, costly queries are not answered: their results say so."""
+        """One result per query, in order. With `ordinary_only`, those of costly queries say only that they are."""
         return await self._search(version, queries, deadline, ordinary_only, lambda response: response)
 
     async def fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> index_pb2.FetchResponse:

@@ -54,7 +54,7 @@ class IndexSettings(ProcessSettings):
         at_most=256,
     )
     max_costly: int = setting(
-        64,
+        256,
         "such searches in progress, and exact ones in progress; further ones are refused at once, as are those that "
         "would be late",
         at_least=1,

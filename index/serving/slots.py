@@ -16,7 +16,7 @@ from index.serving.exact_searches import ExactSearches
 from index.serving.pool import Pool
 from index.serving.threads import COSTLY_SEARCH, lower_thread_priority
 from index.serving.work_rate import WorkRate, require_time
-from lookalike.errors import DeadlineExceeded, Overloaded
+from lookalike.errors import Overloaded
 
 Result = TypeVar("Result")
 
@@ -40,13 +40,13 @@ class DeepSearches:
         self._count = 0
 
     def submit(self, work: Callable[[], Result], caller: Caller) -> Future[Result]:
-        """`work` is to call `caller.check` between its parts. Raises as ExactSearches does; so does the future."""
+        """`work` is to call `caller.check` between its parts. Raises Overloaded; the future raises what `work` does."""
         try:
             if self._count >= self._threads:
                 waiting_s = self._rate.seconds((self._count - self._threads + 1) / self._threads)
                 require_time(caller.deadline, waiting_s=waiting_s, own_s=self._rate.seconds(1), what="a deep search")
             call = self._pool.submit(partial(self._timed, work), caller.deadline)
-        except (Overloaded, DeadlineExceeded):
+        except Overloaded:
             metrics.count_refused(CostClass.DEEP)
             raise
         self._add(1)
@@ -84,7 +84,7 @@ class Slots:
         threads: int,
         max_waiting: int,
         deep_threads: int = 1,
-        max_costly: int = 64,
+        max_costly: int = 256,
         before_block: Callable[[], None] = lambda: None,
     ) -> None:
         self.ordinary = Pool(threads=threads, max_waiting=max_waiting)  # Looks up, counts and lists products, too.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from lookalike.errors import DeadlineExceeded, Overloaded
+from lookalike.errors import Overloaded
 from lookalike.runtime.deadline import Deadline
 
 _NEWEST_SHARE = 0.2  # Of the newest measurement in the mean: about the last ten count.
@@ -27,19 +27,14 @@ class WorkRate:
 
 
 def require_time(deadline: Deadline, *, waiting_s: float, own_s: float, what: str) -> None:
-    """Refuse at once what is not expected to be done before the deadline.
+    """Raise Overloaded at once for what is not expected to be done before the deadline.
 
     waiting_s: expected until the work that is ahead is done; own_s: expected for this work alone.
-
-    Raises DeadlineExceeded if the time left is too short even for this work alone; else Overloaded, with the delay
-    after which enough of the work ahead will be done.
     """
     left_s = deadline.at_s - time.monotonic()
-    if own_s > left_s:
-        raise DeadlineExceeded(f"{what} takes about {own_s:.2g} s here, and the deadline is in {max(left_s, 0):.2g} s")
     if waiting_s + own_s > left_s:
-        delay_s = waiting_s + own_s - left_s
         raise Overloaded(
-            f"{what} would be done in about {waiting_s + own_s:.2g} s, and the deadline is in {left_s:.2g} s",
-            retry_after_s=math.ceil(10 * delay_s) / 10,
+            f"{what} takes about {own_s:.2g} s here, after {waiting_s:.2g} s of work that is ahead of it, and its "
+            f"deadline is in {left_s:.2g} s",
+            retry_after_s=math.ceil(10 * max(waiting_s, own_s)) / 10,
         )
