@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from index.search.cost import CostClass
 from index.search.queries import ParsedQuery
-from index.search.shared_scan import ExactSearch, SharedScan, batch_factor, components
+from index.search.shared_scan import BLOCK_BYTES, ExactSearch, SharedScan, batch_factor, components
 from index.search.view import View
 from index.serving import metrics
 from index.serving.caller import Caller
@@ -37,14 +37,23 @@ class _Waiting:
 class ExactSearches:
     """At most `max_searches` exact searches at a time; further ones, and those that would be late, are refused.
 
-    before_block: called on the thread before each block.
+    before_block: called on the thread before each block of `block_bytes`.
+    clock:        returns monotonic seconds; measures how long a block takes.
     """
 
-    def __init__(self, *, max_searches: int, before_block: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        *,
+        max_searches: int,
+        block_bytes: int = BLOCK_BYTES,
+        before_block: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._max_searches = max_searches
         self._before_block = before_block
+        self._clock = clock
         self._rate = WorkRate()
-        self._scan = SharedScan()  # Of the thread alone, as is `_members`.
+        self._scan = SharedScan(block_bytes)  # Of the thread alone, as is `_members`.
         self._members: list[_Waiting] = []
         self._changed = threading.Condition()  # Guards what is below.
         self._arrived: list[_Waiting] = []
@@ -106,15 +115,16 @@ class ExactSearches:
             if not self._scan:
                 continue
             self._before_block()
-            began_s = time.monotonic()
+            began_s = self._clock()
             try:
                 work, complete = self._scan.advance()
             except Exception as error:  # A bug; it must not end the thread, or no exact search is answered any more.
                 log.exception("an exact search failed")
                 self._end(self._members, error)
                 continue
-            self._rate.observe(work, time.monotonic() - began_s)
-            metrics.EXACT_BLOCK_SECONDS.observe(time.monotonic() - began_s)
+            took_s = self._clock() - began_s
+            self._rate.observe(work, took_s)
+            metrics.EXACT_BLOCK_SECONDS.observe(took_s)
             self._finish([member for member in self._members if member.search in complete])
 
     def _take_arrived(self) -> bool:

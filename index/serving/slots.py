@@ -73,9 +73,8 @@ class DeepSearches:
 class Slots:
     """The threads of a shard process that search.
 
-    max_waiting:  calls that may wait for an ordinary thread, one of `threads`.
-    max_costly:   deep searches in progress, and exact searches in progress.
-    before_block: called on the thread of the exact searches, before each block of vectors.
+    max_waiting: calls that may wait for an ordinary thread, one of `threads`.
+    max_costly:  deep searches in progress, and exact searches in progress.
     """
 
     def __init__(
@@ -85,11 +84,11 @@ class Slots:
         max_waiting: int,
         deep_threads: int = 1,
         max_costly: int = 256,
-        before_block: Callable[[], None] = lambda: None,
+        exact: ExactSearches | None = None,
     ) -> None:
         self.ordinary = Pool(threads=threads, max_waiting=max_waiting)  # Looks up, counts and lists products, too.
         self.deep = DeepSearches(threads=deep_threads, max_searches=max_costly)
-        self.exact = ExactSearches(max_searches=max_costly, before_block=before_block)
+        self.exact = exact or ExactSearches(max_searches=max_costly)
 
     def close(self) -> None:
         """Cancel what no thread has begun, end exact searches; return when the threads have ended."""
