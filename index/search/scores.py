@@ -19,8 +19,8 @@ from lookalike.vectors import F32, I64
 # Rows scored at a time by an exact search: 128 KiB of scores, which stay in the CPU cache; at 1024 dimensions 11 ms
 # for float32 vectors, 33 ms for float16.
 CHUNK = 1 << 15
-# float16 vectors converted to float32 at a time: 1 MiB at 1024 dimensions.
-_FLOAT16_CHUNK = 1 << 8
+# float16 vectors converted to float32 at a time: 2 MiB at 1024 dimensions.
+_FLOAT16_CHUNK = 1 << 9
 _SIGN_AND_FLOAT16_BITS = np.int32(-0x70000001)  # 0x8fffffff.
 _FLOAT16_SCALE = np.float32(2.0**112)  # The exponent's bias is 15 in float16 and 127 in float32.
 
@@ -64,17 +64,18 @@ def _inner_products_float16(queries: F32, vectors: StoredVectors, rows: I64) -> 
 def matrix_product(queries: F32, vectors: StoredVectors) -> F32:
     """Inner products (n, m) of queries (n, dim) with vectors (m, dim), rounded differently for every n and m.
 
-    They differ from `inner_products` by at most `rounding_error`. 16 queries take twice the time of one, 64 five times.
+    They differ from `inner_products` by at most `rounding_error`. 16 queries take 2.5 times the time of one, 64 five
+    times; queries @ vectors.T, with the same result, takes a third longer.
     """
+    products = np.empty((len(vectors), len(queries)), dtype=np.float32)
     if vectors.dtype == np.float32:
-        product: F32 = queries @ vectors.T
-        return product
-    products = np.empty((len(queries), len(vectors)), dtype=np.float32)
+        np.matmul(vectors, queries.T, out=products)
+        return products.T
     buffer = np.empty((_FLOAT16_CHUNK, vectors.shape[1]), dtype=np.float32)
     for start in range(0, len(vectors), _FLOAT16_CHUNK):
         end = start + _FLOAT16_CHUNK
-        products[:, start:end] = queries @ _widen(vectors[start:end], buffer).T
-    return products
+        np.matmul(_widen(vectors[start:end], buffer), queries.T, out=products[start:end])
+    return products.T
 
 
 def rounding_error(dim: int) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,17 +18,18 @@ import numpy as np
 from index.search.queries import ParsedQuery
 from index.search.scores import matrix_product, rounding_error
 from index.search.segment import Segment, SegmentHits
+from index.search.space import SpaceIndex
 from index.search.view import Hits, View, hit_positions
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
 
-# Of float32 in one block: 8,192 vectors of 1024 dimensions. One query takes 3 ms on one core (float16: 9), 64 take 14.
+# Of float32 in one block: 8,192 vectors of 1024 dimensions. One query takes 3 ms on one core (float16: 8), 64 take 20.
 BLOCK_BYTES = 32 << 20
 # A query whose filter passes less than one of this many rows of a block is compared with these rows alone.
 _SPARSE = 8
-# The time of a product for n queries, relative to that for one, is about 1 + n/32: 2 for 16 queries, 5 for 64 were
-# measured at 1024 dimensions.
-_QUERIES_OF_DOUBLE_COST = 32
+# The time of a block for n queries, relative to that of reading it, is about 1 + n/12: at 1024 dimensions 16 queries
+# took 2.7 times as long as one, 64 took 6.4 times (float16: 1.6 and 3.3 times).
+_QUERIES_OF_DOUBLE_COST = 12
 
 
 def components(view: View, query: ParsedQuery) -> dict[int, int]:
@@ -90,12 +91,11 @@ class _SegmentScan:
         """The rows from `first` to before `last`, rising, that may be hits."""
         mask = np.zeros(last - first, dtype=np.bool_)
         for number, bitmap in self._bitmaps.items():
-            rows = self.segment.spaces[number].rows
-            start, end = np.searchsorted(rows, (first, last)).tolist()
-            mask[rows[start:end] - first] |= True if bitmap is None else bitmap.mask_of(start, end)
+            start, end, rows = _rows_between(self.segment.spaces[number], first, last)
+            mask[rows] |= True if bitmap is None else bitmap.mask_of(start, end)
         if len(self._excluded):
             mask[self._excluded[(self._excluded >= first) & (self._excluded < last)] - first] = False
-        return np.flatnonzero(mask) + first
+        return np.arange(first, last) if mask.all() else np.flatnonzero(mask) + first
 
     def likely(self, approximate: F32) -> I64:
         """Positions of the scores, within `margin` of the exact ones, that may be among the k best."""
@@ -213,19 +213,20 @@ class _Circle:
         """For each scan the scores of the rows from `first` to before `last`, within its margin."""
         totals = [np.zeros(last - first, dtype=np.float32) for _ in scans]
         for number in sorted({number for scan in scans for number in scan.query.vectors}):
-            space = self._spaces[number]
-            start, end = np.searchsorted(space.rows, (first, last)).tolist()
+            start, end, rows = _rows_between(self._spaces[number], first, last)
             members = [i for i, scan in enumerate(scans) if number in scan.query.vectors]
             queries = np.stack([scans[i].query.vectors[number] for i in members])
-            rows = slice(None) if end - start == last - first else space.rows[start:end] - first
-            for i, products in zip(members, matrix_product(queries, space.vectors[start:end]), strict=True):
-                totals[i][rows] += np.float32(_weight(scans[i].query, number)) * products
+            products = matrix_product(queries, self._spaces[number].vectors[start:end])
+            for i, scores in zip(members, products, strict=True):
+                weights = dict(zip(scans[i].query.vectors, scans[i].query.weights, strict=True))
+                totals[i][rows] += scores if len(weights) == 1 else np.float32(weights[number]) * scores
         return totals
 
     def _used(self) -> set[Space.ValueType]:
         return {number for _, scan in self.members for number in scan.query.vectors}
 
 
-def _weight(query: ParsedQuery, number: Space.ValueType) -> float:
-    weights: Mapping[Space.ValueType, float] = dict(zip(query.vectors, query.weights, strict=True))
-    return weights[number]
+def _rows_between(space: SpaceIndex, first: int, last: int) -> tuple[int, int, I64 | slice]:
+    """The positions of the vectors of rows `first` to before `last`, and these rows, counted from `first`."""
+    start, end = np.searchsorted(space.rows, (first, last)).tolist()
+    return start, end, slice(None) if end - start == last - first else space.rows[start:end] - first
