@@ -1,4 +1,4 @@
-"""Run exact searches on one thread of low priority, in shared passes, each within its caller's deadline. No I/O."""
+"""Run exact searches on one thread, in shared passes over the vectors, each within its caller's deadline. No I/O."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from index.backends.faiss_support import use_threads
 from index.search.cost import CostClass
 from index.search.queries import ParsedQuery
 from index.search.shared_scan import BLOCK_BYTES, ExactSearch, SharedScan, batch_factor, components
@@ -16,7 +17,6 @@ from index.search.view import View
 from index.serving import metrics
 from index.serving.caller import Caller
 from index.serving.shard_search import Found
-from index.serving.threads import COSTLY_SEARCH, lower_thread_priority
 from index.serving.work_rate import WorkRate, require_time
 from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
 
@@ -37,7 +37,7 @@ class _Waiting:
 class ExactSearches:
     """At most `max_searches` exact searches at a time; further ones, and those that would be late, are refused.
 
-    before_block: called on the thread before each block of `block_bytes`.
+    before_block: called on the thread before each block of `block_bytes`; it may pause.
     clock:        returns monotonic seconds; measures how long a block takes.
     """
 
@@ -109,13 +109,13 @@ class ExactSearches:
             )
 
     def _run(self) -> None:
-        lower_thread_priority(COSTLY_SEARCH)
+        use_threads(1)
         while self._take_arrived():
             self._drop_abandoned()
             if not self._scan:
                 continue
-            self._before_block()
             began_s = self._clock()
+            self._before_block()
             try:
                 work, complete = self._scan.advance()
             except Exception as error:  # A bug; it must not end the thread, or no exact search is answered any more.

@@ -14,7 +14,6 @@ from index.serving import metrics
 from index.serving.caller import Caller
 from index.serving.exact_searches import ExactSearches
 from index.serving.pool import Pool
-from index.serving.threads import COSTLY_SEARCH, lower_thread_priority
 from index.serving.work_rate import WorkRate, require_time
 from lookalike.errors import Overloaded
 
@@ -33,7 +32,6 @@ class DeepSearches:
             threads=threads,
             max_waiting=max(0, max_searches - threads),
             name="deep",
-            initializer=partial(lower_thread_priority, COSTLY_SEARCH),
         )
         self._lock = threading.Lock()
         self._rate = WorkRate()  # Of searches: they differ, but none takes longer than its caller waits.

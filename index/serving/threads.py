@@ -13,19 +13,17 @@ from index.backends.faiss_support import use_threads
 
 Result = TypeVar("Result")
 
-# Nice values. Where every core is busy, a thread of 5 gets a quarter of a core beside two of 0, and one of 10 a tenth.
-COSTLY_SEARCH = 5  # Of threads that run deep or exact searches: ordinary ones go first.
-_BACKGROUND = 10  # Of threads that load or compact: searches go first.
+_LOW_PRIORITY = 10  # The nice value of threads that load or compact: searches go first.
 
 
 async def run_in_thread(executor: Executor, work: Callable[[], Result]) -> Result:
     return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
-def lower_thread_priority(nice: int = _BACKGROUND) -> None:
-    """Lower the priority of the calling thread to a nice value, and let faiss start no further threads for it.
+def lower_thread_priority() -> None:
+    """Lower the priority of the calling thread, and let faiss start no further threads for it.
 
     On Linux every thread has a nice value of its own, which the threads it starts inherit.
     """
     use_threads(1)
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
