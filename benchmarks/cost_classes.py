@@ -3,9 +3,9 @@
 A node with one shard, the cache off. `--callers` ordinary callers without a pause, alone and then beside `--exact`
 callers of exact search, in turn, `--rounds` times; then the same with ordinary queries that arrive at half of that
 rate, whatever becomes of those before (an open loop: a query's time counts from when it should have been sent).
-Client and server share the cores. Ratios are of medians.
+Client and server share the cores. A ratio is the median of those of neighbouring measurements.
 
-    python -m benchmarks.cost_classes [--count 100000] [--rescore float32] [--recipe auto] [--seconds 10] [--rounds 3]
+    python -m benchmarks.cost_classes [--count 100000] [--rescore float32] [--recipe auto] [--seconds 4] [--rounds 9]
     python -m benchmarks.cost_classes --index DIR …         an index to measure; it is built there if there is none
 """
 
@@ -53,8 +53,8 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--exact", type=int, default=4)
     parser.add_argument("--exact-deadline-s", type=float, default=DEADLINE_S)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         location = options.index or Path(folder) / "index"
@@ -62,7 +62,8 @@ def main() -> None:
             build_index(location, options.count, options.recipe, options.rescore)
         result = measure(Path(folder), location, options)
     result["caveats"] = (
-        "client and server share two cores, so per_s is no capacity; ratios are of medians of rounds measured in turn"
+        "client and server share two cores with other programs: per_s is no capacity; a ratio is the median of those of "
+        "measurements that followed each other"
     )
     print(write(options.name, result))
 
@@ -239,12 +240,11 @@ def row_of(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def ratios(runs: dict[str, list[Run]]) -> dict[str, float]:
-    """Of ordinary queries beside exact ones to the same alone."""
-    alone, beside = runs["alone"], runs["beside exact"]
+    """Of ordinary queries beside exact ones to the same alone, measured just before."""
+    pairs = [*zip(runs["beside exact"], runs["alone"], strict=True)]
     return {
-        "goodput": round(middle(beside, "per_s") / middle(alone, "per_s"), 3),
-        "p50": round(middle(beside, "p50_ms") / middle(alone, "p50_ms"), 2),
-        "p99": round(middle(beside, "p99_ms") / middle(alone, "p99_ms"), 2),
+        name: round(float(np.median([getattr(beside, figure) / getattr(alone, figure) for beside, alone in pairs])), 2)
+        for name, figure in (("goodput", "per_s"), ("p50", "p50_ms"), ("p99", "p99_ms"))
     }
 
 

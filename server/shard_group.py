@@ -68,7 +68,9 @@ class ShardGroup:
                 calls.append(error)
         await _wait([call for call in calls if isinstance(call, asyncio.Future)], wait_s)
         late = Unavailable if wait_s == self._timeout_s else DeadlineExceeded
-        outcomes = [_outcome(call, shard.address, wait_s, late) for call, shard in zip(calls, self._shards, strict=True)]
+        outcomes = [
+            _outcome(call, shard.address, wait_s, late) for call, shard in zip(calls, self._shards, strict=True)
+        ]
         if costly := [i for i, each in enumerate(outcomes) if isinstance(each, index_pb2.ShardHits) and each.costly]:
             answers = await self._search_costly([self._shards[i] for i in costly], snapshot, query, deadline)
             for i, answer in zip(costly, answers, strict=True):

@@ -146,7 +146,7 @@ class IndexShard:
         query = search.pending[i]
         if costly_class(query) is CostClass.EXACT:
             return self._slots.exact.submit(search.view, query, caller)
-        return self._slots.deep.submit(lambda: search.find([i], WorkLimit(check=caller.check))[i], caller)
+        return self._slots.deep.submit(lambda limit: search.find([i], limit)[i], caller)
 
     async def _run(self, version: str, work: Callable[[ShardVersion], Result], deadline: Deadline) -> Result:
         """Run on an ordinary thread."""

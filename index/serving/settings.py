@@ -48,7 +48,7 @@ class IndexSettings(ProcessSettings):
     max_waiting: int = setting(256, "calls that may wait for a thread; further ones are refused at once", at_least=0)
     deep_threads: int = setting(
         0,
-        "threads of low priority for searches that are much more work than others, exact ones apart; "
+        "threads for searches that are much more work than others, exact ones apart; "
         "0: a quarter of `threads`, but one at least",
         at_least=0,
         at_most=256,

@@ -161,7 +161,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def holding_deep(system: System) -> Iterator[None]:
     """All threads of deep searches are busy."""
     free = threading.Event()
-    system.slots.deep.submit(lambda: free.wait(SECONDS), Caller(Deadline.after(None)))
+    system.slots.deep.submit(lambda _: free.wait(SECONDS), Caller(Deadline.after(None)))
     yield
     free.set()
 

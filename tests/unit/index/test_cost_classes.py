@@ -16,6 +16,7 @@ from index.search.cost import WorkLimit
 from index.search.scores import CHUNK, exact_search
 from index.search.space import SpaceIndex
 from index.serving.caller import Caller
+from index.serving.pacer import Pacer
 from index.serving.slots import DeepSearches
 from index.serving.work_rate import WorkRate, require_time
 from lookalike.errors import DeadlineExceeded, Overloaded
@@ -114,6 +115,27 @@ def test_work_that_would_end_after_its_deadline_is_refused_with_a_delay_until_th
     require_time(NEVER, waiting_s=1e9, own_s=1e9, what="a search")
 
 
+class Cpu:
+    """A thread's CPU time, and its sleeps, as a test sets them."""
+
+    def __init__(self) -> None:
+        self.used_s = 0.0
+        self.slept_s: list[float] = []
+
+
+@pytest.mark.parametrize(("busy", "slept_s"), [(True, [3.0, 1.5]), (False, [])])
+def test_a_paced_thread_pauses_in_proportion_to_what_it_used_while_others_are_busy(
+    busy: bool, slept_s: list[float]
+) -> None:
+    cpu = Cpu()
+    pacer = Pacer(0.25, lambda: busy, cpu_s=lambda: cpu.used_s, sleep=cpu.slept_s.append)
+    pacer.pause()  # Its first: nothing is known of what came before.
+    for used_s in (1.0, 0.5, 0.0):
+        cpu.used_s += used_s
+        pacer.pause()
+    assert cpu.slept_s == slept_s
+
+
 @pytest.fixture
 def deep() -> DeepSearches:
     return DeepSearches(threads=1, max_searches=3)
@@ -121,27 +143,27 @@ def deep() -> DeepSearches:
 
 def hold(deep: DeepSearches) -> tuple[threading.Event, Future[bool]]:
     free = threading.Event()
-    return free, deep.submit(lambda: free.wait(SECONDS), Caller(NEVER))
+    return free, deep.submit(lambda _: free.wait(SECONDS), Caller(NEVER))
 
 
 def test_deep_searches_beyond_the_limit_are_refused_and_accepted_again(deep: DeepSearches) -> None:
     free, _ = hold(deep)
-    waiting = [deep.submit(lambda: 7, Caller(NEVER)) for _ in range(2)]
+    waiting = [deep.submit(lambda _: 7, Caller(NEVER)) for _ in range(2)]
     with pytest.raises(Overloaded):
-        deep.submit(lambda: 7, Caller(NEVER))
+        deep.submit(lambda _: 7, Caller(NEVER))
     free.set()
     assert [call.result(SECONDS) for call in waiting] == [7, 7]
-    assert deep.submit(lambda: 8, Caller(NEVER)).result(SECONDS) == 8
+    assert deep.submit(lambda _: 8, Caller(NEVER)).result(SECONDS) == 8
     deep.close()
 
 
 def test_a_deep_search_ends_when_its_caller_has_given_up(deep: DeepSearches) -> None:
     caller, begun, gone = Caller(NEVER), threading.Event(), threading.Event()
 
-    def work() -> None:
+    def work(limit: WorkLimit) -> None:
         begun.set()
         assert gone.wait(SECONDS)
-        caller.check()
+        limit.check()
 
     call = deep.submit(work, caller)
     assert begun.wait(SECONDS)
