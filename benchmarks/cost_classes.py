@@ -62,8 +62,8 @@ def main() -> None:
             build_index(location, options.count, options.recipe, options.rescore)
         result = measure(Path(folder), location, options)
     result["caveats"] = (
-        "client and server share two cores with other programs: per_s is no capacity; a ratio is the median of those of "
-        "measurements that followed each other"
+        "client and server share two cores with other programs: per_s is no capacity; a ratio is the median of those "
+        "of measurements that followed each other"
     )
     print(write(options.name, result))
 

@@ -115,8 +115,8 @@ class ExactSearches:
             if not self._scan:
                 continue
             began_s = self._clock()
-            self._before_block()
             try:
+                self._before_block()
                 work, complete = self._scan.advance()
             except Exception as error:  # A bug; it must not end the thread, or no exact search is answered any more.
                 log.exception("an exact search failed")

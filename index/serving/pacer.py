@@ -31,7 +31,8 @@ class Pacer:
 
     def pause(self) -> None:
         """Call it between the parts of long work."""
-        used_s = self._cpu_s() - getattr(self._paused_at, "cpu_s", self._cpu_s())
+        now_s = self._cpu_s()
+        used_s = now_s - getattr(self._paused_at, "cpu_s", now_s)
         if used_s and self._is_busy():
             self._sleep(used_s * self._pause_per_s)
         self._paused_at.cpu_s = self._cpu_s()

@@ -16,6 +16,7 @@ import pytest_asyncio
 from prometheus_client import REGISTRY
 
 from index.building.build import IndexOptions, build
+from index.search.queries import parse_query
 from index.serving.caller import Caller
 from index.serving.exact_searches import ExactSearches
 from index.serving.served_versions import ServedVersions
@@ -24,7 +25,7 @@ from index.serving.shard_version import ShardVersion, open_shard
 from index.serving.slots import Slots
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
-from lookalike.errors import Overloaded
+from lookalike.errors import Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.status import to_error
 from lookalike.v1 import index_pb2_grpc, search_pb2_grpc
@@ -45,6 +46,7 @@ BLOCKS = 10
 # An ordinary search of this index compares with less, an exact one with three times as much.
 ORDINARY_COMPONENTS = COUNT * DIM // 3
 MAX_COSTLY = 8
+NEVER = Deadline.after(None)
 SECONDS = 60.0  # A deadline that no test reaches: they wait for what is to happen.
 
 
@@ -161,7 +163,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def holding_deep(system: System) -> Iterator[None]:
     """All threads of deep searches are busy."""
     free = threading.Event()
-    system.slots.deep.submit(lambda _: free.wait(SECONDS), Caller(Deadline.after(None)))
+    system.slots.deep.submit(lambda _: free.wait(SECONDS), Caller(NEVER))
     yield
     free.set()
 
@@ -320,11 +322,24 @@ async def test_exact_searches_end_when_the_shard_stops(version: ShardVersion) ->
         waiting = asyncio.ensure_future(system.answer(exact()))
         await reached(system.gate)
         closing = asyncio.create_task(asyncio.to_thread(system.slots.exact.close))
+        await until(lambda: refuses_as_stopping(system))
         system.gate.open()
         await closing
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await waiting
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def refuses_as_stopping(system: System) -> bool:
+    nobody = Caller(NEVER)
+    nobody.gave_up = True
+    try:
+        system.slots.exact.submit(system.version.view, parse_query(exact(), {IMAGE: DIM}), nobody)
+    except Unavailable:
+        return True
+    except Overloaded:
+        pass
+    return False
 
 
 def a_request(system: System, *queries: ShardQuery) -> ShardSearchRequest:
