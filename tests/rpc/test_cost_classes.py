@@ -298,7 +298,7 @@ async def test_beyond_the_limit_exact_searches_are_refused_at_once_with_a_delay_
 
 
 async def test_an_exact_search_that_would_be_late_is_refused_at_once_with_the_estimate(version: ShardVersion) -> None:
-    seconds = iter(range(0, 100_000, 10))  # Every block takes ten seconds.
+    seconds = iter(range(0, 100_000, 5))  # Every block and its pause take ten seconds.
     async with running(version, clock=lambda: next(seconds)) as system:
         await system.answer(exact(0))  # A hundred seconds, as the clock says.
         system.gate.close()
