@@ -28,15 +28,15 @@ class HnswIndex:
         """index: a faiss HNSW index, or an IndexPreTransform around one, that owns all its parts."""
         self._index = index
         self._recipe = recipe
-        self._graph = rotation.rotated_index(index)
-        self._rotation = rotation.rotation_of(index)
+        self.graph = rotation.rotated_index(index)
+        self.rotation = rotation.rotation_of(index)
         self._parameters_by_ef: dict[int, Any] = {}
         self.documents = int(index.ntotal)
         self.dim = int(index.d)
 
     def find_candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
-        rotated = rotation.rotate_queries(queries, self._rotation)
-        positions: I64 = self._graph.search(rotated, count, params=self._parameters(search_parameter))[1]
+        rotated = rotation.rotate_queries(queries, self.rotation)
+        positions: I64 = self.graph.search(rotated, count, params=self._parameters(search_parameter))[1]
         return positions
 
     def _parameters(self, ef: int) -> Any:

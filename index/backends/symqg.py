@@ -43,9 +43,9 @@ class SymqgIndex:
         """matrix:     (rotated_dim, dim); None: vectors are not rotated.
         duplicates: the vectors of each node; None: a node for each vector.
         """
-        self._graph = graph
+        self.graph = graph
         self._recipe = recipe
-        self._matrix = matrix
+        self.rotation = matrix
         self._duplicates = duplicates
         self._nodes = int(graph.num_points)
         self.documents = self._nodes if duplicates is None else len(duplicates.group_of)
@@ -53,7 +53,7 @@ class SymqgIndex:
         self.refine_factors: tuple[int, ...] = _REFINE_FACTORS if matrix is None else _ROTATED_REFINE_FACTORS
 
     def find_candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
-        rotated = rotation.rotate_queries(queries, self._matrix)
+        rotated = rotation.rotate_queries(queries, self.rotation)
         size = min(count, search_parameter, self._nodes)
         try:
             nodes = self._search(rotated, size, search_parameter)
@@ -64,7 +64,7 @@ class SymqgIndex:
         return nodes if size == count else np.pad(nodes, ((0, 0), (0, count - size)), constant_values=-1)
 
     def _search(self, rotated: F32, size: int, ef: int) -> I64:
-        nodes: I64 = self._graph.search(rotated, size, ef)[0].astype(np.int64)
+        nodes: I64 = self.graph.search(rotated, size, ef)[0].astype(np.int64)
         return nodes
 
     def _find_fewer(self, query: F32, size: int, ef: int) -> I64:
@@ -88,7 +88,7 @@ class SymqgIndex:
         return cost_model.search_cost(self._recipe, self.documents, self.dim, search_parameter)
 
     def with_vectors(self, vectors: StoredVectors) -> SymqgIndex:
-        return _build(self._recipe, vectors, self._matrix, 1)
+        return _build(self._recipe, vectors, self.rotation, 1)
 
     def ram_bytes(self) -> int:
         """By formula, which tests compare with the file: the library keeps a graph in memory as it writes it."""
@@ -97,9 +97,9 @@ class SymqgIndex:
 
     def write(self, path: Path) -> None:
         path.mkdir()
-        self._graph.save(str(path / _GRAPH))
-        if self._matrix is not None:
-            np.save(path / _ROTATION, self._matrix)
+        self.graph.save(str(path / _GRAPH))
+        if self.rotation is not None:
+            np.save(path / _ROTATION, self.rotation)
         if self._duplicates is not None:
             np.save(path / _GROUPS, self._duplicates.group_of)
 
