@@ -46,11 +46,19 @@ class DuplicateGroups:
 
     def expand(self, groups: I64, count: int) -> I64:
         """(n, count): the members of each group in the place of its number; the rest is cut off. −1 stays."""
-        positions = np.full((len(groups), count), -1, dtype=np.int64)
-        for row, out in zip(groups, positions, strict=True):
-            valid = row[row >= 0]
-            starts = self._starts[valid]
-            sizes = self._starts[valid + 1] - starts
-            shifts = np.repeat(starts - np.cumsum(sizes) + sizes, sizes)[:count]
-            out[: len(shifts)] = self._members[shifts + np.arange(len(shifts))]
-        return positions
+        starts, width = self._starts[groups], groups.shape[1]
+        sizes = self._starts[groups + 1] - starts  # Not 1 where a group is −1.
+        positions = np.full((len(groups), max(count, width)), -1, dtype=np.int64)
+        positions[:, :width] = self._members[np.minimum(starts, len(self._members) - 1)]
+        for i in np.flatnonzero((sizes != 1).any(axis=1)):
+            valid = groups[i] >= 0
+            positions[i] = -1
+            members = self._concatenated(starts[i][valid], sizes[i][valid])[:count]
+            positions[i, : len(members)] = members
+        return positions[:, :count]
+
+    def _concatenated(self, starts: I32, sizes: I32) -> I32:
+        """The members of several groups, one group after the other."""
+        ends = np.cumsum(sizes)
+        members: I32 = self._members[np.repeat(starts - ends + sizes, sizes) + np.arange(sizes.sum())]
+        return members

@@ -78,7 +78,7 @@ def rotate_to_unit(vectors: F32, rotation: F32 | None) -> F32:
     """The same, scaled to unit norm after a rotation: a graph finds its way better among vectors of equal length.
 
     Of the true 10 nearest, the 20 best of 256 dimensions hold 97 % so, 96 % unscaled, 88 % by Euclidean distance
-    unscaled (100,000 of `benchmarks.dataset.Noisy`).
+    unscaled (100,000 of `benchmarks.dataset.noisy`).
     """
     return vectors if rotation is None else normalised(vectors @ rotation.T)
 
