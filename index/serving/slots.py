@@ -22,9 +22,10 @@ from lookalike.errors import Overloaded
 Result = TypeVar("Result")
 
 
-# Of all cores, for the deep searches, and as much for the exact ones, while ordinary ones are in progress: these keep
-# three quarters.
-_COSTLY_SHARE = 1 / 8
+# Of the time of all cores, for the deep searches, and as much for the exact ones, while ordinary ones are in progress:
+# these keep seven eighths. With twice the share, and a client on the same two cores, they kept three quarters of their
+# goodput beside four exact callers (benchmarks/cost_classes.py).
+_COSTLY_SHARE = 1 / 16
 
 
 class DeepSearches:
