@@ -46,7 +46,7 @@ async def serve(settings: NodeSettings) -> None:
             for shard in shards:
                 await background.enter_async_context(lifecycle.background_task(shard.rollout.watch(settings.poll_s)))
             await background.enter_async_context(lifecycle.background_task(gateway.versions.keep_fresh()))
-            await lifecycle.serve(settings, gateway.handlers, services=SERVICES, warm_up=warm_up)
+            await lifecycle.serve(settings, gateway.handlers, services=SERVICES, warm_up=warm_up, freeze=True)
 
 
 @asynccontextmanager

@@ -57,7 +57,11 @@ async def run(settings: ShardSettings) -> None:
     with open_shards(settings, [shard_number(settings)]) as (shard,):
         async with lifecycle.background_task(shard.rollout.watch(settings.poll_s)):
             await lifecycle.serve(
-                settings, [shard.service.handler()], services=[SERVICE.full_name], warm_up=shard.rollout.start
+                settings,
+                [shard.service.handler()],
+                services=[SERVICE.full_name],
+                warm_up=shard.rollout.start,
+                freeze=True,
             )
 
 
