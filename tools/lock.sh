@@ -9,6 +9,6 @@ compile() {  # compile FILE OPTION...
         --no-annotate --no-emit-index-url --custom-compile-command "make lock" -o "$out"
 }
 compile dev --group dev "$@"
-for role in gateway index model-server text-encoder pipeline loadtest; do
+for role in gateway index node model-server text-encoder pipeline loadtest; do
     compile "$role" --group "$role" -c requirements/dev.lock
 done
