@@ -159,7 +159,9 @@ class Gate:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(SECONDS):
-        while not condition():
+        while True:
+            if condition():
+                return
             await asyncio.sleep(0.005)
 
 
@@ -438,9 +440,7 @@ def impatient(scene: Scene, version: str) -> dict[str, Callable[[], Awaitable[ob
 
 
 @pytest.mark.parametrize("method", ["search", "fetch", "count", "list"])
-async def test_a_late_answer_is_unavailable_and_its_slot_is_free_again(
-    scene: Scene, version: str, method: str
-) -> None:
+async def test_a_late_answer_is_unavailable_and_its_slot_is_free_again(scene: Scene, version: str, method: str) -> None:
     with Gate(scene):
         for _ in range(2):
             expected = Unavailable, " did not answer in time"
