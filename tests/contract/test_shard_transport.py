@@ -404,21 +404,21 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_retry(scene: Scene,
     assert raised.value.retry_after_s == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(
-    ("method", "broken"), [("search", "start_search"), ("fetch", "fetch"), ("count", "count"), ("list", "page")]
-)
+BROKEN = {"search": "start_search", "fetch": "fetch", "count": "count", "list": "page"}  # By the method that meets it.
+
+
+@pytest.mark.parametrize("method", BROKEN)
 async def test_a_bug_in_the_shard_is_logged_there_and_its_message_stays_there(
     scene: Scene,
     version: str,
     method: str,
-    broken: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(ShardVersion, broken, fail)
+    monkeypatch.setattr(ShardVersion, BROKEN[method], fail)
     expected = Unavailable, ": INTERNAL: internal error; see the server's log"
     assert await scene.error_of(calls_of(scene, version)[method]()) == expected
     (record,) = [record for record in caplog.records if record.getMessage() == "unexpected error"]
