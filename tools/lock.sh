@@ -12,6 +12,6 @@ compile dev --group dev "$@"
 for role in gateway model-server text-encoder loadtest; do
     compile "$role" --group "$role" -c requirements/dev.lock
 done
-for role in index pipeline; do  # Their images build and read indexes of every recipe but NGT.
+for role in index node pipeline; do  # Their images build and read indexes of every recipe but NGT.
     compile "$role" --group "$role" --group symqg -c requirements/dev.lock
 done
