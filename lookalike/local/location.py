@@ -1,4 +1,4 @@
-"""Read which version an index location serves, before a node serves it. Reads two small files; the node checks the rest."""
+"""Read which version an index location serves. Reads two small files; the node that serves it checks the rest."""
 
 from __future__ import annotations
 
