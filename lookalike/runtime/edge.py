@@ -144,6 +144,11 @@ _SERVER_OPTIONS = (
 )
 
 
+def auto_implementation() -> str:
+    """The implementation that "auto" means: "native" where its package is installed (docs/adr/0008 has the figures)."""
+    return "native" if find_spec("pygrpc_native") else "grpcio"
+
+
 def server(handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "auto") -> grpc.aio.Server:
     """A gRPC server with these handlers; it has no port yet.
 
@@ -151,7 +156,7 @@ def server(handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "au
     """
     grpcio_server = grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS)
     if implementation == "auto":
-        implementation = "native" if find_spec("pygrpc_native") else "grpcio"
+        implementation = auto_implementation()
     if implementation == "grpcio":
         return grpcio_server
     try:
