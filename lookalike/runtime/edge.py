@@ -157,14 +157,12 @@ def server(handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "au
     grpcio_server = grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS)
     if implementation == "auto":
         implementation = auto_implementation()
-    if implementation == "grpcio":
+    methods = [method for each in handlers if isinstance(each, Service) for method in each.methods]
+    if implementation == "grpcio" or not methods:
         return grpcio_server
     try:
         from lookalike.runtime.native_server import NativeServer
     except ImportError as error:
-        raise BadSettings(
-            f"the native gRPC server needs the package pygrpc-native: pip install 'pygrpc-native<0.6' ({error})"
-        ) from error
-    return NativeServer(
-        [method for each in handlers if isinstance(each, Service) for method in each.methods], grpcio_server
-    )
+        reason = f"the native gRPC server needs the package pygrpc-native: pip install 'pygrpc-native<0.6' ({error})"
+        raise BadSettings(reason) from error
+    return NativeServer(methods, grpcio_server)
