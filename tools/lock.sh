@@ -9,9 +9,7 @@ compile() {  # compile FILE OPTION...
         --no-annotate --no-emit-index-url --custom-compile-command "make lock" -o "$out"
 }
 compile dev --group dev "$@"
-for role in gateway index model-server text-encoder; do
+for role in gateway index model-server text-encoder pipeline; do
     compile "$role" --group "$role" --group native-grpc -c requirements/dev.lock
 done
-for role in pipeline loadtest; do
-    compile "$role" --group "$role" -c requirements/dev.lock
-done
+compile loadtest --group loadtest -c requirements/dev.lock

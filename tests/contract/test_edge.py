@@ -171,7 +171,7 @@ async def test_a_handler_knows_the_callers_deadline(serve: Server) -> None:
     async with serve(note) as (channel, _):
         await channel.unary_unary(UNARY)(request(), timeout=1000)
         await channel.unary_unary(UNARY)(request())
-    assert 900 < left_s[0] <= 1000
+    assert 900 < left_s[0] < 1100  # A timeout is rounded up on its way.
     assert left_s[1] > 1e9
 
 
