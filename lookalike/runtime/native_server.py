@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # Of calls and cancellations that one wake-up gives to the loop; the next ones wait for the next.
 _MAX_EVENTS = 256
+# Closing drops replies that are not written to their connections yet, and nothing tells when the last of them is.
+_LAST_REPLIES_S = 0.2
 
 
 class NativeServer(grpc.aio.Server):
@@ -91,6 +93,8 @@ class NativeServer(grpc.aio.Server):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await grpcio_stop
+        if grace:
+            await asyncio.sleep(min(grace, _LAST_REPLIES_S))
         if hasattr(self, "_front"):
             # Blocks for a tenth of a second while clients close their connections.
             await asyncio.get_running_loop().run_in_executor(None, self._front.close)
