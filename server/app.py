@@ -20,16 +20,19 @@ from server.classify import ClassifyHandler
 from server.encoding import Encoders
 from server.policy import AutoPolicy
 from server.redis_result_cache import RedisResultCache
-from server.result_cache import MemoryResultCache, ResultCache
+from server.remote_shard import RemoteShard
+from server.result_cache import MemoryResultCache, RequestKeys, ResultCache
 from server.search import Searcher
-from server.settings import GatewaySettings
+from server.settings import GatewaySettings, ServiceSettings
 from server.shard_group import ShardGroup
+from server.shard_transport import ShardTransport
 from server.single_flight import SingleFlight
 from server.stream import SearchStreamer
 from server.version_watch import VersionWatch
 
 SEARCH = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
 CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["Catalog"]
+SERVICES = (SEARCH.full_name, CATALOG.full_name)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -54,20 +57,23 @@ class Gateway:
     shards: ShardGroup
     versions: VersionWatch
     encoders: Encoders
-    cache: ResultCache
+    cache: ResultCache | None
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
-        await asyncio.gather(self.shards.close(), self.encoders.close(), self.cache.close())
+        await asyncio.gather(self.shards.close(), self.encoders.close())
+        if self.cache is not None:
+            await self.cache.close()
 
 
-def build_gateway(settings: GatewaySettings) -> Gateway:
-    """Build all parts of a gateway; nothing is connected yet."""
-    shards, encoders, cache = ShardGroup(settings), Encoders(settings), _result_cache(settings)
+def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport]) -> Gateway:
+    """Build all parts of a gateway of these shards, in the order of their ordinals; nothing is connected yet."""
+    shards, encoders, cache = ShardGroup(transports, settings), Encoders(settings), _result_cache(settings)
     versions = VersionWatch(shards, settings.refresh_s)
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
-    searcher = Searcher(versions, shards, encoders, cache, policy, deadline_s, SingleFlight())
+    keys = RequestKeys(policy.text)
+    searcher = Searcher(versions, shards, encoders, cache, keys, policy, deadline_s, SingleFlight())
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
     reader = CatalogReader(versions, shards, deadline_s)
     writer = CatalogWriter(versions, shards, encoders, deadline_s)
@@ -97,19 +103,21 @@ def build_gateway(settings: GatewaySettings) -> Gateway:
 
 async def serve(settings: GatewaySettings) -> None:
     """Serve until a signal ends it; ready once all shards serve one version."""
-    gateway = build_gateway(settings)
-    services = (SEARCH.full_name, CATALOG.full_name)
+    gateway = build_gateway(settings, [RemoteShard(address) for address in settings.shards])
     try:
         async with lifecycle.background_task(gateway.versions.keep_fresh()):
             await lifecycle.serve(
-                settings, gateway.handlers, services=services, warm_up=gateway.versions.until_complete
+                settings, gateway.handlers, services=SERVICES, warm_up=gateway.versions.until_complete
             )
     finally:
         await gateway.close()
 
 
-def _result_cache(settings: GatewaySettings) -> ResultCache:
-    if settings.redis and settings.cache_ttl_s:
+def _result_cache(settings: ServiceSettings) -> ResultCache | None:
+    if not settings.cache_ttl_s:
+        return None
+    if settings.redis:
         return RedisResultCache(settings.redis, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s)
-    max_bytes = settings.cache_memory_bytes if settings.cache_ttl_s else 0
-    return MemoryResultCache(max_bytes=max_bytes, ttl_s=settings.cache_ttl_s)
+    if not settings.cache_memory_bytes:
+        return None
+    return MemoryResultCache(max_bytes=settings.cache_memory_bytes, ttl_s=settings.cache_ttl_s)

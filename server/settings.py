@@ -11,11 +11,10 @@ from server.policy import AutoPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewaySettings(ProcessSettings):
-    PREFIX: ClassVar[str] = "LOOKALIKE_GATEWAY_"
+class ServiceSettings(ProcessSettings):
+    """How searches and catalogue calls are answered, wherever the shards are."""
 
     port: int = setting(50051, "gRPC port; 0: any free one, printed at start", at_least=0, at_most=65535)
-    shards: tuple[str, ...] = setting((), "addresses of the shards, host:port, in the order of their ordinals")
     model_server: str = setting("", "host:port of TF-Serving or the model server; empty: no photo queries")
     model: str = setting("mobilenet", "name of the image model in TF-Serving")
     model_version: int = setting(
@@ -42,7 +41,12 @@ class GatewaySettings(ProcessSettings):
     # A photo, or a text, finds more of its category in the product space than in its own: docs/quality.md.
     auto_photo: str = setting("product>image", "spaces of AUTO for photos only, space>space: the first that is built")
     auto_text: str = setting("product>text", "spaces of AUTO for texts only, space>space: the first that is built")
-    max_inflight: int = setting(512, "requests in flight; beyond it RESOURCE_EXHAUSTED", at_least=1, at_most=65536)
+    max_inflight: int = setting(
+        512,
+        "requests in flight, and at most half as many that shards find costly; beyond it RESOURCE_EXHAUSTED",
+        at_least=1,
+        at_most=65536,
+    )
     max_streams: int = setting(256, "open search streams; beyond it RESOURCE_EXHAUSTED", at_least=0, at_most=65536)
     default_deadline_s: float = setting(5.0, "deadline of a request that has none", at_least=0.01, at_most=600)
     shard_timeout_s: float = setting(
@@ -73,3 +77,12 @@ class GatewaySettings(ProcessSettings):
             raise BadSettings(
                 f"model_version={self.model_version}, model_label={self.model_label}: set at most one of them"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings(ServiceSettings):
+    """A gateway, whose shards are other processes."""
+
+    PREFIX: ClassVar[str] = "LOOKALIKE_GATEWAY_"
+
+    shards: tuple[str, ...] = setting((), "addresses of the shards, host:port, in the order of their ordinals")

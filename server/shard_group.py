@@ -10,8 +10,10 @@ from lookalike.errors import DeadlineExceeded, LookalikeError, Overloaded, Unava
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import index_pb2, types_pb2
-from server.settings import GatewaySettings
+from server import metrics
+from server.settings import ServiceSettings
 from server.shard_client import ShardClient
+from server.shard_transport import ShardTransport
 from server.topology import Snapshot
 
 # A search waits for its shards for this share of the time left; the rest is for making a partial answer.
@@ -33,9 +35,12 @@ class ShardResults:
 class ShardGroup:
     """All shards of the index, in the order of their ordinals."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, transports: Sequence[ShardTransport], settings: ServiceSettings) -> None:
         self._timeout_s = settings.shard_timeout_s
-        self._shards = [ShardClient(address, settings) for address in settings.shards]
+        # They are in flight for longer: without a bound of their own they would come to hold every permit.
+        self._max_costly = max(1, settings.max_inflight // 2)
+        self._costly = 0
+        self._shards = [ShardClient(transport, settings) for transport in transports]
 
     @property
     def addresses(self) -> list[str]:
@@ -51,6 +56,7 @@ class ShardGroup:
     async def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline) -> ShardResults:
         """Send the query to every shard. A shard that fails or is late is missing from the results, which say so.
 
+        An ordinary query is waited for at most `shard_timeout_s`, one that the shards find costly until the deadline.
         Raises DeadlineExceeded, Overloaded or Unavailable when no shard answered.
         """
         wait_s = min(self._timeout_s, deadline.remaining_s() * _DEADLINE_SHARE)
@@ -60,21 +66,43 @@ class ShardGroup:
                 calls.append(shard.search(snapshot, query))
             except Overloaded as error:
                 calls.append(error)
-        pending = [call for call in calls if isinstance(call, asyncio.Future)]
-        try:
-            if pending:
-                await asyncio.wait(pending, timeout=wait_s)
-        finally:
-            for call in pending:
-                call.cancel()  # No effect on those that are done.
-        outcomes = [_outcome(call, shard.address, wait_s) for call, shard in zip(calls, self._shards, strict=True)]
+        await _wait([call for call in calls if isinstance(call, asyncio.Future)], wait_s)
+        late = Unavailable if wait_s == self._timeout_s else DeadlineExceeded
+        outcomes = [
+            _outcome(call, shard.address, wait_s, late) for call, shard in zip(calls, self._shards, strict=True)
+        ]
+        if costly := [i for i, each in enumerate(outcomes) if isinstance(each, index_pb2.ShardHits) and each.costly]:
+            answers = await self._search_costly([self._shards[i] for i in costly], snapshot, query, deadline)
+            for i, answer in zip(costly, answers, strict=True):
+                outcomes[i] = answer
         errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
+        if not errors:
+            return ShardResults(outcomes, [])  # type: ignore[arg-type]  # all are hits
         if len(errors) == len(outcomes):
-            if wait_s < self._timeout_s and any(call.cancelled() for call in pending):
-                raise DeadlineExceeded(f"no shard answered within {wait_s:.3g} s, nine tenths of the time left")
-            raise next((error for error in errors if isinstance(error, Overloaded)), errors[0])
+            kinds = DeadlineExceeded, Overloaded
+            raise next((error for kind in kinds for error in errors if isinstance(error, kind)), errors[0])
         hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
         return ShardResults(hits, [str(error) for error in errors])
+
+    async def _search_costly(
+        self, shards: Sequence[ShardClient], snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline
+    ) -> list[index_pb2.ShardHits | LookalikeError]:
+        """The outcome at each of these shards, within the deadline. Raises Overloaded."""
+        if self._costly >= self._max_costly:
+            metrics.COSTLY_REFUSED.inc()
+            raise Overloaded(f"{self._costly} costly searches are in flight, the limit is {self._max_costly}")
+        wait_s = deadline.remaining_s() * _DEADLINE_SHARE
+        self._costly += 1
+        metrics.COSTLY.set(self._costly)
+        try:
+            until = Deadline.after(wait_s)
+            calls = [asyncio.ensure_future(shard.search_costly(snapshot, query, until)) for shard in shards]
+            await _wait(calls, wait_s)
+            pairs = zip(calls, shards, strict=True)
+            return [_outcome(call, shard.address, wait_s, DeadlineExceeded) for call, shard in pairs]
+        finally:
+            self._costly -= 1
+            metrics.COSTLY.set(self._costly)
 
     async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
         """The product with its vectors of every space; without `product` where there is no such product.
@@ -137,13 +165,47 @@ class ShardGroup:
         return self._shards[shard_of(product_id, len(self._shards))]
 
 
+async def _wait(calls: Sequence[asyncio.Future[index_pb2.ShardHits]], timeout_s: float) -> None:
+    """Return when all calls are done. Those that are not after `timeout_s`, or when this is cancelled, are cancelled.
+
+    A search pays for this once: `asyncio.wait` does the same for five times as much.
+    """
+    if not calls:
+        return
+    loop = asyncio.get_running_loop()
+    all_done: asyncio.Future[None] = loop.create_future()
+    pending = len(calls)
+
+    def count(_: object) -> None:
+        nonlocal pending
+        pending -= 1
+        if not pending and not all_done.done():
+            all_done.set_result(None)
+
+    def cancel() -> None:
+        for call in calls:
+            call.cancel()  # No effect on those that are done.
+
+    for call in calls:
+        call.add_done_callback(count)
+    timer = loop.call_later(timeout_s, cancel)
+    try:
+        await all_done
+    finally:
+        timer.cancel()
+        cancel()
+
+
 def _outcome(
-    call: asyncio.Future[index_pb2.ShardHits] | LookalikeError, address: str, waited_s: float
+    call: asyncio.Future[index_pb2.ShardHits] | LookalikeError,
+    address: str,
+    waited_s: float,
+    late: type[LookalikeError],
 ) -> index_pb2.ShardHits | LookalikeError:
     if isinstance(call, LookalikeError):
         return call
     if call.cancelled():
-        return Unavailable(f"shard {address}: no answer within {waited_s:.3g} s")
+        return late(f"shard {address}: no answer within {waited_s:.3g} s")
     if isinstance(error := call.exception(), LookalikeError):
         return error
     hits = call.result()  # Raises any other exception: it is a bug, here or in the shard, and not a missing shard.

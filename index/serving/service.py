@@ -1,20 +1,24 @@
-"""The gRPC service IndexShard: checks requests, searches and serializes on threads, writes updates. Network I/O."""
+"""The service IndexShard: checks requests, searches and serializes on threads, writes updates. Reads mapped files."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from typing import TypeVar
 
 import grpc
 
+from index.search.cost import ORDINARY_COMPONENTS, CostClass, WorkLimit, costly_class
 from index.serving import metrics
-from index.serving.pool import Pool
+from index.serving.caller import Caller
 from index.serving.served_versions import ServedVersions
+from index.serving.shard_search import Found, ShardSearch
 from index.serving.shard_version import ShardVersion
+from index.serving.slots import Slots
 from index.serving.writer import Writer
 from lookalike.errors import InvalidRequest
 from lookalike.runtime import edge
@@ -25,43 +29,57 @@ SERVICE = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 MAX_QUERIES = 256
 
 Result = TypeVar("Result")
+_Response = index_pb2.ShardSearchResponse
 
 
 class IndexShard:
-    """The handlers of the service. Until the first version is loaded, every request gets UNAVAILABLE."""
+    """The service of one shard, for gRPC (`handler`) and for callers in this process.
 
-    def __init__(self, pool: Pool, served: ServedVersions, writer: Writer) -> None:
-        self._pool = pool
+    Until the first version is loaded, every request gets UNAVAILABLE.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        served: ServedVersions,
+        writer: Writer,
+        *,
+        ordinary_components: float = ORDINARY_COMPONENTS,
+    ) -> None:
+        self._slots = slots
         self._writer = writer
         self._served = served
+        self._ordinary = WorkLimit(ordinary_components)  # A search that needs more is costly.
 
     def handler(self) -> grpc.GenericRpcHandler:
         methods: dict[str, edge.Unary | edge.Streaming] = {
             "Describe": self.describe,
-            "Search": self.search,
-            "Fetch": self.fetch,
+            "Search": self._serialized_search,
+            "Fetch": self._serialized_fetch,
             "Count": self.count,
             "List": self.list,
-            "Apply": self._writer.apply,
+            "Apply": self.apply,
         }
         return edge.handler(SERVICE, methods)
 
     async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
         return self._served.describe(request.pinned)
 
-    async def search(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
-        if len(request.queries) > MAX_QUERIES:
-            raise InvalidRequest(
-                "queries", f"the request has {len(request.queries)} queries, at most {MAX_QUERIES} are allowed"
-            )
-        return await self._run(request.version, lambda shard: _search(shard, request), deadline)
+    async def search(
+        self, version: str, queries: Sequence[index_pb2.ShardQuery], deadline: Deadline, *, ordinary_only: bool = False
+    ) -> index_pb2.ShardSearchResponse:
+        """One result per query, in order. With `ordinary_only`, those of costly queries say only that they are."""
+        return await self._search(version, queries, deadline, ordinary_only, lambda response: response)
 
-    async def fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> bytes:
-        return await self._run(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
+    async def fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> index_pb2.FetchResponse:
+        return await self._run(request.version, lambda shard: shard.fetch(request), deadline)
 
     async def count(self, request: index_pb2.ShardCountRequest, deadline: Deadline) -> index_pb2.ShardCountResponse:
         count = await self._run(request.version, lambda shard: shard.count(request.filter), deadline)
         return index_pb2.ShardCountResponse(count=count)
+
+    async def apply(self, request: index_pb2.ApplyRequest, deadline: Deadline) -> index_pb2.ApplyResponse:
+        return await self._writer.apply(request, deadline)
 
     async def list(
         self, request: index_pb2.ShardListRequest, deadline: Deadline
@@ -77,23 +95,90 @@ class IndexShard:
                 yield page
                 after = page.ids[-1]
 
+    async def _serialized_search(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
+        return await self._search(
+            request.version, request.queries, deadline, request.ordinary_only, _Response.SerializeToString
+        )
+
+    async def _serialized_fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> bytes:
+        return await self._run(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
+
+    async def _search(
+        self,
+        version: str,
+        queries: Sequence[index_pb2.ShardQuery],
+        deadline: Deadline,
+        ordinary_only: bool,
+        finish: Callable[[_Response], Result],
+    ) -> Result:
+        """Return what `finish` makes of the response, on a thread."""
+        if len(queries) > MAX_QUERIES:
+            raise InvalidRequest(
+                "queries", f"the request has {len(queries)} queries, at most {MAX_QUERIES} are allowed"
+            )
+
+        def begin(shard: ShardVersion) -> tuple[ShardSearch | None, Result | None]:
+            search = _search_ordinary(shard, queries, self._ordinary)
+            if search.pending and not ordinary_only:
+                return search, None
+            return None, finish(_complete(search, {}))
+
+        with self._served.lease(version):
+            search, answer = await self._run(version, begin, deadline)
+            if search is not None:
+                results = await self._find_costly(search, version, Caller(deadline))
+                answer = await self._run(version, lambda _: finish(_complete(search, results)), deadline)
+        return answer  # type: ignore[return-value]
+
+    async def _find_costly(self, search: ShardSearch, version: str, caller: Caller) -> dict[int, Found]:
+        """The results of the pending queries, each from the threads of its class; raises what the first failure is."""
+        began_s = time.perf_counter()
+        try:
+            calls = [self._leased(version, partial(self._submit_costly, search, i, caller)) for i in search.pending]
+            found = await asyncio.gather(*map(asyncio.wrap_future, calls))
+        finally:
+            caller.gave_up = True  # No effect on those that are done.
+        for query in search.pending.values():
+            metrics.observe_costly(costly_class(query), time.perf_counter() - began_s)
+        return dict(zip(search.pending, found, strict=True))
+
+    def _submit_costly(self, search: ShardSearch, i: int, caller: Caller, _: ShardVersion) -> Future[Found]:
+        query = search.pending[i]
+        if costly_class(query) is CostClass.EXACT:
+            return self._slots.exact.submit(search.view, query, caller)
+        return self._slots.deep.submit(lambda limit: search.find([i], limit)[i], caller)
+
     async def _run(self, version: str, work: Callable[[ShardVersion], Result], deadline: Deadline) -> Result:
-        """Run on a thread. The version is leased until the thread has finished, even if the caller gave up before."""
-        with ExitStack() as lease:
-            shard = lease.enter_context(self._served.lease(version))
-            call = self._pool.submit(partial(work, shard), deadline)
-            release = lease.pop_all().close
-        call.add_done_callback(lambda _: release())
+        """Run on an ordinary thread."""
+        call = self._leased(version, lambda shard: self._slots.ordinary.submit(partial(work, shard), deadline))
         return await asyncio.wrap_future(call)
 
+    def _leased(self, version: str, submit: Callable[[ShardVersion], Future[Result]]) -> Future[Result]:
+        """The version is leased until the call's thread has finished, even if the caller gave up before."""
+        with ExitStack() as lease:
+            shard = lease.enter_context(self._served.lease(version))
+            call = submit(shard)
+            release = lease.pop_all().close
+        call.add_done_callback(lambda _: release())
+        return call
 
-def _search(shard: ShardVersion, request: index_pb2.ShardSearchRequest) -> bytes:
+
+def _search_ordinary(shard: ShardVersion, queries: Sequence[index_pb2.ShardQuery], limit: WorkLimit) -> ShardSearch:
+    """A search with the hits of ordinary queries written; costly ones are pending."""
     began_s = time.perf_counter()
-    response = shard.search(request.queries)
-    data = response.SerializeToString()
+    search = shard.start_search(queries)
+    search.write(search.find([*search.pending], limit))
     metrics.BATCH_SECONDS.observe(time.perf_counter() - began_s)
-    metrics.BATCH_QUERIES.observe(len(request.queries))
-    failed = sum(bool(hits.error) for hits in response.results)
-    metrics.QUERIES.labels("ok").inc(len(request.queries) - failed)
+    metrics.BATCH_QUERIES.observe(len(queries))
+    return search
+
+
+def _complete(search: ShardSearch, results: Mapping[int, Found]) -> _Response:
+    """The response, with these results, too; queries that are still pending are costly ones to ask for again."""
+    search.write(results)
+    for i in search.pending:
+        search.response.results[i].costly = True
+    failed = sum(bool(hits.error) for hits in search.response.results)
+    metrics.QUERIES.labels("ok").inc(len(search.response.results) - failed - len(search.pending))
     metrics.QUERIES.labels("error").inc(failed)
-    return data
+    return search.response
