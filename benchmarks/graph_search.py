@@ -1,11 +1,11 @@
 """Graph backends at recall@10 of 0.95: CPU per query of a space's search, and of the bare library with the same graph.
 
-Vectors are `overlapping` of `benchmarks/dataset.py`, queries others of their distribution. For each recipe the cheapest
+Vectors are `noisy` of `benchmarks/dataset.py`, queries others of their distribution. For each recipe the cheapest
 settings that reach the recall are found on 400 queries; `SpaceIndex.search`, rescoring included, and the bare library
 (which neither rotates nor rescores) then run in turn on one thread, `--rounds` times; results are medians over all
 queries. Memory is what a process gains by loading the index.
 
-    python -m benchmarks.graph_search FOLDER [--count 100000] [--rounds 7] [--set overlapping|cnn] [--only RECIPE ...]
+    python -m benchmarks.graph_search FOLDER [--count 100000] [--rounds 7] [--set noisy|cnn] [--only RECIPE ...]
 
 FOLDER keeps the indexes. Writes benchmarks/results/graph_search_<set>_<count>.json.
 """
@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.contender import K, find_cheapest_settings, recall, refine_parameter_steps, resident_bytes
 from benchmarks.contender import SearchSettings as Settings
-from benchmarks.dataset import DIM, cnn_like, overlapping
+from benchmarks.dataset import DIM, cnn_like, noisy
 from benchmarks.meter import write
 from benchmarks.ngt_comparison import nearest
 from index.backends import factory, faiss_support, rotation
@@ -38,7 +38,7 @@ from lookalike.vectors import F32, I64
 TARGET = 0.95
 TUNING_QUERIES = 400
 RECIPES = ("HNSW32,SQ8", "PCAR256,HNSW24,SQ8", "SymQG32", "PCAR384,SymQG32", "PCAR256,SymQG32")
-SETS = {"overlapping": overlapping, "cnn": cnn_like}
+SETS = {"noisy": noisy, "cnn": cnn_like}
 
 Search = Callable[[F32], Any]
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--set", choices=tuple(SETS), default="overlapping")
+    parser.add_argument("--set", choices=tuple(SETS), default="noisy")
     parser.add_argument("--only", nargs="+", default=RECIPES, metavar="RECIPE")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)

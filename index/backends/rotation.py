@@ -79,7 +79,7 @@ def rotate_to_unit(vectors: F32, rotation: F32 | None) -> F32:
     favours short ones, and by inner product a graph finds its way badly.
 
     Of the true 10 nearest, SymphonyQG found 96 % among 20 candidates of 256 dimensions so, unscaled 89 % by Euclidean
-    distance and 92 % by inner product (ef 80; 100,000 vectors, a third of each in noise of 1024 dimensions).
+    distance and 92 % by inner product (ef 80; 100,000 vectors, `noisy` of `benchmarks/dataset.py`).
     """
     return vectors if rotation is None else normalised(vectors @ rotation.T)
 
