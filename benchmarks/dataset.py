@@ -89,7 +89,7 @@ def cnn_like(count: int, queries: int, *, seed: int = 0) -> tuple[F32, F32]:
 
 
 def noisy(count: int, queries: int, *, seed: int = 0) -> tuple[F32, F32]:
-    """The same shapes, but vectors that are harder to index: a graph takes twice the time of `cnn_like` for equal recall.
+    """The same shapes, but vectors that are harder to index: a graph takes twice the time for equal recall.
 
     Two fifths of each vector's squared length are noise of equal variance in all 1024 dimensions; the rest lies around
     one of 2,000 centres of equal size, in 512 dimensions.
