@@ -37,7 +37,7 @@ from lookalike.vectors import F32, I64
 
 TARGET = 0.95
 TUNING_QUERIES = 400
-RECIPES = ("HNSW32,SQ8", "PCAR384,HNSW32,SQ8", "PCAR256,HNSW24,SQ8", "SymQG32", "PCAR384,SymQG32", "PCAR256,SymQG32")
+RECIPES = ("HNSW32,SQ8", "PCAR256,HNSW24,SQ8", "SymQG32", "PCAR384,SymQG32", "PCAR256,SymQG32")
 SETS = {"noisy": noisy, "cnn": cnn_like}
 
 Search = Callable[[F32], Any]
