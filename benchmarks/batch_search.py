@@ -127,7 +127,7 @@ async def similar_of_all(
             for row, result in enumerate((await stub.BatchSearch(batch)).results, i * size):
                 keep(row, result.response)
 
-        return await closed_loop(ask, len(names) // size, inflight, pids), neighbours
+        return await closed_loop(ask, range(len(names) // size), inflight, pids), neighbours
 
 
 async def stream_of_all(port: int, pids: Sequence[int], names: Sequence[str]) -> float:

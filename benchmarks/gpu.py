@@ -218,7 +218,7 @@ async def measure_gateway(port: int, pids: Sequence[int], query_set: QuerySet) -
                 response: SearchResponse = await stub.Search(request)
                 found[i] = np.array([int(hit.product.id) for hit in response.hits])
 
-            load = await closed_loop(ask, len(query_set.queries), INFLIGHT, pids)
+            load = await closed_loop(ask, range(len(query_set.queries)), INFLIGHT, pids)
             rows[f"k={k}"] = {
                 **load.row(),
                 "recall": recall([found[i] for i in range(len(query_set.queries))], query_set.truth[:, :k]),

@@ -139,7 +139,7 @@ async def echo_load(port: int, pid: int, calls: int) -> Load:
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
         request = bytes(4 * DIM)
-        return await closed_loop(lambda i: call(request), calls, 16, [pid])
+        return await closed_loop(lambda i: call(request), range(calls), 16, [pid])
 
 
 async def gateway_load(port: int, pids: list[int], queries: F32, inflight: int) -> tuple[Load, np.ndarray[Any, Any]]:
@@ -154,7 +154,7 @@ async def gateway_load(port: int, pids: list[int], queries: F32, inflight: int) 
                 raise RuntimeError(f"partial: {response.provenance}")
             neighbours[i, : len(response.hits)] = [int(hit.product.id) for hit in response.hits]
 
-        return await closed_loop(ask, len(queries), inflight, pids), neighbours
+        return await closed_loop(ask, range(len(queries)), inflight, pids), neighbours
 
 
 if __name__ == "__main__":

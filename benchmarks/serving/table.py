@@ -1,0 +1,59 @@
+"""The table of a run, in Markdown. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+HEAD = (
+    "system",
+    "recall@10 (knob)",
+    "QPS of the core, 1 / 16 / 64 in flight",
+    "server CPU, us per query",
+    "p50 / p99 ms at 16",
+    "open loop: p50 / p99 ms",
+    "memory, bytes per vector (of it not mapped files)",
+    "build, s",
+)
+INFLIGHT = (1, 16, 64)
+NONE = "–"
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """The table, what was measured on what, and why systems are missing."""
+    lines = [
+        f"{result['vectors']}; {result['machine']}; {result['date']}, commit {result['commit']}; "
+        f"{result['seconds']:g} s a cell, least recall {result['least_recall']:g}.",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        f"|{' --- |' * len(HEAD)}",
+        *(f"| {' | '.join(_cells(row, result['documents']))} |" for row in result["rows"]),
+    ]
+    if result["skipped"]:
+        lines += ["", "Left out:", ""]
+        lines += [f"* {name}: {reason.splitlines()[0]}" for name, reason in result["skipped"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Mapping[str, Any], documents: int) -> list[str]:
+    cells = {cell["inflight"]: cell for cell in row["cells"]}
+    open_loop, memory, knob = row.get("open_loop"), row["memory"], row["knob"]
+    has_processes = memory["pss_bytes"] > 0
+    return [
+        row["label"],
+        f"{row['recall']:.3f}" + (f" ({knob} {row['knob_value']})" if knob else ""),
+        _joined(cells, "per_s"),
+        _joined(cells, "cpu_us") if has_processes else NONE,
+        _latency(cells.get(16)),
+        f"{_latency(open_loop)} at {open_loop['rate']:g}/s" if open_loop else NONE,
+        f"{memory['pss_bytes'] / documents:,.0f} ({memory['own_bytes'] / documents:,.0f})" if has_processes else NONE,
+        f"{row['build_s']:,.0f}",
+    ]
+
+
+def _joined(cells: Mapping[int, Mapping[str, float]], figure: str) -> str:
+    return " / ".join(f"{cells[each][figure]:,.0f}" if each in cells else NONE for each in INFLIGHT)
+
+
+def _latency(cell: Mapping[str, float] | None) -> str:
+    return f"{cell['p50_ms']:.1f} / {cell['p99_ms']:.1f}" if cell else NONE
