@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from benchmarks.serving.system import (
     K,
     Searches,
     Site,
-    accepts,
     build_loaded,
     free_address,
     one_each,
@@ -64,7 +65,7 @@ class Pgvector:
         data = site.folder / "data"
         settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         command = [str(self._binaries(site) / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", port_of(address)]
-        site.start("postgres", [*_as_user(data), *command, "-k", "", *settings], accepts(address))
+        site.start("postgres", [*_as_user(data), *command, "-k", "", *settings], partial(_is_ready, address))
         return address
 
     def load(self, site: Site, address: str) -> None:
@@ -92,6 +93,17 @@ def _as_user(data: Path) -> list[str]:
     nobody = pwd.getpwnam("nobody")
     os.chown(data, nobody.pw_uid, nobody.pw_gid)
     return ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
+
+
+def _is_ready(address: str) -> bool:
+    """Whether it lets a user in: it accepts connections before."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1) as connection:
+            connection.sendall(_start_message(user=USER, database="postgres"))
+            return connection.recv(1) == b"R"
+    except OSError:
+        return False
 
 
 def _message(kind: bytes, body: bytes) -> bytes:
