@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := 0.13.9
-PACKAGES := lookalike encoders index server pipeline loadtest benchmarks tests
+PACKAGES := lookalike encoders index server node pipeline loadtest benchmarks tests
 
 .PHONY: help demo test check fmt protos bench load lock clean
 

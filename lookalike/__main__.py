@@ -33,9 +33,10 @@ COMMANDS = {
     ),
     "serve gateway": Command("server.app:main", "the gRPC gateway"),
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),
+    "serve node": Command("node.app:main", "a gateway and all shards of an index in one process"),
     "serve text-encoder": Command("encoders.text.server:main", "the text encoder: titles to vectors"),
     "serve model-server": Command("encoders.serving.model_server:main", "the image encoder, by TF-Serving's protocol"),
-    "serve local": Command("lookalike.local.serve:main", "shards and a gateway for an index, without encoders"),
+    "serve local": Command("lookalike.local.serve:main", "an index on this machine, without encoders"),
     "load": Command("loadtest.run:main", "load-test a gateway and compare its latencies with objectives"),
 }
 

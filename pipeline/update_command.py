@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help=f"directory of the computed vectors (default {FEATURE_STORE} in LOCATION or --staging)",
     )
-    add("--shards", type=int, default=2, metavar="N", help="number of shards (default %(default)s)")
+    add("--shards", type=int, default=1, metavar="N", help="number of shards (default %(default)s)")
     add(
         "--seed",
         type=arguments.seed,

@@ -20,16 +20,19 @@ from server.classify import ClassifyHandler
 from server.encoding import Encoders
 from server.policy import AutoPolicy
 from server.redis_result_cache import RedisResultCache
+from server.remote_shard import RemoteShard
 from server.result_cache import MemoryResultCache, ResultCache
 from server.search import Searcher
-from server.settings import GatewaySettings
+from server.settings import GatewaySettings, ServiceSettings
 from server.shard_group import ShardGroup
+from server.shard_transport import ShardTransport
 from server.single_flight import SingleFlight
 from server.stream import SearchStreamer
 from server.version_watch import VersionWatch
 
 SEARCH = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
 CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["Catalog"]
+SERVICES = (SEARCH.full_name, CATALOG.full_name)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -61,9 +64,9 @@ class Gateway:
         await asyncio.gather(self.shards.close(), self.encoders.close(), self.cache.close())
 
 
-def build_gateway(settings: GatewaySettings) -> Gateway:
-    """Build all parts of a gateway; nothing is connected yet."""
-    shards, encoders, cache = ShardGroup(settings), Encoders(settings), _result_cache(settings)
+def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport]) -> Gateway:
+    """Build all parts of a gateway of these shards, in the order of their ordinals; nothing is connected yet."""
+    shards, encoders, cache = ShardGroup(transports, settings), Encoders(settings), _result_cache(settings)
     versions = VersionWatch(shards, settings.refresh_s)
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
@@ -97,18 +100,17 @@ def build_gateway(settings: GatewaySettings) -> Gateway:
 
 async def serve(settings: GatewaySettings) -> None:
     """Serve until a signal ends it; ready once all shards serve one version."""
-    gateway = build_gateway(settings)
-    services = (SEARCH.full_name, CATALOG.full_name)
+    gateway = build_gateway(settings, [RemoteShard(address) for address in settings.shards])
     try:
         async with lifecycle.background_task(gateway.versions.keep_fresh()):
             await lifecycle.serve(
-                settings, gateway.handlers, services=services, warm_up=gateway.versions.until_complete
+                settings, gateway.handlers, services=SERVICES, warm_up=gateway.versions.until_complete
             )
     finally:
         await gateway.close()
 
 
-def _result_cache(settings: GatewaySettings) -> ResultCache:
+def _result_cache(settings: ServiceSettings) -> ResultCache:
     if settings.redis and settings.cache_ttl_s:
         return RedisResultCache(settings.redis, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s)
     max_bytes = settings.cache_memory_bytes if settings.cache_ttl_s else 0

@@ -23,7 +23,7 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.v1.product_encoder_pb2 import ProductInput
 from lookalike.vectors import F32, pack
 from server.classify_request import MAX_CATEGORIES
-from server.settings import GatewaySettings
+from server.settings import ServiceSettings
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
@@ -56,7 +56,7 @@ class ClassificationResult:
 class Encoders:
     """Clients of all encoders. An encoder that is not configured, or is down, fails only the queries that need it."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: ServiceSettings) -> None:
         self._threads = ThreadPoolExecutor(settings.image_threads, "photo")
         self._channels: list[grpc.aio.Channel] = []
         self._image_batcher: Coalescer[Pixels, EncodedVector] | None = None

@@ -11,11 +11,10 @@ from server.policy import AutoPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewaySettings(ProcessSettings):
-    PREFIX: ClassVar[str] = "LOOKALIKE_GATEWAY_"
+class ServiceSettings(ProcessSettings):
+    """How searches and catalogue calls are answered, wherever the shards are."""
 
     port: int = setting(50051, "gRPC port; 0: any free one, printed at start", at_least=0, at_most=65535)
-    shards: tuple[str, ...] = setting((), "addresses of the shards, host:port, in the order of their ordinals")
     model_server: str = setting("", "host:port of TF-Serving or the model server; empty: no photo queries")
     model: str = setting("mobilenet", "name of the image model in TF-Serving")
     model_version: int = setting(
@@ -73,3 +72,12 @@ class GatewaySettings(ProcessSettings):
             raise BadSettings(
                 f"model_version={self.model_version}, model_label={self.model_label}: set at most one of them"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings(ServiceSettings):
+    """A gateway, whose shards are other processes."""
+
+    PREFIX: ClassVar[str] = "LOOKALIKE_GATEWAY_"
+
+    shards: tuple[str, ...] = setting((), "addresses of the shards, host:port, in the order of their ordinals")

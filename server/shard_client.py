@@ -1,26 +1,20 @@
-"""The client of one shard, which sends concurrent queries together as one RPC. Network I/O (gRPC)."""
+"""The client of one shard, which sends concurrent queries together in one call. I/O through its transport."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
-import grpc
-import grpc.aio
-
-from lookalike.channels import aio_channel
+from lookalike.errors import LookalikeError
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.deadline import Deadline
-from lookalike.runtime.edge import peer_error
-from lookalike.v1 import index_pb2, index_pb2_grpc, types_pb2
-from server.settings import GatewaySettings
+from lookalike.v1 import index_pb2, types_pb2
+from server.settings import ServiceSettings
+from server.shard_transport import ShardTransport
 from server.topology import Snapshot
-
-Reply = TypeVar("Reply")
 
 # Maximum size of a batch of updates: each counts 1, and 1 more per 128 KiB, so that no message is too large.
 _UPDATE_BATCH = 64
@@ -41,28 +35,30 @@ class _Batchers:
 
 
 class ShardClient:
-    """The client of one shard process.
+    """The client of one shard.
 
     Searches that arrive while `shard_inflight` batches are in flight are sent together in the next batch; so are
     look-ups. There is one batch of updates in flight at a time.
     """
 
-    def __init__(self, address: str, settings: GatewaySettings) -> None:
-        self.address = address
+    def __init__(self, transport: ShardTransport, settings: ServiceSettings) -> None:
+        self._transport = transport
         self._settings = settings
-        self._channel = aio_channel(address)
-        self._stub = index_pb2_grpc.IndexShardStub(self._channel)
         self._batchers: dict[str, _Batchers] = {}
 
+    @property
+    def address(self) -> str:
+        return self._transport.address
+
     async def close(self) -> None:
-        await self._channel.close()
+        await self._transport.close()
 
     async def describe(self, pinned: str) -> index_pb2.DescribeResponse | None:
         """The versions that the shard serves; None if it is unreachable. The shard renews its lease of `pinned`."""
         request = index_pb2.DescribeRequest(pinned=pinned)
         try:
-            return await self._stub.Describe(request, timeout=self._settings.shard_timeout_s)
-        except grpc.aio.AioRpcError:
+            return await self._transport.describe(request, self._settings.shard_timeout_s)
+        except LookalikeError:
             return None
 
     def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery) -> asyncio.Future[index_pb2.ShardHits]:
@@ -89,23 +85,20 @@ class ShardClient:
     ) -> Sequence[index_pb2.FetchedProduct]:
         """The products with their vectors of these spaces; without `product` where the shard has no such product."""
         request = index_pb2.FetchRequest(version=version, ids=ids, descriptions=descriptions, vectors=vectors)
-        return (await self._call(self._stub.Fetch, request, self._capped(deadline))).products
+        return await self._transport.fetch(request, deadline.capped(self._settings.shard_timeout_s))
 
     async def count(self, version: str, filter: types_pb2.Filter, deadline: Deadline) -> int:
         request = index_pb2.ShardCountRequest(version=version, filter=filter)
-        return (await self._call(self._stub.Count, request, self._capped(deadline))).count
+        return await self._transport.count(request, deadline.capped(self._settings.shard_timeout_s))
 
     async def stream(
         self, version: str, filter: types_pb2.Filter, after: str, deadline: Deadline
     ) -> AsyncIterator[tuple[str, bytes]]:
         """(id, serialized product) by rising id."""
         request = index_pb2.ShardListRequest(version=version, filter=filter, after=after)
-        try:
-            async for page in self._stub.List(request, timeout=deadline.timeout_s()):
-                for entry in zip(page.ids, page.products, strict=True):
-                    yield entry
-        except grpc.aio.AioRpcError as error:
-            raise peer_error(error, f"shard {self.address}") from error
+        async for page in self._transport.list(request, deadline.timeout_s()):
+            for entry in zip(page.ids, page.products, strict=True):
+                yield entry
 
     def _batchers_of(self, snapshot: Snapshot) -> _Batchers:
         """The batchers of the version. Just after a version change, requests that pin the previous one still arrive."""
@@ -142,30 +135,20 @@ class ShardClient:
         return max(query.k, math.ceil(BATCH_PRODUCTS / self._settings.shard_batch))
 
     async def _search(self, version: str, queries: list[index_pb2.ShardQuery]) -> Sequence[index_pb2.ShardHits]:
-        request = index_pb2.ShardSearchRequest(version=version, queries=queries)
-        return (await self._call(self._stub.Search, request, self._settings.shard_timeout_s)).results
+        return await self._transport.search(version, queries, self._settings.shard_timeout_s)
 
     async def _lookup(
         self, version: str, spaces: Sequence[types_pb2.Space.ValueType], ids: list[str]
     ) -> Sequence[index_pb2.FetchedProduct]:
         request = index_pb2.FetchRequest(version=version, ids=ids, vectors=spaces)
-        return (await self._call(self._stub.Fetch, request, self._settings.shard_timeout_s)).products
+        return await self._transport.fetch(request, self._settings.shard_timeout_s)
 
     async def _apply(
         self, version: str, updates: list[index_pb2.Update]
     ) -> Sequence[tuple[index_pb2.UpdateResult, int]]:
         request = index_pb2.ApplyRequest(version=version, updates=updates)
-        response = await self._call(self._stub.Apply, request, self._settings.shard_timeout_s)
+        response = await self._transport.apply(request, self._settings.shard_timeout_s)
         return [(result, response.sequence) for result in response.results]
-
-    async def _call(self, method: Callable[..., Awaitable[Reply]], request: object, timeout_s: float) -> Reply:
-        try:
-            return await method(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise peer_error(error, f"shard {self.address}") from error
-
-    def _capped(self, deadline: Deadline) -> float:
-        return deadline.capped(self._settings.shard_timeout_s)
 
 
 def _update_size(update: index_pb2.Update) -> int:

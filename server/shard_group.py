@@ -10,8 +10,9 @@ from lookalike.errors import DeadlineExceeded, LookalikeError, Overloaded, Unava
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import index_pb2, types_pb2
-from server.settings import GatewaySettings
+from server.settings import ServiceSettings
 from server.shard_client import ShardClient
+from server.shard_transport import ShardTransport
 from server.topology import Snapshot
 
 # A search waits for its shards for this share of the time left; the rest is for making a partial answer.
@@ -33,9 +34,9 @@ class ShardResults:
 class ShardGroup:
     """All shards of the index, in the order of their ordinals."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, transports: Sequence[ShardTransport], settings: ServiceSettings) -> None:
         self._timeout_s = settings.shard_timeout_s
-        self._shards = [ShardClient(address, settings) for address in settings.shards]
+        self._shards = [ShardClient(transport, settings) for transport in transports]
 
     @property
     def addresses(self) -> list[str]:

@@ -41,7 +41,7 @@ class Compactor:
                 while shard.live is not None and shard.live.compaction_due:
                     with metrics.COMPACTION_SECONDS.time():
                         await run_in_thread(self._thread, shard.live.compact)
-                    metrics.set_live(shard.live)
+                    metrics.set_live(shard.shard, shard.live)
         except Exception:  # Most likely the disk is full. Nothing is lost; the next update tries again.
             log.exception("compaction failed")
             metrics.COMPACTION_FAILURES.inc()

@@ -1,4 +1,4 @@
-"""The metrics of a shard process. Declarations, and functions that set the gauges; no I/O."""
+"""The metrics of a process that serves shards; gauges are by shard. Declarations, and functions that set gauges."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ BATCH_SECONDS = Histogram(
 QUERIES = Counter("lookalike_shard_queries", "Queries answered.", ["outcome"])  # ok | error
 
 # Versions.
-VERSIONS = Gauge("lookalike_shard_versions", "Loaded versions: two while one replaces the other.")
-VECTORS = Gauge("lookalike_shard_vectors", "Vectors in this shard, of the version loaded or updated last.", ["space"])
+VERSIONS = Gauge("lookalike_shard_versions", "Loaded versions: two while one replaces the other.", ["shard"])
+VECTORS = Gauge(
+    "lookalike_shard_vectors", "Vectors in the shard, of the version loaded or updated last.", ["shard", "space"]
+)
 LOAD_SECONDS = Histogram(
     "lookalike_shard_load_seconds",
     "Time to fetch, verify, map and warm up a version.",
@@ -48,21 +50,23 @@ COMPACTION_SECONDS = Histogram(
 COMPACTION_FAILURES = Counter(
     "lookalike_shard_compaction_failures", "Compactions that failed, most likely because the disk is full."
 )
-SEQUENCE = Gauge("lookalike_shard_sequence", "Updates applied since the version was built.")
-DELTA_ROWS = Gauge("lookalike_shard_delta_rows", "Products in memory and in the log until the next compaction.")
-SEGMENT_ROWS = Gauge("lookalike_shard_segment_rows", "Products in the compacted segment.")
-SUPERSEDED_ROWS = Gauge(
-    "lookalike_shard_superseded_rows", "Products of the version as built, removed or replaced since."
+SEQUENCE = Gauge("lookalike_shard_sequence", "Updates applied since the version was built.", ["shard"])
+DELTA_ROWS = Gauge(
+    "lookalike_shard_delta_rows", "Products in memory and in the log until the next compaction.", ["shard"]
 )
-TOMBSTONES = Gauge("lookalike_shard_tombstones", "Removals that are remembered.")
-LOG_BYTES = Gauge("lookalike_shard_log_bytes", "Size of the write-ahead log.")
+SEGMENT_ROWS = Gauge("lookalike_shard_segment_rows", "Products in the compacted segment.", ["shard"])
+SUPERSEDED_ROWS = Gauge(
+    "lookalike_shard_superseded_rows", "Products of the version as built, removed or replaced since.", ["shard"]
+)
+TOMBSTONES = Gauge("lookalike_shard_tombstones", "Removals that are remembered.", ["shard"])
+LOG_BYTES = Gauge("lookalike_shard_log_bytes", "Size of the write-ahead log.", ["shard"])
 
 
 def set_loaded(versions: int, loaded: ShardVersion) -> None:
     """Set the gauges after a version was loaded: how many there are now, and the vectors of this one."""
-    VERSIONS.set(versions)
+    VERSIONS.labels(loaded.shard).set(versions)
     for number, space in loaded.base.spaces.items():
-        VECTORS.labels(space_name(number)).set(len(space))
+        VECTORS.labels(loaded.shard, space_name(number)).set(len(space))
 
 
 def count_outcomes(outcomes: Sequence[UpdateResult]) -> None:
@@ -70,14 +74,14 @@ def count_outcomes(outcomes: Sequence[UpdateResult]) -> None:
         UPDATES.labels(UpdateResult.Outcome.Name(outcome.outcome).lower()).inc()
 
 
-def set_live(live: LiveShard) -> None:
+def set_live(shard: int, live: LiveShard) -> None:
     """Set the gauges of a version that takes updates, after a write or a compaction."""
     state = live.state()
-    SEQUENCE.set(live.sequence)
-    DELTA_ROWS.set(state.delta_rows)
-    SEGMENT_ROWS.set(state.segment_rows)
-    SUPERSEDED_ROWS.set(state.superseded_rows)
-    TOMBSTONES.set(state.tombstones)
-    LOG_BYTES.set(state.log_bytes)
+    SEQUENCE.labels(shard).set(live.sequence)
+    DELTA_ROWS.labels(shard).set(state.delta_rows)
+    SEGMENT_ROWS.labels(shard).set(state.segment_rows)
+    SUPERSEDED_ROWS.labels(shard).set(state.superseded_rows)
+    TOMBSTONES.labels(shard).set(state.tombstones)
+    LOG_BYTES.labels(shard).set(state.log_bytes)
     for number in live.encoders:
-        VECTORS.labels(space_name(number)).set(live.view.vector_count(number))
+        VECTORS.labels(shard, space_name(number)).set(live.view.vector_count(number))

@@ -127,10 +127,10 @@ class Rollout:
                     self._report_failure(f"version {name} cannot be dropped: {error}")
                     return
             if (handle := self._served.remove(name)) is not None:
-                last_reference = [handle]
+                shard, last_reference = handle.shard.shard, [handle]
                 del handle
                 await self._run_in_thread(partial(_free, last_reference))
-                metrics.VERSIONS.set(len(self._served.uses()))
+                metrics.VERSIONS.labels(shard).set(len(self._served.uses()))
                 log.info("version %s is dropped", name)
 
     def _report_failure(self, reason: str, unexpected: Exception | None = None) -> None:

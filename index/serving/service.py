@@ -1,10 +1,10 @@
-"""The gRPC service IndexShard: checks requests, searches and serializes on threads, writes updates. Network I/O."""
+"""The service IndexShard: checks requests, searches and serializes on threads, writes updates. Reads mapped files."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TypeVar
@@ -28,7 +28,10 @@ Result = TypeVar("Result")
 
 
 class IndexShard:
-    """The handlers of the service. Until the first version is loaded, every request gets UNAVAILABLE."""
+    """The service of one shard, for gRPC (`handler`) and for callers in this process.
+
+    Until the first version is loaded, every request gets UNAVAILABLE.
+    """
 
     def __init__(self, pool: Pool, served: ServedVersions, writer: Writer) -> None:
         self._pool = pool
@@ -38,30 +41,33 @@ class IndexShard:
     def handler(self) -> grpc.GenericRpcHandler:
         methods: dict[str, edge.Unary | edge.Streaming] = {
             "Describe": self.describe,
-            "Search": self.search,
-            "Fetch": self.fetch,
+            "Search": self._serialized_search,
+            "Fetch": self._serialized_fetch,
             "Count": self.count,
             "List": self.list,
-            "Apply": self._writer.apply,
+            "Apply": self.apply,
         }
         return edge.handler(SERVICE, methods)
 
     async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
         return self._served.describe(request.pinned)
 
-    async def search(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
-        if len(request.queries) > MAX_QUERIES:
-            raise InvalidRequest(
-                "queries", f"the request has {len(request.queries)} queries, at most {MAX_QUERIES} are allowed"
-            )
-        return await self._run(request.version, lambda shard: _search(shard, request), deadline)
+    async def search(
+        self, version: str, queries: Sequence[index_pb2.ShardQuery], deadline: Deadline
+    ) -> index_pb2.ShardSearchResponse:
+        """One result per query, in order."""
+        _check_queries(queries)
+        return await self._run(version, lambda shard: _search(shard, queries), deadline)
 
-    async def fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> bytes:
-        return await self._run(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
+    async def fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> index_pb2.FetchResponse:
+        return await self._run(request.version, lambda shard: shard.fetch(request), deadline)
 
     async def count(self, request: index_pb2.ShardCountRequest, deadline: Deadline) -> index_pb2.ShardCountResponse:
         count = await self._run(request.version, lambda shard: shard.count(request.filter), deadline)
         return index_pb2.ShardCountResponse(count=count)
+
+    async def apply(self, request: index_pb2.ApplyRequest, deadline: Deadline) -> index_pb2.ApplyResponse:
+        return await self._writer.apply(request, deadline)
 
     async def list(
         self, request: index_pb2.ShardListRequest, deadline: Deadline
@@ -77,6 +83,15 @@ class IndexShard:
                 yield page
                 after = page.ids[-1]
 
+    async def _serialized_search(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
+        _check_queries(request.queries)
+        return await self._run(
+            request.version, lambda shard: _search(shard, request.queries).SerializeToString(), deadline
+        )
+
+    async def _serialized_fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> bytes:
+        return await self._run(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
+
     async def _run(self, version: str, work: Callable[[ShardVersion], Result], deadline: Deadline) -> Result:
         """Run on a thread. The version is leased until the thread has finished, even if the caller gave up before."""
         with ExitStack() as lease:
@@ -87,13 +102,17 @@ class IndexShard:
         return await asyncio.wrap_future(call)
 
 
-def _search(shard: ShardVersion, request: index_pb2.ShardSearchRequest) -> bytes:
+def _check_queries(queries: Sequence[index_pb2.ShardQuery]) -> None:
+    if len(queries) > MAX_QUERIES:
+        raise InvalidRequest("queries", f"the request has {len(queries)} queries, at most {MAX_QUERIES} are allowed")
+
+
+def _search(shard: ShardVersion, queries: Sequence[index_pb2.ShardQuery]) -> index_pb2.ShardSearchResponse:
     began_s = time.perf_counter()
-    response = shard.search(request.queries)
-    data = response.SerializeToString()
+    response = shard.search(queries)
     metrics.BATCH_SECONDS.observe(time.perf_counter() - began_s)
-    metrics.BATCH_QUERIES.observe(len(request.queries))
+    metrics.BATCH_QUERIES.observe(len(queries))
     failed = sum(bool(hits.error) for hits in response.results)
-    metrics.QUERIES.labels("ok").inc(len(request.queries) - failed)
+    metrics.QUERIES.labels("ok").inc(len(queries) - failed)
     metrics.QUERIES.labels("error").inc(failed)
-    return data
+    return response

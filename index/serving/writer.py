@@ -100,14 +100,15 @@ class Writer:
         """Write the requests that name one version, to all loaded versions."""
         updates = [update for request in requests for update in request.updates]
         async with self._write_lock, AsyncExitStack() as leases:
-            live = _require_live(leases.enter_context(self._served.lease(version)))
+            shard = leases.enter_context(self._served.lease(version))
+            live = _require_live(shard)
             others = [leases.enter_context(self._served.lease(name)) for name in self._served.uses() if name != version]
-            replicas = [shard.live for shard in others if shard.live is not None]
+            replicas = [other.live for other in others if other.live is not None]
             with metrics.WRITE_SECONDS.time():
                 outcomes, loss = await run_in_thread(self._thread, partial(apply_to_all, live, replicas, updates))
             metrics.WRITE_UPDATES.observe(len(updates))
             metrics.count_outcomes(outcomes)
-            metrics.set_live(live)
+            metrics.set_live(shard.shard, live)
             self._losses.report(loss, version)
             self._compactor.start_if_due((live, *replicas))
             remaining = iter(outcomes)

@@ -16,7 +16,7 @@ from rich.text import Text
 from lookalike.cli import render
 from lookalike.cli.render import printable
 from lookalike.client import Client
-from lookalike.demo.preparation import SHARDS, BuiltIndex, ExportedModels, Preparation
+from lookalike.demo.preparation import BuiltIndex, ExportedModels, Preparation
 from lookalike.demo.queries import FASHION, DemoQuery, demo_queries
 from lookalike.errors import InvalidRequest, NotFound, OperatorError
 from lookalike.local import probes, process_specs, serve
@@ -50,13 +50,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         models = preparation.export_models(options.weights)
         index, model_server, redis = _prepare_index(processes, preparation, catalogue, models)
         port, metrics_port = _choose_port(console, options.port), _choose_metrics_port()
-        gateway = _serve(processes, index, model_server, redis, port=port, metrics_port=metrics_port)
-        _print_summary(console, index, models, gateway)
-        with Client(gateway.address) as client:
+        node = _serve(processes, index, model_server, redis, port=port, metrics_port=metrics_port)
+        _print_summary(console, index, models, node)
+        with Client(node.address) as client:
             queries = demo_queries(_some_products(client), catalogue, index.spaces)
             _run_queries(console, client, queries, started_s)
         if not options.once:
-            _print_example_commands(console, index, gateway, metrics_port)
+            _print_example_commands(console, index, node, metrics_port)
             with contextlib.suppress(KeyboardInterrupt):
                 processes.watch()
     return 0
@@ -71,7 +71,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--once", action="store_true", help="stop after the answers")
     parser.add_argument("--catalog", type=Path, metavar="DIR", help="your catalogue (default: a drawn sample)")
-    parser.add_argument("--port", type=int, default=50051, help="the gateway's port (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=50051, help="gRPC port (default: %(default)s)")
     parser.add_argument(
         "--state",
         type=Path,
@@ -136,31 +136,31 @@ def _serve(
     port: int,
     metrics_port: int,
 ) -> ProcessSpec:
-    """Start the text encoder, the shards and the gateway together; return the gateway once all are ready."""
+    """Start the text encoder and the node together; return the node once both are ready."""
     # Chosen after the build, which may take an hour: meanwhile any connection could get a port that was chosen before.
-    text_port, *shard_ports = probes.free_ports(1 + SHARDS, exclude=(port, metrics_port))
+    (text_port,) = probes.free_ports(1, exclude=(port, metrics_port))
     text_encoder = None
     if index.text_artifact is not None:
         text_encoder = process_specs.text_encoder(
             index.text_artifact, text_port, product_artifact=index.product_artifact
         )
-    # Pinned to this version: the text encoder beside them belongs to it and does not follow CURRENT.
-    shards = [
-        process_specs.shard(
-            index.location, number, shard_port, version=index.version, live_dir=index.location.parent / "live"
-        )
-        for number, shard_port in enumerate(shard_ports)
-    ]
-    gateway = process_specs.gateway(
-        shards, port, metrics_port=metrics_port, model_server=model_server, text_encoder=text_encoder, redis=redis
+    node = process_specs.node(
+        index.location,
+        port,
+        version=index.version,  # The text encoder beside it belongs to this version and does not follow CURRENT.
+        live_dir=index.location.parent / "live",
+        metrics_port=metrics_port,
+        model_server=model_server,
+        text_encoder=text_encoder,
+        redis=redis,
     )
-    _start(processes, *filter(None, [text_encoder]), *shards, gateway)
+    _start(processes, *filter(None, [text_encoder]), node)
     processes.wait_ready(timeout_s=READY_TIMEOUT_S)
-    return gateway
+    return node
 
 
 def _redis_spec(processes: Supervisor, port: int) -> ProcessSpec | None:
-    """Redis if it is installed; without it the gateway caches results in its own memory."""
+    """Redis if it is installed; without it the node caches results in its own memory."""
     executable = process_specs.redis_executable()
     return None if executable is None else process_specs.redis(executable, processes.logs, port)
 
@@ -206,10 +206,10 @@ def _run_query(client: Client, query: DemoQuery) -> tuple[Table | Text, Text]:
     return render.table(response, without=("id", "shop")), render.provenance(response.provenance)
 
 
-def _print_summary(console: Console, index: BuiltIndex, models: ExportedModels, gateway: ProcessSpec) -> None:
+def _print_summary(console: Console, index: BuiltIndex, models: ExportedModels, node: ProcessSpec) -> None:
     rejected = f" ({index.rejected:,} more were rejected)" if index.rejected else ""
     console.print(
-        f"Version {index.version} with {index.products:,} products{rejected} is served at [bold]{gateway.address}[/] "
+        f"Version {index.version} with {index.products:,} products{rejected} is served at [bold]{node.address}[/] "
         f"in the space{'s' if len(index.spaces) > 1 else ''} {' and '.join(index.spaces)}."
     )
     if "-untrained-" in models.encoder:
@@ -222,8 +222,8 @@ def _print_summary(console: Console, index: BuiltIndex, models: ExportedModels, 
         console.print(Panel(Text(text), title="The image model is UNTRAINED", border_style="red"))
 
 
-def _print_example_commands(console: Console, index: BuiltIndex, gateway: ProcessSpec, metrics_port: int) -> None:
+def _print_example_commands(console: Console, index: BuiltIndex, node: ProcessSpec, metrics_port: int) -> None:
     console.print("Try it yourself:", style="bold")
-    for line in serve.example_commands(gateway.address, index.spaces, metrics_port):
+    for line in serve.example_commands(node.address, index.spaces, metrics_port):
         console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print("\nCtrl-C stops everything.")

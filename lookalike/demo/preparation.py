@@ -20,8 +20,6 @@ from lookalike.demo.build_cache import BuildCache, metadata_digest, source_diges
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
 from lookalike.local import location, process_specs
 
-SHARDS = 2
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedModels:
@@ -120,8 +118,6 @@ class Preparation:
             model_server,
             "--artifacts",
             self._state / "encoders",
-            "--shards",
-            SHARDS,
             "--json",
         ]
         command = process_specs.lookalike_command("update", catalogue, self._location, *arguments)
@@ -148,7 +144,6 @@ class Preparation:
         return {
             "catalogue": [str(catalogue), metadata_digest(catalogue)],
             "encoder": models.encoder,
-            "shards": SHARDS,
             "code": source_digest(process_specs.ROOT, "pipeline", "encoders", "index"),
         }
 

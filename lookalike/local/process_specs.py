@@ -31,45 +31,40 @@ def lookalike_command(*arguments: str | Path | int) -> list[str]:
     return [sys.executable, "-m", "lookalike", *map(str, arguments)]
 
 
-def shard(location: Path, number: int, port: int, *, version: str = "", live_dir: Path | None = None) -> ProcessSpec:
-    """One shard of the index at `location`.
-
-    version:  the version to serve always; empty: follow CURRENT, whenever it changes.
-    live_dir: the directory that keeps live updates; None: the shard refuses them.
-    """
-    arguments: list[str | Path | int] = ["--location", location, "--shard", number, "--version", version]
-    arguments += ["--live-dir", live_dir] if live_dir else []
-    return _server_spec(f"shard {number}", port, "shard", *arguments)
-
-
 def text_encoder(artifact: Path, port: int, *, product_artifact: Path | None = None) -> ProcessSpec:
     """The text encoder; with `product_artifact` it is the product encoder, too."""
     product: list[str | Path] = ["--product-artifact", product_artifact] if product_artifact else []
-    return _server_spec("text encoder", port, "text-encoder", "--artifact", artifact, *product)
+    return server("text encoder", port, "text-encoder", "--artifact", artifact, *product)
 
 
 def model_server(models: Path, port: int) -> ProcessSpec:
     """The image encoder's model server."""
-    return _server_spec("model server", port, "model-server", "--models", models)
+    return server("model server", port, "model-server", "--models", models)
 
 
-def gateway(
-    shards: Sequence[ProcessSpec],
+def node(
+    location: Path,
     port: int,
     *,
+    version: str = "",
+    live_dir: Path | None = None,
     metrics_port: int = 0,
     model_server: ProcessSpec | None = None,
     text_encoder: ProcessSpec | None = None,
     redis: ProcessSpec | None = None,
 ) -> ProcessSpec:
-    """The gateway of these shards; encoders and result cache are optional."""
-    addresses = ",".join(shard.address for shard in shards)
-    arguments: list[str | int] = ["--shards", addresses, "--metrics-port", metrics_port]
-    # Passed even when empty: a LOOKALIKE_GATEWAY_… variable set for another gateway must not reach this one.
+    """The index at `location`: all its shards, with their gateway. Encoders and result cache are optional.
+
+    version:  the version to serve always; empty: follow CURRENT, whenever it changes.
+    live_dir: the directory that keeps live updates; None: they are refused.
+    """
+    arguments: list[str | Path | int] = ["--location", location, "--version", version, "--metrics-port", metrics_port]
+    arguments += ["--live-dir", live_dir] if live_dir else []
+    # Passed even when empty: a LOOKALIKE_NODE_… variable set for another node must not reach this one.
     arguments += ["--model-server", model_server.address if model_server else ""]
     arguments += ["--text-encoder", text_encoder.address if text_encoder else ""]
     arguments += ["--redis", f"redis://{redis.address}" if redis else ""]
-    return _server_spec("gateway", port, "gateway", *arguments)
+    return server("node", port, "node", *arguments)
 
 
 def redis(executable: Path, directory: Path, port: int) -> ProcessSpec:
@@ -91,8 +86,8 @@ def redis_executable() -> Path | None:
     return bundled if bundled.exists() else None
 
 
-def _server_spec(name: str, port: int, server: str, *arguments: str | Path | int) -> ProcessSpec:
-    """The spec of a gRPC server that `lookalike serve SERVER` starts."""
+def server(name: str, port: int, role: str, *arguments: str | Path | int) -> ProcessSpec:
+    """The spec of a gRPC server that `lookalike serve ROLE` starts."""
     address = f"127.0.0.1:{port}"
-    command = lookalike_command("serve", server, *arguments, "--host", "127.0.0.1", "--port", port)
+    command = lookalike_command("serve", role, *arguments, "--host", "127.0.0.1", "--port", port)
     return ProcessSpec(name=name, address=address, command=command, ready=functools.partial(probes.is_serving, address))

@@ -1,4 +1,4 @@
-"""`lookalike serve local`: the shards and a gateway of an index on this machine, without encoders."""
+"""`lookalike serve local`: an index served on this machine by one process, without encoders."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ examples:
 Queries are product ids and vectors. Photos and texts need encoders: see `lookalike demo`. When CURRENT names another
 version with as many shards, that version is served within seconds, and no call fails.
 """
-READY_TIMEOUT_S = 600.0  # A shard reads all its files once, for their checksums: enough for 60 GB at 100 MB/s.
+READY_TIMEOUT_S = 600.0  # A node reads all its files once, for their checksums: enough for 60 GB at 100 MB/s.
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lookalike serve local",
-        description="Serve an index on this machine: one process per shard, and a gateway. Ctrl-C stops them.",
+        description="Serve an index on this machine. Ctrl-C stops it.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("location", type=Path, metavar="INDEX", help="the index, made by `index build` or `update`")
-    parser.add_argument("--port", type=int, default=50051, help="the gateway's port (default: %(default)s)")
-    parser.add_argument("--metrics-port", type=int, default=0, help="port of the gateway's Prometheus page; 0: none")
+    parser.add_argument("--port", type=int, default=50051, help="gRPC port (default: %(default)s)")
+    parser.add_argument("--metrics-port", type=int, default=0, help="port of the Prometheus page; 0: none")
     parser.add_argument("--live-dir", type=Path, help="directory that keeps live updates; without it they are refused")
     options = parser.parse_args(argv)
     live_dir = options.live_dir.resolve() if options.live_dir else None
@@ -59,18 +59,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def _serve(
     processes: Supervisor, index: Path, served: ServedIndex, live_dir: Path | None, *, port: int, metrics_port: int
 ) -> None:
-    """Serve until Ctrl-C, SIGTERM, or the end of a process (raises as `Supervisor.check`)."""
-    ports = probes.free_ports(served.shards, exclude=(port, metrics_port))
-    shards = [
-        process_specs.shard(index, number, shard_port, live_dir=live_dir) for number, shard_port in enumerate(ports)
-    ]
-    gateway = process_specs.gateway(shards, port, metrics_port=metrics_port)
-    for spec in (*shards, gateway):
-        processes.start(spec.name, spec.command, ready=spec.ready)
+    """Serve until Ctrl-C, SIGTERM, or the end of the node (raises as `Supervisor.check`)."""
+    node = process_specs.node(index, port, live_dir=live_dir, metrics_port=metrics_port)
+    processes.start(node.name, node.command, ready=node.ready)
     processes.wait_ready(timeout_s=READY_TIMEOUT_S)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Version {served.version} is served at {gateway.address} by {served.shards} shards. Try:")
-    for line in example_commands(gateway.address, served.spaces, metrics_port):
+    console.print(f"Version {served.version} is served at {node.address}. Try:")
+    for line in example_commands(node.address, served.spaces, metrics_port):
         console.print(f"  {line}")
     console.print("Ctrl-C stops it.")
     with contextlib.suppress(KeyboardInterrupt):

@@ -40,7 +40,11 @@ def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None
 
     A peer that was late means DeadlineExceeded only if the caller's own deadline has passed; else Unavailable.
     """
-    code, details = error.code(), error.details()
+    return error_of_peer(error.code(), error.details() or "", peer, deadline)
+
+
+def error_of_peer(code: grpc.StatusCode, details: str, peer: str, deadline: Deadline | None = None) -> LookalikeError:
+    """As `peer_error`, from the status code and the message."""
     match code:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             if deadline is not None and deadline.at_s <= time.monotonic():

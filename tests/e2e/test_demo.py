@@ -57,7 +57,7 @@ def test_every_kind_of_query_is_answered_and_no_process_keeps_running(demo: Demo
         assert heading in answer
         assert space in answer
         assert "coverage 100%" in answer
-        assert "shards 2 of 2" in answer
+        assert "shards 1 of 1" in answer
         assert re.search(r"5 +-?\d\.\d{3} ", answer)  # Five hits with their scores.
         assert ("· cached ·" in answer) == (heading == "Once more")
 
@@ -78,7 +78,7 @@ def test_a_second_start_builds_nothing_avoids_a_port_in_use_and_leaves_no_proces
             refused = subprocess.run(demo.command(), capture_output=True, text=True, timeout=60, check=False)
             assert refused.returncode == 2
             assert "another demo runs in" in refused.stderr
-            assert len(demo.processes()) == 7  # Redis, two encoders, two shards, the gateway, and the demo itself.
+            assert len(demo.processes()) == 5  # Redis, two encoders, the node, and the demo itself.
     assert demo.all_ended()
 
 

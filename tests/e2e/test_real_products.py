@@ -60,7 +60,7 @@ def shop(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Shop:
         "--image", "{id}.jpg", "--require-image", "--limit", COUNT,
     )  # fmt: skip
     lookalike("encoders", "export", folder / "models", "--weights", *(real_data / "mobilenet").glob("*.h5"))
-    words = ("--models", folder / "models", "--artifacts", folder / "encoders", "--json")
+    words = ("--models", folder / "models", "--artifacts", folder / "encoders", "--shards", 2, "--json")
     update = json.loads(lookalike("update", folder / "shop", folder / "index", *words))
     return Shop(
         catalogue=folder / "shop",
@@ -79,8 +79,13 @@ def client(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli
     text_encoder = process_specs.text_encoder(
         Path(shop.update["text_artifact"]), text_port, product_artifact=Path(shop.update["product_artifact"])
     )
-    shards = [process_specs.shard(shop.index, number, port) for number, port in enumerate((first_port, second_port))]
-    gateway = process_specs.gateway(shards, gateway_port, model_server=model_server, text_encoder=text_encoder)
+    shards = [
+        process_specs.server(f"shard {number}", port, "shard", "--location", shop.index, "--shard", number)
+        for number, port in enumerate((first_port, second_port))
+    ]
+    peers = ["--shards", ",".join(shard.address for shard in shards)]
+    peers += ["--model-server", model_server.address, "--text-encoder", text_encoder.address]
+    gateway = process_specs.server("gateway", gateway_port, "gateway", *peers)
     logs = tmp_path_factory.mktemp("logs")
     with Supervisor(logs, dict(os.environ), directory=process_specs.ROOT) as processes:  # noqa: TID251  # the processes inherit it
         for process in (model_server, text_encoder, *shards, gateway):

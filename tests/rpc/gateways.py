@@ -41,6 +41,7 @@ from lookalike.vectors import F32, normalised, pack, unpack
 from server import search
 from server.app import build_gateway
 from server.query import SearchQuery, parse_query
+from server.remote_shard import RemoteShard
 from server.settings import GatewaySettings
 
 DIM = 8
@@ -463,7 +464,8 @@ async def scripted_system(
 @asynccontextmanager
 async def running_gateway(settings: Mapping[str, Any]) -> AsyncIterator[str]:
     """The address of a ready gateway: all its shards serve one version."""
-    gateway = build_gateway(GatewaySettings(**settings))
+    gateway_settings = GatewaySettings(**settings)
+    gateway = build_gateway(gateway_settings, [RemoteShard(address) for address in gateway_settings.shards])
     refreshing = asyncio.create_task(gateway.versions.keep_fresh())
     try:
         async with serving(*gateway.handlers) as address:

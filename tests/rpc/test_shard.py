@@ -21,7 +21,7 @@ from index.serving import shard, shard_version
 from index.serving.pool import Pool
 from index.serving.served_versions import ServedVersions
 from index.serving.service import MAX_QUERIES, IndexShard
-from index.serving.shard import ShardSettings, shard_number
+from index.serving.settings import ShardSettings, shard_number
 from index.serving.shard_version import ShardVersion, open_shard
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel

@@ -15,7 +15,8 @@ import grpc.aio
 import pytest
 
 from index.building.build import SpaceVectors, build
-from index.serving.shard import ShardSettings, main, run
+from index.serving.settings import ShardSettings
+from index.serving.shard import main, run
 from index.storage.store import ObjectStore
 from lookalike.channels import aio_channel
 from lookalike.cli.dispatch import run as status_of

@@ -12,7 +12,7 @@ from lookalike.__main__ import COMMANDS
 from tests.conftest import REPOSITORY
 
 
-@pytest.mark.parametrize("name", ["lookalike", "encoders", "index", "server", "pipeline", "loadtest"])
+@pytest.mark.parametrize("name", ["lookalike", "encoders", "index", "server", "node", "pipeline", "loadtest"])
 def test_each_package_is_the_one_in_this_repository(name: str) -> None:
     (path,) = importlib.import_module(name).__path__
     assert path == str(REPOSITORY / name)
@@ -39,6 +39,7 @@ def test_every_command_helps(words: str) -> None:
         ("server.app", "tensorflow.python"),
         ("index.serving.shard", "tensorflow.python"),
         ("index.serving.shard", "redis"),
+        ("node.app", "tensorflow.python"),
         ("lookalike.client", "pyarrow"),
     ],
 )

@@ -13,7 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from index.backends.faiss_support import faiss, use_threads
 from index.serving.pool import Pool
-from index.serving.shard import ShardSettings, run
+from index.serving.settings import ShardSettings
+from index.serving.shard import run
 from index.serving.threads import lower_thread_priority
 from lookalike.errors import BadSettings
 from lookalike.runtime.deadline import Deadline
@@ -50,6 +51,6 @@ async def test_a_matrix_product_in_a_shard_runs_on_the_calling_thread_only() -> 
         with pytest.raises(
             BadSettings, match="location"
         ):  # It stops here, but has set up the process as that of a shard.
-            await run(ShardSettings())
+            await run(ShardSettings(shard=0))
         of_all_s, of_its_own_s = thread.submit(seconds).result()
     assert of_all_s < 1.3 * of_its_own_s

@@ -16,7 +16,7 @@ from index.building.build import SpaceVectors, build
 from index.serving.loader import Loader
 from index.serving.rollout import MAX_RETRY_S, Rollout, versions_to_drop
 from index.serving.served_versions import ServedVersions, VersionHandle, VersionUse
-from index.serving.shard import parse_expected_encoders
+from index.serving.settings import parse_expected_encoders
 from index.serving.shard_version import open_shard
 from index.storage import version
 from index.storage.location import Directory, PinnedFiles

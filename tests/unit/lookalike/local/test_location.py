@@ -49,12 +49,12 @@ def test_a_port_in_use_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"port {port} of 127.0.0.1 is already in use" in capsys.readouterr().err
 
 
-def test_a_gateway_gets_the_addresses_of_all_shards_in_order_and_no_others() -> None:
-    shards = [process_specs.shard(Path("/index"), number, 7000 + number) for number in range(2)]
-    command = process_specs.gateway(shards, 50051).command
+def test_a_node_gets_the_address_of_every_process_beside_it_and_no_others() -> None:
+    encoder = process_specs.text_encoder(Path("/artifact"), 7100)
+    command = process_specs.node(Path("/index"), 50051, text_encoder=encoder).command
     flags = dict(zip(command[5::2], command[6::2], strict=True))
-    assert flags["--shards"] == "127.0.0.1:7000,127.0.0.1:7001"
-    assert (flags["--model-server"], flags["--text-encoder"], flags["--redis"]) == ("", "", "")
+    assert (flags["--location"], flags["--text-encoder"]) == ("/index", "127.0.0.1:7100")
+    assert (flags["--model-server"], flags["--redis"]) == ("", "")
     assert flags["--host"] == "127.0.0.1"
 
 

@@ -1,0 +1,109 @@
+"""The settings of a process that serves shards. Pure, but for the index location that they name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from index.storage.location import Directory, open_location
+from index.storage.store import ObjectStore
+from lookalike.errors import BadSettings
+from lookalike.runtime.settings import ProcessSettings, setting
+from lookalike.spaces import VECTOR_SPACES
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings(ProcessSettings):
+    """How the shards of an index are loaded, searched and updated."""
+
+    location: str = setting("", "the index, as `index build` or `update` wrote it: a directory or a URL (s3://…)")
+    storage_options: str = setting(
+        "",
+        "options of the URL's fsspec filesystem as a JSON object, added to what its library finds itself",
+        secret=True,
+    )
+    cache_dir: Path | None = setting(None, "where the files of an index at a URL are cached; processes may share it")  # noqa: RUF009  # `setting` makes a field, not a value
+    cache_bytes: int = setting(
+        32 << 30,
+        "limit of the cache; must hold at least two versions; the least recently used files are removed first",
+        at_least=0,
+    )
+    version: str = setting("", "the version to serve, always; empty: the one that LOCATION/CURRENT names, following it")
+    poll_s: float = setting(5.0, "interval between reads of CURRENT", at_least=0.05, at_most=3600)
+    lease_s: float = setting(
+        30.0,
+        "how long a version is kept after a gateway pinned it; must be more than the gateways' refresh_s",
+        at_least=0,
+        at_most=3600,
+    )
+    expect: tuple[str, ...] = setting(
+        (), "expected encoders as space=fingerprint; a version with vectors of others is refused; empty: any"
+    )
+    threads: int = setting(
+        0, "number of parallel searches, one core each; 0: as many as cores", at_least=0, at_most=256
+    )
+    max_waiting: int = setting(256, "calls that may wait for a thread; further ones are refused at once", at_least=0)
+    device: str = setting(
+        "cpu", "cpu, cuda:<number>, or auto: the first GPU if there is one, for the indexes that fit into its memory"
+    )
+    device_mib: int = setting(
+        0,
+        "limit of GPU memory, for two versions during a rollout; a version that needs more is refused; "
+        "0: all that is free",
+        at_least=0,
+    )
+    live_dir: Path | None = setting(None, "directory for updates, on a disk of this shard; empty: it takes no updates")  # noqa: RUF009  # as above
+    delta_rows: int = setting(
+        4096,
+        "changed products kept in memory, which each query is compared with one by one; they are compacted at half as "
+        "many; beyond it updates are refused",
+        at_least=2,
+        at_most=1 << 20,
+    )
+    max_changes: int = setting(
+        1_000_000, "limit of products changed since the version was built; beyond it updates are refused", at_least=1
+    )
+    max_updates_waiting: int = setting(
+        1024, "updates that may wait for a write; further ones are refused at once", at_least=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSettings(IndexSettings):
+    """A process that serves one shard."""
+
+    PREFIX: ClassVar[str] = "LOOKALIKE_SHARD_"
+
+    shard: int = setting(-1, "number of this shard, from 0; -1: the number at the end of pod-name", at_least=-1)
+    pod_name: str = setting("", "name of the StatefulSet's pod; its last number is the shard's when shard is -1")
+
+
+def open_index_location(settings: IndexSettings) -> Directory | ObjectStore:
+    if not settings.location:
+        raise BadSettings("--location is missing: the directory or URL of the index")
+    return open_location(settings.location, settings.storage_options)
+
+
+def shard_number(settings: ShardSettings) -> int:
+    """Which shard to serve. Raises BadSettings."""
+    if settings.shard >= 0:
+        return settings.shard
+    if (number := re.search(r"(?:^|-)(\d+)$", settings.pod_name)) is None:
+        raise BadSettings(
+            f"no shard number: set --shard, or a --pod-name that ends in a number (it is {settings.pod_name!r})"
+        )
+    return int(number[1])
+
+
+def parse_expected_encoders(expect: Sequence[str]) -> dict[str, str]:
+    """The expected encoder fingerprint of each space. Raises BadSettings."""
+    pairs = [pair.partition("=") for pair in expect]
+    for space, _, fingerprint in pairs:
+        if space not in VECTOR_SPACES or not fingerprint:
+            raise BadSettings(
+                f"--expect {','.join(expect)}: expected space=fingerprint, with a space of {', '.join(VECTOR_SPACES)}"
+            )
+    return {space: fingerprint for space, _, fingerprint in pairs}

@@ -1,0 +1,75 @@
+"""A shard in this process, as the gateway sees it: calls without serialization and without a network. No I/O itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+
+import grpc
+
+from index.serving.service import IndexShard
+from lookalike.errors import LookalikeError, Unavailable
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.edge import error_of_peer
+from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of
+from lookalike.v1 import index_pb2
+
+log = logging.getLogger(__name__)
+
+
+class LocalShard:
+    """The ShardTransport to a shard of this process. Its errors are those that the same call over gRPC would raise."""
+
+    def __init__(self, number: int, service: IndexShard) -> None:
+        self.address = str(number)
+        self._service = service
+
+    async def describe(self, request: index_pb2.DescribeRequest, timeout_s: float) -> index_pb2.DescribeResponse:
+        with self._errors():
+            return await self._service.describe(request, Deadline.after(timeout_s))
+
+    async def search(
+        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float
+    ) -> Sequence[index_pb2.ShardHits]:
+        with self._errors():
+            async with asyncio.timeout(timeout_s):
+                return (await self._service.search(version, queries, Deadline.after(timeout_s))).results
+
+    async def fetch(self, request: index_pb2.FetchRequest, timeout_s: float) -> Sequence[index_pb2.FetchedProduct]:
+        with self._errors():
+            async with asyncio.timeout(timeout_s):
+                return (await self._service.fetch(request, Deadline.after(timeout_s))).products
+
+    async def apply(self, request: index_pb2.ApplyRequest, timeout_s: float) -> index_pb2.ApplyResponse:
+        with self._errors():
+            async with asyncio.timeout(timeout_s):
+                return await self._service.apply(request, Deadline.after(timeout_s))
+
+    async def count(self, request: index_pb2.ShardCountRequest, timeout_s: float) -> int:
+        with self._errors():
+            async with asyncio.timeout(timeout_s):
+                return (await self._service.count(request, Deadline.after(timeout_s))).count
+
+    async def list(
+        self, request: index_pb2.ShardListRequest, timeout_s: float | None
+    ) -> AsyncIterator[index_pb2.ShardListPage]:
+        with self._errors():
+            async for page in self._service.list(request, Deadline.after(timeout_s)):
+                yield page
+
+    async def close(self) -> None:
+        """Whoever opened the shard closes it."""
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            raise Unavailable(f"shard {self.address} did not answer in time") from None
+        except Exception as error:
+            if isinstance(error, LookalikeError) and type(error) in STATUS:
+                raise error_of_peer(code_of(error), str(error), f"shard {self.address}") from error
+            log.error("unexpected error", exc_info=error)
+            raise error_of_peer(grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, f"shard {self.address}") from error

@@ -1,0 +1,41 @@
+"""One shard as the gateway sees it, in another process or in this one. Pure: a Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from lookalike.v1 import index_pb2
+
+
+class ShardTransport(Protocol):
+    """The service IndexShard of one shard, called over a network or in process.
+
+    Every call raises a LookalikeError that names the shard: Unavailable when it does not answer within `timeout_s`,
+    FailedPrecondition for a version that it does not serve, Overloaded when too much waits there. A call that is
+    cancelled is given up. The messages that are passed in both directions are not changed afterwards by either side.
+    """
+
+    @property
+    def address(self) -> str:
+        """Names the shard, in errors and logs."""
+
+    async def describe(self, request: index_pb2.DescribeRequest, timeout_s: float) -> index_pb2.DescribeResponse: ...
+
+    async def search(
+        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float
+    ) -> Sequence[index_pb2.ShardHits]:
+        """The hits of each query, in order."""
+
+    async def fetch(self, request: index_pb2.FetchRequest, timeout_s: float) -> Sequence[index_pb2.FetchedProduct]: ...
+
+    async def apply(self, request: index_pb2.ApplyRequest, timeout_s: float) -> index_pb2.ApplyResponse: ...
+
+    async def count(self, request: index_pb2.ShardCountRequest, timeout_s: float) -> int: ...
+
+    def list(
+        self, request: index_pb2.ShardListRequest, timeout_s: float | None
+    ) -> AsyncIterator[index_pb2.ShardListPage]:
+        """The pages, the next one read when it is asked for; None: without a time limit."""
+
+    async def close(self) -> None: ...
