@@ -190,8 +190,8 @@ def measurement_context() -> dict[str, str]:
     }
 
 
-def write(name: str, result: dict[str, Any], folder: Path = RESULTS) -> Path:
+def write(name: str, result: dict[str, Any], folder: Path | None = None) -> Path:
     """Write NAME.json: the result, with the machine, date and commit."""
-    path = folder / f"{name}.json"
+    path = (folder or RESULTS) / f"{name}.json"
     path.write_text(json.dumps({**measurement_context(), **result}, indent=1, ensure_ascii=False) + "\n")
     return path

@@ -2,11 +2,11 @@
 
     python -m benchmarks.serving [--systems node,redis,mosec,…] [--documents 100000] [--recipe HNSW32,SQ8]
 
-Every system is installed at a fixed version in an environment of its own under --cache, and built there once. Then each
-in turn runs on --server-core and is called from --client-core with queries that the index does not hold: at the first
-value of its own knob that reaches --recall, in a closed loop with 1, 16 and 64 queries in flight, and in an open loop of
---rate queries a second, whose latency counts from when a query was due. CPU is that of all threads of all its processes,
-from /proc. What cannot be installed here is left out, with the reason.
+Every system is installed at a fixed version in an environment of its own under --cache, and built there once. Then
+each in turn runs on --server-core and is called from --client-core, with queries that the index does not hold: at the
+first value of its own knob that reaches --recall, in a closed loop with 1, 16 and 64 queries in flight, and in an open
+loop of --rate queries a second, whose latency counts from when a query was due. CPU is that of all threads of all its
+processes, from /proc. What cannot be installed here is left out, with the reason.
 
 Load goes to 127.0.0.1, or to what --address names. Writes benchmarks/results/NAME.json and NAME.md.
 """
@@ -24,19 +24,19 @@ import numpy as np
 
 from benchmarks import meter
 from benchmarks.dataset import DIM, overlapping
+from benchmarks.neighbours import K, nearest
 from benchmarks.serving import table
 from benchmarks.serving.chroma import Chroma
 from benchmarks.serving.faiss import Faiss
-from benchmarks.serving.lookalike_system import Lookalike
+from benchmarks.serving.lookalike import Lookalike
 from benchmarks.serving.measure import Settings, measure, prepare
 from benchmarks.serving.milvus import Milvus
 from benchmarks.serving.pgvector import Pgvector
 from benchmarks.serving.qdrant import Qdrant
 from benchmarks.serving.qdrant_edge import QdrantEdge
 from benchmarks.serving.redis import Redis
-from benchmarks.serving.system import QUERIES, TRUTH, VECTORS, Elsewhere, Embedded, K, LoadedServer, Server, Skipped
+from benchmarks.serving.system import QUERIES, TRUTH, VECTORS, Elsewhere, Embedded, LoadedServer, Server, Skipped
 from benchmarks.serving.thin import Thin
-from lookalike.vectors import F32, I64
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRUE_QUERIES = 1_000  # With known neighbours: the standard error of a recall of .95 is a fifth of a percent.
@@ -65,7 +65,7 @@ def main() -> None:
         rate=options.rate,
         server_core=options.server_core,
         client_core=options.client_core,
-        environ={**os.environ, "PYTHONPATH": str(REPOSITORY)},  # noqa: TID251  # what the commands need to run
+        environ={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     prepared: list[Server | Embedded] = []
     skipped: dict[str, str] = {}
@@ -102,7 +102,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--systems", type=lambda text: text.split(","), default=DEFAULT, help=f"of {','.join(DEFAULT)}")
+    parser.add_argument(
+        "--systems", type=lambda text: text.split(","), default=DEFAULT, help=f"default: {','.join(DEFAULT)}"
+    )
     parser.add_argument(
         "--recipe",
         action="append",
@@ -123,8 +125,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--build-recall", type=float, default=0.95, help="that our index is built for")
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
     parser.add_argument("--rate", type=float, default=250, help="queries per second of the open loop")
-    parser.add_argument("--server-core", type=int, default=0)
-    parser.add_argument("--client-core", type=int, default=1)
+    parser.add_argument("--server-core", type=int, default=min(os.sched_getaffinity(0)))
+    parser.add_argument("--client-core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=REPOSITORY / ".cache" / "serving")
     parser.add_argument("--results", type=Path, default=meter.RESULTS, help="folder")
     parser.add_argument("--name", default="serving", help="of the result files")
@@ -132,7 +134,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     options.recipe = options.recipe or ["auto", "HNSW32,SQ8"]
     options.cache = options.cache.resolve()
-    if unknown := set(options.systems) - set(DEFAULT):
+    if unknown := set(options.systems) - {*DEFAULT, *LOADED}:
         parser.error(f"no such system: {', '.join(sorted(unknown))}")
     if unknown := {address.partition("=")[0] for address in options.address} - set(LOADED):
         parser.error(f"no such server: {', '.join(sorted(unknown))}")
@@ -178,16 +180,6 @@ def draw(folder: Path, documents: int) -> None:
     np.save(folder / VECTORS, vectors)
     np.save(folder / QUERIES, queries)
     np.save(folder / TRUTH, nearest(vectors, queries[:TRUE_QUERIES]))
-
-
-def nearest(vectors: F32, queries: F32) -> I64:
-    """(n, K): the rows of each query's nearest neighbours."""
-    found = [
-        np.argsort(-(queries[i : i + 100] @ vectors.T), axis=1, kind="stable")[:, :K]
-        for i in range(0, len(queries), 100)
-    ]
-    rows: I64 = np.concatenate(found)
-    return rows
 
 
 if __name__ == "__main__":

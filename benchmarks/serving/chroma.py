@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.neighbours import K
 from benchmarks.serving.system import (
     EF_CONSTRUCTION,
     LINKS,
     VECTORS,
     Environment,
-    K,
     Searches,
     Site,
     answers_http,

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.meter import memory
-from benchmarks.serving.system import QUERIES, TRUTH, load_array, recall
+from benchmarks.neighbours import recall
+from benchmarks.serving.system import QUERIES, TRUTH, load_array
 from lookalike.vectors import F32
 
 Search = Callable[

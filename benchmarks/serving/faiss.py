@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.serving.system import K, VECTORS, Environment, Site, load_array
+from benchmarks.neighbours import K
+from benchmarks.serving.system import VECTORS, Environment, Site, load_array
 from lookalike.vectors import F32
 
 INDEX = "index.faiss"
@@ -60,7 +62,7 @@ def build(site: Site, factory: str) -> None:
 
 
 def build_index(data: Path, folder: Path, factory: str) -> None:
-    import faiss
+    faiss: Any = import_module("faiss")
 
     vectors = np.array(load_array(data, VECTORS))
     index: Any = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
@@ -70,7 +72,7 @@ def build_index(data: Path, folder: Path, factory: str) -> None:
 
 
 def open_search(folder: Path) -> Any:
-    import faiss
+    faiss: Any = import_module("faiss")
 
     faiss.omp_set_num_threads(1)
     index = faiss.read_index(str(folder / INDEX))

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving.system import VECTORS, Environment, K, Searches, Site, free_address, load_array, port_of
+from benchmarks.neighbours import K
+from benchmarks.serving.system import VECTORS, Environment, Searches, Site, free_address, load_array, port_of
 from benchmarks.serving.wire import Grpc, WireError
 from lookalike.vectors import F32, pack
 
@@ -53,8 +54,8 @@ class Lookalike:
         return f"lookalike-{self.recipe.replace(',', '-')}-{self.shards}-{self.recall}"
 
     def build(self, site: Site) -> None:
-        command = [site.python, "-m", "benchmarks.serving.lookalike_system", str(site.data), str(site.folder)]
-        site.run(f"build {self.index}", [*command, self.recipe, str(self.shards), str(self.recall)])
+        command = site.module("lookalike", site.data, site.folder, self.recipe, self.shards, self.recall)
+        site.run(f"build {self.index}", command)
 
     def start(self, site: Site) -> str:
         location = ["--location", str(site.folder / "index")]
@@ -71,7 +72,16 @@ class Lookalike:
         from lookalike.local.probes import is_serving
 
         address = free_address()
-        command = [site.python, "-m", "lookalike", "serve", name.split()[0], "--port", port_of(address), *arguments]
+        command = [
+            site.python,
+            "-m",
+            "lookalike",
+            "serve",
+            name.split(maxsplit=1)[0],
+            "--port",
+            port_of(address),
+            *arguments,
+        ]
         site.start(name, command, partial(is_serving, address))
         return address
 

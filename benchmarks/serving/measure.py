@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks import meter
 from benchmarks.meter import Load
+from benchmarks.neighbours import recall
 from benchmarks.serving.system import (
     QUERIES,
     TRUTH,
@@ -28,7 +29,6 @@ from benchmarks.serving.system import (
     System,
     load_array,
     port_of,
-    recall,
 )
 from benchmarks.serving.wire import Connection, WireError, connected
 from lookalike.errors import LookalikeError
@@ -88,7 +88,8 @@ def measure(system: Server | Embedded, settings: Settings) -> dict[str, Any]:
                 return row | _measure_server(system, site, settings)
             limits = ["--recall", str(settings.recall), "--seconds", str(settings.seconds)]
             printed = site.run(f"measure {system.index}", [*site.pin, *system.command(site), *limits])
-            return row | json.loads(printed)
+            measured: dict[str, Any] = json.loads(printed)
+            return row | measured
         except (LookalikeError, WireError, OSError) as error:
             raise Skipped(f"it failed: {error}") from error
 
@@ -155,9 +156,10 @@ async def _closed_loop(
 
 async def _open_loop(searches: Searches, address: str, settings: Settings, processes: Sequence[int]) -> Load:
     per_s = settings.rate / searches.queries_per_call
+    calls = max(1, round(settings.seconds * per_s))
     async with connected(searches.wire, address, OPEN_CONNECTIONS) as connection:
         pids = meter.with_children(processes)
-        return await meter.open_loop(_call(searches, connection), round(settings.seconds * per_s), per_s, pids)
+        return await meter.open_loop(_call(searches, connection), calls, per_s, pids)
 
 
 def _call(searches: Searches, connection: Connection) -> meter.Call:

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.neighbours import K
 from benchmarks.serving.system import (
     EF_CONSTRUCTION,
     LINKS,
     VECTORS,
     Environment,
-    K,
     Searches,
     Site,
     build_loaded,
@@ -139,7 +139,7 @@ def _split(data: bytes) -> Iterator[bytes]:
 
 
 def serve(folder: Path, port: int) -> None:
-    """Become the server: what the wheel's `milvus-server` does, without staying its parent, who would not wait for it."""
+    """Become the server. The wheel's `milvus-server` stays its parent, and does not wait for it when told to stop."""
     import milvus
 
     server = milvus.MilvusServer()

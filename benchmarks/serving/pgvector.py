@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.neighbours import K
 from benchmarks.serving.system import (
     EF_CONSTRUCTION,
     LINKS,
     VECTORS,
     Environment,
-    K,
     Searches,
     Site,
     build_loaded,
@@ -31,7 +31,7 @@ from benchmarks.serving.wire import OneAtATime, postgres_answer_length
 from lookalike.vectors import F32
 
 USER = "postgres"
-QUERY = f"SELECT id FROM products ORDER BY embedding <=> $1::vector LIMIT {K}"
+QUERY = "SELECT id FROM products ORDER BY embedding <=> $1::vector LIMIT " + str(K)  # noqa: S608  # a constant
 # What is not for this benchmark: how PostgreSQL's guides set a server of several GiB.
 SETTINGS = {"shared_buffers": "2GB", "max_connections": "200", "maintenance_work_mem": "2GB", "jit": "off"}
 

@@ -1,4 +1,4 @@
-"""Qdrant, which no package index here carries: run it yourself. `python -m benchmarks.serving.qdrant VECTORS HOST:PORT`"""
+"""Qdrant, a server that the reader runs. `python -m benchmarks.serving.qdrant VECTORS HOST:PORT` loads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving.system import EF_CONSTRUCTION, LINKS, VECTORS, Environment, K, Searches, Site, Skipped, one_each
+from benchmarks.neighbours import K
+from benchmarks.serving.system import EF_CONSTRUCTION, LINKS, VECTORS, Environment, Searches, Site, Skipped, one_each
 from benchmarks.serving.wire import OneAtATime, http_answer_length
 from lookalike.vectors import F32
 
@@ -35,7 +36,7 @@ class Qdrant:
     knob_values: Sequence[int] = (32, 48, 64, 80, 96, 128, 160, 192, 256)
 
     def build(self, site: Site) -> None:
-        raise Skipped("it comes in no package: run it, and give --address qdrant=127.0.0.1:6333")
+        raise Skipped("PyPI has no package of its server: run one, and give --address qdrant=127.0.0.1:6333")
 
     def start(self, site: Site) -> str:
         raise Skipped("only by --address")
@@ -64,7 +65,7 @@ def _ids(answer: bytes) -> list[int]:
 
 def ask(method: str, address: str, path: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(  # noqa: S310  # the reader's own server
+    request = urllib.request.Request(  # the reader's own server
         f"http://{address}{path}", data, {"Content-Type": "application/json"}, method=method
     )
     with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310

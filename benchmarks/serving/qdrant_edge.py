@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving.system import EF_CONSTRUCTION, LINKS, VECTORS, Environment, K, Site, load_array
+from benchmarks.neighbours import K
+from benchmarks.serving.system import EF_CONSTRUCTION, LINKS, VECTORS, Environment, Site, load_array
 from lookalike.vectors import F32
 
 BATCH = 2_000

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.neighbours import K
 from benchmarks.serving.system import (
     EF_CONSTRUCTION,
     LINKS,
     VECTORS,
     Environment,
-    K,
     Searches,
     Site,
     build_loaded,
@@ -78,7 +79,7 @@ def load(vectors: Path, address: str) -> None:
     import redis
 
     host, _, port = address.rpartition(":")
-    connection = redis.Redis(host, int(port))
+    connection: Any = redis.Redis(host, int(port))
     pipeline = connection.pipeline(transaction=False)
     options = ("Q8", "EF", EF_CONSTRUCTION, "M", LINKS)
     for row, vector in enumerate(np.load(vectors, mmap_mode="r")):

@@ -1,7 +1,7 @@
-"""What every system under test does: build an index, start, make its searches. Starts processes, reads and writes files.
+"""What a system under test does: build its index, start, make its searches. Starts processes, uses the file system.
 
-Nothing beyond the standard library and NumPy is imported at the top of this module and of the systems' own: they also run
-in the environments of the systems, which have no other package of this project.
+The systems' modules also run in the systems' own environments, which lack this project's packages: at their top, and at
+that of this one, nothing but the standard library and NumPy is imported.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from benchmarks.serving.wire import Wire
-from lookalike.vectors import F32, I64
+from lookalike.vectors import F32
 
 if TYPE_CHECKING:
     from lookalike.local.supervisor import Supervisor
 
-K = 10
 VECTORS, QUERIES, TRUTH = "vectors.npy", "queries.npy", "truth.npy"
 LINKS, EF_CONSTRUCTION = 16, 200  # Of a peer's HNSW graph: 32 links at its bottom layer, as many as FAISS' HNSW16.
 READY_S = 180.0
@@ -88,7 +87,7 @@ class Site:
             [*uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(unfinished)],
             [*uv, "pip", "install", "--quiet", "--python", python, *self.environment.packages],
         ):
-            finished = subprocess.run(command, capture_output=True, text=True, check=False)
+            finished = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # no shell
             if finished.returncode:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 reason = (finished.stderr.strip().splitlines() or ["no message"])[-1]
@@ -225,11 +224,6 @@ def one_each(rows: Callable[[bytes], Sequence[int]]) -> Callable[[bytes], Sequen
 def load_array(folder: Path, name: str) -> F32:
     array: F32 = np.load(folder / name, mmap_mode="r")
     return array
-
-
-def recall(found: Sequence[Sequence[int]], truth: I64) -> float:
-    """The share of the true K nearest neighbours that were found."""
-    return float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(found, truth, strict=False)]))
 
 
 def answers_http(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""A server that searches one FAISS index and does nothing else: `python -m benchmarks.serving.thin_server EDGE INDEX PORT`.
+"""A server that searches one FAISS index, no more: `python -m benchmarks.serving.thin_server EDGE INDEX PORT`.
 
 EDGE is mosec, grpc-sync or grpc-aio. A request is efSearch as a uint32 and a float32 vector; the answer is the rows of
 the K nearest as int64, and their scores as float32.
@@ -10,20 +10,21 @@ import asyncio
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from benchmarks.serving.system import K
+from benchmarks.neighbours import K
 
 _INDEX = "SERVING_INDEX"  # mosec starts its workers with environment variables, not with arguments.
 
 
 class FaissSearch:
     def __init__(self, path: str) -> None:
-        import faiss
+        faiss: Any = import_module("faiss")
 
-        self._faiss: Any = faiss
+        self._faiss = faiss
         faiss.omp_set_num_threads(1)
         self._index = faiss.read_index(path)
 
