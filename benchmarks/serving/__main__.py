@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ def _options() -> argparse.Namespace:
         help="how our index is built; several times: several rows (default: auto, HNSW32,SQ8)",
     )
     parser.add_argument(
-        "--flag", action="append", default=[], help="a flag of our node or gateway, as --flag=--name=value"
+        "--flags", action="append", help="flags of our node or gateway, in one argument; several times: several rows"
     )
     parser.add_argument(
         "--address",
@@ -124,7 +125,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--recall", type=float, default=0.95, help="least recall@10 (default: %(default)s)")
     parser.add_argument("--build-recall", type=float, default=0.95, help="that our index is built for")
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
-    parser.add_argument("--rate", type=float, default=250, help="queries per second of the open loop")
+    parser.add_argument("--rate", type=float, default=100, help="queries per second of the open loop")
     parser.add_argument("--server-core", type=int, default=min(os.sched_getaffinity(0)))
     parser.add_argument("--client-core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--cache", type=Path, default=REPOSITORY / ".cache" / "serving")
@@ -133,6 +134,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--prepare-only", action="store_true", help="install and build, measure nothing")
     options = parser.parse_args()
     options.recipe = options.recipe or ["auto", "HNSW32,SQ8"]
+    options.flags = options.flags or [""]
     options.cache = options.cache.resolve()
     if unknown := set(options.systems) - {*DEFAULT, *LOADED}:
         parser.error(f"no such system: {', '.join(sorted(unknown))}")
@@ -145,7 +147,9 @@ def chosen(options: argparse.Namespace) -> Sequence[Server | Embedded]:
     systems: list[Server | Embedded] = []
     for name in options.systems:
         if name in OURS:
-            systems += [_ours(name, recipe, options) for recipe in options.recipe]
+            systems += [
+                _ours(name, recipe, flags, options.build_recall) for recipe in options.recipe for flags in options.flags
+            ]
         elif name in THIN:
             systems.append(Thin(name))
         elif name == "faiss":
@@ -160,14 +164,14 @@ def chosen(options: argparse.Namespace) -> Sequence[Server | Embedded]:
     return systems
 
 
-def _ours(name: str, recipe: str, options: argparse.Namespace) -> Lookalike:
+def _ours(name: str, recipe: str, flags: str, recall: float) -> Lookalike:
     return Lookalike(
         kind="node" if name.startswith("node") else "gateway",
         recipe=recipe,
-        recall=options.build_recall,
+        recall=recall,
         shards=2 if name == "gateway2" else 1,
         batch=64 if name == "node-batch" else 1,
-        flags=tuple(options.flag),
+        flags=tuple(shlex.split(flags)),
     )
 
 

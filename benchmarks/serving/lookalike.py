@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,16 @@ class Lookalike:
     @property
     def name(self) -> str:
         batched = f" BatchSearch of {self.batch}" if self.batch > 1 else ""
-        return f"{self.kind} {self.recipe}{batched}" + (f", {self.shards} shards" if self.shards > 1 else "")
+        shards = f", {self.shards} shards" if self.shards > 1 else ""
+        return " ".join([f"{self.kind} {self.recipe}{batched}{shards}", *self.flags])
 
     @property
     def label(self) -> str:
-        return " ".join([f"Lookalike, {self.name}", *self.flags])
+        return f"Lookalike, {self.name}"
 
     @property
     def index(self) -> str:
-        return f"lookalike-{self.recipe.replace(',', '-')}-{self.shards}-{self.recall}"
+        return f"lookalike-{self.recipe.replace(',', '-')}-{self.shards}-{self.recall}-{_builder_digest()}"
 
     def build(self, site: Site) -> None:
         command = site.module("lookalike", site.data, site.folder, self.recipe, self.shards, self.recall)
@@ -102,6 +104,14 @@ class Lookalike:
             rows=lambda answer: [_rows(each.response) for each in BatchSearchResponse.FromString(answer).results],
             queries_per_call=self.batch,
         )
+
+
+@cache
+def _builder_digest() -> str:
+    """Of the code that builds indexes: another one may build others."""
+    folder = Path(__file__).resolve().parents[2] / "index"
+    files = sorted([*folder.glob("backends/*.py"), *folder.glob("building/*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
 
 def _request(query: F32) -> Any:

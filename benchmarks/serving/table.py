@@ -1,15 +1,19 @@
-"""The table of a run, in Markdown. Pure."""
+"""The table of a run, in Markdown. Pure.
+
+Queries per core are those per second of CPU of the server's processes, which other work on the machine changes least.
+Those per second of time are in the JSON file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 HEAD = (
     "system",
     "recall@10 (knob)",
-    "QPS of the core, 1 / 16 / 64 in flight",
-    "server CPU, us per query",
+    "QPS per core, 1 / 16 / 64 in flight",
+    "server CPU, µs per query",
     "p50 / p99 ms at 16",
     "open loop: p50 / p99 ms",
     "memory, bytes per vector (of it not mapped files)",
@@ -42,8 +46,8 @@ def _cells(row: Mapping[str, Any], documents: int) -> list[str]:
     return [
         row["label"],
         f"{row['recall']:.3f}" + (f" ({knob} {row['knob_value']})" if knob else ""),
-        _joined(cells, "per_s"),
-        _joined(cells, "cpu_us") if has_processes else NONE,
+        _joined(cells, lambda cell: 1e6 / cell["cpu_us"]) if has_processes else NONE,
+        _joined(cells, lambda cell: cell["cpu_us"]) if has_processes else NONE,
         _latency(cells.get(16)),
         f"{_latency(open_loop)} at {open_loop['rate']:g}/s" if open_loop else NONE,
         f"{memory['pss_bytes'] / documents:,.0f} ({memory['own_bytes'] / documents:,.0f})" if has_processes else NONE,
@@ -51,8 +55,8 @@ def _cells(row: Mapping[str, Any], documents: int) -> list[str]:
     ]
 
 
-def _joined(cells: Mapping[int, Mapping[str, float]], figure: str) -> str:
-    return " / ".join(f"{cells[each][figure]:,.0f}" if each in cells else NONE for each in INFLIGHT)
+def _joined(cells: Mapping[int, Mapping[str, float]], figure: Callable[[Mapping[str, float]], float]) -> str:
+    return " / ".join(f"{figure(cells[each]):,.0f}" if each in cells else NONE for each in INFLIGHT)
 
 
 def _latency(cell: Mapping[str, float] | None) -> str:
