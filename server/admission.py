@@ -5,9 +5,8 @@ A handler takes a `Permit`, so that no call reaches it without having been admit
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any
 
@@ -20,11 +19,22 @@ from server import metrics
 from server.metrics import RequestTimer, time_request
 
 
-@dataclass(frozen=True, slots=True)
 class Permit:
-    """Proof that a call was admitted, held until the call ends. Only `Admission.permit` makes one."""
+    """Proof that a call was admitted, held while its context is open. Only `Admission.permit` makes one."""
 
-    timer: RequestTimer  # Measures this call.
+    __slots__ = ("_admission", "_calls", "timer")
+
+    def __init__(self, admission: Admission, calls: int, timer: RequestTimer) -> None:
+        self._admission = admission
+        self._calls = calls
+        self.timer = timer  # Measures this call.
+
+    def __enter__(self) -> Permit:
+        self._admission.take(self._calls)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._admission.give_back(self._calls)
 
 
 UnaryHandler = Callable[[Any, Deadline, Permit], Awaitable[Message | bytes]]
@@ -37,23 +47,24 @@ class Admission:
     def __init__(self, max_inflight: int) -> None:
         self._max_inflight = max_inflight
         self._inflight = 0
+        metrics.INFLIGHT.set_function(lambda: self._inflight)
 
-    @contextmanager
-    def permit(self, timer: RequestTimer, calls: int = 1) -> Iterator[Permit]:
-        """Hold a permit for work that counts as so many calls. Raises Overloaded at once where too few are left.
+    def permit(self, timer: RequestTimer, calls: int = 1) -> Permit:
+        """A permit for work that counts as so many calls, taken and given back by its context.
 
-        Work that counts as more than all of them is admitted when nothing else is in flight.
+        Work that counts as more than all permits is admitted when nothing else is in flight.
         """
+        return Permit(self, calls, timer)
+
+    def take(self, calls: int) -> None:
+        """Raises Overloaded at once where too few permits are left."""
         if self._inflight and self._inflight + calls > self._max_inflight:
             metrics.REFUSED.inc()
             raise Overloaded(f"{self._inflight} calls are in flight, the limit is {self._max_inflight}")
         self._inflight += calls
-        metrics.INFLIGHT.set(self._inflight)
-        try:
-            yield Permit(timer)
-        finally:
-            self._inflight -= calls
-            metrics.INFLIGHT.set(self._inflight)
+
+    def give_back(self, calls: int) -> None:
+        self._inflight -= calls
 
     def admit(
         self,

@@ -21,7 +21,7 @@ from server.encoding import Encoders
 from server.policy import AutoPolicy
 from server.redis_result_cache import RedisResultCache
 from server.remote_shard import RemoteShard
-from server.result_cache import MemoryResultCache, ResultCache
+from server.result_cache import MemoryResultCache, RequestKeys, ResultCache
 from server.search import Searcher
 from server.settings import GatewaySettings, ServiceSettings
 from server.shard_group import ShardGroup
@@ -57,11 +57,13 @@ class Gateway:
     shards: ShardGroup
     versions: VersionWatch
     encoders: Encoders
-    cache: ResultCache
+    cache: ResultCache | None
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
-        await asyncio.gather(self.shards.close(), self.encoders.close(), self.cache.close())
+        await asyncio.gather(self.shards.close(), self.encoders.close())
+        if self.cache is not None:
+            await self.cache.close()
 
 
 def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport]) -> Gateway:
@@ -70,7 +72,8 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     versions = VersionWatch(shards, settings.refresh_s)
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
-    searcher = Searcher(versions, shards, encoders, cache, policy, deadline_s, SingleFlight())
+    keys = RequestKeys(policy.text)
+    searcher = Searcher(versions, shards, encoders, cache, keys, policy, deadline_s, SingleFlight())
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
     reader = CatalogReader(versions, shards, deadline_s)
     writer = CatalogWriter(versions, shards, encoders, deadline_s)
@@ -110,8 +113,11 @@ async def serve(settings: GatewaySettings) -> None:
         await gateway.close()
 
 
-def _result_cache(settings: ServiceSettings) -> ResultCache:
-    if settings.redis and settings.cache_ttl_s:
+def _result_cache(settings: ServiceSettings) -> ResultCache | None:
+    if not settings.cache_ttl_s:
+        return None
+    if settings.redis:
         return RedisResultCache(settings.redis, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s)
-    max_bytes = settings.cache_memory_bytes if settings.cache_ttl_s else 0
-    return MemoryResultCache(max_bytes=max_bytes, ttl_s=settings.cache_ttl_s)
+    if not settings.cache_memory_bytes:
+        return None
+    return MemoryResultCache(max_bytes=settings.cache_memory_bytes, ttl_s=settings.cache_ttl_s)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from time import perf_counter
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -48,29 +47,50 @@ class RequestTimer:
     started_s: float = field(default_factory=perf_counter)
     stages: dict[str, float] = field(default_factory=dict)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start_s = perf_counter()
-        try:
-            yield
-        finally:
-            took_s = perf_counter() - start_s
-            self.stages[name] = self.stages.get(name, 0.0) + took_s
-            _STAGES[name].observe(took_s)
+    def stage(self, name: str) -> TimedStage:
+        """A context that times a stage; stages that do no work for a call are left out."""
+        return TimedStage(self, name)
 
     def elapsed_s(self) -> float:
         return perf_counter() - self.started_s
 
 
-@contextmanager
-def time_request(method: str) -> Iterator[RequestTimer]:
+class TimedStage:
+    """Adds the time in the context to the stage's seconds, and records it in STAGE."""
+
+    __slots__ = ("_name", "_started_s", "_timer")
+
+    def __init__(self, timer: RequestTimer, name: str) -> None:
+        self._timer = timer
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._started_s = perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        took_s = perf_counter() - self._started_s
+        stages = self._timer.stages
+        stages[self._name] = stages.get(self._name, 0.0) + took_s
+        _STAGES[self._name].observe(took_s)
+
+
+class time_request:  # noqa: N801  # used as a function, as contextlib's context managers are
     """Time a call and record it in REQUEST, with the gRPC code of its exception, if any, as its outcome."""
-    timer, outcome = RequestTimer(), "OK"
-    try:
-        yield timer
-    except BaseException as error:
-        outcome = code_of(error).name
-        raise
-    finally:
-        cached = "true" if timer.cached else "false"
-        REQUEST.labels(method, timer.space, outcome, cached).observe(timer.elapsed_s())
+
+    __slots__ = ("_method", "_timer")
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._timer = RequestTimer()
+
+    def __enter__(self) -> RequestTimer:
+        return self._timer
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        timer, outcome = self._timer, "OK" if error is None else code_of(error).name
+        _request_histogram(self._method, timer.space, outcome, timer.cached).observe(timer.elapsed_s())
+
+
+@cache  # As many entries as the metric has children; finding a child by its labels takes as long as observing it.
+def _request_histogram(method: str, space: str, outcome: str, cached: bool) -> Histogram:
+    return REQUEST.labels(method, space, outcome, "true" if cached else "false")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from lookalike.errors import InvalidRequest
 from lookalike.limits import MAX_LIMIT
@@ -33,7 +32,8 @@ class ExampleSource(Enum):
     VECTOR = "vector"
 
 
-_SOURCES = tuple(ExampleSource)
+_SOURCES = tuple((source, source.value) for source in ExampleSource)
+_SPACES = frozenset(types_pb2.Space.values())
 _CHECKS: Mapping[ExampleSource, Callable[[str, Any], None]] = {
     ExampleSource.PRODUCT: check_product_id,
     ExampleSource.IMAGE: check_image,
@@ -47,8 +47,7 @@ COMPARABLE_IN: Mapping[ExampleSource, tuple[Space.ValueType, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class QueryExample:
+class QueryExample(NamedTuple):
     """An example that hits should be similar to or, with a negative weight, dissimilar to."""
 
     field: str  # Its path in the request: "examples[0].text".
@@ -57,8 +56,7 @@ class QueryExample:
     weight: float
 
 
-@dataclass(frozen=True, slots=True)
-class SearchQuery:
+class SearchQuery(NamedTuple):
     """A checked SearchRequest, with its defaults filled in."""
 
     examples: tuple[QueryExample, ...]
@@ -88,7 +86,7 @@ def parse_query(request: search_pb2.SearchRequest, *, example_field: str = "exam
         raise InvalidRequest("examples", "give at least one example to be similar to")
     if len(request.examples) > MAX_EXAMPLES:
         raise InvalidRequest("examples", f"{len(request.examples)} examples, at most {MAX_EXAMPLES} are allowed")
-    if request.space not in types_pb2.Space.values():
+    if request.space not in _SPACES:
         raise InvalidRequest("space", f"there is no space {request.space}")
     examples = tuple(_parse_example(example_field.format(i), each) for i, each in enumerate(request.examples))
     query = SearchQuery(
@@ -191,7 +189,7 @@ def _parse_max_per_shop(request: search_pb2.SearchRequest) -> int:
 
 
 def _parse_example(path: str, example: search_pb2.Example) -> QueryExample:
-    sources = [source for source in _SOURCES if example.HasField(source.value)]
+    sources = [source for source, name in _SOURCES if example.HasField(name)]  # type: ignore[arg-type]  # they are
     if len(sources) != 1:
         names = " and ".join(source.value for source in sources) or "none"
         raise InvalidRequest(path, f"set exactly one of product_id, image, text, vector; set: {names}")
@@ -199,7 +197,7 @@ def _parse_example(path: str, example: search_pb2.Example) -> QueryExample:
     if not math.isfinite(weight) or weight == 0:
         raise InvalidRequest(f"{path}.weight", f"{weight} is not a finite number other than 0")
     source = sources[0]
-    field = f"{path}.{source.value}"
-    value = getattr(example, source.value)
+    name = source.value
+    field, value = f"{path}.{name}", getattr(example, name)
     _CHECKS[source](field, value)
     return QueryExample(field, source, value, weight)

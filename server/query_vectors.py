@@ -35,14 +35,23 @@ async def compose_query_vectors(
     what the encoders raise.
     """
     to_encode = [example for example in query.examples if example.source in COMPARABLE_IN]
-    encoded = await _encode(encoders, to_encode, deadline) if to_encode else {}
+    encoded = await _encode(encoders, to_encode, deadline)
     vectors = []
     for space, info in spaces.items():
         parts = _unfused_vectors(query, space, info, products, encoded)
-        if to_encode and space == SPACE_PRODUCT:
+        if space == SPACE_PRODUCT:
             parts += await _fused_vectors(encoders, to_encode, encoded, info, deadline)
-        vectors.append(combine([vector for vector, _ in parts], [weight for _, weight in parts]))
+        vectors.append(_combine(parts))
     return vectors
+
+
+def combine_vectors(query: SearchQuery, spaces: SearchedSpaces, products: ExampleProducts) -> list[F32]:
+    """As `compose_query_vectors`, for a query that has no photo and no text."""
+    return [_combine(_unfused_vectors(query, space, info, products, {})) for space, info in spaces.items()]
+
+
+def _combine(parts: Sequence[tuple[F32, float]]) -> F32:
+    return combine([vector for vector, _ in parts], [weight for _, weight in parts])
 
 
 async def _encode(encoders: Encoders, examples: Sequence[QueryExample], deadline: Deadline) -> EncodedExamples:

@@ -15,9 +15,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from lookalike.errors import BadSettings, Overloaded, ServiceError
+from lookalike.errors import BadSettings, Overloaded
 from lookalike.runtime.coalescer import Coalescer
-from lookalike.runtime.deadline import Deadline
 from server import metrics
 
 log = logging.getLogger(__name__)
@@ -64,25 +63,27 @@ class RedisResultCache:
     async def get(self, key: str) -> bytes | None:
         if self._clock() < self._paused_until_s:
             return None
-        try:
-            value = await self._get_batcher(self._prefix + key, Deadline.after(self._timeout_s))
-        except (RedisError, OSError, TimeoutError, ServiceError) as error:
-            self._note_failure(error)
-            return None
-        self._failures = 0
-        return value
+        with suppress(Overloaded):  # While Redis is too slow, nothing is found.
+            return await self._get_batcher.submit(self._prefix + key)
+        return None
 
     def put(self, key: str, value: bytes) -> None:
         if self._clock() < self._paused_until_s:
             return
         with suppress(Overloaded):  # While Redis is too slow, values are not stored.
-            self._set_batcher.submit((self._prefix + key, value)).add_done_callback(_retrieve_exception)
+            self._set_batcher.submit((self._prefix + key, value))
 
     async def close(self) -> None:
         await self._redis.aclose()
 
     async def _mget(self, keys: list[str]) -> Sequence[bytes | None]:
-        values: list[Any] = await self._redis.mget(keys)  # Bytes or None: the client does not decode.
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                values: list[Any] = await self._redis.mget(keys)  # Bytes or None: the client does not decode.
+        except (RedisError, OSError, TimeoutError) as error:
+            self._note_failure(error)
+            return [None] * len(keys)
+        self._failures = 0
         return values
 
     async def _mset(self, entries: list[tuple[str, bytes]]) -> Sequence[None]:
@@ -108,8 +109,3 @@ class RedisResultCache:
         self._paused_until_s = self._clock() + self._pause_s
         self._failures = _MAX_FAILURES_IN_A_ROW - 1  # After the pause one more failure starts the next.
 
-
-def _retrieve_exception(done: asyncio.Future[None]) -> None:
-    """Keep asyncio from reporting the exception: nobody awaits a SET, and its failure has been logged and counted."""
-    if not done.cancelled():
-        done.exception()

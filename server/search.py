@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,17 +18,25 @@ from server.admission import Permit
 from server.answer import SearchAnswer, build_answer, rank_hits
 from server.diversity import CANDIDATES_PER_HIT, diversify, hit_vectors
 from server.encoding import Encoders
-from server.merge import RankedHit
+from server.merge import Ranking
 from server.metrics import RequestTimer
 from server.policy import AutoPolicy, Route, drop_empty_spaces, resolve_route
-from server.query import ExampleSource, SearchQuery, duplicates_search, parse_query
-from server.query_vectors import ExampleProducts, compose_query_vectors, run_concurrently
-from server.result_cache import ResultCache, cache_key
+from server.query import COMPARABLE_IN, ExampleSource, SearchQuery, duplicates_search, parse_query
+from server.query_vectors import (
+    ExampleProducts,
+    SearchedSpaces,
+    combine_vectors,
+    compose_query_vectors,
+    run_concurrently,
+)
+from server.result_cache import RequestKeys, ResultCache, digest_of
 from server.shard_group import ShardGroup, ShardResults
 from server.single_flight import SingleFlight
 from server.stored_product import StoredProduct
 from server.topology import Snapshot
 from server.version_watch import VersionWatch
+
+_MAX_INLINE_BYTES = 1 << 17  # Of a request whose digest is computed on the event loop.
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,8 @@ class Searcher:
     versions: VersionWatch
     shards: ShardGroup
     encoders: Encoders
-    cache: ResultCache
+    cache: ResultCache | None
+    keys: RequestKeys
     policy: AutoPolicy
     default_deadline_s: float
     flights: SingleFlight[SearchAnswer]
@@ -48,29 +58,43 @@ class Searcher:
 
     async def respond(self, request: search_pb2.SearchRequest, timer: RequestTimer, deadline: Deadline) -> bytes:
         """A serialized SearchResponse, for a call that was admitted already, alone or in a batch."""
-        return await self._answer(request, parse_query(request), timer, deadline)
+        return await self._answer(request, parse_query, timer, deadline)
 
     async def find_duplicates(
         self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline, permit: Permit
     ) -> bytes:
         """A serialized SearchResponse; it shares its answer, cached or not, with the equivalent Search."""
-        search = duplicates_search(request)
-        return await self._answer(search, parse_query(search, example_field="example"), permit.timer, deadline)
+        parse = partial(parse_query, example_field="example")
+        return await self._answer(duplicates_search(request), parse, permit.timer, deadline)
 
     async def _answer(
-        self, request: search_pb2.SearchRequest, query: SearchQuery, timer: RequestTimer, deadline: Deadline
+        self,
+        request: search_pb2.SearchRequest,
+        parse: Callable[[search_pb2.SearchRequest], SearchQuery],
+        timer: RequestTimer,
+        deadline: Deadline,
     ) -> bytes:
         """The serialized SearchResponse, from the cache, an equal search in flight or a new search."""
         deadline = deadline.or_after(self.default_deadline_s)
         snapshot = self.versions.snapshot()
-        key = cache_key(snapshot.content_id, self.policy.text, request, query)
-        with timer.stage("cache"):
-            cached = await self.cache.get(key)
-        if cached is not None:
-            answer, timer.cached = SearchAnswer.from_cache(cached), True
-        else:
-            flight = f"{key}:{query.min_coverage}"
-            answer = await self.flights(flight, lambda: self._search(key, query, snapshot, timer, deadline), deadline)
+        query, key = None, ""
+        if self.cache is not None:
+            with timer.stage("cache"):
+                digest = await _digest(request)
+                known = self.keys.remembered(digest)  # The request was seen before: it need not be parsed.
+                if known is None:
+                    query = parse(request)
+                    known = self.keys.key(digest, request, query)
+                key = f"{snapshot.content_id}:{known}"
+                cached = await self.cache.get(key)
+            if cached is not None:
+                answer, timer.cached = SearchAnswer.from_cache(cached), True
+                timer.space = answer.space_label
+                return answer.response(timer)
+        query = query or parse(request)
+        flight = (key, query.min_coverage) if key else (snapshot.content_id, request.SerializeToString())
+        work = partial(self._search, key, query, snapshot, timer, deadline)
+        answer = await self.flights(flight, work, deadline)
         timer.space = answer.space_label
         return answer.response(timer)
 
@@ -81,24 +105,38 @@ class Searcher:
         route = resolve_route(query, snapshot.spaces, self.policy)
         if route is not None:
             snapshot.require_spaces(route.spaces)  # Fail before anything is looked up or encoded.
-        with timer.stage("lookup"):
-            products = await self._lookup_examples(query, snapshot, deadline)
+        products: ExampleProducts = {}
+        if ids := [str(example.value) for example in query.examples_by(ExampleSource.PRODUCT)]:
+            with timer.stage("lookup"):
+                products = await self._lookup(ids, snapshot, deadline)
         product_spaces = {product_id: stored.vectors for product_id, stored in products.items()}
         route = drop_empty_spaces(route or self._route_by_category(query, products), query, product_spaces)
         spaces = snapshot.require_spaces(route.spaces)
-        with timer.stage("encode"):
-            vectors = await compose_query_vectors(self.encoders, query, spaces, products, deadline)
+        vectors = await self._compose_vectors(query, spaces, products, timer, deadline)
         with timer.stage("search"):
             results = await self.shards.search(snapshot, _shard_query(query, route, vectors, products), deadline)
             results, hits = await self._rank(query, snapshot, route, results, deadline)
         answer = build_answer(query, snapshot, route, results, hits)
-        if answer.complete:
+        if self.cache is not None and answer.complete:
             self.cache.put(key, answer.to_cache())
         return answer
 
+    async def _compose_vectors(
+        self,
+        query: SearchQuery,
+        spaces: SearchedSpaces,
+        products: ExampleProducts,
+        timer: RequestTimer,
+        deadline: Deadline,
+    ) -> list[F32]:
+        if not any(example.source in COMPARABLE_IN for example in query.examples):  # Nothing to encode.
+            return combine_vectors(query, spaces, products)
+        with timer.stage("encode"):
+            return await compose_query_vectors(self.encoders, query, spaces, products, deadline)
+
     async def _rank(
         self, query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults, deadline: Deadline
-    ) -> tuple[ShardResults, list[RankedHit]]:
+    ) -> tuple[ShardResults, Ranking]:
         """Rank the candidate hits, with the ones to return first: by score, or with `diversity` as `diversify` chooses.
 
         If the candidates' vectors cannot be fetched, the rank is by score and the returned results state a failure.
@@ -107,19 +145,18 @@ class Searcher:
         if not query.diversity or len(hits) < 2:
             return results, hits
         try:
-            fetched = await self.shards.fetch(snapshot, [hit.id for hit in hits], route.spaces, deadline)
+            fetched = await self.shards.fetch(snapshot, hits.ids, route.spaces, deadline)
         except LookalikeError as error:
             return results.with_failure(f"not diversified: {error}"), hits
         vectors = hit_vectors(fetched, snapshot.spaces, route)
-        scores = np.array([hit.score for hit in hits], dtype=np.float32)
+        scores = np.array(hits.scores, dtype=np.float32)
         # On a thread: 100 hits of 500 take 15 ms at 1024 dimensions, in which this loop can serve other calls.
         chosen = await asyncio.to_thread(diversify, scores, vectors, query.diversity, query.limit)
         others = sorted({*range(len(hits))}.difference(chosen))
-        return results, [hits[i] for i in (*chosen, *others)]
+        return results, hits.select([*chosen, *others])
 
-    async def _lookup_examples(self, query: SearchQuery, snapshot: Snapshot, deadline: Deadline) -> ExampleProducts:
-        """The example products by id. Raises NotFound for one that the catalogue does not have."""
-        ids = [str(example.value) for example in query.examples_by(ExampleSource.PRODUCT)]
+    async def _lookup(self, ids: Sequence[str], snapshot: Snapshot, deadline: Deadline) -> ExampleProducts:
+        """The products by id. Raises NotFound for one that the catalogue does not have."""
         fetched = await run_concurrently([self.shards.lookup(snapshot, product_id, deadline) for product_id in ids])
         return {
             product_id: StoredProduct.from_fetched(product_id, each)
@@ -132,6 +169,13 @@ class Searcher:
         product_id = str(heaviest.value)
         stored = products[product_id]
         return self.policy.route_product(stored.product.category, product_id, stored.vectors)
+
+
+async def _digest(request: search_pb2.SearchRequest) -> bytes:
+    """Of the request's bytes; on a thread where that takes over 0.2 ms: a photo may have megabytes."""
+    if request.ByteSize() > _MAX_INLINE_BYTES:
+        return await asyncio.to_thread(lambda: digest_of(request.SerializeToString()))
+    return digest_of(request.SerializeToString())
 
 
 def _candidate_count(query: SearchQuery) -> int:

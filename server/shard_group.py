@@ -61,17 +61,15 @@ class ShardGroup:
                 calls.append(shard.search(snapshot, query))
             except Overloaded as error:
                 calls.append(error)
-        pending = [call for call in calls if isinstance(call, asyncio.Future)]
-        try:
-            if pending:
-                await asyncio.wait(pending, timeout=wait_s)
-        finally:
-            for call in pending:
-                call.cancel()  # No effect on those that are done.
+        await _wait([call for call in calls if isinstance(call, asyncio.Future)], wait_s)
         outcomes = [_outcome(call, shard.address, wait_s) for call, shard in zip(calls, self._shards, strict=True)]
         errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
+        if not errors:
+            return ShardResults(outcomes, [])  # type: ignore[arg-type]  # all are hits
         if len(errors) == len(outcomes):
-            if wait_s < self._timeout_s and any(call.cancelled() for call in pending):
+            if wait_s < self._timeout_s and any(
+                isinstance(call, asyncio.Future) and call.cancelled() for call in calls
+            ):
                 raise DeadlineExceeded(f"no shard answered within {wait_s:.3g} s, nine tenths of the time left")
             raise next((error for error in errors if isinstance(error, Overloaded)), errors[0])
         hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
@@ -136,6 +134,37 @@ class ShardGroup:
 
     def _owner(self, product_id: str) -> ShardClient:
         return self._shards[shard_of(product_id, len(self._shards))]
+
+
+async def _wait(calls: Sequence[asyncio.Future[index_pb2.ShardHits]], timeout_s: float) -> None:
+    """Return when all calls are done. Those that are not after `timeout_s`, or when this is cancelled, are cancelled.
+
+    A search pays for this once: `asyncio.wait` does the same for five times as much.
+    """
+    if not calls:
+        return
+    loop = asyncio.get_running_loop()
+    all_done: asyncio.Future[None] = loop.create_future()
+    pending = len(calls)
+
+    def count(_: object) -> None:
+        nonlocal pending
+        pending -= 1
+        if not pending and not all_done.done():
+            all_done.set_result(None)
+
+    def cancel() -> None:
+        for call in calls:
+            call.cancel()  # No effect on those that are done.
+
+    for call in calls:
+        call.add_done_callback(count)
+    timer = loop.call_later(timeout_s, cancel)
+    try:
+        await all_done
+    finally:
+        timer.cancel()
+        cancel()
 
 
 def _outcome(

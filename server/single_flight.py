@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from lookalike.errors import DeadlineExceeded
@@ -13,51 +12,46 @@ from lookalike.runtime.deadline import Deadline
 Answer = TypeVar("Answer")
 
 
-@dataclass(slots=True)
-class _Flight(Generic[Answer]):
-    task: asyncio.Task[Answer]
-    waiting: int = 0
-
-
 class SingleFlight(Generic[Answer]):
-    """The work in flight, by key. For use on one event loop. Admission bounds it: a call has at most one flight."""
+    """The work in flight, by key. For use on one event loop. Admission bounds it: a call has at most one flight.
+
+    The first caller of a key does the work itself, so a call that nobody shares costs no task and no wait.
+    """
 
     def __init__(self) -> None:
-        self._flights: dict[str, _Flight[Answer]] = {}
+        # Of each flight, who waits for its answer: (answer,), or None if its caller gave up.
+        self._followers: dict[Hashable, list[asyncio.Future[tuple[Answer] | None]]] = {}
 
-    async def __call__(self, key: str, work: Callable[[], Coroutine[None, None, Answer]], deadline: Deadline) -> Answer:
+    async def __call__(self, key: Hashable, work: Callable[[], Awaitable[Answer]], deadline: Deadline) -> Answer:
         """Return or raise what `work` does: this caller's, or that of an earlier caller with the same key.
 
-        Raises DeadlineExceeded at this caller's own deadline. The work is cancelled when no caller waits for it any
-        more. If an earlier caller's work exceeded that caller's deadline, this caller starts its own.
+        `work` keeps this caller's deadline. When an earlier caller gives up or exceeds its deadline, one of those that
+        wait for its answer does the work instead. Raises DeadlineExceeded at this caller's own deadline.
         """
-        while flight := self._flights.get(key):
+        while (followers := self._followers.get(key)) is not None:
+            follower: asyncio.Future[tuple[Answer] | None] = asyncio.get_running_loop().create_future()
+            followers.append(follower)
             try:
-                return await self._join(key, flight, deadline)
-            except DeadlineExceeded:
-                deadline.remaining_s()
-        return await self._join(key, self._start(key, work), deadline)
-
-    def _start(self, key: str, work: Callable[[], Coroutine[None, None, Answer]]) -> _Flight[Answer]:
-        flight = self._flights[key] = _Flight(asyncio.create_task(work()))
-        flight.task.add_done_callback(lambda task: self._end(key, flight))
-        return flight
-
-    async def _join(self, key: str, flight: _Flight[Answer], deadline: Deadline) -> Answer:
-        flight.waiting += 1
+                async with asyncio.timeout(deadline.timeout_s()):
+                    answered = await follower
+            except TimeoutError:
+                raise DeadlineExceeded("the deadline passed before the answer was ready") from None
+            if answered is not None:
+                return answered[0]
+        followers = self._followers[key] = []
         try:
-            await asyncio.wait((flight.task,), timeout=deadline.timeout_s())
-            if not flight.task.done():
-                raise DeadlineExceeded("the deadline passed before the answer was ready")
-            return flight.task.result()
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting and not flight.task.done():
-                flight.task.cancel()
-                self._end(key, flight)
+            answer = await work()
+        except (asyncio.CancelledError, DeadlineExceeded):
+            self._end(key, lambda follower: follower.set_result(None))
+            raise
+        except BaseException as error:
+            failure = error
+            self._end(key, lambda follower: follower.set_exception(failure))
+            raise
+        self._end(key, lambda follower: follower.set_result((answer,)))
+        return answer
 
-    def _end(self, key: str, flight: _Flight[Answer]) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
-        if not flight.task.cancelled() and flight.task.done():
-            flight.task.exception()  # Otherwise asyncio reports it when no caller waits any more.
+    def _end(self, key: Hashable, tell: Callable[[asyncio.Future[tuple[Answer] | None]], None]) -> None:
+        for follower in self._followers.pop(key):
+            if not follower.done():
+                tell(follower)

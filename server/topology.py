@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 
 from lookalike.errors import FailedPrecondition, Unavailable
@@ -24,9 +25,12 @@ class SpaceInfo:
     documents: tuple[int, ...]  # Vectors per shard.
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
-    """The version that a request pins: every call that it makes to a shard names this version."""
+    """The version that a request pins: every call that it makes to a shard names this version.
+
+    Snapshots are compared by identity, so that what is computed of one can be kept by it.
+    """
 
     version: str
     spaces: Mapping[Space.ValueType, SpaceInfo]
@@ -37,7 +41,7 @@ class Snapshot:
     def shards(self) -> int:
         return len(self.serving)
 
-    @property
+    @cached_property
     def content_id(self) -> str:
         """Identifies the searched content: the version, and a digest of the updates known to be applied to it."""
         if not any(self.sequences):

@@ -1,7 +1,8 @@
 """Request coalescing: items that arrive while all call slots are busy are sent together in one batch.
 
-While a slot is free, an item is sent at once. There is no timer: at low load nothing is delayed, at high load batches
-grow by themselves. One RPC of 16 queries costs a server 9-15 times less per query than 16 RPCs. No I/O of its own.
+While a slot is free, what arrives in one pass of the event loop is sent at its end. There is no timer: at low load
+nothing is delayed, at high load batches grow by themselves. One RPC of 16 queries costs a server 9-15 times less per
+query than 16 RPCs. No I/O of its own.
 """
 
 from __future__ import annotations
@@ -45,15 +46,20 @@ class Coalescer(Generic[Item, Reply]):
         self._waiting: deque[tuple[Item, asyncio.Future[Reply]]] = deque()
         self._waiting_size = 0
         self._calls: set[asyncio.Task[None]] = set()
+        self._starting = False  # At the end of this pass of the event loop.
 
     def submit(self, item: Item) -> asyncio.Future[Reply]:
         """A future of the reply. Cancel it when the reply is no longer needed. Raises Overloaded."""
-        if self._waiting_size + self._size(item) > self._max_waiting and len(self._calls) >= self._max_in_flight:
+        size, free_slots = self._size(item), self._max_in_flight - len(self._calls)
+        if self._waiting_size + size > self._max_waiting + free_slots * self._max_batch:
             raise Overloaded(f"{self._waiting_size} requests are waiting, the limit is {self._max_waiting}")
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Reply] = loop.create_future()
         self._waiting.append((item, reply))
-        self._waiting_size += self._size(item)
-        self._start()
+        self._waiting_size += size
+        if free_slots and not self._starting:
+            self._starting = True
+            loop.call_soon(self._start)
         return reply
 
     async def __call__(self, item: Item, deadline: Deadline) -> Reply:
@@ -65,6 +71,7 @@ class Coalescer(Generic[Item, Reply]):
             raise DeadlineExceeded("the deadline passed while waiting for an answer") from None
 
     def _start(self) -> None:
+        self._starting = False
         while self._waiting and len(self._calls) < self._max_in_flight:
             batch = self._next_batch()
             if not batch:

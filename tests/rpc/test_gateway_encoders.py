@@ -125,5 +125,5 @@ async def test_a_vector_of_another_encoder_does_not_fail_the_others_of_its_batch
         await encoders.close()
     assert [isinstance(each, Exception) for each in outcomes] == [False, False, True, False, False, False]
     assert isinstance(outcomes[2], FailedPrecondition)
-    # The first two are sent at once; then, of those that waited, the other encoder's, the photo alone, and the rest.
-    assert [len(batch) for batch in products.batches] == [1, 1, 1, 1, 2]
+    # Sent at once, in one call for each pair of encoders.
+    assert [len(batch) for batch in products.batches] == [4, 1, 1]

@@ -39,7 +39,8 @@ def test_merging_shards_equals_sorting_all_hits(scores: dict[str, float], limit:
     owner = {product_id: data.draw(st.integers(0, 2)) for product_id in scores}
     shards = [shard_hits([(p, s) for p, s in scores.items() if owner[p] == shard]) for shard in range(3)]
     hits = merge_hits(shards, limit)
-    assert [(hit.negated_score, Product.FromString(hit.product).id) for hit in hits] == sorted(
+    assert [Product.FromString(product).id for product in hits.products] == [*hits.ids]
+    assert [*zip((-score for score in hits.scores), hits.ids, strict=True)] == sorted(
         (-s, p) for p, s in scores.items()
     )[:limit]
 
@@ -66,7 +67,7 @@ def test_limiting_shops_in_each_shard_and_again_in_the_merge_equals_limiting_the
         all_hits = shard_hits([(p, s) for p, s in scores.items() if owner[p] == shard], shops)
         kept = limit_per_shop(all_hits.shops, max_per_shop, limit)
         shards.append(shard_hits([(all_hits.ids[i], scores[all_hits.ids[i]]) for i in kept], shops))
-    assert [hit.id for hit in merge_hits(shards, limit, max_per_shop=max_per_shop)] == expected[:limit]
+    assert [*merge_hits(shards, limit, max_per_shop=max_per_shop).ids] == expected[:limit]
 
 
 def test_a_response_made_of_serialized_parts_has_the_bytes_of_a_search_response() -> None:
@@ -75,7 +76,7 @@ def test_a_response_made_of_serialized_parts_has_the_bytes_of_a_search_response(
     public = SearchResponse(hits=[Hit(product=product, score=0.5)], provenance=provenance)
     scores = pack(np.array([0.5], dtype=np.float32))
     hits = merge_hits([ShardHits(ids=["p"], scores=scores, products=[product.SerializeToString()])], 1)
-    opaque = OpaqueSearchResponse(hits=[hit.opaque(()) for hit in hits], provenance=provenance.SerializeToString())
+    opaque = OpaqueSearchResponse(hits=hits.opaque(()), provenance=provenance.SerializeToString())
     assert opaque.SerializeToString() == public.SerializeToString()
 
 
@@ -83,7 +84,7 @@ def test_explained_hits_keep_their_own_cosines_through_the_merge() -> None:
     first, second = shard_hits([("a", 0.9), ("c", 0.5)]), shard_hits([("b", 0.7)])
     first.cosines = pack(np.array([[1, 0.8], [0.5, 0.5]], dtype=np.float32))
     second.cosines = pack(np.array([[0.4, 1]], dtype=np.float32))
-    hits = [hit.opaque((SPACE_IMAGE, SPACE_TEXT)) for hit in merge_hits([first, second], 2, explained_spaces=2)]
+    hits = merge_hits([first, second], 2, explained_spaces=2).opaque((SPACE_IMAGE, SPACE_TEXT))
     explained = [
         (Product.FromString(hit.product).id, *((each.space, each.score) for each in hit.scores)) for hit in hits
     ]
@@ -99,10 +100,12 @@ def test_the_response_of_a_cached_answer_has_no_field_twice() -> None:
     answer = SearchAnswer(hits.SerializeToString(), provenance.SerializeToString(), "image+text", complete=True)
     cached = SearchAnswer.from_cache(answer.to_cache())
     assert cached == answer
-    serialized = cached.response(RequestTimer(cached=True, stages={"cache": 0.25}))
+    stages = {"cache": 0.25, "lookup": 0.5, "encode": 1.0, "search": 2.0}
+    serialized = cached.response(RequestTimer(cached=True, stages=stages))
     response = SearchResponse.FromString(serialized)
     assert response.SerializeToString() == serialized  # A field that occurs twice would be written once.
     assert response.provenance.timings.total_s > 0
     response.provenance.timings.total_s = 0
-    timed = Provenance(version="v1", coverage=1, degraded=["x"], cached=True, timings=Timings(cache_s=0.25))
+    timings = Timings(cache_s=0.25, lookup_s=0.5, encode_s=1, search_s=2)
+    timed = Provenance(version="v1", coverage=1, degraded=["x"], cached=True, timings=timings)
     assert response == SearchResponse(hits=hits.hits, provenance=timed)

@@ -46,25 +46,38 @@ async def test_calls_with_one_key_share_the_work_and_other_keys_have_their_own()
 async def test_all_callers_get_the_error_and_the_next_call_starts_anew() -> None:
     flights, work = SingleFlight[bytes](), Work()
     work.error = NotFound("no such")
+    calls = [asyncio.create_task(flights("a", work, NEVER)) for _ in range(2)]
+    await asyncio.sleep(0)
     work.gate.set()
-    outcomes = await asyncio.gather(*(flights("a", work, NEVER) for _ in range(2)), return_exceptions=True)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [NotFound, NotFound]
     work.error = None
     assert await flights("a", work, NEVER) == b"answer"
     assert work.started == 2
 
 
-async def test_the_work_is_cancelled_only_when_no_caller_waits_any_more() -> None:
+async def test_work_whose_caller_gives_up_is_cancelled_and_done_by_one_of_those_that_wait_for_it() -> None:
     flights, work = SingleFlight[bytes](), Work()
-    first, second = (asyncio.create_task(flights("a", work, NEVER)) for _ in range(2))
+    first, second, third = (asyncio.create_task(flights("a", work, NEVER)) for _ in range(3))
     await asyncio.sleep(0)
     first.cancel()
+    await asyncio.wait((first,))
     await asyncio.sleep(0)
-    assert work.cancelled == 0
+    assert (work.started, work.cancelled) == (2, 1)
+    work.gate.set()
+    assert (await second, await third) == (b"answer", b"answer")
+    assert work.started == 2
+
+
+async def test_a_caller_that_gives_up_waiting_disturbs_nobody() -> None:
+    flights, work = SingleFlight[bytes](), Work()
+    first, second, third = (asyncio.create_task(flights("a", work, NEVER)) for _ in range(3))
+    await asyncio.sleep(0)
     second.cancel()
-    await asyncio.wait((first, second))
-    await asyncio.sleep(0)
-    assert (work.started, work.cancelled) == (1, 1)
+    await asyncio.wait((second,))
+    work.gate.set()
+    assert (await first, await third) == (b"answer", b"answer")
+    assert (work.started, work.cancelled) == (1, 0)
 
 
 async def test_a_deadline_ends_only_the_wait_of_its_own_call() -> None:

@@ -28,24 +28,25 @@ class Sender:
 
 async def submit(coalescer: Coalescer[int, int], *items: int) -> list[asyncio.Task[int]]:
     tasks = [asyncio.ensure_future(coalescer(item, NEVER)) for item in items]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    for _ in range(4):  # The tasks submit, the batch starts, its call is made.
+        await asyncio.sleep(0)
     return tasks
 
 
-async def test_an_item_is_sent_at_once_while_a_slot_is_free() -> None:
+async def test_while_a_slot_is_free_the_items_of_one_pass_of_the_event_loop_are_sent_at_its_end() -> None:
     sender = Sender()
     coalescer = Coalescer(sender, max_in_flight=2, max_batch=8, max_waiting=8)
-    tasks = await submit(coalescer, 1, 2)
-    assert sender.batches == [[1], [2]]
+    tasks = [*await submit(coalescer, 1, 2), *await submit(coalescer, 3), *await submit(coalescer, 4)]
+    assert sender.batches == [[1, 2], [3]]
     sender.gate.set()
-    assert await asyncio.gather(*tasks) == [10, 20]
+    assert await asyncio.gather(*tasks) == [10, 20, 30, 40]
+    assert sender.batches == [[1, 2], [3], [4]]
 
 
 async def test_items_that_wait_for_a_slot_are_sent_together_up_to_the_batch_limit() -> None:
     sender = Sender()
     coalescer = Coalescer(sender, max_in_flight=1, max_batch=3, max_waiting=8)
-    tasks = await submit(coalescer, 1, 2, 3, 4, 5)
+    tasks = [*await submit(coalescer, 1), *await submit(coalescer, 2, 3, 4, 5)]
     sender.gate.set()
     assert await asyncio.gather(*tasks) == [10, 20, 30, 40, 50]
     assert sender.batches == [[1], [2, 3, 4], [5]]
@@ -54,11 +55,20 @@ async def test_items_that_wait_for_a_slot_are_sent_together_up_to_the_batch_limi
 async def test_beyond_the_waiting_limit_an_item_is_refused_at_once() -> None:
     sender = Sender()
     coalescer = Coalescer(sender, max_in_flight=1, max_batch=3, max_waiting=2)
-    tasks = await submit(coalescer, 1, 2, 3)
+    tasks = [*await submit(coalescer, 1), *await submit(coalescer, 2, 3)]
     with pytest.raises(Overloaded):
         await coalescer(4, NEVER)
     sender.gate.set()
     assert await asyncio.gather(*tasks) == [10, 20, 30]
+
+
+async def test_the_waiting_limit_holds_within_one_pass_of_the_event_loop() -> None:
+    sender = Sender()
+    coalescer = Coalescer(sender, max_in_flight=1, max_batch=3, max_waiting=2)
+    outcomes = asyncio.gather(*(coalescer(item, NEVER) for item in range(6)), return_exceptions=True)
+    await asyncio.sleep(0)
+    sender.gate.set()
+    assert [type(outcome) for outcome in await outcomes] == [int] * 5 + [Overloaded]
 
 
 async def test_an_error_of_one_item_does_not_affect_the_others() -> None:
@@ -87,4 +97,4 @@ async def test_sizes_count_towards_the_batch_limit_and_a_larger_item_is_sent_alo
     tasks = await submit(coalescer, 1, 2, 3, 9)
     sender.gate.set()
     assert await asyncio.gather(*tasks) == [10, 20, 30, 90]
-    assert sender.batches == [[1], [2, 3], [9]]
+    assert sender.batches == [[1, 2], [3], [9]]
