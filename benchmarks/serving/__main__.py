@@ -94,9 +94,8 @@ def main() -> None:
     }
     report = table.report({**meter.measurement_context(), **result})
     print(report)
-    if not options.prepare_only:
-        path = meter.write(options.name, result, options.results)
-        path.with_suffix(".md").write_text(report)
+    if rows:
+        meter.write(options.name, result, options.results).with_suffix(".md").write_text(report)
 
 
 def _options() -> argparse.Namespace:

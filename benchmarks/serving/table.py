@@ -35,8 +35,14 @@ def report(result: Mapping[str, Any]) -> str:
     ]
     if result["skipped"]:
         lines += ["", "Left out:", ""]
-        lines += [f"* {name}: {reason.splitlines()[0]}" for name, reason in result["skipped"].items()]
+        lines += [f"* {name}: {_shortened(reason)}" for name, reason in result["skipped"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _shortened(reason: str) -> str:
+    """What failed, and the last line of its log: the exception, if it was one."""
+    what, _, log = reason.partition("; its last lines")
+    return f"{what}: {log.splitlines()[-1].strip()}" if log else what
 
 
 def _cells(row: Mapping[str, Any], documents: int) -> list[str]:
