@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import shutil
@@ -39,7 +40,7 @@ TUNING_INFLIGHT = 16
 OPEN_CONNECTIONS = 64  # Of a wire with one call at a time; more calls wait in the client, which counts.
 WARM_UP = 0.1  # Of the time of a cell, before it.
 STOP_S = 60.0  # Until a server that has been told to stop is killed: Milvus takes its time.
-BUILT, LOGS = "built.json", "logs"  # The first is written when an index is complete: how long it took.
+BUILT, LOGS, LOCK = "built.json", "logs", "lock"  # The first is written when an index is complete: how long it took.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +60,13 @@ class Settings:
 def prepare(system: System, settings: Settings) -> None:
     """Install and build what a system needs, unless an earlier run did. Raises Skipped."""
     folder = _folder(system, settings)
-    with _processes(folder, settings) as processes:
+    with _alone(folder), _processes(folder, settings) as processes:
         site = _site(system, settings, processes, pin=())
         site.install()
         if (folder / BUILT).exists():
             return
         for leftover in folder.iterdir():
-            if leftover.name != LOGS:
+            if leftover.name not in (LOGS, LOCK):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         began_s = time.perf_counter()
         try:
@@ -81,7 +82,7 @@ def measure(system: Server | Embedded, settings: Settings) -> dict[str, Any]:
     folder = _folder(system, settings)
     row = {"system": system.name, "label": system.label, "knob": system.knob}
     row |= json.loads((folder / BUILT).read_text())
-    with _processes(folder, settings) as processes, _on_core(settings.client_core):
+    with _alone(folder), _processes(folder, settings) as processes, _on_core(settings.client_core):
         site = _site(system, settings, processes, pin=("taskset", "-c", str(settings.server_core)))
         try:
             if isinstance(system, Server):
@@ -165,6 +166,14 @@ async def _open_loop(searches: Searches, address: str, settings: Settings, proce
 def _call(searches: Searches, connection: Connection) -> meter.Call:
     requests = searches.requests
     return lambda i: connection.call(requests[i % len(requests)])
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other run prepares or measures with this folder."""
+    with (folder / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
