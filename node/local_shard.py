@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import grpc
 
 from index.serving.service import IndexShard
-from lookalike.errors import LookalikeError, Unavailable
+from lookalike.errors import LookalikeError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import error_of_peer
 from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of
@@ -31,11 +31,13 @@ class LocalShard:
             return await self._service.describe(request, Deadline.after(timeout_s))
 
     async def search(
-        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float
+        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float, *, ordinary_only: bool
     ) -> Sequence[index_pb2.ShardHits]:
         with self._errors():
             async with asyncio.timeout(timeout_s):
-                return (await self._service.search(version, queries, Deadline.after(timeout_s))).results
+                deadline = Deadline.after(timeout_s)
+                response = await self._service.search(version, queries, deadline, ordinary_only=ordinary_only)
+                return response.results
 
     async def fetch(self, request: index_pb2.FetchRequest, timeout_s: float) -> Sequence[index_pb2.FetchedProduct]:
         with self._errors():
@@ -70,6 +72,11 @@ class LocalShard:
             raise Unavailable(f"shard {self.address} did not answer in time") from None
         except Exception as error:
             if isinstance(error, LookalikeError) and type(error) in STATUS:
-                raise error_of_peer(code_of(error), str(error), f"shard {self.address}") from error
+                retry_after_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
+                raise error_of_peer(
+                    code_of(error), str(error), f"shard {self.address}", retry_after_s=retry_after_s
+                ) from error
             log.error("unexpected error", exc_info=error)
-            raise error_of_peer(grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, f"shard {self.address}") from error
+            raise error_of_peer(
+                grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, f"shard {self.address}", retry_after_s=0
+            ) from error

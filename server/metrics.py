@@ -25,6 +25,12 @@ STAGE = Histogram(
 )
 INFLIGHT = Gauge("lookalike_requests_inflight", "Requests in flight.")
 REFUSED = Counter("lookalike_requests_refused_total", "Requests refused at once because too many were in flight.")
+COSTLY = Gauge(
+    "lookalike_costly_searches_inflight", "Searches in flight that are more work for the shards than an ordinary one."
+)
+COSTLY_REFUSED = Counter(
+    "lookalike_costly_searches_refused_total", "Costly searches refused because too many were in flight."
+)
 DEGRADED = Counter(
     "lookalike_degraded_total", "Degraded answers, by reason; the answer states the reason, too.", ["reason"]
 )

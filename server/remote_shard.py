@@ -27,9 +27,9 @@ class RemoteShard:
         return await self._call(self._stub.Describe, request, timeout_s)
 
     async def search(
-        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float
+        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float, *, ordinary_only: bool
     ) -> Sequence[index_pb2.ShardHits]:
-        request = index_pb2.ShardSearchRequest(version=version, queries=queries)
+        request = index_pb2.ShardSearchRequest(version=version, queries=queries, ordinary_only=ordinary_only)
         return (await self._call(self._stub.Search, request, timeout_s)).results
 
     async def fetch(self, request: index_pb2.FetchRequest, timeout_s: float) -> Sequence[index_pb2.FetchedProduct]:

@@ -41,7 +41,12 @@ class ServiceSettings(ProcessSettings):
     # A photo, or a text, finds more of its category in the product space than in its own: docs/quality.md.
     auto_photo: str = setting("product>image", "spaces of AUTO for photos only, space>space: the first that is built")
     auto_text: str = setting("product>text", "spaces of AUTO for texts only, space>space: the first that is built")
-    max_inflight: int = setting(512, "requests in flight; beyond it RESOURCE_EXHAUSTED", at_least=1, at_most=65536)
+    max_inflight: int = setting(
+        512,
+        "requests in flight, and at most half as many that shards find costly; beyond it RESOURCE_EXHAUSTED",
+        at_least=1,
+        at_most=65536,
+    )
     max_streams: int = setting(256, "open search streams; beyond it RESOURCE_EXHAUSTED", at_least=0, at_most=65536)
     default_deadline_s: float = setting(5.0, "deadline of a request that has none", at_least=0.01, at_most=600)
     shard_timeout_s: float = setting(

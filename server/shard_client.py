@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from lookalike.errors import LookalikeError
+from lookalike.errors import LookalikeError, Unavailable
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2, types_pb2
@@ -38,7 +38,8 @@ class ShardClient:
     """The client of one shard.
 
     Searches that arrive while `shard_inflight` batches are in flight are sent together in the next batch; so are
-    look-ups. There is one batch of updates in flight at a time.
+    look-ups. A batch is answered as a whole, so searches that the shard finds costly are sent again, each alone. There
+    is one batch of updates in flight at a time.
     """
 
     def __init__(self, transport: ShardTransport, settings: ServiceSettings) -> None:
@@ -62,7 +63,24 @@ class ShardClient:
             return None
 
     def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery) -> asyncio.Future[index_pb2.ShardHits]:
+        """The hits of an ordinary query; those of one that is more work are `costly`: empty, to be asked for again."""
         return self._batchers_of(snapshot).searches.submit(query)
+
+    async def search_costly(
+        self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline
+    ) -> index_pb2.ShardHits:
+        """The hits of any query, alone, so that it waits for no other and the shard knows how long its caller waits.
+
+        Raises DeadlineExceeded, Overloaded or what else the shard says.
+        """
+        try:
+            (hits,) = await self._transport.search(
+                snapshot.version, [query], deadline.remaining_s(), ordinary_only=False
+            )
+        except Unavailable:
+            deadline.remaining_s()  # Raises DeadlineExceeded where that is why the shard did not answer.
+            raise
+        return hits
 
     async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
         """The product with its vectors of every space; without `product` where the shard has no such product."""
@@ -135,7 +153,7 @@ class ShardClient:
         return max(query.k, math.ceil(BATCH_PRODUCTS / self._settings.shard_batch))
 
     async def _search(self, version: str, queries: list[index_pb2.ShardQuery]) -> Sequence[index_pb2.ShardHits]:
-        return await self._transport.search(version, queries, self._settings.shard_timeout_s)
+        return await self._transport.search(version, queries, self._settings.shard_timeout_s, ordinary_only=True)
 
     async def _lookup(
         self, version: str, spaces: Sequence[types_pb2.Space.ValueType], ids: list[str]

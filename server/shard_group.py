@@ -10,6 +10,7 @@ from lookalike.errors import DeadlineExceeded, LookalikeError, Overloaded, Unava
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import index_pb2, types_pb2
+from server import metrics
 from server.settings import ServiceSettings
 from server.shard_client import ShardClient
 from server.shard_transport import ShardTransport
@@ -36,6 +37,9 @@ class ShardGroup:
 
     def __init__(self, transports: Sequence[ShardTransport], settings: ServiceSettings) -> None:
         self._timeout_s = settings.shard_timeout_s
+        # They are in flight for longer: without a bound of their own they would come to hold every permit.
+        self._max_costly = max(1, settings.max_inflight // 2)
+        self._costly = 0
         self._shards = [ShardClient(transport, settings) for transport in transports]
 
     @property
@@ -52,6 +56,7 @@ class ShardGroup:
     async def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline) -> ShardResults:
         """Send the query to every shard. A shard that fails or is late is missing from the results, which say so.
 
+        An ordinary query is waited for at most `shard_timeout_s`, one that the shards find costly until the deadline.
         Raises DeadlineExceeded, Overloaded or Unavailable when no shard answered.
         """
         wait_s = min(self._timeout_s, deadline.remaining_s() * _DEADLINE_SHARE)
@@ -62,18 +67,42 @@ class ShardGroup:
             except Overloaded as error:
                 calls.append(error)
         await _wait([call for call in calls if isinstance(call, asyncio.Future)], wait_s)
-        outcomes = [_outcome(call, shard.address, wait_s) for call, shard in zip(calls, self._shards, strict=True)]
+        late = Unavailable if wait_s == self._timeout_s else DeadlineExceeded
+        outcomes = [
+            _outcome(call, shard.address, wait_s, late) for call, shard in zip(calls, self._shards, strict=True)
+        ]
+        if costly := [i for i, each in enumerate(outcomes) if isinstance(each, index_pb2.ShardHits) and each.costly]:
+            answers = await self._search_costly([self._shards[i] for i in costly], snapshot, query, deadline)
+            for i, answer in zip(costly, answers, strict=True):
+                outcomes[i] = answer
         errors = [outcome for outcome in outcomes if isinstance(outcome, LookalikeError)]
         if not errors:
             return ShardResults(outcomes, [])  # type: ignore[arg-type]  # all are hits
         if len(errors) == len(outcomes):
-            if wait_s < self._timeout_s and any(
-                isinstance(call, asyncio.Future) and call.cancelled() for call in calls
-            ):
-                raise DeadlineExceeded(f"no shard answered within {wait_s:.3g} s, nine tenths of the time left")
-            raise next((error for error in errors if isinstance(error, Overloaded)), errors[0])
+            kinds = DeadlineExceeded, Overloaded
+            raise next((error for kind in kinds for error in errors if isinstance(error, kind)), errors[0])
         hits = [None if isinstance(outcome, LookalikeError) else outcome for outcome in outcomes]
         return ShardResults(hits, [str(error) for error in errors])
+
+    async def _search_costly(
+        self, shards: Sequence[ShardClient], snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline
+    ) -> list[index_pb2.ShardHits | LookalikeError]:
+        """The outcome at each of these shards, within the deadline. Raises Overloaded."""
+        if self._costly >= self._max_costly:
+            metrics.COSTLY_REFUSED.inc()
+            raise Overloaded(f"{self._costly} costly searches are in flight, the limit is {self._max_costly}")
+        wait_s = deadline.remaining_s() * _DEADLINE_SHARE
+        self._costly += 1
+        metrics.COSTLY.set(self._costly)
+        try:
+            until = Deadline.after(wait_s)
+            calls = [asyncio.ensure_future(shard.search_costly(snapshot, query, until)) for shard in shards]
+            await _wait(calls, wait_s)
+            pairs = zip(calls, shards, strict=True)
+            return [_outcome(call, shard.address, wait_s, DeadlineExceeded) for call, shard in pairs]
+        finally:
+            self._costly -= 1
+            metrics.COSTLY.set(self._costly)
 
     async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
         """The product with its vectors of every space; without `product` where there is no such product.
@@ -168,12 +197,15 @@ async def _wait(calls: Sequence[asyncio.Future[index_pb2.ShardHits]], timeout_s:
 
 
 def _outcome(
-    call: asyncio.Future[index_pb2.ShardHits] | LookalikeError, address: str, waited_s: float
+    call: asyncio.Future[index_pb2.ShardHits] | LookalikeError,
+    address: str,
+    waited_s: float,
+    late: type[LookalikeError],
 ) -> index_pb2.ShardHits | LookalikeError:
     if isinstance(call, LookalikeError):
         return call
     if call.cancelled():
-        return Unavailable(f"shard {address}: no answer within {waited_s:.3g} s")
+        return late(f"shard {address}: no answer within {waited_s:.3g} s")
     if isinstance(error := call.exception(), LookalikeError):
         return error
     hits = call.result()  # Raises any other exception: it is a bug, here or in the shard, and not a missing shard.

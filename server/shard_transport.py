@@ -12,7 +12,8 @@ class ShardTransport(Protocol):
     """The service IndexShard of one shard, called over a network or in process.
 
     Every call raises a LookalikeError that names the shard: Unavailable when it does not answer within `timeout_s`,
-    FailedPrecondition for a version that it does not serve, Overloaded when too much waits there. A call that is
+    FailedPrecondition for a version that it does not serve, Overloaded when too much waits there, with the shard's own
+    delay until it makes sense to try again. A call that is
     cancelled is given up. The messages that are passed in both directions are not changed afterwards by either side.
     """
 
@@ -23,9 +24,9 @@ class ShardTransport(Protocol):
     async def describe(self, request: index_pb2.DescribeRequest, timeout_s: float) -> index_pb2.DescribeResponse: ...
 
     async def search(
-        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float
+        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float, *, ordinary_only: bool
     ) -> Sequence[index_pb2.ShardHits]:
-        """The hits of each query, in order."""
+        """The hits of each query, in order. With `ordinary_only`, costly queries are not answered, and say so."""
 
     async def fetch(self, request: index_pb2.FetchRequest, timeout_s: float) -> Sequence[index_pb2.FetchedProduct]: ...
 

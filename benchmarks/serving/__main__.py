@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import meter
-from benchmarks.dataset import DIM, overlapping
+from benchmarks.dataset import DIM, noisy
 from benchmarks.neighbours import K, nearest
 from benchmarks.serving import table
 from benchmarks.serving.chroma import Chroma
@@ -56,7 +56,7 @@ DEFAULT = (*OURS, *THIN, "redis", "chroma", "milvus", "pgvector", "qdrant-edge",
 
 def main() -> None:
     options = _options()
-    data = options.cache / f"overlapping-{options.documents}"
+    data = options.cache / f"noisy-{options.documents}"
     draw(data, options.documents)
     settings = Settings(
         data=data,
@@ -85,7 +85,7 @@ def main() -> None:
         except Skipped as reason:
             skipped[system.name] = str(reason)
     result = {
-        "vectors": f"{options.documents} x {DIM}, `overlapping` of benchmarks/dataset.py, k={K}",
+        "vectors": f"{options.documents} x {DIM}, `noisy` of benchmarks/dataset.py, k={K}",
         "documents": options.documents,
         "least_recall": options.recall,
         "seconds": options.seconds,
@@ -179,7 +179,7 @@ def draw(folder: Path, documents: int) -> None:
     if (folder / TRUTH).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    vectors, queries = overlapping(documents, LOAD_QUERIES)
+    vectors, queries = noisy(documents, LOAD_QUERIES)
     np.save(folder / VECTORS, vectors)
     np.save(folder / QUERIES, queries)
     np.save(folder / TRUTH, nearest(vectors, queries[:TRUE_QUERIES]))

@@ -48,6 +48,12 @@ class FilterBitmap:
     def mask(self) -> Mask:
         return np.unpackbits(self.bits, count=self.total, bitorder="little").view(np.bool_)
 
+    def mask_of(self, start: int, end: int) -> Mask:
+        """The part of the mask from row `start` to before row `end`."""
+        first = start >> 3
+        part = np.unpackbits(self.bits[first : (end + 7) >> 3], count=end - 8 * first, bitorder="little")
+        return part[start - 8 * first :].view(np.bool_)
+
     @property
     def rows(self) -> npt.NDArray[np.int64]:
         """The rows that pass, rising. Not cached: they can take 64 times the memory of the bits."""

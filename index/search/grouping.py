@@ -46,42 +46,49 @@ def select_hits(
 class Searchable(Protocol[Ranked_co]):
     """What `widen_until_filled` searches."""
 
-    def nearest(self, queries: Sequence[ParsedQuery], /) -> Sequence[Ranked_co]:
-        """The k best for each query; fewer only if no more exist."""
+    def nearest(self, queries: Sequence[ParsedQuery], /) -> Sequence[Ranked_co | None]:
+        """The k best for each query; fewer only if no more exist. None: that is more work than is allowed."""
 
     def max_hits(self, query: ParsedQuery, /) -> int:
         """How many hits can exist at any score, at most `max_per_shop` of a shop; k if there are more."""
 
-    def best_per_shop(self, query: ParsedQuery, /) -> Ranked_co:
-        """The exact best of each shop, and of those without one; they include the k hits, or all that exist."""
+    def best_per_shop(self, query: ParsedQuery, /) -> Ranked_co | None:
+        """The exact best of each shop, and of those without one; they include the k hits, or all that exist.
+
+        None: that is more work than is allowed.
+        """
 
 
 def widen_until_filled(
     queries: Sequence[ParsedQuery],
     searchable: Searchable[Ranked],
     select: Callable[[ParsedQuery, Ranked], Sequence[int]],
-) -> list[tuple[Ranked, Sequence[int]]]:
+) -> list[tuple[Ranked, Sequence[int]] | None]:
     """For each query a ranking and the positions of its hits in it: k of them, or all that exist.
+
+    None where finding them is more work than is allowed.
 
     A query with too few hits is searched again at four times the depth; beyond 10,000 by one exact search.
     """
-    results: dict[int, tuple[Ranked, Sequence[int]]] = {}
+    results: dict[int, tuple[Ranked, Sequence[int]]] = {}  # Without those that are more work than is allowed.
     depths = {i: _first_depth(query) for i, query in enumerate(queries)}
     while depths:
         rankings = searchable.nearest([_with_depth(queries[i], depth) for i, depth in depths.items()])
         next_depths = {}
         for (i, depth), ranking in zip(depths.items(), rankings, strict=True):
             query = queries[i]
+            if ranking is None:
+                continue
             positions = select(query, ranking)
             if _is_complete(query, ranking.scores, depth, len(positions), searchable.max_hits):
                 results[i] = ranking, positions
             elif query.exact or depth * _WIDENING_FACTOR > _MAX_DEPTH:
-                best = searchable.best_per_shop(query)
-                results[i] = best, select(query, best)
+                if (best := searchable.best_per_shop(query)) is not None:
+                    results[i] = best, select(query, best)
             else:
                 next_depths[i] = depth * _WIDENING_FACTOR
         depths = next_depths
-    return [results[i] for i in range(len(queries))]
+    return [results.get(i) for i in range(len(queries))]
 
 
 def _with_depth(query: ParsedQuery, depth: int) -> ParsedQuery:

@@ -27,6 +27,11 @@ class Plan(NamedTuple):
     def candidates(self) -> int:
         return self.depth * self.operating_point.refine_factor
 
+    def comparisons(self, documents: int, matching: int) -> float:
+        """The time of the search, in units of comparing a query with one full vector."""
+        rescored = self.candidates * matching / documents
+        return self.operating_point.cost + _CANDIDATE_COST * self.candidates + rescored
+
 
 def first_plan(index: IndexEntry, documents: int, matching: int, k: int) -> Plan | None:
     """The plan to try first, for `matching` of the documents that pass the filter; None: exact search.
@@ -52,5 +57,4 @@ def _plan_at(index: IndexEntry, documents: int, matching: int, depth: int) -> Pl
     if point is None:
         return None
     plan = Plan(depth, point)
-    rescored = plan.candidates * matching / documents
-    return plan if point.cost + _CANDIDATE_COST * plan.candidates + rescored < matching else None
+    return plan if plan.comparisons(documents, matching) < matching else None

@@ -12,13 +12,17 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
+from index.search.cost import UNLIMITED, WorkLimit
 from index.storage.vectors import StoredVectors
 from lookalike.vectors import F32, I64
 
-# Rows scored at a time by an exact search: 256 KiB of scores, which stay in the CPU cache.
-CHUNK = 1 << 16
-# float16 vectors converted to float32 at a time: 1 MiB at 1024 dimensions.
-_FLOAT16_CHUNK = 1 << 8
+# Rows scored at a time by an exact search: 128 KiB of scores, which stay in the CPU cache; at 1024 dimensions 11 ms
+# for float32 vectors, 33 ms for float16.
+CHUNK = 1 << 15
+# float16 vectors converted to float32 at a time: 2 MiB at 1024 dimensions.
+_FLOAT16_CHUNK = 1 << 9
+_SIGN_AND_FLOAT16_BITS = np.int32(-0x70000001)  # 0x8fffffff.
+_FLOAT16_SCALE = np.float32(2.0**112)  # The exponent's bias is 15 in float16 and 127 in float32.
 
 
 class Neighbours(NamedTuple):
@@ -46,14 +50,60 @@ def inner_products(queries: F32, vectors: StoredVectors, rows: I64) -> F32:
 
 def _inner_products_float16(queries: F32, vectors: StoredVectors, rows: I64) -> F32:
     """The same for float16 vectors: gathered and converted a few at a time, then scored by the same kernel."""
-    scores = np.full(rows.shape, -np.inf, dtype=np.float32)
-    for query, query_rows, query_scores in zip(queries, rows, scores, strict=True):
-        valid = np.flatnonzero(query_rows >= 0)
-        for start in range(0, len(valid), _FLOAT16_CHUNK):
-            part = valid[start : start + _FLOAT16_CHUNK]
-            converted = vectors[query_rows[part]].astype(np.float32)
-            query_scores[part] = inner_products(query[None, :], converted, np.arange(len(part))[None, :])[0]
+    scores = np.empty(rows.shape, dtype=np.float32)
+    few_rows = max(1, min(rows.shape[1], _FLOAT16_CHUNK))
+    few_queries = _FLOAT16_CHUNK // few_rows
+    buffer = np.empty((min(few_rows * few_queries, rows.size), vectors.shape[1]), dtype=np.float32)
+    for first in range(0, len(queries), few_queries):
+        for start in range(0, rows.shape[1], few_rows):
+            part = rows[first : first + few_queries, start : start + few_rows]
+            widened = _widen(vectors[part.ravel()], buffer)
+            scores[first : first + few_queries, start : start + few_rows] = inner_products(
+                queries[first : first + few_queries], widened, np.arange(part.size).reshape(part.shape)
+            )
+    scores[rows < 0] = -np.inf
     return scores
+
+
+def matrix_product(queries: F32, vectors: StoredVectors) -> F32:
+    """Inner products (n, m) of queries (n, dim) with vectors (m, dim), rounded differently for every n and m.
+
+    They differ from `inner_products` by at most `rounding_error`. 16 queries take 2.5 times the time of one, 64 five
+    times; queries @ vectors.T, with the same result, takes a third longer.
+    """
+    products = np.empty((len(vectors), len(queries)), dtype=np.float32)
+    if vectors.dtype == np.float32:
+        np.matmul(vectors, queries.T, out=products)
+        return products.T
+    buffer = np.empty((_FLOAT16_CHUNK, vectors.shape[1]), dtype=np.float32)
+    for start in range(0, len(vectors), _FLOAT16_CHUNK):
+        end = start + _FLOAT16_CHUNK
+        np.matmul(_widen(vectors[start:end], buffer), queries.T, out=products[start:end])
+    return products.T
+
+
+def rounding_error(dim: int) -> float:
+    """Bound of the difference of two inner products of the same two unit vectors, summed in different orders.
+
+    Each differs from the exact product by at most dim · 2⁻²⁴, to first order, for vectors of unit norm (Higham,
+    Accuracy and Stability of Numerical Algorithms, 2002, 3.1). 5 % are added for the norms' own rounding and higher
+    orders, and 8 · 2⁻²⁴ for a weighted sum of such products.
+    """
+    return (2.1 * dim + 8) * 2.0**-24
+
+
+def _widen(vectors: StoredVectors, out: F32) -> F32:
+    """Convert finite float16 vectors (n, dim) exactly to float32, in the first n rows of `out`, which are returned.
+
+    Moves the bits, 0.7 µs for 1024 components; NumPy converts them one by one in 1.5 µs.
+    """
+    widened = out[: len(vectors)]
+    bits = widened.view(np.int32)
+    np.copyto(bits, vectors.view(np.int16))  # The sign fills the upper half.
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, _SIGN_AND_FLOAT16_BITS, out=bits)
+    np.multiply(widened, _FLOAT16_SCALE, out=widened)
+    return widened
 
 
 def top_k(rows: I64, scores: F32, k: int) -> Neighbours:
@@ -65,19 +115,25 @@ def top_k(rows: I64, scores: F32, k: int) -> Neighbours:
     return Neighbours(rows[order], scores[order])
 
 
-def exact_search(query: F32, vectors: StoredVectors, k: int, among: I64 | None = None) -> Neighbours:
+def exact_search(
+    query: F32, vectors: StoredVectors, k: int, among: I64 | None = None, *, limit: WorkLimit = UNLIMITED
+) -> Neighbours:
     """The k nearest to the query (dim,) of all vectors (m, dim), or only of the rows `among`, which rise."""
+    chunks = _chunks(len(vectors), among)
     return top_k_of_chunks(
-        _chunks(len(vectors), among), k, lambda rows: inner_products(query[None, :], vectors, rows[None, :])[0]
+        chunks, k, lambda rows: inner_products(query[None, :], vectors, rows[None, :])[0], limit=limit
     )
 
 
-def top_k_of_chunks(chunks: Iterable[I64], k: int, score: Callable[[I64], F32]) -> Neighbours:
-    """The k best of the rows in all chunks; `score` gives the scores of a chunk's rows."""
+def top_k_of_chunks(
+    chunks: Iterable[I64], k: int, score: Callable[[I64], F32], *, limit: WorkLimit = UNLIMITED
+) -> Neighbours:
+    """The k best of the rows in all chunks; `score` gives the scores of a chunk's rows. Raises as the limit's check."""
     best = Neighbours(np.empty(0, np.int64), np.empty(0, np.float32))
     if not k:
         return best
     for rows in chunks:
+        limit.check()
         best = top_k(np.concatenate((best.rows, rows)), np.concatenate((best.scores, score(rows))), k)
     return best
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from index.backends.filter_bitmap import FilterBitmap, Mask
 from index.search import fusion, shop_codes, space
+from index.search.cost import UNLIMITED, WorkLimit
 from index.search.filters import FilterCache, filter_mask
 from index.search.plan import Plan
 from index.search.queries import ParsedQuery
-from index.search.scores import split_rows, top_k_of_chunks
+from index.search.scores import CHUNK, split_rows, top_k_of_chunks
 from index.search.shop_codes import ShopCodes
 from index.search.space import SpaceIndex
 from index.storage import attributes
@@ -166,23 +167,30 @@ class Segment:
         alive[WHOLE_TABLE] = before[WHOLE_TABLE].without(deleted)
         return Segment(self.table, self.spaces, alive=alive, filters=self._filters)
 
-    def nearest(self, queries: Sequence[ParsedQuery]) -> list[SegmentHits]:
-        """The nearest of each query, as rows of the table. Searches with equal parameters run as one batch."""
+    def nearest(self, queries: Sequence[ParsedQuery], limit: WorkLimit = UNLIMITED) -> list[SegmentHits | None]:
+        """The nearest of each query, as rows of the table; None where `limit` allows no result.
+
+        Searches with equal parameters run as one batch.
+        """
         batches: dict[_BatchKey, list[tuple[int, F32]]] = {}
         for i, query in enumerate(queries):
             for key, vector in _searches(query):
                 batches.setdefault(key, []).append((i, vector))
-        per_query: list[list[SegmentHits]] = [[] for _ in queries]
+        per_query: list[list[SegmentHits | None]] = [[] for _ in queries]
         for key, members in batches.items():
             vectors = members[0][1][None, :] if len(members) == 1 else np.stack([vector for _, vector in members])
-            bitmap = self._bitmap(key.space, key.filter)
+            bitmap = self.bitmap(key.space, key.filter)
             results = self.spaces[key.space].search_with_plans(
-                vectors, key.k, bitmap, exact=key.exact, min_results=key.min_results
+                vectors, key.k, bitmap, exact=key.exact, min_results=key.min_results, limit=limit
             )
-            for (i, _), ((rows, scores), plan) in zip(members, results, strict=True):
-                per_query[i].append(SegmentHits(rows, scores, (self._trace(key.space, bitmap, plan),)))
+            for (i, _), result in zip(members, results, strict=True):
+                hits = None
+                if result is not None:
+                    (rows, scores), plan = result
+                    hits = SegmentHits(rows, scores, (self._trace(key.space, bitmap, plan),))
+                per_query[i].append(hits)
         return [
-            per_space[0] if len(query.vectors) == 1 else self._fuse(query, per_space)
+            per_space[0] if len(query.vectors) == 1 else self._fuse(query, per_space, limit)
             for query, per_space in zip(queries, per_query, strict=True)
         ]
 
@@ -191,25 +199,44 @@ class Segment:
         matching = len(space) if bitmap is None else bitmap.count
         return SearchTrace(number, len(space), matching, space.entry.recipe, plan)
 
-    def _fuse(self, query: ParsedQuery, nearest: Sequence[SegmentHits]) -> SegmentHits:
-        """The k best by the weighted cosines of all the query's spaces, among the nearest in each."""
+    def _fuse(self, query: ParsedQuery, nearest: Sequence[SegmentHits | None], limit: WorkLimit) -> SegmentHits | None:
+        """The k best by the weighted cosines of all the query's spaces, among the nearest in each; None as above."""
         if query.exact:
-            candidates, traces = self._matching_rows(query), self._exact_traces(query)
+            candidates, traces = self._matching_rows(query), self.exact_traces(query)
+            if not limit.allows(len(candidates) * self._dims(query)):
+                return None
         else:
-            candidates = np.unique(np.concatenate([hits.rows for hits in nearest]))
-            traces = _by_space(trace for hits in nearest for trace in hits.traces)
-        rows, scores = top_k_of_chunks(split_rows(candidates), query.k, lambda rows: self._scores(query, rows))
+            known = [hits for hits in nearest if hits is not None]
+            if len(known) < len(nearest):
+                return None
+            candidates = np.unique(np.concatenate([hits.rows for hits in known]))
+            traces = _by_space(trace for hits in known for trace in hits.traces)
+        rows, scores = top_k_of_chunks(
+            split_rows(candidates), query.k, lambda rows: self.scores(query, rows), limit=limit
+        )
         return SegmentHits(rows, scores, traces)
 
-    def best_per_shop(self, query: ParsedQuery) -> SegmentHits:
-        """Exact search for the k best, at most `max_per_shop` of a shop, equal scores by rising id."""
+    def best_per_shop(self, query: ParsedQuery, limit: WorkLimit = UNLIMITED) -> SegmentHits | None:
+        """Exact search for the k best, at most `max_per_shop` of a shop, equal scores by rising id.
+
+        None where `limit` does not allow it.
+        """
         rows, order = self.eligible(query), self.table.order
+        if not limit.allows(len(rows) * self._dims(query)):
+            return None
         if order is not None:
             rows = order[np.isin(order, rows)]
-        scores = self._scores(query, rows)
+        scores = np.empty(len(rows), dtype=np.float32)
+        for start in range(0, len(rows), CHUNK):
+            limit.check()
+            scores[start : start + CHUNK] = self.scores(query, rows[start : start + CHUNK])
         falling = np.argsort(-scores, kind="stable")
         best = falling[self.shop_codes.within_limit(rows[falling], query.max_per_shop)][: query.k]
-        return SegmentHits(rows[best], scores[best], self._exact_traces(query))
+        return SegmentHits(rows[best], scores[best], self.exact_traces(query))
+
+    def _dims(self, query: ParsedQuery) -> int:
+        """The components that comparing the query with one product takes."""
+        return sum(self.spaces[number].dim for number in query.vectors)
 
     def eligible(self, query: ParsedQuery) -> I64:
         """The rows, rising, that may be hits: they pass the filter, have a vector, and are not excluded."""
@@ -221,17 +248,18 @@ class Segment:
     def shop_codes(self) -> ShopCodes:
         return shop_codes.merge_shop_codes(self.table.parts)
 
-    def _scores(self, query: ParsedQuery, rows: I64) -> F32:
+    def scores(self, query: ParsedQuery, rows: I64) -> F32:
+        """The scores (c,) of rows (c,) of the table for the query."""
         return fusion.fuse(self.cosines(query, rows), query.weights)
 
-    def _exact_traces(self, query: ParsedQuery) -> tuple[SearchTrace, ...]:
-        return _by_space(self._trace(number, self._bitmap(number, query.filter), None) for number in query.vectors)
+    def exact_traces(self, query: ParsedQuery) -> tuple[SearchTrace, ...]:
+        return _by_space(self._trace(number, self.bitmap(number, query.filter), None) for number in query.vectors)
 
     def _matching_rows(self, query: ParsedQuery) -> I64:
         """The rows, rising, that pass the filter and have a vector in any of the query's spaces."""
         candidates = np.zeros(len(self.table), dtype=np.bool_)
         for number in query.vectors:
-            rows, bitmap = self.spaces[number].rows, self._bitmap(number, query.filter)
+            rows, bitmap = self.spaces[number].rows, self.bitmap(number, query.filter)
             candidates[rows if bitmap is None else rows[bitmap.rows]] = True
         return np.flatnonzero(candidates)
 
@@ -241,12 +269,12 @@ class Segment:
 
     def count(self, condition: bytes) -> int:
         """How many products pass the serialized filter."""
-        bitmap = self._bitmap(WHOLE_TABLE, condition)
+        bitmap = self.bitmap(WHOLE_TABLE, condition)
         return len(self.table) if bitmap is None else bitmap.count
 
     def page(self, condition: bytes, after: str, size: int) -> list[int]:
         """Rows of at most `size` products that pass, with ids greater than `after`, by rising id; empty: no more."""
-        bitmap, order = self._bitmap(WHOLE_TABLE, condition), self.table.order
+        bitmap, order = self.bitmap(WHOLE_TABLE, condition), self.table.order
         start = self.table.ids.after(after.encode()) if after else 0
         if order is None:
             rising = range(start, len(self.table)) if bitmap is None else bitmap.rows_from(start)
@@ -254,7 +282,7 @@ class Segment:
         rows = order[start:]
         return list((rows if bitmap is None else rows[bitmap.mask[rows]])[:size].tolist())
 
-    def _bitmap(self, number: Space.ValueType, condition: bytes) -> FilterBitmap | None:
+    def bitmap(self, number: Space.ValueType, condition: bytes) -> FilterBitmap | None:
         """Bitmap of the vectors of a space, or rows of the table, that pass and are not deleted; None: all of them."""
         alive = None if self._alive is None else self._alive[number]
         if not condition:

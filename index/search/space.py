@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from index.backends import factory, recipe
 from index.backends.filter_bitmap import FilterBitmap
 from index.backends.vector_index import VectorIndex
+from index.search.cost import UNLIMITED, WorkLimit
 from index.search.plan import Plan, first_plan, next_plan
 from index.search.scores import Neighbours, exact_search, inner_products, top_k
 from index.storage import vectors as stored
@@ -23,6 +25,8 @@ from lookalike.vectors import F32, I64
 # product, whose rounding depends on the batch: with smaller calls a result does not depend on the other queries, and a
 # larger batch gains only a few percent.
 BATCH = 16
+
+_PLAIN_K = 10
 
 DevicePlacement = Callable[[VectorIndex], VectorIndex]  # Moves an index to a device, such as a GPU.
 
@@ -46,6 +50,17 @@ class SpaceIndex:
     @property
     def dim(self) -> int:
         return int(self.vectors.shape[1])
+
+    @cached_property
+    def _plain_components(self) -> float:
+        """The work of a search for 10 without a filter: of everything, where no ANN index makes it less."""
+        count = len(self)
+        plan = None if self.ann_index is None else first_plan(self.entry, count, count, _PLAIN_K)
+        return (count if plan is None else plan.comparisons(count, count)) * self.dim
+
+    def allows(self, limit: WorkLimit, comparisons: float) -> bool:
+        """Whether a limit allows that many comparisons, or an ordinary search of this space needs half as many."""
+        return comparisons * self.dim <= max(limit.components, 2 * self._plain_components)
 
     def vector(self, row: int) -> F32 | None:
         """The vector of a row of the shard's table, if it has one."""
@@ -84,10 +99,8 @@ class SpaceIndex:
         exact:       compare with every vector that passes.
         min_results: accept this many results, rather than k, if the ANN index finds no more; default: k.
         """
-        return [
-            neighbours
-            for neighbours, _ in self.search_with_plans(queries, k, bitmap, exact=exact, min_results=min_results)
-        ]
+        results = self.search_with_plans(queries, k, bitmap, exact=exact, min_results=min_results)
+        return [result[0] for result in results if result is not None]  # Without a limit none is None.
 
     def search_with_plans(
         self,
@@ -97,16 +110,21 @@ class SpaceIndex:
         *,
         exact: bool = False,
         min_results: int | None = None,
-    ) -> list[tuple[Neighbours, Plan | None]]:
-        """As `search`, with the plan that found each result; None: exact search."""
+        limit: WorkLimit = UNLIMITED,
+    ) -> list[tuple[Neighbours, Plan | None] | None]:
+        """As `search`, with the plan that found each result (None: exact search); None where `limit` allows no result.
+
+        Raises what the limit's check raises.
+        """
         count = len(self) if bitmap is None else bitmap.count
         k = min(k, count)
         min_results = k if min_results is None else min(min_results, k)
         results: dict[int, tuple[Neighbours, Plan | None]] = {}
         pending = [*range(len(queries))]
         plan = None if exact or self.ann_index is None else first_plan(self.entry, len(self), count, k)
-        while pending and plan is not None:
+        while pending and plan is not None and self.allows(limit, plan.comparisons(len(self), count)):
             for start in range(0, len(pending), BATCH):
+                limit.check()
                 part = pending[start : start + BATCH]
                 batch = queries if len(part) == len(queries) else queries[part]  # Indexing copies.
                 for i, (neighbours, passing_count) in zip(part, self._approximate(batch, k, plan, bitmap), strict=True):
@@ -114,11 +132,13 @@ class SpaceIndex:
                         results[i] = neighbours, plan
             pending = [i for i in pending if i not in results]
             plan = next_plan(self.entry, len(self), count, plan) if pending else None
-        among = bitmap.rows if pending and bitmap is not None else None
-        for i in pending:  # Few vectors near these queries pass: compare all that do.
-            results[i] = exact_search(queries[i], self.vectors, k, among), None
-        in_order = (results[i] for i in range(len(queries)))
-        return [(Neighbours(self.rows[rows], scores), plan) for (rows, scores), plan in in_order]
+        allowed = limit.allows(count * self.dim) if exact else self.allows(limit, count)
+        if pending and plan is None and allowed:  # Few vectors near these queries pass: compare all that do.
+            among = None if bitmap is None else bitmap.rows
+            for i in pending:
+                results[i] = exact_search(queries[i], self.vectors, k, among, limit=limit), None
+        in_order = (results.get(i) for i in range(len(queries)))
+        return [found and (Neighbours(self.rows[found[0].rows], found[0].scores), found[1]) for found in in_order]
 
     def _approximate(
         self, queries: F32, k: int, plan: Plan, bitmap: FilterBitmap | None

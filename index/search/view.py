@@ -7,7 +7,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from index.search import shop_codes
+from index.search import grouping, shop_codes
+from index.search.cost import UNLIMITED, WorkLimit
 from index.search.queries import ParsedQuery
 from index.search.segment import SearchTrace, Segment, SegmentHits
 from lookalike.v1.types_pb2 import Space
@@ -80,6 +81,13 @@ class Hits(NamedTuple):
         return [next(values[i]) for i in self.segment_indices.tolist()]
 
 
+def hit_positions(query: ParsedQuery, ranking: Hits) -> Sequence[int]:
+    """Positions of the query's hits in a ranking."""
+    ids = ranking.ids if query.exclude_ids else []
+    shops = ranking.shops if query.max_per_shop else []
+    return grouping.select_hits(query, ranking.scores, ids.__getitem__, shops.__getitem__)
+
+
 class View:
     """All products of a shard at one moment. Immutable and thread-safe: a write makes another view."""
 
@@ -99,24 +107,12 @@ class View:
         return None
 
     def nearest(self, queries: Sequence[ParsedQuery]) -> list[Hits]:
-        """The k best of each query. Each segment is searched for k: one of them may hold all."""
-        per_segment = [_nearest(segment, queries) for segment in self.segments]
-        return [
-            self._merge([segment_hits[i] for segment_hits in per_segment], query.k) for i, query in enumerate(queries)
-        ]
+        """The k best of each query."""
+        return [hits for hits in LimitedView(self, UNLIMITED).nearest(queries) if hits is not None]  # None is None.
 
-    def max_hits(self, query: ParsedQuery) -> int:
-        """How many hits can exist at any score, at most `max_per_shop` of a shop; k if there are more."""
-        tables = ((segment.shop_codes, segment.eligible(query)) for segment in self.segments)
-        return shop_codes.max_hits(tables, query.max_per_shop, query.k)
-
-    def best_per_shop(self, query: ParsedQuery) -> Hits:
-        """The exact best of each shop, and of those without one; they include the k hits, or all that exist."""
-        per_segment = [segment.best_per_shop(query) for segment in self.segments]
-        return self._merge(per_segment, sum(len(hits.rows) for hits in per_segment))
-
-    def _merge(self, per_segment: Sequence[SegmentHits], k: int) -> Hits:
-        """The k best hits of all segments, equal scores by rising id."""
+    def merge(self, per_segment: Sequence[SegmentHits], k: int | None = None) -> Hits:
+        """The k best hits of all segments, or all, equal scores by rising id."""
+        k = sum(len(hits.rows) for hits in per_segment) if k is None else k
         if len(per_segment) == 1 and self.segments[0].table.order is None:
             return Hits(self.segments, None, *per_segment[0])
         scores = np.concatenate([hits.scores for hits in per_segment])
@@ -149,17 +145,44 @@ class View:
         return sorted((ref.id, ref) for page in pages for ref in page)[:size]
 
 
-def _nearest(segment: Segment, queries: Sequence[ParsedQuery]) -> list[SegmentHits]:
+class LimitedView(NamedTuple):
+    """Searches a view, within a limit of work: None stands for hits that it does not allow to find."""
+
+    view: View
+    limit: WorkLimit
+
+    def nearest(self, queries: Sequence[ParsedQuery]) -> list[Hits | None]:
+        """The k best of each query. Each segment is searched for k: one of them may hold all."""
+        per_segment = [_nearest(segment, queries, self.limit) for segment in self.view.segments]
+        return [
+            self._merge([segment_hits[i] for segment_hits in per_segment], query.k) for i, query in enumerate(queries)
+        ]
+
+    def max_hits(self, query: ParsedQuery) -> int:
+        """How many hits can exist at any score, at most `max_per_shop` of a shop; k if there are more."""
+        tables = ((segment.shop_codes, segment.eligible(query)) for segment in self.view.segments)
+        return shop_codes.max_hits(tables, query.max_per_shop, query.k)
+
+    def best_per_shop(self, query: ParsedQuery) -> Hits | None:
+        """The exact best of each shop, and of those without one; they include the k hits, or all that exist."""
+        return self._merge([segment.best_per_shop(query, self.limit) for segment in self.view.segments])
+
+    def _merge(self, per_segment: Sequence[SegmentHits | None], k: int | None = None) -> Hits | None:
+        known = [hits for hits in per_segment if hits is not None]
+        return self.view.merge(known, k) if len(known) == len(per_segment) else None
+
+
+def _nearest(segment: Segment, queries: Sequence[ParsedQuery], limit: WorkLimit) -> list[SegmentHits | None]:
     if segment.table.order is None:
-        return segment.nearest(queries)
-    return [_with_ties(segment, query) for query in queries]
+        return segment.nearest(queries, limit)
+    return [_with_ties(segment, query, limit) for query in queries]
 
 
-def _with_ties(segment: Segment, query: ParsedQuery) -> SegmentHits:
+def _with_ties(segment: Segment, query: ParsedQuery, limit: WorkLimit) -> SegmentHits | None:
     """The k nearest and all tied with the k-th, for a table whose rows do not rise with the ids, which break ties."""
     depth = query.k + 1
     while True:
-        (hits,) = segment.nearest([query._replace(k=depth)])
-        if len(hits.rows) < depth or not query.k or hits.scores[-1] < hits.scores[query.k - 1]:
+        (hits,) = segment.nearest([query._replace(k=depth)], limit)
+        if hits is None or len(hits.rows) < depth or not query.k or hits.scores[-1] < hits.scores[query.k - 1]:
             return hits
         depth *= 2

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from prometheus_client import Counter, Gauge, Histogram
 
 from index.live.live_shard import LiveShard
+from index.search.cost import CostClass
 from index.serving.shard_version import ShardVersion
 from lookalike.runtime.telemetry import SECONDS_BUCKETS
 from lookalike.spaces import space_name
@@ -20,6 +21,29 @@ BATCH_SECONDS = Histogram(
     "lookalike_shard_batch_seconds", "Time to search one batch, without waiting for a thread.", buckets=SECONDS_BUCKETS
 )
 QUERIES = Counter("lookalike_shard_queries", "Queries answered.", ["outcome"])  # ok | error
+
+# Searches that are more work than an ordinary one: deep | exact.
+_COSTLY = [each.value for each in CostClass if each is not CostClass.ORDINARY]
+COSTLY = Gauge("lookalike_shard_costly_searches", "Costly searches in progress, by class.", ["class"])
+COSTLY_REFUSED = Counter(
+    "lookalike_shard_costly_refused",
+    "Costly searches refused at once: too many are in progress, or it would be late.",
+    ["class"],
+)
+COSTLY_SECONDS = Histogram(
+    "lookalike_shard_costly_seconds",
+    "Time of a costly search that was answered, with its waits.",
+    ["class"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+EXACT_BLOCK_SECONDS = Histogram(
+    "lookalike_shard_exact_block_seconds",
+    "Time to compare one block of vectors with all exact searches in progress.",
+    buckets=SECONDS_BUCKETS,
+)
+_IN_PROGRESS = {name: COSTLY.labels(name) for name in _COSTLY}
+_REFUSED = {name: COSTLY_REFUSED.labels(name) for name in _COSTLY}
+_ANSWERED = {name: COSTLY_SECONDS.labels(name) for name in _COSTLY}
 
 # Versions.
 VERSIONS = Gauge("lookalike_shard_versions", "Loaded versions: two while one replaces the other.", ["shard"])
@@ -67,6 +91,18 @@ def set_loaded(versions: int, loaded: ShardVersion) -> None:
     VERSIONS.labels(loaded.shard).set(versions)
     for number, space in loaded.base.spaces.items():
         VECTORS.labels(loaded.shard, space_name(number)).set(len(space))
+
+
+def set_in_progress(cost_class: CostClass, count: int) -> None:
+    _IN_PROGRESS[cost_class.value].set(count)
+
+
+def count_refused(cost_class: CostClass) -> None:
+    _REFUSED[cost_class.value].inc()
+
+
+def observe_costly(cost_class: CostClass, seconds: float) -> None:
+    _ANSWERED[cost_class.value].observe(seconds)
 
 
 def count_outcomes(outcomes: Sequence[UpdateResult]) -> None:

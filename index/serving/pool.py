@@ -18,10 +18,12 @@ Result = TypeVar("Result")
 class Pool:
     """Each thread runs one call at a time, and faiss starts no further threads for it: calls do not fight for cores."""
 
-    def __init__(self, *, threads: int, max_waiting: int) -> None:
+    def __init__(self, *, threads: int, max_waiting: int, name: str = "search") -> None:
         # A call holds its slot until its thread has finished, even if its caller gave up before.
         self._slots = threading.BoundedSemaphore(threads + max_waiting)
-        self._executor = ThreadPoolExecutor(threads, "search", initializer=use_threads, initargs=(1,))
+        self._lock = threading.Lock()
+        self._in_progress = 0
+        self._executor = ThreadPoolExecutor(threads, name, initializer=use_threads, initargs=(1,))
 
     async def run(self, work: Callable[[], Result], deadline: Deadline) -> Result:
         """Return what `work` returns. Raises as `submit` and its future do."""
@@ -35,8 +37,19 @@ class Pool:
         if not self._slots.acquire(blocking=False):
             raise Overloaded("the queue of the search threads is full")
         call = self._executor.submit(_run_in_time, work, deadline)
-        call.add_done_callback(lambda _: self._slots.release())
+        self._count(1)
+        call.add_done_callback(lambda _: self._count(-1))
         return call
+
+    def is_busy(self) -> bool:
+        """Whether any call runs or waits."""
+        return self._in_progress > 0
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._in_progress += change
+        if change < 0:
+            self._slots.release()
 
     def close(self) -> None:
         """Cancel the calls that no thread has begun; return when the others have ended."""

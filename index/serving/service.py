@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from typing import TypeVar
 
 import grpc
 
+from index.search.cost import ORDINARY_COMPONENTS, CostClass, WorkLimit, costly_class
 from index.serving import metrics
-from index.serving.pool import Pool
+from index.serving.caller import Caller
 from index.serving.served_versions import ServedVersions
+from index.serving.shard_search import Found, ShardSearch
 from index.serving.shard_version import ShardVersion
+from index.serving.slots import Slots
 from index.serving.writer import Writer
 from lookalike.errors import InvalidRequest
 from lookalike.runtime import edge
@@ -25,6 +29,7 @@ SERVICE = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 MAX_QUERIES = 256
 
 Result = TypeVar("Result")
+_Response = index_pb2.ShardSearchResponse
 
 
 class IndexShard:
@@ -33,10 +38,18 @@ class IndexShard:
     Until the first version is loaded, every request gets UNAVAILABLE.
     """
 
-    def __init__(self, pool: Pool, served: ServedVersions, writer: Writer) -> None:
-        self._pool = pool
+    def __init__(
+        self,
+        slots: Slots,
+        served: ServedVersions,
+        writer: Writer,
+        *,
+        ordinary_components: float = ORDINARY_COMPONENTS,
+    ) -> None:
+        self._slots = slots
         self._writer = writer
         self._served = served
+        self._ordinary = WorkLimit(ordinary_components)  # A search that needs more is costly.
 
     def handler(self) -> grpc.GenericRpcHandler:
         methods: dict[str, edge.Unary | edge.Streaming] = {
@@ -53,11 +66,10 @@ class IndexShard:
         return self._served.describe(request.pinned)
 
     async def search(
-        self, version: str, queries: Sequence[index_pb2.ShardQuery], deadline: Deadline
+        self, version: str, queries: Sequence[index_pb2.ShardQuery], deadline: Deadline, *, ordinary_only: bool = False
     ) -> index_pb2.ShardSearchResponse:
-        """One result per query, in order."""
-        _check_queries(queries)
-        return await self._run(version, lambda shard: _search(shard, queries), deadline)
+        """One result per query, in order. With `ordinary_only`, those of costly queries say only that they are."""
+        return await self._search(version, queries, deadline, ordinary_only, lambda response: response)
 
     async def fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> index_pb2.FetchResponse:
         return await self._run(request.version, lambda shard: shard.fetch(request), deadline)
@@ -84,35 +96,89 @@ class IndexShard:
                 after = page.ids[-1]
 
     async def _serialized_search(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
-        _check_queries(request.queries)
-        return await self._run(
-            request.version, lambda shard: _search(shard, request.queries).SerializeToString(), deadline
+        return await self._search(
+            request.version, request.queries, deadline, request.ordinary_only, _Response.SerializeToString
         )
 
     async def _serialized_fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> bytes:
         return await self._run(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
 
+    async def _search(
+        self,
+        version: str,
+        queries: Sequence[index_pb2.ShardQuery],
+        deadline: Deadline,
+        ordinary_only: bool,
+        finish: Callable[[_Response], Result],
+    ) -> Result:
+        """Return what `finish` makes of the response, on a thread."""
+        if len(queries) > MAX_QUERIES:
+            raise InvalidRequest(
+                "queries", f"the request has {len(queries)} queries, at most {MAX_QUERIES} are allowed"
+            )
+
+        def begin(shard: ShardVersion) -> tuple[ShardSearch | None, Result | None]:
+            search = _search_ordinary(shard, queries, self._ordinary)
+            if search.pending and not ordinary_only:
+                return search, None
+            return None, finish(_complete(search, {}))
+
+        with self._served.lease(version):
+            search, answer = await self._run(version, begin, deadline)
+            if search is not None:
+                results = await self._find_costly(search, version, Caller(deadline))
+                answer = await self._run(version, lambda _: finish(_complete(search, results)), deadline)
+        return answer  # type: ignore[return-value]
+
+    async def _find_costly(self, search: ShardSearch, version: str, caller: Caller) -> dict[int, Found]:
+        """The results of the pending queries, each from the threads of its class; raises what the first failure is."""
+        began_s = time.perf_counter()
+        try:
+            calls = [self._leased(version, partial(self._submit_costly, search, i, caller)) for i in search.pending]
+            found = await asyncio.gather(*map(asyncio.wrap_future, calls))
+        finally:
+            caller.gave_up = True  # No effect on those that are done.
+        for query in search.pending.values():
+            metrics.observe_costly(costly_class(query), time.perf_counter() - began_s)
+        return dict(zip(search.pending, found, strict=True))
+
+    def _submit_costly(self, search: ShardSearch, i: int, caller: Caller, _: ShardVersion) -> Future[Found]:
+        query = search.pending[i]
+        if costly_class(query) is CostClass.EXACT:
+            return self._slots.exact.submit(search.view, query, caller)
+        return self._slots.deep.submit(lambda limit: search.find([i], limit)[i], caller)
+
     async def _run(self, version: str, work: Callable[[ShardVersion], Result], deadline: Deadline) -> Result:
-        """Run on a thread. The version is leased until the thread has finished, even if the caller gave up before."""
-        with ExitStack() as lease:
-            shard = lease.enter_context(self._served.lease(version))
-            call = self._pool.submit(partial(work, shard), deadline)
-            release = lease.pop_all().close
-        call.add_done_callback(lambda _: release())
+        """Run on an ordinary thread."""
+        call = self._leased(version, lambda shard: self._slots.ordinary.submit(partial(work, shard), deadline))
         return await asyncio.wrap_future(call)
 
+    def _leased(self, version: str, submit: Callable[[ShardVersion], Future[Result]]) -> Future[Result]:
+        """The version is leased until the call's thread has finished, even if the caller gave up before."""
+        with ExitStack() as lease:
+            shard = lease.enter_context(self._served.lease(version))
+            call = submit(shard)
+            release = lease.pop_all().close
+        call.add_done_callback(lambda _: release())
+        return call
 
-def _check_queries(queries: Sequence[index_pb2.ShardQuery]) -> None:
-    if len(queries) > MAX_QUERIES:
-        raise InvalidRequest("queries", f"the request has {len(queries)} queries, at most {MAX_QUERIES} are allowed")
 
-
-def _search(shard: ShardVersion, queries: Sequence[index_pb2.ShardQuery]) -> index_pb2.ShardSearchResponse:
+def _search_ordinary(shard: ShardVersion, queries: Sequence[index_pb2.ShardQuery], limit: WorkLimit) -> ShardSearch:
+    """A search with the hits of ordinary queries written; costly ones are pending."""
     began_s = time.perf_counter()
-    response = shard.search(queries)
+    search = shard.start_search(queries)
+    search.write(search.find([*search.pending], limit))
     metrics.BATCH_SECONDS.observe(time.perf_counter() - began_s)
     metrics.BATCH_QUERIES.observe(len(queries))
-    failed = sum(bool(hits.error) for hits in response.results)
-    metrics.QUERIES.labels("ok").inc(len(queries) - failed)
+    return search
+
+
+def _complete(search: ShardSearch, results: Mapping[int, Found]) -> _Response:
+    """The response, with these results, too; queries that are still pending are costly ones to ask for again."""
+    search.write(results)
+    for i in search.pending:
+        search.response.results[i].costly = True
+    failed = sum(bool(hits.error) for hits in search.response.results)
+    metrics.QUERIES.labels("ok").inc(len(search.response.results) - failed - len(search.pending))
     metrics.QUERIES.labels("error").inc(failed)
-    return response
+    return search.response

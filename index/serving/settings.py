@@ -46,6 +46,20 @@ class IndexSettings(ProcessSettings):
         0, "number of parallel searches, one core each; 0: as many as cores", at_least=0, at_most=256
     )
     max_waiting: int = setting(256, "calls that may wait for a thread; further ones are refused at once", at_least=0)
+    deep_threads: int = setting(
+        0,
+        "threads for searches that are much more work than others, exact ones apart; "
+        "0: a quarter of `threads`, but one at least",
+        at_least=0,
+        at_most=256,
+    )
+    max_costly: int = setting(
+        256,
+        "such searches in progress, and exact ones in progress; further ones are refused at once, as are those that "
+        "would be late",
+        at_least=1,
+        at_most=1024,
+    )
     device: str = setting(
         "cpu", "cpu, cuda:<number>, or auto: the first GPU if there is one, for the indexes that fit into its memory"
     )

@@ -17,7 +17,6 @@ from index.live.live_shard import LiveLimits
 from index.search.space import BATCH
 from index.serving.change_migration import ChangeMigration
 from index.serving.loader import Loader, PinFiles
-from index.serving.pool import Pool
 from index.serving.rollout import Rollout
 from index.serving.served_versions import ServedVersions
 from index.serving.service import SERVICE, IndexShard
@@ -28,6 +27,7 @@ from index.serving.settings import (
     parse_expected_encoders,
     shard_number,
 )
+from index.serving.slots import Slots
 from index.serving.writer import Writer
 from index.storage.cache import ShardFileCache
 from index.storage.location import Directory
@@ -82,8 +82,13 @@ def open_shards(settings: IndexSettings, numbers: Sequence[int]) -> Iterator[lis
         device = gpu.open_gpu(settings.device, limit_bytes=settings.device_mib << 20, max_waiting=threads * BATCH)
         if device is not None:
             on_exit.callback(device.close)
-        pool = Pool(threads=threads, max_waiting=settings.max_waiting)
-        on_exit.callback(pool.close)
+        slots = Slots(
+            threads=threads,
+            max_waiting=settings.max_waiting,
+            deep_threads=settings.deep_threads or max(1, threads // 4),
+            max_costly=settings.max_costly,
+        )
+        on_exit.callback(slots.close)
         shards = []
         for number in numbers:
             loader = Loader(
@@ -93,13 +98,13 @@ def open_shards(settings: IndexSettings, numbers: Sequence[int]) -> Iterator[lis
                 expected_encoders=parse_expected_encoders(settings.expect),
                 placement=None if device is None else device.place,
             )
-            shards.append(on_exit.enter_context(_open_shard(settings, loader, pool)))
+            shards.append(on_exit.enter_context(_open_shard(settings, loader, slots)))
         on_exit.callback(stopping.set)
         yield shards
 
 
 @contextmanager
-def _open_shard(settings: IndexSettings, loader: Loader, pool: Pool) -> Iterator[RunningShard]:
+def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterator[RunningShard]:
     served = ServedVersions(time.monotonic, settings.lease_s)
     migration = _change_migration(settings, served, loader)
     writer = Writer(
@@ -117,7 +122,7 @@ def _open_shard(settings: IndexSettings, loader: Loader, pool: Pool) -> Iterator
         before_drop=migration.before_drop if migration else None,
     )
     try:
-        yield RunningShard(IndexShard(pool, served, writer), rollout)
+        yield RunningShard(IndexShard(slots, served, writer), rollout)
     finally:
         writer.close()
         rollout.close()

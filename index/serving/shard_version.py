@@ -9,11 +9,12 @@ import numpy as np
 
 from index.backends import gpu
 from index.live.live_shard import LiveShard
-from index.search import grouping, segment
-from index.search.queries import ParsedQuery, parse_query
-from index.search.segment import SearchTrace, Segment
+from index.search import segment
+from index.search.cost import UNLIMITED
+from index.search.segment import Segment
 from index.search.space import DevicePlacement
-from index.search.view import Hits, View
+from index.search.view import View
+from index.serving.shard_search import ShardSearch
 from index.storage import version
 from index.storage.manifest import Manifest
 from index.storage.names import shard_name
@@ -26,8 +27,6 @@ from lookalike.vectors import pack
 
 MAX_DESCRIPTIONS = 16  # In one response; each has at most 1 MiB.
 PAGE_ROWS = 500
-# Of products in one response (a message has at most 32 MiB); queries without room get an error.
-MAX_RESPONSE_BYTES = 24 << 20
 
 
 class ShardVersion:
@@ -83,20 +82,13 @@ class ShardVersion:
 
     def search(self, queries: Sequence[index_pb2.ShardQuery]) -> index_pb2.ShardSearchResponse:
         """Search; returns one ShardHits for each query, with an error in that of an invalid query."""
-        response, view = index_pb2.ShardSearchResponse(), self.view
-        valid: list[tuple[ParsedQuery, index_pb2.ShardHits]] = []
-        for query in queries:
-            message = response.results.add()
-            try:
-                valid.append((parse_query(query, self._dims), message))
-            except ValueError as error:
-                message.error = str(error)
-        results = grouping.widen_until_filled([parsed for parsed, _ in valid], view, _select_hits)
-        free_bytes = MAX_RESPONSE_BYTES
-        for (parsed, message), (ranking, positions) in zip(valid, results, strict=True):
-            hits = ranking if len(positions) == len(ranking.rows) else ranking.select(positions)
-            free_bytes -= _write_hits(message, view, parsed, hits, free_bytes)
-        return response
+        search = self.start_search(queries)
+        search.write(search.find([*search.pending], UNLIMITED))
+        return search.response
+
+    def start_search(self, queries: Sequence[index_pb2.ShardQuery]) -> ShardSearch:
+        """A search of the present content, in which errors are already written, and nothing else."""
+        return ShardSearch(self.view, self._dims, queries)
 
     def fetch(self, request: index_pb2.FetchRequest) -> index_pb2.FetchResponse:
         """Products by id. Raises InvalidRequest for more than fit into a response."""
@@ -132,38 +124,6 @@ class ShardVersion:
         for position in np.linspace(0, len(space) - 1, min(size, len(space)), dtype=np.int64):
             vector = index_pb2.QueryVector(space=number, vector=pack(space.vectors[position]))
             yield index_pb2.ShardQuery(vectors=[vector], k=10)
-
-
-def _select_hits(query: ParsedQuery, ranking: Hits) -> Sequence[int]:
-    ids = ranking.ids if query.exclude_ids else []
-    shops = ranking.shops if query.max_per_shop else []
-    return grouping.select_hits(query, ranking.scores, ids.__getitem__, shops.__getitem__)
-
-
-def _plan_message(trace: SearchTrace) -> types_pb2.SearchPlan:
-    message = types_pb2.SearchPlan(space=trace.space, documents=trace.documents, matching=trace.matching)
-    if (plan := trace.plan) is not None:
-        message.recipe, message.depth = trace.recipe, plan.depth
-        message.search_parameter, message.candidates = plan.operating_point.search_parameter, plan.candidates
-    return message
-
-
-def _write_hits(message: index_pb2.ShardHits, view: View, query: ParsedQuery, hits: Hits, free_bytes: int) -> int:
-    """Write the hits to the message, or an error if their products are over `free_bytes`. Returns the bytes used."""
-    products = hits.products
-    size = sum(map(len, products))
-    if size > free_bytes:
-        message.error = f"the products of this batch have over {MAX_RESPONSE_BYTES} bytes"
-        return 0
-    message.ids.extend(hits.ids)
-    message.scores = pack(hits.scores)
-    message.products.extend(products)
-    if query.max_per_shop:
-        message.shops.extend(hits.shops)
-    if query.explain:
-        message.cosines = message.scores if len(query.vectors) == 1 else pack(view.cosines(query, hits.refs).T)
-        message.plans.extend(map(_plan_message, hits.traces))
-    return size
 
 
 def open_shard(location: Path, shard: int, name: str = "") -> ShardVersion:

@@ -25,7 +25,7 @@ from lookalike.errors import (
 )
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
-from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of, rich_status
+from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of, rich_status, to_error
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,15 @@ def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None
 
     A peer that was late means DeadlineExceeded only if the caller's own deadline has passed; else Unavailable.
     """
-    return error_of_peer(error.code(), error.details() or "", peer, deadline)
+    refusal = to_error(error)
+    retry_after_s = refusal.retry_after_s if isinstance(refusal, Overloaded) else 0.0
+    return error_of_peer(error.code(), error.details() or "", peer, deadline, retry_after_s=retry_after_s)
 
 
-def error_of_peer(code: grpc.StatusCode, details: str, peer: str, deadline: Deadline | None = None) -> LookalikeError:
-    """As `peer_error`, from the status code and the message."""
+def error_of_peer(
+    code: grpc.StatusCode, details: str, peer: str, deadline: Deadline | None = None, *, retry_after_s: float
+) -> LookalikeError:
+    """As `peer_error`, from the status code, the message, and, if the peer is overloaded, its retry delay."""
     match code:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             if deadline is not None and deadline.at_s <= time.monotonic():
@@ -55,7 +59,7 @@ def error_of_peer(code: grpc.StatusCode, details: str, peer: str, deadline: Dead
         case grpc.StatusCode.FAILED_PRECONDITION:
             return FailedPrecondition(f"{peer}: {details}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return Overloaded(f"{peer}: {details}")
+            return Overloaded(f"{peer}: {details}", retry_after_s=retry_after_s)
     return Unavailable(f"{peer}: {code.name}: {details}")
 
 

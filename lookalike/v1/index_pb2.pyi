@@ -201,7 +201,12 @@ class ShardSearchRequest(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     QUERIES_FIELD_NUMBER: _builtins.int
+    ORDINARY_ONLY_FIELD_NUMBER: _builtins.int
     version: _builtins.str
+    ordinary_only: _builtins.bool
+    """Answer only what is an ordinary amount of work: the results of other queries are `costly`, for the gateway to ask for
+    them again, each alone and within its own deadline. Unset: all are answered, each at the pace of its cost class.
+    """
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardQuery]: ...
     def __init__(
@@ -209,10 +214,11 @@ class ShardSearchRequest(_message.Message):
         *,
         version: _builtins.str = ...,
         queries: _abc.Iterable[Global___ShardQuery] | None = ...,
+        ordinary_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["queries", b"queries", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ordinary_only", b"ordinary_only", "queries", b"queries", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -333,11 +339,14 @@ class ShardHits(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     SHOPS_FIELD_NUMBER: _builtins.int
     PLANS_FIELD_NUMBER: _builtins.int
+    COSTLY_FIELD_NUMBER: _builtins.int
     COSINES_FIELD_NUMBER: _builtins.int
     scores: _builtins.bytes
     """float32 cosines, as many as ids."""
     error: _builtins.str
     """Why this query alone failed, for example a wrong dimension; empty: it did not."""
+    costly: _builtins.bool
+    """With `ordinary_only`: the query needs more work, and was not answered."""
     cosines: _builtins.bytes
     """With `explain`: float32, per hit one cosine per query vector, in order."""
     @_builtins.property
@@ -365,11 +374,12 @@ class ShardHits(_message.Message):
         error: _builtins.str = ...,
         shops: _abc.Iterable[_builtins.str] | None = ...,
         plans: _abc.Iterable[_types_pb2.SearchPlan] | None = ...,
+        costly: _builtins.bool = ...,
         cosines: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosines", b"cosines", "error", b"error", "ids", b"ids", "plans", b"plans", "products", b"products", "scores", b"scores", "shops", b"shops"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosines", b"cosines", "costly", b"costly", "error", b"error", "ids", b"ids", "plans", b"plans", "products", b"products", "scores", b"scores", "shops", b"shops"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,7 +104,9 @@ class SearchRequest(_message.Message):
     exclude_same_shop: _builtins.bool
     """Exclude the shops of the example products."""
     exact: _builtins.bool
-    """Brute force: compare with every vector."""
+    """Brute force: compare with every vector. Over millions that takes seconds. RESOURCE_EXHAUSTED: it cannot be done before
+    the deadline, or too many such searches are in progress.
+    """
     min_coverage: _builtins.float
     """0..1: less coverage is an error, UNAVAILABLE. Unset: partial answers are returned."""
     explain: _builtins.bool

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from index.building.build import SpaceVectors, build
-from index.serving.pool import Pool
 from index.serving.service import IndexShard
 from index.serving.shard_version import open_shard
+from index.serving.slots import Slots
 from index.serving.writer import Writer
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, SpaceWeight
@@ -72,12 +72,12 @@ def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def real_shards(location: Path) -> AsyncIterator[tuple[str, str]]:
-    pool = Pool(threads=1, max_waiting=8)
+    slots = Slots(threads=1, max_waiting=8)
     served = [serving_only(open_shard(location, number)) for number in range(SHARDS)]
-    shards = [IndexShard(pool, each, Writer(each, max_waiting=8)) for each in served]
+    shards = [IndexShard(slots, each, Writer(each, max_waiting=8)) for each in served]
     async with serving(shards[0].handler()) as first, serving(shards[1].handler()) as second:
         yield first, second
-    pool.close()
+    slots.close()
 
 
 def without_version_and_timings(response: SearchResponse) -> SearchResponse:

@@ -21,10 +21,10 @@ from index.live.migration_loss import MigrationLoss
 from index.live.write_ahead_log import WriteAheadLog
 from index.serving.change_migration import ChangeMigration
 from index.serving.loader import Loader
-from index.serving.pool import Pool
 from index.serving.rollout import Rollout
 from index.serving.served_versions import ServedVersions
 from index.serving.service import IndexShard
+from index.serving.slots import Slots
 from index.serving.writer import Writer
 from index.storage import version
 from index.storage.location import Directory
@@ -50,10 +50,10 @@ def build_version(location: Path, seed: int, encoder: str = "drawn") -> str:
 @asynccontextmanager
 async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, ServedVersions]]:
     """A shard of ROOT/index that takes updates: its address, and its versions."""
-    location, served, pool = (
+    location, served, slots = (
         Directory(root / "index"),
         ServedVersions(time.monotonic, 0.2),
-        Pool(threads=1, max_waiting=64),
+        Slots(threads=1, max_waiting=64),
     )
     loader = Loader(location=location, shard=0, pin_files=location.pin, expected_encoders=expected)
     changes = ChangeMigration(served, root / "live", 0, LiveLimits(delta_rows=32, changes=10_000), loader)
@@ -68,12 +68,12 @@ async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, Serve
         before_drop=changes.before_drop,
     )
     await rollout.start()
-    service = IndexShard(pool, served, writer)
+    service = IndexShard(slots, served, writer)
     async with lifecycle.background_task(rollout.watch(POLL_S)), serving(service.handler()) as address:
         yield address, served
     rollout.close()
     writer.close()
-    pool.close()
+    slots.close()
     for name in served.uses():
         if (loaded := served.remove(name)) is not None:
             loaded.release()

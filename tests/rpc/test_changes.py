@@ -14,9 +14,9 @@ import pytest_asyncio
 from index.backends.faiss_support import use_threads
 from index.building.build import build
 from index.live.live_shard import LiveLimits, LiveShard
-from index.serving.pool import Pool
 from index.serving.service import IndexShard
 from index.serving.shard_version import open_shard
+from index.serving.slots import Slots
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.runtime.partition import shard_of
@@ -207,14 +207,14 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
     """The address of a gateway with real shards, which polls them only once a minute."""
     use_threads(1)
     build(tmp_path / "index", catalogue(40), {SPACE_TEXT: vectors_of(unit_vectors(40, 8))}, shards=SHARDS)
-    pool, handlers, writers, lives = Pool(threads=1, max_waiting=64), [], [], []
+    slots, handlers, writers, lives = Slots(threads=1, max_waiting=64), [], [], []
     for number in range(SHARDS):
         shard = open_shard(tmp_path / "index", number)
         directory = tmp_path / "live" / str(number)
         lives.append(LiveShard(shard.base, shard.manifest, number, directory, LiveLimits(delta_rows=64, changes=1000)))
         served = serving_only(shard.with_live(lives[-1]))
         writers.append(Writer(served, max_waiting=64))
-        handlers.append(IndexShard(pool, served, writers[-1]).handler())
+        handlers.append(IndexShard(slots, served, writers[-1]).handler())
     async with (
         serving(handlers[0]) as first,
         serving(handlers[1]) as second,
@@ -225,7 +225,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
         writer.close()
     for live in lives:
         live.close()
-    pool.close()
+    slots.close()
 
 
 async def test_after_a_change_the_gateway_does_not_answer_from_an_older_cache_entry(gateway: str) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest_asyncio
 
 from index.building.build import build
-from index.serving.pool import Pool
 from index.serving.service import IndexShard
-from index.serving.shard_version import MAX_RESPONSE_BYTES, open_shard
+from index.serving.shard_search import MAX_RESPONSE_BYTES
+from index.serving.shard_version import open_shard
+from index.serving.slots import Slots
 from index.serving.writer import Writer
 from index.storage.attributes import MAX_PRODUCT_BYTES
 from lookalike.channels import aio_channel
@@ -33,15 +34,15 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
     titles = ["x" * (MAX_PRODUCT_BYTES - 200)] * COUNT
     products = products.set_column(products.column_names.index("title"), "title", [titles])
     build(tmp_path, products, {SPACE_IMAGE: vectors_of(unit_vectors(COUNT, 8))}, shards=1)
-    served, pool = serving_only(open_shard(tmp_path, 0)), Pool(threads=1, max_waiting=64)
+    served, slots = serving_only(open_shard(tmp_path, 0)), Slots(threads=1, max_waiting=64)
     writer = Writer(served, max_waiting=8)
     async with (
-        serving(IndexShard(pool, served, writer).handler()) as shard,
+        serving(IndexShard(slots, served, writer).handler()) as shard,
         running_gateway({"shards": (shard,), "shard_timeout_s": 60.0, "default_deadline_s": 60.0}) as address,
     ):
         yield address
     writer.close()
-    pool.close()
+    slots.close()
 
 
 async def test_concurrent_searches_of_the_largest_answers_are_all_answered(gateway: str) -> None:

@@ -17,12 +17,13 @@ import pytest_asyncio
 
 from index.building.build import SpaceVectors, build
 from index.search.queries import MAX_K
-from index.serving import shard, shard_version
+from index.serving import shard, shard_search
 from index.serving.pool import Pool
 from index.serving.served_versions import ServedVersions
 from index.serving.service import MAX_QUERIES, IndexShard
 from index.serving.settings import ShardSettings, shard_number
 from index.serving.shard_version import ShardVersion, open_shard
+from index.serving.slots import Slots
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.errors import BadArtifact, BadSettings, DeadlineExceeded, Overloaded
@@ -68,8 +69,8 @@ def served(location: Path) -> ShardVersion:
     return open_shard(location, 0)
 
 
-def a_service(pool: Pool, served: ServedVersions) -> IndexShard:
-    return IndexShard(pool, served, Writer(served, max_waiting=8))
+def a_service(slots: Slots, served: ServedVersions) -> IndexShard:
+    return IndexShard(slots, served, Writer(served, max_waiting=8))
 
 
 async def start_server(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.Channel]:
@@ -81,12 +82,12 @@ async def start_server(service: IndexShard) -> tuple[grpc.aio.Server, grpc.aio.C
 
 @pytest_asyncio.fixture
 async def stub(served: ShardVersion) -> AsyncIterator[Stub]:
-    pool = Pool(threads=2, max_waiting=8)
-    server, channel = await start_server(a_service(pool, serving_only(served)))
+    slots = Slots(threads=2, max_waiting=8)
+    server, channel = await start_server(a_service(slots, serving_only(served)))
     async with channel:
         yield index_pb2_grpc.IndexShardStub(channel)
     await server.stop(None)
-    pool.close()
+    slots.close()
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ async def test_an_invalid_query_gets_an_error_of_its_own(
 async def test_beyond_the_response_size_only_queries_without_room_fail(
     stub: Stub, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_version, "MAX_RESPONSE_BYTES", 1000)
+    monkeypatch.setattr(shard_search, "MAX_RESPONSE_BYTES", 1000)
     queries = [a_query(1), a_query(2, k=100), a_query(3, k=1)]
     results = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=queries))).results
     assert [bool(hits.error) for hits in results] == [False, True, False]
@@ -259,13 +260,13 @@ async def test_a_request_for_more_than_fits_into_a_response_is_refused(
 
 
 async def test_a_shard_that_is_still_loading_is_unavailable() -> None:
-    pool = Pool(threads=1, max_waiting=1)
-    server, channel = await start_server(a_service(pool, ServedVersions(time.monotonic, lease_s=30)))
+    slots = Slots(threads=1, max_waiting=1)
+    server, channel = await start_server(a_service(slots, ServedVersions(time.monotonic, lease_s=30)))
     async with channel:
         call = index_pb2_grpc.IndexShardStub(channel).Describe(index_pb2.DescribeRequest())
         assert await code_of(call) is grpc.StatusCode.UNAVAILABLE
     await server.stop(None)
-    pool.close()
+    slots.close()
 
 
 async def test_a_full_pool_refuses_at_once_and_recovers() -> None:

@@ -15,10 +15,10 @@ import pytest
 
 from index.building.build import SpaceVectors, build
 from index.serving.loader import Loader
-from index.serving.pool import Pool
 from index.serving.rollout import Rollout
 from index.serving.served_versions import ServedVersions
 from index.serving.service import IndexShard
+from index.serving.slots import Slots
 from index.serving.writer import Writer
 from index.storage import version
 from index.storage.location import Directory
@@ -53,7 +53,7 @@ class Shard:
 @asynccontextmanager
 async def a_shard(path: Path, number: int) -> AsyncIterator[Shard]:
     location = Directory(path)
-    served, pool = ServedVersions(time.monotonic, LEASE_S), Pool(threads=1, max_waiting=256)
+    served, slots = ServedVersions(time.monotonic, LEASE_S), Slots(threads=1, max_waiting=256)
     rollout = Rollout(
         served,
         read_target=location.current,
@@ -62,11 +62,11 @@ async def a_shard(path: Path, number: int) -> AsyncIterator[Shard]:
         retry_s=POLL_S,
     )
     await rollout.start()
-    service = IndexShard(pool, served, Writer(served, max_waiting=8))
+    service = IndexShard(slots, served, Writer(served, max_waiting=8))
     async with lifecycle.background_task(rollout.watch(POLL_S)), serving(service.handler()) as address:
         yield Shard(served, rollout, address)
     rollout.close()
-    pool.close()
+    slots.close()
 
 
 @dataclass

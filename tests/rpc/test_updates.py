@@ -18,9 +18,9 @@ from prometheus_client import REGISTRY
 from index.live import compaction
 from index.live.live_shard import LiveLimits, LiveShard
 from index.serving import compactor
-from index.serving.pool import Pool
 from index.serving.service import IndexShard
 from index.serving.shard_version import ShardVersion
+from index.serving.slots import Slots
 from index.serving.writer import MAX_UPDATES, Writer
 from lookalike.channels import aio_channel
 from lookalike.errors import BadArtifact, Overloaded
@@ -46,12 +46,12 @@ def live(shard: ShardVersion, tmp_path: Path) -> LiveShard:
 
 @pytest_asyncio.fixture
 async def stub(shard: ShardVersion, live: LiveShard) -> AsyncIterator[Stub]:
-    served, pool = serving_only(shard.with_live(live)), Pool(threads=2, max_waiting=64)
+    served, slots = serving_only(shard.with_live(live)), Slots(threads=2, max_waiting=64)
     writer = Writer(served, max_waiting=64)
-    async with serving(IndexShard(pool, served, writer).handler()) as address, aio_channel(address) as channel:
+    async with serving(IndexShard(slots, served, writer).handler()) as address, aio_channel(address) as channel:
         yield index_pb2_grpc.IndexShardStub(channel)
     writer.close()
-    pool.close()
+    slots.close()
     live.close()
 
 
@@ -169,11 +169,11 @@ async def test_an_update_that_cannot_be_written_is_refused_with_the_reason(
 
 
 async def test_a_shard_without_a_live_dir_takes_no_updates(shard: ShardVersion, version: str) -> None:
-    served, pool = serving_only(shard), Pool(threads=1, max_waiting=1)
+    served, slots = serving_only(shard), Slots(threads=1, max_waiting=1)
     writer = Writer(served, max_waiting=8)
-    async with serving(IndexShard(pool, served, writer).handler()) as address, aio_channel(address) as channel:
+    async with serving(IndexShard(slots, served, writer).handler()) as address, aio_channel(address) as channel:
         call = index_pb2_grpc.IndexShardStub(channel).Apply(apply_request(version, remove("p1", 1)))
         with pytest.raises(grpc.aio.AioRpcError, match="without --live-dir"):
             await call
     writer.close()
-    pool.close()
+    slots.close()

@@ -222,7 +222,9 @@ def test_a_cached_filter_takes_one_bit_for_each_row(table: Attributes) -> None:
     segment = Segment(table, {IMAGE: space}, filters=cache)
     condition = Filter(tags_any=["even"]).SerializeToString()
     query = parse_query(ShardQuery(vectors=[query_vector(IMAGE, unit_vectors(1, 4)[0])], k=3, exact=True), {IMAGE: 4})
-    assert len(segment.nearest([query._replace(filter=condition)])[0].rows) == 3
+    (hits,) = segment.nearest([query._replace(filter=condition)])
+    assert hits is not None
+    assert len(hits.rows) == 3
     assert segment.page(condition, "p1", 10) == [2, 4, 6, 8]
     for number in (IMAGE, WHOLE_TABLE):
         cached = cache.get(number, condition, lambda: FilterBitmap.from_mask(np.zeros(0, dtype=np.bool_)))

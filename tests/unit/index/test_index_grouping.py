@@ -56,7 +56,7 @@ class Catalogue:
         return select_hits(query, ranking.scores, str, lambda position: self.shops[position])
 
     def hits(self, *queries: ParsedQuery) -> list[list[int]]:
-        return [[*positions] for _, positions in widen_until_filled(queries, self, self.select)]
+        return [[*found[1]] for found in widen_until_filled(queries, self, self.select) if found is not None]
 
     def expected(self, query: ParsedQuery) -> list[int]:
         kept: list[int] = []

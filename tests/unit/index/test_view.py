@@ -11,10 +11,11 @@ import pytest
 from index.backends.faiss_support import use_threads
 from index.live.delta import Delta
 from index.live.updates import Change
+from index.search.cost import UNLIMITED
 from index.search.queries import ParsedQuery, parse_query
 from index.search.segment import Segment
 from index.search.space import SpaceIndex
-from index.search.view import View
+from index.search.view import LimitedView, View
 from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry, SpaceEntry
@@ -176,11 +177,13 @@ def test_the_best_of_each_shop_are_the_first_of_each_in_the_whole_ranking(
             [i for i, product_id in enumerate(all_hits.ids) if product_id not in query.exclude_ids]
         )
         expected = others.select(limit_per_shop(others.shops, max_per_shop, k))
-        ranking = view.best_per_shop(query)
+        limited = LimitedView(view, UNLIMITED)
+        ranking = limited.best_per_shop(query)
+        assert ranking is not None
         best = ranking.select(limit_per_shop(ranking.shops, max_per_shop, k))
         assert best.ids == expected.ids
         assert (best.scores == expected.scores).all()
-        assert view.max_hits(query) == len(expected.ids)
+        assert limited.max_hits(query) == len(expected.ids)
 
 
 class CountingStrings(Strings):

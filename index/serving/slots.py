@@ -1,0 +1,108 @@
+"""The threads that search: those of each cost class apart, so that none waits for another. No I/O."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import TypeVar
+
+from index.search.cost import CostClass, WorkLimit
+from index.serving import metrics
+from index.serving.caller import Caller
+from index.serving.exact_searches import ExactSearches
+from index.serving.pacer import Pacer
+from index.serving.pool import Pool
+from index.serving.work_rate import WorkRate, require_time
+from lookalike.errors import Overloaded
+
+Result = TypeVar("Result")
+
+
+# Of all cores, for the deep searches, and as much for the exact ones, while ordinary ones are in progress: these keep
+# three quarters.
+_COSTLY_SHARE = 1 / 8
+
+
+class DeepSearches:
+    """Runs deep searches on threads of their own; at most `max_searches` are in progress.
+
+    Further ones, and those that would be late, are refused. For one event loop.
+
+    pause: called on the thread before each part of a search.
+    """
+
+    def __init__(self, *, threads: int, max_searches: int, pause: Callable[[], None] = lambda: None) -> None:
+        self._threads = threads
+        self._pause = pause
+        self._pool = Pool(threads=threads, max_waiting=max(0, max_searches - threads), name="deep")
+        self._lock = threading.Lock()
+        self._rate = WorkRate()  # Of searches: they differ, but none takes longer than its caller waits.
+        self._count = 0
+
+    def submit(self, work: Callable[[WorkLimit], Result], caller: Caller) -> Future[Result]:
+        """`work` gets the limit to work within. Raises Overloaded; the future raises what `work` does."""
+        try:
+            if self._count >= self._threads:
+                waiting_s = self._rate.seconds((self._count - self._threads + 1) / self._threads)
+                require_time(caller.deadline, waiting_s=waiting_s, own_s=self._rate.seconds(1), what="a deep search")
+            call = self._pool.submit(partial(self._timed, work, caller), caller.deadline)
+        except Overloaded:
+            metrics.count_refused(CostClass.DEEP)
+            raise
+        self._add(1)
+        call.add_done_callback(lambda _: self._add(-1))
+        return call
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _add(self, change: int) -> None:
+        with self._lock:
+            self._count += change
+            metrics.set_in_progress(CostClass.DEEP, self._count)
+
+    def _timed(self, work: Callable[[WorkLimit], Result], caller: Caller) -> Result:
+        def check() -> None:
+            self._pause()
+            caller.check()
+
+        began_s = time.monotonic()
+        try:
+            check()
+            return work(WorkLimit(check=check))
+        finally:
+            with self._lock:
+                self._rate.observe(1, time.monotonic() - began_s)
+
+
+class Slots:
+    """The threads of a shard process that search.
+
+    max_waiting: calls that may wait for an ordinary thread, one of `threads`.
+    max_costly:  deep searches in progress, and exact searches in progress.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: int,
+        max_waiting: int,
+        deep_threads: int = 1,
+        max_costly: int = 256,
+        exact: ExactSearches | None = None,
+    ) -> None:
+        self.ordinary = Pool(threads=threads, max_waiting=max_waiting)  # Looks up, counts and lists products, too.
+        cores = threads * _COSTLY_SHARE
+        deep_pacer = Pacer(min(1.0, cores / deep_threads), self.ordinary.is_busy)
+        exact_pacer = Pacer(min(1.0, cores), self.ordinary.is_busy)
+        self.deep = DeepSearches(threads=deep_threads, max_searches=max_costly, pause=deep_pacer.pause)
+        self.exact = exact or ExactSearches(max_searches=max_costly, before_block=exact_pacer.pause)
+
+    def close(self) -> None:
+        """Cancel what no thread has begun, end exact searches; return when the threads have ended."""
+        self.exact.close()
+        self.deep.close()
+        self.ordinary.close()
