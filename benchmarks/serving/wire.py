@@ -44,6 +44,7 @@ async def connected(wire: Wire, address: str, inflight: int) -> AsyncIterator[Co
         yield connection
     finally:
         connection.close()
+        await asyncio.sleep(0)  # The event loop closes sockets in its next round.
 
 
 class OneAtATime:
@@ -108,7 +109,7 @@ class _OneAtATimeConnection(asyncio.Protocol):
             answer.set_result(outcome)
 
     def close(self) -> None:
-        self._transport.abort()
+        self._transport.close()
 
 
 class _Pool:
@@ -334,7 +335,7 @@ class _Http2Connection(asyncio.Protocol):
         self._fail_all(f"connection lost: {exc or 'closed by the server'}")
 
     def close(self) -> None:
-        self._transport.abort()
+        self._transport.close()
 
 
 def request_headers(authority: str, method: str) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -90,33 +91,48 @@ async def test_a_grpc_call_that_fails_is_an_error(echo: str, method: str, reques
             await connection.call(request_)
 
 
-async def test_a_connection_that_the_server_closes_fails_the_call_that_waits() -> None:
-    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(1)
-        writer.close()
+@asynccontextmanager
+async def serving(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """The address of a TCP server; at the end every connection has been closed by both sides."""
+    handlers: list[asyncio.Task[None]] = []
 
-    server = await asyncio.start_server(close, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, connected(OneAtATime(http_answer_length), f"127.0.0.1:{port}", 1) as connection:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.append(task)
+        await answer(reader, writer)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*handlers)
+
+
+async def test_a_connection_that_the_server_closes_fails_the_call_that_waits() -> None:
+    async def read_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+
+    async with serving(read_and_close) as address, connected(OneAtATime(http_answer_length), address, 1) as connection:
         with pytest.raises(WireError, match="connection lost"):
             await connection.call(b"x")
 
 
 async def test_more_callers_than_connections_wait_for_one() -> None:
-    open_now = most = 0
+    busy = most = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal open_now, most
+        nonlocal busy, most
         while await reader.read(1):
-            open_now += 1
-            most = max(most, open_now)
+            busy += 1
+            most = max(most, busy)
             await asyncio.sleep(0.001)
             writer.write(HTTP)
-            open_now -= 1
-        writer.close()
+            busy -= 1
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, connected(OneAtATime(http_answer_length), f"127.0.0.1:{port}", 2) as connection:
+    async with serving(answer) as address, connected(OneAtATime(http_answer_length), address, 2) as connection:
         assert await asyncio.gather(*(connection.call(b"x") for _ in range(8))) == [HTTP] * 8
     assert most == 2
