@@ -45,9 +45,11 @@ class Environment:
 class Site:
     """Where one system keeps its files and how its processes run.
 
-    data:      the folder of the vectors, the queries and their true neighbours
-    folder:    the system's own; kept from one run to the next
-    pin:       what precedes a command of its servers, to keep them on one core; empty while an index is built
+    data:         the folder of the vectors, the queries and their true neighbours
+    folder:       the system's own; kept from one run to the next
+    environment:  its packages, installed in a folder of `environments`
+    processes:    stops what the system starts
+    pin:          what precedes a command of its servers, to keep them on one core; empty while an index is built
     """
 
     data: Path

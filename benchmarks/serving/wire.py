@@ -264,22 +264,21 @@ class _Http2Connection(asyncio.Protocol):
         del buffer[:position]
 
     def _on_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        match kind:
-            case 0:
-                self._credit(len(payload))
-                if stream in self._received:
-                    self._received[stream] += payload[1 : len(payload) - payload[0]] if flags & _PADDED else payload
-            case 3:
-                self._end(stream, f"stream reset with code {int.from_bytes(payload, 'big')}")
-                return
-            case 4 if not flags & _ACK:
-                self._apply_settings(payload)
-            case 6 if not flags & _ACK:
-                self._transport.write(_frame(_PING, _ACK, 0, payload))
-            case 7:
-                self._fail_all(f"the server sent GOAWAY: {payload[8:].decode(errors='replace')}")
-            case 8:
-                self._widen(stream, int.from_bytes(payload, "big"))
+        if kind == _DATA:
+            self._credit(len(payload))
+            if stream in self._received:
+                self._received[stream] += payload[1 : len(payload) - payload[0]] if flags & _PADDED else payload
+        elif kind == _RST_STREAM:
+            self._received.pop(stream, None)
+            self._end(stream, f"stream reset with code {int.from_bytes(payload, 'big')}")
+        elif kind == _SETTINGS and not flags & _ACK:
+            self._apply_settings(payload)
+        elif kind == _PING and not flags & _ACK:
+            self._transport.write(_frame(_PING, _ACK, 0, payload))
+        elif kind == _GOAWAY:
+            self._fail_all(f"the server sent GOAWAY: {payload[8:].decode(errors='replace')}")
+        elif kind == _WINDOW_UPDATE:
+            self._widen(stream, int.from_bytes(payload, "big"))
         if kind in (_DATA, _HEADERS) and flags & _END_STREAM:
             self._end(stream, "the call failed: no message")
 
