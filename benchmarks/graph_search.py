@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contender import K, find_cheapest_settings, recall, refine_parameter_steps, resident_bytes
+from benchmarks.contender import K, find_cheapest_settings, refine_parameter_steps, resident_bytes
 from benchmarks.contender import SearchSettings as Settings
 from benchmarks.dataset import DIM, cnn_like, noisy
 from benchmarks.meter import write
-from benchmarks.ngt_comparison import nearest
+from benchmarks.neighbours import nearest, recall
 from index.backends import factory, faiss_support, rotation
 from index.backends.faiss_support import faiss
 from index.backends.hnsw import HnswIndex
