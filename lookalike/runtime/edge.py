@@ -154,7 +154,7 @@ _SERVER_OPTIONS = (
 
 
 def auto_implementation() -> str:
-    """The implementation that "auto" means: "native" where its package is installed (docs/adr/0008-http2-outside-of-python.md)."""
+    """The implementation that "auto" means: native where it is installed (docs/adr/0008-http2-outside-of-python.md)."""
     return "native" if find_spec("pygrpc_native") else "grpcio"
 
 
