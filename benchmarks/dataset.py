@@ -31,6 +31,9 @@ _SPREAD, _SPREAD_DEVIATION = 0.6, 0.25  # Of photos around their kind; deviation
 _OFFSET, _POWER = 1.6, 1.75  # Larger: fewer channels are 0; larger: longer tails.
 _SCALE_DEVIATION = 0.65  # Deviation of the logarithm of a channel's scale.
 
+_NOISY_CENTRES, _NOISY_CENTRE_SHARE = 2_000, 0.6  # How many; their share of the latent variance.
+_NOISY_DECAY, _NOISE = 0.6, 0.8
+
 _VECTORS, _QUERIES = 1, 2  # Streams of random numbers.
 
 
@@ -83,6 +86,28 @@ def cnn_like(count: int, queries: int, *, seed: int = 0) -> tuple[F32, F32]:
     """(count, 1024) vectors and (queries, 1024) others of the same distribution, float32, unit norm."""
     dataset = CnnLike(seed)
     return np.concatenate(list(dataset.vectors(count))), dataset.queries(queries)
+
+
+def noisy(count: int, queries: int, *, seed: int = 0) -> tuple[F32, F32]:
+    """The same shapes, but vectors that are harder to index: a graph compares four times as many for equal recall.
+
+    A third of each vector's length is noise of equal variance in all 1024 dimensions; the rest lies around one of 2,000
+    centres of equal size, in 512 dimensions.
+    """
+    random = np.random.default_rng(seed)
+    deviations = _falling(_NOISY_DECAY)
+    projection = random.standard_normal((_LATENT, DIM), dtype=np.float32)
+    centres = random.standard_normal((_NOISY_CENTRES, _LATENT), dtype=np.float32) * deviations
+    chunks = []
+    for start in range(0, count + queries, CHUNK):
+        size = min(CHUNK, count + queries - start)
+        spread = random.standard_normal((size, _LATENT), dtype=np.float32) * deviations
+        latent = centres[random.integers(0, _NOISY_CENTRES, size)] * np.float32(_NOISY_CENTRE_SHARE**0.5)
+        latent += spread * np.float32((1 - _NOISY_CENTRE_SHARE) ** 0.5)
+        noise = random.standard_normal((size, DIM), dtype=np.float32) * np.float32(_NOISE)
+        chunks.append(normalised(latent @ projection + noise))
+    vectors = np.concatenate(chunks)
+    return vectors[:count], vectors[count:]
 
 
 def _falling(decay: float) -> F32:

@@ -8,8 +8,8 @@ loaded and timed in turn, on one core, one query at a time, `--rounds` times; re
     python -m benchmarks.ngt_comparison FOLDER [--count 100000] [--rounds 5] [--only NAME …] [--resume]
     python -m benchmarks.ngt_comparison FOLDER --count 1000000 --rescore float16 --only IVF,PQ4fs …
 
-FOLDER keeps vectors and indexes (about 30 GB for 1,000,000); --resume reuses them. Writes
-benchmarks/results/ngt_comparison_<count>.json, .md and .png.
+FOLDER keeps vectors and indexes (about 40 GB for 1,000,000); --resume reuses them. Writes
+benchmarks/results/ngt_comparison_<count>.json, .md and .png, or files of another --name.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ CONTENDERS = (
     "OPQ128_512,IVF,PQ128x4fs",
     "OPQ64_256,IVF,PQ64x4fs",
     "PCAR256,IVF,RaBitQfs",
+    "PCAR256,HNSW24,SQ8",
+    "SymQG32",
+    "PCAR256,SymQG32",
 )
 
 SETTING = ("contender", "search_parameter", "refine_factor")
@@ -60,6 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=CONTENDERS, metavar="NAME")
+    parser.add_argument("--name", help="of the results (default: ngt_comparison_<count>)")
     parser.add_argument("--step", choices=("build", "measure", "time", "all"), default="all", help="run only this step")
     parser.add_argument("--resume", action="store_true", help="keep what an earlier run built and weighed")
     options = parser.parse_args()
@@ -74,7 +78,7 @@ def main() -> None:
             step(options.folder, name, report)
     if options.step in ("time", "all"):
         time_all(options.folder, reports, options.rounds)
-        publish(options.count, options.rescore, reports)
+        publish(options.name or f"ngt_comparison_{options.count}", options.count, options.rescore, reports)
 
 
 def prepare(folder: Path, count: int, rescore: str) -> None:
@@ -220,9 +224,8 @@ def growth(before: Mapping[str, int], after: Mapping[str, int], kind: str) -> in
     return after[kind] - before[kind]
 
 
-def publish(count: int, rescore: str, reports: Mapping[str, Report]) -> None:
+def publish(name: str, count: int, rescore: str, reports: Mapping[str, Report]) -> None:
     rows = result_rows(count, rescore, reports)
-    name = f"ngt_comparison_{count}"
     ngt = next((row["ram_bytes_per_vector"] for row in rows if row["contender"] == NGT_GRAPHS[0]), None)
     for row in rows:
         row["ngt_takes_times_as_much_ram"] = (

@@ -108,4 +108,3 @@ class RedisResultCache:
             )
         self._paused_until_s = self._clock() + self._pause_s
         self._failures = _MAX_FAILURES_IN_A_ROW - 1  # After the pause one more failure starts the next.
-

@@ -9,6 +9,9 @@ compile() {  # compile FILE OPTION...
         --no-annotate --no-emit-index-url --custom-compile-command "make lock" -o "$out"
 }
 compile dev --group dev "$@"
-for role in gateway index model-server text-encoder pipeline loadtest; do
+for role in gateway model-server text-encoder loadtest; do
     compile "$role" --group "$role" -c requirements/dev.lock
+done
+for role in index pipeline; do  # Their images build and read indexes of every recipe but NGT.
+    compile "$role" --group "$role" --group symqg -c requirements/dev.lock
 done

@@ -1,1 +1,1 @@
-"""ANN backends: compressed forms of vectors (faiss HNSW, IVF, half precision; NGT; GPU) behind one Protocol."""
+"""ANN backends: compressed forms of vectors (faiss HNSW, IVF, half precision; SymphonyQG; NGT; GPU), one Protocol."""

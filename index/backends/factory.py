@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from index.backends import hnsw, ivf, ngt, scalar_quantizer
-from index.backends.recipe import HalfPrecisionRecipe, HnswRecipe, IvfRecipe, Recipe
+from index.backends import hnsw, ivf, ngt, scalar_quantizer, symqg
+from index.backends.recipe import HalfPrecisionRecipe, HnswRecipe, IvfRecipe, Recipe, SymqgRecipe
 from index.backends.vector_index import VectorIndex
 from index.storage.vectors import StoredVectors
 
@@ -20,6 +20,8 @@ def train_index(recipe: Recipe, vectors: StoredVectors, seed: int, threads: int)
             return ivf.train(recipe, vectors, seed, threads)
         case HnswRecipe():
             return hnsw.train(recipe, vectors, seed)
+        case SymqgRecipe():
+            return symqg.train(recipe, vectors, seed, threads)
         case HalfPrecisionRecipe():
             return scalar_quantizer.build(vectors)
         case _:
@@ -33,6 +35,8 @@ def read_index(path: Path, recipe: Recipe, dim: int) -> VectorIndex:
             return ivf.read_index(path, recipe)
         case HnswRecipe():
             return hnsw.read_index(path, recipe)
+        case SymqgRecipe():
+            return symqg.read_index(path, recipe, dim)
         case HalfPrecisionRecipe():
             return scalar_quantizer.read_index(path)
         case _:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from index.backends import cost_model, faiss_support
+from index.backends import cost_model, faiss_support, rotation
 from index.backends.faiss_support import faiss
 from index.backends.recipe import IvfRecipe
 from index.storage.vectors import StoredVectors
@@ -17,7 +17,6 @@ from lookalike.vectors import F32, I64
 
 _TRAINING_VECTORS_PER_LIST = 64  # For k-means: faiss warns below 39; more takes longer and finds no better.
 _TRAINING_VECTORS_PER_CENTROID = 256  # Of a PQ code; faiss samples no more.
-_ROTATION_TRAINING_VECTORS = 1 << 13
 _ROTATION_ITERATIONS = 20
 
 # The coarser the code, the more candidates per result are worth trying.
@@ -32,7 +31,7 @@ class IvfIndex:
         self._index = index
         self.recipe = recipe
         self.ivf = faiss.extract_index_ivf(index)
-        self._rotation = _rotation_of(index)
+        self._rotation = rotation.rotation_of(index)
         self._parameters_by_nprobe: dict[int, Any] = {}
         self.documents = int(index.ntotal)
         self.dim = int(index.d)
@@ -45,7 +44,7 @@ class IvfIndex:
 
     def rotate(self, queries: F32) -> F32:
         """The queries as the lists store vectors: rotated, if the recipe says so."""
-        return queries if self._rotation is None else _rotate_one_by_one(queries, self._rotation)
+        return rotation.rotate_queries(queries, self._rotation)
 
     def _parameters(self, nprobe: int) -> Any:
         """faiss's search parameters, cached: making them takes 6 µs."""
@@ -98,19 +97,18 @@ def train(
     dim, nlist = vectors.shape[1], recipe.nlist
     random = np.random.default_rng(seed)
     faiss_support.use_threads(1)  # More would sum in another order.
-    rotation = None
+    matrix = None
     if recipe.rotated_dim:
-        points = faiss_support.sample_vectors(vectors, _ROTATION_TRAINING_VECTORS, random)
-        rotation = _train_rotation(recipe, points, seed)
+        matrix = _train_rotation(recipe, rotation.sample_for_training(vectors, random), seed)
     faiss_support.use_threads(threads)
-    rotate = _batch_rotation(rotation)
     stored_dim = recipe.rotated_dim or dim
     # Finding the lists is most of a search: among 1,024 centroids of 1024 dimensions it takes 157 µs in float32, 73 µs
     # in bfloat16, with 99.8 % the same lists.
     kmeans = faiss.Clustering(stored_dim, nlist)
     kmeans.niter, kmeans.seed, kmeans.spherical = 10, seed, True
     kmeans.max_points_per_centroid = _TRAINING_VECTORS_PER_LIST
-    points = rotate(faiss_support.sample_vectors(vectors, nlist * _TRAINING_VECTORS_PER_LIST, random))
+    sample = faiss_support.sample_vectors(vectors, nlist * _TRAINING_VECTORS_PER_LIST, random)
+    points = rotation.rotate(sample, matrix)
     kmeans.train(points, to_device(faiss.IndexFlatIP(stored_dim)))
     compact = faiss.IndexScalarQuantizer(stored_dim, faiss.ScalarQuantizer.QT_bf16, faiss.METRIC_INNER_PRODUCT)
     compact.add(faiss.vector_to_array(kmeans.centroids).reshape(nlist, stored_dim))
@@ -120,9 +118,9 @@ def train(
     if recipe.pq_bits:
         index.pq.cp.seed = seed
     size = _TRAINING_VECTORS_PER_CENTROID << (recipe.pq_bits or 4)
-    index.train(rotate(faiss_support.sample_vectors(vectors, size, random)))
+    index.train(rotation.rotate(faiss_support.sample_vectors(vectors, size, random), matrix))
     faiss_support.use_threads(threads)
-    complete = index if rotation is None else _with_rotation(rotation, index)
+    complete = rotation.with_rotation(matrix, index)
     owner = faiss_support.clone(complete)  # The parts of `complete` belong to variables of this function.
     _add_vectors(owner, vectors, to_device)
     return IvfIndex(owner, recipe)
@@ -145,68 +143,29 @@ def _empty_index(recipe: IvfRecipe, centroids: Any, dim: int) -> Any:
 def _add_vectors(index: Any, vectors: StoredVectors, to_device: Callable[[Any], Any]) -> None:
     """Assign vectors to lists by float32 centroids: for many vectors, faster than the compact ones."""
     lists = faiss.extract_index_ivf(index)
-    rotate = _batch_rotation(_rotation_of(index))
+    matrix = rotation.rotation_of(index)
     compact, centroids = lists.quantizer, faiss.IndexFlatIP(lists.d)
     centroids.add(compact.reconstruct_n(0, lists.nlist))
     centroids = to_device(centroids)
     lists.quantizer = centroids
     try:
         for chunk in faiss_support.float32_chunks(vectors):
-            lists.add(rotate(chunk))
+            lists.add(rotation.rotate(chunk, matrix))
     finally:
         lists.quantizer = compact
     index.ntotal = lists.ntotal
 
 
 def _train_rotation(recipe: IvfRecipe, points: F32, seed: int) -> F32:
-    """(rotated_dim, dim): a projection on the principal directions, then OPQ, or a random rotation.
-
-    The rotation spreads the variance evenly over codes or bits. Vectors are not centred: inner products must be kept.
-    """
+    """(rotated_dim, dim): a projection on the principal directions, then OPQ for PQ codes, or a random rotation."""
+    if not recipe.pq_bits:
+        return rotation.train_pca(points, recipe.rotated_dim, seed)
     rotated_dim = recipe.rotated_dim
-    moments = (points.T @ points).astype(np.float64)
-    directions = np.ascontiguousarray(np.linalg.eigh(moments)[1][:, : -rotated_dim - 1 : -1].T.astype(np.float32))
-    if recipe.pq_bits:
-        rotation = faiss.OPQMatrix(rotated_dim, recipe.pq_codes, rotated_dim)
-        rotation.niter = _ROTATION_ITERATIONS
-        quantizer = faiss.ProductQuantizer(rotated_dim, recipe.pq_codes, recipe.pq_bits)
-        quantizer.cp.seed = seed
-        rotation.pq = quantizer
-        rotation.train(points @ directions.T)
-    else:
-        rotation = faiss.RandomRotationMatrix(rotated_dim, rotated_dim)
-        rotation.init(seed)
-    matrix: F32 = faiss.vector_to_array(rotation.A).reshape(rotated_dim, rotated_dim) @ directions
-    return matrix
-
-
-def _with_rotation(rotation: F32, lists: Any) -> Any:
-    linear = faiss.LinearTransform(rotation.shape[1], rotation.shape[0], False)
-    faiss.copy_array_to_vector(rotation.ravel(), linear.A)
-    linear.is_trained = True
-    return faiss.IndexPreTransform(linear, lists)
-
-
-def _rotation_of(index: Any) -> F32 | None:
-    """A view of the rotation matrix inside the index; None: there is none."""
-    if not isinstance(index, faiss.IndexPreTransform):
-        return None
-    linear = faiss.downcast_VectorTransform(index.chain.at(0))
-    matrix: F32 = faiss.rev_swig_ptr(linear.A.data(), linear.A.size()).reshape(linear.d_out, linear.d_in)
-    return matrix
-
-
-def _batch_rotation(rotation: F32 | None) -> Callable[[F32], F32]:
-    """Rotates many vectors at a time, by matrix product."""
-    return (lambda vectors: vectors) if rotation is None else (lambda vectors: vectors @ rotation.T)
-
-
-def _rotate_one_by_one(queries: F32, rotation: F32) -> F32:
-    """Rotate each query by itself: the rounding of a matrix product depends on the size of the batch."""
-    queries = faiss_support.as_float32(queries)
-    rotated = np.empty((len(queries), len(rotation)), dtype=np.float32)
-    for query, out in zip(queries, rotated, strict=True):
-        faiss.fvec_inner_products_ny(
-            faiss.swig_ptr(out), faiss.swig_ptr(query), faiss.swig_ptr(rotation), rotation.shape[1], len(rotation)
-        )
-    return rotated
+    directions = rotation.principal_directions(points, rotated_dim)
+    codes = faiss.OPQMatrix(rotated_dim, recipe.pq_codes, rotated_dim)
+    codes.niter = _ROTATION_ITERATIONS
+    quantizer = faiss.ProductQuantizer(rotated_dim, recipe.pq_codes, recipe.pq_bits)
+    quantizer.cp.seed = seed
+    codes.pq = quantizer
+    codes.train(points @ directions.T)
+    return rotation.matrix_of(codes) @ directions

@@ -2,6 +2,7 @@
 
     Flat                      exact search: every vector is compared
     HNSW32  HNSW32,SQ8        a graph with 32 links per node, over full vectors or bytes
+    SymQG32                   SymphonyQG: a graph with 32 links per node, each with a code of the neighbour it leads to
     IVF,Flat                  inverted lists of full vectors
     IVF,SQ8  IVF,SQ4          inverted lists with one byte, or half a byte, per dimension
     IVF,PQ4fs                 4-bit product quantisation, scanned in registers; the default for a large space
@@ -11,8 +12,8 @@
     SQfp16                    brute force over vectors in half precision: for a GPU
 
 `IVF1024` states the number of lists, `PQ64x4fs` the codes per vector; both are derived from the vectors unless stated.
-A prefix rotates vectors to fewer dimensions: `OPQ64_256,IVF,PQ64x4fs` to 256, for 64 codes; `PCAR128,IVF,RaBitQ` to
-128.
+A prefix rotates vectors to fewer dimensions: `OPQ64_256,IVF,PQ64x4fs` to 256, for 64 codes; `PCAR128,IVF,RaBitQ`,
+`PCAR256,HNSW24,SQ8` and `PCAR256,SymQG32` by a principal component analysis.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ AUTO = "auto"
 EXACT = "Flat"
 DEFAULT = "IVF,PQ4fs"  # 2-3 times the queries per core of a graph at the same recall, built 5 times as fast.
 ALLOWED = (
-    "auto, Flat, SQfp16, HNSW<links>[,SQ8], NGT, or [OPQ<codes>_<dim>,|PCAR<dim>,]IVF[<lists>],"
+    "auto, Flat, SQfp16, NGT, [PCAR<dim>,]HNSW<links>[,SQ8], [PCAR<dim>,]SymQG<degree>, or "
+    "[OPQ<codes>_<dim>,|PCAR<dim>,]IVF[<lists>],"
     "<Flat|SQ8|SQ4|PQ4fs|PQ<codes>x4fs|PQ<codes>x8|RaBitQ|RaBitQfs>"
 )
 MIN_INDEXED_VECTORS = 256  # Fewer are searched exactly, whatever the recipe: there is too little to train on.
 _MIN_VECTORS_PER_LIST = 39  # faiss warns below.
 
-_HNSW = re.compile(r"HNSW(?P<links>\d{1,3})(?P<quantized>,SQ8)?")
+SYMQG_MIN_DIM = 64  # The library rotates vectors by a fast Hadamard transform of at least 64 dimensions.
+_SYMQG_DEGREES = (32, 64, 96, 128)  # The library compares blocks of 32 neighbours, and needs more vectors than links.
+
+_HNSW = re.compile(r"(?:PCAR(?P<pca_dim>\d{1,5}),)?HNSW(?P<links>\d{1,3})(?P<quantized>,SQ8)?")
+_SYMQG = re.compile(r"(?:PCAR(?P<pca_dim>\d{1,5}),)?SymQG(?P<degree>\d{1,3})")
 _IVF = re.compile(
     r"(?:OPQ(?P<opq_codes>\d{1,4})_(?P<opq_dim>\d{1,5}),|PCAR(?P<pca_dim>\d{1,5}),)?"
     r"IVF(?P<nlist>\d{1,7})?,"
@@ -48,9 +54,21 @@ class HnswRecipe:
 
     links: int
     quantized: bool = False  # To one byte per dimension (SQ8).
+    rotated_dim: int = 0  # Of the vectors in the graph; 0: no rotation.
 
     def __str__(self) -> str:
-        return f"HNSW{self.links}" + (",SQ8" if self.quantized else "")
+        return f"{_pca_prefix(self.rotated_dim)}HNSW{self.links}" + (",SQ8" if self.quantized else "")
+
+
+@dataclass(frozen=True)
+class SymqgRecipe:
+    """A SymphonyQG graph over bytes."""
+
+    degree: int  # Links per node.
+    rotated_dim: int = 0  # Of the vectors in the graph; 0: no rotation.
+
+    def __str__(self) -> str:
+        return f"{_pca_prefix(self.rotated_dim)}SymQG{self.degree}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class IvfRecipe:
         return {"PQ": 4, "PQ8": 8}.get(self.payload, 0)
 
     def __str__(self) -> str:
-        rotation = f"OPQ{self.pq_codes}_{self.rotated_dim}," if self.pq_bits else f"PCAR{self.rotated_dim},"
+        rotation = f"OPQ{self.pq_codes}_{self.rotated_dim}," if self.pq_bits else _pca_prefix(self.rotated_dim)
         payload = {4: f"PQ{self.pq_codes}x4fs", 8: f"PQ{self.pq_codes}x8"}.get(self.pq_bits, self.payload)
         return f"{rotation if self.rotated_dim else ''}IVF{self.nlist},{payload}"
 
@@ -89,7 +107,7 @@ class HalfPrecisionRecipe:
         return "SQfp16"
 
 
-Recipe = HnswRecipe | IvfRecipe | NgtRecipe | HalfPrecisionRecipe
+Recipe = HnswRecipe | SymqgRecipe | IvfRecipe | NgtRecipe | HalfPrecisionRecipe
 
 
 def parse_recipe(name: str) -> Recipe | None:
@@ -99,7 +117,9 @@ def parse_recipe(name: str) -> Recipe | None:
     if name in ("NGT", "SQfp16"):
         return NgtRecipe() if name == "NGT" else HalfPrecisionRecipe()
     if match := _HNSW.fullmatch(name):
-        return HnswRecipe(int(match["links"]), bool(match["quantized"]))
+        return HnswRecipe(int(match["links"]), bool(match["quantized"]), _int(match["pca_dim"]))
+    if match := _SYMQG.fullmatch(name):
+        return SymqgRecipe(int(match["degree"]), _int(match["pca_dim"]))
     if match := _IVF.fullmatch(name):
         payload = match["payload"]
         if payload.startswith("PQ"):
@@ -125,10 +145,14 @@ def resolve_recipe(name: str, documents: int, dim: int, exact_floats: int) -> Re
         return None
     if isinstance(recipe, HnswRecipe) and not 2 <= recipe.links <= 256:
         raise BadSettings(f"recipe {name!r}: a node has 2..256 links")
-    if not isinstance(recipe, IvfRecipe):
+    if isinstance(recipe, NgtRecipe | HalfPrecisionRecipe):
         return recipe
     if recipe.rotated_dim > dim:
         raise BadSettings(f"recipe {name!r}: vectors of {dim} dimensions cannot be rotated to {recipe.rotated_dim}")
+    if isinstance(recipe, SymqgRecipe):
+        _check_symqg(name, recipe, recipe.rotated_dim or dim)
+    if not isinstance(recipe, IvfRecipe):
+        return recipe
     if recipe.nlist > documents // _MIN_VECTORS_PER_LIST:
         max_nlist = documents // _MIN_VECTORS_PER_LIST
         raise BadSettings(
@@ -141,6 +165,13 @@ def resolve_recipe(name: str, documents: int, dim: int, exact_floats: int) -> Re
     return replace(recipe, nlist=recipe.nlist or default_nlist(documents), pq_codes=pq_codes)
 
 
+def _check_symqg(name: str, recipe: SymqgRecipe, stored_dim: int) -> None:
+    if recipe.degree not in _SYMQG_DEGREES:
+        raise BadSettings(f"recipe {name!r}: a node has {', '.join(map(str, _SYMQG_DEGREES))} links")
+    if stored_dim < SYMQG_MIN_DIM:
+        raise BadSettings(f"recipe {name!r}: SymphonyQG needs {SYMQG_MIN_DIM} dimensions at least, not {stored_dim}")
+
+
 def default_pq_codes(dim: int) -> int:
     """Codes per vector: one per group of dimensions, the largest group up to 4 that divides `dim`."""
     return dim // next(size for size in (4, 3, 2, 1) if dim % size == 0)
@@ -150,6 +181,10 @@ def default_nlist(documents: int) -> int:
     """How many inverted lists: the power of two at or below 4·√n, each with at least 39 vectors to train on."""
     at_most = max(1, min(4 * documents**0.5, documents / _MIN_VECTORS_PER_LIST))
     return 1 << int(np.log2(at_most))
+
+
+def _pca_prefix(rotated_dim: int) -> str:
+    return f"PCAR{rotated_dim}," if rotated_dim else ""
 
 
 def _int(text: str | None) -> int:

@@ -14,7 +14,8 @@ class VectorIndex(Protocol):
     """An approximate index over (documents, dim) unit vectors. Immutable; many threads may search it at once.
 
     It returns candidates without scores; the caller rescores them with full vectors.
-    `search_parameter` is the backend's own measure of search effort: nprobe (IVF), efSearch (HNSW) or epsilon (NGT).
+    `search_parameter` is the backend's own measure of search effort: nprobe (IVF), efSearch (HNSW), ef
+    (SymphonyQG) or epsilon (NGT).
     """
 
     documents: int

@@ -8,8 +8,9 @@ from math import log2
 
 import numpy as np
 
-from index.backends import cost_model, factory, faiss_support
-from index.backends.recipe import HnswRecipe, IvfRecipe, resolve_recipe
+from index.backends import cost_model, factory, faiss_support, symqg
+from index.backends.cost_model import MeasurableRecipe
+from index.backends.recipe import SYMQG_MIN_DIM, NgtRecipe, resolve_recipe
 from index.backends.vector_index import VectorIndex
 from index.building.calibration import CalibrationSet
 from index.building.tune_selection import RecipeMeasurement, TuneBudget, extrapolate_recall
@@ -35,7 +36,14 @@ def candidate_recipes(dim: int) -> Sequence[str]:
         "IVF,RaBitQ",
         "IVF,SQ8",
         "HNSW32,SQ8",
+        *(f"PCAR{rotated_dim},HNSW24,SQ8" for rotated_dim in (256,) if rotated_dim < dim),
+        *(_symqg_recipes(dim) if symqg.is_installed() else ()),
     )
+
+
+def _symqg_recipes(dim: int) -> Sequence[str]:
+    rotated = [f"PCAR{rotated_dim},SymQG32" for rotated_dim in (256, 384) if rotated_dim < dim]
+    return [*rotated, "SymQG32"] if dim >= SYMQG_MIN_DIM else []
 
 
 def measure_recipe(
@@ -77,9 +85,10 @@ def measure_recipe(
     )
 
 
-def _resolve(name: str, documents: int, dim: int) -> IvfRecipe | HnswRecipe:
+def _resolve(name: str, documents: int, dim: int) -> MeasurableRecipe:
     recipe = resolve_recipe(name, documents, dim, 0)
-    assert isinstance(recipe, IvfRecipe | HnswRecipe), name  # noqa: S101  # `candidate_recipes` names no others
+    assert recipe is not None, name  # noqa: S101  # exact search is no candidate
+    assert not isinstance(recipe, NgtRecipe), name  # noqa: S101  # nor is NGT
     return recipe
 
 

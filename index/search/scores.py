@@ -50,14 +50,18 @@ def inner_products(queries: F32, vectors: StoredVectors, rows: I64) -> F32:
 
 def _inner_products_float16(queries: F32, vectors: StoredVectors, rows: I64) -> F32:
     """The same for float16 vectors: gathered and converted a few at a time, then scored by the same kernel."""
-    scores = np.full(rows.shape, -np.inf, dtype=np.float32)
-    buffer = np.empty((min(_FLOAT16_CHUNK, rows.shape[1]), vectors.shape[1]), dtype=np.float32)
-    for query, query_rows, query_scores in zip(queries, rows, scores, strict=True):
-        valid = np.flatnonzero(query_rows >= 0)
-        for start in range(0, len(valid), _FLOAT16_CHUNK):
-            part = valid[start : start + _FLOAT16_CHUNK]
-            converted = _widen(vectors[query_rows[part]], buffer)
-            query_scores[part] = inner_products(query[None, :], converted, np.arange(len(part))[None, :])[0]
+    scores = np.empty(rows.shape, dtype=np.float32)
+    few_rows = max(1, min(rows.shape[1], _FLOAT16_CHUNK))
+    few_queries = _FLOAT16_CHUNK // few_rows
+    buffer = np.empty((min(few_rows * few_queries, rows.size), vectors.shape[1]), dtype=np.float32)
+    for first in range(0, len(queries), few_queries):
+        for start in range(0, rows.shape[1], few_rows):
+            part = rows[first : first + few_queries, start : start + few_rows]
+            widened = _widen(vectors[part.ravel()], buffer)
+            scores[first : first + few_queries, start : start + few_rows] = inner_products(
+                queries[first : first + few_queries], widened, np.arange(part.size).reshape(part.shape)
+            )
+    scores[rows < 0] = -np.inf
     return scores
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 
 from lookalike.errors import (
+    BadSettings,
     DeadlineExceeded,
     FailedPrecondition,
-    InvalidRequest,
     LookalikeError,
     NotFound,
     Overloaded,
@@ -25,14 +24,10 @@ from lookalike.errors import (
 )
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
-from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of, rich_status, to_error
+from lookalike.runtime.methods import Bidirectional, Method, Methods, Streaming, Unary, serialize, status_of
+from lookalike.status import to_error
 
-log = logging.getLogger(__name__)
-
-Unary = Callable[[Any, Deadline], Awaitable[Message | bytes]]
-Streaming = Callable[[Any, Deadline], AsyncIterator[Message | bytes]]
-Bidirectional = Callable[[AsyncIterator[Any], Deadline], AsyncGenerator[Message | bytes, None]]
-Methods = Mapping[str, Unary | Streaming | Bidirectional]
+__all__ = ["Bidirectional", "Methods", "Streaming", "Unary", "error_of_peer", "handler", "peer_error", "server"]
 
 
 def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None) -> LookalikeError:
@@ -63,7 +58,22 @@ def error_of_peer(
     return Unavailable(f"{peer}: {code.name}: {details}")
 
 
-def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> grpc.GenericRpcHandler:
+class Service(grpc.ServiceRpcHandler):
+    """The gRPC handler of one service, which also tells its methods to a server that calls them without grpcio."""
+
+    def __init__(self, name: str, methods: Sequence[Method]) -> None:
+        self.methods = methods
+        self._name = name
+        self._handlers = {method.path: _method_handler(method) for method in methods}
+
+    def service_name(self) -> str:
+        return self._name
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._handlers.get(handler_call_details.method)
+
+
+def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> Service:
     """The gRPC handler of one service. Each method is a coroutine or async generator of request and deadline.
 
     name: the full name that the service is served under, if it is not the descriptor's.
@@ -74,46 +84,35 @@ def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> 
         raise ValueError(
             f"{service.full_name} has the methods {sorted(service.methods_by_name)}, got {sorted(methods)}"
         )
-    handlers = {name: _method(service.methods_by_name[name], method) for name, method in methods.items()}
-    return grpc.method_handlers_generic_handler(name or service.full_name, handlers)
+    name = name or service.full_name
+    return Service(name, [Method.of(name, service.methods_by_name[each], methods[each]) for each in methods])
 
 
-def _method(descriptor: MethodDescriptor, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
-    request_type = GetMessageClass(descriptor.input_type)
-    if descriptor.client_streaming:  # And the server, too: there is no client stream with one reply.
-        return grpc.stream_stream_rpc_method_handler(_bidirectional_handler(method, request_type), None, _serialize)
-    if descriptor.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_streaming_handler(method, request_type), None, _serialize)
-    return grpc.unary_unary_rpc_method_handler(_unary_handler(method, request_type), None, _serialize)
+def _method_handler(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+    if method.streams_requests:  # And replies, too: there is no client stream with one reply.
+        return grpc.stream_stream_rpc_method_handler(_bidirectional_handler(method), None, serialize)
+    if method.streams_replies:
+        return grpc.unary_stream_rpc_method_handler(_streaming_handler(method), None, serialize)
+    return grpc.unary_unary_rpc_method_handler(_unary_handler(method), None, serialize)
 
 
-def _parse(request_type: type[Message], data: bytes) -> Message:
-    """Parse a request. gRPC itself would report malformed bytes as INTERNAL, the server's fault."""
-    try:
-        return request_type.FromString(data)
-    except DecodeError:
-        reason = f"not a valid {request_type.DESCRIPTOR.full_name} message, or nested more than 100 levels deep"
-        raise InvalidRequest("request", reason) from None
-
-
-def _serialize(reply: Message | bytes) -> bytes:
-    return reply if isinstance(reply, bytes) else reply.SerializeToString()
-
-
-def _unary_handler(method: Unary, request_type: type[Message]) -> Callable[..., Awaitable[Message | bytes]]:
+def _unary_handler(method: Method) -> Callable[..., Awaitable[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Message | bytes:
         try:
-            return await method(_parse(request_type, request), Deadline.after(context.time_remaining()))
+            reply: Message | bytes = await method.function(
+                method.parse(request), Deadline.after(context.time_remaining())
+            )
+            return reply
         except Exception as error:
             await _abort(context, error)
 
     return call
 
 
-def _streaming_handler(method: Streaming, request_type: type[Message]) -> Callable[..., AsyncIterator[Message | bytes]]:
+def _streaming_handler(method: Method) -> Callable[..., AsyncIterator[Message | bytes]]:
     async def call(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Message | bytes]:
         try:
-            async for reply in method(_parse(request_type, request), Deadline.after(context.time_remaining())):
+            async for reply in method.function(method.parse(request), Deadline.after(context.time_remaining())):
                 yield reply
         except Exception as error:
             await _abort(context, error)
@@ -121,18 +120,17 @@ def _streaming_handler(method: Streaming, request_type: type[Message]) -> Callab
     return call
 
 
-def _bidirectional_handler(
-    method: Bidirectional, request_type: type[Message]
-) -> Callable[..., AsyncIterator[Message | bytes]]:
+def _bidirectional_handler(method: Method) -> Callable[..., AsyncIterator[Message | bytes]]:
     async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
         async for request in requests:
-            yield _parse(request_type, request)
+            yield method.parse(request)
 
     async def call(
         requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Message | bytes]:
         try:
-            async with aclosing(method(parsed(requests), Deadline.after(context.time_remaining()))) as replies:
+            replies = method.function(parsed(requests), Deadline.after(context.time_remaining()))
+            async with aclosing(replies):
                 async for reply in replies:
                     yield reply
         except Exception as error:
@@ -142,14 +140,9 @@ def _bidirectional_handler(
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
-    if isinstance(error, LookalikeError) and type(error) in STATUS:
-        status = rich_status(error)
-        trailer = (("grpc-status-details-bin", status.SerializeToString()),) if status.details else ()
-        await context.abort(code_of(error), str(error), trailer)
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    log.error("unexpected error", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE)
+    await context.abort(*status_of(error))
 
 
 _SERVER_OPTIONS = (
@@ -160,6 +153,22 @@ _SERVER_OPTIONS = (
 )
 
 
-def server(handlers: Sequence[grpc.GenericRpcHandler]) -> grpc.aio.Server:
-    """A gRPC server with these handlers; it has no port yet."""
-    return grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS)
+def server(handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "auto") -> grpc.aio.Server:
+    """A gRPC server with these handlers; it has no port yet.
+
+    implementation: "native": the HTTP/2 of pygrpc-native; "grpcio"; "auto": native where that package is installed.
+    """
+    grpcio_server = grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS)
+    if implementation == "auto":
+        implementation = "native" if find_spec("pygrpc_native") else "grpcio"
+    if implementation == "grpcio":
+        return grpcio_server
+    try:
+        from lookalike.runtime.native_server import NativeServer
+    except ImportError as error:
+        raise BadSettings(
+            f"the native gRPC server needs the package pygrpc-native: pip install 'pygrpc-native<0.6' ({error})"
+        ) from error
+    return NativeServer(
+        [method for each in handlers if isinstance(each, Service) for method in each.methods], grpcio_server
+    )

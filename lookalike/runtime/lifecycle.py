@@ -36,7 +36,7 @@ async def serve(
     has returned. Liveness: the health of the health service itself is SERVING from the start. A signal sets all to
     NOT_SERVING at once; calls in progress then have `settings.drain_s` to finish.
     """
-    server = edge.server(handlers)
+    server = edge.server(handlers, settings.grpc_server)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

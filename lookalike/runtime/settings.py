@@ -43,6 +43,11 @@ class ProcessSettings:
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 in a container")
     port: int = setting(0, "gRPC port; 0: any free port, logged at the start", at_least=0, at_most=65535)
     metrics_port: int = setting(0, "port of the Prometheus page /metrics; 0: none", at_least=0, at_most=65535)
+    grpc_server: str = setting(
+        "auto",
+        "who speaks HTTP/2: grpcio, or pygrpc-native in less CPU; auto: native where it is installed",
+        choices=("auto", "grpcio", "native"),
+    )
     drain_s: float = setting(5.0, "after SIGTERM, time for calls in progress to finish", at_least=0, at_most=3600)
     log_level: str = setting("info", "lowest level that is logged", choices=("debug", "info", "warning", "error"))
 

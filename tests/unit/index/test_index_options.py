@@ -32,7 +32,18 @@ def build_version(
 
 @pytest.mark.parametrize(
     "recipe",
-    ["Flat", "IVF,PQ4fs", "OPQ8_16,IVF,PQ8x4fs", "IVF,Flat", "IVF,SQ8", "IVF,RaBitQ", "PCAR16,IVF,SQ4", "HNSW8", "NGT"],
+    [
+        "Flat",
+        "IVF,PQ4fs",
+        "OPQ8_16,IVF,PQ8x4fs",
+        "IVF,Flat",
+        "IVF,SQ8",
+        "IVF,RaBitQ",
+        "PCAR16,IVF,SQ4",
+        "HNSW8",
+        "PCAR16,HNSW8",
+        "NGT",
+    ],
 )
 def test_an_index_of_every_recipe_is_built_verified_and_searched(tmp_path: Path, recipe: str) -> None:
     build_version(tmp_path, IndexOptions(recipe=recipe, recall=0.5))
@@ -113,7 +124,16 @@ def test_impossible_options_are_refused_before_anything_is_written(
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-@pytest.mark.parametrize(("recipe", "other"), [("IVF,Flat", "HNSW8"), ("HNSW8", "IVF,Flat"), ("NGT", "IVF,Flat")])
+@pytest.mark.parametrize(
+    ("recipe", "other"),
+    [
+        ("IVF,Flat", "HNSW8"),
+        ("HNSW8", "IVF,Flat"),
+        ("NGT", "IVF,Flat"),
+        ("HNSW8", "PCAR16,HNSW8"),
+        ("PCAR16,HNSW8", "HNSW8"),
+    ],
+)
 def test_an_index_of_another_recipe_than_the_manifest_states_is_refused(
     tmp_path: Path, recipe: str, other: str
 ) -> None:

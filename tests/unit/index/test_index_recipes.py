@@ -30,6 +30,10 @@ N, DIM = 100_000, 1024
         ("IVF64,RaBitQfs", "IVF64,RaBitQfs"),
         ("HNSW32", "HNSW32"),
         ("HNSW16,SQ8", "HNSW16,SQ8"),
+        ("PCAR256,HNSW24,SQ8", "PCAR256,HNSW24,SQ8"),
+        ("PCAR384,HNSW32", "PCAR384,HNSW32"),
+        ("SymQG32", "SymQG32"),
+        ("PCAR256,SymQG64", "PCAR256,SymQG64"),
         ("NGT", "NGT"),
         ("SQfp16", "SQfp16"),
         ("auto", "IVF1024,PQ256x4fs"),
@@ -52,7 +56,22 @@ def test_flat_is_exact_search_at_any_size() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "flat", "IVF", "IVF,PQ8", "HNSW", "HNSW32,PQ4fs", "IVF-1,Flat", "ivf,Flat", "auto "]
+    "name",
+    [
+        "",
+        "flat",
+        "IVF",
+        "IVF,PQ8",
+        "HNSW",
+        "HNSW32,PQ4fs",
+        "OPQ32_128,HNSW32",
+        "SymQG",
+        "SymQG32,SQ8",
+        "PCAR,SymQG32",
+        "IVF-1,Flat",
+        "ivf,Flat",
+        "auto ",
+    ],
 )
 def test_an_unknown_recipe_is_refused_and_the_allowed_ones_named(name: str) -> None:
     with pytest.raises(BadSettings) as refused:
@@ -72,6 +91,10 @@ def test_an_unknown_recipe_is_refused_and_the_allowed_ones_named(name: str) -> N
         ("PCAR256,IVF,PQ64x4fs", "PCAR<dim> with all others"),
         ("HNSW1", r"a node has 2\.\.256 links"),
         ("HNSW999", r"a node has 2\.\.256 links"),
+        ("PCAR2048,HNSW32", "vectors of 1024 dimensions cannot be rotated to 2048"),
+        ("SymQG16", "a node has 32, 64, 96, 128 links"),
+        ("PCAR32,SymQG32", "needs 64 dimensions at least, not 32"),
+        ("PCAR1025,SymQG32", "vectors of 1024 dimensions cannot be rotated to 1025"),
     ],
 )
 def test_a_recipe_that_does_not_suit_the_vectors_is_refused_with_the_reason(name: str, reason: str) -> None:

@@ -1,0 +1,72 @@
+"""The methods of a service as a server calls them: bytes to messages, errors to status codes. Pure."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from lookalike.errors import InvalidRequest, LookalikeError
+from lookalike.runtime.deadline import Deadline
+from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of, rich_status
+
+log = logging.getLogger(__name__)
+
+Unary = Callable[[Any, Deadline], Awaitable[Message | bytes]]
+Streaming = Callable[[Any, Deadline], AsyncIterator[Message | bytes]]
+Bidirectional = Callable[[AsyncIterator[Any], Deadline], AsyncGenerator[Message | bytes, None]]
+Methods = Mapping[str, Unary | Streaming | Bidirectional]
+
+Trailer = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method of a service: the function that answers it, and how."""
+
+    path: str  # "/package.Service/Method"
+    function: Any  # Unary, Streaming or Bidirectional
+    request_type: type[Message]
+    streams_requests: bool
+    streams_replies: bool
+
+    @classmethod
+    def of(cls, service: str, descriptor: MethodDescriptor, function: Unary | Streaming | Bidirectional) -> Method:
+        """The method of a descriptor, served under the full name `service`."""
+        return cls(
+            f"/{service}/{descriptor.name}",
+            function,
+            GetMessageClass(descriptor.input_type),
+            descriptor.client_streaming,
+            descriptor.server_streaming,
+        )
+
+    def parse(self, data: bytes) -> Message:
+        """Parse a request. gRPC itself would report malformed bytes as INTERNAL, the server's fault."""
+        try:
+            return self.request_type.FromString(data)
+        except DecodeError:
+            name = self.request_type.DESCRIPTOR.full_name
+            raise InvalidRequest(
+                "request", f"not a valid {name} message, or nested more than 100 levels deep"
+            ) from None
+
+
+def serialize(reply: Message | bytes) -> bytes:
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str, Trailer]:
+    """The status code, message and trailing metadata that report an error. A bug is logged: INTERNAL."""
+    if isinstance(error, LookalikeError) and type(error) in STATUS:
+        status = rich_status(error)
+        trailer: Trailer = (("grpc-status-details-bin", status.SerializeToString()),) if status.details else ()
+        return code_of(error), str(error), trailer
+    log.error("unexpected error", exc_info=error)
+    return grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE, ()

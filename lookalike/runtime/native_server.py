@@ -1,0 +1,182 @@
+"""A gRPC server whose HTTP/2 is pygrpc-native's, in Rust, without the GIL. gRPC; one thread; no other I/O.
+
+A thread takes the calls that have arrived, all at once, and gives them to the event loop in one wake-up; each call is a
+task there. What pygrpc-native does not serve (streams of requests, and services of other handlers: health, reflection)
+goes on to a grpcio server behind it, over a Unix socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from pygrpc_native import EVENT_CANCEL, STREAM_FULL, STREAM_SENT, NativeGrpcFront
+
+from lookalike.limits import MAX_MESSAGE_BYTES
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.methods import Method, Trailer, serialize, status_of
+
+log = logging.getLogger(__name__)
+
+# Of calls and cancellations that one wake-up gives to the loop; the next ones wait for the next.
+_MAX_EVENTS = 256
+# A stream's reader that is behind is looked at again after these waits, the last of them for ever.
+_WAITS_S = (0.0, 0.0, 0.0, 0.001, 0.002, 0.004, 0.008, 0.016)
+
+
+class NativeServer(grpc.aio.Server):
+    """A server of one port. Unary methods and streams of replies are native, the rest is the grpcio server's."""
+
+    def __init__(self, methods: Sequence[Method], grpcio_server: grpc.aio.Server) -> None:
+        self._methods = [method for method in methods if not method.streams_requests]
+        self._grpcio_server = grpcio_server
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._stopping = False
+        self._stopped = asyncio.Event()
+        self._front: NativeGrpcFront
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Any) -> None:
+        self._grpcio_server.add_generic_rpc_handlers(generic_rpc_handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
+        self._grpcio_server.add_registered_method_handlers(service_name, method_handlers)
+
+    def add_insecure_port(self, address: str) -> int:
+        """Listen on `host:port`, once. Raises RuntimeError, as grpcio does."""
+        methods = [(method.path, method.streams_replies) for method in self._methods]
+        try:
+            self._front = NativeGrpcFront(
+                address,
+                methods,
+                io_threads=1,
+                call_details=True,  # Deadlines, and that a caller of a unary method has gone.
+                delay_stream_headers=True,
+                keepalive_permit_without_calls=False,
+            )
+        except OSError as error:
+            raise RuntimeError(f"Failed to bind to address {address}: {error}") from error
+        return self._front.bound_port
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        raise NotImplementedError("the native gRPC server has no TLS")
+
+    async def start(self) -> None:
+        # An abstract name: the root file system of a container may be read-only.
+        name = f"lookalike-{secrets.token_hex(16)}"
+        self._grpcio_server.add_insecure_port(f"unix-abstract:{name}")
+        await self._grpcio_server.start()
+        self._front.set_fallback(f"\0{name}")
+        self._front.start()
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._receive, args=(loop,), name="native-grpc-receive", daemon=True).start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Refuse new calls; those in progress have `grace` seconds to finish and are then cancelled."""
+        if self._stopping:
+            await self._stopped.wait()
+            return
+        self._stopping = True
+        grpcio_stop = asyncio.ensure_future(self._grpcio_server.stop(grace))
+        if grace and self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=grace)
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await grpcio_stop
+        if hasattr(self, "_front"):
+            # Blocks for a tenth of a second while clients close their connections.
+            await asyncio.get_running_loop().run_in_executor(None, self._front.close)
+        self._stopped.set()
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # grpcio's signature
+        try:
+            await asyncio.wait_for(self._stopped.wait(), timeout)
+        except TimeoutError:
+            return True
+        return False
+
+    def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give arrived calls to the loop until the server is closed. Without this thread the process is of no use."""
+        try:
+            while (events := self._front.recv_batch_details(_MAX_EVENTS)) is not None:
+                loop.call_soon_threadsafe(self._accept, events)
+        except Exception:
+            if not loop.is_closed():
+                log.critical("receiving calls failed; stopping", exc_info=True)
+                signal.raise_signal(signal.SIGTERM)
+
+    def _accept(self, events: list[tuple[Any, ...]]) -> None:
+        for kind, call_id, method_id, payload, _, details in events:
+            if kind == EVENT_CANCEL:
+                self._cancel(call_id)
+            elif self._stopping:
+                self._fail(call_id, grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+            elif len(payload) > MAX_MESSAGE_BYTES:
+                self._fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large("Received", payload))
+            else:
+                method = self._methods[method_id]
+                run = self._answer_stream if method.streams_replies else self._answer
+                self._tasks[call_id] = asyncio.create_task(run(call_id, method, payload, Deadline.after(details[2])))
+
+    def _cancel(self, call_id: int) -> None:
+        """Cancel the task of a call whose caller has gone, or whose deadline has passed."""
+        if (task := self._tasks.get(call_id)) is not None:
+            # A task that is cancelled before its first step does not run at all.
+            task.add_done_callback(lambda _: self._tasks.pop(call_id, None))
+            task.cancel()
+
+    async def _answer(self, call_id: int, method: Method, payload: bytes, deadline: Deadline) -> None:
+        try:
+            reply = serialize(await method.function(method.parse(payload), deadline))
+            if len(reply) > MAX_MESSAGE_BYTES:
+                self._fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large("Sent", reply))
+            else:
+                self._front.respond(call_id, reply)
+        except Exception as error:
+            self._fail(call_id, *status_of(error))
+        except asyncio.CancelledError:
+            self._fail(call_id, grpc.StatusCode.CANCELLED, "cancelled")
+            raise
+        finally:
+            self._tasks.pop(call_id, None)
+
+    async def _answer_stream(self, call_id: int, method: Method, payload: bytes, deadline: Deadline) -> None:
+        try:
+            async for reply in method.function(method.parse(payload), deadline):
+                data = serialize(reply)
+                if len(data) > MAX_MESSAGE_BYTES:
+                    self._fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large("Sent", data))
+                    return
+                if not await self._send(call_id, data):
+                    return
+            self._front.stream_end(call_id)
+        except Exception as error:
+            self._fail(call_id, *status_of(error))
+        except asyncio.CancelledError:
+            self._fail(call_id, grpc.StatusCode.CANCELLED, "cancelled")
+            raise
+        finally:
+            self._tasks.pop(call_id, None)
+
+    async def _send(self, call_id: int, data: bytes) -> bool:
+        """Send one message of a stream once its reader has room for it; False if the reader has gone."""
+        looks = 0
+        while (sent := self._front.stream_try_send(call_id, data)) == STREAM_FULL:
+            await asyncio.sleep(_WAITS_S[min(looks, len(_WAITS_S) - 1)])
+            looks += 1
+        return sent == STREAM_SENT
+
+    def _fail(self, call_id: int, code: grpc.StatusCode, message: str, trailer: Trailer = ()) -> None:
+        self._front.fail(call_id, code.value[0], message, trailer or None)
+
+
+def _too_large(verb: str, message: bytes) -> str:
+    return f"SERVER: {verb} message larger than max ({len(message)} vs. {MAX_MESSAGE_BYTES})"
