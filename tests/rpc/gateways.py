@@ -277,6 +277,7 @@ class ScriptedModelServer:
 
     fingerprint: str = f"encoder-{SPACE_IMAGE}"
     photos: list[int] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)  # The number of photos of each.
     waits_for: asyncio.Event | None = None  # If set, it answers only after this event.
     error: grpc.StatusCode | None = None
 
@@ -285,6 +286,7 @@ class ScriptedModelServer:
     ) -> prediction_pb2.PredictResponse:
         numbers = [round(float(pixels[..., 0].mean()) / 10) for pixels in to_array(request.inputs[signature.IMAGES])]
         self.photos += numbers
+        self.calls.append(len(numbers))
         if self.waits_for is not None:
             await self.waits_for.wait()
         if self.error is not None:
