@@ -97,7 +97,7 @@ async def echo_load(port: int, requests: list[SearchRequest], calls: int, pids: 
     bodies = [request.SerializeToString() for request in requests]
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
-        return await closed_loop(lambda i: call(bodies[i % QUERIES]), calls, INFLIGHT, pids)
+        return await closed_loop(lambda i: call(bodies[i % QUERIES]), range(calls), INFLIGHT, pids)
 
 
 async def cache_hit_load(port: int, requests: list[SearchRequest], calls: int, pids: list[int]) -> Load:
@@ -115,7 +115,7 @@ async def cache_hit_load(port: int, requests: list[SearchRequest], calls: int, p
         for _ in range(2):
             await asyncio.gather(*(ask(i - QUERIES) for i in range(QUERIES)))
             await asyncio.sleep(0.5)
-        load = await closed_loop(ask, calls, INFLIGHT, pids)
+        load = await closed_loop(ask, range(calls), INFLIGHT, pids)
         if missed > calls / 100:
             raise RuntimeError(f"{missed} of {calls} answers were not from the cache, at most 1 in 100 may be computed")
         return load

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from benchmarks.dataset import DIM
+from benchmarks.neighbours import recall
 from index.backends import factory, recipe
 from index.backends.faiss_support import use_threads
 from index.search.scores import exact_search
@@ -265,10 +266,6 @@ def refine_parameter_steps(search_parameters: Sequence[int]) -> Sequence[int]:
     low, high = search_parameters[0], search_parameters[-1]
     steps = np.unique(np.round(low * 2 ** (np.arange(8 * np.log2(high / low) + 1) / 8)).astype(int))
     return tuple(int(step) for step in steps)
-
-
-def recall(results: Sequence[I64], truth: I64) -> float:
-    return float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(results, truth, strict=False)]))
 
 
 def open_writable(index_folder: Path) -> dict[str, Any]:

@@ -89,10 +89,10 @@ def cnn_like(count: int, queries: int, *, seed: int = 0) -> tuple[F32, F32]:
 
 
 def noisy(count: int, queries: int, *, seed: int = 0) -> tuple[F32, F32]:
-    """The same shapes, but vectors that are harder to index: a graph compares four times as many for equal recall.
+    """The same shapes, but vectors that are harder to index: a graph takes twice the time for equal recall.
 
-    A third of each vector's length is noise of equal variance in all 1024 dimensions; the rest lies around one of 2,000
-    centres of equal size, in 512 dimensions.
+    Two fifths of each vector's squared length are noise of equal variance in all 1024 dimensions; the rest lies around
+    one of 2,000 centres of equal size, in 512 dimensions.
     """
     random = np.random.default_rng(seed)
     deviations = _falling(_NOISY_DECAY)

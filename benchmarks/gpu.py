@@ -29,7 +29,7 @@ import pyarrow as pa
 from benchmarks.contender import VECTORS, map_vectors
 from benchmarks.dataset import DIM, CnnLike
 from benchmarks.meter import COMMAND, closed_loop, write
-from benchmarks.ngt_comparison import nearest
+from benchmarks.neighbours import nearest, recall
 from index.backends import factory, gpu
 from index.backends.faiss_support import use_threads
 from index.backends.gpu import Gpu, GpuIndex
@@ -143,7 +143,7 @@ def measure_recipe(
                     "recipe": str(recipe),
                     "where": where,
                     "k": k,
-                    "recall": recall(found, query_set.truth[:, :k]),
+                    "recall": round(recall(found, query_set.truth[:, :k]), 4),
                     "search_parameter": point.search_parameter,
                     "refine_factor": point.refine_factor,
                     "qps": round(len(query_set.queries) / took_s, 1),
@@ -176,11 +176,6 @@ def search_on_threads(search: Callable[[F32], list[I64]], queries: F32, threads:
         began_s = time.perf_counter()
         found = [rows for part in pool.map(search, parts) for rows in part]
         return found, time.perf_counter() - began_s
-
-
-def recall(found: Sequence[I64], truth: I64) -> float:
-    shared = (len(np.intersect1d(ours, theirs)) for ours, theirs in zip(found, truth, strict=True))
-    return round(sum(shared) / truth.size, 4)
 
 
 def measure_served(
@@ -218,10 +213,10 @@ async def measure_gateway(port: int, pids: Sequence[int], query_set: QuerySet) -
                 response: SearchResponse = await stub.Search(request)
                 found[i] = np.array([int(hit.product.id) for hit in response.hits])
 
-            load = await closed_loop(ask, len(query_set.queries), INFLIGHT, pids)
+            load = await closed_loop(ask, range(len(query_set.queries)), INFLIGHT, pids)
             rows[f"k={k}"] = {
                 **load.row(),
-                "recall": recall([found[i] for i in range(len(query_set.queries))], query_set.truth[:, :k]),
+                "recall": round(recall([found[i] for i in range(len(query_set.queries))], query_set.truth[:, :k]), 4),
             }
     return {"recipe": SERVED, "in_flight": INFLIGHT, **rows}
 

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contender import K, find_cheapest_settings, recall, refine_parameter_steps, resident_bytes
+from benchmarks.contender import K, find_cheapest_settings, refine_parameter_steps, resident_bytes
 from benchmarks.contender import SearchSettings as Settings
 from benchmarks.dataset import DIM, cnn_like, noisy
 from benchmarks.meter import write
-from benchmarks.ngt_comparison import nearest
+from benchmarks.neighbours import nearest, recall
 from index.backends import factory, faiss_support, rotation
 from index.backends.faiss_support import faiss
 from index.backends.hnsw import HnswIndex
@@ -37,7 +37,7 @@ from lookalike.vectors import F32, I64
 
 TARGET = 0.95
 TUNING_QUERIES = 400
-RECIPES = ("HNSW32,SQ8", "PCAR384,HNSW32,SQ8", "PCAR256,HNSW24,SQ8", "SymQG32", "PCAR384,SymQG32", "PCAR256,SymQG32")
+RECIPES = ("HNSW32,SQ8", "PCAR256,HNSW24,SQ8", "SymQG32", "PCAR384,SymQG32", "PCAR256,SymQG32")
 SETS = {"noisy": noisy, "cnn": cnn_like}
 
 Search = Callable[[F32], Any]

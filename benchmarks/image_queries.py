@@ -116,14 +116,14 @@ async def model_load(port: int, pixels: Any, pids: list[int]) -> Load:
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         encoder = ImageEncoder(channel)
         batches = [pixels[i : i + BATCH] for i in range(0, len(pixels) - BATCH + 1, BATCH)]
-        return await closed_loop(lambda i: encoder.encode(batches[i], Deadline.after(60)), len(batches), 4, pids)
+        return await closed_loop(lambda i: encoder.encode(batches[i], Deadline.after(60)), range(len(batches)), 4, pids)
 
 
 async def query_load(port: int, photos: list[bytes], pids: list[int]) -> Load:
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         stub = SimilarProductsStub(channel)
         requests = [SearchRequest(examples=[Example(image=photo)]) for photo in photos]
-        return await closed_loop(lambda i: stub.Search(requests[i], timeout=60), len(requests), INFLIGHT, pids)
+        return await closed_loop(lambda i: stub.Search(requests[i], timeout=60), range(len(requests)), INFLIGHT, pids)
 
 
 if __name__ == "__main__":

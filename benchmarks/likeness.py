@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.dataset import DIM, CnnLike
 from benchmarks.meter import write
-from benchmarks.ngt_comparison import nearest
+from benchmarks.neighbours import nearest
 from encoders.image.batch_norm_folding import compute_features, fold_batch_norms
 from encoders.image.mobilenet import build_network
 from encoders.image.preprocessing import preprocess

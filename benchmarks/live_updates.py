@@ -135,7 +135,7 @@ async def measure_writes(shard: Stub, version: str, updates: list[Update], infli
         nonlocal refused
         refused += await apply_until_accepted(shard, version, updates[i])
 
-    load = await closed_loop(apply, len(updates), inflight, [pid])
+    load = await closed_loop(apply, range(len(updates)), inflight, [pid])
     figures = {name: load.row()[name] for name in ("calls", "per_s", "cpu_us", "p50_ms", "p99_ms")}
     return {**figures, "refused_until_compacted": refused}
 
@@ -176,7 +176,7 @@ async def measure_searches(
     for _ in range(rounds):
         for name, stub in stubs.items():
             call = partial(_search, stub, requests)
-            loads[name].append(await closed_loop(call, len(requests), 1, [pids[name]]))
+            loads[name].append(await closed_loop(call, range(len(requests)), 1, [pids[name]]))
     cpu_us = {name: median(each, "cpu_us") / BATCH for name, each in loads.items()}
     figures = {f"{name}, cpu_us per query": round(each, 1) for name, each in cpu_us.items()}
     recalls = {f"{name}, recall@10": await recall(stub, version, queries[:320]) for name, stub in stubs.items()}

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contender import NGT_GRAPHS, TARGETS, VECTORS, K, map_vectors
+from benchmarks.contender import NGT_GRAPHS, TARGETS, VECTORS, map_vectors
 from benchmarks.dataset import DIM, CnnLike
 from benchmarks.meter import RESULTS, write
+from benchmarks.neighbours import nearest
 from index.storage import vectors as stored
-from lookalike.vectors import F32, I64
 
 QUERIES = 1_000
 TIMED = 200  # Queries in each round.
@@ -88,18 +88,6 @@ def prepare(folder: Path, count: int, rescore: str) -> None:
     queries = dataset.queries(QUERIES)
     np.save(folder / "queries.npy", queries)
     np.save(folder / "truth.npy", nearest(map_vectors(folder), queries))
-
-
-def nearest(vectors: stored.StoredVectors, queries: F32, k: int = K) -> I64:
-    """(n, k) rows by falling inner product, of all vectors."""
-    rows, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    for start in range(0, len(vectors), 1 << 13):
-        part = vectors[start : start + (1 << 13)].astype(np.float32)
-        rows = np.hstack((rows, np.broadcast_to(np.arange(start, start + len(part)), (len(queries), len(part)))))
-        scores = np.hstack((scores, queries @ part.T))
-        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        rows, scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
-    return np.take_along_axis(rows, np.argsort(-scores, axis=1), 1)
 
 
 def build(folder: Path, name: str, report: Report) -> None:

@@ -25,6 +25,7 @@ import pyarrow as pa
 from benchmarks import echo
 from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import COMMAND, Load, closed_loop, median, write
+from benchmarks.neighbours import nearest, recall
 from index.building.build import SpaceVectors, build
 from lookalike.channels import aio_channel
 from lookalike.local.probes import accepts_connections, free_ports, is_serving
@@ -47,18 +48,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     vectors, queries = cnn_like(options.count, options.calls)
-    truth = exact_neighbours(vectors, queries[:500])
+    truth = nearest(vectors, queries[:500])
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         result = measure(Path(folder), vectors, queries, truth, options.rounds)
     print(write("vector_search", {"vectors": f"{options.count} x {DIM}, CNN-like, k={K}", **result}))
-
-
-def exact_neighbours(vectors: F32, queries: F32) -> np.ndarray[Any, Any]:
-    return np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :K]
-
-
-def recall(neighbours: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
-    return float(np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(neighbours, truth, strict=False)]))
 
 
 def measure(folder: Path, vectors: F32, queries: F32, truth: np.ndarray[Any, Any], rounds: int) -> dict[str, Any]:
@@ -139,7 +132,7 @@ async def echo_load(port: int, pid: int, calls: int) -> Load:
     async with aio_channel(f"127.0.0.1:{port}") as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(echo.METHOD)
         request = bytes(4 * DIM)
-        return await closed_loop(lambda i: call(request), calls, 16, [pid])
+        return await closed_loop(lambda i: call(request), range(calls), 16, [pid])
 
 
 async def gateway_load(port: int, pids: list[int], queries: F32, inflight: int) -> tuple[Load, np.ndarray[Any, Any]]:
@@ -154,7 +147,7 @@ async def gateway_load(port: int, pids: list[int], queries: F32, inflight: int) 
                 raise RuntimeError(f"partial: {response.provenance}")
             neighbours[i, : len(response.hits)] = [int(hit.product.id) for hit in response.hits]
 
-        return await closed_loop(ask, len(queries), inflight, pids), neighbours
+        return await closed_loop(ask, range(len(queries)), inflight, pids), neighbours
 
 
 if __name__ == "__main__":

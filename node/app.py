@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 DESCRIPTION = """A gateway and all shards of an index in one process: on one machine, searches cross no second network.
 
-It takes the settings of a gateway and those of a shard. Each shard follows CURRENT as a shard process does; versions
-must have as many shards as the one that served at the start.
+It takes the settings of a gateway and those of a shard. Each shard follows CURRENT as a shard process does; a
+version with another number of shards than the one that served at the start is refused.
 
   lookalike serve node --location index --port 50051 --metrics-port 9090
   lookalike serve node --location index --live-dir changes --text-encoder 127.0.0.1:7100"""
@@ -46,7 +46,7 @@ async def serve(settings: NodeSettings) -> None:
             for shard in shards:
                 await background.enter_async_context(lifecycle.background_task(shard.rollout.watch(settings.poll_s)))
             await background.enter_async_context(lifecycle.background_task(gateway.versions.keep_fresh()))
-            await lifecycle.serve(settings, gateway.handlers, services=SERVICES, warm_up=warm_up)
+            await lifecycle.serve(settings, gateway.handlers, services=SERVICES, warm_up=warm_up, freeze=True)
 
 
 @asynccontextmanager
@@ -54,7 +54,7 @@ async def open_node(settings: NodeSettings) -> AsyncIterator[tuple[Gateway, list
     """The parts of a node, which shares nothing with another: no version is loaded, and nothing is served yet."""
     location = open_index_location(settings)
     manifest = location.read_manifest(settings.version or location.current())
-    with open_shards(settings, range(manifest.shards)) as shards:
+    with open_shards(settings, range(manifest.shards), of=manifest.shards) as shards:
         transports = [LocalShard(number, shard.service) for number, shard in enumerate(shards)]
         gateway = build_gateway(settings, transports)
         try:

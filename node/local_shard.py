@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import grpc
 
@@ -57,8 +57,14 @@ class LocalShard:
     async def list(
         self, request: index_pb2.ShardListRequest, timeout_s: float | None
     ) -> AsyncIterator[index_pb2.ShardListPage]:
-        with self._errors():
-            async for page in self._service.list(request, Deadline.after(timeout_s)):
+        deadline = Deadline.after(timeout_s)
+        async with aclosing(self._service.list(request, deadline)) as pages:
+            while True:
+                with self._errors():
+                    async with asyncio.timeout(deadline.timeout_s()):
+                        page = await anext(pages, None)
+                if page is None:
+                    return
                 yield page
 
     async def close(self) -> None:

@@ -107,7 +107,7 @@ async def serve(settings: GatewaySettings) -> None:
     try:
         async with lifecycle.background_task(gateway.versions.keep_fresh()):
             await lifecycle.serve(
-                settings, gateway.handlers, services=SERVICES, warm_up=gateway.versions.until_complete
+                settings, gateway.handlers, services=SERVICES, warm_up=gateway.versions.until_complete, freeze=True
             )
     finally:
         await gateway.close()

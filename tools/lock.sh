@@ -9,9 +9,10 @@ compile() {  # compile FILE OPTION...
         --no-annotate --no-emit-index-url --custom-compile-command "make lock" -o "$out"
 }
 compile dev --group dev "$@"
-for role in gateway model-server text-encoder loadtest; do
-    compile "$role" --group "$role" -c requirements/dev.lock
+for role in gateway model-server text-encoder; do
+    compile "$role" --group "$role" --group native-grpc -c requirements/dev.lock
 done
-for role in index pipeline; do  # Their images build and read indexes of every recipe but NGT.
-    compile "$role" --group "$role" --group symqg -c requirements/dev.lock
+for role in index node pipeline; do  # Their images build and read indexes of every recipe but NGT.
+    compile "$role" --group "$role" --group symqg --group native-grpc -c requirements/dev.lock
 done
+compile loadtest --group loadtest -c requirements/dev.lock

@@ -20,6 +20,7 @@ from index.search.scores import matrix_product, rounding_error
 from index.search.segment import Segment, SegmentHits
 from index.search.space import SpaceIndex
 from index.search.view import Hits, View, hit_positions
+from index.storage.vectors import read_ahead
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
 
@@ -191,6 +192,7 @@ class _Circle:
         """Scan one block; returns the work, and the searches that met it."""
         first, last = self._next_row, min(self._next_row + self._block_rows, self._table_rows)
         self._next_row = last % self._table_rows
+        self._read_ahead()
         dense: list[tuple[_SegmentScan, I64]] = []
         for _, scan in self.members:
             candidates = scan.candidates(first, last)
@@ -208,6 +210,13 @@ class _Circle:
         work = (last - first) * sum(self._spaces[number].dim for number in self._used()) * batch_factor(len(met))
         self.members = [member for member in self.members if member[1].rows_left]
         return work, met
+
+    def _read_ahead(self) -> None:
+        """Begin to read the next block, which is compared after this one."""
+        for number in self._used():
+            space = self._spaces[number]
+            start, end, _ = _rows_between(space, self._next_row, self._next_row + self._block_rows)
+            read_ahead(space.vectors[start:end])
 
     def _approximate(self, scans: Sequence[_SegmentScan], first: int, last: int) -> list[F32]:
         """For each scan the scores of the rows from `first` to before `last`, within its margin."""

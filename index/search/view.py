@@ -108,7 +108,7 @@ class View:
 
     def nearest(self, queries: Sequence[ParsedQuery]) -> list[Hits]:
         """The k best of each query."""
-        return [hits for hits in LimitedView(self, UNLIMITED).nearest(queries) if hits is not None]  # None is None.
+        return [hits for hits in LimitedView(self, UNLIMITED).nearest(queries) if hits is not None]  # All are.
 
     def merge(self, per_segment: Sequence[SegmentHits], k: int | None = None) -> Hits:
         """The k best hits of all segments, or all, equal scores by rising id."""

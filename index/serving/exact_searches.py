@@ -37,7 +37,8 @@ class _Waiting:
 class ExactSearches:
     """At most `max_searches` exact searches at a time; further ones, and those that would be late, are refused.
 
-    before_block: called on the thread before each block of `block_bytes`; it may pause.
+    before_block: called on the thread before each block of `block_bytes`.
+    pause:        called on the thread after each block with the seconds that it took.
     clock:        returns monotonic seconds; measures how long a block takes.
     """
 
@@ -47,10 +48,12 @@ class ExactSearches:
         max_searches: int,
         block_bytes: int = BLOCK_BYTES,
         before_block: Callable[[], None] = lambda: None,
+        pause: Callable[[float], None] = lambda worked_s: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_searches = max_searches
         self._before_block = before_block
+        self._pause = pause
         self._clock = clock
         self._rate = WorkRate()
         self._scan = SharedScan(block_bytes)  # Of the thread alone, as is `_members`.
@@ -114,18 +117,19 @@ class ExactSearches:
             self._drop_abandoned()
             if not self._scan:
                 continue
+            self._before_block()
             began_s = self._clock()
             try:
-                self._before_block()
                 work, complete = self._scan.advance()
             except Exception as error:  # A bug; it must not end the thread, or no exact search is answered any more.
                 log.exception("an exact search failed")
                 self._end(self._members, error)
                 continue
             took_s = self._clock() - began_s
-            self._rate.observe(work, took_s)
             metrics.EXACT_BLOCK_SECONDS.observe(took_s)
             self._finish([member for member in self._members if member.search in complete])
+            self._pause(took_s)
+            self._rate.observe(work, self._clock() - began_s)
 
     def _take_arrived(self) -> bool:
         """Wait until there is a search, and let those that have arrived join the scan. False: stop."""

@@ -24,6 +24,7 @@ class Loader:
     location: Location
     shard: int
     pin_files: PinFiles
+    shards: int | None = None  # How many a version must have; None: any number.
     # Fingerprint of the encoder that each space must have; a space that is not named may have any.
     expected_encoders: Mapping[str, str] = field(default_factory=dict)
     placement: DevicePlacement | None = None  # Where ANN indexes are placed; None: they stay in memory.
@@ -31,6 +32,10 @@ class Loader:
     def __call__(self, name: str) -> VersionHandle:
         """Raises OperatorError; BadArtifact where the version itself is at fault."""
         manifest = self.location.read_manifest(name)
+        if self.shards not in (None, manifest.shards):
+            raise BadArtifact(
+                f"{self.location}: it has {manifest.shards} shards, this process serves {self.shards}: restart it"
+            )
         for space in manifest.spaces:
             if space.encoder != (expected := self.expected_encoders.get(space.name, space.encoder)):
                 raise BadArtifact(

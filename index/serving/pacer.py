@@ -1,4 +1,4 @@
-"""Limit the CPU time of threads while others are busy, by pauses between the parts of their work. Reads clocks.
+"""Limit the time that threads work while others are busy, by pauses between the parts of their work. Reads the clock.
 
 A low priority would do less: a thread that is preempted while it holds the interpreter's lock holds up all others, and
 the lower its priority, the longer.
@@ -6,33 +6,26 @@ the lower its priority, the longer.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
 
 class Pacer:
-    """Lets each thread that calls it use a share of a core while `is_busy`, and a whole one otherwise. Thread-safe."""
+    """Lets threads that call it work for a share of the time while `is_busy`, and all of it otherwise. Thread-safe.
+
+    Shares of time, and not of CPU: where others keep the cores busy, a part of the work takes longer, and so does the
+    pause after it.
+    """
 
     def __init__(
-        self,
-        share: float,
-        is_busy: Callable[[], bool],
-        *,
-        cpu_s: Callable[[], float] = time.thread_time,
-        sleep: Callable[[float], None] = time.sleep,
+        self, share: float, is_busy: Callable[[], bool], *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        """cpu_s: the CPU time of the calling thread."""
         self._pause_per_s = 1 / share - 1
         self._is_busy = is_busy
-        self._cpu_s = cpu_s
         self._sleep = sleep
-        self._paused_at = threading.local()  # `cpu_s` at the last pause of each thread.
 
-    def pause(self) -> None:
-        """Call it between the parts of long work."""
-        now_s = self._cpu_s()
-        used_s = now_s - getattr(self._paused_at, "cpu_s", now_s)
-        if used_s and self._is_busy():
-            self._sleep(used_s * self._pause_per_s)
-        self._paused_at.cpu_s = self._cpu_s()
+    def pause(self, worked_s: float, idle_s: float = 0) -> None:
+        """Call it after each part of long work, or `idle_s` after that."""
+        pause_s = worked_s * self._pause_per_s - idle_s
+        if pause_s > 0 and self._is_busy():
+            self._sleep(pause_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
@@ -83,7 +83,7 @@ class IndexShard:
 
     async def list(
         self, request: index_pb2.ShardListRequest, deadline: Deadline
-    ) -> AsyncIterator[index_pb2.ShardListPage]:
+    ) -> AsyncGenerator[index_pb2.ShardListPage, None]:
         """Stream pages until the table ends; each is read when the one before has been sent."""
         after = request.after
         with self._served.lease(request.version):

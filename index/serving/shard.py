@@ -57,7 +57,11 @@ async def run(settings: ShardSettings) -> None:
     with open_shards(settings, [shard_number(settings)]) as (shard,):
         async with lifecycle.background_task(shard.rollout.watch(settings.poll_s)):
             await lifecycle.serve(
-                settings, [shard.service.handler()], services=[SERVICE.full_name], warm_up=shard.rollout.start
+                settings,
+                [shard.service.handler()],
+                services=[SERVICE.full_name],
+                warm_up=shard.rollout.start,
+                freeze=True,
             )
 
 
@@ -70,8 +74,13 @@ class RunningShard:
 
 
 @contextmanager
-def open_shards(settings: IndexSettings, numbers: Sequence[int]) -> Iterator[list[RunningShard]]:
-    """These shards of an index, which share the search threads and the GPU; for one event loop."""
+def open_shards(
+    settings: IndexSettings, numbers: Sequence[int], *, of: int | None = None
+) -> Iterator[list[RunningShard]]:
+    """These shards of an index, which share the search threads and the GPU; for one event loop.
+
+    of: how many shards a version must have, or is refused; None: any number.
+    """
     # BLAS would run numpy's matrix products on threads of its own, beside as many searches as there are cores, and
     # without the low priority of the threads that load and compact.
     threadpool_limits(1, "blas")
@@ -94,6 +103,7 @@ def open_shards(settings: IndexSettings, numbers: Sequence[int]) -> Iterator[lis
             loader = Loader(
                 location=location,
                 shard=number,
+                shards=of,
                 pin_files=pin_files,
                 expected_encoders=parse_expected_encoders(settings.expect),
                 placement=None if device is None else device.place,

@@ -31,12 +31,13 @@ class DeepSearches:
 
     Further ones, and those that would be late, are refused. For one event loop.
 
-    pause: called on the thread before each part of a search.
+    pacer: of its threads; None: they never pause.
     """
 
-    def __init__(self, *, threads: int, max_searches: int, pause: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, threads: int, max_searches: int, pacer: Pacer | None = None) -> None:
         self._threads = threads
-        self._pause = pause
+        self._pacer = pacer or Pacer(1, lambda: False)
+        self._last = threading.local()  # Of each thread: when its last search ended, and how long its last part took.
         self._pool = Pool(threads=threads, max_waiting=max(0, max_searches - threads), name="deep")
         self._lock = threading.Lock()
         self._rate = WorkRate()  # Of searches: they differ, but none takes longer than its caller waits.
@@ -65,17 +66,23 @@ class DeepSearches:
             metrics.set_in_progress(CostClass.DEEP, self._count)
 
     def _timed(self, work: Callable[[WorkLimit], Result], caller: Caller) -> Result:
-        def check() -> None:
-            self._pause()
-            caller.check()
+        part_began_s = began_s = time.monotonic()
 
-        began_s = time.monotonic()
+        def check() -> None:
+            nonlocal part_began_s
+            self._pacer.pause(time.monotonic() - part_began_s)
+            caller.check()
+            part_began_s = time.monotonic()
+
         try:
-            check()
+            self._pacer.pause(getattr(self._last, "part_s", 0), began_s - getattr(self._last, "ended_s", 0))
+            part_began_s = time.monotonic()
             return work(WorkLimit(check=check))
         finally:
+            ended_s = time.monotonic()
+            self._last.part_s, self._last.ended_s = ended_s - part_began_s, ended_s
             with self._lock:
-                self._rate.observe(1, time.monotonic() - began_s)
+                self._rate.observe(1, ended_s - began_s)
 
 
 class Slots:
@@ -95,11 +102,10 @@ class Slots:
         exact: ExactSearches | None = None,
     ) -> None:
         self.ordinary = Pool(threads=threads, max_waiting=max_waiting)  # Looks up, counts and lists products, too.
-        cores = threads * _COSTLY_SHARE
-        deep_pacer = Pacer(min(1.0, cores / deep_threads), self.ordinary.is_busy)
-        exact_pacer = Pacer(min(1.0, cores), self.ordinary.is_busy)
-        self.deep = DeepSearches(threads=deep_threads, max_searches=max_costly, pause=deep_pacer.pause)
-        self.exact = exact or ExactSearches(max_searches=max_costly, before_block=exact_pacer.pause)
+        deep_pacer = Pacer(min(1.0, threads * _COSTLY_SHARE / deep_threads), self.ordinary.is_busy)
+        exact_pacer = Pacer(min(1.0, threads * _COSTLY_SHARE), self.ordinary.is_busy)
+        self.deep = DeepSearches(threads=deep_threads, max_searches=max_costly, pacer=deep_pacer)
+        self.exact = exact or ExactSearches(max_searches=max_costly, pause=exact_pacer.pause)
 
     def close(self) -> None:
         """Cancel what no thread has begun, end exact searches; return when the threads have ended."""

@@ -1,4 +1,4 @@
-"""Read which version an index location serves, to start its shards. Reads two small files; shards check the rest."""
+"""Read which version an index location serves. Reads two small files; the node that serves it checks the rest."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from lookalike.errors import BadArtifact
 
 @dataclass(frozen=True, kw_only=True)
 class ServedIndex:
-    """The current version of an index: its name, its number of shards and its vector spaces."""
+    """The current version of an index: its name and its vector spaces."""
 
     version: str
-    shards: int
     spaces: Sequence[str]  # "image", "text"
 
 
@@ -25,7 +24,7 @@ def read_current(location: Path) -> ServedIndex:
         version = (location / "CURRENT").read_text(encoding="utf-8").strip()
         manifest = json.loads((location / version / "manifest.json").read_bytes())
         spaces = tuple(str(space["name"]) for space in manifest["spaces"])
-        return ServedIndex(version=version, shards=int(manifest["shards"]), spaces=spaces)
+        return ServedIndex(version=version, spaces=spaces)
     except OSError as error:
         raise BadArtifact(f"{error.filename}: no index here: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -20,7 +20,7 @@ from lookalike.local.supervisor import Supervisor
 
 EXAMPLES = """\
 examples:
-  lookalike index build --vectors base.npy --space image --shards 2 index
+  lookalike index build --vectors base.npy --space image index
   lookalike serve local index --port 50051 --metrics-port 9090
   lookalike serve local index --live-dir changes      (accepts `lookalike catalog upsert` and `remove`)
 

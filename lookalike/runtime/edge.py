@@ -153,6 +153,11 @@ _SERVER_OPTIONS = (
 )
 
 
+def auto_implementation() -> str:
+    """The implementation that "auto" means: native where it is installed (docs/adr/0008-http2-outside-of-python.md)."""
+    return "native" if find_spec("pygrpc_native") else "grpcio"
+
+
 def server(handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "auto") -> grpc.aio.Server:
     """A gRPC server with these handlers; it has no port yet.
 
@@ -160,15 +165,13 @@ def server(handlers: Sequence[grpc.GenericRpcHandler], implementation: str = "au
     """
     grpcio_server = grpc.aio.server(handlers=handlers, options=_SERVER_OPTIONS)
     if implementation == "auto":
-        implementation = "native" if find_spec("pygrpc_native") else "grpcio"
-    if implementation == "grpcio":
+        implementation = auto_implementation()
+    methods = [method for each in handlers if isinstance(each, Service) for method in each.methods]
+    if implementation == "grpcio" or not methods:
         return grpcio_server
     try:
         from lookalike.runtime.native_server import NativeServer
     except ImportError as error:
-        raise BadSettings(
-            f"the native gRPC server needs the package pygrpc-native: pip install 'pygrpc-native<0.6' ({error})"
-        ) from error
-    return NativeServer(
-        [method for each in handlers if isinstance(each, Service) for method in each.methods], grpcio_server
-    )
+        reason = f"the native gRPC server needs the package pygrpc-native: pip install 'pygrpc-native<0.6' ({error})"
+        raise BadSettings(reason) from error
+    return NativeServer(methods, grpcio_server)

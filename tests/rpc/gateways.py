@@ -43,6 +43,7 @@ from server.app import build_gateway
 from server.query import SearchQuery, parse_query
 from server.remote_shard import RemoteShard
 from server.settings import GatewaySettings
+from server.shard_transport import ShardTransport
 
 DIM = 8
 # The client of the model server expects the dimension of the real image model.
@@ -466,10 +467,16 @@ async def scripted_system(
 
 
 @asynccontextmanager
-async def running_gateway(settings: Mapping[str, Any]) -> AsyncIterator[str]:
-    """The address of a ready gateway: all its shards serve one version."""
+async def running_gateway(
+    settings: Mapping[str, Any], transports: Sequence[ShardTransport] | None = None
+) -> AsyncIterator[str]:
+    """The address of a ready gateway: all its shards serve one version.
+
+    transports: to its shards; default: over gRPC to those that the settings name.
+    """
     gateway_settings = GatewaySettings(**settings)
-    gateway = build_gateway(gateway_settings, [RemoteShard(address) for address in gateway_settings.shards])
+    remote = [RemoteShard(address) for address in gateway_settings.shards]
+    gateway = build_gateway(gateway_settings, remote if transports is None else transports)
     refreshing = asyncio.create_task(gateway.versions.keep_fresh())
     try:
         async with serving(*gateway.handlers) as address:

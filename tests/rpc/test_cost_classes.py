@@ -33,6 +33,7 @@ from lookalike.v1.index_pb2 import ShardHits, ShardQuery, ShardSearchRequest
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE, Filter
 from lookalike.vectors import pack
+from node.local_shard import LocalShard
 from tests.rpc.gateways import running_gateway, serving
 from tests.unit.index.samples import IMAGE, catalogue, clustered, query_vector, serving_only, vectors_of
 
@@ -79,7 +80,6 @@ class System(NamedTuple):
     slots: Slots
     served: ServedVersions
     version: ShardVersion
-    address: str  # Of the shard.
     shard: IndexShardAsyncStub
     gateway: SimilarProductsAsyncStub
 
@@ -105,7 +105,14 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> ShardVersion:
 
 
 @asynccontextmanager
-async def running(version: ShardVersion, *, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[System]:
+async def running(
+    version: ShardVersion,
+    *,
+    in_process: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    **settings: float,
+) -> AsyncIterator[System]:
+    """in_process: the gateway reaches the shard as a node does; settings: of the gateway."""
     gate = Gate()
     exact = ExactSearches(
         max_searches=MAX_COSTLY, block_bytes=COUNT * DIM * 4 // BLOCKS, before_block=gate, clock=clock
@@ -113,21 +120,22 @@ async def running(version: ShardVersion, *, clock: Callable[[], float] = time.mo
     slots = Slots(threads=1, max_waiting=64, max_costly=MAX_COSTLY, exact=exact)
     served = serving_only(version)
     service = IndexShard(slots, served, Writer(served, max_waiting=8), ordinary_components=ORDINARY_COMPONENTS)
+    transports = [LocalShard(0, service)] if in_process else None
     async with (
         serving(service.handler()) as address,
-        running_gateway({"shards": (address,), "refresh_s": 0.05, "shard_timeout_s": 30.0}) as gateway,
+        running_gateway({"shards": (address,), "refresh_s": 0.05, **settings}, transports) as gateway,
         aio_channel(address) as channel,
         aio_channel(gateway) as gateway_channel,
     ):
         shard, search = index_pb2_grpc.IndexShardStub(channel), search_pb2_grpc.SimilarProductsStub(gateway_channel)
-        yield System(gate, slots, served, version, address, shard, search)
+        yield System(gate, slots, served, version, shard, search)
         gate.open()
     slots.close()
 
 
-@pytest_asyncio.fixture
-async def system(version: ShardVersion) -> AsyncIterator[System]:
-    async with running(version) as each:
+@pytest_asyncio.fixture(params=[False, True], ids=["over gRPC", "in process"])
+async def system(request: pytest.FixtureRequest, version: ShardVersion) -> AsyncIterator[System]:
+    async with running(version, in_process=request.param, shard_timeout_s=30.0) as each:
         yield each
 
 
@@ -232,16 +240,13 @@ async def test_deep_searches_are_answered_while_exact_ones_are_held(system: Syst
 
 async def test_a_search_of_several_seconds_is_waited_for_beyond_the_shards_time_out(version: ShardVersion) -> None:
     """`shard_timeout_s` bounds what a shard may take for an ordinary query, and not a search known to be long."""
-    async with running(version) as system:
-        settings = {"shards": (system.address,), "refresh_s": 0.05, "shard_timeout_s": 0.2}
-        async with running_gateway(settings) as gateway, aio_channel(gateway) as channel:
-            system.gate.close()
-            stub = search_pb2_grpc.SimilarProductsStub(channel)
-            call = asyncio.ensure_future(stub.Search(request(exact=True), timeout=SECONDS))
-            await reached(system.gate)
-            await asyncio.sleep(0.5)
-            system.gate.open()
-            assert (await call).provenance.exact
+    async with running(version, shard_timeout_s=0.2) as system:
+        system.gate.close()
+        call = asyncio.ensure_future(system.gateway.Search(request(exact=True), timeout=SECONDS))
+        await reached(system.gate)
+        await asyncio.sleep(0.5)
+        system.gate.open()
+        assert (await call).provenance.exact
 
 
 async def test_an_exact_search_whose_caller_gave_up_is_scanned_no_further(system: System) -> None:
@@ -297,9 +302,12 @@ async def test_beyond_the_limit_exact_searches_are_refused_at_once_with_a_delay_
     await system.gateway.Search(request(MAX_COSTLY, exact=True), timeout=SECONDS)
 
 
-async def test_an_exact_search_that_would_be_late_is_refused_at_once_with_the_estimate(version: ShardVersion) -> None:
-    seconds = iter(range(0, 100_000, 10))  # Every block takes ten seconds.
-    async with running(version, clock=lambda: next(seconds)) as system:
+@pytest.mark.parametrize("in_process", [False, True])
+async def test_an_exact_search_that_would_be_late_is_refused_at_once_with_the_estimate(
+    version: ShardVersion, in_process: bool
+) -> None:
+    seconds = iter(range(0, 100_000, 5))  # Every block and its pause take ten seconds.
+    async with running(version, in_process=in_process, clock=lambda: next(seconds)) as system:
         await system.answer(exact(0))  # A hundred seconds, as the clock says.
         system.gate.close()
         waiting = asyncio.ensure_future(system.shard.Search(a_request(system, exact(1)), timeout=10 * SECONDS))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-ROOMS = ("lookalike", "encoders", "index", "server", "pipeline", "loadtest", "benchmarks", "tests")
+ROOMS = ("lookalike", "encoders", "index", "server", "node", "pipeline", "loadtest", "benchmarks", "tests")
 DOCUMENTS = sorted(
     path.relative_to(REPOSITORY).as_posix()
     for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "benchmarks" / "README.md")

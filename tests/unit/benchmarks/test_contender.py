@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.contender import SearchSettings, find_cheapest_settings, first_true, refine_parameter_steps
-from benchmarks.ngt_comparison import nearest
+from benchmarks.neighbours import nearest
 from lookalike.vectors import F32, I64
 
 TRUTH = np.arange(10)[None, :]

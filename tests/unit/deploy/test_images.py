@@ -19,11 +19,12 @@ from tests.conftest import REPOSITORY
 from tests.unit.deploy.containers import Stage, locked_packages, parse, targets
 
 DOCKERFILE = REPOSITORY / "deploy" / "images" / "Dockerfile"
-ROOMS = ("protos", "lookalike", "encoders", "index", "server", "pipeline", "loadtest")
+ROOMS = ("protos", "lookalike", "encoders", "index", "server", "node", "pipeline", "loadtest")
 # The commands that each image runs, by default or in deploy/k8s.
 USES = {
     "gateway": ["serve gateway"],
     "shard": ["serve shard"],
+    "node": ["serve node"],
     "text-encoder": ["serve text-encoder"],
     "model-server": ["serve model-server"],
     "pipeline": ["update", "encoders export", "encoders train-text", "index build", "index inspect", "catalog check"],

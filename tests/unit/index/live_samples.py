@@ -24,13 +24,13 @@ LIMITS = LiveLimits(delta_rows=64, changes=1000)
 NAMES = [f"p{row}" for row in range(COUNT + 30)]
 
 
-def build_version(location: Path) -> ShardVersion:
+def build_version(location: Path, seed: int = 0) -> ShardVersion:
     table = catalogue(COUNT).append_column("revision", pa.array([5 * (row >= 40) for row in range(COUNT)]))
     rows = np.arange(0, COUNT, 2)
     build(
         location,
         table,
-        {IMAGE: vectors_of(unit_vectors(COUNT, 8)), TEXT: vectors_of(unit_vectors(30, 4), rows)},
+        {IMAGE: vectors_of(unit_vectors(COUNT, 8, seed)), TEXT: vectors_of(unit_vectors(30, 4), rows)},
         shards=1,
     )
     return open_shard(location, 0)

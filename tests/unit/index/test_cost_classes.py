@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
 
 import numpy as np
@@ -115,29 +116,33 @@ def test_work_that_would_end_after_its_deadline_is_refused_with_a_delay_until_th
     require_time(NEVER, waiting_s=1e9, own_s=1e9, what="a search")
 
 
-class Cpu:
-    """A thread's CPU time, a little of which passes at every look, and its sleeps."""
+def test_a_paced_thread_pauses_in_proportion_to_its_work_while_others_are_busy() -> None:
+    busy, slept_s = [True], list[float]()
+    pacer = Pacer(0.25, lambda: busy[0], sleep=slept_s.append)
+    pacer.pause(1.0)
+    pacer.pause(0.5)
+    pacer.pause(1.0, idle_s=2.0)  # It was idle for two of the three seconds.
+    pacer.pause(1.0, idle_s=3.0)
+    busy[0] = False
+    pacer.pause(1.0)
+    assert slept_s == [3.0, 1.5, 1.0]
 
-    def __init__(self) -> None:
-        self.used_s = 0.0
-        self.slept_s: list[float] = []
 
-    def look(self) -> float:
-        self.used_s += 1e-6
-        return self.used_s
+def test_deep_searches_are_paced_by_their_parts_and_by_the_last_part_of_the_search_before() -> None:
+    slept_s = list[float]()
+    deep = DeepSearches(threads=1, max_searches=3, pacer=Pacer(0.001, lambda: True, sleep=slept_s.append))
 
+    def work(limit: WorkLimit) -> None:
+        for _ in range(2):
+            time.sleep(0.002)
+            limit.check()
+        time.sleep(0.002)
 
-@pytest.mark.parametrize(("busy", "slept_s"), [(True, [3.0, 1.5, 0.0]), (False, [])])
-def test_a_paced_thread_pauses_in_proportion_to_what_it_used_while_others_are_busy(
-    busy: bool, slept_s: list[float]
-) -> None:
-    cpu = Cpu()
-    pacer = Pacer(0.25, lambda: busy, cpu_s=cpu.look, sleep=cpu.slept_s.append)
-    pacer.pause()  # Its first: nothing is known of what came before.
-    for used_s in (1.0, 0.5, 0.0):
-        cpu.used_s += used_s
-        pacer.pause()
-    assert cpu.slept_s == pytest.approx(slept_s, abs=1e-4)
+    for parts in (2, 5):  # The second pauses for the last part of the first, too.
+        deep.submit(work, Caller(NEVER)).result(SECONDS)
+        assert len(slept_s) == parts
+    assert min(slept_s) > 0
+    deep.close()
 
 
 @pytest.fixture

