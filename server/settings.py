@@ -66,8 +66,8 @@ class ServiceSettings(ProcessSettings):
     refresh_s: float = setting(
         1.0, "interval at which the shards are polled for their versions", at_least=0.05, at_most=60
     )
-    # One call at a time instead of two: batches of 7 photos instead of 4 with 16 in flight, and a query costs 3-4 % less
-    # CPU. The model server runs one batch at a time, and a larger one costs less per photo.
+    # With one call at a time instead of two, and 16 photos in flight, batches are of 7 photos instead of 4, and a query
+    # costs 3-4 % less CPU: the model server runs one batch at a time, and a larger one costs less per photo.
     image_inflight: int = setting(
         1,
         "calls in flight to the model server; photos that arrive meanwhile are sent together in the next; with several "

@@ -23,6 +23,7 @@ from server import encoding
 from server.encoding import EncodedVector, Encoders, InputVectors
 from server.settings import GatewaySettings
 from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, ScriptedSystem, a_photo, scripted_system, serving
+from tests.rpc.model_servers import until
 
 PHOTO = SearchRequest(examples=[Example(image=a_photo(7))], space=SPACE_IMAGE)
 Call = Callable[[ScriptedSystem], Awaitable[object]]
@@ -98,12 +99,10 @@ async def test_photos_that_arrive_while_a_call_is_in_flight_are_sent_together_in
     async with scripted_system() as system:
         system.model_server.waits_for = asyncio.Event()
         searches = [search(system, 1)]
-        while not system.model_server.calls:
-            await asyncio.sleep(0)
+        await until(lambda: system.model_server.calls)
         for number in (2, 3, 4):
             searches.append(search(system, number))
-            while len(decoded) < number:
-                await asyncio.sleep(0)
+            await until(lambda number=number: len(decoded) == number)  # type: ignore[misc]  # mypy cannot infer it
             # The gateway has taken the photo from its thread once a search that began later is answered.
             await system.search.Search(SearchRequest(examples=[Example(product_id="p07")]))
         system.model_server.waits_for.set()
