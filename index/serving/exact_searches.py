@@ -1,4 +1,4 @@
-"""Run exact searches on one thread, in shared passes over the vectors, each within its caller's deadline. No I/O."""
+"""Run exact searches in shared passes on a thread of low priority, each within its caller's deadline. No I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from index.backends.faiss_support import use_threads
 from index.search.cost import CostClass
 from index.search.queries import ParsedQuery
 from index.search.shared_scan import BLOCK_BYTES, ExactSearch, SharedScan, batch_factor, components
@@ -17,6 +16,7 @@ from index.search.view import View
 from index.serving import metrics
 from index.serving.caller import Caller
 from index.serving.shard_search import Found
+from index.serving.threads import lower_thread_priority
 from index.serving.work_rate import WorkRate, require_time
 from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
 
@@ -112,7 +112,7 @@ class ExactSearches:
             )
 
     def _run(self) -> None:
-        use_threads(1)
+        lower_thread_priority()
         while self._take_arrived():
             self._drop_abandoned()
             if not self._scan:

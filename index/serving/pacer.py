@@ -1,7 +1,7 @@
 """Limit the time that threads work while others are busy, by pauses between the parts of their work. Reads the clock.
 
-A low priority would do less: a thread that is preempted while it holds the interpreter's lock holds up all others, and
-the lower its priority, the longer.
+A low priority alone would do less: a thread that is preempted while it holds the interpreter's lock holds up all
+others. With equal priority, every ordinary search would wait for a slice of time to be scheduled beside it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from index.backends.faiss_support import use_threads
@@ -18,12 +19,15 @@ Result = TypeVar("Result")
 class Pool:
     """Each thread runs one call at a time, and faiss starts no further threads for it: calls do not fight for cores."""
 
-    def __init__(self, *, threads: int, max_waiting: int, name: str = "search") -> None:
+    def __init__(
+        self, *, threads: int, max_waiting: int, name: str = "search", initializer: Callable[[], None] | None = None
+    ) -> None:
+        """initializer: called on each thread before its first call; default: faiss starts no further threads for it."""
         # A call holds its slot until its thread has finished, even if its caller gave up before.
         self._slots = threading.BoundedSemaphore(threads + max_waiting)
         self._lock = threading.Lock()
         self._in_progress = 0
-        self._executor = ThreadPoolExecutor(threads, name, initializer=use_threads, initargs=(1,))
+        self._executor = ThreadPoolExecutor(threads, name, initializer=initializer or partial(use_threads, 1))
 
     async def run(self, work: Callable[[], Result], deadline: Deadline) -> Result:
         """Return what `work` returns. Raises as `submit` and its future do."""

@@ -15,19 +15,21 @@ from index.serving.caller import Caller
 from index.serving.exact_searches import ExactSearches
 from index.serving.pacer import Pacer
 from index.serving.pool import Pool
+from index.serving.threads import lower_thread_priority
 from index.serving.work_rate import WorkRate, require_time
 from lookalike.errors import Overloaded
 
 Result = TypeVar("Result")
 
 
-# Of all cores, for the deep searches, and as much for the exact ones, while ordinary ones are in progress: these keep
-# three quarters.
-_COSTLY_SHARE = 1 / 8
+# Of the time of all cores, for the deep searches, and as much for the exact ones, while ordinary ones are in progress:
+# these keep seven eighths. With twice the share, and a client on the same two cores, they kept three quarters of their
+# goodput beside four exact callers (benchmarks/cost_classes.py).
+_COSTLY_SHARE = 1 / 16
 
 
 class DeepSearches:
-    """Runs deep searches on threads of their own; at most `max_searches` are in progress.
+    """Runs deep searches on threads of low priority; at most `max_searches` are in progress.
 
     Further ones, and those that would be late, are refused. For one event loop.
 
@@ -38,7 +40,8 @@ class DeepSearches:
         self._threads = threads
         self._pacer = pacer or Pacer(1, lambda: False)
         self._last = threading.local()  # Of each thread: when its last search ended, and how long its last part took.
-        self._pool = Pool(threads=threads, max_waiting=max(0, max_searches - threads), name="deep")
+        max_waiting = max(0, max_searches - threads)
+        self._pool = Pool(threads=threads, max_waiting=max_waiting, name="deep", initializer=lower_thread_priority)
         self._lock = threading.Lock()
         self._rate = WorkRate()  # Of searches: they differ, but none takes longer than its caller waits.
         self._count = 0

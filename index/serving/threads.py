@@ -13,7 +13,7 @@ from index.backends.faiss_support import use_threads
 
 Result = TypeVar("Result")
 
-_LOW_PRIORITY = 10  # The nice value of threads that load or compact: searches go first.
+_LOWER = 10  # Added to the nice value of threads that load, compact, or run costly searches: ordinary ones go first.
 
 
 async def run_in_thread(executor: Executor, work: Callable[[], Result]) -> Result:
@@ -26,4 +26,5 @@ def lower_thread_priority() -> None:
     On Linux every thread has a nice value of its own, which the threads it starts inherit.
     """
     use_threads(1)
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
+    thread = threading.get_native_id()
+    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _LOWER)
