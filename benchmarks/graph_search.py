@@ -36,6 +36,7 @@ from index.storage.manifest import IndexEntry, OperatingPoint
 from lookalike.vectors import F32, I64
 
 TARGET = 0.95
+QUERIES = 1_000
 TUNING_QUERIES = 400
 RECIPES = ("HNSW32,SQ8", "PCAR256,HNSW24,SQ8", "SymQG32", "PCAR384,SymQG32", "PCAR256,SymQG32")
 SETS = {"noisy": noisy, "cnn": cnn_like}
@@ -47,7 +48,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--set", choices=tuple(SETS), default="noisy")
     parser.add_argument("--only", nargs="+", default=RECIPES, metavar="RECIPE")
@@ -55,7 +55,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     faiss_support.use_threads(1)
-    vectors, queries = SETS[options.set](options.count, options.queries)
+    vectors, queries = SETS[options.set](options.count, QUERIES)
     truth = nearest(vectors, queries)
     contenders = [Contender(name, options.folder, vectors, queries, truth) for name in options.only]
     timings = time_all(contenders, options.rounds)

@@ -13,7 +13,6 @@ from lookalike.errors import InvalidRequest, NotFound, Unavailable
 from lookalike.limits import MAX_IDS
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import catalog_pb2
-from lookalike.v1.types_pb2 import Product
 from server.admission import Permit
 from server.checks import check_product_id
 from server.filters import check_filter
@@ -30,7 +29,8 @@ class CatalogReader:
     shards: ShardGroup
     default_deadline_s: float
 
-    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline, permit: Permit) -> Product:
+    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline, permit: Permit) -> bytes:
+        """A serialized Product."""
         check_product_id("product_id", request.product_id)
         snapshot = self.versions.snapshot()
         fetched = await self.shards.get(snapshot, request.product_id, self._or_default(deadline))

@@ -21,6 +21,7 @@ from server.version_watch import VersionWatch
 
 # The threshold, above every probability, of a precision that no probability reached: as encoders/product/classifier.py.
 UNREACHABLE = 2.0
+_INPUT_SPACES = (SPACE_IMAGE, SPACE_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class ClassifyHandler:
             snapshot = self.versions.snapshot()
             version = snapshot.version
             with permit.timer.stage("lookup"):
-                fetched = await self.shards.lookup(snapshot, query.product_id, deadline)
+                fetched = await self.shards.lookup(snapshot, query.product_id, _INPUT_SPACES, deadline)
             inputs = _stored_inputs(fetched, query.product_id, snapshot)
         with permit.timer.stage("encode"):
             result = await self.encoders.classify(inputs, query.precision, deadline)
@@ -73,7 +74,7 @@ class ClassifyHandler:
 def _stored_inputs(fetched: index_pb2.FetchedProduct, product_id: str, snapshot: Snapshot) -> InputVectors:
     """The product's stored image and text vectors. Raises NotFound for an unknown product, or one with neither."""
     stored = StoredProduct.from_fetched(product_id, fetched)
-    image, text = (_stored_vector(stored, space, snapshot) for space in (SPACE_IMAGE, SPACE_TEXT))
+    image, text = (_stored_vector(stored, space, snapshot) for space in _INPUT_SPACES)
     if image is None and text is None:
         raise NotFound(f"product {product_id} has neither a photo nor a text vector")
     return InputVectors(image, text)

@@ -71,7 +71,9 @@ class Encoders:
             self._image_encoder = ImageEncoder(
                 *channels, model=settings.model, version=settings.model_version, label=settings.model_label
             )
-            self._image_batcher = self._batcher("image encoder", self._encode_images, settings.image_batch)
+            self._image_batcher = self._batcher(
+                "image encoder", self._encode_images, settings.image_batch, max_in_flight=settings.image_inflight
+            )
         if settings.text_encoder:
             channel = self._channel(settings.text_encoder)
             self._text_encoder = TextEncoder(channel)
@@ -138,6 +140,7 @@ class Encoders:
         encoder: str,
         send: Callable[[list[Item], Deadline], Awaitable[Sequence[Reply | Exception]]],
         max_batch: int,
+        max_in_flight: int = 2,
     ) -> Coalescer[Item, Reply]:
         """A coalescer that sends batches by `send`. Each caller waits until its own deadline.
 
@@ -150,7 +153,7 @@ class Encoders:
             except DeadlineExceeded as error:
                 raise Unavailable(f"{encoder} did not answer in time") from error
 
-        return Coalescer(send_in_time, max_in_flight=2, max_batch=max_batch, max_waiting=self._max_waiting)
+        return Coalescer(send_in_time, max_in_flight=max_in_flight, max_batch=max_batch, max_waiting=self._max_waiting)
 
     async def _encode_images(self, batch: list[Pixels], deadline: Deadline) -> Sequence[EncodedVector]:
         encoded = await self._image_encoder.encode(np.stack(batch), deadline)

@@ -10,7 +10,7 @@ from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from server.query import COMPARABLE_IN, ExampleSource, SearchQuery
 
-# The spaces that each example product has a vector in, by product id.
+# The spaces that each example product has a vector in, of those that were fetched, by product id.
 ProductSpaces = Mapping[str, Collection[Space.ValueType]]
 
 
@@ -86,6 +86,15 @@ class AutoPolicy:
             path = path.rpartition("/")[0]
         return self.default
 
+    def preferred_space(self, category: str, built: Collection[Space.ValueType]) -> Space.ValueType | None:
+        """The first of the spaces of the category's entry that is built; None if none is."""
+        return _first_built(self.entry_of(category), built)
+
+    def preferred_spaces(self, built: Collection[Space.ValueType]) -> set[Space.ValueType]:
+        """What `preferred_space` is, over all categories."""
+        entries = (*self.by_category.values(), self.default)
+        return {space for entry in entries if (space := _first_built(entry, built)) is not None}
+
     def route_product(self, category: str, product_id: str, spaces: Collection[Space.ValueType]) -> Route:
         """The route for a product that has vectors in `spaces`.
 
@@ -106,10 +115,13 @@ class AutoPolicy:
     def route_source(self, source: ExampleSource, built: Collection[Space.ValueType]) -> Route:
         """The route for photos only, or for texts only; their own space if none of their entry's spaces is built."""
         entry = self.by_source[source]
-        for space in entry.spaces:
-            if space in built:
-                return Route((space,), (1.0,), entry.text)
+        if (space := _first_built(entry, built)) is not None:
+            return Route((space,), (1.0,), entry.text)
         return SINGLE_SPACE[COMPARABLE_IN[source][0]]
+
+
+def _first_built(entry: PolicyEntry, built: Collection[Space.ValueType]) -> Space.ValueType | None:
+    return next((space for space in entry.spaces if space in built), None)
 
 
 def _parse_spaces(entry: str, names: str, allowed_spaces: Collection[Space.ValueType]) -> tuple[Space.ValueType, ...]:

@@ -30,6 +30,7 @@ from server.query_vectors import (
     run_concurrently,
 )
 from server.result_cache import RequestKeys, ResultCache, digest_of
+from server.shard_client import Spaces
 from server.shard_group import ShardGroup, ShardResults
 from server.single_flight import SingleFlight
 from server.stored_product import StoredProduct
@@ -102,15 +103,19 @@ class Searcher:
         self, key: str, query: SearchQuery, snapshot: Snapshot, timer: RequestTimer, deadline: Deadline
     ) -> SearchAnswer:
         """Look up example products, encode photos and texts, search the shards; cache a complete answer."""
-        route = resolve_route(query, snapshot.spaces, self.policy)
-        if route is not None:
-            snapshot.require_spaces(route.spaces)  # Fail before anything is looked up or encoded.
+        ids = [str(example.value) for example in query.examples_by(ExampleSource.PRODUCT)]
         products: ExampleProducts = {}
-        if ids := [str(example.value) for example in query.examples_by(ExampleSource.PRODUCT)]:
+        route = resolve_route(query, snapshot.spaces, self.policy)
+        if route is None:
             with timer.stage("lookup"):
-                products = await self._lookup(ids, snapshot, deadline)
+                products, route = await self._lookup_by_policy(ids, query, snapshot, deadline)
+        else:
+            snapshot.require_spaces(route.spaces)  # Fail before anything is looked up or encoded.
+            if ids:
+                with timer.stage("lookup"):
+                    products = await self._lookup(ids, route.spaces, snapshot, deadline)
         product_spaces = {product_id: stored.vectors for product_id, stored in products.items()}
-        route = drop_empty_spaces(route or self._route_by_category(query, products), query, product_spaces)
+        route = drop_empty_spaces(route, query, product_spaces)
         spaces = snapshot.require_spaces(route.spaces)
         vectors = await self._compose_vectors(query, spaces, products, timer, deadline)
         with timer.stage("search"):
@@ -155,20 +160,33 @@ class Searcher:
         others = sorted({*range(len(hits))}.difference(chosen))
         return results, hits.select([*chosen, *others])
 
-    async def _lookup(self, ids: Sequence[str], snapshot: Snapshot, deadline: Deadline) -> ExampleProducts:
-        """The products by id. Raises NotFound for one that the catalogue does not have."""
-        fetched = await run_concurrently([self.shards.lookup(snapshot, product_id, deadline) for product_id in ids])
+    async def _lookup_by_policy(
+        self, ids: Sequence[str], query: SearchQuery, snapshot: Snapshot, deadline: Deadline
+    ) -> tuple[ExampleProducts, Route]:
+        """The products by id, and AUTO's route for the category of the example product of the greatest weight.
+
+        First with their vectors of the spaces that categories prefer; only where the product has none in the space that
+        its own prefers, with all. Raises what `_lookup` does.
+        """
+        heaviest = max(query.examples_by(ExampleSource.PRODUCT), key=lambda example: example.weight)
+        product_id, built = str(heaviest.value), snapshot.spaces
+        products = await self._lookup(ids, self.policy.preferred_spaces(built), snapshot, deadline)
+        category = products[product_id].parse().category
+        if self.policy.preferred_space(category, built) not in products[product_id].vectors:
+            products = await self._lookup(ids, built, snapshot, deadline)
+        return products, self.policy.route_product(category, product_id, products[product_id].vectors)
+
+    async def _lookup(
+        self, ids: Sequence[str], spaces: Spaces, snapshot: Snapshot, deadline: Deadline
+    ) -> ExampleProducts:
+        """The products by id, with their vectors of these spaces. Raises NotFound for an id that there is not."""
+        fetched = await run_concurrently(
+            [self.shards.lookup(snapshot, product_id, spaces, deadline) for product_id in ids]
+        )
         return {
             product_id: StoredProduct.from_fetched(product_id, each)
             for product_id, each in zip(ids, fetched, strict=True)
         }
-
-    def _route_by_category(self, query: SearchQuery, products: ExampleProducts) -> Route:
-        """AUTO's route for the category of the example product of the greatest weight."""
-        heaviest = max(query.examples_by(ExampleSource.PRODUCT), key=lambda example: example.weight)
-        product_id = str(heaviest.value)
-        stored = products[product_id]
-        return self.policy.route_product(stored.product.category, product_id, stored.vectors)
 
 
 async def _digest(request: search_pb2.SearchRequest) -> bytes:
@@ -191,7 +209,7 @@ def _shard_query(
 ) -> index_pb2.ShardQuery:
     filter = query.filter
     if query.exclude_same_shop:
-        shops = {stored.product.shop for stored in products.values() if stored.product.shop}
+        shops = {shop for stored in products.values() if (shop := stored.parse().shop)}
         filter = Filter()
         filter.CopyFrom(query.filter)
         filter.shop_not_in.extend(sorted(shops.difference(filter.shop_not_in)))

@@ -66,6 +66,15 @@ class ServiceSettings(ProcessSettings):
     refresh_s: float = setting(
         1.0, "interval at which the shards are polled for their versions", at_least=0.05, at_most=60
     )
+    # With one call at a time instead of two, and 16 photos in flight, batches are of 7 photos instead of 4, and a query
+    # costs 3-4 % less CPU: the model server runs one batch at a time, and a larger one costs less per photo.
+    image_inflight: int = setting(
+        1,
+        "calls in flight to the model server; photos that arrive meanwhile are sent together in the next; with several "
+        "model servers, as many as there are",
+        at_least=1,
+        at_most=64,
+    )
     image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=221)
     image_threads: int = setting(2, "threads that decode photos", at_least=1, at_most=64)
     text_batch: int = setting(64, "most texts in one call to the text encoder", at_least=1, at_most=1024)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,9 @@ from lookalike.v1 import index_pb2, types_pb2
 from server.settings import ServiceSettings
 from server.shard_transport import ShardTransport
 from server.topology import Snapshot
+
+Spaces = Collection[types_pb2.Space.ValueType]
+_Lookup = tuple[str, Spaces]  # A product's id, and the spaces whose vectors are wanted.
 
 # Maximum size of a batch of updates: each counts 1, and 1 more per 128 KiB, so that no message is too large.
 _UPDATE_BATCH = 64
@@ -29,7 +32,7 @@ class _Batchers:
     """The batchers of one version: all queries of a batch pin the version that the batch names."""
 
     searches: Coalescer[index_pb2.ShardQuery, index_pb2.ShardHits]
-    lookups: Coalescer[str, index_pb2.FetchedProduct]
+    lookups: Coalescer[_Lookup, index_pb2.FetchedProduct]
     # Each result with the shard's sequence number after the batch.
     updates: Coalescer[index_pb2.Update, tuple[index_pb2.UpdateResult, int]]
 
@@ -82,9 +85,14 @@ class ShardClient:
             raise
         return hits
 
-    async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
-        """The product with its vectors of every space; without `product` where the shard has no such product."""
-        return await self._batchers_of(snapshot).lookups(product_id, deadline)
+    async def lookup(
+        self, snapshot: Snapshot, product_id: str, spaces: Spaces, deadline: Deadline
+    ) -> index_pb2.FetchedProduct:
+        """The product with its vectors of at least these spaces; without `product` where the shard has no such product.
+
+        A batch of look-ups asks for the spaces of all of them.
+        """
+        return await self._batchers_of(snapshot).lookups((product_id, spaces), deadline)
 
     async def apply(
         self, snapshot: Snapshot, update: index_pb2.Update, deadline: Deadline
@@ -99,7 +107,7 @@ class ShardClient:
         deadline: Deadline,
         *,
         descriptions: bool = False,
-        vectors: Sequence[types_pb2.Space.ValueType] = (),
+        vectors: Spaces = (),
     ) -> Sequence[index_pb2.FetchedProduct]:
         """The products with their vectors of these spaces; without `product` where the shard has no such product."""
         request = index_pb2.FetchRequest(version=version, ids=ids, descriptions=descriptions, vectors=vectors)
@@ -131,7 +139,7 @@ class ShardClient:
                     size=self._query_size,
                 ),
                 Coalescer(
-                    partial(self._lookup, version, sorted(snapshot.spaces)),
+                    partial(self._lookup, version),
                     max_in_flight=self._settings.shard_inflight,
                     max_batch=self._settings.shard_batch,
                     max_waiting=self._settings.max_inflight,
@@ -155,10 +163,9 @@ class ShardClient:
     async def _search(self, version: str, queries: list[index_pb2.ShardQuery]) -> Sequence[index_pb2.ShardHits]:
         return await self._transport.search(version, queries, self._settings.shard_timeout_s, ordinary_only=True)
 
-    async def _lookup(
-        self, version: str, spaces: Sequence[types_pb2.Space.ValueType], ids: list[str]
-    ) -> Sequence[index_pb2.FetchedProduct]:
-        request = index_pb2.FetchRequest(version=version, ids=ids, vectors=spaces)
+    async def _lookup(self, version: str, lookups: list[_Lookup]) -> Sequence[index_pb2.FetchedProduct]:
+        ids, spaces = zip(*lookups, strict=True)
+        request = index_pb2.FetchRequest(version=version, ids=ids, vectors=sorted(set().union(*spaces)))
         return await self._transport.fetch(request, self._settings.shard_timeout_s)
 
     async def _apply(

@@ -12,7 +12,7 @@ from lookalike.runtime.partition import shard_of
 from lookalike.v1 import index_pb2, types_pb2
 from server import metrics
 from server.settings import ServiceSettings
-from server.shard_client import ShardClient
+from server.shard_client import ShardClient, Spaces
 from server.shard_transport import ShardTransport
 from server.topology import Snapshot
 
@@ -104,12 +104,14 @@ class ShardGroup:
             self._costly -= 1
             metrics.COSTLY.set(self._costly)
 
-    async def lookup(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
-        """The product with its vectors of every space; without `product` where there is no such product.
+    async def lookup(
+        self, snapshot: Snapshot, product_id: str, spaces: Spaces, deadline: Deadline
+    ) -> index_pb2.FetchedProduct:
+        """The product with its vectors of at least these spaces; without `product` where there is no such product.
 
         Raises Unavailable when the one shard that owns the product does not answer.
         """
-        return await self._owner(product_id).lookup(snapshot, product_id, deadline)
+        return await self._owner(product_id).lookup(snapshot, product_id, spaces, deadline)
 
     async def get(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
         """The product with its description; without `product` where there is no such product."""
@@ -122,7 +124,7 @@ class ShardGroup:
         return [fetched.HasField("product") for fetched in await self.fetch(snapshot, ids, (), deadline)]
 
     async def fetch(
-        self, snapshot: Snapshot, ids: Sequence[str], spaces: Sequence[types_pb2.Space.ValueType], deadline: Deadline
+        self, snapshot: Snapshot, ids: Sequence[str], spaces: Spaces, deadline: Deadline
     ) -> list[index_pb2.FetchedProduct]:
         """The products, in the order of `ids`, with their vectors of these spaces; without `product` for an unknown id.
 

@@ -13,8 +13,8 @@ from lookalike.vectors import F32, unpack
 
 @dataclass(frozen=True, slots=True)
 class StoredProduct:
-    product: Product
-    vectors: Mapping[Space.ValueType, bytes]  # float32 of unit norm; only the spaces in which it has a vector.
+    serialized: bytes  # A Product without description.
+    vectors: Mapping[Space.ValueType, bytes]  # float32 of unit norm; of the fetched spaces those in which it has one.
 
     @classmethod
     def from_fetched(cls, product_id: str, fetched: FetchedProduct) -> StoredProduct:
@@ -22,6 +22,9 @@ class StoredProduct:
         if not fetched.HasField("product"):
             raise NotFound(f"no product {product_id}")
         return cls(fetched.product, {each.space: each.vector for each in fetched.vectors})
+
+    def parse(self) -> Product:
+        return Product.FromString(self.serialized)
 
     def vector(self, space: Space.ValueType, dim: int) -> F32 | None:
         """(dim,) float32, read-only; None where the product has no vector in the space."""

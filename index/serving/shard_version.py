@@ -22,7 +22,7 @@ from lookalike.errors import BadArtifact, InvalidRequest
 from lookalike.limits import MAX_IDS
 from lookalike.spaces import space_number
 from lookalike.v1 import index_pb2, types_pb2
-from lookalike.v1.types_pb2 import Space
+from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import pack
 
 MAX_DESCRIPTIONS = 16  # In one response; each has at most 1 MiB.
@@ -100,9 +100,9 @@ class ShardVersion:
             fetched = response.products.add()
             if (ref := view.find(product_id)) is None:
                 continue
-            fetched.product.ParseFromString(ref.product)
-            if request.descriptions:
-                fetched.product.description = ref.description
+            # Serialized messages, one after the other, are the message with the fields of both.
+            description = Product(description=ref.description).SerializeToString() if request.descriptions else b""
+            fetched.product = ref.product + description
             for number in request.vectors:
                 if number in self._dims and (vector := ref.vector(number)) is not None:
                     fetched.vectors.add(space=number, vector=pack(vector))

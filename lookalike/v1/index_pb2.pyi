@@ -395,6 +395,7 @@ class FetchRequest(_message.Message):
     DESCRIPTIONS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     descriptions: _builtins.bool
+    """Whether to return the products with their descriptions."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -445,10 +446,8 @@ class FetchedProduct(_message.Message):
 
     PRODUCT_FIELD_NUMBER: _builtins.int
     VECTORS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def product(self) -> _types_pb2.Product:
-        """Unset: this shard has no such product."""
-
+    product: _builtins.bytes
+    """A serialized `Product`; unset: this shard has no such product."""
     @_builtins.property
     def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]:
         """Of the requested spaces in which the product has one."""
@@ -456,14 +455,16 @@ class FetchedProduct(_message.Message):
     def __init__(
         self,
         *,
-        product: _types_pb2.Product | None = ...,
+        product: _builtins.bytes | None = ...,
         vectors: _abc.Iterable[_types_pb2.SpaceVector] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_product", b"_product", "product", b"product"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_product", b"_product", "product", b"product", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__product: _TypeAlias = _typing.Literal["product"]  # noqa: Y015
+    _WhichOneofArgType__product: _TypeAlias = _typing.Literal["_product", b"_product"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__product) -> _WhichOneofReturnType__product | None: ...
 
 Global___FetchedProduct: _TypeAlias = FetchedProduct  # noqa: Y015
 

@@ -26,7 +26,7 @@ from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Una
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import ShardQuery, UpdateResult
-from lookalike.v1.types_pb2 import Filter
+from lookalike.v1.types_pb2 import Filter, Product
 from node.local_shard import LocalShard
 from server.remote_shard import RemoteShard
 from server.shard_transport import ShardTransport
@@ -213,7 +213,7 @@ async def test_both_transports_give_the_same_answers(shard: ShardVersion, versio
 async def test_products_are_fetched_in_order_and_missing_ones_are_empty(scene: Scene, version: str) -> None:
     request = index_pb2.FetchRequest(version=version, ids=["p4", "nothing", "p5"], vectors=[IMAGE, TEXT])
     fetched = await scene.transport.fetch(request, SECONDS)
-    assert [each.product.id for each in fetched] == ["p4", "", "p5"]
+    assert [Product.FromString(each.product).id for each in fetched] == ["p4", "", "p5"]
     assert [each.HasField("product") for each in fetched] == [True, False, True]
     assert [[vector.space for vector in each.vectors] for each in fetched] == [[IMAGE, TEXT], [], [IMAGE]]
 

@@ -115,6 +115,7 @@ class ScriptedShard:
     fetch_error: LookalikeError | None = None
     hang: bool = False
     batches: list[int] = field(default_factory=list)
+    fetches: list[index_pb2.FetchRequest] = field(default_factory=list)
     updates: list[index_pb2.Update] = field(default_factory=list)
     outcome: index_pb2.UpdateResult.Outcome.ValueType = index_pb2.UpdateResult.APPLIED
     refusal: str = ""
@@ -184,13 +185,14 @@ class ScriptedShard:
 
     async def fetch(self, request: index_pb2.FetchRequest, _: Deadline) -> index_pb2.FetchResponse:
         await self._hang_or_fail(request.version)
+        self.fetches.append(request)
         if self.fetch_error is not None:
             raise self.fetch_error
         by_id = {product.id: product for product in self.products}
         return index_pb2.FetchResponse(
             products=[
                 index_pb2.FetchedProduct(
-                    product=by_id.get(product_id),
+                    product=by_id[product_id].SerializeToString() if product_id in by_id else None,
                     vectors=[
                         SpaceVector(space=space, vector=pack(VECTORS[product_id, space]))
                         for space in request.vectors
@@ -276,6 +278,7 @@ class ScriptedModelServer:
 
     fingerprint: str = f"encoder-{SPACE_IMAGE}"
     photos: list[int] = field(default_factory=list)
+    calls: list[int] = field(default_factory=list)  # The number of photos of each.
     waits_for: asyncio.Event | None = None  # If set, it answers only after this event.
     error: grpc.StatusCode | None = None
 
@@ -284,6 +287,7 @@ class ScriptedModelServer:
     ) -> prediction_pb2.PredictResponse:
         numbers = [round(float(pixels[..., 0].mean()) / 10) for pixels in to_array(request.inputs[signature.IMAGES])]
         self.photos += numbers
+        self.calls.append(len(numbers))
         if self.waits_for is not None:
             await self.waits_for.wait()
         if self.error is not None:

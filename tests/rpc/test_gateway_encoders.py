@@ -15,7 +15,7 @@ from encoders.image.preprocessing import preprocess
 from lookalike.errors import FailedPrecondition
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.catalog_pb2 import UpsertRequest
-from lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
+from lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest, SearchResponse
 from lookalike.v1.text_encoder_pb2 import EncodeTextResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from lookalike.vectors import pack
@@ -23,6 +23,7 @@ from server import encoding
 from server.encoding import EncodedVector, Encoders, InputVectors
 from server.settings import GatewaySettings
 from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, ScriptedSystem, a_photo, scripted_system, serving
+from tests.rpc.model_servers import until
 
 PHOTO = SearchRequest(examples=[Example(image=a_photo(7))], space=SPACE_IMAGE)
 Call = Callable[[ScriptedSystem], Awaitable[object]]
@@ -78,6 +79,35 @@ async def test_a_late_model_server_is_unavailable_and_not_retried_even_with_time
         status = await status_of(system.search.Search(PHOTO, timeout=20))
         assert status == (grpc.StatusCode.UNAVAILABLE, "image encoder did not answer in time")
         assert system.model_server.photos == [7]
+
+
+async def test_photos_that_arrive_while_a_call_is_in_flight_are_sent_together_in_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[bytes] = []
+
+    def recording_preprocess(data: bytes) -> encoding.Pixels:
+        pixels = preprocess(data)
+        decoded.append(data)
+        return pixels
+
+    def search(system: ScriptedSystem, number: int) -> asyncio.Future[SearchResponse]:
+        request = SearchRequest(examples=[Example(image=a_photo(number))], space=SPACE_IMAGE)
+        return asyncio.ensure_future(system.search.Search(request))
+
+    monkeypatch.setattr(encoding, "preprocess", recording_preprocess)
+    async with scripted_system() as system:
+        system.model_server.waits_for = asyncio.Event()
+        searches = [search(system, 1)]
+        await until(lambda: system.model_server.calls)
+        for number in (2, 3, 4):
+            searches.append(search(system, number))
+            await until(lambda number=number: len(decoded) == number)  # type: ignore[misc]  # mypy cannot infer it
+            # The gateway has taken the photo from its thread once a search that began later is answered.
+            await system.search.Search(SearchRequest(examples=[Example(product_id="p07")]))
+        system.model_server.waits_for.set()
+        await asyncio.gather(*searches)
+        assert system.model_server.calls == [1, 3]
 
 
 NEVER = Deadline.after(None)

@@ -213,12 +213,14 @@ async def test_products_are_fetched_in_the_order_of_the_ids_with_the_requested_f
     request = index_pb2.FetchRequest(version=version, ids=["p9", "none", "p10"], vectors=[TEXT, IMAGE])
     both_vectors, missing, only_image = (await stub.Fetch(request)).products
     assert not missing.HasField("product")
-    assert (both_vectors.product.id, both_vectors.product.description) == ("p9", "")
+    product = Product.FromString(both_vectors.product)
+    assert (product.id, product.description) == ("p9", "")
     assert [vector.space for vector in both_vectors.vectors] == [TEXT, IMAGE]
     assert np.allclose(unpack(both_vectors.vectors[1].vector, 16)[0], VECTORS[9], atol=1e-6)
     assert [vector.space for vector in only_image.vectors] == [IMAGE]
     (described,) = (await stub.Fetch(index_pb2.FetchRequest(version=version, ids=["p9"], descriptions=True))).products
-    assert described.product.description == "description of 9"
+    described_product = Product.FromString(described.product)
+    assert (described_product.id, described_product.description) == ("p9", "description of 9")
     assert not described.vectors
 
 

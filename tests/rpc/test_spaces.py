@@ -339,6 +339,30 @@ async def test_auto_takes_the_first_preferred_space_that_is_built_and_names_the_
             assert (spaces(response), response.provenance.policy) == ([space], entry)
 
 
+async def test_a_product_is_looked_up_with_the_vectors_of_the_spaces_that_it_may_be_searched_in() -> None:
+    image_and_text = weights(image=1, text=1)
+    for request, looked_up in (
+        (SearchRequest(examples=[product(7)], space=SPACE_TEXT), [[SPACE_TEXT]]),
+        (SearchRequest(examples=[product(7)], weights=image_and_text), [[SPACE_IMAGE, SPACE_TEXT]]),
+        (SearchRequest(examples=[product(7)]), [[SPACE_PRODUCT]]),  # What every category prefers.
+        (SearchRequest(examples=[product(17)]), [[SPACE_PRODUCT], [*ALL]]),  # It is not in the product space.
+    ):
+        async with scripted_system(spaces=ALL) as system:
+            await system.search.Search(request)
+            assert [list(fetch.vectors) for shard in system.shards for fetch in shard.fetches] == looked_up
+    async with scripted_system() as system:
+        await system.search.Search(SearchRequest(examples=[product(7)]))
+        (fetch,) = (fetch for shard in system.shards for fetch in shard.fetches)
+        assert list(fetch.vectors) == [SPACE_IMAGE, SPACE_TEXT]  # Without a product space it depends on the category.
+
+
+async def test_products_looked_up_at_once_for_different_spaces_are_each_searched_in_their_own() -> None:
+    async with scripted_system(spaces=ALL) as system:
+        requests = [SearchRequest(examples=[product(7)], space=space) for space in ALL]
+        responses = await asyncio.gather(*(system.search.Search(request) for request in requests))
+    assert [spaces(response) for response in responses] == [[space] for space in ALL]
+
+
 async def test_the_auto_policy_is_configurable() -> None:
     policy = ("fashion/shoes=text>product", "*=image")
     async with scripted_system(spaces=ALL, auto_policy=policy, auto_photo="image", auto_text="text>product") as system:

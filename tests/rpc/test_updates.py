@@ -26,6 +26,7 @@ from lookalike.channels import aio_channel
 from lookalike.errors import BadArtifact, Overloaded
 from lookalike.v1 import index_pb2, index_pb2_grpc
 from lookalike.v1.index_pb2 import Update, UpdateResult
+from lookalike.v1.types_pb2 import Product
 from tests.rpc.gateways import serving
 from tests.unit.index.live_samples import COUNT, build_version, open_live, remove, upsert
 from tests.unit.index.samples import IMAGE, query_vector, serving_only
@@ -78,7 +79,7 @@ async def test_an_acknowledged_update_is_in_every_later_response(stub: Stub, ver
     (hits,) = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=[query]))).results
     assert (list(hits.ids), list(hits.shops)) == (["new"], ["shop 1"])
     fetched = (await stub.Fetch(index_pb2.FetchRequest(version=version, ids=["new", "p3"], descriptions=True))).products
-    assert fetched[0].product == new.upsert.product
+    assert Product.FromString(fetched[0].product) == new.upsert.product
     assert not fetched[1].HasField("product")
     assert (await stub.Count(index_pb2.ShardCountRequest(version=version))).count == COUNT
     (description,) = (await stub.Describe(index_pb2.DescribeRequest())).versions

@@ -91,7 +91,7 @@ def test_ids_of_256_bytes_in_any_script_are_found(tmp_path: Path) -> None:
     shard = open_shard(tmp_path, 0)
     assert list(shard.page(Filter(), "").ids) == sorted(ids, key=str.encode)
     fetched = shard.fetch(index_pb2.FetchRequest(ids=[*ids, "b", ""]))
-    assert [product.product.id for product in fetched.products] == [*ids, "", ""]
+    assert [Product.FromString(each.product).id for each in fetched.products] == [*ids, "", ""]
 
 
 def test_the_same_inputs_give_the_same_version_and_results(tmp_path: Path) -> None:
