@@ -23,8 +23,8 @@ Result = TypeVar("Result")
 
 
 # Of the time of all cores, for the deep searches, and as much for the exact ones, while ordinary ones are in progress:
-# these keep seven eighths. Beside four exact callers, with a client on the same two cores, their goodput was .94 of that
-# without (benchmarks/cost_classes.py).
+# these keep seven eighths. Beside four exact callers, with a client on the same two cores, their goodput was .94 of
+# that without (benchmarks/cost_classes.py).
 _COSTLY_SHARE = 1 / 16
 
 
