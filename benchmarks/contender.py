@@ -88,6 +88,7 @@ class ShardContender:
             refine_factor=settings.refine_factor,
             cost=0,
             recall=0,
+            standard_error=0,
         )
         return self.space.probe(query[None, :], K, point)[0].rows
 

@@ -35,7 +35,7 @@ from index.backends.faiss_support import use_threads
 from index.backends.gpu import Gpu, GpuIndex
 from index.backends.recipe import IvfRecipe, Recipe, resolve_recipe
 from index.building.build import IndexOptions, SpaceVectors, build
-from index.building.calibration import calibrate
+from index.building.calibration import calibrate, draw_queries
 from index.search.space import BATCH, SpaceIndex
 from index.storage import vectors as stored
 from index.storage.manifest import IndexEntry
@@ -122,11 +122,12 @@ def measure_recipe(
     if recipe is None:
         raise OperatorError(f"{name}: exact search has no index to place on a device")
     began_s = time.perf_counter()
-    cpu_index = factory.train_index(recipe, vectors, 0, threads)
+    held_out = draw_queries(len(vectors), 0)
+    cpu_index = factory.train_index(recipe, vectors, 0, threads, held_out=held_out)
     by_cpu_s = time.perf_counter() - began_s
     by_device_s = time_device_build(device, recipe, vectors, threads)
     use_threads(1)
-    points = calibrate(cpu_index, vectors, 0)
+    points = calibrate(cpu_index, vectors, held_out)
     began_s = time.perf_counter()
     device_index = device.place(cpu_index)
     copied_s = time.perf_counter() - began_s

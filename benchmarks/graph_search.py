@@ -113,6 +113,7 @@ class Contender:
             refine_factor=settings.refine_factor,
             cost=0,
             recall=TARGET,
+            standard_error=0,
         )
         entry = IndexEntry(recipe=self.name, operating_points=(point,))
         return SpaceIndex(entry=entry, vectors=self._vectors, rows=np.arange(len(self._vectors)), ann_index=self.index)

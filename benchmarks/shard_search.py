@@ -25,7 +25,7 @@ from index.backends import factory, faiss_support
 from index.backends.faiss_support import faiss
 from index.backends.recipe import resolve_recipe
 from index.backends.vector_index import VectorIndex
-from index.building.calibration import CalibrationSet
+from index.building.calibration import CalibrationSet, best_scores
 from index.search.segment import Segment
 from index.search.space import SpaceIndex
 from index.serving.shard_version import ShardVersion
@@ -39,6 +39,7 @@ from lookalike.vectors import F32, I64, pack
 
 K = 10
 BATCHES = (1, 16)
+CHOOSING = 512  # Queries that choose an operating point; others measure its recall.
 # The default, and what `lookalike index tune` names for 48 and 80 bytes of memory a vector.
 RECIPES = (("IVF,PQ4fs", 0.95), ("PCAR128,IVF,RaBitQ", 0.9), ("PCAR64,IVF,SQ4", 0.95), ("OPQ32_128,IVF,PQ32x4fs", 0.95))
 
@@ -49,7 +50,8 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    vectors, queries = cnn_like(options.count, options.queries)
+    vectors, queries = cnn_like(options.count, options.queries + CHOOSING)
+    choosing, queries = queries[:CHOOSING], queries[CHOOSING:]
     truth = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :K]
     flat = faiss.IndexFlatIP(DIM)
     flat.add(vectors)
@@ -60,7 +62,7 @@ def main() -> None:
             path = Path(folder) / "codes"
             recipe = resolve_recipe(name, len(vectors), DIM, 0)
             assert recipe is not None  # noqa: S101  # no recipe is Flat
-            point = _build_index(path, recipe, vectors, target)
+            point = _build_index(path, recipe, vectors, choosing, target)
             ann_index = factory.read_index(path, recipe, DIM)
             inputs = {"vectors": vectors, "table": table, "queries": queries, "flat": flat, "truth": truth}
             row = _compare(path, ann_index, point, rounds=options.rounds, **inputs)
@@ -78,12 +80,12 @@ def main() -> None:
     )
 
 
-def _build_index(path: Path, recipe: Any, vectors: F32, target: float) -> OperatingPoint:
+def _build_index(path: Path, recipe: Any, vectors: F32, queries: F32, target: float) -> OperatingPoint:
     """Build an index on disk; returns the cheapest operating point that reaches the target recall."""
     ann_index = factory.train_index(recipe, vectors, 0, 2)
     faiss_support.use_threads(1)
-    query_rows = np.sort(np.random.default_rng(0).choice(len(vectors), 256, replace=False))
-    point = CalibrationSet(ann_index, vectors, K, query_rows).find_cheapest(target)
+    kth_best_scores = best_scores(queries, vectors, K, faiss_support.NONE)[:, -1]
+    point = CalibrationSet(ann_index, vectors, K, queries, kth_best_scores).find_cheapest(target)
     if point is None:
         raise RuntimeError(f"{recipe} does not reach {target}")
     ann_index.write(path)

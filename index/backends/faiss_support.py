@@ -11,12 +11,13 @@ import numpy as np
 
 from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact
-from lookalike.vectors import F32
+from lookalike.vectors import F32, I64
 
 faiss: Any = import_module("faiss")  # The type stubs it ships lack most of what is used here.
 
 TRAINING_REVISION = 3  # Increase it when training or calibration changes.
 _CHUNK_VECTORS = 1 << 14
+NONE: I64 = np.empty(0, dtype=np.int64)
 
 
 def build_tag() -> str:
@@ -51,11 +52,12 @@ def read_index(path: Path) -> Any:
         raise BadArtifact(f"{path}: {error}") from error
 
 
-def sample_vectors(vectors: StoredVectors, size: int, random: np.random.Generator) -> F32:
-    """A random sample of at most `size` of the vectors, in their order."""
-    if size >= len(vectors):
-        return as_float32(vectors)
-    return as_float32(vectors[np.sort(random.choice(len(vectors), size, replace=False))])
+def sample_vectors(vectors: StoredVectors, size: int, random: np.random.Generator, held_out: I64 = NONE) -> F32:
+    """A random sample of at most `size` of the vectors, in their order, and none of those at positions `held_out`."""
+    positions = np.delete(np.arange(len(vectors)), held_out)
+    if size < len(positions):
+        positions = np.sort(random.choice(positions, size, replace=False))
+    return as_float32(vectors if len(positions) == len(vectors) else vectors[positions])
 
 
 def as_float32(vectors: StoredVectors) -> F32:

@@ -10,6 +10,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,12 @@ class GpuIndex:
     def with_vectors(self, vectors: StoredVectors) -> VectorIndex:
         """Returns an index on the CPU: those that a shard builds while it serves are small."""
         return self._original.with_vectors(vectors)
+
+    def without(
+        self, positions: I64, vectors: StoredVectors
+    ) -> AbstractContextManager[tuple[VectorIndex, StoredVectors]]:
+        """Returns an index on the CPU, which finds the same."""
+        return self._original.without(positions, vectors)
 
     def ram_bytes(self) -> int:
         return self._original.ram_bytes()

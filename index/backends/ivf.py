@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 from index.backends import cost_model, faiss_support, rotation
 from index.backends.faiss_support import faiss
 from index.backends.recipe import IvfRecipe
+from index.backends.vector_index import VectorIndex
 from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32, I64
 
 _TRAINING_VECTORS_PER_LIST = 64  # For k-means: faiss warns below 39; more takes longer and finds no better.
+_MIN_TRAINING_VECTORS_PER_LIST = 32  # faiss warns below: 39 by a recipe's limit, without the held-out eighth.
 _TRAINING_VECTORS_PER_CENTROID = 256  # Of a PQ code; faiss samples no more.
 _ROTATION_ITERATIONS = 20
 
@@ -26,12 +29,16 @@ _FINE_REFINE_FACTORS, _COARSE_REFINE_FACTORS = (1, 2, 4, 8), (4, 8, 16, 32, 64)
 class IvfIndex:
     """A `VectorIndex` whose search parameter is nprobe: how many lists are visited."""
 
-    def __init__(self, index: Any, recipe: IvfRecipe) -> None:
-        """index: a faiss IVF index, or an IndexPreTransform around one, that owns all its parts."""
+    def __init__(self, index: Any, recipe: IvfRecipe, hidden: I64 = faiss_support.NONE) -> None:
+        """index: a faiss IVF index, or an IndexPreTransform around one, that owns all its parts.
+
+        hidden: positions of vectors that are not found.
+        """
         self._index = index
         self.recipe = recipe
         self.ivf = faiss.extract_index_ivf(index)
         self._rotation = rotation.rotation_of(index)
+        self._selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(hidden)) if len(hidden) else None
         self._parameters_by_nprobe: dict[int, Any] = {}
         self.documents = int(index.ntotal)
         self.dim = int(index.d)
@@ -49,7 +56,8 @@ class IvfIndex:
     def _parameters(self, nprobe: int) -> Any:
         """faiss's search parameters, cached: making them takes 6 µs."""
         if (parameters := self._parameters_by_nprobe.get(nprobe)) is None:
-            parameters = self._parameters_by_nprobe[nprobe] = faiss.SearchParametersIVF(nprobe=nprobe)
+            parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=self._selector)
+            self._parameters_by_nprobe[nprobe] = parameters
         return parameters
 
     def search_parameters(self, depth: int) -> Iterable[int]:
@@ -63,6 +71,11 @@ class IvfIndex:
         index.reset()
         _add_vectors(index, vectors, lambda centroids: centroids)
         return IvfIndex(index, self.recipe)
+
+    def without(
+        self, positions: I64, vectors: StoredVectors
+    ) -> AbstractContextManager[tuple[VectorIndex, StoredVectors]]:
+        return nullcontext((IvfIndex(self._index, self.recipe, hidden=positions), vectors))
 
     def ram_bytes(self) -> int:
         return faiss_support.index_bytes(self._index)
@@ -89,9 +102,12 @@ def train(
     seed: int,
     threads: int,
     to_device: Callable[[Any], Any] = lambda index: index,
+    *,
+    held_out: I64 = faiss_support.NONE,
 ) -> IvfIndex:
     """An index over unit vectors (m, dim), which may be memory-mapped. The same arguments give the same index.
 
+    held_out:  positions of vectors that are indexed, but not trained on.
     to_device: copies the index that compares vectors with centroids (most of the work) to a device.
     """
     dim, nlist = vectors.shape[1], recipe.nlist
@@ -99,7 +115,7 @@ def train(
     faiss_support.use_threads(1)  # More would sum in another order.
     matrix = None
     if recipe.rotated_dim:
-        matrix = _train_rotation(recipe, rotation.sample_for_training(vectors, random), seed)
+        matrix = _train_rotation(recipe, rotation.sample_for_training(vectors, random, held_out), seed)
     faiss_support.use_threads(threads)
     stored_dim = recipe.rotated_dim or dim
     # Finding the lists is most of a search: among 1,024 centroids of 1024 dimensions it takes 157 µs in float32, 73 µs
@@ -107,7 +123,8 @@ def train(
     kmeans = faiss.Clustering(stored_dim, nlist)
     kmeans.niter, kmeans.seed, kmeans.spherical = 10, seed, True
     kmeans.max_points_per_centroid = _TRAINING_VECTORS_PER_LIST
-    sample = faiss_support.sample_vectors(vectors, nlist * _TRAINING_VECTORS_PER_LIST, random)
+    kmeans.min_points_per_centroid = _MIN_TRAINING_VECTORS_PER_LIST
+    sample = faiss_support.sample_vectors(vectors, nlist * _TRAINING_VECTORS_PER_LIST, random, held_out)
     points = rotation.rotate(sample, matrix)
     kmeans.train(points, to_device(faiss.IndexFlatIP(stored_dim)))
     compact = faiss.IndexScalarQuantizer(stored_dim, faiss.ScalarQuantizer.QT_bf16, faiss.METRIC_INNER_PRODUCT)
@@ -118,7 +135,7 @@ def train(
     if recipe.pq_bits:
         index.pq.cp.seed = seed
     size = _TRAINING_VECTORS_PER_CENTROID << (recipe.pq_bits or 4)
-    index.train(rotation.rotate(faiss_support.sample_vectors(vectors, size, random), matrix))
+    index.train(rotation.rotate(faiss_support.sample_vectors(vectors, size, random, held_out), matrix))
     faiss_support.use_threads(threads)
     complete = rotation.with_rotation(matrix, index)
     owner = faiss_support.clone(complete)  # The parts of `complete` belong to variables of this function.

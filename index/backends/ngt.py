@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import weakref
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from index.backends import faiss_support
+from index.backends.vector_index import VectorIndex, rebuilt_without
 from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact, BadSettings
 from lookalike.vectors import F32, I64
@@ -55,6 +57,11 @@ class NgtIndex:
     def with_vectors(self, vectors: StoredVectors) -> NgtIndex:
         """Builds a new graph: NGT has no training to reuse."""
         return train(vectors, 1)
+
+    def without(
+        self, positions: I64, vectors: StoredVectors
+    ) -> AbstractContextManager[tuple[VectorIndex, StoredVectors]]:
+        return rebuilt_without(self, positions, vectors)
 
     def ram_bytes(self) -> int:
         """The size of the files, which NGT reads whole; what it allocates beside them is not counted."""

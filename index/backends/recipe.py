@@ -5,7 +5,7 @@
     SymQG32                   SymphonyQG: a graph with 32 links per node, each with a code of the neighbour it leads to
     IVF,Flat                  inverted lists of full vectors
     IVF,SQ8  IVF,SQ4          inverted lists with one byte, or half a byte, per dimension
-    IVF,PQ4fs                 4-bit product quantisation, scanned in registers; the default for a large space
+    IVF,PQ4fs                 4-bit product quantisation, scanned in registers
     IVF,PQ64x8                product quantisation with 64 codes of 8 bits, which a GPU can search
     IVF,RaBitQ  IVF,RaBitQfs  one bit per dimension
     NGT                       a graph with a tree over full vectors
@@ -27,7 +27,7 @@ from lookalike.errors import BadSettings
 
 AUTO = "auto"
 EXACT = "Flat"
-DEFAULT = "IVF,PQ4fs"  # 2-3 times the queries per core of a graph at the same recall, built 5 times as fast.
+DEFAULT = "IVF,PQ4fs"  # Of `auto` for fewer vectors than can be measured.
 ALLOWED = (
     "auto, Flat, SQfp16, NGT, [PCAR<dim>,]HNSW<links>[,SQ8], [PCAR<dim>,]SymQG<degree>, or "
     "[OPQ<codes>_<dim>,|PCAR<dim>,]IVF[<lists>],"
@@ -132,14 +132,15 @@ def parse_recipe(name: str) -> Recipe | None:
     raise BadSettings(f"no recipe {name!r}; allowed: {ALLOWED}")
 
 
-def resolve_recipe(name: str, documents: int, dim: int, exact_floats: int) -> Recipe | None:
+def resolve_recipe(name: str, documents: int, dim: int, exact_floats: int, *, measured: str = DEFAULT) -> Recipe | None:
     """Parse a factory string and derive the parameters that it leaves open; None: exact search.
 
-    exact_floats: with `auto`, a space of at most this many floats is searched exactly.
+    exact_floats: with `auto`, a space of at most this many floats is searched exactly,
+    measured:     and a larger one as this recipe, which a measurement chose.
     Raises BadSettings for a recipe that does not suit the vectors.
     """
     if name == AUTO:
-        name = EXACT if documents * dim <= exact_floats else DEFAULT
+        name = EXACT if documents * dim <= exact_floats else measured
     recipe = parse_recipe(name)
     if recipe is None or documents < MIN_INDEXED_VECTORS:
         return None

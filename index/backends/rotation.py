@@ -13,7 +13,7 @@ import numpy as np
 from index.backends import faiss_support
 from index.backends.faiss_support import faiss
 from index.storage.vectors import StoredVectors
-from lookalike.vectors import F32, normalised
+from lookalike.vectors import F32, I64, normalised
 
 _TRAINING_VECTORS = 1 << 13
 # Adding and subtracting 1.5 · 2^n rounds a small float32 to multiples of 2^(n - 23): here of 2^-11 and 2^-12.
@@ -21,8 +21,8 @@ _QUERY_ROUNDING = np.float32(1.5 * (1 << 12))
 _MATRIX_ROUNDING = np.float32(1.5 * (1 << 11))
 
 
-def sample_for_training(vectors: StoredVectors, random: np.random.Generator) -> F32:
-    return faiss_support.sample_vectors(vectors, _TRAINING_VECTORS, random)
+def sample_for_training(vectors: StoredVectors, random: np.random.Generator, held_out: I64 = faiss_support.NONE) -> F32:
+    return faiss_support.sample_vectors(vectors, _TRAINING_VECTORS, random, held_out)
 
 
 def principal_directions(points: F32, rotated_dim: int) -> F32:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,16 @@ class ScalarQuantizerIndex:
 
     refine_factors: tuple[int, ...] = (1, 2)
 
-    def __init__(self, index: Any) -> None:
+    def __init__(self, index: Any, hidden: I64 = faiss_support.NONE) -> None:
+        """hidden: positions of vectors that are not found."""
         self.index = index
+        selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(hidden)) if len(hidden) else None
+        self._parameters = faiss.SearchParameters(sel=selector)
         self.documents = int(index.ntotal)
         self.dim = int(index.d)
 
     def find_candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
-        positions: I64 = self.index.search(queries, count)[1]
+        positions: I64 = self.index.search(queries, count, params=self._parameters)[1]
         return positions
 
     def search_parameters(self, depth: int) -> Iterable[int]:
@@ -37,6 +41,11 @@ class ScalarQuantizerIndex:
 
     def with_vectors(self, vectors: StoredVectors) -> VectorIndex:
         return build(vectors)
+
+    def without(
+        self, positions: I64, vectors: StoredVectors
+    ) -> AbstractContextManager[tuple[VectorIndex, StoredVectors]]:
+        return nullcontext((ScalarQuantizerIndex(self.index, hidden=positions), vectors))
 
     def ram_bytes(self) -> int:
         return faiss_support.index_bytes(self.index)

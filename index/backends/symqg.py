@@ -10,6 +10,7 @@ Search, SIGMOD 2025.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from index.backends import cost_model, faiss_support, rotation
 from index.backends.duplicates import I32, DuplicateGroups, group_equal_vectors
 from index.backends.graph_search import graph_search_parameters
 from index.backends.recipe import SymqgRecipe
+from index.backends.vector_index import VectorIndex, rebuilt_without
 from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact, BadSettings
 from lookalike.vectors import F32, I64
@@ -89,6 +91,11 @@ class SymqgIndex:
 
     def with_vectors(self, vectors: StoredVectors) -> SymqgIndex:
         return _build(self._recipe, vectors, self.rotation, 1)
+
+    def without(
+        self, positions: I64, vectors: StoredVectors
+    ) -> AbstractContextManager[tuple[VectorIndex, StoredVectors]]:
+        return rebuilt_without(self, positions, vectors)
 
     def ram_bytes(self) -> int:
         """By formula, which tests compare with the file: the library keeps a graph in memory as it writes it."""

@@ -1,10 +1,13 @@
-"""The interface that every ANN backend implements. Pure: a Protocol."""
+"""The interface that every ANN backend implements. Pure: a Protocol, and one method for graphs that cannot change."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from index.storage.vectors import StoredVectors
 from lookalike.vectors import F32, I64
@@ -37,8 +40,24 @@ class VectorIndex(Protocol):
     def with_vectors(self, vectors: StoredVectors) -> VectorIndex:
         """A new index over other vectors (m, dim), possibly memory-mapped, with this one's training; takes one core."""
 
+    def without(
+        self, positions: I64, vectors: StoredVectors
+    ) -> AbstractContextManager[tuple[VectorIndex, StoredVectors]]:
+        """The index as if these of its vectors were not in it, and what it holds then: to search for strangers.
+
+        vectors: all that it holds. Meanwhile nobody else may use it.
+        """
+
     def ram_bytes(self) -> int:
         """Memory of the whole index: codes, ids, graphs, centroids, matrices."""
 
     def write(self, path: Path) -> None:
         """Write it to a file, or to a directory of files."""
+
+
+def rebuilt_without(
+    index: VectorIndex, positions: I64, vectors: StoredVectors
+) -> AbstractContextManager[tuple[VectorIndex, StoredVectors]]:
+    """`VectorIndex.without` for an index that cannot hide a vector: a second one, for as much time as the first."""
+    others = np.delete(vectors, positions, axis=0)
+    return nullcontext((index.with_vectors(others), others))

@@ -1,7 +1,8 @@
 """Build a version of an index in a location, and let it serve. Reads arrays, writes files.
 
 A version is built in LOCATION/.building, renamed when complete, and named by CURRENT last: an interrupted build never
-serves. Its name is a digest of its inputs, so the same inputs give the same name and results.
+serves. Its name is a digest of its inputs, so the same inputs give the same name and results; with the recipe `auto`
+the recipe that was measured to be the best is one of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.backends import factory, faiss_support, recipe
-from index.building.calibration import EXACT_FLOATS, TARGET_RECALL, calibrate
+from index.building import auto_recipe
+from index.building.calibration import EXACT_FLOATS, TARGET_RECALL, calibrate, draw_queries
+from index.building.tune_selection import TuneBudget
 from index.storage import attributes, vectors, version
-from index.storage.manifest import FORMAT, FileEntry, IndexEntry, Manifest, SpaceEntry
+from index.storage.manifest import FORMAT, FileEntry, IndexEntry, Manifest, RecipeChoice, SpaceEntry
 from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS, shard_name
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.runtime.partition import shard_of
@@ -51,6 +55,7 @@ class IndexOptions:
     recipe: str = recipe.AUTO  # A factory string, see index/backends/recipe.py.
     rescore: str = "float32"  # float16 takes half the disk; scores are then computed from rounded vectors.
     recall: float = TARGET_RECALL  # Target recall@k for every k; exact search where it is out of reach.
+    bytes_per_vector: float | None = None  # Memory that `auto` may choose a recipe of; None: what HNSW32,SQ8 takes.
 
 
 DEFAULT_OPTIONS = IndexOptions()
@@ -70,7 +75,8 @@ def build(
 ) -> str:
     """Build, verify and publish a version; returns its name. Vectors are scaled to unit norm.
 
-    exact_floats: with the recipe `auto` a shard's space of at most this many floats is searched exactly.
+    exact_floats: with the recipe `auto` a shard's space of at most this many floats is searched exactly. For a larger
+    one the recipe is measured, or kept from the version that serves.
     Raises BadCatalogue or BadArtifact with the row at fault; BadSettings for options that do not suit the vectors;
     OperatorError while another build is under way here.
     """
@@ -95,33 +101,55 @@ def build(
                 _write_vectors(
                     directory / shard_name(shard) / space_name(space), space_vectors, assignment, shard, options
                 )
-        name = _version_name(directory, spaces, options, shards=shards, seed=seed, exact_floats=exact_floats)
+        settings = _Build(
+            directory=directory, step=step, options=options, seed=seed, threads=threads, exact_floats=exact_floats
+        )
+        choices = {
+            space: _choose_recipe(settings, location, space, assignment.counts(space_vectors.rows))
+            for space, space_vectors in sorted(spaces.items())
+        }
+        name = _version_name(settings, spaces, choices, shards=shards)
         if not _is_intact(location, name):
             indexes = {
-                space: tuple(
-                    _build_index(
-                        step, directory, shard, space, options, seed=seed, threads=threads, exact_floats=exact_floats
-                    )
-                    for shard in range(shards)
-                )
-                for space in sorted(spaces)
+                space: tuple(_build_index(settings, shard, space, choice) for shard in range(shards))
+                for space, choice in choices.items()
             }
             step("computing checksums")
             files = _file_entries(directory)
-            _publish(location, directory, _manifest(name, spaces, options, indexes, assignment, seed=seed, files=files))
+            manifest = _manifest(
+                name, spaces, choices, indexes, assignment, rescore=options.rescore, seed=seed, files=files
+            )
+            _publish(location, directory, manifest)
         version.make_current(location, name)
     step("done")
     return name
 
 
-def _step_counter(progress: Progress | None, total: int) -> Callable[[str], None]:
+@dataclass(frozen=True, kw_only=True)
+class _Build:
+    """What all indexes of a build have in common."""
+
+    directory: Path
+    step: _Step
+    options: IndexOptions
+    seed: int
+    threads: int
+    exact_floats: int
+
+
+class _Step(Protocol):
+    def __call__(self, what: str, *, count: int = 1) -> None:
+        """Report the current step, which counts as so many."""
+
+
+def _step_counter(progress: Progress | None, total: int) -> _Step:
     done = 0
 
-    def step(what: str) -> None:
+    def step(what: str, *, count: int = 1) -> None:
         nonlocal done
         if progress is not None:
             progress(what, done, total)
-        done += 1
+        done += count
 
     return step
 
@@ -178,6 +206,13 @@ def _check_options(options: IndexOptions) -> None:
         raise BadSettings(f"rescore {options.rescore!r}: allowed are {', '.join(vectors.RESCORE_DTYPES)}")
     if not 0 < options.recall <= 1:
         raise BadSettings(f"recall {options.recall}: must be above 0 and at most 1")
+    if options.bytes_per_vector is not None:
+        if options.recipe != recipe.AUTO:
+            raise BadSettings(
+                f"bytes per vector: only the recipe auto has a budget, {options.recipe} takes what it does"
+            )
+        if not 0 < options.bytes_per_vector < float("inf"):
+            raise BadSettings(f"bytes per vector {options.bytes_per_vector}: must be a number above 0")
 
 
 def _check_vectors(name: str, space_vectors: SpaceVectors, products: int) -> None:
@@ -214,30 +249,60 @@ def _unit_vectors(name: str, vectors: F32, rows: I64) -> F32:
     return normalised(vectors)
 
 
-def _build_index(
-    step: Callable[[str], None],
-    directory: Path,
-    shard: int,
-    space: int,
-    options: IndexOptions,
-    *,
-    seed: int,
-    threads: int,
-    exact_floats: int,
-) -> IndexEntry:
+def _choose_recipe(settings: _Build, location: Path, space: int, documents: tuple[int, ...]) -> RecipeChoice | None:
+    """What `auto` stands for in a space, by its largest shard; None: a recipe was named, or no shard needs one."""
+    options = settings.options
+    mapped = _open_vectors(settings, int(np.argmax(documents)), space)
+    count, dim = mapped.shape
+    if options.recipe != recipe.AUTO or count * dim <= settings.exact_floats or count < auto_recipe.MIN_DOCUMENTS:
+        return None
+    name = space_name(space)
+    budget = TuneBudget(
+        documents=count,
+        k=auto_recipe.K,
+        recall=options.recall,
+        bytes_per_vector=options.bytes_per_vector or auto_recipe.default_bytes_per_vector(dim),
+    )
+    return auto_recipe.choose_recipe(
+        mapped,
+        budget,
+        previous=_previous_choice(location, name, dim),
+        seed=settings.seed,
+        threads=settings.threads,
+        progress=lambda what: settings.step(f"choosing the recipe of the {name} space: {what}", count=0),
+    )
+
+
+def _previous_choice(location: Path, name: str, dim: int) -> RecipeChoice | None:
+    """That of the version which serves, if there is one that this program can read."""
+    try:
+        manifest = version.read_manifest(location, version.read_current(location))
+    except BadArtifact:
+        return None
+    return next((space.choice for space in manifest.spaces if (space.name, space.dim) == (name, dim)), None)
+
+
+def _open_vectors(settings: _Build, shard: int, space: int) -> vectors.StoredVectors:
+    path = settings.directory / shard_name(shard) / space_name(space) / VECTORS
+    return vectors.open_vectors(path, rescore=settings.options.rescore)
+
+
+def _build_index(settings: _Build, shard: int, space: int, choice: RecipeChoice | None) -> IndexEntry:
     """Train, calibrate and write the index of one space in one shard, unless it is to be searched exactly."""
-    step(f"indexing the {space_name(space)} vectors of shard {shard}")
-    space_directory = directory / shard_name(shard) / space_name(space)
-    mapped = vectors.open_vectors(space_directory / VECTORS, rescore=options.rescore)
+    settings.step(f"indexing the {space_name(space)} vectors of shard {shard}")
+    options, seed = settings.options, settings.seed
+    mapped = _open_vectors(settings, shard, space)
     documents, dim = mapped.shape
-    resolved = recipe.resolve_recipe(options.recipe, documents, dim, exact_floats)
+    measured = recipe.DEFAULT if choice is None else choice.recipe
+    resolved = recipe.resolve_recipe(options.recipe, documents, dim, settings.exact_floats, measured=measured)
     if resolved is None:
         return IndexEntry()
-    index = factory.train_index(resolved, mapped, seed, threads)
-    operating_points = calibrate(index, mapped, seed, options.recall)
+    query_positions = draw_queries(documents, seed)
+    index = factory.train_index(resolved, mapped, seed, settings.threads, held_out=query_positions)
+    operating_points = calibrate(index, mapped, query_positions, options.recall)
     if not operating_points:
         return IndexEntry()
-    index.write(space_directory / ANN_INDEX)
+    index.write(settings.directory / shard_name(shard) / space_name(space) / ANN_INDEX)
     return IndexEntry(recipe=str(resolved), operating_points=operating_points)
 
 
@@ -248,21 +313,23 @@ def _file_entries(directory: Path) -> dict[str, FileEntry]:
 
 
 def _version_name(
-    directory: Path,
+    settings: _Build,
     spaces: Mapping[int, SpaceVectors],
-    options: IndexOptions,
+    choices: Mapping[int, RecipeChoice | None],
     *,
     shards: int,
-    seed: int,
-    exact_floats: int,
 ) -> str:
-    """A digest of everything that decides the results; ANN indexes are left out: they follow from the rest."""
+    """A digest of everything that decides the results; ANN indexes are left out: they follow from the rest.
+
+    A measured choice does not: the times that decide it are never the same twice.
+    """
     inputs = {
         "format": FORMAT,
         "faiss": faiss_support.build_tag(),
-        "files": {path: file.sha256 for path, file in _file_entries(directory).items()},
+        "files": {path: file.sha256 for path, file in _file_entries(settings.directory).items()},
         "spaces": {space_name(space): space_vectors.encoder for space, space_vectors in spaces.items()},
-        "settings": [shards, seed, exact_floats, *astuple(options)],
+        "recipes": {space_name(space): choice.recipe for space, choice in choices.items() if choice is not None},
+        "settings": [shards, settings.seed, settings.exact_floats, *astuple(settings.options)],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -279,10 +346,11 @@ def _is_intact(location: Path, name: str) -> bool:
 def _manifest(
     name: str,
     spaces: Mapping[int, SpaceVectors],
-    options: IndexOptions,
+    choices: Mapping[int, RecipeChoice | None],
     indexes: Mapping[int, tuple[IndexEntry, ...]],
     assignment: _ShardAssignment,
     *,
+    rescore: str,
     seed: int,
     files: Mapping[str, FileEntry],
 ) -> Manifest:
@@ -291,9 +359,10 @@ def _manifest(
             name=space_name(space),
             dim=space_vectors.vectors.shape[1],
             encoder=space_vectors.encoder,
-            rescore=options.rescore,
+            rescore=rescore,
             documents=assignment.counts(space_vectors.rows),
             indexes=indexes[space],
+            choice=choices[space],
         )
         for space, space_vectors in sorted(spaces.items())
     )

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from index.backends.recipe import ALLOWED
 from index.building import build
+from index.building.auto_recipe import describe
 from index.building.staging import publish, staging_directory
 from index.storage.attributes import MAX_ID_BYTES, refuse_duplicates, validate_products
 from index.storage.location import Location, open_location
@@ -51,7 +53,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
             products,
             {space_number(options.space): space_vectors},
             shards=options.shards,
-            options=build.IndexOptions(recipe=options.recipe, rescore=options.rescore, recall=options.recall),
+            options=build.IndexOptions(
+                recipe=options.recipe,
+                rescore=options.rescore,
+                recall=options.recall,
+                bytes_per_vector=options.bytes_per_vector,
+            ),
             seed=options.seed,
             threads=options.threads or len(os.sched_getaffinity(0)),
             progress=progress,
@@ -82,7 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe",
         default=build.DEFAULT_OPTIONS.recipe,
-        help=f"how vectors are indexed, a faiss-style factory string (default: auto, by size): {ALLOWED}",
+        help="how vectors are indexed, a faiss-style factory string (default: auto, exact search of few vectors, the "
+        f"fastest on a sample of many): {ALLOWED}",
+    )
+    parser.add_argument(
+        "--bytes-per-vector",
+        type=float,
+        help="memory that auto may choose an index of, per vector (default: what HNSW32,SQ8 takes)",
     )
     parser.add_argument(
         "--rescore",
@@ -160,7 +173,10 @@ def _print_report(location: Location, name: str, *, as_json: bool) -> None:
     if as_json:
         report = {"version": name, "products": sum(manifest.products), "shards": manifest.shards}
         recipes = [index.recipe for index in space.indexes]
-        print(json.dumps({**report, "dim": space.dim, "recipes": recipes, "recall_at_10": recall}))
+        choice = None if space.choice is None else asdict(space.choice)
+        print(json.dumps({**report, "dim": space.dim, "recipes": recipes, "recall_at_10": recall, "auto": choice}))
     else:
         print(f"{location}: version {name} serves: {sum(manifest.products)} products in {manifest.shards} shards,")
         print(f"{space.name} {space.dim}-d, {space.indexes[0].recipe}, recall@10 {recall:.3f}")
+        if space.choice is not None:
+            print("\n".join(describe(space.choice)))

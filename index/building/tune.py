@@ -18,8 +18,8 @@ from index.building.build_command import read_vectors
 from index.building.calibration import EXACT_FLOATS
 from index.building.tune_report import TuneFindings
 from index.building.tune_selection import TuneBudget, fastest_within, nearest_to
-from index.building.tune_trial import candidate_recipes, measure_recipe
-from index.storage.vectors import RESCORE_DTYPES, StoredVectors
+from index.building.tune_trial import QUERIES, Sample, candidate_recipes, measure_recipe
+from index.storage.vectors import RESCORE_DTYPES
 from lookalike.cli import arguments
 from lookalike.cli.progress import stage_progress_bar
 from lookalike.errors import BadArtifact, BadSettings
@@ -44,7 +44,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     budget = _parse_budget(options, *vectors.shape)
     tune_report.prepare_folder(options.out)
     sample = _draw_sample(
-        options.vectors, vectors, min(options.sample, budget.documents), options.rescore, options.seed
+        options.vectors, vectors, min(options.sample + QUERIES, budget.documents), options.rescore, options.seed
     )
     recipes, measurements = candidate_recipes(vectors.shape[1]), []
     threads = options.threads or len(os.sched_getaffinity(0))
@@ -60,7 +60,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         count=len(vectors),
         dim=vectors.shape[1],
         shards=options.shards,
-        sample=len(sample),
+        sample=len(sample.vectors),
         rescore=options.rescore,
         machine=f"{platform.machine()}, {os.cpu_count()} cores",
         date=f"{datetime.now(UTC):%Y-%m-%d}",
@@ -128,16 +128,15 @@ def _parse_budget(options: argparse.Namespace, count: int, dim: int) -> TuneBudg
     )
 
 
-def _draw_sample(path: Path, vectors: F32, size: int, rescore: str, seed: int) -> StoredVectors:
-    """Unit vectors in random order. Raises BadArtifact naming a vector that is zero or not finite."""
+def _draw_sample(path: Path, vectors: F32, size: int, rescore: str, seed: int) -> Sample:
+    """`size` of the vectors, in part as queries. Raises BadArtifact naming a vector that is zero or not finite."""
     random = np.random.default_rng(seed)
     rows = np.sort(random.choice(len(vectors), size, replace=False))
     sampled = vectors[rows]
     for bad, why in ((~np.isfinite(sampled).all(axis=1), "not finite"), (~sampled.any(axis=1), "zero")):
         if bad.any():
             raise BadArtifact(f"{path}: vector {rows[bad.argmax()]} is {why}")
-    unit: StoredVectors = normalised(sampled)[random.permutation(size)].astype(rescore)
-    return unit
+    return Sample.split(normalised(sampled)[random.permutation(size)].astype(rescore))
 
 
 def _build_command(options: argparse.Namespace, recipe: str) -> str:

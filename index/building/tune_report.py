@@ -107,8 +107,8 @@ def _assumptions(findings: TuneFindings) -> tuple[str, ...]:
     max_error = max(abs(row.formula_error) for row in findings.rows)
     return (
         f"Every recipe indexed {findings.sample:,} of the vectors, and half of these. The"
-        f" recall@{budget.k} is that of vectors of the sample, each without itself, after full vectors of the"
-        " candidates were compared.",
+        f" recall@{budget.k} is that of others of the vectors, after full vectors of the candidates were compared;"
+        " an operating point reaches the target if its recall less its standard error does.",
         f"A shard will hold {budget.documents:,}, {ratio:,.1f} times as many. **Memory** is by formula: codes,"
         f" ids, links, centroids, matrices. For the sample it was off by {max_error:.1%} at most.",
         "**Recall**: each doubling is taken to lose, at the same operating point, what was lost from half of the"

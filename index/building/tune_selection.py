@@ -50,10 +50,14 @@ def budget_excesses(measured: RecipeMeasurement, budget: TuneBudget) -> dict[str
     return {name: excess for name, excess in excesses.items() if excess > 0}
 
 
-def fastest_within(rows: Iterable[RecipeMeasurement], budget: TuneBudget) -> RecipeMeasurement | None:
-    """The fastest recipe that meets the budget; of equal ones the smallest."""
-    fitting = (row for row in rows if not budget_excesses(row, budget))
-    return min(fitting, key=lambda row: (row.cpu_ms, row.ram_bytes), default=None)
+def fastest_within(
+    rows: Iterable[RecipeMeasurement], budget: TuneBudget, *, near_tie: float = 1.0
+) -> RecipeMeasurement | None:
+    """The fastest recipe that meets the budget; of those that take up to `near_tie` times its CPU, the smallest."""
+    fitting = [row for row in rows if not budget_excesses(row, budget)]
+    least_ms = min((row.cpu_ms for row in fitting), default=0.0)
+    nearly_as_fast = (row for row in fitting if row.cpu_ms <= near_tie * least_ms)
+    return min(nearly_as_fast, key=lambda row: (row.ram_bytes, row.cpu_ms), default=None)
 
 
 def nearest_to(rows: Iterable[RecipeMeasurement], budget: TuneBudget) -> RecipeMeasurement:

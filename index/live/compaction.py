@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from index.backends import factory
 from index.backends.recipe import MIN_INDEXED_VECTORS, IvfRecipe, default_nlist, parse_recipe
 from index.backends.vector_index import VectorIndex
-from index.building.calibration import calibrate
+from index.building.calibration import calibrate, draw_queries
 from index.live.updates import Tombstone
 from index.search import segment
 from index.search.segment import Segment
@@ -216,15 +216,16 @@ def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedIndex | Non
     mapped = vectors.open_vectors(directory / VECTORS, rescore=entry.rescore)
     if trained is None or len(mapped) < MIN_INDEXED_VECTORS:
         return IndexEntry()
-    recipe, index = _rebuild_index(mapped, trained)
-    operating_points = calibrate(index, mapped, 0, trained.recall)
+    query_positions = draw_queries(len(mapped), 0)
+    recipe, index = _rebuild_index(mapped, trained, query_positions)
+    operating_points = calibrate(index, mapped, query_positions, trained.recall)
     if not operating_points:
         return IndexEntry()
     index.write(directory / ANN_INDEX)
     return IndexEntry(recipe=recipe, operating_points=operating_points)
 
 
-def _rebuild_index(mapped: StoredVectors, trained: TrainedIndex) -> tuple[str, VectorIndex]:
+def _rebuild_index(mapped: StoredVectors, trained: TrainedIndex, held_out: I64) -> tuple[str, VectorIndex]:
     """Index the vectors with the existing training; train again if it has far too many or too few inverted lists.
 
     Finding and visiting 1,024 lists of 15,000 vectors costs a query as much as those of 100,000.
@@ -234,7 +235,7 @@ def _rebuild_index(mapped: StoredVectors, trained: TrainedIndex) -> tuple[str, V
         lists = default_nlist(len(mapped))
         if not parsed.nlist <= 2 * lists <= 4 * parsed.nlist:
             resized = replace(parsed, nlist=lists)
-            return str(resized), factory.train_index(resized, mapped, 0, 1)
+            return str(resized), factory.train_index(resized, mapped, 0, 1, held_out=held_out)
     return trained.recipe, trained.ann_index.with_vectors(mapped)
 
 

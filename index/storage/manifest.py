@@ -12,7 +12,7 @@ from typing import Any
 from lookalike.errors import BadArtifact
 from lookalike.spaces import space_number
 
-FORMAT = 6  # Raised when keys change; 6: `operating_points` and `refine_factor`.
+FORMAT = 7  # Raised when keys change; 7: `standard_error` and `choice`.
 EXACT = "Flat"
 
 
@@ -24,7 +24,8 @@ class OperatingPoint:
     search_parameter: int  # nprobe (IVF), efSearch (HNSW) or epsilon (NGT).
     refine_factor: int  # Candidates rescored with full vectors, per result.
     cost: float  # Time to find candidates, in comparisons with one full vector.
-    recall: float  # recall@depth against exact search; the queries are products of the shard.
+    recall: float  # recall@depth against exact search, of vectors that the index was neither trained on nor held.
+    standard_error: float  # Of that recall.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,31 @@ class IndexEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecipeFigures:
+    """What a recipe took on a sample of a space's vectors, and would take for all of a shard's."""
+
+    recipe: str
+    bytes_per_vector: float  # In memory, by formula.
+    recall: float  # Of the sample, at the operating point that is taken to reach the target in the shard.
+    cpu_ms_sample: float  # Measured: of one core, for one query.
+    cpu_ms: float  # Extrapolated to the shard.
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeChoice:
+    """How the recipe `auto` was decided for a space. A later build keeps it while it asks for the same."""
+
+    recipe: str  # A factory string without the parameters that follow from the number of vectors.
+    reason: str
+    documents: int  # Vectors of the largest shard.
+    sample: int  # Vectors measured.
+    bytes_per_vector: float  # The budget.
+    target_recall: float
+    candidates: tuple[str, ...]  # That were within the budget and installed.
+    figures: tuple[RecipeFigures, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpaceEntry:
     name: str
     dim: int
@@ -47,6 +73,7 @@ class SpaceEntry:
     rescore: str  # Type of the stored full vectors that scores are computed from: float32 or float16.
     documents: tuple[int, ...]  # Vectors per shard.
     indexes: tuple[IndexEntry, ...]  # One per shard.
+    choice: RecipeChoice | None = None  # None: the recipe was named, or the shards are searched exactly.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +140,13 @@ def _space_from(body: Mapping[str, Any]) -> SpaceEntry:
         )
         for index in body["indexes"]
     )
-    return SpaceEntry(**{**body, "documents": tuple(body["documents"]), "indexes": indexes})
+    choice = None if body["choice"] is None else _choice_from(body["choice"])
+    return SpaceEntry(**{**body, "documents": tuple(body["documents"]), "indexes": indexes, "choice": choice})
+
+
+def _choice_from(body: Mapping[str, Any]) -> RecipeChoice:
+    figures = tuple(RecipeFigures(**each) for each in body["figures"])
+    return RecipeChoice(**{**body, "candidates": tuple(body["candidates"]), "figures": figures})
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

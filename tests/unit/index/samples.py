@@ -10,7 +10,7 @@ import pyarrow as pa
 from index.backends import factory
 from index.backends.recipe import DEFAULT, resolve_recipe
 from index.building.build import SpaceVectors
-from index.building.calibration import calibrate
+from index.building.calibration import calibrate, draw_queries
 from index.search.space import SpaceIndex
 from index.serving.served_versions import ServedVersions, VersionHandle
 from index.serving.shard_version import ShardVersion
@@ -60,8 +60,9 @@ def build_space(vectors: StoredVectors, recipe: str = DEFAULT, rows: I64 | None 
     """The space index that a build makes of unit vectors; exact where the recipe does not reach the target recall."""
     rows = np.arange(len(vectors)) if rows is None else rows
     resolved = resolve_recipe(recipe, len(vectors), vectors.shape[1], 0)
-    index = None if resolved is None else factory.train_index(resolved, vectors, seed, 1)
-    points = () if index is None else calibrate(index, vectors, seed)
+    held_out = draw_queries(len(vectors), seed)
+    index = None if resolved is None else factory.train_index(resolved, vectors, seed, 1, held_out=held_out)
+    points = () if index is None else calibrate(index, vectors, held_out)
     entry = IndexEntry(recipe=str(resolved), operating_points=points) if points else IndexEntry()
     return SpaceIndex(entry=entry, vectors=vectors, rows=rows, ann_index=index if points else None)
 

@@ -7,7 +7,12 @@ from index.storage.manifest import IndexEntry, OperatingPoint
 
 LADDER = tuple(
     OperatingPoint(
-        depth=depth, search_parameter=search_parameter, refine_factor=4, cost=1024 + 7 * search_parameter, recall=0.96
+        depth=depth,
+        search_parameter=search_parameter,
+        refine_factor=4,
+        cost=1024 + 7 * search_parameter,
+        recall=0.96,
+        standard_error=0.004,
     )
     for depth, search_parameter in ((10, 16), (100, 32), (1000, 128))
 )

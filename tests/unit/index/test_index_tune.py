@@ -21,7 +21,7 @@ from index.building.tune_selection import (
     nearest_to,
     pareto_front,
 )
-from index.building.tune_trial import candidate_recipes, measure_recipe
+from index.building.tune_trial import Sample, candidate_recipes, measure_recipe
 from index.serving.shard_version import open_shard
 from index.storage.vectors import PAGE_BYTES
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
@@ -104,7 +104,7 @@ def test_every_candidate_recipe_suits_vectors_of_the_dimension(dim: int) -> None
 def test_a_measurement_has_recall_memory_time_and_pages() -> None:
     vectors = clustered(4000, 64)
     budget = TuneBudget(documents=64_000, k=10, recall=0.9, bytes_per_vector=48)
-    row = measure_recipe("OPQ16_32,IVF,PQ16x4fs", vectors, budget, seed=0, threads=1)
+    row = measure_recipe("OPQ16_32,IVF,PQ16x4fs", Sample.split(vectors), budget, seed=0, threads=1)
     assert row.resolved_recipe == "OPQ16_32,IVF512,PQ16x4fs"
     assert row.recall == extrapolate_recall(row.recall_half, row.recall_sample, 4) >= 0.9
     assert abs(row.formula_error) < 0.03
@@ -115,7 +115,7 @@ def test_a_measurement_has_recall_memory_time_and_pages() -> None:
 
 def test_an_unreachable_recall_is_measured_at_the_costliest_operating_point() -> None:
     budget = TuneBudget(documents=4000, k=10, recall=0.9999, bytes_per_vector=48)
-    row = measure_recipe("PCAR8,IVF,SQ4", clustered(4000, 64), budget, seed=0, threads=1)
+    row = measure_recipe("PCAR8,IVF,SQ4", Sample.split(clustered(4000, 64)), budget, seed=0, threads=1)
     assert row.recall < 0.9999
     assert (row.search_parameter, row.refine_factor) == (64, 8)
 
