@@ -270,7 +270,7 @@ def _choose_recipe(settings: _Build, location: Path, space: int, documents: tupl
 
 
 def _auto_budget(options: IndexOptions, documents: int, dim: int, exact_floats: int) -> TuneBudget | None:
-    """What `auto` has to decide a space's recipe by; None: there is nothing to decide. documents: of its largest shard."""
+    """What decides a space's recipe; None: it was named, or its largest shard, of so many, needs no measurement."""
     if options.recipe != recipe.AUTO or documents * dim <= exact_floats or documents < auto_recipe.MIN_DOCUMENTS:
         return None
     return TuneBudget(
