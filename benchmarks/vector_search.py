@@ -127,10 +127,11 @@ class BareFaiss:
     """One faiss index of all vectors: IVF, PQ fast scan, refined with full vectors."""
 
     def __init__(self, vectors: F32) -> None:
-        self._index: Any = faiss.index_factory(DIM, "IVF1024,PQ256x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
-        self._index.train(vectors[:60_000])
-        self._index.add(vectors)
-        self._ivf = faiss.extract_index_ivf(self._index.base_index)
+        index: Any = faiss.index_factory(DIM, "IVF1024,PQ256x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors[:60_000])
+        index.add(vectors)
+        self._index = index
+        self._ivf = faiss.extract_index_ivf(index.base_index)
 
     def tune(self, queries: F32, truth: np.ndarray[Any, Any]) -> BareSetting:
         """Take the k_factor and nprobe that reach the target recall for the least CPU, as measured.
