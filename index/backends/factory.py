@@ -26,9 +26,9 @@ def train_index(
         case IvfRecipe():
             return ivf.train(recipe, vectors, seed, threads, held_out=held_out)
         case HnswRecipe():
-            return hnsw.train(recipe, vectors, seed)
+            return hnsw.train(recipe, vectors, seed, held_out=held_out)
         case SymqgRecipe():
-            return symqg.train(recipe, vectors, seed, threads)
+            return symqg.train(recipe, vectors, seed, threads, held_out=held_out)
         case HalfPrecisionRecipe():
             return scalar_quantizer.build(vectors)
         case _:

@@ -15,7 +15,7 @@ from lookalike.vectors import F32, I64
 
 faiss: Any = import_module("faiss")  # The type stubs it ships lack most of what is used here.
 
-TRAINING_REVISION = 3  # Increase it when training or calibration changes.
+TRAINING_REVISION = 4  # Increase it when training or calibration changes.
 _CHUNK_VECTORS = 1 << 14
 NONE: I64 = np.empty(0, dtype=np.int64)
 

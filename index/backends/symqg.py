@@ -138,16 +138,19 @@ def read_index(path: Path, recipe: SymqgRecipe, dim: int) -> SymqgIndex:
     return SymqgIndex(graph, recipe, dim, matrix=matrix, duplicates=duplicates)
 
 
-def train(recipe: SymqgRecipe, vectors: StoredVectors, seed: int, threads: int) -> SymqgIndex:
+def train(
+    recipe: SymqgRecipe, vectors: StoredVectors, seed: int, threads: int, *, held_out: I64 = faiss_support.NONE
+) -> SymqgIndex:
     """An index over unit vectors (m, dim), which may be memory-mapped.
 
+    held_out: positions of vectors that are in the graph, but not trained on.
     The library draws its rotation and first links at random and takes no seed: no two builds are the same.
     Raises BadSettings when it is not installed.
     """
     matrix = None
     if recipe.rotated_dim:
         faiss_support.use_threads(1)  # More would sum in another order.
-        sample = rotation.sample_for_training(vectors, np.random.default_rng(seed))
+        sample = rotation.sample_for_training(vectors, np.random.default_rng(seed), held_out)
         matrix = rotation.train_pca(sample, recipe.rotated_dim, seed)
         rotation.round_rotation(matrix)
     return _build(recipe, vectors, matrix, threads)

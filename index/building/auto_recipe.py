@@ -25,9 +25,9 @@ from index.storage.vectors import StoredVectors
 from lookalike.errors import BadSettings
 
 MIN_DOCUMENTS = 1 << 13  # Fewer are the default recipe's: nothing is slow among so few.
-SAMPLE = 16_384  # Vectors, beside the queries. A candidate takes about five seconds of CPU at 1024 dimensions.
+SAMPLE = 16_384  # Vectors, beside the queries: enough to tell recipes apart, few enough to build each of them twice.
 K = 10
-# A recipe must save this share of the time of one that takes less memory: times vary by up to a tenth from run to run.
+# A recipe that takes more memory must be faster by more than this factor: times vary from run to run.
 CLEAR_WIN = 1.2
 MAX_GROWTH = 2  # A choice is measured anew when a shard has grown or shrunk by more.
 _BUDGET_RECIPE = "HNSW32,SQ8"
@@ -51,7 +51,7 @@ def choose_recipe(
 
     Raises BadSettings if no candidate fits into the memory.
     """
-    names = _candidates(budget, vectors.shape[1])
+    names = fitting_candidates(budget, vectors.shape[1])
     if previous is not None and _holds(previous, budget, names):
         return previous
     sample, rows = _draw(vectors, seed), []
@@ -85,15 +85,15 @@ def describe(choice: RecipeChoice) -> Sequence[str]:
     )
 
 
-def _candidates(budget: TuneBudget, dim: int) -> Sequence[str]:
-    """The fast recipes that fit into the memory; if none does, all that do."""
+def fitting_candidates(budget: TuneBudget, dim: int) -> Sequence[str]:
+    """The fast recipes that fit into the memory; if none does, all that do. Raises BadSettings if no recipe fits."""
     sizes = {name: bytes_per_vector(name, budget.documents, dim) for name in candidate_recipes(dim)}
     fitting = [name for name, size in sizes.items() if size <= budget.bytes_per_vector]
     if not fitting:
         smallest = min(sizes, key=lambda name: sizes[name])
         raise BadSettings(
-            f"recipe auto: no index takes at most {budget.bytes_per_vector:g} B per vector in memory; {smallest} takes "
-            f"{sizes[smallest]:.1f}, the recipe Flat nothing"
+            f"recipe auto: no index takes at most {budget.bytes_per_vector:g} B per vector in memory: the smallest, "
+            f"{smallest}, takes {sizes[smallest]:.1f}; exact search, the recipe Flat, takes none"
         )
     return [name for name in fitting if name in fast_recipes(dim)] or fitting
 

@@ -90,8 +90,11 @@ def build(
     with _build_directory(location) as directory:
         assignment = _ShardAssignment.of(table["id"], shards)
         for space_vectors in spaces.values():  # First: writing many vectors takes long.
-            for documents in assignment.counts(space_vectors.rows):
-                recipe.resolve_recipe(options.recipe, documents, space_vectors.vectors.shape[1], exact_floats)
+            counts, dim = assignment.counts(space_vectors.rows), space_vectors.vectors.shape[1]
+            for documents in counts:
+                recipe.resolve_recipe(options.recipe, documents, dim, exact_floats)
+            if (budget := _auto_budget(options, max(counts), dim, exact_floats)) is not None:
+                auto_recipe.fitting_candidates(budget, dim)
         for shard in range(shards):
             step(f"writing the products of shard {shard}")
             (directory / shard_name(shard)).mkdir()
@@ -251,18 +254,11 @@ def _unit_vectors(name: str, vectors: F32, rows: I64) -> F32:
 
 def _choose_recipe(settings: _Build, location: Path, space: int, documents: tuple[int, ...]) -> RecipeChoice | None:
     """What `auto` stands for in a space, by its largest shard; None: a recipe was named, or no shard needs one."""
-    options = settings.options
-    mapped = _open_vectors(settings, int(np.argmax(documents)), space)
+    mapped, name = _open_vectors(settings, int(np.argmax(documents)), space), space_name(space)
     count, dim = mapped.shape
-    if options.recipe != recipe.AUTO or count * dim <= settings.exact_floats or count < auto_recipe.MIN_DOCUMENTS:
+    budget = _auto_budget(settings.options, count, dim, settings.exact_floats)
+    if budget is None:
         return None
-    name = space_name(space)
-    budget = TuneBudget(
-        documents=count,
-        k=auto_recipe.K,
-        recall=options.recall,
-        bytes_per_vector=options.bytes_per_vector or auto_recipe.default_bytes_per_vector(dim),
-    )
     return auto_recipe.choose_recipe(
         mapped,
         budget,
@@ -270,6 +266,18 @@ def _choose_recipe(settings: _Build, location: Path, space: int, documents: tupl
         seed=settings.seed,
         threads=settings.threads,
         progress=lambda what: settings.step(f"choosing the recipe of the {name} space: {what}", count=0),
+    )
+
+
+def _auto_budget(options: IndexOptions, documents: int, dim: int, exact_floats: int) -> TuneBudget | None:
+    """What decides a space's recipe; None: it was named, or its largest shard, of so many, needs no measurement."""
+    if options.recipe != recipe.AUTO or documents * dim <= exact_floats or documents < auto_recipe.MIN_DOCUMENTS:
+        return None
+    return TuneBudget(
+        documents=documents,
+        k=auto_recipe.K,
+        recall=options.recall,
+        bytes_per_vector=options.bytes_per_vector or auto_recipe.default_bytes_per_vector(dim),
     )
 
 
@@ -321,14 +329,19 @@ def _version_name(
 ) -> str:
     """A digest of everything that decides the results; ANN indexes are left out: they follow from the rest.
 
-    A measured choice does not: the times that decide it are never the same twice.
+    A measured choice does not: the times that decide it are never the same twice. Its candidates are named, too: a new
+    choice among others must be recorded, or every later build would measure again.
     """
     inputs = {
         "format": FORMAT,
         "faiss": faiss_support.build_tag(),
         "files": {path: file.sha256 for path, file in _file_entries(settings.directory).items()},
         "spaces": {space_name(space): space_vectors.encoder for space, space_vectors in spaces.items()},
-        "recipes": {space_name(space): choice.recipe for space, choice in choices.items() if choice is not None},
+        "recipes": {
+            space_name(space): [choice.recipe, *choice.candidates]
+            for space, choice in choices.items()
+            if choice is not None
+        },
         "settings": [shards, settings.seed, settings.exact_floats, *astuple(settings.options)],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

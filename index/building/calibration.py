@@ -32,7 +32,7 @@ MAX_QUERIES, _MAX_SHARE = 1024, 8
 _SHALLOW, _DEEP_QUERIES = 100, 64  # Beyond this depth so few queries do: each has hundreds of neighbours.
 # If a larger search parameter gains less recall than this, compression sets the limit: only more candidates help.
 _MIN_RECALL_GAIN = 0.002
-_BISECTIONS = 2  # Backends double their search parameter; a quarter of the step between saves a sixth of the time.
+_BISECTIONS = 2  # Backends double their search parameter; the point may lie a quarter of the step further than it need.
 
 
 class CalibrationSet:

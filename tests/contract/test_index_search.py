@@ -14,7 +14,9 @@ from benchmarks.gpu import Host
 from index.backends import cost_model, factory, faiss_support
 from index.backends.filter_bitmap import FilterBitmap
 from index.backends.gpu import Gpu
+from index.backends.hnsw import HnswIndex
 from index.backends.recipe import NgtRecipe, resolve_recipe
+from index.backends.vector_index import VectorIndex
 from index.building.calibration import calibrate, draw_queries
 from index.search.space import SpaceIndex
 from index.storage.manifest import OperatingPoint
@@ -307,3 +309,26 @@ def test_where_no_operating_point_reaches_the_target_calibration_returns_none_an
     assert resolved is not None
     assert calibrate(factory.train_index(resolved, vectors, 0, 1), vectors, draw_queries(2000, 0), target=1.01) == ()
     assert "out of reach" in caplog.text
+
+
+@pytest.mark.parametrize("recipe", [*COMPRESSED, ON_GPU])
+def test_hidden_vectors_are_found_again_only_after_the_context_of_without(recipe: str) -> None:
+    vectors = clustered(3000, DIM)
+    resolved = resolve_recipe("IVF,SQ8" if recipe == ON_GPU else recipe, 3000, DIM, 0)
+    assert resolved is not None
+    index: VectorIndex = factory.train_index(resolved, vectors, 0, 1)
+    positions = draw_queries(3000, 0)
+    if isinstance(index, HnswIndex):  # Every search begins at this node.
+        positions[0] = index.graph.hnsw.entry_point
+    if recipe == ON_GPU:
+        index = Gpu(Host, "host", limit_bytes=0, max_waiting=4096).place(index)
+    query_vectors, search_parameter = np.ascontiguousarray(vectors[positions]), max(index.search_parameters(40))
+    before = index.find_candidates(query_vectors, 40, search_parameter)
+    own = before == positions[:, None]
+    assert own.any(axis=1).mean() > 0.99
+    hidden = {vectors[position].tobytes() for position in positions}
+    with index.without(positions, vectors) as (remaining_index, remaining):
+        rows = remaining_index.find_candidates(query_vectors, 40, search_parameter)
+        assert (rows >= 0).mean() > 0.9
+        assert not hidden & {remaining[row].tobytes() for row in rows[rows >= 0]}
+    assert (index.find_candidates(query_vectors, 40, search_parameter) == before).all()
