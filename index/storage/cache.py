@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -148,7 +149,8 @@ class ShardFileCache:
 def _pin_entry(entry: Path) -> PinnedFiles:
     """The entry, marked as used now; call it with the directory locked."""
     lock = directory_lock.acquire(entry, shared=True)
-    os.utime(entry / LOCK_FILE)
+    now_ns = time.time_ns()  # The kernel's own time for this changes every few milliseconds only: uses would be equal.
+    os.utime(entry / LOCK_FILE, ns=(now_ns, now_ns))
     return PinnedFiles(entry, lock.release)
 
 

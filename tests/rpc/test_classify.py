@@ -15,7 +15,8 @@ from lookalike.v1.product_encoder_pb2 import RankedCategories
 from lookalike.v1.search_pb2 import ClassifyRequest, ClassifyResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import pack
-from tests.rpc.gateways import VECTORS, a_photo, scripted_system
+from tests.rpc.gateways import VECTORS, a_photo, calls_in_flight, scripted_system
+from tests.rpc.model_servers import until
 
 BOTH = ClassifyRequest(image=a_photo(7), text="p07")
 STORED = ClassifyRequest(product_id="p07")
@@ -211,4 +212,5 @@ async def test_classifications_need_a_permit_and_end_at_their_deadline() -> None
         await asyncio.sleep(0.1)
         await details_of(system.search.Classify(BOTH), grpc.StatusCode.RESOURCE_EXHAUSTED)
         await details_of(hanging, grpc.StatusCode.DEADLINE_EXCEEDED)
+        await until(lambda: not calls_in_flight())  # The gateway notices the deadline a moment after its caller.
         assert (await system.search.Classify(BOTH)).category
