@@ -345,7 +345,8 @@ async def test_a_stop_lets_calls_finish_and_refuses_new_ones(serve: Server) -> N
         waiting.release.set()
         assert await asyncio.wait_for(call, PARENT_S) == request(b"first")
         await asyncio.wait_for(stop, PARENT_S)
-    assert refused.code() is grpc.StatusCode.UNAVAILABLE
+    # grpcio cancels a call that reaches it while it closes its port.
+    assert refused.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 async def test_a_stop_cancels_what_has_not_finished_in_time(serve: Server) -> None:
