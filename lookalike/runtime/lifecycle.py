@@ -35,7 +35,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT.
 
     freeze: exempt what is loaded when `warm_up` has returned from garbage collection, which would halt every call for
-    30 ms now and then to look through 80,000 objects. Nothing of it may need that collection to be freed later.
+    16 ms now and then to look through 80,000 objects. Nothing of it may need that collection to be freed later.
 
     Readiness: the health of the process ("") and of each of `services` (full names) is SERVING only after `warm_up`
     has returned. Liveness: the health of the health service itself is SERVING from the start. A signal sets all to
