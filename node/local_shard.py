@@ -13,6 +13,7 @@ from index.serving.service import IndexShard
 from lookalike.errors import LookalikeError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import error_of_peer
+from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.status import INTERNAL_MESSAGE, STATUS, code_of
 from lookalike.v1 import index_pb2
 
@@ -31,13 +32,12 @@ class LocalShard:
             return await self._service.describe(request, Deadline.after(timeout_s))
 
     async def search(
-        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float, *, ordinary_only: bool
-    ) -> Sequence[index_pb2.ShardHits]:
+        self, version: str, queries: Sequence[ShardQuery], timeout_s: float, *, ordinary_only: bool
+    ) -> Sequence[ShardHits]:
         with self._errors():
             async with asyncio.timeout(timeout_s):
                 deadline = Deadline.after(timeout_s)
-                response = await self._service.search(version, queries, deadline, ordinary_only=ordinary_only)
-                return response.results
+                return await self._service.search(version, queries, deadline, ordinary_only=ordinary_only)
 
     async def fetch(self, request: index_pb2.FetchRequest, timeout_s: float) -> Sequence[index_pb2.FetchedProduct]:
         with self._errors():

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from lookalike.errors import Unavailable
+from lookalike.shard_query import ShardHits
 from lookalike.spaces import space_name
-from lookalike.v1.index_pb2 import OpaqueSearchResponse, ShardHits
-from lookalike.v1.search_pb2 import Provenance, Timings
+from lookalike.v1.search_pb2 import Provenance, SearchResponse, Timings
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, Space
 from server import metrics
 from server.classify_request import ClassifyQuery
@@ -26,12 +26,14 @@ from server.policy import Route
 from server.query import SearchQuery
 from server.shard_group import ShardResults
 from server.topology import Snapshot
+from server.wire import tag, varint
 
 _LENGTHS = struct.Struct("<BI")  # Of the space label and of the hits, in bytes.
 # Of every response, cached or not, so written by hand, in a sixth of the time that messages take: the tags of
 # Provenance.cached, Provenance.timings and each field of Timings, before their values (protobuf's encoding).
 _CALL = struct.Struct("<BBBBBfBfBfBfBf")
-_PROVENANCE_TAG = bytes((2 << 3 | 2,))  # SearchResponse.provenance
+_PROVENANCE = tag(2)  # SearchResponse.provenance
+_TRUNCATED = SearchResponse(truncated=True).SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class SearchAnswer:
     def response(self, timer: RequestTimer) -> bytes:
         """The serialized SearchResponse of one call."""
         length = len(self.provenance) + _CALL.size
-        return b"".join((self.hits, _PROVENANCE_TAG, _varint(length), self.provenance, _call_provenance(timer)))
+        return b"".join((self.hits, _PROVENANCE, varint(length), self.provenance, _call_provenance(timer)))
 
     def to_cache(self) -> bytes:
         """The value to cache. It begins with the space label and lengths, so that a cached answer is never parsed."""
@@ -62,11 +64,10 @@ class SearchAnswer:
         return cls(value[start:end], value[end:], value[_LENGTHS.size : start].decode(), complete=True)
 
 
-def rank_hits(query: SearchQuery, route: Route, results: ShardResults, limit: int) -> Ranking:
+def rank_hits(query: SearchQuery, results: ShardResults, limit: int) -> Ranking:
     """The best `limit` hits of the shards that answered."""
     shards = [hits for hits in results.hits if hits is not None]
-    explained_spaces = len(route.spaces) if query.explain else 0
-    return merge_hits(shards, limit, max_per_shop=query.max_per_shop, explained_spaces=explained_spaces)
+    return merge_hits(shards, limit, max_per_shop=query.max_per_shop)
 
 
 def build_answer(
@@ -82,11 +83,10 @@ def build_answer(
         serialized_provenance = provenance.SerializeToString()
     else:
         serialized_provenance = _usual_provenance(snapshot, route, query.exact)
-    serialized = OpaqueSearchResponse(
-        hits=hits.first(query.limit).opaque(route.spaces if query.explain else ()),
-        truncated=query.min_score is not None and len(hits) > query.limit,
-    ).SerializeToString()
-    return SearchAnswer(serialized, serialized_provenance, space_label(route.spaces), complete=not results.failures)
+    encoded = hits.first(query.limit).encoded(route.spaces)
+    if query.min_score is not None and len(hits) > query.limit:
+        encoded += _TRUNCATED
+    return SearchAnswer(encoded, serialized_provenance, space_label(route.spaces), complete=not results.failures)
 
 
 @lru_cache(maxsize=64)
@@ -186,8 +186,3 @@ def _call_provenance(timer: RequestTimer) -> bytes:
         *(0x25, stage_s("search", 0.0)),
         *(0x2D, timer.elapsed_s()),
     )
-
-
-def _varint(value: int) -> bytes:
-    """A number below 2^14 in the encoding of protobuf."""
-    return bytes((value,)) if value < 0x80 else bytes((value & 0x7F | 0x80, value >> 7))

@@ -8,60 +8,62 @@ from dataclasses import dataclass
 import numpy as np
 
 from lookalike.runtime.grouping import limit_per_shop
-from lookalike.v1.index_pb2 import OpaqueHit, ShardHits
+from lookalike.shard_query import ShardHits
+from lookalike.v1.search_pb2 import Hit
 from lookalike.v1.types_pb2 import Space, SpaceScore
+from lookalike.vectors import F32
+from server.wire import encode_hits
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Hits by falling score, equal scores by rising id; each list has one entry per hit, in that order."""
+    """Hits by falling score, equal scores by rising id; all have one entry per hit, in that order."""
 
     ids: Sequence[str]
-    scores: Sequence[float]
+    scores: F32  # (c,)
     products: Sequence[bytes]  # Serialized.
-    cosines: Sequence[Sequence[float]]  # Of each hit, one per searched space; empty unless the query has `explain`.
+    cosines: F32 | None = None  # (c, s), of each hit and searched space; None unless the query has `explain`.
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def select(self, positions: Sequence[int]) -> Ranking:
         """The hits at these positions, in that order."""
+        at = [*positions]
         return Ranking(
-            [self.ids[i] for i in positions],
-            [self.scores[i] for i in positions],
-            [self.products[i] for i in positions],
-            [self.cosines[i] for i in positions] if self.cosines else (),
+            [self.ids[i] for i in at],
+            self.scores[at],
+            [self.products[i] for i in at],
+            None if self.cosines is None else self.cosines[at],
         )
 
     def first(self, limit: int) -> Ranking:
         return self if len(self) <= limit else self.select(range(limit))
 
-    def opaque(self, explained_spaces: Sequence[Space.ValueType]) -> list[OpaqueHit]:
-        """Messages that have the wire format of `Hit`, with the products still serialized."""
-        hits = [OpaqueHit(product=p, score=s) for p, s in zip(self.products, self.scores, strict=True)]
-        for hit, cosines in zip(hits, self.cosines, strict=False):  # There are none unless the query has `explain`.
-            for space, cosine in zip(explained_spaces, cosines, strict=True):
-                hit.scores.append(SpaceScore(space=space, score=cosine))
-        return hits
+    def encoded(self, spaces: Sequence[Space.ValueType]) -> bytes:
+        """The hits of a SearchResponse, serialized; `spaces` are those of the cosines."""
+        if self.cosines is None:
+            return encode_hits(self.products, self.scores)
+        return encode_hits(self.products, self.scores, (_space_scores(spaces, each) for each in self.cosines.tolist()))
 
 
-def merge_hits(shards: Sequence[ShardHits], limit: int, *, max_per_shop: int = 0, explained_spaces: int = 0) -> Ranking:
+def merge_hits(shards: Sequence[ShardHits], limit: int, *, max_per_shop: int = 0) -> Ranking:
     """The best `limit` hits by (falling score, rising id), at most `max_per_shop` of one shop (0: any number).
 
     shards: the hits of each, in that order; of one shard alone they are the ranking.
-    explained_spaces: how many spaces the shards give each hit's cosines for; 0 unless the query asks for them.
     Ids are compared as Unicode code points, which is the order of their UTF-8 bytes.
     """
-    rankings = [_ranking(hits, explained_spaces) for hits in shards]
-    if len(rankings) == 1:
-        return rankings[0].first(limit)
+    if len(shards) == 1:
+        (hits,) = shards
+        return Ranking(hits.ids, hits.scores, hits.products, hits.cosines).first(limit)
+    explained = [hits.cosines for hits in shards if hits.cosines is not None]
     together = Ranking(
-        [id for each in rankings for id in each.ids],
-        [score for each in rankings for score in each.scores],
-        [product for each in rankings for product in each.products],
-        [cosines for each in rankings for cosines in each.cosines],
+        [id for hits in shards for id in hits.ids],
+        np.concatenate([hits.scores for hits in shards]),
+        [product for hits in shards for product in hits.products],
+        np.concatenate(explained) if explained else None,
     )
-    negated_scores = [-score for score in together.scores]
+    negated_scores: list[float] = (-together.scores).tolist()
     order = [i for *_, i in sorted(zip(negated_scores, together.ids, range(len(together)), strict=True))]
     if not max_per_shop:
         return together.select(order[:limit])
@@ -69,9 +71,7 @@ def merge_hits(shards: Sequence[ShardHits], limit: int, *, max_per_shop: int = 0
     return together.select([order[i] for i in limit_per_shop((shops[i] for i in order), max_per_shop, limit)])
 
 
-def _ranking(hits: ShardHits, explained_spaces: int) -> Ranking:
-    scores: list[float] = np.frombuffer(hits.scores, dtype="<f4").tolist()
-    cosines: list[list[float]] = []
-    if explained_spaces:
-        cosines = np.frombuffer(hits.cosines, dtype="<f4").reshape(-1, explained_spaces).tolist()
-    return Ranking(hits.ids, scores, hits.products, cosines)
+def _space_scores(spaces: Sequence[Space.ValueType], cosines: Sequence[float]) -> bytes:
+    """The field `scores` of a hit, serialized."""
+    scores = (SpaceScore(space=space, score=cosine) for space, cosine in zip(spaces, cosines, strict=True))
+    return Hit(scores=scores).SerializeToString()

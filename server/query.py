@@ -31,6 +31,8 @@ class ExampleSource(Enum):
     TEXT = "text"
     VECTOR = "vector"
 
+    __hash__ = object.__hash__  # Of Enum it is a Python function, and members are looked up with every query.
+
 
 _SOURCES = tuple((source, source.value) for source in ExampleSource)
 _SPACES = frozenset(types_pb2.Space.values())
@@ -40,6 +42,8 @@ _CHECKS: Mapping[ExampleSource, Callable[[str, Any], None]] = {
     ExampleSource.TEXT: check_text,
     ExampleSource.VECTOR: check_vector_size,
 }
+EXAMPLE_FIELDS = tuple(f"examples[{i}]" for i in range(MAX_EXAMPLES))
+NO_FILTER = types_pb2.Filter()  # Shared by all queries without one.
 # The spaces that a photo or a text can be compared in, its own first; a product can be in every space.
 COMPARABLE_IN: Mapping[ExampleSource, tuple[Space.ValueType, ...]] = {
     ExampleSource.IMAGE: (SPACE_IMAGE, SPACE_PRODUCT),
@@ -77,24 +81,25 @@ class SearchQuery(NamedTuple):
         return [example for example in self.examples if example.source is source]
 
 
-def parse_query(request: search_pb2.SearchRequest, *, example_field: str = "examples[{}]") -> SearchQuery:
+def parse_query(request: search_pb2.SearchRequest, *, example_fields: Sequence[str] = EXAMPLE_FIELDS) -> SearchQuery:
     """Parse a request. Raises InvalidRequest naming the first invalid field.
 
-    example_field: format of the name that errors give the example of a number.
+    example_fields: the names that errors give the examples.
     """
-    if not request.examples:
+    messages = request.examples
+    if not messages:
         raise InvalidRequest("examples", "give at least one example to be similar to")
-    if len(request.examples) > MAX_EXAMPLES:
-        raise InvalidRequest("examples", f"{len(request.examples)} examples, at most {MAX_EXAMPLES} are allowed")
+    if len(messages) > MAX_EXAMPLES:
+        raise InvalidRequest("examples", f"{len(messages)} examples, at most {MAX_EXAMPLES} are allowed")
     if request.space not in _SPACES:
         raise InvalidRequest("space", f"there is no space {request.space}")
-    examples = tuple(_parse_example(example_field.format(i), each) for i, each in enumerate(request.examples))
+    examples = tuple(map(_parse_example, example_fields, messages))
     query = SearchQuery(
         examples=examples,
         space=request.space,
-        shares=_parse_shares(request, examples),
+        shares=_parse_shares(request, examples) if request.weights else None,
         limit=_parse_limit(request),
-        filter=check_filter(request.filter),
+        filter=check_filter(request.filter) if request.HasField("filter") else NO_FILTER,
         exclude_same_shop=request.exclude_same_shop,
         exact=request.exact,
         min_coverage=request.min_coverage,
@@ -136,9 +141,7 @@ def duplicates_search(request: search_pb2.FindDuplicatesRequest) -> search_pb2.S
 
 def _parse_shares(
     request: search_pb2.SearchRequest, examples: Sequence[QueryExample]
-) -> tuple[tuple[Space.ValueType, ...], tuple[float, ...]] | None:
-    if not request.weights:
-        return None
+) -> tuple[tuple[Space.ValueType, ...], tuple[float, ...]]:
     if request.space != SPACE_AUTO:
         raise InvalidRequest("space", "leave it out: `weights` names the spaces")
     weights: dict[Space.ValueType, float] = {}
@@ -196,8 +199,7 @@ def _parse_example(path: str, example: search_pb2.Example) -> QueryExample:
     weight = example.weight if example.HasField("weight") else 1.0
     if not math.isfinite(weight) or weight == 0:
         raise InvalidRequest(f"{path}.weight", f"{weight} is not a finite number other than 0")
-    source = sources[0]
-    name = source.value
-    field, value = f"{path}.{name}", getattr(example, name)
+    (source,) = sources
+    field, value = f"{path}.{source.value}", getattr(example, source.value)
     _CHECKS[source](field, value)
     return QueryExample(field, source, value, weight)

@@ -76,15 +76,14 @@ def _unfused_vectors(
 ) -> list[tuple[F32, float]]:
     """The vectors, with their weights, of the examples that have one in the space without the product encoder."""
     parts = []
-    for example in query.examples:
-        match example.source, example.value:
-            case ExampleSource.PRODUCT, str(product_id):
-                if (stored := products[product_id].vector(space, info.dim)) is not None:
-                    parts.append((stored, example.weight))
-            case ExampleSource.VECTOR, bytes(data):
-                parts.append((unit_vector(example.field, data, info.dim), example.weight))
-            case source, _ if COMPARABLE_IN[source][0] == space:
-                parts.append((require_encoder(encoded[example.field], info), example.weight))
+    for field, source, value, weight in query.examples:
+        if source is ExampleSource.VECTOR:
+            parts.append((unit_vector(field, value, info.dim), weight))  # type: ignore[arg-type]  # its value is bytes
+        elif source is ExampleSource.PRODUCT:
+            if (stored := products[str(value)].vector(space, info.dim)) is not None:
+                parts.append((stored, weight))
+        elif COMPARABLE_IN[source][0] == space:
+            parts.append((require_encoder(encoded[field], info), weight))
     return parts
 
 

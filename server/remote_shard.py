@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import grpc
 import grpc.aio
+import numpy as np
 
 from lookalike.channels import aio_channel
 from lookalike.runtime.edge import peer_error
+from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2, index_pb2_grpc
+from lookalike.vectors import F32, pack
 
 Reply = TypeVar("Reply")
 
@@ -27,10 +31,11 @@ class RemoteShard:
         return await self._call(self._stub.Describe, request, timeout_s)
 
     async def search(
-        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float, *, ordinary_only: bool
-    ) -> Sequence[index_pb2.ShardHits]:
-        request = index_pb2.ShardSearchRequest(version=version, queries=queries, ordinary_only=ordinary_only)
-        return (await self._call(self._stub.Search, request, timeout_s)).results
+        self, version: str, queries: Sequence[ShardQuery], timeout_s: float, *, ordinary_only: bool
+    ) -> Sequence[ShardHits]:
+        messages = [*map(_query_message, queries)]
+        request = index_pb2.ShardSearchRequest(version=version, queries=messages, ordinary_only=ordinary_only)
+        return [*map(_hits, (await self._call(self._stub.Search, request, timeout_s)).results)]
 
     async def fetch(self, request: index_pb2.FetchRequest, timeout_s: float) -> Sequence[index_pb2.FetchedProduct]:
         return (await self._call(self._stub.Fetch, request, timeout_s)).products
@@ -58,3 +63,31 @@ class RemoteShard:
             return await method(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, f"shard {self.address}") from error
+
+
+def _query_message(query: ShardQuery) -> index_pb2.ShardQuery:
+    message = index_pb2.ShardQuery(k=query.k, exact=query.exact, explain=query.explain, max_per_shop=query.max_per_shop)
+    for (space, vector), weight in zip(query.vectors.items(), query.weights, strict=True):
+        message.vectors.add(space=space, vector=pack(vector), weight=weight)
+    if query.filter:
+        message.filter.MergeFromString(query.filter)
+    if query.exclude_ids:
+        message.exclude_ids.extend(sorted(query.exclude_ids))
+    if query.min_score != -math.inf:
+        message.min_score = query.min_score
+    return message
+
+
+def _hits(message: index_pb2.ShardHits) -> ShardHits:
+    scores: F32 = np.frombuffer(message.scores, dtype="<f4")
+    cosines = np.frombuffer(message.cosines, dtype="<f4").reshape(len(scores), -1) if message.cosines else None
+    return ShardHits(
+        ids=message.ids,
+        scores=scores,
+        products=message.products,
+        shops=message.shops,
+        cosines=cosines,
+        plans=message.plans,
+        costly=message.costly,
+        error=message.error,
+    )

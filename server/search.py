@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from lookalike.errors import LookalikeError
 from lookalike.runtime.deadline import Deadline
-from lookalike.v1 import index_pb2, search_pb2
+from lookalike.shard_query import ShardQuery
+from lookalike.v1 import search_pb2
 from lookalike.v1.types_pb2 import Filter
-from lookalike.vectors import F32, pack
+from lookalike.vectors import F32
 from server.admission import Permit
 from server.answer import SearchAnswer, build_answer, rank_hits
 from server.diversity import CANDIDATES_PER_HIT, diversify, hit_vectors
@@ -21,7 +21,7 @@ from server.encoding import Encoders
 from server.merge import Ranking
 from server.metrics import RequestTimer
 from server.policy import AutoPolicy, Route, drop_empty_spaces, resolve_route
-from server.query import COMPARABLE_IN, ExampleSource, SearchQuery, duplicates_search, parse_query
+from server.query import COMPARABLE_IN, NO_FILTER, ExampleSource, SearchQuery, duplicates_search, parse_query
 from server.query_vectors import (
     ExampleProducts,
     SearchedSpaces,
@@ -65,7 +65,7 @@ class Searcher:
         self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline, permit: Permit
     ) -> bytes:
         """A serialized SearchResponse; it shares its answer, cached or not, with the equivalent Search."""
-        parse = partial(parse_query, example_field="example")
+        parse = partial(parse_query, example_fields=("example",))
         return await self._answer(duplicates_search(request), parse, permit.timer, deadline)
 
     async def _answer(
@@ -146,7 +146,7 @@ class Searcher:
 
         If the candidates' vectors cannot be fetched, the rank is by score and the returned results state a failure.
         """
-        hits = rank_hits(query, route, results, _candidate_count(query))
+        hits = rank_hits(query, results, _candidate_count(query))
         if not query.diversity or len(hits) < 2:
             return results, hits
         try:
@@ -154,9 +154,8 @@ class Searcher:
         except LookalikeError as error:
             return results.with_failure(f"not diversified: {error}"), hits
         vectors = hit_vectors(fetched, snapshot.spaces, route)
-        scores = np.array(hits.scores, dtype=np.float32)
         # On a thread: 100 hits of 500 take 15 ms at 1024 dimensions, in which this loop can serve other calls.
-        chosen = await asyncio.to_thread(diversify, scores, vectors, query.diversity, query.limit)
+        chosen = await asyncio.to_thread(diversify, hits.scores, vectors, query.diversity, query.limit)
         others = sorted({*range(len(hits))}.difference(chosen))
         return results, hits.select([*chosen, *others])
 
@@ -204,24 +203,21 @@ def _candidate_count(query: SearchQuery) -> int:
     return query.limit * CANDIDATES_PER_HIT if query.diversity else query.limit + (query.min_score is not None)
 
 
-def _shard_query(
-    query: SearchQuery, route: Route, vectors: Sequence[F32], products: ExampleProducts
-) -> index_pb2.ShardQuery:
+def _shard_query(query: SearchQuery, route: Route, vectors: Sequence[F32], products: ExampleProducts) -> ShardQuery:
     filter = query.filter
     if query.exclude_same_shop:
         shops = {shop for stored in products.values() if (shop := stored.parse().shop)}
         filter = Filter()
         filter.CopyFrom(query.filter)
         filter.shop_not_in.extend(sorted(shops.difference(filter.shop_not_in)))
-    shard_query = index_pb2.ShardQuery(
+    return ShardQuery(
+        vectors=dict(zip(route.spaces, vectors, strict=True)),
+        weights=route.shares,
+        filter=b"" if filter is NO_FILTER else filter.SerializeToString(deterministic=True),
         k=_candidate_count(query),
-        filter=filter,
         exact=query.exact,
         explain=query.explain,
-        exclude_ids=sorted(products),
-        min_score=query.min_score,
+        exclude_ids=frozenset(products),
+        min_score=-math.inf if query.min_score is None else query.min_score,
         max_per_shop=query.max_per_shop,
     )
-    for space, share, vector in zip(route.spaces, route.shares, vectors, strict=True):
-        shard_query.vectors.add(space=space, vector=pack(vector), weight=share)
-    return shard_query

@@ -11,6 +11,7 @@ from functools import partial
 from lookalike.errors import LookalikeError, Unavailable
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.deadline import Deadline
+from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2, types_pb2
 from server.settings import ServiceSettings
 from server.shard_transport import ShardTransport
@@ -31,7 +32,7 @@ _MAX_VERSIONS = 2  # Versions that requests in flight may pin: a shard serves no
 class _Batchers:
     """The batchers of one version: all queries of a batch pin the version that the batch names."""
 
-    searches: Coalescer[index_pb2.ShardQuery, index_pb2.ShardHits]
+    searches: Coalescer[ShardQuery, ShardHits]
     lookups: Coalescer[_Lookup, index_pb2.FetchedProduct]
     # Each result with the shard's sequence number after the batch.
     updates: Coalescer[index_pb2.Update, tuple[index_pb2.UpdateResult, int]]
@@ -65,13 +66,11 @@ class ShardClient:
         except LookalikeError:
             return None
 
-    def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery) -> asyncio.Future[index_pb2.ShardHits]:
+    def search(self, snapshot: Snapshot, query: ShardQuery) -> asyncio.Future[ShardHits]:
         """The hits of an ordinary query; those of one that is more work are `costly`: empty, to be asked for again."""
         return self._batchers_of(snapshot).searches.submit(query)
 
-    async def search_costly(
-        self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline
-    ) -> index_pb2.ShardHits:
+    async def search_costly(self, snapshot: Snapshot, query: ShardQuery, deadline: Deadline) -> ShardHits:
         """The hits of any query, alone, so that it waits for no other and the shard knows how long its caller waits.
 
         Raises DeadlineExceeded, Overloaded or what else the shard says.
@@ -156,11 +155,11 @@ class ShardClient:
                 del self._batchers[older]  # Its waiting queries are still sent.
         return self._batchers[version]
 
-    def _query_size(self, query: index_pb2.ShardQuery) -> int:
+    def _query_size(self, query: ShardQuery) -> int:
         """The size of a query in a batch: the hits it requests, but at least 1/`shard_batch` of a full batch."""
         return max(query.k, math.ceil(BATCH_PRODUCTS / self._settings.shard_batch))
 
-    async def _search(self, version: str, queries: list[index_pb2.ShardQuery]) -> Sequence[index_pb2.ShardHits]:
+    async def _search(self, version: str, queries: list[ShardQuery]) -> Sequence[ShardHits]:
         return await self._transport.search(version, queries, self._settings.shard_timeout_s, ordinary_only=True)
 
     async def _lookup(self, version: str, lookups: list[_Lookup]) -> Sequence[index_pb2.FetchedProduct]:

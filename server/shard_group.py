@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lookalike.errors import DeadlineExceeded, LookalikeError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import shard_of
+from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2, types_pb2
 from server import metrics
 from server.settings import ServiceSettings
@@ -24,7 +25,7 @@ _DEADLINE_SHARE = 0.9
 class ShardResults:
     """The results of one search from all shards."""
 
-    hits: list[index_pb2.ShardHits | None]  # Per shard, in order; None: it did not answer.
+    hits: list[ShardHits | None]  # Per shard, in order; None: it did not answer.
     failures: list[str]  # The reason of each shard that did not answer, and of other failures (`with_failure`).
 
     def with_failure(self, reason: str) -> ShardResults:
@@ -53,14 +54,14 @@ class ShardGroup:
         """The versions that each shard serves; None if it is unreachable. The shards renew their leases of `pinned`."""
         return await asyncio.gather(*(shard.describe(pinned) for shard in self._shards))
 
-    async def search(self, snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline) -> ShardResults:
+    async def search(self, snapshot: Snapshot, query: ShardQuery, deadline: Deadline) -> ShardResults:
         """Send the query to every shard. A shard that fails or is late is missing from the results, which say so.
 
         An ordinary query is waited for at most `shard_timeout_s`, one that the shards find costly until the deadline.
         Raises DeadlineExceeded, Overloaded or Unavailable when no shard answered.
         """
         wait_s = min(self._timeout_s, deadline.remaining_s() * _DEADLINE_SHARE)
-        calls: list[asyncio.Future[index_pb2.ShardHits] | LookalikeError] = []
+        calls: list[asyncio.Future[ShardHits] | LookalikeError] = []
         for shard in self._shards:
             try:
                 calls.append(shard.search(snapshot, query))
@@ -71,7 +72,7 @@ class ShardGroup:
         outcomes = [
             _outcome(call, shard.address, wait_s, late) for call, shard in zip(calls, self._shards, strict=True)
         ]
-        if costly := [i for i, each in enumerate(outcomes) if isinstance(each, index_pb2.ShardHits) and each.costly]:
+        if costly := [i for i, each in enumerate(outcomes) if isinstance(each, ShardHits) and each.costly]:
             answers = await self._search_costly([self._shards[i] for i in costly], snapshot, query, deadline)
             for i, answer in zip(costly, answers, strict=True):
                 outcomes[i] = answer
@@ -85,8 +86,8 @@ class ShardGroup:
         return ShardResults(hits, [str(error) for error in errors])
 
     async def _search_costly(
-        self, shards: Sequence[ShardClient], snapshot: Snapshot, query: index_pb2.ShardQuery, deadline: Deadline
-    ) -> list[index_pb2.ShardHits | LookalikeError]:
+        self, shards: Sequence[ShardClient], snapshot: Snapshot, query: ShardQuery, deadline: Deadline
+    ) -> list[ShardHits | LookalikeError]:
         """The outcome at each of these shards, within the deadline. Raises Overloaded."""
         if self._costly >= self._max_costly:
             metrics.COSTLY_REFUSED.inc()
@@ -167,7 +168,7 @@ class ShardGroup:
         return self._shards[shard_of(product_id, len(self._shards))]
 
 
-async def _wait(calls: Sequence[asyncio.Future[index_pb2.ShardHits]], timeout_s: float) -> None:
+async def _wait(calls: Sequence[asyncio.Future[ShardHits]], timeout_s: float) -> None:
     """Return when all calls are done. Those that are not after `timeout_s`, or when this is cancelled, are cancelled.
 
     A search pays for this once: `asyncio.wait` does the same for five times as much.
@@ -199,11 +200,11 @@ async def _wait(calls: Sequence[asyncio.Future[index_pb2.ShardHits]], timeout_s:
 
 
 def _outcome(
-    call: asyncio.Future[index_pb2.ShardHits] | LookalikeError,
+    call: asyncio.Future[ShardHits] | LookalikeError,
     address: str,
     waited_s: float,
     late: type[LookalikeError],
-) -> index_pb2.ShardHits | LookalikeError:
+) -> ShardHits | LookalikeError:
     if isinstance(call, LookalikeError):
         return call
     if call.cancelled():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2
 
 
@@ -14,7 +15,7 @@ class ShardTransport(Protocol):
     Every call raises a LookalikeError that names the shard: Unavailable when it does not answer within `timeout_s`,
     FailedPrecondition for a version that it does not serve, Overloaded when too much waits there, with the shard's own
     delay until it makes sense to try again. A call that is
-    cancelled is given up. The messages that are passed in both directions are not changed afterwards by either side.
+    cancelled is given up. What is passed in both directions is not changed afterwards by either side.
     """
 
     @property
@@ -24,8 +25,8 @@ class ShardTransport(Protocol):
     async def describe(self, request: index_pb2.DescribeRequest, timeout_s: float) -> index_pb2.DescribeResponse: ...
 
     async def search(
-        self, version: str, queries: Sequence[index_pb2.ShardQuery], timeout_s: float, *, ordinary_only: bool
-    ) -> Sequence[index_pb2.ShardHits]:
+        self, version: str, queries: Sequence[ShardQuery], timeout_s: float, *, ordinary_only: bool
+    ) -> Sequence[ShardHits]:
         """The hits of each query, in order. With `ordinary_only`, costly queries are not answered, and say so."""
 
     async def fetch(self, request: index_pb2.FetchRequest, timeout_s: float) -> Sequence[index_pb2.FetchedProduct]: ...

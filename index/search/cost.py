@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from index.search.queries import ParsedQuery
+from lookalike.shard_query import ShardQuery
 
 # 32,768 vectors of 1024 dimensions: 10 ms on one core for float32 vectors, 30 ms for float16. An ordinary search of
 # 1,000,000 such vectors needs a tenth of it.
@@ -26,7 +26,7 @@ class CostClass(Enum):
     EXACT = "exact"  # Asked to be exact, over many vectors: such searches share passes over them.
 
 
-def costly_class(query: ParsedQuery) -> CostClass:
+def costly_class(query: ShardQuery) -> CostClass:
     """The class of a search that needs more work than an ordinary one."""
     return CostClass.EXACT if query.exact else CostClass.DEEP
 

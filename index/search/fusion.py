@@ -10,8 +10,10 @@ from lookalike.vectors import F32
 
 
 def normalise_weights(weights: Sequence[float]) -> tuple[float, ...]:
-    """Divide finite weights above 0 by their sum."""
+    """Divide finite weights above 0 by their sum; those whose sum is 1 already stay as they are, to the last bit."""
     total = sum(weights)
+    if abs(total - 1) < 1e-12:
+        return tuple(weights)
     return tuple(weight / total for weight in weights)
 
 

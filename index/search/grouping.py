@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from index.search.queries import ParsedQuery
 from lookalike.runtime.grouping import limit_per_shop
+from lookalike.shard_query import ShardQuery
 from lookalike.vectors import F32
 
 _WIDENING_FACTOR = 4  # By which the depth grows when a ranking held too few hits.
@@ -27,7 +27,7 @@ Ranked_co = TypeVar("Ranked_co", bound=RankedHits, covariant=True)
 
 
 def select_hits(
-    query: ParsedQuery, scores: F32, id_of: Callable[[int], str], shop_of: Callable[[int], str]
+    query: ShardQuery, scores: F32, id_of: Callable[[int], str], shop_of: Callable[[int], str]
 ) -> Sequence[int]:
     """Positions in a ranking of the query's k hits.
 
@@ -46,13 +46,13 @@ def select_hits(
 class Searchable(Protocol[Ranked_co]):
     """What `widen_until_filled` searches."""
 
-    def nearest(self, queries: Sequence[ParsedQuery], /) -> Sequence[Ranked_co | None]:
+    def nearest(self, queries: Sequence[ShardQuery], /) -> Sequence[Ranked_co | None]:
         """The k best for each query; fewer only if no more exist. None: that is more work than is allowed."""
 
-    def max_hits(self, query: ParsedQuery, /) -> int:
+    def max_hits(self, query: ShardQuery, /) -> int:
         """How many hits can exist at any score, at most `max_per_shop` of a shop; k if there are more."""
 
-    def best_per_shop(self, query: ParsedQuery, /) -> Ranked_co | None:
+    def best_per_shop(self, query: ShardQuery, /) -> Ranked_co | None:
         """The exact best of each shop, and of those without one; they include the k hits, or all that exist.
 
         None: that is more work than is allowed.
@@ -60,9 +60,9 @@ class Searchable(Protocol[Ranked_co]):
 
 
 def widen_until_filled(
-    queries: Sequence[ParsedQuery],
+    queries: Sequence[ShardQuery],
     searchable: Searchable[Ranked],
-    select: Callable[[ParsedQuery, Ranked], Sequence[int]],
+    select: Callable[[ShardQuery, Ranked], Sequence[int]],
 ) -> list[tuple[Ranked, Sequence[int]] | None]:
     """For each query a ranking and the positions of its hits in it: k of them, or all that exist.
 
@@ -91,17 +91,15 @@ def widen_until_filled(
     return [results.get(i) for i in range(len(queries))]
 
 
-def _with_depth(query: ParsedQuery, depth: int) -> ParsedQuery:
+def _with_depth(query: ShardQuery, depth: int) -> ShardQuery:
     return query if query.k == depth else query._replace(k=depth)
 
 
-def _first_depth(query: ParsedQuery) -> int:
+def _first_depth(query: ShardQuery) -> int:
     return (2 if query.max_per_shop else 1) * query.k + len(query.exclude_ids)
 
 
-def _is_complete(
-    query: ParsedQuery, scores: F32, depth: int, hits: int, max_hits: Callable[[ParsedQuery], int]
-) -> bool:
+def _is_complete(query: ShardQuery, scores: F32, depth: int, hits: int, max_hits: Callable[[ShardQuery], int]) -> bool:
     """Whether a ranking with this number of hits holds k of them, or all that exist."""
     if hits >= query.k or len(scores) < depth or scores[-1] < query.min_score:
         return True

@@ -1,14 +1,14 @@
-"""Check a ShardQuery message and parse it into a `ParsedQuery`. Pure."""
+"""Check a message ShardQuery and parse it. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from index.search import fusion
+from lookalike.shard_query import ShardQuery
 from lookalike.v1 import index_pb2
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32
@@ -18,21 +18,7 @@ MAX_K = 4096
 _NORM_TOLERANCE = 1e-3
 
 
-class ParsedQuery(NamedTuple):
-    """A ShardQuery that has been checked."""
-
-    vectors: dict[Space.ValueType, F32]  # One at least; each (dim,) of unit norm, in the order of the query.
-    weights: tuple[float, ...]  # Of each vector's cosine in a score; they sum to 1.
-    filter: bytes  # A serialized Filter; empty: everything passes.
-    k: int
-    exact: bool
-    explain: bool
-    exclude_ids: frozenset[str] = frozenset()
-    min_score: float = -math.inf
-    max_per_shop: int = 0  # 0: no limit.
-
-
-def parse_query(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) -> ParsedQuery:
+def parse_query(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]) -> ShardQuery:
     """Parse a query; `dims` maps each space of the shard to its dimension. Raises ValueError with what is wrong."""
     if query.k + len(query.exclude_ids) > MAX_K:
         raise ValueError(f"k ({query.k}) plus the number of exclude_ids ({len(query.exclude_ids)}) is over {MAX_K}")
@@ -42,7 +28,7 @@ def parse_query(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]
     if not vectors:
         raise ValueError("the query has no vector")
     condition = query.filter.SerializeToString(deterministic=True) if query.HasField("filter") else b""
-    return ParsedQuery(
+    return ShardQuery(
         vectors=vectors,
         weights=_parse_weights(query.vectors),
         filter=condition,

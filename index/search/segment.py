@@ -17,7 +17,6 @@ from index.search import fusion, shop_codes, space
 from index.search.cost import UNLIMITED, WorkLimit
 from index.search.filters import FilterCache, filter_mask
 from index.search.plan import Plan
-from index.search.queries import ParsedQuery
 from index.search.scores import CHUNK, split_rows, top_k_of_chunks
 from index.search.shop_codes import ShopCodes
 from index.search.space import SpaceIndex
@@ -27,6 +26,7 @@ from index.storage.manifest import Manifest
 from index.storage.names import ATTRIBUTES, shard_name
 from index.storage.strings import Strings
 from lookalike.errors import BadArtifact
+from lookalike.shard_query import ShardQuery
 from lookalike.spaces import space_number
 from lookalike.v1 import types_pb2
 from lookalike.v1.types_pb2 import Space
@@ -167,7 +167,7 @@ class Segment:
         alive[WHOLE_TABLE] = before[WHOLE_TABLE].without(deleted)
         return Segment(self.table, self.spaces, alive=alive, filters=self._filters)
 
-    def nearest(self, queries: Sequence[ParsedQuery], limit: WorkLimit = UNLIMITED) -> list[SegmentHits | None]:
+    def nearest(self, queries: Sequence[ShardQuery], limit: WorkLimit = UNLIMITED) -> list[SegmentHits | None]:
         """The nearest of each query, as rows of the table; None where `limit` allows no result.
 
         Searches with equal parameters run as one batch.
@@ -199,7 +199,7 @@ class Segment:
         matching = len(space) if bitmap is None else bitmap.count
         return SearchTrace(number, len(space), matching, space.entry.recipe, plan)
 
-    def _fuse(self, query: ParsedQuery, nearest: Sequence[SegmentHits | None], limit: WorkLimit) -> SegmentHits | None:
+    def _fuse(self, query: ShardQuery, nearest: Sequence[SegmentHits | None], limit: WorkLimit) -> SegmentHits | None:
         """The k best by the weighted cosines of all the query's spaces, among the nearest in each; None as above."""
         if query.exact:
             candidates, traces = self._matching_rows(query), self.exact_traces(query)
@@ -216,7 +216,7 @@ class Segment:
         )
         return SegmentHits(rows, scores, traces)
 
-    def best_per_shop(self, query: ParsedQuery, limit: WorkLimit = UNLIMITED) -> SegmentHits | None:
+    def best_per_shop(self, query: ShardQuery, limit: WorkLimit = UNLIMITED) -> SegmentHits | None:
         """Exact search for the k best, at most `max_per_shop` of a shop, equal scores by rising id.
 
         None where `limit` does not allow it.
@@ -234,11 +234,11 @@ class Segment:
         best = falling[self.shop_codes.within_limit(rows[falling], query.max_per_shop)][: query.k]
         return SegmentHits(rows[best], scores[best], self.exact_traces(query))
 
-    def _dims(self, query: ParsedQuery) -> int:
+    def _dims(self, query: ShardQuery) -> int:
         """The components that comparing the query with one product takes."""
         return sum(self.spaces[number].dim for number in query.vectors)
 
-    def eligible(self, query: ParsedQuery) -> I64:
+    def eligible(self, query: ShardQuery) -> I64:
         """The rows, rising, that may be hits: they pass the filter, have a vector, and are not excluded."""
         rows = self._matching_rows(query)
         excluded = [row for product_id in query.exclude_ids if (row := self.find(product_id.encode())) is not None]
@@ -248,14 +248,14 @@ class Segment:
     def shop_codes(self) -> ShopCodes:
         return shop_codes.merge_shop_codes(self.table.parts)
 
-    def scores(self, query: ParsedQuery, rows: I64) -> F32:
+    def scores(self, query: ShardQuery, rows: I64) -> F32:
         """The scores (c,) of rows (c,) of the table for the query."""
         return fusion.fuse(self.cosines(query, rows), query.weights)
 
-    def exact_traces(self, query: ParsedQuery) -> tuple[SearchTrace, ...]:
+    def exact_traces(self, query: ShardQuery) -> tuple[SearchTrace, ...]:
         return _by_space(self._trace(number, self.bitmap(number, query.filter), None) for number in query.vectors)
 
-    def _matching_rows(self, query: ParsedQuery) -> I64:
+    def _matching_rows(self, query: ShardQuery) -> I64:
         """The rows, rising, that pass the filter and have a vector in any of the query's spaces."""
         candidates = np.zeros(len(self.table), dtype=np.bool_)
         for number in query.vectors:
@@ -263,7 +263,7 @@ class Segment:
             candidates[rows if bitmap is None else rows[bitmap.rows]] = True
         return np.flatnonzero(candidates)
 
-    def cosines(self, query: ParsedQuery, rows: I64) -> F32:
+    def cosines(self, query: ShardQuery, rows: I64) -> F32:
         """Cosines (s, c) of the query with each of the rows, in each of its spaces."""
         return np.stack([self.spaces[number].cosines(vector, rows) for number, vector in query.vectors.items()])
 
@@ -323,7 +323,7 @@ def open_segment(root: Path, manifest: Manifest, shard: int, placement: space.De
     return Segment(table, spaces)
 
 
-def _searches(query: ParsedQuery) -> list[tuple[_BatchKey, F32]]:
+def _searches(query: ShardQuery) -> list[tuple[_BatchKey, F32]]:
     """The single-vector searches of a query. Exact fusion needs none: all products are its candidates."""
     is_fusion = len(query.vectors) > 1
     if is_fusion and query.exact:

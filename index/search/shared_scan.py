@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from index.search.queries import ParsedQuery
 from index.search.scores import matrix_product, rounding_error
 from index.search.segment import Segment, SegmentHits
 from index.search.space import SpaceIndex
 from index.search.view import Hits, View, hit_positions
 from index.storage.vectors import read_ahead
+from lookalike.shard_query import ShardQuery
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
 
@@ -33,7 +33,7 @@ _SPARSE = 8
 _QUERIES_OF_DOUBLE_COST = 12
 
 
-def components(view: View, query: ParsedQuery) -> dict[int, int]:
+def components(view: View, query: ShardQuery) -> dict[int, int]:
     """The work of a query alone, by the key of each segment that it has to scan."""
     return {
         segment_key(segment): len(segment.table) * sum(segment.spaces[number].dim for number in query.vectors)
@@ -54,7 +54,7 @@ def batch_factor(queries: int) -> float:
 class ExactSearch:
     """The exact search of one query in one view, while it is scanned."""
 
-    def __init__(self, view: View, query: ParsedQuery) -> None:
+    def __init__(self, view: View, query: ShardQuery) -> None:
         self.view = view
         self.query = query
         self.scans = [_SegmentScan(segment, query) for segment in view.segments]
@@ -72,7 +72,7 @@ class ExactSearch:
 class _SegmentScan:
     """The best of those rows of one segment that one query has met."""
 
-    def __init__(self, segment: Segment, query: ParsedQuery) -> None:
+    def __init__(self, segment: Segment, query: ShardQuery) -> None:
         self.segment = segment
         self.query = query
         self.rows_left = len(segment.table) if query.k else 0

@@ -9,8 +9,8 @@ import numpy as np
 
 from index.search import grouping, shop_codes
 from index.search.cost import UNLIMITED, WorkLimit
-from index.search.queries import ParsedQuery
 from index.search.segment import SearchTrace, Segment, SegmentHits
+from lookalike.shard_query import ShardQuery
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
 
@@ -81,7 +81,7 @@ class Hits(NamedTuple):
         return [next(values[i]) for i in self.segment_indices.tolist()]
 
 
-def hit_positions(query: ParsedQuery, ranking: Hits) -> Sequence[int]:
+def hit_positions(query: ShardQuery, ranking: Hits) -> Sequence[int]:
     """Positions of the query's hits in a ranking."""
     ids = ranking.ids if query.exclude_ids else []
     shops = ranking.shops if query.max_per_shop else []
@@ -106,7 +106,7 @@ class View:
                 return DocumentRef(segment, row)
         return None
 
-    def nearest(self, queries: Sequence[ParsedQuery]) -> list[Hits]:
+    def nearest(self, queries: Sequence[ShardQuery]) -> list[Hits]:
         """The k best of each query."""
         return [hits for hits in LimitedView(self, UNLIMITED).nearest(queries) if hits is not None]  # All are.
 
@@ -125,7 +125,7 @@ class View:
         order = sorted(zip((-merged.scores).tolist(), merged.ids, range(len(merged.rows)), strict=True))
         return merged.select([position for *_, position in order[:k]])
 
-    def cosines(self, query: ParsedQuery, refs: Sequence[DocumentRef]) -> F32:
+    def cosines(self, query: ShardQuery, refs: Sequence[DocumentRef]) -> F32:
         """Cosines (s, c) of the query with each of the products, in each of its spaces."""
         cosines = np.zeros((len(query.vectors), len(refs)), dtype=np.float32)
         for segment in self.segments:
@@ -151,19 +151,19 @@ class LimitedView(NamedTuple):
     view: View
     limit: WorkLimit
 
-    def nearest(self, queries: Sequence[ParsedQuery]) -> list[Hits | None]:
+    def nearest(self, queries: Sequence[ShardQuery]) -> list[Hits | None]:
         """The k best of each query. Each segment is searched for k: one of them may hold all."""
         per_segment = [_nearest(segment, queries, self.limit) for segment in self.view.segments]
         return [
             self._merge([segment_hits[i] for segment_hits in per_segment], query.k) for i, query in enumerate(queries)
         ]
 
-    def max_hits(self, query: ParsedQuery) -> int:
+    def max_hits(self, query: ShardQuery) -> int:
         """How many hits can exist at any score, at most `max_per_shop` of a shop; k if there are more."""
         tables = ((segment.shop_codes, segment.eligible(query)) for segment in self.view.segments)
         return shop_codes.max_hits(tables, query.max_per_shop, query.k)
 
-    def best_per_shop(self, query: ParsedQuery) -> Hits | None:
+    def best_per_shop(self, query: ShardQuery) -> Hits | None:
         """The exact best of each shop, and of those without one; they include the k hits, or all that exist."""
         return self._merge([segment.best_per_shop(query, self.limit) for segment in self.view.segments])
 
@@ -172,13 +172,13 @@ class LimitedView(NamedTuple):
         return self.view.merge(known, k) if len(known) == len(per_segment) else None
 
 
-def _nearest(segment: Segment, queries: Sequence[ParsedQuery], limit: WorkLimit) -> list[SegmentHits | None]:
+def _nearest(segment: Segment, queries: Sequence[ShardQuery], limit: WorkLimit) -> list[SegmentHits | None]:
     if segment.table.order is None:
         return segment.nearest(queries, limit)
     return [_with_ties(segment, query, limit) for query in queries]
 
 
-def _with_ties(segment: Segment, query: ParsedQuery, limit: WorkLimit) -> SegmentHits | None:
+def _with_ties(segment: Segment, query: ShardQuery, limit: WorkLimit) -> SegmentHits | None:
     """The k nearest and all tied with the k-th, for a table whose rows do not rise with the ids, which break ties."""
     depth = query.k + 1
     while True:

@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from index.search.cost import CostClass
-from index.search.queries import ParsedQuery
 from index.search.shared_scan import BLOCK_BYTES, ExactSearch, SharedScan, batch_factor, components
 from index.search.view import View
 from index.serving import metrics
@@ -19,6 +18,7 @@ from index.serving.shard_search import Found
 from index.serving.threads import lower_thread_priority
 from index.serving.work_rate import WorkRate, require_time
 from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
+from lookalike.shard_query import ShardQuery
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class _Waiting:
     """A search that was admitted and not answered yet."""
 
     view: View
-    query: ParsedQuery
+    query: ShardQuery
     caller: Caller
     found: Future[Found] = field(default_factory=Future)
     search: ExactSearch | None = None  # None: it has not joined the scan.
@@ -66,7 +66,7 @@ class ExactSearches:
         self._thread = threading.Thread(target=self._run, name="exact", daemon=True)
         self._thread.start()
 
-    def submit(self, view: View, query: ParsedQuery, caller: Caller) -> Future[Found]:
+    def submit(self, view: View, query: ShardQuery, caller: Caller) -> Future[Found]:
         """The future cannot be cancelled: it is done when no thread uses the view any more.
 
         It raises DeadlineExceeded as soon as a block has ended after the deadline, or after the caller gave up.

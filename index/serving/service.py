@@ -13,7 +13,7 @@ from typing import TypeVar
 import grpc
 
 from index.search.cost import ORDINARY_COMPONENTS, CostClass, WorkLimit, costly_class
-from index.serving import metrics
+from index.serving import messages, metrics
 from index.serving.caller import Caller
 from index.serving.served_versions import ServedVersions
 from index.serving.shard_search import Found, ShardSearch
@@ -23,13 +23,13 @@ from index.serving.writer import Writer
 from lookalike.errors import InvalidRequest
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
+from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2
 
 SERVICE = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 MAX_QUERIES = 256
 
 Result = TypeVar("Result")
-_Response = index_pb2.ShardSearchResponse
 
 
 class IndexShard:
@@ -66,10 +66,11 @@ class IndexShard:
         return self._served.describe(request.pinned)
 
     async def search(
-        self, version: str, queries: Sequence[index_pb2.ShardQuery], deadline: Deadline, *, ordinary_only: bool = False
-    ) -> index_pb2.ShardSearchResponse:
-        """One result per query, in order. With `ordinary_only`, those of costly queries say only that they are."""
-        return await self._search(version, queries, deadline, ordinary_only, lambda response: response)
+        self, version: str, queries: Sequence[ShardQuery], deadline: Deadline, *, ordinary_only: bool = False
+    ) -> Sequence[ShardHits]:
+        """The hits of each query, in order. With `ordinary_only`, those of costly queries say only that they are."""
+        _check_count(queries)
+        return await self._search(version, lambda _: queries, deadline, ordinary_only, lambda results: results)
 
     async def fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> index_pb2.FetchResponse:
         return await self._run(request.version, lambda shard: shard.fetch(request), deadline)
@@ -96,9 +97,15 @@ class IndexShard:
                 after = page.ids[-1]
 
     async def _serialized_search(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
-        return await self._search(
-            request.version, request.queries, deadline, request.ordinary_only, _Response.SerializeToString
-        )
+        _check_count(request.queries)
+
+        def parse(shard: ShardVersion) -> Sequence[ShardQuery | ValueError]:
+            return messages.parse_queries(request.queries, shard.dims)
+
+        def serialize(results: Sequence[ShardHits]) -> bytes:
+            return messages.search_response(results).SerializeToString()
+
+        return await self._search(request.version, parse, deadline, request.ordinary_only, serialize)
 
     async def _serialized_fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> bytes:
         return await self._run(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
@@ -106,19 +113,15 @@ class IndexShard:
     async def _search(
         self,
         version: str,
-        queries: Sequence[index_pb2.ShardQuery],
+        read: Callable[[ShardVersion], Sequence[ShardQuery | ValueError]],
         deadline: Deadline,
         ordinary_only: bool,
-        finish: Callable[[_Response], Result],
+        finish: Callable[[Sequence[ShardHits]], Result],
     ) -> Result:
-        """Return what `finish` makes of the response, on a thread."""
-        if len(queries) > MAX_QUERIES:
-            raise InvalidRequest(
-                "queries", f"the request has {len(queries)} queries, at most {MAX_QUERIES} are allowed"
-            )
+        """What `finish` makes of the hits of the queries that `read` returns; both are called on a thread."""
 
         def begin(shard: ShardVersion) -> tuple[ShardSearch | None, Result | None]:
-            search = _search_ordinary(shard, queries, self._ordinary)
+            search = _search_ordinary(shard, read(shard), self._ordinary)
             if search.pending and not ordinary_only:
                 return search, None
             return None, finish(_complete(search, {}))
@@ -163,22 +166,26 @@ class IndexShard:
         return call
 
 
-def _search_ordinary(shard: ShardVersion, queries: Sequence[index_pb2.ShardQuery], limit: WorkLimit) -> ShardSearch:
-    """A search with the hits of ordinary queries written; costly ones are pending."""
+def _check_count(queries: Sequence[object]) -> None:
+    if len(queries) > MAX_QUERIES:
+        raise InvalidRequest("queries", f"the request has {len(queries)} queries, at most {MAX_QUERIES} are allowed")
+
+
+def _search_ordinary(shard: ShardVersion, queries: Sequence[ShardQuery | ValueError], limit: WorkLimit) -> ShardSearch:
+    """A search with the hits of ordinary queries; costly ones are pending."""
     began_s = time.perf_counter()
     search = shard.start_search(queries)
-    search.write(search.find([*search.pending], limit))
+    search.read(search.find([*search.pending], limit))
     metrics.BATCH_SECONDS.observe(time.perf_counter() - began_s)
     metrics.BATCH_QUERIES.observe(len(queries))
     return search
 
 
-def _complete(search: ShardSearch, results: Mapping[int, Found]) -> _Response:
-    """The response, with these results, too; queries that are still pending are costly ones to ask for again."""
-    search.write(results)
-    for i in search.pending:
-        search.response.results[i].costly = True
-    failed = sum(bool(hits.error) for hits in search.response.results)
-    metrics.QUERIES.labels("ok").inc(len(search.response.results) - failed - len(search.pending))
+def _complete(search: ShardSearch, found: Mapping[int, Found]) -> list[ShardHits]:
+    """The hits of all queries, with these, too."""
+    search.read(found)
+    results = search.results
+    failed = sum(bool(hits.error) for hits in results)
+    metrics.QUERIES.labels("ok").inc(len(results) - failed - len(search.pending))
     metrics.QUERIES.labels("error").inc(failed)
-    return search.response
+    return results

@@ -1,4 +1,4 @@
-"""One batch of queries in one snapshot of a shard: parse, search within a limit of work, write the hits. No network."""
+"""One batch of queries in one snapshot of a shard: search within a limit of work, read the hits. No network."""
 
 from __future__ import annotations
 
@@ -6,35 +6,40 @@ from collections.abc import Mapping, Sequence
 
 from index.search import grouping
 from index.search.cost import WorkLimit
-from index.search.queries import ParsedQuery, parse_query
 from index.search.segment import SearchTrace
 from index.search.view import Hits, LimitedView, View, hit_positions
-from lookalike.v1 import index_pb2, types_pb2
-from lookalike.v1.types_pb2 import Space
-from lookalike.vectors import pack
+from lookalike.shard_query import ShardHits, ShardQuery
+from lookalike.v1 import types_pb2
 
 # Of products in one response (a message has at most 32 MiB); queries without room get an error.
 MAX_RESPONSE_BYTES = 24 << 20
 
 Found = tuple[Hits, Sequence[int]]  # A ranking, and the positions of a query's hits in it.
+_COSTLY = ShardHits(costly=True)
 
 
 class ShardSearch:
-    """The response to a batch, and its queries that have none in it yet."""
+    """The hits of a batch, and its queries that have none yet.
 
-    def __init__(
-        self, view: View, dims: Mapping[Space.ValueType, int], queries: Sequence[index_pb2.ShardQuery]
-    ) -> None:
+    queries: by position in the batch; an error stands for a query that is invalid.
+    """
+
+    def __init__(self, view: View, queries: Sequence[ShardQuery | ValueError]) -> None:
         self.view = view
-        self.response = index_pb2.ShardSearchResponse()
-        self.pending: dict[int, ParsedQuery] = {}  # By position in the batch.
-        self._free_bytes = MAX_RESPONSE_BYTES
+        self._count = len(queries)
+        self._results: dict[int, ShardHits] = {}  # By position in the batch, as those below.
+        self.pending: dict[int, ShardQuery] = {}
         for i, query in enumerate(queries):
-            message = self.response.results.add()
-            try:
-                self.pending[i] = parse_query(query, dims)
-            except ValueError as error:
-                message.error = str(error)
+            if isinstance(query, ValueError):
+                self._results[i] = ShardHits(error=str(query))
+            else:
+                self.pending[i] = query
+        self._free_bytes = MAX_RESPONSE_BYTES
+
+    @property
+    def results(self) -> list[ShardHits]:
+        """The hits of all queries, in order; those that are pending are costly ones, to be asked for again."""
+        return [self._results.get(i, _COSTLY) for i in range(self._count)]
 
     def find(self, positions: Sequence[int], limit: WorkLimit) -> dict[int, Found]:
         """Search for pending queries, by position; left out is what needs more work than `limit` allows."""
@@ -42,12 +47,24 @@ class ShardSearch:
         results = grouping.widen_until_filled(queries, LimitedView(self.view, limit), hit_positions)
         return {i: found for i, found in zip(positions, results, strict=True) if found is not None}
 
-    def write(self, results: Mapping[int, Found]) -> None:
-        """Write the hits of these queries, which are pending no more."""
-        for i, (ranking, positions) in results.items():
+    def read(self, found: Mapping[int, Found]) -> None:
+        """Read the hits of these queries, which are pending no more."""
+        for i, (ranking, positions) in found.items():
             hits = ranking if len(positions) == len(ranking.rows) else ranking.select(positions)
-            message = self.response.results[i]
-            self._free_bytes -= _write_hits(message, self.view, self.pending.pop(i), hits, self._free_bytes)
+            self._results[i] = self._read(self.pending.pop(i), hits)
+
+    def _read(self, query: ShardQuery, hits: Hits) -> ShardHits:
+        """The hits, or an error if the batch has no room for their products."""
+        products = hits.products
+        size = sum(map(len, products))
+        if size > self._free_bytes:
+            return ShardHits(error=f"the products of this batch have over {MAX_RESPONSE_BYTES} bytes")
+        self._free_bytes -= size
+        shops = hits.shops if query.max_per_shop else ()
+        if not query.explain:
+            return ShardHits(hits.ids, hits.scores, products, shops)
+        cosines = hits.scores[:, None] if len(query.vectors) == 1 else self.view.cosines(query, hits.refs).T
+        return ShardHits(hits.ids, hits.scores, products, shops, cosines, [*map(_plan_message, hits.traces)])
 
 
 def _plan_message(trace: SearchTrace) -> types_pb2.SearchPlan:
@@ -56,21 +73,3 @@ def _plan_message(trace: SearchTrace) -> types_pb2.SearchPlan:
         message.recipe, message.depth = trace.recipe, plan.depth
         message.search_parameter, message.candidates = plan.operating_point.search_parameter, plan.candidates
     return message
-
-
-def _write_hits(message: index_pb2.ShardHits, view: View, query: ParsedQuery, hits: Hits, free_bytes: int) -> int:
-    """Write the hits to the message, or an error if their products are over `free_bytes`. Returns the bytes used."""
-    products = hits.products
-    size = sum(map(len, products))
-    if size > free_bytes:
-        message.error = f"the products of this batch have over {MAX_RESPONSE_BYTES} bytes"
-        return 0
-    message.ids.extend(hits.ids)
-    message.scores = pack(hits.scores)
-    message.products.extend(products)
-    if query.max_per_shop:
-        message.shops.extend(hits.shops)
-    if query.explain:
-        message.cosines = message.scores if len(query.vectors) == 1 else pack(view.cosines(query, hits.refs).T)
-        message.plans.extend(map(_plan_message, hits.traces))
-    return size

@@ -14,12 +14,14 @@ from index.search.cost import UNLIMITED
 from index.search.segment import Segment
 from index.search.space import DevicePlacement
 from index.search.view import View
+from index.serving import messages
 from index.serving.shard_search import ShardSearch
 from index.storage import version
 from index.storage.manifest import Manifest
 from index.storage.names import shard_name
 from lookalike.errors import BadArtifact, InvalidRequest
 from lookalike.limits import MAX_IDS
+from lookalike.shard_query import ShardQuery
 from lookalike.spaces import space_number
 from lookalike.v1 import index_pb2, types_pb2
 from lookalike.v1.types_pb2 import Product, Space
@@ -45,7 +47,7 @@ class ShardVersion:
         self.base = base
         self.live = live  # None: it takes no updates.
         self._base_view = View((base,))
-        self._dims = {number: space.dim for number, space in base.spaces.items()}
+        self.dims = {number: space.dim for number, space in base.spaces.items()}
 
     @property
     def view(self) -> View:
@@ -82,13 +84,13 @@ class ShardVersion:
 
     def search(self, queries: Sequence[index_pb2.ShardQuery]) -> index_pb2.ShardSearchResponse:
         """Search; returns one ShardHits for each query, with an error in that of an invalid query."""
-        search = self.start_search(queries)
-        search.write(search.find([*search.pending], UNLIMITED))
-        return search.response
+        search = self.start_search(messages.parse_queries(queries, self.dims))
+        search.read(search.find([*search.pending], UNLIMITED))
+        return messages.search_response(search.results)
 
-    def start_search(self, queries: Sequence[index_pb2.ShardQuery]) -> ShardSearch:
-        """A search of the present content, in which errors are already written, and nothing else."""
-        return ShardSearch(self.view, self._dims, queries)
+    def start_search(self, queries: Sequence[ShardQuery | ValueError]) -> ShardSearch:
+        """A search of the present content, which has found nothing yet."""
+        return ShardSearch(self.view, queries)
 
     def fetch(self, request: index_pb2.FetchRequest) -> index_pb2.FetchResponse:
         """Products by id. Raises InvalidRequest for more than fit into a response."""
@@ -104,7 +106,7 @@ class ShardVersion:
             description = Product(description=ref.description).SerializeToString() if request.descriptions else b""
             fetched.product = ref.product + description
             for number in request.vectors:
-                if number in self._dims and (vector := ref.vector(number)) is not None:
+                if number in self.dims and (vector := ref.vector(number)) is not None:
                     fetched.vectors.add(space=number, vector=pack(vector))
         return response
 

@@ -745,36 +745,6 @@ class LogRecord(_message.Message):
 Global___LogRecord: _TypeAlias = LogRecord  # noqa: Y015
 
 @_typing.final
-class OpaqueSearchResponse(_message.Message):
-    """The same bytes as a SearchResponse, with parts left serialized: the gateway forwards products without parsing them, and
-    reuses a cached provenance with new timings.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    HITS_FIELD_NUMBER: _builtins.int
-    PROVENANCE_FIELD_NUMBER: _builtins.int
-    TRUNCATED_FIELD_NUMBER: _builtins.int
-    provenance: _builtins.bytes
-    truncated: _builtins.bool
-    @_builtins.property
-    def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpaqueHit]: ...
-    def __init__(
-        self,
-        *,
-        hits: _abc.Iterable[Global___OpaqueHit] | None = ...,
-        provenance: _builtins.bytes = ...,
-        truncated: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "provenance", b"provenance", "truncated", b"truncated"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___OpaqueSearchResponse: _TypeAlias = OpaqueSearchResponse  # noqa: Y015
-
-@_typing.final
 class OpaqueBatchSearchResponse(_message.Message):
     """The same bytes as a BatchSearchResponse, with the responses left serialized."""
 
@@ -850,29 +820,3 @@ class OpaqueSearchStreamResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___OpaqueSearchStreamResponse: _TypeAlias = OpaqueSearchStreamResponse  # noqa: Y015
-
-@_typing.final
-class OpaqueHit(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PRODUCT_FIELD_NUMBER: _builtins.int
-    SCORE_FIELD_NUMBER: _builtins.int
-    SCORES_FIELD_NUMBER: _builtins.int
-    product: _builtins.bytes
-    score: _builtins.float
-    @_builtins.property
-    def scores(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceScore]: ...
-    def __init__(
-        self,
-        *,
-        product: _builtins.bytes = ...,
-        score: _builtins.float = ...,
-        scores: _abc.Iterable[_types_pb2.SpaceScore] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "score", b"score", "scores", b"scores"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___OpaqueHit: _TypeAlias = OpaqueHit  # noqa: Y015

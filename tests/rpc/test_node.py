@@ -24,6 +24,7 @@ from lookalike.channels import aio_channel
 from lookalike.errors import BadSettings
 from lookalike.local import probes
 from lookalike.runtime import lifecycle
+from lookalike.shard_query import ShardQuery
 from lookalike.v1 import index_pb2, search_pb2_grpc
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE
@@ -113,7 +114,7 @@ async def test_an_answer_without_a_shard_says_so_as_that_of_a_gateway_with_remot
 ) -> None:
     start = ShardVersion.start_search
 
-    def start_at_first_shard(shard: ShardVersion, queries: Sequence[index_pb2.ShardQuery]) -> ShardSearch:
+    def start_at_first_shard(shard: ShardVersion, queries: Sequence[ShardQuery | ValueError]) -> ShardSearch:
         if shard.shard == 1:
             raise RuntimeError("a bug")
         return start(shard, queries)
@@ -199,7 +200,7 @@ async def test_a_node_is_ready_once_warm_and_at_sigterm_ends_the_calls_under_way
         assert warm.wait(SECONDS)
         warm_up(shard)
 
-    def slow_start(shard: ShardVersion, queries: Sequence[index_pb2.ShardQuery]) -> ShardSearch:
+    def slow_start(shard: ShardVersion, queries: Sequence[ShardQuery | ValueError]) -> ShardSearch:
         begun.set()
         assert proceed.wait(SECONDS)
         return start(shard, queries)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from index.building.build import SpaceVectors, build
 from index.search.grouping import select_hits, widen_until_filled
-from index.search.queries import ParsedQuery
 from index.serving.shard_version import ShardVersion, open_shard
+from lookalike import shard_query
 from lookalike.runtime.grouping import limit_per_shop
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.v1.types_pb2 import Filter
@@ -28,8 +28,8 @@ class Ranking(NamedTuple):
 
 def a_query(
     k: int, *, max_per_shop: int = 0, min_score: float = -np.inf, exclude_ids: Sequence[str] = ()
-) -> ParsedQuery:
-    return ParsedQuery({}, (), b"", k, False, False, frozenset(exclude_ids), min_score, max_per_shop)
+) -> shard_query.ShardQuery:
+    return shard_query.ShardQuery({}, (), b"", k, False, False, frozenset(exclude_ids), min_score, max_per_shop)
 
 
 class Catalogue:
@@ -41,24 +41,24 @@ class Catalogue:
         self.depths: list[list[int]] = []
         self.full_scans = 0
 
-    def nearest(self, queries: Sequence[ParsedQuery]) -> list[Ranking]:
+    def nearest(self, queries: Sequence[shard_query.ShardQuery]) -> list[Ranking]:
         self.depths.append([query.k for query in queries])
         return [Ranking(self.scores[: query.k]) for query in queries]
 
-    def max_hits(self, query: ParsedQuery) -> int:
+    def max_hits(self, query: shard_query.ShardQuery) -> int:
         return len(self.expected(query._replace(min_score=-np.inf)))
 
-    def best_per_shop(self, query: ParsedQuery) -> Ranking:
+    def best_per_shop(self, query: shard_query.ShardQuery) -> Ranking:
         self.full_scans += 1
         return Ranking(self.scores)
 
-    def select(self, query: ParsedQuery, ranking: Ranking) -> Sequence[int]:
+    def select(self, query: shard_query.ShardQuery, ranking: Ranking) -> Sequence[int]:
         return select_hits(query, ranking.scores, str, lambda position: self.shops[position])
 
-    def hits(self, *queries: ParsedQuery) -> list[list[int]]:
+    def hits(self, *queries: shard_query.ShardQuery) -> list[list[int]]:
         return [[*found[1]] for found in widen_until_filled(queries, self, self.select) if found is not None]
 
-    def expected(self, query: ParsedQuery) -> list[int]:
+    def expected(self, query: shard_query.ShardQuery) -> list[int]:
         kept: list[int] = []
         for position, (score, shop) in enumerate(zip(self.scores, self.shops, strict=True)):
             full = query.max_per_shop and shop and [self.shops[i] for i in kept].count(shop) == query.max_per_shop
@@ -83,7 +83,7 @@ QUERIES = st.builds(
     queries=st.lists(QUERIES, max_size=3),
 )
 def test_hits_are_the_first_of_the_whole_ranking_that_the_query_allows(
-    products: list[tuple[float, str]], queries: list[ParsedQuery]
+    products: list[tuple[float, str]], queries: list[shard_query.ShardQuery]
 ) -> None:
     catalogue = Catalogue([score for score, _ in products], [shop for _, shop in products])
     assert catalogue.hits(*queries) == [catalogue.expected(query) for query in queries]

@@ -10,11 +10,12 @@ import pytest
 from index.backends.faiss_support import use_threads
 from index.search import grouping
 from index.search.cost import UNLIMITED
-from index.search.queries import ParsedQuery, parse_query
+from index.search.queries import parse_query
 from index.search.scores import inner_products, matrix_product, rounding_error
 from index.search.shared_scan import ExactSearch, SharedScan
 from index.search.view import Hits, LimitedView, View, hit_positions
 from index.storage.vectors import StoredVectors
+from lookalike import shard_query
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.v1.types_pb2 import Filter
 from tests.unit.index.samples import IMAGE, TEXT, query_vector, unit_vectors
@@ -30,7 +31,7 @@ def one_thread() -> None:
     use_threads(1)
 
 
-def exact_queries() -> list[ParsedQuery]:
+def exact_queries() -> list[shard_query.ShardQuery]:
     """Of every kind; thirty-one products share the photo that some of them are for."""
     image, text = query_vector(IMAGE, VECTORS[IMAGE][7], 2), query_vector(TEXT, VECTORS[TEXT][8], 1)
     messages = [
@@ -52,11 +53,11 @@ def exact_queries() -> list[ParsedQuery]:
     return [parse_query(each, DIMS) for each in messages]
 
 
-def a_query() -> ParsedQuery:
+def a_query() -> shard_query.ShardQuery:
     return parse_query(ShardQuery(vectors=[query_vector(IMAGE, VECTORS[IMAGE][7])], k=10, exact=True), DIMS)
 
 
-def one_by_one(view: View, query: ParsedQuery) -> tuple[list[str], list[float]]:
+def one_by_one(view: View, query: shard_query.ShardQuery) -> tuple[list[str], list[float]]:
     (found,) = grouping.widen_until_filled([query], LimitedView(view, UNLIMITED), hit_positions)
     assert found is not None
     return ids_and_scores(found)

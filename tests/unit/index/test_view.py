@@ -12,7 +12,7 @@ from index.backends.faiss_support import use_threads
 from index.live.delta import Delta
 from index.live.updates import Change
 from index.search.cost import UNLIMITED
-from index.search.queries import ParsedQuery, parse_query
+from index.search.queries import parse_query
 from index.search.segment import Segment
 from index.search.space import SpaceIndex
 from index.search.view import LimitedView, View
@@ -20,6 +20,7 @@ from index.storage import attributes
 from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry, SpaceEntry
 from index.storage.strings import Strings
+from lookalike import shard_query
 from lookalike.runtime.grouping import limit_per_shop
 from lookalike.spaces import space_name
 from lookalike.v1.index_pb2 import ShardQuery
@@ -93,7 +94,7 @@ def split_view(seed: int) -> View:
 WHOLE = View([segment_of(np.arange(COUNT))])
 
 
-def queries() -> list[ParsedQuery]:
+def queries() -> list[shard_query.ShardQuery]:
     condition = Filter(shop_in=["shop 1"], min_price=10)
     image, text = query_vector(IMAGE, VECTORS[IMAGE][7], 2), query_vector(TEXT, VECTORS[TEXT][8], 1)
     messages = [

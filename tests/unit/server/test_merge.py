@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookalike.runtime.grouping import limit_per_shop
-from lookalike.v1.index_pb2 import OpaqueSearchResponse, ShardHits
+from lookalike.shard_query import ShardHits
 from lookalike.v1.search_pb2 import Hit, Provenance, SearchedSpace, SearchResponse, Timings
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
-from lookalike.vectors import pack
 from server.answer import SearchAnswer
 from server.merge import merge_hits
 from server.metrics import RequestTimer
+from server.wire import encode_hits, tag, varint
 
 
 def shard_hits(hits: list[tuple[str, float]], shops: Mapping[str, str] | None = None) -> ShardHits:
     ordered = sorted(hits, key=lambda hit: (-hit[1], hit[0]))
     return ShardHits(
         ids=[product_id for product_id, _ in ordered],
-        scores=pack(np.array([score for _, score in ordered], dtype=np.float32)),
+        scores=np.array([score for _, score in ordered], dtype=np.float32),
         products=[Product(id=product_id).SerializeToString() for product_id, _ in ordered],
         shops=[shops[product_id] for product_id, _ in ordered] if shops else [],
     )
@@ -74,20 +74,18 @@ def test_a_response_made_of_serialized_parts_has_the_bytes_of_a_search_response(
     product = Product(id="p", title="靴", category="fashion/shoes", shop="s", price=1980, in_stock=True)
     provenance = Provenance(version="v1", spaces=[SearchedSpace(space=SPACE_TEXT, weight=1)], coverage=1)
     public = SearchResponse(hits=[Hit(product=product, score=0.5)], provenance=provenance)
-    scores = pack(np.array([0.5], dtype=np.float32))
+    scores = np.array([0.5], dtype=np.float32)
     hits = merge_hits([ShardHits(ids=["p"], scores=scores, products=[product.SerializeToString()])], 1)
-    opaque = OpaqueSearchResponse(hits=hits.opaque(()), provenance=provenance.SerializeToString())
-    assert opaque.SerializeToString() == public.SerializeToString()
+    serialized = provenance.SerializeToString()
+    assert hits.encoded(()) + tag(2) + varint(len(serialized)) + serialized == public.SerializeToString()
 
 
 def test_explained_hits_keep_their_own_cosines_through_the_merge() -> None:
     first, second = shard_hits([("a", 0.9), ("c", 0.5)]), shard_hits([("b", 0.7)])
-    first.cosines = pack(np.array([[1, 0.8], [0.5, 0.5]], dtype=np.float32))
-    second.cosines = pack(np.array([[0.4, 1]], dtype=np.float32))
-    hits = merge_hits([first, second], 2, explained_spaces=2).opaque((SPACE_IMAGE, SPACE_TEXT))
-    explained = [
-        (Product.FromString(hit.product).id, *((each.space, each.score) for each in hit.scores)) for hit in hits
-    ]
+    first = first._replace(cosines=np.array([[1, 0.8], [0.5, 0.5]], dtype=np.float32))
+    second = second._replace(cosines=np.array([[0.4, 1]], dtype=np.float32))
+    response = SearchResponse.FromString(merge_hits([first, second], 2).encoded((SPACE_IMAGE, SPACE_TEXT)))
+    explained = [(hit.product.id, *((each.space, each.score) for each in hit.scores)) for hit in response.hits]
     assert explained == [
         ("a", (SPACE_IMAGE, 1), (SPACE_TEXT, pytest.approx(0.8))),
         ("b", (SPACE_IMAGE, pytest.approx(0.4)), (SPACE_TEXT, 1)),
@@ -109,3 +107,11 @@ def test_the_response_of_a_cached_answer_has_no_field_twice() -> None:
     timings = Timings(cache_s=0.25, lookup_s=0.5, encode_s=1, search_s=2)
     timed = Provenance(version="v1", coverage=1, degraded=["x"], cached=True, timings=timings)
     assert response == SearchResponse(hits=hits.hits, provenance=timed)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 16_000, 16_384, 3_000_000])
+def test_hits_written_by_hand_are_those_that_protobuf_writes(size: int) -> None:
+    hits = [Hit(product=Product(title="x" * size), score=0.25), Hit(product=Product(id="p"), score=-1)]
+    scores = np.array([hit.score for hit in hits], dtype=np.float32)
+    products = [hit.product.SerializeToString() for hit in hits]
+    assert encode_hits(products, scores) == SearchResponse(hits=hits).SerializeToString()
