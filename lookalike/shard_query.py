@@ -29,12 +29,13 @@ class ShardQuery(NamedTuple):
     exclude_ids: frozenset[str] = frozenset()
     min_score: float = -math.inf
     max_per_shop: int = 0  # 0: no limit.
+    omit_ids: bool = False  # Whether the hits need no ids.
 
 
 class ShardHits(NamedTuple):
     """The hits of one query, by falling score, equal scores by rising id; sequences have one entry per hit."""
 
-    ids: Sequence[str] = ()
+    ids: Sequence[str] = ()  # Empty with `omit_ids`.
     scores: F32 = _NO_SCORES  # (c,)
     products: Sequence[bytes] = ()  # Serialized, without their descriptions.
     shops: Sequence[str] = ()  # With `max_per_shop`: the shop of each product, or "".

@@ -19,19 +19,19 @@ from server.wire import encode_hits
 class Ranking:
     """Hits by falling score, equal scores by rising id; all have one entry per hit, in that order."""
 
-    ids: Sequence[str]
+    ids: Sequence[str]  # Empty where nothing needs them.
     scores: F32  # (c,)
     products: Sequence[bytes]  # Serialized.
     cosines: F32 | None = None  # (c, s), of each hit and searched space; None unless the query has `explain`.
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.products)
 
     def select(self, positions: Sequence[int]) -> Ranking:
         """The hits at these positions, in that order."""
         at = [*positions]
         return Ranking(
-            [self.ids[i] for i in at],
+            [self.ids[i] for i in at] if self.ids else (),
             self.scores[at],
             [self.products[i] for i in at],
             None if self.cosines is None else self.cosines[at],

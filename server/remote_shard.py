@@ -66,7 +66,13 @@ class RemoteShard:
 
 
 def _query_message(query: ShardQuery) -> index_pb2.ShardQuery:
-    message = index_pb2.ShardQuery(k=query.k, exact=query.exact, explain=query.explain, max_per_shop=query.max_per_shop)
+    message = index_pb2.ShardQuery(
+        k=query.k,
+        exact=query.exact,
+        explain=query.explain,
+        max_per_shop=query.max_per_shop,
+        omit_ids=query.omit_ids,
+    )
     for (space, vector), weight in zip(query.vectors.items(), query.weights, strict=True):
         message.vectors.add(space=space, vector=pack(vector), weight=weight)
     if query.filter:

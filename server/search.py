@@ -119,7 +119,8 @@ class Searcher:
         spaces = snapshot.require_spaces(route.spaces)
         vectors = await self._compose_vectors(query, spaces, products, timer, deadline)
         with timer.stage("search"):
-            results = await self.shards.search(snapshot, _shard_query(query, route, vectors, products), deadline)
+            shard_query = _shard_query(query, route, vectors, products, shards=snapshot.shards)
+            results = await self.shards.search(snapshot, shard_query, deadline)
             results, hits = await self._rank(query, snapshot, route, results, deadline)
         answer = build_answer(query, snapshot, route, results, hits)
         if self.cache is not None and answer.complete:
@@ -203,7 +204,9 @@ def _candidate_count(query: SearchQuery) -> int:
     return query.limit * CANDIDATES_PER_HIT if query.diversity else query.limit + (query.min_score is not None)
 
 
-def _shard_query(query: SearchQuery, route: Route, vectors: Sequence[F32], products: ExampleProducts) -> ShardQuery:
+def _shard_query(
+    query: SearchQuery, route: Route, vectors: Sequence[F32], products: ExampleProducts, *, shards: int
+) -> ShardQuery:
     filter = query.filter
     if query.exclude_same_shop:
         shops = {shop for stored in products.values() if (shop := stored.parse().shop)}
@@ -220,4 +223,5 @@ def _shard_query(query: SearchQuery, route: Route, vectors: Sequence[F32], produ
         exclude_ids=frozenset(products),
         min_score=-math.inf if query.min_score is None else query.min_score,
         max_per_shop=query.max_per_shop,
+        omit_ids=shards == 1 and not query.diversity,
     )

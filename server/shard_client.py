@@ -49,6 +49,7 @@ class ShardClient:
     def __init__(self, transport: ShardTransport, settings: ServiceSettings) -> None:
         self._transport = transport
         self._settings = settings
+        self._least_size = math.ceil(BATCH_PRODUCTS / settings.shard_batch)  # Of a query in a batch.
         self._batchers: dict[str, _Batchers] = {}
 
     @property
@@ -157,7 +158,7 @@ class ShardClient:
 
     def _query_size(self, query: ShardQuery) -> int:
         """The size of a query in a batch: the hits it requests, but at least 1/`shard_batch` of a full batch."""
-        return max(query.k, math.ceil(BATCH_PRODUCTS / self._settings.shard_batch))
+        return max(query.k, self._least_size)
 
     async def _search(self, version: str, queries: list[ShardQuery]) -> Sequence[ShardHits]:
         return await self._transport.search(version, queries, self._settings.shard_timeout_s, ordinary_only=True)

@@ -19,7 +19,6 @@ def tag(field: int, wire_type: int = _BYTES) -> bytes:
     return bytes((field << 3 | wire_type,))
 
 
-@lru_cache(maxsize=1 << 14)
 def varint(value: int) -> bytes:
     """A number of at least 0, such as a length."""
     encoded = bytearray()
@@ -44,7 +43,12 @@ def encode_hits(products: Sequence[bytes], scores: F32, more_fields: Iterable[by
     end = 0
     for product, more in zip(products, more_fields, strict=False):
         start, end = end, end + 4
-        length = varint(len(product))
-        size = varint(1 + len(length) + len(product) + _SCORE_BYTES + len(more))
-        parts += (_HITS, size, _PRODUCT, length, product, _SCORE, packed[start:end], more)
+        parts += (_hit_head(len(product), len(more)), product, _SCORE, packed[start:end], more)
     return b"".join(parts)
+
+
+@lru_cache(maxsize=1 << 13)
+def _hit_head(product_bytes: int, more_bytes: int) -> bytes:
+    """What stands before the product of a hit: tags and lengths."""
+    product = _PRODUCT + varint(product_bytes)
+    return _HITS + varint(len(product) + product_bytes + _SCORE_BYTES + more_bytes) + product

@@ -38,6 +38,7 @@ def parse_query(query: index_pb2.ShardQuery, dims: Mapping[Space.ValueType, int]
         exclude_ids=frozenset(query.exclude_ids) if query.exclude_ids else frozenset(),
         min_score=query.min_score if query.HasField("min_score") else -math.inf,
         max_per_shop=query.max_per_shop,
+        omit_ids=query.omit_ids,
     )
 
 

@@ -183,12 +183,15 @@ class Segment:
             results = self.spaces[key.space].search_with_plans(
                 vectors, key.k, bitmap, exact=key.exact, min_results=key.min_results, limit=limit
             )
+            traces = (self._trace(key.space, bitmap, None),)
             for (i, _), result in zip(members, results, strict=True):
-                hits = None
-                if result is not None:
-                    (rows, scores), plan = result
-                    hits = SegmentHits(rows, scores, (self._trace(key.space, bitmap, plan),))
-                per_query[i].append(hits)
+                if result is None:
+                    per_query[i].append(None)
+                    continue
+                (rows, scores), plan = result
+                if plan is not traces[0].plan:  # Most queries of a batch have one plan.
+                    traces = (self._trace(key.space, bitmap, plan),)
+                per_query[i].append(SegmentHits(rows, scores, traces))
         return [
             per_space[0] if len(query.vectors) == 1 else self._fuse(query, per_space, limit)
             for query, per_space in zip(queries, per_query, strict=True)

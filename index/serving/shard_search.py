@@ -60,11 +60,12 @@ class ShardSearch:
         if size > self._free_bytes:
             return ShardHits(error=f"the products of this batch have over {MAX_RESPONSE_BYTES} bytes")
         self._free_bytes -= size
+        ids = () if query.omit_ids else hits.ids
         shops = hits.shops if query.max_per_shop else ()
         if not query.explain:
-            return ShardHits(hits.ids, hits.scores, products, shops)
+            return ShardHits(ids, hits.scores, products, shops)
         cosines = hits.scores[:, None] if len(query.vectors) == 1 else self.view.cosines(query, hits.refs).T
-        return ShardHits(hits.ids, hits.scores, products, shops, cosines, [*map(_plan_message, hits.traces)])
+        return ShardHits(ids, hits.scores, products, shops, cosines, [*map(_plan_message, hits.traces)])
 
 
 def _plan_message(trace: SearchTrace) -> types_pb2.SearchPlan:

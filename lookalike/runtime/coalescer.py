@@ -43,7 +43,7 @@ class Coalescer(Generic[Item, Reply]):
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._size = size
-        self._waiting: deque[tuple[Item, asyncio.Future[Reply]]] = deque()
+        self._waiting: deque[tuple[int, Item, asyncio.Future[Reply]]] = deque()  # With the size of each.
         self._waiting_size = 0
         self._calls: set[asyncio.Task[None]] = set()
         self._starting = False  # At the end of this pass of the event loop.
@@ -55,7 +55,7 @@ class Coalescer(Generic[Item, Reply]):
             raise Overloaded(f"{self._waiting_size} requests are waiting, the limit is {self._max_waiting}")
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Reply] = loop.create_future()
-        self._waiting.append((item, reply))
+        self._waiting.append((size, item, reply))
         self._waiting_size += size
         if free_slots and not self._starting:
             self._starting = True
@@ -84,10 +84,10 @@ class Coalescer(Generic[Item, Reply]):
         batch: list[tuple[Item, asyncio.Future[Reply]]] = []
         room = self._max_batch
         while self._waiting:
-            size = self._size(self._waiting[0][0])
+            size, item, reply = self._waiting[0]
             if batch and size > room:
                 break
-            item, reply = self._waiting.popleft()
+            self._waiting.popleft()
             self._waiting_size -= size
             if not reply.done():  # If its caller gave up while it waited, it is not sent.
                 batch.append((item, reply))

@@ -236,6 +236,7 @@ class ShardQuery(_message.Message):
     EXCLUDE_IDS_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     MAX_PER_SHOP_FIELD_NUMBER: _builtins.int
+    OMIT_IDS_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     exact: _builtins.bool
     """Brute force: compare with every vector."""
@@ -245,6 +246,8 @@ class ShardQuery(_message.Message):
     """Hits below are left out."""
     max_per_shop: _builtins.int
     """Most hits of one shop; 0: unlimited."""
+    omit_ids: _builtins.bool
+    """Leave `ShardHits.ids` empty: to merge the hits of several shards takes them, those of one do not."""
     @_builtins.property
     def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryVector]:
         """One vector: nearest neighbours in its space. Several, of different spaces: late fusion. The nearest of each space are
@@ -269,10 +272,11 @@ class ShardQuery(_message.Message):
         exclude_ids: _abc.Iterable[_builtins.str] | None = ...,
         min_score: _builtins.float | None = ...,
         max_per_shop: _builtins.int = ...,
+        omit_ids: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "filter", b"filter", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "exact", b"exact", "exclude_ids", b"exclude_ids", "explain", b"explain", "filter", b"filter", "k", b"k", "max_per_shop", b"max_per_shop", "min_score", b"min_score", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_score", b"_min_score", "exact", b"exact", "exclude_ids", b"exclude_ids", "explain", b"explain", "filter", b"filter", "k", b"k", "max_per_shop", b"max_per_shop", "min_score", b"min_score", "omit_ids", b"omit_ids", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
     _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
