@@ -29,7 +29,7 @@ version with another number of shards than the one that served at the start is r
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     settings = load(NodeSettings, environ, argv, description=DESCRIPTION)
     telemetry.configure_logging(settings.log_level)
-    asyncio.run(serve(settings))
+    lifecycle.run(serve(settings))
     return 0
 
 

@@ -19,6 +19,7 @@ from server.changes import CatalogWriter
 from server.classify import ClassifyHandler
 from server.encoding import Encoders
 from server.policy import AutoPolicy
+from server.query_parser import QueryParser
 from server.redis_result_cache import RedisResultCache
 from server.remote_shard import RemoteShard
 from server.result_cache import MemoryResultCache, RequestKeys, ResultCache
@@ -47,7 +48,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     if not settings.shards:
         raise BadSettings("LOOKALIKE_GATEWAY_SHARDS (--shards) is empty: name the address of every shard, in order")
     telemetry.configure_logging(settings.log_level)
-    asyncio.run(serve(settings))
+    lifecycle.run(serve(settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
     keys = RequestKeys(policy.text)
-    searcher = Searcher(versions, shards, encoders, cache, keys, policy, deadline_s, SingleFlight())
+    searcher = Searcher(versions, shards, encoders, cache, keys, QueryParser(), policy, deadline_s, SingleFlight())
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
     reader = CatalogReader(versions, shards, deadline_s)
     writer = CatalogWriter(versions, shards, encoders, deadline_s)
@@ -95,7 +96,9 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     streamer = SearchStreamer(searcher, admission, max_streams=settings.max_streams)
     streams: Mapping[str, edge.Bidirectional] = {"SearchStream": streamer.search_stream}  # Admits each of its searches.
     handlers = (
-        edge.handler(SEARCH, {**admission.admit(search, calls={"BatchSearch": calls_of}), **streams}),
+        edge.handler(
+            SEARCH, {**admission.admit(search, calls={"BatchSearch": calls_of}), **streams}, take_bytes={"Search"}
+        ),
         edge.handler(CATALOG, admission.admit(catalog, streams=catalog_streams)),
     )
     return Gateway(shards, versions, encoders, cache, handlers)

@@ -48,7 +48,7 @@ class BatchSearcher:
     async def _search(self, request: SearchRequest, deadline: Deadline) -> bytes | SearchError:
         """The serialized SearchResponse, or why there is none: one failed search fails no other."""
         try:
-            return await self.searcher.respond(request, RequestTimer(), deadline)
+            return await self.searcher.respond(request.SerializeToString(), RequestTimer(), deadline)
         except LookalikeError as error:
             return to_search_error(error)
         except Exception:

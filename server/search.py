@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,8 @@ from server.encoding import Encoders
 from server.merge import Ranking
 from server.metrics import RequestTimer
 from server.policy import AutoPolicy, Route, drop_empty_spaces, resolve_route
-from server.query import COMPARABLE_IN, NO_FILTER, ExampleSource, SearchQuery, duplicates_search, parse_query
+from server.query import COMPARABLE_IN, EXAMPLE_FIELDS, NO_FILTER, ExampleSource, SearchQuery, duplicates_search
+from server.query_parser import QueryParser
 from server.query_vectors import (
     ExampleProducts,
     SearchedSpaces,
@@ -49,51 +50,47 @@ class Searcher:
     encoders: Encoders
     cache: ResultCache | None
     keys: RequestKeys
+    parser: QueryParser
     policy: AutoPolicy
     default_deadline_s: float
     flights: SingleFlight[SearchAnswer]
 
-    async def search(self, request: search_pb2.SearchRequest, deadline: Deadline, permit: Permit) -> bytes:
-        """A serialized SearchResponse."""
-        return await self.respond(request, permit.timer, deadline)
-
-    async def respond(self, request: search_pb2.SearchRequest, timer: RequestTimer, deadline: Deadline) -> bytes:
-        """A serialized SearchResponse, for a call that was admitted already, alone or in a batch."""
-        return await self._answer(request, parse_query, timer, deadline)
+    async def search(self, data: bytes, deadline: Deadline, permit: Permit) -> bytes:
+        """A serialized SearchResponse to a serialized SearchRequest."""
+        return await self.respond(data, permit.timer, deadline)
 
     async def find_duplicates(
         self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline, permit: Permit
     ) -> bytes:
         """A serialized SearchResponse; it shares its answer, cached or not, with the equivalent Search."""
-        parse = partial(parse_query, example_fields=("example",))
-        return await self._answer(duplicates_search(request), parse, permit.timer, deadline)
+        data = duplicates_search(request).SerializeToString()
+        return await self.respond(data, permit.timer, deadline, example_fields=("example",))
 
-    async def _answer(
-        self,
-        request: search_pb2.SearchRequest,
-        parse: Callable[[search_pb2.SearchRequest], SearchQuery],
-        timer: RequestTimer,
-        deadline: Deadline,
+    async def respond(
+        self, data: bytes, timer: RequestTimer, deadline: Deadline, *, example_fields: Sequence[str] = EXAMPLE_FIELDS
     ) -> bytes:
-        """The serialized SearchResponse, from the cache, an equal search in flight or a new search."""
+        """The same, for a call that was admitted already, alone or in a batch.
+
+        It comes from the cache, an equal search in flight or a new search. Errors name examples by `example_fields`.
+        """
         deadline = deadline.or_after(self.default_deadline_s)
         snapshot = self.versions.snapshot()
         query, key = None, ""
         if self.cache is not None:
             with timer.stage("cache"):
-                digest = await _digest(request)
+                digest = await _digest(data)
                 known = self.keys.remembered(digest)  # The request was seen before: it need not be parsed.
                 if known is None:
-                    query = parse(request)
-                    known = self.keys.key(digest, request, query)
+                    query = self.parser.parse(data, example_fields=example_fields)
+                    known = self.keys.key(digest, search_pb2.SearchRequest.FromString(data), query)
                 key = f"{snapshot.content_id}:{known}"
                 cached = await self.cache.get(key)
             if cached is not None:
                 answer, timer.cached = SearchAnswer.from_cache(cached), True
                 timer.space = answer.space_label
                 return answer.response(timer)
-        query = query or parse(request)
-        flight = (key, query.min_coverage) if key else (snapshot.content_id, request.SerializeToString())
+        query = query or self.parser.parse(data, example_fields=example_fields)
+        flight = (key, query.min_coverage) if key else (snapshot.content_id, data)
         work = partial(self._search, key, query, snapshot, timer, deadline)
         answer = await self.flights(flight, work, deadline)
         timer.space = answer.space_label
@@ -189,11 +186,11 @@ class Searcher:
         }
 
 
-async def _digest(request: search_pb2.SearchRequest) -> bytes:
-    """Of the request's bytes; on a thread where that takes over 0.2 ms: a photo may have megabytes."""
-    if request.ByteSize() > _MAX_INLINE_BYTES:
-        return await asyncio.to_thread(lambda: digest_of(request.SerializeToString()))
-    return digest_of(request.SerializeToString())
+async def _digest(data: bytes) -> bytes:
+    """Of a request; on a thread where that takes over 0.2 ms: a photo may have megabytes."""
+    if len(data) > _MAX_INLINE_BYTES:
+        return await asyncio.to_thread(digest_of, data)
+    return digest_of(data)
 
 
 def _candidate_count(query: SearchQuery) -> int:

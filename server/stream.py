@@ -82,7 +82,8 @@ class SearchStreamer:
         response = OpaqueSearchStreamResponse(id=request.id)
         try:
             with time_request("SearchStream") as timer, self._admission.permit(timer) as permit:
-                response.response = await self._searcher.search(request.request, deadline, permit)
+                data = request.request.SerializeToString()
+                response.response = await self._searcher.search(data, deadline, permit)
         except LookalikeError as error:
             response.error = to_search_error(error).SerializeToString()
         except Exception:

@@ -29,6 +29,18 @@ def varint(value: int) -> bytes:
     return bytes(encoded)
 
 
+def read_varint(data: bytes, start: int) -> tuple[int, int]:
+    """The number that begins at `start`, and where it ends; a number that the data cuts off is what there is of it."""
+    value = shift = 0
+    for end in range(start, min(start + 10, len(data))):
+        byte = data[end]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, end + 1
+        shift += 7
+    return value, len(data)
+
+
 _HITS, _PRODUCT, _SCORE = tag(1), tag(1), tag(2, _FIXED32)  # SearchResponse.hits, Hit.product, Hit.score
 _SCORE_BYTES = 5  # With its tag.
 

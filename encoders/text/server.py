@@ -173,7 +173,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
             "LOOKALIKE_TEXT_ENCODER_ARTIFACT (--artifact) is not set: give the folder of the trained text encoder"
         )
     telemetry.configure_logging(settings.log_level)
-    asyncio.run(serve(settings, settings.artifact))
+    lifecycle.run(serve(settings, settings.artifact))
 
 
 async def serve(settings: TextEncoderSettings, artifact: Path) -> None:

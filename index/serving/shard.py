@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -49,7 +48,7 @@ request uses it any more. If a new version cannot be loaded, the reason is logge
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     settings = load(ShardSettings, environ, argv, description=DESCRIPTION)
     telemetry.configure_logging(settings.log_level)
-    asyncio.run(run(settings))
+    lifecycle.run(run(settings))
     return 0
 
 

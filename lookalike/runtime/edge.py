@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from importlib.util import find_spec
 from typing import Any, NoReturn
@@ -73,10 +73,13 @@ class Service(grpc.ServiceRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> Service:
+def handler(
+    service: ServiceDescriptor, methods: Methods, *, name: str = "", take_bytes: Collection[str] = ()
+) -> Service:
     """The gRPC handler of one service. Each method is a coroutine or async generator of request and deadline.
 
-    name: the full name that the service is served under, if it is not the descriptor's.
+    name:       the full name that the service is served under, if it is not the descriptor's.
+    take_bytes: the methods that take the bytes of a request, and parse them.
 
     A method may return a message, or its bytes if it is already serialized.
     """
@@ -85,7 +88,11 @@ def handler(service: ServiceDescriptor, methods: Methods, *, name: str = "") -> 
             f"{service.full_name} has the methods {sorted(service.methods_by_name)}, got {sorted(methods)}"
         )
     name = name or service.full_name
-    return Service(name, [Method.of(name, service.methods_by_name[each], methods[each]) for each in methods])
+    described = service.methods_by_name
+    return Service(
+        name,
+        [Method.of(name, described[each], methods[each], takes_bytes=each in take_bytes) for each in methods],
+    )
 
 
 def _method_handler(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
@@ -121,7 +128,7 @@ def _streaming_handler(method: Method) -> Callable[..., AsyncIterator[Message | 
 
 
 def _bidirectional_handler(method: Method) -> Callable[..., AsyncIterator[Message | bytes]]:
-    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message | bytes]:
         async for request in requests:
             yield method.parse(request)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -23,6 +23,7 @@ Streaming = Callable[[Any, Deadline], AsyncIterator[Message | bytes]]
 Bidirectional = Callable[[AsyncIterator[Any], Deadline], AsyncGenerator[Message | bytes, None]]
 Methods = Mapping[str, Unary | Streaming | Bidirectional]
 
+Parsed = TypeVar("Parsed", bound=Message)
 Trailer = tuple[tuple[str, str | bytes], ...]
 
 
@@ -32,30 +33,40 @@ class Method:
 
     path: str  # "/package.Service/Method"
     function: Any  # Unary, Streaming or Bidirectional
-    request_type: type[Message]
+    request_type: type[Message] | None  # None: the function takes the bytes.
     streams_requests: bool
     streams_replies: bool
 
     @classmethod
-    def of(cls, service: str, descriptor: MethodDescriptor, function: Unary | Streaming | Bidirectional) -> Method:
+    def of(
+        cls,
+        service: str,
+        descriptor: MethodDescriptor,
+        function: Unary | Streaming | Bidirectional,
+        *,
+        takes_bytes: bool = False,
+    ) -> Method:
         """The method of a descriptor, served under the full name `service`."""
         return cls(
             f"/{service}/{descriptor.name}",
             function,
-            GetMessageClass(descriptor.input_type),
+            None if takes_bytes else GetMessageClass(descriptor.input_type),
             descriptor.client_streaming,
             descriptor.server_streaming,
         )
 
-    def parse(self, data: bytes) -> Message:
-        """Parse a request. gRPC itself would report malformed bytes as INTERNAL, the server's fault."""
-        try:
-            return self.request_type.FromString(data)
-        except DecodeError:
-            name = self.request_type.DESCRIPTOR.full_name
-            raise InvalidRequest(
-                "request", f"not a valid {name} message, or nested more than 100 levels deep"
-            ) from None
+    def parse(self, data: bytes) -> Message | bytes:
+        """The request as the function takes it. Raises InvalidRequest."""
+        return data if self.request_type is None else parse_message(self.request_type, data)
+
+
+def parse_message(message_type: type[Parsed], data: bytes) -> Parsed:
+    """Parse a request. gRPC itself would report malformed bytes as INTERNAL, the server's fault: InvalidRequest."""
+    try:
+        return message_type.FromString(data)
+    except DecodeError:
+        name = message_type.DESCRIPTOR.full_name
+        raise InvalidRequest("request", f"not a valid {name} message, or nested more than 100 levels deep") from None
 
 
 def serialize(reply: Message | bytes) -> bytes:

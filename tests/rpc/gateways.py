@@ -38,7 +38,7 @@ from lookalike.v1.types_pb2 import (
     SpaceVector,
 )
 from lookalike.vectors import F32, normalised, pack, unpack
-from server import search
+from server import query_parser
 from server.app import build_gateway
 from server.query import SearchQuery, parse_query
 from server.remote_shard import RemoteShard
@@ -395,12 +395,12 @@ def calls_in_flight() -> float:
 def break_searches_of_limit(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """Plant a bug in the gateway that searches of one limit meet."""
 
-    def parse(request: SearchRequest, **options: str) -> SearchQuery:
+    def parse(request: SearchRequest, **options: Any) -> SearchQuery:
         if request.limit == limit:
             raise RuntimeError("a bug")
         return parse_query(request, **options)
 
-    monkeypatch.setattr(search, "parse_query", parse)
+    monkeypatch.setattr(query_parser, "parse_query", parse)
 
 
 async def no_stream(requests: AsyncIterator[Any], deadline: Deadline) -> AsyncGenerator[Message | bytes, None]:
