@@ -7,7 +7,6 @@ Over each implementation of our servers, or over grpcio's own server with four t
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from lookalike.runtime import edge
+from lookalike.runtime import edge, lifecycle
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.methods import Method
 from lookalike.v1.search_pb2 import SearchRequest
@@ -90,4 +89,4 @@ if __name__ == "__main__":
     if implementation == "threads":
         with_threads(port, reply_bytes)
     else:
-        asyncio.run(main(port, reply_bytes, implementation))
+        lifecycle.run(main(port, reply_bytes, implementation))

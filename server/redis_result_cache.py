@@ -54,7 +54,7 @@ class RedisResultCache:
         self._paused_until_s = -1.0
         self._failures = 0
         self._get_batcher: Coalescer[str, bytes | None] = Coalescer(
-            self._mget, max_in_flight=2, max_batch=64, max_waiting=4096
+            self._mget, max_in_flight=1, max_batch=64, max_waiting=4096
         )
         self._set_batcher: Coalescer[tuple[str, bytes], None] = Coalescer(
             self._mset, max_in_flight=1, max_batch=64, max_waiting=1024
