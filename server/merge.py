@@ -44,7 +44,7 @@ class Ranking:
         """The hits of a SearchResponse, serialized; `spaces` are those of the cosines."""
         if self.cosines is None:
             return encode_hits(self.products, self.scores)
-        return encode_hits(self.products, self.scores, (_space_scores(spaces, each) for each in self.cosines.tolist()))
+        return encode_hits(self.products, self.scores, [_space_scores(spaces, each) for each in self.cosines.tolist()])
 
 
 def merge_hits(shards: Sequence[ShardHits], limit: int, *, max_per_shop: int = 0) -> Ranking:

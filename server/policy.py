@@ -141,12 +141,12 @@ def resolve_route(query: SearchQuery, built: Collection[Space.ValueType], policy
     """
     if query.shares:
         return Route(*query.shares)
-    sources = {example.source for example in query.examples}
-    if query.space == SPACE_AUTO and sources >= _PHOTOS_AND_TEXTS:
+    if query.space == SPACE_AUTO and query.sources >= _PHOTOS_AND_TEXTS:
         _refuse_vector_without_space(query)
         return SINGLE_SPACE[SPACE_PRODUCT] if SPACE_PRODUCT in built else HALF_AND_HALF
-    match [*sources]:
-        case [ExampleSource.IMAGE | ExampleSource.TEXT as source] if query.space == SPACE_AUTO:
+    if query.space == SPACE_AUTO and len(query.sources) == 1:
+        (source,) = query.sources
+        if source in policy.by_source:
             return policy.route_source(source, built)
     space = _common_space(query)
     return None if space == SPACE_AUTO else SINGLE_SPACE[space]

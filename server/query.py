@@ -51,6 +51,10 @@ COMPARABLE_IN: Mapping[ExampleSource, tuple[Space.ValueType, ...]] = {
 }
 
 
+# What an encoder makes a vector of.
+ENCODED = frozenset(COMPARABLE_IN)
+
+
 class QueryExample(NamedTuple):
     """An example that hits should be similar to or, with a negative weight, dissimilar to."""
 
@@ -64,6 +68,7 @@ class SearchQuery(NamedTuple):
     """A checked SearchRequest, with its defaults filled in."""
 
     examples: tuple[QueryExample, ...]
+    sources: frozenset[ExampleSource]  # Of the examples.
     space: Space.ValueType
     # Late fusion: the spaces by number, and the share of each, together 1; None: one space.
     shares: tuple[tuple[Space.ValueType, ...], tuple[float, ...]] | None
@@ -96,6 +101,7 @@ def parse_query(request: search_pb2.SearchRequest, *, example_fields: Sequence[s
     examples = tuple(map(_parse_example, example_fields, messages))
     query = SearchQuery(
         examples=examples,
+        sources=frozenset(example.source for example in examples),
         space=request.space,
         shares=_parse_shares(request, examples) if request.weights else None,
         limit=_parse_limit(request),

@@ -12,9 +12,10 @@ from lookalike.runtime.methods import parse_message
 from lookalike.v1.search_pb2 import SearchRequest
 from server.checks import check_vector_size
 from server.query import EXAMPLE_FIELDS, ExampleSource, QueryExample, SearchQuery, parse_query
-from server.wire import read_varint, tag
+from server.wire import tag
 
 _EXAMPLES, _VECTOR = tag(1)[0], tag(4)[0]  # SearchRequest.examples, Example.vector
+_HEAD_BYTES = 6  # Both tags, each with a length of two bytes.
 _FIELD = f"{EXAMPLE_FIELDS[0]}.{ExampleSource.VECTOR.value}"
 _MAX_REMEMBERED = 1 << 10
 _MAX_REST_BYTES = 1 << 10
@@ -43,12 +44,16 @@ class QueryParser:
 
 
 def _split_vector(data: bytes) -> tuple[bytes, bytes] | None:
-    """The vector and the bytes after it, of a request that begins with an example that is a vector and nothing else."""
-    if len(data) < 6 or data[0] != _EXAMPLES:
+    """The vector and the bytes after it, of a request that begins with an example that is a vector and nothing else.
+
+    Only of vectors of 32 to 4095 dimensions, whose lengths take two bytes.
+    """
+    head = data[:_HEAD_BYTES]
+    if len(head) < _HEAD_BYTES or head[0] != _EXAMPLES or head[3] != _VECTOR:
         return None
-    size, start = read_varint(data, 1)
-    end = start + size
-    if end > len(data) or data[start : start + 1] != bytes((_VECTOR,)):
+    example_bytes, vector_bytes = head[1] & 0x7F | head[2] << 7, head[4] & 0x7F | head[5] << 7
+    two_bytes = head[1] & head[4] & ~(head[2] | head[5]) & 0x80
+    end = _HEAD_BYTES + vector_bytes
+    if not two_bytes or example_bytes != vector_bytes + 3 or end > len(data):
         return None
-    size, start = read_varint(data, start + 1)
-    return (data[start:end], data[end:]) if start + size == end else None
+    return data[_HEAD_BYTES:end], data[end:]

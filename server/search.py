@@ -21,7 +21,7 @@ from server.encoding import Encoders
 from server.merge import Ranking
 from server.metrics import RequestTimer
 from server.policy import AutoPolicy, Route, drop_empty_spaces, resolve_route
-from server.query import COMPARABLE_IN, EXAMPLE_FIELDS, NO_FILTER, ExampleSource, SearchQuery, duplicates_search
+from server.query import ENCODED, EXAMPLE_FIELDS, NO_FILTER, ExampleSource, SearchQuery, duplicates_search
 from server.query_parser import QueryParser
 from server.query_vectors import (
     ExampleProducts,
@@ -100,21 +100,21 @@ class Searcher:
         self, key: str, query: SearchQuery, snapshot: Snapshot, timer: RequestTimer, deadline: Deadline
     ) -> SearchAnswer:
         """Look up example products, encode photos and texts, search the shards; cache a complete answer."""
-        ids = [str(example.value) for example in query.examples_by(ExampleSource.PRODUCT)]
         products: ExampleProducts = {}
         route = resolve_route(query, snapshot.spaces, self.policy)
-        if route is None:
-            with timer.stage("lookup"):
-                products, route = await self._lookup_by_policy(ids, query, snapshot, deadline)
-        else:
+        if route is not None:
             snapshot.require_spaces(route.spaces)  # Fail before anything is looked up or encoded.
-            if ids:
-                with timer.stage("lookup"):
+        if ExampleSource.PRODUCT in query.sources:
+            with timer.stage("lookup"):
+                ids = [str(example.value) for example in query.examples_by(ExampleSource.PRODUCT)]
+                if route is None:
+                    products, route = await self._lookup_by_policy(ids, query, snapshot, deadline)
+                else:
                     products = await self._lookup(ids, route.spaces, snapshot, deadline)
-        product_spaces = {product_id: stored.vectors for product_id, stored in products.items()}
-        route = drop_empty_spaces(route, query, product_spaces)
-        spaces = snapshot.require_spaces(route.spaces)
-        vectors = await self._compose_vectors(query, spaces, products, timer, deadline)
+        assert route is not None  # noqa: S101  # Only the category of an example product leaves it open.
+        if len(route.spaces) > 1 or products:
+            route = drop_empty_spaces(route, query, {id: stored.vectors for id, stored in products.items()})
+        vectors = await self._compose_vectors(query, snapshot.require_spaces(route.spaces), products, timer, deadline)
         with timer.stage("search"):
             shard_query = _shard_query(query, route, vectors, products, shards=snapshot.shards)
             results = await self.shards.search(snapshot, shard_query, deadline)
@@ -132,7 +132,7 @@ class Searcher:
         timer: RequestTimer,
         deadline: Deadline,
     ) -> list[F32]:
-        if not any(example.source in COMPARABLE_IN for example in query.examples):  # Nothing to encode.
+        if query.sources.isdisjoint(ENCODED):
             return combine_vectors(query, spaces, products)
         with timer.stage("encode"):
             return await compose_query_vectors(self.encoders, query, spaces, products, deadline)

@@ -64,12 +64,15 @@ class ShardGroup:
         """
         wait_s = min(self._timeout_s, deadline.remaining_s() * _DEADLINE_SHARE)
         calls: list[asyncio.Future[ShardHits] | LookalikeError] = []
+        sent: list[asyncio.Future[ShardHits]] = []
         for shard in self._shards:
             try:
-                calls.append(shard.search(snapshot, query))
+                call = shard.search(snapshot, query)
             except Overloaded as error:
                 calls.append(error)
-        sent = [call for call in calls if isinstance(call, asyncio.Future)]
+                continue
+            calls.append(call)
+            sent.append(call)
         if wait_s == self._timeout_s:
             for call in sent:
                 self._expiry.add(call)
@@ -77,9 +80,7 @@ class ShardGroup:
         else:
             await _wait_for(sent, wait_s)
         late = Unavailable if wait_s == self._timeout_s else DeadlineExceeded
-        outcomes = [
-            _outcome(call, shard.address, wait_s, late) for call, shard in zip(calls, self._shards, strict=True)
-        ]
+        outcomes = [_outcome(call, shard, wait_s, late) for call, shard in zip(calls, self._shards, strict=True)]
         if costly := [i for i, each in enumerate(outcomes) if isinstance(each, ShardHits) and each.costly]:
             answers = await self._search_costly([self._shards[i] for i in costly], snapshot, query, deadline)
             for i, answer in zip(costly, answers, strict=True):
@@ -108,7 +109,7 @@ class ShardGroup:
             calls = [asyncio.ensure_future(shard.search_costly(snapshot, query, until)) for shard in shards]
             await _wait_for(calls, wait_s)
             pairs = zip(calls, shards, strict=True)
-            return [_outcome(call, shard.address, wait_s, DeadlineExceeded) for call, shard in pairs]
+            return [_outcome(call, shard, wait_s, DeadlineExceeded) for call, shard in pairs]
         finally:
             self._costly -= 1
             metrics.COSTLY.set(self._costly)
@@ -229,18 +230,15 @@ async def _wait(calls: Sequence[asyncio.Future[ShardHits]]) -> None:
 
 
 def _outcome(
-    call: asyncio.Future[ShardHits] | LookalikeError,
-    address: str,
-    waited_s: float,
-    late: type[LookalikeError],
+    call: asyncio.Future[ShardHits] | LookalikeError, shard: ShardClient, waited_s: float, late: type[LookalikeError]
 ) -> ShardHits | LookalikeError:
     if isinstance(call, LookalikeError):
         return call
     if call.cancelled():
-        return late(f"shard {address}: no answer within {waited_s:.3g} s")
+        return late(f"shard {shard.address}: no answer within {waited_s:.3g} s")
     if isinstance(error := call.exception(), LookalikeError):
         return error
     hits = call.result()  # Raises any other exception: it is a bug, here or in the shard, and not a missing shard.
     if hits.error:
-        raise RuntimeError(f"shard {address} refused a query: {hits.error}")
+        raise RuntimeError(f"shard {shard.address} refused a query: {hits.error}")
     return hits

@@ -5,9 +5,8 @@ https://protobuf.dev/programming-guides/encoding
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import repeat
 
 from lookalike.vectors import F32, pack
 
@@ -29,33 +28,25 @@ def varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def read_varint(data: bytes, start: int) -> tuple[int, int]:
-    """The number that begins at `start`, and where it ends; a number that the data cuts off is what there is of it."""
-    value = shift = 0
-    for end in range(start, min(start + 10, len(data))):
-        byte = data[end]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, end + 1
-        shift += 7
-    return value, len(data)
-
-
 _HITS, _PRODUCT, _SCORE = tag(1), tag(1), tag(2, _FIXED32)  # SearchResponse.hits, Hit.product, Hit.score
 _SCORE_BYTES = 5  # With its tag.
 
 
-def encode_hits(products: Sequence[bytes], scores: F32, more_fields: Iterable[bytes] = repeat(b"")) -> bytes:
+def encode_hits(products: Sequence[bytes], scores: F32, more_fields: Sequence[bytes] = ()) -> bytes:
     """The field `hits` of a SearchResponse.
 
-    products: serialized; scores: (c,); more_fields: of each hit, serialized.
+    products: serialized; scores: (c,); more_fields: of each hit, serialized; empty: there are none.
     """
     packed = pack(scores)
     parts: list[bytes] = []
     end = 0
-    for product, more in zip(products, more_fields, strict=False):
+    for product in products:
         start, end = end, end + 4
-        parts += (_hit_head(len(product), len(more)), product, _SCORE, packed[start:end], more)
+        if not more_fields:
+            parts += (_hit_head(len(product), 0), product, _SCORE, packed[start:end])
+        else:
+            more = more_fields[start >> 2]
+            parts += (_hit_head(len(product), len(more)), product, _SCORE, packed[start:end], more)
     return b"".join(parts)
 
 
