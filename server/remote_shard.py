@@ -33,8 +33,9 @@ class RemoteShard:
     async def search(
         self, version: str, queries: Sequence[ShardQuery], timeout_s: float, *, ordinary_only: bool
     ) -> Sequence[ShardHits]:
-        messages = [*map(_query_message, queries)]
-        request = index_pb2.ShardSearchRequest(version=version, queries=messages, ordinary_only=ordinary_only)
+        request = index_pb2.ShardSearchRequest(version=version, ordinary_only=ordinary_only)
+        for query in queries:
+            _write_query(request.queries.add(), query)
         return [*map(_hits, (await self._call(self._stub.Search, request, timeout_s)).results)]
 
     async def fetch(self, request: index_pb2.FetchRequest, timeout_s: float) -> Sequence[index_pb2.FetchedProduct]:
@@ -65,14 +66,9 @@ class RemoteShard:
             raise peer_error(error, f"shard {self.address}") from error
 
 
-def _query_message(query: ShardQuery) -> index_pb2.ShardQuery:
-    message = index_pb2.ShardQuery(
-        k=query.k,
-        exact=query.exact,
-        explain=query.explain,
-        max_per_shop=query.max_per_shop,
-        omit_ids=query.omit_ids,
-    )
+def _write_query(message: index_pb2.ShardQuery, query: ShardQuery) -> None:
+    message.k, message.exact, message.explain = query.k, query.exact, query.explain
+    message.max_per_shop, message.omit_ids = query.max_per_shop, query.omit_ids
     for (space, vector), weight in zip(query.vectors.items(), query.weights, strict=True):
         message.vectors.add(space=space, vector=pack(vector), weight=weight)
     if query.filter:
@@ -81,7 +77,6 @@ def _query_message(query: ShardQuery) -> index_pb2.ShardQuery:
         message.exclude_ids.extend(sorted(query.exclude_ids))
     if query.min_score != -math.inf:
         message.min_score = query.min_score
-    return message
 
 
 def _hits(message: index_pb2.ShardHits) -> ShardHits:
