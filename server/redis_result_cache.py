@@ -10,9 +10,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from lookalike.errors import BadSettings, Overloaded
@@ -27,7 +27,8 @@ _MAX_FAILURES_IN_A_ROW = 3
 class RedisResultCache:
     """A `ResultCache` in Redis, with batched calls and a circuit breaker.
 
-    GETs that arrive while two calls are in flight are sent together as one MGET, SETs as one pipeline. After three
+    GETs that arrive while one call is in flight are sent together as one MGET, on a connection of their own: redis-py's
+    client takes twice the CPU of the whole call to find one. SETs that arrive meanwhile are one pipeline. After three
     failed or late calls in a row Redis is not called for `pause_s`: a Redis that is down or hangs costs a few time-outs
     per pause instead of one per request, and a single late call costs one answer its cache hit.
     """
@@ -46,6 +47,7 @@ class RedisResultCache:
             self._redis = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None)
         except ValueError as error:
             raise BadSettings(f"redis url: {error}") from error
+        self._connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         self._ttl_ms = max(1, round(ttl_s * 1000))
         self._timeout_s = timeout_s
         self._pause_s = pause_s
@@ -74,16 +76,35 @@ class RedisResultCache:
             self._set_batcher.submit((self._prefix + key, value))
 
     async def close(self) -> None:
+        await self._connection.disconnect()
         await self._redis.aclose()
 
     async def _mget(self, keys: list[str]) -> Sequence[bytes | None]:
+        was_connected = self._connection.is_connected
         try:
             async with asyncio.timeout(self._timeout_s):
-                values: list[Any] = await self._redis.mget(keys)  # Bytes or None: the client does not decode.
+                try:
+                    values = await self._call("MGET", *keys)
+                except RedisConnectionError:
+                    if not was_connected:
+                        raise
+                    values = await self._call("MGET", *keys)  # Redis had closed it, as after a restart.
         except (RedisError, OSError, TimeoutError) as error:
             self._note_failure(error)
             return [None] * len(keys)
         self._failures = 0
+        return values
+
+    async def _call(self, *command: str) -> list[bytes | None]:
+        """Raises RedisError, OSError."""
+        try:
+            if not self._connection.is_connected:
+                await self._connection.connect()
+            await self._connection.send_command(*command)
+            values: list[bytes | None] = await self._connection.read_response()
+        except BaseException:  # What comes late must not be taken for the answer to the next call.
+            await self._connection.disconnect(nowait=True)
+            raise
         return values
 
     async def _mset(self, entries: list[tuple[str, bytes]]) -> Sequence[None]:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 
 import pytest
+from redis.asyncio import Redis
 
 from lookalike.spaces import VECTOR_SPACES
 from lookalike.v1.search_pb2 import Example, SearchRequest
@@ -103,6 +104,32 @@ async def test_a_redis_that_hangs_or_is_gone_never_raises_and_is_used_again_when
     cache.put("a", b"one")
     await asyncio.sleep(0.05)
     await cache.close()
+
+
+async def test_what_a_hanging_redis_answers_late_is_not_taken_for_the_answer_to_another_get() -> None:
+    with running_redis() as (url, process):
+        cache = RedisResultCache(url, ttl_s=60, timeout_s=0.1, pause_s=0.05)
+        for key in ("a", "b"):
+            cache.put(key, key.encode())
+            assert await get_when_kept(cache, key) == key.encode()
+        process.send_signal(signal.SIGSTOP)
+        assert await cache.get("a") is None
+        process.send_signal(signal.SIGCONT)
+        for _ in range(20):
+            assert await cache.get("b") in {b"b", None}
+        assert await get_when_kept(cache, "b") == b"b"
+        await cache.close()
+
+
+async def test_a_connection_that_redis_closed_is_opened_again_without_a_miss() -> None:
+    with running_redis() as (url, _):
+        cache = RedisResultCache(url, ttl_s=60, timeout_s=2)
+        cache.put("a", b"one")
+        assert await get_when_kept(cache, "a") == b"one"
+        async with Redis.from_url(url) as redis:
+            await redis.client_kill_filter(_type="normal", skipme=True)
+        assert await cache.get("a") == b"one"
+        await cache.close()
 
 
 async def test_during_the_pause_after_failures_redis_is_not_called() -> None:
