@@ -44,7 +44,7 @@ class RedisResultCache:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         try:
-            self._redis = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None)
+            self._redis = Redis.from_url(url, socket_connect_timeout=timeout_s, retry=None)
         except ValueError as error:
             raise BadSettings(f"redis url: {error}") from error
         self._connection = self._redis.connection_pool.make_connection()  # type: ignore[no-untyped-call]
@@ -96,15 +96,11 @@ class RedisResultCache:
         return values
 
     async def _call(self, *command: str) -> list[bytes | None]:
-        """Raises RedisError, OSError."""
-        try:
-            if not self._connection.is_connected:
-                await self._connection.connect()
-            await self._connection.send_command(*command)
-            values: list[bytes | None] = await self._connection.read_response()
-        except BaseException:  # What comes late must not be taken for the answer to the next call.
-            await self._connection.disconnect(nowait=True)
-            raise
+        """Raises RedisError, OSError. The connection closes when it fails or is given up: nothing is read late."""
+        if not self._connection.is_connected:
+            await self._connection.connect()
+        await self._connection.send_command(*command)
+        values: list[bytes | None] = await self._connection.read_response()
         return values
 
     async def _mset(self, entries: list[tuple[str, bytes]]) -> Sequence[None]:
