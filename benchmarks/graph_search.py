@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.contender import K, find_cheapest_settings, refine_parameter_steps, resident_bytes
 from benchmarks.contender import SearchSettings as Settings
@@ -57,6 +58,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     faiss_support.use_threads(1)
+    threadpool_limits(1, "blas")
     vectors, queries = SETS[options.set](options.count, QUERIES)
     for name in options.only:
         build(name, options.folder, vectors)
