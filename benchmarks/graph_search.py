@@ -7,7 +7,8 @@ queries. Memory is what a process gains by loading the index.
 
     python -m benchmarks.graph_search FOLDER [--count 100000] [--rounds 7] [--set noisy|cnn] [--only RECIPE ...]
 
-FOLDER keeps the indexes. Writes benchmarks/results/graph_search_<set>_<count>.json.
+FOLDER keeps the indexes; --build makes those that it lacks and measures nothing, on a machine that need not be quiet.
+Writes benchmarks/results/graph_search_<set>_<count>.json.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.contender import K, find_cheapest_settings, refine_parameter_steps, resident_bytes
 from benchmarks.contender import SearchSettings as Settings
@@ -51,11 +53,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--set", choices=tuple(SETS), default="noisy")
     parser.add_argument("--only", nargs="+", default=RECIPES, metavar="RECIPE")
+    parser.add_argument("--build", action="store_true", help="only build the indexes that FOLDER lacks")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     faiss_support.use_threads(1)
+    threadpool_limits(1, "blas")
     vectors, queries = SETS[options.set](options.count, QUERIES)
+    for name in options.only:
+        build(name, options.folder, vectors)
+    if options.build:
+        return
     truth = nearest(vectors, queries)
     contenders = [Contender(name, options.folder, vectors, queries, truth) for name in options.only]
     timings = time_all(contenders, options.rounds)
@@ -72,6 +80,28 @@ def main() -> None:
     )
 
 
+def index_path(name: str, folder: Path) -> Path:
+    return folder / name.replace(",", "-")
+
+
+def build_time_path(name: str, folder: Path) -> Path:
+    """A file that holds the CPU seconds of the build."""
+    return folder / f"{index_path(name, folder).name}.build_cpu_s"
+
+
+def build(name: str, folder: Path, vectors: F32) -> None:
+    """Build an index on one core, unless the folder has it."""
+    if build_time_path(name, folder).exists():
+        return
+    recipe = resolve_recipe(name, len(vectors), DIM, 0)
+    assert recipe is not None  # noqa: S101  # no recipe is Flat
+    began_s = time.process_time()
+    index = factory.train_index(recipe, vectors, 0, 1)
+    took_s = time.process_time() - began_s
+    index.write(index_path(name, folder))
+    build_time_path(name, folder).write_text(f"{took_s:.1f}")
+
+
 class Contender:
     """An index at its cheapest settings, and its bare library at the same ones."""
 
@@ -79,15 +109,9 @@ class Contender:
         self.name = name
         recipe = resolve_recipe(name, len(vectors), DIM, 0)
         assert recipe is not None  # noqa: S101  # no recipe is Flat
-        path, self.build_cpu_s = folder / name.replace(",", "-"), None
-        if not path.exists():
-            began_s = time.process_time()
-            index = factory.train_index(recipe, vectors, 0, 1)
-            self.build_cpu_s = round(time.process_time() - began_s, 1)
-            index.write(path)
-            del index
+        self.build_cpu_s = float(build_time_path(name, folder).read_text())
         before = resident_bytes()["RssAnon"]
-        index = factory.read_index(path, recipe, DIM)
+        index = factory.read_index(index_path(name, folder), recipe, DIM)
         assert isinstance(index, HnswIndex | SymqgIndex), name  # noqa: S101  # RECIPES names no others
         self.index = index
         self.loaded_bytes = (resident_bytes()["RssAnon"] - before) / len(vectors)

@@ -5,10 +5,11 @@ Vectors are those of `benchmarks/dataset.py`. Every contender is built, measured
 queries. For each target recall the cheapest settings that reach it are found on 400 queries. Then all contenders are
 loaded and timed in turn, on one core, one query at a time, `--rounds` times; results are medians of CPU time.
 
-    python -m benchmarks.ngt_comparison FOLDER [--count 100000] [--rounds 5] [--only NAME …] [--resume]
+    python -m benchmarks.ngt_comparison FOLDER [--count 100000] [--rounds 5] [--only NAME …] [--resume] [--step STEP]
     python -m benchmarks.ngt_comparison FOLDER --count 1000000 --rescore float16 --only IVF,PQ4fs …
 
-FOLDER keeps vectors and indexes (about 40 GB for 1,000,000); --resume reuses them. Writes
+FOLDER keeps vectors and indexes (about 40 GB for 1,000,000); --resume reuses them. Steps are build, measure (memory and
+settings) and time, of which only the last needs a quiet machine. It writes
 benchmarks/results/ngt_comparison_<count>.json, .md and .png, or files of another --name.
 """
 
@@ -65,7 +66,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=CONTENDERS, metavar="NAME")
     parser.add_argument("--name", help="of the results (default: ngt_comparison_<count>)")
     parser.add_argument("--step", choices=("build", "measure", "time", "all"), default="all", help="run only this step")
-    parser.add_argument("--resume", action="store_true", help="keep what an earlier run built and weighed")
+    parser.add_argument("--resume", action="store_true", help="keep what an earlier run built and measured")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if not (options.folder / "truth.npy").exists():

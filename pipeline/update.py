@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ import pyarrow as pa
 from encoders.product import model as product_encoder
 from encoders.product.train import QualityGateFailed
 from encoders.text import model as text_encoder
-from index.building.build import SpaceVectors, build
+from index.building.build import DEFAULT_OPTIONS, IndexOptions, SpaceVectors, build
+from index.storage import version
+from index.storage.manifest import RecipeChoice
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue
 from lookalike.spaces import space_name
@@ -45,6 +47,7 @@ class UpdateOptions:
     connect_encoder: Callable[[], AbstractAsyncContextManager[image_encoding.Encode]] | None  # None: no image space.
     feature_store: Path
     shards: int = 2
+    index: IndexOptions = DEFAULT_OPTIONS
     seed: int = 0
     text_kind: str = "scdv"
     text_words: Path | None = None  # A fastText .bin file; None: word vectors are trained.
@@ -62,6 +65,7 @@ class UpdateReport:
     product_artifact: Path | None = None
     no_product_space_reason: str = ""  # Why there is no product space; empty: there is one.
     spaces: dict[str, dict[str, Any]] = field(default_factory=dict)
+    choices: dict[str, RecipeChoice | None] = field(default_factory=dict)  # None: the space needs no measurement.
     encoded: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -80,6 +84,7 @@ class UpdateReport:
             "product_artifact": str(self.product_artifact) if self.product_artifact else None,
             "no_product_space": self.no_product_space_reason,
             "spaces": self.spaces,
+            "auto": {name: None if choice is None else asdict(choice) for name, choice in self.choices.items()},
             "encoded": self.encoded,
             "seconds": self.seconds,
         }
@@ -116,10 +121,17 @@ async def update(options: UpdateOptions) -> UpdateReport:
             spaces[SPACE_PRODUCT] = product
         with report.stage("index"):
             report.version = build(
-                options.location, catalogue.table(), spaces, shards=options.shards, seed=options.seed
+                options.location,
+                catalogue.table(),
+                spaces,
+                shards=options.shards,
+                options=options.index,
+                seed=options.seed,
             )
     for number, space in sorted(spaces.items()):
         report.spaces[space_name(number)] = {"encoder": space.encoder, "vectors": len(space.rows)}
+    manifest = version.read_manifest(options.location, report.version)
+    report.choices = {entry.name: entry.choice for entry in manifest.spaces}
     return report
 
 

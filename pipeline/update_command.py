@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from encoders.text import model as text_encoder
-from index.building.build import MAX_SHARDS
+from index.building.auto_recipe import describe
+from index.building.build import MAX_SHARDS, IndexOptions
 from index.building.staging import publish, staging_directory
 from index.storage.location import open_location
 from index.storage.store import ObjectStore
@@ -25,6 +26,7 @@ from pipeline.update import FEATURE_STORE, UpdateOptions, UpdateReport, update
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
     _check(args)
+    index_options = IndexOptions(bytes_per_vector=args.bytes_per_vector)
     location = open_location(args.location)
     if isinstance(location, ObjectStore) and args.staging is None:
         raise BadSettings(
@@ -45,6 +47,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             else None,
             feature_store=args.features or directory / FEATURE_STORE,
             shards=args.shards,
+            index=index_options,
             seed=args.seed,
             text_kind=args.text_kind,
             text_words=args.text_words,
@@ -73,6 +76,8 @@ def _summary(report: UpdateReport, with_images: bool) -> str:
     lines = [f"version {report.version}: {report.catalogue}"]
     for name, space in report.spaces.items():
         lines.append(f"  {name + ' space':<12} {space['vectors']:,} vectors by {space['encoder']}")
+        if (choice := report.choices[name]) is not None:
+            lines += [f"    {line}" for line in describe(choice)]
     if "image" not in report.spaces:
         lines.append(
             f"  no image space: {'no product has a photo' if with_images else 'no --models or --model-server'}"
@@ -155,6 +160,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"directory of the computed vectors (default {FEATURE_STORE} in LOCATION or --staging)",
     )
     add("--shards", type=int, default=1, metavar="N", help="number of shards (default %(default)s)")
+    add(
+        "--bytes-per-vector",
+        type=float,
+        metavar="B",
+        help="memory that the index of a large space may take per vector (default: what HNSW32,SQ8 takes)",
+    )
     add(
         "--seed",
         type=arguments.seed,

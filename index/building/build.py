@@ -50,12 +50,27 @@ class SpaceVectors:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexOptions:
-    """How the index of every space and shard is built."""
+    """How the index of every space and shard is built. Raises BadSettings for what suits no vectors."""
 
     recipe: str = recipe.AUTO  # A factory string, see index/backends/recipe.py.
     rescore: str = "float32"  # float16 takes half the disk; scores are then computed from rounded vectors.
     recall: float = TARGET_RECALL  # Target recall@k for every k; exact search where it is out of reach.
     bytes_per_vector: float | None = None  # Memory that `auto` may choose a recipe of; None: what HNSW32,SQ8 takes.
+
+    def __post_init__(self) -> None:
+        if self.recipe != recipe.AUTO:
+            recipe.parse_recipe(self.recipe)
+        if self.rescore not in vectors.RESCORE_DTYPES:
+            raise BadSettings(f"rescore {self.rescore!r}: allowed are {', '.join(vectors.RESCORE_DTYPES)}")
+        if not 0 < self.recall <= 1:
+            raise BadSettings(f"recall {self.recall}: must be above 0 and at most 1")
+        if self.bytes_per_vector is not None:
+            if self.recipe != recipe.AUTO:
+                raise BadSettings(
+                    f"bytes per vector: only the recipe auto has a budget, {self.recipe} takes what it does"
+                )
+            if not 0 < self.bytes_per_vector < float("inf"):
+                raise BadSettings(f"bytes per vector {self.bytes_per_vector}: must be a number above 0")
 
 
 DEFAULT_OPTIONS = IndexOptions()
@@ -82,7 +97,6 @@ def build(
     """
     if not 1 <= shards <= MAX_SHARDS:
         raise OperatorError(f"{shards} shards: not in 1..{MAX_SHARDS}")
-    _check_options(options)
     table = attributes.validate_products(products)
     for space, space_vectors in spaces.items():
         _check_vectors(space_name(space), space_vectors, table.num_rows)
@@ -200,22 +214,6 @@ class _ShardAssignment:
 
     def counts(self, rows: I64 | slice = slice(None)) -> tuple[int, ...]:
         return tuple(np.bincount(self.owners[rows], minlength=self.shards).tolist())
-
-
-def _check_options(options: IndexOptions) -> None:
-    if options.recipe != recipe.AUTO:
-        recipe.parse_recipe(options.recipe)
-    if options.rescore not in vectors.RESCORE_DTYPES:
-        raise BadSettings(f"rescore {options.rescore!r}: allowed are {', '.join(vectors.RESCORE_DTYPES)}")
-    if not 0 < options.recall <= 1:
-        raise BadSettings(f"recall {options.recall}: must be above 0 and at most 1")
-    if options.bytes_per_vector is not None:
-        if options.recipe != recipe.AUTO:
-            raise BadSettings(
-                f"bytes per vector: only the recipe auto has a budget, {options.recipe} takes what it does"
-            )
-        if not 0 < options.bytes_per_vector < float("inf"):
-            raise BadSettings(f"bytes per vector {options.bytes_per_vector}: must be a number above 0")
 
 
 def _check_vectors(name: str, space_vectors: SpaceVectors, products: int) -> None:

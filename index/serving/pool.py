@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,10 +27,6 @@ class Pool:
         self._lock = threading.Lock()
         self._in_progress = 0
         self._executor = ThreadPoolExecutor(threads, name, initializer=initializer or partial(use_threads, 1))
-
-    async def run(self, work: Callable[[], Result], deadline: Deadline) -> Result:
-        """Return what `work` returns. Raises as `submit` and its future do."""
-        return await asyncio.wrap_future(self.submit(work, deadline))
 
     def submit(self, work: Callable[[], Result], deadline: Deadline) -> Future[Result]:
         """The future is done when the thread has finished, or will not begin; a caller that gives up stops nothing.

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import pytest
 from encoders.product import model as product_model
 from encoders.serving.policy import All
 from encoders.types import Embeddings
+from index.building import auto_recipe
+from index.building.build import build
 from index.storage import version
 from lookalike.cli import dispatch
 from lookalike.demo.sample import command
 from lookalike.errors import BadCatalogue, Unavailable
 from pipeline import image_encoding
+from pipeline import update as update_module
 from pipeline.catalogue_report import CatalogueReport
 from pipeline.image_encoding import Encode, Pixels
 from pipeline.update import UpdateOptions, UpdateReport, update
@@ -264,6 +268,26 @@ def test_the_command_prints_its_report(options: UpdateOptions, capsys: pytest.Ca
     assert "no image space: no --models or --model-server" in output
 
 
+def test_the_command_chooses_a_recipe_within_the_memory_given_and_prints_the_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With thresholds that make 600 titles a large space, so that training takes seconds."""
+    monkeypatch.setattr(update_module, "build", partial(build, exact_floats=1000))
+    monkeypatch.setattr(auto_recipe, "MIN_DOCUMENTS", 256)
+    shop = write_jsonl(tmp_path / "shop", *({"id": str(i), "title": f"size {i} of colour {i % 7}"} for i in range(600)))
+    arguments = [str(shop), str(tmp_path / "index"), "--artifacts", str(tmp_path / "text"), "--text-kind", "fasttext"]
+    arguments += ["--bytes-per-vector", "300"]
+
+    assert dispatch.run(lambda: main([*arguments, "--json"], {})) == 0
+    choice = json.loads(capsys.readouterr().out)["auto"]["text"]
+    assert choice["bytes_per_vector"] == 300
+    assert max(row["bytes_per_vector"] for row in choice["figures"]) <= 300
+    assert dispatch.run(lambda: main(arguments, {})) == 0
+    output = capsys.readouterr().out
+    assert f"auto: {choice['recipe']}, {choice['reason']}; at most 300 B per vector in memory" in output
+    assert all(f"{row['recipe']} " in output for row in choice["figures"])
+
+
 @pytest.mark.parametrize(
     ("pinned", "encoder"),
     [
@@ -298,6 +322,7 @@ async def test_an_update_uses_the_pinned_version_of_the_image_model(
         ["--model-server", "b:1", "--model-version", "-1"],
         ["--model-server", "b:1", "--model-version", "1", "--model-label", "stable"],
         ["--shards", "0"],
+        ["--bytes-per-vector", "0"],
     ],
 )
 def test_invalid_options_exit_with_status_2(options: UpdateOptions, extra: list[str]) -> None:

@@ -273,20 +273,19 @@ async def test_a_shard_that_is_still_loading_is_unavailable() -> None:
 
 async def test_a_full_pool_refuses_at_once_and_recovers() -> None:
     pool, gate = Pool(threads=1, max_waiting=2), threading.Event()
-    calls = [asyncio.ensure_future(pool.run(gate.wait, NEVER)) for _ in range(3)]
-    await asyncio.sleep(0)
+    calls = [asyncio.wrap_future(pool.submit(gate.wait, NEVER)) for _ in range(3)]
     with pytest.raises(Overloaded):
-        await pool.run(gate.wait, NEVER)
+        pool.submit(gate.wait, NEVER)
     gate.set()
     assert await asyncio.gather(*calls) == [True] * 3
-    assert await pool.run(lambda: 7, NEVER) == 7
+    assert await asyncio.wrap_future(pool.submit(lambda: 7, NEVER)) == 7
     pool.close()
 
 
 async def test_work_whose_deadline_passed_in_the_queue_is_not_begun() -> None:
     pool, gate, begun = Pool(threads=1, max_waiting=2), threading.Event(), []
-    holding = asyncio.ensure_future(pool.run(gate.wait, NEVER))
-    late = asyncio.ensure_future(pool.run(lambda: begun.append(1), Deadline.after(0.01)))
+    holding = asyncio.wrap_future(pool.submit(gate.wait, NEVER))
+    late = asyncio.wrap_future(pool.submit(lambda: begun.append(1), Deadline.after(0.01)))
     await asyncio.sleep(0.03)
     gate.set()
     await holding
@@ -297,13 +296,18 @@ async def test_work_whose_deadline_passed_in_the_queue_is_not_begun() -> None:
 
 
 async def test_a_cancelled_call_holds_its_slot_until_the_thread_has_finished() -> None:
-    pool, gate = Pool(threads=1, max_waiting=0), threading.Event()
-    call = asyncio.ensure_future(pool.run(gate.wait, NEVER))
-    await asyncio.sleep(0.01)
+    pool, begun, gate = Pool(threads=1, max_waiting=0), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        gate.wait()
+
+    call = asyncio.wrap_future(pool.submit(work, NEVER))
+    assert await asyncio.to_thread(begun.wait, 10)
     call.cancel()
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await pool.run(gate.wait, NEVER)
+        pool.submit(gate.wait, NEVER)
     gate.set()
     pool.close()
 

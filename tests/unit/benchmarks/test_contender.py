@@ -53,6 +53,18 @@ def test_the_cheapest_settings_reach_the_target_recall_and_cheaper_ones_do_not(t
     assert (settings.search_parameter - 1) * settings.refine_factor < 10 * target
 
 
+@pytest.mark.parametrize(("slow_factor", "chosen"), [(1, 2), (2, 1)])
+def test_of_settings_that_reach_the_recall_those_that_take_less_time_are_chosen(slow_factor: int, chosen: int) -> None:
+    class Slow(FakeContender):
+        def search(self, query: F32, settings: SearchSettings) -> I64:
+            sum(range(100_000 if settings.refine_factor == slow_factor else 1))
+            return super().search(query, settings)
+
+    found = find_cheapest_settings(Slow(), np.tile(QUERY, (20, 1)), np.tile(TRUTH, (20, 1)), 0.9)
+    assert found is not None
+    assert found[0].refine_factor == chosen
+
+
 def test_a_recall_that_is_out_of_reach_has_no_settings() -> None:
     class Worse(FakeContender):
         search_parameters: Sequence[float] = (1, 2)

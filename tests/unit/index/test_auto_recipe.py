@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from index.building import auto_recipe, build_command
+from index.building import auto_recipe
 from index.building.auto_recipe import choose_recipe, default_bytes_per_vector, describe
 from index.building.build import IndexOptions, build
 from index.building.tune_selection import RecipeMeasurement, TuneBudget
@@ -214,17 +213,3 @@ def test_a_budget_that_no_recipe_fits_is_refused_before_anything_is_written(tmp_
             progress=lambda what, done, total: steps.append(what),
         )
     assert not steps
-
-
-@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf"])
-def test_a_budget_that_is_no_number_above_0_is_refused(tmp_path: Path, size: str) -> None:
-    np.save(tmp_path / "base.npy", unit_vectors(20, 8))
-    words = ["--vectors", str(tmp_path / "base.npy"), "--space", "image", "--bytes-per-vector", size]
-    with pytest.raises(BadSettings, match="must be a number above 0"):
-        build_command.main([*words, str(tmp_path / "index")], {})
-
-
-def test_a_budget_for_a_recipe_that_is_named_is_refused(tmp_path: Path) -> None:
-    options = IndexOptions(recipe="IVF,SQ8", bytes_per_vector=100)
-    with pytest.raises(BadSettings, match="only the recipe auto has a budget"):
-        build(tmp_path, catalogue(20), {IMAGE: vectors_of(unit_vectors(20, 8))}, shards=1, options=options)

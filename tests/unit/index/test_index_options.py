@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -104,21 +105,36 @@ def test_other_options_give_another_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (IndexOptions(recipe="IVF,PQ8"), "no recipe 'IVF,PQ8'; allowed: auto, Flat"),
-        (IndexOptions(recipe="IVF512,Flat"), "512 lists for 1500 vectors, at most 38"),
-        (IndexOptions(recipe="PCAR64,IVF,SQ8"), "vectors of 32 dimensions cannot be rotated to 64"),
-        (IndexOptions(rescore="int8"), "rescore 'int8': allowed are float32, float16"),
-        (IndexOptions(recall=0), "recall 0: must be above 0"),
-        (IndexOptions(recall=1.5), "recall 1.5: must be above 0 and at most 1"),
-        (IndexOptions(recall=float("nan")), "recall nan"),
+        ({"recipe": "IVF,PQ8"}, "no recipe 'IVF,PQ8'; allowed: auto, Flat"),
+        ({"rescore": "int8"}, "rescore 'int8': allowed are float32, float16"),
+        ({"recall": 0}, "recall 0: must be above 0"),
+        ({"recall": 1.5}, "recall 1.5: must be above 0 and at most 1"),
+        ({"recall": float("nan")}, "recall nan"),
+        ({"bytes_per_vector": 0}, "bytes per vector 0: must be a number above 0"),
+        ({"bytes_per_vector": -1}, "must be a number above 0"),
+        ({"bytes_per_vector": float("nan")}, "must be a number above 0"),
+        ({"bytes_per_vector": float("inf")}, "must be a number above 0"),
+        ({"recipe": "IVF,SQ8", "bytes_per_vector": 100}, "only the recipe auto has a budget"),
     ],
 )
-def test_impossible_options_are_refused_before_anything_is_written(
-    tmp_path: Path, options: IndexOptions, reason: str
+def test_options_that_suit_no_vectors_are_refused(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadSettings, match=reason):
+        IndexOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        ("IVF512,Flat", "512 lists for 1500 vectors, at most 38"),
+        ("PCAR64,IVF,SQ8", "vectors of 32 dimensions cannot be rotated to 64"),
+    ],
+)
+def test_a_recipe_that_does_not_suit_the_vectors_is_refused_before_anything_is_written(
+    tmp_path: Path, recipe: str, reason: str
 ) -> None:
     steps: list[str] = []
     with pytest.raises(BadSettings, match=reason):
-        build_version(tmp_path, options, progress=lambda step, *_: steps.append(step))
+        build_version(tmp_path, IndexOptions(recipe=recipe), progress=lambda step, *_: steps.append(step))
     assert not steps
     assert not (tmp_path / version.CURRENT).exists()
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from lookalike.errors import BadSettings
 from lookalike.runtime.deadline import Deadline
 
 
-async def test_faiss_starts_no_further_threads_for_calls_of_the_pool() -> None:
+def test_faiss_starts_no_further_threads_for_calls_of_the_pool() -> None:
     """Parallel searches with a thread for every core each would wait for one another at every barrier."""
     use_threads(2)
     pool, together = Pool(threads=3, max_waiting=0), threading.Barrier(3)
@@ -30,8 +29,8 @@ async def test_faiss_starts_no_further_threads_for_calls_of_the_pool() -> None:
         return int(faiss.omp_get_max_threads())
 
     try:
-        calls = (pool.run(threads_of_faiss, Deadline.after(10)) for _ in range(3))
-        assert await asyncio.gather(*calls) == [1, 1, 1]
+        calls = [pool.submit(threads_of_faiss, Deadline.after(10)) for _ in range(3)]
+        assert [call.result(10) for call in calls] == [1, 1, 1]
         assert faiss.omp_get_max_threads() == 2
     finally:
         pool.close()
