@@ -8,7 +8,7 @@ import numpy.typing as npt
 from lookalike.vectors import I64
 
 _CHUNK = 1 << 16  # Packed at a time; a multiple of 8, so that every chunk begins with a byte.
-_WINDOW = np.dtype("<u8")  # Read at a time: an integer, wherever in a byte it begins. So it has 57 bits at most.
+_WINDOW = np.dtype("<i8")  # Read at a time: an integer of up to 57 bits, wherever in a byte it begins.
 
 U8 = npt.NDArray[np.uint8]
 
@@ -20,7 +20,7 @@ class PackedIntegers:
         """packed: as `pack` made it, for the same limit."""
         self.packed = packed
         self._bits = bits_for(limit)
-        self._mask = np.uint64((1 << self._bits) - 1)
+        self._mask = (1 << self._bits) - 1
         # Windows that overlap: one begins with every byte.
         self._windows = np.ndarray((len(packed) - _WINDOW.itemsize + 1,), _WINDOW, packed, strides=(1,))
 
@@ -38,7 +38,7 @@ class PackedIntegers:
     def __getitem__(self, at: I64) -> I64:
         """The integers at these places (an array of any shape)."""
         bit = at * self._bits
-        integers: I64 = (self._windows[bit >> 3] >> (bit & 7).astype(np.uint64) & self._mask).astype(np.int64)
+        integers: I64 = self._windows[bit >> 3] >> (bit & 7) & self._mask
         return integers
 
 
