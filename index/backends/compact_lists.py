@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ _LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ct
 class CompactLists:
     """The lists of a faiss IVF index, with the position of each vector. Immutable; many threads may search at once."""
 
-    def __init__(self, index: Any, sizes: I64, codes: U8, positions: PackedIntegers) -> None:
+    def __init__(self, index: Any, sizes: I64, codes: Iterable[U8], positions: PackedIntegers) -> None:
         """index: a faiss IVF index, or an IndexPreTransform around one, that owns all its parts; it gets other lists.
 
-        sizes (nlist,): of the lists; codes (n, code bytes) and n positions: list by list.
+        sizes (nlist,): of the lists; codes (n, code bytes) in parts, and n positions: list by list.
         """
         self.index = index
         self._sizes = sizes
@@ -44,7 +45,7 @@ class CompactLists:
         self._ivf = faiss.extract_index_ivf(index)
         self._quantizer = self._ivf.quantizer
         self._codes = _place_codes(self._ivf, sizes, codes)
-        self._ivf.ntotal = index.ntotal = len(codes)
+        self._ivf.ntotal = index.ntotal = len(self._codes)
         self._parameters = faiss_support.SearchParameters()
 
     @classmethod
@@ -52,15 +53,10 @@ class CompactLists:
         """Those of an index whose lists hold the positions as ids. It is taken over."""
         lists = faiss.extract_index_ivf(index).invlists
         sizes = np.array([lists.list_size(number) for number in range(lists.nlist)], dtype=np.int64)
-        codes = np.empty((int(sizes.sum()), lists.code_size), dtype=np.uint8)
-        positions = np.empty(len(codes), dtype=np.int64)
-        end = 0
-        for number, size in enumerate(sizes.tolist()):
-            start, end = end, end + size
-            if size:
-                positions[start:end] = faiss.rev_swig_ptr(lists.get_ids(number), size)
-                codes[start:end] = faiss.rev_swig_ptr(lists.get_codes(number), size * lists.code_size).reshape(size, -1)
-        return cls(index, sizes, codes, PackedIntegers.pack(positions, len(codes)))
+        filled = np.flatnonzero(sizes).tolist()
+        ids = np.concatenate([faiss.rev_swig_ptr(lists.get_ids(number), int(sizes[number])) for number in filled])
+        codes = (faiss.rev_swig_ptr(lists.get_codes(number), int(sizes[number]) * lists.code_size) for number in filled)
+        return cls(index, sizes, codes, PackedIntegers.pack(ids, len(ids)))
 
     def search(self, queries: F32, count: int, nprobe: int) -> I64:
         """(n, count) positions of the best of each query (n, dim) in the `nprobe` nearest lists; −1: no more."""
@@ -128,7 +124,7 @@ def read_lists(path: Path) -> CompactLists:
         raise BadArtifact(f"{path / _CODES}: {codes.dtype} {codes.shape}, expected uint8 {(count, ivf.code_size)}")
     if packed.shape != (packed_bytes(count, count),) or packed.dtype != np.uint8:
         raise BadArtifact(f"{path / _POSITIONS}: {packed.dtype} {packed.shape}, expected the positions of {count}")
-    return CompactLists(index, sizes, codes, PackedIntegers(packed, count))
+    return CompactLists(index, sizes, [codes], PackedIntegers(packed, count))
 
 
 def _starts(sizes: I64) -> I64:
@@ -136,25 +132,27 @@ def _starts(sizes: I64) -> I64:
     return np.cumsum(sizes) - sizes
 
 
-def _place_codes(ivf: Any, sizes: I64, codes: U8) -> U8:
+def _place_codes(ivf: Any, sizes: I64, codes: Iterable[U8]) -> U8:
     """Copy codes to a block of memory that the index owns, and replace its lists by such of this block.
 
     These are faiss's lists "on disk", the only ones whose codes may lie anywhere. They unmap the block when freed.
     """
     lists = faiss.OnDiskInvertedLists(len(sizes), ivf.code_size, "")
-    lists.read_only, lists.prefetch_nthread = True, 0
-    lists.totsize = codes.nbytes + _READ_AHEAD_BYTES
+    size_bytes = int(sizes.sum()) * ivf.code_size
+    lists.read_only, lists.prefetch_nthread, lists.totsize = True, 0, size_bytes + _READ_AHEAD_BYTES
     lists.ptr = faiss.cast_integer_to_uint8_ptr(_map_memory(lists.totsize))
-    offsets = _starts(sizes) * ivf.code_size
     lists.lists.clear()
-    for size, offset in zip(sizes.tolist(), offsets.tolist(), strict=True):
+    for size, start in zip(sizes.tolist(), _starts(sizes).tolist(), strict=True):
         each = faiss.OnDiskOneList()
-        each.size, each.capacity, each.offset = size, size, offset
+        each.size, each.capacity, each.offset = size, size, start * ivf.code_size
         lists.lists.push_back(each)
+    placed: U8 = faiss.rev_swig_ptr(lists.ptr, size_bytes)
+    end = 0
+    for part in codes:
+        start, end = end, end + part.size
+        placed[start:end] = part.ravel()
     _replace_lists(ivf, lists)
-    placed: U8 = faiss.rev_swig_ptr(lists.ptr, codes.nbytes).reshape(codes.shape)
-    placed[:] = codes
-    return placed
+    return placed.reshape(-1, ivf.code_size)
 
 
 def _replace_lists(ivf: Any, lists: Any) -> None:
