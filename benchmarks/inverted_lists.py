@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 from benchmarks.contender import (
     VECTORS,
     SearchSettings,
-    find_cheapest_settings,
+    first_true,
     map_vectors,
     refine_parameter_steps,
 )
@@ -41,7 +40,7 @@ from index.storage.vectors import StoredVectors
 from lookalike.vectors import F32, I64
 
 CHOOSING, STATING, TIMED = 1_000, 2_000, 256  # Queries.
-SURPLUS = 0.002  # Of recall when settings are chosen, so that other queries reach the target, too.
+SURPLUS = 0.006  # Of recall when settings are chosen, so that other queries reach the target, too.
 WITH_IDS = ", with ids"
 # The first of a target is what others are compared with.
 CONTENDERS = (
@@ -65,9 +64,13 @@ def main() -> None:
     indexes = {
         name: open_index(options.folder, name, vectors) for name in dict.fromkeys(name for name, _ in CONTENDERS)
     }
-    contenders = [
-        Contender(indexes[name], vectors, target, queries[:CHOOSING], truth[:CHOOSING]) for name, target in CONTENDERS
-    ]
+    contenders = [Contender(indexes[name], vectors) for name, _ in CONTENDERS]
+    chosen: dict[tuple[str, float], SearchSettings] = {}
+    for (name, target), contender in zip(CONTENDERS, contenders, strict=True):
+        key = name.removesuffix(WITH_IDS), target
+        if key not in chosen:  # Ids change no candidate.
+            chosen[key] = contender.choose_settings(target, queries[:CHOOSING], truth[:CHOOSING])
+        contender.settings = chosen[key]
     times: list[dict[int, list[float]]] = [{1: [], BATCH: []} for _ in contenders]
     for _ in range(options.rounds):
         for contender, each in zip(contenders, times, strict=True):
@@ -113,30 +116,43 @@ def open_index(folder: Path, name: str, vectors: StoredVectors) -> IvfIndex:
 
 
 class Contender:
-    """An index at the cheapest settings that reach a recall."""
+    """An index, and the settings to search it with."""
 
-    def __init__(self, index: IvfIndex, vectors: StoredVectors, target: float, queries: F32, truth: I64) -> None:
+    def __init__(self, index: IvfIndex, vectors: StoredVectors) -> None:
         self.index = index
-        self.search_parameters: Sequence[float] = refine_parameter_steps([*index.search_parameters(K)])
-        self.refine_factors: Sequence[int] = index.refine_factors
         self._space = SpaceIndex(entry=IndexEntry(), vectors=vectors, rows=np.arange(len(vectors)), ann_index=index)
-        cheapest = find_cheapest_settings(self, queries, truth, target + SURPLUS)
-        if cheapest is None:
-            raise RuntimeError(f"{index.recipe} does not reach {target}")
-        self._settings, _ = cheapest
-        print(index.recipe, target, self._settings, flush=True)
+        self.settings = SearchSettings(1, 1)
 
-    def search(self, query: F32, settings: SearchSettings) -> I64:
-        return self._probe(query[None, :], settings)[0]
+    def choose_settings(self, target: float, queries: F32, truth: I64) -> SearchSettings:
+        """Choose and return the fastest settings that reach the recall."""
+        # A recall that takes a larger share of the lists is not worth it, and slow to measure.
+        most = self.index.recipe.nlist // 16
+        parameters = [each for each in refine_parameter_steps([*self.index.search_parameters(K)]) if each <= most]
+        best_us, best = np.inf, None
+        for factor in self.index.refine_factors:
 
-    def rescored(self, query: F32, settings: SearchSettings) -> I64:
-        return self.search(query, settings)
+            def reaches(at: int, count: int = K * factor) -> bool:
+                parts = (queries[start : start + BATCH] for start in range(0, len(queries), BATCH))
+                found = [rows for part in parts for rows in self.index.find_candidates(part, count, parameters[at])]
+                return recall(found, truth) >= target + SURPLUS  # Rescoring finds the true ones among candidates.
 
-    def _probe(self, queries: F32, settings: SearchSettings) -> list[I64]:
+            if (at := first_true(reaches, len(parameters))) is None:
+                continue
+            self.settings = SearchSettings(parameters[at], factor)
+            if (took_us := min(self.cpu_us(queries[:TIMED], BATCH) for _ in range(3))) > best_us:
+                break
+            best_us, best = took_us, self.settings
+        if best is None:
+            raise RuntimeError(f"{self.index.recipe} does not reach {target}")
+        self.settings = best
+        print(self.index.recipe, target, best, flush=True)
+        return best
+
+    def _probe(self, queries: F32) -> list[I64]:
         point = OperatingPoint(
             depth=K,
-            search_parameter=int(settings.search_parameter),
-            refine_factor=settings.refine_factor,
+            search_parameter=int(self.settings.search_parameter),
+            refine_factor=self.settings.refine_factor,
             cost=0,
             recall=0,
             standard_error=0,
@@ -147,20 +163,18 @@ class Contender:
         """CPU per query in batches of that size."""
         began_s = time.thread_time()
         for start in range(0, len(queries), batch):
-            self._probe(queries[start : start + batch], self._settings)
+            self._probe(queries[start : start + batch])
         return (time.thread_time() - began_s) / len(queries) * 1e6
 
     def row(self, queries: F32, truth: I64, cpu_us: dict[int, list[float]]) -> dict[str, Any]:
         found = [
-            rows
-            for start in range(0, len(queries), BATCH)
-            for rows in self._probe(queries[start : start + BATCH], self._settings)
+            rows for start in range(0, len(queries), BATCH) for rows in self._probe(queries[start : start + BATCH])
         ]
         return {
             "recall_at_10": round(recall(found, truth), 4),
             "index_bytes_per_vector": round(self.index.ram_bytes() / self.index.documents, 1),
-            "nprobe": int(self._settings.search_parameter),
-            "rescored": K * self._settings.refine_factor,
+            "nprobe": int(self.settings.search_parameter),
+            "rescored": K * self.settings.refine_factor,
             "cpu_us_one_at_a_time": round(float(np.median(cpu_us[1]))),
             f"cpu_us_in_batches_of_{BATCH}": round(float(np.median(cpu_us[BATCH]))),
         }
