@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import write
-from index.backends import factory, faiss_support
+from index.backends import factory, faiss_support, ivf
 from index.backends.faiss_support import faiss
-from index.backends.recipe import resolve_recipe
-from index.backends.vector_index import VectorIndex
+from index.backends.ivf import IvfIndex
+from index.backends.recipe import IvfRecipe, resolve_recipe
 from index.building.calibration import CalibrationSet, best_scores
 from index.search.segment import Segment
 from index.search.space import SpaceIndex
@@ -59,13 +59,13 @@ def main() -> None:
         table = _table(Path(folder) / "products", len(vectors))
         rows = {}
         for name, target in RECIPES:
-            path = Path(folder) / "codes"
             recipe = resolve_recipe(name, len(vectors), DIM, 0)
-            assert recipe is not None  # noqa: S101  # no recipe is Flat
+            assert isinstance(recipe, IvfRecipe)  # noqa: S101  # all of them are
+            path = Path(folder) / name
             point = _build_index(path, recipe, vectors, choosing, target)
-            ann_index = factory.read_index(path, recipe, DIM)
+            ann_index = ivf.read_index(path, recipe)
             inputs = {"vectors": vectors, "table": table, "queries": queries, "flat": flat, "truth": truth}
-            row = _compare(path, ann_index, point, rounds=options.rounds, **inputs)
+            row = _compare(ann_index, point, rounds=options.rounds, **inputs)
             rows[str(recipe)] = {"ram_bytes_per_vector": round(ann_index.ram_bytes() / len(vectors), 1), **row}
     caveats = (
         "full vectors are in memory for all: if they are not cached, each page is a disk read more; "
@@ -109,8 +109,7 @@ def _table(path: Path, count: int) -> Attributes:
 
 
 def _compare(
-    path: Path,
-    ann_index: VectorIndex,
+    ann_index: IvfIndex,
     point: OperatingPoint,
     *,
     vectors: F32,
@@ -124,7 +123,7 @@ def _compare(
     space = SpaceIndex(entry=entry, vectors=vectors, rows=np.arange(len(vectors)), ann_index=ann_index)
     manifest = Manifest(version="measured", shards=1, seed=0, products=(len(table),), spaces=(), files={})
     shard = ShardVersion(manifest=manifest, shard=0, base=Segment(table, {Space.SPACE_IMAGE: space}))
-    base = faiss.read_index(str(path))
+    base = ann_index.lists.copy_with_ids()
     faiss.extract_index_ivf(base).nprobe = point.search_parameter
     refined = faiss.IndexRefine(base, flat)
     refined.k_factor = point.refine_factor

@@ -1,12 +1,12 @@
-"""Start-up time and memory of a shard of many vectors: a real process over a real index.
+"""Start-up time, memory and CPU per query of a shard of many vectors: real processes over real indexes.
 
-Builds an index of random vectors (`benchmarks/dataset.py`) in FOLDER, unless it exists, and one of 1,000 vectors beside
-it. Starts `lookalike serve shard` with the files evicted from the page cache and then with them cached, `--rounds`
-times: seconds until it answers, and CPU seconds. Then searches for 1,000 queries. Memory is RssAnon, which the kernel
-counts as the process's own (mapped files are not in it), minus that of the shard of 1,000 vectors. CPU per query is the
-process's, in batches of 16, with gRPC.
+Builds indexes of random vectors (`benchmarks/dataset.py`) in FOLDER, unless they exist, and one of 1,000 vectors beside
+them. Starts `lookalike serve shard` over each in turn, with the files evicted from the page cache and then with them
+cached, `--rounds` times: seconds until it answers, and CPU seconds. Then searches for 1,000 queries. Memory is RssAnon,
+which the kernel counts as the process's own (mapped files are not in it), minus that of the shard of 1,000 vectors. CPU
+per query is the process's, in batches of 16, with gRPC. Recall is that of the build, of queries that are not indexed.
 
-    python -m benchmarks.shard_start FOLDER [--count 1000000] [--recipe PCAR128,IVF,RaBitQ] [--recall 0.9] [--rounds 3]
+    python -m benchmarks.shard_start FOLDER [--count 1000000] [--index PCAR128,IVF,RaBitQ@0.9 …] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,13 @@ from lookalike.v1.index_pb2_grpc import IndexShardStub
 from lookalike.v1.types_pb2 import SPACE_IMAGE
 from lookalike.vectors import F32, pack
 
+# The least memory for a recall of .90 and .95, and the recipes that are faster or had been the smallest.
+INDEXES = (
+    "PCAR96,IVF,RaBitQ@0.9",
+    "PCAR128,IVF,RaBitQ@0.9",
+    "PCAR128,IVF,RaBitQ@0.95",
+    "PCAR256,IVF,RaBitQfs@0.95",
+)
 SMALL_COUNT = 1_000
 K, BATCH = 10, 16
 READY_TIMEOUT_S = 600
@@ -48,40 +55,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--recipe", default="PCAR128,IVF,RaBitQ")
-    parser.add_argument("--recall", default="0.9")
+    parser.add_argument("--index", nargs="+", default=INDEXES, metavar="RECIPE@RECALL")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     queries = CnnLike().queries(1_000)
-    build_options = ["--recipe", options.recipe, "--recall", options.recall, "--rescore", "float16"]
-    small, large = (
-        build_index(options.folder, SMALL_COUNT, []),
-        build_index(options.folder, options.count, build_options),
-    )
+    small = build_index(options.folder, SMALL_COUNT)
+    large = {name: build_index(options.folder, options.count, name) for name in options.index}
     baseline = measure_start(small, queries)
-    cold, warm = [], []
+    cold: dict[str, list[StartMeasurement]] = {name: [] for name in large}
+    warm: dict[str, list[StartMeasurement]] = {name: [] for name in large}
     for _ in range(options.rounds):
-        evict_from_page_cache(large)
-        cold.append(measure_start(large, queries))
-        warm.append(measure_start(large, queries))
-    manifest = version.read_manifest(large, version.read_current(large))
-    (entry,) = manifest.spaces[0].indexes
-    own_bytes = float(np.median([each.own_bytes for each in (*cold, *warm)]))
+        for name, location in large.items():
+            evict_from_page_cache(location)
+            cold[name].append(measure_start(location, queries))
+            warm[name].append(measure_start(location, queries))
     print(
         write(
             "shard_start",
             {
                 "vectors": f"{options.count} x {DIM}, like those of a CNN, kept as float16",
-                "recipe": entry.recipe,
-                "recall_at_10": entry.recall_at_10,
-                "files_gb": round(sum(file.bytes for file in manifest.files.values()) / 1e9, 3),
-                "ready_s": {"out of the page cache": _median(cold, "ready_s"), "in it": _median(warm, "ready_s")},
-                "cpu_s": {"out of the page cache": _median(cold, "cpu_s"), "in it": _median(warm, "cpu_s")},
-                "query_cpu_us": round(float(np.median([each.query_cpu_s for each in warm])) * 1e6),
-                "own_bytes_per_vector": round((own_bytes - baseline.own_bytes) / (options.count - SMALL_COUNT), 1),
-                "own_mb": {
-                    "of the whole process": round(own_bytes / 1e6, 1),
-                    "with 1000 vectors": baseline.own_bytes // 10**6,
+                "own_mb_with_1000_vectors": baseline.own_bytes // 10**6,
+                "indexes": {
+                    name: _row(location, options.count, cold[name], warm[name], baseline)
+                    for name, location in large.items()
                 },
                 "caveats": "a shared machine and disk; ready: files verified, mapped, codes read, 64 queries searched",
             },
@@ -89,9 +85,35 @@ def main() -> None:
     )
 
 
-def build_index(folder: Path, count: int, options: list[str]) -> Path:
-    """Build an index with the command line, unless it exists."""
-    location, vectors = folder / f"index-{count}", folder / f"vectors-{count}.npy"
+def _row(
+    location: Path,
+    count: int,
+    cold: list[StartMeasurement],
+    warm: list[StartMeasurement],
+    baseline: StartMeasurement,
+) -> dict[str, Any]:
+    manifest = version.read_manifest(location, version.read_current(location))
+    (entry,) = manifest.spaces[0].indexes
+    point = entry.operating_points[0]
+    own_bytes = float(np.median([each.own_bytes for each in (*cold, *warm)]))
+    return {
+        "recipe": entry.recipe,
+        "recall_at_10": entry.recall_at_10,
+        "nprobe": point.search_parameter,
+        "rescored": K * point.refine_factor,
+        "files_gb": round(sum(file.bytes for file in manifest.files.values()) / 1e9, 3),
+        "ready_s": {"out of the page cache": _median(cold, "ready_s"), "in it": _median(warm, "ready_s")},
+        "cpu_s": {"out of the page cache": _median(cold, "cpu_s"), "in it": _median(warm, "cpu_s")},
+        "query_cpu_us": round(float(np.median([each.query_cpu_s for each in warm])) * 1e6),
+        "own_bytes_per_vector": round((own_bytes - baseline.own_bytes) / (count - SMALL_COUNT), 1),
+        "own_mb": round(own_bytes / 1e6, 1),
+    }
+
+
+def build_index(folder: Path, count: int, index: str = "") -> Path:
+    """Build an index with the command line, unless it exists. index: recipe@recall; empty: for few vectors."""
+    recipe, _, target = index.partition("@")
+    location, vectors = folder / "-".join(filter(None, ("index", str(count), recipe, target))), folder / "vectors.npy"
     if not (location / version.CURRENT).exists():
         folder.mkdir(parents=True, exist_ok=True)
         drawn = np.lib.format.open_memmap(vectors, mode="w+", dtype="<f4", shape=(count, DIM))
@@ -100,6 +122,7 @@ def build_index(folder: Path, count: int, options: list[str]) -> Path:
             drawn[at : at + len(piece)] = piece
             at += len(piece)
         drawn.flush()
+        options = ["--recipe", recipe, "--recall", target, "--rescore", "float16"] if recipe else []
         build = ["index", "build", "--vectors", str(vectors), "--space", "image", *options, str(location)]
         subprocess.run([*COMMAND, *build], check=True)  # noqa: S603  # our own command
         vectors.unlink()

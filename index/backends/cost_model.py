@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from math import log2
 
+from index.backends.packed_integers import bits_for
 from index.backends.recipe import HalfPrecisionRecipe, HnswRecipe, IvfRecipe, SymqgRecipe
 
 MeasurableRecipe = IvfRecipe | HnswRecipe | SymqgRecipe | HalfPrecisionRecipe
 
-_ID_BYTES = 8  # Per vector in an inverted list.
+_ID_BYTES = 8  # Per vector in a graph, or in a list that faiss scans by registers.
 _BLOCK_VECTORS = (
     32  # Fast scan stores codes in blocks of 32 vectors; the last block of a list is on average half empty.
 )
+_TABLE_BYTES = 40  # Per compact list: where it begins, and how many vectors it holds, for faiss and for us.
 _LINK_BYTES = 4
 # Time to scan a byte of code, relative to comparing a byte of a full vector (1024-d, one core).
 _SCAN_SLOWDOWN = {"Flat": 1, "SQ8": 2, "SQ4": 6, "PQ": 2.3, "PQ8": 15, "RaBitQ": 10, "RaBitQfs": 10}
@@ -34,10 +36,11 @@ def ram_bytes(recipe: MeasurableRecipe, documents: int, dim: int) -> float:
         node = padded_dim + 8 + recipe.degree * (_LINK_BYTES + padded_dim // 8 + 8)
         return documents * node + rotation
     code, trained_bytes = _code_bytes(recipe, stored_dim)
-    fast_scan = recipe.payload in ("PQ", "RaBitQfs")
-    padded = documents + (recipe.nlist * (_BLOCK_VECTORS - 1) / 2 if fast_scan else 0)
-    centroids = recipe.nlist * 2 * stored_dim
-    return padded * code + documents * _ID_BYTES + centroids + rotation + trained_bytes
+    if recipe.fast_scan:
+        lists = (documents + recipe.nlist * (_BLOCK_VECTORS - 1) / 2) * code + documents * _ID_BYTES
+    else:
+        lists = documents * (code + bits_for(documents) / 8) + recipe.nlist * _TABLE_BYTES
+    return lists + recipe.nlist * 2 * stored_dim + rotation + trained_bytes
 
 
 def search_cost(recipe: MeasurableRecipe, documents: int, dim: int, search_parameter: int) -> float:

@@ -15,9 +15,17 @@ from lookalike.vectors import F32, I64
 
 faiss: Any = import_module("faiss")  # The type stubs it ships lack most of what is used here.
 
-TRAINING_REVISION = 4  # Increase it when training or calibration changes.
+TRAINING_REVISION = 5  # Increase it when training or calibration changes.
 _CHUNK_VECTORS = 1 << 14
 NONE: I64 = np.empty(0, dtype=np.int64)
+
+
+class SearchParameters(dict[int, Any]):
+    """faiss's search parameters of an IVF index by nprobe, kept: making them takes 6 µs."""
+
+    def __missing__(self, nprobe: int) -> Any:
+        parameters = self[nprobe] = faiss.SearchParametersIVF(nprobe=nprobe)
+        return parameters
 
 
 def build_tag() -> str:

@@ -86,7 +86,7 @@ class Gpu:
 
     def _place(self, index: VectorIndex) -> GpuIndex:
         if isinstance(index, IvfIndex) and index.recipe.payload in SEARCHABLE:
-            original = _with_float32_centroids(index.ivf)
+            original = _with_float32_centroids(index)
         elif isinstance(index, ScalarQuantizerIndex):
             original = index.index
         else:
@@ -212,7 +212,7 @@ def device_bytes_of(index: IvfIndex | ScalarQuantizerIndex) -> int:
     """Device memory that a copy takes, without scratch space."""
     if isinstance(index, ScalarQuantizerIndex):
         return 2 * index.documents * index.dim
-    lists = index.ivf
+    lists = faiss.extract_index_ivf(index.lists.index)
     sizes = [int(lists.invlists.list_size(number)) for number in range(lists.nlist)]
     return inverted_lists_bytes(sizes, int(lists.code_size)) + 4 * int(lists.nlist) * int(lists.d)
 
@@ -228,9 +228,10 @@ def _allocated_bytes(requested_bytes: int) -> int:
     return math.ceil(requested_bytes / _ALLOCATION_BYTES) * _ALLOCATION_BYTES
 
 
-def _with_float32_centroids(ivf_index: Any) -> Any:
-    """A copy whose centroids are float32, as a GPU needs them, and not bfloat16."""
-    index = clone(ivf_index)
+def _with_float32_centroids(ivf_index: IvfIndex) -> Any:
+    """A copy, without the rotation, whose centroids are float32, as a GPU needs them, and not bfloat16."""
+    whole = ivf_index.lists.copy_with_ids()
+    index = faiss.extract_index_ivf(whole)
     compact, centroids = index.quantizer, faiss.IndexFlatIP(index.d)
     centroids.add(compact.reconstruct_n(0, index.nlist))
     index.quantizer = centroids

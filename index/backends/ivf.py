@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from index.backends import cost_model, faiss_support, rotation
+from index.backends import compact_lists, cost_model, faiss_support, rotation
+from index.backends.compact_lists import CompactLists
 from index.backends.faiss_support import faiss
+from index.backends.fast_scan_lists import FastScanLists
+from index.backends.filter_bitmap import Mask
 from index.backends.recipe import IvfRecipe
 from index.backends.vector_index import VectorIndex
 from index.storage.vectors import StoredVectors
@@ -22,43 +25,66 @@ _MIN_TRAINING_VECTORS_PER_LIST = 32  # faiss warns below: 39 by a recipe's limit
 _TRAINING_VECTORS_PER_CENTROID = 256  # Of a PQ code; faiss samples no more.
 _ROTATION_ITERATIONS = 20
 
+_SPARE = 16  # More candidates than asked for, and a quarter: an eighth of the vectors are hidden from a calibration.
+
 # The coarser the code, the more candidates per result are worth trying.
 _FINE_REFINE_FACTORS, _COARSE_REFINE_FACTORS = (1, 2, 4, 8), (4, 8, 16, 32, 64)
+
+
+class InvertedLists(Protocol):
+    """The lists of a faiss IVF index. Immutable; many threads may search them at once."""
+
+    index: Any  # The faiss IVF index, or an IndexPreTransform around it.
+
+    def search(self, queries: F32, count: int, nprobe: int) -> I64:
+        """(n, count) positions of the best of each query (n, dim) in the `nprobe` nearest lists, −1: no more."""
+
+    def empty_copy(self) -> Any:
+        """A copy of the index whose lists are faiss's own, and empty."""
+
+    def copy_with_ids(self) -> Any:
+        """A copy of the index whose lists are faiss's own, and hold positions as ids."""
+
+    def ram_bytes(self) -> int:
+        """Memory of lists and index."""
+
+    def write(self, path: Path) -> None:
+        """Write lists and index to a file, or to a directory of files."""
 
 
 class IvfIndex:
     """A `VectorIndex` whose search parameter is nprobe: how many lists are visited."""
 
-    def __init__(self, index: Any, recipe: IvfRecipe, hidden: I64 = faiss_support.NONE) -> None:
-        """index: a faiss IVF index, or an IndexPreTransform around one, that owns all its parts.
-
-        hidden: positions of vectors that are not found.
-        """
-        self._index = index
+    def __init__(self, lists: InvertedLists, recipe: IvfRecipe, hidden: I64 = faiss_support.NONE) -> None:
+        """hidden: positions of vectors that are not found."""
+        self.lists = lists
         self.recipe = recipe
-        self.ivf = faiss.extract_index_ivf(index)
-        self._rotation = rotation.rotation_of(index)
-        self._selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(hidden)) if len(hidden) else None
-        self._parameters_by_nprobe: dict[int, Any] = {}
-        self.documents = int(index.ntotal)
-        self.dim = int(index.d)
+        self._rotation = rotation.rotation_of(lists.index)
+        self.documents = int(lists.index.ntotal)
+        self.dim = int(lists.index.d)
+        self._hidden: Mask | None = None
+        if len(hidden):
+            self._hidden = np.isin(np.arange(self.documents), hidden)
         fine = recipe.payload in ("Flat", "SQ8", "SQ4")
         self.refine_factors: tuple[int, ...] = _FINE_REFINE_FACTORS if fine else _COARSE_REFINE_FACTORS
 
     def find_candidates(self, queries: F32, count: int, search_parameter: int) -> I64:
-        positions: I64 = self.ivf.search(self.rotate(queries), count, params=self._parameters(search_parameter))[1]
-        return positions
+        rotated = self.rotate(queries)
+        if self._hidden is None:
+            return self.lists.search(rotated, count, search_parameter)
+        searched = count + count // 4 + _SPARE
+        while True:
+            positions = self.lists.search(rotated, searched, search_parameter)
+            visible = (positions >= 0) & ~self._hidden[positions]
+            if ((visible.sum(axis=1) >= count) | (positions[:, -1] < 0)).all():
+                break
+            searched *= 2
+        positions[~visible] = -1
+        return np.take_along_axis(positions, np.argsort(~visible, axis=1, kind="stable")[:, :count], axis=1)
 
     def rotate(self, queries: F32) -> F32:
         """The queries as the lists store vectors: rotated, if the recipe says so."""
         return rotation.rotate_queries(queries, self._rotation)
-
-    def _parameters(self, nprobe: int) -> Any:
-        """faiss's search parameters, cached: making them takes 6 µs."""
-        if (parameters := self._parameters_by_nprobe.get(nprobe)) is None:
-            parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=self._selector)
-            self._parameters_by_nprobe[nprobe] = parameters
-        return parameters
 
     def search_parameters(self, depth: int) -> Iterable[int]:
         return (1 << power for power in range(self.recipe.nlist.bit_length()))
@@ -67,33 +93,37 @@ class IvfIndex:
         return cost_model.search_cost(self.recipe, self.documents, self.dim, search_parameter)
 
     def with_vectors(self, vectors: StoredVectors) -> IvfIndex:
-        index = faiss_support.clone(self._index)
-        index.reset()
+        index = self.lists.empty_copy()
         _add_vectors(index, vectors, lambda centroids: centroids)
-        return IvfIndex(index, self.recipe)
+        return IvfIndex(_lists_of(index, self.recipe), self.recipe)
 
     def without(
         self, positions: I64, vectors: StoredVectors
     ) -> AbstractContextManager[tuple[VectorIndex, StoredVectors]]:
-        return nullcontext((IvfIndex(self._index, self.recipe, hidden=positions), vectors))
+        return nullcontext((IvfIndex(self.lists, self.recipe, hidden=positions), vectors))
 
     def ram_bytes(self) -> int:
-        return faiss_support.index_bytes(self._index)
+        return self.lists.ram_bytes()
 
     def write(self, path: Path) -> None:
-        faiss_support.write_index(self._index, path)
+        self.lists.write(path)
 
 
 def read_index(path: Path, recipe: IvfRecipe) -> IvfIndex:
     """Raises BadArtifact."""
-    index = faiss_support.read_index(path)
+    lists = FastScanLists(faiss_support.read_index(path)) if recipe.fast_scan else compact_lists.read_lists(path)
     try:
-        nlist = int(faiss.extract_index_ivf(index).nlist)
+        nlist = int(faiss.extract_index_ivf(lists.index).nlist)
     except (RuntimeError, AttributeError) as error:  # An index of another type has no lists.
         raise BadArtifact(f"{path}: {error}") from error
     if nlist != recipe.nlist:
         raise BadArtifact(f"{path}: has {nlist} lists, expected {recipe.nlist}")
-    return IvfIndex(index, recipe)
+    return IvfIndex(lists, recipe)
+
+
+def _lists_of(index: Any, recipe: IvfRecipe) -> InvertedLists:
+    """Those of an index that faiss has filled. It is taken over."""
+    return FastScanLists(index) if recipe.fast_scan else CompactLists.of(index)
 
 
 def train(
@@ -140,7 +170,7 @@ def train(
     complete = rotation.with_rotation(matrix, index)
     owner = faiss_support.clone(complete)  # The parts of `complete` belong to variables of this function.
     _add_vectors(owner, vectors, to_device)
-    return IvfIndex(owner, recipe)
+    return IvfIndex(_lists_of(owner, recipe), recipe)
 
 
 def _empty_index(recipe: IvfRecipe, centroids: Any, dim: int) -> Any:

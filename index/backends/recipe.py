@@ -85,6 +85,11 @@ class IvfRecipe:
         """Bits of a code; 0: the payload is not product-quantised."""
         return {"PQ": 4, "PQ8": 8}.get(self.payload, 0)
 
+    @property
+    def fast_scan(self) -> bool:
+        """Whether faiss scans the codes by registers, in blocks of 32 vectors."""
+        return self.payload in ("PQ", "RaBitQfs")
+
     def __str__(self) -> str:
         rotation = f"OPQ{self.pq_codes}_{self.rotated_dim}," if self.pq_bits else _pca_prefix(self.rotated_dim)
         payload = {4: f"PQ{self.pq_codes}x4fs", 8: f"PQ{self.pq_codes}x8"}.get(self.pq_bits, self.payload)

@@ -78,7 +78,7 @@ def compact_recipes(dim: int) -> Sequence[str]:
             for codes, rotated_dim in ((16, 64), (32, 128), (64, 256))
             if rotated_dim < dim
         ),
-        *(f"PCAR{rotated_dim},IVF,RaBitQ" for rotated_dim in (128, 256) if rotated_dim < dim),
+        *(f"PCAR{rotated_dim},IVF,RaBitQ" for rotated_dim in (96, 128, 256) if rotated_dim < dim),
         *(f"PCAR{rotated_dim},IVF,SQ4" for rotated_dim in (64, 128) if rotated_dim < dim),
         "IVF,RaBitQ",
     )

@@ -12,7 +12,7 @@ from typing import Any
 from lookalike.errors import BadArtifact
 from lookalike.spaces import space_number
 
-FORMAT = 7  # Raised when keys change; 7: `standard_error` and `choice`.
+FORMAT = 8  # Raised when keys or files change; 8: inverted lists without ids.
 EXACT = "Flat"
 
 
