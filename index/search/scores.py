@@ -19,8 +19,10 @@ from lookalike.vectors import F32, I64
 # Rows scored at a time by an exact search: 128 KiB of scores, which stay in the CPU cache; at 1024 dimensions 11 ms
 # for float32 vectors, 33 ms for float16.
 CHUNK = 1 << 15
-# float16 vectors converted to float32 at a time: 2 MiB at 1024 dimensions.
+# float16 vectors converted to float32 at a time by an exact search: 2 MiB at 1024 dimensions.
 _FLOAT16_CHUNK = 1 << 9
+# And of candidates: 0.5 MiB, in a tenth less time than 2 for batches of 16, and each search thread keeps such buffers.
+_FLOAT16_CANDIDATES = 1 << 7
 _SIGN_AND_FLOAT16_BITS = np.int32(-0x70000001)  # 0x8fffffff.
 _FLOAT16_SCALE = np.float32(2.0**112)  # The exponent's bias is 15 in float16 and 127 in float32.
 
@@ -51,8 +53,8 @@ def inner_products(queries: F32, vectors: StoredVectors, rows: I64) -> F32:
 def _inner_products_float16(queries: F32, vectors: StoredVectors, rows: I64) -> F32:
     """The same for float16 vectors: gathered and converted a few at a time, then scored by the same kernel."""
     scores = np.empty(rows.shape, dtype=np.float32)
-    few_rows = max(1, min(rows.shape[1], _FLOAT16_CHUNK))
-    few_queries = _FLOAT16_CHUNK // few_rows
+    few_rows = max(1, min(rows.shape[1], _FLOAT16_CANDIDATES))
+    few_queries = _FLOAT16_CANDIDATES // few_rows
     buffer = np.empty((min(few_rows * few_queries, rows.size), vectors.shape[1]), dtype=np.float32)
     for first in range(0, len(queries), few_queries):
         for start in range(0, rows.shape[1], few_rows):
