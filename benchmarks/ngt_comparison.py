@@ -118,14 +118,11 @@ def time_all(folder: Path, reports: Mapping[str, Report], rounds: int) -> None:
         processes = {name: running.enter_context(serving(folder, name)) for name in reports}
         for turn in range(rounds + 1):  # The first warms up.
             for name, process in processes.items():
-                for settings in reports[name]["measured"]["at_recall"].values():
-                    count = TIMED if name != "Flat" else 30
-                    request = {
-                        "search_parameter": settings["search_parameter"],
-                        "refine_factor": settings["refine_factor"],
-                        "count": count,
-                    }
-                    took_ms = json.loads(process(json.dumps(request)))
+                reached = [*reports[name]["measured"]["at_recall"].values()]
+                for settings in reached[:1]:  # Once more, untimed: the caches hold what other contenders read.
+                    time_settings(process, name, settings)
+                for settings in reached:
+                    took_ms = time_settings(process, name, settings)
                     settings.setdefault("rounds", [])
                     settings["rounds"] += [took_ms] if turn else []
     for report in reports.values():
@@ -134,6 +131,17 @@ def time_all(folder: Path, reports: Mapping[str, Report], rounds: int) -> None:
             settings["qps"] = round(1e3 / float(np.median(turns.mean(axis=1))), 1)
             p50, p99 = np.median(np.percentile(turns, (50, 99), axis=1), axis=1)
             settings["p50_ms"], settings["p99_ms"] = round(float(p50), 3), round(float(p99), 3)
+
+
+def time_settings(process: Callable[[str], str], name: str, settings: Mapping[str, float]) -> list[float]:
+    """CPU milliseconds of each query."""
+    request = {
+        "search_parameter": settings["search_parameter"],
+        "refine_factor": settings["refine_factor"],
+        "count": TIMED if name != "Flat" else 30,
+    }
+    took_ms: list[float] = json.loads(process(json.dumps(request)))
+    return took_ms
 
 
 @contextmanager
