@@ -104,6 +104,6 @@ async def run_model_server(
 
 async def until(condition: Callable[[], Any]) -> None:
     """Wait until the condition is true; TimeoutError after ten seconds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # a thread without an event makes it true
             await asyncio.sleep(0.002)
