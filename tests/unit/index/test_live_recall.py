@@ -14,7 +14,7 @@ import pytest
 
 from index.backends.faiss_support import use_threads
 from index.backends.recipe import IvfRecipe, parse_recipe
-from index.building.build import build
+from index.building.build import IndexOptions, build
 from index.live import compaction
 from index.live.live_shard import LiveLimits, LiveShard
 from index.search.queries import parse_query
@@ -41,7 +41,13 @@ def one_thread() -> None:
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[LiveShard]:
     products = pa.table({"id": [f"p{row:05}" for row in range(COUNT)], "shop": [f"{row % 2}" for row in range(COUNT)]})
-    build(tmp_path / "index", products, {IMAGE: vectors_of(VECTORS[:COUNT])}, shards=1, exact_floats=0)
+    build(
+        tmp_path / "index",
+        products,
+        {IMAGE: vectors_of(VECTORS[:COUNT])},
+        shards=1,
+        options=IndexOptions(recipe="IVF,PQ4fs"),  # Not what is fastest at the moment.
+    )
     shard = open_shard(tmp_path / "index", 0)
     assert shard.base.spaces[IMAGE].ann_index is not None
     live_shard = LiveShard(
