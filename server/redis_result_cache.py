@@ -27,10 +27,10 @@ _MAX_FAILURES_IN_A_ROW = 3
 class RedisResultCache:
     """A `ResultCache` in Redis, with batched calls and a circuit breaker.
 
-    GETs that arrive while one call is in flight are sent together as one MGET, on a connection of their own: redis-py's
-    client takes twice the CPU of the whole call to find one. SETs that arrive meanwhile are one pipeline. After three
-    failed or late calls in a row Redis is not called for `pause_s`: a Redis that is down or hangs costs a few time-outs
-    per pause instead of one per request, and a single late call costs one answer its cache hit.
+    GETs that arrive while one call is in flight are sent together as one MGET, on a connection of their own: through
+    redis-py's client a call takes twice the CPU (70 in place of 33 µs). SETs that arrive meanwhile are one pipeline.
+    After three failed or late calls in a row Redis is not called for `pause_s`: a Redis that is down or hangs costs a
+    few time-outs per pause instead of one per request, and a single late call costs one answer its cache hit.
     """
 
     def __init__(

@@ -180,7 +180,7 @@ class ShardGroup:
 class _Expiry:
     """Cancels futures that are not done `after_s` after they were added. For one event loop.
 
-    One timer serves all: the loop's own, one for each search, took a tenth of a gateway's CPU.
+    One timer serves all: of the loop's own, one for each search would be made and cancelled.
     """
 
     def __init__(self, after_s: float) -> None:
