@@ -37,7 +37,7 @@ from lookalike.requests import (
     stream_requests,
     upsert_request,
 )
-from lookalike.status import from_search_error, to_error
+from lookalike.status import from_request_error, to_error
 from lookalike.v1.catalog_pb2 import ChangeResponse, CountRequest, ExistsRequest, GetRequest, ListRequest
 from lookalike.v1.catalog_pb2_grpc import CatalogStub
 from lookalike.v1.search_pb2 import (
@@ -154,7 +154,7 @@ class Client:
 
     def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
         """Get one product, with its description. Raises NotFound."""
-        return self._call(self._catalog.Get, GetRequest(product_id=product_id), timeout_s)
+        return self._call(self._catalog.Get, GetRequest(product_id=product_id), timeout_s).product
 
     def exists(self, product_ids: Sequence[str], *, timeout_s: float | None = None) -> Sequence[bool]:
         """Whether each of at most 1,000 product ids exists, in their order."""
@@ -289,7 +289,7 @@ class AsyncClient:
 
     async def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
         """As `Client.get`."""
-        return await self._call(self._catalog.Get, GetRequest(product_id=product_id), timeout_s)
+        return (await self._call(self._catalog.Get, GetRequest(product_id=product_id), timeout_s)).product
 
     async def exists(self, product_ids: Sequence[str], *, timeout_s: float | None = None) -> Sequence[bool]:
         """As `Client.exists`."""
@@ -363,10 +363,10 @@ def _list_request(after: str, limit: int | None, filter_arguments: FilterArgumen
 
 def _batch_results(response: BatchSearchResponse) -> Sequence[SearchResponse | LookalikeError]:
     return [
-        result.response if result.HasField("response") else from_search_error(result.error)
+        result.response if result.HasField("response") else from_request_error(result.error)
         for result in response.results
     ]
 
 
 def _stream_result(response: SearchStreamResponse) -> SearchResponse | LookalikeError:
-    return response.response if response.HasField("response") else from_search_error(response.error)
+    return response.response if response.HasField("response") else from_request_error(response.error)

@@ -22,7 +22,7 @@ from lookalike.errors import (
     ServiceError,
     Unavailable,
 )
-from lookalike.v1.search_pb2 import SearchError
+from lookalike.v1.types_pb2 import RequestError
 
 STATUS: Mapping[type[LookalikeError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -60,18 +60,18 @@ def to_error(error: grpc.RpcError) -> LookalikeError:
     return _error_of_code(code, message)
 
 
-def to_search_error(error: LookalikeError) -> SearchError:
+def to_request_error(error: LookalikeError) -> RequestError:
     """The error of one search in a batch: what `rich_status` says, without the details' envelopes."""
     code = code_of(error).value[0]
     if isinstance(error, InvalidRequest):
-        return SearchError(code=code, message=error.reason, field=error.field)
+        return RequestError(code=code, message=error.reason, field=error.field)
     if isinstance(error, Overloaded):
-        return SearchError(code=code, message=str(error), retry_after_s=error.retry_after_s)
-    return SearchError(code=code, message=str(error))
+        return RequestError(code=code, message=str(error), retry_after_s=error.retry_after_s)
+    return RequestError(code=code, message=str(error))
 
 
-def from_search_error(error: SearchError) -> LookalikeError:
-    """The LookalikeError that one search of a batch ended with: the reverse of `to_search_error`."""
+def from_request_error(error: RequestError) -> LookalikeError:
+    """The LookalikeError that one search of a batch ended with: the reverse of `to_request_error`."""
     code = next((code for code in grpc.StatusCode if code.value[0] == error.code), grpc.StatusCode.UNKNOWN)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return InvalidRequest(error.field, error.message)

@@ -12,19 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lookalike.errors import BadCatalogue
+from lookalike.printable import escape_unprintable, quote
+from lookalike.product_rules import FIELDS, REQUIRED, BadField, CatalogueProduct, RejectReason
 from pipeline import table_reader
-from pipeline.product import (
-    FIELDS,
-    REQUIRED,
-    BadRow,
-    CatalogueProduct,
-    RejectedRow,
-    RejectReason,
-    escape_unprintable,
-    parse_product,
-    quote,
-    readable_id,
-)
+from pipeline.product import RejectedRow, parse_row, readable_id
 
 FILES = ("products.jsonl", "products.csv", "products.parquet")
 IMAGES = "images"
@@ -62,17 +53,17 @@ def read(directory: Path) -> Iterator[tuple[int, CatalogueProduct] | RejectedRow
             continue
         _warn_of_unknown_fields(file, record, warned)
         try:
-            product = parse_product(record.fields)
+            product = parse_row(record.fields)
             _refuse_duplicate(product, lines_by_id)
             _check_image_exists(root, product)
-        except BadRow as bad:
+        except BadField as bad:
             yield rejected_row(file, record, bad)
             continue
         lines_by_id[product.id] = record.line
         yield record.line, product
 
 
-def rejected_row(file: Path, record: table_reader.Record, bad: BadRow) -> RejectedRow:
+def rejected_row(file: Path, record: table_reader.Record, bad: BadField) -> RejectedRow:
     """The report of a record that is not a valid product."""
     return RejectedRow(
         file=file.name, line=record.line, id=readable_id(record.fields), reason=bad.reason, detail=bad.detail
@@ -117,18 +108,18 @@ def _warn_of_unknown_fields(file: Path, record: table_reader.Record, warned: set
 
 def _refuse_duplicate(product: CatalogueProduct, lines_by_id: dict[str, int]) -> None:
     if (line := lines_by_id.get(product.id)) is not None:
-        raise BadRow(RejectReason.DUPLICATE_ID, f"line {line} has the same id")
+        raise BadField("id", RejectReason.DUPLICATE_ID, f"line {line} has the same id")
 
 
 def _check_image_exists(root: Path, product: CatalogueProduct) -> None:
-    if not product.image:
+    if not product.image or "://" in product.image:
         return
     try:
         path = (root / product.image).resolve()
         exists = path.is_file()
     except (OSError, RuntimeError):  # a name too long for the disk; a loop of links
-        raise BadRow(RejectReason.BAD_IMAGE_PATH, quote(product.image)) from None
+        raise BadField("image", RejectReason.BAD_IMAGE, quote(product.image)) from None
     if not path.is_relative_to(root):
-        raise BadRow(RejectReason.BAD_IMAGE_PATH, f"{quote(product.image)} is outside the catalogue's directory")
+        raise BadField("image", RejectReason.BAD_IMAGE, f"{quote(product.image)} is outside the catalogue's directory")
     if not exists:
-        raise BadRow(RejectReason.MISSING_IMAGE, f"no file {escape_unprintable(product.image)}")
+        raise BadField("image", RejectReason.MISSING_IMAGE, f"no file {escape_unprintable(product.image)}")

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue, BadSettings
+from lookalike.printable import escape_unprintable
+from lookalike.product_rules import BadField, CatalogueProduct, RejectReason
 from pipeline import archive, catalogue, table_reader
 from pipeline.catalogue_report import CatalogueReport
 from pipeline.column_mapping import ColumnMapping, parse_mapping
 from pipeline.ordered_map import ordered_map
 from pipeline.photos import open_photo
-from pipeline.product import BadRow, CatalogueProduct, RejectedRow, RejectReason, escape_unprintable, parse_product
+from pipeline.product import RejectedRow, parse_row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +88,12 @@ def _candidates(source: ImportSource, files: Mapping[str, str], report: Catalogu
         fields: Mapping[str, object] = {}
         try:
             if isinstance(record, table_reader.BrokenRecord):
-                raise BadRow(RejectReason.BROKEN_ROW, record.detail)
+                raise BadField("", RejectReason.BROKEN_ROW, record.detail)
             fields = source.mapping.product_fields(record.fields)
-            candidate = _candidate(source, files, record, parse_product(fields))
+            candidate = _candidate(source, files, record, parse_row(fields))
             if (line := lines_by_id.get(candidate.product.id)) is not None:
-                raise BadRow(RejectReason.DUPLICATE_ID, f"line {line} has the same id")
-        except BadRow as bad:
+                raise BadField("id", RejectReason.DUPLICATE_ID, f"line {line} has the same id")
+        except BadField as bad:
             report.reject(catalogue.rejected_row(source.table, table_reader.Record(record.line, fields), bad))
             continue
         lines_by_id[candidate.product.id] = record.line
@@ -104,9 +106,11 @@ def _candidate(
     name = source.mapping.image_name(record.fields) if source.images else ""
     photo = files.get(name, "")
     if source.require_image and not photo:
-        raise BadRow(RejectReason.MISSING_IMAGE, f"no {escape_unprintable(name) or 'photo name'} in {source.images}")
+        raise BadField(
+            "image", RejectReason.MISSING_IMAGE, f"no {escape_unprintable(name) or 'photo name'} in {source.images}"
+        )
     if name and not archive.is_inside(name):
-        raise BadRow(RejectReason.BAD_IMAGE_PATH, escape_unprintable(name))
+        raise BadField("image", RejectReason.BAD_IMAGE, escape_unprintable(name))
     # The folder "images" of an archive becomes the folder "images" of the catalogue, not "images/images".
     image = f"{catalogue.IMAGES}/{photo.removeprefix(f'{catalogue.IMAGES}/')}" if photo else ""
     return _Candidate(record.line, dataclasses.replace(product, image=image), photo)
@@ -117,11 +121,11 @@ def _with_valid_photos(
 ) -> Iterator[CatalogueProduct]:
     """The products whose copied photo can be decoded; the others are reported, and their photos deleted."""
 
-    def decode_error(candidate: _Candidate) -> BadRow | None:
+    def decode_error(candidate: _Candidate) -> BadField | None:
         try:
             if candidate.product.image:
                 open_photo(directory / candidate.product.image)
-        except BadRow as bad:
+        except BadField as bad:
             return bad
         return None
 

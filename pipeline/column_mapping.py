@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from index.storage import tags
+from lookalike import product_rules
 from lookalike.errors import BadSettings
-from pipeline.product import FIELDS
+from lookalike.product_rules import FIELDS
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
@@ -111,7 +111,8 @@ def _tags(source: str, record: Mapping[str, Any]) -> list[str]:
     else:
         cell = record.get(source)
         names = [
-            category_name(_text(tag)) for tag in (cell if isinstance(cell, list) else tags.split_tags(_text(cell)))
+            category_name(_text(tag))
+            for tag in (cell if isinstance(cell, list) else product_rules.split_tags(_text(cell)))
         ]
     return [tag for tag in names if tag]
 

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from encoders.image.preprocessing import BadImage, preprocess
 from lookalike.limits import MAX_IMAGE_BYTES
+from lookalike.product_rules import BadField, CatalogueProduct, RejectReason
 from pipeline import catalogue
 from pipeline.ordered_map import ordered_map
-from pipeline.product import BadRow, CatalogueProduct, RejectedRow, RejectReason
+from pipeline.product import RejectedRow
 
 # One byte over the limit of encoders.image.preprocessing: enough for it to refuse the photo, and no more in memory.
 _READ_BYTES = MAX_IMAGE_BYTES + 1
@@ -52,9 +53,13 @@ def read_products(directory: Path, *, stored_digests: Container[str] = ()) -> It
             return item
         line, product = item
         try:
-            photo = open_photo(directory / product.image, stored_digests) if product.image else None
+            photo = (
+                open_photo(directory / product.image, stored_digests)
+                if product.image and "://" not in product.image
+                else None
+            )
             return ProductWithPhoto(line, product, photo)
-        except BadRow as bad:
+        except BadField as bad:
             return RejectedRow(file=file, line=line, id=product.id, reason=bad.reason, detail=bad.detail)
 
     for _, result in ordered_map(with_photo, catalogue.read(directory), workers=_WORKERS, ahead=_AHEAD):
@@ -62,13 +67,13 @@ def read_products(directory: Path, *, stored_digests: Container[str] = ()) -> It
 
 
 def open_photo(path: Path, stored_digests: Container[str] = ()) -> Photo:
-    """Read a photo, and decode it unless its digest is in `stored_digests`. Raises BadRow with the reason."""
+    """Read a photo, and decode it unless its digest is in `stored_digests`. Raises BadField with the reason."""
     try:
         with path.open("rb") as file:
             data = file.read(_READ_BYTES)
         digest = blake2b(data, digest_size=16).hexdigest()
         return Photo(digest, None if digest in stored_digests else preprocess(data))
     except BadImage as error:
-        raise BadRow(RejectReason.BROKEN_IMAGE, f"{path.name}: {error.reason}") from None
+        raise BadField("image", RejectReason.BROKEN_IMAGE, f"{path.name}: {error.reason}") from None
     except OSError as error:
-        raise BadRow(RejectReason.MISSING_IMAGE, f"{path.name}: {error.strerror}") from None
+        raise BadField("image", RejectReason.MISSING_IMAGE, f"{path.name}: {error.strerror}") from None

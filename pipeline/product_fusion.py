@@ -12,8 +12,8 @@ import numpy as np
 from encoders.product.model import FORMAT, ProductModel, read_manifest
 from encoders.product.train import TrainingProducts, train
 from index.building.build import SpaceVectors
+from lookalike.product_rules import CatalogueProduct
 from lookalike.vectors import F32, I64
-from pipeline.product import CatalogueProduct
 from pipeline.training_cache import train_once
 
 MAX_EXAMPLES = 80_000  # Bounds memory. Training uses 70 % of the examples, at most 50,000.

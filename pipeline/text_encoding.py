@@ -12,8 +12,8 @@ from pathlib import Path
 from encoders import artifact
 from encoders.text.model import FORMAT, TextModel, read_manifest
 from encoders.text.train import train
+from lookalike.product_rules import CatalogueProduct
 from pipeline.feature_store import FeatureStore
-from pipeline.product import CatalogueProduct
 from pipeline.training_cache import train_once
 
 DIM = 256

@@ -25,13 +25,14 @@ from index.storage import version
 from index.storage.manifest import RecipeChoice
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue
+from lookalike.product_rules import FIELDS, CatalogueProduct
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from pipeline import image_encoding, product_fusion, text_encoding
 from pipeline.catalogue_report import CatalogueReport
 from pipeline.feature_store import FeatureStore
 from pipeline.photos import Photo, read_products
-from pipeline.product import FIELDS, CatalogueProduct, RejectedRow
+from pipeline.product import RejectedRow
 from pipeline.update_lock import lock_directory
 
 FEATURE_STORE = ".features"  # Directory of the computed vectors, in the location of the index.

@@ -12,9 +12,10 @@ from google.rpc.code_pb2 import Code
 from lookalike.errors import InvalidRequest, LookalikeError, Overloaded
 from lookalike.limits import MAX_BATCH, MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
-from lookalike.status import INTERNAL_MESSAGE, to_search_error
+from lookalike.status import INTERNAL_MESSAGE, to_request_error
 from lookalike.v1.index_pb2 import OpaqueBatchSearchResponse, OpaqueBatchSearchResult
-from lookalike.v1.search_pb2 import BatchSearchRequest, SearchError, SearchRequest
+from lookalike.v1.search_pb2 import BatchSearchRequest, SearchRequest
+from lookalike.v1.types_pb2 import RequestError
 from server import metrics
 from server.admission import Permit
 from server.metrics import RequestTimer
@@ -23,7 +24,7 @@ from server.search import Searcher
 log = logging.getLogger(__name__)
 
 _ERROR_BYTES = 1024  # Room kept for the error, or the tags and lengths, of each result.
-_TOO_LARGE = to_search_error(Overloaded("the batch's responses exceed one message: send fewer requests"))
+_TOO_LARGE = to_request_error(Overloaded("the batch's responses exceed one message: send fewer requests"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +46,18 @@ class BatchSearcher:
         results = [*_results(outcomes)]
         return OpaqueBatchSearchResponse(results=results).SerializeToString()
 
-    async def _search(self, request: SearchRequest, deadline: Deadline) -> bytes | SearchError:
+    async def _search(self, request: SearchRequest, deadline: Deadline) -> bytes | RequestError:
         """The serialized SearchResponse, or why there is none: one failed search fails no other."""
         try:
             return await self.searcher.respond(request.SerializeToString(), RequestTimer(), deadline)
         except LookalikeError as error:
-            return to_search_error(error)
+            return to_request_error(error)
         except Exception:
             log.exception("unexpected error in a batch")
-            return to_search_error(LookalikeError(INTERNAL_MESSAGE))
+            return to_request_error(LookalikeError(INTERNAL_MESSAGE))
 
 
-def _results(outcomes: Iterable[bytes | SearchError]) -> Iterator[OpaqueBatchSearchResult]:
+def _results(outcomes: Iterable[bytes | RequestError]) -> Iterator[OpaqueBatchSearchResult]:
     """The outcomes as far as one message holds them; from there on, errors."""
     room_bytes = MAX_MESSAGE_BYTES - MAX_BATCH * _ERROR_BYTES
     for outcome in outcomes:
@@ -65,7 +66,7 @@ def _results(outcomes: Iterable[bytes | SearchError]) -> Iterator[OpaqueBatchSea
         yield _result(_TOO_LARGE if isinstance(outcome, bytes) and room_bytes < 0 else outcome)
 
 
-def _result(outcome: bytes | SearchError) -> OpaqueBatchSearchResult:
+def _result(outcome: bytes | RequestError) -> OpaqueBatchSearchResult:
     if isinstance(outcome, bytes):
         metrics.BATCH_SEARCHES.labels("OK").inc()
         return OpaqueBatchSearchResult(response=outcome)

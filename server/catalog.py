@@ -13,6 +13,7 @@ from lookalike.errors import InvalidRequest, NotFound, Unavailable
 from lookalike.limits import MAX_IDS
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import catalog_pb2
+from lookalike.v1.types_pb2 import Product
 from server.admission import Permit
 from server.checks import check_product_id
 from server.filters import check_filter
@@ -29,14 +30,14 @@ class CatalogReader:
     shards: ShardGroup
     default_deadline_s: float
 
-    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline, permit: Permit) -> bytes:
-        """A serialized Product."""
+    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline, permit: Permit) -> catalog_pb2.GetResponse:
         check_product_id("product_id", request.product_id)
         snapshot = self.versions.snapshot()
-        fetched = await self.shards.get(snapshot, request.product_id, self._or_default(deadline))
+        spaces = [*snapshot.require_spaces(request.vectors)]
+        fetched = await self.shards.get(snapshot, request.product_id, spaces, self._or_default(deadline))
         if not fetched.HasField("product"):
             raise NotFound(f"no product {request.product_id}")
-        return fetched.product
+        return catalog_pb2.GetResponse(product=Product.FromString(fetched.product), vectors=fetched.vectors)
 
     async def exists(
         self, request: catalog_pb2.ExistsRequest, deadline: Deadline, permit: Permit
@@ -63,7 +64,13 @@ class CatalogReader:
         filter = check_filter(request.filter)
         if request.HasField("limit") and request.limit == 0:
             raise InvalidRequest("limit", "is 0; leave it out to list all products")
-        streams = self.shards.streams(_require_all_shards(self.versions.snapshot()), filter, request.after, deadline)
+        streams = self.shards.streams(
+            _require_all_shards(self.versions.snapshot()),
+            filter,
+            request.after,
+            deadline,
+            descriptions=request.descriptions,
+        )
         sent = 0
         async for product in _merge_by_id(streams):
             yield product

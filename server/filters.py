@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from lookalike.errors import InvalidRequest
+from lookalike.product_rules import normalise_category, normalise_label
 from lookalike.timestamps import MAX_UNIX_S
 from lookalike.v1.types_pb2 import Filter
 
@@ -16,12 +17,21 @@ MAX_VALUES = 100
 MAX_DEPTH = 4
 MAX_FILTERS = 32
 
-_LISTS = ("category_in", "category_not_in", "shop_in", "shop_not_in", "tags_any", "tags_all", "tags_none")
+_LISTS: Mapping[str, Callable[[str], str]] = {
+    "category_in": normalise_category,
+    "category_not_in": normalise_category,
+    "shop_in": normalise_label,
+    "shop_not_in": normalise_label,
+    "tags_any": normalise_label,
+    "tags_all": normalise_label,
+    "tags_none": normalise_label,
+    "currency_in": normalise_label,
+}
 _GROUPS = ("any_of", "all_of", "none_of")
 
 
 def check_filter(filter: Filter) -> Filter:
-    """The filter in canonical form: lists and groups sorted, without repetition.
+    """The filter in canonical form: values as products have them, lists and groups sorted, without repetition.
 
     Filters that differ only in order and repetition have equal bytes. Raises InvalidRequest naming the field: too many
     values, an empty value, a number that is not finite, an empty range, a nested filter that is empty or too deep, or a
@@ -49,13 +59,15 @@ def _walk(filter: Filter, field: str, depth: int) -> Iterator[Filter]:
 def _canonical(filter: Filter, field: str) -> Filter:
     canonical = Filter()
     canonical.CopyFrom(filter)
-    for name in _LISTS:
+    for name, normalise in _LISTS.items():
         values = getattr(canonical, name)
+        if not values:
+            continue
         if len(values) > MAX_VALUES:
             raise InvalidRequest(f"{field}.{name}", f"{len(values)} values, at most {MAX_VALUES} are allowed")
-        if "" in values:
+        unique = sorted(set(map(normalise, values)))
+        if "" in unique:
             raise InvalidRequest(f"{field}.{name}", "has an empty value")
-        unique = sorted(set(values))
         del values[:]
         values.extend(unique)
     _check_numbers(canonical, field)

@@ -118,10 +118,10 @@ class ShardClient:
         return await self._transport.count(request, deadline.capped(self._settings.shard_timeout_s))
 
     async def stream(
-        self, version: str, filter: types_pb2.Filter, after: str, deadline: Deadline
+        self, version: str, filter: types_pb2.Filter, after: str, deadline: Deadline, *, descriptions: bool
     ) -> AsyncIterator[tuple[str, bytes]]:
         """(id, serialized product) by rising id."""
-        request = index_pb2.ShardListRequest(version=version, filter=filter, after=after)
+        request = index_pb2.ShardListRequest(version=version, filter=filter, after=after, descriptions=descriptions)
         async for page in self._transport.list(request, deadline.timeout_s()):
             for entry in zip(page.ids, page.products, strict=True):
                 yield entry

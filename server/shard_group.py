@@ -123,10 +123,12 @@ class ShardGroup:
         """
         return await self._owner(product_id).lookup(snapshot, product_id, spaces, deadline)
 
-    async def get(self, snapshot: Snapshot, product_id: str, deadline: Deadline) -> index_pb2.FetchedProduct:
-        """The product with its description; without `product` where there is no such product."""
+    async def get(
+        self, snapshot: Snapshot, product_id: str, spaces: Spaces, deadline: Deadline
+    ) -> index_pb2.FetchedProduct:
+        """The product with its description and vectors; without `product` where there is no such product."""
         owner = self._owner(product_id)
-        (fetched,) = await owner.fetch(snapshot.version, [product_id], deadline, descriptions=True)
+        (fetched,) = await owner.fetch(snapshot.version, [product_id], deadline, descriptions=True, vectors=spaces)
         return fetched
 
     async def exist(self, snapshot: Snapshot, ids: Sequence[str], deadline: Deadline) -> list[bool]:
@@ -168,10 +170,18 @@ class ShardGroup:
         return sum(await asyncio.gather(*(shard.count(snapshot.version, filter, deadline) for shard in self._shards)))
 
     def streams(
-        self, snapshot: Snapshot, filter: types_pb2.Filter, after: str, deadline: Deadline
+        self,
+        snapshot: Snapshot,
+        filter: types_pb2.Filter,
+        after: str,
+        deadline: Deadline,
+        *,
+        descriptions: bool = False,
     ) -> list[AsyncIterator[tuple[str, bytes]]]:
         """One stream of (id, serialized product) per shard, each by rising id."""
-        return [shard.stream(snapshot.version, filter, after, deadline) for shard in self._shards]
+        return [
+            shard.stream(snapshot.version, filter, after, deadline, descriptions=descriptions) for shard in self._shards
+        ]
 
     def _owner(self, product_id: str) -> ShardClient:
         return self._shards[shard_of(product_id, len(self._shards))]

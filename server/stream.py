@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from lookalike.errors import LookalikeError, Overloaded
 from lookalike.limits import MAX_STREAM_AHEAD
 from lookalike.runtime.deadline import Deadline
-from lookalike.status import INTERNAL_MESSAGE, to_search_error
+from lookalike.status import INTERNAL_MESSAGE, to_request_error
 from lookalike.v1.index_pb2 import OpaqueSearchStreamResponse
 from lookalike.v1.search_pb2 import SearchStreamRequest
 from server import metrics
@@ -85,10 +85,10 @@ class SearchStreamer:
                 data = request.request.SerializeToString()
                 response.response = await self._searcher.search(data, deadline, permit)
         except LookalikeError as error:
-            response.error = to_search_error(error).SerializeToString()
+            response.error = to_request_error(error).SerializeToString()
         except Exception:
             log.exception("unexpected error in a stream")
-            response.error = to_search_error(LookalikeError(INTERNAL_MESSAGE)).SerializeToString()
+            response.error = to_request_error(LookalikeError(INTERNAL_MESSAGE)).SerializeToString()
         responses.put_nowait(response.SerializeToString())
 
     @contextmanager

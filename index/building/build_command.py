@@ -18,12 +18,13 @@ from index.backends.recipe import ALLOWED
 from index.building import build
 from index.building.auto_recipe import describe
 from index.building.staging import publish, staging_directory
-from index.storage.attributes import MAX_ID_BYTES, refuse_duplicates, validate_products
+from index.storage.attributes import refuse_duplicates, validate_products
 from index.storage.location import Location, open_location
 from index.storage.vectors import RESCORE_DTYPES
 from lookalike.cli import arguments, npy_files
 from lookalike.cli.progress import stage_progress_bar
 from lookalike.errors import BadArtifact, BadCatalogue
+from lookalike.limits import MAX_ID_BYTES
 from lookalike.spaces import VECTOR_SPACES, space_number
 from lookalike.vectors import F32
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,16 @@ from index.live import compaction, live_directory
 from index.live.compaction import CompactedSegment, CompactionSource, TrainedIndex
 from index.live.delta import Delta, empty_segment
 from index.live.live_directory import Checkpoint
-from index.live.updates import Change, Tombstone, check_owner, parse_update
+from index.live.updates import (
+    Change,
+    NoProduct,
+    StoredProduct,
+    Tombstone,
+    check_owner,
+    parse_update,
+    resolve,
+    updated_id,
+)
 from index.live.write_ahead_log import WriteAheadLog, head_size, read_frames
 from index.search.segment import Segment
 from index.search.view import View
@@ -93,12 +103,12 @@ class LiveShard:
             outcomes, newest = self._check(updates)
             if newest:
                 sequence = self.sequence + sum(result.outcome == UpdateResult.APPLIED for result in outcomes)
-                record = index_pb2.LogRecord(sequence=sequence, updates=[update for _, update in newest.values()])
+                record = index_pb2.LogRecord(sequence=sequence, updates=[each.update for each in newest.values()])
                 try:
                     self._log.append(record.SerializeToString())
                 except OSError as error:
                     raise Overloaded(f"the update could not be logged: {error}", retry_after_s=1) from error
-                self._publish([change for change, _ in newest.values()])
+                self._publish([each.change for each in newest.values()])
                 self.sequence = sequence
             return outcomes
 
@@ -179,21 +189,40 @@ class LiveShard:
         outcomes: list[UpdateResult] = []
         newest: dict[bytes, _CheckedUpdate] = {}
         for update in updates:
+            latest = 0
             try:
-                change = parse_update(update, self._dims)
-                check_owner(change, self._shard, self._manifest.shards)
+                product_id = updated_id(update)
+                check_owner(product_id, self._shard, self._manifest.shards)
+                pending = newest.get(product_id)
+                latest = pending.change.revision if pending else self.revision(product_id)
+                if not _is_newer(update, latest):
+                    outcomes.append(UpdateResult(outcome=UpdateResult.STALE, revision=latest))
+                    continue
+                whole = resolve(update, partial(self._stored, product_id, pending))
+                change = parse_update(whole, self._dims)
+            except NoProduct as error:
+                outcomes.append(UpdateResult(outcome=UpdateResult.NOT_FOUND, error=str(error), revision=latest))
             except ValueError as error:
-                outcomes.append(UpdateResult(outcome=UpdateResult.INVALID, error=str(error)))
-                continue
-            latest = newest[change.id].change.revision if change.id in newest else self.revision(change.id)
-            if latest >= change.revision:
-                outcomes.append(UpdateResult(outcome=UpdateResult.STALE))
-            elif reason := "" if change.id in newest else self.full_reason(len(newest)):
-                outcomes.append(UpdateResult(outcome=UpdateResult.FULL, error=reason))
+                outcomes.append(UpdateResult(outcome=UpdateResult.INVALID, error=str(error), revision=latest))
             else:
-                newest[change.id] = _CheckedUpdate(change, update)
-                outcomes.append(UpdateResult(outcome=UpdateResult.APPLIED))
+                if reason := "" if pending else self.full_reason(len(newest)):
+                    outcomes.append(UpdateResult(outcome=UpdateResult.FULL, error=reason, revision=latest))
+                    continue
+                newest[product_id] = _CheckedUpdate(change, whole)
+                outcomes.append(
+                    UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=sorted(change.vectors))
+                )
         return outcomes, newest
+
+    def _stored(self, product_id: bytes, pending: _CheckedUpdate | None) -> StoredProduct | None:
+        """The product after a pending update of it, or as it is stored; None: there is none."""
+        if pending is not None:
+            change = pending.change
+            return None if change.product is None else StoredProduct(change.product, change.vectors)
+        if (ref := self.view.find(product_id.decode())) is None:
+            return None
+        vectors = {space: vector for space in self._dims if (vector := ref.vector(space)) is not None}
+        return StoredProduct(ref.whole_product(), vectors)
 
     def full_reason(self, pending: int) -> str:
         """Why there is no room for one more change after `pending` others; empty: there is room."""
@@ -304,7 +333,7 @@ class LiveShard:
         for payload, end in read_frames(path, last=last):
             try:
                 record = index_pb2.LogRecord.FromString(payload)
-                groups.append([parse_update(update, self._dims) for update in record.updates])
+                groups.append([(parse_update(update, self._dims), update) for update in record.updates])
             except (DecodeError, ValueError) as error:
                 raise BadArtifact(f"{path}: no valid updates before byte {end}: {error}") from error
             size, self.sequence = end, record.sequence
@@ -312,7 +341,7 @@ class LiveShard:
         self._delta = Delta(self._manifest.spaces, max(self._limits.delta_rows, sum(map(len, groups))))
         for group in groups:
             # An update that was logged but failed to be published may be newer than one logged after it.
-            self._publish([change for change in group if change.revision > self.revision(change.id)])
+            self._publish([change for change, update in group if _is_newer(update, self.revision(change.id))])
         return size
 
 
@@ -328,6 +357,11 @@ class _FrozenState(NamedTuple):
     tombstones: dict[bytes, Tombstone]
     sources: list[CompactionSource]
     sequence: int
+
+
+def _is_newer(update: index_pb2.Update, revision: int) -> bool:
+    """Whether an update wins over this revision of the product."""
+    return update.revision > revision or 0 < update.max_revision < revision
 
 
 def _delete_products(segment: Segment, ids: Iterable[bytes]) -> Segment:

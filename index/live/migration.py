@@ -8,7 +8,7 @@ from itertools import islice
 from index.live.live_shard import LiveShard
 from index.live.migration_loss import MigrationLoss, keep_vectors, loss_reasons, shared_spaces
 from lookalike.v1.index_pb2 import Update, Upsert
-from lookalike.v1.types_pb2 import Product, SpaceVector
+from lookalike.v1.types_pb2 import SpaceVector
 from lookalike.vectors import pack
 
 _BATCH = 256  # Changes in one write.
@@ -46,8 +46,7 @@ def _newer_updates(old: LiveShard, new: LiveShard) -> Iterator[Update]:
             if generation < MAX_TOMBSTONE_GENERATION or new.knows(product_id):
                 yield Update(revision=revision, remove=product_id.decode(), generation=generation + 1)
             continue
-        product = Product.FromString(ref.product)
-        product.description = ref.description
         stored = {space: ref.vector(space) for space in old.encoders}
         vectors = [SpaceVector(space=space, vector=pack(each)) for space, each in stored.items() if each is not None]
-        yield Update(revision=revision, upsert=Upsert(product=product, vectors=vectors))
+        upsert = Upsert(product=ref.whole_product(), stored_vectors=vectors)
+        yield Update(revision=revision, upsert=upsert)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
 from index.live.live_shard import LiveShard
-from lookalike.v1.index_pb2 import Update, UpdateResult, Upsert
-from lookalike.v1.types_pb2 import Space
+from lookalike.v1.index_pb2 import Update, UpdateResult
+from lookalike.v1.types_pb2 import Space, SpaceVector
 
 
 class MigrationLoss(NamedTuple):
@@ -26,8 +28,14 @@ def keep_vectors(update: Update, spaces: set[Space.ValueType]) -> Update:
     """The update with only the vectors of these spaces: those of another encoder mean nothing to a version."""
     if not _has_other_vectors(update, spaces):
         return update
-    reduced = Update(revision=update.revision, upsert=Upsert(product=update.upsert.product))
-    reduced.upsert.vectors.extend(each for each in update.upsert.vectors if each.space in spaces)
+    reduced = Update()
+    reduced.CopyFrom(update)
+    for vectors in _vectors(reduced):
+        kept = [each for each in vectors if each.space in spaces]
+        del vectors[:]
+        vectors.extend(kept)
+    if reduced.WhichOneof("what") == "upsert":
+        reduced.upsert.require_vector = False  # It is lost in part, and not refused.
     return reduced
 
 
@@ -48,4 +56,13 @@ def loss_reasons(
 
 
 def _has_other_vectors(update: Update, spaces: set[Space.ValueType]) -> bool:
-    return any(each.space not in spaces for each in update.upsert.vectors)
+    return any(each.space not in spaces for vectors in _vectors(update) for each in vectors)
+
+
+def _vectors(update: Update) -> Sequence[RepeatedCompositeFieldContainer[SpaceVector]]:
+    match update.WhichOneof("what"):
+        case "upsert":
+            return update.upsert.vectors, update.upsert.stored_vectors
+        case "patch":
+            return (update.patch.vectors,)
+    return ()

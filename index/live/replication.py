@@ -25,7 +25,8 @@ def apply_to_all(
     outcomes = named.apply(accepted)
     for other in others:
         shared = shared_spaces(named, other)
-        valid = [i for i, outcome in enumerate(outcomes) if outcome.outcome != UpdateResult.INVALID]
+        refused = UpdateResult.INVALID, UpdateResult.NOT_FOUND
+        valid = [i for i, outcome in enumerate(outcomes) if outcome.outcome not in refused]
         valid_updates = [accepted[i] for i in valid]
         other_outcomes = other.apply([keep_vectors(update, shared) for update in valid_updates])
         reasons += loss_reasons(valid_updates, other_outcomes, shared)

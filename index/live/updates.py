@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
-from index.storage import tags
-from index.storage.attributes import MAX_DESCRIPTION_BYTES, MAX_ID_BYTES, MAX_PRODUCT_BYTES
+from index.storage.attributes import MAX_PRODUCT_BYTES
+from lookalike.limits import MAX_ID_BYTES, MAX_TEXT_BYTES
+from lookalike.product_rules import FIELDS, normalise_tags
 from lookalike.runtime.partition import shard_of
 from lookalike.timestamps import MAX_UNIX_S
 from lookalike.v1 import index_pb2
-from lookalike.v1.types_pb2 import Product, Space
-from lookalike.vectors import F32, normalised, unpack
+from lookalike.v1.types_pb2 import Product, Space, SpaceVector
+from lookalike.vectors import F32, normalised, pack, unpack
+
+PATCHABLE = frozenset(FIELDS) - {"id", "revision"}  # The fields of a product that a patch can change.
 
 
 class Tombstone(NamedTuple):
@@ -34,25 +38,88 @@ class Change(NamedTuple):
     generation: int = 0  # Of a removal: as in `Tombstone`.
 
 
-def parse_update(update: index_pb2.Update, dims: Mapping[Space.ValueType, int]) -> Change:
-    """Parse an update; `dims` maps each space of the shard to its dimension.
+class StoredProduct(NamedTuple):
+    """A product as a shard has it: with its description, and its vectors (dim,) of unit norm."""
 
-    Deterministic to the last bit: replaying a log gives the same vectors. Raises ValueError with what is wrong.
-    """
+    product: Product
+    vectors: Mapping[Space.ValueType, F32]
+
+
+class NoProduct(LookupError):
+    """A patch of a product that does not exist."""
+
+
+def updated_id(update: index_pb2.Update) -> bytes:
+    """The id of the product that an update changes. Raises ValueError with what is wrong."""
     if not update.revision:
         raise ValueError("revision: must be above 0; 0 is the revision of a product that was never updated")
     match update.WhichOneof("what"):
         case "remove":
-            return Change(_parse_id(update.remove), update.revision, None, {}, update.generation)
+            return _parse_id(update.remove)
         case "upsert":
-            product = _check_product(update.upsert.product)
-            return Change(_parse_id(product.id), update.revision, product, _parse_vectors(update.upsert, dims))
-    raise ValueError("the update is neither an upsert nor a removal")
+            return _parse_id(update.upsert.product.id)
+        case "patch":
+            return _parse_id(update.patch.product.id)
+    raise ValueError("the update is neither an upsert, a patch nor a removal")
 
 
-def check_owner(change: Change, shard: int, shards: int) -> None:
+def resolve(update: index_pb2.Update, stored: Callable[[], StoredProduct | None]) -> index_pb2.Update:
+    """The update as one that says all by itself: a patch, or an upsert that keeps vectors, as an upsert of everything.
+
+    stored: the product as it is; None: there is none. Raises NoProduct and ValueError.
+    """
+    match update.WhichOneof("what"):
+        case "patch":
+            if (before := stored()) is None:
+                raise NoProduct(f"no product {update.patch.product.id}")
+            product = _patched(before.product, update.patch)
+            vectors = update.patch.vectors
+        case "upsert" if update.upsert.keep_vectors and (before := stored()) is not None:
+            product, vectors = update.upsert.product, update.upsert.vectors
+        case _:
+            return update
+    given = {each.space for each in vectors}
+    kept = [
+        SpaceVector(space=space, vector=pack(vector)) for space, vector in before.vectors.items() if space not in given
+    ]
+    require_vector = update.upsert.require_vector
+    upsert = index_pb2.Upsert(product=product, vectors=vectors, stored_vectors=kept, require_vector=require_vector)
+    return index_pb2.Update(revision=update.revision, upsert=upsert, max_revision=update.max_revision)
+
+
+def _patched(product: Product, patch: index_pb2.Patch) -> Product:
+    """The product with the fields of the patch."""
+    if unknown := sorted(set(patch.fields) - PATCHABLE):
+        raise ValueError(f"{', '.join(unknown)}: a patch can change {', '.join(sorted(PATCHABLE))}")
+    patched, values = Product(), Product()
+    patched.CopyFrom(product)
+    values.CopyFrom(patch.product)
+    for field in set(FIELDS).difference(patch.fields):
+        values.ClearField(field)  # type: ignore[arg-type]  # a field of Product
+    for field in patch.fields:
+        patched.ClearField(field)  # type: ignore[arg-type]  # a field of Product
+    patched.MergeFrom(values)
+    return patched
+
+
+def parse_update(update: index_pb2.Update, dims: Mapping[Space.ValueType, int]) -> Change:
+    """Parse an update that `resolve` returned; `dims` maps each space of the shard to its dimension.
+
+    Deterministic to the last bit: replaying a log gives the same vectors. Raises ValueError with what is wrong.
+    """
+    product_id = updated_id(update)
+    if update.WhichOneof("what") == "remove":
+        return Change(product_id, update.revision, None, {}, update.generation)
+    upsert = update.upsert
+    vectors = _parse_vectors(upsert, dims)
+    if upsert.require_vector and not vectors:
+        raise ValueError("the product would have no vector: no search would find it")
+    return Change(product_id, update.revision, _check_product(upsert.product, update.revision), vectors)
+
+
+def check_owner(product_id: bytes, shard: int, shards: int) -> None:
     """Raise ValueError for a product that another shard owns."""
-    if (owner := shard_of(change.id.decode(), shards)) != shard:
+    if (owner := shard_of(product_id.decode(), shards)) != shard:
         raise ValueError(f"the product belongs to shard {owner} of {shards}, not to shard {shard}")
 
 
@@ -63,18 +130,22 @@ def _parse_id(product_id: str) -> bytes:
     return encoded
 
 
-def _check_product(received: Product) -> Product:
-    """A copy with normalised tags, checked as a catalogue's rows are."""
+def _check_product(received: Product, revision: int) -> Product:
+    """A copy as it is stored. Gateways keep to the rules for a product; here is what a shard itself relies on."""
     product = Product()
     product.CopyFrom(received)
-    product.tags[:] = tags.normalise_tags(received.tags)
-    if not math.isfinite(product.price):
-        raise ValueError("the price is not finite")
-    if not 0 <= product.created_at <= MAX_UNIX_S:
-        raise ValueError("created_at is not between 1970 and 5138; its unit is seconds since 1970")
+    product.tags[:] = normalise_tags(received.tags)
+    product.revision = revision
+    if not product.HasField("in_stock"):
+        product.in_stock = True
+    if product.HasField("price") and not 0 <= product.price < math.inf:
+        raise ValueError("the price is not a finite number of 0 or more")
+    for name in ("created_at", "expires_at"):
+        if not 0 <= getattr(product, name) <= MAX_UNIX_S:
+            raise ValueError(f"{name} is not between 1970 and 5138; its unit is seconds since 1970")
     description_bytes = len(product.description.encode())
-    if description_bytes > MAX_DESCRIPTION_BYTES:
-        raise ValueError(f"the description has over {MAX_DESCRIPTION_BYTES} bytes")
+    if description_bytes > MAX_TEXT_BYTES:
+        raise ValueError(f"the description has over {MAX_TEXT_BYTES} bytes")
     if product.ByteSize() - description_bytes > MAX_PRODUCT_BYTES:
         raise ValueError(f"the product has over {MAX_PRODUCT_BYTES} bytes without its description")
     return product
@@ -82,7 +153,7 @@ def _check_product(received: Product) -> Product:
 
 def _parse_vectors(upsert: index_pb2.Upsert, dims: Mapping[Space.ValueType, int]) -> dict[Space.ValueType, F32]:
     vectors: dict[Space.ValueType, F32] = {}
-    for space_vector in upsert.vectors:
+    for space_vector in chain(upsert.vectors, upsert.stored_vectors):
         space = space_vector.space
         if (dim := dims.get(space)) is None:
             raise ValueError(f"this shard has no space {space}")
@@ -90,10 +161,14 @@ def _parse_vectors(upsert: index_pb2.Upsert, dims: Mapping[Space.ValueType, int]
             raise ValueError(f"the product has two vectors of space {space}")
         if len(space_vector.vector) != 4 * dim:
             raise ValueError(f"the vector has {len(space_vector.vector)} bytes, expected {4 * dim} ({dim} dimensions)")
-        vector = unpack(space_vector.vector, dim)
+        vectors[space] = unpack(space_vector.vector, dim)
+    for space_vector in upsert.vectors:
+        vector = vectors[space_vector.space]
         if not np.isfinite(vector).all():
-            raise ValueError(f"the vector of space {space} is not finite")
+            raise ValueError(f"the vector of space {space_vector.space} is not finite")
         if not vector.any():
-            raise ValueError(f"the vector of space {space} is zero: it has no direction, so it is similar to nothing")
-        vectors[space] = normalised(vector)[0]
+            raise ValueError(
+                f"the vector of space {space_vector.space} is zero: it has no direction, so it is similar to nothing"
+            )
+        vectors[space_vector.space] = normalised(vector)[0]
     return vectors

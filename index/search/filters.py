@@ -36,7 +36,11 @@ def _column_masks(attributes: Attributes, condition: Filter) -> Iterator[Mask]:
         yield _codes_of(attributes.shops, condition.shop_in)[attributes.shop_codes]
     if condition.shop_not_in:
         yield ~_codes_of(attributes.shops, condition.shop_not_in)[attributes.shop_codes]
-    if condition.HasField("min_price"):
+    if condition.currency_in:
+        yield _codes_of(attributes.currencies, condition.currency_in)[attributes.currency_codes]
+    if condition.HasField("has_price"):
+        yield np.isnan(attributes.prices) != condition.has_price
+    if condition.HasField("min_price"):  # An unknown price, NaN, passes neither bound.
         yield attributes.prices >= condition.min_price
     if condition.HasField("max_price"):
         yield attributes.prices <= condition.max_price

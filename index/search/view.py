@@ -11,7 +11,7 @@ from index.search import grouping, shop_codes
 from index.search.cost import UNLIMITED, WorkLimit
 from index.search.segment import SearchTrace, Segment, SegmentHits
 from lookalike.shard_query import ShardQuery
-from lookalike.v1.types_pb2 import Space
+from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, I64
 
 Value = TypeVar("Value")
@@ -35,6 +35,12 @@ class DocumentRef(NamedTuple):
     @property
     def description(self) -> str:
         return self.segment.table.description(self.row)
+
+    def whole_product(self) -> Product:
+        """With its description."""
+        product = Product.FromString(self.product)
+        product.description = self.description
+        return product
 
     def vector(self, number: Space.ValueType) -> F32 | None:
         return self.segment.spaces[number].vector(self.row)

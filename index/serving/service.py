@@ -89,7 +89,9 @@ class IndexShard:
         after = request.after
         with self._served.lease(request.version):
             while True:
-                read = partial(ShardVersion.page, condition=request.filter, after=after)
+                read = partial(
+                    ShardVersion.page, condition=request.filter, after=after, descriptions=request.descriptions
+                )
                 page = await self._run(request.version, read, deadline)
                 if not page.ids:
                     return

@@ -13,7 +13,7 @@ from index.search import segment
 from index.search.cost import UNLIMITED
 from index.search.segment import Segment
 from index.search.space import DevicePlacement
-from index.search.view import View
+from index.search.view import DocumentRef, View
 from index.serving import messages
 from index.serving.shard_search import ShardSearch
 from index.storage import version
@@ -27,8 +27,8 @@ from lookalike.v1 import index_pb2, types_pb2
 from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import pack
 
-MAX_DESCRIPTIONS = 16  # In one response; each has at most 1 MiB.
-PAGE_ROWS = 500
+MAX_DESCRIPTIONS = 256  # In one response; each has at most 64 KiB.
+PAGE_ROWS, DESCRIBED_PAGE_ROWS = 500, 256
 
 
 class ShardVersion:
@@ -102,9 +102,7 @@ class ShardVersion:
             fetched = response.products.add()
             if (ref := view.find(product_id)) is None:
                 continue
-            # Serialized messages, one after the other, are the message with the fields of both.
-            description = Product(description=ref.description).SerializeToString() if request.descriptions else b""
-            fetched.product = ref.product + description
+            fetched.product = _serialized(ref, description=request.descriptions)
             for number in request.vectors:
                 if number in self.dims and (vector := ref.vector(number)) is not None:
                     fetched.vectors.add(space=number, vector=pack(vector))
@@ -113,11 +111,13 @@ class ShardVersion:
     def count(self, condition: types_pb2.Filter) -> int:
         return self.view.count(condition.SerializeToString(deterministic=True))
 
-    def page(self, condition: types_pb2.Filter, after: str) -> index_pb2.ShardListPage:
-        """At most PAGE_ROWS products that pass, with ids greater than `after`, by rising id; empty: no more."""
-        page = self.view.page(condition.SerializeToString(deterministic=True), after, PAGE_ROWS)
+    def page(self, condition: types_pb2.Filter, after: str, *, descriptions: bool = False) -> index_pb2.ShardListPage:
+        """A page of products that pass, with ids greater than `after`, by rising id; empty: no more."""
+        size = DESCRIBED_PAGE_ROWS if descriptions else PAGE_ROWS
+        page = self.view.page(condition.SerializeToString(deterministic=True), after, size)
         return index_pb2.ShardListPage(
-            ids=[product_id for product_id, _ in page], products=[ref.product for _, ref in page]
+            ids=[product_id for product_id, _ in page],
+            products=[_serialized(ref, description=descriptions) for _, ref in page],
         )
 
     def sample_queries(self, number: Space.ValueType, size: int) -> Iterator[index_pb2.ShardQuery]:
@@ -126,6 +126,11 @@ class ShardVersion:
         for position in np.linspace(0, len(space) - 1, min(size, len(space)), dtype=np.int64):
             vector = index_pb2.QueryVector(space=number, vector=pack(space.vectors[position]))
             yield index_pb2.ShardQuery(vectors=[vector], k=10)
+
+
+def _serialized(ref: DocumentRef, *, description: bool) -> bytes:
+    """Serialized messages, one after the other, are the message with the fields of both."""
+    return ref.product + Product(description=ref.description).SerializeToString() if description else ref.product
 
 
 def open_shard(location: Path, shard: int, name: str = "") -> ShardVersion:

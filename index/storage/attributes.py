@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.storage import tags
 from index.storage.strings import SortedStrings, Strings
 from lookalike.errors import BadArtifact, BadCatalogue
+from lookalike.product_rules import BadField, normalise_tags, parse_field, split_tags
 from lookalike.timestamps import MAX_UNIX_S
 from lookalike.v1 import types_pb2
 
@@ -34,6 +35,7 @@ CATALOGUE: dict[str, pa.DataType] = {
     "url": _TEXT,
     "tags": _TAGS,
     "created_at": pa.int64(),
+    "expires_at": pa.int64(),
     "revision": pa.uint64(),
 }
 # The columns on disk: as above, but those that filters read are dictionary-encoded; and each serialized product.
@@ -42,14 +44,14 @@ SCHEMA = pa.schema(
         **CATALOGUE,
         "category": _DICTIONARY,
         "shop": _DICTIONARY,
+        "currency": _DICTIONARY,
         "tags": pa.large_list(_DICTIONARY),
         "product": pa.large_binary(),
     }
 )
-MAX_ID_BYTES = 256
 # Hits contain their products: 1,000 hits of 12 KiB are less than half of the largest message, 32 MiB.
 MAX_PRODUCT_BYTES = 12 << 10
-MAX_DESCRIPTION_BYTES = 1 << 20
+_DICTIONARIES = ("category", "shop", "currency")
 
 
 class Attributes:
@@ -64,9 +66,12 @@ class Attributes:
         self.shops = SortedStrings(batch["shop"].dictionary)
         self.shop_codes: npt.NDArray[np.int32] = batch["shop"].indices.to_numpy()
         self.revisions: npt.NDArray[np.uint64] = batch["revision"].to_numpy()
-        self.prices: npt.NDArray[np.float64] = batch["price"].to_numpy()
+        self.prices: npt.NDArray[np.float64] = batch["price"].to_numpy()  # NaN: unknown.
+        self.currencies = SortedStrings(batch["currency"].dictionary)
+        self.currency_codes: npt.NDArray[np.int32] = batch["currency"].indices.to_numpy()
         self.in_stock: npt.NDArray[np.bool_] = batch["in_stock"].to_numpy(zero_copy_only=False)
-        self.created: npt.NDArray[np.int64] = batch["created_at"].to_numpy()
+        self.created: npt.NDArray[np.int64] = batch["created_at"].to_numpy()  # 0: unknown.
+        self.expires: npt.NDArray[np.int64] = batch["expires_at"].to_numpy()  # 0: never.
         # The tags of row i have the codes tag_codes[tag_offsets[i] : tag_offsets[i + 1]].
         self.tags = SortedStrings(batch["tags"].values.dictionary)
         self.tag_codes: npt.NDArray[np.int32] = batch["tags"].values.indices.to_numpy()
@@ -118,7 +123,7 @@ def read_serialized(path: Path) -> pa.Table:
     """The inverse of `write_serialized`. Raises ArrowException or OSError."""
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     columns = {name: table[name] for name in table.column_names}
-    for name in ("category", "shop"):
+    for name in _DICTIONARIES:
         columns[name] = columns[name].combine_chunks().dictionary_decode()
     tag_lists = columns["tags"].combine_chunks()
     columns["tags"] = pa.LargeListArray.from_arrays(tag_lists.offsets, tag_lists.values.dictionary_decode())
@@ -128,7 +133,7 @@ def read_serialized(path: Path) -> pa.Table:
 def to_record_batch(products: pa.Table) -> pa.RecordBatch:
     """The table in its form on disk: one batch, so that every column is contiguous."""
     columns = {name: products[name].combine_chunks() for name in SCHEMA.names}
-    for name in ("category", "shop"):
+    for name in _DICTIONARIES:
         columns[name] = _dictionary_encode(columns[name])
     tag_lists = columns["tags"]
     columns["tags"] = pa.LargeListArray.from_arrays(tag_lists.offsets, _dictionary_encode(tag_lists.values))
@@ -140,8 +145,10 @@ def table_of_products(products: Sequence[types_pb2.Product], revisions: Sequence
     columns = {
         name: pa.array([getattr(product, name) for product in products], kind)
         for name, kind in CATALOGUE.items()
-        if name not in ("tags", "revision")
+        if name not in ("price", "tags", "revision")
     }
+    prices = [product.price if product.HasField("price") else math.nan for product in products]
+    columns["price"] = pa.array(prices, CATALOGUE["price"])
     columns["tags"] = pa.array([[*product.tags] for product in products], _TAGS)
     columns["revision"] = pa.array(revisions, CATALOGUE["revision"])
     return pa.table({name: columns[name] for name in CATALOGUE})
@@ -153,7 +160,7 @@ def with_serialized_products(products: pa.Table) -> pa.Table:
 
 
 def validate_products(products: pa.Table) -> pa.Table:
-    """The table with exactly the columns of CATALOGUE, cast to their types; missing values are empty, 0 or false.
+    """The table with exactly the columns of CATALOGUE, normalised by `product_rules`; a category may be missing.
 
     Raises BadCatalogue with the row (from 0) and why.
     """
@@ -161,18 +168,37 @@ def validate_products(products: pa.Table) -> pa.Table:
         raise BadCatalogue(f"unknown columns {sorted(unknown)}; known are {', '.join(CATALOGUE)}")
     if "id" not in products.column_names:
         raise BadCatalogue("no column `id`")
-    converters = {"tags": _tags_column, "created_at": _created_at_column}
-    columns = {
-        name: converters[name](products) if name in converters else _column(products, name, kind)
-        for name, kind in CATALOGUE.items()
-    }
-    _raise_for_first(pc.less(pc.binary_length(columns["id"]), 1), "has no id")
-    _raise_for_first(pc.greater(pc.binary_length(columns["id"]), MAX_ID_BYTES), f"has an id over {MAX_ID_BYTES} bytes")
-    _raise_for_first(pc.invert(pc.is_finite(columns["price"])), "has a price that is not finite")
-    too_long = pc.greater(pc.binary_length(columns["description"]), MAX_DESCRIPTION_BYTES)
-    _raise_for_first(too_long, f"has a description over {MAX_DESCRIPTION_BYTES} bytes")
+    converters = {"tags": _tags_column, "created_at": _time_column, "expires_at": _time_column}
+    columns = {name: converters.get(name, _column)(products, name, kind) for name, kind in CATALOGUE.items()}
+    for name, kind in CATALOGUE.items():
+        if kind == _TEXT and name in products.column_names:
+            columns[name] = _normalise_texts(columns[name], name)
+    _raise_for_first(pc.less(columns["price"], 0), "has a price below 0")
+    _raise_for_first(pc.is_inf(columns["price"]), "has a price that is not finite")
     refuse_duplicates(columns["id"], "row")
     return pa.table(columns)
+
+
+def _normalise_texts(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Every text as its rule makes it; a category may be empty."""
+    texts = column.unique()
+    try:
+        normal = [parse_field(name, text, []) if text or name == "id" else text for text in texts.to_pylist()]
+    except BadField as bad:
+        text = next(text for text in texts.to_pylist() if _is_bad(name, text))
+        row = pc.index(column, pa.scalar(text, _TEXT)).as_py()
+        raise BadCatalogue(f"row {row}: {bad}") from None
+    if normal == texts.to_pylist():
+        return column
+    return pa.chunked_array([pa.array(normal, _TEXT).take(pc.index_in(column.combine_chunks(), value_set=texts))])
+
+
+def _is_bad(name: str, text: str) -> bool:
+    try:
+        parse_field(name, text, [])
+    except BadField:
+        return bool(text) or name == "id"
+    return False
 
 
 def refuse_duplicates(ids: Any, what: str, first: int = 0) -> None:
@@ -189,7 +215,7 @@ def refuse_duplicates(ids: Any, what: str, first: int = 0) -> None:
 
 
 def _column(products: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
-    empty: Any = "" if kind == _TEXT else False if kind == pa.bool_() else 0
+    empty: Any = "" if kind == _TEXT else True if name == "in_stock" else math.nan if name == "price" else 0
     if name not in products.column_names:
         return pa.chunked_array([pa.repeat(pa.scalar(empty, kind), products.num_rows)])
     column = products[name]
@@ -201,36 +227,36 @@ def _column(products: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray
         raise BadCatalogue(f"column {name}: {error}") from error
 
 
-def _tags_column(products: pa.Table) -> pa.ChunkedArray:
+def _tags_column(products: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
     """Tags from lists of text, or from text that `split_tags` reads; empty where missing."""
-    if "tags" not in products.column_names:
-        return pa.chunked_array([pa.repeat(pa.scalar([], _TAGS), products.num_rows)])
-    column = products["tags"]
+    if name not in products.column_names:
+        return pa.chunked_array([pa.repeat(pa.scalar([], kind), products.num_rows)])
+    column = products[name]
     if not (_can_cast(column.type, _TEXT) or _is_list_of_text(column.type)):
         raise BadCatalogue(f"column tags is {column.type}, neither lists of text nor text")
     rows: list[list[str]] = []
     for row, value in enumerate(column.to_pylist()):
-        row_tags = tags.split_tags(value) if isinstance(value, str) else [tag or "" for tag in value or ()]
+        row_tags = split_tags(value) if isinstance(value, str) else [tag or "" for tag in value or ()]
         try:
-            rows.append(tags.normalise_tags(row_tags))
+            rows.append(normalise_tags(row_tags))
         except ValueError as error:
             raise BadCatalogue(f"row {row} has {error}") from None
-    return pa.chunked_array([pa.array(rows, _TAGS)])
+    return pa.chunked_array([pa.array(rows, kind)])
 
 
-def _created_at_column(products: pa.Table) -> pa.ChunkedArray:
+def _time_column(products: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray:
     """Times from whole seconds since 1970, or from timestamps (UTC unless they have a zone); 0 where missing."""
-    if "created_at" not in products.column_names:
-        return pa.chunked_array([pa.repeat(pa.scalar(0, pa.int64()), products.num_rows)])
-    column = products["created_at"]
-    kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_null(kind)):
-        raise BadCatalogue(f"column created_at is {kind}, neither whole seconds since 1970 nor timestamps")
-    if pa.types.is_timestamp(kind):
-        column = pc.floor_temporal(column, unit="second").cast(pa.timestamp("s", kind.tz))
-    seconds = column.cast(pa.int64()).fill_null(0)
-    _raise_for_first(pc.less(seconds, 0), "was created before 1970")
-    _raise_for_first(pc.greater(seconds, MAX_UNIX_S), "was created after the year 5138: expected seconds")
+    if name not in products.column_names:
+        return pa.chunked_array([pa.repeat(pa.scalar(0, kind), products.num_rows)])
+    column = products[name]
+    given = column.type
+    if not (pa.types.is_integer(given) or pa.types.is_timestamp(given) or pa.types.is_null(given)):
+        raise BadCatalogue(f"column {name} is {given}, neither whole seconds since 1970 nor timestamps")
+    if pa.types.is_timestamp(given):
+        column = pc.floor_temporal(column, unit="second").cast(pa.timestamp("s", given.tz))
+    seconds = column.cast(kind).fill_null(0)
+    _raise_for_first(pc.less(seconds, 0), f"has a {name} before 1970")
+    _raise_for_first(pc.greater(seconds, MAX_UNIX_S), f"has a {name} after the year 5138: expected seconds")
     return seconds
 
 
@@ -265,9 +291,13 @@ def _dictionary_encode(column: pa.Array) -> pa.DictionaryArray:
 
 
 def _serialize_products(products: pa.Table) -> Iterator[bytes]:
-    names = [name for name in CATALOGUE if name not in ("description", "revision")]
-    for values in zip(*(products[name].to_pylist() for name in names), strict=True):
-        product = types_pb2.Product(**dict(zip(names, values, strict=True))).SerializeToString()
-        if len(product) > MAX_PRODUCT_BYTES:
+    names = [name for name in CATALOGUE if name not in ("description", "price")]
+    prices = products["price"].to_pylist()
+    for price, values in zip(prices, zip(*(products[name].to_pylist() for name in names), strict=True), strict=True):
+        product = types_pb2.Product(**dict(zip(names, values, strict=True)))
+        if not math.isnan(price):
+            product.price = price
+        serialized = product.SerializeToString()
+        if len(serialized) > MAX_PRODUCT_BYTES:
             raise BadCatalogue(f"product {values[0]!r} has over {MAX_PRODUCT_BYTES} bytes without its description")
-        yield product
+        yield serialized

@@ -12,7 +12,7 @@ from typing import Any
 from lookalike.errors import BadArtifact
 from lookalike.spaces import space_number
 
-FORMAT = 8  # Raised when keys or files change; 8: inverted lists without ids.
+FORMAT = 9  # Raised when keys or files change; 9: unknown prices, currencies and expiry times of products.
 EXACT = "Flat"
 
 

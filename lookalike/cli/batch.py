@@ -14,7 +14,7 @@ from google.protobuf.json_format import MessageToDict, Parse, ParseError
 from lookalike.client import Client
 from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.limits import MAX_BATCH
-from lookalike.status import to_search_error
+from lookalike.status import to_request_error
 from lookalike.v1.search_pb2 import SearchRequest, SearchResponse
 
 
@@ -73,6 +73,6 @@ def _parse(line: str, number: int) -> SearchRequest:
 
 
 def _as_dict(result: SearchResponse | LookalikeError) -> dict[str, object]:
-    name, message = ("error", to_search_error(result)) if isinstance(result, LookalikeError) else ("response", result)
+    name, message = ("error", to_request_error(result)) if isinstance(result, LookalikeError) else ("response", result)
     fields = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     return {name: fields}

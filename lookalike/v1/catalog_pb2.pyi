@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from lookalike.v1 import types_pb2 as _types_pb2
@@ -24,19 +25,53 @@ class GetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Space.ValueType]:
+        """Spaces whose vectors to return."""
+
     def __init__(
         self,
         *,
         product_id: _builtins.str = ...,
+        vectors: _abc.Iterable[_types_pb2.Space.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_id", b"product_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_id", b"product_id", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRequest: _TypeAlias = GetRequest  # noqa: Y015
+
+@_typing.final
+class GetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def product(self) -> _types_pb2.Product:
+        """With its description."""
+
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]:
+        """Of the requested spaces in which the product has one, as they are stored."""
+
+    def __init__(
+        self,
+        *,
+        product: _types_pb2.Product | None = ...,
+        vectors: _abc.Iterable[_types_pb2.SpaceVector] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetResponse: _TypeAlias = GetResponse  # noqa: Y015
 
 @_typing.final
 class ExistsRequest(_message.Message):
@@ -131,10 +166,13 @@ class ListRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    DESCRIPTIONS_FIELD_NUMBER: _builtins.int
     after: _builtins.str
     """Only products with a greater id."""
     limit: _builtins.int
     """All, unless set."""
+    descriptions: _builtins.bool
+    """Return the products with their descriptions."""
     @_builtins.property
     def filter(self) -> _types_pb2.Filter: ...
     def __init__(
@@ -143,10 +181,11 @@ class ListRequest(_message.Message):
         filter: _types_pb2.Filter | None = ...,
         after: _builtins.str = ...,
         limit: _builtins.int | None = ...,
+        descriptions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "after", b"after", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "after", b"after", "descriptions", b"descriptions", "filter", b"filter", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -165,14 +204,22 @@ class UpsertRequest(_message.Message):
     VECTORS_FIELD_NUMBER: _builtins.int
     ENCODE_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    KEEP_VECTORS_FIELD_NUMBER: _builtins.int
+    ALLOW_UNFINDABLE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Above 0; for example the time of the change in milliseconds since 1970."""
+    """Above 0; for example the time of the change in milliseconds since 1970. INVALID_ARGUMENT if it is more than a day
+    ahead of the gateway's clock, in the unit that the gateway is told: no later change could win.
+    """
     encode: _builtins.bool
-    """Encode the vectors of the other spaces: text from the title (or the description if there is none), image from `image`,
-    product from both. INVALID_ARGUMENT if the product would have no vector at all.
+    """Encode the vectors of the other spaces: text from the title (or the description if the title has no word), image from
+    `image`, product from both.
     """
     image: _builtins.bytes
     """An encoded photo, at most 8 MiB. Not stored."""
+    keep_vectors: _builtins.bool
+    """The product keeps the vectors that it has in the spaces for which the request gives none."""
+    allow_unfindable: _builtins.bool
+    """Without it, INVALID_ARGUMENT if the product would have no vector at all: no search would find it."""
     @_builtins.property
     def product(self) -> _types_pb2.Product: ...
     @_builtins.property
@@ -189,14 +236,66 @@ class UpsertRequest(_message.Message):
         vectors: _abc.Iterable[_types_pb2.SpaceVector] | None = ...,
         encode: _builtins.bool = ...,
         image: _builtins.bytes = ...,
+        keep_vectors: _builtins.bool = ...,
+        allow_unfindable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode", b"encode", "image", b"image", "product", b"product", "revision", b"revision", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_unfindable", b"allow_unfindable", "encode", b"encode", "image", b"image", "keep_vectors", b"keep_vectors", "product", b"product", "revision", b"revision", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpsertRequest: _TypeAlias = UpsertRequest  # noqa: Y015
+
+@_typing.final
+class PatchRequest(_message.Message):
+    """Changes some fields of a product; the others, and its vectors, stay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    ENCODE_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """As in UpsertRequest."""
+    encode: _builtins.bool
+    """Encode anew: text if the mask names title or description, image if `image` is given, product if either is."""
+    image: _builtins.bytes
+    """As in UpsertRequest."""
+    @_builtins.property
+    def product(self) -> _types_pb2.Product:
+        """Its id, and the new values."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change, by their names in Product; those without a value in `product` become empty. May be empty if
+        vectors are given or made.
+        """
+
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]:
+        """Replace the vectors of these spaces."""
+
+    def __init__(
+        self,
+        *,
+        product: _types_pb2.Product | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        revision: _builtins.int = ...,
+        vectors: _abc.Iterable[_types_pb2.SpaceVector] | None = ...,
+        encode: _builtins.bool = ...,
+        image: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode", b"encode", "image", b"image", "product", b"product", "revision", b"revision", "update_mask", b"update_mask", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PatchRequest: _TypeAlias = PatchRequest  # noqa: Y015
 
 @_typing.final
 class RemoveRequest(_message.Message):
@@ -207,6 +306,7 @@ class RemoveRequest(_message.Message):
     product_id: _builtins.str
     """Need not exist: the tombstone keeps an older upsert from bringing it back."""
     revision: _builtins.int
+    """As in UpsertRequest."""
     def __init__(
         self,
         *,
@@ -227,22 +327,185 @@ class ChangeResponse(_message.Message):
 
     APPLIED_FIELD_NUMBER: _builtins.int
     SPACES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     applied: _builtins.bool
     """False: this revision or a newer one was applied before; nothing changed."""
+    revision: _builtins.int
+    """The newest revision of the product: that of this change if it was applied."""
     @_builtins.property
     def spaces(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Space.ValueType]:
-        """Spaces in which an upserted product has a vector."""
+        """Spaces in which the product has a vector after an applied change."""
+
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was changed to keep to the bounds of a product: "title: cut from 1200 to …"."""
 
     def __init__(
         self,
         *,
         applied: _builtins.bool = ...,
         spaces: _abc.Iterable[_types_pb2.Space.ValueType] | None = ...,
+        revision: _builtins.int = ...,
+        notices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "spaces", b"spaces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "notices", b"notices", "revision", b"revision", "spaces", b"spaces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangeResponse: _TypeAlias = ChangeResponse  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSERT_FIELD_NUMBER: _builtins.int
+    PATCH_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upsert(self) -> Global___UpsertRequest: ...
+    @_builtins.property
+    def patch(self) -> Global___PatchRequest: ...
+    @_builtins.property
+    def remove(self) -> Global___RemoveRequest: ...
+    def __init__(
+        self,
+        *,
+        upsert: Global___UpsertRequest | None = ...,
+        patch: Global___PatchRequest | None = ...,
+        remove: Global___RemoveRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "patch", b"patch", "remove", b"remove", "upsert", b"upsert"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "patch", b"patch", "remove", b"remove", "upsert", b"upsert"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["upsert", "patch", "remove"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015
+
+@_typing.final
+class BatchWriteRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """1..1000."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___Change] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchWriteRequest: _TypeAlias = BatchWriteRequest  # noqa: Y015
+
+@_typing.final
+class BatchWriteResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeResult]:
+        """One per change, in order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___ChangeResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchWriteResponse: _TypeAlias = BatchWriteResponse  # noqa: Y015
+
+@_typing.final
+class ChangeResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___ChangeResponse: ...
+    @_builtins.property
+    def error(self) -> _types_pb2.RequestError: ...
+    def __init__(
+        self,
+        *,
+        response: Global___ChangeResponse | None = ...,
+        error: _types_pb2.RequestError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___ChangeResult: _TypeAlias = ChangeResult  # noqa: Y015
+
+@_typing.final
+class RemoveWhereRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """As in UpsertRequest; products of this revision or a newer one stay. Not needed for a dry run."""
+    dry_run: _builtins.bool
+    """Only count."""
+    @_builtins.property
+    def filter(self) -> _types_pb2.Filter:
+        """Not empty."""
+
+    def __init__(
+        self,
+        *,
+        filter: _types_pb2.Filter | None = ...,
+        revision: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveWhereRequest: _TypeAlias = RemoveWhereRequest  # noqa: Y015
+
+@_typing.final
+class RemoveWhereResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """Products that passed the filter."""
+    removed: _builtins.int
+    def __init__(
+        self,
+        *,
+        matched: _builtins.int = ...,
+        removed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matched", b"matched", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveWhereResponse: _TypeAlias = RemoveWhereResponse  # noqa: Y015

@@ -22,7 +22,7 @@ class CatalogStub:
         self.Get = channel.unary_unary(
                 '/lookalike.v1.Catalog/Get',
                 request_serializer=lookalike_dot_v1_dot_catalog__pb2.GetRequest.SerializeToString,
-                response_deserializer=lookalike_dot_v1_dot_types__pb2.Product.FromString,
+                response_deserializer=lookalike_dot_v1_dot_catalog__pb2.GetResponse.FromString,
                 _registered_method=True)
         self.Exists = channel.unary_unary(
                 '/lookalike.v1.Catalog/Exists',
@@ -44,10 +44,30 @@ class CatalogStub:
                 request_serializer=lookalike_dot_v1_dot_catalog__pb2.UpsertRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.FromString,
                 _registered_method=True)
+        self.Patch = channel.unary_unary(
+                '/lookalike.v1.Catalog/Patch',
+                request_serializer=lookalike_dot_v1_dot_catalog__pb2.PatchRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.FromString,
+                _registered_method=True)
         self.Remove = channel.unary_unary(
                 '/lookalike.v1.Catalog/Remove',
                 request_serializer=lookalike_dot_v1_dot_catalog__pb2.RemoveRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.FromString,
+                _registered_method=True)
+        self.BatchWrite = channel.unary_unary(
+                '/lookalike.v1.Catalog/BatchWrite',
+                request_serializer=lookalike_dot_v1_dot_catalog__pb2.BatchWriteRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_catalog__pb2.BatchWriteResponse.FromString,
+                _registered_method=True)
+        self.Write = channel.stream_stream(
+                '/lookalike.v1.Catalog/Write',
+                request_serializer=lookalike_dot_v1_dot_catalog__pb2.BatchWriteRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_catalog__pb2.BatchWriteResponse.FromString,
+                _registered_method=True)
+        self.RemoveWhere = channel.unary_unary(
+                '/lookalike.v1.Catalog/RemoveWhere',
+                request_serializer=lookalike_dot_v1_dot_catalog__pb2.RemoveWhereRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_catalog__pb2.RemoveWhereResponse.FromString,
                 _registered_method=True)
 
 
@@ -97,8 +117,37 @@ class CatalogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Patch(self, request, context):
+        """NOT_FOUND: no such product.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Remove(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchWrite(self, request, context):
+        """Up to 1,000 changes, each with its own response or error. Those of one product are applied in their order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Write(self, request_iterator, context):
+        """Any number of batches, answered in their order: a response says that its batch is durable. A bounded number of
+        batches is under way at once; beyond it no more is read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveWhere(self, request, context):
+        """Removes every product that passes a filter. Ends when all are removed; safe to repeat after any failure.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -109,7 +158,7 @@ def add_CatalogServicer_to_server(servicer, server):
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
                     request_deserializer=lookalike_dot_v1_dot_catalog__pb2.GetRequest.FromString,
-                    response_serializer=lookalike_dot_v1_dot_types__pb2.Product.SerializeToString,
+                    response_serializer=lookalike_dot_v1_dot_catalog__pb2.GetResponse.SerializeToString,
             ),
             'Exists': grpc.unary_unary_rpc_method_handler(
                     servicer.Exists,
@@ -131,10 +180,30 @@ def add_CatalogServicer_to_server(servicer, server):
                     request_deserializer=lookalike_dot_v1_dot_catalog__pb2.UpsertRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.SerializeToString,
             ),
+            'Patch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Patch,
+                    request_deserializer=lookalike_dot_v1_dot_catalog__pb2.PatchRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.SerializeToString,
+            ),
             'Remove': grpc.unary_unary_rpc_method_handler(
                     servicer.Remove,
                     request_deserializer=lookalike_dot_v1_dot_catalog__pb2.RemoveRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.SerializeToString,
+            ),
+            'BatchWrite': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchWrite,
+                    request_deserializer=lookalike_dot_v1_dot_catalog__pb2.BatchWriteRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_catalog__pb2.BatchWriteResponse.SerializeToString,
+            ),
+            'Write': grpc.stream_stream_rpc_method_handler(
+                    servicer.Write,
+                    request_deserializer=lookalike_dot_v1_dot_catalog__pb2.BatchWriteRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_catalog__pb2.BatchWriteResponse.SerializeToString,
+            ),
+            'RemoveWhere': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveWhere,
+                    request_deserializer=lookalike_dot_v1_dot_catalog__pb2.RemoveWhereRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_catalog__pb2.RemoveWhereResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -167,7 +236,7 @@ class Catalog:
             target,
             '/lookalike.v1.Catalog/Get',
             lookalike_dot_v1_dot_catalog__pb2.GetRequest.SerializeToString,
-            lookalike_dot_v1_dot_types__pb2.Product.FromString,
+            lookalike_dot_v1_dot_catalog__pb2.GetResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -287,6 +356,33 @@ class Catalog:
             _registered_method=True)
 
     @staticmethod
+    def Patch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.Catalog/Patch',
+            lookalike_dot_v1_dot_catalog__pb2.PatchRequest.SerializeToString,
+            lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Remove(request,
             target,
             options=(),
@@ -303,6 +399,87 @@ class Catalog:
             '/lookalike.v1.Catalog/Remove',
             lookalike_dot_v1_dot_catalog__pb2.RemoveRequest.SerializeToString,
             lookalike_dot_v1_dot_catalog__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchWrite(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.Catalog/BatchWrite',
+            lookalike_dot_v1_dot_catalog__pb2.BatchWriteRequest.SerializeToString,
+            lookalike_dot_v1_dot_catalog__pb2.BatchWriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Write(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/lookalike.v1.Catalog/Write',
+            lookalike_dot_v1_dot_catalog__pb2.BatchWriteRequest.SerializeToString,
+            lookalike_dot_v1_dot_catalog__pb2.BatchWriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveWhere(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.Catalog/RemoveWhere',
+            lookalike_dot_v1_dot_catalog__pb2.RemoveWhereRequest.SerializeToString,
+            lookalike_dot_v1_dot_catalog__pb2.RemoveWhereResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,7 +38,7 @@ class CatalogStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogAsyncStub: ...
-    Get: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetRequest, _types_pb2.Product]
+    Get: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetRequest, _catalog_pb2.GetResponse]
     """NOT_FOUND: no such product."""
     Exists: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ExistsRequest, _catalog_pb2.ExistsResponse]
     Count: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.CountRequest, _catalog_pb2.CountResponse]
@@ -53,7 +53,17 @@ class CatalogStub:
     RESOURCE_EXHAUSTED   the update queue or the disk is full, or the version has no room left: the message says which
     UNAVAILABLE          the shard or an encoder is unreachable; if it was the shard, the change may have been applied
     """
+    Patch: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.PatchRequest, _catalog_pb2.ChangeResponse]
+    """NOT_FOUND: no such product."""
     Remove: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.ChangeResponse]
+    BatchWrite: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.BatchWriteRequest, _catalog_pb2.BatchWriteResponse]
+    """Up to 1,000 changes, each with its own response or error. Those of one product are applied in their order."""
+    Write: _grpc.StreamStreamMultiCallable[_catalog_pb2.BatchWriteRequest, _catalog_pb2.BatchWriteResponse]
+    """Any number of batches, answered in their order: a response says that its batch is durable. A bounded number of
+    batches is under way at once; beyond it no more is read.
+    """
+    RemoveWhere: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveWhereRequest, _catalog_pb2.RemoveWhereResponse]
+    """Removes every product that passes a filter. Ends when all are removed; safe to repeat after any failure."""
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
@@ -64,7 +74,7 @@ class CatalogAsyncStub(CatalogStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Get: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetRequest, _types_pb2.Product]  # type: ignore[assignment]
+    Get: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetRequest, _catalog_pb2.GetResponse]  # type: ignore[assignment]
     """NOT_FOUND: no such product."""
     Exists: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ExistsRequest, _catalog_pb2.ExistsResponse]  # type: ignore[assignment]
     Count: _aio.UnaryUnaryMultiCallable[_catalog_pb2.CountRequest, _catalog_pb2.CountResponse]  # type: ignore[assignment]
@@ -79,7 +89,17 @@ class CatalogAsyncStub(CatalogStub):
     RESOURCE_EXHAUSTED   the update queue or the disk is full, or the version has no room left: the message says which
     UNAVAILABLE          the shard or an encoder is unreachable; if it was the shard, the change may have been applied
     """
+    Patch: _aio.UnaryUnaryMultiCallable[_catalog_pb2.PatchRequest, _catalog_pb2.ChangeResponse]  # type: ignore[assignment]
+    """NOT_FOUND: no such product."""
     Remove: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveRequest, _catalog_pb2.ChangeResponse]  # type: ignore[assignment]
+    BatchWrite: _aio.UnaryUnaryMultiCallable[_catalog_pb2.BatchWriteRequest, _catalog_pb2.BatchWriteResponse]  # type: ignore[assignment]
+    """Up to 1,000 changes, each with its own response or error. Those of one product are applied in their order."""
+    Write: _aio.StreamStreamMultiCallable[_catalog_pb2.BatchWriteRequest, _catalog_pb2.BatchWriteResponse]  # type: ignore[assignment]
+    """Any number of batches, answered in their order: a response says that its batch is durable. A bounded number of
+    batches is under way at once; beyond it no more is read.
+    """
+    RemoveWhere: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveWhereRequest, _catalog_pb2.RemoveWhereResponse]  # type: ignore[assignment]
+    """Removes every product that passes a filter. Ends when all are removed; safe to repeat after any failure."""
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
     """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
@@ -93,7 +113,7 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _catalog_pb2.GetRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_types_pb2.Product, _abc.Awaitable[_types_pb2.Product]]:
+    ) -> _typing.Union[_catalog_pb2.GetResponse, _abc.Awaitable[_catalog_pb2.GetResponse]]:
         """NOT_FOUND: no such product."""
 
     @_abc_1.abstractmethod
@@ -134,10 +154,44 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Patch(
+        self,
+        request: _catalog_pb2.PatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ChangeResponse, _abc.Awaitable[_catalog_pb2.ChangeResponse]]:
+        """NOT_FOUND: no such product."""
+
+    @_abc_1.abstractmethod
     def Remove(
         self,
         request: _catalog_pb2.RemoveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ChangeResponse, _abc.Awaitable[_catalog_pb2.ChangeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def BatchWrite(
+        self,
+        request: _catalog_pb2.BatchWriteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.BatchWriteResponse, _abc.Awaitable[_catalog_pb2.BatchWriteResponse]]:
+        """Up to 1,000 changes, each with its own response or error. Those of one product are applied in their order."""
+
+    @_abc_1.abstractmethod
+    def Write(
+        self,
+        request_iterator: _MaybeAsyncIterator[_catalog_pb2.BatchWriteRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_catalog_pb2.BatchWriteResponse], _abc.AsyncIterator[_catalog_pb2.BatchWriteResponse]]:
+        """Any number of batches, answered in their order: a response says that its batch is durable. A bounded number of
+        batches is under way at once; beyond it no more is read.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveWhere(
+        self,
+        request: _catalog_pb2.RemoveWhereRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.RemoveWhereResponse, _abc.Awaitable[_catalog_pb2.RemoveWhereResponse]]:
+        """Removes every product that passes a filter. Ends when all are removed; safe to repeat after any failure."""
 
 def add_CatalogServicer_to_server(servicer: CatalogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -521,8 +521,11 @@ class ShardListRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    DESCRIPTIONS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     after: _builtins.str
+    descriptions: _builtins.bool
+    """Whether to return the products with their descriptions."""
     @_builtins.property
     def filter(self) -> _types_pb2.Filter: ...
     def __init__(
@@ -531,10 +534,11 @@ class ShardListRequest(_message.Message):
         version: _builtins.str = ...,
         filter: _types_pb2.Filter | None = ...,
         after: _builtins.str = ...,
+        descriptions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "filter", b"filter", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "descriptions", b"descriptions", "filter", b"filter", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -550,7 +554,7 @@ class ShardListPage(_message.Message):
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def products(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Serialized `Product`s without description."""
+        """Serialized `Product`s."""
 
     def __init__(
         self,
@@ -598,28 +602,36 @@ class Update(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     UPSERT_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
+    PATCH_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    MAX_REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Above 0. A product of the catalogue has revision 0 unless the catalogue states one."""
     remove: _builtins.str
     """The product's id."""
     generation: _builtins.int
     """Of a tombstone: how many versions it has been migrated to since the removal."""
+    max_revision: _builtins.int
+    """A stored revision above this was a mistake, and does not win; 0: there is no such bound."""
     @_builtins.property
     def upsert(self) -> Global___Upsert: ...
+    @_builtins.property
+    def patch(self) -> Global___Patch: ...
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         upsert: Global___Upsert | None = ...,
         remove: _builtins.str = ...,
+        patch: Global___Patch | None = ...,
         generation: _builtins.int = ...,
+        max_revision: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["remove", b"remove", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["patch", b"patch", "remove", b"remove", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "remove", b"remove", "revision", b"revision", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "max_revision", b"max_revision", "patch", b"patch", "remove", b"remove", "revision", b"revision", "upsert", b"upsert", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["upsert", "remove"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["upsert", "remove", "patch"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -633,23 +645,71 @@ class Upsert(_message.Message):
 
     PRODUCT_FIELD_NUMBER: _builtins.int
     VECTORS_FIELD_NUMBER: _builtins.int
+    KEEP_VECTORS_FIELD_NUMBER: _builtins.int
+    REQUIRE_VECTOR_FIELD_NUMBER: _builtins.int
+    STORED_VECTORS_FIELD_NUMBER: _builtins.int
+    keep_vectors: _builtins.bool
+    """In the spaces for which no vector is given, the product keeps the one that it has."""
+    require_vector: _builtins.bool
+    """An upsert after which the product has no vector is INVALID."""
     @_builtins.property
     def product(self) -> _types_pb2.Product: ...
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]: ...
+    @_builtins.property
+    def stored_vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]:
+        """As `vectors`, from a shard: they have been scaled, and are left as they are."""
+
+    def __init__(
+        self,
+        *,
+        product: _types_pb2.Product | None = ...,
+        vectors: _abc.Iterable[_types_pb2.SpaceVector] | None = ...,
+        keep_vectors: _builtins.bool = ...,
+        require_vector: _builtins.bool = ...,
+        stored_vectors: _abc.Iterable[_types_pb2.SpaceVector] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_vectors", b"keep_vectors", "product", b"product", "require_vector", b"require_vector", "stored_vectors", b"stored_vectors", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Upsert: _TypeAlias = Upsert  # noqa: Y015
+
+@_typing.final
+class Patch(_message.Message):
+    """Changes fields and vectors of a product; the others stay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def product(self) -> _types_pb2.Product:
+        """Its id, and the values of `fields`."""
+
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of fields of Product."""
+
     @_builtins.property
     def vectors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceVector]: ...
     def __init__(
         self,
         *,
         product: _types_pb2.Product | None = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
         vectors: _abc.Iterable[_types_pb2.SpaceVector] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "product", b"product", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Upsert: _TypeAlias = Upsert  # noqa: Y015
+Global___Patch: _TypeAlias = Patch  # noqa: Y015
 
 @_typing.final
 class ApplyResponse(_message.Message):
@@ -694,6 +754,8 @@ class UpdateResult(_message.Message):
         """`error` says why."""
         FULL: UpdateResult._Outcome.ValueType  # 3
         """No room until the next compaction, or until another version is built: `error` says which."""
+        NOT_FOUND: UpdateResult._Outcome.ValueType  # 4
+        """A patch of a product that does not exist."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
     APPLIED: UpdateResult.Outcome.ValueType  # 0
@@ -703,20 +765,32 @@ class UpdateResult(_message.Message):
     """`error` says why."""
     FULL: UpdateResult.Outcome.ValueType  # 3
     """No room until the next compaction, or until another version is built: `error` says which."""
+    NOT_FOUND: UpdateResult.Outcome.ValueType  # 4
+    """A patch of a product that does not exist."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    SPACES_FIELD_NUMBER: _builtins.int
     outcome: Global___UpdateResult.Outcome.ValueType
     error: _builtins.str
+    revision: _builtins.int
+    """The product's newest revision after the update; 0: none is known."""
+    @_builtins.property
+    def spaces(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Space.ValueType]:
+        """APPLIED: the spaces in which the product now has a vector."""
+
     def __init__(
         self,
         *,
         outcome: Global___UpdateResult.Outcome.ValueType = ...,
         error: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        spaces: _abc.Iterable[_types_pb2.Space.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "revision", b"revision", "spaces", b"spaces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -778,7 +852,7 @@ class OpaqueBatchSearchResult(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     response: _builtins.bytes
     error: _builtins.bytes
-    """A serialized SearchError."""
+    """A serialized RequestError."""
     def __init__(
         self,
         *,
@@ -807,7 +881,7 @@ class OpaqueSearchStreamResponse(_message.Message):
     id: _builtins.int
     response: _builtins.bytes
     error: _builtins.bytes
-    """A serialized SearchError."""
+    """A serialized RequestError."""
     def __init__(
         self,
         *,

@@ -227,12 +227,12 @@ class BatchSearchResult(_message.Message):
     @_builtins.property
     def response(self) -> Global___SearchResponse: ...
     @_builtins.property
-    def error(self) -> Global___SearchError: ...
+    def error(self) -> _types_pb2.RequestError: ...
     def __init__(
         self,
         *,
         response: Global___SearchResponse | None = ...,
-        error: Global___SearchError | None = ...,
+        error: _types_pb2.RequestError | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -279,13 +279,13 @@ class SearchStreamResponse(_message.Message):
     @_builtins.property
     def response(self) -> Global___SearchResponse: ...
     @_builtins.property
-    def error(self) -> Global___SearchError: ...
+    def error(self) -> _types_pb2.RequestError: ...
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         response: Global___SearchResponse | None = ...,
-        error: Global___SearchError | None = ...,
+        error: _types_pb2.RequestError | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -296,39 +296,6 @@ class SearchStreamResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___SearchStreamResponse: _TypeAlias = SearchStreamResponse  # noqa: Y015
-
-@_typing.final
-class SearchError(_message.Message):
-    """Why one search of a batch or a stream failed: the status that Search would have had."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CODE_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    FIELD_FIELD_NUMBER: _builtins.int
-    RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
-    code: _builtins.int
-    """A google.rpc.Code: 3 is INVALID_ARGUMENT."""
-    message: _builtins.str
-    field: _builtins.str
-    """INVALID_ARGUMENT: the field of the request at fault."""
-    retry_after_s: _builtins.float
-    """RESOURCE_EXHAUSTED: when to retry."""
-    def __init__(
-        self,
-        *,
-        code: _builtins.int = ...,
-        message: _builtins.str = ...,
-        field: _builtins.str = ...,
-        retry_after_s: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message", "retry_after_s", b"retry_after_s"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SearchError: _TypeAlias = SearchError  # noqa: Y015
 
 @_typing.final
 class FindDuplicatesRequest(_message.Message):

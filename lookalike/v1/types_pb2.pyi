@@ -141,6 +141,8 @@ class Product(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """1..256 bytes of UTF-8, unique in the catalogue."""
     title: _builtins.str
@@ -150,15 +152,20 @@ class Product(_message.Message):
     """A path from broad to narrow: "fashion/shoes/sneakers"."""
     shop: _builtins.str
     price: _builtins.float
-    """In units of `currency`."""
+    """In units of `currency`; unset: unknown, which passes neither bound of a price filter."""
     currency: _builtins.str
     """ISO 4217: "JPY"."""
     in_stock: _builtins.bool
+    """Always set in responses; unset in a request: true."""
     image: _builtins.str
     """Path or URL of the photo, as the catalogue states it; empty: no photo."""
     url: _builtins.str
     created_at: _builtins.int
     """Unix time in seconds; 0: unknown."""
+    expires_at: _builtins.int
+    """Unix time in seconds, from which on the product is not found any more; 0: never."""
+    revision: _builtins.int
+    """Of the change that made it so; 0: unknown. Output only: ignored in requests."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other labels: "colour:red", "women". At most 32 of at most 64 bytes."""
@@ -171,21 +178,63 @@ class Product(_message.Message):
         description: _builtins.str = ...,
         category: _builtins.str = ...,
         shop: _builtins.str = ...,
-        price: _builtins.float = ...,
+        price: _builtins.float | None = ...,
         currency: _builtins.str = ...,
-        in_stock: _builtins.bool = ...,
+        in_stock: _builtins.bool | None = ...,
         image: _builtins.str = ...,
         url: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         created_at: _builtins.int = ...,
+        expires_at: _builtins.int = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_in_stock", b"_in_stock", "_price", b"_price", "in_stock", b"in_stock", "price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_in_stock", b"_in_stock", "_price", b"_price", "category", b"category", "created_at", b"created_at", "currency", b"currency", "description", b"description", "expires_at", b"expires_at", "id", b"id", "image", b"image", "in_stock", b"in_stock", "price", b"price", "revision", b"revision", "shop", b"shop", "tags", b"tags", "title", b"title", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__in_stock: _TypeAlias = _typing.Literal["in_stock"]  # noqa: Y015
+    _WhichOneofArgType__in_stock: _TypeAlias = _typing.Literal["_in_stock", b"_in_stock"]  # noqa: Y015
+    _WhichOneofReturnType__price: _TypeAlias = _typing.Literal["price"]  # noqa: Y015
+    _WhichOneofArgType__price: _TypeAlias = _typing.Literal["_price", b"_price"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__in_stock) -> _WhichOneofReturnType__in_stock | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price) -> _WhichOneofReturnType__price | None: ...
+
+Global___Product: _TypeAlias = Product  # noqa: Y015
+
+@_typing.final
+class RequestError(_message.Message):
+    """Why one search or change of several failed: the status that a call of its own would have had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """A google.rpc.Code: 3 is INVALID_ARGUMENT."""
+    message: _builtins.str
+    field: _builtins.str
+    """INVALID_ARGUMENT: the field of the request at fault."""
+    retry_after_s: _builtins.float
+    """RESOURCE_EXHAUSTED: when to retry."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        field: _builtins.str = ...,
+        retry_after_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "created_at", b"created_at", "currency", b"currency", "description", b"description", "id", b"id", "image", b"image", "in_stock", b"in_stock", "price", b"price", "shop", b"shop", "tags", b"tags", "title", b"title", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message", "retry_after_s", b"retry_after_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Product: _TypeAlias = Product  # noqa: Y015
+Global___RequestError: _TypeAlias = RequestError  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):
@@ -209,6 +258,8 @@ class Filter(_message.Message):
     ANY_OF_FIELD_NUMBER: _builtins.int
     ALL_OF_FIELD_NUMBER: _builtins.int
     NONE_OF_FIELD_NUMBER: _builtins.int
+    CURRENCY_IN_FIELD_NUMBER: _builtins.int
+    HAS_PRICE_FIELD_NUMBER: _builtins.int
     min_price: _builtins.float
     """Inclusive."""
     max_price: _builtins.float
@@ -216,6 +267,8 @@ class Filter(_message.Message):
     in_stock: _builtins.bool
     created_after: _builtins.int
     """Unix time in seconds, exclusive. A product of unknown time does not pass."""
+    has_price: _builtins.bool
+    """Whether the price is known."""
     @_builtins.property
     def category_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """A category matches itself and all below it: "fashion" matches "fashion/shoes". At most 100 values in each list."""
@@ -250,6 +303,10 @@ class Filter(_message.Message):
     def none_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
         """The product passes none of these filters."""
 
+    @_builtins.property
+    def currency_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The price is in one of these currencies."""
+
     def __init__(
         self,
         *,
@@ -267,13 +324,17 @@ class Filter(_message.Message):
         any_of: _abc.Iterable[Global___Filter] | None = ...,
         all_of: _abc.Iterable[Global___Filter] | None = ...,
         none_of: _abc.Iterable[Global___Filter] | None = ...,
+        currency_in: _abc.Iterable[_builtins.str] | None = ...,
+        has_price: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_in_stock", b"_in_stock", "_max_price", b"_max_price", "_min_price", b"_min_price", "created_after", b"created_after", "in_stock", b"in_stock", "max_price", b"max_price", "min_price", b"min_price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_has_price", b"_has_price", "_in_stock", b"_in_stock", "_max_price", b"_max_price", "_min_price", b"_min_price", "created_after", b"created_after", "has_price", b"has_price", "in_stock", b"in_stock", "max_price", b"max_price", "min_price", b"min_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_in_stock", b"_in_stock", "_max_price", b"_max_price", "_min_price", b"_min_price", "all_of", b"all_of", "any_of", b"any_of", "category_in", b"category_in", "category_not_in", b"category_not_in", "created_after", b"created_after", "in_stock", b"in_stock", "max_price", b"max_price", "min_price", b"min_price", "none_of", b"none_of", "shop_in", b"shop_in", "shop_not_in", b"shop_not_in", "tags_all", b"tags_all", "tags_any", b"tags_any", "tags_none", b"tags_none"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_has_price", b"_has_price", "_in_stock", b"_in_stock", "_max_price", b"_max_price", "_min_price", b"_min_price", "all_of", b"all_of", "any_of", b"any_of", "category_in", b"category_in", "category_not_in", b"category_not_in", "created_after", b"created_after", "currency_in", b"currency_in", "has_price", b"has_price", "in_stock", b"in_stock", "max_price", b"max_price", "min_price", b"min_price", "none_of", b"none_of", "shop_in", b"shop_in", "shop_not_in", b"shop_not_in", "tags_all", b"tags_all", "tags_any", b"tags_any", "tags_none", b"tags_none"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created_after: _TypeAlias = _typing.Literal["created_after"]  # noqa: Y015
     _WhichOneofArgType__created_after: _TypeAlias = _typing.Literal["_created_after", b"_created_after"]  # noqa: Y015
+    _WhichOneofReturnType__has_price: _TypeAlias = _typing.Literal["has_price"]  # noqa: Y015
+    _WhichOneofArgType__has_price: _TypeAlias = _typing.Literal["_has_price", b"_has_price"]  # noqa: Y015
     _WhichOneofReturnType__in_stock: _TypeAlias = _typing.Literal["in_stock"]  # noqa: Y015
     _WhichOneofArgType__in_stock: _TypeAlias = _typing.Literal["_in_stock", b"_in_stock"]  # noqa: Y015
     _WhichOneofReturnType__max_price: _TypeAlias = _typing.Literal["max_price"]  # noqa: Y015
@@ -282,6 +343,8 @@ class Filter(_message.Message):
     _WhichOneofArgType__min_price: _TypeAlias = _typing.Literal["_min_price", b"_min_price"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__created_after) -> _WhichOneofReturnType__created_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__has_price) -> _WhichOneofReturnType__has_price | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__in_stock) -> _WhichOneofReturnType__in_stock | None: ...
     @_typing.overload

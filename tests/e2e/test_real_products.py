@@ -20,11 +20,12 @@ from index.storage import version
 from lookalike.client import Client
 from lookalike.local import probes, process_specs
 from lookalike.local.supervisor import Supervisor
+from lookalike.product_rules import CatalogueProduct
 from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from lookalike.vectors import F32
 from pipeline import catalogue
-from pipeline.product import CatalogueProduct, RejectedRow
+from pipeline.product import RejectedRow
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 

@@ -17,7 +17,7 @@ from lookalike.cli.dispatch import run
 from lookalike.client import AsyncClient, Client, SearchArguments, example
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded, Unavailable
 from lookalike.limits import MAX_BATCH
-from lookalike.status import from_search_error, to_search_error
+from lookalike.status import from_request_error, to_request_error
 from lookalike.v1.search_pb2 import BatchSearchRequest, Example, SearchRequest, SearchResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import pack
@@ -211,6 +211,6 @@ def command(*arguments: str) -> int:
 
 
 def test_a_batch_search_keeps_the_retry_delay_of_an_overload() -> None:
-    error = from_search_error(to_search_error(Overloaded("full", retry_after_s=1.5)))
+    error = from_request_error(to_request_error(Overloaded("full", retry_after_s=1.5)))
     assert isinstance(error, Overloaded)
     assert error.retry_after_s == 1.5

@@ -245,7 +245,7 @@ async def test_after_a_change_the_gateway_does_not_answer_from_an_older_cache_en
         assert not after.provenance.cached
         assert [hit.product.title for hit in after.hits] == ["new product"]
         assert (await search_new_product()).provenance.cached
-        assert (await catalog.Get(GetRequest(product_id="new"))).title == "new product"
+        assert (await catalog.Get(GetRequest(product_id="new"))).product.title == "new product"
         assert (await catalog.Count(CountRequest())).count == 41
         by_id = SearchRequest(examples=[Example(product_id="new")], space=SPACE_TEXT, limit=5)
         assert len((await search.Search(by_id)).hits) == 5

@@ -325,7 +325,7 @@ async def test_answers_cached_in_redis_are_shared_by_gateways(redis_url: str) ->
 
 async def test_the_catalogue_is_read_completely_and_in_order() -> None:
     async with scripted_system() as system:
-        assert (await system.catalog.Get(GetRequest(product_id="p07"))).title == "product 7"
+        assert (await system.catalog.Get(GetRequest(product_id="p07"))).product.title == "product 7"
         exists = await system.catalog.Exists(ExistsRequest(product_ids=["p07", "nobody", "p08"]))
         assert list(exists.exists) == [True, False, True]
         assert (await system.catalog.Count(CountRequest())).count == 20

@@ -106,11 +106,14 @@ class Oracle:
         product_id = update.remove or update.upsert.product.id
         if (present := self.products.get(product_id)) is not None and present.revision >= update.revision:
             return UpdateResult.STALE
-        product = update.upsert.product if update.HasField("upsert") else None
+        product = None
+        if update.HasField("upsert"):
+            product = Product(revision=update.revision)
+            product.MergeFrom(update.upsert.product)
         vectors = {
             each.space: normalised(np.frombuffer(each.vector, "<f4").reshape(1, -1))[0]
             for each in update.upsert.vectors
-        }
+        } | {each.space: np.frombuffer(each.vector, "<f4") for each in update.upsert.stored_vectors}
         self.products[product_id] = ExpectedProduct(update.revision, product, vectors)
         return UpdateResult.APPLIED
 

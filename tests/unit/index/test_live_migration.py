@@ -70,7 +70,7 @@ def test_every_change_newer_than_the_new_version_is_migrated(old: LiveShard, tmp
             update = upsert(product.id, revision, spaces=())
             update.upsert.product.CopyFrom(product)
             for space, vector in vectors:
-                update.upsert.vectors.add(space=space, vector=pack(vector))
+                update.upsert.stored_vectors.add(space=space, vector=pack(vector))
             oracle.apply(update)
         else:
             oracle.apply(remove(product_id.decode(), revision))

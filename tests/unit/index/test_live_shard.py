@@ -16,11 +16,12 @@ from index.building.build import build
 from index.live import compaction
 from index.live.live_shard import LiveLimits, LiveShard
 from index.serving.shard_version import ShardVersion, open_shard
-from index.storage.attributes import MAX_DESCRIPTION_BYTES, MAX_PRODUCT_BYTES
+from index.storage.attributes import MAX_PRODUCT_BYTES
 from index.storage.version import fsync_path
 from lookalike.errors import BadArtifact, OperatorError, Overloaded
+from lookalike.limits import MAX_TEXT_BYTES
 from lookalike.runtime.partition import shard_of
-from lookalike.v1.index_pb2 import Update, UpdateResult, Upsert
+from lookalike.v1.index_pb2 import Patch, Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import Product, Space, SpaceVector
 from tests.unit.index.live_samples import (
     COUNT,
@@ -153,26 +154,27 @@ def test_an_older_upsert_does_not_bring_back_a_removed_product_even_after_a_comp
 
 
 def product(**fields: Any) -> Update:
-    return Update(revision=1, upsert=Upsert(product=Product(**{"id": "p1", **fields})))
+    return Update(revision=2, upsert=Upsert(product=Product(**{"id": "p1", **fields})))
 
 
 def with_vectors(*vectors: tuple[Space.ValueType, bytes]) -> Update:
     space_vectors = [SpaceVector(space=space, vector=data) for space, data in vectors]
-    return Update(revision=1, upsert=Upsert(product=Product(id="p1"), vectors=space_vectors))
+    return Update(revision=2, upsert=Upsert(product=Product(id="p1"), vectors=space_vectors))
 
 
 @pytest.mark.parametrize(
     ("update", "reason"),
     [
-        (Update(revision=1), "neither an upsert nor a removal"),
+        (Update(revision=2), "neither an upsert, a patch nor a removal"),
+        (Update(revision=2, patch=Patch(product=Product(id="p1"), fields=["id"])), "id: a patch can change category"),
         (remove("p1", 0), "revision: must be above 0"),
         (remove("", 1), "the id has 0 bytes, expected 1 to 256"),
         (product(id="商" * 86), "the id has 258 bytes, expected 1 to 256"),
-        (product(price=float("nan")), "the price is not finite"),
+        (product(price=float("nan")), "the price is not a finite number"),
         (product(tags=["a", " "]), "an empty tag"),
         (product(created_at=-1), "created_at is not between 1970"),
         (product(title="x" * MAX_PRODUCT_BYTES), "the product has over 12288 bytes"),
-        (product(description="x" * (MAX_DESCRIPTION_BYTES + 1)), "the description has over"),
+        (product(description="x" * (MAX_TEXT_BYTES + 1)), "the description has over"),
         (with_vectors((PRODUCT, bytes(16))), "this shard has no space 3"),
         (with_vectors((IMAGE, bytes(31))), "the vector has 31 bytes, expected 32 (8 dimensions)"),
         (with_vectors((IMAGE, bytes(32))), "zero: it has no direction, so it is similar to nothing"),
@@ -192,14 +194,12 @@ def test_an_invalid_update_is_refused_with_its_reason_and_others_are_applied(
 
 def test_a_product_with_the_longest_allowed_texts_can_be_updated(shard: ShardVersion, tmp_path: Path) -> None:
     live = open_live(shard, tmp_path)
-    long = product(
-        title="x" * (MAX_PRODUCT_BYTES - 100), description="y" * MAX_DESCRIPTION_BYTES, tags=[" b ", "a", "b"]
-    )
+    long = product(title="x" * (MAX_PRODUCT_BYTES - 100), description="y" * MAX_TEXT_BYTES, tags=[" b ", "a", "b"])
     assert outcomes(live.apply([long])) == [APPLIED]
     live.compact()
     ref = live.view.find("p1")
     assert ref is not None
-    assert ref.description == "y" * MAX_DESCRIPTION_BYTES
+    assert ref.description == "y" * MAX_TEXT_BYTES
     assert Product.FromString(ref.product).tags == ["a", "b"]
     live.close()
 

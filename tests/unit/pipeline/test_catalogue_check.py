@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from lookalike.cli import dispatch
+from lookalike.product_rules import RejectReason
 from pipeline.catalogue_check import main
 from pipeline.ordered_map import ordered_map
 from pipeline.photos import read_products
-from pipeline.product import RejectedRow, RejectReason
+from pipeline.product import RejectedRow
 from tests.unit.pipeline.catalogues import numbered_rows, photo, write_jsonl
 
 

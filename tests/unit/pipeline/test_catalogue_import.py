@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from lookalike.cli import dispatch
+from lookalike.product_rules import CatalogueProduct
 from pipeline import catalogue
 from pipeline.catalogue_import import main
-from pipeline.product import CatalogueProduct, RejectedRow
+from pipeline.product import RejectedRow
 from tests.unit.pipeline.catalogues import photo
 
 TABLE = 'sku,name,kind,cost\n1,Red shoe,Shoes,"1,200"\n2,Blue lamp,Lamps,900\n3,Gone,Lamps,cheap\n4,Plain,Lamps,1\n'

@@ -10,8 +10,8 @@ import pytest
 
 from encoders.text import model as text_model
 from lookalike.errors import BadCatalogue
+from lookalike.product_rules import CatalogueProduct
 from pipeline.feature_store import FeatureStore
-from pipeline.product import CatalogueProduct
 from pipeline.text_encoding import embedded_text, encode_texts, text_digest, train_text_encoder, training_text
 
 TEXTS = [

@@ -1,0 +1,318 @@
+"""The rules for a product, for files and live calls alike: each field is normalised, or refused with a reason. Pure.
+
+White space around a text is removed, except in an id: an id is either as it is stored, or refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from lookalike.limits import MAX_ID_BYTES, MAX_TEXT_BYTES
+from lookalike.printable import quote
+from lookalike.timestamps import unix_s
+
+MAX_TITLE_CHARS: Final = 1000
+MAX_CATEGORY_BYTES: Final = 512
+MAX_SHOP_BYTES: Final = 256
+MAX_PATH_BYTES: Final = 1024
+MAX_URL_BYTES: Final = 2048
+MAX_TAGS: Final = 32
+MAX_TAG_BYTES: Final = 64
+TAG_SEPARATOR: Final = "|"  # Between tags in one text, as in CSV.
+
+
+class RejectReason(StrEnum):
+    """Why a product is rejected. Reports count rejected rows by this."""
+
+    BROKEN_ROW = "broken row"
+    MISSING_ID = "missing id"
+    BAD_ID = "bad id"
+    DUPLICATE_ID = "duplicate id"
+    LONG_FIELD = "over-long field"
+    BAD_TEXT = "bad text"
+    MISSING_CATEGORY = "missing category"
+    BAD_CATEGORY = "bad category"
+    BAD_PRICE = "bad price"
+    BAD_CURRENCY = "bad currency"
+    BAD_STOCK = "bad in_stock"
+    BAD_TAGS = "bad tags"
+    BAD_TIME = "bad time"
+    BAD_REVISION = "bad revision"
+    BAD_IMAGE = "bad image"
+    MISSING_IMAGE = "missing image"
+    BROKEN_IMAGE = "broken image"
+
+
+class BadField(ValueError):
+    """A field is not that of a valid product."""
+
+    def __init__(self, field: str, reason: RejectReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.field = field
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueProduct:
+    """A product with every field normalised and within its bounds."""
+
+    id: str
+    category: str
+    title: str = ""
+    description: str = ""
+    shop: str = ""
+    price: float | None = None  # In units of `currency`; None: unknown, which passes neither bound of a price filter.
+    currency: str = ""
+    in_stock: bool = True
+    image: str = ""  # A path relative to the catalogue's directory, with "/", or an http(s) URL; empty: no photo.
+    url: str = ""
+    tags: tuple[str, ...] = ()  # Sorted, each once.
+    created_at: int = 0  # Seconds since 1970 in UTC; 0: unknown.
+    expires_at: int = 0  # Seconds since 1970 in UTC; 0: never.
+    revision: int = 0  # Of two versions of a product, the one with the greater revision is newer; 0: unknown.
+
+
+FIELDS = tuple(CatalogueProduct.__dataclass_fields__)
+REQUIRED = ("id", "category")
+
+
+def parse_product(fields: Mapping[str, Any], notices: list[str] | None = None) -> CatalogueProduct:
+    """Normalise the fields of a product; unknown fields are ignored. Raises BadField for the first that is wrong.
+
+    notices: is extended by what was changed in a way that its owner should know of, such as a text that was cut.
+    """
+    notices = [] if notices is None else notices
+    return CatalogueProduct(**{name: parse_field(name, fields.get(name), notices) for name in FIELDS})
+
+
+def parse_field(name: str, value: object, notices: list[str]) -> Any:
+    """Normalise the value of one field of `FIELDS`; None is the value of a field that is not given. Raises BadField."""
+    if (long_text := _LONG_TEXTS.get(name)) is not None:
+        return long_text(name, value, notices)
+    return _RULES[name](value)
+
+
+def normalise_category(path: str) -> str:
+    """A category path in its one form: composed (NFC), without outer slashes and white space around its parts."""
+    return "/".join(part.strip() for part in unicodedata.normalize("NFC", path).strip(" \t\r\n/").split("/"))
+
+
+def normalise_label(text: str) -> str:
+    """A tag or a shop in its one form: composed (NFC), without white space around it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def split_tags(text: str) -> list[str]:
+    """Split tags that are written as one text: "colour:red|women". Empty text has no tags."""
+    return text.split(TAG_SEPARATOR) if text.strip() else []
+
+
+def normalise_tags(tags: Iterable[str]) -> list[str]:
+    """Normalise, deduplicate and sort tags. Raises ValueError with the limit that they break."""
+    normal = sorted({normalise_label(tag) for tag in tags})
+    if "" in normal:
+        raise ValueError("an empty tag")
+    if (longest := max((len(tag.encode()) for tag in normal), default=0)) > MAX_TAG_BYTES:
+        raise ValueError(f"a tag of {longest} bytes, {MAX_TAG_BYTES} are allowed")
+    if len(normal) > MAX_TAGS:
+        raise ValueError(f"{len(normal)} tags, {MAX_TAGS} are allowed")
+    return normal
+
+
+def has_word(text: str) -> bool:
+    """Whether a text has a letter or a digit of any script: without one it says nothing that a text search finds."""
+    return any(letter.isalnum() for letter in text)
+
+
+def _text(field: str, value: object) -> str:
+    """Text without surrounding white space; a missing value gives empty text."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise BadField(field, RejectReason.BAD_TEXT, f"{field} is {quote(value)}, not text")
+    text = str(value).strip()
+    if "\0" in text or not _is_unicode(text):
+        raise BadField(field, RejectReason.BAD_TEXT, f"{field} is not UTF-8 text, or has a NUL")
+    return text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bounded(field: str, value: object, max_bytes: int) -> str:
+    text = _text(field, value)
+    if (size_bytes := len(text.encode())) > max_bytes:
+        detail = f"{field} has {size_bytes} bytes, at most {max_bytes} are allowed"
+        raise BadField(field, RejectReason.LONG_FIELD, detail)
+    return text
+
+
+def _id(value: object) -> str:
+    text = "" if value is None else value if isinstance(value, str) else _text("id", value)
+    if not text.strip():
+        raise BadField("id", RejectReason.MISSING_ID, "the product has no id")
+    if text != text.strip() or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        detail = f"{quote(text)} has a control character, or white space around it"
+        raise BadField("id", RejectReason.BAD_ID, detail)
+    if (size_bytes := len(text.encode())) > MAX_ID_BYTES:
+        raise BadField("id", RejectReason.BAD_ID, f"the id has {size_bytes} bytes, at most {MAX_ID_BYTES} are allowed")
+    return text
+
+
+def _title(field: str, value: object, notices: list[str]) -> str:
+    text = _text(field, value)
+    if len(text) > MAX_TITLE_CHARS:
+        notices.append(f"title: cut from {len(text)} to {MAX_TITLE_CHARS} characters")
+        return text[:MAX_TITLE_CHARS].rstrip()
+    return text
+
+
+def _description(field: str, value: object, notices: list[str]) -> str:
+    text = _text(field, value)
+    if (size_bytes := len(encoded := text.encode())) > MAX_TEXT_BYTES:
+        notices.append(f"description: cut from {size_bytes} to {MAX_TEXT_BYTES} bytes")
+        return encoded[:MAX_TEXT_BYTES].decode(errors="ignore").rstrip()
+    return text
+
+
+def _url(field: str, value: object, notices: list[str]) -> str:
+    text = _text(field, value)
+    if (size_bytes := len(text.encode())) > MAX_URL_BYTES:  # Half a URL is none.
+        notices.append(f"url: left out, it has {size_bytes} bytes and at most {MAX_URL_BYTES} are allowed")
+        return ""
+    return text
+
+
+def _category(value: object) -> str:
+    path = normalise_category(_text("category", value))
+    if not path:
+        raise BadField("category", RejectReason.MISSING_CATEGORY, "the product has no category")
+    if not all(path.split("/")) or any(unicodedata.category(letter) == "Cc" for letter in path):
+        detail = f'{quote(path)} is not a path like "fashion/shoes/sneakers"'
+        raise BadField("category", RejectReason.BAD_CATEGORY, detail)
+    return _bounded("category", path, MAX_CATEGORY_BYTES)
+
+
+def _shop(value: object) -> str:
+    return _bounded("shop", normalise_label(_text("shop", value)), MAX_SHOP_BYTES)
+
+
+def _price(value: object) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        if isinstance(value, bool):
+            raise ValueError(value)
+        # Python would accept "1_000" as a number; a catalogue may not.
+        price = math.nan if isinstance(value, str) and "_" in value else float(value)  # type: ignore[arg-type]  # tried
+    except (TypeError, ValueError, OverflowError):
+        price = math.nan
+    if not 0 <= price < math.inf:
+        raise BadField("price", RejectReason.BAD_PRICE, f"{quote(value)} is not a number of 0 or more")
+    return price + 0.0  # -0 is 0.
+
+
+def _currency(value: object) -> str:
+    text = _text("currency", value)
+    if text and not re.fullmatch("[A-Z]{3}", text):
+        detail = f"{quote(text)} is not an ISO 4217 code such as JPY"
+        raise BadField("currency", RejectReason.BAD_CURRENCY, detail)
+    return text
+
+
+_IN_STOCK = {"", "true", "yes", "y", "in stock", "instock", "available", "limited availability"}
+_OUT_OF_STOCK = {
+    *("false", "no", "n", "out of stock", "outofstock", "sold out", "soldout", "unavailable", "discontinued"),
+    *("preorder", "pre order", "backorder", "back order", "on backorder", "onbackorder"),
+}
+
+
+def _in_stock(value: object) -> bool:
+    """Whether it can be had now, from true or false, a word of the trade, or the quantity; not given: true."""
+    word = "" if value is None else re.sub(r"[\s_]+|(?<=\w)-", " ", str(value).strip().lower())
+    if word in _IN_STOCK or word in _OUT_OF_STOCK:
+        return word in _IN_STOCK
+    try:
+        quantity = math.nan if "_" in word else float(word)
+    except ValueError:
+        quantity = math.nan
+    if not math.isfinite(quantity):
+        detail = f"{quote(value)} is neither true nor false, nor a quantity"
+        raise BadField("in_stock", RejectReason.BAD_STOCK, detail)
+    return quantity > 0
+
+
+def _image(value: object) -> str:
+    """A relative path that cannot leave the catalogue's directory, whatever is on the disk; or an http(s) URL."""
+    text = unicodedata.normalize("NFC", _bounded("image", value, MAX_PATH_BYTES))
+    if re.match(r"https?://[^\s/]", text, re.IGNORECASE):
+        return text
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or "\\" in text or ":" in text or (text and not path.parts):
+        detail = f"{quote(text)} is neither a path inside the catalogue's directory nor an http(s) URL"
+        raise BadField("image", RejectReason.BAD_IMAGE, detail)
+    return text
+
+
+def _tags(value: object) -> tuple[str, ...]:
+    """Tags from a list of texts, or from one text with "|" between them."""
+    items = value if isinstance(value, Sequence) and not isinstance(value, str) else split_tags(_text("tags", value))
+    texts = [_text("tags", tag) for tag in items]
+    try:
+        return tuple(normalise_tags(texts))
+    except ValueError as error:
+        raise BadField("tags", RejectReason.BAD_TAGS, str(error)) from None
+
+
+def _time(field: str) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        try:
+            return 0 if value is None or value == "" else unix_s(value)
+        except (ValueError, OverflowError) as error:
+            raise BadField(field, RejectReason.BAD_TIME, f"{field} {quote(value)}: {error}") from None
+
+    return parse
+
+
+def _revision(value: object) -> int:
+    if value is None or value == "":
+        return 0
+    text = str(value)
+    # The greatest 64-bit integer has twenty digits.
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 1 << 64):
+        detail = f"{quote(value)} is not an unsigned 64-bit integer"
+        raise BadField("revision", RejectReason.BAD_REVISION, detail)
+    return int(text)
+
+
+_LONG_TEXTS: Final[Mapping[str, Callable[[str, object, list[str]], str]]] = {
+    "title": _title,
+    "description": _description,
+    "url": _url,
+}
+_RULES: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "id": _id,
+    "category": _category,
+    "shop": _shop,
+    "price": _price,
+    "currency": _currency,
+    "in_stock": _in_stock,
+    "image": _image,
+    "tags": _tags,
+    "created_at": _time("created_at"),
+    "expires_at": _time("expires_at"),
+    "revision": _revision,
+}
