@@ -95,9 +95,9 @@ def _by_text(with_text: Sequence[Product]) -> Iterator[DemoQuery]:
 
 
 def _filtered(products: Sequence[Product], space: str) -> Iterator[DemoQuery]:
-    if products:
-        product = products[len(products) // 2]
-        limit = Product(price=statistics.median_high(each.price for each in products), currency=product.currency)
+    if priced := [product for product in products if product.HasField("price")]:
+        product = priced[len(priced) // 2]
+        limit = Product(price=statistics.median_high(each.price for each in priced), currency=product.currency)
         yield _search(
             f"Like {_quoted_title(product)}, in stock, at most {price(limit)}, from other shops, one of each",
             SearchArguments(
