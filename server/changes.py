@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded
 from lookalike.limits import MAX_CHANGES
 from lookalike.runtime.deadline import Deadline
+from lookalike.spaces import space_name
 from lookalike.status import to_request_error
+from lookalike.timestamps import unix_time_s
 from lookalike.v1 import catalog_pb2
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse, ChangeResult
 from lookalike.v1.index_pb2 import Patch, Update, UpdateResult, Upsert
@@ -171,7 +172,9 @@ class CatalogWriter:
         elif request.image:
             raise InvalidRequest("image", "is set without `encode`: photos are only encoded, never stored")
         if not (vectors or request.keep_vectors or request.allow_unfindable):
-            what = "there is nothing to encode" if request.encode else "no vector is given, and `encode` is not set"
+            spaces = ", ".join(map(space_name, sorted(snapshot.spaces)))
+            nothing = f"there is nothing to encode for any of the spaces {spaces}"
+            what = nothing if request.encode else "no vector is given, and `encode` is not set"
             raise InvalidRequest(
                 "encode" if request.encode else "vectors",
                 f"{what}: no search would find the product; `keep_vectors` keeps those that it has, "
@@ -243,8 +246,7 @@ class CatalogWriter:
         return _parsed(StoredProduct.from_fetched(product_id, fetched), snapshot)
 
     def _greatest_revision(self) -> int:
-        now_s = datetime.now(UTC).timestamp()
-        return max_revision(self.revision_unit, now_s)
+        return max_revision(self.revision_unit, unix_time_s())
 
 
 def needs_encoder(change: Change) -> bool:
