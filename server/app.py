@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 
@@ -92,12 +93,15 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         "Remove": writer.remove,
     }
     catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
+    at_once = {"Search": partial(searcher.search_memory, cache)} if isinstance(cache, MemoryResultCache) else {}
     admission = Admission(settings.max_inflight)
     streamer = SearchStreamer(searcher, admission, max_streams=settings.max_streams)
     streams: Mapping[str, edge.Bidirectional] = {"SearchStream": streamer.search_stream}  # Admits each of its searches.
     handlers = (
         edge.handler(
-            SEARCH, {**admission.admit(search, calls={"BatchSearch": calls_of}), **streams}, take_bytes={"Search"}
+            SEARCH,
+            {**admission.admit(search, calls={"BatchSearch": calls_of}, at_once=at_once), **streams},
+            take_bytes={"Search"},
         ),
         edge.handler(CATALOG, admission.admit(catalog, streams=catalog_streams)),
     )

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Unary = Callable[[Any, Deadline], Awaitable[Message | bytes]]
 Streaming = Callable[[Any, Deadline], AsyncIterator[Message | bytes]]
 Bidirectional = Callable[[AsyncIterator[Any], Deadline], AsyncGenerator[Message | bytes, None]]
-Submit = Callable[[Any, Deadline], "Future[bytes] | None"]
+Submit = Callable[[Any, Deadline], "bytes | Future[bytes] | None"]
 
 Parsed = TypeVar("Parsed", bound=Message)
 Trailer = tuple[tuple[str, str | bytes], ...]
@@ -33,15 +33,17 @@ Trailer = tuple[tuple[str, str | bytes], ...]
 class ThreadedUnary:
     """A Unary whose replies come from threads: a server may call `submit` without a detour over its event loop.
 
-    submit: called on any thread; returns at once a future of the serialized reply, or None, where `otherwise` answers.
+    submit: called on any thread; returns at once the serialized reply, or a future of it, or None: `otherwise` answers.
     """
 
     submit: Submit
     otherwise: Unary | None = None
 
     async def __call__(self, request: Any, deadline: Deadline) -> Message | bytes:
-        if (reply := self.submit(request, deadline)) is not None:
+        if isinstance(reply := self.submit(request, deadline), Future):
             return await asyncio.wrap_future(reply)
+        if reply is not None:
+            return reply
         assert self.otherwise is not None, "a call that nothing answers"  # noqa: S101  # for the type checker
         return await self.otherwise(request, deadline)
 

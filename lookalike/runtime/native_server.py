@@ -144,13 +144,15 @@ class NativeServer(grpc.aio.Server):
     def _submit(self, call_id: int, method_id: int, payload: bytes, deadline: Deadline) -> bool:
         method = self._methods[method_id]
         try:
-            reply: Future[bytes] | None = method.function.submit(method.parse(payload), deadline)
+            reply: bytes | Future[bytes] | None = method.function.submit(method.parse(payload), deadline)
         except Exception as error:
             self._fail(call_id, *status_of(error))
             return True
-        if reply is not None:
+        if isinstance(reply, Future):
             self._submitted[call_id] = reply
             reply.add_done_callback(partial(self._reply, call_id))
+        elif reply is not None:
+            self._respond(call_id, reply)
         return reply is not None
 
     def _reply(self, call_id: int, reply: Future[bytes]) -> None:

@@ -240,11 +240,13 @@ class Threads:
         self.unary = edge.ThreadedUnary(self.submit, otherwise=echo)
         self._executor = ThreadPoolExecutor(1)
 
-    def submit(self, request: BytesValue, deadline: Deadline) -> Future[bytes] | None:
+    def submit(self, request: BytesValue, deadline: Deadline) -> bytes | Future[bytes] | None:
         if request.value == b"refuse":
             raise Overloaded("busy", retry_after_s=0.5)
         if request.value == b"otherwise":
             return None
+        if request.value == b"at once":
+            return request.SerializeToString()
         self.replies.append(self._executor.submit(self._work, request))
         return self.replies[-1]
 
@@ -277,10 +279,8 @@ def threads() -> Iterator[Threads]:
 async def test_threads_answer_and_fail_as_coroutines_do(serve: Server, threads: Threads) -> None:
     async with serve(threads.unary) as (channel, _):
         call = channel.unary_unary(UNARY)
-        assert [await call(request(each)) for each in (b"here", b"otherwise")] == [
-            request(b"here"),
-            request(b"otherwise"),
-        ]
+        requests = [request(each) for each in (b"here", b"at once", b"otherwise")]
+        assert [await call(each) for each in requests] == requests
         errors = [await failure(call(each)) for each in map(request, (b"fail", b"refuse", b"large"))]
         malformed = await failure(call(b"\xff\xff"))
     assert [each.code() for each in errors] == [
