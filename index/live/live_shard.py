@@ -143,7 +143,7 @@ class LiveShard:
         yield from changed.items()
 
     def patched_product(self, product_id: bytes) -> Product | None:
-        """A product of a segment on disk, which may be gone, as its last patch made it; None: its last change was none."""
+        """A product of a segment on disk, which may be gone, as it was patched; None: its last change was no patch."""
         row: int | None
         table: Patches
         if deltas := [
