@@ -238,8 +238,8 @@ class LiveShard:
             except ValueError as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.INVALID, error=str(error), revision=latest))
             else:
-                if reason := "" if pending else self.full_reason(len(newest)):
-                    outcomes.append(UpdateResult(outcome=UpdateResult.FULL, error=reason, revision=latest))
+                if not pending and (refusal := self.refusal(len(newest))) is not None:
+                    outcomes.append(refusal)
                     continue
                 newest[product_id] = _CheckedUpdate(change, whole)
                 spaces = self._spaces_on_disk(product_id) if change.keeps_vectors else sorted(change.vectors)
@@ -270,19 +270,21 @@ class LiveShard:
         ref = self.view.find(product_id.decode())
         return [] if ref is None else [space for space in self._dims if ref.segment.spaces[space].has(ref.row)]
 
-    def full_reason(self, pending: int) -> str:
-        """Why there is no room for one more change after `pending` others; empty: there is room."""
-        if self._delta.changes + pending >= self._limits.delta_rows:
-            return f"{self._limits.delta_rows} changes are waiting for a compaction; try again later"
+    def refusal(self, pending: int) -> UpdateResult | None:
+        """The outcome of one more change after `pending` others for which there is no room; None: there is."""
         applied = sum(len(delta.revisions) for delta in (self._frozen, self._delta) if delta is not None)
         if (compacted := self._compacted) is not None:
             applied += len(compacted.segment.table) + len(compacted.tombstones) + len(compacted.patches)
         if applied + pending >= self._limits.changes:
-            return (
+            reason = (
                 f"{applied} products have changed since this version was built, at most {self._limits.changes} can: "
                 "build another version"
             )
-        return ""
+            return UpdateResult(outcome=UpdateResult.EXHAUSTED, error=reason)
+        if self._delta.changes + pending >= self._limits.delta_rows:
+            reason = f"{self._limits.delta_rows} changes are waiting for a compaction; try again later"
+            return UpdateResult(outcome=UpdateResult.FULL, error=reason)
+        return None
 
     def revision(self, product_id: bytes) -> int:
         """The newest revision of a product; 0: the product is unknown."""
