@@ -8,13 +8,14 @@ another delta and another log take the updates meanwhile.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from index.backends.vector_index import VectorIndex
 from index.live import compaction, live_directory
 from index.live.compaction import CompactedSegment, CompactionSource, TrainedIndex
 from index.live.delta import Delta, empty_segment
@@ -56,6 +57,7 @@ class LiveShard:
         self._compacting = threading.Lock()
         self._base = base
         self._compacted: CompactedSegment | None = None
+        self._joint_indexes: Mapping[Space.ValueType, VectorIndex] = {}  # Over base and compacted segment, once made.
         self._frozen: Delta | None = None  # Being compacted.
         self._delta = Delta(self._manifest.spaces, limits.delta_rows)
         self.sequence = self._frozen_sequence = 0  # Updates applied since the version was built.
@@ -155,10 +157,11 @@ class LiveShard:
                 trained = self._trained_indexes()
             directory = live_directory.segment_path(self._directory, log_number)
             compacted = compaction.compact(directory, sources, tombstones, self._manifest.spaces, trained)
+            joint_indexes = compaction.join_indexes(self._base, compacted.segment)
             with self._writing:
                 checkpoint = Checkpoint(log=log_number, segment=directory.name, sequence=sequence)
                 live_directory.write_checkpoint(self._directory, checkpoint)
-                self._install(compacted)
+                self._install(compacted, joint_indexes)
             live_directory.remove_obsolete(self._directory, checkpoint)
 
     def state(self) -> index_pb2.LiveState:
@@ -237,7 +240,7 @@ class LiveShard:
         if self._compacted is not None:
             segments.append(self._compacted.segment)
         segments += [delta.segment() for delta in (self._frozen, self._delta) if delta is not None and len(delta)]
-        return View(segments)
+        return View(segments, self._joint_indexes)
 
     def _freeze(self) -> _FrozenState:
         """Freeze the delta and begin another with another log, unless a failed compaction has left a frozen one."""
@@ -265,7 +268,7 @@ class LiveShard:
             latest = base if latest.ann_index is None else latest
             if latest.ann_index is not None and base.entry.operating_points:
                 recall = min(point.recall for point in base.entry.operating_points)
-                trained[number] = TrainedIndex(latest.ann_index, latest.entry.recipe, recall)
+                trained[number] = TrainedIndex(latest.ann_index, latest.entry.recipe, base.entry.recipe, recall)
         return trained
 
     def _save_manifest(self) -> None:
@@ -273,9 +276,10 @@ class LiveShard:
         if not (path := self._directory / version.MANIFEST).exists():
             version.replace_file(path, dump_manifest(self._manifest))
 
-    def _install(self, compacted: CompactedSegment) -> None:
+    def _install(self, compacted: CompactedSegment, joint_indexes: Mapping[Space.ValueType, VectorIndex]) -> None:
         """Replace the frozen delta and the last segment by the new one. Later changes are in the current delta."""
         self._compacted = replace(compacted, segment=_delete_products(compacted.segment, self._delta.revisions))
+        self._joint_indexes = joint_indexes
         self._frozen = None
         self.compactions += 1
         self.view = self._make_view()
