@@ -55,7 +55,8 @@ class TrainedIndex(NamedTuple):
     recipe: str  # Its factory string.
     base_recipe: str  # That of the version as it was built.
     recall: float  # The target: the recall of the version as it was built.
-    points: tuple[OperatingPoint, ...] = ()  # Of the last segment; empty: there is none.
+    points: tuple[OperatingPoint, ...]  # Of that index.
+    is_segment: bool  # It is that of the last segment, and not the base's.
 
 
 class TombstoneTable:
@@ -227,10 +228,18 @@ def join_indexes(base: Segment, compacted: Segment) -> dict[Space.ValueType, Vec
     """
     joined: dict[Space.ValueType, VectorIndex] = {}
     for number, space in base.spaces.items():
-        index, vectors = space.ann_index, compacted.spaces[number].vectors
-        if isinstance(index, IvfIndex) and index.recipe.fast_scan and len(vectors):
-            joined[number] = index.extended_with(vectors)
+        index, changed = space.ann_index, compacted.spaces[number]
+        if not (isinstance(index, IvfIndex) and is_joinable(index) and len(changed)):
+            continue
+        if isinstance(changed.ann_index, IvfIndex):
+            joined[number] = index.merged_with(changed.ann_index, changed.vectors)
+        else:
+            joined[number] = index.extended_with(changed.vectors)
     return joined
+
+
+def is_joinable(index: VectorIndex) -> bool:
+    return isinstance(index, IvfIndex) and index.recipe.fast_scan
 
 
 class _MovedVectors(NamedTuple):
@@ -279,6 +288,10 @@ def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedIndex | Non
         return IndexEntry()
     latest, base = parse_recipe(trained.recipe), parse_recipe(trained.base_recipe)
     assert latest is not None and base is not None, "an ANN index has a recipe"  # noqa: S101, PT018  # for the type checker
+    if is_joinable(trained.ann_index):  # It is searched by itself only where several spaces are.
+        index = trained.ann_index.with_vectors(mapped)
+        index.write(directory / ANN_INDEX)
+        return IndexEntry(recipe=trained.recipe, operating_points=trained.points)
     held_out = draw_queries(len(mapped), 0)
     recipes = [segment_recipe(base, latest, *mapped.shape)]
     if not isinstance(base, IvfRecipe) and base not in recipes:

@@ -403,12 +403,20 @@ class LiveShard:
         """The ANN index of each space to reuse for compacted vectors: the last segment's, or else the base's."""
         trained = {}
         for number, base in self._base.spaces.items():
+            if base.ann_index is None or not base.entry.operating_points:
+                continue
             latest = self._compacted.segment.spaces[number] if self._compacted else base
-            latest = base if latest.ann_index is None else latest
-            if latest.ann_index is not None and base.entry.operating_points:
-                recall = min(point.recall for point in base.entry.operating_points)
-                points = () if latest is base else latest.entry.operating_points
-                trained[number] = TrainedIndex(latest.ann_index, latest.entry.recipe, base.entry.recipe, recall, points)
+            # All changes are searched with the base's training where they are in its lists.
+            latest = base if latest.ann_index is None or compaction.is_joinable(base.ann_index) else latest
+            assert latest.ann_index is not None, "the base has one"  # noqa: S101  # for the type checker
+            trained[number] = TrainedIndex(
+                latest.ann_index,
+                latest.entry.recipe,
+                base.entry.recipe,
+                min(point.recall for point in base.entry.operating_points),
+                latest.entry.operating_points,
+                latest is not base,
+            )
         return trained
 
     def _save_manifest(self) -> None:
@@ -444,6 +452,7 @@ class LiveShard:
             patches = self._compacted.patches
             patched = ((patches.ids[row], None, row) for row in range(len(patches)))
             self._base = _patch_products(self._base, [patches], patched)
+            self._joint_indexes = compaction.join_indexes(self._base, self._compacted.segment)
         numbers = live_directory.logs_to_replay(self._directory, checkpoint)
         if not numbers:
             return WriteAheadLog.create(live_directory.log_path(self._directory, checkpoint.log)), checkpoint.log
