@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from lookalike.printable import escape_unprintable, quote
@@ -39,3 +40,37 @@ def readable_id(fields: Mapping[str, Any]) -> str:
         if isinstance(value, str | int) and not isinstance(value, bool)
         else ""
     )
+
+
+class UnusedPhotoReason(StrEnum):
+    """Why a product is kept without its photo. Reports count products by this."""
+
+    MISSING = "missing photo"
+    BROKEN = "broken photo"
+    TOO_LARGE = "too large a photo"
+    BAD_PATH = "bad photo path"
+    NOT_FETCHED = "photo by URL, not fetched"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnusedPhoto:
+    """A photo that cannot be used. Its product is kept, and found by its words."""
+
+    file: str
+    line: int
+    id: str
+    reason: UnusedPhotoReason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        detail = f"{': ' if self.detail else ''}{self.detail}"
+        return f"{self.file}:{self.line}: {self.reason}{detail} (product {quote(self.id)} is kept without it)"
+
+
+class PhotoError(Exception):
+    """A photo cannot be used: the reason, and its details for a person."""
+
+    def __init__(self, reason: UnusedPhotoReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail

@@ -54,7 +54,7 @@ def untrained_vectors(
 ) -> tuple[F32, str]:
     """Encode photos with the image model at random weights: (n, 1024) float32, and the model's fingerprint.
 
-    Exports the model and runs a model server. Raises ServiceError, OperatorError, and BadField for a broken photo.
+    Exports the model and runs a model server. Raises ServiceError, OperatorError, and PhotoError for a broken photo.
     """
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         models, logs = Path(folder) / "models", Path(folder) / "logs"

@@ -1,0 +1,116 @@
+"""Prices and stock as shops write them: "₹ 1,299.00", "1.299,00 €", "12.00 USD"; "in stock", "7". Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+_CACHED: Final = 1 << 16  # Results kept: the million products of a shop have far fewer prices and quantities.
+
+# Three letters before or after the number: "12.00 USD", "JPY 1200".
+_CURRENCY: Final = re.compile(r"(?<![A-Za-z])[A-Z]{3}(?![A-Za-z])")
+_NUMBER: Final = re.compile(r"[^\d+\-.,]*([+-]?\d[\d.,'’ ]*)[^\d.,]*")
+_GROUPED: Final = {  # Groups of three digits, and of two as in India; by the sign between them.
+    sign: re.compile(rf"[+-]?\d{{1,3}}(?:{re.escape(sign)}\d{{2,3}})*{re.escape(sign)}\d{{3}}") for sign in ",.'"
+}
+_AMBIGUOUS: Final = re.compile(r"[+-]?\d{1,3}[.,]\d{3}")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedPrice:
+    """A price as a decimal number in ASCII, or the text as it was where that is not one."""
+
+    amount: str
+    currency: str = ""  # As stated beside the number; empty: none.
+    decimal_comma: bool = False  # Certainly written with one: "49,90".
+    ambiguous: bool = False  # 1.299 and 1,299 are one thousand, or one and a fraction.
+
+
+def parse_price(cell: Any, decimal_sign: str = ".") -> ParsedPrice:
+    """Remove currency signs and thousands separators from a price.
+
+    decimal_sign: "." or ",", what a single sign before three digits is not decided by otherwise.
+    """
+    if isinstance(cell, str):
+        return _parse_text(cell.strip(), decimal_sign)
+    return ParsedPrice("" if cell is None else str(cell))
+
+
+@lru_cache(_CACHED)
+def _parse_text(text: str, decimal_sign: str) -> ParsedPrice:
+    if not text or (text.isascii() and text.isdigit()):
+        return ParsedPrice(text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    found = _CURRENCY.search(text)
+    currency = found[0] if found else ""
+    match = _NUMBER.fullmatch(re.sub(r"(?i)rs\.", "", text.replace(currency, "")))
+    # Spaces and apostrophes between thousands, as in France and Switzerland.
+    number = re.sub(r"(?<=\d)[ ’](?=\d)", "'", match[1].strip()) if match else ""
+    grouped = bool(_GROUPED["'"].match(number))
+    number = number.replace("'", "") if grouped else number
+    sign = _decimal_sign(number, decimal_sign, grouped)
+    if not (amount := _plain_number(number, sign)):
+        return ParsedPrice(text)
+    return ParsedPrice(
+        amount,
+        currency,
+        decimal_comma=sign == "," and sign in number and decimal_sign == ".",
+        ambiguous=bool(_AMBIGUOUS.fullmatch(number)),
+    )
+
+
+def _decimal_sign(number: str, usual: str, grouped: bool) -> str:
+    """The decimal sign of a number: the last of both; a single one before three digits is the usual one's."""
+    comma, point = number.rfind(","), number.rfind(".")
+    last, other = (",", ".") if comma > point else (".", ",")
+    if other in number or grouped or (number.count(last) == 1 and not _GROUPED[last].fullmatch(number)):
+        return last
+    return last if last == usual and number.count(last) == 1 else other
+
+
+def _plain_number(number: str, sign: str) -> str:
+    """A number without thousands separators and with a decimal point; empty if it is not one."""
+    other = "." if sign == "," else ","
+    whole, _, fraction = number.rpartition(sign) if sign in number else (number, "", "")
+    if other in whole and not _GROUPED[other].fullmatch(whole):
+        return ""
+    amount = whole.replace(other, "") + (f".{fraction}" if fraction else "")
+    return amount if re.fullmatch(r"[+-]?\d+(?:\.\d+)?", amount) else ""
+
+
+# What shops and feeds write. Goods that are to come are not in stock yet, though they can be ordered.
+_STOCK: Final = {
+    **dict.fromkeys(
+        ("in stock", "instock", "available", "yes", "true", "y", "t", "on", "in_stock", "limited availability",
+         "在庫あり", "在庫有り", "あり", "有", "○", "〇", "◯", "残りわずか"), True),
+    **dict.fromkeys(
+        ("out of stock", "outofstock", "unavailable", "not available", "no", "false", "n", "f", "off", "sold out",
+         "soldout", "preorder", "pre order", "backorder", "onbackorder", "on backorder", "back order",
+         "available for order", "discontinued", "在庫なし", "在庫無し", "なし", "無", "×", "✕", "売り切れ", "売切れ",
+         "売切", "完売", "品切れ", "欠品", "予約", "予約受付中", "取り寄せ", "お取り寄せ"), False),
+}  # fmt: skip
+
+
+def parse_stock(cell: Any) -> Any:
+    """Whether a product is in stock, of a quantity or a word; None: not stated. Unchanged if it is neither."""
+    if not isinstance(cell, str | int | float):
+        return cell
+    return cell if cell is None or isinstance(cell, bool) else _parse_stock_text(cell)
+
+
+@lru_cache(_CACHED)
+def _parse_stock_text(cell: Any) -> Any:
+    text = unicodedata.normalize("NFKC", str(cell)).strip()
+    if not text:
+        return None
+    words = re.sub(r"[\s_-]+", " ", text.lower().rpartition("/")[2]).strip()  # https://schema.org/InStock
+    if (known := _STOCK.get(words, _STOCK.get(text))) is not None:
+        return known
+    try:
+        return float(text.replace(",", "")) > 0 if "_" not in text and text.lower() != "nan" else cell
+    except ValueError:
+        return cell

@@ -1,0 +1,71 @@
+"""Prices and stock as shops write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.prices import parse_price, parse_stock
+
+
+@pytest.mark.parametrize(
+    ("cell", "price"),
+    [
+        ("1,299.00", "1299.00"),
+        ("₹ 899", "899"),
+        ("Rs. 1,499", "1499"),
+        ("¥2,980 (税込)", "2980"),
+        ("１，２９９円", "1299"),
+        ("-5", "-5"),
+        ("free", "free"),
+        ("", ""),
+        (None, ""),
+        (12.5, "12.5"),
+        (1.299, "1.299"),
+        ("10-20", "10-20"),
+        ("1,29,900.00", "129900.00"),
+        ("1.299,00", "1299.00"),
+        ("1.299.000", "1299000"),
+        ("12,50 €", "12.50"),
+        ("1 299,00 €", "1299.00"),
+        ("1\u202f299,00\u00a0€", "1299.00"),
+        ("CHF 1'299.00", "1299.00"),
+        ("0.5", "0.5"),
+        ("1,2,3", "1,2,3"),
+        ("1.234,5.6", "1.234,5.6"),
+        ("1 2 3", "1 2 3"),
+        ("1e5", "1e5"),
+    ],
+)
+def test_a_price_loses_signs_and_separators_and_nothing_else(cell: Any, price: str) -> None:
+    assert parse_price(cell).amount == price
+
+
+@pytest.mark.parametrize(("cell", "point", "comma"), [("1.299", "1.299", "1299"), ("1,299", "1299", "1.299")])
+def test_one_sign_before_three_digits_is_read_by_the_decimal_sign(cell: str, point: str, comma: str) -> None:
+    assert parse_price(cell, ".").amount == point
+    assert parse_price(cell, ",").amount == comma
+    assert parse_price(cell).ambiguous
+
+
+@pytest.mark.parametrize(
+    ("cell", "currency"), [("12.00 USD", "USD"), ("USD12.00", "USD"), ("JPY 1200", "JPY"), ("12 €", ""), ("USDX 1", "")]
+)
+def test_three_capital_letters_beside_a_price_are_its_currency(cell: str, currency: str) -> None:
+    assert parse_price(cell).currency == currency
+
+
+@pytest.mark.parametrize(
+    ("cell", "stock"),
+    [
+        ("12", True), ("0", False), ("-3", False), ("12.0", True), ("1,200", True), (5, True), (0, False), (0.0, False),
+        (True, True), (False, False), (None, None), ("", None),
+        ("in stock", True), ("InStock", True), ("https://schema.org/InStock", True), ("在庫あり", True),
+        ("out_of_stock", False), ("Sold out", False), ("preorder", False), ("onbackorder", False), ("完売", False),
+        ("perhaps", "perhaps"), ("nan", "nan"), ("1_0", "1_0"),
+    ],
+)  # fmt: skip
+def test_stock_is_a_quantity_or_a_word(cell: Any, stock: Any) -> None:
+    assert parse_stock(cell) == stock
+    assert type(parse_stock(cell)) is type(stock)
