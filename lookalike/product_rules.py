@@ -94,11 +94,12 @@ def parse_product(fields: Mapping[str, Any], notices: list[str] | None = None) -
     notices: is extended by what was changed in a way that its owner should know of, such as a text that was cut.
     """
     notices = [] if notices is None else notices
-    # Most fields of most products are not given: a million rows are read in half the time without asking their rules.
-    given = {name: fields.get(name) for name in REQUIRED} | {
-        name: value for name in FIELDS if (value := fields.get(name)) is not None
-    }
-    return CatalogueProduct(**{name: parse_field(name, value, notices) for name, value in given.items()})
+    values = {}
+    for name in FIELDS:
+        # Most fields of most products are not given, which a million rows make worth asking first.
+        if (value := fields.get(name)) is not None or name in REQUIRED:
+            values[name] = parse_field(name, value, notices)
+    return CatalogueProduct(**values)
 
 
 def parse_field(name: str, value: object, notices: list[str]) -> Any:
@@ -255,6 +256,8 @@ _OUT_OF_STOCK = {
 
 def _in_stock(value: object) -> bool:
     """Whether it can be had now, from true or false, a word of the trade, or the quantity; not given: true."""
+    if isinstance(value, bool):
+        return value
     word = "" if value is None else re.sub(r"[\s_]+|(?<=\w)-", " ", str(value).strip().lower())
     if word in _IN_STOCK or word in _OUT_OF_STOCK:
         return word in _IN_STOCK

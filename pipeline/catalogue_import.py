@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from encoders.image.isolated_decoder import Decode, image_decoder
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.printable import quote
@@ -28,6 +30,7 @@ from pipeline.tables.record import BrokenRecord, Record
 from pipeline.variants import merge_variants, with_inherited_cells
 
 _PROGRESS_ROWS = 1000
+_DECODERS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +45,7 @@ class ImportSource:
     require_image: bool = False  # Reject rows whose photo cannot be used, instead of importing them without one.
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """A valid product whose photo is not copied and decoded yet."""
 
     line: int
@@ -77,7 +79,8 @@ def import_catalogue(
         catalogue.create_directory(directory)
         count = stack.enter_context(progress_bar("importing, thousands of products", quiet=quiet))
         try:
-            importer = _Importer(source, directory, report, photos)
+            decode = stack.enter_context(image_decoder(_DECODERS))
+            importer = _Importer(source, directory, report, photos, decode)
             catalogue.write(directory, _counted(importer.products(table, limit), count))
         except BaseException:
             shutil.rmtree(directory / catalogue.IMAGES, ignore_errors=True)
@@ -109,6 +112,7 @@ class _Importer:
     directory: Path
     report: CatalogueReport
     photos: archive.PhotoNames | None
+    decode: Decode
     notes: Counter[Note] = dataclasses.field(default_factory=Counter)
     photo_urls: int = 0
 
@@ -171,7 +175,7 @@ class _Importer:
             photos = (earlier.has_photo, candidate.has_photo)
             product = merge_variants(earlier.product, candidate.product, with_photos=photos)
             with_photo = candidate if photos == (False, True) else earlier
-            groups[key] = dataclasses.replace(with_photo, product=product)
+            groups[key] = with_photo._replace(product=product)
         yield from groups.values()
 
     def _unique(self, candidates: Iterable[_Candidate]) -> Iterator[_Candidate]:
@@ -234,12 +238,12 @@ class _Importer:
             if images.is_dir():
                 archive.copy_photos(images, {candidate.source_photo: self._target(candidate)})
             try:
-                open_photo(self._target(candidate))
+                open_photo(self._target(candidate), self.decode)
             except PhotoError as error:
                 return error
             return None
 
-        return ordered_map(copy_and_decode, candidates, workers=2, ahead=32)
+        return ordered_map(copy_and_decode, candidates, workers=_DECODERS, ahead=16 * _DECODERS)
 
     def _target(self, candidate: _Candidate) -> Path:
         return self.directory / candidate.product.image

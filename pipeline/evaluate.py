@@ -24,7 +24,7 @@ from encoders.product.fusion import Modality
 from encoders.product.model import ProductModel
 from lookalike.cli import arguments
 from lookalike.cli.progress import progress_bar
-from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
+from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.vectors import F32
 from pipeline import catalogue
 from pipeline.evaluation import baselines, held_out, plots, report
@@ -34,7 +34,7 @@ from pipeline.evaluation.metrics import ScoreRows, cosines
 from pipeline.evaluation.policy import DEFAULT, SpacePolicy
 from pipeline.evaluation.report import Evaluation, EvaluationRun
 from pipeline.evaluation.retrieval import AUTO, RetrievalEvaluation, evaluate_retrieval
-from pipeline.product import PhotoError, RejectedRow
+from pipeline.product import RejectedRow
 
 MAX_SAMPLE = 20_000  # Quadratic: 20,000 take minutes, and far fewer give narrow intervals.
 RANDOM, TFIDF, UNTRAINED = "random vectors", "TF-IDF of titles", "untrained MobileNet"
@@ -151,12 +151,9 @@ def _untrained_scores(
 ) -> ScoreRows:
     """Scores by the untrained image model. A product without a photo has a zero vector, similar to nothing."""
     rows = [row for row, photo in enumerate(photos) if photo is not None]
-    try:
-        with progress_bar("encoding photos with the untrained model", total=len(rows)) as count:
-            existing = [photo for photo in photos if photo is not None]
-            vectors, encoder = baselines.untrained_vectors(existing, environ, seed=seed, count=count)
-    except PhotoError as bad:
-        raise BadCatalogue(f"the catalogue has changed since the index was built: {bad}") from bad
+    with progress_bar("encoding photos with the untrained model", total=len(rows)) as count:
+        existing = [photo for photo in photos if photo is not None]
+        vectors, encoder = baselines.untrained_vectors(existing, environ, seed=seed, count=count)
     notes.append(f"{UNTRAINED}: `{encoder}`, on the same photos.")
     all_vectors: F32 = np.zeros((len(photos), vectors.shape[1]), dtype=np.float32)
     all_vectors[rows] = vectors

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.preprocessing import BadImage, ImageTooLarge, preprocess
+from encoders.image.isolated_decoder import Decode, image_decoder
+from encoders.image.preprocessing import BadImage, ImageTooLarge
 from lookalike.limits import MAX_IMAGE_BYTES
 from lookalike.printable import quote
 from lookalike.product_rules import CatalogueProduct
@@ -58,7 +59,7 @@ def read_products(
     """
     table = table or catalogue.open_products(directory)
 
-    def with_photo(item: CatalogueRow | RejectedRow) -> ProductWithPhoto | RejectedRow:
+    def with_photo(item: CatalogueRow | RejectedRow, decode: Decode) -> ProductWithPhoto | RejectedRow:
         if isinstance(item, RejectedRow):
             return item
         product, photo, unused = item.product, None, item.unused_photo
@@ -66,7 +67,7 @@ def read_products(
             if catalogue.is_url(product.image):
                 raise PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
             if product.image:
-                photo = open_photo(directory / product.image, stored_digests)
+                photo = open_photo(directory / product.image, decode, stored_digests)
         except PhotoError as error:
             unused = UnusedPhoto(
                 file=table.path.name, line=item.line, id=product.id, reason=error.reason, detail=error.detail
@@ -75,8 +76,10 @@ def read_products(
                 product = dataclasses.replace(product, image="")
         return ProductWithPhoto(item.line, product, photo, unused, item.notices)
 
-    for _, result in ordered_map(with_photo, catalogue.read_table(directory, table), workers=_WORKERS, ahead=_AHEAD):
-        yield result
+    rows = catalogue.read_table(directory, table)
+    with image_decoder(_WORKERS) as decode:
+        for _, result in ordered_map(lambda row: with_photo(row, decode), rows, workers=_WORKERS, ahead=_AHEAD):
+            yield result
 
 
 def read_valid_products(
@@ -97,16 +100,24 @@ def read_valid_products(
         yield item
 
 
-def open_photo(path: Path, stored_digests: Container[str] = ()) -> Photo:
+def open_photo(path: Path, decode: Decode, stored_digests: Container[str] = ()) -> Photo:
     """Read a photo, and decode it unless its digest is in `stored_digests`. Raises PhotoError with the reason."""
     try:
         with path.open("rb") as file:
             data = file.read(_READ_BYTES)
         digest = blake2b(data, digest_size=16).hexdigest()
-        return Photo(digest, None if digest in stored_digests else preprocess(data))
+        return Photo(digest, None if digest in stored_digests else decode(data))
     except ImageTooLarge as error:
         raise PhotoError(UnusedPhotoReason.TOO_LARGE, f"{quote(path.name)}: {error.reason}") from None
     except BadImage as error:
         raise PhotoError(UnusedPhotoReason.BROKEN, f"{quote(path.name)}: {error.reason}") from None
     except OSError as error:
         raise PhotoError(UnusedPhotoReason.MISSING, f"{quote(path.name)}: {error.strerror}") from None
+
+
+def pixels_or_none(path: Path, decode: Decode) -> npt.NDArray[np.uint8] | None:
+    """The pixels of a photo, (224, 224, 3); None if it cannot be used."""
+    try:
+        return open_photo(path, decode).pixels
+    except PhotoError:
+        return None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _CACHED: Final = 1 << 16  # Results kept: the million products of a shop have far fewer prices and quantities.
 
@@ -19,8 +18,7 @@ _GROUPED: Final = {  # Groups of three digits, and of two as in India; by the si
 _AMBIGUOUS: Final = re.compile(r"[+-]?\d{1,3}[.,]\d{3}")
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedPrice:
+class ParsedPrice(NamedTuple):
     """A price as a decimal number in ASCII, or the text as it was where that is not one."""
 
     amount: str

@@ -74,9 +74,13 @@ def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
     of the image. Thread-safe.
     """
     format_name = _detect_format(data)
-    max_pixels = _max_pixels(format_name, data)
     if format_name == "JPEG":
         _check_exif(data)
+    return decode_as(format_name, data, max_pixels=_max_pixels(format_name, data))
+
+
+def decode_as(format_name: str, data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """Decode an image that is known to be of a format, as `preprocess`, unless its header states too many pixels."""
     if _IGNORE_PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
