@@ -27,9 +27,15 @@ class RejectedRow:
 
 
 def parse_row(fields: Mapping[str, Any], notices: list[str] | None = None) -> CatalogueProduct:
-    """As `parse_product`, without the white space around the id, which is the file's and not the id's."""
+    """As `parse_product`, but for how files write ids: without white space around one, and 17.0 for 17."""
     product_id = fields.get("id")
-    return parse_product({**fields, "id": product_id.strip()} if isinstance(product_id, str) else fields, notices)
+    if isinstance(product_id, str):
+        stripped = product_id.strip()
+    elif isinstance(product_id, float) and product_id.is_integer():
+        stripped = str(int(product_id))
+    else:
+        return parse_product(fields, notices)
+    return parse_product(fields if stripped == product_id else {**fields, "id": stripped}, notices)
 
 
 def readable_id(fields: Mapping[str, Any]) -> str:
