@@ -1,7 +1,8 @@
-"""Timestamps: numbers, dates, times and texts as seconds since 1970 in UTC. Pure."""
+"""Timestamps: numbers, dates, times and texts as seconds since 1970 in UTC. Reads the clock."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, date, datetime
 
 _EXPECTED = "expected seconds since 1970 or a time like 2026-11-25 or 2026-11-25T09:30+09:00"
@@ -17,6 +18,11 @@ def unix_s(value: object) -> int:
     if not 0 <= seconds <= MAX_UNIX_S:
         raise ValueError("not between 1970 and 5138; expected seconds since 1970")
     return seconds
+
+
+def unix_time_s() -> float:
+    """Seconds since 1970, now."""
+    return time.time()  # noqa: TID251  # It is no duration.
 
 
 def _seconds(value: object) -> int:

@@ -12,12 +12,15 @@ from lookalike.errors import BadSettings
 from lookalike.runtime import edge, lifecycle, telemetry
 from lookalike.runtime.settings import load
 from lookalike.v1 import catalog_pb2, search_pb2
+from server import batch, changes
 from server.admission import Admission, StreamHandler, UnaryHandler
-from server.batch import BatchSearcher, calls_of
+from server.batch import BatchSearcher
 from server.catalog import CatalogReader
+from server.change_encoding import ChangeEncoder
 from server.changes import CatalogWriter
 from server.classify import ClassifyHandler
 from server.encoding import Encoders
+from server.open_streams import OpenStreams
 from server.policy import AutoPolicy
 from server.query_parser import QueryParser
 from server.redis_result_cache import RedisResultCache
@@ -30,6 +33,7 @@ from server.shard_transport import ShardTransport
 from server.single_flight import SingleFlight
 from server.stream import SearchStreamer
 from server.version_watch import VersionWatch
+from server.write_stream import WriteStreamer
 
 SEARCH = search_pb2.DESCRIPTOR.services_by_name["SimilarProducts"]
 CATALOG = catalog_pb2.DESCRIPTOR.services_by_name["Catalog"]
@@ -77,7 +81,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     searcher = Searcher(versions, shards, encoders, cache, keys, QueryParser(), policy, deadline_s, SingleFlight())
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
     reader = CatalogReader(versions, shards, deadline_s)
-    writer = CatalogWriter(versions, shards, encoders, deadline_s)
+    writer = CatalogWriter(versions, shards, ChangeEncoder(encoders), deadline_s, settings.revision_unit)
     search: Mapping[str, UnaryHandler] = {
         "Search": searcher.search,
         "BatchSearch": BatchSearcher(searcher).batch_search,
@@ -89,17 +93,24 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         "Exists": reader.exists,
         "Count": reader.count,
         "Upsert": writer.upsert,
+        "Patch": writer.patch,
         "Remove": writer.remove,
+        "BatchWrite": writer.batch_write,
+        "RemoveWhere": writer.remove_where,
     }
     catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
     admission = Admission(settings.max_inflight)
-    streamer = SearchStreamer(searcher, admission, max_streams=settings.max_streams)
-    streams: Mapping[str, edge.Bidirectional] = {"SearchStream": streamer.search_stream}  # Admits each of its searches.
+    # They admit each of their searches and batches.
+    open_streams = OpenStreams(settings.max_streams)
+    search_streams: Mapping[str, edge.Bidirectional] = {
+        "SearchStream": SearchStreamer(searcher, admission, open_streams).search_stream
+    }
+    write_streams: Mapping[str, edge.Bidirectional] = {"Write": WriteStreamer(writer, admission, open_streams).write}
+    search_methods = admission.admit(search, calls={"BatchSearch": batch.calls_of})
+    catalog_methods = admission.admit(catalog, streams=catalog_streams, calls={"BatchWrite": changes.calls_of})
     handlers = (
-        edge.handler(
-            SEARCH, {**admission.admit(search, calls={"BatchSearch": calls_of}), **streams}, take_bytes={"Search"}
-        ),
-        edge.handler(CATALOG, admission.admit(catalog, streams=catalog_streams)),
+        edge.handler(SEARCH, {**search_methods, **search_streams}, take_bytes={"Search"}),
+        edge.handler(CATALOG, {**catalog_methods, **write_streams}),
     )
     return Gateway(shards, versions, encoders, cache, handlers)
 

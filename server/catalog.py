@@ -9,7 +9,7 @@ import heapq
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
-from lookalike.errors import InvalidRequest, NotFound, Unavailable
+from lookalike.errors import InvalidRequest, NotFound
 from lookalike.limits import MAX_IDS
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import catalog_pb2
@@ -18,7 +18,6 @@ from server.admission import Permit
 from server.checks import check_product_id
 from server.filters import check_filter
 from server.shard_group import ShardGroup
-from server.topology import Snapshot
 from server.version_watch import VersionWatch
 
 
@@ -53,7 +52,7 @@ class CatalogReader:
         self, request: catalog_pb2.CountRequest, deadline: Deadline, permit: Permit
     ) -> catalog_pb2.CountResponse:
         filter = check_filter(request.filter)
-        snapshot = _require_all_shards(self.versions.snapshot())
+        snapshot = self.versions.snapshot().require_all_shards()
         count = await self.shards.count(snapshot, filter, self._or_default(deadline))
         return catalog_pb2.CountResponse(count=count, version=snapshot.version)
 
@@ -65,7 +64,7 @@ class CatalogReader:
         if request.HasField("limit") and request.limit == 0:
             raise InvalidRequest("limit", "is 0; leave it out to list all products")
         streams = self.shards.streams(
-            _require_all_shards(self.versions.snapshot()),
+            self.versions.snapshot().require_all_shards(),
             filter,
             request.after,
             deadline,
@@ -80,14 +79,6 @@ class CatalogReader:
 
     def _or_default(self, deadline: Deadline) -> Deadline:
         return deadline.or_after(self.default_deadline_s)
-
-
-def _require_all_shards(snapshot: Snapshot) -> Snapshot:
-    """The snapshot. Raises Unavailable unless every shard serves its version."""
-    if not all(snapshot.serving):
-        missing = [str(shard) for shard, serving in enumerate(snapshot.serving) if not serving]
-        raise Unavailable(f"shard {', '.join(missing)} of {snapshot.shards} does not serve version {snapshot.version}")
-    return snapshot
 
 
 async def _merge_by_id(streams: list[AsyncIterator[tuple[str, bytes]]]) -> AsyncIterator[bytes]:

@@ -1,137 +1,307 @@
-"""Changes to the catalogue: upserts and removals. I/O to the encoders and the shard that owns the product.
+"""Changes to the catalogue, one or many: upserts, patches, removals. I/O to the encoders and the shards that own them.
 
 A change is durable on the disk of its shard before the response is sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from lookalike.errors import InvalidRequest, Overloaded
+from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded
+from lookalike.limits import MAX_CHANGES
 from lookalike.runtime.deadline import Deadline
-from lookalike.spaces import VECTOR_SPACES, space_name
+from lookalike.spaces import space_name
+from lookalike.status import to_request_error
+from lookalike.timestamps import unix_time_s
 from lookalike.v1 import catalog_pb2
-from lookalike.v1.index_pb2 import Update, UpdateResult, Upsert
-from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space, SpaceVector
-from lookalike.vectors import F32, pack
+from lookalike.v1.catalog_pb2 import Change, ChangeResponse, ChangeResult
+from lookalike.v1.index_pb2 import Patch, Update, UpdateResult, Upsert
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product, Space, SpaceVector
+from lookalike.vectors import pack
 from server.admission import Permit
-from server.checks import check_image, check_product_id, check_text_length
-from server.encoding import EncodedVector, Encoders, InputVectors
-from server.query_vectors import require_encoder
+from server.change_encoding import ChangeEncoder, Vectors, embedded_field, parse_vectors
+from server.checks import check_product_id
+from server.filters import check_filter
+from server.product_fields import STORED_FIELDS, normalise_product
+from server.revisions import check_revision, max_revision
 from server.shard_group import ShardGroup
+from server.stored_product import StoredProduct
 from server.topology import Snapshot
-from server.vector_math import unit_vector
 from server.version_watch import VersionWatch
 
 FULL_RETRY_S = 1.0  # About how long a compaction takes, which makes room for changes.
+_ENCODED_AT_ONCE = 32  # Changes of one batch: the encoders refuse what waits beyond their own bounds.
+_PATCHABLE = STORED_FIELDS - {"id"}
+
+
+class _Prepared(NamedTuple):
+    """A change as its shard is told of it."""
+
+    product_id: str
+    update: Update
+    notices: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogWriter:
-    """The handlers of Upsert and Remove."""
+    """The handlers of Upsert, Patch, Remove, BatchWrite and RemoveWhere."""
 
     versions: VersionWatch
     shards: ShardGroup
-    encoders: Encoders
+    encoder: ChangeEncoder
     default_deadline_s: float
+    revision_unit: str
 
-    async def upsert(
-        self, request: catalog_pb2.UpsertRequest, deadline: Deadline, permit: Permit
-    ) -> catalog_pb2.ChangeResponse:
-        check_product_id("product.id", request.product.id)
-        _check_revision(request.revision)
-        deadline = deadline.or_after(self.default_deadline_s)
-        snapshot = self.versions.snapshot()
-        vectors = _parse_vectors(request, snapshot)
+    async def upsert(self, request: catalog_pb2.UpsertRequest, deadline: Deadline, permit: Permit) -> ChangeResponse:
+        return await self._change(Change(upsert=request), deadline)
+
+    async def patch(self, request: catalog_pb2.PatchRequest, deadline: Deadline, permit: Permit) -> ChangeResponse:
+        return await self._change(Change(patch=request), deadline)
+
+    async def remove(self, request: catalog_pb2.RemoveRequest, deadline: Deadline, permit: Permit) -> ChangeResponse:
+        return await self._change(Change(remove=request), deadline)
+
+    async def batch_write(
+        self, request: catalog_pb2.BatchWriteRequest, deadline: Deadline, permit: Permit
+    ) -> catalog_pb2.BatchWriteResponse:
+        return await self.write(request, deadline.or_after(self.default_deadline_s))
+
+    async def write(self, request: catalog_pb2.BatchWriteRequest, deadline: Deadline) -> catalog_pb2.BatchWriteResponse:
+        """The result of each change, in order. Raises InvalidRequest for none, and for too many."""
+        if not 1 <= len(request.changes) <= MAX_CHANGES:
+            raise InvalidRequest("changes", f"has {len(request.changes)} changes, must have 1 to {MAX_CHANGES}")
+        snapshot, at_once = self.versions.snapshot(), asyncio.Semaphore(_ENCODED_AT_ONCE)
+
+        async def prepare(change: Change) -> _Prepared | LookalikeError:
+            try:
+                if not needs_encoder(change):
+                    return await self._prepare(change, snapshot, deadline)
+                async with at_once:
+                    return await self._prepare(change, snapshot, deadline)
+            except LookalikeError as error:
+                return error
+
+        if any(map(needs_encoder, request.changes)):
+            prepared = await asyncio.gather(*map(prepare, request.changes))
+        else:
+            prepared = [await prepare(change) for change in request.changes]
+        ready = [(i, each) for i, each in enumerate(prepared) if isinstance(each, _Prepared)]
+        outcomes: list[ChangeResponse | _Prepared | LookalikeError] = [*prepared]
+        applied = await self._apply(snapshot, [each for _, each in ready], deadline)
+        for (i, _), outcome in zip(ready, applied, strict=True):
+            outcomes[i] = outcome
+        return catalog_pb2.BatchWriteResponse(results=map(_result, outcomes))
+
+    async def remove_where(
+        self, request: catalog_pb2.RemoveWhereRequest, deadline: Deadline, permit: Permit
+    ) -> catalog_pb2.RemoveWhereResponse:
+        """Only the caller's own deadline ends it: many products may pass."""
+        filter = check_filter(request.filter)
+        if not filter.ByteSize():
+            raise InvalidRequest("filter", "is empty: every product would be removed")
+        snapshot = self.versions.snapshot().require_all_shards()
+        response = catalog_pb2.RemoveWhereResponse()
+        if request.dry_run:
+            response.matched = await self.shards.count(snapshot, filter, deadline.or_after(self.default_deadline_s))
+            return response
+        greatest = self._greatest_revision()
+        check_revision(request.revision, greatest)
+        for stream in self.shards.streams(snapshot, filter, "", deadline):
+            async for ids in _chunks(stream):
+                removals = [
+                    _Prepared(each, Update(revision=request.revision, remove=each, max_revision=greatest), ())
+                    for each in ids
+                ]
+                for outcome in await self._apply(snapshot, removals, deadline):
+                    if isinstance(outcome, LookalikeError):
+                        raise outcome
+                    response.removed += outcome.applied
+                response.matched += len(ids)
+        return response
+
+    async def _change(self, change: Change, deadline: Deadline) -> ChangeResponse:
+        deadline, snapshot = deadline.or_after(self.default_deadline_s), self.versions.snapshot()
+        prepared = await self._prepare(change, snapshot, deadline)
+        (outcome,) = await self._apply(snapshot, [prepared], deadline)
+        if isinstance(outcome, LookalikeError):
+            raise outcome
+        return outcome
+
+    async def _apply(
+        self, snapshot: Snapshot, changes: Sequence[_Prepared], deadline: Deadline
+    ) -> list[ChangeResponse | LookalikeError]:
+        updates = [(change.product_id, change.update) for change in changes]
+        results, sequences = await self.shards.apply(snapshot, updates, deadline)
+        self.versions.note_applied(snapshot.version, sequences)
+        return [_outcome(change, result) for change, result in zip(changes, results, strict=True)]
+
+    async def _prepare(self, change: Change, snapshot: Snapshot, deadline: Deadline) -> _Prepared:
+        """Check a change and encode what it asks for. Raises LookalikeError."""
+        greatest = self._greatest_revision()
+        match change.WhichOneof("change"):
+            case "upsert":
+                check_revision(change.upsert.revision, greatest)
+                return await self._prepare_upsert(change.upsert, snapshot, deadline, greatest)
+            case "patch":
+                check_revision(change.patch.revision, greatest)
+                return await self._prepare_patch(change.patch, snapshot, deadline, greatest)
+            case "remove":
+                check_product_id("product_id", change.remove.product_id)
+                check_revision(change.remove.revision, greatest)
+                product_id, revision = change.remove.product_id, change.remove.revision
+                return _Prepared(product_id, Update(revision=revision, remove=product_id, max_revision=greatest), ())
+        raise InvalidRequest("change", "is neither an upsert, a patch nor a removal")
+
+    async def _prepare_upsert(
+        self, request: catalog_pb2.UpsertRequest, snapshot: Snapshot, deadline: Deadline, greatest: int
+    ) -> _Prepared:
+        product = Product()
+        product.CopyFrom(request.product)
+        notices = normalise_product(product)
+        given = parse_vectors(request.vectors, snapshot)
+        vectors: Vectors = given
         if request.encode:
-            vectors = {**await self._encode_missing(request, vectors, snapshot, deadline), **vectors}
-            if not vectors:  # An upsert without vectors would make the product unfindable.
-                spaces = ", ".join(map(space_name, sorted(snapshot.spaces)))
-                raise InvalidRequest("encode", f"there is nothing to encode for any of the spaces {spaces}")
+            stored = await self._stored_vectors(product.id, snapshot, deadline) if request.keep_vectors else {}
+            encoded = await self.encoder.encode(
+                product, request.image, given=given, stored=stored, snapshot=snapshot, deadline=deadline
+            )
+            vectors = {**encoded, **given}
         elif request.image:
             raise InvalidRequest("image", "is set without `encode`: photos are only encoded, never stored")
+        if not (vectors or request.keep_vectors or request.allow_unfindable):
+            spaces = ", ".join(map(space_name, sorted(snapshot.spaces)))
+            nothing = f"there is nothing to encode for any of the spaces {spaces}"
+            what = nothing if request.encode else "no vector is given, and `encode` is not set"
+            raise InvalidRequest(
+                "encode" if request.encode else "vectors",
+                f"{what}: no search would find the product; `keep_vectors` keeps those that it has, "
+                "`allow_unfindable` stores it all the same",
+            )
         upsert = Upsert(
-            product=request.product,
-            vectors=[SpaceVector(space=space, vector=pack(vector)) for space, vector in sorted(vectors.items())],
+            product=product,
+            vectors=_space_vectors(vectors),
+            keep_vectors=request.keep_vectors,
+            require_vector=not request.allow_unfindable,
         )
-        update = Update(revision=request.revision, upsert=upsert)
-        applied = await self._apply(snapshot, request.product.id, update, deadline)
-        return catalog_pb2.ChangeResponse(applied=applied, spaces=sorted(vectors) if applied else ())
+        return _Prepared(product.id, Update(revision=request.revision, upsert=upsert, max_revision=greatest), notices)
 
-    async def remove(
-        self, request: catalog_pb2.RemoveRequest, deadline: Deadline, permit: Permit
-    ) -> catalog_pb2.ChangeResponse:
-        check_product_id("product_id", request.product_id)
-        _check_revision(request.revision)
-        update = Update(revision=request.revision, remove=request.product_id)
-        deadline = deadline.or_after(self.default_deadline_s)
-        applied = await self._apply(self.versions.snapshot(), request.product_id, update, deadline)
-        return catalog_pb2.ChangeResponse(applied=applied)
+    async def _prepare_patch(
+        self, request: catalog_pb2.PatchRequest, snapshot: Snapshot, deadline: Deadline, greatest: int
+    ) -> _Prepared:
+        check_product_id("product.id", request.product.id)
+        fields = [*dict.fromkeys(request.update_mask.paths)]
+        for field in fields:
+            if field not in _PATCHABLE:
+                raise InvalidRequest("update_mask", f"{field!r} is not one of {', '.join(sorted(_PATCHABLE))}")
+        product = Product()
+        product.CopyFrom(request.product)
+        notices = normalise_product(product, {"id", *fields})
+        given = parse_vectors(request.vectors, snapshot)
+        vectors: Vectors = given
+        if request.encode:
+            vectors = {**await self._encode_patch(request, product, given, snapshot, deadline), **given}
+        elif request.image:
+            raise InvalidRequest("image", "is set without `encode`: photos are only encoded, never stored")
+        if not (fields or vectors):
+            raise InvalidRequest("update_mask", "is empty, and there is no vector: nothing would change")
+        patch = Patch(product=product, fields=fields, vectors=_space_vectors(vectors))
+        return _Prepared(product.id, Update(revision=request.revision, patch=patch, max_revision=greatest), notices)
 
-    async def _apply(self, snapshot: Snapshot, product_id: str, update: Update, deadline: Deadline) -> bool:
-        result, sequences = await self.shards.apply(snapshot, product_id, update, deadline)
-        self.versions.note_applied(snapshot.version, sequences)
-        if result.outcome == UpdateResult.INVALID:
-            raise InvalidRequest("product", result.error)
-        if result.outcome == UpdateResult.FULL:
-            raise Overloaded(result.error, retry_after_s=FULL_RETRY_S)
-        return result.outcome == UpdateResult.APPLIED
-
-    async def _encode_missing(
+    async def _encode_patch(
         self,
-        request: catalog_pb2.UpsertRequest,
-        request_vectors: Mapping[Space.ValueType, F32],
+        request: catalog_pb2.PatchRequest,
+        patch: Product,
+        given: Vectors,
         snapshot: Snapshot,
         deadline: Deadline,
-    ) -> dict[Space.ValueType, F32]:
-        """Encode vectors for the spaces that the request has no vector for, from its photo and its text.
+    ) -> Vectors:
+        """Encode what the patch changes: the text of the product as it will be, the photo, and their fusion."""
+        changed = {"title", "description"}.intersection(request.update_mask.paths)
+        if not (changed or request.image):
+            raise InvalidRequest("encode", "there is nothing to encode: neither title, description nor `image` changes")
+        fetched = await self.shards.get(snapshot, patch.id, _input_spaces(snapshot), deadline)
+        stored = StoredProduct.from_fetched(patch.id, fetched)
+        product = stored.parse()
+        for field in changed:
+            setattr(product, field, getattr(patch, field))
+        if changed and not embedded_field(product):
+            raise InvalidRequest("product.title", "neither title nor description would have a word to encode")
+        return await self.encoder.encode(
+            product,
+            request.image,
+            given=given,
+            stored=_parsed(stored, snapshot),
+            snapshot=snapshot,
+            deadline=deadline,
+            text=bool(changed),
+        )
 
-        The product vector is fused from the image and text vectors in the request; from encoded ones where it has none.
-        """
-        missing = snapshot.spaces.keys() - request_vectors.keys()
-        fuse = SPACE_PRODUCT in missing
-        image = text = None
-        if SPACE_IMAGE in request_vectors:
-            image = EncodedVector(request_vectors[SPACE_IMAGE], snapshot.spaces[SPACE_IMAGE].encoder)
-        elif request.image and (fuse or SPACE_IMAGE in missing):
-            check_image("image", request.image)
-            image = await self.encoders.encode_image("image", request.image, deadline)
-        # The nightly update encodes the same field (pipeline/text_encoding.py).
-        field = "title" if request.product.title else "description"
-        words: str = getattr(request.product, field)
-        if SPACE_TEXT in request_vectors:
-            text = EncodedVector(request_vectors[SPACE_TEXT], snapshot.spaces[SPACE_TEXT].encoder)
-        elif words and (fuse or SPACE_TEXT in missing):
-            check_text_length(f"product.{field}", words)
-            encoded = await self.encoders.encode_text(words, deadline)
-            text = encoded if encoded.vector.any() else None
-        vectors = {SPACE_IMAGE: image, SPACE_TEXT: text}
-        if fuse and (image or text):
-            vectors[SPACE_PRODUCT] = await self.encoders.encode_product(InputVectors(image, text), deadline)
-        return {
-            space: require_encoder(encoded, snapshot.spaces[space])
-            for space, encoded in vectors.items()
-            if encoded and space in missing
-        }
+    async def _stored_vectors(self, product_id: str, snapshot: Snapshot, deadline: Deadline) -> Vectors:
+        fetched = await self.shards.get(snapshot, product_id, _input_spaces(snapshot), deadline)
+        if not fetched.HasField("product"):
+            return {}
+        return _parsed(StoredProduct.from_fetched(product_id, fetched), snapshot)
 
-
-def _parse_vectors(request: catalog_pb2.UpsertRequest, snapshot: Snapshot) -> dict[Space.ValueType, F32]:
-    """Parse the vectors in the request, scaled to unit norm.
-
-    Raises InvalidRequest, and FailedPrecondition for a space that the version does not have.
-    """
-    vectors: dict[Space.ValueType, F32] = {}
-    for i, each in enumerate(request.vectors):
-        if each.space not in VECTOR_SPACES.values():
-            raise InvalidRequest(f"vectors[{i}].space", f"name one of {', '.join(VECTOR_SPACES)}")
-        if each.space in vectors:
-            raise InvalidRequest(f"vectors[{i}].space", "this space has a vector already")
-        (info,) = snapshot.require_spaces([each.space]).values()
-        vectors[each.space] = unit_vector(f"vectors[{i}].vector", each.vector, info.dim)
-    return vectors
+    def _greatest_revision(self) -> int:
+        return max_revision(self.revision_unit, unix_time_s())
 
 
-def _check_revision(revision: int) -> None:
-    if not revision:
-        raise InvalidRequest("revision", "is 0; it must be above 0, and greater than that of every earlier change")
+def needs_encoder(change: Change) -> bool:
+    return change.upsert.encode or change.patch.encode
+
+
+def calls_of(request: catalog_pb2.BatchWriteRequest) -> int:
+    """How many calls a batch counts as in admission control: one for each change that is encoded, and one."""
+    return 1 + sum(map(needs_encoder, request.changes))
+
+
+def _input_spaces(snapshot: Snapshot) -> list[Space.ValueType]:
+    """The spaces whose vectors the product vector is fused from."""
+    return [space for space in (SPACE_IMAGE, SPACE_TEXT) if space in snapshot.spaces]
+
+
+def _parsed(stored: StoredProduct, snapshot: Snapshot) -> Vectors:
+    vectors = {space: stored.vector(space, snapshot.spaces[space].dim) for space in _input_spaces(snapshot)}
+    return {space: vector for space, vector in vectors.items() if vector is not None}
+
+
+def _space_vectors(vectors: Vectors) -> list[SpaceVector]:
+    return [SpaceVector(space=space, vector=pack(vector)) for space, vector in sorted(vectors.items())]
+
+
+def _outcome(change: _Prepared, result: UpdateResult | LookalikeError) -> ChangeResponse | LookalikeError:
+    if isinstance(result, LookalikeError):
+        return result
+    match result.outcome:
+        case UpdateResult.INVALID:
+            return InvalidRequest("product", result.error)
+        case UpdateResult.FULL:
+            return Overloaded(result.error, retry_after_s=FULL_RETRY_S)
+        case UpdateResult.NOT_FOUND:
+            return NotFound(result.error)
+    applied = result.outcome == UpdateResult.APPLIED
+    return ChangeResponse(
+        applied=applied, spaces=result.spaces, revision=result.revision, notices=change.notices if applied else ()
+    )
+
+
+def _result(outcome: ChangeResponse | _Prepared | LookalikeError) -> ChangeResult:
+    if isinstance(outcome, LookalikeError):
+        return ChangeResult(error=to_request_error(outcome))
+    assert isinstance(outcome, ChangeResponse), "every prepared change has been applied"  # noqa: S101  # for the type checker
+    return ChangeResult(response=outcome)
+
+
+async def _chunks(entries: AsyncIterator[tuple[str, bytes]]) -> AsyncGenerator[list[str], None]:
+    """The ids of a stream of products, in lists of at most MAX_CHANGES."""
+    chunk = list[str]()
+    async for product_id, _ in entries:
+        chunk.append(product_id)
+        if len(chunk) == MAX_CHANGES:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

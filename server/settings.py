@@ -8,6 +8,7 @@ from typing import ClassVar
 from lookalike.errors import BadSettings
 from lookalike.runtime.settings import ProcessSettings, setting
 from server.policy import AutoPolicy
+from server.revisions import REVISION_UNITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,9 @@ class ServiceSettings(ProcessSettings):
         at_least=1,
         at_most=65536,
     )
-    max_streams: int = setting(256, "open search streams; beyond it RESOURCE_EXHAUSTED", at_least=0, at_most=65536)
+    max_streams: int = setting(
+        256, "open streams, of searches and of changes; beyond it RESOURCE_EXHAUSTED", at_least=0, at_most=65536
+    )
     default_deadline_s: float = setting(5.0, "deadline of a request that has none", at_least=0.01, at_most=600)
     shard_timeout_s: float = setting(
         2.0, "time-out of a call to a shard; after it the answer is partial, and says so", at_least=0.001, at_most=600
@@ -62,6 +65,11 @@ class ServiceSettings(ProcessSettings):
     )
     shard_batch: int = setting(
         64, "most queries in one batch to a shard; fewer if they request many hits", at_least=1, at_most=256
+    )
+    revision_unit: str = setting(
+        "ms",
+        f"unit of the catalogue's revisions, times since 1970: {', '.join(REVISION_UNITS)}; none: they are no times. A "
+        "change whose revision is more than a day ahead of now is refused",
     )
     refresh_s: float = setting(
         1.0, "interval at which the shards are polled for their versions", at_least=0.05, at_most=60
@@ -82,6 +90,8 @@ class ServiceSettings(ProcessSettings):
     def __post_init__(self) -> None:
         """Raises BadSettings for what the bounds of single settings do not cover."""
         AutoPolicy.parse(self.auto_policy, photo=self.auto_photo, text=self.auto_text)
+        if self.revision_unit not in REVISION_UNITS:
+            raise BadSettings(f"revision_unit={self.revision_unit}: expected one of {', '.join(REVISION_UNITS)}")
         if self.model_version and self.model_label:
             raise BadSettings(
                 f"model_version={self.model_version}, model_label={self.model_label}: set at most one of them"

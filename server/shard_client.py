@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 
 from lookalike.errors import LookalikeError, Unavailable
 from lookalike.runtime.coalescer import Coalescer
@@ -19,9 +20,12 @@ from server.topology import Snapshot
 
 Spaces = Collection[types_pb2.Space.ValueType]
 _Lookup = tuple[str, Spaces]  # A product's id, and the spaces whose vectors are wanted.
+_Updates = Sequence[index_pb2.Update]
 
-# Maximum size of a batch of updates: each counts 1, and 1 more per 128 KiB, so that no message is too large.
-_UPDATE_BATCH = 64
+# Maximum size of a batch of updates, in KiB; each counts at least 8, so that there are no more than 1,024 in it. Those
+# of one caller that are larger together are sent in parts.
+_UPDATE_BATCH_KIB = 8 << 10
+_MIN_UPDATE_KIB = 8
 # Maximum number of hits that the queries of one batch request together. A response has room for that many products of
 # the largest size (12 KiB each), so no batch fails whose queries would succeed alone.
 BATCH_PRODUCTS = 2048
@@ -34,8 +38,8 @@ class _Batchers:
 
     searches: Coalescer[ShardQuery, ShardHits]
     lookups: Coalescer[_Lookup, index_pb2.FetchedProduct]
-    # Each result with the shard's sequence number after the batch.
-    updates: Coalescer[index_pb2.Update, tuple[index_pb2.UpdateResult, int]]
+    # The results of a caller's updates, with the shard's sequence number after the batch.
+    updates: Coalescer[_Updates, tuple[Sequence[index_pb2.UpdateResult], int]]
 
 
 class ShardClient:
@@ -95,10 +99,14 @@ class ShardClient:
         return await self._batchers_of(snapshot).lookups((product_id, spaces), deadline)
 
     async def apply(
-        self, snapshot: Snapshot, update: index_pb2.Update, deadline: Deadline
-    ) -> tuple[index_pb2.UpdateResult, int]:
-        """The outcome of the update, and the shard's sequence number after it: how many updates it has applied."""
-        return await self._batchers_of(snapshot).updates(update, deadline)
+        self, snapshot: Snapshot, updates: Sequence[index_pb2.Update], deadline: Deadline
+    ) -> tuple[Sequence[index_pb2.UpdateResult], int]:
+        """The outcome of each update, and the shard's sequence number after them: how many updates it has applied."""
+        batcher, results, sequence = self._batchers_of(snapshot).updates, list[index_pb2.UpdateResult](), 0
+        for part in _parts(updates):
+            outcomes, sequence = await batcher(part, deadline)
+            results += outcomes
+        return results, sequence
 
     async def fetch(
         self,
@@ -147,9 +155,9 @@ class ShardClient:
                 Coalescer(
                     partial(self._apply, version),
                     max_in_flight=1,
-                    max_batch=_UPDATE_BATCH,
-                    max_waiting=self._settings.max_inflight,
-                    size=_update_size,
+                    max_batch=_UPDATE_BATCH_KIB,
+                    max_waiting=self._settings.max_inflight * _MIN_UPDATE_KIB + 4 * _UPDATE_BATCH_KIB,
+                    size=_size_kib,
                 ),
             )
             for older in [*self._batchers][:-_MAX_VERSIONS]:
@@ -169,12 +177,26 @@ class ShardClient:
         return await self._transport.fetch(request, self._settings.shard_timeout_s)
 
     async def _apply(
-        self, version: str, updates: list[index_pb2.Update]
-    ) -> Sequence[tuple[index_pb2.UpdateResult, int]]:
-        request = index_pb2.ApplyRequest(version=version, updates=updates)
+        self, version: str, groups: list[_Updates]
+    ) -> Sequence[tuple[Sequence[index_pb2.UpdateResult], int]]:
+        request = index_pb2.ApplyRequest(version=version, updates=chain.from_iterable(groups))
         response = await self._transport.apply(request, self._settings.shard_timeout_s)
-        return [(result, response.sequence) for result in response.results]
+        results = iter(response.results)
+        return [([*islice(results, len(group))], response.sequence) for group in groups]
 
 
-def _update_size(update: index_pb2.Update) -> int:
-    return 1 + (update.ByteSize() >> 17)
+def _size_kib(updates: _Updates) -> int:
+    return sum(max(_MIN_UPDATE_KIB, update.ByteSize() >> 10) for update in updates)
+
+
+def _parts(updates: _Updates) -> Iterator[_Updates]:
+    """The updates in order, in parts that fit into a batch; one that does not is a part of its own."""
+    part, size_kib = list[index_pb2.Update](), 0
+    for update in updates:
+        update_kib = _size_kib([update])
+        if part and size_kib + update_kib > _UPDATE_BATCH_KIB:
+            yield part
+            part, size_kib = [], 0
+        part.append(update)
+        size_kib += update_kib
+    yield part

@@ -156,15 +156,32 @@ class ShardGroup:
         return [products[i] for i in range(len(ids))]
 
     async def apply(
-        self, snapshot: Snapshot, product_id: str, update: index_pb2.Update, deadline: Deadline
-    ) -> tuple[index_pb2.UpdateResult, dict[int, int]]:
-        """The outcome of the update, and, by shard, its sequence number after it: how many updates it has applied.
+        self, snapshot: Snapshot, updates: Sequence[tuple[str, index_pb2.Update]], deadline: Deadline
+    ) -> tuple[list[index_pb2.UpdateResult | LookalikeError], dict[int, int]]:
+        """Send each update, given with its product's id, to the shard that owns the product; those of one in order.
 
-        Raises Unavailable when the one shard that owns the product does not answer.
+        Returns the outcome of each, an error where its shard does not answer, and, by shard, its sequence number after
+        them: how many updates it has applied.
         """
-        owner = shard_of(product_id, snapshot.shards)
-        result, sequence = await self._shards[owner].apply(snapshot, update, deadline)
-        return result, {owner: sequence}
+        groups: dict[int, list[int]] = {}
+        for i, (product_id, _) in enumerate(updates):
+            groups.setdefault(shard_of(product_id, snapshot.shards), []).append(i)
+        calls = [
+            self._shards[shard].apply(snapshot, [updates[i][1] for i in group], deadline)
+            for shard, group in groups.items()
+        ]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        outcomes: dict[int, index_pb2.UpdateResult | LookalikeError] = {}
+        sequences: dict[int, int] = {}
+        for (shard, group), answer in zip(groups.items(), answers, strict=True):
+            if isinstance(answer, LookalikeError):
+                outcomes.update((i, answer) for i in group)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                results, sequences[shard] = answer
+                outcomes.update(zip(group, results, strict=True))
+        return [outcomes[i] for i in range(len(updates))], sequences
 
     async def count(self, snapshot: Snapshot, filter: types_pb2.Filter, deadline: Deadline) -> int:
         return sum(await asyncio.gather(*(shard.count(snapshot.version, filter, deadline) for shard in self._shards)))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 
 from google.protobuf.message import Message
 
-from lookalike.errors import LookalikeError, Overloaded
+from lookalike.errors import LookalikeError
 from lookalike.limits import MAX_STREAM_AHEAD
 from lookalike.runtime.deadline import Deadline
 from lookalike.status import INTERNAL_MESSAGE, to_request_error
 from lookalike.v1.index_pb2 import OpaqueSearchStreamResponse
 from lookalike.v1.search_pb2 import SearchStreamRequest
-from server import metrics
 from server.admission import Admission
 from server.metrics import time_request
+from server.open_streams import OpenStreams
 from server.search import Searcher
 
 log = logging.getLogger(__name__)
@@ -26,11 +26,10 @@ log = logging.getLogger(__name__)
 class SearchStreamer:
     """The handler of SearchStream. A stream holds no permit; each of its searches does, as a call of its own."""
 
-    def __init__(self, searcher: Searcher, admission: Admission, *, max_streams: int) -> None:
+    def __init__(self, searcher: Searcher, admission: Admission, streams: OpenStreams) -> None:
         self._searcher = searcher
         self._admission = admission
-        self._max_streams = max_streams
-        self._open = 0
+        self._streams = streams
 
     async def search_stream(
         self, requests: AsyncIterator[SearchStreamRequest], deadline: Deadline
@@ -42,7 +41,7 @@ class SearchStreamer:
         """
         slots = asyncio.Semaphore(MAX_STREAM_AHEAD)
         responses: asyncio.Queue[bytes | None] = asyncio.Queue()
-        with self._one_more_stream():
+        with self._streams.one_more():
             reader = asyncio.create_task(self._read(requests, deadline, slots, responses))
             try:
                 while (response := await responses.get()) is not None:
@@ -90,15 +89,3 @@ class SearchStreamer:
             log.exception("unexpected error in a stream")
             response.error = to_request_error(LookalikeError(INTERNAL_MESSAGE)).SerializeToString()
         responses.put_nowait(response.SerializeToString())
-
-    @contextmanager
-    def _one_more_stream(self) -> Iterator[None]:
-        if self._open >= self._max_streams:
-            raise Overloaded(f"{self._open} streams are open, the limit is {self._max_streams}")
-        self._open += 1
-        metrics.STREAMS.set(self._open)
-        try:
-            yield
-        finally:
-            self._open -= 1
-            metrics.STREAMS.set(self._open)

@@ -62,6 +62,13 @@ class Snapshot:
                 raise FailedPrecondition(f"version {self.version} has no {space_name(space)} space; it has: {names}")
         return {space: self.spaces[space] for space in spaces}
 
+    def require_all_shards(self) -> Snapshot:
+        """The snapshot itself. Raises Unavailable unless every shard serves its version."""
+        if not all(self.serving):
+            missing = [str(shard) for shard, serving in enumerate(self.serving) if not serving]
+            raise Unavailable(f"shard {', '.join(missing)} of {self.shards} does not serve version {self.version}")
+        return self
+
 
 def choose_snapshot(responses: Sequence[index_pb2.DescribeResponse | None], pinned: str | None) -> Snapshot:
     """The snapshot to pin, chosen from the shards' Describe responses (None: the shard is unreachable).

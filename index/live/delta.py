@@ -24,6 +24,9 @@ from lookalike.vectors import F32, I64
 _EMPTY_TABLE = attributes.with_serialized_products(attributes.table_of_products([], []))
 
 
+_NO_EXPIRIES = (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
 class _VectorBuffer:
     """Vectors of one space. Reserves address space for all at once; memory is used only by what is written."""
 
@@ -56,7 +59,7 @@ class Delta:
         self._alive = np.zeros(capacity, dtype=np.bool_)
         self._latest: dict[bytes, int] = {}  # The row of each product that is not deleted.
         self._spaces = {space_number(entry.name): _VectorBuffer(capacity, entry.dim, entry.rescore) for entry in spaces}
-        self._rows = DeltaTable([], [], (), np.empty(0, np.int64))
+        self._rows = DeltaTable([], [], (), np.empty(0, np.int64), _NO_EXPIRIES)
 
     def __len__(self) -> int:
         """Rows in use, superseded ones included."""
@@ -139,8 +142,16 @@ class DeltaTable:
     Immutable; the table that extends it shares its lists, which only grow.
     """
 
-    def __init__(self, ids: list[bytes], products: list[bytes], parts: Sequence[_TablePart], order: I64) -> None:
+    def __init__(
+        self,
+        ids: list[bytes],
+        products: list[bytes],
+        parts: Sequence[_TablePart],
+        order: I64,
+        expiries: tuple[I64, I64],
+    ) -> None:
         self.products = products
+        self.expiries = expiries  # As those of `Attributes`.
         self.order = order  # By rising id, equal ids in order of arrival.
         self.ids = _DeltaIds(ids, order)
         self._values = ids
@@ -187,4 +198,12 @@ class DeltaTable:
             parts[-2:] = [_TablePart(pa.concat_tables([parts[-2].table, parts[-1].table]))]
         rows = sorted(new_rows, key=self._values.__getitem__)
         order: I64 = np.insert(self.order, [self.ids.after(self._values[row]) for row in rows], rows)
-        return DeltaTable(self._values, self.products, parts, order)
+        return DeltaTable(self._values, self.products, parts, order, self._extended_expiries(products))
+
+    def _extended_expiries(self, products: Sequence[Product]) -> tuple[I64, I64]:
+        added = [(product.expires_at, row) for row, product in enumerate(products, len(self)) if product.expires_at]
+        if not added:
+            return self.expiries
+        times_s, rows = map(np.concatenate, zip(self.expiries, np.array(added).T, strict=True))
+        rising = np.argsort(times_s, kind="stable")
+        return times_s[rising], rows[rising]

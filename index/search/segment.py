@@ -92,6 +92,10 @@ class Table(Protocol):
     def order(self) -> I64 | None:
         """The rows by rising id; None: the rows themselves are in the order of ids."""
 
+    @property
+    def expiries(self) -> tuple[I64, I64]:
+        """When products expire (Unix seconds, rising), and the row of each; without those that never do."""
+
     def description(self, row: int, /) -> str: ...
 
     def shop(self, row: int, /) -> str: ...
@@ -156,7 +160,7 @@ class Segment:
             return table.shops.texts_at(table.shop_codes[rows])
         return [table.shop(row) for row in rows.tolist()]
 
-    def with_deleted(self, rows: Sequence[int]) -> Segment:
+    def with_deleted(self, rows: Sequence[int] | I64) -> Segment:
         """A segment in which these rows are deleted, too."""
         deleted = np.asarray(rows, dtype=np.int64)
         sizes = {WHOLE_TABLE: len(self.table), **{number: len(space) for number, space in self.spaces.items()}}

@@ -11,6 +11,7 @@ from index.backends import gpu
 from index.live.live_shard import LiveShard
 from index.search import segment
 from index.search.cost import UNLIMITED
+from index.search.expiry import ExpiringView
 from index.search.segment import Segment
 from index.search.space import DevicePlacement
 from index.search.view import DocumentRef, View
@@ -23,6 +24,7 @@ from lookalike.errors import BadArtifact, InvalidRequest
 from lookalike.limits import MAX_IDS
 from lookalike.shard_query import ShardQuery
 from lookalike.spaces import space_number
+from lookalike.timestamps import unix_time_s
 from lookalike.v1 import index_pb2, types_pb2
 from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import pack
@@ -47,12 +49,13 @@ class ShardVersion:
         self.base = base
         self.live = live  # None: it takes no updates.
         self._base_view = View((base,))
+        self._expiring = ExpiringView()
         self.dims = {number: space.dim for number, space in base.spaces.items()}
 
     @property
     def view(self) -> View:
-        """The current snapshot. A call takes it once, so that it sees no update half-way."""
-        return self._base_view if self.live is None else self.live.view
+        """The current snapshot, without what has expired. A call takes it once, so that it sees no update half-way."""
+        return self._expiring.at(self._base_view if self.live is None else self.live.view, unix_time_s())
 
     def with_live(self, live: LiveShard) -> ShardVersion:
         """The same version, taking updates."""

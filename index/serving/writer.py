@@ -24,7 +24,7 @@ from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.index_pb2 import ApplyRequest, ApplyResponse
 
-MAX_UPDATES = 256  # In one request, and in one write of several.
+MAX_UPDATES = 1024  # In one request, and in one write of several.
 
 
 class Writer:

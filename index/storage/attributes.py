@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,13 @@ class Attributes:
     @property
     def order(self) -> None:
         """None: rows are in the order of ids."""
+
+    @cached_property
+    def expiries(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """When products expire (Unix seconds, rising), and the row of each; without those that never do."""
+        rows = np.flatnonzero(self.expires)
+        rows = rows[np.argsort(self.expires[rows], kind="stable")]
+        return self.expires[rows], rows
 
 
 def open_attributes(path: Path) -> Attributes:

@@ -217,7 +217,15 @@ class ScriptedShard:
         await self._hang_or_fail(request.version)
         self.updates += request.updates
         return index_pb2.ApplyResponse(
-            results=[index_pb2.UpdateResult(outcome=self.outcome, error=self.refusal) for _ in request.updates],
+            results=[
+                index_pb2.UpdateResult(
+                    outcome=self.outcome,
+                    error=self.refusal,
+                    revision=update.revision,
+                    spaces=[each.space for each in update.upsert.vectors],
+                )
+                for update in request.updates
+            ],
             sequence=len(self.updates),
         )
 

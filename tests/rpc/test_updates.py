@@ -79,7 +79,9 @@ async def test_an_acknowledged_update_is_in_every_later_response(stub: Stub, ver
     (hits,) = (await stub.Search(index_pb2.ShardSearchRequest(version=version, queries=[query]))).results
     assert (list(hits.ids), list(hits.shops)) == (["new"], ["shop 1"])
     fetched = (await stub.Fetch(index_pb2.FetchRequest(version=version, ids=["new", "p3"], descriptions=True))).products
-    assert Product.FromString(fetched[0].product) == new.upsert.product
+    stored = Product(revision=new.revision)
+    stored.MergeFrom(new.upsert.product)
+    assert Product.FromString(fetched[0].product) == stored
     assert not fetched[1].HasField("product")
     assert (await stub.Count(index_pb2.ShardCountRequest(version=version))).count == COUNT
     (description,) = (await stub.Describe(index_pb2.DescribeRequest())).versions

@@ -13,7 +13,7 @@ from index.building.build import build
 from index.live.live_shard import LiveLimits, LiveShard
 from index.search.queries import parse_query
 from index.serving.shard_version import ShardVersion, open_shard
-from lookalike.v1.index_pb2 import ShardQuery, Update, UpdateResult, Upsert
+from lookalike.v1.index_pb2 import Patch, ShardQuery, Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector
 from lookalike.vectors import F32, normalised
 from tests.unit.index.samples import IMAGE, TEXT, catalogue, query_vector, unit_vectors, vectors_of
@@ -41,7 +41,12 @@ def open_live(shard: ShardVersion, directory: Path, limits: LiveLimits = LIMITS)
 
 
 def upsert(
-    product_id: str, revision: int, *, seed: int | None = None, spaces: Sequence[Space.ValueType] = (IMAGE, TEXT)
+    product_id: str,
+    revision: int,
+    *,
+    seed: int | None = None,
+    spaces: Sequence[Space.ValueType] = (IMAGE, TEXT),
+    keep_vectors: bool = False,
 ) -> Update:
     """An upsert whose product and vectors are derived from the id and the seed (default: the revision)."""
     seed = revision if seed is None else seed
@@ -60,7 +65,13 @@ def upsert(
     vectors = [
         SpaceVector(space=each, vector=random.normal(size=DIMS[each]).astype("<f4").tobytes()) for each in spaces
     ]
-    return Update(revision=revision, upsert=Upsert(product=product, vectors=vectors))
+    return Update(revision=revision, upsert=Upsert(product=product, vectors=vectors, keep_vectors=keep_vectors))
+
+
+def patch(product_id: str, revision: int) -> Update:
+    """A patch of the price and the tags, derived from the revision."""
+    product = Product(id=product_id, price=revision * 7, tags=[f"tag {revision % 4}"])
+    return Update(revision=revision, patch=Patch(product=product, fields=["price", "tags"]))
 
 
 def remove(product_id: str, revision: int) -> Update:
@@ -73,8 +84,13 @@ def random_updates(random: np.random.Generator, count: int, *, above: int = 0) -
     for _ in range(count):
         product_id, revision = str(random.choice(NAMES)), above + int(random.integers(1, 12))
         spaces = [each for each in (IMAGE, TEXT) if random.random() < 0.8]
-        removal = random.random() < 0.3
-        updates.append(remove(product_id, revision) if removal else upsert(product_id, revision, spaces=spaces))
+        match random.choice(["remove", "upsert", "keep", "patch"], p=[0.3, 0.4, 0.1, 0.2]):
+            case "remove":
+                updates.append(remove(product_id, revision))
+            case "patch":
+                updates.append(patch(product_id, revision))
+            case kind:
+                updates.append(upsert(product_id, revision, spaces=spaces, keep_vectors=kind == "keep"))
     return updates
 
 
@@ -103,18 +119,29 @@ class Oracle:
         return cls(products)
 
     def apply(self, update: Update) -> UpdateResult.Outcome.ValueType:
-        product_id = update.remove or update.upsert.product.id
+        product_id = update.remove or update.upsert.product.id or update.patch.product.id
         if (present := self.products.get(product_id)) is not None and present.revision >= update.revision:
             return UpdateResult.STALE
+        before = present if present is not None and present.product is not None else None
+        kept: dict[Space.ValueType, F32] = {}
         product = None
-        if update.HasField("upsert"):
+        if update.HasField("patch"):
+            if before is None or before.product is None:
+                return UpdateResult.NOT_FOUND
+            kept, product = before.vectors, Product()
+            product.CopyFrom(before.product)
+            assert update.patch.fields == ["price", "tags"]
+            product.price, product.tags[:] = update.patch.product.price, update.patch.product.tags
+            product.revision = update.revision
+        elif update.HasField("upsert"):
+            kept = before.vectors if before is not None and update.upsert.keep_vectors else {}
             product = Product(revision=update.revision)
             product.MergeFrom(update.upsert.product)
         vectors = {
             each.space: normalised(np.frombuffer(each.vector, "<f4").reshape(1, -1))[0]
             for each in update.upsert.vectors
         } | {each.space: np.frombuffer(each.vector, "<f4") for each in update.upsert.stored_vectors}
-        self.products[product_id] = ExpectedProduct(update.revision, product, vectors)
+        self.products[product_id] = ExpectedProduct(update.revision, product, {**kept, **vectors})
         return UpdateResult.APPLIED
 
     def check(self, shard: LiveShard) -> None:

@@ -1,0 +1,38 @@
+"""Bring the product of a request to the form that is stored, by the rules for a product. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lookalike.errors import InvalidRequest
+from lookalike.product_rules import FIELDS, BadField, parse_field
+from lookalike.v1.types_pb2 import Product
+
+STORED_FIELDS = frozenset(FIELDS) - {"revision"}  # A product's revision is that of its change.
+
+
+def normalise_product(product: Product, fields: Collection[str] = STORED_FIELDS) -> list[str]:
+    """Normalise these fields of the product in place; the others are cleared. Returns what its owner should know of.
+
+    Raises InvalidRequest naming the first invalid field, and for a field of a newer client.
+    """
+    notices: list[str] = []
+    for field in FIELDS:
+        if field not in fields:
+            product.ClearField(field)  # type: ignore[arg-type]  # a field of Product
+            continue
+        given = field not in _OPTIONAL or product.HasField(field)  # type: ignore[arg-type]  # optional
+        try:
+            value = parse_field(field, getattr(product, field) if given else None, notices)
+        except BadField as bad:
+            raise InvalidRequest(f"product.{field}", bad.detail) from None
+        if field == "tags":
+            product.tags[:] = value
+        elif value is None:
+            product.ClearField(field)  # type: ignore[arg-type]
+        else:
+            setattr(product, field, value)
+    return notices
+
+
+_OPTIONAL = ("price", "in_stock")

@@ -1,0 +1,57 @@
+"""Write: batches of changes and their responses on one stream, in order. I/O through the writer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+
+from google.protobuf.message import Message
+
+from lookalike.errors import LookalikeError
+from lookalike.limits import MAX_WRITE_AHEAD
+from lookalike.runtime.deadline import Deadline
+from lookalike.v1.catalog_pb2 import BatchWriteRequest
+from server.admission import Admission
+from server.changes import CatalogWriter, calls_of
+from server.metrics import time_request
+from server.open_streams import OpenStreams
+
+
+class WriteStreamer:
+    """The handler of Write. A stream holds no permit; each of its batches does, as a call of its own."""
+
+    def __init__(self, writer: CatalogWriter, admission: Admission, streams: OpenStreams) -> None:
+        self._writer = writer
+        self._admission = admission
+        self._streams = streams
+
+    async def write(
+        self, requests: AsyncIterator[BatchWriteRequest], deadline: Deadline
+    ) -> AsyncGenerator[Message | bytes, None]:
+        """Yield a BatchWriteResponse per request, in order. Raises Overloaded, InvalidRequest.
+
+        Batches are written one after the other; MAX_WRITE_AHEAD of them are read ahead, and then no more: HTTP/2's flow
+        control holds the caller back. A batch counts as applied only when its response says so.
+        """
+        batches: asyncio.Queue[BatchWriteRequest | None] = asyncio.Queue(MAX_WRITE_AHEAD)
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    await batches.put(request)
+            finally:
+                await batches.put(None)
+
+        with self._streams.one_more():
+            reader = asyncio.create_task(read())
+            try:
+                while (request := await batches.get()) is not None:
+                    with time_request("Write") as timer, self._admission.permit(timer, calls_of(request)):
+                        response = await self._writer.write(request, deadline)
+                    yield response
+                await reader  # Raises what ended the stream.
+            finally:
+                reader.cancel()
+                with suppress(asyncio.CancelledError, LookalikeError):
+                    await reader
