@@ -216,7 +216,7 @@ def join_attributes(products: pa.Table, path: Path) -> pa.Table:
 
 
 def _with_text_ids(attributes: pa.Table, path: Path) -> pa.Table:
-    """With ids that are numbers as text. pandas makes those of a column with gaps floating-point: they must be whole."""
+    """With numbers as ids as text: whole ones, though pandas makes those of a column with gaps floating-point."""
     column = attributes.schema.get_field_index("id")
     kind = attributes.schema.field(column).type if column >= 0 else pa.large_string()
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
