@@ -34,6 +34,8 @@ _NAMES = {
 _SAMPLE_BYTES = 1 << 16
 # First bytes of two, but for those that are Western quotes, dashes and the like.
 _SHIFT_JIS_BYTES = re.compile(rb"[\x81-\x84\x86-\x90\x98\x9a-\x9f][\x40-\x7e\x80-\xfc]")
+_SEPARATORS = re.compile(r'[,;:"\t\n]')
+_SEPARATOR_BYTES = re.compile(rb'[,;:"\t\n]')
 _CYRILLIC = re.compile(r"[\u0410-\u044f]{2}")
 _KANA = re.compile(r"[\u3041-\u30ff]")
 # The escape sequence before Japanese letters in ISO-2022-JP, whose bytes are all ASCII.
@@ -121,11 +123,11 @@ def _refuse_ascii_encodings(name: str, sample: bytes) -> None:
 
 
 def _is_utf16(sample: bytes, encoding: str) -> bool:
-    """Whether line ends and separators are there as 16-bit letters: every other byte of them is zero."""
-    high_bytes = sample[1::2] if encoding == "utf-16-le" else sample[::2]
-    low_bytes = sample[::2] if encoding == "utf-16-le" else sample[1::2]
-    zeros = high_bytes.count(0)
-    return zeros >= 2 and zeros * 20 >= len(high_bytes) and low_bytes.count(0) * 4 <= zeros
+    """Whether the line ends and separators of a table are there as 16-bit letters, and not as bytes among others."""
+    if not sample[1 if encoding == "utf-16-le" else 0 :: 2].count(0):
+        return False
+    letters = _SEPARATORS.findall(sample.decode(encoding, "replace"))
+    return len(letters) >= 2 and 2 * len(letters) >= len(_SEPARATOR_BYTES.findall(sample))
 
 
 def _decoded(data: bytes, encoding: str) -> str:

@@ -84,6 +84,12 @@ def test_the_encoding_of_a_short_table_is_guessed(text: str, encoding: str) -> N
     assert guess_encoding(text.encode(encoding)) == encoding
 
 
+def test_a_few_nul_bytes_are_not_taken_for_utf16(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", b"id,title,note\n1,a\0b,c\n2,b,\0\n")
+
+    assert [row["id"] for row in rows(path) if isinstance(row, dict)] == ["1", "2"]
+
+
 def test_japanese_e_mail_encoding_is_not_taken_for_ascii(tmp_path: Path) -> None:
     with pytest.raises(BadCatalogue, match="--encoding iso2022_jp"):
         reader.open_table(write(tmp_path / "t.csv", "id,title\n1,赤い靴\n", "iso2022_jp"))
