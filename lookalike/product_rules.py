@@ -26,6 +26,10 @@ MAX_PATH_BYTES: Final = 1024
 MAX_URL_BYTES: Final = 2048
 MAX_TAGS: Final = 32
 MAX_TAG_BYTES: Final = 64
+# The fields whose texts are mostly those of other products, and how many normalised ones are kept: a million products
+# have a few thousand categories, shops and sets of tags.
+_REPEATED: Final = frozenset(("category", "shop", "currency", "in_stock"))
+_REPEATED_VALUES: Final = 1 << 15
 # The letters of Unicode's categories Cc and Cs.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_OR_SURROGATE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -106,16 +110,21 @@ def parse_field(name: str, value: object, notices: list[str]) -> Any:
     """Normalise the value of one field of `FIELDS`; None is the value of a field that is not given. Raises BadField."""
     if (long_text := _LONG_TEXTS.get(name)) is not None:
         return long_text(name, value, notices)
+    if name in _REPEATED and isinstance(value, str):
+        return _repeated_field(name, value)
     return _RULES[name](value)
 
 
-@lru_cache(1 << 16)  # A million products have a few thousand categories.
+@lru_cache(_REPEATED_VALUES)
+def _repeated_field(name: str, value: str) -> Any:
+    return _RULES[name](value)
+
+
 def normalise_category(path: str) -> str:
     """A category path in its one form: composed (NFC), without outer slashes and white space around its parts."""
     return "/".join(part.strip() for part in unicodedata.normalize("NFC", path).strip(" \t\r\n/").split("/"))
 
 
-@lru_cache(1 << 16)
 def normalise_label(text: str) -> str:
     """A tag or a shop in its one form: composed (NFC), without white space around it."""
     return unicodedata.normalize("NFC", text).strip()
@@ -286,11 +295,16 @@ def _image(value: object) -> str:
 def _tags(value: object) -> tuple[str, ...]:
     """Tags from a list of texts, or from one text with "|" between them."""
     items = value if isinstance(value, Sequence) and not isinstance(value, str) else split_tags(_text("tags", value))
-    texts = [_text("tags", tag) for tag in items]
+    texts = tuple(_text("tags", tag) for tag in items)
     try:
-        return tuple(normalise_tags(texts))
+        return _normal_tags(texts)
     except ValueError as error:
         raise BadField("tags", RejectReason.BAD_TAGS, str(error)) from None
+
+
+@lru_cache(_REPEATED_VALUES)
+def _normal_tags(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(normalise_tags(texts))
 
 
 def _time(field: str) -> Callable[[object], int]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from lookalike.errors import BadCatalogue
 from lookalike.printable import quote
@@ -120,11 +121,10 @@ def write(directory: Path, products: Iterable[CatalogueProduct]) -> int:
     Nothing is left of it if reading `products` raises an error.
     """
     part, count = directory / f"{_STEM}.jsonl.part", 0
-    encode = json.JSONEncoder(ensure_ascii=False).encode
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with part.open("wb") as file:
             for count, product in enumerate(products, 1):  # noqa: B007  # the last one is the count
-                file.write(encode(_stated_fields(product)) + "\n")
+                file.write(orjson.dumps(_stated_fields(product), option=orjson.OPT_APPEND_NEWLINE))
         part.replace(directory / f"{_STEM}.jsonl")
     except BaseException:
         part.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from pipeline.ordered_map import ordered_map
 from pipeline.photos import open_photo
 from pipeline.product import PhotoError, UnusedPhoto, UnusedPhotoReason, parse_row
 from pipeline.tables.reader import DEFAULT_OPTIONS, Table, TableOptions, open_table, require_columns
-from pipeline.tables.record import BrokenRecord, Record
+from pipeline.tables.record import BrokenRecord
 from pipeline.variants import merge_variants, with_inherited_cells
 
 _PROGRESS_ROWS = 1000
@@ -115,6 +115,7 @@ class _Importer:
     decode: Decode
     notes: Counter[Note] = dataclasses.field(default_factory=Counter)
     photo_urls: int = 0
+    unusable_files: set[Path] = dataclasses.field(default_factory=set)  # Copied photos; several products may have one.
 
     def products(self, table: Table, limit: int | None) -> Iterator[CatalogueProduct]:
         """The products of the catalogue in order. Raises BadCatalogue at the end if too many rows were rejected."""
@@ -123,6 +124,9 @@ class _Importer:
             if (product := self._finished(candidate, photo_error)) is not None:
                 kept += 1
                 yield product
+        for file in self.unusable_files:
+            with contextlib.suppress(OSError):  # It may never have been written.
+                file.unlink()
         self._give_notices()
         self._check_photo_option()
         self.report.over_limit = (
@@ -151,7 +155,7 @@ class _Importer:
             notices: list[str] = []
             try:
                 fields = mapping.product_fields(cells, self.notes)
-                candidate = self._candidate(Record(record.line, cells), parse_row(fields, notices))
+                candidate = self._candidate(record.line, cells, parse_row(fields, notices))
             except BadField as bad:
                 self._reject(record.line, fields, bad)
                 continue
@@ -189,37 +193,37 @@ class _Importer:
                 bad = BadField("id", RejectReason.DUPLICATE_ID, f"line {line} has the same id")
                 self._reject(candidate.line, {"id": candidate.product.id}, bad)
 
-    def _candidate(self, record: Record, product: CatalogueProduct) -> _Candidate:
+    def _candidate(self, line: int, cells: Mapping[str, object], product: CatalogueProduct) -> _Candidate:
         """With the photo that the row states: a file of the source, or a URL."""
-        name = self.source.mapping.image_name(record.fields)
+        name = self.source.mapping.image_name(cells)
         if not name:
-            return self._without_photo(record, product, None)
+            return self._without_photo(line, product, None)
         url = name if catalogue.is_url(name) else ""
         stem = PurePosixPath(unquote(urlsplit(url).path)).name if url else name
         if self.photos is not None and (file := self.photos.find(stem)):
             # The folder "images" of an archive becomes the folder "images" of the catalogue, not "images/images".
             image = f"{catalogue.IMAGES}/{file.removeprefix(f'{catalogue.IMAGES}/')}"
-            return _Candidate(record.line, dataclasses.replace(product, image=image), file)
+            return _Candidate(line, dataclasses.replace(product, image=image), file)
         if url:
             self.photo_urls += 1
-            return self._with_url(record, product, url)
+            return self._with_url(line, product, url)
         if not archive.is_inside(name):
-            return self._without_photo(record, product, PhotoError(UnusedPhotoReason.BAD_PATH, quote(name)))
+            return self._without_photo(line, product, PhotoError(UnusedPhotoReason.BAD_PATH, quote(name)))
         where = f"in {self.source.images}" if self.source.images else "here: --images says where photos are"
         error = PhotoError(UnusedPhotoReason.MISSING, f"no {quote(name)} {where}")
-        return self._without_photo(record, product, error)
+        return self._without_photo(line, product, error)
 
-    def _with_url(self, record: Record, product: CatalogueProduct, url: str) -> _Candidate:
+    def _with_url(self, line: int, product: CatalogueProduct, url: str) -> _Candidate:
         try:
-            return _Candidate(record.line, dataclasses.replace(product, image=catalogue.photo_path(url)))
+            return _Candidate(line, dataclasses.replace(product, image=catalogue.photo_path(url)))
         except PhotoError as error:
-            return self._without_photo(record, product, error)
+            return self._without_photo(line, product, error)
 
-    def _without_photo(self, record: Record, product: CatalogueProduct, error: PhotoError | None) -> _Candidate:
+    def _without_photo(self, line: int, product: CatalogueProduct, error: PhotoError | None) -> _Candidate:
         if self.source.require_image:
             detail = error.detail if error else "the row states no photo"
             raise BadField("image", RejectReason.MISSING_IMAGE, detail)
-        return _Candidate(record.line, product, missing_photo=error)
+        return _Candidate(line, product, missing_photo=error)
 
     def _with_photos(self, candidates: Iterable[_Candidate]) -> Iterator[tuple[_Candidate, PhotoError | None]]:
         """Copy and decode the photo of each candidate; with what is wrong with it."""
@@ -231,19 +235,28 @@ class _Importer:
             archive.copy_photos(
                 images, {each.source_photo: self._target(each) for each in candidates if each.source_photo}
             )
+        else:
+            candidates = self._copied(images, candidates)
 
-        def copy_and_decode(candidate: _Candidate) -> PhotoError | None:
+        def decode_copy(candidate: _Candidate) -> PhotoError | None:
             if not candidate.source_photo:
                 return None
-            if images.is_dir():
-                archive.copy_photos(images, {candidate.source_photo: self._target(candidate)})
             try:
                 open_photo(self._target(candidate), self.decode)
             except PhotoError as error:
                 return error
             return None
 
-        return ordered_map(copy_and_decode, candidates, workers=_DECODERS, ahead=16 * _DECODERS)
+        return ordered_map(decode_copy, candidates, workers=_DECODERS, ahead=16 * _DECODERS)
+
+    def _copied(self, images: Path, candidates: Iterable[_Candidate]) -> Iterator[_Candidate]:
+        """The candidates, each after its photo was copied from a folder. Several may share one."""
+        copied: set[str] = set()
+        for candidate in candidates:
+            if (name := candidate.source_photo) and name not in copied:
+                copied.add(name)
+                archive.copy_photos(images, {name: self._target(candidate)})
+            yield candidate
 
     def _target(self, candidate: _Candidate) -> Path:
         return self.directory / candidate.product.image
@@ -252,8 +265,7 @@ class _Importer:
         """Count a product and what is wrong with its photo; None: it is rejected for its photo."""
         product, report = candidate.product, self.report
         if photo_error is not None:
-            with contextlib.suppress(OSError):  # It may never have been written.
-                self._target(candidate).unlink()
+            self.unusable_files.add(self._target(candidate))
             product = dataclasses.replace(product, image="")
             if self.source.require_image:
                 self._reject(

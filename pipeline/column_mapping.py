@@ -22,7 +22,7 @@ from pipeline.prices import parse_price, parse_stock
 _INLINE_TAG = re.compile(r"</?(?:a|b|em|font|i|mark|small|span|strong|sub|sup|u)(?:\s[^<>]*)?>", re.IGNORECASE)
 _SPACES = re.compile(r"[^\S\n]*\n\s*|[^\S\n]+")
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-_CATEGORIES_CACHED = 1 << 16  # Normalised categories and tags are kept: a million products have a few thousand.
+_CACHED = 1 << 16  # Normalised categories and tags are kept: a million products have a few thousand.
 
 
 class Note(StrEnum):
@@ -99,10 +99,13 @@ class ColumnMapping:
         """The fields of a product, not validated yet, without its photo. notes: counts what was assumed."""
         notes = Counter() if notes is None else notes
         values: dict[str, Any] = dict(self.constants)
+        for name, column in self._copied:
+            cell = record.get(column)
+            values[name] = _text(cell) if isinstance(cell, float) else cell
         for name, read in self._readers:
             values[name] = read(record, notes)
         if "price" in self.fields:
-            self._set_price(values, notes)
+            self._set_price(values, self._cell(record, self.fields["price"][0]), notes)
         if self.default_category and not values.get("category"):
             notes[Note.NO_CATEGORY] += 1
             values["category"] = self.default_category
@@ -140,9 +143,22 @@ class ColumnMapping:
         )
 
     @cached_property
+    def _copied(self) -> list[tuple[str, str]]:
+        """The fields that are the cell of one column."""
+        if self.fallbacks:
+            return []
+        markup = ("title", "description") if self.strip_html else ()
+        return [
+            (name, columns[0])
+            for name, columns in self.fields.items()
+            if len(columns) == 1 and name not in ("tags", "category", "in_stock", "price", *markup)
+        ]
+
+    @cached_property
     def _readers(self) -> list[tuple[str, _Reader]]:
-        """How each field is read, decided once: a table has a million rows."""
-        return [(name, self._reader(name, columns)) for name, columns in self.fields.items()]
+        """How each other field but the price is read, decided once: a table has a million rows."""
+        done = {"price", *(name for name, _ in self._copied)}
+        return [(name, self._reader(name, columns)) for name, columns in self.fields.items() if name not in done]
 
     @cached_property
     def _image_template(self) -> _Template:
@@ -161,8 +177,6 @@ class ColumnMapping:
             return lambda record, notes: self._in_stock(self._cells(record, columns), record)
         if self.strip_html and name in ("title", "description"):
             return lambda record, notes: _without_markup(_joined(self._cells(record, columns)))
-        if len(columns) == 1 and not self.fallbacks:
-            return lambda record, notes: _single(record.get(columns[0]))
         return lambda record, notes: _joined(self._cells(record, columns))
 
     def _category(self, cells: Sequence[Any]) -> str:
@@ -175,23 +189,37 @@ class ColumnMapping:
         )
 
     def _tags_reader(self, parts: Sequence[str]) -> _Reader:
-        separator = self.tags_separator or TAG_SEPARATOR
+        columns = list(dict.fromkeys(column for part in parts for column in _PLACEHOLDER.findall(part) or [part]))
         templates = {part: _Template.of(part, normalise=category_name) for part in parts if _PLACEHOLDER.search(part)}
+        separator = self.tags_separator or TAG_SEPARATOR
 
-        def read(record: Mapping[str, Any], notes: Counter[Note]) -> list[str]:
+        def tags(record: Mapping[str, Any]) -> tuple[list[str], bool, bool]:
+            """The tags, whether one in a column holds commas, and whether some are left out."""
             names: list[str] = []
+            commas = False
             for part in parts:
                 if part in templates:  # At most one tag.
                     names.append(templates[part].fill(self._cells, record))
                 elif isinstance(cell := record.get(part), list):
                     names += [category_name(_text(tag)) for tag in cell]
-                elif text := _text(cell):
-                    names += _tags_of(text, separator)
-                    if not self.tags_separator and "," in text:
-                        notes[Note.TAG_WITH_COMMA] += 1
+                else:
+                    names += map(category_name, _text(cell).split(separator))
+                    commas |= not self.tags_separator and "," in _text(cell)
             filled = list(dict.fromkeys(name for name in names if name))
             kept = [name for name in filled if len(name.encode()) <= MAX_TAG_BYTES][:MAX_TAGS]
-            if len(kept) < len(filled):
+            return kept, commas, len(kept) < len(filled)
+
+        @lru_cache(_CACHED)
+        def tags_of_texts(*cells: str) -> tuple[list[str], bool, bool]:
+            return tags(dict(zip(columns, cells, strict=True)))
+
+        def read(record: Mapping[str, Any], notes: Counter[Note]) -> list[str]:
+            cells = [record.get(column) for column in columns]
+            are_texts = not self.fallbacks and all(isinstance(cell, str) for cell in cells)
+            kept, commas, left_out = tags_of_texts(*cells) if are_texts else tags(record)
+            if commas:
+                notes[Note.TAG_WITH_COMMA] += 1
+            if left_out:
                 notes[Note.TAG_LEFT_OUT] += 1
             return kept
 
@@ -208,8 +236,8 @@ class ColumnMapping:
             return [self._cell(record, column) for column in columns]
         return [record.get(column) for column in columns]
 
-    def _set_price(self, values: dict[str, Any], notes: Counter[Note]) -> None:
-        price = parse_price(values["price"], self.decimal_sign)
+    def _set_price(self, values: dict[str, Any], cell: Any, notes: Counter[Note]) -> None:
+        price = parse_price(cell, self.decimal_sign)
         values["price"] = price.amount
         if price.currency and "currency" not in self.fields and "currency" not in self.constants:
             values["currency"] = price.currency
@@ -318,22 +346,17 @@ def category_path(parts: Sequence[str], depth: int = 0) -> str:
     return "/".join(names[:depth] if depth else names)
 
 
-@lru_cache(_CATEGORIES_CACHED)
+@lru_cache(_CACHED)
 def category_name(text: str) -> str:
     """Normalise one name of a path: NFKC, lower case, stripped, "-" for every run of spaces and slashes."""
     return re.sub(r"[\s/]+", "-", unicodedata.normalize("NFKC", text).strip(" \t\r\n/").lower())
 
 
-@lru_cache(_CATEGORIES_CACHED)
+@lru_cache(_CACHED)
 def _category_of(cells: tuple[str, ...], list_separator: str, separator: str, prefix: str, depth: int) -> str:
     if list_separator:
         cells = tuple(_first_part(cell, list_separator) for cell in cells)
     return category_path([prefix, *(part for cell in cells for part in cell.split(separator))], depth)
-
-
-@lru_cache(_CATEGORIES_CACHED)
-def _tags_of(text: str, separator: str) -> list[str]:
-    return [category_name(part) for part in text.split(separator)]
 
 
 def _single(cell: Any) -> Any:

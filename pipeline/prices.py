@@ -11,6 +11,8 @@ _CACHED: Final = 1 << 16  # Results kept: the million products of a shop have fa
 
 # Three letters before or after the number: "12.00 USD", "JPY 1200".
 _CURRENCY: Final = re.compile(r"(?<![A-Za-z])[A-Z]{3}(?![A-Za-z])")
+# Most prices, such as "¥1,299" and "12.50": read at once.
+_COMMON: Final = re.compile(r"[^\w+\-.,]?([0-9]{1,3}(?:,[0-9]{3})*|[0-9]+)(\.[0-9]{1,2})?")
 _NUMBER: Final = re.compile(r"[^\d+\-.,]*([+-]?\d[\d.,'’ ]*)[^\d.,]*")
 _GROUPED: Final = {  # Groups of three digits, and of two as in India; by the sign between them.
     sign: re.compile(rf"[+-]?\d{{1,3}}(?:{re.escape(sign)}\d{{2,3}})*{re.escape(sign)}\d{{3}}") for sign in ",.'"
@@ -41,6 +43,9 @@ def parse_price(cell: Any, decimal_sign: str = ".") -> ParsedPrice:
 def _parse_text(text: str, decimal_sign: str) -> ParsedPrice:
     if not text or (text.isascii() and text.isdigit()):
         return ParsedPrice(text)
+    if decimal_sign == "." and (common := _COMMON.fullmatch(text)):
+        whole, fraction = common[1], common[2] or ""
+        return ParsedPrice(whole.replace(",", "") + fraction, ambiguous=not fraction and whole.count(",") == 1)
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     found = _CURRENCY.search(text)

@@ -175,6 +175,27 @@ def test_every_photo_that_cannot_be_used_is_counted_and_named_and_its_product_ke
     assert sorted(path.name for path in (target / "images").iterdir()) == ["1.png"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "photos.tar"])
+def test_products_may_share_a_photo_good_or_broken(
+    source: Path, target: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.write_text("sku,name,kind,cost\n" + "".join(f"{n},{'good' if n % 2 else 'bad'},k,1\n" for n in range(60)))
+    pictures = {"good.png": photo(size=(900, 900)), "bad.png": photo()[:50]}
+    if kind == "folder":
+        images = tmp_path / "photos"
+        images.mkdir()
+        for name, data in pictures.items():
+            (images / name).write_bytes(data)
+    else:
+        images = write_archive(tmp_path / kind, pictures)
+
+    assert run(source, target, *FIELDS, "--images", images, "--image", "{name}.png", "--json") == 0
+
+    assert [product.image for product in imported_products(target)] == ["", "images/good.png"] * 30
+    assert json.loads(capsys.readouterr().out)["unused_photos"] == {"broken photo": 30}
+    assert [path.name for path in (target / "images").iterdir()] == ["good.png"]
+
+
 def test_of_photos_that_are_missing_for_one_reason_only_the_first_are_named(
     source: Path, target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
