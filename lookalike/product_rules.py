@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -26,10 +26,7 @@ MAX_PATH_BYTES: Final = 1024
 MAX_URL_BYTES: Final = 2048
 MAX_TAGS: Final = 32
 MAX_TAG_BYTES: Final = 64
-# The fields whose texts are mostly those of other products, and how many normalised ones are kept: a million products
-# have a few thousand categories, shops and sets of tags.
-_REPEATED: Final = frozenset(("category", "shop", "currency", "in_stock"))
-_REPEATED_VALUES: Final = 1 << 15
+_REPEATED_VALUES: Final = 1 << 15  # A million products have a few thousand categories, shops and sets of tags.
 # The letters of Unicode's categories Cc and Cs.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_OR_SURROGATE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -102,22 +99,13 @@ def parse_product(fields: Mapping[str, Any], notices: list[str] | None = None) -
     for name in FIELDS:
         # Most fields of most products are not given, which a million rows make worth asking first.
         if (value := fields.get(name)) is not None or name in REQUIRED:
-            values[name] = parse_field(name, value, notices)
+            values[name] = _RULES[name](value, notices)
     return CatalogueProduct(**values)
 
 
 def parse_field(name: str, value: object, notices: list[str]) -> Any:
     """Normalise the value of one field of `FIELDS`; None is the value of a field that is not given. Raises BadField."""
-    if (long_text := _LONG_TEXTS.get(name)) is not None:
-        return long_text(name, value, notices)
-    if name in _REPEATED and isinstance(value, str):
-        return _repeated_field(name, value)
-    return _RULES[name](value)
-
-
-@lru_cache(_REPEATED_VALUES)
-def _repeated_field(name: str, value: str) -> Any:
-    return _RULES[name](value)
+    return _RULES[name](value, notices)
 
 
 def normalise_category(path: str) -> str:
@@ -295,16 +283,17 @@ def _image(value: object) -> str:
 def _tags(value: object) -> tuple[str, ...]:
     """Tags from a list of texts, or from one text with "|" between them."""
     items = value if isinstance(value, Sequence) and not isinstance(value, str) else split_tags(_text("tags", value))
-    texts = tuple(_text("tags", tag) for tag in items)
-    try:
-        return _normal_tags(texts)
-    except ValueError as error:
-        raise BadField("tags", RejectReason.BAD_TAGS, str(error)) from None
+    tags = tuple(items)
+    return _normal_tags(tags) if set(map(type, tags)) <= {str} else _normal_tags.__wrapped__(tags)
 
 
 @lru_cache(_REPEATED_VALUES)
-def _normal_tags(texts: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(normalise_tags(texts))
+def _normal_tags(tags: tuple[object, ...]) -> tuple[str, ...]:
+    texts = [_text("tags", tag) for tag in tags]
+    try:
+        return tuple(normalise_tags(texts))
+    except ValueError as error:
+        raise BadField("tags", RejectReason.BAD_TAGS, str(error)) from None
 
 
 def _time(field: str) -> Callable[[object], int]:
@@ -328,21 +317,32 @@ def _revision(value: object) -> int:
     return int(text)
 
 
-_LONG_TEXTS: Final[Mapping[str, Callable[[str, object, list[str]], str]]] = {
-    "title": _title,
-    "description": _description,
-    "url": _url,
-}
-_RULES: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "id": _id,
-    "category": _category,
-    "shop": _shop,
-    "price": _price,
-    "currency": _currency,
-    "in_stock": _in_stock,
-    "image": _image,
-    "tags": _tags,
-    "created_at": _time("created_at"),
-    "expires_at": _time("expires_at"),
-    "revision": _revision,
+_Rule = Callable[[Any, list[str]], Any]
+
+
+def _without_notices(rule: Callable[[Any], Any]) -> _Rule:
+    return lambda value, notices: rule(value)
+
+
+def _of_repeated_texts(rule: Callable[[Any], Any]) -> _Rule:
+    """A rule for a field whose texts are mostly those of other products, of which the normalised ones are kept."""
+    cached = lru_cache(_REPEATED_VALUES)(rule)
+    return lambda value, notices: cached(value) if isinstance(value, str) else rule(value)
+
+
+_RULES: Final[Mapping[str, _Rule]] = {
+    "id": _without_notices(_id),
+    "category": _of_repeated_texts(_category),
+    "title": partial(_title, "title"),
+    "description": partial(_description, "description"),
+    "shop": _of_repeated_texts(_shop),
+    "price": _without_notices(_price),
+    "currency": _of_repeated_texts(_currency),
+    "in_stock": _of_repeated_texts(_in_stock),
+    "image": _without_notices(_image),
+    "url": partial(_url, "url"),
+    "tags": _without_notices(_tags),
+    "created_at": _without_notices(_time("created_at")),
+    "expires_at": _without_notices(_time("expires_at")),
+    "revision": _without_notices(_revision),
 }
