@@ -25,7 +25,12 @@ class QueryMix:
 def list_products(client: Client) -> list[ProductInfo]:
     """The first products of the catalogue. Raises Unavailable where it is empty."""
     products = [
-        ProductInfo(id=product.id, title=product.title, category=product.category, price=product.price)
+        ProductInfo(
+            id=product.id,
+            title=product.title,
+            category=product.category,
+            price=product.price if product.HasField("price") else None,
+        )
         for product in itertools.islice(client.list(limit=MAX_PRODUCTS, timeout_s=_LIST_TIMEOUT_S), MAX_PRODUCTS)
     ]
     if not products:

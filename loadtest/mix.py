@@ -34,7 +34,7 @@ class ProductInfo:
     id: str
     title: str
     category: str
-    price: float
+    price: float | None  # None: unknown.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,9 @@ class QueryGenerator:
     def _filter(self) -> SearchArguments:
         """A filter that matches a popular product."""
         product = self._inputs.products[self._products.draw(self._rng)]
-        choices = [SearchArguments(in_stock=True), SearchArguments(max_price=product.price)]
+        choices = [SearchArguments(in_stock=True)]
+        if product.price is not None:
+            choices.append(SearchArguments(max_price=product.price))
         if product.category:
             choices.append(SearchArguments(category_in=[product.category.partition("/")[0]]))
         return self._rng.choice(choices)

@@ -16,8 +16,19 @@ COMMANDS = {
     "catalog import": Command(
         "pipeline.import_command:main", "turn a table from elsewhere and photos into a catalogue"
     ),
-    "catalog upsert": Command("lookalike.cli.catalog:upsert", "add a product to what a gateway serves, or replace it"),
-    "catalog remove": Command("lookalike.cli.catalog:remove", "remove a product from what a gateway serves"),
+    "catalog upsert": Command(
+        "lookalike.cli.catalog.change:upsert", "add a product to what a gateway serves, or replace it"
+    ),
+    "catalog patch": Command(
+        "lookalike.cli.catalog.change:patch", "change some fields of a product, such as its price"
+    ),
+    "catalog remove": Command("lookalike.cli.catalog.remove:main", "remove a product, or all that pass conditions"),
+    "catalog write": Command("lookalike.cli.catalog.write:main", "make the changes in a file, any number of them"),
+    "catalog get": Command("lookalike.cli.catalog.read:get", "show a product that a gateway serves"),
+    "catalog list": Command("lookalike.cli.catalog.read:list_products", "list the products that a gateway serves"),
+    "catalog export": Command(
+        "lookalike.cli.catalog.export:main", "write the products that a gateway serves to a catalogue's file"
+    ),
     "catalog check": Command("pipeline.catalogue_check:main", "report the bad rows of a catalogue"),
     "encoders export": Command("encoders.image.mobilenet:main", "write the image model as a versioned SavedModel"),
     "encoders serving-config": Command("encoders.serving.config_files:main", "write TF-Serving's configuration files"),

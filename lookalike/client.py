@@ -10,14 +10,27 @@ A call raises an error of `lookalike.errors`: InvalidRequest names the field, Ov
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import aclosing, closing
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
+from lookalike.changes import (
+    ChangeArguments,
+    PatchArguments,
+    PatchFields,
+    UpsertArguments,
+    batch_write_request,
+    patch_change,
+    remove_change,
+    remove_where_request,
+    upsert_change,
+    write_requests,
+)
 from lookalike.channels import aio_channel, blocking_channel
 from lookalike.errors import LookalikeError
 from lookalike.requests import (
@@ -25,41 +38,57 @@ from lookalike.requests import (
     DuplicatesArguments,
     FilterArguments,
     SearchArguments,
-    Vector,
     batch_request,
-    check_uint,
     classify_request,
     conditions,
     duplicates_request,
     example,
-    remove_request,
+    get_request,
+    list_request,
     search_request,
     stream_requests,
-    upsert_request,
 )
+from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.status import from_request_error, to_error
-from lookalike.v1.catalog_pb2 import ChangeResponse, CountRequest, ExistsRequest, GetRequest, ListRequest
+from lookalike.v1.catalog_pb2 import (
+    BatchWriteResponse,
+    Change,
+    ChangeResponse,
+    CountRequest,
+    ExistsRequest,
+    GetResponse,
+    RemoveWhereResponse,
+)
 from lookalike.v1.catalog_pb2_grpc import CatalogStub
 from lookalike.v1.search_pb2 import (
     BatchSearchResponse,
     ClassifyResponse,
     SearchRequest,
     SearchResponse,
-    SearchStreamRequest,
     SearchStreamResponse,
 )
 from lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from lookalike.v1.types_pb2 import Product
 
+if TYPE_CHECKING:
+    from lookalike.vectors import F32
+
 __all__ = [
     "AsyncClient",
+    "ChangeArguments",
     "ClassifyArguments",
     "Client",
     "DuplicatesArguments",
     "FilterArguments",
+    "PatchArguments",
+    "PatchFields",
     "SearchArguments",
+    "UpsertArguments",
     "conditions",
     "example",
+    "patch_change",
+    "remove_change",
+    "upsert_change",
 ]
 
 Response = TypeVar("Response")
@@ -113,24 +142,9 @@ class Client:
         What `searches` raises is raised here, once the searches before it are answered. Raises as `search` does where
         the stream as a whole fails.
         """
-        failures: list[Exception] = []
-
-        def requests() -> Generator[SearchStreamRequest, None, None]:
-            try:
-                yield from stream_requests(searches)
-            except Exception as error:  # In gRPC's thread, where it would only cancel the call.
-                failures.append(error)
-
-        call = self._similar.SearchStream(requests(), timeout=timeout_s)
-        try:
-            for response in call:
+        with closing(self._stream(self._similar.SearchStream, stream_requests(searches), timeout_s)) as responses:
+            for response in responses:
                 yield response.id, _stream_result(response)
-        except grpc.RpcError as error:
-            raise to_error(error) from error
-        finally:
-            call.cancel()
-        if failures:
-            raise failures[0]
 
     def find_duplicates(
         self, *, timeout_s: float | None = None, **arguments: Unpack[DuplicatesArguments]
@@ -153,8 +167,18 @@ class Client:
         return self._call(self._similar.Classify, classify_request(**arguments), timeout_s)
 
     def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
-        """Get one product, with its description. Raises NotFound."""
-        return self._call(self._catalog.Get, GetRequest(product_id=product_id), timeout_s).product
+        """Get one product, with its description and its revision. Raises NotFound."""
+        return self._call(self._catalog.Get, get_request(product_id), timeout_s).product
+
+    def vectors(
+        self, product_id: str, spaces: Sequence[str] | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, F32]:
+        """Get a product's vectors by space, each (dim,) float32 of unit norm, of those of `spaces` in which it has one.
+
+        spaces: all by default. Raises NotFound.
+        """
+        request = get_request(product_id, VECTOR_SPACES if spaces is None else spaces)
+        return _vectors(self._call(self._catalog.Get, request, timeout_s))
 
     def exists(self, product_ids: Sequence[str], *, timeout_s: float | None = None) -> Sequence[bool]:
         """Whether each of at most 1,000 product ids exists, in their order."""
@@ -169,6 +193,7 @@ class Client:
         *,
         after: str = "",
         limit: int | None = None,
+        descriptions: bool = False,
         timeout_s: float | None = None,
         **filter_arguments: Unpack[FilterArguments],
     ) -> Generator[Product, None, None]:
@@ -176,7 +201,8 @@ class Client:
 
         To resume a broken stream, pass the last id received as `after`.
         """
-        call = self._catalog.List(_list_request(after, limit, filter_arguments), timeout=timeout_s)
+        request = list_request(after, limit, descriptions, filter_arguments)
+        call = self._catalog.List(request, timeout=timeout_s)
         try:
             yield from call
         except grpc.RpcError as error:
@@ -185,35 +211,112 @@ class Client:
             call.cancel()  # If the caller stops early, the stream ends on the server, too.
 
     def upsert(
-        self,
-        product: Product,
-        *,
-        revision: int,
-        vectors: Mapping[str, Vector] | None = None,
-        encode: bool = False,
-        image: bytes | Path | None = None,
-        timeout_s: float | None = None,
+        self, product: Product, *, timeout_s: float | None = None, **arguments: Unpack[UpsertArguments]
     ) -> ChangeResponse:
         """Add or replace a whole product, unless this revision or a newer one is stored. Durable when it returns.
 
-            client.upsert(Product(id="p-17", title="red sneakers"), revision=1764066600000, vectors={"image": vector})
-            client.upsert(product, revision=2, encode=True, image=Path("shoe.jpg"))
+            client.upsert(Product(id="p-17", title="red sneakers", category="fashion/shoes"), revision=2, encode=True)
+            client.upsert(product, revision=1764066600000, vectors={"image": vector}, keep_vectors=True)
 
-        encode: compute the vectors that are left out from the title and from `image`. Retrying after any failure is
-        safe. Raises as `search` does.
+        A product that would have no vector is refused without `allow_unfindable`. The response tells the revision that
+        is stored. Retrying after any failure is safe. Raises as `search` does.
         """
-        request = upsert_request(product, revision, vectors or {}, encode=encode, image=image)
-        return self._call(self._catalog.Upsert, request, timeout_s)
+        return self._call(self._catalog.Upsert, upsert_change(product, **arguments).upsert, timeout_s)
+
+    def patch(
+        self, product_id: str, *, timeout_s: float | None = None, **arguments: Unpack[PatchArguments]
+    ) -> ChangeResponse:
+        """Change some fields of a product, and leave the others and its vectors as they are; None clears a field.
+
+            client.patch("p-17", revision=1764066600000, price=4500, in_stock=False, expires_at=None)
+            client.patch("p-17", revision=1764066600000, title="赤いスニーカー", encode=True)
+
+        encode: compute the vectors of what changes: the title or description, and `image`. Retrying after any failure
+        is safe. Raises NotFound, and as `search` does.
+        """
+        return self._call(self._catalog.Patch, patch_change(product_id, **arguments).patch, timeout_s)
 
     def remove(self, product_id: str, *, revision: int, timeout_s: float | None = None) -> ChangeResponse:
         """Remove a product, which need not exist, unless this revision or a newer one is stored; as `upsert`."""
-        return self._call(self._catalog.Remove, remove_request(product_id, revision), timeout_s)
+        return self._call(self._catalog.Remove, remove_change(product_id, revision=revision).remove, timeout_s)
 
-    def _call(self, method: Callable[..., Response], request: Any, timeout_s: float | None) -> Response:
+    def batch_write(
+        self, changes: Sequence[Change], *, timeout_s: float | None = None
+    ) -> Sequence[ChangeResponse | LookalikeError]:
+        """Make up to 1,000 changes in one call: for each, in order, the response, or the error of a call of its own.
+
+            client.batch_write([patch_change("p-17", revision=2, price=4500), remove_change("p-18", revision=2)])
+
+        Changes of one product are made in their order. Raises as `search` does where the batch as a whole fails.
+        """
+        response = self._call(self._catalog.BatchWrite, batch_write_request(changes), timeout_s)
+        return [*_change_results(response)]
+
+    def write(
+        self, changes: Iterable[Change], *, batch: int = 500, timeout_s: float | None = None
+    ) -> Generator[tuple[int, ChangeResponse | LookalikeError], None, None]:
+        """Make any number of changes on one stream: (position, response or error) of each, in order.
+
+            changes = (patch_change(row.id, revision=row.revision, price=row.price) for row in rows)
+            for position, outcome in client.write(changes): ...
+
+        batch: changes of one message, 1..1000; a message is sent when it is full, and answered when it is durable.
+        `changes` is read ahead of the outcomes by a bounded number. `timeout_s` (none by default) is for all of them.
+        What `changes` raises is raised here, after the outcomes of the changes before it. Raises as `search` does where
+        the stream as a whole fails: to resume, write again from the change after the last position.
+        """
+        with closing(self._stream(self._catalog.Write, write_requests(changes, batch), timeout_s)) as responses:
+            yield from enumerate(outcome for response in responses for outcome in _change_results(response))
+
+    def remove_where(
+        self,
+        *,
+        revision: int | None = None,
+        dry_run: bool = False,
+        timeout_s: float | None = None,
+        **filter_arguments: Unpack[FilterArguments],
+    ) -> RemoveWhereResponse:
+        """Remove every product that passes the conditions, and is not of this revision or a newer one.
+
+            client.remove_where(shop_in=["closed"], dry_run=True).matched
+            client.remove_where(shop_in=["closed"], revision=1764066600000).removed
+
+        dry_run: only count them; it needs no revision. `timeout_s`: none by default. Safe to repeat after any failure.
+        """
+        request = remove_where_request(revision, dry_run, filter_arguments)
+        return self._call_within(timeout_s, self._catalog.RemoveWhere, request)
+
+    def _call(self, method: Callable[..., Response], request: Message, timeout_s: float | None) -> Response:
+        """Call once, with the client's time-out unless the call has its own."""
+        return self._call_within(self._timeout_s if timeout_s is None else timeout_s, method, request)
+
+    def _call_within(self, timeout_s: float | None, method: Callable[..., Response], request: Message) -> Response:
         try:
-            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            return method(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise to_error(error) from error
+
+    def _stream(
+        self, method: Callable[..., Any], requests: Iterable[Message], timeout_s: float | None
+    ) -> Generator[Any, None, None]:
+        """Yield the responses to a stream of requests. Raises what `requests` raises, after those before it."""
+        failures: list[Exception] = []
+
+        def until_failure() -> Iterator[Message]:
+            try:
+                yield from requests
+            except Exception as error:  # In gRPC's thread, where it would only cancel the call.
+                failures.append(error)
+
+        call = method(until_failure(), timeout=timeout_s)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
 
     def close(self) -> None:
         self._channel.close()
@@ -255,25 +358,11 @@ class AsyncClient:
         self, searches: Iterable[SearchArguments | SearchRequest], *, timeout_s: float | None = None
     ) -> AsyncGenerator[tuple[int, SearchResponse | LookalikeError], None]:
         """As `Client.search_stream`."""
-        failures: list[Exception] = []
-
-        async def requests() -> AsyncGenerator[SearchStreamRequest, None]:
-            try:
-                for request in stream_requests(searches):
-                    yield request
-            except Exception as error:  # In gRPC's task, where it would only cancel the call.
-                failures.append(error)
-
-        call = self._similar.SearchStream(requests(), timeout=timeout_s)
-        try:
-            async for response in call:
+        async with aclosing(
+            self._stream(self._similar.SearchStream, stream_requests(searches), timeout_s)
+        ) as responses:
+            async for response in responses:
                 yield response.id, _stream_result(response)
-        except grpc.RpcError as error:
-            raise to_error(error) from error
-        finally:
-            call.cancel()
-        if failures:
-            raise failures[0]
 
     async def find_duplicates(
         self, *, timeout_s: float | None = None, **arguments: Unpack[DuplicatesArguments]
@@ -289,7 +378,14 @@ class AsyncClient:
 
     async def get(self, product_id: str, *, timeout_s: float | None = None) -> Product:
         """As `Client.get`."""
-        return (await self._call(self._catalog.Get, GetRequest(product_id=product_id), timeout_s)).product
+        return (await self._call(self._catalog.Get, get_request(product_id), timeout_s)).product
+
+    async def vectors(
+        self, product_id: str, spaces: Sequence[str] | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, F32]:
+        """As `Client.vectors`."""
+        request = get_request(product_id, VECTOR_SPACES if spaces is None else spaces)
+        return _vectors(await self._call(self._catalog.Get, request, timeout_s))
 
     async def exists(self, product_ids: Sequence[str], *, timeout_s: float | None = None) -> Sequence[bool]:
         """As `Client.exists`."""
@@ -306,11 +402,13 @@ class AsyncClient:
         *,
         after: str = "",
         limit: int | None = None,
+        descriptions: bool = False,
         timeout_s: float | None = None,
         **filter_arguments: Unpack[FilterArguments],
     ) -> AsyncGenerator[Product, None]:
         """As `Client.list`."""
-        call = self._catalog.List(_list_request(after, limit, filter_arguments), timeout=timeout_s)
+        request = list_request(after, limit, descriptions, filter_arguments)
+        call = self._catalog.List(request, timeout=timeout_s)
         try:
             async for product in call:
                 yield product
@@ -320,30 +418,89 @@ class AsyncClient:
             call.cancel()
 
     async def upsert(
-        self,
-        product: Product,
-        *,
-        revision: int,
-        vectors: Mapping[str, Vector] | None = None,
-        encode: bool = False,
-        image: bytes | Path | None = None,
-        timeout_s: float | None = None,
+        self, product: Product, *, timeout_s: float | None = None, **arguments: Unpack[UpsertArguments]
     ) -> ChangeResponse:
         """As `Client.upsert`."""
-        request = upsert_request(product, revision, vectors or {}, encode=encode, image=image)
-        return await self._call(self._catalog.Upsert, request, timeout_s)
+        return await self._call(self._catalog.Upsert, upsert_change(product, **arguments).upsert, timeout_s)
+
+    async def patch(
+        self, product_id: str, *, timeout_s: float | None = None, **arguments: Unpack[PatchArguments]
+    ) -> ChangeResponse:
+        """As `Client.patch`."""
+        return await self._call(self._catalog.Patch, patch_change(product_id, **arguments).patch, timeout_s)
 
     async def remove(self, product_id: str, *, revision: int, timeout_s: float | None = None) -> ChangeResponse:
         """As `Client.remove`."""
-        return await self._call(self._catalog.Remove, remove_request(product_id, revision), timeout_s)
+        request = remove_change(product_id, revision=revision).remove
+        return await self._call(self._catalog.Remove, request, timeout_s)
+
+    async def batch_write(
+        self, changes: Sequence[Change], *, timeout_s: float | None = None
+    ) -> Sequence[ChangeResponse | LookalikeError]:
+        """As `Client.batch_write`."""
+        response = await self._call(self._catalog.BatchWrite, batch_write_request(changes), timeout_s)
+        return [*_change_results(response)]
+
+    async def write(
+        self, changes: Iterable[Change], *, batch: int = 500, timeout_s: float | None = None
+    ) -> AsyncGenerator[tuple[int, ChangeResponse | LookalikeError], None]:
+        """As `Client.write`."""
+        position = 0
+        async with aclosing(self._stream(self._catalog.Write, write_requests(changes, batch), timeout_s)) as responses:
+            async for response in responses:
+                for outcome in _change_results(response):
+                    yield position, outcome
+                    position += 1
+
+    async def remove_where(
+        self,
+        *,
+        revision: int | None = None,
+        dry_run: bool = False,
+        timeout_s: float | None = None,
+        **filter_arguments: Unpack[FilterArguments],
+    ) -> RemoveWhereResponse:
+        """As `Client.remove_where`."""
+        request = remove_where_request(revision, dry_run, filter_arguments)
+        return await self._call_within(timeout_s, self._catalog.RemoveWhere, request)
 
     async def _call(
-        self, method: Callable[..., Awaitable[Response]], request: Any, timeout_s: float | None
+        self, method: Callable[..., Awaitable[Response]], request: Message, timeout_s: float | None
+    ) -> Response:
+        """As `Client._call`."""
+        return await self._call_within(self._timeout_s if timeout_s is None else timeout_s, method, request)
+
+    async def _call_within(
+        self, timeout_s: float | None, method: Callable[..., Awaitable[Response]], request: Message
     ) -> Response:
         try:
-            return await method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            return await method(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise to_error(error) from error
+
+    async def _stream(
+        self, method: Callable[..., Any], requests: Iterable[Message], timeout_s: float | None
+    ) -> AsyncGenerator[Any, None]:
+        """As `Client._stream`."""
+        failures: list[Exception] = []
+
+        async def until_failure() -> AsyncGenerator[Message, None]:
+            try:
+                for request in requests:
+                    yield request
+            except Exception as error:  # In gRPC's task, where it would only cancel the call.
+                failures.append(error)
+
+        call = method(until_failure(), timeout=timeout_s)
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise to_error(error) from error
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
 
     async def close(self) -> None:
         await self._channel.close()
@@ -357,10 +514,6 @@ class AsyncClient:
         await self.close()
 
 
-def _list_request(after: str, limit: int | None, filter_arguments: FilterArguments) -> ListRequest:
-    return ListRequest(filter=conditions(**filter_arguments), after=after, limit=check_uint("limit", limit, bits=64))
-
-
 def _batch_results(response: BatchSearchResponse) -> Sequence[SearchResponse | LookalikeError]:
     return [
         result.response if result.HasField("response") else from_request_error(result.error)
@@ -370,3 +523,14 @@ def _batch_results(response: BatchSearchResponse) -> Sequence[SearchResponse | L
 
 def _stream_result(response: SearchStreamResponse) -> SearchResponse | LookalikeError:
     return response.response if response.HasField("response") else from_request_error(response.error)
+
+
+def _change_results(response: BatchWriteResponse) -> Iterator[ChangeResponse | LookalikeError]:
+    for result in response.results:
+        yield result.response if result.HasField("response") else from_request_error(result.error)
+
+
+def _vectors(response: GetResponse) -> dict[str, F32]:
+    from lookalike.vectors import unpack  # numpy is imported where there are vectors.
+
+    return {space_name(each.space): unpack(each.vector, len(each.vector) // 4)[0] for each in response.vectors}

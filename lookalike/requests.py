@@ -1,4 +1,4 @@
-"""Build the request messages of the public API from keyword arguments. Reads photo files; no other I/O.
+"""Build the requests that search and read the catalogue from keyword arguments. Reads photo files; no other I/O.
 
 Only values that the messages cannot hold are refused here; the server checks everything else.
 """
@@ -14,7 +14,7 @@ from lookalike.errors import InvalidRequest
 from lookalike.limits import MAX_BATCH, MAX_IMAGE_BYTES, MAX_MESSAGE_BYTES
 from lookalike.spaces import SPACES, VECTOR_SPACES
 from lookalike.timestamps import unix_s
-from lookalike.v1.catalog_pb2 import RemoveRequest, UpsertRequest
+from lookalike.v1.catalog_pb2 import GetRequest, ListRequest
 from lookalike.v1.search_pb2 import (
     BatchSearchRequest,
     ClassifyRequest,
@@ -23,7 +23,7 @@ from lookalike.v1.search_pb2 import (
     SearchRequest,
     SearchStreamRequest,
 )
-from lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector, SpaceWeight
+from lookalike.v1.types_pb2 import Filter, Space, SpaceWeight
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,27 +33,29 @@ Vector: TypeAlias = "npt.NDArray[np.floating] | Sequence[float]"
 
 
 class _ListFilterArguments(TypedDict, total=False):
-    """The filter arguments that are lists of strings."""
+    """The filter arguments that are lists: none of them empty; None is no condition."""
 
-    category_in: Sequence[str]  # "fashion" matches itself and every category below it.
-    category_not_in: Sequence[str]
-    shop_in: Sequence[str]
-    shop_not_in: Sequence[str]
-    tags_any: Sequence[str]  # At least one of these.
-    tags_all: Sequence[str]
-    tags_none: Sequence[str]
+    category_in: Sequence[str] | None  # "fashion" matches itself and every category below it.
+    category_not_in: Sequence[str] | None
+    shop_in: Sequence[str] | None
+    shop_not_in: Sequence[str] | None
+    currency_in: Sequence[str] | None  # ISO 4217: "JPY".
+    tags_any: Sequence[str] | None  # At least one of these.
+    tags_all: Sequence[str] | None
+    tags_none: Sequence[str] | None
+    any_of: Sequence[Filter] | None  # Each made by `conditions(...)`; may be nested.
+    all_of: Sequence[Filter] | None
+    none_of: Sequence[Filter] | None
 
 
 class FilterArguments(_ListFilterArguments, total=False):
     """The conditions that a product must pass, all of them."""
 
-    min_price: float | None  # Inclusive.
+    min_price: float | None  # Inclusive. A product of unknown price passes neither bound.
     max_price: float | None  # Inclusive.
+    has_price: bool | None  # Whether the price is known.
     in_stock: bool | None
     created_after: datetime | date | int | None  # Exclusive; a number is seconds since 1970; without a time zone, UTC.
-    any_of: Sequence[Filter]  # Each made by `conditions(...)`; may be nested.
-    all_of: Sequence[Filter]
-    none_of: Sequence[Filter]
 
 
 class SearchArguments(FilterArguments, total=False):
@@ -208,7 +210,7 @@ def classify_request(
     """Build a ClassifyRequest. Raises InvalidRequest for values that the message cannot hold."""
     return ClassifyRequest(
         product_id=product_id,
-        image=_read_photo(image) if isinstance(image, Path) else image,
+        image=read_photo(image) if isinstance(image, Path) else image,
         text=text,
         limit=check_uint("limit", limit, bits=32),
         precision=precision,
@@ -226,9 +228,9 @@ def example(
     """One example of what to find or, with a negative weight, of what to avoid. Raises InvalidRequest."""
     return Example(
         product_id=product_id,
-        image=_read_photo(image) if isinstance(image, Path) else image,
+        image=read_photo(image) if isinstance(image, Path) else image,
         text=text,
-        vector=None if vector is None else _pack_vector(vector),
+        vector=None if vector is None else pack_vector(vector),
         weight=weight,
     )
 
@@ -261,14 +263,12 @@ def conditions(
     *,
     min_price: float | None = None,
     max_price: float | None = None,
+    has_price: bool | None = None,
     in_stock: bool | None = None,
     created_after: datetime | date | int | None = None,
-    any_of: Sequence[Filter] = (),
-    all_of: Sequence[Filter] = (),
-    none_of: Sequence[Filter] = (),
     **lists: Unpack[_ListFilterArguments],
 ) -> Filter:
-    """Build a Filter. Raises InvalidRequest for values that the message cannot hold."""
+    """Build a Filter. Raises InvalidRequest for values that the message cannot hold, and for an empty list."""
     for name, values in lists.items():
         if name not in _ListFilterArguments.__annotations__:
             raise InvalidRequest(
@@ -276,6 +276,8 @@ def conditions(
             )
         if isinstance(values, str):  # "ab" would mean "a" and "b".
             raise InvalidRequest(f"filter.{name}", f"expected a list of strings: [{values!r}]")
+        if values is not None and not len(values):  # type: ignore[arg-type]  # a sequence; the message cannot tell it from none
+            raise InvalidRequest(f"filter.{name}", "is an empty list; leave the condition out if all products may pass")
     try:
         created_after_s = None if created_after is None else unix_s(created_after)
     except ValueError as error:
@@ -284,41 +286,32 @@ def conditions(
         **lists,
         min_price=min_price,
         max_price=max_price,
+        has_price=has_price,
         in_stock=in_stock,
         created_after=created_after_s,
-        any_of=any_of,
-        all_of=all_of,
-        none_of=none_of,
     )
 
 
-def upsert_request(
-    product: Product,
-    revision: int,
-    vectors: Mapping[str, Vector],
-    *,
-    encode: bool,
-    image: bytes | Path | None,
-) -> UpsertRequest:
-    """Build a UpsertRequest. Raises InvalidRequest for values that the message cannot hold."""
-    for space in vectors:
-        if space not in VECTOR_SPACES:
-            raise InvalidRequest("vectors", f"{space!r} is not one of {', '.join(VECTOR_SPACES)}")
-    check_uint("revision", revision, bits=64)
-    data = _read_photo(image) if isinstance(image, Path) else image
-    return UpsertRequest(
-        product=product,
-        revision=revision,
-        vectors=[SpaceVector(space=SPACES[space], vector=_pack_vector(vector)) for space, vector in vectors.items()],
-        encode=encode,
-        image=data or b"",
+def get_request(product_id: str, spaces: Iterable[str] = ()) -> GetRequest:
+    """Build a GetRequest, with the spaces whose vectors to return. Raises InvalidRequest for any other name."""
+    return GetRequest(product_id=product_id, vectors=[vector_space("spaces", space) for space in spaces])
+
+
+def list_request(after: str, limit: int | None, descriptions: bool, filter_arguments: FilterArguments) -> ListRequest:
+    """Build a ListRequest. Raises InvalidRequest for values that the message cannot hold."""
+    return ListRequest(
+        filter=conditions(**filter_arguments),
+        after=after,
+        limit=check_uint("limit", limit, bits=64),
+        descriptions=descriptions,
     )
 
 
-def remove_request(product_id: str, revision: int) -> RemoveRequest:
-    """Build a RemoveRequest. Raises InvalidRequest if the revision does not fit 64 bits."""
-    check_uint("revision", revision, bits=64)
-    return RemoveRequest(product_id=product_id, revision=revision)
+def vector_space(field: str, name: str) -> Space.ValueType:
+    """The number of a space that vectors lie in. Raises InvalidRequest for any other name."""
+    if name not in VECTOR_SPACES:
+        raise InvalidRequest(field, f"{name!r} is not one of {', '.join(VECTOR_SPACES)}")
+    return VECTOR_SPACES[name]
 
 
 def check_uint(name: str, value: int | None, *, bits: int) -> int | None:
@@ -328,7 +321,8 @@ def check_uint(name: str, value: int | None, *, bits: int) -> int | None:
     return value
 
 
-def _read_photo(path: Path) -> bytes:
+def read_photo(path: Path) -> bytes:
+    """The bytes of a photo's file. Raises InvalidRequest."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
@@ -339,7 +333,8 @@ def _read_photo(path: Path) -> bytes:
     return data
 
 
-def _pack_vector(vector: Vector) -> bytes:
+def pack_vector(vector: Vector) -> bytes:
+    """One vector of any dtype as float32. Raises InvalidRequest for an array of another shape."""
     import numpy as np  # Half of what `import lookalike.client` would take; only vectors need it.
 
     from lookalike.vectors import pack

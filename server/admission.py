@@ -38,6 +38,9 @@ class Permit:
 
 
 UnaryHandler = Callable[[Any, Deadline, Permit], Awaitable[Message | bytes]]
+# The reply to a call, or None where that takes more than a look; called on any thread. It takes no permit: there is one
+# such call at a time, and none when no permit is left.
+AtOnce = Callable[[Any, RequestTimer], bytes | None]
 StreamHandler = Callable[[Any, Deadline, Permit], AsyncGenerator[Message | bytes, None]]
 
 
@@ -72,26 +75,45 @@ class Admission:
         *,
         streams: Mapping[str, StreamHandler] = MappingProxyType({}),
         calls: Mapping[str, Callable[[Any], int]] = MappingProxyType({}),
+        at_once: Mapping[str, AtOnce] = MappingProxyType({}),
     ) -> edge.Methods:
         """Wrap handlers in admission control, by method name.
 
-        calls: of methods whose requests count as more than one call, how many one counts as.
+        calls:   of methods whose requests count as more than one call, how many one counts as.
+        at_once: of methods that answer some calls without waiting for anything, what answers these.
 
         Each call is timed under its method's name and holds a permit until it ends: a stream until it is exhausted,
         is cancelled or fails. A refused call is timed too: it counts as RESOURCE_EXHAUSTED.
         """
         return {
-            **{method: self._admit_unary(method, handler, calls.get(method)) for method, handler in unary.items()},
+            **{
+                method: self._admit_unary(method, handler, calls.get(method), at_once.get(method))
+                for method, handler in unary.items()
+            },
             **{method: self._admit_stream(method, handler) for method, handler in streams.items()},
         }
 
-    def _admit_unary(self, method: str, handler: UnaryHandler, calls_of: Callable[[Any], int] | None) -> edge.Unary:
+    def _admit_unary(
+        self,
+        method: str,
+        handler: UnaryHandler,
+        calls_of: Callable[[Any], int] | None,
+        at_once: AtOnce | None,
+    ) -> edge.Unary:
         async def call(request: Any, deadline: Deadline) -> Message | bytes:
             calls = calls_of(request) if calls_of else 1
             with time_request(method) as timer, self.permit(timer, calls) as permit:
                 return await handler(request, deadline, permit)
 
-        return call
+        def answer_at_once(request: Any, deadline: Deadline) -> bytes | None:
+            if at_once is None or self._inflight >= self._max_inflight:
+                return None
+            timer = RequestTimer()
+            if (reply := at_once(request, timer)) is not None:
+                metrics.observe_request(method, timer, "OK")
+            return reply
+
+        return call if at_once is None else edge.ThreadedUnary(answer_at_once, otherwise=call)
 
     def _admit_stream(self, method: str, handler: StreamHandler) -> edge.Streaming:
         async def call(request: Any, deadline: Deadline) -> AsyncIterator[Message | bytes]:

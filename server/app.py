@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 
@@ -99,6 +100,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         "RemoveWhere": writer.remove_where,
     }
     catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
+    at_once = {"Search": partial(searcher.search_memory, cache)} if isinstance(cache, MemoryResultCache) else {}
     admission = Admission(settings.max_inflight)
     # They admit each of their searches and batches.
     open_streams = OpenStreams(settings.max_streams)
@@ -106,7 +108,7 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         "SearchStream": SearchStreamer(searcher, admission, open_streams).search_stream
     }
     write_streams: Mapping[str, edge.Bidirectional] = {"Write": WriteStreamer(writer, admission, open_streams).write}
-    search_methods = admission.admit(search, calls={"BatchSearch": batch.calls_of})
+    search_methods = admission.admit(search, calls={"BatchSearch": batch.calls_of}, at_once=at_once)
     catalog_methods = admission.admit(catalog, streams=catalog_streams, calls={"BatchWrite": changes.calls_of})
     handlers = (
         edge.handler(SEARCH, {**search_methods, **search_streams}, take_bytes={"Search"}),

@@ -32,7 +32,7 @@ class CatalogReader:
     async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline, permit: Permit) -> catalog_pb2.GetResponse:
         check_product_id("product_id", request.product_id)
         snapshot = self.versions.snapshot()
-        spaces = [*snapshot.require_spaces(request.vectors)]
+        spaces = [space for space in request.vectors if space in snapshot.spaces]
         fetched = await self.shards.get(snapshot, request.product_id, spaces, self._or_default(deadline))
         if not fetched.HasField("product"):
             raise NotFound(f"no product {request.product_id}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -56,18 +57,14 @@ def merge_hits(shards: Sequence[ShardHits], limit: int, *, max_per_shop: int = 0
     if len(shards) == 1:
         (hits,) = shards
         return Ranking(hits.ids, hits.scores, hits.products, hits.cosines).first(limit)
+    ids, products = [*chain(*(hits.ids for hits in shards))], [*chain(*(hits.products for hits in shards))]
+    scores = np.concatenate([hits.scores for hits in shards])
     explained = [hits.cosines for hits in shards if hits.cosines is not None]
-    together = Ranking(
-        [id for hits in shards for id in hits.ids],
-        np.concatenate([hits.scores for hits in shards]),
-        [product for hits in shards for product in hits.products],
-        np.concatenate(explained) if explained else None,
-    )
-    negated_scores: list[float] = (-together.scores).tolist()
-    order = [i for *_, i in sorted(zip(negated_scores, together.ids, range(len(together)), strict=True))]
+    together = Ranking(ids, scores, products, np.concatenate(explained) if explained else None)
+    ranked = sorted(zip((-scores).tolist(), ids, range(len(ids)), strict=True))
     if not max_per_shop:
-        return together.select(order[:limit])
-    shops = [shop for hits in shards for shop in hits.shops]
+        return together.select([i for _, _, i in ranked[:limit]])
+    order, shops = [i for _, _, i in ranked], [*chain(*(hits.shops for hits in shards))]
     return together.select([order[i] for i in limit_per_shop((shops[i] for i in order), max_per_shop, limit)])
 
 

@@ -53,6 +53,11 @@ class RequestTimer:
     started_s: float = field(default_factory=perf_counter)
     stages: dict[str, float] = field(default_factory=dict)
 
+    def record(self, name: str, took_s: float) -> None:
+        """Add to the seconds of a stage, and record them in STAGE."""
+        self.stages[name] = self.stages.get(name, 0.0) + took_s
+        _STAGES[name].observe(took_s)
+
     def stage(self, name: str) -> TimedStage:
         """A context that times a stage; stages that do no work for a call are left out."""
         return TimedStage(self, name)
@@ -74,10 +79,7 @@ class TimedStage:
         self._started_s = perf_counter()
 
     def __exit__(self, *error: object) -> None:
-        took_s = perf_counter() - self._started_s
-        stages = self._timer.stages
-        stages[self._name] = stages.get(self._name, 0.0) + took_s
-        _STAGES[self._name].observe(took_s)
+        self._timer.record(self._name, perf_counter() - self._started_s)
 
 
 class time_request:  # noqa: N801  # used as a function, as contextlib's context managers are
@@ -93,8 +95,12 @@ class time_request:  # noqa: N801  # used as a function, as contextlib's context
         return self._timer
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        timer, outcome = self._timer, "OK" if error is None else code_of(error).name
-        _request_histogram(self._method, timer.space, outcome, timer.cached).observe(timer.elapsed_s())
+        observe_request(self._method, self._timer, "OK" if error is None else code_of(error).name)
+
+
+def observe_request(method: str, timer: RequestTimer, outcome: str) -> None:
+    """Record a call that has ended in REQUEST."""
+    _request_histogram(method, timer.space, outcome, timer.cached).observe(timer.elapsed_s())
 
 
 @cache  # As many entries as the metric has children; finding a child by its labels takes as long as observing it.

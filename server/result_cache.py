@@ -91,14 +91,19 @@ class MemoryResultCache:
         self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
 
     async def get(self, key: str) -> bytes | None:
-        if (entry := self._entries.get(key)) is None:
-            return None
-        value, expires_s = entry
-        if self._clock() >= expires_s:
+        if (value := self.peek(key)) is None and key in self._entries:
             self._drop(key)
-            return None
-        self._entries.move_to_end(key)
         return value
+
+    def peek(self, key: str) -> bytes | None:
+        """As `get`, at once and on any thread, beside calls on another: each step is one of the dictionary's own."""
+        if (entry := self._entries.get(key)) is None or self._clock() >= entry[1]:
+            return None
+        try:
+            self._entries.move_to_end(key)
+        except KeyError:
+            return None
+        return entry[0]
 
     def put(self, key: str, value: bytes) -> None:
         if key in self._entries:

@@ -30,7 +30,7 @@ from server.query_vectors import (
     compose_query_vectors,
     run_concurrently,
 )
-from server.result_cache import RequestKeys, ResultCache, digest_of
+from server.result_cache import MemoryResultCache, RequestKeys, ResultCache, digest_of
 from server.shard_client import Spaces
 from server.shard_group import ShardGroup, ShardResults
 from server.single_flight import SingleFlight
@@ -59,6 +59,15 @@ class Searcher:
         """A serialized SearchResponse to a serialized SearchRequest."""
         return await self.respond(data, permit.timer, deadline)
 
+    def search_memory(self, cache: MemoryResultCache, data: bytes, timer: RequestTimer) -> bytes | None:
+        """As `search`, at once and on any thread, where the answer is in the cache; None where it is not."""
+        if len(data) > _MAX_INLINE_BYTES or (known := self.keys.remembered(digest_of(data))) is None:
+            return None
+        if (value := cache.peek(f"{self.versions.snapshot().content_id}:{known}")) is None:
+            return None
+        timer.record("cache", timer.elapsed_s())
+        return _cached_response(value, timer)
+
     async def find_duplicates(
         self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline, permit: Permit
     ) -> bytes:
@@ -86,9 +95,7 @@ class Searcher:
                 key = f"{snapshot.content_id}:{known}"
                 cached = await self.cache.get(key)
             if cached is not None:
-                answer, timer.cached = SearchAnswer.from_cache(cached), True
-                timer.space = answer.space_label
-                return answer.response(timer)
+                return _cached_response(cached, timer)
         query = query or self.parser.parse(data, example_fields=example_fields)
         flight = (key, query.min_coverage) if key else (snapshot.content_id, data)
         work = partial(self._search, key, query, snapshot, timer, deadline)
@@ -184,6 +191,12 @@ class Searcher:
             product_id: StoredProduct.from_fetched(product_id, each)
             for product_id, each in zip(ids, fetched, strict=True)
         }
+
+
+def _cached_response(value: bytes, timer: RequestTimer) -> bytes:
+    answer, timer.cached = SearchAnswer.from_cache(value), True
+    timer.space = answer.space_label
+    return answer.response(timer)
 
 
 async def _digest(data: bytes) -> bytes:

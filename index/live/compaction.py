@@ -21,6 +21,7 @@ from index.live.updates import Tombstone
 from index.search import segment
 from index.search.segment import Segment
 from index.storage import attributes, vectors, version
+from index.storage.attributes import Attributes
 from index.storage.manifest import FileEntry, IndexEntry, Manifest, SpaceEntry
 from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS, shard_name
 from index.storage.strings import SortedStrings
@@ -31,6 +32,7 @@ from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64
 
 TOMBSTONES = "tombstones.arrow"
+PATCHES = "patches.arrow"  # Products of the base with the patches until the compaction, in the form of `attributes`.
 _TOMBSTONES_SCHEMA = pa.schema({"id": pa.large_string(), "revision": pa.uint64(), "generation": pa.uint32()})
 _CHUNK_BYTES = 8 << 20
 
@@ -79,22 +81,30 @@ class CompactedSegment:
     directory: Path
     segment: Segment
     tombstones: TombstoneTable
+    patches: Attributes  # Products of the base, as they were patched before the compaction.
 
     def table(self) -> pa.Table:
         return attributes.read_serialized(self.directory / shard_name(0) / ATTRIBUTES)
+
+    def patch_table(self) -> pa.Table:
+        """`patches`, in the form that `attributes.read_serialized` returns."""
+        return attributes.read_serialized(self.directory / PATCHES)
 
     def revision(self, product_id: bytes) -> int | None:
         """Revision of a product that was upserted or removed before the compaction; None: it was neither."""
         if (row := self.segment.table.ids.find(product_id)) is None:
             tombstone = self.tombstones.get(product_id)
             return tombstone.revision if tombstone else None
-        (part,) = self.segment.table.parts
-        return int(part.revisions[row])
+        return int(self.segment.table.parts[0].revisions[row])
+
+    def patch_revision(self, product_id: bytes) -> int | None:
+        """Revision of a product of the base that was patched before the compaction; None: it was not."""
+        row = self.patches.ids.find(product_id)
+        return None if row is None else int(self.patches.revisions[row])
 
     def ids(self) -> Iterator[bytes]:
         """Ids of all products that were upserted or removed before the compaction."""
-        (part,) = self.segment.table.parts
-        for strings in (part.ids, self.tombstones.ids):
+        for strings in (self.segment.table.parts[0].ids, self.tombstones.ids):
             yield from (strings[row] for row in range(len(strings)))
 
 
@@ -104,15 +114,18 @@ def compact(
     tombstones: Mapping[bytes, Tombstone],
     spaces: Sequence[SpaceEntry],
     trained: Mapping[Space.ValueType, TrainedIndex],
+    *,
+    patches: pa.Table,
 ) -> CompactedSegment:
     """Write the products of the sources that are not deleted as an index version of one shard, and open it.
 
     directory: is created, synced to disk, and removed again after an error.
+    patches:   the patched products of the base, by rising id, in the form that `attributes.read_serialized` returns.
     spaces:    as in the version as it was built.
     Raises OSError.
     """
     try:
-        write(directory, sources, tombstones, spaces, trained)
+        write(directory, sources, tombstones, spaces, trained, patches=patches)
         return open_compacted(directory)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
@@ -125,6 +138,8 @@ def write(
     tombstones: Mapping[bytes, Tombstone],
     spaces: Sequence[SpaceEntry],
     trained: Mapping[Space.ValueType, TrainedIndex],
+    *,
+    patches: pa.Table,
 ) -> None:
     shard = directory / shard_name(0)
     shard.mkdir(parents=True)
@@ -146,6 +161,7 @@ def write(
         index = _write_index(shard / entry.name, entry, trained.get(number))
         entries.append(replace(entry, documents=(documents,), indexes=(index,)))
     _write_tombstones(directory / TOMBSTONES, tombstones)
+    attributes.write_serialized(directory / PATCHES, patches)
     manifest = Manifest(
         version=directory.name,
         shards=1,
@@ -168,7 +184,10 @@ def open_compacted(directory: Path) -> CompactedSegment:
     except (pa.ArrowException, OSError) as error:
         raise BadArtifact(f"{directory / TOMBSTONES}: {error}") from error
     return CompactedSegment(
-        directory=directory, segment=segment.open_segment(directory, manifest, 0), tombstones=tombstones
+        directory=directory,
+        segment=segment.open_segment(directory, manifest, 0),
+        tombstones=tombstones,
+        patches=attributes.open_attributes(directory / PATCHES),
     )
 
 

@@ -1,9 +1,13 @@
-"""The delta: products changed since the last compaction, in arrays that only grow. Pure."""
+"""The delta: products changed since the last compaction, in arrays that only grow. Pure.
+
+A change that says all of a product has a row with its vectors; of a product whose vectors stay where they are, in a
+segment on disk, the delta has a patch.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -21,9 +25,11 @@ from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import F32, I64
 
-_EMPTY_TABLE = attributes.with_serialized_products(attributes.table_of_products([], []))
+_EMPTY_TABLE = attributes.empty_serialized()
 
 
+# A patch is some hundred bytes in memory and in the log, and a row with its vectors several thousand.
+PATCHES_PER_ROW = 16
 _NO_EXPIRIES = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
@@ -59,7 +65,8 @@ class Delta:
         self._alive = np.zeros(capacity, dtype=np.bool_)
         self._latest: dict[bytes, int] = {}  # The row of each product that is not deleted.
         self._spaces = {space_number(entry.name): _VectorBuffer(capacity, entry.dim, entry.rescore) for entry in spaces}
-        self._rows = DeltaTable([], [], (), np.empty(0, np.int64), _NO_EXPIRIES)
+        self._rows, self.patches = DeltaTable.empty(), DeltaTable.empty()
+        self.patched: dict[bytes, int] = {}  # The row of the last patch of each product that has no row with vectors.
 
     def __len__(self) -> int:
         """Rows in use, superseded ones included."""
@@ -68,14 +75,17 @@ class Delta:
     @property
     def changes(self) -> int:
         """Used capacity: the number of rows or of changed products, whichever is larger."""
-        return max(len(self), len(self.revisions))
+        return max(len(self), len(self.revisions) - len(self.patched), len(self.patches) // PATCHES_PER_ROW)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Add changes of different products, each newer than the product's last; there must be room for them."""
+        self._apply_patches([change for change in changes if change.keeps_vectors])
+        changes = [change for change in changes if not change.keeps_vectors]
         upserts = [(change, change.product) for change in changes if change.product is not None]
         rows = self._rows.extended_with([product for _, product in upserts], [change.revision for change, _ in upserts])
         for change in changes:
             self.revisions[change.id] = change.revision
+            self.patched.pop(change.id, None)
             self.tombstones.pop(change.id, None)
             if change.product is None:
                 self.tombstones[change.id] = Tombstone(change.revision, change.generation)
@@ -85,6 +95,22 @@ class Delta:
             for number, vector in change.vectors.items():
                 self._spaces[number].add(row, vector)
         self._rows = rows
+
+    def _apply_patches(self, changes: Sequence[Change]) -> None:
+        products = [change.product for change in changes if change.product is not None]
+        first = len(self.patches)
+        self.patches = self.patches.extended_with(products, [change.revision for change in changes])
+        for row, change in enumerate(changes, first):
+            self.revisions[change.id] = change.revision
+            self.patched[change.id] = row
+
+    def has_row(self, product_id: bytes) -> bool:
+        """Whether the product is here, with its vectors."""
+        return product_id in self._latest
+
+    def superseding(self) -> Iterable[bytes]:
+        """Ids of the products that are removed, or are here with their vectors, and so no longer anywhere else."""
+        return self.revisions.keys() - self.patched.keys()
 
     def delete(self, product_id: bytes) -> None:
         if (row := self._latest.pop(product_id, None)) is not None:
@@ -122,6 +148,19 @@ class _DeltaIds:
         return self._values[row].decode()
 
 
+class _Values:
+    """Values by row, in a list that only grows."""
+
+    def __init__(self, values: list[bytes]) -> None:
+        self.values = values
+
+    def __getitem__(self, row: int) -> bytes:
+        return self.values[row]
+
+    def values_at(self, rows: I64) -> list[bytes]:
+        return [self.values[row] for row in rows.tolist()]
+
+
 class _TablePart:
     """Consecutive rows. Filter columns are built on first use: most parts are merged before a filter needs them."""
 
@@ -150,12 +189,17 @@ class DeltaTable:
         order: I64,
         expiries: tuple[I64, I64],
     ) -> None:
-        self.products = products
+        self.products = _Values(products)
         self.expiries = expiries  # As those of `Attributes`.
         self.order = order  # By rising id, equal ids in order of arrival.
         self.ids = _DeltaIds(ids, order)
+        self.part_rows = None
         self._values = ids
         self._parts = parts
+
+    @classmethod
+    def empty(cls) -> DeltaTable:
+        return cls([], [], (), np.empty(0, np.int64), _NO_EXPIRIES)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -191,14 +235,14 @@ class DeltaTable:
         added = attributes.with_serialized_products(attributes.table_of_products(products, revisions))
         new_rows = range(len(self), len(self) + len(products))
         self._values[len(self) :] = [product.id.encode() for product in products]
-        self.products[len(self) :] = added["product"].to_pylist()
+        self.products.values[len(self) :] = added["product"].to_pylist()
         parts = [*self._parts, _TablePart(added)]
         # Each part is kept at least twice as long as the next: few parts, and each row is re-encoded only a few times.
         while len(parts) > 1 and len(parts[-2]) < 2 * len(parts[-1]):
             parts[-2:] = [_TablePart(pa.concat_tables([parts[-2].table, parts[-1].table]))]
         rows = sorted(new_rows, key=self._values.__getitem__)
         order: I64 = np.insert(self.order, [self.ids.after(self._values[row]) for row in rows], rows)
-        return DeltaTable(self._values, self.products, parts, order, self._extended_expiries(products))
+        return DeltaTable(self._values, self.products.values, parts, order, self._extended_expiries(products))
 
     def _extended_expiries(self, products: Sequence[Product]) -> tuple[I64, I64]:
         added = [(product.expires_at, row) for row, product in enumerate(products, len(self)) if product.expires_at]

@@ -2,30 +2,32 @@
 
 Readers use `view`, an immutable snapshot. A write is checked, logged, and then published as another view. When the
 delta is half full it is frozen and compacted, with the segment of earlier compactions, into one segment on disk;
-another delta and another log take the updates meanwhile.
+another delta and another log take the updates meanwhile. A patch leaves a product where its vectors are: the tables of
+the segments on disk have the patches in memory beside them (`PatchedTable`), and a compaction writes them.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
 from google.protobuf.message import DecodeError
 
 from index.live import compaction, live_directory
 from index.live.compaction import CompactedSegment, CompactionSource, TrainedIndex
 from index.live.delta import Delta, empty_segment
 from index.live.live_directory import Checkpoint
+from index.live.patched_table import PatchedTable, Patches, take
 from index.live.updates import (
     Change,
     NoProduct,
-    StoredProduct,
     Tombstone,
     check_owner,
+    keeps_all_vectors,
     parse_update,
     resolve,
     updated_id,
@@ -33,13 +35,15 @@ from index.live.updates import (
 from index.live.write_ahead_log import WriteAheadLog, head_size, read_frames
 from index.search.segment import Segment
 from index.search.view import View
-from index.storage import version
+from index.storage import attributes, version
+from index.storage.attributes import Attributes
 from index.storage.manifest import Manifest, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact, Overloaded
 from lookalike.spaces import space_number
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import UpdateResult
-from lookalike.v1.types_pb2 import Space
+from lookalike.v1.types_pb2 import Product, Space
+from lookalike.vectors import F32, I64
 
 
 class LiveLimits(NamedTuple):
@@ -132,7 +136,29 @@ class LiveShard:
             for product_id in compacted.ids():
                 if product_id not in changed and (revision := compacted.revision(product_id)) is not None:
                     yield product_id, revision
+            for row, revision in enumerate(compacted.patches.revisions.tolist()):
+                product_id = compacted.patches.ids[row]
+                if product_id not in changed and compacted.revision(product_id) is None:
+                    yield product_id, revision
         yield from changed.items()
+
+    def patched_product(self, product_id: bytes) -> Product | None:
+        """A product of a segment on disk, which may be gone, as its last patch made it; None: its last change was none."""
+        row: int | None
+        table: Patches
+        if deltas := [
+            each for each in (self._delta, self._frozen) if each is not None and product_id in each.revisions
+        ]:
+            row, table = deltas[0].patched.get(product_id), deltas[0].patches
+        elif self._compacted is not None and self._compacted.revision(product_id) is None:
+            row, table = self._compacted.patches.ids.find(product_id), self._compacted.patches
+        else:
+            return None
+        if row is None:
+            return None
+        product = Product.FromString(table.products[row])
+        product.description = table.description(row)
+        return product
 
     def generation(self, product_id: bytes) -> int:
         """How many times the tombstone of a removed product was migrated to the next version; 0 without a tombstone."""
@@ -161,14 +187,21 @@ class LiveShard:
         """Compact all changes until now; reads and writes go on. Raises OSError, and then changes nothing."""
         with self._compacting:
             with self._writing:
-                log_number, tombstones, sources, sequence = self._freeze()
+                frozen = self._freeze()
                 trained = self._trained_indexes()
-            directory = live_directory.segment_path(self._directory, log_number)
-            compacted = compaction.compact(directory, sources, tombstones, self._manifest.spaces, trained)
+            directory = live_directory.segment_path(self._directory, frozen.log_number)
+            compacted = compaction.compact(
+                directory,
+                frozen.sources,
+                frozen.tombstones,
+                self._manifest.spaces,
+                trained,
+                patches=frozen.patches,
+            )
             with self._writing:
-                checkpoint = Checkpoint(log=log_number, segment=directory.name, sequence=sequence)
+                checkpoint = Checkpoint(log=frozen.log_number, segment=directory.name, sequence=frozen.sequence)
                 live_directory.write_checkpoint(self._directory, checkpoint)
-                self._install(compacted)
+                self._install(compacted, frozen.patched_rows)
             live_directory.remove_obsolete(self._directory, checkpoint)
 
     def state(self) -> index_pb2.LiveState:
@@ -198,7 +231,7 @@ class LiveShard:
                 if not _is_newer(update, latest):
                     outcomes.append(UpdateResult(outcome=UpdateResult.STALE, revision=latest))
                     continue
-                whole = resolve(update, partial(self._stored, product_id, pending))
+                whole = self._resolve(product_id, update, pending)
                 change = parse_update(whole, self._dims)
             except NoProduct as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.NOT_FOUND, error=str(error), revision=latest))
@@ -209,27 +242,41 @@ class LiveShard:
                     outcomes.append(UpdateResult(outcome=UpdateResult.FULL, error=reason, revision=latest))
                     continue
                 newest[product_id] = _CheckedUpdate(change, whole)
-                outcomes.append(
-                    UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=sorted(change.vectors))
-                )
+                spaces = self._spaces_on_disk(product_id) if change.keeps_vectors else sorted(change.vectors)
+                outcomes.append(UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=spaces))
         return outcomes, newest
 
-    def _stored(self, product_id: bytes, pending: _CheckedUpdate | None) -> StoredProduct | None:
-        """The product after a pending update of it, or as it is stored; None: there is none."""
-        if pending is not None:
+    def _resolve(self, product_id: bytes, update: index_pb2.Update, pending: _CheckedUpdate | None) -> index_pb2.Update:
+        """The update as one that says all by itself, applied after a pending one. Raises NoProduct and ValueError."""
+        if pending is not None and not pending.change.keeps_vectors:
             change = pending.change
-            return None if change.product is None else StoredProduct(change.product, change.vectors)
+            return resolve(update, change.product, lambda: change.vectors)
         if (ref := self.view.find(product_id.decode())) is None:
-            return None
-        vectors = {space: vector for space in self._dims if (vector := ref.vector(space)) is not None}
-        return StoredProduct(ref.whole_product(), vectors)
+            return resolve(update, None, None)
+
+        def vectors() -> dict[Space.ValueType, F32]:
+            return {space: vector for space in self._dims if (vector := ref.vector(space)) is not None}
+
+        product = ref.whole_product() if pending is None else pending.change.product
+        deltas = (self._delta, self._frozen)
+        if not keeps_all_vectors(update) or any(each is not None and each.has_row(product_id) for each in deltas):
+            return resolve(update, product, vectors)
+        if update.upsert.require_vector and not self._spaces_on_disk(product_id):
+            raise ValueError("the product would have no vector: no search would find it")
+        return resolve(update, product, None)
+
+    def _spaces_on_disk(self, product_id: bytes) -> list[Space.ValueType]:
+        """The spaces in which a product of a segment on disk has a vector."""
+        ref = self.view.find(product_id.decode())
+        return [] if ref is None else [space for space in self._dims if ref.segment.spaces[space].has(ref.row)]
 
     def full_reason(self, pending: int) -> str:
         """Why there is no room for one more change after `pending` others; empty: there is room."""
         if self._delta.changes + pending >= self._limits.delta_rows:
             return f"{self._limits.delta_rows} changes are waiting for a compaction; try again later"
-        applied = sum(delta.changes for delta in (self._frozen, self._delta) if delta is not None)
-        applied += len(self._compacted.segment.table) + len(self._compacted.tombstones) if self._compacted else 0
+        applied = sum(len(delta.revisions) for delta in (self._frozen, self._delta) if delta is not None)
+        if (compacted := self._compacted) is not None:
+            applied += len(compacted.segment.table) + len(compacted.tombstones) + len(compacted.patches)
         if applied + pending >= self._limits.changes:
             return (
                 f"{applied} products have changed since this version was built, at most {self._limits.changes} can: "
@@ -242,24 +289,40 @@ class LiveShard:
         for delta in (self._delta, self._frozen):
             if delta is not None and (revision := delta.revisions.get(product_id)) is not None:
                 return revision
-        if self._compacted is not None and (revision := self._compacted.revision(product_id)) is not None:
-            return revision
-        (table,) = self._base.table.parts
-        row = table.ids.find(product_id)
-        return 0 if row is None else int(table.revisions[row])
+        if (compacted := self._compacted) is not None:
+            for revision in (compacted.revision(product_id), compacted.patch_revision(product_id)):
+                if revision is not None:
+                    return revision
+        row = self._base.table.ids.find(product_id)
+        return 0 if row is None else int(self._base.table.parts[0].revisions[row])
 
     def _publish(self, changes: Sequence[Change]) -> None:
         """Add the changes to the delta, delete their products elsewhere, and replace the view."""
-        ids = [change.id for change in changes]
-        base, compacted = _delete_products(self._base, ids), self._compacted
+        replaced = [change.id for change in changes if not change.keeps_vectors]
+        base, compacted = _delete_products(self._base, replaced), self._compacted
         if compacted is not None:
-            compacted = replace(compacted, segment=_delete_products(compacted.segment, ids))
+            compacted = replace(compacted, segment=_delete_products(compacted.segment, replaced))
         self._delta.apply(changes)
-        self._base, self._compacted = base, compacted
+        patched = [change.id for change in changes if change.keeps_vectors]
+        self._base, self._compacted = self._with_patches(base, compacted, patched)
         if self._frozen is not None:
-            for product_id in ids:
+            for product_id in replaced:
                 self._frozen.delete(product_id)
         self.view = self._make_view()
+
+    def _with_patches(
+        self, base: Segment, compacted: CompactedSegment | None, ids: Iterable[bytes]
+    ) -> tuple[Segment, CompactedSegment | None]:
+        """The segments on disk with the patches of these products, which the delta has."""
+        rows = {product_id: self._delta.patched[product_id] for product_id in ids}
+        if not rows:
+            return base, compacted
+        in_memory: list[Patches] = [delta.patches for delta in (self._frozen, self._delta) if delta is not None]
+        if compacted is not None:
+            base = _patch_products(base, [compacted.patches, *in_memory], rows)
+            compacted = replace(compacted, segment=_patch_products(compacted.segment, in_memory, rows))
+            return base, compacted
+        return _patch_products(base, in_memory, rows), None
 
     def _make_view(self) -> View:
         segments = [self._base]
@@ -276,15 +339,26 @@ class LiveShard:
             self._log, self._log_number = next_log, self._log_number + 1
             self._frozen, self._delta = self._delta, Delta(self._manifest.spaces, self._limits.delta_rows)
             self._frozen_sequence = self.sequence
+        deltas = [delta for delta in (self._frozen, self._delta) if delta is not None]
+        in_memory = [delta.patches.table() for delta in deltas]
         sources = [CompactionSource(self._frozen.table(), self._frozen.segment())]
         tombstones = self._frozen.tombstones.copy()
+        on_disk = [attributes.empty_serialized()]
         if (before := self._compacted) is not None:
-            sources.append(CompactionSource(before.table(), before.segment))
+            table = _patched_table(before.segment)
+            sources.append(CompactionSource(take(before.table(), in_memory, table.part_rows), before.segment))
             frozen_revisions = self._frozen.revisions
             tombstones |= {
                 key: tombstone for key, tombstone in before.tombstones.items() if key not in frozen_revisions
             }
-        return _FrozenState(self._log_number, tombstones, sources, self._frozen_sequence)
+            on_disk = [before.patch_table()]
+        base = _patched_table(self._base)
+        alive = self._base.live_rows()
+        patched_rows = alive[base.part_rows[alive] >= len(base)]
+        patches = take(pa.concat_tables(on_disk), in_memory, base.part_rows[patched_rows] - len(base))
+        return _FrozenState(
+            self._log_number, tombstones, sources, self._frozen_sequence, patches=patches, patched_rows=patched_rows
+        )
 
     def _trained_indexes(self) -> dict[Space.ValueType, TrainedIndex]:
         """The ANN index of each space to reuse for compacted vectors: the last segment's, or else the base's."""
@@ -302,10 +376,17 @@ class LiveShard:
         if not (path := self._directory / version.MANIFEST).exists():
             version.replace_file(path, dump_manifest(self._manifest))
 
-    def _install(self, compacted: CompactedSegment) -> None:
+    def _install(self, compacted: CompactedSegment, patched_rows: I64) -> None:
         """Replace the frozen delta and the last segment by the new one. Later changes are in the current delta."""
-        self._compacted = replace(compacted, segment=_delete_products(compacted.segment, self._delta.revisions))
         self._frozen = None
+        segment = _delete_products(compacted.segment, self._delta.superseding())
+        base = _unpatched(self._base)
+        if len(patched_rows):
+            base = _patch_rows(
+                base, [compacted.patches], zip(patched_rows.tolist(), range(len(patched_rows)), strict=True)
+            )
+        patched = [*self._delta.patched]
+        self._base, self._compacted = self._with_patches(base, replace(compacted, segment=segment), patched)
         self.compactions += 1
         self.view = self._make_view()
 
@@ -317,6 +398,9 @@ class LiveShard:
         if checkpoint.segment:
             self._compacted = compaction.open_compacted(self._directory / checkpoint.segment)
             self._base = _delete_products(self._base, self._compacted.ids())
+            patches = self._compacted.patches
+            rows = {patches.ids[row]: row for row in range(len(patches))}
+            self._base = _patch_products(self._base, [patches], rows)
         numbers = live_directory.logs_to_replay(self._directory, checkpoint)
         if not numbers:
             return WriteAheadLog.create(live_directory.log_path(self._directory, checkpoint.log)), checkpoint.log
@@ -357,6 +441,8 @@ class _FrozenState(NamedTuple):
     tombstones: dict[bytes, Tombstone]
     sources: list[CompactionSource]
     sequence: int
+    patches: pa.Table  # Of the products of the base: each as its last patch made it,
+    patched_rows: I64  # and its row in the base, rising.
 
 
 def _is_newer(update: index_pb2.Update, revision: int) -> bool:
@@ -367,3 +453,26 @@ def _is_newer(update: index_pb2.Update, revision: int) -> bool:
 def _delete_products(segment: Segment, ids: Iterable[bytes]) -> Segment:
     rows = [row for product_id in ids if (row := segment.find(product_id)) is not None]
     return segment.with_deleted(rows) if rows else segment
+
+
+def _patch_products(segment: Segment, patches: Sequence[Patches], patch_rows: Mapping[bytes, int]) -> Segment:
+    """The segment with the patches of those products that it has; `patch_rows` are rows of the last of `patches`."""
+    found = [
+        (row, patch_row)
+        for product_id, patch_row in patch_rows.items()
+        if (row := segment.table.ids.find(product_id)) is not None
+    ]
+    return _patch_rows(segment, patches, found) if found else segment
+
+
+def _patch_rows(segment: Segment, patches: Sequence[Patches], rows: Iterable[tuple[int, int]]) -> Segment:
+    return segment.with_table(_patched_table(segment).with_patches(patches, rows))
+
+
+def _patched_table(segment: Segment) -> PatchedTable:
+    assert isinstance(segment.table, Attributes | PatchedTable), "a segment on disk"  # noqa: S101  # for the type checker
+    return PatchedTable.of(segment.table)
+
+
+def _unpatched(segment: Segment) -> Segment:
+    return segment.with_table(segment.table.base) if isinstance(segment.table, PatchedTable) else segment

@@ -7,7 +7,8 @@ from itertools import islice
 
 from index.live.live_shard import LiveShard
 from index.live.migration_loss import MigrationLoss, keep_vectors, loss_reasons, shared_spaces
-from lookalike.v1.index_pb2 import Update, Upsert
+from index.live.updates import PATCHABLE
+from lookalike.v1.index_pb2 import Patch, Update, Upsert
 from lookalike.v1.types_pb2 import SpaceVector
 from lookalike.vectors import pack
 
@@ -41,7 +42,13 @@ def _newer_updates(old: LiveShard, new: LiveShard) -> Iterator[Update]:
     for product_id, revision in old.changes():
         if new.revision(product_id) >= revision:
             continue
-        if (ref := old.view.find(product_id.decode())) is None:
+        ref = old.view.find(product_id.decode())
+        in_base = ref is None or ref.segment is old.view.segments[0]
+        if in_base and (patched := old.patched_product(product_id)) is not None:
+            # The other version's own vectors stay; a product that it does not have is not made of a patch.
+            yield Update(revision=revision, patch=Patch(product=patched, fields=sorted(PATCHABLE)))
+            continue
+        if ref is None:
             generation = old.generation(product_id)
             if generation < MAX_TOMBSTONE_GENERATION or new.knows(product_id):
                 yield Update(revision=revision, remove=product_id.decode(), generation=generation + 1)

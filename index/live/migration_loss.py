@@ -35,7 +35,8 @@ def keep_vectors(update: Update, spaces: set[Space.ValueType]) -> Update:
         del vectors[:]
         vectors.extend(kept)
     if reduced.WhichOneof("what") == "upsert":
-        reduced.upsert.require_vector = False  # It is lost in part, and not refused.
+        # It is lost in part, and not refused; the version's own vectors are better than none.
+        reduced.upsert.require_vector, reduced.upsert.keep_vectors = False, True
     return reduced
 
 

@@ -15,7 +15,7 @@ from lookalike.product_rules import FIELDS, normalise_tags
 from lookalike.runtime.partition import shard_of
 from lookalike.timestamps import MAX_UNIX_S
 from lookalike.v1 import index_pb2
-from lookalike.v1.types_pb2 import Product, Space, SpaceVector
+from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, normalised, pack, unpack
 
 PATCHABLE = frozenset(FIELDS) - {"id", "revision"}  # The fields of a product that a patch can change.
@@ -36,13 +36,7 @@ class Change(NamedTuple):
     product: Product | None  # None: a removal.
     vectors: Mapping[Space.ValueType, F32]  # Each (dim,), of unit norm.
     generation: int = 0  # Of a removal: as in `Tombstone`.
-
-
-class StoredProduct(NamedTuple):
-    """A product as a shard has it: with its description, and its vectors (dim,) of unit norm."""
-
-    product: Product
-    vectors: Mapping[Space.ValueType, F32]
+    keeps_vectors: bool = False  # `product` is new, and its vectors stay where they are: in a segment on disk.
 
 
 class NoProduct(LookupError):
@@ -63,28 +57,45 @@ def updated_id(update: index_pb2.Update) -> bytes:
     raise ValueError("the update is neither an upsert, a patch nor a removal")
 
 
-def resolve(update: index_pb2.Update, stored: Callable[[], StoredProduct | None]) -> index_pb2.Update:
-    """The update as one that says all by itself: a patch, or an upsert that keeps vectors, as an upsert of everything.
-
-    stored: the product as it is; None: there is none. Raises NoProduct and ValueError.
-    """
+def keeps_all_vectors(update: index_pb2.Update) -> bool:
+    """Whether the update changes none of the product's vectors."""
     match update.WhichOneof("what"):
         case "patch":
-            if (before := stored()) is None:
-                raise NoProduct(f"no product {update.patch.product.id}")
-            product = _patched(before.product, update.patch)
-            vectors = update.patch.vectors
-        case "upsert" if update.upsert.keep_vectors and (before := stored()) is not None:
-            product, vectors = update.upsert.product, update.upsert.vectors
-        case _:
-            return update
-    given = {each.space for each in vectors}
-    kept = [
-        SpaceVector(space=space, vector=pack(vector)) for space, vector in before.vectors.items() if space not in given
-    ]
-    require_vector = update.upsert.require_vector
-    upsert = index_pb2.Upsert(product=product, vectors=vectors, stored_vectors=kept, require_vector=require_vector)
-    return index_pb2.Update(revision=update.revision, upsert=upsert, max_revision=update.max_revision)
+            return not update.patch.vectors
+        case "upsert":
+            return update.upsert.keep_vectors and not update.upsert.vectors
+    return False
+
+
+def resolve(
+    update: index_pb2.Update, before: Product | None, vectors: Callable[[], Mapping[Space.ValueType, F32]] | None
+) -> index_pb2.Update:
+    """The update as one that says all by itself, whatever the product was before.
+
+    before:  the product, with its description; None: there is none.
+    vectors: its vectors; None: they stay where they are, and the update must change none.
+    Returns an upsert with all vectors or, where they stay, a patch of all fields. Raises NoProduct and ValueError.
+    """
+    is_patch = update.WhichOneof("what") == "patch"
+    if is_patch and before is None:
+        raise NoProduct(f"no product {update.patch.product.id}")
+    if before is None or not (is_patch or update.upsert.keep_vectors):
+        return update
+    product = _patched(before, update.patch) if is_patch else update.upsert.product
+    resolved = index_pb2.Update(revision=update.revision, max_revision=update.max_revision)
+    if vectors is None:
+        resolved.patch.product.CopyFrom(product)
+        resolved.patch.fields.extend(sorted(PATCHABLE))
+        return resolved
+    new = update.patch.vectors if is_patch else update.upsert.vectors
+    given = {each.space for each in new}
+    resolved.upsert.product.CopyFrom(product)
+    resolved.upsert.vectors.extend(new)
+    for space, vector in vectors().items():
+        if space not in given:
+            resolved.upsert.stored_vectors.add(space=space, vector=pack(vector))
+    resolved.upsert.require_vector = update.upsert.require_vector
+    return resolved
 
 
 def _patched(product: Product, patch: index_pb2.Patch) -> Product:
@@ -110,6 +121,9 @@ def parse_update(update: index_pb2.Update, dims: Mapping[Space.ValueType, int]) 
     product_id = updated_id(update)
     if update.WhichOneof("what") == "remove":
         return Change(product_id, update.revision, None, {}, update.generation)
+    if update.WhichOneof("what") == "patch":
+        product = _check_product(update.patch.product, update.revision)
+        return Change(product_id, update.revision, product, {}, keeps_vectors=True)
     upsert = update.upsert
     vectors = _parse_vectors(upsert, dims)
     if upsert.require_vector and not vectors:

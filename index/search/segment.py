@@ -75,9 +75,11 @@ class Ids(Protocol):
 class Products(Protocol):
     def __getitem__(self, i: int, /) -> bytes: ...
 
+    def values_at(self, rows: I64, /) -> list[bytes]: ...
+
 
 class Table(Protocol):
-    """Products by row: `Attributes` on disk, or a delta's table in memory."""
+    """Products by row: `Attributes` on disk, with patches in memory or without, or a delta's table in memory."""
 
     @property
     def ids(self) -> Ids: ...
@@ -86,7 +88,12 @@ class Table(Protocol):
     def products(self) -> Products: ...
 
     @property
-    def parts(self) -> Sequence[Attributes]: ...
+    def parts(self) -> Sequence[Attributes]:
+        """Tables that hold, one after the other, what filters read."""
+
+    @property
+    def part_rows(self) -> I64 | None:
+        """The row of the parts that holds what filters read, for each row; None: the same row."""
 
     @property
     def order(self) -> I64 | None:
@@ -150,8 +157,7 @@ class Segment:
 
     def products(self, rows: I64) -> list[bytes]:
         """Serialized, without their descriptions."""
-        products = self.table.products
-        return products.values_at(rows) if isinstance(products, Strings) else [products[row] for row in rows.tolist()]
+        return self.table.products.values_at(rows)
 
     def shops(self, rows: I64) -> list[str]:
         """The shop of each product; empty where it has none."""
@@ -170,6 +176,10 @@ class Segment:
         alive = {number: before[number].without(space.positions(deleted)) for number, space in self.spaces.items()}
         alive[WHOLE_TABLE] = before[WHOLE_TABLE].without(deleted)
         return Segment(self.table, self.spaces, alive=alive, filters=self._filters)
+
+    def with_table(self, table: Table) -> Segment:
+        """The same vectors and deletions, with another table of the same products."""
+        return Segment(table, self.spaces, alive=self._alive)
 
     def nearest(self, queries: Sequence[ShardQuery], limit: WorkLimit = UNLIMITED) -> list[SegmentHits | None]:
         """The nearest of each query, as rows of the table; None where `limit` allows no result.
@@ -253,7 +263,7 @@ class Segment:
 
     @property
     def shop_codes(self) -> ShopCodes:
-        return shop_codes.merge_shop_codes(self.table.parts)
+        return shop_codes.merge_shop_codes(self.table.parts, self.table.part_rows)
 
     def scores(self, query: ShardQuery, rows: I64) -> F32:
         """The scores (c,) of rows (c,) of the table for the query."""
@@ -300,7 +310,8 @@ class Segment:
     def _mask(self, number: Space.ValueType, condition: bytes) -> Mask:
         if number == WHOLE_TABLE:
             parsed = types_pb2.Filter.FromString(condition)
-            return np.concatenate([filter_mask(part, parsed) for part in self.table.parts])
+            mask = np.concatenate([filter_mask(part, parsed) for part in self.table.parts])
+            return mask if self.table.part_rows is None else mask[self.table.part_rows]
         table_bitmap = self._filters.get(
             WHOLE_TABLE, condition, lambda: FilterBitmap.from_mask(self._mask(WHOLE_TABLE, condition))
         )

@@ -36,8 +36,11 @@ class ShopCodes(NamedTuple):
         return kept
 
 
-def merge_shop_codes(parts: Sequence[Attributes]) -> ShopCodes:
-    """The shop codes of a whole table, each of whose parts has codes of its own."""
+def merge_shop_codes(parts: Sequence[Attributes], part_rows: I64 | None = None) -> ShopCodes:
+    """The shop codes of a whole table, each of whose parts has codes of its own.
+
+    part_rows: for each row of the table, the row of its parts, one after the other; None: the same row.
+    """
     if len(parts) == 1:
         return ShopCodes(parts[0].shop_codes, parts[0].shops)
     part_names = [part.shops.values_at(np.arange(len(part.shops))) for part in parts]
@@ -47,7 +50,8 @@ def merge_shop_codes(parts: Sequence[Attributes]) -> ShopCodes:
         np.array([code_of[name] for name in own_names], np.int32)[part.shop_codes]
         for own_names, part in zip(part_names, parts, strict=True)
     ]
-    return ShopCodes(np.concatenate([np.empty(0, np.int32), *codes]), names)
+    merged = np.concatenate([np.empty(0, np.int32), *codes])
+    return ShopCodes(merged if part_rows is None else merged[part_rows], names)
 
 
 def max_hits(tables: Iterable[tuple[ShopCodes, I64]], limit: int, k: int) -> int:

@@ -70,6 +70,11 @@ class SpaceIndex:
         vector: F32 = self.vectors[position].astype(np.float32)
         return vector
 
+    def has(self, row: int) -> bool:
+        """Whether a row of the shard's table has a vector."""
+        position = int(np.searchsorted(self.rows, row))
+        return position < len(self.rows) and bool(self.rows[position] == row)
+
     def positions(self, rows: I64) -> I64:
         """Positions of the vectors of these rows of the shard's table; rows without a vector are left out."""
         positions = np.minimum(np.searchsorted(self.rows, rows), max(0, len(self) - 1))

@@ -54,8 +54,8 @@ class IndexShard:
     def handler(self) -> grpc.GenericRpcHandler:
         methods: dict[str, edge.Unary | edge.Streaming] = {
             "Describe": self.describe,
-            "Search": self._serialized_search,
-            "Fetch": self._serialized_fetch,
+            "Search": edge.ThreadedUnary(self._submit_ordinary, otherwise=self._search_any),
+            "Fetch": edge.ThreadedUnary(self._submit_fetch),
             "Count": self.count,
             "List": self.list,
             "Apply": self.apply,
@@ -98,19 +98,26 @@ class IndexShard:
                 yield page
                 after = page.ids[-1]
 
-    async def _serialized_search(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
+    def _submit_ordinary(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> Future[bytes] | None:
+        """A serialized ShardSearchResponse, of one thread's work; None where costly queries are to be answered, too."""
         _check_count(request.queries)
+        if not request.ordinary_only:
+            return None
 
+        def answer(shard: ShardVersion) -> bytes:
+            queries = messages.parse_queries(request.queries, shard.dims)
+            return _serialize(_complete(_search_ordinary(shard, queries, self._ordinary), {}))
+
+        return self._submit(request.version, answer, deadline)
+
+    async def _search_any(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> bytes:
         def parse(shard: ShardVersion) -> Sequence[ShardQuery | ValueError]:
             return messages.parse_queries(request.queries, shard.dims)
 
-        def serialize(results: Sequence[ShardHits]) -> bytes:
-            return messages.search_response(results).SerializeToString()
+        return await self._search(request.version, parse, deadline, request.ordinary_only, _serialize)
 
-        return await self._search(request.version, parse, deadline, request.ordinary_only, serialize)
-
-    async def _serialized_fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> bytes:
-        return await self._run(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
+    def _submit_fetch(self, request: index_pb2.FetchRequest, deadline: Deadline) -> Future[bytes]:
+        return self._submit(request.version, lambda shard: shard.fetch(request).SerializeToString(), deadline)
 
     async def _search(
         self,
@@ -154,9 +161,11 @@ class IndexShard:
         return self._slots.deep.submit(lambda limit: search.find([i], limit)[i], caller)
 
     async def _run(self, version: str, work: Callable[[ShardVersion], Result], deadline: Deadline) -> Result:
+        return await asyncio.wrap_future(self._submit(version, work, deadline))
+
+    def _submit(self, version: str, work: Callable[[ShardVersion], Result], deadline: Deadline) -> Future[Result]:
         """Run on an ordinary thread."""
-        call = self._leased(version, lambda shard: self._slots.ordinary.submit(partial(work, shard), deadline))
-        return await asyncio.wrap_future(call)
+        return self._leased(version, lambda shard: self._slots.ordinary.submit(partial(work, shard), deadline))
 
     def _leased(self, version: str, submit: Callable[[ShardVersion], Future[Result]]) -> Future[Result]:
         """The version is leased until the call's thread has finished, even if the caller gave up before."""
@@ -171,6 +180,10 @@ class IndexShard:
 def _check_count(queries: Sequence[object]) -> None:
     if len(queries) > MAX_QUERIES:
         raise InvalidRequest("queries", f"the request has {len(queries)} queries, at most {MAX_QUERIES} are allowed")
+
+
+def _serialize(results: Sequence[ShardHits]) -> bytes:
+    return messages.search_response(results).SerializeToString()
 
 
 def _search_ordinary(shard: ShardVersion, queries: Sequence[ShardQuery | ValueError], limit: WorkLimit) -> ShardSearch:

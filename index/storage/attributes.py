@@ -93,6 +93,10 @@ class Attributes:
         return (self,)
 
     @property
+    def part_rows(self) -> None:
+        """None: this table is its only part."""
+
+    @property
     def order(self) -> None:
         """None: rows are in the order of ids."""
 
@@ -136,6 +140,11 @@ def read_serialized(path: Path) -> pa.Table:
     tag_lists = columns["tags"].combine_chunks()
     columns["tags"] = pa.LargeListArray.from_arrays(tag_lists.offsets, tag_lists.values.dictionary_decode())
     return pa.table(columns)
+
+
+def empty_serialized() -> pa.Table:
+    """A table without rows, in the form that `read_serialized` returns."""
+    return with_serialized_products(table_of_products([], []))
 
 
 def to_record_batch(products: pa.Table) -> pa.RecordBatch:

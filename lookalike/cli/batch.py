@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
-from typing import IO
 
 from google.protobuf.json_format import MessageToDict, Parse, ParseError
 
+from lookalike.cli.json_lines import numbered_lines
 from lookalike.client import Client
 from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.limits import MAX_BATCH
@@ -26,8 +24,8 @@ def run(file: str, *, address: str, timeout_s: float) -> int:
     """
     searched = failed = 0
     try:
-        with _open(file) as lines, Client(address, timeout_s=timeout_s) as client:
-            requests = _requests(lines)
+        with numbered_lines("--batch", file) as lines, Client(address, timeout_s=timeout_s) as client:
+            requests = (_parse(line, number) for number, line in lines)
             while batch := [*islice(requests, MAX_BATCH)]:
                 searched += len(batch)
                 for result in client.batch_search(batch):
@@ -40,29 +38,6 @@ def run(file: str, *, address: str, timeout_s: float) -> int:
     if failed:
         print(f"{failed:,} of {searched:,} searches failed: their results say why", file=sys.stderr)
     return 1 if failed else 0
-
-
-@contextmanager
-def _open(file: str) -> Iterator[IO[str]]:
-    if file == "-":
-        yield sys.stdin
-        return
-    try:
-        opened = open(file, encoding="utf-8")  # noqa: SIM115  # closed below
-    except OSError as error:
-        raise InvalidRequest("--batch", f"{file}: {error.strerror}") from error
-    with opened:
-        yield opened
-
-
-def _requests(lines: IO[str]) -> Iterator[SearchRequest]:
-    """The request of each line that is not empty. Raises InvalidRequest with the number of a line that is none."""
-    try:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _parse(line, number)
-    except UnicodeDecodeError as error:
-        raise InvalidRequest("--batch", f"not UTF-8: {error.reason}") from error
 
 
 def _parse(line: str, number: int) -> SearchRequest:

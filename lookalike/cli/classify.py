@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from rich.console import Console
 from lookalike.cli import flags, render
 from lookalike.cli.search import as_dict
 from lookalike.client import Client
-from lookalike.errors import InvalidRequest
 
 EXAMPLES = """\
 examples:
@@ -30,18 +28,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = parser.parse_args(argv)
     if options.product is None and options.image is None and options.text is None:
         parser.error("give --product, or --image, --text or both")
-    try:
-        with Client(options.address, timeout_s=options.timeout_s) as client:
-            response = client.classify(
-                product_id=options.product,
-                image=options.image,
-                text=options.text,
-                limit=options.limit,
-                precision=options.precision,
-            )
-    except InvalidRequest as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with Client(options.address, timeout_s=options.timeout_s) as client:
+        response = client.classify(
+            product_id=options.product,
+            image=options.image,
+            text=options.text,
+            limit=options.limit,
+            precision=options.precision,
+        )
     if options.json:
         print(json.dumps(as_dict(response), ensure_ascii=False))
     else:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lookalike.errors import LookalikeError, OperatorError
+from lookalike.errors import InvalidRequest, LookalikeError, OperatorError
 
 # A command takes the words after its name and the environment, and returns its exit status (None: 0).
 Main = Callable[[Sequence[str], Mapping[str, str]], int | None]
@@ -58,12 +58,15 @@ def dispatch(prog: str, commands: Mapping[str, Command], argv: Sequence[str], en
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Run a command. Exit status: what `main` returns; 2 OperatorError; 1 any other LookalikeError; 130 Ctrl-C."""
+    """Run a command. Exit status: what `main` returns; for an error 2 if an argument or a setting is wrong, else 1.
+
+    Ctrl-C gives 130.
+    """
     try:
         return main() or 0
     except LookalikeError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, OperatorError) else 1
+        return 2 if isinstance(error, OperatorError | InvalidRequest) else 1
     except KeyboardInterrupt:
         return 130
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lookalike.cli import flags
 from lookalike.cli.search import print_response
 from lookalike.client import Client
-from lookalike.errors import InvalidRequest
 from lookalike.spaces import SPACES
 
 EXAMPLES = """\
@@ -26,25 +24,21 @@ exit status: 0 success, 1 the service failed, 2 an argument is wrong
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser(environ).parse_args(argv)
-    try:
-        with Client(options.address, timeout_s=options.timeout_s) as client:
-            response = client.find_duplicates(
-                product_id=options.product,
-                image=options.image,
-                text=options.text,
-                vector=None if options.vector is None else flags.read_vector(options.vector),
-                space=options.space,
-                min_score=options.min_score,
-                limit=options.limit,
-                exclude_same_shop=options.exclude_same_shop,
-                exact=options.exact,
-                min_coverage=options.min_coverage,
-                explain=options.explain,
-                **flags.filter_arguments(options),
-            )
-    except InvalidRequest as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with Client(options.address, timeout_s=options.timeout_s) as client:
+        response = client.find_duplicates(
+            product_id=options.product,
+            image=options.image,
+            text=options.text,
+            vector=None if options.vector is None else flags.read_vector(options.vector),
+            space=options.space,
+            min_score=options.min_score,
+            limit=options.limit,
+            exclude_same_shop=options.exclude_same_shop,
+            exact=options.exact,
+            min_coverage=options.min_coverage,
+            explain=options.explain,
+            **flags.filter_arguments(options),
+        )
     print_response(response, as_json=options.json)
     return 0
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +19,30 @@ from lookalike.timestamps import unix_s
 from lookalike.v1.types_pb2 import Filter
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+TIME_HELP = "2026-11-25, 2026-11-25T09:30+09:00, or seconds since 1970"
+
+
+def command_parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """The parser of a command's arguments. `epilog`: examples and exit statuses."""
+    return argparse.ArgumentParser(
+        prog=f"lookalike {command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def add_filter_flags(filters: argparse._ArgumentGroup) -> None:
-    """Add the flags that say which products may be hits; `filter_arguments` reads them."""
+    """Add the flags that say which products pass; `filter_arguments` reads them."""
     filters.add_argument("--category", action="append", default=[], help="this category or one below it; repeatable")
     filters.add_argument("--not-category", action="append", default=[], help="repeatable")
     filters.add_argument("--shop", action="append", default=[], help="repeatable")
     filters.add_argument("--not-shop", action="append", default=[], help="repeatable")
-    filters.add_argument("--min-price", type=float)
-    filters.add_argument("--max-price", type=float)
-    filters.add_argument("--in-stock", action="store_true", default=None)
+    filters.add_argument("--min-price", type=float, help="a product of unknown price does not pass")
+    filters.add_argument("--max-price", type=float, help="the same")
+    filters.add_argument("--currency", action="append", default=[], help="of the price: JPY; repeatable")
+    filters.add_argument("--has-price", action=argparse.BooleanOptionalAction, help="whether the price is known")
+    filters.add_argument("--in-stock", action=argparse.BooleanOptionalAction, help="whether it is in stock")
     filters.add_argument("--tag", action="append", default=[], help="has this tag; repeatable: has all of them")
     filters.add_argument(
         "--any-tag", action="append", default=[], metavar="TAG", help="repeatable: has at least one of them"
@@ -35,33 +50,45 @@ def add_filter_flags(filters: argparse._ArgumentGroup) -> None:
     filters.add_argument("--not-tag", action="append", default=[], metavar="TAG", help="repeatable: has none of them")
     filters.add_argument(
         "--created-after",
-        type=_parse_time,
+        type=parse_time,
         metavar="TIME",
-        help="2026-11-25, 2026-11-25T09:30+09:00, or seconds since 1970",
+        help=TIME_HELP,
     )
     filters.add_argument(
         "--filter",
         type=_parse_filter,
         metavar="JSON",
-        help="a Filter message as JSON, with AND, OR and NOT, that hits must pass, too",
+        help="a Filter message as JSON, with AND, OR and NOT, that products must pass, too",
     )
 
 
 def filter_arguments(options: argparse.Namespace) -> FilterArguments:
-    """The filter arguments of a search, from the flags of `add_filter_flags`."""
-    return FilterArguments(
-        category_in=options.category,
-        category_not_in=options.not_category,
-        shop_in=options.shop,
-        shop_not_in=options.not_shop,
-        min_price=options.min_price,
-        max_price=options.max_price,
-        in_stock=options.in_stock,
-        created_after=options.created_after,
-        tags_all=options.tag,
-        tags_any=options.any_tag,
-        tags_none=options.not_tag,
-        all_of=[options.filter] if options.filter else [],
+    """The conditions of the flags of `add_filter_flags`; empty if none is given."""
+    given = {
+        "category_in": options.category,
+        "category_not_in": options.not_category,
+        "shop_in": options.shop,
+        "shop_not_in": options.not_shop,
+        "currency_in": options.currency,
+        "min_price": options.min_price,
+        "max_price": options.max_price,
+        "has_price": options.has_price,
+        "in_stock": options.in_stock,
+        "created_after": options.created_after,
+        "tags_all": options.tag,
+        "tags_any": options.any_tag,
+        "tags_none": options.not_tag,
+        "all_of": [options.filter] if options.filter else [],
+    }
+    return cast(FilterArguments, {name: value for name, value in given.items() if value not in (None, [])})
+
+
+def add_revision_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--revision",
+        type=int,
+        default=time.time_ns() // 1_000_000,
+        help="revision of the change; the highest wins (default: now, in milliseconds since 1970)",
     )
 
 
@@ -82,7 +109,8 @@ def add_gateway_flags(parser: argparse.ArgumentParser, environ: Mapping[str, str
     parser.add_argument("--json", action="store_true", help="print the whole response as JSON")
 
 
-def _parse_time(text: str) -> int:
+def parse_time(text: str) -> int:
+    """An argparse `type`: seconds since 1970."""
     try:
         return unix_s(text)
     except ValueError as error:

@@ -1,8 +1,9 @@
-"""Render responses for a terminal: a table of hits, and a line on their provenance. Pure: rich renderables."""
+"""Render responses for a terminal: tables of hits and products, a line on provenance. Pure: rich renderables."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -22,28 +23,79 @@ def table(response: SearchResponse, *, without: Collection[str] = ()) -> Table |
 
     without: columns to leave out, so that titles have room.
     """
-    products = [hit.product for hit in response.hits]
     columns = {
+        "": [str(rank) for rank, _ in enumerate(response.hits, 1)],
         "score": [f"{hit.score:z.3f}" for hit in response.hits],
         **_score_columns(response),
+        **_product_columns([hit.product for hit in response.hits]),
+    }
+    return _grid({name: cells for name, cells in columns.items() if name not in without})
+
+
+def products_table(products: Sequence[Product]) -> Table | Text:
+    """The products as a table, one row each: id, title, category, shop and price; no empty columns."""
+    return _grid(_product_columns(products))
+
+
+def product_table(product: Product, vectors: Mapping[str, int]) -> Table:
+    """A product as a table, one row for each field that is set.
+
+    vectors: the dimension of its vector in each space to show.
+    """
+    grid = Table(box=None, show_header=False)
+    for name, value in _product_fields(product, vectors).items():
+        if value:
+            grid.add_row(Text(name, "dim"), Text(printable(value)))
+    return grid
+
+
+def _product_fields(product: Product, vectors: Mapping[str, int]) -> dict[str, str]:
+    return {
+        "id": product.id,
+        "title": product.title,
+        "description": product.description,
+        "category": product.category,
+        "shop": product.shop,
+        "price": price(product),
+        "in stock": "no" if _sold_out(product) else "yes",
+        "image": product.image,
+        "url": product.url,
+        "tags": ", ".join(product.tags),
+        "created": _time(product.created_at),
+        "expires": _time(product.expires_at),
+        "revision": str(product.revision or "unknown"),
+        "vectors": ", ".join(f"{space} ({dim})" for space, dim in vectors.items()),
+    }
+
+
+def _time(seconds: int) -> str:
+    """A time as text, in UTC; empty for 0."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC" if seconds else ""
+
+
+def _product_columns(products: Sequence[Product]) -> dict[str, list[str]]:
+    priced = any(product.HasField("price") for product in products)
+    return {
         "id": [product.id for product in products],
         "title": [_title(product) for product in products],
         "category": [product.category for product in products],
         "shop": [product.shop for product in products],
-        "price": [price(product) if product.price else "" for product in products],
+        "price": [price(product) if priced else "" for product in products],
     }
-    shown = {name: cells for name, cells in columns.items() if any(cells) and name not in without}
-    if not products:
+
+
+def _grid(columns: Mapping[str, Sequence[str]]) -> Table | Text:
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    if not shown:
         return Text("nothing found", "yellow")
     grid = Table(box=SIMPLE_HEAD)
-    grid.add_column("", justify="right")
     for name in shown:
         # A title that is cut off is still useful; a number or id that is cut off is wrong.
-        number = name in ("score", "price", *VECTOR_SPACES)
+        number = name in ("", "score", "price", *VECTOR_SPACES)
         grid.add_column(name, justify="right" if number else "left", no_wrap=number or name == "id")
-    for rank, cells in enumerate(zip(*shown.values(), strict=True), 1):
+    for cells in zip(*shown.values(), strict=True):
         # Text, not str: a title such as "[red]shoe[/]" is shown as it is, not read as markup.
-        grid.add_row(str(rank), *(Text(printable(cell), no_wrap=True, overflow="ellipsis") for cell in cells))
+        grid.add_row(*(Text(printable(cell), no_wrap=True, overflow="ellipsis") for cell in cells))
     return grid
 
 
@@ -129,6 +181,8 @@ def _space_parts(provenance: Provenance) -> Iterator[str]:
 
 def price(product: Product) -> str:
     """The price as an amount and a currency; ".00" is left out, as yen have no decimals."""
+    if not product.HasField("price"):
+        return "unknown"
     amount = f"{product.price:,.2f}".removesuffix(".00")
     return f"{amount} {printable(product.currency)}".strip()
 
@@ -139,5 +193,8 @@ def printable(text: str) -> str:
 
 
 def _title(product: Product) -> str:
-    sold_out = product.title and not product.in_stock
-    return f"(sold out) {product.title}" if sold_out else product.title
+    return f"(sold out) {product.title}" if product.title and _sold_out(product) else product.title
+
+
+def _sold_out(product: Product) -> bool:
+    return product.HasField("in_stock") and not product.in_stock

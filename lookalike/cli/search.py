@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from rich.console import Console
 
 from lookalike.cli import batch, flags, render
 from lookalike.client import Client, example
-from lookalike.errors import InvalidRequest
 from lookalike.spaces import SPACES
 from lookalike.v1.search_pb2 import Example, SearchResponse
 
@@ -45,25 +43,21 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         if options.sources:
             parser.error("--batch: the examples are in the file: leave out --product, --image, --text and --vector")
         return batch.run(options.batch, address=options.address, timeout_s=options.timeout_s)
-    try:
-        with Client(options.address, timeout_s=options.timeout_s) as client:
-            response = client.search(
-                examples=_examples(parser, options),
-                space=options.space,
-                weights=options.weights,
-                limit=options.limit,
-                exclude_same_shop=options.exclude_same_shop,
-                max_per_shop=options.max_per_shop,
-                min_score=options.min_score,
-                diversity=options.diversity,
-                exact=options.exact,
-                min_coverage=options.min_coverage,
-                explain=options.explain,
-                **flags.filter_arguments(options),
-            )
-    except InvalidRequest as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with Client(options.address, timeout_s=options.timeout_s) as client:
+        response = client.search(
+            examples=_examples(parser, options),
+            space=options.space,
+            weights=options.weights,
+            limit=options.limit,
+            exclude_same_shop=options.exclude_same_shop,
+            max_per_shop=options.max_per_shop,
+            min_score=options.min_score,
+            diversity=options.diversity,
+            exact=options.exact,
+            min_coverage=options.min_coverage,
+            explain=options.explain,
+            **flags.filter_arguments(options),
+        )
     print_response(response, as_json=options.json)
     return 0
 

@@ -95,20 +95,18 @@ def _by_text(with_text: Sequence[Product]) -> Iterator[DemoQuery]:
 
 
 def _filtered(products: Sequence[Product], space: str) -> Iterator[DemoQuery]:
-    if products:
-        product = products[len(products) // 2]
-        limit = Product(price=statistics.median_high(each.price for each in products), currency=product.currency)
-        yield _search(
-            f"Like {_quoted_title(product)}, in stock, at most {price(limit)}, from other shops, one of each",
-            SearchArguments(
-                product_id=product.id,
-                space=space,
-                max_price=limit.price,
-                in_stock=True,
-                exclude_same_shop=True,
-                max_per_shop=1,
-            ),
+    """A search under conditions; of the price only where some are known."""
+    priced = [product for product in products if product.HasField("price")]
+    if candidates := priced or products:
+        product = candidates[len(candidates) // 2]
+        search = SearchArguments(
+            product_id=product.id, space=space, in_stock=True, exclude_same_shop=True, max_per_shop=1
         )
+        at_most = ""
+        if priced:
+            limit = Product(price=statistics.median_high(each.price for each in priced), currency=product.currency)
+            search["max_price"], at_most = limit.price, f", at most {price(limit)}"
+        yield _search(f"Like {_quoted_title(product)}, in stock{at_most}, from other shops, one of each", search)
 
 
 def _two_examples(with_image: Sequence[Product], with_text: Sequence[Product]) -> Iterator[DemoQuery]:

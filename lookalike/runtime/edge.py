@@ -24,10 +24,29 @@ from lookalike.errors import (
 )
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
-from lookalike.runtime.methods import Bidirectional, Method, Methods, Streaming, Unary, serialize, status_of
+from lookalike.runtime.methods import (
+    Bidirectional,
+    Method,
+    Methods,
+    Streaming,
+    ThreadedUnary,
+    Unary,
+    serialize,
+    status_of,
+)
 from lookalike.status import to_error
 
-__all__ = ["Bidirectional", "Methods", "Streaming", "Unary", "error_of_peer", "handler", "peer_error", "server"]
+__all__ = [
+    "Bidirectional",
+    "Methods",
+    "Streaming",
+    "ThreadedUnary",
+    "Unary",
+    "error_of_peer",
+    "handler",
+    "peer_error",
+    "server",
+]
 
 
 def peer_error(error: grpc.RpcError, peer: str, deadline: Deadline | None = None) -> LookalikeError:

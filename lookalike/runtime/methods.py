@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,10 +23,32 @@ log = logging.getLogger(__name__)
 Unary = Callable[[Any, Deadline], Awaitable[Message | bytes]]
 Streaming = Callable[[Any, Deadline], AsyncIterator[Message | bytes]]
 Bidirectional = Callable[[AsyncIterator[Any], Deadline], AsyncGenerator[Message | bytes, None]]
-Methods = Mapping[str, Unary | Streaming | Bidirectional]
+Submit = Callable[[Any, Deadline], "bytes | Future[bytes] | None"]
 
 Parsed = TypeVar("Parsed", bound=Message)
 Trailer = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadedUnary:
+    """A Unary whose replies come from threads: a server may call `submit` without a detour over its event loop.
+
+    submit: called on any thread; returns at once the serialized reply, or a future of it, or None: `otherwise` answers.
+    """
+
+    submit: Submit
+    otherwise: Unary | None = None
+
+    async def __call__(self, request: Any, deadline: Deadline) -> Message | bytes:
+        if isinstance(reply := self.submit(request, deadline), Future):
+            return await asyncio.wrap_future(reply)
+        if reply is not None:
+            return reply
+        assert self.otherwise is not None, "a call that nothing answers"  # noqa: S101  # for the type checker
+        return await self.otherwise(request, deadline)
+
+
+Methods = Mapping[str, Unary | Streaming | Bidirectional]  # A ThreadedUnary is a Unary.
 
 
 @dataclass(frozen=True, slots=True)

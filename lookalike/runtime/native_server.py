@@ -1,8 +1,8 @@
 """A gRPC server whose HTTP/2 is pygrpc-native's, in Rust, without the GIL. gRPC; one thread; no other I/O.
 
-A thread takes the calls that have arrived, all at once, and gives them to the event loop in one wake-up; each call is a
-task there. All that is not a unary method of ours (streams, health, reflection, unknown methods) goes on to a grpcio
-server behind it, over a Unix socket.
+A thread takes the calls that have arrived, all at once. Those of a ThreadedUnary go on to the threads that answer them,
+the others to the event loop, in one wake-up; each is a task there. All that is not a unary method of ours (streams,
+health, reflection, unknown methods) goes on to a grpcio server behind it, over a Unix socket.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import secrets
 import signal
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,7 +23,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
-from lookalike.runtime.methods import Method, Trailer, serialize, status_of
+from lookalike.runtime.methods import Method, ThreadedUnary, Trailer, serialize, status_of
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ class NativeServer(grpc.aio.Server):
         self._methods = [method for method in methods if not (method.streams_requests or method.streams_replies)]
         self._grpcio_server = grpcio_server
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._submitted: dict[int, Future[bytes]] = {}  # Calls of threads.
+        self._submitting = threading.Lock()  # Held while a call is submitted: no call is missed by `stop`.
         self._stopping = False
         self._stopped = asyncio.Event()
         self._front: NativeGrpcFront
@@ -84,10 +88,16 @@ class NativeServer(grpc.aio.Server):
         if self._stopping:
             await self._stopped.wait()
             return
-        self._stopping = True
+        with self._submitting:
+            self._stopping = True
         grpcio_stop = asyncio.ensure_future(self._grpcio_server.stop(grace))
-        if grace and self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=grace)
+        if grace:
+            replies = map(asyncio.wrap_future, self._submitted.copy().values())
+            calls: list[asyncio.Future[Any]] = [*self._tasks.values(), asyncio.gather(*replies, return_exceptions=True)]
+            await asyncio.wait(calls, timeout=grace)
+        for call_id, reply in self._submitted.copy().items():
+            if not reply.cancel():  # A thread is at work, and may go on: nobody waits for it.
+                self._fail(call_id, grpc.StatusCode.CANCELLED, "cancelled")
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -108,14 +118,52 @@ class NativeServer(grpc.aio.Server):
         return False
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give arrived calls to the loop until the server is closed. Without this thread the process is of no use."""
+        """Hand on what arrives until the server is closed. Without this thread the process is of no use."""
         try:
             while (events := self._front.recv_batch_details(_MAX_EVENTS)) is not None:
-                loop.call_soon_threadsafe(self._accept, events)
+                if others := [event for event in events if not self._take(event)]:
+                    loop.call_soon_threadsafe(self._accept, others)
         except Exception:
             if not loop.is_closed():
                 log.critical("receiving calls failed; stopping", exc_info=True)
                 signal.raise_signal(signal.SIGTERM)
+
+    def _take(self, event: tuple[Any, ...]) -> bool:
+        """Submit a call to the threads that answer it, or cancel it there; False if it is not theirs but the loop's."""
+        kind, call_id, method_id, payload, _, details = event
+        if kind == EVENT_CANCEL:
+            if (submitted := self._submitted.get(call_id)) is not None:
+                submitted.cancel()  # No effect where a thread is at work: its reply is dropped.
+            return submitted is not None
+        function = self._methods[method_id].function
+        if not isinstance(function, ThreadedUnary) or len(payload) > MAX_MESSAGE_BYTES:
+            return False
+        with self._submitting:
+            return not self._stopping and self._submit(call_id, method_id, payload, Deadline.after(details[2]))
+
+    def _submit(self, call_id: int, method_id: int, payload: bytes, deadline: Deadline) -> bool:
+        method = self._methods[method_id]
+        try:
+            reply: bytes | Future[bytes] | None = method.function.submit(method.parse(payload), deadline)
+        except Exception as error:
+            self._fail(call_id, *status_of(error))
+            return True
+        if isinstance(reply, Future):
+            self._submitted[call_id] = reply
+            reply.add_done_callback(partial(self._reply, call_id))
+        elif reply is not None:
+            self._respond(call_id, reply)
+        return reply is not None
+
+    def _reply(self, call_id: int, reply: Future[bytes]) -> None:
+        """Answer a call that was submitted, on the thread that did, or that cancelled it."""
+        del self._submitted[call_id]
+        if reply.cancelled():
+            self._fail(call_id, grpc.StatusCode.CANCELLED, "cancelled")
+        elif isinstance(error := reply.exception(), Exception):
+            self._fail(call_id, *status_of(error))
+        else:
+            self._respond(call_id, reply.result())
 
     def _accept(self, events: list[tuple[Any, ...]]) -> None:
         for kind, call_id, method_id, payload, _, details in events:
@@ -139,11 +187,7 @@ class NativeServer(grpc.aio.Server):
 
     async def _answer(self, call_id: int, method: Method, payload: bytes, deadline: Deadline) -> None:
         try:
-            reply = serialize(await method.function(method.parse(payload), deadline))
-            if len(reply) > MAX_MESSAGE_BYTES:
-                self._fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large("Sent", reply))
-            else:
-                self._front.respond(call_id, reply)
+            self._respond(call_id, serialize(await method.function(method.parse(payload), deadline)))
         except Exception as error:
             self._fail(call_id, *status_of(error))
         except asyncio.CancelledError:
@@ -151,6 +195,12 @@ class NativeServer(grpc.aio.Server):
             raise
         finally:
             self._tasks.pop(call_id, None)
+
+    def _respond(self, call_id: int, reply: bytes) -> None:
+        if len(reply) > MAX_MESSAGE_BYTES:
+            self._fail(call_id, grpc.StatusCode.RESOURCE_EXHAUSTED, _too_large("Sent", reply))
+        else:
+            self._front.respond(call_id, reply)
 
     def _fail(self, call_id: int, code: grpc.StatusCode, message: str, trailer: Trailer = ()) -> None:
         self._front.fail(call_id, code.value[0], message, trailer or None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -226,6 +228,117 @@ async def test_a_caller_that_cancels_cancels_the_handler(serve: Server, kind: st
         await asyncio.wait_for(waiting.cancelled.wait(), PARENT_S)
         if sent is not None:
             await asyncio.wait([sent])
+
+
+class Threads:
+    """A ThreadedUnary of one thread, which a test can hold up; it echoes, but for b"fail" and b"large"."""
+
+    def __init__(self) -> None:
+        self.replies: list[Future[bytes]] = []
+        self.busy, self.open = threading.Event(), threading.Event()
+        self.open.set()
+        self.unary = edge.ThreadedUnary(self.submit, otherwise=echo)
+        self._executor = ThreadPoolExecutor(1)
+
+    def submit(self, request: BytesValue, deadline: Deadline) -> bytes | Future[bytes] | None:
+        if request.value == b"refuse":
+            raise Overloaded("busy", retry_after_s=0.5)
+        if request.value == b"otherwise":
+            return None
+        if request.value == b"at once":
+            return request.SerializeToString()
+        self.replies.append(self._executor.submit(self._work, request))
+        return self.replies[-1]
+
+    def _work(self, request: BytesValue) -> bytes:
+        self.busy.set()
+        assert self.open.wait(PARENT_S)
+        if request.value == b"fail":
+            raise NotFound("after all")
+        return bytes(MAX_MESSAGE_BYTES + 1) if request.value == b"large" else request.SerializeToString()
+
+    def hold(self) -> None:
+        self.busy.clear()
+        self.open.clear()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PARENT_S):
+            while True:
+                if condition():
+                    return
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    threads = Threads()
+    yield threads
+    threads.open.set()
+
+
+async def test_threads_answer_and_fail_as_coroutines_do(serve: Server, threads: Threads) -> None:
+    async with serve(threads.unary) as (channel, _):
+        call = channel.unary_unary(UNARY)
+        requests = [request(each) for each in (b"here", b"at once", b"otherwise")]
+        assert [await call(each) for each in requests] == requests
+        errors = [await failure(call(each)) for each in map(request, (b"fail", b"refuse", b"large"))]
+        malformed = await failure(call(b"\xff\xff"))
+    assert [each.code() for each in errors] == [
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ]
+    assert [each.details() for each in errors[:2]] == ["after all", "busy"]
+    assert "larger than max" in (errors[2].details() or "")
+    assert malformed.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(threads.replies) == 3
+
+
+@pytest.mark.parametrize("cancels", [True, False], ids=["cancelled", "late"])
+async def test_a_call_that_waits_for_a_thread_is_given_up_with_its_caller(
+    serve: Server, threads: Threads, cancels: bool
+) -> None:
+    threads.hold()
+    async with serve(threads.unary) as (channel, _):
+        first = asyncio.ensure_future(channel.unary_unary(UNARY)(request(b"first")))
+        await threads.until(threads.busy.is_set)
+        call = channel.unary_unary(UNARY)(request(b"second"), timeout=None if cancels else 0.2)
+        second = asyncio.ensure_future(call)
+        await threads.until(lambda: len(threads.replies) == 2)
+        if cancels:
+            call.cancel()
+        await threads.until(threads.replies[1].cancelled)
+        threads.open.set()
+        assert await asyncio.wait_for(first, PARENT_S) == request(b"first")
+        await asyncio.wait([second])
+
+
+async def test_a_stop_lets_threads_finish_and_refuses_new_calls(serve: Server, threads: Threads) -> None:
+    threads.hold()
+    async with serve(threads.unary) as (channel, server):
+        calls = [asyncio.ensure_future(channel.unary_unary(UNARY)(request(each))) for each in (b"first", b"fail")]
+        await threads.until(lambda: len(threads.replies) == 2)
+        stop = asyncio.ensure_future(server.stop(PARENT_S))
+        await asyncio.sleep(0)
+        refused = await failure(channel.unary_unary(UNARY)(request(b"late")))
+        assert not stop.done()
+        threads.open.set()
+        assert await asyncio.wait_for(calls[0], PARENT_S) == request(b"first")
+        assert (await failure(calls[1])).code() is grpc.StatusCode.NOT_FOUND
+        await asyncio.wait_for(stop, PARENT_S)
+    assert refused.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    assert len(threads.replies) == 2
+
+
+async def test_a_stop_cancels_what_threads_have_not_finished_in_time(serve: Server, threads: Threads) -> None:
+    threads.hold()
+    async with serve(threads.unary) as (channel, server):
+        calls = [asyncio.ensure_future(channel.unary_unary(UNARY)(request(each))) for each in (b"runs", b"waits")]
+        await threads.until(lambda: len(threads.replies) == 2 and threads.busy.is_set())
+        await server.stop(0.01)
+        codes = {(await failure(call)).code() for call in calls}
+        await threads.until(threads.replies[1].cancelled)
+    assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 async def test_a_request_of_the_largest_size_is_answered(serve: Server) -> None:

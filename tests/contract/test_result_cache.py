@@ -88,6 +88,20 @@ async def test_the_memory_cache_evicts_the_least_recently_used_at_its_bound() ->
     assert await cache.get("huge") is None
 
 
+async def test_a_look_into_memory_finds_what_a_get_does_and_counts_as_a_use() -> None:
+    now_s = 0.0
+    cache = MemoryResultCache(max_bytes=3 * 11, ttl_s=60, clock=lambda: now_s)
+    for key in "abc":
+        cache.put(key, bytes(10))
+    assert cache.peek("a") == bytes(10)
+    assert cache.peek("d") is None
+    cache.put("d", bytes(10))
+    assert [key for key in "abcd" if cache.peek(key) is not None] == ["a", "c", "d"]
+    now_s = 60
+    assert cache.peek("a") is None
+    assert await cache.get("a") is None
+
+
 async def test_a_redis_that_hangs_or_is_gone_never_raises_and_is_used_again_when_it_is_back() -> None:
     with running_redis() as (url, process):
         cache = RedisResultCache(url, ttl_s=60, timeout_s=0.1, pause_s=0.05)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pa.table(
             {
                 "id": [str(row) for row in range(300)],
+                "title": [f"{'red' if row % 2 else 'blue'} shoe number {row}" for row in range(300)],
+                "category": ["shoes/red" if row % 2 else "shoes/blue" for row in range(300)],
                 "shop": [f"shop {row % 3}" for row in range(300)],
                 "price": [float(row) for row in range(300)],
                 "tags": [["even"] if row % 2 == 0 else [] for row in range(300)],
@@ -179,31 +182,73 @@ def test_a_live_directory_that_cannot_be_written_is_an_error_with_the_reason(ind
     assert "Traceback" not in result.stderr
 
 
-def test_changes_made_by_commands_are_searchable_and_survive_a_killed_node(index: Path, tmp_path: Path) -> None:
+@contextmanager
+def serving_changes(index: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running `serve local` that keeps changes in `folder`, and its address."""
     (port,) = probes.free_ports(1)
+    command = [*LOOKALIKE, "serve", "local", str(index), "--port", str(port), "--live-dir", str(folder / "live")]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("Ctrl-C"):
+            assert process.poll() is None
+        yield process, f"127.0.0.1:{port}"
+        (node,) = children_of(process.pid)
+        subprocess.run(["kill", "-9", str(node)], check=True)
+        assert process.wait(timeout=60) == 1
+
+
+def run_catalog(address: str, *arguments: str) -> str:
+    """What `lookalike catalog` prints."""
+    command = [*LOOKALIKE, "catalog", *arguments, "--address", address]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_changes_made_by_commands_are_searchable_and_survive_a_killed_node(index: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "vector.npy", VECTORS[7])
-    address = f"127.0.0.1:{port}"
-    command = [*LOOKALIKE, "serve", "local", str(index), "--port", str(port), "--live-dir", str(tmp_path / "live")]
-
-    def change(*arguments: str) -> str:
-        command = [*LOOKALIKE, "catalog", *arguments, "--address", address]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-
     for restart in (False, True):
-        with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            assert process.stdout is not None
-            while not process.stdout.readline().startswith("Ctrl-C"):
-                assert process.poll() is None
+        with serving_changes(index, tmp_path) as (_, address):
             if not restart:
-                arguments = ["--title", "seven again", "--vector", f"image={tmp_path / 'vector.npy'}"]
-                arguments += ["--revision", "2"]
-                assert change("upsert", "new", *arguments) == "new: changed, revision 2; in the spaces: image\n"
-                assert change("remove", "7", "--revision", "1") == "7: changed, revision 1\n"
-            assert "not changed" in change("remove", "new", "--revision", "1")
+                arguments = ["--title", "seven again", "--category", "shoes", "--revision", "2"]
+                arguments += ["--vector", f"image={tmp_path / 'vector.npy'}"]
+                upserted = run_catalog(address, "upsert", "new", *arguments)
+                assert upserted == "new: changed, revision 2; in the spaces: image\n"
+                assert run_catalog(address, "remove", "7", "--revision", "1") == "7: changed, revision 1\n"
+            stored = "new: not changed: revision 1 is not above the stored one, 2\n"
+            assert run_catalog(address, "remove", "new", "--revision", "1") == stored
             with Client(address) as client:
                 (hit,) = client.search(vector=VECTORS[7], space="image", limit=1).hits
                 assert (hit.product.id, hit.product.title) == ("new", "seven again")
                 assert (client.count(), client.exists(["7"])) == (300, [False])
-            (node,) = children_of(process.pid)
-            subprocess.run(["kill", "-9", str(node)], check=True)
-            assert process.wait(timeout=60) == 1
+
+
+def test_patches_keep_vectors_and_what_is_exported_is_the_catalogue_of_the_next_update(
+    index: Path, tmp_path: Path
+) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    changes = tmp_path / "changes.jsonl"
+    patches = [{"patch": {"id": str(row), "price": 9000 + row, "revision": 5}} for row in range(10, 300)]
+    changes.write_text("".join(json.dumps(patch) + "\n" for patch in patches), encoding="utf-8")
+    with serving_changes(index, tmp_path) as (_, address):
+        patched = run_catalog(address, "patch", "7", "--clear", "price", "--no-in-stock", "--revision", "5")
+        assert patched == "7: changed, revision 5; in the spaces: image\n"
+        assert run_catalog(address, "write", str(changes), "--batch", "50") == "290 changes applied\n"
+        conditions = ["--where", "--shop", "shop 2", "--revision", "6"]
+        counted = run_catalog(address, "remove", *conditions, "--dry-run")
+        assert counted == "100 products pass the conditions; none is removed\n"
+        assert run_catalog(address, "remove", *conditions, "--yes") == "100 products removed\n"
+        with Client(address) as client:
+            (hit,) = client.search(vector=VECTORS[7], space="image", limit=1).hits
+            assert (hit.product.id, hit.product.HasField("price"), hit.product.in_stock) == ("7", False, False)
+            unit = VECTORS[7] / np.linalg.norm(VECTORS[7])
+            np.testing.assert_allclose(client.vectors("7")["image"], unit, atol=1e-6)
+            assert client.count(min_price=9000) == client.count(min_price=9010) == 193
+            stored = {product.id: product for product in client.list(descriptions=True)}
+        file = shop / "products.jsonl"
+        assert run_catalog(address, "export", str(file)) == f"{file}: 200 products\n"
+    update = [*LOOKALIKE, "update", str(shop), str(tmp_path / "next"), "--artifacts", str(tmp_path / "encoders")]
+    subprocess.run(update, check=True, capture_output=True, timeout=300)
+    with serving_changes(tmp_path / "next", tmp_path / "next-changes") as (_, address), Client(address) as client:
+        assert {product.id: product for product in client.list(descriptions=True)} == stored
+        response = client.patch("10", revision=5, price=1)
+        assert (response.applied, response.revision) == (False, 5)  # The catalogue had this change already.

@@ -175,7 +175,7 @@ def test_your_own_vectors_are_built_served_searched_and_changed(tmp_path: Path) 
     table = pa.table({"id": ids, "title": [f"product {number}" for number in range(200)], "price": [100.0] * 200})
     pq.write_table(table, tmp_path / "attrs.parquet")
 
-    build, serve, search, serve_live, upsert, remove = [
+    build, serve, search, serve_live, upsert, patch, remove = [
         command for command in OWN if not command.startswith("lookalike versions")
     ]
     ended = shell.run(build)
@@ -187,5 +187,7 @@ def test_your_own_vectors_are_built_served_searched_and_changed(tmp_path: Path) 
     with serving(shell, serve_live), Client(shell.address) as client:
         assert shell.run(upsert).returncode == 0
         assert client.get("p-17").title == "red sneakers"
+        assert shell.run(patch).returncode == 0
+        assert (client.get("p-17").price, [*client.vectors("p-17")]) == (4500, ["image"])
         assert shell.run(remove).returncode == 0
         assert client.exists(["p-17"]) == [False]

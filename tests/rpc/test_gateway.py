@@ -24,7 +24,7 @@ from lookalike.v1.search_pb2 import (
     SearchRequest,
     SearchResponse,
 )
-from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Filter, Space
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, Space
 from lookalike.vectors import pack
 from tests.rpc.gateways import PRODUCTS, VECTORS, ScriptedSystem, a_photo, scripted_system
 
@@ -104,9 +104,10 @@ async def test_a_repeated_search_is_answered_from_the_cache_and_says_so() -> Non
         first = await system.search.Search(SearchRequest(examples=[P7]))
         batches = [len(shard.batches) for shard in system.shards]
         again = await system.search.Search(SearchRequest(examples=[P7], min_coverage=1))
+        same = await system.search.Search(SearchRequest(examples=[P7]))
         assert [len(shard.batches) for shard in system.shards] == batches
-    assert (first.provenance.cached, again.provenance.cached) == (False, True)
-    assert again.hits == first.hits
+    assert [each.provenance.cached for each in (first, again, same)] == [False, True, True]
+    assert again.hits == same.hits == first.hits
     assert (again.provenance.version, again.provenance.coverage) == ("v1", 1)
     assert again.provenance.timings.search_s == 0 < again.provenance.timings.total_s
 
@@ -321,6 +322,14 @@ async def test_answers_cached_in_redis_are_shared_by_gateways(redis_url: str) ->
         again = await system.search.Search(SearchRequest(examples=[P7]))
     assert again.provenance.cached
     assert again.hits == first.hits
+
+
+async def test_get_returns_the_vectors_of_the_requested_spaces_that_there_are() -> None:
+    async with scripted_system() as system:
+        request = GetRequest(product_id="p07", vectors=[SPACE_TEXT, SPACE_PRODUCT])
+        (vector,) = (await system.catalog.Get(request)).vectors
+        assert (vector.space, vector.vector) == (SPACE_TEXT, pack(VECTORS["p07", SPACE_TEXT]))
+        assert not (await system.catalog.Get(GetRequest(product_id="p07"))).vectors
 
 
 async def test_the_catalogue_is_read_completely_and_in_order() -> None:

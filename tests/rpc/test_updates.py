@@ -130,11 +130,11 @@ async def test_a_failed_compaction_is_counted_and_retried(
 ) -> None:
     write, attempts = compaction.write, list[Path]()
 
-    def fail_once(directory: Path, *arguments: Any) -> None:
+    def fail_once(directory: Path, *arguments: Any, **named: Any) -> None:
         attempts.append(directory)
         if len(attempts) == 1:
             raise error
-        write(directory, *arguments)
+        write(directory, *arguments, **named)
 
     monkeypatch.setattr(compaction, "write", fail_once)
     monkeypatch.setattr(compactor, "RETRY_S", 0)

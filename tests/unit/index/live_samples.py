@@ -130,8 +130,9 @@ class Oracle:
                 return UpdateResult.NOT_FOUND
             kept, product = before.vectors, Product()
             product.CopyFrom(before.product)
-            assert update.patch.fields == ["price", "tags"]
-            product.price, product.tags[:] = update.patch.product.price, update.patch.product.tags
+            for field in update.patch.fields:
+                product.ClearField(field)  # type: ignore[arg-type]  # a field of Product
+            product.MergeFrom(update.patch.product)  # It has no other fields.
             product.revision = update.revision
         elif update.HasField("upsert"):
             kept = before.vectors if before is not None and update.upsert.keep_vectors else {}

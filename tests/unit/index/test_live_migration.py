@@ -14,8 +14,9 @@ from index.building.build import build
 from index.live.live_shard import LiveLimits, LiveShard
 from index.live.migration import MAX_TOMBSTONE_GENERATION, migrate_changes
 from index.live.replication import apply_to_all
+from index.live.updates import PATCHABLE
 from index.serving.shard_version import ShardVersion, open_shard
-from lookalike.v1.index_pb2 import UpdateResult
+from lookalike.v1.index_pb2 import Patch, Update, UpdateResult
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import pack
 from tests.unit.index.live_samples import (
@@ -24,6 +25,7 @@ from tests.unit.index.live_samples import (
     Oracle,
     build_version,
     open_live,
+    patch,
     random_updates,
     remove,
     upsert,
@@ -63,7 +65,11 @@ def test_every_change_newer_than_the_new_version_is_migrated(old: LiveShard, tmp
         if old.compaction_due:
             old.compact()
     for product_id, revision in old.changes():
-        if (ref := old.view.find(product_id.decode())) is not None:
+        ref = old.view.find(product_id.decode())
+        patched = old.patched_product(product_id) if ref and ref.segment is old.view.segments[0] else None
+        if patched is not None:
+            oracle.apply(Update(revision=revision, patch=Patch(product=patched, fields=sorted(PATCHABLE))))
+        elif ref is not None:
             product = Product.FromString(ref.product)
             product.description = ref.description
             vectors = [(space, vector) for space in (IMAGE, TEXT) if (vector := ref.vector(space)) is not None]
@@ -179,8 +185,32 @@ def test_vectors_of_another_encoder_are_left_out_and_reported(old: LiveShard, tm
     assert (loss.changes, *loss.reasons) == (1, "vectors of another encoder were left out")
     ref = new.view.find("p1")
     assert ref is not None
-    assert ref.vector(IMAGE) is not None
-    assert ref.vector(TEXT) is None
+    assert Product.FromString(ref.product).title == "p1 at 9"
+    built = new.view.segments[0].table.ids.find(b"p1")
+    assert built is not None
+    assert (ref.vector(TEXT) == new.view.segments[0].spaces[TEXT].vector(built)).all()  # Better than none.
+
+
+def test_patches_are_migrated_without_the_version_and_the_next_ones_own_vectors_stay(
+    old: LiveShard, tmp_path: Path
+) -> None:
+    old.apply([patch("p1", 8), patch("p2", 9)])
+    old.compact()
+    old.apply([patch("p1", 9), patch("p3", 9), patch("p4", 9), remove("p4", 10)])
+    old.close()
+    shutil.rmtree(tmp_path / "index")
+    stopped = LiveShard.open_changes(tmp_path / "old", 0, LIMITS)
+    new = open_live(rebuild(tmp_path / "next", text="trained anew"), tmp_path / "new")
+    own = {each: ref.vector(TEXT) for each in ("p1", "p2", "p3") if (ref := new.view.find(each)) is not None}
+    assert not migrate_changes(stopped, new).changes
+    for product_id, vector in own.items():
+        ref = new.view.find(product_id)
+        assert ref is not None
+        assert Product.FromString(ref.product).price == 63
+        assert vector is not None
+        assert (ref.vector(TEXT) == vector).all()
+    assert new.view.find("p4") is None
+    stopped.close()
 
 
 def test_products_of_another_shard_are_left_out_and_reported(old: LiveShard, tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def test_under_churn_recall_falls_by_at_most_0_005_before_during_and_after_a_com
     reached, go_on = threading.Event(), threading.Event()
     write = compaction.write
 
-    def block(*arguments: Any) -> None:
-        write(*arguments)
+    def block(*arguments: Any, **named: Any) -> None:
+        write(*arguments, **named)
         reached.set()
         go_on.wait()
 

@@ -87,9 +87,13 @@ def test_reads_and_writes_go_on_during_a_compaction_and_a_crash_then_loses_nothi
         step = getattr(compaction, blocked_after)
 
         def block(
-            *arguments: Any, step: Callable[..., object] = step, reached: Any = reached, go_on: Any = go_on
+            *arguments: Any,
+            step: Callable[..., object] = step,
+            reached: Any = reached,
+            go_on: Any = go_on,
+            **named: Any,
         ) -> object:
-            result = step(*arguments)
+            result = step(*arguments, **named)
             reached.set()
             go_on.wait()
             return result
@@ -297,7 +301,7 @@ def test_files_of_a_compaction_whose_checkpoint_may_be_written_are_not_touched(
             raise OSError(5, "Input/output error")
         fsync_path(path)
 
-    def crash(directory: Path, *_: Any) -> None:
+    def crash(directory: Path, *_: Any, **__: Any) -> None:
         directory.mkdir()
         shutil.copytree(tmp_path / "live", tmp_path / "crashed")
         raise OSError(28, "No space left on device")

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
-from lookalike.client import AsyncClient, Client, conditions, example
+from lookalike import limits
+from lookalike.client import (
+    AsyncClient,
+    Client,
+    conditions,
+    example,
+    patch_change,
+    remove_change,
+    upsert_change,
+)
 from lookalike.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -27,9 +38,20 @@ from lookalike.errors import (
 )
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
-from lookalike.status import to_error
+from lookalike.status import to_error, to_request_error
 from lookalike.v1 import catalog_pb2, search_pb2
-from lookalike.v1.catalog_pb2 import ChangeResponse, CountResponse, ExistsResponse
+from lookalike.v1.catalog_pb2 import (
+    BatchWriteRequest,
+    BatchWriteResponse,
+    Change,
+    ChangeResponse,
+    ChangeResult,
+    CountResponse,
+    ExistsResponse,
+    GetResponse,
+    RemoveWhereRequest,
+    RemoveWhereResponse,
+)
 from lookalike.v1.search_pb2 import (
     ClassifyRequest,
     ClassifyResponse,
@@ -48,8 +70,10 @@ from lookalike.v1.types_pb2 import (
     SpaceVector,
     SpaceWeight,
 )
+from lookalike.vectors import pack
 from tests.rpc.gateways import no_stream
 
+VECTOR = np.array([0.6, 0.8], np.float32)
 PRODUCTS = [Product(id=f"p-{number}", title=f"shoe {number}") for number in range(5)]
 
 
@@ -61,6 +85,8 @@ class FakeGateway:
     error: Exception | None = None
     delay_s: float = 0
     list_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    write_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    remaining_s: float | None = 0.0  # Of the last RemoveWhere; None: it had no deadline.
     address: str = ""
 
     async def record(self, request: Message) -> None:
@@ -77,9 +103,11 @@ class FakeGateway:
         await self.record(request)
         return ClassifyResponse(category="fashion/shoes")
 
-    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline) -> Product:
+    async def get(self, request: catalog_pb2.GetRequest, deadline: Deadline) -> GetResponse:
         await self.record(request)
-        return Product(id=request.product_id)
+        product = Product(id=request.product_id, revision=7)
+        vectors = [SpaceVector(space=space, vector=pack(VECTOR)) for space in request.vectors if space != SPACE_TEXT]
+        return GetResponse(product=product, vectors=vectors)
 
     async def exists(self, request: catalog_pb2.ExistsRequest, deadline: Deadline) -> ExistsResponse:
         await self.record(request)
@@ -101,9 +129,37 @@ class FakeGateway:
         await self.record(request)
         return ChangeResponse(applied=True, spaces=[each.space for each in request.vectors])
 
+    async def patch(self, request: catalog_pb2.PatchRequest, deadline: Deadline) -> ChangeResponse:
+        await self.record(request)
+        return ChangeResponse(applied=True)
+
     async def remove(self, request: catalog_pb2.RemoveRequest, deadline: Deadline) -> ChangeResponse:
         await self.record(request)
-        return ChangeResponse(applied=request.revision > 5)
+        return ChangeResponse(applied=request.revision > 5, revision=max(request.revision, 5))
+
+    async def batch_write(self, request: BatchWriteRequest, deadline: Deadline) -> BatchWriteResponse:
+        await self.record(request)
+        return BatchWriteResponse(results=map(self.change, request.changes))
+
+    async def write(
+        self, requests: AsyncIterator[BatchWriteRequest], deadline: Deadline
+    ) -> AsyncIterator[BatchWriteResponse]:
+        try:
+            async for request in requests:
+                yield await self.batch_write(request, deadline)
+        finally:
+            self.write_ended.set()
+
+    def change(self, change: Change) -> ChangeResult:
+        """The result of a removal: an error for p-bad."""
+        if change.remove.product_id == "p-bad":
+            return ChangeResult(error=to_request_error(NotFound("no product p-bad")))
+        return ChangeResult(response=ChangeResponse(applied=True, revision=change.remove.revision))
+
+    async def remove_where(self, request: RemoveWhereRequest, deadline: Deadline) -> RemoveWhereResponse:
+        await self.record(request)
+        self.remaining_s = deadline.timeout_s()
+        return RemoveWhereResponse(matched=5, removed=0 if request.dry_run else 4)
 
     @property
     def request(self) -> SearchRequest:
@@ -131,7 +187,11 @@ async def gateway() -> AsyncIterator[FakeGateway]:
             "Count": fake.count,
             "List": fake.list,
             "Upsert": fake.upsert,
+            "Patch": fake.patch,
             "Remove": fake.remove,
+            "BatchWrite": fake.batch_write,
+            "Write": fake.write,
+            "RemoveWhere": fake.remove_where,
         },
     )
     server = edge.server([search, catalog])
@@ -186,6 +246,9 @@ async def test_conditions_can_be_nested(gateway: FakeGateway, client: AsyncClien
         ({"tags_any": "red"}, "filter.tags_any"),
         ({"created_after": -1}, "filter.created_after"),
         ({"created_after": datetime(1969, 1, 1)}, "filter.created_after"),
+        *[({name: []}, f"filter.{name}") for name in ("category_in", "category_not_in", "shop_in", "shop_not_in")],
+        *[({name: []}, f"filter.{name}") for name in ("currency_in", "tags_any", "tags_all", "tags_none")],
+        *[({name: []}, f"filter.{name}") for name in ("any_of", "all_of", "none_of")],
     ],
 )
 async def test_an_invalid_condition_is_refused_by_its_name(
@@ -195,6 +258,15 @@ async def test_an_invalid_condition_is_refused_by_its_name(
         await client.search(product_id="p-9", **filters)
     assert error_info.value.field == field
     assert not gateway.requests
+
+
+async def test_an_empty_list_says_to_leave_the_condition_out_and_none_is_no_condition(
+    gateway: FakeGateway, client: AsyncClient
+) -> None:
+    with pytest.raises(InvalidRequest, match=r"filter\.shop_in: is an empty list; leave the condition out"):
+        await client.count(shop_in=[])
+    await client.count(shop_in=None, any_of=None, currency_in=["JPY"], has_price=True)
+    assert gateway.requests == [catalog_pb2.CountRequest(filter=Filter(currency_in=["JPY"], has_price=True))]
 
 
 async def test_a_search_sends_its_arguments_and_returns_the_hits(gateway: FakeGateway, client: AsyncClient) -> None:
@@ -314,12 +386,13 @@ async def test_catalogue_calls_send_their_arguments_and_return_the_results(
     assert (await client.get("p-1")).id == "p-1"
     assert await client.exists(["p-0", "p-1"]) == [False, True]
     assert await client.count(shop_in=["a"]) == 5
-    assert [product.id async for product in client.list(after="o", limit=7, in_stock=True)] == [p.id for p in PRODUCTS]
+    listed = client.list(after="o", limit=7, descriptions=True, in_stock=True)
+    assert [product.id async for product in listed] == [p.id for p in PRODUCTS]
     assert gateway.requests == [
         catalog_pb2.GetRequest(product_id="p-1"),
         catalog_pb2.ExistsRequest(product_ids=["p-0", "p-1"]),
         catalog_pb2.CountRequest(filter=Filter(shop_in=["a"])),
-        catalog_pb2.ListRequest(filter=Filter(in_stock=True), after="o", limit=7),
+        catalog_pb2.ListRequest(filter=Filter(in_stock=True), after="o", limit=7, descriptions=True),
     ]
 
 
@@ -328,12 +401,14 @@ async def test_a_change_sends_the_product_its_revision_and_its_vectors_by_space(
 ) -> None:
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"photo")
-    response = await client.upsert(PRODUCTS[1], revision=7, vectors={"text": [1, 0.5]}, encode=True, image=photo)
+    response = await client.upsert(
+        PRODUCTS[1], revision=7, vectors={"text": [1, 0.5]}, encode=True, image=photo, keep_vectors=True
+    )
     assert list(response.spaces) == [SPACE_TEXT]
     assert not (await client.remove("p-1", revision=3)).applied
     blocking = Client(gateway.address)
     assert (await asyncio.to_thread(blocking.remove, "p-1", revision=8)).applied
-    assert (await asyncio.to_thread(blocking.upsert, PRODUCTS[1], revision=9)).applied
+    assert (await asyncio.to_thread(blocking.upsert, PRODUCTS[1], revision=9, allow_unfindable=True)).applied
     blocking.close()
     upserted, *_, last = gateway.requests
     assert upserted == catalog_pb2.UpsertRequest(
@@ -342,12 +417,215 @@ async def test_a_change_sends_the_product_its_revision_and_its_vectors_by_space(
         vectors=[SpaceVector(space=SPACE_TEXT, vector=np.array([1, 0.5], "<f4").tobytes())],
         encode=True,
         image=b"photo",
+        keep_vectors=True,
     )
-    assert last == catalog_pb2.UpsertRequest(product=PRODUCTS[1], revision=9)
+    assert last == catalog_pb2.UpsertRequest(product=PRODUCTS[1], revision=9, allow_unfindable=True)
     with pytest.raises(InvalidRequest, match="revision: -1 is not in"):
         await client.remove("p-1", revision=-1)
     with pytest.raises(InvalidRequest, match="vectors: 'smell' is not one of"):
         await client.upsert(PRODUCTS[1], revision=1, vectors={"smell": [1]})
+
+
+async def test_vectors_are_returned_by_space_of_all_or_of_some(gateway: FakeGateway, client: AsyncClient) -> None:
+    vectors = await client.vectors("p-1")
+    assert {space: vector.tolist() for space, vector in vectors.items()} == {
+        "image": VECTOR.tolist(),
+        "product": VECTOR.tolist(),
+    }
+    with Client(gateway.address) as blocking:
+        assert [*await asyncio.to_thread(blocking.vectors, "p-1", ["image", "text"])] == ["image"]
+        assert (await asyncio.to_thread(blocking.get, "p-1")).revision == 7
+    assert gateway.requests == [
+        catalog_pb2.GetRequest(product_id="p-1", vectors=[SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT]),
+        catalog_pb2.GetRequest(product_id="p-1", vectors=[SPACE_IMAGE, SPACE_TEXT]),
+        catalog_pb2.GetRequest(product_id="p-1"),
+    ]
+    with pytest.raises(InvalidRequest, match="spaces: 'auto' is not one of"):
+        await client.vectors("p-1", ["auto"])
+
+
+async def test_a_patch_sends_only_the_fields_that_change_and_none_clears_one(
+    gateway: FakeGateway, client: AsyncClient
+) -> None:
+    await client.patch("p-1", revision=7, price=99, in_stock=False, tags=["a", "b"], title=None, image_path="1.jpg")
+    await client.patch("p-1", revision=8, price=None, expires_at=date(2026, 12, 31), vectors={"image": VECTOR})
+    with Client(gateway.address) as blocking:
+        await asyncio.to_thread(blocking.patch, "p-1", revision=9, title="boots", encode=True, image=b"photo")
+    paths = ["price", "in_stock", "tags", "title", "image"]
+    assert gateway.requests == [
+        catalog_pb2.PatchRequest(
+            product=Product(id="p-1", price=99, in_stock=False, tags=["a", "b"], image="1.jpg"),
+            update_mask=FieldMask(paths=paths),
+            revision=7,
+        ),
+        catalog_pb2.PatchRequest(
+            product=Product(id="p-1", expires_at=1_798_675_200),
+            update_mask=FieldMask(paths=["price", "expires_at"]),
+            revision=8,
+            vectors=[SpaceVector(space=SPACE_IMAGE, vector=pack(VECTOR))],
+        ),
+        catalog_pb2.PatchRequest(
+            product=Product(id="p-1", title="boots"),
+            update_mask=FieldMask(paths=["title"]),
+            revision=9,
+            encode=True,
+            image=b"photo",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"colour": "red"}, "product.colour: no such field; the fields are category, title, description, shop, price"),
+        ({"id": "p-2"}, "product.id: no such field"),
+        ({"tags": "red"}, r"product.tags: expected a list of strings: \['red'\]"),
+        ({"price": "cheap"}, "product.price: "),
+        ({"expires_at": "soon"}, "product.expires_at: expected seconds since 1970"),
+    ],
+)
+async def test_a_patch_of_a_field_that_no_product_has_is_refused_by_name(
+    gateway: FakeGateway, client: AsyncClient, fields: dict[str, Any], error: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=error):
+        await client.patch("p-1", revision=7, **fields)
+    assert not gateway.requests
+
+
+async def test_a_batch_gives_each_change_its_response_or_error(gateway: FakeGateway, client: AsyncClient) -> None:
+    changes = [
+        upsert_change(PRODUCTS[1], revision=1, vectors={"image": VECTOR}),
+        patch_change("p-2", revision=2, price=5),
+        remove_change("p-bad", revision=3),
+    ]
+    results = await client.batch_write(changes)
+    assert gateway.requests == [BatchWriteRequest(changes=changes)]
+    with Client(gateway.address) as blocking:
+        again = await asyncio.to_thread(blocking.batch_write, changes)
+    for upserted, patched, removed in (results, again):
+        assert isinstance(upserted, ChangeResponse)
+        assert isinstance(patched, ChangeResponse)
+        assert isinstance(removed, NotFound)
+    with pytest.raises(InvalidRequest, match="1001 changes, at most 1000"):
+        await client.batch_write([changes[2]] * 1001)
+    photo = upsert_change(PRODUCTS[1], revision=1, encode=True, image=b"\0" * limits.MAX_IMAGE_BYTES)
+    with pytest.raises(InvalidRequest, match="bytes together"):
+        await client.batch_write([photo] * 4)
+
+
+def removals(count: int) -> Iterator[Change]:
+    return (remove_change(f"p-{number}" if number != 3 else "p-bad", revision=number + 1) for number in range(count))
+
+
+async def written(client: AsyncClient | Client, changes: Iterator[Change], **options: Any) -> list[tuple[int, Any]]:
+    if isinstance(client, Client):
+        return await asyncio.to_thread(lambda: [*client.write(changes, **options)])
+    return [outcome async for outcome in client.write(changes, **options)]
+
+
+@pytest.fixture(params=["asynchronous", "blocking"])
+async def either(request: pytest.FixtureRequest, gateway: FakeGateway) -> AsyncIterator[AsyncClient | Client]:
+    if request.param == "blocking":
+        with Client(gateway.address) as blocking:
+            yield blocking
+    else:
+        async with AsyncClient(gateway.address) as client:
+            yield client
+
+
+async def test_a_stream_of_changes_yields_each_position_with_its_outcome_in_order(
+    gateway: FakeGateway, either: AsyncClient | Client
+) -> None:
+    outcomes = await written(either, removals(8), batch=3)
+    assert [position for position, _ in outcomes] == [*range(8)]
+    assert isinstance(outcomes[3][1], NotFound)
+    assert [outcome.revision for position, outcome in outcomes if position != 3] == [1, 2, 3, 5, 6, 7, 8]
+    sizes = [len(request.changes) for request in gateway.requests if isinstance(request, BatchWriteRequest)]
+    assert sizes == [3, 3, 2]
+
+
+async def test_no_message_of_a_stream_is_larger_than_four_mebibytes_but_for_one_change(
+    gateway: FakeGateway, client: AsyncClient
+) -> None:
+    photos = [1, 2 << 20, 2 << 20, 5 << 20, 1]
+    changes = (upsert_change(PRODUCTS[1], revision=1, encode=True, image=b"\0" * size) for size in photos)
+    assert len(await written(client, changes)) == 5
+    sizes = [len(request.changes) for request in gateway.requests if isinstance(request, BatchWriteRequest)]
+    assert sizes == [2, 1, 1, 1]
+
+
+async def test_what_the_changes_raise_is_raised_after_the_outcomes_before_it(
+    gateway: FakeGateway, either: AsyncClient | Client
+) -> None:
+    def broken() -> Iterator[Change]:
+        yield from removals(3)
+        raise ZeroDivisionError("my own")
+
+    taken: list[int] = []
+
+    def take_all(client: Client) -> None:
+        taken.extend(position for position, _ in client.write(broken(), batch=2))
+
+    async def take() -> None:
+        if isinstance(either, Client):
+            await asyncio.to_thread(take_all, either)
+            return
+        async for position, _ in either.write(broken(), batch=2):
+            taken.append(position)
+
+    with pytest.raises(ZeroDivisionError, match="my own"):
+        await take()
+    assert taken == [0, 1, 2]
+
+
+async def test_a_stream_that_fails_raises_its_error_and_a_bad_batch_size_is_refused(
+    gateway: FakeGateway, either: AsyncClient | Client
+) -> None:
+    with pytest.raises(InvalidRequest, match=r"batch: 1001 is not in 1\.\.1000"):
+        await written(either, removals(1), batch=1001)
+    gateway.error = Unavailable("shard 0 is unreachable")
+    with pytest.raises(Unavailable, match="shard 0"):
+        await written(either, removals(1))
+
+
+async def test_a_change_is_sent_as_soon_as_its_batch_is_full(gateway: FakeGateway) -> None:
+    """Not only when the next one comes, which may be an hour later."""
+    acknowledged = threading.Event()
+
+    def changes() -> Iterator[Change]:
+        yield remove_change("p-1", revision=1)
+        assert acknowledged.wait(10)
+
+    def take_all() -> None:
+        with Client(gateway.address) as blocking:
+            for _ in blocking.write(changes(), batch=1):
+                acknowledged.set()
+
+    await asyncio.to_thread(take_all)
+
+
+async def test_a_stream_of_changes_that_the_caller_leaves_ends_on_the_server(
+    gateway: FakeGateway, client: AsyncClient
+) -> None:
+    stream = client.write(removals(10_000), batch=1)
+    assert (await anext(stream))[0] == 0
+    await stream.aclose()
+    async with asyncio.timeout(5):
+        await gateway.write_ended.wait()
+
+
+async def test_products_that_pass_conditions_are_counted_or_removed_without_a_deadline(
+    gateway: FakeGateway, client: AsyncClient
+) -> None:
+    assert (await client.remove_where(dry_run=True, shop_in=["a"])).matched == 5
+    assert gateway.remaining_s is None
+    with Client(gateway.address) as blocking:
+        response = await asyncio.to_thread(blocking.remove_where, revision=7, timeout_s=60, shop_in=["a"])
+    assert (response.removed, gateway.remaining_s is not None) == (4, True)
+    assert gateway.requests == [
+        RemoveWhereRequest(filter=Filter(shop_in=["a"]), dry_run=True),
+        RemoveWhereRequest(filter=Filter(shop_in=["a"]), revision=7),
+    ]
 
 
 async def test_the_blocking_client_behaves_like_the_asynchronous_one(gateway: FakeGateway) -> None:

@@ -15,6 +15,7 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, GetRequest, ListRequest
 from server.admission import Admission, Permit
 from server.catalog import CatalogReader
+from server.metrics import RequestTimer
 
 NEVER = Deadline.after(None)
 
@@ -31,7 +32,8 @@ class Handlers:
     def __init__(self, max_inflight: int) -> None:
         self.permits: list[Permit] = []
         self.gate = asyncio.Event()
-        self.methods = Admission(max_inflight).admit({"Unary": self.unary}, streams={"Stream": self.stream})
+        self.admission = Admission(max_inflight)
+        self.methods = self.admission.admit({"Unary": self.unary}, streams={"Stream": self.stream})
 
     async def unary(self, request: bytes, deadline: Deadline, permit: Permit) -> bytes:
         self.permits.append(permit)
@@ -91,6 +93,35 @@ async def test_unary_calls_and_streams_share_one_limit() -> None:
     assert await unary == b"x"
     assert [reply async for reply in stream] == [b"x"]
     assert REGISTRY.get_sample_value("lookalike_requests_inflight") == 0
+
+
+def timed_calls(space: str) -> float:
+    labels = {"method": "Unary", "space": space, "outcome": "OK", "cached": "true"}
+    return REGISTRY.get_sample_value("lookalike_request_seconds_count", labels) or 0.0
+
+
+async def test_what_needs_no_waiting_is_answered_and_timed_at_once_unless_all_permits_are_taken() -> None:
+    def look_up(request: bytes, timer: RequestTimer) -> bytes | None:
+        timer.space, timer.cached = "at once", True
+        return b"known" if request == b"x" else None
+
+    handlers = Handlers(max_inflight=1)
+    admit = handlers.admission.admit({"Unary": handlers.unary}, at_once={"Unary": look_up})
+    unary = admit["Unary"]
+    assert isinstance(unary, edge.ThreadedUnary)
+    before = timed_calls("at once")
+    assert unary.submit(b"x", NEVER) == b"known"
+    assert unary.submit(b"y", NEVER) is None
+    assert timed_calls("at once") == before + 1
+    assert handlers.permits == []
+    waiting = asyncio.ensure_future(unary(b"y", NEVER))
+    await asyncio.sleep(0)
+    assert len(handlers.permits) == 1
+    assert unary.submit(b"x", NEVER) is None
+    with pytest.raises(Overloaded):
+        await unary(b"x", NEVER)
+    handlers.gate.set()
+    assert await waiting == b"y"
 
 
 async def test_a_stream_holds_its_permit_until_it_ends() -> None:

@@ -332,6 +332,6 @@ def test_explained_searches_show_the_plan_of_each_shard() -> None:
     ]
 
 
-def test_prices_show_decimals_only_if_there_are_some() -> None:
-    prices = [Product(price=1234567, currency="JPY"), Product(price=0.5, currency="EUR"), Product()]
-    assert [render.price(product) for product in prices] == ["1,234,567 JPY", "0.50 EUR", "0"]
+def test_prices_show_decimals_only_if_there_are_some_and_an_unknown_one_is_not_zero() -> None:
+    prices = [Product(price=1234567, currency="JPY"), Product(price=0.5, currency="EUR"), Product(price=0), Product()]
+    assert [render.price(product) for product in prices] == ["1,234,567 JPY", "0.50 EUR", "0", "unknown"]

@@ -1,0 +1,1 @@
+"""Commands that read and change the catalogue that a gateway serves."""
