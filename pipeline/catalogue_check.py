@@ -28,8 +28,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     with progress_bar("checking") as count:
         for item in read_valid_products(args.directory, table, report):
             count()
-            where = f"{table.path.name}:{item.line}"
-            report.count_product(item.product, has_photo=item.photo is not None, where=where)
+            has_photo = item.photo is not None
+            report.count_product(item.product, has_photo=has_photo, file=table.path.name, line=item.line)
     if args.json:
         problems = {
             "rejects": [dataclasses.asdict(reject) for reject in report.rejects],

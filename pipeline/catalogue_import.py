@@ -223,7 +223,7 @@ class _Importer:
         if self.source.require_image:
             detail = error.detail if error else "the row states no photo"
             raise BadField("image", RejectReason.MISSING_IMAGE, detail)
-        return _Candidate(line, product, missing_photo=error)
+        return _Candidate(line, product, "", error)
 
     def _with_photos(self, candidates: Iterable[_Candidate]) -> Iterator[tuple[_Candidate, PhotoError | None]]:
         """Copy and decode the photo of each candidate; with what is wrong with it."""
@@ -288,11 +288,8 @@ class _Importer:
                     detail=photo_error.detail,
                 )
             )
-        report.count_product(
-            product,
-            has_photo=bool(candidate.source_photo and product.image),
-            where=f"{self.source.table.name}:{candidate.line}",
-        )
+        has_photo = bool(candidate.source_photo and product.image)
+        report.count_product(product, has_photo=has_photo, file=self.source.table.name, line=candidate.line)
         return product
 
     def _reject(self, line: int, fields: Mapping[str, object], bad: BadField) -> None:

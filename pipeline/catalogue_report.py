@@ -86,19 +86,19 @@ class CatalogueReport:
         if self.unused_reasons[str(photo.reason)] <= MAX_PHOTOS_NAMED:
             print(photo, file=sys.stderr)
 
-    def count_product(self, product: CatalogueProduct, *, has_photo: bool, where: str) -> None:
-        """Count a product that is kept, and name one that has neither a photo nor a word. where: file and line."""
+    def count_product(self, product: CatalogueProduct, *, has_photo: bool, file: str, line: int) -> None:
+        """Count a product that is kept, and name one that has neither a photo nor a word."""
         has_text = has_word(product.title) or has_word(product.description)
         self.products += 1
         self.photos += has_photo
         self.texts += has_text
         if not has_photo and not has_text:
-            self.note_unfindable(product.id, "no photo that can be used, and no word in title or description", where)
+            self.note_unfindable(product.id, "no usable photo, and no word in title or description", file, line)
 
-    def note_unfindable(self, product_id: str, reason: str, where: str = "") -> None:
+    def note_unfindable(self, product_id: str, reason: str, file: str, line: int) -> None:
         """Print and count a product that is in no space."""
         self.unfindable.append(product_id)
-        print(f"{where}{': ' if where else ''}in no space: {reason} (product {quote(product_id)})", file=sys.stderr)
+        print(f"{file}:{line}: in no space: {reason} (product {quote(product_id)})", file=sys.stderr)
 
     def notice(self, text: str) -> None:
         """Print something that was assumed or changed."""

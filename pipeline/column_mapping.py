@@ -180,8 +180,9 @@ class ColumnMapping:
         return lambda record, notes: _joined(self._cells(record, columns))
 
     def _category(self, cells: Sequence[Any]) -> str:
+        texts = tuple(cell if isinstance(cell, str) else _first_item(cell) for cell in cells)
         return _category_of(
-            tuple(map(_first_item, cells)),
+            texts,
             self.category_list_separator,
             self.category_separator,
             self.category_prefix,
@@ -246,9 +247,12 @@ class ColumnMapping:
             notes[Note.AMBIGUOUS_PRICE] += price.ambiguous
 
     def _in_stock(self, cells: Sequence[Any], record: Mapping[str, Any]) -> Any:
-        if any(condition.column in record and condition.holds(record) for condition in self.in_stock_where):
+        if self.in_stock_where and any(each.column in record and each.holds(record) for each in self.in_stock_where):
             return True
-        return parse_stock(next((cell for cell in cells if cell not in (None, "")), None))
+        for cell in cells:
+            if cell is not None and cell != "":
+                return parse_stock(cell)
+        return None
 
 
 _Reader = Callable[[Mapping[str, Any], Counter[Note]], Any]
@@ -354,6 +358,7 @@ def category_name(text: str) -> str:
 
 @lru_cache(_CACHED)
 def _category_of(cells: tuple[str, ...], list_separator: str, separator: str, prefix: str, depth: int) -> str:
+    cells = tuple(map(_first_item, cells))
     if list_separator:
         cells = tuple(_first_part(cell, list_separator) for cell in cells)
     return category_path([prefix, *(part for cell in cells for part in cell.split(separator))], depth)
@@ -366,7 +371,7 @@ def _single(cell: Any) -> Any:
 
 def _joined(cells: Sequence[Any]) -> Any:
     """Cells joined by spaces; a single one as it is."""
-    return _single(cells[0]) if len(cells) == 1 else " ".join(text for text in map(_text, cells) if text)
+    return _single(cells[0]) if len(cells) == 1 else " ".join(filter(None, map(_text, cells)))
 
 
 def _without_markup(text: Any) -> Any:

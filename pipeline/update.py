@@ -201,9 +201,9 @@ def _name_unfindable(
     for space in spaces.values():
         found[space.rows] = True
     reasons = ["no word that the text encoder knows" if SPACE_TEXT in spaces else "there is no text space"]
-    reasons.insert(0, "no photo that can be used" if SPACE_IMAGE in spaces else "there is no image space")
+    reasons.insert(0, "no usable photo" if SPACE_IMAGE in spaces else "there is no image space")
     for row in np.flatnonzero(~found):
-        report.note_unfindable(catalogue.products[row].id, ", ".join(reasons), f"{file}:{catalogue.lines[row]}")
+        report.note_unfindable(catalogue.products[row].id, ", ".join(reasons), file, catalogue.lines[row])
 
 
 def _image_space(image: tuple[str, FeatureStore], catalogue: _Catalogue, scratch: Path) -> SpaceVectors:
