@@ -97,6 +97,12 @@ class IvfIndex:
         _add_vectors(index, vectors, lambda centroids: centroids)
         return IvfIndex(_lists_of(index, self.recipe), self.recipe)
 
+    def extended_with(self, vectors: StoredVectors) -> IvfIndex:
+        """A new index over these vectors, too, after those that it has; takes as much memory again."""
+        index = self.lists.copy_with_ids()
+        _add_vectors(index, vectors, lambda centroids: centroids)
+        return IvfIndex(_lists_of(index, self.recipe), self.recipe)
+
     def without(
         self, positions: I64, vectors: StoredVectors
     ) -> AbstractContextManager[tuple[VectorIndex, StoredVectors]]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from google.protobuf.message import DecodeError
 
+from index.backends.vector_index import VectorIndex
 from index.live import compaction, live_directory
 from index.live.compaction import CompactedSegment, CompactionSource, TrainedIndex
 from index.live.delta import Delta, empty_segment
@@ -70,6 +71,7 @@ class LiveShard:
         self._compacting = threading.Lock()
         self._base = base
         self._compacted: CompactedSegment | None = None
+        self._joint_indexes: Mapping[Space.ValueType, VectorIndex] = {}  # Over base and compacted segment, once made.
         self._frozen: Delta | None = None  # Being compacted.
         self._delta = Delta(self._manifest.spaces, limits.delta_rows)
         self.sequence = self._frozen_sequence = 0  # Updates applied since the version was built.
@@ -143,7 +145,7 @@ class LiveShard:
         yield from changed.items()
 
     def patched_product(self, product_id: bytes) -> Product | None:
-        """A product of a segment on disk, which may be gone, as its last patch made it; None: its last change was none."""
+        """A product of a segment on disk, which may be gone, as it was patched; None: its last change was no patch."""
         row: int | None
         table: Patches
         if deltas := [
@@ -198,10 +200,11 @@ class LiveShard:
                 trained,
                 patches=frozen.patches,
             )
+            joint_indexes = compaction.join_indexes(self._base, compacted.segment)
             with self._writing:
                 checkpoint = Checkpoint(log=frozen.log_number, segment=directory.name, sequence=frozen.sequence)
                 live_directory.write_checkpoint(self._directory, checkpoint)
-                self._install(compacted, frozen.patched_rows)
+                self._install(compacted, frozen.patched_rows, joint_indexes)
             live_directory.remove_obsolete(self._directory, checkpoint)
 
     def state(self) -> index_pb2.LiveState:
@@ -238,8 +241,8 @@ class LiveShard:
             except ValueError as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.INVALID, error=str(error), revision=latest))
             else:
-                if reason := "" if pending else self.full_reason(len(newest)):
-                    outcomes.append(UpdateResult(outcome=UpdateResult.FULL, error=reason, revision=latest))
+                if not pending and (refusal := self.refusal(len(newest))) is not None:
+                    outcomes.append(refusal)
                     continue
                 newest[product_id] = _CheckedUpdate(change, whole)
                 spaces = self._spaces_on_disk(product_id) if change.keeps_vectors else sorted(change.vectors)
@@ -270,19 +273,21 @@ class LiveShard:
         ref = self.view.find(product_id.decode())
         return [] if ref is None else [space for space in self._dims if ref.segment.spaces[space].has(ref.row)]
 
-    def full_reason(self, pending: int) -> str:
-        """Why there is no room for one more change after `pending` others; empty: there is room."""
-        if self._delta.changes + pending >= self._limits.delta_rows:
-            return f"{self._limits.delta_rows} changes are waiting for a compaction; try again later"
+    def refusal(self, pending: int) -> UpdateResult | None:
+        """The outcome of one more change after `pending` others for which there is no room; None: there is."""
         applied = sum(len(delta.revisions) for delta in (self._frozen, self._delta) if delta is not None)
         if (compacted := self._compacted) is not None:
             applied += len(compacted.segment.table) + len(compacted.tombstones) + len(compacted.patches)
         if applied + pending >= self._limits.changes:
-            return (
+            reason = (
                 f"{applied} products have changed since this version was built, at most {self._limits.changes} can: "
                 "build another version"
             )
-        return ""
+            return UpdateResult(outcome=UpdateResult.EXHAUSTED, error=reason)
+        if self._delta.changes + pending >= self._limits.delta_rows:
+            reason = f"{self._limits.delta_rows} changes are waiting for a compaction; try again later"
+            return UpdateResult(outcome=UpdateResult.FULL, error=reason)
+        return None
 
     def revision(self, product_id: bytes) -> int:
         """The newest revision of a product; 0: the product is unknown."""
@@ -329,7 +334,7 @@ class LiveShard:
         if self._compacted is not None:
             segments.append(self._compacted.segment)
         segments += [delta.segment() for delta in (self._frozen, self._delta) if delta is not None and len(delta)]
-        return View(segments)
+        return View(segments, self._joint_indexes)
 
     def _freeze(self) -> _FrozenState:
         """Freeze the delta and begin another with another log, unless a failed compaction has left a frozen one."""
@@ -368,7 +373,7 @@ class LiveShard:
             latest = base if latest.ann_index is None else latest
             if latest.ann_index is not None and base.entry.operating_points:
                 recall = min(point.recall for point in base.entry.operating_points)
-                trained[number] = TrainedIndex(latest.ann_index, latest.entry.recipe, recall)
+                trained[number] = TrainedIndex(latest.ann_index, latest.entry.recipe, base.entry.recipe, recall)
         return trained
 
     def _save_manifest(self) -> None:
@@ -376,8 +381,11 @@ class LiveShard:
         if not (path := self._directory / version.MANIFEST).exists():
             version.replace_file(path, dump_manifest(self._manifest))
 
-    def _install(self, compacted: CompactedSegment, patched_rows: I64) -> None:
+    def _install(
+        self, compacted: CompactedSegment, patched_rows: I64, joint_indexes: Mapping[Space.ValueType, VectorIndex]
+    ) -> None:
         """Replace the frozen delta and the last segment by the new one. Later changes are in the current delta."""
+        self._joint_indexes = joint_indexes
         self._frozen = None
         segment = _delete_products(compacted.segment, self._delta.superseding())
         base = _unpatched(self._base)

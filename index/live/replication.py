@@ -20,7 +20,7 @@ def apply_to_all(
     """
     if not others:
         return named.apply(updates), MigrationLoss(0, frozenset())
-    room, full_reason = _shared_room((named, *others), len(updates))
+    room, refusal = _shared_room((named, *others), len(updates))
     accepted, reasons = updates[:room], list[str]()
     outcomes = named.apply(accepted)
     for other in others:
@@ -34,13 +34,14 @@ def apply_to_all(
             if outcome.outcome == UpdateResult.APPLIED:
                 # An update that the named version had already was sent again for this one.
                 outcomes[i] = outcome
-    outcomes += [UpdateResult(outcome=UpdateResult.FULL, error=full_reason)] * (len(updates) - room)
+    if refusal is not None:
+        outcomes += [refusal] * (len(updates) - room)
     return outcomes, MigrationLoss(len(reasons), frozenset(reasons))
 
 
-def _shared_room(versions: Sequence[LiveShard], pending: int) -> tuple[int, str]:
-    """How many of the pending changes fit into every version, and why no more do."""
+def _shared_room(versions: Sequence[LiveShard], pending: int) -> tuple[int, UpdateResult | None]:
+    """How many of the pending changes fit into every version, and the outcome of the others."""
     for room in range(pending):
-        if reason := next(filter(None, (each.full_reason(room) for each in versions)), ""):
-            return room, reason
-    return pending, ""
+        if (refusal := next(filter(None, (each.refusal(room) for each in versions)), None)) is not None:
+            return room, refusal
+    return pending, None

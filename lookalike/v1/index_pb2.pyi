@@ -753,9 +753,11 @@ class UpdateResult(_message.Message):
         INVALID: UpdateResult._Outcome.ValueType  # 2
         """`error` says why."""
         FULL: UpdateResult._Outcome.ValueType  # 3
-        """No room until the next compaction, or until another version is built: `error` says which."""
+        """No room until the next compaction."""
         NOT_FOUND: UpdateResult._Outcome.ValueType  # 4
         """A patch of a product that does not exist."""
+        EXHAUSTED: UpdateResult._Outcome.ValueType  # 5
+        """No room until another version is built."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
     APPLIED: UpdateResult.Outcome.ValueType  # 0
@@ -764,9 +766,11 @@ class UpdateResult(_message.Message):
     INVALID: UpdateResult.Outcome.ValueType  # 2
     """`error` says why."""
     FULL: UpdateResult.Outcome.ValueType  # 3
-    """No room until the next compaction, or until another version is built: `error` says which."""
+    """No room until the next compaction."""
     NOT_FOUND: UpdateResult.Outcome.ValueType  # 4
     """A patch of a product that does not exist."""
+    EXHAUSTED: UpdateResult.Outcome.ValueType  # 5
+    """No room until another version is built."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int

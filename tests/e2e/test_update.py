@@ -252,7 +252,7 @@ async def test_products_are_found_by_what_is_left_of_them_and_those_in_no_space_
 
     report = await update(options)
 
-    assert report.catalogue.unfindable == ["00003"]
+    assert report.catalogue.unfindable == ["sample-00004"]
     assert "products.jsonl:4: in no space" in capsys.readouterr().err
     assert report.catalogue.unused_reasons == {"broken photo": 1, "missing photo": 1, "photo by URL, not fetched": 1}
     assert report.catalogue.products == COUNT

@@ -118,6 +118,8 @@ def test_under_churn_recall_falls_by_at_most_0_005_before_during_and_after_a_com
     recalls.append(recall(live.view))  # and when it is done.
     live.compact()
     recalls += [recall(live.view), recall(live.view, Filter(shop_in=["1"]))]
+    assert live.view.joint_indexes  # One set of lists over base and changes,
+    recalls.append(recall(View(live.view.segments)))  # which a shard does not have from a restart to a compaction.
     assert min(recalls) >= built_recall - MAX_RECALL_LOSS
     assert live.state().delta_rows == 0
     base, compacted = (parse_recipe(segment.spaces[IMAGE].entry.recipe) for segment in live.view.segments)
