@@ -18,7 +18,15 @@ import orjson
 
 from lookalike.errors import BadCatalogue
 from lookalike.printable import quote
-from lookalike.product_rules import FIELDS, REQUIRED, BadField, CatalogueProduct, RejectReason, parse_field
+from lookalike.product_rules import (
+    FIELDS,
+    REQUIRED,
+    TAG_SEPARATOR,
+    BadField,
+    CatalogueProduct,
+    RejectReason,
+    parse_field,
+)
 from pipeline.product import (
     PhotoError,
     RejectedRow,
@@ -100,6 +108,7 @@ def read_table(directory: Path, table: reader.Table) -> Iterator[CatalogueRow | 
             yield rejected_row(file, record.line, record.fields, bad)
             continue
         lines_by_id[product.id] = record.line
+        _warn_of_commas_in_tags(file, record, warned)
         if image := record.fields.get("image"):
             try:
                 product = dataclasses.replace(product, image=photos.find(image))
@@ -161,6 +170,15 @@ def _warn_of_unknown_fields(file: str, record: Record, warned: set[str]) -> None
         if name not in FIELDS and name not in warned and len(warned) < _MAX_UNKNOWN_FIELDS:
             warned.add(name)
             log.warning("%s:%d: the unknown field %s is ignored", file, record.line, quote(name))
+
+
+def _warn_of_commas_in_tags(file: str, record: Record, warned: set[str]) -> None:
+    """Warn once of a text of tags with commas, which do not separate them."""
+    if "," not in warned and isinstance(tags := record.fields.get("tags"), str) and "," in tags:
+        warned.add(",")
+        log.warning(
+            "%s:%d: the tags %s hold commas, but %s separates tags", file, record.line, quote(tags), TAG_SEPARATOR
+        )
 
 
 def _refuse_duplicate(product: CatalogueProduct, lines_by_id: dict[str, int]) -> None:

@@ -21,6 +21,7 @@ from pipeline.prices import parse_price, parse_stock
 # Tags within words and sentences, in whose place there is no space.
 _INLINE_TAG = re.compile(r"</?(?:a|b|em|font|i|mark|small|span|strong|sub|sup|u)(?:\s[^<>]*)?>", re.IGNORECASE)
 _SPACES = re.compile(r"[^\S\n]*\n\s*|[^\S\n]+")
+_LIST_SIGN = re.compile("[,;、，；]")
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 _CACHED = 1 << 16  # Normalised categories and tags are kept: a million products have a few thousand.
 
@@ -28,7 +29,7 @@ _CACHED = 1 << 16  # Normalised categories and tags are kept: a million products
 class Note(StrEnum):
     """What a mapping had to assume or leave out, counted by product."""
 
-    TAG_WITH_COMMA = "tag holds commas: give --tags-separator , if they are several tags"
+    TAG_WITH_COMMA = "a tag holds commas or semicolons: give --tags-separator , (or ;) if it is several tags"
     TAG_LEFT_OUT = "has more or longer tags than an index keeps: those are left out"
     DECIMAL_COMMA = "price has a decimal comma"
     AMBIGUOUS_PRICE = (
@@ -205,7 +206,7 @@ class ColumnMapping:
                     names += [category_name(_text(tag)) for tag in cell]
                 else:
                     names += map(category_name, _text(cell).split(separator))
-                    commas |= not self.tags_separator and "," in _text(cell)
+                    commas |= not self.tags_separator and bool(_LIST_SIGN.search(_text(cell)))
             filled = list(dict.fromkeys(name for name in names if name))
             kept = [name for name in filled if len(name.encode()) <= MAX_TAG_BYTES][:MAX_TAGS]
             return kept, commas, len(kept) < len(filled)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import queue
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -121,6 +123,8 @@ def _serve(connection: Connection, max_memory_bytes: int) -> None:
     from PIL import AvifImagePlugin
     from pillow_heif import options, register_heif_opener
 
+    with open(os.devnull, "w") as nowhere:  # libtiff writes what is wrong with an image to standard error.
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
     register_heif_opener(thumbnails=False)
     options.DECODE_THREADS = 1
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1

@@ -319,6 +319,14 @@ def test_an_unknown_field_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCa
     ]
 
 
+def test_commas_in_a_text_of_tags_are_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(write_table(tmp_path, 'id,category,tags\na,c,x|y\nb,c,"x, y"\nc,c,"z, y"\n'))
+
+    assert [record.getMessage() for record in caplog.records] == [
+        'products.csv:3: the tags "x, y" hold commas, but | separates tags'
+    ]
+
+
 def test_the_number_of_warnings_of_unknown_fields_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read(write_jsonl(tmp_path, *({"id": f"p{n}", f"key {n}": 1} for n in range(150))))
 
