@@ -244,10 +244,28 @@ def _currency(value: object) -> str:
     return text
 
 
-_IN_STOCK = {"", "true", "yes", "y", "in stock", "instock", "available", "limited availability"}
+_IN_STOCK = {
+    *("", "true", "yes", "y", "t", "on", "in stock", "instock", "available", "limited availability"),
+    *("在庫あり", "在庫有り", "あり", "有", "○", "〇", "◯", "残りわずか"),
+}
+# Goods that are to come are not in stock yet, though they can be ordered.
 _OUT_OF_STOCK = {
-    *("false", "no", "n", "out of stock", "outofstock", "sold out", "soldout", "unavailable", "discontinued"),
-    *("preorder", "pre order", "backorder", "back order", "on backorder", "onbackorder"),
+    *("false", "no", "n", "f", "off", "out of stock", "outofstock", "sold out", "soldout", "unavailable"),
+    *("not available", "discontinued", "preorder", "pre order", "backorder", "back order", "on backorder"),
+    *(
+        "onbackorder",
+        "available for order",
+        "在庫なし",
+        "在庫無し",
+        "なし",
+        "無",
+        "×",
+        "✕",
+        "売り切れ",
+        "売切れ",
+        "売切",
+    ),
+    *("完売", "品切れ", "欠品", "予約", "予約受付中", "取り寄せ", "お取り寄せ"),
 }
 
 
@@ -255,11 +273,12 @@ def _in_stock(value: object) -> bool:
     """Whether it can be had now, from true or false, a word of the trade, or the quantity; not given: true."""
     if isinstance(value, bool):
         return value
-    word = "" if value is None else re.sub(r"[\s_]+|(?<=\w)-", " ", str(value).strip().lower())
+    text = "" if value is None else unicodedata.normalize("NFKC", str(value)).strip().lower()
+    word = re.sub(r"[\s_]+|(?<=\w)-", " ", text.rpartition("/")[2])  # https://schema.org/InStock
     if word in _IN_STOCK or word in _OUT_OF_STOCK:
         return word in _IN_STOCK
     try:
-        quantity = math.nan if "_" in word else float(word)
+        quantity = math.nan if "_" in text else float(text.replace(",", ""))
     except ValueError:
         quantity = math.nan
     if not math.isfinite(quantity):

@@ -16,7 +16,7 @@ from typing import Any
 from encoders.text.tokens import strip_markup
 from lookalike.errors import BadSettings
 from lookalike.product_rules import FIELDS, MAX_TAG_BYTES, MAX_TAGS, TAG_SEPARATOR
-from pipeline.prices import parse_price, parse_stock
+from pipeline.prices import parse_price
 
 # Tags within words and sentences, in whose place there is no space.
 _INLINE_TAG = re.compile(r"</?(?:a|b|em|font|i|mark|small|span|strong|sub|sup|u)(?:\s[^<>]*)?>", re.IGNORECASE)
@@ -252,7 +252,7 @@ class ColumnMapping:
             return True
         for cell in cells:
             if cell is not None and cell != "":
-                return parse_stock(cell)
+                return cell
         return None
 
 

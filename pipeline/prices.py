@@ -1,4 +1,4 @@
-"""Prices and stock as shops write them: "₹ 1,299.00", "1.299,00 €", "12.00 USD"; "in stock", "7". Pure."""
+"""Prices as shops write them: "₹ 1,299.00", "1.299,00 €", "12.00 USD". Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-_CACHED: Final = 1 << 16  # Results kept: the million products of a shop have far fewer prices and quantities.
+_CACHED: Final = 1 << 16  # Results kept: the million products of a shop have far fewer prices.
 
 # Three letters before or after the number: "12.00 USD", "JPY 1200".
 _CURRENCY: Final = re.compile(r"(?<![A-Za-z])[A-Z]{3}(?![A-Za-z])")
@@ -83,37 +83,3 @@ def _plain_number(number: str, sign: str) -> str:
         return ""
     amount = whole.replace(other, "") + (f".{fraction}" if fraction else "")
     return amount if re.fullmatch(r"[+-]?\d+(?:\.\d+)?", amount) else ""
-
-
-# What shops and feeds write. Goods that are to come are not in stock yet, though they can be ordered.
-_STOCK: Final = {
-    **dict.fromkeys(
-        ("in stock", "instock", "available", "yes", "true", "y", "t", "on", "in_stock", "limited availability",
-         "在庫あり", "在庫有り", "あり", "有", "○", "〇", "◯", "残りわずか"), True),
-    **dict.fromkeys(
-        ("out of stock", "outofstock", "unavailable", "not available", "no", "false", "n", "f", "off", "sold out",
-         "soldout", "preorder", "pre order", "backorder", "onbackorder", "on backorder", "back order",
-         "available for order", "discontinued", "在庫なし", "在庫無し", "なし", "無", "×", "✕", "売り切れ", "売切れ",
-         "売切", "完売", "品切れ", "欠品", "予約", "予約受付中", "取り寄せ", "お取り寄せ"), False),
-}  # fmt: skip
-
-
-def parse_stock(cell: Any) -> Any:
-    """Whether a product is in stock, of a quantity or a word; None: not stated. Unchanged if it is neither."""
-    if not isinstance(cell, str | int | float):
-        return cell
-    return cell if cell is None or isinstance(cell, bool) else _parse_stock_text(cell)
-
-
-@lru_cache(_CACHED)
-def _parse_stock_text(cell: Any) -> Any:
-    text = unicodedata.normalize("NFKC", str(cell)).strip()
-    if not text:
-        return None
-    words = re.sub(r"[\s_-]+", " ", text.lower().rpartition("/")[2]).strip()  # https://schema.org/InStock
-    if (known := _STOCK.get(words, _STOCK.get(text))) is not None:
-        return known
-    try:
-        return float(text.replace(",", "")) > 0 if "_" not in text and text.lower() != "nan" else cell
-    except ValueError:
-        return cell

@@ -1,4 +1,4 @@
-"""Prices and stock as shops write them."""
+"""Prices as shops write them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.prices import parse_price, parse_stock
+from pipeline.prices import parse_price
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,3 @@ def test_one_sign_before_three_digits_is_read_by_the_decimal_sign(cell: str, poi
 )
 def test_three_capital_letters_beside_a_price_are_its_currency(cell: str, currency: str) -> None:
     assert parse_price(cell).currency == currency
-
-
-@pytest.mark.parametrize(
-    ("cell", "stock"),
-    [
-        ("12", True), ("0", False), ("-3", False), ("12.0", True), ("1,200", True), (5, True), (0, False), (0.0, False),
-        (True, True), (False, False), (None, None), ("", None),
-        ("in stock", True), ("InStock", True), ("https://schema.org/InStock", True), ("在庫あり", True),
-        ("out_of_stock", False), ("Sold out", False), ("preorder", False), ("onbackorder", False), ("完売", False),
-        ("perhaps", "perhaps"), ("nan", "nan"), ("1_0", "1_0"),
-    ],
-)  # fmt: skip
-def test_stock_is_a_quantity_or_a_word(cell: Any, stock: Any) -> None:
-    assert parse_stock(cell) == stock
-    assert type(parse_stock(cell)) is type(stock)
