@@ -17,14 +17,14 @@ from index.backends import factory
 from index.backends.ivf import IvfIndex
 from index.backends.recipe import MIN_INDEXED_VECTORS, IvfRecipe, Recipe, parse_recipe
 from index.backends.vector_index import VectorIndex
-from index.building.calibration import DEPTHS, calibrate, draw_queries
+from index.building.calibration import DEPTHS, calibrate, draw_queries, still_reach
 from index.live.segment_recipe import segment_recipe
 from index.live.updates import Tombstone
 from index.search import segment
 from index.search.segment import Segment
 from index.storage import attributes, vectors, version
 from index.storage.attributes import Attributes
-from index.storage.manifest import FileEntry, IndexEntry, Manifest, SpaceEntry
+from index.storage.manifest import FileEntry, IndexEntry, Manifest, OperatingPoint, SpaceEntry
 from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS, shard_name
 from index.storage.strings import SortedStrings
 from index.storage.vectors import StoredVectors
@@ -55,6 +55,7 @@ class TrainedIndex(NamedTuple):
     recipe: str  # Its factory string.
     base_recipe: str  # That of the version as it was built.
     recall: float  # The target: the recall of the version as it was built.
+    points: tuple[OperatingPoint, ...] = ()  # Of the last segment; empty: there is none.
 
 
 class TombstoneTable:
@@ -132,6 +133,28 @@ def compact(
     try:
         write(directory, sources, tombstones, spaces, trained, patches=patches)
         return open_compacted(directory)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def with_patches(directory: Path, segment: CompactedSegment, patches: pa.Table) -> CompactedSegment:
+    """The same segment under another name, with other patches of the base. Raises OSError as `compact` does."""
+    try:
+        for path in sorted(segment.directory.rglob("*")):
+            target = directory / path.relative_to(segment.directory)
+            if path.is_dir():
+                target.mkdir(parents=True)
+            elif path.name not in (PATCHES, version.MANIFEST):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.hardlink_to(path)
+        attributes.write_serialized(directory / PATCHES, patches)
+        before = version.read_manifest(segment.directory.parent, segment.directory.name)
+        files = {**before.files, PATCHES: version.file_entry(directory / PATCHES)}
+        version.write_manifest(directory, replace(before, version=directory.name, files=files))
+        for path in (directory / PATCHES, directory / version.MANIFEST, directory, directory.parent):
+            version.fsync_path(path)
+        return replace(segment, directory=directory, patches=attributes.open_attributes(directory / PATCHES))
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -262,6 +285,13 @@ def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedIndex | Non
         recipes.append(base)  # The other may miss a recall that the base reaches.
     for recipe in recipes:
         index = _index_vectors(mapped, recipe, trained, held_out)
+        # To calibrate takes longer than all else: it is done anew when the segment has doubled.
+        is_alike = (
+            str(recipe) == trained.recipe and len(mapped).bit_length() == trained.ann_index.documents.bit_length()
+        )
+        if is_alike and still_reach(trained.points, index, mapped, held_out, trained.recall):
+            index.write(directory / ANN_INDEX)
+            return IndexEntry(recipe=str(recipe), operating_points=trained.points)
         if operating_points := calibrate(index, mapped, held_out, trained.recall, (_SHALLOW_DEPTH, *DEPTHS)):
             index.write(directory / ANN_INDEX)
             return IndexEntry(recipe=str(recipe), operating_points=operating_points)
