@@ -35,7 +35,7 @@ from lookalike.v1.catalog_pb2 import Change, ChangeResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, Product
 from lookalike.vectors import F32
 
-RECIPE, BATCH, RATE_PER_S, QUERIES = "IVF,PQ4fs", 100, 50, 1000
+RECIPE, BATCH, RATE_PER_S, QUERIES = "IVF,PQ4fs", 1000, 50, 1000
 KINDS = ("patches", "upserts")
 
 
