@@ -82,6 +82,7 @@ class LiveShard:
         self._frozen: Delta | None = None  # Being compacted.
         self._delta = Delta(self._manifest.spaces, limits.delta_rows)
         self.sequence = self._frozen_sequence = 0  # Updates applied since the version was built.
+        self.lost_changes, self.lost_reasons = 0, frozenset[str]()  # Of the version before; see `note_loss`.
         self.compactions = 0
         self._lock = live_directory.lock(directory)
         try:
@@ -230,7 +231,14 @@ class LiveShard:
             tombstones=sum(len(delta.tombstones) for delta in deltas) + (len(compacted.tombstones) if compacted else 0),
             compactions=self.compactions,
             log_bytes=self._log.size,
+            lost_changes=self.lost_changes,
+            lost_reasons=sorted(self.lost_reasons),
         )
+
+    def note_loss(self, changes: int, reasons: Iterable[str]) -> None:
+        """Keep in mind, until the process ends, how many changes of the version before could not be taken, and why."""
+        self.lost_changes = max(self.lost_changes, changes)  # The same are counted again as they are migrated again.
+        self.lost_reasons |= {*reasons}
 
     def _check(self, updates: Sequence[index_pb2.Update]) -> tuple[list[UpdateResult], dict[bytes, _CheckedUpdate]]:
         """The outcome of each update, and the newest update to apply of each product."""
