@@ -21,7 +21,7 @@ from lookalike.runtime import directory_lock
 from lookalike.runtime.directory_lock import DirectoryLock
 
 LIVE = "LIVE"
-FORMAT = 3  # Since segments keep their tombstones in tombstones.arrow.
+FORMAT = 4  # Since patches of the base are in patches.arrow.
 _LOG = re.compile(r"log-(\d{6,})")
 
 
