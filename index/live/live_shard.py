@@ -22,10 +22,12 @@ from index.live.compaction import CompactedSegment, CompactionSource, TrainedInd
 from index.live.delta import Delta, empty_segment
 from index.live.live_directory import Checkpoint
 from index.live.patched_table import PatchedTable, Patches, take
+from index.live.recent_changes import AppliedChange, RecentChanges
 from index.live.updates import (
     Change,
     NoProduct,
     Tombstone,
+    change_kind,
     check_owner,
     keeps_all_vectors,
     parse_update,
@@ -39,6 +41,7 @@ from index.storage import attributes, version
 from index.storage.attributes import Attributes
 from index.storage.manifest import Manifest, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact, Overloaded
+from lookalike.runtime.partition import product_hash
 from lookalike.spaces import space_number
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import UpdateResult
@@ -81,6 +84,7 @@ class LiveShard:
         except BaseException:
             self._lock.release()
             raise
+        self._recent = RecentChanges(self.sequence)
         self.view = self._make_view()
 
     @classmethod
@@ -106,13 +110,19 @@ class LiveShard:
         with self._writing:
             outcomes, newest = self._check(updates)
             if newest:
-                sequence = self.sequence + sum(result.outcome == UpdateResult.APPLIED for result in outcomes)
+                applied = [
+                    AppliedChange(product_hash(updated_id(update).decode()), result.kind)
+                    for update, result in zip(updates, outcomes, strict=True)
+                    if result.outcome == UpdateResult.APPLIED
+                ]
+                sequence = self.sequence + len(applied)
                 record = index_pb2.LogRecord(sequence=sequence, updates=[each.update for each in newest.values()])
                 try:
                     self._log.append(record.SerializeToString())
                 except OSError as error:
                     raise Overloaded(f"the update could not be logged: {error}", retry_after_s=1) from error
                 self._publish([each.change for each in newest.values()])
+                self._recent.add(applied)
                 self.sequence = sequence
             return outcomes
 
@@ -124,6 +134,10 @@ class LiveShard:
     def encoders(self) -> dict[Space.ValueType, str]:
         """Fingerprint of the encoder that made the vectors of each space."""
         return {space_number(entry.name): entry.encoder for entry in self._manifest.spaces}
+
+    def recent_changes(self, known: int, sequence: int) -> index_pb2.RecentChanges:
+        """The updates after number `known` up to number `sequence`; the last of them where not all are remembered."""
+        return self._recent.between(known, sequence)
 
     def changes(self) -> Iterator[tuple[bytes, int]]:
         """Ids and revisions of the products changed since the version was built, removed ones included.
@@ -231,7 +245,7 @@ class LiveShard:
                 if not _is_newer(update, latest):
                     outcomes.append(UpdateResult(outcome=UpdateResult.STALE, revision=latest))
                     continue
-                whole = self._resolve(product_id, update, pending)
+                whole, before = self._resolve(product_id, update, pending)
                 change = parse_update(whole, self._dims)
             except NoProduct as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.NOT_FOUND, error=str(error), revision=latest))
@@ -243,16 +257,24 @@ class LiveShard:
                     continue
                 newest[product_id] = _CheckedUpdate(change, whole)
                 spaces = self._spaces_on_disk(product_id) if change.keeps_vectors else sorted(change.vectors)
-                outcomes.append(UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=spaces))
+                kind = change_kind(update, before, change.product)
+                outcomes.append(
+                    UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=spaces, kind=kind)
+                )
         return outcomes, newest
 
-    def _resolve(self, product_id: bytes, update: index_pb2.Update, pending: _CheckedUpdate | None) -> index_pb2.Update:
-        """The update as one that says all by itself, applied after a pending one. Raises NoProduct and ValueError."""
+    def _resolve(
+        self, product_id: bytes, update: index_pb2.Update, pending: _CheckedUpdate | None
+    ) -> tuple[index_pb2.Update, Product | None]:
+        """The update as one that says all by itself, applied after a pending one, and the product before it.
+
+        Raises NoProduct and ValueError.
+        """
         if pending is not None and not pending.change.keeps_vectors:
             change = pending.change
-            return resolve(update, change.product, lambda: change.vectors)
+            return resolve(update, change.product, lambda: change.vectors), change.product
         if (ref := self.view.find(product_id.decode())) is None:
-            return resolve(update, None, None)
+            return resolve(update, None, None), None
 
         def vectors() -> dict[Space.ValueType, F32]:
             return {space: vector for space in self._dims if (vector := ref.vector(space)) is not None}
@@ -260,10 +282,10 @@ class LiveShard:
         product = ref.whole_product() if pending is None else pending.change.product
         deltas = (self._delta, self._frozen)
         if not keeps_all_vectors(update) or any(each is not None and each.has_row(product_id) for each in deltas):
-            return resolve(update, product, vectors)
+            return resolve(update, product, vectors), product
         if update.upsert.require_vector and not self._spaces_on_disk(product_id):
             raise ValueError("the product would have no vector: no search would find it")
-        return resolve(update, product, None)
+        return resolve(update, product, None), product
 
     def _spaces_on_disk(self, product_id: bytes) -> list[Space.ValueType]:
         """The spaces in which a product of a segment on disk has a vector."""

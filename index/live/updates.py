@@ -15,6 +15,7 @@ from lookalike.product_rules import FIELDS, normalise_tags
 from lookalike.runtime.partition import shard_of
 from lookalike.timestamps import MAX_UNIX_S
 from lookalike.v1 import index_pb2
+from lookalike.v1.index_pb2 import ChangeKind
 from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, normalised, pack, unpack
 
@@ -65,6 +66,18 @@ def keeps_all_vectors(update: index_pb2.Update) -> bool:
         case "upsert":
             return update.upsert.keep_vectors and not update.upsert.vectors
     return False
+
+
+def change_kind(update: index_pb2.Update, before: Product | None, after: Product | None) -> ChangeKind.ValueType:
+    """How an update from the product as it was (None: there was none) to what it is (None: removed) may change answers.
+
+    Another `expires_at` may bring back a product that has expired, as an upsert would.
+    """
+    if after is None:
+        return index_pb2.CHANGE_KIND_REMOVAL
+    if before is not None and keeps_all_vectors(update) and before.expires_at == after.expires_at:
+        return index_pb2.CHANGE_KIND_PATCH
+    return index_pb2.CHANGE_KIND_UPSERT
 
 
 def resolve(
