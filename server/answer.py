@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from lookalike.errors import Unavailable
 from lookalike.shard_query import ShardHits
@@ -36,8 +36,7 @@ _PROVENANCE = tag(2)  # SearchResponse.provenance
 _TRUNCATED = SearchResponse(truncated=True).SerializeToString()
 
 
-@dataclass(frozen=True, slots=True)
-class SearchAnswer:
+class SearchAnswer(NamedTuple):
     """The answer to a search; calls with equal requests share it."""
 
     hits: bytes  # A SearchResponse without provenance.

@@ -243,7 +243,8 @@ class LiveShard:
                 pending = newest.get(product_id)
                 latest = pending.change.revision if pending else self.revision(product_id)
                 if not _is_newer(update, latest):
-                    outcomes.append(UpdateResult(outcome=UpdateResult.STALE, revision=latest))
+                    kind = change_kind(update, same_expiry=True)  # As far as the update alone tells.
+                    outcomes.append(UpdateResult(outcome=UpdateResult.STALE, revision=latest, kind=kind))
                     continue
                 whole, before = self._resolve(product_id, update, pending)
                 change = parse_update(whole, self._dims)
@@ -257,7 +258,9 @@ class LiveShard:
                     continue
                 newest[product_id] = _CheckedUpdate(change, whole)
                 spaces = self._spaces_on_disk(product_id) if change.keeps_vectors else sorted(change.vectors)
-                kind = change_kind(update, before, change.product)
+                after = change.product
+                same_expiry = before is not None and after is not None and before.expires_at == after.expires_at
+                kind = change_kind(update, same_expiry=same_expiry)
                 outcomes.append(
                     UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=spaces, kind=kind)
                 )

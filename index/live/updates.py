@@ -68,16 +68,15 @@ def keeps_all_vectors(update: index_pb2.Update) -> bool:
     return False
 
 
-def change_kind(update: index_pb2.Update, before: Product | None, after: Product | None) -> ChangeKind.ValueType:
-    """How an update from the product as it was (None: there was none) to what it is (None: removed) may change answers.
+def change_kind(update: index_pb2.Update, *, same_expiry: bool) -> ChangeKind.ValueType:
+    """How an update may change answers.
 
-    Another `expires_at` may bring back a product that has expired, as an upsert would.
+    same_expiry: whether the product was there before, with the same `expires_at`: another one may bring back a product
+    that has expired, as an upsert would.
     """
-    if after is None:
+    if update.WhichOneof("what") == "remove":
         return index_pb2.CHANGE_KIND_REMOVAL
-    if before is not None and keeps_all_vectors(update) and before.expires_at == after.expires_at:
-        return index_pb2.CHANGE_KIND_PATCH
-    return index_pb2.CHANGE_KIND_UPSERT
+    return index_pb2.CHANGE_KIND_PATCH if same_expiry and keeps_all_vectors(update) else index_pb2.CHANGE_KIND_UPSERT
 
 
 def resolve(

@@ -842,7 +842,7 @@ class UpdateResult(_message.Message):
     revision: _builtins.int
     """The product's newest revision after the update; 0: none is known."""
     kind: Global___ChangeKind.ValueType
-    """APPLIED: how it may change answers."""
+    """APPLIED: how it may change answers. STALE: how it may have, as far as it tells by itself."""
     @_builtins.property
     def spaces(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Space.ValueType]:
         """APPLIED: the spaces in which the product now has a vector."""

@@ -121,3 +121,17 @@ def test_after_a_restart_a_shard_knows_the_number_of_its_last_update_and_remembe
     live.apply([upsert("c", 1)])
     assert list(live.recent_changes(0, 3).products) == [product_hash("c")]
     live.close()
+
+
+def test_an_update_that_was_applied_before_is_not_remembered_again_but_its_outcome_has_a_kind(
+    shard: ShardVersion, tmp_path: Path
+) -> None:
+    live = open_live(shard, tmp_path)
+    updates = [upsert("a", 1), patch("a", 2, price=5.0), remove("a", 3)]
+    live.apply(updates)
+    again = live.apply(updates)
+    assert [(each.outcome, each.kind) for each in again] == [
+        (UpdateResult.STALE, kind) for kind in (UPSERT, PATCH, REMOVAL)
+    ]
+    assert len(live.recent_changes(0, live.sequence).products) == 3
+    live.close()
