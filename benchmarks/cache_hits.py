@@ -111,7 +111,8 @@ def measure(folder: Path, calls: int, rounds: int) -> dict[str, Any]:
 
 def measure_under_changes(folder: Path, rounds: int) -> list[dict[str, Any]]:
     requests = build_index(folder / "changing", CHANGING)
-    shard, gateway = free_ports(2)
+    shard, *ports = free_ports(3)
+    gateways = dict(zip(("cache", "no cache"), ports, strict=True))
     with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
         serve_shard = ["serve", "shard", "--location", str(folder / "changing"), "--live-dir", str(folder / "live")]
         processes.start(
@@ -119,17 +120,23 @@ def measure_under_changes(folder: Path, rounds: int) -> list[dict[str, Any]]:
             [*COMMAND, *serve_shard, "--shard", "0", "--port", str(shard)],
             ready=partial(is_serving, f"127.0.0.1:{shard}"),
         )
-        serve_gateway = ["serve", "gateway", "--shards", f"127.0.0.1:{shard}", "--port", str(gateway)]
-        processes.start("gateway", [*COMMAND, *serve_gateway], ready=partial(is_serving, f"127.0.0.1:{gateway}"))
+        for name, port in gateways.items():
+            gateway = ["serve", "gateway", "--shards", f"127.0.0.1:{shard}", "--port", str(port)]
+            gateway += ["--cache-ttl-s", "3600" if name == "cache" else "0"]
+            processes.start(name, [*COMMAND, *gateway], ready=partial(is_serving, f"127.0.0.1:{port}"))
         processes.wait_ready(timeout_s=120)
-        pids = [*processes.pids().values()]
-        loads: dict[tuple[str, int], list[tuple[Load, int, int]]] = {}
+        pids = processes.pids()
+        loads: dict[tuple[str, str, int], list[tuple[Load, int, int]]] = {}
         for _ in range(rounds):
-            for kind, per_s in (("patch", 0), ("patch", 100), ("patch", 1000), ("upsert", 100)):
-                measured = asyncio.run(load_under_changes(gateway, requests, kind, per_s, pids))
-                loads.setdefault((kind, per_s), []).append(measured)
+            for name, kind, per_s in (
+                *(("no cache", "patch", 0), ("cache", "patch", 0), ("cache", "patch", 100)),
+                *(("cache", "patch", 1000), ("cache", "upsert", 100)),
+            ):
+                load = load_under_changes(gateways[name], requests, kind, per_s, [pids[name], pids["changing shard"]])
+                loads.setdefault((name, kind, per_s), []).append(asyncio.run(load))
     return [
         {
+            "gateway": name,
             "change": kind,
             "changes_per_s": per_s,
             "hit_ratio": round(sum(hits for _, hits, _ in each) / sum(load.calls for load, _, _ in each), 3),
@@ -137,7 +144,7 @@ def measure_under_changes(folder: Path, rounds: int) -> list[dict[str, Any]]:
             "queries_per_s": round(median([load for load, *_ in each], "per_s"), 1),
             "cpu_us": round(median([load for load, *_ in each], "cpu_us"), 1),
         }
-        for (kind, per_s), each in loads.items()
+        for (name, kind, per_s), each in loads.items()
     ]
 
 
