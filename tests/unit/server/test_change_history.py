@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from lookalike.v1.index_pb2 import (
@@ -142,3 +143,36 @@ def test_one_product_that_changes_all_the_time_takes_one_place() -> None:
     for sequence in range(1, 100):
         history.add_own(0, sequence, [(OTHER, PATCH)])
     assert effect(history, (0,)) is Effect.NONE
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_no_answer_is_taken_for_current_that_a_change_before_the_last_poll_affects(seed: int) -> None:
+    """Own changes and those of others, polls that bring all or the last five, and a memory of eight products."""
+    random, history, log = np.random.default_rng(seed), ChangeHistory(1, capacity=8), list[tuple[int, int]]()
+    answered = {0}  # The numbers that answers were computed at.
+    all_found = set[Effect]()
+    for _ in range(300):
+        change = int(random.integers(30)), int(random.choice([UPSERT, PATCH, REMOVAL], p=[0.02, 0.49, 0.49]))
+        match random.integers(4):
+            case 0:
+                log.append(change)
+                history.add_own(0, len(log), [change])  # type: ignore[list-item]  # a kind
+            case 1:
+                log.append(change)
+            case 2:
+                answered.add(history.known.sequences[0])
+            case _:
+                since = max(history.polled[0], len(log) - 5)
+                history.add_polled({0: polled(len(log), *log[since:])})  # type: ignore[arg-type]  # kinds
+                for since in answered:
+                    product, filtered = int(random.integers(30)), bool(random.integers(2))
+                    kinds = {kind for _, kind in log[since:]}
+                    expected = Effect.NONE
+                    if UPSERT in kinds or (filtered and PATCH in kinds):
+                        expected = Effect.MORE_HITS
+                    if product in {changed for changed, _ in log[since:]}:
+                        expected = Effect.CHANGED
+                    found = effect(history, (since,), [product], filtered=filtered)
+                    assert found in (expected, Effect.FORGOTTEN)
+                    all_found.add(found)
+    assert all_found >= {Effect.NONE, Effect.CHANGED, Effect.FORGOTTEN}
