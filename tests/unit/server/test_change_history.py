@@ -98,6 +98,14 @@ def test_a_poll_from_before_an_own_change_takes_nothing_back() -> None:
     assert effect(history, (1,)) is Effect.CHANGED
 
 
+def test_a_late_poll_takes_nothing_back_of_what_is_kept_of_an_earlier_period() -> None:
+    history = ChangeHistory(1, capacity=2)
+    for sequence, product in enumerate((HIT, OTHER, HIT, 6), 1):
+        history.add_own(0, sequence, [(product, PATCH)])
+    history.add_polled({0: polled(1, (HIT, PATCH))})
+    assert effect(history, (2,)) is Effect.CHANGED
+
+
 def test_where_a_shard_remembers_too_little_every_answer_from_before_is_void() -> None:
     history = ChangeHistory(1)
     history.add_polled({0: polled(3, *[(OTHER, REMOVAL)] * 3)})
