@@ -1,10 +1,8 @@
-"""The cost of updates for a shard and for its searches: a fifth of 100,000 x 1024-d products changes.
+"""The cost of updates for a shard: a fifth of 100,000 x 1024-d products changes. For searches see `benchmarks.churn`.
 
-Two processes serve the same version; one of them is updated, one update per call, with 1, 16 and 64 calls in flight. A
-call returns when its update is synced to disk and searchable. Then both are searched in turn, `--rounds` times, in
-batches of 16 as a gateway sends them: CPU per query (from /proc), and recall@10 against exact search of the same shard.
+One update per call, with 1, 16 and 64 calls in flight. A call returns when its update is synced to disk and searchable.
 
-    python -m benchmarks.live_updates [--count 100000] [--rounds 3]
+    python -m benchmarks.live_updates [--count 100000]
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.dataset import DIM, cnn_like
-from benchmarks.meter import COMMAND, Load, closed_loop, median, write
+from benchmarks.meter import COMMAND, closed_loop, write
 from index.building.build import SpaceVectors, build
 from lookalike.channels import aio_channel
 from lookalike.local.probes import free_ports, is_serving
@@ -32,9 +30,6 @@ from lookalike.local.supervisor import Supervisor
 from lookalike.v1.index_pb2 import (
     ApplyRequest,
     DescribeRequest,
-    QueryVector,
-    ShardQuery,
-    ShardSearchRequest,
     ShardState,
     Update,
     UpdateResult,
@@ -47,7 +42,6 @@ from lookalike.vectors import F32, pack
 if TYPE_CHECKING:
     from lookalike.v1.index_pb2_grpc import IndexShardAsyncStub as Stub  # In the stubs' types only.
 
-K, BATCH, QUERIES = 10, 16, 1600
 INFLIGHT = (1, 16, 64)
 PAUSE_S = 0.05
 
@@ -55,17 +49,16 @@ PAUSE_S = 0.05
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     fresh = options.count // 5
-    vectors, queries = cnn_like(options.count + fresh, QUERIES)
+    vectors, _ = cnn_like(options.count + fresh, 0)
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         space = SpaceVectors(encoder="benchmark", vectors=vectors[: options.count], rows=np.arange(options.count))
         products = pa.table({"id": [f"{i:06}" for i in range(options.count)]})
         version = build(Path(folder) / "index", products, {SPACE_IMAGE: space}, shards=1, threads=2)
         updates = generate_updates(options.count, vectors[options.count :])
-        result = measure(Path(folder), version, updates, queries, options.rounds)
-    description = f"{options.count} x {DIM}, CNN-like, k={K}"
+        result = measure(Path(folder), version, updates)
+    description = f"{options.count} x {DIM}, CNN-like"
     update_mix = f"{fresh}: half supersede a product, a quarter removes one, a quarter adds one"
     print(write("live_updates", {"vectors": description, "changes": update_mix, **result}))
 
@@ -82,48 +75,30 @@ def generate_updates(count: int, fresh: F32) -> Iterator[Update]:
         yield Update(revision=1, upsert=upsert)
 
 
-def measure(folder: Path, version: str, updates: Iterator[Update], queries: F32, rounds: int) -> dict[str, Any]:
-    ports = dict(zip(("as built", "changed"), free_ports(2), strict=True))
+def measure(folder: Path, version: str, updates: Iterator[Update]) -> dict[str, Any]:
+    (port,) = free_ports(1)
     with Supervisor(folder / "logs", os.environ) as processes:  # noqa: TID251  # a script of its own
-        for name, port in ports.items():
-            words = ["serve", "shard", "--location", str(folder / "index"), "--shard", "0", "--threads", "1"]
-            words += ["--live-dir", str(folder / name), "--port", str(port)]
-            processes.start(name, [*COMMAND, *words], ready=partial(is_serving, f"127.0.0.1:{port}"))
+        words = ["serve", "shard", "--location", str(folder / "index"), "--shard", "0", "--threads", "1"]
+        words += ["--live-dir", str(folder / "live"), "--port", str(port)]
+        processes.start("shard", [*COMMAND, *words], ready=partial(is_serving, f"127.0.0.1:{port}"))
         processes.wait_ready(timeout_s=300)
-        return asyncio.run(
-            _measure_processes(ports, processes.pids(), version, [*updates], queries=queries, rounds=rounds)
-        )
+        return asyncio.run(_measure_process(port, processes.pids()["shard"], version, [*updates]))
 
 
-async def _measure_processes(
-    ports: dict[str, int], pids: dict[str, int], version: str, updates: list[Update], *, queries: F32, rounds: int
-) -> dict[str, Any]:
-    async with (
-        aio_channel(f"127.0.0.1:{ports['as built']}") as built,
-        aio_channel(f"127.0.0.1:{ports['changed']}") as changed,
-    ):
-        stubs = {"as built": IndexShardStub(built), "changed": IndexShardStub(changed)}
-        shard, pid = stubs["changed"], pids["changed"]
-        waiting = len(updates) // 10  # Too few to start a compaction.
-        writes, remaining = {}, iter(updates[:-waiting])
+async def _measure_process(port: int, pid: int, version: str, updates: list[Update]) -> dict[str, Any]:
+    async with aio_channel(f"127.0.0.1:{port}") as channel:
+        shard: Stub = IndexShardStub(channel)
+        writes, remaining = {}, iter(updates)
         for inflight, share in zip(INFLIGHT, (0.1, 0.45, 0.45), strict=True):
             part = [*itertools.islice(remaining, round(share * len(updates)))]
             writes[f"{inflight} in flight"] = await measure_writes(shard, version, part, inflight, pid)
-        first_wait_s = await wait_for_compactions(shard)
-        for update in remaining:
-            await apply_until_accepted(shard, version, update)
-        second_wait_s = await wait_for_compactions(shard)
-        searches = await measure_searches(stubs, pids, version, queries, rounds)
-        for update in updates[-waiting:]:
-            await apply_until_accepted(shard, version, update)
-        with_delta = await measure_searches(stubs, pids, version, queries, rounds)
+        waited_s = await wait_for_compactions(shard)
         state = await describe(shard)
     return {
         "writes": writes,
-        "compacted": {**searches, "waited_s": round(first_wait_s + second_wait_s, 1)},
-        f"compacted, and {state.live.delta_rows} rows in the delta": with_delta,
+        "waited_s": round(waited_s, 1),
         "state": {"documents": state.documents, "sequence": state.sequence, "compactions": state.live.compactions},
-        "caveats": "closed loop; client and servers share the cores and the disk of a shared machine: CPU per call and "
+        "caveats": "closed loop; client and server share the cores and the disk of a shared machine: CPU per call and "
         "ratios are the figures. CPU per update includes compactions.",
     }
 
@@ -164,43 +139,6 @@ async def wait_for_compactions(shard: Stub) -> float:
         before = now
         await asyncio.sleep(20)
     return time.perf_counter() - began_s
-
-
-async def measure_searches(
-    stubs: dict[str, Stub], pids: dict[str, int], version: str, queries: F32, rounds: int
-) -> dict[str, Any]:
-    requests = [
-        search_request(version, queries[start : start + BATCH], exact=False) for start in range(0, len(queries), BATCH)
-    ]
-    loads: dict[str, list[Load]] = {name: [] for name in stubs}
-    for _ in range(rounds):
-        for name, stub in stubs.items():
-            call = partial(_search, stub, requests)
-            loads[name].append(await closed_loop(call, range(len(requests)), 1, [pids[name]]))
-    cpu_us = {name: median(each, "cpu_us") / BATCH for name, each in loads.items()}
-    figures = {f"{name}, cpu_us per query": round(each, 1) for name, each in cpu_us.items()}
-    recalls = {f"{name}, recall@10": await recall(stub, version, queries[:320]) for name, stub in stubs.items()}
-    return {**figures, "ratio": round(cpu_us["changed"] / cpu_us["as built"], 3), **recalls}
-
-
-async def _search(stub: Stub, requests: list[ShardSearchRequest], i: int) -> None:
-    await stub.Search(requests[i])
-
-
-def search_request(version: str, queries: F32, *, exact: bool) -> ShardSearchRequest:
-    vectors = [QueryVector(space=SPACE_IMAGE, vector=pack(query)) for query in queries]
-    return ShardSearchRequest(version=version, queries=[ShardQuery(vectors=[v], k=K, exact=exact) for v in vectors])
-
-
-async def recall(stub: Stub, version: str, queries: F32) -> float:
-    shared = 0
-    for start in range(0, len(queries), BATCH):
-        part = queries[start : start + BATCH]
-        found, true = [
-            (await stub.Search(search_request(version, part, exact=exact))).results for exact in (False, True)
-        ]
-        shared += sum(len({*one.ids} & {*other.ids}) for one, other in zip(found, true, strict=True))
-    return round(shared / (K * len(queries)), 4)
 
 
 if __name__ == "__main__":

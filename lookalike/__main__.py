@@ -14,7 +14,7 @@ COMMANDS = {
     "classify": Command("lookalike.cli.classify:main", "ask a gateway for the category of a product, photo or title"),
     "catalog sample": Command("lookalike.demo.sample.command:main", "draw a sample catalogue"),
     "catalog import": Command(
-        "pipeline.catalogue_import:main", "turn a foreign CSV, JSONL or Parquet file into a catalogue"
+        "pipeline.import_command:main", "turn a table from elsewhere and photos into a catalogue"
     ),
     "catalog upsert": Command(
         "lookalike.cli.catalog.change:upsert", "add a product to what a gateway serves, or replace it"

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -25,6 +26,10 @@ MAX_PATH_BYTES: Final = 1024
 MAX_URL_BYTES: Final = 2048
 MAX_TAGS: Final = 32
 MAX_TAG_BYTES: Final = 64
+_REPEATED_VALUES: Final = 1 << 15  # A million products have a few thousand categories, shops and sets of tags.
+# The letters of Unicode's categories Cc and Cs.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_OR_SURROGATE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 TAG_SEPARATOR: Final = "|"  # Between tags in one text, as in CSV.
 
 
@@ -90,14 +95,17 @@ def parse_product(fields: Mapping[str, Any], notices: list[str] | None = None) -
     notices: is extended by what was changed in a way that its owner should know of, such as a text that was cut.
     """
     notices = [] if notices is None else notices
-    return CatalogueProduct(**{name: parse_field(name, fields.get(name), notices) for name in FIELDS})
+    values = {}
+    for name in FIELDS:
+        # Most fields of most products are not given, which a million rows make worth asking first.
+        if (value := fields.get(name)) is not None or name in REQUIRED:
+            values[name] = _RULES[name](value, notices)
+    return CatalogueProduct(**values)
 
 
 def parse_field(name: str, value: object, notices: list[str]) -> Any:
     """Normalise the value of one field of `FIELDS`; None is the value of a field that is not given. Raises BadField."""
-    if (long_text := _LONG_TEXTS.get(name)) is not None:
-        return long_text(name, value, notices)
-    return _RULES[name](value)
+    return _RULES[name](value, notices)
 
 
 def normalise_category(path: str) -> str:
@@ -134,12 +142,15 @@ def has_word(text: str) -> bool:
 
 def _text(field: str, value: object) -> str:
     """Text without surrounding white space; a missing value gives empty text."""
-    if value is None:
+    if isinstance(value, str):
+        text = value.strip()
+    elif value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = str(value)
+    else:
         raise BadField(field, RejectReason.BAD_TEXT, f"{field} is {quote(value)}, not text")
-    text = str(value).strip()
-    if "\0" in text or not _is_unicode(text):
+    if "\0" in text or not (text.isascii() or _is_unicode(text)):
         raise BadField(field, RejectReason.BAD_TEXT, f"{field} is not UTF-8 text, or has a NUL")
     return text
 
@@ -154,7 +165,7 @@ def _is_unicode(text: str) -> bool:
 
 def _bounded(field: str, value: object, max_bytes: int) -> str:
     text = _text(field, value)
-    if (size_bytes := len(text.encode())) > max_bytes:
+    if len(text) * 4 > max_bytes and (size_bytes := len(text.encode())) > max_bytes:
         detail = f"{field} has {size_bytes} bytes, at most {max_bytes} are allowed"
         raise BadField(field, RejectReason.LONG_FIELD, detail)
     return text
@@ -164,7 +175,7 @@ def _id(value: object) -> str:
     text = "" if value is None else value if isinstance(value, str) else _text("id", value)
     if not text.strip():
         raise BadField("id", RejectReason.MISSING_ID, "the product has no id")
-    if text != text.strip() or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+    if text != text.strip() or _CONTROL_OR_SURROGATE.search(text):
         detail = f"{quote(text)} has a control character, or white space around it"
         raise BadField("id", RejectReason.BAD_ID, detail)
     if (size_bytes := len(text.encode())) > MAX_ID_BYTES:
@@ -182,7 +193,7 @@ def _title(field: str, value: object, notices: list[str]) -> str:
 
 def _description(field: str, value: object, notices: list[str]) -> str:
     text = _text(field, value)
-    if (size_bytes := len(encoded := text.encode())) > MAX_TEXT_BYTES:
+    if len(text) * 4 > MAX_TEXT_BYTES and (size_bytes := len(encoded := text.encode())) > MAX_TEXT_BYTES:
         notices.append(f"description: cut from {size_bytes} to {MAX_TEXT_BYTES} bytes")
         return encoded[:MAX_TEXT_BYTES].decode(errors="ignore").rstrip()
     return text
@@ -190,7 +201,7 @@ def _description(field: str, value: object, notices: list[str]) -> str:
 
 def _url(field: str, value: object, notices: list[str]) -> str:
     text = _text(field, value)
-    if (size_bytes := len(text.encode())) > MAX_URL_BYTES:  # Half a URL is none.
+    if len(text) * 4 > MAX_URL_BYTES and (size_bytes := len(text.encode())) > MAX_URL_BYTES:  # Half a URL is none.
         notices.append(f"url: left out, it has {size_bytes} bytes and at most {MAX_URL_BYTES} are allowed")
         return ""
     return text
@@ -200,7 +211,7 @@ def _category(value: object) -> str:
     path = normalise_category(_text("category", value))
     if not path:
         raise BadField("category", RejectReason.MISSING_CATEGORY, "the product has no category")
-    if not all(path.split("/")) or any(unicodedata.category(letter) == "Cc" for letter in path):
+    if not all(path.split("/")) or _CONTROL.search(path):
         detail = f'{quote(path)} is not a path like "fashion/shoes/sneakers"'
         raise BadField("category", RejectReason.BAD_CATEGORY, detail)
     return _bounded("category", path, MAX_CATEGORY_BYTES)
@@ -233,20 +244,41 @@ def _currency(value: object) -> str:
     return text
 
 
-_IN_STOCK = {"", "true", "yes", "y", "in stock", "instock", "available", "limited availability"}
+_IN_STOCK = {
+    *("", "true", "yes", "y", "t", "on", "in stock", "instock", "available", "limited availability"),
+    *("在庫あり", "在庫有り", "あり", "有", "○", "〇", "◯", "残りわずか"),
+}
+# Goods that are to come are not in stock yet, though they can be ordered.
 _OUT_OF_STOCK = {
-    *("false", "no", "n", "out of stock", "outofstock", "sold out", "soldout", "unavailable", "discontinued"),
-    *("preorder", "pre order", "backorder", "back order", "on backorder", "onbackorder"),
+    *("false", "no", "n", "f", "off", "out of stock", "outofstock", "sold out", "soldout", "unavailable"),
+    *("not available", "discontinued", "preorder", "pre order", "backorder", "back order", "on backorder"),
+    *(
+        "onbackorder",
+        "available for order",
+        "在庫なし",
+        "在庫無し",
+        "なし",
+        "無",
+        "×",
+        "✕",
+        "売り切れ",
+        "売切れ",
+        "売切",
+    ),
+    *("完売", "品切れ", "欠品", "予約", "予約受付中", "取り寄せ", "お取り寄せ"),
 }
 
 
 def _in_stock(value: object) -> bool:
     """Whether it can be had now, from true or false, a word of the trade, or the quantity; not given: true."""
-    word = "" if value is None else re.sub(r"[\s_]+|(?<=\w)-", " ", str(value).strip().lower())
+    if isinstance(value, bool):
+        return value
+    text = "" if value is None else unicodedata.normalize("NFKC", str(value)).strip().lower()
+    word = re.sub(r"[\s_]+|(?<=\w)-", " ", text.rpartition("/")[2])  # https://schema.org/InStock
     if word in _IN_STOCK or word in _OUT_OF_STOCK:
         return word in _IN_STOCK
     try:
-        quantity = math.nan if "_" in word else float(word)
+        quantity = math.nan if "_" in text else float(text.replace(",", ""))
     except ValueError:
         quantity = math.nan
     if not math.isfinite(quantity):
@@ -270,7 +302,13 @@ def _image(value: object) -> str:
 def _tags(value: object) -> tuple[str, ...]:
     """Tags from a list of texts, or from one text with "|" between them."""
     items = value if isinstance(value, Sequence) and not isinstance(value, str) else split_tags(_text("tags", value))
-    texts = [_text("tags", tag) for tag in items]
+    tags = tuple(items)
+    return _normal_tags(tags) if set(map(type, tags)) <= {str} else _normal_tags.__wrapped__(tags)
+
+
+@lru_cache(_REPEATED_VALUES)
+def _normal_tags(tags: tuple[object, ...]) -> tuple[str, ...]:
+    texts = [_text("tags", tag) for tag in tags]
     try:
         return tuple(normalise_tags(texts))
     except ValueError as error:
@@ -298,21 +336,32 @@ def _revision(value: object) -> int:
     return int(text)
 
 
-_LONG_TEXTS: Final[Mapping[str, Callable[[str, object, list[str]], str]]] = {
-    "title": _title,
-    "description": _description,
-    "url": _url,
-}
-_RULES: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "id": _id,
-    "category": _category,
-    "shop": _shop,
-    "price": _price,
-    "currency": _currency,
-    "in_stock": _in_stock,
-    "image": _image,
-    "tags": _tags,
-    "created_at": _time("created_at"),
-    "expires_at": _time("expires_at"),
-    "revision": _revision,
+_Rule = Callable[[Any, list[str]], Any]
+
+
+def _without_notices(rule: Callable[[Any], Any]) -> _Rule:
+    return lambda value, notices: rule(value)
+
+
+def _of_repeated_texts(rule: Callable[[Any], Any]) -> _Rule:
+    """A rule for a field whose texts are mostly those of other products, of which the normalised ones are kept."""
+    cached = lru_cache(_REPEATED_VALUES)(rule)
+    return lambda value, notices: cached(value) if isinstance(value, str) else rule(value)
+
+
+_RULES: Final[Mapping[str, _Rule]] = {
+    "id": _without_notices(_id),
+    "category": _of_repeated_texts(_category),
+    "title": partial(_title, "title"),
+    "description": partial(_description, "description"),
+    "shop": _of_repeated_texts(_shop),
+    "price": _without_notices(_price),
+    "currency": _of_repeated_texts(_currency),
+    "in_stock": _of_repeated_texts(_in_stock),
+    "image": _without_notices(_image),
+    "url": partial(_url, "url"),
+    "tags": _without_notices(_tags),
+    "created_at": _without_notices(_time("created_at")),
+    "expires_at": _without_notices(_time("expires_at")),
+    "revision": _without_notices(_revision),
 }

@@ -1,4 +1,4 @@
-"""`lookalike catalog check`: reports the bad rows of a catalogue. Reads files."""
+"""`lookalike catalog check`: reports the bad rows and photos of a catalogue. Reads files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue
-from pipeline.catalogue_report import CatalogueReport
-from pipeline.photos import read_products
-from pipeline.product import RejectedRow
+from pipeline import catalogue, catalogue_options
+from pipeline.photos import read_valid_products
 
 _EPILOG = """\
 examples:
-  lookalike catalog check my-shop                every bad row: file, line, reason
+  lookalike catalog check my-shop                every bad row and photo: file, line, reason
   lookalike catalog check my-shop --strict       stop at the first, with exit status 2
   lookalike catalog check my-shop --json | jq .reasons
 """
@@ -24,20 +23,22 @@ examples:
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
-    report, photos = CatalogueReport(strict=args.strict), 0
+    report = catalogue_options.new_report(args)
+    table = catalogue.open_products(args.directory, catalogue_options.table_options(args))
     with progress_bar("checking") as count:
-        for item in read_products(args.directory):
+        for item in read_valid_products(args.directory, table, report):
             count()
-            if isinstance(item, RejectedRow):
-                report.reject(item)
-            else:
-                report.products += 1
-                photos += item.photo is not None
+            has_photo = item.photo is not None
+            report.count_product(item.product, has_photo=has_photo, file=table.path.name, line=item.line)
     if args.json:
-        rejects = [dataclasses.asdict(reject) for reject in report.rejects]
-        print(json.dumps(report.as_json() | {"photos": photos, "rejects": rejects}, ensure_ascii=False, indent=1))
+        problems = {
+            "rejects": [dataclasses.asdict(reject) for reject in report.rejects],
+            "photo_problems": [dataclasses.asdict(photo) for photo in report.unused_photos],
+        }
+        print(json.dumps(report.as_json() | problems, ensure_ascii=False, indent=1))
     else:
-        print(f"{args.directory}: {report} ({photos:,} with a photo)")
+        print(f"{args.directory}: {report}")
+    report.check_rejected()
     if not report.products:
         raise BadCatalogue(f"{args.directory}: no valid product in it")
     return 0
@@ -46,13 +47,15 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike catalog check",
-        description="Read a catalogue as `lookalike update` would, decode every photo, and report every bad row.",
+        description="Read a catalogue as `lookalike update` would, decode every photo, and report every bad row and "
+        "photo, and every product that no search would find.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "directory", type=Path, metavar="DIR", help="the catalogue: products.jsonl, .csv or .parquet, and photos"
+        "directory", type=Path, metavar="DIR", help="the catalogue: a products file (.jsonl, .csv, .xlsx, …) and photos"
     )
-    parser.add_argument("--strict", action="store_true", help="stop at the first bad row, with exit status 2")
+    catalogue_options.add_table_options(parser)
+    catalogue_options.add_report_options(parser)
     parser.add_argument("--json", action="store_true", help="print the result, with every bad row, as JSON")
     return parser

@@ -24,8 +24,7 @@ from encoders.product.fusion import Modality
 from encoders.product.model import ProductModel
 from lookalike.cli import arguments
 from lookalike.cli.progress import progress_bar
-from lookalike.errors import BadArtifact, BadCatalogue, BadSettings, OperatorError
-from lookalike.product_rules import BadField
+from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.vectors import F32
 from pipeline import catalogue
 from pipeline.evaluation import baselines, held_out, plots, report
@@ -111,9 +110,9 @@ def _step_printer(quiet: bool) -> Callable[[str], None]:
 def _find_photos(directory: Path, data: EvaluationData) -> tuple[list[Path | None], list[str]]:
     """The photo of each test product, and notes on missing photos."""
     photo_by_id = {
-        item[1].id: directory / item[1].image
+        item.product.id: directory / item.product.image
         for item in catalogue.read(directory)
-        if not isinstance(item, RejectedRow) and item[1].image
+        if not isinstance(item, RejectedRow) and item.product.image and not catalogue.is_url(item.product.image)
     }
     photos = [photo_by_id.get(product.id) for product in data.test.products]
     missing = sum(photo is None for photo in photos)
@@ -152,12 +151,9 @@ def _untrained_scores(
 ) -> ScoreRows:
     """Scores by the untrained image model. A product without a photo has a zero vector, similar to nothing."""
     rows = [row for row, photo in enumerate(photos) if photo is not None]
-    try:
-        with progress_bar("encoding photos with the untrained model", total=len(rows)) as count:
-            existing = [photo for photo in photos if photo is not None]
-            vectors, encoder = baselines.untrained_vectors(existing, environ, seed=seed, count=count)
-    except BadField as bad:
-        raise BadCatalogue(f"the catalogue has changed since the index was built: {bad}") from bad
+    with progress_bar("encoding photos with the untrained model", total=len(rows)) as count:
+        existing = [photo for photo in photos if photo is not None]
+        vectors, encoder = baselines.untrained_vectors(existing, environ, seed=seed, count=count)
     notes.append(f"{UNTRAINED}: `{encoder}`, on the same photos.")
     all_vectors: F32 = np.zeros((len(photos), vectors.shape[1]), dtype=np.float32)
     all_vectors[rows] = vectors

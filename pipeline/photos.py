@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -11,12 +12,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.preprocessing import BadImage, preprocess
+from encoders.image.isolated_decoder import Decode, image_decoder
+from encoders.image.preprocessing import BadImage, ImageTooLarge
 from lookalike.limits import MAX_IMAGE_BYTES
-from lookalike.product_rules import BadField, CatalogueProduct, RejectReason
+from lookalike.printable import quote
+from lookalike.product_rules import CatalogueProduct
 from pipeline import catalogue
+from pipeline.catalogue import CatalogueRow
+from pipeline.catalogue_report import CatalogueReport
 from pipeline.ordered_map import ordered_map
-from pipeline.product import RejectedRow
+from pipeline.product import PhotoError, RejectedRow, UnusedPhoto, UnusedPhotoReason
+from pipeline.tables.reader import Table
 
 # One byte over the limit of encoders.image.preprocessing: enough for it to refuse the photo, and no more in memory.
 _READ_BYTES = MAX_IMAGE_BYTES + 1
@@ -38,42 +44,80 @@ class ProductWithPhoto:
 
     line: int
     product: CatalogueProduct
-    photo: Photo | None  # None: the product has no photo.
+    photo: Photo | None  # None: the product has no photo that can be used.
+    unused_photo: UnusedPhoto | None = None  # Why its photo cannot be used.
+    notices: tuple[str, ...] = ()
 
 
-def read_products(directory: Path, *, stored_digests: Container[str] = ()) -> Iterator[ProductWithPhoto | RejectedRow]:
+def read_products(
+    directory: Path, table: Table | None = None, *, stored_digests: Container[str] = ()
+) -> Iterator[ProductWithPhoto | RejectedRow]:
     """Read the rows of a catalogue in order, each as a product with its decoded photo, or as a RejectedRow.
 
-    stored_digests: of the photos whose vectors are stored already; these are not decoded.
+    table: the products file, if it is open already. stored_digests: of the photos whose vectors are stored; these are
+    not decoded.
     """
-    file = catalogue.find_products_file(directory).name
+    table = table or catalogue.open_products(directory)
 
-    def with_photo(item: tuple[int, CatalogueProduct] | RejectedRow) -> ProductWithPhoto | RejectedRow:
+    def with_photo(item: CatalogueRow | RejectedRow, decode: Decode) -> ProductWithPhoto | RejectedRow:
         if isinstance(item, RejectedRow):
             return item
-        line, product = item
+        product, photo, unused = item.product, None, item.unused_photo
         try:
-            photo = (
-                open_photo(directory / product.image, stored_digests)
-                if product.image and "://" not in product.image
-                else None
+            if catalogue.is_url(product.image):
+                raise PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
+            if product.image:
+                photo = open_photo(directory / product.image, decode, stored_digests)
+        except PhotoError as error:
+            unused = UnusedPhoto(
+                file=table.path.name, line=item.line, id=product.id, reason=error.reason, detail=error.detail
             )
-            return ProductWithPhoto(line, product, photo)
-        except BadField as bad:
-            return RejectedRow(file=file, line=line, id=product.id, reason=bad.reason, detail=bad.detail)
+            if error.reason is not UnusedPhotoReason.NOT_FETCHED:
+                product = dataclasses.replace(product, image="")
+        return ProductWithPhoto(item.line, product, photo, unused, item.notices)
 
-    for _, result in ordered_map(with_photo, catalogue.read(directory), workers=_WORKERS, ahead=_AHEAD):
-        yield result
+    rows = catalogue.read_table(directory, table)
+    with image_decoder(_WORKERS) as decode:
+        for _, result in ordered_map(lambda row: with_photo(row, decode), rows, workers=_WORKERS, ahead=_AHEAD):
+            yield result
 
 
-def open_photo(path: Path, stored_digests: Container[str] = ()) -> Photo:
-    """Read a photo, and decode it unless its digest is in `stored_digests`. Raises BadField with the reason."""
+def read_valid_products(
+    directory: Path, table: Table, report: CatalogueReport, *, stored_digests: Container[str] = ()
+) -> Iterator[ProductWithPhoto]:
+    """Read the products of a catalogue as `read_products`; rejected rows and unusable photos go to the report."""
+    for notice in table.notices:
+        report.notice(notice)
+    for item in read_products(directory, table, stored_digests=stored_digests):
+        report.rows += 1
+        if isinstance(item, RejectedRow):
+            report.reject(item)
+            continue
+        for notice in item.notices:
+            report.notice(f"{table.path.name}:{item.line}: {notice}")
+        if item.unused_photo is not None:
+            report.note_unused_photo(item.unused_photo)
+        yield item
+
+
+def open_photo(path: Path, decode: Decode, stored_digests: Container[str] = ()) -> Photo:
+    """Read a photo, and decode it unless its digest is in `stored_digests`. Raises PhotoError with the reason."""
     try:
         with path.open("rb") as file:
             data = file.read(_READ_BYTES)
         digest = blake2b(data, digest_size=16).hexdigest()
-        return Photo(digest, None if digest in stored_digests else preprocess(data))
+        return Photo(digest, None if digest in stored_digests else decode(data))
+    except ImageTooLarge as error:
+        raise PhotoError(UnusedPhotoReason.TOO_LARGE, f"{quote(path.name)}: {error.reason}") from None
     except BadImage as error:
-        raise BadField("image", RejectReason.BROKEN_IMAGE, f"{path.name}: {error.reason}") from None
+        raise PhotoError(UnusedPhotoReason.BROKEN, f"{quote(path.name)}: {error.reason}") from None
     except OSError as error:
-        raise BadField("image", RejectReason.MISSING_IMAGE, f"{path.name}: {error.strerror}") from None
+        raise PhotoError(UnusedPhotoReason.MISSING, f"{quote(path.name)}: {error.strerror}") from None
+
+
+def pixels_or_none(path: Path, decode: Decode) -> npt.NDArray[np.uint8] | None:
+    """The pixels of a photo, (224, 224, 3); None if it cannot be used."""
+    try:
+        return open_photo(path, decode).pixels
+    except PhotoError:
+        return None

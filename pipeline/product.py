@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from lookalike.printable import escape_unprintable, quote
@@ -26,9 +27,15 @@ class RejectedRow:
 
 
 def parse_row(fields: Mapping[str, Any], notices: list[str] | None = None) -> CatalogueProduct:
-    """As `parse_product`, without the white space around the id, which is the file's and not the id's."""
+    """As `parse_product`, but for how files write ids: without white space around one, and 17.0 for 17."""
     product_id = fields.get("id")
-    return parse_product({**fields, "id": product_id.strip()} if isinstance(product_id, str) else fields, notices)
+    if isinstance(product_id, str):
+        stripped = product_id.strip()
+    elif isinstance(product_id, float) and product_id.is_integer():
+        stripped = str(int(product_id))
+    else:
+        return parse_product(fields, notices)
+    return parse_product(fields if stripped == product_id else {**fields, "id": stripped}, notices)
 
 
 def readable_id(fields: Mapping[str, Any]) -> str:
@@ -39,3 +46,37 @@ def readable_id(fields: Mapping[str, Any]) -> str:
         if isinstance(value, str | int) and not isinstance(value, bool)
         else ""
     )
+
+
+class UnusedPhotoReason(StrEnum):
+    """Why a product is kept without its photo. Reports count products by this."""
+
+    MISSING = "missing photo"
+    BROKEN = "broken photo"
+    TOO_LARGE = "too large a photo"
+    BAD_PATH = "bad photo path"
+    NOT_FETCHED = "photo by URL, not fetched"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnusedPhoto:
+    """A photo that cannot be used. Its product is kept, and found by its words."""
+
+    file: str
+    line: int
+    id: str
+    reason: UnusedPhotoReason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        detail = f"{': ' if self.detail else ''}{self.detail}"
+        return f"{self.file}:{self.line}: {self.reason}{detail} (product {quote(self.id)} is kept without it)"
+
+
+class PhotoError(Exception):
+    """A photo cannot be used: the reason, and its details for a person."""
+
+    def __init__(self, reason: UnusedPhotoReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail

@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
+
 from encoders import artifact
 from encoders.text.model import FORMAT, TextModel, read_manifest
 from encoders.text.train import train
-from lookalike.product_rules import CatalogueProduct
+from lookalike.product_rules import CatalogueProduct, has_word
+from lookalike.vectors import F32
 from pipeline.feature_store import FeatureStore
 from pipeline.training_cache import train_once
 
@@ -31,8 +34,8 @@ def training_text(product: CatalogueProduct) -> str:
 
 
 def embedded_text(product: CatalogueProduct) -> str:
-    """The text of a product that its vector is computed from: the title, or the description if it has none."""
-    return product.title or product.description
+    """The text of a product that its vector is computed from: the title, or the description if that has no word."""
+    return product.title if has_word(product.title) else product.description
 
 
 def text_digest(text: str) -> str:
@@ -70,6 +73,29 @@ def encode_texts(
         count()
     features.flush()
     return len(digests)
+
+
+def encode_products(
+    products: Sequence[CatalogueProduct],
+    model: TextModel,
+    features: FeatureStore,
+    path: Path,
+    count: Callable[[], None] = lambda: None,
+) -> tuple[F32, int]:
+    """The text vectors of products, in a new file, memory-mapped; and how many texts were encoded.
+
+    A product whose title has no word that the encoder knows gets the vector of its description; (n, dim) float32, zeros
+    where that has none either.
+    """
+    texts = [embedded_text(product) for product in products]
+    encoded = encode_texts(texts, model, features, count)
+    vectors = features.gather([text_digest(text) for text in texts], path)
+    rows = [row for row in np.flatnonzero(~vectors.any(axis=1)).tolist() if texts[row] != products[row].description]
+    if rows:
+        descriptions = [products[row].description for row in rows]
+        encoded += encode_texts(descriptions, model, features, count)
+        vectors[rows] = features.gather([text_digest(text) for text in descriptions], path.with_suffix(".more.npy"))
+    return vectors, encoded
 
 
 def _inputs_digest(texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,14 +25,16 @@ from index.storage import version
 from index.storage.manifest import RecipeChoice
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue
-from lookalike.product_rules import FIELDS, CatalogueProduct
+from lookalike.product_rules import FIELDS, CatalogueProduct, has_word
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from pipeline import image_encoding, product_fusion, text_encoding
-from pipeline.catalogue_report import CatalogueReport
+from pipeline.catalogue import open_products
+from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.feature_store import FeatureStore
-from pipeline.photos import Photo, read_products
-from pipeline.product import RejectedRow
+from pipeline.photos import Photo, read_valid_products
+from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
+from pipeline.tables.reader import Table, TableOptions
 from pipeline.update_lock import lock_directory
 
 FEATURE_STORE = ".features"  # Directory of the computed vectors, in the location of the index.
@@ -52,7 +54,9 @@ class UpdateOptions:
     seed: int = 0
     text_kind: str = "scdv"
     text_words: Path | None = None  # A fastText .bin file; None: word vectors are trained.
+    table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
     strict: bool = False
+    max_rejected: MaxRejected | None = None  # With more rejected rows nothing is built; None: any number.
 
 
 @dataclass(slots=True)
@@ -93,9 +97,10 @@ class UpdateReport:
 
 @dataclass(slots=True)
 class _Catalogue:
-    """The valid products read so far, and the digest of the photo of each (None: no photo)."""
+    """The valid products read so far, the line of each, and the digest of its photo (None: no photo)."""
 
     products: list[CatalogueProduct] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
     photo_digests: list[str | None] = field(default_factory=list)
 
     def table(self) -> pa.Table:
@@ -104,12 +109,13 @@ class _Catalogue:
 
 async def update(options: UpdateOptions) -> UpdateReport:
     """Build a new version of the index and make it CURRENT. Raises OperatorError and ServiceError."""
-    report, catalogue = UpdateReport(CatalogueReport(strict=options.strict)), _Catalogue()
+    report = UpdateReport(CatalogueReport(strict=options.strict, max_rejected=options.max_rejected))
+    catalogue, table = _Catalogue(), open_products(options.catalogue, options.table)
     with lock_directory(options.feature_store) as store, tempfile.TemporaryDirectory(dir=store) as scratch:
         spaces: dict[int, SpaceVectors] = {}
         with report.stage("photos"):
-            image = await _read_and_encode_photos(options, catalogue, report)
-        report.catalogue.products = len(catalogue.products)
+            image = await _read_and_encode_photos(options, table, catalogue, report)
+        report.catalogue.check_rejected()
         if not catalogue.products:
             raise BadCatalogue(f"{options.catalogue}: no valid product in it")
         if image is not None:
@@ -120,6 +126,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
             raise BadCatalogue(f"{options.catalogue}: no product has a photo or a word, so none can be compared")
         if (product := _product_space(options, catalogue, spaces, report, Path(scratch))) is not None:
             spaces[SPACE_PRODUCT] = product
+        _name_unfindable(catalogue, spaces, report.catalogue, table.path.name)
         with report.stage("index"):
             report.version = build(
                 options.location,
@@ -137,7 +144,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
 
 
 async def _read_and_encode_photos(
-    options: UpdateOptions, catalogue: _Catalogue, report: UpdateReport
+    options: UpdateOptions, table: Table, catalogue: _Catalogue, report: UpdateReport
 ) -> tuple[str, FeatureStore] | None:
     """Read the catalogue, and encode its photos at the same time. Returns the encoder's fingerprint and its vectors.
 
@@ -145,12 +152,12 @@ async def _read_and_encode_photos(
     """
     async with _connect_encoder(options) as encode:
         if encode is None:
-            for _ in _read_photos(options, catalogue, report.catalogue, None):
+            for _ in _read_photos(options, table, catalogue, report.catalogue, None):
                 pass  # Photos are decoded all the same: which rows are bad must not depend on the spaces built.
             return None
         probe = await image_encoding.probe(encode)
         features = FeatureStore(options.feature_store / "image" / probe.encoder, probe.vectors.shape[1])
-        photos = _read_photos(options, catalogue, report.catalogue, features)
+        photos = _read_photos(options, table, catalogue, report.catalogue, features)
         report.encoded["photos"] = await image_encoding.encode_photos(encode, photos, features, probe.encoder)
     return (probe.encoder, features) if any(catalogue.photo_digests) else None
 
@@ -165,19 +172,38 @@ async def _connect_encoder(options: UpdateOptions) -> AsyncIterator[image_encodi
 
 
 def _read_photos(
-    options: UpdateOptions, catalogue: _Catalogue, report: CatalogueReport, features: FeatureStore | None
+    options: UpdateOptions,
+    table: Table,
+    catalogue: _Catalogue,
+    report: CatalogueReport,
+    features: FeatureStore | None,
 ) -> Iterator[Photo]:
     """Read the products into `catalogue` and `report`, and yield their photos."""
+    stored: Container[str] = () if features is None else features
     with progress_bar("reading and encoding photos") as count:
-        for item in read_products(options.catalogue, stored_digests=() if features is None else features):
+        for item in read_valid_products(options.catalogue, table, report, stored_digests=stored):
             count()
-            if isinstance(item, RejectedRow):
-                report.reject(item)
-                continue
+            report.products += 1
+            report.photos += item.photo is not None
+            report.texts += has_word(item.product.title) or has_word(item.product.description)
             catalogue.products.append(item.product)
+            catalogue.lines.append(item.line)
             catalogue.photo_digests.append(item.photo.digest if item.photo else None)
             if item.photo is not None:
                 yield item.photo
+
+
+def _name_unfindable(
+    catalogue: _Catalogue, spaces: Mapping[int, SpaceVectors], report: CatalogueReport, file: str
+) -> None:
+    """Report the products that have a vector in no space."""
+    found = np.zeros(len(catalogue.products), dtype=bool)
+    for space in spaces.values():
+        found[space.rows] = True
+    reasons = ["no word that the text encoder knows" if SPACE_TEXT in spaces else "there is no text space"]
+    reasons.insert(0, "no usable photo" if SPACE_IMAGE in spaces else "there is no image space")
+    for row in np.flatnonzero(~found):
+        report.note_unfindable(catalogue.products[row].id, ", ".join(reasons), file, catalogue.lines[row])
 
 
 def _image_space(image: tuple[str, FeatureStore], catalogue: _Catalogue, scratch: Path) -> SpaceVectors:
@@ -203,12 +229,12 @@ def _text_space(
             )
     except BadCatalogue:
         return None  # The texts contain no word. The products may still have photos.
-    texts = [text_encoding.embedded_text(product) for product in catalogue.products]
     with report.stage("texts"), progress_bar("encoding texts") as count:
         model = text_encoder.load(artifact)
         features = FeatureStore(options.feature_store / "text" / model.fingerprint, model.dim)
-        report.encoded["texts"] = text_encoding.encode_texts(texts, model, features, count)
-        vectors = features.gather([text_encoding.text_digest(text) for text in texts], scratch / "text.npy")
+        vectors, report.encoded["texts"] = text_encoding.encode_products(
+            catalogue.products, model, features, scratch / "text.npy", count
+        )
     # A text without a word that the encoder knows has a vector of zeros, which is similar to nothing.
     rows = np.flatnonzero(vectors.any(axis=1)).astype(np.int64)
     if not len(rows):

@@ -18,7 +18,8 @@ from index.storage.location import open_location
 from index.storage.store import ObjectStore
 from lookalike.cli import arguments
 from lookalike.errors import BadSettings
-from pipeline import image_encoding
+from pipeline import catalogue_options, image_encoding
+from pipeline.catalogue_report import parse_max_rejected
 from pipeline.local_model_server import model_server
 from pipeline.update import FEATURE_STORE, UpdateOptions, UpdateReport, update
 
@@ -51,7 +52,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             seed=args.seed,
             text_kind=args.text_kind,
             text_words=args.text_words,
+            table=catalogue_options.table_options(args),
             strict=args.strict,
+            max_rejected=parse_max_rejected(args.max_rejected),
         )
         report = asyncio.run(update(options))
         publish(location, directory, report.version)
@@ -118,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("catalogue", type=Path, metavar="CATALOGUE", help="the catalogue: products.jsonl, .csv or .parquet, and photos")
+    add("catalogue", type=Path, metavar="CATALOGUE", help="the catalogue: a products file and photos")
     add("location", metavar="LOCATION", help="directory or URL of the index that gets the new version")
     add(
         "--staging", type=Path, metavar="DIR", help="directory to build in if LOCATION is a URL; keeps the last version"
@@ -173,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="seed of training and building (default %(default)s)",
     )
-    add("--strict", action="store_true", help="stop at the first bad row, with exit status 2")
+    catalogue_options.add_table_options(parser)
+    catalogue_options.add_report_options(parser)
     add("--json", action="store_true", help="print the report as JSON")
     return parser

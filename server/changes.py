@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import NamedTuple
 
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded
@@ -34,6 +35,9 @@ from server.topology import Snapshot
 from server.version_watch import VersionWatch
 
 FULL_RETRY_S = 1.0  # About how long a compaction takes, which makes room for changes.
+# Many changes wait for a compaction, which takes seconds, and as many as it takes while any are made.
+_WAIT_S, _MAX_WAIT_S = 0.05, 60.0
+_CHECKED_AT_ONCE = 16  # Changes, each of some 20 µs.
 _ENCODED_AT_ONCE = 32  # Changes of one batch: the encoders refuse what waits beyond their own bounds.
 _PATCHABLE = STORED_FIELDS - {"id"}
 
@@ -88,10 +92,14 @@ class CatalogWriter:
         if any(map(needs_encoder, request.changes)):
             prepared = await asyncio.gather(*map(prepare, request.changes))
         else:
-            prepared = [await prepare(change) for change in request.changes]
+            prepared = []
+            for i, change in enumerate(request.changes):
+                if i % _CHECKED_AT_ONCE == 0:
+                    await asyncio.sleep(0)  # A search does not wait for the whole batch.
+                prepared.append(await prepare(change))
         ready = [(i, each) for i, each in enumerate(prepared) if isinstance(each, _Prepared)]
         outcomes: list[ChangeResponse | _Prepared | LookalikeError] = [*prepared]
-        applied = await self._apply(snapshot, [each for _, each in ready], deadline)
+        applied = await self._apply_all(snapshot, [each for _, each in ready], deadline)
         for (i, _), outcome in zip(ready, applied, strict=True):
             outcomes[i] = outcome
         return catalog_pb2.BatchWriteResponse(results=map(_result, outcomes))
@@ -116,7 +124,7 @@ class CatalogWriter:
                     _Prepared(each, Update(revision=request.revision, remove=each, max_revision=greatest), ())
                     for each in ids
                 ]
-                for outcome in await self._apply(snapshot, removals, deadline):
+                for outcome in await self._apply_all(snapshot, removals, deadline):
                     if isinstance(outcome, LookalikeError):
                         raise outcome
                     response.removed += outcome.applied
@@ -130,6 +138,22 @@ class CatalogWriter:
         if isinstance(outcome, LookalikeError):
             raise outcome
         return outcome
+
+    async def _apply_all(
+        self, snapshot: Snapshot, changes: Sequence[_Prepared], deadline: Deadline
+    ) -> list[ChangeResponse | LookalikeError]:
+        """As `_apply`; what has no room until a compaction waits for it, as long as any is applied meanwhile."""
+        outcomes = await self._apply(snapshot, changes, deadline)
+        waiting, waited_s = _waiting(changes, outcomes), 0.0
+        while waiting and waited_s < min(deadline.at_s - monotonic(), _MAX_WAIT_S):
+            await asyncio.sleep(_WAIT_S)
+            again = await self._apply(snapshot, [changes[i] for i in waiting], deadline)
+            for i, outcome in zip(waiting, again, strict=True):
+                outcomes[i] = outcome
+            still_waiting = _waiting(changes, outcomes)
+            waited_s = waited_s + _WAIT_S if len(still_waiting) == len(waiting) else 0.0
+            waiting = still_waiting
+        return outcomes
 
     async def _apply(
         self, snapshot: Snapshot, changes: Sequence[_Prepared], deadline: Deadline
@@ -266,6 +290,16 @@ class CatalogWriter:
         return max_revision(self.revision_unit, unix_time_s())
 
 
+def _waiting(changes: Sequence[_Prepared], outcomes: Sequence[ChangeResponse | LookalikeError]) -> list[int]:
+    """Positions of the changes that can be made after a compaction, and of later ones of the same products."""
+    waiting, ids = list[int](), set[str]()
+    for i, (change, outcome) in enumerate(zip(changes, outcomes, strict=True)):
+        if change.product_id in ids or (isinstance(outcome, Overloaded) and outcome.retry_after_s == FULL_RETRY_S):
+            waiting.append(i)
+            ids.add(change.product_id)
+    return waiting
+
+
 def needs_encoder(change: Change) -> bool:
     return change.upsert.encode or change.patch.encode
 
@@ -297,6 +331,8 @@ def _outcome(change: _Prepared, result: UpdateResult | LookalikeError) -> Change
             return InvalidRequest("product", result.error)
         case UpdateResult.FULL:
             return Overloaded(result.error, retry_after_s=FULL_RETRY_S)
+        case UpdateResult.EXHAUSTED:
+            return Overloaded(result.error)
         case UpdateResult.NOT_FOUND:
             return NotFound(result.error)
     applied = result.outcome == UpdateResult.APPLIED

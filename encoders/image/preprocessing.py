@@ -63,6 +63,10 @@ class BadImage(ValueError):
         self.reason = reason
 
 
+class ImageTooLarge(BadImage):
+    """An image with more bytes or pixels than are decoded."""
+
+
 def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
     """Decode a JPEG, PNG, WebP, GIF or BMP to (224, 224, 3) uint8 RGB: upright, on white, the first frame.
 
@@ -70,9 +74,13 @@ def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
     of the image. Thread-safe.
     """
     format_name = _detect_format(data)
-    max_pixels = _max_pixels(format_name, data)
     if format_name == "JPEG":
         _check_exif(data)
+    return decode_as(format_name, data, max_pixels=_max_pixels(format_name, data))
+
+
+def decode_as(format_name: str, data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """Decode an image that is known to be of a format, as `preprocess`, unless its header states too many pixels."""
     if _IGNORE_PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
@@ -86,7 +94,7 @@ def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
     except UnidentifiedImageError:
         raise BadImage(f"its {format_name} header is damaged") from None
     except Image.DecompressionBombError:
-        raise BadImage(f"far more than the {max_pixels:,} pixels allowed") from None
+        raise ImageTooLarge(f"far more than the {max_pixels:,} pixels allowed") from None
     except Exception as error:  # For bad bytes Pillow raises OSError, ValueError, SyntaxError, TypeError, and others.
         raise BadImage(f"a damaged {format_name}: {error or type(error).__name__}") from error
 
@@ -95,7 +103,7 @@ def _detect_format(data: bytes) -> str:
     if not data:
         raise BadImage("the image is empty")
     if len(data) > MAX_IMAGE_BYTES:
-        raise BadImage(f"{len(data):,} bytes, at most {MAX_IMAGE_BYTES:,} are allowed")
+        raise ImageTooLarge(f"{len(data):,} bytes, at most {MAX_IMAGE_BYTES:,} are allowed")
     for format_name, signature in _SIGNATURES.items():
         if signature.match(data):
             return format_name
@@ -153,7 +161,7 @@ def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:
     if not (1 <= width_px <= MAX_SIDE_PX and 1 <= height_px <= MAX_SIDE_PX):
         raise BadImage(f"{width_px} × {height_px} pixels: a side must have 1 to {MAX_SIDE_PX:,}")
     if width_px * height_px > max_pixels:
-        raise BadImage(f"{width_px} × {height_px} pixels, at most {max_pixels:,} are allowed")
+        raise ImageTooLarge(f"{width_px} × {height_px} pixels, at most {max_pixels:,} are allowed")
 
 
 def _to_square(image: Image.Image) -> Image.Image:

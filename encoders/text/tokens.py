@@ -78,14 +78,19 @@ class Tokenizer:
 
 def clean_text(text: str) -> str:
     """Lower-case NFKC text without markup, character references, shop notices and prices; MAX_TEXT_BYTES at most."""
-    text = text[:MAX_TEXT_BYTES].translate(_TRADEMARK_SIGNS)
+    text = strip_markup(text[:MAX_TEXT_BYTES].translate(_TRADEMARK_SIGNS))
+    text = unicodedata.normalize("NFKC", text).lower()[:MAX_TEXT_BYTES]  # NFKC can turn one character into eighteen.
+    text = _MODEL_NUMBERS.sub(r"\1", _THOUSANDS.sub("", text))
+    return _PRICES.sub(" ", _SHOP_NOTICES.sub(" ", text))
+
+
+def strip_markup(text: str) -> str:
+    """A text without tags, comments, scripts, styles and character references."""
     if "&" in text:
         text = html.unescape(text)  # First, since feeds contain escaped markup.
     if "<" in text:
         text = _TAG.sub(" ", _strip_hidden_elements(text))
-    text = unicodedata.normalize("NFKC", text).lower()[:MAX_TEXT_BYTES]  # NFKC can turn one character into eighteen.
-    text = _MODEL_NUMBERS.sub(r"\1", _THOUSANDS.sub("", text))
-    return _PRICES.sub(" ", _SHOP_NOTICES.sub(" ", text))
+    return text
 
 
 def _strip_hidden_elements(markup: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -78,8 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("location", metavar="INDEX", help="directory of the index, made if missing, or URL (s3://…)")
     parser.add_argument("--staging", type=Path, help="where to build for a URL; a temporary directory unless given")
-    parser.add_argument("--vectors", required=True, type=Path, help="NumPy file, float32 (n, dim); memory-mapped")
-    parser.add_argument("--ids", type=Path, help="text file, the id of each vector on a line; default: 0, 1, 2, …")
+    parser.add_argument(
+        "--vectors",
+        required=True,
+        type=Path,
+        help="NumPy file, float32 (n, dim), memory-mapped; other floats and small integers are cast",
+    )
+    parser.add_argument(
+        "--ids",
+        type=Path,
+        help="the id of each vector: a text file, one on a line, or a NumPy file; default: 0, 1, 2, …",
+    )
     parser.add_argument(
         "--attributes", type=Path, help="Parquet file with `id` and any of title, category, shop, tags, …"
     )
@@ -119,23 +130,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_CAST_ROWS = 65_536
+_EXACT_INTEGERS = 1 << 53  # As float64, all integers up to here are different.
+
+
 def read_vectors(path: Path) -> F32:
-    """Memory-mapped (n, dim) float32. Raises BadArtifact; the values are checked when they are copied."""
+    """(n, dim) float32, memory-mapped. Other floats and small integers are cast, which is told on standard error.
+
+    Raises BadArtifact; the values are checked when they are copied.
+    """
     try:
         vectors = npy_files.read(path, mapped=True)
     except ValueError as error:
         raise BadArtifact(f"{path}: {error}") from error
-    if vectors.ndim != 2 or vectors.dtype != np.dtype("<f4") or not vectors.size:
-        raise BadArtifact(f"{path}: {vectors.dtype} {vectors.shape}, not an array of float32 (n, dim)")
-    return np.asarray(vectors)
+    kind, size = vectors.dtype.kind, vectors.dtype.itemsize
+    # float64 is rounded by 6e-8 of a value, far less than any index keeps; integers of 16 bits stay what they are.
+    if vectors.ndim != 2 or not vectors.size or not ((kind == "f" and size <= 8) or (kind in "iu" and size <= 2)):
+        raise BadArtifact(f"{path}: {vectors.dtype} {vectors.shape}, not an array of floats (n, dim)")
+    if vectors.dtype == np.dtype("<f4"):
+        return np.asarray(vectors)
+    print(f"notice: {path}: {vectors.dtype.name} is cast to float32", file=sys.stderr)
+    with tempfile.TemporaryFile() as file:  # The map keeps it, without a name.
+        cast: F32 = np.memmap(file, "<f4", "w+", shape=vectors.shape)
+    with np.errstate(over="ignore"):  # To infinity, which is refused with its row.
+        for start in range(0, len(vectors), _CAST_ROWS):
+            cast[start : start + _CAST_ROWS] = vectors[start : start + _CAST_ROWS]
+    return cast
 
 
 def read_ids(path: Path) -> list[str]:
-    """Read one id per line. Raises BadCatalogue naming the line (from 1)."""
-    try:
-        lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
-    except OSError as error:
-        raise BadCatalogue(f"{path}: {error}") from error
+    """Read one id per line, or texts or whole numbers of a .npy file. Raises BadCatalogue naming the line (from 1)."""
+    lines = _npy_ids(path) if path.suffix == ".npy" else _id_lines(path)
     ids = []
     for number, line in enumerate(lines, start=1):
         product_id = line.removesuffix(b"\r")
@@ -149,10 +174,33 @@ def read_ids(path: Path) -> list[str]:
     return ids
 
 
+def _id_lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().removesuffix(b"\n").split(b"\n")
+    except OSError as error:
+        raise BadCatalogue(f"{path}: {error}") from error
+
+
+def _npy_ids(path: Path) -> list[bytes]:
+    try:
+        ids = npy_files.read(path)
+    except ValueError as error:
+        raise BadCatalogue(f"{path}: {error}") from error
+    if ids.ndim != 1 or ids.dtype.kind not in "iufU":
+        raise BadCatalogue(f"{path}: {ids.dtype} {ids.shape}, not an array of texts or whole numbers (n,)")
+    if ids.dtype.kind == "f":
+        print(f"notice: {path}: {ids.dtype.name} is cast to whole numbers", file=sys.stderr)
+        wrong = np.flatnonzero(~((np.abs(ids) <= _EXACT_INTEGERS) & (ids == np.floor(ids))))
+        if len(wrong):
+            raise BadCatalogue(f"{path}: id {wrong[0] + 1}: {ids[wrong[0]]} is not a whole number of up to 2^53")
+        ids = ids.astype(np.int64)
+    return [str(product_id).encode() for product_id in ids.tolist()]
+
+
 def join_attributes(products: pa.Table, path: Path) -> pa.Table:
     """Join attributes from a Parquet file, in the order of `products`; a product that is not in the file has none."""
     try:
-        attributes = validate_products(pq.read_table(path))
+        attributes = validate_products(_with_text_ids(pq.read_table(path), path))
     except FileNotFoundError as error:  # Its own message is only the path.
         raise BadCatalogue(f"{path}: no such file") from error
     except (pa.ArrowException, OSError) as error:
@@ -165,6 +213,17 @@ def join_attributes(products: pa.Table, path: Path) -> pa.Table:
     rows = pc.index_in(products["id"], value_set=attributes["id"])
     columns = {name: attributes[name].take(rows) for name in attributes.column_names if name != "id"}
     return pa.table({"id": products["id"], **columns})
+
+
+def _with_text_ids(attributes: pa.Table, path: Path) -> pa.Table:
+    """With numbers as ids as text: whole ones, though pandas makes those of a column with gaps floating-point."""
+    column = attributes.schema.get_field_index("id")
+    kind = attributes.schema.field(column).type if column >= 0 else pa.large_string()
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        return attributes
+    print(f"notice: {path}: the ids are cast from {kind} to text", file=sys.stderr)
+    whole = attributes["id"].cast(pa.int64())  # ArrowInvalid for a fraction
+    return attributes.set_column(column, "id", whole.cast(pa.large_string()))
 
 
 def _print_report(location: Location, name: str, *, as_json: bool) -> None:

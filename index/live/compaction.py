@@ -14,15 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from index.backends import factory
-from index.backends.recipe import MIN_INDEXED_VECTORS, IvfRecipe, default_nlist, parse_recipe
+from index.backends.ivf import IvfIndex
+from index.backends.recipe import MIN_INDEXED_VECTORS, IvfRecipe, Recipe, parse_recipe
 from index.backends.vector_index import VectorIndex
-from index.building.calibration import calibrate, draw_queries
+from index.building.calibration import DEPTHS, calibrate, draw_queries, still_reach
+from index.live.segment_recipe import segment_recipe
 from index.live.updates import Tombstone
 from index.search import segment
 from index.search.segment import Segment
 from index.storage import attributes, vectors, version
 from index.storage.attributes import Attributes
-from index.storage.manifest import FileEntry, IndexEntry, Manifest, SpaceEntry
+from index.storage.manifest import FileEntry, IndexEntry, Manifest, OperatingPoint, SpaceEntry
 from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS, shard_name
 from index.storage.strings import SortedStrings
 from index.storage.vectors import StoredVectors
@@ -35,6 +37,8 @@ TOMBSTONES = "tombstones.arrow"
 PATCHES = "patches.arrow"  # Products of the base with the patches until the compaction, in the form of `attributes`.
 _TOMBSTONES_SCHEMA = pa.schema({"id": pa.large_string(), "revision": pa.uint64(), "generation": pa.uint32()})
 _CHUNK_BYTES = 8 << 20
+# A segment of few of the vectors has few of a query's neighbours: of 10, 3 at most where it has 5 % of the vectors.
+_SHALLOW_DEPTH = 3
 
 
 class CompactionSource(NamedTuple):
@@ -49,7 +53,10 @@ class TrainedIndex(NamedTuple):
 
     ann_index: VectorIndex
     recipe: str  # Its factory string.
+    base_recipe: str  # That of the version as it was built.
     recall: float  # The target: the recall of the version as it was built.
+    points: tuple[OperatingPoint, ...]  # Of that index.
+    is_segment: bool  # It is that of the last segment, and not the base's.
 
 
 class TombstoneTable:
@@ -132,6 +139,28 @@ def compact(
         raise
 
 
+def with_patches(directory: Path, segment: CompactedSegment, patches: pa.Table) -> CompactedSegment:
+    """The same segment under another name, with other patches of the base. Raises OSError as `compact` does."""
+    try:
+        for path in sorted(segment.directory.rglob("*")):
+            target = directory / path.relative_to(segment.directory)
+            if path.is_dir():
+                target.mkdir(parents=True)
+            elif path.name not in (PATCHES, version.MANIFEST):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.hardlink_to(path)
+        attributes.write_serialized(directory / PATCHES, patches)
+        before = version.read_manifest(segment.directory.parent, segment.directory.name)
+        files = {**before.files, PATCHES: version.file_entry(directory / PATCHES)}
+        version.write_manifest(directory, replace(before, version=directory.name, files=files))
+        for path in (directory / PATCHES, directory / version.MANIFEST, directory, directory.parent):
+            version.fsync_path(path)
+        return replace(segment, directory=directory, patches=attributes.open_attributes(directory / PATCHES))
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
 def write(
     directory: Path,
     sources: Sequence[CompactionSource],
@@ -191,6 +220,28 @@ def open_compacted(directory: Path) -> CompactedSegment:
     )
 
 
+def join_indexes(base: Segment, compacted: Segment) -> dict[Space.ValueType, VectorIndex]:
+    """By space, an index in memory of the vectors of both, where the base's are in lists that are small and fast.
+
+    The base's codes are copied: 136 bytes for each vector with `IVF,PQ4fs`. Of other inverted lists codes may be as
+    large as the vectors, and a vector that is added to a graph takes longer than one of a graph of its own.
+    """
+    joined: dict[Space.ValueType, VectorIndex] = {}
+    for number, space in base.spaces.items():
+        index, changed = space.ann_index, compacted.spaces[number]
+        if not (isinstance(index, IvfIndex) and is_joinable(index) and len(changed)):
+            continue
+        if isinstance(changed.ann_index, IvfIndex):
+            joined[number] = index.merged_with(changed.ann_index, changed.vectors)
+        else:
+            joined[number] = index.extended_with(changed.vectors)
+    return joined
+
+
+def is_joinable(index: VectorIndex) -> bool:
+    return isinstance(index, IvfIndex) and index.recipe.fast_scan
+
+
 class _MovedVectors(NamedTuple):
     """The vectors of one source that are kept: their positions, and the new row of each."""
 
@@ -235,27 +286,38 @@ def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedIndex | Non
     mapped = vectors.open_vectors(directory / VECTORS, rescore=entry.rescore)
     if trained is None or len(mapped) < MIN_INDEXED_VECTORS:
         return IndexEntry()
-    query_positions = draw_queries(len(mapped), 0)
-    recipe, index = _rebuild_index(mapped, trained, query_positions)
-    operating_points = calibrate(index, mapped, query_positions, trained.recall)
-    if not operating_points:
-        return IndexEntry()
-    index.write(directory / ANN_INDEX)
-    return IndexEntry(recipe=recipe, operating_points=operating_points)
+    latest, base = parse_recipe(trained.recipe), parse_recipe(trained.base_recipe)
+    assert latest is not None and base is not None, "an ANN index has a recipe"  # noqa: S101, PT018  # for the type checker
+    if is_joinable(trained.ann_index):  # It is searched by itself only where several spaces are.
+        index = trained.ann_index.with_vectors(mapped)
+        index.write(directory / ANN_INDEX)
+        return IndexEntry(recipe=trained.recipe, operating_points=trained.points)
+    held_out = draw_queries(len(mapped), 0)
+    recipes = [segment_recipe(base, latest, *mapped.shape)]
+    if not isinstance(base, IvfRecipe) and base not in recipes:
+        recipes.append(base)  # The other may miss a recall that the base reaches.
+    for recipe in recipes:
+        index = _index_vectors(mapped, recipe, trained, held_out)
+        # To calibrate takes longer than all else: it is done anew when the segment has doubled.
+        is_alike = (
+            str(recipe) == trained.recipe and len(mapped).bit_length() == trained.ann_index.documents.bit_length()
+        )
+        if is_alike and still_reach(trained.points, index, mapped, held_out, trained.recall):
+            index.write(directory / ANN_INDEX)
+            return IndexEntry(recipe=str(recipe), operating_points=trained.points)
+        if operating_points := calibrate(index, mapped, held_out, trained.recall, (_SHALLOW_DEPTH, *DEPTHS)):
+            index.write(directory / ANN_INDEX)
+            return IndexEntry(recipe=str(recipe), operating_points=operating_points)
+    return IndexEntry()
 
 
-def _rebuild_index(mapped: StoredVectors, trained: TrainedIndex, held_out: I64) -> tuple[str, VectorIndex]:
-    """Index the vectors with the existing training; train again if it has far too many or too few inverted lists.
-
-    Finding and visiting 1,024 lists of 15,000 vectors costs a query as much as those of 100,000.
-    """
-    parsed = parse_recipe(trained.recipe)
-    if isinstance(parsed, IvfRecipe) and not parsed.rotated_dim:  # Training a rotation takes too long.
-        lists = default_nlist(len(mapped))
-        if not parsed.nlist <= 2 * lists <= 4 * parsed.nlist:
-            resized = replace(parsed, nlist=lists)
-            return str(resized), factory.train_index(resized, mapped, 0, 1, held_out=held_out)
-    return trained.recipe, trained.ann_index.with_vectors(mapped)
+def _index_vectors(mapped: StoredVectors, recipe: Recipe, trained: TrainedIndex, held_out: I64) -> VectorIndex:
+    """Index the vectors, with the existing training if it is of that recipe."""
+    # A rotation for vectors far more numerous than it was trained on misses some of their directions.
+    is_suitable = isinstance(recipe, IvfRecipe) or len(mapped) <= 2 * trained.ann_index.documents
+    if str(recipe) == trained.recipe and is_suitable:
+        return trained.ann_index.with_vectors(mapped)
+    return factory.train_index(recipe, mapped, 0, 1, held_out=held_out)
 
 
 def _write_tombstones(path: Path, tombstones: Mapping[bytes, Tombstone]) -> None:

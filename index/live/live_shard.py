@@ -1,9 +1,10 @@
 """A shard that takes updates: one writer at a time, and readers that never wait for it. Does file I/O.
 
-Readers use `view`, an immutable snapshot. A write is checked, logged, and then published as another view. When the
-delta is half full it is frozen and compacted, with the segment of earlier compactions, into one segment on disk;
-another delta and another log take the updates meanwhile. A patch leaves a product where its vectors are: the tables of
-the segments on disk have the patches in memory beside them (`PatchedTable`), and a compaction writes them.
+Readers use `view`, an immutable snapshot. A write is checked, logged, and then published as another view. When an
+eighth of the delta is full it is frozen and compacted, with the segment of earlier compactions, into one segment on
+disk; another delta and another log take the updates meanwhile, the more the faster they come. A patch leaves a product
+where its vectors are: the tables of the segments on disk have the patches in memory beside them (`PatchedTable`), and a
+compaction writes them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
 from google.protobuf.message import DecodeError
 
+from index.backends.vector_index import VectorIndex
 from index.live import compaction, live_directory
 from index.live.compaction import CompactedSegment, CompactionSource, TrainedIndex
 from index.live.delta import Delta, empty_segment
@@ -28,6 +31,7 @@ from index.live.updates import (
     NoProduct,
     Tombstone,
     change_kind,
+    changes_in_part,
     check_owner,
     keeps_all_vectors,
     parse_update,
@@ -36,7 +40,7 @@ from index.live.updates import (
 )
 from index.live.write_ahead_log import WriteAheadLog, head_size, read_frames
 from index.search.segment import Segment
-from index.search.view import View
+from index.search.view import DocumentRef, View
 from index.storage import attributes, version
 from index.storage.attributes import Attributes
 from index.storage.manifest import Manifest, dump_manifest, parse_manifest
@@ -48,11 +52,15 @@ from lookalike.v1.index_pb2 import UpdateResult
 from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, I64
 
+_COMPACTIONS_PER_DELTA = 8  # The rest of the delta takes what comes while a compaction runs.
+
 
 class LiveLimits(NamedTuple):
     """Bounds of what a shard keeps of updates."""
 
-    delta_rows: int  # Changes waiting for a compaction; beyond it updates are refused. A compaction begins at half.
+    delta_rows: (
+        int  # Changes waiting for a compaction; beyond it updates are refused. A compaction begins at an eighth.
+    )
     changes: int  # Products changed since the version was built; beyond it updates are refused until the next version.
 
 
@@ -73,9 +81,11 @@ class LiveShard:
         self._compacting = threading.Lock()
         self._base = base
         self._compacted: CompactedSegment | None = None
+        self._joint_indexes: Mapping[Space.ValueType, VectorIndex] = {}  # Over base and compacted segment, once made.
         self._frozen: Delta | None = None  # Being compacted.
         self._delta = Delta(self._manifest.spaces, limits.delta_rows)
         self.sequence = self._frozen_sequence = 0  # Updates applied since the version was built.
+        self.lost_changes, self.lost_reasons = 0, frozenset[str]()  # Of the version before; see `note_loss`.
         self.compactions = 0
         self._lock = live_directory.lock(directory)
         try:
@@ -121,7 +131,8 @@ class LiveShard:
                     self._log.append(record.SerializeToString())
                 except OSError as error:
                     raise Overloaded(f"the update could not be logged: {error}", retry_after_s=1) from error
-                self._publish([each.change for each in newest.values()])
+                refs = {product_id: each.place.ref for product_id, each in newest.items() if each.place.ref}
+                self._publish([each.change for each in newest.values()], refs)
                 self._recent.add(applied)
                 self.sequence = sequence
             return outcomes
@@ -194,8 +205,8 @@ class LiveShard:
 
     @property
     def compaction_due(self) -> bool:
-        """Whether the delta is half full, or an earlier compaction failed."""
-        return self._frozen is not None or 2 * self._delta.changes >= self._limits.delta_rows
+        """Whether the delta is full enough, or an earlier compaction failed."""
+        return self._frozen is not None or _COMPACTIONS_PER_DELTA * self._delta.changes >= self._limits.delta_rows
 
     def compact(self) -> None:
         """Compact all changes until now; reads and writes go on. Raises OSError, and then changes nothing."""
@@ -204,18 +215,23 @@ class LiveShard:
                 frozen = self._freeze()
                 trained = self._trained_indexes()
             directory = live_directory.segment_path(self._directory, frozen.log_number)
-            compacted = compaction.compact(
-                directory,
-                frozen.sources,
-                frozen.tombstones,
-                self._manifest.spaces,
-                trained,
-                patches=frozen.patches,
-            )
+            if frozen.unchanged is not None:
+                compacted = compaction.with_patches(directory, frozen.unchanged, frozen.patches)
+                joint_indexes = self._joint_indexes
+            else:
+                compacted = compaction.compact(
+                    directory,
+                    frozen.sources,
+                    frozen.tombstones,
+                    self._manifest.spaces,
+                    trained,
+                    patches=frozen.patches,
+                )
+                joint_indexes = compaction.join_indexes(self._base, compacted.segment)
             with self._writing:
                 checkpoint = Checkpoint(log=frozen.log_number, segment=directory.name, sequence=frozen.sequence)
                 live_directory.write_checkpoint(self._directory, checkpoint)
-                self._install(compacted, frozen.patched_rows)
+                self._install(compacted, frozen.patched_rows, joint_indexes)
             live_directory.remove_obsolete(self._directory, checkpoint)
 
     def state(self) -> index_pb2.LiveState:
@@ -229,35 +245,44 @@ class LiveShard:
             tombstones=sum(len(delta.tombstones) for delta in deltas) + (len(compacted.tombstones) if compacted else 0),
             compactions=self.compactions,
             log_bytes=self._log.size,
+            lost_changes=self.lost_changes,
+            lost_reasons=sorted(self.lost_reasons),
         )
+
+    def note_loss(self, changes: int, reasons: Iterable[str]) -> None:
+        """Keep in mind, until the process ends, how many changes of the version before could not be taken, and why."""
+        self.lost_changes = max(self.lost_changes, changes)  # The same are counted again as they are migrated again.
+        self.lost_reasons |= {*reasons}
 
     def _check(self, updates: Sequence[index_pb2.Update]) -> tuple[list[UpdateResult], dict[bytes, _CheckedUpdate]]:
         """The outcome of each update, and the newest update to apply of each product."""
         outcomes: list[UpdateResult] = []
         newest: dict[bytes, _CheckedUpdate] = {}
+        room, refusal = self.room()
         for update in updates:
             latest = 0
             try:
                 product_id = updated_id(update)
                 check_owner(product_id, self._shard, self._manifest.shards)
                 pending = newest.get(product_id)
-                latest = pending.change.revision if pending else self.revision(product_id)
+                place = pending.place if pending else self._locate(product_id)
+                latest = pending.change.revision if pending else place.revision
                 if not _is_newer(update, latest):
                     kind = change_kind(update, same_expiry=True)  # As far as the update alone tells.
                     outcomes.append(UpdateResult(outcome=UpdateResult.STALE, revision=latest, kind=kind))
                     continue
-                whole, before = self._resolve(product_id, update, pending)
+                whole, before = self._resolve(update, place, pending.change if pending else None)
                 change = parse_update(whole, self._dims)
             except NoProduct as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.NOT_FOUND, error=str(error), revision=latest))
             except ValueError as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.INVALID, error=str(error), revision=latest))
             else:
-                if reason := "" if pending else self.full_reason(len(newest)):
-                    outcomes.append(UpdateResult(outcome=UpdateResult.FULL, error=reason, revision=latest))
+                if not pending and len(newest) >= room:
+                    outcomes.append(refusal)
                     continue
-                newest[product_id] = _CheckedUpdate(change, whole)
-                spaces = self._spaces_on_disk(product_id) if change.keeps_vectors else sorted(change.vectors)
+                newest[product_id] = _CheckedUpdate(change, whole, place)
+                spaces = place.spaces() if change.keeps_vectors else sorted(change.vectors)
                 after = change.product
                 same_expiry = before is not None and after is not None and before.expires_at == after.expires_at
                 kind = change_kind(update, same_expiry=same_expiry)
@@ -266,48 +291,55 @@ class LiveShard:
                 )
         return outcomes, newest
 
+    def _locate(self, product_id: bytes) -> _Place:
+        """Where a product is, and its newest revision."""
+        deltas = [delta for delta in (self._delta, self._frozen) if delta is not None]
+        revision = next((delta.revisions[product_id] for delta in deltas if product_id in delta.revisions), None)
+        if any(delta.has_row(product_id) for delta in deltas):
+            return _Place(revision or 0, self.view.find(product_id.decode()), on_disk=False)
+        ref = self._find_on_disk(product_id)
+        if revision is None and self._compacted is None and ref is not None:
+            revision = int(self._base.table.parts[0].revisions[ref.row])
+        return _Place(self.revision(product_id) if revision is None else revision, ref, on_disk=True)
+
+    def _find_on_disk(self, product_id: bytes) -> DocumentRef | None:
+        for segment in (self._base,) if self._compacted is None else (self._compacted.segment, self._base):
+            if (row := segment.find(product_id)) is not None:
+                return DocumentRef(segment, row)
+        return None
+
     def _resolve(
-        self, product_id: bytes, update: index_pb2.Update, pending: _CheckedUpdate | None
+        self, update: index_pb2.Update, place: _Place, pending: Change | None
     ) -> tuple[index_pb2.Update, Product | None]:
-        """The update as one that says all by itself, applied after a pending one, and the product before it.
+        """The update as one that says all by itself, applied after a pending one, and the product that it changes.
 
         Raises NoProduct and ValueError.
         """
-        if pending is not None and not pending.change.keeps_vectors:
-            change = pending.change
-            return resolve(update, change.product, lambda: change.vectors), change.product
-        if (ref := self.view.find(product_id.decode())) is None:
+        if pending is not None and not pending.keeps_vectors:
+            return resolve(update, pending.product, lambda: pending.vectors), pending.product
+        if place.ref is None or not changes_in_part(update):
             return resolve(update, None, None), None
-
-        def vectors() -> dict[Space.ValueType, F32]:
-            return {space: vector for space in self._dims if (vector := ref.vector(space)) is not None}
-
-        product = ref.whole_product() if pending is None else pending.change.product
-        deltas = (self._delta, self._frozen)
-        if not keeps_all_vectors(update) or any(each is not None and each.has_row(product_id) for each in deltas):
-            return resolve(update, product, vectors), product
-        if update.upsert.require_vector and not self._spaces_on_disk(product_id):
+        product = place.ref.whole_product() if pending is None else pending.product
+        if not place.on_disk or not keeps_all_vectors(update):
+            return resolve(update, product, place.vectors), product
+        if update.upsert.require_vector and not place.spaces():
             raise ValueError("the product would have no vector: no search would find it")
         return resolve(update, product, None), product
 
-    def _spaces_on_disk(self, product_id: bytes) -> list[Space.ValueType]:
-        """The spaces in which a product of a segment on disk has a vector."""
-        ref = self.view.find(product_id.decode())
-        return [] if ref is None else [space for space in self._dims if ref.segment.spaces[space].has(ref.row)]
-
-    def full_reason(self, pending: int) -> str:
-        """Why there is no room for one more change after `pending` others; empty: there is room."""
-        if self._delta.changes + pending >= self._limits.delta_rows:
-            return f"{self._limits.delta_rows} changes are waiting for a compaction; try again later"
+    def room(self) -> tuple[int, UpdateResult]:
+        """How many more changes there is room for, and the outcome of the others."""
         applied = sum(len(delta.revisions) for delta in (self._frozen, self._delta) if delta is not None)
         if (compacted := self._compacted) is not None:
             applied += len(compacted.segment.table) + len(compacted.tombstones) + len(compacted.patches)
-        if applied + pending >= self._limits.changes:
-            return (
+        until_rebuilt, until_compacted = self._limits.changes - applied, self.free_rows
+        if until_rebuilt <= until_compacted:
+            reason = (
                 f"{applied} products have changed since this version was built, at most {self._limits.changes} can: "
                 "build another version"
             )
-        return ""
+            return until_rebuilt, UpdateResult(outcome=UpdateResult.EXHAUSTED, error=reason)
+        reason = f"{self._limits.delta_rows} changes are waiting for a compaction; try again later"
+        return until_compacted, UpdateResult(outcome=UpdateResult.FULL, error=reason)
 
     def revision(self, product_id: bytes) -> int:
         """The newest revision of a product; 0: the product is unknown."""
@@ -321,25 +353,32 @@ class LiveShard:
         row = self._base.table.ids.find(product_id)
         return 0 if row is None else int(self._base.table.parts[0].revisions[row])
 
-    def _publish(self, changes: Sequence[Change]) -> None:
-        """Add the changes to the delta, delete their products elsewhere, and replace the view."""
+    def _publish(self, changes: Sequence[Change], refs: Mapping[bytes, DocumentRef]) -> None:
+        """Add the changes to the delta, delete their products elsewhere, and replace the view.
+
+        refs: where products are, as far as it is known.
+        """
         replaced = [change.id for change in changes if not change.keeps_vectors]
         base, compacted = _delete_products(self._base, replaced), self._compacted
         if compacted is not None:
             compacted = replace(compacted, segment=_delete_products(compacted.segment, replaced))
         self._delta.apply(changes)
         patched = [change.id for change in changes if change.keeps_vectors]
-        self._base, self._compacted = self._with_patches(base, compacted, patched)
+        self._base, self._compacted = self._with_patches(base, compacted, patched, refs)
         if self._frozen is not None:
             for product_id in replaced:
                 self._frozen.delete(product_id)
         self.view = self._make_view()
 
     def _with_patches(
-        self, base: Segment, compacted: CompactedSegment | None, ids: Iterable[bytes]
+        self,
+        base: Segment,
+        compacted: CompactedSegment | None,
+        ids: Iterable[bytes],
+        refs: Mapping[bytes, DocumentRef] = MappingProxyType({}),
     ) -> tuple[Segment, CompactedSegment | None]:
         """The segments on disk with the patches of these products, which the delta has."""
-        rows = {product_id: self._delta.patched[product_id] for product_id in ids}
+        rows = [(product_id, refs.get(product_id), self._delta.patched[product_id]) for product_id in ids]
         if not rows:
             return base, compacted
         in_memory: list[Patches] = [delta.patches for delta in (self._frozen, self._delta) if delta is not None]
@@ -354,7 +393,7 @@ class LiveShard:
         if self._compacted is not None:
             segments.append(self._compacted.segment)
         segments += [delta.segment() for delta in (self._frozen, self._delta) if delta is not None and len(delta)]
-        return View(segments)
+        return View(segments, self._joint_indexes)
 
     def _freeze(self) -> _FrozenState:
         """Freeze the delta and begin another with another log, unless a failed compaction has left a frozen one."""
@@ -369,7 +408,9 @@ class LiveShard:
         sources = [CompactionSource(self._frozen.table(), self._frozen.segment())]
         tombstones = self._frozen.tombstones.copy()
         on_disk = [attributes.empty_serialized()]
+        before_changes = len(self._frozen) or len(self._frozen.tombstones)
         if (before := self._compacted) is not None:
+            before_changes = before_changes or isinstance(before.segment.table, PatchedTable)
             table = _patched_table(before.segment)
             sources.append(CompactionSource(take(before.table(), in_memory, table.part_rows), before.segment))
             frozen_revisions = self._frozen.revisions
@@ -382,18 +423,33 @@ class LiveShard:
         patched_rows = alive[base.part_rows[alive] >= len(base)]
         patches = take(pa.concat_tables(on_disk), in_memory, base.part_rows[patched_rows] - len(base))
         return _FrozenState(
-            self._log_number, tombstones, sources, self._frozen_sequence, patches=patches, patched_rows=patched_rows
+            self._log_number,
+            tombstones,
+            sources,
+            self._frozen_sequence,
+            patches=patches,
+            patched_rows=patched_rows,
+            unchanged=None if before is None or before_changes else before,
         )
 
     def _trained_indexes(self) -> dict[Space.ValueType, TrainedIndex]:
         """The ANN index of each space to reuse for compacted vectors: the last segment's, or else the base's."""
         trained = {}
         for number, base in self._base.spaces.items():
+            if base.ann_index is None or not base.entry.operating_points:
+                continue
             latest = self._compacted.segment.spaces[number] if self._compacted else base
-            latest = base if latest.ann_index is None else latest
-            if latest.ann_index is not None and base.entry.operating_points:
-                recall = min(point.recall for point in base.entry.operating_points)
-                trained[number] = TrainedIndex(latest.ann_index, latest.entry.recipe, recall)
+            # All changes are searched with the base's training where they are in its lists.
+            latest = base if latest.ann_index is None or compaction.is_joinable(base.ann_index) else latest
+            assert latest.ann_index is not None, "the base has one"  # noqa: S101  # for the type checker
+            trained[number] = TrainedIndex(
+                latest.ann_index,
+                latest.entry.recipe,
+                base.entry.recipe,
+                min(point.recall for point in base.entry.operating_points),
+                latest.entry.operating_points,
+                latest is not base,
+            )
         return trained
 
     def _save_manifest(self) -> None:
@@ -401,8 +457,11 @@ class LiveShard:
         if not (path := self._directory / version.MANIFEST).exists():
             version.replace_file(path, dump_manifest(self._manifest))
 
-    def _install(self, compacted: CompactedSegment, patched_rows: I64) -> None:
+    def _install(
+        self, compacted: CompactedSegment, patched_rows: I64, joint_indexes: Mapping[Space.ValueType, VectorIndex]
+    ) -> None:
         """Replace the frozen delta and the last segment by the new one. Later changes are in the current delta."""
+        self._joint_indexes = joint_indexes
         self._frozen = None
         segment = _delete_products(compacted.segment, self._delta.superseding())
         base = _unpatched(self._base)
@@ -424,8 +483,9 @@ class LiveShard:
             self._compacted = compaction.open_compacted(self._directory / checkpoint.segment)
             self._base = _delete_products(self._base, self._compacted.ids())
             patches = self._compacted.patches
-            rows = {patches.ids[row]: row for row in range(len(patches))}
-            self._base = _patch_products(self._base, [patches], rows)
+            patched = ((patches.ids[row], None, row) for row in range(len(patches)))
+            self._base = _patch_products(self._base, [patches], patched)
+            self._joint_indexes = compaction.join_indexes(self._base, self._compacted.segment)
         numbers = live_directory.logs_to_replay(self._directory, checkpoint)
         if not numbers:
             return WriteAheadLog.create(live_directory.log_path(self._directory, checkpoint.log)), checkpoint.log
@@ -450,13 +510,32 @@ class LiveShard:
         self._delta = Delta(self._manifest.spaces, max(self._limits.delta_rows, sum(map(len, groups))))
         for group in groups:
             # An update that was logged but failed to be published may be newer than one logged after it.
-            self._publish([change for change, update in group if _is_newer(update, self.revision(change.id))])
+            self._publish([change for change, update in group if _is_newer(update, self.revision(change.id))], {})
         return size
+
+
+class _Place(NamedTuple):
+    """Where a product is."""
+
+    revision: int  # Its newest; 0: none is known.
+    ref: DocumentRef | None  # None: there is no such product.
+    on_disk: bool  # In a segment on disk, where a patch can leave it.
+
+    def spaces(self) -> list[Space.ValueType]:
+        """The spaces in which it has a vector."""
+        ref = self.ref
+        return [] if ref is None else [number for number, space in ref.segment.spaces.items() if space.has(ref.row)]
+
+    def vectors(self) -> dict[Space.ValueType, F32]:
+        return {
+            number: vector for number in self.spaces() if self.ref and (vector := self.ref.vector(number)) is not None
+        }
 
 
 class _CheckedUpdate(NamedTuple):
     change: Change
     update: index_pb2.Update
+    place: _Place  # Of the product, before the update.
 
 
 class _FrozenState(NamedTuple):
@@ -468,6 +547,7 @@ class _FrozenState(NamedTuple):
     sequence: int
     patches: pa.Table  # Of the products of the base: each as its last patch made it,
     patched_rows: I64  # and its row in the base, rising.
+    unchanged: CompactedSegment | None  # The last segment where all changes since are patches of the base; or None.
 
 
 def _is_newer(update: index_pb2.Update, revision: int) -> bool:
@@ -480,14 +560,22 @@ def _delete_products(segment: Segment, ids: Iterable[bytes]) -> Segment:
     return segment.with_deleted(rows) if rows else segment
 
 
-def _patch_products(segment: Segment, patches: Sequence[Patches], patch_rows: Mapping[bytes, int]) -> Segment:
-    """The segment with the patches of those products that it has; `patch_rows` are rows of the last of `patches`."""
-    found = [
-        (row, patch_row)
-        for product_id, patch_row in patch_rows.items()
-        if (row := segment.table.ids.find(product_id)) is not None
-    ]
-    return _patch_rows(segment, patches, found) if found else segment
+def _patch_products(
+    segment: Segment, patches: Sequence[Patches], patched: Iterable[tuple[bytes, DocumentRef | None, int]]
+) -> Segment:
+    """The segment with the patches of those products that it has.
+
+    patched: ids, where the products are if that is known, and the row of each in the last of `patches`.
+    """
+    ids = segment.table.ids
+
+    def row_of(product_id: bytes, ref: DocumentRef | None) -> int | None:
+        if ref is None:
+            return ids.find(product_id)
+        return ref.row if ref.segment.table.ids is ids else None
+
+    rows = [(row, patch_row) for product_id, ref, patch_row in patched if (row := row_of(product_id, ref)) is not None]
+    return _patch_rows(segment, patches, rows) if rows else segment
 
 
 def _patch_rows(segment: Segment, patches: Sequence[Patches], rows: Iterable[tuple[int, int]]) -> Segment:

@@ -49,7 +49,7 @@ def loss_reasons(
     """
     reasons = []
     for update, outcome in zip(updates, outcomes, strict=True):
-        if outcome.outcome in (UpdateResult.INVALID, UpdateResult.FULL):
+        if outcome.outcome in (UpdateResult.INVALID, UpdateResult.FULL, UpdateResult.EXHAUSTED):
             reasons.append(outcome.error)
         elif outcome.outcome == UpdateResult.APPLIED and _has_other_vectors(update, spaces):
             reasons.append("vectors of another encoder were left out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from index.live.live_shard import LiveShard
 from index.live.migration_loss import MigrationLoss, keep_vectors, loss_reasons, shared_spaces
@@ -20,8 +21,8 @@ def apply_to_all(
     """
     if not others:
         return named.apply(updates), MigrationLoss(0, frozenset())
-    room, full_reason = _shared_room((named, *others), len(updates))
-    accepted, reasons = updates[:room], list[str]()
+    room, refusal = _shared_room((named, *others))
+    accepted, reasons = updates[: max(0, room)], list[str]()
     outcomes = named.apply(accepted)
     for other in others:
         shared = shared_spaces(named, other)
@@ -34,13 +35,10 @@ def apply_to_all(
             if outcome.outcome == UpdateResult.APPLIED:
                 # An update that the named version had already was sent again for this one.
                 outcomes[i] = outcome
-    outcomes += [UpdateResult(outcome=UpdateResult.FULL, error=full_reason)] * (len(updates) - room)
+    outcomes += [refusal] * max(0, len(updates) - room)
     return outcomes, MigrationLoss(len(reasons), frozenset(reasons))
 
 
-def _shared_room(versions: Sequence[LiveShard], pending: int) -> tuple[int, str]:
-    """How many of the pending changes fit into every version, and why no more do."""
-    for room in range(pending):
-        if reason := next(filter(None, (each.full_reason(room) for each in versions)), ""):
-            return room, reason
-    return pending, ""
+def _shared_room(versions: Sequence[LiveShard]) -> tuple[int, UpdateResult]:
+    """How many changes fit into every version, and the outcome of the others."""
+    return min((version.room() for version in versions), key=itemgetter(0))

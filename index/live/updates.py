@@ -58,6 +58,11 @@ def updated_id(update: index_pb2.Update) -> bytes:
     raise ValueError("the update is neither an upsert, a patch nor a removal")
 
 
+def changes_in_part(update: index_pb2.Update) -> bool:
+    """Whether it takes the product as it is to say what it will be."""
+    return update.WhichOneof("what") == "patch" or update.upsert.keep_vectors
+
+
 def keeps_all_vectors(update: index_pb2.Update) -> bool:
     """Whether the update changes none of the product's vectors."""
     match update.WhichOneof("what"):
@@ -112,16 +117,17 @@ def resolve(
 
 def _patched(product: Product, patch: index_pb2.Patch) -> Product:
     """The product with the fields of the patch."""
-    if unknown := sorted(set(patch.fields) - PATCHABLE):
-        raise ValueError(f"{', '.join(unknown)}: a patch can change {', '.join(sorted(PATCHABLE))}")
-    patched, values = Product(), Product()
+    if not PATCHABLE.issuperset(patch.fields):
+        unknown = ", ".join(sorted(set(patch.fields) - PATCHABLE))
+        raise ValueError(f"{unknown}: a patch can change {', '.join(sorted(PATCHABLE))}")
+    others = {field.name for field, _ in patch.product.ListFields()} - {"id", "revision", *patch.fields}
+    if others:
+        raise ValueError(f"{', '.join(sorted(others))}: set, and not among the fields of the patch")
+    patched = Product()
     patched.CopyFrom(product)
-    values.CopyFrom(patch.product)
-    for field in set(FIELDS).difference(patch.fields):
-        values.ClearField(field)  # type: ignore[arg-type]  # a field of Product
     for field in patch.fields:
         patched.ClearField(field)  # type: ignore[arg-type]  # a field of Product
-    patched.MergeFrom(values)
+    patched.MergeFrom(patch.product)
     return patched
 
 
@@ -160,7 +166,9 @@ def _check_product(received: Product, revision: int) -> Product:
     """A copy as it is stored. Gateways keep to the rules for a product; here is what a shard itself relies on."""
     product = Product()
     product.CopyFrom(received)
-    product.tags[:] = normalise_tags(received.tags)
+    tags = [*received.tags]
+    if "" in tags or tags != sorted({tag.strip() for tag in tags}):
+        product.tags[:] = normalise_tags(tags)
     product.revision = revision
     if not product.HasField("in_stock"):
         product.in_stock = True
@@ -169,7 +177,7 @@ def _check_product(received: Product, revision: int) -> Product:
     for name in ("created_at", "expires_at"):
         if not 0 <= getattr(product, name) <= MAX_UNIX_S:
             raise ValueError(f"{name} is not between 1970 and 5138; its unit is seconds since 1970")
-    description_bytes = len(product.description.encode())
+    description_bytes = len(product.description.encode()) if product.description else 0
     if description_bytes > MAX_TEXT_BYTES:
         raise ValueError(f"the description has over {MAX_TEXT_BYTES} bytes")
     if product.ByteSize() - description_bytes > MAX_PRODUCT_BYTES:

@@ -31,7 +31,9 @@ class ExpiringView:
         if latest is None or latest.whole is not view or now_s >= latest.until_s:
             segments, times_s = zip(*(_without_expired(segment, now_s) for segment in view.segments), strict=True)
             changed = any(one is not other for one, other in zip(segments, view.segments, strict=True))
-            latest = self._latest = _Expired(view, View(segments) if changed else view, min(times_s))
+            latest = self._latest = _Expired(
+                view, View(segments, view.joint_indexes) if changed else view, min(times_s)
+            )
         return latest.view
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from index.storage.manifest import IndexEntry, OperatingPoint
@@ -10,6 +12,9 @@ from index.storage.manifest import IndexEntry, OperatingPoint
 # Under a random, selective filter the 10th row that passes lies at over this multiple of its expected depth in 7 % of
 # cases.
 _SPREAD = 1.5
+# Where at least this share passes, mostly all but deleted rows, effort is for the expected depth alone, and candidates
+# are counted to so many standard deviations more: fewer than k of them pass in 1 of 1,000 searches.
+_LARGE_SHARE, _DEVIATIONS = 0.7, 3.0
 _DEPTH_TOLERANCE = 0.1  # Ranks by which the depth may be exceeded, so that a few deletions change no plan.
 _DEEPENING_FACTOR = 4  # Of the depth, for queries near which fewer rows pass than elsewhere.
 # Finding one more candidate takes about as much time as comparing this many full vectors (4-bit codes: 0.05 µs, a
@@ -21,11 +26,11 @@ class Plan(NamedTuple):
     """Search for the `depth` nearest of all vectors and keep those that pass: if k of them do, they are the k best."""
 
     depth: int
-    operating_point: OperatingPoint  # Of at least that depth.
+    operating_point: OperatingPoint  # Of the depth at which the k-th that passes is expected.
 
     @property
     def candidates(self) -> int:
-        return self.depth * self.operating_point.refine_factor
+        return max(self.depth, self.operating_point.depth * self.operating_point.refine_factor)
 
     def comparisons(self, documents: int, matching: int) -> float:
         """The time of the search, in units of comparing a query with one full vector."""
@@ -42,19 +47,47 @@ def first_plan(index: IndexEntry, documents: int, matching: int, k: int) -> Plan
     if not matching or not k:
         return None
     share = matching / documents
-    depth = k / share * (share + _SPREAD * (1 - share))
-    return _plan_at(index, documents, matching, math.ceil(depth - _DEPTH_TOLERANCE))
+    if share < _LARGE_SHARE:
+        depth = math.ceil(k / share * (share + _SPREAD * (1 - share)) - _DEPTH_TOLERANCE)
+        return _plan_at(index, documents, matching, depth, depth)
+    expected_depth = math.ceil(k / share - _DEPTH_TOLERANCE)
+    depth = math.ceil((k + _DEVIATIONS * math.sqrt(k * (1 - share))) / share - _DEPTH_TOLERANCE)
+    return _plan_at(index, documents, matching, expected_depth, depth)
 
 
 def next_plan(index: IndexEntry, documents: int, matching: int, last: Plan) -> Plan | None:
     """The plan to try after `last`, for queries of which too few of the nearest passed; None: exact search."""
-    return _plan_at(index, documents, matching, last.depth * _DEEPENING_FACTOR)
+    depth = last.depth * _DEEPENING_FACTOR
+    return _plan_at(index, documents, matching, depth, depth)
 
 
-def _plan_at(index: IndexEntry, documents: int, matching: int, depth: int) -> Plan | None:
+def _plan_at(index: IndexEntry, documents: int, matching: int, expected_depth: int, depth: int) -> Plan | None:
     """The approximate search of that depth; None if an exact search of the matching rows is cheaper."""
-    point = next((point for point in index.operating_points if point.depth >= depth), None)
+    point = _operating_point(index.operating_points, expected_depth)
     if point is None:
         return None
     plan = Plan(depth, point)
     return plan if plan.comparisons(documents, matching) < matching else None
+
+
+def _operating_point(points: Sequence[OperatingPoint], depth: int) -> OperatingPoint | None:
+    """The effort for that depth, between those measured at the next lower and higher depths; None: none is as deep.
+
+    Effort grows with a power of the depth, so that its chord over the logarithm of the depth lies above it.
+    """
+    higher = next((i for i, point in enumerate(points) if point.depth >= depth), None)
+    if higher is None:
+        return None
+    above = points[higher]
+    if not higher or above.depth == depth:
+        return replace(above, depth=depth)
+    below = points[higher - 1]
+    share = math.log(depth / below.depth) / math.log(above.depth / below.depth)
+    search_parameter = below.search_parameter + share * (above.search_parameter - below.search_parameter)
+    return replace(
+        above,
+        depth=depth,
+        search_parameter=math.ceil(search_parameter),
+        cost=below.cost + share * (above.cost - below.cost),
+        recall=min(below.recall, above.recall),
+    )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
+from index.backends.filter_bitmap import Mask
 from index.search.cost import UNLIMITED, WorkLimit
 from index.storage.vectors import StoredVectors
 from lookalike.vectors import F32, I64
@@ -115,6 +116,48 @@ def top_k(rows: I64, scores: F32, k: int) -> Neighbours:
         rows, scores = rows[scores >= kth_score], scores[scores >= kth_score]
     order = np.lexsort((rows, -scores))[:k]
     return Neighbours(rows[order], scores[order])
+
+
+def pass_only(candidates: I64, passes: Mask) -> I64:
+    """The candidates (n, c) that pass, rising, after a −1 for each that the query has fewer than others."""
+    width = int(np.count_nonzero(passes, axis=1).max())
+    return np.sort(np.where(passes, candidates, -1), axis=1)[:, candidates.shape[1] - width :]
+
+
+def best_candidates(queries: F32, vectors: StoredVectors, candidates: I64, k: int) -> list[Neighbours]:
+    """The k best of each query's candidates (n, c), which are rising rows after any −1, which stands for none."""
+    scores = inner_products(queries, vectors, candidates)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # Equal scores by rising row.
+    at = np.arange(len(order))[:, None]
+    best, scores = candidates[at, order], scores[at, order]
+    if not best.size or best[:, -1].min() >= 0:
+        return [*map(Neighbours, best, scores)]
+    counts = np.count_nonzero(best >= 0, axis=1).tolist()  # Those without a row are last, with scores of −∞.
+    return [
+        Neighbours(rows[:count], best_of[:count]) for rows, best_of, count in zip(best, scores, counts, strict=True)
+    ]
+
+
+def exact_candidates(queries: F32, vectors: StoredVectors, k: int, mask: Mask | None = None) -> I64:
+    """Rows (n, c) that include the k > 0 nearest to each query (n, dim) of all vectors (m, dim), for `best_candidates`.
+
+    mask: (m,) the rows that may be among them; None: all.
+    One product of matrices selects them: its rounding differs, so that a few more than k may be among the best.
+    """
+    products = np.ascontiguousarray(matrix_product(queries, vectors))
+    if mask is not None:
+        products[:, ~mask] = -np.inf
+    likely = np.isfinite(products)
+    if k < products.shape[1]:
+        kth_best = np.partition(products, -k, axis=1)[:, -k]
+        likely &= products >= (kth_best - 2 * rounding_error(vectors.shape[1]))[:, None]
+    of_query, rows = np.nonzero(likely)
+    counts = np.bincount(of_query, minlength=len(queries))
+    ends = np.cumsum(counts)
+    candidates = np.full((len(queries), int(counts.max())), -1, dtype=np.int64)
+    # Right-aligned: −1 first, then rising rows.
+    candidates[of_query, np.arange(len(rows)) - ends[of_query]] = rows
+    return candidates
 
 
 def exact_search(

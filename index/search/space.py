@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,15 @@ from index.backends.filter_bitmap import FilterBitmap
 from index.backends.vector_index import VectorIndex
 from index.search.cost import UNLIMITED, WorkLimit
 from index.search.plan import Plan, first_plan, next_plan
-from index.search.scores import Neighbours, exact_search, inner_products, top_k
+from index.search.scores import (
+    CHUNK,
+    Neighbours,
+    best_candidates,
+    exact_candidates,
+    exact_search,
+    inner_products,
+    pass_only,
+)
 from index.storage import vectors as stored
 from index.storage.manifest import IndexEntry, OperatingPoint
 from index.storage.names import ANN_INDEX, ROWS, VECTORS
@@ -27,6 +35,9 @@ from lookalike.vectors import F32, I64
 BATCH = 16
 
 _PLAIN_K = 10
+
+# A product of matrices compares several queries with all vectors, in the time that one takes with this share of them.
+_MAX_PRODUCT_SHARE = 2
 
 DevicePlacement = Callable[[VectorIndex], VectorIndex]  # Moves an index to a device, such as a GPU.
 
@@ -133,21 +144,22 @@ class SpaceIndex:
                 limit.check()
                 part = pending[start : start + BATCH]
                 batch = queries if len(part) == len(queries) else queries[part]  # Indexing copies.
-                for i, (neighbours, passing_count) in zip(part, self._approximate(batch, k, plan, bitmap), strict=True):
+                neighbours, passing_counts = self._approximate(batch, k, plan, bitmap)
+                for i, found, passing_count in zip(part, neighbours, passing_counts, strict=True):
                     if passing_count >= min_results:
-                        results[i] = self._in_table(neighbours), plan
+                        results[i] = self.in_table(found), plan
                     else:
                         unfilled.append(i)
             pending = unfilled
             plan = next_plan(self.entry, len(self), count, plan) if pending else None
         allowed = limit.allows(count * self.dim) if exact else self.allows(limit, count)
         if pending and plan is None and allowed:  # Few vectors near these queries pass: compare all that do.
-            among = None if bitmap is None else bitmap.rows
-            for i in pending:
-                results[i] = self._in_table(exact_search(queries[i], self.vectors, k, among, limit=limit)), None
+            batch = queries if len(pending) == len(queries) else queries[pending]
+            for i, found in zip(pending, self._exact(batch, k, bitmap, limit), strict=True):
+                results[i] = self.in_table(found), None
         return results
 
-    def _in_table(self, neighbours: Neighbours) -> Neighbours:
+    def in_table(self, neighbours: Neighbours) -> Neighbours:
         """With the rows of the shard's table, rather than positions."""
         return neighbours if self._has_all_rows else Neighbours(self.rows[neighbours.rows], neighbours.scores)
 
@@ -156,33 +168,39 @@ class SpaceIndex:
         """Whether every row of the table up to the last one has a vector, so that it is the vector's position."""
         return not len(self.rows) or int(self.rows[-1]) == len(self.rows) - 1
 
+    def _exact(self, queries: F32, k: int, bitmap: FilterBitmap | None, limit: WorkLimit) -> Iterable[Neighbours]:
+        """The k best positions that pass, for each query."""
+        total, count = len(self), len(self) if bitmap is None else bitmap.count
+        if k and len(queries) > 1 and total <= CHUNK and total < _MAX_PRODUCT_SHARE * count:
+            limit.check()
+            mask = None if bitmap is None or count == total else bitmap.mask
+            for start in range(0, len(queries), BATCH):
+                part = queries[start : start + BATCH]
+                yield from best_candidates(part, self.vectors, exact_candidates(part, self.vectors, k, mask), k)
+            return
+        among = None if bitmap is None else bitmap.rows
+        for query in queries:
+            yield exact_search(query, self.vectors, k, among, limit=limit)
+
     def _approximate(
         self, queries: F32, k: int, plan: Plan, bitmap: FilterBitmap | None
-    ) -> Iterator[tuple[Neighbours, int]]:
+    ) -> tuple[list[Neighbours], list[int]]:
         """Filtered approximate search: for each query the k best positions that pass, and how many candidates passed.
 
         Counts only the `depth` likeliest candidates.
         """
-        if bitmap is None:
-            for rows, scores in self.probe(queries, plan.depth, plan.operating_point):
-                yield Neighbours(rows[:k], scores[:k]), len(rows)
-            return
         candidates = self._candidates(queries, plan.candidates, plan.operating_point)
+        if bitmap is None:
+            found = best_candidates(queries, self.vectors, np.sort(candidates, axis=1), k)
+            return found, [len(each.rows) for each in found]
         passes = bitmap.passes(candidates)
-        for query, rows, kept in zip(queries, candidates, passes, strict=True):
-            scores = inner_products(query[None, :], self.vectors, rows[None, kept])[0]
-            yield top_k(rows[kept], scores, k), int(np.count_nonzero(kept[: plan.depth]))
+        counts = np.count_nonzero(passes[:, : plan.depth], axis=1)
+        return best_candidates(queries, self.vectors, pass_only(candidates, passes), k), counts.tolist()
 
     def probe(self, queries: F32, k: int, point: OperatingPoint) -> list[Neighbours]:
         """Unfiltered approximate search at one operating point: at most k positions each. At most BATCH queries."""
         candidates = np.sort(self._candidates(queries, k * point.refine_factor, point), axis=1)
-        scores = inner_products(queries, self.vectors, candidates)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # Equal scores by rising row.
-        at = np.arange(len(order))[:, None]
-        found = [*map(Neighbours, candidates[at, order], scores[at, order])]
-        if candidates[:, 0].min() < 0:
-            return [Neighbours(rows[rows >= 0], scores[rows >= 0]) for rows, scores in found]
-        return found
+        return best_candidates(queries, self.vectors, candidates, k)
 
     def _candidates(self, queries: F32, count: int, point: OperatingPoint) -> I64:
         assert self.ann_index is not None, "no operating points without an ANN index"  # noqa: S101  # for the type checker

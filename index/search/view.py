@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from index.backends.vector_index import VectorIndex
 from index.search import grouping, shop_codes
 from index.search.cost import UNLIMITED, WorkLimit
+from index.search.joint_search import JointSearch
 from index.search.segment import SearchTrace, Segment, SegmentHits
 from lookalike.shard_query import ShardQuery
 from lookalike.v1.types_pb2 import Product, Space
@@ -73,6 +76,12 @@ class Hits(NamedTuple):
     def refs(self) -> list[DocumentRef]:
         return self._read(lambda segment, rows: [DocumentRef(segment, row) for row in rows.tolist()])
 
+    def count_of(self, segment_index: int) -> int:
+        """How many of the hits are of that segment."""
+        if self.segment_indices is None:
+            return len(self.rows)
+        return int(np.count_nonzero(self.segment_indices == segment_index))
+
     def select(self, positions: Sequence[int]) -> Hits:
         """The hits at these positions of the ranking, in that order."""
         at = [*positions]
@@ -97,14 +106,33 @@ def hit_positions(query: ShardQuery, ranking: Hits) -> Sequence[int]:
 class View:
     """All products of a shard at one moment. Immutable and thread-safe: a write makes another view."""
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    def __init__(
+        self, segments: Sequence[Segment], joint_indexes: Mapping[Space.ValueType, VectorIndex] | None = None
+    ) -> None:
+        """joint_indexes: of the vectors of the first two segments together, by space, as `JointSearch` takes them."""
         self.segments = segments
+        self.joint_indexes = joint_indexes
+        self.joint_search = JointSearch(segments[0], segments[1], joint_indexes) if joint_indexes else None
+        self._shares: dict[Space.ValueType, Sequence[float]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.segments))
 
     def vector_count(self, number: Space.ValueType) -> int:
         return sum(segment.vector_count(number) for segment in self.segments)
+
+    def shares(self, query: ShardQuery) -> Sequence[float]:
+        """The share of each segment in the vectors that a query of one vector is compared with, filters aside."""
+        number = next(iter(query.vectors))
+        if (shares := self._shares.get(number)) is None:
+            counts = [segment.vector_count(number) for segment in self.segments]
+            total = max(1, sum(counts))
+            # Rows of a delta do not rise with the ids, which break ties, and are compared one by one in any case.
+            shares = self._shares[number] = [
+                1.0 if segment.table.order is not None else count / total
+                for segment, count in zip(self.segments, counts, strict=True)
+            ]
+        return shares
 
     def find(self, product_id: str) -> DocumentRef | None:
         for segment in self.segments:
@@ -124,12 +152,20 @@ class View:
         scores = np.concatenate([hits.scores for hits in per_segment])
         rows = np.concatenate([hits.rows for hits in per_segment])
         segment_indices = np.repeat(np.arange(len(per_segment)), [len(hits.rows) for hits in per_segment])
-        kth_score = np.partition(scores, len(scores) - k)[len(scores) - k] if 0 < k < len(scores) else -np.inf
-        kept = scores >= kth_score
+        order = np.argsort(-scores, kind="stable")
+        falling = scores[order]
+        if (falling[:k] == falling[1 : k + 1]).any() if len(order) > k else (falling[1:] == falling[:-1]).any():
+            order = self._order_with_ties(segment_indices, rows, scores, falling[: k + 1][-1])
+        best = order[:k]
         traces = tuple(trace for hits in per_segment for trace in hits.traces)
-        merged = Hits(self.segments, segment_indices[kept], rows[kept], scores[kept], traces)
-        order = sorted(zip((-merged.scores).tolist(), merged.ids, range(len(merged.rows)), strict=True))
-        return merged.select([position for *_, position in order[:k]])
+        return Hits(self.segments, segment_indices[best], rows[best], scores[best], traces)
+
+    def _order_with_ties(self, segment_indices: I64, rows: I64, scores: F32, lowest: float) -> I64:
+        """The positions of those not below the lowest score, by falling score, equal ones by rising id."""
+        kept = np.flatnonzero(scores >= lowest)
+        ids = Hits(self.segments, segment_indices[kept], rows[kept], scores[kept], ()).ids
+        ranked = sorted(zip((-scores[kept]).tolist(), ids, kept.tolist(), strict=True))
+        return np.array([position for *_, position in ranked], dtype=np.int64)
 
     def cosines(self, query: ShardQuery, refs: Sequence[DocumentRef]) -> F32:
         """Cosines (s, c) of the query with each of the products, in each of its spaces."""
@@ -158,11 +194,52 @@ class LimitedView(NamedTuple):
     limit: WorkLimit
 
     def nearest(self, queries: Sequence[ShardQuery]) -> list[Hits | None]:
-        """The k best of each query. Each segment is searched for k: one of them may hold all."""
-        per_segment = [_nearest(segment, queries, self.limit) for segment in self.view.segments]
-        return [
-            self._merge([segment_hits[i] for segment_hits in per_segment], query.k) for i, query in enumerate(queries)
-        ]
+        """The k best of each query.
+
+        A segment is searched first for as many as it has by its share of the vectors, with a margin; one that turns
+        out to hold more of the k best is searched again for k.
+        """
+        if len(self.view.segments) == 1:
+            found_alone = _nearest(self.view.segments[0], queries, self.limit)
+            return [self._merge([hits], query.k) for hits, query in zip(found_alone, queries, strict=True)]
+        joint_search, per_segment = self.view.joint_search, []
+        of_two = [None] * len(queries) if joint_search is None else joint_search.nearest(queries, self.limit)
+        shares = [self.view.shares(query) for query in queries]
+        for number, segment in enumerate(self.view.segments):
+            found: list[SegmentHits | None] = [hits[number] if number < 2 and hits else None for hits in of_two]
+            depths = {
+                i: _first_depth(query, shares[i][number])
+                for i, query in enumerate(queries)
+                if number > 1 or of_two[i] is None
+            }
+            self._search(segment, queries, depths, found)
+            per_segment.append((found, depths))
+        merged = [self._merge([found[i] for found, _ in per_segment], query.k) for i, query in enumerate(queries)]
+        for number, (segment, (found, depths)) in enumerate(zip(self.view.segments, per_segment, strict=True)):
+            too_shallow = {
+                i: queries[i].k
+                for i, depth in depths.items()
+                if depth < queries[i].k and (hits := merged[i]) is not None and hits.count_of(number) >= depth
+            }
+            self._search(segment, queries, too_shallow, found)
+            for i in too_shallow:
+                merged[i] = self._merge([found[i] for found, _ in per_segment], queries[i].k)
+        return merged
+
+    def _search(
+        self,
+        segment: Segment,
+        queries: Sequence[ShardQuery],
+        depths: Mapping[int, int],
+        found: list[SegmentHits | None],
+    ) -> None:
+        """Search for as many as `depths` has, by the position of the query."""
+        if depths:
+            deep = [
+                queries[i] if queries[i].k == depth else queries[i]._replace(k=depth) for i, depth in depths.items()
+            ]
+            for i, hits in zip(depths, _nearest(segment, deep, self.limit), strict=True):
+                found[i] = hits
 
     def max_hits(self, query: ShardQuery) -> int:
         """How many hits can exist at any score, at most `max_per_shop` of a shop; k if there are more."""
@@ -181,14 +258,27 @@ class LimitedView(NamedTuple):
 def _nearest(segment: Segment, queries: Sequence[ShardQuery], limit: WorkLimit) -> list[SegmentHits | None]:
     if segment.table.order is None:
         return segment.nearest(queries, limit)
-    return [_with_ties(segment, query, limit) for query in queries]
+    return _with_ties(segment, queries, limit)
 
 
-def _with_ties(segment: Segment, query: ShardQuery, limit: WorkLimit) -> SegmentHits | None:
+def _with_ties(segment: Segment, queries: Sequence[ShardQuery], limit: WorkLimit) -> list[SegmentHits | None]:
     """The k nearest and all tied with the k-th, for a table whose rows do not rise with the ids, which break ties."""
-    depth = query.k + 1
-    while True:
-        (hits,) = segment.nearest([query._replace(k=depth)], limit)
-        if hits is None or len(hits.rows) < depth or not query.k or hits.scores[-1] < hits.scores[query.k - 1]:
-            return hits
-        depth *= 2
+    results: list[SegmentHits | None] = [None] * len(queries)
+    depths = {i: query.k + 1 for i, query in enumerate(queries)}
+    while depths:
+        deeper = [queries[i]._replace(k=depth) for i, depth in depths.items()]
+        tied = {}
+        for (i, depth), hits in zip(depths.items(), segment.nearest(deeper, limit), strict=True):
+            results[i], k = hits, queries[i].k
+            if hits is not None and k and len(hits.rows) == depth and hits.scores[-1] == hits.scores[k - 1]:
+                tied[i] = 2 * depth
+        depths = tied
+    return results
+
+
+def _first_depth(query: ShardQuery, share: float) -> int:
+    """How many of the k best a segment with that share of the vectors is searched for first: it holds more in 1 %."""
+    if query.exact or len(query.vectors) > 1:
+        return query.k
+    expected = query.k * share
+    return min(query.k, math.ceil(expected + 2 * math.sqrt(expected * (1 - share))) + 1)

@@ -24,21 +24,23 @@ class Compactor:
         self._served = served
         self._thread = ThreadPoolExecutor(1, "compact", initializer=lower_thread_priority)
         self._running: asyncio.Task[None] | None = None
+        self._closed = False
 
     def start_if_due(self, versions: Iterable[LiveShard]) -> None:
         """Start compacting the first of the versions that is due, unless a compaction is running."""
         for live in versions:
-            if live.compaction_due and self._running is None:
+            if live.compaction_due and self._running is None and not self._closed:
                 self._running = asyncio.create_task(self._compact(live.version))
 
     def close(self) -> None:
-        """Return when a running compaction has ended."""
+        """Return when a running compaction has ended; none begins any more."""
+        self._closed = True
         self._thread.shutdown(wait=True)
 
     async def _compact(self, version: str) -> None:
         try:
             with self._served.lease(version) as shard:
-                while shard.live is not None and shard.live.compaction_due:
+                while shard.live is not None and shard.live.compaction_due and not self._closed:
                     with metrics.COMPACTION_SECONDS.time():
                         await run_in_thread(self._thread, shard.live.compact)
                     metrics.set_live(shard.shard, shard.live)

@@ -71,9 +71,9 @@ class IndexSettings(ProcessSettings):
     )
     live_dir: Path | None = setting(None, "directory for updates, on a disk of this shard; empty: it takes no updates")  # noqa: RUF009  # as above
     delta_rows: int = setting(
-        4096,
-        "changed products kept in memory, which each query is compared with one by one; they are compacted at half as "
-        "many; beyond it updates are refused",
+        16384,
+        "changed products kept in memory, which each query is compared with one by one; they are compacted at an "
+        "eighth as many; beyond it updates wait or are refused",
         at_least=2,
         at_most=1 << 20,
     )
@@ -81,7 +81,7 @@ class IndexSettings(ProcessSettings):
         1_000_000, "limit of products changed since the version was built; beyond it updates are refused", at_least=1
     )
     max_updates_waiting: int = setting(
-        1024, "updates that may wait for a write; further ones are refused at once", at_least=1
+        8192, "updates that may wait for a write; further ones are refused at once", at_least=1
     )
 
 

@@ -120,6 +120,7 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
         served,
         max_waiting=settings.max_updates_waiting,
         finish_migration=migration.finish if migration else None,
+        is_busy=slots.ordinary.is_busy,
     )
     rollout = Rollout(
         served,

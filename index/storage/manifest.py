@@ -33,7 +33,9 @@ class IndexEntry:
     """The index over the vectors of one space in one shard. Exact search has no operating points."""
 
     recipe: str = EXACT  # A factory string, see index/backends/recipe.py.
-    operating_points: tuple[OperatingPoint, ...] = ()  # By rising depth, from depth 10; beyond the last: exact search.
+    operating_points: tuple[
+        OperatingPoint, ...
+    ] = ()  # By rising depth, as built from 10; beyond the last: exact search.
 
     @property
     def recall_at_10(self) -> float:

@@ -49,8 +49,15 @@ class SortedStrings(Strings):
 
     def find(self, value: bytes) -> int | None:
         """The index of `value`, or None."""
-        i = bisect_left(self, value)
-        return i if i < len(self) and self[i] == value else None
+        data, offsets = self._data, self._offsets
+        low, high = 0, len(offsets) - 1
+        while low < high:  # As bisect_left, which takes three times as long: it calls __getitem__.
+            middle = (low + high) >> 1
+            if data[offsets[middle] : offsets[middle + 1]].tobytes() < value:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low < len(self) and self[low] == value else None
 
     def after(self, value: bytes) -> int:
         """The index of the first greater value."""

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import shlex
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def _serve(
         console.print(f"  {line}")
     console.print("Ctrl-C stops it.")
     with contextlib.suppress(KeyboardInterrupt):
-        processes.watch()
+        processes.watch(warn=lambda line: print(line, file=sys.stderr))
 
 
 def example_commands(address: str, spaces: Sequence[str], metrics_port: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import IO, Any, NoReturn, Self
 from lookalike.errors import LookalikeError, OperatorError, ServiceError, Unavailable
 from lookalike.local import parent_death
 
+_WARNING = re.compile(r"^\S+ \S+ (WARNING|ERROR|CRITICAL) ")  # As lookalike.runtime.telemetry has them written.
 LOG_TAIL_BYTES = 4096
 LOG_TAIL_LINES = 15
 POLL_S = 0.05
@@ -123,10 +125,18 @@ class Supervisor:
             raise _error_type(status)(f"{name} failed, {_describe_exit(status)}{reason}")
         return output.read_text()
 
-    def watch(self) -> NoReturn:
-        """Wait until a process ends (raises as `check`) or a signal arrives (KeyboardInterrupt)."""
+    def watch(self, warn: Callable[[str], object] = lambda line: None) -> NoReturn:
+        """Wait until a process ends (raises as `check`) or a signal arrives (KeyboardInterrupt).
+
+        warn: is called with each line that a process logs as a warning or an error.
+        """
+        read_bytes = {process.name: 0 for process in self._processes}
         while True:
             self.check()
+            for process in self._processes:
+                lines, read_bytes[process.name] = _lines_after(process.log, read_bytes[process.name])
+                for line in filter(_WARNING.search, lines):
+                    warn(f"{process.name}: {line}")
             time.sleep(4 * POLL_S)
 
     def check(self) -> None:
@@ -200,6 +210,15 @@ def _file_name(name: str) -> str:
 
 def _describe_exit(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def _lines_after(log: Path, start: int) -> tuple[list[str], int]:
+    """The whole lines of a log after `start` bytes, and the number of bytes up to their end."""
+    with log.open("rb") as file:
+        file.seek(start)
+        data = file.read()
+    whole = data[: data.rfind(b"\n") + 1]
+    return whole.decode(errors="replace").splitlines(), start + len(whole)
 
 
 def _log_tail(log: Path) -> str:

@@ -186,6 +186,8 @@ class LiveState(_message.Message):
     TOMBSTONES_FIELD_NUMBER: _builtins.int
     COMPACTIONS_FIELD_NUMBER: _builtins.int
     LOG_BYTES_FIELD_NUMBER: _builtins.int
+    LOST_CHANGES_FIELD_NUMBER: _builtins.int
+    LOST_REASONS_FIELD_NUMBER: _builtins.int
     delta_rows: _builtins.int
     """Products in the deltas: in memory and in the log until the next compaction."""
     segment_rows: _builtins.int
@@ -197,6 +199,12 @@ class LiveState(_message.Message):
     compactions: _builtins.int
     """Since the process started."""
     log_bytes: _builtins.int
+    lost_changes: _builtins.int
+    """Changes of the version before that this one could not take, whole or in part,"""
+    @_builtins.property
+    def lost_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """and why."""
+
     def __init__(
         self,
         *,
@@ -206,10 +214,12 @@ class LiveState(_message.Message):
         tombstones: _builtins.int = ...,
         compactions: _builtins.int = ...,
         log_bytes: _builtins.int = ...,
+        lost_changes: _builtins.int = ...,
+        lost_reasons: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compactions", b"compactions", "delta_rows", b"delta_rows", "log_bytes", b"log_bytes", "segment_rows", b"segment_rows", "superseded_rows", b"superseded_rows", "tombstones", b"tombstones"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compactions", b"compactions", "delta_rows", b"delta_rows", "log_bytes", b"log_bytes", "lost_changes", b"lost_changes", "lost_reasons", b"lost_reasons", "segment_rows", b"segment_rows", "superseded_rows", b"superseded_rows", "tombstones", b"tombstones"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -817,9 +827,11 @@ class UpdateResult(_message.Message):
         INVALID: UpdateResult._Outcome.ValueType  # 2
         """`error` says why."""
         FULL: UpdateResult._Outcome.ValueType  # 3
-        """No room until the next compaction, or until another version is built: `error` says which."""
+        """No room until the next compaction."""
         NOT_FOUND: UpdateResult._Outcome.ValueType  # 4
         """A patch of a product that does not exist."""
+        EXHAUSTED: UpdateResult._Outcome.ValueType  # 5
+        """No room until another version is built."""
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
     APPLIED: UpdateResult.Outcome.ValueType  # 0
@@ -828,9 +840,11 @@ class UpdateResult(_message.Message):
     INVALID: UpdateResult.Outcome.ValueType  # 2
     """`error` says why."""
     FULL: UpdateResult.Outcome.ValueType  # 3
-    """No room until the next compaction, or until another version is built: `error` says which."""
+    """No room until the next compaction."""
     NOT_FOUND: UpdateResult.Outcome.ValueType  # 4
     """A patch of a product that does not exist."""
+    EXHAUSTED: UpdateResult.Outcome.ValueType  # 5
+    """No room until another version is built."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int

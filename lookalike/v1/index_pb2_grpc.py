@@ -88,7 +88,7 @@ class IndexShardServicer:
     def Apply(self, request, context):
         """An acknowledged update is on disk, and visible to every later call. Each update has its own result.
         FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
-        either none of this request's updates was applied, or all that could be.
+        some of this request's updates may have been applied: send all of them again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

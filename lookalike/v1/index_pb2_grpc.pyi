@@ -44,7 +44,7 @@ class IndexShardStub:
     Apply: _grpc.UnaryUnaryMultiCallable[_index_pb2.ApplyRequest, _index_pb2.ApplyResponse]
     """An acknowledged update is on disk, and visible to every later call. Each update has its own result.
     FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
-    either none of this request's updates was applied, or all that could be.
+    some of this request's updates may have been applied: send all of them again.
     """
 
 @_typing.type_check_only
@@ -63,7 +63,7 @@ class IndexShardAsyncStub(IndexShardStub):
     Apply: _aio.UnaryUnaryMultiCallable[_index_pb2.ApplyRequest, _index_pb2.ApplyResponse]  # type: ignore[assignment]
     """An acknowledged update is on disk, and visible to every later call. Each update has its own result.
     FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
-    either none of this request's updates was applied, or all that could be.
+    some of this request's updates may have been applied: send all of them again.
     """
 
 class IndexShardServicer(metaclass=_abc_1.ABCMeta):
@@ -115,7 +115,7 @@ class IndexShardServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_index_pb2.ApplyResponse, _abc.Awaitable[_index_pb2.ApplyResponse]]:
         """An acknowledged update is on disk, and visible to every later call. Each update has its own result.
         FAILED_PRECONDITION: this shard takes no updates. RESOURCE_EXHAUSTED: too many updates wait or the disk is full; then
-        either none of this request's updates was applied, or all that could be.
+        some of this request's updates may have been applied: send all of them again.
         """
 
 def add_IndexShardServicer_to_server(servicer: IndexShardServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from encoders.image.isolated_decoder import image_decoder
+from encoders.image.preprocessing import SIDE_PX
 from lookalike.local import process_specs
 from lookalike.local.supervisor import Supervisor
 from lookalike.vectors import F32, normalised
@@ -20,7 +22,7 @@ from pipeline import image_encoding
 from pipeline.evaluation.metrics import ScoreRows
 from pipeline.local_model_server import model_server
 from pipeline.ordered_map import ordered_map
-from pipeline.photos import open_photo
+from pipeline.photos import pixels_or_none
 
 _RANDOM_DIM = 64
 _DECODERS = 2
@@ -54,7 +56,7 @@ def untrained_vectors(
 ) -> tuple[F32, str]:
     """Encode photos with the image model at random weights: (n, 1024) float32, and the model's fingerprint.
 
-    Exports the model and runs a model server. Raises ServiceError, OperatorError, and BadField for a broken photo.
+    Exports the model and runs a model server. Raises ServiceError and OperatorError.
     """
     with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
         models, logs = Path(folder) / "models", Path(folder) / "logs"
@@ -68,17 +70,24 @@ def untrained_vectors(
 
 
 async def _encode(photos: Sequence[Path], address: str, count: Callable[[], Any]) -> tuple[F32, str]:
+    """The vectors of photos; zeros for one that cannot be decoded."""
     vectors: list[F32] = []
     encoder = ""
-    async with image_encoding.connect_encoder(address) as encode:
-        for start in range(0, len(photos), image_encoding.BATCH):
-            decoded = ordered_map(
-                open_photo, photos[start : start + image_encoding.BATCH], workers=_DECODERS, ahead=image_encoding.BATCH
-            )
-            pixels = [photo.pixels for _, photo in decoded if photo.pixels is not None]
-            response = await image_encoding.encode_with_retries(encode, np.stack(pixels))
-            vectors.append(response.vectors)
-            encoder = response.encoder
-            for _ in pixels:
-                count()
+    with image_decoder(_DECODERS) as decode:
+        async with image_encoding.connect_encoder(address) as encode:
+            for start in range(0, len(photos), image_encoding.BATCH):
+                batch = photos[start : start + image_encoding.BATCH]
+                decoded = ordered_map(
+                    lambda photo: pixels_or_none(photo, decode), batch, workers=_DECODERS, ahead=len(batch)
+                )
+                pixels = [photo for _, photo in decoded]
+                blank = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+                response = await image_encoding.encode_with_retries(
+                    encode, np.stack([blank if photo is None else photo for photo in pixels])
+                )
+                usable = np.array([photo is not None for photo in pixels])
+                vectors.append(response.vectors * usable[:, None])
+                encoder = response.encoder
+                for _ in pixels:
+                    count()
     return np.concatenate(vectors), encoder

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from encoders.image.isolated_decoder import image_decoder
 from lookalike.errors import OperatorError
 from pipeline.evaluation.classification import ClassificationEvaluation
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.metrics import confusion_matrix
 from pipeline.evaluation.retrieval import AUTO, CEILING, RankingQuality, RetrievalEvaluation
+from pipeline.photos import pixels_or_none
 
 COLOURS = {"image": "#4477aa", "text": "#ee7733", "product": "#228833", AUTO: "#222222"}
 _GREYS = ("#dddddd", "#999999", "#bbbbbb", "#eeeeee")  # Of baselines.
@@ -178,10 +180,10 @@ def _tile(photo: Path | None, frame: str) -> Image.Image:
 
 
 def _thumbnail(photo: Path | None, side_px: int) -> Image.Image:
-    """The photo, cropped as for the image encoder and reduced; grey if there is none."""
-    from pipeline.photos import open_photo
-
-    if photo is None or (pixels := open_photo(photo).pixels) is None:
+    """The photo, cropped as for the image encoder and reduced; grey if there is none that can be decoded."""
+    with image_decoder(1) as decode:
+        pixels = None if photo is None else pixels_or_none(photo, decode)
+    if pixels is None:
         return Image.new("RGB", (side_px, side_px), "#dddddd")
     return Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.LANCZOS)
 

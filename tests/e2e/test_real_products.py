@@ -97,7 +97,7 @@ def client(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli
 
 
 def held_out_products(shop: Shop, count: int) -> list[CatalogueProduct]:
-    products = [item[1] for item in catalogue.read(shop.catalogue) if not isinstance(item, RejectedRow)]
+    products = [item.product for item in catalogue.read(shop.catalogue) if not isinstance(item, RejectedRow)]
     return [product for product in products if split_of(product.id) is Split.TEST][:count]
 
 

@@ -25,7 +25,7 @@ from lookalike.demo.sample import command
 from lookalike.errors import BadCatalogue, Unavailable
 from pipeline import image_encoding
 from pipeline import update as update_module
-from pipeline.catalogue_report import CatalogueReport
+from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.image_encoding import Encode, Pixels
 from pipeline.update import UpdateOptions, UpdateReport, update
 from pipeline.update_command import main
@@ -227,6 +227,36 @@ async def test_a_bad_row_stops_a_strict_update_before_anything_is_published(opti
         await update(replace(options, strict=True))
 
     assert not (options.location / "CURRENT").exists()
+
+
+async def test_with_more_bad_rows_than_allowed_nothing_is_published(options: UpdateOptions) -> None:
+    edit_products(options, (50, {"price": -1}), (51, {"price": -1}))
+
+    with pytest.raises(BadCatalogue, match=r"2 of .* rows rejected, more than --max-rejected 1"):
+        await update(replace(options, max_rejected=MaxRejected(1, is_percentage=False)))
+
+    assert not (options.location / "CURRENT").exists()
+
+
+async def test_products_are_found_by_what_is_left_of_them_and_those_in_no_space_are_named(
+    options: UpdateOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (options.catalogue / "images" / "broken.png").write_bytes(b"")
+    edit_products(
+        options,
+        (0, {"image": "images/broken.png"}),
+        (1, {"image": "images/none.png", "title": "👟✨"}),
+        (2, {"image": "https://cdn.example/a.png"}),
+        (3, {"image": "", "title": "👟✨", "description": ""}),
+    )
+
+    report = await update(options)
+
+    assert report.catalogue.unfindable == ["sample-00004"]
+    assert "products.jsonl:4: in no space" in capsys.readouterr().err
+    assert report.catalogue.unused_reasons == {"broken photo": 1, "missing photo": 1, "photo by URL, not fetched": 1}
+    assert report.catalogue.products == COUNT
+    assert (report.spaces["image"]["vectors"], report.spaces["text"]["vectors"]) == (COUNT - 4, COUNT - 1)
 
 
 @pytest.mark.parametrize("content", ["", '{"id": "a"}\n', '{"id": "a", "category": "x"}\n'])

@@ -17,10 +17,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFile
 
-from encoders.image import preprocessing
+from encoders.image import isolated_decoder, preprocessing
 from encoders.image.preprocessing import MAX_ONE_SCAN_PIXELS, MAX_PIXELS, BadImage, preprocess
 from lookalike.limits import MAX_IMAGE_BYTES
-from pipeline import photos
 from server import encoding
 
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP")
@@ -347,4 +346,4 @@ def test_a_webp_may_have_25_megapixels() -> None:
 
 
 def test_queries_and_catalogues_use_the_same_preprocessing_function() -> None:
-    assert vars(encoding)["preprocess"] is vars(photos)["preprocess"] is preprocess
+    assert vars(encoding)["preprocess"] is vars(isolated_decoder)["preprocess"] is preprocess

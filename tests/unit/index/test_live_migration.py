@@ -151,7 +151,7 @@ def test_an_update_for_which_one_version_has_no_room_is_applied_to_none(old: Liv
     new = open_live(rebuild(tmp_path / "next"), tmp_path / "new", LiveLimits(delta_rows=64, changes=3))
     new.apply([upsert("x1", 1), upsert("x2", 1)])
     outcomes, loss = apply_to_all(old, [new], [upsert("first", 7), upsert("second", 7)])
-    assert [each.outcome for each in outcomes] == [UpdateResult.APPLIED, UpdateResult.FULL]
+    assert [each.outcome for each in outcomes] == [UpdateResult.APPLIED, UpdateResult.EXHAUSTED]
     assert "build another" in outcomes[1].error
     assert not loss.changes
     for version in (old, new):

@@ -11,9 +11,9 @@ import pytest
 from index.backends.faiss_support import use_threads
 from index.live.delta import Delta
 from index.live.updates import Change
-from index.search.cost import UNLIMITED
+from index.search.cost import UNLIMITED, WorkLimit
 from index.search.queries import parse_query
-from index.search.segment import Segment
+from index.search.segment import Segment, SegmentHits
 from index.search.space import SpaceIndex
 from index.search.view import LimitedView, View
 from index.storage import attributes
@@ -211,3 +211,43 @@ def test_products_are_read_only_of_the_hits_that_are_returned() -> None:
     assert products.read == 0
     assert [Product.FromString(data).id for data in hits.select([2, 5]).products] == [hits.ids[2], hits.ids[5]]
     assert products.read == 2
+
+
+class CountingSegment(Segment):
+    """Counts its searches, and the depth of each."""
+
+    depths: list[int]
+
+    def nearest(
+        self, queries: Sequence[shard_query.ShardQuery], limit: WorkLimit = UNLIMITED
+    ) -> list[SegmentHits | None]:
+        self.depths.extend(query.k for query in queries)
+        return super().nearest(queries, limit)
+
+
+def counting_view(few: I64) -> tuple[View, list[int]]:
+    """A view of two segments, and the depths to which that of these few products is searched."""
+    rest, part = segment_of(np.setdiff1d(np.arange(COUNT), few)), segment_of(few)
+    counting = CountingSegment(part.table, part.spaces)
+    counting.depths = []
+    return View([rest, counting]), counting.depths
+
+
+def image_query(row: int, k: int) -> shard_query.ShardQuery:
+    return parse_query(ShardQuery(vectors=[query_vector(IMAGE, VECTORS[IMAGE][row])], k=k), DIMS)
+
+
+def test_a_segment_of_few_products_is_searched_for_fewer_than_k() -> None:
+    view, depths = counting_view(np.arange(100, COUNT, 2))
+    (hits,) = view.nearest([image_query(70, 20)])
+    assert hits.ids == WHOLE.nearest([image_query(70, 20)])[0].ids
+    assert depths == [6]  # A twelfth of 20, two standard deviations and one more.
+
+
+def test_a_segment_that_turns_out_to_hold_more_of_the_best_is_searched_again_for_all_k() -> None:
+    nearest_rows = np.argsort(-(VECTORS[IMAGE] @ VECTORS[IMAGE][70]))[:12]
+    view, depths = counting_view(np.sort(nearest_rows))
+    asked = [image_query(70, 10), image_query(7, 1)]
+    found, expected = view.nearest(asked), WHOLE.nearest(asked)
+    assert [hits.ids for hits in found] == [hits.ids for hits in expected]
+    assert depths == [4, 1, 10]

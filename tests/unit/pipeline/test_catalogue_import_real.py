@@ -10,7 +10,7 @@ import pytest
 
 from lookalike.product_rules import CatalogueProduct
 from pipeline import catalogue
-from pipeline.catalogue_import import main
+from pipeline.import_command import main
 from pipeline.product import RejectedRow
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "catalogue.md"
@@ -37,7 +37,7 @@ def run_import(name: str, real_data: Path, tmp_path: Path, *more: str) -> list[C
     assert main([words[0], str(tmp_path / name), *words[2:], *more], {}) == 0
     items = list(catalogue.read(tmp_path / name))
     assert not [item for item in items if isinstance(item, RejectedRow)]
-    return [item[1] for item in items if not isinstance(item, RejectedRow)]
+    return [item.product for item in items if not isinstance(item, RejectedRow)]
 
 
 @pytest.mark.data

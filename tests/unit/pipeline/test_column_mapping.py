@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from lookalike.errors import BadSettings
-from pipeline.column_mapping import category_path, clean_price, parse_mapping
-
-
-@pytest.mark.parametrize(
-    ("cell", "price"),
-    [
-        ("1,299.00", "1299.00"),
-        ("₹ 899", "899"),
-        ("Rs. 1,499", "1499"),
-        ("¥2,980 (税込)", "2980"),
-        ("-5", "-5"),
-        ("free", "free"),
-        ("", ""),
-        (None, ""),
-        (12.5, "12.5"),
-        ("10-20", "10-20"),
-        ("1,29,900.00", "129900.00"),
-        ("1.299,00", "1.299,00"),
-        ("12,50", "12,50"),
-        ("0.5", "0.5"),
-    ],
-)
-def test_a_price_loses_currency_signs_and_separators_and_nothing_else(cell: Any, price: str) -> None:
-    assert clean_price(cell) == price
+from pipeline.column_mapping import Note, category_path, parse_mapping
 
 
 @pytest.mark.parametrize(
@@ -122,3 +100,81 @@ def test_a_field_that_is_both_mapped_and_set_and_a_negative_depth_are_refused() 
         parse_mapping(["currency=c"], ["currency=INR"])
     with pytest.raises(BadSettings, match="depth"):
         parse_mapping([], category_depth=-1)
+
+
+def test_tags_are_divided_by_the_separator_given_and_commas_are_told_without_one() -> None:
+    notes: Counter[Note] = Counter()
+
+    assert parse_mapping(["tags=t"]).product_fields({"t": "sale, Men"}, notes)["tags"] == ["sale,-men"]
+    assert notes[Note.TAG_WITH_COMMA] == 1
+    assert parse_mapping(["tags=t"], tags_separator=",").product_fields({"t": "sale, Men,,"}, notes)["tags"] == [
+        "sale",
+        "men",
+    ]
+    assert notes[Note.TAG_WITH_COMMA] == 1
+
+
+def test_tags_beyond_the_limits_are_left_out_and_told() -> None:
+    notes: Counter[Note] = Counter()
+    cell = "|".join([*(f"t{number}" for number in range(40)), "x" * 65])
+
+    assert parse_mapping(["tags=t"]).product_fields({"t": cell}, notes)["tags"] == [f"t{n}" for n in range(32)]
+    assert notes[Note.TAG_LEFT_OUT] == 1
+
+
+@pytest.mark.parametrize(
+    ("conditions", "accepted"),
+    [
+        (["Status=active"], [True, False, False]),
+        (["Status!=draft"], [True, False, True]),
+        (["Status!=draft", "Status!="], [True, False, False]),
+        (["Status=Active", "kind=a=b"], [False, False, False]),
+    ],
+)
+def test_rows_are_chosen_by_the_text_of_a_column(conditions: list[str], accepted: list[bool]) -> None:
+    mapping = parse_mapping([], where=conditions)
+
+    assert [mapping.accepts({"Status": status}) for status in ("active ", "DRAFT", None)] == accepted
+    assert "Status" in mapping.columns()
+
+
+@pytest.mark.parametrize("condition", ["Status", "=x", "!=x", ""])
+def test_a_condition_without_a_column_is_refused(condition: str) -> None:
+    with pytest.raises(BadSettings, match="--where"):
+        parse_mapping([], where=[condition])
+
+
+def test_a_currency_beside_the_price_is_the_currency_unless_another_is_stated() -> None:
+    assert parse_mapping(["price=p"]).product_fields({"p": "12.00 USD"}) == {
+        "id": None,
+        "price": "12.00",
+        "currency": "USD",
+    }
+    assert parse_mapping(["price=p"], ["currency=JPY"]).product_fields({"p": "12 USD"})["currency"] == "JPY"
+
+
+def test_a_default_category_is_for_products_without_one() -> None:
+    notes: Counter[Note] = Counter()
+    mapping = parse_mapping(["category=c"], default_category="other")
+
+    assert [mapping.product_fields({"c": cell}, notes)["category"] for cell in ("Shoes", " / ", None)] == [
+        "shoes",
+        "other",
+        "other",
+    ]
+    assert notes[Note.NO_CATEGORY] == 2
+
+
+def test_markup_is_removed_where_that_is_asked_for() -> None:
+    record = {"d": "<p>Soft &amp; warm</p>\n<script>x()</script><b>red</b>"}
+
+    assert parse_mapping(["description=d"]).product_fields(record)["description"] == record["d"]
+    assert parse_mapping(["description=d"], strip_html=True).product_fields(record)["description"] == "Soft & warm\nred"
+
+
+def test_numbers_with_a_fraction_become_text_and_whole_ones_no_fraction() -> None:
+    fields = parse_mapping(["title=brand,size", "description=size"]).product_fields(
+        {"id": 7, "brand": 3.0, "size": 1.5}
+    )
+
+    assert fields == {"id": 7, "title": "3 1.5", "description": "1.5"}

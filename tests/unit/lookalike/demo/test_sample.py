@@ -41,7 +41,7 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def rows(directory: Path) -> list[CatalogueProduct]:
-    return [item[1] for item in catalogue.read(directory) if not isinstance(item, RejectedRow)]
+    return [item.product for item in catalogue.read(directory) if not isinstance(item, RejectedRow)]
 
 
 def test_every_row_and_photo_is_valid(sample: Path) -> None:

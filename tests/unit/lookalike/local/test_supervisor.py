@@ -137,6 +137,16 @@ def test_watching_ends_when_a_process_ends(supervisor: Supervisor) -> None:
         supervisor.watch()
 
 
+def test_what_a_process_logs_as_a_warning_is_told_while_it_is_watched(supervisor: Supervisor) -> None:
+    lines = ["2026-11-29 10:00:00,000 INFO a: fine", "2026-11-29 10:00:00,000 ERROR a: changes are missing", "ERROR"]
+    script = f"import time\nprint({chr(10).join(lines)!r}, flush=True)\ntime.sleep(2)"
+    supervisor.start("shard 1", [sys.executable, "-c", script], ready=lambda: True)
+    warnings: list[str] = []
+    with pytest.raises(Unavailable, match="shard 1 ended"):
+        supervisor.watch(warn=warnings.append)
+    assert warnings == ["shard 1: 2026-11-29 10:00:00,000 ERROR a: changes are missing"]
+
+
 def test_a_call_that_fails_because_a_process_ended_raises_the_end_of_the_process(tmp_path: Path) -> None:
     def call() -> None:
         with Supervisor(tmp_path / "logs", ENVIRON) as processes:

@@ -21,7 +21,7 @@ async def test_the_file_is_read_as_a_catalogue_of_the_same_products(gateway: Fak
     (tmp_path / "images" / "1.jpg").touch()
     assert await gateway.shell("export", str(tmp_path / "products.jsonl")) == 0
     rows = [*catalogue.read(tmp_path)]
-    products = [dataclasses.asdict(row[1]) for row in rows if not isinstance(row, RejectedRow)]
+    products = [dataclasses.asdict(row.product) for row in rows if not isinstance(row, RejectedRow)]
     for fields in products:
         if fields["price"] is None:
             del fields["price"]

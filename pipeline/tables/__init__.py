@@ -1,0 +1,1 @@
+"""Tables of rows in files: CSV, JSON lines, Excel and Parquet."""

@@ -1,0 +1,123 @@
+"""One ANN index over two segments finds what two would, for every query alone, and leaves to them what it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from index.backends.faiss_support import use_threads
+from index.backends.ivf import IvfIndex
+from index.search.cost import UNLIMITED
+from index.search.joint_search import JointSearch
+from index.search.segment import Segment
+from index.search.space import SpaceIndex
+from index.search.view import Hits, View
+from index.storage import attributes
+from index.storage.attributes import Attributes
+from index.storage.manifest import IndexEntry
+from lookalike.shard_query import ShardQuery
+from lookalike.v1.types_pb2 import Filter
+from tests.unit.index.samples import IMAGE, build_space, catalogue, clustered
+
+COUNT, ADDED, DIM = 10_000, 1_500, 64
+VECTORS = clustered(COUNT + ADDED + 64, DIM)
+QUERIES = VECTORS[COUNT + ADDED :]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Leave cores to other tests."""
+    use_threads(1)
+
+
+def segment(first: int, last: int, space: SpaceIndex) -> Segment:
+    table = attributes.with_serialized_products(attributes.validate_products(catalogue(COUNT + ADDED)))
+    return Segment(
+        Attributes(attributes.to_record_batch(table.slice(first, last - first).sort_by("id"))), {IMAGE: space}
+    )
+
+
+@pytest.fixture(scope="module")
+def view() -> View:
+    """A base of lists, of which a tenth is deleted, and a second segment; its own index is exact search."""
+    base, added = build_space(VECTORS[:COUNT], "IVF,PQ4fs"), VECTORS[COUNT : COUNT + ADDED]
+    assert isinstance(base.ann_index, IvfIndex)
+    exact = SpaceIndex(entry=IndexEntry(), vectors=added, rows=np.arange(ADDED), ann_index=None)
+    segments = segment(0, COUNT, base).with_deleted(range(0, COUNT, 10)), segment(COUNT, COUNT + ADDED, exact)
+    return View(segments, {IMAGE: base.ann_index.extended_with(added)})
+
+
+def queries(**changes: object) -> list[ShardQuery]:
+    query = ShardQuery(vectors={}, weights=(1.0,), filter=b"", k=10, exact=False, explain=False)
+    return [query._replace(vectors={IMAGE: vector}, **changes) for vector in QUERIES]  # type: ignore[arg-type]  # of any field
+
+
+def exact(asked: Sequence[ShardQuery]) -> list[ShardQuery]:
+    return [query._replace(exact=True) for query in asked]
+
+
+def recall(found: list[Hits], true: list[Hits]) -> float:
+    return sum(len({*one.ids} & {*other.ids}) for one, other in zip(found, true, strict=True)) / (
+        sum(len(hits.rows) for hits in true)
+    )
+
+
+def joint(view: View) -> JointSearch:
+    assert view.joint_search is not None
+    return view.joint_search
+
+
+@pytest.mark.parametrize("condition", [Filter(), Filter(shop_in=["shop 1"])])
+def test_recall_is_that_of_the_base(view: View, condition: Filter) -> None:
+    asked = queries(filter=condition.SerializeToString())
+    assert all(joint(view).nearest(asked, UNLIMITED))
+    base = View(view.segments[:1])
+    found, of_base = (recall(each.nearest(asked), each.nearest(exact(asked))) for each in (view, base))
+    assert found >= of_base - 0.01
+
+
+def test_hits_are_of_both_segments_with_the_scores_of_exact_search_and_none_is_deleted(view: View) -> None:
+    base, added = view.segments
+    rows = {number: set[int]() for number in (0, 1)}
+    for found, true in zip(view.nearest(queries()), view.nearest(queries(exact=True)), strict=True):
+        scores = dict(zip(true.ids, true.scores.tolist(), strict=True))
+        for product_id, score in zip(found.ids, found.scores.tolist(), strict=True):
+            assert scores.get(product_id, score) == score
+        assert found.segment_indices is not None
+        for number, row in zip(found.segment_indices.tolist(), found.rows.tolist(), strict=True):
+            rows[number].add(row)
+    assert rows[0]
+    assert rows[1]
+    assert all(row in set(base.live_rows().tolist()) for row in rows[0])
+    assert max(rows[1]) < len(added)
+
+
+def test_the_hits_of_a_query_do_not_depend_on_the_rest_of_its_batch(view: View) -> None:
+    for query, together in zip(queries(), view.nearest(queries()), strict=True):
+        (alone,) = view.nearest([query])
+        assert alone.ids == together.ids
+        assert (alone.scores == together.scores).all()
+
+
+def test_a_vector_that_was_added_is_found_by_itself(view: View) -> None:
+    asked = [query._replace(vectors={IMAGE: vector}) for query, vector in zip(queries(), VECTORS[COUNT:], strict=False)]
+    found = joint(view).nearest(asked, UNLIMITED)
+    assert [hits[1].rows[0] for hits in found if hits is not None] == [*range(len(asked))]
+
+
+def test_exact_searches_and_those_of_which_few_pass_are_left_to_the_segments(view: View) -> None:
+    rare = Filter(category_in=["fashion"], min_price=49, max_price=49, shop_in=["shop 1"])
+    for changes in ({"exact": True}, {"filter": rare.SerializeToString()}, {"k": 0}):
+        asked = queries(**changes)
+        assert joint(view).nearest(asked, UNLIMITED) == [None] * len(asked)
+        assert [hits.ids for hits in view.nearest(asked)] == [
+            hits.ids for hits in View(view.segments).nearest(exact(asked))
+        ]
+
+
+def test_without_room_in_the_limit_the_search_is_left_to_the_segments(view: View) -> None:
+    asked = queries(k=100)
+    assert all(joint(view).nearest(asked, UNLIMITED))
+    assert not any(joint(view).nearest(asked, UNLIMITED._replace(components=1)))
