@@ -1,16 +1,16 @@
 """The answer to a search: its hits and provenance, as bytes. Pure.
 
 Hits and provenance are serialized once, then cached and shared as bytes; each call appends the provenance fields that
-are its own: whether the answer was cached, and the call's timings. No field occurs twice: not every parser merges a
-sub-message that does (protobuf.js replaces the first), whatever the encoding's specification says.
+are its own: whether the answer was cached, how stale it is, and the call's timings. No field occurs twice: not every
+parser merges a sub-message that does (protobuf.js replaces the first), whatever the encoding's specification says.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from lookalike.errors import Unavailable
 from lookalike.shard_query import ShardHits
@@ -28,16 +28,15 @@ from server.shard_group import ShardResults
 from server.topology import Snapshot
 from server.wire import tag, varint
 
-_LENGTHS = struct.Struct("<BI")  # Of the space label and of the hits, in bytes.
 # Of every response, cached or not, so written by hand, in a sixth of the time that messages take: the tags of
 # Provenance.cached, Provenance.timings and each field of Timings, before their values (protobuf's encoding).
 _CALL = struct.Struct("<BBBBBfBfBfBfBf")
+_STALE = struct.Struct("<BBf")  # Provenance.stale_s, with its tag of two bytes.
 _PROVENANCE = tag(2)  # SearchResponse.provenance
 _TRUNCATED = SearchResponse(truncated=True).SerializeToString()
 
 
-@dataclass(frozen=True, slots=True)
-class SearchAnswer:
+class SearchAnswer(NamedTuple):
     """The answer to a search; calls with equal requests share it."""
 
     hits: bytes  # A SearchResponse without provenance.
@@ -47,21 +46,9 @@ class SearchAnswer:
 
     def response(self, timer: RequestTimer) -> bytes:
         """The serialized SearchResponse of one call."""
-        length = len(self.provenance) + _CALL.size
-        return b"".join((self.hits, _PROVENANCE, varint(length), self.provenance, _call_provenance(timer)))
-
-    def to_cache(self) -> bytes:
-        """The value to cache. It begins with the space label and lengths, so that a cached answer is never parsed."""
-        label = self.space_label.encode()
-        return _LENGTHS.pack(len(label), len(self.hits)) + label + self.hits + self.provenance
-
-    @classmethod
-    def from_cache(cls, value: bytes) -> SearchAnswer:
-        """The answer that `to_cache` serialized."""
-        label_bytes, hits_bytes = _LENGTHS.unpack_from(value)
-        start = _LENGTHS.size + label_bytes
-        end = start + hits_bytes
-        return cls(value[start:end], value[end:], value[_LENGTHS.size : start].decode(), complete=True)
+        stale = _STALE.pack(0x85, 0x01, timer.stale_s) if timer.stale_s else b""
+        length = len(self.provenance) + _CALL.size + len(stale)
+        return b"".join((self.hits, _PROVENANCE, varint(length), self.provenance, _call_provenance(timer), stale))
 
 
 def rank_hits(query: SearchQuery, results: ShardResults, limit: int) -> Ranking:

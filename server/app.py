@@ -79,7 +79,18 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
     keys = RequestKeys(policy.text)
-    searcher = Searcher(versions, shards, encoders, cache, keys, QueryParser(), policy, deadline_s, SingleFlight())
+    searcher = Searcher(
+        versions,
+        shards,
+        encoders,
+        cache,
+        keys,
+        QueryParser(),
+        policy,
+        deadline_s,
+        settings.cache_staleness_s,
+        SingleFlight(),
+    )
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
     reader = CatalogReader(versions, shards, deadline_s)
     writer = CatalogWriter(versions, shards, ChangeEncoder(encoders), deadline_s, settings.revision_unit)

@@ -6,7 +6,7 @@ A change is durable on the disk of its shard before the response is sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
@@ -14,12 +14,13 @@ from typing import NamedTuple
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded
 from lookalike.limits import MAX_CHANGES
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.partition import product_hash
 from lookalike.spaces import space_name
 from lookalike.status import to_request_error
 from lookalike.timestamps import unix_time_s
 from lookalike.v1 import catalog_pb2
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse, ChangeResult
-from lookalike.v1.index_pb2 import Patch, Update, UpdateResult, Upsert
+from lookalike.v1.index_pb2 import ChangeKind, Patch, Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product, Space, SpaceVector
 from lookalike.vectors import pack
 from server.admission import Permit
@@ -159,8 +160,24 @@ class CatalogWriter:
     ) -> list[ChangeResponse | LookalikeError]:
         updates = [(change.product_id, change.update) for change in changes]
         results, sequences = await self.shards.apply(snapshot, updates, deadline)
-        self.versions.note_applied(snapshot.version, sequences)
+        self._note_changes(snapshot, changes, results, sequences)
         return [_outcome(change, result) for change, result in zip(changes, results, strict=True)]
+
+    def _note_changes(
+        self,
+        snapshot: Snapshot,
+        changes: Sequence[_Prepared],
+        results: Sequence[UpdateResult | LookalikeError],
+        sequences: Mapping[int, int],
+    ) -> None:
+        """Void the cached answers that the changes affect, those that were applied in an earlier attempt included."""
+        noted: dict[int, list[tuple[int, ChangeKind.ValueType]]] = {shard: [] for shard in sequences}
+        for change, result in zip(changes, results, strict=True):
+            if isinstance(result, UpdateResult) and result.outcome in (UpdateResult.APPLIED, UpdateResult.STALE):
+                product = product_hash(change.product_id)
+                noted[product % snapshot.shards].append((product, result.kind))
+        for shard, sequence in sequences.items():
+            snapshot.changes.add_own(shard, sequence, noted[shard])
 
     async def _prepare(self, change: Change, snapshot: Snapshot, deadline: Deadline) -> _Prepared:
         """Check a change and encode what it asks for. Raises LookalikeError."""

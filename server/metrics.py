@@ -34,6 +34,15 @@ COSTLY_REFUSED = Counter(
 DEGRADED = Counter(
     "lookalike_degraded_total", "Degraded answers, by reason; the answer states the reason, too.", ["reason"]
 )
+CACHE_LOOKUPS = Counter(
+    "lookalike_cache_lookups_total",
+    "Look-ups in the result cache, by outcome: hit; stale_hit: a search might find more; miss: there was no answer; "
+    "changed, stale, expired, forgotten: there was one, but it was void.",
+    ["outcome"],
+)
+CACHE_DAMAGED = Counter(
+    "lookalike_cache_damaged_total", "Values of the result cache that were not what was stored: they are not used."
+)
 CACHE_FAILURES = Counter("lookalike_cache_failures_total", "Calls to the result cache that failed or were late.")
 BATCH_SEARCHES = Counter(
     "lookalike_batch_searches_total", "Searches in batches, by outcome (gRPC status code).", ["outcome"]
@@ -50,6 +59,7 @@ class RequestTimer:
 
     space: str = ""
     cached: bool = False
+    stale_s: float = 0.0  # As Provenance.stale_s.
     started_s: float = field(default_factory=perf_counter)
     stages: dict[str, float] = field(default_factory=dict)
 

@@ -1,7 +1,7 @@
 """The result cache: its interface, its keys (pure), and the cache in this process's memory. No I/O.
 
-A key names the version of the index and the updates applied to it, so that neither a new version nor an update needs
-a flush; a value is a serialized answer.
+A key names the version of the index and the request, so that a new version needs no flush; a value is an answer with
+what it depends on, so that changes void it (`server/cached_answer.py`).
 """
 
 from __future__ import annotations

@@ -7,15 +7,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from lookalike.errors import LookalikeError
 from lookalike.runtime.deadline import Deadline
 from lookalike.shard_query import ShardQuery
+from lookalike.timestamps import unix_time_s
 from lookalike.v1 import search_pb2
 from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32
+from server import metrics
 from server.admission import Permit
 from server.answer import SearchAnswer, build_answer, rank_hits
+from server.cached_answer import CachedAnswer, Void, basis_of, pack_answer, read_answer
 from server.diversity import CANDIDATES_PER_HIT, diversify, hit_vectors
 from server.encoding import Encoders
 from server.merge import Ranking
@@ -39,6 +43,10 @@ from server.topology import Snapshot
 from server.version_watch import VersionWatch
 
 _MAX_INLINE_BYTES = 1 << 17  # Of a request whose digest is computed on the event loop.
+_LOOKUPS = {
+    outcome: metrics.CACHE_LOOKUPS.labels(outcome)
+    for outcome in ("hit", "stale_hit", "miss", *(void.value for void in Void))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class Searcher:
     parser: QueryParser
     policy: AutoPolicy
     default_deadline_s: float
+    cache_staleness_s: float
     flights: SingleFlight[SearchAnswer]
 
     async def search(self, data: bytes, deadline: Deadline, permit: Permit) -> bytes:
@@ -63,10 +72,13 @@ class Searcher:
         """As `search`, at once and on any thread, where the answer is in the cache; None where it is not."""
         if len(data) > _MAX_INLINE_BYTES or (known := self.keys.remembered(digest_of(data))) is None:
             return None
-        if (value := cache.peek(f"{self.versions.snapshot().content_id}:{known}")) is None:
+        snapshot = self.versions.snapshot()
+        if (value := cache.peek(f"{snapshot.version}:{known}")) is None:
+            return None
+        if isinstance(cached := self._read(value, snapshot), Void):
             return None
         timer.record("cache", timer.elapsed_s())
-        return _cached_response(value, timer)
+        return _cached_response(cached, timer)
 
     async def find_duplicates(
         self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline, permit: Permit
@@ -92,12 +104,16 @@ class Searcher:
                 if known is None:
                     query = self.parser.parse(data, example_fields=example_fields)
                     known = self.keys.key(digest, search_pb2.SearchRequest.FromString(data), query)
-                key = f"{snapshot.content_id}:{known}"
-                cached = await self.cache.get(key)
-            if cached is not None:
+                key = f"{snapshot.version}:{known}"
+                value = await self.cache.get(key)
+                cached = None if value is None else self._read(value, snapshot)
+            if isinstance(cached, CachedAnswer):
                 return _cached_response(cached, timer)
+            _count_lookup("miss" if cached is None else cached.value)
         query = query or self.parser.parse(data, example_fields=example_fields)
-        flight = (key, query.min_coverage) if key else (snapshot.content_id, data)
+        # A search that began before a change is not shared with a call that comes after it.
+        content = snapshot.version, snapshot.changes.known.packed
+        flight = (content, key, query.min_coverage) if key else (content, data)
         work = partial(self._search, key, query, snapshot, timer, deadline)
         answer = await self.flights(flight, work, deadline)
         timer.space = answer.space_label
@@ -108,6 +124,7 @@ class Searcher:
     ) -> SearchAnswer:
         """Look up example products, encode photos and texts, search the shards; cache a complete answer."""
         products: ExampleProducts = {}
+        known, began_s = snapshot.changes.known, unix_time_s()  # Whatever changes from here on may be missing.
         route = resolve_route(query, snapshot.spaces, self.policy)
         if route is not None:
             snapshot.require_spaces(route.spaces)  # Fail before anything is looked up or encoded.
@@ -128,8 +145,13 @@ class Searcher:
             results, hits = await self._rank(query, snapshot, route, results, deadline)
         answer = build_answer(query, snapshot, route, results, hits)
         if self.cache is not None and answer.complete:
-            self.cache.put(key, answer.to_cache())
+            depends_on = chain(hits.products, (stored.serialized for stored in products.values()))
+            filtered = bool(shard_query.filter or shard_query.max_per_shop)
+            self.cache.put(key, pack_answer(answer, basis_of(known, began_s, depends_on, filtered=filtered)))
         return answer
+
+    def _read(self, value: bytes, snapshot: Snapshot) -> CachedAnswer | Void:
+        return read_answer(value, snapshot.changes.known, unix_time_s(), self.cache_staleness_s)
 
     async def _compose_vectors(
         self,
@@ -193,10 +215,15 @@ class Searcher:
         }
 
 
-def _cached_response(value: bytes, timer: RequestTimer) -> bytes:
-    answer, timer.cached = SearchAnswer.from_cache(value), True
-    timer.space = answer.space_label
+def _cached_response(cached: CachedAnswer, timer: RequestTimer) -> bytes:
+    answer, timer.stale_s = cached
+    timer.cached, timer.space = True, answer.space_label
+    _count_lookup("stale_hit" if timer.stale_s else "hit")
     return answer.response(timer)
+
+
+def _count_lookup(outcome: str) -> None:
+    _LOOKUPS[outcome].inc()
 
 
 async def _digest(data: bytes) -> bytes:

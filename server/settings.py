@@ -28,6 +28,12 @@ class ServiceSettings(ProcessSettings):
     text_encoder: str = setting("", "host:port of the text and the product encoder; empty: no text queries")
     redis: str = setting("", "redis://… of the result cache; empty: a cache in this process's memory", secret=True)
     cache_ttl_s: float = setting(3600.0, "time to live of a cached answer; 0: no cache", at_least=0, at_most=7 * 86400)
+    cache_staleness_s: float = setting(
+        10.0,
+        "age up to which a cached answer is used that may lack a product which was added or changed since; 0: none is",
+        at_least=0,
+        at_most=7 * 86400,
+    )
     cache_timeout_s: float = setting(
         0.05, "time-out of one call to Redis; after it the answer is computed", at_least=0.001, at_most=5
     )

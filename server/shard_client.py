@@ -63,9 +63,12 @@ class ShardClient:
     async def close(self) -> None:
         await self._transport.close()
 
-    async def describe(self, pinned: str) -> index_pb2.DescribeResponse | None:
-        """The versions that the shard serves; None if it is unreachable. The shard renews its lease of `pinned`."""
-        request = index_pb2.DescribeRequest(pinned=pinned)
+    async def describe(self, pinned: str, known_sequence: int = 0) -> index_pb2.DescribeResponse | None:
+        """The versions that the shard serves, and its updates of `pinned` after `known_sequence`.
+
+        None if it is unreachable. The shard renews its lease of `pinned`.
+        """
+        request = index_pb2.DescribeRequest(pinned=pinned, known_sequence=known_sequence)
         try:
             return await self._transport.describe(request, self._settings.shard_timeout_s)
         except LookalikeError:

@@ -52,9 +52,17 @@ class ShardGroup:
     async def close(self) -> None:
         await asyncio.gather(*(shard.close() for shard in self._shards))
 
-    async def describe(self, pinned: str) -> list[index_pb2.DescribeResponse | None]:
-        """The versions that each shard serves; None if it is unreachable. The shards renew their leases of `pinned`."""
-        return await asyncio.gather(*(shard.describe(pinned) for shard in self._shards))
+    async def describe(
+        self, pinned: str, known_sequences: Sequence[int] = ()
+    ) -> list[index_pb2.DescribeResponse | None]:
+        """The versions that each shard serves; None if it is unreachable. The shards renew their leases of `pinned`.
+
+        known_sequences: of each shard, the number of its last known update of `pinned`: the responses have later ones.
+        Empty: none is known.
+        """
+        known = known_sequences or (0,) * len(self._shards)
+        calls = [shard.describe(pinned, each) for shard, each in zip(self._shards, known, strict=True)]
+        return await asyncio.gather(*calls)
 
     async def search(self, snapshot: Snapshot, query: ShardQuery, deadline: Deadline) -> ShardResults:
         """Send the query to every shard. A shard that fails or is late is missing from the results, which say so.

@@ -1,4 +1,4 @@
-"""Choose the version of the index that requests pin, from the versions that the shards serve. Pure.
+"""Choose the version of the index that requests pin, from the versions that the shards serve. In memory.
 
 All shards that contribute to an answer serve the same version.
 """
@@ -6,14 +6,13 @@ All shards that contribute to an answer serve the same version.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from hashlib import blake2b
+from dataclasses import dataclass
 
 from lookalike.errors import FailedPrecondition, Unavailable
 from lookalike.spaces import space_name
 from lookalike.v1 import index_pb2
 from lookalike.v1.types_pb2 import Space
+from server.change_history import ChangeHistory
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +34,11 @@ class Snapshot:
     version: str
     spaces: Mapping[Space.ValueType, SpaceInfo]
     serving: tuple[bool, ...]  # Per shard: whether it served this version when last polled.
-    sequences: tuple[int, ...]  # Per shard: how many updates it has applied, at least, since the version was built.
+    changes: ChangeHistory  # Of this version; all its snapshots share it.
 
     @property
     def shards(self) -> int:
         return len(self.serving)
-
-    @cached_property
-    def content_id(self) -> str:
-        """Identifies the searched content: the version, and a digest of the updates known to be applied to it."""
-        if not any(self.sequences):
-            return self.version
-        changes = blake2b(repr(self.sequences).encode(), digest_size=8).hexdigest()
-        return f"{self.version}+{changes}"
-
-    def with_sequences(self, sequences: Mapping[int, int]) -> Snapshot:
-        """The same version, with the sequence numbers of these shards raised; a lower number changes nothing."""
-        latest = (max(known, sequences.get(shard, 0)) for shard, known in enumerate(self.sequences))
-        return replace(self, sequences=tuple(latest))
 
     def require_spaces(self, spaces: Sequence[Space.ValueType]) -> dict[Space.ValueType, SpaceInfo]:
         """Describe these spaces, in their order. Raises FailedPrecondition for one that the version does not have."""
@@ -70,8 +56,12 @@ class Snapshot:
         return self
 
 
-def choose_snapshot(responses: Sequence[index_pb2.DescribeResponse | None], pinned: str | None) -> Snapshot:
+def choose_snapshot(
+    responses: Sequence[index_pb2.DescribeResponse | None], pinned: str | None, changes: ChangeHistory | None = None
+) -> Snapshot:
     """The snapshot to pin, chosen from the shards' Describe responses (None: the shard is unreachable).
+
+    changes: those known of the pinned version, to which what the responses say is added; None: there is no history.
 
     The pinned version changes when every reachable shard has the same other version as its current one. If no shard
     serves it any more, the version that most shards serve is next; ties go to the one that is current at most shards,
@@ -94,8 +84,10 @@ def choose_snapshot(responses: Sequence[index_pb2.DescribeResponse | None], pinn
     (any_state, *_) = states.values()
     spaces = {each.space: SpaceInfo(each.dim, each.encoder, _documents(each, states)) for each in any_state.spaces}
     serving = tuple(ordinal in states for ordinal in range(len(responses)))
-    sequences = tuple(states[ordinal].sequence if ordinal in states else 0 for ordinal in range(len(responses)))
-    return Snapshot(version, spaces, serving, sequences)
+    if changes is None or version != pinned:
+        changes = ChangeHistory(len(responses))
+    changes.add_polled(states)
+    return Snapshot(version, spaces, serving, changes)
 
 
 def _documents(space: index_pb2.SpaceState, states: Mapping[int, index_pb2.ShardState]) -> tuple[int, ...]:

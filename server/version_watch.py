@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lookalike.errors import Unavailable
 from lookalike.v1 import index_pb2
@@ -32,26 +32,18 @@ class VersionWatch:
             raise Unavailable(self._problem)
         return self._snapshot
 
-    def note_applied(self, version: str, sequences: Mapping[int, int]) -> None:
-        """Raise the sequence numbers of the version's shards: cache keys change, so older answers are not found."""
-        if self._snapshot is not None and self._snapshot.version == version:
-            self._snapshot = self._snapshot.with_sequences(sequences)
-
     async def refresh(self) -> None:
         """Poll every shard for the versions that it serves, and choose the snapshot to pin."""
-        pinned = self._snapshot.version if self._snapshot else ""
-        responses = await self._shards.describe(pinned)
+        pinned, changes = (self._snapshot.version, self._snapshot.changes) if self._snapshot else ("", None)
+        responses = await self._shards.describe(pinned, changes.polled if changes else ())
         self._log_refusals(responses)
         try:
-            latest = choose_snapshot(responses, pinned)
+            latest = choose_snapshot(responses, pinned, changes)
         except Unavailable as error:
             self._problem = str(error)
             metrics.SHARDS_SERVING.set(0)
             return
         metrics.SHARDS_SERVING.set(sum(latest.serving))
-        if self._snapshot is not None and latest.version == pinned:
-            # An update that was applied during the poll may have brought a higher sequence number.
-            latest = latest.with_sequences(dict(enumerate(self._snapshot.sequences)))
         if self._snapshot is None or (latest.version, latest.serving) != (pinned, self._snapshot.serving):
             log.info("version %s; serving: %s", latest.version, latest.serving)
         self._snapshot = latest

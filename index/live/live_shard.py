@@ -25,10 +25,12 @@ from index.live.compaction import CompactedSegment, CompactionSource, TrainedInd
 from index.live.delta import Delta, empty_segment
 from index.live.live_directory import Checkpoint
 from index.live.patched_table import PatchedTable, Patches, take
+from index.live.recent_changes import AppliedChange, RecentChanges
 from index.live.updates import (
     Change,
     NoProduct,
     Tombstone,
+    change_kind,
     changes_in_part,
     check_owner,
     keeps_all_vectors,
@@ -43,6 +45,7 @@ from index.storage import attributes, version
 from index.storage.attributes import Attributes
 from index.storage.manifest import Manifest, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact, Overloaded
+from lookalike.runtime.partition import product_hash
 from lookalike.spaces import space_number
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import UpdateResult
@@ -91,6 +94,7 @@ class LiveShard:
         except BaseException:
             self._lock.release()
             raise
+        self._recent = RecentChanges(self.sequence)
         self.view = self._make_view()
 
     @classmethod
@@ -116,7 +120,12 @@ class LiveShard:
         with self._writing:
             outcomes, newest = self._check(updates)
             if newest:
-                sequence = self.sequence + sum(result.outcome == UpdateResult.APPLIED for result in outcomes)
+                applied = [
+                    AppliedChange(product_hash(updated_id(update).decode()), result.kind)
+                    for update, result in zip(updates, outcomes, strict=True)
+                    if result.outcome == UpdateResult.APPLIED
+                ]
+                sequence = self.sequence + len(applied)
                 record = index_pb2.LogRecord(sequence=sequence, updates=[each.update for each in newest.values()])
                 try:
                     self._log.append(record.SerializeToString())
@@ -124,6 +133,7 @@ class LiveShard:
                     raise Overloaded(f"the update could not be logged: {error}", retry_after_s=1) from error
                 refs = {product_id: each.place.ref for product_id, each in newest.items() if each.place.ref}
                 self._publish([each.change for each in newest.values()], refs)
+                self._recent.add(applied)
                 self.sequence = sequence
             return outcomes
 
@@ -135,6 +145,10 @@ class LiveShard:
     def encoders(self) -> dict[Space.ValueType, str]:
         """Fingerprint of the encoder that made the vectors of each space."""
         return {space_number(entry.name): entry.encoder for entry in self._manifest.spaces}
+
+    def recent_changes(self, known: int, sequence: int) -> index_pb2.RecentChanges:
+        """The updates after number `known` up to number `sequence`; the last of them where not all are remembered."""
+        return self._recent.between(known, sequence)
 
     def changes(self) -> Iterator[tuple[bytes, int]]:
         """Ids and revisions of the products changed since the version was built, removed ones included.
@@ -254,9 +268,10 @@ class LiveShard:
                 place = pending.place if pending else self._locate(product_id)
                 latest = pending.change.revision if pending else place.revision
                 if not _is_newer(update, latest):
-                    outcomes.append(UpdateResult(outcome=UpdateResult.STALE, revision=latest))
+                    kind = change_kind(update, same_expiry=True)  # As far as the update alone tells.
+                    outcomes.append(UpdateResult(outcome=UpdateResult.STALE, revision=latest, kind=kind))
                     continue
-                whole = self._resolve(update, place, pending.change if pending else None)
+                whole, before = self._resolve(update, place, pending.change if pending else None)
                 change = parse_update(whole, self._dims)
             except NoProduct as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.NOT_FOUND, error=str(error), revision=latest))
@@ -268,7 +283,12 @@ class LiveShard:
                     continue
                 newest[product_id] = _CheckedUpdate(change, whole, place)
                 spaces = place.spaces() if change.keeps_vectors else sorted(change.vectors)
-                outcomes.append(UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=spaces))
+                after = change.product
+                same_expiry = before is not None and after is not None and before.expires_at == after.expires_at
+                kind = change_kind(update, same_expiry=same_expiry)
+                outcomes.append(
+                    UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=spaces, kind=kind)
+                )
         return outcomes, newest
 
     def _locate(self, product_id: bytes) -> _Place:
@@ -288,18 +308,23 @@ class LiveShard:
                 return DocumentRef(segment, row)
         return None
 
-    def _resolve(self, update: index_pb2.Update, place: _Place, pending: Change | None) -> index_pb2.Update:
-        """The update as one that says all by itself, applied after a pending one. Raises NoProduct and ValueError."""
+    def _resolve(
+        self, update: index_pb2.Update, place: _Place, pending: Change | None
+    ) -> tuple[index_pb2.Update, Product | None]:
+        """The update as one that says all by itself, applied after a pending one, and the product that it changes.
+
+        Raises NoProduct and ValueError.
+        """
         if pending is not None and not pending.keeps_vectors:
-            return resolve(update, pending.product, lambda: pending.vectors)
+            return resolve(update, pending.product, lambda: pending.vectors), pending.product
         if place.ref is None or not changes_in_part(update):
-            return resolve(update, None, None)
+            return resolve(update, None, None), None
         product = place.ref.whole_product() if pending is None else pending.product
         if not place.on_disk or not keeps_all_vectors(update):
-            return resolve(update, product, place.vectors)
+            return resolve(update, product, place.vectors), product
         if update.upsert.require_vector and not place.spaces():
             raise ValueError("the product would have no vector: no search would find it")
-        return resolve(update, product, None)
+        return resolve(update, product, None), product
 
     def room(self) -> tuple[int, UpdateResult]:
         """How many more changes there is room for, and the outcome of the others."""

@@ -15,6 +15,7 @@ from lookalike.product_rules import FIELDS, normalise_tags
 from lookalike.runtime.partition import shard_of
 from lookalike.timestamps import MAX_UNIX_S
 from lookalike.v1 import index_pb2
+from lookalike.v1.index_pb2 import ChangeKind
 from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, normalised, pack, unpack
 
@@ -70,6 +71,17 @@ def keeps_all_vectors(update: index_pb2.Update) -> bool:
         case "upsert":
             return update.upsert.keep_vectors and not update.upsert.vectors
     return False
+
+
+def change_kind(update: index_pb2.Update, *, same_expiry: bool) -> ChangeKind.ValueType:
+    """How an update may change answers.
+
+    same_expiry: whether the product was there before, with the same `expires_at`: another one may bring back a product
+    that has expired, as an upsert would.
+    """
+    if update.WhichOneof("what") == "remove":
+        return index_pb2.CHANGE_KIND_REMOVAL
+    return index_pb2.CHANGE_KIND_PATCH if same_expiry and keeps_all_vectors(update) else index_pb2.CHANGE_KIND_UPSERT
 
 
 def resolve(

@@ -93,8 +93,10 @@ class ServedVersions:
             with self._lock:
                 entry.calls -= 1
 
-    def describe(self, pinned: str) -> index_pb2.DescribeResponse:
+    def describe(self, pinned: str, known_sequence: int = 0) -> index_pb2.DescribeResponse:
         """Describe the versions, the current one first; pin the one that the gateway names, and the target.
+
+        With the updates after `known_sequence` of that one, or of the current one where the gateway names none.
 
         Raises Unavailable while no version is loaded.
         """
@@ -104,9 +106,11 @@ class ServedVersions:
             for name in {pinned, self._target} & self._entries.keys():
                 self._entries[name].pinned_until_s = self._clock() + self._lease_s
             names = sorted(self._entries, key=lambda name: (name != self._current, name))
-            return index_pb2.DescribeResponse(
-                versions=[self._entries[name].handle.shard.state() for name in names], refusal=self.refusal
-            )
+            states = [
+                self._entries[name].handle.shard.state(known_sequence if name == (pinned or self._current) else None)
+                for name in names
+            ]
+            return index_pb2.DescribeResponse(versions=states, refusal=self.refusal)
 
     @property
     def current(self) -> str:

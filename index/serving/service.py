@@ -63,7 +63,7 @@ class IndexShard:
         return edge.handler(SERVICE, methods)
 
     async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
-        return self._served.describe(request.pinned)
+        return self._served.describe(request.pinned, request.known_sequence)
 
     async def search(
         self, version: str, queries: Sequence[ShardQuery], deadline: Deadline, *, ordinary_only: bool = False

@@ -61,7 +61,13 @@ class ShardVersion:
         """The same version, taking updates."""
         return ShardVersion(manifest=self.manifest, shard=self.shard, base=self.base, live=live)
 
-    def state(self) -> index_pb2.ShardState:
+    def state(self, known_sequence: int | None = None) -> index_pb2.ShardState:
+        """known_sequence: the updates after it are part of the state; None: none are."""
+        # The number before the view: a search that begins now finds all updates up to it.
+        sequence = self.live.sequence if self.live else 0
+        changes = None
+        if self.live is not None and known_sequence is not None:
+            changes = self.live.recent_changes(known_sequence, sequence)
         view = self.view
         spaces = [
             index_pb2.SpaceState(
@@ -81,8 +87,9 @@ class ShardVersion:
             shards=self.manifest.shards,
             spaces=spaces,
             documents=len(view),
-            sequence=self.live.sequence if self.live else 0,
+            sequence=sequence,
             live=self.live.state() if self.live else None,
+            changes=changes,
         )
 
     def search(self, queries: Sequence[index_pb2.ShardQuery]) -> index_pb2.ShardSearchResponse:

@@ -128,11 +128,17 @@ def classification_provenance(response: ClassifyResponse) -> Text:
     return _degraded(line, provenance.degraded)
 
 
+def _source(provenance: Provenance) -> str:
+    if provenance.stale_s:
+        return f"cached {provenance.stale_s:.1f} s ago: a product added or changed since may be missing"
+    return "cached" if provenance.cached else "computed"
+
+
 def provenance(provenance: Provenance) -> Text:
     """A line with the time, spaces, encoders, version and coverage of a search, then its plans and degradations."""
     parts = [
         f"{provenance.timings.total_s * 1e3:.1f} ms",
-        "cached" if provenance.cached else "computed",
+        _source(provenance),
         *_space_parts(provenance),
         f"version {provenance.version}",
         f"coverage {provenance.coverage:.0%}"

@@ -46,7 +46,9 @@ class CatalogStub:
     """Products by rising id (UTF-8 byte order). To resume after a break, send the last id received as `after`."""
     Upsert: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.UpsertRequest, _catalog_pb2.ChangeResponse]
     """An acknowledged change is durable on the disk of the shard that owns the product, and visible to every later search of
-    that shard; a cached answer may be older by the gateway's `refresh_s`. The newest revision wins, in whatever order and
+    that shard. No cached answer has a product as it was before: at the gateway that made the change at once, at others
+    after their `refresh_s`. Only an answer that lacks a product which was added or changed may be used for the gateway's
+    `cache_staleness_s` from when it was computed; its `stale_s` says so. The newest revision wins, in whatever order and
     however often changes arrive: retrying after any failure is safe.
 
     FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's
@@ -82,7 +84,9 @@ class CatalogAsyncStub(CatalogStub):
     """Products by rising id (UTF-8 byte order). To resume after a break, send the last id received as `after`."""
     Upsert: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpsertRequest, _catalog_pb2.ChangeResponse]  # type: ignore[assignment]
     """An acknowledged change is durable on the disk of the shard that owns the product, and visible to every later search of
-    that shard; a cached answer may be older by the gateway's `refresh_s`. The newest revision wins, in whatever order and
+    that shard. No cached answer has a product as it was before: at the gateway that made the change at once, at others
+    after their `refresh_s`. Only an answer that lacks a product which was added or changed may be used for the gateway's
+    `cache_staleness_s` from when it was computed; its `stale_s` says so. The newest revision wins, in whatever order and
     however often changes arrive: retrying after any failure is safe.
 
     FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's
@@ -145,7 +149,9 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ChangeResponse, _abc.Awaitable[_catalog_pb2.ChangeResponse]]:
         """An acknowledged change is durable on the disk of the shard that owns the product, and visible to every later search of
-        that shard; a cached answer may be older by the gateway's `refresh_s`. The newest revision wins, in whatever order and
+        that shard. No cached answer has a product as it was before: at the gateway that made the change at once, at others
+        after their `refresh_s`. Only an answer that lacks a product which was added or changed may be used for the gateway's
+        `cache_staleness_s` from when it was computed; its `stale_s` says so. The newest revision wins, in whatever order and
         however often changes arrive: retrying after any failure is safe.
 
         FAILED_PRECONDITION  the shards take no updates, or an encoder's version is not the index's

@@ -20,21 +20,49 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_KIND_UPSERT: _ChangeKind.ValueType  # 0
+    """Any search may find the product now."""
+    CHANGE_KIND_PATCH: _ChangeKind.ValueType  # 1
+    """Vectors are unchanged: a search may find it now only by a filter, or a limit per shop."""
+    CHANGE_KIND_REMOVAL: _ChangeKind.ValueType  # 2
+    """No search finds it any more."""
+
+class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
+    """How an update may change the answers to searches."""
+
+CHANGE_KIND_UPSERT: ChangeKind.ValueType  # 0
+"""Any search may find the product now."""
+CHANGE_KIND_PATCH: ChangeKind.ValueType  # 1
+"""Vectors are unchanged: a search may find it now only by a filter, or a limit per shop."""
+CHANGE_KIND_REMOVAL: ChangeKind.ValueType  # 2
+"""No search finds it any more."""
+Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
+
 @_typing.final
 class DescribeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PINNED_FIELD_NUMBER: _builtins.int
+    KNOWN_SEQUENCE_FIELD_NUMBER: _builtins.int
     pinned: _builtins.str
     """The version that the calling gateway's requests name: its lease is renewed. Empty: none."""
+    known_sequence: _builtins.int
+    """ShardState.sequence of `pinned` up to which the gateway knows the changes."""
     def __init__(
         self,
         *,
         pinned: _builtins.str = ...,
+        known_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pinned", b"pinned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_sequence", b"known_sequence", "pinned", b"pinned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -79,6 +107,7 @@ class ShardState(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     shard: _builtins.int
     """0..shards-1."""
@@ -93,6 +122,10 @@ class ShardState(_message.Message):
     def live(self) -> Global___LiveState:
         """Unset: this shard takes no updates."""
 
+    @_builtins.property
+    def changes(self) -> Global___RecentChanges:
+        """Of the pinned version, or of the current one where none is pinned: after `known_sequence`."""
+
     def __init__(
         self,
         *,
@@ -103,14 +136,45 @@ class ShardState(_message.Message):
         documents: _builtins.int = ...,
         sequence: _builtins.int = ...,
         live: Global___LiveState | None = ...,
+        changes: Global___RecentChanges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["live", b"live"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "live", b"live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "live", b"live", "sequence", b"sequence", "shard", b"shard", "shards", b"shards", "spaces", b"spaces", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "documents", b"documents", "live", b"live", "sequence", b"sequence", "shard", b"shard", "shards", b"shards", "spaces", b"spaces", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardState: _TypeAlias = ShardState  # noqa: Y015
+
+@_typing.final
+class RecentChanges(_message.Message):
+    """The last updates that were applied, one entry for each: that of the last one has the number ShardState.sequence. A shard
+    remembers 16,384 of them, none from before its start: there may be fewer than were asked for.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCTS_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    kinds: _builtins.bytes
+    """A ChangeKind each."""
+    @_builtins.property
+    def products(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """BLAKE2b-64 of the product's id, little-endian."""
+
+    def __init__(
+        self,
+        *,
+        products: _abc.Iterable[_builtins.int] | None = ...,
+        kinds: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "products", b"products"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecentChanges: _TypeAlias = RecentChanges  # noqa: Y015
 
 @_typing.final
 class LiveState(_message.Message):
@@ -786,10 +850,13 @@ class UpdateResult(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     SPACES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     outcome: Global___UpdateResult.Outcome.ValueType
     error: _builtins.str
     revision: _builtins.int
     """The product's newest revision after the update; 0: none is known."""
+    kind: Global___ChangeKind.ValueType
+    """APPLIED: how it may change answers. STALE: how it may have, as far as it tells by itself."""
     @_builtins.property
     def spaces(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.Space.ValueType]:
         """APPLIED: the spaces in which the product now has a vector."""
@@ -801,10 +868,11 @@ class UpdateResult(_message.Message):
         error: _builtins.str = ...,
         revision: _builtins.int = ...,
         spaces: _abc.Iterable[_types_pb2.Space.ValueType] | None = ...,
+        kind: Global___ChangeKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "revision", b"revision", "spaces", b"spaces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "kind", b"kind", "outcome", b"outcome", "revision", b"revision", "spaces", b"spaces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -439,6 +439,7 @@ class Provenance(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
+    STALE_S_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     PLANS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
@@ -456,6 +457,11 @@ class Provenance(_message.Message):
     exact: _builtins.bool
     cached: _builtins.bool
     """The answer is an earlier one of this version to the same request."""
+    stale_s: _builtins.float
+    """Of a cached answer: 0 where nothing is known that would change it. Else products have been added or changed that a
+    search might find now, and these are the seconds since the answer was computed: at most the gateway's
+    `cache_staleness_s`.
+    """
     @_builtins.property
     def spaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchedSpace]:
         """By number; several in late fusion."""
@@ -486,12 +492,13 @@ class Provenance(_message.Message):
         exact: _builtins.bool = ...,
         degraded: _abc.Iterable[_builtins.str] | None = ...,
         cached: _builtins.bool = ...,
+        stale_s: _builtins.float = ...,
         timings: Global___Timings | None = ...,
         plans: _abc.Iterable[_types_pb2.SearchPlan] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "coverage", b"coverage", "degraded", b"degraded", "documents_searched", b"documents_searched", "documents_total", b"documents_total", "exact", b"exact", "plans", b"plans", "policy", b"policy", "shards_answered", b"shards_answered", "shards_asked", b"shards_asked", "spaces", b"spaces", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "coverage", b"coverage", "degraded", b"degraded", "documents_searched", b"documents_searched", "documents_total", b"documents_total", "exact", b"exact", "plans", b"plans", "policy", b"policy", "shards_answered", b"shards_answered", "shards_asked", b"shards_asked", "spaces", b"spaces", "stale_s", b"stale_s", "timings", b"timings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,7 +13,7 @@ from lookalike.spaces import VECTOR_SPACES
 from lookalike.v1.search_pb2 import Example, SearchRequest
 from lookalike.v1.types_pb2 import Filter, SpaceWeight
 from server.query import parse_query
-from server.redis_result_cache import RedisResultCache
+from server.redis_result_cache import RedisResultCache, with_digest
 from server.result_cache import MemoryResultCache, RequestKeys, ResultCache, digest_of
 from tests.conftest import running_redis
 
@@ -102,6 +102,29 @@ async def test_a_look_into_memory_finds_what_a_get_does_and_counts_as_a_use() ->
     assert await cache.get("a") is None
 
 
+async def test_a_value_in_redis_that_is_not_what_was_stored_under_its_key_is_not_found() -> None:
+    with running_redis() as (url, _):
+        cache = RedisResultCache(url, ttl_s=60, timeout_s=2)
+        async with Redis.from_url(url) as redis:
+            cache.put("other", b"another value")
+            assert await get_when_kept(cache, "other") == b"another value"
+            (other,) = [await redis.get(name) for name in await redis.keys()]
+            cache.put("a", b"a value")
+            assert await get_when_kept(cache, "a") == b"a value"
+            (name,) = await redis.keys("*a")
+            stored = await redis.get(name)
+            assert isinstance(stored, bytes)
+            assert isinstance(other, bytes)
+            flipped = [stored[:i] + bytes([stored[i] ^ 1]) + stored[i + 1 :] for i in range(len(stored))]
+            cut = [stored[:i] for i in range(len(stored))]
+            for damaged in (b"garbage", b"\xff", stored + b"\0", other, *flipped, *cut):
+                await redis.set(name, damaged)
+                assert await cache.get("a") is None, damaged
+            cache.put("a", b"a value")
+            assert await get_when_kept(cache, "a") == b"a value"
+        await cache.close()
+
+
 async def test_a_redis_that_hangs_or_is_gone_never_raises_and_is_used_again_when_it_is_back() -> None:
     with running_redis() as (url, process):
         cache = RedisResultCache(url, ttl_s=60, timeout_s=0.1, pause_s=0.05)
@@ -155,7 +178,7 @@ async def test_during_the_pause_after_failures_redis_is_not_called() -> None:
 
     async def count(keys: list[str]) -> list[bytes | None]:
         calls.append(keys)
-        return [b"back"] * len(keys)
+        return [with_digest("a", b"back")] * len(keys)
 
     cache._get_batcher._send = count
     assert (await cache.get("a"), calls) == (None, [])
@@ -169,7 +192,7 @@ async def test_one_failed_call_does_not_pause_redis() -> None:
     assert await cache.get("a") is None
 
     async def answer(keys: list[str]) -> list[bytes | None]:
-        return [b"there"] * len(keys)
+        return [with_digest("a", b"there")] * len(keys)
 
     cache._get_batcher._send = answer
     assert await cache.get("a") == b"there"

@@ -25,6 +25,7 @@ from index.serving.slots import Slots
 from index.serving.writer import MAX_UPDATES, Writer
 from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.partition import product_hash
 from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import UpdateResult
@@ -295,6 +296,27 @@ async def test_an_applied_update_is_in_the_next_search_and_counts_in_the_sequenc
     assert list(hits.ids) == ["new"]
     (state,) = (await live_scene.transport.describe(index_pb2.DescribeRequest(), SECONDS)).versions
     assert (state.sequence, state.documents) == (2, COUNT)
+
+
+async def test_a_description_has_the_updates_after_a_number_of_the_version_that_it_pins_or_else_of_the_current_one(
+    live_scene: Scene, version: str, other: ShardVersion
+) -> None:
+    updates = [upsert("new", 7), remove("p3", 1), remove("new", 8)]
+    await live_scene.transport.apply(index_pb2.ApplyRequest(version=version, updates=updates), SECONDS)
+
+    async def described(pinned: str, known: int) -> dict[str, index_pb2.RecentChanges]:
+        request = index_pb2.DescribeRequest(pinned=pinned, known_sequence=known)
+        states = (await live_scene.transport.describe(request, SECONDS)).versions
+        return {state.version: state.changes for state in states}
+
+    new, p3 = product_hash("new"), product_hash("p3")
+    kinds = bytes([index_pb2.CHANGE_KIND_UPSERT, *[index_pb2.CHANGE_KIND_REMOVAL] * 2])
+    assert (await described("", 0))[version] == index_pb2.RecentChanges(products=[new, p3, new], kinds=kinds)
+    assert (await described(version, 1))[version] == index_pb2.RecentChanges(products=[p3, new], kinds=kinds[1:])
+    assert not (await described(version, 3))[version].products
+    live_scene.served.add(VersionHandle(other))
+    assert not (await described("", 0))[version].products
+    assert len((await described(version, 0))[version].products) == 3
 
 
 async def test_an_update_that_cannot_be_applied_is_an_outcome_and_the_others_are_applied(

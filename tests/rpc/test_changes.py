@@ -18,11 +18,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from index.backends.faiss_support import use_threads
 from index.building.build import build
-from index.live.live_shard import LiveLimits, LiveShard
-from index.serving.service import IndexShard
-from index.serving.shard_version import open_shard
-from index.serving.slots import Slots
-from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import catalog_pb2_grpc, search_pb2_grpc
@@ -49,9 +44,9 @@ from tests.rpc.gateways import (
     fuse,
     running_gateway,
     scripted_system,
-    serving,
 )
-from tests.unit.index.samples import catalogue, serving_only, unit_vectors, vectors_of
+from tests.rpc.live_shards import live_shards
+from tests.unit.index.samples import catalogue, unit_vectors, vectors_of
 
 
 @pytest_asyncio.fixture
@@ -347,25 +342,11 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
 @asynccontextmanager
 async def gateway_of(directory: Path) -> AsyncIterator[str]:
     """The address of a gateway of the shards of `directory`/index, with changes in `directory`/live."""
-    slots, handlers, writers, lives = Slots(threads=1, max_waiting=64), [], [], []
-    for number in range(SHARDS):
-        shard = open_shard(directory / "index", number)
-        live = directory / "live" / str(number)
-        lives.append(LiveShard(shard.base, shard.manifest, number, live, LiveLimits(delta_rows=64, changes=1000)))
-        served = serving_only(shard.with_live(lives[-1]))
-        writers.append(Writer(served, max_waiting=2000))
-        handlers.append(IndexShard(slots, served, writers[-1]).handler())
     async with (
-        serving(handlers[0]) as first,
-        serving(handlers[1]) as second,
-        running_gateway({"shards": (first, second), "refresh_s": 60.0}) as address,
+        live_shards(directory) as shards,
+        running_gateway({"shards": shards, "refresh_s": 60.0, "cache_staleness_s": 0.0}) as address,
     ):
         yield address
-    for writer in writers:
-        writer.close()
-    for live_shard in lives:
-        live_shard.close()
-    slots.close()
 
 
 async def test_a_price_changes_and_the_vectors_stay(gateway: str) -> None:
@@ -448,7 +429,7 @@ async def test_a_stored_revision_far_ahead_of_the_clock_does_not_win(tmp_path: P
         assert (await catalog.Get(GetRequest(product_id="p3"))).product.revision == now_ms
 
 
-async def test_after_a_change_the_gateway_does_not_answer_from_an_older_cache_entry(gateway: str) -> None:
+async def test_without_stale_answers_an_upserted_product_is_in_the_next_answer_of_its_gateway(gateway: str) -> None:
     async with aio_channel(gateway) as channel:
         search, catalog = search_pb2_grpc.SimilarProductsStub(channel), catalog_pb2_grpc.CatalogStub(channel)
         vector = unit_vectors(1, 8, seed=5)[0]

@@ -457,7 +457,7 @@ async def test_cached_values_of_another_format_are_not_read(redis_url: str) -> N
                 break
             await asyncio.sleep(0.02)
         (key,) = keys
-        assert key.startswith(b"lookalike:search:2:")
-        await redis.set(key.replace(b":2:", b":1:"), b"\x01\x00\x00\x00\x00")
+        assert key.startswith(b"lookalike:search:3:")
+        await redis.set(key.replace(b":3:", b":2:"), b"\x01\x00\x00\x00\x00")
         await redis.delete(key)
         assert not (await system.search.Search(request)).provenance.cached

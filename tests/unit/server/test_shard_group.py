@@ -11,6 +11,7 @@ from lookalike.errors import DeadlineExceeded, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.shard_query import ShardHits, ShardQuery
 from lookalike.v1 import index_pb2
+from server.change_history import ChangeHistory
 from server.settings import ServiceSettings
 from server.shard_group import ShardGroup
 from server.topology import Snapshot
@@ -66,7 +67,7 @@ class ScriptedShard:
 
 
 def a_group(*shards: ScriptedShard, timeout_s: float = SOON) -> tuple[ShardGroup, Snapshot]:
-    snapshot = Snapshot("v1", {}, (True,) * len(shards), (0,) * len(shards))
+    snapshot = Snapshot("v1", {}, (True,) * len(shards), ChangeHistory(len(shards)))
     return ShardGroup(shards, ServiceSettings(shard_timeout_s=timeout_s, shard_inflight=64)), snapshot
 
 

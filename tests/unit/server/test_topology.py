@@ -83,18 +83,12 @@ def test_documents_count_the_current_vectors_of_reachable_shards_and_the_built_o
         response.versions[0].sequence = sequence
     snapshot = choose_snapshot(described, pinned="v1")
     assert snapshot.spaces[SPACE_IMAGE].documents == (5, 0, 3)
-    assert snapshot.sequences == (7, 2, 0)
+    assert snapshot.changes.known.sequences == (7, 2, 0)
 
 
-def test_the_content_id_is_the_version_until_an_update_and_changes_with_each_update() -> None:
-    built = choose_snapshot(responses("v1", "v1"), pinned="v1")
-    assert built.content_id == "v1"
-    content_ids = [
-        built.content_id,
-        built.with_sequences({0: 1}).content_id,
-        built.with_sequences({1: 1}).content_id,
-        built.with_sequences({0: 1, 1: 1}).content_id,
-    ]
-    assert len({*content_ids}) == 4
-    # A lower number that arrives late changes nothing.
-    assert built.with_sequences({0: 3}).with_sequences({0: 2}).sequences == (3, 0)
+def test_what_is_known_of_the_changes_goes_on_while_the_version_stays_and_ends_with_it() -> None:
+    first = choose_snapshot(responses("v1", "v1"), pinned=None)
+    again = choose_snapshot(responses("v1", "v1"), "v1", first.changes)
+    assert again.changes is first.changes
+    moved_on = choose_snapshot(responses("v2 v1", "v2 v1"), "v1", first.changes)
+    assert moved_on.changes is not first.changes

@@ -312,6 +312,13 @@ def test_the_provenance_line_names_every_space_with_its_weight_and_the_policy() 
     assert "space product · policy fashion=product>image" in str(render.provenance(chosen))
 
 
+def test_the_provenance_line_says_how_stale_a_cached_answer_is() -> None:
+    assert "computed" in str(render.provenance(Provenance()))
+    current, stale = Provenance(cached=True), Provenance(cached=True, stale_s=4.25)
+    assert "cached ·" in str(render.provenance(current))
+    assert "cached 4.2 s ago: a product added or changed since may be missing ·" in str(render.provenance(stale))
+
+
 def test_explained_searches_show_the_plan_of_each_shard() -> None:
     exact = SearchPlan(shard=0, space=SPACE_IMAGE, documents=60_000, matching=200)
     approximate = SearchPlan(
