@@ -129,6 +129,9 @@ def search_degradations(snapshot: Snapshot, route: Route, results: ShardResults)
     if route.missing_vectors:
         metrics.DEGRADED.labels("vector_missing").inc()
         reasons += route.missing_vectors
+    if snapshot.losses:
+        metrics.DEGRADED.labels("changes_lost").inc()
+        reasons += snapshot.losses
     for space in route.spaces:
         if "-untrained-" in snapshot.spaces[space].encoder:
             metrics.DEGRADED.labels("encoder_untrained").inc()

@@ -35,6 +35,7 @@ class Snapshot:
     spaces: Mapping[Space.ValueType, SpaceInfo]
     serving: tuple[bool, ...]  # Per shard: whether it served this version when last polled.
     changes: ChangeHistory  # Of this version; all its snapshots share it.
+    losses: tuple[str, ...] = ()  # What changes of the version before this one lacks, and why, as sentences.
 
     @property
     def shards(self) -> int:
@@ -87,7 +88,16 @@ def choose_snapshot(
     if changes is None or version != pinned:
         changes = ChangeHistory(len(responses))
     changes.add_polled(states)
-    return Snapshot(version, spaces, serving, changes)
+    return Snapshot(version, spaces, serving, changes, _losses(states))
+
+
+def _losses(states: Mapping[int, index_pb2.ShardState]) -> tuple[str, ...]:
+    return tuple(
+        f"shard {ordinal} lacks {state.live.lost_changes} changes of the version before: "
+        + "; ".join(state.live.lost_reasons)
+        for ordinal, state in sorted(states.items())
+        if state.live.lost_changes
+    )
 
 
 def _documents(space: index_pb2.SpaceState, states: Mapping[int, index_pb2.ShardState]) -> tuple[int, ...]:

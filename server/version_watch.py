@@ -46,6 +46,8 @@ class VersionWatch:
         metrics.SHARDS_SERVING.set(sum(latest.serving))
         if self._snapshot is None or (latest.version, latest.serving) != (pinned, self._snapshot.serving):
             log.info("version %s; serving: %s", latest.version, latest.serving)
+        for loss in set(latest.losses).difference(self._snapshot.losses if self._snapshot else ()):
+            log.warning("version %s: %s", latest.version, loss)
         self._snapshot = latest
         if all(latest.serving):
             self._complete.set()

@@ -88,7 +88,7 @@ async def a_catalogue(address: str) -> AsyncIterator[catalog_pb2_grpc.CatalogAsy
 def an_upsert(number: int) -> UpsertRequest:
     vector = np.random.default_rng(number).normal(size=DIM).astype("<f4").tobytes()
     vectors = [SpaceVector(space=IMAGE, vector=vector)]
-    return UpsertRequest(product=Product(id=f"new{number}"), revision=number + 1, vectors=vectors)
+    return UpsertRequest(product=Product(id=f"new{number}", category="home"), revision=number + 1, vectors=vectors)
 
 
 async def call_until_accepted(call: grpc.aio.UnaryUnaryMultiCallable, request: UpsertRequest | RemoveRequest) -> None:  # type: ignore[type-arg]  # it is generic in the stubs only

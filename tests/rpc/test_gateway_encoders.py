@@ -42,7 +42,7 @@ async def status_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
         pytest.param(lambda system: system.search.Classify(ClassifyRequest(image=a_photo(7))), id="Classify"),
         pytest.param(
             lambda system: system.catalog.Upsert(
-                UpsertRequest(product=Product(id="new"), revision=1, encode=True, image=a_photo(7))
+                UpsertRequest(product=Product(id="new", category="home"), revision=1, encode=True, image=a_photo(7))
             ),
             id="Upsert",
         ),

@@ -249,7 +249,7 @@ async def test_a_list_can_continue_after_an_id_that_does_not_exist(stub: Stub, v
     "ask",
     [
         lambda stub, version: stub.Fetch(index_pb2.FetchRequest(version=version, ids=["x"] * 1001)),
-        lambda stub, version: stub.Fetch(index_pb2.FetchRequest(version=version, ids=["x"] * 17, descriptions=True)),
+        lambda stub, version: stub.Fetch(index_pb2.FetchRequest(version=version, ids=["x"] * 257, descriptions=True)),
         lambda stub, version: stub.Search(
             index_pb2.ShardSearchRequest(version=version, queries=[a_query()] * (MAX_QUERIES + 1))
         ),

@@ -56,6 +56,15 @@ def test_a_version_built_for_another_number_of_shards_is_never_chosen() -> None:
     assert choose_snapshot(both, pinned="v1").version == "v1"
 
 
+def test_a_snapshot_says_which_changes_the_version_lacks() -> None:
+    first, second = responses("v1", "v1")
+    assert first is not None
+    first.versions[0].live.lost_changes = 7
+    first.versions[0].live.lost_reasons.extend(["other vectors", "other shards"])
+    snapshot = choose_snapshot([first, second], pinned=None)
+    assert snapshot.losses == ("shard 0 lacks 7 changes of the version before: other vectors; other shards",)
+
+
 def test_shard_addresses_in_the_wrong_order_or_number_are_an_error() -> None:
     with pytest.raises(Unavailable, match="order"):
         choose_snapshot([*reversed(responses("v1", "v1"))], pinned=None)
