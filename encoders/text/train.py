@@ -174,6 +174,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     print(json.dumps(result) if options.json else f"{fingerprint} of {len(texts)} documents in {options.out}")
 
 
+_MAX_CELL_CHARS = 1 << 20
+
+
 def read_texts(source: Path) -> Iterator[str]:
     """Read the texts: title and description of each row, or each line. Raises BadCatalogue, naming file and line."""
     if source.is_dir():
@@ -193,6 +196,7 @@ def _lines(file: Iterable[str], source: Path) -> Iterator[str]:
 
 
 def _rows(file: Iterable[str], source: Path) -> Iterator[str]:
+    csv.field_size_limit(_MAX_CELL_CHARS)  # Of the whole process: what reads catalogues has the same.
     table = csv.DictReader(file)
     if not {"title", "description"} & {*(table.fieldnames or ())}:
         raise BadCatalogue(

@@ -210,8 +210,8 @@ def test_a_vector_that_is_zero_or_not_finite_is_refused_and_its_row_named(
 def test_a_file_without_vectors_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("0.1 0.2")
     np.save(tmp_path / "one.npy", np.ones(2000, dtype=np.float32))
-    np.save(tmp_path / "double.npy", np.ones((2000, 2)))
-    for name in ("text.npy", "one.npy", "double.npy", "missing.npy"):
+    np.save(tmp_path / "complex.npy", np.ones((2000, 2), dtype=np.complex64))
+    for name in ("text.npy", "one.npy", "complex.npy", "missing.npy"):
         with pytest.raises(BadArtifact, match=name):
             tune.main(arguments(tmp_path / name, tmp_path), {})
 
