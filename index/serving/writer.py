@@ -28,7 +28,7 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.v1.index_pb2 import ApplyRequest, ApplyResponse, Update, UpdateResult
 
 MAX_UPDATES = 1024  # In one request, and in one write of several.
-# Updates applied, logged and published together. While they are, searches get the interpreter's lock late: 10 ms.
+# Updates applied, logged and published together, in some 15 ms, in which searches get the interpreter's lock late.
 _PART = 128
 _SHARE = 0.5  # Of the time, while ordinary searches run.
 
