@@ -305,7 +305,10 @@ def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedIndex | Non
         if is_alike and still_reach(trained.points, index, mapped, held_out, trained.recall):
             index.write(directory / ANN_INDEX)
             return IndexEntry(recipe=str(recipe), operating_points=trained.points)
-        if operating_points := calibrate(index, mapped, held_out, trained.recall, (_SHALLOW_DEPTH, *DEPTHS)):
+        # Of 3 neighbours of few queries the recall scatters: where that depth fails, the others may not.
+        depths = ((_SHALLOW_DEPTH, *DEPTHS), DEPTHS)
+        calibrations = (calibrate(index, mapped, held_out, trained.recall, each) for each in depths)
+        if operating_points := next(filter(None, calibrations), None):
             index.write(directory / ANN_INDEX)
             return IndexEntry(recipe=str(recipe), operating_points=operating_points)
     return IndexEntry()
