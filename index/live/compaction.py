@@ -298,20 +298,26 @@ def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedIndex | Non
         recipes.append(base)  # The other may miss a recall that the base reaches.
     for recipe in recipes:
         index = _index_vectors(mapped, recipe, trained, held_out)
-        # To calibrate takes longer than all else: it is done anew when the segment has doubled.
-        is_alike = (
-            str(recipe) == trained.recipe and len(mapped).bit_length() == trained.ann_index.documents.bit_length()
-        )
-        if is_alike and still_reach(trained.points, index, mapped, held_out, trained.recall):
-            index.write(directory / ANN_INDEX)
-            return IndexEntry(recipe=str(recipe), operating_points=trained.points)
-        # Of 3 neighbours of few queries the recall scatters: where that depth fails, the others may not.
-        depths = ((_SHALLOW_DEPTH, *DEPTHS), DEPTHS)
-        calibrations = (calibrate(index, mapped, held_out, trained.recall, each) for each in depths)
-        if operating_points := next(filter(None, calibrations), None):
+        if operating_points := _operating_points(index, mapped, held_out, recipe, trained):
             index.write(directory / ANN_INDEX)
             return IndexEntry(recipe=str(recipe), operating_points=operating_points)
     return IndexEntry()
+
+
+def _operating_points(
+    index: VectorIndex, mapped: StoredVectors, held_out: I64, recipe: Recipe, trained: TrainedIndex
+) -> tuple[OperatingPoint, ...]:
+    """Those of the last segment until it has doubled, since to calibrate takes longer than all else; or new ones."""
+    documents = trained.ann_index.documents
+    is_alike = trained.is_segment and str(recipe) == trained.recipe
+    is_alike = is_alike and len(mapped).bit_length() == documents.bit_length()
+    if is_alike and still_reach(trained.points, index, mapped, held_out, trained.recall):
+        return trained.points
+    # Of 3 neighbours of few queries the recall scatters: where that depth misses the target, the others may not.
+    for depths in ((_SHALLOW_DEPTH, *DEPTHS), DEPTHS):
+        if points := calibrate(index, mapped, held_out, trained.recall, depths):
+            return points
+    return ()
 
 
 def _index_vectors(mapped: StoredVectors, recipe: Recipe, trained: TrainedIndex, held_out: I64) -> VectorIndex:

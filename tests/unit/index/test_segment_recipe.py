@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from index.backends import factory
 from index.backends.faiss_support import use_threads
+from index.backends.ivf import IvfIndex
 from index.backends.recipe import HnswRecipe, IvfRecipe, NgtRecipe, Recipe, SymqgRecipe, resolve_recipe
+from index.backends.vector_index import VectorIndex
+from index.building import calibration
 from index.building.build import IndexOptions, build
 from index.live import compaction
 from index.live.live_shard import LiveLimits, LiveShard
 from index.live.segment_recipe import segment_recipe
 from index.serving.shard_version import open_shard
+from index.storage.manifest import OperatingPoint
 from lookalike.shard_query import ShardQuery
 from lookalike.v1.index_pb2 import Update, Upsert
 from lookalike.v1.types_pb2 import Product, SpaceVector
@@ -120,9 +125,11 @@ def test_changes_beside_a_graph_are_compacted_by_the_recipe_that_suits_and_found
 def test_where_the_other_recipe_misses_the_recall_of_the_base_changes_are_in_a_graph_like_the_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        compaction, "segment_recipe", lambda *_: IvfRecipe("PQ", 4, 1)
-    )  # A code for all 128 dimensions.
+    def calibrate(index: VectorIndex, *arguments: Any) -> tuple[OperatingPoint, ...]:
+        return () if isinstance(index, IvfIndex) else calibration.calibrate(index, *arguments)
+
+    monkeypatch.setattr(compaction, "calibrate", calibrate)
+    monkeypatch.setattr(compaction, "segment_recipe", lambda *_: IvfRecipe("PQ", 4, 32))
     vectors = clustered(COUNT + CHANGED, SMALL_DIM)
     live = open_live(tmp_path, "HNSW32", vectors[:COUNT])
     live.apply(upserts(vectors[COUNT:], 1))
