@@ -14,7 +14,7 @@ STORED_FIELDS = frozenset(FIELDS) - {"revision"}  # A product's revision is that
 def normalise_product(product: Product, fields: Collection[str] = STORED_FIELDS) -> list[str]:
     """Normalise these fields of the product in place; the others are cleared. Returns what its owner should know of.
 
-    Raises InvalidRequest naming the first invalid field, and for a field of a newer client.
+    Raises InvalidRequest naming the first invalid field.
     """
     notices: list[str] = []
     for field in FIELDS:
