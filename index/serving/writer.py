@@ -138,6 +138,10 @@ class Writer:
             part, loss = apply_to_all(live, replicas, updates[start : start + _PART])
             outcomes += part
             losses.append(loss)
+            full = next((each for each in part if each.outcome == UpdateResult.FULL), None)
+            if full is not None:  # What follows waits, too: it may be of the same products.
+                outcomes += [full] * (len(updates) - len(outcomes))
+                break
             if start + _PART < len(updates):
                 self._pacer.pause(monotonic() - began_s)
         return outcomes, MigrationLoss(
