@@ -30,6 +30,7 @@ from index.storage.location import Directory
 from index.storage.names import shard_name
 from lookalike.changes import remove_change
 from lookalike.client import Client
+from lookalike.errors import LookalikeError
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
@@ -173,15 +174,16 @@ def _has_begun(live: Path) -> bool:
 
 def _plan(random: np.random.Generator, kills: int) -> Iterator[tuple[str, Sequence[str], Sequence[str]]]:
     """What is killed, as a kind and as roles, and the roles that are started in its place."""
-    remaining = kills
-    while remaining > 0:
+    while kills > 0:
+        shard = str(random.choice(_SHARDS))
         turns: list[tuple[str, Sequence[str], Sequence[str]]] = [
-            (role.partition(" ")[0], [role], [role])
-            for role in map(str, random.permutation([random.choice(_SHARDS), "gateway"]))
+            ("gateway", ["gateway"], ["gateway"]),
+            ("shard", [shard], [shard]),  # While its gateway has answers in its cache.
+            ("everything", _APART, ["node"]),
+            ("node", ["node"], _APART),
         ]
-        turns += [("everything", _APART, ["node"]), ("node", ["node"], _APART)]
-        yield from turns[:remaining]
-        remaining -= len(turns)
+        yield from turns[:kills]
+        kills -= len(turns)
 
 
 def _build(folder: Path) -> tuple[Sequence[str], Products, ChangeLedger]:
@@ -245,9 +247,10 @@ def _settle(client: Client) -> None:
     """Wait until every shard has written what it received before: it writes changes in their order."""
     until_complete(client.count)
     last = [remove_change(f"nobody {number}", revision=1) for number in range(16)]  # Of all shards.
-    until_complete(lambda: [_raise_error(each) for each in client.batch_write(last)])
 
+    def write() -> None:
+        for outcome in client.batch_write(last):
+            if isinstance(outcome, LookalikeError):
+                raise outcome
 
-def _raise_error(outcome: object) -> None:
-    if isinstance(outcome, Exception):
-        raise outcome
+    until_complete(write)
