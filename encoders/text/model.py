@@ -11,18 +11,20 @@ import numpy as np
 from encoders import artifact
 from encoders.text import scdv
 from encoders.text.scdv import Topics
+from encoders.text.synonyms import Synonyms, load_table
 from encoders.text.tokens import Tokenizer
 from encoders.text.word_vectors import WordVectors, load_word_vectors
 from lookalike.vectors import F32, normalised
 
-FORMAT = 5  # Increased whenever the files, their meaning or the manifest change.
+FORMAT = 6  # Increased whenever the files, their meaning or the manifest change.
 FASTTEXT = "words.bin"
+SYNONYMS = "synonyms.tsv"
 ARRAYS = {
     "fasttext": ("idf", "centre"),
     "scdv": ("idf", "centre", "log_weights", "means", "precisions", "projection"),
 }
 KINDS = tuple(ARRAYS)
-FILES = {kind: (FASTTEXT, *(f"{name}.npy" for name in names)) for kind, names in ARRAYS.items()}
+FILES = {kind: (FASTTEXT, SYNONYMS, *(f"{name}.npy" for name in names)) for kind, names in ARRAYS.items()}
 MAX_WORDS = 65_536  # In the cache, and per batch: 31 MB. The longest text has no more words.
 
 
@@ -77,12 +79,18 @@ class TextModel:
     fingerprint: the kind, and a digest of the artifact. dim: of the vectors.
     """
 
-    def __init__(self, manifest: dict[str, Any], word_features: WordFeatureCache, projection: F32 | None) -> None:
+    def __init__(
+        self,
+        manifest: dict[str, Any],
+        synonyms: Synonyms,
+        word_features: WordFeatureCache,
+        projection: F32 | None,
+    ) -> None:
         self.fingerprint: str = manifest["fingerprint"]
         self.dim: int = manifest["dim"]
         self.kind: str = manifest["kind"]
         self.threshold: float = manifest.get("threshold", 0.0)
-        self._tokenize = Tokenizer()
+        self._tokenize = Tokenizer(synonyms)
         self.word_features = word_features
         self.projection = projection
 
@@ -118,7 +126,7 @@ def load(directory: Path) -> TextModel:
     manifest = read_manifest(directory)
     arrays = artifact.load_arrays(directory, ARRAYS[manifest["kind"]])
     word_features = WordFeatureCache(manifest, load_word_vectors(directory / FASTTEXT), arrays)
-    return TextModel(manifest, word_features, arrays.get("projection"))
+    return TextModel(manifest, load_table(directory / SYNONYMS), word_features, arrays.get("projection"))
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

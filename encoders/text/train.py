@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from encoders import artifact
 from encoders.text import scdv
-from encoders.text.model import FASTTEXT, FILES, FORMAT, KINDS
+from encoders.text.model import FASTTEXT, FILES, FORMAT, KINDS, SYNONYMS
+from encoders.text.synonyms import DEFAULT_DICTIONARIES, compile_synonyms, read_lines, write_table
 from encoders.text.tokens import Tokenizer
 from encoders.text.word_vectors import SkipGramParameters, WordVectors, copy_word_vectors, train_word_vectors, word_ids
 from lookalike.cli import arguments
@@ -42,6 +43,7 @@ def train(
     dim: int = 256,
     seed: int = 0,
     word_vectors: Path | None = None,
+    dictionaries: Sequence[Path] = DEFAULT_DICTIONARIES,
     scdv_parameters: scdv.ScdvParameters | None = None,
     skip_gram_parameters: SkipGramParameters | None = None,
     progress: Progress | None = None,
@@ -50,7 +52,8 @@ def train(
 
     dim: of an SCDV encoder, 1..1024; fewer if there are too few documents or words.
     word_vectors: a fastText .bin with pretrained word vectors (copied into the artifact); None: they are trained.
-    Raises BadCatalogue if the texts contain no words, BadArtifact if `word_vectors` is not a fastText model or contains
+    dictionaries: of synonyms, a later one changes an earlier one (docs/synonyms.md).
+    Raises BadDictionary, BadCatalogue if the texts contain no words, BadArtifact if `word_vectors` is not a fastText model or contains
     none of the words, OperatorError if `out` exists or cannot be written.
     """
     if kind not in KINDS:
@@ -61,7 +64,9 @@ def train(
 
     def write_files(staging: Path) -> Mapping[str, Any]:
         report("tokenizing")
-        tokenize = Tokenizer()
+        synonyms = compile_synonyms([read_lines(path) for path in dictionaries], Tokenizer())
+        write_table(staging / SYNONYMS, synonyms)
+        tokenize = Tokenizer(synonyms)
         documents = [tokenize(text) for text in texts]
         if not any(documents):
             raise BadCatalogue("the texts contain no words: nothing to train a text encoder on")
@@ -158,6 +163,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     parser.add_argument(
         "--words", type=Path, metavar="FILE", help="use the pretrained word vectors of this fastText .bin"
     )
+    parser.add_argument(
+        "--synonyms",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="more words that mean the same: one group per line, separated by commas (docs/synonyms.md); repeatable",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(argv)
     texts = list(read_texts(options.source))
@@ -168,6 +181,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
         dim=options.dim,
         seed=options.seed,
         word_vectors=options.words,
+        dictionaries=(*DEFAULT_DICTIONARIES, *options.synonyms),
         progress=lambda step: print(f"{step} …", file=sys.stderr),
     )
     result = {"fingerprint": fingerprint, "artifact": str(options.out), "documents": len(texts)}
