@@ -13,6 +13,7 @@ import numpy as np
 
 from encoders import artifact
 from encoders.text.model import FORMAT, TextModel, read_manifest
+from encoders.text.synonyms import DEFAULT_DICTIONARIES, dictionary_sha256
 from encoders.text.train import train
 from lookalike.product_rules import CatalogueProduct, has_word
 from lookalike.vectors import F32
@@ -44,19 +45,30 @@ def text_digest(text: str) -> str:
 
 
 def train_text_encoder(
-    texts: Sequence[str], directory: Path, *, kind: str, seed: int, word_vectors: Path | None = None
+    texts: Sequence[str],
+    directory: Path,
+    *,
+    kind: str,
+    seed: int,
+    word_vectors: Path | None = None,
+    synonyms: Sequence[Path] = (),
 ) -> tuple[Path, bool]:
     """Train an encoder on these texts, unless it is cached.
 
     Returns DIRECTORY/<fingerprint>, and whether it was trained now.
     word_vectors: a fastText .bin file with word vectors; None: they are trained too.
-    Raises BadCatalogue if the texts contain no word, BadArtifact if the file of word vectors is missing or unsuitable.
+    synonyms: dictionaries of the shop's own, beside the default ones.
+    Raises BadCatalogue if the texts contain no word, BadArtifact if the file of word vectors is missing or unsuitable,
+    BadDictionary.
     """
-    inputs = _inputs_digest(texts, kind, seed, word_vectors)
+    dictionaries = (*DEFAULT_DICTIONARIES, *synonyms)
+    inputs = _inputs_digest(texts, kind, seed, word_vectors, dictionaries)
     return train_once(
         directory,
         inputs,
-        train=lambda staged: train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors),
+        train=lambda staged: train(
+            texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors, dictionaries=dictionaries
+        ),
         check=read_manifest,
     )
 
@@ -98,9 +110,11 @@ def encode_products(
     return vectors, encoded
 
 
-def _inputs_digest(texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None) -> str:
-    word_vectors_digest = artifact.file_sha256(word_vectors) if word_vectors else ""
-    digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {word_vectors_digest}".encode(), digest_size=16)
+def _inputs_digest(
+    texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None, dictionaries: Sequence[Path]
+) -> str:
+    files = [artifact.file_sha256(word_vectors) if word_vectors else "", *map(dictionary_sha256, dictionaries)]
+    digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {' '.join(files)}".encode(), digest_size=16)
     for text in texts:
         digest.update(blake2b(text.encode(), digest_size=16).digest())
     return digest.hexdigest()

@@ -54,6 +54,7 @@ class UpdateOptions:
     seed: int = 0
     text_kind: str = "scdv"
     text_words: Path | None = None  # A fastText .bin file; None: word vectors are trained.
+    synonyms: tuple[Path, ...] = ()  # Dictionaries of the shop's own, beside the default ones.
     table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
     strict: bool = False
     max_rejected: MaxRejected | None = None  # With more rejected rows nothing is built; None: any number.
@@ -226,6 +227,7 @@ def _text_space(
                 kind=options.text_kind,
                 seed=options.seed,
                 word_vectors=options.text_words,
+                synonyms=options.synonyms,
             )
     except BadCatalogue:
         return None  # The texts contain no word. The products may still have photos.

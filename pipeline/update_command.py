@@ -52,6 +52,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             seed=args.seed,
             text_kind=args.text_kind,
             text_words=args.text_words,
+            synonyms=tuple(args.synonyms),
             table=catalogue_options.table_options(args),
             strict=args.strict,
             max_rejected=parse_max_rejected(args.max_rejected),
@@ -155,6 +156,15 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="use the word vectors of this fastText .bin file instead of training them",
+    )
+    add(
+        "--synonyms",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="more words that mean the same, in titles and queries: one group per line, separated by commas "
+        "(docs/synonyms.md); repeatable",
     )
     add(
         "--features",

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from lookalike.errors import BadArtifact, OperatorError
@@ -74,17 +75,28 @@ NO_SYNONYMS = Synonyms({})
 
 def read_lines(path: Path) -> list[Line]:
     """Read a dictionary. Raises BadDictionary, naming the line, if it cannot be read or is not in the format."""
+    data = _read(path)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise BadDictionary(f"{path}: larger than {MAX_BYTES >> 20} MiB")
-        return list(parse_lines(data.decode("utf-8-sig"), path.name))
-    except OSError as error:
-        raise BadDictionary(f"{path}: {error.strerror}") from error
+        return list(parse_lines(data.decode("utf-8-sig"), str(path)))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise BadDictionary(f"{path}:{line}: not UTF-8") from error
+
+
+def dictionary_sha256(path: Path) -> str:
+    """SHA-256 of a dictionary in hex. Raises BadDictionary."""
+    return sha256(_read(path)).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise BadDictionary(f"{path}: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise BadDictionary(f"{path}: larger than {MAX_BYTES >> 20} MiB")
+    return data
 
 
 def parse_lines(text: str, name: str) -> Iterator[Line]:

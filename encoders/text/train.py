@@ -32,6 +32,7 @@ EXAMPLES = """examples:
   lookalike encoders train-text my-shop texts/scdv              titles and descriptions of products.jsonl or .csv
   lookalike encoders train-text titles.txt texts/plain --kind fasttext      one document per line
   lookalike encoders train-text my-shop texts/ja --words cc.ja.300.bin      pretrained word vectors
+  lookalike encoders train-text my-shop texts/scdv --synonyms my-words.txt  with words of the shop's own
 """
 
 
