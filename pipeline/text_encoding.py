@@ -15,7 +15,7 @@ from encoders import artifact
 from encoders.text.model import FORMAT, TextModel, read_manifest
 from encoders.text.synonyms import DEFAULT_DICTIONARIES, dictionary_sha256
 from encoders.text.train import train
-from lookalike.product_rules import CatalogueProduct, has_word
+from lookalike.product_rules import CatalogueProduct, embedded_texts
 from lookalike.vectors import F32
 from pipeline.feature_store import FeatureStore
 from pipeline.training_cache import train_once
@@ -32,11 +32,6 @@ _BATCH = 1024
 def training_text(product: CatalogueProduct) -> str:
     """The text of a product that the encoder is trained on: title and description."""
     return f"{product.title}\n{product.description}".strip()
-
-
-def embedded_text(product: CatalogueProduct) -> str:
-    """The text of a product that its vector is computed from: the title, or the description if that has no word."""
-    return product.title if has_word(product.title) else product.description
 
 
 def text_digest(text: str) -> str:
@@ -99,12 +94,13 @@ def encode_products(
     A product whose title has no word that the encoder knows gets the vector of its description; (n, dim) float32, zeros
     where that has none either.
     """
-    texts = [embedded_text(product) for product in products]
+    candidates = [embedded_texts(product.title, product.description) for product in products]
+    texts = [each[0] if each else "" for each in candidates]
     encoded = encode_texts(texts, model, features, count)
     vectors = features.gather([text_digest(text) for text in texts], path)
-    rows = [row for row in np.flatnonzero(~vectors.any(axis=1)).tolist() if texts[row] != products[row].description]
+    rows = [row for row in np.flatnonzero(~vectors.any(axis=1)).tolist() if len(candidates[row]) > 1]
     if rows:
-        descriptions = [products[row].description for row in rows]
+        descriptions = [candidates[row][1] for row in rows]
         encoded += encode_texts(descriptions, model, features, count)
         vectors[rows] = features.gather([text_digest(text) for text in descriptions], path.with_suffix(".more.npy"))
     return vectors, encoded

@@ -172,6 +172,17 @@ def _refuse_vector_without_space(query: SearchQuery) -> None:
         raise InvalidRequest("space", f"name the space of {vectors[0].field}")
 
 
+def drop_unknown_texts(query: SearchQuery, fields: Collection[str], route: Route) -> SearchQuery:
+    """The query without the examples of these fields, texts of which the text encoder knows no word.
+
+    route: that of the whole query. It still names the space of example vectors that the caller gave no space for.
+    """
+    kept = tuple(example for example in query.examples if example.field not in fields)
+    sources = frozenset(example.source for example in kept)
+    space = route.spaces[0] if ExampleSource.VECTOR in sources else query.space
+    return query._replace(examples=kept, sources=sources, space=space, unknown_texts=tuple(fields))
+
+
 def drop_empty_spaces(route: Route, query: SearchQuery, product_spaces: ProductSpaces) -> Route:
     """The route without the spaces in which no example has a vector.
 

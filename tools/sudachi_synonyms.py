@@ -66,7 +66,8 @@ def cut(items: Sequence[Item], split: Tokenizer, taken: set[tuple[str, ...]]) ->
         new = [words for words in reversed(line) if words and words not in taken]
         if len(new) > 1:
             taken.update(new)
-            yield [line[words] for words in new]
+            # English first: as the canonical word it keeps its likeness to English words that are in no group.
+            yield sorted((line[words] for words in new), key=lambda word: not word.isascii())
 
 
 def _lexeme(item: Item) -> int:

@@ -1,6 +1,6 @@
 """Synonyms: words and phrases in one canonical form, by a dictionary. Reads files.
 
-A dictionary is a text file of groups (docs/synonyms.md): a line lists texts that mean the same, the canonical one first.
+A dictionary is a text file of groups (docs/synonyms.md): a line has texts that mean the same, the canonical one first.
 """
 
 from __future__ import annotations
@@ -146,13 +146,20 @@ class _Table:
                 if other is not line:
                     raise BadDictionary(f"{line.where}: {' '.join(phrase)!r} is in {other.where} already")
                 if line.one_way or not line.canonical:
-                    self._group.pop(phrase, None)
-                    self._group.pop(_plural(phrase), None)
+                    self._leave(phrase)
+                    self._leave(_plural(phrase))
         for line, phrases in parsed:
             if line.canonical:
                 self._join(phrases, self._phrase(line.canonical, line.where), line)
         for line, phrases in parsed:
             self._add_plurals(phrases, line, stated)
+
+    def _leave(self, phrase: Words) -> None:
+        """Take a phrase out of its group, which is replaced by the next of its phrases if it was by this one."""
+        group = self._group.pop(phrase, None)
+        if group is not None and self._replacement[group][0] == phrase:
+            others = (other for other, its_group in self._group.items() if its_group == group)
+            self._replacement[group] = (next(others, phrase), self._replacement[group][1])
 
     def _join(self, phrases: Sequence[Words], replacement: Words, line: Line) -> None:
         """Make one group of phrases and, unless the line is one-way, the groups that they are in already."""

@@ -54,8 +54,8 @@ def train(
     dim: of an SCDV encoder, 1..1024; fewer if there are too few documents or words.
     word_vectors: a fastText .bin with pretrained word vectors (copied into the artifact); None: they are trained.
     dictionaries: of synonyms, a later one changes an earlier one (docs/synonyms.md).
-    Raises BadDictionary, BadCatalogue if the texts contain no words, BadArtifact if `word_vectors` is not a fastText model or contains
-    none of the words, OperatorError if `out` exists or cannot be written.
+    Raises BadCatalogue if the texts contain no words, BadArtifact if `word_vectors` is not a fastText model or contains
+    none of the words, BadDictionary, OperatorError if `out` exists or cannot be written.
     """
     if kind not in KINDS:
         raise OperatorError(f"unknown kind of text encoder: {kind}; expected one of {', '.join(KINDS)}")

@@ -12,7 +12,7 @@ from encoders.text import model as text_model
 from lookalike.errors import BadCatalogue
 from lookalike.product_rules import CatalogueProduct
 from pipeline.feature_store import FeatureStore
-from pipeline.text_encoding import embedded_text, encode_texts, text_digest, train_text_encoder, training_text
+from pipeline.text_encoding import encode_texts, text_digest, train_text_encoder, training_text
 
 TEXTS = [
     f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cotton shirt", "table lamp", "mug")
@@ -26,13 +26,10 @@ def trained_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_titles_are_encoded_and_descriptions_only_trained_on() -> None:
-    both = CatalogueProduct(id="a", category="x", title="Lamp", description="It shines")
+def test_titles_and_descriptions_are_trained_on() -> None:
+    product = CatalogueProduct(id="a", category="x", title="Lamp", description="It shines")
 
-    assert training_text(both) == "Lamp\nIt shines"
-    assert embedded_text(both) == "Lamp"
-    assert embedded_text(CatalogueProduct(id="b", category="x", description="It shines")) == "It shines"
-    assert embedded_text(CatalogueProduct(id="c", category="x")) == ""
+    assert training_text(product) == "Lamp\nIt shines"
 
 
 def test_the_same_texts_are_trained_on_once(trained_directory: Path) -> None:
