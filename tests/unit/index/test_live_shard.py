@@ -77,7 +77,7 @@ def test_after_updates_in_any_order_the_shard_has_the_newest_revision_of_each_pr
     live.close()
 
 
-@pytest.mark.parametrize("blocked_after", ["write", "open_compacted"])
+@pytest.mark.parametrize("blocked_after", ["write", "compact"])
 def test_reads_and_writes_go_on_during_a_compaction_and_a_crash_then_loses_nothing(
     shard: ShardVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocked_after: str
 ) -> None:
@@ -105,7 +105,7 @@ def test_reads_and_writes_go_on_during_a_compaction_and_a_crash_then_loses_nothi
             patch.setattr(compaction, blocked_after, block)
             thread = threading.Thread(target=live.compact)
             thread.start()
-            reached.wait()
+            assert reached.wait(60)
         for update in random_updates(random, 20):  # Some are of products that are being compacted or were.
             live.apply([update])
             oracle.apply(update)
