@@ -174,7 +174,7 @@ class CatalogWriter:
         noted: dict[int, list[tuple[int, ChangeKind.ValueType]]] = {shard: [] for shard in sequences}
         for change, result in zip(changes, results, strict=True):
             if isinstance(result, UpdateResult) and result.outcome in (UpdateResult.APPLIED, UpdateResult.STALE):
-                product = product_hash(change.product_id)
+                product = product_hash(change.product_id.encode())
                 noted[product % snapshot.shards].append((product, result.kind))
         for shard, sequence in sequences.items():
             snapshot.changes.add_own(shard, sequence, noted[shard])

@@ -118,13 +118,8 @@ class LiveShard:
         Raises Overloaded when the disk accepts no write: then none was applied.
         """
         with self._writing:
-            outcomes, newest = self._check(updates)
+            outcomes, newest, applied = self._check(updates)
             if newest:
-                applied = [
-                    AppliedChange(product_hash(updated_id(update).decode()), result.kind)
-                    for update, result in zip(updates, outcomes, strict=True)
-                    if result.outcome == UpdateResult.APPLIED
-                ]
                 sequence = self.sequence + len(applied)
                 record = index_pb2.LogRecord(sequence=sequence, updates=[each.update for each in newest.values()])
                 try:
@@ -254,16 +249,19 @@ class LiveShard:
         self.lost_changes = max(self.lost_changes, changes)  # The same are counted again as they are migrated again.
         self.lost_reasons |= {*reasons}
 
-    def _check(self, updates: Sequence[index_pb2.Update]) -> tuple[list[UpdateResult], dict[bytes, _CheckedUpdate]]:
-        """The outcome of each update, and the newest update to apply of each product."""
-        outcomes: list[UpdateResult] = []
+    def _check(
+        self, updates: Sequence[index_pb2.Update]
+    ) -> tuple[list[UpdateResult], dict[bytes, _CheckedUpdate], list[AppliedChange]]:
+        """The outcome of each update, the newest update to apply of each product, and all that are applied."""
+        outcomes, applied = list[UpdateResult](), list[AppliedChange]()
         newest: dict[bytes, _CheckedUpdate] = {}
         room, refusal = self.room()
         for update in updates:
             latest = 0
             try:
                 product_id = updated_id(update)
-                check_owner(product_id, self._shard, self._manifest.shards)
+                hashed = product_hash(product_id)
+                check_owner(hashed, self._shard, self._manifest.shards)
                 pending = newest.get(product_id)
                 place = pending.place if pending else self._locate(product_id)
                 latest = pending.change.revision if pending else place.revision
@@ -271,35 +269,40 @@ class LiveShard:
                     kind = change_kind(update, same_expiry=True)  # As far as the update alone tells.
                     outcomes.append(UpdateResult(outcome=UpdateResult.STALE, revision=latest, kind=kind))
                     continue
-                whole, before = self._resolve(update, place, pending.change if pending else None)
+                if not pending and len(newest) >= room:
+                    outcomes.append(refusal)
+                    continue
+                whole, expiry = self._resolve(update, place, pending.change if pending else None)
                 change = parse_update(whole, self._dims)
             except NoProduct as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.NOT_FOUND, error=str(error), revision=latest))
             except ValueError as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.INVALID, error=str(error), revision=latest))
             else:
-                if not pending and len(newest) >= room:
-                    outcomes.append(refusal)
-                    continue
                 newest[product_id] = _CheckedUpdate(change, whole, place)
                 spaces = place.spaces() if change.keeps_vectors else sorted(change.vectors)
-                after = change.product
-                same_expiry = before is not None and after is not None and before.expires_at == after.expires_at
-                kind = change_kind(update, same_expiry=same_expiry)
+                kind = change_kind(
+                    update, same_expiry=change.product is not None and change.product.expires_at == expiry
+                )
+                applied.append(AppliedChange(hashed, kind))
                 outcomes.append(
                     UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=spaces, kind=kind)
                 )
-        return outcomes, newest
+        return outcomes, newest, applied
 
     def _locate(self, product_id: bytes) -> _Place:
         """Where a product is, and its newest revision."""
-        deltas = [delta for delta in (self._delta, self._frozen) if delta is not None]
-        revision = next((delta.revisions[product_id] for delta in deltas if product_id in delta.revisions), None)
-        if any(delta.has_row(product_id) for delta in deltas):
-            return _Place(revision or 0, self.view.find(product_id.decode()), on_disk=False)
+        revision = None
+        for delta in (self._delta, self._frozen):
+            if delta is None:
+                continue
+            if revision is None:
+                revision = delta.revisions.get(product_id)
+            if delta.has_row(product_id):
+                return _Place(revision or 0, self.view.find(product_id.decode()), on_disk=False)
         ref = self._find_on_disk(product_id)
         if revision is None and self._compacted is None and ref is not None:
-            revision = int(self._base.table.parts[0].revisions[ref.row])
+            revision = self._base_revision(ref.row)
         return _Place(self.revision(product_id) if revision is None else revision, ref, on_disk=True)
 
     def _find_on_disk(self, product_id: bytes) -> DocumentRef | None:
@@ -310,21 +313,29 @@ class LiveShard:
 
     def _resolve(
         self, update: index_pb2.Update, place: _Place, pending: Change | None
-    ) -> tuple[index_pb2.Update, Product | None]:
-        """The update as one that says all by itself, applied after a pending one, and the product that it changes.
+    ) -> tuple[index_pb2.Update, int | None]:
+        """The update as one that says all by itself, applied after a pending one.
 
+        And when the product that it changes expires, as it was; None: it was not there, or is not changed in part.
         Raises NoProduct and ValueError.
         """
+        if not changes_in_part(update):
+            return update, None
+        if pending is None:
+            product = None if place.ref is None else place.ref.whole_product()
+        elif pending.product is None:
+            product = None
+        else:
+            product = Product()
+            product.CopyFrom(pending.product)
+        expiry = None if product is None else product.expires_at
         if pending is not None and not pending.keeps_vectors:
-            return resolve(update, pending.product, lambda: pending.vectors), pending.product
-        if place.ref is None or not changes_in_part(update):
-            return resolve(update, None, None), None
-        product = place.ref.whole_product() if pending is None else pending.product
-        if not place.on_disk or not keeps_all_vectors(update):
-            return resolve(update, product, place.vectors), product
+            return resolve(update, product, lambda: pending.vectors), expiry
+        if product is None or not place.on_disk or not keeps_all_vectors(update):
+            return resolve(update, product, place.vectors), expiry
         if update.upsert.require_vector and not place.spaces():
             raise ValueError("the product would have no vector: no search would find it")
-        return resolve(update, product, None), product
+        return resolve(update, product, None), expiry
 
     def room(self) -> tuple[int, UpdateResult]:
         """How many more changes there is room for, and the outcome of the others."""
@@ -351,7 +362,12 @@ class LiveShard:
                 if revision is not None:
                     return revision
         row = self._base.table.ids.find(product_id)
-        return 0 if row is None else int(self._base.table.parts[0].revisions[row])
+        return 0 if row is None else self._base_revision(row)
+
+    def _base_revision(self, row: int) -> int:
+        """Of a product in the version as it was built."""
+        table = self._base.table
+        return int((table.base if isinstance(table, PatchedTable) else table.parts[0]).revisions[row])
 
     def _publish(self, changes: Sequence[Change], refs: Mapping[bytes, DocumentRef]) -> None:
         """Add the changes to the delta, delete their products elsewhere, and replace the view.

@@ -385,7 +385,7 @@ def test_a_write_that_fails_after_it_was_logged_is_applied_whole_after_a_restart
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("index.storage.attributes.with_serialized_products", run_out_of_memory)
+        patch.setattr("index.storage.attributes.serialized_table", run_out_of_memory)
         with pytest.raises(MemoryError):
             live.apply([upsert("p1", 5), remove("p2", 5), upsert("new", 5)])
     oracle.check(live)
