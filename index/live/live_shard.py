@@ -25,7 +25,9 @@ from index.live.compaction import CompactedSegment, CompactionSource, TrainedInd
 from index.live.delta import Delta, empty_segment
 from index.live.live_directory import Checkpoint
 from index.live.patched_table import PatchedTable, Patches, take
+from index.live.place import Place
 from index.live.recent_changes import AppliedChange, RecentChanges
+from index.live.segment_changes import delete_products, patch_products, patch_rows, patched_table, unpatched
 from index.live.updates import (
     Change,
     NoProduct,
@@ -42,7 +44,6 @@ from index.live.write_ahead_log import WriteAheadLog, head_size, read_frames
 from index.search.segment import Segment
 from index.search.view import DocumentRef, View
 from index.storage import attributes, version
-from index.storage.attributes import Attributes
 from index.storage.manifest import Manifest, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact, Overloaded
 from lookalike.runtime.partition import product_hash
@@ -50,7 +51,7 @@ from lookalike.spaces import space_number
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import UpdateResult
 from lookalike.v1.types_pb2 import Product, Space
-from lookalike.vectors import F32, I64
+from lookalike.vectors import I64
 
 _COMPACTIONS_PER_DELTA = 8  # The rest of the delta takes what comes while a compaction runs.
 
@@ -290,7 +291,7 @@ class LiveShard:
                 )
         return outcomes, newest, applied
 
-    def _locate(self, product_id: bytes) -> _Place:
+    def _locate(self, product_id: bytes) -> Place:
         """Where a product is, and its newest revision."""
         revision = None
         for delta in (self._delta, self._frozen):
@@ -299,11 +300,11 @@ class LiveShard:
             if revision is None:
                 revision = delta.revisions.get(product_id)
             if delta.has_row(product_id):
-                return _Place(revision or 0, self.view.find(product_id.decode()), on_disk=False)
+                return Place(revision or 0, self.view.find(product_id.decode()), on_disk=False)
         ref = self._find_on_disk(product_id)
         if revision is None and self._compacted is None and ref is not None:
             revision = self._base_revision(ref.row)
-        return _Place(self.revision(product_id) if revision is None else revision, ref, on_disk=True)
+        return Place(self.revision(product_id) if revision is None else revision, ref, on_disk=True)
 
     def _find_on_disk(self, product_id: bytes) -> DocumentRef | None:
         for segment in (self._base,) if self._compacted is None else (self._compacted.segment, self._base):
@@ -312,7 +313,7 @@ class LiveShard:
         return None
 
     def _resolve(
-        self, update: index_pb2.Update, place: _Place, pending: Change | None
+        self, update: index_pb2.Update, place: Place, pending: Change | None
     ) -> tuple[index_pb2.Update, int | None]:
         """The update as one that says all by itself, applied after a pending one.
 
@@ -375,9 +376,9 @@ class LiveShard:
         refs: where products are, as far as it is known.
         """
         replaced = [change.id for change in changes if not change.keeps_vectors]
-        base, compacted = _delete_products(self._base, replaced), self._compacted
+        base, compacted = delete_products(self._base, replaced), self._compacted
         if compacted is not None:
-            compacted = replace(compacted, segment=_delete_products(compacted.segment, replaced))
+            compacted = replace(compacted, segment=delete_products(compacted.segment, replaced))
         self._delta.apply(changes)
         patched = [change.id for change in changes if change.keeps_vectors]
         self._base, self._compacted = self._with_patches(base, compacted, patched, refs)
@@ -399,10 +400,10 @@ class LiveShard:
             return base, compacted
         in_memory: list[Patches] = [delta.patches for delta in (self._frozen, self._delta) if delta is not None]
         if compacted is not None:
-            base = _patch_products(base, [compacted.patches, *in_memory], rows)
-            compacted = replace(compacted, segment=_patch_products(compacted.segment, in_memory, rows))
+            base = patch_products(base, [compacted.patches, *in_memory], rows)
+            compacted = replace(compacted, segment=patch_products(compacted.segment, in_memory, rows))
             return base, compacted
-        return _patch_products(base, in_memory, rows), None
+        return patch_products(base, in_memory, rows), None
 
     def _make_view(self) -> View:
         segments = [self._base]
@@ -427,14 +428,14 @@ class LiveShard:
         before_changes = len(self._frozen) or len(self._frozen.tombstones)
         if (before := self._compacted) is not None:
             before_changes = before_changes or isinstance(before.segment.table, PatchedTable)
-            table = _patched_table(before.segment)
+            table = patched_table(before.segment)
             sources.append(CompactionSource(take(before.table(), in_memory, table.part_rows), before.segment))
             frozen_revisions = self._frozen.revisions
             tombstones |= {
                 key: tombstone for key, tombstone in before.tombstones.items() if key not in frozen_revisions
             }
             on_disk = [before.patch_table()]
-        base = _patched_table(self._base)
+        base = patched_table(self._base)
         alive = self._base.live_rows()
         patched_rows = alive[base.part_rows[alive] >= len(base)]
         patches = take(pa.concat_tables(on_disk), in_memory, base.part_rows[patched_rows] - len(base))
@@ -479,10 +480,10 @@ class LiveShard:
         """Replace the frozen delta and the last segment by the new one. Later changes are in the current delta."""
         self._joint_indexes = joint_indexes
         self._frozen = None
-        segment = _delete_products(compacted.segment, self._delta.superseding())
-        base = _unpatched(self._base)
+        segment = delete_products(compacted.segment, self._delta.superseding())
+        base = unpatched(self._base)
         if len(patched_rows):
-            base = _patch_rows(
+            base = patch_rows(
                 base, [compacted.patches], zip(patched_rows.tolist(), range(len(patched_rows)), strict=True)
             )
         patched = [*self._delta.patched]
@@ -497,10 +498,10 @@ class LiveShard:
         self.sequence = self._frozen_sequence = checkpoint.sequence
         if checkpoint.segment:
             self._compacted = compaction.open_compacted(self._directory / checkpoint.segment)
-            self._base = _delete_products(self._base, self._compacted.ids())
+            self._base = delete_products(self._base, self._compacted.ids())
             patches = self._compacted.patches
             patched = ((patches.ids[row], None, row) for row in range(len(patches)))
-            self._base = _patch_products(self._base, [patches], patched)
+            self._base = patch_products(self._base, [patches], patched)
             self._joint_indexes = compaction.join_indexes(self._base, self._compacted.segment)
         numbers = live_directory.logs_to_replay(self._directory, checkpoint)
         if not numbers:
@@ -530,28 +531,10 @@ class LiveShard:
         return size
 
 
-class _Place(NamedTuple):
-    """Where a product is."""
-
-    revision: int  # Its newest; 0: none is known.
-    ref: DocumentRef | None  # None: there is no such product.
-    on_disk: bool  # In a segment on disk, where a patch can leave it.
-
-    def spaces(self) -> list[Space.ValueType]:
-        """The spaces in which it has a vector."""
-        ref = self.ref
-        return [] if ref is None else [number for number, space in ref.segment.spaces.items() if space.has(ref.row)]
-
-    def vectors(self) -> dict[Space.ValueType, F32]:
-        return {
-            number: vector for number in self.spaces() if self.ref and (vector := self.ref.vector(number)) is not None
-        }
-
-
 class _CheckedUpdate(NamedTuple):
     change: Change
     update: index_pb2.Update
-    place: _Place  # Of the product, before the update.
+    place: Place  # Of the product, before the update.
 
 
 class _FrozenState(NamedTuple):
@@ -569,39 +552,3 @@ class _FrozenState(NamedTuple):
 def _is_newer(update: index_pb2.Update, revision: int) -> bool:
     """Whether an update wins over this revision of the product."""
     return update.revision > revision or 0 < update.max_revision < revision
-
-
-def _delete_products(segment: Segment, ids: Iterable[bytes]) -> Segment:
-    rows = [row for product_id in ids if (row := segment.find(product_id)) is not None]
-    return segment.with_deleted(rows) if rows else segment
-
-
-def _patch_products(
-    segment: Segment, patches: Sequence[Patches], patched: Iterable[tuple[bytes, DocumentRef | None, int]]
-) -> Segment:
-    """The segment with the patches of those products that it has.
-
-    patched: ids, where the products are if that is known, and the row of each in the last of `patches`.
-    """
-    ids = segment.table.ids
-
-    def row_of(product_id: bytes, ref: DocumentRef | None) -> int | None:
-        if ref is None:
-            return ids.find(product_id)
-        return ref.row if ref.segment.table.ids is ids else None
-
-    rows = [(row, patch_row) for product_id, ref, patch_row in patched if (row := row_of(product_id, ref)) is not None]
-    return _patch_rows(segment, patches, rows) if rows else segment
-
-
-def _patch_rows(segment: Segment, patches: Sequence[Patches], rows: Iterable[tuple[int, int]]) -> Segment:
-    return segment.with_table(_patched_table(segment).with_patches(patches, rows))
-
-
-def _patched_table(segment: Segment) -> PatchedTable:
-    assert isinstance(segment.table, Attributes | PatchedTable), "a segment on disk"  # noqa: S101  # for the type checker
-    return PatchedTable.of(segment.table)
-
-
-def _unpatched(segment: Segment) -> Segment:
-    return segment.with_table(segment.table.base) if isinstance(segment.table, PatchedTable) else segment
