@@ -12,7 +12,7 @@ from encoders import artifact
 from encoders.text import scdv
 from encoders.text.scdv import Topics
 from encoders.text.synonyms import Synonyms, load_table
-from encoders.text.tokens import Tokenizer
+from encoders.text.tokens import LeftOutWord, Tokenizer
 from encoders.text.word_vectors import WordVectors, load_word_vectors
 from lookalike.vectors import F32, normalised
 
@@ -101,6 +101,10 @@ class TextModel:
         for batch in _batches(documents):
             vectors[batch] = self._encode_documents(documents[batch])
         return vectors
+
+    def leave_out_words(self, text: str, limit: int) -> list[LeftOutWord]:
+        """The first `limit` words of a text in order, a phrase with a synonym as one, and the text without each."""
+        return self._tokenize.leave_out_words(text, limit)
 
     def _encode_documents(self, documents: Sequence[Sequence[str]]) -> F32:
         topic_weights, vectors = self.word_features.lookup([token for document in documents for token in document])
