@@ -90,8 +90,12 @@ class Explainer:
         self, fetched: Sequence[FetchedProduct], left_out: Sequence[LeftOut], differences: F32
     ) -> Sequence[bytes]:
         """differences: (parts, sum of dims). A hit that has been removed meanwhile has no vectors to compare."""
-        scores = hit_vectors(fetched, self.snapshot.spaces, self.route) @ differences.T
-        return [_serialize(left_out, row) if hit.vectors else b"" for hit, row in zip(fetched, scores, strict=True)]
+        rows = hit_vectors(fetched, self.snapshot.spaces, self.route)
+        # Row by row: one product of matrices rounds a hit's contributions differently beside other hits.
+        return [
+            _serialize(left_out, differences @ row) if hit.vectors else b""
+            for hit, row in zip(fetched, rows, strict=True)
+        ]
 
     async def _leave_out(self, deadline: Deadline) -> Sequence[LeftOut]:
         """The parts of the query: its examples, if they are several, the sides of products and the words of texts."""
