@@ -94,6 +94,10 @@ class TextModel:
         self.word_features = word_features
         self.projection = projection
 
+    def words(self, text: str) -> list[str]:
+        """The words of a text in order, synonyms in their canonical form."""
+        return self._tokenize(text)
+
     def encode(self, texts: Sequence[str]) -> F32:
         """Encode texts to (n, dim) float32, rows of unit norm; zeros for a text without words."""
         documents = [self._tokenize(text) for text in texts]
