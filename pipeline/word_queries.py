@@ -16,8 +16,8 @@ from lookalike.v1.types_pb2 import SPACE_PRODUCT, SPACE_TEXT
 from lookalike.vectors import F32
 
 # Of the text space; the product space has the rest. On the drawn catalogue, queries of a colour and a kind, and of
-# any two words of a title, find .97 and .56 with 0, .93 and .75 with .3, .87 and .78 with .5, .72 and .82 with 1; without
-# its tags .43 and .52, .71 and .73, .73 and .75, .72 and .82.
+# any two words of a title, find .97 and .56 with 0, .93 and .75 with .3, .87 and .78 with .5, .72 and .82 with 1.
+# Without its tags they find .43 and .52, .71 and .73, .73 and .75, .72 and .82.
 TEXT_SHARES = (0.0, 0.3, 1.0)
 TWO_SPACES = 0.01  # What the second space has to gain, since it costs every query a second search.
 MAX_PRODUCTS = 10_000  # Every query is compared with all of them.
