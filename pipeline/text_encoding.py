@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from encoders import artifact
+from encoders.labels import group_of
+from encoders.text.hybrid import LabelledTitles
 from encoders.text.model import FORMAT, TextModel, read_manifest
 from encoders.text.train import train
 from lookalike.product_rules import CatalogueProduct, has_word
@@ -19,7 +21,7 @@ from lookalike.vectors import F32
 from pipeline.feature_store import FeatureStore
 from pipeline.training_cache import train_once
 
-DIM = 256
+DIM = 256  # Of the topic vector.
 _BATCH = 1024
 
 
@@ -44,19 +46,28 @@ def text_digest(text: str) -> str:
 
 
 def train_text_encoder(
-    texts: Sequence[str], directory: Path, *, kind: str, seed: int, word_vectors: Path | None = None
+    products: Sequence[CatalogueProduct], directory: Path, *, kind: str, seed: int, word_vectors: Path | None = None
 ) -> tuple[Path, bool]:
-    """Train an encoder on these texts, unless it is cached.
+    """Train an encoder on the texts of these products, unless it is cached.
 
     Returns DIRECTORY/<fingerprint>, and whether it was trained now.
     word_vectors: a fastText .bin file with word vectors; None: they are trained too.
     Raises BadCatalogue if the texts contain no word, BadArtifact if the file of word vectors is missing or unsuitable.
     """
-    inputs = _inputs_digest(texts, kind, seed, word_vectors)
+    texts = [training_text(product) for product in products]
+    titles = LabelledTitles(
+        ids=[product.id for product in products],
+        titles=[embedded_text(product) for product in products],
+        categories=[product.category for product in products],
+        groups=[group_of(product.tags) for product in products],
+    )
+    inputs = _inputs_digest(texts, titles if kind == "hybrid" else None, kind, seed, word_vectors)
     return train_once(
         directory,
         inputs,
-        train=lambda staged: train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors),
+        train=lambda staged: train(
+            texts, staged, kind=kind, dim=DIM, titles=titles, seed=seed, word_vectors=word_vectors
+        ),
         check=read_manifest,
     )
 
@@ -98,9 +109,14 @@ def encode_products(
     return vectors, encoded
 
 
-def _inputs_digest(texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None) -> str:
+def _inputs_digest(
+    texts: Sequence[str], titles: LabelledTitles | None, kind: str, seed: int, word_vectors: Path | None
+) -> str:
     word_vectors_digest = artifact.file_sha256(word_vectors) if word_vectors else ""
     digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {word_vectors_digest}".encode(), digest_size=16)
     for text in texts:
         digest.update(blake2b(text.encode(), digest_size=16).digest())
+    if titles is not None:  # Its weights depend on the labels, too.
+        for labels in zip(titles.ids, titles.titles, titles.categories, titles.groups, strict=True):
+            digest.update(repr(labels).encode())
     return digest.hexdigest()
