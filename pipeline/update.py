@@ -53,7 +53,7 @@ class UpdateOptions:
     shards: int = 2
     index: IndexOptions = DEFAULT_OPTIONS
     seed: int = 0
-    text_kind: str = "scdv"
+    text_kind: str = text_encoder.DEFAULT_KIND
     text_words: Path | None = None  # A fastText .bin file; None: word vectors are trained.
     synonyms: tuple[Path, ...] = ()  # Dictionaries of the shop's own, beside the default ones.
     table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
@@ -230,7 +230,7 @@ def _text_space(
     try:
         with report.stage("training"), progress_bar("training the text encoder"):
             artifact, report.text_trained = text_encoding.train_text_encoder(
-                [text_encoding.training_text(product) for product in catalogue.products],
+                catalogue.products,
                 options.artifacts,
                 kind=options.text_kind,
                 seed=options.seed,

@@ -153,7 +153,12 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--artifacts", type=Path, required=True, metavar="DIR", help="directory for trained encoders: DIR/<fingerprint>"
     )
-    add("--text-kind", choices=text_encoder.KINDS, default="scdv", help="kind of text encoder (default %(default)s)")
+    add(
+        "--text-kind",
+        choices=text_encoder.KINDS,
+        default=text_encoder.DEFAULT_KIND,
+        help="kind of text encoder (default %(default)s)",
+    )
     add(
         "--text-words",
         type=Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,17 @@ from lookalike.product_rules import CatalogueProduct
 from pipeline.feature_store import FeatureStore
 from pipeline.text_encoding import encode_texts, text_digest, train_text_encoder, training_text
 
-TEXTS = [
+TITLES = [
     f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cotton shirt", "table lamp", "mug")
 ] * 4
+PRODUCTS = [CatalogueProduct(id=str(i), category="home", title=title) for i, title in enumerate(TITLES)]
+CHAIR = CatalogueProduct(id="chair", category="home", title="yellow chair")
 
 
 @pytest.fixture(scope="module")
 def trained_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("text")
-    train_text_encoder(TEXTS, directory, kind="fasttext", seed=0)
+    train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0)
     return directory
 
 
@@ -33,7 +36,7 @@ def test_titles_and_descriptions_are_trained_on() -> None:
 
 
 def test_the_same_texts_are_trained_on_once(trained_directory: Path) -> None:
-    artifact, was_trained = train_text_encoder(TEXTS, trained_directory, kind="fasttext", seed=0)
+    artifact, was_trained = train_text_encoder(PRODUCTS, trained_directory, kind="fasttext", seed=0)
 
     assert not was_trained
     assert artifact.parent == trained_directory
@@ -53,7 +56,7 @@ def test_with_a_damaged_cache_entry_or_no_artifact_training_is_repeated_with_the
     else:
         shutil.rmtree(artifact)
 
-    assert train_text_encoder(TEXTS, directory, kind="fasttext", seed=0) == (artifact, True)
+    assert train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0) == (artifact, True)
     assert text_model.load(artifact).dim > 0
 
 
@@ -61,13 +64,21 @@ def test_other_texts_or_another_seed_give_another_encoder(trained_directory: Pat
     directory = tmp_path / "text"
     shutil.copytree(trained_directory, directory)
 
-    assert train_text_encoder([*TEXTS, "yellow chair"], directory, kind="fasttext", seed=0)[1]
-    assert train_text_encoder(TEXTS, directory, kind="fasttext", seed=1)[1]
+    assert train_text_encoder([*PRODUCTS, CHAIR], directory, kind="fasttext", seed=0)[1]
+    assert train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=1)[1]
+
+
+def test_a_hybrid_encoder_is_trained_again_if_a_category_or_a_group_has_changed(tmp_path: Path) -> None:
+    train_text_encoder(PRODUCTS, tmp_path, kind="hybrid", seed=0)
+    assert not train_text_encoder(PRODUCTS, tmp_path, kind="hybrid", seed=0)[1]
+    for change in ({"category": "garden"}, {"tags": ("group:a",)}):
+        changed = [replace(PRODUCTS[0], **change), *PRODUCTS[1:]]
+        assert train_text_encoder(changed, tmp_path, kind="hybrid", seed=0)[1]
 
 
 def test_texts_without_words_cannot_be_trained_on(tmp_path: Path) -> None:
     with pytest.raises(BadCatalogue):
-        train_text_encoder(["", "…"], tmp_path, kind="fasttext", seed=0)
+        train_text_encoder([CatalogueProduct(id="a", category="x", title="…")], tmp_path, kind="fasttext", seed=0)
 
 
 def test_each_text_is_encoded_once(trained_directory: Path, tmp_path: Path) -> None:
