@@ -35,11 +35,23 @@ MAX_WORDS = 65_536  # In the cache, and per batch: 31 MB. The longest text has n
 class WordFeatureCache:
     """Cache of the features of words: idf times topic probabilities, and the word vector less the mean word vector.
 
-    The features of a word unseen in training are estimated from its subwords. Not thread-safe.
+    Not thread-safe.
+
+    estimate_unseen: the vector of a word unseen in training is estimated from its subwords; otherwise it is zero. A
+    hybrid vector needs no estimate, since it has the word's n-grams: by an estimate in a small catalogue, the brand
+    that "Salomn" finds is any.
     """
 
-    def __init__(self, manifest: Mapping[str, Any], word_vectors: WordVectors, arrays: Mapping[str, F32]) -> None:
+    def __init__(
+        self,
+        manifest: Mapping[str, Any],
+        word_vectors: WordVectors,
+        arrays: Mapping[str, F32],
+        *,
+        estimate_unseen: bool = True,
+    ) -> None:
         self._words = word_vectors
+        self._estimate_unseen = estimate_unseen
         self._idf = dict(zip(word_vectors.words, arrays["idf"].tolist(), strict=True))
         self._unseen_idf = float(arrays["idf"].max())  # As rare as the rarest word in training.
         self._centre = arrays["centre"]
@@ -73,8 +85,11 @@ class WordFeatureCache:
         self._row.update(zip(new_words, range(rows.start, rows.stop), strict=True))
 
     def _vector(self, word: str) -> F32:
-        raw = self._words.vector(word)
-        return raw - self._centre if word in self._idf else scdv.unseen_word_vector(raw, self._centre, self._min_norm)
+        if word in self._idf:
+            return self._words.vector(word) - self._centre
+        if not self._estimate_unseen:
+            return np.zeros_like(self._centre)
+        return scdv.unseen_word_vector(self._words.vector(word), self._centre, self._min_norm)
 
 
 class TextModel:
@@ -154,7 +169,9 @@ def load(directory: Path) -> TextModel:
     """Load an artifact. Raises BadArtifact, naming the file that is missing, damaged or of another format."""
     manifest = read_manifest(directory)
     arrays = artifact.load_arrays(directory, ARRAYS[manifest["kind"]])
-    word_features = WordFeatureCache(manifest, load_word_vectors(directory / FASTTEXT), arrays)
+    word_features = WordFeatureCache(
+        manifest, load_word_vectors(directory / FASTTEXT), arrays, estimate_unseen=manifest["kind"] != "hybrid"
+    )
     ngram_idf = None
     if "ngram_keys" in arrays:
         ngram_idf = NgramIdf(keys=arrays["ngram_keys"], values=arrays["ngram_idf"])

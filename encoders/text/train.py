@@ -98,7 +98,7 @@ def train(
                 report("weighing topic and spelling")
                 topics = TextModel(
                     {**metadata, "kind": "scdv", "fingerprint": ""},
-                    WordFeatureCache(metadata, vocabulary, arrays),
+                    WordFeatureCache(metadata, vocabulary, arrays, estimate_unseen=False),
                     arrays["projection"],
                     synonyms=synonyms,
                 )

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from encoders.text import model as text_model
+from encoders.text.synonyms import BadDictionary
 from lookalike.errors import BadCatalogue
 from lookalike.product_rules import CatalogueProduct
 from pipeline.feature_store import FeatureStore
-from pipeline.text_encoding import encode_texts, text_digest, train_text_encoder, training_text
+from pipeline.text_encoding import encode_products, encode_texts, text_digest, train_text_encoder, training_text
 
 TITLES = [
     f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cotton shirt", "table lamp", "mug")
@@ -91,3 +92,36 @@ def test_each_text_is_encoded_once(trained_directory: Path, tmp_path: Path) -> N
     vectors = features.gather([text_digest(text) for text in ("red mug", "")], tmp_path / "v")
     np.testing.assert_allclose(vectors[0], model.encode(["red mug"])[0], atol=1e-6)
     assert not vectors[1].any()
+
+
+def test_the_description_stands_in_for_a_title_without_a_known_word(trained_directory: Path, tmp_path: Path) -> None:
+    (artifact,) = (path for path in trained_directory.iterdir() if path.is_dir())
+    model = text_model.load(artifact)
+    titles = ["red mug", "👟", "\u200b", "を", ""]
+    products = [
+        CatalogueProduct(id=str(i), category="x", title=title, description="blue lamp")
+        for i, title in enumerate(titles)
+    ]
+
+    vectors, _ = encode_products(products, model, FeatureStore(tmp_path / "store", model.dim), tmp_path / "v.npy")
+
+    lamp = model.encode(["blue lamp"])[0]
+    np.testing.assert_allclose(vectors[1:], np.tile(lamp, (4, 1)), atol=1e-6)
+    assert not np.allclose(vectors[0], lamp, atol=1e-2)
+
+
+def test_another_dictionary_gives_another_encoder_and_a_bad_one_is_named(
+    trained_directory: Path, tmp_path: Path
+) -> None:
+    directory, words = tmp_path / "text", tmp_path / "words.txt"
+    shutil.copytree(trained_directory, directory)
+    words.write_text("mug, becher", encoding="utf-8")
+
+    extended, trained = train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0, synonyms=[words])
+    assert trained
+    assert not train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0, synonyms=[words])[1]
+    mug, becher = text_model.load(extended).encode(["red mug", "red becher"])
+    np.testing.assert_allclose(mug, becher)
+    words.write_text("mug, becher\n\nmug, tasse", encoding="utf-8")
+    with pytest.raises(BadDictionary, match=r"words\.txt:3: 'mug' is in .*words\.txt:1 already"):
+        train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0, synonyms=[words])
