@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from encoders import artifact
+from encoders.labels import group_of
+from encoders.text.hybrid import LabelledTitles
 from encoders.text.model import FORMAT, TextModel, read_manifest
 from encoders.text.synonyms import DEFAULT_DICTIONARIES, dictionary_sha256
 from encoders.text.train import train
@@ -20,7 +22,7 @@ from lookalike.vectors import F32
 from pipeline.feature_store import FeatureStore
 from pipeline.training_cache import train_once
 
-DIM = 256
+DIM = 256  # Of the topic vector.
 _BATCH = 1024
 
 
@@ -40,7 +42,7 @@ def text_digest(text: str) -> str:
 
 
 def train_text_encoder(
-    texts: Sequence[str],
+    products: Sequence[CatalogueProduct],
     directory: Path,
     *,
     kind: str,
@@ -48,7 +50,7 @@ def train_text_encoder(
     word_vectors: Path | None = None,
     synonyms: Sequence[Path] = (),
 ) -> tuple[Path, bool]:
-    """Train an encoder on these texts, unless it is cached.
+    """Train an encoder on the texts of these products, unless it is cached.
 
     Returns DIRECTORY/<fingerprint>, and whether it was trained now.
     word_vectors: a fastText .bin file with word vectors; None: they are trained too.
@@ -56,13 +58,34 @@ def train_text_encoder(
     Raises BadCatalogue if the texts contain no word, BadArtifact if the file of word vectors is missing or unsuitable,
     BadDictionary.
     """
+    texts = [training_text(product) for product in products]
+    titles = LabelledTitles(
+        ids=[product.id for product in products],
+        titles=[next(iter(embedded_texts(product.title, product.description)), "") for product in products],
+        categories=[product.category for product in products],
+        groups=[group_of(product.tags) for product in products],
+    )
     dictionaries = (*DEFAULT_DICTIONARIES, *synonyms)
-    inputs = _inputs_digest(texts, kind, seed, word_vectors, dictionaries)
+    inputs = _inputs_digest(
+        texts,
+        titles if kind == "hybrid" else None,
+        kind=kind,
+        seed=seed,
+        word_vectors=word_vectors,
+        dictionaries=dictionaries,
+    )
     return train_once(
         directory,
         inputs,
         train=lambda staged: train(
-            texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors, dictionaries=dictionaries
+            texts,
+            staged,
+            kind=kind,
+            dim=DIM,
+            titles=titles,
+            seed=seed,
+            word_vectors=word_vectors,
+            dictionaries=dictionaries,
         ),
         check=read_manifest,
     )
@@ -107,10 +130,19 @@ def encode_products(
 
 
 def _inputs_digest(
-    texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None, dictionaries: Sequence[Path]
+    texts: Sequence[str],
+    titles: LabelledTitles | None,
+    *,
+    kind: str,
+    seed: int,
+    word_vectors: Path | None,
+    dictionaries: Sequence[Path],
 ) -> str:
     files = [artifact.file_sha256(word_vectors) if word_vectors else "", *map(dictionary_sha256, dictionaries)]
     digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {' '.join(files)}".encode(), digest_size=16)
     for text in texts:
         digest.update(blake2b(text.encode(), digest_size=16).digest())
+    if titles is not None:  # Its weights depend on the labels, too.
+        for labels in zip(titles.ids, titles.titles, titles.categories, titles.groups, strict=True):
+            digest.update(repr(labels).encode())
     return digest.hexdigest()

@@ -131,7 +131,7 @@ class Searcher:
         """
         products: ExampleProducts = {}
         known, began_s = snapshot.changes.known, unix_time_s()  # Whatever changes from here on may be missing.
-        route = resolve_route(query, snapshot.spaces, self.policy)
+        route = resolve_route(query, snapshot.spaces, self.policy, snapshot.text_shares)
         if route is not None:
             snapshot.require_spaces(route.spaces)  # Fail before anything is looked up or encoded.
         if ExampleSource.PRODUCT in query.sources:

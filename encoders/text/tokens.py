@@ -6,7 +6,6 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from encoders.text.synonyms import NO_SYNONYMS, Synonyms
@@ -59,7 +58,7 @@ class LeftOutWord(NamedTuple):
     """A word of a text, and the text without it."""
 
     word: str  # As written in the text; if it is not found there, for example as its width differs, cleaned.
-    rest: str  # Cleaned.
+    rest: str  # Cleaned; empty where no other word is left.
 
 
 class Tokenizer:
@@ -81,13 +80,13 @@ class Tokenizer:
         """The first `limit` words of a text in order, a phrase with a synonym as one, and the text without each."""
         cleaned = clean_text(text)
         words = [*self._words(cleaned)]
-        phrases = islice(self._synonyms.phrases([word for word, _, _ in words]), limit)
+        phrases = self._synonyms.phrases([word for word, _, _ in words])
         spans = [(words[first][1], words[end - 1][2]) for first, end in phrases]
-        written = _as_written(text, [cleaned[start:end] for start, end in spans])
-        return [
-            LeftOutWord(word, f"{cleaned[:start]} {cleaned[end:]}")
-            for word, (start, end) in zip(written, spans, strict=True)
-        ]
+        rests = [f"{cleaned[:start]} {cleaned[end:]}" for start, end in spans[:limit]]
+        if len(spans) == 1:
+            rests = [""]  # Not the particle of 緑の, which says nothing.
+        written = _as_written(text, [cleaned[start:end] for start, end in spans[:limit]])
+        return [*map(LeftOutWord, written, rests)]
 
     def _words(self, cleaned: str) -> Iterator[tuple[str, int, int]]:
         """The words of a cleaned text, each with where it starts and ends there."""

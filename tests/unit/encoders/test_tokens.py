@@ -112,6 +112,10 @@ def test_a_text_without_a_word_has_its_other_words(tokenize: Tokenizer, text: st
     assert rests == [[*words[:i], *words[i + 1 :]] for i in range(len(words))]
 
 
+def test_without_its_only_word_nothing_is_left_of_a_text(tokenize: Tokenizer) -> None:
+    assert [*tokenize.leave_out_words("緑の!", 10)] == [("緑", "")]
+
+
 def test_no_more_words_than_the_limit_are_left_out(tokenize: Tokenizer) -> None:
     assert [each.word for each in tokenize.leave_out_words("one two three", 2)] == ["one", "two"]
 
