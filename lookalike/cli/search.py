@@ -58,7 +58,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             explain=options.explain,
             **flags.filter_arguments(options),
         )
-    print_response(response, as_json=options.json, examples=[text for _, text in options.sources])
+    print_response(response, as_json=options.json, examples=[_name(*source) for source in options.sources])
     return 0
 
 
@@ -70,7 +70,8 @@ def print_response(response: SearchResponse, *, as_json: bool, examples: Sequenc
     console = Console()
     console.print(render.table(response, without=("shop",) if console.width < WIDE_TERMINAL else ()))
     if explained := render.contributions(response, examples):
-        console.print(explained, "")
+        console.print(explained)
+        console.print()
     if response.truncated:
         console.print(render.TRUNCATED)
     console.print(render.provenance(response.provenance))
@@ -164,6 +165,11 @@ def _examples(parser: argparse.ArgumentParser, options: argparse.Namespace) -> l
         parser.error(f"{len(options.sources)} examples have {len(options.weight)} weights: give one for each, or none")
     weights = options.weight or [None] * len(options.sources)
     return [_example(kind, text, weight) for (kind, text), weight in zip(options.sources, weights, strict=True)]
+
+
+def _name(kind: str, text: str) -> str:
+    """What to call an example."""
+    return Path(text).name if kind in ("image", "vector") else text
 
 
 def _example(kind: str, text: str, weight: float | None) -> Example:

@@ -446,7 +446,7 @@ class Contribution(_message.Message):
     """The position of the example in the request, from 0."""
     side: _builtins.str
     """Of an example product that is compared by both, "photo" or "words"; of an example text one of its words, as written, the
-    first 32 at most. Both empty: the whole example, of several.
+    first 32 at most (not the only word beside other examples). Both empty: the whole example, of several.
     """
     word: _builtins.str
     score: _builtins.float

@@ -274,6 +274,7 @@ class ScriptedTextEncoder:
     fingerprint: str = f"encoder-{SPACE_TEXT}"
     error: LookalikeError | None = None
     leave_out_error: LookalikeError | None = None
+    leave_out_hangs: bool = False
     response: text_encoder_pb2.EncodeTextResponse | None = None  # If set, the response to every request.
     texts: list[str] = field(default_factory=list)
     received: asyncio.Event = field(default_factory=asyncio.Event)
@@ -296,6 +297,8 @@ class ScriptedTextEncoder:
     async def leave_out_words(
         self, request: text_encoder_pb2.LeaveOutWordsRequest, _: Deadline
     ) -> text_encoder_pb2.LeaveOutWordsResponse:
+        if self.leave_out_hangs:
+            await asyncio.sleep(3600)
         if self.leave_out_error is not None:
             raise self.leave_out_error
         words = request.text.split()

@@ -74,8 +74,7 @@ async def test_without_its_only_known_word_a_text_contributes_nothing() -> None:
         (0, "", ""): -text_of(8),
         (0, "", "p03"): -text_of(8),
         (0, "", "unknown"): query,
-        (1, "", ""): text_of(3),
-        (1, "", "p08"): text_of(3),
+        (1, "", ""): text_of(3),  # Its only word is no part of its own.
     }
     assert_left_out(response, SPACE_TEXT, query, left_out)
 
@@ -215,6 +214,25 @@ async def test_a_text_encoder_that_fails_meanwhile_costs_the_explanation_and_the
     assert all(hit.scores and not hit.contributions for hit in response.hits)
     assert not recovered.provenance.cached
     assert all(hit.contributions for hit in recovered.hits)
+
+
+async def test_a_text_encoder_that_hangs_meanwhile_leaves_time_to_answer_without_an_explanation() -> None:
+    async with scripted_system() as system:
+        system.text_encoder.leave_out_hangs = True
+        request = SearchRequest(examples=[Example(text="p03 p08")], space=SPACE_TEXT, explain=True)
+        response = await system.search.Search(request, timeout=3)
+    assert len(response.hits) == 10
+    assert [reason.split(":")[0] for reason in response.provenance.degraded] == ["not explained"]
+
+
+async def test_a_product_encoder_that_is_of_another_version_costs_the_explanation_of_an_example_product() -> None:
+    async with scripted_system(spaces=ALL) as system:
+        system.product_encoder.fingerprint = "encoder-other"
+        response = await explained(system, [product(7)], space=SPACE_PRODUCT)
+    assert response.hits
+    assert list(response.provenance.degraded) == [
+        "not explained: the encoder is encoder-other, the index was built with encoder-3"
+    ]
 
 
 async def test_vectors_of_hits_that_cannot_be_fetched_cost_the_explanation_and_the_answer_says_so() -> None:
