@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from encoders.image.isolated_decoder import image_decoder
-from encoders.image.preprocessing import SIDE_PX
 from lookalike.local import process_specs
 from lookalike.local.supervisor import Supervisor
 from lookalike.vectors import F32, normalised
@@ -54,7 +53,7 @@ def tfidf_scores(titles: Sequence[str], corpus: Sequence[str]) -> ScoreRows:
 def untrained_vectors(
     photos: Sequence[Path], environ: Mapping[str, str], *, seed: int, count: Callable[[], Any]
 ) -> tuple[F32, str]:
-    """Encode photos with the image model at random weights: (n, 1024) float32, and the model's fingerprint.
+    """Encode photos with the image model at random weights: (n, dim) float32, and the model's fingerprint.
 
     Exports the model and runs a model server. Raises ServiceError and OperatorError.
     """
@@ -73,17 +72,18 @@ async def _encode(photos: Sequence[Path], address: str, count: Callable[[], Any]
     """The vectors of photos; zeros for one that cannot be decoded."""
     vectors: list[F32] = []
     encoder = ""
-    with image_decoder(_DECODERS) as decode:
-        async with image_encoding.connect_encoder(address) as encode:
+    async with image_encoding.connect_encoder(address) as photo_encoder:
+        side_px = photo_encoder.input_px
+        with image_decoder(_DECODERS, side_px) as decode:
             for start in range(0, len(photos), image_encoding.BATCH):
                 batch = photos[start : start + image_encoding.BATCH]
                 decoded = ordered_map(
                     lambda photo: pixels_or_none(photo, decode), batch, workers=_DECODERS, ahead=len(batch)
                 )
                 pixels = [photo for _, photo in decoded]
-                blank = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
+                blank = np.zeros((side_px, side_px, 3), np.uint8)
                 response = await image_encoding.encode_with_retries(
-                    encode, np.stack([blank if photo is None else photo for photo in pixels])
+                    photo_encoder.encode, np.stack([blank if photo is None else photo for photo in pixels])
                 )
                 usable = np.array([photo is not None for photo in pixels])
                 vectors.append(response.vectors * usable[:, None])
