@@ -37,6 +37,7 @@ from pipeline.photos import Photo, read_valid_products
 from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
 from pipeline.tables.reader import Table, TableOptions
 from pipeline.update_lock import lock_directory
+from pipeline.word_queries import SpaceChoice
 
 FEATURE_STORE = ".features"  # Directory of the computed vectors, in the location of the index.
 
@@ -55,8 +56,9 @@ class UpdateOptions:
     shards: int = 2
     index: IndexOptions = DEFAULT_OPTIONS
     seed: int = 0
-    text_kind: str = "scdv"
+    text_kind: str = text_encoder.DEFAULT_KIND
     text_words: Path | None = None  # A fastText .bin file; None: word vectors are trained.
+    synonyms: tuple[Path, ...] = ()  # Dictionaries of the shop's own, beside the default ones.
     table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
     strict: bool = False
     max_rejected: MaxRejected | None = None  # With more rejected rows nothing is built; None: any number.
@@ -73,6 +75,9 @@ class UpdateReport:
     product_artifact: Path | None = None
     no_product_space_reason: str = ""  # Why there is no product space; empty: there is one.
     spaces: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # The spaces that words alone are searched in, with their shares, and the figures that decided; empty: not measured.
+    text_shares: dict[str, float] = field(default_factory=dict)
+    text_figures: Mapping[str, Any] = field(default_factory=dict)
     choices: dict[str, RecipeChoice | None] = field(default_factory=dict)  # None: the space needs no measurement.
     encoded: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -92,6 +97,8 @@ class UpdateReport:
             "product_artifact": str(self.product_artifact) if self.product_artifact else None,
             "no_product_space": self.no_product_space_reason,
             "spaces": self.spaces,
+            "text_shares": self.text_shares,
+            "text_figures": self.text_figures,
             "auto": {name: None if choice is None else asdict(choice) for name, choice in self.choices.items()},
             "encoded": self.encoded,
             "seconds": self.seconds,
@@ -129,6 +136,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
             raise BadCatalogue(f"{options.catalogue}: no product has a photo or a word, so none can be compared")
         if (product := _product_space(options, catalogue, spaces, report, Path(scratch))) is not None:
             spaces[SPACE_PRODUCT] = product
+        choice = _spaces_of_words(catalogue, spaces, report, seed=options.seed)
         _name_unfindable(catalogue, spaces, report.catalogue, table.path.name)
         with report.stage("index"):
             report.version = build(
@@ -138,6 +146,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
                 shards=options.shards,
                 options=options.index,
                 seed=options.seed,
+                text_shares=choice.shares,
             )
     for number, space in sorted(spaces.items()):
         report.spaces[space_name(number)] = {"encoder": space.encoder, "vectors": len(space.rows)}
@@ -226,11 +235,12 @@ def _text_space(
     try:
         with report.stage("training"), progress_bar("training the text encoder"):
             artifact, report.text_trained = text_encoding.train_text_encoder(
-                [text_encoding.training_text(product) for product in catalogue.products],
+                catalogue.products,
                 options.artifacts,
                 kind=options.text_kind,
                 seed=options.seed,
                 word_vectors=options.text_words,
+                synonyms=options.synonyms,
             )
     except BadCatalogue:
         return None  # The texts contain no word. The products may still have photos.
@@ -247,6 +257,25 @@ def _text_space(
     report.text_artifact = artifact
     nonzero = vectors if len(rows) == len(vectors) else vectors[rows]
     return SpaceVectors(encoder=model.fingerprint, vectors=nonzero, rows=rows)
+
+
+def _spaces_of_words(
+    catalogue: _Catalogue, spaces: Mapping[int, SpaceVectors], report: UpdateReport, *, seed: int
+) -> SpaceChoice:
+    """The spaces that words alone are best searched in, measured on products that no encoder was trained with."""
+    if report.text_artifact is None or report.product_artifact is None:
+        return SpaceChoice(shares={}, figures={})
+    with report.stage("queries"):
+        choice = product_fusion.choose_spaces_of_words(
+            product_fusion.ModalityVectors(image=spaces[SPACE_IMAGE], text=spaces[SPACE_TEXT]),
+            catalogue.products,
+            text_encoder.load(report.text_artifact),
+            product_encoder.load(report.product_artifact),
+            seed=seed,
+        )
+    report.text_shares = {space_name(space): share for space, share in choice.shares.items()}
+    report.text_figures = choice.figures
+    return choice
 
 
 def _product_space(

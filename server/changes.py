@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded
 from lookalike.limits import MAX_CHANGES
+from lookalike.product_rules import embedded_texts
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import product_hash
 from lookalike.spaces import space_name
@@ -24,7 +25,7 @@ from lookalike.v1.index_pb2 import ChangeKind, Patch, Update, UpdateResult, Upse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product, Space, SpaceVector
 from lookalike.vectors import pack
 from server.admission import Permit
-from server.change_encoding import ChangeEncoder, Vectors, embedded_field, parse_vectors
+from server.change_encoding import ChangeEncoder, Vectors, parse_vectors
 from server.checks import check_product_id
 from server.filters import check_filter
 from server.product_fields import STORED_FIELDS, normalise_product
@@ -289,7 +290,7 @@ class CatalogWriter:
         product = stored.parse()
         for field in changed:
             setattr(product, field, getattr(patch, field))
-        if changed and not embedded_field(product):
+        if changed and not embedded_texts(product.title, product.description):
             raise InvalidRequest("product.title", "neither title nor description would have a word to encode")
         return await self.encoder.encode(
             product,

@@ -81,6 +81,7 @@ class SearchQuery(NamedTuple):
     max_per_shop: int  # 0: any number.
     min_score: float | None
     diversity: float  # 0: by score alone.
+    unknown_texts: tuple[str, ...] = ()  # Fields of texts that say nothing to the text encoder: no examples any more.
 
     def examples_by(self, source: ExampleSource) -> list[QueryExample]:
         return [example for example in self.examples if example.source is source]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TypeVar
 
-from lookalike.errors import FailedPrecondition, InvalidRequest
+from lookalike.errors import FailedPrecondition
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
 from lookalike.vectors import F32
@@ -17,6 +17,16 @@ from server.topology import SpaceInfo
 from server.vector_math import combine, unit_vector
 
 Result = TypeVar("Result")
+
+
+class UnknownTexts(Exception):
+    """The text encoder knows no word of some texts. `fields` are the fields of their examples."""
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        super().__init__(*fields)
+        self.fields = fields
+
+
 # The example products of a query, by id.
 ExampleProducts = Mapping[str, StoredProduct]
 # The spaces that a query is searched in, by number.
@@ -31,11 +41,13 @@ async def compose_query_vectors(
     """A unit vector (dim,) float32 for each of the searched spaces, in their order.
 
     Each photo and text is encoded once, whatever spaces it counts in, and concurrently with the others. Every space
-    must have an example that counts in it (`policy.drop_empty_spaces`). Raises InvalidRequest, FailedPrecondition, and
-    what the encoders raise.
+    must have an example that counts in it (`policy.drop_empty_spaces`). Raises UnknownTexts, InvalidRequest,
+    FailedPrecondition, and what the encoders raise.
     """
     to_encode = [example for example in query.examples if example.source in COMPARABLE_IN]
     encoded = await _encode(encoders, to_encode, deadline)
+    if unknown := [field for field, each in encoded.items() if not each.vector.any()]:
+        raise UnknownTexts(unknown)
     vectors = []
     for space, info in spaces.items():
         parts = _unfused_vectors(query, space, info, products, encoded)
@@ -64,10 +76,7 @@ async def _encode_one(encoders: Encoders, example: QueryExample, deadline: Deadl
         case ExampleSource.IMAGE, bytes(data):
             return await encoders.encode_image(example.field, data, deadline)
         case ExampleSource.TEXT, str(text):
-            encoded = await encoders.encode_text(text, deadline)
-            if not encoded.vector.any():
-                raise InvalidRequest(example.field, "has no words that the text encoder knows")
-            return encoded
+            return await encoders.encode_text(text, deadline)
     raise TypeError(f"{example.source} with a {type(example.value).__name__}")
 
 

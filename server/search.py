@@ -18,18 +18,19 @@ from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32
 from server import metrics
 from server.admission import Permit
-from server.answer import SearchAnswer, build_answer, rank_hits
+from server.answer import SearchAnswer, build_answer, build_empty_answer, rank_hits
 from server.cached_answer import CachedAnswer, Void, basis_of, pack_answer, read_answer
 from server.diversity import CANDIDATES_PER_HIT, diversify, hit_vectors
 from server.encoding import Encoders
 from server.merge import Ranking
 from server.metrics import RequestTimer
-from server.policy import AutoPolicy, Route, drop_empty_spaces, resolve_route
+from server.policy import AutoPolicy, Route, drop_empty_spaces, drop_unknown_texts, resolve_route
 from server.query import ENCODED, EXAMPLE_FIELDS, NO_FILTER, ExampleSource, SearchQuery, duplicates_search
 from server.query_parser import QueryParser
 from server.query_vectors import (
     ExampleProducts,
     SearchedSpaces,
+    UnknownTexts,
     combine_vectors,
     compose_query_vectors,
     run_concurrently,
@@ -122,10 +123,13 @@ class Searcher:
     async def _search(
         self, key: str, query: SearchQuery, snapshot: Snapshot, timer: RequestTimer, deadline: Deadline
     ) -> SearchAnswer:
-        """Look up example products, encode photos and texts, search the shards; cache a complete answer."""
+        """Look up example products, encode photos and texts, search the shards; cache a complete answer.
+
+        Texts that say nothing to the text encoder are left out: what shoppers type is no error of the caller's.
+        """
         products: ExampleProducts = {}
         known, began_s = snapshot.changes.known, unix_time_s()  # Whatever changes from here on may be missing.
-        route = resolve_route(query, snapshot.spaces, self.policy)
+        route = resolve_route(query, snapshot.spaces, self.policy, snapshot.text_shares)
         if route is not None:
             snapshot.require_spaces(route.spaces)  # Fail before anything is looked up or encoded.
         if ExampleSource.PRODUCT in query.sources:
@@ -138,7 +142,13 @@ class Searcher:
         assert route is not None  # noqa: S101  # Only the category of an example product leaves it open.
         if len(route.spaces) > 1 or products:
             route = drop_empty_spaces(route, query, {id: stored.vectors for id, stored in products.items()})
-        vectors = await self._compose_vectors(query, snapshot.require_spaces(route.spaces), products, timer, deadline)
+        spaces = snapshot.require_spaces(route.spaces)
+        try:
+            vectors = await self._compose_vectors(query, spaces, products, timer, deadline)
+        except UnknownTexts as unknown:
+            if (rest := drop_unknown_texts(query, unknown.fields, route)).examples:
+                return await self._search(key, rest, snapshot, timer, deadline)  # Its photos are encoded once more.
+            return build_empty_answer(rest, snapshot, route)
         with timer.stage("search"):
             shard_query = _shard_query(query, route, vectors, products, shards=snapshot.shards)
             results = await self.shards.search(snapshot, shard_query, deadline)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoders.labels import broadest, levels, without_groups
 from encoders.product import fusion
 from encoders.product import model as product_model
 from encoders.product.classifier import Classifier, LabelledProducts, fit_classifier, top_predictions
@@ -107,12 +108,6 @@ def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, repo
     )
 
 
-def levels(category: str) -> list[str]:
-    """A category path and all its ancestors: "a/b" gives "a" and "a/b"."""
-    parts = category.split("/")
-    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
-
-
 def _trained_categories(products: TrainingProducts, training: Rows) -> list[str]:
     """The full category paths with enough training products."""
     paths = [[products.categories[row]] for row in training]
@@ -139,7 +134,9 @@ def _fit_best_fusion(products: TrainingProducts, training: Rows, calibration: Ro
     paths = [levels(products.categories[row]) for row in training]
     categories, _ = fusion.label_matrix(paths, min_products=MIN_PRODUCTS_PER_LABEL, max_count=MAX_LABELS)
     tags, _ = fusion.label_matrix(
-        [products.tags[row] for row in training], min_products=MIN_PRODUCTS_PER_LABEL, max_count=MAX_LABELS
+        [without_groups(products.tags[row]) for row in training],
+        min_products=MIN_PRODUCTS_PER_LABEL,
+        max_count=MAX_LABELS,
     )
     labels = [products.categories[row] for row in calibration]
     candidates = [fusion.fit_fusion(images, texts, categories, tags, ridge=ridge) for ridge in RIDGE_CANDIDATES]
@@ -165,27 +162,17 @@ def _precision_by_label(products: TrainingProducts, fusion_model: Fusion, test: 
 def _evaluation_labels(products: TrainingProducts, rows: Rows) -> Iterator[tuple[str, list[str]]]:
     """The labels to evaluate by: broad category, full category, and each kind of tag that half of the rows have."""
     paths = [products.categories[row] for row in rows]
-    yield "broad category", _broadest(paths)
+    yield "broad category", broadest(paths)
     yield "category", paths
     values_of_kind: dict[str, dict[int, str]] = {}
     for i, row in enumerate(rows):
-        for tag in products.tags[row]:
+        for tag in without_groups(products.tags[row]):
             tag_kind, _, value = tag.partition(":")
             if value:
                 values_of_kind.setdefault(tag_kind, {})[i] = value
     for tag_kind, values in sorted(values_of_kind.items()):
         if 2 * len(values) >= len(rows):
             yield f"tag {tag_kind}", [values.get(i, f"none {i}") for i in range(len(rows))]
-
-
-def _broadest(paths: list[str]) -> list[str]:
-    """The categories at the first level with more than one: if all are fashion, that level measures nothing."""
-    levels_by_product = [levels(path) for path in paths]
-    for depth in range(max(map(len, levels_by_product))):
-        broad = [product_levels[min(depth, len(product_levels) - 1)] for product_levels in levels_by_product]
-        if len(set(broad)) > 1:
-            return broad
-    return paths
 
 
 def check_quality_gate(precision: Mapping[str, Mapping[str, float]]) -> None:

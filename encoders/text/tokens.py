@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+from encoders.text.synonyms import NO_SYNONYMS, Synonyms
 from lookalike.limits import MAX_TEXT_BYTES
 
 MAX_WORD_CHARS = 40  # Longer "words" are codes, URLs and scripts without spaces: truncated, to bound the subwords.
@@ -36,6 +37,10 @@ _PRICES = re.compile(r"(?<!\d)(?:¥ ?\d{1,9}(?!\d)|\d{1,9} ?円(?![形筒卓錐�
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # Model numbers such as WH-1000XM5, NR-F609HPX: joined to one word, since some shops omit the hyphen. Not Pack-of-30.
 _MODEL_NUMBERS = re.compile(r"(?<![a-z\d-])([a-z]{1,3})-(?=[a-z]{0,3}\d{2})")
+# Characters that nobody sees: soft hyphen, zero-width spaces and joiners, marks of direction, variation selectors.
+_INVISIBLE = re.compile(
+    r"[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
+)
 _TRADEMARK_SIGNS = str.maketrans(dict.fromkeys("™®©℠", " "))  # NFKC would append "TM" to the brand.
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 _HIDDEN_ELEMENTS = re.compile(r"<!--|<script\b|<style\b", re.IGNORECASE)
@@ -49,10 +54,12 @@ _FUNCTION_WORDS = frozenset(("助詞", "助動詞", "補助記号", "空白"))
 
 
 class Tokenizer:
-    """Splits text into words. Loads the Japanese dictionary (0.2 s, memory-mapped). Not thread-safe."""
+    """Splits text into words, synonyms in one form. Loads the Japanese dictionary (0.2 s, mapped). Not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, synonyms: Synonyms = NO_SYNONYMS) -> None:
         from sudachipy import Dictionary, SplitMode
+
+        self._synonyms = synonyms
 
         # Short units: 珈琲豆 becomes コーヒー + 豆, and so matches コーヒー豆.
         self._japanese = Dictionary().tokenizer(SplitMode.A)
@@ -65,7 +72,7 @@ class Tokenizer:
                 words.extend(self._japanese_words(run.group()))
             else:
                 words.append(run.group()[:MAX_WORD_CHARS])
-        return words
+        return self._synonyms(words)
 
     def _japanese_words(self, run: str) -> Iterator[str]:
         for start in range(0, len(run), MAX_RUN_CHARS):
@@ -78,7 +85,7 @@ class Tokenizer:
 
 def clean_text(text: str) -> str:
     """Lower-case NFKC text without markup, character references, shop notices and prices; MAX_TEXT_BYTES at most."""
-    text = strip_markup(text[:MAX_TEXT_BYTES].translate(_TRADEMARK_SIGNS))
+    text = _INVISIBLE.sub("", strip_markup(text[:MAX_TEXT_BYTES].translate(_TRADEMARK_SIGNS)))
     text = unicodedata.normalize("NFKC", text).lower()[:MAX_TEXT_BYTES]  # NFKC can turn one character into eighteen.
     text = _MODEL_NUMBERS.sub(r"\1", _THOUSANDS.sub("", text))
     return _PRICES.sub(" ", _SHOP_NOTICES.sub(" ", text))

@@ -33,21 +33,35 @@ def random_vectors(count: int, seed: int) -> F32:
 
 
 def tfidf_scores(titles: Sequence[str], corpus: Sequence[str]) -> ScoreRows:
-    """Cosines of TF-IDF vectors of titles (scikit-learn: logarithmic idf, smoothed), with the text encoder's tokens.
+    """Cosines of the TF-IDF vectors of titles, by the text encoder's words.
 
     corpus: the titles from which document frequencies are counted.
     """
+    return tfidf_query_scores(titles, titles, corpus)
+
+
+def tfidf_query_scores(
+    queries: Sequence[str], titles: Sequence[str], corpus: Sequence[str], *, characters: bool = False
+) -> ScoreRows:
+    """Cosines of TF-IDF vectors of queries and of titles (scikit-learn: logarithmic idf, smoothed).
+
+    characters: by runs of 3 to 5 characters within words, in place of the text encoder's words.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    from encoders.text.tokens import Tokenizer
+    from encoders.text.tokens import Tokenizer, clean_text
 
-    vectorizer = TfidfVectorizer(analyzer=Tokenizer(), dtype=np.float32)
+    if characters:
+        vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), preprocessor=clean_text, dtype=np.float32)
+    else:
+        vectorizer = TfidfVectorizer(analyzer=Tokenizer(), dtype=np.float32)
     try:
         vectorizer.fit(corpus)
     except ValueError:  # No title contains a word.
         return lambda rows: np.zeros((len(rows), len(titles)), dtype=np.float32)
     vectors = vectorizer.transform(titles)
-    return lambda rows: np.asarray((vectors[rows] @ vectors.T).toarray(), dtype=np.float32)
+    query_vectors = vectors if queries is titles else vectorizer.transform(queries)
+    return lambda rows: np.asarray((query_vectors[rows] @ vectors.T).toarray(), dtype=np.float32)
 
 
 def untrained_vectors(

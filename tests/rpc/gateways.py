@@ -36,6 +36,7 @@ from lookalike.v1.types_pb2 import (
     SearchPlan,
     Space,
     SpaceVector,
+    SpaceWeight,
 )
 from lookalike.vectors import F32, normalised, pack, unpack
 from server import query_parser
@@ -111,6 +112,7 @@ class ScriptedShard:
     version: str = "v1"
     spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT)
     encoders: Mapping[Space.ValueType, str] = field(default_factory=dict)  # By space; default: "encoder-1" and so on.
+    text_shares: Mapping[Space.ValueType, float] = field(default_factory=dict)
     error: LookalikeError | None = None
     fetch_error: LookalikeError | None = None
     hang: bool = False
@@ -138,7 +140,13 @@ class ScriptedShard:
             )
             for space in self.spaces
         ]
-        state = index_pb2.ShardState(version=self.version, shard=self.ordinal, shards=SHARDS, spaces=spaces)
+        state = index_pb2.ShardState(
+            version=self.version,
+            shard=self.ordinal,
+            shards=SHARDS,
+            spaces=spaces,
+            text_weights=[SpaceWeight(space=space, weight=share) for space, share in self.text_shares.items()],
+        )
         return index_pb2.DescribeResponse(versions=[state])
 
     async def search(self, request: index_pb2.ShardSearchRequest, _: Deadline) -> index_pb2.ShardSearchResponse:
@@ -433,6 +441,7 @@ async def scripted_system(
     product_encoder: bool = True,
     image_encoder: str = f"encoder-{SPACE_IMAGE}",
     product_encoder_name: str = f"encoder-{SPACE_PRODUCT}",
+    text_shares: Mapping[Space.ValueType, float] | None = None,
     **settings: object,
 ) -> AsyncIterator[ScriptedSystem]:
     """A ready gateway, with the scripted processes behind it.
@@ -441,10 +450,11 @@ async def scripted_system(
     product_encoder:       whether the text encoder's process also serves a product encoder.
     image_encoder:         fingerprint of the image encoder, for the version, the model server and the product encoder.
     product_encoder_name:  fingerprint of the product encoder, for the version and the product encoder.
+    text_shares:           spaces that words alone are best searched in, as the version states.
     settings:              settings of the gateway.
     """
     encoders = {SPACE_IMAGE: image_encoder, SPACE_PRODUCT: product_encoder_name}
-    shards = [ScriptedShard(i, spaces=spaces, encoders=encoders) for i in range(SHARDS)]
+    shards = [ScriptedShard(i, spaces=spaces, encoders=encoders, text_shares=text_shares or {}) for i in range(SHARDS)]
     text_encoder, model_server = ScriptedTextEncoder(), ScriptedModelServer(image_encoder)
     scripted_product_encoder = ScriptedProductEncoder(image_encoder, fingerprint=product_encoder_name)
     text_handlers = [text_encoder.handler(), *([scripted_product_encoder.handler()] if product_encoder else [])]

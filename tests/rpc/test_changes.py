@@ -120,6 +120,15 @@ async def test_with_encode_missing_vectors_are_made_of_title_and_photo(system: S
     assert np.allclose(vectors[SPACE_PRODUCT], fuse(image, text), atol=1e-5)
 
 
+@pytest.mark.parametrize("title", ["👟✨", "zzzqqq", ""])
+async def test_with_encode_the_description_stands_in_for_a_title_without_a_known_word(
+    system: ScriptedSystem, title: str
+) -> None:
+    response = await system.catalog.Upsert(upsert_request(encode=True, title=title, description="p07"))
+    assert SPACE_TEXT in response.spaces
+    assert np.allclose(sent_vectors(system)[SPACE_TEXT], VECTORS["p07", SPACE_TEXT], atol=1e-6)
+
+
 async def test_with_encode_the_product_vector_is_made_of_the_vectors_in_the_request(system: ScriptedSystem) -> None:
     image = VECTORS["p05", SPACE_IMAGE]
     response = await system.catalog.Upsert(
