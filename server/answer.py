@@ -58,9 +58,18 @@ def rank_hits(query: SearchQuery, results: ShardResults, limit: int) -> Ranking:
 
 
 def build_answer(
-    query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults, hits: Ranking
+    query: SearchQuery,
+    snapshot: Snapshot,
+    route: Route,
+    results: ShardResults,
+    hits: Ranking,
+    *,
+    contributions: Sequence[bytes] = (),
 ) -> SearchAnswer:
-    """Build the answer from the first `limit` hits. Raises Unavailable if coverage is below `min_coverage`."""
+    """Build the answer from the first `limit` hits. Raises Unavailable if coverage is below `min_coverage`.
+
+    contributions: with `explain`, the serialized field of each of the first hits.
+    """
     degraded = search_degradations(query, snapshot, route, results)
     if degraded or query.explain:
         provenance = _provenance(snapshot, route, results.hits, exact=query.exact, degraded=degraded)
@@ -70,7 +79,7 @@ def build_answer(
         serialized_provenance = provenance.SerializeToString()
     else:
         serialized_provenance = _usual_provenance(snapshot, route, query.exact)
-    encoded = hits.first(query.limit).encoded(route.spaces)
+    encoded = hits.first(query.limit).encoded(route.spaces, contributions)
     if query.min_score is not None and len(hits) > query.limit:
         encoded += _TRUNCATED
     return SearchAnswer(encoded, serialized_provenance, space_label(route.spaces), complete=not results.failures)

@@ -123,6 +123,17 @@ class Encoders:
             raise Unavailable("this gateway has no text encoder: it cannot encode texts")
         return await self._text_batcher(text, deadline)
 
+    async def leave_out_words(self, text: str, deadline: Deadline) -> list[tuple[str, EncodedVector]]:
+        """The first 32 words of the text, each with the vector of the text without it; zeros where that says nothing.
+
+        Raises what `TextEncoder.encode` does.
+        """
+        if self._text_batcher is None:
+            raise Unavailable("this gateway has no text encoder: it cannot encode texts")
+        words, rests = await self._text_encoder.leave_out_words(text, deadline)
+        vectors = (EncodedVector(vector, rests.encoder) for vector in rests.vectors)
+        return [*zip(words, vectors, strict=True)]
+
     async def encode_product(self, inputs: InputVectors, deadline: Deadline) -> EncodedVector:
         """The product vector fused from the inputs, of unit norm.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lookalike.errors import BadSettings, InvalidRequest, NotFound
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
-from server.query import COMPARABLE_IN, ExampleSource, SearchQuery
+from server.query import COMPARABLE_IN, ExampleSource, QueryExample, SearchQuery
 
 # The spaces that each example product has a vector in, of those that were fetched, by product id.
 ProductSpaces = Mapping[str, Collection[Space.ValueType]]
@@ -220,24 +220,25 @@ def drop_empty_spaces(route: Route, query: SearchQuery, product_spaces: ProductS
     kept = {
         space: share
         for space, share in zip(route.spaces, route.shares, strict=True)
-        if _has_example_in(space, query, product_spaces)
+        if has_example_in(space, query, product_spaces)
     }
     total = sum(kept.values())
     shares = tuple(share / total for share in kept.values())
     return Route(tuple(kept), shares, route.policy, _describe_missing_vectors(route.spaces, kept, product_spaces))
 
 
-def _has_example_in(space: Space.ValueType, query: SearchQuery, product_spaces: ProductSpaces) -> bool:
-    """Whether an example counts in the space."""
+def has_example_in(space: Space.ValueType, query: SearchQuery, product_spaces: ProductSpaces) -> bool:
+    """Whether an example counts in the space; a vector does in the one that the query names."""
     return any(
-        space
-        in (
-            product_spaces[str(example.value)]
-            if example.source is ExampleSource.PRODUCT
-            else COMPARABLE_IN[example.source]
-        )
+        example.source is ExampleSource.VECTOR or space in _spaces_of(example, product_spaces)
         for example in query.examples
     )
+
+
+def _spaces_of(example: QueryExample, product_spaces: ProductSpaces) -> Collection[Space.ValueType]:
+    if example.source is ExampleSource.PRODUCT:
+        return product_spaces[str(example.value)]
+    return COMPARABLE_IN[example.source]
 
 
 def _describe_missing_vectors(

@@ -13,7 +13,7 @@ from encoders.text import hybrid, lexical, scdv
 from encoders.text.lexical import NgramIdf
 from encoders.text.scdv import Topics
 from encoders.text.synonyms import NO_SYNONYMS, Synonyms, load_table
-from encoders.text.tokens import Tokenizer
+from encoders.text.tokens import LeftOutWord, Tokenizer
 from encoders.text.word_vectors import WordVectors, load_word_vectors
 from lookalike.vectors import F32, normalised
 
@@ -145,6 +145,10 @@ class TextModel:
         spellings = [" ".join(words) or text for words, text in zip(documents, texts, strict=True)]
         spelt = lexical.encode(spellings, self._ngram_idf, self.lexical_dim)
         return hybrid.side_by_side(vectors, spelt, self.topic_weight)
+
+    def leave_out_words(self, text: str, limit: int) -> list[LeftOutWord]:
+        """The first `limit` words of a text in order, a phrase with a synonym as one, and the text without each."""
+        return self._tokenize.leave_out_words(text, limit)
 
     def _encode_documents(self, documents: Sequence[Sequence[str]]) -> F32:
         topic_weights, vectors = self.word_features.lookup([token for document in documents for token in document])

@@ -56,18 +56,19 @@ class Synonyms:
     def __call__(self, words: Sequence[str]) -> list[str]:
         """The words with each phrase replaced. What has replaced a phrase is not replaced again."""
         replaced: list[str] = []
-        position = 0
-        while position < len(words):
-            for length in self._lengths.get(words[position], ()):
-                phrase = tuple(words[position : position + length])
-                if (canonical := self.canonical.get(phrase)) is not None:
-                    replaced += canonical
-                    position += length
-                    break
-            else:
-                replaced.append(words[position])
-                position += 1
+        for start, end in self.phrases(words):
+            replaced += self.canonical.get(tuple(words[start:end]), words[start:end])
         return replaced
+
+    def phrases(self, words: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Where each phrase that is replaced as a whole, and each other word, starts and ends."""
+        start = 0
+        while start < len(words):
+            lengths = self._lengths.get(words[start], ())
+            found = (length for length in lengths if tuple(words[start : start + length]) in self.canonical)
+            end = start + next(found, 1)
+            yield start, end
+            start = end
 
 
 NO_SYNONYMS = Synonyms({})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from encoders.text.synonyms import NO_SYNONYMS, Synonyms
 from lookalike.limits import MAX_TEXT_BYTES
@@ -53,6 +54,13 @@ _CLOSING_TAGS = {
 _FUNCTION_WORDS = frozenset(("助詞", "助動詞", "補助記号", "空白"))
 
 
+class LeftOutWord(NamedTuple):
+    """A word of a text, and the text without it."""
+
+    word: str  # As written in the text; if it is not found there, for example as its width differs, cleaned.
+    rest: str  # Cleaned; empty where no other word is left.
+
+
 class Tokenizer:
     """Splits text into words, synonyms in one form. Loads the Japanese dictionary (0.2 s, mapped). Not thread-safe."""
 
@@ -66,21 +74,48 @@ class Tokenizer:
 
     def __call__(self, text: str) -> list[str]:
         """The words of a text in order, lower-case and in dictionary spelling (引越し -> 引っ越し); may be empty."""
-        words: list[str] = []
-        for run in _SCRIPT_RUNS.finditer(clean_text(text)):
-            if run.lastgroup:
-                words.extend(self._japanese_words(run.group()))
-            else:
-                words.append(run.group()[:MAX_WORD_CHARS])
-        return self._synonyms(words)
+        return self._synonyms([word for word, _, _ in self._words(clean_text(text))])
 
-    def _japanese_words(self, run: str) -> Iterator[str]:
+    def leave_out_words(self, text: str, limit: int) -> list[LeftOutWord]:
+        """The first `limit` words of a text in order, a phrase with a synonym as one, and the text without each."""
+        cleaned = clean_text(text)
+        words = [*self._words(cleaned)]
+        phrases = self._synonyms.phrases([word for word, _, _ in words])
+        spans = [(words[first][1], words[end - 1][2]) for first, end in phrases]
+        rests = [f"{cleaned[:start]} {cleaned[end:]}" for start, end in spans[:limit]]
+        if len(spans) == 1:
+            rests = [""]  # Not the particle of 緑の, which says nothing.
+        written = _as_written(text, [cleaned[start:end] for start, end in spans[:limit]])
+        return [*map(LeftOutWord, written, rests)]
+
+    def _words(self, cleaned: str) -> Iterator[tuple[str, int, int]]:
+        """The words of a cleaned text, each with where it starts and ends there."""
+        for run in _SCRIPT_RUNS.finditer(cleaned):
+            if run.lastgroup:
+                yield from self._japanese_words(run.group(), run.start())
+            else:
+                yield run.group()[:MAX_WORD_CHARS], run.start(), run.end()
+
+    def _japanese_words(self, run: str, run_start: int) -> Iterator[tuple[str, int, int]]:
         for start in range(0, len(run), MAX_RUN_CHARS):
             for morpheme in self._japanese.tokenize(run[start : start + MAX_RUN_CHARS]):
                 if morpheme.part_of_speech()[0] not in _FUNCTION_WORDS:
                     word = "".join(morpheme.normalized_form().lower().split())
                     if word:
-                        yield word[:MAX_WORD_CHARS]
+                        offset = run_start + start
+                        yield word[:MAX_WORD_CHARS], offset + morpheme.begin(), offset + morpheme.end()
+
+
+def _as_written(text: str, words: Sequence[str]) -> Iterator[str]:
+    """Words of a cleaned text, in order, in the letter case of the text; cleaned where they are not found in it."""
+    position = 0
+    for word in words:
+        found = re.compile(re.escape(word), re.IGNORECASE).search(text, position)
+        if found is None:
+            yield word
+        else:
+            position = found.end()
+            yield found.group()
 
 
 def clean_text(text: str) -> str:

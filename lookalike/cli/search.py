@@ -58,16 +58,19 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             explain=options.explain,
             **flags.filter_arguments(options),
         )
-    print_response(response, as_json=options.json)
+    print_response(response, as_json=options.json, examples=[text for _, text in options.sources])
     return 0
 
 
-def print_response(response: SearchResponse, *, as_json: bool) -> None:
+def print_response(response: SearchResponse, *, as_json: bool, examples: Sequence[str] = ()) -> None:
+    """Print a response; `examples` is what to call those of the request, if there are several."""
     if as_json:
         print(json.dumps(as_dict(response), ensure_ascii=False))
         return
     console = Console()
     console.print(render.table(response, without=("shop",) if console.width < WIDE_TERMINAL else ()))
+    if explained := render.contributions(response, examples):
+        console.print(explained, "")
     if response.truncated:
         console.print(render.TRUNCATED)
     console.print(render.provenance(response.provenance))

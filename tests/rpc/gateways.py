@@ -258,12 +258,22 @@ class ScriptedShard:
         return edge.handler(SHARD, methods)
 
 
+def encode_words(words: Sequence[str]) -> F32:
+    """The text vector of the scripted text encoder."""
+    known = [VECTORS[word, SPACE_TEXT] for word in words if (word, SPACE_TEXT) in VECTORS]
+    if len(known) == 1:
+        return known[0]
+    vector: F32 = normalised(np.sum(known, axis=0, keepdims=True) if known else np.zeros((1, DIM), np.float32))[0]
+    return vector
+
+
 @dataclass
 class ScriptedTextEncoder:
-    """Encodes the text "p07" as the text vector of p07, and so on; any other text as zeros."""
+    """Encodes the text "p07" as the text vector of p07, and so on; several as their mean, other words as nothing."""
 
     fingerprint: str = f"encoder-{SPACE_TEXT}"
     error: LookalikeError | None = None
+    leave_out_error: LookalikeError | None = None
     response: text_encoder_pb2.EncodeTextResponse | None = None  # If set, the response to every request.
     texts: list[str] = field(default_factory=list)
     received: asyncio.Event = field(default_factory=asyncio.Event)
@@ -280,12 +290,27 @@ class ScriptedTextEncoder:
         self.received.set()
         if self.response is not None:
             return self.response
-        zeros = np.zeros(DIM, dtype=np.float32)
-        vectors = np.stack([VECTORS.get((text, SPACE_TEXT), zeros) for text in request.texts])
+        vectors = np.stack([encode_words(text.split()) for text in request.texts])
         return text_encoder_pb2.EncodeTextResponse(vectors=pack(vectors), dim=DIM, fingerprint=self.fingerprint)
 
+    async def leave_out_words(
+        self, request: text_encoder_pb2.LeaveOutWordsRequest, _: Deadline
+    ) -> text_encoder_pb2.LeaveOutWordsResponse:
+        if self.leave_out_error is not None:
+            raise self.leave_out_error
+        words = request.text.split()
+        vectors = [encode_words([*words[:i], *words[i + 1 :]]) for i in range(len(words))]
+        return text_encoder_pb2.LeaveOutWordsResponse(
+            words=words, vectors=pack(np.stack(vectors)), dim=DIM, fingerprint=self.fingerprint
+        )
+
     def handler(self) -> grpc.GenericRpcHandler:
-        return edge.handler(TEXT, {"Describe": self.describe, "Encode": self.encode})
+        methods: edge.Methods = {
+            "Describe": self.describe,
+            "Encode": self.encode,
+            "LeaveOutWords": self.leave_out_words,
+        }
+        return edge.handler(TEXT, methods)
 
 
 @dataclass
