@@ -198,7 +198,7 @@ class ChangeWriter:
         if kind == "patch":
             fields: PatchFields = {
                 "title": text,
-                "price": None if random.random() < 0.2 else float(random.integers(1e6)),
+                "price": None if random.random() < 0.2 else float(random.integers(1_000_000)),
             }
             if random.random() < 0.3:
                 fields |= {"shop": shop, "tags": [f"tag {random.integers(5)}"], "in_stock": bool(random.integers(2))}
@@ -212,11 +212,11 @@ class ChangeWriter:
             description=text * 2,
             category=f"writer {self._number}" if own else "shared",
             shop=shop,
-            price=float(random.integers(1e6)),
+            price=float(random.integers(1_000_000)),
             currency="JPY",
             in_stock=bool(random.integers(2)),
             tags=[f"tag {random.integers(5)}"],
-            created_at=int(random.integers(1, 1e9)),
+            created_at=int(random.integers(1, 1_000_000_000)),
         )
         keep = kind == "keep"
         vectors = None if keep and random.random() < 0.5 else self._draw_vectors()

@@ -32,6 +32,7 @@ from lookalike.changes import remove_change
 from lookalike.client import Client
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
+from lookalike.v1.catalog_pb2 import Change
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from tests.conftest import REPOSITORY
 from tests.e2e.change_ledger import WAIT_S, ChangeLedger, until_complete
@@ -244,9 +245,10 @@ def _settle(client: Client) -> None:
     """Wait until every shard has written what it received before: it writes changes in their order."""
     until_complete(client.count)
     last = [remove_change(f"nobody {number}", revision=1) for number in range(16)]  # Of all shards.
-    until_complete(lambda: [_raise_error(each) for each in client.batch_write(last)])
+    until_complete(lambda: _write(client, last))
 
 
-def _raise_error(outcome: object) -> None:
-    if isinstance(outcome, Exception):
-        raise outcome
+def _write(client: Client, changes: Sequence[Change]) -> None:
+    for outcome in client.batch_write(changes):
+        if isinstance(outcome, Exception):
+            raise outcome
