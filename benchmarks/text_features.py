@@ -3,7 +3,7 @@
 precision@10 by category on fashion titles (article type), 20,000 names (top category) and newsgroups; on offers,
 R-precision of the same product (as many neighbours as the group has others), and whether the nearest is one. Encoders
 are trained on the titles that they are measured on; the weight of a hybrid encoder is chosen by the labels of four
-fifths of them, and the queries are the other fifth, among all titles. On offers it is trained three times: without
+fifths of them, and the queries are the other fifth, among all titles. On offers it is chosen three times: without
 labels, with the domain as category, and with groups besides. CPU per title: of one thread, one at a time and in
 batches, medians of rounds.
 
@@ -28,11 +28,13 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import texts
 from benchmarks.meter import RESULTS, measurement_context, write
-from encoders.quality import identity_metrics, label_codes, ranked_matches
+from encoders.quality import ScoreQueries, identity_metrics, inner_products, label_codes, ranked_matches
 from encoders.splits import Split, splits_of
+from encoders.text import hybrid, lexical
 from encoders.text import model as text_model
 from encoders.text.hybrid import LabelledTitles
 from encoders.text.lexical import LENGTHS
+from encoders.text.model import TextModel
 from encoders.text.tokens import Tokenizer, clean_text
 from encoders.text.train import train
 from lookalike.vectors import F32, I64
@@ -40,7 +42,6 @@ from lookalike.vectors import F32, I64
 BATCHES = (1, 16, 64)
 TIMED = 1_024
 MAX_QUERIES = 4_000
-_BLOCK = 500
 
 CAVEATS = (
     "encoders learn from the titles that they are measured on, as in production; one seed; TF-IDF vectors are not "
@@ -56,11 +57,16 @@ def main() -> None:
     options = parser.parse_args()
     path = RESULTS / "text_features.json"
     results: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    results["caveats"] = CAVEATS
     with threadpool_limits(1):
         for name in options.sets:
             results[name] = {"measured": measurement_context(), **SETS[name](options.data)}
-            print(name, json.dumps(results[name], indent=1), flush=True)
-    print(write("text_features", {**results, "caveats": CAVEATS}))
+            print(
+                name,
+                json.dumps(results[name], indent=1),
+                write("text_features", {**results, **measurement_context()}),
+                flush=True,
+            )
 
 
 def _offers(data: Path) -> dict[str, Any]:
@@ -73,15 +79,20 @@ def _offers(data: Path) -> dict[str, Any]:
     labels = {"no labels": (nothing, nothing), "categories": (domains, nothing), "groups": (domains, groups)}
     figures: dict[str, Any] = {}
     for name, matrix in _tfidf(titles).items():
-        figures[name] = _sparse_identity(matrix, queries, codes)
-    cpu = {}
+        figures[name] = _identity(matrix, queries, codes)
+    topics, vectors = _train_topics(titles)
+    figures["scdv"] = _identity(vectors, queries, codes)
     for name, (categories, stated) in labels.items():
         labelled = LabelledTitles(ids=ids, titles=titles, categories=categories, groups=stated)
-        model = _train(labelled, "hybrid")
-        figures[f"hybrid, {name}"] = {**_identity(model.encode(titles), queries, codes), "chosen": _chosen(model)}
-        cpu = _cpu_us(model, titles[:TIMED])
-    figures["scdv"] = _identity(_train(LabelledTitles.unlabelled(titles), "scdv").encode(titles), queries, codes)
-    return {"titles": len(titles), "queries": len(queries), "identity": figures, "cpu_us_per_title": cpu}
+        model, hybrid_vectors = _hybrid(labelled, topics, vectors)
+        figures[f"hybrid, {name}"] = {**_identity(hybrid_vectors, queries, codes), "chosen": _chosen(model)}
+    return {
+        "titles": len(titles),
+        "queries": len(queries),
+        "identity": figures,
+        "ngrams": len(lexical.fit_idf(titles).keys),
+        "cpu_us_per_title": {"scdv": _cpu_us(topics, titles[:TIMED]), "hybrid": _cpu_us(model, titles[:TIMED])},
+    }
 
 
 def _categories(dataset: texts.Texts) -> dict[str, Any]:
@@ -91,25 +102,22 @@ def _categories(dataset: texts.Texts) -> dict[str, Any]:
     held_out = np.flatnonzero(splits_of(ids) == Split.TEST)[:MAX_QUERIES]
     figures: dict[str, Any] = {}
     for name, matrix in _tfidf(titles).items():
-        figures[name] = _sparse_precision_at_10(matrix, held_out, codes)
-    for name, categories in (("hybrid", labels), ("hybrid, no labels", nothing)):
-        model = _train(LabelledTitles(ids=ids, titles=titles, categories=categories, groups=nothing), "hybrid")
-        figures[name] = _precision_at_10(model.encode(titles), held_out, codes)
-        if categories is labels:
-            chosen, cpu = _chosen(model), _cpu_us(model, titles[:TIMED])
-            topics = text_model.TextModel(
-                {"kind": "scdv", "fingerprint": "", "dim": model.topic_dim, "threshold": model.threshold},
-                model.word_features,
-                model.projection,
-                synonyms=model.synonyms,
-            )
-            figures["scdv"] = _precision_at_10(topics.encode(titles), held_out, codes)
+        figures[name] = _precision_at_10(matrix, held_out, codes)
+    topics, vectors = _train_topics(titles)
+    figures["scdv"] = _precision_at_10(vectors, held_out, codes)
+    chosen = {}
+    for name, categories in (("hybrid, no labels", nothing), ("hybrid", labels)):
+        labelled = LabelledTitles(ids=ids, titles=titles, categories=categories, groups=nothing)
+        model, hybrid_vectors = _hybrid(labelled, topics, vectors)
+        figures[name] = _precision_at_10(hybrid_vectors, held_out, codes)
+        chosen[name] = _chosen(model)
     return {
         "titles": len(titles),
         "queries": len(held_out),
         "precision_at_10": figures,
         "chosen": chosen,
-        "cpu_us_per_title": cpu,
+        "ngrams": len(lexical.fit_idf(titles).keys),
+        "cpu_us_per_title": {"scdv": _cpu_us(topics, titles[:TIMED]), "hybrid": _cpu_us(model, titles[:TIMED])},
     }
 
 
@@ -127,13 +135,36 @@ SETS = {
 }
 
 
-def _train(labelled: LabelledTitles, kind: str) -> text_model.TextModel:
+def _train_topics(titles: Sequence[str]) -> tuple[TextModel, F32]:
+    """An SCDV encoder of these titles, which is the topic part of a hybrid one, and their vectors."""
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
-        train(labelled.titles, Path(folder) / kind, kind=kind, titles=labelled)
-        return text_model.load(Path(folder) / kind)
+        train(titles, Path(folder) / "scdv", kind="scdv")
+        model = text_model.load(Path(folder) / "scdv")
+    return model, np.concatenate([model.encode(titles[i : i + TIMED]) for i in range(0, len(titles), TIMED)])
 
 
-def _chosen(model: text_model.TextModel) -> dict[str, Any]:
+def _hybrid(labelled: LabelledTitles, topics: TextModel, vectors: F32) -> tuple[TextModel, F32]:
+    """The hybrid encoder that training would give, and the vectors of all titles."""
+    idf = lexical.fit_idf([*map(topics.canonical, labelled.titles)])
+
+    def encode_lexical(titles: Sequence[str], dim: int) -> F32:
+        return lexical.encode([*map(topics.canonical, titles)], idf, dim)
+
+    choice = hybrid.choose(labelled, topics.encode, encode_lexical, 0)
+    manifest = {
+        "kind": "hybrid",
+        "fingerprint": "",
+        "dim": topics.dim + choice.lexical_dim,
+        "threshold": topics.threshold,
+        "topic_weight": choice.topic_weight,
+        "lexical_dim": choice.lexical_dim,
+    }
+    model = TextModel(manifest, topics.word_features, topics.projection, idf, synonyms=topics.synonyms)
+    spelling = encode_lexical(labelled.titles, choice.lexical_dim)
+    return model, hybrid.side_by_side(vectors, spelling, choice.topic_weight)
+
+
+def _chosen(model: TextModel) -> dict[str, Any]:
     return {"topic_weight": model.topic_weight, "lexical_dim": model.lexical_dim}
 
 
@@ -148,44 +179,24 @@ def _tfidf(titles: Sequence[str]) -> dict[str, Any]:
     return {name: vectorizer.fit_transform(titles) for name, vectorizer in vectorizers.items()}
 
 
-def _identity(vectors: F32, queries: I64, codes: I64) -> dict[str, float]:
-    metrics = identity_metrics(vectors[queries], vectors, codes[queries], codes, own_rows=queries)
+def _products(vectors: Any, queries: I64) -> ScoreQueries:
+    """Cosine similarities of the queries to all titles, of dense or sparse unit vectors."""
+    if isinstance(vectors, np.ndarray):
+        return inner_products(vectors[queries], vectors)
+    return lambda numbers: np.asarray((vectors[queries[numbers]] @ vectors.T).toarray())
+
+
+def _identity(vectors: Any, queries: I64, codes: I64) -> dict[str, float]:
+    metrics = identity_metrics(_products(vectors, queries), codes[queries], codes, own_rows=queries)
     return {name: round(float(values.mean()), 4) for name, values in metrics._asdict().items()}
 
 
-def _sparse_identity(matrix: Any, queries: I64, codes: I64) -> dict[str, float]:
-    relevant = np.bincount(codes)[codes[queries]] - 1
-    matches = _sparse_matches(matrix, queries, codes, max(10, int(relevant.max())))
-    found = matches.cumsum(axis=1)
-    return {
-        "r_precision": round(float((found[np.arange(len(queries)), relevant - 1] / relevant).mean()), 4),
-        "nearest_is_same": round(float(matches[:, 0].mean()), 4),
-        "precision_at_10": round(float(found[:, 9].mean() / 10), 4),
-    }
-
-
-def _precision_at_10(vectors: F32, queries: I64, codes: I64) -> float:
-    matches = ranked_matches(vectors[queries], vectors, codes[queries], codes, own_rows=queries, depth=10)
+def _precision_at_10(vectors: Any, queries: I64, codes: I64) -> float:
+    matches = ranked_matches(_products(vectors, queries), codes[queries], codes, own_rows=queries, depth=10)
     return round(float(matches.mean()), 4)
 
 
-def _sparse_precision_at_10(matrix: Any, queries: I64, codes: I64) -> float:
-    return round(float(_sparse_matches(matrix, queries, codes, 10).mean()), 4)
-
-
-def _sparse_matches(matrix: Any, queries: I64, codes: I64, depth: int) -> Any:
-    matches = []
-    for start in range(0, len(queries), _BLOCK):
-        rows = queries[start : start + _BLOCK]
-        scores = (matrix[rows] @ matrix.T).toarray()
-        scores[np.arange(len(rows)), rows] = -np.inf
-        best = np.argpartition(-scores, depth, axis=1)[:, :depth]
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-        matches.append(codes[np.take_along_axis(best, order, axis=1)] == codes[rows, None])
-    return np.concatenate(matches)
-
-
-def _cpu_us(model: text_model.TextModel, titles: Sequence[str], rounds: int = 5) -> dict[str, float]:
+def _cpu_us(model: TextModel, titles: Sequence[str], rounds: int = 5) -> dict[str, float]:
     """CPU microseconds per title by batch size, with words cached."""
     model.encode(titles)
     took: dict[int, list[float]] = {batch: [] for batch in BATCHES}

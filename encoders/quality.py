@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,24 +52,32 @@ def rows_of_repeated(codes: I64) -> I64:
     return np.flatnonzero(np.bincount(codes)[codes] > 1) if len(codes) else codes
 
 
-def ranked_matches(
-    queries: F32, references: F32, query_codes: I64, codes: I64, *, own_rows: I64 | None, depth: int
-) -> npt.NDArray[np.bool_]:
-    """(n, depth) whether each of the nearest of the references (m, dim) has the code of the query (n, dim).
+ScoreQueries = Callable[[I64], F32]  # Numbers of queries (b,) to their similarity to all references (b, m).
 
-    Nearest first by inner product, ties by ascending row; fewer columns if there are fewer references.
+
+def inner_products(queries: F32, references: F32) -> ScoreQueries:
+    """The cosine similarity of unit vectors (n, dim) and (m, dim)."""
+    return lambda numbers: np.asarray(queries[numbers] @ references.T)
+
+
+def ranked_matches(
+    scores: ScoreQueries, query_codes: I64, codes: I64, *, own_rows: I64 | None, depth: int
+) -> npt.NDArray[np.bool_]:
+    """(n, depth) whether each of the nearest of m references has the code of the query, nearest first.
+
+    Ties by ascending row; fewer columns if there are fewer references.
     own_rows: the references that the queries themselves are, which are left out; None: they are none of them.
     """
-    depth = max(min(depth, len(references) - (own_rows is not None)), 0)
-    matches = np.zeros((len(queries), depth), dtype=bool)
-    for start in range(0, len(queries) if depth else 0, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        scores = queries[block] @ references.T
+    depth = max(min(depth, len(codes) - (own_rows is not None)), 0)
+    matches = np.zeros((len(query_codes), depth), dtype=bool)
+    for start in range(0, len(query_codes) if depth else 0, _BLOCK):
+        numbers = np.arange(start, min(start + _BLOCK, len(query_codes)))
+        block = scores(numbers)
         if own_rows is not None:
-            scores[np.arange(len(scores)), own_rows[block]] = -np.inf
-        best = np.sort(np.argpartition(-scores, depth - 1, axis=1)[:, :depth], axis=1)
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-        matches[block] = codes[np.take_along_axis(best, order, axis=1)] == query_codes[block, None]
+            block[np.arange(len(block)), own_rows[numbers]] = -np.inf
+        best = np.sort(np.argpartition(-block, depth - 1, axis=1)[:, :depth], axis=1)
+        order = np.argsort(-np.take_along_axis(block, best, axis=1), axis=1, kind="stable")
+        matches[numbers] = codes[np.take_along_axis(best, order, axis=1)] == query_codes[numbers, None]
     return matches
 
 
@@ -81,16 +89,14 @@ class IdentityMetrics(NamedTuple):
     precision_at_10: F64  # Relevant ones among the ten nearest, divided by ten.
 
 
-def identity_metrics(
-    queries: F32, references: F32, query_codes: I64, codes: I64, *, own_rows: I64 | None
-) -> IdentityMetrics:
+def identity_metrics(scores: ScoreQueries, query_codes: I64, codes: I64, *, own_rows: I64 | None) -> IdentityMetrics:
     """The metrics of queries that each have a relevant reference, one of its code; as `ranked_matches` ranks."""
     counts = np.bincount(codes, minlength=int(query_codes.max(initial=0)) + 1)
     relevant = counts[query_codes] - (own_rows is not None)
     depth = max(10, int(relevant.max(initial=1)))
-    found = ranked_matches(queries, references, query_codes, codes, own_rows=own_rows, depth=depth).cumsum(axis=1)
+    found = ranked_matches(scores, query_codes, codes, own_rows=own_rows, depth=depth).cumsum(axis=1)
     return IdentityMetrics(
-        r_precision=found[np.arange(len(queries)), relevant - 1] / relevant,
+        r_precision=found[np.arange(len(found)), relevant - 1] / relevant,
         nearest_is_same=found[:, 0].astype(np.float64),
         precision_at_10=found[:, :10][:, -1] / 10,
     )

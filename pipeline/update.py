@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from encoders.image.signature import DEFAULT_INPUT_PX
 from encoders.product import model as product_encoder
 from encoders.product.train import QualityGateFailed
 from encoders.text import model as text_encoder
@@ -48,7 +49,9 @@ class UpdateOptions:
     catalogue: Path
     location: Path
     artifacts: Path
-    connect_encoder: Callable[[], AbstractAsyncContextManager[image_encoding.Encode]] | None  # None: no image space.
+    connect_encoder: (
+        Callable[[], AbstractAsyncContextManager[image_encoding.PhotoEncoder]] | None
+    )  # None: no image space.
     feature_store: Path
     shards: int = 2
     index: IndexOptions = DEFAULT_OPTIONS
@@ -159,25 +162,25 @@ async def _read_and_encode_photos(
 
     None if no product has a photo, or if there is no encoder.
     """
-    async with _connect_encoder(options) as encode:
-        if encode is None:
-            for _ in _read_photos(options, table, catalogue, report.catalogue, None):
+    async with _connect_encoder(options) as encoder:
+        if encoder is None:
+            for _ in _read_photos(options, table, catalogue, report.catalogue, None, side_px=DEFAULT_INPUT_PX):
                 pass  # Photos are decoded all the same: which rows are bad must not depend on the spaces built.
             return None
-        probe = await image_encoding.probe(encode)
+        probe = await image_encoding.probe(encoder)
         features = FeatureStore(options.feature_store / "image" / probe.encoder, probe.vectors.shape[1])
-        photos = _read_photos(options, table, catalogue, report.catalogue, features)
-        report.encoded["photos"] = await image_encoding.encode_photos(encode, photos, features, probe.encoder)
+        photos = _read_photos(options, table, catalogue, report.catalogue, features, side_px=encoder.input_px)
+        report.encoded["photos"] = await image_encoding.encode_photos(encoder.encode, photos, features, probe.encoder)
     return (probe.encoder, features) if any(catalogue.photo_digests) else None
 
 
 @asynccontextmanager
-async def _connect_encoder(options: UpdateOptions) -> AsyncIterator[image_encoding.Encode | None]:
+async def _connect_encoder(options: UpdateOptions) -> AsyncIterator[image_encoding.PhotoEncoder | None]:
     if options.connect_encoder is None:
         yield None
     else:
-        async with options.connect_encoder() as encode:
-            yield encode
+        async with options.connect_encoder() as encoder:
+            yield encoder
 
 
 def _read_photos(
@@ -186,11 +189,13 @@ def _read_photos(
     catalogue: _Catalogue,
     report: CatalogueReport,
     features: FeatureStore | None,
+    *,
+    side_px: int,
 ) -> Iterator[Photo]:
-    """Read the products into `catalogue` and `report`, and yield their photos."""
+    """Read the products into `catalogue` and `report`, and yield their photos, decoded to squares of `side_px`."""
     stored: Container[str] = () if features is None else features
     with progress_bar("reading and encoding photos") as count:
-        for item in read_valid_products(options.catalogue, table, report, stored_digests=stored):
+        for item in read_valid_products(options.catalogue, table, report, side_px=side_px, stored_digests=stored):
             count()
             report.products += 1
             report.photos += item.photo is not None

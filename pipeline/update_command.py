@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from encoders.image.signature import MODEL
 from encoders.text import model as text_encoder
 from index.building.auto_recipe import describe
 from index.building.build import MAX_SHARDS, IndexOptions
@@ -35,14 +36,20 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         )
     with (
         staging_directory(location, args.staging) as directory,
-        model_server(args.models, environ) if args.models else contextlib.nullcontext(args.model_server) as address,
+        model_server(args.models, environ, args.model)
+        if args.models
+        else contextlib.nullcontext(args.model_server) as address,
     ):
         options = UpdateOptions(
             catalogue=args.catalogue,
             location=directory,
             artifacts=args.artifacts,
             connect_encoder=partial(
-                image_encoding.connect_encoder, address, version=args.model_version, label=args.model_label
+                image_encoding.connect_encoder,
+                address,
+                model=args.model,
+                version=args.model_version,
+                label=args.model_label,
             )
             if address
             else None,
@@ -142,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="encode photos with a running model server or TF-Serving",
     )
+    add("--model", default=MODEL, metavar="NAME", help="name of the image model (default %(default)s)")
     add(
         "--model-version",
         type=int,

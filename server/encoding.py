@@ -12,7 +12,7 @@ import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.client import ImageEncoder
+from encoders.image.client import ImageEncoder, WrongInputSize
 from encoders.image.preprocessing import BadImage, preprocess
 from encoders.product.client import CategoryProbabilities, ProductEncoder, ProductEncoderInfo
 from encoders.text.client import TextEncoder
@@ -90,19 +90,29 @@ class Encoders:
     async def encode_image(self, field: str, data: bytes, deadline: Deadline) -> EncodedVector:
         """The photo's vector, of unit norm. Raises InvalidRequest for a bad photo, and what `ImageEncoder.encode` does.
 
-        A thread that is decoding at the deadline goes on until it is done; a photo that still waits for a thread then
-        is never decoded.
+        Where the model takes another size than it took before, the photo is decoded once more.
         """
         if self._image_batcher is None:
             raise Unavailable("this gateway has no image encoder: it cannot encode photos")
         try:
+            return await self._image_batcher(await self._decode(field, data, deadline), deadline)
+        except WrongInputSize:
+            return await self._image_batcher(await self._decode(field, data, deadline), deadline)
+
+    async def _decode(self, field: str, data: bytes, deadline: Deadline) -> Pixels:
+        """The photo's pixels, in the size that the model takes as far as is known.
+
+        A thread that is decoding at the deadline goes on until it is done; a photo that still waits for a thread then
+        is never decoded.
+        """
+        side_px = self._image_encoder.input_px
+        try:
             async with asyncio.timeout(deadline.timeout_s()):
-                pixels = await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data, side_px)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the photo was decoded") from None
         except BadImage as error:
             raise InvalidRequest(field, error.reason) from error
-        return await self._image_batcher(pixels, deadline)
 
     async def encode_text(self, text: str, deadline: Deadline) -> EncodedVector:
         """The text's vector, of unit norm; zeros where the encoder knows no word of it.
@@ -166,9 +176,16 @@ class Encoders:
 
         return Coalescer(send_in_time, max_in_flight=max_in_flight, max_batch=max_batch, max_waiting=self._max_waiting)
 
-    async def _encode_images(self, batch: list[Pixels], deadline: Deadline) -> Sequence[EncodedVector]:
-        encoded = await self._image_encoder.encode(np.stack(batch), deadline)
-        return [EncodedVector(vector, encoded.encoder) for vector in encoded.vectors]
+    async def _encode_images(
+        self, batch: list[Pixels], deadline: Deadline
+    ) -> Sequence[EncodedVector | FailedPrecondition]:
+        """Photos that were decoded for different versions of the model go in calls of their own."""
+
+        async def encode(photos: list[Pixels]) -> Sequence[EncodedVector]:
+            encoded = await self._image_encoder.encode(np.stack(photos), deadline)
+            return [EncodedVector(vector, encoded.encoder) for vector in encoded.vectors]
+
+        return await _send_groups(batch, [pixels.shape for pixels in batch], encode)
 
     async def _encode_texts(self, batch: list[str], deadline: Deadline) -> Sequence[EncodedVector]:
         encoded = await self._text_encoder.encode(batch, deadline)

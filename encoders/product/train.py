@@ -1,7 +1,8 @@
 """Train the product encoder on products with an image, a text and a category. Writes an artifact.
 
 The encoder passes a quality gate only if its neighbours of held-out products match the category, full and broad, better
-than those of the image alone and of the text alone. Tags are trained on and measured, but not part of the gate: an
+than those of the image alone and of the text alone, and find the same product as well, where tags state groups of it.
+Tags are trained on and measured, but not part of the gate: an
 encoder may gain by category and lose by colour, and the image space remains for searches by colour.
 """
 
@@ -15,12 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from encoders.labels import broadest, levels, without_groups
+from encoders.labels import broadest, group_of, levels, without_groups
 from encoders.product import fusion
 from encoders.product import model as product_model
 from encoders.product.classifier import Classifier, LabelledProducts, fit_classifier, top_predictions
 from encoders.product.fusion import Fusion, Modality
-from encoders.quality import expected_calibration_error, precision_at_10
+from encoders.quality import (
+    expected_calibration_error,
+    identity_metrics,
+    inner_products,
+    label_codes,
+    precision_at_10,
+    rows_of_repeated,
+)
 from encoders.splits import Split, splits_of
 from lookalike.errors import OperatorError
 from lookalike.vectors import F32
@@ -28,6 +36,7 @@ from lookalike.vectors import F32
 RIDGE_CANDIDATES = (0.01, 0.1, 1.0)  # Chosen by precision@10 on the calibration products.
 MAX_TRAINING_PRODUCTS = 50_000  # If there are more, a random sample of this size is used.
 MAX_EVALUATED_PRODUCTS = 5_000  # Compared pairwise, hence the bound.
+MAX_IDENTITY_PRODUCTS = 20_000  # Among which held-out ones look for their group.
 MAX_LABELS = 2_048
 MIN_PRODUCTS_PER_LABEL = 5  # In training; rarer labels are neither trained on nor predicted.
 MIN_EVALUATED_PRODUCTS = 30  # Held-out products that share a category; fewer are no evidence.
@@ -83,7 +92,8 @@ def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, repo
     fusion_model = _fit_best_fusion(products, training, calibration)
     report("comparing with the image alone and the text alone")
     precision = _precision_by_label(products, fusion_model, test)
-    check_quality_gate(precision)
+    identity = _identity(products, fusion_model, test)
+    check_quality_gate(precision, identity)
     report("fitting the classifier")
     training_labelled, calibration_labelled, test_labelled = (
         _labelled_products(products, fusion_model, rows, categories) for rows in (training, calibration, test)
@@ -93,6 +103,7 @@ def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, repo
         "training_products": len(training),
         "test_products": len(test),
         "precision_at_10": precision,
+        "identity": identity,
         "classifier": {
             modality.value: _evaluate_classifier(classifier, modality, test_labelled) for modality in Modality
         },
@@ -175,11 +186,43 @@ def _evaluation_labels(products: TrainingProducts, rows: Rows) -> Iterator[tuple
             yield f"tag {tag_kind}", [values.get(i, f"none {i}") for i in range(len(rows))]
 
 
-def check_quality_gate(precision: Mapping[str, Mapping[str, float]]) -> None:
+def _identity(products: TrainingProducts, fusion_model: Fusion, test: Rows) -> dict[str, float]:
+    """R-precision of the same product by stated groups, of held-out products among all: space -> value.
+
+    Empty with fewer than MIN_EVALUATED_PRODUCTS held-out products whose group another product has.
+    """
+    others = np.setdiff1d(np.arange(len(products)), test)[: MAX_IDENTITY_PRODUCTS - len(test)]
+    pool = np.concatenate([test, others])
+    codes = label_codes([group_of(products.tags[row]) for row in pool])
+    queries = np.intersect1d(np.arange(len(test)), rows_of_repeated(codes))
+    if len(queries) < MIN_EVALUATED_PRODUCTS:
+        return {}
+    images, texts = products.images[pool], products.texts[pool]
+    vectors = {"image": images, "text": texts, "product": fusion_model.fuse(Modality.BOTH, images, texts)}
+    return {
+        space: round(
+            float(
+                identity_metrics(
+                    inner_products(rows[queries], rows), codes[queries], codes, own_rows=queries
+                ).r_precision.mean()
+            ),
+            4,
+        )
+        for space, rows in vectors.items()
+    }
+
+
+def check_quality_gate(precision: Mapping[str, Mapping[str, float]], identity: Mapping[str, float]) -> None:
     """The quality gate: better by the full category, and no worse by the broad one, whose precision may be near 1.
 
-    precision: of held-out products, label -> space -> value. Raises QualityGateFailed.
+    Nor worse at finding the same product. precision: of held-out products, label -> space -> value; identity: space ->
+    value, or empty. Raises QualityGateFailed.
     """
+    if identity and identity["product"] < max(identity["image"], identity["text"]):
+        raise QualityGateFailed(
+            f"R-precision of the same product {identity['product']:.3f}; by image alone {identity['image']:.3f}, by "
+            f"text alone {identity['text']:.3f}"
+        )
     fine, broad = precision["category"], precision["broad category"]
     for space in ("image", "text"):
         if fine["product"] <= fine[space] or broad["product"] < broad[space]:

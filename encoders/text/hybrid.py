@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from encoders.labels import broadest
-from encoders.quality import identity_metrics, label_codes, ranked_matches, rows_of_repeated
+from encoders.quality import identity_metrics, inner_products, label_codes, ranked_matches, rows_of_repeated
 from encoders.splits import Split, splits_of
 from encoders.text.perturbation import perturb_titles
 from lookalike.vectors import F32, I64, normalised
@@ -175,11 +175,12 @@ class _Exam:
         queries = self._vectors(self.query_topics, self.query_lexical[lexical_dim], topic_weight)
         figures = {}
         for name, (rows, codes) in self.labellings.items():
-            matches = ranked_matches(products[rows], products, codes[rows], codes, own_rows=rows, depth=10)
+            matches = ranked_matches(
+                inner_products(products[rows], products), codes[rows], codes, own_rows=rows, depth=10
+            )
             figures[name] = round(float(matches.mean()), 4)
         identity = identity_metrics(
-            queries,
-            products,
+            inner_products(queries, products),
             self.identity_codes[self.identity_queries],
             self.identity_codes,
             own_rows=self.identity_queries if self.stated_groups else None,

@@ -44,8 +44,8 @@ BATCH_SECONDS = Histogram(
 
 DESCRIPTION = """Serve the text encoder and, with --product-artifact, the product encoder.
 
-  lookalike serve text-encoder --artifact texts/scdv-3f9a0c17d2b4 --port 7100
-  lookalike serve text-encoder --artifact texts/scdv-3f9a0c17d2b4 --product-artifact texts/product-81c09b2e77aa"""
+  lookalike serve text-encoder --artifact texts/hybrid-3f9a0c17d2b4 --port 7100
+  lookalike serve text-encoder --artifact texts/hybrid-3f9a0c17d2b4 --product-artifact texts/product-81c09b2e77aa"""
 
 
 @dataclass(frozen=True, kw_only=True)

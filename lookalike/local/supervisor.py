@@ -147,6 +147,13 @@ class Supervisor:
         """Process ids by name, for benchmarks."""
         return {process.name: process.popen.pid for process in self._processes}
 
+    def kill(self, name: str) -> None:
+        """Send SIGKILL to a process, which can then be started again: for tests of what survives it."""
+        (process,) = [each for each in self._processes if each.name == name]
+        self._processes.remove(process)
+        process.popen.kill()
+        process.popen.wait()
+
     def _find_exit(self) -> LookalikeError | None:
         """The error of a process that has ended: it explains a failed call better than the call's own error does."""
         time.sleep(POLL_S)  # The connections of a process break a moment before its exit status can be read.

@@ -18,7 +18,7 @@ from PIL import Image
 from prometheus_client import REGISTRY
 
 from encoders.image import signature
-from encoders.image.prediction_service import PREDICTION_SERVICE, to_array, to_string_tensor, to_tensor
+from encoders.image.prediction_service import to_array, to_string_tensor, to_tensor
 from encoders.tfserving.v1 import prediction_pb2
 from lookalike.channels import aio_channel
 from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
@@ -45,10 +45,10 @@ from server.query import SearchQuery, parse_query
 from server.remote_shard import RemoteShard
 from server.settings import GatewaySettings
 from server.shard_transport import ShardTransport
+from tests.rpc.model_servers import metadata_response, prediction_service
 
 DIM = 8
-# The client of the model server expects the dimension of the real image model.
-DIMS = {SPACE_IMAGE: signature.DIM, SPACE_TEXT: DIM, SPACE_PRODUCT: DIM}
+DIMS = {SPACE_IMAGE: 16, SPACE_TEXT: DIM, SPACE_PRODUCT: DIM}
 SHARDS = 2
 SHARD = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 TEXT = text_encoder_pb2.DESCRIPTOR.services_by_name["TextEncoder"]
@@ -323,6 +323,7 @@ class ScriptedModelServer:
     fingerprint: str = f"encoder-{SPACE_IMAGE}"
     photos: list[int] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)  # The number of photos of each.
+    input_px: int = signature.DEFAULT_INPUT_PX
     waits_for: asyncio.Event | None = None  # If set, it answers only after this event.
     error: grpc.StatusCode | None = None
 
@@ -342,12 +343,7 @@ class ScriptedModelServer:
         return prediction_pb2.PredictResponse(outputs=outputs)
 
     def handler(self) -> grpc.GenericRpcHandler:
-        predict = grpc.unary_unary_rpc_method_handler(
-            self.predict,
-            prediction_pb2.PredictRequest.FromString,
-            prediction_pb2.PredictResponse.SerializeToString,
-        )
-        return grpc.method_handlers_generic_handler(PREDICTION_SERVICE, {"Predict": predict})
+        return prediction_service(self.predict, lambda: metadata_response(self.input_px, DIMS[SPACE_IMAGE]))
 
 
 @dataclass

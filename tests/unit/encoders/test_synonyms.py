@@ -145,6 +145,7 @@ def test_a_compiled_dictionary_is_read_as_it_was_written(tmp_path: Path) -> None
         ["水色のワンピース", "light blue dress", "ライトブルー ワンピ"],
         ["紺色の靴下", "navy socks", "ネイビー ソックス"],
         ["腕時計", "wrist watch", "wristwatches", "リストウォッチ"],
+        ["手提げ鞄", "handbags", "ハンドバッグ"],
         ["灰色のソファー", "gray couch", "grey sofa", "グレー ソファ"],
     ],
 )

@@ -232,9 +232,9 @@ def test_real_titles_are_nearest_to_titles_of_their_category(real_data: Path, tm
     np.fill_diagonal(scores, -2)
     nearest = np.argpartition(-scores, 10, axis=1)[:, :10]
     assert (article_types[nearest] == article_types[:, None]).mean() > 0.67
-    # Words that training never saw are encoded through their subwords.
+    # Words that training never saw are encoded by their n-grams alone.
     for unseen, seen, other in (("wattch", "watch", "shirt"), ("shoess", "shoes", "dress")):
         training_words = {word for row in rows for word in row["title"].lower().split()}
         assert unseen not in training_words
         misspelt, correct, different = model.encode([unseen, seen, other])
-        assert misspelt @ correct > misspelt @ different + 0.2
+        assert misspelt @ correct > 1.5 * (misspelt @ different)

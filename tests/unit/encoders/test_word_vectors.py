@@ -140,7 +140,7 @@ def test_a_file_without_any_of_the_words_and_a_catalogue_without_words_are_refus
     vectors_file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(BadArtifact, match="none of the words"):
-        train(["赤い靴", "白い皿"], tmp_path / "out", word_vectors=vectors_file)
+        train(["ほげほげ", "ふがふが"], tmp_path / "out", word_vectors=vectors_file)
     with pytest.raises(BadCatalogue, match="the texts contain no words"):
         train(["", "★"], tmp_path / "out", word_vectors=vectors_file)
 

@@ -15,7 +15,7 @@ from index.search.queries import parse_query
 from index.serving.shard_version import ShardVersion, open_shard
 from lookalike.v1.index_pb2 import Patch, ShardQuery, Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import Filter, Product, Space, SpaceVector
-from lookalike.vectors import F32, normalised
+from tests.product_states import ABSENT, ProductState, after
 from tests.unit.index.samples import IMAGE, TEXT, catalogue, query_vector, unit_vectors, vectors_of
 
 COUNT = 60  # Products of the version as it was built, "p0" to "p59"; those after p39 have revision 5.
@@ -95,17 +95,10 @@ def random_updates(random: np.random.Generator, count: int, *, above: int = 0) -
 
 
 @dataclass
-class ExpectedProduct:
-    revision: int
-    product: Product | None  # None: removed.
-    vectors: dict[Space.ValueType, F32]
-
-
-@dataclass
 class Oracle:
     """The expected products: for each the newest revision."""
 
-    products: dict[str, ExpectedProduct] = field(default_factory=dict)
+    products: dict[str, ProductState] = field(default_factory=dict)
 
     @classmethod
     def of(cls, shard: ShardVersion) -> Oracle:
@@ -115,35 +108,15 @@ class Oracle:
             product = Product.FromString(ref.product)
             product.description = ref.description
             vectors = {each: vector for each in (IMAGE, TEXT) if (vector := ref.vector(each)) is not None}
-            products[product_id] = ExpectedProduct(5 * (int(product_id[1:]) >= 40), product, vectors)
+            products[product_id] = ProductState(5 * (int(product_id[1:]) >= 40), product, vectors)
         return cls(products)
 
     def apply(self, update: Update) -> UpdateResult.Outcome.ValueType:
         product_id = update.remove or update.upsert.product.id or update.patch.product.id
-        if (present := self.products.get(product_id)) is not None and present.revision >= update.revision:
-            return UpdateResult.STALE
-        before = present if present is not None and present.product is not None else None
-        kept: dict[Space.ValueType, F32] = {}
-        product = None
-        if update.HasField("patch"):
-            if before is None or before.product is None:
-                return UpdateResult.NOT_FOUND
-            kept, product = before.vectors, Product()
-            product.CopyFrom(before.product)
-            for field in update.patch.fields:
-                product.ClearField(field)  # type: ignore[arg-type]  # a field of Product
-            product.MergeFrom(update.patch.product)  # It has no other fields.
-            product.revision = update.revision
-        elif update.HasField("upsert"):
-            kept = before.vectors if before is not None and update.upsert.keep_vectors else {}
-            product = Product(revision=update.revision)
-            product.MergeFrom(update.upsert.product)
-        vectors = {
-            each.space: normalised(np.frombuffer(each.vector, "<f4").reshape(1, -1))[0]
-            for each in update.upsert.vectors
-        } | {each.space: np.frombuffer(each.vector, "<f4") for each in update.upsert.stored_vectors}
-        self.products[product_id] = ExpectedProduct(update.revision, product, {**kept, **vectors})
-        return UpdateResult.APPLIED
+        outcome, state = after(self.products.get(product_id, ABSENT), update)
+        if outcome == UpdateResult.APPLIED:
+            self.products[product_id] = state
+        return outcome
 
     def check(self, shard: LiveShard) -> None:
         """Raise AssertionError if a listing, a lookup, a count or a search differs from what is expected."""
