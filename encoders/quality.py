@@ -43,8 +43,9 @@ def neighbour_precisions(neighbours: I64, labels: Sequence[str]) -> npt.NDArray[
 
 def label_codes(labels: Sequence[str]) -> I64:
     """(n,) a number for each label; those of an empty label, which stands for an unknown one, are all different."""
-    names = [label or f"\0{i}" for i, label in enumerate(labels)]
-    return np.unique(np.asarray(names, dtype=object).astype(str), return_inverse=True)[1].astype(np.int64)
+    code_of: dict[object, int] = {}
+    # Not np.unique, which pads every label to the longest: labels may be texts of 64 KiB.
+    return np.fromiter((code_of.setdefault(label or i, len(code_of)) for i, label in enumerate(labels)), np.int64)
 
 
 def rows_of_repeated(codes: I64) -> I64:
