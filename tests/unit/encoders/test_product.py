@@ -11,7 +11,7 @@ import pytest
 
 from encoders.product import model as product_model
 from encoders.product.model import ProductModel
-from encoders.product.train import QualityGateFailed, TrainingProducts, check_quality_gate, train
+from encoders.product.train import BEST, QualityGateFailed, TrainingProducts, check_quality_gate, train
 from lookalike.errors import BadArtifact, OperatorError
 from lookalike.vectors import F32
 from tests.unit.encoders.synthetic_products import make_products
@@ -87,17 +87,23 @@ def test_categories_are_sorted_by_probability_and_more_accurate_with_both_modali
     assert prediction.probabilities.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_an_encoder_no_better_than_the_image_alone_is_refused_with_the_figures(tmp_path: Path) -> None:
-    products_without_text = make_products(noise=0.01, informative_texts=False)
-    with pytest.raises(QualityGateFailed, match=r"by category 1\.000.*image alone 1\.000"):
-        train(products_without_text, tmp_path / "product")
+def test_an_encoder_no_better_than_the_image_alone_is_refused_with_the_figures(
+    products: TrainingProducts, tmp_path: Path
+) -> None:
+    order = np.random.default_rng(1).permutation(len(products))
+    unrelated = dataclasses.replace(products, categories=[products.categories[row] for row in order])
+    with pytest.raises(QualityGateFailed, match=r"by category 0\.\d+.*image alone 0\.\d+"):
+        train(unrelated, tmp_path / "product")
     assert not list(tmp_path.iterdir())
 
 
 def precisions(**by_label: tuple[float, float, float]) -> dict[str, dict[str, float]]:
-    """Label -> space -> precision, given (image, text, product) per label."""
+    """Label -> space -> precision, given (image, text, product) per label; the best possible is 1."""
     spaces = ("image", "text", "product")
-    return {label.replace("_", " "): dict(zip(spaces, values, strict=True)) for label, values in by_label.items()}
+    return {
+        label.replace("_", " "): {**dict(zip(spaces, values, strict=True)), BEST: 1.0}
+        for label, values in by_label.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -119,6 +125,12 @@ def test_the_quality_gate_fails_if_one_modality_is_as_good_by_full_or_better_by_
 def test_the_quality_gate_passes_if_equal_by_broad_category_and_worse_by_tags() -> None:
     tags = (0.4, 0.2, 0.1)
     check_quality_gate(precisions(category=(0.7, 0.7, 0.8), broad_category=(1, 0.9, 1), tag_colour=tags), {})
+
+
+def test_the_quality_gate_passes_if_a_modality_leaves_nothing_to_better() -> None:
+    check_quality_gate(precisions(category=(0.7, 1, 1), broad_category=(0.9, 1, 1)), {})
+    with pytest.raises(QualityGateFailed, match=r"by text alone"):
+        check_quality_gate(precisions(category=(0.7, 0.99, 0.99), broad_category=(0.9, 1, 1)), {})
 
 
 @pytest.mark.parametrize(("product", "passes"), [(0.7, True), (0.6, True), (0.59, False)])

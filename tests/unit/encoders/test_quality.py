@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from encoders.quality import (
+    best_precision_at_10,
     expected_calibration_error,
     label_codes,
     majority_vote,
@@ -149,3 +150,14 @@ def test_a_long_label_does_not_cost_memory_for_every_label() -> None:
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 10 << 20
+
+
+def test_precision_at_10_is_the_best_possible_where_all_products_of_a_label_come_first() -> None:
+    labels = [*"a" * 14, *"b" * 4, "c"]
+    vectors = np.eye(3, dtype=np.float32)[[ord(label) - ord("a") for label in labels]]
+    assert (
+        precision_at_10(vectors, labels)
+        == pytest.approx(best_precision_at_10(labels))
+        == pytest.approx((14 * 1 + 4 * 0.3) / 18)
+    )
+    assert best_precision_at_10([*"abc"]) == 0
