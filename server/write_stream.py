@@ -34,19 +34,22 @@ class WriteStreamer:
         Batches are written one after the other; MAX_WRITE_AHEAD of them are read ahead, and then no more: HTTP/2's flow
         control holds the caller back. A batch counts as applied only when its response says so.
         """
-        batches: asyncio.Queue[BatchWriteRequest | None] = asyncio.Queue(MAX_WRITE_AHEAD)
+        slots = asyncio.Semaphore(MAX_WRITE_AHEAD)
+        batches: asyncio.Queue[BatchWriteRequest | None] = asyncio.Queue()
 
         async def read() -> None:
             try:
                 async for request in requests:
-                    await batches.put(request)
+                    await slots.acquire()
+                    batches.put_nowait(request)
             finally:
-                await batches.put(None)
+                batches.put_nowait(None)  # Without waiting for room, which nobody makes once the stream has ended.
 
         with self._streams.one_more():
             reader = asyncio.create_task(read())
             try:
                 while (request := await batches.get()) is not None:
+                    slots.release()
                     with time_request("Write") as timer, self._admission.permit(timer, calls_of(request)):
                         response = await self._writer.write(request, deadline)
                     yield response

@@ -46,7 +46,8 @@ _APART: Final = (*_SHARDS, "gateway")
 _BUILT, _WITH_TEXT = 2000, 1000  # Products of the index; the first have a text vector, too.
 _OWN, _SHARED = 240, 40  # Products that each writer changes, and that all change; half of them are not in the index.
 _IMAGE_DIM, _TEXT_DIM = 32, 16
-_DELTA_ROWS = 512  # A compaction begins every 64 changes.
+# A compaction begins at an eighth: all the time, or seldom, so that a start has a long log to replay.
+_DELTA_ROWS: Final = (512, 32_768)
 _STARTING_S = 1.5  # About how long a process takes to be ready.
 
 
@@ -153,7 +154,7 @@ class _Deployment:
         words = [kind, "--port", str(self._ports[role])]
         if kind != "gateway":
             words += ["--location", str(self.location), "--live-dir", str(self._live), "--threads", "1"]
-            words += ["--delta-rows", str(_DELTA_ROWS), "--poll-s", "0.2", "--lease-s", "1"]
+            words += ["--delta-rows", str(_DELTA_ROWS[self._starts % 2]), "--poll-s", "0.2", "--lease-s", "1"]
         if kind != "shard":
             words += ["--refresh-s", "0.2"]
         if kind == "gateway":

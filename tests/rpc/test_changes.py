@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 import pytest_asyncio
 from google.protobuf.field_mask_pb2 import FieldMask
+from prometheus_client import REGISTRY
 
 from index.backends.faiss_support import use_threads
 from index.building.build import build
@@ -44,11 +46,13 @@ from tests.rpc.gateways import (
     VECTORS,
     ScriptedSystem,
     a_photo,
+    calls_in_flight,
     fuse,
     running_gateway,
     scripted_system,
 )
 from tests.rpc.live_shards import live_shards
+from tests.rpc.model_servers import until
 from tests.unit.index.samples import catalogue, unit_vectors, vectors_of
 
 
@@ -308,6 +312,25 @@ async def test_a_stream_of_batches_is_answered_in_order(system: ScriptedSystem) 
     assert [[each.response.revision for each in results] for results in responses] == [
         [len(batch)] * len(batch) for batch in names
     ]
+
+
+async def test_a_cancelled_stream_ends_though_batches_wait_behind_the_one_that_is_written() -> None:
+    sent = 0
+
+    async def requests() -> AsyncIterator[BatchWriteRequest]:
+        nonlocal sent
+        for sent in range(1, 100):
+            yield BatchWriteRequest(changes=[Change(remove=RemoveRequest(product_id="a", revision=1))])
+
+    async with scripted_system(shard_timeout_s=3600) as system:
+        for shard in system.shards:
+            shard.hang = True
+        call = system.catalog.Write(requests())
+        reading = asyncio.create_task(call.read())
+        await until(lambda: sent == 99 and calls_in_flight() == 1)
+        reading.cancel()
+        call.cancel()
+        await until(lambda: not REGISTRY.get_sample_value("lookalike_search_streams"))
 
 
 async def test_removing_where_a_filter_passes_needs_a_filter(system: ScriptedSystem) -> None:
