@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -29,6 +30,7 @@ Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 Pixels = npt.NDArray[np.uint8]
 
+_SIZES_TRIED = 4  # Of a photo.
 PRODUCT_BATCH = 64  # Maximum number of products in one call to the product encoder.
 
 
@@ -90,14 +92,15 @@ class Encoders:
     async def encode_image(self, field: str, data: bytes, deadline: Deadline) -> EncodedVector:
         """The photo's vector, of unit norm. Raises InvalidRequest for a bad photo, and what `ImageEncoder.encode` does.
 
-        Where the model takes another size than it took before, the photo is decoded once more.
+        Where the model takes another size than it took before, the photo is decoded again; while one version takes the
+        place of another, answers of both may come in turn.
         """
         if self._image_batcher is None:
             raise Unavailable("this gateway has no image encoder: it cannot encode photos")
-        try:
-            return await self._image_batcher(await self._decode(field, data, deadline), deadline)
-        except WrongInputSize:
-            return await self._image_batcher(await self._decode(field, data, deadline), deadline)
+        for _ in range(_SIZES_TRIED - 1):
+            with suppress(WrongInputSize):
+                return await self._image_batcher(await self._decode(field, data, deadline), deadline)
+        return await self._image_batcher(await self._decode(field, data, deadline), deadline)
 
     async def _decode(self, field: str, data: bytes, deadline: Deadline) -> Pixels:
         """The photo's pixels, in the size that the model takes as far as is known.
