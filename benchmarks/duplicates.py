@@ -22,10 +22,10 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.meter import write
-from encoders.image.batch_norm_folding import fold_batch_norms
-from encoders.image.mobilenet import build_network, serving_module
+from encoders.image.export import keras_module
+from encoders.image.networks import build_network
 from encoders.image.preprocessing import preprocess
-from encoders.image.signature import FEATURES
+from encoders.image.signature import DEFAULT_INPUT_PX, FEATURES
 from encoders.image.tensorflow_runtime import import_tensorflow
 from lookalike.vectors import F32
 
@@ -47,14 +47,16 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=2000)
     options = parser.parse_args()
     tf = import_tensorflow(os.environ)  # noqa: TID251  # a script of its own
-    model = serving_module(tf, fold_batch_norms(build_network(str(options.weights))), "measured", "float32")
+    weights = str(options.weights)
+    _, model = keras_module(tf, build_network(weights), weights=weights)
     photos = read_photos(options.fashion, options.photos)
 
     def encode(change: Callable[[Image.Image], Image.Image] | None) -> F32:
         parts = []
         for start in range(0, len(photos), BATCH):
             part = photos[start : start + BATCH]
-            pixels = np.stack([preprocess(photo if change is None else edited_copy(photo, change)) for photo in part])
+            copies = part if change is None else [edited_copy(photo, change) for photo in part]
+            pixels = np.stack([preprocess(copy, DEFAULT_INPUT_PX) for copy in copies])
             parts.append(model.serve(tf.constant(pixels))[FEATURES].numpy())
         return np.concatenate(parts)
 

@@ -27,10 +27,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.meter import write
-from encoders.image.batch_norm_folding import Convolution, compute_features, fold_batch_norms, normalise_rows
-from encoders.image.mobilenet import build_network, serving_module
-from encoders.image.preprocessing import SIDE_PX, preprocess
-from encoders.image.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
+from encoders.image.batch_norm_folding import Convolution, compute_features, fold_batch_norms
+from encoders.image.card import PREPROCESSINGS
+from encoders.image.export import keras_module
+from encoders.image.networks import build_network
+from encoders.image.preprocessing import preprocess
+from encoders.image.serving_graph import normalise_rows, preprocess_pixels
+from encoders.image.signature import DEFAULT_INPUT_PX, ENCODER, FEATURES, IMAGES, SIGNATURE
 from encoders.image.tensorflow_runtime import import_tensorflow
 from lookalike.vectors import F32
 
@@ -93,7 +96,7 @@ def read_photos(fashion: Path, count: int) -> tuple[Pixels, Names]:
         for member in islice(members, count):
             photo = archive.extractfile(member)
             assert photo is not None  # noqa: S101  # every member of these is a file
-            pixels.append(preprocess(photo.read()))
+            pixels.append(preprocess(photo.read(), DEFAULT_INPUT_PX))
             photo_kinds.append(kinds[Path(member.name).stem])
     return np.stack(pixels), np.array(photo_kinds)
 
@@ -108,15 +111,21 @@ def save_all(tf: Any, folder: Path, weights: str, photos: Pixels) -> Mapping[str
     bfloat16_net = build_network(weights)
     keras.config.set_dtype_policy("float32")
     modules = {
-        "float32": serving_module(tf, layers, "float32", "float32"),
-        "bfloat16": serving_module(tf, layers, "bfloat16", "bfloat16"),
+        "float32": keras_module(tf, net, weights=weights)[1],
+        "bfloat16": keras_module(tf, net, weights=weights, precision="bfloat16")[1],
         "variables": tf_module(tf, lambda images: net(scale_pixels(tf, images), training=False), net),
         "keras_bfloat16": tf_module(tf, with_constants(tf, bfloat16_net), None),
         "int8_weights": tf_module(
-            tf, lambda images: compute_features(tf, round_to_int8(layers), images, "float32"), None
+            tf,
+            lambda images: compute_features(tf, round_to_int8(layers), scale_pixels(tf, images), "float32"),
+            None,
         ),
         "xla": tf_module(
-            tf, tf.function(lambda images: compute_features(tf, layers, images, "float32"), jit_compile=True), None
+            tf,
+            tf.function(
+                lambda images: compute_features(tf, layers, scale_pixels(tf, images), "float32"), jit_compile=True
+            ),
+            None,
         ),
     }
     for name, each in modules.items():
@@ -126,7 +135,7 @@ def save_all(tf: Any, folder: Path, weights: str, photos: Pixels) -> Mapping[str
 
 
 def scale_pixels(tf: Any, images: Any) -> Any:
-    return tf.cast(images, tf.float32) / 127.5 - 1.0
+    return preprocess_pixels(tf, images, PREPROCESSINGS["tf"])
 
 
 def with_constants(tf: Any, net: Any) -> Callable[[Any], Any]:
@@ -153,7 +162,7 @@ def round_to_int8(layers: Sequence[Convolution]) -> list[Convolution]:
 
 
 def tf_module(tf: Any, infer: Callable[[Any], Any], variables_owner: Any) -> Any:
-    """As `encoders.image.mobilenet.serving_module`, of any layers; `variables_owner` keeps their variables alive."""
+    """As `serving_module`, of any layers; `variables_owner` keeps their variables alive."""
 
     def serve(images: Any) -> dict[str, Any]:
         return {
@@ -163,7 +172,7 @@ def tf_module(tf: Any, infer: Callable[[Any], Any], variables_owner: Any) -> Any
 
     served_module = tf.Module()
     served_module.variables_owner = variables_owner
-    specification = tf.TensorSpec((None, SIDE_PX, SIDE_PX, 3), tf.uint8, name=IMAGES)
+    specification = tf.TensorSpec((None, DEFAULT_INPUT_PX, DEFAULT_INPUT_PX, 3), tf.uint8, name=IMAGES)
     served_module.serve = tf.function(serve, input_signature=[specification], autograph=False)
     return served_module
 

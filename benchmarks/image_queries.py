@@ -31,6 +31,7 @@ from PIL import Image
 from benchmarks.meter import COMMAND, Load, closed_loop, cpu_s, median, write
 from encoders.image.client import ImageEncoder
 from encoders.image.preprocessing import preprocess
+from encoders.image.signature import DEFAULT_INPUT_PX
 from index.building.build import SpaceVectors, build
 from lookalike.channels import aio_channel
 from lookalike.local import process_specs
@@ -75,7 +76,7 @@ def measure(folder: Path, photos: dict[int, list[bytes]], rounds: int, weights: 
         model_server = process_specs.model_server(models, model_port)
         processes.start(model_server.name, model_server.command, ready=model_server.ready)
         processes.wait_ready(timeout_s=180)
-        pixels = np.stack([preprocess(photo) for photo in photos[SIDES_PX[0]]])
+        pixels = np.stack([preprocess(photo, DEFAULT_INPUT_PX) for photo in photos[SIDES_PX[0]]])
         asyncio.run(index_some(location, model_port, pixels[:64]))
         node = process_specs.node(location, node_port, model_server=model_server)
         processes.start(node.name, [*node.command, "--cache-ttl-s", "0"], ready=node.ready)
@@ -119,7 +120,7 @@ def decoding_cpu_s(photos: Sequence[bytes]) -> float:
     """CPU seconds that a photo takes to be decoded and resized."""
     began_s = time.thread_time()
     for photo in photos:
-        preprocess(photo)
+        preprocess(photo, DEFAULT_INPUT_PX)
     return (time.thread_time() - began_s) / len(photos)
 
 

@@ -23,8 +23,11 @@ from benchmarks.dataset import DIM, CnnLike
 from benchmarks.meter import write
 from benchmarks.neighbours import nearest
 from encoders.image.batch_norm_folding import compute_features, fold_batch_norms
-from encoders.image.mobilenet import build_network
+from encoders.image.card import PREPROCESSINGS
+from encoders.image.networks import build_network
 from encoders.image.preprocessing import preprocess
+from encoders.image.serving_graph import preprocess_pixels
+from encoders.image.signature import DEFAULT_INPUT_PX
 from encoders.image.tensorflow_runtime import import_tensorflow
 from index.backends import factory
 from index.backends.faiss_support import use_threads
@@ -63,10 +66,14 @@ def compute_features_of_photos(weights: str, photos: Path) -> Iterator[F32]:
     """Features of all photos of an archive, not normalised, 16 at a time."""
     tf = import_tensorflow(os.environ)  # noqa: TID251  # a script of its own
     layers = fold_batch_norms(build_network(weights))
-    run = tf.function(lambda pixels: compute_features(tf, layers, pixels, "float32"), autograph=False)
+
+    def features(images: Any) -> Any:
+        return compute_features(tf, layers, preprocess_pixels(tf, images, PREPROCESSINGS["tf"]), "float32")
+
+    run = tf.function(features, autograph=False)
     with tarfile.open(photos, "r|xz") as archive:
         files = (archive.extractfile(member) for member in archive if member.isfile())
-        pixels = (preprocess(file.read()) for file in files if file is not None)
+        pixels = (preprocess(file.read(), DEFAULT_INPUT_PX) for file in files if file is not None)
         while batch := list(islice(pixels, 16)):
             yield run(np.stack(batch)).numpy()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +41,68 @@ def neighbour_precisions(neighbours: I64, labels: Sequence[str]) -> npt.NDArray[
     return np.asarray((numbers[neighbours] == numbers[:, None]).mean(axis=1))
 
 
+def label_codes(labels: Sequence[str]) -> I64:
+    """(n,) a number for each label; those of an empty label, which stands for an unknown one, are all different."""
+    code_of: dict[object, int] = {}
+    # Not np.unique, which pads every label to the longest: labels may be texts of 64 KiB.
+    return np.fromiter((code_of.setdefault(label or i, len(code_of)) for i, label in enumerate(labels)), np.int64)
+
+
+def rows_of_repeated(codes: I64) -> I64:
+    """The rows whose code another row has too, in ascending order."""
+    return np.flatnonzero(np.bincount(codes)[codes] > 1) if len(codes) else codes
+
+
+ScoreQueries = Callable[[I64], F32]  # Numbers of queries (b,) to their similarity to all references (b, m).
+
+
+def inner_products(queries: F32, references: F32) -> ScoreQueries:
+    """The cosine similarity of unit vectors (n, dim) and (m, dim)."""
+    return lambda numbers: np.asarray(queries[numbers] @ references.T)
+
+
+def ranked_matches(
+    scores: ScoreQueries, query_codes: I64, codes: I64, *, own_rows: I64 | None, depth: int
+) -> npt.NDArray[np.bool_]:
+    """(n, depth) whether each of the nearest of m references has the code of the query, nearest first.
+
+    Ties by ascending row; fewer columns if there are fewer references.
+    own_rows: the references that the queries themselves are, which are left out; None: they are none of them.
+    """
+    depth = max(min(depth, len(codes) - (own_rows is not None)), 0)
+    matches = np.zeros((len(query_codes), depth), dtype=bool)
+    for start in range(0, len(query_codes) if depth else 0, _BLOCK):
+        numbers = np.arange(start, min(start + _BLOCK, len(query_codes)))
+        block = scores(numbers)
+        if own_rows is not None:
+            block[np.arange(len(block)), own_rows[numbers]] = -np.inf
+        best = np.sort(np.argpartition(-block, depth - 1, axis=1)[:, :depth], axis=1)
+        order = np.argsort(-np.take_along_axis(block, best, axis=1), axis=1, kind="stable")
+        matches[numbers] = codes[np.take_along_axis(best, order, axis=1)] == query_codes[numbers, None]
+    return matches
+
+
+class IdentityMetrics(NamedTuple):
+    """Of each query, how well its R relevant references are found: those that are the same product."""
+
+    r_precision: F64  # Relevant ones among the R nearest, divided by R.
+    nearest_is_same: F64  # 1 if the nearest is relevant, else 0.
+    precision_at_10: F64  # Relevant ones among the ten nearest, divided by ten.
+
+
+def identity_metrics(scores: ScoreQueries, query_codes: I64, codes: I64, *, own_rows: I64 | None) -> IdentityMetrics:
+    """The metrics of queries that each have a relevant reference, one of its code; as `ranked_matches` ranks."""
+    counts = np.bincount(codes, minlength=int(query_codes.max(initial=0)) + 1)
+    relevant = counts[query_codes] - (own_rows is not None)
+    depth = max(10, int(relevant.max(initial=1)))
+    found = ranked_matches(scores, query_codes, codes, own_rows=own_rows, depth=depth).cumsum(axis=1)
+    return IdentityMetrics(
+        r_precision=found[np.arange(len(found)), relevant - 1] / relevant,
+        nearest_is_same=found[:, 0].astype(np.float64),
+        precision_at_10=found[:, :10][:, -1] / 10,
+    )
+
+
 def precision_at_10(vectors: F32, labels: Sequence[str]) -> float:
     """Leave-one-out precision@10 of unit vectors, averaged over products whose label occurs at least twice.
 
@@ -54,6 +116,14 @@ def precision_at_10(vectors: F32, labels: Sequence[str]) -> float:
         if evaluated.any()
         else 0.0
     )
+
+
+def best_precision_at_10(labels: Sequence[str]) -> float:
+    """What `precision_at_10` cannot exceed: all products of the label first."""
+    _, codes, counts = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True, return_counts=True)
+    others = counts[codes] - 1
+    neighbours = min(10, len(labels) - 1)
+    return float(np.minimum(others[others > 0], neighbours).mean() / neighbours) if (others > 0).any() else 0.0
 
 
 def majority_vote(queries: F32, references: F32, labels: Sequence[str], k: int = 10) -> tuple[list[str], F64]:

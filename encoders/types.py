@@ -12,4 +12,4 @@ class Embeddings:
     """Vectors and the fingerprint of their encoder: a query is only compared with an index of the same encoder."""
 
     vectors: F32  # (n, dim), rows of unit L2 norm; a zero row where there was nothing to encode.
-    encoder: str  # "mobilenet-…", "scdv-…", "fasttext-…"
+    encoder: str  # "mobilenet-…", "hybrid-…", "scdv-…"

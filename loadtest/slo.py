@@ -9,7 +9,7 @@ space = "image"                 optional: "image", "text", "product", "image+tex
 cached = false                  optional; default: all
 p50_s = 0.05                    p50_s, p99_s or both; a bound of the server's buckets, so that the verdict is exact
 p99_s = 0.25
-optional = true                 optional; if there is no such successful call, the objective is left out, not missed
+optional = true                 optional; with too few such answers the objective is left out, not missed
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LatencyObjective:
     labels: Mapping[str, str]
     quantile: float
     at_most_s: float
-    optional: bool = False  # Left out if there is no such call.
+    optional: bool = False  # Left out if there are too few answers.
 
     def __str__(self) -> str:
         calls = " ".join(
@@ -73,7 +73,7 @@ class Verdict:
     objective: str
     allowed: str
     measured: str
-    met: bool | None  # None: an optional objective without any measured call.
+    met: bool | None  # None: an optional objective with too few answers.
 
 
 def read(path: Path) -> Objectives:
@@ -163,8 +163,9 @@ def _judge_latency(latency: LatencyObjective, series: Mapping[Labels, Histogram]
     if latency.optional and not (answers and answers.count):
         return Verdict(str(latency), allowed, "no such answer", met=None)
     min_answers = math.ceil(1 / (1 - latency.quantile) - 1e-9)
+    unmet = None if latency.optional else False
     if answers is None or answers.count < min_answers:
         count = answers.count if answers else 0
-        return Verdict(str(latency), allowed, f"{count} answers, too few: at least {min_answers} are needed", met=False)
+        return Verdict(str(latency), allowed, f"{count} answers, too few: at least {min_answers} are needed", met=unmet)
     measured = quantile(answers, latency.quantile)
     return Verdict(str(latency), allowed, str(measured), measured.high_s <= latency.at_most_s)

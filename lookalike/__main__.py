@@ -30,7 +30,7 @@ COMMANDS = {
         "lookalike.cli.catalog.export:main", "write the products that a gateway serves to a catalogue's file"
     ),
     "catalog check": Command("pipeline.catalogue_check:main", "report the bad rows of a catalogue"),
-    "encoders export": Command("encoders.image.mobilenet:main", "write the image model as a versioned SavedModel"),
+    "encoders export": Command("encoders.image.export:main", "write an image model as a versioned SavedModel"),
     "encoders serving-config": Command("encoders.serving.config_files:main", "write TF-Serving's configuration files"),
     "encoders list": Command("encoders.image.list_models:main", "list the versions of the image model"),
     "encoders train-text": Command("encoders.text.train:main", "train the text encoder on a catalogue's words"),

@@ -1,6 +1,7 @@
 """The rules for a product, for files and live calls alike: each field is normalised, or refused with a reason. Pure.
 
-White space around a text is removed, except in an id: an id is either as it is stored, or refused.
+White space around a text and invisible characters are removed, except in an id: an id is either as it is stored, or
+refused.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ _REPEATED_VALUES: Final = 1 << 15  # A million products have a few thousand cate
 # The letters of Unicode's categories Cc and Cs.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_OR_SURROGATE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Soft hyphen and zero-width spaces: nobody sees them, but a label with one is not equal to the label without. Joiners
+# (U+200C, U+200D) stay, of which emoji and some scripts are made.
+_INVISIBLE: Final = re.compile(r"[\u00ad\u200b\u2060\ufeff]")
 TAG_SEPARATOR: Final = "|"  # Between tags in one text, as in CSV.
 
 
@@ -110,12 +114,13 @@ def parse_field(name: str, value: object, notices: list[str]) -> Any:
 
 def normalise_category(path: str) -> str:
     """A category path in its one form: composed (NFC), without outer slashes and white space around its parts."""
-    return "/".join(part.strip() for part in unicodedata.normalize("NFC", path).strip(" \t\r\n/").split("/"))
+    text = unicodedata.normalize("NFC", _INVISIBLE.sub("", path))
+    return "/".join(part.strip() for part in text.strip(" \t\r\n/").split("/"))
 
 
 def normalise_label(text: str) -> str:
-    """A tag or a shop in its one form: composed (NFC), without white space around it."""
-    return unicodedata.normalize("NFC", text).strip()
+    """A tag or a shop in its one form: composed (NFC), without white space around it and invisible characters."""
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).strip()
 
 
 def split_tags(text: str) -> list[str]:
@@ -140,10 +145,15 @@ def has_word(text: str) -> bool:
     return any(letter.isalnum() for letter in text)
 
 
+def embedded_texts(title: str, description: str) -> list[str]:
+    """The texts that a product's text vector may be made of: that of the first in which the encoder knows a word."""
+    return [text for text in (title, description) if has_word(text)]
+
+
 def _text(field: str, value: object) -> str:
-    """Text without surrounding white space; a missing value gives empty text."""
+    """Text without surrounding white space and invisible characters; a missing value gives empty text."""
     if isinstance(value, str):
-        text = value.strip()
+        text = (value if value.isascii() else _INVISIBLE.sub("", value)).strip()
     elif value is None:
         return ""
     elif isinstance(value, int) and not isinstance(value, bool):

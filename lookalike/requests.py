@@ -75,7 +75,7 @@ class SearchArguments(FilterArguments, total=False):
     diversity: float  # 0..1: how strongly hits that resemble better hits are pushed down. Default: 0.
     exact: bool
     min_coverage: float | None
-    explain: bool  # Return each hit's score in each space.
+    explain: bool  # Return each hit's score in each space, and what each part of the query contributed to it.
 
 
 class DuplicatesArguments(FilterArguments, total=False):

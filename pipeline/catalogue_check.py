@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from encoders.image.signature import DEFAULT_INPUT_PX
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue
 from pipeline import catalogue, catalogue_options
@@ -26,7 +27,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     report = catalogue_options.new_report(args)
     table = catalogue.open_products(args.directory, catalogue_options.table_options(args))
     with progress_bar("checking") as count:
-        for item in read_valid_products(args.directory, table, report):
+        for item in read_valid_products(args.directory, table, report, side_px=DEFAULT_INPUT_PX):
             count()
             has_photo = item.photo is not None
             report.count_product(item.product, has_photo=has_photo, file=table.path.name, line=item.line)

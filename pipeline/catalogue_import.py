@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from encoders.image.isolated_decoder import Decode, image_decoder
+from encoders.image.signature import DEFAULT_INPUT_PX
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.printable import quote
@@ -79,7 +80,7 @@ def import_catalogue(
         catalogue.create_directory(directory)
         count = stack.enter_context(progress_bar("importing, thousands of products", quiet=quiet))
         try:
-            decode = stack.enter_context(image_decoder(_DECODERS))
+            decode = stack.enter_context(image_decoder(_DECODERS, DEFAULT_INPUT_PX))
             importer = _Importer(source, directory, report, photos, decode)
             catalogue.write(directory, _counted(importer.products(table, limit), count))
         except BaseException:

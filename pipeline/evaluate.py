@@ -22,6 +22,8 @@ from rich.console import Console
 from encoders.product import model as product_model
 from encoders.product.fusion import Modality
 from encoders.product.model import ProductModel
+from encoders.text import model as text_model
+from encoders.text.model import TextModel
 from lookalike.cli import arguments
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
@@ -30,6 +32,7 @@ from pipeline import catalogue
 from pipeline.evaluation import baselines, held_out, plots, report
 from pipeline.evaluation.classification import QUERY_KINDS, evaluate_classification, query_vectors
 from pipeline.evaluation.held_out import EvaluationData
+from pipeline.evaluation.identity import EncodeTitles, evaluate_identity
 from pipeline.evaluation.metrics import ScoreRows, cosines
 from pipeline.evaluation.policy import DEFAULT, SpacePolicy
 from pipeline.evaluation.report import Evaluation, EvaluationRun
@@ -57,10 +60,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     retrieval = evaluate_retrieval(
         data.test, policy, reference_scores, partial_queries=partial_queries, seed=args.seed, on_step=print_step
     )
+    print_step("finding the same product")
+    identity = evaluate_identity(data, _title_encoders(args.artifacts, data, model, notes), seed=args.seed)
     print_step("classifying")
     # If all products have one label, any prediction is right.
     classification = evaluate_classification(data, model, seed=args.seed) if retrieval.main_labelling else None
-    evaluation = Evaluation(data=data, retrieval=retrieval, classification=classification)
+    evaluation = Evaluation(data=data, retrieval=retrieval, identity=identity, classification=classification)
     run = EvaluationRun(
         location=str(args.location),
         catalogue=str(args.catalogue),
@@ -85,6 +90,28 @@ def _load_product_encoder(artifacts: Path | None, data: EvaluationData) -> Produ
     if model.fingerprint != fingerprint:
         raise BadArtifact(f"{artifacts / fingerprint}: this is the encoder {model.fingerprint}")
     return model
+
+
+def _title_encoders(
+    artifacts: Path | None, data: EvaluationData, product: ProductModel | None, notes: list[str]
+) -> dict[str, EncodeTitles]:
+    """How titles are encoded in the text and the product space; a note if the text encoder was not given."""
+    fingerprint = data.encoders.get("text", "")
+    if not fingerprint:
+        return {}
+    if artifacts is None or not (artifacts / fingerprint).is_dir():
+        notes.append("The text encoder was not given (--artifacts), so no made titles are searched for.")
+        return {}
+    text = text_model.load(artifacts / fingerprint)
+    encoders: dict[str, EncodeTitles] = {"text": text.encode}
+    if product is not None:
+        encoders["product, title alone"] = partial(_encode_title_alone, text, product)
+    return encoders
+
+
+def _encode_title_alone(text: TextModel, product: ProductModel, titles: Sequence[str]) -> F32:
+    texts = text.encode(titles)
+    return product.encode(np.zeros((len(texts), product.image_dim), dtype=np.float32), texts)
 
 
 def _partial_queries(data: EvaluationData, model: ProductModel) -> dict[str, Callable[[], ScoreRows]]:
@@ -234,15 +261,20 @@ the report.
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike encoders evaluate",
-        description="Measure how good the neighbours of an index are, by the categories and tags of its products, "
-        "and compare with baselines; write report.md, report.json and pictures.",
+        description="Measure how good the neighbours of an index are, by the categories, tags and groups of its "
+        "products, and compare with baselines; write report.md, report.json and pictures.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("catalogue", type=Path, metavar="CATALOGUE", help="catalogue of the index, for its photos")
     add("location", type=Path, metavar="LOCATION", help="directory of the index; its CURRENT version is evaluated")
-    add("--artifacts", type=Path, metavar="DIR", help="directory of trained encoders: evaluate the classifier too")
+    add(
+        "--artifacts",
+        type=Path,
+        metavar="DIR",
+        help="directory of trained encoders: evaluate made titles and the classifier too",
+    )
     add("--policy", default=DEFAULT, metavar="POLICY", help="the gateway's policy for AUTO (default '%(default)s')")
     add(
         "--out", type=Path, default=Path("quality"), metavar="DIR", help="directory of the report (default %(default)s)"

@@ -9,12 +9,14 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.client import ImageEncoder
-from encoders.image.preprocessing import SIDE_PX
+from encoders.image.client import ImageEncoder, WrongInputSize
+from encoders.image.signature import MODEL
 from encoders.types import Embeddings
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
@@ -22,7 +24,8 @@ from lookalike.runtime.deadline import Deadline
 from pipeline.feature_store import FeatureStore
 from pipeline.photos import Photo
 
-Pixels = npt.NDArray[np.uint8]  # (n, 224, 224, 3)
+T = TypeVar("T")
+Pixels = npt.NDArray[np.uint8]  # (n, px, px, 3)
 Encode = Callable[[Pixels], Awaitable[Embeddings]]
 
 BATCH = 16
@@ -32,31 +35,52 @@ FIRST_PAUSE_S = 0.25  # Before the second attempt, then doubled: 16 seconds in a
 _TIMEOUT_S = 60.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoEncoder:
+    """An image encoder, and the size of the photos that it takes."""
+
+    encode: Encode
+    input_px: int
+
+
 @asynccontextmanager
-async def connect_encoder(address: str, *, version: int = 0, label: str = "") -> AsyncIterator[Encode]:
-    """Connect to the image encoder of a model server or TF-Serving at host:port.
+async def connect_encoder(
+    address: str, *, model: str = MODEL, version: int = 0, label: str = ""
+) -> AsyncIterator[PhotoEncoder]:
+    """Connect to the image encoder of a model server or TF-Serving at host:port. Retries as `encode_with_retries`.
 
     version, label: pin a version of the model; neither: the latest. Raises BadSettings for both.
     """
     async with aio_channel(address) as channel:
-        encoder = ImageEncoder(channel, version=version, label=label)
+        encoder = ImageEncoder(channel, model=model, version=version, label=label)
 
         async def encode(pixels: Pixels) -> Embeddings:
             return await encoder.encode(pixels, Deadline.after(_TIMEOUT_S))
 
-        yield encode
+        served = await _with_retries(lambda: encoder.model(Deadline.after(_TIMEOUT_S)))
+        yield PhotoEncoder(encode=encode, input_px=served.input_px)
 
 
-async def probe(encode: Encode) -> Embeddings:
+async def probe(encoder: PhotoEncoder) -> Embeddings:
     """Encode one black picture: gives the encoder's fingerprint and dimension, and shows that it answers."""
-    return await encode_with_retries(encode, np.zeros((1, SIDE_PX, SIDE_PX, 3), np.uint8))
+    side_px = encoder.input_px
+    return await encode_with_retries(encoder.encode, np.zeros((1, side_px, side_px, 3), np.uint8))
 
 
 async def encode_with_retries(encode: Encode, pixels: Pixels) -> Embeddings:
-    """Encode; retry if the encoder is overloaded or unreachable. Raises the error of the last attempt."""
+    """Encode; retry if the encoder is overloaded or unreachable. Raises the error of the last attempt.
+
+    Raises OperatorError if the model takes images of another size by now.
+    """
+    return await _with_retries(lambda: encode(pixels))
+
+
+async def _with_retries(call: Callable[[], Awaitable[T]]) -> T:
     for attempt in itertools.count(1):
         try:
-            return await encode(pixels)
+            return await call()
+        except WrongInputSize as error:
+            raise OperatorError(f"the image model changed ({error}): run the update again") from error
         except (Overloaded, Unavailable, DeadlineExceeded):
             if attempt == ATTEMPTS:
                 raise

@@ -27,7 +27,7 @@ from pipeline.tables.reader import Table
 # One byte over the limit of encoders.image.preprocessing: enough for it to refuse the photo, and no more in memory.
 _READ_BYTES = MAX_IMAGE_BYTES + 1
 _WORKERS = min(os.cpu_count() or 1, 16)
-_AHEAD = 16 * _WORKERS  # Photos decoded ahead: 150 kB of memory each.
+_AHEAD = 16 * _WORKERS  # Photos decoded ahead: 150 kB of memory each in squares of 224 px.
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Photo:
     """A photo by the digest of its file, decoded unless its vector is already stored."""
 
     digest: str  # Of the file's bytes: a photo that several products share is encoded once.
-    pixels: npt.NDArray[np.uint8] | None  # (224, 224, 3); None: in `stored_digests`, so not decoded.
+    pixels: npt.NDArray[np.uint8] | None  # (px, px, 3); None: in `stored_digests`, so not decoded.
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class ProductWithPhoto:
 
 
 def read_products(
-    directory: Path, table: Table | None = None, *, stored_digests: Container[str] = ()
+    directory: Path, table: Table | None = None, *, side_px: int, stored_digests: Container[str] = ()
 ) -> Iterator[ProductWithPhoto | RejectedRow]:
     """Read the rows of a catalogue in order, each as a product with its decoded photo, or as a RejectedRow.
 
-    table: the products file, if it is open already. stored_digests: of the photos whose vectors are stored; these are
-    not decoded.
+    table: the products file, if it is open already. side_px: of the squares that photos are decoded to.
+    stored_digests: of the photos whose vectors are stored; these are not decoded.
     """
     table = table or catalogue.open_products(directory)
 
@@ -77,18 +77,18 @@ def read_products(
         return ProductWithPhoto(item.line, product, photo, unused, item.notices)
 
     rows = catalogue.read_table(directory, table)
-    with image_decoder(_WORKERS) as decode:
+    with image_decoder(_WORKERS, side_px) as decode:
         for _, result in ordered_map(lambda row: with_photo(row, decode), rows, workers=_WORKERS, ahead=_AHEAD):
             yield result
 
 
 def read_valid_products(
-    directory: Path, table: Table, report: CatalogueReport, *, stored_digests: Container[str] = ()
+    directory: Path, table: Table, report: CatalogueReport, *, side_px: int, stored_digests: Container[str] = ()
 ) -> Iterator[ProductWithPhoto]:
     """Read the products of a catalogue as `read_products`; rejected rows and unusable photos go to the report."""
     for notice in table.notices:
         report.notice(notice)
-    for item in read_products(directory, table, stored_digests=stored_digests):
+    for item in read_products(directory, table, side_px=side_px, stored_digests=stored_digests):
         report.rows += 1
         if isinstance(item, RejectedRow):
             report.reject(item)
@@ -116,7 +116,7 @@ def open_photo(path: Path, decode: Decode, stored_digests: Container[str] = ()) 
 
 
 def pixels_or_none(path: Path, decode: Decode) -> npt.NDArray[np.uint8] | None:
-    """The pixels of a photo, (224, 224, 3); None if it cannot be used."""
+    """The pixels of a photo, (px, px, 3); None if it cannot be used."""
     try:
         return open_photo(path, decode).pixels
     except PhotoError:

@@ -11,10 +11,13 @@ import numpy as np
 
 from encoders.product.model import FORMAT, ProductModel, read_manifest
 from encoders.product.train import TrainingProducts, train
+from encoders.splits import Split, splits_of
+from encoders.text.model import TextModel
 from index.building.build import SpaceVectors
 from lookalike.product_rules import CatalogueProduct
 from lookalike.vectors import F32, I64
 from pipeline.training_cache import train_once
+from pipeline.word_queries import MAX_PRODUCTS, ExamProducts, SpaceChoice, choose_spaces
 
 MAX_EXAMPLES = 80_000  # Bounds memory. Training uses 70 % of the examples, at most 50,000.
 _BATCH = 4096
@@ -65,6 +68,38 @@ def fuse(inputs: ModalityVectors, model: ProductModel, scratch: Path) -> SpaceVe
     nonzero = np.flatnonzero(vectors.any(axis=1))  # A photo and a text that are average in every way give zeros.
     kept: F32 = vectors if len(nonzero) == len(rows) else vectors[nonzero]
     return SpaceVectors(encoder=model.fingerprint, vectors=kept, rows=rows[nonzero])
+
+
+def choose_spaces_of_words(
+    inputs: ModalityVectors,
+    products: Sequence[CatalogueProduct],
+    text_model: TextModel,
+    product_model: ProductModel,
+    *,
+    seed: int,
+) -> SpaceChoice:
+    """The spaces that words alone are best searched in, by products whose labels the product encoder never saw."""
+    rows = inputs.rows_with_both()
+    rows = rows[splits_of([products[row].id for row in rows]) != Split.TRAIN]
+    if len(rows) > MAX_PRODUCTS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_PRODUCTS, replace=False))
+    if not len(rows):
+        return SpaceChoice(shares={}, figures={})
+    images, texts = _vectors_or_zeros(inputs.image, rows), _vectors_or_zeros(inputs.text, rows)
+    sample = [products[row] for row in rows]
+    exam = ExamProducts(
+        words=[text_model.words(product.title) for product in sample],
+        categories=[product.category for product in sample],
+        tags=[product.tags for product in sample],
+        texts=texts,
+        products=product_model.encode(images, texts),
+    )
+
+    def encode(queries: Sequence[str]) -> tuple[F32, F32]:
+        encoded = text_model.encode(queries)
+        return encoded, product_model.encode(np.zeros((len(queries), images.shape[1]), np.float32), encoded)
+
+    return choose_spaces(exam, text_model.words, encode, seed)
 
 
 def _examples(inputs: ModalityVectors, products: Sequence[CatalogueProduct], seed: int) -> TrainingProducts:

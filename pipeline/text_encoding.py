@@ -12,14 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from encoders import artifact
+from encoders.labels import group_of
+from encoders.text.hybrid import LabelledTitles
 from encoders.text.model import FORMAT, TextModel, read_manifest
+from encoders.text.synonyms import DEFAULT_DICTIONARIES, dictionary_sha256
 from encoders.text.train import train
-from lookalike.product_rules import CatalogueProduct, has_word
+from lookalike.product_rules import CatalogueProduct, embedded_texts
 from lookalike.vectors import F32
 from pipeline.feature_store import FeatureStore
 from pipeline.training_cache import train_once
 
-DIM = 256
+DIM = 256  # Of the topic vector.
 _BATCH = 1024
 
 
@@ -33,30 +36,57 @@ def training_text(product: CatalogueProduct) -> str:
     return f"{product.title}\n{product.description}".strip()
 
 
-def embedded_text(product: CatalogueProduct) -> str:
-    """The text of a product that its vector is computed from: the title, or the description if that has no word."""
-    return product.title if has_word(product.title) else product.description
-
-
 def text_digest(text: str) -> str:
     """The key of a text in the feature store: 32 hexadecimal digits."""
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def train_text_encoder(
-    texts: Sequence[str], directory: Path, *, kind: str, seed: int, word_vectors: Path | None = None
+    products: Sequence[CatalogueProduct],
+    directory: Path,
+    *,
+    kind: str,
+    seed: int,
+    word_vectors: Path | None = None,
+    synonyms: Sequence[Path] = (),
 ) -> tuple[Path, bool]:
-    """Train an encoder on these texts, unless it is cached.
+    """Train an encoder on the texts of these products, unless it is cached.
 
     Returns DIRECTORY/<fingerprint>, and whether it was trained now.
     word_vectors: a fastText .bin file with word vectors; None: they are trained too.
-    Raises BadCatalogue if the texts contain no word, BadArtifact if the file of word vectors is missing or unsuitable.
+    synonyms: dictionaries of the shop's own, beside the default ones.
+    Raises BadCatalogue if the texts contain no word, BadArtifact if the file of word vectors is missing or unsuitable,
+    BadDictionary.
     """
-    inputs = _inputs_digest(texts, kind, seed, word_vectors)
+    texts = [training_text(product) for product in products]
+    titles = LabelledTitles(
+        ids=[product.id for product in products],
+        titles=[next(iter(embedded_texts(product.title, product.description)), "") for product in products],
+        categories=[product.category for product in products],
+        groups=[group_of(product.tags) for product in products],
+    )
+    dictionaries = (*DEFAULT_DICTIONARIES, *synonyms)
+    inputs = _inputs_digest(
+        texts,
+        titles if kind == "hybrid" else None,
+        kind=kind,
+        seed=seed,
+        word_vectors=word_vectors,
+        dictionaries=dictionaries,
+    )
     return train_once(
         directory,
         inputs,
-        train=lambda staged: train(texts, staged, kind=kind, dim=DIM, seed=seed, word_vectors=word_vectors),
+        train=lambda staged: train(
+            texts,
+            staged,
+            kind=kind,
+            dim=DIM,
+            titles=titles,
+            seed=seed,
+            word_vectors=word_vectors,
+            dictionaries=dictionaries,
+        ),
         check=read_manifest,
     )
 
@@ -87,20 +117,32 @@ def encode_products(
     A product whose title has no word that the encoder knows gets the vector of its description; (n, dim) float32, zeros
     where that has none either.
     """
-    texts = [embedded_text(product) for product in products]
+    candidates = [embedded_texts(product.title, product.description) for product in products]
+    texts = [each[0] if each else "" for each in candidates]
     encoded = encode_texts(texts, model, features, count)
     vectors = features.gather([text_digest(text) for text in texts], path)
-    rows = [row for row in np.flatnonzero(~vectors.any(axis=1)).tolist() if texts[row] != products[row].description]
+    rows = [row for row in np.flatnonzero(~vectors.any(axis=1)).tolist() if len(candidates[row]) > 1]
     if rows:
-        descriptions = [products[row].description for row in rows]
+        descriptions = [candidates[row][1] for row in rows]
         encoded += encode_texts(descriptions, model, features, count)
         vectors[rows] = features.gather([text_digest(text) for text in descriptions], path.with_suffix(".more.npy"))
     return vectors, encoded
 
 
-def _inputs_digest(texts: Sequence[str], kind: str, seed: int, word_vectors: Path | None) -> str:
-    word_vectors_digest = artifact.file_sha256(word_vectors) if word_vectors else ""
-    digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {word_vectors_digest}".encode(), digest_size=16)
+def _inputs_digest(
+    texts: Sequence[str],
+    titles: LabelledTitles | None,
+    *,
+    kind: str,
+    seed: int,
+    word_vectors: Path | None,
+    dictionaries: Sequence[Path],
+) -> str:
+    files = [artifact.file_sha256(word_vectors) if word_vectors else "", *map(dictionary_sha256, dictionaries)]
+    digest = blake2b(f"{FORMAT} {kind} {DIM} {seed} {' '.join(files)}".encode(), digest_size=16)
     for text in texts:
         digest.update(blake2b(text.encode(), digest_size=16).digest())
+    if titles is not None:  # Its weights depend on the labels, too.
+        for labels in zip(titles.ids, titles.titles, titles.categories, titles.groups, strict=True):
+            digest.update(repr(labels).encode())
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from encoders.image.signature import DEFAULT_INPUT_PX
 from encoders.product import model as product_encoder
 from encoders.product.train import QualityGateFailed
 from encoders.text import model as text_encoder
@@ -36,6 +37,7 @@ from pipeline.photos import Photo, read_valid_products
 from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
 from pipeline.tables.reader import Table, TableOptions
 from pipeline.update_lock import lock_directory
+from pipeline.word_queries import SpaceChoice
 
 FEATURE_STORE = ".features"  # Directory of the computed vectors, in the location of the index.
 
@@ -47,13 +49,16 @@ class UpdateOptions:
     catalogue: Path
     location: Path
     artifacts: Path
-    connect_encoder: Callable[[], AbstractAsyncContextManager[image_encoding.Encode]] | None  # None: no image space.
+    connect_encoder: (
+        Callable[[], AbstractAsyncContextManager[image_encoding.PhotoEncoder]] | None
+    )  # None: no image space.
     feature_store: Path
     shards: int = 2
     index: IndexOptions = DEFAULT_OPTIONS
     seed: int = 0
-    text_kind: str = "scdv"
+    text_kind: str = text_encoder.DEFAULT_KIND
     text_words: Path | None = None  # A fastText .bin file; None: word vectors are trained.
+    synonyms: tuple[Path, ...] = ()  # Dictionaries of the shop's own, beside the default ones.
     table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
     strict: bool = False
     max_rejected: MaxRejected | None = None  # With more rejected rows nothing is built; None: any number.
@@ -70,6 +75,9 @@ class UpdateReport:
     product_artifact: Path | None = None
     no_product_space_reason: str = ""  # Why there is no product space; empty: there is one.
     spaces: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # The spaces that words alone are searched in, with their shares, and the figures that decided; empty: not measured.
+    text_shares: dict[str, float] = field(default_factory=dict)
+    text_figures: Mapping[str, Any] = field(default_factory=dict)
     choices: dict[str, RecipeChoice | None] = field(default_factory=dict)  # None: the space needs no measurement.
     encoded: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -89,6 +97,8 @@ class UpdateReport:
             "product_artifact": str(self.product_artifact) if self.product_artifact else None,
             "no_product_space": self.no_product_space_reason,
             "spaces": self.spaces,
+            "text_shares": self.text_shares,
+            "text_figures": self.text_figures,
             "auto": {name: None if choice is None else asdict(choice) for name, choice in self.choices.items()},
             "encoded": self.encoded,
             "seconds": self.seconds,
@@ -126,6 +136,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
             raise BadCatalogue(f"{options.catalogue}: no product has a photo or a word, so none can be compared")
         if (product := _product_space(options, catalogue, spaces, report, Path(scratch))) is not None:
             spaces[SPACE_PRODUCT] = product
+        choice = _spaces_of_words(catalogue, spaces, report, seed=options.seed)
         _name_unfindable(catalogue, spaces, report.catalogue, table.path.name)
         with report.stage("index"):
             report.version = build(
@@ -135,6 +146,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
                 shards=options.shards,
                 options=options.index,
                 seed=options.seed,
+                text_shares=choice.shares,
             )
     for number, space in sorted(spaces.items()):
         report.spaces[space_name(number)] = {"encoder": space.encoder, "vectors": len(space.rows)}
@@ -150,25 +162,25 @@ async def _read_and_encode_photos(
 
     None if no product has a photo, or if there is no encoder.
     """
-    async with _connect_encoder(options) as encode:
-        if encode is None:
-            for _ in _read_photos(options, table, catalogue, report.catalogue, None):
+    async with _connect_encoder(options) as encoder:
+        if encoder is None:
+            for _ in _read_photos(options, table, catalogue, report.catalogue, None, side_px=DEFAULT_INPUT_PX):
                 pass  # Photos are decoded all the same: which rows are bad must not depend on the spaces built.
             return None
-        probe = await image_encoding.probe(encode)
+        probe = await image_encoding.probe(encoder)
         features = FeatureStore(options.feature_store / "image" / probe.encoder, probe.vectors.shape[1])
-        photos = _read_photos(options, table, catalogue, report.catalogue, features)
-        report.encoded["photos"] = await image_encoding.encode_photos(encode, photos, features, probe.encoder)
+        photos = _read_photos(options, table, catalogue, report.catalogue, features, side_px=encoder.input_px)
+        report.encoded["photos"] = await image_encoding.encode_photos(encoder.encode, photos, features, probe.encoder)
     return (probe.encoder, features) if any(catalogue.photo_digests) else None
 
 
 @asynccontextmanager
-async def _connect_encoder(options: UpdateOptions) -> AsyncIterator[image_encoding.Encode | None]:
+async def _connect_encoder(options: UpdateOptions) -> AsyncIterator[image_encoding.PhotoEncoder | None]:
     if options.connect_encoder is None:
         yield None
     else:
-        async with options.connect_encoder() as encode:
-            yield encode
+        async with options.connect_encoder() as encoder:
+            yield encoder
 
 
 def _read_photos(
@@ -177,11 +189,13 @@ def _read_photos(
     catalogue: _Catalogue,
     report: CatalogueReport,
     features: FeatureStore | None,
+    *,
+    side_px: int,
 ) -> Iterator[Photo]:
-    """Read the products into `catalogue` and `report`, and yield their photos."""
+    """Read the products into `catalogue` and `report`, and yield their photos, decoded to squares of `side_px`."""
     stored: Container[str] = () if features is None else features
     with progress_bar("reading and encoding photos") as count:
-        for item in read_valid_products(options.catalogue, table, report, stored_digests=stored):
+        for item in read_valid_products(options.catalogue, table, report, side_px=side_px, stored_digests=stored):
             count()
             report.products += 1
             report.photos += item.photo is not None
@@ -221,11 +235,12 @@ def _text_space(
     try:
         with report.stage("training"), progress_bar("training the text encoder"):
             artifact, report.text_trained = text_encoding.train_text_encoder(
-                [text_encoding.training_text(product) for product in catalogue.products],
+                catalogue.products,
                 options.artifacts,
                 kind=options.text_kind,
                 seed=options.seed,
                 word_vectors=options.text_words,
+                synonyms=options.synonyms,
             )
     except BadCatalogue:
         return None  # The texts contain no word. The products may still have photos.
@@ -242,6 +257,25 @@ def _text_space(
     report.text_artifact = artifact
     nonzero = vectors if len(rows) == len(vectors) else vectors[rows]
     return SpaceVectors(encoder=model.fingerprint, vectors=nonzero, rows=rows)
+
+
+def _spaces_of_words(
+    catalogue: _Catalogue, spaces: Mapping[int, SpaceVectors], report: UpdateReport, *, seed: int
+) -> SpaceChoice:
+    """The spaces that words alone are best searched in, measured on products that no encoder was trained with."""
+    if report.text_artifact is None or report.product_artifact is None:
+        return SpaceChoice(shares={}, figures={})
+    with report.stage("queries"):
+        choice = product_fusion.choose_spaces_of_words(
+            product_fusion.ModalityVectors(image=spaces[SPACE_IMAGE], text=spaces[SPACE_TEXT]),
+            catalogue.products,
+            text_encoder.load(report.text_artifact),
+            product_encoder.load(report.product_artifact),
+            seed=seed,
+        )
+    report.text_shares = {space_name(space): share for space, share in choice.shares.items()}
+    report.text_figures = choice.figures
+    return choice
 
 
 def _product_space(

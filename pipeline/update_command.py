@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from encoders.image.signature import MODEL
 from encoders.text import model as text_encoder
 from index.building.auto_recipe import describe
 from index.building.build import MAX_SHARDS, IndexOptions
@@ -35,14 +36,20 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         )
     with (
         staging_directory(location, args.staging) as directory,
-        model_server(args.models, environ) if args.models else contextlib.nullcontext(args.model_server) as address,
+        model_server(args.models, environ, args.model)
+        if args.models
+        else contextlib.nullcontext(args.model_server) as address,
     ):
         options = UpdateOptions(
             catalogue=args.catalogue,
             location=directory,
             artifacts=args.artifacts,
             connect_encoder=partial(
-                image_encoding.connect_encoder, address, version=args.model_version, label=args.model_label
+                image_encoding.connect_encoder,
+                address,
+                model=args.model,
+                version=args.model_version,
+                label=args.model_label,
             )
             if address
             else None,
@@ -52,6 +59,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             seed=args.seed,
             text_kind=args.text_kind,
             text_words=args.text_words,
+            synonyms=tuple(args.synonyms),
             table=catalogue_options.table_options(args),
             strict=args.strict,
             max_rejected=parse_max_rejected(args.max_rejected),
@@ -81,6 +89,9 @@ def _summary(report: UpdateReport, with_images: bool) -> str:
         lines.append(f"  {name + ' space':<12} {space['vectors']:,} vectors by {space['encoder']}")
         if (choice := report.choices[name]) is not None:
             lines += [f"    {line}" for line in describe(choice)]
+    if report.text_shares:
+        shares = " and ".join(f"{share:.0%} {name}" for name, share in report.text_shares.items())
+        lines.append(f"  words alone are searched by: {shares}")
     if "image" not in report.spaces:
         lines.append(
             f"  no image space: {'no product has a photo' if with_images else 'no --models or --model-server'}"
@@ -138,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="encode photos with a running model server or TF-Serving",
     )
+    add("--model", default=MODEL, metavar="NAME", help="name of the image model (default %(default)s)")
     add(
         "--model-version",
         type=int,
@@ -149,12 +161,26 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--artifacts", type=Path, required=True, metavar="DIR", help="directory for trained encoders: DIR/<fingerprint>"
     )
-    add("--text-kind", choices=text_encoder.KINDS, default="scdv", help="kind of text encoder (default %(default)s)")
+    add(
+        "--text-kind",
+        choices=text_encoder.KINDS,
+        default=text_encoder.DEFAULT_KIND,
+        help="kind of text encoder (default %(default)s)",
+    )
     add(
         "--text-words",
         type=Path,
         metavar="FILE",
         help="use the word vectors of this fastText .bin file instead of training them",
+    )
+    add(
+        "--synonyms",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="more words that mean the same, in titles and queries: one group per line, separated by commas "
+        "(docs/synonyms.md); repeatable",
     )
     add(
         "--features",

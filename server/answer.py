@@ -58,10 +58,19 @@ def rank_hits(query: SearchQuery, results: ShardResults, limit: int) -> Ranking:
 
 
 def build_answer(
-    query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults, hits: Ranking
+    query: SearchQuery,
+    snapshot: Snapshot,
+    route: Route,
+    results: ShardResults,
+    hits: Ranking,
+    *,
+    contributions: Sequence[bytes] = (),
 ) -> SearchAnswer:
-    """Build the answer from the first `limit` hits. Raises Unavailable if coverage is below `min_coverage`."""
-    degraded = search_degradations(snapshot, route, results)
+    """Build the answer from the first `limit` hits. Raises Unavailable if coverage is below `min_coverage`.
+
+    contributions: with `explain`, the serialized field of each of the first hits.
+    """
+    degraded = search_degradations(query, snapshot, route, results)
     if degraded or query.explain:
         provenance = _provenance(snapshot, route, results.hits, exact=query.exact, degraded=degraded)
         if provenance.coverage < query.min_coverage:
@@ -70,10 +79,20 @@ def build_answer(
         serialized_provenance = provenance.SerializeToString()
     else:
         serialized_provenance = _usual_provenance(snapshot, route, query.exact)
-    encoded = hits.first(query.limit).encoded(route.spaces)
+    encoded = hits.first(query.limit).encoded(route.spaces, contributions)
     if query.min_score is not None and len(hits) > query.limit:
         encoded += _TRUNCATED
     return SearchAnswer(encoded, serialized_provenance, space_label(route.spaces), complete=not results.failures)
+
+
+def build_empty_answer(query: SearchQuery, snapshot: Snapshot, route: Route) -> SearchAnswer:
+    """The answer to a query of which no example is left: no hits, and the reason. It asked no shard, so lacks none."""
+    provenance = Provenance(version=snapshot.version, policy=route.policy, coverage=1.0, exact=query.exact)
+    provenance.degraded.extend(_text_degradations(query))
+    for space, info in snapshot.require_spaces(route.spaces).items():
+        share = route.shares[route.spaces.index(space)]
+        provenance.spaces.add(space=space, encoder=info.encoder, weight=share)
+    return SearchAnswer(b"", provenance.SerializeToString(), space_label(route.spaces), complete=True)
 
 
 @lru_cache(maxsize=64)
@@ -120,9 +139,9 @@ _UNTRAINED = {
 }
 
 
-def search_degradations(snapshot: Snapshot, route: Route, results: ShardResults) -> list[str]:
+def search_degradations(query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults) -> list[str]:
     """The reasons why a search is degraded, as sentences; each is counted. No other place adds a reason."""
-    reasons = []
+    reasons = _text_degradations(query)
     if results.failures:
         metrics.DEGRADED.labels("shard_missing").inc()
         reasons += results.failures
@@ -137,6 +156,14 @@ def search_degradations(snapshot: Snapshot, route: Route, results: ShardResults)
             metrics.DEGRADED.labels("encoder_untrained").inc()
             reasons.append(_UNTRAINED.get(space) or f"the {space_name(space)} encoder is untrained")
     return reasons
+
+
+def _text_degradations(query: SearchQuery) -> list[str]:
+    if not query.unknown_texts:
+        return []
+    metrics.DEGRADED.labels("text_unknown").inc()
+    effect = "the other examples alone count" if query.examples else "nothing was searched for"
+    return [f"{field}: the text encoder knows no word of it: {effect}" for field in query.unknown_texts]
 
 
 def classification_degradations(query: ClassifyQuery, inputs: InputVectors) -> list[str]:

@@ -58,7 +58,7 @@ def basis_of(known: Known, computed_s: float, products: Iterable[bytes], *, filt
     return Basis(
         computed_s,
         known.packed,
-        tuple(product_hash(product.id) for product in parsed),
+        tuple(product_hash(product.id.encode()) for product in parsed),
         filtered,
         min((product.expires_at for product in parsed if product.expires_at), default=math.inf),
     )

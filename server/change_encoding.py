@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lookalike.errors import InvalidRequest
-from lookalike.product_rules import has_word
+from lookalike.product_rules import embedded_texts
 from lookalike.runtime.deadline import Deadline
 from lookalike.spaces import VECTOR_SPACES
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space, SpaceVector
@@ -34,14 +34,6 @@ def parse_vectors(vectors: Iterable[SpaceVector], snapshot: Snapshot) -> dict[Sp
         (info,) = snapshot.require_spaces([each.space]).values()
         parsed[each.space] = unit_vector(f"vectors[{i}].vector", each.vector, info.dim)
     return parsed
-
-
-def embedded_field(product: Product) -> str:
-    """The field whose text is encoded: the title, or the description if the title has no word; empty: neither has one.
-
-    The nightly update encodes the same field (pipeline/text_encoding.py).
-    """
-    return next((field for field in ("title", "description") if has_word(getattr(product, field))), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +65,8 @@ class ChangeEncoder:
         if photo and SPACE_IMAGE not in given and (fuse or SPACE_IMAGE in missing):
             check_image("image", photo)
             new_image = await self.encoders.encode_image("image", photo, deadline)
-        field = embedded_field(product) if text else ""
-        if field and SPACE_TEXT not in given and (fuse or SPACE_TEXT in missing):
-            encoded = await self.encoders.encode_text(getattr(product, field), deadline)
-            new_text = encoded if encoded.vector.any() else None
+        if text and SPACE_TEXT not in given and (fuse or SPACE_TEXT in missing):
+            new_text = await self._encode_text(product, deadline)
         vectors = {SPACE_IMAGE: new_image, SPACE_TEXT: new_text}
         inputs = InputVectors(
             new_image or _known(SPACE_IMAGE, given, stored, snapshot),
@@ -89,6 +79,14 @@ class ChangeEncoder:
             for space, vector in vectors.items()
             if vector and space in missing
         }
+
+    async def _encode_text(self, product: Product, deadline: Deadline) -> EncodedVector | None:
+        """The vector of the title, or of the description if the encoder knows no word of the title; None of neither."""
+        for text in embedded_texts(product.title, product.description):
+            encoded = await self.encoders.encode_text(text, deadline)
+            if encoded.vector.any():
+                return encoded
+        return None
 
 
 def _known(space: Space.ValueType, given: Vectors, stored: Vectors, snapshot: Snapshot) -> EncodedVector | None:

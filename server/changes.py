@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded
 from lookalike.limits import MAX_CHANGES
+from lookalike.product_rules import embedded_texts
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import product_hash
 from lookalike.spaces import space_name
@@ -24,7 +25,7 @@ from lookalike.v1.index_pb2 import ChangeKind, Patch, Update, UpdateResult, Upse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product, Space, SpaceVector
 from lookalike.vectors import pack
 from server.admission import Permit
-from server.change_encoding import ChangeEncoder, Vectors, embedded_field, parse_vectors
+from server.change_encoding import ChangeEncoder, Vectors, parse_vectors
 from server.checks import check_product_id
 from server.filters import check_filter
 from server.product_fields import STORED_FIELDS, normalise_product
@@ -37,6 +38,7 @@ from server.version_watch import VersionWatch
 FULL_RETRY_S = 1.0  # About how long a compaction takes, which makes room for changes.
 # Many changes wait for a compaction, which takes seconds, and as many as it takes while any are made.
 _WAIT_S, _MAX_WAIT_S = 0.05, 60.0
+_PART = 128  # Of a batch: one is checked while the one before is written, and no search waits for more than one.
 _CHECKED_AT_ONCE = 16  # Changes, each of some 20 µs.
 _ENCODED_AT_ONCE = 32  # Changes of one batch: the encoders refuse what waits beyond their own bounds.
 _PATCHABLE = STORED_FIELDS - {"id"}
@@ -78,7 +80,25 @@ class CatalogWriter:
         """The result of each change, in order. Raises InvalidRequest for none, and for too many."""
         if not 1 <= len(request.changes) <= MAX_CHANGES:
             raise InvalidRequest("changes", f"has {len(request.changes)} changes, must have 1 to {MAX_CHANGES}")
-        snapshot, at_once = self.versions.snapshot(), asyncio.Semaphore(_ENCODED_AT_ONCE)
+        snapshot, response = self.versions.snapshot(), catalog_pb2.BatchWriteResponse()
+        applying: asyncio.Task[list[ChangeResponse | LookalikeError]] | None = None
+        try:
+            for start in range(0, len(request.changes), _PART):
+                prepared = await self._prepare_all(request.changes[start : start + _PART], snapshot, deadline)
+                if applying is not None:
+                    response.results.extend(map(_result, await applying))
+                applying = asyncio.create_task(self._apply_prepared(snapshot, prepared, deadline))
+            assert applying is not None, "there is a change"  # noqa: S101  # for the type checker
+            response.results.extend(map(_result, await applying))
+        finally:
+            if applying is not None:
+                applying.cancel()
+        return response
+
+    async def _prepare_all(
+        self, changes: Sequence[Change], snapshot: Snapshot, deadline: Deadline
+    ) -> list[_Prepared | LookalikeError]:
+        at_once = asyncio.Semaphore(_ENCODED_AT_ONCE)
 
         async def prepare(change: Change) -> _Prepared | LookalikeError:
             try:
@@ -89,20 +109,22 @@ class CatalogWriter:
             except LookalikeError as error:
                 return error
 
-        if any(map(needs_encoder, request.changes)):
-            prepared = await asyncio.gather(*map(prepare, request.changes))
-        else:
-            prepared = []
-            for i, change in enumerate(request.changes):
-                if i % _CHECKED_AT_ONCE == 0:
-                    await asyncio.sleep(0)  # A search does not wait for the whole batch.
-                prepared.append(await prepare(change))
-        ready = [(i, each) for i, each in enumerate(prepared) if isinstance(each, _Prepared)]
-        outcomes: list[ChangeResponse | _Prepared | LookalikeError] = [*prepared]
-        applied = await self._apply_all(snapshot, [each for _, each in ready], deadline)
-        for (i, _), outcome in zip(ready, applied, strict=True):
-            outcomes[i] = outcome
-        return catalog_pb2.BatchWriteResponse(results=map(_result, outcomes))
+        if any(map(needs_encoder, changes)):
+            return await asyncio.gather(*map(prepare, changes))
+        prepared = []
+        for i, change in enumerate(changes):
+            if i % _CHECKED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # A search does not wait for all of them.
+            prepared.append(await prepare(change))
+        return prepared
+
+    async def _apply_prepared(
+        self, snapshot: Snapshot, prepared: Sequence[_Prepared | LookalikeError], deadline: Deadline
+    ) -> list[ChangeResponse | LookalikeError]:
+        """As `_apply_all`; a change that could not be prepared keeps its error."""
+        ready = [each for each in prepared if isinstance(each, _Prepared)]
+        applied = iter(await self._apply_all(snapshot, ready, deadline) if ready else ())
+        return [next(applied) if isinstance(each, _Prepared) else each for each in prepared]
 
     async def remove_where(
         self, request: catalog_pb2.RemoveWhereRequest, deadline: Deadline, permit: Permit
@@ -174,7 +196,7 @@ class CatalogWriter:
         noted: dict[int, list[tuple[int, ChangeKind.ValueType]]] = {shard: [] for shard in sequences}
         for change, result in zip(changes, results, strict=True):
             if isinstance(result, UpdateResult) and result.outcome in (UpdateResult.APPLIED, UpdateResult.STALE):
-                product = product_hash(change.product_id)
+                product = product_hash(change.product_id.encode())
                 noted[product % snapshot.shards].append((product, result.kind))
         for shard, sequence in sequences.items():
             snapshot.changes.add_own(shard, sequence, noted[shard])
@@ -268,7 +290,7 @@ class CatalogWriter:
         product = stored.parse()
         for field in changed:
             setattr(product, field, getattr(patch, field))
-        if changed and not embedded_field(product):
+        if changed and not embedded_texts(product.title, product.description):
             raise InvalidRequest("product.title", "neither title nor description would have a word to encode")
         return await self.encoder.encode(
             product,
@@ -341,10 +363,9 @@ def _outcome(change: _Prepared, result: UpdateResult | LookalikeError) -> Change
     )
 
 
-def _result(outcome: ChangeResponse | _Prepared | LookalikeError) -> ChangeResult:
+def _result(outcome: ChangeResponse | LookalikeError) -> ChangeResult:
     if isinstance(outcome, LookalikeError):
         return ChangeResult(error=to_request_error(outcome))
-    assert isinstance(outcome, ChangeResponse), "every prepared change has been applied"  # noqa: S101  # for the type checker
     return ChangeResult(response=outcome)
 
 

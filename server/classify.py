@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from lookalike.errors import InvalidRequest, NotFound
+from lookalike.errors import NotFound
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2, search_pb2
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
@@ -47,15 +47,15 @@ class ClassifyHandler:
             with permit.timer.stage("lookup"):
                 fetched = await self.shards.lookup(snapshot, query.product_id, _INPUT_SPACES, deadline)
             inputs = _stored_inputs(fetched, query.product_id, snapshot)
+        if inputs.image is None and inputs.text is None:
+            return _abstention(query, inputs, permit.timer)
         with permit.timer.stage("encode"):
             result = await self.encoders.classify(inputs, query.precision, deadline)
         return _response(query, version, inputs, result, permit.timer)
 
     async def _encode(self, query: ClassifyQuery, deadline: Deadline) -> InputVectors:
-        """Encode the photo and the text. Raises InvalidRequest if there is no photo and the text has no known word."""
+        """Encode the photo and the text; neither is known of a text alone of which the encoder knows no word."""
         image, text = await asyncio.gather(self._encode_image(query, deadline), self._encode_text(query, deadline))
-        if image is None and text is None:
-            raise InvalidRequest("text", "has no words that the text encoder knows")
         return InputVectors(image, text)
 
     async def _encode_image(self, query: ClassifyQuery, deadline: Deadline) -> EncodedVector | None:
@@ -108,6 +108,16 @@ def _response(
     for category, probability in list(zip(likeliest.categories, likeliest.values, strict=True))[: query.limit]:
         response.categories.add(category=category, probability=probability)
     return response
+
+
+def _abstention(query: ClassifyQuery, inputs: InputVectors, timer: RequestTimer) -> search_pb2.ClassifyResponse:
+    """The response to a text alone of which the text encoder knows no word."""
+    return search_pb2.ClassifyResponse(
+        abstention_reason="the text encoder knows no word of the text",
+        provenance=search_pb2.ClassifyProvenance(
+            precision=query.precision, degraded=classification_degradations(query, inputs), timings=timings(timer)
+        ),
+    )
 
 
 def _abstention_reason(probability: float, threshold: float, precision: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -12,7 +13,7 @@ import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.client import ImageEncoder
+from encoders.image.client import ImageEncoder, WrongInputSize
 from encoders.image.preprocessing import BadImage, preprocess
 from encoders.product.client import CategoryProbabilities, ProductEncoder, ProductEncoderInfo
 from encoders.text.client import TextEncoder
@@ -29,6 +30,7 @@ Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 Pixels = npt.NDArray[np.uint8]
 
+_SIZES_TRIED = 4  # Of a photo.
 PRODUCT_BATCH = 64  # Maximum number of products in one call to the product encoder.
 
 
@@ -90,19 +92,30 @@ class Encoders:
     async def encode_image(self, field: str, data: bytes, deadline: Deadline) -> EncodedVector:
         """The photo's vector, of unit norm. Raises InvalidRequest for a bad photo, and what `ImageEncoder.encode` does.
 
-        A thread that is decoding at the deadline goes on until it is done; a photo that still waits for a thread then
-        is never decoded.
+        Where the model takes another size than it took before, the photo is decoded again; while one version takes the
+        place of another, answers of both may come in turn.
         """
         if self._image_batcher is None:
             raise Unavailable("this gateway has no image encoder: it cannot encode photos")
+        for _ in range(_SIZES_TRIED - 1):
+            with suppress(WrongInputSize):
+                return await self._image_batcher(await self._decode(field, data, deadline), deadline)
+        return await self._image_batcher(await self._decode(field, data, deadline), deadline)
+
+    async def _decode(self, field: str, data: bytes, deadline: Deadline) -> Pixels:
+        """The photo's pixels, in the size that the model takes as far as is known.
+
+        A thread that is decoding at the deadline goes on until it is done; a photo that still waits for a thread then
+        is never decoded.
+        """
+        side_px = self._image_encoder.input_px
         try:
             async with asyncio.timeout(deadline.timeout_s()):
-                pixels = await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data, side_px)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the photo was decoded") from None
         except BadImage as error:
             raise InvalidRequest(field, error.reason) from error
-        return await self._image_batcher(pixels, deadline)
 
     async def encode_text(self, text: str, deadline: Deadline) -> EncodedVector:
         """The text's vector, of unit norm; zeros where the encoder knows no word of it.
@@ -112,6 +125,17 @@ class Encoders:
         if self._text_batcher is None:
             raise Unavailable("this gateway has no text encoder: it cannot encode texts")
         return await self._text_batcher(text, deadline)
+
+    async def leave_out_words(self, text: str, deadline: Deadline) -> list[tuple[str, EncodedVector]]:
+        """The first 32 words of the text, each with the vector of the text without it; zeros where that says nothing.
+
+        Raises what `TextEncoder.encode` does.
+        """
+        if self._text_batcher is None:
+            raise Unavailable("this gateway has no text encoder: it cannot encode texts")
+        words, rests = await self._text_encoder.leave_out_words(text, deadline)
+        vectors = (EncodedVector(vector, rests.encoder) for vector in rests.vectors)
+        return [*zip(words, vectors, strict=True)]
 
     async def encode_product(self, inputs: InputVectors, deadline: Deadline) -> EncodedVector:
         """The product vector fused from the inputs, of unit norm.
@@ -155,9 +179,16 @@ class Encoders:
 
         return Coalescer(send_in_time, max_in_flight=max_in_flight, max_batch=max_batch, max_waiting=self._max_waiting)
 
-    async def _encode_images(self, batch: list[Pixels], deadline: Deadline) -> Sequence[EncodedVector]:
-        encoded = await self._image_encoder.encode(np.stack(batch), deadline)
-        return [EncodedVector(vector, encoded.encoder) for vector in encoded.vectors]
+    async def _encode_images(
+        self, batch: list[Pixels], deadline: Deadline
+    ) -> Sequence[EncodedVector | FailedPrecondition]:
+        """Photos that were decoded for different versions of the model go in calls of their own."""
+
+        async def encode(photos: list[Pixels]) -> Sequence[EncodedVector]:
+            encoded = await self._image_encoder.encode(np.stack(photos), deadline)
+            return [EncodedVector(vector, encoded.encoder) for vector in encoded.vectors]
+
+        return await _send_groups(batch, [pixels.shape for pixels in batch], encode)
 
     async def _encode_texts(self, batch: list[str], deadline: Deadline) -> Sequence[EncodedVector]:
         encoded = await self._text_encoder.encode(batch, deadline)

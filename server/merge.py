@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 
 import numpy as np
 
@@ -41,11 +41,16 @@ class Ranking:
     def first(self, limit: int) -> Ranking:
         return self if len(self) <= limit else self.select(range(limit))
 
-    def encoded(self, spaces: Sequence[Space.ValueType]) -> bytes:
-        """The hits of a SearchResponse, serialized; `spaces` are those of the cosines."""
+    def encoded(self, spaces: Sequence[Space.ValueType], contributions: Sequence[bytes] = ()) -> bytes:
+        """The hits of a SearchResponse, serialized.
+
+        spaces: those of the cosines. contributions: with cosines, the serialized field of each of the first hits.
+        """
         if self.cosines is None:
             return encode_hits(self.products, self.scores)
-        return encode_hits(self.products, self.scores, [_space_scores(spaces, each) for each in self.cosines.tolist()])
+        scores = (_space_scores(spaces, each) for each in self.cosines.tolist())
+        more_fields = [b"".join(fields) for fields in zip_longest(scores, contributions, fillvalue=b"")]
+        return encode_hits(self.products, self.scores, more_fields)
 
 
 def merge_hits(shards: Sequence[ShardHits], limit: int, *, max_per_shop: int = 0) -> Ranking:

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from lookalike.errors import BadSettings, InvalidRequest, NotFound
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
-from server.query import COMPARABLE_IN, ExampleSource, SearchQuery
+from server.query import COMPARABLE_IN, ExampleSource, QueryExample, SearchQuery
 
 # The spaces that each example product has a vector in, of those that were fetched, by product id.
 ProductSpaces = Mapping[str, Collection[Space.ValueType]]
+
+
+# Spaces by number, and the share of each in the score; together 1.
+Shares = Sequence[tuple[Space.ValueType, float]]
+
+_MEASURED = "measured>"  # In `auto_text`, before the spaces for a version that states no shares.
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class PolicyEntry:
 
     text: str  # As configured: "fashion=product>image".
     spaces: tuple[Space.ValueType, ...]  # The most preferred first.
+    measured: bool = False  # Whether what the version states comes before them.
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,10 @@ class AutoPolicy:
 
     @classmethod
     def parse(cls, entries: Sequence[str], *, photo: str, text: str) -> AutoPolicy:
-        """Parse `("fashion=product>image", "*=product>text")`, "product>image", "product>text". Raises BadSettings."""
+        """Parse `("fashion=product>image", "*=product>text")`, "product>image", "measured>product>text".
+
+        Raises BadSettings.
+        """
         by_category: dict[str, PolicyEntry] = {}
         for entry in entries:
             category, _, names = entry.partition("=")
@@ -68,13 +78,15 @@ class AutoPolicy:
             by_category[category] = PolicyEntry(entry, _parse_spaces(entry, names, VECTOR_SPACES.values()))
         if "*" not in by_category:
             raise BadSettings("auto policy: no entry for * (every other category)")
-        by_source = {
-            source: PolicyEntry(entry, _parse_spaces(entry, entry.partition("=")[2], COMPARABLE_IN[source]))
-            for source, entry in (
-                (ExampleSource.IMAGE, f"auto_photo={photo}"),
-                (ExampleSource.TEXT, f"auto_text={text}"),
-            )
-        }
+        by_source = {}
+        for source, name, value in (
+            (ExampleSource.IMAGE, "auto_photo", photo),
+            (ExampleSource.TEXT, "auto_text", text),
+        ):
+            entry = f"{name}={value}"
+            names = value.removeprefix(_MEASURED) if source is ExampleSource.TEXT else value
+            spaces = _parse_spaces(entry, names, COMPARABLE_IN[source])
+            by_source[source] = PolicyEntry(entry, spaces, measured=names != value)
         texts = [*entries, *(entry.text for entry in by_source.values())]
         return cls(by_category, by_category.pop("*"), by_source, ",".join(texts))
 
@@ -112,9 +124,17 @@ class AutoPolicy:
         reason = f"{missing}: searched in the {space_name(instead)} space instead"
         return Route((instead,), (1.0,), missing_vectors=(reason,))
 
-    def route_source(self, source: ExampleSource, built: Collection[Space.ValueType]) -> Route:
-        """The route for photos only, or for texts only; their own space if none of their entry's spaces is built."""
+    def route_source(
+        self, source: ExampleSource, built: Collection[Space.ValueType], text_shares: Shares = ()
+    ) -> Route:
+        """The route for photos only, or for texts only; their own space if none of their entry's spaces is built.
+
+        text_shares: what the version states as best for texts only.
+        """
         entry = self.by_source[source]
+        if entry.measured and text_shares:
+            spaces, shares = zip(*text_shares, strict=True)
+            return Route(spaces, shares, entry.text)
         if (space := _first_built(entry, built)) is not None:
             return Route((space,), (1.0,), entry.text)
         return SINGLE_SPACE[COMPARABLE_IN[source][0]]
@@ -134,10 +154,13 @@ def _parse_spaces(entry: str, names: str, allowed_spaces: Collection[Space.Value
     return tuple(VECTOR_SPACES[name] for name in preferred)
 
 
-def resolve_route(query: SearchQuery, built: Collection[Space.ValueType], policy: AutoPolicy) -> Route | None:
+def resolve_route(
+    query: SearchQuery, built: Collection[Space.ValueType], policy: AutoPolicy, text_shares: Shares = ()
+) -> Route | None:
     """The query's route; None if it depends on the category of the example products, which are not known yet.
 
-    built: the spaces of the version. Raises InvalidRequest for examples that cannot be compared in one space.
+    built: the spaces of the version. text_shares: those that it states as best for texts only.
+    Raises InvalidRequest for examples that cannot be compared in one space.
     """
     if query.shares:
         return Route(*query.shares)
@@ -147,7 +170,7 @@ def resolve_route(query: SearchQuery, built: Collection[Space.ValueType], policy
     if query.space == SPACE_AUTO and len(query.sources) == 1:
         (source,) = query.sources
         if source in policy.by_source:
-            return policy.route_source(source, built)
+            return policy.route_source(source, built, text_shares)
     space = _common_space(query)
     return None if space == SPACE_AUTO else SINGLE_SPACE[space]
 
@@ -172,6 +195,17 @@ def _refuse_vector_without_space(query: SearchQuery) -> None:
         raise InvalidRequest("space", f"name the space of {vectors[0].field}")
 
 
+def drop_unknown_texts(query: SearchQuery, fields: Collection[str], route: Route) -> SearchQuery:
+    """The query without the examples of these fields, texts of which the text encoder knows no word.
+
+    route: that of the whole query. It still names the space of example vectors that the caller gave no space for.
+    """
+    kept = tuple(example for example in query.examples if example.field not in fields)
+    sources = frozenset(example.source for example in kept)
+    space = route.spaces[0] if ExampleSource.VECTOR in sources else query.space
+    return query._replace(examples=kept, sources=sources, space=space, unknown_texts=tuple(fields))
+
+
 def drop_empty_spaces(route: Route, query: SearchQuery, product_spaces: ProductSpaces) -> Route:
     """The route without the spaces in which no example has a vector.
 
@@ -186,24 +220,25 @@ def drop_empty_spaces(route: Route, query: SearchQuery, product_spaces: ProductS
     kept = {
         space: share
         for space, share in zip(route.spaces, route.shares, strict=True)
-        if _has_example_in(space, query, product_spaces)
+        if has_example_in(space, query, product_spaces)
     }
     total = sum(kept.values())
     shares = tuple(share / total for share in kept.values())
     return Route(tuple(kept), shares, route.policy, _describe_missing_vectors(route.spaces, kept, product_spaces))
 
 
-def _has_example_in(space: Space.ValueType, query: SearchQuery, product_spaces: ProductSpaces) -> bool:
-    """Whether an example counts in the space."""
+def has_example_in(space: Space.ValueType, query: SearchQuery, product_spaces: ProductSpaces) -> bool:
+    """Whether an example counts in the space; a vector does in the one that the query names."""
     return any(
-        space
-        in (
-            product_spaces[str(example.value)]
-            if example.source is ExampleSource.PRODUCT
-            else COMPARABLE_IN[example.source]
-        )
+        example.source is ExampleSource.VECTOR or space in _spaces_of(example, product_spaces)
         for example in query.examples
     )
+
+
+def _spaces_of(example: QueryExample, product_spaces: ProductSpaces) -> Collection[Space.ValueType]:
+    if example.source is ExampleSource.PRODUCT:
+        return product_spaces[str(example.value)]
+    return COMPARABLE_IN[example.source]
 
 
 def _describe_missing_vectors(

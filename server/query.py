@@ -58,6 +58,7 @@ ENCODED = frozenset(COMPARABLE_IN)
 class QueryExample(NamedTuple):
     """An example that hits should be similar to or, with a negative weight, dissimilar to."""
 
+    position: int  # Among the examples of the request.
     field: str  # Its path in the request: "examples[0].text".
     source: ExampleSource
     value: str | bytes
@@ -81,6 +82,7 @@ class SearchQuery(NamedTuple):
     max_per_shop: int  # 0: any number.
     min_score: float | None
     diversity: float  # 0: by score alone.
+    unknown_texts: tuple[str, ...] = ()  # Fields of texts that say nothing to the text encoder: no examples any more.
 
     def examples_by(self, source: ExampleSource) -> list[QueryExample]:
         return [example for example in self.examples if example.source is source]
@@ -98,7 +100,7 @@ def parse_query(request: search_pb2.SearchRequest, *, example_fields: Sequence[s
         raise InvalidRequest("examples", f"{len(messages)} examples, at most {MAX_EXAMPLES} are allowed")
     if request.space not in _SPACES:
         raise InvalidRequest("space", f"there is no space {request.space}")
-    examples = tuple(map(_parse_example, example_fields, messages))
+    examples = tuple(map(_parse_example, range(len(messages)), example_fields, messages))
     query = SearchQuery(
         examples=examples,
         sources=frozenset(example.source for example in examples),
@@ -197,7 +199,7 @@ def _parse_max_per_shop(request: search_pb2.SearchRequest) -> int:
     return request.max_per_shop
 
 
-def _parse_example(path: str, example: search_pb2.Example) -> QueryExample:
+def _parse_example(position: int, path: str, example: search_pb2.Example) -> QueryExample:
     sources = [source for source, name in _SOURCES if example.HasField(name)]  # type: ignore[arg-type]  # they are
     if len(sources) != 1:
         names = " and ".join(source.value for source in sources) or "none"
@@ -208,4 +210,4 @@ def _parse_example(path: str, example: search_pb2.Example) -> QueryExample:
     (source,) = sources
     field, value = f"{path}.{source.value}", getattr(example, source.value)
     _CHECKS[source](field, value)
-    return QueryExample(field, source, value, weight)
+    return QueryExample(position, field, source, value, weight)

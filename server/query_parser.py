@@ -40,7 +40,7 @@ class QueryParser:
                 self._queries[rest] = query._replace(examples=())
             return query
         check_vector_size(_FIELD, vector)
-        return known._replace(examples=(QueryExample(_FIELD, ExampleSource.VECTOR, vector, 1.0),))
+        return known._replace(examples=(QueryExample(0, _FIELD, ExampleSource.VECTOR, vector, 1.0),))
 
 
 def _split_vector(data: bytes) -> tuple[bytes, bytes] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from lookalike.errors import FailedPrecondition, InvalidRequest
+from lookalike.errors import FailedPrecondition
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
 from lookalike.vectors import F32
@@ -17,6 +17,16 @@ from server.topology import SpaceInfo
 from server.vector_math import combine, unit_vector
 
 Result = TypeVar("Result")
+
+
+class UnknownTexts(Exception):
+    """The text encoder knows no word of some texts. `fields` are the fields of their examples."""
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        super().__init__(*fields)
+        self.fields = fields
+
+
 # The example products of a query, by id.
 ExampleProducts = Mapping[str, StoredProduct]
 # The spaces that a query is searched in, by number.
@@ -25,38 +35,54 @@ SearchedSpaces = Mapping[Space.ValueType, SpaceInfo]
 EncodedExamples = Mapping[str, EncodedVector]
 
 
-async def compose_query_vectors(
-    encoders: Encoders, query: SearchQuery, spaces: SearchedSpaces, products: ExampleProducts, deadline: Deadline
-) -> list[F32]:
+class QueryInputs(NamedTuple):
+    """What query vectors are made of."""
+
+    query: SearchQuery
+    spaces: SearchedSpaces
+    products: ExampleProducts
+    encoded: EncodedExamples
+
+
+async def encode_examples(encoders: Encoders, query: SearchQuery, deadline: Deadline) -> EncodedExamples:
+    """Encode each photo and text of the query once, whatever spaces it counts in, and concurrently with the others.
+
+    Raises UnknownTexts, InvalidRequest, and what the encoders raise.
+    """
+    examples = _to_encode(query)
+    vectors = await run_concurrently([_encode_one(encoders, example, deadline) for example in examples])
+    encoded = {example.field: vector for example, vector in zip(examples, vectors, strict=True)}
+    if unknown := [field for field, each in encoded.items() if not each.vector.any()]:
+        raise UnknownTexts(unknown)
+    return encoded
+
+
+async def compose_query_vectors(encoders: Encoders, inputs: QueryInputs, deadline: Deadline) -> list[F32]:
     """A unit vector (dim,) float32 for each of the searched spaces, in their order.
 
-    Each photo and text is encoded once, whatever spaces it counts in, and concurrently with the others. Every space
-    must have an example that counts in it (`policy.drop_empty_spaces`). Raises InvalidRequest, FailedPrecondition, and
-    what the encoders raise.
+    Every space must have an example that counts in it (`policy.drop_empty_spaces`). Raises InvalidRequest,
+    FailedPrecondition, and what the encoders raise.
     """
-    to_encode = [example for example in query.examples if example.source in COMPARABLE_IN]
-    encoded = await _encode(encoders, to_encode, deadline)
     vectors = []
-    for space, info in spaces.items():
-        parts = _unfused_vectors(query, space, info, products, encoded)
+    for space, info in inputs.spaces.items():
+        parts = _unfused_vectors(inputs, space, info)
         if space == SPACE_PRODUCT:
-            parts += await _fused_vectors(encoders, to_encode, encoded, info, deadline)
+            parts += await _fused_vectors(encoders, _to_encode(inputs.query), inputs.encoded, info, deadline)
         vectors.append(_combine(parts))
     return vectors
 
 
-def combine_vectors(query: SearchQuery, spaces: SearchedSpaces, products: ExampleProducts) -> list[F32]:
+def combine_vectors(inputs: QueryInputs) -> list[F32]:
     """As `compose_query_vectors`, for a query that has no photo and no text."""
-    return [_combine(_unfused_vectors(query, space, info, products, {})) for space, info in spaces.items()]
+    return [_combine(_unfused_vectors(inputs, space, info)) for space, info in inputs.spaces.items()]
 
 
 def _combine(parts: Sequence[tuple[F32, float]]) -> F32:
     return combine([vector for vector, _ in parts], [weight for _, weight in parts])
 
 
-async def _encode(encoders: Encoders, examples: Sequence[QueryExample], deadline: Deadline) -> EncodedExamples:
-    vectors = await run_concurrently([_encode_one(encoders, example, deadline) for example in examples])
-    return {example.field: vector for example, vector in zip(examples, vectors, strict=True)}
+def _to_encode(query: SearchQuery) -> list[QueryExample]:
+    return [example for example in query.examples if example.source in COMPARABLE_IN]
 
 
 async def _encode_one(encoders: Encoders, example: QueryExample, deadline: Deadline) -> EncodedVector:
@@ -64,26 +90,21 @@ async def _encode_one(encoders: Encoders, example: QueryExample, deadline: Deadl
         case ExampleSource.IMAGE, bytes(data):
             return await encoders.encode_image(example.field, data, deadline)
         case ExampleSource.TEXT, str(text):
-            encoded = await encoders.encode_text(text, deadline)
-            if not encoded.vector.any():
-                raise InvalidRequest(example.field, "has no words that the text encoder knows")
-            return encoded
+            return await encoders.encode_text(text, deadline)
     raise TypeError(f"{example.source} with a {type(example.value).__name__}")
 
 
-def _unfused_vectors(
-    query: SearchQuery, space: Space.ValueType, info: SpaceInfo, products: ExampleProducts, encoded: EncodedExamples
-) -> list[tuple[F32, float]]:
+def _unfused_vectors(inputs: QueryInputs, space: Space.ValueType, info: SpaceInfo) -> list[tuple[F32, float]]:
     """The vectors, with their weights, of the examples that have one in the space without the product encoder."""
     parts = []
-    for field, source, value, weight in query.examples:
+    for _, field, source, value, weight in inputs.query.examples:
         if source is ExampleSource.VECTOR:
             parts.append((unit_vector(field, value, info.dim), weight))  # type: ignore[arg-type]  # its value is bytes
         elif source is ExampleSource.PRODUCT:
-            if (stored := products[str(value)].vector(space, info.dim)) is not None:
+            if (stored := inputs.products[str(value)].vector(space, info.dim)) is not None:
                 parts.append((stored, weight))
         elif COMPARABLE_IN[source][0] == space:
-            parts.append((require_encoder(encoded[field], info), weight))
+            parts.append((require_encoder(inputs.encoded[field], info), weight))
     return parts
 
 

@@ -18,20 +18,23 @@ from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import F32
 from server import metrics
 from server.admission import Permit
-from server.answer import SearchAnswer, build_answer, rank_hits
+from server.answer import SearchAnswer, build_answer, build_empty_answer, rank_hits
 from server.cached_answer import CachedAnswer, Void, basis_of, pack_answer, read_answer
 from server.diversity import CANDIDATES_PER_HIT, diversify, hit_vectors
 from server.encoding import Encoders
+from server.explanation import Explainer
 from server.merge import Ranking
 from server.metrics import RequestTimer
-from server.policy import AutoPolicy, Route, drop_empty_spaces, resolve_route
+from server.policy import AutoPolicy, Route, drop_empty_spaces, drop_unknown_texts, resolve_route
 from server.query import ENCODED, EXAMPLE_FIELDS, NO_FILTER, ExampleSource, SearchQuery, duplicates_search
 from server.query_parser import QueryParser
 from server.query_vectors import (
     ExampleProducts,
-    SearchedSpaces,
+    QueryInputs,
+    UnknownTexts,
     combine_vectors,
     compose_query_vectors,
+    encode_examples,
     run_concurrently,
 )
 from server.result_cache import MemoryResultCache, RequestKeys, ResultCache, digest_of
@@ -122,10 +125,13 @@ class Searcher:
     async def _search(
         self, key: str, query: SearchQuery, snapshot: Snapshot, timer: RequestTimer, deadline: Deadline
     ) -> SearchAnswer:
-        """Look up example products, encode photos and texts, search the shards; cache a complete answer."""
+        """Look up example products, encode photos and texts, search the shards; cache a complete answer.
+
+        Texts that say nothing to the text encoder are left out: what shoppers type is no error of the caller's.
+        """
         products: ExampleProducts = {}
         known, began_s = snapshot.changes.known, unix_time_s()  # Whatever changes from here on may be missing.
-        route = resolve_route(query, snapshot.spaces, self.policy)
+        route = resolve_route(query, snapshot.spaces, self.policy, snapshot.text_shares)
         if route is not None:
             snapshot.require_spaces(route.spaces)  # Fail before anything is looked up or encoded.
         if ExampleSource.PRODUCT in query.sources:
@@ -138,12 +144,30 @@ class Searcher:
         assert route is not None  # noqa: S101  # Only the category of an example product leaves it open.
         if len(route.spaces) > 1 or products:
             route = drop_empty_spaces(route, query, {id: stored.vectors for id, stored in products.items()})
-        vectors = await self._compose_vectors(query, snapshot.require_spaces(route.spaces), products, timer, deadline)
+        spaces = snapshot.require_spaces(route.spaces)
+        try:
+            inputs, vectors = await self._compose_vectors(QueryInputs(query, spaces, products, {}), timer, deadline)
+        except UnknownTexts as unknown:
+            if (rest := drop_unknown_texts(query, unknown.fields, route)).examples:
+                return await self._search(key, rest, snapshot, timer, deadline)  # Its photos are encoded once more.
+            return build_empty_answer(rest, snapshot, route)
         with timer.stage("search"):
             shard_query = _shard_query(query, route, vectors, products, shards=snapshot.shards)
             results = await self.shards.search(snapshot, shard_query, deadline)
             results, hits = await self._rank(query, snapshot, route, results, deadline)
-        answer = build_answer(query, snapshot, route, results, hits)
+            contributions: Sequence[bytes] = ()
+            if query.explain:
+                explainer = Explainer(
+                    shards=self.shards,
+                    encoders=self.encoders,
+                    snapshot=snapshot,
+                    route=route,
+                    inputs=inputs,
+                    vectors=vectors,
+                )
+                explained = hits.first(query.limit).ids
+                results, contributions = await explainer.explain(explained, results, deadline)
+        answer = build_answer(query, snapshot, route, results, hits, contributions=contributions)
         if self.cache is not None and answer.complete:
             depends_on = chain(hits.products, (stored.serialized for stored in products.values()))
             filtered = bool(shard_query.filter or shard_query.max_per_shop)
@@ -154,17 +178,14 @@ class Searcher:
         return read_answer(value, snapshot.changes.known, unix_time_s(), self.cache_staleness_s)
 
     async def _compose_vectors(
-        self,
-        query: SearchQuery,
-        spaces: SearchedSpaces,
-        products: ExampleProducts,
-        timer: RequestTimer,
-        deadline: Deadline,
-    ) -> list[F32]:
-        if query.sources.isdisjoint(ENCODED):
-            return combine_vectors(query, spaces, products)
+        self, inputs: QueryInputs, timer: RequestTimer, deadline: Deadline
+    ) -> tuple[QueryInputs, list[F32]]:
+        """The inputs, with what is to be encoded, and the query vector of each space. Raises as what makes them."""
+        if inputs.query.sources.isdisjoint(ENCODED):
+            return inputs, combine_vectors(inputs)
         with timer.stage("encode"):
-            return await compose_query_vectors(self.encoders, query, spaces, products, deadline)
+            inputs = inputs._replace(encoded=await encode_examples(self.encoders, inputs.query, deadline))
+            return inputs, await compose_query_vectors(self.encoders, inputs, deadline)
 
     async def _rank(
         self, query: SearchQuery, snapshot: Snapshot, route: Route, results: ShardResults, deadline: Deadline
@@ -260,5 +281,5 @@ def _shard_query(
         exclude_ids=frozenset(products),
         min_score=-math.inf if query.min_score is None else query.min_score,
         max_per_shop=query.max_per_shop,
-        omit_ids=shards == 1 and not query.diversity,
+        omit_ids=shards == 1 and not query.diversity and not query.explain,
     )

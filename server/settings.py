@@ -47,7 +47,11 @@ class ServiceSettings(ProcessSettings):
     )
     # A photo, or a text, finds more of its category in the product space than in its own: docs/quality.md.
     auto_photo: str = setting("product>image", "spaces of AUTO for photos only, space>space: the first that is built")
-    auto_text: str = setting("product>text", "spaces of AUTO for texts only, space>space: the first that is built")
+    auto_text: str = setting(
+        "measured>product>text",
+        "spaces of AUTO for texts only, space>space: the first that is built; measured: those, with their shares, that "
+        "the update found best for short queries",
+    )
     max_inflight: int = setting(
         512,
         "requests in flight, and at most half as many that shards find costly; beyond it RESOURCE_EXHAUSTED",

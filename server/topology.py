@@ -36,6 +36,8 @@ class Snapshot:
     serving: tuple[bool, ...]  # Per shard: whether it served this version when last polled.
     changes: ChangeHistory  # Of this version; all its snapshots share it.
     losses: tuple[str, ...] = ()  # What changes of the version before this one lacks, and why, as sentences.
+    # The spaces that words alone are best searched in, by number, and the share of each; empty: not measured.
+    text_shares: tuple[tuple[Space.ValueType, float], ...] = ()
 
     @property
     def shards(self) -> int:
@@ -88,7 +90,8 @@ def choose_snapshot(
     if changes is None or version != pinned:
         changes = ChangeHistory(len(responses))
     changes.add_polled(states)
-    return Snapshot(version, spaces, serving, changes, _losses(states))
+    text_shares = tuple(sorted((each.space, each.weight) for each in any_state.text_weights))
+    return Snapshot(version, spaces, serving, changes, _losses(states), text_shares)
 
 
 def _losses(states: Mapping[int, index_pb2.ShardState]) -> tuple[str, ...]:

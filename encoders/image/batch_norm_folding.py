@@ -1,4 +1,4 @@
-"""MobileNet for inference: batch normalisations folded into convolutions, weights as constants. Pure (TensorFlow).
+"""MobileNet v1 for inference: batch normalisations folded into convolutions, weights as constants. Pure (TensorFlow).
 
 With constants, unlike variables, TensorFlow fuses a convolution with the operations after it when it loads the model.
 In float32 TensorFlow would fold by itself; in bfloat16 it would compute each normalisation in float32 instead.
@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any
 
 import numpy as np
 
+from encoders.image.card import Precision
 from lookalike.vectors import F32
-
-Precision = Literal["float32", "bfloat16"]
-PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,26 +28,17 @@ class Convolution:
 
 
 def fold_batch_norms(model: Any) -> list[Convolution]:
-    """Fold the 27 layers of Keras' MobileNet, whose layers with weights alternate: convolution, batch normalisation."""
+    """Fold the 27 layers of Keras' MobileNet v1. Those with weights alternate: convolution, batch normalisation."""
     layers = [layer for layer in model.layers if layer.weights]
     return [_fold(layer, norm) for layer, norm in zip(layers[::2], layers[1::2], strict=True)]
 
 
-def compute_features(tf: Any, layers: Iterable[Convolution], images: Any, precision: Precision) -> Any:
-    """Run the layers: (n, 224, 224, 3) uint8 to (n, 1024) float32, average-pooled, not normalised."""
-    pixels = tf.cast(images, tf.float32) / 127.5 - 1.0
+def compute_features(tf: Any, layers: Iterable[Convolution], pixels: Any, precision: Precision) -> Any:
+    """Run the layers: (n, px, px, 3) in -1..1 to (n, dim) float32, average-pooled, not normalised."""
     x = tf.cast(pixels, precision)
     for layer in layers:
         x = tf.nn.relu6(_convolve(tf, layer, x))
     return tf.reduce_mean(tf.cast(x, tf.float32), axis=(1, 2))
-
-
-def normalise_rows(tf: Any, rows: Any) -> Any:
-    """Scale rows to unit L2 norm, however small they are; zero rows stay zero."""
-    # Divide by the largest component first: features of untrained weights have norms around 1e-18, whose squares
-    # underflow float32, and no epsilon is small enough to add.
-    scaled = tf.math.divide_no_nan(rows, tf.reduce_max(tf.abs(rows), axis=1, keepdims=True))
-    return tf.math.divide_no_nan(scaled, tf.norm(scaled, axis=1, keepdims=True))
 
 
 def _fold(layer: Any, norm: Any) -> Convolution:
@@ -78,5 +67,6 @@ def _convolve(tf: Any, layer: Convolution, x: Any) -> Any:
     dtype = x.dtype.as_numpy_dtype
     kernel, bias = tf.constant(layer.kernel.astype(dtype)), tf.constant(layer.bias.astype(dtype))
     convolve = tf.nn.depthwise_conv2d if layer.depthwise else tf.nn.conv2d
-    # SAME pads as Keras does, below and to the right, if the stride of 2 divides the sides: true of all layers here.
+    # SAME pads as Keras does, below and to the right, if the stride of 2 divides the sides: true of all layers
+    # where 32 divides the input's.
     return tf.nn.bias_add(convolve(x, kernel, strides=[1, layer.stride, layer.stride, 1], padding="SAME"), bias)

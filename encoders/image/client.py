@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import grpc
 import grpc.aio
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 from prometheus_client import Counter
 
-from encoders.image.prediction_service import GET_MODEL_STATUS, PREDICT, BadTensor, to_array, to_tensor
-from encoders.image.preprocessing import SIDE_PX
+from encoders.image.prediction_service import (
+    GET_MODEL_METADATA,
+    GET_MODEL_STATUS,
+    PREDICT,
+    BadTensor,
+    to_array,
+    to_tensor,
+)
 from encoders.image.retry_budget import RetryBudget
-from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
+from encoders.image.signature import DEFAULT_INPUT_PX, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.tfserving.v1 import prediction_pb2 as pb
+from encoders.tfserving.v1 import saved_model_pb2
 from encoders.types import Embeddings
 from lookalike.errors import BadSettings, LookalikeError, Overloaded, Unavailable
 from lookalike.limits import MAX_MESSAGE_BYTES
@@ -23,12 +32,30 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.vectors import F32
 
-ResponseT = TypeVar("ResponseT", pb.PredictResponse, pb.GetModelStatusResponse)
+ResponseT = TypeVar("ResponseT", pb.PredictResponse, pb.GetModelStatusResponse, pb.GetModelMetadataResponse)
+Pixels = npt.NDArray[np.uint8]  # (n, px, px, 3)
 
-MAX_IMAGES = MAX_MESSAGE_BYTES // (SIDE_PX * SIDE_PX * 3) - 1  # 221: as many as fit in a message.
-
+_SIGNATURE_DEF = "signature_def"
 
 RETRIES = Counter("lookalike_image_encoder_retries_total", "Calls to the model server that were retried.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageModel:
+    """What the served version takes and gives."""
+
+    version: int
+    input_px: int  # Width and height of the images.
+    dimension: int
+
+
+class WrongInputSize(Unavailable):
+    """The version that is served takes images of another size: decode them to `ImageEncoder.input_px` again."""
+
+
+def max_images(input_px: int) -> int:
+    """As many images as fit in a message: 221 of 224 px."""
+    return MAX_MESSAGE_BYTES // (input_px * input_px * 3) - 1
 
 
 class ImageEncoder:
@@ -48,25 +75,78 @@ class ImageEncoder:
             self._spec.version.value = version
         self._channels = [_Channel(channel) for channel in channels]
         self._retry_budget = RetryBudget()
+        self._model: ImageModel | None = None
 
-    async def encode(self, pixels: npt.NDArray[np.uint8], deadline: Deadline) -> Embeddings:
-        """Encode (n, 224, 224, 3) uint8 images, n in 1..MAX_IMAGES, to (n, 1024) float32 of unit norm.
+    @property
+    def input_px(self) -> int:
+        """Width and height of the images that the model took when it was last asked; before that, a guess."""
+        return DEFAULT_INPUT_PX if self._model is None else self._model.input_px
 
-        Raises Unavailable (also for a response that violates the signature), Overloaded or DeadlineExceeded.
+    async def model(self, deadline: Deadline) -> ImageModel:
+        """What the model takes and gives: asked once, and again when another version answers. Raises as `encode`."""
+        if self._model is None:
+            self._model = await self._describe(self._spec, deadline)
+        return self._model
+
+    async def encode(self, pixels: Pixels, deadline: Deadline) -> Embeddings:
+        """Encode uint8 images of the model's size to (n, dim) float32 of unit norm. Splits what exceeds a message.
+
+        Raises Unavailable (also for a response that violates the signature), Overloaded or DeadlineExceeded;
+        WrongInputSize if the version that is served takes another size.
         """
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (SIDE_PX, SIDE_PX, 3) or not 1 <= len(pixels) <= MAX_IMAGES:
-            raise ValueError(
-                f"expected 1..{MAX_IMAGES} images of 224 × 224 RGB bytes, not {pixels.dtype} {pixels.shape}"
-            )
+        if pixels.dtype != np.uint8 or not _are_square(pixels) or not len(pixels):
+            raise ValueError(f"expected at least one square image of RGB bytes, not {pixels.dtype} {pixels.shape}")
+        size = max_images(pixels.shape[1])
+        parts = [await self._encode(pixels[start : start + size], deadline) for start in range(0, len(pixels), size)]
+        if len({part.encoder for part in parts}) != 1:
+            raise Unavailable("image encoder: its version changed between two calls")
+        return parts[0] if len(parts) == 1 else replace(parts[0], vectors=np.concatenate([p.vectors for p in parts]))
+
+    async def _encode(self, pixels: Pixels, deadline: Deadline) -> Embeddings:
+        model, side_px = await self.model(deadline), pixels.shape[1]
+        if side_px != model.input_px:
+            raise _wrong_size(side_px, model)
         request = pb.PredictRequest(
             model_spec=self._spec, inputs={IMAGES: to_tensor(pixels)}, output_filter=[FEATURES, ENCODER]
         )
         request.model_spec.signature_name = SIGNATURE
-        response = await self._call(lambda channel: channel.predict(request, timeout=deadline.timeout_s()), deadline)
         try:
-            return Embeddings(vectors=_vectors(response, len(pixels)), encoder=_fingerprint(response, len(pixels)))
+            response = await self._call(
+                lambda channel: channel.predict(request, timeout=deadline.timeout_s()), deadline
+            )
+        except _Refused:
+            # The embedded server refuses images of another size than its version's.
+            model = self._model = await self._describe(self._spec, deadline)
+            if side_px != model.input_px:
+                raise _wrong_size(side_px, model) from None
+            raise
+        version = response.model_spec.version.value
+        if version != model.version:
+            # TF-Serving computes features of images of any size: only the version tells that they are not right.
+            model = self._model = await self._describe(self._pinned(version), deadline)
+            if side_px != model.input_px:
+                raise _wrong_size(side_px, model)
+        try:
+            vectors = _vectors(response, (len(pixels), model.dimension))
+            return Embeddings(vectors=vectors, encoder=_fingerprint(response, len(pixels)))
         except BadTensor as error:
             raise Unavailable(f"image encoder: not a response of an image model: {error}") from error
+
+    def _pinned(self, version: int) -> pb.ModelSpec:
+        spec = pb.ModelSpec(name=self._spec.name)
+        spec.version.value = version
+        return spec
+
+    async def _describe(self, spec: pb.ModelSpec, deadline: Deadline) -> ImageModel:
+        request = pb.GetModelMetadataRequest(model_spec=spec, metadata_field=[_SIGNATURE_DEF])
+        response = await self._call(lambda channel: channel.metadata(request, timeout=deadline.timeout_s()), deadline)
+        try:
+            return _parse_model(response)
+        except (BadTensor, DecodeError) as error:
+            raise Unavailable(
+                f"image encoder: version {response.model_spec.version.value} of {spec.name} is not an image model of "
+                f"'lookalike encoders export': {error}"
+            ) from error
 
     async def status(self, deadline: Deadline) -> Mapping[int, str]:
         """The state of each version of the model, or of the pinned one: {3: "AVAILABLE"}. Raises as `encode` does."""
@@ -79,7 +159,7 @@ class ImageEncoder:
         }
 
     async def _call(self, call: Callable[[_Channel], Awaitable[ResponseT]], deadline: Deadline) -> ResponseT:
-        """Call once, and retry once on another channel if the connection fails: both methods are idempotent."""
+        """Call once, and retry once on another channel if the connection fails: all methods are idempotent."""
         channel = self._least_busy(self._channels)
         try:
             return await self._send(channel, call)
@@ -106,7 +186,7 @@ class ImageEncoder:
 
 
 class _Channel:
-    """One gRPC channel: its two methods, and its calls in flight."""
+    """One gRPC channel: its three methods, and its calls in flight."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
@@ -115,6 +195,11 @@ class _Channel:
             PREDICT,
             request_serializer=pb.PredictRequest.SerializeToString,
             response_deserializer=pb.PredictResponse.FromString,
+        )
+        self.metadata = channel.unary_unary(
+            GET_MODEL_METADATA,
+            request_serializer=pb.GetModelMetadataRequest.SerializeToString,
+            response_deserializer=pb.GetModelMetadataResponse.FromString,
         )
         self.status = channel.unary_unary(
             GET_MODEL_STATUS,
@@ -125,6 +210,34 @@ class _Channel:
     def load(self) -> tuple[bool, int]:
         """Sort key for the least busy channel. A broken one, which fails fast and so is never busy, comes last."""
         return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE, self.in_flight
+
+
+class _Refused(Unavailable):
+    """The server refuses the request as invalid, which is a fault of the deployment."""
+
+
+def _wrong_size(side_px: int, model: ImageModel) -> WrongInputSize:
+    return WrongInputSize(
+        f"image encoder: version {model.version} takes images of {model.input_px} px, these were decoded to {side_px}"
+    )
+
+
+def _are_square(pixels: Pixels) -> bool:
+    return pixels.ndim == 4 and pixels.shape[1] == pixels.shape[2] and pixels.shape[3] == 3  # RGB
+
+
+def _parse_model(response: pb.GetModelMetadataResponse) -> ImageModel:
+    """The sizes in the signature. Raises BadTensor or DecodeError unless it is that of an image model."""
+    packed = response.metadata[_SIGNATURE_DEF].value
+    signature = saved_model_pb2.SignatureDefMap.FromString(packed).signature_def[SIGNATURE]
+    images, features = (
+        [dim.size for dim in tensor.tensor_shape.dim]
+        for tensor in (signature.inputs[IMAGES], signature.outputs[FEATURES])
+    )
+    match images, features:
+        case [[_, input_px, width_px, 3], [_, dimension]] if input_px == width_px > 0 and dimension > 0:
+            return ImageModel(version=response.model_spec.version.value, input_px=input_px, dimension=dimension)
+    raise BadTensor(f"its signature {SIGNATURE} has {IMAGES} {images} and {FEATURES} {features}")
 
 
 def _connection_failed(error: grpc.aio.AioRpcError) -> bool:
@@ -147,7 +260,7 @@ def _to_error(error: grpc.aio.AioRpcError, deadline: Deadline) -> LookalikeError
         return peer_error(error, "image encoder", deadline)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or _queue_full(error):
         return Overloaded(message)
-    return Unavailable(message)
+    return _Refused(message) if code is grpc.StatusCode.INVALID_ARGUMENT else Unavailable(message)
 
 
 def _output(response: pb.PredictResponse, name: str, dtype: int, shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
@@ -159,8 +272,8 @@ def _output(response: pb.PredictResponse, name: str, dtype: int, shape: tuple[in
     return values
 
 
-def _vectors(response: pb.PredictResponse, count: int) -> F32:
-    vectors = _output(response, FEATURES, pb.DT_FLOAT, (count, DIM)).astype(np.float32, copy=False)
+def _vectors(response: pb.PredictResponse, shape: tuple[int, int]) -> F32:
+    vectors = _output(response, FEATURES, pb.DT_FLOAT, shape).astype(np.float32, copy=False)
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     if not (np.abs(norms - 1) < 1e-3).all():  # Written so that NaN fails too.
         raise BadTensor(f"{FEATURES} are not of unit norm")

@@ -21,10 +21,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.preprocessing import SIDE_PX, BadImage, ImageTooLarge, decode_as, preprocess
+from encoders.image.preprocessing import BadImage, ImageTooLarge, decode_as, preprocess
 from lookalike.limits import MAX_IMAGE_BYTES
 
-Pixels = npt.NDArray[np.uint8]  # (224, 224, 3)
+Pixels = npt.NDArray[np.uint8]  # (side_px, side_px, 3)
 Decode = Callable[[bytes], Pixels]
 
 # libheif and libavif keep planes of up to 16 bits, which are converted to one of 8: up to 16 bytes per pixel.
@@ -42,10 +42,11 @@ _DECODED, _BAD, _TOO_LARGE = b"d", b"b", b"l"
 
 
 @contextmanager
-def image_decoder(processes: int, *, max_memory_bytes: int = MAX_MEMORY_BYTES) -> Iterator[Decode]:
+def image_decoder(processes: int, side_px: int, *, max_memory_bytes: int = MAX_MEMORY_BYTES) -> Iterator[Decode]:
     """A function that decodes an image of any format, as `preprocess`. Raises BadImage; thread-safe.
 
     processes: how many run at most, from the first image of these formats on. Other formats are decoded here.
+    side_px:   of the square that comes out.
     """
     idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
     for _ in range(processes):
@@ -53,8 +54,8 @@ def image_decoder(processes: int, *, max_memory_bytes: int = MAX_MEMORY_BYTES) -
 
     def decode(data: bytes) -> Pixels:
         if not (format_name := detect_format(data)) or len(data) > MAX_IMAGE_BYTES:
-            return preprocess(data)
-        process = idle.get() or _Process(max_memory_bytes)
+            return preprocess(data, side_px)
+        process = idle.get() or _Process(side_px, max_memory_bytes)
         try:
             return process.decode(format_name, data)
         finally:
@@ -84,11 +85,12 @@ def detect_format(data: bytes) -> str:
 class _Process:
     """One process that decodes an image at a time, and is lost with one that it cannot decode within its bounds."""
 
-    def __init__(self, max_memory_bytes: int) -> None:
+    def __init__(self, side_px: int, max_memory_bytes: int) -> None:
         context = multiprocessing.get_context("spawn")  # A fork would share the parent's threads and gRPC.
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, max_memory_bytes), daemon=True)
+        self._process = context.Process(target=_serve, args=(other, side_px, max_memory_bytes), daemon=True)
         self._process.start()
+        self._side_px = side_px
         other.close()
         self.is_alive = True
 
@@ -107,7 +109,7 @@ class _Process:
             raise
         kind, payload = answer[:1], answer[1:]
         if kind == _DECODED:
-            return np.frombuffer(payload, np.uint8).reshape(SIDE_PX, SIDE_PX, 3).copy()
+            return np.frombuffer(payload, np.uint8).reshape(self._side_px, self._side_px, 3).copy()
         raise (ImageTooLarge if kind == _TOO_LARGE else BadImage)(payload.decode())
 
     def stop(self) -> None:
@@ -118,7 +120,7 @@ class _Process:
         self._process.close()
 
 
-def _serve(connection: Connection, max_memory_bytes: int) -> None:
+def _serve(connection: Connection, side_px: int, max_memory_bytes: int) -> None:
     """Decode what comes until the other end closes. In the process of its own."""
     from PIL import AvifImagePlugin
     from pillow_heif import options, register_heif_opener
@@ -133,13 +135,13 @@ def _serve(connection: Connection, max_memory_bytes: int) -> None:
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             format_name = connection.recv_bytes().decode()
-            connection.send_bytes(_answer(format_name, connection.recv_bytes()))
+            connection.send_bytes(_answer(format_name, connection.recv_bytes(), side_px))
 
 
-def _answer(format_name: str, data: bytes) -> bytes:
+def _answer(format_name: str, data: bytes, side_px: int) -> bytes:
     max_pixels = MAX_TIFF_PIXELS if format_name == "TIFF" else MAX_PIXELS
     try:
-        return _DECODED + decode_as(format_name, data, max_pixels=max_pixels).tobytes()
+        return _DECODED + decode_as(format_name, data, side_px, max_pixels=max_pixels).tobytes()
     except MemoryError:
         return _TOO_LARGE + f"decoding this {format_name} needs more memory than is allowed".encode()
     except BadImage as error:

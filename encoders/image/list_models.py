@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from encoders.image.models import ModelListing, list_versions
+from encoders.image.signature import MODEL
 
 EPILOG = """examples:
   lookalike encoders list models
@@ -30,9 +31,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     parser.add_argument(
         "models", metavar="MODELS_DIR", type=Path, help="the folder that 'lookalike encoders export' wrote to"
     )
+    parser.add_argument("--model", default=MODEL, metavar="NAME", help="name of the model (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
     options = parser.parse_args(argv)
-    listings = list_versions(options.models)
+    listings = list_versions(options.models, options.model)
     if options.json:
         print(json.dumps([{**asdict(listing), "path": str(listing.path)} for listing in listings], indent=1))
     else:
@@ -45,8 +47,11 @@ def _show(console: Console, models: Path, listings: Sequence[ModelListing]) -> N
         console.print(f"no model in {models}; 'lookalike encoders export {models}' writes one")
         return
     # Never truncate the fingerprint: other commands take it as an argument.
-    table = Table("version", Column("encoder", overflow="fold"), "precision", "weights", "MB")
+    table = Table("version", Column("encoder", overflow="fold"), "px", "dim", "precision", "weights", "MB")
     for listing in listings:
         size = f"{listing.size_bytes / 1e6:.1f}"
-        table.add_row(str(listing.version), listing.encoder or listing.error, listing.precision, listing.weights, size)
+        sizes = (str(listing.input_px or ""), str(listing.dimension or ""))
+        table.add_row(
+            str(listing.version), listing.encoder or listing.error, *sizes, listing.precision, listing.weights, size
+        )
     console.print(table)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from encoders.image.card import read_exported_card
 from encoders.image.signature import MODEL
 from lookalike.errors import BadArtifact
-
-METADATA_FILE: Final = "fingerprint.json"  # Beside saved_model.pb; TF-Serving ignores unknown files.
 
 MAX_VERSION: Final = (1 << 63) - 1  # Versions are int64 in TF-Serving and its messages.
 
@@ -31,10 +29,12 @@ class ModelListing:
     path: Path
     version: int
     size_bytes: int
-    encoder: str = ""  # its fingerprint; "" if the metadata cannot be read, see `error`
+    encoder: str = ""  # its fingerprint; "" if the card cannot be read, see `error`
     error: str = ""
-    precision: str = ""  # of its layers; "" if not in the metadata
-    weights: str = ""  # name of the weights; "" if not in the metadata
+    input_px: int = 0
+    dimension: int = 0
+    precision: str = ""  # of its layers
+    weights: str = ""  # name of the weights; "" if not in the card
 
 
 def find_versions(models: Path, name: str = MODEL) -> dict[int, Path]:
@@ -45,7 +45,7 @@ def find_versions(models: Path, name: str = MODEL) -> dict[int, Path]:
 
 
 def find_model(models: Path, version: int | None = None, name: str = MODEL) -> ExportedModel:
-    """Find the given version, or the highest. Raises BadArtifact if there is none or its metadata is damaged."""
+    """Find the given version, or the highest. Raises BadArtifact if there is none or its card is wrong."""
     versions = find_versions(models, name)
     if not versions or (version is not None and version not in versions):
         missing = "model" if version is None else f"version {version}"
@@ -54,7 +54,8 @@ def find_model(models: Path, version: int | None = None, name: str = MODEL) -> E
             f"create one with 'lookalike encoders export {models}'"
         )
     number = max(versions) if version is None else version
-    return ExportedModel(path=versions[number], version=number, encoder=read_fingerprint(versions[number]))
+    card = read_exported_card(versions[number])
+    return ExportedModel(path=versions[number], version=number, encoder=card.fingerprint)
 
 
 def list_versions(models: Path, name: str = MODEL) -> list[ModelListing]:
@@ -62,38 +63,22 @@ def list_versions(models: Path, name: str = MODEL) -> list[ModelListing]:
     return [_describe(number, path) for number, path in find_versions(models, name).items()]
 
 
-def read_fingerprint(path: Path) -> str:
-    """The fingerprint in the metadata of a version. Raises BadArtifact."""
-    encoder: str = _read_metadata(path)["encoder"]
-    return encoder
-
-
 def _describe(number: int, path: Path) -> ModelListing:
     size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
-        metadata = _read_metadata(path)
+        card = read_exported_card(path)
     except BadArtifact as error:
         return ModelListing(path=path, version=number, size_bytes=size_bytes, error=str(error))
     return ModelListing(
         path=path,
         version=number,
         size_bytes=size_bytes,
-        encoder=metadata["encoder"],
-        precision=str(metadata.get("precision", "")),
-        weights=str(metadata.get("weights", "")),
+        encoder=card.fingerprint,
+        input_px=card.input_px,
+        dimension=card.dimension,
+        precision=card.precision,
+        weights=card.weights,
     )
-
-
-def _read_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata that the export wrote beside the model. Raises BadArtifact unless it names the encoder."""
-    try:
-        metadata: dict[str, Any] = json.loads((path / METADATA_FILE).read_text(encoding="utf-8"))
-        encoder = metadata["encoder"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadArtifact(f"{path / METADATA_FILE} does not name the encoder: {error}") from error
-    if not isinstance(encoder, str) or not encoder:
-        raise BadArtifact(f"{path / METADATA_FILE} does not name the encoder")
-    return metadata
 
 
 def _is_version(path: Path) -> bool:

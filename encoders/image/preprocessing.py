@@ -1,12 +1,14 @@
-"""Decode an image file and resize it for MobileNet, the same for queries and for the catalogue. Pure (Pillow).
+"""Decode an image file and resize it for an image model, alike for queries and the catalogue. Pure (Pillow).
 
-The image is resized to a square with a bilinear filter, without keeping its aspect ratio, as Keras does and as the
-ImageNet weights were trained. Colour profiles are ignored, as in that training.
+The image is resized to the square that the model's card states, with a bilinear filter, without keeping its aspect
+ratio, as Keras does and as its ImageNet weights were trained. The rest of the preprocessing is in the model. Colour
+profiles are ignored, as in that training.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import warnings
@@ -18,14 +20,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lookalike.limits import MAX_IMAGE_BYTES
 
-SIDE_PX: Final = 224
 # Decoding takes up to 8 bytes per pixel (a progressive CMYK JPEG, whose coefficients libjpeg all keeps), a WebP 16 (two
 # canvases, their bytes, Pillow's image): at worst 400 MB. A PNG, GIF or BMP takes 4, plus 8 for the
 # eighth of the image that is being converted.
 MAX_PIXELS: Final = 50_000_000
 MAX_WEBP_PIXELS: Final = 25_000_000
 # A one-scan JPEG is scaled down while it is decoded, a row of blocks at a time: a square of this size takes 20 MB. The
-# worst case, 310 MB, is 65,500 × 895, too flat to be scaled. Pillow itself refuses more than 178,956,970 pixels.
+# worst case, 310 MB, is 65,500 × 895, too flat to be scaled; 355 MB, 65,500 × 1,023, for a model that takes 512 px.
+# Pillow itself refuses more than 178,956,970 pixels.
 MAX_ONE_SCAN_PIXELS: Final = 150_000_000
 # Each scan of a multi-scan JPEG covers all pixels, however few bytes it has: 0.04 s of CPU for 50 million pixels. This
 # allows 50 scans of such an image, more of smaller ones; Pillow writes 10, and 18 for CMYK.
@@ -46,10 +48,10 @@ _SIGNATURES: Final = {
 _SEQUENTIAL: Final = (0xC0, 0xC1)
 _START_OF_SCAN: Final = 0xDA
 _OTHER_SEGMENTS: Final = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)
-_SIZE: Final = (SIDE_PX, SIDE_PX)
 # Larger images are resized in 8 bands, so that only an eighth of the image is converted to colour at a time.
 _UNBANDED_PIXELS: Final = 4_000_000
-_BAND_PX: Final = SIDE_PX // 8
+_BANDS: Final = 8
+_MAX_DRAFT_PX: Final = 448  # Of a larger square: no more than it needs, for what `MAX_ONE_SCAN_PIXELS` says of memory.
 # Pillow's warnings are about limits that this module checks, or harmless (damaged EXIF: not rotated). Not
 # `catch_warnings`, which changes global state and is not safe when two threads decode.
 _IGNORE_PILLOW_WARNINGS: Final = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -67,8 +69,8 @@ class ImageTooLarge(BadImage):
     """An image with more bytes or pixels than are decoded."""
 
 
-def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
-    """Decode a JPEG, PNG, WebP, GIF or BMP to (224, 224, 3) uint8 RGB: upright, on white, the first frame.
+def preprocess(data: bytes, side_px: int) -> npt.NDArray[np.uint8]:
+    """Decode a JPEG, PNG, WebP, GIF or BMP to (side_px, side_px, 3) uint8 RGB: upright, on white, the first frame.
 
     Format and size are checked in the header, before decoding. Raises BadImage, or MemoryError, which is not the fault
     of the image. Thread-safe.
@@ -76,10 +78,10 @@ def preprocess(data: bytes) -> npt.NDArray[np.uint8]:
     format_name = _detect_format(data)
     if format_name == "JPEG":
         _check_exif(data)
-    return decode_as(format_name, data, max_pixels=_max_pixels(format_name, data))
+    return decode_as(format_name, data, side_px, max_pixels=_max_pixels(format_name, data))
 
 
-def decode_as(format_name: str, data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+def decode_as(format_name: str, data: bytes, side_px: int, *, max_pixels: int) -> npt.NDArray[np.uint8]:
     """Decode an image that is known to be of a format, as `preprocess`, unless its header states too many pixels."""
     if _IGNORE_PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -88,7 +90,7 @@ def decode_as(format_name: str, data: bytes, *, max_pixels: int) -> npt.NDArray[
             _check_size(*image.size, max_pixels)
             if format_name == "JPEG" and not _is_one_scan(data):
                 _check_scans(data, *image.size)
-            return np.array(_to_square(image), dtype=np.uint8)
+            return np.array(_to_square(image, side_px), dtype=np.uint8)
     except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -164,31 +166,33 @@ def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:
         raise ImageTooLarge(f"{width_px} × {height_px} pixels, at most {max_pixels:,} are allowed")
 
 
-def _to_square(image: Image.Image) -> Image.Image:
+def _to_square(image: Image.Image, side_px: int) -> Image.Image:
     """Decode, resize, composite on white and rotate. Resized first: the other steps then cost next to nothing."""
-    # Decode a JPEG at 1/2, 1/4 or 1/8 if at least twice the needed pixels remain. Other formats ignore this.
-    image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))
+    # Decode a JPEG at 1/2, 1/4 or 1/8 if at least this many pixels remain. Other formats ignore this.
+    draft_px = max(side_px, min(2 * side_px, _MAX_DRAFT_PX))
+    image.draft("RGB", (draft_px, draft_px))
     image.load()
-    square = _resize(image)
+    square = _resize(image, side_px)
     if square.mode == "RGBA":
-        square = Image.alpha_composite(Image.new("RGBA", _SIZE, "white"), square)
+        square = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square)
     return _rotate_upright(square.convert("RGB"), image.info.get("exif", b""))
 
 
-def _resize(image: Image.Image) -> Image.Image:
+def _resize(image: Image.Image, side_px: int) -> Image.Image:
     """Resize to RGB, or RGBA with transparency. In bands the result differs only by rounding."""
     if image.width * image.height <= _UNBANDED_PIXELS:
-        return _to_colour(image).resize(_SIZE, Image.Resampling.BILINEAR)
-    square = Image.new(_colour_mode(image), _SIZE)
-    scale = image.height / SIDE_PX
-    for top in range(0, SIDE_PX, _BAND_PX):
-        begin, end = top * scale, (top + _BAND_PX) * scale
+        return _to_colour(image).resize((side_px, side_px), Image.Resampling.BILINEAR)
+    square = Image.new(_colour_mode(image), (side_px, side_px))
+    scale = image.height / side_px
+    edges = [side_px * band // _BANDS for band in range(_BANDS + 1)]
+    for top, bottom in itertools.pairwise(edges):
+        begin, end = top * scale, bottom * scale
         # The filter reaches one row of the square, and at least one of the image, beyond the band.
         first = max(0, math.floor(begin - max(scale, 1)))
         last = min(image.height, math.ceil(end + max(scale, 1)))
         strip = _to_colour(image.crop((0, first, image.width, last)))
         box = (0, begin - first, image.width, min(end, image.height) - first)
-        square.paste(strip.resize((SIDE_PX, _BAND_PX), Image.Resampling.BILINEAR, box), (0, top))
+        square.paste(strip.resize((side_px, bottom - top), Image.Resampling.BILINEAR, box), (0, top))
     return square
 
 

@@ -17,7 +17,7 @@ from encoders.product.fusion import Fusion, LinearMap, Means, Modality
 from lookalike.errors import BadArtifact
 from lookalike.vectors import F32
 
-FORMAT = 3  # Increased whenever the files, their meaning or the manifest change.
+FORMAT = 4  # Increased whenever the files, their meaning or the manifest change.
 # The second was trained on vectors of an untrained image encoder; its fingerprint says so in every response.
 KINDS = ("product", "product-untrained")
 _MODALITIES = tuple(Modality)

@@ -1,7 +1,8 @@
 """Train the product encoder on products with an image, a text and a category. Writes an artifact.
 
 The encoder passes a quality gate only if its neighbours of held-out products match the category, full and broad, better
-than those of the image alone and of the text alone. Tags are trained on and measured, but not part of the gate: an
+than those of the image alone and of the text alone, and find the same product as well, where tags state groups of it.
+Tags are trained on and measured, but not part of the gate: an
 encoder may gain by category and lose by colour, and the image space remains for searches by colour.
 """
 
@@ -15,11 +16,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoders.labels import broadest, group_of, levels, without_groups
 from encoders.product import fusion
 from encoders.product import model as product_model
 from encoders.product.classifier import Classifier, LabelledProducts, fit_classifier, top_predictions
 from encoders.product.fusion import Fusion, Modality
-from encoders.quality import expected_calibration_error, precision_at_10
+from encoders.quality import (
+    best_precision_at_10,
+    expected_calibration_error,
+    identity_metrics,
+    inner_products,
+    label_codes,
+    precision_at_10,
+    rows_of_repeated,
+)
 from encoders.splits import Split, splits_of
 from lookalike.errors import OperatorError
 from lookalike.vectors import F32
@@ -27,8 +37,10 @@ from lookalike.vectors import F32
 RIDGE_CANDIDATES = (0.01, 0.1, 1.0)  # Chosen by precision@10 on the calibration products.
 MAX_TRAINING_PRODUCTS = 50_000  # If there are more, a random sample of this size is used.
 MAX_EVALUATED_PRODUCTS = 5_000  # Compared pairwise, hence the bound.
+MAX_IDENTITY_PRODUCTS = 20_000  # Among which held-out ones look for their group.
 MAX_LABELS = 2_048
 MIN_PRODUCTS_PER_LABEL = 5  # In training; rarer labels are neither trained on nor predicted.
+BEST = "best possible"  # Beside the spaces: precision@10 if all products of a label came first.
 MIN_EVALUATED_PRODUCTS = 30  # Held-out products that share a category; fewer are no evidence.
 
 Rows = npt.NDArray[np.int64]
@@ -82,7 +94,8 @@ def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, repo
     fusion_model = _fit_best_fusion(products, training, calibration)
     report("comparing with the image alone and the text alone")
     precision = _precision_by_label(products, fusion_model, test)
-    check_quality_gate(precision)
+    identity = _identity(products, fusion_model, test)
+    check_quality_gate(precision, identity)
     report("fitting the classifier")
     training_labelled, calibration_labelled, test_labelled = (
         _labelled_products(products, fusion_model, rows, categories) for rows in (training, calibration, test)
@@ -92,6 +105,7 @@ def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, repo
         "training_products": len(training),
         "test_products": len(test),
         "precision_at_10": precision,
+        "identity": identity,
         "classifier": {
             modality.value: _evaluate_classifier(classifier, modality, test_labelled) for modality in Modality
         },
@@ -105,12 +119,6 @@ def _train(products: TrainingProducts, out: Path, rng: np.random.Generator, repo
         text_encoder=products.text_encoder,
         metrics=metrics,
     )
-
-
-def levels(category: str) -> list[str]:
-    """A category path and all its ancestors: "a/b" gives "a" and "a/b"."""
-    parts = category.split("/")
-    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def _trained_categories(products: TrainingProducts, training: Rows) -> list[str]:
@@ -139,7 +147,9 @@ def _fit_best_fusion(products: TrainingProducts, training: Rows, calibration: Ro
     paths = [levels(products.categories[row]) for row in training]
     categories, _ = fusion.label_matrix(paths, min_products=MIN_PRODUCTS_PER_LABEL, max_count=MAX_LABELS)
     tags, _ = fusion.label_matrix(
-        [products.tags[row] for row in training], min_products=MIN_PRODUCTS_PER_LABEL, max_count=MAX_LABELS
+        [without_groups(products.tags[row]) for row in training],
+        min_products=MIN_PRODUCTS_PER_LABEL,
+        max_count=MAX_LABELS,
     )
     labels = [products.categories[row] for row in calibration]
     candidates = [fusion.fit_fusion(images, texts, categories, tags, ridge=ridge) for ridge in RIDGE_CANDIDATES]
@@ -153,11 +163,14 @@ def _fit_best_fusion(products: TrainingProducts, training: Rows, calibration: Ro
 
 
 def _precision_by_label(products: TrainingProducts, fusion_model: Fusion, test: Rows) -> dict[str, dict[str, float]]:
-    """precision@10 of held-out products among each other: label -> space -> value."""
+    """precision@10 of held-out products among each other: label -> space -> value, and BEST -> what is possible."""
     images, texts = products.images[test], products.texts[test]
     vectors = {"image": images, "text": texts, "product": fusion_model.fuse(Modality.BOTH, images, texts)}
     return {
-        name: {space: round(precision_at_10(rows, labels), 4) for space, rows in vectors.items()}
+        name: {
+            **{space: round(precision_at_10(rows, labels), 4) for space, rows in vectors.items()},
+            BEST: round(best_precision_at_10(labels), 4),
+        }
         for name, labels in _evaluation_labels(products, test)
     }
 
@@ -165,11 +178,11 @@ def _precision_by_label(products: TrainingProducts, fusion_model: Fusion, test: 
 def _evaluation_labels(products: TrainingProducts, rows: Rows) -> Iterator[tuple[str, list[str]]]:
     """The labels to evaluate by: broad category, full category, and each kind of tag that half of the rows have."""
     paths = [products.categories[row] for row in rows]
-    yield "broad category", _broadest(paths)
+    yield "broad category", broadest(paths)
     yield "category", paths
     values_of_kind: dict[str, dict[int, str]] = {}
     for i, row in enumerate(rows):
-        for tag in products.tags[row]:
+        for tag in without_groups(products.tags[row]):
             tag_kind, _, value = tag.partition(":")
             if value:
                 values_of_kind.setdefault(tag_kind, {})[i] = value
@@ -178,24 +191,47 @@ def _evaluation_labels(products: TrainingProducts, rows: Rows) -> Iterator[tuple
             yield f"tag {tag_kind}", [values.get(i, f"none {i}") for i in range(len(rows))]
 
 
-def _broadest(paths: list[str]) -> list[str]:
-    """The categories at the first level with more than one: if all are fashion, that level measures nothing."""
-    levels_by_product = [levels(path) for path in paths]
-    for depth in range(max(map(len, levels_by_product))):
-        broad = [product_levels[min(depth, len(product_levels) - 1)] for product_levels in levels_by_product]
-        if len(set(broad)) > 1:
-            return broad
-    return paths
+def _identity(products: TrainingProducts, fusion_model: Fusion, test: Rows) -> dict[str, float]:
+    """R-precision of the same product by stated groups, of held-out products among all: space -> value.
 
-
-def check_quality_gate(precision: Mapping[str, Mapping[str, float]]) -> None:
-    """The quality gate: better by the full category, and no worse by the broad one, whose precision may be near 1.
-
-    precision: of held-out products, label -> space -> value. Raises QualityGateFailed.
+    Empty with fewer than MIN_EVALUATED_PRODUCTS held-out products whose group another product has.
     """
+    others = np.setdiff1d(np.arange(len(products)), test)[: MAX_IDENTITY_PRODUCTS - len(test)]
+    pool = np.concatenate([test, others])
+    codes = label_codes([group_of(products.tags[row]) for row in pool])
+    queries = np.intersect1d(np.arange(len(test)), rows_of_repeated(codes))
+    if len(queries) < MIN_EVALUATED_PRODUCTS:
+        return {}
+    images, texts = products.images[pool], products.texts[pool]
+    vectors = {"image": images, "text": texts, "product": fusion_model.fuse(Modality.BOTH, images, texts)}
+    return {
+        space: round(
+            float(
+                identity_metrics(
+                    inner_products(rows[queries], rows), codes[queries], codes, own_rows=queries
+                ).r_precision.mean()
+            ),
+            4,
+        )
+        for space, rows in vectors.items()
+    }
+
+
+def check_quality_gate(precision: Mapping[str, Mapping[str, float]], identity: Mapping[str, float]) -> None:
+    """The quality gate: better by the full category, or the best possible, and no worse by the broad one.
+
+    Nor worse at finding the same product. precision: as `_precision_by_label` returns it; identity: space -> value, or
+    empty. Raises QualityGateFailed.
+    """
+    if identity and identity["product"] < max(identity["image"], identity["text"]):
+        raise QualityGateFailed(
+            f"R-precision of the same product {identity['product']:.3f}; by image alone {identity['image']:.3f}, by "
+            f"text alone {identity['text']:.3f}"
+        )
     fine, broad = precision["category"], precision["broad category"]
     for space in ("image", "text"):
-        if fine["product"] <= fine[space] or broad["product"] < broad[space]:
+        is_better = fine["product"] > fine[space] or fine["product"] == fine[BEST]
+        if not is_better or broad["product"] < broad[space]:
             raise QualityGateFailed(
                 f"precision@10 on held-out products by category {fine['product']:.3f}, by broad category "
                 f"{broad['product']:.3f}; by {space} alone {fine[space]:.3f} and {broad[space]:.3f}"

@@ -23,6 +23,7 @@ from lookalike.runtime.settings import load
 METRICS_PATH: Final = "/monitoring/prometheus/metrics"  # TensorFlow-Serving's own.
 MODELS, BATCHING, MONITORING = "models.config", "batching.config", "monitoring.config"
 _SHARED_SETTINGS: Final = (
+    "model",
     "model_version_policy",
     "version_labels",
     "file_system_poll_wait_seconds",
@@ -50,9 +51,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "models", metavar="MODELS_DIR", help="folder in which TensorFlow-Serving finds mobilenet/<version>"
-    )
+    parser.add_argument("models", metavar="MODELS_DIR", help="folder in which TensorFlow-Serving finds MODEL/<version>")
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="folder to write the files to")
     fields = {field.name: field for field in dataclasses.fields(ModelServerSettings)}
     for name in _SHARED_SETTINGS:

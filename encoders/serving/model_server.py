@@ -28,7 +28,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     settings = load(ModelServerSettings, environ, argv, description=description)
     telemetry.configure_logging(settings.log_level)
     batching = batching_parameters(settings)
-    find_model(settings.models)  # Without any model, fail at once, before the slow import, and say how to export one.
+    find_model(
+        settings.models, name=settings.model
+    )  # Without any model, fail at once, before the slow import, and say how to export one.
     tf = import_tensorflow(environ)
     tf.config.threading.set_intra_op_parallelism_threads(settings.intra_op_threads)
     tf.config.threading.set_inter_op_parallelism_threads(settings.inter_op_threads)

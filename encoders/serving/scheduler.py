@@ -20,7 +20,7 @@ from lookalike.errors import DeadlineExceeded, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.vectors import F32
 
-Pixels = npt.NDArray[np.uint8]  # (n, 224, 224, 3)
+Pixels = npt.NDArray[np.uint8]  # (n, px, px, 3)
 RunModel = Callable[[Pixels], F32]  # (n, dim); blocks, and is called by several threads at once.
 
 

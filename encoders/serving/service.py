@@ -21,7 +21,6 @@ from encoders.image.prediction_service import (
     to_tensor,
     type_name,
 )
-from encoders.image.preprocessing import SIDE_PX
 from encoders.image.signature import ENCODER, FEATURES, IMAGES, SIGNATURE
 from encoders.serving import config_messages
 from encoders.serving.manager import ModelManager
@@ -59,7 +58,8 @@ class ModelServerService:
 
     async def predict(self, request: pb.PredictRequest, deadline: Deadline) -> pb.PredictResponse:
         with self._manager.lease(_spec(request)) as version:
-            signature, images, outputs = _check_signature(request), _parse_images(request), _requested_outputs(request)
+            signature, outputs = _check_signature(request), _requested_outputs(request)
+            images = _parse_images(request, version.servable.input_px)
             features = await version.session(images, deadline)
             response = pb.PredictResponse(model_spec=_response_spec(version, signature))
             if FEATURES in outputs:
@@ -131,7 +131,7 @@ def _check_signature(request: pb.PredictRequest) -> str:
     return signature
 
 
-def _parse_images(request: pb.PredictRequest) -> Pixels:
+def _parse_images(request: pb.PredictRequest, input_px: int) -> Pixels:
     """Parse the one input of the one signature. Raises InvalidRequest."""
     if set(request.inputs) != {IMAGES}:
         names = ",".join(sorted(request.inputs))
@@ -143,8 +143,8 @@ def _parse_images(request: pb.PredictRequest) -> Pixels:
         images = to_array(tensor)
     except BadTensor as error:
         raise InvalidRequest(field, str(error)) from error
-    if images.shape[1:] != (SIDE_PX, SIDE_PX, 3) or not len(images):
-        raise InvalidRequest(field, f"expected (n, {SIDE_PX}, {SIDE_PX}, 3), got {images.shape}")
+    if images.shape[1:] != (input_px, input_px, 3) or not len(images):
+        raise InvalidRequest(field, f"expected (n, {input_px}, {input_px}, 3), got {images.shape}")
     return images
 
 

@@ -20,13 +20,14 @@ class ModelServerSettings(ProcessSettings):
 
     PREFIX: ClassVar[str] = "LOOKALIKE_MODEL_SERVER_"
 
-    models: Path = setting(Path("models"), "folder of the exported models: MODELS/mobilenet/<version>")  # noqa: RUF009  # a field, no value
+    models: Path = setting(Path("models"), "folder of the exported models: MODELS/MODEL/<version>")  # noqa: RUF009  # a field, no value
+    model: str = setting(MODEL, "name of the image model, and of its folder in MODELS")
     model_version_policy: str = setting("latest:1", "versions to serve: latest:N, all or specific:N,N,…")
     version_labels: tuple[str, ...] = setting((), "labels of versions, LABEL=VERSION; each version must be served")
     file_system_poll_wait_seconds: float = setting(
         1.0, "how often MODELS is scanned for new versions; 0: only at startup", at_least=0, at_most=86_400
     )
-    # The largest message holds 221 images, so a request of any size is accepted, and run in slices.
+    # The largest message holds 221 images of 224 px, so a request of any size is accepted, and run in slices.
     max_batch_size: int = setting(256, "most images in one request; more: INVALID_ARGUMENT", at_least=1, at_most=4096)
     batch_timeout_micros: int = setting(
         0, "how long a partial batch waits for more; 0: until a thread is free", at_least=0, at_most=10_000_000
@@ -73,8 +74,8 @@ def batching_parameters(settings: ModelServerSettings) -> BatchingParameters:
 def model_config(settings: ModelServerSettings) -> ModelConfig:
     """The one model served from startup. Raises BadSettings."""
     return ModelConfig(
-        name=MODEL,
-        base_path=settings.models / MODEL,
+        name=settings.model,
+        base_path=settings.models / settings.model,
         policy=parse_policy(settings.model_version_policy),
         labels=parse_labels(settings.version_labels),
     )

@@ -9,41 +9,59 @@ from typing import Any
 import numpy as np
 
 from encoders import artifact
-from encoders.text import scdv
+from encoders.text import hybrid, lexical, scdv
+from encoders.text.lexical import NgramIdf
 from encoders.text.scdv import Topics
-from encoders.text.tokens import Tokenizer
+from encoders.text.synonyms import NO_SYNONYMS, Synonyms, load_table
+from encoders.text.tokens import LeftOutWord, Tokenizer
 from encoders.text.word_vectors import WordVectors, load_word_vectors
 from lookalike.vectors import F32, normalised
 
-FORMAT = 5  # Increased whenever the files, their meaning or the manifest change.
+FORMAT = 6  # Increased whenever the files, their meaning or the manifest change.
 FASTTEXT = "words.bin"
+SYNONYMS = "synonyms.tsv"
+_SCDV_ARRAYS = ("idf", "centre", "log_weights", "means", "precisions", "projection")
 ARRAYS = {
+    "hybrid": (*_SCDV_ARRAYS, "ngram_keys", "ngram_idf"),
+    "scdv": _SCDV_ARRAYS,
     "fasttext": ("idf", "centre"),
-    "scdv": ("idf", "centre", "log_weights", "means", "precisions", "projection"),
 }
+DEFAULT_KIND = "hybrid"
 KINDS = tuple(ARRAYS)
-FILES = {kind: (FASTTEXT, *(f"{name}.npy" for name in names)) for kind, names in ARRAYS.items()}
+FILES = {kind: (FASTTEXT, SYNONYMS, *(f"{name}.npy" for name in names)) for kind, names in ARRAYS.items()}
 MAX_WORDS = 65_536  # In the cache, and per batch: 31 MB. The longest text has no more words.
 
 
 class WordFeatureCache:
     """Cache of the features of words: idf times topic probabilities, and the word vector less the mean word vector.
 
-    The features of a word unseen in training are estimated from its subwords. Not thread-safe.
+    Not thread-safe.
+
+    estimate_unseen: the vector of a word unseen in training is estimated from its subwords; otherwise it is zero. A
+    hybrid vector needs no estimate, since it has the word's n-grams: by an estimate in a small catalogue, the brand
+    that "Salomn" finds is any.
     """
 
-    def __init__(self, manifest: Mapping[str, Any], word_vectors: WordVectors, arrays: Mapping[str, F32]) -> None:
+    def __init__(
+        self,
+        manifest: Mapping[str, Any],
+        word_vectors: WordVectors,
+        arrays: Mapping[str, F32],
+        *,
+        estimate_unseen: bool = True,
+    ) -> None:
         self._words = word_vectors
+        self._estimate_unseen = estimate_unseen
         self._idf = dict(zip(word_vectors.words, arrays["idf"].tolist(), strict=True))
         self._unseen_idf = float(arrays["idf"].max())  # As rare as the rarest word in training.
         self._centre = arrays["centre"]
         self._min_norm: float = manifest["min_norm"]
         self._topics: Topics | None = None
-        if manifest["kind"] == "scdv":
+        if "log_weights" in arrays:
             mixture = {name: arrays[name] for name in ("log_weights", "means", "precisions")}
             self._topics = Topics(**mixture, temperature=manifest["temperature"])
         self._row: dict[str, int] = {}
-        self._topic_weights = np.empty((MAX_WORDS, len(self._topics.means) if self._topics else 1), dtype=np.float32)
+        self.topic_weights = np.empty((MAX_WORDS, len(self._topics.means) if self._topics else 1), dtype=np.float32)
         self._vectors = np.empty((MAX_WORDS, word_vectors.dim), dtype=np.float32)
 
     def lookup(self, tokens: Sequence[str]) -> tuple[F32, F32]:
@@ -55,7 +73,7 @@ class WordFeatureCache:
         if new_words:
             self._add(new_words)
         rows = [self._row[token] for token in tokens]
-        return self._topic_weights[rows], self._vectors[rows]
+        return self.topic_weights[rows], self._vectors[rows]
 
     def _add(self, new_words: Sequence[str]) -> None:
         vectors = np.stack([self._vector(word) for word in new_words])
@@ -63,12 +81,15 @@ class WordFeatureCache:
         idf = np.array([self._idf.get(word, self._unseen_idf) for word in new_words], dtype=np.float32)
         rows = slice(len(self._row), len(self._row) + len(new_words))
         self._vectors[rows] = vectors
-        self._topic_weights[rows] = idf[:, None] * (self._topics.probabilities(vectors) if self._topics else 1)
+        self.topic_weights[rows] = idf[:, None] * (self._topics.probabilities(vectors) if self._topics else 1)
         self._row.update(zip(new_words, range(rows.start, rows.stop), strict=True))
 
     def _vector(self, word: str) -> F32:
-        raw = self._words.vector(word)
-        return raw - self._centre if word in self._idf else scdv.unseen_word_vector(raw, self._centre, self._min_norm)
+        if word in self._idf:
+            return self._words.vector(word) - self._centre
+        if not self._estimate_unseen:
+            return np.zeros_like(self._centre)
+        return scdv.unseen_word_vector(self._words.vector(word), self._centre, self._min_norm)
 
 
 class TextModel:
@@ -77,22 +98,57 @@ class TextModel:
     fingerprint: the kind, and a digest of the artifact. dim: of the vectors.
     """
 
-    def __init__(self, manifest: dict[str, Any], word_features: WordFeatureCache, projection: F32 | None) -> None:
+    def __init__(
+        self,
+        manifest: Mapping[str, Any],
+        word_features: WordFeatureCache,
+        projection: F32 | None,
+        ngram_idf: NgramIdf | None = None,
+        *,
+        synonyms: Synonyms = NO_SYNONYMS,
+    ) -> None:
         self.fingerprint: str = manifest["fingerprint"]
         self.dim: int = manifest["dim"]
         self.kind: str = manifest["kind"]
         self.threshold: float = manifest.get("threshold", 0.0)
-        self._tokenize = Tokenizer()
+        self.topic_weight: float = manifest.get("topic_weight", 1.0)
+        self.lexical_dim: int = manifest.get("lexical_dim", 0)
+        self.synonyms = synonyms
+        self._tokenize = Tokenizer(synonyms)
         self.word_features = word_features
         self.projection = projection
+        self._ngram_idf = ngram_idf
+
+    @property
+    def topic_dim(self) -> int:
+        return self.dim - self.lexical_dim
+
+    def words(self, text: str) -> list[str]:
+        """The words of a text in order, synonyms in their canonical form."""
+        return self._tokenize(text)
+
+    def canonical(self, text: str) -> str:
+        """The words of a text with spaces between them; a text of particles alone (を) as it is."""
+        return " ".join(self.words(text)) or text
 
     def encode(self, texts: Sequence[str]) -> F32:
-        """Encode texts to (n, dim) float32, rows of unit norm; zeros for a text without words."""
+        """Encode texts to (n, dim) float32, rows of unit norm; zeros for a text without words.
+
+        A hybrid encoder has a vector for any text with a letter or digit outside markup, prices and shop notices.
+        """
         documents = [self._tokenize(text) for text in texts]
-        vectors = np.zeros((len(documents), self.dim), dtype=np.float32)
+        vectors = np.zeros((len(documents), self.topic_dim), dtype=np.float32)
         for batch in _batches(documents):
             vectors[batch] = self._encode_documents(documents[batch])
-        return vectors
+        if self._ngram_idf is None:
+            return vectors
+        spellings = [" ".join(words) or text for words, text in zip(documents, texts, strict=True)]
+        spelt = lexical.encode(spellings, self._ngram_idf, self.lexical_dim)
+        return hybrid.side_by_side(vectors, spelt, self.topic_weight)
+
+    def leave_out_words(self, text: str, limit: int) -> list[LeftOutWord]:
+        """The first `limit` words of a text in order, a phrase with a synonym as one, and the text without each."""
+        return self._tokenize.leave_out_words(text, limit)
 
     def _encode_documents(self, documents: Sequence[Sequence[str]]) -> F32:
         topic_weights, vectors = self.word_features.lookup([token for document in documents for token in document])
@@ -117,8 +173,14 @@ def load(directory: Path) -> TextModel:
     """Load an artifact. Raises BadArtifact, naming the file that is missing, damaged or of another format."""
     manifest = read_manifest(directory)
     arrays = artifact.load_arrays(directory, ARRAYS[manifest["kind"]])
-    word_features = WordFeatureCache(manifest, load_word_vectors(directory / FASTTEXT), arrays)
-    return TextModel(manifest, word_features, arrays.get("projection"))
+    word_features = WordFeatureCache(
+        manifest, load_word_vectors(directory / FASTTEXT), arrays, estimate_unseen=manifest["kind"] != "hybrid"
+    )
+    ngram_idf = None
+    if "ngram_keys" in arrays:
+        ngram_idf = NgramIdf(keys=arrays["ngram_keys"], values=arrays["ngram_idf"])
+    synonyms = load_table(directory / SYNONYMS)
+    return TextModel(manifest, word_features, arrays.get("projection"), ngram_idf, synonyms=synonyms)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

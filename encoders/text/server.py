@@ -32,6 +32,7 @@ from lookalike.vectors import F32, pack
 Result = TypeVar("Result")
 SERVICE = pb.DESCRIPTOR.services_by_name["TextEncoder"]
 MAX_TEXTS = 1024
+MAX_LEFT_OUT = 32  # Words of one text: each costs as much as the text.
 # A text counts as one unit per KiB, rounded up: a title is 1, the longest text 64. Encoding 64 units takes the thread
 # 0.03 s, or 0.3 s if all words are new.
 UNIT_BYTES = 1 << 10
@@ -43,8 +44,8 @@ BATCH_SECONDS = Histogram(
 
 DESCRIPTION = """Serve the text encoder and, with --product-artifact, the product encoder.
 
-  lookalike serve text-encoder --artifact texts/scdv-3f9a0c17d2b4 --port 7100
-  lookalike serve text-encoder --artifact texts/scdv-3f9a0c17d2b4 --product-artifact texts/product-81c09b2e77aa"""
+  lookalike serve text-encoder --artifact texts/hybrid-3f9a0c17d2b4 --port 7100
+  lookalike serve text-encoder --artifact texts/hybrid-3f9a0c17d2b4 --product-artifact texts/product-81c09b2e77aa"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,9 @@ class TextEncoderService:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def methods(self) -> edge.Methods:
+        return {"Describe": self.describe, "Encode": self.encode, "LeaveOutWords": self.leave_out_words}
+
     async def load(self, artifact: Path) -> str:
         """Load an artifact, warm up and return the fingerprint. Raises BadArtifact."""
         model = await asyncio.to_thread(text_model.load, artifact)
@@ -106,11 +110,29 @@ class TextEncoderService:
         if not 1 <= len(request.texts) <= MAX_TEXTS:
             raise InvalidRequest("texts", f"{len(request.texts)} texts, expected 1..{MAX_TEXTS}")
         for i, text in enumerate(request.texts):
-            if len(text.encode()) > MAX_TEXT_BYTES:
-                raise InvalidRequest(f"texts[{i}]", f"{len(text.encode())} bytes, at most {MAX_TEXT_BYTES} are allowed")
-        with self._admit(sum(map(text_units, request.texts))):
-            slices = [await self._batches(texts, deadline) for texts in split_texts(request.texts, self._max_batch)]
-        return pb.EncodeTextResponse(vectors=pack(np.concatenate(slices)), dim=model.dim, fingerprint=model.fingerprint)
+            _check_size(f"texts[{i}]", text)
+        vectors = await self._encode_admitted(request.texts, deadline)
+        return pb.EncodeTextResponse(vectors=pack(vectors), dim=model.dim, fingerprint=model.fingerprint)
+
+    async def leave_out_words(self, request: pb.LeaveOutWordsRequest, deadline: Deadline) -> pb.LeaveOutWordsResponse:
+        model = self._require_model()
+        _check_size("text", request.text)
+        left_out = await self.run_admitted(
+            lambda: model.leave_out_words(request.text, MAX_LEFT_OUT), text_units(request.text)
+        )
+        vectors = await self._encode_admitted([each.rest for each in left_out], deadline)
+        return pb.LeaveOutWordsResponse(
+            words=[each.word for each in left_out],
+            vectors=pack(vectors),
+            dim=model.dim,
+            fingerprint=model.fingerprint,
+        )
+
+    async def _encode_admitted(self, texts: Sequence[str], deadline: Deadline) -> F32:
+        """Encode texts in slices, if admitted. Raises Overloaded."""
+        with self._admit(sum(map(text_units, texts))):
+            slices = [await self._batches(part, deadline) for part in split_texts(texts, self._max_batch)]
+        return np.concatenate(slices)
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run work on the encoder thread and return its result."""
@@ -145,6 +167,11 @@ class TextEncoderService:
         if self._model is None:
             raise Unavailable("the text encoder is still loading")
         return self._model
+
+
+def _check_size(field: str, text: str) -> None:
+    if len(text.encode()) > MAX_TEXT_BYTES:
+        raise InvalidRequest(field, f"{len(text.encode())} bytes, at most {MAX_TEXT_BYTES} are allowed")
 
 
 def text_units(text: str) -> int:
@@ -183,7 +210,7 @@ async def serve(settings: TextEncoderSettings, artifact: Path) -> None:
     encoder = TextEncoderService(settings)
     products = ProductEncoderService(encoder.run_admitted)
     handlers = [
-        edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode}),
+        edge.handler(SERVICE, encoder.methods()),
         edge.handler(product_server.SERVICE, products.methods()),
     ]
     has_product_encoder = settings.product_artifact is not None and not _is_empty(settings.product_artifact)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+from encoders.text.synonyms import NO_SYNONYMS, Synonyms
 from lookalike.limits import MAX_TEXT_BYTES
 
 MAX_WORD_CHARS = 40  # Longer "words" are codes, URLs and scripts without spaces: truncated, to bound the subwords.
@@ -36,6 +38,10 @@ _PRICES = re.compile(r"(?<!\d)(?:¥ ?\d{1,9}(?!\d)|\d{1,9} ?円(?![形筒卓錐�
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # Model numbers such as WH-1000XM5, NR-F609HPX: joined to one word, since some shops omit the hyphen. Not Pack-of-30.
 _MODEL_NUMBERS = re.compile(r"(?<![a-z\d-])([a-z]{1,3})-(?=[a-z]{0,3}\d{2})")
+# Characters that nobody sees: soft hyphen, zero-width spaces and joiners, marks of direction, variation selectors.
+_INVISIBLE = re.compile(
+    r"[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
+)
 _TRADEMARK_SIGNS = str.maketrans(dict.fromkeys("™®©℠", " "))  # NFKC would append "TM" to the brand.
 _TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 _HIDDEN_ELEMENTS = re.compile(r"<!--|<script\b|<style\b", re.IGNORECASE)
@@ -48,37 +54,73 @@ _CLOSING_TAGS = {
 _FUNCTION_WORDS = frozenset(("助詞", "助動詞", "補助記号", "空白"))
 
 
-class Tokenizer:
-    """Splits text into words. Loads the Japanese dictionary (0.2 s, memory-mapped). Not thread-safe."""
+class LeftOutWord(NamedTuple):
+    """A word of a text, and the text without it."""
 
-    def __init__(self) -> None:
+    word: str  # As written in the text; if it is not found there, for example as its width differs, cleaned.
+    rest: str  # Cleaned; empty where no other word is left.
+
+
+class Tokenizer:
+    """Splits text into words, synonyms in one form. Loads the Japanese dictionary (0.2 s, mapped). Not thread-safe."""
+
+    def __init__(self, synonyms: Synonyms = NO_SYNONYMS) -> None:
         from sudachipy import Dictionary, SplitMode
+
+        self._synonyms = synonyms
 
         # Short units: 珈琲豆 becomes コーヒー + 豆, and so matches コーヒー豆.
         self._japanese = Dictionary().tokenizer(SplitMode.A)
 
     def __call__(self, text: str) -> list[str]:
         """The words of a text in order, lower-case and in dictionary spelling (引越し -> 引っ越し); may be empty."""
-        words: list[str] = []
-        for run in _SCRIPT_RUNS.finditer(clean_text(text)):
-            if run.lastgroup:
-                words.extend(self._japanese_words(run.group()))
-            else:
-                words.append(run.group()[:MAX_WORD_CHARS])
-        return words
+        return self._synonyms([word for word, _, _ in self._words(clean_text(text))])
 
-    def _japanese_words(self, run: str) -> Iterator[str]:
+    def leave_out_words(self, text: str, limit: int) -> list[LeftOutWord]:
+        """The first `limit` words of a text in order, a phrase with a synonym as one, and the text without each."""
+        cleaned = clean_text(text)
+        words = [*self._words(cleaned)]
+        phrases = self._synonyms.phrases([word for word, _, _ in words])
+        spans = [(words[first][1], words[end - 1][2]) for first, end in phrases]
+        rests = [f"{cleaned[:start]} {cleaned[end:]}" for start, end in spans[:limit]]
+        if len(spans) == 1:
+            rests = [""]  # Not the particle of 緑の, which says nothing.
+        written = _as_written(text, [cleaned[start:end] for start, end in spans[:limit]])
+        return [*map(LeftOutWord, written, rests)]
+
+    def _words(self, cleaned: str) -> Iterator[tuple[str, int, int]]:
+        """The words of a cleaned text, each with where it starts and ends there."""
+        for run in _SCRIPT_RUNS.finditer(cleaned):
+            if run.lastgroup:
+                yield from self._japanese_words(run.group(), run.start())
+            else:
+                yield run.group()[:MAX_WORD_CHARS], run.start(), run.end()
+
+    def _japanese_words(self, run: str, run_start: int) -> Iterator[tuple[str, int, int]]:
         for start in range(0, len(run), MAX_RUN_CHARS):
             for morpheme in self._japanese.tokenize(run[start : start + MAX_RUN_CHARS]):
                 if morpheme.part_of_speech()[0] not in _FUNCTION_WORDS:
                     word = "".join(morpheme.normalized_form().lower().split())
                     if word:
-                        yield word[:MAX_WORD_CHARS]
+                        offset = run_start + start
+                        yield word[:MAX_WORD_CHARS], offset + morpheme.begin(), offset + morpheme.end()
+
+
+def _as_written(text: str, words: Sequence[str]) -> Iterator[str]:
+    """Words of a cleaned text, in order, in the letter case of the text; cleaned where they are not found in it."""
+    position = 0
+    for word in words:
+        found = re.compile(re.escape(word), re.IGNORECASE).search(text, position)
+        if found is None:
+            yield word
+        else:
+            position = found.end()
+            yield found.group()
 
 
 def clean_text(text: str) -> str:
     """Lower-case NFKC text without markup, character references, shop notices and prices; MAX_TEXT_BYTES at most."""
-    text = strip_markup(text[:MAX_TEXT_BYTES].translate(_TRADEMARK_SIGNS))
+    text = _INVISIBLE.sub("", strip_markup(text[:MAX_TEXT_BYTES].translate(_TRADEMARK_SIGNS)))
     text = unicodedata.normalize("NFKC", text).lower()[:MAX_TEXT_BYTES]  # NFKC can turn one character into eighteen.
     text = _MODEL_NUMBERS.sub(r"\1", _THOUSANDS.sub("", text))
     return _PRICES.sub(" ", _SHOP_NOTICES.sub(" ", text))

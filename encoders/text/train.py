@@ -7,30 +7,38 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from encoders import artifact
-from encoders.text import scdv
-from encoders.text.model import FASTTEXT, FILES, FORMAT, KINDS
+from encoders.labels import group_of
+from encoders.text import hybrid, lexical, scdv
+from encoders.text.hybrid import LabelledTitles
+from encoders.text.model import DEFAULT_KIND, FASTTEXT, FILES, FORMAT, KINDS, SYNONYMS, TextModel, WordFeatureCache
+from encoders.text.synonyms import DEFAULT_DICTIONARIES, compile_synonyms, read_lines, write_table
 from encoders.text.tokens import Tokenizer
 from encoders.text.word_vectors import SkipGramParameters, WordVectors, copy_word_vectors, train_word_vectors, word_ids
 from lookalike.cli import arguments
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
+from lookalike.product_rules import has_word, split_tags
 from lookalike.vectors import F32
 
 MAX_DIM = 1024
 _PROJECTION_SAMPLE = 5_000  # Documents to fit the projection and the threshold; more documents change neither.
 
 Progress = Callable[[str], None]
+Array = npt.NDArray[Any]
 
 EXAMPLES = """examples:
-  lookalike encoders train-text my-shop texts/scdv              titles and descriptions of products.jsonl or .csv
+  lookalike encoders train-text my-shop texts/hybrid            titles and descriptions of products.jsonl or .csv
   lookalike encoders train-text titles.txt texts/plain --kind fasttext      one document per line
   lookalike encoders train-text my-shop texts/ja --words cc.ja.300.bin      pretrained word vectors
+  lookalike encoders train-text my-shop texts/scdv --synonyms my-words.txt  with words of the shop's own
 """
 
 
@@ -38,20 +46,26 @@ def train(
     texts: Iterable[str],
     out: Path,
     *,
-    kind: str = "scdv",
+    kind: str = DEFAULT_KIND,
     dim: int = 256,
+    titles: LabelledTitles | None = None,
     seed: int = 0,
     word_vectors: Path | None = None,
+    dictionaries: Sequence[Path] = DEFAULT_DICTIONARIES,
     scdv_parameters: scdv.ScdvParameters | None = None,
     skip_gram_parameters: SkipGramParameters | None = None,
     progress: Progress | None = None,
 ) -> str:
     """Write the artifact to the new directory `out` and return its fingerprint. Same arguments, same fingerprint.
 
-    dim: of an SCDV encoder, 1..1024; fewer if there are too few documents or words.
+    dim: of an SCDV vector, 1..1024; fewer if there are too few documents or words. A hybrid vector has the lexical
+    dimensions besides.
+    titles: the texts that vectors will be computed from, with their labels, by which a hybrid encoder weighs topic and
+    spelling; None: `texts`, without labels.
     word_vectors: a fastText .bin with pretrained word vectors (copied into the artifact); None: they are trained.
+    dictionaries: of synonyms, a later one changes an earlier one (docs/synonyms.md).
     Raises BadCatalogue if the texts contain no words, BadArtifact if `word_vectors` is not a fastText model or contains
-    none of the words, OperatorError if `out` exists or cannot be written.
+    none of the words, BadDictionary, OperatorError if `out` exists or cannot be written.
     """
     if kind not in KINDS:
         raise OperatorError(f"unknown kind of text encoder: {kind}; expected one of {', '.join(KINDS)}")
@@ -61,8 +75,11 @@ def train(
 
     def write_files(staging: Path) -> Mapping[str, Any]:
         report("tokenizing")
-        tokenize = Tokenizer()
-        documents = [tokenize(text) for text in texts]
+        synonyms = compile_synonyms([read_lines(path) for path in dictionaries], Tokenizer())
+        write_table(staging / SYNONYMS, synonyms)
+        tokenize = Tokenizer(synonyms)
+        all_texts = list(texts)
+        documents = [tokenize(text) for text in all_texts]
         if not any(documents):
             raise BadCatalogue("the texts contain no words: nothing to train a text encoder on")
         if word_vectors is None:
@@ -77,11 +94,37 @@ def train(
             arrays, metadata = fit(
                 documents, vocabulary, kind=kind, dim=dim, seed=seed, scdv_parameters=scdv_parameters, report=report
             )
+            if kind == "hybrid":
+                report("weighing topic and spelling")
+                topics = TextModel(
+                    {**metadata, "kind": "scdv", "fingerprint": ""},
+                    WordFeatureCache(metadata, vocabulary, arrays, estimate_unseen=False),
+                    arrays["projection"],
+                    synonyms=synonyms,
+                )
+                added, choice = _fit_lexical(titles or LabelledTitles.unlabelled(all_texts), topics, seed)
+                arrays, metadata = {**arrays, **added}, {**metadata, **choice}
         for name, array in arrays.items():
             np.save(staging / f"{name}.npy", array)
         return metadata
 
     return artifact.write_artifact(out, kind=kind, format_version=FORMAT, files=FILES, write_files=write_files)
+
+
+def _fit_lexical(titles: LabelledTitles, topics: TextModel, seed: int) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Fit what a hybrid encoder has besides its topic encoder: arrays, and metadata that replaces some of it."""
+    idf = lexical.fit_idf([topics.canonical(title) for title in titles.titles])
+
+    def encode_lexical(texts: Sequence[str], dim: int) -> F32:
+        return lexical.encode([topics.canonical(text) for text in texts], idf, dim)
+
+    choice = hybrid.choose(titles, topics.encode, encode_lexical, seed)
+    return {"ngram_keys": idf.keys, "ngram_idf": idf.values}, {
+        "dim": topics.dim + choice.lexical_dim,
+        "lexical_dim": choice.lexical_dim,
+        "topic_weight": choice.topic_weight,
+        "choice": choice.figures,
+    }
 
 
 def fit(
@@ -93,8 +136,8 @@ def fit(
     seed: int,
     scdv_parameters: scdv.ScdvParameters | None = None,
     report: Progress = lambda step: None,
-) -> tuple[dict[str, F32], dict[str, Any]]:
-    """Fit an encoder: its arrays, named as in encoders.text.model.ARRAYS, and its metadata for the manifest.
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Fit an SCDV or fastText encoder: its arrays, named as in encoders.text.model.ARRAYS, and its metadata.
 
     Raises BadArtifact if the vocabulary contains none of the words, or has vectors that are not finite.
     """
@@ -122,7 +165,7 @@ def fit(
     composites = scdv.composite_vectors(topic_weights[rows], vectors[rows], [len(document) for document in sample])
     threshold = scdv.sparsity_threshold(composites, scdv_parameters.sparsity)
     projection = scdv.fit_projection(scdv.sparsify(composites, threshold), dim, seed)
-    arrays = {
+    arrays: dict[str, Array] = {
         "idf": idf,
         "centre": centre,
         "log_weights": topics.log_weights,
@@ -152,33 +195,68 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
         help="a .jsonl or .csv with titles, a catalogue folder that contains one, or a file with one text per line",
     )
     parser.add_argument("out", type=Path, help="the new folder of the artifact")
-    parser.add_argument("--kind", choices=KINDS, default="scdv")
-    parser.add_argument("--dim", type=int, default=256, help="maximum dimensions of an SCDV vector, 1..1024")
+    parser.add_argument("--kind", choices=KINDS, default=DEFAULT_KIND)
+    parser.add_argument("--dim", type=int, default=256, help="maximum dimensions of the SCDV vector, 1..1024")
     parser.add_argument("--seed", type=arguments.seed, default=0)
     parser.add_argument(
         "--words", type=Path, metavar="FILE", help="use the pretrained word vectors of this fastText .bin"
     )
+    parser.add_argument(
+        "--synonyms",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="more words that mean the same: one group per line, separated by commas (docs/synonyms.md); repeatable",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(argv)
-    texts = list(read_texts(options.source))
+    rows = list(read_rows(options.source))
     fingerprint = train(
-        texts,
+        [row.text for row in rows],
         options.out,
         kind=options.kind,
         dim=options.dim,
+        titles=labelled_titles(rows),
         seed=options.seed,
         word_vectors=options.words,
+        dictionaries=(*DEFAULT_DICTIONARIES, *options.synonyms),
         progress=lambda step: print(f"{step} …", file=sys.stderr),
     )
-    result = {"fingerprint": fingerprint, "artifact": str(options.out), "documents": len(texts)}
-    print(json.dumps(result) if options.json else f"{fingerprint} of {len(texts)} documents in {options.out}")
+    result = {"fingerprint": fingerprint, "artifact": str(options.out), "documents": len(rows)}
+    print(json.dumps(result) if options.json else f"{fingerprint} of {len(rows)} documents in {options.out}")
 
 
 _MAX_CELL_CHARS = 1 << 20
 
 
-def read_texts(source: Path) -> Iterator[str]:
-    """Read the texts: title and description of each row, or each line. Raises BadCatalogue, naming file and line."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRow:
+    """The texts of a product, and what is known of it."""
+
+    id: str = ""
+    title: str = ""
+    description: str = ""
+    category: str = ""
+    group: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.title}\n{self.description}" if self.description else self.title
+
+
+def labelled_titles(rows: Sequence[TextRow]) -> LabelledTitles:
+    """The titles with their labels; the description of a product whose title has no word."""
+    return LabelledTitles(
+        ids=[row.id or str(i) for i, row in enumerate(rows)],
+        titles=[row.title if has_word(row.title) else row.description for row in rows],
+        categories=[row.category for row in rows],
+        groups=[row.group for row in rows],
+    )
+
+
+def read_rows(source: Path) -> Iterator[TextRow]:
+    """Read the products, or a title on each line. Raises BadCatalogue, naming file and line."""
     if source.is_dir():
         names = [source / name for name in ("products.jsonl", "products.csv") if (source / name).is_file()]
         if not names:
@@ -191,29 +269,35 @@ def read_texts(source: Path) -> Iterator[str]:
         raise BadCatalogue(f"{source}: {error}") from error
 
 
-def _lines(file: Iterable[str], source: Path) -> Iterator[str]:
-    return (line.strip() for line in file)
+def _lines(file: Iterable[str], source: Path) -> Iterator[TextRow]:
+    return (TextRow(title=line.strip()) for line in file)
 
 
-def _rows(file: Iterable[str], source: Path) -> Iterator[str]:
+def _rows(file: Iterable[str], source: Path) -> Iterator[TextRow]:
     csv.field_size_limit(_MAX_CELL_CHARS)  # Of the whole process: what reads catalogues has the same.
     table = csv.DictReader(file)
     if not {"title", "description"} & {*(table.fieldnames or ())}:
         raise BadCatalogue(
             f"{source}: no column title or description; the columns are: {', '.join(table.fieldnames or ()) or 'none'}"
         )
-    return (f"{row.get('title') or ''}\n{row.get('description') or ''}" for row in table)
+    return (_text_row(row, split_tags(row.get("tags") or "")) for row in table)
 
 
-def _objects(file: Iterable[str], source: Path) -> Iterator[str]:
+def _objects(file: Iterable[str], source: Path) -> Iterator[TextRow]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            yield f"{row.get('title') or ''}\n{row.get('description') or ''}"
-        except (ValueError, AttributeError) as error:
+            tags = row.get("tags") or ()
+            yield _text_row(row, split_tags(tags) if isinstance(tags, str) else tags)
+        except (ValueError, AttributeError, TypeError) as error:
             raise BadCatalogue(f"{source}:{number}: {error}") from error
 
 
-_READERS: dict[str, Callable[[Iterable[str], Path], Iterator[str]]] = {".csv": _rows, ".jsonl": _objects}
+def _text_row(row: Mapping[str, Any], tags: Iterable[str]) -> TextRow:
+    fields = {name: str(row.get(name) or "") for name in ("id", "title", "description", "category")}
+    return TextRow(**fields, group=group_of(tags))
+
+
+_READERS: dict[str, Callable[[Iterable[str], Path], Iterator[TextRow]]] = {".csv": _rows, ".jsonl": _objects}

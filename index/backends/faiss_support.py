@@ -75,4 +75,9 @@ def as_float32(vectors: StoredVectors) -> F32:
 
 def float32_chunks(vectors: StoredVectors) -> Iterator[F32]:
     """All vectors, possibly memory-mapped, a chunk at a time."""
-    return (as_float32(vectors[start : start + _CHUNK_VECTORS]) for start in range(0, len(vectors), _CHUNK_VECTORS))
+    return (as_float32(vectors[part]) for part in chunks(len(vectors)))
+
+
+def chunks(count: int) -> Iterator[slice]:
+    """So many vectors at a time as are copied at once."""
+    return (slice(start, start + _CHUNK_VECTORS) for start in range(0, count, _CHUNK_VECTORS))

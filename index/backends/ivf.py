@@ -97,6 +97,29 @@ class IvfIndex:
         _add_vectors(index, vectors, lambda centroids: centroids)
         return IvfIndex(_lists_of(index, self.recipe), self.recipe)
 
+    def with_moved(self, vectors: StoredVectors, new_positions: I64) -> IvfIndex:
+        """An index over these vectors, with the codes of those of them that this one has, if they can be copied.
+
+        new_positions: of each vector of this index, −1: it is not among them.
+        To copy the codes of 8,000 vectors of 1024 dimensions takes 30 ms, to make them anew 680.
+        """
+        if not self._has_plain_codes:
+            return self.with_vectors(vectors)
+        index = self.lists.copy_with_ids()
+        lists = faiss.extract_index_ivf(index)
+        inverted = faiss.downcast_InvertedLists(lists.invlists)
+        sizes = [inverted.list_size(number) for number in range(lists.nlist)]
+        if len(gone := np.flatnonzero(new_positions < 0)):
+            lists.remove_ids(gone)
+        for number, before in enumerate(sizes):
+            if size := inverted.list_size(number):
+                ids = faiss.rev_swig_ptr(inverted.get_ids(number), size)
+                ids[:] = new_positions[ids]
+                _clear_unused(inverted, number, size, before)
+        new = np.setdiff1d(np.arange(len(vectors)), new_positions)
+        _add_vectors(index, vectors, lambda centroids: centroids, new)
+        return IvfIndex(_lists_of(index, self.recipe), self.recipe)
+
     def extended_with(self, vectors: StoredVectors) -> IvfIndex:
         """A new index over these vectors, too, after those that it has; takes as much memory again."""
         index = self.lists.copy_with_ids()
@@ -108,8 +131,8 @@ class IvfIndex:
 
         To copy the codes of 8,000 vectors of 1024 dimensions takes 45 ms, to make them anew 680.
         """
-        if self.recipe.payload != "PQ" or other.recipe != self.recipe:
-            return self.extended_with(vectors)  # Codes that come with factors of each vector are not merged.
+        if not self._has_plain_codes or other.recipe != self.recipe:
+            return self.extended_with(vectors)
         index, codes = self.lists.copy_with_ids(), other.lists.copy_with_ids()
         lists = faiss.extract_index_ivf(index)
         lists.merge_from(faiss.extract_index_ivf(codes), self.documents)
@@ -126,6 +149,11 @@ class IvfIndex:
 
     def write(self, path: Path) -> None:
         self.lists.write(path)
+
+    @property
+    def _has_plain_codes(self) -> bool:
+        """Whether faiss can copy single codes; it cannot where each comes with factors of its vector."""
+        return self.recipe.payload == "PQ"
 
 
 def read_index(path: Path, recipe: IvfRecipe) -> IvfIndex:
@@ -206,8 +234,13 @@ def _empty_index(recipe: IvfRecipe, centroids: Any, dim: int) -> Any:
     return makers[recipe.payload]()
 
 
-def _add_vectors(index: Any, vectors: StoredVectors, to_device: Callable[[Any], Any]) -> None:
-    """Assign vectors to lists by float32 centroids: for many vectors, faster than the compact ones."""
+def _add_vectors(
+    index: Any, vectors: StoredVectors, to_device: Callable[[Any], Any], positions: I64 | None = None
+) -> None:
+    """Assign vectors to lists by float32 centroids: for many vectors, faster than the compact ones.
+
+    positions: of those to add, which then are their ids; None: all are added.
+    """
     lists = faiss.extract_index_ivf(index)
     matrix = rotation.rotation_of(index)
     compact, centroids = lists.quantizer, faiss.IndexFlatIP(lists.d)
@@ -215,11 +248,29 @@ def _add_vectors(index: Any, vectors: StoredVectors, to_device: Callable[[Any], 
     centroids = to_device(centroids)
     lists.quantizer = centroids
     try:
-        for chunk in faiss_support.float32_chunks(vectors):
-            lists.add(rotation.rotate(chunk, matrix))
+        if positions is None:
+            for chunk in faiss_support.float32_chunks(vectors):
+                lists.add(rotation.rotate(chunk, matrix))
+        else:
+            for part in faiss_support.chunks(len(positions)):
+                chunk = faiss_support.as_float32(vectors[positions[part]])
+                lists.add_with_ids(rotation.rotate(chunk, matrix), positions[part])
     finally:
         lists.quantizer = compact
     index.ntotal = lists.ntotal
+
+
+def _clear_unused(inverted: Any, number: int, size: int, before: int) -> None:
+    """Clear the codes that a list had after its present end: faiss combines what it adds with the bits that are there.
+
+    before: how many codes the list had.
+    """
+    per_block, block_bytes = inverted.n_per_block, inverted.block_size
+    blocks = -(-size // per_block)
+    codes = faiss.rev_swig_ptr(inverted.get_codes(number), blocks * block_bytes).reshape(blocks, block_bytes)
+    nothing = np.zeros(inverted.packer.code_size, dtype=np.uint8)
+    for unused in range(size, min(before, blocks * per_block)):
+        inverted.packer.pack_1(nothing, unused, codes)
 
 
 def _train_rotation(recipe: IvfRecipe, points: F32, seed: int) -> F32:

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -86,12 +86,14 @@ def build(
     seed: int = 0,
     threads: int = 1,
     exact_floats: int = EXACT_FLOATS,
+    text_shares: Mapping[int, float] | None = None,
     progress: Progress | None = None,
 ) -> str:
     """Build, verify and publish a version; returns its name. Vectors are scaled to unit norm.
 
     exact_floats: with the recipe `auto` a shard's space of at most this many floats is searched exactly. For a larger
     one the recipe is measured, or kept from the version that serves.
+    text_shares: the spaces that words alone are best searched in, and the share of each; None: not measured.
     Raises BadCatalogue or BadArtifact with the row at fault; BadSettings for options that do not suit the vectors;
     OperatorError while another build is under way here.
     """
@@ -125,7 +127,8 @@ def build(
             space: _choose_recipe(settings, location, space, assignment.counts(space_vectors.rows))
             for space, space_vectors in sorted(spaces.items())
         }
-        name = _version_name(settings, spaces, choices, shards=shards)
+        shares = {space_name(space): share for space, share in sorted((text_shares or {}).items())}
+        name = _version_name(settings, spaces, choices, shards=shards, text_shares=shares)
         if not _is_intact(location, name):
             indexes = {
                 space: tuple(_build_index(settings, shard, space, choice) for shard in range(shards))
@@ -136,7 +139,7 @@ def build(
             manifest = _manifest(
                 name, spaces, choices, indexes, assignment, rescore=options.rescore, seed=seed, files=files
             )
-            _publish(location, directory, manifest)
+            _publish(location, directory, replace(manifest, text_shares=shares))
         version.make_current(location, name)
     step("done")
     return name
@@ -324,6 +327,7 @@ def _version_name(
     choices: Mapping[int, RecipeChoice | None],
     *,
     shards: int,
+    text_shares: Mapping[str, float],
 ) -> str:
     """A digest of everything that decides the results; ANN indexes are left out: they follow from the rest.
 
@@ -340,6 +344,7 @@ def _version_name(
             for space, choice in choices.items()
             if choice is not None
         },
+        "text_shares": text_shares,
         "settings": [shards, settings.seed, settings.exact_floats, *astuple(settings.options)],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

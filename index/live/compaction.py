@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -133,7 +133,7 @@ def compact(
     """
     try:
         write(directory, sources, tombstones, spaces, trained, patches=patches)
-        return open_compacted(directory)
+        return _open(directory, version.read_manifest(directory.parent, directory.name))
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -187,7 +187,7 @@ def write(
             for source, rows, target_rows in zip(sources, live_rows, new_rows_by_source, strict=True)
         ]
         documents = _write_vectors(shard / entry.name, moved, entry)
-        index = _write_index(shard / entry.name, entry, trained.get(number))
+        index = _write_index(shard / entry.name, entry, trained.get(number), moved)
         entries.append(replace(entry, documents=(documents,), indexes=(index,)))
     _write_tombstones(directory / TOMBSTONES, tombstones)
     attributes.write_serialized(directory / PATCHES, patches)
@@ -208,6 +208,10 @@ def open_compacted(directory: Path) -> CompactedSegment:
     """Verify and map the files. Raises BadArtifact, naming the file."""
     manifest = version.read_manifest(directory.parent, directory.name)
     version.verify(directory, manifest)
+    return _open(directory, manifest)
+
+
+def _open(directory: Path, manifest: Manifest) -> CompactedSegment:
     try:
         tombstones = TombstoneTable(pa.ipc.open_file(pa.memory_map(str(directory / TOMBSTONES))).get_batch(0))
     except (pa.ArrowException, OSError) as error:
@@ -229,16 +233,16 @@ def join_indexes(base: Segment, compacted: Segment) -> dict[Space.ValueType, Vec
     joined: dict[Space.ValueType, VectorIndex] = {}
     for number, space in base.spaces.items():
         index, changed = space.ann_index, compacted.spaces[number]
-        if not (isinstance(index, IvfIndex) and is_joinable(index) and len(changed)):
+        if not (is_joinable(index) and len(changed)):
             continue
-        if isinstance(changed.ann_index, IvfIndex):
+        if is_joinable(changed.ann_index):
             joined[number] = index.merged_with(changed.ann_index, changed.vectors)
         else:
             joined[number] = index.extended_with(changed.vectors)
     return joined
 
 
-def is_joinable(index: VectorIndex) -> bool:
+def is_joinable(index: VectorIndex | None) -> TypeGuard[IvfIndex]:
     return isinstance(index, IvfIndex) and index.recipe.fast_scan
 
 
@@ -246,6 +250,7 @@ class _MovedVectors(NamedTuple):
     """The vectors of one source that are kept: their positions, and the new row of each."""
 
     vectors: StoredVectors
+    ann_index: VectorIndex | None
     positions: I64
     rows: I64
 
@@ -253,7 +258,8 @@ class _MovedVectors(NamedTuple):
     def of(cls, source: Segment, number: Space.ValueType, live_rows: I64, new_rows: I64) -> _MovedVectors:
         """live_rows: the rows of the source that are not deleted, rising; new_rows: the new row of each."""
         index, positions = source.spaces[number], source.live_positions(number)
-        return cls(index.vectors, positions, new_rows[np.searchsorted(live_rows, index.rows[positions])])
+        rows = new_rows[np.searchsorted(live_rows, index.rows[positions])]
+        return cls(index.vectors, index.ann_index, positions, rows)
 
 
 def _write_vectors(directory: Path, moved: Sequence[_MovedVectors], entry: SpaceEntry) -> int:
@@ -278,9 +284,12 @@ def _write_vectors(directory: Path, moved: Sequence[_MovedVectors], entry: Space
     return len(rows)
 
 
-def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedIndex | None) -> IndexEntry:
+def _write_index(
+    directory: Path, entry: SpaceEntry, trained: TrainedIndex | None, moved: Sequence[_MovedVectors]
+) -> IndexEntry:
     """Rebuild, calibrate and write the ANN index.
 
+    moved: where its vectors were.
     The entry is of exact search if the version has no ANN index, or if the rebuilt one misses the target recall.
     """
     mapped = vectors.open_vectors(directory / VECTORS, rescore=entry.rescore)
@@ -289,8 +298,7 @@ def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedIndex | Non
     latest, base = parse_recipe(trained.recipe), parse_recipe(trained.base_recipe)
     assert latest is not None and base is not None, "an ANN index has a recipe"  # noqa: S101, PT018  # for the type checker
     if is_joinable(trained.ann_index):  # It is searched by itself only where several spaces are.
-        index = trained.ann_index.with_vectors(mapped)
-        index.write(directory / ANN_INDEX)
+        _joinable_index(mapped, trained.ann_index, moved).write(directory / ANN_INDEX)
         return IndexEntry(recipe=trained.recipe, operating_points=trained.points)
     held_out = draw_queries(len(mapped), 0)
     recipes = [segment_recipe(base, latest, *mapped.shape)]
@@ -302,6 +310,17 @@ def _write_index(directory: Path, entry: SpaceEntry, trained: TrainedIndex | Non
             index.write(directory / ANN_INDEX)
             return IndexEntry(recipe=str(recipe), operating_points=operating_points)
     return IndexEntry()
+
+
+def _joinable_index(vectors: StoredVectors, trained: IvfIndex, moved: Sequence[_MovedVectors]) -> IvfIndex:
+    """An index of that training, with the codes that the last segment has of its vectors."""
+    rows = np.sort(np.concatenate([source.rows for source in moved]))
+    for source in moved:
+        if is_joinable(source.ann_index):
+            of_segment = np.full(source.ann_index.documents, -1, dtype=np.int64)
+            of_segment[source.positions] = np.searchsorted(rows, source.rows)
+            return source.ann_index.with_moved(vectors, of_segment)
+    return trained.with_vectors(vectors)
 
 
 def _operating_points(

@@ -186,23 +186,31 @@ class DeltaTable:
         ids: list[bytes],
         products: list[bytes],
         parts: Sequence[_TablePart],
-        order: I64,
+        count: int,
         expiries: tuple[I64, I64],
     ) -> None:
         self.products = _Values(products)
         self.expiries = expiries  # As those of `Attributes`.
-        self.order = order  # By rising id, equal ids in order of arrival.
-        self.ids = _DeltaIds(ids, order)
         self.part_rows = None
         self._values = ids
         self._parts = parts
+        self._count = count
 
     @classmethod
     def empty(cls) -> DeltaTable:
-        return cls([], [], (), np.empty(0, np.int64), _NO_EXPIRIES)
+        return cls([], [], (), 0, _NO_EXPIRIES)
 
     def __len__(self) -> int:
-        return len(self.order)
+        return self._count
+
+    @cached_property
+    def order(self) -> I64:
+        """Rows by rising id, equal ids in order of arrival."""
+        return np.array(sorted(range(self._count), key=self._values.__getitem__), dtype=np.int64)
+
+    @cached_property
+    def ids(self) -> _DeltaIds:
+        return _DeltaIds(self._values, self.order)
 
     @property
     def parts(self) -> Sequence[Attributes]:
@@ -232,17 +240,15 @@ class DeltaTable:
         """A table with these products after the present rows."""
         if not products:
             return self
-        added = attributes.with_serialized_products(attributes.table_of_products(products, revisions))
-        new_rows = range(len(self), len(self) + len(products))
+        added = attributes.serialized_table(products, revisions)
         self._values[len(self) :] = [product.id.encode() for product in products]
         self.products.values[len(self) :] = added["product"].to_pylist()
         parts = [*self._parts, _TablePart(added)]
         # Each part is kept at least twice as long as the next: few parts, and each row is re-encoded only a few times.
         while len(parts) > 1 and len(parts[-2]) < 2 * len(parts[-1]):
             parts[-2:] = [_TablePart(pa.concat_tables([parts[-2].table, parts[-1].table]))]
-        rows = sorted(new_rows, key=self._values.__getitem__)
-        order: I64 = np.insert(self.order, [self.ids.after(self._values[row]) for row in rows], rows)
-        return DeltaTable(self._values, self.products.values, parts, order, self._extended_expiries(products))
+        count = len(self) + len(products)
+        return DeltaTable(self._values, self.products.values, parts, count, self._extended_expiries(products))
 
     def _extended_expiries(self, products: Sequence[Product]) -> tuple[I64, I64]:
         added = [(product.expires_at, row) for row, product in enumerate(products, len(self)) if product.expires_at]

@@ -25,7 +25,9 @@ from index.live.compaction import CompactedSegment, CompactionSource, TrainedInd
 from index.live.delta import Delta, empty_segment
 from index.live.live_directory import Checkpoint
 from index.live.patched_table import PatchedTable, Patches, take
+from index.live.place import Place
 from index.live.recent_changes import AppliedChange, RecentChanges
+from index.live.segment_changes import delete_products, patch_products, patch_rows, patched_table, unpatched
 from index.live.updates import (
     Change,
     NoProduct,
@@ -42,7 +44,6 @@ from index.live.write_ahead_log import WriteAheadLog, head_size, read_frames
 from index.search.segment import Segment
 from index.search.view import DocumentRef, View
 from index.storage import attributes, version
-from index.storage.attributes import Attributes
 from index.storage.manifest import Manifest, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact, Overloaded
 from lookalike.runtime.partition import product_hash
@@ -50,7 +51,7 @@ from lookalike.spaces import space_number
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import UpdateResult
 from lookalike.v1.types_pb2 import Product, Space
-from lookalike.vectors import F32, I64
+from lookalike.vectors import I64
 
 _COMPACTIONS_PER_DELTA = 8  # The rest of the delta takes what comes while a compaction runs.
 
@@ -118,13 +119,8 @@ class LiveShard:
         Raises Overloaded when the disk accepts no write: then none was applied.
         """
         with self._writing:
-            outcomes, newest = self._check(updates)
+            outcomes, newest, applied = self._check(updates)
             if newest:
-                applied = [
-                    AppliedChange(product_hash(updated_id(update).decode()), result.kind)
-                    for update, result in zip(updates, outcomes, strict=True)
-                    if result.outcome == UpdateResult.APPLIED
-                ]
                 sequence = self.sequence + len(applied)
                 record = index_pb2.LogRecord(sequence=sequence, updates=[each.update for each in newest.values()])
                 try:
@@ -254,16 +250,19 @@ class LiveShard:
         self.lost_changes = max(self.lost_changes, changes)  # The same are counted again as they are migrated again.
         self.lost_reasons |= {*reasons}
 
-    def _check(self, updates: Sequence[index_pb2.Update]) -> tuple[list[UpdateResult], dict[bytes, _CheckedUpdate]]:
-        """The outcome of each update, and the newest update to apply of each product."""
-        outcomes: list[UpdateResult] = []
+    def _check(
+        self, updates: Sequence[index_pb2.Update]
+    ) -> tuple[list[UpdateResult], dict[bytes, _CheckedUpdate], list[AppliedChange]]:
+        """The outcome of each update, the newest update to apply of each product, and all that are applied."""
+        outcomes, applied = list[UpdateResult](), list[AppliedChange]()
         newest: dict[bytes, _CheckedUpdate] = {}
         room, refusal = self.room()
         for update in updates:
             latest = 0
             try:
                 product_id = updated_id(update)
-                check_owner(product_id, self._shard, self._manifest.shards)
+                hashed = product_hash(product_id)
+                check_owner(hashed, self._shard, self._manifest.shards)
                 pending = newest.get(product_id)
                 place = pending.place if pending else self._locate(product_id)
                 latest = pending.change.revision if pending else place.revision
@@ -271,36 +270,41 @@ class LiveShard:
                     kind = change_kind(update, same_expiry=True)  # As far as the update alone tells.
                     outcomes.append(UpdateResult(outcome=UpdateResult.STALE, revision=latest, kind=kind))
                     continue
-                whole, before = self._resolve(update, place, pending.change if pending else None)
+                if not pending and len(newest) >= room:
+                    outcomes.append(refusal)
+                    continue
+                whole, expiry = self._resolve(update, place, pending.change if pending else None)
                 change = parse_update(whole, self._dims)
             except NoProduct as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.NOT_FOUND, error=str(error), revision=latest))
             except ValueError as error:
                 outcomes.append(UpdateResult(outcome=UpdateResult.INVALID, error=str(error), revision=latest))
             else:
-                if not pending and len(newest) >= room:
-                    outcomes.append(refusal)
-                    continue
                 newest[product_id] = _CheckedUpdate(change, whole, place)
                 spaces = place.spaces() if change.keeps_vectors else sorted(change.vectors)
-                after = change.product
-                same_expiry = before is not None and after is not None and before.expires_at == after.expires_at
-                kind = change_kind(update, same_expiry=same_expiry)
+                kind = change_kind(
+                    update, same_expiry=change.product is not None and change.product.expires_at == expiry
+                )
+                applied.append(AppliedChange(hashed, kind))
                 outcomes.append(
                     UpdateResult(outcome=UpdateResult.APPLIED, revision=change.revision, spaces=spaces, kind=kind)
                 )
-        return outcomes, newest
+        return outcomes, newest, applied
 
-    def _locate(self, product_id: bytes) -> _Place:
+    def _locate(self, product_id: bytes) -> Place:
         """Where a product is, and its newest revision."""
-        deltas = [delta for delta in (self._delta, self._frozen) if delta is not None]
-        revision = next((delta.revisions[product_id] for delta in deltas if product_id in delta.revisions), None)
-        if any(delta.has_row(product_id) for delta in deltas):
-            return _Place(revision or 0, self.view.find(product_id.decode()), on_disk=False)
+        revision = None
+        for delta in (self._delta, self._frozen):
+            if delta is None:
+                continue
+            if revision is None:
+                revision = delta.revisions.get(product_id)
+            if delta.has_row(product_id):
+                return Place(revision or 0, self.view.find(product_id.decode()), on_disk=False)
         ref = self._find_on_disk(product_id)
         if revision is None and self._compacted is None and ref is not None:
-            revision = int(self._base.table.parts[0].revisions[ref.row])
-        return _Place(self.revision(product_id) if revision is None else revision, ref, on_disk=True)
+            revision = self._base_revision(ref.row)
+        return Place(self.revision(product_id) if revision is None else revision, ref, on_disk=True)
 
     def _find_on_disk(self, product_id: bytes) -> DocumentRef | None:
         for segment in (self._base,) if self._compacted is None else (self._compacted.segment, self._base):
@@ -309,22 +313,30 @@ class LiveShard:
         return None
 
     def _resolve(
-        self, update: index_pb2.Update, place: _Place, pending: Change | None
-    ) -> tuple[index_pb2.Update, Product | None]:
-        """The update as one that says all by itself, applied after a pending one, and the product that it changes.
+        self, update: index_pb2.Update, place: Place, pending: Change | None
+    ) -> tuple[index_pb2.Update, int | None]:
+        """The update as one that says all by itself, applied after a pending one.
 
+        And when the product that it changes expires, as it was; None: it was not there, or is not changed in part.
         Raises NoProduct and ValueError.
         """
+        if not changes_in_part(update):
+            return update, None
+        if pending is None:
+            product = None if place.ref is None else place.ref.whole_product()
+        elif pending.product is None:
+            product = None
+        else:
+            product = Product()
+            product.CopyFrom(pending.product)
+        expiry = None if product is None else product.expires_at
         if pending is not None and not pending.keeps_vectors:
-            return resolve(update, pending.product, lambda: pending.vectors), pending.product
-        if place.ref is None or not changes_in_part(update):
-            return resolve(update, None, None), None
-        product = place.ref.whole_product() if pending is None else pending.product
-        if not place.on_disk or not keeps_all_vectors(update):
-            return resolve(update, product, place.vectors), product
+            return resolve(update, product, lambda: pending.vectors), expiry
+        if product is None or not place.on_disk or not keeps_all_vectors(update):
+            return resolve(update, product, place.vectors), expiry
         if update.upsert.require_vector and not place.spaces():
             raise ValueError("the product would have no vector: no search would find it")
-        return resolve(update, product, None), product
+        return resolve(update, product, None), expiry
 
     def room(self) -> tuple[int, UpdateResult]:
         """How many more changes there is room for, and the outcome of the others."""
@@ -351,7 +363,12 @@ class LiveShard:
                 if revision is not None:
                     return revision
         row = self._base.table.ids.find(product_id)
-        return 0 if row is None else int(self._base.table.parts[0].revisions[row])
+        return 0 if row is None else self._base_revision(row)
+
+    def _base_revision(self, row: int) -> int:
+        """Of a product in the version as it was built."""
+        table = self._base.table
+        return int((table.base if isinstance(table, PatchedTable) else table.parts[0]).revisions[row])
 
     def _publish(self, changes: Sequence[Change], refs: Mapping[bytes, DocumentRef]) -> None:
         """Add the changes to the delta, delete their products elsewhere, and replace the view.
@@ -359,9 +376,9 @@ class LiveShard:
         refs: where products are, as far as it is known.
         """
         replaced = [change.id for change in changes if not change.keeps_vectors]
-        base, compacted = _delete_products(self._base, replaced), self._compacted
+        base, compacted = delete_products(self._base, replaced), self._compacted
         if compacted is not None:
-            compacted = replace(compacted, segment=_delete_products(compacted.segment, replaced))
+            compacted = replace(compacted, segment=delete_products(compacted.segment, replaced))
         self._delta.apply(changes)
         patched = [change.id for change in changes if change.keeps_vectors]
         self._base, self._compacted = self._with_patches(base, compacted, patched, refs)
@@ -383,10 +400,10 @@ class LiveShard:
             return base, compacted
         in_memory: list[Patches] = [delta.patches for delta in (self._frozen, self._delta) if delta is not None]
         if compacted is not None:
-            base = _patch_products(base, [compacted.patches, *in_memory], rows)
-            compacted = replace(compacted, segment=_patch_products(compacted.segment, in_memory, rows))
+            base = patch_products(base, [compacted.patches, *in_memory], rows)
+            compacted = replace(compacted, segment=patch_products(compacted.segment, in_memory, rows))
             return base, compacted
-        return _patch_products(base, in_memory, rows), None
+        return patch_products(base, in_memory, rows), None
 
     def _make_view(self) -> View:
         segments = [self._base]
@@ -411,14 +428,14 @@ class LiveShard:
         before_changes = len(self._frozen) or len(self._frozen.tombstones)
         if (before := self._compacted) is not None:
             before_changes = before_changes or isinstance(before.segment.table, PatchedTable)
-            table = _patched_table(before.segment)
+            table = patched_table(before.segment)
             sources.append(CompactionSource(take(before.table(), in_memory, table.part_rows), before.segment))
             frozen_revisions = self._frozen.revisions
             tombstones |= {
                 key: tombstone for key, tombstone in before.tombstones.items() if key not in frozen_revisions
             }
             on_disk = [before.patch_table()]
-        base = _patched_table(self._base)
+        base = patched_table(self._base)
         alive = self._base.live_rows()
         patched_rows = alive[base.part_rows[alive] >= len(base)]
         patches = take(pa.concat_tables(on_disk), in_memory, base.part_rows[patched_rows] - len(base))
@@ -463,10 +480,10 @@ class LiveShard:
         """Replace the frozen delta and the last segment by the new one. Later changes are in the current delta."""
         self._joint_indexes = joint_indexes
         self._frozen = None
-        segment = _delete_products(compacted.segment, self._delta.superseding())
-        base = _unpatched(self._base)
+        segment = delete_products(compacted.segment, self._delta.superseding())
+        base = unpatched(self._base)
         if len(patched_rows):
-            base = _patch_rows(
+            base = patch_rows(
                 base, [compacted.patches], zip(patched_rows.tolist(), range(len(patched_rows)), strict=True)
             )
         patched = [*self._delta.patched]
@@ -481,10 +498,10 @@ class LiveShard:
         self.sequence = self._frozen_sequence = checkpoint.sequence
         if checkpoint.segment:
             self._compacted = compaction.open_compacted(self._directory / checkpoint.segment)
-            self._base = _delete_products(self._base, self._compacted.ids())
+            self._base = delete_products(self._base, self._compacted.ids())
             patches = self._compacted.patches
             patched = ((patches.ids[row], None, row) for row in range(len(patches)))
-            self._base = _patch_products(self._base, [patches], patched)
+            self._base = patch_products(self._base, [patches], patched)
             self._joint_indexes = compaction.join_indexes(self._base, self._compacted.segment)
         numbers = live_directory.logs_to_replay(self._directory, checkpoint)
         if not numbers:
@@ -514,28 +531,10 @@ class LiveShard:
         return size
 
 
-class _Place(NamedTuple):
-    """Where a product is."""
-
-    revision: int  # Its newest; 0: none is known.
-    ref: DocumentRef | None  # None: there is no such product.
-    on_disk: bool  # In a segment on disk, where a patch can leave it.
-
-    def spaces(self) -> list[Space.ValueType]:
-        """The spaces in which it has a vector."""
-        ref = self.ref
-        return [] if ref is None else [number for number, space in ref.segment.spaces.items() if space.has(ref.row)]
-
-    def vectors(self) -> dict[Space.ValueType, F32]:
-        return {
-            number: vector for number in self.spaces() if self.ref and (vector := self.ref.vector(number)) is not None
-        }
-
-
 class _CheckedUpdate(NamedTuple):
     change: Change
     update: index_pb2.Update
-    place: _Place  # Of the product, before the update.
+    place: Place  # Of the product, before the update.
 
 
 class _FrozenState(NamedTuple):
@@ -553,39 +552,3 @@ class _FrozenState(NamedTuple):
 def _is_newer(update: index_pb2.Update, revision: int) -> bool:
     """Whether an update wins over this revision of the product."""
     return update.revision > revision or 0 < update.max_revision < revision
-
-
-def _delete_products(segment: Segment, ids: Iterable[bytes]) -> Segment:
-    rows = [row for product_id in ids if (row := segment.find(product_id)) is not None]
-    return segment.with_deleted(rows) if rows else segment
-
-
-def _patch_products(
-    segment: Segment, patches: Sequence[Patches], patched: Iterable[tuple[bytes, DocumentRef | None, int]]
-) -> Segment:
-    """The segment with the patches of those products that it has.
-
-    patched: ids, where the products are if that is known, and the row of each in the last of `patches`.
-    """
-    ids = segment.table.ids
-
-    def row_of(product_id: bytes, ref: DocumentRef | None) -> int | None:
-        if ref is None:
-            return ids.find(product_id)
-        return ref.row if ref.segment.table.ids is ids else None
-
-    rows = [(row, patch_row) for product_id, ref, patch_row in patched if (row := row_of(product_id, ref)) is not None]
-    return _patch_rows(segment, patches, rows) if rows else segment
-
-
-def _patch_rows(segment: Segment, patches: Sequence[Patches], rows: Iterable[tuple[int, int]]) -> Segment:
-    return segment.with_table(_patched_table(segment).with_patches(patches, rows))
-
-
-def _patched_table(segment: Segment) -> PatchedTable:
-    assert isinstance(segment.table, Attributes | PatchedTable), "a segment on disk"  # noqa: S101  # for the type checker
-    return PatchedTable.of(segment.table)
-
-
-def _unpatched(segment: Segment) -> Segment:
-    return segment.with_table(segment.table.base) if isinstance(segment.table, PatchedTable) else segment

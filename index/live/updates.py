@@ -12,14 +12,16 @@ import numpy as np
 from index.storage.attributes import MAX_PRODUCT_BYTES
 from lookalike.limits import MAX_ID_BYTES, MAX_TEXT_BYTES
 from lookalike.product_rules import FIELDS, normalise_tags
-from lookalike.runtime.partition import shard_of
 from lookalike.timestamps import MAX_UNIX_S
 from lookalike.v1 import index_pb2
 from lookalike.v1.index_pb2 import ChangeKind
 from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, normalised, pack, unpack
 
-PATCHABLE = frozenset(FIELDS) - {"id", "revision"}  # The fields of a product that a patch can change.
+_NEVER_PATCHED = frozenset(("id", "revision"))
+PATCHABLE = frozenset(FIELDS) - _NEVER_PATCHED  # The fields of a product that a patch can change.
+
+_UNIT = 1e-6  # How far from 1 the square of a norm of rounded components may be: gateways send unit vectors.
 
 
 class Tombstone(NamedTuple):
@@ -89,20 +91,22 @@ def resolve(
 ) -> index_pb2.Update:
     """The update as one that says all by itself, whatever the product was before.
 
-    before:  the product, with its description; None: there is none.
+    before:  the product, with its description; a patch changes it. None: there is none.
     vectors: its vectors; None: they stay where they are, and the update must change none.
-    Returns an upsert with all vectors or, where they stay, a patch of all fields. Raises NoProduct and ValueError.
+    Returns an upsert with all vectors or, where they stay, a patch with the whole product. Raises NoProduct and
+    ValueError.
     """
     is_patch = update.WhichOneof("what") == "patch"
     if is_patch and before is None:
         raise NoProduct(f"no product {update.patch.product.id}")
     if before is None or not (is_patch or update.upsert.keep_vectors):
         return update
-    product = _patched(before, update.patch) if is_patch else update.upsert.product
+    if is_patch:
+        _apply_patch(update.patch, before)
+    product = before if is_patch else update.upsert.product
     resolved = index_pb2.Update(revision=update.revision, max_revision=update.max_revision)
     if vectors is None:
         resolved.patch.product.CopyFrom(product)
-        resolved.patch.fields.extend(sorted(PATCHABLE))
         return resolved
     new = update.patch.vectors if is_patch else update.upsert.vectors
     given = {each.space for each in new}
@@ -115,43 +119,43 @@ def resolve(
     return resolved
 
 
-def _patched(product: Product, patch: index_pb2.Patch) -> Product:
-    """The product with the fields of the patch."""
+def _apply_patch(patch: index_pb2.Patch, product: Product) -> None:
     if not PATCHABLE.issuperset(patch.fields):
         unknown = ", ".join(sorted(set(patch.fields) - PATCHABLE))
         raise ValueError(f"{unknown}: a patch can change {', '.join(sorted(PATCHABLE))}")
-    others = {field.name for field, _ in patch.product.ListFields()} - {"id", "revision", *patch.fields}
+    others = {field.name for field, _ in patch.product.ListFields()}.difference(patch.fields, _NEVER_PATCHED)
     if others:
         raise ValueError(f"{', '.join(sorted(others))}: set, and not among the fields of the patch")
-    patched = Product()
-    patched.CopyFrom(product)
     for field in patch.fields:
-        patched.ClearField(field)  # type: ignore[arg-type]  # a field of Product
-    patched.MergeFrom(patch.product)
-    return patched
+        product.ClearField(field)  # type: ignore[arg-type]  # a field of Product
+    product.MergeFrom(patch.product)
 
 
 def parse_update(update: index_pb2.Update, dims: Mapping[Space.ValueType, int]) -> Change:
-    """Parse an update that `resolve` returned; `dims` maps each space of the shard to its dimension.
+    """Parse an update that `resolve` returned; that of a patch becomes the change's product.
 
+    dims: maps each space of the shard to its dimension.
     Deterministic to the last bit: replaying a log gives the same vectors. Raises ValueError with what is wrong.
     """
     product_id = updated_id(update)
-    if update.WhichOneof("what") == "remove":
+    what = update.WhichOneof("what")
+    if what == "remove":
         return Change(product_id, update.revision, None, {}, update.generation)
-    if update.WhichOneof("what") == "patch":
+    if what == "patch":
         product = _check_product(update.patch.product, update.revision)
         return Change(product_id, update.revision, product, {}, keeps_vectors=True)
     upsert = update.upsert
     vectors = _parse_vectors(upsert, dims)
     if upsert.require_vector and not vectors:
         raise ValueError("the product would have no vector: no search would find it")
-    return Change(product_id, update.revision, _check_product(upsert.product, update.revision), vectors)
+    product = Product()
+    product.CopyFrom(upsert.product)
+    return Change(product_id, update.revision, _check_product(product, update.revision), vectors)
 
 
-def check_owner(product_id: bytes, shard: int, shards: int) -> None:
-    """Raise ValueError for a product that another shard owns."""
-    if (owner := shard_of(product_id.decode(), shards)) != shard:
+def check_owner(hashed: int, shard: int, shards: int) -> None:
+    """Raise ValueError for a product, given by its `product_hash`, that another shard owns."""
+    if (owner := hashed % shards) != shard:
         raise ValueError(f"the product belongs to shard {owner} of {shards}, not to shard {shard}")
 
 
@@ -162,20 +166,21 @@ def _parse_id(product_id: str) -> bytes:
     return encoded
 
 
-def _check_product(received: Product, revision: int) -> Product:
-    """A copy as it is stored. Gateways keep to the rules for a product; here is what a shard itself relies on."""
-    product = Product()
-    product.CopyFrom(received)
-    tags = [*received.tags]
-    if "" in tags or tags != sorted({tag.strip() for tag in tags}):
+def _check_product(product: Product, revision: int) -> Product:
+    """The product, changed to be as it is stored.
+
+    Gateways keep to the rules for a product; here is what a shard itself relies on.
+    """
+    tags = [*product.tags]
+    if tags and ("" in tags or tags != sorted({tag.strip() for tag in tags})):
         product.tags[:] = normalise_tags(tags)
     product.revision = revision
     if not product.HasField("in_stock"):
         product.in_stock = True
     if product.HasField("price") and not 0 <= product.price < math.inf:
         raise ValueError("the price is not a finite number of 0 or more")
-    for name in ("created_at", "expires_at"):
-        if not 0 <= getattr(product, name) <= MAX_UNIX_S:
+    for name, time_s in (("created_at", product.created_at), ("expires_at", product.expires_at)):
+        if not 0 <= time_s <= MAX_UNIX_S:
             raise ValueError(f"{name} is not between 1970 and 5138; its unit is seconds since 1970")
     description_bytes = len(product.description.encode()) if product.description else 0
     if description_bytes > MAX_TEXT_BYTES:
@@ -195,14 +200,19 @@ def _parse_vectors(upsert: index_pb2.Upsert, dims: Mapping[Space.ValueType, int]
             raise ValueError(f"the product has two vectors of space {space}")
         if len(space_vector.vector) != 4 * dim:
             raise ValueError(f"the vector has {len(space_vector.vector)} bytes, expected {4 * dim} ({dim} dimensions)")
-        vectors[space] = unpack(space_vector.vector, dim)
+        vectors[space] = unpack(space_vector.vector, dim)[0]
     for space_vector in upsert.vectors:
-        vector = vectors[space_vector.space]
-        if not np.isfinite(vector).all():
-            raise ValueError(f"the vector of space {space_vector.space} is not finite")
-        if not vector.any():
-            raise ValueError(
-                f"the vector of space {space_vector.space} is zero: it has no direction, so it is similar to nothing"
-            )
-        vectors[space_vector.space] = normalised(vector)[0]
+        vectors[space_vector.space] = _unit_vector(vectors[space_vector.space], space_vector.space)
     return vectors
+
+
+def _unit_vector(vector: F32, space: Space.ValueType) -> F32:
+    square = float(vector @ vector)
+    if abs(square - 1) <= _UNIT:
+        return vector
+    if not np.isfinite(vector).all():
+        raise ValueError(f"the vector of space {space} is not finite")
+    if not vector.any():
+        raise ValueError(f"the vector of space {space} is zero: it has no direction, so it is similar to nothing")
+    unit: F32 = normalised(vector[None])[0]
+    return unit

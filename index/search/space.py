@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +64,11 @@ class SpaceIndex:
         return int(self.vectors.shape[1])
 
     @cached_property
+    def _rows(self) -> memoryview:
+        """`rows`: one at a time, a bisection takes a sixth of the time that numpy's takes."""
+        return self.rows.data
+
+    @cached_property
     def _plain_components(self) -> float:
         """The work of a search for 10 without a filter: of everything, where no ANN index makes it less."""
         count = len(self)
@@ -75,16 +81,21 @@ class SpaceIndex:
 
     def vector(self, row: int) -> F32 | None:
         """The vector of a row of the shard's table, if it has one."""
-        position = int(np.searchsorted(self.rows, row))
-        if position == len(self.rows) or self.rows[position] != row:
+        if (position := self._position(row)) is None:
             return None
         vector: F32 = self.vectors[position].astype(np.float32)
         return vector
 
     def has(self, row: int) -> bool:
         """Whether a row of the shard's table has a vector."""
-        position = int(np.searchsorted(self.rows, row))
-        return position < len(self.rows) and bool(self.rows[position] == row)
+        return self._position(row) is not None
+
+    def _position(self, row: int) -> int | None:
+        rows = self._rows
+        if row < len(rows) and rows[row] == row:  # All rows until there have one.
+            return row
+        position = bisect_left(rows, row)
+        return position if position < len(rows) and rows[position] == row else None
 
     def positions(self, rows: I64) -> I64:
         """Positions of the vectors of these rows of the shard's table; rows without a vector are left out."""

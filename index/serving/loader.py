@@ -50,6 +50,7 @@ class Loader:
 
 
 def _warm_up(shard: ShardVersion) -> None:
-    """Search with vectors of the shard itself, so that the first query finds pages and caches warm."""
+    """Search with vectors of the shard itself, and look an id up: the first query finds pages and caches warm."""
+    shard.base.find(b"")
     for space in shard.base.spaces:
         shard.search(list(shard.sample_queries(space, WARM_UP_QUERIES)))

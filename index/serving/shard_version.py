@@ -26,7 +26,7 @@ from lookalike.shard_query import ShardQuery
 from lookalike.spaces import space_number
 from lookalike.timestamps import unix_time_s
 from lookalike.v1 import index_pb2, types_pb2
-from lookalike.v1.types_pb2 import Product, Space
+from lookalike.v1.types_pb2 import Product, Space, SpaceWeight
 from lookalike.vectors import pack
 
 MAX_DESCRIPTIONS = 256  # In one response; each has at most 64 KiB.
@@ -90,6 +90,9 @@ class ShardVersion:
             sequence=sequence,
             live=self.live.state() if self.live else None,
             changes=changes,
+            text_weights=[
+                SpaceWeight(space=space_number(name), weight=share) for name, share in self.manifest.text_shares.items()
+            ],
         )
 
     def search(self, queries: Sequence[index_pb2.ShardQuery]) -> index_pb2.ShardSearchResponse:

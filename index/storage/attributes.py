@@ -144,7 +144,7 @@ def read_serialized(path: Path) -> pa.Table:
 
 def empty_serialized() -> pa.Table:
     """A table without rows, in the form that `read_serialized` returns."""
-    return with_serialized_products(table_of_products([], []))
+    return serialized_table([], [])
 
 
 def to_record_batch(products: pa.Table) -> pa.RecordBatch:
@@ -169,6 +169,21 @@ def table_of_products(products: Sequence[types_pb2.Product], revisions: Sequence
     columns["tags"] = pa.array([[*product.tags] for product in products], _TAGS)
     columns["revision"] = pa.array(revisions, CATALOGUE["revision"])
     return pa.table({name: columns[name] for name in CATALOGUE})
+
+
+def serialized_table(products: Sequence[types_pb2.Product], revisions: Sequence[int]) -> pa.Table:
+    """`table_of_products`, with the column of serialized products; none may be too large."""
+    serialized = [_without_description(product).SerializeToString() for product in products]
+    return table_of_products(products, revisions).append_column("product", pa.array(serialized, pa.large_binary()))
+
+
+def _without_description(product: types_pb2.Product) -> types_pb2.Product:
+    if not product.description:
+        return product
+    shortened = types_pb2.Product()
+    shortened.CopyFrom(product)
+    shortened.ClearField("description")
+    return shortened
 
 
 def with_serialized_products(products: pa.Table) -> pa.Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -92,6 +92,8 @@ class Manifest:
     products: tuple[int, ...]  # Per shard, with or without vectors.
     spaces: tuple[SpaceEntry, ...]
     files: Mapping[str, FileEntry]  # By path below the version's directory, with "/".
+    # The spaces that words alone are best searched in, and the share of each; empty: not measured.
+    text_shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def dump_manifest(manifest: Manifest) -> str:
@@ -123,7 +125,10 @@ def _manifest_from(body: Mapping[str, Any]) -> Manifest:
         products=tuple(body["products"]),
         spaces=tuple(_space_from(space) for space in body["spaces"]),
         files={path: FileEntry(**entry) for path, entry in body["files"].items()},
+        text_shares={name: float(share) for name, share in body.get("text_shares", {}).items()},
     )
+    if not manifest.text_shares.keys() <= {space.name for space in manifest.spaces}:
+        raise ValueError("text_shares names a space that the version does not have")
     for path in manifest.files:
         parts = PurePosixPath(path).parts
         if not parts or parts[0] == "/" or ".." in parts or "\\" in path:

@@ -95,7 +95,9 @@ def add_revision_flag(parser: argparse.ArgumentParser) -> None:
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of how to search."""
     parser.add_argument(
-        "--explain", action="store_true", help="show the score in each space, and each shard's search plan"
+        "--explain",
+        action="store_true",
+        help="show the score in each space, what words, photos and examples contributed, and each shard's search plan",
     )
     parser.add_argument("--exact", action="store_true", help="compare the query with every vector (brute force)")
     parser.add_argument("--min-coverage", type=float, help="0..1: fail if a smaller share of the vectors was searched")

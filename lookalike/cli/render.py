@@ -10,9 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lookalike.spaces import VECTOR_SPACES, space_name
-from lookalike.v1.search_pb2 import ClassifyResponse, Provenance, SearchResponse
+from lookalike.v1.search_pb2 import ClassifyResponse, Contribution, Provenance, SearchResponse
 from lookalike.v1.types_pb2 import Product, SearchPlan
 
+MAX_CONTRIBUTIONS = 8  # Of a hit; --json has the others, too.
+MAX_EXAMPLE_CHARS = 24
 TRUNCATED = Text("the limit cuts off more products that score as high", "yellow")
 
 
@@ -30,6 +32,32 @@ def table(response: SearchResponse, *, without: Collection[str] = ()) -> Table |
         **_product_columns([hit.product for hit in response.hits]),
     }
     return _grid({name: cells for name, cells in columns.items() if name not in without})
+
+
+def contributions(response: SearchResponse, examples: Sequence[str] = ()) -> Text:
+    """A line per hit that says what the parts of the query contributed to its score; empty if no hit is explained.
+
+    examples: what to call them; they may be left out if there is one.
+    """
+    lines = []
+    for rank, hit in enumerate(response.hits, 1):
+        parts = [f"{_part(each, examples)} {each.score:+z.3f}" for each in hit.contributions[:MAX_CONTRIBUTIONS]]
+        if parts:
+            more = ["…"] if len(hit.contributions) > MAX_CONTRIBUTIONS else []
+            lines.append(f"{rank}  {printable(hit.product.id)}: {' · '.join([*parts, *more])}")
+    return Text("\n".join(lines))
+
+
+def _part(contribution: Contribution, examples: Sequence[str]) -> str:
+    """What to call a part of the query: a word, the side of a product, or an example."""
+    if contribution.word:
+        return printable(contribution.word)
+    name = printable(examples[contribution.example]) if examples else ""
+    if len(name) > MAX_EXAMPLE_CHARS:
+        name = f"{name[: MAX_EXAMPLE_CHARS - 1]}…"
+    if not contribution.side:
+        return name
+    return f"{contribution.side} of {name}" if len(examples) > 1 else contribution.side
 
 
 def products_table(products: Sequence[Product]) -> Table | Text:

@@ -58,16 +58,20 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             explain=options.explain,
             **flags.filter_arguments(options),
         )
-    print_response(response, as_json=options.json)
+    print_response(response, as_json=options.json, examples=[_name(*source) for source in options.sources])
     return 0
 
 
-def print_response(response: SearchResponse, *, as_json: bool) -> None:
+def print_response(response: SearchResponse, *, as_json: bool, examples: Sequence[str] = ()) -> None:
+    """Print a response; `examples` is what to call those of the request, if there are several."""
     if as_json:
         print(json.dumps(as_dict(response), ensure_ascii=False))
         return
     console = Console()
     console.print(render.table(response, without=("shop",) if console.width < WIDE_TERMINAL else ()))
+    if explained := render.contributions(response, examples):
+        console.print(explained)
+        console.print()
     if response.truncated:
         console.print(render.TRUNCATED)
     console.print(render.provenance(response.provenance))
@@ -161,6 +165,11 @@ def _examples(parser: argparse.ArgumentParser, options: argparse.Namespace) -> l
         parser.error(f"{len(options.sources)} examples have {len(options.weight)} weights: give one for each, or none")
     weights = options.weight or [None] * len(options.sources)
     return [_example(kind, text, weight) for (kind, text), weight in zip(options.sources, weights, strict=True)]
+
+
+def _name(kind: str, text: str) -> str:
+    """What to call an example."""
+    return Path(text).name if kind in ("image", "vector") else text
 
 
 def _example(kind: str, text: str, weight: float | None) -> Example:

@@ -60,10 +60,10 @@ def metadata_digest(path: Path) -> str:
 
 
 def source_digest(root: Path, *packages: str) -> str:
-    """Digest of the Python source of packages below `root`: what older code built is rebuilt by newer code."""
+    """Digest of the source of packages below `root`, Python and word lists: what older code built is built again."""
     digest = hashlib.sha256()
     for package in packages:
-        for file in sorted((root / package).rglob("*.py")):
+        for file in sorted(each for each in (root / package).rglob("*") if each.suffix in (".py", ".txt")):
             digest.update(f"{file.relative_to(root)}\0".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

@@ -37,9 +37,9 @@ def text_encoder(artifact: Path, port: int, *, product_artifact: Path | None = N
     return server("text encoder", port, "text-encoder", "--artifact", artifact, *product)
 
 
-def model_server(models: Path, port: int) -> ProcessSpec:
-    """The image encoder's model server."""
-    return server("model server", port, "model-server", "--models", models)
+def model_server(models: Path, port: int, *, model: str = "mobilenet") -> ProcessSpec:
+    """The image encoder's model server. model: its name, and that of its folder in `models`."""
+    return server("model server", port, "model-server", "--models", models, "--model", model)
 
 
 def node(

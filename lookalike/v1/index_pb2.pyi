@@ -108,6 +108,7 @@ class ShardState(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    TEXT_WEIGHTS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     shard: _builtins.int
     """0..shards-1."""
@@ -126,6 +127,10 @@ class ShardState(_message.Message):
     def changes(self) -> Global___RecentChanges:
         """Of the pinned version, or of the current one where none is pinned: after `known_sequence`."""
 
+    @_builtins.property
+    def text_weights(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SpaceWeight]:
+        """Spaces that words alone are best searched in, by measurement; empty: unknown."""
+
     def __init__(
         self,
         *,
@@ -137,10 +142,11 @@ class ShardState(_message.Message):
         sequence: _builtins.int = ...,
         live: Global___LiveState | None = ...,
         changes: Global___RecentChanges | None = ...,
+        text_weights: _abc.Iterable[_types_pb2.SpaceWeight] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "live", b"live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "documents", b"documents", "live", b"live", "sequence", b"sequence", "shard", b"shard", "shards", b"shards", "spaces", b"spaces", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "documents", b"documents", "live", b"live", "sequence", b"sequence", "shard", b"shard", "shards", b"shards", "spaces", b"spaces", "text_weights", b"text_weights", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

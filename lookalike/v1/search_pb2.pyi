@@ -110,7 +110,9 @@ class SearchRequest(_message.Message):
     min_coverage: _builtins.float
     """0..1: less coverage is an error, UNAVAILABLE. Unset: partial answers are returned."""
     explain: _builtins.bool
-    """Return each hit's score in each space, and how each shard searched."""
+    """Return each hit's score in each space, what each part of the query contributed to the scores of the first 100 hits, and
+    how each shard searched.
+    """
     max_per_shop: _builtins.int
     """1..1000: most hits of one shop. Products without a shop are not limited."""
     min_score: _builtins.float
@@ -397,6 +399,7 @@ class Hit(_message.Message):
     PRODUCT_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Cosine similarity with the query vector, -1..1, computed on the full vectors; in late fusion the"""
     @_builtins.property
@@ -407,20 +410,62 @@ class Hit(_message.Message):
         With `explain`: in the order of `Provenance.spaces`.
         """
 
+    @_builtins.property
+    def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
+        """With `explain`, of the first 100 hits: by falling magnitude, the 32 greatest at most."""
+
     def __init__(
         self,
         *,
         product: _types_pb2.Product | None = ...,
         score: _builtins.float = ...,
         scores: _abc.Iterable[_types_pb2.SpaceScore] | None = ...,
+        contributions: _abc.Iterable[Global___Contribution] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product", "score", b"score", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "product", b"product", "score", b"score", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
+
+@_typing.final
+class Contribution(_message.Message):
+    """What one part of the query contributed to a hit: the hit's score less the score that it would have if that part were left
+    out of the query; in a space in which then nothing is left to compare with, 0. Contributions need not add up to the score.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    WORD_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    example: _builtins.int
+    """The position of the example in the request, from 0."""
+    side: _builtins.str
+    """Of an example product that is compared by both, "photo" or "words"; of an example text one of its words, as written, the
+    first 32 at most (not the only word beside other examples). Both empty: the whole example, of several.
+    """
+    word: _builtins.str
+    score: _builtins.float
+    """Above 0: the hit scores higher for it."""
+    def __init__(
+        self,
+        *,
+        example: _builtins.int = ...,
+        side: _builtins.str = ...,
+        word: _builtins.str = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example", b"example", "score", b"score", "side", b"side", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Contribution: _TypeAlias = Contribution  # noqa: Y015
 
 @_typing.final
 class Provenance(_message.Message):

@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flookalike/v1/text_encoder.proto\x12\x0clookalike.v1\"\x18\n\x16\x44\x65scribeEncoderRequest\"0\n\x0c\x45ncoderState\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\"\"\n\x11\x45ncodeTextRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"G\n\x12\x45ncodeTextResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t2\xa8\x01\n\x0bTextEncoder\x12L\n\x08\x44\x65scribe\x12$.lookalike.v1.DescribeEncoderRequest\x1a\x1a.lookalike.v1.EncoderState\x12K\n\x06\x45ncode\x12\x1f.lookalike.v1.EncodeTextRequest\x1a .lookalike.v1.EncodeTextResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flookalike/v1/text_encoder.proto\x12\x0clookalike.v1\"\x18\n\x16\x44\x65scribeEncoderRequest\"0\n\x0c\x45ncoderState\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\"\"\n\x11\x45ncodeTextRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"G\n\x12\x45ncodeTextResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"$\n\x14LeaveOutWordsRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"Y\n\x15LeaveOutWordsResponse\x12\r\n\x05words\x18\x01 \x03(\t\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t2\x82\x02\n\x0bTextEncoder\x12L\n\x08\x44\x65scribe\x12$.lookalike.v1.DescribeEncoderRequest\x1a\x1a.lookalike.v1.EncoderState\x12K\n\x06\x45ncode\x12\x1f.lookalike.v1.EncodeTextRequest\x1a .lookalike.v1.EncodeTextResponse\x12X\n\rLeaveOutWords\x12\".lookalike.v1.LeaveOutWordsRequest\x1a#.lookalike.v1.LeaveOutWordsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -30,6 +30,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODETEXTREQUEST']._serialized_end=159
   _globals['_ENCODETEXTRESPONSE']._serialized_start=161
   _globals['_ENCODETEXTRESPONSE']._serialized_end=232
-  _globals['_TEXTENCODER']._serialized_start=235
-  _globals['_TEXTENCODER']._serialized_end=403
+  _globals['_LEAVEOUTWORDSREQUEST']._serialized_start=234
+  _globals['_LEAVEOUTWORDSREQUEST']._serialized_end=270
+  _globals['_LEAVEOUTWORDSRESPONSE']._serialized_start=272
+  _globals['_LEAVEOUTWORDSRESPONSE']._serialized_end=361
+  _globals['_TEXTENCODER']._serialized_start=364
+  _globals['_TEXTENCODER']._serialized_end=622
 # @@protoc_insertion_point(module_scope)

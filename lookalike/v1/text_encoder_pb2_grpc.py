@@ -25,6 +25,11 @@ class TextEncoderStub:
                 request_serializer=lookalike_dot_v1_dot_text__encoder__pb2.EncodeTextRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_text__encoder__pb2.EncodeTextResponse.FromString,
                 _registered_method=True)
+        self.LeaveOutWords = channel.unary_unary(
+                '/lookalike.v1.TextEncoder/LeaveOutWords',
+                request_serializer=lookalike_dot_v1_dot_text__encoder__pb2.LeaveOutWordsRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_text__encoder__pb2.LeaveOutWordsResponse.FromString,
+                _registered_method=True)
 
 
 class TextEncoderServicer:
@@ -44,6 +49,13 @@ class TextEncoderServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LeaveOutWords(self, request, context):
+        """What a text would be without each of its words. Errors as of Encode.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TextEncoderServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -56,6 +68,11 @@ def add_TextEncoderServicer_to_server(servicer, server):
                     servicer.Encode,
                     request_deserializer=lookalike_dot_v1_dot_text__encoder__pb2.EncodeTextRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_text__encoder__pb2.EncodeTextResponse.SerializeToString,
+            ),
+            'LeaveOutWords': grpc.unary_unary_rpc_method_handler(
+                    servicer.LeaveOutWords,
+                    request_deserializer=lookalike_dot_v1_dot_text__encoder__pb2.LeaveOutWordsRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_text__encoder__pb2.LeaveOutWordsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -113,6 +130,33 @@ class TextEncoder:
             '/lookalike.v1.TextEncoder/Encode',
             lookalike_dot_v1_dot_text__encoder__pb2.EncodeTextRequest.SerializeToString,
             lookalike_dot_v1_dot_text__encoder__pb2.EncodeTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LeaveOutWords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.TextEncoder/LeaveOutWords',
+            lookalike_dot_v1_dot_text__encoder__pb2.LeaveOutWordsRequest.SerializeToString,
+            lookalike_dot_v1_dot_text__encoder__pb2.LeaveOutWordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

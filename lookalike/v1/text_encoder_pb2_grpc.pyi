@@ -36,6 +36,8 @@ class TextEncoderStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_text_encoder_pb2.DescribeEncoderRequest, _text_encoder_pb2.EncoderState]
     Encode: _grpc.UnaryUnaryMultiCallable[_text_encoder_pb2.EncodeTextRequest, _text_encoder_pb2.EncodeTextResponse]
     """INVALID_ARGUMENT: no text, more than 1,024 texts, or a text over 64 KiB. RESOURCE_EXHAUSTED: overload."""
+    LeaveOutWords: _grpc.UnaryUnaryMultiCallable[_text_encoder_pb2.LeaveOutWordsRequest, _text_encoder_pb2.LeaveOutWordsResponse]
+    """What a text would be without each of its words. Errors as of Encode."""
 
 @_typing.type_check_only
 class TextEncoderAsyncStub(TextEncoderStub):
@@ -45,6 +47,8 @@ class TextEncoderAsyncStub(TextEncoderStub):
     Describe: _aio.UnaryUnaryMultiCallable[_text_encoder_pb2.DescribeEncoderRequest, _text_encoder_pb2.EncoderState]  # type: ignore[assignment]
     Encode: _aio.UnaryUnaryMultiCallable[_text_encoder_pb2.EncodeTextRequest, _text_encoder_pb2.EncodeTextResponse]  # type: ignore[assignment]
     """INVALID_ARGUMENT: no text, more than 1,024 texts, or a text over 64 KiB. RESOURCE_EXHAUSTED: overload."""
+    LeaveOutWords: _aio.UnaryUnaryMultiCallable[_text_encoder_pb2.LeaveOutWordsRequest, _text_encoder_pb2.LeaveOutWordsResponse]  # type: ignore[assignment]
+    """What a text would be without each of its words. Errors as of Encode."""
 
 class TextEncoderServicer(metaclass=_abc_1.ABCMeta):
     """Encodes text as vectors. Internal: called by gateways and index builds."""
@@ -63,5 +67,13 @@ class TextEncoderServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_text_encoder_pb2.EncodeTextResponse, _abc.Awaitable[_text_encoder_pb2.EncodeTextResponse]]:
         """INVALID_ARGUMENT: no text, more than 1,024 texts, or a text over 64 KiB. RESOURCE_EXHAUSTED: overload."""
+
+    @_abc_1.abstractmethod
+    def LeaveOutWords(
+        self,
+        request: _text_encoder_pb2.LeaveOutWordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_text_encoder_pb2.LeaveOutWordsResponse, _abc.Awaitable[_text_encoder_pb2.LeaveOutWordsResponse]]:
+        """What a text would be without each of its words. Errors as of Encode."""
 
 def add_TextEncoderServicer_to_server(servicer: TextEncoderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

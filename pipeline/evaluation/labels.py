@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from encoders.labels import without_groups
 from lookalike.v1.types_pb2 import Product
 
 I64 = npt.NDArray[np.int64]
@@ -55,7 +56,8 @@ def find_labellings(products: Sequence[Product]) -> list[Labelling]:
     """All ways to label these products: by each level of the category path, broad to narrow, and by each kind of tag.
 
     The kind of the tag "colour:red" is "colour". A level that groups the products as another one does is left out. A
-    product with several tags of a kind has no label of that kind; tags without a kind are ignored.
+    product with several tags of a kind has no label of that kind; tags without a kind, and those that
+    state the group of a product, are ignored.
     """
     paths = [product.category.split("/") for product in products]
     whole = Labelling.from_labels(CATEGORY, [product.category for product in products])
@@ -68,7 +70,7 @@ def find_labellings(products: Sequence[Product]) -> list[Labelling]:
 
 
 def _tag_labellings(products: Sequence[Product]) -> Iterator[Labelling]:
-    for kind in sorted({kind for product in products for kind, _ in _split_tags(product.tags)}):
+    for kind in sorted({kind for product in products for kind, _ in _split_tags(without_groups(product.tags))}):
         values_by_product = [
             [value for tag_kind, value in _split_tags(product.tags) if tag_kind == kind] for product in products
         ]

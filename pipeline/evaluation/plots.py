@@ -180,12 +180,12 @@ def _tile(photo: Path | None, frame: str) -> Image.Image:
 
 
 def _thumbnail(photo: Path | None, side_px: int) -> Image.Image:
-    """The photo, cropped as for the image encoder and reduced; grey if there is none that can be decoded."""
-    with image_decoder(1) as decode:
+    """The photo as the image encoder sees it, reduced; grey if there is none that can be decoded."""
+    with image_decoder(1, side_px) as decode:
         pixels = None if photo is None else pixels_or_none(photo, decode)
     if pixels is None:
         return Image.new("RGB", (side_px, side_px), "#dddddd")
-    return Image.fromarray(pixels).resize((side_px, side_px), Image.Resampling.LANCZOS)
+    return Image.fromarray(pixels)
 
 
 def _coloured(columns: Mapping[str, Any]) -> list[tuple[str, str]]:

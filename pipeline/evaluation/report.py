@@ -9,6 +9,8 @@ from typing import Any
 from pipeline.evaluation.classification import NEIGHBOURS as VOTING_NEIGHBOURS
 from pipeline.evaluation.classification import AbstentionPoint, ClassificationEvaluation
 from pipeline.evaluation.held_out import EvaluationData
+from pipeline.evaluation.identity import METRICS as IDENTITY_METRICS
+from pipeline.evaluation.identity import STATED, IdentityQuality
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.metrics import METRICS, RESAMPLES, Average
 from pipeline.evaluation.plots import NEIGHBOURS, labels_by_frequency
@@ -24,6 +26,7 @@ class Evaluation:
 
     data: EvaluationData
     retrieval: RetrievalEvaluation
+    identity: Sequence[IdentityQuality]
     classification: ClassificationEvaluation | None
 
 
@@ -62,6 +65,7 @@ def as_json(evaluation: Evaluation, run: EvaluationRun) -> dict[str, Any]:
         "notes": list(run.notes),
         "uninformative_labellings": list(retrieval.uninformative),
         "labellings": {labelling.title: _labelling_json(retrieval, labelling) for labelling in retrieval.labellings},
+        "identity": [_identity_json(quality) for quality in evaluation.identity],
         "classification": asdict(classification) if classification else None,
         "policy_gains": [_gain_json(gain) for gain in retrieval.policy_gains],
         "confusions": {
@@ -78,6 +82,18 @@ def _labelling_json(retrieval: RetrievalEvaluation, labelling: Labelling) -> dic
         "by": {name: _column_json(column, labelling.title) for name, column in _columns(retrieval).items()},
         "partial_queries": {
             name: _column_json(column, labelling.title) for name, column in retrieval.partial_queries.items()
+        },
+    }
+
+
+def _identity_json(quality: IdentityQuality) -> dict[str, Any]:
+    return {
+        "by": quality.kind,
+        "queries": quality.queries,
+        "products": quality.products,
+        "methods": {
+            name: {metric: _rounded(average) for metric, average in zip(IDENTITY_METRICS, averages, strict=True)}
+            for name, averages in quality.methods.items()
         },
     }
 
@@ -120,6 +136,7 @@ def markdown(evaluation: Evaluation, run: EvaluationRun) -> str:
         _head(data, run),
         _notes(retrieval, run),
         _averages(retrieval, run),
+        _identity(evaluation.identity),
         _policy(retrieval),
         _partial_queries(retrieval),
         _classification(classification, run),
@@ -184,6 +201,27 @@ def _averages(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[st
             yield f"| {name} | " + " | ".join(cells) + " |"
         yield ""
     yield from _picture(run, "averages", "precision@10 of spaces and baselines, with 95 % intervals")
+
+
+def _identity(identity: Sequence[IdentityQuality]) -> Iterator[str]:
+    if not identity:
+        return
+    yield "## The same product"
+    yield ""
+    for quality in identity:
+        yield f"### By {quality.kind}: {quality.queries:,} queries among {quality.products:,} products"
+        yield ""
+        yield (
+            "Held-out products find the others of the group that their tags state."
+            if quality.kind == STATED
+            else "Titles of held-out products, as another shop would write them, find the products that they are of."
+        )
+        yield ""
+        yield "| | " + " | ".join(IDENTITY_METRICS) + " |"
+        yield "| --- |" + " ---: |" * len(IDENTITY_METRICS)
+        for name, averages in quality.methods.items():
+            yield f"| {name} | " + " | ".join(map(_interval, averages)) + " |"
+        yield ""
 
 
 def _policy(retrieval: RetrievalEvaluation) -> Iterator[str]:
@@ -324,6 +362,7 @@ def _definitions(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator
     yield "* **precision@10**: relevant ones among the 10 nearest, divided by 10."
     yield "* **recall@R**: relevant ones among the R nearest, divided by R."
     yield "* **recall@100**: relevant ones among the 100 nearest, divided by R."
+    yield "* **R-precision**, of the same product: others of the query's group among as many nearest, as a share."
     yield "* **micro**: mean over queries. **macro**: mean over labels of the mean over each label's queries."
     yield (
         f"* In brackets: 95 % intervals, percentiles of {RESAMPLES:,} bootstrap samples of the queries within their "

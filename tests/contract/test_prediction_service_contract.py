@@ -1,6 +1,6 @@
 """The contract of a TensorFlow-Serving server, checked against the embedded model server and a real one.
 
-To run against a real one, with any exported image model called `mobilenet`:
+To run against a real one, with an exported MobileNet v1 called `mobilenet`:
 
     lookalike encoders export /srv/models
     lookalike encoders serving-config /models /srv/serving
@@ -47,7 +47,7 @@ from encoders.image.prediction_service import (
     to_array,
     to_tensor,
 )
-from encoders.image.signature import DIM, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
+from encoders.image.signature import DEFAULT_INPUT_PX, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from encoders.tfserving.v1.config_pb2 import ModelConfig, ModelConfigList, ModelServerConfig
 from encoders.tfserving.v1.saved_model_pb2 import SignatureDefMap, TensorInfo
@@ -61,6 +61,7 @@ ResponseT = TypeVar("ResponseT", bound=Message)
 
 pytestmark = pytest.mark.slow  # An export and a start of TensorFlow: 20 s for all of them together.
 
+DIM = 1024  # Of MobileNet v1.
 REAL = os.environ.get("LOOKALIKE_TFSERVING_ADDRESS", "")  # noqa: TID251
 REAL_LABEL = os.environ.get("LOOKALIKE_TFSERVING_LABEL", "")  # noqa: TID251
 REAL_BASE_PATH = os.environ.get("LOOKALIKE_TFSERVING_BASE_PATH", "")  # noqa: TID251
@@ -293,6 +294,14 @@ async def test_a_full_queue_refuses_at_once_and_serves_the_requests_it_accepted(
     assert accepted
     for encoded in accepted:
         np.testing.assert_allclose(encoded.vectors, alone.vectors, atol=1e-4)
+
+
+async def test_the_client_learns_the_sizes_of_the_model(channel: grpc.aio.Channel) -> None:
+    model = await ImageEncoder(channel).model(Deadline.after(60))
+    assert (model.input_px, model.dimension) == (DEFAULT_INPUT_PX, DIM)
+    assert model.version == await highest_available_version(channel)
+    pinned = await ImageEncoder(channel, version=model.version).model(Deadline.after(60))
+    assert pinned == model
 
 
 async def test_metadata_describe_inputs_and_outputs(channel: grpc.aio.Channel) -> None:

@@ -309,7 +309,7 @@ async def test_a_description_has_the_updates_after_a_number_of_the_version_that_
         states = (await live_scene.transport.describe(request, SECONDS)).versions
         return {state.version: state.changes for state in states}
 
-    new, p3 = product_hash("new"), product_hash("p3")
+    new, p3 = product_hash(b"new"), product_hash(b"p3")
     kinds = bytes([index_pb2.CHANGE_KIND_UPSERT, *[index_pb2.CHANGE_KIND_REMOVAL] * 2])
     assert (await described("", 0))[version] == index_pb2.RecentChanges(products=[new, p3, new], kinds=kinds)
     assert (await described(version, 1))[version] == index_pb2.RecentChanges(products=[p3, new], kinds=kinds[1:])

@@ -30,9 +30,9 @@ from index.storage.location import Directory
 from index.storage.names import shard_name
 from lookalike.changes import remove_change
 from lookalike.client import Client
-from lookalike.errors import LookalikeError
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
+from lookalike.v1.catalog_pb2 import Change
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from tests.conftest import REPOSITORY
 from tests.e2e.change_ledger import WAIT_S, ChangeLedger, until_complete
@@ -65,14 +65,20 @@ class Tally:
 
 
 def run(
-    folder: Path, *, kills: int, seed: int, progress: Callable[[str], object] = lambda line: None
+    folder: Path,
+    *,
+    kills: int,
+    seed: int,
+    recipes: Sequence[str] = ("HNSW16,SQ8", "IVF,PQ4fs"),
+    progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Tally]:
     """Kill so many times; returns what happened, by what was killed. Raises if the service does not come back.
 
+    recipes: of the index of each version that is published in turn.
     The seed decides what is killed, and the changes of each writer as far as the answers do not.
     """
     random = np.random.default_rng(seed)
-    versions, products, ledger = _build(folder)
+    versions, products, ledger = _build(folder, recipes)
     tallies = {kind: Tally() for kind in KINDS}
     with (
         Supervisor(folder / "logs", os.environ, directory=REPOSITORY, stop_s=30) as processes,  # noqa: TID251  # passed on
@@ -186,7 +192,7 @@ def _plan(random: np.random.Generator, kills: int) -> Iterator[tuple[str, Sequen
         kills -= len(turns)
 
 
-def _build(folder: Path) -> tuple[Sequence[str], Products, ChangeLedger]:
+def _build(folder: Path, recipes: Sequence[str]) -> tuple[Sequence[str], Products, ChangeLedger]:
     """Two versions of the same products; the second serves. The products of the writers, and what all are."""
     ids = [f"p{row:04}" for row in range(_BUILT)]
     table = pa.table(
@@ -208,7 +214,7 @@ def _build(folder: Path) -> tuple[Sequence[str], Products, ChangeLedger]:
     location = folder / "index"
     versions = [
         build(location, table, spaces, shards=len(_SHARDS), seed=seed, options=IndexOptions(recipe=recipe))
-        for seed, recipe in enumerate(("HNSW16,SQ8", "IVF,PQ4fs"))
+        for seed, recipe in enumerate(recipes)
     ]
     states = dict[str, ProductState]()
     for number in range(len(_SHARDS)):
@@ -247,10 +253,10 @@ def _settle(client: Client) -> None:
     """Wait until every shard has written what it received before: it writes changes in their order."""
     until_complete(client.count)
     last = [remove_change(f"nobody {number}", revision=1) for number in range(16)]  # Of all shards.
+    until_complete(lambda: _write(client, last))
 
-    def write() -> None:
-        for outcome in client.batch_write(last):
-            if isinstance(outcome, LookalikeError):
-                raise outcome
 
-    until_complete(write)
+def _write(client: Client, changes: Sequence[Change]) -> None:
+    for outcome in client.batch_write(changes):
+        if isinstance(outcome, Exception):
+            raise outcome

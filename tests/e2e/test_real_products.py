@@ -175,7 +175,9 @@ def test_auto_searches_the_product_space_for_a_photo_or_a_title_alone(
     for product in queries:
         query = {"image": shop.catalogue / product.image} if modality == "photo" else {"text": product.title}
         response = client.search(**query, limit=10)
-        assert [entry.space for entry in response.provenance.spaces] == [SPACE_PRODUCT]
+        spaces = [entry.space for entry in response.provenance.spaces]
+        # The update measures where words alone do best: in the product space, or in it and the text space.
+        assert spaces in ([[SPACE_PRODUCT]] if modality == "photo" else [[SPACE_PRODUCT], [SPACE_TEXT, SPACE_PRODUCT]])
         correct += sum(hit.product.category == product.category for hit in response.hits)
     assert correct / (10 * len(queries)) > 0.45
 

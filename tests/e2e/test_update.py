@@ -26,7 +26,7 @@ from lookalike.errors import BadCatalogue, Unavailable
 from pipeline import image_encoding
 from pipeline import update as update_module
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
-from pipeline.image_encoding import Encode, Pixels
+from pipeline.image_encoding import PhotoEncoder, Pixels
 from pipeline.update import UpdateOptions, UpdateReport, update
 from pipeline.update_command import main
 from tests import stores
@@ -276,8 +276,8 @@ async def test_an_unreachable_encoder_is_an_error_and_builds_no_version(
         raise Unavailable("nobody there")
 
     @asynccontextmanager
-    async def connected() -> AsyncIterator[Encode]:
-        yield unreachable
+    async def connected() -> AsyncIterator[PhotoEncoder]:
+        yield PhotoEncoder(encode=unreachable, input_px=64)
 
     with pytest.raises(Unavailable):
         await update(replace(options, connect_encoder=connected))
@@ -326,20 +326,31 @@ def test_the_command_chooses_a_recipe_within_the_memory_given_and_prints_the_cho
         pytest.param(["--model-label", "stable"], "mobilenet-1", id="a label"),
     ],
 )
-async def test_an_update_uses_the_pinned_version_of_the_image_model(
+async def test_an_update_uses_the_pinned_version_of_the_image_model_in_its_size(
     tmp_path: Path, pinned: list[str], encoder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shop = write_jsonl(tmp_path / "shop", {"image": "a.png"}, photos={"a.png": photo()})
     write_version(tmp_path / "models", 1, 2)
-    serving = run_model_server(
-        tmp_path / "models", lambda path: ArithmeticModel(f"mobilenet-{path.name}"), policy=All(), labels={"stable": 1}
-    )
-    async with serving as address:
+    versions = {"1": ArithmeticModel("mobilenet-1", input_px=48, dim=256), "2": ArithmeticModel("mobilenet-2")}
+    load = lambda path: versions[path.name]  # noqa: E731
+    async with run_model_server(tmp_path / "models", load, policy=All(), labels={"stable": 1}) as address:
         arguments = [str(shop), str(tmp_path / "index"), "--artifacts", str(tmp_path / "text"), "--json"]
         arguments += ["--model-server", address, *pinned]
         assert await asyncio.to_thread(dispatch.run, lambda: main(arguments, {})) == 0
 
     assert json.loads(capsys.readouterr().out)["spaces"]["image"] == {"encoder": encoder, "vectors": 1}
+
+
+async def test_an_update_uses_the_image_model_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shop = write_jsonl(tmp_path / "shop", {"image": "a.png"}, photos={"a.png": photo()})
+    write_version(tmp_path / "models", 1, name="shopnet")
+    arguments = [str(shop), str(tmp_path / "index"), "--artifacts", str(tmp_path / "text"), "--json"]
+    load = lambda path: ArithmeticModel("shopnet-1", input_px=48, dim=256)  # noqa: E731
+    async with run_model_server(tmp_path / "models", load, name="shopnet") as address:
+        arguments += ["--model-server", address, "--model", "shopnet"]
+        assert await asyncio.to_thread(dispatch.run, lambda: main(arguments, {})) == 0
+
+    assert json.loads(capsys.readouterr().out)["spaces"]["image"]["encoder"] == "shopnet-1"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from encoders.types import Embeddings
 from lookalike.errors import BadArtifact, BadCatalogue
-from pipeline.image_encoding import Encode, Pixels
+from pipeline.image_encoding import PhotoEncoder, Pixels
 from pipeline.update import UpdateOptions, update
 from tests.e2e.updates import ImageModel, read_index_vectors
 from tests.unit.pipeline.catalogues import numbered_rows, photo, write_jsonl
@@ -114,8 +114,8 @@ async def test_invalid_vectors_from_the_image_model_are_an_error_and_build_no_ve
         return Embeddings(vectors=np.full((len(pixels), 8), value, np.float32), encoder="fake-000000000002")
 
     @asynccontextmanager
-    async def connected() -> AsyncIterator[Encode]:
-        yield broken
+    async def connected() -> AsyncIterator[PhotoEncoder]:
+        yield PhotoEncoder(encode=broken, input_px=64)
 
     with pytest.raises(BadArtifact, match=rf"image: vector \d+ .*{message}"):
         await update(replace(options, connect_encoder=connected))

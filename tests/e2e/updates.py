@@ -14,7 +14,9 @@ from index.serving import shard_version
 from index.storage import version
 from lookalike.spaces import space_name
 from lookalike.vectors import F32, normalised
-from pipeline.image_encoding import Encode, Pixels
+from pipeline.image_encoding import PhotoEncoder, Pixels
+
+INPUT_PX = 64
 
 
 class ImageModel:
@@ -28,13 +30,13 @@ class ImageModel:
         if self.photos + len(pixels) > self.fails_after:
             raise RuntimeError("pulled the plug")
         self.photos += len(pixels)
-        grid = pixels.reshape(len(pixels), 4, 56, 4, 56, 3).mean(axis=(2, 4), dtype=np.float32)
+        grid = pixels.reshape(len(pixels), 4, INPUT_PX // 4, 4, INPUT_PX // 4, 3).mean(axis=(2, 4), dtype=np.float32)
         vectors = normalised(grid.reshape(len(pixels), -1) - 100)
         return Embeddings(vectors=vectors, encoder="fake-000000000001")
 
     @asynccontextmanager
-    async def connected(self) -> AsyncIterator[Encode]:
-        yield self.encode
+    async def connected(self) -> AsyncIterator[PhotoEncoder]:
+        yield PhotoEncoder(encode=self.encode, input_px=INPUT_PX)
 
 
 def read_index_vectors(location: Path) -> dict[str, F32]:

@@ -18,7 +18,7 @@ from PIL import Image
 from prometheus_client import REGISTRY
 
 from encoders.image import signature
-from encoders.image.prediction_service import PREDICTION_SERVICE, to_array, to_string_tensor, to_tensor
+from encoders.image.prediction_service import to_array, to_string_tensor, to_tensor
 from encoders.tfserving.v1 import prediction_pb2
 from lookalike.channels import aio_channel
 from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
@@ -36,6 +36,7 @@ from lookalike.v1.types_pb2 import (
     SearchPlan,
     Space,
     SpaceVector,
+    SpaceWeight,
 )
 from lookalike.vectors import F32, normalised, pack, unpack
 from server import query_parser
@@ -44,10 +45,10 @@ from server.query import SearchQuery, parse_query
 from server.remote_shard import RemoteShard
 from server.settings import GatewaySettings
 from server.shard_transport import ShardTransport
+from tests.rpc.model_servers import metadata_response, prediction_service
 
 DIM = 8
-# The client of the model server expects the dimension of the real image model.
-DIMS = {SPACE_IMAGE: signature.DIM, SPACE_TEXT: DIM, SPACE_PRODUCT: DIM}
+DIMS = {SPACE_IMAGE: 16, SPACE_TEXT: DIM, SPACE_PRODUCT: DIM}
 SHARDS = 2
 SHARD = index_pb2.DESCRIPTOR.services_by_name["IndexShard"]
 TEXT = text_encoder_pb2.DESCRIPTOR.services_by_name["TextEncoder"]
@@ -111,6 +112,7 @@ class ScriptedShard:
     version: str = "v1"
     spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT)
     encoders: Mapping[Space.ValueType, str] = field(default_factory=dict)  # By space; default: "encoder-1" and so on.
+    text_shares: Mapping[Space.ValueType, float] = field(default_factory=dict)
     error: LookalikeError | None = None
     fetch_error: LookalikeError | None = None
     hang: bool = False
@@ -138,7 +140,13 @@ class ScriptedShard:
             )
             for space in self.spaces
         ]
-        state = index_pb2.ShardState(version=self.version, shard=self.ordinal, shards=SHARDS, spaces=spaces)
+        state = index_pb2.ShardState(
+            version=self.version,
+            shard=self.ordinal,
+            shards=SHARDS,
+            spaces=spaces,
+            text_weights=[SpaceWeight(space=space, weight=share) for space, share in self.text_shares.items()],
+        )
         return index_pb2.DescribeResponse(versions=[state])
 
     async def search(self, request: index_pb2.ShardSearchRequest, _: Deadline) -> index_pb2.ShardSearchResponse:
@@ -250,12 +258,23 @@ class ScriptedShard:
         return edge.handler(SHARD, methods)
 
 
+def encode_words(words: Sequence[str]) -> F32:
+    """The text vector of the scripted text encoder."""
+    known = [VECTORS[word, SPACE_TEXT] for word in words if (word, SPACE_TEXT) in VECTORS]
+    if len(known) == 1:
+        return known[0]
+    vector: F32 = normalised(np.sum(known, axis=0, keepdims=True) if known else np.zeros((1, DIM), np.float32))[0]
+    return vector
+
+
 @dataclass
 class ScriptedTextEncoder:
-    """Encodes the text "p07" as the text vector of p07, and so on; any other text as zeros."""
+    """Encodes the text "p07" as the text vector of p07, and so on; several as their mean, other words as nothing."""
 
     fingerprint: str = f"encoder-{SPACE_TEXT}"
     error: LookalikeError | None = None
+    leave_out_error: LookalikeError | None = None
+    leave_out_hangs: bool = False
     response: text_encoder_pb2.EncodeTextResponse | None = None  # If set, the response to every request.
     texts: list[str] = field(default_factory=list)
     received: asyncio.Event = field(default_factory=asyncio.Event)
@@ -272,12 +291,29 @@ class ScriptedTextEncoder:
         self.received.set()
         if self.response is not None:
             return self.response
-        zeros = np.zeros(DIM, dtype=np.float32)
-        vectors = np.stack([VECTORS.get((text, SPACE_TEXT), zeros) for text in request.texts])
+        vectors = np.stack([encode_words(text.split()) for text in request.texts])
         return text_encoder_pb2.EncodeTextResponse(vectors=pack(vectors), dim=DIM, fingerprint=self.fingerprint)
 
+    async def leave_out_words(
+        self, request: text_encoder_pb2.LeaveOutWordsRequest, _: Deadline
+    ) -> text_encoder_pb2.LeaveOutWordsResponse:
+        if self.leave_out_hangs:
+            await asyncio.sleep(3600)
+        if self.leave_out_error is not None:
+            raise self.leave_out_error
+        words = request.text.split()
+        vectors = [encode_words([*words[:i], *words[i + 1 :]]) for i in range(len(words))]
+        return text_encoder_pb2.LeaveOutWordsResponse(
+            words=words, vectors=pack(np.stack(vectors)), dim=DIM, fingerprint=self.fingerprint
+        )
+
     def handler(self) -> grpc.GenericRpcHandler:
-        return edge.handler(TEXT, {"Describe": self.describe, "Encode": self.encode})
+        methods: edge.Methods = {
+            "Describe": self.describe,
+            "Encode": self.encode,
+            "LeaveOutWords": self.leave_out_words,
+        }
+        return edge.handler(TEXT, methods)
 
 
 @dataclass
@@ -287,6 +323,7 @@ class ScriptedModelServer:
     fingerprint: str = f"encoder-{SPACE_IMAGE}"
     photos: list[int] = field(default_factory=list)
     calls: list[int] = field(default_factory=list)  # The number of photos of each.
+    input_px: int = signature.DEFAULT_INPUT_PX
     waits_for: asyncio.Event | None = None  # If set, it answers only after this event.
     error: grpc.StatusCode | None = None
 
@@ -306,12 +343,7 @@ class ScriptedModelServer:
         return prediction_pb2.PredictResponse(outputs=outputs)
 
     def handler(self) -> grpc.GenericRpcHandler:
-        predict = grpc.unary_unary_rpc_method_handler(
-            self.predict,
-            prediction_pb2.PredictRequest.FromString,
-            prediction_pb2.PredictResponse.SerializeToString,
-        )
-        return grpc.method_handlers_generic_handler(PREDICTION_SERVICE, {"Predict": predict})
+        return prediction_service(self.predict, lambda: metadata_response(self.input_px, DIMS[SPACE_IMAGE]))
 
 
 @dataclass
@@ -437,6 +469,7 @@ async def scripted_system(
     product_encoder: bool = True,
     image_encoder: str = f"encoder-{SPACE_IMAGE}",
     product_encoder_name: str = f"encoder-{SPACE_PRODUCT}",
+    text_shares: Mapping[Space.ValueType, float] | None = None,
     **settings: object,
 ) -> AsyncIterator[ScriptedSystem]:
     """A ready gateway, with the scripted processes behind it.
@@ -445,10 +478,11 @@ async def scripted_system(
     product_encoder:       whether the text encoder's process also serves a product encoder.
     image_encoder:         fingerprint of the image encoder, for the version, the model server and the product encoder.
     product_encoder_name:  fingerprint of the product encoder, for the version and the product encoder.
+    text_shares:           spaces that words alone are best searched in, as the version states.
     settings:              settings of the gateway.
     """
     encoders = {SPACE_IMAGE: image_encoder, SPACE_PRODUCT: product_encoder_name}
-    shards = [ScriptedShard(i, spaces=spaces, encoders=encoders) for i in range(SHARDS)]
+    shards = [ScriptedShard(i, spaces=spaces, encoders=encoders, text_shares=text_shares or {}) for i in range(SHARDS)]
     text_encoder, model_server = ScriptedTextEncoder(), ScriptedModelServer(image_encoder)
     scripted_product_encoder = ScriptedProductEncoder(image_encoder, fingerprint=product_encoder_name)
     text_handlers = [text_encoder.handler(), *([scripted_product_encoder.handler()] if product_encoder else [])]

@@ -4,37 +4,84 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from encoders.image.signature import DIM, FEATURES, IMAGES, MODEL, SIGNATURE
+from encoders.image.prediction_service import GET_MODEL_METADATA, PREDICT
+from encoders.image.signature import DEFAULT_INPUT_PX, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.manager import ModelManager
 from encoders.serving.model import ModelConfig
 from encoders.serving.policy import Latest, VersionPolicy
 from encoders.serving.saved_model import Servable
 from encoders.serving.service import ModelServerService
+from encoders.serving.signatures import SIGNATURE_DEF, pack_signatures
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from encoders.tfserving.v1 import saved_model_pb2
 from lookalike.channels import aio_channel
 from lookalike.runtime import edge
 from lookalike.vectors import F32
 
+DIM = 1024
+Predict = Callable[[pb.PredictRequest, grpc.aio.ServicerContext[Any, Any]], Awaitable[pb.PredictResponse]]
+
+
+def image_signatures(input_px: int = DEFAULT_INPUT_PX, dim: int = DIM) -> saved_model_pb2.SignatureDefMap:
+    """The signature that an exported model has."""
+    signatures = saved_model_pb2.SignatureDefMap()
+    signature = signatures.signature_def[SIGNATURE]
+    for tensor, dtype, sizes in (
+        (signature.inputs[IMAGES], pb.DT_UINT8, (-1, input_px, input_px, 3)),
+        (signature.outputs[FEATURES], pb.DT_FLOAT, (-1, dim)),
+    ):
+        tensor.dtype = dtype
+        tensor.tensor_shape.dim.extend(pb.TensorShapeProto.Dim(size=size) for size in sizes)
+    return signatures
+
+
+def metadata_response(
+    input_px: int = DEFAULT_INPUT_PX, dim: int = DIM, *, version: int = 0
+) -> pb.GetModelMetadataResponse:
+    """What a server answers of a model with the signature that an exported one has."""
+    response = pb.GetModelMetadataResponse(metadata={SIGNATURE_DEF: pack_signatures(image_signatures(input_px, dim))})
+    response.model_spec.version.value = version
+    return response
+
+
+def prediction_service(
+    predict: Predict, describe: Callable[[], pb.GetModelMetadataResponse] = metadata_response
+) -> grpc.GenericRpcHandler:
+    """A handler of Predict, as stated, and of GetModelMetadata."""
+
+    async def metadata(request: pb.GetModelMetadataRequest, context: Any) -> pb.GetModelMetadataResponse:
+        return describe()
+
+    def unary(method: Any, request: Any, response: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.unary_unary_rpc_method_handler(method, request.FromString, response.SerializeToString)
+
+    service, name = PREDICT.strip("/").split("/")
+    methods = {
+        name: unary(predict, pb.PredictRequest, pb.PredictResponse),
+        GET_MODEL_METADATA.rpartition("/")[2]: unary(metadata, pb.GetModelMetadataRequest, pb.GetModelMetadataResponse),
+    }
+    return grpc.method_handlers_generic_handler(service, methods)
+
 
 class ArithmeticModel:
     """Fake model: maps an image to the unit vector of the axis given by its first byte; `gate` blocks runs."""
 
-    def __init__(self, encoder: str = "mobilenet-0123456789ab") -> None:
-        self.encoder = encoder
-        self.signatures = saved_model_pb2.SignatureDefMap()
-        self.signatures.signature_def[SIGNATURE].inputs[IMAGES].dtype = pb.DT_UINT8
-        self.signatures.signature_def[SIGNATURE].outputs[FEATURES].dtype = pb.DT_FLOAT
+    def __init__(
+        self, encoder: str = "mobilenet-0123456789ab", *, input_px: int = DEFAULT_INPUT_PX, dim: int = DIM
+    ) -> None:
+        self.encoder, self.input_px, self._dim = encoder, input_px, dim
+        self.signatures = image_signatures(input_px, dim)
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[int] = []
@@ -42,12 +89,12 @@ class ArithmeticModel:
     def __call__(self, images: npt.NDArray[np.uint8]) -> F32:
         self.batches.append(len(images))
         assert self.gate.wait(10)
-        return np.eye(DIM, dtype=np.float32)[images[:, 0, 0, 0]]
+        return np.eye(self._dim, dtype=np.float32)[images[:, 0, 0, 0]]
 
 
-def images(*axes: int) -> npt.NDArray[np.uint8]:
+def images(*axes: int, side_px: int = DEFAULT_INPUT_PX) -> npt.NDArray[np.uint8]:
     """Images that ArithmeticModel maps to the unit vectors of these axes."""
-    pixels = np.zeros((len(axes), 224, 224, 3), np.uint8)
+    pixels = np.zeros((len(axes), side_px, side_px, 3), np.uint8)
     pixels[:, 0, 0, 0] = axes
     return pixels
 
@@ -75,6 +122,7 @@ async def run_model_server(
     *,
     policy: VersionPolicy = Latest(),  # noqa: B008  # frozen
     labels: Mapping[str, int] | None = None,
+    name: str = MODEL,
     start: bool = True,
     poll_s: float = 0,
     **batching: Any,
@@ -82,7 +130,7 @@ async def run_model_server(
     """Run a server of `models` and yield its address; batches of 4 unless `batching` says otherwise."""
     limits = {"max_batch_size": 256, "enable_large_batch_splitting": True, "max_execution_batch_size": 4}
     parameters = BatchingParameters(**{**limits, "max_enqueued_batches": 64, **batching})
-    config = ModelConfig(name=MODEL, base_path=models / MODEL, policy=policy, labels=labels or {})
+    config = ModelConfig(name=name, base_path=models / name, policy=policy, labels=labels or {})
     manager = ModelManager([config], load, parameters)
     grpc_server = edge.server(ModelServerService(manager, models).handlers())
     port = grpc_server.add_insecure_port("127.0.0.1:0")

@@ -20,12 +20,15 @@ from prometheus_client import REGISTRY
 
 from index.backends.faiss_support import use_threads
 from index.building.build import build
+from lookalike.changes import patch_change
 from lookalike.channels import aio_channel
+from lookalike.client import AsyncClient
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import catalog_pb2_grpc, search_pb2_grpc
 from lookalike.v1.catalog_pb2 import (
     BatchWriteRequest,
     Change,
+    ChangeResponse,
     CountRequest,
     GetRequest,
     PatchRequest,
@@ -119,6 +122,15 @@ async def test_with_encode_missing_vectors_are_made_of_title_and_photo(system: S
     assert np.allclose(vectors[SPACE_IMAGE], image, atol=1e-6)
     assert np.allclose(vectors[SPACE_TEXT], text, atol=1e-6)
     assert np.allclose(vectors[SPACE_PRODUCT], fuse(image, text), atol=1e-5)
+
+
+@pytest.mark.parametrize("title", ["👟✨", "zzzqqq", ""])
+async def test_with_encode_the_description_stands_in_for_a_title_without_a_known_word(
+    system: ScriptedSystem, title: str
+) -> None:
+    response = await system.catalog.Upsert(upsert_request(encode=True, title=title, description="p07"))
+    assert SPACE_TEXT in response.spaces
+    assert np.allclose(sent_vectors(system)[SPACE_TEXT], VECTORS["p07", SPACE_TEXT], atol=1e-6)
 
 
 async def test_with_encode_the_product_vector_is_made_of_the_vectors_in_the_request(system: ScriptedSystem) -> None:
@@ -307,7 +319,7 @@ async def test_a_cancelled_stream_ends_though_batches_wait_behind_the_one_that_i
 
     async def requests() -> AsyncIterator[BatchWriteRequest]:
         nonlocal sent
-        for _ in range(99):
+        while sent < 99:
             sent += 1
             yield BatchWriteRequest(changes=[Change(remove=RemoveRequest(product_id="a", revision=1))])
 
@@ -424,6 +436,20 @@ async def test_an_upsert_keeps_the_vectors_that_it_does_not_give_only_if_told_so
         product.id = "unknown"
         refused = await status_of(catalog.Upsert(UpsertRequest(product=product, revision=9, keep_vectors=True)))
         assert refused == (INVALID, "product: the product would have no vector: no search would find it")
+
+
+async def test_a_batch_of_hundreds_is_applied_in_order_and_answered_for_each_change(gateway: str) -> None:
+    """It is written in parts; of a product that several parts change, the last has its say."""
+    count = 300
+    async with AsyncClient(gateway) as client:
+        changes = [patch_change("p1" if i % 3 else f"none {i}", revision=i + 1, price=float(i)) for i in range(count)]
+        outcomes = [outcome async for _, outcome in client.write(changes, batch=count)]
+        product = await client.get("p1")
+    assert [isinstance(outcome, ChangeResponse) for outcome in outcomes] == [i % 3 > 0 for i in range(count)]
+    assert [outcome.revision for outcome in outcomes if isinstance(outcome, ChangeResponse)] == [
+        i + 1 for i in range(count) if i % 3
+    ]
+    assert (product.price, product.revision) == (count - 1, count)
 
 
 async def test_products_that_pass_a_filter_are_counted_and_then_removed(gateway: str) -> None:

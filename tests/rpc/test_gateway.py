@@ -24,7 +24,7 @@ from lookalike.v1.search_pb2 import (
     SearchRequest,
     SearchResponse,
 )
-from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, Space
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Filter, Space, SpaceWeight
 from lookalike.vectors import pack
 from tests.rpc.gateways import PRODUCTS, VECTORS, ScriptedSystem, a_photo, scripted_system
 
@@ -282,13 +282,52 @@ async def test_vectors_of_another_encoder_than_that_of_the_index_are_refused() -
 
 
 @pytest.mark.parametrize("text", ["☺☺☺", "zzzqqq"])
-async def test_a_text_without_known_words_is_an_invalid_argument(text: str) -> None:
-    reason = "text: has no words that the text encoder knows"
+async def test_words_alone_that_say_nothing_get_an_answer_without_hits_and_the_reason(text: str) -> None:
     async with scripted_system() as system:
-        search = await error_of(system.search.Search(SearchRequest(examples=[Example(text=text)])))
-        classification = await error_of(system.search.Classify(ClassifyRequest(text=text)))
-    assert (search.code(), search.details()) == (grpc.StatusCode.INVALID_ARGUMENT, f"examples[0].{reason}")
-    assert (classification.code(), classification.details()) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+        request = SearchRequest(examples=[Example(text=text)], min_coverage=1, min_score=0.5, limit=3)
+        search = await system.search.Search(request)
+        again = await system.search.Search(request)
+        classification = await system.search.Classify(ClassifyRequest(text=text))
+    reason = "examples[0].text: the text encoder knows no word of it: nothing was searched for"
+    assert (list(search.hits), list(search.provenance.degraded)) == ([], [reason])
+    assert (search.provenance.coverage, search.provenance.shards_asked) == (1, 0)
+    assert (list(again.provenance.degraded), again.provenance.version) == ([reason], search.provenance.version)
+    assert classification.abstention_reason == "the text encoder knows no word of the text"
+    assert (classification.category, list(classification.categories)) == ("", [])
+
+
+@pytest.mark.parametrize(
+    "weights", [(), (SpaceWeight(space=SPACE_IMAGE, weight=1), SpaceWeight(space=SPACE_TEXT, weight=3))]
+)
+async def test_a_photo_with_words_that_say_nothing_goes_by_the_photo_and_says_so(
+    weights: tuple[SpaceWeight, ...],
+) -> None:
+    photo = Example(image=a_photo(3))
+    async with scripted_system() as system:
+        alone = await system.search.Search(SearchRequest(examples=[photo]))
+        request = SearchRequest(examples=[photo, Example(text="zzzqqq")], weights=weights)
+        both, cached = await system.search.Search(request), await system.search.Search(request)
+    assert [hit.product.id for hit in both.hits] == [hit.product.id for hit in alone.hits]
+    assert [space.space for space in both.provenance.spaces] == [SPACE_IMAGE]
+    reason = "examples[1].text: the text encoder knows no word of it: the other examples alone count"
+    assert reason in both.provenance.degraded
+    assert cached.provenance.cached
+    assert reason in cached.provenance.degraded
+
+
+async def test_a_vector_beside_words_that_say_nothing_is_searched_in_the_space_of_the_words() -> None:
+    examples = [Example(vector=pack(VECTORS["p03", SPACE_TEXT])), Example(text="zzzqqq")]
+    async with scripted_system() as system:
+        response = await system.search.Search(SearchRequest(examples=examples))
+    assert response.hits[0].product.id == "p03"
+    assert [space.space for space in response.provenance.spaces] == [SPACE_TEXT]
+
+
+async def test_known_words_beside_unknown_ones_are_searched_for() -> None:
+    async with scripted_system() as system:
+        response = await system.search.Search(SearchRequest(examples=[Example(text="p07"), Example(text="zzzqqq")]))
+    assert response.hits[0].product.id == "p07"
+    assert len(response.provenance.degraded) == 1
 
 
 async def test_beyond_max_inflight_a_call_is_refused_at_once_with_a_retry_delay() -> None:

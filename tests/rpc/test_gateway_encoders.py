@@ -51,10 +51,10 @@ async def status_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
 async def test_the_default_deadline_holds_while_a_photo_is_decoded(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     may_finish, finished = threading.Event(), threading.Event()
 
-    def blocking_preprocess(data: bytes) -> encoding.Pixels:
+    def blocking_preprocess(data: bytes, side_px: int) -> encoding.Pixels:
         may_finish.wait(20)
         finished.set()
-        return preprocess(data)
+        return preprocess(data, side_px)
 
     monkeypatch.setattr(encoding, "preprocess", blocking_preprocess)
     async with scripted_system(default_deadline_s=0.1) as system:
@@ -86,8 +86,8 @@ async def test_photos_that_arrive_while_a_call_is_in_flight_are_sent_together_in
 ) -> None:
     decoded: list[bytes] = []
 
-    def recording_preprocess(data: bytes) -> encoding.Pixels:
-        pixels = preprocess(data)
+    def recording_preprocess(data: bytes, side_px: int) -> encoding.Pixels:
+        pixels = preprocess(data, side_px)
         decoded.append(data)
         return pixels
 

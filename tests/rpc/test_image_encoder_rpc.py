@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoders.image.client import ImageEncoder
-from encoders.image.prediction_service import PREDICT, to_string_tensor, to_tensor
-from encoders.image.signature import DIM, ENCODER, FEATURES
+from encoders.image.client import ImageEncoder, WrongInputSize
+from encoders.image.prediction_service import to_string_tensor, to_tensor
+from encoders.image.signature import ENCODER, FEATURES
 from encoders.serving.policy import All
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.channels import aio_channel, aio_channels
@@ -27,15 +27,18 @@ from lookalike.runtime.deadline import Deadline
 from server.encoding import Encoders
 from server.settings import GatewaySettings
 from tests.rpc.model_servers import (
+    DIM,
     ArithmeticModel,
+    Predict,
     images,
+    metadata_response,
     model_server_channel,
+    prediction_service,
     run_model_server,
     until,
     write_version,
 )
 
-Predict = Callable[[pb.PredictRequest, grpc.aio.ServicerContext[Any, Any]], Awaitable[pb.PredictResponse]]
 UNUSED_ADDRESS = "127.0.0.1:1"
 FULL = "The batch scheduling queue to which this task was submitted is full"
 
@@ -47,11 +50,7 @@ async def run_prediction_server(predict: Predict) -> AsyncIterator[str]:
     async def call(request: pb.PredictRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.PredictResponse:
         return await predict(request, context)
 
-    handler = grpc.unary_unary_rpc_method_handler(
-        call, pb.PredictRequest.FromString, pb.PredictResponse.SerializeToString
-    )
-    service, method = PREDICT.strip("/").split("/")
-    server = edge.server([grpc.method_handlers_generic_handler(service, {method: handler})])
+    server = edge.server([prediction_service(call)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -205,3 +204,117 @@ async def test_the_gateway_pins_the_configured_version(tmp_path: Path) -> None:
         assert await encoder(model_label="stable") == "mobilenet-2"
         with pytest.raises(BadSettings, match="model_version=1, model_label=stable"):
             await encoder(model_version=1, model_label="stable")
+
+
+def a_photo() -> bytes:
+    photo = io.BytesIO()
+    Image.new("RGB", (64, 64), (3, 0, 0)).save(photo, "PNG")  # ArithmeticModel reads the axis from the red channel.
+    return photo.getvalue()
+
+
+async def test_the_gateway_decodes_photos_to_the_size_of_the_model_and_takes_its_dimension(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    load = lambda path: ArithmeticModel("shopnet-1", input_px=48, dim=8)  # noqa: E731
+    async with run_model_server(tmp_path, load) as address:
+        encoders = Encoders(GatewaySettings(model_server=address))
+        encoded = await encoders.encode_image("", a_photo(), Deadline.after(5))
+        await encoders.close()
+    assert encoded.encoder == "shopnet-1"
+    np.testing.assert_array_equal(encoded.vector, np.eye(8, dtype=np.float32)[3])
+
+
+async def test_if_the_server_changes_to_a_model_of_another_size_no_photo_fails(tmp_path: Path) -> None:
+    write_version(tmp_path, 1)
+    models = {"1": ArithmeticModel("shopnet-1", input_px=48, dim=8), "2": ArithmeticModel("shopnet-2", dim=16)}
+    async with run_model_server(tmp_path, lambda path: models[path.name], poll_s=0.01) as address:
+        encoders = Encoders(GatewaySettings(model_server=address))
+        fingerprints: list[str] = []
+
+        async def encode() -> bool:
+            batch = await asyncio.gather(*(encoders.encode_image("", a_photo(), Deadline.after(10)) for _ in range(8)))
+            fingerprints.extend(encoded.encoder for encoded in batch)
+            assert all(encoded.vector.argmax() == 3 for encoded in batch)
+            return fingerprints[-1] == "shopnet-2"
+
+        assert not await encode()
+        write_version(tmp_path, 2)
+        async with asyncio.timeout(10):
+            while not await encode():
+                pass
+        await encoders.close()
+    assert fingerprints == sorted(fingerprints)
+
+
+class Versions:
+    """A TF-Serving that computes features of images of any size, as it does, whatever the signature says."""
+
+    def __init__(self) -> None:
+        self.version, self.input_px, self.dim = 1, 48, 8
+        self.described = 0
+
+    async def predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
+        features = to_tensor(np.eye(1, self.dim, dtype=np.float32))
+        outputs = {FEATURES: features, ENCODER: to_string_tensor([f"shopnet-{self.version}".encode()])}
+        response = pb.PredictResponse(outputs=outputs)
+        response.model_spec.version.value = self.version
+        return response
+
+    def describe(self) -> pb.GetModelMetadataResponse:
+        self.described += 1
+        return metadata_response(self.input_px, self.dim, version=self.version)
+
+
+@asynccontextmanager
+async def serving(versions: Versions) -> AsyncIterator[ImageEncoder]:
+    server = edge.server([prediction_service(versions.predict, versions.describe)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with aio_channel(f"127.0.0.1:{port}") as channel:
+            yield ImageEncoder(channel)
+    finally:
+        await server.stop(None)
+
+
+async def test_features_of_images_of_another_size_than_the_version_takes_are_not_used() -> None:
+    versions, pixels = Versions(), images(0, side_px=48)
+    async with serving(versions) as encoder:
+        for _ in range(3):
+            assert (await encoder.encode(pixels, Deadline.after(5))).encoder == "shopnet-1"
+        assert versions.described == 1
+        versions.version, versions.input_px = 2, 64
+        with pytest.raises(WrongInputSize, match="version 2 takes images of 64 px, these were decoded to 48"):
+            await encoder.encode(pixels, Deadline.after(5))
+        assert (await encoder.model(Deadline.after(5))).input_px == 64
+        with pytest.raises(WrongInputSize):
+            await encoder.encode(pixels, Deadline.after(5))
+        assert (await encoder.encode(images(0, side_px=64), Deadline.after(5))).encoder == "shopnet-2"
+        assert versions.described == 2
+
+
+async def test_a_new_version_of_the_same_size_and_another_dimension_is_taken_at_once() -> None:
+    versions, pixels = Versions(), images(0, side_px=48)
+    async with serving(versions) as encoder:
+        assert (await encoder.encode(pixels, Deadline.after(5))).vectors.shape == (1, 8)
+        versions.version, versions.dim = 2, 16
+        assert (await encoder.encode(pixels, Deadline.after(5))).vectors.shape == (1, 16)
+
+
+async def test_features_of_another_dimension_than_the_signature_states_are_refused() -> None:
+    versions = Versions()
+    async with serving(versions) as encoder:
+        await encoder.model(Deadline.after(5))
+        versions.dim = 16
+        with pytest.raises(Unavailable, match=r"features is float32 \(1, 16\), expected the shape \(1, 8\)"):
+            await encoder.encode(images(0, side_px=48), Deadline.after(5))
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (48, 0)])
+async def test_a_model_without_the_signature_is_unavailable_with_the_command_that_exports_one(
+    shape: tuple[int, int],
+) -> None:
+    versions = Versions()
+    versions.input_px, versions.dim = shape
+    async with serving(versions) as encoder:
+        with pytest.raises(Unavailable, match=r"version 1 of mobilenet is not an image model of 'lookalike enc"):
+            await encoder.model(Deadline.after(5))

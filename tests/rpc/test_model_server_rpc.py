@@ -13,15 +13,23 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from encoders.image.client import MAX_IMAGES, ImageEncoder
-from encoders.image.prediction_service import PREDICT, to_string_tensor, to_tensor
-from encoders.image.signature import DIM, ENCODER, FEATURES
+from encoders.image.client import ImageEncoder, max_images
+from encoders.image.prediction_service import to_string_tensor, to_tensor
+from encoders.image.signature import DEFAULT_INPUT_PX, ENCODER, FEATURES
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, Overloaded, Unavailable
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
-from tests.rpc.model_servers import ArithmeticModel, images, model_server_channel, until, write_version
+from tests.rpc.model_servers import (
+    DIM,
+    ArithmeticModel,
+    images,
+    model_server_channel,
+    prediction_service,
+    until,
+    write_version,
+)
 
 Serve = Any  # (model, **batching) -> a channel to a server of it
 
@@ -73,10 +81,13 @@ async def test_a_request_larger_than_a_batch_is_split_and_reassembled(serve: Ser
     assert model.batches == [4, 4, 3]
 
 
-async def test_as_many_images_as_fit_in_a_message_are_accepted(serve: Serve) -> None:
+async def test_more_images_than_fit_in_a_message_are_sent_in_several(serve: Serve) -> None:
+    count = max_images(DEFAULT_INPUT_PX)
+    assert count == 221
+    pixels = np.concatenate([images(*range(count)), images(7, 8)])
     async with serve(ArithmeticModel()) as channel:
-        response = await ImageEncoder(channel).encode(images(*range(MAX_IMAGES)), Deadline.after(30))
-    assert response.vectors.shape == (MAX_IMAGES, DIM)
+        response = await ImageEncoder(channel).encode(pixels, Deadline.after(30))
+    assert response.vectors.argmax(axis=1).tolist() == [*range(count), 7, 8]
 
 
 async def test_without_splitting_a_request_larger_than_a_batch_is_refused(serve: Serve) -> None:
@@ -201,9 +212,9 @@ async def test_an_unknown_model_is_unavailable_not_a_fault_of_the_caller(serve: 
     "pixels",
     [np.zeros((0, 224, 224, 3), np.uint8), np.zeros((1, 224, 224, 3), np.float32), np.zeros((224, 224, 3), np.uint8)],
 )
-async def test_pixels_of_another_shape_are_refused_by_the_client(pixels: Any) -> None:
+async def test_pixels_that_are_not_square_rgb_bytes_are_refused_by_the_client(pixels: Any) -> None:
     async with aio_channel("127.0.0.1:1") as channel:
-        with pytest.raises(ValueError, match="expected 1"):
+        with pytest.raises(ValueError, match="expected at least one square image"):
             await ImageEncoder(channel).encode(pixels, Deadline.after(5))
 
 
@@ -214,11 +225,7 @@ async def scripted_encoder(**outputs: pb.TensorProto) -> AsyncIterator[ImageEnco
     async def predict(request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
         return pb.PredictResponse(outputs=outputs)
 
-    handler = grpc.unary_unary_rpc_method_handler(
-        predict, pb.PredictRequest.FromString, pb.PredictResponse.SerializeToString
-    )
-    service, method = PREDICT.strip("/").split("/")
-    server = edge.server([grpc.method_handlers_generic_handler(service, {method: handler})])
+    server = edge.server([prediction_service(predict)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

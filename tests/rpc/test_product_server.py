@@ -124,7 +124,7 @@ async def test_categories_come_with_probabilities_and_the_threshold_of_their_mod
         ([], f"0 products, expected 1..{MAX_INPUTS}"),
         ([pb.ProductInput(text=b"1234")] * (MAX_INPUTS + 1), f"{MAX_INPUTS + 1} products"),
         ([pb.ProductInput()], "inputs[0]: has neither image nor text"),
-        ([pb.ProductInput(text=b"1234")], "inputs[0].text: 4 bytes, expected 24 for a vector of"),
+        ([pb.ProductInput(text=b"1234")], "inputs[0].text: 4 bytes, expected 1048 for a vector of"),
         ([pb.ProductInput(image=photo()), pb.ProductInput(image=b"1234")], "inputs[1].image: 4 bytes"),
         ([pb.ProductInput(image=bytes(96))], "inputs[0].image: is not of unit norm"),
         ([pb.ProductInput(image=np.full(24, np.nan, "<f4").tobytes())], "inputs[0].image: is not of unit norm"),
@@ -187,7 +187,7 @@ async def test_a_product_encoder_of_another_text_encoder_is_refused_at_startup(a
     train_text.train(["other words", "of another shop"], tmp_path / "text", dim=16)
     settings = TextEncoderSettings(artifact=tmp_path / "text", product_artifact=artifacts / "product")
     server_task, _ = await start_server(settings)
-    with pytest.raises(BadArtifact, match=r"trained on vectors of scdv-.*, but the text encoder is scdv-"):
+    with pytest.raises(BadArtifact, match=r"trained on vectors of hybrid-.*, but the text encoder is hybrid-"):
         await server_task
 
 

@@ -216,14 +216,18 @@ async def test_a_product_encoder_response_that_breaks_the_contract_is_unavailabl
         assert "product encoder" in await details_of(system.search.Search(request), grpc.StatusCode.UNAVAILABLE)
 
 
-async def test_a_text_without_known_words_is_an_invalid_argument_in_every_space() -> None:
+async def test_a_text_without_known_words_is_left_out_in_every_space() -> None:
+    examples = [photo(7), Example(text="☺")]
+    by_photo = {SPACE_PRODUCT: (fuse(image_of(7), None), 1.0)}
     async with scripted_system(spaces=ALL) as system:
-        for request in (
-            SearchRequest(examples=[photo(7), Example(text="☺")], space=SPACE_PRODUCT),
-            SearchRequest(examples=[photo(7), Example(text="☺")], weights=weights(image=1, text=1)),
+        for request, ranking in (
+            (SearchRequest(examples=examples), by_photo),
+            (SearchRequest(examples=examples, space=SPACE_PRODUCT), by_photo),
+            (SearchRequest(examples=examples, weights=weights(image=1, text=1)), {SPACE_IMAGE: (image_of(7), 1.0)}),
         ):
-            details = await details_of(system.search.Search(request), grpc.StatusCode.INVALID_ARGUMENT)
-            assert "examples[1].text" in details
+            response = await system.search.Search(request)
+            assert_same_ranking(response, rank_by_brute_force(ranking))
+            assert any("examples[1].text" in reason for reason in response.provenance.degraded)
 
 
 async def test_a_late_fusion_is_the_weighted_mean_of_the_cosines_in_all_its_spaces() -> None:
@@ -392,14 +396,28 @@ async def test_auto_searches_a_photo_or_a_text_in_the_product_space_where_it_is_
     assert_same_ranking(by_photo, rank_by_brute_force({SPACE_PRODUCT: (fuse(image_of(7), None), 1)}))
     assert_same_ranking(by_words, rank_by_brute_force({SPACE_PRODUCT: (fuse(None, text_of(7)), 1)}))
     entries = [response.provenance.policy for response in (by_photo, by_words)]
-    assert entries == ["auto_photo=product>image", "auto_text=product>text"]
+    assert entries == ["auto_photo=product>image", "auto_text=measured>product>text"]
+
+
+async def test_auto_searches_a_text_in_the_spaces_that_the_version_states_unless_the_policy_names_others() -> None:
+    measured = {SPACE_TEXT: 0.3, SPACE_PRODUCT: 0.7}
+    in_both = {SPACE_TEXT: (text_of(7), 0.3), SPACE_PRODUCT: (fuse(None, text_of(7)), 0.7)}
+    async with scripted_system(spaces=ALL, text_shares=measured) as system:
+        response = await system.search.Search(SearchRequest(examples=[words(7)]))
+        photo_too = await system.search.Search(SearchRequest(examples=[words(7), photo(7)]))
+    assert_same_ranking(response, rank_by_brute_force(in_both))
+    assert response.provenance.policy == "auto_text=measured>product>text"
+    assert spaces(photo_too) == [SPACE_PRODUCT]
+    async with scripted_system(spaces=ALL, text_shares=measured, auto_text="text") as system:
+        response = await system.search.Search(SearchRequest(examples=[words(7)]))
+    assert spaces(response) == [SPACE_TEXT]
 
 
 async def test_auto_searches_a_photo_or_a_text_in_its_own_space_without_a_product_space_or_beside_a_product() -> None:
     async with scripted_system() as system:
         for examples, space, entry in (
             ([photo(7)], SPACE_IMAGE, "auto_photo=product>image"),
-            ([words(7)], SPACE_TEXT, "auto_text=product>text"),
+            ([words(7)], SPACE_TEXT, "auto_text=measured>product>text"),
         ):
             response = await system.search.Search(SearchRequest(examples=examples))
             assert (spaces(response), response.provenance.policy) == ([space], entry)

@@ -42,7 +42,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def channel(artifact: Path) -> AsyncIterator[grpc.aio.Channel]:
     encoder = TextEncoderService(TextEncoderSettings(max_waiting=8))
     await encoder.load(artifact)
-    handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
+    handler = edge.handler(SERVICE, encoder.methods())
     async with serving(handler) as address, aio_channel(address) as channel:
         yield channel
     encoder.close()
@@ -55,6 +55,42 @@ async def test_encode_returns_the_models_vectors_and_its_fingerprint(channel: gr
     assert encoded.encoder == model.fingerprint
     state = await text_encoder_pb2_grpc.TextEncoderStub(channel).Describe(pb.DescribeEncoderRequest())
     assert (state.fingerprint, state.dim) == (model.fingerprint, model.dim)
+
+
+async def test_leaving_out_words_returns_each_and_the_vector_of_the_text_without_it(
+    channel: grpc.aio.Channel, artifact: Path
+) -> None:
+    model = load(artifact)
+    words, rests = await TextEncoder(channel).leave_out_words("red Dress 赤い靴", NO_DEADLINE)
+    assert [*words] == ["red", "Dress", "赤い", "靴"]
+    texts = ["dress 赤い靴", "red 赤い靴", "red dress 靴", "red dress 赤い"]
+    np.testing.assert_allclose(rests.vectors, model.encode(texts), atol=1e-6)
+    assert rests.encoder == model.fingerprint
+
+
+async def test_without_its_only_word_a_text_is_zeros_and_one_without_words_has_none_to_leave_out(
+    channel: grpc.aio.Channel, artifact: Path
+) -> None:
+    client, dim = TextEncoder(channel), load(artifact).dim
+    words, rests = await client.leave_out_words("mug", NO_DEADLINE)
+    assert ([*words], rests.vectors.shape) == (["mug"], (1, dim))
+    assert not rests.vectors.any()
+    words, rests = await client.leave_out_words("☺", NO_DEADLINE)
+    assert ([*words], rests.vectors.shape) == ([], (0, dim))
+
+
+async def test_the_first_32_words_are_left_out(channel: grpc.aio.Channel) -> None:
+    text = " ".join(f"dress{i}" for i in range(40))
+    words, rests = await TextEncoder(channel).leave_out_words(text, NO_DEADLINE)
+    assert [*words] == text.split()[:32]
+    assert len(rests.vectors) == 32
+
+
+async def test_a_text_too_long_to_encode_is_refused_where_words_are_left_out(channel: grpc.aio.Channel) -> None:
+    stub = text_encoder_pb2_grpc.TextEncoderStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await stub.LeaveOutWords(pb.LeaveOutWordsRequest(text="x" * (MAX_TEXT_BYTES + 1)))
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_concurrent_callers_each_get_their_own_vectors(channel: grpc.aio.Channel, artifact: Path) -> None:
@@ -117,7 +153,7 @@ async def blocked_server(
     monkeypatch.setattr(text_model, "load", lambda path: model)
     encoder = TextEncoderService(TextEncoderSettings(max_batch=4, max_waiting=16))
     await encoder.load(artifact)
-    handler = edge.handler(SERVICE, {"Describe": encoder.describe, "Encode": encoder.encode})
+    handler = edge.handler(SERVICE, encoder.methods())
     model.block()
     async with serving(handler) as address, aio_channel(address) as channel:
         yield model, channel

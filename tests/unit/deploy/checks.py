@@ -340,7 +340,7 @@ def memory(cluster: Cluster) -> Iterator[str]:
 
 
 def model(cluster: Cluster) -> Iterator[str]:
-    """TF-Serving serves the model that the gateway names, and accepts batches as large as its clients send."""
+    """TF-Serving serves the model that the others name, and accepts batches as large as its clients send."""
     flags, values = model_server_flags(cluster), settings(cluster, "gateway")
     pod = cluster.pod("model-server")
     reference = next(config_map_references(pod.owner))
@@ -355,6 +355,14 @@ def model(cluster: Cluster) -> Iterator[str]:
         values.get("model"): f"/data/models/{values.get('model')}"
     }:
         yield f"model-server serves {served}, the gateway names {values.get('model')}"
+    for name in ("update", "export"):
+        writer = cluster.pod(name)
+        container = (writer.spec.get("initContainers") or writer.spec["containers"])[0]
+        if (named := options_of(cluster, writer, container).get("model")) != values.get("model"):
+            yield f"{name} names the model {named}, the gateway {values.get('model')}"
+    ready_path = pod.spec["containers"][0]["readinessProbe"]["httpGet"]["path"]
+    if ready_path != f"/v1/models/{values.get('model')}/metadata":
+        yield f"model-server is ready by {ready_path}, the gateway names {values.get('model')}"
     max_batch = text_format.Parse(files["batching_parameters_file"], BatchingParameters()).max_batch_size.value
     for name, size in (("gateway", int(values.get("image_batch", 0))), ("update", BATCH)):
         if max_batch < size:

@@ -39,6 +39,7 @@ ELSEWHERE = {"a": "b"}
 NOBODY = {"matchLabels": ELSEWHERE}
 SMALL_BATCHES = {"batching.config": "max_batch_size { value: 8 }"}
 NO_PATH = {"monitoring.config": "prometheus_config {}"}
+OTHER_MODEL = {"httpGet": {"path": "/v1/models/resnet/metadata", "port": "http"}}
 
 
 class MutableBase:
@@ -132,6 +133,8 @@ MUTATIONS: list[tuple[str, str, Callable[[MutableBase], Any]]] = [
     ("paths", "a writable mount for a shard", lambda c: c.container("shard")["volumeMounts"][0].pop("readOnly")),
     ("memory", "more requests", setting("gateway", "MAX_INFLIGHT", "512")),
     ("model", "another model", setting("gateway", "MODEL", "resnet")),
+    ("model", "another model for the update", lambda c: c.update()["args"].append("--model=resnet")),
+    ("model", "ready by another model", lambda c: c.container("model-server")["readinessProbe"].update(OTHER_MODEL)),
     ("model", "no model", lambda c: c.settings("model-server").update({"models.config": "model_config_list {}"})),
     ("model", "smaller batches", lambda c: c.settings("model-server").update(SMALL_BATCHES)),
     ("model", "no batching file", lambda c: c.settings("model-server").pop("batching.config")),

@@ -11,20 +11,13 @@ IMAGE_DIM, TEXT_DIM = 24, 16
 SHAPES, WORDS = 3, 3  # A category is a shape, encoded in the image, and a word, encoded in the text.
 
 
-def make_products(
-    count: int = 900, *, seed: int = 1, noise: float = 0.6, informative_texts: bool = True
-) -> TrainingProducts:
-    """Products with categories "s<shape>/w<word>" and tags "colour:<colour in the image>" and "loose".
-
-    informative_texts: if False, texts carry no information, and images the shape only.
-    """
+def make_products(count: int = 900, *, seed: int = 1, noise: float = 0.6) -> TrainingProducts:
+    """Products with categories "s<shape>/w<word>" and tags "colour:<colour in the image>" and "loose"."""
     rng = np.random.default_rng(seed)
     shape, word = rng.integers(SHAPES, size=count), rng.integers(WORDS, size=count)
-    if not informative_texts:
-        word = np.zeros(count, dtype=np.int64)
     colour = rng.integers(4, size=count)
-    image_signal = np.eye(IMAGE_DIM)[shape] + informative_texts * np.eye(IMAGE_DIM)[colour + SHAPES]
-    text_signal = np.eye(TEXT_DIM)[word] if informative_texts else np.ones((count, TEXT_DIM))
+    image_signal = np.eye(IMAGE_DIM)[shape] + np.eye(IMAGE_DIM)[colour + SHAPES]
+    text_signal = np.eye(TEXT_DIM)[word]
     return TrainingProducts(
         ids=[f"p{i}" for i in range(count)],
         categories=[f"s{s}/w{w}" for s, w in zip(shape, word, strict=True)],

@@ -47,27 +47,32 @@ def test_without_tags_there_is_no_tag_block() -> None:
     assert list(fit_on_synthetic_products(tags=False)[0].sizes) == ["categories", "rest"]
 
 
-@pytest.mark.parametrize(
-    ("categories", "image_dim", "rest", "dim"),
-    [
-        pytest.param(2, 120, 127, 128, id="few categories"),
-        pytest.param(100, 120, 64, 163, id="many categories"),
-        pytest.param(2, 30, 80, 81, id="few dimensions"),
-    ],
-)
-def test_a_vector_has_at_least_128_dimensions_if_the_inputs_have_as_many(
-    categories: int, image_dim: int, rest: int, dim: int
-) -> None:
-    rng, count, text_dim = np.random.default_rng(0), 500, 50
-    images, texts = (normalised(rng.normal(size=(count, size)).astype(np.float32)) for size in (image_dim, text_dim))
+@pytest.mark.parametrize(("categories", "dim"), [(2, 1), (100, 99), (200, 128)])
+def test_the_block_of_categories_has_as_many_dimensions_as_they_need_up_to_its_size(categories: int, dim: int) -> None:
+    model, images, texts = _fit_on_noise(categories)
+    # One less than there are: each product has exactly one category.
+    assert model.sizes == {"categories": dim, "rest": fusion.BLOCK_SIZES["rest"]}
+    assert model.fuse(Modality.BOTH, images, texts).shape == (500, model.dim) == (500, dim + 256)
+
+
+def test_the_rest_keeps_the_cosines_of_image_and_text() -> None:
+    model, images, texts = _fit_on_noise(2)
+    rest = normalised(model.fuse(Modality.BOTH, images, texts)[:, 1:])
+    centred = [normalised(rows - rows.mean(axis=0)) for rows in (images, texts)]
+    expected = (centred[0] @ centred[0].T + centred[1] @ centred[1].T) / 2
+    difference = (rest @ rest.T - expected)[~np.eye(len(rest), dtype=bool)]
+    assert np.abs(difference).mean() < 0.06  # 1 / sqrt(256) is the standard deviation.
+    one = model.fuse(Modality.TEXT, images, texts)[:, 1:]
+    own, others = (np.einsum("ij,ij->i", rest, rows).mean() for rows in (one, np.roll(one, 1, axis=0)))
+    assert own > others + 0.2
+
+
+def _fit_on_noise(categories: int) -> tuple[Fusion, F32, F32]:
+    rng, count = np.random.default_rng(0), 500
+    images, texts = (normalised(rng.normal(size=(count, size)).astype(np.float32)) for size in (120, 50))
     labels, _ = label_matrix([[f"c{i % categories}"] for i in range(count)], min_products=1, max_count=1_000)
     no_tags, _ = label_matrix([[] for _ in range(count)], min_products=1, max_count=1)
-    model = fusion.fit_fusion(images, texts, labels, no_tags, ridge=0.1)
-    assert model.sizes == {
-        "categories": categories - 1,
-        "rest": rest,
-    }  # One less: each product has exactly one category.
-    assert model.fuse(Modality.BOTH, images, texts).shape == (count, model.dim) == (count, dim)
+    return fusion.fit_fusion(images, texts, labels, no_tags, ridge=0.1), images, texts
 
 
 def test_the_image_modality_ignores_the_text_vector() -> None:

@@ -23,7 +23,7 @@ RED = Image.new("RGB", (64, 48), (200, 30, 30))
 
 @pytest.fixture(scope="module")
 def decode() -> Iterator[Decode]:
-    with image_decoder(1) as function:
+    with image_decoder(1, 224) as function:
         yield function
 
 
@@ -51,7 +51,7 @@ def test_an_image_of_each_format_is_decoded(decode: Decode, format_name: str) ->
 def test_other_formats_are_decoded_as_they_are_for_queries(decode: Decode) -> None:
     data = encoded(RED, "PNG")
 
-    np.testing.assert_array_equal(decode(data), preprocess(data))
+    np.testing.assert_array_equal(decode(data), preprocess(data, 224))
     with pytest.raises(BadImage, match="not one of"):
         decode(b"hello")
 
@@ -90,7 +90,7 @@ def test_a_header_that_states_fewer_pixels_than_are_coded_costs_bounded_memory()
     data = encoded(Image.new("L", (9000, 9000)), "AVIF", speed=10)
     lie = data.replace(struct.pack(">II", 9000, 9000), struct.pack(">II", 90, 90))
     assert lie != data
-    with image_decoder(1, max_memory_bytes=64 << 20) as decode:
+    with image_decoder(1, 224, max_memory_bytes=64 << 20) as decode:
         with pytest.raises(BadImage, match=r"memory|decode"):
             decode(lie)
 
@@ -100,7 +100,7 @@ def test_a_header_that_states_fewer_pixels_than_are_coded_costs_bounded_memory()
 def test_a_process_that_dies_takes_its_image_along_and_no_other(
     decode: Decode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with image_decoder(1) as decode_alone:
+    with image_decoder(1, 224) as decode_alone:
         decode_alone(encoded(RED, "TIFF"))
         monkeypatch.setattr(isolated_decoder, "MAX_DECODE_S", 0.0)
         with pytest.raises(BadImage, match="takes more than"):

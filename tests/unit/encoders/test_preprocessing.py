@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 import zlib
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ import pytest
 from PIL import Image, ImageFile
 
 from encoders.image import isolated_decoder, preprocessing
-from encoders.image.preprocessing import MAX_ONE_SCAN_PIXELS, MAX_PIXELS, BadImage, preprocess
+from encoders.image.preprocessing import MAX_ONE_SCAN_PIXELS, MAX_PIXELS, BadImage
 from lookalike.limits import MAX_IMAGE_BYTES
 from server import encoding
 
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP")
+
+preprocess = partial(preprocessing.preprocess, side_px=224)
 
 
 def encoded(image: Image.Image, format_name: str = "PNG", **options: Any) -> bytes:
@@ -104,6 +107,16 @@ def test_a_large_image_resized_in_bands_equals_one_resized_at_once(
     assert image.width * image.height > 4_000_000
     # Pillow resizes rows and columns separately, and rounds both; compositing on white doubles the error.
     assert np.abs(in_bands - preprocess(data)).max() <= 4
+
+
+@pytest.mark.parametrize("side_px", [32, 100, 299, 512])
+def test_a_model_gets_the_square_that_it_takes(side_px: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise(400, 600)
+    expected = np.asarray(image.resize((side_px, side_px), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(preprocessing.preprocess(encoded(image), side_px), expected)
+    monkeypatch.setattr(preprocessing, "_UNBANDED_PIXELS", 0)
+    in_bands = preprocessing.preprocess(encoded(image), side_px).astype(int)
+    assert np.abs(in_bands - expected).max() <= 2
 
 
 def test_an_image_of_224_by_224_is_unchanged() -> None:
@@ -279,7 +292,7 @@ def peak_kib():  # Not ru_maxrss, which starts at the parent's.
     return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 data = sys.stdin.buffer.read()
 before = peak_kib()
-assert preprocess(data).shape == (224, 224, 3)
+assert preprocess(data, 224).shape == (224, 224, 3)
 print(peak_kib() - before)
 """
     data = encoded(Image.new("RGB", (10_000, 10_000), "red"), "JPEG")
@@ -311,7 +324,7 @@ def test_a_bmp_with_the_oldest_header_is_never_taken_for_run_length_encoded() ->
 
 
 def test_a_memory_error_is_not_reported_as_a_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_out_of_memory(image: Image.Image) -> Image.Image:
+    def run_out_of_memory(image: Image.Image, side_px: int) -> Image.Image:
         raise MemoryError
 
     monkeypatch.setattr(preprocessing, "_to_square", run_out_of_memory)
@@ -346,4 +359,4 @@ def test_a_webp_may_have_25_megapixels() -> None:
 
 
 def test_queries_and_catalogues_use_the_same_preprocessing_function() -> None:
-    assert vars(encoding)["preprocess"] is vars(isolated_decoder)["preprocess"] is preprocess
+    assert vars(encoding)["preprocess"] is vars(isolated_decoder)["preprocess"] is preprocessing.preprocess

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from encoders.image.card import MAX_INPUT_PX
 from encoders.image.preprocessing import (
     MAX_ONE_SCAN_PIXELS,
     MAX_PIXELS,
@@ -23,6 +24,7 @@ from encoders.image.preprocessing import (
     MAX_SCANNED_PIXELS,
     MAX_WEBP_PIXELS,
 )
+from encoders.image.signature import DEFAULT_INPUT_PX
 from lookalike.limits import MAX_IMAGE_BYTES
 
 SIDE_PX = int(MAX_PIXELS**0.5)
@@ -45,7 +47,7 @@ def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(field)) / 1e3 * 1.024
 
-bound_mb, cpu_s = float(sys.argv[1]), float(sys.argv[2])
+bound_mb, cpu_s, side_px = float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 Image.init()
 own_mb = status("VmSize")
 resource.setrlimit(resource.RLIMIT_AS, (int((own_mb + bound_mb * 1.5) * 1e6),) * 2)
@@ -56,7 +58,7 @@ while header := sys.stdin.buffer.read(8):
     resource.setrlimit(resource.RLIMIT_CPU, (int(start_s + cpu_s) + 1, resource.RLIM_INFINITY))
     reason = ""
     try:
-        assert preprocess(data).shape == (224, 224, 3)
+        assert preprocess(data, side_px).shape == (side_px, side_px, 3)
     except BadImage as error:
         reason = error.reason
         assert reason
@@ -64,12 +66,11 @@ while header := sys.stdin.buffer.read(8):
 """
 
 
-def decode_in_child(images: list[bytes]) -> list[dict[str, Any]]:
+def decode_in_child(images: list[bytes], side_px: int = DEFAULT_INPUT_PX) -> list[dict[str, Any]]:
     """For each image: the reason for refusing it ("": decoded), the peak memory in MB and the CPU seconds."""
     stdin = b"".join(struct.pack("<Q", len(data)) + data for data in images)
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(BOUND_MB), str(CPU_S)], input=stdin, capture_output=True, check=False
-    )
+    command = [sys.executable, "-c", CHILD, str(BOUND_MB), str(CPU_S), str(side_px)]
+    child = subprocess.run(command, input=stdin, capture_output=True, check=False)
     assert child.returncode == 0, (child.returncode, child.stderr.decode()[-2000:])
     return [json.loads(line) for line in child.stdout.splitlines()]
 
@@ -163,6 +164,16 @@ def test_the_largest_image_of_each_format_stays_within_its_memory_bound(format_n
     assert outcome["reason"] == ""
     assert 5 < outcome["mb"] < bound_mb, "at least 5 MB: the measurement works"
     assert outcome["cpu_s"] < CPU_S
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_the_worst_image_for_a_model_of_large_input_stays_within_the_memory_bound() -> None:
+    """One pixel less than is scaled down while it is decoded."""
+    flat = encoded(ramp(FLAT_PX[0], "CMYK", 2 * MAX_INPUT_PX - 1), "JPEG", quality=30, subsampling=0)
+    (outcome,) = decode_in_child([flat], MAX_INPUT_PX)
+    assert outcome["reason"] == ""
+    assert 340 < outcome["mb"] < BOUND_MB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits CPU time as Linux does")

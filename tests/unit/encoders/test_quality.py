@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from encoders.quality import (
+    best_precision_at_10,
     expected_calibration_error,
+    label_codes,
     majority_vote,
     nearest_neighbours,
     neighbour_precisions,
     precision_at_10,
     reliability_bins,
+    rows_of_repeated,
 )
 from lookalike.vectors import F32, normalised
 
@@ -130,3 +135,29 @@ def test_votes_do_not_depend_on_the_batch_of_queries() -> None:
     for row in (0, 511, 512, 1099):
         (name,), (share,) = majority_vote(queries[row : row + 1], references, labels)
         assert (name, share) == (together[0][row], together[1][row])
+
+
+def test_equal_labels_have_equal_codes_and_unknown_ones_codes_of_their_own() -> None:
+    assert label_codes(["b", "a", "", "b", ""]).tolist() == [0, 1, 2, 0, 3]
+    assert rows_of_repeated(label_codes(["b", "a", "", "b", ""])).tolist() == [0, 3]
+    assert label_codes([]).tolist() == rows_of_repeated(label_codes([])).tolist() == []
+
+
+def test_a_long_label_does_not_cost_memory_for_every_label() -> None:
+    labels = ["x" * 1_000_000, *map(str, range(10_000))]
+    tracemalloc.start()
+    assert len(set(label_codes(labels).tolist())) == len(labels)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 10 << 20
+
+
+def test_precision_at_10_is_the_best_possible_where_all_products_of_a_label_come_first() -> None:
+    labels = [*"a" * 14, *"b" * 4, "c"]
+    vectors = np.eye(3, dtype=np.float32)[[ord(label) - ord("a") for label in labels]]
+    assert (
+        precision_at_10(vectors, labels)
+        == pytest.approx(best_precision_at_10(labels))
+        == pytest.approx((14 * 1 + 4 * 0.3) / 18)
+    )
+    assert best_precision_at_10([*"abc"]) == 0

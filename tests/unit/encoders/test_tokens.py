@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from encoders.text.synonyms import compile_synonyms, parse_lines
 from encoders.text.tokens import MAX_RUN_CHARS, MAX_WORD_CHARS, Tokenizer, clean_text
 from lookalike.limits import MAX_TEXT_BYTES
 
@@ -86,6 +87,45 @@ def test_a_text_without_words_gives_an_empty_list(tokenize: Tokenizer, text: str
 def test_special_tokens_of_fasttext_are_never_returned(tokenize: Tokenizer) -> None:
     words = tokenize("</s> __label__x a\u00a0b a\u2028b a\x85b")
     assert not any(word == "</s>" or word.startswith("__label__") or not word.isalnum() for word in words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Red Sneakers", ["Red", "Sneakers"]),
+        ("緑のワンピース", ["緑", "ワンピース"]),
+        ("赤いスニーカーのセット", ["赤い", "スニーカー", "セット"]),
+        ("珈琲豆 200g", ["珈琲", "豆", "200g"]),  # As written, not in dictionary spelling.
+        ("WH-1000XM5 ＲＥＤ 【送料無料】 bag bag", ["wh1000xm5", "red", "bag", "bag"]),
+        ("<b>Tom</b> &amp; Jerry", ["Tom", "Jerry"]),
+        ("☺", []),
+    ],
+)
+def test_the_words_to_leave_out_are_as_written_or_cleaned(tokenize: Tokenizer, text: str, words: list[str]) -> None:
+    assert [each.word for each in tokenize.leave_out_words(text, 10)] == words
+
+
+@pytest.mark.parametrize("text", ["Red Sneakers mug", "緑のワンピース 花柄", "新作 珈琲豆 200g", "WH-1000XM5 bag bag"])
+def test_a_text_without_a_word_has_its_other_words(tokenize: Tokenizer, text: str) -> None:
+    words = tokenize(text)
+    rests = [tokenize(each.rest) for each in tokenize.leave_out_words(text, 10)]
+    assert rests == [[*words[:i], *words[i + 1 :]] for i in range(len(words))]
+
+
+def test_without_its_only_word_nothing_is_left_of_a_text(tokenize: Tokenizer) -> None:
+    assert [*tokenize.leave_out_words("緑の!", 10)] == [("緑", "")]
+
+
+def test_no_more_words_than_the_limit_are_left_out(tokenize: Tokenizer) -> None:
+    assert [each.word for each in tokenize.leave_out_words("one two three", 2)] == ["one", "two"]
+
+
+def test_a_phrase_with_a_synonym_is_left_out_as_one_word() -> None:
+    tokenize = Tokenizer(compile_synonyms([[*parse_lines("sneakers, 運動靴, running shoes", "shop.txt")]], Tokenizer()))
+    left_out = tokenize.leave_out_words("赤い運動靴 Running  shoes red", 10)
+    assert [each.word for each in left_out] == ["赤い", "運動靴", "Running  shoes", "red"]
+    assert tokenize(left_out[1].rest) == ["赤い", "sneakers", "red"]
+    assert tokenize(left_out[2].rest) == ["赤い", "sneakers", "red"]
 
 
 def test_long_words_are_truncated_and_long_runs_tokenized_in_parts(tokenize: Tokenizer) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from index.backends.faiss_support import use_threads
+from index.backends.faiss_support import faiss, use_threads
 from index.backends.ivf import IvfIndex
 from index.search.cost import UNLIMITED
 from index.search.joint_search import JointSearch
@@ -121,3 +121,25 @@ def test_without_room_in_the_limit_the_search_is_left_to_the_segments(view: View
     asked = queries(k=100)
     assert all(joint(view).nearest(asked, UNLIMITED))
     assert not any(joint(view).nearest(asked, UNLIMITED._replace(components=1)))
+
+
+def test_an_index_of_moved_vectors_finds_what_one_made_anew_finds() -> None:
+    """Some vectors are gone, the others are in another order, and new ones are among them."""
+    base = build_space(VECTORS[:COUNT], "IVF,PQ4fs").ann_index
+    assert isinstance(base, IvfIndex)
+    random = np.random.default_rng(0)
+    before, count = base.with_vectors(VECTORS[:2_000]), 2_500
+    new_positions = np.full(2_000, -1, dtype=np.int64)
+    kept = np.sort(random.choice(2_000, 1_600, replace=False))
+    new_positions[kept] = random.permutation(count)[: len(kept)]
+    vectors = VECTORS[2_000 : 2_000 + count].copy()
+    vectors[new_positions[kept]] = VECTORS[kept]
+    moved, anew = before.with_moved(vectors, new_positions), base.with_vectors(vectors)
+    assert moved.documents == anew.documents == count
+    (scores, found), (expected_scores, expected) = (
+        faiss.extract_index_ivf(each.lists.index).search(QUERIES, count) for each in (moved, anew)
+    )
+    np.testing.assert_array_equal(scores, expected_scores)
+    np.testing.assert_array_equal(np.sort(found), np.sort(expected))  # All of the nearest list.
+    joined = base.merged_with(moved, vectors).find_candidates(QUERIES, 20, 8)
+    assert set(joined[joined >= COUNT].tolist()) <= set(range(COUNT, COUNT + count))

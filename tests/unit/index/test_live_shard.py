@@ -77,7 +77,7 @@ def test_after_updates_in_any_order_the_shard_has_the_newest_revision_of_each_pr
     live.close()
 
 
-@pytest.mark.parametrize("blocked_after", ["write", "open_compacted"])
+@pytest.mark.parametrize("blocked_after", ["write", "compact"])
 def test_reads_and_writes_go_on_during_a_compaction_and_a_crash_then_loses_nothing(
     shard: ShardVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocked_after: str
 ) -> None:
@@ -105,7 +105,7 @@ def test_reads_and_writes_go_on_during_a_compaction_and_a_crash_then_loses_nothi
             patch.setattr(compaction, blocked_after, block)
             thread = threading.Thread(target=live.compact)
             thread.start()
-            reached.wait()
+            assert reached.wait(60)
         for update in random_updates(random, 20):  # Some are of products that are being compacted or were.
             live.apply([update])
             oracle.apply(update)
@@ -385,7 +385,7 @@ def test_a_write_that_fails_after_it_was_logged_is_applied_whole_after_a_restart
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("index.storage.attributes.with_serialized_products", run_out_of_memory)
+        patch.setattr("index.storage.attributes.serialized_table", run_out_of_memory)
         with pytest.raises(MemoryError):
             live.apply([upsert("p1", 5), remove("p2", 5), upsert("new", 5)])
     oracle.check(live)

@@ -105,7 +105,7 @@ def test_the_products_are_named_by_the_hash_of_their_ids(shard: ShardVersion, tm
     live = open_live(shard, tmp_path)
     live.apply([upsert("a", 1), upsert("b", 1), remove("a", 1), remove("a", 2)])
     recent = live.recent_changes(0, live.sequence)
-    assert list(recent.products) == [product_hash(each) for each in ("a", "b", "a")]
+    assert list(recent.products) == [product_hash(each) for each in (b"a", b"b", b"a")]
     live.close()
 
 
@@ -119,7 +119,7 @@ def test_after_a_restart_a_shard_knows_the_number_of_its_last_update_and_remembe
     assert live.sequence == 2
     assert not live.recent_changes(0, 2).products
     live.apply([upsert("c", 1)])
-    assert list(live.recent_changes(0, 3).products) == [product_hash("c")]
+    assert list(live.recent_changes(0, 3).products) == [product_hash(b"c")]
     live.close()
 
 

@@ -26,3 +26,21 @@ def test_values_are_found_by_equality_and_by_prefix() -> None:
     assert strings.find(b"c") is None
     assert strings.starting_with(b"b/") == slice(4, 5)
     assert strings.after(b"b/") == 4
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        ["same"],
+        [f"item-{number}" for number in range(300)],
+        ["x" * length for length in range(40)],  # The eight bytes of most are the same.
+        ["p\0", "p\0\0", "pa", "pbbbbbbbb", "pbbbbbbbba", "pbbbbbbbbz", "pé"],
+    ],
+)
+def test_values_that_begin_alike_are_told_apart(values: list[str]) -> None:
+    values = sorted(values, key=str.encode)
+    strings = SortedStrings(pa.array(values, pa.large_string()))
+    others = {other for value in values for other in (value[:-1], value + "\0", value + "z", value.upper())} - {*values}
+    assert [strings.find(value.encode()) for value in values] == [*range(len(values))]
+    assert not [other for other in {*others, "", "zzz"} - {*values} if strings.find(other.encode()) is not None]

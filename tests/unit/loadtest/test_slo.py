@@ -99,15 +99,13 @@ def test_an_objective_without_any_measured_call_is_a_miss() -> None:
     assert (verdict.measured, verdict.met) == ("0 answers, too few: at least 2 are needed", False)
 
 
-def test_an_optional_objective_is_left_out_without_any_answer_and_judged_otherwise() -> None:
+def test_an_optional_objective_is_left_out_with_too_few_answers_and_judged_otherwise() -> None:
     row = {"method": "Search", "space": "text", "p50_s": 0.1, "optional": True}
     objectives = slo.parse({"error_ratio": 0, "latency": [row]})
     assert slo.judge(objectives, series(1000, 0, 0, 0), NO_FAILURES)[-1].met is None
     assert slo.judge(objectives, series(1000, 0, 0, 0, space="text"), NO_FAILURES)[-1].met is True
     assert slo.judge(objectives, series(0, 1000, 0, 0, space="text"), NO_FAILURES)[-1].met is False
-    assert (
-        slo.judge(objectives, series(1, 0, 0, 0, space="text"), NO_FAILURES)[-1].met is False
-    )  # Too few answers to tell.
+    assert slo.judge(objectives, series(1, 0, 0, 0, space="text"), NO_FAILURES)[-1].met is None
 
 
 @pytest.mark.parametrize(("answers", "is_met"), [(99, False), (100, True)])

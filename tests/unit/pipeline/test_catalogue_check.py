@@ -105,13 +105,13 @@ def test_a_catalogue_without_a_product_is_an_error(tmp_path: Path) -> None:
 
 def test_a_photo_with_a_stored_vector_is_not_decoded(tmp_path: Path) -> None:
     write_jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo()})
-    (first,) = read_products(tmp_path)
+    (first,) = read_products(tmp_path, side_px=224)
     assert not isinstance(first, RejectedRow)
     assert first.photo is not None
     assert first.photo.pixels is not None
     assert first.photo.pixels.shape == (224, 224, 3)
 
-    (second,) = read_products(tmp_path, stored_digests={first.photo.digest})
+    (second,) = read_products(tmp_path, side_px=224, stored_digests={first.photo.digest})
 
     assert not isinstance(second, RejectedRow)
     assert second.photo is not None
@@ -121,7 +121,7 @@ def test_a_photo_with_a_stored_vector_is_not_decoded(tmp_path: Path) -> None:
 def test_a_photo_over_eight_megabytes_is_too_large(tmp_path: Path) -> None:
     write_jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo() + b"\0" * (8 << 20)})
 
-    (item,) = read_products(tmp_path)
+    (item,) = read_products(tmp_path, side_px=224)
 
     assert not isinstance(item, RejectedRow)
     assert item.photo is None
@@ -132,7 +132,7 @@ def test_a_photo_over_eight_megabytes_is_too_large(tmp_path: Path) -> None:
 def test_rows_keep_their_order_while_photos_are_decoded(tmp_path: Path) -> None:
     write_jsonl(tmp_path, *numbered_rows(60, image="a.png"), photos={"a.png": photo(size=(800, 800))})
 
-    assert [item.product.id for item in read_products(tmp_path) if not isinstance(item, RejectedRow)] == [
+    assert [item.product.id for item in read_products(tmp_path, side_px=224) if not isinstance(item, RejectedRow)] == [
         f"p{n}" for n in range(60)
     ]
 

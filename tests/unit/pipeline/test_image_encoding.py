@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from encoders.image.client import WrongInputSize
 from encoders.types import Embeddings
 from lookalike.errors import BadCatalogue, DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from pipeline import image_encoding
@@ -117,6 +118,15 @@ async def test_a_change_of_the_model_during_encoding_is_an_error(tmp_path: Path)
         await encode_photos(FakeEncoder("fake-2"), photos(100), FeatureStore(tmp_path, 3), "fake-1")
 
     assert len(FeatureStore(tmp_path, 3)) == 0
+
+
+async def test_a_change_to_a_model_of_another_input_size_is_an_error_at_once() -> None:
+    encoder = FakeEncoder(errors=iter([WrongInputSize("version 2 takes images of 64 px")]))
+
+    with pytest.raises(OperatorError, match=r"the image model changed \(version 2 takes .* run the update again"):
+        await encode_with_retries(encoder, np.zeros((1, 224, 224, 3), np.uint8))
+
+    assert len(encoder.batches) == 1
 
 
 async def test_photos_encoded_before_a_failure_stay_stored(tmp_path: Path) -> None:

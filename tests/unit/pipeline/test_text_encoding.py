@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from encoders.text import model as text_model
+from encoders.text.synonyms import BadDictionary
 from lookalike.errors import BadCatalogue
 from lookalike.product_rules import CatalogueProduct
 from pipeline.feature_store import FeatureStore
-from pipeline.text_encoding import embedded_text, encode_texts, text_digest, train_text_encoder, training_text
+from pipeline.text_encoding import encode_products, encode_texts, text_digest, train_text_encoder, training_text
 
-TEXTS = [
+TITLES = [
     f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cotton shirt", "table lamp", "mug")
 ] * 4
+PRODUCTS = [CatalogueProduct(id=str(i), category="home", title=title) for i, title in enumerate(TITLES)]
+CHAIR = CatalogueProduct(id="chair", category="home", title="yellow chair")
 
 
 @pytest.fixture(scope="module")
 def trained_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("text")
-    train_text_encoder(TEXTS, directory, kind="fasttext", seed=0)
+    train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0)
     return directory
 
 
-def test_titles_are_encoded_and_descriptions_only_trained_on() -> None:
-    both = CatalogueProduct(id="a", category="x", title="Lamp", description="It shines")
+def test_titles_and_descriptions_are_trained_on() -> None:
+    product = CatalogueProduct(id="a", category="x", title="Lamp", description="It shines")
 
-    assert training_text(both) == "Lamp\nIt shines"
-    assert embedded_text(both) == "Lamp"
-    assert embedded_text(CatalogueProduct(id="b", category="x", description="It shines")) == "It shines"
-    assert embedded_text(CatalogueProduct(id="c", category="x")) == ""
+    assert training_text(product) == "Lamp\nIt shines"
 
 
 def test_the_same_texts_are_trained_on_once(trained_directory: Path) -> None:
-    artifact, was_trained = train_text_encoder(TEXTS, trained_directory, kind="fasttext", seed=0)
+    artifact, was_trained = train_text_encoder(PRODUCTS, trained_directory, kind="fasttext", seed=0)
 
     assert not was_trained
     assert artifact.parent == trained_directory
@@ -56,7 +57,7 @@ def test_with_a_damaged_cache_entry_or_no_artifact_training_is_repeated_with_the
     else:
         shutil.rmtree(artifact)
 
-    assert train_text_encoder(TEXTS, directory, kind="fasttext", seed=0) == (artifact, True)
+    assert train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0) == (artifact, True)
     assert text_model.load(artifact).dim > 0
 
 
@@ -64,13 +65,21 @@ def test_other_texts_or_another_seed_give_another_encoder(trained_directory: Pat
     directory = tmp_path / "text"
     shutil.copytree(trained_directory, directory)
 
-    assert train_text_encoder([*TEXTS, "yellow chair"], directory, kind="fasttext", seed=0)[1]
-    assert train_text_encoder(TEXTS, directory, kind="fasttext", seed=1)[1]
+    assert train_text_encoder([*PRODUCTS, CHAIR], directory, kind="fasttext", seed=0)[1]
+    assert train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=1)[1]
+
+
+def test_a_hybrid_encoder_is_trained_again_if_a_category_or_a_group_has_changed(tmp_path: Path) -> None:
+    train_text_encoder(PRODUCTS, tmp_path, kind="hybrid", seed=0)
+    assert not train_text_encoder(PRODUCTS, tmp_path, kind="hybrid", seed=0)[1]
+    for change in ({"category": "garden"}, {"tags": ("group:a",)}):
+        changed = [replace(PRODUCTS[0], **change), *PRODUCTS[1:]]
+        assert train_text_encoder(changed, tmp_path, kind="hybrid", seed=0)[1]
 
 
 def test_texts_without_words_cannot_be_trained_on(tmp_path: Path) -> None:
     with pytest.raises(BadCatalogue):
-        train_text_encoder(["", "…"], tmp_path, kind="fasttext", seed=0)
+        train_text_encoder([CatalogueProduct(id="a", category="x", title="…")], tmp_path, kind="fasttext", seed=0)
 
 
 def test_each_text_is_encoded_once(trained_directory: Path, tmp_path: Path) -> None:
@@ -83,3 +92,36 @@ def test_each_text_is_encoded_once(trained_directory: Path, tmp_path: Path) -> N
     vectors = features.gather([text_digest(text) for text in ("red mug", "")], tmp_path / "v")
     np.testing.assert_allclose(vectors[0], model.encode(["red mug"])[0], atol=1e-6)
     assert not vectors[1].any()
+
+
+def test_the_description_stands_in_for_a_title_without_a_known_word(trained_directory: Path, tmp_path: Path) -> None:
+    (artifact,) = (path for path in trained_directory.iterdir() if path.is_dir())
+    model = text_model.load(artifact)
+    titles = ["red mug", "👟", "\u200b", "を", ""]
+    products = [
+        CatalogueProduct(id=str(i), category="x", title=title, description="blue lamp")
+        for i, title in enumerate(titles)
+    ]
+
+    vectors, _ = encode_products(products, model, FeatureStore(tmp_path / "store", model.dim), tmp_path / "v.npy")
+
+    lamp = model.encode(["blue lamp"])[0]
+    np.testing.assert_allclose(vectors[1:], np.tile(lamp, (4, 1)), atol=1e-6)
+    assert not np.allclose(vectors[0], lamp, atol=1e-2)
+
+
+def test_another_dictionary_gives_another_encoder_and_a_bad_one_is_named(
+    trained_directory: Path, tmp_path: Path
+) -> None:
+    directory, words = tmp_path / "text", tmp_path / "words.txt"
+    shutil.copytree(trained_directory, directory)
+    words.write_text("mug, becher", encoding="utf-8")
+
+    extended, trained = train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0, synonyms=[words])
+    assert trained
+    assert not train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0, synonyms=[words])[1]
+    mug, becher = text_model.load(extended).encode(["red mug", "red becher"])
+    np.testing.assert_allclose(mug, becher)
+    words.write_text("mug, becher\n\nmug, tasse", encoding="utf-8")
+    with pytest.raises(BadDictionary, match=r"words\.txt:3: 'mug' is in .*words\.txt:1 already"):
+        train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0, synonyms=[words])

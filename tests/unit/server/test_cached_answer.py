@@ -36,8 +36,9 @@ def read(value: bytes, history: ChangeHistory, now_s: float = NOW_S, max_stale_s
 
 def change(history: ChangeHistory, product_id: str, kind: ChangeKind.ValueType) -> None:
     shards = len(history.known.sequences)
-    shard = product_hash(product_id) % shards
-    history.add_own(shard, history.known.sequences[shard] + 1, [(product_hash(product_id), kind)])
+    hashed = product_hash(product_id.encode())
+    shard = hashed % shards
+    history.add_own(shard, history.known.sequences[shard] + 1, [(hashed, kind)])
 
 
 def test_while_nothing_changes_an_answer_is_used_however_old_it_is() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from encoders.image.client import MAX_IMAGES
+from encoders.image.client import max_images
+from encoders.image.signature import DEFAULT_INPUT_PX
 from lookalike.errors import BadSettings
 from lookalike.runtime.settings import load
 from server.settings import GatewaySettings
@@ -14,10 +15,11 @@ def load_settings(*flags: str) -> GatewaySettings:
     return load(GatewaySettings, {}, flags, description="")
 
 
-def test_image_batch_is_bounded_by_what_the_image_encoder_client_accepts() -> None:
-    assert load_settings("--image-batch", str(MAX_IMAGES)).image_batch == MAX_IMAGES
-    with pytest.raises(BadSettings, match=rf"--image-batch={MAX_IMAGES + 1}: not in 1\.\.{MAX_IMAGES}"):
-        load_settings("--image-batch", str(MAX_IMAGES + 1))
+def test_image_batch_is_bounded_by_what_fits_in_a_message() -> None:
+    most = max_images(DEFAULT_INPUT_PX)
+    assert load_settings("--image-batch", str(most)).image_batch == most
+    with pytest.raises(BadSettings, match=rf"--image-batch={most + 1}: not in 1\.\.{most}"):
+        load_settings("--image-batch", str(most + 1))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from lookalike.v1 import search_pb2
 from lookalike.v1.search_pb2 import (
     ClassifyRequest,
     ClassifyResponse,
+    Contribution,
     Example,
     FindDuplicatesRequest,
     Hit,
@@ -297,6 +298,28 @@ def test_explained_scores_have_a_column_for_each_space() -> None:
     assert isinstance(table, Table)
     columns = {column.header: [str(cell) for cell in column.cells] for column in table.columns}
     assert columns == {"": ["1"], "score": ["0.125"], "image": ["0.250"], "text": ["-0.500"], "id": ["7"]}
+
+
+def test_explained_hits_have_a_line_with_the_words_and_examples_that_counted_most() -> None:
+    words = [Contribution(word="赤い", score=0.3125), Contribution(word="shoe\n", score=-0.0625)]
+    sides = [Contribution(side="photo", score=0.25), Contribution(example=1, score=-0.125)]
+    hits = [Hit(product=Product(id="a"), contributions=words), Hit(product=Product(id="b"), contributions=sides)]
+    lines = str(render.contributions(SearchResponse(hits=hits), ["p-17", "with a very long description"])).splitlines()
+    assert lines == [
+        "1  a: 赤い +0.312 · shoe  -0.062",
+        "2  b: photo of p-17 +0.250 · with a very long descri… -0.125",
+    ]
+    single = SearchResponse(hits=[Hit(product=Product(id="b"), contributions=sides[:1])])
+    assert str(render.contributions(single, ["p-17"])) == str(render.contributions(single)) == "1  b: photo +0.250"
+
+
+def test_no_more_than_the_greatest_contributions_are_printed_and_none_where_nothing_is_explained() -> None:
+    many = [Contribution(word=f"w{i}", score=0.5) for i in range(9)]
+    response = SearchResponse(hits=[Hit(product=Product(id="a"), contributions=many), Hit(product=Product(id="b"))])
+    line = str(render.contributions(response))
+    assert line.endswith(" · w7 +0.500 · …")
+    assert "b:" not in line
+    assert not render.contributions(SearchResponse(hits=[Hit(product=Product(id="b"))]))
 
 
 def test_the_provenance_line_names_every_space_with_its_weight_and_the_policy() -> None:

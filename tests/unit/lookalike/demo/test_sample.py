@@ -45,7 +45,7 @@ def rows(directory: Path) -> list[CatalogueProduct]:
 
 
 def test_every_row_and_photo_is_valid(sample: Path) -> None:
-    items = list(read_products(sample))
+    items = list(read_products(sample, side_px=224))
 
     assert len(items) == COUNT
     assert not [item for item in items if isinstance(item, RejectedRow) or item.photo is None]

@@ -1,0 +1,105 @@
+"""Evaluates whether the same product is found: by the groups that tags state, or by made titles. Pure.
+
+Queries are held-out products, found among these and the training and calibration products: no encoder was trained on
+groups. A made title is that of a held-out product as another shop would write it (`encoders.text.perturbation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from encoders.labels import group_of
+from encoders.quality import ScoreQueries, identity_metrics, inner_products, label_codes, rows_of_repeated
+from encoders.text.perturbation import perturb_titles
+from lookalike.v1.types_pb2 import Product
+from lookalike.vectors import F32, I64
+from pipeline.evaluation.baselines import tfidf_query_scores
+from pipeline.evaluation.held_out import EvaluationData
+from pipeline.evaluation.metrics import Average, average_metrics
+
+METRICS = ("R-precision", "nearest is the same", "precision@10")
+STATED, MADE = "stated groups", "made titles"
+MIN_QUERIES = 30  # With fewer, a kind of queries is left out.
+
+EncodeTitles = Callable[[Sequence[str]], F32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityQuality:
+    """How well queries of one kind find the same product, by space and baseline."""
+
+    kind: str  # STATED or MADE.
+    queries: int
+    products: int  # Among which they search, the query itself not counted for stated groups.
+    methods: Mapping[str, Sequence[Average]]  # In the order of METRICS.
+
+
+def evaluate_identity(
+    data: EvaluationData, encode_titles: Mapping[str, EncodeTitles], *, seed: int
+) -> list[IdentityQuality]:
+    """Measure by stated groups and by made titles, each if there are enough queries.
+
+    encode_titles: how a title becomes a query vector of a space, by the name of the space, or by that and a comma and
+    what is said of it; without any there are no made titles.
+    """
+    samples = (data.test, data.train, data.calibration)
+    products = [product for sample in samples for product in sample.products]
+    vectors = {space: np.concatenate([sample.vectors[space] for sample in samples]) for space in data.encoders}
+    held_out = np.arange(len(data.test.products))
+    found = []
+    codes = label_codes([group_of(product.tags) for product in products])
+    queries = np.intersect1d(held_out, rows_of_repeated(codes))
+    titles = [product.title for product in products]
+    if len(queries) >= MIN_QUERIES:
+        scorers: dict[str, Callable[[], ScoreQueries]] = {
+            space: partial(inner_products, rows[queries], rows) for space, rows in vectors.items()
+        }
+        scorers |= _tfidf([titles[row] for row in queries], titles)
+        found.append(_measure(STATED, scorers, codes[queries], codes, own_rows=queries, seed=seed))
+    queries = _rows_with_title(data.test.products)
+    if encode_titles and len(queries) >= MIN_QUERIES:
+        made = perturb_titles([titles[row] for row in queries], seed)
+        codes = label_codes([" ".join(title.lower().split()) for title in titles])
+        scorers = {
+            name: partial(_made_scores, encode, made, vectors[name.partition(",")[0]])
+            for name, encode in encode_titles.items()
+        }
+        scorers |= _tfidf(made, titles)
+        found.append(_measure(MADE, scorers, codes[queries], codes, own_rows=None, seed=seed))
+    return found
+
+
+def _rows_with_title(products: Sequence[Product]) -> I64:
+    return np.flatnonzero([bool(product.title.strip()) for product in products])
+
+
+def _made_scores(encode: EncodeTitles, made: Sequence[str], references: F32) -> ScoreQueries:
+    return inner_products(encode(made), references)
+
+
+def _tfidf(queries: Sequence[str], titles: Sequence[str]) -> dict[str, Callable[[], ScoreQueries]]:
+    return {
+        f"TF-IDF of titles, {name}": partial(tfidf_query_scores, queries, titles, titles, characters=characters)
+        for name, characters in (("words", False), ("characters", True))
+    }
+
+
+def _measure(
+    kind: str,
+    scorers: Mapping[str, Callable[[], ScoreQueries]],
+    query_codes: I64,
+    codes: I64,
+    *,
+    own_rows: I64 | None,
+    seed: int,
+) -> IdentityQuality:
+    methods = {}
+    one_label = np.zeros(len(query_codes), dtype=np.int64)  # Queries are resampled together: groups are small.
+    for name, make_scores in scorers.items():
+        values = np.stack(identity_metrics(make_scores(), query_codes, codes, own_rows=own_rows))
+        methods[name] = [average.micro for average in average_metrics(values, one_label, seed)]
+    return IdentityQuality(kind=kind, queries=len(query_codes), products=len(codes), methods=methods)
