@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from index.backends import compact_lists, cost_model, faiss_support, rotation
 from index.backends.compact_lists import CompactLists
@@ -112,10 +113,10 @@ class IvfIndex:
         if len(gone := np.flatnonzero(new_positions < 0)):
             lists.remove_ids(gone)
         for number, before in enumerate(sizes):
-            if size := inverted.list_size(number):
-                ids = faiss.rev_swig_ptr(inverted.get_ids(number), size)
+            if inverted.list_size(number):
+                ids = _ids(inverted, number)
                 ids[:] = new_positions[ids]
-                _clear_unused(inverted, number, size, before)
+                _clear_unused(inverted, number, before)
         new = np.setdiff1d(np.arange(len(vectors)), new_positions)
         _add_vectors(index, vectors, lambda centroids: centroids, new)
         return IvfIndex(_lists_of(index, self.recipe), self.recipe)
@@ -134,8 +135,9 @@ class IvfIndex:
         if not self._has_plain_codes or other.recipe != self.recipe:
             return self.extended_with(vectors)
         index, codes = self.lists.copy_with_ids(), other.lists.copy_with_ids()
-        lists = faiss.extract_index_ivf(index)
-        lists.merge_from(faiss.extract_index_ivf(codes), self.documents)
+        lists, others = faiss.extract_index_ivf(index), faiss.extract_index_ivf(codes)
+        _merge_after_whole_blocks(lists.invlists, others.invlists, self.documents)
+        lists.merge_from(others, self.documents)
         index.ntotal = lists.ntotal
         return IvfIndex(_lists_of(index, self.recipe), self.recipe)
 
@@ -260,16 +262,43 @@ def _add_vectors(
     index.ntotal = lists.ntotal
 
 
-def _clear_unused(inverted: Any, number: int, size: int, before: int) -> None:
+def _merge_after_whole_blocks(inverted: Any, others: Any, first_id: int) -> None:
+    """Move the other lists to those here that end with a whole block of codes; `merge_from` moves the rest.
+
+    It writes beyond the memory of a list that has as many codes as a block has bytes, or a multiple of that
+    (`BlockInvertedLists::add_entries` of faiss 1.15.1 compares the wrong two sizes).
+    """
+    inverted, others = faiss.downcast_InvertedLists(inverted), faiss.downcast_InvertedLists(others)
+    for number in range(inverted.nlist):
+        before, added = inverted.list_size(number), others.list_size(number)
+        if not (before and added) or before % inverted.n_per_block:
+            continue
+        inverted.resize(number, before + added)
+        _ids(inverted, number)[before:] = _ids(others, number) + first_id
+        _blocks(inverted, number)[before // inverted.n_per_block :] = _blocks(others, number)
+        others.resize(number, 0)
+
+
+def _ids(inverted: Any, number: int) -> I64:
+    """(size,) ids of a list that is not empty, as it has them in memory."""
+    ids: I64 = faiss.rev_swig_ptr(inverted.get_ids(number), inverted.list_size(number))
+    return ids
+
+
+def _blocks(inverted: Any, number: int) -> npt.NDArray[np.uint8]:
+    """(blocks, bytes) codes of a list that is not empty, as it has them in memory."""
+    blocks = -(-inverted.list_size(number) // inverted.n_per_block)
+    codes: npt.NDArray[np.uint8] = faiss.rev_swig_ptr(inverted.get_codes(number), blocks * inverted.block_size)
+    return codes.reshape(blocks, inverted.block_size)
+
+
+def _clear_unused(inverted: Any, number: int, before: int) -> None:
     """Clear the codes that a list had after its present end: faiss combines what it adds with the bits that are there.
 
     before: how many codes the list had.
     """
-    per_block, block_bytes = inverted.n_per_block, inverted.block_size
-    blocks = -(-size // per_block)
-    codes = faiss.rev_swig_ptr(inverted.get_codes(number), blocks * block_bytes).reshape(blocks, block_bytes)
-    nothing = np.zeros(inverted.packer.code_size, dtype=np.uint8)
-    for unused in range(size, min(before, blocks * per_block)):
+    codes, nothing = _blocks(inverted, number), np.zeros(inverted.packer.code_size, dtype=np.uint8)
+    for unused in range(inverted.list_size(number), min(before, len(codes) * inverted.n_per_block)):
         inverted.packer.pack_1(nothing, unused, codes)
 
 

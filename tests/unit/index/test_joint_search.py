@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +21,7 @@ from index.storage.attributes import Attributes
 from index.storage.manifest import IndexEntry
 from lookalike.shard_query import ShardQuery
 from lookalike.v1.types_pb2 import Filter
+from tests.conftest import REPOSITORY
 from tests.unit.index.samples import IMAGE, build_space, catalogue, clustered
 
 COUNT, ADDED, DIM = 10_000, 1_500, 64
@@ -143,3 +146,24 @@ def test_an_index_of_moved_vectors_finds_what_one_made_anew_finds() -> None:
     np.testing.assert_array_equal(np.sort(found), np.sort(expected))  # All of the nearest list.
     joined = base.merged_with(moved, vectors).find_candidates(QUERIES, 20, 8)
     assert set(joined[joined >= COUNT].tolist()) <= set(range(COUNT, COUNT + count))
+
+
+MERGES = """
+import numpy as np
+from index.backends.ivf import IvfIndex
+from tests.unit.index.samples import build_space, clustered
+base = build_space(clustered(2_000, 16), "IVF,PQ4fs").ann_index
+assert isinstance(base, IvfIndex)
+(block_bytes,) = {64}  # Of 32 codes of 16 dimensions.
+vectors = np.repeat(clustered(1, 16), 64 * block_bytes + 100, axis=0)
+first, added = base.with_vectors(vectors[:-100]), base.with_vectors(vectors[-100:])
+for _ in range(20):
+    merged, kept = first.merged_with(added, vectors[-100:]), [bytearray(1000) for _ in range(100)]
+    (found,) = merged.find_candidates(vectors[:1], len(vectors), 1)
+    assert np.array_equal(np.sort(found), np.arange(len(vectors))), found
+"""
+
+
+def test_lists_that_end_with_a_block_are_merged_within_their_memory() -> None:
+    """In a process of its own: what is written beyond it ends the process, sooner or later."""
+    subprocess.run([sys.executable, "-c", MERGES], cwd=REPOSITORY, check=True, timeout=100)
