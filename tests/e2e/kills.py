@@ -65,20 +65,14 @@ class Tally:
 
 
 def run(
-    folder: Path,
-    *,
-    kills: int,
-    seed: int,
-    recipes: Sequence[str] = ("HNSW16,SQ8", "IVF,PQ4fs"),
-    progress: Callable[[str], object] = lambda line: None,
+    folder: Path, *, kills: int, seed: int, progress: Callable[[str], object] = lambda line: None
 ) -> dict[str, Tally]:
     """Kill so many times; returns what happened, by what was killed. Raises if the service does not come back.
 
-    recipes: of the index of each version that is published in turn.
     The seed decides what is killed, and the changes of each writer as far as the answers do not.
     """
     random = np.random.default_rng(seed)
-    versions, products, ledger = _build(folder, recipes)
+    versions, products, ledger = _build(folder)
     tallies = {kind: Tally() for kind in KINDS}
     with (
         Supervisor(folder / "logs", os.environ, directory=REPOSITORY, stop_s=30) as processes,  # noqa: TID251  # passed on
@@ -192,7 +186,7 @@ def _plan(random: np.random.Generator, kills: int) -> Iterator[tuple[str, Sequen
         kills -= len(turns)
 
 
-def _build(folder: Path, recipes: Sequence[str]) -> tuple[Sequence[str], Products, ChangeLedger]:
+def _build(folder: Path) -> tuple[Sequence[str], Products, ChangeLedger]:
     """Two versions of the same products; the second serves. The products of the writers, and what all are."""
     ids = [f"p{row:04}" for row in range(_BUILT)]
     table = pa.table(
@@ -214,7 +208,7 @@ def _build(folder: Path, recipes: Sequence[str]) -> tuple[Sequence[str], Product
     location = folder / "index"
     versions = [
         build(location, table, spaces, shards=len(_SHARDS), seed=seed, options=IndexOptions(recipe=recipe))
-        for seed, recipe in enumerate(recipes)
+        for seed, recipe in enumerate(("HNSW16,SQ8", "IVF,PQ4fs"))
     ]
     states = dict[str, ProductState]()
     for number in range(len(_SHARDS)):
