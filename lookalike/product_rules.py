@@ -35,6 +35,11 @@ _CONTROL_OR_SURROGATE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # (U+200C, U+200D) stay, of which emoji and some scripts are made.
 _INVISIBLE: Final = re.compile(r"[\u00ad\u200b\u2060\ufeff]")
 TAG_SEPARATOR: Final = "|"  # Between tags in one text, as in CSV.
+# How many there are in a second; none: revisions are no times, and any number is allowed.
+_REVISIONS_PER_S: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "none": 0}
+REVISION_UNITS: Final = tuple(_REVISIONS_PER_S)
+DEFAULT_REVISION_UNIT: Final = "ms"
+_MAX_AHEAD_S: Final = 86_400  # Clocks differ by less, and the units of revisions by more.
 
 
 class RejectReason(StrEnum):
@@ -110,6 +115,21 @@ def parse_product(fields: Mapping[str, Any], notices: list[str] | None = None) -
 def parse_field(name: str, value: object, notices: list[str]) -> Any:
     """Normalise the value of one field of `FIELDS`; None is the value of a field that is not given. Raises BadField."""
     return _RULES[name](value, notices)
+
+
+def max_revision(unit: str, now_s: float) -> int:
+    """The greatest revision that a product may have: a day ahead of now, in one of REVISION_UNITS; 0: any may be.
+
+    A greater one, such as a time in nanoseconds among milliseconds, would win over every later change.
+    """
+    return int((now_s + _MAX_AHEAD_S) * _REVISIONS_PER_S[unit])
+
+
+def check_revision(revision: int, greatest: int) -> None:
+    """Raises BadField for a revision above `max_revision`."""
+    if 0 < greatest < revision:
+        detail = f"{revision} is more than a day ahead of now ({greatest}), in the unit that revisions are said to have"
+        raise BadField("revision", RejectReason.BAD_REVISION, detail)
 
 
 def normalise_category(path: str) -> str:

@@ -102,7 +102,7 @@ def read_table(directory: Path, table: reader.Table) -> Iterator[CatalogueRow | 
         notices: list[str] = []
         unused = None
         try:
-            product = parse_row({**record.fields, "image": None}, notices)
+            product = parse_row({**record.fields, "image": None}, notices, max_revision=table.max_revision)
             _refuse_duplicate(product, lines_by_id)
         except BadField as bad:
             yield rejected_row(file, record.line, record.fields, bad)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,11 +31,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             has_photo = item.photo is not None
             report.count_product(item.product, has_photo=has_photo, file=table.path.name, line=item.line)
     if args.json:
-        problems = {
-            "rejects": [dataclasses.asdict(reject) for reject in report.rejects],
-            "photo_problems": [dataclasses.asdict(photo) for photo in report.unused_photos],
-        }
-        print(json.dumps(report.as_json() | problems, ensure_ascii=False, indent=1))
+        print(json.dumps(report.as_json() | report.problems_as_json(), ensure_ascii=False, indent=1))
     else:
         print(f"{args.directory}: {report}")
     report.check_rejected()
@@ -58,5 +53,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     catalogue_options.add_table_options(parser)
     catalogue_options.add_report_options(parser)
-    parser.add_argument("--json", action="store_true", help="print the result, with every bad row, as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result, with every bad row and photo, as JSON")
     return parser

@@ -156,7 +156,8 @@ class _Importer:
             notices: list[str] = []
             try:
                 fields = mapping.product_fields(cells, self.notes)
-                candidate = self._candidate(record.line, cells, parse_row(fields, notices))
+                product = parse_row(fields, notices, max_revision=table.max_revision)
+                candidate = self._candidate(record.line, cells, product)
             except BadField as bad:
                 self._reject(record.line, fields, bad)
                 continue

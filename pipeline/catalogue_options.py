@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from lookalike.product_rules import DEFAULT_REVISION_UNIT, REVISION_UNITS
 from pipeline.catalogue_report import CatalogueReport, parse_max_rejected
 from pipeline.tables.delimiter import check_delimiter
 from pipeline.tables.encoding import check_encoding
@@ -26,6 +27,13 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         help="between the columns of CSV: ';', tab, … (default: that of a line sep=C, else by the header)",
     )
     add("--sheet", default="", metavar="NAME", help="the sheet of an .xlsx file (default: the first)")
+    add(
+        "--revision-unit",
+        choices=REVISION_UNITS,
+        default=DEFAULT_REVISION_UNIT,
+        help="unit of the revisions, times since 1970; none: they are no times. A row with one that is more than a day "
+        "ahead of now is bad (default %(default)s)",
+    )
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +60,7 @@ def table_options(args: argparse.Namespace, *, columns: tuple[str, ...] = (), us
         delimiter=check_delimiter(args.delimiter),
         columns=columns,
         sheet=args.sheet,
+        revision_unit=args.revision_unit,
     )
 
 

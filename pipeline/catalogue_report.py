@@ -5,6 +5,7 @@ Every rejected row, and every product that no search will find, is named on stan
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections import Counter
@@ -132,6 +133,13 @@ class CatalogueReport:
             "unused_photos": dict(sorted(self.unused_reasons.items())),
             "unfindable": self.unfindable,
             "notices": self.notices,
+        }
+
+    def problems_as_json(self) -> dict[str, Any]:
+        """Every rejected row, and every photo that cannot be used or is still to be fetched from its URL."""
+        return {
+            "rejects": [dataclasses.asdict(reject) for reject in self.rejects],
+            "photo_problems": [dataclasses.asdict(photo) for photo in self.unused_photos],
         }
 
     def __str__(self) -> str:

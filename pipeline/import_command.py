@@ -21,7 +21,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     source, report = _source(args), catalogue_options.new_report(args)
     import_catalogue(source, args.directory, report, limit=args.limit, quiet=False)
     if args.json:
-        print(json.dumps(report.as_json(), ensure_ascii=False, indent=1))
+        print(json.dumps(report.as_json() | report.problems_as_json(), ensure_ascii=False, indent=1))
     else:
         print(f"{args.directory}: {report}")
     return 0
@@ -122,5 +122,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="only the first N products")
     catalogue_options.add_table_options(parser)
     catalogue_options.add_report_options(parser)
-    add("--json", action="store_true", help="print the summary as JSON")
+    add("--json", action="store_true", help="print the result, with every bad row, photo and URL of a photo, as JSON")
     return parser

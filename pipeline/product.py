@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from lookalike.printable import escape_unprintable, quote
-from lookalike.product_rules import CatalogueProduct, RejectReason, parse_product
+from lookalike.product_rules import CatalogueProduct, RejectReason, check_revision, parse_product
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,16 +26,27 @@ class RejectedRow:
         return f"{self.file}:{self.line}: {self.reason}{': ' if self.detail else ''}{self.detail}{product}"
 
 
-def parse_row(fields: Mapping[str, Any], notices: list[str] | None = None) -> CatalogueProduct:
-    """As `parse_product`, but for how files write ids: without white space around one, and 17.0 for 17."""
+def parse_row(
+    fields: Mapping[str, Any], notices: list[str] | None = None, *, max_revision: int = 0
+) -> CatalogueProduct:
+    """As `parse_product`, but for how files write ids: without white space around one, and 17.0 for 17.
+
+    max_revision: the greatest that is allowed; 0: any is. Raises BadField.
+    """
+    product = parse_product(_with_plain_id(fields), notices)
+    check_revision(product.revision, max_revision)
+    return product
+
+
+def _with_plain_id(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     product_id = fields.get("id")
     if isinstance(product_id, str):
         stripped = product_id.strip()
     elif isinstance(product_id, float) and product_id.is_integer():
         stripped = str(int(product_id))
     else:
-        return parse_product(fields, notices)
-    return parse_product(fields if stripped == product_id else {**fields, "id": stripped}, notices)
+        return fields
+    return fields if stripped == product_id else {**fields, "id": stripped}
 
 
 def readable_id(fields: Mapping[str, Any]) -> str:

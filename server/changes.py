@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lookalike.errors import InvalidRequest, LookalikeError, NotFound, Overloaded
 from lookalike.limits import MAX_CHANGES
-from lookalike.product_rules import embedded_texts
+from lookalike.product_rules import embedded_texts, max_revision
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import product_hash
 from lookalike.spaces import space_name
@@ -29,7 +29,7 @@ from server.change_encoding import ChangeEncoder, Vectors, parse_vectors
 from server.checks import check_product_id
 from server.filters import check_filter
 from server.product_fields import STORED_FIELDS, normalise_product
-from server.revisions import check_revision, max_revision
+from server.revisions import check_revision
 from server.shard_group import ShardGroup
 from server.stored_product import StoredProduct
 from server.topology import Snapshot

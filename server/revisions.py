@@ -1,30 +1,17 @@
-"""How far ahead of the clock the revision of a change may be. Pure."""
+"""The revision of a change: above 0, and not far ahead of the clock. Pure."""
 
 from __future__ import annotations
 
+from lookalike import product_rules
 from lookalike.errors import InvalidRequest
-
-_AHEAD_S = 86_400  # Clocks differ by less, and the units of revisions by more.
-
-
-# How many there are in a second; none: revisions are no times, and any number is allowed.
-_PER_S = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "none": 0}
-REVISION_UNITS = tuple(_PER_S)
-
-
-def max_revision(unit: str, now_s: float) -> int:
-    """The greatest revision that a change may have: a day ahead of now, in the unit; 0: there is no bound.
-
-    A greater one, such as a time in nanoseconds among milliseconds, would win over every later change.
-    """
-    return int((now_s + _AHEAD_S) * _PER_S[unit])
+from lookalike.product_rules import BadField
 
 
 def check_revision(revision: int, greatest: int) -> None:
-    """Raises InvalidRequest for 0, and for a revision above `greatest` (0: no bound)."""
+    """Raises InvalidRequest for 0, and for a revision above `max_revision`."""
     if not revision:
         raise InvalidRequest("revision", "is 0; it must be above 0, and greater than that of every earlier change")
-    if 0 < greatest < revision:
-        raise InvalidRequest(
-            "revision", f"{revision} is more than a day ahead of now ({greatest}), in the unit that the gateway is told"
-        )
+    try:
+        product_rules.check_revision(revision, greatest)
+    except BadField as bad:
+        raise InvalidRequest("revision", bad.detail) from None

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lookalike.errors import BadSettings
+from lookalike.product_rules import DEFAULT_REVISION_UNIT, REVISION_UNITS
 from lookalike.runtime.settings import ProcessSettings, setting
 from server.policy import AutoPolicy
-from server.revisions import REVISION_UNITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class ServiceSettings(ProcessSettings):
         64, "most queries in one batch to a shard; fewer if they request many hits", at_least=1, at_most=256
     )
     revision_unit: str = setting(
-        "ms",
+        DEFAULT_REVISION_UNIT,
         f"unit of the catalogue's revisions, times since 1970: {', '.join(REVISION_UNITS)}; none: they are no times. A "
         "change whose revision is more than a day ahead of now is refused",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import unicodedata
 import zlib
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.errors import BadCatalogue, BadSettings
+from lookalike.product_rules import DEFAULT_REVISION_UNIT, max_revision
+from lookalike.timestamps import unix_time_s
 from pipeline.tables import delimited, delimiter, excel, json_lines, parquet
 from pipeline.tables.encoding import NotUtf8
 from pipeline.tables.record import BrokenRecord, Record
@@ -32,6 +35,7 @@ class TableOptions:
     delimiter: str = ""  # Of CSV; empty: from the line `sep=;`, else from the header.
     columns: tuple[str, ...] = ()  # The names of the columns of a table without a header line.
     sheet: str = ""  # Of an Excel file; empty: the first.
+    revision_unit: str = DEFAULT_REVISION_UNIT  # One of REVISION_UNITS.
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class Table:
     columns: list[str] | None  # None: JSON lines, in which each row names its own.
     notices: tuple[str, ...]  # What was assumed of the file, for whoever runs the command.
     _read: Callable[[], Iterator[Record | BrokenRecord]]
+    max_revision: int = 0  # Of a row of a catalogue; 0: any is allowed.
 
     def records(self) -> Iterator[Record | BrokenRecord]:
         """The rows in order. Raises BadCatalogue if the file cannot be read on."""
@@ -67,6 +72,11 @@ def open_table(path: Path, options: TableOptions = DEFAULT_OPTIONS, *, wanted: C
 
     Raises BadCatalogue if the file cannot be read at all.
     """
+    greatest = max_revision(options.revision_unit, unix_time_s())
+    return dataclasses.replace(_open_table(path, options, wanted), max_revision=greatest)
+
+
+def _open_table(path: Path, options: TableOptions, wanted: Collection[str]) -> Table:
     kind = suffix(path)
     try:
         if kind == ".parquet":

@@ -23,6 +23,7 @@ from index.storage import version
 from lookalike.cli import dispatch
 from lookalike.demo.sample import command
 from lookalike.errors import BadCatalogue, Unavailable
+from lookalike.timestamps import unix_time_s
 from pipeline import image_encoding
 from pipeline import update as update_module
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
@@ -224,6 +225,15 @@ async def test_a_bad_row_stops_a_strict_update_before_anything_is_published(opti
     edit_products(options, (50, {"price": -1}))
 
     with pytest.raises(BadCatalogue, match=r"products\.jsonl:51: bad price"):
+        await update(replace(options, strict=True))
+
+    assert not (options.location / "CURRENT").exists()
+
+
+async def test_a_revision_that_would_win_over_every_later_change_is_not_published(options: UpdateOptions) -> None:
+    edit_products(options, (50, {"revision": int(unix_time_s() * 10**9)}))
+
+    with pytest.raises(BadCatalogue, match=r"products\.jsonl:51: bad revision: .* a day ahead of now"):
         await update(replace(options, strict=True))
 
     assert not (options.location / "CURRENT").exists()

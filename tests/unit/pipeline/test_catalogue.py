@@ -112,6 +112,7 @@ def test_json_lines_csv_and_parquet_give_the_same_products(tmp_path: Path, kind:
         ({"revision": True}, RejectReason.BAD_REVISION),
         ({"revision": "new"}, RejectReason.BAD_REVISION),
         ({"revision": 1 << 64}, RejectReason.BAD_REVISION),
+        ({"revision": (1 << 64) - 1}, RejectReason.BAD_REVISION),  # More than a day ahead, in milliseconds.
         ({"revision": "9" * 5000}, RejectReason.BAD_REVISION),
         ({"created_at": 1.5}, RejectReason.BAD_TIME),
         ({"created_at": True}, RejectReason.BAD_TIME),
@@ -217,7 +218,6 @@ def test_a_photo_by_url_stays_in_its_product(tmp_path: Path) -> None:
         ({"created_at": None}, {"created_at": 0}),
         ({"revision": ""}, {"revision": 0}),
         ({"revision": "17"}, {"revision": 17}),
-        ({"revision": (1 << 64) - 1}, {"revision": (1 << 64) - 1}),
         ({"created_at": ""}, {"created_at": 0}),
         ({"created_at": "1764062700"}, {"created_at": 1_764_062_700}),
         ({"created_at": "2025-11-25"}, {"created_at": 1_764_028_800}),

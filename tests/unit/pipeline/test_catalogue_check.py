@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lookalike.cli import dispatch
+from lookalike.timestamps import unix_time_s
 from pipeline.catalogue_check import main
 from pipeline.ordered_map import ordered_map
 from pipeline.photos import read_products
@@ -59,6 +60,17 @@ def test_the_first_bad_row_stops_a_strict_check(shop_with_bad_rows: Path, capsys
     assert run(shop_with_bad_rows, "--strict") == 2
 
     assert capsys.readouterr().err.startswith('error: products.jsonl:3: broken photo: "b.png"')
+
+
+@pytest.mark.parametrize(("unit", "rejected"), [("ms", 1), ("ns", 0), ("none", 0)])
+def test_a_revision_far_ahead_is_a_bad_row_unless_revisions_have_another_unit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], unit: str, rejected: int
+) -> None:
+    shop = write_jsonl(tmp_path, {"id": "1", "revision": int(unix_time_s() * 10**9)}, {"id": "2", "revision": 7})
+
+    assert run(shop, "--revision-unit", unit, "--json") == 0
+
+    assert json.loads(capsys.readouterr().out)["reasons"] == ({"bad revision": 1} if rejected else {})
 
 
 def test_json_contains_every_bad_row(shop_with_bad_rows: Path, capsys: pytest.CaptureFixture[str]) -> None:

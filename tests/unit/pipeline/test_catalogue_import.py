@@ -16,6 +16,7 @@ import pytest
 
 from lookalike.cli import dispatch
 from lookalike.product_rules import CatalogueProduct
+from lookalike.timestamps import unix_time_s
 from pipeline import archive as archive_module
 from pipeline import catalogue
 from pipeline.catalogue_report import MAX_PHOTOS_NAMED
@@ -219,7 +220,7 @@ def test_photos_are_found_in_any_unicode_form_and_in_another_case(target: Path, 
     assert [bool(product.image) for product in imported_products(target)] == [True, True, True]
 
 
-def test_a_photo_by_url_stays_in_its_product_and_is_counted_for_a_fetcher(
+def test_a_photo_by_url_stays_in_its_product_and_is_listed_for_a_fetcher(
     target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t.csv").write_text("id,kind,photo\n1,k,https://cdn.example/a.jpg?v=1\n2,k,\n")
@@ -227,7 +228,33 @@ def test_a_photo_by_url_stays_in_its_product_and_is_counted_for_a_fetcher(
     assert run(tmp_path / "t.csv", target, "--field", "category=kind", "--image", "{photo}", "--json") == 0
 
     assert [product.image for product in imported_products(target)] == ["https://cdn.example/a.jpg?v=1", ""]
-    assert json.loads(capsys.readouterr().out)["unused_photos"] == {"photo by URL, not fetched": 1}
+    report = json.loads(capsys.readouterr().out)
+    assert report["unused_photos"] == {"photo by URL, not fetched": 1}
+    assert [(photo["id"], photo["detail"]) for photo in report["photo_problems"]] == [
+        ("1", "https://cdn.example/a.jpg?v=1")
+    ]
+
+
+def test_json_contains_every_bad_row(source: Path, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(source, target, *FIELDS, "--json") == 0
+
+    (reject,) = json.loads(capsys.readouterr().out)["rejects"]
+    assert (reject["line"], reject["id"], reject["reason"]) == (4, "3", "bad price")
+
+
+@pytest.mark.parametrize(("unit", "rejected"), [("ms", ["2"]), ("s", ["1", "2"]), ("ns", []), ("none", [])])
+def test_a_row_whose_revision_is_far_ahead_in_the_stated_unit_is_bad(
+    source: Path, target: Path, capsys: pytest.CaptureFixture[str], unit: str, rejected: list[str]
+) -> None:
+    now_ms = int(unix_time_s() * 1000)
+    source.write_text(f"sku,name,kind,cost,changed\n1,a,k,1,{now_ms}\n2,b,k,1,{now_ms * 1000}\n3,c,k,1,\n")
+
+    assert run(source, target, *FIELDS, "--field", "revision=changed", "--revision-unit", unit, "--json") == 0
+
+    report = json.loads(capsys.readouterr().out)
+    assert [(reject["id"], reject["reason"]) for reject in report["rejects"]] == [
+        (each, "bad revision") for each in rejected
+    ]
 
 
 def test_a_photo_by_url_whose_file_is_there_is_that_file(target: Path, tmp_path: Path) -> None:
