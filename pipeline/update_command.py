@@ -15,6 +15,7 @@ from encoders.text import model as text_encoder
 from index.building.auto_recipe import describe
 from index.building.build import MAX_SHARDS, IndexOptions
 from index.building.staging import publish, staging_directory
+from index.building.version_change import current_manifest, tell_what_is_lost
 from index.storage.location import open_location
 from index.storage.store import ObjectStore
 from lookalike.cli import arguments
@@ -34,6 +35,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise BadSettings(
             f"--staging is not given: the index for {location} needs a directory in which versions are built and kept"
         )
+    before = current_manifest(location)
     with (
         staging_directory(location, args.staging) as directory,
         model_server(args.models, environ, args.model)
@@ -67,6 +69,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         report = asyncio.run(update(options))
         publish(location, directory, report.version)
     print(json.dumps(report.as_json(), indent=1) if args.json else _summary(report, bool(address)))
+    tell_what_is_lost(before, location.read_manifest(report.version))
     return 0
 
 

@@ -20,8 +20,10 @@ from index.backends.recipe import ALLOWED
 from index.building import build
 from index.building.auto_recipe import describe
 from index.building.staging import publish, staging_directory
+from index.building.version_change import current_manifest, tell_what_is_lost
 from index.storage.attributes import refuse_duplicates, validate_products
 from index.storage.location import Location, open_location
+from index.storage.manifest import Manifest
 from index.storage.vectors import RESCORE_DTYPES
 from lookalike.cli import arguments, npy_files
 from lookalike.cli.progress import stage_progress_bar
@@ -50,6 +52,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         products = join_attributes(products, options.attributes)
     space_vectors = build.SpaceVectors(encoder=options.encoder, vectors=vectors, rows=np.arange(len(vectors)))
     location = open_location(options.location)
+    before = current_manifest(location)
     with staging_directory(location, options.staging) as directory, stage_progress_bar() as progress:
         name = build.build(
             directory,
@@ -67,7 +70,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
             progress=progress,
         )
         publish(location, directory, name)
-    _print_report(location, name, as_json=options.json)
+    manifest = location.read_manifest(name)
+    _print_report(location, manifest, as_json=options.json)
+    tell_what_is_lost(before, manifest)
     return 0
 
 
@@ -226,17 +231,17 @@ def _with_text_ids(attributes: pa.Table, path: Path) -> pa.Table:
     return attributes.set_column(column, "id", whole.cast(pa.large_string()))
 
 
-def _print_report(location: Location, name: str, *, as_json: bool) -> None:
-    manifest = location.read_manifest(name)
+def _print_report(location: Location, manifest: Manifest, *, as_json: bool) -> None:
     (space,) = manifest.spaces
     recall = min(index.recall_at_10 for index in space.indexes)
     if as_json:
-        report = {"version": name, "products": sum(manifest.products), "shards": manifest.shards}
+        report = {"version": manifest.version, "products": sum(manifest.products), "shards": manifest.shards}
         recipes = [index.recipe for index in space.indexes]
         choice = None if space.choice is None else asdict(space.choice)
         print(json.dumps({**report, "dim": space.dim, "recipes": recipes, "recall_at_10": recall, "auto": choice}))
     else:
-        print(f"{location}: version {name} serves: {sum(manifest.products)} products in {manifest.shards} shards,")
+        products = f"{sum(manifest.products)} products in {manifest.shards} shards"
+        print(f"{location}: version {manifest.version} serves: {products},")
         print(f"{space.name} {space.dim}-d, {space.indexes[0].recipe}, recall@10 {recall:.3f}")
         if space.choice is not None:
             print("\n".join(describe(space.choice)))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from index.building.inspect import format_mib
+from index.building.version_change import current_manifest, tell_what_is_lost
 from index.storage.location import Location, open_location
 from index.storage.manifest import Manifest
 from lookalike.errors import BadArtifact, BadSettings
@@ -50,7 +51,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
         case "list":
             _list_versions(location, as_json=options.json)
         case "use":
+            before = current_manifest(location)
             print(use(location, options.version))
+            tell_what_is_lost(before, location.read_manifest(options.version))
         case "drop":
             drop(location, options.version)
             print(f"{location}: version {options.version} is dropped")

@@ -140,6 +140,23 @@ def test_a_number_out_of_range_is_refused_and_its_flag_named(
     assert f"argument {flag[0]}: {flag[1]} is not in 0.." in capsys.readouterr().err
 
 
+def test_a_version_that_cannot_take_changes_to_the_one_before_says_which(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_index(base)
+    build_index(base, "--seed", "1")
+    assert "notice" not in capsys.readouterr().err
+    build_index(base, "--shards", "2", "--encoder", "another")
+    told = capsys.readouterr().err
+    assert "changes of products that another shard has now (2 shards, before 1)" in told
+    assert "image vectors of changes (its encoder is another, before vectors)" in told
+    np.save(base / "base.npy", np.load(base / "base.npy")[:, :4])
+    build_index(base, "--shards", "2", "--encoder", "another")
+    assert "changes with image vectors (4 dimensions, before 8)" in capsys.readouterr().err
+    build_index(base, "--shards", "2", "--space", "text")  # The last --space counts.
+    assert "image vectors of changes (it has no such space)" in capsys.readouterr().err
+
+
 def test_the_result_can_be_printed_as_json(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build_index(base, "--json", "--shards", "2", "--encoder", "mine")
     report = json.loads(capsys.readouterr().out)

@@ -14,7 +14,7 @@ from index.building.build import SpaceVectors, build
 from index.storage.location import open_location
 from lookalike.cli.dispatch import run
 from tests import stores
-from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
+from tests.unit.index.samples import IMAGE, TEXT, catalogue, clustered, vectors_of
 
 COUNT = 60
 
@@ -62,6 +62,18 @@ def test_versions_are_listed_with_what_they_hold_and_which_serves(
     printed = capsys.readouterr().out
     assert index.old in printed
     assert printed.count("serves") == 1
+
+
+def test_letting_a_version_with_other_spaces_serve_says_what_of_changes_it_does_not_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = {space: vectors_of(clustered(COUNT, 8, space)) for space in (int(IMAGE), int(TEXT))}
+    alone, _ = (build(tmp_path, catalogue(COUNT), {space: vectors[space]}, shards=1) for space in vectors)
+    for told in ("does not take: text vectors of changes (it has no such space)", ""):  # The second time it serves.
+        assert status("use", str(tmp_path), alone) == 0
+        error = capsys.readouterr().err
+        assert told in error
+        assert bool(error) == bool(told)
 
 
 def test_an_earlier_version_can_serve_again_and_the_later_one_be_dropped(
