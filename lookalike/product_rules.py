@@ -34,6 +34,7 @@ _CONTROL_OR_SURROGATE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # Soft hyphen and zero-width spaces: nobody sees them, but a label with one is not equal to the label without. Joiners
 # (U+200C, U+200D) stay, of which emoji and some scripts are made.
 _INVISIBLE: Final = re.compile(r"[\u00ad\u200b\u2060\ufeff]")
+_PHOTO_URLS: Final = ("http://", "https://", "s3://", "gs://")
 TAG_SEPARATOR: Final = "|"  # Between tags in one text, as in CSV.
 # How many there are in a second; none: revisions are no times, and any number is allowed.
 _REVISIONS_PER_S: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9, "none": 0}
@@ -86,7 +87,9 @@ class CatalogueProduct:
     price: float | None = None  # In units of `currency`; None: unknown, which passes neither bound of a price filter.
     currency: str = ""
     in_stock: bool = True
-    image: str = ""  # A path relative to the catalogue's directory, with "/", or an http(s) URL; empty: no photo.
+    image: str = (
+        ""  # A path relative to the catalogue's directory, with "/", or a URL of http(s), s3 or gs; empty: no photo.
+    )
     url: str = ""
     tags: tuple[str, ...] = ()  # Sorted, each once.
     created_at: int = 0  # Seconds since 1970 in UTC; 0: unknown.
@@ -141,6 +144,11 @@ def normalise_category(path: str) -> str:
 def normalise_label(text: str) -> str:
     """A tag or a shop in its one form: composed (NFC), without white space around it and invisible characters."""
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).strip()
+
+
+def is_photo_url(image: str) -> bool:
+    """Whether a photo is stated by its URL, and not by the path of its file."""
+    return image.lower().startswith(_PHOTO_URLS)
 
 
 def split_tags(text: str) -> list[str]:
@@ -318,13 +326,13 @@ def _in_stock(value: object) -> bool:
 
 
 def _image(value: object) -> str:
-    """A relative path that cannot leave the catalogue's directory, whatever is on the disk; or an http(s) URL."""
+    """A relative path that cannot leave the catalogue's directory, whatever is on the disk; or a URL that photos are fetched by."""
     text = unicodedata.normalize("NFC", _bounded("image", value, MAX_PATH_BYTES))
-    if re.match(r"https?://[^\s/]", text, re.IGNORECASE):
+    if is_photo_url(text) and re.match(r"[a-z0-9]+://[^\s/]", text, re.IGNORECASE):
         return text
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or "\\" in text or ":" in text or (text and not path.parts):
-        detail = f"{quote(text)} is neither a path inside the catalogue's directory nor an http(s) URL"
+        detail = f"{quote(text)} is neither a path inside the catalogue's directory nor a URL of http(s), s3 or gs"
         raise BadField("image", RejectReason.BAD_IMAGE, detail)
     return text
 

@@ -25,6 +25,7 @@ from lookalike.product_rules import (
     BadField,
     CatalogueProduct,
     RejectReason,
+    is_photo_url,
     parse_field,
 )
 from pipeline.product import (
@@ -199,7 +200,7 @@ class _PhotoFiles:
     def find(self, image: object) -> str:
         """The path of the photo's file below the directory, or its URL. Raises PhotoError if there is none."""
         path = photo_path(image)
-        if not path or is_url(path):
+        if not path or is_photo_url(path):
             return path
         try:
             for name in (str(image).strip(), path):
@@ -238,8 +239,3 @@ def photo_path(image: object) -> str:
         return str(parse_field("image", image, []))
     except BadField as bad:
         raise PhotoError(UnusedPhotoReason.BAD_PATH, bad.detail) from None
-
-
-def is_url(image: str) -> bool:
-    """Whether a photo is stated by its URL, and not by the path of its file."""
-    return image.lower().startswith(("http://", "https://"))

@@ -19,7 +19,7 @@ from encoders.image.signature import DEFAULT_INPUT_PX
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.printable import quote
-from lookalike.product_rules import BadField, CatalogueProduct, RejectReason
+from lookalike.product_rules import BadField, CatalogueProduct, RejectReason, is_photo_url
 from pipeline import archive, catalogue
 from pipeline.catalogue_report import CatalogueReport
 from pipeline.column_mapping import ColumnMapping, Note
@@ -200,7 +200,7 @@ class _Importer:
         name = self.source.mapping.image_name(cells)
         if not name:
             return self._without_photo(line, product, None)
-        url = name if catalogue.is_url(name) else ""
+        url = name if is_photo_url(name) else ""
         stem = PurePosixPath(unquote(urlsplit(url).path)).name if url else name
         if self.photos is not None and (file := self.photos.find(stem)):
             # The folder "images" of an archive becomes the folder "images" of the catalogue, not "images/images".
@@ -278,7 +278,7 @@ class _Importer:
                 return None
         elif candidate.missing_photo is not None:
             photo_error = candidate.missing_photo
-        elif catalogue.is_url(product.image):
+        elif is_photo_url(product.image):
             photo_error = PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
         if photo_error is not None:
             report.note_unused_photo(

@@ -27,6 +27,7 @@ from encoders.text.model import TextModel
 from lookalike.cli import arguments
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
+from lookalike.product_rules import is_photo_url
 from lookalike.vectors import F32
 from pipeline import catalogue
 from pipeline.evaluation import baselines, held_out, plots, report
@@ -139,7 +140,7 @@ def _find_photos(directory: Path, data: EvaluationData) -> tuple[list[Path | Non
     photo_by_id = {
         item.product.id: directory / item.product.image
         for item in catalogue.read(directory)
-        if not isinstance(item, RejectedRow) and item.product.image and not catalogue.is_url(item.product.image)
+        if not isinstance(item, RejectedRow) and item.product.image and not is_photo_url(item.product.image)
     }
     photos = [photo_by_id.get(product.id) for product in data.test.products]
     missing = sum(photo is None for photo in photos)

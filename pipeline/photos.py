@@ -16,7 +16,7 @@ from encoders.image.isolated_decoder import Decode, image_decoder
 from encoders.image.preprocessing import BadImage, ImageTooLarge
 from lookalike.limits import MAX_IMAGE_BYTES
 from lookalike.printable import quote
-from lookalike.product_rules import CatalogueProduct
+from lookalike.product_rules import CatalogueProduct, is_photo_url
 from pipeline import catalogue
 from pipeline.catalogue import CatalogueRow
 from pipeline.catalogue_report import CatalogueReport
@@ -64,7 +64,7 @@ def read_products(
             return item
         product, photo, unused = item.product, None, item.unused_photo
         try:
-            if catalogue.is_url(product.image):
+            if is_photo_url(product.image):
                 raise PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
             if product.image:
                 photo = open_photo(directory / product.image, decode, stored_digests)
