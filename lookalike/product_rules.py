@@ -326,7 +326,7 @@ def _in_stock(value: object) -> bool:
 
 
 def _image(value: object) -> str:
-    """A relative path that cannot leave the catalogue's directory, whatever is on the disk; or a URL that photos are fetched by."""
+    """A relative path that cannot leave the catalogue's directory, whatever is on the disk; or a URL of a photo."""
     text = unicodedata.normalize("NFC", _bounded("image", value, MAX_PATH_BYTES))
     if is_photo_url(text) and re.match(r"[a-z0-9]+://[^\s/]", text, re.IGNORECASE):
         return text

@@ -28,7 +28,7 @@ class Shop:
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.port}{path}"
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:  # noqa: PLR0911  # One per way to answer.
         self.requests.append(request)
         match request.path:
             case "/photo.jpg":
