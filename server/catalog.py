@@ -13,7 +13,7 @@ from lookalike.errors import InvalidRequest, NotFound
 from lookalike.limits import MAX_IDS
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import catalog_pb2
-from lookalike.v1.types_pb2 import Product
+from lookalike.v1.types_pb2 import Product, SpaceVector
 from server.admission import Permit
 from server.checks import check_product_id
 from server.filters import check_filter
@@ -36,7 +36,11 @@ class CatalogReader:
         fetched = await self.shards.get(snapshot, request.product_id, spaces, self._or_default(deadline))
         if not fetched.HasField("product"):
             raise NotFound(f"no product {request.product_id}")
-        return catalog_pb2.GetResponse(product=Product.FromString(fetched.product), vectors=fetched.vectors)
+        vectors = [
+            SpaceVector(space=each.space, vector=each.vector, encoder=snapshot.spaces[each.space].encoder)
+            for each in fetched.vectors
+        ]
+        return catalog_pb2.GetResponse(product=Product.FromString(fetched.product), vectors=vectors)
 
     async def exists(
         self, request: catalog_pb2.ExistsRequest, deadline: Deadline, permit: Permit

@@ -23,7 +23,7 @@ Vectors = Mapping[Space.ValueType, F32]  # Each (dim,), of unit norm.
 def parse_vectors(vectors: Iterable[SpaceVector], snapshot: Snapshot) -> dict[Space.ValueType, F32]:
     """The vectors of a request, scaled to unit norm.
 
-    Raises InvalidRequest, and FailedPrecondition for a space that the version does not have.
+    Raises InvalidRequest, and FailedPrecondition for a space that the version does not have, or of another encoder.
     """
     parsed: dict[Space.ValueType, F32] = {}
     for i, each in enumerate(vectors):
@@ -32,7 +32,10 @@ def parse_vectors(vectors: Iterable[SpaceVector], snapshot: Snapshot) -> dict[Sp
         if each.space in parsed:
             raise InvalidRequest(f"vectors[{i}].space", "this space has a vector already")
         (info,) = snapshot.require_spaces([each.space]).values()
-        parsed[each.space] = unit_vector(f"vectors[{i}].vector", each.vector, info.dim)
+        vector = unit_vector(f"vectors[{i}].vector", each.vector, info.dim)
+        if each.encoder:
+            require_encoder(EncodedVector(vector, each.encoder), info)
+        parsed[each.space] = vector
     return parsed
 
 

@@ -85,18 +85,24 @@ class SpaceVector(_message.Message):
 
     SPACE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
+    ENCODER_FIELD_NUMBER: _builtins.int
     space: Global___Space.ValueType
     vector: _builtins.bytes
     """float32."""
+    encoder: _builtins.str
+    """The fingerprint of the encoder that made it. Set in responses; in a change, FAILED_PRECONDITION if it is not that of
+    the index. Unset: the caller vouches for it.
+    """
     def __init__(
         self,
         *,
         space: Global___Space.ValueType = ...,
         vector: _builtins.bytes = ...,
+        encoder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["space", b"space", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder", b"encoder", "space", b"space", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

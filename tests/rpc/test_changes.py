@@ -114,6 +114,18 @@ async def test_vectors_in_the_request_are_scaled_to_unit_length_and_without_enco
     assert not system.text_encoder.texts
 
 
+async def test_a_vector_that_states_another_encoder_than_that_of_the_index_is_refused(system: ScriptedSystem) -> None:
+    request = upsert_request(text=np.ones(DIMS[SPACE_TEXT], np.float32))
+    request.vectors[0].encoder = f"encoder-{SPACE_TEXT}"
+    assert (await system.catalog.Upsert(request)).applied
+    request.vectors[0].encoder = "encoder-of-yesterday"
+    request.revision += 1
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await system.catalog.Upsert(request)
+    assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "encoder-of-yesterday" in str(error.value.details())
+
+
 async def test_with_encode_missing_vectors_are_made_of_title_and_photo(system: ScriptedSystem) -> None:
     response = await system.catalog.Upsert(upsert_request(encode=True, title="p07", image=a_photo(3)))
     assert list(response.spaces) == [SPACE_IMAGE, SPACE_TEXT, SPACE_PRODUCT]
