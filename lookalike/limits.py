@@ -13,6 +13,7 @@ MAX_IDS: Final = 1000  # Product ids in one request.
 MAX_BATCH: Final = 256  # Searches in one batch.
 MAX_STREAM_AHEAD: Final = 64  # Searches of a stream whose responses the caller has not taken.
 MAX_LIMIT: Final = 1000  # Hits in one answer.
+MAX_CATEGORIES: Final = 100  # Categories in one answer of Classify.
 MAX_CHANGES: Final = 1000  # Changes in one batch.
 MAX_WRITE_BYTES: Final = 4 << 20  # Of one message of a stream of changes, if it has more than one change.
 MAX_WRITE_AHEAD: Final = 2  # Batches of changes that are read before the one before them is written.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import NamedTuple
 
+from encoders.clients import InputVectors
 from lookalike.errors import Unavailable
 from lookalike.shard_query import ShardHits
 from lookalike.spaces import space_name
@@ -19,7 +20,6 @@ from lookalike.v1.search_pb2 import Provenance, SearchResponse, Timings
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, Space
 from server import metrics
 from server.classify_request import ClassifyQuery
-from server.encoding import InputVectors
 from server.merge import Ranking, merge_hits
 from server.metrics import RequestTimer
 from server.policy import Route

@@ -9,6 +9,7 @@ from functools import partial
 
 import grpc
 
+from encoders.clients import Encoders
 from lookalike.errors import BadSettings
 from lookalike.runtime import edge, lifecycle, telemetry
 from lookalike.runtime.settings import load
@@ -20,7 +21,6 @@ from server.catalog import CatalogReader
 from server.change_encoding import ChangeEncoder
 from server.changes import CatalogWriter
 from server.classify import ClassifyHandler
-from server.encoding import Encoders
 from server.open_streams import OpenStreams
 from server.policy import AutoPolicy
 from server.query_parser import QueryParser
@@ -74,7 +74,7 @@ class Gateway:
 
 def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport]) -> Gateway:
     """Build all parts of a gateway of these shards, in the order of their ordinals; nothing is connected yet."""
-    shards, encoders, cache = ShardGroup(transports, settings), Encoders(settings), _result_cache(settings)
+    shards, encoders, cache = ShardGroup(transports, settings), Encoders(settings.encoders()), _result_cache(settings)
     versions = VersionWatch(shards, settings.refresh_s)
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from encoders.clients import EncodedVector, Encoders, InputVectors
 from lookalike.errors import InvalidRequest
 from lookalike.product_rules import embedded_texts
 from lookalike.runtime.deadline import Deadline
@@ -12,7 +13,6 @@ from lookalike.spaces import VECTOR_SPACES
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product, Space, SpaceVector
 from lookalike.vectors import F32
 from server.checks import check_image
-from server.encoding import EncodedVector, Encoders, InputVectors
 from server.query_vectors import require_encoder
 from server.topology import Snapshot
 from server.vector_math import unit_vector

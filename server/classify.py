@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from encoders.clients import ClassificationResult, EncodedVector, Encoders, InputVectors
 from lookalike.errors import NotFound
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2, search_pb2
@@ -12,7 +13,6 @@ from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
 from server.admission import Permit
 from server.answer import classification_degradations, timings
 from server.classify_request import ClassifyQuery, parse_classify_request
-from server.encoding import ClassificationResult, EncodedVector, Encoders, InputVectors
 from server.metrics import RequestTimer
 from server.shard_group import ShardGroup
 from server.stored_product import StoredProduct

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from encoders.clients import EncodedVector, Encoders, InputVectors
 from lookalike.errors import InvalidRequest, LookalikeError
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.index_pb2 import FetchedProduct
@@ -24,7 +25,6 @@ from lookalike.v1.search_pb2 import Contribution, Hit
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from lookalike.vectors import F32, pack
 from server.diversity import hit_vectors
-from server.encoding import EncodedVector, Encoders, InputVectors
 from server.policy import Route, has_example_in
 from server.query import ExampleSource, QueryExample
 from server.query_vectors import QueryInputs, compose_query_vectors, require_encoder, run_concurrently

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from encoders.clients import EncodedVector, Encoders, InputVectors
 from lookalike.errors import FailedPrecondition
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
 from lookalike.vectors import F32
-from server.encoding import EncodedVector, Encoders, InputVectors
 from server.query import COMPARABLE_IN, ExampleSource, QueryExample, SearchQuery
 from server.stored_product import StoredProduct
 from server.topology import SpaceInfo

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
+from encoders.clients import Encoders
 from lookalike.errors import LookalikeError
 from lookalike.runtime.deadline import Deadline
 from lookalike.shard_query import ShardQuery
@@ -21,7 +22,6 @@ from server.admission import Permit
 from server.answer import SearchAnswer, build_answer, build_empty_answer, rank_hits
 from server.cached_answer import CachedAnswer, Void, basis_of, pack_answer, read_answer
 from server.diversity import CANDIDATES_PER_HIT, diversify, hit_vectors
-from server.encoding import Encoders
 from server.explanation import Explainer
 from server.merge import Ranking
 from server.metrics import RequestTimer

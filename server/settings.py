@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from encoders.clients import EncoderSettings
 from lookalike.errors import BadSettings
 from lookalike.product_rules import DEFAULT_REVISION_UNIT, REVISION_UNITS
 from lookalike.runtime.settings import ProcessSettings, setting
@@ -96,6 +97,22 @@ class ServiceSettings(ProcessSettings):
     image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=221)
     image_threads: int = setting(2, "threads that decode photos", at_least=1, at_most=64)
     text_batch: int = setting(64, "most texts in one call to the text encoder", at_least=1, at_most=1024)
+
+    def encoders(self) -> EncoderSettings:
+        return EncoderSettings(
+            model_server=self.model_server,
+            model=self.model,
+            model_version=self.model_version,
+            model_label=self.model_label,
+            model_server_connections=self.model_server_connections,
+            image_threads=self.image_threads,
+            image_batch=self.image_batch,
+            image_in_flight=self.image_inflight,
+            text_encoder=self.text_encoder,
+            text_batch=self.text_batch,
+            timeout_s=self.default_deadline_s,
+            max_waiting=self.max_inflight,
+        )
 
     def __post_init__(self) -> None:
         """Raises BadSettings for what the bounds of single settings do not cover."""

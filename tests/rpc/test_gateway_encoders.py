@@ -11,6 +11,8 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from encoders import clients
+from encoders.clients import EncodedVector, Encoders, EncoderSettings, InputVectors
 from encoders.image.preprocessing import preprocess
 from lookalike.errors import FailedPrecondition
 from lookalike.runtime.deadline import Deadline
@@ -19,9 +21,6 @@ from lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest, Sea
 from lookalike.v1.text_encoder_pb2 import EncodeTextResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product
 from lookalike.vectors import pack
-from server import encoding
-from server.encoding import EncodedVector, Encoders, InputVectors
-from server.settings import GatewaySettings
 from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, ScriptedSystem, a_photo, scripted_system, serving
 from tests.rpc.model_servers import until
 
@@ -51,12 +50,12 @@ async def status_of(call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
 async def test_the_default_deadline_holds_while_a_photo_is_decoded(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     may_finish, finished = threading.Event(), threading.Event()
 
-    def blocking_preprocess(data: bytes, side_px: int) -> encoding.Pixels:
+    def blocking_preprocess(data: bytes, side_px: int) -> clients.Pixels:
         may_finish.wait(20)
         finished.set()
         return preprocess(data, side_px)
 
-    monkeypatch.setattr(encoding, "preprocess", blocking_preprocess)
+    monkeypatch.setattr(clients, "preprocess", blocking_preprocess)
     async with scripted_system(default_deadline_s=0.1) as system:
         try:
             code, _ = await status_of(call(system))
@@ -86,7 +85,7 @@ async def test_photos_that_arrive_while_a_call_is_in_flight_are_sent_together_in
 ) -> None:
     decoded: list[bytes] = []
 
-    def recording_preprocess(data: bytes, side_px: int) -> encoding.Pixels:
+    def recording_preprocess(data: bytes, side_px: int) -> clients.Pixels:
         pixels = preprocess(data, side_px)
         decoded.append(data)
         return pixels
@@ -95,7 +94,7 @@ async def test_photos_that_arrive_while_a_call_is_in_flight_are_sent_together_in
         request = SearchRequest(examples=[Example(image=a_photo(number))], space=SPACE_IMAGE)
         return asyncio.ensure_future(system.search.Search(request))
 
-    monkeypatch.setattr(encoding, "preprocess", recording_preprocess)
+    monkeypatch.setattr(clients, "preprocess", recording_preprocess)
     async with scripted_system() as system:
         system.model_server.waits_for = asyncio.Event()
         searches = [search(system, 1)]
@@ -146,7 +145,7 @@ async def test_a_vector_of_another_encoder_does_not_fail_the_others_of_its_batch
     other = InputVectors(None, EncodedVector(np.ones(300, dtype=np.float32), "encoder-of-300-dimensions"))
     products = ScriptedProductEncoder()
     async with serving(products.handler()) as address:
-        encoders = Encoders(GatewaySettings(text_encoder=address))
+        encoders = Encoders(EncoderSettings(text_encoder=address))
 
         async def call(each: InputVectors) -> object:
             return await (encoders.classify(each, 0.9, NEVER) if classify else encoders.encode_product(each, NEVER))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from encoders.clients import Encoders, EncoderSettings
 from encoders.image.client import ImageEncoder, WrongInputSize
 from encoders.image.prediction_service import to_string_tensor, to_tensor
 from encoders.image.signature import ENCODER, FEATURES
@@ -24,7 +25,6 @@ from lookalike.channels import aio_channel, aio_channels
 from lookalike.errors import BadSettings, DeadlineExceeded, LookalikeError, Overloaded, Unavailable
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
-from server.encoding import Encoders
 from server.settings import GatewaySettings
 from tests.rpc.model_servers import (
     DIM,
@@ -193,7 +193,7 @@ async def test_the_gateway_pins_the_configured_version(tmp_path: Path) -> None:
 
     async def encoder(**version_settings: Any) -> str:
         settings = GatewaySettings(model_server=address, model_server_connections=2, **version_settings)
-        encoders = Encoders(settings)
+        encoders = Encoders(settings.encoders())
         _, fingerprint = await encoders.encode_image("", photo.getvalue(), Deadline.after(5))
         await encoders.close()
         return fingerprint
@@ -216,7 +216,7 @@ async def test_the_gateway_decodes_photos_to_the_size_of_the_model_and_takes_its
     write_version(tmp_path, 1)
     load = lambda path: ArithmeticModel("shopnet-1", input_px=48, dim=8)  # noqa: E731
     async with run_model_server(tmp_path, load) as address:
-        encoders = Encoders(GatewaySettings(model_server=address))
+        encoders = Encoders(EncoderSettings(model_server=address))
         encoded = await encoders.encode_image("", a_photo(), Deadline.after(5))
         await encoders.close()
     assert encoded.encoder == "shopnet-1"
@@ -227,7 +227,7 @@ async def test_if_the_server_changes_to_a_model_of_another_size_no_photo_fails(t
     write_version(tmp_path, 1)
     models = {"1": ArithmeticModel("shopnet-1", input_px=48, dim=8), "2": ArithmeticModel("shopnet-2", dim=16)}
     async with run_model_server(tmp_path, lambda path: models[path.name], poll_s=0.01) as address:
-        encoders = Encoders(GatewaySettings(model_server=address))
+        encoders = Encoders(EncoderSettings(model_server=address))
         fingerprints: list[str] = []
 
         async def encode() -> bool:

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFile
 
+from encoders import clients
 from encoders.image import isolated_decoder, preprocessing
 from encoders.image.preprocessing import MAX_ONE_SCAN_PIXELS, MAX_PIXELS, BadImage
 from lookalike.limits import MAX_IMAGE_BYTES
-from server import encoding
 
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 
@@ -359,4 +359,4 @@ def test_a_webp_may_have_25_megapixels() -> None:
 
 
 def test_queries_and_catalogues_use_the_same_preprocessing_function() -> None:
-    assert vars(encoding)["preprocess"] is vars(isolated_decoder)["preprocess"] is preprocessing.preprocess
+    assert vars(clients)["preprocess"] is vars(isolated_decoder)["preprocess"] is preprocessing.preprocess

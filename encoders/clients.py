@@ -1,4 +1,4 @@
-"""The gateway's clients of the encoders, which batch the calls of concurrent requests. Network I/O (gRPC)."""
+"""Clients of all encoders, which batch the calls of concurrent requests. Network I/O (gRPC)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import numpy.typing as npt
 
 from encoders.image.client import ImageEncoder, WrongInputSize
 from encoders.image.preprocessing import BadImage, preprocess
+from encoders.image.signature import MODEL
 from encoders.product.client import CategoryProbabilities, ProductEncoder, ProductEncoderInfo
 from encoders.text.client import TextEncoder
 from lookalike.channels import aio_channel, aio_channels
 from lookalike.errors import DeadlineExceeded, FailedPrecondition, InvalidRequest, Unavailable
+from lookalike.limits import MAX_CATEGORIES
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.product_encoder_pb2 import ProductInput
 from lookalike.vectors import F32, pack
-from server.classify_request import MAX_CATEGORIES
-from server.settings import ServiceSettings
 
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
@@ -32,6 +32,24 @@ Pixels = npt.NDArray[np.uint8]
 
 _SIZES_TRIED = 4  # Of a photo.
 PRODUCT_BATCH = 64  # Maximum number of products in one call to the product encoder.
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """Where the encoders are, and in what batches they are called."""
+
+    model_server: str = ""  # host:port; empty: photos cannot be encoded.
+    model: str = MODEL
+    model_version: int = 0  # 0: the latest, or that of the label.
+    model_label: str = ""
+    model_server_connections: int = 1
+    image_threads: int = 2  # That decode photos.
+    image_batch: int = 16
+    image_in_flight: int = 2  # Calls to the model server.
+    text_encoder: str = ""  # host:port of the text and the product encoder; empty: neither texts nor products.
+    text_batch: int = 64
+    timeout_s: float = 2.0  # Of the call of a batch, since its callers' deadlines differ.
+    max_waiting: int = 64  # Requests that wait for the call of a batch; beyond it they are refused.
 
 
 class EncodedVector(NamedTuple):
@@ -58,15 +76,15 @@ class ClassificationResult:
 class Encoders:
     """Clients of all encoders. An encoder that is not configured, or is down, fails only the queries that need it."""
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    def __init__(self, settings: EncoderSettings) -> None:
         self._threads = ThreadPoolExecutor(settings.image_threads, "photo")
         self._channels: list[grpc.aio.Channel] = []
         self._image_batcher: Coalescer[Pixels, EncodedVector] | None = None
         self._text_batcher: Coalescer[str, EncodedVector] | None = None
         self._product_batcher: Coalescer[InputVectors, EncodedVector] | None = None
         self._classify_batcher: Coalescer[tuple[InputVectors, float], ClassificationResult] | None = None
-        self._batch_timeout_s = settings.default_deadline_s
-        self._max_waiting = settings.max_inflight
+        self._batch_timeout_s = settings.timeout_s
+        self._max_waiting = settings.max_waiting
         if settings.model_server:
             channels = aio_channels(settings.model_server, settings.model_server_connections)
             self._channels += channels
@@ -74,7 +92,7 @@ class Encoders:
                 *channels, model=settings.model, version=settings.model_version, label=settings.model_label
             )
             self._image_batcher = self._batcher(
-                "image encoder", self._encode_images, settings.image_batch, max_in_flight=settings.image_inflight
+                "image encoder", self._encode_images, settings.image_batch, max_in_flight=settings.image_in_flight
             )
         if settings.text_encoder:
             channel = self._channel(settings.text_encoder)
@@ -96,7 +114,7 @@ class Encoders:
         place of another, answers of both may come in turn.
         """
         if self._image_batcher is None:
-            raise Unavailable("this gateway has no image encoder: it cannot encode photos")
+            raise Unavailable("no image encoder is set: photos cannot be encoded")
         for _ in range(_SIZES_TRIED - 1):
             with suppress(WrongInputSize):
                 return await self._image_batcher(await self._decode(field, data, deadline), deadline)
@@ -123,7 +141,7 @@ class Encoders:
         Raises what `TextEncoder.encode` does.
         """
         if self._text_batcher is None:
-            raise Unavailable("this gateway has no text encoder: it cannot encode texts")
+            raise Unavailable("no text encoder is set: texts cannot be encoded")
         return await self._text_batcher(text, deadline)
 
     async def leave_out_words(self, text: str, deadline: Deadline) -> list[tuple[str, EncodedVector]]:
@@ -132,7 +150,7 @@ class Encoders:
         Raises what `TextEncoder.encode` does.
         """
         if self._text_batcher is None:
-            raise Unavailable("this gateway has no text encoder: it cannot encode texts")
+            raise Unavailable("no text encoder is set: texts cannot be encoded")
         words, rests = await self._text_encoder.leave_out_words(text, deadline)
         vectors = (EncodedVector(vector, rests.encoder) for vector in rests.vectors)
         return [*zip(words, vectors, strict=True)]
@@ -143,7 +161,7 @@ class Encoders:
         Raises what `ProductEncoder.encode` does, and FailedPrecondition for inputs of encoders it was not trained on.
         """
         if self._product_batcher is None:
-            raise Unavailable("this gateway has no product encoder: it cannot encode products")
+            raise Unavailable("no product encoder is set: products cannot be encoded")
         return await self._product_batcher(inputs, deadline)
 
     async def classify(self, inputs: InputVectors, precision: float, deadline: Deadline) -> ClassificationResult:
@@ -152,7 +170,7 @@ class Encoders:
         Raises what `ProductEncoder.classify` does, and FailedPrecondition for inputs of encoders it was not trained on.
         """
         if self._classify_batcher is None:
-            raise Unavailable("this gateway has no product encoder: it cannot classify products")
+            raise Unavailable("no product encoder is set: products cannot be classified")
         return await self._classify_batcher((inputs, precision), deadline)
 
     def _channel(self, address: str) -> grpc.aio.Channel:
@@ -168,7 +186,7 @@ class Encoders:
     ) -> Coalescer[Item, Reply]:
         """A coalescer that sends batches by `send`. Each caller waits until its own deadline.
 
-        A batch has the default deadline, since its callers' deadlines differ; after it the encoder is Unavailable.
+        After the time-out of a batch the encoder is Unavailable.
         """
 
         async def send_in_time(batch: list[Item]) -> Sequence[Reply | Exception]:
@@ -265,7 +283,7 @@ async def _send_groups(
 
 
 def _product_input(inputs: InputVectors) -> ProductInput:
-    """Texts are sent as vectors: the gateway must know whether a text has known words, and its vector's encoder."""
+    """Texts are sent as vectors: the caller must know whether a text has known words, and its vector's encoder."""
     return ProductInput(
         image=pack(inputs.image.vector) if inputs.image else b"", text=pack(inputs.text.vector) if inputs.text else b""
     )
