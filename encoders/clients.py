@@ -76,7 +76,9 @@ class ClassificationResult:
 class Encoders:
     """Clients of all encoders. An encoder that is not configured, or is down, fails only the queries that need it."""
 
-    def __init__(self, settings: EncoderSettings) -> None:
+    def __init__(self, settings: EncoderSettings, decode: Callable[[bytes, int], Pixels] | None = None) -> None:
+        """decode: as `preprocess`, which is the default; it is called on threads."""
+        self._decode_photo = decode
         self._threads = ThreadPoolExecutor(settings.image_threads, "photo")
         self._channels: list[grpc.aio.Channel] = []
         self._image_batcher: Coalescer[Pixels, EncodedVector] | None = None
@@ -126,10 +128,10 @@ class Encoders:
         A thread that is decoding at the deadline goes on until it is done; a photo that still waits for a thread then
         is never decoded.
         """
-        side_px = self._image_encoder.input_px
+        side_px, decode = self._image_encoder.input_px, self._decode_photo or preprocess
         try:
             async with asyncio.timeout(deadline.timeout_s()):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, preprocess, data, side_px)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, decode, data, side_px)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the photo was decoded") from None
         except BadImage as error:

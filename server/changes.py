@@ -283,8 +283,9 @@ class CatalogWriter:
     ) -> Vectors:
         """Encode what the patch changes: the text of the product as it will be, the photo, and their fusion."""
         changed = {"title", "description"}.intersection(request.update_mask.paths)
-        if not (changed or request.image):
-            raise InvalidRequest("encode", "there is nothing to encode: neither title, description nor `image` changes")
+        if not (changed or request.image or given.keys() & {SPACE_IMAGE, SPACE_TEXT}):
+            nothing = "neither title, description nor `image` changes, nor the vector of photo or text"
+            raise InvalidRequest("encode", f"there is nothing to encode: {nothing}")
         fetched = await self.shards.get(snapshot, patch.id, _input_spaces(snapshot), deadline)
         stored = StoredProduct.from_fetched(patch.id, fetched)
         product = stored.parse()
