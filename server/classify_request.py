@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lookalike.errors import InvalidRequest
+from lookalike.runtime.product_fields import check_product_id
 from lookalike.v1 import search_pb2
-from server.checks import check_image, check_product_id, check_text
+from server.checks import check_image, check_text
 
 MAX_CATEGORIES = 100
 DEFAULT_CATEGORIES = 5
