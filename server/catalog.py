@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from lookalike.errors import InvalidRequest, NotFound
 from lookalike.limits import MAX_IDS
 from lookalike.runtime.deadline import Deadline
+from lookalike.runtime.product_fields import check_product_id
 from lookalike.v1 import catalog_pb2
 from lookalike.v1.types_pb2 import Product, SpaceVector
 from server.admission import Permit
-from server.checks import check_product_id
 from server.filters import check_filter
 from server.shard_group import ShardGroup
 from server.version_watch import VersionWatch

@@ -16,6 +16,8 @@ from lookalike.limits import MAX_CHANGES
 from lookalike.product_rules import embedded_texts, max_revision
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.partition import product_hash
+from lookalike.runtime.product_fields import check_product_id, check_update_mask, normalise_product
+from lookalike.runtime.revisions import check_revision
 from lookalike.spaces import space_name
 from lookalike.status import to_request_error
 from lookalike.timestamps import unix_time_s
@@ -26,10 +28,7 @@ from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product, Space, Spac
 from lookalike.vectors import pack
 from server.admission import Permit
 from server.change_encoding import ChangeEncoder, Vectors, parse_vectors
-from server.checks import check_product_id
 from server.filters import check_filter
-from server.product_fields import STORED_FIELDS, normalise_product
-from server.revisions import check_revision
 from server.shard_group import ShardGroup
 from server.stored_product import StoredProduct
 from server.topology import Snapshot
@@ -41,7 +40,6 @@ _WAIT_S, _MAX_WAIT_S = 0.05, 60.0
 _PART = 128  # Of a batch: one is checked while the one before is written, and no search waits for more than one.
 _CHECKED_AT_ONCE = 16  # Changes, each of some 20 µs.
 _ENCODED_AT_ONCE = 32  # Changes of one batch: the encoders refuse what waits beyond their own bounds.
-_PATCHABLE = STORED_FIELDS - {"id"}
 
 
 class _Prepared(NamedTuple):
@@ -255,10 +253,7 @@ class CatalogWriter:
         self, request: catalog_pb2.PatchRequest, snapshot: Snapshot, deadline: Deadline, greatest: int
     ) -> _Prepared:
         check_product_id("product.id", request.product.id)
-        fields = [*dict.fromkeys(request.update_mask.paths)]
-        for field in fields:
-            if field not in _PATCHABLE:
-                raise InvalidRequest("update_mask", f"{field!r} is not one of {', '.join(sorted(_PATCHABLE))}")
+        fields = check_update_mask(request.update_mask.paths)
         product = Product()
         product.CopyFrom(request.product)
         notices = normalise_product(product, {"id", *fields})

@@ -1,4 +1,4 @@
-"""Checks of single fields that several requests have: ids, photos, texts, vectors. Pure.
+"""Checks of single fields that several requests have: photos, texts, vectors. Pure.
 
 Each raises InvalidRequest, naming the field, for a value out of bounds.
 """
@@ -6,15 +6,9 @@ Each raises InvalidRequest, naming the field, for a value out of bounds.
 from __future__ import annotations
 
 from lookalike.errors import InvalidRequest
-from lookalike.limits import MAX_ID_BYTES, MAX_IMAGE_BYTES, MAX_TEXT_BYTES
+from lookalike.limits import MAX_IMAGE_BYTES, MAX_TEXT_BYTES
 
 MAX_DIM = 65536
-
-
-def check_product_id(field: str, product_id: str) -> None:
-    """The id has 1..256 bytes of UTF-8."""
-    if not 1 <= len(product_id.encode()) <= MAX_ID_BYTES:
-        raise InvalidRequest(field, f"has {len(product_id.encode())} bytes, a product id has 1..{MAX_ID_BYTES}")
 
 
 def check_image(field: str, image: bytes) -> None:

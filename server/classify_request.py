@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from lookalike.errors import InvalidRequest
 from lookalike.limits import MAX_CATEGORIES
+from lookalike.runtime.product_fields import check_product_id
 from lookalike.v1 import search_pb2
-from server.checks import check_image, check_product_id, check_text
+from server.checks import check_image, check_text
 
 DEFAULT_CATEGORIES = 5
 MIN_PRECISION, DEFAULT_PRECISION, MAX_PRECISION = 0.5, 0.9, 0.99

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from lookalike.errors import InvalidRequest
 from lookalike.limits import MAX_LIMIT
+from lookalike.runtime.product_fields import check_product_id
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1 import search_pb2, types_pb2
 from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
-from server.checks import check_image, check_product_id, check_text, check_vector_size
+from server.checks import check_image, check_text, check_vector_size
 from server.filters import check_filter
 
 MAX_EXAMPLES = 16

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from lookalike.errors import InvalidRequest
+from lookalike.limits import MAX_ID_BYTES
 from lookalike.product_rules import FIELDS, BadField, parse_field
 from lookalike.v1.types_pb2 import Product
 
 STORED_FIELDS = frozenset(FIELDS) - {"revision"}  # A product's revision is that of its change.
+PATCHABLE_FIELDS = STORED_FIELDS - {"id"}
 
 
 def normalise_product(product: Product, fields: Collection[str] = STORED_FIELDS) -> list[str]:
@@ -33,6 +35,21 @@ def normalise_product(product: Product, fields: Collection[str] = STORED_FIELDS)
         else:
             setattr(product, field, value)
     return notices
+
+
+def check_product_id(field: str, product_id: str) -> None:
+    """The id has 1..256 bytes of UTF-8. Raises InvalidRequest."""
+    if not 1 <= len(product_id.encode()) <= MAX_ID_BYTES:
+        raise InvalidRequest(field, f"has {len(product_id.encode())} bytes, a product id has 1..{MAX_ID_BYTES}")
+
+
+def check_update_mask(paths: Iterable[str]) -> list[str]:
+    """The fields that a patch names, each once. Raises InvalidRequest for one that cannot be patched."""
+    fields = [*dict.fromkeys(paths)]
+    for field in fields:
+        if field not in PATCHABLE_FIELDS:
+            raise InvalidRequest("update_mask", f"{field!r} is not one of {', '.join(sorted(PATCHABLE_FIELDS))}")
+    return fields
 
 
 _OPTIONAL = ("price", "in_stock")
