@@ -82,6 +82,7 @@ def replayed(id: str, event: ProductEvent | None, now_s: float) -> ProductEvent:
     again = ProductEvent()
     again.CopyFrom(event)
     again.published_at_us = int(now_s * 1e6)
+    again.replays += 1
     return again
 
 

@@ -262,7 +262,9 @@ class PatchRequest(_message.Message):
     revision: _builtins.int
     """As in UpsertRequest."""
     encode: _builtins.bool
-    """Encode anew: text if the mask names title or description, image if `image` is given, product if either is."""
+    """Encode anew: text if the mask names title or description, image if `image` is given, product if either is, or if the
+    vector of photo or text is given.
+    """
     image: _builtins.bytes
     """As in UpsertRequest."""
     @_builtins.property

@@ -27,12 +27,17 @@ class ProductEvent(_message.Message):
     PUBLISHED_AT_US_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     PHOTO_ROOT_FIELD_NUMBER: _builtins.int
+    REPLAYS_FIELD_NUMBER: _builtins.int
     published_at_us: _builtins.int
     """Microseconds since 1970 by the publisher's clock: freshness is measured from here."""
     source: _builtins.str
     """Who published it: "publish products.csv", "enqueue", "watch"."""
     photo_root: _builtins.str
     """Directory, or URL that fsspec reads, that a relative `product.image` is below; empty: the worker's own."""
+    replays: _builtins.int
+    """How often it was replayed from a dead letter. What is left of a change that was made before without its photo is the
+    photo; it is then added by a revision one greater, unless anything newer was applied.
+    """
     @_builtins.property
     def change(self) -> _catalog_pb2.Change:
         """By the rules of a live call, with a revision. `image` is empty: `product.image` says where the photo is, and the worker
@@ -46,10 +51,11 @@ class ProductEvent(_message.Message):
         published_at_us: _builtins.int = ...,
         source: _builtins.str = ...,
         photo_root: _builtins.str = ...,
+        replays: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "photo_root", b"photo_root", "published_at_us", b"published_at_us", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "photo_root", b"photo_root", "published_at_us", b"published_at_us", "replays", b"replays", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

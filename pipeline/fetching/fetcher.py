@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from lookalike.printable import quote
 from pipeline.fetching.addresses import Network
@@ -15,17 +14,11 @@ from pipeline.fetching.photo import FetchedPhoto, NotModified, Validators
 from pipeline.fetching.web import WebPhotos
 
 
-class FetchPhoto(Protocol):
-    """Fetches a photo, unless it is as its validators say. Raises FetchError."""
-
-    async def __call__(self, source: str, known: Validators | None = None) -> FetchedPhoto | NotModified: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class FetchSettings:
     """Where photos may come from, and the bounds of fetching one."""
 
-    directory: Path | None = None  # Of photos that products state by their path; None: there is none.
+    directories: Sequence[Path] = ()  # Of photos that products state by their path; the first where no other is named.
     stores: Sequence[str] = ("s3", "gs")  # Schemes of object stores that may be read.
     allow_networks: Sequence[Network] = ()  # Beside all public addresses.
     timeout_s: float = 20.0
@@ -45,20 +38,27 @@ class PhotoFetcher:
             allow_networks=settings.allow_networks,
         )
         self._stores = StoredPhotos(settings.stores, timeout_s=timeout_s)
-        self._directory = (
-            None if settings.directory is None else DirectoryPhotos(settings.directory, timeout_s=timeout_s)
-        )
+        self._directories = [DirectoryPhotos(each, timeout_s=timeout_s) for each in settings.directories]
 
-    async def __call__(self, source: str, known: Validators | None = None) -> FetchedPhoto | NotModified:
-        """Fetch a photo by its URL or path, unless it is as `known` says. Raises FetchError."""
-        scheme, separator, _ = source.partition("://")
-        if scheme.lower() in ("http", "https"):
+    async def __call__(
+        self, source: str, known: Validators | None = None, *, root: str = ""
+    ) -> FetchedPhoto | NotModified:
+        """Fetch a photo by its URL or path, unless it is as `known` says. Raises FetchError.
+
+        root: the directory that a path is below, one of the settings' or inside one, or a URL of an object store.
+        """
+        if "://" not in source and "://" in root:
+            source = f"{root.rstrip('/')}/{source}"
+        if source.lower().startswith(("http://", "https://")):
             return await self._web.fetch(source, known)
-        if separator:
+        if "://" in source:
             return await self._stores.fetch(source, known)
-        if self._directory is None:
+        if not self._directories:
             raise FetchError(FetchCause.BAD_ADDRESS, f"{quote(source)} is a path, and no directory of photos is set")
-        return await self._directory.fetch(source, known)
+        for directory in self._directories:
+            if (path := directory.relative(root, source)) is not None:
+                return await directory.fetch(path, known)
+        raise FetchError(FetchCause.BLOCKED, f"{quote(root)} is no directory that photos are read from")
 
     async def close(self) -> None:
         await self._web.close()

@@ -30,6 +30,13 @@ class DirectoryPhotos:
         self._timeout_s = timeout_s
         self._places = asyncio.Semaphore(_THREADS)
 
+    def relative(self, root: str, path: str) -> str | None:
+        """The path below this directory of one below `root`; None: `root` is not inside. Nothing is read."""
+        if not root:
+            return path
+        inside = Path(os.path.normpath(root))
+        return str(inside.relative_to(self._root) / path) if inside.is_relative_to(self._root) else None
+
     async def fetch(self, path: str, known: Validators | None = None) -> FetchedPhoto | NotModified:
         """Read a photo, unless its file is as it was. Raises FetchError."""
         return await _on_thread(partial(self._read, path, known), self._places, self._timeout_s, path)

@@ -40,9 +40,7 @@ class ChangeWriter:
             max_waiting=_UNBOUNDED,
             size=lambda change: max(change.ByteSize(), _BYTES_OF_SMALL),
         )
-        self._encoded = Coalescer(
-            self._write, max_in_flight=_IN_FLIGHT, max_batch=_MAX_ENCODED, max_waiting=_UNBOUNDED
-        )
+        self._encoded = Coalescer(self._write, max_in_flight=_IN_FLIGHT, max_batch=_MAX_ENCODED, max_waiting=_UNBOUNDED)
 
     async def __call__(self, change: Change) -> ChangeResponse:
         """Make a change; it is durable when this returns. Raises LookalikeError."""

@@ -30,6 +30,9 @@ class EncodePhoto(Protocol):
 
     async def __call__(self, image: str, root: str) -> EncodedVector: ...
 
+    def forget_encoder(self) -> None:
+        """Ask the encoder again who it is: its vectors were refused."""
+
 
 class Outcome(StrEnum):
     """What became of the change of an event. Events are counted by this."""
@@ -81,6 +84,8 @@ class EventHandler:
         try:
             return await self._write(change)
         except FailedPrecondition as error:
+            if self._encode_photo is not None:
+                self._encode_photo.forget_encoder()
             raise Retry(RetryCause.ENCODER, str(error)) from error
         except CallerError as error:
             raise Poison(str(error)) from error

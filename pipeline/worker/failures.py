@@ -37,8 +37,8 @@ class RetryPolicy:
         return retry_after_s + longest_s * random.uniform(0.1, 1.0)
 
 
-# A photo has five attempts within about two minutes: servers restart in that time. What the system itself lacks is waited
-# for without end, since giving up would make a dead letter of every event during an outage.
+# A photo has five attempts within half a minute. What the system itself lacks is waited for without end, since giving up
+# would make a dead letter of every event during an outage.
 POLICIES: Final[Mapping[RetryCause, RetryPolicy]] = MappingProxyType(
     {
         RetryCause.PHOTO: RetryPolicy(attempts=5, first_pause_s=2.0, max_pause_s=60.0),

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from lookalike.errors import LookalikeError, Unavailable
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.stream.event import product_id_of
-from lookalike.stream.product_stream import Consumer, Record
+from lookalike.stream.product_stream import Consumer, Handle, Record
 from lookalike.timestamps import unix_time_s
 from lookalike.v1.event_pb2 import ProductEvent
 from pipeline.worker import metrics
@@ -77,6 +77,7 @@ class Worker:
         self._active = asyncio.Semaphore(options.max_active)
         self._tasks: dict[asyncio.Task[None], Record] = {}
         self._last: dict[str, asyncio.Task[None]] = {}  # Of each product with an event in hand.
+        self._busy: set[Handle] = set()  # Records that are being handled, or said to be done with.
         self._held_bytes = 0
         self._room = asyncio.Event()
         self._acks: Coalescer[Record, bool] = Coalescer(
@@ -130,6 +131,7 @@ class Worker:
 
         def forget(done: asyncio.Task[None]) -> None:
             del self._tasks[done]
+            self._busy.discard(record.handle)
             self._held_bytes -= record.size_bytes
             if self._last.get(product_id) is done:
                 del self._last[product_id]
@@ -139,7 +141,7 @@ class Worker:
         task.add_done_callback(forget)
 
     def _drop(self, partition: int) -> None:
-        """Another worker has the records of a partition now. What is being written is not stopped: a revision wins once."""
+        """Another worker has the records of a partition now. A change that is being written may still be made."""
         for task, record in self._tasks.items():
             if record.handle.partition == partition:
                 task.cancel()
@@ -152,15 +154,11 @@ class Worker:
         without_photo = ""  # Why it is made without its photo.
         while self._consumer.holds(record):
             try:
-                async with self._active:
-                    if not self._consumer.holds(record):
-                        break
-                    outcome = await self._handle(record.event, with_photo=not without_photo)
+                outcome = await self._try(record, with_photo=not without_photo)
             except PhotoUnusable as error:
                 without_photo = str(error)
             except Poison as error:
-                await self._park(record, str(error), attempts.total() + 1)
-                return
+                return await self._park(record, str(error), attempts.total() + 1)
             except Retry as error:
                 attempts[error.cause] += 1
                 metrics.RETRIES.labels(cause=error.cause).inc()
@@ -169,36 +167,35 @@ class Worker:
                 elif error.cause is RetryCause.PHOTO:
                     without_photo = str(error)
                 else:
-                    await self._park(record, str(error), attempts.total())
-                    return
+                    return await self._park(record, str(error), attempts.total())
+            else:
+                if not without_photo:
+                    return await self._ack(record, outcome)
+                reason = f"{without_photo}; the change was made without the photo"
+                return await self._park(record, reason, attempts.total() + 1)
+        metrics.EVENTS.labels(outcome="lost").inc()
+
+    async def _try(self, record: Record, *, with_photo: bool) -> Outcome:
+        """Handle a record once. Raises PhotoUnusable, Retry and Poison."""
+        async with self._active:
+            self._busy.add(record.handle)
+            try:
+                return await self._handle(record.event, with_photo=with_photo)
+            except (PhotoUnusable, Retry, Poison):
+                raise
             except LookalikeError as error:
-                await self._park(record, str(error), attempts.total() + 1)
-                return
+                raise Poison(str(error)) from error
             except Exception as error:
                 log.exception("an event of product %s failed", product_id_of(record.event.change))
-                attempts[RetryCause.BUG] += 1
-                metrics.RETRIES.labels(cause=RetryCause.BUG).inc()
-                if self._is_spent(RetryCause.BUG, attempts):
-                    await self._park(record, f"{type(error).__name__}, see the worker's log", attempts.total())
-                    return
-                await self._pause(record, Retry(RetryCause.BUG, ""), attempts[RetryCause.BUG])
-            else:
-                if without_photo:
-                    reason = f"{without_photo}; the change was made without the photo"
-                    await self._park(record, reason, attempts.total() + 1)
-                else:
-                    await self._ack(record, outcome)
-                return
-        metrics.EVENTS.labels(outcome="lost").inc()
+                raise Retry(RetryCause.BUG, f"{type(error).__name__}, see the worker's log") from error
 
     def _is_spent(self, cause: RetryCause, attempts: Mapping[RetryCause, int]) -> bool:
         limit = self._options.policies[cause].attempts
         return limit is not None and attempts[cause] >= limit
 
     async def _pause(self, record: Record, error: Retry, attempt: int) -> None:
-        pause_s = self._options.policies[error.cause].pause_s(
-            attempt, self._random, retry_after_s=error.retry_after_s
-        )
+        pause_s = self._options.policies[error.cause].pause_s(attempt, self._random, retry_after_s=error.retry_after_s)
+        self._busy.discard(record.handle)
         log.info("product %s: attempt %d: %s", product_id_of(record.event.change), attempt, error)
         await self._sleep(pause_s)
 
@@ -234,7 +231,10 @@ class Worker:
         metrics.EVENTS.labels(outcome="lost").inc()
 
     async def _drain(self) -> None:
-        """Let what is active end; what waits for another attempt, or behind such an event, is delivered again."""
+        """Let what is being handled end. What waits, for another attempt or behind another event, is delivered again."""
+        for task, record in self._tasks.items():
+            if record.handle not in self._busy:
+                task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._options.drain_s)
 

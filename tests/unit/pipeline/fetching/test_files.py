@@ -118,8 +118,23 @@ async def test_a_path_without_a_directory_is_told(tmp_path: Path) -> None:
     finally:
         await fetcher.close()
     (tmp_path / "a.jpg").write_bytes(PHOTO)
-    fetcher = PhotoFetcher(FetchSettings(directory=tmp_path))
+    fetcher = PhotoFetcher(FetchSettings(directories=[tmp_path]))
     try:
         assert isinstance(await fetcher("a.jpg"), FetchedPhoto)
+    finally:
+        await fetcher.close()
+
+
+async def test_a_root_that_an_event_names_is_one_of_the_directories_or_inside_one(tmp_path: Path) -> None:
+    shop = tmp_path / "shops" / "one"
+    shop.mkdir(parents=True)
+    (shop / "a.jpg").write_bytes(PHOTO)
+    fetcher = PhotoFetcher(FetchSettings(directories=[tmp_path / "other", tmp_path / "shops"]))
+    try:
+        assert isinstance(await fetcher("a.jpg", root=str(shop)), FetchedPhoto)
+        for root in (str(tmp_path), str(shop / ".." / ".." / ".."), "relative", "/"):
+            with pytest.raises(FetchError) as error:
+                await fetcher("a.jpg", root=root)
+            assert error.value.cause is FetchCause.BLOCKED
     finally:
         await fetcher.close()
