@@ -37,7 +37,7 @@ class RetryPolicy:
         return retry_after_s + longest_s * random.uniform(0.1, 1.0)
 
 
-# A photo has five attempts within half a minute. What the system itself lacks is waited for without end, since giving up
+# A photo has five attempts within half a minute. What the system lacks is waited for without end, since giving up
 # would make a dead letter of every event during an outage.
 POLICIES: Final[Mapping[RetryCause, RetryPolicy]] = MappingProxyType(
     {

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol
 
@@ -52,7 +52,7 @@ class WorkerOptions:
     max_held: int = 20_000  # Events in memory: active ones, those behind one of the same product, those to try again.
     max_held_bytes: int = 256 << 20
     drain_s: float = 5.0  # For events that are active when it is told to stop.
-    policies: Mapping[RetryCause, RetryPolicy] = POLICIES
+    policies: Mapping[RetryCause, RetryPolicy] = field(default_factory=lambda: POLICIES)
 
 
 class Worker:
@@ -231,7 +231,7 @@ class Worker:
         metrics.EVENTS.labels(outcome="lost").inc()
 
     async def _drain(self) -> None:
-        """Let what is being handled end. What waits, for another attempt or behind another event, is delivered again."""
+        """Let what is being handled end. What waits for another attempt, or for another event, is delivered again."""
         for task, record in self._tasks.items():
             if record.handle not in self._busy:
                 task.cancel()
