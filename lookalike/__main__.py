@@ -47,6 +47,7 @@ COMMANDS = {
     "serve node": Command("node.app:main", "a gateway and all shards of an index in one process"),
     "serve text-encoder": Command("encoders.text.server:main", "the text encoder: titles to vectors"),
     "serve model-server": Command("encoders.serving.model_server:main", "the image encoder, by TF-Serving's protocol"),
+    "serve worker": Command("pipeline.worker.app:main", "a worker that makes the changes of product events"),
     "serve local": Command("lookalike.local.serve:main", "an index on this machine, without encoders"),
     "load": Command("loadtest.run:main", "load-test a gateway and compare its latencies with objectives"),
 }

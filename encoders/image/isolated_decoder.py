@@ -12,11 +12,12 @@ import os
 import queue
 import resource
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,33 @@ def image_decoder(processes: int, side_px: int, *, max_memory_bytes: int = MAX_M
         for _ in range(processes):
             if (process := idle.get()) is not None:
                 process.stop()
+
+
+class DecoderPool:
+    """Decoders of images of any format to squares of any size, opened when they are first used. Thread-safe.
+
+    processes: of each size, as for `image_decoder`.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._decoders: dict[int, Decode] = {}  # By the size of the square.
+        self._opened = contextlib.ExitStack()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def decode(self, data: bytes, side_px: int) -> Pixels:
+        """As `preprocess`. Raises BadImage."""
+        with self._lock:
+            if (decode := self._decoders.get(side_px)) is None:
+                decode = self._opened.enter_context(image_decoder(self._processes, side_px))
+                self._decoders[side_px] = decode
+        return decode(data)
 
 
 def detect_format(data: bytes) -> str:

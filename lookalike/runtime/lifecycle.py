@@ -80,12 +80,12 @@ async def serve(
 
 
 @asynccontextmanager
-async def background_task(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def background_task(work: Coroutine[None, None, None]) -> AsyncIterator[asyncio.Task[None]]:
     """Run `work` as a task while the block runs. If it fails, the process must not go on without it: SIGTERM."""
     task = asyncio.create_task(work)
     task.add_done_callback(_stop_if_failed)
     try:
-        yield
+        yield task
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):

@@ -116,6 +116,7 @@ class Worker:
             log.warning("the stream cannot be read: %s", error)
             await self._sleep(_POLL_S)
             return
+        metrics.PARTITIONS.set(len(self._consumer.partitions))
         for partition in batch.lost:
             self._drop(partition)
         for record in batch.records:
