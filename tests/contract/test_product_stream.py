@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -21,9 +22,12 @@ from lookalike.stream.product_stream import (
     ProductStream,
     Record,
 )
+from lookalike.stream.redis_stream import open_redis_stream
+from lookalike.stream.settings import StreamSettings
 from lookalike.v1.catalog_pb2 import Change
 from lookalike.v1.event_pb2 import ProductEvent
 from lookalike.v1.types_pb2 import Product
+from tests.redis_servers import RedisServer
 
 GROUP = "workers"
 PARTITIONS = 4
@@ -32,13 +36,31 @@ LEASE_S = 0.4
 Open = Callable[..., Awaitable[ProductStream]]
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "redis"])
 async def open_stream(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
-    """Opens streams of one backend, with bounds as keyword arguments."""
+    """Opens streams of one backend, each empty, with bounds as keyword arguments."""
     opened: list[ProductStream] = []
 
     async def open_(*, max_events: int = 1000, lease_s: float = LEASE_S) -> ProductStream:
-        stream: ProductStream = MemoryStream(PARTITIONS, max_events=max_events, lease_s=lease_s)
+        if request.param == "memory":
+            stream: ProductStream = MemoryStream(PARTITIONS, max_events=max_events, lease_s=lease_s)
+        else:
+            url = request.getfixturevalue("redis_server").url
+            stream = await open_redis_stream(
+                StreamSettings(
+                    url=url,
+                    prefix=f"test:{secrets.token_hex(4)}",
+                    partitions=PARTITIONS,
+                    max_events=max_events,
+                    lease_s=lease_s,
+                )
+            )
         opened.append(stream)
         return stream
 
