@@ -25,6 +25,9 @@ class WorkerSettings(ProcessSettings):
 
     stream: str = setting("", "redis://… of the stream of product events; required", secret=True)
     stream_prefix: str = setting(DEFAULT_PREFIX, "prefix of the stream's keys in Redis")
+    stream_partitions: int = setting(
+        0, "partitions of the stream; another number than it has is refused; 0: any", at_least=0, at_most=1024
+    )
     group: str = setting(DEFAULT_GROUP, "consumer group; the workers of one share its events")
     name: str = setting("", "name of this worker in the group; empty: that of the machine")
     lease_s: float = setting(
@@ -53,9 +56,7 @@ class WorkerSettings(ProcessSettings):
     image_threads: int = setting(2, "threads that decode photos", at_least=1, at_most=64)
     image_batch: int = setting(16, "most photos in one call to the model server", at_least=1, at_most=221)
     image_inflight: int = setting(2, "calls in flight to the model server", at_least=1, at_most=64)
-    max_active: int = setting(
-        256, "events that are fetched, encoded or written at a time", at_least=1, at_most=100_000
-    )
+    max_active: int = setting(256, "events that are fetched, encoded or written at a time", at_least=1, at_most=100_000)
     max_held: int = setting(20_000, "events in memory; beyond it no more are read", at_least=1, at_most=10_000_000)
 
     def __post_init__(self) -> None:
@@ -75,6 +76,7 @@ class WorkerSettings(ProcessSettings):
         return StreamSettings(
             url=self.stream,
             prefix=self.stream_prefix,
+            partitions=self.stream_partitions,
             lease_s=self.lease_s,
             trust_durability=self.trust_durability,
         )
