@@ -21,7 +21,7 @@ from encoders.types import Embeddings
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
-from pipeline.feature_store import FeatureStore
+from pipeline.features.vectors import VectorTable
 from pipeline.photos import Photo
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ async def _with_retries(call: Callable[[], Awaitable[T]]) -> T:
     raise AssertionError("unreachable: the last attempt raises")
 
 
-async def encode_photos(encode: Encode, photos: Iterable[Photo], features: FeatureStore, encoder: str) -> int:
+async def encode_photos(encode: Encode, photos: Iterable[Photo], features: VectorTable, encoder: str) -> int:
     """Encode and store the photos that have pixels. Returns how many were encoded.
 
     photos: read on a thread, no faster than they are encoded. Vectors computed before an error stay stored.
@@ -105,7 +105,8 @@ async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Featu
             slots.release()
         if response.encoder != encoder:
             raise OperatorError(f"the image model changed from {encoder} to {response.encoder}: run the update again")
-        features.add([photo.digest for photo in batch], response.vectors)
+        digests, products = [photo.digest for photo in batch], [photo.product for photo in batch]
+        await asyncio.to_thread(features.add, digests, response.vectors, products)
 
     batches = _batches(photos, features)
     try:
@@ -121,7 +122,7 @@ async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Featu
     return encoded
 
 
-def _batches(photos: Iterable[Photo], features: FeatureStore) -> Iterator[list[Photo]]:
+def _batches(photos: Iterable[Photo], features: VectorTable) -> Iterator[list[Photo]]:
     """Batches of photos that are not stored yet, each photo once."""
     seen: set[str] = set()
     batch: list[Photo] = []

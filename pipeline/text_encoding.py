@@ -6,6 +6,7 @@ Training is skipped if an encoder was trained on the same texts before; each enc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -16,14 +17,17 @@ from encoders.labels import group_of
 from encoders.text.hybrid import LabelledTitles
 from encoders.text.model import FORMAT, TextModel, read_manifest
 from encoders.text.synonyms import DEFAULT_DICTIONARIES, dictionary_sha256
+from encoders.text.tokens import clean_text
 from encoders.text.train import train
+from lookalike.errors import OperatorError
 from lookalike.product_rules import CatalogueProduct, embedded_texts
 from lookalike.vectors import F32
-from pipeline.feature_store import FeatureStore
+from pipeline.features.vectors import VectorTable
 from pipeline.training_cache import train_once
 
 DIM = 256  # Of the topic vector.
 _BATCH = 1024
+_ATTEMPTS = 3  # To read what was stored.
 
 
 # Leave-one-out precision@10 by leaf category of 1,050 real products (241 leaves), SCDV: trained on titles alone 0.648;
@@ -37,8 +41,8 @@ def training_text(product: CatalogueProduct) -> str:
 
 
 def text_digest(text: str) -> str:
-    """The key of a text in the feature store: 32 hexadecimal digits."""
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+    """The key of a text in the feature store: 32 hexadecimal digits, equal for texts that every encoder reads alike."""
+    return blake2b(clean_text(text).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def train_text_encoder(
@@ -92,23 +96,58 @@ def train_text_encoder(
 
 
 def encode_texts(
-    texts: Sequence[str], model: TextModel, features: FeatureStore, count: Callable[[], None] = lambda: None
+    texts: Sequence[str],
+    model: TextModel,
+    features: VectorTable,
+    path: Path,
+    count: Callable[[], None] = lambda: None,
+    *,
+    products: Sequence[str] | None = None,
+) -> tuple[F32, int]:
+    """The vectors of texts in a new file, memory-mapped, zero ones too; and how many were encoded: those not stored.
+
+    products: the product of each text. Raises OperatorError if what is stored cannot be read again.
+    """
+    inputs = _Texts(texts=texts, digests=[text_digest(text) for text in texts], products=products or [""] * len(texts))
+    encoded = _store_missing(inputs, range(len(texts)), model, features, count)
+    vectors, missing = features.gather(inputs.digests, path)
+    for _ in range(_ATTEMPTS):
+        if not len(missing):
+            return vectors, encoded
+        encoded += _store_missing(inputs, missing.tolist(), model, features, count)
+        missing = features.read([inputs.digests[row] for row in missing.tolist()], vectors, missing)
+    raise OperatorError(f"{features}: vectors that were stored cannot be read")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Texts:
+    """Texts, with the key and the product of each."""
+
+    texts: Sequence[str]
+    digests: Sequence[str]
+    products: Sequence[str]
+
+
+def _store_missing(
+    inputs: _Texts, rows: Sequence[int], model: TextModel, features: VectorTable, count: Callable[[], None]
 ) -> int:
-    """Encode and store the texts that are not stored yet, zero vectors too. Returns how many were encoded."""
-    new = {digest: text for text in texts if (digest := text_digest(text)) not in features}
-    digests = list(new)
-    for start in range(0, len(digests), _BATCH):
-        batch = digests[start : start + _BATCH]
-        features.add(batch, model.encode([new[digest] for digest in batch]))
+    """Encode and store the texts of rows that are not stored. Returns how many."""
+    stored = features.contains([inputs.digests[row] for row in rows])
+    new = {inputs.digests[row]: row for row, is_stored in zip(rows, stored.tolist(), strict=True) if not is_stored}
+    new_rows = list(new.values())
+    for start in range(0, len(new_rows), _BATCH):
+        batch = new_rows[start : start + _BATCH]
+        vectors = model.encode([inputs.texts[row] for row in batch])
+        features.add([inputs.digests[row] for row in batch], vectors, [inputs.products[row] for row in batch])
         count()
     features.flush()
-    return len(digests)
+    return len(new_rows)
 
 
 def encode_products(
     products: Sequence[CatalogueProduct],
     model: TextModel,
-    features: FeatureStore,
+    features: VectorTable,
     path: Path,
     count: Callable[[], None] = lambda: None,
 ) -> tuple[F32, int]:
@@ -119,13 +158,15 @@ def encode_products(
     """
     candidates = [embedded_texts(product.title, product.description) for product in products]
     texts = [each[0] if each else "" for each in candidates]
-    encoded = encode_texts(texts, model, features, count)
-    vectors = features.gather([text_digest(text) for text in texts], path)
+    ids = [product.id for product in products]
+    vectors, encoded = encode_texts(texts, model, features, path, count, products=ids)
     rows = [row for row in np.flatnonzero(~vectors.any(axis=1)).tolist() if len(candidates[row]) > 1]
     if rows:
         descriptions = [candidates[row][1] for row in rows]
-        encoded += encode_texts(descriptions, model, features, count)
-        vectors[rows] = features.gather([text_digest(text) for text in descriptions], path.with_suffix(".more.npy"))
+        vectors[rows], more = encode_texts(
+            descriptions, model, features, path.with_suffix(".more.npy"), count, products=[ids[row] for row in rows]
+        )
+        encoded += more
     return vectors, encoded
 
 

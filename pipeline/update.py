@@ -32,14 +32,17 @@ from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from pipeline import image_encoding, product_fusion, text_encoding
 from pipeline.catalogue import open_products
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
-from pipeline.feature_store import FeatureStore
-from pipeline.photos import Photo, read_valid_products
+from pipeline.features.previous_format import take_over_photos
+from pipeline.features.store import FeatureStore
+from pipeline.features.vectors import VectorTable
+from pipeline.photos import Photo, read_valid_products, reread_photos
 from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
 from pipeline.tables.reader import Table, TableOptions
 from pipeline.update_lock import lock_directory
 from pipeline.word_queries import SpaceChoice
 
-FEATURE_STORE = ".features"  # Directory of the computed vectors, in the location of the index.
+FEATURE_STORE = ".features"  # Of the computed vectors, in the location of the index.
+_WORK = ".update"  # Directory of files that an update needs while it runs, in the location of the index.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class UpdateOptions:
     connect_encoder: (
         Callable[[], AbstractAsyncContextManager[image_encoding.PhotoEncoder]] | None
     )  # None: no image space.
-    feature_store: Path
+    feature_store: str | Path  # A URL, or a directory.
     shards: int = 2
     index: IndexOptions = DEFAULT_OPTIONS
     seed: int = 0
@@ -117,24 +120,34 @@ class _Catalogue:
         return pa.table({name: [getattr(product, name) for product in self.products] for name in FIELDS})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """Where an update reads and writes vectors, and files that it needs while it runs."""
+
+    store: FeatureStore
+    scratch: Path
+
+
 async def update(options: UpdateOptions) -> UpdateReport:
     """Build a new version of the index and make it CURRENT. Raises OperatorError and ServiceError."""
     report = UpdateReport(CatalogueReport(strict=options.strict, max_rejected=options.max_rejected))
     catalogue, table = _Catalogue(), open_products(options.catalogue, options.table)
-    with lock_directory(options.feature_store) as store, tempfile.TemporaryDirectory(dir=store) as scratch:
+    store = FeatureStore(options.feature_store, notice=report.catalogue.notice)
+    with lock_directory(options.location / _WORK) as directory, tempfile.TemporaryDirectory(dir=directory) as scratch:
+        work = _Work(store=store, scratch=Path(scratch))
         spaces: dict[int, SpaceVectors] = {}
         with report.stage("photos"):
-            image = await _read_and_encode_photos(options, table, catalogue, report)
+            image = await _read_and_encode_photos(options, table, catalogue, report, work)
         report.catalogue.check_rejected()
         if not catalogue.products:
             raise BadCatalogue(f"{options.catalogue}: no valid product in it")
         if image is not None:
-            spaces[SPACE_IMAGE] = _image_space(image, catalogue, Path(scratch))
-        if (text := _text_space(options, catalogue, report, Path(scratch))) is not None:
+            spaces[SPACE_IMAGE] = image
+        if (text := _text_space(options, catalogue, report, work)) is not None:
             spaces[SPACE_TEXT] = text
         if not spaces:
             raise BadCatalogue(f"{options.catalogue}: no product has a photo or a word, so none can be compared")
-        if (product := _product_space(options, catalogue, spaces, report, Path(scratch))) is not None:
+        if (product := _product_space(options, catalogue, spaces, report, work.scratch)) is not None:
             spaces[SPACE_PRODUCT] = product
         choice = _spaces_of_words(catalogue, spaces, report, seed=options.seed)
         _name_unfindable(catalogue, spaces, report.catalogue, table.path.name)
@@ -156,9 +169,13 @@ async def update(options: UpdateOptions) -> UpdateReport:
 
 
 async def _read_and_encode_photos(
-    options: UpdateOptions, table: Table, catalogue: _Catalogue, report: UpdateReport
-) -> tuple[str, FeatureStore] | None:
-    """Read the catalogue, and encode its photos at the same time. Returns the encoder's fingerprint and its vectors.
+    options: UpdateOptions,
+    table: Table,
+    catalogue: _Catalogue,
+    report: UpdateReport,
+    work: _Work,
+) -> SpaceVectors | None:
+    """Read the catalogue, and encode its photos at the same time. Returns their vectors.
 
     None if no product has a photo, or if there is no encoder.
     """
@@ -168,10 +185,23 @@ async def _read_and_encode_photos(
                 pass  # Photos are decoded all the same: which rows are bad must not depend on the spaces built.
             return None
         probe = await image_encoding.probe(encoder)
-        features = FeatureStore(options.feature_store / "image" / probe.encoder, probe.vectors.shape[1])
+        features = work.store.vectors("image", encoder=probe.encoder, dim=probe.vectors.shape[1])
+        take_over_photos(work.store.root, probe.encoder, features, report.catalogue.notice)
         photos = _read_photos(options, table, catalogue, report.catalogue, features, side_px=encoder.input_px)
         report.encoded["photos"] = await image_encoding.encode_photos(encoder.encode, photos, features, probe.encoder)
-    return (probe.encoder, features) if any(catalogue.photo_digests) else None
+        rows = np.flatnonzero([digest is not None for digest in catalogue.photo_digests])
+        digests = [digest for digest in catalogue.photo_digests if digest is not None]
+        vectors, missing = features.gather(digests, work.scratch / "image.npy")
+        if len(missing):  # What was stored is damaged.
+            products = [catalogue.products[row] for row in rows[missing].tolist()]
+            photos = reread_photos(options.catalogue, products, side_px=encoder.input_px)
+            report.encoded["photos"] += await image_encoding.encode_photos(
+                encoder.encode, photos, features, probe.encoder
+            )
+            missing = features.read([digests[row] for row in missing.tolist()], vectors, missing)
+            if len(missing):
+                raise BadCatalogue(f"{options.catalogue}: photos changed during the update: run it again")
+    return SpaceVectors(encoder=probe.encoder, vectors=vectors, rows=rows) if len(rows) else None
 
 
 @asynccontextmanager
@@ -188,7 +218,7 @@ def _read_photos(
     table: Table,
     catalogue: _Catalogue,
     report: CatalogueReport,
-    features: FeatureStore | None,
+    features: VectorTable | None,
     *,
     side_px: int,
 ) -> Iterator[Photo]:
@@ -220,16 +250,8 @@ def _name_unfindable(
         report.note_unfindable(catalogue.products[row].id, ", ".join(reasons), file, catalogue.lines[row])
 
 
-def _image_space(image: tuple[str, FeatureStore], catalogue: _Catalogue, scratch: Path) -> SpaceVectors:
-    encoder, features = image
-    rows = [row for row, digest in enumerate(catalogue.photo_digests) if digest is not None]
-    digests = [digest for digest in catalogue.photo_digests if digest is not None]
-    vectors = features.gather(digests, scratch / "image.npy")
-    return SpaceVectors(encoder=encoder, vectors=vectors, rows=np.array(rows, dtype=np.int64))
-
-
 def _text_space(
-    options: UpdateOptions, catalogue: _Catalogue, report: UpdateReport, scratch: Path
+    options: UpdateOptions, catalogue: _Catalogue, report: UpdateReport, work: _Work
 ) -> SpaceVectors | None:
     """The text vectors, by an encoder trained on this catalogue; None if no product has a word."""
     try:
@@ -246,9 +268,9 @@ def _text_space(
         return None  # The texts contain no word. The products may still have photos.
     with report.stage("texts"), progress_bar("encoding texts") as count:
         model = text_encoder.load(artifact)
-        features = FeatureStore(options.feature_store / "text" / model.fingerprint, model.dim)
+        features = work.store.vectors("text", encoder=model.fingerprint, dim=model.dim)
         vectors, report.encoded["texts"] = text_encoding.encode_products(
-            catalogue.products, model, features, scratch / "text.npy", count
+            catalogue.products, model, features, work.scratch / "text.npy", count
         )
     # A text without a word that the encoder knows has a vector of zeros, which is similar to nothing.
     rows = np.flatnonzero(vectors.any(axis=1)).astype(np.int64)

@@ -187,9 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--features",
-        type=Path,
-        metavar="DIR",
-        help=f"directory of the computed vectors (default {FEATURE_STORE} in LOCATION or --staging)",
+        metavar="STORE",
+        help=f"directory or URL of the computed vectors (default {FEATURE_STORE} in LOCATION or --staging)",
     )
     add("--shards", type=int, default=1, metavar="N", help="number of shards (default %(default)s)")
     add(

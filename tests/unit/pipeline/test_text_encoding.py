@@ -13,14 +13,19 @@ from encoders.text import model as text_model
 from encoders.text.synonyms import BadDictionary
 from lookalike.errors import BadCatalogue
 from lookalike.product_rules import CatalogueProduct
-from pipeline.feature_store import FeatureStore
-from pipeline.text_encoding import encode_products, encode_texts, text_digest, train_text_encoder, training_text
+from pipeline.features.store import FeatureStore
+from pipeline.features.vectors import VectorTable
+from pipeline.text_encoding import encode_products, encode_texts, train_text_encoder, training_text
 
 TITLES = [
     f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cotton shirt", "table lamp", "mug")
 ] * 4
 PRODUCTS = [CatalogueProduct(id=str(i), category="home", title=title) for i, title in enumerate(TITLES)]
 CHAIR = CatalogueProduct(id="chair", category="home", title="yellow chair")
+
+
+def open_table(directory: Path, dim: int) -> VectorTable:
+    return FeatureStore(directory / "store", notice=print).vectors("text", encoder="test", dim=dim)
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +90,40 @@ def test_texts_without_words_cannot_be_trained_on(tmp_path: Path) -> None:
 def test_each_text_is_encoded_once(trained_directory: Path, tmp_path: Path) -> None:
     (artifact,) = (path for path in trained_directory.iterdir() if path.is_dir())
     model = text_model.load(artifact)
-    features = FeatureStore(tmp_path / "store", model.dim)
+    features = open_table(tmp_path, model.dim)
 
-    assert encode_texts(["red mug", "red mug", "", "blue mug"], model, features) == 3
-    assert encode_texts(["red mug", "green mug"], model, features) == 1
-    vectors = features.gather([text_digest(text) for text in ("red mug", "")], tmp_path / "v")
-    np.testing.assert_allclose(vectors[0], model.encode(["red mug"])[0], atol=1e-6)
-    assert not vectors[1].any()
+    vectors, encoded = encode_texts(["red mug", "red mug", "", "blue mug"], model, features, tmp_path / "a.npy")
+    assert encoded == 3
+    assert encode_texts(["red mug", "green mug"], model, features, tmp_path / "b.npy")[1] == 1
+    np.testing.assert_allclose(vectors[:2], np.tile(model.encode(["red mug"]), (2, 1)), atol=1e-6)
+    assert not vectors[2].any()
+
+
+def test_texts_that_every_encoder_reads_alike_are_one_text(trained_directory: Path, tmp_path: Path) -> None:
+    (artifact,) = (path for path in trained_directory.iterdir() if path.is_dir())
+    model = text_model.load(artifact)
+    texts = ["Red <b>mug</b>", "red  mug".replace("  ", "\u00a0"), "ＲＥＤ mug"]
+
+    vectors, encoded = encode_texts(["red mug", *texts[1:]], model, open_table(tmp_path, model.dim), tmp_path / "v.npy")
+
+    assert encoded == 1
+    np.testing.assert_allclose(vectors, model.encode(["red mug", *texts[1:]]), atol=1e-6)
+
+
+def test_damaged_vectors_are_made_again(trained_directory: Path, tmp_path: Path) -> None:
+    (artifact,) = (path for path in trained_directory.iterdir() if path.is_dir())
+    model = text_model.load(artifact)
+    texts = [f"red mug {number}" for number in range(50)]
+    first, _ = encode_texts(texts, model, open_table(tmp_path, model.dim), tmp_path / "a.npy")
+    (part,) = (tmp_path / "store").rglob("*.parquet")
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1  # Of a vector: they are most of the file.
+    part.write_bytes(data)
+
+    second, encoded = encode_texts(texts, model, open_table(tmp_path, model.dim), tmp_path / "b.npy")
+
+    assert encoded == 1
+    np.testing.assert_array_equal(first, second)
 
 
 def test_the_description_stands_in_for_a_title_without_a_known_word(trained_directory: Path, tmp_path: Path) -> None:
@@ -103,7 +135,7 @@ def test_the_description_stands_in_for_a_title_without_a_known_word(trained_dire
         for i, title in enumerate(titles)
     ]
 
-    vectors, _ = encode_products(products, model, FeatureStore(tmp_path / "store", model.dim), tmp_path / "v.npy")
+    vectors, _ = encode_products(products, model, open_table(tmp_path, model.dim), tmp_path / "v.npy")
 
     lamp = model.encode(["blue lamp"])[0]
     np.testing.assert_allclose(vectors[1:], np.tile(lamp, (4, 1)), atol=1e-6)
