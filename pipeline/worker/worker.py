@@ -35,6 +35,7 @@ _POLL_BYTES: Final = 8 << 20
 _POLL_S: Final = 1.0
 _ACKS_IN_FLIGHT: Final = 1  # Acks that come during one go together in the next.
 _MAX_ACKS: Final = 1000
+_TELL_S: Final = 10.0
 _REASON_CHARS: Final = 500
 
 
@@ -78,6 +79,8 @@ class Worker:
         self._tasks: dict[asyncio.Task[None], Record] = {}
         self._last: dict[str, asyncio.Task[None]] = {}  # Of each product with an event in hand.
         self._busy: set[Handle] = set()  # Records that are being handled, or said to be done with.
+        self._untold: Counter[RetryCause] = Counter()
+        self._tell_at_s: dict[RetryCause, float] = {}
         self._held_bytes = 0
         self._room = asyncio.Event()
         self._acks: Coalescer[Record, bool] = Coalescer(
@@ -197,8 +200,16 @@ class Worker:
     async def _pause(self, record: Record, error: Retry, attempt: int) -> None:
         pause_s = self._options.policies[error.cause].pause_s(attempt, self._random, retry_after_s=error.retry_after_s)
         self._busy.discard(record.handle)
-        log.info("product %s: attempt %d: %s", product_id_of(record.event.change), attempt, error)
+        self._tell(error)
+        log.debug("product %s: attempt %d: %s", product_id_of(record.event.change), attempt, error)
         await self._sleep(pause_s)
+
+    def _tell(self, error: Retry) -> None:
+        """Say now and then what events wait for: during an outage thousands wait for the same."""
+        self._untold[error.cause] += 1
+        if self._now_s() >= self._tell_at_s.get(error.cause, 0.0):
+            log.warning("%d attempts failed, the last: %s", self._untold.pop(error.cause), error)
+            self._tell_at_s[error.cause] = self._now_s() + _TELL_S
 
     async def _ack(self, record: Record, outcome: Outcome) -> None:
         while self._consumer.holds(record):
