@@ -27,8 +27,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="lookalike-bench-") as folder:
         tally = run(Path(folder), kills=options.kills, seed=options.seed, progress=print)
     caveats = (
-        "kill -9 leaves the page cache: that events are synced to disk is not tested by it. Every photo is one of 48, so "
-        "most are found in the feature store; one request in 50 fails."
+        "kill -9 leaves the page cache: that events are synced to disk is not tested by it. Every photo is one of 48, "
+        "so most are found in the feature store; one request in 50 fails."
     )
     result = {"seed": options.seed, **asdict(tally), "violations": len(tally.violations), "caveats": caveats}
     print(write("event_kills", result))

@@ -25,7 +25,13 @@ OWN = "lookalike/"
 # Kubernetes creates them in every namespace.
 BUILT_IN_CONFIG_MAPS = {"kube-root-ca.crt"}
 # The paths below /data that a pod writes.
-WRITABLE_PATHS = {"shard": {"/data/live"}, "update": {"/data/index", "/data/models/text"}, "export": {"/data/models"}}
+WRITABLE_PATHS = {
+    "shard": {"/data/live"},
+    "update": {"/data/index", "/data/models/text"},
+    "export": {"/data/models"},
+    "worker": {"/data/features"},
+    "stream": {"/data"},
+}
 
 Check = Callable[[Cluster], Iterator[str]]
 
@@ -128,11 +134,19 @@ def calls(cluster: Cluster) -> Iterator[tuple[Pod, str]]:
         yield gateway, address
     for name in ("model_server", "text_encoder"):
         yield gateway, values.get(name, "")
-    (container, *_) = gateway.spec["containers"]
-    redis = cluster.environment(gateway, container).get("LOOKALIKE_GATEWAY_REDIS", "")
-    yield gateway, redis.removeprefix("redis://").partition("/")[0]
+    yield gateway, _redis_of(cluster, gateway, "LOOKALIKE_GATEWAY_REDIS")
+    worker, values = cluster.pod("worker"), settings(cluster, "worker")
+    for name in ("gateway", "model_server"):
+        yield worker, values.get(name, "")
+    yield worker, _redis_of(cluster, worker, "LOOKALIKE_WORKER_STREAM")
     update = cluster.pod("update")
     yield update, options_of(cluster, update, update.spec["initContainers"][0]).get("model_server", "")
+
+
+def _redis_of(cluster: Cluster, pod: Pod, variable: str) -> str:
+    """The address in a redis:// URL, which the settings mask."""
+    (container, *_) = pod.spec["containers"]
+    return cluster.environment(pod, container).get(variable, "").removeprefix("redis://").partition("/")[0]
 
 
 def addresses(cluster: Cluster) -> Iterator[str]:
@@ -226,7 +240,7 @@ def selectors(cluster: Cluster) -> Iterator[str]:
                 yield f"{pod.name}: its topology spread does not select its own pods"
         budgets = cluster.of_kind("PodDisruptionBudget").values()
         covered = any(selects(budget["spec"]["selector"]["matchLabels"], pod.labels) for budget in budgets)
-        if pod.name != "redis" and not covered:
+        if pod.name not in {"redis", "stream"} and not covered:  # Of one pod a budget would keep its node for ever.
             yield f"{pod.name}: no PodDisruptionBudget"
     for kind, path in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
         for name, document in cluster.of_kind(kind).items():

@@ -27,7 +27,15 @@ USES = {
     "node": ["serve node"],
     "text-encoder": ["serve text-encoder"],
     "model-server": ["serve model-server"],
-    "pipeline": ["update", "encoders export", "encoders train-text", "index build", "index inspect", "catalog check"],
+    "pipeline": [
+        "update",
+        "serve worker",
+        "encoders export",
+        "encoders train-text",
+        "index build",
+        "index inspect",
+        "catalog check",
+    ],
     "loadtest": ["load"],
 }
 # The entry point, which every command imports.
