@@ -16,6 +16,7 @@ from rich.text import Text
 from lookalike.cli import render
 from lookalike.cli.render import printable
 from lookalike.client import Client
+from lookalike.demo.new_product import PRODUCT_ID, draw_new_product, published
 from lookalike.demo.preparation import BuiltIndex, ExportedModels, Preparation
 from lookalike.demo.queries import FASHION, DemoQuery, demo_queries
 from lookalike.errors import InvalidRequest, NotFound, OperatorError
@@ -23,6 +24,7 @@ from lookalike.local import probes, process_specs, serve
 from lookalike.local.process_specs import ProcessSpec
 from lookalike.local.supervisor import Supervisor
 from lookalike.runtime import directory_lock
+from lookalike.stream.settings import StreamSettings
 from lookalike.v1.types_pb2 import Product
 
 EXAMPLES = """\
@@ -51,10 +53,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         index, model_server, redis = _prepare_index(processes, preparation, catalogue, models)
         port, metrics_port = _choose_port(console, options.port), _choose_metrics_port()
         node = _serve(processes, index, model_server, redis, port=port, metrics_port=metrics_port)
+        new_photos = state / "new-photos"
+        stream = _serve_events(
+            processes, index, model_server, node, [catalogue, new_photos], directory=state / "stream"
+        )
         _print_summary(console, index, models, node)
         with Client(node.address) as client:
             queries = demo_queries(_some_products(client), catalogue, index.spaces)
             _run_queries(console, client, queries, started_s)
+            if stream is not None:
+                _publish_product(console, client, stream, catalogue, new_photos)
         if not options.once:
             _print_example_commands(console, index, node, metrics_port)
             with contextlib.suppress(KeyboardInterrupt):
@@ -157,6 +165,46 @@ def _serve(
     _start(processes, *filter(None, [text_encoder]), node)
     processes.wait_ready(timeout_s=READY_TIMEOUT_S)
     return node
+
+
+def _serve_events(
+    processes: Supervisor,
+    index: BuiltIndex,
+    model_server: ProcessSpec,
+    node: ProcessSpec,
+    photos: Sequence[Path],
+    *,
+    directory: Path,
+) -> ProcessSpec | None:
+    """Start the stream of product events and a worker; None without Redis."""
+    if (executable := process_specs.redis_executable()) is None:
+        return None
+    directory.mkdir(parents=True, exist_ok=True)
+    stream_port, worker_port = probes.free_ports(2)
+    stream = process_specs.stream(executable, directory, stream_port)
+    worker = process_specs.worker(
+        stream,
+        node,
+        worker_port,
+        model_server=model_server,
+        features=index.location / ".features",  # Of `lookalike update`, too.
+        photos=photos,
+    )
+    _start(processes, stream, worker)
+    processes.wait_ready(timeout_s=READY_TIMEOUT_S)
+    return stream
+
+
+def _publish_product(console: Console, client: Client, stream: ProcessSpec, catalogue: Path, photos: Path) -> None:
+    """Publish a product that is not in the catalogue, and print the search that finds it."""
+    settings = StreamSettings(url=f"redis://{stream.address}")
+    if (new := draw_new_product(_some_products(client), catalogue, photos)) is None:
+        return
+    with published(settings, client, new) as (response, found_s):
+        what = f"the event of a new product, {PRODUCT_ID}, {'with a photo' if new.photo else 'without a photo'}"
+        console.print(Text(f"Published {what}: found {found_s:.2f} s later.", "bold"))
+        console.print(render.table(response, without=("shop",)))
+        console.print(render.provenance(response.provenance), "\n")
 
 
 def _redis_spec(processes: Supervisor, port: int) -> ProcessSpec | None:

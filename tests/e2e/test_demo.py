@@ -37,7 +37,10 @@ def test_every_kind_of_query_is_answered_and_no_process_keeps_running(demo: Demo
     assert "✓ image model unchanged" in output  # Built by the demo that was killed after this step.
     assert "with 120 products is served" in output
     assert "The image model is UNTRAINED" in output
-    answers = re.split(r"\n\d+\. ", output)[1:]
+    (found_s,) = re.findall(r"Published the event of a new product, demo-new, with a photo: found (\d+\.\d+) s", output)
+    assert float(found_s) < 60
+    assert re.search(r"1 +0\.99\d +demo-new", output) or re.search(r"1 +1\.000 +demo-new", output)
+    answers = re.split(r"\n\d+\. ", output.partition("Published the event")[0])[1:]
     headings = [
         "(fashion: by its photo)",
         "(not fashion: by its words)",
@@ -78,7 +81,7 @@ def test_a_second_start_builds_nothing_avoids_a_port_in_use_and_leaves_no_proces
             refused = subprocess.run(demo.command(), capture_output=True, text=True, timeout=60, check=False)
             assert refused.returncode == 2
             assert "another demo runs in" in refused.stderr
-            assert len(demo.processes()) == 5  # Redis, two encoders, the node, and the demo itself.
+            assert len(demo.processes()) == 7  # Two Redis, two encoders, the node, a worker, and the demo itself.
     assert demo.all_ended()
 
 
