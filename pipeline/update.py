@@ -25,7 +25,7 @@ from index.building.build import DEFAULT_OPTIONS, IndexOptions, SpaceVectors, bu
 from index.storage import version
 from index.storage.manifest import RecipeChoice
 from lookalike.cli.progress import progress_bar
-from lookalike.errors import BadCatalogue
+from lookalike.errors import BadArtifact, BadCatalogue
 from lookalike.product_rules import FIELDS, CatalogueProduct, has_word
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
@@ -38,6 +38,7 @@ from pipeline.features.vectors import VectorTable
 from pipeline.photos import Photo, read_valid_products, reread_photos
 from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
 from pipeline.tables.reader import Table, TableOptions
+from pipeline.text_encoding import KeepTextEncoder, TextEncoderSettings
 from pipeline.update_lock import lock_directory
 from pipeline.word_queries import SpaceChoice
 
@@ -61,6 +62,7 @@ class UpdateOptions:
     seed: int = 0
     text_kind: str = text_encoder.DEFAULT_KIND
     text_words: Path | None = None  # A fastText .bin file; None: word vectors are trained.
+    keep_text_encoder: KeepTextEncoder = KeepTextEncoder.AUTO
     synonyms: tuple[Path, ...] = ()  # Dictionaries of the shop's own, beside the default ones.
     table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
     strict: bool = False
@@ -75,6 +77,8 @@ class UpdateReport:
     version: str = ""
     text_artifact: Path | None = None
     text_trained: bool = False  # Whether this update trained the text encoder.
+    text_reason: str = ""  # Why it was trained, or was not.
+    text_fit: Mapping[str, Any] = field(default_factory=dict)  # The figures that decided it; empty: none did.
     product_artifact: Path | None = None
     no_product_space_reason: str = ""  # Why there is no product space; empty: there is one.
     spaces: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -97,6 +101,8 @@ class UpdateReport:
             "version": self.version,
             "text_artifact": str(self.text_artifact) if self.text_artifact else None,
             "text_trained": self.text_trained,
+            "text_reason": self.text_reason,
+            "text_fit": self.text_fit,
             "product_artifact": str(self.product_artifact) if self.product_artifact else None,
             "no_product_space": self.no_product_space_reason,
             "spaces": self.spaces,
@@ -256,16 +262,22 @@ def _text_space(
     """The text vectors, by an encoder trained on this catalogue; None if no product has a word."""
     try:
         with report.stage("training"), progress_bar("training the text encoder"):
-            artifact, report.text_trained = text_encoding.train_text_encoder(
+            chosen = text_encoding.choose_text_encoder(
                 catalogue.products,
                 options.artifacts,
-                kind=options.text_kind,
-                seed=options.seed,
-                word_vectors=options.text_words,
-                synonyms=options.synonyms,
+                TextEncoderSettings(
+                    kind=options.text_kind,
+                    seed=options.seed,
+                    word_vectors=options.text_words,
+                    synonyms=options.synonyms,
+                ),
+                serving=_serving_text_encoder(options.location),
+                keep=options.keep_text_encoder,
             )
     except BadCatalogue:
         return None  # The texts contain no word. The products may still have photos.
+    report.text_trained, report.text_reason, report.text_fit = chosen.trained, chosen.reason, chosen.fit
+    artifact = chosen.artifact
     with report.stage("texts"), progress_bar("encoding texts") as count:
         model = text_encoder.load(artifact)
         features = work.store.vectors("text", encoder=model.fingerprint, dim=model.dim)
@@ -279,6 +291,15 @@ def _text_space(
     report.text_artifact = artifact
     nonzero = vectors if len(rows) == len(vectors) else vectors[rows]
     return SpaceVectors(encoder=model.fingerprint, vectors=nonzero, rows=rows)
+
+
+def _serving_text_encoder(location: Path) -> str:
+    """The fingerprint of the text encoder of the current version; empty if there is none."""
+    try:
+        manifest = version.read_manifest(location, version.read_current(location))
+    except BadArtifact:
+        return ""
+    return next((space.encoder for space in manifest.spaces if space.name == space_name(SPACE_TEXT)), "")
 
 
 def _spaces_of_words(

@@ -23,6 +23,7 @@ from lookalike.errors import BadSettings
 from pipeline import catalogue_options, image_encoding
 from pipeline.catalogue_report import parse_max_rejected
 from pipeline.local_model_server import model_server
+from pipeline.text_encoding import KeepTextEncoder
 from pipeline.update import FEATURE_STORE, UpdateOptions, UpdateReport, update
 
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             seed=args.seed,
             text_kind=args.text_kind,
             text_words=args.text_words,
+            keep_text_encoder=KeepTextEncoder(args.keep_text_encoder),
             synonyms=tuple(args.synonyms),
             table=catalogue_options.table_options(args),
             strict=args.strict,
@@ -110,7 +112,15 @@ def _summary(report: UpdateReport, with_images: bool) -> str:
     ]
     lines.append("  seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items()))
     if report.text_artifact:
-        lines.append(f"  text encoder{'' if report.text_trained else ' (unchanged)'}: {report.text_artifact}")
+        done = "trained" if report.text_trained else "kept"
+        lines.append(f"  text encoder {done}: {report.text_artifact} ({report.text_reason})")
+        if fit := report.text_fit:
+            figures = ", ".join(
+                f"{name} {fit['trained'].get(name, 0):.4f} to {now:.4f}" for name, now in fit["now"].items()
+            )
+            lines.append(
+                f"    {fit['changed']:.1%} of texts changed, {fit['unseen_words']:.1%} of their words unseen; {figures}"
+            )
     if report.product_artifact:
         lines.append(f"  product encoder: {report.product_artifact}")
     return "\n".join(lines)
@@ -175,6 +185,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="use the word vectors of this fastText .bin file instead of training them",
+    )
+    add(
+        "--keep-text-encoder",
+        choices=[*KeepTextEncoder],
+        default=KeepTextEncoder.AUTO,
+        help="keep the text encoder of the version that serves although texts changed; auto: if it finds as much as "
+        "when it was trained (default %(default)s)",
     )
     add(
         "--synonyms",

@@ -137,7 +137,7 @@ def _rows_that_count(parts: Parts, options: CompactionOptions) -> _Counting:
         needed = np.isin(newest.keys, options.live) | (newest.written_us > before_us)
     order = np.argsort(newest.parts, kind="stable")
     numbers, starts = np.unique(newest.parts[order], return_index=True)
-    ends = [*starts[1:].tolist(), len(order)]
+    ends = [*starts.tolist(), len(order)][1:]
     rows, superseded, unused = {}, {}, {}
     for each in parts.current():
         rows[each.number], superseded[each.number], unused[each.number] = np.empty(0, np.int32), each.footer.rows, 0

@@ -130,7 +130,7 @@ def _footer(parquet: Any, name: str, part_format: PartFormat) -> PartFooter:
         about = json.loads((metadata.metadata or {})[_METADATA])
         version, kind = about["schema_version"], about["kind"]
         replaces, created_us = frozenset(about["replaces"]), int(about["created_us"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         raise UnusablePart("not written by Lookalike") from None
     if version != SCHEMA_VERSION:
         raise BadArtifact(
@@ -142,7 +142,7 @@ def _footer(parquet: Any, name: str, part_format: PartFormat) -> PartFooter:
     if part_format.dim and metadata.num_rows:
         column = metadata.row_group(0).column(part_format.schema.get_field_index("vector"))
         header = column.total_compressed_size - metadata.num_rows * part_format.row_bytes
-        if metadata.num_row_groups != 1 or not 0 < header < _MAX_PAGE_HEADER_BYTES:
+        if metadata.num_row_groups != 1 or not 0 < header < _MAX_PAGE_HEADER_BYTES or column.data_page_offset < 0:
             raise UnusablePart("its vectors are not on one page")
         start = column.data_page_offset + header
     return PartFooter(rows=metadata.num_rows, replaces=replaces, created_us=created_us, vectors_start=start)
