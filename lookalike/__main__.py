@@ -30,6 +30,12 @@ COMMANDS = {
         "lookalike.cli.catalog.export:main", "write the products that a gateway serves to a catalogue's file"
     ),
     "catalog check": Command("pipeline.catalogue_check:main", "report the bad rows of a catalogue"),
+    "catalog publish": Command(
+        "pipeline.publish_command:main", "put the products of a file on the stream that workers take them from"
+    ),
+    "catalog dead-letters": Command(
+        "pipeline.dead_letters_command:main", "list, show, replay and drop the events that workers gave up on"
+    ),
     "encoders export": Command("encoders.image.export:main", "write an image model as a versioned SavedModel"),
     "encoders serving-config": Command("encoders.serving.config_files:main", "write TF-Serving's configuration files"),
     "encoders list": Command("encoders.image.list_models:main", "list the versions of the image model"),

@@ -51,13 +51,18 @@ from lookalike.requests import (
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.status import from_request_error, to_error
 from lookalike.v1.catalog_pb2 import (
+    AcceptedChange,
     BatchWriteResponse,
     Change,
     ChangeResponse,
     CountRequest,
+    EnqueuedChange,
+    EnqueueRequest,
+    EnqueueResponse,
     ExistsRequest,
     GetResponse,
     RemoveWhereResponse,
+    WaitRequest,
 )
 from lookalike.v1.catalog_pb2_grpc import CatalogStub
 from lookalike.v1.search_pb2 import (
@@ -286,6 +291,32 @@ class Client:
         request = remove_where_request(revision, dry_run, filter_arguments)
         return self._call_within(timeout_s, self._catalog.RemoveWhere, request)
 
+    def enqueue(
+        self, changes: Sequence[Change], *, timeout_s: float | None = None
+    ) -> Sequence[AcceptedChange | LookalikeError]:
+        """Put up to 1,000 changes on the durable stream, from which workers make them: for each, in order, the handle.
+
+            accepted = client.enqueue([upsert_change(product, revision=2, encode=True)])
+            client.wait([each.handle for each in accepted], wait_s=10)
+
+        A worker fetches the photo that `product.image` names. A revision of 0 is set to the time at the gateway. A
+        change that breaks a rule has its error in place of a handle. Raises FailedPrecondition where the gateway has no
+        stream, and as `search` does; to enqueue again after a failure is harmless.
+        """
+        request = EnqueueRequest(changes=batch_write_request(changes).changes)
+        return [*_accepted(self._call(self._catalog.Enqueue, request, timeout_s))]
+
+    def wait(
+        self, handles: Sequence[str], *, wait_s: float = 10.0, timeout_s: float | None = None
+    ) -> Sequence[EnqueuedChange]:
+        """Wait until none of up to 1,000 enqueued changes is pending, or for `wait_s`: what became of each, in order.
+
+        wait_s: at most 60; 0: do not wait. timeout_s: of the call, the client's beside `wait_s` by default.
+        """
+        request = WaitRequest(handles=handles, timeout_s=wait_s)
+        timeout_s = self._timeout_s + wait_s if timeout_s is None else timeout_s
+        return self._call(self._catalog.Wait, request, timeout_s).changes
+
     def _call(self, method: Callable[..., Response], request: Message, timeout_s: float | None) -> Response:
         """Call once, with the client's time-out unless the call has its own."""
         return self._call_within(self._timeout_s if timeout_s is None else timeout_s, method, request)
@@ -464,6 +495,21 @@ class AsyncClient:
         request = remove_where_request(revision, dry_run, filter_arguments)
         return await self._call_within(timeout_s, self._catalog.RemoveWhere, request)
 
+    async def enqueue(
+        self, changes: Sequence[Change], *, timeout_s: float | None = None
+    ) -> Sequence[AcceptedChange | LookalikeError]:
+        """As `Client.enqueue`."""
+        request = EnqueueRequest(changes=batch_write_request(changes).changes)
+        return [*_accepted(await self._call(self._catalog.Enqueue, request, timeout_s))]
+
+    async def wait(
+        self, handles: Sequence[str], *, wait_s: float = 10.0, timeout_s: float | None = None
+    ) -> Sequence[EnqueuedChange]:
+        """As `Client.wait`."""
+        request = WaitRequest(handles=handles, timeout_s=wait_s)
+        timeout_s = self._timeout_s + wait_s if timeout_s is None else timeout_s
+        return (await self._call(self._catalog.Wait, request, timeout_s)).changes
+
     async def _call(
         self, method: Callable[..., Awaitable[Response]], request: Message, timeout_s: float | None
     ) -> Response:
@@ -528,6 +574,11 @@ def _stream_result(response: SearchStreamResponse) -> SearchResponse | Lookalike
 def _change_results(response: BatchWriteResponse) -> Iterator[ChangeResponse | LookalikeError]:
     for result in response.results:
         yield result.response if result.HasField("response") else from_request_error(result.error)
+
+
+def _accepted(response: EnqueueResponse) -> Iterator[AcceptedChange | LookalikeError]:
+    for result in response.results:
+        yield result.accepted if result.HasField("accepted") else from_request_error(result.error)
 
 
 def _vectors(response: GetResponse) -> dict[str, F32]:

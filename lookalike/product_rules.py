@@ -128,6 +128,11 @@ def max_revision(unit: str, now_s: float) -> int:
     return int((now_s + _MAX_AHEAD_S) * _REVISIONS_PER_S[unit])
 
 
+def revision_at(unit: str, now_s: float) -> int:
+    """The time in one of REVISION_UNITS, as the revision of a change made now; 0: revisions are no times."""
+    return int(now_s * _REVISIONS_PER_S[unit])
+
+
 def check_revision(revision: int, greatest: int) -> None:
     """Raises BadField for a revision above `max_revision`."""
     if 0 < greatest < revision:

@@ -36,6 +36,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
 async def serve(settings: NodeSettings) -> None:
     """Serve until a signal ends it; ready once every shard has loaded and warmed up its version."""
     async with open_node(settings) as (gateway, shards):
+        await gateway.enqueuer.start()
 
         async def warm_up() -> None:
             await asyncio.gather(*(shard.rollout.start() for shard in shards))

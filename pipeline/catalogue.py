@@ -92,7 +92,7 @@ def read(directory: Path, options: TableOptions = DEFAULT_OPTIONS) -> Iterator[C
 
 def read_table(directory: Path, table: reader.Table) -> Iterator[CatalogueRow | RejectedRow]:
     """As `read`, of a products file that is open already."""
-    file, photos = table.path.name, _PhotoFiles(directory)
+    file, photos = table.path.name, PhotoFiles(directory)
     lines_by_id: dict[str, int] = {}
     warned: set[str] = set()
     for record in table.records():
@@ -187,7 +187,7 @@ def _refuse_duplicate(product: CatalogueProduct, lines_by_id: dict[str, int]) ->
         raise BadField("id", RejectReason.DUPLICATE_ID, f"line {line} has the same id")
 
 
-class _PhotoFiles:
+class PhotoFiles:
     """The photos of a catalogue by the paths that rows state, whatever Unicode form the names on disk have.
 
     macOS writes decomposed names (NFD), everything else composed ones.

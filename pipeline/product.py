@@ -38,15 +38,17 @@ def parse_row(
     return product
 
 
+def plain_id(value: object) -> object:
+    """An id as files write it: without white space around it, and 17 for 17.0."""
+    if isinstance(value, str):
+        return value.strip()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else value
+
+
 def _with_plain_id(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     product_id = fields.get("id")
-    if isinstance(product_id, str):
-        stripped = product_id.strip()
-    elif isinstance(product_id, float) and product_id.is_integer():
-        stripped = str(int(product_id))
-    else:
-        return fields
-    return fields if stripped == product_id else {**fields, "id": stripped}
+    stripped = plain_id(product_id)
+    return fields if stripped == product_id and isinstance(product_id, str) else {**fields, "id": stripped}
 
 
 def readable_id(fields: Mapping[str, Any]) -> str:

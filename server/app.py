@@ -13,6 +13,7 @@ from encoders.clients import Encoders
 from lookalike.errors import BadSettings
 from lookalike.runtime import edge, lifecycle, telemetry
 from lookalike.runtime.settings import load
+from lookalike.stream.redis_stream import open_redis_stream
 from lookalike.v1 import catalog_pb2, search_pb2
 from server import batch, changes
 from server.admission import Admission, StreamHandler, UnaryHandler
@@ -21,6 +22,7 @@ from server.catalog import CatalogReader
 from server.change_encoding import ChangeEncoder
 from server.changes import CatalogWriter
 from server.classify import ClassifyHandler
+from server.enqueue import Enqueuer
 from server.open_streams import OpenStreams
 from server.policy import AutoPolicy
 from server.query_parser import QueryParser
@@ -64,10 +66,11 @@ class Gateway:
     versions: VersionWatch
     encoders: Encoders
     cache: ResultCache | None
+    enqueuer: Enqueuer
     handlers: tuple[grpc.GenericRpcHandler, ...]
 
     async def close(self) -> None:
-        await asyncio.gather(self.shards.close(), self.encoders.close())
+        await asyncio.gather(self.shards.close(), self.encoders.close(), self.enqueuer.close())
         if self.cache is not None:
             await self.cache.close()
 
@@ -94,6 +97,15 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     classifier = ClassifyHandler(versions, shards, encoders, deadline_s)
     reader = CatalogReader(versions, shards, deadline_s)
     writer = CatalogWriter(versions, shards, ChangeEncoder(encoders), deadline_s, settings.revision_unit)
+    # They admit each of their searches and batches.
+    open_streams = OpenStreams(settings.max_streams)
+    enqueuer = Enqueuer(
+        partial(open_redis_stream, settings.stream_settings()) if settings.stream else None,
+        open_streams,
+        group=settings.stream_group,
+        deadline_s=deadline_s,
+        revision_unit=settings.revision_unit,
+    )
     search: Mapping[str, UnaryHandler] = {
         "Search": searcher.search,
         "BatchSearch": BatchSearcher(searcher).batch_search,
@@ -109,12 +121,11 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
         "Remove": writer.remove,
         "BatchWrite": writer.batch_write,
         "RemoveWhere": writer.remove_where,
+        "Enqueue": enqueuer.enqueue,
     }
     catalog_streams: Mapping[str, StreamHandler] = {"List": reader.list}
     at_once = {"Search": partial(searcher.search_memory, cache)} if isinstance(cache, MemoryResultCache) else {}
     admission = Admission(settings.max_inflight)
-    # They admit each of their searches and batches.
-    open_streams = OpenStreams(settings.max_streams)
     search_streams: Mapping[str, edge.Bidirectional] = {
         "SearchStream": SearchStreamer(searcher, admission, open_streams).search_stream
     }
@@ -123,15 +134,16 @@ def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport
     catalog_methods = admission.admit(catalog, streams=catalog_streams, calls={"BatchWrite": changes.calls_of})
     handlers = (
         edge.handler(SEARCH, {**search_methods, **search_streams}, take_bytes={"Search"}),
-        edge.handler(CATALOG, {**catalog_methods, **write_streams}),
+        edge.handler(CATALOG, {**catalog_methods, **write_streams, "Wait": enqueuer.wait}),
     )
-    return Gateway(shards, versions, encoders, cache, handlers)
+    return Gateway(shards, versions, encoders, cache, enqueuer, handlers)
 
 
 async def serve(settings: GatewaySettings) -> None:
     """Serve until a signal ends it; ready once all shards serve one version."""
     gateway = build_gateway(settings, [RemoteShard(address) for address in settings.shards])
     try:
+        await gateway.enqueuer.start()
         async with lifecycle.background_task(gateway.versions.keep_fresh()):
             await lifecycle.serve(
                 settings, gateway.handlers, services=SERVICES, warm_up=gateway.versions.until_complete, freeze=True

@@ -9,6 +9,7 @@ from encoders.clients import EncoderSettings
 from lookalike.errors import BadSettings
 from lookalike.product_rules import DEFAULT_REVISION_UNIT, REVISION_UNITS
 from lookalike.runtime.settings import ProcessSettings, setting
+from lookalike.stream.settings import DEFAULT_GROUP, DEFAULT_PREFIX, StreamSettings
 from server.policy import AutoPolicy
 
 
@@ -40,6 +41,19 @@ class ServiceSettings(ProcessSettings):
     )
     cache_memory_bytes: int = setting(
         64 << 20, "memory of the in-process cache; beyond it the least recently used answer is evicted", at_least=0
+    )
+    stream: str = setting(
+        "", "redis://… of the stream of product events, of a Redis that persists; empty: no Enqueue", secret=True
+    )
+    stream_prefix: str = setting(DEFAULT_PREFIX, "of the stream's keys in Redis")
+    stream_group: str = setting(DEFAULT_GROUP, "of the workers whose acks Wait waits for")
+    stream_max_events: int = setting(
+        StreamSettings.max_events,
+        "events that the stream may keep, dead letters included; beyond it RESOURCE_EXHAUSTED",
+        at_least=1,
+    )
+    trust_durability: bool = setting(
+        False, "use a stream whose Redis does not tell, or not say, that it keeps what it is given"
     )
     auto_policy: tuple[str, ...] = setting(
         ("fashion=product>image", "*=product>text"),
@@ -123,6 +137,14 @@ class ServiceSettings(ProcessSettings):
             raise BadSettings(
                 f"model_version={self.model_version}, model_label={self.model_label}: set at most one of them"
             )
+
+    def stream_settings(self) -> StreamSettings:
+        return StreamSettings(
+            url=self.stream,
+            prefix=self.stream_prefix,
+            max_events=self.stream_max_events,
+            trust_durability=self.trust_durability,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

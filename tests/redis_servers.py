@@ -42,7 +42,7 @@ class RedisServer:
         command = [executable(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
         command += ["--loglevel", "warning", "--save", ""]
         for name, value in self._options.items():
-            command += [f"--{name.replace('_', '-')}", value]
+            command += [f"--{name}", *value.split()]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if wait:
             self.wait()
@@ -73,7 +73,11 @@ class RedisServer:
         return Redis.from_url(self.url)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,9 +1,9 @@
 """A member of a consumer group: its leases, what it was delivered, and what it acks. I/O through a PartitionLog.
 
-Leases are renewed beside the work, four times before they run out. A member whose renewals fail for so long takes its
-partitions as lost by its own clock, before anybody else can take them; and whatever it still sends is refused, since
-every step names the lease. A partition that another member is due is given up when all of it that was delivered is
-acked, and at the latest when as long as a lease has passed.
+Leases are renewed beside the work. A member whose renewals fail for so long that a lease runs out takes its partitions
+as lost by its own clock, before anybody else can take them; and whatever it still sends is refused, since every step
+names the lease. A partition that another member is due is given up when all of it that was delivered is acked, and at
+the latest when as long as a lease has passed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from lookalike.stream.rebalance import plan
 
 log = logging.getLogger(__name__)
 
-_BEATS = 4  # In the time of a lease: three may fail.
 _WAIT_S = 0.25  # At most so long is waited for new events without a look at what else has changed.
 
 
@@ -52,12 +51,14 @@ class LeasedConsumer:
         name: str,
         *,
         lease_s: float,
+        heartbeat_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = partition_log
         self._group = group
         self._member = f"{name}-{secrets.token_hex(4)}"
         self._lease_s = lease_s
+        self._heartbeat_s = heartbeat_s
         self._clock = clock
         self._tenures: dict[int, _Tenure] = {}
         self._leases = 0
@@ -67,6 +68,7 @@ class LeasedConsumer:
         self._failures = 0  # Calls that failed.
         self._beat_now = asyncio.Event()
         self._changed = asyncio.Event()
+        self._closed = False
         self._heart: asyncio.Task[None] | None = None
 
     @property
@@ -78,14 +80,14 @@ class LeasedConsumer:
         return frozenset(self._held())
 
     async def __aenter__(self) -> Self:
-        self._heart = asyncio.create_task(self._beat_until_cancelled())
+        self._heart = asyncio.create_task(self._beat_until_closed())
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        self._beat_now.set()
         if self._heart is not None:
-            self._heart.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._heart
+            await self._heart  # A call that it makes is bounded, and is not cancelled: its connection would be lost.
         tenures, self._tenures = self._tenures, {}
         with suppress(Unavailable):  # Then the leases run out.
             await self._log.leave(self._group, self._member, {p: each.lease for p, each in tenures.items()})
@@ -93,14 +95,16 @@ class LeasedConsumer:
     async def poll(self, *, max_records: int, max_bytes: int, wait_s: float) -> Batch:
         until_s = self._clock() + wait_s
         while True:
-            records: Sequence[Record] = ()
             try:
                 records = await self._read(max_records, max_bytes)
             except Unavailable:
                 self._read_again()
-                if self._clock() >= until_s and not (self._gained or self._lost):
-                    raise
-                await self._pause(until_s)
+                records = ()
+                if not (self._gained or self._lost):
+                    if self._clock() >= until_s:
+                        raise
+                    await self._pause(until_s)
+                    continue
             left_s = until_s - self._clock()
             if records or self._gained or self._lost or left_s <= 0:
                 gained, self._gained = self._gained, []
@@ -194,9 +198,9 @@ class LeasedConsumer:
         reason = f"its {len(entry.data)} bytes are no event"
         await self._park(entry.partition, tenure.lease, entry.id, reason, entry.deliveries)
 
-    async def _beat_until_cancelled(self) -> None:
+    async def _beat_until_closed(self) -> None:
         failing = False
-        while True:
+        while not self._closed:
             self._beat_now.clear()
             try:
                 await self._beat()
@@ -207,9 +211,10 @@ class LeasedConsumer:
                     log.warning("%s: no heartbeat: %s", self._member, error)
                 failing = True
             self._lose_expired()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._lease_s / _BEATS):
-                    await self._beat_now.wait()
+            if not self._closed:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._heartbeat_s):
+                        await self._beat_now.wait()
 
     async def _beat(self) -> None:
         self._lose_expired()

@@ -65,6 +65,7 @@ class MemoryStream:
         *,
         max_events: int = 1_000_000,
         lease_s: float = 10.0,
+        heartbeat_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         unix_time_s: Callable[[], float] = unix_time_s,
     ) -> None:
@@ -72,6 +73,7 @@ class MemoryStream:
         self._partitions = [_Partition() for _ in range(partitions)]
         self._max_events = max_events
         self._lease_s = lease_s
+        self._heartbeat_s = heartbeat_s
         self._clock = clock
         self._unix_time_s = unix_time_s
         self._groups: dict[str, _GroupState] = {}
@@ -107,7 +109,9 @@ class MemoryStream:
         return handles
 
     def consumer(self, group: str, name: str) -> Consumer:
-        return LeasedConsumer(self, group, name, lease_s=self._lease_s, clock=self._clock)
+        return LeasedConsumer(
+            self, group, name, lease_s=self._lease_s, heartbeat_s=self._heartbeat_s, clock=self._clock
+        )
 
     async def statuses(self, group: str, handles: Sequence[Handle]) -> Sequence[EventStatus]:
         return [self._status_of(group, handle) for handle in handles]

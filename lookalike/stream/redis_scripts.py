@@ -159,9 +159,9 @@ local function delivered_before(stream, partition, after)
       found, count = redis.call('XCLAIM', stream, group, member, 0, id)[1], count + 1
     end
     if found then return found, count end
-    if redis.call('XACK', stream, group, id) == 1 then  -- It was deleted by another program.
-      redis.call('HINCRBY', KEYS[1], 'acked:' .. partition .. ':' .. group, 1)
-    end
+    -- It was deleted by another program. From version 7 on XCLAIM has acked it.
+    redis.call('XACK', stream, group, id)
+    redis.call('HINCRBY', KEYS[1], 'acked:' .. partition .. ':' .. group, 1)
     after = id
   end
 end

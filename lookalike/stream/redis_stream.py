@@ -18,8 +18,11 @@ from redis.asyncio import Redis
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    MasterDownError,
     NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -50,7 +53,9 @@ _STATE_S = 86_400  # For so long is known what became of a dead letter that was 
 _TRIM_AT_ONCE = 10_000  # Entries: Redis does nothing else meanwhile, for about a millisecond.
 _ACK_AT_ONCE = 1000  # Entries of a partition: Lua passes some 8,000 arguments at most.
 _STATUSES_AT_ONCE = 1000
-_ONE_TRY = 2  # A call is repeated once, after the stream was made anew.
+_WAIT_SHARE = 0.8  # Of the time-out of a call: with `everysec` a write waits up to two seconds for its fsync.
+_UNAVAILABLE = ("READONLY", "MISCONF", "MASTERDOWN", "LOADING", "BUSY", "NOREPLICAS")
+_ATTEMPTS = 2  # A call is repeated once, after the stream was made anew.
 
 Result = TypeVar("Result")
 
@@ -119,7 +124,8 @@ class RedisStream:
         return [Handle(self._id, number, entry.decode()) for number, entry in zip(numbers, entries, strict=True)]
 
     def consumer(self, group: str, name: str) -> Consumer:
-        return LeasedConsumer(self, group, name, lease_s=self._settings.lease_s)
+        settings = self._settings
+        return LeasedConsumer(self, group, name, lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s)
 
     async def statuses(self, group: str, handles: Sequence[Handle]) -> Sequence[EventStatus]:
         found: list[EventStatus] = []
@@ -372,7 +378,7 @@ class RedisStream:
 
     async def _attempt(self, call: Callable[[], Awaitable[Result]], group: str = "") -> Result:
         """Make a call; where the stream was emptied, or the group is gone, make it anew, and the call again."""
-        for _ in range(_ONE_TRY):
+        for _ in range(_ATTEMPTS):
             try:
                 return await call()
             except _Emptied:
@@ -413,7 +419,7 @@ class RedisStream:
             return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
         async with self._redis.pipeline(transaction=False) as pipeline:  # On one connection, whose writes it waits for.
             pipeline.execute_command(*command)
-            pipeline.execute_command("WAITAOF", 1, 0, _ms(self._settings.timeout_s / 2))
+            pipeline.execute_command("WAITAOF", 1, 0, _ms(self._settings.timeout_s * _WAIT_SHARE))
             replies = await pipeline.execute(raise_on_error=False)
         for reply in replies:
             if isinstance(reply, Exception):
@@ -456,10 +462,11 @@ def _redis_errors() -> Iterator[None]:
             raise _Emptied from None
         if "NOGROUP" in text:
             raise _NoGroup from None
-        if "OOM" in text:
+        if isinstance(error, OutOfMemoryError) or "OOM" in text:
             message = "the stream's Redis is full (maxmemory)"
             raise Overloaded(message, retry_after_s=FULL_RETRY_S) from error
-        if any(word in text for word in ("READONLY", "MISCONF", "MASTERDOWN", "LOADING", "BUSY", "NOREPLICAS")):
+        # A script's error is that of its call from version 7 on, of which the client makes a class; before, a text.
+        if isinstance(error, ReadOnlyError | MasterDownError) or any(word in text for word in _UNAVAILABLE):
             raise Unavailable(f"the stream's Redis: {text}") from error
         raise
     except (TimeoutError, RedisConnectionError, RedisTimeoutError, OSError) as error:

@@ -23,6 +23,7 @@ class StreamSettings:
     partitions: int = 0  # To create it with, 16 by default; of one that is there, what it has to have; 0: any.
     max_events: int = 1_000_000  # It keeps, dead letters included; beyond it appends are refused.
     lease_s: float = 10.0  # After which the partitions of a worker that died go to others.
+    heartbeat_s: float = 1.0  # At which a worker renews its leases, and sees who has joined and left.
     timeout_s: float = 5.0  # Of one call to Redis; after it Unavailable.
     # Redis may refuse to tell how it persists (CONFIG is forbidden in some managed ones): the operator answers for it.
     trust_durability: bool = False
@@ -33,5 +34,7 @@ class StreamSettings:
             raise BadSettings(f"partitions of the stream: {self.partitions} is not in 1..{MAX_PARTITIONS}")
         if self.max_events < 1:
             raise BadSettings(f"max_events of the stream: {self.max_events} is not 1 or more")
-        if not self.lease_s > 0 or not self.timeout_s > 0:
-            raise BadSettings("lease_s and timeout_s of the stream must be above 0")
+        if not 0 < self.heartbeat_s <= self.lease_s / 3:
+            raise BadSettings("heartbeat_s of the stream must be above 0, and at most a third of lease_s")
+        if not self.timeout_s > 0:
+            raise BadSettings("timeout_s of the stream must be above 0")

@@ -69,6 +69,16 @@ class CatalogStub:
                 request_serializer=lookalike_dot_v1_dot_catalog__pb2.RemoveWhereRequest.SerializeToString,
                 response_deserializer=lookalike_dot_v1_dot_catalog__pb2.RemoveWhereResponse.FromString,
                 _registered_method=True)
+        self.Enqueue = channel.unary_unary(
+                '/lookalike.v1.Catalog/Enqueue',
+                request_serializer=lookalike_dot_v1_dot_catalog__pb2.EnqueueRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_catalog__pb2.EnqueueResponse.FromString,
+                _registered_method=True)
+        self.Wait = channel.unary_unary(
+                '/lookalike.v1.Catalog/Wait',
+                request_serializer=lookalike_dot_v1_dot_catalog__pb2.WaitRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_catalog__pb2.WaitResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServicer:
@@ -154,6 +164,26 @@ class CatalogServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Enqueue(self, request, context):
+        """Puts changes on the durable stream of product events, from which workers make them: they fetch the photo that
+        `product.image` names, and encode. For writers that do not wait for encoders; `Wait` tells what became of a change.
+        The changes of a call that are valid are accepted together or not at all.
+
+        FAILED_PRECONDITION  the gateway has no stream
+        RESOURCE_EXHAUSTED   the stream is full
+        UNAVAILABLE          the stream is unreachable; the changes may be on it, and to enqueue them again is harmless
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Wait(self, request, context):
+        """Waits until none of some enqueued changes is pending, or the time is over. Errors as of Enqueue.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -206,6 +236,16 @@ def add_CatalogServicer_to_server(servicer, server):
                     servicer.RemoveWhere,
                     request_deserializer=lookalike_dot_v1_dot_catalog__pb2.RemoveWhereRequest.FromString,
                     response_serializer=lookalike_dot_v1_dot_catalog__pb2.RemoveWhereResponse.SerializeToString,
+            ),
+            'Enqueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enqueue,
+                    request_deserializer=lookalike_dot_v1_dot_catalog__pb2.EnqueueRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_catalog__pb2.EnqueueResponse.SerializeToString,
+            ),
+            'Wait': grpc.unary_unary_rpc_method_handler(
+                    servicer.Wait,
+                    request_deserializer=lookalike_dot_v1_dot_catalog__pb2.WaitRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_catalog__pb2.WaitResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -482,6 +522,60 @@ class Catalog:
             '/lookalike.v1.Catalog/RemoveWhere',
             lookalike_dot_v1_dot_catalog__pb2.RemoveWhereRequest.SerializeToString,
             lookalike_dot_v1_dot_catalog__pb2.RemoveWhereResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Enqueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.Catalog/Enqueue',
+            lookalike_dot_v1_dot_catalog__pb2.EnqueueRequest.SerializeToString,
+            lookalike_dot_v1_dot_catalog__pb2.EnqueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Wait(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookalike.v1.Catalog/Wait',
+            lookalike_dot_v1_dot_catalog__pb2.WaitRequest.SerializeToString,
+            lookalike_dot_v1_dot_catalog__pb2.WaitResponse.FromString,
             options,
             channel_credentials,
             insecure,

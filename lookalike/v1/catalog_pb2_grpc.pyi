@@ -66,6 +66,17 @@ class CatalogStub:
     """
     RemoveWhere: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.RemoveWhereRequest, _catalog_pb2.RemoveWhereResponse]
     """Removes every product that passes a filter. Ends when all are removed; safe to repeat after any failure."""
+    Enqueue: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.EnqueueRequest, _catalog_pb2.EnqueueResponse]
+    """Puts changes on the durable stream of product events, from which workers make them: they fetch the photo that
+    `product.image` names, and encode. For writers that do not wait for encoders; `Wait` tells what became of a change.
+    The changes of a call that are valid are accepted together or not at all.
+
+    FAILED_PRECONDITION  the gateway has no stream
+    RESOURCE_EXHAUSTED   the stream is full
+    UNAVAILABLE          the stream is unreachable; the changes may be on it, and to enqueue them again is harmless
+    """
+    Wait: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.WaitRequest, _catalog_pb2.WaitResponse]
+    """Waits until none of some enqueued changes is pending, or the time is over. Errors as of Enqueue."""
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
@@ -104,6 +115,17 @@ class CatalogAsyncStub(CatalogStub):
     """
     RemoveWhere: _aio.UnaryUnaryMultiCallable[_catalog_pb2.RemoveWhereRequest, _catalog_pb2.RemoveWhereResponse]  # type: ignore[assignment]
     """Removes every product that passes a filter. Ends when all are removed; safe to repeat after any failure."""
+    Enqueue: _aio.UnaryUnaryMultiCallable[_catalog_pb2.EnqueueRequest, _catalog_pb2.EnqueueResponse]  # type: ignore[assignment]
+    """Puts changes on the durable stream of product events, from which workers make them: they fetch the photo that
+    `product.image` names, and encode. For writers that do not wait for encoders; `Wait` tells what became of a change.
+    The changes of a call that are valid are accepted together or not at all.
+
+    FAILED_PRECONDITION  the gateway has no stream
+    RESOURCE_EXHAUSTED   the stream is full
+    UNAVAILABLE          the stream is unreachable; the changes may be on it, and to enqueue them again is harmless
+    """
+    Wait: _aio.UnaryUnaryMultiCallable[_catalog_pb2.WaitRequest, _catalog_pb2.WaitResponse]  # type: ignore[assignment]
+    """Waits until none of some enqueued changes is pending, or the time is over. Errors as of Enqueue."""
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
     """Reads and changes the catalogue. A response is complete or an error: an unreachable shard is UNAVAILABLE, never a short list.
@@ -199,5 +221,28 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.RemoveWhereResponse, _abc.Awaitable[_catalog_pb2.RemoveWhereResponse]]:
         """Removes every product that passes a filter. Ends when all are removed; safe to repeat after any failure."""
+
+    @_abc_1.abstractmethod
+    def Enqueue(
+        self,
+        request: _catalog_pb2.EnqueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.EnqueueResponse, _abc.Awaitable[_catalog_pb2.EnqueueResponse]]:
+        """Puts changes on the durable stream of product events, from which workers make them: they fetch the photo that
+        `product.image` names, and encode. For writers that do not wait for encoders; `Wait` tells what became of a change.
+        The changes of a call that are valid are accepted together or not at all.
+
+        FAILED_PRECONDITION  the gateway has no stream
+        RESOURCE_EXHAUSTED   the stream is full
+        UNAVAILABLE          the stream is unreachable; the changes may be on it, and to enqueue them again is harmless
+        """
+
+    @_abc_1.abstractmethod
+    def Wait(
+        self,
+        request: _catalog_pb2.WaitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.WaitResponse, _abc.Awaitable[_catalog_pb2.WaitResponse]]:
+        """Waits until none of some enqueued changes is pending, or the time is over. Errors as of Enqueue."""
 
 def add_CatalogServicer_to_server(servicer: CatalogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -13,6 +13,7 @@ import pytest
 from lookalike.changes import patch_change, remove_change, upsert_change
 from lookalike.errors import InvalidRequest, NotFound, Overloaded
 from lookalike.stream import event as events
+from lookalike.stream.consumer import LeasedConsumer
 from lookalike.stream.memory_stream import MemoryStream
 from lookalike.stream.product_stream import (
     Batch,
@@ -31,7 +32,9 @@ from tests.redis_servers import RedisServer
 
 GROUP = "workers"
 PARTITIONS = 4
-LEASE_S = 0.4
+HEARTBEAT_S = 0.02
+LEASE_S = 60.0  # No test that is not about leases waits for one, or loses one where the machine is slow.
+SHORT_LEASE_S = 2.0
 
 Open = Callable[..., Awaitable[ProductStream]]
 
@@ -49,7 +52,9 @@ async def open_stream(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
 
     async def open_(*, max_events: int = 1000, lease_s: float = LEASE_S) -> ProductStream:
         if request.param == "memory":
-            stream: ProductStream = MemoryStream(PARTITIONS, max_events=max_events, lease_s=lease_s)
+            stream: ProductStream = MemoryStream(
+                PARTITIONS, max_events=max_events, lease_s=lease_s, heartbeat_s=HEARTBEAT_S
+            )
         else:
             url = request.getfixturevalue("redis_server").url
             stream = await open_redis_stream(
@@ -59,6 +64,7 @@ async def open_stream(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
                     partitions=PARTITIONS,
                     max_events=max_events,
                     lease_s=lease_s,
+                    heartbeat_s=HEARTBEAT_S,
                 )
             )
         opened.append(stream)
@@ -102,6 +108,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def until_held(consumer: Consumer, count: int) -> None:
     await until(lambda: len(consumer.partitions) == count)
+
+
+async def stop_heart(consumer: Consumer) -> None:
+    assert isinstance(consumer, LeasedConsumer)
+    consumer._closed = True
+    consumer._beat_now.set()
+    assert consumer._heart is not None
+    await consumer._heart
 
 
 async def take(consumer: Consumer, count: int) -> list[Record]:
@@ -170,14 +184,14 @@ async def test_what_is_not_acked_is_delivered_first_to_the_next_holder_and_count
     assert [record.deliveries for record in records] == [2, 2, 2, 1]
 
 
-async def test_a_consumer_that_dies_loses_its_partitions_to_another_after_the_lease(stream: ProductStream) -> None:
+async def test_a_consumer_that_dies_loses_its_partitions_to_another_after_the_lease(open_stream: Open) -> None:
+    stream = await open_stream(lease_s=SHORT_LEASE_S)
     await stream.append(some_events(20))
     dead = stream.consumer(GROUP, "dead")
     await dead.__aenter__()
     await until_held(dead, PARTITIONS)
     records = await take(dead, 20)
-    heart = dead._heart  # type: ignore[attr-defined]  # It dies as a killed process does: nothing is released.
-    heart.cancel()
+    await stop_heart(dead)  # It dies as a killed process does: nothing is released.
     async with stream.consumer(GROUP, "heir") as heir:
         again = await take(heir, 20)
         assert sorted(ids_of(again)) == sorted(ids_of(records))
@@ -190,17 +204,19 @@ async def test_a_consumer_that_dies_loses_its_partitions_to_another_after_the_le
     assert (await stream.status(GROUP)).lag == 0
 
 
-async def test_a_consumer_that_was_suspended_is_told_what_it_lost(stream: ProductStream) -> None:
+async def test_a_consumer_that_was_suspended_is_told_what_it_lost(open_stream: Open) -> None:
+    stream = await open_stream(lease_s=SHORT_LEASE_S)
     await stream.append(some_events(20))
     slow = stream.consumer(GROUP, "slow")
     async with slow:
         await until_held(slow, PARTITIONS)
         held = {*slow.partitions}
         assert set((await poll(slow)).gained) == held
-        slow._heart.cancel()  # type: ignore[attr-defined]  # No renewal any more, as in a stopped process.
+        await stop_heart(slow)  # No renewal any more, as in a stopped process.
         async with stream.consumer(GROUP, "other") as other:
             await take(other, 20)
-            slow._heart = asyncio.create_task(slow._beat_until_cancelled())  # type: ignore[attr-defined]
+            slow._closed = False  # type: ignore[attr-defined]
+            slow._heart = asyncio.create_task(slow._beat_until_closed())  # type: ignore[attr-defined]
             lost: set[int] = set()
             async with asyncio.timeout(20):
                 while lost != held:
@@ -222,23 +238,18 @@ async def test_partitions_are_shared_among_consumers_as_they_come_and_go(stream:
         await until_held(a, 4)
 
 
-async def test_a_partition_is_given_up_when_what_was_delivered_of_it_is_acked(open_stream: Open) -> None:
-    stream = await open_stream(lease_s=30)
+async def test_a_partition_is_given_up_when_what_was_delivered_of_it_is_acked(stream: ProductStream) -> None:
     await stream.append(some_events(40))
-    first = stream.consumer(GROUP, "first")
-    async with first:
-        await until_held(first, 4)
+    async with only_consumer(stream) as first:
         records = await take(first, 40)
         async with stream.consumer(GROUP, "second") as second:
-            first._beat_now.set()  # type: ignore[attr-defined]  # A lease of 30 s is renewed every 7.5.
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(10 * HEARTBEAT_S)
             assert not second.partitions
             assert len(first.partitions) == 4
             assert await first.ack(records) == []
             await until_held(first, 2)
-            await stream.append(some_events(40, start=100))
-            second._beat_now.set()  # type: ignore[attr-defined]
             await until_held(second, 2)
+            await stream.append(some_events(40, start=100))
             mine, others = (await poll(first, wait_s=1)).records, (await poll(second, wait_s=1)).records
             assert sorted(ids_of(mine) + ids_of(others)) == sorted(f"p{i}" for i in range(100, 140))
 
