@@ -33,6 +33,9 @@ COMMANDS = {
     "catalog publish": Command(
         "pipeline.publish_command:main", "put the products of a file on the stream that workers take them from"
     ),
+    "catalog watch": Command(
+        "pipeline.watch_command:main", "publish what changes in a catalogue's directory, until stopped"
+    ),
     "catalog dead-letters": Command(
         "pipeline.dead_letters_command:main", "list, show, replay and drop the events that workers gave up on"
     ),

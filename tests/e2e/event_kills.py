@@ -134,7 +134,7 @@ class _Deployment:
         self._ports = dict(zip(ROLES, free_ports(len(ROLES)), strict=True))
         self._starts = 0
         self._running: dict[str, str] = {}
-        self.stream = StreamSettings(url=f"redis://{self._address('redis')}", lease_s=float(_LEASE_S))
+        self.stream = StreamSettings(url=f"redis://{self._address('redis')}", lease_s=float(_LEASE_S), heartbeat_s=0.25)
         self.node, self.model_server = self._address("node"), self._address("model server")
         (folder / "redis").mkdir(parents=True)
         export = ["encoders", "export", str(folder / "models"), "--alpha", "0.25", "--input-px", "64"]
