@@ -18,11 +18,11 @@ from hashlib import blake2b
 from pathlib import Path
 
 from lookalike.errors import BadCatalogue
+from lookalike.product_rules import is_photo_url
 from lookalike.stream import event as events
 from lookalike.timestamps import unix_time_s
 from lookalike.v1.catalog_pb2 import Change, RemoveRequest
 from pipeline import catalogue
-from pipeline.catalogue import is_url
 from pipeline.catalogue_report import CatalogueReport
 from pipeline.change_rows import ChangeKind, ChangeRow, read_changes, stamp
 from pipeline.product import RejectedRow
@@ -150,7 +150,7 @@ class DirectoryWatch:
         digest = blake2b(digest_size=16)
         digest.update(upsert.product.SerializeToString(deterministic=True))
         digest.update(stated.to_bytes(8, "little"))
-        if (image := upsert.product.image) and not is_url(image):
+        if (image := upsert.product.image) and not is_photo_url(image):
             if (photo := self._photo_digest(image)) is None:
                 return None
             digest.update(photo)
