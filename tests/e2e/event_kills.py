@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -284,12 +284,13 @@ def _photo_server(tally: Tally, random: Random) -> Iterator[_Photos]:
                 tally.photos_not_modified += 1
             else:
                 body = picture(_number_of(self.path))
-            self.send_response(status)
-            self.send_header("Content-Type", "image/png")
-            self.send_header("ETag", etag)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # Of a worker that was killed.
+                self.send_response(status)
+                self.send_header("Content-Type", "image/png")
+                self.send_header("ETag", etag)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
