@@ -205,8 +205,13 @@ class _Publisher(threading.Thread):
 
     async def _publish(self) -> None:
         stream = None
-        changes = [self._without_photo(number) for number in range(_MISSING_PHOTOS)]
+        first = True
         while not self._stopping.is_set():
+            if first:
+                changes = [self._without_photo(number) for number in range(_MISSING_PHOTOS)]
+            else:
+                changes = [self._change() for _ in range(self._random.randint(1, 8))]
+            first = False
             batch = [events.new_event(each, source="test", published_at_s=unix_time_s()) for each in changes]
             while True:
                 try:
@@ -217,7 +222,6 @@ class _Publisher(threading.Thread):
                     self._tally.repeated_appends += 1
                     await asyncio.sleep(0.05)
             self._tally.published += len(batch)
-            changes = [self._change() for _ in range(self._random.randint(1, 8))]
             await asyncio.sleep(0.02)
         if stream is not None:
             await stream.close()
