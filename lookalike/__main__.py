@@ -42,6 +42,7 @@ COMMANDS = {
     "update": Command(
         "pipeline.update_command:main", "encode a catalogue and build a new version of the index from it"
     ),
+    "sizing": Command("pipeline.sizing.command:main", "say how many machines a catalogue needs, and why"),
     "serve gateway": Command("server.app:main", "the gRPC gateway"),
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),
     "serve node": Command("node.app:main", "a gateway and all shards of an index in one process"),
