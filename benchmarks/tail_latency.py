@@ -289,7 +289,8 @@ def log_normal(p50: float, p99: float) -> F64:
     normal = NormalDist()
     deviation = np.log(p99 / p50) / normal.inv_cdf(0.99)
     shares = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    return p50 * np.exp(deviation * np.array([normal.inv_cdf(share) for share in shares]))
+    quantiles: F64 = p50 * np.exp(deviation * np.array([normal.inv_cdf(share) for share in shares]))
+    return quantiles
 
 
 def _healthy(service_ms: F64, load: float, pick: str, seed: int) -> F64:

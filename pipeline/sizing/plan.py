@@ -411,7 +411,7 @@ def _warn(plan: Plan) -> None:
     if plan["shards"] > MEASURED_SHARDS:
         warn(
             f"a gateway was measured with at most {MEASURED_SHARDS} shards; {plan['shards']:,} is extrapolated, "
-            "and one in its way to an answer that stalls delays it: see the tail in docs/sizing.md"
+            "and the slowest decides how long a search takes: see the tail in docs/sizing.md"
         )
     sizes = {
         constants.TABLE_BYTES: each,
