@@ -54,6 +54,7 @@ COMMANDS = {
     "features": Command(
         "pipeline.features_command:main", "list the computed vectors of photos and texts, compact or drop them"
     ),
+    "sizing": Command("pipeline.sizing.command:main", "say how many machines a catalogue needs, and why"),
     "serve gateway": Command("server.app:main", "the gRPC gateway"),
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),
     "serve node": Command("node.app:main", "a gateway and all shards of an index in one process"),
