@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ import pytest
 
 from encoders.product import model as product_model
 from encoders.serving.policy import All
+from encoders.text import fit
 from encoders.types import Embeddings
 from index.building import auto_recipe
 from index.building.build import build
@@ -458,3 +460,30 @@ async def test_vectors_of_products_that_are_gone_can_be_dropped(
     again = await update(options)
     assert again.version == report.version
     assert model.photos == encoded + 1
+
+
+def test_a_text_encoder_that_fits_is_kept_and_the_output_says_why(
+    options: UpdateOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fit, "MIN_PRODUCTS", 20)
+    monkeypatch.setattr(fit, "MAX_LOSS", 1.0)
+    monkeypatch.setattr(fit, "MAX_UNSEEN_WORDS", 1.0)
+    shutil.rmtree(options.artifacts)
+    arguments = [str(options.catalogue), str(options.location), "--artifacts", str(options.artifacts)]
+    arguments += ["--text-kind", "fasttext"]
+    main(arguments, {})
+    first = capsys.readouterr().out
+    assert "text encoder trained: " in first
+    assert "(no version with a text encoder serves)" in first
+    edit_products(options, (0, {"title": "Another title"}))
+
+    main(arguments, {})
+
+    second = capsys.readouterr().out
+    assert re.search(r"texts encoded +1 \(", second)
+    assert "(it still fits)" in second
+    assert "of texts changed" in second
+    main([*arguments, "--keep-text-encoder", "never", "--json"], {})
+    result = json.loads(capsys.readouterr().out)
+    assert result["text_trained"]
+    assert result["text_reason"] == "it is not to be kept"
