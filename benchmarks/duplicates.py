@@ -1,99 +1,69 @@
-"""Similarity of a photo to copies of itself and to photos of other products, to choose a threshold for FindDuplicates.
+"""Answers of FindDuplicates with the scores that updates chose, on products that chose none, from reports of quality.
 
-Photos are of fashion products at 224 × 224, in the order of their archive; weights are trained ones. Copies are as
-shops make them: smaller and recompressed, cropped, lighter, mirrored. The result has, for each threshold, the share of
-copies of each kind that reach it, and the share of photos for which another product does: among these are true
-duplicates without a label.
+`update` chooses the least score of each space on calibration products; `encoders evaluate` measures it on test products
+and, where it is given the image model, how well edited photos find their product. This gathers both from the
+`report.json` of several catalogues.
 
-    python -m benchmarks.duplicates WEIGHTS.h5 FASHION_DIR [--photos 2000]
+    python -m benchmarks.duplicates fashion=fashion-quality/report.json offers=offers-quality/report.json
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import tarfile
-from collections.abc import Callable
-from io import BytesIO
-from itertools import islice
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from typing import Any
 
 from benchmarks.meter import write
-from encoders.image.export import keras_module
-from encoders.image.networks import build_network
-from encoders.image.preprocessing import preprocess
-from encoders.image.signature import DEFAULT_INPUT_PX, FEATURES
-from encoders.image.tensorflow_runtime import import_tensorflow
-from lookalike.vectors import F32
-
-BATCH = 16
-THRESHOLDS = (0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
-COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "compressed": lambda photo: photo,
-    "half as wide": lambda photo: photo.resize((photo.width // 2, photo.height // 2)),
-    "cut by 5 % at each side": lambda photo: ImageOps.crop(photo, round(photo.width * 0.05)),
-    "a fifth lighter": lambda photo: ImageEnhance.Brightness(photo).enhance(1.2),
-    "mirrored": ImageOps.mirror,
-}
+from pipeline.evaluation.identity import PHOTOS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("fashion", type=Path)
-    parser.add_argument("--photos", type=int, default=2000)
-    options = parser.parse_args()
-    tf = import_tensorflow(os.environ)  # noqa: TID251  # a script of its own
-    weights = str(options.weights)
-    _, model = keras_module(tf, build_network(weights), weights=weights)
-    photos = read_photos(options.fashion, options.photos)
-
-    def encode(change: Callable[[Image.Image], Image.Image] | None) -> F32:
-        parts = []
-        for start in range(0, len(photos), BATCH):
-            part = photos[start : start + BATCH]
-            copies = part if change is None else [edited_copy(photo, change) for photo in part]
-            pixels = np.stack([preprocess(copy, DEFAULT_INPUT_PX) for copy in copies])
-            parts.append(model.serve(tf.constant(pixels))[FEATURES].numpy())
-        return np.concatenate(parts)
-
-    originals = encode(None)
-    others = originals @ originals.T
-    np.fill_diagonal(others, -1)
-    rows = [row("another product", others.max(axis=1))]
-    rows += [row(name, (originals * encode(change)).sum(axis=1)) for name, change in COPIES.items()]
+    parser.add_argument("reports", nargs="+", metavar="NAME=report.json")
+    named = [report.partition("=") for report in parser.parse_args().reports]
+    reports = {name: json.loads(Path(path).read_text(encoding="utf-8")) for name, _, path in named}
     result = {
-        "weights": options.weights.name,
-        "photos": len(photos),
-        "jpeg_quality_of_copies": 70,
-        "rows": rows,
-        "caveats": "one catalogue of clean product photos; its own near-identical products count as others",
+        "thresholds": [row for name, report in reports.items() for row in threshold_rows(name, report)],
+        "edited_photos": [row for name, report in reports.items() for row in photo_rows(name, report)],
+        "caveats": "precision and recall are means over queries; half of the copies are searched for without their "
+        "product; unlabelled duplicates count as false",
     }
     print(write("duplicates", result))
 
 
-def read_photos(fashion: Path, count: int) -> list[bytes]:
-    with tarfile.open(fashion / "images_224.tar.xz", "r|xz") as archive:
-        files = (archive.extractfile(member) for member in archive if member.isfile())
-        return [file.read() for file in islice(files, count) if file is not None]
+def threshold_rows(name: str, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row per space: what the version states, and what test products had, with 95 % intervals."""
+    for each in report["duplicates"]:
+        stated = each["threshold"]
+        yield {
+            "catalogue": name,
+            "space": each["space"],
+            "by": stated["measured_by"],
+            "min_score": stated["min_score"],
+            "precision_stated": stated["precision"],
+            "precision": rounded(each["precision"]),
+            "recall_stated": stated["recall"],
+            "recall": rounded(each["recall"]),
+            "precision_of_all_hits": round(each["pair_precision"], 4),
+            "queries": each["queries"],
+            "answered": each["answered"],
+            "products": each["products"],
+        }
 
 
-def edited_copy(photo: bytes, change: Callable[[Image.Image], Image.Image]) -> bytes:
-    buffer = BytesIO()
-    with Image.open(BytesIO(photo)) as image:
-        change(image.convert("RGB")).save(buffer, "JPEG", quality=70)
-    return buffer.getvalue()
+def photo_rows(name: str, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row per kind of change: the share of edited photos whose nearest is their product, by space and baseline."""
+    for each in report["identity"]:
+        if each["by"].startswith(PHOTOS):
+            nearest = {method: rounded(row["nearest is the same"]) for method, row in each["methods"].items()}
+            queries = {"queries": each["queries"], "products": each["products"]}
+            yield {"catalogue": name, "by": each["by"], **queries, "nearest_is_the_same": nearest}
 
 
-def row(what: str, cosines: F32) -> dict[str, object]:
-    return {
-        "cosine_with": what,
-        "median": round(float(np.median(cosines)), 4),
-        "at_least": {str(threshold): round(float((cosines >= threshold).mean()), 4) for threshold in THRESHOLDS},
-    }
+def rounded(values: list[float]) -> list[float]:
+    return [round(value, 4) for value in values]
 
 
 if __name__ == "__main__":
