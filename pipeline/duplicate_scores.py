@@ -22,8 +22,8 @@ from lookalike.vectors import F32, I64, normalised
 PRECISION = 0.95  # Wanted of the answers.
 HITS = 100  # What FindDuplicates returns at most by default.
 MIN_QUERIES = 30  # That have another of the same product, and at the chosen score an answer; fewer are no evidence.
-STEP = 0.001  # Scores are rounded down to it: sums of floats differ in the seventh digit, and a score is to be read.
-_ROUNDING = 1e-5
+STEP = 0.0001  # Scores are rounded down to it: sums of floats differ in the seventh digit, and a score is to be read.
+_ROUNDING = 1e-6
 _BLOCK = 8192  # Vectors compared at a time: 32 MB of scores.
 
 
@@ -130,7 +130,7 @@ def choose_threshold(queries: ScoredQueries, measured_by: str) -> DuplicatesThre
     sure = curves.precision[ends] - curves.standard_error[ends]
     chosen = ends[sure >= PRECISION][-1] if (sure >= PRECISION).any() else ends[np.argmax(sure)]
     return DuplicatesThreshold(
-        min_score=round(float(falling[chosen]) * STEP, 3),
+        min_score=round(float(falling[chosen]) * STEP, 4),
         precision=round(float(curves.precision[chosen]), 4),
         recall=round(float(curves.recall[chosen]), 4),
         queries=len(queries.scores),

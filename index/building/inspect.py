@@ -68,7 +68,7 @@ def _table_row(shard: int, space: SpaceEntry) -> tuple[str, ...]:
 def describe_duplicates(threshold: DuplicatesThreshold) -> str:
     """The score from which products are near-duplicates, and what is known of it, as text."""
     return (
-        f"duplicates from {threshold.min_score:.3f} (precision {threshold.precision:.3f}, recall "
+        f"duplicates from {threshold.min_score:.4g} (precision {threshold.precision:.3f}, recall "
         f"{threshold.recall:.3f}, {threshold.queries:,} queries by {threshold.measured_by})"
     )
 

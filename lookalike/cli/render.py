@@ -164,7 +164,7 @@ def _source(provenance: Provenance) -> str:
 
 def threshold(threshold: DuplicatesThreshold) -> Text:
     """A line with the least score of duplicates, and how good answers with it are where that was measured."""
-    line = f"duplicates: score at least {threshold.min_score:.3f}"
+    line = f"duplicates: score at least {threshold.min_score:.4g}"
     if threshold.measured_by:
         line += (
             f" · as measured by {threshold.measured_by}, {threshold.precision:.0%} of an answer are the same product, "

@@ -249,7 +249,7 @@ def _thresholds(thresholds: Sequence[ThresholdQuality]) -> Iterator[str]:
         precision = f"{stated.precision:.3f} | {_interval(each.precision)}"
         recall = f"{stated.recall:.3f} | {_interval(each.recall)}"
         cells = f"{precision} | {recall} | {each.pair_precision:.3f} | {each.answered:,} of {each.queries:,}"
-        yield f"| {each.space} | {stated.measured_by} | {stated.min_score:.3f} | {cells} |"
+        yield f"| {each.space} | {stated.measured_by} | {stated.min_score:.4f} | {cells} |"
     yield ""
 
 

@@ -438,7 +438,7 @@ async def test_the_score_of_duplicates_is_measured_by_copies_which_are_encoded_o
     assert 0.5 < threshold.min_score < 1
     manifest = version.read_manifest(options.location, report.version)
     assert {space.name: space.duplicates for space in manifest.spaces} == report.duplicates
-    assert f"duplicates from {threshold.min_score:.3f}" in update_command.summary(report, with_images=True)
+    assert f"duplicates from {threshold.min_score:.4g}" in update_command.summary(report, with_images=True)
     model.photos = 0
     assert (await update(options)).version == report.version
     assert model.photos == 1

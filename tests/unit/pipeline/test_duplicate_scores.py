@@ -83,7 +83,7 @@ def test_a_few_answers_that_happen_to_be_right_decide_nothing() -> None:
 
 def test_equal_scores_are_answers_together() -> None:
     # The right hit comes first, but no score separates it from the wrong one.
-    threshold = choose_threshold(queries(([0.8004, 0.8001], [True, False], 1), times=40), "made copies")
+    threshold = choose_threshold(queries(([0.80004, 0.80001], [True, False], 1), times=40), "made copies")
     assert threshold is not None
     assert threshold.precision == 0.5
 
