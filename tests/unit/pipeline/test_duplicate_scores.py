@@ -81,6 +81,17 @@ def test_a_few_answers_that_happen_to_be_right_decide_nothing() -> None:
     assert threshold.min_score == 0.9
 
 
+def test_where_no_score_is_precise_enough_a_fifth_of_those_with_another_have_an_answer() -> None:
+    better, half = ([0.99, 0.99, 0.99], [True, True, False], 1), ([0.9, 0.9], [True, False], 1)
+    known = join(queries(better, times=40), queries(half, times=200))
+    threshold = choose_threshold(known, "stated groups")
+    assert threshold is not None
+    assert threshold.min_score == 0.9
+    enough = choose_threshold(join(known, queries(better, times=10)), "stated groups")
+    assert enough is not None
+    assert enough.min_score == 0.99
+
+
 def test_equal_scores_are_answers_together() -> None:
     # The right hit comes first, but no score separates it from the wrong one.
     threshold = choose_threshold(queries(([0.80004, 0.80001], [True, False], 1), times=40), "made copies")
