@@ -44,9 +44,9 @@ class Copies:
     rows: I64
 
 
-def held_out_rows(products: Sequence[CatalogueProduct]) -> I64:
-    """The products whose scores decide: no encoder is trained on their labels, and no report is measured on them."""
-    return np.flatnonzero(splits_of([product.id for product in products]) == Split.CALIBRATE)
+def held_out_rows(products: Sequence[CatalogueProduct], split: Split = Split.CALIBRATE) -> I64:
+    """The products of a split. Calibration products decide: no encoder learns from their labels, nor do reports."""
+    return np.flatnonzero(splits_of([product.id for product in products]) == split)
 
 
 def draw(rows: I64, limit: int, seed: int) -> I64:

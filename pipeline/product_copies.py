@@ -15,6 +15,7 @@ import numpy as np
 from encoders.image.isolated_decoder import Decode, image_decoder
 from encoders.image.perturbation import Pixels, perturb_photo, photo_rng, to_square
 from encoders.product.model import ProductModel
+from encoders.splits import Split
 from encoders.text.model import TextModel
 from encoders.text.perturbation import perturb_titles
 from lookalike.product_rules import CatalogueProduct, has_word
@@ -40,6 +41,7 @@ class CopiedProducts:
     products: Sequence[CatalogueProduct]
     photo_digests: Sequence[str | None]
     seed: int
+    split: Split = Split.CALIBRATE
 
     def photo_rows(self) -> I64:
         """The products whose photos are copied; none if groups are stated, or if there are too few."""
@@ -58,7 +60,7 @@ class CopiedProducts:
         return blake2b(key.encode(), digest_size=16).hexdigest()
 
     def _held_out(self) -> I64:
-        rows = held_out_rows(self.products)
+        rows = held_out_rows(self.products, self.split)
         return rows[:0] if states_groups(groups_of(self.products), rows) else rows
 
     def read_photos(self, directory: Path, stored_digests: Container[str], *, side_px: int) -> Iterator[Photo]:
