@@ -23,7 +23,7 @@ PRECISION = 0.95  # Wanted of the answers.
 HITS = 100  # What FindDuplicates returns at most by default.
 MIN_QUERIES = 30  # That have another of the same product, and at the chosen score an answer; fewer are no evidence.
 # Where no score reaches PRECISION, so many of as many queries as have another must have an answer: the most precise few
-# are so by chance. Fashion titles: .897 where 3 % had an answer, and .672 of other products.
+# are so by chance. Fashion titles: .897 at a recall of .03, and .672 of other products.
 MIN_ANSWERED = 0.2
 STEP = 0.0001  # Scores are rounded down to it: sums of floats differ in the seventh digit, and a score is to be read.
 _ROUNDING = 1e-6
