@@ -96,10 +96,10 @@ class LeasedConsumer:
         until_s = self._clock() + wait_s
         while True:
             try:
-                records = await self._read(max_records, max_bytes)
+                records, delivered = await self._read(max(1, max_records), max(1, max_bytes))
             except Unavailable:
                 self._read_again()
-                records = ()
+                records, delivered = (), False
                 if not (self._gained or self._lost):
                     if self._clock() >= until_s:
                         raise
@@ -110,7 +110,9 @@ class LeasedConsumer:
                 gained, self._gained = self._gained, []
                 lost, self._lost = self._lost, []
                 return Batch(records=records, gained=gained, lost=lost)
-            if positions := {partition: each.position for partition, each in self._held().items()}:
+            if delivered:  # Of which nothing was new: there may be more behind it.
+                continue
+            if positions := {partition: each.position for partition, each in self._readable().items()}:
                 with suppress(Unavailable):  # The next read raises it.
                     await self._log.wait(positions, min(left_s, _WAIT_S))
             else:
@@ -154,10 +156,10 @@ class LeasedConsumer:
             self._lose(partition, lease)
         return parked
 
-    async def _read(self, max_records: int, max_bytes: int) -> Sequence[Record]:
-        held = {p: each for p, each in sorted(self._held().items()) if each.given_up_at_s is None}
-        if not held:
-            return ()
+    async def _read(self, max_records: int, max_bytes: int) -> tuple[Sequence[Record], bool]:
+        """The next records, and whether anything was delivered."""
+        if not (held := self._readable()):
+            return (), False
         self._first += 1  # All partitions have their turn to be read first.
         order = [*held][self._first % len(held) :] + [*held][: self._first % len(held)]
         cursors = {partition: Cursor(held[partition].lease, held[partition].cursor) for partition in order}
@@ -179,7 +181,7 @@ class LeasedConsumer:
             else:
                 tenure.in_flight.add(entry.id)
                 records.append(record)
-        return records
+        return records, bool(read.entries)
 
     def _record(self, entry: Entry, tenure: _Tenure) -> Record | None:
         if (event := events.decode(entry.data)) is None:
@@ -262,6 +264,9 @@ class LeasedConsumer:
     def _held(self) -> dict[int, _Tenure]:
         now_s = self._clock()
         return {partition: each for partition, each in self._tenures.items() if now_s < each.until_s}
+
+    def _readable(self) -> dict[int, _Tenure]:
+        return {number: each for number, each in sorted(self._held().items()) if each.given_up_at_s is None}
 
     def _lose_expired(self) -> None:
         for partition in self._tenures.keys() - self._held().keys():

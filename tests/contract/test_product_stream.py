@@ -254,6 +254,30 @@ async def test_a_partition_is_given_up_when_what_was_delivered_of_it_is_acked(st
             assert sorted(ids_of(mine) + ids_of(others)) == sorted(f"p{i}" for i in range(100, 140))
 
 
+async def test_a_poll_waits_though_a_partition_that_is_given_up_has_new_events(stream: ProductStream) -> None:
+    await stream.append(some_events(40))
+    async with only_consumer(stream) as first:
+        records = await take(first, 40)
+        async with stream.consumer(GROUP, "second"):
+            await stream.append(some_events(40, start=100))
+            assert isinstance(first, LeasedConsumer)
+            await until(lambda: len(first._readable()) == 2)
+            await first.ack([record for record in records if record.handle.partition in first._readable()])
+            while (await poll(first)).records:
+                pass
+            reads = 0
+            read = first._read
+
+            async def count(max_records: int, max_bytes: int) -> tuple[Sequence[Record], bool]:
+                nonlocal reads
+                reads += 1
+                return await read(max_records, max_bytes)
+
+            first._read = count  # type: ignore[method-assign]  # counts what it passes on
+            assert (await poll(first, wait_s=0.5)).records == []
+            assert reads < 10
+
+
 async def test_two_consumers_of_one_name_are_two_members(stream: ProductStream) -> None:
     async with stream.consumer(GROUP, "w") as one, stream.consumer(GROUP, "w") as two:
         await until_held(one, 2)

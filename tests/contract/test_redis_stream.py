@@ -7,7 +7,7 @@ import logging
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -144,10 +144,10 @@ async def test_nothing_that_was_acknowledged_is_lost_over_kills_of_redis(server:
                     )
                     applied[product_id] = max(applied[product_id], revision)  # Idempotent, as a shard is.
                     delivered[str(record.handle)] += 1
-                await acked(consumer, list(batch.records))
+                await acked(consumer, batch.records)
 
-    async def acked(consumer: Consumer, records: list[Record]) -> None:
-        while records and consumer.holds(records[0]):
+    async def acked(consumer: Consumer, records: Sequence[Record]) -> None:
+        while records := [record for record in records if consumer.holds(record)]:
             try:
                 await consumer.ack(records)
                 return
@@ -208,6 +208,23 @@ async def test_a_consumer_goes_on_after_redis_was_killed_and_has_what_it_did_not
             while (await stream.status(GROUP)).lag:
                 await consumer.ack((await poll(consumer)).records)
         assert not seen & set(ids_of(records[:5]))
+
+
+async def test_after_a_failure_what_is_in_flight_is_not_delivered_twice_and_does_not_hide_what_is_new(
+    server: RedisServer,
+) -> None:
+    async with opened(server) as stream, only_consumer(stream) as consumer:
+        await stream.append(some_events(50))
+        records = await take(consumer, 50)
+        server.kill()
+        with pytest.raises(Unavailable):
+            await poll(consumer, wait_s=0)
+        await asyncio.to_thread(server.start)
+        await stream.append([event_of("new")])
+        batch = await poll(consumer, max_records=7, wait_s=20)
+        assert ids_of(batch.records) == ["new"]
+        assert await consumer.ack([*records, *batch.records]) == []
+        assert (await stream.status(GROUP)).lag == 0
 
 
 async def test_a_redis_that_hangs_longer_than_a_lease_costs_the_partitions_and_nothing_else(
