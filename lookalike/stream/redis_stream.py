@@ -250,10 +250,10 @@ class RedisStream:
                 entries.append(Entry(number, entry, data, deliveries, _time_of(entry)))
         return Read(entries, after, lost)
 
-    async def wait(self, positions: Mapping[int, str], wait_s: float) -> None:
+    async def wait(self, positions: Mapping[int, str], wait_s: float) -> bool:
         streams = {self._stream(number): position for number, position in positions.items()}
         with _redis_errors():
-            await self._redis.xread(streams, count=1, block=max(1, _ms(wait_s)))  # type: ignore[arg-type]  # invariant
+            return bool(await self._redis.xread(streams, count=1, block=_ms(wait_s)))  # type: ignore[arg-type]  # invariant
 
     async def ack(self, group: str, entries: Mapping[int, tuple[str, Sequence[str]]]) -> Collection[int]:
         lost: set[int] = set()

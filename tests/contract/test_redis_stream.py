@@ -351,6 +351,35 @@ async def test_a_stream_that_was_made_anew_with_other_partitions_stops_who_knew_
                 await stream.append(some_events(1))
 
 
+async def test_a_consumer_of_such_a_stream_raises_what_ended_its_heartbeats(server: RedisServer) -> None:
+    async with opened(server) as stream, only_consumer(stream) as consumer:
+        with server.client() as redis:
+            redis.flushall()
+            redis.hset("lookalike:events:meta", mapping={"id": "other", "partitions": 5})
+
+        async def poll_on() -> None:
+            async with asyncio.timeout(20):
+                while True:
+                    await poll(consumer)
+
+        with pytest.raises(BadSettings, match="has 5 partitions, and not 2"):
+            await poll_on()
+
+
+async def test_what_another_program_has_read_in_the_group_is_delivered_all_the_same(server: RedisServer) -> None:
+    async with opened(server) as stream, only_consumer(stream) as consumer:
+        await take_none(consumer)
+        (handle,) = await stream.append([event_of("p")])
+        with server.client() as redis:
+            key = f"lookalike:events:{handle.partition}"
+            redis.xreadgroup(GROUP, "stranger", {key: ">"}, count=1)
+        assert ids_of(await take(consumer, 1)) == ["p"]
+
+
+async def take_none(consumer: Consumer) -> None:
+    assert (await poll(consumer)).records == []
+
+
 async def test_a_group_that_was_deleted_begins_again_and_says_so(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
