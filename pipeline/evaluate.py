@@ -1,14 +1,17 @@
-"""`lookalike encoders evaluate`: reports how good the neighbours of an index are. Reads and writes files.
+"""`lookalike encoders evaluate`: reports how good the neighbours in a catalogue are. Reads and writes files.
 
-Runs a model server for the baseline of an untrained network.
+Runs a model server to build an index, if none is given, and for the baseline of an untrained network.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,30 +31,70 @@ from lookalike.cli import arguments
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.vectors import F32
-from pipeline import catalogue
+from pipeline import catalogue, image_encoding
 from pipeline.evaluation import baselines, held_out, plots, report
+from pipeline.evaluation.baselines import RANDOM, TFIDF_CHARACTERS, TFIDF_WORDS, UNTRAINED
 from pipeline.evaluation.classification import QUERY_KINDS, evaluate_classification, query_vectors
+from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.held_out import EvaluationData
 from pipeline.evaluation.identity import EncodeTitles, evaluate_identity
 from pipeline.evaluation.metrics import ScoreRows, cosines
+from pipeline.evaluation.neighbours import choose_queries
 from pipeline.evaluation.policy import DEFAULT, SpacePolicy
 from pipeline.evaluation.report import Evaluation, EvaluationRun
 from pipeline.evaluation.retrieval import AUTO, RetrievalEvaluation, evaluate_retrieval
+from pipeline.local_model_server import model_server
 from pipeline.product import RejectedRow
+from pipeline.update import FEATURE_STORE, UpdateOptions, update
 
 MAX_SAMPLE = 20_000  # Quadratic: 20,000 take minutes, and far fewer give narrow intervals.
-RANDOM, TFIDF, UNTRAINED = "random vectors", "TF-IDF of titles", "untrained MobileNet"
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
     if not 2 <= args.sample <= MAX_SAMPLE:
         raise BadSettings(f"--sample {args.sample}: must be in 2..{MAX_SAMPLE}")
+    if args.location is not None and args.models is not None:
+        raise BadSettings("--models: the index at LOCATION has its vectors already; give only one of them")
     policy = SpacePolicy.parse(args.policy)
     plots.import_matplotlib()  # Fail at once if it is missing.
-    data = held_out.read(args.location, sample=args.sample, seed=args.seed)
-    model = _load_product_encoder(args.artifacts, data)
-    photos, notes = _find_photos(args.catalogue, data)
+    if args.location is not None:
+        return _evaluate(args, environ, policy, location=args.location, artifacts=args.artifacts, notes=[])
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        location, artifacts = Path(folder) / "index", args.artifacts or Path(folder) / "encoders"
+        notes = _build_index(args, environ, location, artifacts)
+        return _evaluate(args, environ, policy, location=location, artifacts=artifacts, notes=notes)
+
+
+def _build_index(args: argparse.Namespace, environ: Mapping[str, str], location: Path, artifacts: Path) -> list[str]:
+    """Train the encoders and build the index as `lookalike update` does. Returns notes on what it has not."""
+    with model_server(args.models, environ) if args.models else contextlib.nullcontext("") as address:
+        options = UpdateOptions(
+            catalogue=args.catalogue,
+            location=location,
+            artifacts=artifacts,
+            connect_encoder=partial(image_encoding.connect_encoder, address) if address else None,
+            feature_store=location / FEATURE_STORE,
+            shards=1,
+            seed=args.seed,
+        )
+        update_report = asyncio.run(update(options))
+    reason = update_report.no_product_space_reason
+    return [f"There is no product space: {reason}."] if reason else []
+
+
+def _evaluate(
+    args: argparse.Namespace,
+    environ: Mapping[str, str],
+    policy: SpacePolicy,
+    *,
+    location: Path,
+    artifacts: Path | None,
+    notes: list[str],
+) -> int:
+    data = held_out.read(location, sample=args.sample, seed=args.seed)
+    model = _load_product_encoder(artifacts, data)
+    photos = _find_photos(args.catalogue, data, notes)
     print_step = _step_printer(args.json)
     reference_scores = _baselines(data, photos, notes, environ, untrained=args.untrained, seed=args.seed)
     if "product" in data.encoders and model is None:
@@ -61,14 +104,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         data.test, policy, reference_scores, partial_queries=partial_queries, seed=args.seed, on_step=print_step
     )
     print_step("finding the same product")
-    identity = evaluate_identity(data, _title_encoders(args.artifacts, data, model, notes), seed=args.seed)
+    identity = evaluate_identity(data, _title_encoders(artifacts, data, model, notes), seed=args.seed)
+    print_step("comparing with baselines")
+    comparisons = compare(retrieval, identity, seed=args.seed)
     print_step("classifying")
     # If all products have one label, any prediction is right.
     classification = evaluate_classification(data, model, seed=args.seed) if retrieval.main_labelling else None
-    evaluation = Evaluation(data=data, retrieval=retrieval, identity=identity, classification=classification)
+    evaluation = Evaluation(
+        data=data, retrieval=retrieval, identity=identity, comparisons=comparisons, classification=classification
+    )
     run = EvaluationRun(
-        location=str(args.location),
-        catalogue=str(args.catalogue),
         date=datetime.now(UTC).date().isoformat(),
         machine=_machine(),
         seed=args.seed,
@@ -134,8 +179,8 @@ def _step_printer(quiet: bool) -> Callable[[str], None]:
     return lambda step: None if quiet else console.print(f"… {step}", highlight=False)
 
 
-def _find_photos(directory: Path, data: EvaluationData) -> tuple[list[Path | None], list[str]]:
-    """The photo of each test product, and notes on missing photos."""
+def _find_photos(directory: Path, data: EvaluationData, notes: list[str]) -> list[Path | None]:
+    """The photo of each test product; a note on missing photos."""
     photo_by_id = {
         item.product.id: directory / item.product.image
         for item in catalogue.read(directory)
@@ -144,8 +189,10 @@ def _find_photos(directory: Path, data: EvaluationData) -> tuple[list[Path | Non
     photos = [photo_by_id.get(product.id) for product in data.test.products]
     missing = sum(photo is None for photo in photos)
     if missing == len(photos):
-        return photos, [f"No test product has a photo in the catalogue {directory}: there is no contact sheet."]
-    return photos, [f"{missing:,} test products have no photo in the catalogue."] if missing else []
+        notes.append("No test product has a photo in the catalogue: there is no picture of neighbours.")
+    elif missing:
+        notes.append(f"{missing:,} test products have no photo in the catalogue.")
+    return photos
 
 
 def _baselines(
@@ -163,7 +210,8 @@ def _baselines(
     corpus = titles + [product.title for product in data.train.products]
     scores: dict[str, Callable[[], ScoreRows]] = {
         RANDOM: lambda: cosines(baselines.random_vectors(len(products), seed)),
-        TFIDF: lambda: baselines.tfidf_scores(titles, corpus),
+        TFIDF_WORDS: lambda: baselines.tfidf_query_scores(titles, titles, corpus),
+        TFIDF_CHARACTERS: lambda: baselines.tfidf_query_scores(titles, titles, corpus, characters=True),
     }
     if "image" in data.encoders and any(photos):
         if untrained:
@@ -190,12 +238,13 @@ def _untrained_scores(
 def _write_report(
     out: Path, evaluation: Evaluation, run: EvaluationRun, photos: Sequence[Path | None]
 ) -> dict[str, Any]:
-    """Write the pictures, report.json and last report.md. Returns the content of report.json."""
+    """Write the pictures, report.json, summary.md and last report.md. Returns the content of report.json."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         run = _draw_pictures(out, evaluation, run, photos)
         document = report.as_json(evaluation, run)
         (out / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (out / "summary.md").write_text(report.summary(evaluation, run), encoding="utf-8")
         (out / "report.md").write_text(report.markdown(evaluation, run), encoding="utf-8")
     except OSError as error:
         raise OperatorError(f"{out}: {error}") from error
@@ -216,11 +265,13 @@ def _draw_pictures(
     if evaluation.classification is not None:
         names["reliability"] = "reliability.png"
         plots.draw_reliability(out / names["reliability"], evaluation.classification)
-    if not any(photos):
-        return replace(run, pictures=names)
-    names["neighbours"] = "neighbours.png"
-    queries = plots.draw_neighbours(out / names["neighbours"], retrieval, labelling, photos, seed=run.seed)
-    return replace(run, pictures=names, contact_sheet_queries=queries)
+    products = evaluation.data.test.products
+    has_photo = np.array([photo is not None for photo in photos])
+    shown = choose_queries(labelling, has_photo if has_photo.any() else np.ones(len(products), bool), run.seed)
+    if has_photo.any():
+        names["neighbours"] = "neighbours.png"
+        plots.draw_neighbours(out / names["neighbours"], retrieval, labelling, products, photos, queries=shown)
+    return replace(run, pictures=names, shown_queries=shown)
 
 
 def _machine() -> str:
@@ -243,13 +294,13 @@ def _summary(out: Path, retrieval: RetrievalEvaluation) -> str:
     lines = [path, f"  precision@10 by {labelling.title}, {int(labelling.is_query.sum()):,} queries:"]
     for name, quality in {**retrieval.spaces, AUTO: retrieval.auto, **retrieval.baselines}.items():
         value, low, high = quality.averages[labelling.title][0].micro
-        lines.append(f"  {name:<20} {value:.3f} ({low:.3f}–{high:.3f})")
+        lines.append(f"  {name:<28} {value:.3f} ({low:.3f}–{high:.3f})")
     return "\n".join(lines)
 
 
 _EPILOG = """\
 examples:
-  lookalike encoders evaluate my-shop index --out quality
+  lookalike encoders evaluate my-shop --models models --out quality     builds an index for the report alone
   lookalike encoders evaluate my-shop index --out quality --artifacts encoders
   lookalike encoders evaluate my-shop index --policy 'fashion=image,*=text' --no-untrained --json
 
@@ -261,14 +312,27 @@ the report.
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike encoders evaluate",
-        description="Measure how good the neighbours of an index are, by the categories, tags and groups of its "
-        "products, and compare with baselines; write report.md, report.json and pictures.",
+        description="Measure how good neighbours in a catalogue are, by the categories, tags and groups of its "
+        "products, and compare with baselines; write report.md, summary.md (figures alone), report.json and pictures.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("catalogue", type=Path, metavar="CATALOGUE", help="catalogue of the index, for its photos")
-    add("location", type=Path, metavar="LOCATION", help="directory of the index; its CURRENT version is evaluated")
+    add("catalogue", type=Path, metavar="CATALOGUE", help="the catalogue")
+    add(
+        "location",
+        type=Path,
+        nargs="?",
+        metavar="LOCATION",
+        help="directory of an index of the catalogue, whose CURRENT version is evaluated; without it, one is built as "
+        "`lookalike update` builds it, and removed",
+    )
+    add(
+        "--models",
+        type=Path,
+        metavar="MODELS_DIR",
+        help="without LOCATION: encode photos with the image model in this directory; else only texts are compared",
+    )
     add(
         "--artifacts",
         type=Path,
