@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from pipeline.evaluation.baselines import RANDOM, UNTRAINED
 from pipeline.evaluation.cells import cell, interval, signed
@@ -11,8 +13,6 @@ from pipeline.evaluation.identity import IdentityQuality
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.metrics import METRICS, Average
 from pipeline.evaluation.retrieval import CEILING, RetrievalEvaluation
-
-_SUBJECTS = {UNTRAINED: "an untrained MobileNet is", RANDOM: "random vectors are"}
 
 
 def verdict(
@@ -27,16 +27,19 @@ def verdict(
     for quality in identity:
         listed = _ranked({name: averages[0] for name, averages in quality.methods.items()})
         yield f"* **The same product, by {quality.kind}**, {quality.queries:,} queries, R-precision: {listed}."
-    losses = [comparison for comparison in comparisons if comparison.is_worse]
-    better = sum(comparison.is_better for comparison in comparisons)
+    worse, better = sum(each.is_worse for each in comparisons), sum(each.is_better for each in comparisons)
     yield (
         f"* Of {len(comparisons)} comparisons with baselines and between spaces, on the same queries: {better} better, "
-        f"{len(comparisons) - better - len(losses)} without a difference that the queries show, {len(losses)} worse"
-        f"{':' if losses else '.'}"
+        f"{len(comparisons) - better - worse} without a difference that the queries show, {worse} worse."
     )
-    for loss in losses:
-        yield f"    * {_loss_sentence(loss)}"
     yield ""
+    if worse:
+        yield "## Where others are better"
+        yield ""
+        losses = groupby(filter(attrgetter("is_worse"), comparisons), key=attrgetter("measure", "by", "space"))
+        for _, group in losses:
+            yield f"* {_loss_sentence(list(group))}"
+        yield ""
 
 
 def _category_sentence(retrieval: RetrievalEvaluation, labelling: Labelling) -> str:
@@ -56,21 +59,25 @@ def _ranked(averages: Mapping[str, Average]) -> str:
     return "; ".join([f"{names[0]} {interval(averages[names[0]])}", *rest])
 
 
-def _loss_sentence(loss: Comparison) -> str:
-    low, high = -loss.difference.high, -loss.difference.low
-    subject = _SUBJECTS.get(loss.rival) or (
-        f"{_described(loss.rival)} is" if loss.rival in RIVALS else f"{loss.rival} is"
-    )
-    by = f"by {cell(loss.by)}" if loss.measure == METRICS[0] else f"at finding the same product by {loss.by}"
-    return (
-        f"{subject[0].upper()}{subject[1:]} better than {_described(loss.space)} {by}: {loss.measure} "
-        f"{loss.rival_value:.3f} against {loss.value:.3f}, by {-loss.difference.value:.3f} ({low:.3f}–{high:.3f})."
-    )
+def _loss_sentence(losses: Sequence[Comparison]) -> str:
+    """One sentence on those that are better than one space by one measure, the best first."""
+    first = losses[0]
+    by = f"By {cell(first.by)}" if first.measure == METRICS[0] else f"At finding the same product by {first.by}"
+    ranked = sorted(losses, key=lambda loss: -loss.rival_value)
+    rivals = [
+        f"{_described(loss.rival)} ({loss.measure} {loss.rival_value:.3f} against {loss.value:.3f}, by "
+        f"{-loss.difference.value:.3f} ({-loss.difference.high:.3f}–{-loss.difference.low:.3f}))"
+        for loss in ranked
+    ]
+    verb = "is" if len(rivals) == 1 and first.rival != RANDOM else "are"
+    return f"{by}, {' and '.join(rivals)} {verb} better than {_described(first.space)}."
 
 
-def _described(space: str) -> str:
-    name, comma, query = space.partition(", ")
-    return f"the {name} space{' queried by ' if comma else ''}{query}"
+def _described(name: str) -> str:
+    if name == UNTRAINED:
+        return f"an {name}"
+    space, comma, query = name.partition(", ")
+    return f"the {space} space{' queried by ' if comma else ''}{query}" if name in RIVALS else name
 
 
 def differences(comparisons: Sequence[Comparison]) -> Iterator[str]:

@@ -88,17 +88,18 @@ def test_the_verdict_has_a_sentence_for_every_loss_and_counts_the_rest() -> None
     )
     comparisons = compare(retrieval, [quality], seed=0)
     lines = list(verdict(retrieval, [quality], comparisons))
-    losses = [line.strip("* ") for line in lines if line.startswith("    * ")]
-    assert len(losses) == sum(comparison.is_worse for comparison in comparisons) >= 3
+    losses = [line for line in lines if " better than the " in line]
     assert losses[-1] == (
-        "TF-IDF of words is better than the text space at finding the same product by stated groups: "
-        "R-precision 1.000 against 0.250, by 0.750 (0.750–0.750)."
+        "* At finding the same product by stated groups, TF-IDF of words (R-precision 1.000 against 0.250, by 0.750 "
+        "(0.750–0.750)) is better than the text space."
     )
-    assert any(loss.startswith("TF-IDF of words is better than the text space by category: ") for loss in losses)
-    assert f"{len(losses)} worse:" in "".join(lines)
+    assert [line.partition(", ")[0] for line in losses[:-1]] == ["* By level 1", "* By category"]
+    worse = sum(comparison.is_worse for comparison in comparisons)
+    assert worse >= len(losses) == 3
+    assert f"{worse} worse." in "".join(lines)
     table = "\n".join(differences(comparisons))
     assert "| text − TF-IDF of words |" in table
-    assert table.count("**−") == len(losses)
+    assert table.count("**−") == worse
 
 
 def test_a_verdict_without_a_loss_ends_with_the_count() -> None:
@@ -107,14 +108,17 @@ def test_a_verdict_without_a_loss_ends_with_the_count() -> None:
     assert [line for line in lines if line][-1].endswith("0 without a difference that the queries show, 0 worse.")
 
 
-def test_rivals_are_named_in_sentences() -> None:
-    comparison = Comparison(
-        measure="precision@10", by="tag colour", space="product, photo alone", rival=UNTRAINED, queries=9, value=0.25,
-        rival_value=0.5, difference=Average(-0.25, -0.375, -0.125),
-    )  # fmt: skip
-    retrieval = _retrieval(text=GOOD, words=GOOD)
-    (loss,) = [line for line in verdict(retrieval, [], [comparison]) if line.startswith("    * ")]
-    assert loss == (
-        "    * An untrained MobileNet is better than the product space queried by photo alone by tag colour: "
-        "precision@10 0.500 against 0.250, by 0.250 (0.125–0.375)."
+def test_all_that_are_better_than_a_space_are_in_one_sentence_the_best_first() -> None:
+    losses = [
+        Comparison(
+            measure="precision@10", by="tag colour", space="product, photo alone", rival=rival, queries=9, value=0.25,
+            rival_value=value, difference=Average(0.25 - value, -0.75, -0.125),
+        )
+        for rival, value in ((UNTRAINED, 0.5), ("image", 0.75))
+    ]  # fmt: skip
+    (line,) = [line for line in verdict(_retrieval(text=GOOD, words=GOOD), [], losses) if " better than " in line]
+    assert line == (
+        "* By tag colour, the image space (precision@10 0.750 against 0.250, by 0.500 (0.125–0.750)) and an untrained "
+        "MobileNet (precision@10 0.500 against 0.250, by 0.250 (0.125–0.750)) are better than the product space queried "
+        "by photo alone."
     )
