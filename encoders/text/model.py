@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from encoders import artifact
-from encoders.text import hybrid, lexical, scdv
+from encoders.text import hybrid, lexical, scdv, spelling
 from encoders.text.lexical import NgramIdf
 from encoders.text.scdv import Topics
 from encoders.text.synonyms import NO_SYNONYMS, Synonyms, load_table
-from encoders.text.tokens import LeftOutWord, Tokenizer
+from encoders.text.tokens import LeftOutWord, Tokenizer, clean_text
 from encoders.text.word_vectors import WordVectors, load_word_vectors
 from lookalike.vectors import F32, normalised
 
-FORMAT = 6  # Increased whenever the files, their meaning or the manifest change.
+FORMAT = 7  # Increased whenever the files, their meaning or the manifest change.
 FASTTEXT = "words.bin"
 SYNONYMS = "synonyms.tsv"
 _SCDV_ARRAYS = ("idf", "centre", "log_weights", "means", "precisions", "projection")
@@ -51,7 +51,7 @@ class WordFeatureCache:
         estimate_unseen: bool = True,
     ) -> None:
         self._words = word_vectors
-        self._estimate_unseen = estimate_unseen
+        self.estimate_unseen = estimate_unseen
         self._idf = dict(zip(word_vectors.words, arrays["idf"].tolist(), strict=True))
         self._unseen_idf = float(arrays["idf"].max())  # As rare as the rarest word in training.
         self._centre = arrays["centre"]
@@ -75,6 +75,11 @@ class WordFeatureCache:
         rows = [self._row[token] for token in tokens]
         return self.topic_weights[rows], self._vectors[rows]
 
+    def rarity(self, words: Sequence[str]) -> float | None:
+        """The idf of the rarest of these words; None if one was not seen in training."""
+        values = [self._idf.get(word) for word in words]
+        return None if None in values else max(value for value in values if value is not None)
+
     def _add(self, new_words: Sequence[str]) -> None:
         vectors = np.stack([self._vector(word) for word in new_words])
         vectors[~np.isfinite(vectors).all(axis=1)] = 0  # Pretrained word vectors may contain NaN or infinity.
@@ -87,7 +92,7 @@ class WordFeatureCache:
     def _vector(self, word: str) -> F32:
         if word in self._idf:
             return self._words.vector(word) - self._centre
-        if not self._estimate_unseen:
+        if not self.estimate_unseen:
             return np.zeros_like(self._centre)
         return scdv.unseen_word_vector(self._words.vector(word), self._centre, self._min_norm)
 
@@ -134,17 +139,27 @@ class TextModel:
     def encode(self, texts: Sequence[str]) -> F32:
         """Encode texts to (n, dim) float32, rows of unit norm; zeros for a text without words.
 
-        A hybrid encoder has a vector for any text with a letter or digit outside markup, prices and shop notices.
+        A hybrid encoder has a vector for any text with a letter or digit outside markup, prices and shop notices. The
+        topic of a text whose words are all unseen in training is that of seen words one edit away, if there are any.
         """
         documents = [self._tokenize(text) for text in texts]
+        topics = [self._topic_words(text, words) for text, words in zip(texts, documents, strict=True)]
         vectors = np.zeros((len(documents), self.topic_dim), dtype=np.float32)
-        for batch in _batches(documents):
-            vectors[batch] = self._encode_documents(documents[batch])
+        for batch in _batches(topics):
+            vectors[batch] = self._encode_documents(topics[batch])
         if self._ngram_idf is None:
             return vectors
         spellings = [" ".join(words) or text for words, text in zip(documents, texts, strict=True)]
         spelt = lexical.encode(spellings, self._ngram_idf, self.lexical_dim)
         return hybrid.side_by_side(vectors, spelt, self.topic_weight)
+
+    def _topic_words(self, text: str, words: list[str]) -> list[str]:
+        if self.word_features.estimate_unseen or any(self.word_features.rarity([word]) is not None for word in words):
+            return words
+        return self.synonyms(spelling.correct(clean_text(text), self._rarity))
+
+    def _rarity(self, word: str) -> float | None:
+        return self.word_features.rarity(self.synonyms.canonical.get((word,), (word,)))
 
     def leave_out_words(self, text: str, limit: int) -> list[LeftOutWord]:
         """The first `limit` words of a text in order, a phrase with a synonym as one, and the text without each."""
