@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class WordFeatureCache:
     ) -> None:
         self._words = word_vectors
         self.estimate_unseen = estimate_unseen
-        self._idf = dict(zip(word_vectors.words, arrays["idf"].tolist(), strict=True))
+        self.idf = dict(zip(word_vectors.words, arrays["idf"].tolist(), strict=True))
         self._unseen_idf = float(arrays["idf"].max())  # As rare as the rarest word in training.
         self._centre = arrays["centre"]
         self._min_norm: float = manifest["min_norm"]
@@ -75,22 +76,17 @@ class WordFeatureCache:
         rows = [self._row[token] for token in tokens]
         return self.topic_weights[rows], self._vectors[rows]
 
-    def rarity(self, words: Sequence[str]) -> float | None:
-        """The idf of the rarest of these words; None if one was not seen in training."""
-        values = [self._idf.get(word) for word in words]
-        return None if None in values else max(value for value in values if value is not None)
-
     def _add(self, new_words: Sequence[str]) -> None:
         vectors = np.stack([self._vector(word) for word in new_words])
         vectors[~np.isfinite(vectors).all(axis=1)] = 0  # Pretrained word vectors may contain NaN or infinity.
-        idf = np.array([self._idf.get(word, self._unseen_idf) for word in new_words], dtype=np.float32)
+        idf = np.array([self.idf.get(word, self._unseen_idf) for word in new_words], dtype=np.float32)
         rows = slice(len(self._row), len(self._row) + len(new_words))
         self._vectors[rows] = vectors
         self.topic_weights[rows] = idf[:, None] * (self._topics.probabilities(vectors) if self._topics else 1)
         self._row.update(zip(new_words, range(rows.start, rows.stop), strict=True))
 
     def _vector(self, word: str) -> F32:
-        if word in self._idf:
+        if word in self.idf:
             return self._words.vector(word) - self._centre
         if not self.estimate_unseen:
             return np.zeros_like(self._centre)
@@ -154,12 +150,20 @@ class TextModel:
         return hybrid.side_by_side(vectors, spelt, self.topic_weight)
 
     def _topic_words(self, text: str, words: list[str]) -> list[str]:
-        if self.word_features.estimate_unseen or any(self.word_features.rarity([word]) is not None for word in words):
+        if self.word_features.estimate_unseen or any(word in self.word_features.idf for word in words):
             return words
-        return self.synonyms(spelling.correct(clean_text(text), self._rarity))
+        return self.synonyms(spelling.correct(clean_text(text), self._rarity_by_spelling))
 
-    def _rarity(self, word: str) -> float | None:
-        return self.word_features.rarity(self.synonyms.canonical.get((word,), (word,)))
+    @cached_property
+    def _rarity_by_spelling(self) -> Mapping[str, float]:
+        """The idf of every word seen in training and of each that is replaced by seen ones: that of the rarest."""
+        seen = self.word_features.idf
+        replaced = {
+            phrase[0]: max(seen[word] for word in words)
+            for phrase, words in self.synonyms.canonical.items()
+            if len(phrase) == 1 and all(word in seen for word in words)
+        }
+        return {**seen, **replaced}
 
     def leave_out_words(self, text: str, limit: int) -> list[LeftOutWord]:
         """The first `limit` words of a text in order, a phrase with a synonym as one, and the text without each."""

@@ -7,7 +7,7 @@ swapped with the next. At most a few thousand look-ups, without an index.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 
 _LATIN, _HIRAGANA, _KATAKANA = (
     "".join(map(chr, range(ord(first), ord(last) + 1))) for first, last in ("az", "ぁん", "ァヴ")
@@ -21,15 +21,15 @@ _ALPHABETS = {
 }
 
 
-def correct(text: str, rarity: Callable[[str], float | None]) -> list[str]:
+def correct(text: str, rarity: Mapping[str, float]) -> list[str]:
     """The known words that those of a cleaned text may have been meant as; none for a text of more than MAX_WORDS.
 
-    rarity: of a word, None for one that is not known. Of several the least rare is meant, then the first by name.
+    rarity: of each known word. Of several the least rare is meant, then the first by name.
     """
     words = text.split()
     corrected = []
     for word in words if len(words) <= MAX_WORDS else ():
-        candidates = [(rare, near) for near in _one_edit_away(word) if (rare := rarity(near)) is not None]
+        candidates = [(rare, near) for near in _one_edit_away(word) if (rare := rarity.get(near)) is not None]
         if candidates:
             corrected.append(min(candidates)[1])
     return corrected

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from encoders.image.isolated_decoder import image_decoder
+from encoders.image.isolated_decoder import Decode, image_decoder
 from lookalike.errors import OperatorError
 from lookalike.v1.types_pb2 import Product
 from pipeline.evaluation.classification import ClassificationEvaluation
@@ -162,36 +162,31 @@ def draw_neighbours(
     width_px = _NAME_PX + (1 + NEIGHBOURS) * tile_px + 2 * _GAP_PX
     sheet = Image.new("RGB", (width_px, max(len(queries) * query_px, 1)), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, query in enumerate(queries):
-        for row, (name, neighbours) in enumerate(columns[query].items()):
-            top = number * query_px + row * row_px + _GAP_PX
-            pen.text((_GAP_PX, top + _SIDE_PX // 2), name.partition(" of ")[0], fill="black")
-            if row == 0:
-                sheet.paste(_tile(photos[query], _QUERY), (_NAME_PX, top))
-            for rank, (neighbour, common) in enumerate(neighbours, 1):
-                relevant = labelling.codes[neighbour] == labelling.codes[query]
-                frame = SAME if SAME_PRODUCT in common else RELEVANT if relevant else IRRELEVANT
-                left = _NAME_PX + rank * tile_px + 2 * _GAP_PX
-                sheet.paste(_tile(photos[neighbour], frame), (left, top))
-                caption = _ascii(", ".join(common))[:_CAPTION_CHARS]
-                pen.text((left, top + _SIDE_PX), caption, fill="#555555")
+    with image_decoder(1, _SIDE_PX - 2 * _FRAME_PX) as decode:
+        for number, query in enumerate(queries):
+            for row, (name, neighbours) in enumerate(columns[query].items()):
+                top = number * query_px + row * row_px + _GAP_PX
+                pen.text((_GAP_PX, top + _SIDE_PX // 2), name.partition(" of ")[0], fill="black")
+                if row == 0:
+                    sheet.paste(_tile(photos[query], _QUERY, decode), (_NAME_PX, top))
+                for rank, (neighbour, common) in enumerate(neighbours, 1):
+                    relevant = labelling.codes[neighbour] == labelling.codes[query]
+                    frame = SAME if SAME_PRODUCT in common else RELEVANT if relevant else IRRELEVANT
+                    left = _NAME_PX + rank * tile_px + 2 * _GAP_PX
+                    sheet.paste(_tile(photos[neighbour], frame, decode), (left, top))
+                    caption = _ascii(", ".join(common))[:_CAPTION_CHARS]
+                    pen.text((left, top + _SIDE_PX), caption, fill="#555555")
     sheet.quantize(256).save(path, optimize=True)  # 256 colours take a third of the bytes.
 
 
-def _tile(photo: Path | None, frame: str) -> Image.Image:
+def _tile(photo: Path | None, frame: str, decode: Decode) -> Image.Image:
+    """The photo as the image encoder sees it, reduced, in a frame; grey if there is none that can be decoded."""
+    pixels = None if photo is None else pixels_or_none(photo, decode)
+    side_px = _SIDE_PX - 2 * _FRAME_PX
+    inner = Image.new("RGB", (side_px, side_px), "#dddddd") if pixels is None else Image.fromarray(pixels)
     tile = Image.new("RGB", (_SIDE_PX, _SIDE_PX), frame)
-    inner = _SIDE_PX - 2 * _FRAME_PX
-    tile.paste(_thumbnail(photo, inner), (_FRAME_PX, _FRAME_PX))
+    tile.paste(inner, (_FRAME_PX, _FRAME_PX))
     return tile
-
-
-def _thumbnail(photo: Path | None, side_px: int) -> Image.Image:
-    """The photo as the image encoder sees it, reduced; grey if there is none that can be decoded."""
-    with image_decoder(1, side_px) as decode:
-        pixels = None if photo is None else pixels_or_none(photo, decode)
-    if pixels is None:
-        return Image.new("RGB", (side_px, side_px), "#dddddd")
-    return Image.fromarray(pixels)
 
 
 def _coloured(columns: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ TITLES = [
 
 
 def _correct(text: str) -> list[str]:
-    return spelling.correct(text, RARITY.get)
+    return spelling.correct(text, RARITY)
 
 
 @pytest.mark.parametrize(
