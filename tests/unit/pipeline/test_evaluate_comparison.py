@@ -119,6 +119,6 @@ def test_all_that_are_better_than_a_space_are_in_one_sentence_the_best_first() -
     (line,) = [line for line in verdict(_retrieval(text=GOOD, words=GOOD), [], losses) if " better than " in line]
     assert line == (
         "* By tag colour, the image space (precision@10 0.750 against 0.250, by 0.500 (0.125–0.750)) and an untrained "
-        "MobileNet (precision@10 0.500 against 0.250, by 0.250 (0.125–0.750)) are better than the product space queried "
-        "by photo alone."
+        "MobileNet (precision@10 0.500 against 0.250, by 0.250 (0.125–0.750)) are better than the product space "
+        "queried by photo alone."
     )
