@@ -23,17 +23,18 @@ from encoders.product.train import QualityGateFailed
 from encoders.text import model as text_encoder
 from index.building.build import DEFAULT_OPTIONS, IndexOptions, SpaceVectors, build
 from index.storage import version
-from index.storage.manifest import RecipeChoice
+from index.storage.manifest import DuplicatesThreshold, RecipeChoice
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue
 from lookalike.product_rules import FIELDS, CatalogueProduct, has_word
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
-from pipeline import image_encoding, product_fusion, text_encoding
+from pipeline import duplicates, image_encoding, product_fusion, text_encoding
 from pipeline.catalogue import open_products
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.feature_store import FeatureStore
 from pipeline.photos import Photo, read_valid_products
+from pipeline.product_copies import CopiedProducts
 from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
 from pipeline.tables.reader import Table, TableOptions
 from pipeline.update_lock import lock_directory
@@ -78,6 +79,8 @@ class UpdateReport:
     # The spaces that words alone are searched in, with their shares, and the figures that decided; empty: not measured.
     text_shares: dict[str, float] = field(default_factory=dict)
     text_figures: Mapping[str, Any] = field(default_factory=dict)
+    # The score from which products are near-duplicates, by space; None: it could not be measured.
+    duplicates: dict[str, DuplicatesThreshold | None] = field(default_factory=dict)
     choices: dict[str, RecipeChoice | None] = field(default_factory=dict)  # None: the space needs no measurement.
     encoded: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -99,6 +102,7 @@ class UpdateReport:
             "spaces": self.spaces,
             "text_shares": self.text_shares,
             "text_figures": self.text_figures,
+            "duplicates": {name: None if each is None else asdict(each) for name, each in self.duplicates.items()},
             "auto": {name: None if choice is None else asdict(choice) for name, choice in self.choices.items()},
             "encoded": self.encoded,
             "seconds": self.seconds,
@@ -112,6 +116,10 @@ class _Catalogue:
     products: list[CatalogueProduct] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     photo_digests: list[str | None] = field(default_factory=list)
+
+    def copied(self, seed: int) -> CopiedProducts:
+        """The held-out products of which copies are made, to measure by them from which score products are the same."""
+        return CopiedProducts(products=self.products, photo_digests=self.photo_digests, seed=seed)
 
     def table(self) -> pa.Table:
         return pa.table({name: [getattr(product, name) for product in self.products] for name in FIELDS})
@@ -137,6 +145,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
         if (product := _product_space(options, catalogue, spaces, report, Path(scratch))) is not None:
             spaces[SPACE_PRODUCT] = product
         choice = _spaces_of_words(catalogue, spaces, report, seed=options.seed)
+        thresholds = _duplicates(catalogue, spaces, image, report, Path(scratch), seed=options.seed)
         _name_unfindable(catalogue, spaces, report.catalogue, table.path.name)
         with report.stage("index"):
             report.version = build(
@@ -147,6 +156,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
                 options=options.index,
                 seed=options.seed,
                 text_shares=choice.shares,
+                duplicates=thresholds,
             )
     for number, space in sorted(spaces.items()):
         report.spaces[space_name(number)] = {"encoder": space.encoder, "vectors": len(space.rows)}
@@ -171,6 +181,8 @@ async def _read_and_encode_photos(
         features = FeatureStore(options.feature_store / "image" / probe.encoder, probe.vectors.shape[1])
         photos = _read_photos(options, table, catalogue, report.catalogue, features, side_px=encoder.input_px)
         report.encoded["photos"] = await image_encoding.encode_photos(encoder.encode, photos, features, probe.encoder)
+        copies = catalogue.copied(options.seed).read_photos(options.catalogue, features, side_px=encoder.input_px)
+        await image_encoding.encode_photos(encoder.encode, copies, features, probe.encoder)
     return (probe.encoder, features) if any(catalogue.photo_digests) else None
 
 
@@ -205,6 +217,29 @@ def _read_photos(
             catalogue.photo_digests.append(item.photo.digest if item.photo else None)
             if item.photo is not None:
                 yield item.photo
+
+
+def _duplicates(
+    catalogue: _Catalogue,
+    spaces: Mapping[int, SpaceVectors],
+    image: tuple[str, FeatureStore] | None,
+    report: UpdateReport,
+    scratch: Path,
+    *,
+    seed: int,
+) -> dict[int, DuplicatesThreshold]:
+    """The score from which products are near-duplicates, of each space in which it can be measured."""
+    with report.stage("duplicates"):
+        copies = catalogue.copied(seed).vectors(
+            image[1] if image else None,
+            text_encoder.load(report.text_artifact) if report.text_artifact else None,
+            product_encoder.load(report.product_artifact) if report.product_artifact else None,
+            scratch / "copies.npy",
+        )
+        photos = [digest or "" for digest in catalogue.photo_digests]
+        thresholds = duplicates.measure_thresholds(catalogue.products, photos, spaces, copies, seed=seed)
+    report.duplicates = {space_name(space): thresholds.get(space) for space in sorted(spaces)}
+    return thresholds
 
 
 def _name_unfindable(

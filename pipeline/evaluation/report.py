@@ -11,9 +11,10 @@ from pipeline.evaluation.cells import cell, interval, signed
 from pipeline.evaluation.classification import NEIGHBOURS as VOTING_NEIGHBOURS
 from pipeline.evaluation.classification import AbstentionPoint, ClassificationEvaluation
 from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.duplicates import ThresholdQuality
 from pipeline.evaluation.held_out import EvaluationData
+from pipeline.evaluation.identity import MADE, STATED, IdentityQuality
 from pipeline.evaluation.identity import METRICS as IDENTITY_METRICS
-from pipeline.evaluation.identity import STATED, IdentityQuality
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.metrics import METRICS, RESAMPLES
 from pipeline.evaluation.plots import labels_by_frequency
@@ -31,6 +32,7 @@ class Evaluation:
     retrieval: RetrievalEvaluation
     identity: Sequence[IdentityQuality]
     comparisons: Sequence[Comparison]
+    thresholds: Sequence[ThresholdQuality]
     classification: ClassificationEvaluation | None
 
 
@@ -69,6 +71,7 @@ def as_json(evaluation: Evaluation, run: EvaluationRun) -> dict[str, Any]:
         "labellings": {labelling.title: _labelling_json(retrieval, labelling) for labelling in retrieval.labellings},
         "identity": [_identity_json(quality) for quality in evaluation.identity],
         "comparisons": [_comparison_json(comparison) for comparison in evaluation.comparisons],
+        "duplicates": [asdict(quality) for quality in evaluation.thresholds],
         "classification": asdict(classification) if classification else None,
         "policy_gains": [_gain_json(gain) for gain in retrieval.policy_gains],
         "confusions": {
@@ -152,6 +155,7 @@ def markdown(evaluation: Evaluation, run: EvaluationRun) -> str:
         verdict.differences(evaluation.comparisons),
         _averages(retrieval, run),
         _identity(evaluation.identity),
+        _thresholds(evaluation.thresholds),
         _policy(retrieval),
         _partial_queries(retrieval),
         _classification(classification, run),
@@ -171,6 +175,7 @@ def summary(evaluation: Evaluation, run: EvaluationRun) -> str:
         verdict.differences(evaluation.comparisons),
         _overview(retrieval),
         _identity(evaluation.identity),
+        _thresholds(evaluation.thresholds),
         _partial_queries(retrieval),
         _classification(evaluation.classification, figures),
     )
@@ -273,6 +278,8 @@ def _identity(identity: Sequence[IdentityQuality]) -> Iterator[str]:
             "Held-out products find the others of the group that their tags state."
             if quality.kind == STATED
             else "Titles of held-out products, as another shop would write them, find the products that they are of."
+            if quality.kind == MADE
+            else "Photos of test products, as another shop would show them, find the products that they are of."
         )
         yield ""
         yield "| | " + " | ".join(IDENTITY_METRICS) + " |"
@@ -280,6 +287,29 @@ def _identity(identity: Sequence[IdentityQuality]) -> Iterator[str]:
         for name, averages in quality.methods.items():
             yield f"| {name} | " + " | ".join(map(interval, averages)) + " |"
         yield ""
+
+
+def _thresholds(thresholds: Sequence[ThresholdQuality]) -> Iterator[str]:
+    if not thresholds:
+        return
+    yield "## Near-duplicates"
+    yield ""
+    yield (
+        "The default `min_score` of `FindDuplicates`, chosen on calibration products when the version was built, on "
+        "test products: the share of an answer that is the same product (precision), and of the others of the same "
+        "product that are in the answer (recall), each a mean over queries; and the share of right ones among all hits "
+        "together."
+    )
+    yield ""
+    yield "| | by | min_score | precision stated | precision | recall stated | recall | of all hits | with an answer |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for each in thresholds:
+        stated = each.threshold
+        precision = f"{stated.precision:.3f} | {interval(each.precision)}"
+        recall = f"{stated.recall:.3f} | {interval(each.recall)}"
+        texts = f"{precision} | {recall} | {each.pair_precision:.3f} | {each.answered:,} of {each.queries:,}"
+        yield f"| {each.space} | {stated.measured_by} | {stated.min_score:.4f} | {texts} |"
+    yield ""
 
 
 def _policy(retrieval: RetrievalEvaluation) -> Iterator[str]:
