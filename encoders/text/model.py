@@ -77,7 +77,7 @@ class WordFeatureCache:
         return self.topic_weights[rows], self._vectors[rows]
 
     def knows(self, word: str) -> bool:
-        return word in self._idf
+        return word in self.idf
 
     def _add(self, new_words: Sequence[str]) -> None:
         vectors = np.stack([self._vector(word) for word in new_words])
