@@ -17,10 +17,10 @@ from encoders.image.preprocessing import BadImage, ImageTooLarge
 from lookalike.limits import MAX_IMAGE_BYTES
 from lookalike.printable import quote
 from lookalike.product_rules import CatalogueProduct
+from lookalike.runtime.ordered_map import ordered_map
 from pipeline import catalogue
 from pipeline.catalogue import CatalogueRow
 from pipeline.catalogue_report import CatalogueReport
-from pipeline.ordered_map import ordered_map
 from pipeline.product import PhotoError, RejectedRow, UnusedPhoto, UnusedPhotoReason
 from pipeline.tables.reader import Table
 

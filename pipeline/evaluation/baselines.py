@@ -16,11 +16,11 @@ import numpy as np
 from encoders.image.isolated_decoder import image_decoder
 from lookalike.local import process_specs
 from lookalike.local.supervisor import Supervisor
+from lookalike.runtime.ordered_map import ordered_map
 from lookalike.vectors import F32, normalised
 from pipeline import image_encoding
 from pipeline.evaluation.metrics import ScoreRows
 from pipeline.local_model_server import model_server
-from pipeline.ordered_map import ordered_map
 from pipeline.photos import pixels_or_none
 
 _RANDOM_DIM = 64
