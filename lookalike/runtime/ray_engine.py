@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import platform
+import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,11 +26,11 @@ import lookalike
 from lookalike.errors import BadSettings, LookalikeError, OperatorError
 from lookalike.runtime.engine import Item, Result, TaskNeeds
 
-AUTO_ADDRESS = "auto"
+AUTO_ADDRESS, _CLIENT = "auto", "ray://"
 # Of a task whose process or node dies. An error that the task raises itself is final.
 MAX_RETRIES = 4
 _AHEAD = 2  # Tasks in flight for each that can run: the next one is at its node when one ends.
-_CONNECT_S = 30
+_CONNECT_S = 10
 # The folders of code that tasks are of, and the packages that decide what they compute.
 _FOLDERS = ("lookalike", "encoders", "index", "pipeline")
 _PACKAGES = ("numpy", "faiss-cpu", "faiss-gpu", "rabitqlib", "ngt", "pyarrow", "pillow", "pillow-heif")
@@ -129,6 +130,7 @@ def connect(address: str) -> Iterator[RayEngine]:
     """
     if find_spec("ray") is None:
         raise BadSettings("--engine ray: Ray is not installed: it is the dependency group `ray`")
+    _check_listening(address)
     ray = import_module("ray")
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", **_options(address))
@@ -142,9 +144,22 @@ def connect(address: str) -> Iterator[RayEngine]:
         ray.shutdown()
 
 
+def _check_listening(address: str) -> None:
+    """Raise OperatorError if nothing listens at host:port: Ray would wait for minutes, and then end this process."""
+    if address == AUTO_ADDRESS:
+        return
+    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except ValueError:
+        raise BadSettings(f"--ray-address {address}: expected auto, HOST:PORT or ray://HOST:PORT") from None
+    except OSError as error:
+        raise OperatorError(f"--ray-address {address}: no Ray cluster answers: {error}") from error
+
+
 def _options(address: str) -> dict[str, Any]:
     """Ray's client (ray://) takes fewer than a process on a node."""
-    return {} if address.startswith("ray://") else {"configure_logging": False, "include_dashboard": False}
+    return {} if address.startswith(_CLIENT) else {"configure_logging": False, "include_dashboard": False}
 
 
 def _run(expected: _Expected, task: Callable[[Item], Result], item: Item) -> Result:
