@@ -6,11 +6,13 @@ trained once on the same texts, and the same inputs give the version that exists
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,16 @@ from index.storage.manifest import RecipeChoice
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue
 from lookalike.product_rules import FIELDS, CatalogueProduct, has_word
+from lookalike.runtime.engine import Engine
+from lookalike.runtime.local_engine import LocalEngine
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
-from pipeline import image_encoding, product_fusion, text_encoding
+from pipeline import image_encoding, photo_tasks, product_fusion, text_encoding
 from pipeline.catalogue import open_products
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.feature_store import FeatureStore
-from pipeline.photos import Photo, read_valid_products
+from pipeline.photo_tasks import TaskEncoder
+from pipeline.photos import Photo, ReadProducts, read_products, read_valid_products
 from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
 from pipeline.tables.reader import Table, TableOptions
 from pipeline.update_lock import lock_directory
@@ -60,6 +65,8 @@ class UpdateOptions:
     text_words: Path | None = None  # A fastText .bin file; None: word vectors are trained.
     synonyms: tuple[Path, ...] = ()  # Dictionaries of the shop's own, beside the default ones.
     table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
+    engine: Engine = field(default_factory=LocalEngine)  # What builds the indexes of shards.
+    photos_by_tasks: bool = False  # Of the engine; else this process decodes them.
     strict: bool = False
     max_rejected: MaxRejected | None = None  # With more rejected rows nothing is built; None: any number.
 
@@ -146,6 +153,8 @@ async def update(options: UpdateOptions) -> UpdateReport:
                 shards=options.shards,
                 options=options.index,
                 seed=options.seed,
+                threads=len(os.sched_getaffinity(0)),
+                engine=options.engine,
                 text_shares=choice.shares,
             )
     for number, space in sorted(spaces.items()):
@@ -169,7 +178,9 @@ async def _read_and_encode_photos(
             return None
         probe = await image_encoding.probe(encoder)
         features = FeatureStore(options.feature_store / "image" / probe.encoder, probe.vectors.shape[1])
-        photos = _read_photos(options, table, catalogue, report.catalogue, features, side_px=encoder.input_px)
+        photos = _read_photos(
+            options, table, catalogue, report.catalogue, features, side_px=encoder.input_px, encoder=probe.encoder
+        )
         report.encoded["photos"] = await image_encoding.encode_photos(encoder.encode, photos, features, probe.encoder)
     return (probe.encoder, features) if any(catalogue.photo_digests) else None
 
@@ -191,11 +202,22 @@ def _read_photos(
     features: FeatureStore | None,
     *,
     side_px: int,
+    encoder: str = "",
 ) -> Iterator[Photo]:
-    """Read the products into `catalogue` and `report`, and yield their photos, decoded to squares of `side_px`."""
+    """Read the products into `catalogue` and `report`, and yield their photos, decoded to squares of `side_px`.
+
+    encoder: fingerprint of what tasks encode them with; empty: nothing.
+    """
     stored: Container[str] = () if features is None else features
+    read: ReadProducts = read_products
+    if options.photos_by_tasks:
+        connect = options.connect_encoder
+        task_encoder = TaskEncoder(connect=connect, fingerprint=encoder) if connect and encoder else None
+        read = partial(photo_tasks.read_products, engine=options.engine, encoder=task_encoder)
     with progress_bar("reading and encoding photos") as count:
-        for item in read_valid_products(options.catalogue, table, report, side_px=side_px, stored_digests=stored):
+        for item in read_valid_products(
+            options.catalogue, table, report, side_px=side_px, stored_digests=stored, read=read
+        ):
             count()
             report.products += 1
             report.photos += item.photo is not None

@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,7 @@ class RayCluster:
 def ray_cluster() -> Iterator[RayCluster]:
     """Start a cluster whose nodes find our code. Skips the test if Ray is not installed."""
     pytest.importorskip("ray", reason="Ray is not installed (dependency group ray)")
-    from ray.cluster_utils import Cluster
-
+    cluster_utils: Any = import_module("ray.cluster_utils")
     variables = {"PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0"}
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -61,7 +61,7 @@ def ray_cluster() -> Iterator[RayCluster]:
             patch.setenv(name, value)
         common = {"object_store_memory": _OBJECT_STORE_BYTES, "include_log_monitor": False, "temp_dir": directory}
         head = {"num_cpus": 0, "no_monitor": True, "include_dashboard": False, **common}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         try:
             yield RayCluster(cluster, [cluster.add_node(num_cpus=1, **common) for _ in range(2)])
         finally:

@@ -302,7 +302,8 @@ def _build_indexes(
     settings: _Build, engine: Engine, choices: Mapping[int, RecipeChoice | None], shards: int
 ) -> dict[int, tuple[IndexEntry, ...]]:
     """Build the indexes of all shards, by space; a space that is to be searched exactly has none."""
-    attempts = settings.directory / _ATTEMPTS
+    directory = settings.directory.absolute()  # Tasks may run elsewhere.
+    attempts = directory / _ATTEMPTS
     attempts.mkdir()
     plans = {
         (shard, space): _plan_index(settings, attempts, shard, space, choice)
@@ -314,7 +315,7 @@ def _build_indexes(
     needs = TaskNeeds(
         threads=threads,
         memory_bytes=max((task.memory_bytes for task in tasks), default=0),
-        files=(settings.directory / shard_name(0) / ATTRIBUTES,),
+        files=(directory / shard_name(0) / ATTRIBUTES,),
     )
     entries = {}
     with closing(
@@ -337,7 +338,7 @@ def _plan_index(
     if resolved is None:
         return None
     return IndexTask(
-        space=settings.directory / shard_name(shard) / space_name(space),
+        space=attempts.parent / shard_name(shard) / space_name(space),
         attempts=attempts,
         recipe=resolved,
         rescore=options.rescore,
