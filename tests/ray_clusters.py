@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lookalike.local import probes
 from tests.conftest import REPOSITORY
 
 # Of each node, in shared memory: Ray's minimum is 75 MB.
@@ -22,9 +23,10 @@ _OBJECT_STORE_BYTES = 80 << 20
 class RayCluster:
     """A head without cores for tasks, and two nodes of one core."""
 
-    def __init__(self, cluster: Any, nodes: list[Any]) -> None:
+    def __init__(self, cluster: Any, nodes: list[Any], client_port: int) -> None:
         self._nodes = nodes
-        self.address: str = cluster.address
+        self.address: str = cluster.address  # For a process that joins a node.
+        self.client_address = f"ray://127.0.0.1:{client_port}"  # For one elsewhere.
 
     def process_ids(self, node: int, running: str) -> list[int]:
         """The processes of a node that run a task of this name."""
@@ -60,10 +62,12 @@ def ray_cluster() -> Iterator[RayCluster]:
         for name, value in variables.items():
             patch.setenv(name, value)
         common = {"object_store_memory": _OBJECT_STORE_BYTES, "include_log_monitor": False, "temp_dir": directory}
+        (client_port,) = probes.free_ports(1)
         head = {"num_cpus": 0, "no_monitor": True, "include_dashboard": False, **common}
+        head["ray_client_server_port"] = client_port
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         try:
-            yield RayCluster(cluster, [cluster.add_node(num_cpus=1, **common) for _ in range(2)])
+            yield RayCluster(cluster, [cluster.add_node(num_cpus=1, **common) for _ in range(2)], client_port)
         finally:
             cluster.shutdown()
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 from collections.abc import Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +20,12 @@ from lookalike.errors import BadArtifact, OperatorError
 from lookalike.runtime import ray_engine
 from lookalike.runtime.engine import Engine, TaskNeeds
 from lookalike.runtime.local_engine import LocalEngine
+from pipeline import update_command
+from tests.e2e.updates import read_index_vectors
 from tests.ray_clusters import RayCluster, ray_cluster
+from tests.rpc.model_servers import ArithmeticModel, run_model_server, write_version
 from tests.unit.index.samples import IMAGE, catalogue, clustered
+from tests.unit.pipeline.catalogues import photo, write_jsonl
 
 # Ray leaves files open, and its sockets, when it shuts down.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -90,6 +98,29 @@ def test_a_node_with_other_software_is_named(cluster: RayCluster, monkeypatch: p
         pytest.raises(OperatorError, match=r"node .* has numpy .*, this machine 0\.1: they must be the same"),
     ):
         list(engine.map(abs, [1], TaskNeeds()))
+
+
+async def test_an_update_by_tasks_gives_the_version_that_it_gives_here(cluster: RayCluster, tmp_path: Path) -> None:
+    rows = [{"id": f"p{number}", "title": "-", "image": f"{number}.png"} for number in range(100)]
+    photos = {f"{number}.png": photo((number, 0, 0)) for number in range(99)}
+    shop = write_jsonl(tmp_path / "shop", *rows, photos={**photos, "99.png": photo()[:60]})
+    write_version(tmp_path / "models", 1)
+    reports = {}
+    async with run_model_server(tmp_path / "models", lambda _: ArithmeticModel(input_px=32)) as address:
+        for engine in (["--engine=ray", f"--ray-address={cluster.client_address}"], ["--engine=local"]):
+            location = tmp_path / engine[0].partition("=")[2]
+            command = [str(shop), str(location), f"--model-server={address}", f"--artifacts={tmp_path / 'text'}"]
+            with redirect_stdout(StringIO()) as out:
+                assert await asyncio.to_thread(update_command.main, [*command, *engine, "--json"], {}) == 0
+            reports[location] = json.loads(out.getvalue())
+
+    by_ray, here = reports.values()
+    assert by_ray["encoded"]["photos"] == 99
+    assert by_ray["version"] == here["version"]
+    del by_ray["seconds"], here["seconds"]
+    assert by_ray == here
+    by_tasks, decoded_here = (read_index_vectors(location)["image"] for location in reports)
+    np.testing.assert_array_equal(by_tasks, decoded_here)
 
 
 def test_a_node_killed_while_it_builds_shards_leaves_the_index_byte_for_byte_as_it_is_built_here(

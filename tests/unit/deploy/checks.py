@@ -146,8 +146,8 @@ def calls(cluster: Cluster) -> Iterator[tuple[Pod, str]]:
     update = cluster.pod("update")
     options = options_of(cluster, update, update.spec["initContainers"][0])
     yield update, options.get("model_server", "")
-    if address := options.get("ray_address"):
-        yield update, address.removeprefix("ray://")
+    if ray_address := options.get("ray_address"):
+        yield update, ray_address.removeprefix("ray://")
     for pod in cluster.pods():
         if pod.runs_ray():
             yield pod, options.get("model_server", "")
@@ -267,7 +267,11 @@ def images(cluster: Cluster) -> Iterator[str]:
                     yield f"{pod.name}: {name} is no target of the Dockerfile"
                 command = " ".join(arguments_of(container))
                 uses = USES.get(target, [])
-                if "command" not in container and not pod.runs_ray() and not any(command.startswith(use) for use in uses):
+                if (
+                    "command" not in container
+                    and not pod.runs_ray()
+                    and not any(command.startswith(use) for use in uses)
+                ):
                     yield f"{pod.name}: {command}: the image {name} is not for this command"
             elif name not in FOREIGN:
                 yield f"{pod.name}: {name}: unknown image"

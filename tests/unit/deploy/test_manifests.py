@@ -156,6 +156,7 @@ def test_each_check_can_fail(check: str, problem: str, mutate: Callable[[Mutable
     mutate(base)
     assert list(CHECKS[check](base.cluster)) != []
 
+
 RAY_MUTATIONS: list[tuple[str, str, Callable[[MutableBase], Any]]] = [
     ("schema", "a misspelt field of a node", lambda c: c.ray_node().update(imagePolicy="Always")),
     ("ray", "a misspelt field of the cluster", lambda c: c.ray().update(rayversion=c.ray().pop("rayVersion"))),
