@@ -5,7 +5,7 @@ Training is skipped if an encoder was trained on the same texts before; each enc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from lookalike.product_rules import CatalogueProduct, embedded_texts
 from lookalike.vectors import F32
 from pipeline.feature_store import FeatureStore
 from pipeline.training_cache import train_once
+
+EncodeBatches = Callable[[Iterable[Sequence[str]]], Iterator[F32]]  # The vectors of each batch of texts, in order.
 
 DIM = 256  # Of the topic vector.
 _BATCH = 1024
@@ -92,14 +94,24 @@ def train_text_encoder(
 
 
 def encode_texts(
-    texts: Sequence[str], model: TextModel, features: FeatureStore, count: Callable[[], None] = lambda: None
+    texts: Sequence[str],
+    model: TextModel,
+    features: FeatureStore,
+    count: Callable[[], None] = lambda: None,
+    *,
+    encode: EncodeBatches | None = None,
 ) -> int:
-    """Encode and store the texts that are not stored yet, zero vectors too. Returns how many were encoded."""
+    """Encode and store the texts that are not stored yet, zero vectors too. Returns how many were encoded.
+
+    encode: None, the model encodes them in this process.
+    """
     new = {digest: text for text in texts if (digest := text_digest(text)) not in features}
     digests = list(new)
-    for start in range(0, len(digests), _BATCH):
-        batch = digests[start : start + _BATCH]
-        features.add(batch, model.encode([new[digest] for digest in batch]))
+    batches = [digests[start : start + _BATCH] for start in range(0, len(digests), _BATCH)]
+    texts_of_batches = ([new[digest] for digest in batch] for batch in batches)
+    encoded = map(model.encode, texts_of_batches) if encode is None else encode(texts_of_batches)
+    for batch, vectors in zip(batches, encoded, strict=True):
+        features.add(batch, vectors)
         count()
     features.flush()
     return len(digests)
@@ -111,6 +123,8 @@ def encode_products(
     features: FeatureStore,
     path: Path,
     count: Callable[[], None] = lambda: None,
+    *,
+    encode: EncodeBatches | None = None,
 ) -> tuple[F32, int]:
     """The text vectors of products, in a new file, memory-mapped; and how many texts were encoded.
 
@@ -119,12 +133,12 @@ def encode_products(
     """
     candidates = [embedded_texts(product.title, product.description) for product in products]
     texts = [each[0] if each else "" for each in candidates]
-    encoded = encode_texts(texts, model, features, count)
+    encoded = encode_texts(texts, model, features, count, encode=encode)
     vectors = features.gather([text_digest(text) for text in texts], path)
     rows = [row for row in np.flatnonzero(~vectors.any(axis=1)).tolist() if len(candidates[row]) > 1]
     if rows:
         descriptions = [candidates[row][1] for row in rows]
-        encoded += encode_texts(descriptions, model, features, count)
+        encoded += encode_texts(descriptions, model, features, count, encode=encode)
         vectors[rows] = features.gather([text_digest(text) for text in descriptions], path.with_suffix(".more.npy"))
     return vectors, encoded
 

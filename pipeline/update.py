@@ -33,7 +33,7 @@ from lookalike.runtime.engine import Engine
 from lookalike.runtime.local_engine import LocalEngine
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
-from pipeline import image_encoding, photo_tasks, product_fusion, text_encoding
+from pipeline import image_encoding, photo_tasks, product_fusion, text_encoding, text_tasks
 from pipeline.catalogue import open_products
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.feature_store import FeatureStore
@@ -66,7 +66,7 @@ class UpdateOptions:
     synonyms: tuple[Path, ...] = ()  # Dictionaries of the shop's own, beside the default ones.
     table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
     engine: Engine = field(default_factory=LocalEngine)  # What builds the indexes of shards.
-    photos_by_tasks: bool = False  # Of the engine; else this process decodes them.
+    encode_by_tasks: bool = False  # Photos and texts by tasks of the engine; else by this process.
     strict: bool = False
     max_rejected: MaxRejected | None = None  # With more rejected rows nothing is built; None: any number.
 
@@ -210,7 +210,7 @@ def _read_photos(
     """
     stored: Container[str] = () if features is None else features
     read: ReadProducts = read_products
-    if options.photos_by_tasks:
+    if options.encode_by_tasks:
         connect = options.connect_encoder
         task_encoder = TaskEncoder(connect=connect, fingerprint=encoder) if connect and encoder else None
         read = partial(photo_tasks.read_products, engine=options.engine, encoder=task_encoder)
@@ -270,7 +270,12 @@ def _text_space(
         model = text_encoder.load(artifact)
         features = FeatureStore(options.feature_store / "text" / model.fingerprint, model.dim)
         vectors, report.encoded["texts"] = text_encoding.encode_products(
-            catalogue.products, model, features, scratch / "text.npy", count
+            catalogue.products,
+            model,
+            features,
+            scratch / "text.npy",
+            count,
+            encode=partial(text_tasks.encode_batches, options.engine, artifact) if options.encode_by_tasks else None,
         )
     # A text without a word that the encoder knows has a vector of zeros, which is similar to nothing.
     rows = np.flatnonzero(vectors.any(axis=1)).astype(np.int64)

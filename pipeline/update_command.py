@@ -66,7 +66,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             synonyms=tuple(args.synonyms),
             table=catalogue_options.table_options(args),
             engine=engine,
-            photos_by_tasks=args.engine == RAY,
+            encode_by_tasks=args.engine == RAY,
             strict=args.strict,
             max_rejected=parse_max_rejected(args.max_rejected),
         )

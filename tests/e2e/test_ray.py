@@ -101,26 +101,29 @@ def test_a_node_with_other_software_is_named(cluster: RayCluster, monkeypatch: p
 
 
 async def test_an_update_by_tasks_gives_the_version_that_it_gives_here(cluster: RayCluster, tmp_path: Path) -> None:
-    rows = [{"id": f"p{number}", "title": "-", "image": f"{number}.png"} for number in range(100)]
+    things = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("cotton shirt", "table lamp")]
+    rows = [{"id": f"p{row}", "title": things[row % len(things)], "image": f"{row}.png"} for row in range(100)]
     photos = {f"{number}.png": photo((number, 0, 0)) for number in range(99)}
     shop = write_jsonl(tmp_path / "shop", *rows, photos={**photos, "99.png": photo()[:60]})
     write_version(tmp_path / "models", 1)
     reports = {}
     async with run_model_server(tmp_path / "models", lambda _: ArithmeticModel(input_px=32)) as address:
-        for engine in (["--engine=ray", f"--ray-address={cluster.client_address}"], ["--engine=local"]):
+        for engine in (["--engine=ray", f"--ray-address={cluster.address}"], ["--engine=local"]):
             location = tmp_path / engine[0].partition("=")[2]
             command = [str(shop), str(location), f"--model-server={address}", f"--artifacts={tmp_path / 'text'}"]
+            command.append("--text-kind=fasttext")
             with redirect_stdout(StringIO()) as out:
                 assert await asyncio.to_thread(update_command.main, [*command, *engine, "--json"], {}) == 0
             reports[location] = json.loads(out.getvalue())
 
     by_ray, here = reports.values()
-    assert by_ray["encoded"]["photos"] == 99
+    assert by_ray["encoded"] == here["encoded"] == {"photos": 99, "texts": len(things)}
     assert by_ray["version"] == here["version"]
-    del by_ray["seconds"], here["seconds"]
-    assert by_ray == here
-    by_tasks, decoded_here = (read_index_vectors(location)["image"] for location in reports)
-    np.testing.assert_array_equal(by_tasks, decoded_here)
+    assert by_ray["unused_photos"] == here["unused_photos"]
+    by_tasks, in_process = (read_index_vectors(location) for location in reports)
+    assert by_tasks.keys() == in_process.keys() >= {"image", "text"}
+    for space, vectors in by_tasks.items():
+        np.testing.assert_array_equal(vectors, in_process[space])
 
 
 def test_a_node_killed_while_it_builds_shards_leaves_the_index_byte_for_byte_as_it_is_built_here(

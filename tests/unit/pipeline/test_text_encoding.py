@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from encoders.text import model as text_model
 from encoders.text.synonyms import BadDictionary
 from lookalike.errors import BadCatalogue
 from lookalike.product_rules import CatalogueProduct
+from lookalike.runtime.local_engine import LocalEngine
+from pipeline import text_tasks
 from pipeline.feature_store import FeatureStore
 from pipeline.text_encoding import encode_products, encode_texts, text_digest, train_text_encoder, training_text
 
@@ -125,3 +128,17 @@ def test_another_dictionary_gives_another_encoder_and_a_bad_one_is_named(
     words.write_text("mug, becher\n\nmug, tasse", encoding="utf-8")
     with pytest.raises(BadDictionary, match=r"words\.txt:3: 'mug' is in .*words\.txt:1 already"):
         train_text_encoder(PRODUCTS, directory, kind="fasttext", seed=0, synonyms=[words])
+
+
+def test_tasks_of_an_engine_give_the_vectors_of_this_process(trained_directory: Path, tmp_path: Path) -> None:
+    artifact, _ = train_text_encoder(PRODUCTS, trained_directory, kind="fasttext", seed=0)
+    model = text_model.load(artifact)
+    here, by_tasks = FeatureStore(tmp_path / "here", model.dim), FeatureStore(tmp_path / "tasks", model.dim)
+    products = [*PRODUCTS, CHAIR]
+
+    expected, _ = encode_products(products, model, here, tmp_path / "here.npy")
+    encode = partial(text_tasks.encode_batches, LocalEngine(threads=1), artifact)
+    vectors, encoded = encode_products(products, model, by_tasks, tmp_path / "tasks.npy", encode=encode)
+
+    assert encoded == 10
+    np.testing.assert_array_equal(vectors, expected)
