@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from lookalike.local import probes
 from tests.conftest import REPOSITORY
 
 # Of each node, in shared memory: Ray's minimum is 75 MB.
@@ -23,10 +22,9 @@ _OBJECT_STORE_BYTES = 80 << 20
 class RayCluster:
     """A head without cores for tasks, and two nodes of one core."""
 
-    def __init__(self, cluster: Any, nodes: list[Any], client_port: int) -> None:
+    def __init__(self, cluster: Any, nodes: list[Any]) -> None:
         self._nodes = nodes
-        self.address: str = cluster.address  # For a process that joins a node.
-        self.client_address = f"ray://127.0.0.1:{client_port}"  # For one elsewhere.
+        self.address: str = cluster.address
 
     def process_ids(self, node: int, running: str) -> list[int]:
         """The processes of a node that run a task of this name."""
@@ -54,7 +52,9 @@ def ray_cluster() -> Iterator[RayCluster]:
     """Start a cluster whose nodes find our code. Skips the test if Ray is not installed."""
     pytest.importorskip("ray", reason="Ray is not installed (dependency group ray)")
     cluster_utils: Any = import_module("ray.cluster_utils")
-    variables = {"PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0"}
+    # Processes start slowly where other tests keep all cores busy.
+    waits = {"RAY_raylet_start_wait_time_s": "300", "RAY_health_check_failure_threshold": "30"}
+    variables = {"PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0", **waits}
     with (
         pytest.MonkeyPatch.context() as patch,
         tempfile.TemporaryDirectory(prefix="ray") as directory,  # Unix sockets in it need a short path.
@@ -62,12 +62,10 @@ def ray_cluster() -> Iterator[RayCluster]:
         for name, value in variables.items():
             patch.setenv(name, value)
         common = {"object_store_memory": _OBJECT_STORE_BYTES, "include_log_monitor": False, "temp_dir": directory}
-        (client_port,) = probes.free_ports(1)
         head = {"num_cpus": 0, "no_monitor": True, "include_dashboard": False, **common}
-        head["ray_client_server_port"] = client_port
         cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         try:
-            yield RayCluster(cluster, [cluster.add_node(num_cpus=1, **common) for _ in range(2)], client_port)
+            yield RayCluster(cluster, [cluster.add_node(num_cpus=1, **common) for _ in range(2)])
         finally:
             cluster.shutdown()
 
