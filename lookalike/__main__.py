@@ -42,6 +42,9 @@ COMMANDS = {
     "update": Command(
         "pipeline.update_command:main", "encode a catalogue and build a new version of the index from it"
     ),
+    "features": Command(
+        "pipeline.features_command:main", "list the computed vectors of photos and texts, compact or drop them"
+    ),
     "serve gateway": Command("server.app:main", "the gRPC gateway"),
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),
     "serve node": Command("node.app:main", "a gateway and all shards of an index in one process"),

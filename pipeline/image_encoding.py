@@ -22,7 +22,7 @@ from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.vectors import F32
-from pipeline.feature_store import FeatureStore
+from pipeline.features.vectors import VectorTable
 from pipeline.photos import Photo
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ async def _with_retries(call: Callable[[], Awaitable[T]]) -> T:
     raise AssertionError("unreachable: the last attempt raises")
 
 
-async def encode_photos(encode: Encode, photos: Iterable[Photo], features: FeatureStore, encoder: str) -> int:
+async def encode_photos(encode: Encode, photos: Iterable[Photo], features: VectorTable, encoder: str) -> int:
     """Encode the photos that have pixels, and store them and those that have a vector. Returns how many are new.
 
     photos: read on a thread, no faster than they are encoded. Vectors computed before an error stay stored.
@@ -115,7 +115,9 @@ async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Featu
                 vectors = await encode_by(encoder, encode, pixels)
         finally:
             slots.release()
-        features.add([photo.digest for photo in batch], vectors)
+        digests, products = [photo.digest for photo in batch], [photo.product for photo in batch]
+        # Not on a thread, which might be cancelled before it starts: one part in 1,024 photos is written here.
+        features.add(digests, vectors, products)
 
     batches = _batches(photos, features)
     try:
@@ -131,7 +133,7 @@ async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Featu
     return count
 
 
-def _batches(photos: Iterable[Photo], features: FeatureStore) -> Iterator[list[Photo]]:
+def _batches(photos: Iterable[Photo], features: VectorTable) -> Iterator[list[Photo]]:
     """Batches of photos that are not stored yet, each photo once."""
     seen: set[str] = set()
     batch: list[Photo] = []

@@ -198,6 +198,6 @@ def _with_photos(batch: _Batch, encoded: EncodedPhotos, file: str) -> Iterator[P
         photo = photos[product.image]
         if isinstance(photo, Unusable):
             raise PhotoError(photo.reason, photo.detail)
-        return photo
+        return replace(photo, product=product.id)
 
     return (with_photo(row, file, open_image) for row in batch.rows)

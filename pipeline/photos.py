@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -38,6 +39,7 @@ class Photo:
 
     digest: str  # Of the file's bytes: a photo that several products share is encoded once.
     pixels: npt.NDArray[np.uint8] | None  # (px, px, 3); None: in `stored_digests`, or has a vector.
+    product: str = ""  # The id of a product whose photo it is.
     vector: F32 | None = None  # If the task that decoded it has encoded it, too.
 
 
@@ -66,7 +68,7 @@ def read_products(
     with image_decoder(_WORKERS, side_px) as decode:
 
         def open_image(product: CatalogueProduct) -> Photo:
-            return open_photo(directory / product.image, decode, stored_digests)
+            return open_photo(directory / product.image, decode, stored_digests, product=product.id)
 
         opened = ordered_map(
             lambda row: with_photo(row, table.path.name, open_image), rows, workers=_WORKERS, ahead=_AHEAD
@@ -126,13 +128,21 @@ def read_valid_products(
         yield item
 
 
-def open_photo(path: Path, decode: Decode, stored_digests: Container[str] = ()) -> Photo:
+def reread_photos(directory: Path, products: Iterable[CatalogueProduct], *, side_px: int) -> Iterator[Photo]:
+    """Read and decode photos of products again, those that can still be used."""
+    with image_decoder(_WORKERS, side_px) as decode:
+        for product in products:
+            with contextlib.suppress(PhotoError):
+                yield open_photo(directory / product.image, decode, product=product.id)
+
+
+def open_photo(path: Path, decode: Decode, stored_digests: Container[str] = (), *, product: str = "") -> Photo:
     """Read a photo, and decode it unless its digest is in `stored_digests`. Raises PhotoError with the reason."""
     try:
         with path.open("rb") as file:
             data = file.read(_READ_BYTES)
         digest = blake2b(data, digest_size=16).hexdigest()
-        return Photo(digest, None if digest in stored_digests else decode(data))
+        return Photo(digest, None if digest in stored_digests else decode(data), product)
     except ImageTooLarge as error:
         raise PhotoError(UnusedPhotoReason.TOO_LARGE, f"{quote(path.name)}: {error.reason}") from None
     except BadImage as error:

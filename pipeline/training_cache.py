@@ -25,7 +25,7 @@ def train_once(
     which is then trained again. Raises OperatorError if the directory cannot be written.
     """
     entry = directory / f"trained-{inputs}.json"
-    if (artifact := _cached(entry, check)) is not None:
+    if (artifact := find_trained(directory, inputs, check)) is not None:
         return artifact, False
     with lock_directory(directory, wait=True):
         if (artifact := _cached(entry, check)) is not None:
@@ -42,6 +42,11 @@ def train_once(
         part.write_text(json.dumps({"fingerprint": artifact.name}), encoding="utf-8")
         part.replace(entry)
         return artifact, True
+
+
+def find_trained(directory: Path, inputs: str, check: Callable[[Path], object]) -> Path | None:
+    """The artifact trained on these inputs, if it is cached and valid."""
+    return _cached(directory / f"trained-{inputs}.json", check)
 
 
 def _cached(entry: Path, check: Callable[[Path], object]) -> Path | None:

@@ -27,7 +27,7 @@ from index.building.build import DEFAULT_OPTIONS, IndexOptions, SpaceVectors, bu
 from index.storage import version
 from index.storage.manifest import RecipeChoice
 from lookalike.cli.progress import progress_bar
-from lookalike.errors import BadCatalogue
+from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.product_rules import FIELDS, CatalogueProduct, has_word
 from lookalike.runtime.engine import Engine
 from lookalike.runtime.local_engine import LocalEngine
@@ -36,15 +36,21 @@ from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from pipeline import image_encoding, photo_tasks, product_fusion, text_encoding, text_tasks
 from pipeline.catalogue import open_products
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
-from pipeline.feature_store import FeatureStore
+from pipeline.features.compaction import CompactionOptions
+from pipeline.features.key_index import keys_of
+from pipeline.features.previous_format import take_over_photos
+from pipeline.features.store import FeatureStore, Partition
+from pipeline.features.vectors import VectorTable
 from pipeline.photo_tasks import TaskEncoder
-from pipeline.photos import Photo, ReadProducts, read_products, read_valid_products
+from pipeline.photos import Photo, ReadProducts, read_products, read_valid_products, reread_photos
 from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
 from pipeline.tables.reader import Table, TableOptions
+from pipeline.text_encoding import KeepTextEncoder, TextEncoderSettings
 from pipeline.update_lock import lock_directory
 from pipeline.word_queries import SpaceChoice
 
-FEATURE_STORE = ".features"  # Directory of the computed vectors, in the location of the index.
+FEATURE_STORE = ".features"  # Of the computed vectors, in the location of the index.
+_WORK = ".update"  # Directory of files that an update needs while it runs, in the location of the index.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +63,18 @@ class UpdateOptions:
     connect_encoder: (
         Callable[[], AbstractAsyncContextManager[image_encoding.PhotoEncoder]] | None
     )  # None: no image space.
-    feature_store: Path
+    feature_store: str | Path  # A URL, or a directory.
     shards: int = 2
     index: IndexOptions = DEFAULT_OPTIONS
     seed: int = 0
     text_kind: str = text_encoder.DEFAULT_KIND
     text_words: Path | None = None  # A fastText .bin file; None: word vectors are trained.
+    keep_text_encoder: KeepTextEncoder = KeepTextEncoder.AUTO
     synonyms: tuple[Path, ...] = ()  # Dictionaries of the shop's own, beside the default ones.
     table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
     engine: Engine = field(default_factory=LocalEngine)  # What builds the indexes of shards.
     encode_by_tasks: bool = False  # Photos and texts by tasks of the engine; else by this process.
+    drop_unused_features: bool = False  # Vectors that no product of this catalogue needs; others may need them.
     strict: bool = False
     max_rejected: MaxRejected | None = None  # With more rejected rows nothing is built; None: any number.
 
@@ -79,6 +87,8 @@ class UpdateReport:
     version: str = ""
     text_artifact: Path | None = None
     text_trained: bool = False  # Whether this update trained the text encoder.
+    text_reason: str = ""  # Why it was trained, or was not.
+    text_fit: Mapping[str, Any] = field(default_factory=dict)  # The figures that decided it; empty: none did.
     product_artifact: Path | None = None
     no_product_space_reason: str = ""  # Why there is no product space; empty: there is one.
     spaces: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -87,6 +97,7 @@ class UpdateReport:
     text_figures: Mapping[str, Any] = field(default_factory=dict)
     choices: dict[str, RecipeChoice | None] = field(default_factory=dict)  # None: the space needs no measurement.
     encoded: dict[str, int] = field(default_factory=dict)
+    features: dict[str, dict[str, int]] = field(default_factory=dict)  # What compaction did, by kind and encoder.
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -101,6 +112,8 @@ class UpdateReport:
             "version": self.version,
             "text_artifact": str(self.text_artifact) if self.text_artifact else None,
             "text_trained": self.text_trained,
+            "text_reason": self.text_reason,
+            "text_fit": self.text_fit,
             "product_artifact": str(self.product_artifact) if self.product_artifact else None,
             "no_product_space": self.no_product_space_reason,
             "spaces": self.spaces,
@@ -108,6 +121,7 @@ class UpdateReport:
             "text_figures": self.text_figures,
             "auto": {name: None if choice is None else asdict(choice) for name, choice in self.choices.items()},
             "encoded": self.encoded,
+            "features": self.features,
             "seconds": self.seconds,
         }
 
@@ -124,24 +138,34 @@ class _Catalogue:
         return pa.table({name: [getattr(product, name) for product in self.products] for name in FIELDS})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """Where an update reads and writes vectors, and files that it needs while it runs."""
+
+    store: FeatureStore
+    scratch: Path
+
+
 async def update(options: UpdateOptions) -> UpdateReport:
     """Build a new version of the index and make it CURRENT. Raises OperatorError and ServiceError."""
     report = UpdateReport(CatalogueReport(strict=options.strict, max_rejected=options.max_rejected))
     catalogue, table = _Catalogue(), open_products(options.catalogue, options.table)
-    with lock_directory(options.feature_store) as store, tempfile.TemporaryDirectory(dir=store) as scratch:
+    store = FeatureStore(options.feature_store, notice=report.catalogue.notice)
+    with lock_directory(options.location / _WORK) as directory, tempfile.TemporaryDirectory(dir=directory) as scratch:
+        work = _Work(store=store, scratch=Path(scratch))
         spaces: dict[int, SpaceVectors] = {}
         with report.stage("photos"):
-            image = await _read_and_encode_photos(options, table, catalogue, report)
+            image = await _read_and_encode_photos(options, table, catalogue, report, work)
         report.catalogue.check_rejected()
         if not catalogue.products:
             raise BadCatalogue(f"{options.catalogue}: no valid product in it")
         if image is not None:
-            spaces[SPACE_IMAGE] = _image_space(image, catalogue, Path(scratch))
-        if (text := _text_space(options, catalogue, report, Path(scratch))) is not None:
+            spaces[SPACE_IMAGE] = image
+        if (text := _text_space(options, catalogue, report, work)) is not None:
             spaces[SPACE_TEXT] = text
         if not spaces:
             raise BadCatalogue(f"{options.catalogue}: no product has a photo or a word, so none can be compared")
-        if (product := _product_space(options, catalogue, spaces, report, Path(scratch))) is not None:
+        if (product := _product_space(options, catalogue, spaces, report, work.scratch)) is not None:
             spaces[SPACE_PRODUCT] = product
         choice = _spaces_of_words(catalogue, spaces, report, seed=options.seed)
         _name_unfindable(catalogue, spaces, report.catalogue, table.path.name)
@@ -157,6 +181,8 @@ async def update(options: UpdateOptions) -> UpdateReport:
                 engine=options.engine,
                 text_shares=choice.shares,
             )
+        with report.stage("features"):
+            _compact_features(options, catalogue, spaces, report, store)
     for number, space in sorted(spaces.items()):
         report.spaces[space_name(number)] = {"encoder": space.encoder, "vectors": len(space.rows)}
     manifest = version.read_manifest(options.location, report.version)
@@ -165,9 +191,13 @@ async def update(options: UpdateOptions) -> UpdateReport:
 
 
 async def _read_and_encode_photos(
-    options: UpdateOptions, table: Table, catalogue: _Catalogue, report: UpdateReport
-) -> tuple[str, FeatureStore] | None:
-    """Read the catalogue, and encode its photos at the same time. Returns the encoder's fingerprint and its vectors.
+    options: UpdateOptions,
+    table: Table,
+    catalogue: _Catalogue,
+    report: UpdateReport,
+    work: _Work,
+) -> SpaceVectors | None:
+    """Read the catalogue, and encode its photos at the same time. Returns their vectors.
 
     None if no product has a photo, or if there is no encoder.
     """
@@ -177,12 +207,25 @@ async def _read_and_encode_photos(
                 pass  # Photos are decoded all the same: which rows are bad must not depend on the spaces built.
             return None
         probe = await image_encoding.probe(encoder)
-        features = FeatureStore(options.feature_store / "image" / probe.encoder, probe.vectors.shape[1])
+        features = work.store.vectors("image", encoder=probe.encoder, dim=probe.vectors.shape[1])
+        take_over_photos(work.store.root, probe.encoder, features, report.catalogue.notice)
         photos = _read_photos(
             options, table, catalogue, report.catalogue, features, side_px=encoder.input_px, encoder=probe.encoder
         )
         report.encoded["photos"] = await image_encoding.encode_photos(encoder.encode, photos, features, probe.encoder)
-    return (probe.encoder, features) if any(catalogue.photo_digests) else None
+        rows = np.flatnonzero([digest is not None for digest in catalogue.photo_digests])
+        digests = [digest for digest in catalogue.photo_digests if digest is not None]
+        vectors, missing = features.gather(digests, work.scratch / "image.npy")
+        if len(missing):  # What was stored is damaged.
+            products = [catalogue.products[row] for row in rows[missing].tolist()]
+            photos = reread_photos(options.catalogue, products, side_px=encoder.input_px)
+            report.encoded["photos"] += await image_encoding.encode_photos(
+                encoder.encode, photos, features, probe.encoder
+            )
+            missing = features.read([digests[row] for row in missing.tolist()], vectors, missing)
+            if len(missing):
+                raise BadCatalogue(f"{options.catalogue}: photos changed during the update: run it again")
+    return SpaceVectors(encoder=probe.encoder, vectors=vectors, rows=rows) if len(rows) else None
 
 
 @asynccontextmanager
@@ -199,7 +242,7 @@ def _read_photos(
     table: Table,
     catalogue: _Catalogue,
     report: CatalogueReport,
-    features: FeatureStore | None,
+    features: VectorTable | None,
     *,
     side_px: int,
     encoder: str = "",
@@ -242,38 +285,36 @@ def _name_unfindable(
         report.note_unfindable(catalogue.products[row].id, ", ".join(reasons), file, catalogue.lines[row])
 
 
-def _image_space(image: tuple[str, FeatureStore], catalogue: _Catalogue, scratch: Path) -> SpaceVectors:
-    encoder, features = image
-    rows = [row for row, digest in enumerate(catalogue.photo_digests) if digest is not None]
-    digests = [digest for digest in catalogue.photo_digests if digest is not None]
-    vectors = features.gather(digests, scratch / "image.npy")
-    return SpaceVectors(encoder=encoder, vectors=vectors, rows=np.array(rows, dtype=np.int64))
-
-
 def _text_space(
-    options: UpdateOptions, catalogue: _Catalogue, report: UpdateReport, scratch: Path
+    options: UpdateOptions, catalogue: _Catalogue, report: UpdateReport, work: _Work
 ) -> SpaceVectors | None:
     """The text vectors, by an encoder trained on this catalogue; None if no product has a word."""
     try:
         with report.stage("training"), progress_bar("training the text encoder"):
-            artifact, report.text_trained = text_encoding.train_text_encoder(
+            chosen = text_encoding.choose_text_encoder(
                 catalogue.products,
                 options.artifacts,
-                kind=options.text_kind,
-                seed=options.seed,
-                word_vectors=options.text_words,
-                synonyms=options.synonyms,
+                TextEncoderSettings(
+                    kind=options.text_kind,
+                    seed=options.seed,
+                    word_vectors=options.text_words,
+                    synonyms=options.synonyms,
+                ),
+                serving=_serving_text_encoder(options.location),
+                keep=options.keep_text_encoder,
             )
     except BadCatalogue:
         return None  # The texts contain no word. The products may still have photos.
+    report.text_trained, report.text_reason, report.text_fit = chosen.trained, chosen.reason, chosen.fit
+    artifact = chosen.artifact
     with report.stage("texts"), progress_bar("encoding texts") as count:
         model = text_encoder.load(artifact)
-        features = FeatureStore(options.feature_store / "text" / model.fingerprint, model.dim)
+        features = work.store.vectors("text", encoder=model.fingerprint, dim=model.dim)
         vectors, report.encoded["texts"] = text_encoding.encode_products(
             catalogue.products,
             model,
             features,
-            scratch / "text.npy",
+            work.scratch / "text.npy",
             count,
             encode=partial(text_tasks.encode_batches, options.engine, artifact) if options.encode_by_tasks else None,
         )
@@ -284,6 +325,43 @@ def _text_space(
     report.text_artifact = artifact
     nonzero = vectors if len(rows) == len(vectors) else vectors[rows]
     return SpaceVectors(encoder=model.fingerprint, vectors=nonzero, rows=rows)
+
+
+def _compact_features(
+    options: UpdateOptions,
+    catalogue: _Catalogue,
+    spaces: Mapping[int, SpaceVectors],
+    report: UpdateReport,
+    store: FeatureStore,
+) -> None:
+    """Merge small parts of the vectors that were read, and drop those of no product if that is asked for.
+
+    The version is built by now: what goes wrong is told, and the next update tries again.
+    """
+    live: dict[int, Callable[[], list[str]]] = {
+        SPACE_IMAGE: lambda: [digest for digest in catalogue.photo_digests if digest is not None],
+        SPACE_TEXT: lambda: text_encoding.digests_of(catalogue.products),
+    }
+    for space, digests in live.items():
+        if space not in spaces:
+            continue
+        keys = keys_of(digests()) if options.drop_unused_features else None
+        partition = Partition(kind=space_name(space), encoder=spaces[space].encoder)
+        try:
+            done = store.compact(partition, CompactionOptions(live=keys))
+        except OperatorError as error:
+            report.catalogue.notice(f"features not compacted: {error}")
+        else:
+            report.features[str(partition)] = asdict(done)
+
+
+def _serving_text_encoder(location: Path) -> str:
+    """The fingerprint of the text encoder of the current version; empty if there is none."""
+    try:
+        manifest = version.read_manifest(location, version.read_current(location))
+    except BadArtifact:
+        return ""
+    return next((space.encoder for space in manifest.spaces if space.name == space_name(SPACE_TEXT)), "")
 
 
 def _spaces_of_words(

@@ -24,6 +24,7 @@ from lookalike.runtime.engine_options import RAY, add_engine_options, open_engin
 from pipeline import catalogue_options, image_encoding
 from pipeline.catalogue_report import parse_max_rejected
 from pipeline.local_model_server import model_server
+from pipeline.text_encoding import KeepTextEncoder
 from pipeline.update import FEATURE_STORE, UpdateOptions, UpdateReport, update
 
 
@@ -63,10 +64,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             seed=args.seed,
             text_kind=args.text_kind,
             text_words=args.text_words,
+            keep_text_encoder=KeepTextEncoder(args.keep_text_encoder),
             synonyms=tuple(args.synonyms),
             table=catalogue_options.table_options(args),
             engine=engine,
             encode_by_tasks=args.engine == RAY,
+            drop_unused_features=args.drop_unused_features,
             strict=args.strict,
             max_rejected=parse_max_rejected(args.max_rejected),
         )
@@ -116,7 +119,15 @@ def _summary(report: UpdateReport, with_images: bool) -> str:
     ]
     lines.append("  seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items()))
     if report.text_artifact:
-        lines.append(f"  text encoder{'' if report.text_trained else ' (unchanged)'}: {report.text_artifact}")
+        done = "trained" if report.text_trained else "kept"
+        lines.append(f"  text encoder {done}: {report.text_artifact} ({report.text_reason})")
+        if fit := report.text_fit:
+            figures = ", ".join(
+                f"{name} {fit['trained'].get(name, 0):.4f} to {now:.4f}" for name, now in fit["now"].items()
+            )
+            lines.append(
+                f"    {fit['changed']:.1%} of texts changed, {fit['unseen_words']:.1%} of their words unseen; {figures}"
+            )
     if report.product_artifact:
         lines.append(f"  product encoder: {report.product_artifact}")
     return "\n".join(lines)
@@ -184,6 +195,13 @@ def _parser() -> argparse.ArgumentParser:
         help="use the word vectors of this fastText .bin file instead of training them",
     )
     add(
+        "--keep-text-encoder",
+        choices=[*KeepTextEncoder],
+        default=KeepTextEncoder.AUTO,
+        help="keep the text encoder of the version that serves although texts changed; auto: if it finds as much as "
+        "when it was trained (default %(default)s)",
+    )
+    add(
         "--synonyms",
         type=Path,
         metavar="FILE",
@@ -194,9 +212,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--features",
-        type=Path,
-        metavar="DIR",
-        help=f"directory of the computed vectors (default {FEATURE_STORE} in LOCATION or --staging)",
+        metavar="STORE",
+        help=f"directory or URL of the computed vectors (default {FEATURE_STORE} in LOCATION or --staging)",
+    )
+    add(
+        "--drop-unused-features",
+        action="store_true",
+        help="drop computed vectors that are more than a week old and that no product of this catalogue needs",
     )
     add("--shards", type=int, default=1, metavar="N", help="number of shards (default %(default)s)")
     add(

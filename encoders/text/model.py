@@ -75,6 +75,9 @@ class WordFeatureCache:
         rows = [self._row[token] for token in tokens]
         return self.topic_weights[rows], self._vectors[rows]
 
+    def knows(self, word: str) -> bool:
+        return word in self._idf
+
     def _add(self, new_words: Sequence[str]) -> None:
         vectors = np.stack([self._vector(word) for word in new_words])
         vectors[~np.isfinite(vectors).all(axis=1)] = 0  # Pretrained word vectors may contain NaN or infinity.
@@ -126,6 +129,10 @@ class TextModel:
     def words(self, text: str) -> list[str]:
         """The words of a text in order, synonyms in their canonical form."""
         return self._tokenize(text)
+
+    def knows(self, word: str) -> bool:
+        """Whether a word was in the texts that it was trained on, or has a pretrained vector."""
+        return self.word_features.knows(word)
 
     def canonical(self, text: str) -> str:
         """The words of a text with spaces between them; a text of particles alone (を) as it is."""

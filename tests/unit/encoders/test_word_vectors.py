@@ -17,7 +17,7 @@ from encoders.text.word_vectors import SkipGramParameters, load_word_vectors, tr
 from lookalike.errors import BadArtifact, BadCatalogue
 from lookalike.product_rules import CatalogueProduct
 from lookalike.vectors import normalised
-from pipeline.text_encoding import train_text_encoder
+from pipeline.text_encoding import ChosenTextEncoder, TextEncoderSettings, choose_text_encoder
 
 THINGS = ["cotton shirt", "wool sweater", "table lamp", "desk lamp", "coffee mug", "tea mug", "leather shoes"]
 TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in THINGS]
@@ -85,15 +85,20 @@ def test_an_update_retrains_only_if_the_file_has_changed(vectors_file: Path, tmp
     source.write_bytes(vectors_file.read_bytes())
     texts = tmp_path / "text"
     products = [CatalogueProduct(id=str(i), category="x", title=title) for i, title in enumerate(TITLES)]
-    first, was_trained = train_text_encoder(products, texts, kind="fasttext", seed=0, word_vectors=source)
-    assert was_trained
-    assert train_text_encoder(products, texts, kind="fasttext", seed=0, word_vectors=vectors_file) == (first, False)
+
+    def choose(word_vectors: Path) -> ChosenTextEncoder:
+        return choose_text_encoder(products, texts, TextEncoderSettings(kind="fasttext", word_vectors=word_vectors))
+
+    first = choose(source)
+    assert first.trained
+    again = choose(vectors_file)
+    assert (again.artifact, again.trained) == (first.artifact, False)
     train_word_vectors(
         [["red", "lamp"], ["blue", "mug"]], source, SkipGramParameters(dim=WORD_DIM, buckets=1_000, epochs=5)
     )
-    second, was_trained = train_text_encoder(products, texts, kind="fasttext", seed=0, word_vectors=source)
-    assert was_trained
-    assert second != first
+    second = choose(source)
+    assert second.trained
+    assert second.artifact != first.artifact
 
 
 def test_the_command_accepts_a_file_of_word_vectors(

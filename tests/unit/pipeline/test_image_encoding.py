@@ -14,7 +14,8 @@ from encoders.image.client import WrongInputSize
 from encoders.types import Embeddings
 from lookalike.errors import BadCatalogue, DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from pipeline import image_encoding
-from pipeline.feature_store import FeatureStore
+from pipeline.features.store import FeatureStore
+from pipeline.features.vectors import VectorTable
 from pipeline.image_encoding import ATTEMPTS, BATCH, MAX_IN_FLIGHT, Pixels, encode_photos, encode_with_retries
 from pipeline.photos import Photo
 
@@ -41,6 +42,10 @@ class FakeEncoder:
         return Embeddings(vectors=vectors, encoder=self.fingerprint)
 
 
+def open_table(directory: Path) -> VectorTable:
+    return FeatureStore(directory / "s", notice=print).vectors("image", encoder="fake-1", dim=3)
+
+
 def photos(count: int, *, start: int = 0) -> list[Photo]:
     return [
         Photo(f"{number:032x}", np.full((224, 224, 3), number % 256, np.uint8))
@@ -49,19 +54,20 @@ def photos(count: int, *, start: int = 0) -> list[Photo]:
 
 
 async def test_every_photo_is_encoded_in_batches_with_few_in_flight(tmp_path: Path) -> None:
-    encoder, features = FakeEncoder(), FeatureStore(tmp_path / "s", 3)
+    encoder, features = FakeEncoder(), open_table(tmp_path)
 
     assert await encode_photos(encoder, photos(200), features, "fake-1") == 200
 
     assert sum(encoder.batches) == 200
     assert max(encoder.batches) == BATCH
     assert encoder.max_in_flight == MAX_IN_FLIGHT
-    gathered = features.gather([photo.digest for photo in photos(200)], tmp_path / "v")
+    gathered, missing = features.gather([photo.digest for photo in photos(200)], tmp_path / "v")
+    assert not len(missing)
     np.testing.assert_allclose(gathered[:, 0], np.arange(200), atol=1e-3)
 
 
 async def test_a_photo_is_encoded_once_and_a_stored_one_never(tmp_path: Path) -> None:
-    encoder, features = FakeEncoder(), FeatureStore(tmp_path, 3)
+    encoder, features = FakeEncoder(), open_table(tmp_path)
     stored = Photo(f"{7:032x}", None)
 
     assert await encode_photos(encoder, [*photos(3), *photos(3), stored], features, "fake-1") == 3
@@ -82,7 +88,7 @@ async def test_photos_are_read_no_faster_than_they_are_encoded(tmp_path: Path) -
         await gate.wait()
         return await FakeEncoder()(pixels)
 
-    running = asyncio.create_task(encode_photos(wait_for_gate, source(), FeatureStore(tmp_path, 3), "fake-1"))
+    running = asyncio.create_task(encode_photos(wait_for_gate, source(), open_table(tmp_path), "fake-1"))
     await asyncio.sleep(0.1)
 
     assert photos_read <= (MAX_IN_FLIGHT + 1) * BATCH
@@ -115,9 +121,9 @@ async def test_after_the_last_attempt_the_error_is_raised(monkeypatch: pytest.Mo
 
 async def test_a_change_of_the_model_during_encoding_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match=r"changed from fake-1 to fake-2"):
-        await encode_photos(FakeEncoder("fake-2"), photos(100), FeatureStore(tmp_path, 3), "fake-1")
+        await encode_photos(FakeEncoder("fake-2"), photos(100), open_table(tmp_path), "fake-1")
 
-    assert len(FeatureStore(tmp_path, 3)) == 0
+    assert len(open_table(tmp_path)) == 0
 
 
 async def test_a_change_to_a_model_of_another_input_size_is_an_error_at_once() -> None:
@@ -135,9 +141,9 @@ async def test_photos_encoded_before_a_failure_stay_stored(tmp_path: Path) -> No
         raise BadCatalogue("row 65")
 
     with pytest.raises(BadCatalogue, match="row 65"):
-        await encode_photos(FakeEncoder(), source(), FeatureStore(tmp_path, 3), "fake-1")
+        await encode_photos(FakeEncoder(), source(), open_table(tmp_path), "fake-1")
 
-    features = FeatureStore(tmp_path, 3)
+    features = open_table(tmp_path)
     before = len(features)
     assert before >= 2 * BATCH
     assert await encode_photos(FakeEncoder(), photos(5 * BATCH), features, "fake-1") == 5 * BATCH - before
@@ -145,11 +151,11 @@ async def test_photos_encoded_before_a_failure_stay_stored(tmp_path: Path) -> No
 
 async def test_photos_encoded_before_an_interruption_stay_stored(tmp_path: Path) -> None:
     encoder = FakeEncoder()
-    running = asyncio.create_task(encode_photos(encoder, photos(200 * BATCH), FeatureStore(tmp_path, 3), "fake-1"))
+    running = asyncio.create_task(encode_photos(encoder, photos(200 * BATCH), open_table(tmp_path), "fake-1"))
     while len(encoder.batches) < 5:  # noqa: ASYNC110  # the fake has no event to wait for
         await asyncio.sleep(0.001)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
 
-    assert len(FeatureStore(tmp_path, 3)) >= 3 * BATCH
+    assert len(open_table(tmp_path)) >= 3 * BATCH
