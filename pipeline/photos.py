@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,11 @@ from encoders.image.preprocessing import BadImage, ImageTooLarge
 from lookalike.limits import MAX_IMAGE_BYTES
 from lookalike.printable import quote
 from lookalike.product_rules import CatalogueProduct, is_photo_url
+from lookalike.runtime.ordered_map import ordered_map
+from lookalike.vectors import F32
 from pipeline import catalogue
 from pipeline.catalogue import CatalogueRow
 from pipeline.catalogue_report import CatalogueReport
-from pipeline.ordered_map import ordered_map
 from pipeline.product import PhotoError, RejectedRow, UnusedPhoto, UnusedPhotoReason
 from pipeline.tables.reader import Table
 
@@ -36,8 +38,9 @@ class Photo:
     """A photo by the digest of its file, decoded unless its vector is already stored."""
 
     digest: str  # Of the file's bytes: a photo that several products share is encoded once.
-    pixels: npt.NDArray[np.uint8] | None  # (px, px, 3); None: in `stored_digests`, so not decoded.
+    pixels: npt.NDArray[np.uint8] | None  # (px, px, 3); None: in `stored_digests`, or has a vector.
     product: str = ""  # The id of a product whose photo it is.
+    vector: F32 | None = None  # If the task that decoded it has encoded it, too.
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,36 +64,59 @@ def read_products(
     """
     table = table or catalogue.open_products(directory)
 
-    def with_photo(item: CatalogueRow | RejectedRow, decode: Decode) -> ProductWithPhoto | RejectedRow:
-        if isinstance(item, RejectedRow):
-            return item
-        product, photo, unused = item.product, None, item.unused_photo
-        try:
-            if is_photo_url(product.image):
-                raise PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
-            if product.image:
-                photo = open_photo(directory / product.image, decode, stored_digests, product=product.id)
-        except PhotoError as error:
-            unused = UnusedPhoto(
-                file=table.path.name, line=item.line, id=product.id, reason=error.reason, detail=error.detail
-            )
-            if error.reason is not UnusedPhotoReason.NOT_FETCHED:
-                product = dataclasses.replace(product, image="")
-        return ProductWithPhoto(item.line, product, photo, unused, item.notices)
-
     rows = catalogue.read_table(directory, table)
     with image_decoder(_WORKERS, side_px) as decode:
-        for _, result in ordered_map(lambda row: with_photo(row, decode), rows, workers=_WORKERS, ahead=_AHEAD):
+
+        def open_image(product: CatalogueProduct) -> Photo:
+            return open_photo(directory / product.image, decode, stored_digests, product=product.id)
+
+        opened = ordered_map(
+            lambda row: with_photo(row, table.path.name, open_image), rows, workers=_WORKERS, ahead=_AHEAD
+        )
+        for _, result in opened:
             yield result
 
 
+def with_photo(
+    item: CatalogueRow | RejectedRow, file: str, open_image: Callable[[CatalogueProduct], Photo]
+) -> ProductWithPhoto | RejectedRow:
+    """A row of `file` with its photo, or with the reason why it cannot be used. open_image: may raise PhotoError."""
+    if isinstance(item, RejectedRow):
+        return item
+    product, photo, unused = item.product, None, item.unused_photo
+    try:
+        if is_photo_url(product.image):
+            raise PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
+        if product.image:
+            photo = open_image(product)
+    except PhotoError as error:
+        unused = UnusedPhoto(file=file, line=item.line, id=product.id, reason=error.reason, detail=error.detail)
+        if error.reason is not UnusedPhotoReason.NOT_FETCHED:
+            product = dataclasses.replace(product, image="")
+    return ProductWithPhoto(item.line, product, photo, unused, item.notices)
+
+
+class ReadProducts(Protocol):
+    """Reads the rows of a catalogue in order, as `read_products`."""
+
+    def __call__(
+        self, directory: Path, table: Table, *, side_px: int, stored_digests: Container[str]
+    ) -> Iterator[ProductWithPhoto | RejectedRow]: ...
+
+
 def read_valid_products(
-    directory: Path, table: Table, report: CatalogueReport, *, side_px: int, stored_digests: Container[str] = ()
+    directory: Path,
+    table: Table,
+    report: CatalogueReport,
+    *,
+    side_px: int,
+    stored_digests: Container[str] = (),
+    read: ReadProducts = read_products,
 ) -> Iterator[ProductWithPhoto]:
-    """Read the products of a catalogue as `read_products`; rejected rows and unusable photos go to the report."""
+    """Read the products of a catalogue by `read`; rejected rows and unusable photos go to the report."""
     for notice in table.notices:
         report.notice(notice)
-    for item in read_products(directory, table, side_px=side_px, stored_digests=stored_digests):
+    for item in read(directory, table, side_px=side_px, stored_digests=stored_digests):
         report.rows += 1
         if isinstance(item, RejectedRow):
             report.reject(item)
