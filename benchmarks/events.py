@@ -232,10 +232,12 @@ async def photos(system: System) -> dict[str, Any]:
     stream = await open_redis_stream(system.settings)
     await stream.append([_with_photo(system, number) for number in range(32)])
     await system.until_done()
-    began_s = time.monotonic()
+    names = ("worker", "node", "model server", "photos", "redis")
+    began_s, before = time.monotonic(), {name: cpu_s(system.pid(name)) for name in names}
     await stream.append([_with_photo(system, 1000 + number) for number in range(PHOTOS)])
     await system.until_done()
     took_s = time.monotonic() - began_s
+    used_s = {name: cpu_s(system.pid(name)) - before[name] for name in names}
     await stream.close()
     alone_after = await _model_alone(system.ports["model server"])
     alone = (alone_before + alone_after) / 2
@@ -243,6 +245,7 @@ async def photos(system: System) -> dict[str, Any]:
         "photos per second": round(PHOTOS / took_s, 1),
         "model alone, photos per second, before and after": [round(alone_before, 1), round(alone_after, 1)],
         "share of the model's own rate": round(PHOTOS / took_s / alone, 3),
+        "cpu_ms per photo": {name: round(each / PHOTOS * 1e3, 2) for name, each in used_s.items()},
         "photo": f"{PHOTO_PX} px JPEG",
     }
 
