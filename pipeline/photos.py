@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -28,6 +29,9 @@ from pipeline.tables.reader import Table
 # One byte over the limit of encoders.image.preprocessing: enough for it to refuse the photo, and no more in memory.
 _READ_BYTES = MAX_IMAGE_BYTES + 1
 _WORKERS = min(os.cpu_count() or 1, 16)
+_KNOWN_AT_ONCE = 512
+
+KnownPhotos = Callable[[Sequence[CatalogueProduct]], Mapping[str, str]]
 _AHEAD = 16 * _WORKERS  # Photos decoded ahead: 150 kB of memory each in squares of 224 px.
 
 
@@ -51,46 +55,72 @@ class ProductWithPhoto:
     notices: tuple[str, ...] = ()
 
 
-def read_products(
-    directory: Path, table: Table | None = None, *, side_px: int, stored_digests: Container[str] = ()
-) -> Iterator[ProductWithPhoto | RejectedRow]:
-    """Read the rows of a catalogue in order, each as a product with its decoded photo, or as a RejectedRow.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoSources:
+    """Where the photos of a catalogue's products are.
 
-    table: the products file, if it is open already. side_px: of the squares that photos are decoded to.
+    directory: of those that are stated by their paths; None: there is none.
+    known:     the digests of photos that need no file since their vectors are stored, by product id; asked for some
+               hundred products at a time.
+    as_stated: products keep the photo that they state, whether or not it can be used.
+    """
+
+    directory: Path | None
+    known: KnownPhotos = lambda products: {}  # none
+    as_stated: bool = False
+
+
+def read_products(
+    sources: PhotoSources, table: Table, *, side_px: int, stored_digests: Container[str] = ()
+) -> Iterator[ProductWithPhoto | RejectedRow]:
+    """Read the rows of a products file in order, each as a product with its decoded photo, or as a RejectedRow.
+
+    side_px: of the squares that photos are decoded to.
     stored_digests: of the photos whose vectors are stored; these are not decoded.
     """
-    table = table or catalogue.open_products(directory)
 
-    def with_photo(item: CatalogueRow | RejectedRow, decode: Decode) -> ProductWithPhoto | RejectedRow:
+    def with_photo(item: CatalogueRow | RejectedRow, known: str, decode: Decode) -> ProductWithPhoto | RejectedRow:
         if isinstance(item, RejectedRow):
             return item
         product, photo, unused = item.product, None, item.unused_photo
         try:
-            if is_photo_url(product.image):
+            if known:
+                photo = Photo(known, None, product.id)
+            elif product.image and (sources.directory is None or is_photo_url(product.image)):
                 raise PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
-            if product.image:
-                photo = open_photo(directory / product.image, decode, stored_digests, product=product.id)
+            elif product.image and sources.directory is not None:
+                photo = open_photo(sources.directory / product.image, decode, stored_digests, product=product.id)
         except PhotoError as error:
             unused = UnusedPhoto(
                 file=table.path.name, line=item.line, id=product.id, reason=error.reason, detail=error.detail
             )
-            if error.reason is not UnusedPhotoReason.NOT_FETCHED:
+            if error.reason is not UnusedPhotoReason.NOT_FETCHED and not sources.as_stated:
                 product = dataclasses.replace(product, image="")
         return ProductWithPhoto(item.line, product, photo, unused, item.notices)
 
-    rows = catalogue.read_table(directory, table)
+    rows = _with_known(catalogue.read_table(None if sources.as_stated else sources.directory, table), sources)
     with image_decoder(_WORKERS, side_px) as decode:
-        for _, result in ordered_map(lambda row: with_photo(row, decode), rows, workers=_WORKERS, ahead=_AHEAD):
+        for _, result in ordered_map(lambda row: with_photo(*row, decode), rows, workers=_WORKERS, ahead=_AHEAD):
             yield result
 
 
+def _with_known(
+    rows: Iterator[CatalogueRow | RejectedRow], sources: PhotoSources
+) -> Iterator[tuple[CatalogueRow | RejectedRow, str]]:
+    """Each row with the digest of its photo where that is known, or empty."""
+    while batch := [*itertools.islice(rows, _KNOWN_AT_ONCE)]:
+        known = sources.known([row.product for row in batch if isinstance(row, CatalogueRow)])
+        for row in batch:
+            yield row, known.get(row.product.id, "") if isinstance(row, CatalogueRow) else ""
+
+
 def read_valid_products(
-    directory: Path, table: Table, report: CatalogueReport, *, side_px: int, stored_digests: Container[str] = ()
+    sources: PhotoSources, table: Table, report: CatalogueReport, *, side_px: int, stored_digests: Container[str] = ()
 ) -> Iterator[ProductWithPhoto]:
     """Read the products of a catalogue as `read_products`; rejected rows and unusable photos go to the report."""
     for notice in table.notices:
         report.notice(notice)
-    for item in read_products(directory, table, side_px=side_px, stored_digests=stored_digests):
+    for item in read_products(sources, table, side_px=side_px, stored_digests=stored_digests):
         report.rows += 1
         if isinstance(item, RejectedRow):
             report.reject(item)
