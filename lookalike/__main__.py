@@ -33,6 +33,9 @@ COMMANDS = {
     "catalog publish": Command(
         "pipeline.publish_command:main", "put the products of a file on the stream that workers take them from"
     ),
+    "catalog watch": Command(
+        "pipeline.watch_command:main", "publish what changes in a catalogue's directory, until stopped"
+    ),
     "catalog dead-letters": Command(
         "pipeline.dead_letters_command:main", "list, show, replay and drop the events that workers gave up on"
     ),
@@ -54,6 +57,7 @@ COMMANDS = {
     "features": Command(
         "pipeline.features_command:main", "list the computed vectors of photos and texts, compact or drop them"
     ),
+    "sizing": Command("pipeline.sizing.command:main", "say how many machines a catalogue needs, and why"),
     "serve gateway": Command("server.app:main", "the gRPC gateway"),
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),
     "serve node": Command("node.app:main", "a gateway and all shards of an index in one process"),

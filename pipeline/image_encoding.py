@@ -107,7 +107,8 @@ async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Vecto
         if response.encoder != encoder:
             raise OperatorError(f"the image model changed from {encoder} to {response.encoder}: run the update again")
         digests, products = [photo.digest for photo in batch], [photo.product for photo in batch]
-        await asyncio.to_thread(features.add, digests, response.vectors, products)
+        # Not on a thread, which might be cancelled before it starts: one part in 1,024 photos is written here.
+        features.add(digests, response.vectors, products)
 
     batches = _batches(photos, features)
     try:

@@ -46,6 +46,10 @@ class Publisher:
         self._batch_bytes += size_bytes
         return [*handles, *(await self.flush())] if len(self._batch) == _BATCH else handles
 
+    def clear(self) -> None:
+        """Forget what is not appended."""
+        self._batch, self._batch_bytes = [], 0
+
     async def flush(self) -> Sequence[Handle]:
         """Append what is left. Raises Overloaded, Unavailable."""
         if not self._batch:

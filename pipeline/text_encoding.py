@@ -52,6 +52,15 @@ def text_digest(text: str) -> str:
     return blake2b(clean_text(text).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+def digests_of(products: Sequence[CatalogueProduct]) -> list[str]:
+    """The keys of all texts that products can have vectors of."""
+    return [
+        text_digest(text)
+        for product in products
+        for text in (embedded_texts(product.title, product.description) or ("",))
+    ]
+
+
 class KeepTextEncoder(StrEnum):
     """Whether the text encoder of the version that serves is kept although the texts changed."""
 

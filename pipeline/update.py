@@ -27,7 +27,7 @@ from index.building.build import DEFAULT_OPTIONS, IndexOptions, SpaceVectors, bu
 from index.storage import version
 from index.storage.manifest import RecipeChoice
 from lookalike.cli.progress import progress_bar
-from lookalike.errors import BadArtifact, BadCatalogue
+from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.product_rules import FIELDS, CatalogueProduct, has_word
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
@@ -35,8 +35,10 @@ from lookalike.vectors import F32
 from pipeline import image_encoding, product_fusion, served_catalogue, text_encoding
 from pipeline.catalogue import open_products
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
+from pipeline.features.compaction import CompactionOptions
+from pipeline.features.key_index import keys_of
 from pipeline.features.previous_format import take_over_photos
-from pipeline.features.store import FeatureStore
+from pipeline.features.store import FeatureStore, Partition
 from pipeline.features.vectors import VectorTable
 from pipeline.gateway import Gateway
 from pipeline.known_photos import FetchedPhotos, ServedPhotos
@@ -72,6 +74,7 @@ class UpdateOptions:
     keep_text_encoder: KeepTextEncoder = KeepTextEncoder.AUTO
     synonyms: tuple[Path, ...] = ()  # Dictionaries of the shop's own, beside the default ones.
     table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
+    drop_unused_features: bool = False  # Vectors that no product of this catalogue needs; others may need them.
     strict: bool = False
     max_rejected: MaxRejected | None = None  # With more rejected rows nothing is built; None: any number.
 
@@ -94,6 +97,7 @@ class UpdateReport:
     text_figures: Mapping[str, Any] = field(default_factory=dict)
     choices: dict[str, RecipeChoice | None] = field(default_factory=dict)  # None: the space needs no measurement.
     encoded: dict[str, int] = field(default_factory=dict)
+    features: dict[str, dict[str, int]] = field(default_factory=dict)  # What compaction did, by kind and encoder.
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -117,6 +121,7 @@ class UpdateReport:
             "text_figures": self.text_figures,
             "auto": {name: None if choice is None else asdict(choice) for name, choice in self.choices.items()},
             "encoded": self.encoded,
+            "features": self.features,
             "seconds": self.seconds,
         }
 
@@ -175,6 +180,8 @@ async def update(options: UpdateOptions) -> UpdateReport:
                 seed=options.seed,
                 text_shares=choice.shares,
             )
+        with report.stage("features"):
+            _compact_features(options, catalogue, spaces, report, store)
     for number, space in sorted(spaces.items()):
         report.spaces[space_name(number)] = {"encoder": space.encoder, "vectors": len(space.rows)}
     manifest = version.read_manifest(options.location, report.version)
@@ -347,6 +354,34 @@ def _text_space(
     report.text_artifact = artifact
     nonzero = vectors if len(rows) == len(vectors) else vectors[rows]
     return SpaceVectors(encoder=model.fingerprint, vectors=nonzero, rows=rows)
+
+
+def _compact_features(
+    options: UpdateOptions,
+    catalogue: _Catalogue,
+    spaces: Mapping[int, SpaceVectors],
+    report: UpdateReport,
+    store: FeatureStore,
+) -> None:
+    """Merge small parts of the vectors that were read, and drop those of no product if that is asked for.
+
+    The version is built by now: what goes wrong is told, and the next update tries again.
+    """
+    live: dict[int, Callable[[], list[str]]] = {
+        SPACE_IMAGE: lambda: [digest for digest in catalogue.photo_digests if digest is not None],
+        SPACE_TEXT: lambda: text_encoding.digests_of(catalogue.products),
+    }
+    for space, digests in live.items():
+        if space not in spaces:
+            continue
+        keys = keys_of(digests()) if options.drop_unused_features else None
+        partition = Partition(kind=space_name(space), encoder=spaces[space].encoder)
+        try:
+            done = store.compact(partition, CompactionOptions(live=keys))
+        except OperatorError as error:
+            report.catalogue.notice(f"features not compacted: {error}")
+        else:
+            report.features[str(partition)] = asdict(done)
 
 
 def _serving_text_encoder(location: Path) -> str:

@@ -73,6 +73,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             keep_text_encoder=KeepTextEncoder(args.keep_text_encoder),
             synonyms=tuple(args.synonyms),
             table=catalogue_options.table_options(args),
+            drop_unused_features=args.drop_unused_features,
             strict=args.strict,
             max_rejected=parse_max_rejected(args.max_rejected),
         )
@@ -239,6 +240,11 @@ def _parser() -> argparse.ArgumentParser:
         "--features",
         metavar="STORE",
         help=f"directory or URL of the computed vectors (default {FEATURE_STORE} in LOCATION or --staging)",
+    )
+    add(
+        "--drop-unused-features",
+        action="store_true",
+        help="drop computed vectors that are more than a week old and that no product of this catalogue needs",
     )
     add("--shards", type=int, default=1, metavar="N", help="number of shards (default %(default)s)")
     add(

@@ -43,9 +43,11 @@ class Root:
 
     def __init__(self, where: str | Path, options: Mapping[str, Any]) -> None:
         self.where = str(where).rstrip("/")
-        url = self.where if "://" in self.where else Path(self.where).absolute().as_uri()
         try:
-            filesystem, path = fsspec.url_to_fs(url, **{"use_listings_cache": False, **options})
+            if "://" in self.where:
+                filesystem, path = fsspec.url_to_fs(self.where, **{"use_listings_cache": False, **options})
+            else:
+                filesystem, path = fsspec.filesystem("file"), str(Path(self.where).absolute())
         except (ImportError, ValueError, TypeError) as error:
             raise OperatorError(f"{self.where}: {error}") from error
         self.filesystem: Any = filesystem  # fsspec has no types.

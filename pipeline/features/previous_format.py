@@ -21,7 +21,7 @@ _TAKEN_OVER = ".taken-over"  # Added to the name of a file that was read, so tha
 
 def take_over_photos(root: Root, encoder: str, features: VectorTable, notice: Notice) -> int:
     """Store the vectors of an encoder that are in the format of before. Returns how many there were."""
-    if root.local_path is None:
+    if root.local_path is None or "/" in encoder:
         return 0
     count = 0
     for path in sorted((root.local_path / "image" / encoder).glob("part-*.parquet")):

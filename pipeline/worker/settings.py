@@ -78,6 +78,7 @@ class WorkerSettings(ProcessSettings):
             prefix=self.stream_prefix,
             partitions=self.stream_partitions,
             lease_s=self.lease_s,
+            heartbeat_s=min(1.0, self.lease_s / 4),
             trust_durability=self.trust_durability,
         )
 

@@ -2,7 +2,8 @@
 
 A publisher appends puts, patches and removals to a real stream, and again whatever was not acknowledged; photos come
 from a web server that fails now and then. When everything is acked, every product must be what its events make it, one
-after the other, with the vector of its last photo. Starts processes, kills them, and calls them over gRPC.
+after the other, with the vector of its last photo. Some photos are missing at first: their products are there without
+them, and have them once the dead letters are replayed. Starts processes, kills them, and calls them over gRPC.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,6 +53,8 @@ WAIT_S: Final = 180.0
 _DIM: Final = 256  # Of MobileNet with alpha 0.25.
 _PRODUCTS, _COLOURS = 80, 48
 _LEASE_S: Final = "1"
+MISSING: Final = "/missing/"
+_MISSING_PHOTOS: Final = 3
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Tally:
     repeated_appends: int = 0
     photos_requested: int = 0
     photos_not_modified: int = 0
+    dead_letters_replayed: int = 0
     violations: list[str] = field(default_factory=list)
 
 
@@ -85,7 +89,7 @@ def run(folder: Path, *, kills: int, seed: int, progress: Callable[[str], object
         deployment = _Deployment(folder, processes)
         deployment.start(*ROLES)
         processes.wait_ready(timeout_s=WAIT_S)
-        publisher = _Publisher(deployment.stream, photos, Random(seed + 2), tally)
+        publisher = _Publisher(deployment.stream, photos.url, Random(seed + 2), tally)
         publisher.start()
         try:
             for number in range(kills):
@@ -102,7 +106,16 @@ def run(folder: Path, *, kills: int, seed: int, progress: Callable[[str], object
             states = publisher.stop()
         processes.wait_ready(timeout_s=WAIT_S)
         dead = asyncio.run(_until_acked(deployment.stream))
-        tally.violations += [f"dead letter: {letter.reason}" for letter in dead]
+        missing = {product_id for product_id, state in states.items() if state and MISSING in state.image}
+        parked = [events.product_id_of(letter.event.change) for letter in dead if letter.event]
+        if sorted(parked) != sorted(missing) or not all("not found" in letter.reason for letter in dead):
+            tally.violations.append(f"dead letters: {[(letter.reason, letter.event) for letter in dead]}")
+        with Client(deployment.node, timeout_s=WAIT_S) as client:
+            tally.violations += [f"{each} has a photo" for each in missing if "image" in client.vectors(each)]
+        photos.missing_are_there.set()
+        asyncio.run(_replay(deployment.stream, dead))
+        tally.dead_letters_replayed = len(dead)
+        tally.violations += [f"dead letter: {each.reason}" for each in asyncio.run(_until_acked(deployment.stream))]
         vectors = asyncio.run(_vectors_of(deployment.model_server, {each.image for each in states.values() if each}))
         with Client(deployment.node, timeout_s=WAIT_S) as client:
             for product_id, state in sorted(states.items()):
@@ -121,7 +134,7 @@ class _Deployment:
         self._ports = dict(zip(ROLES, free_ports(len(ROLES)), strict=True))
         self._starts = 0
         self._running: dict[str, str] = {}
-        self.stream = StreamSettings(url=f"redis://{self._address('redis')}", lease_s=float(_LEASE_S))
+        self.stream = StreamSettings(url=f"redis://{self._address('redis')}", lease_s=float(_LEASE_S), heartbeat_s=0.25)
         self.node, self.model_server = self._address("node"), self._address("model server")
         (folder / "redis").mkdir(parents=True)
         export = ["encoders", "export", str(folder / "models"), "--alpha", "0.25", "--input-px", "64"]
@@ -192,11 +205,14 @@ class _Publisher(threading.Thread):
 
     async def _publish(self) -> None:
         stream = None
+        first = True
         while not self._stopping.is_set():
-            batch = [
-                events.new_event(self._change(), source="test", published_at_s=unix_time_s())
-                for _ in range(self._random.randint(1, 8))
-            ]
+            if first:
+                changes = [self._without_photo(number) for number in range(_MISSING_PHOTOS)]
+            else:
+                changes = [self._change() for _ in range(self._random.randint(1, 8))]
+            first = False
+            batch = [events.new_event(each, source="test", published_at_s=unix_time_s()) for each in changes]
             while True:
                 try:
                     stream = stream or await open_redis_stream(self._settings)
@@ -209,6 +225,13 @@ class _Publisher(threading.Thread):
             await asyncio.sleep(0.02)
         if stream is not None:
             await stream.close()
+
+    def _without_photo(self, number: int) -> Change:
+        self._revision += 10  # A replay adds the photo by a revision one greater.
+        image = f"{self._photos}{MISSING}{number}.png"
+        self._states[f"m{number}"] = state = State(f"title {number}", float(number), image)
+        product = Product(id=f"m{number}", category="events", title=state.title, price=state.price, image=image)
+        return upsert_change(product, revision=self._revision, encode=True, allow_unfindable=True)
 
     def _change(self) -> Change:
         product_id = f"e{self._random.randrange(_PRODUCTS):03}"
@@ -238,9 +261,17 @@ class _Publisher(threading.Thread):
         return f"{self._photos}/{self._random.randrange(_COLOURS)}.png"
 
 
+@dataclass(frozen=True)
+class _Photos:
+    url: str
+    missing_are_there: threading.Event
+
+
 @contextmanager
-def _photo_server(tally: Tally, random: Random) -> Iterator[str]:
+def _photo_server(tally: Tally, random: Random) -> Iterator[_Photos]:
     """A web server of photos, each of one colour and a stripe; fails now and then, and answers If-None-Match."""
+
+    missing_are_there = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -248,19 +279,22 @@ def _photo_server(tally: Tally, random: Random) -> Iterator[str]:
         def do_GET(self) -> None:
             tally.photos_requested += 1
             etag, status, body = f'"{self.path}"', 200, b""
-            if random.random() < 0.02:
+            if self.path.startswith(MISSING) and not missing_are_there.is_set():
+                status = 404
+            elif random.random() < 0.02:
                 status = 500
             elif self.headers.get("If-None-Match") == etag:
                 status = 304
                 tally.photos_not_modified += 1
             else:
-                body = picture(int(self.path.strip("/").removesuffix(".png")))
-            self.send_response(status)
-            self.send_header("Content-Type", "image/png")
-            self.send_header("ETag", etag)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+                body = picture(_number_of(self.path))
+            with suppress(ConnectionError):  # Of a worker that was killed.
+                self.send_response(status)
+                self.send_header("Content-Type", "image/png")
+                self.send_header("ETag", etag)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -269,7 +303,7 @@ def _photo_server(tally: Tally, random: Random) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield _Photos(f"http://127.0.0.1:{server.server_port}", missing_are_there)
     finally:
         server.shutdown()
         server.server_close()
@@ -291,6 +325,15 @@ async def _until_acked(settings: StreamSettings) -> list[DeadLetter]:
             while (await stream.status(DEFAULT_GROUP)).lag:  # noqa: ASYNC110  # Other processes change it.
                 await asyncio.sleep(0.1)
         return [*await stream.dead_letters()]
+    finally:
+        await stream.close()
+
+
+async def _replay(settings: StreamSettings, letters: Sequence[DeadLetter]) -> None:
+    stream = await open_redis_stream(settings)
+    try:
+        for letter in letters:
+            await stream.replay(letter.id)
     finally:
         await stream.close()
 

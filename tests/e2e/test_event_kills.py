@@ -20,4 +20,5 @@ def test_every_published_event_survives_kills_of_workers_redis_nodes_and_model_s
     assert tally.violations == []
     assert tally.kills == dict.fromkeys(ROLES, 1)
     assert tally.published > 100
+    assert tally.dead_letters_replayed > 0
     assert tally.photos_requested > tally.photos_not_modified > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -120,6 +121,32 @@ def test_a_command_without_a_stream_or_with_one_that_may_lose_events_is_refused(
     assert "--stream is not given" in run("publish", tmp_path, expect=2).stderr
     assert "appendonly is no" in run("publish", tmp_path, "--stream", redis_url, expect=2).stderr
     run("publish", tmp_path, "--stream", redis_url, "--trust-durability")
+
+
+def test_a_watched_catalogue_is_published_as_it_changes_until_a_signal(server: RedisServer, tmp_path: Path) -> None:
+    write_jsonl(tmp_path, {"id": "a", "image": "a.png"}, {"id": "b"}, photos={"a.png": photo((200, 0, 0))})
+    command = [sys.executable, "-m", "lookalike", "catalog", "watch", str(tmp_path), "--interval-s", "0.1", "--json"]
+    with subprocess.Popen(
+        [*command, "--stream", server.url], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert json.loads(process.stdout.readline())["published"] == 2
+            (tmp_path / "a.png").write_bytes(photo((0, 0, 200)))
+            changed = json.loads(process.stdout.readline())
+            assert (changed["published"], changed["unchanged"]) == (1, 1)
+            (tmp_path / "products.jsonl").write_text("")
+            assert json.loads(process.stdout.readline())["removed"] == 0
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+    products = sorted(events.product_id_of(record.event.change) for record in records_of(server, 3))
+    assert products == ["a", "a", "b"]
+    write_jsonl(tmp_path, {"id": "a", "image": "a.png"}, {"id": "c"})
+    once = run("watch", tmp_path, "--once", "--stream", server.url)
+    assert "1 products published, 0 removed, 1 unchanged" in once.stdout
+    assert "no catalogue here" in run("watch", tmp_path / "none", "--stream", server.url, expect=2).stderr
 
 
 def test_dead_letters_are_listed_shown_replayed_and_dropped(server: RedisServer, tmp_path: Path) -> None:

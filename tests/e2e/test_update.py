@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,12 +12,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 
 from encoders.product import model as product_model
 from encoders.serving.policy import All
+from encoders.text import fit
 from encoders.types import Embeddings
 from index.building import auto_recipe
 from index.building.build import build
@@ -28,6 +31,7 @@ from lookalike.timestamps import unix_time_s
 from pipeline import image_encoding
 from pipeline import update as update_module
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
+from pipeline.features.compaction import CompactionOptions
 from pipeline.features.photo_register import FetchedPhoto
 from pipeline.features.store import FeatureStore
 from pipeline.image_encoding import PhotoEncoder, Pixels
@@ -434,3 +438,86 @@ def test_an_index_at_a_url_is_built_in_a_staging_directory_and_uploaded(
 
 def test_a_report_without_spaces_can_be_written_as_json() -> None:
     assert UpdateReport(CatalogueReport()).as_json()["text_artifact"] is None
+
+
+def part_files(options: UpdateOptions) -> list[Path]:
+    return sorted(Path(options.feature_store).glob("kind=image/*/*.parquet"))
+
+
+async def test_damaged_features_are_told_and_made_again(options: UpdateOptions, model: ImageModel) -> None:
+    first = await update(options)
+    shutil.rmtree(options.location)
+    parts = part_files(options)
+    data = parts[0].read_bytes()
+    torn = parts[0].with_name(f"{'0' * 15}1-{'a' * 32}.parquet")
+    torn.write_bytes(data[: len(data) // 2])
+    parts[0].write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
+    encoded = model.photos
+
+    second = await update(options)
+
+    assert second.version == first.version
+    assert 1 <= model.photos - encoded - 1 <= 2  # Beside the probe.
+    assert any(f"{torn}: ignored, damaged" in notice for notice in second.catalogue.notices)
+    assert any("1 damaged vectors ignored" in notice for notice in second.catalogue.notices)
+
+
+async def test_features_may_be_in_an_object_store_that_several_indexes_share(
+    options: UpdateOptions, model: ImageModel, tmp_path: Path
+) -> None:
+    shared = f"memory://{uuid4().hex}/features"
+    first = await update(replace(options, feature_store=shared))
+    encoded = model.photos
+
+    second = await update(replace(options, feature_store=shared, location=tmp_path / "other"))
+
+    assert second.version == first.version
+    assert model.photos == encoded + 1  # The probe.
+    assert second.encoded == {"photos": 0, "texts": 0}
+
+
+async def test_vectors_of_products_that_are_gone_can_be_dropped(
+    options: UpdateOptions, model: ImageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await update(options)
+    file = catalogue_of(options) / "products.jsonl"
+    file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[5:]))
+    old = await update(replace(options, drop_unused_features=True))
+    assert {done["unused_rows"] for done in old.features.values()} == {0}  # None is a week old.
+    monkeypatch.setattr(update_module, "CompactionOptions", partial(CompactionOptions, min_age_s=0))
+
+    report = await update(replace(options, drop_unused_features=True))
+
+    (images,) = (done for name, done in report.features.items() if name.startswith("image/"))
+    assert images["unused_rows"] > 0
+    encoded = model.photos
+    again = await update(options)
+    assert again.version == report.version
+    assert model.photos == encoded + 1
+
+
+def test_a_text_encoder_that_fits_is_kept_and_the_output_says_why(
+    options: UpdateOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fit, "MIN_PRODUCTS", 20)
+    monkeypatch.setattr(fit, "MAX_LOSS", 1.0)
+    monkeypatch.setattr(fit, "MAX_UNSEEN_WORDS", 1.0)
+    shutil.rmtree(options.artifacts)
+    arguments = [str(catalogue_of(options)), str(options.location), "--artifacts", str(options.artifacts)]
+    arguments += ["--text-kind", "fasttext"]
+    main(arguments, {})
+    first = capsys.readouterr().out
+    assert "text encoder trained: " in first
+    assert "(no version with a text encoder serves)" in first
+    edit_products(options, (0, {"title": "Another title"}))
+
+    main(arguments, {})
+
+    second = capsys.readouterr().out
+    assert re.search(r"texts encoded +1 \(", second)
+    assert "(it still fits)" in second
+    assert "of texts changed" in second
+    main([*arguments, "--keep-text-encoder", "never", "--json"], {})
+    result = json.loads(capsys.readouterr().out)
+    assert result["text_trained"]
+    assert result["text_reason"] == "it is not to be kept"

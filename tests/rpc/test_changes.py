@@ -272,6 +272,20 @@ async def test_a_patch_sends_its_fields_alone(system: ScriptedSystem) -> None:
     assert update.patch == Patch(product=Product(id="a", price=99, in_stock=True), fields=["price", "in_stock"])
 
 
+async def test_a_patch_with_the_vector_of_a_photo_has_the_product_vector_made_of_it_and_of_the_stored_text(
+    system: ScriptedSystem,
+) -> None:
+    image = VECTORS["p05", SPACE_IMAGE]
+    vectors = [SpaceVector(space=SPACE_IMAGE, vector=image.tobytes(), encoder=f"encoder-{SPACE_IMAGE}")]
+    request = PatchRequest(product=Product(id="p01"), vectors=vectors, encode=True, revision=3)
+    assert (await system.catalog.Patch(request)).applied
+    (update,) = [update for shard in system.shards for update in shard.updates]
+    sent = {each.space: unpack(each.vector, DIMS[each.space])[0] for each in update.patch.vectors}
+    assert sorted(sent) == [SPACE_IMAGE, SPACE_PRODUCT]
+    assert np.allclose(sent[SPACE_PRODUCT], fuse(image, VECTORS["p01", SPACE_TEXT]), atol=1e-5)
+    assert not system.text_encoder.texts
+
+
 @pytest.mark.parametrize(
     ("request_", "details"),
     [

@@ -135,7 +135,8 @@ def calls(cluster: Cluster) -> Iterator[tuple[Pod, str]]:
         yield gateway, address
     for name in ("model_server", "text_encoder"):
         yield gateway, values.get(name, "")
-    yield gateway, _redis_of(cluster, gateway, "LOOKALIKE_GATEWAY_REDIS")
+    for variable in ("LOOKALIKE_GATEWAY_REDIS", "LOOKALIKE_GATEWAY_STREAM"):
+        yield gateway, _redis_of(cluster, gateway, variable)
     worker, values = cluster.pod("worker"), settings(cluster, "worker")
     for name in ("gateway", "model_server"):
         yield worker, values.get(name, "")

@@ -41,16 +41,24 @@ from lookalike.runtime.deadline import Deadline
 from lookalike.status import to_error, to_request_error
 from lookalike.v1 import catalog_pb2, search_pb2
 from lookalike.v1.catalog_pb2 import (
+    EVENT_STATE_DEAD,
+    AcceptedChange,
     BatchWriteRequest,
     BatchWriteResponse,
     Change,
     ChangeResponse,
     ChangeResult,
     CountResponse,
+    EnqueuedChange,
+    EnqueueRequest,
+    EnqueueResponse,
+    EnqueueResult,
     ExistsResponse,
     GetResponse,
     RemoveWhereRequest,
     RemoveWhereResponse,
+    WaitRequest,
+    WaitResponse,
 )
 from lookalike.v1.search_pb2 import (
     ClassifyRequest,
@@ -161,6 +169,21 @@ class FakeGateway:
         self.remaining_s = deadline.timeout_s()
         return RemoveWhereResponse(matched=5, removed=0 if request.dry_run else 4)
 
+    async def enqueue(self, request: EnqueueRequest, deadline: Deadline) -> EnqueueResponse:
+        await self.record(request)
+        results = [
+            EnqueueResult(error=self.change(change).error)
+            if self.change(change).HasField("error")
+            else EnqueueResult(accepted=AcceptedChange(handle=f"s.0.{i}-0", revision=1))
+            for i, change in enumerate(request.changes)
+        ]
+        return EnqueueResponse(results=results)
+
+    async def wait(self, request: WaitRequest, deadline: Deadline) -> WaitResponse:
+        await self.record(request)
+        self.remaining_s = deadline.timeout_s()
+        return WaitResponse(changes=[EnqueuedChange(state=EVENT_STATE_DEAD, reason="404")] * len(request.handles))
+
     @property
     def request(self) -> SearchRequest:
         (request,) = self.requests
@@ -191,6 +214,8 @@ async def gateway() -> AsyncIterator[FakeGateway]:
             "Remove": fake.remove,
             "BatchWrite": fake.batch_write,
             "Write": fake.write,
+            "Enqueue": fake.enqueue,
+            "Wait": fake.wait,
             "RemoveWhere": fake.remove_where,
         },
     )
@@ -511,6 +536,27 @@ async def test_a_batch_gives_each_change_its_response_or_error(gateway: FakeGate
     photo = upsert_change(PRODUCTS[1], revision=1, encode=True, image=b"\0" * limits.MAX_IMAGE_BYTES)
     with pytest.raises(InvalidRequest, match="bytes together"):
         await client.batch_write([photo] * 4)
+
+
+async def test_enqueued_changes_have_their_handles_or_errors_and_are_waited_for(
+    gateway: FakeGateway, client: AsyncClient
+) -> None:
+    changes = [patch_change("p-1", revision=0, price=5), remove_change("p-bad", revision=3)]
+    accepted, refused = await client.enqueue(changes)
+    assert gateway.requests == [EnqueueRequest(changes=changes)]
+    assert isinstance(accepted, AcceptedChange)
+    assert isinstance(refused, NotFound)
+    (found,) = await client.wait([accepted.handle], wait_s=30)
+    assert gateway.requests[1:] == [WaitRequest(handles=["s.0.0-0"], timeout_s=30)]
+    assert gateway.remaining_s is not None
+    assert gateway.remaining_s > 30  # A call that waits has time beside it.
+    assert (found.state, found.reason) == (EVENT_STATE_DEAD, "404")
+    with Client(gateway.address) as blocking:
+        again = await asyncio.to_thread(blocking.enqueue, changes)
+        assert [type(each) for each in again] == [AcceptedChange, NotFound]
+        assert await asyncio.to_thread(blocking.wait, ["s.0.0-0"], wait_s=0) == [found]
+    with pytest.raises(InvalidRequest, match="1001 changes, at most 1000"):
+        await client.enqueue([changes[1]] * 1001)
 
 
 def removals(count: int) -> Iterator[Change]:

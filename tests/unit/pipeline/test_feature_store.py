@@ -86,6 +86,16 @@ def test_stored_vectors_are_read_by_the_next_run(tmp_path: Path) -> None:
     assert not len(missing)
 
 
+@pytest.mark.parametrize("name", ["with space", "100%", "a::b", "カタログ", "[x]*"])
+def test_a_path_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+    table = Store(tmp_path / name).images()
+    table.add([digest(1)], vectors(1))
+    table.flush()
+
+    assert digest(1) in Store(tmp_path / name).images()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_reading_a_store_that_is_not_there_makes_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
 

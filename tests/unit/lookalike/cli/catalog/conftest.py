@@ -145,6 +145,10 @@ def _status(command: str, arguments: Sequence[str]) -> int:
         return int(str(error.code))
 
 
+async def no_stream(request: object, deadline: Deadline) -> ChangeResponse:
+    raise FailedPrecondition("the gateway has no stream of product events")
+
+
 @pytest.fixture
 async def gateway() -> AsyncIterator[FakeCatalog]:
     fake = FakeCatalog()
@@ -159,6 +163,8 @@ async def gateway() -> AsyncIterator[FakeCatalog]:
         "BatchWrite": fake.batch_write,
         "Write": fake.write,
         "RemoveWhere": fake.remove_where,
+        "Enqueue": no_stream,
+        "Wait": no_stream,
     }
     server = edge.server([edge.handler(catalog_pb2.DESCRIPTOR.services_by_name["Catalog"], methods)])
     fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -1,0 +1,1 @@
+"""How many machines a catalogue needs: measured constants, formulas over them, and a command that prints the plan."""
