@@ -1,99 +1,160 @@
-"""Similarity of a photo to copies of itself and to photos of other products, to choose a threshold for FindDuplicates.
+"""Answers of FindDuplicates with the scores that `update` chooses, on products that chose none.
 
-Photos are of fashion products at 224 × 224, in the order of their archive; weights are trained ones. Copies are as
-shops make them: smaller and recompressed, cropped, lighter, mirrored. The result has, for each threshold, the share of
-copies of each kind that reach it, and the share of photos for which another product does: among these are true
-duplicates without a label.
+For each catalogue the score of each space is chosen on calibration products by the vectors of its index, as `update`
+does, and measured on test products in the same way, and beside it a score of 0.95. Of each catalogue are given: its
+directory, its index of one shard, its encoders, and the image model, for which copies of photos are encoded once.
 
-    python -m benchmarks.duplicates WEIGHTS.h5 FASHION_DIR [--photos 2000]
+    python -m benchmarks.duplicates fashion=CATALOGUE,INDEX,ENCODERS,MODELS offers=CATALOGUE,INDEX,ENCODERS,
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
-import tarfile
-from collections.abc import Callable
-from io import BytesIO
-from itertools import islice
+import tempfile
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.meter import write
-from encoders.image.export import keras_module
-from encoders.image.networks import build_network
-from encoders.image.preprocessing import preprocess
-from encoders.image.signature import DEFAULT_INPUT_PX, FEATURES
-from encoders.image.tensorflow_runtime import import_tensorflow
-from lookalike.vectors import F32
+from encoders.product import model as product_encoder
+from encoders.splits import Split
+from encoders.text import model as text_encoder
+from index.building.build import SpaceVectors
+from index.serving.shard_version import open_shard
+from index.storage import version
+from lookalike.product_rules import CatalogueProduct
+from lookalike.spaces import space_name
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
+from pipeline import catalogue, image_encoding
+from pipeline.catalogue import CatalogueRow
+from pipeline.duplicate_scores import ScoredQueries, answers_from
+from pipeline.duplicates import (
+    STATED,
+    groups_of,
+    held_out_rows,
+    identity_of_copies,
+    measure_thresholds,
+    score_copies,
+    score_groups,
+)
+from pipeline.features.store import FeatureStore
+from pipeline.features.vectors import VectorTable
+from pipeline.local_model_server import model_server
+from pipeline.product_copies import CopiedProducts
+from pipeline.update import FEATURE_STORE
 
-BATCH = 16
-THRESHOLDS = (0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
-COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "compressed": lambda photo: photo,
-    "half as wide": lambda photo: photo.resize((photo.width // 2, photo.height // 2)),
-    "cut by 5 % at each side": lambda photo: ImageOps.crop(photo, round(photo.width * 0.05)),
-    "a fifth lighter": lambda photo: ImageEnhance.Brightness(photo).enhance(1.2),
-    "mirrored": ImageOps.mirror,
-}
+FIXED = 0.95
+SEED = 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("fashion", type=Path)
-    parser.add_argument("--photos", type=int, default=2000)
-    options = parser.parse_args()
-    tf = import_tensorflow(os.environ)  # noqa: TID251  # a script of its own
-    weights = str(options.weights)
-    _, model = keras_module(tf, build_network(weights), weights=weights)
-    photos = read_photos(options.fashion, options.photos)
-
-    def encode(change: Callable[[Image.Image], Image.Image] | None) -> F32:
-        parts = []
-        for start in range(0, len(photos), BATCH):
-            part = photos[start : start + BATCH]
-            copies = part if change is None else [edited_copy(photo, change) for photo in part]
-            pixels = np.stack([preprocess(copy, DEFAULT_INPUT_PX) for copy in copies])
-            parts.append(model.serve(tf.constant(pixels))[FEATURES].numpy())
-        return np.concatenate(parts)
-
-    originals = encode(None)
-    others = originals @ originals.T
-    np.fill_diagonal(others, -1)
-    rows = [row("another product", others.max(axis=1))]
-    rows += [row(name, (originals * encode(change)).sum(axis=1)) for name, change in COPIES.items()]
-    result = {
-        "weights": options.weights.name,
-        "photos": len(photos),
-        "jpeg_quality_of_copies": 70,
-        "rows": rows,
-        "caveats": "one catalogue of clean product photos; its own near-identical products count as others",
-    }
-    print(write("duplicates", result))
+    parser.add_argument("catalogues", nargs="+", metavar="NAME=CATALOGUE,INDEX,ENCODERS,MODELS")
+    rows: list[dict[str, Any]] = []
+    for argument in parser.parse_args().catalogues:
+        name, _, paths = argument.partition("=")
+        directory, index, encoders, models = paths.split(",")
+        rows += [{"catalogue": name, **row} for row in measure(Path(directory), Path(index), Path(encoders), models)]
+    caveats = (
+        "precision and recall are means over queries, standard errors take these to be independent; half of the made "
+        "copies are searched for without their product; duplicates that nothing states count as false"
+    )
+    print(write("duplicates", {"rows": rows, "caveats": caveats}))
 
 
-def read_photos(fashion: Path, count: int) -> list[bytes]:
-    with tarfile.open(fashion / "images_224.tar.xz", "r|xz") as archive:
-        files = (archive.extractfile(member) for member in archive if member.isfile())
-        return [file.read() for file in islice(files, count) if file is not None]
+def measure(directory: Path, index: Path, encoders: Path, models: str) -> Iterator[dict[str, Any]]:
+    """A row for each space and each of two scores, the chosen one and FIXED."""
+    items = catalogue.read(directory)
+    products = [item.product for item in items if isinstance(item, CatalogueRow)]
+    digests = [_digest(directory / product.image) if product.image else None for product in products]
+    spaces = _spaces(index, products)
+    fingerprints = {number: space.encoder for number, space in spaces.items()}
+    calibration, test = (
+        CopiedProducts(products=products, photo_digests=digests, seed=SEED, split=split)
+        for split in (Split.CALIBRATE, Split.TEST)
+    )
+    features = None
+    if SPACE_IMAGE in spaces:
+        store = FeatureStore(index / FEATURE_STORE, notice=print)
+        dim = spaces[SPACE_IMAGE].vectors.shape[1]
+        features = store.vectors("image", encoder=fingerprints[SPACE_IMAGE], dim=dim)
+        with model_server(Path(models), dict(os.environ)) as address:  # noqa: TID251  # a script of its own
+            asyncio.run(_encode(address, directory, (calibration, test), features, fingerprints[SPACE_IMAGE]))
+    text_model = text_encoder.load(encoders / fingerprints[SPACE_TEXT]) if SPACE_TEXT in spaces else None
+    product_model = product_encoder.load(encoders / fingerprints[SPACE_PRODUCT]) if SPACE_PRODUCT in spaces else None
+    photos = [digest or "" for digest in digests]
+    identity = identity_of_copies([product.title for product in products], photos)
+    with tempfile.TemporaryDirectory() as scratch:
+        copies, test_copies = (
+            each.vectors(features, text_model, product_model, Path(scratch) / f"{each.split}.npy")
+            for each in (calibration, test)
+        )
+        thresholds = measure_thresholds(products, photos, spaces, copies, seed=SEED)
+        for number, threshold in thresholds.items():
+            space = spaces[number]
+            if threshold.measured_by == STATED:
+                rows = held_out_rows(products, Split.TEST)
+                queries = score_groups(space.vectors, space.rows, groups_of(products), rows)
+            else:
+                queries = score_copies(space.vectors, space.rows, test_copies[number], identity)
+            stated = {
+                "space": space_name(number),
+                "by": threshold.measured_by,
+                "products": len(space.rows),
+                "min_score_chosen": threshold.min_score,
+                "precision_stated": threshold.precision,
+                "recall_stated": threshold.recall,
+            }
+            yield {**stated, "at_chosen": _figures(queries, threshold.min_score), "at_0.95": _figures(queries, FIXED)}
 
 
-def edited_copy(photo: bytes, change: Callable[[Image.Image], Image.Image]) -> bytes:
-    buffer = BytesIO()
-    with Image.open(BytesIO(photo)) as image:
-        change(image.convert("RGB")).save(buffer, "JPEG", quality=70)
-    return buffer.getvalue()
-
-
-def row(what: str, cosines: F32) -> dict[str, object]:
+def _figures(queries: ScoredQueries, min_score: float) -> Mapping[str, float]:
+    answers = answers_from(queries, min_score)
+    answered = len(answers.precision)
     return {
-        "cosine_with": what,
-        "median": round(float(np.median(cosines)), 4),
-        "at_least": {str(threshold): round(float((cosines >= threshold).mean()), 4) for threshold in THRESHOLDS},
+        "queries": len(queries.scores),
+        "answered": answered,
+        "precision": round(float(np.mean(answers.precision)), 4) if answered else 0.0,
+        "standard_error": round(float(np.std(answers.precision)) / answered**0.5, 4) if answered else 0.0,
+        "recall": round(float(np.mean(answers.recall)), 4),
+        "precision_of_all_hits": round(answers.pair_precision, 4),
     }
+
+
+def _digest(photo: Path) -> str | None:
+    return blake2b(photo.read_bytes(), digest_size=16).hexdigest() if photo.is_file() else None
+
+
+def _spaces(index: Path, products: list[CatalogueProduct]) -> dict[int, SpaceVectors]:
+    """The vectors of an index of one shard, with the rows of the catalogue that they belong to, rising."""
+    name = version.read_current(index)
+    encoder_of = {entry.name: entry.encoder for entry in version.read_manifest(index, name).spaces}
+    base = open_shard(index, 0, name).base
+    row_of = {product.id: row for row, product in enumerate(products)}
+    rows = np.array([row_of[base.table.ids.text(row)] for row in range(len(base.table))], dtype=np.int64)
+    spaces: dict[int, SpaceVectors] = {}
+    for number, space in base.spaces.items():
+        order = np.argsort(rows[space.rows])
+        spaces[number] = SpaceVectors(
+            encoder=encoder_of[space_name(number)],
+            vectors=np.asarray(space.vectors, dtype=np.float32)[order],
+            rows=rows[space.rows][order],
+        )
+    return spaces
+
+
+async def _encode(
+    address: str, directory: Path, copied: tuple[CopiedProducts, ...], features: VectorTable, encoder: str
+) -> None:
+    async with image_encoding.connect_encoder(address) as photo_encoder:
+        for each in copied:
+            photos = each.read_photos(directory, features, side_px=photo_encoder.input_px)
+            await image_encoding.encode_photos(photo_encoder.encode, photos, features, encoder)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def neighbour_precisions(neighbours: I64, labels: Sequence[str]) -> npt.NDArray[
     return np.asarray((numbers[neighbours] == numbers[:, None]).mean(axis=1))
 
 
-def label_codes(labels: Sequence[str]) -> I64:
+def label_codes(labels: Sequence[str | bytes]) -> I64:
     """(n,) a number for each label; those of an empty label, which stands for an unknown one, are all different."""
     code_of: dict[object, int] = {}
     # Not np.unique, which pads every label to the longest: labels may be texts of 64 KiB.

@@ -86,7 +86,7 @@ class DuplicatesArguments(FilterArguments, total=False):
     text: str | None
     vector: Vector | None
     space: str  # Default: "image"; for a text "text".
-    min_score: float | None  # Default: 0.95.
+    min_score: float | None  # Default: as measured when the version was built; 0.95 if it was not.
     limit: int | None  # Default: 100.
     exclude_same_shop: bool
     exact: bool

@@ -1,6 +1,6 @@
 """`lookalike encoders evaluate`: reports how good the neighbours of an index are. Reads and writes files.
 
-Runs a model server for the baseline of an untrained network.
+Runs model servers: for the baseline of an untrained network, and for made photos.
 """
 
 from __future__ import annotations
@@ -10,34 +10,41 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from encoders.image.signature import MODEL
 from encoders.product import model as product_model
 from encoders.product.fusion import Modality
 from encoders.product.model import ProductModel
 from encoders.text import model as text_model
 from encoders.text.model import TextModel
+from encoders.text.perturbation import perturb_titles
 from lookalike.cli import arguments
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.product_rules import is_photo_url
-from lookalike.vectors import F32
+from lookalike.vectors import F32, I64
 from pipeline import catalogue
-from pipeline.evaluation import baselines, held_out, plots, report
+from pipeline.duplicates import Copies
+from pipeline.evaluation import baselines, held_out, photo_copies, plots, report
 from pipeline.evaluation.classification import QUERY_KINDS, evaluate_classification, query_vectors
+from pipeline.evaluation.duplicates import evaluate_thresholds
 from pipeline.evaluation.held_out import EvaluationData
-from pipeline.evaluation.identity import EncodeTitles, evaluate_identity
+from pipeline.evaluation.identity import EncodeTitles, PhotoQueries, evaluate_identity
 from pipeline.evaluation.metrics import ScoreRows, cosines
+from pipeline.evaluation.photo_copies import EncodedPhotos
 from pipeline.evaluation.policy import DEFAULT, SpacePolicy
 from pipeline.evaluation.report import Evaluation, EvaluationRun
 from pipeline.evaluation.retrieval import AUTO, RetrievalEvaluation, evaluate_retrieval
+from pipeline.local_model_server import model_server
 from pipeline.product import RejectedRow
 
 MAX_SAMPLE = 20_000  # Quadratic: 20,000 take minutes, and far fewer give narrow intervals.
@@ -48,13 +55,17 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     args = _parser().parse_args(argv)
     if not 2 <= args.sample <= MAX_SAMPLE:
         raise BadSettings(f"--sample {args.sample}: must be in 2..{MAX_SAMPLE}")
+    if args.models and args.model_server:
+        raise BadSettings("--models and --model-server: give only one of them")
     policy = SpacePolicy.parse(args.policy)
     plots.import_matplotlib()  # Fail at once if it is missing.
     data = held_out.read(args.location, sample=args.sample, seed=args.seed)
     model = _load_product_encoder(args.artifacts, data)
     photos, notes = _find_photos(args.catalogue, data)
     print_step = _step_printer(args.json)
-    reference_scores = _baselines(data, photos, notes, environ, untrained=args.untrained, seed=args.seed)
+    copied = photo_copies.rows_to_copy(photos if args.models or args.model_server else (), args.seed)
+    untrained = _untrained_photos(photos, copied, notes, environ, seed=args.seed) if args.untrained else None
+    reference_scores = _baselines(data, photos, notes, untrained, seed=args.seed)
     if "product" in data.encoders and model is None:
         notes.append("The product encoder was not given (--artifacts), so its classifier is not evaluated.")
     partial_queries = {} if model is None else _partial_queries(data, model)
@@ -62,11 +73,19 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         data.test, policy, reference_scores, partial_queries=partial_queries, seed=args.seed, on_step=print_step
     )
     print_step("finding the same product")
-    identity = evaluate_identity(data, _title_encoders(args.artifacts, data, model, notes), seed=args.seed)
+    encode_titles = _title_encoders(args.artifacts, data, model, notes)
+    copies = _encode_copies(args, data.encoders.get("image", ""), photos, notes, environ)
+    photo_queries = [] if copies is None else _photo_queries(data, copies, untrained, model, seed=args.seed)
+    identity = evaluate_identity(data, encode_titles, photo_queries, seed=args.seed)
+    thresholds = evaluate_thresholds(
+        data, _product_copies(data, encode_titles.get("text"), copies, model, seed=args.seed), seed=args.seed
+    )
     print_step("classifying")
     # If all products have one label, any prediction is right.
     classification = evaluate_classification(data, model, seed=args.seed) if retrieval.main_labelling else None
-    evaluation = Evaluation(data=data, retrieval=retrieval, identity=identity, classification=classification)
+    evaluation = Evaluation(
+        data=data, retrieval=retrieval, identity=identity, thresholds=thresholds, classification=classification
+    )
     run = EvaluationRun(
         location=str(args.location),
         catalogue=str(args.catalogue),
@@ -153,9 +172,8 @@ def _baselines(
     data: EvaluationData,
     photos: Sequence[Path | None],
     notes: list[str],
-    environ: Mapping[str, str],
+    untrained: Callable[[], EncodedPhotos] | None,
     *,
-    untrained: bool,
     seed: int,
 ) -> dict[str, Callable[[], ScoreRows]]:
     """The baselines that can be computed, by name. Notes say which one is left out."""
@@ -167,25 +185,116 @@ def _baselines(
         TFIDF: lambda: baselines.tfidf_scores(titles, corpus),
     }
     if "image" in data.encoders and any(photos):
-        if untrained:
-            scores[UNTRAINED] = partial(_untrained_scores, photos, notes, environ, seed)
+        if untrained is not None:
+            scores[UNTRAINED] = lambda: cosines(untrained().photos)
         else:
             notes.append(f"The baseline of an {UNTRAINED} is left out (--no-untrained).")
     return scores
 
 
-def _untrained_scores(
-    photos: Sequence[Path | None], notes: list[str], environ: Mapping[str, str], seed: int
-) -> ScoreRows:
-    """Scores by the untrained image model. A product without a photo has a zero vector, similar to nothing."""
-    rows = [row for row, photo in enumerate(photos) if photo is not None]
-    with progress_bar("encoding photos with the untrained model", total=len(rows)) as count:
-        existing = [photo for photo in photos if photo is not None]
-        vectors, encoder = baselines.untrained_vectors(existing, environ, seed=seed, count=count)
-    notes.append(f"{UNTRAINED}: `{encoder}`, on the same photos.")
-    all_vectors: F32 = np.zeros((len(photos), vectors.shape[1]), dtype=np.float32)
-    all_vectors[rows] = vectors
-    return cosines(all_vectors)
+def _untrained_photos(
+    photos: Sequence[Path | None], copied: I64, notes: list[str], environ: Mapping[str, str], *, seed: int
+) -> Callable[[], EncodedPhotos]:
+    """The photos and their copies by the untrained image model, which runs when they are first asked for."""
+
+    @cache
+    def encode() -> EncodedPhotos:
+        total = len(photos) + len(photo_copies.KINDS) * len(copied)
+        with (
+            baselines.untrained_model(environ, seed=seed) as address,
+            progress_bar("encoding photos with the untrained model", total=total) as count,
+        ):
+            encoded = photo_copies.encode(
+                address, photos, model=MODEL, with_photos=True, copied=copied, seed=seed, count=count
+            )
+        notes.append(f"{UNTRAINED}: `{encoded.encoder}`, on the same photos.")
+        return encoded
+
+    return encode
+
+
+def _encode_copies(
+    args: argparse.Namespace,
+    expected: str,
+    photos: Sequence[Path | None],
+    notes: list[str],
+    environ: Mapping[str, str],
+) -> EncodedPhotos | None:
+    """Copies of the test products' photos by the index's image model; None, with the reason in a note, without it.
+
+    expected: the model's fingerprint; empty: the index has no image space.
+    """
+    if not (expected and any(photos)):
+        return None  # The report says so already.
+    if not (args.models or args.model_server):
+        notes.append("No image model was given (--models, --model-server), so no made photos are searched for.")
+        return None
+    copied = photo_copies.rows_to_copy(photos, args.seed)
+    with (
+        model_server(args.models, environ, args.model) if args.models else nullcontext(args.model_server) as address,
+        progress_bar("encoding copies of photos", total=len(photo_copies.KINDS) * len(copied)) as count,
+    ):
+        encoded = photo_copies.encode(
+            address, photos, model=args.model, with_photos=False, copied=copied, seed=args.seed, count=count
+        )
+    if encoded.encoder != expected:
+        notes.append(
+            f"The image model given is `{encoded.encoder}`, that of the index is `{expected}`, so no made photos are "
+            "searched for."
+        )
+        return None
+    return encoded
+
+
+def _photo_queries(
+    data: EvaluationData,
+    copies: EncodedPhotos,
+    untrained: Callable[[], EncodedPhotos] | None,
+    model: ProductModel | None,
+    *,
+    seed: int,
+) -> list[PhotoQueries]:
+    """Made photos in the image space and, by the photo alone, in the product space, beside the baselines."""
+    queries = []
+    vectors = data.test.vectors
+    for kind, images in copies.copies.items():
+        methods = {"image": (images, vectors["image"])}
+        if model is not None:
+            alone = model.encode(images, np.zeros((len(images), model.text_dim), dtype=np.float32))
+            methods["product, photo alone"] = alone, vectors["product"]
+        if untrained is not None:
+            methods[UNTRAINED] = untrained().copies[kind], untrained().photos
+        random = baselines.random_vectors(len(images) + len(data.test.products), seed)
+        methods[RANDOM] = random[: len(images)], random[len(images) :]
+        queries.append(PhotoQueries(change=kind, rows=copies.rows, methods=methods))
+    return queries
+
+
+def _product_copies(
+    data: EvaluationData,
+    encode_titles: EncodeTitles | None,
+    photos: EncodedPhotos | None,
+    model: ProductModel | None,
+    *,
+    seed: int,
+) -> dict[str, Copies]:
+    """Copies of test products by space, as an update makes them of others: of titles, of photos, and of both."""
+    copies: dict[str, Copies] = {}
+
+    def title_copies(rows: I64) -> F32:
+        titles = perturb_titles([data.test.products[row].title for row in rows.tolist()], seed)
+        return encode_titles(titles) if encode_titles else np.zeros((len(rows), 0), dtype=np.float32)
+
+    if encode_titles is not None:
+        rows = np.flatnonzero([bool(product.title.strip()) for product in data.test.products])
+        copies["text"] = Copies(vectors=title_copies(rows), rows=rows)
+    if photos is not None:
+        images = photos.copies[photo_copies.ANY]
+        copies["image"] = Copies(vectors=images, rows=photos.rows)
+        if encode_titles is not None and model is not None:
+            vectors = model.encode(images, title_copies(photos.rows))
+            copies["product"] = Copies(vectors=vectors, rows=photos.rows)
+    return copies
 
 
 def _write_report(
@@ -251,7 +360,7 @@ def _summary(out: Path, retrieval: RetrievalEvaluation) -> str:
 _EPILOG = """\
 examples:
   lookalike encoders evaluate my-shop index --out quality
-  lookalike encoders evaluate my-shop index --out quality --artifacts encoders
+  lookalike encoders evaluate my-shop index --out quality --artifacts encoders --models models
   lookalike encoders evaluate my-shop index --policy 'fashion=image,*=text' --no-untrained --json
 
 Only held-out products (every fifth, by its id) with a vector in every space are evaluated. docs/quality.md explains
@@ -276,6 +385,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="directory of trained encoders: evaluate made titles and the classifier too",
     )
+    add("--models", type=Path, metavar="MODELS_DIR", help="directory of the image model: evaluate made photos too")
+    add("--model-server", default="", metavar="HOST:PORT", help="the same with a running model server or TF-Serving")
+    add("--model", default=MODEL, metavar="NAME", help="name of the image model (default %(default)s)")
     add("--policy", default=DEFAULT, metavar="POLICY", help="the gateway's policy for AUTO (default '%(default)s')")
     add(
         "--out", type=Path, default=Path("quality"), metavar="DIR", help="directory of the report (default %(default)s)"

@@ -25,14 +25,14 @@ from encoders.product.train import QualityGateFailed
 from encoders.text import model as text_encoder
 from index.building.build import DEFAULT_OPTIONS, IndexOptions, SpaceVectors, build
 from index.storage import version
-from index.storage.manifest import RecipeChoice
+from index.storage.manifest import DuplicatesThreshold, RecipeChoice
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.product_rules import FIELDS, CatalogueProduct, has_word
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from lookalike.vectors import F32
-from pipeline import image_encoding, product_fusion, served_catalogue, text_encoding
+from pipeline import duplicates, image_encoding, product_fusion, served_catalogue, text_encoding
 from pipeline.catalogue import open_products
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.features.compaction import CompactionOptions
@@ -43,6 +43,7 @@ from pipeline.features.vectors import VectorTable
 from pipeline.gateway import Gateway
 from pipeline.known_photos import FetchedPhotos, ServedPhotos
 from pipeline.photos import Photo, PhotoSources, read_valid_products, reread_photos
+from pipeline.product_copies import CopiedProducts
 from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
 from pipeline.tables.reader import Table, TableOptions
 from pipeline.text_encoding import KeepTextEncoder, TextEncoderSettings
@@ -95,6 +96,8 @@ class UpdateReport:
     # The spaces that words alone are searched in, with their shares, and the figures that decided; empty: not measured.
     text_shares: dict[str, float] = field(default_factory=dict)
     text_figures: Mapping[str, Any] = field(default_factory=dict)
+    # The score from which products are near-duplicates, by space; None: it could not be measured.
+    duplicates: dict[str, DuplicatesThreshold | None] = field(default_factory=dict)
     choices: dict[str, RecipeChoice | None] = field(default_factory=dict)  # None: the space needs no measurement.
     encoded: dict[str, int] = field(default_factory=dict)
     features: dict[str, dict[str, int]] = field(default_factory=dict)  # What compaction did, by kind and encoder.
@@ -119,6 +122,7 @@ class UpdateReport:
             "spaces": self.spaces,
             "text_shares": self.text_shares,
             "text_figures": self.text_figures,
+            "duplicates": {name: None if each is None else asdict(each) for name, each in self.duplicates.items()},
             "auto": {name: None if choice is None else asdict(choice) for name, choice in self.choices.items()},
             "encoded": self.encoded,
             "features": self.features,
@@ -133,6 +137,10 @@ class _Catalogue:
     products: list[CatalogueProduct] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     photo_digests: list[str | None] = field(default_factory=list)
+
+    def copied(self, seed: int) -> CopiedProducts:
+        """The held-out products of which copies are made, to measure by them from which score products are the same."""
+        return CopiedProducts(products=self.products, photo_digests=self.photo_digests, seed=seed)
 
     def table(self) -> pa.Table:
         return pa.table({name: [getattr(product, name) for product in self.products] for name in FIELDS})
@@ -161,7 +169,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
         if not catalogue.products:
             raise BadCatalogue(f"{source.name}: no valid product in it")
         if image is not None:
-            spaces[SPACE_IMAGE] = image
+            spaces[SPACE_IMAGE] = image[0]
         if (text := _text_space(options, catalogue, report, work)) is not None:
             spaces[SPACE_TEXT] = text
         if not spaces:
@@ -169,6 +177,9 @@ async def update(options: UpdateOptions) -> UpdateReport:
         if (product := _product_space(options, catalogue, spaces, report, work.scratch)) is not None:
             spaces[SPACE_PRODUCT] = product
         choice = _spaces_of_words(catalogue, spaces, report, seed=options.seed)
+        thresholds = _duplicates(
+            catalogue, spaces, image[1] if image else None, report, work.scratch, seed=options.seed
+        )
         _name_unfindable(catalogue, spaces, report.catalogue, source.table.path.name)
         with report.stage("index"):
             report.version = build(
@@ -179,6 +190,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
                 options=options.index,
                 seed=options.seed,
                 text_shares=choice.shares,
+                duplicates=thresholds,
             )
         with report.stage("features"):
             _compact_features(options, catalogue, spaces, report, store)
@@ -238,8 +250,8 @@ async def _read_and_encode_photos(
     catalogue: _Catalogue,
     report: UpdateReport,
     work: _Work,
-) -> SpaceVectors | None:
-    """Read the catalogue, and encode its photos at the same time. Returns their vectors.
+) -> tuple[SpaceVectors, VectorTable] | None:
+    """Read the catalogue, and encode its photos at the same time. Returns their vectors, and what they are stored in.
 
     None if no product has a photo, or if there is no encoder.
     """
@@ -270,7 +282,12 @@ async def _read_and_encode_photos(
             missing = features.read([digests[row] for row in missing.tolist()], vectors, missing)
             if len(missing):
                 raise BadCatalogue(f"{source.name}: photos changed during the update: run it again")
-    return SpaceVectors(encoder=probe.encoder, vectors=vectors, rows=rows) if len(rows) else None
+        if not len(rows):
+            return None
+        if source.photos is not None:
+            copies = catalogue.copied(options.seed).read_photos(source.photos, features, side_px=encoder.input_px)
+            await image_encoding.encode_photos(encoder.encode, copies, features, probe.encoder)
+    return SpaceVectors(encoder=probe.encoder, vectors=vectors, rows=rows), features
 
 
 @asynccontextmanager
@@ -304,6 +321,29 @@ def _read_photos(
             catalogue.photo_digests.append(item.photo.digest if item.photo else None)
             if item.photo is not None:
                 yield item.photo
+
+
+def _duplicates(
+    catalogue: _Catalogue,
+    spaces: Mapping[int, SpaceVectors],
+    image_features: VectorTable | None,
+    report: UpdateReport,
+    scratch: Path,
+    *,
+    seed: int,
+) -> dict[int, DuplicatesThreshold]:
+    """The score from which products are near-duplicates, of each space in which it can be measured."""
+    with report.stage("duplicates"):
+        copies = catalogue.copied(seed).vectors(
+            image_features,
+            text_encoder.load(report.text_artifact) if report.text_artifact else None,
+            product_encoder.load(report.product_artifact) if report.product_artifact else None,
+            scratch / "copies.npy",
+        )
+        photos = [digest or "" for digest in catalogue.photo_digests]
+        thresholds = duplicates.measure_thresholds(catalogue.products, photos, spaces, copies, seed=seed)
+    report.duplicates = {space_name(space): thresholds.get(space) for space in sorted(spaces)}
+    return thresholds
 
 
 def _name_unfindable(
@@ -368,7 +408,10 @@ def _compact_features(
     The version is built by now: what goes wrong is told, and the next update tries again.
     """
     live: dict[int, Callable[[], list[str]]] = {
-        SPACE_IMAGE: lambda: [digest for digest in catalogue.photo_digests if digest is not None],
+        SPACE_IMAGE: lambda: [
+            *(digest for digest in catalogue.photo_digests if digest is not None),
+            *catalogue.copied(options.seed).copy_digests(),
+        ],
         SPACE_TEXT: lambda: text_encoding.digests_of(catalogue.products),
     }
     for space, digests in live.items():

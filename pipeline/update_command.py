@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from encoders.image.signature import MODEL
 from encoders.text import model as text_encoder
 from index.building.auto_recipe import describe
 from index.building.build import MAX_SHARDS, IndexOptions
+from index.building.inspect import describe_duplicates
 from index.building.staging import publish, staging_directory
 from index.building.version_change import current_manifest, tell_what_is_lost
 from index.storage.location import Location, open_location
@@ -22,6 +23,7 @@ from lookalike.cli import arguments
 from lookalike.errors import BadSettings
 from pipeline import catalogue_options, image_encoding
 from pipeline.catalogue_report import parse_max_rejected
+from pipeline.duplicate_scores import PRECISION
 from pipeline.gateway import Gateway
 from pipeline.local_model_server import model_server
 from pipeline.served_catalogue import check_version
@@ -79,7 +81,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         )
         report = asyncio.run(update(options))
         publish(location, directory, report.version)
-    print(json.dumps(report.as_json(), indent=1) if args.json else _summary(report, bool(address)))
+    print(json.dumps(report.as_json(), indent=1) if args.json else summary(report, with_images=bool(address)))
     tell_what_is_lost(before, location.read_manifest(report.version))
     return 0
 
@@ -108,7 +110,7 @@ def _check(args: argparse.Namespace) -> None:
         raise BadSettings(f"--shards {args.shards}: must be in 1..{MAX_SHARDS}")
 
 
-def _summary(report: UpdateReport, with_images: bool) -> str:
+def summary(report: UpdateReport, *, with_images: bool) -> str:
     """The report as text. with_images: whether there was an image encoder."""
     lines = [f"version {report.version}: {report.catalogue}"]
     for name, space in report.spaces.items():
@@ -118,6 +120,7 @@ def _summary(report: UpdateReport, with_images: bool) -> str:
     if report.text_shares:
         shares = " and ".join(f"{share:.0%} {name}" for name, share in report.text_shares.items())
         lines.append(f"  words alone are searched by: {shares}")
+    lines += [f"  {line}" for line in _duplicates(report)]
     if "image" not in report.spaces:
         lines.append(
             f"  no image space: {'no product has a photo' if with_images else 'no --models or --model-server'}"
@@ -145,6 +148,16 @@ def _summary(report: UpdateReport, with_images: bool) -> str:
     if report.product_artifact:
         lines.append(f"  product encoder: {report.product_artifact}")
     return "\n".join(lines)
+
+
+def _duplicates(report: UpdateReport) -> Iterator[str]:
+    """A line for each space on the score from which products are near-duplicates."""
+    for name, threshold in report.duplicates.items():
+        if threshold is None:
+            yield f"{name}: score of duplicates not measured: too few groups are stated, or products to copy"
+        else:
+            reached = "" if threshold.precision >= PRECISION else f"; no score reaches precision {PRECISION}"
+            yield f"{name}: {describe_duplicates(threshold)}{reached}"
 
 
 _EPILOG = """\

@@ -12,14 +12,14 @@ from lookalike.limits import MAX_LIMIT
 from lookalike.runtime.product_fields import check_product_id
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1 import search_pb2, types_pb2
-from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
+from lookalike.v1.types_pb2 import SPACE_AUTO, SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, DuplicatesThreshold, Space
 from server.checks import check_image, check_text, check_vector_size
 from server.filters import check_filter
 
 MAX_EXAMPLES = 16
 DEFAULT_LIMIT = 10
 DEFAULT_DUPLICATES_LIMIT = 100
-DEFAULT_DUPLICATES_MIN_SCORE = 0.95
+DEFAULT_DUPLICATES_MIN_SCORE = 0.95  # In a space for which the version has measured none.
 MAX_DIVERSE_LIMIT = 100  # With `diversity`: choosing each hit costs a comparison with all candidates.
 MIN_SHARE = 1e-6  # Of a space in a late fusion: a smaller one would not change float32 scores.
 
@@ -130,22 +130,32 @@ def parse_query(request: search_pb2.SearchRequest, *, example_fields: Sequence[s
     return query
 
 
-def duplicates_search(request: search_pb2.FindDuplicatesRequest) -> search_pb2.SearchRequest:
-    """The SearchRequest that finds the duplicates. Raises InvalidRequest if the example has a weight."""
+def duplicates_search(
+    request: search_pb2.FindDuplicatesRequest, measured: Mapping[Space.ValueType, DuplicatesThreshold]
+) -> tuple[search_pb2.SearchRequest, DuplicatesThreshold]:
+    """The SearchRequest that finds the duplicates, and what to say of its least score.
+
+    measured: that of each space for which the version states it. Raises InvalidRequest if the example has a weight.
+    """
     if request.example.HasField("weight"):
         raise InvalidRequest("example.weight", "leave it out: there is one example")
-    space = SPACE_TEXT if request.example.HasField(ExampleSource.TEXT.value) else SPACE_IMAGE
-    return search_pb2.SearchRequest(
+    space = request.space or (SPACE_TEXT if request.example.HasField(ExampleSource.TEXT.value) else SPACE_IMAGE)
+    if request.HasField("min_score"):
+        threshold = DuplicatesThreshold(min_score=request.min_score)
+    else:
+        threshold = measured.get(space) or DuplicatesThreshold(min_score=DEFAULT_DUPLICATES_MIN_SCORE)
+    search = search_pb2.SearchRequest(
         examples=[request.example],
-        space=request.space or space,
+        space=space,
         limit=request.limit if request.HasField("limit") else DEFAULT_DUPLICATES_LIMIT,
-        min_score=request.min_score if request.HasField("min_score") else DEFAULT_DUPLICATES_MIN_SCORE,
+        min_score=threshold.min_score,
         filter=request.filter,
         exclude_same_shop=request.exclude_same_shop,
         exact=request.exact,
         min_coverage=request.min_coverage,
         explain=request.explain,
     )
+    return search, threshold
 
 
 def _parse_shares(

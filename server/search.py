@@ -87,18 +87,29 @@ class Searcher:
         self, request: search_pb2.FindDuplicatesRequest, deadline: Deadline, permit: Permit
     ) -> bytes:
         """A serialized SearchResponse; it shares its answer, cached or not, with the equivalent Search."""
-        data = duplicates_search(request).SerializeToString()
-        return await self.respond(data, permit.timer, deadline, example_fields=("example",))
+        snapshot = self.versions.snapshot()
+        search, threshold = duplicates_search(request, snapshot.duplicates)
+        response = await self.respond(
+            search.SerializeToString(), permit.timer, deadline, snapshot=snapshot, example_fields=("example",)
+        )
+        return response + search_pb2.SearchResponse(threshold=threshold).SerializeToString()
 
     async def respond(
-        self, data: bytes, timer: RequestTimer, deadline: Deadline, *, example_fields: Sequence[str] = EXAMPLE_FIELDS
+        self,
+        data: bytes,
+        timer: RequestTimer,
+        deadline: Deadline,
+        *,
+        snapshot: Snapshot | None = None,
+        example_fields: Sequence[str] = EXAMPLE_FIELDS,
     ) -> bytes:
         """The same, for a call that was admitted already, alone or in a batch.
 
         It comes from the cache, an equal search in flight or a new search. Errors name examples by `example_fields`.
+        snapshot: the version to search; None: the current one.
         """
         deadline = deadline.or_after(self.default_deadline_s)
-        snapshot = self.versions.snapshot()
+        snapshot = snapshot or self.versions.snapshot()
         query, key = None, ""
         if self.cache is not None:
             with timer.stage("cache"):

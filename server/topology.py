@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lookalike.errors import FailedPrecondition, Unavailable
 from lookalike.spaces import space_name
 from lookalike.v1 import index_pb2
-from lookalike.v1.types_pb2 import Space
+from lookalike.v1.types_pb2 import DuplicatesThreshold, Space
 from server.change_history import ChangeHistory
 
 
@@ -22,6 +22,7 @@ class SpaceInfo:
     dim: int
     encoder: str
     documents: tuple[int, ...]  # Vectors per shard.
+    duplicates: DuplicatesThreshold | None = None  # The score from which products are near-duplicates; None: unknown.
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,11 @@ class Snapshot:
     @property
     def shards(self) -> int:
         return len(self.serving)
+
+    @property
+    def duplicates(self) -> dict[Space.ValueType, DuplicatesThreshold]:
+        """The score from which products are near-duplicates, of each space in which it was measured."""
+        return {space: info.duplicates for space, info in self.spaces.items() if info.duplicates is not None}
 
     def require_spaces(self, spaces: Sequence[Space.ValueType]) -> dict[Space.ValueType, SpaceInfo]:
         """Describe these spaces, in their order. Raises FailedPrecondition for one that the version does not have."""
@@ -85,7 +91,15 @@ def choose_snapshot(
         version = max(versions, key=lambda each: (versions.count(each), currents.count(each), each))
     states = {ordinal: state for ordinal, states in served.items() for state in states if state.version == version}
     (any_state, *_) = states.values()
-    spaces = {each.space: SpaceInfo(each.dim, each.encoder, _documents(each, states)) for each in any_state.spaces}
+    spaces = {
+        each.space: SpaceInfo(
+            each.dim,
+            each.encoder,
+            _documents(each, states),
+            each.duplicates if each.HasField("duplicates") else None,
+        )
+        for each in any_state.spaces
+    }
     serving = tuple(ordinal in states for ordinal in range(len(responses)))
     if changes is None or version != pinned:
         changes = ChangeHistory(len(responses))

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +26,15 @@ from index.building import auto_recipe
 from index.building.calibration import EXACT_FLOATS, TARGET_RECALL, calibrate, draw_queries
 from index.building.tune_selection import TuneBudget
 from index.storage import attributes, vectors, version
-from index.storage.manifest import FORMAT, FileEntry, IndexEntry, Manifest, RecipeChoice, SpaceEntry
+from index.storage.manifest import (
+    FORMAT,
+    DuplicatesThreshold,
+    FileEntry,
+    IndexEntry,
+    Manifest,
+    RecipeChoice,
+    SpaceEntry,
+)
 from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS, shard_name
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.runtime.partition import shard_of
@@ -87,6 +95,7 @@ def build(
     threads: int = 1,
     exact_floats: int = EXACT_FLOATS,
     text_shares: Mapping[int, float] | None = None,
+    duplicates: Mapping[int, DuplicatesThreshold] | None = None,
     progress: Progress | None = None,
 ) -> str:
     """Build, verify and publish a version; returns its name. Vectors are scaled to unit norm.
@@ -94,6 +103,7 @@ def build(
     exact_floats: with the recipe `auto` a shard's space of at most this many floats is searched exactly. For a larger
     one the recipe is measured, or kept from the version that serves.
     text_shares: the spaces that words alone are best searched in, and the share of each; None: not measured.
+    duplicates: the score from which products are near-duplicates, of the spaces in which it was measured.
     Raises BadCatalogue or BadArtifact with the row at fault; BadSettings for options that do not suit the vectors;
     OperatorError while another build is under way here.
     """
@@ -128,7 +138,8 @@ def build(
             for space, space_vectors in sorted(spaces.items())
         }
         shares = {space_name(space): share for space, share in sorted((text_shares or {}).items())}
-        name = _version_name(settings, spaces, choices, shards=shards, text_shares=shares)
+        thresholds = {space: (duplicates or {}).get(space) for space in spaces}
+        name = _version_name(settings, spaces, choices, shards=shards, text_shares=shares, thresholds=thresholds)
         if not _is_intact(location, name):
             indexes = {
                 space: tuple(_build_index(settings, shard, space, choice) for shard in range(shards))
@@ -137,7 +148,15 @@ def build(
             step("computing checksums")
             files = _file_entries(directory)
             manifest = _manifest(
-                name, spaces, choices, indexes, assignment, rescore=options.rescore, seed=seed, files=files
+                name,
+                spaces,
+                choices,
+                indexes,
+                assignment,
+                thresholds=thresholds,
+                rescore=options.rescore,
+                seed=seed,
+                files=files,
             )
             _publish(location, directory, replace(manifest, text_shares=shares))
         version.make_current(location, name)
@@ -328,6 +347,7 @@ def _version_name(
     *,
     shards: int,
     text_shares: Mapping[str, float],
+    thresholds: Mapping[int, DuplicatesThreshold | None],
 ) -> str:
     """A digest of everything that decides the results; ANN indexes are left out: they follow from the rest.
 
@@ -345,6 +365,7 @@ def _version_name(
             if choice is not None
         },
         "text_shares": text_shares,
+        "duplicates": {space_name(space): each and asdict(each) for space, each in thresholds.items()},
         "settings": [shards, settings.seed, settings.exact_floats, *astuple(settings.options)],
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
@@ -366,6 +387,7 @@ def _manifest(
     indexes: Mapping[int, tuple[IndexEntry, ...]],
     assignment: _ShardAssignment,
     *,
+    thresholds: Mapping[int, DuplicatesThreshold | None],
     rescore: str,
     seed: int,
     files: Mapping[str, FileEntry],
@@ -379,6 +401,7 @@ def _manifest(
             documents=assignment.counts(space_vectors.rows),
             indexes=indexes[space],
             choice=choices[space],
+            duplicates=thresholds[space],
         )
         for space, space_vectors in sorted(spaces.items())
     )

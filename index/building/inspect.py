@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from index.storage.location import Location, open_location
-from index.storage.manifest import Manifest, SpaceEntry, dump_manifest
+from index.storage.manifest import DuplicatesThreshold, Manifest, SpaceEntry, dump_manifest
 
 EPILOG = """examples:
   lookalike index inspect index
@@ -51,6 +51,9 @@ def _print_manifest(console: Console, location: Location, manifest: Manifest, re
         for space in manifest.spaces:
             table.add_row(*_table_row(shard, space))
     console.print(table)
+    for space in manifest.spaces:
+        if space.duplicates is not None:
+            console.print(f"{space.name}: {describe_duplicates(space.duplicates)}", highlight=False, soft_wrap=True)
     if read_bytes is not None:
         console.print(f"verified: {len(manifest.files)} files, {format_mib(read_bytes)}")
 
@@ -60,6 +63,14 @@ def _table_row(shard: int, space: SpaceEntry) -> tuple[str, ...]:
     search_parameter = str(index.operating_points[0].search_parameter) if index.operating_points else "-"
     cells = (str(shard), space.name, str(space.dim), str(space.documents[shard]), space.encoder, space.rescore)
     return (*cells, index.recipe, search_parameter, f"{index.recall_at_10:.3f}")
+
+
+def describe_duplicates(threshold: DuplicatesThreshold) -> str:
+    """The score from which products are near-duplicates, and what is known of it, as text."""
+    return (
+        f"duplicates from {threshold.min_score:.4g} (precision {threshold.precision:.3f}, recall "
+        f"{threshold.recall:.3f}, {threshold.queries:,} queries by {threshold.measured_by})"
+    )
 
 
 def format_mib(size_bytes: int) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from index.building.inspect import format_mib
+from index.building.inspect import describe_duplicates, format_mib
 from index.building.version_change import current_manifest, tell_what_is_lost
 from index.storage.location import Location, open_location
-from index.storage.manifest import Manifest
+from index.storage.manifest import DuplicatesThreshold, Manifest
 from lookalike.errors import BadArtifact, BadSettings
 
 EPILOG = """examples:
@@ -108,6 +109,10 @@ def _list_versions(location: Location, *, as_json: bool) -> None:
         table.add_row(mark, row["version"], *counts)
     console.print(table)
     for row in versions:
+        for space in row.get("spaces", ()):
+            if space["duplicates"] is not None:
+                described = describe_duplicates(DuplicatesThreshold(**space["duplicates"]))
+                console.print(f"{row['version']}, {space['name']}: {described}", highlight=False, soft_wrap=True)
         if "damaged" in row:
             console.print(row["damaged"], markup=False, soft_wrap=True)
 
@@ -125,6 +130,14 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "products": sum(manifest.products),
         "shards": manifest.shards,
         "bytes": sum(file.bytes for file in manifest.files.values()),
-        "spaces": [{"name": space.name, "dim": space.dim, "encoder": space.encoder} for space in manifest.spaces],
+        "spaces": [
+            {
+                "name": space.name,
+                "dim": space.dim,
+                "encoder": space.encoder,
+                "duplicates": space.duplicates and asdict(space.duplicates),
+            }
+            for space in manifest.spaces
+        ],
         "recall_at_10": min((i.recall_at_10 for space in manifest.spaces for i in space.indexes), default=None),
     }

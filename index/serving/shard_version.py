@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from lookalike.shard_query import ShardQuery
 from lookalike.spaces import space_number
 from lookalike.timestamps import unix_time_s
 from lookalike.v1 import index_pb2, types_pb2
-from lookalike.v1.types_pb2 import Product, Space, SpaceWeight
+from lookalike.v1.types_pb2 import DuplicatesThreshold, Product, Space, SpaceWeight
 from lookalike.vectors import pack
 
 MAX_DESCRIPTIONS = 256  # In one response; each has at most 64 KiB.
@@ -77,6 +78,7 @@ class ShardVersion:
                 documents=entry.documents,
                 live=view.vector_count(number),
                 device=gpu.device_of(self.base.spaces[number].ann_index),
+                duplicates=DuplicatesThreshold(**asdict(entry.duplicates)) if entry.duplicates else None,
             )
             for entry in self.manifest.spaces
             for number in [space_number(entry.name)]

@@ -12,7 +12,7 @@ from typing import Any
 from lookalike.errors import BadArtifact
 from lookalike.spaces import space_number
 
-FORMAT = 9  # Raised when keys or files change; 9: unknown prices, currencies and expiry times of products.
+FORMAT = 10  # Raised when keys or files change; 10: the score from which products are near-duplicates.
 EXACT = "Flat"
 
 
@@ -68,6 +68,17 @@ class RecipeChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DuplicatesThreshold:
+    """The score from which products are near-duplicates in a space, as it was measured on some of them."""
+
+    min_score: float
+    precision: float  # Mean over the queries with an answer: the share of it that is the same product.
+    recall: float  # Mean over the queries that have another of the same product: the share of these in the answer.
+    queries: int
+    measured_by: str  # What says which products are the same: "stated groups" or "made copies".
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpaceEntry:
     name: str
     dim: int
@@ -76,6 +87,7 @@ class SpaceEntry:
     documents: tuple[int, ...]  # Vectors per shard.
     indexes: tuple[IndexEntry, ...]  # One per shard.
     choice: RecipeChoice | None = None  # None: the recipe was named, or the shards are searched exactly.
+    duplicates: DuplicatesThreshold | None = None  # None: not measured.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +160,16 @@ def _space_from(body: Mapping[str, Any]) -> SpaceEntry:
         for index in body["indexes"]
     )
     choice = None if body["choice"] is None else _choice_from(body["choice"])
-    return SpaceEntry(**{**body, "documents": tuple(body["documents"]), "indexes": indexes, "choice": choice})
+    duplicates = None if body["duplicates"] is None else DuplicatesThreshold(**body["duplicates"])
+    return SpaceEntry(
+        **{
+            **body,
+            "documents": tuple(body["documents"]),
+            "indexes": indexes,
+            "choice": choice,
+            "duplicates": duplicates,
+        }
+    )
 
 
 def _choice_from(body: Mapping[str, Any]) -> RecipeChoice:

@@ -58,7 +58,12 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     source.add_argument("--text", metavar="TEXT", help="a title")
     source.add_argument("--vector", metavar="FILE.npy", type=Path, help="a vector of the space")
     parser.add_argument("--space", choices=tuple(SPACES), default="auto", help="auto: image, or text for a text")
-    parser.add_argument("--min-score", type=float, metavar="S", help="least similarity, -1..1 (default: 0.95)")
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        metavar="S",
+        help="least similarity, -1..1 (default: as measured for the space by the update; 0.95 if it was not)",
+    )
     parser.add_argument("--limit", type=int, help="most hits, 1..1000 (default: 100)")
     filters = parser.add_argument_group("which products may be hits")
     flags.add_filter_flags(filters)

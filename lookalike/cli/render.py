@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lookalike.spaces import VECTOR_SPACES, space_name
 from lookalike.v1.search_pb2 import ClassifyResponse, Contribution, Provenance, SearchResponse
-from lookalike.v1.types_pb2 import Product, SearchPlan
+from lookalike.v1.types_pb2 import DuplicatesThreshold, Product, SearchPlan
 
 MAX_CONTRIBUTIONS = 8  # Of a hit; --json has the others, too.
 MAX_EXAMPLE_CHARS = 24
@@ -160,6 +160,17 @@ def _source(provenance: Provenance) -> str:
     if provenance.stale_s:
         return f"cached {provenance.stale_s:.1f} s ago: a product added or changed since may be missing"
     return "cached" if provenance.cached else "computed"
+
+
+def threshold(threshold: DuplicatesThreshold) -> Text:
+    """A line with the least score of duplicates, and how good answers with it are where that was measured."""
+    line = f"duplicates: score at least {threshold.min_score:.4g}"
+    if threshold.measured_by:
+        line += (
+            f" · as measured by {threshold.measured_by}, {threshold.precision:.0%} of an answer are the same product, "
+            f"and {threshold.recall:.0%} of these are in it"
+        )
+    return Text(printable(line), "dim")
 
 
 def provenance(provenance: Provenance) -> Text:

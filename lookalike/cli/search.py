@@ -74,6 +74,8 @@ def print_response(response: SearchResponse, *, as_json: bool, examples: Sequenc
         console.print()
     if response.truncated:
         console.print(render.TRUNCATED)
+    if response.HasField("threshold"):
+        console.print(render.threshold(response.threshold))
     console.print(render.provenance(response.provenance))
 
 

@@ -241,6 +241,7 @@ class SpaceState(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
     space: _types_pb2.Space.ValueType
     dim: _builtins.int
     encoder: _builtins.str
@@ -253,6 +254,10 @@ class SpaceState(_message.Message):
     def documents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Vectors in each shard of the version as built; position = shard."""
 
+    @_builtins.property
+    def duplicates(self) -> _types_pb2.DuplicatesThreshold:
+        """The score from which products are near-duplicates; unset: not measured."""
+
     def __init__(
         self,
         *,
@@ -262,10 +267,11 @@ class SpaceState(_message.Message):
         documents: _abc.Iterable[_builtins.int] | None = ...,
         live: _builtins.int | None = ...,
         device: _builtins.str = ...,
+        duplicates: _types_pb2.DuplicatesThreshold | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "live", b"live"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "duplicates", b"duplicates", "live", b"live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "device", b"device", "dim", b"dim", "documents", b"documents", "encoder", b"encoder", "live", b"live", "space", b"space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_live", b"_live", "device", b"device", "dim", b"dim", "documents", b"documents", "duplicates", b"duplicates", "encoder", b"encoder", "live", b"live", "space", b"space"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__live: _TypeAlias = _typing.Literal["live"]  # noqa: Y015
     _WhichOneofArgType__live: _TypeAlias = _typing.Literal["_live", b"_live"]  # noqa: Y015

@@ -315,7 +315,9 @@ class FindDuplicatesRequest(_message.Message):
     space: _types_pb2.Space.ValueType
     """AUTO: IMAGE, or TEXT for a text."""
     min_score: _builtins.float
-    """As in SearchRequest; default 0.95."""
+    """As in SearchRequest. Default: the score that was measured for the searched space when the version was built, from which
+    on at least 95 % of an answer are the same product, on average, or as nearly so as any score; 0.95 if it was not measured.
+    """
     limit: _builtins.int
     """1..1000; default 100."""
     exclude_same_shop: _builtins.bool
@@ -369,6 +371,7 @@ class SearchResponse(_message.Message):
     HITS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
     truncated: _builtins.bool
     """With `min_score`: `limit` cut off hits that score at least as much."""
     @_builtins.property
@@ -377,16 +380,21 @@ class SearchResponse(_message.Message):
 
     @_builtins.property
     def provenance(self) -> Global___Provenance: ...
+    @_builtins.property
+    def threshold(self) -> _types_pb2.DuplicatesThreshold:
+        """Of FindDuplicates: the `min_score` that was used; what is known of it only if it is the version's own."""
+
     def __init__(
         self,
         *,
         hits: _abc.Iterable[Global___Hit] | None = ...,
         provenance: Global___Provenance | None = ...,
         truncated: _builtins.bool = ...,
+        threshold: _types_pb2.DuplicatesThreshold | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "provenance", b"provenance", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "provenance", b"provenance", "threshold", b"threshold", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

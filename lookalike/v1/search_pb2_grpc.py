@@ -82,8 +82,8 @@ class SimilarProductsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FindDuplicates(self, request, context):
-        """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
-        off further duplicates. Provenance and status codes are those of Search.
+        """Finds near-duplicates of one product: a Search for one example with a minimum score, which `threshold` tells. `truncated`
+        says that `limit` cut off further duplicates. Provenance and status codes are those of Search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,8 +57,8 @@ class SimilarProductsStub:
     RESOURCE_EXHAUSTED   too many streams are open
     """
     FindDuplicates: _grpc.UnaryUnaryMultiCallable[_search_pb2.FindDuplicatesRequest, _search_pb2.SearchResponse]
-    """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
-    off further duplicates. Provenance and status codes are those of Search.
+    """Finds near-duplicates of one product: a Search for one example with a minimum score, which `threshold` tells. `truncated`
+    says that `limit` cut off further duplicates. Provenance and status codes are those of Search.
     """
     Classify: _grpc.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]
     """Predicts the category of a product, photo or title, or abstains.
@@ -98,8 +98,8 @@ class SimilarProductsAsyncStub(SimilarProductsStub):
     RESOURCE_EXHAUSTED   too many streams are open
     """
     FindDuplicates: _aio.UnaryUnaryMultiCallable[_search_pb2.FindDuplicatesRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
-    """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
-    off further duplicates. Provenance and status codes are those of Search.
+    """Finds near-duplicates of one product: a Search for one example with a minimum score, which `threshold` tells. `truncated`
+    says that `limit` cut off further duplicates. Provenance and status codes are those of Search.
     """
     Classify: _aio.UnaryUnaryMultiCallable[_search_pb2.ClassifyRequest, _search_pb2.ClassifyResponse]  # type: ignore[assignment]
     """Predicts the category of a product, photo or title, or abstains.
@@ -160,8 +160,8 @@ class SimilarProductsServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.FindDuplicatesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
-        """Finds near-duplicates of one product: a Search for one example with a minimum score. `truncated` says that `limit` cut
-        off further duplicates. Provenance and status codes are those of Search.
+        """Finds near-duplicates of one product: a Search for one example with a minimum score, which `threshold` tells. `truncated`
+        says that `limit` cut off further duplicates. Provenance and status codes are those of Search.
         """
 
     @_abc_1.abstractmethod

@@ -78,6 +78,53 @@ class SpaceWeight(_message.Message):
 Global___SpaceWeight: _TypeAlias = SpaceWeight  # noqa: Y015
 
 @_typing.final
+class DuplicatesThreshold(_message.Message):
+    """The score from which products are near-duplicates in one space, and how good answers are with it, as measured when the
+    version was built.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    MEASURED_BY_FIELD_NUMBER: _builtins.int
+    min_score: _builtins.float
+    precision: _builtins.float
+    """Mean over the queries with an answer: the share of it that is the same product. Unset: unknown."""
+    recall: _builtins.float
+    """Mean over the queries that have another of the same product: the share of these that is in the answer. Unset: unknown."""
+    queries: _builtins.int
+    measured_by: _builtins.str
+    """What says which products are the same: "stated groups" (the tags `group:ID`) or "made copies" of photos and titles.
+    Empty: `min_score` was not measured.
+    """
+    def __init__(
+        self,
+        *,
+        min_score: _builtins.float = ...,
+        precision: _builtins.float | None = ...,
+        recall: _builtins.float | None = ...,
+        queries: _builtins.int = ...,
+        measured_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "_recall", b"_recall", "precision", b"precision", "recall", b"recall"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_precision", b"_precision", "_recall", b"_recall", "measured_by", b"measured_by", "min_score", b"min_score", "precision", b"precision", "queries", b"queries", "recall", b"recall"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
+    _WhichOneofReturnType__recall: _TypeAlias = _typing.Literal["recall"]  # noqa: Y015
+    _WhichOneofArgType__recall: _TypeAlias = _typing.Literal["_recall", b"_recall"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall) -> _WhichOneofReturnType__recall | None: ...
+
+Global___DuplicatesThreshold: _TypeAlias = DuplicatesThreshold  # noqa: Y015
+
+@_typing.final
 class SpaceVector(_message.Message):
     """A product's vector in one space. In responses it has unit norm."""
 

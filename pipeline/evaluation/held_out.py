@@ -7,7 +7,7 @@ neighbours, and only those with a vector in every space, so that all spaces are 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from encoders.splits import Split, splits_of
 from index.serving.shard_version import ShardVersion, open_shard
 from index.storage import version
+from index.storage.manifest import DuplicatesThreshold
 from lookalike.errors import OperatorError
 from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import Product, Space
@@ -47,6 +48,7 @@ class EvaluationData:
     train: ProductSample  # Training products with a vector in every space, or a sample: the neighbours that vote.
     calibration: ProductSample  # Calibration products, sampled like `train`: thresholds are chosen on them.
     seen_vectors: Mapping[str, int]  # Test products whose vector equals that of a training product, by space.
+    duplicates: Mapping[str, DuplicatesThreshold] = field(default_factory=dict)  # Of the spaces for which it is stated.
 
 
 def read(location: Path, *, sample: int, seed: int) -> EvaluationData:
@@ -82,6 +84,7 @@ def read(location: Path, *, sample: int, seed: int) -> EvaluationData:
         train=train,
         calibration=products.read_sample(_draw_rows(is_calibration & complete, MAX_CALIBRATION, random)),
         seen_vectors={space: _count_equal(test.vectors[space], train.vectors[space]) for space in spaces},
+        duplicates={entry.name: entry.duplicates for entry in manifest.spaces if entry.duplicates is not None},
     )
 
 

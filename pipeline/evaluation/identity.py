@@ -1,7 +1,9 @@
-"""Evaluates whether the same product is found: by the groups that tags state, or by made titles. Pure.
+"""Evaluates whether the same product is found: by the groups that tags state, by made titles and by made photos. Pure.
 
 Queries are held-out products, found among these and the training and calibration products: no encoder was trained on
-groups. A made title is that of a held-out product as another shop would write it (`encoders.text.perturbation`).
+groups. A made title is that of a held-out product as another shop would write it (`encoders.text.perturbation`), a made
+photo its photo as another shop would show it (`encoders.image.perturbation`). Made photos are found among the test
+products, of which baselines have vectors, too.
 """
 
 from __future__ import annotations
@@ -22,26 +24,39 @@ from pipeline.evaluation.held_out import EvaluationData
 from pipeline.evaluation.metrics import Average, average_metrics
 
 METRICS = ("R-precision", "nearest is the same", "precision@10")
-STATED, MADE = "stated groups", "made titles"
+STATED, MADE, PHOTOS = "stated groups", "made titles", "made photos"
 MIN_QUERIES = 30  # With fewer, a kind of queries is left out.
 
 EncodeTitles = Callable[[Sequence[str]], F32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PhotoQueries:
+    """Copies of test products' photos by one kind of change, and what they search."""
+
+    change: str
+    rows: I64  # The test products that they are of.
+    methods: Mapping[str, tuple[F32, F32]]  # Queries (n, dim) and test products (m, dim), by space and baseline.
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityQuality:
     """How well queries of one kind find the same product, by space and baseline."""
 
-    kind: str  # STATED or MADE.
+    kind: str  # STATED, MADE, or PHOTOS and a kind of change: "made photos, crop".
     queries: int
     products: int  # Among which they search, the query itself not counted for stated groups.
     methods: Mapping[str, Sequence[Average]]  # In the order of METRICS.
 
 
 def evaluate_identity(
-    data: EvaluationData, encode_titles: Mapping[str, EncodeTitles], *, seed: int
+    data: EvaluationData,
+    encode_titles: Mapping[str, EncodeTitles],
+    photo_queries: Sequence[PhotoQueries] = (),
+    *,
+    seed: int,
 ) -> list[IdentityQuality]:
-    """Measure by stated groups and by made titles, each if there are enough queries.
+    """Measure by stated groups, by made titles and by made photos, each if there are enough queries.
 
     encode_titles: how a title becomes a query vector of a space, by the name of the space, or by that and a comma and
     what is said of it; without any there are no made titles.
@@ -70,6 +85,12 @@ def evaluate_identity(
         }
         scorers |= _tfidf(made, titles)
         found.append(_measure(MADE, scorers, codes[queries], codes, own_rows=None, seed=seed))
+    for copies in photo_queries:
+        if len(copies.rows) >= MIN_QUERIES:
+            codes = label_codes([vector.tobytes() for vector in data.test.vectors["image"]])  # Equal photos.
+            scorers = {name: partial(inner_products, *vectors) for name, vectors in copies.methods.items()}
+            kind = f"{PHOTOS}, {copies.change}"
+            found.append(_measure(kind, scorers, codes[copies.rows], codes, own_rows=None, seed=seed))
     return found
 
 

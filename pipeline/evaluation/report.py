@@ -8,9 +8,10 @@ from typing import Any
 
 from pipeline.evaluation.classification import NEIGHBOURS as VOTING_NEIGHBOURS
 from pipeline.evaluation.classification import AbstentionPoint, ClassificationEvaluation
+from pipeline.evaluation.duplicates import ThresholdQuality
 from pipeline.evaluation.held_out import EvaluationData
+from pipeline.evaluation.identity import MADE, STATED, IdentityQuality
 from pipeline.evaluation.identity import METRICS as IDENTITY_METRICS
-from pipeline.evaluation.identity import STATED, IdentityQuality
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.metrics import METRICS, RESAMPLES, Average
 from pipeline.evaluation.plots import NEIGHBOURS, labels_by_frequency
@@ -27,6 +28,7 @@ class Evaluation:
     data: EvaluationData
     retrieval: RetrievalEvaluation
     identity: Sequence[IdentityQuality]
+    thresholds: Sequence[ThresholdQuality]
     classification: ClassificationEvaluation | None
 
 
@@ -66,6 +68,7 @@ def as_json(evaluation: Evaluation, run: EvaluationRun) -> dict[str, Any]:
         "uninformative_labellings": list(retrieval.uninformative),
         "labellings": {labelling.title: _labelling_json(retrieval, labelling) for labelling in retrieval.labellings},
         "identity": [_identity_json(quality) for quality in evaluation.identity],
+        "duplicates": [asdict(quality) for quality in evaluation.thresholds],
         "classification": asdict(classification) if classification else None,
         "policy_gains": [_gain_json(gain) for gain in retrieval.policy_gains],
         "confusions": {
@@ -137,6 +140,7 @@ def markdown(evaluation: Evaluation, run: EvaluationRun) -> str:
         _notes(retrieval, run),
         _averages(retrieval, run),
         _identity(evaluation.identity),
+        _thresholds(evaluation.thresholds),
         _policy(retrieval),
         _partial_queries(retrieval),
         _classification(classification, run),
@@ -215,6 +219,8 @@ def _identity(identity: Sequence[IdentityQuality]) -> Iterator[str]:
             "Held-out products find the others of the group that their tags state."
             if quality.kind == STATED
             else "Titles of held-out products, as another shop would write them, find the products that they are of."
+            if quality.kind == MADE
+            else "Photos of test products, as another shop would show them, find the products that they are of."
         )
         yield ""
         yield "| | " + " | ".join(IDENTITY_METRICS) + " |"
@@ -222,6 +228,29 @@ def _identity(identity: Sequence[IdentityQuality]) -> Iterator[str]:
         for name, averages in quality.methods.items():
             yield f"| {name} | " + " | ".join(map(_interval, averages)) + " |"
         yield ""
+
+
+def _thresholds(thresholds: Sequence[ThresholdQuality]) -> Iterator[str]:
+    if not thresholds:
+        return
+    yield "## Near-duplicates"
+    yield ""
+    yield (
+        "The default `min_score` of `FindDuplicates`, chosen on calibration products when the version was built, on "
+        "test products: the share of an answer that is the same product (precision), and of the others of the same "
+        "product that are in the answer (recall), each a mean over queries; and the share of right ones among all hits "
+        "together."
+    )
+    yield ""
+    yield "| | by | min_score | precision stated | precision | recall stated | recall | of all hits | with an answer |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for each in thresholds:
+        stated = each.threshold
+        precision = f"{stated.precision:.3f} | {_interval(each.precision)}"
+        recall = f"{stated.recall:.3f} | {_interval(each.recall)}"
+        cells = f"{precision} | {recall} | {each.pair_precision:.3f} | {each.answered:,} of {each.queries:,}"
+        yield f"| {each.space} | {stated.measured_by} | {stated.min_score:.4f} | {cells} |"
+    yield ""
 
 
 def _policy(retrieval: RetrievalEvaluation) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import shutil
@@ -16,9 +17,11 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from encoders.product import model as product_model
 from encoders.serving.policy import All
+from encoders.splits import Split, split_of
 from encoders.text import fit
 from encoders.types import Embeddings
 from index.building import auto_recipe
@@ -28,7 +31,7 @@ from lookalike.cli import dispatch
 from lookalike.demo.sample import command
 from lookalike.errors import BadCatalogue, Unavailable
 from lookalike.timestamps import unix_time_s
-from pipeline import image_encoding
+from pipeline import image_encoding, update_command
 from pipeline import update as update_module
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.features.compaction import CompactionOptions
@@ -434,6 +437,72 @@ def test_an_index_at_a_url_is_built_in_a_staging_directory_and_uploaded(
     assert sum(store.read_manifest(result["version"]).products) == result["products"]
     assert store.verify(store.read_manifest(result["version"]))
     assert read_index_vectors(staging).keys() == result["spaces"].keys()
+
+
+def a_picture(number: int) -> bytes:
+    """A PNG of sixteen random colours, which no other number has."""
+    colours = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colours).resize((32, 32), Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
+
+
+def many_products(directory: Path, count: int, *, per_group: int = 0) -> Path:
+    """A catalogue of products with a photo and a title of their own; per_group: offers of the same product."""
+    rows = [
+        {
+            "id": f"p{i}",
+            "title": f"lamp model {i // (per_group or 1):04}x {'abcdefgh'[i % 8]}",
+            "image": f"images/{i}.png",
+            "tags": [f"group:{i // per_group}"] if per_group else [],
+        }
+        for i in range(count)
+    ]
+    return write_jsonl(directory, *rows, photos={f"images/{i}.png": a_picture(i) for i in range(count)})
+
+
+async def test_the_score_of_duplicates_is_measured_by_copies_which_are_encoded_once(
+    options: UpdateOptions, model: ImageModel, tmp_path: Path
+) -> None:
+    options = replace(options, catalogue=many_products(tmp_path / "many", 400))
+    report = await update(options)
+    held_out = sum(split_of(f"p{i}") == Split.CALIBRATE for i in range(400))
+    assert model.photos == 1 + 400 + held_out  # The probe, the photos, and a copy of each that is held out.
+    threshold = report.duplicates["image"]
+    assert threshold is not None
+    assert (threshold.measured_by, threshold.queries) == ("made copies", 2 * held_out)
+    assert threshold.recall > 0
+    assert 0.5 < threshold.min_score < 1
+    manifest = version.read_manifest(options.location, report.version)
+    assert {space.name: space.duplicates for space in manifest.spaces} == report.duplicates
+    assert f"duplicates from {threshold.min_score:.4g}" in update_command.summary(report, with_images=True)
+    model.photos = 0
+    assert (await update(options)).version == report.version
+    assert model.photos == 1
+
+
+async def test_the_score_of_duplicates_is_measured_by_stated_groups_where_enough_are_stated(
+    options: UpdateOptions, model: ImageModel, tmp_path: Path
+) -> None:
+    options = replace(options, catalogue=many_products(tmp_path / "many", 400, per_group=2))
+    report = await update(options)
+    assert model.photos == 1 + 400  # Nothing is copied.
+    by_text, by_image = report.duplicates["text"], report.duplicates["image"]
+    assert by_text is not None
+    assert by_image is not None
+    assert by_text.measured_by == by_image.measured_by == "stated groups"
+    assert by_text.precision > by_image.precision  # Offers of one product have other photos.
+    assert "image: duplicates from" in (summary := update_command.summary(report, with_images=True))
+    assert "no score reaches precision 0.95" in summary
+
+
+async def test_with_few_products_the_score_of_duplicates_is_not_measured_and_the_report_says_so(
+    options: UpdateOptions,
+) -> None:
+    report = await update(options)
+    assert report.duplicates == {"image": None, "text": None}
+    assert "image: score of duplicates not measured" in update_command.summary(report, with_images=True)
+    assert report.as_json()["duplicates"] == {"image": None, "text": None}
 
 
 def test_a_report_without_spaces_can_be_written_as_json() -> None:

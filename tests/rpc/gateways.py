@@ -32,6 +32,7 @@ from lookalike.v1.types_pb2 import (
     SPACE_IMAGE,
     SPACE_PRODUCT,
     SPACE_TEXT,
+    DuplicatesThreshold,
     Product,
     SearchPlan,
     Space,
@@ -113,6 +114,7 @@ class ScriptedShard:
     spaces: Sequence[Space.ValueType] = (SPACE_IMAGE, SPACE_TEXT)
     encoders: Mapping[Space.ValueType, str] = field(default_factory=dict)  # By space; default: "encoder-1" and so on.
     text_shares: Mapping[Space.ValueType, float] = field(default_factory=dict)
+    duplicates: Mapping[Space.ValueType, DuplicatesThreshold] = field(default_factory=dict)
     error: LookalikeError | None = None
     fetch_error: LookalikeError | None = None
     hang: bool = False
@@ -137,6 +139,7 @@ class ScriptedShard:
                     sum(s == space and shard_of(product_id, SHARDS) == shard for product_id, s in VECTORS)
                     for shard in range(SHARDS)
                 ],
+                duplicates=self.duplicates.get(space),
             )
             for space in self.spaces
         ]
@@ -470,6 +473,7 @@ async def scripted_system(
     image_encoder: str = f"encoder-{SPACE_IMAGE}",
     product_encoder_name: str = f"encoder-{SPACE_PRODUCT}",
     text_shares: Mapping[Space.ValueType, float] | None = None,
+    duplicates: Mapping[Space.ValueType, DuplicatesThreshold] | None = None,
     **settings: object,
 ) -> AsyncIterator[ScriptedSystem]:
     """A ready gateway, with the scripted processes behind it.
@@ -479,10 +483,14 @@ async def scripted_system(
     image_encoder:         fingerprint of the image encoder, for the version, the model server and the product encoder.
     product_encoder_name:  fingerprint of the product encoder, for the version and the product encoder.
     text_shares:           spaces that words alone are best searched in, as the version states.
+    duplicates:            the score from which products are near-duplicates in a space, as the version states it.
     settings:              settings of the gateway.
     """
     encoders = {SPACE_IMAGE: image_encoder, SPACE_PRODUCT: product_encoder_name}
-    shards = [ScriptedShard(i, spaces=spaces, encoders=encoders, text_shares=text_shares or {}) for i in range(SHARDS)]
+    shards = [
+        ScriptedShard(i, spaces=spaces, encoders=encoders, text_shares=text_shares or {}, duplicates=duplicates or {})
+        for i in range(SHARDS)
+    ]
     text_encoder, model_server = ScriptedTextEncoder(), ScriptedModelServer(image_encoder)
     scripted_product_encoder = ScriptedProductEncoder(image_encoder, fingerprint=product_encoder_name)
     text_handlers = [text_encoder.handler(), *([scripted_product_encoder.handler()] if product_encoder else [])]

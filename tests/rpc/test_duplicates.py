@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY
 
 from lookalike.errors import Unavailable
 from lookalike.v1.search_pb2 import Example, FindDuplicatesRequest, SearchRequest
-from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, DuplicatesThreshold
 from lookalike.vectors import pack
 from tests.rpc.gateways import VECTORS, a_photo, scripted_system
 from tests.rpc.test_gateway import P7, error_of, ids, nearest, spaces
@@ -44,6 +44,27 @@ async def test_duplicates_of_a_product_are_those_above_the_threshold_without_its
     assert [ids(two), two.truncated] == [ids(everything)[:2], True]
     assert "shop3" not in {hit.product.shop for hit in others.hits}
     assert [ids(none), spaces(none), none.provenance.coverage] == [[], [SPACE_IMAGE], 1]
+
+
+async def test_without_a_min_score_it_is_what_the_version_states_for_the_space_searched() -> None:
+    stated = DuplicatesThreshold(min_score=-0.5, precision=0.95, recall=0.7, queries=100, measured_by="stated groups")
+    async with scripted_system(duplicates={SPACE_TEXT: stated}) as system:
+        by_text = await system.search.FindDuplicates(FindDuplicatesRequest(example=P7, space=SPACE_TEXT))
+        by_image = await system.search.FindDuplicates(FindDuplicatesRequest(example=P7, space=SPACE_IMAGE))
+        by_request = await system.search.FindDuplicates(
+            FindDuplicatesRequest(example=P7, space=SPACE_TEXT, min_score=0.5)
+        )
+        again = await system.search.FindDuplicates(FindDuplicatesRequest(example=P7, space=SPACE_TEXT))
+        searched = await system.search.Search(SearchRequest(examples=[P7], space=SPACE_TEXT))
+    assert by_text.threshold == stated
+    scores = [hit.score for hit in by_text.hits]
+    assert min(scores) >= -0.5
+    assert len(scores) > len(by_request.hits)
+    # Of another score than the version's own nothing is known.
+    assert by_image.threshold == DuplicatesThreshold(min_score=0.95)
+    assert by_request.threshold == DuplicatesThreshold(min_score=0.5)
+    assert [again.provenance.cached, again.threshold, again.hits] == [True, stated, by_text.hits]
+    assert not searched.HasField("threshold")
 
 
 async def test_duplicates_share_their_cached_answer_with_the_equivalent_search() -> None:

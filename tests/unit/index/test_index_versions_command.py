@@ -12,6 +12,7 @@ import pytest
 from index.building import inspect, versions
 from index.building.build import SpaceVectors, build
 from index.storage.location import open_location
+from index.storage.manifest import DuplicatesThreshold
 from lookalike.cli.dispatch import run
 from tests import stores
 from tests.unit.index.samples import IMAGE, TEXT, catalogue, clustered, vectors_of
@@ -57,7 +58,7 @@ def test_versions_are_listed_with_what_they_hold_and_which_serves(
     assert {name: each["current"] for name, each in rows.items()} == {index.old: False, index.new: True}
     assert rows[index.new]["products"] == COUNT
     assert rows[index.new]["recall_at_10"] == 1.0
-    assert rows[index.new]["spaces"] == [{"name": "image", "dim": 8, "encoder": "drawn"}]
+    assert rows[index.new]["spaces"] == [{"name": "image", "dim": 8, "encoder": "drawn", "duplicates": None}]
     assert status("list", index.where) == 0
     printed = capsys.readouterr().out
     assert index.old in printed
@@ -145,3 +146,25 @@ def test_a_version_in_any_location_can_be_inspected_and_verified(
     assert manifest["verified_bytes"] == sum(file["bytes"] for file in manifest["files"].values())
     assert run(lambda: inspect.main([index.where, "--verify"], {})) == 0
     assert "verified: " in capsys.readouterr().out
+
+
+def test_the_score_of_duplicates_is_shown_with_what_is_known_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threshold = DuplicatesThreshold(
+        min_score=0.912, precision=0.953, recall=0.61, queries=1000, measured_by="stated groups"
+    )
+    spaces: dict[int, SpaceVectors] = {
+        IMAGE: vectors_of(clustered(COUNT, 8, 1)),
+        TEXT: vectors_of(clustered(COUNT, 8, 2)),
+    }
+    name = build(tmp_path, catalogue(COUNT), spaces, shards=1, duplicates={IMAGE: threshold})
+    without = build(tmp_path, catalogue(COUNT), spaces, shards=1)
+    assert without != name  # What FindDuplicates answers is part of a version.
+    by_space = {space.name: space.duplicates for space in open_location(str(tmp_path)).read_manifest(name).spaces}
+    assert by_space == {"image": threshold, "text": None}
+    line = "image: duplicates from 0.912 (precision 0.953, recall 0.610, 1,000 queries by stated groups)"
+    assert run(lambda: inspect.main([str(tmp_path), "--version", name], {})) == 0
+    assert line in capsys.readouterr().out
+    assert status("list", str(tmp_path)) == 0
+    assert f"{name}, {line}" in capsys.readouterr().out

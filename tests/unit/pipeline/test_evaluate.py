@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from encoders.image.perturbation import CHANGES
 from lookalike.cli import dispatch
 from lookalike.v1.types_pb2 import SPACE_IMAGE, Product
 from pipeline import evaluate
@@ -20,8 +22,9 @@ from pipeline.evaluation.held_out import ProductSample
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.policy import SpacePolicy
 from pipeline.evaluation.retrieval import evaluate_retrieval
+from tests.rpc.model_servers import DIM, ArithmeticModel, run_model_server, write_version
 from tests.unit.pipeline.catalogues import photo, write_jsonl
-from tests.unit.pipeline.indexes import build_index, build_shop, clustered_vectors
+from tests.unit.pipeline.indexes import build_index, build_shop, categories, clustered_vectors, ids
 
 PICTURES = ("averages.png", "precision.png", "confusion.png", "neighbours.png")
 
@@ -198,6 +201,47 @@ def test_without_photos_there_is_no_contact_sheet_and_the_report_says_so(shop_di
     assert (tmp_path / "averages.png").exists()
 
 
+def many_pictures(directory: Path, encoder: str) -> None:
+    """A shop of 400 products with a photo each, whose first byte says its axis: that is also its image vector."""
+    product_categories = categories(400)
+    axes = np.arange(400) % 250
+    pictures = {f"images/{axis}.png": photo((int(axis), 0, 0), (8, 8)) for axis in range(250)}
+    rows = [{"id": name, "title": "", "image": f"images/{axis}.png"} for name, axis in zip(ids(400), axes, strict=True)]
+    write_jsonl(directory / "catalogue", *rows, photos=pictures)
+    vectors = {SPACE_IMAGE: (np.eye(DIM, dtype=np.float32)[axes], range(400))}
+    build_index(directory / "index", product_categories, vectors, encoders={SPACE_IMAGE: encoder})
+
+
+async def test_made_photos_are_searched_for_with_the_image_model_of_the_index(tmp_path: Path) -> None:
+    many_pictures(tmp_path, "shopnet-1")
+    write_version(tmp_path / "models", 1)
+    load = lambda path: ArithmeticModel("shopnet-1", input_px=16)  # noqa: E731
+    async with run_model_server(tmp_path / "models", load) as address:
+        text, document = await asyncio.to_thread(evaluate_shop, tmp_path, "--model-server", address)
+    kinds = [each["by"] for each in document["identity"]]
+    assert kinds == [f"made photos, {kind}" for kind in ("any changes", *CHANGES)]
+    (flip,) = (each for each in document["identity"] if each["by"] == "made photos, flip")
+    assert flip["methods"]["image"]["nearest is the same"][0] == 1  # Pictures of one colour: mirrored, they are equal.
+    assert flip["methods"]["random vectors"]["nearest is the same"][0] < 0.2
+    assert "### By made photos, crop: " in section(text, "## The same product")
+
+
+async def test_made_photos_are_left_out_with_another_image_model_than_that_of_the_index(tmp_path: Path) -> None:
+    many_pictures(tmp_path, "shopnet-1")
+    write_version(tmp_path / "models", 1)
+    load = lambda path: ArithmeticModel("shopnet-2", input_px=16)  # noqa: E731
+    async with run_model_server(tmp_path / "models", load) as address:
+        text, document = await asyncio.to_thread(evaluate_shop, tmp_path, "--model-server", address)
+    assert document["identity"] == []
+    assert "The image model given is `shopnet-2`, that of the index is `shopnet-1`" in text
+
+
+def test_without_an_image_model_the_report_says_that_no_made_photos_are_searched_for(
+    report: tuple[str, dict[str, Any]],
+) -> None:
+    assert "No image model was given (--models, --model-server)" in report[0]
+
+
 def test_with_one_category_the_report_says_that_any_vectors_have_precision_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +290,7 @@ def test_labels_that_are_not_ascii_are_shown_by_their_number_in_the_table() -> N
         (["--policy", "*=smell"], "'*=smell'"),
         (["--sample", "1"], "--sample 1: must be in 2..20000"),
         (["--sample", "20001"], "--sample 20001"),
+        (["--models", "a", "--model-server", "b:1"], "--models and --model-server: give only one of them"),
     ],
 )
 def test_invalid_options_are_refused_by_name(
@@ -283,7 +328,7 @@ def test_the_untrained_network_is_a_named_baseline(shop_directory: Path, tmp_pat
     assert dispatch.run(lambda: evaluate.main(argv, environ)) == 0
 
     document = json.loads((tmp_path / "report.json").read_text())
-    (note,) = (note for note in document["notes"] if "--artifacts" not in note)
+    (note,) = (note for note in document["notes"] if "given" not in note)
     assert note.startswith("untrained MobileNet: `mobilenet-untrained-")
     columns, _ = table((tmp_path / "report.md").read_text(encoding="utf-8"), "By category", "recall@R")
     assert columns[-3:] == ["random vectors", "TF-IDF of titles", "untrained MobileNet"]

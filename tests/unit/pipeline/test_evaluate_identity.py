@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from encoders.quality import identity_metrics, inner_products
 from lookalike.v1.types_pb2 import Product
-from lookalike.vectors import F32, normalised
+from lookalike.vectors import F32, I64, normalised
 from pipeline.evaluation.held_out import EvaluationData, ProductSample
-from pipeline.evaluation.identity import MADE, STATED, evaluate_identity
+from pipeline.evaluation.identity import MADE, STATED, PhotoQueries, evaluate_identity
 
 GROUPS = 60
 
@@ -58,6 +60,37 @@ def test_made_titles_find_the_product_that_they_are_of() -> None:
     # Three products have this vector, of which the held-out one comes first by its row. A word may have been left out.
     assert made.methods["text"][1].value > 0.7
     assert set(made.methods) == {"text", "TF-IDF of titles, words", "TF-IDF of titles, characters"}
+
+
+def _photos_of(axes: I64) -> EvaluationData:
+    """Every sample's image vectors on these axes."""
+    data = _data(grouped=False)
+    test, train, calibration = (
+        replace(sample, vectors={"image": np.eye(GROUPS, dtype=np.float32)[axes], "text": sample.vectors["text"]})
+        for sample in (data.test, data.train, data.calibration)
+    )
+    return replace(data, test=test, train=train, calibration=calibration)
+
+
+def test_made_photos_find_the_product_that_they_are_of_beside_baselines() -> None:
+    vectors, data = np.eye(GROUPS, dtype=np.float32), _photos_of(np.arange(GROUPS))
+    rows = np.arange(40)
+    methods = {"image": (vectors[rows], vectors), "random vectors": (vectors[rows + 1], vectors)}
+    crop = PhotoQueries(change="crop", rows=rows, methods=methods)
+    few = PhotoQueries(change="flip", rows=rows[:29], methods={})
+    (quality,) = evaluate_identity(data, {}, [crop, few], seed=0)
+    assert (quality.kind, quality.queries, quality.products) == ("made photos, crop", 40, GROUPS)
+    assert [average.value for average in quality.methods["image"]] == [1, 1, pytest.approx(0.1)]
+    assert quality.methods["random vectors"][1].value == 0
+
+
+def test_products_with_the_same_photo_are_the_same_product_to_made_photos() -> None:
+    axes = np.array([0, 0, *range(2, GROUPS)])
+    vectors, data = np.eye(GROUPS, dtype=np.float32)[axes], _photos_of(axes)
+    rows = np.arange(30)
+    copies = PhotoQueries(change="crop", rows=rows, methods={"image": (vectors[rows], vectors)})
+    (quality,) = evaluate_identity(data, {}, [copies], seed=0)
+    assert quality.methods["image"][0].value == 1
 
 
 def test_without_groups_and_without_an_encoder_nothing_is_measured() -> None:

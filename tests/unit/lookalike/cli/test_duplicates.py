@@ -17,11 +17,14 @@ from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import search_pb2
 from lookalike.v1.search_pb2 import Example, FindDuplicatesRequest, Hit, SearchRequest, SearchResponse
-from lookalike.v1.types_pb2 import SPACE_PRODUCT, Filter, Product
+from lookalike.v1.types_pb2 import SPACE_PRODUCT, DuplicatesThreshold, Filter, Product
 from tests.rpc.gateways import no_stream
 
 RunCommand = Callable[..., Awaitable[int]]
-RESPONSE = SearchResponse(hits=[Hit(product=Product(id="p-18", title="赤い靴"), score=0.99)], truncated=True)
+THRESHOLD = DuplicatesThreshold(min_score=0.921, precision=0.953, recall=0.61, queries=500, measured_by="made copies")
+RESPONSE = SearchResponse(
+    hits=[Hit(product=Product(id="p-18", title="赤い靴"), score=0.99)], truncated=True, threshold=THRESHOLD
+)
 
 
 @pytest.fixture
@@ -115,6 +118,8 @@ async def test_the_output_is_json_or_a_table_that_says_if_the_limit_cut_it_off(
     shown = capsys.readouterr().out
     assert "p-18" in shown
     assert "the limit cuts off" in shown
+    line = " ".join(shown.split())
+    assert "score at least 0.921 · as measured by made copies, 95% of an answer are the same product, and 61%" in line
     assert await run_command("--product", "p-17", "--json") == 0
     response = json.loads(capsys.readouterr().out)
     assert (response["hits"][0]["product"]["id"], response["truncated"]) == ("p-18", True)
