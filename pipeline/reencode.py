@@ -114,7 +114,7 @@ async def wait_until_served(versions: Sequence[Callable[[], Awaitable[str]]], na
 class Reencoder:
     """Encodes products anew.
 
-    write: makes a change. wait_s: for encoders and gateways that cannot do it yet.
+    write: makes a change. wait_s: how long it is tried again while none can be encoded.
     """
 
     def __init__(
@@ -133,20 +133,22 @@ class Reencoder:
         self._wait_s = wait_s
         self._sleep = sleep
         self._clock = clock
+        self._last_success_s = clock()
         self.report = ReencodeReport()
 
     async def __call__(self, product_id: str) -> None:
         """Encode a product as it is now; what cannot be done is in the report."""
         self.report.changed += 1
-        give_up_s = self._clock() + self._wait_s
         while True:
             try:
-                return await self._reencode(product_id)
+                await self._reencode(product_id)
+                self._last_success_s = self._clock()
+                return
             except NotFound:
                 self.report.gone += 1
                 return
             except (ServiceError, FailedPrecondition) as error:
-                if self._clock() > give_up_s:
+                if self._clock() > self._last_success_s + self._wait_s:
                     self.report.failed[str(error)] += 1
                     return
                 await self._sleep(error.retry_after_s if isinstance(error, Overloaded) else _PAUSE_S)

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=ReencodeOptions.wait_s,
         metavar="S",
-        help="how long to wait for the version, and for its encoders (default %(default)s)",
+        help="how long to wait for the version, and for encoders while none can encode (default %(default)s)",
     )
     add(
         "--settle-s",

@@ -181,6 +181,15 @@ async def test_what_does_not_pass_is_told_with_its_reason(error: LookalikeError)
     assert served.product == Stored()
 
 
+async def test_once_nothing_could_be_encoded_for_so_long_no_other_product_is_waited_for() -> None:
+    served = Served(errors=[Unavailable("away")] * 1000)
+    encode = reencoder(served, wait_s=60.0)
+    for product_id in ("a", "b", "c"):
+        await encode(product_id)
+    assert encode.report.failed == {"away": 3}
+    assert 1000 - len(served.errors) < 70
+
+
 async def test_a_product_that_others_change_with_every_attempt_is_told() -> None:
     served = Served(others=[("price", 2.0)] * 100)
     encode = reencoder(served)
