@@ -16,6 +16,9 @@ COMMANDS = {
     "catalog import": Command(
         "pipeline.import_command:main", "turn a table from elsewhere and photos into a catalogue"
     ),
+    "catalog sync": Command(
+        "pipeline.sync.command:main", "publish what changed in a SQL database, or make a catalogue of it"
+    ),
     "catalog upsert": Command(
         "lookalike.cli.catalog.change:upsert", "add a product to what a gateway serves, or replace it"
     ),

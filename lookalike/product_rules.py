@@ -60,6 +60,7 @@ class RejectReason(StrEnum):
     BAD_TAGS = "bad tags"
     BAD_TIME = "bad time"
     BAD_REVISION = "bad revision"
+    BAD_CURSOR = "bad cursor"
     BAD_IMAGE = "bad image"
     MISSING_IMAGE = "missing image"
     BROKEN_IMAGE = "broken image"

@@ -128,7 +128,7 @@ class _Importer:
         for file in self.unusable_files:
             with contextlib.suppress(OSError):  # It may never have been written.
                 file.unlink()
-        self._give_notices()
+        self.report.notice_assumptions(self.notes)
         self._check_photo_option()
         self.report.over_limit = (
             self.report.rows - kept - self.report.rejected - self.report.filtered - self.report.merged
@@ -296,13 +296,6 @@ class _Importer:
 
     def _reject(self, line: int, fields: Mapping[str, object], bad: BadField) -> None:
         self.report.reject(catalogue.rejected_row(self.source.table.name, line, fields, bad))
-
-    def _give_notices(self) -> None:
-        for note in (Note.TAG_WITH_COMMA, Note.TAG_LEFT_OUT, Note.NO_CATEGORY):
-            if count := self.notes[note]:
-                self.report.notice(f"{count:,} rows: {note}")
-        if self.notes[Note.DECIMAL_COMMA] and (count := self.notes[Note.AMBIGUOUS_PRICE]):
-            self.report.notice(f"{count:,} rows: {Note.AMBIGUOUS_PRICE}")
 
     def _check_photo_option(self) -> None:
         """Raise BadSettings if a template of photos names files, and nothing says where they are."""

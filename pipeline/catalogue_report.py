@@ -9,12 +9,14 @@ import dataclasses
 import re
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.printable import quote
 from lookalike.product_rules import CatalogueProduct, has_word
+from pipeline.column_mapping import Note
 from pipeline.product import RejectedRow, UnusedPhoto, UnusedPhotoReason
 
 # Of each reason so many photos are named, since one wrong option makes all of them missing; `--json` lists them all.
@@ -35,13 +37,13 @@ class MaxRejected:
         return f"{self.value:g}{'%' if self.is_percentage else ''}"
 
 
-def parse_max_rejected(text: str) -> MaxRejected | None:
+def parse_max_rejected(text: str, option: str = "--max-rejected") -> MaxRejected | None:
     """Parse "1%" or "100"; empty: no bound. Raises BadSettings."""
     if not text:
         return None
     match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?) ?%", text.strip())
     if match is None or float(match[2] or 0) > 100:
-        raise BadSettings(f"--max-rejected {text}: expected a number of rows, or a percentage such as 1%")
+        raise BadSettings(f"{option} {text}: expected a number of rows, or a percentage such as 1%")
     return MaxRejected(float(match[1] or match[2]), match[1] is None)
 
 
@@ -105,6 +107,14 @@ class CatalogueReport:
         """Print something that was assumed or changed."""
         self.notices.append(text)
         print(f"notice: {text}", file=sys.stderr)
+
+    def notice_assumptions(self, notes: Mapping[Note, int]) -> None:
+        """Print what a mapping of columns had to assume or leave out."""
+        for note in (Note.TAG_WITH_COMMA, Note.TAG_LEFT_OUT, Note.NO_CATEGORY):
+            if count := notes.get(note, 0):
+                self.notice(f"{count:,} rows: {note}")
+        if notes.get(Note.DECIMAL_COMMA, 0) and (count := notes.get(Note.AMBIGUOUS_PRICE, 0)):
+            self.notice(f"{count:,} rows: {Note.AMBIGUOUS_PRICE}")
 
     def check_rejected(self) -> None:
         """Raise BadCatalogue if more rows are rejected than `max_rejected` allows."""

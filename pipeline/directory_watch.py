@@ -8,7 +8,7 @@ change. The products file is read from a copy that was made while it did not cha
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import os
 import shutil
 import tempfile
@@ -30,8 +30,6 @@ from pipeline.publisher import Publisher
 from pipeline.tables import reader
 from pipeline.tables.reader import TableOptions
 from pipeline.watch_state import FileState, WatchState
-
-log = logging.getLogger(__name__)
 
 _COPIES = 3  # Of a file that changes while it is copied; after these it is left to the next look.
 _AT_ONCE = 500  # Products between two commits of the state.
@@ -99,6 +97,8 @@ class DirectoryWatch:
             waiting: list[tuple[str, bytes]] = []
             for row in read_changes(self._directory, table, ChangeKind(), revision=revision):
                 report.rows += 1
+                if report.rows % _AT_ONCE == 0:
+                    await asyncio.sleep(0)  # A signal is heard.
                 if isinstance(row, RejectedRow):
                     report.reject(row)
                     self._state.keep(row.id)  # As it was: what is wrong with the row is to be mended.

@@ -11,7 +11,6 @@ from pathlib import Path
 from lookalike.errors import BadSettings
 from pipeline import catalogue_options
 from pipeline.catalogue_import import ImportSource, import_catalogue
-from pipeline.column_mapping import parse_mapping
 from pipeline.presets import PRESETS
 from pipeline.tables.reader import SUFFIXES
 
@@ -36,21 +35,7 @@ def _source(args: argparse.Namespace) -> ImportSource:
     if args.limit is not None and args.limit < 1:
         raise BadSettings(f"--limit {args.limit}: must be 1 or more")
     preset = PRESETS[args.preset] if args.preset else None
-    mapping = parse_mapping(
-        args.field,
-        args.set,
-        base=preset.mapping if preset else None,
-        where=args.where,
-        group=args.group,
-        image=args.image,
-        category_separator=args.category_separator,
-        category_prefix=args.category_prefix,
-        category_depth=args.category_depth,
-        default_category=args.default_category,
-        tags_separator=args.tags_separator,
-        decimal_sign=args.decimal_sign,
-        strip_html=args.strip_html or None,
-    )
+    mapping = catalogue_options.column_mapping(args, base=preset.mapping if preset else None, group=args.group)
     names = (unicodedata.normalize("NFC", name.strip()) for name in args.columns.split(","))
     return ImportSource(
         table=args.source,
@@ -91,31 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     add("source", type=Path, metavar="SOURCE", help=f"{kinds} (text files also .gz), or a .zip of one with its photos")
     add("directory", type=Path, metavar="DIR", help="the new catalogue; must be empty or not exist")
     add("--preset", choices=sorted(PRESETS), help="the export of a shop system; the other options change its mapping")
-    add(
-        "--field",
-        action="append",
-        default=[],
-        metavar="FIELD=COLUMN[,COLUMN…]",
-        help="the columns that a field is made of; for tags: column or 'colour:{column}'",
-    )
-    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="one value for every product")
-    add(
-        "--where",
-        action="append",
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="only rows with this value (COLUMN!=VALUE: without it); several: all must hold",
-    )
+    catalogue_options.add_mapping_options(parser)
     add("--group", default="", metavar="COLUMN", help="make one product of all rows with the same value: its variants")
-    add("--category-separator", metavar="TEXT", help="separates the parts of a category in its column (default /)")
-    add("--category-prefix", metavar="NAME", help="put every category below this one")
-    add("--category-depth", type=int, metavar="N", help="keep the first N parts of a category")
-    add("--default-category", metavar="NAME", help="the category of products that state none (default: a bad row)")
-    add("--tags-separator", metavar="TEXT", help="separates the tags in a column (default |)")
-    add("--decimal-sign", metavar="C", help="of prices such as 1.299: . or , (default .)")
-    add("--strip-html", action="store_true", help="remove markup from titles and descriptions")
     add("--images", type=Path, metavar="PATH", help="photos: a folder, or a .tar, .tar.gz, .tar.xz or .zip file")
-    add("--image", metavar="NAME", help="file name or URL of a photo, with columns in braces: '{id}.jpg'")
     add("--require-image", action="store_true", help="skip rows whose photo cannot be used")
     add("--no-header", action="store_true", help="the table has no header: its first line is a product")
     add("--columns", default="", metavar="A,B,…", help="the column names, with --no-header")

@@ -49,17 +49,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         photo_root=args.photo_root,
     )
     catalogue.find_products_file(args.directory)  # A directory that is no catalogue is refused at once.
-    with WatchState(args.state or args.directory / STATE_FILE) as state:
+    with WatchState(args.state or args.directory / STATE_FILE) as state, suppress(asyncio.CancelledError):
         asyncio.run(_watch(args, settings, options, state))
     return 0
 
 
 async def _watch(args: argparse.Namespace, settings: StreamSettings, options: WatchOptions, state: WatchState) -> None:
     stream = await open_redis_stream(settings)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    if not args.once and (task := asyncio.current_task()) is not None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     publisher = Publisher(stream, wait_s=args.wait_s, note=_say)
     watch = DirectoryWatch(args.directory, state, publisher, options)
     try:
@@ -68,16 +67,14 @@ async def _watch(args: argparse.Namespace, settings: StreamSettings, options: Wa
             return
         published: Look | None = None  # The look at which all was published.
         before: Look | None = None
-        while not stop.is_set():
+        while True:
             now = await asyncio.to_thread(look, args.directory)
             if now == before != published:
                 with suppress(_Later):
                     await _read_or_later(watch, args)
                     published = now
             before = now
-            with suppress(TimeoutError):
-                async with asyncio.timeout(args.interval_s):
-                    await stop.wait()
+            await asyncio.sleep(args.interval_s)
     finally:
         await stream.close()
 

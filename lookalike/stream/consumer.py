@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
-from lookalike.errors import Unavailable
+from lookalike.errors import LookalikeError, ServiceError, Unavailable
 from lookalike.stream import event as events
 from lookalike.stream.partition_log import OLDEST, Cursor, Entry, PartitionLog
 from lookalike.stream.product_stream import Batch, Handle, Record
@@ -87,19 +87,20 @@ class LeasedConsumer:
         self._closed = True
         self._beat_now.set()
         if self._heart is not None:
-            await self._heart  # A call that it makes is bounded, and is not cancelled: its connection would be lost.
+            # Its calls are bounded; one that is cancelled loses its connection. What ended it, `poll` has raised.
+            await asyncio.gather(self._heart, return_exceptions=True)
         tenures, self._tenures = self._tenures, {}
-        with suppress(Unavailable):  # Then the leases run out.
+        with suppress(LookalikeError):  # Then the leases run out.
             await self._log.leave(self._group, self._member, {p: each.lease for p, each in tenures.items()})
 
     async def poll(self, *, max_records: int, max_bytes: int, wait_s: float) -> Batch:
-        until_s = self._clock() + wait_s
+        until_s, woken = self._clock() + wait_s, False
         while True:
+            self._check_heart()
             try:
-                records = await self._read(max_records, max_bytes)
+                records, delivered = await self._read(max(1, max_records), max(1, max_bytes))
             except Unavailable:
-                self._read_again()
-                records = ()
+                records, delivered = (), False
                 if not (self._gained or self._lost):
                     if self._clock() >= until_s:
                         raise
@@ -110,9 +111,15 @@ class LeasedConsumer:
                 gained, self._gained = self._gained, []
                 lost, self._lost = self._lost, []
                 return Batch(records=records, gained=gained, lost=lost)
-            if positions := {partition: each.position for partition, each in self._held().items()}:
+            if delivered:  # Of which nothing was new: there may be more behind it.
+                continue
+            if woken:  # By an entry that another program has read in this group.
+                self._read_again()
+                await self._pause(until_s)
+                woken = False
+            elif positions := {partition: each.position for partition, each in self._readable().items()}:
                 with suppress(Unavailable):  # The next read raises it.
-                    await self._log.wait(positions, min(left_s, _WAIT_S))
+                    woken = await self._log.wait(positions, min(left_s, _WAIT_S))
             else:
                 await self._pause(until_s)
 
@@ -154,32 +161,37 @@ class LeasedConsumer:
             self._lose(partition, lease)
         return parked
 
-    async def _read(self, max_records: int, max_bytes: int) -> Sequence[Record]:
-        held = {p: each for p, each in sorted(self._held().items()) if each.given_up_at_s is None}
-        if not held:
-            return ()
+    async def _read(self, max_records: int, max_bytes: int) -> tuple[Sequence[Record], bool]:
+        """The next records, and whether anything was delivered."""
+        if not (held := self._readable()):
+            return (), False
         self._first += 1  # All partitions have their turn to be read first.
         order = [*held][self._first % len(held) :] + [*held][: self._first % len(held)]
         cursors = {partition: Cursor(held[partition].lease, held[partition].cursor) for partition in order}
         failures = self._failures
-        read = await self._log.read(self._group, self._member, cursors, max_entries=max_records, max_bytes=max_bytes)
-        for partition in read.lost:
-            self._lose(partition, held[partition].lease)
+        try:
+            read = await self._log.read(
+                self._group, self._member, cursors, max_entries=max_records, max_bytes=max_bytes
+            )
+            for partition in read.lost:
+                self._lose(partition, held[partition].lease)
+            found = [(entry, self._record(entry, held[entry.partition])) for entry in read.entries]
+            for entry in [entry for entry, record in found if record is None]:
+                await self._park_unreadable(entry, held[entry.partition])
+        except BaseException:  # A caller that cancels a poll has not seen what was delivered.
+            self._read_again()
+            raise
         for partition, cursor in read.cursors.items():
             held[partition].cursor = cursor if failures == self._failures else OLDEST
         records = []
-        for entry in read.entries:
+        for entry, record in found:
             tenure = held[entry.partition]
             tenure.position = max(tenure.position, entry.id, key=entry_order)
             # One of a partition that was lost meanwhile goes to the next holder.
-            if self._tenures.get(entry.partition) is not tenure or entry.id in tenure.in_flight:
-                continue
-            if (record := self._record(entry, tenure)) is None:
-                await self._park_unreadable(entry, tenure)
-            else:
+            if record and self._tenures.get(entry.partition) is tenure and entry.id not in tenure.in_flight:
                 tenure.in_flight.add(entry.id)
                 records.append(record)
-        return records
+        return records, bool(read.entries)
 
     def _record(self, entry: Entry, tenure: _Tenure) -> Record | None:
         if (event := events.decode(entry.data)) is None:
@@ -205,7 +217,7 @@ class LeasedConsumer:
             try:
                 await self._beat()
                 failing = False
-            except Unavailable as error:
+            except ServiceError as error:
                 self._read_again()
                 if not failing:
                     log.warning("%s: no heartbeat: %s", self._member, error)
@@ -259,9 +271,17 @@ class LeasedConsumer:
             self._gained.append(partition)
         self._changed.set()
 
+    def _check_heart(self) -> None:
+        """Raise what ended the heartbeats, such as a stream that was made anew with other partitions."""
+        if self._heart is not None and self._heart.done() and not self._closed:
+            self._heart.result()
+
     def _held(self) -> dict[int, _Tenure]:
         now_s = self._clock()
         return {partition: each for partition, each in self._tenures.items() if now_s < each.until_s}
+
+    def _readable(self) -> dict[int, _Tenure]:
+        return {number: each for number, each in sorted(self._held().items()) if each.given_up_at_s is None}
 
     def _lose_expired(self) -> None:
         for partition in self._tenures.keys() - self._held().keys():

@@ -209,16 +209,17 @@ class MemoryStream:
                 size_bytes += len(entry.data)
         return Read(entries, after, lost)
 
-    async def wait(self, positions: Mapping[int, str], wait_s: float) -> None:
+    async def wait(self, positions: Mapping[int, str], wait_s: float) -> bool:
         appended = self._appended
         if any(
             entry_order(self._partitions[number].newest) > entry_order(position)
             for number, position in positions.items()
         ):
-            return
+            return True
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                await appended.wait()
+                return await appended.wait()
+        return False
 
     async def ack(self, group: str, entries: Mapping[int, tuple[str, Sequence[str]]]) -> Collection[int]:
         state, lost = self._groups[group], list[int]()

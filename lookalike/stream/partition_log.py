@@ -74,8 +74,8 @@ class PartitionLog(Protocol):
         An entry's deliveries are counted by members: that it is read again by one counts nothing.
         """
 
-    async def wait(self, positions: Mapping[int, str], wait_s: float) -> None:
-        """Return when a partition has an entry after its position, or after `wait_s`."""
+    async def wait(self, positions: Mapping[int, str], wait_s: float) -> bool:
+        """Return when a partition has an entry after its position: True; or after `wait_s`."""
 
     async def ack(self, group: str, entries: Mapping[int, tuple[str, Sequence[str]]]) -> Collection[int]:
         """Ack entries, by partition with its lease. Returns the partitions whose leases are lost: nothing is acked."""

@@ -7,6 +7,7 @@ and `:lease:<group>:<partition>`. Redis Cluster would have to keep all of them i
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import secrets
@@ -54,7 +55,7 @@ _TRIM_AT_ONCE = 10_000  # Entries: Redis does nothing else meanwhile, for about 
 _ACK_AT_ONCE = 1000  # Entries of a partition: Lua passes some 8,000 arguments at most.
 _STATUSES_AT_ONCE = 1000
 _WAIT_SHARE = 0.8  # Of the time-out of a call: with `everysec` a write waits up to two seconds for its fsync.
-_UNAVAILABLE = ("READONLY", "MISCONF", "MASTERDOWN", "LOADING", "BUSY", "NOREPLICAS")
+_FULL = "the stream's Redis is full (maxmemory)"
 _ATTEMPTS = 2  # A call is repeated once, after the stream was made anew.
 
 Result = TypeVar("Result")
@@ -249,10 +250,10 @@ class RedisStream:
                 entries.append(Entry(number, entry, data, deliveries, _time_of(entry)))
         return Read(entries, after, lost)
 
-    async def wait(self, positions: Mapping[int, str], wait_s: float) -> None:
+    async def wait(self, positions: Mapping[int, str], wait_s: float) -> bool:
         streams = {self._stream(number): position for number, position in positions.items()}
         with _redis_errors():
-            await self._redis.xread(streams, count=1, block=max(1, _ms(wait_s)))  # type: ignore[arg-type]  # invariant
+            return bool(await self._redis.xread(streams, count=1, block=_ms(wait_s)))  # type: ignore[arg-type]  # invariant
 
     async def ack(self, group: str, entries: Mapping[int, tuple[str, Sequence[str]]]) -> Collection[int]:
         lost: set[int] = set()
@@ -451,26 +452,48 @@ async def open_redis_stream(settings: StreamSettings) -> RedisStream:
 
 @contextmanager
 def _redis_errors() -> Iterator[None]:
-    """Raise what Redis and its client raise as the errors of a stream."""
+    """Raise what Redis and its client raise as the errors of a stream.
+
+    A task that is cancelled in here stays cancelled: redis 8.1 now and then returns a reply all the same, or raises
+    what closing the connection raised.
+    """
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task else 0
     try:
         yield
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        raise BadSettings(f"the stream's Redis: {error}") from error
-    except ResponseError as error:
-        text = str(error)
-        if "FLUSHED" in text:
-            raise _Emptied from None
-        if "NOGROUP" in text:
-            raise _NoGroup from None
-        if isinstance(error, OutOfMemoryError) or "OOM" in text:
-            message = "the stream's Redis is full (maxmemory)"
-            raise Overloaded(message, retry_after_s=FULL_RETRY_S) from error
-        # A script's error is that of its call from version 7 on, of which the client makes a class; before, a text.
-        if isinstance(error, ReadOnlyError | MasterDownError) or any(word in text for word in _UNAVAILABLE):
-            raise Unavailable(f"the stream's Redis: {text}") from error
-        raise
-    except (TimeoutError, RedisConnectionError, RedisTimeoutError, OSError) as error:
-        raise Unavailable(f"the stream's Redis: {error or type(error).__name__}") from error
+    except Exception as error:
+        if task and task.cancelling() > cancellations:
+            raise asyncio.CancelledError from error
+        if (meant := _meaning_of(error)) is None:
+            raise
+        raise meant from error
+    if task and task.cancelling() > cancellations:
+        raise asyncio.CancelledError
+
+
+def _meaning_of(error: Exception) -> Exception | None:
+    """The error of a stream that an error of Redis or its client is; None: it is a bug."""
+    text = str(error)
+    unavailable = Unavailable(f"the stream's Redis: {text or type(error).__name__}")
+    meanings: Sequence[tuple[Exception, tuple[type[Exception], ...]]] = (
+        (BadSettings(f"the stream's Redis: {text}"), (AuthenticationError, AuthorizationError, NoPermissionError)),
+        (Overloaded(_FULL, retry_after_s=FULL_RETRY_S), (OutOfMemoryError,)),
+        (unavailable, (RedisConnectionError, RedisTimeoutError, ReadOnlyError, MasterDownError, OSError)),
+    )
+    for meaning, kinds in meanings:
+        if isinstance(error, kinds):
+            return meaning
+    # What a script answered, or, before version 7, the text of the error of one of its calls.
+    texts: Sequence[tuple[Exception, tuple[str, ...]]] = (
+        (_Emptied(), ("FLUSHED",)),
+        (_NoGroup(), ("NOGROUP",)),
+        (Overloaded(_FULL, retry_after_s=FULL_RETRY_S), ("OOM",)),
+        (unavailable, ("READONLY", "MISCONF", "MASTERDOWN", "LOADING", "BUSY", "NOREPLICAS")),
+    )
+    for meaning, words in texts if isinstance(error, ResponseError) else ():
+        if any(word in text for word in words):
+            return meaning
+    return None
 
 
 def _event_status(state: str) -> EventStatus:

@@ -7,6 +7,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from lookalike.errors import InvalidRequest, NotFound, Overloaded
 from lookalike.stream import event as events
 from lookalike.stream.consumer import LeasedConsumer
 from lookalike.stream.memory_stream import MemoryStream
+from lookalike.stream.partition_log import Read
 from lookalike.stream.product_stream import (
     Batch,
     Consumer,
@@ -254,6 +256,30 @@ async def test_a_partition_is_given_up_when_what_was_delivered_of_it_is_acked(st
             assert sorted(ids_of(mine) + ids_of(others)) == sorted(f"p{i}" for i in range(100, 140))
 
 
+async def test_a_poll_waits_though_a_partition_that_is_given_up_has_new_events(stream: ProductStream) -> None:
+    await stream.append(some_events(40))
+    async with only_consumer(stream) as first:
+        records = await take(first, 40)
+        async with stream.consumer(GROUP, "second"):
+            await stream.append(some_events(40, start=100))
+            assert isinstance(first, LeasedConsumer)
+            await until(lambda: len(first._readable()) == 2)
+            await first.ack([record for record in records if record.handle.partition in first._readable()])
+            while (await poll(first)).records:
+                pass
+            reads = 0
+            read = first._read
+
+            async def count(max_records: int, max_bytes: int) -> tuple[Sequence[Record], bool]:
+                nonlocal reads
+                reads += 1
+                return await read(max_records, max_bytes)
+
+            first._read = count  # type: ignore[method-assign]  # counts what it passes on
+            assert (await poll(first, wait_s=0.5)).records == []
+            assert reads < 10
+
+
 async def test_two_consumers_of_one_name_are_two_members(stream: ProductStream) -> None:
     async with stream.consumer(GROUP, "w") as one, stream.consumer(GROUP, "w") as two:
         await until_held(one, 2)
@@ -294,6 +320,37 @@ async def test_a_poll_returns_as_soon_as_an_event_is_appended(stream: ProductStr
         assert not waiting.done()
         await stream.append([event_of("p")])
         assert ids_of((await waiting).records) == ["p"]
+
+
+async def test_what_a_poll_that_was_cancelled_had_found_is_found_by_the_next(stream: ProductStream) -> None:
+    async with only_consumer(stream) as consumer:
+        assert isinstance(consumer, LeasedConsumer)
+        log = consumer._log
+        delivered = asyncio.Event()
+
+        class Slow:
+            """Delivers, and is cancelled before the consumer has seen it."""
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(log, name)
+
+            async def read(self, *arguments: Any, **bounds: Any) -> Read:
+                read = await log.read(*arguments, **bounds)
+                if read.entries:
+                    delivered.set()
+                    await asyncio.sleep(60)
+                return read
+
+        consumer._log = Slow()  # type: ignore[assignment]  # passes everything else on
+        await stream.append(some_events(9))
+        polling = asyncio.create_task(poll(consumer, wait_s=60))
+        await delivered.wait()
+        polling.cancel()
+        await asyncio.gather(polling, return_exceptions=True)
+        consumer._log = log
+        records = await take(consumer, 9)
+        assert await consumer.ack(records) == []
+    assert (await stream.status(GROUP)).lag == 0
 
 
 async def test_no_partition_waits_for_another_with_many_events(stream: ProductStream) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import random
 import signal
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from lookalike.stream.product_stream import Consumer, EventState, ProductStream,
 from lookalike.stream.redis_stream import RedisStream, open_redis_stream
 from lookalike.stream.settings import StreamSettings
 from lookalike.v1.event_pb2 import ProductEvent
+from tests.conftest import REPOSITORY
 from tests.contract.test_product_stream import (
     GROUP,
     event_of,
@@ -144,10 +147,10 @@ async def test_nothing_that_was_acknowledged_is_lost_over_kills_of_redis(server:
                     )
                     applied[product_id] = max(applied[product_id], revision)  # Idempotent, as a shard is.
                     delivered[str(record.handle)] += 1
-                await acked(consumer, list(batch.records))
+                await acked(consumer, batch.records)
 
-    async def acked(consumer: Consumer, records: list[Record]) -> None:
-        while records and consumer.holds(records[0]):
+    async def acked(consumer: Consumer, records: Sequence[Record]) -> None:
+        while records := [record for record in records if consumer.holds(record)]:
             try:
                 await consumer.ack(records)
                 return
@@ -210,6 +213,23 @@ async def test_a_consumer_goes_on_after_redis_was_killed_and_has_what_it_did_not
         assert not seen & set(ids_of(records[:5]))
 
 
+async def test_after_a_failure_what_is_in_flight_is_not_delivered_twice_and_does_not_hide_what_is_new(
+    server: RedisServer,
+) -> None:
+    async with opened(server) as stream, only_consumer(stream) as consumer:
+        await stream.append(some_events(50))
+        records = await take(consumer, 50)
+        server.kill()
+        with pytest.raises(Unavailable):
+            await poll(consumer, wait_s=0)
+        await asyncio.to_thread(server.start)
+        await stream.append([event_of("new")])
+        batch = await poll(consumer, max_records=7, wait_s=20)
+        assert ids_of(batch.records) == ["new"]
+        assert await consumer.ack([*records, *batch.records]) == []
+        assert (await stream.status(GROUP)).lag == 0
+
+
 async def test_a_redis_that_hangs_longer_than_a_lease_costs_the_partitions_and_nothing_else(
     server: RedisServer,
 ) -> None:
@@ -234,7 +254,7 @@ async def test_a_redis_that_is_full_refuses_events_and_is_drained_by_a_new_group
     async with opened(server, max_events=10**6) as stream:
         with server.client() as redis:
             used = int(redis.info("memory")["used_memory"])
-            redis.config_set("maxmemory", used + (4 << 20))
+            redis.config_set("maxmemory", used + (8 << 20))
         appended = 0
 
         async def fill() -> None:
@@ -257,7 +277,17 @@ async def test_a_redis_that_is_full_refuses_events_and_is_drained_by_a_new_group
                 assert await consumer.ack(records) == []
                 drained += len(records)
             assert await stream.trim(older_than_s=-60) == appended
-            await stream.append(some_events(500))
+        async with asyncio.timeout(20):
+            while not await accepts(stream):  # noqa: ASYNC110  # Redis frees its clients' buffers after a while.
+                await asyncio.sleep(0.05)
+
+
+async def accepts(stream: ProductStream) -> bool:
+    try:
+        await stream.append(some_events(500))
+    except Overloaded:
+        return False
+    return True
 
 
 async def test_a_redis_that_has_become_a_replica_is_unavailable(server: RedisServer) -> None:
@@ -319,6 +349,35 @@ async def test_a_stream_that_was_made_anew_with_other_partitions_stops_who_knew_
         async with opened(server, partitions=5):
             with pytest.raises(BadSettings, match="has 5 partitions, and not 2"):
                 await stream.append(some_events(1))
+
+
+async def test_a_consumer_of_such_a_stream_raises_what_ended_its_heartbeats(server: RedisServer) -> None:
+    async with opened(server) as stream, only_consumer(stream) as consumer:
+        with server.client() as redis:
+            redis.flushall()
+            redis.hset("lookalike:events:meta", mapping={"id": "other", "partitions": 5})
+
+        async def poll_on() -> None:
+            async with asyncio.timeout(20):
+                while True:
+                    await poll(consumer)
+
+        with pytest.raises(BadSettings, match="has 5 partitions, and not 2"):
+            await poll_on()
+
+
+async def test_what_another_program_has_read_in_the_group_is_delivered_all_the_same(server: RedisServer) -> None:
+    async with opened(server) as stream, only_consumer(stream) as consumer:
+        await take_none(consumer)
+        (handle,) = await stream.append([event_of("p")])
+        with server.client() as redis:
+            key = f"lookalike:events:{handle.partition}"
+            redis.xreadgroup(GROUP, "stranger", {key: ">"}, count=1)
+        assert ids_of(await take(consumer, 1)) == ["p"]
+
+
+async def take_none(consumer: Consumer) -> None:
+    assert (await poll(consumer)).records == []
 
 
 async def test_a_group_that_was_deleted_begins_again_and_says_so(
@@ -406,3 +465,65 @@ def test_the_log_of_the_stream_is_quiet_while_all_is_well(
     with caplog.at_level(logging.INFO, "lookalike"):
         asyncio.run(run())
     assert caplog.records == []
+
+
+class ChildConsumer:
+    """A consumer in a process of its own, and what it has applied."""
+
+    def __init__(self, url: str, seed: int, directory: Path) -> None:
+        self._output = directory / f"applied-{seed}"
+        with self._output.open("wb") as file:
+            command = [sys.executable, "-m", "tests.contract.stream_child", url, str(seed)]
+            self.process = subprocess.Popen(command, cwd=REPOSITORY, stdout=file)
+
+    def applied(self) -> Iterator[tuple[str, int, int]]:
+        """Product, revision and time."""
+        for line in self._output.read_text().split("\n")[:-1]:  # The last may be cut off.
+            product_id, revision, at_ns = line.split()
+            yield product_id, int(revision), int(at_ns)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+
+@pytest.mark.slow
+async def test_consumers_that_are_killed_or_suspended_lose_no_event_and_no_order(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Of each product every revision is applied, for the first time after the one before it."""
+    rng, products, revisions = random.Random(3), 20, 15
+    children: list[ChildConsumer] = []
+    try:
+        async with opened(server, lease_s=1.0, heartbeat_s=0.1) as stream:
+            children += [ChildConsumer(server.url, seed, tmp_path) for seed in range(2)]
+            await until(lambda: len(stream_members(server)) == 2)
+            for revision in range(1, revisions + 1):
+                await stream.append([event_of(f"p{i}", revision) for i in range(products)])
+                await asyncio.sleep(0.05)
+                victim = rng.choice(children[-2:])
+                if revision % 5 == 2:
+                    victim.signal(signal.SIGKILL)
+                    victim.process.wait()
+                    children.append(ChildConsumer(server.url, len(children), tmp_path))
+                elif revision % 5 == 4:
+                    victim.signal(signal.SIGSTOP)
+                    await asyncio.sleep(1.5)  # Longer than a lease.
+                    victim.signal(signal.SIGCONT)
+            async with asyncio.timeout(60):
+                while (await stream.status(GROUP)).lag:  # noqa: ASYNC110  # other processes change it
+                    await asyncio.sleep(0.05)
+        first: dict[tuple[str, int], int] = {}
+        for product_id, revision, at_ns in (each for child in children for each in child.applied()):
+            first[product_id, revision] = min(at_ns, first.get((product_id, revision), at_ns))
+        for i in range(products):
+            times = [first[f"p{i}", revision] for revision in range(1, revisions + 1)]
+            assert times == sorted(times)
+    finally:
+        for child in children:
+            child.process.kill()
+            child.process.wait()
+
+
+def stream_members(server: RedisServer) -> list[bytes]:
+    with server.client() as redis:
+        return [*redis.zrange("lookalike:events:members:workers", 0, -1)]

@@ -1,0 +1,1 @@
+"""`lookalike catalog sync`: product events, or a catalogue, from a SQL database."""
