@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +32,6 @@ from lookalike.runtime.partition import shard_of
 from lookalike.spaces import space_name
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse, GetResponse, PatchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE, Product, Space, SpaceVector
-from pipeline.gateway import Gateway
 
 _IN_A_ROW = 10  # Answers by the new version before a gateway counts as moved: an address may have several behind it.
 _POLL_S = 0.5
@@ -200,8 +199,8 @@ def _patch(product: Product, image: SpaceVector | None) -> PatchRequest | None:
     return patch if patch.update_mask.paths or patch.vectors else None
 
 
-async def reencode(gateway: Gateway, built: BuiltProducts, encode: Reencoder) -> ReencodeReport:
-    """Encode the products of a gateway that are not as the version was built with them."""
+async def reencode(products: AsyncIterator[Product], built: BuiltProducts, encode: Reencoder) -> ReencodeReport:
+    """Encode those of the products that are not as the version was built with them. Raises what `products` does."""
     at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def work(product_id: str) -> None:
@@ -210,9 +209,12 @@ async def reencode(gateway: Gateway, built: BuiltProducts, encode: Reencoder) ->
         finally:
             at_once.release()
 
-    async with asyncio.TaskGroup() as tasks:
-        async for product in gateway.products():
-            if built.is_changed(product):
-                await at_once.acquire()
-                tasks.create_task(work(product.id))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            async for product in products:
+                if built.is_changed(product):
+                    await at_once.acquire()
+                    tasks.create_task(work(product.id))
+    except* LookalikeError as errors:
+        raise errors.exceptions[0] from None
     return encode.report

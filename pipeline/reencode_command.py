@@ -55,7 +55,7 @@ async def _reencode(
         await asyncio.sleep(options.settle_s)
         write = ChangeWriter(gateways[0].batch_write)
         encode = Reencoder(gateways[0], write, has_images=built.has_images, wait_s=options.wait_s)
-        return await reencode(gateways[0], built, encode)
+        return await reencode(gateways[0].products(), built, encode)
 
 
 def _summary(report: ReencodeReport) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from index.building.build import SpaceVectors, build
 from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError, NotFound, Overloaded, Unavailable
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse, GetResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product, Space, SpaceVector
-from pipeline.reencode import BuiltProducts, Reencoder, wait_until_served
+from pipeline.reencode import BuiltProducts, Reencoder, reencode, wait_until_served
 
 
 @dataclass
@@ -197,7 +197,8 @@ async def test_a_product_that_others_change_with_every_attempt_is_told() -> None
     assert encode.report.failed == {"it changed with every attempt": 1}
 
 
-def test_a_product_is_changed_if_it_is_newer_with_other_words_or_another_photo(tmp_path: Path) -> None:
+def built_products(location: Path) -> BuiltProducts:
+    """Products p0 to p19 of revision 5, in a version without an image space."""
     ids = [f"p{number}" for number in range(20)]
     columns = {
         "id": ids,
@@ -209,8 +210,11 @@ def test_a_product_is_changed_if_it_is_newer_with_other_words_or_another_photo(t
         "revision": [5] * 20,
     }
     vectors = SpaceVectors(encoder="t", vectors=np.eye(20, dtype=np.float32), rows=np.arange(20))
-    name = build(tmp_path, pa.table(columns), {int(SPACE_TEXT): vectors}, shards=3)
-    built = BuiltProducts(tmp_path, name)
+    return BuiltProducts(location, build(location, pa.table(columns), {int(SPACE_TEXT): vectors}, shards=3))
+
+
+def test_a_product_is_changed_if_it_is_newer_with_other_words_or_another_photo(tmp_path: Path) -> None:
+    built = built_products(tmp_path)
 
     def product(*, revision: int, title: str = "p7", description: str = "d", image: str = "a.jpg") -> Product:
         return Product(id="p7", title=title, description=description, image=image, price=3.0, revision=revision)
@@ -223,6 +227,23 @@ def test_a_product_is_changed_if_it_is_newer_with_other_words_or_another_photo(t
     assert built.is_changed(product(revision=6, description=""))
     assert built.is_changed(product(revision=6, image="b.jpg"))
     assert built.is_changed(Product(id="p99"))
+
+
+async def test_of_all_products_the_changed_ones_are_encoded_and_a_list_that_breaks_off_is_an_error(
+    tmp_path: Path,
+) -> None:
+    async def listed(*, breaks: bool) -> AsyncIterator[Product]:
+        for number in range(20):
+            yield Product(id=f"p{number}", title=f"p{number}", description="d", image="a.jpg", revision=5)
+        for number in range(100):
+            yield Product(id=f"new{number}", title="new", revision=6)
+        if breaks:
+            raise Unavailable("gateway: shard 1 does not answer")
+
+    built, encode = built_products(tmp_path), reencoder(Served())
+    assert (await reencode(listed(breaks=False), built, encode)).changed == 100
+    with pytest.raises(Unavailable, match="shard 1"):
+        await reencode(listed(breaks=True), built, encode)
 
 
 async def test_a_gateway_has_moved_when_it_answers_by_the_new_version_every_time() -> None:
