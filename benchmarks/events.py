@@ -48,6 +48,10 @@ from lookalike.vectors import F32
 
 PARTS = ("freshness", "photos", "replay")
 COUNT, RATE_PER_S, SECONDS, PHOTOS, PHOTO_PX = 100_000, 1000, 30, 600, 400
+CAVEATS = (
+    "publisher, Redis, worker, node and, for photos, model and web server share two cores of a shared machine; "
+    "appendfsync always"
+)
 _TICK_S = 0.01
 _APPEND = 500
 
@@ -66,14 +70,9 @@ def main() -> None:
         folder = options.folder or Path(scratch)
         if not (folder / "index" / "CURRENT").exists():
             build_index(folder, COUNT)
-        result = {
-            part: asyncio.run(_run(part, folder, Path(scratch) / part, options)) for part in options.parts.split(",")
-        }
-    caveats = (
-        "publisher, Redis, worker, node and, for photos, model and web server share two cores of a shared machine; "
-        "appendfsync always"
-    )
-    print(write("events", {"catalogue": f"{COUNT} x 1024-d", **result, "caveats": caveats}))
+        for part in options.parts.split(","):
+            result = asyncio.run(_run(part, folder, Path(scratch) / part, options))
+            print(write(f"events_{part}", {"catalogue": f"{COUNT} x 1024-d", **result, "caveats": CAVEATS}))
 
 
 async def _run(part: str, folder: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -277,11 +276,14 @@ async def _index_of_model(location: Path, port: int) -> None:
 
 
 def serve_photos(port: int) -> None:
+    """Drawn before they are asked for: drawing one takes longer than encoding it."""
+    photos = {number: random_photo(number, PHOTO_PX) for number in (*range(32), *range(1000, 1000 + PHOTOS))}
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            body = random_photo(int(self.path.strip("/").removesuffix(".jpg")), PHOTO_PX)
+            body = photos[int(self.path.strip("/").removesuffix(".jpg"))]
             self.send_response(200)
             self.send_header("Content-Type", "image/jpeg")
             self.send_header("Content-Length", str(len(body)))

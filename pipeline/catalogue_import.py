@@ -20,10 +20,10 @@ from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue, BadSettings
 from lookalike.printable import quote
 from lookalike.product_rules import BadField, CatalogueProduct, RejectReason, is_photo_url
+from lookalike.runtime.ordered_map import ordered_map
 from pipeline import archive, catalogue
 from pipeline.catalogue_report import CatalogueReport
 from pipeline.column_mapping import ColumnMapping, Note
-from pipeline.ordered_map import ordered_map
 from pipeline.photos import open_photo
 from pipeline.product import PhotoError, UnusedPhoto, UnusedPhotoReason, parse_row
 from pipeline.tables.reader import DEFAULT_OPTIONS, Table, TableOptions, open_table, require_columns

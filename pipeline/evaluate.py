@@ -1,16 +1,18 @@
-"""`lookalike encoders evaluate`: reports how good the neighbours of an index are. Reads and writes files.
+"""`lookalike encoders evaluate`: reports how good the neighbours in a catalogue are. Reads and writes files.
 
-Runs model servers: for the baseline of an untrained network, and for made photos.
+Runs model servers: to build an index, if none is given, for the baseline of an untrained network, and for made photos.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -32,23 +34,26 @@ from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
 from lookalike.product_rules import is_photo_url
 from lookalike.vectors import F32, I64
-from pipeline import catalogue
+from pipeline import catalogue, image_encoding
 from pipeline.duplicates import Copies
 from pipeline.evaluation import baselines, held_out, photo_copies, plots, report
+from pipeline.evaluation.baselines import RANDOM, TFIDF_CHARACTERS, TFIDF_WORDS, UNTRAINED
 from pipeline.evaluation.classification import QUERY_KINDS, evaluate_classification, query_vectors
+from pipeline.evaluation.comparison import compare
 from pipeline.evaluation.duplicates import evaluate_thresholds
 from pipeline.evaluation.held_out import EvaluationData
 from pipeline.evaluation.identity import EncodeTitles, PhotoQueries, evaluate_identity
 from pipeline.evaluation.metrics import ScoreRows, cosines
+from pipeline.evaluation.neighbours import choose_queries
 from pipeline.evaluation.photo_copies import EncodedPhotos
 from pipeline.evaluation.policy import DEFAULT, SpacePolicy
 from pipeline.evaluation.report import Evaluation, EvaluationRun
 from pipeline.evaluation.retrieval import AUTO, RetrievalEvaluation, evaluate_retrieval
 from pipeline.local_model_server import model_server
 from pipeline.product import RejectedRow
+from pipeline.update import FEATURE_STORE, UpdateOptions, update
 
 MAX_SAMPLE = 20_000  # Quadratic: 20,000 take minutes, and far fewer give narrow intervals.
-RANDOM, TFIDF, UNTRAINED = "random vectors", "TF-IDF of titles", "untrained MobileNet"
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -59,9 +64,47 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise BadSettings("--models and --model-server: give only one of them")
     policy = SpacePolicy.parse(args.policy)
     plots.import_matplotlib()  # Fail at once if it is missing.
-    data = held_out.read(args.location, sample=args.sample, seed=args.seed)
-    model = _load_product_encoder(args.artifacts, data)
-    photos, notes = _find_photos(args.catalogue, data)
+    if args.location is not None:
+        return _evaluate(args, environ, policy, location=args.location, artifacts=args.artifacts, notes=[])
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
+        location, artifacts = Path(folder) / "index", args.artifacts or Path(folder) / "encoders"
+        notes = _build_index(args, environ, location, artifacts)
+        return _evaluate(args, environ, policy, location=location, artifacts=artifacts, notes=notes)
+
+
+def _build_index(args: argparse.Namespace, environ: Mapping[str, str], location: Path, artifacts: Path) -> list[str]:
+    """Train the encoders and build the index as `lookalike update` does. Returns notes on what it has not."""
+    with (
+        model_server(args.models, environ, args.model)
+        if args.models
+        else contextlib.nullcontext(args.model_server) as address
+    ):
+        options = UpdateOptions(
+            catalogue=args.catalogue,
+            location=location,
+            artifacts=artifacts,
+            connect_encoder=partial(image_encoding.connect_encoder, address, model=args.model) if address else None,
+            feature_store=location / FEATURE_STORE,
+            shards=1,
+            seed=args.seed,
+        )
+        update_report = asyncio.run(update(options))
+    reason = update_report.no_product_space_reason
+    return [f"There is no product space: {reason}."] if reason else []
+
+
+def _evaluate(
+    args: argparse.Namespace,
+    environ: Mapping[str, str],
+    policy: SpacePolicy,
+    *,
+    location: Path,
+    artifacts: Path | None,
+    notes: list[str],
+) -> int:
+    data = held_out.read(location, sample=args.sample, seed=args.seed)
+    model = _load_product_encoder(artifacts, data)
+    photos = _find_photos(args.catalogue, data, notes)
     print_step = _step_printer(args.json)
     copied = photo_copies.rows_to_copy(photos if args.models or args.model_server else (), args.seed)
     untrained = _untrained_photos(photos, copied, notes, environ, seed=args.seed) if args.untrained else None
@@ -73,22 +116,27 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         data.test, policy, reference_scores, partial_queries=partial_queries, seed=args.seed, on_step=print_step
     )
     print_step("finding the same product")
-    encode_titles = _title_encoders(args.artifacts, data, model, notes)
+    encode_titles = _title_encoders(artifacts, data, model, notes)
     copies = _encode_copies(args, data.encoders.get("image", ""), photos, notes, environ)
     photo_queries = [] if copies is None else _photo_queries(data, copies, untrained, model, seed=args.seed)
     identity = evaluate_identity(data, encode_titles, photo_queries, seed=args.seed)
     thresholds = evaluate_thresholds(
         data, _product_copies(data, encode_titles.get("text"), copies, model, seed=args.seed), seed=args.seed
     )
+    print_step("comparing with baselines")
+    comparisons = compare(retrieval, identity, seed=args.seed)
     print_step("classifying")
     # If all products have one label, any prediction is right.
     classification = evaluate_classification(data, model, seed=args.seed) if retrieval.main_labelling else None
     evaluation = Evaluation(
-        data=data, retrieval=retrieval, identity=identity, thresholds=thresholds, classification=classification
+        data=data,
+        retrieval=retrieval,
+        identity=identity,
+        comparisons=comparisons,
+        thresholds=thresholds,
+        classification=classification,
     )
     run = EvaluationRun(
-        location=str(args.location),
-        catalogue=str(args.catalogue),
         date=datetime.now(UTC).date().isoformat(),
         machine=_machine(),
         seed=args.seed,
@@ -154,8 +202,8 @@ def _step_printer(quiet: bool) -> Callable[[str], None]:
     return lambda step: None if quiet else console.print(f"… {step}", highlight=False)
 
 
-def _find_photos(directory: Path, data: EvaluationData) -> tuple[list[Path | None], list[str]]:
-    """The photo of each test product, and notes on missing photos."""
+def _find_photos(directory: Path, data: EvaluationData, notes: list[str]) -> list[Path | None]:
+    """The photo of each test product; a note on missing photos."""
     photo_by_id = {
         item.product.id: directory / item.product.image
         for item in catalogue.read(directory)
@@ -164,8 +212,10 @@ def _find_photos(directory: Path, data: EvaluationData) -> tuple[list[Path | Non
     photos = [photo_by_id.get(product.id) for product in data.test.products]
     missing = sum(photo is None for photo in photos)
     if missing == len(photos):
-        return photos, [f"No test product has a photo in the catalogue {directory}: there is no contact sheet."]
-    return photos, [f"{missing:,} test products have no photo in the catalogue."] if missing else []
+        notes.append("No test product has a photo in the catalogue: there is no picture of neighbours.")
+    elif missing:
+        notes.append(f"{missing:,} test products have no photo in the catalogue.")
+    return photos
 
 
 def _baselines(
@@ -182,7 +232,8 @@ def _baselines(
     corpus = titles + [product.title for product in data.train.products]
     scores: dict[str, Callable[[], ScoreRows]] = {
         RANDOM: lambda: cosines(baselines.random_vectors(len(products), seed)),
-        TFIDF: lambda: baselines.tfidf_scores(titles, corpus),
+        TFIDF_WORDS: lambda: baselines.tfidf_query_scores(titles, titles, corpus),
+        TFIDF_CHARACTERS: lambda: baselines.tfidf_query_scores(titles, titles, corpus, characters=True),
     }
     if "image" in data.encoders and any(photos):
         if untrained is not None:
@@ -231,7 +282,9 @@ def _encode_copies(
         return None
     copied = photo_copies.rows_to_copy(photos, args.seed)
     with (
-        model_server(args.models, environ, args.model) if args.models else nullcontext(args.model_server) as address,
+        model_server(args.models, environ, args.model)
+        if args.models
+        else contextlib.nullcontext(args.model_server) as address,
         progress_bar("encoding copies of photos", total=len(photo_copies.KINDS) * len(copied)) as count,
     ):
         encoded = photo_copies.encode(
@@ -300,12 +353,13 @@ def _product_copies(
 def _write_report(
     out: Path, evaluation: Evaluation, run: EvaluationRun, photos: Sequence[Path | None]
 ) -> dict[str, Any]:
-    """Write the pictures, report.json and last report.md. Returns the content of report.json."""
+    """Write the pictures, report.json, summary.md and last report.md. Returns the content of report.json."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         run = _draw_pictures(out, evaluation, run, photos)
         document = report.as_json(evaluation, run)
         (out / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (out / "summary.md").write_text(report.summary(evaluation, run), encoding="utf-8")
         (out / "report.md").write_text(report.markdown(evaluation, run), encoding="utf-8")
     except OSError as error:
         raise OperatorError(f"{out}: {error}") from error
@@ -326,11 +380,13 @@ def _draw_pictures(
     if evaluation.classification is not None:
         names["reliability"] = "reliability.png"
         plots.draw_reliability(out / names["reliability"], evaluation.classification)
-    if not any(photos):
-        return replace(run, pictures=names)
-    names["neighbours"] = "neighbours.png"
-    queries = plots.draw_neighbours(out / names["neighbours"], retrieval, labelling, photos, seed=run.seed)
-    return replace(run, pictures=names, contact_sheet_queries=queries)
+    products = evaluation.data.test.products
+    has_photo = np.array([photo is not None for photo in photos])
+    shown = choose_queries(labelling, has_photo if has_photo.any() else np.ones(len(products), bool), run.seed)
+    if has_photo.any():
+        names["neighbours"] = "neighbours.png"
+        plots.draw_neighbours(out / names["neighbours"], retrieval, labelling, products, photos, queries=shown)
+    return replace(run, pictures=names, shown_queries=shown)
 
 
 def _machine() -> str:
@@ -353,12 +409,13 @@ def _summary(out: Path, retrieval: RetrievalEvaluation) -> str:
     lines = [path, f"  precision@10 by {labelling.title}, {int(labelling.is_query.sum()):,} queries:"]
     for name, quality in {**retrieval.spaces, AUTO: retrieval.auto, **retrieval.baselines}.items():
         value, low, high = quality.averages[labelling.title][0].micro
-        lines.append(f"  {name:<20} {value:.3f} ({low:.3f}–{high:.3f})")
+        lines.append(f"  {name:<28} {value:.3f} ({low:.3f}–{high:.3f})")
     return "\n".join(lines)
 
 
 _EPILOG = """\
 examples:
+  lookalike encoders evaluate my-shop --models models --out quality     builds an index for the report alone
   lookalike encoders evaluate my-shop index --out quality
   lookalike encoders evaluate my-shop index --out quality --artifacts encoders --models models
   lookalike encoders evaluate my-shop index --policy 'fashion=image,*=text' --no-untrained --json
@@ -371,21 +428,33 @@ the report.
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lookalike encoders evaluate",
-        description="Measure how good the neighbours of an index are, by the categories, tags and groups of its "
-        "products, and compare with baselines; write report.md, report.json and pictures.",
+        description="Measure how good neighbours in a catalogue are, by the categories, tags and groups of its "
+        "products, and compare with baselines; write report.md, summary.md (figures alone), report.json and pictures.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("catalogue", type=Path, metavar="CATALOGUE", help="catalogue of the index, for its photos")
-    add("location", type=Path, metavar="LOCATION", help="directory of the index; its CURRENT version is evaluated")
+    add("catalogue", type=Path, metavar="CATALOGUE", help="the catalogue")
+    add(
+        "location",
+        type=Path,
+        nargs="?",
+        metavar="LOCATION",
+        help="directory of an index of the catalogue, whose CURRENT version is evaluated; without it, one is built as "
+        "`lookalike update` builds it, and removed",
+    )
     add(
         "--artifacts",
         type=Path,
         metavar="DIR",
         help="directory of trained encoders: evaluate made titles and the classifier too",
     )
-    add("--models", type=Path, metavar="MODELS_DIR", help="directory of the image model: evaluate made photos too")
+    add(
+        "--models",
+        type=Path,
+        metavar="MODELS_DIR",
+        help="directory of the image model: build an index of photos, too, if none is given, and evaluate made photos",
+    )
     add("--model-server", default="", metavar="HOST:PORT", help="the same with a running model server or TF-Serving")
     add("--model", default=MODEL, metavar="NAME", help="name of the image model (default %(default)s)")
     add("--policy", default=DEFAULT, metavar="POLICY", help="the gateway's policy for AUTO (default '%(default)s')")

@@ -21,6 +21,7 @@ from encoders.types import Embeddings
 from lookalike.channels import aio_channel
 from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
+from lookalike.vectors import F32
 from pipeline.features.vectors import VectorTable
 from pipeline.photos import Photo
 
@@ -75,6 +76,14 @@ async def encode_with_retries(encode: Encode, pixels: Pixels) -> Embeddings:
     return await with_retries(lambda: encode(pixels))
 
 
+async def encode_by(encoder: str, encode: Encode, pixels: Pixels) -> F32:
+    """Encode, with retries. Raises OperatorError if the encoder is not the one of this fingerprint any more."""
+    response = await encode_with_retries(encode, pixels)
+    if response.encoder != encoder:
+        raise OperatorError(f"the image model changed from {encoder} to {response.encoder}: run the update again")
+    return response.vectors
+
+
 async def with_retries(call: Callable[[], Awaitable[T]]) -> T:
     """Call; again while the server is overloaded or unreachable. Raises the error of the last attempt."""
     for attempt in itertools.count(1):
@@ -90,38 +99,39 @@ async def with_retries(call: Callable[[], Awaitable[T]]) -> T:
 
 
 async def encode_photos(encode: Encode, photos: Iterable[Photo], features: VectorTable, encoder: str) -> int:
-    """Encode and store the photos that have pixels. Returns how many were encoded.
+    """Encode the photos that have pixels, and store them and those that have a vector. Returns how many are new.
 
     photos: read on a thread, no faster than they are encoded. Vectors computed before an error stay stored.
     Raises OperatorError if the model changes meanwhile: all vectors of an index are of one encoder.
     """
-    slots, encoded = asyncio.Semaphore(MAX_IN_FLIGHT), 0
+    slots, count = asyncio.Semaphore(MAX_IN_FLIGHT), 0
 
     async def encode_batch(batch: list[Photo]) -> None:
         try:
-            response = await encode_with_retries(
-                encode, np.stack([photo.pixels for photo in batch if photo.pixels is not None])
-            )
+            encoded = [photo.vector for photo in batch if photo.vector is not None]
+            if len(encoded) == len(batch):
+                vectors = np.stack(encoded)
+            else:
+                pixels = np.stack([photo.pixels for photo in batch if photo.pixels is not None])
+                vectors = await encode_by(encoder, encode, pixels)
         finally:
             slots.release()
-        if response.encoder != encoder:
-            raise OperatorError(f"the image model changed from {encoder} to {response.encoder}: run the update again")
         digests, products = [photo.digest for photo in batch], [photo.product for photo in batch]
         # Not on a thread, which might be cancelled before it starts: one part in 1,024 photos is written here.
-        features.add(digests, response.vectors, products)
+        features.add(digests, vectors, products)
 
     batches = _batches(photos, features)
     try:
         async with asyncio.TaskGroup() as calls:
             while (batch := await asyncio.to_thread(next, batches, None)) is not None:
                 await slots.acquire()
-                encoded += len(batch)
+                count += len(batch)
                 calls.create_task(encode_batch(batch))
     except* Exception as errors:
         raise _first_error(errors) from None
     finally:
         features.flush()
-    return encoded
+    return count
 
 
 def _batches(photos: Iterable[Photo], features: VectorTable) -> Iterator[list[Photo]]:
@@ -129,7 +139,8 @@ def _batches(photos: Iterable[Photo], features: VectorTable) -> Iterator[list[Ph
     seen: set[str] = set()
     batch: list[Photo] = []
     for photo in photos:
-        if photo.pixels is None or photo.digest in seen or photo.digest in features:
+        is_new = photo.pixels is not None or photo.vector is not None
+        if not is_new or photo.digest in seen or photo.digest in features:
             continue
         seen.add(photo.digest)
         batch.append(photo)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,11 @@ from encoders.image.preprocessing import BadImage, ImageTooLarge
 from lookalike.limits import MAX_IMAGE_BYTES
 from lookalike.printable import quote
 from lookalike.product_rules import CatalogueProduct, is_photo_url
+from lookalike.runtime.ordered_map import ordered_map
+from lookalike.vectors import F32
 from pipeline import catalogue
 from pipeline.catalogue import CatalogueRow
 from pipeline.catalogue_report import CatalogueReport
-from pipeline.ordered_map import ordered_map
 from pipeline.product import PhotoError, RejectedRow, UnusedPhoto, UnusedPhotoReason
 from pipeline.tables.reader import Table
 
@@ -40,8 +42,9 @@ class Photo:
     """A photo by the digest of its file, decoded unless its vector is already stored."""
 
     digest: str  # Of the file's bytes: a photo that several products share is encoded once.
-    pixels: npt.NDArray[np.uint8] | None  # (px, px, 3); None: in `stored_digests`, so not decoded.
+    pixels: npt.NDArray[np.uint8] | None  # (px, px, 3); None: in `stored_digests`, or has a vector.
     product: str = ""  # The id of a product whose photo it is.
+    vector: F32 | None = None  # If the task that decoded it has encoded it, too.
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,48 +82,84 @@ def read_products(
     stored_digests: of the photos whose vectors are stored; these are not decoded.
     """
 
-    def with_photo(item: CatalogueRow | RejectedRow, known: str, decode: Decode) -> ProductWithPhoto | RejectedRow:
-        if isinstance(item, RejectedRow):
-            return item
-        product, photo, unused = item.product, None, item.unused_photo
-        try:
-            if known:
-                photo = Photo(known, None, product.id)
-            elif product.image and (sources.directory is None or is_photo_url(product.image)):
-                raise PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
-            elif product.image and sources.directory is not None:
-                photo = open_photo(sources.directory / product.image, decode, stored_digests, product=product.id)
-        except PhotoError as error:
-            unused = UnusedPhoto(
-                file=table.path.name, line=item.line, id=product.id, reason=error.reason, detail=error.detail
-            )
-            if error.reason is not UnusedPhotoReason.NOT_FETCHED and not sources.as_stated:
-                product = dataclasses.replace(product, image="")
-        return ProductWithPhoto(item.line, product, photo, unused, item.notices)
+    def open_image(product: CatalogueProduct) -> Photo:
+        return open_photo(photo_path(sources, product), decode, stored_digests, product=product.id)
 
-    rows = _with_known(catalogue.read_table(None if sources.as_stated else sources.directory, table), sources)
     with image_decoder(_WORKERS, side_px) as decode:
-        for _, result in ordered_map(lambda row: with_photo(*row, decode), rows, workers=_WORKERS, ahead=_AHEAD):
+        opened = ordered_map(
+            lambda row: with_photo(*row, table.path.name, open_image, as_stated=sources.as_stated),
+            read_rows(sources, table),
+            workers=_WORKERS,
+            ahead=_AHEAD,
+        )
+        for _, result in opened:
             yield result
 
 
-def _with_known(
-    rows: Iterator[CatalogueRow | RejectedRow], sources: PhotoSources
-) -> Iterator[tuple[CatalogueRow | RejectedRow, str]]:
+def read_rows(sources: PhotoSources, table: Table) -> Iterator[tuple[CatalogueRow | RejectedRow, str]]:
     """Each row with the digest of its photo where that is known, or empty."""
+    rows = catalogue.read_table(None if sources.as_stated else sources.directory, table)
     while batch := [*itertools.islice(rows, _KNOWN_AT_ONCE)]:
         known = sources.known([row.product for row in batch if isinstance(row, CatalogueRow)])
         for row in batch:
             yield row, known.get(row.product.id, "") if isinstance(row, CatalogueRow) else ""
 
 
+def photo_path(sources: PhotoSources, product: CatalogueProduct) -> Path:
+    """Where the file of a product's photo is. Raises PhotoError if that is nowhere."""
+    if sources.directory is None or is_photo_url(product.image):
+        raise PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
+    return sources.directory / product.image
+
+
+def with_photo(
+    item: CatalogueRow | RejectedRow,
+    known: str,
+    file: str,
+    open_image: Callable[[CatalogueProduct], Photo],
+    *,
+    as_stated: bool,
+) -> ProductWithPhoto | RejectedRow:
+    """A row of `file` with its photo, or with the reason why it cannot be used.
+
+    known: the digest of its photo; empty: it is opened by open_image, which may raise PhotoError.
+    """
+    if isinstance(item, RejectedRow):
+        return item
+    product, photo, unused = item.product, None, item.unused_photo
+    try:
+        if known:
+            photo = Photo(known, None, product.id)
+        elif product.image:
+            photo = open_image(product)
+    except PhotoError as error:
+        unused = UnusedPhoto(file=file, line=item.line, id=product.id, reason=error.reason, detail=error.detail)
+        if error.reason is not UnusedPhotoReason.NOT_FETCHED and not as_stated:
+            product = dataclasses.replace(product, image="")
+    return ProductWithPhoto(item.line, product, photo, unused, item.notices)
+
+
+class ReadProducts(Protocol):
+    """Reads the rows of a products file in order, as `read_products`."""
+
+    def __call__(
+        self, sources: PhotoSources, table: Table, *, side_px: int, stored_digests: Container[str]
+    ) -> Iterator[ProductWithPhoto | RejectedRow]: ...
+
+
 def read_valid_products(
-    sources: PhotoSources, table: Table, report: CatalogueReport, *, side_px: int, stored_digests: Container[str] = ()
+    sources: PhotoSources,
+    table: Table,
+    report: CatalogueReport,
+    *,
+    side_px: int,
+    stored_digests: Container[str] = (),
+    read: ReadProducts = read_products,
 ) -> Iterator[ProductWithPhoto]:
-    """Read the products of a catalogue as `read_products`; rejected rows and unusable photos go to the report."""
+    """Read the products of a catalogue by `read`; rejected rows and unusable photos go to the report."""
     for notice in table.notices:
         report.notice(notice)
-    for item in read_products(sources, table, side_px=side_px, stored_digests=stored_digests):
+    for item in read(sources, table, side_px=side_px, stored_digests=stored_digests):
         report.rows += 1
         if isinstance(item, RejectedRow):
             report.reject(item)

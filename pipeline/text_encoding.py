@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
@@ -31,6 +31,8 @@ from lookalike.product_rules import CatalogueProduct, embedded_texts
 from lookalike.vectors import F32
 from pipeline.features.vectors import VectorTable
 from pipeline.training_cache import find_trained, train_once
+
+EncodeBatches = Callable[[Iterable[Sequence[str]]], Iterator[F32]]  # The vectors of each batch of texts, in order.
 
 DIM = 256  # Of the topic vector.
 _BATCH = 1024
@@ -231,18 +233,21 @@ def encode_texts(
     count: Callable[[], None] = lambda: None,
     *,
     products: Sequence[str] | None = None,
+    encode: EncodeBatches | None = None,
 ) -> tuple[F32, int]:
     """The vectors of texts in a new file, memory-mapped, zero ones too; and how many were encoded: those not stored.
 
-    products: the product of each text. Raises OperatorError if what is stored cannot be read again.
+    products: the product of each text. encode: None, the model encodes the texts in this process.
+    Raises OperatorError if what is stored cannot be read again.
     """
+    encode = encode or (lambda batches: map(model.encode, batches))
     inputs = _Texts(texts=texts, digests=[text_digest(text) for text in texts], products=products or [""] * len(texts))
-    encoded = _store_missing(inputs, range(len(texts)), model, features, count)
+    encoded = _store_missing(inputs, range(len(texts)), encode, features, count)
     vectors, missing = features.gather(inputs.digests, path)
     for _ in range(_ATTEMPTS):
         if not len(missing):
             return vectors, encoded
-        encoded += _store_missing(inputs, missing.tolist(), model, features, count)
+        encoded += _store_missing(inputs, missing.tolist(), encode, features, count)
         missing = features.read([inputs.digests[row] for row in missing.tolist()], vectors, missing)
     raise OperatorError(f"{features}: vectors that were stored cannot be read")
 
@@ -257,15 +262,15 @@ class _Texts:
 
 
 def _store_missing(
-    inputs: _Texts, rows: Sequence[int], model: TextModel, features: VectorTable, count: Callable[[], None]
+    inputs: _Texts, rows: Sequence[int], encode: EncodeBatches, features: VectorTable, count: Callable[[], None]
 ) -> int:
     """Encode and store the texts of rows that are not stored. Returns how many."""
     stored = features.contains([inputs.digests[row] for row in rows])
     new = {inputs.digests[row]: row for row, is_stored in zip(rows, stored.tolist(), strict=True) if not is_stored}
     new_rows = list(new.values())
-    for start in range(0, len(new_rows), _BATCH):
-        batch = new_rows[start : start + _BATCH]
-        vectors = model.encode([inputs.texts[row] for row in batch])
+    batches = [new_rows[start : start + _BATCH] for start in range(0, len(new_rows), _BATCH)]
+    encoded = encode([inputs.texts[row] for row in batch] for batch in batches)
+    for batch, vectors in zip(batches, encoded, strict=True):
         features.add([inputs.digests[row] for row in batch], vectors, [inputs.products[row] for row in batch])
         count()
     features.flush()
@@ -278,6 +283,8 @@ def encode_products(
     features: VectorTable,
     path: Path,
     count: Callable[[], None] = lambda: None,
+    *,
+    encode: EncodeBatches | None = None,
 ) -> tuple[F32, int]:
     """The text vectors of products, in a new file, memory-mapped; and how many texts were encoded.
 
@@ -287,12 +294,17 @@ def encode_products(
     candidates = [embedded_texts(product.title, product.description) for product in products]
     texts = [each[0] if each else "" for each in candidates]
     ids = [product.id for product in products]
-    vectors, encoded = encode_texts(texts, model, features, path, count, products=ids)
+    vectors, encoded = encode_texts(texts, model, features, path, count, products=ids, encode=encode)
     rows = [row for row in np.flatnonzero(~vectors.any(axis=1)).tolist() if len(candidates[row]) > 1]
     if rows:
-        descriptions = [candidates[row][1] for row in rows]
         vectors[rows], more = encode_texts(
-            descriptions, model, features, path.with_suffix(".more.npy"), count, products=[ids[row] for row in rows]
+            [candidates[row][1] for row in rows],
+            model,
+            features,
+            path.with_suffix(".more.npy"),
+            count,
+            products=[ids[row] for row in rows],
+            encode=encode,
         )
         encoded += more
     return vectors, encoded

@@ -8,11 +8,13 @@ the same texts, and the same inputs give the version that exists already.
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,20 @@ from index.storage.manifest import DuplicatesThreshold, RecipeChoice
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.product_rules import FIELDS, CatalogueProduct, has_word
+from lookalike.runtime.engine import Engine
+from lookalike.runtime.local_engine import LocalEngine
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from lookalike.vectors import F32
-from pipeline import duplicates, image_encoding, product_fusion, served_catalogue, text_encoding
+from pipeline import (
+    duplicates,
+    image_encoding,
+    photo_tasks,
+    product_fusion,
+    served_catalogue,
+    text_encoding,
+    text_tasks,
+)
 from pipeline.catalogue import open_products
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.features.compaction import CompactionOptions
@@ -42,7 +54,8 @@ from pipeline.features.store import FeatureStore, Partition
 from pipeline.features.vectors import VectorTable
 from pipeline.gateway import Gateway
 from pipeline.known_photos import FetchedPhotos, ServedPhotos
-from pipeline.photos import Photo, PhotoSources, read_valid_products, reread_photos
+from pipeline.photo_tasks import TaskEncoder
+from pipeline.photos import Photo, PhotoSources, ReadProducts, read_products, read_valid_products, reread_photos
 from pipeline.product_copies import CopiedProducts
 from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
 from pipeline.tables.reader import Table, TableOptions
@@ -75,6 +88,8 @@ class UpdateOptions:
     keep_text_encoder: KeepTextEncoder = KeepTextEncoder.AUTO
     synonyms: tuple[Path, ...] = ()  # Dictionaries of the shop's own, beside the default ones.
     table: TableOptions = DEFAULT_TABLE_OPTIONS  # How the products file is read.
+    engine: Engine = field(default_factory=LocalEngine)  # What builds the indexes of shards.
+    encode_by_tasks: bool = False  # Photos and texts by tasks of the engine; else by this process.
     drop_unused_features: bool = False  # Vectors that no product of this catalogue needs; others may need them.
     strict: bool = False
     max_rejected: MaxRejected | None = None  # With more rejected rows nothing is built; None: any number.
@@ -189,6 +204,8 @@ async def update(options: UpdateOptions) -> UpdateReport:
                 shards=options.shards,
                 options=options.index,
                 seed=options.seed,
+                threads=len(os.sched_getaffinity(0)),
+                engine=options.engine,
                 text_shares=choice.shares,
                 duplicates=thresholds,
             )
@@ -258,15 +275,24 @@ async def _read_and_encode_photos(
     async with _connect_encoder(options) as encoder:
         if encoder is None:
             sources = PhotoSources(directory=source.photos, as_stated=bool(source.gateway))
-            for _ in _read_photos(sources, source.table, catalogue, report.catalogue, None, side_px=DEFAULT_INPUT_PX):
+            for _ in _read_photos(
+                sources,
+                source.table,
+                catalogue,
+                report.catalogue,
+                None,
+                side_px=DEFAULT_INPUT_PX,
+                read=_reader(options, ""),
+            ):
                 pass  # Photos are decoded all the same: which rows are bad must not depend on the spaces built.
             return None
         probe = await image_encoding.probe(encoder)
         features = work.store.vectors("image", encoder=probe.encoder, dim=probe.vectors.shape[1])
         take_over_photos(work.store.root, probe.encoder, features, report.catalogue.notice)
+        read = _reader(options, probe.encoder)
         async with source.photo_sources(work.store, features, probe.encoder) as sources:
             photos = _read_photos(
-                sources, source.table, catalogue, report.catalogue, features, side_px=encoder.input_px
+                sources, source.table, catalogue, report.catalogue, features, side_px=encoder.input_px, read=read
             )
             encoded = await image_encoding.encode_photos(encoder.encode, photos, features, probe.encoder)
         report.encoded["photos"] = encoded
@@ -299,6 +325,15 @@ async def _connect_encoder(options: UpdateOptions) -> AsyncIterator[image_encodi
             yield encoder
 
 
+def _reader(options: UpdateOptions, encoder: str) -> ReadProducts:
+    """What reads the products. encoder: fingerprint of what tasks encode photos with; empty: nothing."""
+    if not options.encode_by_tasks:
+        return read_products
+    connect = options.connect_encoder
+    task_encoder = TaskEncoder(connect=connect, fingerprint=encoder) if connect and encoder else None
+    return partial(photo_tasks.read_products, engine=options.engine, encoder=task_encoder)
+
+
 def _read_photos(
     sources: PhotoSources,
     table: Table,
@@ -307,11 +342,12 @@ def _read_photos(
     features: VectorTable | None,
     *,
     side_px: int,
+    read: ReadProducts,
 ) -> Iterator[Photo]:
     """Read the products into `catalogue` and `report`, and yield their photos, decoded to squares of `side_px`."""
     stored: Container[str] = () if features is None else features
     with progress_bar("reading and encoding photos") as count:
-        for item in read_valid_products(sources, table, report, side_px=side_px, stored_digests=stored):
+        for item in read_valid_products(sources, table, report, side_px=side_px, stored_digests=stored, read=read):
             count()
             report.products += 1
             report.photos += item.photo is not None
@@ -385,7 +421,12 @@ def _text_space(
         model = text_encoder.load(artifact)
         features = work.store.vectors("text", encoder=model.fingerprint, dim=model.dim)
         vectors, report.encoded["texts"] = text_encoding.encode_products(
-            catalogue.products, model, features, work.scratch / "text.npy", count
+            catalogue.products,
+            model,
+            features,
+            work.scratch / "text.npy",
+            count,
+            encode=partial(text_tasks.encode_batches, options.engine, artifact) if options.encode_by_tasks else None,
         )
     # A text without a word that the encoder knows has a vector of zeros, which is similar to nothing.
     rows = np.flatnonzero(vectors.any(axis=1)).astype(np.int64)

@@ -21,6 +21,7 @@ from index.storage.location import Location, open_location
 from index.storage.store import ObjectStore
 from lookalike.cli import arguments
 from lookalike.errors import BadSettings
+from lookalike.runtime.engine_options import RAY, add_engine_options, open_engine
 from pipeline import catalogue_options, image_encoding
 from pipeline.catalogue_report import parse_max_rejected
 from pipeline.duplicate_scores import PRECISION
@@ -46,6 +47,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if gateway := _gateway(args.catalogue):
         asyncio.run(_check_gateway(gateway, location))
     with (
+        open_engine(args) as engine,
         staging_directory(location, args.staging) as directory,
         model_server(args.models, environ, args.model)
         if args.models
@@ -75,6 +77,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             keep_text_encoder=KeepTextEncoder(args.keep_text_encoder),
             synonyms=tuple(args.synonyms),
             table=catalogue_options.table_options(args),
+            engine=engine,
+            encode_by_tasks=args.engine == RAY,
             drop_unused_features=args.drop_unused_features,
             strict=args.strict,
             max_rejected=parse_max_rejected(args.max_rejected),
@@ -102,6 +106,8 @@ def _check(args: argparse.Namespace) -> None:
         raise BadSettings(f"--photos needs a catalogue {_GATEWAY_SCHEME}HOST:PORT: a directory has its photos below it")
     if args.models and args.model_server:
         raise BadSettings("--models and --model-server: give only one of them")
+    if args.models and args.engine == RAY:
+        raise BadSettings("--engine ray: --models runs a model server that other machines cannot reach: --model-server")
     if args.model_version < 0:
         raise BadSettings(f"--model-version {args.model_version}: versions are numbered from 1")
     if (args.model_version or args.model_label) and not args.model_server:
@@ -165,6 +171,7 @@ examples:
   lookalike update my-shop index --models models --artifacts text
   lookalike update my-shop index --model-server tf-serving:8500 --artifacts text --shards 4
   lookalike update my-shop s3://bucket/index --staging work --models models --artifacts text
+  lookalike update my-shop index --model-server models:8500 --artifacts text --shards 64 --engine ray
   lookalike update my-shop index --artifacts text          no photos: compare texts only
   lookalike update grpc://gateway:50051 index --photos my-shop --models models --artifacts text
       the products that are served, as they are now; then restart the text encoders, and `lookalike catalog reencode`
@@ -273,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="seed of training and building (default %(default)s)",
     )
+    add_engine_options(parser)
     catalogue_options.add_table_options(parser)
     catalogue_options.add_report_options(parser)
     add("--json", action="store_true", help="print the report as JSON")

@@ -12,8 +12,8 @@ compile dev --group dev "$@"
 for role in gateway model-server text-encoder; do
     compile "$role" --group "$role" --group native-grpc -c requirements/dev.lock
 done
-for role in index node; do  # Their images build and read indexes of every recipe but NGT.
+for role in index node; do  # These images and pipeline's build and read indexes of every recipe but NGT.
     compile "$role" --group "$role" --group symqg --group native-grpc -c requirements/dev.lock
 done
-compile pipeline --group pipeline --group sql --group symqg --group native-grpc -c requirements/dev.lock
+compile pipeline --group pipeline --group ray --group sql --group symqg --group native-grpc -c requirements/dev.lock
 compile loadtest --group loadtest -c requirements/dev.lock

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from encoders import artifact
-from encoders.text import hybrid, lexical, scdv
+from encoders.text import hybrid, lexical, scdv, spelling
 from encoders.text.lexical import NgramIdf
 from encoders.text.scdv import Topics
 from encoders.text.synonyms import NO_SYNONYMS, Synonyms, load_table
-from encoders.text.tokens import LeftOutWord, Tokenizer
+from encoders.text.tokens import LeftOutWord, Tokenizer, clean_text
 from encoders.text.word_vectors import WordVectors, load_word_vectors
 from lookalike.vectors import F32, normalised
 
-FORMAT = 6  # Increased whenever the files, their meaning or the manifest change.
+FORMAT = 7  # Increased whenever the files, their meaning or the manifest change.
 FASTTEXT = "words.bin"
 SYNONYMS = "synonyms.tsv"
 _SCDV_ARRAYS = ("idf", "centre", "log_weights", "means", "precisions", "projection")
@@ -51,8 +52,8 @@ class WordFeatureCache:
         estimate_unseen: bool = True,
     ) -> None:
         self._words = word_vectors
-        self._estimate_unseen = estimate_unseen
-        self._idf = dict(zip(word_vectors.words, arrays["idf"].tolist(), strict=True))
+        self.estimate_unseen = estimate_unseen
+        self.idf = dict(zip(word_vectors.words, arrays["idf"].tolist(), strict=True))
         self._unseen_idf = float(arrays["idf"].max())  # As rare as the rarest word in training.
         self._centre = arrays["centre"]
         self._min_norm: float = manifest["min_norm"]
@@ -76,21 +77,21 @@ class WordFeatureCache:
         return self.topic_weights[rows], self._vectors[rows]
 
     def knows(self, word: str) -> bool:
-        return word in self._idf
+        return word in self.idf
 
     def _add(self, new_words: Sequence[str]) -> None:
         vectors = np.stack([self._vector(word) for word in new_words])
         vectors[~np.isfinite(vectors).all(axis=1)] = 0  # Pretrained word vectors may contain NaN or infinity.
-        idf = np.array([self._idf.get(word, self._unseen_idf) for word in new_words], dtype=np.float32)
+        idf = np.array([self.idf.get(word, self._unseen_idf) for word in new_words], dtype=np.float32)
         rows = slice(len(self._row), len(self._row) + len(new_words))
         self._vectors[rows] = vectors
         self.topic_weights[rows] = idf[:, None] * (self._topics.probabilities(vectors) if self._topics else 1)
         self._row.update(zip(new_words, range(rows.start, rows.stop), strict=True))
 
     def _vector(self, word: str) -> F32:
-        if word in self._idf:
+        if word in self.idf:
             return self._words.vector(word) - self._centre
-        if not self._estimate_unseen:
+        if not self.estimate_unseen:
             return np.zeros_like(self._centre)
         return scdv.unseen_word_vector(self._words.vector(word), self._centre, self._min_norm)
 
@@ -141,17 +142,35 @@ class TextModel:
     def encode(self, texts: Sequence[str]) -> F32:
         """Encode texts to (n, dim) float32, rows of unit norm; zeros for a text without words.
 
-        A hybrid encoder has a vector for any text with a letter or digit outside markup, prices and shop notices.
+        A hybrid encoder has a vector for any text with a letter or digit outside markup, prices and shop notices. The
+        topic of a text whose words are all unseen in training is that of seen words one edit away, if there are any.
         """
         documents = [self._tokenize(text) for text in texts]
+        topics = [self._topic_words(text, words) for text, words in zip(texts, documents, strict=True)]
         vectors = np.zeros((len(documents), self.topic_dim), dtype=np.float32)
-        for batch in _batches(documents):
-            vectors[batch] = self._encode_documents(documents[batch])
+        for batch in _batches(topics):
+            vectors[batch] = self._encode_documents(topics[batch])
         if self._ngram_idf is None:
             return vectors
         spellings = [" ".join(words) or text for words, text in zip(documents, texts, strict=True)]
         spelt = lexical.encode(spellings, self._ngram_idf, self.lexical_dim)
         return hybrid.side_by_side(vectors, spelt, self.topic_weight)
+
+    def _topic_words(self, text: str, words: list[str]) -> list[str]:
+        if self.word_features.estimate_unseen or any(word in self.word_features.idf for word in words):
+            return words
+        return self.synonyms(spelling.correct(clean_text(text), self._rarity_by_spelling))
+
+    @cached_property
+    def _rarity_by_spelling(self) -> Mapping[str, float]:
+        """The idf of every word seen in training and of each that is replaced by seen ones: that of the rarest."""
+        seen = self.word_features.idf
+        replaced = {
+            phrase[0]: max(seen[word] for word in words)
+            for phrase, words in self.synonyms.canonical.items()
+            if len(phrase) == 1 and all(word in seen for word in words)
+        }
+        return {**seen, **replaced}
 
     def leave_out_words(self, text: str, limit: int) -> list[LeftOutWord]:
         """The first `limit` words of a text in order, a phrase with a synonym as one, and the text without each."""

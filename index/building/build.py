@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -21,9 +21,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from index.backends import factory, faiss_support, recipe
-from index.building import auto_recipe
-from index.building.calibration import EXACT_FLOATS, TARGET_RECALL, calibrate, draw_queries
+from index.backends import faiss_support, recipe
+from index.building import auto_recipe, shard_index
+from index.building.calibration import EXACT_FLOATS, TARGET_RECALL
+from index.building.shard_index import IndexTask
 from index.building.tune_selection import TuneBudget
 from index.storage import attributes, vectors, version
 from index.storage.manifest import (
@@ -35,15 +36,17 @@ from index.storage.manifest import (
     RecipeChoice,
     SpaceEntry,
 )
-from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS, shard_name
+from index.storage.names import ATTRIBUTES, ROWS, VECTORS, shard_name
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
+from lookalike.runtime.engine import Engine, TaskNeeds
+from lookalike.runtime.local_engine import LocalEngine
 from lookalike.runtime.partition import shard_of
 from lookalike.spaces import space_name
 from lookalike.vectors import F32, I64, normalised
 
 Progress = Callable[[str, int, int], None]  # The current step, steps done, steps in all.
 MAX_SHARDS = 4096
-_BUILDING = ".building"
+_BUILDING, _ATTEMPTS = ".building", "attempts"
 _CHUNK_BYTES = 32 << 20
 
 
@@ -93,6 +96,7 @@ def build(
     options: IndexOptions = DEFAULT_OPTIONS,
     seed: int = 0,
     threads: int = 1,
+    engine: Engine | None = None,
     exact_floats: int = EXACT_FLOATS,
     text_shares: Mapping[int, float] | None = None,
     duplicates: Mapping[int, DuplicatesThreshold] | None = None,
@@ -100,6 +104,7 @@ def build(
 ) -> str:
     """Build, verify and publish a version; returns its name. Vectors are scaled to unit norm.
 
+    threads: of this machine. engine: what builds the indexes of shards; None: so many threads of this machine.
     exact_floats: with the recipe `auto` a shard's space of at most this many floats is searched exactly. For a larger
     one the recipe is measured, or kept from the version that serves.
     text_shares: the spaces that words alone are best searched in, and the share of each; None: not measured.
@@ -141,10 +146,7 @@ def build(
         thresholds = {space: (duplicates or {}).get(space) for space in spaces}
         name = _version_name(settings, spaces, choices, shards=shards, text_shares=shares, thresholds=thresholds)
         if not _is_intact(location, name):
-            indexes = {
-                space: tuple(_build_index(settings, shard, space, choice) for shard in range(shards))
-                for space, choice in choices.items()
-            }
+            indexes = _build_indexes(settings, engine or LocalEngine(threads=threads), choices, shards)
             step("computing checksums")
             files = _file_entries(directory)
             manifest = _manifest(
@@ -315,23 +317,55 @@ def _open_vectors(settings: _Build, shard: int, space: int) -> vectors.StoredVec
     return vectors.open_vectors(path, rescore=settings.options.rescore)
 
 
-def _build_index(settings: _Build, shard: int, space: int, choice: RecipeChoice | None) -> IndexEntry:
-    """Train, calibrate and write the index of one space in one shard, unless it is to be searched exactly."""
-    settings.step(f"indexing the {space_name(space)} vectors of shard {shard}")
-    options, seed = settings.options, settings.seed
-    mapped = _open_vectors(settings, shard, space)
-    documents, dim = mapped.shape
+def _build_indexes(
+    settings: _Build, engine: Engine, choices: Mapping[int, RecipeChoice | None], shards: int
+) -> dict[int, tuple[IndexEntry, ...]]:
+    """Build the indexes of all shards, by space; a space that is to be searched exactly has none."""
+    directory = settings.directory.absolute()  # Tasks may run elsewhere.
+    attempts = directory / _ATTEMPTS
+    attempts.mkdir()
+    plans = {
+        (shard, space): _plan_index(settings, attempts, shard, space, choice)
+        for shard in range(shards)
+        for space, choice in choices.items()
+    }
+    tasks = [task for task in plans.values() if task is not None]
+    threads = engine.threads_per_task(len(tasks))
+    needs = TaskNeeds(
+        threads=threads,
+        memory_bytes=max((task.memory_bytes for task in tasks), default=0),
+        files=(directory / shard_name(0) / ATTRIBUTES,),
+    )
+    entries = {}
+    with closing(
+        engine.map(shard_index.build_index, [replace(task, threads=threads) for task in tasks], needs)
+    ) as built:
+        for (shard, space), task in plans.items():
+            settings.step(f"indexing the {space_name(space)} vectors of shard {shard}")
+            entries[shard, space] = IndexEntry() if task is None else shard_index.place(next(built), task)
+    shutil.rmtree(attempts)
+    return {space: tuple(entries[shard, space] for shard in range(shards)) for space in choices}
+
+
+def _plan_index(
+    settings: _Build, attempts: Path, shard: int, space: int, choice: RecipeChoice | None
+) -> IndexTask | None:
+    """How the index of a space in a shard is built; None: it is to be searched exactly."""
+    options, (documents, dim) = settings.options, _open_vectors(settings, shard, space).shape
     measured = recipe.DEFAULT if choice is None else choice.recipe
     resolved = recipe.resolve_recipe(options.recipe, documents, dim, settings.exact_floats, measured=measured)
     if resolved is None:
-        return IndexEntry()
-    query_positions = draw_queries(documents, seed)
-    index = factory.train_index(resolved, mapped, seed, settings.threads, held_out=query_positions)
-    operating_points = calibrate(index, mapped, query_positions, options.recall)
-    if not operating_points:
-        return IndexEntry()
-    index.write(settings.directory / shard_name(shard) / space_name(space) / ANN_INDEX)
-    return IndexEntry(recipe=str(resolved), operating_points=operating_points)
+        return None
+    return IndexTask(
+        space=attempts.parent / shard_name(shard) / space_name(space),
+        attempts=attempts,
+        recipe=resolved,
+        rescore=options.rescore,
+        recall=options.recall,
+        seed=settings.seed,
+        threads=1,
+        memory_bytes=shard_index.estimate_memory_bytes(resolved, documents, dim),
+    )
 
 
 def _file_entries(directory: Path) -> dict[str, FileEntry]:

@@ -24,11 +24,13 @@ from index.building.version_change import current_manifest, tell_what_is_lost
 from index.storage.attributes import refuse_duplicates, validate_products
 from index.storage.location import Location, open_location
 from index.storage.manifest import Manifest
+from index.storage.store import ObjectStore
 from index.storage.vectors import RESCORE_DTYPES
 from lookalike.cli import arguments, npy_files
 from lookalike.cli.progress import stage_progress_bar
-from lookalike.errors import BadArtifact, BadCatalogue
+from lookalike.errors import BadArtifact, BadCatalogue, BadSettings
 from lookalike.limits import MAX_ID_BYTES
+from lookalike.runtime.engine_options import RAY, add_engine_options, open_engine
 from lookalike.spaces import VECTOR_SPACES, space_number
 from lookalike.vectors import F32
 
@@ -53,7 +55,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
     space_vectors = build.SpaceVectors(encoder=options.encoder, vectors=vectors, rows=np.arange(len(vectors)))
     location = open_location(options.location)
     before = current_manifest(location)
-    with staging_directory(location, options.staging) as directory, stage_progress_bar() as progress:
+    if options.engine == RAY and isinstance(location, ObjectStore) and options.staging is None:
+        raise BadSettings(f"--engine ray: building for {location} needs --staging, a directory that all nodes share")
+    with (
+        open_engine(options, threads=options.threads) as engine,
+        staging_directory(location, options.staging) as directory,
+        stage_progress_bar() as progress,
+    ):
         name = build.build(
             directory,
             products,
@@ -67,6 +75,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int | None:
             ),
             seed=options.seed,
             threads=options.threads or len(os.sched_getaffinity(0)),
+            engine=engine,
             progress=progress,
         )
         publish(location, directory, name)
@@ -131,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=arguments.seed, default=0, help="of training and calibration (default: 0)")
     parser.add_argument("--threads", type=arguments.threads, default=0, help="cores to use; 0: all (default)")
+    add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 

@@ -18,6 +18,8 @@ from lookalike.vectors import F32, normalised
 from pipeline.evaluation.metrics import ScoreRows
 from pipeline.local_model_server import model_server
 
+RANDOM, UNTRAINED = "random vectors", "untrained MobileNet"
+TFIDF_WORDS, TFIDF_CHARACTERS = "TF-IDF of words", "TF-IDF of characters"
 _RANDOM_DIM = 64
 
 
@@ -26,19 +28,12 @@ def random_vectors(count: int, seed: int) -> F32:
     return normalised(np.random.default_rng(seed).standard_normal((count, _RANDOM_DIM)).astype(np.float32))
 
 
-def tfidf_scores(titles: Sequence[str], corpus: Sequence[str]) -> ScoreRows:
-    """Cosines of the TF-IDF vectors of titles, by the text encoder's words.
-
-    corpus: the titles from which document frequencies are counted.
-    """
-    return tfidf_query_scores(titles, titles, corpus)
-
-
 def tfidf_query_scores(
     queries: Sequence[str], titles: Sequence[str], corpus: Sequence[str], *, characters: bool = False
 ) -> ScoreRows:
     """Cosines of TF-IDF vectors of queries and of titles (scikit-learn: logarithmic idf, smoothed).
 
+    corpus: the titles from which document frequencies are counted.
     characters: by runs of 3 to 5 characters within words, in place of the text encoder's words.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer

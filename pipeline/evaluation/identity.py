@@ -19,9 +19,9 @@ from encoders.quality import ScoreQueries, identity_metrics, inner_products, lab
 from encoders.text.perturbation import perturb_titles
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import F32, I64
-from pipeline.evaluation.baselines import tfidf_query_scores
+from pipeline.evaluation.baselines import RANDOM, TFIDF_CHARACTERS, TFIDF_WORDS, random_vectors, tfidf_query_scores
 from pipeline.evaluation.held_out import EvaluationData
-from pipeline.evaluation.metrics import Average, average_metrics
+from pipeline.evaluation.metrics import F64, Average, average_metrics
 
 METRICS = ("R-precision", "nearest is the same", "precision@10")
 STATED, MADE, PHOTOS = "stated groups", "made titles", "made photos"
@@ -47,6 +47,7 @@ class IdentityQuality:
     queries: int
     products: int  # Among which they search, the query itself not counted for stated groups.
     methods: Mapping[str, Sequence[Average]]  # In the order of METRICS.
+    r_precision: Mapping[str, F64]  # (queries,) of each query, by method.
 
 
 def evaluate_identity(
@@ -73,6 +74,8 @@ def evaluate_identity(
         scorers: dict[str, Callable[[], ScoreQueries]] = {
             space: partial(inner_products, rows[queries], rows) for space, rows in vectors.items()
         }
+        random = random_vectors(len(products), seed)
+        scorers[RANDOM] = partial(inner_products, random[queries], random)
         scorers |= _tfidf([titles[row] for row in queries], titles)
         found.append(_measure(STATED, scorers, codes[queries], codes, own_rows=queries, seed=seed))
     queries = _rows_with_title(data.test.products)
@@ -83,6 +86,8 @@ def evaluate_identity(
             name: partial(_made_scores, encode, made, vectors[name.partition(",")[0]])
             for name, encode in encode_titles.items()
         }
+        random = random_vectors(len(made) + len(titles), seed)
+        scorers[RANDOM] = partial(inner_products, random[: len(made)], random[len(made) :])
         scorers |= _tfidf(made, titles)
         found.append(_measure(MADE, scorers, codes[queries], codes, own_rows=None, seed=seed))
     for copies in photo_queries:
@@ -104,8 +109,8 @@ def _made_scores(encode: EncodeTitles, made: Sequence[str], references: F32) -> 
 
 def _tfidf(queries: Sequence[str], titles: Sequence[str]) -> dict[str, Callable[[], ScoreQueries]]:
     return {
-        f"TF-IDF of titles, {name}": partial(tfidf_query_scores, queries, titles, titles, characters=characters)
-        for name, characters in (("words", False), ("characters", True))
+        name: partial(tfidf_query_scores, queries, titles, titles, characters=name == TFIDF_CHARACTERS)
+        for name in (TFIDF_WORDS, TFIDF_CHARACTERS)
     }
 
 
@@ -118,9 +123,12 @@ def _measure(
     own_rows: I64 | None,
     seed: int,
 ) -> IdentityQuality:
-    methods = {}
+    methods, r_precision = {}, {}
     one_label = np.zeros(len(query_codes), dtype=np.int64)  # Queries are resampled together: groups are small.
     for name, make_scores in scorers.items():
         values = np.stack(identity_metrics(make_scores(), query_codes, codes, own_rows=own_rows))
+        r_precision[name] = values[0]
         methods[name] = [average.micro for average in average_metrics(values, one_label, seed)]
-    return IdentityQuality(kind=kind, queries=len(query_codes), products=len(codes), methods=methods)
+    return IdentityQuality(
+        kind=kind, queries=len(query_codes), products=len(codes), methods=methods, r_precision=r_precision
+    )

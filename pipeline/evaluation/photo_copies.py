@@ -13,10 +13,10 @@ import numpy as np
 
 from encoders.image.isolated_decoder import image_decoder
 from encoders.image.perturbation import CHANGES, Pixels
+from lookalike.runtime.ordered_map import ordered_map
 from lookalike.vectors import F32, I64
 from pipeline import image_encoding
 from pipeline.image_encoding import PhotoEncoder
-from pipeline.ordered_map import ordered_map
 from pipeline.photos import pixels_or_none
 from pipeline.product_copies import SCALE, copy_photo
 

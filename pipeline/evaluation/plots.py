@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from encoders.image.isolated_decoder import image_decoder
+from encoders.image.isolated_decoder import Decode, image_decoder
 from lookalike.errors import OperatorError
+from lookalike.v1.types_pb2 import Product
 from pipeline.evaluation.classification import ClassificationEvaluation
 from pipeline.evaluation.labels import Labelling
 from pipeline.evaluation.metrics import confusion_matrix
+from pipeline.evaluation.neighbours import SAME_PRODUCT, neighbours_in_common
 from pipeline.evaluation.retrieval import AUTO, CEILING, RankingQuality, RetrievalEvaluation
 from pipeline.photos import pixels_or_none
 
@@ -28,9 +30,9 @@ _MIN_ANSWERS = 10  # Bins with fewer are not in the reliability diagram.
 _BARS, _MATRIX_LABELS, _LABEL_CHARS = 20, 12, 28
 _DPI = 100
 
-QUERIES, NEIGHBOURS = 8, 8
-_SIDE_PX, _FRAME_PX, _GAP_PX, _NAME_PX = 96, 5, 6, 64
-RELEVANT, IRRELEVANT, _QUERY = "#1f77b4", "#d62728", "#222222"
+NEIGHBOURS = 8
+_SIDE_PX, _FRAME_PX, _GAP_PX, _NAME_PX, _CAPTION_PX, _CAPTION_CHARS = 96, 5, 6, 76, 12, 17
+SAME, RELEVANT, IRRELEVANT, _QUERY = "#2ca02c", "#1f77b4", "#d62728", "#222222"
 
 
 def import_matplotlib() -> Any:
@@ -141,51 +143,50 @@ def draw_reliability(path: Path, classification: ClassificationEvaluation) -> No
 
 
 def draw_neighbours(
-    path: Path, retrieval: RetrievalEvaluation, labelling: Labelling, photos: Sequence[Path | None], *, seed: int
-) -> int:
-    """Draw random queries of different labels, and their nearest in each space. Returns the number of queries."""
-    queries = _choose_queries(labelling, photos, seed)
-    tile_px = _SIDE_PX + _GAP_PX
+    path: Path,
+    retrieval: RetrievalEvaluation,
+    labelling: Labelling,
+    products: Sequence[Product],
+    photos: Sequence[Path | None],
+    *,
+    queries: Sequence[int],
+) -> None:
+    """Draw each query, and its nearest in each space and by TF-IDF, a row each, with what they have in common.
+
+    A frame is green for the same product, blue for the query's label, red for another.
+    """
+    columns = {query: neighbours_in_common(products, retrieval, query, NEIGHBOURS) for query in queries}
+    rows = len(next(iter(columns.values()), {}))
+    row_px, tile_px = _SIDE_PX + _CAPTION_PX + _GAP_PX, _SIDE_PX + _GAP_PX
+    query_px = rows * row_px + 2 * _GAP_PX  # Height of a query.
     width_px = _NAME_PX + (1 + NEIGHBOURS) * tile_px + 2 * _GAP_PX
-    query_px = len(retrieval.spaces) * tile_px + 2 * _GAP_PX  # Height of a query: one row of tiles per space.
-    sheet = Image.new("RGB", (width_px, max(len(queries), 1) * query_px), "white")
+    sheet = Image.new("RGB", (width_px, max(len(queries) * query_px, 1)), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, query in enumerate(queries):
-        for row, (name, quality) in enumerate(retrieval.spaces.items()):
-            top = number * query_px + row * tile_px + _GAP_PX
-            pen.text((_GAP_PX, top + _SIDE_PX // 2), name, fill="black")
-            if row == 0:
-                sheet.paste(_tile(photos[query], _QUERY), (_NAME_PX, top))
-            for rank, neighbour in enumerate(quality.nearest[query][:NEIGHBOURS]):
-                relevant = labelling.codes[neighbour] == labelling.codes[query]
-                left = _NAME_PX + (1 + rank) * tile_px + 2 * _GAP_PX
-                sheet.paste(_tile(photos[neighbour], RELEVANT if relevant else IRRELEVANT), (left, top))
+    with image_decoder(1, _SIDE_PX - 2 * _FRAME_PX) as decode:
+        for number, query in enumerate(queries):
+            for row, (name, neighbours) in enumerate(columns[query].items()):
+                top = number * query_px + row * row_px + _GAP_PX
+                pen.text((_GAP_PX, top + _SIDE_PX // 2), name.partition(" of ")[0], fill="black")
+                if row == 0:
+                    sheet.paste(_tile(photos[query], _QUERY, decode), (_NAME_PX, top))
+                for rank, (neighbour, common) in enumerate(neighbours, 1):
+                    relevant = labelling.codes[neighbour] == labelling.codes[query]
+                    frame = SAME if SAME_PRODUCT in common else RELEVANT if relevant else IRRELEVANT
+                    left = _NAME_PX + rank * tile_px + 2 * _GAP_PX
+                    sheet.paste(_tile(photos[neighbour], frame, decode), (left, top))
+                    caption = _ascii(", ".join(common))[:_CAPTION_CHARS]
+                    pen.text((left, top + _SIDE_PX), caption, fill="#555555")
     sheet.quantize(256).save(path, optimize=True)  # 256 colours take a third of the bytes.
-    return len(queries)
 
 
-def _choose_queries(labelling: Labelling, photos: Sequence[Path | None], seed: int) -> list[int]:
-    """The rows of at most QUERIES random queries that have a photo, each of another label."""
-    random = np.random.default_rng(seed)
-    drawable = np.array([photo is not None for photo in photos]) & labelling.is_query
-    codes = random.permutation(np.unique(labelling.codes[drawable]))[:QUERIES]
-    return [int(random.choice(np.flatnonzero(drawable & (labelling.codes == code)))) for code in np.sort(codes)]
-
-
-def _tile(photo: Path | None, frame: str) -> Image.Image:
+def _tile(photo: Path | None, frame: str, decode: Decode) -> Image.Image:
+    """The photo as the image encoder sees it, reduced, in a frame; grey if there is none that can be decoded."""
+    pixels = None if photo is None else pixels_or_none(photo, decode)
+    side_px = _SIDE_PX - 2 * _FRAME_PX
+    inner = Image.new("RGB", (side_px, side_px), "#dddddd") if pixels is None else Image.fromarray(pixels)
     tile = Image.new("RGB", (_SIDE_PX, _SIDE_PX), frame)
-    inner = _SIDE_PX - 2 * _FRAME_PX
-    tile.paste(_thumbnail(photo, inner), (_FRAME_PX, _FRAME_PX))
+    tile.paste(inner, (_FRAME_PX, _FRAME_PX))
     return tile
-
-
-def _thumbnail(photo: Path | None, side_px: int) -> Image.Image:
-    """The photo as the image encoder sees it, reduced; grey if there is none that can be decoded."""
-    with image_decoder(1, side_px) as decode:
-        pixels = None if photo is None else pixels_or_none(photo, decode)
-    if pixels is None:
-        return Image.new("RGB", (side_px, side_px), "#dddddd")
-    return Image.fromarray(pixels)
 
 
 def _coloured(columns: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pipeline.evaluation import neighbours, verdict
+from pipeline.evaluation.cells import cell, interval, signed
 from pipeline.evaluation.classification import NEIGHBOURS as VOTING_NEIGHBOURS
 from pipeline.evaluation.classification import AbstentionPoint, ClassificationEvaluation
+from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.duplicates import ThresholdQuality
 from pipeline.evaluation.held_out import EvaluationData
 from pipeline.evaluation.identity import MADE, STATED, IdentityQuality
 from pipeline.evaluation.identity import METRICS as IDENTITY_METRICS
 from pipeline.evaluation.labels import Labelling
-from pipeline.evaluation.metrics import METRICS, RESAMPLES, Average
-from pipeline.evaluation.plots import NEIGHBOURS, labels_by_frequency
+from pipeline.evaluation.metrics import METRICS, RESAMPLES
+from pipeline.evaluation.plots import labels_by_frequency
 from pipeline.evaluation.retrieval import AUTO, CEILING, CHANCE, PolicyGain, RankingQuality, RetrievalEvaluation
 
 MAX_ROWS = 30  # Labels in a table; the JSON has all of them.
@@ -28,6 +31,7 @@ class Evaluation:
     data: EvaluationData
     retrieval: RetrievalEvaluation
     identity: Sequence[IdentityQuality]
+    comparisons: Sequence[Comparison]
     thresholds: Sequence[ThresholdQuality]
     classification: ClassificationEvaluation | None
 
@@ -36,15 +40,13 @@ class Evaluation:
 class EvaluationRun:
     """Where and when an evaluation was run, with which options, and the pictures drawn."""
 
-    location: str
-    catalogue: str
     date: str  # ISO 8601
     machine: str
     seed: int
     sample: int
     notes: Sequence[str] = field(default_factory=list)  # What could not be measured, and other remarks.
     pictures: Mapping[str, str] = field(default_factory=dict)  # File names by what they show.
-    contact_sheet_queries: int = 0
+    shown_queries: Sequence[int] = ()  # Rows of test products whose neighbours are shown.
 
 
 def as_json(evaluation: Evaluation, run: EvaluationRun) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def as_json(evaluation: Evaluation, run: EvaluationRun) -> dict[str, Any]:
         "uninformative_labellings": list(retrieval.uninformative),
         "labellings": {labelling.title: _labelling_json(retrieval, labelling) for labelling in retrieval.labellings},
         "identity": [_identity_json(quality) for quality in evaluation.identity],
+        "comparisons": [_comparison_json(comparison) for comparison in evaluation.comparisons],
         "duplicates": [asdict(quality) for quality in evaluation.thresholds],
         "classification": asdict(classification) if classification else None,
         "policy_gains": [_gain_json(gain) for gain in retrieval.policy_gains],
@@ -114,6 +117,15 @@ def _column_json(column: RankingQuality, title: str) -> dict[str, Any]:
     }
 
 
+def _comparison_json(comparison: Comparison) -> dict[str, Any]:
+    return {
+        **asdict(comparison),
+        "value": round(comparison.value, 6),
+        "rival_value": round(comparison.rival_value, 6),
+        "difference": _rounded(comparison.difference),
+    }
+
+
 def _gain_json(gain: PolicyGain) -> dict[str, Any]:
     return {
         "entry": gain.entry,
@@ -135,9 +147,12 @@ def _columns(retrieval: RetrievalEvaluation) -> dict[str, RankingQuality]:
 def markdown(evaluation: Evaluation, run: EvaluationRun) -> str:
     """The content of report.md. Each section is a generator of lines, empty if it does not apply."""
     data, retrieval, classification = evaluation.data, evaluation.retrieval, evaluation.classification
-    parts = [
+    return _join(
         _head(data, run),
+        verdict.verdict(retrieval, evaluation.identity, evaluation.comparisons),
         _notes(retrieval, run),
+        neighbours.tables(data.test.products, retrieval, run.shown_queries, run.pictures.get("neighbours", "")),
+        verdict.differences(evaluation.comparisons),
         _averages(retrieval, run),
         _identity(evaluation.identity),
         _thresholds(evaluation.thresholds),
@@ -146,10 +161,28 @@ def markdown(evaluation: Evaluation, run: EvaluationRun) -> str:
         _classification(classification, run),
         _by_label(retrieval, run),
         _confusions(retrieval, run),
-        _neighbours(retrieval, run),
         _definitions(retrieval, run),
-    ]
-    return "\n".join("\n".join(part) for part in map(list, parts) if part).strip() + "\n"
+    )
+
+
+def summary(evaluation: Evaluation, run: EvaluationRun) -> str:
+    """The content of summary.md: figures alone, without photos, titles and labels of the catalogue."""
+    retrieval, figures = evaluation.retrieval, replace(run, pictures={})
+    return _join(
+        _head(evaluation.data, figures),
+        verdict.verdict(retrieval, evaluation.identity, evaluation.comparisons),
+        _notes(retrieval, figures),
+        verdict.differences(evaluation.comparisons),
+        _overview(retrieval),
+        _identity(evaluation.identity),
+        _thresholds(evaluation.thresholds),
+        _partial_queries(retrieval),
+        _classification(evaluation.classification, figures),
+    )
+
+
+def _join(*sections: Iterator[str]) -> str:
+    return "\n".join("\n".join(part) for part in map(list, sections) if part).strip() + "\n"
 
 
 def _head(data: EvaluationData, run: EvaluationRun) -> Iterator[str]:
@@ -182,10 +215,36 @@ def _notes(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[str]:
         names = ", ".join(retrieval.uninformative)
         yield f"Not evaluated by: {names}. All products have the same label, or no two have."
         yield ""
+    if run.notes:
+        yield "## Notes"
+        yield ""
     for note in run.notes:
         yield f"* {note}"
     if run.notes:
         yield ""
+
+
+def _overview(retrieval: RetrievalEvaluation) -> Iterator[str]:
+    if not retrieval.labellings:
+        return
+    titles = [labelling.title for labelling in retrieval.labellings]
+    yield "## precision@10"
+    yield ""
+    yield (
+        "Micro averages over the queries: "
+        + ", ".join(
+            f"{int(labelling.is_query.sum()):,} by {cell(labelling.title)} ({len(labelling.names):,} labels)"
+            for labelling in retrieval.labellings
+        )
+        + "."
+    )
+    yield ""
+    yield "| | " + " | ".join(map(cell, titles)) + " |"
+    yield "| --- |" + " ---: |" * len(titles)
+    for name, column in _columns(retrieval).items():
+        texts = [interval(column.averages[title][0].micro, name in (CHANCE, CEILING)) for title in titles]
+        yield f"| {name} | " + " | ".join(texts) + " |"
+    yield ""
 
 
 def _averages(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[str]:
@@ -195,14 +254,14 @@ def _averages(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[st
     yield ""
     for labelling in retrieval.labellings:
         queries = int(labelling.is_query.sum())
-        yield f"### By {_cell(labelling.title)}: {len(labelling.names):,} labels, {queries:,} queries"
+        yield f"### By {cell(labelling.title)}: {len(labelling.names):,} labels, {queries:,} queries"
         yield ""
         yield "| | " + " | ".join(f"{metric} {kind}" for metric in METRICS for kind in ("micro", "macro")) + " |"
         yield "| --- |" + " ---: |" * (2 * len(METRICS))
         for name, column in _columns(retrieval).items():
             exact = name in (CHANCE, CEILING)
-            cells = [_interval(average, exact) for pair in column.averages[labelling.title] for average in pair]
-            yield f"| {name} | " + " | ".join(cells) + " |"
+            texts = [interval(average, exact) for pair in column.averages[labelling.title] for average in pair]
+            yield f"| {name} | " + " | ".join(texts) + " |"
         yield ""
     yield from _picture(run, "averages", "precision@10 of spaces and baselines, with 95 % intervals")
 
@@ -226,7 +285,7 @@ def _identity(identity: Sequence[IdentityQuality]) -> Iterator[str]:
         yield "| | " + " | ".join(IDENTITY_METRICS) + " |"
         yield "| --- |" + " ---: |" * len(IDENTITY_METRICS)
         for name, averages in quality.methods.items():
-            yield f"| {name} | " + " | ".join(map(_interval, averages)) + " |"
+            yield f"| {name} | " + " | ".join(map(interval, averages)) + " |"
         yield ""
 
 
@@ -246,10 +305,10 @@ def _thresholds(thresholds: Sequence[ThresholdQuality]) -> Iterator[str]:
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for each in thresholds:
         stated = each.threshold
-        precision = f"{stated.precision:.3f} | {_interval(each.precision)}"
-        recall = f"{stated.recall:.3f} | {_interval(each.recall)}"
-        cells = f"{precision} | {recall} | {each.pair_precision:.3f} | {each.answered:,} of {each.queries:,}"
-        yield f"| {each.space} | {stated.measured_by} | {stated.min_score:.4f} | {cells} |"
+        precision = f"{stated.precision:.3f} | {interval(each.precision)}"
+        recall = f"{stated.recall:.3f} | {interval(each.recall)}"
+        texts = f"{precision} | {recall} | {each.pair_precision:.3f} | {each.answered:,} of {each.queries:,}"
+        yield f"| {each.space} | {stated.measured_by} | {stated.min_score:.4f} | {texts} |"
     yield ""
 
 
@@ -259,15 +318,15 @@ def _policy(retrieval: RetrievalEvaluation) -> Iterator[str]:
     spaces = list(retrieval.spaces)
     yield "## Gain of the policy"
     yield ""
-    yield f"`{retrieval.policy.text}`; precision@10 by {_cell(retrieval.main_labelling.title)}, micro."
+    yield f"`{retrieval.policy.text}`; precision@10 by {cell(retrieval.main_labelling.title)}, micro."
     yield ""
     yield "| entry | space | queries | " + " | ".join([*spaces, AUTO, *(f"{AUTO} − {name}" for name in spaces)]) + " |"
     yield "| --- | --- | ---: |" + " ---: |" * (2 * len(spaces) + 1)
     for gain in retrieval.policy_gains:
         precision = [f"{gain.precision[name]:.3f}" for name in (*spaces, AUTO)]
-        differences = [_signed(gain.gain[name]) for name in spaces]
-        cells = " | ".join([*precision, *differences])
-        yield f"| {_cell(gain.entry)} | {gain.space or '–'} | {gain.queries:,} | {cells} |"
+        differences = [signed(gain.gain[name]) for name in spaces]
+        texts = " | ".join([*precision, *differences])
+        yield f"| {cell(gain.entry)} | {gain.space or '–'} | {gain.queries:,} | {texts} |"
     yield ""
 
 
@@ -279,10 +338,10 @@ def _partial_queries(retrieval: RetrievalEvaluation) -> Iterator[str]:
     yield ""
     yield "precision@10, micro, of queries by a photo or a title alone among products that have both."
     yield ""
-    yield "| | " + " | ".join(map(_cell, titles)) + " |"
+    yield "| | " + " | ".join(map(cell, titles)) + " |"
     yield "| --- |" + " ---: |" * len(titles)
     for name, column in {**retrieval.spaces, **retrieval.partial_queries}.items():
-        yield f"| {name} | " + " | ".join(_interval(column.averages[title][0].micro) for title in titles) + " |"
+        yield f"| {name} | " + " | ".join(interval(column.averages[title][0].micro) for title in titles) + " |"
     yield ""
 
 
@@ -307,9 +366,9 @@ def _classification(classification: ClassificationEvaluation | None, run: Evalua
     yield "| | accuracy | ECE | " + " | ".join(f"target {point.target_precision:.0%}" for point in points) + " |"
     yield "| --- | ---: | ---: |" + " ---: |" * len(points)
     for name, quality in classification.methods.items():
-        cells = [_abstention(point) for point in quality.abstention_points]
+        texts = [_abstention(point) for point in quality.abstention_points]
         yield (
-            f"| {name} | {_interval(quality.accuracy)} | {quality.calibration_error:.3f} | " + " | ".join(cells) + " |"
+            f"| {name} | {interval(quality.accuracy)} | {quality.calibration_error:.3f} | " + " | ".join(texts) + " |"
         )
     yield ""
     yield from _picture(run, "reliability", "accuracy of answers by their confidence")
@@ -330,7 +389,7 @@ def _by_label(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[st
     with_recall = {name: column for name, column in columns.items() if name not in (CHANCE, CEILING)}
     for labelling in retrieval.labellings:
         labels = labels_by_frequency(labelling)
-        yield f"### By {_cell(labelling.title)}{f': the {MAX_ROWS} most frequent' if len(labels) > MAX_ROWS else ''}"
+        yield f"### By {cell(labelling.title)}{f': the {MAX_ROWS} most frequent' if len(labels) > MAX_ROWS else ''}"
         yield ""
         yield from _label_table("precision@10", columns, labelling, labels[:MAX_ROWS])
         yield from _label_table("recall@R", with_recall, labelling, labels[:MAX_ROWS])
@@ -345,8 +404,8 @@ def _label_table(
     yield "| ---: | --- | ---: |" + " ---: |" * len(columns)
     for rank, label in enumerate(labels, 1):
         count = int((labelling.codes == labelling.names.index(label)).sum())
-        cells = [f"{column.by_label[labelling.title][label][metric_index]:.3f}" for column in columns.values()]
-        yield f"| {rank} | {_cell(label)} | {count:,} | " + " | ".join(cells) + " |"
+        texts = [f"{column.by_label[labelling.title][label][metric_index]:.3f}" for column in columns.values()]
+        yield f"| {rank} | {cell(label)} | {count:,} | " + " | ".join(texts) + " |"
     yield ""
 
 
@@ -355,30 +414,17 @@ def _confusions(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[
         return
     yield "## Labels of irrelevant neighbours"
     yield ""
-    yield f"By {_cell(retrieval.main_labelling.title)}, the {_MAX_CONFUSIONS} most frequent pairs of each space."
+    yield f"By {cell(retrieval.main_labelling.title)}, the {_MAX_CONFUSIONS} most frequent pairs of each space."
     yield ""
     for space, confusions in retrieval.confusions.items():
         yield f"| {space}: queries of | have neighbours of | share of their 10 nearest | share of all irrelevant |"
         yield "| --- | --- | ---: | ---: |"
         for confusion in confusions[:_MAX_CONFUSIONS]:
-            neighbour = _cell(confusion.neighbour_label) or "no label"
+            neighbour = cell(confusion.neighbour_label) or "no label"
             shares = f"{100 * confusion.share_of_neighbours:.0f} % | {100 * confusion.share_of_errors:.1f} %"
-            yield f"| {_cell(confusion.label)} | {neighbour} | {shares} |"
+            yield f"| {cell(confusion.label)} | {neighbour} | {shares} |"
         yield ""
     yield from _picture(run, "confusion", "labels of the ten nearest, by label of the query")
-
-
-def _neighbours(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[str]:
-    if retrieval.main_labelling is None or "neighbours" not in run.pictures:
-        return
-    yield "## Neighbours"
-    yield ""
-    yield (
-        f"{run.contact_sheet_queries} random queries of different labels and their {NEIGHBOURS} nearest in each space: "
-        f"blue frames have the query's {_cell(retrieval.main_labelling.title)}, red ones another."
-    )
-    yield ""
-    yield from _picture(run, "neighbours", "products and their nearest in each space")
 
 
 def _definitions(retrieval: RetrievalEvaluation, run: EvaluationRun) -> Iterator[str]:
@@ -412,18 +458,3 @@ def _picture(run: EvaluationRun, name: str, caption: str) -> Iterator[str]:
     if name in run.pictures:
         yield f"![{caption}]({run.pictures[name]})"
         yield ""
-
-
-def _interval(average: Average, exact: bool = False) -> str:
-    if exact:
-        return f"{average.value:.3f}"
-    return f"{average.value:.3f} ({average.low:.3f}–{average.high:.3f})"
-
-
-def _signed(average: Average) -> str:
-    return f"{average.value:+.3f} ({average.low:+.3f} to {average.high:+.3f})".replace("-", "−")
-
-
-def _cell(text: str) -> str:
-    """Escape text from a catalogue for a Markdown table."""
-    return "".join(f"\\{letter}" if letter in r"\`*_[]<>|" else letter for letter in " ".join(text.split()))

@@ -34,11 +34,15 @@ AUTO, CHANCE, CEILING = "AUTO", "chance", "best possible"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RankingQuality:
-    """The quality of one way to rank products, by labelling: averages in the order of METRICS, and means by label."""
+    """The quality of one way to rank products, by labelling: averages in the order of METRICS, and means by label.
+
+    precision (n,): precision@10 of each product as a query; 0 for products that are no queries.
+    """
 
     nearest: npt.NDArray[np.int64]  # (n, 10); (n, 0) for bounds, which rank nothing.
     averages: Mapping[str, Sequence[MicroMacro]]
     by_label: Mapping[str, Mapping[str, F64]]
+    precision: Mapping[str, F64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,6 +173,7 @@ def _summarise(ranking: Ranking, labellings: Sequence[Labelling], seed: int) -> 
         by_label={
             labelling.title: means_by_label(ranking.metrics[labelling.title], labelling) for labelling in labellings
         },
+        precision={labelling.title: ranking.metrics[labelling.title][0] for labelling in labellings},
     )
 
 

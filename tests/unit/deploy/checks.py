@@ -13,10 +13,11 @@ from google.protobuf import text_format
 from encoders.tfserving.v1.config_pb2 import BatchingParameters, ModelServerConfig, MonitoringConfig
 from lookalike.limits import MAX_MESSAGE_BYTES
 from pipeline.image_encoding import BATCH
+from tests.conftest import REPOSITORY
 from tests.unit.deploy.cluster import Cluster, Pod, port_number, ports, selects, size_bytes
 from tests.unit.deploy.commands import parse_command
-from tests.unit.deploy.containers import parse, targets
-from tests.unit.deploy.kustomize import Document, config_map_references
+from tests.unit.deploy.containers import locked_packages, parse, targets
+from tests.unit.deploy.kustomize import Document, config_map_references, pod_templates
 from tests.unit.deploy.test_images import DOCKERFILE, USES
 
 KUBERNETES = "1.37"
@@ -45,7 +46,7 @@ def own_containers(cluster: Cluster) -> Iterator[tuple[Pod, Document]]:
     """The containers that run a `lookalike` command (others of our images run a script)."""
     for pod in cluster.pods():
         for container in pod.containers():
-            if container["image"].startswith(OWN) and "command" not in container:
+            if container["image"].startswith(OWN) and "command" not in container and not pod.runs_ray():
                 yield pod, container
 
 
@@ -65,12 +66,23 @@ def settings(cluster: Cluster, name: str) -> dict[str, str]:
 
 def schema(cluster: Cluster) -> Iterator[str]:
     """Every document is valid by the schema of its kind."""
-    for document in cluster.documents:
+    for document in _kubernetes_documents(cluster):
         try:
             kubernetes_validate.validate(document, KUBERNETES, strict=True)
         except kubernetes_validate.ValidationError as error:
             where = ".".join(map(str, error.path))
             yield f"{document['kind']} {document['metadata']['name']}: {where}: {error.message}"
+
+
+def _kubernetes_documents(cluster: Cluster) -> Iterator[Document]:
+    """The documents of Kubernetes' own kinds, and the pods that others are made of."""
+    for document in cluster.documents:
+        if not document["apiVersion"].startswith("ray.io/"):
+            yield document
+            continue
+        for number, template in enumerate(pod_templates(document)):
+            metadata = {"name": f"{document['metadata']['name']}-{number}", **template["metadata"]}
+            yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
 
 def commands(cluster: Cluster) -> Iterator[str]:
@@ -142,9 +154,15 @@ def calls(cluster: Cluster) -> Iterator[tuple[Pod, str]]:
         yield worker, values.get(name, "")
     yield worker, _redis_of(cluster, worker, "LOOKALIKE_WORKER_STREAM")
     update = cluster.pod("update")
-    yield update, options_of(cluster, update, update.spec["initContainers"][0]).get("model_server", "")
+    options = options_of(cluster, update, update.spec["initContainers"][0])
+    yield update, options.get("model_server", "")
     for address in options_of(cluster, update, update.spec["containers"][0]).get("gateway", []):
         yield update, address
+    if ray_address := options.get("ray_address"):
+        yield update, ray_address.removeprefix("ray://")
+    for pod in cluster.pods():
+        if pod.runs_ray():
+            yield pod, options.get("model_server", "")
 
 
 def _redis_of(cluster: Cluster, pod: Pod, variable: str) -> str:
@@ -183,7 +201,7 @@ def policies(cluster: Cluster) -> Iterator[str]:
                 yield f"NetworkPolicy {name}: allows calls from everywhere"
             for pod in cluster.pods():
                 if selects(policy["spec"]["podSelector"].get("matchLabels", {}), pod.labels):
-                    for port in rule["ports"]:
+                    for port in rule.get("ports", ()):
                         if port_number(pod, port["port"]) is None:
                             yield f"NetworkPolicy {name}: {pod.name} has no port {port['port']}"
 
@@ -267,7 +285,11 @@ def images(cluster: Cluster) -> Iterator[str]:
                     yield f"{pod.name}: {name} is no target of the Dockerfile"
                 command = " ".join(arguments_of(container))
                 uses = USES.get(target, [])
-                if "command" not in container and not any(command.startswith(use) for use in uses):
+                if (
+                    "command" not in container
+                    and not pod.runs_ray()
+                    and not any(command.startswith(use) for use in uses)
+                ):
                     yield f"{pod.name}: {command}: the image {name} is not for this command"
             elif name not in FOREIGN:
                 yield f"{pod.name}: {name}: unknown image"
@@ -390,10 +412,37 @@ def model(cluster: Cluster) -> Iterator[str]:
         yield f"model-server: no metrics at {path}"
 
 
+def ray(cluster: Cluster) -> Iterator[str]:
+    """A Ray cluster runs the update's image, with probes of its own; its workers see what the update sees."""
+    update = cluster.pod("update")
+    container = update.spec["initContainers"][0]
+    clusters = cluster.of_kind("RayCluster")
+    if (options_of(cluster, update, container).get("engine") == "ray") != bool(clusters):
+        yield "update and Ray cluster: there is one without the other"
+    shared = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    for name, document in clusters.items():
+        if document["spec"].keys() != {"rayVersion", "headGroupSpec", "workerGroupSpecs"}:
+            yield f"{name}: {sorted(document['spec'])}"
+            continue
+        installed = locked_packages(REPOSITORY / "requirements" / "pipeline.lock").get("ray")
+        if document["spec"]["rayVersion"] != installed:
+            yield f"{name}: rayVersion {document['spec']['rayVersion']}, the image has {installed}"
+        if document["spec"]["headGroupSpec"]["rayStartParams"].get("num-cpus") != "0":
+            yield f"{name}: the head, which mounts nothing, runs tasks"
+        for number, template in enumerate(pod_templates(document)):
+            (node,) = template["spec"]["containers"]
+            if node["image"] != container["image"]:
+                yield f"{name}: a node runs {node['image']}, the update {container['image']}"
+            if not {"livenessProbe", "readinessProbe"} <= node.keys():
+                yield f"{name}: KubeRay adds probes that need wget"
+            if number and {mount["name"]: mount["mountPath"] for mount in node["volumeMounts"]} != shared:
+                yield f"{name}: workers do not mount what the update does"
+
+
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
         schema, commands, listening, services, addresses, policies, probes, references, selectors, images, shards,
-        security, grace_periods, paths, memory, model,
+        security, grace_periods, paths, memory, model, ray,
     )
 }  # fmt: skip

@@ -15,7 +15,7 @@ MULTIPLES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 class Pod:
     """The pods of one workload."""
 
-    owner: Document  # The workload: a Deployment, a StatefulSet or a CronJob.
+    owner: Document  # The workload: a Deployment, a StatefulSet, a CronJob or a RayCluster.
     labels: Mapping[str, str]
     spec: Document
 
@@ -28,8 +28,12 @@ class Pod:
         yield from self.spec["containers"]
 
     def serves(self) -> bool:
-        """Whether it is a server; a CronJob is not."""
-        return bool(self.owner["kind"] != "CronJob")
+        """Whether it is a server of ours."""
+        return self.owner["kind"] not in ("CronJob", "RayCluster")
+
+    def runs_ray(self) -> bool:
+        """Whether it is a node of a Ray cluster: KubeRay gives its containers their command."""
+        return bool(self.owner["kind"] == "RayCluster")
 
 
 class Cluster:

@@ -82,6 +82,9 @@ def pod_templates(document: Document) -> Iterator[Document]:
     spec = document.get("spec", {})
     if document["kind"] == "CronJob":
         spec = spec["jobTemplate"]["spec"]
+    if document["kind"] == "RayCluster":
+        yield spec["headGroupSpec"]["template"]
+        yield from (group["template"] for group in spec["workerGroupSpecs"])
     if "template" in spec:
         yield spec["template"]
 

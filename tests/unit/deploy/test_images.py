@@ -131,6 +131,11 @@ def test_what_builds_and_reads_indexes_has_the_library_of_a_recipe_that_is_impor
     assert "rabitqlib" in locked_packages(REPOSITORY / "requirements" / f"{role}.lock")
 
 
+@pytest.mark.parametrize("role", ["pipeline", "dev"])
+def test_what_runs_tasks_on_a_cluster_has_ray_which_is_imported_by_name(role: str) -> None:
+    assert "ray" in locked_packages(REPOSITORY / "requirements" / f"{role}.lock")
+
+
 def test_the_build_context_is_exactly_what_the_dockerfile_copies() -> None:
     ignore = DOCKERFILE.with_name("Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in ignore if line and not line.startswith("#")]

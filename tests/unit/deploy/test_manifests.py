@@ -43,10 +43,10 @@ OTHER_MODEL = {"httpGet": {"path": "/v1/models/resnet/metadata", "port": "http"}
 
 
 class MutableBase:
-    """A copy of the base that a mutation breaks."""
+    """A copy of a variant that a mutation breaks."""
 
-    def __init__(self) -> None:
-        self.cluster = Cluster(copy.deepcopy(list(cluster("base").documents)))
+    def __init__(self, variant: str = "base") -> None:
+        self.cluster = Cluster(copy.deepcopy(list(cluster(variant).documents)))
 
     def of(self, kind: str, name: str) -> Any:
         documents = self.cluster.of_kind(kind)
@@ -66,6 +66,12 @@ class MutableBase:
 
     def update(self) -> Any:
         return self.pod("update")["initContainers"][0]
+
+    def ray(self) -> Any:
+        return self.of("RayCluster", "ray")["spec"]
+
+    def ray_node(self) -> Any:
+        return self.ray()["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
 
     def settings(self, name: str) -> Any:
         return self.of("ConfigMap", name)["data"]
@@ -151,5 +157,30 @@ def test_each_check_can_fail(check: str, problem: str, mutate: Callable[[Mutable
     assert list(CHECKS[check](base.cluster)) != []
 
 
+RAY_MUTATIONS: list[tuple[str, str, Callable[[MutableBase], Any]]] = [
+    ("schema", "a misspelt field of a node", lambda c: c.ray_node().update(imagePolicy="Always")),
+    ("ray", "a misspelt field of the cluster", lambda c: c.ray().update(rayversion=c.ray().pop("rayVersion"))),
+    ("ray", "another version", lambda c: c.ray().update(rayVersion="2.59.0")),
+    ("ray", "a head that runs tasks", lambda c: c.ray()["headGroupSpec"].update(rayStartParams={})),
+    ("ray", "the image of another role", lambda c: c.ray_node().update(image="lookalike/shard:0.1.0")),
+    ("ray", "no probe of its own", lambda c: c.ray_node().pop("readinessProbe")),
+    ("ray", "the index elsewhere", lambda c: c.ray_node()["volumeMounts"][1].update(mountPath="/index")),
+    ("ray", "an update that does not use it", lambda c: c.update()["args"].remove("--engine=ray")),
+    ("addresses", "another address", lambda c: c.update()["args"].append("--ray-address=ray://head:10001")),
+    ("addresses", "ingress not allowed", lambda c: c.policy("ray-head").update(ingress=[])),
+    ("addresses", "no way to the model server", lambda c: c.policy("ray")["egress"].pop()),
+    ("security", "a writable root", lambda c: c.ray_node()["securityContext"].pop("readOnlyRootFilesystem")),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "problem", "mutate"), RAY_MUTATIONS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_checks_of_a_ray_cluster_can_fail(check: str, problem: str, mutate: Callable[[MutableBase], Any]) -> None:
+    variant = MutableBase("overlays/ray")
+    mutate(variant)
+    assert list(CHECKS[check](variant.cluster)) != []
+
+
 def test_every_check_has_a_mutation() -> None:
-    assert {check for check, *_ in MUTATIONS} == set(CHECKS)
+    assert {check for check, *_ in MUTATIONS + RAY_MUTATIONS} == set(CHECKS)

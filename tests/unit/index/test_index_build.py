@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from index.backends import factory
-from index.building.build import SpaceVectors, build
+from index.building.build import IndexOptions, SpaceVectors, build
 from index.serving.shard_version import ShardVersion, open_shard
 from index.storage import version
+from index.storage.names import ANN_INDEX
 from lookalike.errors import BadArtifact, BadCatalogue, LookalikeError, OperatorError
+from lookalike.runtime.engine import Engine, TaskNeeds
+from lookalike.runtime.local_engine import LocalEngine
 from lookalike.runtime.partition import shard_of
 from lookalike.v1 import index_pb2
 from lookalike.v1.types_pb2 import Filter, Product
@@ -103,6 +108,36 @@ def test_the_same_inputs_give_the_same_version_and_results(tmp_path: Path) -> No
         results.append((name, open_shard(location, 0).search([query])))
         assert open_shard(location, 0).base.spaces[IMAGE].entry.operating_points
     assert results[0] == results[1]
+
+
+def built_files(location: Path, recipe: str, engine: Engine) -> dict[str, bytes]:
+    products, space = catalogue(3000), vectors_of(clustered(3000, 64))
+    options = IndexOptions(recipe=recipe)
+    name = build(location, products, {IMAGE: space}, shards=2, options=options, engine=engine, exact_floats=0)
+    root = location / name
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+# Not SymphonyQG and NGT, whose libraries take no seed.
+@pytest.mark.parametrize(
+    "recipe", ["IVF,PQ4fs", "IVF,SQ8", "OPQ8_32,IVF,PQ8x4fs", "PCAR32,IVF,RaBitQfs", "IVF,RaBitQ", "PCAR32,HNSW16,SQ8"]
+)
+def test_an_index_is_the_same_byte_for_byte_with_any_number_of_threads(tmp_path: Path, recipe: str) -> None:
+    one = built_files(tmp_path / "one", recipe, LocalEngine(threads=1))
+    several = built_files(tmp_path / "several", recipe, LocalEngine(threads=6))  # Three for each shard.
+    assert sum(name.endswith(ANN_INDEX) or f"/{ANN_INDEX}/" in name for name in one) >= 2
+    assert one == several
+
+
+def test_an_interrupted_build_of_indexes_leaves_nothing(tmp_path: Path) -> None:
+    class Failing(LocalEngine):
+        def map(self, task: Any, items: Any, needs: TaskNeeds) -> Generator[Any, None, None]:
+            yield task(next(iter(items)))
+            raise OperatorError("the other machine is gone")
+
+    with pytest.raises(OperatorError, match="the other machine is gone"):
+        built_files(tmp_path, "HNSW16", Failing())
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
 
 
 def test_the_order_of_the_products_does_not_matter(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from lookalike.cli import dispatch
+from lookalike.runtime.ordered_map import ordered_map
 from lookalike.timestamps import unix_time_s
 from pipeline.catalogue import open_products
 from pipeline.catalogue_check import main
-from pipeline.ordered_map import ordered_map
 from pipeline.photos import PhotoSources, read_products
 from pipeline.product import RejectedRow, UnusedPhotoReason
 from tests.unit.pipeline.catalogues import numbered_rows, photo, write_jsonl

@@ -20,6 +20,7 @@ from pipeline import evaluate
 from pipeline.evaluation import plots
 from pipeline.evaluation.held_out import ProductSample
 from pipeline.evaluation.labels import Labelling
+from pipeline.evaluation.neighbours import choose_queries
 from pipeline.evaluation.policy import SpacePolicy
 from pipeline.evaluation.retrieval import evaluate_retrieval
 from tests.rpc.model_servers import DIM, ArithmeticModel, run_model_server, write_version
@@ -74,7 +75,7 @@ def test_every_space_and_baseline_is_in_the_table_of_every_level(report: tuple[s
     assert list(document["labellings"]) == ["level 1", "category"]
     by = document["labellings"]["category"]["by"]
     assert list(by) == [
-        "image", "text", "AUTO", "random vectors", "TF-IDF of titles", "chance", "best possible",
+        "image", "text", "AUTO", "random vectors", "TF-IDF of words", "TF-IDF of characters", "chance", "best possible",
     ]  # fmt: skip
     for name, column in by.items():
         value, low, high = column["averages"]["precision@10"]["micro"]
@@ -147,9 +148,12 @@ def test_frames_of_neighbours_are_blue_if_relevant_and_red_if_not(tmp_path: Path
 
     assert retrieval.main_labelling is not None
     photos = [tmp_path / "grey.png"] * 80
-    assert plots.draw_neighbours(tmp_path / "sheet.png", retrieval, retrieval.main_labelling, photos, seed=0) == 8
+    queries = choose_queries(retrieval.main_labelling, np.ones(80, dtype=bool), seed=0)
+    assert len({product_categories[query] for query in queries}) == 8
+    sheet = tmp_path / "sheet.png"
+    plots.draw_neighbours(sheet, retrieval, retrieval.main_labelling, products, photos, queries=queries)
 
-    with Image.open(tmp_path / "sheet.png") as picture:
+    with Image.open(sheet) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     # Each query has a row of photos for each space: select the rows of the first space.
     first_space = np.arange(len(pixels)) % (len(pixels) // 8) < len(pixels) // 16
@@ -158,6 +162,71 @@ def test_frames_of_neighbours_are_blue_if_relevant_and_red_if_not(tmp_path: Path
     assert red[first_space].sum() == 0
     # Of ten consecutive products, one or two others have the query's category.
     assert 0 < blue[~first_space].sum() < red[~first_space].sum() / 2
+
+
+def test_frames_of_the_same_product_are_green(tmp_path: Path) -> None:
+    products = [
+        Product(id=f"p{number}", category="ab"[number % 2], tags=[f"group:{number // 4}"]) for number in range(8)
+    ]
+    # The nearest of a product is the other of its group and its category.
+    vectors = np.eye(4, dtype=np.float32)[[number // 4 * 2 + number % 2 for number in range(8)]]
+    retrieval = evaluate_retrieval(
+        ProductSample(products=products, vectors={"image": vectors}), SpacePolicy.parse("*=image"), {}, seed=0
+    )
+    (tmp_path / "grey.png").write_bytes(photo((120, 120, 120)))
+
+    assert retrieval.main_labelling is not None
+    photos = [tmp_path / "grey.png"] * 8
+    plots.draw_neighbours(tmp_path / "sheet.png", retrieval, retrieval.main_labelling, products, photos, queries=[0])
+
+    with Image.open(tmp_path / "sheet.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    tiles = [pixels[:, 76 + 12 + rank * 101 :][:, :96] for rank in range(1, 8)]
+    green = [bool((np.abs(tile - (0x2C, 0xA0, 0x2C)).max(axis=2) < 8).any()) for tile in tiles]
+    assert green[0]
+    assert sum(green) == 3  # The three others of the group, whatever their category.
+
+
+def test_without_an_index_one_is_built_from_the_catalogue(tmp_path: Path) -> None:
+    kinds = ("canvas sneaker", "leather boot", "coffee mug", "desk lamp")
+    rows = [
+        {
+            "id": f"p{number}",
+            "category": kinds[number % 4].replace(" ", "/"),
+            "title": f"{kinds[number % 4]} k{number:03}",
+        }
+        for number in range(200)
+    ]
+    write_jsonl(tmp_path / "catalogue", *rows)
+
+    assert run(tmp_path / "catalogue", "--out", tmp_path / "out") == 0
+
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(document["encoders"]) == ["text"]
+    assert document["encoders"]["text"].startswith("hybrid-")
+    assert [quality["by"] for quality in document["identity"]] == ["made titles"]  # Its encoders are at hand, too.
+    assert "There is no product space: there is no image space to fuse." in document["notes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["catalogue", "out"]
+    assert run(tmp_path / "catalogue", tmp_path / "index", "--models", tmp_path) == 2
+
+
+def test_the_summary_has_figures_and_nothing_of_the_catalogue(tmp_path: Path) -> None:
+    kinds = ("canvas sneaker", "leather boot", "coffee mug", "desk lamp")
+    product_categories = [kinds[number % 4].replace(" ", "/") for number in range(200)]
+    build_index(
+        tmp_path / "index", product_categories, {SPACE_IMAGE: (clustered_vectors(product_categories, 1), range(200))}
+    )
+    write_jsonl(tmp_path / "catalogue", {"id": "p0"})
+
+    text, _ = evaluate_shop(tmp_path)
+
+    summary = (tmp_path / "out" / "summary.md").read_text(encoding="utf-8")
+    for heading in ("## Verdict", "## Differences to baselines", "## precision@10", "## Category classification"):
+        assert heading in summary
+    assert "## Neighbours" in text
+    for name in ("sneaker", "boot", "mug", "lamp", "canvas", ".png"):
+        assert name in text
+        assert name not in summary
 
 
 def test_the_same_seed_gives_the_same_report(
@@ -254,7 +323,7 @@ def test_with_one_category_the_report_says_that_any_vectors_have_precision_1(
     text, document = evaluate_shop(tmp_path)
 
     assert "All test products have the same label: every neighbour is relevant" in text
-    assert "## " not in text
+    assert [line for line in text.splitlines() if line.startswith("##")] == ["## Notes"]
     assert document["uninformative_labellings"] == ["category"]
     assert "no label distinguishes" in capsys.readouterr().out
 
@@ -331,7 +400,7 @@ def test_the_untrained_network_is_a_named_baseline(shop_directory: Path, tmp_pat
     (note,) = (note for note in document["notes"] if "given" not in note)
     assert note.startswith("untrained MobileNet: `mobilenet-untrained-")
     columns, _ = table((tmp_path / "report.md").read_text(encoding="utf-8"), "By category", "recall@R")
-    assert columns[-3:] == ["random vectors", "TF-IDF of titles", "untrained MobileNet"]
+    assert columns[-3:] == ["TF-IDF of words", "TF-IDF of characters", "untrained MobileNet"]
     # Each category has one photo: even an untrained network finds it again.
     by = document["labellings"]["category"]["by"]
     assert by["untrained MobileNet"]["averages"]["precision@10"] == by["best possible"]["averages"]["precision@10"]

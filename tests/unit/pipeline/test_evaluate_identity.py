@@ -46,8 +46,8 @@ def test_held_out_products_find_their_group_among_all_products() -> None:
     assert (r_precision, nearest) == (1, 1)
     assert precision == pytest.approx(0.2)  # Two others of the group among the ten nearest.
     assert stated.methods["image"][0].value < 0.1
-    assert stated.methods["TF-IDF of titles, words"][0].value == 1
-    assert stated.methods["TF-IDF of titles, characters"][0].value > 0.9
+    assert stated.methods["TF-IDF of words"][0].value == 1
+    assert stated.methods["TF-IDF of characters"][0].value > 0.9
 
 
 def test_made_titles_find_the_product_that_they_are_of() -> None:
@@ -59,7 +59,7 @@ def test_made_titles_find_the_product_that_they_are_of() -> None:
     assert (made.kind, made.queries, made.products) == (MADE, GROUPS, 3 * GROUPS)
     # Three products have this vector, of which the held-out one comes first by its row. A word may have been left out.
     assert made.methods["text"][1].value > 0.7
-    assert set(made.methods) == {"text", "TF-IDF of titles, words", "TF-IDF of titles, characters"}
+    assert set(made.methods) == {"text", "random vectors", "TF-IDF of words", "TF-IDF of characters"}
 
 
 def _photos_of(axes: I64) -> EvaluationData:

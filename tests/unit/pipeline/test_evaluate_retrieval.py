@@ -132,7 +132,7 @@ def test_the_main_labelling_is_the_finest_informative_level() -> None:
 
 def test_tfidf_finds_titles_of_the_same_words_in_any_script() -> None:
     titles = ["赤いスニーカー", "Blue Mug", "【送料無料】スニーカー 赤い", "mug, blue!", "…"]
-    scores = baselines.tfidf_scores(titles, titles)(np.arange(5))
+    scores = baselines.tfidf_query_scores(titles, titles, titles)(np.arange(5))
 
     np.testing.assert_allclose(np.diag(scores), [1, 1, 1, 1, 0], atol=1e-6)
     assert scores[0, 2] == pytest.approx(1)
@@ -141,7 +141,8 @@ def test_tfidf_finds_titles_of_the_same_words_in_any_script() -> None:
 
 
 def test_titles_without_words_have_tfidf_scores_of_zero() -> None:
-    np.testing.assert_array_equal(baselines.tfidf_scores(["", "!"], ["", "!"])(np.arange(2)), np.zeros((2, 2)))
+    titles = ["", "!"]
+    np.testing.assert_array_equal(baselines.tfidf_query_scores(titles, titles, titles)(np.arange(2)), np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from encoders.text import model as text_model
 from encoders.text.synonyms import BadDictionary
 from lookalike.errors import BadCatalogue
 from lookalike.product_rules import CatalogueProduct
+from lookalike.runtime.local_engine import LocalEngine
+from pipeline import text_tasks
 from pipeline.features.store import FeatureStore
 from pipeline.features.vectors import VectorTable
 from pipeline.text_encoding import (
@@ -275,3 +278,16 @@ def test_a_small_catalogue_is_trained_on_again(tmp_path: Path) -> None:
 
     assert chosen.trained
     assert "too few to tell" in chosen.reason
+
+
+def test_tasks_of_an_engine_give_the_vectors_of_this_process(trained_directory: Path, tmp_path: Path) -> None:
+    artifact, _ = train_text_encoder(PRODUCTS, trained_directory, kind="fasttext", seed=0)
+    model, products = text_model.load(artifact), [*PRODUCTS, CHAIR]
+    here, by_tasks = (open_table(tmp_path / name, model.dim) for name in ("here", "tasks"))
+
+    expected, _ = encode_products(products, model, here, tmp_path / "here.npy")
+    encode = partial(text_tasks.encode_batches, LocalEngine(threads=1), artifact)
+    vectors, encoded = encode_products(products, model, by_tasks, tmp_path / "tasks.npy", encode=encode)
+
+    assert encoded == 10
+    np.testing.assert_array_equal(vectors, expected)

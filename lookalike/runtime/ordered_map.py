@@ -1,4 +1,4 @@
-"""A bounded parallel map that keeps the order. Starts threads, for work that releases the GIL (decoding photos)."""
+"""A bounded parallel map that keeps the order. Starts threads, for work that releases the interpreter lock."""
 
 from __future__ import annotations
 
