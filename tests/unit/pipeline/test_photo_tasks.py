@@ -73,6 +73,28 @@ def test_products_and_reasons_are_those_of_this_process(tmp_path: Path) -> None:
     assert without_pixels(read_by_tasks(directory)) == without_pixels(here)
 
 
+@pytest.mark.parametrize("has_files", [True, False])
+def test_photos_that_are_known_are_not_opened_and_others_need_a_file(tmp_path: Path, has_files: bool) -> None:
+    directory = catalogue(tmp_path)
+    digests = {"url": "0" * 32, "broken": "1" * 32, "p3": "2" * 32}
+    sources = PhotoSources(
+        directory=directory if has_files else None,
+        known=lambda products: {each.id: digests[each.id] for each in products if each.id in digests},
+        as_stated=True,
+    )
+    table = open_products(directory)
+    here = list(photos.read_products(sources, table, side_px=SIDE_PX))
+    by_tasks = photo_tasks.read_products(
+        sources, table, engine=LocalEngine(threads=2), encoder=ENCODER, side_px=SIDE_PX
+    )
+    assert without_pixels(by_tasks) == without_pixels(here)
+    items = {item.product.id: item for item in here if isinstance(item, ProductWithPhoto)}
+    known = {id: item.photo.digest for id, item in items.items() if item.photo and id in digests}
+    assert known == digests
+    assert (items["p4"].photo is not None) is has_files
+    assert items["also broken"].product.image == "also-broken.png"  # As it is stated.
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_photo_has_the_vector_of_its_own_pixels(tmp_path: Path, threads: int) -> None:
     directory = catalogue(tmp_path)
