@@ -42,6 +42,9 @@ COMMANDS = {
     "catalog dead-letters": Command(
         "pipeline.dead_letters_command:main", "list, show, replay and drop the events that workers gave up on"
     ),
+    "catalog reencode": Command(
+        "pipeline.reencode_command:main", "encode anew the products that changed while an update ran"
+    ),
     "encoders export": Command("encoders.image.export:main", "write an image model as a versioned SavedModel"),
     "encoders serving-config": Command("encoders.serving.config_files:main", "write TF-Serving's configuration files"),
     "encoders list": Command("encoders.image.list_models:main", "list the versions of the image model"),

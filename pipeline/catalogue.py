@@ -90,9 +90,12 @@ def read(directory: Path, options: TableOptions = DEFAULT_OPTIONS) -> Iterator[C
     return read_table(directory, open_products(directory, options))
 
 
-def read_table(directory: Path, table: reader.Table) -> Iterator[CatalogueRow | RejectedRow]:
-    """As `read`, of a products file that is open already."""
-    file, photos = table.path.name, PhotoFiles(directory)
+def read_table(directory: Path | None, table: reader.Table) -> Iterator[CatalogueRow | RejectedRow]:
+    """As `read`, of a products file that is open already.
+
+    directory: None: photos stay as they are stated, whether or not their files exist.
+    """
+    file, find_photo = table.path.name, photo_path if directory is None else PhotoFiles(directory).find
     lines_by_id: dict[str, int] = {}
     warned: set[str] = set()
     for record in table.records():
@@ -112,7 +115,7 @@ def read_table(directory: Path, table: reader.Table) -> Iterator[CatalogueRow | 
         _warn_of_commas_in_tags(file, record, warned)
         if image := record.fields.get("image"):
             try:
-                product = dataclasses.replace(product, image=photos.find(image))
+                product = dataclasses.replace(product, image=find_photo(image))
             except PhotoError as error:
                 unused = UnusedPhoto(
                     file=file, line=record.line, id=product.id, reason=error.reason, detail=error.detail

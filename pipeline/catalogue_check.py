@@ -11,7 +11,7 @@ from encoders.image.signature import DEFAULT_INPUT_PX
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadCatalogue
 from pipeline import catalogue, catalogue_options
-from pipeline.photos import read_valid_products
+from pipeline.photos import PhotoSources, read_valid_products
 
 _EPILOG = """\
 examples:
@@ -26,7 +26,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     report = catalogue_options.new_report(args)
     table = catalogue.open_products(args.directory, catalogue_options.table_options(args))
     with progress_bar("checking") as count:
-        for item in read_valid_products(args.directory, table, report, side_px=DEFAULT_INPUT_PX):
+        for item in read_valid_products(
+            PhotoSources(directory=args.directory), table, report, side_px=DEFAULT_INPUT_PX
+        ):
             count()
             has_photo = item.photo is not None
             report.count_product(item.product, has_photo=has_photo, file=table.path.name, line=item.line)

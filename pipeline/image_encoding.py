@@ -58,7 +58,7 @@ async def connect_encoder(
         async def encode(pixels: Pixels) -> Embeddings:
             return await encoder.encode(pixels, Deadline.after(_TIMEOUT_S))
 
-        served = await _with_retries(lambda: encoder.model(Deadline.after(_TIMEOUT_S)))
+        served = await with_retries(lambda: encoder.model(Deadline.after(_TIMEOUT_S)))
         yield PhotoEncoder(encode=encode, input_px=served.input_px)
 
 
@@ -73,7 +73,7 @@ async def encode_with_retries(encode: Encode, pixels: Pixels) -> Embeddings:
 
     Raises OperatorError if the model takes images of another size by now.
     """
-    return await _with_retries(lambda: encode(pixels))
+    return await with_retries(lambda: encode(pixels))
 
 
 async def encode_by(encoder: str, encode: Encode, pixels: Pixels) -> F32:
@@ -84,7 +84,8 @@ async def encode_by(encoder: str, encode: Encode, pixels: Pixels) -> F32:
     return response.vectors
 
 
-async def _with_retries(call: Callable[[], Awaitable[T]]) -> T:
+async def with_retries(call: Callable[[], Awaitable[T]]) -> T:
+    """Call; again while the server is overloaded or unreachable. Raises the error of the last attempt."""
     for attempt in itertools.count(1):
         try:
             return await call()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,10 +21,9 @@ from encoders.image.isolated_decoder import image_decoder
 from lookalike.product_rules import CatalogueProduct, is_photo_url
 from lookalike.runtime.engine import Engine, Item, Result, TaskNeeds
 from lookalike.vectors import F32
-from pipeline import catalogue
 from pipeline.catalogue import CatalogueRow
 from pipeline.image_encoding import BATCH, PhotoEncoder, Pixels, encode_by
-from pipeline.photos import Photo, ProductWithPhoto, open_photo, with_photo
+from pipeline.photos import Photo, PhotoSources, ProductWithPhoto, open_photo, photo_path, read_rows, with_photo
 from pipeline.product import PhotoError, RejectedRow, UnusedPhotoReason
 from pipeline.tables.reader import Table
 
@@ -85,14 +84,14 @@ class _Everything:
 class _Batch:
     """Rows of a catalogue, and the photos that they name."""
 
-    rows: Sequence[CatalogueRow | RejectedRow]
+    rows: Sequence[tuple[CatalogueRow | RejectedRow, str]]  # Each with the digest of its photo, if that is known.
     images: tuple[str, ...]
     digests: tuple[str | Unusable, ...] = ()
     new: tuple[str, ...] = ()  # The images of which no vector is stored.
 
 
 def read_products(
-    directory: Path,
+    sources: PhotoSources,
     table: Table,
     *,
     engine: Engine,
@@ -104,10 +103,11 @@ def read_products(
 
     Raises as `image_encoding.encode_by`.
     """
-    shared, needs = directory.absolute(), TaskNeeds(memory_bytes=_TASK_BYTES, files=(table.path.absolute(),))
+    shared = (sources.directory or Path()).absolute()
+    needs = TaskNeeds(memory_bytes=_TASK_BYTES, files=(table.path.absolute(),))
 
     def read() -> Iterator[tuple[_Batch, PhotoPaths]]:
-        for batch in _batches(catalogue.read_table(directory, table)):
+        for batch in _batches(sources, table):
             yield batch, PhotoPaths(directory=shared, images=batch.images)
 
     def unknown() -> Iterator[tuple[_Batch, NewPhotos]]:
@@ -121,7 +121,7 @@ def read_products(
             yield replace(batch, digests=digests, new=new), NewPhotos(paths=paths, side_px=side_px, encoder=encoder)
 
     for batch, encoded in _paired(engine, encode_photos, unknown(), needs):
-        yield from _with_photos(batch, encoded, table.path.name)
+        yield from _with_photos(batch, encoded, table.path.name, sources)
 
 
 def digest_photos(paths: PhotoPaths) -> tuple[str | Unusable, ...]:
@@ -162,11 +162,12 @@ def _no_decoder(data: bytes) -> Pixels:
     raise AssertionError("unreachable: no photo is to be decoded")
 
 
-def _batches(rows: Iterable[CatalogueRow | RejectedRow]) -> Iterator[_Batch]:
-    iterator = iter(rows)
-    while batch := list(islice(iterator, BATCH_ROWS)):
-        images = {row.product.image: None for row in batch if isinstance(row, CatalogueRow) and row.product.image}
-        yield _Batch(rows=batch, images=tuple(image for image in images if not is_photo_url(image)))
+def _batches(sources: PhotoSources, table: Table) -> Iterator[_Batch]:
+    rows = read_rows(sources, table)
+    while batch := list(islice(rows, BATCH_ROWS)):
+        images = {row.product.image: None for row, known in batch if isinstance(row, CatalogueRow) and not known}
+        in_files = (image for image in images if image and sources.directory is not None and not is_photo_url(image))
+        yield _Batch(rows=batch, images=tuple(in_files))
 
 
 def _paired(
@@ -184,7 +185,9 @@ def _paired(
         yield waiting.popleft(), result
 
 
-def _with_photos(batch: _Batch, encoded: EncodedPhotos, file: str) -> Iterator[ProductWithPhoto | RejectedRow]:
+def _with_photos(
+    batch: _Batch, encoded: EncodedPhotos, file: str, sources: PhotoSources
+) -> Iterator[ProductWithPhoto | RejectedRow]:
     """The rows of a batch with their photos."""
     photos: dict[str, Photo | Unusable] = {
         image: digest if isinstance(digest, Unusable) else Photo(digest, None)
@@ -195,9 +198,10 @@ def _with_photos(batch: _Batch, encoded: EncodedPhotos, file: str) -> Iterator[P
         photos[image] = digest if isinstance(digest, Unusable) else Photo(digest, None, vector=next(vectors, None))
 
     def open_image(product: CatalogueProduct) -> Photo:
+        photo_path(sources, product)
         photo = photos[product.image]
         if isinstance(photo, Unusable):
             raise PhotoError(photo.reason, photo.detail)
         return replace(photo, product=product.id)
 
-    return (with_photo(row, file, open_image) for row in batch.rows)
+    return (with_photo(*row, file, open_image, as_stated=sources.as_stated) for row in batch.rows)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -30,6 +31,9 @@ from pipeline.tables.reader import Table
 # One byte over the limit of encoders.image.preprocessing: enough for it to refuse the photo, and no more in memory.
 _READ_BYTES = MAX_IMAGE_BYTES + 1
 _WORKERS = min(os.cpu_count() or 1, 16)
+_KNOWN_AT_ONCE = 512
+
+KnownPhotos = Callable[[Sequence[CatalogueProduct]], Mapping[str, str]]
 _AHEAD = 16 * _WORKERS  # Photos decoded ahead: 150 kB of memory each in squares of 224 px.
 
 
@@ -54,58 +58,97 @@ class ProductWithPhoto:
     notices: tuple[str, ...] = ()
 
 
-def read_products(
-    directory: Path, table: Table | None = None, *, side_px: int, stored_digests: Container[str] = ()
-) -> Iterator[ProductWithPhoto | RejectedRow]:
-    """Read the rows of a catalogue in order, each as a product with its decoded photo, or as a RejectedRow.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoSources:
+    """Where the photos of a catalogue's products are.
 
-    table: the products file, if it is open already. side_px: of the squares that photos are decoded to.
+    directory: of those that are stated by their paths; None: there is none.
+    known:     the digests of photos that need no file since their vectors are stored, by product id; asked for some
+               hundred products at a time.
+    as_stated: products keep the photo that they state, whether or not it can be used.
+    """
+
+    directory: Path | None
+    known: KnownPhotos = lambda products: {}  # none
+    as_stated: bool = False
+
+
+def read_products(
+    sources: PhotoSources, table: Table, *, side_px: int, stored_digests: Container[str] = ()
+) -> Iterator[ProductWithPhoto | RejectedRow]:
+    """Read the rows of a products file in order, each as a product with its decoded photo, or as a RejectedRow.
+
+    side_px: of the squares that photos are decoded to.
     stored_digests: of the photos whose vectors are stored; these are not decoded.
     """
-    table = table or catalogue.open_products(directory)
 
-    rows = catalogue.read_table(directory, table)
+    def open_image(product: CatalogueProduct) -> Photo:
+        return open_photo(photo_path(sources, product), decode, stored_digests, product=product.id)
+
     with image_decoder(_WORKERS, side_px) as decode:
-
-        def open_image(product: CatalogueProduct) -> Photo:
-            return open_photo(directory / product.image, decode, stored_digests, product=product.id)
-
         opened = ordered_map(
-            lambda row: with_photo(row, table.path.name, open_image), rows, workers=_WORKERS, ahead=_AHEAD
+            lambda row: with_photo(*row, table.path.name, open_image, as_stated=sources.as_stated),
+            read_rows(sources, table),
+            workers=_WORKERS,
+            ahead=_AHEAD,
         )
         for _, result in opened:
             yield result
 
 
+def read_rows(sources: PhotoSources, table: Table) -> Iterator[tuple[CatalogueRow | RejectedRow, str]]:
+    """Each row with the digest of its photo where that is known, or empty."""
+    rows = catalogue.read_table(None if sources.as_stated else sources.directory, table)
+    while batch := [*itertools.islice(rows, _KNOWN_AT_ONCE)]:
+        known = sources.known([row.product for row in batch if isinstance(row, CatalogueRow)])
+        for row in batch:
+            yield row, known.get(row.product.id, "") if isinstance(row, CatalogueRow) else ""
+
+
+def photo_path(sources: PhotoSources, product: CatalogueProduct) -> Path:
+    """Where the file of a product's photo is. Raises PhotoError if that is nowhere."""
+    if sources.directory is None or is_photo_url(product.image):
+        raise PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
+    return sources.directory / product.image
+
+
 def with_photo(
-    item: CatalogueRow | RejectedRow, file: str, open_image: Callable[[CatalogueProduct], Photo]
+    item: CatalogueRow | RejectedRow,
+    known: str,
+    file: str,
+    open_image: Callable[[CatalogueProduct], Photo],
+    *,
+    as_stated: bool,
 ) -> ProductWithPhoto | RejectedRow:
-    """A row of `file` with its photo, or with the reason why it cannot be used. open_image: may raise PhotoError."""
+    """A row of `file` with its photo, or with the reason why it cannot be used.
+
+    known: the digest of its photo; empty: it is opened by open_image, which may raise PhotoError.
+    """
     if isinstance(item, RejectedRow):
         return item
     product, photo, unused = item.product, None, item.unused_photo
     try:
-        if is_photo_url(product.image):
-            raise PhotoError(UnusedPhotoReason.NOT_FETCHED, product.image)
-        if product.image:
+        if known:
+            photo = Photo(known, None, product.id)
+        elif product.image:
             photo = open_image(product)
     except PhotoError as error:
         unused = UnusedPhoto(file=file, line=item.line, id=product.id, reason=error.reason, detail=error.detail)
-        if error.reason is not UnusedPhotoReason.NOT_FETCHED:
+        if error.reason is not UnusedPhotoReason.NOT_FETCHED and not as_stated:
             product = dataclasses.replace(product, image="")
     return ProductWithPhoto(item.line, product, photo, unused, item.notices)
 
 
 class ReadProducts(Protocol):
-    """Reads the rows of a catalogue in order, as `read_products`."""
+    """Reads the rows of a products file in order, as `read_products`."""
 
     def __call__(
-        self, directory: Path, table: Table, *, side_px: int, stored_digests: Container[str]
+        self, sources: PhotoSources, table: Table, *, side_px: int, stored_digests: Container[str]
     ) -> Iterator[ProductWithPhoto | RejectedRow]: ...
 
 
 def read_valid_products(
-    directory: Path,
+    sources: PhotoSources,
     table: Table,
     report: CatalogueReport,
     *,
@@ -116,7 +159,7 @@ def read_valid_products(
     """Read the products of a catalogue by `read`; rejected rows and unusable photos go to the report."""
     for notice in table.notices:
         report.notice(notice)
-    for item in read(directory, table, side_px=side_px, stored_digests=stored_digests):
+    for item in read(sources, table, side_px=side_px, stored_digests=stored_digests):
         report.rows += 1
         if isinstance(item, RejectedRow):
             report.reject(item)

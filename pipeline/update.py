@@ -1,15 +1,17 @@
 """Encodes a catalogue and builds a new version of the index from it. Reads and writes files.
 
-Calls a model server. Only what changed is computed: each encoder encodes a photo or text once, the text encoder is
-trained once on the same texts, and the same inputs give the version that exists already.
+The catalogue is a directory, or the products that a gateway serves, with all that was changed by day. Calls a model
+server. Only what changed is computed: each encoder encodes a photo or text once, the text encoder is trained once on
+the same texts, and the same inputs give the version that exists already.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -33,7 +35,16 @@ from lookalike.runtime.engine import Engine
 from lookalike.runtime.local_engine import LocalEngine
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
-from pipeline import duplicates, image_encoding, photo_tasks, product_fusion, text_encoding, text_tasks
+from lookalike.vectors import F32
+from pipeline import (
+    duplicates,
+    image_encoding,
+    photo_tasks,
+    product_fusion,
+    served_catalogue,
+    text_encoding,
+    text_tasks,
+)
 from pipeline.catalogue import open_products
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.features.compaction import CompactionOptions
@@ -41,8 +52,10 @@ from pipeline.features.key_index import keys_of
 from pipeline.features.previous_format import take_over_photos
 from pipeline.features.store import FeatureStore, Partition
 from pipeline.features.vectors import VectorTable
+from pipeline.gateway import Gateway
+from pipeline.known_photos import FetchedPhotos, ServedPhotos
 from pipeline.photo_tasks import TaskEncoder
-from pipeline.photos import Photo, ReadProducts, read_products, read_valid_products, reread_photos
+from pipeline.photos import Photo, PhotoSources, ReadProducts, read_products, read_valid_products, reread_photos
 from pipeline.product_copies import CopiedProducts
 from pipeline.tables.reader import DEFAULT_OPTIONS as DEFAULT_TABLE_OPTIONS
 from pipeline.tables.reader import Table, TableOptions
@@ -58,13 +71,15 @@ _WORK = ".update"  # Directory of files that an update needs while it runs, in t
 class UpdateOptions:
     """What an update reads, where it writes, and how it trains and builds."""
 
-    catalogue: Path
+    catalogue: Path | None  # None: the products that `gateway` serves.
     location: Path
     artifacts: Path
     connect_encoder: (
         Callable[[], AbstractAsyncContextManager[image_encoding.PhotoEncoder]] | None
     )  # None: no image space.
     feature_store: str | Path  # A URL, or a directory.
+    gateway: str = ""  # host:port.
+    photos: Path | None = None  # Where paths of photos are that products of the gateway state; None: nowhere.
     shards: int = 2
     index: IndexOptions = DEFAULT_OPTIONS
     seed: int = 0
@@ -157,29 +172,30 @@ class _Work:
 async def update(options: UpdateOptions) -> UpdateReport:
     """Build a new version of the index and make it CURRENT. Raises OperatorError and ServiceError."""
     report = UpdateReport(CatalogueReport(strict=options.strict, max_rejected=options.max_rejected))
-    catalogue, table = _Catalogue(), open_products(options.catalogue, options.table)
-    store = FeatureStore(options.feature_store, notice=report.catalogue.notice)
+    catalogue, store = _Catalogue(), FeatureStore(options.feature_store, notice=report.catalogue.notice)
     with lock_directory(options.location / _WORK) as directory, tempfile.TemporaryDirectory(dir=directory) as scratch:
         work = _Work(store=store, scratch=Path(scratch))
         spaces: dict[int, SpaceVectors] = {}
+        with report.stage("products"):
+            source = await _open_source(options, work.scratch)
         with report.stage("photos"):
-            image = await _read_and_encode_photos(options, table, catalogue, report, work)
+            image = await _read_and_encode_photos(options, source, catalogue, report, work)
         report.catalogue.check_rejected()
         if not catalogue.products:
-            raise BadCatalogue(f"{options.catalogue}: no valid product in it")
+            raise BadCatalogue(f"{source.name}: no valid product in it")
         if image is not None:
             spaces[SPACE_IMAGE] = image[0]
         if (text := _text_space(options, catalogue, report, work)) is not None:
             spaces[SPACE_TEXT] = text
         if not spaces:
-            raise BadCatalogue(f"{options.catalogue}: no product has a photo or a word, so none can be compared")
+            raise BadCatalogue(f"{source.name}: no product has a photo or a word, so none can be compared")
         if (product := _product_space(options, catalogue, spaces, report, work.scratch)) is not None:
             spaces[SPACE_PRODUCT] = product
         choice = _spaces_of_words(catalogue, spaces, report, seed=options.seed)
         thresholds = _duplicates(
             catalogue, spaces, image[1] if image else None, report, work.scratch, seed=options.seed
         )
-        _name_unfindable(catalogue, spaces, report.catalogue, table.path.name)
+        _name_unfindable(catalogue, spaces, report.catalogue, source.table.path.name)
         with report.stage("index"):
             report.version = build(
                 options.location,
@@ -202,9 +218,52 @@ async def update(options: UpdateOptions) -> UpdateReport:
     return report
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """Where the products come from."""
+
+    name: str  # For messages.
+    table: Table
+    photos: Path | None  # The directory that paths of photos are below.
+    gateway: str = ""  # Empty: a directory.
+
+    @asynccontextmanager
+    async def photo_sources(
+        self, store: FeatureStore, features: VectorTable, encoder: str
+    ) -> AsyncIterator[PhotoSources]:
+        """Where its photos are that this encoder is to encode."""
+        if not self.gateway:
+            yield PhotoSources(directory=self.photos, known=FetchedPhotos(store.photos(), features))
+            return
+        roots = ["", *([str(self.photos.resolve())] if self.photos else [])]
+        fetched = FetchedPhotos(store.photos(), features, roots)
+        loop = asyncio.get_running_loop()
+        async with Gateway(self.gateway) as gateway:
+
+            def served(product_ids: Sequence[str]) -> Mapping[str, F32]:  # On the thread that reads the products.
+                vectors = served_catalogue.image_vectors(gateway, product_ids, encoder=encoder, dim=features.dim)
+                return asyncio.run_coroutine_threadsafe(vectors, loop).result()
+
+            known = ServedPhotos(served, features, fetched, self.photos)
+            yield PhotoSources(directory=self.photos, known=known, as_stated=True)
+
+
+async def _open_source(options: UpdateOptions, scratch: Path) -> _Source:
+    """The catalogue; or the products that the gateway serves, written to a file."""
+    if options.catalogue is not None:
+        table = open_products(options.catalogue, options.table)
+        return _Source(name=str(options.catalogue), table=table, photos=options.catalogue)
+    async with Gateway(options.gateway) as gateway:
+        count = await served_catalogue.save_products(gateway, scratch)
+    if not count:
+        raise BadCatalogue(f"{options.gateway}: serves no product")
+    table = open_products(scratch, TableOptions(revision_unit="none"))  # The gateway has checked the revisions.
+    return _Source(name=options.gateway, table=table, photos=options.photos, gateway=options.gateway)
+
+
 async def _read_and_encode_photos(
     options: UpdateOptions,
-    table: Table,
+    source: _Source,
     catalogue: _Catalogue,
     report: UpdateReport,
     work: _Work,
@@ -215,32 +274,45 @@ async def _read_and_encode_photos(
     """
     async with _connect_encoder(options) as encoder:
         if encoder is None:
-            for _ in _read_photos(options, table, catalogue, report.catalogue, None, side_px=DEFAULT_INPUT_PX):
+            sources = PhotoSources(directory=source.photos, as_stated=bool(source.gateway))
+            for _ in _read_photos(
+                sources,
+                source.table,
+                catalogue,
+                report.catalogue,
+                None,
+                side_px=DEFAULT_INPUT_PX,
+                read=_reader(options, ""),
+            ):
                 pass  # Photos are decoded all the same: which rows are bad must not depend on the spaces built.
             return None
         probe = await image_encoding.probe(encoder)
         features = work.store.vectors("image", encoder=probe.encoder, dim=probe.vectors.shape[1])
         take_over_photos(work.store.root, probe.encoder, features, report.catalogue.notice)
-        photos = _read_photos(
-            options, table, catalogue, report.catalogue, features, side_px=encoder.input_px, encoder=probe.encoder
-        )
-        report.encoded["photos"] = await image_encoding.encode_photos(encoder.encode, photos, features, probe.encoder)
+        read = _reader(options, probe.encoder)
+        async with source.photo_sources(work.store, features, probe.encoder) as sources:
+            photos = _read_photos(
+                sources, source.table, catalogue, report.catalogue, features, side_px=encoder.input_px, read=read
+            )
+            encoded = await image_encoding.encode_photos(encoder.encode, photos, features, probe.encoder)
+        report.encoded["photos"] = encoded
         rows = np.flatnonzero([digest is not None for digest in catalogue.photo_digests])
         digests = [digest for digest in catalogue.photo_digests if digest is not None]
         vectors, missing = features.gather(digests, work.scratch / "image.npy")
         if len(missing):  # What was stored is damaged.
             products = [catalogue.products[row] for row in rows[missing].tolist()]
-            photos = reread_photos(options.catalogue, products, side_px=encoder.input_px)
+            photos = reread_photos(source.photos, products, side_px=encoder.input_px) if source.photos else iter(())
             report.encoded["photos"] += await image_encoding.encode_photos(
                 encoder.encode, photos, features, probe.encoder
             )
             missing = features.read([digests[row] for row in missing.tolist()], vectors, missing)
             if len(missing):
-                raise BadCatalogue(f"{options.catalogue}: photos changed during the update: run it again")
+                raise BadCatalogue(f"{source.name}: photos changed during the update: run it again")
         if not len(rows):
             return None
-        copies = catalogue.copied(options.seed).read_photos(options.catalogue, features, side_px=encoder.input_px)
-        await image_encoding.encode_photos(encoder.encode, copies, features, probe.encoder)
+        if source.photos is not None:
+            copies = catalogue.copied(options.seed).read_photos(source.photos, features, side_px=encoder.input_px)
+            await image_encoding.encode_photos(encoder.encode, copies, features, probe.encoder)
     return SpaceVectors(encoder=probe.encoder, vectors=vectors, rows=rows), features
 
 
@@ -253,30 +325,29 @@ async def _connect_encoder(options: UpdateOptions) -> AsyncIterator[image_encodi
             yield encoder
 
 
+def _reader(options: UpdateOptions, encoder: str) -> ReadProducts:
+    """What reads the products. encoder: fingerprint of what tasks encode photos with; empty: nothing."""
+    if not options.encode_by_tasks:
+        return read_products
+    connect = options.connect_encoder
+    task_encoder = TaskEncoder(connect=connect, fingerprint=encoder) if connect and encoder else None
+    return partial(photo_tasks.read_products, engine=options.engine, encoder=task_encoder)
+
+
 def _read_photos(
-    options: UpdateOptions,
+    sources: PhotoSources,
     table: Table,
     catalogue: _Catalogue,
     report: CatalogueReport,
     features: VectorTable | None,
     *,
     side_px: int,
-    encoder: str = "",
+    read: ReadProducts,
 ) -> Iterator[Photo]:
-    """Read the products into `catalogue` and `report`, and yield their photos, decoded to squares of `side_px`.
-
-    encoder: fingerprint of what tasks encode them with; empty: nothing.
-    """
+    """Read the products into `catalogue` and `report`, and yield their photos, decoded to squares of `side_px`."""
     stored: Container[str] = () if features is None else features
-    read: ReadProducts = read_products
-    if options.encode_by_tasks:
-        connect = options.connect_encoder
-        task_encoder = TaskEncoder(connect=connect, fingerprint=encoder) if connect and encoder else None
-        read = partial(photo_tasks.read_products, engine=options.engine, encoder=task_encoder)
     with progress_bar("reading and encoding photos") as count:
-        for item in read_valid_products(
-            options.catalogue, table, report, side_px=side_px, stored_digests=stored, read=read
-        ):
+        for item in read_valid_products(sources, table, report, side_px=side_px, stored_digests=stored, read=read):
             count()
             report.products += 1
             report.photos += item.photo is not None

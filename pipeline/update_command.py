@@ -17,7 +17,7 @@ from index.building.build import MAX_SHARDS, IndexOptions
 from index.building.inspect import describe_duplicates
 from index.building.staging import publish, staging_directory
 from index.building.version_change import current_manifest, tell_what_is_lost
-from index.storage.location import open_location
+from index.storage.location import Location, open_location
 from index.storage.store import ObjectStore
 from lookalike.cli import arguments
 from lookalike.errors import BadSettings
@@ -25,9 +25,13 @@ from lookalike.runtime.engine_options import RAY, add_engine_options, open_engin
 from pipeline import catalogue_options, image_encoding
 from pipeline.catalogue_report import parse_max_rejected
 from pipeline.duplicate_scores import PRECISION
+from pipeline.gateway import Gateway
 from pipeline.local_model_server import model_server
+from pipeline.served_catalogue import check_version
 from pipeline.text_encoding import KeepTextEncoder
 from pipeline.update import FEATURE_STORE, UpdateOptions, UpdateReport, update
+
+_GATEWAY_SCHEME = "grpc://"
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -40,6 +44,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             f"--staging is not given: the index for {location} needs a directory in which versions are built and kept"
         )
     before = current_manifest(location)
+    if gateway := _gateway(args.catalogue):
+        asyncio.run(_check_gateway(gateway, location))
     with (
         open_engine(args) as engine,
         staging_directory(location, args.staging) as directory,
@@ -48,7 +54,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         else contextlib.nullcontext(args.model_server) as address,
     ):
         options = UpdateOptions(
-            catalogue=args.catalogue,
+            catalogue=None if gateway else Path(args.catalogue),
+            gateway=gateway,
+            photos=args.photos,
             location=directory,
             artifacts=args.artifacts,
             connect_encoder=partial(
@@ -82,8 +90,20 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
+def _gateway(catalogue: str) -> str:
+    """The address of the gateway that a catalogue stands for; empty: it is a directory."""
+    return catalogue.removeprefix(_GATEWAY_SCHEME) if catalogue.startswith(_GATEWAY_SCHEME) else ""
+
+
+async def _check_gateway(address: str, location: Location) -> None:
+    async with Gateway(address) as gateway:
+        await check_version(gateway, location)
+
+
 def _check(args: argparse.Namespace) -> None:
     """Raise BadSettings for options that exclude each other or are out of bounds."""
+    if args.photos and not _gateway(args.catalogue):
+        raise BadSettings(f"--photos needs a catalogue {_GATEWAY_SCHEME}HOST:PORT: a directory has its photos below it")
     if args.models and args.model_server:
         raise BadSettings("--models and --model-server: give only one of them")
     if args.models and args.engine == RAY:
@@ -153,6 +173,8 @@ examples:
   lookalike update my-shop s3://bucket/index --staging work --models models --artifacts text
   lookalike update my-shop index --model-server models:8500 --artifacts text --shards 64 --engine ray
   lookalike update my-shop index --artifacts text          no photos: compare texts only
+  lookalike update grpc://gateway:50051 index --photos my-shop --models models --artifacts text
+      the products that are served, as they are now; then restart the text encoders, and `lookalike catalog reencode`
 """
 
 
@@ -166,8 +188,19 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("catalogue", type=Path, metavar="CATALOGUE", help="the catalogue: a products file and photos")
+    add(
+        "catalogue",
+        metavar="CATALOGUE",
+        help=f"the catalogue: a directory with a products file and photos; or {_GATEWAY_SCHEME}HOST:PORT of a gateway: "
+        "the products that it serves, with all that was changed since they were built",
+    )
     add("location", metavar="LOCATION", help="directory or URL of the index that gets the new version")
+    add(
+        "--photos",
+        type=Path,
+        metavar="DIR",
+        help="the directory of photos that products of a gateway state by their path",
+    )
     add(
         "--staging", type=Path, metavar="DIR", help="directory to build in if LOCATION is a URL; keeps the last version"
     )

@@ -23,8 +23,9 @@ from lookalike.stream.redis_stream import open_redis_stream
 from lookalike.stream.settings import StreamSettings
 from pipeline.features.store import FeatureStore
 from pipeline.fetching.fetcher import PhotoFetcher
+from pipeline.gateway import Gateway
 from pipeline.worker import metrics
-from pipeline.worker.change_writer import ChangeWriter, GatewayCalls
+from pipeline.worker.change_writer import ChangeWriter
 from pipeline.worker.event_handler import EventHandler
 from pipeline.worker.known_photos import StoredPhotosKnown
 from pipeline.worker.photo_vectors import PhotoVectors
@@ -73,7 +74,7 @@ async def _work(settings: WorkerSettings, started: asyncio.Event, stopping: asyn
     async with AsyncExitStack() as parts:
         stream = await _open_stream(settings.stream_settings())
         parts.push_async_callback(stream.close)
-        gateway = GatewayCalls(settings.gateway)
+        gateway = Gateway(settings.gateway)
         parts.push_async_callback(gateway.close)
         photos = await parts.enter_async_context(_photo_vectors(settings)) if settings.model_server else None
         worker = Worker(

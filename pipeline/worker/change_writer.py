@@ -1,22 +1,15 @@
-"""Writes changes through a gateway, those that arrive during a call together in the next. Network I/O (gRPC)."""
+"""Writes changes through a gateway, those that arrive during a call together in the next. I/O through `call`."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-import grpc
-import grpc.aio
-
-from lookalike.channels import aio_channel
 from lookalike.errors import LookalikeError
 from lookalike.limits import MAX_CHANGES, MAX_WRITE_BYTES
 from lookalike.runtime.coalescer import Coalescer
-from lookalike.runtime.deadline import Deadline
-from lookalike.runtime.edge import peer_error
 from lookalike.status import from_request_error
 from lookalike.v1.catalog_pb2 import BatchWriteRequest, BatchWriteResponse, Change, ChangeResponse
-from lookalike.v1.catalog_pb2_grpc import CatalogStub
 
 TIMEOUT_S: Final = 30.0  # Of a call: a gateway waits for a compaction to make room.
 _IN_FLIGHT: Final = 2  # While the shards write one batch, the gateway checks the next.
@@ -53,22 +46,3 @@ class ChangeWriter:
             result.response if result.HasField("response") else from_request_error(result.error)
             for result in response.results
         ]
-
-
-class GatewayCalls:
-    """Calls to the gateway at host:port. Close it after use."""
-
-    def __init__(self, address: str) -> None:
-        self._channel = aio_channel(address)
-        self._stub = CatalogStub(self._channel)
-
-    async def batch_write(self, request: BatchWriteRequest, timeout_s: float) -> BatchWriteResponse:
-        """Raises the LookalikeError that the gateway ended with, Unavailable if it could not be reached."""
-        deadline = Deadline.after(timeout_s)
-        try:
-            return await self._stub.BatchWrite(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise peer_error(error, "gateway", deadline) from error
-
-    async def close(self) -> None:
-        await self._channel.close()

@@ -35,11 +35,13 @@ from pipeline import image_encoding, update_command
 from pipeline import update as update_module
 from pipeline.catalogue_report import CatalogueReport, MaxRejected
 from pipeline.features.compaction import CompactionOptions
+from pipeline.features.photo_register import FetchedPhoto
+from pipeline.features.store import FeatureStore
 from pipeline.image_encoding import PhotoEncoder, Pixels
 from pipeline.update import UpdateOptions, UpdateReport, update
 from pipeline.update_command import main
 from tests import stores
-from tests.e2e.updates import ImageModel, read_index_vectors
+from tests.e2e.updates import ImageModel, catalogue_of, read_index_vectors
 from tests.rpc.model_servers import ArithmeticModel, run_model_server, write_version
 from tests.unit.pipeline.catalogues import photo, write_jsonl
 
@@ -93,7 +95,7 @@ def options(sample_catalogue: Path, trained_artifacts: Path, tmp_path: Path, mod
 
 
 def edit_products(options: UpdateOptions, *changes: tuple[int, dict[str, Any]]) -> None:
-    file = options.catalogue / "products.jsonl"
+    file = catalogue_of(options) / "products.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for number, change in changes:
         lines[number] |= change
@@ -142,8 +144,8 @@ async def test_a_new_price_gives_a_new_version_with_the_same_vectors(options: Up
 async def test_a_new_photo_is_the_only_one_encoded(options: UpdateOptions, model: ImageModel) -> None:
     await update(options)
     model.photos = 0
-    photo = options.catalogue / "images" / "00004.jpg"
-    other = (options.catalogue / "images" / "00005.jpg").read_bytes()
+    photo = catalogue_of(options) / "images" / "00004.jpg"
+    other = (catalogue_of(options) / "images" / "00005.jpg").read_bytes()
     photo.unlink()
     photo.write_bytes(other + b"\0")
 
@@ -177,7 +179,7 @@ async def test_products_without_a_photo_or_text_are_only_in_the_other_space(opti
 
 def sell_in_four_shops(options: UpdateOptions) -> None:
     """Repeat each product for four shops and keep only top-level categories: enough to train on."""
-    file = options.catalogue / "products.jsonl"
+    file = catalogue_of(options) / "products.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     rows = [
         row | {"id": f"{row['id']}-{n}", "category": row["category"].split("/")[0]} for n in range(4) for row in lines
@@ -259,7 +261,7 @@ async def test_with_more_bad_rows_than_allowed_nothing_is_published(options: Upd
 async def test_products_are_found_by_what_is_left_of_them_and_those_in_no_space_are_named(
     options: UpdateOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (options.catalogue / "images" / "broken.png").write_bytes(b"")
+    (catalogue_of(options) / "images" / "broken.png").write_bytes(b"")
     edit_products(
         options,
         (0, {"image": "images/broken.png"}),
@@ -277,9 +279,40 @@ async def test_products_are_found_by_what_is_left_of_them_and_those_in_no_space_
     assert (report.spaces["image"]["vectors"], report.spaces["text"]["vectors"]) == (COUNT - 4, COUNT - 1)
 
 
+async def test_a_photo_by_url_that_a_worker_has_fetched_is_used_and_not_fetched_again(
+    options: UpdateOptions, model: ImageModel
+) -> None:
+    url = "https://cdn.example/a.png"
+    edit_products(options, (2, {"image": url}))
+    store = FeatureStore(options.feature_store, notice=print)
+    vectors = store.vectors("image", encoder="fake-000000000001", dim=48)
+    vectors.add(["0" * 32], np.eye(1, 48, dtype=np.float32))
+    vectors.close()
+    register = store.photos()
+    register.add([FetchedPhoto(source=url, digest="0" * 32)])
+    register.close()
+
+    report = await update(options)
+
+    assert report.spaces["image"]["vectors"] == COUNT
+    assert not report.catalogue.unused_reasons
+    assert model.photos == COUNT - 1 + 1  # and the probe
+
+
+def test_only_products_of_a_gateway_have_their_photos_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch.run(lambda: main(["shop", "index", "--photos", "photos", "--artifacts", "text"], {})) == 2
+    assert "--photos needs a catalogue grpc://HOST:PORT" in capsys.readouterr().err
+
+
+def test_without_the_gateway_nothing_is_built(tmp_path: Path) -> None:
+    arguments = ["grpc://127.0.0.1:1", str(tmp_path / "index"), "--artifacts", str(tmp_path / "text")]
+    assert dispatch.run(lambda: main(arguments, {})) == 1
+    assert not (tmp_path / "index").exists()
+
+
 @pytest.mark.parametrize("content", ["", '{"id": "a"}\n', '{"id": "a", "category": "x"}\n'])
 async def test_a_catalogue_without_photos_and_words_is_an_error(options: UpdateOptions, content: str) -> None:
-    (options.catalogue / "products.jsonl").write_text(content)
+    (catalogue_of(options) / "products.jsonl").write_text(content)
 
     with pytest.raises(BadCatalogue, match=r"no (valid )?product"):
         await update(options)
@@ -304,7 +337,7 @@ async def test_an_unreachable_encoder_is_an_error_and_builds_no_version(
 
 
 def test_the_command_prints_its_report(options: UpdateOptions, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(options.catalogue), str(options.location), "--artifacts", str(options.artifacts)]
+    arguments = [str(catalogue_of(options)), str(options.location), "--artifacts", str(options.artifacts)]
 
     assert dispatch.run(lambda: main([*arguments, "--json"], {})) == 0
     result = json.loads(capsys.readouterr().out)
@@ -385,7 +418,7 @@ async def test_an_update_uses_the_image_model_of_a_name(tmp_path: Path, capsys: 
     ],
 )
 def test_invalid_options_exit_with_status_2(options: UpdateOptions, extra: list[str]) -> None:
-    arguments = [str(options.catalogue), str(options.location), "--artifacts", str(options.artifacts), *extra]
+    arguments = [str(catalogue_of(options)), str(options.location), "--artifacts", str(options.artifacts), *extra]
 
     assert dispatch.run(lambda: main(arguments, {})) == 2
 
@@ -394,7 +427,7 @@ def test_an_index_at_a_url_is_built_in_a_staging_directory_and_uploaded(
     options: UpdateOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, staging = stores.in_memory(), tmp_path / "staging"
-    arguments = [str(options.catalogue), str(store), "--artifacts", str(options.artifacts), "--json"]
+    arguments = [str(catalogue_of(options)), str(store), "--artifacts", str(options.artifacts), "--json"]
 
     assert dispatch.run(lambda: main(arguments, {})) == 2
     assert "--staging is not given" in capsys.readouterr().err
@@ -516,7 +549,7 @@ async def test_vectors_of_products_that_are_gone_can_be_dropped(
     options: UpdateOptions, model: ImageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await update(options)
-    file = options.catalogue / "products.jsonl"
+    file = catalogue_of(options) / "products.jsonl"
     file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[5:]))
     old = await update(replace(options, drop_unused_features=True))
     assert {done["unused_rows"] for done in old.features.values()} == {0}  # None is a week old.
@@ -539,7 +572,7 @@ def test_a_text_encoder_that_fits_is_kept_and_the_output_says_why(
     monkeypatch.setattr(fit, "MAX_LOSS", 1.0)
     monkeypatch.setattr(fit, "MAX_UNSEEN_WORDS", 1.0)
     shutil.rmtree(options.artifacts)
-    arguments = [str(options.catalogue), str(options.location), "--artifacts", str(options.artifacts)]
+    arguments = [str(catalogue_of(options)), str(options.location), "--artifacts", str(options.artifacts)]
     arguments += ["--text-kind", "fasttext"]
     main(arguments, {})
     first = capsys.readouterr().out

@@ -15,7 +15,7 @@ from encoders.types import Embeddings
 from lookalike.errors import BadArtifact, BadCatalogue
 from pipeline.image_encoding import PhotoEncoder, Pixels
 from pipeline.update import UpdateOptions, update
-from tests.e2e.updates import ImageModel, read_index_vectors
+from tests.e2e.updates import ImageModel, catalogue_of, read_index_vectors
 from tests.unit.pipeline.catalogues import numbered_rows, photo, write_jsonl
 
 COLOURS = ("red", "blue", "green", "white", "black")
@@ -77,7 +77,7 @@ def options(tmp_path: Path) -> UpdateOptions:
 @pytest.mark.parametrize("name", CATALOGUES)
 async def test_a_minimal_catalogue_is_indexed_with_unit_vectors(options: UpdateOptions, name: str) -> None:
     rows, expected = CATALOGUES[name]
-    write_jsonl(options.catalogue, *rows, photos=PHOTOS)
+    write_jsonl(catalogue_of(options), *rows, photos=PHOTOS)
 
     await update(options)
 
@@ -96,7 +96,7 @@ async def test_a_minimal_catalogue_is_indexed_with_unit_vectors(options: UpdateO
 async def test_a_catalogue_without_photos_and_words_is_an_error_and_builds_no_version(
     options: UpdateOptions, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    write_jsonl(options.catalogue, *rows)
+    write_jsonl(catalogue_of(options), *rows)
 
     with pytest.raises(BadCatalogue, match=r"no (valid )?product"):
         await update(options)
@@ -108,7 +108,7 @@ async def test_a_catalogue_without_photos_and_words_is_an_error_and_builds_no_ve
 async def test_invalid_vectors_from_the_image_model_are_an_error_and_build_no_version(
     options: UpdateOptions, value: float, message: str
 ) -> None:
-    write_jsonl(options.catalogue, *DRESSES, photos=PHOTOS)
+    write_jsonl(catalogue_of(options), *DRESSES, photos=PHOTOS)
 
     async def broken(pixels: Pixels) -> Embeddings:
         return Embeddings(vectors=np.full((len(pixels), 8), value, np.float32), encoder="fake-000000000002")

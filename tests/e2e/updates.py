@@ -15,6 +15,7 @@ from index.storage import version
 from lookalike.spaces import space_name
 from lookalike.vectors import F32, normalised
 from pipeline.image_encoding import PhotoEncoder, Pixels
+from pipeline.update import UpdateOptions
 
 INPUT_PX = 64
 
@@ -37,6 +38,12 @@ class ImageModel:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[PhotoEncoder]:
         yield PhotoEncoder(encode=self.encode, input_px=INPUT_PX)
+
+
+def catalogue_of(options: UpdateOptions) -> Path:
+    """The directory that an update reads."""
+    assert options.catalogue is not None
+    return options.catalogue
 
 
 def read_index_vectors(location: Path) -> dict[str, F32]:

@@ -25,10 +25,11 @@ FOREIGN = {"tensorflow/serving", "redis", "alpine/kubectl"}
 OWN = "lookalike/"
 # Kubernetes creates them in every namespace.
 BUILT_IN_CONFIG_MAPS = {"kube-root-ca.crt"}
-# The paths below /data that a pod writes.
-WRITABLE_PATHS = {
+# The paths below /data that a pod writes, or one of its containers.
+WRITABLE_PATHS: dict[str, set[str]] = {
     "shard": {"/data/live"},
     "update": {"/data/index", "/data/models/text"},
+    "reencode": set(),
     "export": {"/data/models"},
     "worker": {"/data/features"},
     "stream": {"/data"},
@@ -155,6 +156,8 @@ def calls(cluster: Cluster) -> Iterator[tuple[Pod, str]]:
     update = cluster.pod("update")
     options = options_of(cluster, update, update.spec["initContainers"][0])
     yield update, options.get("model_server", "")
+    for address in options_of(cluster, update, update.spec["containers"][0]).get("gateway", []):
+        yield update, address
     if ray_address := options.get("ray_address"):
         yield update, ray_address.removeprefix("ray://")
     for pod in cluster.pods():
@@ -358,7 +361,7 @@ def paths(cluster: Cluster) -> Iterator[str]:
             for text in texts:
                 for used in re.findall(r"/(?:data|etc)/[\w./-]+", str(text)):
                     covering = [mount for path, mount in mounts.items() if PurePosixPath(used).is_relative_to(path)]
-                    writes = used in WRITABLE_PATHS.get(pod.name, set())
+                    writes = used in WRITABLE_PATHS.get(container["name"], WRITABLE_PATHS.get(pod.name, set()))
                     if not covering:
                         yield f"{pod.name}: {used} is on no volume"
                     elif all(mount.get("readOnly") for mount in covering) == writes:

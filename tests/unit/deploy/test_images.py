@@ -29,6 +29,7 @@ USES = {
     "model-server": ["serve model-server"],
     "pipeline": [
         "update",
+        "catalog reencode",
         "serve worker",
         "encoders export",
         "encoders train-text",

@@ -13,8 +13,9 @@ import pytest
 from lookalike.cli import dispatch
 from lookalike.runtime.ordered_map import ordered_map
 from lookalike.timestamps import unix_time_s
+from pipeline.catalogue import open_products
 from pipeline.catalogue_check import main
-from pipeline.photos import read_products
+from pipeline.photos import PhotoSources, read_products
 from pipeline.product import RejectedRow, UnusedPhotoReason
 from tests.unit.pipeline.catalogues import numbered_rows, photo, write_jsonl
 
@@ -117,13 +118,15 @@ def test_a_catalogue_without_a_product_is_an_error(tmp_path: Path) -> None:
 
 def test_a_photo_with_a_stored_vector_is_not_decoded(tmp_path: Path) -> None:
     write_jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo()})
-    (first,) = read_products(tmp_path, side_px=224)
+    (first,) = read_products(PhotoSources(directory=tmp_path), open_products(tmp_path), side_px=224)
     assert not isinstance(first, RejectedRow)
     assert first.photo is not None
     assert first.photo.pixels is not None
     assert first.photo.pixels.shape == (224, 224, 3)
 
-    (second,) = read_products(tmp_path, side_px=224, stored_digests={first.photo.digest})
+    (second,) = read_products(
+        PhotoSources(directory=tmp_path), open_products(tmp_path), side_px=224, stored_digests={first.photo.digest}
+    )
 
     assert not isinstance(second, RejectedRow)
     assert second.photo is not None
@@ -133,7 +136,7 @@ def test_a_photo_with_a_stored_vector_is_not_decoded(tmp_path: Path) -> None:
 def test_a_photo_over_eight_megabytes_is_too_large(tmp_path: Path) -> None:
     write_jsonl(tmp_path, {"image": "a.png"}, photos={"a.png": photo() + b"\0" * (8 << 20)})
 
-    (item,) = read_products(tmp_path, side_px=224)
+    (item,) = read_products(PhotoSources(directory=tmp_path), open_products(tmp_path), side_px=224)
 
     assert not isinstance(item, RejectedRow)
     assert item.photo is None
@@ -144,9 +147,11 @@ def test_a_photo_over_eight_megabytes_is_too_large(tmp_path: Path) -> None:
 def test_rows_keep_their_order_while_photos_are_decoded(tmp_path: Path) -> None:
     write_jsonl(tmp_path, *numbered_rows(60, image="a.png"), photos={"a.png": photo(size=(800, 800))})
 
-    assert [item.product.id for item in read_products(tmp_path, side_px=224) if not isinstance(item, RejectedRow)] == [
-        f"p{n}" for n in range(60)
-    ]
+    assert [
+        item.product.id
+        for item in read_products(PhotoSources(directory=tmp_path), open_products(tmp_path), side_px=224)
+        if not isinstance(item, RejectedRow)
+    ] == [f"p{n}" for n in range(60)]
 
 
 def test_the_ordered_map_reads_no_more_items_ahead_than_its_limit() -> None:

@@ -18,7 +18,7 @@ from pipeline import photo_tasks, photos
 from pipeline.catalogue import open_products
 from pipeline.image_encoding import PhotoEncoder, Pixels
 from pipeline.photo_tasks import BATCH_ROWS, TaskEncoder
-from pipeline.photos import ProductWithPhoto
+from pipeline.photos import PhotoSources, ProductWithPhoto
 from tests.unit.pipeline.catalogues import numbered_rows, photo, write_jsonl
 
 SIDE_PX = 32
@@ -55,7 +55,7 @@ def catalogue(directory: Path) -> Path:
 
 def read_by_tasks(directory: Path, **options: object) -> list[ProductWithPhoto | object]:
     settings = {"engine": LocalEngine(threads=2), "encoder": ENCODER, "side_px": SIDE_PX, **options}
-    return list(photo_tasks.read_products(directory, open_products(directory), **settings))  # type: ignore[arg-type]
+    return list(photo_tasks.read_products(PhotoSources(directory=directory), open_products(directory), **settings))  # type: ignore[arg-type]
 
 
 def without_pixels(items: Iterable[object]) -> list[object]:
@@ -69,15 +69,37 @@ def without_pixels(items: Iterable[object]) -> list[object]:
 
 def test_products_and_reasons_are_those_of_this_process(tmp_path: Path) -> None:
     directory = catalogue(tmp_path)
-    here = list(photos.read_products(directory, side_px=SIDE_PX))
+    here = list(photos.read_products(PhotoSources(directory=directory), open_products(directory), side_px=SIDE_PX))
     assert without_pixels(read_by_tasks(directory)) == without_pixels(here)
+
+
+@pytest.mark.parametrize("has_files", [True, False])
+def test_photos_that_are_known_are_not_opened_and_others_need_a_file(tmp_path: Path, has_files: bool) -> None:
+    directory = catalogue(tmp_path)
+    digests = {"url": "0" * 32, "broken": "1" * 32, "p3": "2" * 32}
+    sources = PhotoSources(
+        directory=directory if has_files else None,
+        known=lambda products: {each.id: digests[each.id] for each in products if each.id in digests},
+        as_stated=True,
+    )
+    table = open_products(directory)
+    here = list(photos.read_products(sources, table, side_px=SIDE_PX))
+    by_tasks = photo_tasks.read_products(
+        sources, table, engine=LocalEngine(threads=2), encoder=ENCODER, side_px=SIDE_PX
+    )
+    assert without_pixels(by_tasks) == without_pixels(here)
+    items = {item.product.id: item for item in here if isinstance(item, ProductWithPhoto)}
+    known = {id: item.photo.digest for id, item in items.items() if item.photo and id in digests}
+    assert known == digests
+    assert (items["p4"].photo is not None) is has_files
+    assert items["also broken"].product.image == "also-broken.png"  # As it is stated.
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_photo_has_the_vector_of_its_own_pixels(tmp_path: Path, threads: int) -> None:
     directory = catalogue(tmp_path)
     checked = 0
-    here = photos.read_products(directory, side_px=SIDE_PX)
+    here = photos.read_products(PhotoSources(directory=directory), open_products(directory), side_px=SIDE_PX)
     for item, pixels in zip(read_by_tasks(directory, engine=LocalEngine(threads=threads)), here, strict=True):
         if isinstance(item, ProductWithPhoto) and item.photo is not None:
             assert isinstance(pixels, ProductWithPhoto)
@@ -123,7 +145,7 @@ def test_a_photo_whose_vector_is_stored_is_neither_decoded_nor_encoded(tmp_path:
 
 def test_without_an_encoder_photos_are_decoded_to_know_which_can_be_used(tmp_path: Path) -> None:
     directory = catalogue(tmp_path)
-    here = list(photos.read_products(directory, side_px=SIDE_PX))
+    here = list(photos.read_products(PhotoSources(directory=directory), open_products(directory), side_px=SIDE_PX))
     assert without_pixels(read_by_tasks(directory, encoder=None)) == without_pixels(here)
 
 

@@ -22,8 +22,9 @@ from lookalike.demo.sample.drawing.pen import CameraView, Pen
 from lookalike.demo.sample.titles import SHOPS, shops
 from lookalike.product_rules import CatalogueProduct
 from pipeline import catalogue
+from pipeline.catalogue import open_products
 from pipeline.column_mapping import category_name
-from pipeline.photos import read_products
+from pipeline.photos import PhotoSources, read_products
 from pipeline.product import RejectedRow
 
 COUNT = 2 * len(LEAVES)
@@ -45,7 +46,7 @@ def rows(directory: Path) -> list[CatalogueProduct]:
 
 
 def test_every_row_and_photo_is_valid(sample: Path) -> None:
-    items = list(read_products(sample, side_px=224))
+    items = list(read_products(PhotoSources(directory=sample), open_products(sample), side_px=224))
 
     assert len(items) == COUNT
     assert not [item for item in items if isinstance(item, RejectedRow) or item.photo is None]

@@ -1,0 +1,104 @@
+"""`lookalike catalog reencode`: encodes anew what changed while an update ran. Network I/O to gateways; reads files."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+from index.storage.location import Directory, open_location
+from lookalike.errors import BadSettings, Unavailable
+from pipeline.gateway import Gateway
+from pipeline.reencode import BuiltProducts, ReencodeOptions, Reencoder, ReencodeReport, reencode, wait_until_served
+from pipeline.worker.change_writer import ChangeWriter
+
+_EPILOG = """\
+examples:
+  lookalike catalog reencode index --gateway gateway:50051
+  lookalike catalog reencode s3://bucket/index --staging work --gateway gateway-0:50051 --gateway gateway-1:50051
+
+After `lookalike update`, and after the text encoders were restarted with what it trained. It waits until the gateways
+serve the new version, and until their encoders are those of the version. Repeating it is harmless.
+
+exit status: 0 all of them are encoded; 1 some are not: the message says why; 2 an argument is wrong
+"""
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    args = _parser().parse_args(argv)
+    location = open_location(args.location)
+    directory = location.path if isinstance(location, Directory) else args.staging
+    if directory is None:
+        raise BadSettings(f"--staging is not given: the directory in which `update` built the version of {location}")
+    name = location.current()
+    options = ReencodeOptions(wait_s=args.wait_s, settle_s=args.settle_s)
+    report = asyncio.run(_reencode(args.gateway, BuiltProducts(directory, name), name, options))
+    print(json.dumps(asdict(report), indent=1) if args.json else _summary(report))
+    if failed := report.failed.total():
+        raise Unavailable(
+            f"{failed:,} of {report.changed:,} products are not encoded anew: {next(iter(report.failed))}; "
+            "run this command again"
+        )
+    return 0
+
+
+async def _reencode(
+    addresses: Sequence[str], built: BuiltProducts, name: str, options: ReencodeOptions
+) -> ReencodeReport:
+    async with AsyncExitStack() as opened:
+        gateways = [await opened.enter_async_context(Gateway(address)) for address in addresses]
+        await wait_until_served([gateway.version for gateway in gateways], name, options.wait_s)
+        await asyncio.sleep(options.settle_s)
+        write = ChangeWriter(gateways[0].batch_write)
+        encode = Reencoder(gateways[0], write, has_images=built.has_images, wait_s=options.wait_s)
+        return await reencode(gateways[0].products(), built, encode)
+
+
+def _summary(report: ReencodeReport) -> str:
+    lines = [f"{report.changed:,} products changed since the version was built: {report.encoded:,} encoded anew"]
+    if report.enqueued:
+        lines.append(f"  left to workers, for their photos: {report.enqueued:,}")
+    if report.gone:
+        lines.append(f"  removed meanwhile, or without words and photo: {report.gone:,}")
+    lines += [f"  not encoded: {count:,}: {reason}" for reason, count in report.failed.most_common()]
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lookalike catalog reencode",
+        description="Encode anew the products whose words or photo changed while an update ran, by the encoders of the "
+        "version that it published.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("location", metavar="LOCATION", help="directory or URL of the index that the gateways serve")
+    add("--staging", type=Path, metavar="DIR", help="directory that the version was built in, if LOCATION is a URL")
+    add(
+        "--gateway",
+        action="append",
+        required=True,
+        metavar="HOST:PORT",
+        help="a gateway; repeatable: all that take changes, of which the first is asked to encode",
+    )
+    add(
+        "--wait-s",
+        type=float,
+        default=ReencodeOptions.wait_s,
+        metavar="S",
+        help="how long to wait for the version, and for encoders while none can encode (default %(default)s)",
+    )
+    add(
+        "--settle-s",
+        type=float,
+        default=ReencodeOptions.settle_s,
+        metavar="S",
+        help="time for calls to end that began with the version before (default %(default)s)",
+    )
+    add("--json", action="store_true", help="print the report as JSON")
+    return parser
