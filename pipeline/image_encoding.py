@@ -19,7 +19,7 @@ from encoders.image.client import ImageEncoder, WrongInputSize
 from encoders.image.signature import MODEL
 from encoders.types import Embeddings
 from lookalike.channels import aio_channel
-from lookalike.errors import DeadlineExceeded, OperatorError, Overloaded, Unavailable
+from lookalike.errors import BadArtifact, DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.vectors import F32
 from pipeline.features.vectors import VectorTable
@@ -102,7 +102,8 @@ async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Vecto
     """Encode the photos that have pixels, and store them and those that have a vector. Returns how many are new.
 
     photos: read on a thread, no faster than they are encoded. Vectors computed before an error stay stored.
-    Raises OperatorError if the model changes meanwhile: all vectors of an index are of one encoder.
+    Raises OperatorError if the model changes meanwhile: all vectors of an index are of one encoder. Raises BadArtifact for
+    a vector that is zero or not finite, and does not store it.
     """
     slots, count = asyncio.Semaphore(MAX_IN_FLIGHT), 0
 
@@ -116,6 +117,7 @@ async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Vecto
                 vectors = await encode_by(encoder, encode, pixels)
         finally:
             slots.release()
+        _check(vectors, encoder)
         digests, products = [photo.digest for photo in batch], [photo.product for photo in batch]
         # Not on a thread, which might be cancelled before it starts: one part in 1,024 photos is written here.
         features.add(digests, vectors, products)
@@ -149,6 +151,14 @@ def _batches(photos: Iterable[Photo], features: VectorTable) -> Iterator[list[Ph
             batch = []
     if batch:
         yield batch
+
+
+def _check(vectors: F32, encoder: str) -> None:
+    """Raises BadArtifact for a vector that must not be stored: it is similar to nothing, or to everything."""
+    if not (finite := np.isfinite(vectors).all(axis=1)).all():
+        raise BadArtifact(f"image: vector {finite.argmin()} of a batch by {encoder} is not finite")
+    if not (nonzero := vectors.any(axis=1)).all():
+        raise BadArtifact(f"image: vector {nonzero.argmin()} of a batch by {encoder} is zero: it is similar to nothing")
 
 
 def _first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
