@@ -102,8 +102,8 @@ async def encode_photos(encode: Encode, photos: Iterable[Photo], features: Vecto
     """Encode the photos that have pixels, and store them and those that have a vector. Returns how many are new.
 
     photos: read on a thread, no faster than they are encoded. Vectors computed before an error stay stored.
-    Raises OperatorError if the model changes meanwhile, since all vectors of an index are of one encoder; BadArtifact for a
-    vector that is zero or not finite, which is not stored.
+    Raises OperatorError if the model changes meanwhile, since all vectors of an index are of one encoder; BadArtifact
+    for a vector that is zero or not finite, which is not stored.
     """
     slots, count = asyncio.Semaphore(MAX_IN_FLIGHT), 0
 
