@@ -241,8 +241,11 @@ async def test_if_the_server_changes_to_a_model_of_another_size_no_photo_fails(t
         async with asyncio.timeout(10):
             while not await encode():
                 pass
+        assert await encode()
         await encoders.close()
-    assert fingerprints == sorted(fingerprints)
+    # Of calls that are under way at once some may be answered by the old version after others by the new one.
+    assert fingerprints[:8] == ["shopnet-1"] * 8
+    assert fingerprints[-8:] == ["shopnet-2"] * 8
 
 
 class Versions:
