@@ -110,7 +110,7 @@ def _upsert(file: str, row: CatalogueRow, revision: int) -> ChangeRow | Rejected
     except BadField as bad:
         return rejected_row(file, row.line, {"id": product.id}, bad)
     # As a nightly update keeps it, though no search may find it.
-    request = UpsertRequest(product=_message(product), revision=stated, encode=True, allow_unfindable=True)
+    request = UpsertRequest(product=product_message(product), revision=stated, encode=True, allow_unfindable=True)
     return ChangeRow(row.line, Change(upsert=request), product, row.unused_photo, row.notices)
 
 
@@ -160,7 +160,8 @@ def _stamped(revision: int, default: int) -> int:
     return revision or default
 
 
-def _message(product: CatalogueProduct) -> Product:
+def product_message(product: CatalogueProduct) -> Product:
+    """The product as a change has it: without a revision, which is the change's."""
     message = Product()
     for field in _FIELDS:
         _set(message, field, getattr(product, field))

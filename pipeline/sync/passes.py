@@ -22,8 +22,8 @@ from lookalike.product_rules import BadField, CatalogueProduct, RejectReason
 from lookalike.stream.event import new_event
 from lookalike.stream.product_stream import ProductStream
 from lookalike.v1.catalog_pb2 import Change
-from lookalike.v1.types_pb2 import Product
 from pipeline.catalogue_report import CatalogueReport
+from pipeline.change_rows import product_message
 from pipeline.sync import cursor as cursors
 from pipeline.sync.cursor import Cursor
 from pipeline.sync.database import Database
@@ -398,22 +398,3 @@ class Syncer:
                 await asyncio.wait((future,), timeout=_INTERRUPT_S)
                 self._stuck = not future.done()
         raise Stopped
-
-
-def product_message(product: CatalogueProduct) -> Product:
-    """The product as a change has it: without a revision, which is the change's."""
-    return Product(
-        id=product.id,
-        title=product.title,
-        description=product.description,
-        category=product.category,
-        shop=product.shop,
-        price=product.price,
-        currency=product.currency,
-        in_stock=product.in_stock,
-        image=product.image,
-        url=product.url,
-        tags=product.tags,
-        created_at=product.created_at,
-        expires_at=product.expires_at,
-    )
