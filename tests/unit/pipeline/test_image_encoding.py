@@ -12,7 +12,7 @@ import pytest
 
 from encoders.image.client import WrongInputSize
 from encoders.types import Embeddings
-from lookalike.errors import BadCatalogue, DeadlineExceeded, OperatorError, Overloaded, Unavailable
+from lookalike.errors import BadArtifact, BadCatalogue, DeadlineExceeded, OperatorError, Overloaded, Unavailable
 from pipeline import image_encoding
 from pipeline.features.store import FeatureStore
 from pipeline.features.vectors import VectorTable
@@ -21,7 +21,7 @@ from pipeline.photos import Photo
 
 
 class FakeEncoder:
-    """Encodes an image as its mean colour, and counts batches; raises the next of `errors` if there is one."""
+    """Encodes an image as its mean colour and 1, and counts batches; raises the next of `errors` if there is one."""
 
     def __init__(self, fingerprint: str = "fake-1", errors: Iterator[Exception] | None = None) -> None:
         self.fingerprint = fingerprint
@@ -39,7 +39,7 @@ class FakeEncoder:
         if (error := next(self.errors, None)) is not None:
             raise error
         vectors = pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float32)
-        return Embeddings(vectors=vectors, encoder=self.fingerprint)
+        return Embeddings(vectors=vectors + 1, encoder=self.fingerprint)
 
 
 def open_table(directory: Path) -> VectorTable:
@@ -63,7 +63,19 @@ async def test_every_photo_is_encoded_in_batches_with_few_in_flight(tmp_path: Pa
     assert encoder.max_in_flight == MAX_IN_FLIGHT
     gathered, missing = features.gather([photo.digest for photo in photos(200)], tmp_path / "v")
     assert not len(missing)
-    np.testing.assert_allclose(gathered[:, 0], np.arange(200), atol=1e-3)
+    np.testing.assert_allclose(gathered[:, 0], np.arange(200) + 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0, np.nan, np.inf])
+async def test_a_vector_that_is_zero_or_not_finite_is_refused_and_not_stored(tmp_path: Path, value: float) -> None:
+    features = open_table(tmp_path)
+
+    async def encode(pixels: Pixels) -> Embeddings:
+        return Embeddings(vectors=np.full((len(pixels), 3), value, np.float32), encoder="fake-1")
+
+    with pytest.raises(BadArtifact, match=r"image: vector 0 .* is (zero|not finite)"):
+        await encode_photos(encode, photos(3), features, "fake-1")
+    assert len(open_table(tmp_path)) == 0
 
 
 async def test_a_photo_is_encoded_once_and_a_stored_one_never(tmp_path: Path) -> None:
@@ -152,7 +164,7 @@ async def test_photos_encoded_before_a_failure_stay_stored(tmp_path: Path) -> No
 async def test_photos_encoded_before_an_interruption_stay_stored(tmp_path: Path) -> None:
     encoder = FakeEncoder()
     running = asyncio.create_task(encode_photos(encoder, photos(200 * BATCH), open_table(tmp_path), "fake-1"))
-    while len(encoder.batches) < 5:  # noqa: ASYNC110  # the fake has no event to wait for
+    while len(encoder.batches) < 5 and not running.done():  # noqa: ASYNC110  # the fake has no event to wait for
         await asyncio.sleep(0.001)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
