@@ -36,8 +36,8 @@ from index.backends.faiss_support import use_threads
 from index.search.scores import exact_search
 from index.search.space import SpaceIndex
 from index.storage import vectors as stored
-from index.storage.manifest import IndexEntry, OperatingPoint
 from index.storage.vectors import StoredVectors
+from lookalike.releases.manifest import IndexEntry, OperatingPoint
 from lookalike.vectors import F32, I64
 
 K = 10

@@ -26,8 +26,8 @@ from encoders.splits import Split
 from encoders.text import model as text_encoder
 from index.building.build import SpaceVectors
 from index.serving.shard_version import open_shard
-from index.storage import version
 from lookalike.product_rules import CatalogueProduct
+from lookalike.releases import version
 from lookalike.spaces import space_name
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from pipeline import catalogue, image_encoding

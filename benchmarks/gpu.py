@@ -38,12 +38,12 @@ from index.building.build import IndexOptions, SpaceVectors, build
 from index.building.calibration import calibrate, draw_queries
 from index.search.space import BATCH, SpaceIndex
 from index.storage import vectors as stored
-from index.storage.manifest import IndexEntry
 from index.storage.vectors import StoredVectors
 from lookalike.channels import aio_channel
 from lookalike.errors import OperatorError
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
+from lookalike.releases.manifest import IndexEntry
 from lookalike.v1.search_pb2 import Example, SearchRequest, SearchResponse
 from lookalike.v1.search_pb2_grpc import SimilarProductsStub
 from lookalike.v1.types_pb2 import SPACE_IMAGE

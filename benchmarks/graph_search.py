@@ -34,7 +34,7 @@ from index.backends.hnsw import HnswIndex
 from index.backends.recipe import resolve_recipe
 from index.backends.symqg import SymqgIndex
 from index.search.space import BATCH, SpaceIndex
-from index.storage.manifest import IndexEntry, OperatingPoint
+from lookalike.releases.manifest import IndexEntry, OperatingPoint
 from lookalike.vectors import F32, I64
 
 TARGET = 0.95

@@ -35,8 +35,8 @@ from index.backends.ivf import IvfIndex
 from index.backends.recipe import IvfRecipe, resolve_recipe
 from index.search.space import BATCH, SpaceIndex
 from index.storage import vectors as stored
-from index.storage.manifest import IndexEntry, OperatingPoint
 from index.storage.vectors import StoredVectors
+from lookalike.releases.manifest import IndexEntry, OperatingPoint
 from lookalike.vectors import F32, I64
 
 CHOOSING, STATING, TIMED = 1_000, 2_000, 256  # Queries.

@@ -27,10 +27,10 @@ import pyarrow as pa
 from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import COMMAND, closed_loop, cpu_s, open_loop, write
 from index.building.build import IndexOptions, SpaceVectors, build
-from index.storage import version
 from lookalike.channels import aio_channel, blocking_channel
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
+from lookalike.releases import version
 from lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest
 from lookalike.v1.index_pb2_grpc import IndexShardStub
 from lookalike.v1.search_pb2 import Example, SearchRequest

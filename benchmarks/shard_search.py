@@ -31,8 +31,8 @@ from index.search.space import SpaceIndex
 from index.serving.shard_version import ShardVersion
 from index.storage import attributes
 from index.storage.attributes import Attributes
-from index.storage.manifest import IndexEntry, Manifest, OperatingPoint
 from index.storage.vectors import PAGE_BYTES
+from lookalike.releases.manifest import IndexEntry, Manifest, OperatingPoint
 from lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest, ShardSearchResponse
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64, pack

@@ -24,9 +24,9 @@ import numpy as np
 
 from benchmarks.dataset import DIM, CnnLike
 from benchmarks.meter import COMMAND, cpu_s, write
-from index.storage import version
 from lookalike.channels import blocking_channel
 from lookalike.local.probes import free_ports, is_serving
+from lookalike.releases import version
 from lookalike.v1.index_pb2 import QueryVector, ShardQuery, ShardSearchRequest
 from lookalike.v1.index_pb2_grpc import IndexShardStub
 from lookalike.v1.types_pb2 import SPACE_IMAGE

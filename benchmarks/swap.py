@@ -26,11 +26,11 @@ from benchmarks.dataset import DIM, cnn_like
 from benchmarks.meter import COMMAND, write
 from index.building.build import SpaceVectors, build
 from index.building.versions import use
-from index.storage import version
-from index.storage.location import Directory
 from lookalike.channels import aio_channel
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
+from lookalike.releases import version
+from lookalike.releases.location import Directory
 from lookalike.v1.index_pb2 import DescribeRequest
 from lookalike.v1.index_pb2_grpc import IndexShardStub
 from lookalike.v1.search_pb2 import Example, SearchRequest

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoders.quality import F64
-from index.storage.manifest import DuplicatesThreshold
+from lookalike.releases.manifest import DuplicatesThreshold
 from lookalike.vectors import F32, I64, normalised
 
 PRECISION = 0.95  # Wanted of the answers.

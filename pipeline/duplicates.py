@@ -18,8 +18,8 @@ from encoders.labels import group_of
 from encoders.quality import label_codes, rows_of_repeated
 from encoders.splits import Split, splits_of
 from index.building.build import SpaceVectors
-from index.storage.manifest import DuplicatesThreshold
 from lookalike.product_rules import CatalogueProduct
+from lookalike.releases.manifest import DuplicatesThreshold
 from lookalike.vectors import F32, I64
 from pipeline.duplicate_scores import (
     MIN_QUERIES,

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from index.storage import version
 from index.storage.attributes import Attributes, open_attributes
-from index.storage.names import ATTRIBUTES, shard_name
+from index.storage.names import ATTRIBUTES
 from lookalike.errors import (
     CallerError,
     FailedPrecondition,
@@ -28,6 +27,8 @@ from lookalike.errors import (
     Unavailable,
 )
 from lookalike.product_rules import has_word
+from lookalike.releases import version
+from lookalike.releases.names import shard_name
 from lookalike.runtime.partition import shard_of
 from lookalike.spaces import space_name
 from lookalike.v1.catalog_pb2 import Change, ChangeResponse, GetResponse, PatchRequest

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from index.storage.location import Directory, open_location
 from lookalike.errors import BadSettings, Unavailable
+from lookalike.releases.location import Directory, open_location
 from pipeline.gateway import Gateway
 from pipeline.reencode import BuiltProducts, ReencodeOptions, Reencoder, ReencodeReport, reencode, wait_until_served
 from pipeline.worker.change_writer import ChangeWriter

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import orjson
 
-from index.storage.location import Location
 from lookalike.cli.catalog.export import row
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadSettings, NotFound
+from lookalike.releases.location import Location
 from lookalike.v1.types_pb2 import SPACE_IMAGE
 from lookalike.vectors import F32, unpack
 from pipeline.gateway import Gateway

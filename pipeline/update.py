@@ -26,11 +26,11 @@ from encoders.product import model as product_encoder
 from encoders.product.train import QualityGateFailed
 from encoders.text import model as text_encoder
 from index.building.build import DEFAULT_OPTIONS, IndexOptions, SpaceVectors, build
-from index.storage import version
-from index.storage.manifest import DuplicatesThreshold, RecipeChoice
 from lookalike.cli.progress import progress_bar
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
 from lookalike.product_rules import FIELDS, CatalogueProduct, has_word
+from lookalike.releases import version
+from lookalike.releases.manifest import DuplicatesThreshold, RecipeChoice
 from lookalike.runtime.engine import Engine
 from lookalike.runtime.local_engine import LocalEngine
 from lookalike.spaces import space_name

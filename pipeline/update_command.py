@@ -17,10 +17,10 @@ from index.building.build import MAX_SHARDS, IndexOptions
 from index.building.inspect import describe_duplicates
 from index.building.staging import publish, staging_directory
 from index.building.version_change import current_manifest, tell_what_is_lost
-from index.storage.location import Location, open_location
-from index.storage.store import ObjectStore
 from lookalike.cli import arguments
 from lookalike.errors import BadSettings
+from lookalike.releases.location import Location, open_location
+from lookalike.releases.store import ObjectStore
 from lookalike.runtime.engine_options import RAY, add_engine_options, open_engine
 from pipeline import catalogue_options, image_encoding
 from pipeline.catalogue_report import parse_max_rejected

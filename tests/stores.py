@@ -11,8 +11,8 @@ from uuid import uuid4
 import fsspec
 from moto.server import ThreadedMotoServer
 
-from index.storage.location import open_location
-from index.storage.store import ObjectStore
+from lookalike.releases.location import open_location
+from lookalike.releases.store import ObjectStore
 
 
 @contextmanager

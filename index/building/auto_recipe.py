@@ -20,9 +20,9 @@ from index.building.tune_trial import (
     fast_recipes,
     measure_recipe,
 )
-from index.storage.manifest import RecipeChoice, RecipeFigures
 from index.storage.vectors import StoredVectors
 from lookalike.errors import BadSettings
+from lookalike.releases.manifest import RecipeChoice, RecipeFigures
 
 MIN_DOCUMENTS = 1 << 13  # Fewer are the default recipe's: nothing is slow among so few.
 SAMPLE = 16_384  # Vectors, beside the queries: enough to tell recipes apart, few enough to build each of them twice.

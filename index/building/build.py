@@ -26,18 +26,21 @@ from index.building import auto_recipe, shard_index
 from index.building.calibration import EXACT_FLOATS, TARGET_RECALL
 from index.building.shard_index import IndexTask
 from index.building.tune_selection import TuneBudget
-from index.storage import attributes, vectors, version
-from index.storage.manifest import (
+from index.storage import attributes, vectors
+from index.storage.names import ATTRIBUTES, ROWS, VECTORS
+from lookalike.errors import BadArtifact, BadSettings, OperatorError
+from lookalike.releases import version
+from lookalike.releases.manifest import (
     FORMAT,
     DuplicatesThreshold,
     FileEntry,
     IndexEntry,
     Manifest,
+    Origin,
     RecipeChoice,
     SpaceEntry,
 )
-from index.storage.names import ATTRIBUTES, ROWS, VECTORS, shard_name
-from lookalike.errors import BadArtifact, BadSettings, OperatorError
+from lookalike.releases.names import ENCODERS, shard_name
 from lookalike.runtime.engine import Engine, TaskNeeds
 from lookalike.runtime.local_engine import LocalEngine
 from lookalike.runtime.partition import shard_of
@@ -100,15 +103,19 @@ def build(
     exact_floats: int = EXACT_FLOATS,
     text_shares: Mapping[int, float] | None = None,
     duplicates: Mapping[int, DuplicatesThreshold] | None = None,
+    encoders: Mapping[int, Path] | None = None,
+    origin: Origin | None = None,
+    serve: bool = True,
     progress: Progress | None = None,
 ) -> str:
-    """Build, verify and publish a version; returns its name. Vectors are scaled to unit norm.
+    """Build a version and, with `serve`, let it serve; returns its name. Vectors are scaled to unit norm.
 
     threads: of this machine. engine: what builds the indexes of shards; None: so many threads of this machine.
     exact_floats: with the recipe `auto` a shard's space of at most this many floats is searched exactly. For a larger
     one the recipe is measured, or kept from the version that serves.
     text_shares: the spaces that words alone are best searched in, and the share of each; None: not measured.
     duplicates: the score from which products are near-duplicates, of the spaces in which it was measured.
+    encoders: the artifacts of the encoders of spaces, which are copied into the version.
     Raises BadCatalogue or BadArtifact with the row at fault; BadSettings for options that do not suit the vectors;
     OperatorError while another build is under way here.
     """
@@ -142,6 +149,8 @@ def build(
             space: _choose_recipe(settings, location, space, assignment.counts(space_vectors.rows))
             for space, space_vectors in sorted(spaces.items())
         }
+        for space, artifact in (encoders or {}).items():
+            shutil.copytree(artifact, directory / ENCODERS / space_name(space))
         shares = {space_name(space): share for space, share in sorted((text_shares or {}).items())}
         thresholds = {space: (duplicates or {}).get(space) for space in spaces}
         name = _version_name(settings, spaces, choices, shards=shards, text_shares=shares, thresholds=thresholds)
@@ -160,8 +169,9 @@ def build(
                 seed=seed,
                 files=files,
             )
-            _publish(location, directory, replace(manifest, text_shares=shares))
-        version.make_current(location, name)
+            _publish(location, directory, replace(manifest, text_shares=shares, origin=origin))
+        if serve:
+            version.make_current(location, name)
     step("done")
     return name
 

@@ -17,8 +17,8 @@ import numpy as np
 from index.backends.faiss_support import as_float32
 from index.backends.vector_index import VectorIndex
 from index.search.space import BATCH, SpaceIndex
-from index.storage.manifest import IndexEntry, OperatingPoint
 from index.storage.vectors import StoredVectors
+from lookalike.releases.manifest import IndexEntry, OperatingPoint
 from lookalike.vectors import F32, I64
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from index.storage.location import Location, open_location
-from index.storage.manifest import DuplicatesThreshold, Manifest, SpaceEntry, dump_manifest
+from lookalike.releases.location import Location, open_location
+from lookalike.releases.manifest import DuplicatesThreshold, Manifest, SpaceEntry, dump_manifest
 
 EPILOG = """examples:
   lookalike index inspect index

@@ -12,9 +12,10 @@ from uuid import uuid4
 
 from index.backends import cost_model, factory, recipe
 from index.building.calibration import calibrate, draw_queries
-from index.storage import vectors, version
-from index.storage.manifest import IndexEntry
+from index.storage import vectors
 from index.storage.names import ANN_INDEX, VECTORS
+from lookalike.releases import version
+from lookalike.releases.manifest import IndexEntry
 
 # Beside the index and its copy: vectors to train on and the queries' exact neighbours, a chunk at a time.
 _WORKING_BYTES = 512 << 20

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from index.storage.location import Directory
-from index.storage.store import ObjectStore
 from lookalike.errors import BadArtifact
+from lookalike.releases.location import Directory
+from lookalike.releases.store import ObjectStore
 
 
 @contextmanager

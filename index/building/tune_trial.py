@@ -18,8 +18,8 @@ from index.backends.recipe import SYMQG_MIN_DIM, NgtRecipe, parse_recipe, resolv
 from index.backends.vector_index import VectorIndex
 from index.building.calibration import CalibrationSet, best_scores
 from index.building.tune_selection import RecipeMeasurement, TuneBudget, extrapolate_recall
-from index.storage.manifest import OperatingPoint
 from index.storage.vectors import PAGE_BYTES, StoredVectors
+from lookalike.releases.manifest import OperatingPoint
 from lookalike.vectors import F32
 
 QUERIES = 512  # The standard error of a recall@10 of 0.95 is half a percent.

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from index.storage.location import Location
-from index.storage.manifest import Manifest
 from lookalike.errors import BadArtifact
+from lookalike.releases.location import Location
+from lookalike.releases.manifest import Manifest
 
 
 def current_manifest(location: Location) -> Manifest | None:

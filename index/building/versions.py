@@ -13,9 +13,9 @@ from rich.table import Table
 
 from index.building.inspect import describe_duplicates, format_mib
 from index.building.version_change import current_manifest, tell_what_is_lost
-from index.storage.location import Location, open_location
-from index.storage.manifest import DuplicatesThreshold, Manifest
 from lookalike.errors import BadArtifact, BadSettings
+from lookalike.releases.location import Location, open_location
+from lookalike.releases.manifest import DuplicatesThreshold, Manifest
 
 EPILOG = """examples:
   lookalike versions list index

@@ -22,13 +22,15 @@ from index.live.segment_recipe import segment_recipe
 from index.live.updates import Tombstone
 from index.search import segment
 from index.search.segment import Segment
-from index.storage import attributes, vectors, version
+from index.storage import attributes, vectors
 from index.storage.attributes import Attributes
-from index.storage.manifest import FileEntry, IndexEntry, Manifest, OperatingPoint, SpaceEntry
-from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS, shard_name
+from index.storage.names import ANN_INDEX, ATTRIBUTES, ROWS, VECTORS
 from index.storage.strings import SortedStrings
 from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact
+from lookalike.releases import version
+from lookalike.releases.manifest import FileEntry, IndexEntry, Manifest, OperatingPoint, SpaceEntry
+from lookalike.releases.names import shard_name
 from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64

@@ -19,8 +19,8 @@ from index.search.segment import WHOLE_TABLE, Segment
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
-from index.storage.manifest import IndexEntry, SpaceEntry
 from index.storage.vectors import StoredVectors
+from lookalike.releases.manifest import IndexEntry, SpaceEntry
 from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import F32, I64

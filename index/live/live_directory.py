@@ -15,8 +15,8 @@ from itertools import count
 from pathlib import Path
 from zlib import crc32
 
-from index.storage.version import replace_file
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.releases.version import replace_file
 from lookalike.runtime import directory_lock
 from lookalike.runtime.directory_lock import DirectoryLock
 

@@ -43,9 +43,10 @@ from index.live.updates import (
 from index.live.write_ahead_log import WriteAheadLog, head_size, read_frames
 from index.search.segment import Segment
 from index.search.view import DocumentRef, View
-from index.storage import attributes, version
-from index.storage.manifest import Manifest, dump_manifest, parse_manifest
+from index.storage import attributes
 from lookalike.errors import BadArtifact, Overloaded
+from lookalike.releases import version
+from lookalike.releases.manifest import Manifest, dump_manifest, parse_manifest
 from lookalike.runtime.partition import product_hash
 from lookalike.spaces import space_number
 from lookalike.v1 import index_pb2

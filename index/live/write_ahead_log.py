@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
 
-from index.storage.version import fsync_path
 from lookalike.errors import BadArtifact
+from lookalike.releases.version import fsync_path
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from index.storage.manifest import IndexEntry, OperatingPoint
+from lookalike.releases.manifest import IndexEntry, OperatingPoint
 
 # Under a random, selective filter the 10th row that passes lies at over this multiple of its expected depth in 7 % of
 # cases.

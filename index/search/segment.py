@@ -22,10 +22,11 @@ from index.search.shop_codes import ShopCodes
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
-from index.storage.manifest import Manifest
-from index.storage.names import ATTRIBUTES, shard_name
+from index.storage.names import ATTRIBUTES
 from index.storage.strings import Strings
 from lookalike.errors import BadArtifact
+from lookalike.releases.manifest import Manifest
+from lookalike.releases.names import shard_name
 from lookalike.shard_query import ShardQuery
 from lookalike.spaces import space_number
 from lookalike.v1 import types_pb2

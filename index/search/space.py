@@ -24,10 +24,10 @@ from index.search.scores import (
     pass_only,
 )
 from index.storage import vectors as stored
-from index.storage.manifest import IndexEntry, OperatingPoint
 from index.storage.names import ANN_INDEX, ROWS, VECTORS
 from index.storage.vectors import StoredVectors
 from lookalike.errors import BadArtifact
+from lookalike.releases.manifest import IndexEntry, OperatingPoint
 from lookalike.vectors import F32, I64
 
 # Queries in one call of an ANN backend. From 20 queries on, faiss compares them with the lists' centroids by matrix

@@ -15,11 +15,11 @@ from pathlib import Path
 from index.live.live_shard import LiveLimits, LiveShard
 from index.live.migration import migrate_changes
 from index.serving import metrics
-from index.serving.served_versions import ServedVersions, VersionHandle
 from index.serving.shard_version import ShardVersion
-from index.storage import version
-from index.storage.names import shard_name
+from index.serving.versions import ShardHandle, ShardVersions, handle_of
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.releases import version
+from lookalike.releases.names import shard_name
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +32,11 @@ class ChangeMigration:
 
     def __init__(
         self,
-        served: ServedVersions,
+        served: ShardVersions,
         live_dir: Path,
         shard: int,
         limits: LiveLimits,
-        load_base: Callable[[str], VersionHandle],
+        load_base: Callable[[str], ShardHandle],
     ) -> None:
         self._served = served
         self._shard = shard
@@ -44,7 +44,7 @@ class ChangeMigration:
         self._limits = limits
         self._load_base = load_base
 
-    def load(self, name: str) -> VersionHandle:
+    def load(self, name: str) -> ShardHandle:
         """Load a version with its own changes and those, until now, of the version that took updates last.
 
         Raises what `load_base` does, and OperatorError if another process has its changes open or the disk is full.
@@ -52,7 +52,7 @@ class ChangeMigration:
         with ExitStack() as release:
             base = self._load_base(name)
             release.callback(base.release)
-            shard = base.shard
+            shard = base.loaded
             try:
                 live = LiveShard(shard.base, shard.manifest, shard.shard, self._directory / name, self._limits)
                 release.callback(live.close)
@@ -61,7 +61,7 @@ class ChangeMigration:
                     self._migrate_from_disk(latest, live)
             except OSError as error:
                 raise OperatorError(f"cannot keep changes in {self._directory}: {error}") from error
-            return VersionHandle(shard.with_live(live), release.pop_all().close)
+            return handle_of(shard.with_live(live), release.pop_all().close)
 
     def finish(self, shard: ShardVersion) -> None:
         """Migrate the changes since `load`; from then on it is this version that takes updates."""

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from index.live.live_shard import LiveShard
 from index.serving import metrics
-from index.serving.served_versions import ServedVersions
 from index.serving.threads import lower_thread_priority, run_in_thread
+from index.serving.versions import ShardVersions
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ RETRY_S = 5.0  # After a compaction that failed, so that not every update tries 
 class Compactor:
     """Compacts versions that are due, and waits after a failure; for one event loop."""
 
-    def __init__(self, served: ServedVersions) -> None:
+    def __init__(self, served: ShardVersions) -> None:
         self._served = served
         self._thread = ThreadPoolExecutor(1, "compact", initializer=lower_thread_priority)
         self._running: asyncio.Task[None] | None = None

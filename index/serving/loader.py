@@ -7,14 +7,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from index.search.space import DevicePlacement
-from index.serving.served_versions import VersionHandle
 from index.serving.shard_version import ShardVersion, map_shard
-from index.storage.location import Location, PinnedFiles
-from index.storage.manifest import Manifest
+from index.serving.versions import ShardHandle, handle_of
 from lookalike.errors import BadArtifact
+from lookalike.releases.location import Location, PinnedFiles
+from lookalike.releases.manifest import Manifest
+from lookalike.releases.names import shard_name
 
 WARM_UP_QUERIES = 64
-PinFiles = Callable[[Manifest, int], PinnedFiles]  # Verifies the files of a shard and pins them. Raises OperatorError.
+# Verifies the files of a part of a version and pins them. Raises OperatorError.
+PinFiles = Callable[[Manifest, str], PinnedFiles]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class Loader:
     expected_encoders: Mapping[str, str] = field(default_factory=dict)
     placement: DevicePlacement | None = None  # Where ANN indexes are placed; None: they stay in memory.
 
-    def __call__(self, name: str) -> VersionHandle:
+    def __call__(self, name: str) -> ShardHandle:
         """Raises OperatorError; BadArtifact where the version itself is at fault."""
         manifest = self.location.read_manifest(name)
         if self.shards not in (None, manifest.shards):
@@ -42,11 +44,11 @@ class Loader:
                     f"{self.location}: its {space.name} vectors are of encoder {space.encoder}, expected {expected}"
                 )
         with ExitStack() as release:
-            pinned = self.pin_files(manifest, self.shard)
+            pinned = self.pin_files(manifest, shard_name(self.shard))
             release.callback(pinned.release)
             shard = map_shard(pinned.location, manifest, self.shard, self.placement)
             _warm_up(shard)
-            return VersionHandle(shard, release.pop_all().close)
+            return handle_of(shard, release.pop_all().close)
 
 
 def _warm_up(shard: ShardVersion) -> None:

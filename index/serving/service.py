@@ -15,10 +15,10 @@ import grpc
 from index.search.cost import ORDINARY_COMPONENTS, CostClass, WorkLimit, costly_class
 from index.serving import messages, metrics
 from index.serving.caller import Caller
-from index.serving.served_versions import ServedVersions
 from index.serving.shard_search import Found, ShardSearch
 from index.serving.shard_version import ShardVersion
 from index.serving.slots import Slots
+from index.serving.versions import ShardVersions, describe
 from index.serving.writer import Writer
 from lookalike.errors import InvalidRequest
 from lookalike.runtime import edge
@@ -41,7 +41,7 @@ class IndexShard:
     def __init__(
         self,
         slots: Slots,
-        served: ServedVersions,
+        served: ShardVersions,
         writer: Writer,
         *,
         ordinary_components: float = ORDINARY_COMPONENTS,
@@ -63,7 +63,7 @@ class IndexShard:
         return edge.handler(SERVICE, methods)
 
     async def describe(self, request: index_pb2.DescribeRequest, deadline: Deadline) -> index_pb2.DescribeResponse:
-        return self._served.describe(request.pinned, request.known_sequence)
+        return describe(self._served, request.pinned, request.known_sequence)
 
     async def search(
         self, version: str, queries: Sequence[ShardQuery], deadline: Deadline, *, ordinary_only: bool = False

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from index.storage.location import Directory, open_location
-from index.storage.store import ObjectStore
 from lookalike.errors import BadSettings
+from lookalike.releases.location import Directory, open_location
+from lookalike.releases.store import ObjectStore
 from lookalike.runtime.settings import ProcessSettings, setting
 from lookalike.spaces import VECTOR_SPACES
 

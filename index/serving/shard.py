@@ -16,8 +16,6 @@ from index.live.live_shard import LiveLimits
 from index.search.space import BATCH
 from index.serving.change_migration import ChangeMigration
 from index.serving.loader import Loader, PinFiles
-from index.serving.rollout import Rollout
-from index.serving.served_versions import ServedVersions
 from index.serving.service import SERVICE, IndexShard
 from index.serving.settings import (
     IndexSettings,
@@ -26,12 +24,16 @@ from index.serving.settings import (
     parse_expected_encoders,
     shard_number,
 )
+from index.serving.shard_version import ShardVersion
 from index.serving.slots import Slots
+from index.serving.threads import lower_thread_priority
+from index.serving.versions import ShardRolloutMetrics, ShardVersions, shard_versions
 from index.serving.writer import Writer
-from index.storage.cache import ShardFileCache
-from index.storage.location import Directory
-from index.storage.store import ObjectStore
 from lookalike.errors import BadSettings
+from lookalike.releases.cache import FileCache
+from lookalike.releases.location import Directory
+from lookalike.releases.rollout import Rollout
+from lookalike.releases.store import ObjectStore
 from lookalike.runtime import lifecycle, telemetry
 from lookalike.runtime.settings import load
 
@@ -69,7 +71,7 @@ class RunningShard:
     """A shard of which no version is loaded until `rollout` has started."""
 
     service: IndexShard
-    rollout: Rollout
+    rollout: Rollout[ShardVersion]
 
 
 @contextmanager
@@ -114,7 +116,7 @@ def open_shards(
 
 @contextmanager
 def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterator[RunningShard]:
-    served = ServedVersions(time.monotonic, settings.lease_s)
+    served = shard_versions(time.monotonic, settings.lease_s)
     migration = _change_migration(settings, served, loader)
     writer = Writer(
         served,
@@ -128,6 +130,8 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
         load=migration.load if migration else loader,
         clock=time.monotonic,
         retry_s=settings.poll_s,
+        metrics=ShardRolloutMetrics(loader.shard),
+        begin_thread=lower_thread_priority,
         admit=writer.admit,
         before_drop=migration.before_drop if migration else None,
     )
@@ -138,7 +142,7 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
         rollout.close()
 
 
-def _change_migration(settings: IndexSettings, served: ServedVersions, loader: Loader) -> ChangeMigration | None:
+def _change_migration(settings: IndexSettings, served: ShardVersions, loader: Loader) -> ChangeMigration | None:
     """None: the shard takes no updates."""
     if settings.live_dir is None:
         return None
@@ -152,4 +156,4 @@ def file_pinner(location: Directory | ObjectStore, settings: IndexSettings, stop
         return location.pin
     if settings.cache_dir is None:
         raise BadSettings(f"--cache-dir is missing: a directory to cache the files of {location} in")
-    return ShardFileCache(location, settings.cache_dir, settings.cache_bytes, stopped).pin
+    return FileCache(location, settings.cache_dir, settings.cache_bytes, stopped).pin

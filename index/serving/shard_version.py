@@ -18,11 +18,11 @@ from index.search.space import DevicePlacement
 from index.search.view import DocumentRef, View
 from index.serving import messages
 from index.serving.shard_search import ShardSearch
-from index.storage import version
-from index.storage.manifest import Manifest
-from index.storage.names import shard_name
 from lookalike.errors import BadArtifact, InvalidRequest
 from lookalike.limits import MAX_IDS
+from lookalike.releases import version
+from lookalike.releases.manifest import Manifest
+from lookalike.releases.names import shard_name
 from lookalike.shard_query import ShardQuery
 from lookalike.spaces import space_number
 from lookalike.timestamps import unix_time_s

@@ -19,9 +19,9 @@ from index.serving import metrics
 from index.serving.compactor import Compactor
 from index.serving.loss_reporter import LossReporter
 from index.serving.pacer import Pacer
-from index.serving.served_versions import ServedVersions, VersionHandle
 from index.serving.shard_version import ShardVersion
 from index.serving.threads import run_in_thread
+from index.serving.versions import ShardHandle, ShardVersions
 from lookalike.errors import FailedPrecondition, InvalidRequest, LookalikeError
 from lookalike.runtime.coalescer import Coalescer
 from lookalike.runtime.deadline import Deadline
@@ -38,7 +38,7 @@ class Writer:
 
     def __init__(
         self,
-        served: ServedVersions,
+        served: ShardVersions,
         *,
         max_waiting: int,
         finish_migration: Callable[[ShardVersion], None] | None = None,
@@ -79,7 +79,7 @@ class Writer:
         self._thread.shutdown(wait=True)
         self._compactor.close()
 
-    async def admit(self, handle: VersionHandle) -> None:
+    async def admit(self, handle: ShardHandle) -> None:
         """Finish the migration to a version and add it to those served, with no write between the two.
 
         Raises what `finish_migration` does; the version is released then.
@@ -87,7 +87,7 @@ class Writer:
         async with self._write_lock:
             try:
                 if self._finish_migration is not None:
-                    await run_in_thread(self._thread, partial(self._finish_migration, handle.shard))
+                    await run_in_thread(self._thread, partial(self._finish_migration, handle.loaded))
             except BaseException:
                 handle.release()
                 raise

@@ -1,4 +1,4 @@
-"""The names of shards and their files on disk. Pure."""
+"""The names of a shard's files on disk. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,3 @@ ATTRIBUTES = "attributes.arrow"
 VECTORS = "vectors.npy"
 ROWS = "rows.npy"
 ANN_INDEX = "codes"  # A faiss index file, or a directory of NGT files.
-
-
-def shard_name(shard: int) -> str:
-    return f"shard-{shard:05d}"

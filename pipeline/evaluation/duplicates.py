@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from encoders.labels import group_of
-from index.storage.manifest import DuplicatesThreshold
+from lookalike.releases.manifest import DuplicatesThreshold
 from pipeline.duplicate_scores import MIN_QUERIES, answers_from
 from pipeline.duplicates import STATED, Copies, identity_of_copies, score_copies, score_groups
 from pipeline.evaluation.held_out import EvaluationData

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from encoders.splits import Split, splits_of
 from index.serving.shard_version import ShardVersion, open_shard
-from index.storage import version
-from index.storage.manifest import DuplicatesThreshold
 from lookalike.errors import OperatorError
+from lookalike.releases import version
+from lookalike.releases.manifest import DuplicatesThreshold
 from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import Product, Space
 from lookalike.vectors import F32, I64

@@ -19,8 +19,8 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from index.storage.version import fsync_path
 from lookalike.errors import OperatorError
+from lookalike.releases.version import fsync_path
 from lookalike.vectors import F32
 
 STAGED = ".staged-"  # Beginning of the names of files that are being written.

@@ -19,7 +19,7 @@ from index.backends.recipe import NgtRecipe, resolve_recipe
 from index.backends.vector_index import VectorIndex
 from index.building.calibration import calibrate, draw_queries
 from index.search.space import SpaceIndex
-from index.storage.manifest import OperatingPoint
+from lookalike.releases.manifest import OperatingPoint
 from lookalike.vectors import F32
 from tests.unit.index.samples import build_space, clustered, recall, unit_vectors
 

@@ -13,11 +13,12 @@ import pytest
 
 from index.building.build import SpaceVectors, build
 from index.serving.shard_version import map_shard
-from index.storage import version
-from index.storage.cache import ShardFileCache
-from index.storage.location import Directory, open_location
-from index.storage.store import ObjectStore
 from lookalike.errors import BadArtifact, BadSettings, OperatorError, Unavailable
+from lookalike.releases import version
+from lookalike.releases.cache import FileCache
+from lookalike.releases.location import Directory, open_location
+from lookalike.releases.names import shard_name
+from lookalike.releases.store import ObjectStore
 from lookalike.v1.index_pb2 import ShardQuery
 from tests import stores
 from tests.unit.index.samples import IMAGE, catalogue, clustered, query_vector, vectors_of
@@ -170,11 +171,9 @@ def test_a_pinned_shard_can_be_loaded_and_searched(
     publish(location, built, name)
     manifest = location.read_manifest(name)
     pin = (
-        location.pin
-        if isinstance(location, Directory)
-        else ShardFileCache(location, tmp_path / "cache", 1 << 20, bool).pin
+        location.pin if isinstance(location, Directory) else FileCache(location, tmp_path / "cache", 1 << 20, bool).pin
     )
-    pinned = pin(manifest, 1)
+    pinned = pin(manifest, shard_name(1))
     shard = map_shard(pinned.location, manifest, 1)
     vector = np.asarray(shard.base.spaces[IMAGE].vectors[3])
     (hits,) = shard.search([ShardQuery(vectors=[query_vector(IMAGE, vector)], k=1)]).results
@@ -212,7 +211,7 @@ def test_a_fetch_is_interrupted_when_the_process_stops(built: Built, tmp_path: P
     store = stores.in_memory()
     store.publish(built.directory, built.names[0])
     with pytest.raises(Unavailable, match="the process is stopping"):
-        ShardFileCache(store, tmp_path, 1 << 20, lambda: True).pin(store.read_manifest(built.names[0]), 0)
+        FileCache(store, tmp_path, 1 << 20, lambda: True).pin(store.read_manifest(built.names[0]), shard_name(0))
 
 
 @pytest.mark.parametrize("options", ["{", "[]", "7"])

@@ -18,10 +18,10 @@ from google.protobuf.message import Message
 
 from index.live.live_shard import LiveShard
 from index.search.queries import parse_query
-from index.serving.served_versions import ServedVersions, VersionHandle
 from index.serving.service import MAX_QUERIES, IndexShard
 from index.serving.shard_version import ShardVersion
 from index.serving.slots import Slots
+from index.serving.versions import ShardVersions, handle_of, shard_versions
 from index.serving.writer import MAX_UPDATES, Writer
 from lookalike.errors import FailedPrecondition, LookalikeError, Overloaded, Unavailable
 from lookalike.runtime.deadline import Deadline
@@ -87,7 +87,7 @@ class Scene:
 
     transport: ShardTransport
     slots: Slots
-    served: ServedVersions
+    served: ShardVersions
 
     async def search(
         self, version: str, *queries: ShardQuery, timeout_s: float = SECONDS, ordinary_only: bool = False
@@ -123,7 +123,7 @@ class Scene:
 
 
 @asynccontextmanager
-async def a_scene(kind: str, served: ServedVersions) -> AsyncIterator[Scene]:
+async def a_scene(kind: str, served: ShardVersions) -> AsyncIterator[Scene]:
     """One search thread, and room for one call that waits for it."""
     slots, writer = Slots(threads=1, max_waiting=1), Writer(served, max_waiting=8)
     service = IndexShard(slots, served, writer)
@@ -314,7 +314,7 @@ async def test_a_description_has_the_updates_after_a_number_of_the_version_that_
     assert (await described("", 0))[version] == index_pb2.RecentChanges(products=[new, p3, new], kinds=kinds)
     assert (await described(version, 1))[version] == index_pb2.RecentChanges(products=[p3, new], kinds=kinds[1:])
     assert not (await described(version, 3))[version].products
-    live_scene.served.add(VersionHandle(other))
+    live_scene.served.add(handle_of(other))
     assert not (await described("", 0))[version].products
     assert len((await described(version, 0))[version].products) == 3
 
@@ -334,7 +334,7 @@ async def test_a_version_of_a_rollout_is_served_beside_the_old_one_until_that_is
     scene: Scene, version: str, other: ShardVersion
 ) -> None:
     new = other.manifest.version
-    scene.served.add(VersionHandle(other))
+    scene.served.add(handle_of(other))
     states = (await scene.transport.describe(index_pb2.DescribeRequest(), SECONDS)).versions
     assert [state.version for state in states] == [new, version]
     assert (await scene.search(version))[0].ids
@@ -411,7 +411,7 @@ async def test_a_version_that_is_not_served_is_refused(scene: Scene, version: st
 
 @pytest.mark.parametrize("method", [*METHODS, "describe"])
 async def test_a_shard_that_is_still_loading_is_unavailable(kind: str, method: str) -> None:
-    async with a_scene(kind, ServedVersions(time.monotonic, 30)) as scene:
+    async with a_scene(kind, shard_versions(time.monotonic, 30)) as scene:
         calls = calls_of(scene, "v")
         calls["describe"] = lambda: scene.transport.describe(index_pb2.DescribeRequest(), SECONDS)
         assert await scene.error_of(calls[method]()) == (Unavailable, ": UNAVAILABLE: the shard is still loading")

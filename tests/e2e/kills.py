@@ -26,12 +26,12 @@ from index.building.build import IndexOptions, SpaceVectors, build
 from index.building.versions import use
 from index.live import live_directory
 from index.serving.shard_version import open_shard
-from index.storage.location import Directory
-from index.storage.names import shard_name
 from lookalike.changes import remove_change
 from lookalike.client import Client
 from lookalike.local.probes import free_ports, is_serving
 from lookalike.local.supervisor import Supervisor
+from lookalike.releases.location import Directory
+from lookalike.releases.names import shard_name
 from lookalike.v1.catalog_pb2 import Change
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from tests.conftest import REPOSITORY

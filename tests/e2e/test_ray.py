@@ -15,8 +15,8 @@ import pytest
 
 from index.building.build import IndexOptions, SpaceVectors, build
 from index.storage.names import ANN_INDEX
-from index.storage.version import MANIFEST
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.releases.version import MANIFEST
 from lookalike.runtime import ray_engine
 from lookalike.runtime.engine import Engine, TaskNeeds
 from lookalike.runtime.local_engine import LocalEngine

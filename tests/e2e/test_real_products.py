@@ -16,11 +16,11 @@ import pytest
 
 from encoders.splits import Split, split_of
 from index.serving.shard_version import open_shard
-from index.storage import version
 from lookalike.client import Client
 from lookalike.local import probes, process_specs
 from lookalike.local.supervisor import Supervisor
 from lookalike.product_rules import CatalogueProduct
+from lookalike.releases import version
 from lookalike.spaces import space_number
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT
 from lookalike.vectors import F32

@@ -26,10 +26,10 @@ from encoders.text import fit
 from encoders.types import Embeddings
 from index.building import auto_recipe
 from index.building.build import build
-from index.storage import version
 from lookalike.cli import dispatch
 from lookalike.demo.sample import command
 from lookalike.errors import BadCatalogue, Unavailable
+from lookalike.releases import version
 from lookalike.timestamps import unix_time_s
 from pipeline import image_encoding, update_command
 from pipeline import update as update_module

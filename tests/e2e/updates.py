@@ -11,7 +11,7 @@ import numpy as np
 from encoders.types import Embeddings
 from index.backends.faiss_support import as_float32
 from index.serving import shard_version
-from index.storage import version
+from lookalike.releases import version
 from lookalike.spaces import space_name
 from lookalike.vectors import F32, normalised
 from pipeline.image_encoding import PhotoEncoder, Pixels

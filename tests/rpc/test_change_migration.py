@@ -21,15 +21,15 @@ from index.live.migration_loss import MigrationLoss
 from index.live.write_ahead_log import WriteAheadLog
 from index.serving.change_migration import ChangeMigration
 from index.serving.loader import Loader
-from index.serving.rollout import Rollout
-from index.serving.served_versions import ServedVersions
 from index.serving.service import IndexShard
 from index.serving.slots import Slots
+from index.serving.versions import ShardRolloutMetrics, ShardVersions, shard_versions
 from index.serving.writer import Writer
-from index.storage import version
-from index.storage.location import Directory
 from lookalike.channels import aio_channel
 from lookalike.errors import OperatorError, Overloaded
+from lookalike.releases import version
+from lookalike.releases.location import Directory
+from lookalike.releases.rollout import Rollout
 from lookalike.runtime import lifecycle
 from lookalike.v1 import catalog_pb2_grpc
 from lookalike.v1.catalog_pb2 import CountRequest, ExistsRequest, RemoveRequest, UpsertRequest
@@ -48,11 +48,11 @@ def build_version(location: Path, seed: int, encoder: str = "drawn") -> str:
 
 
 @asynccontextmanager
-async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, ServedVersions]]:
+async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, ShardVersions]]:
     """A shard of ROOT/index that takes updates: its address, and its versions."""
     location, served, slots = (
         Directory(root / "index"),
-        ServedVersions(time.monotonic, 0.2),
+        shard_versions(time.monotonic, 0.2),
         Slots(threads=1, max_waiting=64),
     )
     loader = Loader(location=location, shard=0, pin_files=location.pin, expected_encoders=expected)
@@ -63,6 +63,7 @@ async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, Serve
         read_target=location.current,
         load=changes.load,
         clock=time.monotonic,
+        metrics=ShardRolloutMetrics(0),
         retry_s=POLL_S,
         admit=writer.admit,
         before_drop=changes.before_drop,

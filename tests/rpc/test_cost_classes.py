@@ -19,10 +19,10 @@ from index.building.build import IndexOptions, build
 from index.search.queries import parse_query
 from index.serving.caller import Caller
 from index.serving.exact_searches import ExactSearches
-from index.serving.served_versions import ServedVersions
 from index.serving.service import IndexShard
 from index.serving.shard_version import ShardVersion, open_shard
 from index.serving.slots import Slots
+from index.serving.versions import ShardVersions
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.errors import Overloaded, Unavailable
@@ -78,7 +78,7 @@ class System(NamedTuple):
 
     gate: Gate
     slots: Slots
-    served: ServedVersions
+    served: ShardVersions
     version: ShardVersion
     shard: IndexShardAsyncStub
     gateway: SimilarProductsAsyncStub

@@ -18,11 +18,11 @@ from index.building.build import SpaceVectors, build
 from index.serving import loader
 from index.serving.shard_search import ShardSearch
 from index.serving.shard_version import ShardVersion
-from index.storage import version
-from index.storage.location import Directory
 from lookalike.channels import aio_channel
 from lookalike.errors import BadSettings
 from lookalike.local import probes
+from lookalike.releases import version
+from lookalike.releases.location import Directory
 from lookalike.runtime import lifecycle
 from lookalike.shard_query import ShardQuery
 from lookalike.v1 import index_pb2, search_pb2_grpc

@@ -19,11 +19,11 @@ from index.building.build import SpaceVectors, build
 from index.search.queries import MAX_K
 from index.serving import shard, shard_search
 from index.serving.pool import Pool
-from index.serving.served_versions import ServedVersions
 from index.serving.service import MAX_QUERIES, IndexShard
 from index.serving.settings import ShardSettings, shard_number
 from index.serving.shard_version import ShardVersion, open_shard
 from index.serving.slots import Slots
+from index.serving.versions import ShardVersions, shard_versions
 from index.serving.writer import Writer
 from lookalike.channels import aio_channel
 from lookalike.errors import BadArtifact, BadSettings, DeadlineExceeded, Overloaded
@@ -69,7 +69,7 @@ def served(location: Path) -> ShardVersion:
     return open_shard(location, 0)
 
 
-def a_service(slots: Slots, served: ServedVersions) -> IndexShard:
+def a_service(slots: Slots, served: ShardVersions) -> IndexShard:
     return IndexShard(slots, served, Writer(served, max_waiting=8))
 
 
@@ -263,7 +263,7 @@ async def test_a_request_for_more_than_fits_into_a_response_is_refused(
 
 async def test_a_shard_that_is_still_loading_is_unavailable() -> None:
     slots = Slots(threads=1, max_waiting=1)
-    server, channel = await start_server(a_service(slots, ServedVersions(time.monotonic, lease_s=30)))
+    server, channel = await start_server(a_service(slots, shard_versions(time.monotonic, lease_s=30)))
     async with channel:
         call = index_pb2_grpc.IndexShardStub(channel).Describe(index_pb2.DescribeRequest())
         assert await code_of(call) is grpc.StatusCode.UNAVAILABLE

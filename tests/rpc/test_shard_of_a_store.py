@@ -17,10 +17,10 @@ import pytest
 from index.building.build import SpaceVectors, build
 from index.serving.settings import ShardSettings
 from index.serving.shard import main, run
-from index.storage.store import ObjectStore
 from lookalike.channels import aio_channel
 from lookalike.cli.dispatch import run as status_of
 from lookalike.local import probes
+from lookalike.releases.store import ObjectStore
 from lookalike.runtime.settings import load
 from lookalike.v1 import index_pb2, index_pb2_grpc
 from tests import stores

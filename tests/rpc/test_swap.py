@@ -15,14 +15,15 @@ import pytest
 
 from index.building.build import SpaceVectors, build
 from index.serving.loader import Loader
-from index.serving.rollout import Rollout
-from index.serving.served_versions import ServedVersions
 from index.serving.service import IndexShard
+from index.serving.shard_version import ShardVersion
 from index.serving.slots import Slots
+from index.serving.versions import ShardRolloutMetrics, ShardVersions, describe, shard_versions
 from index.serving.writer import Writer
-from index.storage import version
-from index.storage.location import Directory
 from lookalike.channels import aio_channel
+from lookalike.releases import version
+from lookalike.releases.location import Directory
+from lookalike.releases.rollout import Rollout
 from lookalike.runtime import lifecycle
 from lookalike.v1 import catalog_pb2, catalog_pb2_grpc, search_pb2_grpc
 from lookalike.v1.search_pb2 import Example, SearchRequest
@@ -45,20 +46,21 @@ def build_version(location: Path, title: str) -> str:
 
 @dataclass
 class Shard:
-    served: ServedVersions
-    rollout: Rollout
+    served: ShardVersions
+    rollout: Rollout[ShardVersion]
     address: str
 
 
 @asynccontextmanager
 async def a_shard(path: Path, number: int) -> AsyncIterator[Shard]:
     location = Directory(path)
-    served, slots = ServedVersions(time.monotonic, LEASE_S), Slots(threads=1, max_waiting=256)
+    served, slots = shard_versions(time.monotonic, LEASE_S), Slots(threads=1, max_waiting=256)
     rollout = Rollout(
         served,
         read_target=location.current,
         load=Loader(location=location, shard=number, pin_files=location.pin),
         clock=time.monotonic,
+        metrics=ShardRolloutMetrics(number),
         retry_s=POLL_S,
     )
     await rollout.start()
@@ -152,8 +154,8 @@ async def test_no_gateway_moves_to_a_version_that_one_shard_cannot_load(tmp_path
         callers = Callers(address)
         calling = asyncio.gather(*(callers.search(number) for number in range(4)))
         version.make_current(location, new)
-        await until(lambda: new in first.served.uses() and bool(second.served.describe(old).refusal), calling)
-        assert f"version {new}: {damaged}: damaged" in second.served.describe(old).refusal
+        await until(lambda: new in first.served.uses() and bool(describe(second.served, old).refusal), calling)
+        assert f"version {new}: {damaged}: damaged" in describe(second.served, old).refusal
         before = callers.searches[old]
         await until(lambda: callers.searches[old] >= before + 100, calling)
         assert callers.searches.keys() == {old}

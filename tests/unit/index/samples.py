@@ -12,10 +12,10 @@ from index.backends.recipe import DEFAULT, resolve_recipe
 from index.building.build import SpaceVectors
 from index.building.calibration import calibrate, draw_queries
 from index.search.space import SpaceIndex
-from index.serving.served_versions import ServedVersions, VersionHandle
 from index.serving.shard_version import ShardVersion
-from index.storage.manifest import IndexEntry
+from index.serving.versions import ShardVersions, handle_of, shard_versions
 from index.storage.vectors import StoredVectors
+from lookalike.releases.manifest import IndexEntry
 from lookalike.v1.index_pb2 import QueryVector
 from lookalike.v1.types_pb2 import Space
 from lookalike.vectors import F32, I64, normalised
@@ -80,8 +80,8 @@ def recall(space: SpaceIndex, queries: F32, k: int) -> float:
     return sum(shared) / (k * len(queries))
 
 
-def serving_only(shard: ShardVersion) -> ServedVersions:
+def serving_only(shard: ShardVersion) -> ShardVersions:
     """The served versions of a shard process that has loaded only this one."""
-    served = ServedVersions(time.monotonic, lease_s=30)
-    served.add(VersionHandle(shard))
+    served = shard_versions(time.monotonic, lease_s=30)
+    served.add(handle_of(shard))
     return served

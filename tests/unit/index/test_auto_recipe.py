@@ -13,9 +13,9 @@ from index.building.auto_recipe import choose_recipe, default_bytes_per_vector, 
 from index.building.build import IndexOptions, build
 from index.building.tune_selection import RecipeMeasurement, TuneBudget
 from index.building.tune_trial import Sample, bytes_per_vector, candidate_recipes, compact_recipes, fast_recipes
-from index.storage import version
-from index.storage.manifest import Manifest, RecipeChoice, SpaceEntry, dump_manifest, parse_manifest
 from lookalike.errors import BadSettings
+from lookalike.releases import version
+from lookalike.releases.manifest import Manifest, RecipeChoice, SpaceEntry, dump_manifest, parse_manifest
 from lookalike.vectors import F32
 from tests.unit.index.samples import IMAGE, catalogue, clustered, unit_vectors, vectors_of
 

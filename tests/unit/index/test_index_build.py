@@ -15,9 +15,9 @@ import pytest
 from index.backends import factory
 from index.building.build import IndexOptions, SpaceVectors, build
 from index.serving.shard_version import ShardVersion, open_shard
-from index.storage import version
 from index.storage.names import ANN_INDEX
 from lookalike.errors import BadArtifact, BadCatalogue, LookalikeError, OperatorError
+from lookalike.releases import version
 from lookalike.runtime.engine import Engine, TaskNeeds
 from lookalike.runtime.local_engine import LocalEngine
 from lookalike.runtime.partition import shard_of

@@ -13,8 +13,8 @@ import pytest
 
 from index.building import build_command, inspect
 from index.serving.shard_version import open_shard
-from index.storage.location import Directory
 from lookalike.errors import BadArtifact, BadCatalogue, OperatorError
+from lookalike.releases.location import Directory
 from lookalike.spaces import VECTOR_SPACES
 from lookalike.v1.types_pb2 import Filter, Product, Space
 from tests import stores

@@ -15,11 +15,12 @@ import pytest
 
 from index.building.build import SpaceVectors, build
 from index.serving.shard_version import map_shard
-from index.storage import version
-from index.storage.cache import ShardFileCache
-from index.storage.location import PinnedFiles
-from index.storage.store import ObjectStore
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.releases import version
+from lookalike.releases.cache import FileCache
+from lookalike.releases.location import PinnedFiles
+from lookalike.releases.names import shard_name
+from lookalike.releases.store import ObjectStore
 from tests import stores
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 
@@ -36,11 +37,11 @@ class Scene:
     store_directory: Path  # The store's files.
     cache_directory: Path
 
-    def cache(self, max_bytes: int = PLENTY) -> ShardFileCache:
-        return ShardFileCache(self.store, self.cache_directory, max_bytes, lambda: False)
+    def cache(self, max_bytes: int = PLENTY) -> FileCache:
+        return FileCache(self.store, self.cache_directory, max_bytes, lambda: False)
 
-    def pin(self, name: str, cache: ShardFileCache, shard: int = 0) -> PinnedFiles:
-        return cache.pin(self.store.read_manifest(name), shard)
+    def pin(self, name: str, cache: FileCache, shard: int = 0) -> PinnedFiles:
+        return cache.pin(self.store.read_manifest(name), shard_name(shard))
 
     def bytes_of(self, name: str) -> int:
         files = self.store.read_manifest(name).files
@@ -68,12 +69,12 @@ def scene(tmp_path: Path) -> Scene:
 def test_only_the_requested_shard_is_fetched_and_only_once(scene: Scene) -> None:
     (name, *_) = scene.names
     manifest = scene.store.read_manifest(name)
-    pinned = scene.cache().pin(manifest, 1)
+    pinned = scene.cache().pin(manifest, shard_name(1))
     assert len(map_shard(pinned.location, manifest, 1).base.table) == manifest.products[1]
     assert not (pinned.location / name / "shard-00000").exists()
     pinned.release()
     scene.store.drop(name)
-    again = scene.cache().pin(manifest, 1)  # As after a restart: the store no longer has it.
+    again = scene.cache().pin(manifest, shard_name(1))  # As after a restart: the store no longer has it.
     assert again.location == pinned.location
     again.release()
 
@@ -115,9 +116,7 @@ def test_pinned_entries_are_not_evicted_and_a_version_that_does_not_fit_beside_t
     first, second, third = scene.names
     cache, other = scene.cache(int(scene.bytes_of(first) * 2.5)), scene.cache(int(scene.bytes_of(first) * 2.5))
     pinned, also = scene.pin(first, cache), scene.pin(second, other)
-    with pytest.raises(
-        OperatorError, match=f"no room for version {third}: a shard of it has {scene.bytes_of(third)} b"
-    ):
+    with pytest.raises(OperatorError, match=f"no room for version {third}: a part of it has {scene.bytes_of(third)} b"):
         scene.pin(third, cache)
     assert scene.entries() == {first, second}
     pinned.release()
@@ -162,16 +161,17 @@ PIN_AND_RELEASE = """
 import json, sys
 from pathlib import Path
 from index.serving.shard_version import map_shard
-from index.storage.cache import ShardFileCache
-from index.storage.location import open_location
+from lookalike.releases.cache import FileCache
+from lookalike.releases.names import shard_name
+from lookalike.releases.location import open_location
 url, directory, max_bytes, shard, *names = sys.argv[1:]
 store = open_location(url)
-cache = ShardFileCache(store, Path(directory), int(max_bytes), lambda: False)
+cache = FileCache(store, Path(directory), int(max_bytes), lambda: False)
 failures = []
 for name in names:
     try:
         manifest = store.read_manifest(name)
-        pinned = cache.pin(manifest, int(shard))
+        pinned = cache.pin(manifest, shard_name(int(shard)))
         assert len(map_shard(pinned.location, manifest, int(shard)).base.table) == manifest.products[int(shard)]
         pinned.release()
     except Exception as error:

@@ -20,7 +20,7 @@ from index.search.segment import WHOLE_TABLE, Segment
 from index.search.space import SpaceIndex
 from index.storage import attributes
 from index.storage.attributes import Attributes
-from index.storage.manifest import IndexEntry
+from lookalike.releases.manifest import IndexEntry
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.v1.types_pb2 import Filter
 from lookalike.vectors import normalised

@@ -13,10 +13,10 @@ from index.building.build import IndexOptions, Progress, SpaceVectors, build
 from index.building.build_command import main as build_command
 from index.search import space
 from index.serving.shard_version import open_shard
-from index.storage import version
 from index.storage.names import VECTORS
 from index.storage.vectors import PAGE_BYTES
 from lookalike.errors import BadArtifact, BadCatalogue, BadSettings
+from lookalike.releases import version
 from lookalike.v1.index_pb2 import ShardQuery
 from lookalike.vectors import unpack
 from tests.unit.index.samples import IMAGE, catalogue, clustered, query_vector, vectors_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from index.search.plan import Plan, first_plan, next_plan
-from index.storage.manifest import IndexEntry, OperatingPoint
+from lookalike.releases.manifest import IndexEntry, OperatingPoint
 
 LADDER = tuple(
     OperatingPoint(

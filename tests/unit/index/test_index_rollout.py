@@ -14,14 +14,15 @@ import pytest_asyncio
 
 from index.building.build import SpaceVectors, build
 from index.serving.loader import Loader
-from index.serving.rollout import MAX_RETRY_S, Rollout, versions_to_drop
-from index.serving.served_versions import ServedVersions, VersionHandle, VersionUse
 from index.serving.settings import parse_expected_encoders
 from index.serving.shard_version import open_shard
-from index.storage import version
-from index.storage.location import Directory, PinnedFiles
-from index.storage.manifest import Manifest
+from index.serving.versions import ShardHandle, ShardRolloutMetrics, ShardVersions, describe, handle_of, shard_versions
 from lookalike.errors import BadArtifact, BadSettings, FailedPrecondition, Unavailable
+from lookalike.releases import version
+from lookalike.releases.location import Directory, PinnedFiles
+from lookalike.releases.manifest import Manifest
+from lookalike.releases.rollout import MAX_RETRY_S, Rollout, versions_to_drop
+from lookalike.releases.served_versions import VersionUse
 from lookalike.v1 import index_pb2
 from tests.unit.index.samples import IMAGE, catalogue, clustered, query_vector, vectors_of
 
@@ -52,9 +53,9 @@ class Scene:
         self.clock = Clock()
         self.released: list[str] = []
         self.before_dropping: Callable[[str], None] = lambda name: None
-        self.served = ServedVersions(self.clock, LEASE_S)
+        self.served = shard_versions(self.clock, LEASE_S)
         self.loads: list[str] = []
-        self.load: Callable[[str], VersionHandle] = Loader(
+        self.load: Callable[[str], ShardHandle] = Loader(
             location=Directory(location), shard=0, pin_files=self._pin, expected_encoders=expected
         )
         self.rollout = Rollout(
@@ -62,6 +63,7 @@ class Scene:
             read_target=lambda: version.read_current(location),
             load=self._record_load,
             clock=self.clock,
+            metrics=ShardRolloutMetrics(0),
             retry_s=RETRY_S,
             before_drop=self._before_drop,
         )
@@ -69,25 +71,25 @@ class Scene:
     def _before_drop(self, name: str) -> None:
         self.before_dropping(name)
 
-    def _record_load(self, name: str) -> VersionHandle:
+    def _record_load(self, name: str) -> ShardHandle:
         self.loads.append(name)
         return self.load(name)
 
-    def _pin(self, manifest: Manifest, shard: int) -> PinnedFiles:
-        pinned = Directory(self.location).pin(manifest, shard)
+    def _pin(self, manifest: Manifest, part: str) -> PinnedFiles:
+        pinned = Directory(self.location).pin(manifest, part)
         return PinnedFiles(pinned.location, lambda: self.released.append(manifest.version))
 
     async def advance(self, seconds: float, pinned: str = "") -> None:
         """Advance the clock and reconcile twice: the first may make room for what the second loads."""
         self.clock.now_s += seconds
         if pinned:
-            self.served.describe(pinned)
+            describe(self.served, pinned)
         await self.rollout.reconcile()
         await self.rollout.reconcile()
 
     def versions(self) -> list[str]:
         """As the shard describes them: the current one first."""
-        return [state.version for state in self.served.describe("").versions]
+        return [state.version for state in describe(self.served, "").versions]
 
 
 @pytest_asyncio.fixture
@@ -99,7 +101,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     scene.rollout.close()
 
 
-def search(served: ServedVersions, name: str) -> index_pb2.ShardHits:
+def search(served: ShardVersions, name: str) -> index_pb2.ShardHits:
     query = index_pb2.ShardQuery(vectors=[query_vector(IMAGE, clustered(COUNT, DIM, 1)[7])], k=5)
     with served.lease(name) as shard:
         (hits,) = shard.search([query]).results
@@ -179,7 +181,7 @@ async def test_going_back_to_a_version_that_is_still_loaded_needs_no_load(scene:
 
 
 async def test_a_version_that_is_no_longer_current_after_its_load_is_not_served(scene: Scene) -> None:
-    def load_and_go_back(name: str) -> VersionHandle:
+    def load_and_go_back(name: str) -> ShardHandle:
         handle = load(name)
         version.make_current(scene.location, old)
         return handle
@@ -202,7 +204,7 @@ async def test_a_third_version_waits_until_one_of_two_is_no_longer_pinned(scene:
     third = build_version(scene.location, 3)
     await scene.advance(1, pinned=first)
     assert scene.versions() == [second, first]
-    assert not scene.served.describe(first).refusal
+    assert not describe(scene.served, first).refusal
     await scene.advance(LEASE_S, pinned=first)  # Another shard has no second version: gateways stay with the first.
     assert scene.versions() == [third, first]
 
@@ -215,20 +217,20 @@ async def test_a_damaged_version_is_refused_with_its_name_and_the_old_one_serves
     damaged.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
     await scene.advance(0)
     assert scene.versions() == [old]
-    refusal = scene.served.describe("").refusal
+    refusal = describe(scene.served, "").refusal
     assert refusal.startswith(f"version {new}: ")
     assert "codes: damaged: its checksum differs" in refusal
     assert search(scene.served, old).ids[0] == "p7"
     damaged.write_bytes(original)
     await scene.advance(RETRY_S)
     assert scene.versions() == [new, old]
-    assert not scene.served.describe("").refusal
+    assert not describe(scene.served, "").refusal
 
 
 async def test_a_missing_version_is_retried_at_growing_intervals(scene: Scene) -> None:
     (scene.location / version.CURRENT).write_text("missing\n")
     await scene.advance(0)
-    assert scene.served.describe("").refusal.startswith("version missing: ")
+    assert describe(scene.served, "").refusal.startswith("version missing: ")
     for _ in range(int(3600 / RETRY_S)):
         await scene.advance(RETRY_S)
     tries = scene.loads.count("missing")
@@ -250,10 +252,10 @@ async def test_the_loaded_version_serves_on_while_current_cannot_be_read(scene: 
     (scene.location / version.CURRENT).unlink()
     await scene.advance(0)
     assert scene.versions() == [old]
-    assert "CURRENT: no index here" in scene.served.describe("").refusal
+    assert "CURRENT: no index here" in describe(scene.served, "").refusal
     version.make_current(scene.location, old)
     await scene.advance(0)
-    assert not scene.served.describe("").refusal
+    assert not describe(scene.served, "").refusal
 
 
 async def test_vectors_of_an_encoder_that_is_not_expected_are_refused(tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ async def test_vectors_of_an_encoder_that_is_not_expected_are_refused(tmp_path: 
     other = vectors_of(clustered(COUNT, DIM, 2), encoder="another")
     new = build(tmp_path, catalogue(COUNT), {IMAGE: other}, shards=1)
     await scene.advance(0)
-    refusal = scene.served.describe("").refusal
+    refusal = describe(scene.served, "").refusal
     assert refusal == f"version {new}: {tmp_path}: its image vectors are of encoder another, expected drawn"
     scene.rollout.close()
 
@@ -278,25 +280,25 @@ async def test_a_version_with_vectors_of_another_dimension_than_its_manifest_say
     version.write_manifest(scene.location / new, manifest)
     await scene.advance(0)
     assert scene.versions() == [old]
-    assert f"expected {COUNT} vectors of {DIM} dimensions" in scene.served.describe("").refusal
+    assert f"expected {COUNT} vectors of {DIM} dimensions" in describe(scene.served, "").refusal
 
 
 async def test_the_loaded_version_serves_on_after_an_unexpected_error(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def raise_a_bug(name: str) -> VersionHandle:
+    def raise_a_bug(name: str) -> ShardHandle:
         raise ZeroDivisionError("a bug")
 
     old = version.read_current(scene.location)
     new = build_version(scene.location, 2)
     monkeypatch.setattr(scene, "load", raise_a_bug)
     await scene.advance(0)
-    assert (scene.versions(), scene.served.describe("").refusal) == ([old], f"version {new}: a bug")
+    assert (scene.versions(), describe(scene.served, "").refusal) == ([old], f"version {new}: a bug")
     assert "ZeroDivisionError" in caplog.text
 
 
 async def test_the_files_of_a_version_that_is_not_admitted_are_released(scene: Scene) -> None:
-    async def refuse(handle: VersionHandle) -> None:
+    async def refuse(handle: ShardHandle) -> None:
         raise BadArtifact("its changes cannot be read")
 
     old = version.read_current(scene.location)
@@ -305,6 +307,7 @@ async def test_the_files_of_a_version_that_is_not_admitted_are_released(scene: S
         read_target=lambda: version.read_current(scene.location),
         load=scene.load,
         clock=scene.clock,
+        metrics=ShardRolloutMetrics(0),
         retry_s=RETRY_S,
         admit=refuse,
     )
@@ -319,7 +322,7 @@ async def test_a_shard_that_can_serve_nothing_does_not_start(tmp_path: Path) -> 
     with pytest.raises(BadArtifact, match="no index here"):
         await scene.rollout.start()
     with pytest.raises(Unavailable, match="still loading"):
-        scene.served.describe("")
+        describe(scene.served, "")
     scene.rollout.close()
 
 
@@ -397,8 +400,8 @@ def _search(scene: Scene, ended: Callable[[], bool], failures: list[BaseExceptio
 
 def test_a_lease_counts_as_one_call_however_it_ends(tmp_path: Path) -> None:
     name = build_version(tmp_path, 1)
-    served = ServedVersions(Clock(), LEASE_S)
-    served.add(VersionHandle(open_shard(tmp_path, 0)))
+    served = shard_versions(Clock(), LEASE_S)
+    served.add(handle_of(open_shard(tmp_path, 0)))
     with served.lease(name), served.lease(name):
         assert served.uses()[name].calls == 2
         assert served.remove(name) is None

@@ -10,9 +10,9 @@ import pytest
 
 from index.building.build import build
 from index.serving.shard_version import open_shard
-from index.storage import version
-from index.storage.manifest import FORMAT, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact
+from lookalike.releases import version
+from lookalike.releases.manifest import FORMAT, dump_manifest, parse_manifest
 from tests.unit.index.samples import IMAGE, catalogue, clustered, vectors_of
 
 FILES = ["attributes.arrow", "image/codes", "image/rows.npy", "image/vectors.npy"]

@@ -11,9 +11,9 @@ import pytest
 
 from index.building import inspect, versions
 from index.building.build import SpaceVectors, build
-from index.storage.location import open_location
-from index.storage.manifest import DuplicatesThreshold
 from lookalike.cli.dispatch import run
+from lookalike.releases.location import open_location
+from lookalike.releases.manifest import DuplicatesThreshold
 from tests import stores
 from tests.unit.index.samples import IMAGE, TEXT, catalogue, clustered, vectors_of
 

@@ -18,7 +18,7 @@ from index.search.space import SpaceIndex
 from index.search.view import Hits, View
 from index.storage import attributes
 from index.storage.attributes import Attributes
-from index.storage.manifest import IndexEntry
+from lookalike.releases.manifest import IndexEntry
 from lookalike.shard_query import ShardQuery
 from lookalike.v1.types_pb2 import Filter
 from tests.conftest import REPOSITORY

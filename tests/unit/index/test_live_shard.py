@@ -17,9 +17,9 @@ from index.live import compaction
 from index.live.live_shard import LiveLimits, LiveShard
 from index.serving.shard_version import ShardVersion, open_shard
 from index.storage.attributes import MAX_PRODUCT_BYTES
-from index.storage.version import fsync_path
 from lookalike.errors import BadArtifact, OperatorError, Overloaded
 from lookalike.limits import MAX_TEXT_BYTES
+from lookalike.releases.version import fsync_path
 from lookalike.runtime.partition import shard_of
 from lookalike.v1.index_pb2 import Patch, Update, UpdateResult, Upsert
 from lookalike.v1.types_pb2 import Product, Space, SpaceVector
@@ -308,7 +308,7 @@ def test_files_of_a_compaction_whose_checkpoint_may_be_written_are_not_touched(
 
     apply([upsert("p1", 9), remove("p2", 9)])
     with monkeypatch.context() as patch:
-        patch.setattr("index.storage.version.fsync_path", fail_to_sync)
+        patch.setattr("lookalike.releases.version.fsync_path", fail_to_sync)
         with pytest.raises(OSError, match="Input/output error"):
             live.compact()
     apply([upsert("p3", 9)])

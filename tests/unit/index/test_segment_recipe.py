@@ -20,7 +20,7 @@ from index.live import compaction
 from index.live.live_shard import LiveLimits, LiveShard
 from index.live.segment_recipe import segment_recipe
 from index.serving.shard_version import open_shard
-from index.storage.manifest import OperatingPoint
+from lookalike.releases.manifest import OperatingPoint
 from lookalike.shard_query import ShardQuery
 from lookalike.v1.index_pb2 import Update, Upsert
 from lookalike.v1.types_pb2 import Product, SpaceVector

@@ -18,9 +18,9 @@ from index.search.space import SpaceIndex
 from index.search.view import LimitedView, View
 from index.storage import attributes
 from index.storage.attributes import Attributes
-from index.storage.manifest import IndexEntry, SpaceEntry
 from index.storage.strings import Strings
 from lookalike import shard_query
+from lookalike.releases.manifest import IndexEntry, SpaceEntry
 from lookalike.runtime.grouping import limit_per_shop
 from lookalike.spaces import space_name
 from lookalike.v1.index_pb2 import ShardQuery

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from index.storage.manifest import DuplicatesThreshold
+from lookalike.releases.manifest import DuplicatesThreshold
 from lookalike.v1.types_pb2 import Product
 from lookalike.vectors import F32, normalised
 from pipeline.duplicates import COPIES, STATED, Copies

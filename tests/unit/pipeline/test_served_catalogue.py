@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from index.building.build import SpaceVectors, build
-from index.storage.location import Directory
 from lookalike.errors import BadSettings, NotFound, Unavailable
+from lookalike.releases.location import Directory
 from lookalike.v1.catalog_pb2 import GetResponse
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Product, SpaceVector
 from lookalike.vectors import pack

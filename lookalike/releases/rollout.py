@@ -13,12 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from typing import TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from index.serving import metrics
-from index.serving.served_versions import MAX_VERSIONS, ServedVersions, VersionHandle, VersionUse
-from index.serving.threads import lower_thread_priority, run_in_thread
 from lookalike.errors import LookalikeError
+from lookalike.releases.served_versions import MAX_VERSIONS, Loaded, ServedVersions, VersionHandle, VersionUse
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -26,24 +24,44 @@ Result = TypeVar("Result")
 MAX_RETRY_S = 300.0
 
 
-class Rollout:
+class RolloutMetrics(Protocol[Loaded]):
+    """What a rollout reports."""
+
+    def loaded(self, handle: VersionHandle[Loaded], seconds: float) -> None:
+        """A version was loaded, which took so long."""
+
+    def served(self, handle: VersionHandle[Loaded], versions: int) -> None:
+        """A version is served; so many are now."""
+
+    def dropped(self, versions: int) -> None:
+        """A version was dropped; so many are left."""
+
+    def failed(self) -> None:
+        """CURRENT could not be read, or a version not be loaded or dropped."""
+
+
+class Rollout(Generic[Loaded]):
     """Loads and drops the versions of `served`; for one event loop. Loads and frees on a thread of its own.
 
     read_target:  the name of the version to serve, from the location. May take long.
     load:         a version, verified and warm. May take long.
     admit:        prepares a loaded version and adds it to `served`; default: only adds it.
     before_drop:  called before a version is dropped.
+    metrics:      what is told of every step.
+    begin_thread: called on the thread that loads, before anything else.
     """
 
     def __init__(
         self,
-        served: ServedVersions,
+        served: ServedVersions[Loaded],
         *,
         read_target: Callable[[], str],
-        load: Callable[[str], VersionHandle],
+        load: Callable[[str], VersionHandle[Loaded]],
         clock: Callable[[], float],
         retry_s: float,
-        admit: Callable[[VersionHandle], Awaitable[None]] | None = None,
+        metrics: RolloutMetrics[Loaded],
+        begin_thread: Callable[[], None] | None = None,
+        admit: Callable[[VersionHandle[Loaded]], Awaitable[None]] | None = None,
         before_drop: Callable[[str], None] | None = None,
     ) -> None:
         self._served = served
@@ -53,14 +71,15 @@ class Rollout:
         self._before_drop = before_drop
         self._clock = clock
         self._retry_s = retry_s
+        self._metrics = metrics
         self._target = ""
         self._failures = 0
         self._retry_at_s = 0.0
         self._started = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "load", initializer=lower_thread_priority)
+        self._thread = ThreadPoolExecutor(1, "load", initializer=begin_thread)
 
     async def start(self) -> None:
-        """Load the first version. Raises if it cannot be loaded: a shard without a version must not start."""
+        """Load the first version. Raises if it cannot be loaded: a process without a version must not start."""
         self._set_target(await self._run_in_thread(self._read_target))
         await self._add(await self._run_in_thread(partial(self._load_timed, self._target)))
         self._started.set()
@@ -112,11 +131,11 @@ class Rollout:
             self._retry_at_s = self._clock() + min(self._retry_s * 2**self._failures, MAX_RETRY_S)
             self._failures += 1
 
-    async def _add(self, handle: VersionHandle) -> None:
+    async def _add(self, handle: VersionHandle[Loaded]) -> None:
         await self._admit(handle)
         self._served.refusal = ""
-        metrics.set_loaded(len(self._served.uses()), handle.shard)
-        log.info("version %s is served", handle.shard.manifest.version)
+        self._metrics.served(handle, len(self._served.uses()))
+        log.info("version %s is served", handle.name)
 
     async def _drop_unneeded(self) -> None:
         for name in versions_to_drop(self._served.uses(), self._target, self._served.current, self._clock()):
@@ -127,26 +146,26 @@ class Rollout:
                     self._report_failure(f"version {name} cannot be dropped: {error}")
                     return
             if (handle := self._served.remove(name)) is not None:
-                shard, last_reference = handle.shard.shard, [handle]
+                last_reference = [handle]
                 del handle
                 await self._run_in_thread(partial(_free, last_reference))
-                metrics.VERSIONS.labels(shard).set(len(self._served.uses()))
+                self._metrics.dropped(len(self._served.uses()))
                 log.info("version %s is dropped", name)
 
     def _report_failure(self, reason: str, unexpected: Exception | None = None) -> None:
         if reason != self._served.refusal:
             log.error("the loaded versions serve on: %s", reason, exc_info=unexpected)
         self._served.refusal = reason
-        metrics.ROLLOUT_FAILURES.inc()
+        self._metrics.failed()
 
-    def _load_timed(self, name: str) -> VersionHandle:
+    def _load_timed(self, name: str) -> VersionHandle[Loaded]:
         began_s = self._clock()
         handle = self._load(name)
-        metrics.LOAD_SECONDS.observe(self._clock() - began_s)
+        self._metrics.loaded(handle, self._clock() - began_s)
         return handle
 
     async def _run_in_thread(self, work: Callable[[], Result]) -> Result:
-        return await run_in_thread(self._thread, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def versions_to_drop(uses: Mapping[str, VersionUse], target: str, current: str, now_s: float) -> list[str]:
@@ -163,14 +182,14 @@ def versions_to_drop(uses: Mapping[str, VersionUse], target: str, current: str, 
     return [name for name in idle if name != current or len(idle) < len(uses)]
 
 
-def _add_to(served: ServedVersions) -> Callable[[VersionHandle], Awaitable[None]]:
-    async def add(handle: VersionHandle) -> None:
+def _add_to(served: ServedVersions[Loaded]) -> Callable[[VersionHandle[Loaded]], Awaitable[None]]:
+    async def add(handle: VersionHandle[Loaded]) -> None:
         served.add(handle)
 
     return add
 
 
-def _free(last_reference: list[VersionHandle]) -> None:
-    """Nothing else refers to the shard: this frees its memory and mappings, and then releases its files."""
+def _free(last_reference: list[VersionHandle[Any]]) -> None:
+    """Nothing else refers to what was loaded: this frees its memory and mappings, and then releases its files."""
     release = last_reference.pop().release
     release()

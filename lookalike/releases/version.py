@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from index.storage.manifest import FileEntry, Manifest, dump_manifest, parse_manifest
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.releases.manifest import FileEntry, Manifest, dump_manifest, parse_manifest
+from lookalike.releases.names import ENCODERS
 from lookalike.runtime import directory_lock
 
 MANIFEST = "manifest.json"
 CURRENT = "CURRENT"
-_SHARD = re.compile(r"shard-\d{5}")
+_PART = re.compile(rf"shard-\d{{5}}|{ENCODERS}")
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
@@ -49,7 +50,7 @@ def make_current(location: Path, version: str) -> None:
 
 def check_contents(entries: Iterable[str], where: str) -> None:
     """Check that a directory holds only what a version does, so that all of it may be removed. Raises BadArtifact."""
-    if foreign := sorted(entry for entry in entries if entry != MANIFEST and not _SHARD.fullmatch(entry)):
+    if foreign := sorted(entry for entry in entries if entry != MANIFEST and not _PART.fullmatch(entry)):
         raise BadArtifact(f"{where}: not a version: it holds {foreign[0]}")
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from index.storage import version
-from index.storage.manifest import Manifest
-from index.storage.names import shard_name
-from index.storage.store import ObjectStore
 from lookalike.errors import BadArtifact, BadSettings, OperatorError
+from lookalike.releases import version
+from lookalike.releases.manifest import Manifest
+from lookalike.releases.store import ObjectStore
 
 
 class Location(Protocol):
@@ -79,9 +78,9 @@ class Directory:
         except OSError as error:
             raise OperatorError(f"{self.path}: {error}") from error
 
-    def pin(self, manifest: Manifest, shard: int) -> PinnedFiles:
-        """Verify the files of a shard in place: there is nothing to fetch or to lock."""
-        version.verify(self.path / manifest.version, manifest, prefix=shard_name(shard) + "/")
+    def pin(self, manifest: Manifest, part: str) -> PinnedFiles:
+        """Verify the files of a part, as `shard-00000`, in place: there is nothing to fetch or to lock."""
+        version.verify(self.path / manifest.version, manifest, prefix=f"{part}/")
         return PinnedFiles(self.path, lambda: None)
 
 

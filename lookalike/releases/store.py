@@ -16,10 +16,10 @@ from typing import Any
 
 import fsspec
 
-from index.storage import version
-from index.storage.manifest import FileEntry, Manifest
-from index.storage.version import CURRENT, MANIFEST
 from lookalike.errors import BadArtifact, OperatorError
+from lookalike.releases import version
+from lookalike.releases.manifest import FileEntry, Manifest
+from lookalike.releases.version import CURRENT, MANIFEST
 
 # Files are read in pieces, one request each.
 _CONCURRENT_FILES = 4

@@ -1,7 +1,7 @@
-"""The versions of a shard that requests may name, with the number of calls that use each. In memory.
+"""The loaded versions that requests may name, with the number of calls that use each. In memory.
 
 Freeing an index while it is searched crashes the process. So a call leases its version, from any thread, until its last
-thread has finished; the owner, `index.serving.rollout`, drops only versions that nobody leases.
+thread has finished; the owner, `lookalike.releases.rollout`, drops only versions that nobody leases.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-from index.serving.shard_version import ShardVersion
 from lookalike.errors import FailedPrecondition, Unavailable
-from lookalike.v1 import index_pb2
 
+Loaded = TypeVar("Loaded")
 MAX_VERSIONS = 2  # Loaded beside each other: twice the memory of one. A third waits until one of them is dropped.
 
 
@@ -23,11 +22,12 @@ def _do_nothing() -> None:
     return None
 
 
-class VersionHandle(NamedTuple):
-    """A loaded version, for its owner: the shard, and how to release its files."""
+class VersionHandle(NamedTuple, Generic[Loaded]):
+    """A loaded version, for its owner, and how to release its files."""
 
-    shard: ShardVersion
-    release: Callable[[], None] = _do_nothing  # Call it when the shard is freed: its files are no longer in use.
+    name: str
+    loaded: Loaded
+    release: Callable[[], None] = _do_nothing  # Call it when `loaded` is freed: its files are no longer in use.
 
 
 class VersionUse(NamedTuple):
@@ -38,24 +38,26 @@ class VersionUse(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Entry:
-    handle: VersionHandle
+class _Entry(Generic[Loaded]):
+    handle: VersionHandle[Loaded]
     pinned_until_s: float
     calls: int = 0
 
 
-class ServedVersions:
+class ServedVersions(Generic[Loaded]):
     """The loaded versions that requests may name. Thread-safe.
 
     clock:   returns monotonic seconds.
     lease_s: how long a version is kept after a gateway pinned it.
+    who:     what serves them, for messages: "shard".
     """
 
-    def __init__(self, clock: Callable[[], float], lease_s: float) -> None:
+    def __init__(self, clock: Callable[[], float], lease_s: float, who: str) -> None:
+        self._who = who
         self._clock = clock
         self._lease_s = lease_s
         self._lock = threading.Lock()
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _Entry[Loaded]] = {}
         self._target = ""
         self._current = ""
         self.refusal = ""  # Why the target version is not served; empty: it is, or is being loaded.
@@ -67,9 +69,9 @@ class ServedVersions:
             if name in self._entries:
                 self._current = name
 
-    def add(self, handle: VersionHandle) -> None:
+    def add(self, handle: VersionHandle[Loaded]) -> None:
         """Serve a version: requests may name it now, and it is the current one."""
-        name = handle.shard.manifest.version
+        name = handle.name
         with self._lock:
             if name in self._entries or len(self._entries) == MAX_VERSIONS:
                 raise RuntimeError(f"version {name} cannot be added to {sorted(self._entries)}")
@@ -77,40 +79,34 @@ class ServedVersions:
             self._current = name
 
     @contextmanager
-    def lease(self, name: str) -> Iterator[ShardVersion]:
+    def lease(self, name: str) -> Iterator[Loaded]:
         """The version that a call names, kept while the context is open. Raises Unavailable, FailedPrecondition."""
         with self._lock:
             if not self._entries:
-                raise Unavailable("the shard is still loading")
+                raise Unavailable(f"the {self._who} is still loading")
             if (entry := self._entries.get(name)) is None:
                 raise FailedPrecondition(
-                    f"this shard serves version {' and '.join(sorted(self._entries))}, not {name!r}"
+                    f"this {self._who} serves version {' and '.join(sorted(self._entries))}, not {name!r}"
                 )
             entry.calls += 1
         try:
-            yield entry.handle.shard
+            yield entry.handle.loaded
         finally:
             with self._lock:
                 entry.calls -= 1
 
-    def describe(self, pinned: str, known_sequence: int = 0) -> index_pb2.DescribeResponse:
-        """Describe the versions, the current one first; pin the one that the gateway names, and the target.
-
-        With the updates after `known_sequence` of that one, or of the current one where the gateway names none.
+    def pin(self, name: str) -> list[VersionHandle[Loaded]]:
+        """Keep the version that a gateway names, and the target, for `lease_s`; returns all, the current one first.
 
         Raises Unavailable while no version is loaded.
         """
         with self._lock:
             if not self._entries:
-                raise Unavailable("the shard is still loading")
-            for name in {pinned, self._target} & self._entries.keys():
-                self._entries[name].pinned_until_s = self._clock() + self._lease_s
-            names = sorted(self._entries, key=lambda name: (name != self._current, name))
-            states = [
-                self._entries[name].handle.shard.state(known_sequence if name == (pinned or self._current) else None)
-                for name in names
-            ]
-            return index_pb2.DescribeResponse(versions=states, refusal=self.refusal)
+                raise Unavailable(f"the {self._who} is still loading")
+            for each in {name, self._target} & self._entries.keys():
+                self._entries[each].pinned_until_s = self._clock() + self._lease_s
+            names = sorted(self._entries, key=lambda each: (each != self._current, each))
+            return [self._entries[each].handle for each in names]
 
     @property
     def current(self) -> str:
@@ -120,7 +116,7 @@ class ServedVersions:
         with self._lock:
             return {name: VersionUse(entry.calls, entry.pinned_until_s) for name, entry in self._entries.items()}
 
-    def remove(self, name: str) -> VersionHandle | None:
+    def remove(self, name: str) -> VersionHandle[Loaded] | None:
         """Stop serving a version and return its handle; None, and nothing is done, if a call leases it."""
         with self._lock:
             if self._entries[name].calls:

@@ -1,7 +1,7 @@
-"""A bounded cache, on this machine's disk, of shards from an object store. Does file and network I/O.
+"""A bounded cache, on this machine's disk, of parts of versions from an object store. Does file and network I/O.
 
     DIRECTORY/.lock                            held while entries are added or removed: processes may share a directory
-    DIRECTORY/<version>-shard-00000/           an entry: a location that holds one shard of one version
+    DIRECTORY/<version>-shard-00000/           an entry: a location that holds one part of one version
     DIRECTORY/<version>-shard-00000/.lock      held (shared) by each process that uses the entry; mtime: last use
     DIRECTORY/.part-…/                         an entry that is being fetched, its space allocated; or a damaged one
 
@@ -21,22 +21,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from index.storage import version
-from index.storage.location import PinnedFiles
-from index.storage.manifest import FileEntry, Manifest
-from index.storage.names import shard_name
-from index.storage.store import ObjectStore
 from lookalike.errors import BadArtifact, OperatorError, Unavailable
+from lookalike.releases import version
+from lookalike.releases.location import PinnedFiles
+from lookalike.releases.manifest import FileEntry, Manifest
+from lookalike.releases.store import ObjectStore
 from lookalike.runtime import directory_lock
 from lookalike.runtime.directory_lock import LOCK_FILE, DirectoryLock
 
 _PART = ".part-"
-_ENTRY = re.compile(r".+-shard-\d{5}")
+_ENTRY = re.compile(r".+-(shard-\d{5}|encoders)")
 _CONCURRENT_FILES = 4
 
 
-class ShardFileCache:
-    """Keeps the files of shards below a directory.
+class FileCache:
+    """Keeps the files of parts of versions below a directory.
 
     max_bytes:   of all entries together.
     is_stopping: called between two pieces of a file, so that a stopping process need not wait for a long fetch.
@@ -48,14 +47,14 @@ class ShardFileCache:
         self._max_bytes = max_bytes
         self._is_stopping = is_stopping
 
-    def pin(self, manifest: Manifest, shard: int) -> PinnedFiles:
-        """The verified files of a shard, fetched unless they are cached. They stay until they are released.
+    def pin(self, manifest: Manifest, part: str) -> PinnedFiles:
+        """The verified files of a part, as `shard-00000`, fetched unless they are cached. They stay until released.
 
         Raises BadArtifact for what is missing or damaged in the store; OperatorError where there is no room.
         """
-        prefix = shard_name(shard) + "/"
+        prefix = f"{part}/"
         files = {path: entry for path, entry in manifest.files.items() if path.startswith(prefix)}
-        entry = self._directory / f"{manifest.version}-{shard_name(shard)}"
+        entry = self._directory / f"{manifest.version}-{part}"
         try:
             return self._pin_cached(entry, manifest, prefix) or self._fetch_and_pin(entry, manifest, files)
         except OSError as error:
@@ -137,7 +136,7 @@ class ShardFileCache:
                 del sizes[entry]
         if (used := sum(sizes.values())) + needed_bytes > self._max_bytes:
             raise OperatorError(
-                f"{self._directory}: no room for version {name}: a shard of it has {needed_bytes} bytes, "
+                f"{self._directory}: no room for version {name}: a part of it has {needed_bytes} bytes, "
                 f"and {used} of the {self._max_bytes} bytes allowed are in use"
             )
 

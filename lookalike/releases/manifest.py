@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from lookalike.errors import BadArtifact
+from lookalike.releases.names import ENCODERS
 from lookalike.spaces import space_number
 
-FORMAT = 10  # Raised when keys or files change; 10: the score from which products are near-duplicates.
+FORMAT = 11  # Raised when keys or files change; 11: the encoders are among the files, and where the products came from.
 EXACT = "Flat"
 
 
@@ -97,7 +98,21 @@ class FileEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What an update made a version of."""
+
+    catalogue: str  # As it was named: a directory, or the address of a gateway.
+    digest: str  # BLAKE2b of the products that were read.
+    rows: int  # Of the catalogue, rejected ones too.
+    rejected: int
+    image_model: str = ""  # Name and version of the model that encoded the photos: "mobilenet:3"; empty: no photos.
+    software: str = ""  # "lookalike 0.1.0".
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
+    """One release: shards, and the encoders whose vectors they hold, which processes serve as one or not at all."""
+
     version: str
     shards: int
     seed: int
@@ -106,6 +121,13 @@ class Manifest:
     files: Mapping[str, FileEntry]  # By path below the version's directory, with "/".
     # The spaces that words alone are best searched in, and the share of each; empty: not measured.
     text_shares: Mapping[str, float] = field(default_factory=dict)
+    origin: Origin | None = None  # None: not made by an update.
+
+    @property
+    def encoders(self) -> Mapping[str, str]:
+        """The fingerprints of the encoders that are among the files, by space: "text" and "product", or none."""
+        kept = {path.split("/")[1] for path in self.files if path.startswith(f"{ENCODERS}/")}
+        return {space.name: space.encoder for space in self.spaces if space.name in kept}
 
 
 def dump_manifest(manifest: Manifest) -> str:
@@ -137,7 +159,8 @@ def _manifest_from(body: Mapping[str, Any]) -> Manifest:
         products=tuple(body["products"]),
         spaces=tuple(_space_from(space) for space in body["spaces"]),
         files={path: FileEntry(**entry) for path, entry in body["files"].items()},
-        text_shares={name: float(share) for name, share in body.get("text_shares", {}).items()},
+        text_shares={name: float(share) for name, share in body["text_shares"].items()},
+        origin=None if body["origin"] is None else Origin(**body["origin"]),
     )
     if not manifest.text_shares.keys() <= {space.name for space in manifest.spaces}:
         raise ValueError("text_shares names a space that the version does not have")
