@@ -64,7 +64,7 @@ COMMANDS = {
     "serve gateway": Command("server.app:main", "the gRPC gateway"),
     "serve shard": Command("index.serving.shard:main", "one shard of the index"),
     "serve node": Command("node.app:main", "a gateway and all shards of an index in one process"),
-    "serve text-encoder": Command("encoders.text.server:main", "the text encoder: titles to vectors"),
+    "serve text-encoder": Command("encoders.text_serving.server:main", "the text and product encoders of the index"),
     "serve model-server": Command("encoders.serving.model_server:main", "the image encoder, by TF-Serving's protocol"),
     "serve worker": Command("pipeline.worker.app:main", "a worker that makes the changes of product events"),
     "serve local": Command("lookalike.local.serve:main", "an index on this machine, without encoders"),

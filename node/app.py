@@ -7,8 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from index.serving.settings import open_index_location
 from index.serving.shard import RunningShard, open_shards
+from lookalike.releases.settings import open_index_location
 from lookalike.runtime import lifecycle, telemetry
 from lookalike.runtime.settings import load
 from node.local_shard import LocalShard

@@ -78,7 +78,7 @@ class Gateway:
 def build_gateway(settings: ServiceSettings, transports: Sequence[ShardTransport]) -> Gateway:
     """Build all parts of a gateway of these shards, in the order of their ordinals; nothing is connected yet."""
     shards, encoders, cache = ShardGroup(transports, settings), Encoders(settings.encoders()), _result_cache(settings)
-    versions = VersionWatch(shards, settings.refresh_s)
+    versions = VersionWatch(shards, encoders, settings.refresh_s)
     deadline_s = settings.default_deadline_s
     policy = AutoPolicy.parse(settings.auto_policy, photo=settings.auto_photo, text=settings.auto_text)
     keys = RequestKeys(policy.text)

@@ -67,26 +67,28 @@ class ChangeEncoder:
         new_image = new_text = None
         if photo and SPACE_IMAGE not in given and (fuse or SPACE_IMAGE in missing):
             check_image("image", photo)
-            new_image = await self.encoders.encode_image("image", photo, deadline)
+            new_image = await self.encoders.encode_image("image", photo, deadline, snapshot.encoder(SPACE_IMAGE))
         if text and SPACE_TEXT not in given and (fuse or SPACE_TEXT in missing):
-            new_text = await self._encode_text(product, deadline)
+            new_text = await self._encode_text(product, snapshot, deadline)
         vectors = {SPACE_IMAGE: new_image, SPACE_TEXT: new_text}
         inputs = InputVectors(
             new_image or _known(SPACE_IMAGE, given, stored, snapshot),
             new_text or _known(SPACE_TEXT, given, stored, snapshot),
         )
         if fuse and (inputs.image or inputs.text):
-            vectors[SPACE_PRODUCT] = await self.encoders.encode_product(inputs, deadline)
+            vectors[SPACE_PRODUCT] = await self.encoders.encode_product(
+                inputs, deadline, snapshot.encoder(SPACE_PRODUCT)
+            )
         return {
             space: require_encoder(vector, snapshot.spaces[space])
             for space, vector in vectors.items()
             if vector and space in missing
         }
 
-    async def _encode_text(self, product: Product, deadline: Deadline) -> EncodedVector | None:
+    async def _encode_text(self, product: Product, snapshot: Snapshot, deadline: Deadline) -> EncodedVector | None:
         """The vector of the title, or of the description if the encoder knows no word of the title; None of neither."""
         for text in embedded_texts(product.title, product.description):
-            encoded = await self.encoders.encode_text(text, deadline)
+            encoded = await self.encoders.encode_text(text, deadline, snapshot.encoder(SPACE_TEXT))
             if encoded.vector.any():
                 return encoded
         return None

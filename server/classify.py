@@ -9,7 +9,7 @@ from encoders.clients import ClassificationResult, EncodedVector, Encoders, Inpu
 from lookalike.errors import NotFound
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import index_pb2, search_pb2
-from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT, Space
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from server.admission import Permit
 from server.answer import classification_degradations, timings
 from server.classify_request import ClassifyQuery, parse_classify_request
@@ -38,11 +38,11 @@ class ClassifyHandler:
     ) -> search_pb2.ClassifyResponse:
         deadline = deadline.or_after(self.default_deadline_s)
         query, version = parse_classify_request(request), ""
+        snapshot = self.versions.snapshot()
         if query.product_id is None:
             with permit.timer.stage("encode"):
-                inputs = await self._encode(query, deadline)
+                inputs = await self._encode(query, snapshot, deadline)
         else:
-            snapshot = self.versions.snapshot()
             version = snapshot.version
             with permit.timer.stage("lookup"):
                 fetched = await self.shards.lookup(snapshot, query.product_id, _INPUT_SPACES, deadline)
@@ -50,24 +50,26 @@ class ClassifyHandler:
         if inputs.image is None and inputs.text is None:
             return _abstention(query, inputs, permit.timer)
         with permit.timer.stage("encode"):
-            result = await self.encoders.classify(inputs, query.precision, deadline)
+            result = await self.encoders.classify(inputs, query.precision, deadline, snapshot.encoder(SPACE_PRODUCT))
         return _response(query, version, inputs, result, permit.timer)
 
-    async def _encode(self, query: ClassifyQuery, deadline: Deadline) -> InputVectors:
+    async def _encode(self, query: ClassifyQuery, snapshot: Snapshot, deadline: Deadline) -> InputVectors:
         """Encode the photo and the text; neither is known of a text alone of which the encoder knows no word."""
-        image, text = await asyncio.gather(self._encode_image(query, deadline), self._encode_text(query, deadline))
+        image, text = await asyncio.gather(
+            self._encode_image(query, snapshot, deadline), self._encode_text(query, snapshot, deadline)
+        )
         return InputVectors(image, text)
 
-    async def _encode_image(self, query: ClassifyQuery, deadline: Deadline) -> EncodedVector | None:
+    async def _encode_image(self, query: ClassifyQuery, snapshot: Snapshot, deadline: Deadline) -> EncodedVector | None:
         if query.image is None:
             return None
-        return await self.encoders.encode_image("image", query.image, deadline)
+        return await self.encoders.encode_image("image", query.image, deadline, snapshot.encoder(SPACE_IMAGE))
 
-    async def _encode_text(self, query: ClassifyQuery, deadline: Deadline) -> EncodedVector | None:
+    async def _encode_text(self, query: ClassifyQuery, snapshot: Snapshot, deadline: Deadline) -> EncodedVector | None:
         """The text's vector; None without a text, and for a text of which the encoder knows no word."""
         if query.text is None:
             return None
-        encoded = await self.encoders.encode_text(query.text, deadline)
+        encoded = await self.encoders.encode_text(query.text, deadline, snapshot.encoder(SPACE_TEXT))
         return encoded if encoded.vector.any() else None
 
 

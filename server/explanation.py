@@ -107,7 +107,7 @@ class Explainer:
 
     async def _leave_out_words(self, example: QueryExample, deadline: Deadline) -> list[LeftOut]:
         """The words of a text. Without its last known word the text is no example any more."""
-        words = await self.encoders.leave_out_words(str(example.value), deadline)
+        words = await self.encoders.leave_out_words(str(example.value), deadline, self.snapshot.encoder(SPACE_TEXT))
         if len(words) == 1 and len(self.inputs.query.examples) > 1:
             return []  # It is the whole example, which is a part already.
         left_out = []
@@ -144,7 +144,7 @@ class Explainer:
         if SPACE_PRODUCT in vectors and (info := self.inputs.spaces.get(SPACE_PRODUCT)) is not None:
             encoded = EncodedVector(np.frombuffer(vector, dtype="<f4"), self.snapshot.spaces[side].encoder)
             image, text = (encoded if side == space else None for space in _SIDES)
-            fused = await self.encoders.encode_product(InputVectors(image, text), deadline)
+            fused = await self.encoders.encode_product(InputVectors(image, text), deadline, info.encoder)
             vectors[SPACE_PRODUCT] = pack(require_encoder(fused, info))
         products = {**self.inputs.products, product_id: replace(stored, vectors=vectors)}
         return self.inputs._replace(products=products)

@@ -48,6 +48,10 @@ BATCH_SEARCHES = Counter(
     "lookalike_batch_searches_total", "Searches in batches, by outcome (gRPC status code).", ["outcome"]
 )
 STREAMS = Gauge("lookalike_search_streams", "Open search streams.")
+WAITING_FOR_ENCODERS = Gauge(
+    "lookalike_waiting_for_encoders",
+    "Encoders in reach that are not ready for the shards' current version: requests pin the one before.",
+)
 SHARDS_SERVING = Gauge("lookalike_shards_serving", "Shards that serve the version that requests pin.")
 
 _STAGES = {stage: STAGE.labels(stage) for stage in ("cache", "lookup", "encode", "search")}

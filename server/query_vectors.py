@@ -9,11 +9,11 @@ from typing import NamedTuple, TypeVar
 from encoders.clients import EncodedVector, Encoders, InputVectors
 from lookalike.errors import FailedPrecondition
 from lookalike.runtime.deadline import Deadline
-from lookalike.v1.types_pb2 import SPACE_PRODUCT, Space
+from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Space
 from lookalike.vectors import F32
 from server.query import COMPARABLE_IN, ExampleSource, QueryExample, SearchQuery
 from server.stored_product import StoredProduct
-from server.topology import SpaceInfo
+from server.topology import Snapshot, SpaceInfo
 from server.vector_math import combine, unit_vector
 
 Result = TypeVar("Result")
@@ -44,13 +44,15 @@ class QueryInputs(NamedTuple):
     encoded: EncodedExamples
 
 
-async def encode_examples(encoders: Encoders, query: SearchQuery, deadline: Deadline) -> EncodedExamples:
+async def encode_examples(
+    encoders: Encoders, query: SearchQuery, snapshot: Snapshot, deadline: Deadline
+) -> EncodedExamples:
     """Encode each photo and text of the query once, whatever spaces it counts in, and concurrently with the others.
 
-    Raises UnknownTexts, InvalidRequest, and what the encoders raise.
+    By the encoders that the version was built with. Raises UnknownTexts, InvalidRequest, and what the encoders raise.
     """
     examples = _to_encode(query)
-    vectors = await run_concurrently([_encode_one(encoders, example, deadline) for example in examples])
+    vectors = await run_concurrently([_encode_one(encoders, example, snapshot, deadline) for example in examples])
     encoded = {example.field: vector for example, vector in zip(examples, vectors, strict=True)}
     if unknown := [field for field, each in encoded.items() if not each.vector.any()]:
         raise UnknownTexts(unknown)
@@ -85,12 +87,14 @@ def _to_encode(query: SearchQuery) -> list[QueryExample]:
     return [example for example in query.examples if example.source in COMPARABLE_IN]
 
 
-async def _encode_one(encoders: Encoders, example: QueryExample, deadline: Deadline) -> EncodedVector:
+async def _encode_one(
+    encoders: Encoders, example: QueryExample, snapshot: Snapshot, deadline: Deadline
+) -> EncodedVector:
     match example.source, example.value:
         case ExampleSource.IMAGE, bytes(data):
-            return await encoders.encode_image(example.field, data, deadline)
+            return await encoders.encode_image(example.field, data, deadline, snapshot.encoder(SPACE_IMAGE))
         case ExampleSource.TEXT, str(text):
-            return await encoders.encode_text(text, deadline)
+            return await encoders.encode_text(text, deadline, snapshot.encoder(SPACE_TEXT))
     raise TypeError(f"{example.source} with a {type(example.value).__name__}")
 
 
@@ -120,7 +124,7 @@ async def _fused_vectors(
     positive = [example for example in examples if example.weight > 0]
     groups = [*([positive] if positive else []), *([example] for example in examples if example.weight < 0)]
     vectors = await run_concurrently(
-        [encoders.encode_product(_fusion_inputs(group, encoded), deadline) for group in groups]
+        [encoders.encode_product(_fusion_inputs(group, encoded), deadline, info.encoder) for group in groups]
     )
     weights = [sum(example.weight for example in group) for group in groups]
     return [(require_encoder(vector, info), weight) for vector, weight in zip(vectors, weights, strict=True)]

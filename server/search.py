@@ -157,7 +157,9 @@ class Searcher:
             route = drop_empty_spaces(route, query, {id: stored.vectors for id, stored in products.items()})
         spaces = snapshot.require_spaces(route.spaces)
         try:
-            inputs, vectors = await self._compose_vectors(QueryInputs(query, spaces, products, {}), timer, deadline)
+            inputs, vectors = await self._compose_vectors(
+                QueryInputs(query, spaces, products, {}), snapshot, timer, deadline
+            )
         except UnknownTexts as unknown:
             if (rest := drop_unknown_texts(query, unknown.fields, route)).examples:
                 return await self._search(key, rest, snapshot, timer, deadline)  # Its photos are encoded once more.
@@ -189,13 +191,14 @@ class Searcher:
         return read_answer(value, snapshot.changes.known, unix_time_s(), self.cache_staleness_s)
 
     async def _compose_vectors(
-        self, inputs: QueryInputs, timer: RequestTimer, deadline: Deadline
+        self, inputs: QueryInputs, snapshot: Snapshot, timer: RequestTimer, deadline: Deadline
     ) -> tuple[QueryInputs, list[F32]]:
         """The inputs, with what is to be encoded, and the query vector of each space. Raises as what makes them."""
         if inputs.query.sources.isdisjoint(ENCODED):
             return inputs, combine_vectors(inputs)
         with timer.stage("encode"):
-            inputs = inputs._replace(encoded=await encode_examples(self.encoders, inputs.query, deadline))
+            encoded = await encode_examples(self.encoders, inputs.query, snapshot, deadline)
+            inputs = inputs._replace(encoded=encoded)
             return inputs, await compose_query_vectors(self.encoders, inputs, deadline)
 
     async def _rank(

@@ -27,7 +27,11 @@ class ServiceSettings(ProcessSettings):
     # With one server, two or four connections were no faster than one (8 calls of 1 or 16 photos in flight, loopback).
     # Behind a load balancer that balances connections, several connections reach several servers.
     model_server_connections: int = setting(1, "HTTP/2 connections to the model server", at_least=1, at_most=64)
-    text_encoder: str = setting("", "host:port of the text and the product encoder; empty: no text queries")
+    text_encoder: tuple[str, ...] = setting(
+        (),
+        "host:port of the text and product encoders; a name of several addresses, or several, are replicas; empty: no "
+        "text queries",
+    )
     redis: str = setting("", "redis://… of the result cache; empty: a cache in this process's memory", secret=True)
     cache_ttl_s: float = setting(3600.0, "time to live of a cached answer; 0: no cache", at_least=0, at_most=7 * 86400)
     cache_staleness_s: float = setting(
@@ -122,7 +126,7 @@ class ServiceSettings(ProcessSettings):
             image_threads=self.image_threads,
             image_batch=self.image_batch,
             image_in_flight=self.image_inflight,
-            text_encoder=self.text_encoder,
+            text_encoders=self.text_encoder,
             text_batch=self.text_batch,
             timeout_s=self.default_deadline_s,
             max_waiting=self.max_inflight,

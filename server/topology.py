@@ -1,4 +1,4 @@
-"""Choose the version of the index that requests pin, from the versions that the shards serve. In memory.
+"""Choose the version of the index that requests pin, from those that shards and encoders serve. In memory.
 
 All shards that contribute to an answer serve the same version.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from encoders.clients import EncoderReplica
 from lookalike.errors import FailedPrecondition, Unavailable
 from lookalike.spaces import space_name
 from lookalike.v1 import index_pb2
 from lookalike.v1.types_pb2 import DuplicatesThreshold, Space
 from server.change_history import ChangeHistory
+from server.encoder_readiness import EncoderNames, unready_encoders
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class Snapshot:
     losses: tuple[str, ...] = ()  # What changes of the version before this one lacks, and why, as sentences.
     # The spaces that words alone are best searched in, by number, and the share of each; empty: not measured.
     text_shares: tuple[tuple[Space.ValueType, float], ...] = ()
+    waits_for: tuple[str, ...] = ()  # Why requests do not pin the version that the shards have as their current one.
+
+    def encoder(self, space: Space.ValueType) -> str:
+        """The fingerprint of the encoder of a space; empty if the version does not have the space."""
+        return self.spaces[space].encoder if space in self.spaces else ""
 
     @property
     def shards(self) -> int:
@@ -66,16 +73,21 @@ class Snapshot:
 
 
 def choose_snapshot(
-    responses: Sequence[index_pb2.DescribeResponse | None], pinned: str | None, changes: ChangeHistory | None = None
+    responses: Sequence[index_pb2.DescribeResponse | None],
+    pinned: str | None,
+    changes: ChangeHistory | None = None,
+    encoders: Sequence[EncoderReplica] = (),
 ) -> Snapshot:
     """The snapshot to pin, chosen from the shards' Describe responses (None: the shard is unreachable).
 
     changes: those known of the pinned version, to which what the responses say is added; None: there is no history.
+    encoders: those in reach.
 
-    The pinned version changes when every reachable shard has the same other version as its current one. If no shard
-    serves it any more, the version that most shards serve is next; ties go to the one that is current at most shards,
-    then to the greatest name. Raises Unavailable when no shard is reachable, or an address is not that of the expected
-    shard.
+    The pinned version changes when every reachable shard has the same other version as its current one, and no query
+    that can be encoded now could not be then; for the encoders it waits only while every reachable shard serves the
+    pinned version. If no shard serves it any more, the version that most shards serve is next; ties go to the one that
+    is current at most shards, then to the greatest name.
+    Raises Unavailable when no shard is reachable, or an address is not that of the expected shard.
     """
     reachable = [(ordinal, response) for ordinal, response in enumerate(responses) if response is not None]
     if not reachable:
@@ -83,13 +95,28 @@ def choose_snapshot(
     served = {ordinal: _matching_states(response.versions, ordinal, len(responses)) for ordinal, response in reachable}
     versions = [state.version for states in served.values() for state in states]
     currents = [states[0].version for states in served.values()]
+    waits_for: list[str] = []
     if len(set(currents)) == 1:
         version = currents[0]
+        if pinned and pinned != version and versions.count(pinned) == len(served):
+            old, new = _encoder_names(served, pinned), _encoder_names(served, version)
+            if waits_for := unready_encoders(old, new, encoders):
+                version = pinned
     elif pinned in versions:
         version = pinned
     else:
         version = max(versions, key=lambda each: (versions.count(each), currents.count(each), each))
+    if changes is None or version != pinned:
+        changes = ChangeHistory(len(responses))
     states = {ordinal: state for ordinal, states in served.items() for state in states if state.version == version}
+    changes.add_polled(states)
+    return _snapshot(states, changes, len(responses), tuple(waits_for))
+
+
+def _snapshot(
+    states: Mapping[int, index_pb2.ShardState], changes: ChangeHistory, shards: int, waits_for: tuple[str, ...]
+) -> Snapshot:
+    """states: of one version, at each shard that serves it."""
     (any_state, *_) = states.values()
     spaces = {
         each.space: SpaceInfo(
@@ -100,12 +127,20 @@ def choose_snapshot(
         )
         for each in any_state.spaces
     }
-    serving = tuple(ordinal in states for ordinal in range(len(responses)))
-    if changes is None or version != pinned:
-        changes = ChangeHistory(len(responses))
-    changes.add_polled(states)
-    text_shares = tuple(sorted((each.space, each.weight) for each in any_state.text_weights))
-    return Snapshot(version, spaces, serving, changes, _losses(states), text_shares)
+    return Snapshot(
+        version=any_state.version,
+        spaces=spaces,
+        serving=tuple(ordinal in states for ordinal in range(shards)),
+        changes=changes,
+        losses=_losses(states),
+        text_shares=tuple(sorted((each.space, each.weight) for each in any_state.text_weights)),
+        waits_for=waits_for,
+    )
+
+
+def _encoder_names(served: Mapping[int, Sequence[index_pb2.ShardState]], version: str) -> EncoderNames:
+    state = next(state for states in served.values() for state in states if state.version == version)
+    return {each.space: each.encoder for each in state.spaces}
 
 
 def _losses(states: Mapping[int, index_pb2.ShardState]) -> tuple[str, ...]:

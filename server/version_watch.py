@@ -1,11 +1,12 @@
-"""Tracks which version the shards serve, by polling them every `refresh_s`. I/O through the shard clients."""
+"""Tracks which version shards and encoders serve, by polling them every `refresh_s`. I/O through their clients."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
+from encoders.clients import Encoders
 from lookalike.errors import Unavailable
 from lookalike.v1 import index_pb2
 from server import metrics
@@ -16,10 +17,11 @@ log = logging.getLogger(__name__)
 
 
 class VersionWatch:
-    """Tracks which version the shards serve. A request pins the snapshot that is current when it begins."""
+    """Tracks which version shards and encoders serve. A request pins the snapshot that is current when it begins."""
 
-    def __init__(self, shards: ShardGroup, refresh_s: float) -> None:
+    def __init__(self, shards: ShardGroup, encoders: Encoders, refresh_s: float) -> None:
         self._shards = shards
+        self._encoders = encoders
         self._refresh_s = refresh_s
         self._snapshot: Snapshot | None = None
         self._problem = "no shard has been reached yet"
@@ -38,7 +40,7 @@ class VersionWatch:
         responses = await self._shards.describe(pinned, changes.polled if changes else ())
         self._log_refusals(responses)
         try:
-            latest = choose_snapshot(responses, pinned, changes)
+            latest = choose_snapshot(responses, pinned, changes, self._encoders.in_reach)
         except Unavailable as error:
             self._problem = str(error)
             metrics.SHARDS_SERVING.set(0)
@@ -48,14 +50,26 @@ class VersionWatch:
             log.info("version %s; serving: %s", latest.version, latest.serving)
         for loss in set(latest.losses).difference(self._snapshot.losses if self._snapshot else ()):
             log.warning("version %s: %s", latest.version, loss)
+        for reason in set(latest.waits_for).difference(self._snapshot.waits_for if self._snapshot else ()):
+            log.warning("version %s stays: %s", latest.version, reason)
+        metrics.WAITING_FOR_ENCODERS.set(len(latest.waits_for))
         self._snapshot = latest
         if all(latest.serving):
             self._complete.set()
 
+    async def refresh_encoders(self) -> None:
+        """Poll every encoder for what it serves, and renew its lease of the pinned version's."""
+        await self._encoders.poll(self._snapshot.version if self._snapshot else "")
+
     async def keep_fresh(self) -> None:
-        """Refresh for ever, every `refresh_s`."""
+        """Refresh for ever, every `refresh_s`: encoders beside the shards, which need not wait for a slow one."""
+        async with asyncio.TaskGroup() as tasks:
+            for refresh in (self.refresh, self.refresh_encoders):
+                tasks.create_task(self._repeat(refresh))
+
+    async def _repeat(self, refresh: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await self.refresh()
+            await refresh()
             await asyncio.sleep(self._refresh_s)
 
     async def until_complete(self) -> None:

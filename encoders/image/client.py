@@ -21,7 +21,6 @@ from encoders.image.prediction_service import (
     to_array,
     to_tensor,
 )
-from encoders.image.retry_budget import RetryBudget
 from encoders.image.signature import DEFAULT_INPUT_PX, ENCODER, FEATURES, IMAGES, MODEL, SIGNATURE
 from encoders.tfserving.v1 import prediction_pb2 as pb
 from encoders.tfserving.v1 import saved_model_pb2
@@ -30,6 +29,7 @@ from lookalike.errors import BadSettings, LookalikeError, Overloaded, Unavailabl
 from lookalike.limits import MAX_MESSAGE_BYTES
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
+from lookalike.runtime.retry_budget import RetryBudget
 from lookalike.vectors import F32
 
 ResponseT = TypeVar("ResponseT", pb.PredictResponse, pb.GetModelStatusResponse, pb.GetModelMetadataResponse)
@@ -68,80 +68,76 @@ class ImageEncoder:
     def __init__(self, *channels: grpc.aio.Channel, model: str = MODEL, version: int = 0, label: str = "") -> None:
         if version and label:
             raise BadSettings(f"model_version={version}, model_label={label}: at most one of them")
-        self._spec = pb.ModelSpec(name=model)
+        self.spec = pb.ModelSpec(name=model)  # Of calls that mean no version in particular.
         if label:
-            self._spec.version_label = label
+            self.spec.version_label = label
         if version:
-            self._spec.version.value = version
+            self.spec.version.value = version
         self._channels = [_Channel(channel) for channel in channels]
         self._retry_budget = RetryBudget()
-        self._model: ImageModel | None = None
+        self._models: dict[int, ImageModel] = {}  # By the version that was asked for; 0: none in particular.
 
-    @property
-    def input_px(self) -> int:
+    def input_px(self, version: int = 0) -> int:
         """Width and height of the images that the model took when it was last asked; before that, a guess."""
-        return DEFAULT_INPUT_PX if self._model is None else self._model.input_px
+        return self._models[version].input_px if version in self._models else DEFAULT_INPUT_PX
 
-    async def model(self, deadline: Deadline) -> ImageModel:
+    async def model(self, deadline: Deadline, version: int = 0) -> ImageModel:
         """What the model takes and gives: asked once, and again when another version answers. Raises as `encode`."""
-        if self._model is None:
-            self._model = await self._describe(self._spec, deadline)
-        return self._model
+        if version not in self._models:
+            self._models[version] = await self._describe(self._spec_of(version), deadline)
+        return self._models[version]
 
-    async def encode(self, pixels: Pixels, deadline: Deadline) -> Embeddings:
+    async def encode(self, pixels: Pixels, deadline: Deadline, version: int = 0) -> Embeddings:
         """Encode uint8 images of the model's size to (n, dim) float32 of unit norm. Splits what exceeds a message.
 
+        version: that this call means; 0: the client's own.
         Raises Unavailable (also for a response that violates the signature), Overloaded or DeadlineExceeded;
         WrongInputSize if the version that is served takes another size.
         """
         if pixels.dtype != np.uint8 or not _are_square(pixels) or not len(pixels):
             raise ValueError(f"expected at least one square image of RGB bytes, not {pixels.dtype} {pixels.shape}")
         size = max_images(pixels.shape[1])
-        parts = [await self._encode(pixels[start : start + size], deadline) for start in range(0, len(pixels), size)]
+        starts = range(0, len(pixels), size)
+        parts = [await self._encode(pixels[start : start + size], deadline, version) for start in starts]
         if len({part.encoder for part in parts}) != 1:
             raise Unavailable("image encoder: its version changed between two calls")
         return parts[0] if len(parts) == 1 else replace(parts[0], vectors=np.concatenate([p.vectors for p in parts]))
 
-    async def _encode(self, pixels: Pixels, deadline: Deadline) -> Embeddings:
-        model, side_px = await self.model(deadline), pixels.shape[1]
+    async def _encode(self, pixels: Pixels, deadline: Deadline, version: int) -> Embeddings:
+        model, side_px = await self.model(deadline, version), pixels.shape[1]
         if side_px != model.input_px:
             raise _wrong_size(side_px, model)
-        request = pb.PredictRequest(
-            model_spec=self._spec, inputs={IMAGES: to_tensor(pixels)}, output_filter=[FEATURES, ENCODER]
-        )
-        request.model_spec.signature_name = SIGNATURE
+        request = predict_request(self._spec_of(version), pixels)
         try:
             response = await self._call(
                 lambda channel: channel.predict(request, timeout=deadline.timeout_s()), deadline
             )
         except _Refused:
             # The embedded server refuses images of another size than its version's.
-            model = self._model = await self._describe(self._spec, deadline)
+            model = self._models[version] = await self._describe(self._spec_of(version), deadline)
             if side_px != model.input_px:
                 raise _wrong_size(side_px, model) from None
             raise
-        version = response.model_spec.version.value
-        if version != model.version:
+        answered = response.model_spec.version.value
+        if answered != model.version:
             # TF-Serving computes features of images of any size: only the version tells that they are not right.
-            model = self._model = await self._describe(self._pinned(version), deadline)
+            model = self._models[version] = await self._describe(model_spec(self.spec.name, answered), deadline)
             if side_px != model.input_px:
                 raise _wrong_size(side_px, model)
         try:
             vectors = _vectors(response, (len(pixels), model.dimension))
-            return Embeddings(vectors=vectors, encoder=_fingerprint(response, len(pixels)))
+            return Embeddings(vectors=vectors, encoder=parse_fingerprint(response, len(pixels)))
         except BadTensor as error:
             raise Unavailable(f"image encoder: not a response of an image model: {error}") from error
 
-    def _pinned(self, version: int) -> pb.ModelSpec:
-        spec = pb.ModelSpec(name=self._spec.name)
-        spec.version.value = version
-        return spec
+    def _spec_of(self, version: int) -> pb.ModelSpec:
+        return model_spec(self.spec.name, version) if version else self.spec
 
     async def _describe(self, spec: pb.ModelSpec, deadline: Deadline) -> ImageModel:
-        request = pb.GetModelMetadataRequest(model_spec=spec, metadata_field=[_SIGNATURE_DEF])
+        request = metadata_request(spec)
         response = await self._call(lambda channel: channel.metadata(request, timeout=deadline.timeout_s()), deadline)
         try:
-            return _parse_model(response)
+            return parse_model(response)
         except (BadTensor, DecodeError) as error:
             raise Unavailable(
                 f"image encoder: version {response.model_spec.version.value} of {spec.name} is not an image model of "
@@ -150,7 +146,7 @@ class ImageEncoder:
 
     async def status(self, deadline: Deadline) -> Mapping[int, str]:
         """The state of each version of the model, or of the pinned one: {3: "AVAILABLE"}. Raises as `encode` does."""
-        request = pb.GetModelStatusRequest(model_spec=self._spec)
+        request = pb.GetModelStatusRequest(model_spec=self.spec)
         response = await self._call(lambda channel: channel.status(request, timeout=deadline.timeout_s()), deadline)
         states = pb.ModelVersionStatus.State
         return {
@@ -185,12 +181,10 @@ class ImageEncoder:
         return min(channels or self._channels, key=_Channel.load)
 
 
-class _Channel:
-    """One gRPC channel: its three methods, and its calls in flight."""
+class ModelServerStub:
+    """The methods of a model server that are called."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
-        self.in_flight = 0
         self.predict = channel.unary_unary(
             PREDICT,
             request_serializer=pb.PredictRequest.SerializeToString,
@@ -207,9 +201,36 @@ class _Channel:
             response_deserializer=pb.GetModelStatusResponse.FromString,
         )
 
+
+class _Channel(ModelServerStub):
+    """One gRPC channel, and its calls in flight."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        super().__init__(channel)
+        self._channel = channel
+        self.in_flight = 0
+
     def load(self) -> tuple[bool, int]:
         """Sort key for the least busy channel. A broken one, which fails fast and so is never busy, comes last."""
         return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE, self.in_flight
+
+
+def model_spec(name: str, version: int) -> pb.ModelSpec:
+    """The spec of a version by number."""
+    spec = pb.ModelSpec(name=name)
+    spec.version.value = version
+    return spec
+
+
+def predict_request(spec: pb.ModelSpec, pixels: Pixels) -> pb.PredictRequest:
+    """A request for the features of images, and who computed them."""
+    request = pb.PredictRequest(model_spec=spec, inputs={IMAGES: to_tensor(pixels)}, output_filter=[FEATURES, ENCODER])
+    request.model_spec.signature_name = SIGNATURE
+    return request
+
+
+def metadata_request(spec: pb.ModelSpec) -> pb.GetModelMetadataRequest:
+    return pb.GetModelMetadataRequest(model_spec=spec, metadata_field=[_SIGNATURE_DEF])
 
 
 class _Refused(Unavailable):
@@ -226,7 +247,7 @@ def _are_square(pixels: Pixels) -> bool:
     return pixels.ndim == 4 and pixels.shape[1] == pixels.shape[2] and pixels.shape[3] == 3  # RGB
 
 
-def _parse_model(response: pb.GetModelMetadataResponse) -> ImageModel:
+def parse_model(response: pb.GetModelMetadataResponse) -> ImageModel:
     """The sizes in the signature. Raises BadTensor or DecodeError unless it is that of an image model."""
     packed = response.metadata[_SIGNATURE_DEF].value
     signature = saved_model_pb2.SignatureDefMap.FromString(packed).signature_def[SIGNATURE]
@@ -280,7 +301,7 @@ def _vectors(response: pb.PredictResponse, shape: tuple[int, int]) -> F32:
     return vectors
 
 
-def _fingerprint(response: pb.PredictResponse, count: int) -> str:
+def parse_fingerprint(response: pb.PredictResponse, count: int) -> str:
     fingerprints = set(_output(response, ENCODER, pb.DT_STRING, (count,)).tolist())
     if len(fingerprints) != 1:
         raise BadTensor(f"{len(fingerprints)} encoders in one response")

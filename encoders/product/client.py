@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
+from encoders.text.replicas import TextEncoderReplicas, serves
 from lookalike.errors import FailedPrecondition, LookalikeError, Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
@@ -20,7 +21,6 @@ from lookalike.v1.product_encoder_pb2 import (
     ProductInput,
     RankedCategories,
 )
-from lookalike.v1.product_encoder_pb2_grpc import ProductEncoderStub
 from lookalike.vectors import F32, unpack
 
 MAX_INPUTS = 256  # Per call.
@@ -53,30 +53,36 @@ class CategoryProbabilities:
 
 
 class ProductEncoder:
-    """Encodes and classifies products by calls to the product encoder at `channel`."""
+    """Encodes and classifies products by calls to the replicas of the text encoder's process."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = ProductEncoderStub(channel)
+    def __init__(self, replicas: TextEncoderReplicas) -> None:
+        self._replicas = replicas
 
-    async def encode(self, inputs: Sequence[ProductInput], deadline: Deadline) -> ProductVectors:
+    async def encode(self, inputs: Sequence[ProductInput], deadline: Deadline, fingerprint: str = "") -> ProductVectors:
         """Encode 1..MAX_INPUTS inputs, one vector each.
 
-        Raises FailedPrecondition if no product encoder is deployed or the inputs have other dimensions;
+        fingerprint: the encoder that is meant; empty: that of the replica's current version.
+        Raises FailedPrecondition if no replica serves the encoder, or the inputs have other dimensions;
         Unavailable (also for a response that violates the contract), Overloaded or DeadlineExceeded.
         """
+        request = EncodeProductsRequest(inputs=inputs, fingerprint=fingerprint)
         try:
-            response = await self._stub.Encode(EncodeProductsRequest(inputs=inputs), timeout=deadline.timeout_s())
+            response = await self._replicas.call(
+                lambda stubs: stubs.product.Encode(request, timeout=deadline.timeout_s()), serves(fingerprint)
+            )
         except grpc.aio.AioRpcError as error:
             raise _to_error(error, deadline) from error
         return ProductVectors(_vectors(response, len(inputs)), _info(response))
 
     async def classify(
-        self, inputs: Sequence[ProductInput], deadline: Deadline, *, limit: int, precision: float
+        self, inputs: Sequence[ProductInput], deadline: Deadline, *, limit: int, precision: float, fingerprint: str = ""
     ) -> tuple[Sequence[CategoryProbabilities], ProductEncoderInfo]:
         """The `limit` most likely categories of each of 1..MAX_INPUTS inputs. Raises as `encode` does."""
-        request = ClassifyProductsRequest(inputs=inputs, limit=limit, precision=precision)
+        request = ClassifyProductsRequest(inputs=inputs, limit=limit, precision=precision, fingerprint=fingerprint)
         try:
-            response = await self._stub.Classify(request, timeout=deadline.timeout_s())
+            response = await self._replicas.call(
+                lambda stubs: stubs.product.Classify(request, timeout=deadline.timeout_s()), serves(fingerprint)
+            )
         except grpc.aio.AioRpcError as error:
             raise _to_error(error, deadline) from error
         if len(response.results) != len(inputs):

@@ -40,7 +40,7 @@ class CategoryPrediction:
     threshold: float  # The probability from which predictions have the requested precision; 2: none has.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class ProductModel:
     """A loaded product encoder and its classifier. Thread-safe. A zero row stands for a missing image or text."""
 

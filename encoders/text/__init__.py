@@ -1,1 +1,1 @@
-"""The text encoder: tokenizer, fastText word vectors, SCDV; training, serving process and client."""
+"""The text encoder: tokenizer, fastText word vectors, SCDV; training and client."""

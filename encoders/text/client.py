@@ -7,36 +7,46 @@ from collections.abc import Sequence
 import grpc.aio
 import numpy as np
 
+from encoders.text.replicas import TextEncoderReplicas, serves
 from encoders.types import Embeddings
 from lookalike.errors import Unavailable
 from lookalike.runtime.deadline import Deadline
 from lookalike.runtime.edge import peer_error
 from lookalike.v1.text_encoder_pb2 import EncodeTextRequest, LeaveOutWordsRequest
-from lookalike.v1.text_encoder_pb2_grpc import TextEncoderStub
 from lookalike.vectors import F32, unpack
 
 
 class TextEncoder:
-    """Encodes texts by calls to the text encoder at `channel`."""
+    """Encodes texts by calls to the replicas of the text encoder."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = TextEncoderStub(channel)
+    def __init__(self, replicas: TextEncoderReplicas) -> None:
+        self._replicas = replicas
 
-    async def encode(self, texts: Sequence[str], deadline: Deadline) -> Embeddings:
+    async def encode(self, texts: Sequence[str], deadline: Deadline, fingerprint: str = "") -> Embeddings:
         """Encode texts to (n, dim) float32, rows of unit norm; zeros for a text without words.
 
-        Raises Unavailable (also for a response that violates the contract), Overloaded or DeadlineExceeded.
+        fingerprint: the encoder that is meant; empty: that of the replica's current version.
+        Raises Unavailable (also for a response that violates the contract), Overloaded or DeadlineExceeded;
+        FailedPrecondition if no replica serves the encoder.
         """
+        request = EncodeTextRequest(texts=texts, fingerprint=fingerprint)
         try:
-            response = await self._stub.Encode(EncodeTextRequest(texts=texts), timeout=deadline.timeout_s())
+            response = await self._replicas.call(
+                lambda stubs: stubs.text.Encode(request, timeout=deadline.timeout_s()), serves(fingerprint)
+            )
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, "text encoder", deadline) from error
         return Embeddings(vectors=_vectors(response.vectors, response.dim, len(texts)), encoder=response.fingerprint)
 
-    async def leave_out_words(self, text: str, deadline: Deadline) -> tuple[Sequence[str], Embeddings]:
+    async def leave_out_words(
+        self, text: str, deadline: Deadline, fingerprint: str = ""
+    ) -> tuple[Sequence[str], Embeddings]:
         """The first 32 words of a text, and what the text without each of them is encoded to. Raises as `encode`."""
+        request = LeaveOutWordsRequest(text=text, fingerprint=fingerprint)
         try:
-            response = await self._stub.LeaveOutWords(LeaveOutWordsRequest(text=text), timeout=deadline.timeout_s())
+            response = await self._replicas.call(
+                lambda stubs: stubs.text.LeaveOutWords(request, timeout=deadline.timeout_s()), serves(fingerprint)
+            )
         except grpc.aio.AioRpcError as error:
             raise peer_error(error, "text encoder", deadline) from error
         vectors = _vectors(response.vectors, response.dim, len(response.words))

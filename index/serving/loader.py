@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -10,13 +10,11 @@ from index.search.space import DevicePlacement
 from index.serving.shard_version import ShardVersion, map_shard
 from index.serving.versions import ShardHandle, handle_of
 from lookalike.errors import BadArtifact
-from lookalike.releases.location import Location, PinnedFiles
-from lookalike.releases.manifest import Manifest
+from lookalike.releases.location import Location
 from lookalike.releases.names import shard_name
+from lookalike.releases.settings import PinFiles
 
 WARM_UP_QUERIES = 64
-# Verifies the files of a part of a version and pins them. Raises OperatorError.
-PinFiles = Callable[[Manifest, str], PinnedFiles]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The settings of a process that serves shards. Pure, but for the index location that they name."""
+"""The settings of a process that serves shards. Pure."""
 
 from __future__ import annotations
 
@@ -9,36 +9,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from lookalike.errors import BadSettings
-from lookalike.releases.location import Directory, open_location
-from lookalike.releases.store import ObjectStore
-from lookalike.runtime.settings import ProcessSettings, setting
+from lookalike.releases.settings import LocationSettings
+from lookalike.runtime.settings import setting
 from lookalike.spaces import VECTOR_SPACES
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexSettings(ProcessSettings):
+class IndexSettings(LocationSettings):
     """How the shards of an index are loaded, searched and updated."""
 
-    location: str = setting("", "the index, as `index build` or `update` wrote it: a directory or a URL (s3://…)")
-    storage_options: str = setting(
-        "",
-        "options of the URL's fsspec filesystem as a JSON object, added to what its library finds itself",
-        secret=True,
-    )
-    cache_dir: Path | None = setting(None, "where the files of an index at a URL are cached; processes may share it")  # noqa: RUF009  # `setting` makes a field, not a value
-    cache_bytes: int = setting(
-        32 << 30,
-        "limit of the cache; must hold at least two versions; the least recently used files are removed first",
-        at_least=0,
-    )
-    version: str = setting("", "the version to serve, always; empty: the one that LOCATION/CURRENT names, following it")
-    poll_s: float = setting(5.0, "interval between reads of CURRENT", at_least=0.05, at_most=3600)
-    lease_s: float = setting(
-        30.0,
-        "how long a version is kept after a gateway pinned it; must be more than the gateways' refresh_s",
-        at_least=0,
-        at_most=3600,
-    )
     expect: tuple[str, ...] = setting(
         (), "expected encoders as space=fingerprint; a version with vectors of others is refused; empty: any"
     )
@@ -93,12 +72,6 @@ class ShardSettings(IndexSettings):
 
     shard: int = setting(-1, "number of this shard, from 0; -1: the number at the end of pod-name", at_least=-1)
     pod_name: str = setting("", "name of the StatefulSet's pod; its last number is the shard's when shard is -1")
-
-
-def open_index_location(settings: IndexSettings) -> Directory | ObjectStore:
-    if not settings.location:
-        raise BadSettings("--location is missing: the directory or URL of the index")
-    return open_location(settings.location, settings.storage_options)
 
 
 def shard_number(settings: ShardSettings) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -15,12 +15,11 @@ from index.backends import gpu
 from index.live.live_shard import LiveLimits
 from index.search.space import BATCH
 from index.serving.change_migration import ChangeMigration
-from index.serving.loader import Loader, PinFiles
+from index.serving.loader import Loader
 from index.serving.service import SERVICE, IndexShard
 from index.serving.settings import (
     IndexSettings,
     ShardSettings,
-    open_index_location,
     parse_expected_encoders,
     shard_number,
 )
@@ -29,11 +28,8 @@ from index.serving.slots import Slots
 from index.serving.threads import lower_thread_priority
 from index.serving.versions import ShardRolloutMetrics, ShardVersions, shard_versions
 from index.serving.writer import Writer
-from lookalike.errors import BadSettings
-from lookalike.releases.cache import FileCache
-from lookalike.releases.location import Directory
 from lookalike.releases.rollout import Rollout
-from lookalike.releases.store import ObjectStore
+from lookalike.releases.settings import file_pinner, open_index_location
 from lookalike.runtime import lifecycle, telemetry
 from lookalike.runtime.settings import load
 
@@ -148,12 +144,3 @@ def _change_migration(settings: IndexSettings, served: ShardVersions, loader: Lo
         return None
     limits = LiveLimits(delta_rows=settings.delta_rows, changes=settings.max_changes)
     return ChangeMigration(served, settings.live_dir, loader.shard, limits, loader)
-
-
-def file_pinner(location: Directory | ObjectStore, settings: IndexSettings, stopped: Callable[[], bool]) -> PinFiles:
-    """The function that fetches (if needed) and pins the files of a shard. Raises BadSettings."""
-    if isinstance(location, Directory):
-        return location.pin
-    if settings.cache_dir is None:
-        raise BadSettings(f"--cache-dir is missing: a directory to cache the files of {location} in")
-    return FileCache(location, settings.cache_dir, settings.cache_bytes, stopped).pin

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
 from index.backends.faiss_support import use_threads
+from lookalike.runtime import threads
 
 Result = TypeVar("Result")
-
-_LOWER = 10  # Added to the nice value of threads that load, compact, or run costly searches: ordinary ones go first.
 
 
 async def run_in_thread(executor: Executor, work: Callable[[], Result]) -> Result:
@@ -21,10 +18,6 @@ async def run_in_thread(executor: Executor, work: Callable[[], Result]) -> Resul
 
 
 def lower_thread_priority() -> None:
-    """Lower the priority of the calling thread, and let faiss start no further threads for it.
-
-    On Linux every thread has a nice value of its own, which the threads it starts inherit.
-    """
+    """Lower the priority of the calling thread, and let faiss start no further threads for it."""
     use_threads(1)
-    thread = threading.get_native_id()
-    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _LOWER)
+    threads.lower_thread_priority()

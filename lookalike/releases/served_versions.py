@@ -54,7 +54,7 @@ class ServedVersions(Generic[Loaded]):
 
     def __init__(self, clock: Callable[[], float], lease_s: float, who: str) -> None:
         self._who = who
-        self._clock = clock
+        self.clock = clock
         self._lease_s = lease_s
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry[Loaded]] = {}
@@ -75,7 +75,7 @@ class ServedVersions(Generic[Loaded]):
         with self._lock:
             if name in self._entries or len(self._entries) == MAX_VERSIONS:
                 raise RuntimeError(f"version {name} cannot be added to {sorted(self._entries)}")
-            self._entries[name] = _Entry(handle, self._clock() + self._lease_s)
+            self._entries[name] = _Entry(handle, self.clock() + self._lease_s)
             self._current = name
 
     @contextmanager
@@ -104,9 +104,15 @@ class ServedVersions(Generic[Loaded]):
             if not self._entries:
                 raise Unavailable(f"the {self._who} is still loading")
             for each in {name, self._target} & self._entries.keys():
-                self._entries[each].pinned_until_s = self._clock() + self._lease_s
-            names = sorted(self._entries, key=lambda each: (each != self._current, each))
-            return [self._entries[each].handle for each in names]
+                self._entries[each].pinned_until_s = self.clock() + self._lease_s
+            return [self._entries[each].handle for each in self._names()]
+
+    def loaded(self) -> list[Loaded]:
+        """What is loaded, that of the current version first. Raises Unavailable while nothing is."""
+        with self._lock:
+            if not self._entries:
+                raise Unavailable(f"the {self._who} is still loading")
+            return [self._entries[each].handle.loaded for each in self._names()]
 
     @property
     def current(self) -> str:
@@ -125,3 +131,7 @@ class ServedVersions(Generic[Loaded]):
             if name == self._current:
                 self._current = next(iter(self._entries), "")
             return handle
+
+    def _names(self) -> list[str]:
+        """The current version first; call it with the lock held."""
+        return sorted(self._entries, key=lambda each: (each != self._current, each))

@@ -15,29 +15,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lookalike/v1/product_encoder.proto\x12\x0clookalike.v1\"\x1f\n\x1d\x44\x65scribeProductEncoderRequest\"x\n\x13ProductEncoderState\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x15\n\rimage_encoder\x18\x03 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x04 \x01(\t\x12\x12\n\ncategories\x18\x05 \x01(\r\"+\n\x0cProductInput\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\x0c\"C\n\x15\x45ncodeProductsRequest\x12*\n\x06inputs\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.ProductInput\"x\n\x16\x45ncodeProductsResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x15\n\rimage_encoder\x18\x04 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x05 \x01(\t\"g\n\x17\x43lassifyProductsRequest\x12*\n\x06inputs\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.ProductInput\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x11\n\tprecision\x18\x03 \x01(\x01\"\x8d\x01\n\x18\x43lassifyProductsResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.lookalike.v1.RankedCategories\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x15\n\rimage_encoder\x18\x03 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x04 \x01(\t\"P\n\x10RankedCategories\x12\x12\n\ncategories\x18\x01 \x03(\t\x12\x15\n\rprobabilities\x18\x02 \x01(\x0c\x12\x11\n\tthreshold\x18\x03 \x01(\x02\x32\x9c\x02\n\x0eProductEncoder\x12Z\n\x08\x44\x65scribe\x12+.lookalike.v1.DescribeProductEncoderRequest\x1a!.lookalike.v1.ProductEncoderState\x12S\n\x06\x45ncode\x12#.lookalike.v1.EncodeProductsRequest\x1a$.lookalike.v1.EncodeProductsResponse\x12Y\n\x08\x43lassify\x12%.lookalike.v1.ClassifyProductsRequest\x1a&.lookalike.v1.ClassifyProductsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"lookalike/v1/product_encoder.proto\x12\x0clookalike.v1\"+\n\x0cProductInput\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\x0c\"X\n\x15\x45ncodeProductsRequest\x12*\n\x06inputs\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.ProductInput\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"x\n\x16\x45ncodeProductsResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x15\n\rimage_encoder\x18\x04 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x05 \x01(\t\"|\n\x17\x43lassifyProductsRequest\x12*\n\x06inputs\x18\x01 \x03(\x0b\x32\x1a.lookalike.v1.ProductInput\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x11\n\tprecision\x18\x03 \x01(\x01\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\"\x8d\x01\n\x18\x43lassifyProductsResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.lookalike.v1.RankedCategories\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x15\n\rimage_encoder\x18\x03 \x01(\t\x12\x14\n\x0ctext_encoder\x18\x04 \x01(\t\"P\n\x10RankedCategories\x12\x12\n\ncategories\x18\x01 \x03(\t\x12\x15\n\rprobabilities\x18\x02 \x01(\x0c\x12\x11\n\tthreshold\x18\x03 \x01(\x02\x32\xc0\x01\n\x0eProductEncoder\x12S\n\x06\x45ncode\x12#.lookalike.v1.EncodeProductsRequest\x1a$.lookalike.v1.EncodeProductsResponse\x12Y\n\x08\x43lassify\x12%.lookalike.v1.ClassifyProductsRequest\x1a&.lookalike.v1.ClassifyProductsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.product_encoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESCRIBEPRODUCTENCODERREQUEST']._serialized_start=52
-  _globals['_DESCRIBEPRODUCTENCODERREQUEST']._serialized_end=83
-  _globals['_PRODUCTENCODERSTATE']._serialized_start=85
-  _globals['_PRODUCTENCODERSTATE']._serialized_end=205
-  _globals['_PRODUCTINPUT']._serialized_start=207
-  _globals['_PRODUCTINPUT']._serialized_end=250
-  _globals['_ENCODEPRODUCTSREQUEST']._serialized_start=252
-  _globals['_ENCODEPRODUCTSREQUEST']._serialized_end=319
-  _globals['_ENCODEPRODUCTSRESPONSE']._serialized_start=321
-  _globals['_ENCODEPRODUCTSRESPONSE']._serialized_end=441
-  _globals['_CLASSIFYPRODUCTSREQUEST']._serialized_start=443
-  _globals['_CLASSIFYPRODUCTSREQUEST']._serialized_end=546
-  _globals['_CLASSIFYPRODUCTSRESPONSE']._serialized_start=549
-  _globals['_CLASSIFYPRODUCTSRESPONSE']._serialized_end=690
-  _globals['_RANKEDCATEGORIES']._serialized_start=692
-  _globals['_RANKEDCATEGORIES']._serialized_end=772
-  _globals['_PRODUCTENCODER']._serialized_start=775
-  _globals['_PRODUCTENCODER']._serialized_end=1059
+  _globals['_PRODUCTINPUT']._serialized_start=52
+  _globals['_PRODUCTINPUT']._serialized_end=95
+  _globals['_ENCODEPRODUCTSREQUEST']._serialized_start=97
+  _globals['_ENCODEPRODUCTSREQUEST']._serialized_end=185
+  _globals['_ENCODEPRODUCTSRESPONSE']._serialized_start=187
+  _globals['_ENCODEPRODUCTSRESPONSE']._serialized_end=307
+  _globals['_CLASSIFYPRODUCTSREQUEST']._serialized_start=309
+  _globals['_CLASSIFYPRODUCTSREQUEST']._serialized_end=433
+  _globals['_CLASSIFYPRODUCTSRESPONSE']._serialized_start=436
+  _globals['_CLASSIFYPRODUCTSRESPONSE']._serialized_end=577
+  _globals['_RANKEDCATEGORIES']._serialized_start=579
+  _globals['_RANKEDCATEGORIES']._serialized_end=659
+  _globals['_PRODUCTENCODER']._serialized_start=662
+  _globals['_PRODUCTENCODER']._serialized_end=854
 # @@protoc_insertion_point(module_scope)

@@ -19,55 +19,6 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class DescribeProductEncoderRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DescribeProductEncoderRequest: _TypeAlias = DescribeProductEncoderRequest  # noqa: Y015
-
-@_typing.final
-class ProductEncoderState(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FINGERPRINT_FIELD_NUMBER: _builtins.int
-    DIM_FIELD_NUMBER: _builtins.int
-    IMAGE_ENCODER_FIELD_NUMBER: _builtins.int
-    TEXT_ENCODER_FIELD_NUMBER: _builtins.int
-    CATEGORIES_FIELD_NUMBER: _builtins.int
-    fingerprint: _builtins.str
-    """"product-3f9a0c17d2b4"."""
-    dim: _builtins.int
-    image_encoder: _builtins.str
-    """Fingerprints of the encoders whose vectors are its input."""
-    text_encoder: _builtins.str
-    categories: _builtins.int
-    """How many categories the classifier knows."""
-    def __init__(
-        self,
-        *,
-        fingerprint: _builtins.str = ...,
-        dim: _builtins.int = ...,
-        image_encoder: _builtins.str = ...,
-        text_encoder: _builtins.str = ...,
-        categories: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "dim", b"dim", "fingerprint", b"fingerprint", "image_encoder", b"image_encoder", "text_encoder", b"text_encoder"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ProductEncoderState: _TypeAlias = ProductEncoderState  # noqa: Y015
-
-@_typing.final
 class ProductInput(_message.Message):
     """One product's image vector, text vector, or both."""
 
@@ -98,16 +49,20 @@ class EncodeProductsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INPUTS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """The encoder that is meant."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProductInput]: ...
     def __init__(
         self,
         *,
         inputs: _abc.Iterable[Global___ProductInput] | None = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "inputs", b"inputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -153,10 +108,13 @@ class ClassifyProductsRequest(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """Most categories per input."""
     precision: _builtins.float
     """0.5..0.99."""
+    fingerprint: _builtins.str
+    """The encoder that is meant."""
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProductInput]: ...
     def __init__(
@@ -165,10 +123,11 @@ class ClassifyProductsRequest(_message.Message):
         inputs: _abc.Iterable[Global___ProductInput] | None = ...,
         limit: _builtins.int = ...,
         precision: _builtins.float = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "limit", b"limit", "precision", b"precision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "inputs", b"inputs", "limit", b"limit", "precision", b"precision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,10 @@ from lookalike.v1 import product_encoder_pb2 as lookalike_dot_v1_dot_product__en
 
 class ProductEncoderStub:
     """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
-    Served by the text-encoder process.
+    Served by the text-encoder process, whose TextEncoder.Describe tells the product encoders, too.
+
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
     """
 
     def __init__(self, channel):
@@ -16,11 +19,6 @@ class ProductEncoderStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Describe = channel.unary_unary(
-                '/lookalike.v1.ProductEncoder/Describe',
-                request_serializer=lookalike_dot_v1_dot_product__encoder__pb2.DescribeProductEncoderRequest.SerializeToString,
-                response_deserializer=lookalike_dot_v1_dot_product__encoder__pb2.ProductEncoderState.FromString,
-                _registered_method=True)
         self.Encode = channel.unary_unary(
                 '/lookalike.v1.ProductEncoder/Encode',
                 request_serializer=lookalike_dot_v1_dot_product__encoder__pb2.EncodeProductsRequest.SerializeToString,
@@ -35,15 +33,11 @@ class ProductEncoderStub:
 
 class ProductEncoderServicer:
     """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
-    Served by the text-encoder process.
-    """
+    Served by the text-encoder process, whose TextEncoder.Describe tells the product encoders, too.
 
-    def Describe(self, request, context):
-        """FAILED_PRECONDITION, here and below: this process has no product encoder.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
+    """
 
     def Encode(self, request, context):
         """INVALID_ARGUMENT: no input, more than 256, or one without image and text; a vector of a wrong dimension.
@@ -61,11 +55,6 @@ class ProductEncoderServicer:
 
 def add_ProductEncoderServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Describe': grpc.unary_unary_rpc_method_handler(
-                    servicer.Describe,
-                    request_deserializer=lookalike_dot_v1_dot_product__encoder__pb2.DescribeProductEncoderRequest.FromString,
-                    response_serializer=lookalike_dot_v1_dot_product__encoder__pb2.ProductEncoderState.SerializeToString,
-            ),
             'Encode': grpc.unary_unary_rpc_method_handler(
                     servicer.Encode,
                     request_deserializer=lookalike_dot_v1_dot_product__encoder__pb2.EncodeProductsRequest.FromString,
@@ -86,35 +75,11 @@ def add_ProductEncoderServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ProductEncoder:
     """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
-    Served by the text-encoder process.
-    """
+    Served by the text-encoder process, whose TextEncoder.Describe tells the product encoders, too.
 
-    @staticmethod
-    def Describe(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/lookalike.v1.ProductEncoder/Describe',
-            lookalike_dot_v1_dot_product__encoder__pb2.DescribeProductEncoderRequest.SerializeToString,
-            lookalike_dot_v1_dot_product__encoder__pb2.ProductEncoderState.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
+    """
 
     @staticmethod
     def Encode(request,

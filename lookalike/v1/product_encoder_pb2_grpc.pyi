@@ -28,15 +28,16 @@ GRPC_VERSION: str
 
 class ProductEncoderStub:
     """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
-    Served by the text-encoder process.
+    Served by the text-encoder process, whose TextEncoder.Describe tells the product encoders, too.
+
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProductEncoderAsyncStub: ...
-    Describe: _grpc.UnaryUnaryMultiCallable[_product_encoder_pb2.DescribeProductEncoderRequest, _product_encoder_pb2.ProductEncoderState]
-    """FAILED_PRECONDITION, here and below: this process has no product encoder."""
     Encode: _grpc.UnaryUnaryMultiCallable[_product_encoder_pb2.EncodeProductsRequest, _product_encoder_pb2.EncodeProductsResponse]
     """INVALID_ARGUMENT: no input, more than 256, or one without image and text; a vector of a wrong dimension."""
     Classify: _grpc.UnaryUnaryMultiCallable[_product_encoder_pb2.ClassifyProductsRequest, _product_encoder_pb2.ClassifyProductsResponse]
@@ -44,28 +45,24 @@ class ProductEncoderStub:
 @_typing.type_check_only
 class ProductEncoderAsyncStub(ProductEncoderStub):
     """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
-    Served by the text-encoder process.
+    Served by the text-encoder process, whose TextEncoder.Describe tells the product encoders, too.
+
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Describe: _aio.UnaryUnaryMultiCallable[_product_encoder_pb2.DescribeProductEncoderRequest, _product_encoder_pb2.ProductEncoderState]  # type: ignore[assignment]
-    """FAILED_PRECONDITION, here and below: this process has no product encoder."""
     Encode: _aio.UnaryUnaryMultiCallable[_product_encoder_pb2.EncodeProductsRequest, _product_encoder_pb2.EncodeProductsResponse]  # type: ignore[assignment]
     """INVALID_ARGUMENT: no input, more than 256, or one without image and text; a vector of a wrong dimension."""
     Classify: _aio.UnaryUnaryMultiCallable[_product_encoder_pb2.ClassifyProductsRequest, _product_encoder_pb2.ClassifyProductsResponse]  # type: ignore[assignment]
 
 class ProductEncoderServicer(metaclass=_abc_1.ABCMeta):
     """Fuses a product's image and text vectors into one product vector, and classifies it. Internal: called by gateways.
-    Served by the text-encoder process.
-    """
+    Served by the text-encoder process, whose TextEncoder.Describe tells the product encoders, too.
 
-    @_abc_1.abstractmethod
-    def Describe(
-        self,
-        request: _product_encoder_pb2.DescribeProductEncoderRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_product_encoder_pb2.ProductEncoderState, _abc.Awaitable[_product_encoder_pb2.ProductEncoderState]]:
-        """FAILED_PRECONDITION, here and below: this process has no product encoder."""
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
+    """
 
     @_abc_1.abstractmethod
     def Encode(

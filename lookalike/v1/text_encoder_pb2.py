@@ -15,25 +15,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flookalike/v1/text_encoder.proto\x12\x0clookalike.v1\"\x18\n\x16\x44\x65scribeEncoderRequest\"0\n\x0c\x45ncoderState\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\"\"\n\x11\x45ncodeTextRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"G\n\x12\x45ncodeTextResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"$\n\x14LeaveOutWordsRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"Y\n\x15LeaveOutWordsResponse\x12\r\n\x05words\x18\x01 \x03(\t\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t2\x82\x02\n\x0bTextEncoder\x12L\n\x08\x44\x65scribe\x12$.lookalike.v1.DescribeEncoderRequest\x1a\x1a.lookalike.v1.EncoderState\x12K\n\x06\x45ncode\x12\x1f.lookalike.v1.EncodeTextRequest\x1a .lookalike.v1.EncodeTextResponse\x12X\n\rLeaveOutWords\x12\".lookalike.v1.LeaveOutWordsRequest\x1a#.lookalike.v1.LeaveOutWordsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flookalike/v1/text_encoder.proto\x12\x0clookalike.v1\")\n\x17\x44\x65scribeEncodersRequest\x12\x0e\n\x06pinned\x18\x01 \x01(\t\"^\n\x18\x44\x65scribeEncodersResponse\x12\x31\n\x08versions\x18\x01 \x03(\x0b\x32\x1f.lookalike.v1.EncodersOfVersion\x12\x0f\n\x07refusal\x18\x02 \x01(\t\"{\n\x11\x45ncodersOfVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12(\n\x04text\x18\x02 \x01(\x0b\x32\x1a.lookalike.v1.EncoderState\x12+\n\x07product\x18\x03 \x01(\x0b\x32\x1a.lookalike.v1.EncoderState\"0\n\x0c\x45ncoderState\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\"7\n\x11\x45ncodeTextRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"G\n\x12\x45ncodeTextResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"9\n\x14LeaveOutWordsRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"Y\n\x15LeaveOutWordsResponse\x12\r\n\x05words\x18\x01 \x03(\t\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t2\x8f\x02\n\x0bTextEncoder\x12Y\n\x08\x44\x65scribe\x12%.lookalike.v1.DescribeEncodersRequest\x1a&.lookalike.v1.DescribeEncodersResponse\x12K\n\x06\x45ncode\x12\x1f.lookalike.v1.EncodeTextRequest\x1a .lookalike.v1.EncodeTextResponse\x12X\n\rLeaveOutWords\x12\".lookalike.v1.LeaveOutWordsRequest\x1a#.lookalike.v1.LeaveOutWordsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookalike.v1.text_encoder_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_start=49
-  _globals['_DESCRIBEENCODERREQUEST']._serialized_end=73
-  _globals['_ENCODERSTATE']._serialized_start=75
-  _globals['_ENCODERSTATE']._serialized_end=123
-  _globals['_ENCODETEXTREQUEST']._serialized_start=125
-  _globals['_ENCODETEXTREQUEST']._serialized_end=159
-  _globals['_ENCODETEXTRESPONSE']._serialized_start=161
-  _globals['_ENCODETEXTRESPONSE']._serialized_end=232
-  _globals['_LEAVEOUTWORDSREQUEST']._serialized_start=234
-  _globals['_LEAVEOUTWORDSREQUEST']._serialized_end=270
-  _globals['_LEAVEOUTWORDSRESPONSE']._serialized_start=272
-  _globals['_LEAVEOUTWORDSRESPONSE']._serialized_end=361
-  _globals['_TEXTENCODER']._serialized_start=364
-  _globals['_TEXTENCODER']._serialized_end=622
+  _globals['_DESCRIBEENCODERSREQUEST']._serialized_start=49
+  _globals['_DESCRIBEENCODERSREQUEST']._serialized_end=90
+  _globals['_DESCRIBEENCODERSRESPONSE']._serialized_start=92
+  _globals['_DESCRIBEENCODERSRESPONSE']._serialized_end=186
+  _globals['_ENCODERSOFVERSION']._serialized_start=188
+  _globals['_ENCODERSOFVERSION']._serialized_end=311
+  _globals['_ENCODERSTATE']._serialized_start=313
+  _globals['_ENCODERSTATE']._serialized_end=361
+  _globals['_ENCODETEXTREQUEST']._serialized_start=363
+  _globals['_ENCODETEXTREQUEST']._serialized_end=418
+  _globals['_ENCODETEXTRESPONSE']._serialized_start=420
+  _globals['_ENCODETEXTRESPONSE']._serialized_end=491
+  _globals['_LEAVEOUTWORDSREQUEST']._serialized_start=493
+  _globals['_LEAVEOUTWORDSREQUEST']._serialized_end=550
+  _globals['_LEAVEOUTWORDSRESPONSE']._serialized_start=552
+  _globals['_LEAVEOUTWORDSRESPONSE']._serialized_end=641
+  _globals['_TEXTENCODER']._serialized_start=644
+  _globals['_TEXTENCODER']._serialized_end=915
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,10 @@ from lookalike.v1 import text_encoder_pb2 as lookalike_dot_v1_dot_text__encoder_
 
 
 class TextEncoderStub:
-    """Encodes text as vectors. Internal: called by gateways and index builds.
+    """Encodes text as vectors. Internal: called by gateways.
+
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
     """
 
     def __init__(self, channel):
@@ -17,8 +20,8 @@ class TextEncoderStub:
         """
         self.Describe = channel.unary_unary(
                 '/lookalike.v1.TextEncoder/Describe',
-                request_serializer=lookalike_dot_v1_dot_text__encoder__pb2.DescribeEncoderRequest.SerializeToString,
-                response_deserializer=lookalike_dot_v1_dot_text__encoder__pb2.EncoderState.FromString,
+                request_serializer=lookalike_dot_v1_dot_text__encoder__pb2.DescribeEncodersRequest.SerializeToString,
+                response_deserializer=lookalike_dot_v1_dot_text__encoder__pb2.DescribeEncodersResponse.FromString,
                 _registered_method=True)
         self.Encode = channel.unary_unary(
                 '/lookalike.v1.TextEncoder/Encode',
@@ -33,11 +36,15 @@ class TextEncoderStub:
 
 
 class TextEncoderServicer:
-    """Encodes text as vectors. Internal: called by gateways and index builds.
+    """Encodes text as vectors. Internal: called by gateways.
+
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
     """
 
     def Describe(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The versions of the index whose encoders this process serves: the text encoder, and the product encoder.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -61,8 +68,8 @@ def add_TextEncoderServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
-                    request_deserializer=lookalike_dot_v1_dot_text__encoder__pb2.DescribeEncoderRequest.FromString,
-                    response_serializer=lookalike_dot_v1_dot_text__encoder__pb2.EncoderState.SerializeToString,
+                    request_deserializer=lookalike_dot_v1_dot_text__encoder__pb2.DescribeEncodersRequest.FromString,
+                    response_serializer=lookalike_dot_v1_dot_text__encoder__pb2.DescribeEncodersResponse.SerializeToString,
             ),
             'Encode': grpc.unary_unary_rpc_method_handler(
                     servicer.Encode,
@@ -83,7 +90,10 @@ def add_TextEncoderServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TextEncoder:
-    """Encodes text as vectors. Internal: called by gateways and index builds.
+    """Encodes text as vectors. Internal: called by gateways.
+
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
     """
 
     @staticmethod
@@ -101,8 +111,8 @@ class TextEncoder:
             request,
             target,
             '/lookalike.v1.TextEncoder/Describe',
-            lookalike_dot_v1_dot_text__encoder__pb2.DescribeEncoderRequest.SerializeToString,
-            lookalike_dot_v1_dot_text__encoder__pb2.EncoderState.FromString,
+            lookalike_dot_v1_dot_text__encoder__pb2.DescribeEncodersRequest.SerializeToString,
+            lookalike_dot_v1_dot_text__encoder__pb2.DescribeEncodersResponse.FromString,
             options,
             channel_credentials,
             insecure,

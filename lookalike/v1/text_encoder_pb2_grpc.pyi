@@ -27,13 +27,18 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TextEncoderStub:
-    """Encodes text as vectors. Internal: called by gateways and index builds."""
+    """Encodes text as vectors. Internal: called by gateways.
+
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TextEncoderAsyncStub: ...
-    Describe: _grpc.UnaryUnaryMultiCallable[_text_encoder_pb2.DescribeEncoderRequest, _text_encoder_pb2.EncoderState]
+    Describe: _grpc.UnaryUnaryMultiCallable[_text_encoder_pb2.DescribeEncodersRequest, _text_encoder_pb2.DescribeEncodersResponse]
+    """The versions of the index whose encoders this process serves: the text encoder, and the product encoder."""
     Encode: _grpc.UnaryUnaryMultiCallable[_text_encoder_pb2.EncodeTextRequest, _text_encoder_pb2.EncodeTextResponse]
     """INVALID_ARGUMENT: no text, more than 1,024 texts, or a text over 64 KiB. RESOURCE_EXHAUSTED: overload."""
     LeaveOutWords: _grpc.UnaryUnaryMultiCallable[_text_encoder_pb2.LeaveOutWordsRequest, _text_encoder_pb2.LeaveOutWordsResponse]
@@ -41,24 +46,34 @@ class TextEncoderStub:
 
 @_typing.type_check_only
 class TextEncoderAsyncStub(TextEncoderStub):
-    """Encodes text as vectors. Internal: called by gateways and index builds."""
+    """Encodes text as vectors. Internal: called by gateways.
+
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Describe: _aio.UnaryUnaryMultiCallable[_text_encoder_pb2.DescribeEncoderRequest, _text_encoder_pb2.EncoderState]  # type: ignore[assignment]
+    Describe: _aio.UnaryUnaryMultiCallable[_text_encoder_pb2.DescribeEncodersRequest, _text_encoder_pb2.DescribeEncodersResponse]  # type: ignore[assignment]
+    """The versions of the index whose encoders this process serves: the text encoder, and the product encoder."""
     Encode: _aio.UnaryUnaryMultiCallable[_text_encoder_pb2.EncodeTextRequest, _text_encoder_pb2.EncodeTextResponse]  # type: ignore[assignment]
     """INVALID_ARGUMENT: no text, more than 1,024 texts, or a text over 64 KiB. RESOURCE_EXHAUSTED: overload."""
     LeaveOutWords: _aio.UnaryUnaryMultiCallable[_text_encoder_pb2.LeaveOutWordsRequest, _text_encoder_pb2.LeaveOutWordsResponse]  # type: ignore[assignment]
     """What a text would be without each of its words. Errors as of Encode."""
 
 class TextEncoderServicer(metaclass=_abc_1.ABCMeta):
-    """Encodes text as vectors. Internal: called by gateways and index builds."""
+    """Encodes text as vectors. Internal: called by gateways.
+
+    A request names the encoder that it means by fingerprint; empty: that of the current version. FAILED_PRECONDITION: this
+    process does not serve that encoder.
+    """
 
     @_abc_1.abstractmethod
     def Describe(
         self,
-        request: _text_encoder_pb2.DescribeEncoderRequest,
+        request: _text_encoder_pb2.DescribeEncodersRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_text_encoder_pb2.EncoderState, _abc.Awaitable[_text_encoder_pb2.EncoderState]]: ...
+    ) -> _typing.Union[_text_encoder_pb2.DescribeEncodersResponse, _abc.Awaitable[_text_encoder_pb2.DescribeEncodersResponse]]:
+        """The versions of the index whose encoders this process serves: the text encoder, and the product encoder."""
 
     @_abc_1.abstractmethod
     def Encode(

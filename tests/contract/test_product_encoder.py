@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pytest
 
 from encoders.product import model as product_model
-from encoders.product import server as product_server
 from encoders.product.client import ProductEncoder, ProductEncoderInfo
 from encoders.product.train import train
-from lookalike.channels import aio_channel
+from encoders.text.replicas import text_encoder_replicas
+from encoders.text_serving.encoder_set import EncoderSet
 from lookalike.errors import FailedPrecondition, Unavailable
-from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1.product_encoder_pb2 import ProductInput
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_TEXT
 from lookalike.vectors import pack
 from tests.rpc.gateways import VECTORS, ScriptedProductEncoder, serving
+from tests.rpc.text_encoders import run_text_encoder, serving_one
 from tests.unit.encoders import synthetic_products
 
-Result = TypeVar("Result")
 NO_DEADLINE = Deadline.after(None)
 
 
-async def run_in_place(work: Callable[[], Result], products: int) -> Result:
-    return work()
+@asynccontextmanager
+async def client_of(address: str) -> AsyncIterator[ProductEncoder]:
+    replicas = text_encoder_replicas([address])
+    try:
+        yield ProductEncoder(replicas)
+    finally:
+        await replicas.close()
 
 
 @dataclass
@@ -51,16 +55,20 @@ async def encoder(request: pytest.FixtureRequest, model: product_model.ProductMo
     if request.param == "scripted":
         info = ProductEncoderInfo("encoder-3", "encoder-1", "encoder-2")
         image, text = pack(VECTORS["p07", SPACE_IMAGE]), pack(VECTORS["p07", SPACE_TEXT])
-        handler = ScriptedProductEncoder().handler()
+        server = serving(ScriptedProductEncoder().handler())
     else:
         info = ProductEncoderInfo(model.fingerprint, model.image_encoder, model.text_encoder)
         products = synthetic_products.make_products(1)
         image, text = pack(products.images[0]), pack(products.texts[0])
-        service = product_server.ProductEncoderService(run_in_place)
-        service.set_model(model)
-        handler = edge.handler(product_server.SERVICE, service.methods())
-    async with serving(handler) as address, aio_channel(address) as channel:
-        yield EncoderUnderTest(ProductEncoder(channel), image, text, info)
+        server = serving_real(EncoderSet(product=model))
+    async with server as address, client_of(address) as client:
+        yield EncoderUnderTest(client, image, text, info)
+
+
+@asynccontextmanager
+async def serving_real(encoders: EncoderSet) -> AsyncIterator[str]:
+    async with run_text_encoder(serving_one(encoders)) as server:
+        yield server.address
 
 
 async def test_an_image_a_text_and_both_give_different_unit_vectors(encoder: EncoderUnderTest) -> None:
@@ -83,21 +91,17 @@ async def test_the_requested_number_of_categories_comes_sorted_by_probability(en
 
 
 async def test_vectors_of_other_dimensions_are_refused(model: product_model.ProductModel) -> None:
-    service = product_server.ProductEncoderService(run_in_place)
-    service.set_model(model)
-    async with (
-        serving(edge.handler(product_server.SERVICE, service.methods())) as address,
-        aio_channel(address) as channel,
-    ):
+    async with serving_real(EncoderSet(product=model)) as address, client_of(address) as client:
         with pytest.raises(FailedPrecondition, match=r"inputs\[0\].image: 4 bytes"):
-            await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], NO_DEADLINE)
+            await client.encode([ProductInput(image=bytes(4))], NO_DEADLINE)
 
 
 async def test_a_process_without_a_product_encoder_says_so() -> None:
-    without_model = edge.handler(product_server.SERVICE, product_server.ProductEncoderService(run_in_place).methods())
-    for handlers, reason in (((without_model,), "has no product encoder"), ((), "no product encoder is deployed")):
-        async with serving(*handlers) as address, aio_channel(address) as channel:
-            client = ProductEncoder(channel)
+    for server, reason in (
+        (serving_real(EncoderSet()), "has no product encoder"),
+        (serving(), "no product encoder is deployed"),
+    ):
+        async with server as address, client_of(address) as client:
             with pytest.raises(FailedPrecondition, match=reason):
                 await client.encode([ProductInput(image=bytes(4))], NO_DEADLINE)
             with pytest.raises(FailedPrecondition, match=reason):
@@ -105,6 +109,6 @@ async def test_a_process_without_a_product_encoder_says_so() -> None:
 
 
 async def test_an_address_without_a_server_is_unavailable() -> None:
-    async with aio_channel("127.0.0.1:1") as channel:
+    async with client_of("127.0.0.1:1") as client:
         with pytest.raises(Unavailable, match="product encoder"):
-            await ProductEncoder(channel).encode([ProductInput(image=bytes(4))], NO_DEADLINE)
+            await client.encode([ProductInput(image=bytes(4))], NO_DEADLINE)

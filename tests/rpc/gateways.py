@@ -282,8 +282,11 @@ class ScriptedTextEncoder:
     texts: list[str] = field(default_factory=list)
     received: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def describe(self, _: text_encoder_pb2.DescribeEncoderRequest, __: Deadline) -> text_encoder_pb2.EncoderState:
-        return text_encoder_pb2.EncoderState(fingerprint=self.fingerprint, dim=DIM)
+    async def describe(
+        self, _: text_encoder_pb2.DescribeEncodersRequest, __: Deadline
+    ) -> text_encoder_pb2.DescribeEncodersResponse:
+        text = text_encoder_pb2.EncoderState(fingerprint=self.fingerprint, dim=DIM)
+        return text_encoder_pb2.DescribeEncodersResponse(versions=[text_encoder_pb2.EncodersOfVersion(text=text)])
 
     async def encode(
         self, request: text_encoder_pb2.EncodeTextRequest, _: Deadline
@@ -363,11 +366,6 @@ class ScriptedProductEncoder:
     batches: list[list[product_encoder_pb2.ProductInput]] = field(default_factory=list)
     precisions: list[float] = field(default_factory=list)
 
-    async def describe(
-        self, _: product_encoder_pb2.DescribeProductEncoderRequest, __: Deadline
-    ) -> product_encoder_pb2.ProductEncoderState:
-        return product_encoder_pb2.ProductEncoderState(fingerprint=self.fingerprint, dim=DIM)
-
     async def encode(
         self, request: product_encoder_pb2.EncodeProductsRequest, _: Deadline
     ) -> product_encoder_pb2.EncodeProductsResponse:
@@ -407,7 +405,7 @@ class ScriptedProductEncoder:
                 raise InvalidRequest(f"inputs[{i}].text", f"{len(each.text)} bytes")
 
     def handler(self) -> grpc.GenericRpcHandler:
-        return edge.handler(PRODUCT, {"Describe": self.describe, "Encode": self.encode, "Classify": self.classify})
+        return edge.handler(PRODUCT, {"Encode": self.encode, "Classify": self.classify})
 
 
 def _unpack_input(product_input: product_encoder_pb2.ProductInput) -> tuple[F32 | None, F32 | None]:
@@ -502,7 +500,7 @@ async def scripted_system(
         running_gateway(
             {
                 "shards": (first, second),
-                "text_encoder": text_address,
+                "text_encoder": (text_address,),
                 "model_server": model_address,
                 "refresh_s": 0.05,
                 **settings,

@@ -181,7 +181,7 @@ async def test_without_a_product_encoder_classification_fails() -> None:
     async with scripted_system(product_encoder=False) as system:
         details = await details_of(system.search.Classify(BOTH), grpc.StatusCode.FAILED_PRECONDITION)
         assert "no product encoder is deployed" in details
-    async with scripted_system(text_encoder="") as system:
+    async with scripted_system(text_encoder=()) as system:
         await details_of(system.search.Classify(STORED), grpc.StatusCode.UNAVAILABLE)
 
 

@@ -145,7 +145,7 @@ async def test_a_vector_of_another_encoder_does_not_fail_the_others_of_its_batch
     other = InputVectors(None, EncodedVector(np.ones(300, dtype=np.float32), "encoder-of-300-dimensions"))
     products = ScriptedProductEncoder()
     async with serving(products.handler()) as address:
-        encoders = Encoders(EncoderSettings(text_encoder=address))
+        encoders = Encoders(EncoderSettings(text_encoders=[address]))
 
         async def call(each: InputVectors) -> object:
             return await (encoders.classify(each, 0.9, NEVER) if classify else encoders.encode_product(each, NEVER))

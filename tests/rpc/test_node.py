@@ -79,7 +79,7 @@ async def a_node_with_encoders(where: Path) -> AsyncIterator[Node]:
     async with (
         serving(texts.handler(), products.handler()) as text_encoder,
         serving(photos.handler()) as model_server,
-        a_node(where, text_encoder=text_encoder, model_server=model_server) as node,
+        a_node(where, text_encoder=(text_encoder,), model_server=model_server) as node,
     ):
         yield node
 

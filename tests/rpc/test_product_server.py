@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import shutil
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -15,23 +15,23 @@ import numpy as np
 import pytest
 
 from encoders.product import model as product_model
-from encoders.product import server as product_server
 from encoders.product import train as train_product
 from encoders.product.model import ProductModel
-from encoders.product.server import MAX_INPUTS
 from encoders.text import model as text_model
-from encoders.text import server as text_server
 from encoders.text import train as train_text
 from encoders.text.model import TextModel
-from encoders.text.server import TextEncoderSettings
+from encoders.text_serving import server as text_server
+from encoders.text_serving.loader import load_artifacts
+from encoders.text_serving.product_service import MAX_INPUTS
+from encoders.text_serving.settings import TextEncoderSettings
 from lookalike.channels import aio_channel
-from lookalike.errors import BadArtifact
+from lookalike.errors import BadArtifact, BadSettings
 from lookalike.local import probes
-from lookalike.runtime import edge
 from lookalike.v1 import product_encoder_pb2 as pb
-from lookalike.v1 import product_encoder_pb2_grpc
+from lookalike.v1 import product_encoder_pb2_grpc, text_encoder_pb2_grpc
+from lookalike.v1.text_encoder_pb2 import EncodeTextRequest
 from lookalike.vectors import pack, unpack
-from tests.rpc.gateways import serving
+from tests.rpc.text_encoders import run_text_encoder, serving_one
 from tests.unit.encoders.synthetic_products import make_products
 
 TITLES = ["red dress", "blue dress", "white mug", "black mug", "wooden table", "赤い靴"]
@@ -61,17 +61,10 @@ def model(artifacts: Path) -> ProductModel:
 
 
 @pytest.fixture
-async def stub(artifacts: Path, model: ProductModel) -> AsyncIterator[product_encoder_pb2_grpc.ProductEncoderAsyncStub]:
-    encoder = text_server.TextEncoderService(TextEncoderSettings())
-    await encoder.load(artifacts / "text")
-    service = product_server.ProductEncoderService(encoder.run_admitted)
-    service.set_model(model)
-    async with (
-        serving(edge.handler(product_server.SERVICE, service.methods())) as address,
-        aio_channel(address) as channel,
-    ):
+async def stub(artifacts: Path) -> AsyncIterator[product_encoder_pb2_grpc.ProductEncoderAsyncStub]:
+    encoders = load_artifacts(artifacts / "text", artifacts / "product")
+    async with run_text_encoder(serving_one(encoders)) as server, aio_channel(server.address) as channel:
         yield product_encoder_pb2_grpc.ProductEncoderStub(channel)
-    encoder.close()
 
 
 def photo(row: int = 0) -> bytes:
@@ -97,8 +90,22 @@ async def test_encode_returns_the_models_vectors_and_its_fingerprints(
     np.testing.assert_allclose(unpack(response.vectors, response.dim), np.concatenate(expected), atol=1e-5)
     assert (response.fingerprint, response.dim) == (model.fingerprint, model.dim)
     assert (response.image_encoder, response.text_encoder) == (model.image_encoder, text_encoder.fingerprint)
-    state = await stub.Describe(pb.DescribeProductEncoderRequest())
-    assert (state.fingerprint, state.dim, state.categories) == (model.fingerprint, model.dim, 9)
+
+
+async def test_an_encoder_that_is_not_served_is_refused_with_those_that_are(
+    stub: product_encoder_pb2_grpc.ProductEncoderAsyncStub, model: ProductModel
+) -> None:
+    inputs = [pb.ProductInput(image=photo())]
+    named = await stub.Encode(pb.EncodeProductsRequest(inputs=inputs, fingerprint=model.fingerprint))
+    assert named.fingerprint == model.fingerprint
+    with pytest.raises(grpc.aio.AioRpcError) as encode_error:
+        await stub.Encode(pb.EncodeProductsRequest(inputs=inputs, fingerprint="product-0"))
+    classify = pb.ClassifyProductsRequest(inputs=inputs, limit=1, precision=0.9, fingerprint="product-0")
+    with pytest.raises(grpc.aio.AioRpcError) as classify_error:
+        await stub.Classify(classify)
+    for error in (encode_error.value, classify_error.value):
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert error.details() == f"this process serves the product encoder {model.fingerprint}, not product-0"
 
 
 async def test_categories_come_with_probabilities_and_the_threshold_of_their_modality(
@@ -162,25 +169,33 @@ async def test_concurrent_callers_each_get_their_own_vectors(
 
 
 async def start_server(settings: TextEncoderSettings) -> tuple[asyncio.Task[None], str]:
-    assert settings.artifact is not None
     (port,) = probes.free_ports(1)
     with_address = dataclasses.replace(settings, host="127.0.0.1", port=port)
-    return asyncio.create_task(text_server.serve(with_address, settings.artifact)), f"127.0.0.1:{port}"
+    return asyncio.create_task(text_server.serve(with_address)), f"127.0.0.1:{port}"
 
 
-async def test_a_process_without_a_product_encoder_says_so_and_serves_texts(artifacts: Path, tmp_path: Path) -> None:
-    for product_artifact in (None, tmp_path):  # An empty folder means no product encoder.
-        settings = TextEncoderSettings(artifact=artifacts / "text", product_artifact=product_artifact)
-        server_task, address = await start_server(settings)
-        try:
-            async with aio_channel(address) as channel:
-                stub = product_encoder_pb2_grpc.ProductEncoderStub(channel)
-                with pytest.raises(grpc.aio.AioRpcError) as raised:
-                    await stub.Describe(pb.DescribeProductEncoderRequest(), wait_for_ready=True, timeout=20)
-                assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        finally:
-            server_task.cancel()
-            await asyncio.wait([server_task])
+async def test_a_process_without_a_product_encoder_says_so_and_serves_texts(artifacts: Path) -> None:
+    server_task, address = await start_server(TextEncoderSettings(artifact=artifacts / "text"))
+    try:
+        async with aio_channel(address) as channel:
+            stub = product_encoder_pb2_grpc.ProductEncoderStub(channel)
+            text_stub = text_encoder_pb2_grpc.TextEncoderStub(channel)
+            await until_serving(address)
+            assert (await text_stub.Encode(EncodeTextRequest(texts=["red dress"]), timeout=20)).vectors
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await stub.Encode(pb.EncodeProductsRequest(inputs=[pb.ProductInput(image=photo())]), timeout=20)
+            assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert raised.value.details() == "this process has no product encoder"
+    finally:
+        server_task.cancel()
+        await asyncio.wait([server_task])
+
+
+async def until_serving(address: str) -> None:
+    """Wait until the process is healthy. Raises TimeoutError."""
+    async with asyncio.timeout(20):
+        while not await asyncio.to_thread(probes.is_serving, address):  # noqa: ASYNC110  # polled over gRPC
+            await asyncio.sleep(0.01)
 
 
 async def test_a_product_encoder_of_another_text_encoder_is_refused_at_startup(artifacts: Path, tmp_path: Path) -> None:
@@ -192,23 +207,33 @@ async def test_a_product_encoder_of_another_text_encoder_is_refused_at_startup(a
 
 
 async def test_a_missing_product_artifact_is_refused_at_startup(artifacts: Path, tmp_path: Path) -> None:
-    shutil.copytree(artifacts / "text", tmp_path / "text")
-    settings = TextEncoderSettings(artifact=tmp_path / "text", product_artifact=tmp_path / "absent")
+    settings = TextEncoderSettings(artifact=artifacts / "text", product_artifact=tmp_path / "absent")
     server_task, _ = await start_server(settings)
     with pytest.raises(BadArtifact, match="absent"):
         await server_task
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"artifact": Path("text"), "location": "index"}, "--artifact text --location index: set one of them"),
+        ({"product_artifact": Path("product")}, "--product-artifact product: --artifact is missing"),
+    ],
+)
+def test_artifacts_are_given_in_place_of_an_index(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadSettings, match=message):
+        TextEncoderSettings(**settings)
+
+
+async def test_without_artifacts_and_without_an_index_there_is_nothing_to_serve() -> None:
+    with pytest.raises(BadSettings, match="--location is missing"):
+        await text_server.serve(TextEncoderSettings())
+
+
 async def test_products_and_texts_in_flight_share_one_bound(artifacts: Path, model: ProductModel) -> None:
-    encoder = text_server.TextEncoderService(TextEncoderSettings(max_waiting=4))
-    await encoder.load(artifacts / "text")
-    released, service = threading.Event(), product_server.ProductEncoderService(encoder.run_admitted)
-    service.set_model(model)
-    blocking = asyncio.ensure_future(encoder.run(released.wait))
-    async with (
-        serving(edge.handler(product_server.SERVICE, service.methods())) as address,
-        aio_channel(address) as channel,
-    ):
+    served, released = serving_one(load_artifacts(artifacts / "text", artifacts / "product")), threading.Event()
+    async with run_text_encoder(served, max_waiting=4) as server, aio_channel(server.address) as channel:
+        blocking = asyncio.ensure_future(server.thread.run(released.wait))
         stub = product_encoder_pb2_grpc.ProductEncoderStub(channel)
         request = pb.EncodeProductsRequest(inputs=[pb.ProductInput(image=photo())] * 3)
         calls = [asyncio.ensure_future(stub.Encode(request)) for _ in range(2)]
@@ -220,5 +245,4 @@ async def test_products_and_texts_in_flight_share_one_bound(artifacts: Path, mod
         released.set()
         (admitted,) = [call for call in calls if call is not refused]
         assert (await admitted).dim == model.dim
-    await blocking
-    encoder.close()
+        await blocking

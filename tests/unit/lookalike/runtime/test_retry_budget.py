@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from encoders.image.retry_budget import RetryBudget
+from lookalike.runtime.retry_budget import RetryBudget
 
 
 def test_a_failure_among_successes_may_be_retried() -> None:

@@ -1,65 +1,41 @@
-"""The ProductEncoder service, which runs in the text encoder's process: product vectors and categories.
-
-Its inputs are image and text vectors. No I/O of its own.
-"""
+"""The ProductEncoder service: product vectors and categories, from image and text vectors. No I/O of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from prometheus_client import Histogram
 
 from encoders.product.classifier import PRECISIONS
 from encoders.product.model import CategoryPrediction, ProductModel
-from lookalike.errors import FailedPrecondition, InvalidRequest
+from encoders.text_serving.encoder_set import ServedEncoders, find_product_model
+from encoders.text_serving.encoder_thread import EncoderThread
+from encoders.text_serving.metrics import BATCH_PRODUCTS
+from lookalike.errors import InvalidRequest
 from lookalike.runtime import edge
 from lookalike.runtime.deadline import Deadline
 from lookalike.v1 import product_encoder_pb2 as pb
 from lookalike.vectors import F32, pack, unpack
 
-RunOnThread = Callable[[Callable[[], Any], int], Awaitable[Any]]
 SERVICE = pb.DESCRIPTOR.services_by_name["ProductEncoder"]
 MAX_INPUTS = 256
 _NORM_TOLERANCE = 5e-3  # Of the squared norm; the encoders' clients check the norm to 1e-3.
 
-BATCH_PRODUCTS = Histogram(
-    "lookalike_product_batch_products", "Products fused or classified together.", buckets=(1, 2, 4, 8, 16, 32, 64, 256)
-)
-
 
 class ProductEncoderService:
-    """The RPC methods. Until `set_model` is called, every request fails with FAILED_PRECONDITION.
+    """The RPC methods."""
 
-    run: run(work, products) runs the work on the process's encoder thread, admitted as that many products; raises
-    Overloaded.
-    """
-
-    def __init__(self, run: RunOnThread) -> None:
-        self._run = run
-        self._model: ProductModel | None = None
-
-    def set_model(self, model: ProductModel) -> None:
-        self._model = model
+    def __init__(self, served: ServedEncoders, thread: EncoderThread) -> None:
+        self._served = served
+        self._thread = thread
 
     def methods(self) -> edge.Methods:
-        return {"Describe": self.describe, "Encode": self.encode, "Classify": self.classify}
-
-    async def describe(self, request: pb.DescribeProductEncoderRequest, deadline: Deadline) -> pb.ProductEncoderState:
-        model = self._require_model()
-        return pb.ProductEncoderState(
-            fingerprint=model.fingerprint,
-            dim=model.dim,
-            image_encoder=model.image_encoder,
-            text_encoder=model.text_encoder,
-            categories=len(model.categories),
-        )
+        return {"Encode": self.encode, "Classify": self.classify}
 
     async def encode(self, request: pb.EncodeProductsRequest, deadline: Deadline) -> pb.EncodeProductsResponse:
-        model = self._require_model()
+        model = find_product_model(self._served, request.fingerprint)
         images, texts = _parse_inputs(model, request.inputs)
-        vectors: F32 = await self._run(lambda: model.encode(images, texts), len(images))
+        vectors = await self._thread.run_admitted(lambda: model.encode(images, texts), len(images))
         return pb.EncodeProductsResponse(
             vectors=pack(vectors),
             dim=model.dim,
@@ -69,13 +45,13 @@ class ProductEncoderService:
         )
 
     async def classify(self, request: pb.ClassifyProductsRequest, deadline: Deadline) -> pb.ClassifyProductsResponse:
-        model = self._require_model()
+        model = find_product_model(self._served, request.fingerprint)
         if not PRECISIONS[0] <= request.precision <= PRECISIONS[-1]:
             raise InvalidRequest("precision", f"{request.precision} is not in {PRECISIONS[0]}..{PRECISIONS[-1]}")
         if not request.limit:
             raise InvalidRequest("limit", "0 categories requested, at least 1 is required")
         images, texts = _parse_inputs(model, request.inputs)
-        predictions: list[CategoryPrediction] = await self._run(
+        predictions = await self._thread.run_admitted(
             lambda: model.classify(images, texts, limit=request.limit, precision=request.precision), len(images)
         )
         return pb.ClassifyProductsResponse(
@@ -84,11 +60,6 @@ class ProductEncoderService:
             image_encoder=model.image_encoder,
             text_encoder=model.text_encoder,
         )
-
-    def _require_model(self) -> ProductModel:
-        if self._model is None:
-            raise FailedPrecondition("this process has no product encoder (--product-artifact)")
-        return self._model
 
 
 def _parse_inputs(model: ProductModel, inputs: Sequence[pb.ProductInput]) -> tuple[F32, F32]:

@@ -1,0 +1,158 @@
+"""The replicas of one service: found by name, asked what they serve, and called where they serve it. Network I/O.
+
+A name may resolve to several addresses (a headless Service's are those of its pods), and several may be listed. Each
+address has a channel of its own, so that a call reaches a replica that serves what it needs while others do not yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import grpc
+import grpc.aio
+
+from lookalike.channels import aio_channel
+from lookalike.runtime.retry_budget import RetryBudget
+
+Stub = TypeVar("Stub")
+State = TypeVar("State")
+Reply = TypeVar("Reply")
+
+CLOSE_S = 30.0  # In which the calls to a replica that is gone from its name may end.
+
+
+@dataclass(slots=True, eq=False)
+class _Replica(Generic[Stub, State]):
+    channel: grpc.aio.Channel
+    stub: Stub
+    state: State | None = None  # None: it was not reached when it was last asked, or never asked.
+    in_flight: int = 0
+
+    async def ask(self, describe: Callable[[Stub], Awaitable[State]]) -> None:
+        try:
+            self.state = await describe(self.stub)
+        except grpc.aio.AioRpcError:
+            self.state = None
+
+    def rank(self, serves: Callable[[State], bool]) -> tuple[int, bool, int]:
+        """Sort key: whether it serves what a call needs, then how busy it is. A broken one fails fast: never busy."""
+        served = 1 if self.state is None else 0 if serves(self.state) else 2
+        broken = self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        return served, broken, self.in_flight
+
+
+class Replicas(Generic[Stub, State]):
+    """The replicas behind some addresses; for use on one event loop.
+
+    addresses: host:port of each; a host may be a name of several. Until `poll` has resolved them, they are called as
+    they are.
+    connect: makes the stub, or stubs, of a channel.
+    resolve: the addresses behind one. Raises OSError.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        connect: Callable[[grpc.aio.Channel], Stub],
+        resolve: Callable[[str], Awaitable[Sequence[str]]] | None = None,
+    ) -> None:
+        self._addresses = addresses
+        self._connect = connect
+        self._resolve = resolve or resolve_address
+        self._replicas: dict[str, _Replica[Stub, State]] = {}
+        self._retry_budget = RetryBudget()
+        self._closing: set[asyncio.Task[None]] = set()  # The event loop holds tasks only weakly.
+        self._set_addresses(addresses)
+
+    async def poll(self, describe: Callable[[Stub], Awaitable[State]]) -> Mapping[str, State]:
+        """Resolve the addresses, and ask every replica for its state; that of each that was reached, by address.
+
+        describe: raises grpc.aio.AioRpcError where a replica cannot be reached.
+        """
+        found = await asyncio.gather(*map(self._resolve_known, self._addresses))
+        self._set_addresses([address for addresses in found for address in addresses])
+        replicas = dict(self._replicas)
+        await asyncio.gather(*(each.ask(describe) for each in replicas.values()))
+        return {address: each.state for address, each in replicas.items() if each.state is not None}
+
+    async def call(self, send: Callable[[Stub], Awaitable[Reply]], serves: Callable[[State], bool]) -> Reply:
+        """Call a replica that serves what the call needs, of these the one with the fewest calls in flight.
+
+        If none is known to serve it, another is asked, which says what it serves. Retries once on another replica where
+        the connection fails, unless most calls do, and where one no longer serves what the other is known to serve.
+        Raises grpc.aio.AioRpcError.
+        """
+        replica = _choose(self._replicas.values(), serves)
+        try:
+            return await self._send(replica, send)
+        except grpc.aio.AioRpcError as error:
+            others = [each for each in self._replicas.values() if each is not replica]
+            match error.code():
+                case grpc.StatusCode.UNAVAILABLE if self._retry_budget.record_failure():
+                    others = others or [replica]
+                case grpc.StatusCode.FAILED_PRECONDITION:
+                    replica.state = None
+                    others = [each for each in others if each.state is not None and serves(each.state)]
+                case _:
+                    others = []
+            if not others:
+                raise
+        return await self._send(_choose(others, serves), send)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(each.channel.close() for each in self._replicas.values()), *self._closing)
+
+    async def _resolve_known(self, address: str) -> Sequence[str]:
+        """The addresses behind one; while its name cannot be resolved, all that are known stay."""
+        try:
+            return await self._resolve(address)
+        except OSError:
+            return [*self._replicas]
+
+    def _set_addresses(self, addresses: Sequence[str]) -> None:
+        for address in [each for each in self._replicas if each not in addresses]:
+            closing = asyncio.ensure_future(self._replicas.pop(address).channel.close(CLOSE_S))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        for address in addresses:
+            if address not in self._replicas:
+                channel = aio_channel(address)
+                self._replicas[address] = _Replica(channel, self._connect(channel))
+
+    async def _send(self, replica: _Replica[Stub, State], send: Callable[[Stub], Awaitable[Reply]]) -> Reply:
+        replica.in_flight += 1
+        try:
+            reply = await send(replica.stub)
+        finally:
+            replica.in_flight -= 1
+        self._retry_budget.record_success()
+        return reply
+
+
+def _choose(replicas: Iterable[_Replica[Stub, State]], serves: Callable[[State], bool]) -> _Replica[Stub, State]:
+    return min(replicas, key=lambda each: each.rank(serves))
+
+
+async def resolve_address(address: str) -> Sequence[str]:
+    """host:port of every address that the host has. Raises OSError where there is none."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or _is_literal(host):
+        return [address]
+    found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    return [
+        f"[{sockaddr[0]}]:{port}" if family == socket.AF_INET6 else f"{sockaddr[0]}:{port}"
+        for family, *_, sockaddr in found
+    ]
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
