@@ -124,9 +124,7 @@ def measure_index(processes: Supervisor, folder: Path, name: str, known: Known) 
     )
     report = json.loads(processes.run("update", update))
     text_port, node_port = free_ports(2)
-    product_artifact = Path(report["product_artifact"]) if report["product_artifact"] else None
-    text_artifact = Path(report["text_artifact"])
-    text_encoder = process_specs.text_encoder(text_artifact, text_port, product_artifact=product_artifact)
+    text_encoder = process_specs.text_encoder(location, text_port)
     node = process_specs.node(location, node_port, text_encoder=text_encoder)
     for spec in (text_encoder, node):
         processes.start(f"{name} {spec.name}", spec.command, ready=spec.ready)

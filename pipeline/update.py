@@ -118,6 +118,12 @@ class UpdateReport:
     features: dict[str, dict[str, int]] = field(default_factory=dict)  # What compaction did, by kind and encoder.
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def encoders(self) -> dict[int, Path]:
+        """The artifacts of the encoders that belong to the version, by space."""
+        artifacts = {SPACE_TEXT: self.text_artifact, SPACE_PRODUCT: self.product_artifact}
+        return {space: artifact for space, artifact in artifacts.items() if artifact is not None}
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure the seconds that the block takes."""
@@ -208,6 +214,7 @@ async def update(options: UpdateOptions) -> UpdateReport:
                 engine=options.engine,
                 text_shares=choice.shares,
                 duplicates=thresholds,
+                encoders=report.encoders,
             )
         with report.stage("features"):
             _compact_features(options, catalogue, spaces, report, store)

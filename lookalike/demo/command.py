@@ -147,15 +147,10 @@ def _serve(
     """Start the text encoder and the node together; return the node once both are ready."""
     # Chosen after the build, which may take an hour: meanwhile any connection could get a port that was chosen before.
     (text_port,) = probes.free_ports(1, exclude=(port, metrics_port))
-    text_encoder = None
-    if index.text_artifact is not None:
-        text_encoder = process_specs.text_encoder(
-            index.text_artifact, text_port, product_artifact=index.product_artifact
-        )
+    text_encoder = process_specs.text_encoder(index.location, text_port) if "text" in index.spaces else None
     node = process_specs.node(
         index.location,
         port,
-        version=index.version,  # The text encoder beside it belongs to this version and does not follow CURRENT.
         live_dir=index.location.parent / "live",
         metrics_port=metrics_port,
         model_server=model_server,

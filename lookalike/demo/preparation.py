@@ -32,12 +32,10 @@ class ExportedModels:
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltIndex:
-    """An index location with the version that `lookalike update` built there, and its encoders."""
+    """An index location with the version that `lookalike update` built there."""
 
     location: Path
     version: str
-    text_artifact: Path | None  # None: no product has a word.
-    product_artifact: Path | None  # None: there is no product space.
     products: int
     rejected: int
     spaces: Sequence[str]
@@ -126,10 +124,7 @@ class Preparation:
             "index",
             self._index_inputs(catalogue, models),
             lambda: json.loads(self._run("update", command, show_stderr=True)),
-            outputs=lambda result: [
-                *(Path(result[name]) for name in ("text_artifact", "product_artifact") if result[name]),
-                self._location / result["version"],
-            ],
+            outputs=lambda result: [self._location / result["version"]],
         )
         return self._built_index(result)
 
@@ -149,12 +144,9 @@ class Preparation:
 
     def _built_index(self, result: Mapping[str, Any]) -> BuiltIndex:
         """From the JSON that `lookalike update --json` prints."""
-        text, product = result["text_artifact"], result["product_artifact"]
         return BuiltIndex(
             location=self._location,
             version=result["version"],
-            text_artifact=Path(text) if text else None,
-            product_artifact=Path(product) if product else None,
             products=result["products"],
             rejected=result["rejected"],
             spaces=tuple(result["spaces"]),

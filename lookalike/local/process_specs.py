@@ -31,10 +31,9 @@ def lookalike_command(*arguments: str | Path | int) -> list[str]:
     return [sys.executable, "-m", "lookalike", *map(str, arguments)]
 
 
-def text_encoder(artifact: Path, port: int, *, product_artifact: Path | None = None) -> ProcessSpec:
-    """The text encoder; with `product_artifact` it is the product encoder, too."""
-    product: list[str | Path] = ["--product-artifact", product_artifact] if product_artifact else []
-    return server("text encoder", port, "text-encoder", "--artifact", artifact, *product)
+def text_encoder(location: Path, port: int) -> ProcessSpec:
+    """The text and product encoders of the index at `location`, following CURRENT."""
+    return server("text encoder", port, "text-encoder", "--location", location)
 
 
 def model_server(models: Path, port: int, *, model: str = "mobilenet") -> ProcessSpec:

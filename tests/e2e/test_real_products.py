@@ -77,9 +77,7 @@ def client(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli
     """A client of a gateway with two shards, a model server and the encoders of the update: five processes."""
     model_port, text_port, first_port, second_port, gateway_port = probes.free_ports(5)
     model_server = process_specs.model_server(shop.models, model_port)
-    text_encoder = process_specs.text_encoder(
-        Path(shop.update["text_artifact"]), text_port, product_artifact=Path(shop.update["product_artifact"])
-    )
+    text_encoder = process_specs.text_encoder(shop.index, text_port)
     shards = [
         process_specs.server(f"shard {number}", port, "shard", "--location", shop.index, "--shard", number)
         for number, port in enumerate((first_port, second_port))

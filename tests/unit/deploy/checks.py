@@ -21,7 +21,7 @@ from tests.unit.deploy.kustomize import Document, config_map_references, pod_tem
 from tests.unit.deploy.test_images import DOCKERFILE, USES
 
 KUBERNETES = "1.37"
-FOREIGN = {"tensorflow/serving", "redis", "alpine/kubectl"}
+FOREIGN = {"tensorflow/serving", "redis"}
 OWN = "lookalike/"
 # Kubernetes creates them in every namespace.
 BUILT_IN_CONFIG_MAPS = {"kube-root-ca.crt"}

@@ -22,7 +22,8 @@ DEPLOYED = REPOSITORY / "deploy" / "k8s" / "base" / "model-server"
 
 
 def test_the_deployed_files_are_those_that_the_command_writes(tmp_path: Path) -> None:
-    assert main(["/data/models", str(tmp_path), "--num-batch-threads", "2"], {}) == 0
+    options = ["--num-batch-threads", "2", "--model-version-policy", "latest:2"]
+    assert main(["/data/models", str(tmp_path), *options], {}) == 0
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         path.name: path.read_text() for path in DEPLOYED.iterdir()
     }

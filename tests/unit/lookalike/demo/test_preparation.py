@@ -35,16 +35,12 @@ class Commands:
             output.mkdir(parents=True, exist_ok=True)
             return json.dumps({"encoder": f"mobilenet-{weights}"})
         if name == "update":
-            text = Path(arguments[arguments.index("--artifacts") + 1]) / "scdv"
-            for directory in (output / self.version, text):
-                directory.mkdir(parents=True, exist_ok=True)
+            (output / self.version).mkdir(parents=True, exist_ok=True)
             manifest = {"shards": 2, "spaces": [{"name": "text"}]}
             (output / self.version / "manifest.json").write_text(json.dumps(manifest))
             (output / "CURRENT").write_text(self.version)
             result = {
                 "version": self.version,
-                "text_artifact": str(text),
-                "product_artifact": None,
                 "products": 1,
                 "rejected": 0,
             }
@@ -165,8 +161,6 @@ def test_a_built_index_is_what_the_update_command_reported(
     assert index == BuiltIndex(
         location=state / "index",
         version="v1",
-        text_artifact=state / "encoders" / "scdv",
-        product_artifact=None,
         products=1,
         rejected=0,
         spaces=("text",),

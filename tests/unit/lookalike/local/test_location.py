@@ -50,7 +50,7 @@ def test_a_port_in_use_is_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_node_gets_the_address_of_every_process_beside_it_and_no_others() -> None:
-    encoder = process_specs.text_encoder(Path("/artifact"), 7100)
+    encoder = process_specs.text_encoder(Path("/index"), 7100)
     command = process_specs.node(Path("/index"), 50051, text_encoder=encoder).command
     flags = dict(zip(command[5::2], command[6::2], strict=True))
     assert (flags["--location"], flags["--text-encoder"]) == ("/index", "127.0.0.1:7100")
