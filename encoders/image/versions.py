@@ -24,7 +24,7 @@ from encoders.image.client import (
 )
 from encoders.image.prediction_service import BadTensor
 from encoders.tfserving.v1 import prediction_pb2 as pb
-from lookalike.runtime.replicas import Replicas
+from lookalike.runtime.replicas import Replicas, resolve_address
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ImageVersions:
         self._model = model
         self._pinned = pinned
         self._replicas: Replicas[_ModelServer, Mapping[str, int]] = Replicas(
-            addresses, lambda channel: _ModelServer(ModelServerStub(channel))
+            addresses, lambda channel: _ModelServer(ModelServerStub(channel)), resolve_address
         )
         self._numbers: dict[str, int] = {}
         self._forgotten = 0

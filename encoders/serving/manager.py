@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from encoders.image.card import read_exported_card
 from encoders.image.models import find_versions
 from encoders.serving.batching import BatchingParameters
 from encoders.serving.metrics import LOADS, QUEUED_IMAGES
@@ -44,15 +45,21 @@ Result = TypeVar("Result")
 class ModelManager:
     """The served models (TensorFlow-Serving's AspiredVersionsManager).
 
-    load: loads a version; blocking, called on a separate thread while the old versions keep serving.
+    load:   loads a version; blocking, called on a separate thread while the old versions keep serving.
+    needed: the fingerprints of encoders that are served beside what the policy says; blocking, called on that thread.
     """
 
     def __init__(
-        self, configs: Sequence[ModelConfig], load: Callable[[Path], Servable], batching: BatchingParameters
+        self,
+        configs: Sequence[ModelConfig],
+        load: Callable[[Path], Servable],
+        batching: BatchingParameters,
+        needed: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._models: dict[str, ServedModel] = {}
         self._configure(configs)
         self._load = load
+        self._needed = needed
         self._scheduler = BatchScheduler(batching)
         self._load_thread = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._reconcile_lock = asyncio.Lock()
@@ -160,6 +167,7 @@ class ModelManager:
             base = model.config.base_path
             existing = await self._run_in_thread(find_versions, base.parent, base.name)
         aspired = aspired_versions(model.config.policy, existing) if model.config else frozenset()
+        aspired |= await self._run_in_thread(self._needed_versions, existing)
         # As TensorFlow-Serving's servable_versions_always_present: keep serving if the folder is empty for a moment or
         # a version was misspelt.
         if model.config is not None and not aspired:
@@ -177,6 +185,13 @@ class ModelManager:
                 case Unload(number):
                     self._unload_version(model.versions[number])
         model.forget_oldest()
+
+    def _needed_versions(self, existing: Mapping[int, Path]) -> frozenset[int]:
+        """The highest version of each encoder that is needed."""
+        if not existing or not (needed := self._needed()):
+            return frozenset()
+        versions = {_fingerprint(path): number for number, path in sorted(existing.items())}
+        return frozenset(number for fingerprint, number in versions.items() if fingerprint in needed)
 
     async def _load_version(self, model: ServedModel, number: int, path: Path) -> None:
         """Load a version on the thread for loading; it ends AVAILABLE, or in END with its error."""
@@ -247,3 +262,11 @@ class ModelManager:
         if spec.version_label not in labels:
             raise InvalidRequest("model_spec", f"Unrecognized servable version label: {spec.version_label}")
         return labels[spec.version_label]
+
+
+def _fingerprint(path: Path) -> str:
+    """The encoder of an exported version; empty if its card cannot be read."""
+    try:
+        return read_exported_card(path).fingerprint
+    except BadArtifact:
+        return ""

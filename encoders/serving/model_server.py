@@ -16,9 +16,11 @@ from encoders.image.models import find_model
 from encoders.image.prediction_service import MODEL_SERVICE, PREDICTION_SERVICE
 from encoders.image.tensorflow_runtime import import_tensorflow
 from encoders.serving.manager import ModelManager
+from encoders.serving.needed_models import NeededEncoders
 from encoders.serving.saved_model import SavedModel, Servable
 from encoders.serving.service import ModelServerService
 from encoders.serving.settings import ModelServerSettings, batching_parameters, model_config
+from lookalike.releases.settings import open_index_location
 from lookalike.runtime import lifecycle, telemetry
 from lookalike.runtime.settings import load
 
@@ -42,7 +44,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> None:
 
 async def serve(settings: ModelServerSettings, load_version: Callable[[Path], Servable]) -> None:
     """Serve until SIGTERM. Raises BadSettings, and BadArtifact if no version can be loaded at the start."""
-    manager = ModelManager([model_config(settings)], load_version, batching_parameters(settings))
+    needed = NeededEncoders(open_index_location(settings)) if settings.location else tuple
+    manager = ModelManager([model_config(settings)], load_version, batching_parameters(settings), needed)
     service = ModelServerService(manager, settings.models)
     watch_stack = contextlib.ExitStack()
     try:

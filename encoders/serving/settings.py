@@ -11,12 +11,13 @@ from encoders.serving.batching import BatchingParameters
 from encoders.serving.model import ModelConfig
 from encoders.serving.policy import parse_labels, parse_policy
 from lookalike.errors import BadSettings
-from lookalike.runtime.settings import ProcessSettings, setting
+from lookalike.releases.settings import LocationSettings
+from lookalike.runtime.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelServerSettings(ProcessSettings):
-    """Settings of `lookalike serve model-server`."""
+class ModelServerSettings(LocationSettings):
+    """Settings of `lookalike serve model-server`. location: an index whose models are served, too; empty: none."""
 
     PREFIX: ClassVar[str] = "LOOKALIKE_MODEL_SERVER_"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import grpc.aio
 
-from lookalike.runtime.replicas import Replicas
+from lookalike.runtime.replicas import Replicas, Resolve, resolve_address
 from lookalike.v1.product_encoder_pb2_grpc import ProductEncoderStub
 from lookalike.v1.text_encoder_pb2 import DescribeEncodersRequest
 from lookalike.v1.text_encoder_pb2_grpc import TextEncoderStub
@@ -36,8 +36,8 @@ class ServedEncoders:
 TextEncoderReplicas = Replicas[EncoderStubs, ServedEncoders]
 
 
-def text_encoder_replicas(addresses: Sequence[str]) -> TextEncoderReplicas:
-    return Replicas(addresses, _connect)
+def text_encoder_replicas(addresses: Sequence[str], resolve: Resolve = resolve_address) -> TextEncoderReplicas:
+    return Replicas(addresses, _connect, resolve)
 
 
 async def poll_text_encoders(

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from lookalike.errors import BadSettings
-from lookalike.releases.settings import LocationSettings
+from lookalike.releases.settings import FollowSettings
 from lookalike.runtime.settings import setting
 
 MAX_TEXTS = 1024  # In one request.
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextEncoderSettings(LocationSettings):
+class TextEncoderSettings(FollowSettings):
     """A process that serves the encoders of an index's versions, or the artifacts that it is given."""
 
     PREFIX: ClassVar[str] = "LOOKALIKE_TEXT_ENCODER_"

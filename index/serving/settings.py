@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from lookalike.errors import BadSettings
-from lookalike.releases.settings import LocationSettings
+from lookalike.releases.settings import FollowSettings
 from lookalike.runtime.settings import setting
 from lookalike.spaces import VECTOR_SPACES
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexSettings(LocationSettings):
+class IndexSettings(FollowSettings):
     """How the shards of an index are loaded, searched and updated."""
 
     expect: tuple[str, ...] = setting(

@@ -19,7 +19,7 @@ PinFiles = Callable[[Manifest, str], PinnedFiles]
 
 @dataclass(frozen=True, kw_only=True)
 class LocationSettings(ProcessSettings):
-    """Where the versions of an index are, which of them serves, and how its files get to this machine."""
+    """Where the versions of an index are."""
 
     location: str = setting("", "the index, as `index build` or `update` wrote it: a directory or a URL (s3://…)")
     storage_options: str = setting(
@@ -27,6 +27,12 @@ class LocationSettings(ProcessSettings):
         "options of the URL's fsspec filesystem as a JSON object, added to what its library finds itself",
         secret=True,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowSettings(LocationSettings):
+    """Which version is served, and how its files get to this machine."""
+
     cache_dir: Path | None = setting(None, "where the files of an index at a URL are cached; processes may share it")  # noqa: RUF009  # `setting` makes a field, not a value
     cache_bytes: int = setting(
         32 << 30,
@@ -51,7 +57,7 @@ def open_index_location(settings: LocationSettings) -> Directory | ObjectStore:
 
 
 def file_pinner(
-    location: Directory | ObjectStore, settings: LocationSettings, is_stopping: Callable[[], bool]
+    location: Directory | ObjectStore, settings: FollowSettings, is_stopping: Callable[[], bool]
 ) -> PinFiles:
     """The function that fetches (if needed) and pins the files of a part of a version. Raises BadSettings."""
     if isinstance(location, Directory):

@@ -23,6 +23,8 @@ Stub = TypeVar("Stub")
 State = TypeVar("State")
 Reply = TypeVar("Reply")
 
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+
 CLOSE_S = 30.0  # In which the calls to a replica that is gone from its name may end.
 
 
@@ -59,11 +61,11 @@ class Replicas(Generic[Stub, State]):
         self,
         addresses: Sequence[str],
         connect: Callable[[grpc.aio.Channel], Stub],
-        resolve: Callable[[str], Awaitable[Sequence[str]]] | None = None,
+        resolve: Resolve,
     ) -> None:
         self._addresses = addresses
         self._connect = connect
-        self._resolve = resolve or resolve_address
+        self._resolve = resolve
         self._replicas: dict[str, _Replica[Stub, State]] = {}
         self._retry_budget = RetryBudget()
         self._closing: set[asyncio.Task[None]] = set()  # The event loop holds tasks only weakly.

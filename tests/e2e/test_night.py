@@ -7,7 +7,6 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -104,13 +103,6 @@ class Shop:
     def _next(self) -> int:
         self._revision += 10
         return self._revision
-
-
-def artifacts(report: dict[str, Any]) -> Iterator[object]:
-    """The arguments of a text encoder, from the report of the update that trained it."""
-    yield from ("--artifact", report["text_artifact"])
-    if report["product_artifact"]:
-        yield from ("--product-artifact", report["product_artifact"])
 
 
 async def image_vectors(model_server: str, photos: dict[str, bytes]) -> dict[str, F32]:
@@ -235,10 +227,10 @@ def test_what_is_published_by_day_and_while_an_update_runs_is_found_by_the_encod
         encode: list[object] = ["--model-server", address["model"], "--features", tmp_path / "features"]
         encode += ["--artifacts", tmp_path / "text", "--text-kind", "fasttext"]
         first = run("first update", "update", catalogue, index, *encode)
-        serve("first text encoder", "text", "text-encoder", *artifacts(first))
+        follow = ("--location", index, "--poll-s", 0.2, "--lease-s", 3)
+        serve("text encoder", "text", "text-encoder", *follow)
         encoders = ("--text-encoder", address["text"], "--model-server", address["model"])
-        node = ("--location", index, "--live-dir", live, "--threads", 1, "--poll-s", 0.2, "--lease-s", 3)
-        serve("node", "node", "node", *node, *encoders)
+        serve("node", "node", "node", *follow, "--live-dir", live, "--threads", 1, *encoders)
         worker = ("--stream", redis.url, "--gateway", address["node"], "--model-server", address["model"])
         serve("worker", "worker", "worker", *worker, "--features", tmp_path / "features", "--photos", photos)
         processes.wait_ready(timeout_s=WAIT_S)
@@ -256,8 +248,6 @@ def test_what_is_published_by_day_and_while_an_update_runs_is_found_by_the_encod
         try:
             served, retrained = f"grpc://{address['node']}", ("--keep-text-encoder", "never", "--photos", photos)
             second = run("second update", "update", served, index, *encode, *retrained)
-            processes.kill("first text encoder")
-            serve("second text encoder", "text", "text-encoder", *artifacts(second))
             report = run("reencode", "catalog", "reencode", index, "--gateway", address["node"], "--settle-s", 1)
         finally:
             night.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -125,13 +125,14 @@ async def run_model_server(
     name: str = MODEL,
     start: bool = True,
     poll_s: float = 0,
+    needed: Callable[[], Collection[str]] = tuple,
     **batching: Any,
 ) -> AsyncIterator[str]:
     """Run a server of `models` and yield its address; batches of 4 unless `batching` says otherwise."""
     limits = {"max_batch_size": 256, "enable_large_batch_splitting": True, "max_execution_batch_size": 4}
     parameters = BatchingParameters(**{**limits, "max_enqueued_batches": 64, **batching})
     config = ModelConfig(name=name, base_path=models / name, policy=policy, labels=labels or {})
-    manager = ModelManager([config], load, parameters)
+    manager = ModelManager([config], load, parameters, needed)
     grpc_server = edge.server(ModelServerService(manager, models).handlers())
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     await grpc_server.start()

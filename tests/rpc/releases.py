@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from encoders.image.card import Card, compute_fingerprint, write_card
+from encoders.image.signature import MODEL
 from encoders.product import model as product_model
 from encoders.product import train as train_product
 from encoders.text import model as text_model
@@ -30,7 +33,7 @@ from node import app
 from node.settings import NodeSettings
 from server.app import Gateway
 from tests.rpc.gateways import serving
-from tests.rpc.model_servers import ArithmeticModel
+from tests.rpc.model_servers import ArithmeticModel, write_version
 from tests.rpc.text_encoders import run_text_encoder
 from tests.unit.encoders.synthetic_products import IMAGE_DIM, make_products
 from tests.unit.index.samples import catalogue, vectors_of
@@ -64,8 +67,28 @@ def train_encoders(directory: Path, number: int) -> Path:
     return directory
 
 
+def image_card(number: int) -> Card:
+    digest = hashlib.sha256(str(number).encode()).hexdigest()
+    card = Card(
+        network="shopnet",
+        input_px=IMAGE_PX,
+        preprocessing="torch",
+        output="features",
+        dimension=IMAGE_DIM,
+        digest=digest,
+    )
+    return dataclasses.replace(card, fingerprint=compute_fingerprint(card))
+
+
 def image_encoder(number: int) -> str:
-    return f"shopnet-{number:012}"
+    return image_card(number).fingerprint
+
+
+def write_models(models: Path, *numbers: int) -> None:
+    """Image models as a server recognises them, with their cards; TensorFlow could not load them."""
+    write_version(models, *numbers)
+    for number in numbers:
+        write_card(image_card(number), models / MODEL / str(number))
 
 
 def build_release(location: Path, encoders: Path, number: int, *, serve: bool = True) -> Release:

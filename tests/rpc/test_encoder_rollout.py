@@ -14,16 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from encoders.serving.needed_models import NeededEncoders
 from encoders.serving.policy import All
 from lookalike.channels import aio_channel
 from lookalike.releases import version
+from lookalike.releases.location import Directory
 from lookalike.releases.names import ENCODERS
 from lookalike.spaces import space_name
 from lookalike.v1 import catalog_pb2_grpc, search_pb2_grpc
 from lookalike.v1.catalog_pb2 import PatchRequest, UpsertRequest
 from lookalike.v1.search_pb2 import ClassifyRequest, Example, SearchRequest
 from lookalike.v1.types_pb2 import SPACE_IMAGE, SPACE_PRODUCT, SPACE_TEXT, Product
-from tests.rpc.model_servers import run_model_server, until, write_version
+from tests.rpc.model_servers import run_model_server, until
 from tests.rpc.releases import (
     Release,
     RunningNode,
@@ -33,6 +35,7 @@ from tests.rpc.releases import (
     load_image_model,
     text_encoder,
     train_encoders,
+    write_models,
 )
 
 TEXT = SearchRequest(examples=[Example(text="white mug")])
@@ -60,7 +63,7 @@ class System:
 @pytest.fixture
 def system(tmp_path: Path, trained: list[Path]) -> System:
     location, models = tmp_path / "index", tmp_path / "models"
-    write_version(models, 1, 2)
+    write_models(models, 1, 2)
     first = build_release(location, trained[0], 1)
     return System(location, models, first, build_release(location, trained[1], 2, serve=False))
 
@@ -150,7 +153,9 @@ async def test_while_releases_with_other_encoders_come_and_go_no_call_fails_and_
 ) -> None:
     async with (
         text_encoder(system.location) as encoders,
-        run_model_server(system.models, load_image_model, policy=All()) as model_server,
+        run_model_server(
+            system.models, load_image_model, poll_s=0.05, needed=NeededEncoders(Directory(system.location))
+        ) as model_server,
         a_node(
             system.location,
             live_dir=tmp_path / "live",
@@ -256,6 +261,6 @@ async def test_a_release_whose_image_model_is_not_served_keeps_the_gateway_at_th
         missing = f"does not serve the image encoder {system.second.image} of the new version yet"
         assert node.waits_for == f"image encoder {model_server} {missing}"
         assert await search(node, photo) == system.first.version
-        write_version(system.models, 2)
+        write_models(system.models, 2)
         await until(lambda: node.version == system.second.version)
         assert await search(node, photo) == system.second.version
