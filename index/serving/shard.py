@@ -121,7 +121,7 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
     writer = Writer(
         served,
         max_waiting=settings.max_updates_waiting,
-        finish_migration=migration.finish if migration else None,
+        migration=migration,
         is_busy=slots.ordinary.is_busy,
     )
     rollout = Rollout(
@@ -136,7 +136,7 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
         before_drop=migration.before_drop if migration else None,
     )
     try:
-        yield RunningShard(IndexShard(slots, served, writer), rollout)
+        yield RunningShard(IndexShard(slots, served, writer, migration), rollout)
     finally:
         writer.close()
         rollout.close()
