@@ -72,24 +72,31 @@ def choose_snapshot(
 
     changes: those known of the pinned version, to which what the responses say is added; None: there is no history.
 
-    The pinned version changes when every reachable shard has the same other version as its current one. If no shard
-    serves it any more, the version that most shards serve is next; ties go to the one that is current at most shards,
-    then to the greatest name. Raises Unavailable when no shard is reachable, or an address is not that of the expected
-    shard.
+    The pinned version changes when every reachable shard that another version has, has that as its current one. For one
+    of another number of shards all of them must serve it, and no change may be waiting to be handed over. If no shard
+    serves the pinned version any more, the version that most shards serve is next; ties go to the one that is current
+    at most shards, then to the greatest name. Raises Unavailable when no shard is reachable, or an address is not that
+    of the expected shard.
     """
     reachable = [(ordinal, response) for ordinal, response in enumerate(responses) if response is not None]
     if not reachable:
         raise Unavailable("no shard is reachable")
     served = {ordinal: _matching_states(response.versions, ordinal, len(responses)) for ordinal, response in reachable}
-    versions = [state.version for states in served.values() for state in states]
-    currents = [states[0].version for states in served.values()]
-    if len(set(currents)) == 1:
-        version = currents[0]
-    elif pinned in versions:
+    states_of: dict[str, dict[int, index_pb2.ShardState]] = {}
+    for ordinal, matching in served.items():
+        for state in matching:
+            states_of.setdefault(state.version, {})[ordinal] = state
+    currents = {ordinal: matching[0].version for ordinal, matching in served.items()}
+    # At most one: every version has the reachable shard with the lowest ordinal.
+    current = next((each for each, its in states_of.items() if _is_current(each, its, currents)), None)
+    if current is not None and (pinned not in states_of or _may_follow(states_of[current], states_of[pinned])):
+        version = current
+    elif pinned in states_of:
         version = pinned
     else:
-        version = max(versions, key=lambda each: (versions.count(each), currents.count(each), each))
-    states = {ordinal: state for ordinal, states in served.items() for state in states if state.version == version}
+        named = [*currents.values()]
+        version = max(states_of, key=lambda each: (len(states_of[each]), named.count(each), each))
+    states = states_of[version]
     (any_state, *_) = states.values()
     spaces = {
         each.space: SpaceInfo(
@@ -100,21 +107,37 @@ def choose_snapshot(
         )
         for each in any_state.spaces
     }
-    serving = tuple(ordinal in states for ordinal in range(len(responses)))
+    serving = tuple(ordinal in states for ordinal in range(any_state.shards))
     if changes is None or version != pinned:
-        changes = ChangeHistory(len(responses))
+        changes = ChangeHistory(any_state.shards)
     changes.add_polled(states)
     text_shares = tuple(sorted((each.space, each.weight) for each in any_state.text_weights))
     return Snapshot(version, spaces, serving, changes, _losses(states), text_shares)
 
 
+def _is_current(version: str, states: Mapping[int, index_pb2.ShardState], currents: Mapping[int, str]) -> bool:
+    """Whether the version is the current one of every reachable shard that it has."""
+    shards = next(iter(states.values())).shards
+    return all(current == version for ordinal, current in currents.items() if ordinal < shards)
+
+
+def _may_follow(states: Mapping[int, index_pb2.ShardState], pinned: Mapping[int, index_pb2.ShardState]) -> bool:
+    """Whether requests may move from the pinned version to this one: nothing is lost by it."""
+    shards = next(iter(states.values())).shards
+    if shards == next(iter(pinned.values())).shards:
+        return True
+    return len(states) == shards and not any(state.HasField("awaited") for state in states.values())
+
+
 def _losses(states: Mapping[int, index_pb2.ShardState]) -> tuple[str, ...]:
-    return tuple(
+    lacking = tuple(
         f"shard {ordinal} lacks {state.live.lost_changes} changes of the version before: "
         + "; ".join(state.live.lost_reasons)
         for ordinal, state in sorted(states.items())
         if state.live.lost_changes
     )
+    awaited = sorted({state.awaited.version for state in states.values() if state.HasField("awaited")})
+    return (*lacking, *(f"the changes of version {each} are not handed over yet" for each in awaited))
 
 
 def _documents(space: index_pb2.SpaceState, states: Mapping[int, index_pb2.ShardState]) -> tuple[int, ...]:
@@ -130,8 +153,8 @@ def _documents(space: index_pb2.SpaceState, states: Mapping[int, index_pb2.Shard
 def _matching_states(
     states: Sequence[index_pb2.ShardState], ordinal: int, shards: int
 ) -> Sequence[index_pb2.ShardState]:
-    """The states of versions with as many shards as there are addresses. Raises Unavailable if there is none."""
-    matching = [state for state in states if (state.shard, state.shards) == (ordinal, shards)]
+    """The states of versions with no more shards than there are addresses. Raises Unavailable if there is none."""
+    matching = [state for state in states if state.shard == ordinal and state.shards <= shards]
     if not matching:
         raise Unavailable(
             f"shard address {ordinal} of {shards} is shard {states[0].shard} of {states[0].shards}: "

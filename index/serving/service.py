@@ -140,7 +140,7 @@ class IndexShard:
         self, request: index_pb2.FinishHandoverRequest, deadline: Deadline
     ) -> index_pb2.FinishHandoverResponse:
         loss = MigrationLoss(request.lost_changes, frozenset(request.lost_reasons))
-        await self._writer.finish_handover(request.version, request.of, loss)
+        await self._writer.finish_handover(request.version, loss)
         return index_pb2.FinishHandoverResponse()
 
     def _submit_ordinary(self, request: index_pb2.ShardSearchRequest, deadline: Deadline) -> Future[bytes] | None:

@@ -113,7 +113,7 @@ class Writer:
         return [responses[i] for i in range(len(requests))]
 
     async def seal(self, version: str, seconds: float) -> int:
-        """Take no updates of a version for so long; 0: take them again. Returns its sequence number.
+        """Take no updates of a version for so long. Returns its sequence number.
 
         Every update that was acknowledged before is in it. Raises FailedPrecondition where there are no updates.
         """
@@ -124,15 +124,11 @@ class Writer:
                 self._sealed_until_s[version] = self._clock() + seconds
                 return live.sequence
 
-    async def finish_handover(self, version: str, of: str, loss: MigrationLoss) -> None:
-        """Take updates of a version, which has every change of `of`, from now on. Raises FailedPrecondition."""
+    async def finish_handover(self, version: str, loss: MigrationLoss) -> None:
+        """Take updates of a version, which has every change of the one before. Raises FailedPrecondition."""
         if self._migration is None:
             raise FailedPrecondition(_NO_UPDATES)
         async with self._write_lock:
-            if self._migration.latest_version() not in (of, version, ""):
-                raise FailedPrecondition(
-                    f"version {self._migration.latest_version()} takes updates, and not {of}: hand over its changes"
-                )
             await run_in_thread(self._thread, partial(self._migration.make_latest, version))
             self._sealed_until_s.clear()
             if version in self._served.uses():

@@ -820,7 +820,6 @@ class SealRequest(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     seconds: _builtins.float
-    """0: the seal is broken."""
     def __init__(
         self,
         *,
@@ -859,11 +858,9 @@ class FinishHandoverRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
-    OF_FIELD_NUMBER: _builtins.int
     LOST_CHANGES_FIELD_NUMBER: _builtins.int
     LOST_REASONS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    of: _builtins.str
     lost_changes: _builtins.int
     """That this shard could not take, whole or in part,"""
     @_builtins.property
@@ -874,13 +871,12 @@ class FinishHandoverRequest(_message.Message):
         self,
         *,
         version: _builtins.str = ...,
-        of: _builtins.str = ...,
         lost_changes: _builtins.int = ...,
         lost_reasons: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_changes", b"lost_changes", "lost_reasons", b"lost_reasons", "of", b"of", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_changes", b"lost_changes", "lost_reasons", b"lost_reasons", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -129,7 +129,7 @@ class IndexShardServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinishHandover(self, request, context):
-        """The version has every change of `of`, and takes updates from now on; `of` takes none.
+        """The version has every change of the one before, and takes updates from now on; no other one does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,7 +57,7 @@ class IndexShardStub:
     Seal: _grpc.UnaryUnaryMultiCallable[_index_pb2.SealRequest, _index_pb2.SealResponse]
     """The version takes no updates for so long: they are MOVED. What was acknowledged before is in `sequence`."""
     FinishHandover: _grpc.UnaryUnaryMultiCallable[_index_pb2.FinishHandoverRequest, _index_pb2.FinishHandoverResponse]
-    """The version has every change of `of`, and takes updates from now on; `of` takes none."""
+    """The version has every change of the one before, and takes updates from now on; no other one does."""
 
 @_typing.type_check_only
 class IndexShardAsyncStub(IndexShardStub):
@@ -88,7 +88,7 @@ class IndexShardAsyncStub(IndexShardStub):
     Seal: _aio.UnaryUnaryMultiCallable[_index_pb2.SealRequest, _index_pb2.SealResponse]  # type: ignore[assignment]
     """The version takes no updates for so long: they are MOVED. What was acknowledged before is in `sequence`."""
     FinishHandover: _aio.UnaryUnaryMultiCallable[_index_pb2.FinishHandoverRequest, _index_pb2.FinishHandoverResponse]  # type: ignore[assignment]
-    """The version has every change of `of`, and takes updates from now on; `of` takes none."""
+    """The version has every change of the one before, and takes updates from now on; no other one does."""
 
 class IndexShardServicer(metaclass=_abc_1.ABCMeta):
     """One shard of the index. Internal: called by gateways only.
@@ -170,6 +170,6 @@ class IndexShardServicer(metaclass=_abc_1.ABCMeta):
         request: _index_pb2.FinishHandoverRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_index_pb2.FinishHandoverResponse, _abc.Awaitable[_index_pb2.FinishHandoverResponse]]:
-        """The version has every change of `of`, and takes updates from now on; `of` takes none."""
+        """The version has every change of the one before, and takes updates from now on; no other one does."""
 
 def add_IndexShardServicer_to_server(servicer: IndexShardServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

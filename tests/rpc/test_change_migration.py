@@ -57,7 +57,7 @@ async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, Shard
     )
     loader = Loader(location=location, shard=0, pin_files=location.pin, expected_encoders=expected)
     changes = ChangeMigration(served, root / "live", 0, LiveLimits(delta_rows=32, changes=10_000), loader)
-    writer = Writer(served, max_waiting=64, finish_migration=changes.finish)
+    writer = Writer(served, max_waiting=64, migration=changes)
     rollout = Rollout(
         served,
         read_target=location.current,
@@ -69,7 +69,7 @@ async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, Shard
         before_drop=changes.before_drop,
     )
     await rollout.start()
-    service = IndexShard(slots, served, writer)
+    service = IndexShard(slots, served, writer, changes)
     async with lifecycle.background_task(rollout.watch(POLL_S)), serving(service.handler()) as address:
         yield address, served
     rollout.close()
