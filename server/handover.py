@@ -2,7 +2,8 @@
 
 There products have other owners. All changes are copied while both versions serve. Then the old one is sealed, for a
 second or so in which writes wait, what changed meanwhile is copied, and the new version takes updates. A change keeps
-its revision, so each step may be done twice, by several gateways at once, and again after a failure: nothing that was acknowledged is lost.
+its revision, so each step may be done twice, by several gateways at once, and again after a failure: nothing that was
+acknowledged is lost.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from threading import Lock
 
 from index.live.live_shard import LiveLimits, LiveShard
 from index.live.migration import migrate_changes
@@ -48,6 +49,8 @@ class ChangeMigration:
         self._load_base = load_base
         self._latest: str | None = None  # As CURRENT has it; None: it has not been read.
         self._shards: dict[str, int | None] = {}  # Of versions that were looked up.
+        self._stopped: dict[str, LiveShard] = {}  # Changes of versions that are not loaded, while they are handed over.
+        self._opening = Lock()
 
     def load(self, name: str) -> ShardHandle:
         """Load a version with its own changes and those, until now, of the version that took updates last.
@@ -59,6 +62,7 @@ class ChangeMigration:
             release.callback(base.release)
             shard = base.loaded
             try:
+                self.close(name)
                 live = LiveShard(shard.base, shard.manifest, shard.shard, self._directory / name, self._limits)
                 release.callback(live.close)
                 latest = self.latest_version()
@@ -101,6 +105,7 @@ class ChangeMigration:
         self._directory.mkdir(parents=True, exist_ok=True)
         version.make_current(self._directory, name)
         self._latest = name
+        self.close()
 
     def awaited(self, shard: ShardVersion) -> AwaitedChanges | None:
         """The version whose changes this one lacks, as it is of another number of shards; None: it lacks none."""
@@ -121,11 +126,21 @@ class ChangeMigration:
             return
         if not (self._directory / name / version.MANIFEST).exists():
             raise FailedPrecondition(f"this shard has no changes of version {name}")
-        try:
-            with closing(LiveShard.open_changes(self._directory / name, self._shard, self._limits)) as live:
-                yield live
-        except (BadArtifact, OSError) as error:
-            raise FailedPrecondition(f"the changes of version {name} cannot be read: {error}") from error
+        with self._opening:
+            if name not in self._stopped:
+                try:
+                    opened = LiveShard.open_changes(self._directory / name, self._shard, self._limits)
+                except (BadArtifact, OSError) as error:
+                    raise FailedPrecondition(f"the changes of version {name} cannot be read: {error}") from error
+                self._stopped[name] = opened
+        yield self._stopped[name]
+
+    def close(self, name: str = "") -> None:
+        """Close the changes of a version that is not loaded, or of all such."""
+        with self._opening:
+            for each in [name] if name else [*self._stopped]:
+                if (stopped := self._stopped.pop(each, None)) is not None:
+                    stopped.close()
 
     def _shards_of(self, name: str) -> int | None:
         """How many shards a version has; 0: this one is none of them; None: what is kept of its changes is damaged."""

@@ -140,6 +140,12 @@ def _open_shard(settings: IndexSettings, loader: Loader, slots: Slots) -> Iterat
     finally:
         writer.close()
         rollout.close()
+        for name in served.uses():  # The versions themselves are freed by the end of the process.
+            with served.lease(name) as version:
+                if version.live is not None:
+                    version.live.close()
+        if migration is not None:
+            migration.close()
 
 
 def _change_migration(settings: IndexSettings, served: ShardVersions, loader: Loader) -> ChangeMigration | None:
