@@ -8,7 +8,8 @@ process was stopped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Lock
@@ -32,6 +33,7 @@ class ChangeMigration:
     A version of another number of shards awaits the changes of the version before: other shards have a part of them.
 
     load_base: loads a version of this shard as it was built.
+    list_versions: the versions that there are; what was kept of the changes of others is removed.
     """
 
     def __init__(
@@ -40,13 +42,16 @@ class ChangeMigration:
         live_dir: Path,
         shard: int,
         limits: LiveLimits,
+        *,
         load_base: Callable[[str], ShardHandle],
+        list_versions: Callable[[], Sequence[str]],
     ) -> None:
         self._served = served
         self._shard = shard
         self._directory = live_dir / shard_name(shard)
         self._limits = limits
         self._load_base = load_base
+        self._list_versions = list_versions
         self._latest: str | None = None  # As CURRENT has it; None: it has not been read.
         self._shards: dict[str, int | None] = {}  # Of versions that were looked up.
         self._stopped: dict[str, LiveShard] = {}  # Changes of versions that are not loaded, while they are handed over.
@@ -72,6 +77,7 @@ class ChangeMigration:
                     and not self._migrate_from_served(latest, live)
                 ):
                     self._migrate_from_disk(latest, live)
+                self._prune({name, latest, *self._served.uses(), *self._list_versions()})
             except OSError as error:
                 raise OperatorError(f"cannot keep changes in {self._directory}: {error}") from error
             return handle_of(shard.with_live(live), release.pop_all().close)
@@ -141,6 +147,13 @@ class ChangeMigration:
             for each in [name] if name else [*self._stopped]:
                 if (stopped := self._stopped.pop(each, None)) is not None:
                     stopped.close()
+
+    def _prune(self, kept: set[str]) -> None:
+        """Remove the changes of versions that are gone: nobody can go back to them."""
+        for path in self._directory.iterdir():
+            if path.is_dir() and path.name not in kept and path.name not in self._stopped:
+                log.info("the changes of version %s are removed, as it is gone", path.name)
+                shutil.rmtree(path)
 
     def _shards_of(self, name: str) -> int | None:
         """How many shards a version has; 0: this one is none of them; None: what is kept of its changes is damaged."""

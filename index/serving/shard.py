@@ -153,7 +153,9 @@ def _change_migration(settings: IndexSettings, served: ShardVersions, loader: Lo
     if settings.live_dir is None:
         return None
     limits = LiveLimits(delta_rows=settings.delta_rows, changes=settings.max_changes)
-    return ChangeMigration(served, settings.live_dir, loader.shard, limits, loader)
+    return ChangeMigration(
+        served, settings.live_dir, loader.shard, limits, load_base=loader, list_versions=loader.location.list_versions
+    )
 
 
 def file_pinner(location: Directory | ObjectStore, settings: IndexSettings, stopped: Callable[[], bool]) -> PinFiles:
