@@ -57,7 +57,12 @@ async def a_shard(root: Path, **expected: str) -> AsyncIterator[tuple[str, Shard
     )
     loader = Loader(location=location, shard=0, pin_files=location.pin, expected_encoders=expected)
     changes = ChangeMigration(
-        served, root / "live", 0, LiveLimits(delta_rows=32, changes=10_000), loader, location.list_versions
+        served,
+        root / "live",
+        0,
+        LiveLimits(delta_rows=32, changes=10_000),
+        load_base=loader,
+        list_versions=location.list_versions,
     )
     writer = Writer(served, max_waiting=64, migration=changes)
     rollout = Rollout(
